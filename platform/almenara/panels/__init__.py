@@ -1,0 +1,1 @@
+"""Panels, the channels that keep them live, and their rendering."""

@@ -1,0 +1,240 @@
+"""The core's own panels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from almenara.bus import Record
+from almenara.history import Filter
+from almenara.panels.panel import Panel, View, matching_event
+from almenara.panels.renderer import query
+from almenara.panels.sparkline import sparkline
+from almenara.signals import Event, Resource, Sample, Severity, now
+
+SECOND: Final = 1_000_000
+MINUTE: Final = 60 * SECOND
+HOUR: Final = 60 * MINUTE
+FAILURES: Final = 8
+COUNTED: Final = 10_000
+"""A figure beyond this is shown as `10,000+`: nobody reads it closer, and counting costs."""
+SUMMARY: Final = 160
+EVENT_FILTERS: Final = frozenset(
+    ("source", "origin", "type", "subject", "severity", "text", "correlation", "since", "until")
+)
+
+
+def events_link(**parts: Any) -> str:
+    """The address of the events that a filter of these parts lets through."""
+    return "/events" + query(Filter(**parts).to_query())
+
+
+def summary(event: Event) -> str:
+    """The payload in one short line."""
+    if event.raw is not None:
+        return event.raw[:SUMMARY].decode("utf-8", "backslashreplace")
+    if event.data is None:
+        return ""
+    try:
+        text = msgspec.json.encode(event.data)[: SUMMARY * 4].decode("utf-8", "ignore")
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return "payload that cannot be written as JSON"
+    return text if len(text) <= SUMMARY else text[:SUMMARY] + "\u2026"
+
+
+def row(record: Record) -> Mapping[str, Any]:
+    """What one line of an event list shows."""
+    event = record.signal
+    if not isinstance(event, Event):
+        raise TypeError(f"{type(event).__name__} has no row in a list of events")
+    return {
+        "sequence": record.sequence,
+        "event": event,
+        "severity": event.severity.name,
+        "summary": summary(event),
+    }
+
+
+async def prepare_events(view: View, chosen: Filter) -> Mapping[str, Any]:
+    records = await view.history.events(chosen, limit=view.settings.visible_events)
+    return {"rows": [row(record) for record in records], "conflated": 0, "filtered": chosen}
+
+
+async def prepare_failures(view: View, chosen: Filter) -> Mapping[str, Any]:
+    records = await view.history.events(Filter(severity=Severity.ERROR), limit=FAILURES)
+    return {
+        "rows": [row(record) for record in records],
+        "all_failures": events_link(severity=Severity.ERROR),
+    }
+
+
+def has_failure(batch: Sequence[Record], chosen: Filter) -> bool:
+    return any(
+        isinstance(it.signal, Event) and it.signal.severity >= Severity.ERROR for it in batch
+    )
+
+
+async def prepare_numbers(view: View, chosen: Filter) -> Mapping[str, Any]:
+    # The links hold the window they count; on whole minutes they stay the same between frames.
+    hour_ago = (now() - HOUR) // MINUTE * MINUTE
+    errors = await view.history.count(
+        Filter(severity=Severity.ERROR, since=hour_ago), limit=COUNTED
+    )
+    states = view.supervisor.states()
+    troubled = sum(state.status != "running" for state in states)
+    return {
+        "rate": sum(state.rate for state in states),
+        "recent": events_link(since=(now() - MINUTE) // MINUTE * MINUTE),
+        "errors": errors,
+        "counted": COUNTED,
+        "errors_link": events_link(severity=Severity.ERROR, since=hour_ago),
+        "stored": await view.history.stored(),
+        "troubled": troubled,
+        "full": view.bus.full,
+    }
+
+
+def has_event(batch: Sequence[Record], chosen: Filter) -> bool:
+    return any(isinstance(it.signal, Event) for it in batch)
+
+
+async def prepare_sources(view: View, chosen: Filter) -> Mapping[str, Any]:
+    return {
+        "states": [
+            {"state": state, "events_link": events_link(origin=f"{state.name}/>")}
+            for state in view.supervisor.states()
+        ],
+        "full": view.bus.full,
+    }
+
+
+def streams_of(view: View) -> list[tuple[str, Resource]]:
+    """Every stream with the prefix of the system it belongs to (`nats`), by its name."""
+    found = [
+        (kind.removesuffix(".stream"), stream)
+        for kind in view.resources.kinds()
+        if kind.endswith(".stream")
+        for stream in view.resources.of_kind(kind)
+        if not stream.gone
+    ]
+    return sorted(found, key=lambda pair: (pair[0], pair[1].name))
+
+
+async def prepare_streams(view: View, chosen: Filter) -> Mapping[str, Any]:
+    minute_ago = (now() - MINUTE) // (10 * SECOND) * 10 * SECOND
+    rows = []
+    for system, stream in streams_of(view):
+        latest = {
+            metric: view.resources.latest(stream.kind, stream.namespace, stream.name, metric)
+            for metric in ("rate", "messages", "bytes")
+        }
+        consumers = [
+            consumer
+            for consumer in view.resources.of_kind(f"{system}.consumer")
+            if consumer.namespace == stream.name and not consumer.gone
+        ]
+        pending = [
+            view.resources.latest(it.kind, it.namespace, it.name, "pending") for it in consumers
+        ]
+        origin = f"{system}/{stream.name}"
+        series = view.resources.series(stream.kind, stream.namespace, stream.name, "rate")
+        rows.append(
+            {
+                "stream": stream,
+                **latest,
+                "backlog": sum(value for value in pending if value is not None)
+                if any(value is not None for value in pending)
+                else None,
+                "consumers": consumers,
+                "picture": sparkline(
+                    [value for _, value in series], f"messages per second of {stream.name}"
+                ),
+                "link": events_link(origin=origin),
+                "recent_errors": events_link(
+                    origin=origin, severity=Severity.ERROR, since=minute_ago
+                ),
+            }
+        )
+    return {"rows": rows}
+
+
+def has_stream(batch: Sequence[Record], chosen: Filter) -> bool:
+    return any(
+        isinstance(it.signal, Resource | Sample)
+        and it.signal.kind.endswith((".stream", ".consumer"))
+        for it in batch
+    )
+
+
+WIDTHS: Final = (
+    SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 30 * SECOND, MINUTE, 2 * MINUTE, 5 * MINUTE,
+    10 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 6 * HOUR, 12 * HOUR, 24 * HOUR,
+)  # fmt: skip
+BARS: Final = 60
+
+
+async def prepare_histogram(view: View, chosen: Filter) -> Mapping[str, Any]:
+    until = min(chosen.until, now()) if chosen.until is not None else now()
+    since = chosen.since if chosen.since is not None else until - 30 * MINUTE
+    span = max(until - since, SECOND)
+    width = next((it for it in WIDTHS if it * BARS >= span), -(-span // BARS))
+    first = since // width * width
+    counted = {
+        start: (count, bad)
+        for start, count, bad in await view.history.buckets(
+            chosen, since=first, until=until, width=width
+        )
+    }
+    top = max((count for count, _ in counted.values()), default=0)
+    parts = {
+        name: getattr(chosen, name)
+        for name in EVENT_FILTERS - {"since", "until"}
+        if getattr(chosen, name)
+    }
+    bars = []
+    number = (until - first) // width + 1
+    for place in range(min(number, BARS + 2)):
+        start = first + place * width
+        count, bad = counted.get(start, (0, 0))
+        bars.append(
+            {
+                "place": place,
+                "start": start,
+                "count": count,
+                "bad": bad,
+                "height": 0 if not count else max(round(count / top * 44, 1), 1.5),
+                "bad_height": 0 if not bad else max(round(bad / top * 44, 1), 1.5),
+                "link": events_link(**parts, since=start, until=start + width),
+            }
+        )
+    return {
+        "bars": bars,
+        "top": top,
+        "total": sum(count for count, _ in counted.values()),
+        "bad": sum(bad for _, bad in counted.values()),
+        "first": first,
+        "last": first + len(bars) * width,
+        "width": width / SECOND,
+    }
+
+
+def core_panels() -> dict[str, Panel]:
+    """The panels every Almenara has, by name."""
+    panels = (
+        Panel(name="strip", title="Sources", template="strip.html", prepare=prepare_sources,
+              refresh=1.0),
+        Panel(name="numbers", title="Now", template="numbers.html", prepare=prepare_numbers,
+              touched_by=has_event, pace=1.0, refresh=2.0),
+        Panel(name="streams", title="Streams", template="streams.html", prepare=prepare_streams,
+              touched_by=has_stream, pace=1.0, refresh=10.0),
+        Panel(name="failures", title="Newest failures", template="failures.html",
+              prepare=prepare_failures, touched_by=has_failure, pace=0.25),
+        Panel(name="events", title="Events", template="events.html", prepare=prepare_events,
+              touched_by=matching_event, filters=EVENT_FILTERS, rows=True),
+        Panel(name="histogram", title="Events over time", template="histogram.html",
+              prepare=prepare_histogram, touched_by=matching_event, filters=EVENT_FILTERS,
+              pace=1.0, refresh=5.0),
+        Panel(name="sources", title="Sources", template="sources.html", prepare=prepare_sources,
+              refresh=1.0),
+    )  # fmt: skip
+    return {panel.name: panel for panel in panels}

@@ -1,0 +1,125 @@
+"""Templates to text. Whatever a template prints is escaped, and nothing in it stays invisible."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import jinja2
+import msgspec
+from markupsafe import Markup
+
+from almenara.signals import format_time
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+
+INVISIBLE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+"""Characters that hide themselves or reorder their neighbours; tab and line feed are harmless."""
+
+LATEST_TIME: Final = 253_402_300_799_999_999
+EARLIEST_TIME: Final = -62_135_596_800_000_000
+
+
+def visible(text: str) -> str:
+    """The text with control, bidirectional and zero-width characters written out."""
+    return INVISIBLE.sub(_written_out, text)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else f"\u27e8U+{code:04X}\u27e9"
+
+
+def _finalize(value: Any) -> Any:
+    # Jinja calls this on every printed expression, so no template can forget it.
+    if value is None:
+        return ""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible(value)
+    return value
+
+
+def timestamp(microseconds: int) -> str:
+    """RFC 3339, or a plain statement for a time that no calendar holds."""
+    if EARLIEST_TIME <= microseconds <= LATEST_TIME:
+        return format_time(microseconds)[:-4] + "Z"
+    return f"{microseconds} \u00b5s, outside the calendar"
+
+
+def clock(microseconds: int) -> str:
+    """The time of day to the millisecond, UTC."""
+    text = timestamp(microseconds)
+    return text[11:-1] if text.endswith("Z") else text
+
+
+def query(parameters: Mapping[str, str]) -> str:
+    """`?a=b`, ready for an address; empty without parameters."""
+    return f"?{urlencode(parameters)}" if parameters else ""
+
+
+def number(value: float | None) -> str:
+    """A figure as people read it: `12,345`, `0.4`, and a dash for none."""
+    if value is None:
+        return "\u2013"
+    if value and abs(value) < 10 and value != int(value):
+        return f"{value:.1f}"
+    return f"{value:,.0f}"
+
+
+def size(value: float | None) -> str:
+    """Bytes with a binary prefix."""
+    if value is None:
+        return "\u2013"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+class Renderer:
+    """The Jinja environment of panels and pages, autoescape always on."""
+
+    def __init__(self, folders: Iterable[Path] = ()) -> None:
+        self.environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader([*folders, TEMPLATES]),
+            autoescape=True,
+            finalize=_finalize,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self.environment.filters |= {
+            "timestamp": timestamp,
+            "clock": clock,
+            "query": query,
+            "number": number,
+            "size": size,
+        }
+
+    def render(self, template: str, context: Mapping[str, Any]) -> Markup:
+        """The template as safe text."""
+        return Markup(self.environment.get_template(template).render(context))  # noqa: S704
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """What the browsers of a channel are sent, rendered and encoded once for all of them."""
+
+    text: str
+    """The hx-ws envelope. Text and not bytes: hx-ws swaps nothing that comes in a binary frame."""
+    size: int
+    rows: bool
+    """Whether it adds to what is on screen and therefore means nothing to who missed the last."""
+
+
+def envelope(content: str, target: str, swap: str, *, rows: bool = False, **notes: Any) -> Frame:
+    """The hx-ws envelope of a fragment; `notes` are for the page's script."""
+    encoded = msgspec.json.encode({"content": content, "target": target, "swap": swap, **notes})
+    return Frame(encoded.decode(), len(encoded), rows)
