@@ -1,0 +1,145 @@
+"""How a signal is written into the embedded log and read back."""
+
+import hashlib
+import sqlite3
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from almenara.bus import Record
+from almenara.signals import Event, Resource, Sample, Severity
+
+EVENT_COLUMNS: Final = (
+    "e.sequence, e.id, s.text, o.text, t.text, e.subject, e.time, e.severity, e.correlation,"
+    " e.attributes, e.problem, e.raw, e.data"
+)
+EVENT_TABLES: Final = (
+    "events e JOIN names s ON s.number = e.source JOIN names o ON o.number = e.origin"
+    " JOIN names t ON t.number = e.type"
+)
+SEVERITIES: Final = {int(severity): severity for severity in Severity}
+LARGEST_INTEGER: Final = 2**63 - 1
+
+decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
+check_json = msgspec.json.Decoder().decode
+encode = msgspec.json.encode
+
+
+class Observation(msgspec.Struct, omit_defaults=True):
+    """The body of a row in `observations`: exactly one of the two."""
+
+    resource: Resource | None = None
+    sample: Sample | None = None
+
+
+decode_observation = msgspec.json.Decoder(Observation).decode
+
+
+def event_key(event: Event) -> bytes:
+    """The identity of an event, as deduplication remembers it: 16 bytes of `source` and `id`."""
+    return hashlib.blake2b(f"{event.source}\0{event.id}".encode(), digest_size=16).digest()
+
+
+def settled(event: Event, origin: str) -> Event:
+    """The event as the log keeps it: with an origin, and its data as JSON text.
+
+    Raises `ValueError` where a field cannot be written, naming the field and the event.
+    """
+    data = event.data
+    try:
+        if isinstance(data, msgspec.Raw):
+            check_json(data)
+        else:
+            data = msgspec.Raw(encode(data))
+        bytes(data).decode()
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise ValueError(f"data of event {event.id!r} is not JSON: {error}") from error
+    try:
+        "\0".join(
+            (
+                event.id,
+                event.source,
+                event.type,
+                event.subject,
+                event.origin,
+                event.correlation or "",
+                event.problem or "",
+            )
+        ).encode()
+        if not -LARGEST_INTEGER <= event.time <= LARGEST_INTEGER:
+            raise ValueError(f"time {event.time} is no 64-bit number of microseconds")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"event {event.id!r} cannot be kept: {error}") from error
+    if data is event.data and event.origin:
+        return event
+    return msgspec.structs.replace(event, data=data, origin=event.origin or origin)
+
+
+def event_row(sequence: int, event: Event, number: Callable[[str], int]) -> tuple[Any, ...]:
+    """The row of a settled event; `number` gives the number of a name."""
+    return (
+        sequence,
+        event.id,
+        number(event.source),
+        number(event.origin),
+        number(event.type),
+        event.subject,
+        event.time,
+        int(event.severity),
+        event.correlation,
+        encode(event.attributes).decode() if event.attributes else None,
+        event.problem,
+        event.raw,
+        bytes(event.data).decode(),
+    )
+
+
+def event_record(row: tuple[Any, ...]) -> Record:
+    """The record of a row of `EVENT_COLUMNS`."""
+    return Record(
+        row[0],
+        Event(
+            id=row[1],
+            source=row[2],
+            origin=row[3],
+            type=row[4],
+            subject=row[5],
+            time=row[6],
+            severity=SEVERITIES[row[7]],
+            correlation=row[8],
+            attributes=decode_attributes(row[9]) if row[9] else {},
+            problem=row[10],
+            raw=row[11],
+            data=msgspec.Raw(row[12].encode()),
+        ),
+    )
+
+
+def observation_row(sequence: int, signal: Resource | Sample) -> tuple[int, int, str]:
+    """The row of a resource or a sample."""
+    body = (
+        Observation(resource=signal) if isinstance(signal, Resource) else Observation(sample=signal)
+    )
+    return sequence, signal.time, encode(body).decode()
+
+
+def read_after(connection: sqlite3.Connection, after: int, limit: int) -> list[Record]:
+    """Up to `limit` records that follow the sequence `after`, in order."""
+    events = connection.execute(
+        f"SELECT {EVENT_COLUMNS} FROM {EVENT_TABLES} WHERE e.sequence > ?"
+        " ORDER BY e.sequence LIMIT ?",
+        (after, limit),
+    ).fetchall()
+    observations = connection.execute(
+        "SELECT sequence, body FROM observations WHERE sequence > ? ORDER BY sequence LIMIT ?",
+        (after, limit),
+    ).fetchall()
+    records = [event_record(row) for row in events]
+    for sequence, body in observations:
+        observation = decode_observation(body)
+        signal = observation.resource or observation.sample
+        if signal is not None:
+            records.append(Record(sequence, signal))
+    records.sort(key=lambda record: record.sequence)
+    return records[:limit]

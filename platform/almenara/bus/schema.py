@@ -1,0 +1,86 @@
+"""The tables of the embedded log, which history reads too."""
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+VERSION: Final = 1
+
+TABLES: Final = """
+CREATE TABLE position (
+    only INTEGER PRIMARY KEY CHECK (only = 1), last_sequence INTEGER NOT NULL,
+    seen_generation INTEGER NOT NULL, seen_count INTEGER NOT NULL
+);
+INSERT INTO position VALUES (1, 0, 0, 0);
+CREATE TABLE names (number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    source INTEGER NOT NULL,
+    origin INTEGER NOT NULL,
+    type INTEGER NOT NULL,
+    subject TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    severity INTEGER NOT NULL,
+    correlation TEXT,
+    attributes TEXT,
+    problem TEXT,
+    raw BLOB,
+    data TEXT NOT NULL
+);
+CREATE INDEX events_by_type ON events (type);
+CREATE INDEX events_by_origin ON events (origin);
+CREATE INDEX events_by_correlation ON events (correlation) WHERE correlation IS NOT NULL;
+CREATE INDEX events_by_trouble ON events (severity) WHERE severity >= 13;
+CREATE INDEX events_by_time ON events (time);
+CREATE VIRTUAL TABLE events_text USING fts5 (
+    subject, data, content='events', content_rowid='sequence'
+);
+CREATE TABLE observations (sequence INTEGER PRIMARY KEY, time INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE TABLE clock (sequence INTEGER PRIMARY KEY, time INTEGER NOT NULL);
+CREATE TABLE seen_0 (key BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE seen_1 (key BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE plugin_state (
+    plugin TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (plugin, key)
+) WITHOUT ROWID;
+"""
+
+
+class SchemaTooNew(RuntimeError):
+    """A newer Almenara wrote this database; the text says which file and what to do."""
+
+
+def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
+    """A connection to the log at `path`, for use in one thread at a time."""
+    connection = sqlite3.connect(
+        path if writable else f"file:{path}?mode=ro",
+        uri=not writable,
+        timeout=10,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    if writable:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        # An upstream acknowledgement hangs on the commit, so the commit must reach the disk.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    else:
+        connection.execute("PRAGMA cache_size = -2048")
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the tables of an empty database; raises `SchemaTooNew`."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise SchemaTooNew(
+            f"{path} was written by a newer Almenara (schema {version}, this one knows {VERSION});"
+            " upgrade Almenara or point storage.dir at another folder"
+        )
+    if version == 0:
+        connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")

@@ -1,0 +1,212 @@
+"""One typed configuration: a YAML file, overridden by `ALMENARA_*` environment variables.
+
+`ALMENARA_SERVER__PORT=9000` sets `server.port`; two underscores separate the levels.
+"""
+
+import difflib
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, get_args, get_origin
+
+import msgspec
+import yaml
+
+ENVIRONMENT_PREFIX: Final = "ALMENARA_"
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class SettingsError(ValueError):
+    """The configuration is wrong; the text gives the place, what was expected and what to do."""
+
+
+class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The web server."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Port = 8080
+    """Port to listen on; 0 lets the system choose."""
+    allowed_hosts: list[str] = []
+    """Host names that requests may ask for; empty allows the address listened on and localhost."""
+    allowed_origins: list[str] = []
+    """Origins besides our own, as `https://name:port`, that may open a WebSocket."""
+    max_websockets: Count = 1000
+    """WebSockets open at once; more are refused with 503 before they are accepted."""
+    header_timeout: Positive = 5.0
+    """Seconds a connection may take to send its request headers."""
+    user_timeout: Positive = 10.0
+    """Seconds sent bytes may stay unacknowledged before the connection is dropped."""
+    drain: Annotated[float, msgspec.Meta(ge=0)] = 4.0
+    """Seconds over which WebSockets are closed when the server stops."""
+    shutdown_timeout: Count = 10
+    """Seconds after which a request still running is abandoned when the server stops."""
+
+
+class StorageSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The embedded bus and history: one SQLite database."""
+
+    dir: Path = Path("var")
+    """Folder of the database, relative to the working directory."""
+    retention_age: Positive = 30 * 86400.0
+    """Seconds that events are kept."""
+    observation_age: Positive = 86400.0
+    """Seconds that resources and samples are kept."""
+    retention_size: Count = 20 * 1024**3
+    """Bytes the database may hold; the oldest signals go first."""
+    retention_step: Count = 500
+    """Signals removed in one step, between which waiting batches are written."""
+    retention_interval: Positive = 10.0
+    """Seconds between looks at what retention should remove."""
+    deduplication_window: Count = 1_000_000
+    """Event ids remembered at least; twice as many at most."""
+    batch_signals: Count = 5_000
+    """Signals committed together at most."""
+    queue_signals: Count = 20_000
+    """Signals that may wait for the writer before sources are held back."""
+    reserve: Count = 16 * 1024**2
+    """Bytes kept in a file that is given up when the disk is full, so that retention can work."""
+    retry_interval: Positive = 1.0
+    """Seconds between attempts to write while the disk is full or failing."""
+    readers: Count = 3
+    """History queries that may run at once."""
+
+
+class SupervisorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How sources are restarted."""
+
+    backoff: Positive = 0.5
+    """Seconds before the first restart of a failed source; doubled on each further failure."""
+    backoff_limit: Positive = 30.0
+    """Seconds between restarts at most."""
+    jitter: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.3
+    """Share by which each wait varies at random."""
+    healthy_after: Positive = 30.0
+    """Seconds a source must run before its backoff starts over."""
+    stop_timeout: Positive = 5.0
+    """Seconds a source may take to stop."""
+
+
+class PanelSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Live panels and what a browser may cost."""
+
+    ticks_per_second: Positive = 10.0
+    """Frames a channel renders at most each second."""
+    visible_events: Count = 100
+    """Rows of a live event list."""
+    outbox_bytes: Count = 262_144
+    """Bytes that may wait for one browser; beyond them it skips frames and gets a snapshot."""
+    send_timeout: Positive = 2.0
+    """Seconds one frame may take to send before the browser is dropped."""
+
+
+class LogSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Logging, to standard error."""
+
+    level: typing.Literal["debug", "info", "warning", "error"] = "info"
+    """The least level that is written."""
+    format: typing.Literal["auto", "console", "json"] = "auto"
+    """`auto` writes for people on a terminal and JSON elsewhere."""
+
+
+class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration."""
+
+    server: ServerSettings = msgspec.field(default_factory=ServerSettings)
+    storage: StorageSettings = msgspec.field(default_factory=StorageSettings)
+    supervisor: SupervisorSettings = msgspec.field(default_factory=SupervisorSettings)
+    panels: PanelSettings = msgspec.field(default_factory=PanelSettings)
+    log: LogSettings = msgspec.field(default_factory=LogSettings)
+    plugins: dict[str, dict[str, Any]] = {}
+    """Settings of each plugin, by the name of its entry point."""
+
+
+def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """The configuration of the file at `path`, or the defaults, with the environment on top.
+
+    Raises `SettingsError` for a file that cannot be read or says something unknown or wrong.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise SettingsError(
+                f"{path} cannot be read: {error.strerror}. Check the path given to --config."
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{path} holds {type(tree).__name__}, expected `name: value` lines")
+    overlay_environment(tree, environment)
+    return read(Settings, tree, place="")
+
+
+def overlay_environment(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Put every `ALMENARA_A__B=value` into `tree["a"]["b"]`, the value read as YAML."""
+    for name, text in environment.items():
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        *above, last = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if not above:
+            continue
+        branch = tree
+        for part in above:
+            branch = branch.setdefault(part, {})
+            if not isinstance(branch, dict):
+                raise SettingsError(f"{name} sets a part of {part}, which is a single value")
+        branch[last] = yaml.safe_load(text)
+
+
+S = typing.TypeVar("S", bound=msgspec.Struct)
+
+
+def read(kind: type[S], tree: Any, *, place: str) -> S:
+    """`tree` as the settings struct `kind`.
+
+    Raises `SettingsError` naming the place, the value, what was expected and the nearest name.
+    """
+    check_names(kind, tree, place)
+    try:
+        return msgspec.convert(tree, kind, strict=False)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        spot = f"{place}{where.rstrip('`')}".lstrip(".") or "the configuration"
+        raise SettingsError(f"{spot}: {message}, found {value_at(tree, where)}") from None
+
+
+def check_names(kind: Any, tree: Any, place: str) -> None:
+    """Refuse the first unknown name in `tree`, with the nearest known one."""
+    if not isinstance(tree, dict) or not (
+        isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    ):
+        return
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for name, value in tree.items():
+        spot = f"{place}.{name}".lstrip(".")
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+            raise SettingsError(f"{spot} is not a setting; {hint}")
+        check_names(fields[name].type, value, spot)
+        if get_origin(fields[name].type) is list and isinstance(value, list):
+            (item,) = get_args(fields[name].type)
+            for number, entry in enumerate(value):
+                check_names(item, entry, f"{spot}[{number}]")
+
+
+def value_at(tree: Any, where: str) -> str:
+    """The value at a msgspec path such as `.server.port`, unless its name says it is secret."""
+    value = tree
+    for step in where.rstrip("`").replace("[", ".").replace("]", "").strip(".").split("."):
+        if any(word in step for word in ("password", "token", "secret", "nkey", "seed")):
+            return "a secret value"
+        try:
+            value = value[int(step)] if isinstance(value, list) else value[step]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return "nothing there"
+    return repr(value)[:120]
