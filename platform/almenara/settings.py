@@ -74,6 +74,8 @@ class StorageSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Seconds between attempts to write while the disk is full or failing."""
     readers: Count = 3
     """History queries that may run at once."""
+    query_timeout: Positive = 15.0
+    """Seconds a query of the history may take."""
 
 
 class SupervisorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -188,9 +188,7 @@ def _from_attributes(
         if not attributes.get(name):
             raise CloudEventError(f"the CloudEvent has no {name}")
     if not attributes["specversion"].startswith("1."):
-        raise CloudEventError(
-            f"CloudEvents {attributes['specversion']} is not known here; 1.0 is"
-        )
+        raise CloudEventError(f"CloudEvents {attributes['specversion']} is not known here; 1.0 is")
     moment, problem = received, None
     if stamp := attributes.get("time"):
         try:

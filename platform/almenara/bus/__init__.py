@@ -15,7 +15,7 @@ class Record(msgspec.Struct, frozen=True):
     signal: Signal
 
 
-class BusClosed(RuntimeError):
+class BusClosedError(RuntimeError):
     """The bus has been closed; nothing of the batch was kept."""
 
 
@@ -48,7 +48,7 @@ class Bus(Protocol):
         """Return once the batch is durable and numbered.
 
         Events whose `source` and `id` were seen within the deduplication window are left out.
-        Waits while the log cannot be written. Raises `BusClosed`.
+        Waits while the log cannot be written. Raises `BusClosedError`.
         """
 
     def subscribe(self, after: int) -> AsyncIterator[list[Record]]:

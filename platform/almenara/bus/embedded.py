@@ -1,57 +1,35 @@
 """The log on one machine: SQLite, one writer thread, and a tail in memory."""
 
 import asyncio
-import contextlib
 import queue
 import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self, TypeVar
 
-import msgspec
 import structlog
 
-from almenara.bus import BusClosed, BusCounters, Record, rows
+from almenara.bus import BusClosedError, BusCounters, Record, retention, rows
+from almenara.bus.readers import Readers
 from almenara.bus.reserve import Reserve
-from almenara.bus.retention import Retention
-from almenara.bus.schema import connect, migrate
+from almenara.bus.writing import StateWrite, Submission, Writer, why
 from almenara.settings import StorageSettings
-from almenara.signals import Event, Resource, Sample, Signal, now
+from almenara.signals import Event, Signal, now
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 DATABASE: Final = "almenara.db"
+RESERVE: Final = "almenara.reserve"
 REPLAY_BATCH: Final = 1_000
 TAIL_SIGNALS: Final = 2_000
 TAIL_BYTES: Final = 4 * 1024**2
-NAMES_REMEMBERED: Final = 10_000
-KEYS_PER_QUERY: Final = 500
-CLOCK_INTERVAL: Final = 1_000_000
-"""Microseconds between two rows that tell retention when a sequence was given."""
+SIGNAL_OVERHEAD: Final = 500
+"""Bytes a signal in the tail costs besides its payload, about."""
 
-
-class Submission(msgspec.Struct):
-    """A batch that waits for the writer."""
-
-    signals: Sequence[Signal]
-    origin: str
-    done: asyncio.Future[None]
-    records: list[Record] = []
-    duplicates: int = 0
-    refused: Exception | None = None
-
-
-class StateWrite(msgspec.Struct):
-    """A plugin's value that waits for the writer."""
-
-    plugin: str
-    key: str
-    value: bytes
-    done: asyncio.Future[None]
+T = TypeVar("T")
+W = TypeVar("W", Submission, StateWrite)
 
 
 class EmbeddedBus:
@@ -61,43 +39,44 @@ class EmbeddedBus:
         self.settings = settings
         self.counters = BusCounters()
         self.path = settings.dir / DATABASE
+        self._reserve = Reserve(settings.dir / RESERVE, settings.reserve)
         self._last_sequence = 0
         self._full: str | None = None
-        self._names: dict[str, int] = {}
-        self._last_clock = 0
-        self._seen_generation = 0
-        self._seen_count = 0
         self._queue: queue.SimpleQueue[Submission | StateWrite | None] = queue.SimpleQueue()
-        self._tail: deque[list[Record]] = deque()
+        self._tail: deque[Record] = deque()
         self._tail_floor = 0
-        self._tail_signals = 0
         self._tail_bytes = 0
         self._advanced = asyncio.Event()
         self._room = asyncio.Event()
-        self._stop = threading.Event()
+        self._stopping = threading.Event()
         self._closed = False
-        self._readers = ThreadPoolExecutor(1, thread_name_prefix="replay")
+        self._queries = Readers(self.path, settings.readers, settings.query_timeout, "history")
+        # Replays have a thread of their own, so that slow queries do not hold up what is live.
+        self._replays = Readers(self.path, 1, settings.query_timeout, "replay")
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        opened: asyncio.Future[None] = self._loop.create_future()
-        self._thread = threading.Thread(target=self._write, args=(opened,), name="bus-writer")
+        opened: asyncio.Future[int] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._work, args=(opened,), name="bus-writer")
         self._thread.start()
         try:
-            await opened
+            self._last_sequence = self._tail_floor = await opened
         except BaseException:
+            self._stopping.set()
+            self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
             raise
         return self
 
     async def __aexit__(self, *error: object) -> None:
         self._closed = True
-        self._stop.set()
+        self._stopping.set()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
-        self._readers.shutdown()
         self._advanced.set()
         self._room.set()
+        await asyncio.to_thread(self._queries.close)
+        await asyncio.to_thread(self._replays.close)
 
     @property
     def last_sequence(self) -> int:
@@ -113,25 +92,43 @@ class EmbeddedBus:
         while self.counters.waiting >= self.settings.queue_signals and not self._closed:
             self._room.clear()
             await self._room.wait()
-        submission = Submission(batch, origin, asyncio.get_running_loop().create_future())
-        self._submit(submission)
         self.counters.waiting += len(batch)
-        await submission.done
+        await self._submit(lambda finish: Submission(batch, origin, finish))
 
     async def save(self, plugin: str, key: str, value: bytes) -> None:
         """Store a plugin's value durably, after every batch published before."""
-        write = StateWrite(plugin, key, value, asyncio.get_running_loop().create_future())
-        self._submit(write)
-        await write.done
+        await self._submit(lambda finish: StateWrite(plugin, key, value, finish))
+
+    async def _submit(self, make: Callable[[Callable[[W], None]], W]) -> None:
+        if self._closed:
+            raise BusClosedError("the bus is closed")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def finish(item: W) -> None:
+            if done.done():
+                return
+            if item.refused is None:
+                done.set_result(None)
+            else:
+                done.set_exception(item.refused)
+
+        self._queue.put(make(finish))
+        await done
 
     async def load(self, plugin: str, key: str) -> bytes | None:
         """The value that a plugin stored, or None."""
-        found = await self.read(
-            lambda connection: connection.execute(
+
+        def query(connection: sqlite3.Connection) -> bytes | None:
+            found = connection.execute(
                 "SELECT value FROM plugin_state WHERE plugin = ? AND key = ?", (plugin, key)
             ).fetchone()
-        )
-        return found[0] if found else None
+            return found[0] if found else None
+
+        return await self._replays.run(query)
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query of history with a reading connection, off the event loop."""
+        return await self._queries.run(query)
 
     async def subscribe(self, after: int) -> AsyncIterator[list[Record]]:
         cursor = after
@@ -145,7 +142,7 @@ class EmbeddedBus:
                 continue
             batch = self._from_tail(cursor)
             if batch is None:
-                batch = await self.read(
+                batch = await self._replays.run(
                     lambda connection, cursor=cursor: rows.read_after(  # type: ignore[misc]
                         connection, cursor, REPLAY_BATCH
                     )
@@ -157,6 +154,168 @@ class EmbeddedBus:
                 # Retention removed everything between the cursor and `end`.
                 cursor = end
 
-    async def read[T](self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `query` with a reading connection, off the event loop."""
-        raise NotImplementedError
+    def _from_tail(self, cursor: int) -> list[Record] | None:
+        if cursor < self._tail_floor:
+            return None
+        wanted: list[Record] = []
+        for record in reversed(self._tail):
+            if record.sequence <= cursor:
+                break
+            wanted.append(record)
+        wanted.reverse()
+        return wanted
+
+    def _announce(
+        self, group: Sequence[Submission | StateWrite], records: Sequence[Record], seconds: float
+    ) -> None:
+        counters = self.counters
+        counters.commits += 1
+        counters.commit_seconds += seconds
+        counters.last_commit_seconds = seconds
+        counters.ingested += len(records)
+        if records:
+            self._tail.extend(records)
+            self._tail_bytes += sum(_cost(record) for record in records)
+            while len(self._tail) > TAIL_SIGNALS or self._tail_bytes > TAIL_BYTES:
+                oldest = self._tail.popleft()
+                self._tail_floor = oldest.sequence
+                self._tail_bytes -= _cost(oldest)
+            self._last_sequence = records[-1].sequence
+            self._wake_subscribers()
+        for item in group:
+            if isinstance(item, Submission):
+                counters.deduplicated += item.duplicates
+                counters.waiting -= len(item.signals)
+                item.finish(item)
+            else:
+                item.finish(item)
+        self._room.set()
+
+    def _wake_subscribers(self) -> None:
+        advanced, self._advanced = self._advanced, asyncio.Event()
+        advanced.set()
+
+    def _say_full(self, reason: str | None) -> None:
+        if reason is not None and self._full is None:
+            log.error("the bus cannot write", reason=reason)
+        elif reason is None and self._full is not None:
+            log.info("the bus writes again")
+        self._full = reason
+
+    def _work(self, opened: "asyncio.Future[int]") -> None:
+        call = self._loop.call_soon_threadsafe
+        try:
+            writer = self._open()
+        except Exception as error:
+            call(_fail, opened, error)
+            return
+        call(_succeed, opened, writer.last_sequence)
+        next_retention = time.monotonic() + self.settings.retention_interval
+        pending = 0
+        try:
+            while True:
+                group, last = self._next_group(0.0 if pending else next_retention)
+                if group:
+                    self._write(writer, group)
+                if last:
+                    return
+                if pending or time.monotonic() >= next_retention:
+                    pending = self._retain(writer)
+                    next_retention = time.monotonic() + self.settings.retention_interval
+        finally:
+            writer.close()
+
+    def _open(self) -> Writer:
+        self.settings.dir.mkdir(parents=True, exist_ok=True)
+        try:
+            writer = Writer(self.path, self.settings)
+        except sqlite3.OperationalError:
+            # A full disk can keep SQLite from opening its log.
+            self._reserve.give_up()
+            writer = Writer(self.path, self.settings)
+        self._reserve.take()
+        return writer
+
+    def _next_group(self, until: float) -> tuple[list[Submission | StateWrite], bool]:
+        """What waits, up to a full batch, after at least one item or the moment `until` came."""
+        group: list[Submission | StateWrite] = []
+        signals = 0
+        timeout = max(until - time.monotonic(), 0.0)
+        while signals < self.settings.batch_signals:
+            try:
+                item = self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                return group, True
+            group.append(item)
+            signals += len(item.signals) if isinstance(item, Submission) else 0
+            timeout = 0.0
+        return group, False
+
+    def _write(self, writer: Writer, group: Sequence[Submission | StateWrite]) -> None:
+        call = self._loop.call_soon_threadsafe
+        failed = False
+        while True:
+            start = time.perf_counter()
+            try:
+                records = writer.write(group)
+            except sqlite3.Error as error:
+                failed = True
+                call(self._say_full, why(error, self.settings.dir))
+            else:
+                call(self._announce, group, records, time.perf_counter() - start)
+                if failed:
+                    self._reserve.take()
+                    call(self._say_full, None)
+                return
+            if not self._wait_for_space(writer):
+                closed = BusClosedError("the bus was closed while it could not write")
+                for item in group:
+                    item.refused = closed
+                    call(item.finish, item)
+                return
+
+    def _wait_for_space(self, writer: Writer) -> bool:
+        """Wait until another attempt makes sense; False if the bus is closed before."""
+        self._reserve.give_up()
+        while not self._stopping.wait(self.settings.retry_interval):
+            self._retain(writer)
+            if self._reserve.free() >= self._reserve.needs:
+                return True
+        return False
+
+    def _retain(self, writer: Writer) -> int:
+        """One step of retention; how many signals went. Trouble with the disk is left to writing,
+        which has somebody to tell."""
+        try:
+            removed = retention.step(writer.connection, self.settings, now())
+            retention.give_back(writer.connection)
+            if self._full is not None:
+                writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            log.warning("retention could not remove signals", reason=str(error))
+            return 0
+        if removed:
+            self._loop.call_soon_threadsafe(self._count_removed, removed)
+        return removed
+
+    def _count_removed(self, removed: int) -> None:
+        self.counters.removed += removed
+
+
+def _cost(record: Record) -> int:
+    signal = record.signal
+    if isinstance(signal, Event):
+        return SIGNAL_OVERHEAD + len(bytes(signal.data)) + len(signal.raw or b"")
+    return SIGNAL_OVERHEAD
+
+
+def _succeed(opened: "asyncio.Future[int]", sequence: int) -> None:
+    if not opened.done():
+        opened.set_result(sequence)
+
+
+def _fail(opened: "asyncio.Future[int]", error: Exception) -> None:
+    if not opened.done():
+        opened.set_exception(error)

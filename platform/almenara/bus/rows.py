@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from almenara.bus import Record
-from almenara.signals import Event, Resource, Sample, Severity
+from almenara.signals import Event, Resource, Sample, Severity, Signal
 
 EVENT_COLUMNS: Final = (
     "e.sequence, e.id, s.text, o.text, t.text, e.subject, e.time, e.severity, e.correlation,"
@@ -41,12 +41,14 @@ def event_key(event: Event) -> bytes:
     return hashlib.blake2b(f"{event.source}\0{event.id}".encode(), digest_size=16).digest()
 
 
-def settled(event: Event, origin: str) -> Event:
-    """The event as the log keeps it: with an origin, and its data as JSON text.
+def settled(signal: Signal, origin: str) -> Signal:
+    """The signal as the log keeps it: with an origin, and an event's data as JSON text.
 
-    Raises `ValueError` where a field cannot be written, naming the field and the event.
+    Raises `ValueError` where a field cannot be written, naming the field and the signal.
     """
-    data = event.data
+    if not isinstance(signal, Event):
+        return _settled_observation(signal, origin)
+    event, data = signal, signal.data
     try:
         if isinstance(data, msgspec.Raw):
             check_json(data)
@@ -67,13 +69,28 @@ def settled(event: Event, origin: str) -> Event:
                 event.problem or "",
             )
         ).encode()
-        if not -LARGEST_INTEGER <= event.time <= LARGEST_INTEGER:
-            raise ValueError(f"time {event.time} is no 64-bit number of microseconds")
+        encode(event.attributes)
+        _check_time(event.time)
     except (TypeError, ValueError) as error:
         raise ValueError(f"event {event.id!r} cannot be kept: {error}") from error
     if data is event.data and event.origin:
         return event
     return msgspec.structs.replace(event, data=data, origin=event.origin or origin)
+
+
+def _settled_observation(signal: Resource | Sample, origin: str) -> Resource | Sample:
+    try:
+        _check_time(signal.time)
+        encode(signal)
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        kind = type(signal).__name__.lower()
+        raise ValueError(f"{kind} {signal.kind} {signal.name!r} cannot be kept: {error}") from error
+    return signal if signal.origin else msgspec.structs.replace(signal, origin=origin)
+
+
+def _check_time(time: int) -> None:
+    if not -LARGEST_INTEGER <= time <= LARGEST_INTEGER:
+        raise ValueError(f"time {time} is no 64-bit number of microseconds")
 
 
 def event_row(sequence: int, event: Event, number: Callable[[str], int]) -> tuple[Any, ...]:

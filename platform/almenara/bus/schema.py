@@ -37,7 +37,7 @@ CREATE VIRTUAL TABLE events_text USING fts5 (
     subject, data, content='events', content_rowid='sequence'
 );
 CREATE TABLE observations (sequence INTEGER PRIMARY KEY, time INTEGER NOT NULL, body TEXT NOT NULL);
-CREATE TABLE clock (sequence INTEGER PRIMARY KEY, time INTEGER NOT NULL);
+CREATE TABLE clock (time INTEGER PRIMARY KEY, sequence INTEGER NOT NULL);
 CREATE TABLE seen_0 (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE seen_1 (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE plugin_state (
@@ -46,7 +46,7 @@ CREATE TABLE plugin_state (
 """
 
 
-class SchemaTooNew(RuntimeError):
+class SchemaTooNewError(RuntimeError):
     """A newer Almenara wrote this database; the text says which file and what to do."""
 
 
@@ -75,10 +75,10 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables of an empty database; raises `SchemaTooNew`."""
+    """Create the tables of an empty database; raises `SchemaTooNewError`."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
-        raise SchemaTooNew(
+        raise SchemaTooNewError(
             f"{path} was written by a newer Almenara (schema {version}, this one knows {VERSION});"
             " upgrade Almenara or point storage.dir at another folder"
         )

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 import structlog
 
-from almenara.bus import BusClosed, Record
+from almenara.bus import BusClosedError, Record
 from almenara.history import Filter
 from almenara.panels.catalogue import row
 from almenara.panels.panel import Panel, View
@@ -351,7 +351,7 @@ class Channels:
                     for channel in self._channels.values():
                         channel.accept(batch)
                     after = batch[-1].sequence
-            except BusClosed:
+            except BusClosedError:
                 return
             except Exception:
                 log.exception("the channels lost the bus and take it up again", after=after)
