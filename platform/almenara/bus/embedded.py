@@ -29,7 +29,7 @@ SIGNAL_OVERHEAD: Final = 500
 """Bytes a signal in the tail costs besides its payload, about."""
 
 T = TypeVar("T")
-W = TypeVar("W", Submission, StateWrite)
+Finish = Callable[[Exception | None], None]
 
 
 class EmbeddedBus:
@@ -99,18 +99,18 @@ class EmbeddedBus:
         """Store a plugin's value durably, after every batch published before."""
         await self._submit(lambda finish: StateWrite(plugin, key, value, finish))
 
-    async def _submit(self, make: Callable[[Callable[[W], None]], W]) -> None:
+    async def _submit(self, make: Callable[[Finish], Submission | StateWrite]) -> None:
         if self._closed:
             raise BusClosedError("the bus is closed")
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def finish(item: W) -> None:
+        def finish(refused: Exception | None) -> None:
             if done.done():
                 return
-            if item.refused is None:
+            if refused is None:
                 done.set_result(None)
             else:
-                done.set_exception(item.refused)
+                done.set_exception(refused)
 
         self._queue.put(make(finish))
         await done
@@ -186,9 +186,7 @@ class EmbeddedBus:
             if isinstance(item, Submission):
                 counters.deduplicated += item.duplicates
                 counters.waiting -= len(item.signals)
-                item.finish(item)
-            else:
-                item.finish(item)
+            item.finish(item.refused)
         self._room.set()
 
     def _wake_subscribers(self) -> None:
@@ -272,8 +270,7 @@ class EmbeddedBus:
             if not self._wait_for_space(writer):
                 closed = BusClosedError("the bus was closed while it could not write")
                 for item in group:
-                    item.refused = closed
-                    call(item.finish, item)
+                    call(item.finish, closed)
                 return
 
     def _wait_for_space(self, writer: Writer) -> bool:

@@ -7,6 +7,7 @@ Removal is in steps of a bounded number of signals, so that batches are written 
 import sqlite3
 from typing import Final
 
+from almenara.bus.schema import INDEXED_DATA
 from almenara.settings import StorageSettings
 
 VACUUM_PAGES: Final = 512
@@ -72,10 +73,11 @@ def _remove_events(connection: sqlite3.Connection, through: int, limit: int) -> 
     try:
         connection.execute(
             "INSERT INTO events_text (events_text, rowid, subject, data)"
-            " SELECT 'delete', sequence, subject, data FROM events WHERE sequence <= ?",
+            f" SELECT 'delete', sequence, subject, {INDEXED_DATA} FROM events WHERE sequence <= ?",
             (last,),
         )
         connection.execute("DELETE FROM events WHERE sequence <= ?", (last,))
+        connection.execute("UPDATE position SET events = events - ?", (count,))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

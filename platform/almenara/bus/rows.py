@@ -14,10 +14,11 @@ EVENT_COLUMNS: Final = (
     "e.sequence, e.id, s.text, o.text, t.text, e.subject, e.time, e.severity, e.correlation,"
     " e.attributes, e.problem, e.raw, e.data"
 )
-EVENT_TABLES: Final = (
-    "events e JOIN names s ON s.number = e.source JOIN names o ON o.number = e.origin"
-    " JOIN names t ON t.number = e.type"
+NAMES_OF_EVENT: Final = (
+    "CROSS JOIN names s ON s.number = e.source CROSS JOIN names o ON o.number = e.origin"
+    " CROSS JOIN names t ON t.number = e.type"
 )
+"""SQLite keeps the order of a CROSS JOIN, so the events are found first and named afterwards."""
 SEVERITIES: Final = {int(severity): severity for severity in Severity}
 LARGEST_INTEGER: Final = 2**63 - 1
 
@@ -51,7 +52,10 @@ def settled(signal: Signal, origin: str) -> Signal:
     event, data = signal, signal.data
     try:
         if isinstance(data, msgspec.Raw):
-            check_json(data)
+            decoded = check_json(data)
+            if b"\\u" in bytes(data):
+                # Escaped letters would hide from the text search.
+                data = msgspec.Raw(encode(decoded))
         else:
             data = msgspec.Raw(encode(data))
         bytes(data).decode()
@@ -144,7 +148,7 @@ def observation_row(sequence: int, signal: Resource | Sample) -> tuple[int, int,
 def read_after(connection: sqlite3.Connection, after: int, limit: int) -> list[Record]:
     """Up to `limit` records that follow the sequence `after`, in order."""
     events = connection.execute(
-        f"SELECT {EVENT_COLUMNS} FROM {EVENT_TABLES} WHERE e.sequence > ?"
+        f"SELECT {EVENT_COLUMNS} FROM events e {NAMES_OF_EVENT} WHERE e.sequence > ?"
         " ORDER BY e.sequence LIMIT ?",
         (after, limit),
     ).fetchall()

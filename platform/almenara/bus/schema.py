@@ -1,5 +1,6 @@
 """The tables of the embedded log, which history reads too."""
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -9,9 +10,9 @@ VERSION: Final = 1
 TABLES: Final = """
 CREATE TABLE position (
     only INTEGER PRIMARY KEY CHECK (only = 1), last_sequence INTEGER NOT NULL,
-    seen_generation INTEGER NOT NULL, seen_count INTEGER NOT NULL
+    seen_generation INTEGER NOT NULL, seen_count INTEGER NOT NULL, events INTEGER NOT NULL
 );
-INSERT INTO position VALUES (1, 0, 0, 0);
+INSERT INTO position VALUES (1, 0, 0, 0, 0);
 CREATE TABLE names (number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
@@ -31,10 +32,11 @@ CREATE TABLE events (
 CREATE INDEX events_by_type ON events (type);
 CREATE INDEX events_by_origin ON events (origin);
 CREATE INDEX events_by_correlation ON events (correlation) WHERE correlation IS NOT NULL;
-CREATE INDEX events_by_trouble ON events (severity) WHERE severity >= 13;
-CREATE INDEX events_by_time ON events (time);
+CREATE INDEX events_by_severity ON events (severity) WHERE severity >= 13;
+CREATE INDEX events_by_time ON events (time, severity, type, origin);
+CREATE INDEX failures_by_time ON events (time) WHERE severity >= 17;
 CREATE VIRTUAL TABLE events_text USING fts5 (
-    subject, data, content='events', content_rowid='sequence'
+    subject, data, content=''
 );
 CREATE TABLE observations (sequence INTEGER PRIMARY KEY, time INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE TABLE clock (time INTEGER PRIMARY KEY, sequence INTEGER NOT NULL);
@@ -46,8 +48,16 @@ CREATE TABLE plugin_state (
 """
 
 
+INDEXED_DATA: Final = r"replace(replace(data, '\n', '  '), '\t', '  ')"
+"""The text of `data` that is searched: JSON's escapes for line ends would stick to the words."""
+
+
 class SchemaTooNewError(RuntimeError):
     """A newer Almenara wrote this database; the text says which file and what to do."""
+
+
+def _regexp(expression: str, text: str) -> bool:
+    return re.fullmatch(expression, text, re.DOTALL) is not None
 
 
 def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
@@ -70,6 +80,7 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
     else:
         connection.execute("PRAGMA cache_size = -2048")
+        connection.create_function("regexp", 2, _regexp, deterministic=True)
         connection.execute("PRAGMA query_only = ON")
     return connection
 

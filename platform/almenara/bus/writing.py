@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from almenara.bus import Record, rows
-from almenara.bus.schema import connect, migrate
+from almenara.bus.schema import INDEXED_DATA, connect, migrate
 from almenara.settings import StorageSettings
 from almenara.signals import Event, Signal, now
 
@@ -23,8 +23,8 @@ class Submission(msgspec.Struct):
 
     signals: Sequence[Signal]
     origin: str
-    finish: Callable[["Submission"], None]
-    """Called on the event loop once the batch is durable or refused."""
+    finish: Callable[[Exception | None], None]
+    """Called on the event loop once the batch is durable, or with why it was refused."""
     records: list[Record] = []
     duplicates: int = 0
     refused: Exception | None = None
@@ -36,7 +36,7 @@ class StateWrite(msgspec.Struct):
     plugin: str
     key: str
     value: bytes
-    finish: Callable[["StateWrite"], None]
+    finish: Callable[[Exception | None], None]
     refused: Exception | None = None
 
 
@@ -89,8 +89,9 @@ class Writer:
                 connection.execute(f"DELETE FROM seen_{generation}")
             if records:
                 connection.execute(
-                    "UPDATE position SET last_sequence = ?, seen_generation = ?, seen_count = ?",
-                    (last, generation, seen),
+                    "UPDATE position SET last_sequence = ?, seen_generation = ?, seen_count = ?,"
+                    " events = events + ?",
+                    (last, generation, seen, len(keys)),
                 )
                 moment = now()
                 if abs(moment - self._last_clock) >= self._clock_interval:
@@ -158,7 +159,7 @@ class Writer:
             many("INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", events)
             execute(
                 "INSERT INTO events_text (rowid, subject, data)"
-                " SELECT sequence, subject, data FROM events WHERE sequence >= ?",
+                f" SELECT sequence, subject, {INDEXED_DATA} FROM events WHERE sequence >= ?",
                 (events[0][0],),
             )
             many(f"INSERT INTO seen_{self._generation} VALUES (?)", ((key,) for key in keys))
