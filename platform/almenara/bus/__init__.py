@@ -1,11 +1,14 @@
 """The bus: the ordered, replayable log of all signals."""
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from almenara.signals import Signal
+
+T = TypeVar("T")
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -17,6 +20,16 @@ class Record(msgspec.Struct, frozen=True):
 
 class BusClosedError(RuntimeError):
     """The bus has been closed; nothing of the batch was kept."""
+
+
+class Readable(Protocol):
+    """Where queries of history run: the embedded log, or a replica's index."""
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """What `query` returns, run off the event loop.
+
+        Raises `almenara.bus.readers.QueryTooSlowError`.
+        """
 
 
 class BusCounters(msgspec.Struct):

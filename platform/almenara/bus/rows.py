@@ -157,10 +157,23 @@ def read_after(connection: sqlite3.Connection, after: int, limit: int) -> list[R
         (after, limit),
     ).fetchall()
     records = [event_record(row) for row in events]
-    for sequence, body in observations:
-        observation = decode_observation(body)
-        signal = observation.resource or observation.sample
-        if signal is not None:
-            records.append(Record(sequence, signal))
+    records += [observation_record(row) for row in observations]
     records.sort(key=lambda record: record.sequence)
     return records[:limit]
+
+
+def latest_observations(connection: sqlite3.Connection, limit: int) -> list[Record]:
+    """The last `limit` records of resources and samples, in order."""
+    found = connection.execute(
+        "SELECT sequence, body FROM observations ORDER BY sequence DESC LIMIT ?", (limit,)
+    ).fetchall()
+    return [observation_record(row) for row in reversed(found)]
+
+
+def observation_record(row: tuple[int, str]) -> Record:
+    """The record of a row in `observations`."""
+    observation = decode_observation(row[1])
+    signal = observation.resource or observation.sample
+    if signal is None:
+        raise ValueError(f"the observation {row[0]} holds neither a resource nor a sample")
+    return Record(row[0], signal)

@@ -1,12 +1,11 @@
 """The queries: which index leads to the events that a filter lets through."""
 
 import sqlite3
-from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 import msgspec
 
-from almenara.bus import Record, rows
+from almenara.bus import Readable, Record, rows
 from almenara.history.filter import Filter, pattern, phrases
 from almenara.signals import Severity
 
@@ -14,15 +13,6 @@ BRANCHES: Final = 24
 """Names of a pattern that are each looked up in an index; beyond them the log is scanned."""
 NARROW_WINDOW: Final = 20_000
 """Events in a time window that are cheaper to sort than to look for along the log."""
-
-T = TypeVar("T")
-
-
-class Readable(Protocol):
-    """Where queries run: the embedded log, or a replica's index."""
-
-    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """What `query` returns, run off the event loop."""
 
 
 class Plan(msgspec.Struct):

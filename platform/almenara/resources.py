@@ -1,0 +1,96 @@
+"""Current state: the latest of every resource and its last samples, as the bus tells them."""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from typing import Final
+
+from almenara.bus import Bus, Readable, Record
+from almenara.bus.rows import latest_observations
+from almenara.signals import Resource, Sample
+
+SAMPLES_KEPT: Final = 120
+OBSERVATIONS_READ: Final = 5_000
+GONE_KEPT: Final = 300.0
+"""Seconds a resource that is gone can still be seen."""
+
+Key = tuple[str, str, str]
+
+
+class Resources:
+    """What exists now, rebuilt from the log at start and followed from there."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self._kinds: dict[str, dict[Key, Resource]] = defaultdict(dict)
+        self._series: dict[tuple[Key, str], deque[tuple[int, float]]] = {}
+        self._gone: deque[tuple[float, Resource]] = deque()
+
+    async def rebuild(self, log: Readable) -> None:
+        """Take in the last observations of the log; sources soon tell the rest again."""
+        self.accept(
+            await log.read(lambda connection: latest_observations(connection, OBSERVATIONS_READ))
+        )
+
+    async def follow(self, bus: Bus, after: int) -> None:
+        """Take in every signal after a sequence, until cancelled."""
+        async for batch in bus.subscribe(after):
+            self.accept(batch)
+
+    def accept(self, batch: Sequence[Record]) -> None:
+        """Take in records, in the order of the log."""
+        for record in batch:
+            signal = record.signal
+            if isinstance(signal, Sample):
+                series = self._series.setdefault(
+                    (signal.key, signal.metric), deque(maxlen=SAMPLES_KEPT)
+                )
+                series.append((signal.time, signal.value))
+            elif isinstance(signal, Resource):
+                self._kinds[signal.kind][signal.key] = signal
+                if signal.gone:
+                    self._gone.append((time.monotonic(), signal))
+        if batch:
+            self.sequence = batch[-1].sequence
+        self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        while self._gone and self._gone[0][0] < time.monotonic() - GONE_KEPT:
+            _, resource = self._gone.popleft()
+            if self._kinds[resource.kind].get(resource.key) is resource:
+                del self._kinds[resource.kind][resource.key]
+                for key in [it for it in self._series if it[0] == resource.key]:
+                    del self._series[key]
+
+    def kinds(self) -> list[str]:
+        """The kinds there are, sorted."""
+        return sorted(kind for kind, found in self._kinds.items() if found)
+
+    def all(self) -> list[Resource]:
+        """Every resource, by kind, namespace and name."""
+        return [resource for kind in self.kinds() for resource in self.of_kind(kind)]
+
+    def of_kind(self, kind: str) -> list[Resource]:
+        """The resources of a kind, by namespace and name."""
+        found = self._kinds.get(kind, {})
+        return [found[key] for key in sorted(found)]
+
+    def get(self, kind: str, namespace: str, name: str) -> Resource | None:
+        """One resource, or None."""
+        return self._kinds.get(kind, {}).get((kind, namespace, name))
+
+    def series(self, kind: str, namespace: str, name: str, metric: str) -> list[tuple[int, float]]:
+        """Time and value of the last samples of a metric, oldest first."""
+        return list(self._series.get(((kind, namespace, name), metric), ()))
+
+    def latest(self, kind: str, namespace: str, name: str, metric: str) -> float | None:
+        """The newest value of a metric, or None."""
+        series = self._series.get(((kind, namespace, name), metric))
+        return series[-1][1] if series else None
+
+    def metrics(self, resource: Resource) -> dict[str, float]:
+        """The newest value of every metric of a resource."""
+        return {
+            metric: series[-1][1] for (key, metric), series in self._series.items()
+            if key == resource.key and series
+        }  # fmt: skip
