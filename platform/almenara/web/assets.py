@@ -1,0 +1,65 @@
+"""Static files under names that hold their content's hash, so that they may be cached for ever."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+FOLDER: Final = Path(__file__).parent / "static"
+MANIFEST: Final = FOLDER / "vendor" / "vendored.json"
+MEDIA_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".woff2": "font/woff2",
+}
+"""What is served; anything else in the folder is not for browsers."""
+HASH_LENGTH: Final = 12
+
+
+class Asset(msgspec.Struct, frozen=True):
+    """One static file."""
+
+    content: bytes
+    media_type: str
+
+
+class Assets:
+    """The static files, read once when the server starts."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self._urls: dict[str, str] = {}
+        self._assets: dict[str, Asset] = {}
+        for path in sorted(folder.rglob("*")):
+            media_type = MEDIA_TYPES.get(path.suffix)
+            if media_type is None or not path.is_file():
+                continue
+            name = path.relative_to(folder).as_posix()
+            content = path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()[:HASH_LENGTH]
+            hashed = f"{name.removesuffix(path.suffix)}.{digest}{path.suffix}"
+            self._urls[name] = f"/static/{hashed}"
+            self._assets[hashed] = Asset(content, media_type)
+
+    def url(self, name: str) -> str:
+        """The address of the file called `name`; raises `KeyError` where there is none."""
+        return self._urls[name]
+
+    def find(self, hashed_name: str) -> Asset | None:
+        """The file behind an address, without its leading `/static/`."""
+        return self._assets.get(hashed_name.lstrip("/"))
+
+
+def changed_vendored(folder: Path = FOLDER / "vendor") -> list[str]:
+    """The vendored files that are not what was taken from their package, by the manifest."""
+    manifest = json.loads((folder / MANIFEST.name).read_text())
+    return [
+        file["name"]
+        for package in manifest["packages"]
+        for file in package["files"]
+        if not (folder / file["name"]).is_file()
+        or hashlib.sha256((folder / file["name"]).read_bytes()).hexdigest() != file["sha256"]
+    ]

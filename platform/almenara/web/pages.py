@@ -1,0 +1,408 @@
+"""The pages. Each is a plain one, drawn by the panels that then keep it live."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+from litestar import MediaType, Request, Response, get
+from litestar.response import Redirect
+
+from almenara.bus import Record
+from almenara.history import Filter
+from almenara.panels.catalogue import EVENT_FILTERS, events_link, row
+from almenara.panels.renderer import query
+from almenara.signals import Event, Severity, now
+from almenara.web.payloads import as_json, envelope_of, hex_lines, shown
+from almenara.web.services import Services
+
+PageRequest = Request[Any, Any, Any]
+
+OVERVIEW: Final = ("strip", "numbers", "histogram", "streams", "failures")
+SOURCES: Final = ("sources", "streams")
+CURSORS: Final = ("after", "before")
+LARGEST_SEQUENCE: Final = 2**63 - 1
+TIMELINE: Final = 500
+SECOND: Final = 1_000_000
+GAP: Final = SECOND
+"""A pause on a timeline that is worth a line of its own."""
+RIBBON: Final = 1000
+"""The width that a timeline's events are spread over, in units of its picture."""
+
+FOREVER: Final = {"cache-control": "public, max-age=31536000, immutable"}
+FRESH: Final = {"cache-control": "private, no-cache"}
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One filter as people see it."""
+
+    name: str
+    label: str
+    hint: str = ""
+
+
+FIELDS: Final = (
+    Field("text", "Text", "words in the payload"),
+    Field("severity", "Severity"),
+    Field("origin", "Origin", "nats/PLANNING_EVENTS, nats/>"),
+    Field("type", "Type", "planning.story.*"),
+    Field("source", "Source", "the emitter, as CloudEvents has it"),
+    Field("subject", "Subject", "US-101"),
+    Field("correlation", "Correlation", "the id of one story or job"),
+    Field("since", "Since", "15m, 2h, 2026-01-31T12:00Z"),
+    Field("until", "Until", "the same, or a time"),
+)
+MORE: Final = ("source", "subject", "correlation", "since", "until")
+"""The filters that are folded away until they are used."""
+RANGES: Final = (("5 min", "5m"), ("1 hour", "1h"), ("24 hours", "24h"))
+
+
+def page(
+    services: Services,
+    request: PageRequest,
+    template: str,
+    context: Mapping[str, Any],
+    *,
+    name: str,
+    title: str,
+    live: Iterable[str] = (),
+    status_code: int = 200,
+) -> Response[str]:
+    """A whole page; `live` are the channels that its one WebSocket follows."""
+    channels = [("panel", channel) for channel in live]
+    content = services.renderer.render(
+        template,
+        {
+            "page": name,
+            "title": title,
+            "version": services.version,
+            "nonce": request.scope["state"].get("nonce", ""),
+            "asset": services.assets.url,
+            "live": f"/live?{urlencode(channels)}" if channels else "",
+            "moment": now(),
+            "visible_events": services.settings.panels.visible_events,
+            **context,
+        },
+    )
+    return Response(content, media_type=MediaType.HTML, status_code=status_code, headers=FRESH)
+
+
+def problem_page(
+    services: Services, request: PageRequest, status_code: int, title: str, detail: str
+) -> Response[str]:
+    """What people are shown where something went wrong."""
+    return page(
+        services,
+        request,
+        "problem_page.html",
+        {"status_code": status_code, "detail": detail},
+        name="problem",
+        title=title,
+        status_code=status_code,
+    )
+
+
+async def drawn(services: Services, names: Iterable[str], chosen: Filter) -> dict[str, str]:
+    """The panels of these names as they are now."""
+    channels = services.channels
+    panels = [channels.panels[name] for name in names]
+    return {
+        panel.name: await panel.render(channels.view, panel.accepted(chosen), channels.renderer)
+        for panel in panels
+    }
+
+
+@get("/", name="overview", include_in_schema=False)
+async def overview(request: PageRequest, services: Services) -> Response[str]:
+    """What is going on now."""
+    return page(
+        services,
+        request,
+        "overview_page.html",
+        {"panels": await drawn(services, OVERVIEW, Filter())},
+        name="overview",
+        title="Overview",
+        live=OVERVIEW,
+    )
+
+
+@get("/sources", name="sources", include_in_schema=False)
+async def sources(request: PageRequest, services: Services) -> Response[str]:
+    """Each source and how it fares."""
+    return page(
+        services,
+        request,
+        "sources_page.html",
+        {"panels": await drawn(services, SOURCES, Filter())},
+        name="sources",
+        title="Sources",
+        live=SOURCES,
+    )
+
+
+@get("/events", name="events", include_in_schema=False)
+async def events(request: PageRequest, services: Services) -> Response[str] | Redirect:
+    """The events that a filter lets through, newest first."""
+    asked = dict(request.query_params)
+    known = {name: value for name, value in asked.items() if name in {*EVENT_FILTERS, *CURSORS}}
+    typed = {name: value.strip() for name, value in known.items() if value.strip()}
+    if typed != asked:
+        # A form sends its empty fields too; the address that people share should not hold them.
+        return Redirect("/events" + query(typed), status_code=303)
+    cursors = {name: typed[name] for name in CURSORS if name in typed}
+    try:
+        after, before = (_sequence(name, cursors.get(name)) for name in CURSORS)
+        chosen = Filter.from_query(
+            {name: value for name, value in typed.items() if name not in CURSORS}
+        )
+    except ValueError as error:
+        return page(
+            services,
+            request,
+            "events_page.html",
+            {**await _form(services, typed), "problem": str(error)},
+            name="events",
+            title="Events",
+            status_code=400,
+        )
+    limit = services.settings.panels.visible_events
+    history = services.history
+    records = await history.events(chosen, after=after, before=before, limit=limit)
+    older = newer = False
+    if records:
+        older = bool(await history.events(chosen, before=records[-1].sequence, limit=1))
+        newer = bool(cursors) and bool(
+            await history.events(chosen, after=records[0].sequence, limit=1)
+        )
+    listed = services.renderer.render(
+        services.channels.panels["events"].template,
+        {
+            "filter": chosen,
+            "filtered": chosen,
+            "rows": [row(record) for record in records],
+            "conflated": 0,
+        },
+    )
+    # Links keep what was typed, so that `15m` still means the last 15 minutes tomorrow.
+    parameters = {name: value for name, value in typed.items() if name not in CURSORS}
+    channel = query(chosen.to_query())
+    followed = [] if cursors else ["events" + channel]
+    return page(
+        services,
+        request,
+        "events_page.html",
+        {
+            **await _form(services, typed),
+            "problem": None,
+            "panels": {**await drawn(services, ["histogram"], chosen), "events": listed},
+            "older": "/events" + query({**parameters, "before": str(records[-1].sequence)})
+            if older
+            else "",
+            "newer": "/events" + query({**parameters, "after": str(records[0].sequence)})
+            if newer
+            else "",
+            "newest": "/events" + query(parameters),
+            "paged": bool(cursors),
+            "filter_query": urlencode(parameters),
+        },
+        name="events",
+        title="Events",
+        live=[*followed, "histogram" + channel],
+    )
+
+
+def _sequence(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) > LARGEST_SEQUENCE:
+        raise ValueError(f"{name} must be the sequence of an event, a whole number; it is {text!r}")
+    return int(text)
+
+
+async def _form(services: Services, typed: Mapping[str, str]) -> dict[str, Any]:
+    """The filter form, with what was typed, and what it can complete."""
+    values = {field.name: typed.get(field.name, "") for field in FIELDS}
+    kept = {name: value for name, value in typed.items() if name not in CURSORS}
+    chips = [
+        {
+            "label": field.label,
+            "value": kept[field.name],
+            "at_least": field.name == "severity",
+            "without": "/events"
+            + query({name: value for name, value in kept.items() if name != field.name}),
+        }
+        for field in FIELDS
+        if field.name in kept
+    ]
+    without_range = {k: v for k, v in kept.items() if k not in ("since", "until")}
+    ranges = [
+        {"label": label, "link": "/events" + query({**without_range, "since": ago})}
+        for label, ago in RANGES
+    ]
+    return {
+        "fields": {field.name: field for field in FIELDS},
+        "values": values,
+        "chips": chips,
+        "ranges": ranges,
+        "unfolded": any(typed.get(name) for name in MORE),
+        "severities": list(Severity.__members__),
+        "origins": await services.history.origins(),
+        "types": await services.history.types(),
+    }
+
+
+@get("/events/{sequence:int}", name="event", include_in_schema=False)
+async def event(
+    request: PageRequest, services: Services, sequence: int, part: str | None = None
+) -> Response[str]:
+    """One event; with `part=detail` only the piece that the drawer shows."""
+    record = await services.history.event(sequence) if 0 <= sequence <= LARGEST_SEQUENCE else None
+    if record is None or not isinstance(record.signal, Event):
+        return _missing(services, request, sequence, part)
+    try:
+        # Within the drawer, the next event is the next of those that are listed.
+        chosen = Filter.from_query(
+            {k: v for k, v in request.query_params.items() if k in EVENT_FILTERS and v}
+        )
+    except ValueError:
+        chosen = Filter()
+    context = await _detail(services, record, record.signal, chosen)
+    if part == "detail":
+        return Response(
+            services.renderer.render("event_detail.html", {**context, "drawer": True}),
+            media_type=MediaType.HTML,
+            headers=FRESH,
+        )
+    return page(
+        services,
+        request,
+        "event_page.html",
+        {**context, "drawer": False},
+        name="event",
+        title=f"{record.signal.type or 'Event'} {sequence}",
+    )
+
+
+def _missing(
+    services: Services, request: PageRequest, sequence: int, part: str | None
+) -> Response[str]:
+    title = "There is no such event"
+    detail = f"No event {sequence} is in the history; it may have been older than what is kept."
+    if part != "detail":
+        return problem_page(services, request, 404, title, detail)
+    content = services.renderer.render("event_missing.html", {"title": title, "detail": detail})
+    return Response(content, media_type=MediaType.HTML, status_code=404, headers=FRESH)
+
+
+async def _detail(
+    services: Services, record: Record, happened: Event, chosen: Filter
+) -> dict[str, Any]:
+    history = services.history
+    older = await history.events(chosen, before=record.sequence, limit=1)
+    newer = await history.events(chosen, after=record.sequence, limit=1)
+    suffix = query(chosen.to_query())
+    payload = None if happened.data is None else shown(happened.data)
+    related = (
+        await history.count(Filter(correlation=happened.correlation), limit=TIMELINE)
+        if happened.correlation
+        else 0
+    )
+    return {
+        "sequence": record.sequence,
+        "event": happened,
+        "severity": happened.severity.name,
+        "payload": payload,
+        "unreadable": happened.data is not None and as_json(happened.data) is None,
+        "raw_lines": hex_lines(happened.raw) if happened.raw is not None else [],
+        "raw_size": len(happened.raw) if happened.raw is not None else 0,
+        "envelope": envelope_of(happened),
+        "older": f"/events/{older[0].sequence}{suffix}" if older else "",
+        "newer": f"/events/{newer[0].sequence}{suffix}" if newer else "",
+        "permalink": f"/events/{record.sequence}",
+        "related": related,
+        "counted": TIMELINE,
+        "links": {
+            "type": events_link(type=happened.type),
+            "origin": events_link(origin=happened.origin),
+            "source": events_link(source=happened.source),
+            "subject": events_link(subject=happened.subject),
+            "severity": events_link(severity=happened.severity),
+            "timeline": "/timeline" + query({"correlation": happened.correlation or ""}),
+        },
+    }
+
+
+@get("/timeline", name="timeline", include_in_schema=False)
+async def timeline(
+    request: PageRequest, services: Services, correlation: str = ""
+) -> Response[str]:
+    """Everything with one correlation id, in the order of time."""
+    correlation = correlation.strip()
+    chosen = Filter(correlation=correlation)
+    records = await services.history.events(chosen, limit=TIMELINE) if correlation else []
+    context = {
+        "correlation": correlation,
+        "listed": events_link(correlation=correlation) if correlation else "/events",
+        "cut": len(records) == TIMELINE,
+        **_told(records),
+    }
+    return page(services, request, "timeline_page.html", context, name="timeline", title="Timeline")
+
+
+def _told(records: Sequence[Record]) -> dict[str, Any]:
+    """The events of a timeline with the pauses between them."""
+    happened = sorted(
+        ((record.signal, record) for record in records if isinstance(record.signal, Event)),
+        key=lambda pair: (pair[0].time, pair[1].sequence),
+    )
+    first = happened[0][0].time if happened else 0
+    span = happened[-1][0].time - first if happened else 0
+    steps = []
+    previous = first
+    for it, record in happened:
+        time, pause = it.time, it.time - previous
+        steps.append(
+            {
+                **row(record),
+                "offset": "+" + duration(time - first),
+                "pause": duration(pause) if pause >= GAP else "",
+                "long": pause >= max(span // 5, GAP),
+                "place": f"{(time - first) / span * RIBBON if span else 0:.1f}",
+            }
+        )
+        previous = time
+    return {
+        "steps": steps,
+        "first": first,
+        "last": first + span,
+        "span": duration(span),
+        "bad": sum(it.severity >= Severity.ERROR for it, _ in happened),
+        "origins": sorted({it.origin or it.source for it, _ in happened}),
+    }
+
+
+def duration(microseconds: int) -> str:
+    """A length of time as people say it: `312 ms`, `4.2 s`, `3 min 5 s`, `2 h 3 min`."""
+    milliseconds = microseconds // 1000
+    if milliseconds < 1000:
+        return f"{milliseconds} ms"
+    seconds = milliseconds / 1000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+@get("/static/{name:path}", name="static", include_in_schema=False, sync_to_thread=False)
+def static(services: Services, name: str) -> Response[bytes]:
+    """A file whose name holds its content's hash."""
+    asset = services.assets.find(name)
+    if asset is None:
+        return Response(b"", status_code=404, media_type=MediaType.TEXT)
+    return Response(asset.content, media_type=asset.media_type, headers=FOREVER)
+
+
+PAGES: Final = [overview, events, event, timeline, sources, static]
