@@ -44,8 +44,8 @@ class Field(msgspec.Struct, frozen=True):
 FIELDS: Final = (
     Field("text", "Text", "words in the payload"),
     Field("severity", "Severity"),
-    Field("origin", "Origin", "nats/PLANNING_EVENTS, nats/>"),
-    Field("type", "Type", "planning.story.*"),
+    Field("origin", "Origin", "nats/>"),
+    Field("type", "Type", "planning.>"),
     Field("source", "Source", "the emitter, as CloudEvents has it"),
     Field("subject", "Subject", "US-101"),
     Field("correlation", "Correlation", "the id of one story or job"),
@@ -186,7 +186,8 @@ async def events(request: PageRequest, services: Services) -> Response[str] | Re
     # Links keep what was typed, so that `15m` still means the last 15 minutes tomorrow.
     parameters = {name: value for name, value in typed.items() if name not in CURSORS}
     channel = query(chosen.to_query())
-    followed = [] if cursors else ["events" + channel]
+    # A page further back stands still, and says so.
+    live = [] if cursors else ["events" + channel, "histogram" + channel]
     return page(
         services,
         request,
@@ -207,7 +208,7 @@ async def events(request: PageRequest, services: Services) -> Response[str] | Re
         },
         name="events",
         title="Events",
-        live=[*followed, "histogram" + channel],
+        live=live,
     )
 
 
@@ -301,7 +302,9 @@ async def _detail(
     older = await history.events(chosen, before=record.sequence, limit=1)
     newer = await history.events(chosen, after=record.sequence, limit=1)
     suffix = query(chosen.to_query())
-    payload = None if happened.data is None else shown(happened.data)
+    written = as_json(happened.data)
+    # What could not be read is kept as bytes and has no data besides.
+    empty = happened.data is None or (happened.raw is not None and written == "null")
     related = (
         await history.count(Filter(correlation=happened.correlation), limit=TIMELINE)
         if happened.correlation
@@ -311,8 +314,8 @@ async def _detail(
         "sequence": record.sequence,
         "event": happened,
         "severity": happened.severity.name,
-        "payload": payload,
-        "unreadable": happened.data is not None and as_json(happened.data) is None,
+        "payload": None if empty else shown(happened.data),
+        "unreadable": written is None,
         "raw_lines": hex_lines(happened.raw) if happened.raw is not None else [],
         "raw_size": len(happened.raw) if happened.raw is not None else 0,
         "envelope": envelope_of(happened),
@@ -365,8 +368,8 @@ def _told(records: Sequence[Record]) -> dict[str, Any]:
             {
                 **row(record),
                 "offset": "+" + duration(time - first),
-                "pause": duration(pause) if pause >= GAP else "",
-                "long": pause >= max(span // 5, GAP),
+                "pause": duration(pause) if pause >= max(span // 40, GAP) else "",
+                "long": pause >= max(span // 8, GAP),
                 "place": f"{(time - first) / span * RIBBON if span else 0:.1f}",
             }
         )

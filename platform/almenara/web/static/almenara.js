@@ -12,7 +12,7 @@
   const readingEvents = visibleEvents * 5;
   const STALE_AFTER = 12_000;
   const GIVE_UP_AFTER = 20_000;
-  const ANIMATED = 12;
+  const ANIMATED = 4;
 
   const stored = (key) => {
     try {

@@ -1,0 +1,44 @@
+"""Static files: addresses that change with the content, and vendored files nobody touched."""
+
+from pathlib import Path
+
+from almenara.web.assets import Assets, changed_vendored
+
+
+def test_an_address_changes_with_the_content(tmp_path: Path) -> None:
+    (tmp_path / "page.css").write_text("a{}")
+    before = Assets(tmp_path).url("page.css")
+    (tmp_path / "page.css").write_text("b{}")
+    after = Assets(tmp_path)
+    assert before != after.url("page.css")
+    found = after.find(after.url("page.css").removeprefix("/static/"))
+    assert found is not None
+    assert (found.content, found.media_type) == (b"b{}", "text/css; charset=utf-8")
+
+
+def test_only_what_browsers_need_is_served(tmp_path: Path) -> None:
+    (tmp_path / "renew.py").write_text("secret = 1")
+    (tmp_path / "page.js").write_text("")
+    assets = Assets(tmp_path)
+    hashed = assets.url("page.js").removeprefix("/static/")
+    assert assets.find(hashed) is not None
+    for name in ("page.js", "renew.py", "../page.js", "", hashed + "/..", "/etc/passwd"):
+        assert assets.find(name) is None
+
+
+def test_vendored_files_are_what_was_taken_from_their_packages() -> None:
+    assert changed_vendored() == []
+
+
+def test_our_script_and_style_keep_to_the_content_security_policy() -> None:
+    assets = Assets()
+    script = assets.find(assets.url("almenara.js").removeprefix("/static/"))
+    assert script is not None
+    for sink in (b".innerHTML", b".outerHTML", b"insertAdjacentHTML", b"document.write", b"eval("):
+        assert sink not in script.content
+    templates = Path(__file__).parents[2] / "platform/almenara"
+    for template in templates.glob("*/templates/*.html"):
+        text = template.read_text()
+        assert " style=" not in text, template.name
+        assert "onclick=" not in text, template.name
+        assert "|safe" not in text or template.name == "event_list.html", template.name
