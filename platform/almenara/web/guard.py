@@ -1,0 +1,232 @@
+"""What every request passes first: Host, Origin, the cap on WebSockets, and security headers.
+
+Pure ASGI in front of the framework, because a check that runs after routing misses what routing
+refuses, and a check for HTTP alone misses the WebSocket.
+"""
+
+import ipaddress
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from almenara.settings import ServerSettings
+
+log = structlog.get_logger(__name__)
+
+HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(?::(\d{1,5}))?")
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'nonce-{nonce}' 'strict-dynamic'; style-src 'self';"
+    " connect-src 'self'; img-src 'self'; font-src 'self'; form-action 'self'; base-uri 'none';"
+    " frame-ancestors 'none'; object-src 'none'; require-trusted-types-for 'script';"
+    " trusted-types htmx"
+)
+HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a request goes no further."""
+
+    status: int
+    title: str
+    detail: str
+
+
+class Guard:
+    """The outermost ASGI application."""
+
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, sockets_open: Callable[[], int]
+    ) -> None:
+        self.app, self.settings, self.sockets_open = app, settings, sockets_open
+        self._joining = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        websocket = scope["type"] == "websocket"
+        refusal = refused(scope, self.settings)
+        if refusal is None and websocket and self._sockets >= self.settings.max_websockets:
+            refusal = Refusal(
+                503,
+                "Too many connections",
+                f"{self.settings.max_websockets} live pages are open; close one, or raise"
+                " server.max_websockets.",
+            )
+        if refusal is not None:
+            await _refuse(refusal, websocket, receive, send)
+            return
+        if websocket:
+            await self._join(scope, receive, send)
+            return
+        nonce = secrets.token_urlsafe(16)
+        scope.setdefault("state", {})["nonce"] = nonce
+        await self.app(scope, receive, _with_headers(send, nonce))
+
+    @property
+    def _sockets(self) -> int:
+        return self.sockets_open() + self._joining
+
+    async def _join(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Between this check and the channels' count lies an await, so handshakes count too.
+        self._joining += 1
+        joining = True
+
+        async def counted(message: Message) -> None:
+            nonlocal joining
+            await send(message)
+            if joining and message["type"] in ("websocket.accept", "websocket.close"):
+                joining = False
+                self._joining -= 1
+
+        try:
+            await self.app(scope, receive, counted)
+        finally:
+            if joining:
+                self._joining -= 1
+
+
+def refused(scope: Scope, settings: ServerSettings) -> Refusal | None:
+    """Why the Host or the Origin of a request is not acceptable; None where they are."""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    origins = [value for name, value in scope["headers"] if name == b"origin"]
+    host = parse_host(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
+    if host is None or not host_allowed(host[0], settings):
+        shown = hosts[0].decode("latin-1")[:100] if hosts else ""
+        log.warning("a request for another host was refused", host=shown)
+        return Refusal(
+            400,
+            "Wrong host",
+            f"The request asks for the host {shown!r}, which this server does not answer for."
+            " If it should, name it in server.allowed_hosts.",
+        )
+    if not origins and scope["type"] == "http":
+        return None
+    origin = origins[0].decode("latin-1") if len(origins) == 1 else ""
+    secure = scope["scheme"] in ("https", "wss")
+    if origin_allowed(origin, host, secure, settings.allowed_origins):
+        return None
+    log.warning("a request from another origin was refused", origin=origin[:200], host=host[0])
+    return Refusal(
+        403,
+        "Wrong origin",
+        f"The request comes from the origin {origin[:200]!r} and was made to"
+        f" {hosts[0].decode('latin-1')!r}. If that origin may open live pages, name it in"
+        " server.allowed_origins.",
+    )
+
+
+def parse_host(text: str) -> tuple[str, int | None] | None:
+    """Name in lower case and port of a Host header; None where it is malformed."""
+    found = HOST.fullmatch(text)
+    if found is None:
+        return None
+    port = int(found[2]) if found[2] else None
+    if port is not None and port > 65535:
+        return None
+    return found[1].lower().removesuffix("."), port
+
+
+def host_allowed(name: str, settings: ServerSettings) -> bool:
+    """Whether this server answers for a name.
+
+    An address is always fine: what DNS rebinding needs is a name.
+    """
+    if _is_address(name):
+        return True
+    allowed = settings.allowed_hosts or ["localhost", settings.host]
+    return any(
+        it == "*" or name == it.lower() or (it.startswith("*.") and name.endswith(it[1:].lower()))
+        for it in allowed
+    )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def origin_allowed(
+    origin: str, host: tuple[str, int | None], secure: bool, allowed: Sequence[str]
+) -> bool:
+    """Whether an origin is our own or one of those allowed, compared by scheme, name and port.
+
+    Our own may be https where we are reached over http: that is a proxy that ends TLS. The other
+    way round it is not ours.
+    """
+    parsed = parse_origin(origin)
+    if parsed is None:
+        return False
+    if parsed in {it for text in allowed if (it := parse_origin(text)) is not None}:
+        return True
+    scheme, name, port = parsed
+    if secure and scheme != "https":
+        return False
+    return (name, port) == (host[0], host[1] if host[1] is not None else DEFAULT_PORTS[scheme])
+
+
+def parse_origin(text: str) -> tuple[str, str, int] | None:
+    """Scheme, name and port of an origin; None for `null` and anything malformed."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in DEFAULT_PORTS or text != f"{parts.scheme}://{parts.netloc}":
+        return None
+    host = parse_host(parts.netloc)
+    if host is None:
+        return None
+    return parts.scheme, host[0], port if port is not None else DEFAULT_PORTS[parts.scheme]
+
+
+def _with_headers(send: Send, nonce: str) -> Send:
+    policy = POLICY.format(nonce=nonce).encode()
+
+    async def guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [
+                *message.get("headers", ()), *HEADERS, (b"content-security-policy", policy)
+            ]  # fmt: skip
+        await send(message)
+
+    return guarded
+
+
+async def _refuse(refusal: Refusal, websocket: bool, receive: Receive, send: Send) -> None:
+    kind = "websocket.http.response" if websocket else "http.response"
+    body = msgspec.json.encode(
+        {"status": refusal.status, "title": refusal.title, "detail": refusal.detail}
+    )
+    if websocket:
+        await receive()
+    headers: Mapping[bytes, bytes] = {
+        b"content-type": b"application/problem+json",
+        b"content-length": str(len(body)).encode(),
+        b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    }
+    start: Any = {
+        "type": f"{kind}.start",
+        "status": refusal.status,
+        "headers": [*headers.items(), *HEADERS],
+    }
+    await send(start)
+    content: Any = {"type": f"{kind}.body", "body": body}
+    await send(content)

@@ -1,0 +1,86 @@
+"""The WebSocket: frames of channels out, and next to nothing in."""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from typing import Any, Final
+
+import msgspec
+from litestar import WebSocket, websocket
+from litestar.exceptions import WebSocketDisconnect
+
+from almenara.panels.channels import GOING_AWAY, Channels, Outbox
+from almenara.web.services import Services
+
+ABUSE: Final = 1008
+MESSAGES_PER_SECOND: Final = 20
+LARGEST_SEQUENCE: Final = 2**63 - 1
+
+
+class Resume(msgspec.Struct, forbid_unknown_fields=True):
+    """What a page may say: that it wants to go on from the newest row it shows."""
+
+    resume: int
+
+
+@websocket("/live", name="live")
+async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
+    """Frames of the channels in the parameters `panel`, from the row `after` on."""
+    channels = services.channels
+    await socket.accept()
+    if channels.draining:
+        await socket.close(GOING_AWAY)
+        return
+    names = socket.query_params.getall("panel", [])
+    after = _sequence(socket.query_params.get("after"))
+    outbox = channels.outbox()
+    receiving = asyncio.create_task(_receive(socket, channels, outbox))
+    joining = asyncio.create_task(_join(channels, outbox, names, after))
+    try:
+        code = await outbox.deliver(socket.send_text)
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(channels.settings.send_timeout):
+                await socket.close(code)
+    except WebSocketDisconnect:
+        pass
+    finally:
+        channels.leave(outbox)
+        for task in (receiving, joining):
+            task.cancel()
+        await asyncio.gather(receiving, joining, return_exceptions=True)
+
+
+async def _join(channels: Channels, outbox: Outbox, names: list[str], after: int | None) -> None:
+    try:
+        await channels.join(outbox, names, after)
+    except ValueError:
+        outbox.close(ABUSE)
+
+
+async def _receive(socket: WebSocket[Any, Any, Any], channels: Channels, outbox: Outbox) -> None:
+    arrived: deque[float] = deque(maxlen=MESSAGES_PER_SECOND)
+    while True:
+        try:
+            text = await socket.receive_text()
+        except Exception:
+            # Whatever ended the connection, there is nobody left to tell.
+            outbox.close(GOING_AWAY)
+            return
+        moment = time.monotonic()
+        if len(arrived) == MESSAGES_PER_SECOND and moment - arrived[0] < 1.0:
+            outbox.close(ABUSE)
+            return
+        arrived.append(moment)
+        try:
+            message = msgspec.json.decode(text, type=Resume)
+        except (msgspec.MsgspecError, RecursionError):
+            outbox.close(ABUSE)
+            return
+        await channels.resume(outbox, message.resume)
+
+
+def _sequence(text: str | None) -> int | None:
+    if text is None or not text.isascii() or not text.isdigit():
+        return None
+    return min(int(text[:20]), LARGEST_SEQUENCE)

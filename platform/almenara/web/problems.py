@@ -1,0 +1,70 @@
+"""Errors as people and programs read them: RFC 9457 problem details for the API, a page else."""
+
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+import structlog
+from litestar import MediaType, Request, Response
+from litestar.exceptions import HTTPException
+
+from almenara.bus.readers import QueryTooSlowError
+from almenara.web.pages import problem_page
+
+log = structlog.get_logger(__name__)
+
+PROBLEM_TYPE: Final = "application/problem+json"
+
+
+class Problem(msgspec.Struct, kw_only=True):
+    """Problem details, https://www.rfc-editor.org/rfc/rfc9457."""
+
+    title: str
+    status: int
+    detail: str
+    instance: str
+    type: str = "about:blank"
+
+
+class BadParameterError(HTTPException):
+    """A parameter of the address cannot be read; the detail says which and what would be right."""
+
+    status_code = HTTPStatus.BAD_REQUEST
+
+
+def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """The response to an error, whatever it is."""
+    status, detail = _meaning(error)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, QueryTooSlowError):
+        log.error("a request failed", path=request.url.path, exc_info=error)
+    title = HTTPStatus(status).phrase
+    if _for_program(request.url.path):
+        problem = Problem(title=title, status=status, detail=detail, instance=request.url.path)
+        return Response(problem, status_code=status, media_type=PROBLEM_TYPE)
+    services = request.app.state.services
+    try:
+        return problem_page(services, request, status, title, detail)
+    except Exception:
+        log.exception("the page for an error could not be drawn", path=request.url.path)
+        return Response(detail, status_code=status, media_type=MediaType.TEXT)
+
+
+def _for_program(path: str) -> bool:
+    return path.startswith("/api/") or path in ("/healthz", "/readyz", "/metrics")
+
+
+def _meaning(error: Exception) -> tuple[int, str]:
+    if isinstance(error, QueryTooSlowError):
+        return HTTPStatus.SERVICE_UNAVAILABLE, f"{str(error)[:1].upper()}{str(error)[1:]}."
+    if isinstance(error, HTTPException):
+        detail = error.detail
+        if isinstance(error.extra, list):
+            named = [
+                f"{it.get('key', '')}: {it.get('message', '')}".strip(": ")
+                for it in error.extra
+                if isinstance(it, dict)
+            ]
+            detail = "; ".join(named) or detail
+        return error.status_code, detail
+    # The text of an unforeseen error may hold what nobody should read; it is in the log.
+    return HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; the log says what."
