@@ -196,9 +196,9 @@ def _from_attributes(
         except ValueError:
             problem = f"time {stamp[:80]!r} is not RFC 3339; the time of arrival stands in"
     severity = Severity.INFO
-    if name := attributes.get("severity"):
+    if level := attributes.get("severity"):
         try:
-            severity = severity_named(name)
+            severity = severity_named(level)
         except ValueError as error:
             problem = problem or str(error)
     return Event(

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import structlog
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from almenara.settings import ServerSettings
@@ -55,10 +56,10 @@ class Guard:
         self._joining = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] not in (ScopeType.HTTP, ScopeType.WEBSOCKET):
             await self.app(scope, receive, send)
             return
-        websocket = scope["type"] == "websocket"
+        websocket = scope["type"] == ScopeType.WEBSOCKET
         refusal = refused(scope, self.settings)
         if refusal is None and websocket and self._sockets >= self.settings.max_websockets:
             refusal = Refusal(
@@ -114,7 +115,7 @@ def refused(scope: Scope, settings: ServerSettings) -> Refusal | None:
             f"The request asks for the host {shown!r}, which this server does not answer for."
             " If it should, name it in server.allowed_hosts.",
         )
-    if not origins and scope["type"] == "http":
+    if not origins and scope["type"] == ScopeType.HTTP:
         return None
     origin = origins[0].decode("latin-1") if len(origins) == 1 else ""
     secure = scope["scheme"] in ("https", "wss")

@@ -1,100 +1,11 @@
 """What machines ask: is it alive, can it serve, and how does it fare."""
 
-import asyncio
-import time
-from collections.abc import Iterator
 from typing import Final
 
 from litestar import Response, get
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from almenara.web.services import Services
-
-LOOP_LAG_INTERVAL: Final = 0.5
-
-
-class LoopLag:
-    """How late the event loop runs what is due."""
-
-    def __init__(self) -> None:
-        self.last = 0.0
-        self.longest = 0.0
-
-    async def run(self) -> None:
-        """Measure until cancelled."""
-        while True:
-            start = time.perf_counter()
-            await asyncio.sleep(LOOP_LAG_INTERVAL)
-            self.last = max(time.perf_counter() - start - LOOP_LAG_INTERVAL, 0.0)
-            self.longest = max(self.longest, self.last)
-
-
-class ServiceMetrics(Collector):
-    """The figures of a running Almenara, read when they are asked for."""
-
-    def __init__(self, services: Services) -> None:
-        self.services = services
-
-    def collect(self) -> Iterator[Metric]:
-        bus, channels = self.services.bus.counters, self.services.channels
-        lag = self.services.loop_lag
-        states = self.services.supervisor.states()
-        for name, text, value in (
-            ("almenara_ingested", "Signals written to the bus.", bus.ingested),
-            ("almenara_deduplicated", "Events left out because seen before.", bus.deduplicated),
-            ("almenara_retention_removed", "Signals removed by retention.", bus.removed),
-            ("almenara_bus_commits", "Transactions of the bus.", bus.commits),
-            ("almenara_bus_commit_seconds", "Time spent in transactions.", bus.commit_seconds),
-            ("almenara_frames", "Frames sent to browsers.", channels.counters.frames),
-            ("almenara_frames_skipped", "Frames not sent to slow browsers.",
-             channels.counters.skipped),
-            ("almenara_panel_renders", "Panels drawn.", channels.counters.renders),
-            ("almenara_slow_browsers", "Browsers dropped as too slow.",
-             channels.counters.too_slow),
-        ):  # fmt: skip
-            yield CounterMetricFamily(name, text, value)
-        for name, text, value in (
-            ("almenara_last_sequence", "The newest sequence.", self.services.bus.last_sequence),
-            ("almenara_bus_waiting", "Signals that wait for the writer.", bus.waiting),
-            ("almenara_bus_last_commit_seconds", "Length of the last transaction.",
-             bus.last_commit_seconds),
-            ("almenara_bus_full", "1 while the bus cannot write.",
-             float(self.services.bus.full is not None)),
-            ("almenara_websocket_clients", "Browsers connected.", channels.clients),
-            ("almenara_channels", "Channels that somebody looks at.", len(channels)),
-            ("almenara_loop_lag_seconds", "How late the event loop ran last.", lag.last),
-            ("almenara_loop_lag_longest_seconds", "How late it ever ran.", lag.longest),
-        ):  # fmt: skip
-            yield GaugeMetricFamily(name, text, value)
-        events = CounterMetricFamily("almenara_source_events", "Events published.", labels=SOURCE)
-        rejected = CounterMetricFamily(
-            "almenara_source_rejected", "Messages kept with a problem marked.", labels=SOURCE
-        )
-        restarts = CounterMetricFamily("almenara_source_restarts", "Restarts.", labels=SOURCE)
-        up = GaugeMetricFamily("almenara_source_up", "1 while running.", labels=SOURCE)
-        waiting = GaugeMetricFamily("almenara_source_lag", "Messages upstream.", labels=SOURCE)
-        for state in states:
-            events.add_metric([state.name], state.events)
-            rejected.add_metric([state.name], state.rejected)
-            restarts.add_metric([state.name], state.restarts)
-            up.add_metric([state.name], float(state.status == "running"))
-            if state.lag is not None:
-                waiting.add_metric([state.name], state.lag)
-        yield from (events, rejected, restarts, up, waiting)
-
-
-SOURCE: Final = ("source",)
-
-
-def registry(services: Services) -> CollectorRegistry:
-    """The metrics of a running Almenara and of its process."""
-    found = CollectorRegistry()
-    found.register(ServiceMetrics(services))
-    ProcessCollector(registry=found)
-    return found
 
 
 @get("/healthz", media_type="text/plain", include_in_schema=False)

@@ -1,7 +1,10 @@
 """What the web floor stands on, handed to every handler."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from prometheus_client import CollectorRegistry
 
 from almenara.bus import Bus
 from almenara.history import History
@@ -9,8 +12,10 @@ from almenara.panels.channels import Channels
 from almenara.panels.renderer import Renderer
 from almenara.resources import Resources
 from almenara.settings import Settings
+from almenara.signals import now
 from almenara.supervisor import Supervisor
 from almenara.web.assets import Assets
+from almenara.web.metrics import LoopLag, ServiceMetrics, registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +33,10 @@ class Services:
     version: str
     ready: Callable[[], str | None]
     """Why it cannot serve at the moment; None while it can."""
+    started: int = field(default_factory=now)
+    loop_lag: LoopLag = field(default_factory=LoopLag)
+
+    @cached_property
+    def registry(self) -> CollectorRegistry:
+        """The metrics."""
+        return registry(ServiceMetrics(self.bus, self.supervisor, self.channels, self.loop_lag))

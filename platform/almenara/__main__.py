@@ -1,0 +1,5 @@
+"""`python -m almenara`."""
+
+from almenara.cli import main
+
+main()

@@ -1,0 +1,354 @@
+"""`almenara`: serve, look after and look into a running Almenara from the terminal."""
+
+import asyncio
+import logging
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import rich_click as click
+import structlog
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from almenara import __version__
+from almenara.hookspecs import Finding
+from almenara.plugins import PluginError, Plugins, installed
+from almenara.settings import LogSettings, Settings, SettingsError, load
+
+CONFIG_VARIABLE: Final = "ALMENARA_CONFIG"
+VERDICTS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
+SEVERITY_STYLES: Final = {
+    "DEBUG": "dim",
+    "INFO": "cyan",
+    "WARN": "yellow",
+    "ERROR": "red",
+    "FATAL": "bold red reverse",
+}
+LOW_SPACE: Final = 1024**3
+
+click.rich_click.USE_MARKDOWN = True
+click.rich_click.COMMAND_GROUPS = {
+    "almenara": [
+        {"name": "Run", "commands": ["serve", "demo"]},
+        {"name": "Look", "commands": ["tail", "doctor"]},
+        {"name": "Work with NATS", "commands": ["streams", "publish"]},
+    ]
+}
+
+
+class Failure(click.ClickException):
+    """An error for the person at the terminal."""
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Log to standard error, for people on a terminal and as JSON elsewhere."""
+    people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: list[Any] = (
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        if people
+        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    )
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    structlog.configure(
+        processors=[*shared, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries log through the standard library; only what they warn of is for operators.
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def read_settings(context: click.Context) -> Settings:
+    """The configuration named on the command line. Raises `Failure`."""
+    path: Path | None = context.find_root().params.get("config")
+    try:
+        return load(path)
+    except SettingsError as error:
+        raise Failure(f"The configuration is wrong. {error}") from None
+
+
+def run(action: Callable[[], Any]) -> None:
+    """Run a coroutine to its end, on uvloop where there is one; an interrupt ends it quietly."""
+    try:
+        import uvloop
+
+        factory: Any = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        try:
+            runner.run(action())
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+
+def build(plugins: Plugins) -> click.RichGroup:
+    """The command with those that the plugins add."""
+
+    @click.group(name="almenara", context_settings={"help_option_names": ["-h", "--help"]})
+    @click.version_option(__version__, prog_name="almenara")
+    @click.option(
+        "--config",
+        "-c",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar=CONFIG_VARIABLE,
+        help="YAML file with the configuration; without it the defaults hold.",
+    )
+    def almenara(config: Path | None) -> None:
+        """**Almenara** watches a fleet: sources light events, one bus passes them on, and panels
+        show them the moment they happen.
+
+        Every setting is in one YAML file, and each can be set from the environment as well:
+        `ALMENARA_SERVER__PORT=9000` is `server.port`.
+        """
+
+    @almenara.command()
+    @click.option(
+        "--config",
+        "-c",
+        "own_config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="The same as before the command.",
+    )
+    @click.option("--host", help="Address to listen on, instead of server.host.")
+    @click.option("--port", type=click.IntRange(0, 65535), help="Instead of server.port.")
+    @click.pass_context
+    def serve(
+        context: click.Context, own_config: Path | None, host: str | None, port: int | None
+    ) -> None:
+        """Run the sources, the bus and the web server until interrupted.
+
+        On SIGTERM it stops being ready, asks browsers to come back, stops the sources, writes what
+        waits, and ends.
+        """
+        if own_config is not None:
+            context.find_root().params["config"] = own_config
+        settings = read_settings(context)
+        if host is not None:
+            settings.server.host = host
+        if port is not None:
+            settings.server.port = port
+        configure_logging(settings.log)
+        from almenara.web.serving import serve as serve_until_told
+
+        try:
+            run(lambda: serve_until_told(settings, plugins))
+        except* (SettingsError, OSError, sqlite3.Error, ValueError) as group:
+            error = group.exceptions[0]
+            if not isinstance(error, SettingsError | OSError | sqlite3.Error):
+                raise
+            raise Failure(explain(error, settings)) from None
+
+    @almenara.command()
+    @click.option("--config", "-c", "own_config", type=click.Path(path_type=Path), hidden=True)
+    @click.pass_context
+    def doctor(context: click.Context, own_config: Path | None) -> None:
+        """Check the configuration, the disk, and what every plugin observes.
+
+        For each finding it says what to do. Ends with status 1 where something failed.
+        """
+        if own_config is not None:
+            context.find_root().params["config"] = own_config
+        settings = read_settings(context)
+        configure_logging(LogSettings(level="error"))
+        findings = [*configuration_findings(context, settings, plugins), *disk_findings(settings)]
+
+        async def diagnose() -> None:
+            findings.extend(await plugins.diagnose(settings))
+
+        if not any(it.verdict == "failed" and it.check == "configuration" for it in findings):
+            run(diagnose)
+        show_findings(findings)
+        if any(it.verdict == "failed" for it in findings):
+            raise SystemExit(1)
+
+    @almenara.command()
+    @click.option("--url", default=None, help="Of a running Almenara; else by server.port.")
+    @click.option("--source", help="Who emitted it, as a pattern.")
+    @click.option("--origin", help="Where it was read: `nats/PLANNING_EVENTS`, `nats/>`.")
+    @click.option("--type", "type_", help="Type, as a pattern: `planning.story.*`.")
+    @click.option("--subject", help="Subject, as a pattern.")
+    @click.option("--severity", help="At least DEBUG, INFO, WARN, ERROR or FATAL.")
+    @click.option("--text", help='Words in the payload; `"quoted words"`, and `begin*`.')
+    @click.option("--correlation", help="The id that ties events together.")
+    @click.option("--since", help="RFC 3339, or `15m` ago.")
+    @click.option("--until", help="RFC 3339, or `15m` ago.")
+    @click.option("-n", "--lines", default=10, show_default=True, help="Past events to begin with.")
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+    @click.option("--follow/--no-follow", default=True, help="Go on with what happens.")
+    @click.pass_context
+    def tail(context: click.Context, **options: Any) -> None:
+        """Follow events in the terminal, with the filters of the page.
+
+        It asks a running Almenara, so it sees what the page shows.
+        """
+        from almenara.tailing import tail as follow
+
+        settings = read_settings(context)
+        url = options.pop("url") or f"http://127.0.0.1:{settings.server.port}"
+        lines, as_json, follow_on = (options.pop(it) for it in ("lines", "as_json", "follow"))
+        options["type"] = options.pop("type_")
+        wanted = {name: value for name, value in options.items() if value}
+
+        def show(event: dict[str, Any], line: str) -> None:
+            if as_json:
+                click.echo(line)
+            else:
+                console.print(event_line(event), soft_wrap=True)
+
+        console = Console()
+        try:
+            run(lambda: follow(url, wanted, lines, follow_on, show))
+        except (ValueError, OSError) as error:
+            raise Failure(str(error)) from None
+
+    @almenara.group()
+    def config() -> None:
+        """Look at the configuration."""
+
+    @config.command()
+    def document() -> None:
+        """Print the reference of all settings, in Markdown."""
+        from almenara.documenting import settings_reference
+
+        click.echo(settings_reference(plugins), nl=False)
+
+    @config.command()
+    @click.pass_context
+    def check(context: click.Context) -> None:
+        """Say whether the configuration is right."""
+        settings = read_settings(context)
+        try:
+            plugins.check(settings)
+        except SettingsError as error:
+            raise Failure(f"The configuration is wrong. {error}") from None
+        click.echo("The configuration is right.")
+
+    def current_settings() -> Settings:
+        return read_settings(click.get_current_context())
+
+    for command in plugins.commands(current_settings):
+        almenara.add_command(command)
+    return almenara
+
+
+def explain(error: BaseException, settings: Settings) -> str:
+    """What keeps Almenara from running, and what to do."""
+    if isinstance(error, SettingsError):
+        return f"The configuration is wrong. {error}"
+    if isinstance(error, sqlite3.Error):
+        return (
+            f"The database in {settings.storage.dir} cannot be opened: {error}. Check that the"
+            " folder can be written, has space, and is not in use by another Almenara."
+        )
+    text = str(error)
+    return text[:1].upper() + text[1:]
+
+
+def configuration_findings(
+    context: click.Context, settings: Settings, plugins: Plugins
+) -> list[Finding]:
+    """What is to be said of the configuration."""
+    path = context.find_root().params.get("config")
+    where = str(path) if path else "the defaults, no --config was given"
+    try:
+        plugins.check(settings)
+    except SettingsError as error:
+        return [
+            Finding(
+                check="configuration",
+                verdict="failed",
+                found=str(error),
+                remedy="Correct it in the file or the environment.",
+            )
+        ]
+    return [Finding(check="configuration", verdict="ok", found=where)]
+
+
+def disk_findings(settings: Settings) -> list[Finding]:
+    """What is to be said of the folder of the database."""
+    folder = settings.storage.dir.absolute()
+    there = next(it for it in (folder, *folder.parents) if it.exists())
+    if not os.access(there, os.W_OK):
+        return [
+            Finding(
+                check="disk",
+                verdict="failed",
+                found=f"{there} cannot be written",
+                remedy="Change its owner, or point storage.dir at another folder.",
+            )
+        ]
+    free = shutil.disk_usage(there).free
+    wanted = settings.storage.retention_size
+    used = sum(it.stat().st_size for it in folder.glob("almenara.*")) if folder.exists() else 0
+    found = f"{folder} uses {used / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+    if free < LOW_SPACE or used + free < wanted:
+        return [
+            Finding(
+                check="disk",
+                verdict="warning",
+                found=f"{found}; storage.retention_size allows {wanted / 2**30:.1f} GiB",
+                remedy="Lower storage.retention_size or give the folder a larger disk.",
+            )
+        ]
+    return [Finding(check="disk", verdict="ok", found=found)]
+
+
+def show_findings(findings: list[Finding]) -> None:
+    """The findings as a table."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for it in findings:
+        said = Text(it.found)
+        if it.remedy:
+            said.append(f"\n{it.remedy}", style="bold")
+        table.add_row(Text(it.verdict, style=VERDICTS[it.verdict]), Text(it.check), said)
+    Console().print(table)
+
+
+def event_line(event: dict[str, Any]) -> Text:
+    """An event of the API as a line of the terminal."""
+    import msgspec
+
+    severity = str(event["severity"])
+    line = Text(overflow="fold")
+    line.append(f"{str(event['time'] or event['timestamp'])[11:23]} ", style="dim")
+    line.append(f"{severity:5} ", style=SEVERITY_STYLES.get(severity, ""))
+    line.append(f"{printable(event['type'])} ", style="bold")
+    line.append(f"{printable(event['origin'])} ", style="magenta")
+    if event["subject"]:
+        line.append(f"{printable(event['subject'])} ", style="blue")
+    line.append(printable(msgspec.json.encode(event["data"]).decode()[:500]), style="dim")
+    return line
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return "".join(it if it.isprintable() else "\u00b7" for it in text)
+
+
+def main() -> None:
+    """The entry point of the command."""
+    try:
+        plugins = installed()
+    except PluginError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(1) from None
+    build(plugins)(prog_name="almenara")

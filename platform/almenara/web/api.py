@@ -1,0 +1,313 @@
+"""The JSON API."""
+
+import base64
+import difflib
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Request, get
+from litestar.exceptions import NotFoundException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from almenara.bus import Record
+from almenara.history import Filter
+from almenara.panels.catalogue import EVENT_FILTERS
+from almenara.panels.renderer import EARLIEST_TIME, LATEST_TIME, query
+from almenara.signals import Event, Resource, format_time
+from almenara.supervisor import SourceState
+from almenara.web.problems import BadParameterError, Problem
+from almenara.web.services import Services
+
+LARGEST_LIMIT: Final = 1_000
+LARGEST_SEQUENCE: Final = 2**63 - 1
+EXPORT_BATCH: Final = 500
+PAGING: Final = frozenset(("after", "before", "limit"))
+
+
+class EventItem(msgspec.Struct, kw_only=True):
+    """An event and its place in the log."""
+
+    sequence: int
+    id: str
+    source: str
+    type: str
+    time: str | None
+    """RFC 3339, in UTC; null for a time that no calendar holds."""
+    timestamp: int
+    """The same in microseconds since the Unix epoch."""
+    subject: str
+    severity: str
+    origin: str
+    correlation: str | None
+    data: Any
+    attributes: dict[str, str]
+    problem: str | None
+    """What was wrong with the event as it came."""
+    raw: str | None
+    """The bytes as they came, in base64, where `data` could not be read from them."""
+
+
+class EventPage(msgspec.Struct, kw_only=True):
+    """Some events, newest first, and how to go on."""
+
+    events: list[EventItem]
+    older: str | None
+    """The address of the page before these; null where there is none."""
+    newer: str | None
+    """The address of the page after these, to ask again later."""
+
+
+class ResourceItem(msgspec.Struct, kw_only=True):
+    """A resource as it was last told, and the newest value of each of its metrics."""
+
+    kind: str
+    namespace: str
+    name: str
+    status: str
+    severity: str
+    state: dict[str, Any]
+    time: str | None
+    gone: bool
+    origin: str
+    samples: dict[str, float]
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """How Almenara fares."""
+
+    status: str
+    """`ok`, or `degraded` where a source does not run or the bus cannot write."""
+    version: str
+    started: str | None
+    sources: dict[str, str]
+    """The status of each source by its name."""
+    subscribers: int
+    """Browsers with a live page."""
+    events_stored: int
+    last_sequence: int
+    bus_full: str | None
+    """Why the bus cannot write; null while it can."""
+
+
+def written(microseconds: int) -> str | None:
+    """RFC 3339, or None for a time that no calendar holds."""
+    inside = EARLIEST_TIME <= microseconds <= LATEST_TIME
+    return format_time(microseconds) if inside else None
+
+
+def item(record: Record) -> EventItem:
+    """The event of a record as the API shows it."""
+    event = record.signal
+    if not isinstance(event, Event):
+        raise TypeError(f"record {record.sequence} holds no event")
+    return EventItem(
+        sequence=record.sequence,
+        id=event.id,
+        source=event.source,
+        type=event.type,
+        time=written(event.time),
+        timestamp=event.time,
+        subject=event.subject,
+        severity=event.severity.name,
+        origin=event.origin,
+        correlation=event.correlation,
+        data=event.data,
+        attributes=event.attributes,
+        problem=event.problem,
+        raw=None if event.raw is None else base64.b64encode(event.raw).decode(),
+    )
+
+
+PROBLEMS: Final = {
+    400: ResponseSpec(Problem, description="A parameter cannot be read", generate_examples=False),
+    503: ResponseSpec(Problem, description="The query took too long", generate_examples=False),
+}
+MISSING: Final = {
+    404: ResponseSpec(Problem, description="There is no such event", generate_examples=False)
+}
+
+
+def _text(description: str, example: str) -> Any:
+    return Parameter(description=description, examples=[Example(value=example)])
+
+
+Source = Annotated[str | None, _text("Who emitted it; `*` is one part, a last `>` the rest",
+                                     "nats/PLANNING_EVENTS")]  # fmt: skip
+Origin = Annotated[str | None, _text("Where it was read, as a pattern", "nats/>")]
+Type = Annotated[str | None, _text("Type, as a pattern", "planning.story.*")]
+Subject = Annotated[str | None, _text("Subject, as a pattern", "planning.>")]
+AtLeast = Annotated[str | None, _text("At least this severity", "ERROR")]
+Text = Annotated[str | None, _text("Words in subject or payload; quotes, and a last `*`",
+                                   "login butt*")]  # fmt: skip
+Correlation = Annotated[str | None, _text("Correlation id", "US-101")]
+Since = Annotated[str | None, _text("From this time on, RFC 3339 or `15m` ago", "15m")]
+Until = Annotated[str | None, _text("Before this time", "2026-01-31T12:00:00Z")]
+After = Annotated[int | None, Parameter(
+    ge=0, le=LARGEST_SEQUENCE, description="Only after this sequence",
+    examples=[Example(value=1200)])]  # fmt: skip
+Before = Annotated[int | None, Parameter(
+    ge=0, le=LARGEST_SEQUENCE, description="Only before this sequence",
+    examples=[Example(value=1300)])]  # fmt: skip
+Limit = Annotated[int, Parameter(
+    ge=1, le=LARGEST_LIMIT, description="Events at most",
+    examples=[Example(value=100)])]  # fmt: skip
+
+
+def chosen(request: Request[Any, Any, Any]) -> Filter:
+    """The filter in the address. Raises `BadParameterError`, for unknown parameters too."""
+    known = EVENT_FILTERS | PAGING
+    for name in request.query_params:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            raise BadParameterError(detail=f"{name[:60]!r} is not a parameter; {hint}")
+    try:
+        return Filter.from_query(request.query_params)
+    except ValueError as error:
+        raise BadParameterError(detail=str(error)) from None
+
+
+def _address(request: Request[Any, Any, Any], **cursor: int) -> str:
+    kept = {
+        name: value
+        for name, value in request.query_params.items()
+        if name not in ("after", "before")
+    }
+    return request.url.path + query({**kept, **{name: str(it) for name, it in cursor.items()}})
+
+
+@get("/api/events", tags=["events"], responses=PROBLEMS)
+async def events(
+    request: Request[Any, Any, Any],
+    services: Services,
+    source: Source = None,
+    origin: Origin = None,
+    type: Type = None,  # noqa: A002
+    subject: Subject = None,
+    severity: AtLeast = None,
+    text: Text = None,
+    correlation: Correlation = None,
+    since: Since = None,
+    until: Until = None,
+    after: After = None,
+    before: Before = None,
+    limit: Limit = 100,
+) -> EventPage:
+    """Events that a filter lets through, newest first. With `after` alone, those that follow it."""
+    records = await services.history.events(
+        chosen(request), after=after, before=before, limit=limit
+    )
+    full = len(records) == limit
+    first = records[-1].sequence if records else 0
+    newest = records[0].sequence if records else after or 0
+    return EventPage(
+        events=[item(record) for record in records],
+        older=_address(request, before=first) if full or (records and after) else None,
+        newer=_address(request, after=newest),
+    )
+
+
+@get("/api/events/{sequence:int}", tags=["events"], responses=MISSING)
+async def event(services: Services, sequence: int) -> EventItem:
+    """One event by its sequence."""
+    record = await services.history.event(sequence)
+    if record is None:
+        raise NotFoundException(
+            f"No event {sequence} is in the history; it may have been older than what is kept."
+        )
+    return item(record)
+
+
+@get("/api/events.ndjson", tags=["events"], responses=PROBLEMS, media_type="application/x-ndjson")
+async def export(
+    request: Request[Any, Any, Any],
+    services: Services,
+    source: Source = None,
+    origin: Origin = None,
+    type: Type = None,  # noqa: A002
+    subject: Subject = None,
+    severity: AtLeast = None,
+    text: Text = None,
+    correlation: Correlation = None,
+    since: Since = None,
+    until: Until = None,
+    after: After = None,
+    before: Before = None,
+) -> Stream:
+    """All events that a filter lets through, oldest first, one JSON object a line."""
+    wanted = chosen(request)
+    end = min(before if before is not None else LARGEST_SEQUENCE, services.bus.last_sequence + 1)
+
+    async def lines() -> AsyncIterator[bytes]:
+        cursor = after or 0
+        while True:
+            records = await services.history.events(wanted, after=cursor, limit=EXPORT_BATCH)
+            records = [record for record in reversed(records) if record.sequence < end]
+            if not records:
+                return
+            yield b"".join(msgspec.json.encode(item(record)) + b"\n" for record in records)
+            cursor = records[-1].sequence
+
+    return Stream(
+        lines(),
+        media_type="application/x-ndjson",
+        headers={"content-disposition": 'attachment; filename="events.ndjson"'},
+    )
+
+
+@get("/api/resources", tags=["resources"])
+async def resources(
+    services: Services,
+    kind: Annotated[str | None, _text("Only this kind", "nats.stream")] = None,
+) -> list[ResourceItem]:
+    """Current state."""
+    found = services.resources
+    return [
+        _resource(it, found.metrics(it))
+        for it in (found.all() if kind is None else found.of_kind(kind))
+    ]
+
+
+def _resource(resource: Resource, samples: dict[str, float]) -> ResourceItem:
+    return ResourceItem(
+        kind=resource.kind,
+        namespace=resource.namespace,
+        name=resource.name,
+        status=resource.status,
+        severity=resource.severity.name,
+        state=resource.state,
+        time=written(resource.time),
+        gone=resource.gone,
+        origin=resource.origin,
+        samples=samples,
+    )
+
+
+@get("/api/sources", tags=["sources"])
+async def sources(services: Services) -> list[SourceState]:
+    """Each source and how it fares; times in microseconds since the epoch."""
+    return services.supervisor.states()
+
+
+@get("/api/health", tags=["health"])
+async def health(services: Services) -> Health:
+    """How Almenara fares. Always 200: read `status`, or ask `/readyz`."""
+    states = services.supervisor.states()
+    well = services.bus.full is None and all(it.status == "running" for it in states)
+    return Health(
+        status="ok" if well else "degraded",
+        version=services.version,
+        started=written(services.started),
+        sources={it.name: it.status for it in states},
+        subscribers=services.channels.clients,
+        events_stored=await services.history.stored(),
+        last_sequence=services.bus.last_sequence,
+        bus_full=services.bus.full,
+    )
+
+
+API: Final = [events, event, export, resources, sources, health]

@@ -1,0 +1,88 @@
+"""A running Almenara: its parts started from the ground up, and stopped from the top down."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from almenara import __version__
+from almenara.bus.embedded import EmbeddedBus
+from almenara.history import History
+from almenara.panels.catalogue import core_panels
+from almenara.panels.channels import Channels
+from almenara.panels.panel import View
+from almenara.panels.renderer import Renderer
+from almenara.plugins import Plugins
+from almenara.resources import Resources
+from almenara.settings import Settings
+from almenara.supervisor import Supervisor
+from almenara.web.app import create_app
+from almenara.web.assets import Assets
+from almenara.web.server import listening_socket, server
+from almenara.web.services import Services
+
+log = structlog.get_logger(__name__)
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+
+
+async def serve(settings: Settings, plugins: Plugins) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises `web.server.PortTakenError`, `settings.SettingsError`, and what opening the database
+    raises.
+    """
+    plugins.check(settings)
+    with contextlib.closing(listening_socket(settings.server)) as sock:
+        async with EmbeddedBus(settings.storage) as bus:
+            resources = Resources()
+            replay_from = bus.last_sequence
+            await resources.rebuild(bus)
+            supervisor = Supervisor(bus, settings.supervisor)
+            for plugin, source in plugins.sources(settings, bus):
+                supervisor.add(source, plugin)
+            history = History(bus)
+            view = View(
+                bus=bus,
+                history=history,
+                resources=resources,
+                supervisor=supervisor,
+                settings=settings.panels,
+            )
+            renderer = Renderer([TEMPLATES])
+            channels = Channels(view, core_panels(), renderer)
+            services = Services(
+                settings=settings,
+                bus=bus,
+                history=history,
+                resources=resources,
+                supervisor=supervisor,
+                channels=channels,
+                renderer=renderer,
+                assets=Assets(),
+                version=__version__,
+                ready=lambda: "draining" if channels.draining else None,
+            )
+            running = server(
+                create_app(services),
+                settings.server,
+                lambda: channels.drain(settings.server.drain),
+            )
+            channels.start()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    background = [
+                        group.create_task(resources.follow(bus, replay_from), name="resources"),
+                        group.create_task(services.loop_lag.run(), name="loop lag"),
+                        group.create_task(supervisor.run(), name="supervisor"),
+                    ]
+                    host, port = sock.getsockname()[:2]
+                    log.info("almenara is ready", address=f"http://{host}:{port}/")
+                    await running.serve(sockets=[sock])
+                    for task in background:
+                        task.cancel()
+            finally:
+                await channels.close()
+    log.info("almenara has stopped")
