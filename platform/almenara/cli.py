@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import rich_click as click
 import structlog
+from click import get_current_context as click_context
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -195,7 +196,7 @@ def build(plugins: Plugins) -> click.RichGroup:
     @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
     @click.option("--follow/--no-follow", default=True, help="Go on with what happens.")
     @click.pass_context
-    def tail(context: click.Context, **options: Any) -> None:
+    def tail(context: click.Context, /, **options: Any) -> None:
         """Follow events in the terminal, with the filters of the page.
 
         It asks a running Almenara, so it sees what the page shows.
@@ -243,7 +244,7 @@ def build(plugins: Plugins) -> click.RichGroup:
         click.echo("The configuration is right.")
 
     def current_settings() -> Settings:
-        return read_settings(click.get_current_context())
+        return read_settings(click_context())
 
     for command in plugins.commands(current_settings):
         almenara.add_command(command)

@@ -174,11 +174,17 @@ def read(kind: type[S], tree: Any, *, place: str) -> S:
     """
     check_names(kind, tree, place)
     try:
-        return msgspec.convert(tree, kind, strict=False)
+        return msgspec.convert(tree, kind, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$")
         spot = f"{place}{where.rstrip('`')}".lstrip(".") or "the configuration"
         raise SettingsError(f"{spot}: {message}, found {value_at(tree, where)}") from None
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
 
 
 def check_names(kind: Any, tree: Any, place: str) -> None:

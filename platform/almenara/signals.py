@@ -119,7 +119,7 @@ def now() -> int:
 
 
 def parse_time(text: str) -> int:
-    """Microseconds since the epoch of an RFC 3339 or ISO 8601 timestamp; UTC where it has no offset.
+    """Microseconds since the epoch of an RFC 3339 or ISO 8601 timestamp, UTC if it has no offset.
 
     Raises `ValueError` for anything else, years outside 1 to 9999 included.
     """

@@ -204,7 +204,8 @@ def _plan(
             conditions.append(f"e.sequence {column} ?")
             parameters.append(_clamped(bound))
     if wanted.severity is not None:
-        # In the text of the statement, so that SQLite knows that the partial indexes hold it.
+        # In the text of the statement, word for word as the partial indexes have it below, because
+        # SQLite does not see that one bound implies another.
         conditions.append(f"e.severity >= {int(wanted.severity)}")
     windowed = wanted.since is not None or wanted.until is not None
 
@@ -237,6 +238,8 @@ def _plan(
         _add_names(names, conditions, parameters)
         failures = wanted.severity is not None and wanted.severity >= Severity.ERROR
         index = "failures_by_time" if failures else "events_by_time"
+        if failures:
+            conditions.append(f"e.severity >= {int(Severity.ERROR)}")
         return Plan(f"events e INDEXED BY {index}", [], conditions, parameters)
     for name in ("type", "origin"):
         if name in names and len(names[name]) <= BRANCHES:
@@ -250,6 +253,7 @@ def _plan(
             )
     _add_names(names, conditions, parameters)
     if wanted.severity is not None and wanted.severity >= Severity.WARN:
+        conditions.append(f"e.severity >= {int(Severity.WARN)}")
         return Plan(
             "events e INDEXED BY events_by_severity",
             [("e.severity = ?", int(it)) for it in Severity if it >= wanted.severity],

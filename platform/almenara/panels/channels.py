@@ -106,10 +106,12 @@ class Outbox:
             if self.close_code is not None:
                 return self.close_code
             if self.behind:
-                late, self.behind = self.behind, set()
+                late = {channel for channel in self.behind if channel.ready.is_set()}
+                self.behind -= late
                 for channel in late:
                     self.put(channel, channel.snapshot())
-                continue
+                if late:
+                    continue
             self._wake.clear()
             await self._wake.wait()
 

@@ -121,5 +121,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 def envelope(content: str, target: str, swap: str, *, rows: bool = False, **notes: Any) -> Frame:
     """The hx-ws envelope of a fragment; `notes` are for the page's script."""
-    encoded = msgspec.json.encode({"content": content, "target": target, "swap": swap, **notes})
+    encoded = msgspec.json.encode(
+        {"content": str(content), "target": target, "swap": swap, **notes}
+    )
     return Frame(encoded.decode(), len(encoded), rows)

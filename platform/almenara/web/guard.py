@@ -56,7 +56,7 @@ class Guard:
         self._joining = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in (ScopeType.HTTP, ScopeType.WEBSOCKET):
+        if str(scope["type"]) == "lifespan":
             await self.app(scope, receive, send)
             return
         websocket = scope["type"] == ScopeType.WEBSOCKET

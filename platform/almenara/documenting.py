@@ -1,0 +1,118 @@
+"""The reference of all settings, written from their types."""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin
+
+import msgspec
+
+from almenara.plugins import Plugins
+from almenara.settings import Settings
+
+HEAD: Final = """# Configuration
+
+One YAML file, given as `almenara --config FILE`, holds every setting; all of them may be left out.
+Each can be set from the environment as well, which wins: `ALMENARA_SERVER__PORT=9000` is
+`server.port`, with two underscores between the levels and YAML as the value.
+
+This page is written by `almenara config document` from the types that read the file.
+"""
+
+
+def settings_reference(plugins: Plugins) -> str:
+    """Markdown that lists every setting of the core and of the installed plugins."""
+    parts = [HEAD]
+    for field in msgspec.structs.fields(Settings):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            parts += _section(field.name, field.type)
+    for name in plugins.modules:
+        kind = plugins.settings_type(name)
+        if kind is not None:
+            parts += _section(f"plugins.{name}", kind)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _section(place: str, kind: type[msgspec.Struct]) -> Iterator[str]:
+    yield f"## `{place}`\n"
+    if kind.__doc__:
+        yield f"{inspect.cleandoc(kind.__doc__)}\n"
+    yield "| setting | type | default | meaning |"
+    yield "|---|---|---|---|"
+    told = _attribute_docs(kind)
+    nested: list[tuple[str, type[msgspec.Struct]]] = []
+    for field in msgspec.structs.fields(kind):
+        text = " ".join(told.get(field.name, "").split())
+        yield f"| `{field.encode_name}` | {_type(field.type)} | {_default(field)} | {text} |"
+        nested += [(field.encode_name, it) for it in _structs(field.type)]
+    yield ""
+    for name, inner in nested:
+        yield from _section(f"{place}.{name}", inner)
+
+
+def _attribute_docs(kind: type) -> dict[str, str]:
+    """The strings that follow the fields in the source of a class."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    if not isinstance(body, ast.ClassDef):
+        return {}
+    found: dict[str, str] = {}
+    name = ""
+    for statement in body.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            name = statement.target.id
+        elif (
+            name
+            and isinstance(statement, ast.Expr)
+            and isinstance(statement.value, ast.Constant)
+            and isinstance(statement.value.value, str)
+        ):
+            found[name] = statement.value.value
+            name = ""
+    return found
+
+
+NAMES: Final = {str: "text", int: "whole number", float: "number", bool: "yes or no", Path: "path"}
+
+
+def _type(kind: Any) -> str:
+    if kind is type(None):
+        return "nothing"
+    if kind in NAMES:
+        return NAMES[kind]
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return "section"
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(f"`{it}`" for it in inner)
+    if origin is list:
+        return f"list of {_type(inner[0])}"
+    if origin is dict:
+        return "names and values"
+    if hasattr(kind, "__metadata__"):
+        return _type(inner[0])
+    if inner:
+        return " or ".join(_type(it) for it in inner)
+    return str(getattr(kind, "__name__", kind))
+
+
+def _structs(kind: Any) -> list[type[msgspec.Struct]]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [kind]
+    return [it for part in get_args(kind) for it in _structs(part)]
+
+
+def _default(field: Any) -> str:
+    if field.default_factory is not msgspec.NODEFAULT:
+        value = field.default_factory()
+    elif field.default is not msgspec.NODEFAULT:
+        value = field.default
+    else:
+        return "required"
+    if isinstance(value, msgspec.Struct):
+        return "see below"
+    if value is None:
+        return ""
+    text = msgspec.json.encode(str(value) if isinstance(value, Path) else value).decode()
+    return f"`{text}`"
