@@ -1,0 +1,36 @@
+"""NATS: JetStream streams and core subjects as events, streams and consumers as resources."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+import almenara
+from almenara.hookspecs import Context, Finding, Source
+from almenara_nats.settings import NatsSettings
+
+
+@almenara.hookimpl
+def almenara_settings() -> type[NatsSettings]:
+    return NatsSettings
+
+
+@almenara.hookimpl
+def almenara_sources(settings: NatsSettings, context: Context) -> Sequence[Source]:
+    from almenara_nats.source import NatsSource
+
+    return [NatsSource(settings, context)]
+
+
+@almenara.hookimpl
+def almenara_commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
+    from almenara_nats.commands import commands
+
+    return commands(read_settings)
+
+
+@almenara.hookimpl
+async def almenara_diagnose(settings: NatsSettings) -> Sequence[Finding]:
+    from almenara_nats.diagnosis import diagnose
+
+    return await diagnose(settings)
