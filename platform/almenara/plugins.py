@@ -148,7 +148,7 @@ def installed() -> Plugins:
     for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda it: it.name):
         try:
             module = point.load()
-        except ImportError as error:
+        except Exception as error:
             # An extra that is not installed is not an error: its plugin is simply not there.
             if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith(
                 point.module.partition(".")[0]

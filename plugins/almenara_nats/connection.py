@@ -64,7 +64,7 @@ class Connection(Client):
 
     async def lost(self) -> None:
         """Return when the connection is no longer good."""
-        while self.is_connected:
+        while self.is_connected:  # noqa: ASYNC110  # the client tells nobody
             await asyncio.sleep(WATCH_INTERVAL)
 
 
@@ -140,9 +140,9 @@ async def _connect_to(server: str, settings: NatsSettings) -> Connection:
                 error_cb=heard,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
-                reconnect_time_wait=0,  # type: ignore[arg-type]
+                reconnect_time_wait=0,
                 connect_timeout=settings.connect_timeout,  # type: ignore[arg-type]
-                ping_interval=settings.ping_interval,  # type: ignore[arg-type]
+                ping_interval=settings.ping_interval,
                 max_outstanding_pings=settings.max_outstanding_pings,
                 user=settings.user or None,
                 password=settings.password or None,

@@ -6,6 +6,7 @@ the consumer anew behind the last message that the bus has.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -210,10 +211,8 @@ class Follower:
 
     async def _make_consumer(self, jetstream: JetStreamContext, position: Position | None) -> None:
         durable = self.settings.durable
-        try:
+        with contextlib.suppress(NotFoundError):
             await jetstream.delete_consumer(self.stream, durable)
-        except NotFoundError:
-            pass
         config = ConsumerConfig(
             durable_name=durable,
             description="Almenara reads this stream; what is acknowledged is in its history.",

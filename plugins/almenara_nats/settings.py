@@ -44,7 +44,7 @@ class StreamDefinition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
 class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Where NATS is, and what to read from it."""
 
-    servers: list[str] = ["nats://127.0.0.1:4222"]
+    servers: list[str] = msgspec.field(default_factory=lambda: ["nats://127.0.0.1:4222"])
     """Addresses of the servers of one account; `tls://` for TLS."""
     credentials: Path | None = None
     """Credentials file of a user."""
