@@ -1,0 +1,210 @@
+"""A simulated fleet of agents: stories move through phases, councils deliberate, tokens stream.
+
+It speaks as a real fleet does: bare fields, envelopes and CloudEvents side by side, some messages
+without a type or a time, and now and then something that is no JSON at all.
+"""
+
+import itertools
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+ROLES: Final = ("DEV", "QA", "ARCHITECT", "DEVOPS", "DATA")
+PHASES: Final = ("DRAFT", "PLANNED", "BUILD", "TEST", "DONE")
+TITLES: Final = (
+    "Add a login button", "Export invoices as CSV", "Retry failed payments", "Dark theme",
+    "Search by customer number", "Rotate API keys", "Paginate the audit log",
+    "Cache exchange rates", "Rename a workspace", "Upload avatars", "Rate limit the public API",
+    "Move sessions to Valkey", "Show delivery dates", "Two-factor sign-in", "Archive old orders",
+)  # fmt: skip
+SENTENCES: Final = (
+    "The safest change is to validate the input at the edge and keep the core as it is.",
+    "I propose a small queue in front of the writer, so that bursts do not hold up readers.",
+    "Let us first write a failing test, then fix the off-by-one in the pagination.",
+    "Two indexes are enough here; a third would slow every insert for one rare report.",
+    "The retry must carry an idempotency key, otherwise a timeout may charge twice.",
+)
+ERRORS: Final = (
+    ("TimeoutError", "the model did not answer within 30 s"),
+    ("OutOfMemory", "the worker was ended while loading weights"),
+    ("ValidationError", "the proposal holds no decision"),
+    ("ToolError", "pytest ended with status 1: 3 failed, 42 passed"),
+)
+MODEL: Final = "qwen-coder-32b"
+
+
+class Message(msgspec.Struct):
+    """A message to publish, `wait` seconds after the one before it."""
+
+    subject: str
+    payload: bytes
+    headers: dict[str, str] = {}
+    wait: float = 0.0
+
+
+class Fleet:
+    """An endless conversation. The seed settles what happens; ids and times are always new."""
+
+    def __init__(
+        self, seed: int = 0, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self.random = random.Random(seed)  # noqa: S311
+        self.clock = clock
+        self.run = uuid.uuid4().hex[:6].upper()
+        self.counter = itertools.count(101)
+
+    def messages(self, rate: float) -> Iterator[Message]:
+        """Messages for ever, `rate` a second on average."""
+        stories = [self.story() for _ in range(4)]
+        while True:
+            place = self.random.randrange(len(stories))
+            try:
+                message = next(stories[place])
+            except StopIteration:
+                stories[place] = self.story()
+                continue
+            message.wait = self.random.expovariate(rate)
+            yield message
+
+    def story(self) -> Iterator[Message]:
+        """One story from its creation to its end."""
+        story = f"US-{self.run}-{next(self.counter)}"
+        title = self.random.choice(TITLES)
+        yield self.enveloped(
+            "planning.story.created", "STORY_CREATED", story,
+            title=title, description=f"As a user I want: {title.lower()}.",
+            created_by="po@example.org", priority=self.random.choice(("LOW", "MEDIUM", "HIGH")),
+        )  # fmt: skip
+        yield self.bare(
+            "context.updated", "CONTEXT_UPDATED", story_id=story, version=1,
+            changes=["story"], affected_roles=self.random.sample(ROLES, 2),
+        )  # fmt: skip
+        yield self.cloudevent(
+            "planning.plan.approved", "org.example.planning.plan.approved", story,
+            {"story_id": story, "plan_id": f"PL-{story}", "approved_by": "architect@example.org"},
+        )  # fmt: skip
+        for before, after in itertools.pairwise(PHASES):
+            yield self.enveloped(
+                "planning.story.transitioned", "STORY_TRANSITIONED", story,
+                from_state=before, to_state=after, actor="orchestrator",
+            )  # fmt: skip
+            for _ in range(self.random.randint(1, 2)):
+                yield from self.deliberation(story, after)
+        yield from self.oddities(story)
+
+    def deliberation(self, story: str, phase: str) -> Iterator[Message]:
+        """A council deliberates on a task, works on it, and comes to an end or fails."""
+        role = self.random.choice(ROLES)
+        task = f"task-{story}-{phase.lower()}-{self.random.randrange(1000):03d}"
+        agents = [f"agent-{role.lower()}-{number:03d}" for number in range(1, 4)]
+        yield self.bare(
+            "orchestration.deliberation.started", "DELIBERATION_STARTED", story_id=story,
+            task_id=task, role=role, num_agents=len(agents), agents=agents,
+        )  # fmt: skip
+        speaker = self.random.choice(agents)
+        yield from self.tokens(speaker, role, story)
+        took = self.random.randint(900, 9000)
+        winner = self.random.choice(agents)
+        yield self.bare(
+            "orchestration.deliberation.completed", "DELIBERATION_COMPLETED", story_id=story,
+            task_id=task, role=role, winner_agent_id=winner, duration_ms=took,
+            decisions=[{
+                "id": f"dec-{uuid.uuid4().hex[:8]}", "type": "TECHNICAL_CHOICE",
+                "rationale": self.random.choice(SENTENCES), "decided_by": winner,
+            }],
+        )  # fmt: skip
+        yield self.cloudevent(
+            "orchestration.task.dispatched", "org.example.orchestration.task.dispatched", story,
+            {"story_id": story, "task_id": task, "agent_id": winner, "role": role}, binary=True,
+        )  # fmt: skip
+        yield self.enveloped(
+            "context.decision.added", "DECISION_ADDED", story, task_id=task, decided_by=winner
+        )
+        if self.random.random() < 0.12:
+            kind, text = self.random.choice(ERRORS)
+            yield self.bare(
+                "agent.response.failed", None, task_id=task, agent_id=winner, role=role,
+                error=text, error_type=kind, duration_ms=took,
+                constraints={"story_id": story},
+            )  # fmt: skip
+            return
+        tokens = self.random.randint(200, 2400)
+        yield self.bare(
+            self.random.choice((f"agent.results.{task}", "agent.response.completed")), None,
+            task_id=task, agent_id=winner, role=role, status="completed", num_agents=len(agents),
+            proposal=self.random.choice(SENTENCES), duration_ms=took,
+            constraints={"story_id": story, "plan_id": f"PL-{story}", "metadata": {}},
+            metrics={"tokens_in": tokens * 3, "tokens_out": tokens, "latency_ms": took // 3},
+        )  # fmt: skip
+
+    def tokens(self, agent: str, role: str, story: str) -> Iterator[Message]:
+        """A model speaks, one message a token."""
+        subject = f"vllm.streaming.{agent}"
+        words = self.random.choice(SENTENCES).split()[: self.random.randint(4, 14)]
+        common = {"agent_id": agent, "story_id": story}
+        yield self.typed(
+            subject, "vllm_stream_start", **common,
+            stream_info={"task_description": f"deliberate on {story}", "role": role,
+                         "status": "started", "model": MODEL},
+        )  # fmt: skip
+        for position, word in enumerate(words):
+            yield self.typed(subject, "vllm_token", **common, token=f"{word} ", position=position)
+        yield self.typed(subject, "vllm_stream_complete", **common, total_tokens=len(words))
+
+    def oddities(self, story: str) -> Iterator[Message]:
+        """What real fleets also publish."""
+        chance = self.random.random()
+        if chance < 0.3:
+            yield self.plain(
+                "deadletter", topic="agent.requests", reason="no agent accepted it in three tries",
+                raw=f'{{"story_id": "{story}"}}',
+            )  # fmt: skip
+        elif chance < 0.5:
+            yield Message("context.updated", b"cache warmed, 128 keys")
+        elif chance < 0.7:
+            yield self.plain("context.updated", story_id=story, version=2)
+
+    def plain(self, subject: str, **fields: Any) -> Message:
+        return Message(subject, msgspec.json.encode(fields))
+
+    def typed(self, subject: str, kind: str, **fields: Any) -> Message:
+        return self.plain(subject, type=kind, **fields, timestamp=self.stamp())
+
+    def bare(self, subject: str, kind: str | None, **fields: Any) -> Message:
+        """Fields at the top level."""
+        named = {"event_type": kind} if kind else {}
+        return self.plain(subject, **named, **fields, timestamp=self.stamp())
+
+    def enveloped(self, subject: str, kind: str, story: str, **fields: Any) -> Message:
+        """Fields in the payload of an envelope."""
+        return self.plain(
+            subject, event_type=kind, payload={"story_id": story, **fields},
+            idempotency_key=uuid.uuid4().hex, correlation_id=story, timestamp=self.stamp(),
+            producer="planning-service", metadata={"version": "2"},
+        )  # fmt: skip
+
+    def cloudevent(
+        self, subject: str, kind: str, story: str, data: dict[str, Any], *, binary: bool = False
+    ) -> Message:
+        """CloudEvents 1.0, structured or in headers."""
+        trace = f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
+        attributes = {
+            "specversion": "1.0", "id": uuid.uuid4().hex, "source": "/example/orchestrator",
+            "type": kind, "time": self.stamp(), "correlationid": story, "traceparent": trace,
+        }  # fmt: skip
+        if binary:
+            headers = {f"ce-{name}": value for name, value in attributes.items()}
+            headers["content-type"] = "application/json"
+            return Message(subject, msgspec.json.encode(data), headers)
+        body = {**attributes, "datacontenttype": "application/json", "data": data}
+        return Message(
+            subject, msgspec.json.encode(body), {"content-type": "application/cloudevents+json"}
+        )
+
+    def stamp(self) -> str:
+        late = timedelta(milliseconds=self.random.randint(0, 80))
+        return (self.clock() - late).isoformat(timespec="milliseconds").replace("+00:00", "Z")
