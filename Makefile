@@ -1,0 +1,80 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8080
+RATE ?= 20
+PYTEST ?=
+
+# The newest Python that fits, whatever it is called here.
+PYTHON ?= $(shell for it in python3.13 python3.12 python3.11 python3 python; do \
+	command -v $$it >/dev/null 2>&1 && $$it -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$it && break; done)
+
+.PHONY: help
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: run
+run: $(VENV)/.run ## Run a NATS server, a demo fleet and the dashboard (PORT=8080 RATE=20)
+	@exec $(BIN)/almenara demo --port $(PORT) --rate $(RATE)
+
+.PHONY: test
+test: $(VENV)/.dev ## Run all the tests, those in a real browser included (PYTEST="-k bus")
+	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM && $(BIN)/pytest $(PYTEST)
+
+.PHONY: check
+check: $(VENV)/.dev ## Check style, types, floors and that the documents are true
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(BIN)/almenara config document | diff - docs/configuration.md \
+	|| { echo "docs/configuration.md is not what the settings say; run make docs"; exit 1; }
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure ingest, memory, start and queries, each as one line
+	$(BIN)/python tests/benchmarks/run.py
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: docs
+docs: $(VENV)/.dev ## Write docs/configuration.md from the settings
+	$(BIN)/almenara config document > docs/configuration.md
+
+.PHONY: screenshots
+screenshots: $(VENV)/.dev ## Take the pictures of the README
+	ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/browser/screenshots.py
+
+.PHONY: lock
+lock: ## Pin what is installed, with hashes (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --no-emit-index-url --no-emit-package almenara \
+		--extra nats --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --no-emit-index-url --no-emit-package almenara \
+		--extra nats --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
+
+.PHONY: clean
+clean: ## Remove the environment and what was built
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Almenara needs Python 3.11 or newer, and none was found."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment; on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
+	@if test ! -e $(VENV)/.dev; then echo "Setting up; this takes a minute the first time."; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<; fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Setting up for development; this takes a minute the first time."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.run
