@@ -24,7 +24,8 @@ class Reserve:
     @property
     def needs(self) -> int:
         """Bytes that must be free before writing can go on safely."""
-        return MARGIN if self.path.exists() else self.size + MARGIN
+        # More than the reserve takes, or writing would go on only to stop again at once.
+        return MARGIN if self.path.exists() else 2 * self.size + MARGIN
 
     def take(self) -> bool:
         """Set the room aside if it is not and there is enough; whether it is."""
