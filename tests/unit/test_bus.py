@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from almenara.bus import BusClosedError, Record, retention
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.schema import SchemaTooNewError, connect

@@ -1,8 +1,9 @@
 import pytest
-from almenara.settings import ServerSettings
-from almenara.web.guard import host_allowed, origin_allowed, parse_host, parse_origin
 from hypothesis import given
 from hypothesis import strategies as st
+
+from almenara.settings import ServerSettings
+from almenara.web.guard import host_allowed, origin_allowed, parse_host, parse_origin
 
 OWN = ("watch.example", None)
 

@@ -2,12 +2,13 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import Filter, History
 from almenara.settings import StorageSettings
 from almenara.signals import Event, Severity, now
-from hypothesis import given
-from hypothesis import strategies as st
 
 TYPES = ("planning.story.created", "planning.plan.approved", "vllm_token", "x")
 SUBJECTS = ("planning.story.created", "planning.plan.approved", "deadletter")

@@ -1,13 +1,14 @@
 import json
 
 import pytest
-from almenara.bus.rows import settled
-from almenara.signals import Event, Severity, format_time
-from almenara_nats.reading import parse_headers, read_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-RECEIVED = 1_760_000_000_000_000
+from almenara.bus.rows import settled
+from almenara.signals import Event, Severity, format_time
+from almenara_nats.reading import parse_headers, read_message
+
+RECEIVED = 1_795_000_000_000_000
 
 
 def read(payload: object, subject: str = "planning.x", **headers: str) -> Event:

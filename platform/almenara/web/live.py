@@ -11,10 +11,12 @@ from litestar import WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
 
 from almenara.panels.channels import GOING_AWAY, Channels, Outbox
+from almenara.panels.renderer import Frame
 from almenara.web.services import Services
 
 ABUSE: Final = 1008
 MESSAGES_PER_SECOND: Final = 20
+BEAT: Final = 5.0
 LARGEST_SEQUENCE: Final = 2**63 - 1
 
 
@@ -37,6 +39,8 @@ async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
     outbox = channels.outbox()
     receiving = asyncio.create_task(_receive(socket, channels, outbox))
     joining = asyncio.create_task(_join(channels, outbox, names, after))
+    beating = asyncio.create_task(_beat(services, outbox))
+    background = (receiving, joining, beating)
     try:
         code = await outbox.deliver(socket.send_text)
         with contextlib.suppress(Exception):
@@ -46,9 +50,9 @@ async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
         pass
     finally:
         channels.leave(outbox)
-        for task in (receiving, joining):
+        for task in background:
             task.cancel()
-        await asyncio.gather(receiving, joining, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
 
 
 async def _join(channels: Channels, outbox: Outbox, names: list[str], after: int | None) -> None:
@@ -78,6 +82,14 @@ async def _receive(socket: WebSocket[Any, Any, Any], channels: Channels, outbox:
             outbox.close(ABUSE)
             return
         await channels.resume(outbox, message.resume)
+
+
+async def _beat(services: Services, outbox: Outbox) -> None:
+    """Signs of life, by which a page tells a quiet fleet from a frozen server."""
+    while True:
+        await asyncio.sleep(BEAT)
+        text = f'{{"beat": {services.bus.last_sequence}}}'
+        outbox.put(None, Frame(text, len(text), rows=False))
 
 
 def _sequence(text: str | None) -> int | None:

@@ -1,0 +1,271 @@
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from nats.js.api import StreamConfig
+
+from app import Almenara
+from servers import NatsServer, wait_until
+
+pytestmark = pytest.mark.anyio
+
+STREAMS = {
+    "PLANNING_EVENTS": "planning.>",
+    "ORCHESTRATOR_EVENTS": "orchestration.>",
+    "CONTEXT_EVENTS": "context.>",
+    "AGENT_RESULTS": "agent.>",
+    "VLLM_STREAMING": "vllm.streaming.*",
+    "DEAD_LETTERS": "deadletter",
+}
+
+
+async def with_streams(server: NatsServer, *names: str) -> Any:
+    client = await nats.connect(server.url, max_reconnect_attempts=-1, reconnect_time_wait=0.2)
+    for name in names or STREAMS:
+        await client.jetstream().add_stream(StreamConfig(name=name, subjects=[STREAMS[name]]))
+    return client
+
+
+class RawClient:
+    """A publisher that is no library: the NATS protocol over a socket."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.file = self.socket.makefile("rb")
+        self.file.readline()
+        self.socket.sendall(b'CONNECT {"verbose":false,"headers":true}\r\n')
+
+    def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+        if headers:
+            block = "NATS/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
+            head = block.encode()
+            line = f"HPUB {subject} {len(head)} {len(head) + len(payload)}\r\n"
+            self.socket.sendall(line.encode() + head + payload + b"\r\n")
+        else:
+            self.socket.sendall(f"PUB {subject} {len(payload)}\r\n".encode() + payload + b"\r\n")
+
+    def flush(self) -> None:
+        self.socket.sendall(b"PING\r\n")
+        while (line := self.file.readline()) != b"PONG\r\n":
+            assert line, "the server closed the connection"
+
+    def close(self) -> None:
+        self.file.close()
+        self.socket.close()
+
+
+async def test_every_payload_on_every_stream_is_in_history_once(
+    nats_server: NatsServer, almenara: Almenara
+) -> None:
+    client = await with_streams(nats_server)
+    raw = RawClient(nats_server.port)
+    ce = {"specversion": "1.0", "id": "ce-s", "source": "/fleet", "type": "org.example.approved"}
+    messages: list[tuple[str, bytes, dict[str, str] | None]] = [
+        ("planning.story.created", b'{"event_type":"STORY_CREATED","story_id":"US-1"}', None),
+        ("planning.plan.approved", json.dumps({**ce, "data": {"a": 1}}).encode(), None),
+        ("orchestration.task.dispatched", b'{"b":1}',
+         {f"ce-{k}": v for k, v in {**ce, "id": "ce-b"}.items()}),
+        ("context.updated", json.dumps({"event_type": "E", "payload": {}, "idempotency_key": "k1"})
+         .encode(), None),
+        ("agent.response.failed", b'{"task_id":"t-1","error":"x","error_type":"E"}', None),
+        ("agent.results.t-1", b'{"n":1}', {"Nats-Msg-Id": "m-1"}),
+        ("vllm.streaming.a", b'{"type":"vllm_token","token":"a"}', None),
+        ("deadletter", b'{"topic":"t","reason":"r","raw":"x"}', None),
+        ("context.odd", b"not json", None),
+        ("context.odd", b"\xff\xfe\x00", None),
+        ("context.odd", b"", None),
+        ("context.odd", b"[" * 1000 + b"]" * 1000, None),
+        ("context.huge", b'{"a":"' + b"x" * (8 * 1024**2 - 100) + b'"}', None),
+    ]  # fmt: skip
+    for subject, payload, headers in messages:
+        raw.publish(subject, payload, headers)
+    # The same identities again: nothing of it may be kept.
+    raw.publish("planning.again", json.dumps({**ce, "data": {"a": 2}}).encode())
+    raw.publish("context.again", b'{"event_type":"E","idempotency_key":"k1"}')
+    raw.publish("context.last", b'{"event_type":"LAST"}')
+    raw.flush()
+    raw.close()
+    almenara.wait_for_events(len(messages) + 1)
+    wait_until(lambda: almenara.events("?type=LAST"), "the last message")
+    events = almenara.events()
+    assert len(events) == len(messages) + 1
+    assert {it["origin"] for it in events} == {f"nats/{name}" for name in STREAMS}
+    named = {it["id"] for it in events}
+    assert {"ce-s", "ce-b", "k1", "m-1"} <= named
+    odd = [it for it in events if it["problem"]]
+    assert len(odd) == 5
+    assert all(it["raw"] is not None for it in odd)
+    (failed,) = almenara.events("?severity=ERROR&type=agent.response.failed")
+    assert failed["correlation"] == "t-1"
+    await client.close()
+
+
+async def test_it_starts_without_nats_and_reads_once_it_is_there(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats")
+    with Almenara(tmp_path / "almenara", server.url) as almenara:
+        wait_until(lambda: almenara.get("/api/sources")[0]["status"] == "degraded", "degraded")
+        assert "cannot be reached" in almenara.get("/api/sources")[0]["error"]
+        assert almenara.status("/healthz") == almenara.status("/readyz") == 200
+        assert almenara.status("/") == 200
+        with server:
+            client = await with_streams(server, "PLANNING_EVENTS")
+            await client.jetstream().publish("planning.a", b"{}")
+            almenara.wait_for_events(1)
+            assert almenara.get("/api/sources")[0]["status"] == "running"
+            await client.close()
+
+
+async def test_a_frozen_server_is_noticed_and_reading_goes_on_after_it(
+    nats_server: NatsServer, almenara: Almenara
+) -> None:
+    client = await with_streams(nats_server, "PLANNING_EVENTS")
+    await client.jetstream().publish("planning.a", b"{}")
+    almenara.wait_for_events(1)
+    nats_server.freeze()
+    began = time.monotonic()
+    wait_until(lambda: almenara.get("/api/sources")[0]["status"] != "running", "notice", 10)
+    noticed = time.monotonic() - began
+    nats_server.thaw()
+    assert noticed <= 7
+    await client.jetstream().publish("planning.b", b"{}")
+    almenara.wait_for_events(2)
+    await client.close()
+
+
+async def test_a_stream_or_consumer_made_anew_loses_and_doubles_nothing(
+    nats_server: NatsServer, almenara: Almenara
+) -> None:
+    client = await with_streams(nats_server, "PLANNING_EVENTS")
+    jetstream = client.jetstream()
+    for number in range(5):
+        await jetstream.publish("planning.a", json.dumps({"first": number}).encode())
+    almenara.wait_for_events(5)
+    await jetstream.delete_consumer("PLANNING_EVENTS", "almenara")
+    await jetstream.publish("planning.a", b'{"between": 1}')
+    almenara.wait_for_events(6)
+    await jetstream.delete_stream("PLANNING_EVENTS")
+    await jetstream.add_stream(StreamConfig(name="PLANNING_EVENTS", subjects=["planning.>"]))
+    for number in range(5):
+        await jetstream.publish("planning.a", json.dumps({"second": number}).encode())
+    almenara.wait_for_events(11)
+    found = [json.dumps(it["data"]) for it in almenara.events()]
+    assert len(found) == len(set(found)) == 11
+    await client.close()
+
+
+async def test_streams_and_consumers_are_resources_with_samples(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    client = await with_streams(nats_server, "PLANNING_EVENTS")
+    await client.jetstream().pull_subscribe(
+        "planning.>", durable="forgetful", stream="PLANNING_EVENTS"
+    )
+    for _ in range(3):
+        await client.jetstream().publish("planning.a", b"{}")
+    quick = {"PLUGINS__NATS__OBSERVE": "0.2", "PLUGINS__NATS__STALLED_AFTER": "0.5"}
+    with Almenara(tmp_path / "a", nats_server.url, **quick) as almenara:
+        path = "/api/resources?kind=nats.consumer"
+
+        def stalled() -> bool:
+            return any(
+                it["name"] == "forgetful" and it["status"] == "stalled" for it in almenara.get(path)
+            )
+
+        wait_until(stalled, "a stalled consumer")
+        wait_until(
+            lambda: (
+                almenara.get("/api/resources?kind=nats.stream")[0]["samples"].get("messages") == 3
+            ),
+            "the samples of the stream",
+        )
+        consumer = next(it for it in almenara.get(path) if it["name"] == "forgetful")
+        assert consumer["samples"]["pending"] == 3
+        assert consumer["severity"] == "WARN"
+        assert "PLANNING_EVENTS" in almenara.text("/")
+    await client.close()
+
+
+async def test_core_subjects_are_read_and_marked_at_most_once(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    settings = {"PLUGINS__NATS__SUBJECTS": "[core.>]"}
+    with Almenara(tmp_path / "a", nats_server.url, **settings) as almenara:
+        client = await nats.connect(nats_server.url)
+        wait_until(lambda: almenara.get("/api/sources")[0]["status"] == "running", "running")
+
+        async def heard() -> None:
+            while almenara.stored() < 1:
+                await client.publish("core.a", b'{"event_type":"CORE"}')
+                await client.flush()
+
+        await heard()
+        event = almenara.events()[0]
+        assert event["origin"] == "nats/core"
+        assert event["attributes"]["delivery"] == "at-most-once"
+        await client.close()
+
+
+async def test_only_new_messages_are_read_where_the_settings_say_so(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    client = await with_streams(nats_server, "PLANNING_EVENTS")
+    await client.jetstream().publish("planning.a", b'{"old": 1}')
+    with Almenara(tmp_path / "a", nats_server.url, PLUGINS__NATS__START="new") as almenara:
+
+        async def consumer_made() -> None:
+            while not await client.jetstream().consumers_info("PLANNING_EVENTS"):
+                pass
+
+        await consumer_made()
+        await client.jetstream().publish("planning.a", b'{"new": 1}')
+        almenara.wait_for_events(1)
+        assert [it["data"] for it in almenara.events()] == [{"new": 1}]
+    await client.close()
+
+
+async def test_commands_apply_streams_publish_tail_and_diagnose(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    apply = "[{name: PLANNING_EVENTS, subjects: ['planning.>']}]"
+    with Almenara(tmp_path / "a", nats_server.url, PLUGINS__NATS__APPLY=apply) as almenara:
+        assert "PLANNING_EVENTS: created" in almenara.command("streams", "apply").stdout
+        assert "already right" in almenara.command("streams", "apply").stdout
+        done = almenara.command("publish", "planning.story.created", '{"story_id": "US-7"}')
+        assert "Stored in PLANNING_EVENTS" in done.stdout
+        assert "core NATS" in almenara.command("publish", "nobody.listens", "{}").stdout
+        refused = almenara.command("publish", "planning.x", "{not json")
+        assert refused.returncode == 1
+        assert "is not JSON" in refused.stderr
+        almenara.wait_for_events(1)
+        tail = almenara.command("tail", "--no-follow", "--correlation", "US-7")
+        assert "planning.story.created" in tail.stdout
+        assert "not a severity" in almenara.command("tail", "--severity", "bad").stderr
+        doctor = almenara.command("doctor")
+        assert doctor.returncode == 0, doctor.stdout
+        assert "stream PLANNING_EVENTS" in doctor.stdout
+        nats_server.stop()
+        doctor = almenara.command("doctor")
+        assert doctor.returncode == 1
+        assert "cannot be reached" in doctor.stdout
+
+
+async def test_passwords_are_needed_used_and_never_shown(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats")
+    server.config.write_text(
+        server.config.read_text()
+        + 'authorization { users: [{user: "watch", password: "s3cr3t-word"}] }\n'
+    )
+    with server:
+        right = {"PLUGINS__NATS__USER": "watch", "PLUGINS__NATS__PASSWORD": "s3cr3t-word"}
+        with Almenara(tmp_path / "right", server.url, **right) as almenara:
+            wait_until(lambda: almenara.get("/api/sources")[0]["status"] == "running", "running")
+        wrong = {"PLUGINS__NATS__USER": "watch", "PLUGINS__NATS__PASSWORD": "wr0ng-word"}
+        with Almenara(tmp_path / "wrong", server.url, **wrong) as almenara:
+            wait_until(lambda: almenara.get("/api/sources")[0]["status"] == "degraded", "degraded")
+            said = almenara.text("/sources") + almenara.text("/api/sources") + almenara.log
+            assert "Check credentials" in said
+            assert "wr0ng-word" not in said

@@ -1,0 +1,232 @@
+import asyncio
+import json
+import socket
+import time
+from pathlib import Path
+
+import nats
+import pytest
+from nats.js.api import StreamConfig
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from app import Almenara
+from servers import NatsServer, wait_until
+
+pytestmark = pytest.mark.anyio
+
+LIVE = "ws://127.0.0.1:{port}/live?panel=events"
+
+
+def origin(almenara: Almenara) -> str:
+    return almenara.url
+
+
+async def publish(server: NatsServer, *payloads: bytes) -> None:
+    client = await nats.connect(server.url)
+    jetstream = client.jetstream()
+    await jetstream.add_stream(StreamConfig(name="PLANNING_EVENTS", subjects=["planning.>"]))
+    for payload in payloads:
+        await jetstream.publish("planning.a", payload)
+    await client.close()
+
+
+async def test_the_api_pages_filters_and_explains_what_it_refuses(
+    nats_server: NatsServer, almenara: Almenara
+) -> None:
+    await publish(nats_server, *(json.dumps({"n": it}).encode() for it in range(25)))
+    almenara.wait_for_events(25)
+    seen: list[int] = []
+    path = "/api/events?limit=10"
+    while path:
+        page = almenara.get(path)
+        seen += [it["data"]["n"] for it in page["events"]]
+        path = page["older"]
+    assert seen == list(range(24, -1, -1))
+    first = almenara.get("/api/events?limit=1")["events"][0]
+    assert almenara.get(f"/api/events/{first['sequence']}") == first
+    assert [it["data"]["n"] for it in almenara.events()] == list(range(25))
+    for path, status in (
+        ("/api/events?sevrity=ERROR", 400),
+        ("/api/events?severity=BAD", 400),
+        ("/api/events?limit=0", 400),
+        ("/api/events?after=x", 400),
+        ("/api/events/999999", 404),
+        ("/api/none", 404),
+        ("/events?severity=BAD", 400),
+        ("/events/999999", 404),
+        ("/nowhere", 404),
+    ):
+        assert almenara.status(path) == status, path
+    described = almenara.get("/api/openapi.json")
+    assert {"/api/events", "/api/events.ndjson", "/api/resources"} <= set(described["paths"])
+
+
+async def test_probes_and_metrics_answer(nats_server: NatsServer, almenara: Almenara) -> None:
+    await publish(nats_server, b"{}", b"not json")
+    almenara.wait_for_events(2)
+    nats_server.stop()
+    assert almenara.status("/healthz") == 200
+    assert almenara.status("/readyz") == 200
+    metrics = almenara.text("/metrics")
+    assert 'almenara_source_events_total{source="nats"} 2.0' in metrics
+    assert 'almenara_source_rejected_total{source="nats"} 1.0' in metrics
+    assert "almenara_loop_lag_seconds" in metrics
+
+
+async def test_a_page_of_another_origin_or_host_is_refused(almenara: Almenara) -> None:
+    url = LIVE.format(port=almenara.port)
+    for bad in ("https://evil.example", "null", f"http://localhost:{almenara.port}", None):
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(url, origin=bad):  # type: ignore[arg-type]
+                pass
+        assert refused.value.response.status_code == 403
+    async with connect(url, origin=origin(almenara)):  # type: ignore[arg-type]
+        pass
+    assert almenara.status("/api/health", Host="evil.example") == 400
+    assert almenara.status("/api/health", Origin="https://evil.example") == 403
+
+
+async def test_events_arrive_over_the_socket_as_rows(
+    nats_server: NatsServer, almenara: Almenara
+) -> None:
+    async with connect(LIVE.format(port=almenara.port), origin=origin(almenara)) as socket:  # type: ignore[arg-type]
+        snapshot = json.loads(await socket.recv())
+        assert snapshot["target"] == "#panel-events"
+        await publish(nats_server, b'{"title": "<b>hello</b>"}')
+        async with asyncio.timeout(10):
+            frame = json.loads(await socket.recv())
+            while "beat" in frame:
+                frame = json.loads(await socket.recv())
+        assert frame["swap"] == "afterbegin"
+        assert "&lt;b&gt;hello" in frame["content"]
+        assert "<b>hello" not in frame["content"]
+
+
+async def test_who_abuses_the_socket_is_closed_out(almenara: Almenara) -> None:
+    url = LIVE.format(port=almenara.port)
+    for messages, code in (
+        (["not json"], 1008),
+        (['{"other": 1}'], 1008),
+        (['{"resume": 1}'] * 50, 1008),
+        (["x" * 20_000], 1009),
+    ):
+        async with connect(url, origin=origin(almenara)) as socket:  # type: ignore[arg-type]
+            for message in messages:
+                await socket.send(message)
+            with pytest.raises(ConnectionClosed) as closed:
+                async with asyncio.timeout(10):
+                    while True:
+                        await socket.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == code
+    wait_until(lambda: almenara.get("/api/health")["subscribers"] == 0, "no subscriber left")
+
+
+async def test_connections_beyond_the_cap_are_refused_before_they_are_accepted(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    with Almenara(tmp_path / "a", nats_server.url, SERVER__MAX_WEBSOCKETS="2") as almenara:
+        url = LIVE.format(port=almenara.port)
+        async with connect(url, origin=origin(almenara)), connect(url, origin=origin(almenara)):  # type: ignore[arg-type]
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(url, origin=origin(almenara)):  # type: ignore[arg-type]
+                    pass
+            assert refused.value.response.status_code == 503
+        wait_until(lambda: almenara.get("/api/health")["subscribers"] == 0, "room again")
+        async with connect(url, origin=origin(almenara)):  # type: ignore[arg-type]
+            pass
+
+
+async def test_a_connection_that_sends_no_headers_is_dropped(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    with Almenara(tmp_path / "a", nats_server.url, SERVER__HEADER_TIMEOUT="1") as almenara:
+        half_open = [socket.create_connection(("127.0.0.1", almenara.port)) for _ in range(50)]
+        for it in half_open:
+            it.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+            it.settimeout(10)
+        began = time.monotonic()
+        for it in half_open:
+            try:
+                assert it.recv(10) == b""
+            except ConnectionResetError:
+                pass
+            it.close()
+        assert time.monotonic() - began < 5
+        assert almenara.status("/healthz") == 200
+
+
+async def test_it_drains_and_ends_in_time_though_a_client_reads_nothing(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    settings = {"SERVER__DRAIN": "2", "SERVER__USER_TIMEOUT": "3"}
+    with Almenara(tmp_path / "a", nats_server.url, **settings) as almenara:
+        url = LIVE.format(port=almenara.port)
+        sockets = [await connect(url, origin=origin(almenara)) for _ in range(10)]  # type: ignore[arg-type]
+        stalled = socket.create_connection(("127.0.0.1", almenara.port))
+        stalled.sendall(
+            f"GET /live?panel=events HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n"
+            f"Origin: {almenara.url}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        wait_until(lambda: almenara.get("/api/health")["subscribers"] == 11, "all connected")
+        ended: list[tuple[float, int]] = []
+
+        async def closed(it: object) -> None:
+            try:
+                while True:
+                    await it.recv()  # type: ignore[attr-defined]
+            except ConnectionClosed as error:
+                assert error.rcvd is not None
+                ended.append((time.monotonic(), error.rcvd.code))
+
+        began = time.monotonic()
+        readiness: list[int] = []
+
+        async def stop() -> None:
+            stopping = asyncio.create_task(asyncio.to_thread(almenara.stop))
+            while not readiness and not stopping.done():
+                if await asyncio.to_thread(almenara.status, "/readyz") == 503:
+                    readiness.append(503)
+            assert await stopping == 0
+
+        await asyncio.gather(stop(), *(closed(it) for it in sockets))
+        stalled.close()
+        assert readiness == [503]
+        assert [code for _, code in ended] == [1012] * 10
+        assert max(it for it, _ in ended) - min(it for it, _ in ended) > 1
+        assert time.monotonic() - began < 15
+        assert "almenara has stopped" in almenara.log
+
+
+async def test_every_page_carries_a_strict_policy(almenara: Almenara) -> None:
+    import urllib.request
+
+    for path in ("/", "/events", "/sources", "/nowhere", "/healthz", "/api/health"):
+        try:
+            response = urllib.request.urlopen(almenara.url + path)
+        except urllib.error.HTTPError as error:
+            response = error
+        policy = response.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "require-trusted-types-for 'script'" in policy
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["server"] is None
+
+
+async def test_a_wrong_configuration_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    almenara = Almenara(tmp_path / "a", "nats://127.0.0.1:1")
+    config = tmp_path / "almenara.yaml"
+    for text, said in (
+        ("server:\n  prot: 1\n", "did you mean port?"),
+        ("server:\n  drain: many\n", "server.drain"),
+        ("plugins:\n  nast: {}\n", "plugins.nast"),
+        ("plugins:\n  nats:\n    stream: []\n", "did you mean streams?"),
+        ("a: [", "not YAML"),
+    ):
+        config.write_text(text)
+        done = almenara.command("--config", str(config), "config", "check")
+        assert done.returncode == 1
+        assert said in " ".join(done.stderr.replace("│", " ").split()), done.stderr
