@@ -3,12 +3,11 @@
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from nats.aio.client import Client
-from nats.errors import BadSubscriptionError
 from nats.errors import Error as NatsError
 
 from almenara_nats.settings import NatsSettings
@@ -51,13 +50,16 @@ class Connection(Client):
         except (UnicodeError, IndexError, ValueError):
             self.complaints.append("an answer came with headers that cannot be read")
 
-    async def follow(self, subject: str, take: Take) -> Callable[[], None]:
+    async def follow(self, subject: str, take: Take) -> Callable[[], Awaitable[None]]:
         """Give every message on `subject` to `take`; the returned function ends that."""
         subscription = await self.subscribe(subject)
         sid = subscription._id
         self.takers[sid] = take
 
-        def unfollow() -> None:
+        async def unfollow() -> None:
+            # The server goes on answering requests of an inbox as long as somebody listens there.
+            with suppress(NatsError, OSError):
+                await subscription.unsubscribe()
             self.takers.pop(sid, None)
 
         return unfollow
@@ -190,7 +192,7 @@ def sentence(error: BaseException) -> str:
 async def close(connection: Connection) -> None:
     """Close a connection, whatever state it is in; a frozen server does not hold us."""
     connection.takers.clear()
-    with suppress(TimeoutError, OSError, NatsError, BadSubscriptionError, AssertionError):
+    with suppress(TimeoutError, OSError, NatsError, AssertionError):
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await connection.close()
     transport = connection._transport

@@ -16,7 +16,15 @@ from typing import Any, Final
 import msgspec
 import structlog
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    ConsumerInfo,
+    DeliverPolicy,
+    RetentionPolicy,
+    StreamInfo,
+)
+from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from almenara.hookspecs import Context, Publish, SourceReport
@@ -30,6 +38,9 @@ log = structlog.get_logger(__name__)
 EXPIRES: Final = 30.0
 SAVE_INTERVAL: Final = 1.0
 HEARTBEAT: Final = b"100"
+ENDINGS: Final = frozenset((b"404", b"408"))
+"""Statuses that end a request in the ordinary way."""
+CONSUMER_GONE: Final = "the consumer is gone"
 MICROSECOND: Final = 1_000
 
 
@@ -57,6 +68,15 @@ class Delivery(msgspec.Struct):
 class Interrupted(Exception):  # noqa: N818
     """The consumer has to be made anew; the text says why."""
 
+    def __init__(self, reason: str, *, taken: bool = False) -> None:
+        super().__init__(reason)
+        self.taken = taken
+        """Whether somebody else may have taken the consumer."""
+
+
+class ContestedError(Exception):
+    """Somebody else reads through the consumer of that name."""
+
 
 class Follower:
     """Reads one stream over one connection."""
@@ -70,17 +90,27 @@ class Follower:
         publish: Publish,
         report: SourceReport,
         lag: Callable[[str, int], None],
+        *,
+        newborn: bool = False,
+        wary: bool = False,
     ) -> None:
         self.connection, self.stream, self.settings = connection, stream, settings
         self.context, self.publish, self.report, self.lag = context, publish, report, lag
+        self.newborn = newborn
+        """Whether the stream came into being before our eyes, and is read from its start."""
+        self.wary = wary
+        """Whether to leave a consumer alone that somebody else seems to read through."""
         self._arrived: deque[Delivery] = deque()
         self._wake = asyncio.Event()
         self._asked = 0
+        self._answers = 0
+        self._oversize = False
+        self._well = False
         self._heard = time.monotonic()
         self._trouble: str | None = None
         self._saved = 0.0
 
-    def anew(self) -> "Follower":
+    def anew(self, *, wary: bool = False) -> "Follower":
         """A follower of the same stream that remembers nothing."""
         return Follower(
             self.connection,
@@ -90,14 +120,23 @@ class Follower:
             self.publish,
             self.report,
             self.lag,
+            newborn=self.newborn,
+            wary=wary,
         )
 
-    async def run(self, info: StreamInfo) -> None:
-        """Follow until cancelled. Raises `Interrupted` and the errors of the connection."""
+    async def run(self, info: StreamInfo, ready: Callable[[], None]) -> None:
+        """Follow until cancelled; `ready` is called once the server delivers or is silent well.
+
+        Raises `Interrupted`, `ContestedError` and the errors of the connection.
+        """
         jetstream = self.connection.jetstream()
         created = str(info.created)
         position = await self._position(created, info)
-        await self._make_consumer(jetstream, position)
+        if position is None and (self.newborn or self.settings.start == "new"):
+            # Noted at once, so that what comes while we are away is not taken for old.
+            position = Position(created, 0 if self.newborn else info.state.last_seq)
+            await self._save(position, now=True)
+        await self._make_consumer(jetstream, position, info)
         inbox = self.connection.new_inbox()
         unfollow = await self.connection.follow(inbox, self._take)
         self._heard = time.monotonic()
@@ -105,6 +144,8 @@ class Follower:
         try:
             while True:
                 await self._ask(inbox)
+                if self._well:
+                    ready()
                 if not self._arrived:
                     await self._wait()
                     continue
@@ -112,7 +153,8 @@ class Follower:
                 for delivery in batch:
                     if delivery.consumer_sequence != expected:
                         raise Interrupted(
-                            f"delivery {expected} is missing, {delivery.consumer_sequence} came"
+                            f"delivery {expected} is missing, {delivery.consumer_sequence} came",
+                            taken=True,
                         )
                     expected += 1
                 await self._publish(batch)
@@ -122,7 +164,7 @@ class Follower:
                 position = Position(created, last.stream_sequence)
                 await self._save(position)
         finally:
-            unfollow()
+            await unfollow()
             if position is not None:
                 await self._save(position, now=True)
 
@@ -132,15 +174,25 @@ class Follower:
         if delivery is not None:
             self._arrived.append(delivery)
             self._asked -= 1
+            self._answers += 1
+            self._well = True
+            self._oversize = False
             self._wake.set()
             return
         status, description = status_of(headers)
         if status == HEARTBEAT:
+            self._well = True
+            self._wake.set()
             return
         # Every other word ends a request; asking again is the answer to all but two of them.
         self._asked = 0
+        if b"Message Size" in description:
+            # A message alone is longer than what was asked for: it has to come without a bound.
+            self._oversize = self._answers == 0
+        elif status not in ENDINGS and b"Completed" not in description and not self._answers:
+            self._trouble = f"the server refuses to deliver: {description.decode(errors='replace')}"
         if b"Consumer Deleted" in description or b"No Responders" in description:
-            self._trouble = "the consumer is gone"
+            self._trouble = CONSUMER_GONE
         elif status == b"503":
             self._trouble = "the stream does not answer"
         self._wake.set()
@@ -148,10 +200,12 @@ class Follower:
     async def _ask(self, inbox: str) -> None:
         if self._asked > self.settings.batch // 2 or len(self._arrived) > self.settings.batch:
             return
-        batch = self.settings.batch * 2 - self._asked
+        batch = 1 if self._oversize else self.settings.batch * 2 - self._asked
+        most = max(self.settings.batch_bytes, 2 * self.connection.max_payload)
+        self._answers = 0
         request = {
             "batch": batch,
-            "max_bytes": max(self.settings.batch_bytes, 2 * self.connection.max_payload),
+            **({} if self._oversize else {"max_bytes": most}),
             "expires": int(EXPIRES * 1e9),
             "idle_heartbeat": int(self.settings.heartbeat * 1e9),
         }
@@ -161,7 +215,7 @@ class Follower:
 
     async def _wait(self) -> None:
         if self._trouble is not None:
-            raise Interrupted(self._trouble)
+            raise Interrupted(self._trouble, taken=self._trouble == CONSUMER_GONE)
         self._wake.clear()
         try:
             async with asyncio.timeout(self.settings.heartbeat):
@@ -209,10 +263,27 @@ class Follower:
             key = f"position/{self.stream}"
             await self.context.save(key, msgspec.json.encode(position))
 
-    async def _make_consumer(self, jetstream: JetStreamContext, position: Position | None) -> None:
+    async def _make_consumer(
+        self, jetstream: JetStreamContext, position: Position | None, info: StreamInfo
+    ) -> None:
+        """A consumer that has delivered nothing yet, behind the position."""
         durable = self.settings.durable
-        with contextlib.suppress(NotFoundError):
-            await jetstream.delete_consumer(self.stream, durable)
+        try:
+            before = await jetstream.consumer_info(self.stream, durable)
+        except NotFoundError:
+            before = None
+        if before is not None:
+            if self.wary and before.num_waiting:
+                raise ContestedError(
+                    f"another reader uses consumer {durable!r} of stream {self.stream}; give this"
+                    " Almenara a name of its own with plugins.nats.durable"
+                )
+            if info.config.retention == RetentionPolicy.INTEREST and await self._reset(
+                jetstream, before, position
+            ):
+                return
+            with contextlib.suppress(NotFoundError):
+                await jetstream.delete_consumer(self.stream, durable)
         config = ConsumerConfig(
             durable_name=durable,
             description="Almenara reads this stream; what is acknowledged is in its history.",
@@ -222,6 +293,24 @@ class Follower:
             **starting(position, self.settings.start),
         )
         await jetstream.add_consumer(self.stream, config)
+
+    async def _reset(
+        self, jetstream: JetStreamContext, before: ConsumerInfo, position: Position | None
+    ) -> bool:
+        """Set a consumer back in place; False where the server is too old to know how.
+
+        A stream that keeps messages only while somebody is interested would drop those that come
+        between the end of one consumer and the making of the next.
+        """
+        if before.config.ack_policy != AckPolicy.ALL:
+            return False
+        acknowledged = before.ack_floor.stream_seq if before.ack_floor else 0
+        start = max(position.sequence if position else 0, acknowledged) + 1
+        try:
+            await jetstream.reset_consumer(self.stream, self.settings.durable, start)
+        except JetStreamError:
+            return False
+        return True
 
 
 def starting(position: Position | None, start: str) -> dict[str, Any]:

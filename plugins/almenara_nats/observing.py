@@ -2,15 +2,16 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 import structlog
 from nats.js.api import ConsumerInfo, StreamInfo
-from nats.js.errors import APIError
+from nats.js.errors import Error as JetStreamError
 
-from almenara.hookspecs import Publish
-from almenara.signals import Resource, Sample, Severity, Signal, now
+from almenara.hookspecs import Context, Publish
+from almenara.signals import Resource, Sample, Severity, Signal
 from almenara_nats.connection import Connection
 from almenara_nats.settings import NatsSettings
 
@@ -24,6 +25,11 @@ PER_SECOND: Final = "1/s"
 BYTES: Final = "By"
 
 
+FIRST_LOOK: Final = 0.1
+KNOWN: Final = "resources"
+Key = tuple[str, str, str]
+
+
 class Progress(msgspec.Struct):
     """How far a consumer is, and since when."""
 
@@ -34,28 +40,41 @@ class Progress(msgspec.Struct):
 class Observer:
     """Looks at all streams and consumers of an account at regular times."""
 
-    def __init__(self, connection: Connection, settings: NatsSettings) -> None:
-        self.connection, self.settings = connection, settings
-        self.streams: dict[str, StreamInfo] = {}
-        """The streams there are, as the last look at the account found them."""
-        self._told: dict[tuple[str, str, str], Resource] = {}
+    def __init__(self, connection: Connection, settings: NatsSettings, context: Context) -> None:
+        self.connection, self.settings, self.context = connection, settings, context
+        self.streams: dict[str, StreamInfo] | None = None
+        """The streams there are, as the last look at the account found them; None before that."""
+        self._told: dict[Key, Resource | None] = {}
+        """What was told last; None where only an earlier run knows what."""
         self._last: dict[str, tuple[float, int]] = {}
         self._progress: dict[tuple[str, str], Progress] = {}
 
-    async def run(self, publish: Publish) -> None:
-        """Publish what is seen, until cancelled."""
+    async def run(self, publish: Publish, lag: Callable[[str, int], None]) -> None:
+        """Publish what is seen, until cancelled; `lag` is told what waits for our consumers."""
+        if known := await self.context.load(KNOWN):
+            self._told = dict.fromkeys(msgspec.json.decode(known, type=list[Key]))
         while True:
+            if self.streams is None:
+                await asyncio.sleep(FIRST_LOOK)
+                continue
             signals: list[Signal] = [*self._server()]
+            unsure: set[str] = set()
             for name, info in list(self.streams.items()):
+                signals += self._stream(name, info)
                 try:
                     consumers = await self._consumers(name)
-                except APIError as error:
+                except (JetStreamError, TimeoutError) as error:
                     log.debug("consumers cannot be listed", stream=name, reason=str(error))
-                    consumers = []
-                signals += self._stream(name, info)
+                    unsure.add(name)
+                    continue
                 for consumer in consumers:
                     signals += self._consumer(name, consumer)
-            await publish([*self._changed(signals)])
+                    if consumer.name == self.settings.durable:
+                        lag(name, (consumer.num_pending or 0) + (consumer.num_ack_pending or 0))
+            before = set(self._told)
+            await publish(self._changed(signals, unsure))
+            if set(self._told) != before:
+                await self.context.save(KNOWN, msgspec.json.encode(list(self._told)))
             await asyncio.sleep(self.settings.observe)
 
     async def _consumers(self, stream: str) -> list[ConsumerInfo]:
@@ -139,9 +158,12 @@ class Observer:
             ),
         ]  # fmt: skip
 
-    def _changed(self, signals: list[Signal]) -> list[Signal]:
-        """The signals without resources told before, and with those that are gone."""
-        seen: dict[tuple[str, str, str], Resource] = {}
+    def _changed(self, signals: list[Signal], unsure: set[str]) -> list[Signal]:
+        """The signals without resources told before, and with those that are gone.
+
+        Nothing is said of the consumers of the streams `unsure`, which could not be asked.
+        """
+        seen: dict[Key, Resource | None] = {}
         changed: list[Signal] = []
         for signal in signals:
             if not isinstance(signal, Resource):
@@ -151,10 +173,15 @@ class Observer:
             told = self._told.get(signal.key)
             if told is None or (told.status, told.state) != (signal.status, signal.state):
                 changed.append(signal)
-        changed += [
-            msgspec.structs.replace(it, status="gone", gone=True, time=now())
-            for key, it in self._told.items()
-            if key not in seen
-        ]
+        for key in self._told.keys() - seen.keys():
+            kind, namespace, name = key
+            if kind == CONSUMER and namespace in unsure:
+                seen[key] = self._told[key]
+                continue
+            changed.append(
+                Resource(kind=kind, namespace=namespace, name=name, status="gone", gone=True)
+            )
+            self._last.pop(name, None)
+            self._progress.pop((namespace, name), None)
         self._told = seen
         return changed

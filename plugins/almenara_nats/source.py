@@ -1,6 +1,9 @@
 """The source: one connection at a time, and a follower for each stream."""
 
 import asyncio
+import random
+import time
+import uuid
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -12,9 +15,9 @@ from nats.js.errors import APIError
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.signals import Event, now
+from almenara.signals import Event, Severity, now
 from almenara_nats.connection import Connection, NatsUnavailableError, close, connect, sentence
-from almenara_nats.following import Follower, Interrupted
+from almenara_nats.following import ContestedError, Follower, Interrupted
 from almenara_nats.observing import Observer
 from almenara_nats.reading import parse_headers, read_message
 from almenara_nats.settings import NatsSettings
@@ -22,12 +25,40 @@ from almenara_nats.settings import NatsSettings
 log = structlog.get_logger(__name__)
 
 RETRY: Final = 1.0
-RETRY_LIMIT: Final = 5.0
+RETRY_LIMIT: Final = 2.0
+JITTER: Final = 0.3
 CORE_WAITING: Final = 20_000
+CORE_BYTES: Final = 64 * 1024**2
+"""Messages of core subjects that may wait, and their bytes; more are dropped, and that is told."""
+DROPS_SHOWN: Final = 60.0
+"""Seconds for which the last loss on core subjects is shown."""
 HIDDEN: Final = ("KV_", "OBJ_", "$")
 """Key-value buckets and object stores hold state, not events, and often secrets."""
 
 ConnectionTrouble = (NatsUnavailableError, NatsError, JetStreamError, OSError, TimeoutError)
+
+
+class Troubles:
+    """What is wrong now, part by part; the source is degraded as long as anything is."""
+
+    def __init__(self, report: SourceReport) -> None:
+        self._report = report
+        self._known: dict[str, str] = {}
+
+    def note(self, part: str, reason: str) -> None:
+        if self._known.get(part) != reason:
+            self._known[part] = reason
+            self._tell()
+
+    def clear(self, part: str) -> None:
+        if self._known.pop(part, None) is not None:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._known:
+            self._report.degraded("; ".join(self._known.values()))
+        else:
+            self._report.recovered()
 
 
 class NatsSource:
@@ -38,6 +69,8 @@ class NatsSource:
     def __init__(self, settings: NatsSettings, context: Context) -> None:
         self.settings, self.context = settings, context
         self._lag: dict[str, int] = {}
+        self._met: set[str] | None = None
+        """Streams seen so far; one that is not among them came into being before our eyes."""
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Observe until cancelled; connects again for ever."""
@@ -47,7 +80,7 @@ class NatsSource:
                 connection = await connect(self.settings)
             except NatsUnavailableError as error:
                 report.degraded(str(error))
-                await asyncio.sleep(wait)
+                await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))  # noqa: S311
                 wait = min(wait * 1.5, RETRY_LIMIT)
                 continue
             wait = RETRY / 2
@@ -63,14 +96,19 @@ class NatsSource:
         self, connection: Connection, publish: Publish, report: SourceReport
     ) -> None:
         report.recovered()
-        observer = Observer(connection, self.settings)
+        troubles = Troubles(report)
+        observer = Observer(connection, self.settings, self.context)
         self._lag.clear()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch(connection))
-            group.create_task(self._streams(connection, publish, report, observer))
-            group.create_task(observer.run(publish))
+            group.create_task(self._streams(connection, publish, report, observer, troubles))
+            group.create_task(
+                observer.run(
+                    publish, lambda stream, waiting: self._note_lag(stream, waiting, report)
+                )
+            )
             if self.settings.subjects:
-                group.create_task(self._subjects(connection, publish, report))
+                group.create_task(self._subjects(connection, publish, report, troubles))
 
     async def _watch(self, connection: Connection) -> None:
         await connection.lost()
@@ -83,6 +121,7 @@ class NatsSource:
         publish: Publish,
         report: SourceReport,
         observer: Observer,
+        troubles: Troubles,
     ) -> None:
         """Keep a follower for every stream that should be read."""
         followers: dict[str, asyncio.Task[None]] = {}
@@ -91,22 +130,27 @@ class NatsSource:
             while True:
                 try:
                     found = {it.config.name or "": it for it in await all_streams(connection)}
-                except APIError as error:
-                    report.degraded(
+                except (JetStreamError, TimeoutError) as error:
+                    troubles.note(
+                        LISTING,
                         f"the streams cannot be listed: {sentence(error)}. Check that JetStream is"
-                        " enabled for this account."
+                        " enabled for this account",
                     )
                     await asyncio.sleep(self.settings.rescan)
                     continue
+                troubles.clear(LISTING)
                 observer.streams = found
                 wanted = {name: it for name, it in found.items() if self._wanted(name, it)}
-                self._judge(wanted, report)
+                self._judge(wanted, troubles)
+                newborn = set(found) - self._met if self._met is not None else set[str]()
+                self._met = (self._met or set()) | set(found)
                 for name in list(followers):
                     gone = name not in wanted
                     anew = not gone and str(wanted[name].created) != created[name]
                     if gone or anew or followers[name].done():
                         followers.pop(name).cancel()
                         self._lag.pop(name, None)
+                        troubles.clear(name)
                 for name, info in wanted.items():
                     if name not in followers:
                         created[name] = str(info.created)
@@ -118,9 +162,10 @@ class NatsSource:
                             publish,
                             report,
                             lambda stream, pending: self._note_lag(stream, pending, report),
+                            newborn=name in newborn,
                         )
                         followers[name] = group.create_task(
-                            self._follow(follower, name),
+                            self._follow(follower, name, troubles),
                             name=f"nats stream {name}",
                         )
                 await asyncio.sleep(self.settings.rescan)
@@ -133,81 +178,131 @@ class NatsSource:
         # A work queue gives each message to one reader; reading it would take work from workers.
         return info.config.retention != RetentionPolicy.WORK_QUEUE
 
-    def _judge(self, wanted: dict[str, StreamInfo], report: SourceReport) -> None:
+    def _judge(self, wanted: dict[str, StreamInfo], troubles: Troubles) -> None:
         missing = [name for name in self.settings.streams if name not in wanted]
         if missing:
-            report.degraded(
+            troubles.note(
+                MISSING,
                 f"no such stream: {', '.join(missing)}. It is read as soon as it exists; create it"
-                " with `almenara streams apply`, or correct plugins.nats.streams."
+                " with `almenara streams apply`, or correct plugins.nats.streams",
             )
         else:
-            report.recovered()
+            troubles.clear(MISSING)
 
     def _note_lag(self, stream: str, pending: int, report: SourceReport) -> None:
         self._lag[stream] = pending
         report.lag(sum(self._lag.values()))
 
-    async def _follow(self, follower: Follower, name: str) -> None:
+    async def _follow(self, follower: Follower, name: str, troubles: Troubles) -> None:
         """Follow one stream, beginning anew where its consumer is lost, once a second at most."""
         while True:
+            wary, wait = False, RETRY
             try:
                 info = await follower.connection.jetstream().stream_info(name)
-                await follower.run(info)
+                await follower.run(info, lambda: troubles.clear(name))
             except Interrupted as reason:
+                wary = reason.taken
                 log.info("a stream is taken up again", stream=name, reason=str(reason))
-            except APIError as error:
-                if error.err_code == STREAM_NOT_FOUND:
-                    return
-                log.warning("a stream cannot be read", stream=name, reason=sentence(error))
+                if not wary:
+                    troubles.note(name, f"stream {name} is taken up again: {reason}")
+            except ContestedError as error:
+                wary, wait = True, CONTESTED_RETRY
+                troubles.note(name, str(error))
             except TimeoutError:
-                log.warning("a stream does not answer", stream=name)
-            follower = follower.anew()
-            await asyncio.sleep(RETRY)
+                troubles.note(name, f"stream {name} does not answer; it is asked again")
+            except JetStreamError as error:
+                if isinstance(error, APIError) and error.err_code == STREAM_NOT_FOUND:
+                    troubles.clear(name)
+                    return
+                troubles.note(
+                    name,
+                    f"stream {name} cannot be read: {sentence(error)}. Check the stream's limits"
+                    " and the user's permissions",
+                )
+            follower = follower.anew(wary=wary)
+            await asyncio.sleep(wait)
 
     async def _subjects(
-        self, connection: Connection, publish: Publish, report: SourceReport
+        self,
+        connection: Connection,
+        publish: Publish,
+        report: SourceReport,
+        troubles: Troubles,
     ) -> None:
         """Core subjects: what cannot be handed on in time is lost, and said to be."""
-        waiting: deque[Event] = deque()
+        waiting: deque[tuple[bytes, bytes, bytes, int]] = deque()
         wake = asyncio.Event()
-        dropped = 0
+        size = dropped = told = 0
+        last_drop = 0.0
 
-        def take(subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
-            nonlocal dropped
-            if reply.startswith(b"$JS.ACK.") or len(waiting) >= CORE_WAITING:
-                dropped += 1
+        def take(subject: bytes, _reply: bytes, payload: bytes, headers: bytes) -> None:
+            nonlocal size, dropped
+            if subject.startswith(INTERNAL):
                 return
-            event = read_message(
+            if len(waiting) >= CORE_WAITING or size + len(payload) > CORE_BYTES:
+                dropped += 1
+            else:
+                size += len(payload)
+                waiting.append((subject, payload, headers, now()))
+            wake.set()
+
+        def read(subject: bytes, payload: bytes, headers: bytes, received: int) -> Event:
+            return read_message(
                 subject.decode("utf-8", "replace"),
                 {**parse_headers(headers), "delivery": "at-most-once"},
                 payload,
-                received=now(),
+                received=received,
                 raw_limit=self.settings.raw_limit,
                 data_limit=self.settings.data_limit,
             )
-            waiting.append(event)
-            wake.set()
 
         unfollow = [await connection.follow(it, take) for it in self.settings.subjects]
         try:
             while True:
-                await wake.wait()
+                try:
+                    async with asyncio.timeout(DROPS_SHOWN if told else None):
+                        await wake.wait()
+                except TimeoutError:
+                    if time.monotonic() - last_drop >= DROPS_SHOWN:
+                        troubles.clear(DROPPED)
                 wake.clear()
+                if dropped > told:
+                    troubles.note(
+                        DROPPED,
+                        f"{dropped:,} messages on core subjects came faster than they could be"
+                        " stored and were dropped; put the subjects into a stream",
+                    )
+                    loss = Event(
+                        id=str(uuid.uuid4()),
+                        source="nats/core",
+                        origin="nats/core",
+                        type="almenara.messages.dropped",
+                        time=now(),
+                        severity=Severity.WARN,
+                        data={"dropped": dropped - told},
+                        attributes={"delivery": "at-most-once"},
+                    )
+                    told, last_drop = dropped, time.monotonic()
+                    await publish([loss])
                 while waiting:
                     count = min(len(waiting), self.settings.batch)
-                    batch: Sequence[Event] = [waiting.popleft() for _ in range(count)]
-                    report.rejected(sum(it.problem is not None for it in batch))
+                    taken = [waiting.popleft() for _ in range(count)]
+                    batch: Sequence[Event] = [read(*it) for it in taken]
+                    if problems := sum(it.problem is not None for it in batch):
+                        report.rejected(problems)
                     await publish(batch)
-                if dropped:
-                    report.degraded(
-                        f"{dropped} messages on core subjects came faster than they could be"
-                        " stored and were dropped; put the subjects into a stream"
-                    )
+                    size -= sum(len(it[1]) for it in taken)
         finally:
             for end in unfollow:
-                end()
+                await end()
 
 
+CONTESTED_RETRY: Final = 30.0
+INTERNAL: Final = (b"_INBOX.", b"$JS.", b"$SYS.")
+"""Subjects of NATS's own talk, our own answers among it, that a wide wildcard would bring."""
+LISTING: Final = "the listing of streams"
+MISSING: Final = "missing streams"
+DROPPED: Final = "dropped messages"
 STREAM_NOT_FOUND: Final = 10059
 PAGE: Final = 256
 
