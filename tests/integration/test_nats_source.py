@@ -1,5 +1,4 @@
 import json
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 from nats.js.api import StreamConfig
 
 from app import Almenara
+from raw_nats import RawClient
 from servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -28,34 +28,6 @@ async def with_streams(server: NatsServer, *names: str) -> Any:
     for name in names or STREAMS:
         await client.jetstream().add_stream(StreamConfig(name=name, subjects=[STREAMS[name]]))
     return client
-
-
-class RawClient:
-    """A publisher that is no library: the NATS protocol over a socket."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self.file = self.socket.makefile("rb")
-        self.file.readline()
-        self.socket.sendall(b'CONNECT {"verbose":false,"headers":true}\r\n')
-
-    def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
-        if headers:
-            block = "NATS/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
-            head = block.encode()
-            line = f"HPUB {subject} {len(head)} {len(head) + len(payload)}\r\n"
-            self.socket.sendall(line.encode() + head + payload + b"\r\n")
-        else:
-            self.socket.sendall(f"PUB {subject} {len(payload)}\r\n".encode() + payload + b"\r\n")
-
-    def flush(self) -> None:
-        self.socket.sendall(b"PING\r\n")
-        while (line := self.file.readline()) != b"PONG\r\n":
-            assert line, "the server closed the connection"
-
-    def close(self) -> None:
-        self.file.close()
-        self.socket.close()
 
 
 async def test_every_payload_on_every_stream_is_in_history_once(

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -148,10 +149,8 @@ async def test_a_connection_that_sends_no_headers_is_dropped(
             it.settimeout(10)
         began = time.monotonic()
         for it in half_open:
-            try:
+            with contextlib.suppress(ConnectionResetError):
                 assert it.recv(10) == b""
-            except ConnectionResetError:
-                pass
             it.close()
         assert time.monotonic() - began < 5
         assert almenara.status("/healthz") == 200
@@ -165,11 +164,12 @@ async def test_it_drains_and_ends_in_time_though_a_client_reads_nothing(
         url = LIVE.format(port=almenara.port)
         sockets = [await connect(url, origin=origin(almenara)) for _ in range(10)]  # type: ignore[arg-type]
         stalled = socket.create_connection(("127.0.0.1", almenara.port))
-        stalled.sendall(
+        handshake = (
             f"GET /live?panel=events HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n"
             f"Origin: {almenara.url}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
+        stalled.sendall(handshake.encode())
         wait_until(lambda: almenara.get("/api/health")["subscribers"] == 11, "all connected")
         ended: list[tuple[float, int]] = []
 
@@ -178,8 +178,7 @@ async def test_it_drains_and_ends_in_time_though_a_client_reads_nothing(
                 while True:
                     await it.recv()  # type: ignore[attr-defined]
             except ConnectionClosed as error:
-                assert error.rcvd is not None
-                ended.append((time.monotonic(), error.rcvd.code))
+                ended.append((time.monotonic(), error.rcvd.code if error.rcvd else 0))
 
         began = time.monotonic()
         readiness: list[int] = []

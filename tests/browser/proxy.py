@@ -1,0 +1,78 @@
+"""A TCP proxy that can be cut, for faults of a network that no server can be made to show."""
+
+import contextlib
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+
+
+class Proxy:
+    """Passes bytes between whoever connects and a port of this machine."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.is_cut = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self.listener.getsockname()[1])
+        self.open: set[socket.socket] = set()
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cut(self) -> None:
+        """Reset what is open and refuse what comes."""
+        self.is_cut.set()
+        for it in list(self.open):
+            with contextlib.suppress(OSError):
+                it.shutdown(socket.SHUT_RDWR)
+            it.close()
+        self.open.clear()
+
+    def mend(self) -> None:
+        self.is_cut.clear()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            if self.is_cut.is_set():
+                near.close()
+                continue
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                near.close()
+                continue
+            self.open |= {near, far}
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=self._pass, args=pair, daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for it in (source, sink):
+            with contextlib.suppress(OSError):
+                it.shutdown(socket.SHUT_RDWR)
+            it.close()
+            self.open.discard(it)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.cut()

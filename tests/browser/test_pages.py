@@ -1,0 +1,279 @@
+import json
+import threading
+import time
+from pathlib import Path
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
+from proxy import Proxy
+
+from app import Almenara
+from raw_nats import RawClient
+from servers import NatsServer, wait_until
+
+MARKUP = (
+    "<script>window.pwned=1</script>",
+    '<img src=x onerror="window.pwned=1">',
+    '<div hx-get="/pwned" hx-trigger="load"></div>',
+    '<div hx-ws:connect="/pwned"></div>',
+    '"><svg onload=window.pwned=1>',
+    "javascript:window.pwned=1",
+    "{{ 7*7 }}${7*7}",
+    "</textarea></title></style></script><script>window.pwned=1</script>",
+    "\u202egnp.exe\u0000\u200b",
+)
+
+ADDRESSES = "found => found.map(it => it.getAttribute('href'))"
+
+
+def ce(**fields: object) -> bytes:
+    return json.dumps({"specversion": "1.0", **fields}).encode()
+
+
+def live(page: Page) -> None:
+    expect(page.locator("#live")).to_have_attribute("data-state", "live")
+
+
+def shown(page: Page) -> list[int]:
+    found = page.eval_on_selector_all(
+        "#event-rows .event", "rows => rows.map(row => Number(row.dataset.sequence))"
+    )
+    return [int(it) for it in found]
+
+
+def stored(almenara: Almenara, limit: int = 100) -> list[int]:
+    page = almenara.get(f"/api/events?limit={limit}")
+    return [int(it["sequence"]) for it in page["events"]]
+
+
+def test_events_appear_the_moment_they_happen(
+    almenara: Almenara, publisher: RawClient, page: Page
+) -> None:
+    problems: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            problems.append(message.text)
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(almenara.url + "/events")
+    live(page)
+    publisher.publish("fleet.story", b'{"event_type":"STORY_CREATED","title":"first light"}')
+    expect(page.locator("#event-rows .event")).to_have_count(1)
+    expect(page.locator("#event-rows .event")).to_contain_text("first light")
+    page.goto(almenara.url + "/")
+    live(page)
+    publisher.publish("fleet.failed", b'{"error":"it broke"}')
+    expect(page.locator("#panel-failures")).to_contain_text("it broke")
+    assert problems == []
+
+
+def test_nothing_that_an_event_holds_is_executed(
+    almenara: Almenara, publisher: RawClient, page: Page
+) -> None:
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        asked.append(request.url)
+
+    page.on("request", note)
+    page.goto(almenara.url + "/events")
+    live(page)
+    for number, text in enumerate(MARKUP):
+        names = ("id", "source", "type", "subject", "correlationid")
+        fields = dict.fromkeys(names, f"{text}{number}")
+        publisher.publish("fleet.evil", ce(**fields, severity="ERROR", data={text: [text]}))
+        publisher.publish(
+            "fleet.evil",
+            json.dumps({"event_type": text, "error": text, "story_id": text}).encode(),
+            {"X-Evil": text.replace("\u0000", "").replace("\r\n", "")},
+        )
+    publisher.publish("fleet.evil", b"\xff\xfe<script>window.pwned=1</script>")
+    publisher.publish("fleet.evil", b"<script>window.pwned=1</script>")
+    publisher.publish("fleet.evil", b"[" * 1000 + b"]" * 1000)
+    publisher.publish("fleet.evil", b'{"timestamp": "99999-01-01T00:00:00Z", "a": 1e999}')
+    publisher.publish("fleet.evil", b'{"a": "' + b"<b>" * 1_000_000 + b'"}')
+    count = 2 * len(MARKUP) + 5
+    almenara.wait_for_events(count)
+    expect(page.locator("#event-rows .event")).to_have_count(count)
+    expect(page.locator("#event-rows")).to_contain_text("<script>window.pwned=1</script>")
+    addresses = ["/", "/sources", "/events"]
+    addresses += [f"/events/{event['sequence']}" for event in almenara.events()]
+    marked = [it for it in almenara.events() if it["problem"]]
+    assert len(marked) >= 5
+    addresses.append("/timeline?correlation=%3Cscript%3Ewindow.pwned%3D1%3C%2Fscript%3E0")
+    for address in addresses:
+        page.goto(almenara.url + address)
+        assert page.evaluate("window.pwned") is None, address
+        assert page.locator("[hx-get], [onerror], [onload]").count() == 0, address
+        for link in page.eval_on_selector_all("[href]", ADDRESSES):
+            assert link.startswith(("/", "#", "?", "http://", "https://")), (address, link)
+    page.goto(almenara.url + "/events")
+    for row in range(0, count, 4):
+        page.locator("#event-rows .event").nth(row).locator("a").click()
+        expect(page.locator(".detail").first).to_be_visible()
+        page.keyboard.press("Escape")
+    assert page.evaluate("window.pwned") is None
+    assert not [it for it in asked if "pwned" in it.split("?")[0] and "/timeline" not in it]
+
+
+def test_after_a_cut_and_a_restart_the_rows_are_those_of_history(
+    almenara: Almenara, publisher: RawClient, page: Page
+) -> None:
+    done = threading.Event()
+
+    def publish_steadily() -> None:
+        number = 0
+        while not done.is_set():
+            publisher.publish("fleet.n", json.dumps({"n": number}).encode())
+            number += 1
+            done.wait(0.1)
+
+    publishing = threading.Thread(target=publish_steadily)
+    with Proxy(almenara.port) as proxy:
+        page.goto(proxy.url + "/events")
+        live(page)
+        publishing.start()
+        try:
+            wait_until(lambda: len(shown(page)) > 5, "first rows")
+            proxy.cut()
+            expect(page.locator("#live")).to_have_attribute("data-state", "away")
+            cut_at = almenara.stored()
+            wait_until(lambda: almenara.stored() > cut_at + 60, "events that the page misses")
+            proxy.mend()
+            live(page)
+            almenara.stop()
+            time.sleep(1)
+            almenara.start()
+            expect(page.locator("#live")).to_have_attribute("data-state", "live", timeout=30_000)
+        finally:
+            done.set()
+            publishing.join()
+        publisher.publish("fleet.last", b'{"event_type":"THE_LAST"}')
+        publisher.flush()
+        expect(page.locator("#event-rows")).to_contain_text("THE_LAST")
+        assert len(stored(almenara)) >= 60
+        wait_until(lambda: shown(page) == stored(almenara), "the rows of history")
+
+
+def test_a_page_that_missed_more_than_it_shows_says_so(
+    almenara: Almenara, publisher: RawClient, page: Page
+) -> None:
+    with Proxy(almenara.port) as proxy:
+        page.goto(proxy.url + "/events")
+        live(page)
+        publisher.publish("fleet.n", b'{"first": 1}')
+        expect(page.locator("#event-rows .event")).to_have_count(1)
+        proxy.cut()
+        for number in range(250):
+            publisher.publish("fleet.n", json.dumps({"n": number}).encode())
+        almenara.wait_for_events(251)
+        proxy.mend()
+        expect(page.locator("#event-note")).to_contain_text("150 events", timeout=30_000)
+        wait_until(lambda: shown(page) == stored(almenara), "the newest rows")
+        page.locator("#event-note a").click()
+        assert "after=" in page.url
+        expect(page.locator("#event-rows .event")).to_have_count(100)
+
+
+def test_pause_holds_and_counts_and_resume_shows_all(
+    almenara: Almenara, publisher: RawClient, page: Page
+) -> None:
+    page.goto(almenara.url + "/events")
+    live(page)
+    publisher.publish("fleet.n", b'{"n": 0}')
+    expect(page.locator("#event-rows .event")).to_have_count(1)
+    page.keyboard.press("Space")
+    expect(page.locator("#live")).to_have_attribute("data-state", "paused")
+    for number in range(7):
+        publisher.publish("fleet.n", json.dumps({"n": number}).encode())
+    almenara.wait_for_events(8)
+    expect(page.locator("body")).to_contain_text("7")
+    expect(page.locator("#event-rows .event")).to_have_count(1)
+    page.keyboard.press("Space")
+    expect(page.locator("#event-rows .event")).to_have_count(8)
+    assert shown(page) == stored(almenara)
+
+
+def test_filters_are_in_the_address_and_hold_for_what_is_live(
+    almenara: Almenara, publisher: RawClient, page: Page
+) -> None:
+    publisher.publish("fleet.a", b'{"event_type":"STORY"}')
+    publisher.publish("fleet.a.failed", b'{"event_type":"STORY_FAILED"}')
+    almenara.wait_for_events(2)
+    page.goto(almenara.url + "/events")
+    live(page)
+    page.keyboard.press("/")
+    page.keyboard.type("story_failed")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**text=story_failed*")
+    live(page)
+    expect(page.locator("#event-rows .event")).to_have_count(1)
+    publisher.publish("fleet.a", b'{"event_type":"STORY"}')
+    publisher.publish("fleet.b.failed", b'{"event_type":"STORY_FAILED", "n": 2}')
+    expect(page.locator("#event-rows .event")).to_have_count(2)
+    almenara.wait_for_events(4)
+    assert len(shown(page)) == 2
+
+
+def test_an_event_opens_in_place_by_keyboard_and_at_its_own_address(
+    almenara: Almenara, publisher: RawClient, page: Page
+) -> None:
+    publisher.publish(
+        "fleet.a", b'{"event_type":"STORY","correlation_id":"US-9","deep":{"x":[1,2]}}'
+    )
+    almenara.wait_for_events(1)
+    page.goto(almenara.url + "/events")
+    live(page)
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page.locator(".detail").first).to_contain_text("US-9")
+    address = page.url
+    page.keyboard.press("Escape")
+    expect(page.locator(".detail")).not_to_be_visible()
+    page.goto(address)
+    expect(page.locator("main")).to_contain_text("US-9")
+    page.goto(almenara.url + "/timeline?correlation=US-9")
+    expect(page.locator("main")).to_contain_text("STORY")
+
+
+def test_every_page_works_without_javascript_and_on_a_phone(
+    almenara: Almenara, publisher: RawClient, browser: Browser
+) -> None:
+    for number in range(5):
+        publisher.publish("fleet.a.failed", json.dumps({"n": number, "error": "x" * 300}).encode())
+    almenara.wait_for_events(5)
+    for width, scripts in ((360, True), (390, True), (1440, False), (2560, True)):
+        context = browser.new_context(
+            viewport={"width": width, "height": 844}, java_script_enabled=scripts
+        )
+        page = context.new_page()
+        for address in ("/", "/events", "/sources", "/events/1", "/timeline?correlation=x"):
+            page.goto(almenara.url + address)
+            expect(page.locator("h1").first).to_be_attached()
+            if scripts:
+                wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                assert wide <= 0, (width, address)
+        page.goto(almenara.url + "/events")
+        expect(page.locator("#event-rows .event")).to_have_count(5)
+        context.close()
+
+
+def test_a_frozen_server_shows_as_stale(
+    tmp_path: Path, nats_server: NatsServer, page: Page
+) -> None:
+    import os
+    import signal
+
+    with Almenara(tmp_path / "a", nats_server.url) as almenara:
+        page.goto(almenara.url + "/events")
+        live(page)
+        assert almenara.process is not None
+        page.wait_for_timeout(5500)
+        os.kill(almenara.process.pid, signal.SIGSTOP)
+        try:
+            indicator = page.locator("#live")
+            expect(indicator).not_to_have_attribute("data-state", "live", timeout=20_000)
+        finally:
+            os.kill(almenara.process.pid, signal.SIGCONT)
+        expect(indicator).to_have_attribute("data-state", "live", timeout=30_000)

@@ -1,0 +1,103 @@
+"""Nothing lost, nothing twice: processes are killed at random moments, under load."""
+
+import asyncio
+import json
+import random
+import uuid
+from pathlib import Path
+
+import nats
+import pytest
+from app import Almenara
+from nats.js.api import StreamConfig
+from servers import NatsServer, wait_until
+
+pytestmark = pytest.mark.anyio
+
+RATE = 2_000
+BURST = 100
+KILLS_OF_ALMENARA = 20
+KILLS_OF_NATS = 5
+
+
+class Publisher:
+    """Publishes at a rate and repeats each event until the server acknowledged it."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self.server = server
+        self.acknowledged: set[str] = set()
+        self.stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            self.client = await nats.connect(
+                self.server.url,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.1,
+                error_cb=self.ignore,
+            )
+            clock = asyncio.get_running_loop().time
+            due = clock()
+            while not self.stopping.is_set():
+                for _ in range(BURST):
+                    group.create_task(self.publish(str(uuid.uuid4())))
+                due = max(due + BURST / RATE, clock() - 0.5)
+                await asyncio.sleep(max(due - clock(), 0.005))
+        await self.client.close()
+
+    async def ignore(self, error: Exception) -> None:
+        """Lost connections are what this is about."""
+
+    async def publish(self, identity: str) -> None:
+        body = {"event_type": "LOAD", "idempotency_key": identity, "story_id": "US-1"}
+        while True:
+            try:
+                await self.client.jetstream().publish(
+                    "load.x", json.dumps(body).encode(), timeout=2
+                )
+            except Exception:
+                await asyncio.sleep(0.2)
+            else:
+                self.acknowledged.add(identity)
+                return
+
+
+async def test_history_holds_what_was_acknowledged_whatever_was_killed(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    seed = random.randrange(1_000_000)
+    print("seed", seed)
+    chance = random.Random(seed)
+    client = await nats.connect(nats_server.url)
+    await client.jetstream().add_stream(StreamConfig(name="LOAD", subjects=["load.>"]))
+    await client.close()
+    publisher = Publisher(nats_server)
+    with Almenara(tmp_path / "almenara", nats_server.url) as almenara:
+        publishing = asyncio.create_task(publisher.run())
+        victims = ["almenara"] * KILLS_OF_ALMENARA + ["nats"] * KILLS_OF_NATS
+        chance.shuffle(victims)
+        for victim in victims:
+            await asyncio.sleep(chance.uniform(0.2, 1.5))
+            assert not publishing.done()
+            if victim == "nats":
+                nats_server.kill()
+                await asyncio.sleep(chance.uniform(0, 0.5))
+                await asyncio.to_thread(nats_server.start)
+            else:
+                almenara.kill()
+                await asyncio.sleep(chance.uniform(0, 0.2))
+                almenara.launch()
+                # Some are killed again before they are ready.
+                if chance.random() < 0.7:
+                    await asyncio.to_thread(wait_until, almenara.ready, "almenara")
+        await asyncio.to_thread(wait_until, almenara.ready, "almenara")
+        publisher.stopping.set()
+        async with asyncio.timeout(60):
+            await publishing
+        expected = publisher.acknowledged
+        assert len(expected) > RATE * 5
+        await asyncio.to_thread(almenara.wait_for_events, len(expected), 60)
+        found = [it["id"] for it in await asyncio.to_thread(almenara.events, "?type=LOAD")]
+        assert len(found) == len(set(found))
+        assert set(found) == expected
+        assert almenara.stored() == len(expected)
