@@ -8,8 +8,9 @@ from pathlib import Path
 
 import nats
 import pytest
-from app import Almenara
 from nats.js.api import StreamConfig
+
+from app import Almenara
 from servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
