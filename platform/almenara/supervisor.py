@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from almenara.bus import Bus, BusClosedError
-from almenara.hookspecs import Source
+from almenara.hookspecs import Publish, Source
 from almenara.settings import SupervisorSettings
 from almenara.signals import Event, Signal, now
 
@@ -102,6 +102,12 @@ class Supervised:
             await bus.publish(batch, self.source.name)
             self.count(batch)
 
+        try:
+            await self._run_again_and_again(publish)
+        finally:
+            self._become("stopped")
+
+    async def _run_again_and_again(self, publish: Publish) -> None:
         wait = self.settings.backoff
         while True:
             self._become("starting")
@@ -109,15 +115,14 @@ class Supervised:
             try:
                 await self.source.run(publish, self)
                 self._error("the source ended by itself; it should run until it is cancelled")
-            except asyncio.CancelledError:
-                self._become("stopped")
-                raise
             except BusClosedError:
-                self._become("stopped")
                 return
             except Exception as error:
                 self._error(sentence(error))
                 log.exception("a source failed and is started again", source=self.source.name)
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                # It took the request to stop for something else.
+                return
             if time.monotonic() - started >= self.settings.healthy_after:
                 wait = self.settings.backoff
             self._become("backing_off")

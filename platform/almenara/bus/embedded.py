@@ -40,6 +40,7 @@ class EmbeddedBus:
         self.counters = BusCounters()
         self.path = settings.dir / DATABASE
         self._reserve = Reserve(settings.dir / RESERVE, settings.reserve)
+        self._names = rows.Names()
         self._last_sequence = 0
         self._full: str | None = None
         self._queue: queue.SimpleQueue[Submission | StateWrite | None] = queue.SimpleQueue()
@@ -144,7 +145,7 @@ class EmbeddedBus:
             if batch is None:
                 batch = await self._replays.run(
                     lambda connection, cursor=cursor: rows.read_after(  # type: ignore[misc]
-                        connection, cursor, REPLAY_BATCH
+                        connection, cursor, REPLAY_BATCH, self._names
                     )
                 )
             if batch:

@@ -2,7 +2,7 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -11,14 +11,10 @@ from almenara.bus import Record
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 
 EVENT_COLUMNS: Final = (
-    "e.sequence, e.id, s.text, o.text, t.text, e.subject, e.time, e.severity, e.correlation,"
+    "e.sequence, e.id, e.source, e.origin, e.type, e.subject, e.time, e.severity, e.correlation,"
     " e.attributes, e.problem, e.raw, e.data"
 )
-NAMES_OF_EVENT: Final = (
-    "CROSS JOIN names s ON s.number = e.source CROSS JOIN names o ON o.number = e.origin"
-    " CROSS JOIN names t ON t.number = e.type"
-)
-"""SQLite keeps the order of a CROSS JOIN, so the events are found first and named afterwards."""
+NAMES_REMEMBERED: Final = 20_000
 SEVERITIES: Final = {int(severity): severity for severity in Severity}
 LARGEST_INTEGER: Final = 2**63 - 1
 
@@ -116,25 +112,50 @@ def event_row(sequence: int, event: Event, number: Callable[[str], int]) -> tupl
     )
 
 
-def event_record(row: tuple[Any, ...]) -> Record:
-    """The record of a row of `EVENT_COLUMNS`."""
-    return Record(
-        row[0],
-        Event(
-            id=row[1],
-            source=row[2],
-            origin=row[3],
-            type=row[4],
-            subject=row[5],
-            time=row[6],
-            severity=SEVERITIES[row[7]],
-            correlation=row[8],
-            attributes=decode_attributes(row[9]) if row[9] else {},
-            problem=row[10],
-            raw=row[11],
-            data=msgspec.Raw(row[12].encode()),
-        ),
-    )
+class Names:
+    """The texts behind the numbers in events; a number never changes its text."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, str] = {}
+
+    def text(self, connection: sqlite3.Connection, number: int) -> str:
+        """The text of a number, read once."""
+        text = self._texts.get(number)
+        if text is None:
+            (text,) = connection.execute(
+                "SELECT text FROM names WHERE number = ?", (number,)
+            ).fetchone()
+            if len(self._texts) >= NAMES_REMEMBERED:
+                self._texts.clear()
+            self._texts[number] = text
+        return str(text)
+
+
+def event_records(
+    connection: sqlite3.Connection, found: Iterable[tuple[Any, ...]], names: Names
+) -> list[Record]:
+    """The records of rows of `EVENT_COLUMNS`."""
+    text = names.text
+    return [
+        Record(
+            row[0],
+            Event(
+                id=row[1],
+                source=text(connection, row[2]),
+                origin=text(connection, row[3]),
+                type=text(connection, row[4]),
+                subject=row[5],
+                time=row[6],
+                severity=SEVERITIES[row[7]],
+                correlation=row[8],
+                attributes=decode_attributes(row[9]) if row[9] else {},
+                problem=row[10],
+                raw=row[11],
+                data=msgspec.Raw(row[12].encode()),
+            ),
+        )
+        for row in found
+    ]
 
 
 def observation_row(sequence: int, signal: Resource | Sample) -> tuple[int, int, str]:
@@ -145,18 +166,19 @@ def observation_row(sequence: int, signal: Resource | Sample) -> tuple[int, int,
     return sequence, signal.time, encode(body).decode()
 
 
-def read_after(connection: sqlite3.Connection, after: int, limit: int) -> list[Record]:
+def read_after(
+    connection: sqlite3.Connection, after: int, limit: int, names: Names
+) -> list[Record]:
     """Up to `limit` records that follow the sequence `after`, in order."""
     events = connection.execute(
-        f"SELECT {EVENT_COLUMNS} FROM events e {NAMES_OF_EVENT} WHERE e.sequence > ?"
-        " ORDER BY e.sequence LIMIT ?",
+        f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?",
         (after, limit),
     ).fetchall()
     observations = connection.execute(
         "SELECT sequence, body FROM observations WHERE sequence > ? ORDER BY sequence LIMIT ?",
         (after, limit),
     ).fetchall()
-    records = [event_record(row) for row in events]
+    records = event_records(connection, events, names)
     records += [observation_record(row) for row in observations]
     records.sort(key=lambda record: record.sequence)
     return records[:limit]

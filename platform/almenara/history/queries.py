@@ -49,6 +49,7 @@ class History:
 
     def __init__(self, log: Readable) -> None:
         self._log = log
+        self._names = rows.Names()
 
     async def events(
         self,
@@ -69,7 +70,7 @@ class History:
             if plan is None:
                 return []
             found = _fetch(connection, plan, order, limit)
-            records = [rows.event_record(row) for row in found]
+            records = rows.event_records(connection, found, self._names)
             if order == "ASC":
                 records.reverse()
             return records
@@ -81,11 +82,10 @@ class History:
 
         def query(connection: sqlite3.Connection) -> Record | None:
             found = connection.execute(
-                f"SELECT {rows.EVENT_COLUMNS} FROM events e {rows.NAMES_OF_EVENT}"
-                " WHERE e.sequence = ?",
+                f"SELECT {rows.EVENT_COLUMNS} FROM events e WHERE e.sequence = ?",
                 (sequence,),
-            ).fetchone()
-            return rows.event_record(found) if found else None
+            ).fetchall()
+            return next(iter(rows.event_records(connection, found, self._names)), None)
 
         if not 0 <= sequence < 2**63:
             return None
@@ -166,12 +166,11 @@ def _fetch(
     if len(plan.branches) > 1:
         statement, parameters = plan.select("e.sequence AS sequence", order, limit)
         statement = (
-            f"SELECT {rows.EVENT_COLUMNS} FROM events e {rows.NAMES_OF_EVENT} WHERE e.sequence IN"
+            f"SELECT {rows.EVENT_COLUMNS} FROM events e WHERE e.sequence IN"
             f" (SELECT sequence FROM ({statement}) ORDER BY sequence {order} LIMIT ?)"
             f" ORDER BY e.sequence {order}"
         )
         return connection.execute(statement, [*parameters, limit]).fetchall()
-    plan.table = f"{plan.table} {rows.NAMES_OF_EVENT}"
     statement, parameters = plan.select(rows.EVENT_COLUMNS, order, limit)
     return connection.execute(statement, parameters).fetchall()
 

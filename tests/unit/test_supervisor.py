@@ -1,0 +1,105 @@
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from almenara.bus.embedded import EmbeddedBus
+from almenara.hookspecs import Publish, SourceReport
+from almenara.settings import StorageSettings, SupervisorSettings
+from almenara.signals import Event, now
+from almenara.supervisor import Supervisor
+
+pytestmark = pytest.mark.anyio
+
+QUICK = SupervisorSettings(backoff=0.02, backoff_limit=0.05, jitter=0.1, stop_timeout=0.3)
+
+
+class Ticking:
+    """A source that publishes steadily."""
+
+    def __init__(self, name: str = "ticking") -> None:
+        self.name = name
+
+    async def run(self, publish: Publish, report: SourceReport) -> None:
+        number = 0
+        while True:
+            number += 1
+            await publish(
+                [Event(id=f"{self.name}-{number}", source=self.name, type="t", time=now())]
+            )
+            report.lag(3)
+            await asyncio.sleep(0.005)
+
+
+class Failing:
+    name = "failing"
+
+    async def run(self, publish: Publish, report: SourceReport) -> None:
+        raise ConnectionError("nobody answers at db.example")
+
+
+class Ending:
+    name = "ending"
+
+    async def run(self, publish: Publish, report: SourceReport) -> None:
+        return
+
+
+class Stubborn:
+    name = "stubborn"
+
+    async def run(self, publish: Publish, report: SourceReport) -> None:
+        report.degraded("it cannot see")
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
+                break
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_source_that_fails_is_started_again_and_hurts_no_other(tmp_path: Path) -> None:
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        supervisor = Supervisor(bus, QUICK)
+        for source in (Failing(), Ticking(), Ending()):
+            supervisor.add(source, "plugin")
+        running = asyncio.create_task(supervisor.run())
+        failing, ticking, ending = supervisor.states()
+        await until(lambda: failing.restarts >= 3 and ending.restarts >= 3 and ticking.events > 50)
+        failing, ticking, ending = supervisor.states()
+        assert failing.status in ("backing_off", "starting")
+        assert failing.error == "ConnectionError: nobody answers at db.example"
+        assert failing.error_time is not None
+        assert "ended by itself" in (ending.error or "")
+        assert (ticking.status, ticking.restarts, ticking.error) == ("running", 0, None)
+        assert ticking.lag == 3
+        assert ticking.rate > 0
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert [it.status for it in supervisor.states()] == ["stopped"] * 3
+
+
+async def test_a_source_that_does_not_stop_is_left_behind_in_time(tmp_path: Path) -> None:
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        supervisor = Supervisor(bus, QUICK)
+        supervisor.add(Stubborn(), "plugin")
+        running = asyncio.create_task(supervisor.run())
+        await until(lambda: supervisor.states()[0].status == "degraded")
+        assert supervisor.states()[0].error == "it cannot see"
+        running.cancel()
+        async with asyncio.timeout(1):
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        supervisor = Supervisor(bus, QUICK)
+        supervisor.add(Ticking(), "one")
+        with pytest.raises(ValueError, match="names of sources must differ"):
+            supervisor.add(Ticking(), "two")
