@@ -51,9 +51,6 @@ class EmbeddedBus:
         self._room = asyncio.Event()
         self._stopping = threading.Event()
         self._closed = False
-        self._queries = Readers(self.path, settings.readers, settings.query_timeout, "history")
-        # Replays have a thread of their own, so that slow queries do not hold up what is live.
-        self._replays = Readers(self.path, 1, settings.query_timeout, "replay")
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -67,6 +64,10 @@ class EmbeddedBus:
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
             raise
+        settings = self.settings
+        self._queries = Readers(self.path, settings.readers, settings.query_timeout, "history")
+        # Replays have a thread of their own, so that slow queries do not hold up what is live.
+        self._replays = Readers(self.path, 1, settings.query_timeout, "replay")
         return self
 
     async def __aexit__(self, *error: object) -> None:

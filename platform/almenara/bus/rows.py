@@ -116,18 +116,18 @@ class Names:
     """The texts behind the numbers in events; a number never changes its text."""
 
     def __init__(self) -> None:
-        self._texts: dict[int, str] = {}
+        self.known: dict[int, str] = {}
 
     def text(self, connection: sqlite3.Connection, number: int) -> str:
         """The text of a number, read once."""
-        text = self._texts.get(number)
+        text = self.known.get(number)
         if text is None:
             (text,) = connection.execute(
                 "SELECT text FROM names WHERE number = ?", (number,)
             ).fetchone()
-            if len(self._texts) >= NAMES_REMEMBERED:
-                self._texts.clear()
-            self._texts[number] = text
+            if len(self.known) >= NAMES_REMEMBERED:
+                self.known.clear()
+            self.known[number] = text
         return str(text)
 
 
@@ -135,15 +135,15 @@ def event_records(
     connection: sqlite3.Connection, found: Iterable[tuple[Any, ...]], names: Names
 ) -> list[Record]:
     """The records of rows of `EVENT_COLUMNS`."""
-    text = names.text
+    known, text = names.known.get, names.text
     return [
         Record(
             row[0],
             Event(
                 id=row[1],
-                source=text(connection, row[2]),
-                origin=text(connection, row[3]),
-                type=text(connection, row[4]),
+                source=known(row[2]) or text(connection, row[2]),
+                origin=known(row[3]) or text(connection, row[3]),
+                type=known(row[4]) or text(connection, row[4]),
                 subject=row[5],
                 time=row[6],
                 severity=SEVERITIES[row[7]],
