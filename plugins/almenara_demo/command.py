@@ -10,7 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
@@ -171,11 +171,12 @@ def ended(name: str, status: int, folder: Path) -> str:
     return f"{name} ended with status {status}. Its last words:\n" + "\n".join(lines)
 
 
-async def until(ready: object, name: str, process: Process, told: asyncio.Event) -> None:
+async def until(
+    ready: Callable[[], bool], name: str, process: Process, told: asyncio.Event
+) -> None:
     """Return when `ready()`; raise `DemoError` where the process ends or takes too long."""
-    check = ready if callable(ready) else bool
     end_time = asyncio.get_running_loop().time() + PATIENCE
-    while not await asyncio.to_thread(check):
+    while not await asyncio.to_thread(ready):
         if told.is_set():
             raise DemoError("interrupted")
         if process.returncode is not None:

@@ -1,15 +1,20 @@
 import json
+import os
+import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import nats
+import nkeys
 import pytest
 from nats.js.api import StreamConfig
+from nkeys import PREFIX_BYTE_USER, encode_seed
 
 from app import Almenara
 from raw_nats import RawClient
-from servers import NatsServer, wait_until
+from servers import NatsServer, free_port, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -241,3 +246,61 @@ async def test_passwords_are_needed_used_and_never_shown(tmp_path: Path) -> None
             said = almenara.text("/sources") + almenara.text("/api/sources") + almenara.log
             assert "Check credentials" in said
             assert "wr0ng-word" not in said
+
+
+def certificate(folder: Path, name: str, *options: str) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-days", "2", "-subj", f"/CN={name}", "-keyout", f"{name}.key",
+         "-out", f"{name}.crt", *options],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
+async def test_tls_with_an_own_authority_and_client_certificate(tmp_path: Path) -> None:
+    certificate(tmp_path, "authority")
+    issued = ("-CA", "authority.crt", "-CAkey", "authority.key")
+    certificate(tmp_path, "server", *issued, "-addext", "subjectAltName=IP:127.0.0.1")
+    certificate(tmp_path, "client", *issued)
+    server = NatsServer(tmp_path / "nats")
+    server.config.write_text(
+        server.config.read_text()
+        + f'tls {{ cert_file: "{tmp_path}/server.crt", key_file: "{tmp_path}/server.key",'
+        f' ca_file: "{tmp_path}/authority.crt", verify: true }}\n'
+    )
+    tls = {"ca": "authority.crt", "certificate": "client.crt", "key": "client.key"}
+    for count, state in ((3, "running"), (1, "degraded")):
+        settings = {
+            f"PLUGINS__NATS__TLS__{name.upper()}": str(tmp_path / file)
+            for name, file in list(tls.items())[:count]
+        }
+        with server, Almenara(tmp_path / state, server.url, **settings) as almenara:
+
+            def reached(almenara: Almenara = almenara, state: str = state) -> bool:
+                return bool(almenara.get("/api/sources")[0]["status"] == state)
+
+            wait_until(reached, state)
+
+
+async def test_tokens_and_nkeys_let_in_and_a_dead_server_is_passed_over(tmp_path: Path) -> None:
+    seed = encode_seed(os.urandom(32), PREFIX_BYTE_USER)
+    public = nkeys.from_seed(seed).public_key.decode()
+    (tmp_path / "seed").write_bytes(seed)
+    ways = {
+        "token": ('token: "t0ken-word"', {"TOKEN": "t0ken-word"}),
+        "nkey": (f'users: [{{nkey: "{public}"}}]', {"NKEY": str(tmp_path / "seed")}),
+    }
+    for name, (rule, given) in ways.items():
+        server = NatsServer(tmp_path / f"nats-{name}")
+        server.config.write_text(f"{server.config.read_text()}authorization {{ {rule} }}\n")
+        settings = {f"PLUGINS__NATS__{key}": value for key, value in given.items()}
+        dead = f"nats://127.0.0.1:{free_port()}"
+        settings["PLUGINS__NATS__SERVERS"] = f'["{dead}", "{server.url}"]'
+        with server, Almenara(tmp_path / name, server.url, **settings) as almenara:
+
+            def running(almenara: Almenara = almenara) -> bool:
+                return bool(almenara.get("/api/sources")[0]["status"] == "running")
+
+            wait_until(running, f"running with a {name}")
+            assert "t0ken-word" not in almenara.text("/sources") + almenara.log

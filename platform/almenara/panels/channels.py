@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -24,6 +25,8 @@ TOO_SLOW: Final = 1013
 MISSED_COUNTED: Final = 500
 CHANNELS_OF_A_BROWSER: Final = 16
 RETRY: Final = 1.0
+IDLE_SHARE: Final = 4.0
+"""How much longer than it takes to draw a panel its channel then rests, at least."""
 
 
 class UnknownPanelError(ValueError):
@@ -170,6 +173,7 @@ class Channel:
         """Open, then tick: at once when idle, and no more often than the pace."""
         opened = False
         while True:
+            spent = 0.0
             try:
                 if not opened:
                     await self.open()
@@ -180,7 +184,9 @@ class Channel:
                         async with asyncio.timeout(self.panel.refresh):
                             await self._touched.wait()
                     self._touched.clear()
+                    began = time.monotonic()
                     frame = await self.tick()
+                    spent = time.monotonic() - began
                     if frame is not None:
                         for outbox in self.outboxes:
                             outbox.put(self, frame)
@@ -189,7 +195,8 @@ class Channel:
                 log.exception("a panel could not be rendered", channel=self.key)
                 self._touched.set()
                 await asyncio.sleep(RETRY)
-            await asyncio.sleep(self.pace)
+            # A panel whose query takes long, as over millions of events, is drawn less often.
+            await asyncio.sleep(max(self.pace, spent * IDLE_SHARE))
 
 
 class EventChannel(Channel):
