@@ -11,7 +11,8 @@ from servers import NatsServer
 DESKTOP = {"width": 1440, "height": 900}
 
 
-@pytest.fixture(scope="session")
+# The loop of playwright must have ended before other modules start theirs.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = os.environ.get("ALMENARA_CHROMIUM") or shutil.which("chromium")
     with sync_playwright() as playwright:
