@@ -1,6 +1,7 @@
 """Templates to text. Whatever a template prints is escaped, and nothing in it stays invisible."""
 
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ INVISIBLE: Final = re.compile(
 )
 """Characters that hide themselves or reorder their neighbours; tab and line feed are harmless."""
 
+HUES: Final = 8
 LATEST_TIME: Final = 253_402_300_799_999_999
 EARLIEST_TIME: Final = -62_135_596_800_000_000
 
@@ -83,6 +85,12 @@ def size(value: float | None) -> str:
     return f"{value:.1f} TiB"
 
 
+def hue(text: str) -> int:
+    """One of a few colours for a name, the same on every page and after every start."""
+    # The lowest bits of a checksum are much alike for names that are much alike.
+    return zlib.crc32(text.encode("utf-8", "replace")) // 7 % HUES
+
+
 class Renderer:
     """The Jinja environment of panels and pages, autoescape always on."""
 
@@ -101,6 +109,7 @@ class Renderer:
             "clock": clock,
             "query": query,
             "number": number,
+            "hue": hue,
             "size": size,
         }
 
