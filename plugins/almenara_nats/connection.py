@@ -162,6 +162,10 @@ async def _connect_to(server: str, settings: NatsSettings) -> Connection:
         await close(connection)
         cause = errors[-1] if errors else error
         text = masked(sentence(cause), settings)
+        asked = connection._server_info.get("auth_required")
+        if asked and isinstance(cause, ConnectionError):
+            # The reset that follows a refused login sometimes outruns the refusal.
+            text += ", after it asked for a login; authentication has probably failed"
         hint = remedy(text)
         raise NatsUnavailableError(
             f"NATS at {masked(server, settings)} cannot be reached: {text}. {hint}"

@@ -147,11 +147,11 @@ def read_message(
         event = _cloudevent(subject, headers, fields, payload, data, raw, received, problems)
     if event is not None:
         identity, source, kind = event.id, event.source, event.type
-        named, moment, given = event.subject or subject, event.time, event.severity
+        named, moment = event.subject or subject, event.time
         correlation = event.correlation or _correlation(fields)
         attributes = dict(event.attributes)
         data, raw = event.data, event.raw
-        explicit = "severity" in fields or "ce-severity" in headers
+        said = headers.get("ce-severity") or fields.get("severity")
         if event.subject and event.subject != subject:
             attributes["nats_subject"] = subject
         for name, value in headers.items():
@@ -173,11 +173,9 @@ def read_message(
         for name in ("traceparent", "tracestate"):
             if name not in attributes and (value := _text(fields.get(name))):
                 attributes[name] = value
-        given, explicit = Severity.INFO, False
+        said = fields.get("severity")
 
-    severity = given
-    if not explicit or given is Severity.INFO:
-        severity = _severity(fields, kind, subject, problems if not explicit else [])
+    severity = _severity(said, fields, kind, subject, problems)
     if attributes:
         attributes = _bounded(attributes, problems)
     return Event(
@@ -328,23 +326,29 @@ def _plausible(moment: int, received: int) -> bool:
     return EARLIEST <= moment <= received + DAY
 
 
-def _severity(fields: dict[str, Any], kind: str, subject: str, problems: list[str]) -> Severity:
-    said = fields.get("severity")
-    if said is None:
-        said = fields.get("level")
-    if isinstance(said, str):
-        level = LEVELS.get(said.strip().upper())
+def _severity(
+    said: Any, fields: dict[str, Any], kind: str, subject: str, problems: list[str]
+) -> Severity:
+    """What the message says of itself, else what its words let one think."""
+    for name in (said, fields.get("level")):
+        if not isinstance(name, str):
+            continue
+        level = LEVELS.get(name.strip().upper())
         if level is not None:
             return level
         try:
-            return severity_named(said)
+            return severity_named(name)
         except ValueError as error:
+            text = str(error)[:200]
             # A level may mean something else than severity, as in a game.
-            if "severity" in fields:
-                problems.append(str(error)[:200])
+            if name is said and text not in problems:
+                problems.append(text)
     if kind == "vllm_token":
         return Severity.DEBUG
+    inner = fields.get("payload") or fields.get("data")
     status = fields.get("status")
+    if status is None and isinstance(inner, dict):
+        status = inner.get("status")
     words = f"{kind} {subject} {status if isinstance(status, str) else ''}".lower()
     if BAD.search(words) or fields.get("error") or fields.get("error_type"):
         return Severity.ERROR
