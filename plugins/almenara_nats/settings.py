@@ -1,11 +1,15 @@
 """The NATS plugin's part of the configuration."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
+from almenara.signals import parse_time
+
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+DURABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -96,3 +100,17 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Bytes of a readable payload that are kept whole; of longer ones the beginning is."""
     apply: list[StreamDefinition] = []
     """Streams that `almenara streams apply` takes care of."""
+
+    def __post_init__(self) -> None:
+        if self.start not in ("all", "new"):
+            try:
+                parse_time(self.start)
+            except ValueError:
+                raise ValueError(
+                    f"start must be all, new, or a time such as 2026-01-31T12:00:00Z;"
+                    f" it is {self.start!r}"
+                ) from None
+        if not DURABLE.fullmatch(self.durable):
+            raise ValueError(
+                f"durable must be letters, digits, _ and - only; it is {self.durable!r}"
+            )

@@ -223,6 +223,8 @@ async def test_a_wrong_configuration_is_refused_with_what_to_do(tmp_path: Path) 
         ("server:\n  drain: many\n", "server.drain"),
         ("plugins:\n  nast: {}\n", "plugins.nast"),
         ("plugins:\n  nats:\n    stream: []\n", "did you mean streams?"),
+        ("plugins:\n  nats:\n    start: yesterday\n", "start must be all, new"),
+        ("plugins:\n  nats:\n    durable: a b\n", "durable must be"),
         ("a: [", "not YAML"),
     ):
         config.write_text(text)
