@@ -29,8 +29,8 @@ CREATE TABLE events (
     raw BLOB,
     data TEXT NOT NULL
 );
-CREATE INDEX events_by_type ON events (type);
-CREATE INDEX events_by_origin ON events (origin);
+CREATE INDEX events_by_type ON events (type, sequence, severity);
+CREATE INDEX events_by_origin ON events (origin, sequence, severity);
 CREATE INDEX events_by_correlation ON events (correlation) WHERE correlation IS NOT NULL;
 CREATE INDEX events_by_severity ON events (severity) WHERE severity >= 13;
 CREATE INDEX events_by_time ON events (time, severity, type, origin);
