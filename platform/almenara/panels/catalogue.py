@@ -177,13 +177,18 @@ async def prepare_streams(view: View, chosen: Filter) -> Mapping[str, Any]:
             if consumer.namespace == stream.name and not consumer.gone
         ]
         pending = [
-            view.resources.latest(it.kind, it.namespace, it.name, "pending") for it in consumers
+            view.resources.latest(it.kind, it.namespace, it.name, metric)
+            for it in consumers
+            for metric in ("pending", "ack_pending")
         ]
+        stuck = [it for it in consumers if it.severity > stream.severity]
         origin = f"{system}/{stream.name}"
         series = view.resources.series(stream.kind, stream.namespace, stream.name, "rate")
         rows.append(
             {
                 "stream": stream,
+                "status": ", ".join(f"{it.name} {it.status}" for it in stuck) or stream.status,
+                "severity": max((it.severity for it in stuck), default=stream.severity).name,
                 **latest,
                 "backlog": sum(value for value in pending if value is not None)
                 if any(value is not None for value in pending)
