@@ -106,7 +106,6 @@ CLOUDEVENT_REQUIRED: Final = ("specversion", "id", "source", "type")
 CLOUDEVENT_ATTRIBUTES: Final = frozenset(
     (*CLOUDEVENT_REQUIRED, "subject", "time", "datacontenttype", "dataschema")
 )
-STRUCTURED_CONTENT_TYPE: Final = "application/cloudevents+json"
 HEADER_PREFIX: Final = "ce-"
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from almenara_nats.settings import NatsSettings
+
+log = structlog.get_logger(__name__)
 
 USERINFO: Final = re.compile(r"(?<=://)[^/@\s]+@")
 CLOSE_TIMEOUT: Final = 1.0
@@ -35,8 +38,6 @@ class Connection(Client):
     def __init__(self) -> None:
         super().__init__()
         self.takers: dict[int, Take] = {}
-        self.complaints: list[str] = []
-        """What the server refused, in its words."""
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
@@ -48,7 +49,7 @@ class Connection(Client):
         try:
             await super()._process_msg(sid, subject, reply, data, headers)
         except (UnicodeError, IndexError, ValueError):
-            self.complaints.append("an answer came with headers that cannot be read")
+            log.warning("NATS answered with headers that cannot be read")
 
     async def follow(self, subject: str, take: Take) -> Callable[[], Awaitable[None]]:
         """Give every message on `subject` to `take`; the returned function ends that."""
@@ -76,10 +77,6 @@ def masked(text: str, settings: NatsSettings) -> str:
         if secret:
             text = text.replace(secret, "***")
     return USERINFO.sub("***@", text)
-
-
-def masked_servers(settings: NatsSettings) -> str:
-    return ", ".join(masked(server, settings) for server in settings.servers)
 
 
 def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
@@ -127,7 +124,7 @@ async def _connect_to(server: str, settings: NatsSettings) -> Connection:
     async def heard(error: Exception) -> None:
         errors.append(error)
         if connection.is_connected:
-            connection.complaints.append(masked(sentence(error), settings))
+            log.warning("NATS complains", reason=masked(sentence(error), settings))
         del errors[:-5]
 
     context = tls_context(settings)

@@ -32,7 +32,6 @@ DEEPEST: Final = 200
 """Levels of nesting that every reader of the history can take."""
 DAY: Final = 86_400_000_000
 EARLIEST: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
-EMPTY: Final[Mapping[str, str]] = {}
 
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 BAD: Final = re.compile(r"fail|error|fatal|dead[._ -]?letter|exception|crash")

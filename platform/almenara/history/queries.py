@@ -150,16 +150,6 @@ class History:
 
         return await self._log.read(query)
 
-    async def bounds(self) -> tuple[int, int] | None:
-        """The sequences of the oldest and the newest event; None for an empty history."""
-
-        def query(connection: sqlite3.Connection) -> tuple[int, int] | None:
-            (first,) = connection.execute("SELECT min(sequence) FROM events").fetchone()
-            (last,) = connection.execute("SELECT max(sequence) FROM events").fetchone()
-            return None if first is None else (int(first), int(last))
-
-        return await self._log.read(query)
-
 
 def _fetch(
     connection: sqlite3.Connection, plan: Plan, order: str, limit: int
