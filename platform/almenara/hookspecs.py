@@ -1,43 +1,52 @@
 """The whole contract with plugins: what a plugin may register, and what it is given.
 
-A plugin is a module that implements any of the hooks below with `@almenara.hookimpl`:
+A plugin is a module that implements any of the hooks below with `@almenara.hookimpl`. This is one,
+complete:
 
-    import almenara, msgspec
-    from almenara.hookspecs import Publish, Source
-    from almenara.signals import Event, now
+    import almenara, msgspec, shutil
+    from almenara.kit import every
+    from almenara.signals import Sample
 
-    class Heartbeat(msgspec.Struct):
-        every: float = 10.0
+    class DiskSettings(msgspec.Struct, forbid_unknown_fields=True):
+        path: str = "/"
+        '''The disk that holds this folder is measured.'''
 
-    class HeartbeatSource:
-        name = "heartbeat"
-        def __init__(self, settings): self.settings = settings
-        async def run(self, publish): ...
+    class Disk:
+        def __init__(self, settings):
+            self.path = settings.path
+        async def run(self, publish):
+            async for _ in every(10):
+                used = shutil.disk_usage(self.path).used
+                await publish([Sample(kind="disk", name=self.path, metric="used", value=used)])
 
     @almenara.hookimpl
-    def almenara_settings(): return Heartbeat
+    def almenara_settings(): return DiskSettings
 
     @almenara.hookimpl
-    def almenara_sources(settings, context): return [HeartbeatSource(settings)]
+    def almenara_sources(settings): return [Disk(settings)]
 
-Hooks receive their arguments by name and may leave out those they do not need.
+Hooks receive their arguments by name and leave out those they do not need, so that they can be
+given more without breaking anyone. A module that needs a newer contract than version 1 says so:
+`ALMENARA_API_VERSION = 2`; an older Almenara then refuses it with that reason.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import click
 import msgspec
 import pluggy
 
-from almenara.signals import Signal
+from almenara.signals import Event, Severity, Signal
 
 hookspec = pluggy.HookspecMarker("almenara")
 
+
 Publish = Callable[[Sequence[Signal]], Awaitable[None]]
 """Hands a batch to the bus; returns once the batch is durable and numbered. A source acknowledges
-upstream only after that. Holds back, without raising, while the bus cannot write."""
+upstream only after that. Holds back, without raising, while the bus cannot write or the source
+publishes more than its rate."""
 
 
 class SourceReport(Protocol):
@@ -58,9 +67,18 @@ class SourceReport(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """The part of a plugin that observes one system; the supervisor runs and restarts it."""
+    """The part of a plugin that observes one system; the supervisor runs and restarts it.
 
-    name: str
+    It may have a `name`; without one it has its plugin's. It runs on an event loop of its own.
+    """
+
+    async def run(self, publish: Publish) -> None:
+        """Observe until cancelled; raising or returning makes the supervisor start it again."""
+
+
+@runtime_checkable
+class ReportingSource(Protocol):
+    """A source that also says how it fares: `run` has a second parameter named `report`."""
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Observe until cancelled; raising or returning makes the supervisor start it again."""
@@ -70,13 +88,117 @@ class Context(Protocol):
     """What the platform lends to a plugin."""
 
     data_dir: Path
-    """A folder of this plugin alone, that survives restarts."""
+    """A folder of this plugin alone, that survives restarts. It is made when first written to by
+    the plugin."""
 
     async def load(self, key: str) -> bytes | None:
         """The value that `save` stored under `key`, durable across restarts."""
 
     async def save(self, key: str, value: bytes) -> None:
         """Store a small value, such as a position upstream, durably."""
+
+
+
+Columns = Annotated[int, msgspec.Meta(ge=1, le=12)]
+
+
+class EventQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Events, newest first."""
+
+    filter: Mapping[str, str] = {}
+    """As in the address of the events page: `{"type": "http.*", "severity": "WARN"}`."""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 50
+    """Events shown at most."""
+
+
+class ResourceQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Resources that exist now, by namespace and name."""
+
+    kind: str
+    """Kind, or a pattern as in NATS subjects: `ray.job`, `kubernetes.*`."""
+    namespace: str = ""
+    """Namespace, or a pattern; empty for all."""
+    name: str = ""
+    """Name, or a pattern; empty for all."""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=2000)] = 200
+    """Resources shown at most."""
+
+
+class SampleQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The last samples of a metric of the resources of a kind."""
+
+    kind: str
+    metric: str
+    namespace: str = ""
+    name: str = ""
+    combine: Literal["sum", "mean", "max", "min"] = "sum"
+    """How one number is made of several resources, where one is shown."""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=50)] = 8
+    """Lines of a time series at most: those with the highest newest values."""
+
+
+Query = EventQuery | ResourceQuery | SampleQuery
+Format = Literal["text", "number", "bytes", "seconds", "percent", "time", "age", "status"]
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A column of a table of resources, or a line of a detail."""
+
+    title: str
+    path: str
+    """Where the value is: `name`, `namespace`, `status`, `time`; `state.code` within the state,
+    with dots between the levels; `sample.latency` for the newest sample of a metric."""
+    format: Format = "text"
+    """How it is written. Of `seconds` and `bytes` the number is given, of `percent` the share
+    (0.5 is 50 %), of `time` and `age` microseconds since the epoch."""
+    spark: str = ""
+    """A metric whose last samples are drawn beside the value."""
+
+
+class Panel(msgspec.Struct, frozen=True, kw_only=True):
+    """A server-rendered view of signals that stays live.
+
+    Ready-made kinds need no template: `events` (a list, of an `EventQuery`), `table` and `detail`
+    (`columns` of a `ResourceQuery`), `status` (a strip of states, of a `ResourceQuery`), `number`
+    (with a sparkline) and `series` (lines over time), both of a `SampleQuery`. A `template` of the
+    plugin's own draws anything else.
+    """
+
+    name: str
+    """In letters, digits, `_` and `-`; the whole name is `<plugin>.<name>`."""
+    title: str
+    query: Query
+    kind: Literal["events", "table", "detail", "status", "number", "series", "template"]
+    template: str = ""
+    """For the kind `template`: a name that `almenara_templates` provides. It is given `panel`,
+    `moment` and, by the query, `events`, `resources` or `series`; `{% import "macros.html" as it
+    %}` gives it what our own templates are made of."""
+    columns: Sequence[Column] = ()
+    sort: str = ""
+    """The path of the column that orders a table at first; `-` in front for the highest first."""
+    format: Format = "number"
+    """How a number, and the values of a series, are written."""
+    severities: Mapping[str, Severity] = {}
+    """How much a status should worry where the resource itself does not say: colours it."""
+    filters: Sequence[str] = ()
+    """The filters it accepts from the address of its page. Of an `EventQuery` those of the events
+    page; of the others `namespace`, `name`, `status` and `text`. A table accepts `sort` as well."""
+    width: Columns = 6
+    """Columns of the twelve of the grid."""
+    height: Annotated[int, msgspec.Meta(ge=0, le=12)] = 0
+    """Rows of the grid, after which it scrolls; 0 for as tall as its content."""
+    empty: str = ""
+    """What it says while there is nothing to show."""
+
+
+
+
+@runtime_checkable
+class Notifier(Protocol):
+    """Tells people elsewhere of events; version 1 of the contract names it and calls none yet."""
+
+    async def notify(self, events: Sequence[Event]) -> None:
+        """Tell of the events; raising makes the platform try them again."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +213,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What to do about it; empty where nothing needs doing."""
 
 
+
+
 @hookspec(firstresult=True)
 def almenara_settings() -> type[msgspec.Struct]:
     """The struct that types this plugin's part of the configuration."""
@@ -98,14 +222,51 @@ def almenara_settings() -> type[msgspec.Struct]:
 
 
 @hookspec
-def almenara_sources(settings: Any, context: Context) -> Sequence[Source]:
+def almenara_sources(settings: Any, context: Context) -> Sequence[Source | ReportingSource]:
     """The sources this plugin runs, made from its settings."""
+    raise NotImplementedError
+
+
+@hookspec
+def almenara_panels(settings: Any) -> Sequence[Panel]:
+    """The panels this plugin adds; they make up its page unless the configuration says another."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def almenara_templates() -> Path | Mapping[str, str]:
+    """A folder of Jinja templates, or templates by name, for panels of the kind `template`."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def almenara_static() -> Path:
+    """A folder of style sheets and images; a template reaches one as `asset("<plugin>/name.svg")`,
+    and a style sheet named `panels.css` is part of every page."""
+    raise NotImplementedError
+
+
+@hookspec
+def almenara_notifiers(settings: Any) -> Sequence[Notifier]:
+    """Reserved for notifiers: version 1 of the contract checks the hook and does not call it."""
     raise NotImplementedError
 
 
 @hookspec
 def almenara_commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
     """Commands added to `almenara`; `read_settings` reads this plugin's settings when called."""
+    raise NotImplementedError
+
+
+@hookspec
+async def almenara_startup(settings: Any, context: Context) -> None:
+    """Called once before the plugin's sources run; raising keeps this plugin's sources from it."""
+    raise NotImplementedError
+
+
+@hookspec
+async def almenara_shutdown(settings: Any, context: Context) -> None:
+    """Called once after the plugin's sources have ended."""
     raise NotImplementedError
 
 

@@ -6,9 +6,9 @@
 import difflib
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args, get_origin
+from typing import Annotated, Any, Final, Self, get_args, get_origin
 
 import msgspec
 import yaml
@@ -22,6 +22,60 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 class SettingsError(ValueError):
     """The configuration is wrong; the text gives the place, what was expected and what to do."""
+
+
+class Secret:
+    """A value that must not be seen: a password, a token, a key.
+
+    In the configuration it is `{env: NAME}` or `{file: PATH}`, or the value itself where it comes
+    from the environment anyway. Printing, formatting, comparing or encoding one never shows it;
+    only `reveal` does. A file is read again each time, so that a rotated secret is the new one.
+    """
+
+    __slots__ = ("_place", "_reveal")
+
+    def __init__(self, reveal: Callable[[], str], place: str = "set") -> None:
+        self._reveal, self._place = reveal, place
+
+    @classmethod
+    def of(cls, value: str) -> Self:
+        """A secret that is known already."""
+        return cls(lambda: value)
+
+    @classmethod
+    def read(cls, written: Any) -> Self:
+        """What the configuration says as a secret. Raises `ValueError` that does not show it."""
+        if isinstance(written, dict) and len(written) == 1:
+            ((kind, where),) = written.items()
+            if kind == "env" and isinstance(where, str):
+                value = os.environ.get(where)
+                if not value:
+                    raise ValueError(f"the environment variable {where} is not set")
+                return cls(lambda: value, f"from {where}")
+            if kind == "file" and isinstance(where, str):
+                path = Path(where).expanduser()
+                secret = cls(lambda: path.read_text(encoding="utf-8").strip(), f"from {path}")
+                try:
+                    if not secret.reveal():
+                        raise ValueError(f"the file {path} is empty")
+                except UnicodeDecodeError:
+                    raise ValueError(f"the file {path} is not text") from None
+                except OSError as error:
+                    raise ValueError(f"the file {path} cannot be read: {error.strerror}") from None
+                return secret
+        if isinstance(written, str | int | float) and not isinstance(written, bool):
+            return cls.of(str(written))
+        raise ValueError("a secret is `{env: NAME}`, `{file: PATH}` or a text")
+
+    def reveal(self) -> str:
+        """The value. Raises `OSError` where its file cannot be read any more."""
+        return self._reveal()
+
+    def __repr__(self) -> str:
+        return f"Secret({self._place})"
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -78,8 +132,26 @@ class StorageSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Seconds a query of the history may take."""
 
 
+Isolation = typing.Literal["thread", "process", "task"]
+
+
+class SourceLimits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What the supervisor does differently for one source; what is left out stays as for all."""
+
+    isolation: Isolation | None = None
+    """`thread`, `process` or `task`."""
+    rate_limit: Positive | None = None
+    """Signals a second in the long run."""
+    burst: Count | None = None
+    """Signals at once, above the rate."""
+    task_limit: Count | None = None
+    """Tasks at once."""
+    memory_limit: Count | None = None
+    """Bytes, in a process of its own."""
+
+
 class SupervisorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How sources are restarted."""
+    """How sources are kept running, and apart."""
 
     backoff: Positive = 0.5
     """Seconds before the first restart of a failed source; doubled on each further failure."""
@@ -90,7 +162,27 @@ class SupervisorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     healthy_after: Positive = 30.0
     """Seconds a source must run before its backoff starts over."""
     stop_timeout: Positive = 5.0
-    """Seconds a source may take to stop."""
+    """Seconds a source may take to stop; after them it is left behind."""
+    isolation: Isolation = "thread"
+    """What keeps sources apart: a `thread` with an event loop of its own; a `process` of its own,
+    which a crash of a C extension cannot leave; or `task`, on the event loop of the server, which
+    is quickest and protects from exceptions only."""
+    rate_limit: Positive = 10_000.0
+    """Signals a second that a source may publish in the long run; beyond them it is held back."""
+    burst: Count = 50_000
+    """Signals that a source may publish at once, above its rate."""
+    waiting_limit: Count = 50_000
+    """Signals of one source that may wait to be published; one that goes on is restarted."""
+    blocked_after: Positive = 2.0
+    """Seconds an event loop may stand still before the source that holds it is named."""
+    interrupt_after: Positive = 20.0
+    """Seconds after which a source that blocks its own event loop is interrupted and restarted."""
+    task_limit: Count = 1_000
+    """Tasks a source may have at once; one that leaks them is named, and restarted."""
+    memory_limit: Count = 1024**3
+    """Bytes a source in a process of its own may hold; beyond them it is restarted."""
+    sources: dict[str, SourceLimits] = {}
+    """What differs for single sources, by the name of the source."""
 
 
 class PanelSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +196,30 @@ class PanelSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Bytes that may wait for one browser; beyond them it skips frames and gets a snapshot."""
     send_timeout: Positive = 2.0
     """Seconds one frame may take to send before the browser is dropped."""
+
+
+class PlacedPanel(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A panel on a page."""
+
+    panel: str
+    """Name of the panel, as `almenara plugins list` gives it: `http.checks`."""
+    width: Annotated[int, msgspec.Meta(ge=1, le=12)] | None = None
+    """Columns of the twelve of the grid; without it the panel's own width."""
+    height: Annotated[int, msgspec.Meta(ge=1, le=12)] | None = None
+    """Rows of the grid, after which it scrolls; without it the panel's own height."""
+    filter: dict[str, str] = {}
+    """Filters of the panel, as its address has them: `severity: ERROR`."""
+
+
+class DashboardSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A page of panels."""
+
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]*$")]
+    """Its address is `/dashboards/` and this."""
+    title: str = ""
+    """What the navigation calls it."""
+    panels: list[PlacedPanel | str]
+    """The panels in their order: a name, or `panel:` with `width:`, `height:` and `filter:`."""
 
 
 class LogSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -123,8 +239,34 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     supervisor: SupervisorSettings = msgspec.field(default_factory=SupervisorSettings)
     panels: PanelSettings = msgspec.field(default_factory=PanelSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
-    plugins: dict[str, dict[str, Any]] = {}
-    """Settings of each plugin, by the name of its entry point."""
+    dashboards: list[DashboardSettings] = []
+    """Pages of panels. One named `overview` replaces the first page, one named as a plugin that
+    plugin's page; others are added. Without any, each plugin with panels has its page."""
+    plugins_dir: Path | None = None
+    """Folder of plugins that are not installed: each a `.py` file, or a folder with an
+    `__init__.py`."""
+    plugins: dict[str, Any] = {}
+    """Settings of each plugin, by its name; and `disabled`, the list of plugins to leave out."""
+
+    def __post_init__(self) -> None:
+        disabled = self.plugins.get("disabled", [])
+        if not isinstance(disabled, list) or not all(isinstance(it, str) for it in disabled):
+            raise ValueError("plugins.disabled must be a list of names of plugins")
+        for name, tree in self.plugins.items():
+            if name != "disabled" and tree is not None and not isinstance(tree, dict):
+                raise ValueError(
+                    f"plugins.{name} must hold `name: value` lines; it is {type(tree).__name__}"
+                )
+
+    @property
+    def disabled(self) -> list[str]:
+        """The plugins to leave out."""
+        return list(self.plugins.get("disabled", []))
+
+    @property
+    def of_plugins(self) -> dict[str, dict[str, Any]]:
+        """What is said of each plugin, still untyped."""
+        return {name: tree or {} for name, tree in self.plugins.items() if name != "disabled"}
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -178,12 +320,29 @@ def read(kind: type[S], tree: Any, *, place: str) -> S:
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$")
         spot = f"{place}{where.rstrip('`')}".lstrip(".") or "the configuration"
+        if message.startswith(SECRET):
+            raise SettingsError(f"{spot}: {message.removeprefix(SECRET)}") from None
         raise SettingsError(f"{spot}: {message}, found {value_at(tree, where)}") from None
+
+
+SECRET: Final = "secret: "
+
+
+class SecretError(ValueError):
+    """A secret that cannot be had; whose value must not be shown either."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(SECRET + text)
 
 
 def _decode(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value).expanduser()
+    if kind is Secret:
+        try:
+            return Secret.read(value)
+        except ValueError as error:
+            raise SecretError(str(error)) from None
     raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
 
 

@@ -5,13 +5,14 @@ CloudEvents: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
 """
 
 import base64
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any, Final
 
 import msgspec
+
+from almenara.clock import now as now
 
 
 class Severity(IntEnum):
@@ -73,7 +74,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     severity: Severity = Severity.INFO
     """How much that status should worry: `INFO` for a healthy one."""
     state: dict[str, Any] = {}
-    time: int = msgspec.field(default_factory=lambda: now())
+    time: int = msgspec.field(default_factory=now)
     gone: bool = False
     origin: str = ""
 
@@ -92,7 +93,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     namespace: str = ""
     unit: str = ""
     """The unit by its UCUM code, `By`, `s`, `1/s`; empty for a count."""
-    time: int = msgspec.field(default_factory=lambda: now())
+    time: int = msgspec.field(default_factory=now)
     origin: str = ""
 
     @property
@@ -110,11 +111,6 @@ HEADER_PREFIX: Final = "ce-"
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
-
-
-def now() -> int:
-    """The time, in microseconds since the Unix epoch."""
-    return time.time_ns() // 1_000
 
 
 def parse_time(text: str) -> int:

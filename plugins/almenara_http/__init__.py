@@ -1,0 +1,1 @@
+"""HTTP: checks of URLs as resources, samples, and events when they change."""

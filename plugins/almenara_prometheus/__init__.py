@@ -1,0 +1,1 @@
+"""Prometheus: what any `/metrics` page says, as samples and resources."""
