@@ -69,7 +69,9 @@ class SourceReport(Protocol):
 class Source(Protocol):
     """The part of a plugin that observes one system; the supervisor runs and restarts it.
 
-    It may have a `name`; without one it has its plugin's. It runs on an event loop of its own.
+    It may have a `name`; without one it has its plugin's. It may have a `rate_limit`, the signals a
+    second it may publish in the long run, where those of the configuration are too few for what it
+    does; the configuration of the source itself wins. It runs on an event loop of its own.
     """
 
     async def run(self, publish: Publish) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import almenara
-from almenara.hookspecs import Context, Finding, Source
+from almenara.hookspecs import Context, Finding, ReportingSource
 from almenara_nats.settings import NatsSettings
 
 
@@ -16,7 +16,7 @@ def almenara_settings() -> type[NatsSettings]:
 
 
 @almenara.hookimpl
-def almenara_sources(settings: NatsSettings, context: Context) -> Sequence[Source]:
+def almenara_sources(settings: NatsSettings, context: Context) -> Sequence[ReportingSource]:
     from almenara_nats.source import NatsSource
 
     return [NatsSource(settings, context)]

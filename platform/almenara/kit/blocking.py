@@ -64,7 +64,7 @@ class BlockingClient(Generic[C]):
                     if client is None:
                         client = self._make()
                     result: Any = work(client)
-                except BaseException as error:  # noqa: BLE001
+                except BaseException as error:
                     _settle(loop, future, None, error)
                 else:
                     _settle(loop, future, result, None)

@@ -130,7 +130,7 @@ class Supervisor:
             try:
                 async with asyncio.timeout(self.settings.stop_timeout):
                     await shutdown()
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 log.warning("a plugin failed to shut down", plugin=plugin, error=sentence(error))
 
     async def _start_up(self, plugin: str, startup: Step, sources: Sequence[Supervised]) -> None:

@@ -58,7 +58,8 @@ class Calls:
         """The answer. Raises `ValueError` where the supervisor refuses."""
         self._last += 1
         number = self._last
-        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
         try:
             self.line.send(make(number))
             await self.line.drain()
@@ -118,7 +119,7 @@ async def live(sock: socket.socket, still: int) -> None:
     line = Line(writer)
     try:
         await _run(reader, line, still)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         line.send(wire.Ended(error=sentence(error)))
     with contextlib.suppress(ConnectionError):
         async with asyncio.timeout(FAREWELL):

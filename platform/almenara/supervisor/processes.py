@@ -155,9 +155,7 @@ class SourceProcess:
                     case wire.Published():
                         await room.acquire()
                         batch = wire.delivered(message.signals)
-                        group.create_task(
-                            self._answer(message.call, room, self._publish, batch)
-                        )
+                        group.create_task(self._answer(message.call, room, self._publish, batch))
                     case wire.Saved():
                         await room.acquire()
                         group.create_task(

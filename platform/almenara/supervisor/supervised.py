@@ -17,7 +17,7 @@ from almenara.supervisor.gate import Gate
 from almenara.supervisor.processes import SourceProcess
 from almenara.supervisor.running import start_source
 from almenara.supervisor.state import SourceError, SourceState, sentence
-from almenara.supervisor.threads import AbandonedError, SourceThread
+from almenara.supervisor.threads import SourceThread
 from almenara.supervisor.vitals import Vitals
 from almenara.supervisor.wire import Start
 
@@ -49,7 +49,9 @@ class Supervised:
         name = getattr(source, "name", "") or plugin
         own = settings.sources.get(name, SourceLimits())
         self.isolation = own.isolation or settings.isolation
-        self.rate_limit = own.rate_limit or getattr(source, "rate_limit", settings.rate_limit)
+        self.rate_limit: float = (
+            own.rate_limit or getattr(source, "rate_limit", None) or settings.rate_limit
+        )
         self.burst = own.burst or max(settings.burst, int(self.rate_limit))
         self.task_limit = own.task_limit or settings.task_limit
         self.memory_limit = own.memory_limit or settings.memory_limit
@@ -114,15 +116,10 @@ class Supervised:
             started = time.monotonic()
             try:
                 await self._run_once(publish)
-                self.state.note(
-                    "the source ended by itself; it should run until it is cancelled"
-                )
+                self.state.note("the source ended by itself; it should run until it is cancelled")
             except BusClosedError:
                 return
-            except AbandonedError as error:
-                self.left_behind += 1
-                self._failed(error)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 self._failed(error)
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 # It took the request to stop for something else.
@@ -182,6 +179,7 @@ class Supervised:
         finally:
             await end(running)
             self.state.tasks = None
+            self.left_behind += thread.abandoned
 
     async def _run_in_process(self, publish: Publish) -> None:
         if self._start is None or self.context is None:
@@ -194,16 +192,7 @@ class Supervised:
             while not (await asyncio.wait([running], timeout=LOOK))[0]:
                 still = process.still()
                 self._look_at_block(still, lambda: process.stack)
-                if still > self.settings.interrupt_after:
-                    where = f" at {process.stack[-1]}" if process.stack else ""
-                    raise SourceError(f"its process stood still for {still:.0f} s{where}")
-                if (self.state.tasks or 0) > self.task_limit:
-                    raise self._leak(self.state.tasks or 0, process.newest_task)
-                if (memory := self.state.memory or 0) > self.memory_limit:
-                    raise SourceError(
-                        f"its process held {memory / 2**20:,.0f} MiB of memory; its limit is"
-                        f" {self.memory_limit / 2**20:,.0f} (memory_limit)"
-                    )
+                self._check_process(process, still)
             running.result()
         except SourceError:
             process.kill()
@@ -211,6 +200,18 @@ class Supervised:
         finally:
             await end(running)
             self.state.tasks = self.state.memory = None
+
+    def _check_process(self, process: SourceProcess, still: float) -> None:
+        if still > self.settings.interrupt_after:
+            where = f" at {process.stack[-1]}" if process.stack else ""
+            raise SourceError(f"its process stood still for {still:.0f} s{where}")
+        if (self.state.tasks or 0) > self.task_limit:
+            raise self._leak(self.state.tasks or 0, process.newest_task)
+        if (memory := self.state.memory or 0) > self.memory_limit:
+            raise SourceError(
+                f"its process held {memory / 2**20:,.0f} MiB of memory; its limit is"
+                f" {self.memory_limit / 2**20:,.0f} (memory_limit)"
+            )
 
     def _leak(self, tasks: int, name: str) -> SourceError:
         return SourceError(
@@ -246,5 +247,3 @@ async def end(task: "asyncio.Task[Any]") -> None:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             continue
-
-

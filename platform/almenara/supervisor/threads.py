@@ -74,7 +74,8 @@ class SourceThread:
         self._ended: asyncio.Future[None] = self._home.create_future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._cancelled = self._abandoned = False
+        self._cancelled = False
+        self.abandoned = False
         self._thread = threading.Thread(target=self._main, name=f"source {name}", daemon=True)
 
     async def run(self, stop_timeout: float) -> None:
@@ -102,7 +103,7 @@ class SourceThread:
                 log.warning("a source failed while it stopped", source=self.name, error=str(error))
             raise
         finally:
-            if not self._abandoned:
+            if not self.abandoned:
                 self.vitals.stop()
 
     def cancel(self) -> None:
@@ -121,7 +122,7 @@ class SourceThread:
 
     def abandon(self) -> None:
         """Leave the thread to itself: nothing it publishes from now on is taken."""
-        self._abandoned = True
+        self.abandoned = True
         self.vitals.stop()
         if not self._ended.done():
             self._ended.set_exception(
@@ -134,7 +135,7 @@ class SourceThread:
             self._ended.exception()
 
     async def _publish_from_there(self, batch: Sequence[Signal]) -> None:
-        if self._abandoned:
+        if self.abandoned:
             raise asyncio.CancelledError
         await self._publish(batch)
 
@@ -144,7 +145,7 @@ class SourceThread:
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(self._run())
-        except BaseException as problem:  # noqa: BLE001
+        except BaseException as problem:
             error = problem
         with contextlib.suppress(RuntimeError):
             self._home.call_soon_threadsafe(self._settle, error)

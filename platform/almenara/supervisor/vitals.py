@@ -29,7 +29,7 @@ class Vitals:
         """Begin, on the loop of the calling thread."""
         self.loop, self.thread = asyncio.get_running_loop(), threading.get_ident()
         if count_tasks:
-            self.loop.set_task_factory(self._make)
+            self.loop.set_task_factory(self._make)  # type: ignore[arg-type, unused-ignore]
         self._live(self.loop)
 
     def stop(self) -> None:

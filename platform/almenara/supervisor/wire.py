@@ -121,12 +121,14 @@ async def _body(reader: asyncio.StreamReader) -> bytes:
 async def read_from_child(reader: asyncio.StreamReader) -> FromChild:
     """The next message. Raises `asyncio.IncompleteReadError` at the end, and
     `msgspec.MsgspecError` or `ValueError` for what is none."""
-    return _from_child(await _body(reader))
+    message: FromChild = _from_child(await _body(reader))
+    return message
 
 
 async def read_to_child(reader: asyncio.StreamReader) -> ToChild:
     """The next message. Raises `asyncio.IncompleteReadError` at the end."""
-    return _to_child(await _body(reader))
+    message: ToChild = _to_child(await _body(reader))
+    return message
 
 
 def carried(batch: Sequence[Signal]) -> list[Carried]:

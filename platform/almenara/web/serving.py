@@ -20,6 +20,8 @@ from almenara.settings import Settings
 from almenara.supervisor import Supervisor
 from almenara.web.app import create_app
 from almenara.web.assets import Assets
+from almenara.web.plugging import Plugging
+from almenara.web.reloading import reload_saved
 from almenara.web.server import listening_socket, server
 from almenara.web.services import Services
 
@@ -28,8 +30,15 @@ log = structlog.get_logger(__name__)
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
-async def serve(settings: Settings, plugins: Plugins) -> None:
-    """Run until SIGTERM or SIGINT.
+class NoPanels:
+    def add(self, *_: object) -> None: ...
+
+    def remove(self, plugin: str) -> None: ...
+
+
+async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -> None:
+    """Run until SIGTERM or SIGINT; with `reload`, plugins of the plugins directory are loaded
+    again when they are saved.
 
     Raises `web.server.PortTakenError`, `settings.SettingsError`, and what opening the database
     raises.
@@ -41,8 +50,9 @@ async def serve(settings: Settings, plugins: Plugins) -> None:
             replay_from = bus.last_sequence
             await resources.rebuild(bus)
             supervisor = Supervisor(bus, settings.supervisor)
-            for plugin, source in plugins.sources(settings, bus):
-                supervisor.add(source, plugin)
+            plugging = Plugging(settings, plugins, bus, supervisor, NoPanels(), NoPanels())
+            for plugin in list(plugins.modules):
+                plugging.add(plugin)
             history = History(bus)
             view = View(
                 bus=bus,
@@ -78,6 +88,13 @@ async def serve(settings: Settings, plugins: Plugins) -> None:
                         group.create_task(services.loop_lag.run(), name="loop lag"),
                         group.create_task(supervisor.run(), name="supervisor"),
                     ]
+                    if reload and settings.plugins_dir is not None:
+                        background.append(
+                            group.create_task(
+                                reload_saved(settings.plugins_dir, plugging, lambda name: None),
+                                name="reloading",
+                            )
+                        )
                     host, port = sock.getsockname()[:2]
                     log.info("almenara is ready", address=f"http://{host}:{port}/")
                     await running.serve(sockets=[sock])

@@ -1,0 +1,71 @@
+"""Plugins of the plugins directory, loaded again when they are saved."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from almenara.plugins import in_folder
+from almenara.settings import SettingsError
+from almenara.web.plugging import Plugging
+
+log = structlog.get_logger(__name__)
+
+LOOK: Final = 0.3
+"""Seconds between looks at the folder."""
+
+Written = dict[Path, tuple[int, int]]
+
+
+def written(path: Path) -> Written:
+    """When each file of a plugin was written, and how long it is."""
+    files = [path] if path.is_file() else [it for it in path.rglob("*") if it.is_file()]
+    found: Written = {}
+    for file in files:
+        if "__pycache__" in file.parts:
+            continue
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        found[file] = (status.st_mtime_ns, status.st_size)
+    return found
+
+
+def look(folder: Path) -> dict[str, Written]:
+    """The plugins of a folder, and when their files were written."""
+    return {
+        found.name: written(found.path) for found in in_folder(folder) if found.path is not None
+    }
+
+
+async def reload_saved(folder: Path, plugging: Plugging, renew: Callable[[str], None]) -> None:
+    """Load what changes in the folder, until cancelled; the bus goes on, and browsers stay.
+
+    `renew` is called with the name of each plugin whose panels may be others now.
+    """
+    known = await asyncio.to_thread(look, folder)
+    while True:
+        await asyncio.sleep(LOOK)
+        try:
+            current = await asyncio.to_thread(look, folder)
+        except SettingsError as error:
+            log.warning("the plugins directory cannot be read", error=str(error))
+            continue
+        changed = [name for name in known.keys() | current if known.get(name) != current.get(name)]
+        known = current
+        for name in sorted(changed):
+            await plugging.remove(name)
+            for found in in_folder(folder):
+                if found.name == name and name not in plugging.settings.disabled:
+                    plugging.plugins.load(found)
+            if name in plugging.plugins.modules:
+                try:
+                    plugging.add(name)
+                except SettingsError as error:
+                    plugging.plugins.note(name, str(error))
+                else:
+                    log.info("a plugin was loaded again", plugin=name)
+            renew(name)
