@@ -1,12 +1,14 @@
 """`almenara`: serve, look after and look into a running Almenara from the terminal."""
 
 import asyncio
+import json
 import logging
 import os
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +21,12 @@ from rich.text import Text
 
 from almenara import __version__
 from almenara.hookspecs import Finding
-from almenara.plugins import PluginError, Plugins, installed
+from almenara.plugin_commands import plugin_commands
+from almenara.plugins import Plugins, installed
 from almenara.settings import LogSettings, Settings, SettingsError, load
 
 CONFIG_VARIABLE: Final = "ALMENARA_CONFIG"
+PLUGINS_DIR_VARIABLE: Final = "ALMENARA_PLUGINS_DIR"
 VERDICTS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 SEVERITY_STYLES: Final = {
     "DEBUG": "dim",
@@ -36,8 +40,8 @@ LOW_SPACE: Final = 1024**3
 click.rich_click.USE_MARKDOWN = True
 click.rich_click.COMMAND_GROUPS = {
     "almenara": [
-        {"name": "Run", "commands": ["serve", "demo"]},
-        {"name": "Look", "commands": ["tail", "doctor"]},
+        {"name": "Run", "commands": ["serve", "demo", "dev"]},
+        {"name": "Look", "commands": ["tail", "doctor", "plugins", "config"]},
         {"name": "Work with NATS", "commands": ["streams", "publish"]},
     ]
 }
@@ -79,11 +83,33 @@ def configure_logging(settings: LogSettings) -> None:
 
 def read_settings(context: click.Context) -> Settings:
     """The configuration named on the command line. Raises `Failure`."""
-    path: Path | None = context.find_root().params.get("config")
+    root = context.find_root().params
     try:
-        return load(path)
+        settings = load(root.get("config"))
     except SettingsError as error:
         raise Failure(f"The configuration is wrong. {error}") from None
+    if root.get("plugins_dir") is not None:
+        settings.plugins_dir = root["plugins_dir"]
+    return settings
+
+
+def merged(context: click.Context, **own: Any) -> None:
+    """Let options that were given after the command count as if given before it."""
+    root = context.find_root().params
+    root.update({name: value for name, value in own.items() if value is not None})
+
+
+CONFIG_OPTION: Final = click.option(
+    "--config",
+    "-c",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="YAML file with the configuration; the same as before the command.",
+)
+PLUGINS_DIR_OPTION: Final = click.option(
+    "--plugins-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of plugins, each a .py file or a package; instead of plugins_dir.",
+)
 
 
 def run(action: Callable[[], Any]) -> None:
@@ -113,7 +139,13 @@ def build(plugins: Plugins) -> click.RichGroup:
         envvar=CONFIG_VARIABLE,
         help="YAML file with the configuration; without it the defaults hold.",
     )
-    def almenara(config: Path | None) -> None:
+    @click.option(
+        "--plugins-dir",
+        type=click.Path(path_type=Path),
+        envvar=PLUGINS_DIR_VARIABLE,
+        help="Folder of plugins, each a .py file or a package; instead of plugins_dir.",
+    )
+    def almenara(config: Path | None, plugins_dir: Path | None) -> None:
         """**Almenara** watches a fleet: sources light events, one bus passes them on, and panels
         show them the moment they happen.
 
@@ -122,52 +154,58 @@ def build(plugins: Plugins) -> click.RichGroup:
         """
 
     @almenara.command()
-    @click.option(
-        "--config",
-        "-c",
-        "own_config",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="The same as before the command.",
-    )
+    @CONFIG_OPTION
+    @PLUGINS_DIR_OPTION
     @click.option("--host", help="Address to listen on, instead of server.host.")
     @click.option("--port", type=click.IntRange(0, 65535), help="Instead of server.port.")
     @click.pass_context
     def serve(
-        context: click.Context, own_config: Path | None, host: str | None, port: int | None
+        context: click.Context,
+        config: Path | None,
+        plugins_dir: Path | None,
+        host: str | None,
+        port: int | None,
     ) -> None:
         """Run the sources, the bus and the web server until interrupted.
 
         On SIGTERM it stops being ready, asks browsers to come back, stops the sources, writes what
         waits, and ends.
         """
-        if own_config is not None:
-            context.find_root().params["config"] = own_config
-        settings = read_settings(context)
-        if host is not None:
-            settings.server.host = host
-        if port is not None:
-            settings.server.port = port
-        configure_logging(settings.log)
-        from almenara.web.serving import serve as serve_until_told
-
-        try:
-            run(lambda: serve_until_told(settings, plugins))
-        except* (SettingsError, OSError, sqlite3.Error, ValueError) as group:
-            error = group.exceptions[0]
-            if not isinstance(error, SettingsError | OSError | sqlite3.Error):
-                raise
-            raise Failure(explain(error, settings)) from None
+        merged(context, config=config, plugins_dir=plugins_dir)
+        run_server(context, plugins, host, port)
 
     @almenara.command()
-    @click.option("--config", "-c", "own_config", type=click.Path(path_type=Path), hidden=True)
+    @CONFIG_OPTION
+    @PLUGINS_DIR_OPTION
+    @click.option("--host", help="Address to listen on, instead of server.host.")
+    @click.option("--port", type=click.IntRange(0, 65535), help="Instead of server.port.")
     @click.pass_context
-    def doctor(context: click.Context, own_config: Path | None) -> None:
+    def dev(
+        context: click.Context,
+        config: Path | None,
+        plugins_dir: Path | None,
+        host: str | None,
+        port: int | None,
+    ) -> None:
+        """Serve, and load the plugins of the plugins directory again when they are saved.
+
+        The bus, the other sources and open browsers go on.
+        """
+        merged(context, config=config, plugins_dir=plugins_dir)
+        if read_settings(context).plugins_dir is None:
+            raise Failure("Name the folder to look at: almenara dev --plugins-dir FOLDER")
+        run_server(context, plugins, host, port, reload=True)
+
+    @almenara.command()
+    @CONFIG_OPTION
+    @PLUGINS_DIR_OPTION
+    @click.pass_context
+    def doctor(context: click.Context, config: Path | None, plugins_dir: Path | None) -> None:
         """Check the configuration, the disk, and what every plugin observes.
 
         For each finding it says what to do. Ends with status 1 where something failed.
         """
-        if own_config is not None:
-            context.find_root().params["config"] = own_config
+        merged(context, config=config, plugins_dir=plugins_dir)
         settings = read_settings(context)
         configure_logging(LogSettings(level="error"))
         findings = [*configuration_findings(context, settings, plugins), *disk_findings(settings)]
@@ -233,15 +271,27 @@ def build(plugins: Plugins) -> click.RichGroup:
         click.echo(settings_reference(plugins), nl=False)
 
     @config.command()
+    def schema() -> None:
+        """Print the JSON Schema of the configuration, installed plugins included."""
+        from almenara.schemas import configuration_schema
+
+        click.echo(json.dumps(configuration_schema(plugins), indent=2))
+
+    @config.command("check")
+    @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
     @click.pass_context
-    def check(context: click.Context) -> None:
-        """Say whether the configuration is right."""
+    def check_configuration(context: click.Context, file: Path | None) -> None:
+        """Say whether the configuration is right: that of FILE, or the one of --config."""
+        merged(context, config=file)
         settings = read_settings(context)
         try:
-            plugins.check(settings)
+            check_whole(plugins, settings)
         except SettingsError as error:
             raise Failure(f"The configuration is wrong. {error}") from None
         click.echo("The configuration is right.")
+
+    for command in plugin_commands(plugins):
+        almenara.add_command(command)
 
     def current_settings() -> Settings:
         return read_settings(click_context())
@@ -249,6 +299,48 @@ def build(plugins: Plugins) -> click.RichGroup:
     for command in plugins.commands(current_settings):
         almenara.add_command(command)
     return almenara
+
+
+def run_server(
+    context: click.Context,
+    plugins: Plugins,
+    host: str | None,
+    port: int | None,
+    *,
+    reload: bool = False,
+) -> None:
+    """Serve until told to stop. Raises `Failure`."""
+    settings = read_settings(context)
+    if host is not None:
+        settings.server.host = host
+    if port is not None:
+        settings.server.port = port
+    configure_logging(settings.log)
+    from almenara.web.serving import serve
+
+    try:
+        run(lambda: serve(settings, plugins, reload=reload))
+    except* (SettingsError, OSError, sqlite3.Error, ValueError) as group:
+        error = group.exceptions[0]
+        if not isinstance(error, SettingsError | OSError | sqlite3.Error):
+            raise
+        raise Failure(explain(error, settings)) from None
+    leave_threads_behind()
+
+
+def leave_threads_behind() -> None:
+    """End at once where threads go on that no source ended; the interpreter would wait for them."""
+    left = [it.name for it in threading.enumerate() if it is not threading.main_thread()]
+    if left:
+        structlog.get_logger(__name__).warning("threads are left behind", threads=left)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def check_whole(plugins: Plugins, settings: Settings) -> None:
+    """Raise `SettingsError` for anything that `serve` would refuse."""
+    plugins.check(settings)
 
 
 def explain(error: BaseException, settings: Settings) -> str:
@@ -345,11 +437,43 @@ def printable(text: str) -> str:
     return "".join(it if it.isprintable() else "\u00b7" for it in text)
 
 
-def main() -> None:
-    """The entry point of the command."""
+def found_plugins(arguments: Sequence[str]) -> Plugins:
+    """The plugins that the configuration of these arguments asks for.
+
+    Plugins add commands, so that they are needed before the arguments are parsed. What is wrong
+    with the configuration is told by the command that reads it.
+    """
     try:
-        plugins = installed()
-    except PluginError as error:
+        settings = load(_peeked(arguments, "--config", "-c") or _from_environment(CONFIG_VARIABLE))
+    except SettingsError:
+        settings = Settings()
+    folder = (
+        _peeked(arguments, "--plugins-dir")
+        or _from_environment(PLUGINS_DIR_VARIABLE)
+        or settings.plugins_dir
+    )
+    try:
+        return installed(folder, settings.disabled)
+    except SettingsError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(1) from None
-    build(plugins)(prog_name="almenara")
+
+
+def _from_environment(name: str) -> Path | None:
+    value = os.environ.get(name)
+    return Path(value) if value else None
+
+
+def _peeked(arguments: Sequence[str], *options: str) -> Path | None:
+    for place, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name in options:
+            following = arguments[place + 1] if place + 1 < len(arguments) else ""
+            return Path(value or following)
+    return None
+
+
+def main() -> None:
+    """The entry point of the command."""
+    configure_logging(LogSettings(level="error"))
+    build(found_plugins(sys.argv[1:]))(prog_name="almenara")

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 import msgspec
 
 from almenara.plugins import Plugins
-from almenara.settings import Settings
+from almenara.settings import Secret, Settings
 
 HEAD: Final = """# Configuration
 
@@ -41,20 +41,32 @@ def _section(place: str, kind: type[msgspec.Struct]) -> Iterator[str]:
         yield f"{inspect.cleandoc(kind.__doc__)}\n"
     yield "| setting | type | default | meaning |"
     yield "|---|---|---|---|"
-    told = _attribute_docs(kind)
+    told = attribute_docs(kind)
     nested: list[tuple[str, type[msgspec.Struct]]] = []
     for field in msgspec.structs.fields(kind):
         text = " ".join(told.get(field.name, "").split())
         yield f"| `{field.encode_name}` | {_type(field.type)} | {_default(field)} | {text} |"
-        nested += [(field.encode_name, it) for it in _structs(field.type)]
+        nested += [(field.encode_name, it) for it in structs_in(field.type)]
     yield ""
     for name, inner in nested:
         yield from _section(f"{place}.{name}", inner)
 
 
-def _attribute_docs(kind: type) -> dict[str, str]:
-    """The strings that follow the fields in the source of a class."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+def attribute_docs(kind: type) -> dict[str, str]:
+    """The strings that follow the fields in the source of a class and of those it builds on."""
+    told: dict[str, str] = {}
+    for part in reversed(kind.__mro__):
+        if part not in (object, msgspec.Struct):
+            told |= _own_docs(part)
+    return told
+
+
+def _own_docs(kind: type) -> dict[str, str]:
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):
+        return {}
+    (body,) = ast.parse(textwrap.dedent(source)).body
     if not isinstance(body, ast.ClassDef):
         return {}
     found: dict[str, str] = {}
@@ -73,7 +85,14 @@ def _attribute_docs(kind: type) -> dict[str, str]:
     return found
 
 
-NAMES: Final = {str: "text", int: "whole number", float: "number", bool: "yes or no", Path: "path"}
+NAMES: Final[dict[Any, str]] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "yes or no",
+    Path: "path",
+    Secret: "secret",
+}
 
 
 def _type(kind: Any) -> str:
@@ -89,7 +108,8 @@ def _type(kind: Any) -> str:
     if origin is list:
         return f"list of {_type(inner[0])}"
     if origin is dict:
-        return "names and values"
+        section = bool(structs_in(inner[1]))
+        return "sections by name" if section else "names and values"
     if hasattr(kind, "__metadata__"):
         return _type(inner[0])
     if inner:
@@ -97,10 +117,10 @@ def _type(kind: Any) -> str:
     return str(getattr(kind, "__name__", kind))
 
 
-def _structs(kind: Any) -> list[type[msgspec.Struct]]:
+def structs_in(kind: Any) -> list[type[msgspec.Struct]]:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return [kind]
-    return [it for part in get_args(kind) for it in _structs(part)]
+    return [it for part in get_args(kind) for it in structs_in(part)]
 
 
 def _default(field: Any) -> str:

@@ -104,7 +104,7 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class StorageSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The embedded bus and history: one SQLite database."""
 
-    dir: Path = Path("var")
+    dir: Path = msgspec.field(default_factory=lambda: Path("var"))
     """Folder of the database, relative to the working directory."""
     retention_age: Positive = 30 * 86400.0
     """Seconds that events are kept."""

@@ -65,6 +65,8 @@ class NatsSource:
     """Every stream of an account, and chosen core subjects."""
 
     name = "nats"
+    rate_limit = 200_000.0
+    """Beyond what the bus takes: what waits stays in the stream, and is told as the lag."""
 
     def __init__(self, settings: NatsSettings, context: Context) -> None:
         self.settings, self.context = settings, context
