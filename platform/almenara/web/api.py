@@ -17,6 +17,7 @@ from almenara.bus import Record
 from almenara.history import Filter
 from almenara.panels.catalogue import EVENT_FILTERS
 from almenara.panels.renderer import EARLIEST_TIME, LATEST_TIME, query
+from almenara.plugins import PluginInfo
 from almenara.signals import Event, Resource, format_time
 from almenara.supervisor import SourceState
 from almenara.web.problems import BadParameterError, Problem
@@ -310,4 +311,10 @@ async def health(services: Services) -> Health:
     )
 
 
-API: Final = [events, event, export, resources, sources, health]
+@get("/api/plugins", tags=["sources"])
+async def plugins(services: Services) -> list[PluginInfo]:
+    """Each plugin that was found, those that failed or are disabled among them."""
+    return list(services.plugins())
+
+
+API: Final = [events, event, export, resources, sources, plugins, health]

@@ -1,6 +1,6 @@
 """What the web floor stands on, handed to every handler."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from almenara.bus import Bus
 from almenara.history import History
 from almenara.panels.channels import Channels
 from almenara.panels.renderer import Renderer
+from almenara.plugins import PluginInfo
 from almenara.resources import Resources
 from almenara.settings import Settings
 from almenara.signals import now
@@ -33,6 +34,8 @@ class Services:
     version: str
     ready: Callable[[], str | None]
     """Why it cannot serve at the moment; None while it can."""
+    plugins: Callable[[], Sequence[PluginInfo]] = lambda: ()
+    """Every plugin that was found, and what is wrong with it."""
     started: int = field(default_factory=now)
     loop_lag: LoopLag = field(default_factory=LoopLag)
 

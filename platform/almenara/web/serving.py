@@ -73,6 +73,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                 renderer=renderer,
                 assets=Assets(),
                 version=__version__,
+                plugins=plugins.described,
                 ready=lambda: "draining" if channels.draining else None,
             )
             running = server(

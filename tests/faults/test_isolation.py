@@ -1,0 +1,346 @@
+"""One bad plugin beside two healthy sources: it is named, and they keep their latency."""
+
+import statistics
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import Almenara
+from servers import wait_until
+
+HEALTHY = """
+import asyncio, itertools, time
+import almenara
+from almenara.signals import Event, now
+
+RUN = time.time_ns()
+
+class Healthy:
+    def __init__(self, name):
+        self.name = name
+
+    async def run(self, publish):
+        late, due = 0.0, time.monotonic()
+        for number in itertools.count():
+            began = time.monotonic()
+            await publish([Event(
+                id=f"{RUN}-{number}", source=self.name, type="healthy.tick", time=now(),
+                data={"late": late},
+            )])
+            took = time.monotonic() - began
+            due = max(due + 0.05, time.monotonic() - 1)
+            await asyncio.sleep(max(due - time.monotonic(), 0))
+            late = time.monotonic() - due + took
+
+@almenara.hookimpl
+def almenara_sources():
+    return [Healthy("first"), Healthy("second")]
+"""
+
+BAD = """
+import asyncio, ctypes, os, signal, time
+import almenara
+from almenara.signals import Event, now
+
+class Bad:
+    name = "bad"
+    async def run(self, publish):
+        await publish([Event(id=f"begin-{{now()}}", source="bad", type="bad.begins", time=now())])
+        await asyncio.sleep({delay})
+{body}
+
+@almenara.hookimpl
+def almenara_sources():
+    return [Bad()]
+"""
+
+DELAY = 1.5
+NAMED_WITHIN = 5.0
+LATE_AT_MOST = 0.25
+"""Seconds, at the 95th percentile; of a machine with two cores that also runs these tests."""
+
+
+class Fleet:
+    """A running Almenara with two healthy sources and a bad plugin."""
+
+    def __init__(self, folder: Path, bad: str, **settings: str) -> None:
+        plugins = folder / "plugins"
+        plugins.mkdir(parents=True)
+        (plugins / "healthy.py").write_text(HEALTHY)
+        (plugins / "bad.py").write_text(bad)
+        self.almenara = Almenara(
+            folder / "almenara",
+            "nats://127.0.0.1:1",
+            plugins_dir=str(plugins),
+            plugins__disabled="[nats, http, prometheus]",
+            **settings,
+        )
+
+    def source(self, name: str = "bad") -> dict[str, Any]:
+        found = {it["name"]: it for it in self.almenara.get("/api/sources")}
+        return dict(found.get(name, {}))
+
+    def wait_for(self, condition: Callable[[dict[str, Any]], bool], what: str) -> float:
+        """Seconds until the bad source is as wanted."""
+        began = time.monotonic()
+        wait_until(lambda: condition(self.source()), what, 30)
+        return time.monotonic() - began
+
+    def lateness(self, seconds: float = 3.0) -> dict[str, float]:
+        """How late the healthy sources' signals were from now on, at the 95th percentile."""
+        after = self.almenara.get("/api/events?limit=1&type=healthy.tick")["events"][0]["sequence"]
+        time.sleep(seconds)
+        late: dict[str, list[float]] = {"first": [], "second": []}
+        for event in self.almenara.events(f"?type=healthy.tick&after={after}"):
+            late[event["source"]].append(event["data"]["late"])
+        return {
+            name: statistics.quantiles(values, n=20)[-1] if len(values) > 20 else float("inf")
+            for name, values in late.items()
+        }
+
+    def assert_healthy(self) -> None:
+        late = self.lateness()
+        assert all(value < LATE_AT_MOST for value in late.values()), late
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
+    started: list[Fleet] = []
+
+    def start(body: str, *, plugin: str = "", **settings: str) -> Fleet:
+        bad = plugin or BAD.format(
+            delay=DELAY, body=textwrap.indent(textwrap.dedent(body), " " * 8)
+        )
+        fleet = Fleet(tmp_path, bad, **settings)
+        started.append(fleet)
+        fleet.almenara.start()
+        wait_until(lambda: fleet.source("first").get("events", 0) > 20, "the healthy sources")
+        return fleet
+
+    yield start
+    for fleet in started:
+        fleet.almenara.stop()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "reason"),
+    [
+        (
+            "import almenara\n\nprint(1 / 0)\n",
+            "ZeroDivisionError: division by zero (bad.py, line 3)",
+        ),
+        ("import not_there_at_all\n", "No module named 'not_there_at_all'"),
+        ("def broken(:\n", "SyntaxError"),
+        ("raise SystemExit(3)\n", "SystemExit: 3"),
+        (
+            "import almenara\n@almenara.hookimpl\ndef almenara_sorces(): return []\n",
+            "implements almenara_sorces, no such hook; did you mean almenara_sources?",
+        ),
+        (
+            "import almenara\n@almenara.hookimpl\ndef almenara_sources(nonsense): return []\n",
+            "does not keep the contract",
+        ),
+        (
+            "ALMENARA_API_VERSION = 99\n",
+            "needs version 99 of the plugin API, and Almenara 0.1.0 has version 1; install a newer",
+        ),
+        (
+            "import almenara\n@almenara.hookimpl\ndef almenara_sources(): raise OSError('no way')\n",
+            "OSError: no way",
+        ),
+        (
+            "import almenara\n@almenara.hookimpl\ndef almenara_sources(): return [object()]\n",
+            "must have `async def run(self, publish)`",
+        ),
+        (
+            "import almenara\n@almenara.hookimpl\ndef almenara_settings(): return dict\n",
+            "must return a subclass of msgspec.Struct",
+        ),
+    ],
+)
+def test_a_plugin_that_cannot_be_used_is_named_with_the_reason_and_the_rest_runs(
+    tmp_path: Path, plugin: str, reason: str
+) -> None:
+    fleet = Fleet(tmp_path, plugin)
+    try:
+        fleet.almenara.start()
+        wait_until(lambda: fleet.source("second").get("events", 0) > 2, "the healthy sources")
+        (bad,) = [it for it in fleet.almenara.get("/api/plugins") if it["name"] == "bad"]
+        assert bad["state"] == "failed"
+        assert reason in bad["error"]
+        assert "bad" in fleet.almenara.text("/sources")
+        assert reason[:30] in fleet.almenara.log
+    finally:
+        fleet.almenara.stop()
+
+
+def test_a_source_that_raises_is_named_and_started_again(fleet: Callable[..., Fleet]) -> None:
+    it = fleet('raise ConnectionError("nobody answers at db.example")')
+    assert it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart") < NAMED_WITHIN
+    assert it.source()["error"] == "ConnectionError: nobody answers at db.example"
+    it.assert_healthy()
+
+
+def test_a_source_that_returns_is_named_and_started_again(fleet: Callable[..., Fleet]) -> None:
+    it = fleet("return")
+    assert it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart") < NAMED_WITHIN
+    assert "ended by itself" in it.source()["error"]
+    it.assert_healthy()
+
+
+@pytest.mark.parametrize("body", ["time.sleep(3600)", "while True: pass"])
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_source_that_blocks_its_loop_is_named_with_the_place_and_then_ended(
+    fleet: Callable[..., Fleet], body: str, isolation: str
+) -> None:
+    it = fleet(
+        body,
+        supervisor__sources=f"{{bad: {{isolation: {isolation}}}}}",
+        supervisor__interrupt_after="6",
+    )
+    assert it.wait_for(lambda bad: bad["status"] == "blocked", "its being named") < (
+        DELAY + NAMED_WITHIN
+    )
+    bad = it.source()
+    assert "bad.py:" in bad["blocked"]
+    assert "in run" in bad["blocked"]
+    assert "a source blocks its event loop" in it.almenara.log
+    it.assert_healthy()
+    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+
+
+def test_a_source_that_floods_is_held_back_and_what_is_too_much_is_counted(
+    fleet: Callable[..., Fleet],
+) -> None:
+    it = fleet(
+        """
+        number = 0
+        while True:
+            await publish([
+                Event(id=f"{number + i}-{now()}", source="bad", type="bad.flood", time=now())
+                for i in range(1000)
+            ])
+            number += 1000
+        """
+    )
+    assert it.wait_for(lambda bad: bad["held_back"] > 0, "its being held back") < (
+        DELAY + NAMED_WITHIN + 5
+    )
+    it.assert_healthy()
+    began, counted = time.monotonic(), it.source()["events"]
+    time.sleep(3)
+    rate = (it.source()["events"] - counted) / (time.monotonic() - began)
+    assert 5_000 < rate < 12_000
+
+
+def test_a_source_that_does_not_wait_for_what_it_publishes_is_named_and_started_again(
+    fleet: Callable[..., Fleet],
+) -> None:
+    it = fleet(
+        """
+        tasks = []
+        while True:
+            batch = [
+                Event(id=f"{i}-{now()}", source="bad", type="bad.flood", time=now())
+                for i in range(2000)
+            ]
+            tasks.append(asyncio.ensure_future(publish(batch)))
+            await asyncio.sleep(0.01)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        """
+    )
+    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+    assert "must wait for publish() to return" in it.source()["error"]
+    it.assert_healthy()
+
+
+def test_a_source_that_leaks_tasks_is_named_and_started_again(
+    fleet: Callable[..., Fleet],
+) -> None:
+    it = fleet(
+        """
+        async def forgotten(): await asyncio.sleep(3600)
+        kept = []
+        while True:
+            kept += [asyncio.ensure_future(forgotten()) for _ in range(50)]
+            await asyncio.sleep(0.02)
+        """
+    )
+    assert it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart") < DELAY + NAMED_WITHIN
+    assert "most of them Bad.run.<locals>.forgotten" in it.source()["error"]
+    it.assert_healthy()
+
+
+def test_a_source_that_leaks_memory_in_a_process_is_named_and_started_again(
+    fleet: Callable[..., Fleet],
+) -> None:
+    it = fleet(
+        """
+        kept = []
+        while True:
+            kept.append(bytearray(os.urandom(1024)) * 8192)
+            await asyncio.sleep(0.02)
+        """,
+        supervisor__sources="{bad: {isolation: process, memory_limit: 300000000}}",
+    )
+    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+    assert "MiB of memory; its limit is 286" in it.source()["error"]
+    it.assert_healthy()
+
+
+@pytest.mark.parametrize(
+    ("body", "end"),
+    [
+        ("ctypes.string_at(0)", "was ended by SIGSEGV"),
+        ("os.abort()", "was ended by SIGABRT"),
+        ("os._exit(7)", "ended with status 7"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL"),
+    ],
+)
+def test_a_crash_in_a_process_of_its_own_costs_nothing_else(
+    fleet: Callable[..., Fleet], body: str, end: str
+) -> None:
+    it = fleet(body, supervisor__sources="{bad: {isolation: process}}")
+    assert it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart") < DELAY + NAMED_WITHIN
+    assert end in it.source()["error"]
+    it.assert_healthy()
+    assert it.almenara.events("?type=bad.begins")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        """
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+        """,
+        "time.sleep(3600)",
+        "await asyncio.to_thread(time.sleep, 3600)",
+        "while True: pass",
+    ],
+)
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_source_that_does_not_stop_is_left_behind_and_almenara_ends(
+    fleet: Callable[..., Fleet], body: str, isolation: str
+) -> None:
+    it = fleet(
+        body,
+        supervisor__sources=f"{{bad: {{isolation: {isolation}}}}}",
+        supervisor__stop_timeout="1",
+        server__drain="0",
+    )
+    time.sleep(DELAY)
+    began = time.monotonic()
+    assert it.almenara.stop() == 0
+    assert time.monotonic() - began < 10
+    if "to_thread" not in body:
+        assert "a source does not stop" in it.almenara.log
