@@ -74,8 +74,8 @@ class Connection(Client):
 def masked(text: str, settings: NatsSettings) -> str:
     """The text without the secrets of the settings, for messages and logs."""
     for secret in (settings.password, settings.token):
-        if secret:
-            text = text.replace(secret, "***")
+        if secret is not None and (value := secret.reveal()):
+            text = text.replace(value, "***")
     return USERINFO.sub("***@", text)
 
 
@@ -144,8 +144,8 @@ async def _connect_to(server: str, settings: NatsSettings) -> Connection:
                 ping_interval=settings.ping_interval,
                 max_outstanding_pings=settings.max_outstanding_pings,
                 user=settings.user or None,
-                password=settings.password or None,
-                token=settings.token or None,
+                password=settings.password.reveal() if settings.password else None,
+                token=settings.token.reveal() if settings.token else None,
                 user_credentials=str(settings.credentials) if settings.credentials else None,
                 nkeys_seed=str(settings.nkey) if settings.nkey else None,
                 tls=context,

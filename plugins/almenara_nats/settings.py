@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from almenara.settings import Secret
 from almenara.signals import parse_time
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -56,10 +57,10 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """File with an nkey seed."""
     user: str | None = None
     """User name."""
-    password: str | None = None
-    """Password; better from the environment than from the file."""
-    token: str | None = None
-    """Token, in place of a user; better from the environment than from the file."""
+    password: Secret | None = None
+    """Password."""
+    token: Secret | None = None
+    """Token, in place of a user."""
     tls: TlsSettings | None = None
     """TLS with own certificates."""
     streams: list[str] = []

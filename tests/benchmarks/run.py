@@ -22,8 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import Filter, History
-from almenara.settings import StorageSettings
+from almenara.plugins import Plugins, in_folder
+from almenara.settings import Isolation, Settings, StorageSettings
 from almenara.signals import Event, Severity, now
+from almenara.supervisor import Supervisor
+from almenara.web.plugging import Plugging
 from app import Almenara
 from servers import NatsServer, wait_until
 
@@ -224,10 +227,93 @@ def sample(number: int, base: int) -> Event:
     )
 
 
+BOUNDARY_PLUGIN = """
+import almenara, time
+from almenara.signals import Event, now
+
+BATCHES, SIZE = 120, 500
+
+class Measured:
+    name = "measured"
+    rate_limit = 1e9
+    def __init__(self, context): self.context = context
+    async def run(self, publish):
+        took = []
+        for number in range(200):
+            began = time.perf_counter()
+            await publish([Event(id=f"one-{number}-{now()}", source="b", type="one", time=now())])
+            took.append(time.perf_counter() - began)
+        batches = [
+            [Event(id=f"{n}-{i}-{now()}", source="b", type="t", time=now(), subject=f"s.{i % 9}",
+                   data={"story_id": f"US-{i}", "role": "DEV", "num_agents": 3})
+             for i in range(SIZE)]
+            for n in range(BATCHES)
+        ]
+        began, cpu = time.perf_counter(), time.process_time()
+        for batch in batches:
+            await publish(batch)
+        took.sort()
+        rate = BATCHES * SIZE / (time.perf_counter() - began)
+        await self.context.save("figures", f"{rate} {took[100]}".encode())
+        await __import__("asyncio").Event().wait()
+
+@almenara.hookimpl
+def almenara_sources(context): return [Measured(context)]
+"""
+
+
+async def through(folder: Path, isolation: Isolation) -> tuple[float, float]:
+    """Signals a second, and median seconds for one alone, through an isolation."""
+    (folder / "plugins").mkdir(parents=True)
+    (folder / "plugins" / "measured.py").write_text(BOUNDARY_PLUGIN)
+    settings = Settings(plugins_dir=folder / "plugins")
+    settings.storage.dir = folder
+    settings.supervisor.isolation = isolation
+    plugins = Plugins()
+    for found in in_folder(folder / "plugins"):
+        plugins.load(found)
+    async with EmbeddedBus(settings.storage) as bus:
+        supervisor = Supervisor(bus, settings.supervisor)
+        Plugging(settings, plugins, bus, supervisor, Nowhere(), Nowhere()).add("measured")
+        running = asyncio.create_task(supervisor.run())
+        async with asyncio.timeout(120):
+            while (figures := await bus.load("measured", "figures")) is None:
+                await asyncio.sleep(0.05)
+        running.cancel()
+        await asyncio.wait([running])
+    rate, single = figures.split()
+    return float(rate), float(single)
+
+
+class Nowhere:
+    """Where the panels of a plugin without any go."""
+
+    def add(self, *_: object) -> None: ...
+
+    def remove(self, plugin: str) -> None: ...
+
+
+def boundary(folder: Path) -> str:
+    """What it costs to keep a source in a thread or a process, against none of both."""
+    told = []
+    bare_rate, bare_single = asyncio.run(through(folder / "task", "task"))
+    for isolation in ("thread", "process"):
+        rate, single = asyncio.run(through(folder / isolation, isolation))
+        told.append(
+            f"{isolation} {rate:,.0f}/s, ratio {rate / bare_rate:.2f};"
+            f" one alone {single * 1e3:.2f} ms, ratio {single / bare_single:.2f}"
+        )
+    return (
+        f"isolation: task {bare_rate:,.0f} signals/s in batches of 500, one alone"
+        f" {bare_single * 1e3:.2f} ms; " + "; ".join(told)
+    )
+
+
 BENCHMARKS: dict[str, Callable[[Path], str]] = {
     "ingest": ingest,
     "memory": memory,
     "start": start,
+    "boundary": boundary,
     "query": query,
 }
 
