@@ -100,7 +100,6 @@ class Context(Protocol):
         """Store a small value, such as a position upstream, durably."""
 
 
-
 Columns = Annotated[int, msgspec.Meta(ge=1, le=12)]
 
 
@@ -193,8 +192,6 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """What it says while there is nothing to show."""
 
 
-
-
 @runtime_checkable
 class Notifier(Protocol):
     """Tells people elsewhere of events; version 1 of the contract names it and calls none yet."""
@@ -213,8 +210,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What was found."""
     remedy: str = ""
     """What to do about it; empty where nothing needs doing."""
-
-
 
 
 @hookspec(firstresult=True)

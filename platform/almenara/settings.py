@@ -325,7 +325,7 @@ def read(kind: type[S], tree: Any, *, place: str) -> S:
         raise SettingsError(f"{spot}: {message}, found {value_at(tree, where)}") from None
 
 
-SECRET: Final = "secret: "
+SECRET: Final = "secret: "  # noqa: S105
 
 
 class SecretError(ValueError):

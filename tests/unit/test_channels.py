@@ -7,7 +7,7 @@ import pytest
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
-from almenara.panels.catalogue import core_panels
+from almenara.panels.catalogue import Catalogue
 from almenara.panels.channels import TOO_SLOW, Channels, Counters, Outbox, UnknownPanelError
 from almenara.panels.panel import View
 from almenara.panels.renderer import Frame, Renderer
@@ -31,7 +31,8 @@ async def channels(tmp_path: Path) -> AsyncIterator[Channels]:
             supervisor=Supervisor(bus, SupervisorSettings()),
             settings=SETTINGS,
         )
-        channels = Channels(view, core_panels(), Renderer())
+        renderer = Renderer()
+        channels = Channels(view, Catalogue(renderer), renderer)
         channels.start()
         yield channels
         await channels.close()
@@ -152,8 +153,8 @@ async def test_filters_that_mean_nothing_to_a_panel_share_its_channel(channels: 
 async def test_what_is_no_panel_is_refused_by_name(channels: Channels) -> None:
     with pytest.raises(UnknownPanelError, match="there is no panel 'nothing'"):
         channels.named(["nothing"])
-    with pytest.raises(UnknownPanelError, match="more than 16"):
-        channels.named(["events"] * 17)
+    with pytest.raises(UnknownPanelError, match="more than 32"):
+        channels.named(["events"] * 33)
     with pytest.raises(ValueError, match="severity"):
         channels.named(["events?severity=BAD"])
 

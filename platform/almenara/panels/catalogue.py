@@ -1,14 +1,16 @@
-"""The core's own panels."""
+"""The core's own panels, and the place where those of plugins come to stand beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from almenara.bus import Record
 from almenara.history import Filter
+from almenara.hookspecs import Panel as Declared
+from almenara.panels.kinds import built
 from almenara.panels.panel import Panel, View, matching_event
-from almenara.panels.renderer import query
+from almenara.panels.renderer import Renderer
+from almenara.panels.rows import EVENT_FILTERS, events_link, row
 from almenara.panels.sparkline import sparkline
 from almenara.signals import Event, Resource, Sample, Severity, now
 
@@ -18,84 +20,6 @@ HOUR: Final = 60 * MINUTE
 FAILURES: Final = 8
 COUNTED: Final = 10_000
 """A figure beyond this is shown as `10,000+`: nobody reads it closer, and counting costs."""
-SUMMARY: Final = 160
-EVENT_FILTERS: Final = frozenset(
-    ("source", "origin", "type", "subject", "severity", "text", "correlation", "since", "until")
-)
-
-
-def events_link(**parts: Any) -> str:
-    """The address of the events that a filter of these parts lets through."""
-    return "/events" + query(Filter(**parts).to_query())
-
-
-TELLING: Final = (
-    "error", "reason", "message", "title", "token", "proposal", "rationale", "status",
-)  # fmt: skip
-"""What people want to read first of a payload."""
-TOLD_ELSEWHERE: Final = frozenset(
-    ("event_type", "type", "timestamp", "idempotency_key", "correlation_id", "producer", "metadata")
-)
-"""What other columns of a row say already, or nobody reads in a row."""
-PART: Final = 80
-
-
-def summary(event: Event) -> str:
-    """The payload in one short line: what tells most first."""
-    if event.raw is None and isinstance(event.data, msgspec.Raw):
-        try:
-            data = msgspec.json.decode(event.data)
-        except (msgspec.MsgspecError, RecursionError):
-            data = None
-        if isinstance(data, dict):
-            return _told(data)
-    return _beginning(event)
-
-
-def _told(data: Mapping[str, Any]) -> str:
-    inner = data.get("payload")
-    fields = dict(data)
-    if isinstance(inner, dict):
-        del fields["payload"]
-        fields |= inner
-    parts: list[str] = []
-    length = 0
-    for name in sorted(fields, key=lambda it: TELLING.index(it) if it in TELLING else len(TELLING)):
-        if name in TOLD_ELSEWHERE:
-            continue
-        value = fields[name]
-        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        text = text if len(text) <= PART else text[:PART] + "\u2026"
-        parts.append(text if name in TELLING else f"{name}={text}")
-        length += len(parts[-1])
-        if length > SUMMARY:
-            break
-    return "  ".join(parts)
-
-
-def _beginning(event: Event) -> str:
-    if event.raw is not None:
-        return event.raw[:SUMMARY].decode("utf-8", "backslashreplace")
-    if event.data is None:
-        return ""
-    try:
-        text = msgspec.json.encode(event.data)[: SUMMARY * 4].decode("utf-8", "ignore")
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return "payload that cannot be written as JSON"
-    return text if len(text) <= SUMMARY else text[:SUMMARY] + "\u2026"
-
-
-def row(record: Record) -> Mapping[str, Any]:
-    """What one line of an event list shows."""
-    event = record.signal
-    if not isinstance(event, Event):
-        raise TypeError(f"{type(event).__name__} has no row in a list of events")
-    return {
-        "sequence": record.sequence,
-        "event": event,
-        "severity": event.severity.name,
-        "summary": summary(event),
-    }
 
 
 async def prepare_events(view: View, chosen: Filter) -> Mapping[str, Any]:
@@ -269,20 +193,75 @@ async def prepare_histogram(view: View, chosen: Filter) -> Mapping[str, Any]:
 def core_panels() -> dict[str, Panel]:
     """The panels every Almenara has, by name."""
     panels = (
-        Panel(name="strip", title="Sources", template="strip.html", prepare=prepare_sources,
-              refresh=1.0),
+        Panel(name="strip", title="State of the sources", template="strip.html",
+              prepare=prepare_sources, refresh=1.0, bare=True),
         Panel(name="numbers", title="Now", template="numbers.html", prepare=prepare_numbers,
-              touched_by=has_event, pace=1.0, refresh=2.0),
+              touched_by=has_event, pace=1.0, refresh=2.0, bare=True),
         Panel(name="streams", title="Streams", template="streams.html", prepare=prepare_streams,
-              touched_by=has_stream, pace=1.0, refresh=10.0),
+              touched_by=has_stream, pace=1.0, refresh=10.0, width=7),
         Panel(name="failures", title="Newest failures", template="failures.html",
-              prepare=prepare_failures, touched_by=has_failure, pace=0.25),
+              prepare=prepare_failures, touched_by=has_failure, pace=0.25, width=5),
         Panel(name="events", title="Events", template="events.html", prepare=prepare_events,
               touched_by=matching_event, filters=EVENT_FILTERS, rows=True),
         Panel(name="histogram", title="Events over time", template="histogram.html",
               prepare=prepare_histogram, touched_by=matching_event, filters=EVENT_FILTERS,
               pace=1.0, refresh=5.0),
-        Panel(name="sources", title="Sources", template="sources.html", prepare=prepare_sources,
-              refresh=1.0),
+        Panel(name="sources", title="State of the sources", template="sources.html",
+              prepare=prepare_sources, refresh=1.0),
     )  # fmt: skip
     return {panel.name: panel for panel in panels}
+
+
+class Catalogue(Mapping[str, Panel]):
+    """Every panel there is, by name: the core's, and those that plugins add and take away."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self.renderer = renderer
+        self._panels = core_panels()
+
+    def __getitem__(self, name: str) -> Panel:
+        return self._panels[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._panels)
+
+    def __len__(self) -> int:
+        return len(self._panels)
+
+    def add(
+        self, plugin: str, panels: Sequence[Declared], templates: Path | Mapping[str, str] | None
+    ) -> None:
+        """Take in the panels of a plugin.
+
+        Raises `ValueError` that says what is wrong with those that cannot be; the others are in.
+        """
+        if templates is not None:
+            self.renderer.add(plugin, templates)
+        wrong: list[str] = []
+        for declared in panels:
+            try:
+                panel = built(plugin, declared)
+            except ValueError as error:
+                wrong.append(str(error))
+                continue
+            if panel.name in self._panels:
+                wrong.append(f"plugin {plugin} has two panels named {declared.name!r}")
+                continue
+            self._panels[panel.name] = panel
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+    def remove(self, plugin: str) -> None:
+        """Forget the panels and templates of a plugin."""
+        self.renderer.remove(plugin)
+        self._panels = {
+            name: panel for name, panel in self._panels.items() if panel.plugin != plugin
+        }
+
+    def of_plugin(self, plugin: str) -> list[Panel]:
+        """The panels of a plugin, as it ordered them."""
+        return [panel for panel in self._panels.values() if panel.plugin == plugin]
+
+    def plugins(self) -> list[str]:
+        """The plugins that have panels, by name."""
+        return sorted({panel.plugin for panel in self._panels.values() if panel.plugin})

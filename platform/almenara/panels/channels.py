@@ -5,17 +5,16 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 import structlog
 
 from almenara.bus import BusClosedError, Record
-from almenara.history import Filter
-from almenara.panels.catalogue import row
-from almenara.panels.panel import Panel, View
+from almenara.panels.panel import Choice, Panel, View
 from almenara.panels.renderer import Frame, Renderer, envelope, query
+from almenara.panels.rows import row
 from almenara.signals import Event
 
 log = structlog.get_logger(__name__)
@@ -23,7 +22,7 @@ log = structlog.get_logger(__name__)
 GOING_AWAY: Final = 1012
 TOO_SLOW: Final = 1013
 MISSED_COUNTED: Final = 500
-CHANNELS_OF_A_BROWSER: Final = 16
+CHANNELS_OF_A_BROWSER: Final = 32
 RETRY: Final = 1.0
 IDLE_SHARE: Final = 4.0
 """How much longer than it takes to draw a panel its channel then rests, at least."""
@@ -126,7 +125,7 @@ class Channel:
         self,
         key: str,
         panel: Panel,
-        chosen: Filter,
+        chosen: Any,
         view: View,
         renderer: Renderer,
         counters: Counters,
@@ -136,7 +135,7 @@ class Channel:
         self.outboxes: set[Outbox] = set()
         self.ready = asyncio.Event()
         self.pace = max(panel.pace, 1 / view.settings.ticks_per_second)
-        self.target = f"#panel-{panel.name}"
+        self.target = f"#{panel.anchor}"
         self.task: asyncio.Task[None] | None = None
         self._touched = asyncio.Event()
         self._frame: Frame | None = None
@@ -145,6 +144,10 @@ class Channel:
         """Note what a batch changes."""
         if not self._touched.is_set() and self.panel.touched_by(batch, self.filter):
             self._touched.set()
+
+    def touch(self) -> None:
+        """Have it drawn again."""
+        self._touched.set()
 
     def snapshot(self) -> Frame:
         """All that the panel shows, as of its last tick."""
@@ -206,7 +209,7 @@ class EventChannel(Channel):
         self,
         key: str,
         panel: Panel,
-        chosen: Filter,
+        chosen: Any,
         view: View,
         renderer: Renderer,
         counters: Counters,
@@ -366,13 +369,27 @@ class Channels:
                 log.exception("the channels lost the bus and take it up again", after=after)
             await asyncio.sleep(RETRY)
 
+    def renew(self, plugin: str) -> None:
+        """Draw the panels of a plugin anew: it was loaded again, or is gone."""
+        for key, channel in list(self._channels.items()):
+            if channel.panel.plugin != plugin:
+                continue
+            panel = self.panels.get(channel.panel.name)
+            if panel is not None:
+                try:
+                    channel.filter = panel.choose(dict(parse_qsl(key.partition("?")[2])))
+                except ValueError:
+                    channel.filter = panel.choose({})
+                channel.panel = panel
+            channel.touch()
+
     def outbox(self) -> Outbox:
         """A place for the frames of one browser."""
         outbox = Outbox(self.settings.outbox_bytes, self.settings.send_timeout, self.counters)
         self.outboxes.add(outbox)
         return outbox
 
-    def named(self, names: Iterable[str]) -> list[tuple[str, Panel, Filter]]:
+    def named(self, names: Iterable[str]) -> list[tuple[str, Panel, Choice]]:
         """What `events?severity=ERROR` and the like ask for.
 
         Raises `UnknownPanelError`, and `ValueError` for a filter that cannot be read.
@@ -388,7 +405,7 @@ class Channels:
             if panel is None:
                 known = ", ".join(self.panels)
                 raise UnknownPanelError(f"there is no panel {panel_name[:40]!r}; there are {known}")
-            chosen = panel.accepted(Filter.from_query(dict(parse_qsl(text))))
+            chosen = panel.choose(dict(parse_qsl(text)))
             key = f"{panel.name}?{urlencode(sorted(chosen.to_query().items()))}"
             found.append((key, panel, chosen))
         return found

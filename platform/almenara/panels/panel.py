@@ -1,9 +1,12 @@
 """What a panel is: a template, what it needs to know, and when it has to be drawn again."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final, Protocol
 
+import jinja2
 import msgspec
+import structlog
 
 from almenara.bus import Bus, Record
 from almenara.history import Filter, History
@@ -24,11 +27,23 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     settings: PanelSettings
 
 
-Prepare = Callable[[View, Filter], Awaitable[Mapping[str, Any]]]
-Touch = Callable[[Sequence[Record], Filter], bool]
+log = structlog.get_logger(__name__)
+
+DRAWN_WITHIN: Final = 15.0
+"""Seconds after which a panel that is still being prepared shows that instead."""
 
 
-def never(batch: Sequence[Record], chosen: Filter) -> bool:
+class Choice(Protocol):
+    """The values of a panel's filters; panels with equal ones share a channel."""
+
+    def to_query(self) -> dict[str, str]: ...
+
+
+Prepare = Callable[[View, Any], Awaitable[Mapping[str, Any]]]
+Touch = Callable[[Sequence[Record], Any], bool]
+
+
+def never(batch: Sequence[Record], chosen: Choice) -> bool:
     """For panels that only follow the clock."""
     return False
 
@@ -55,17 +70,59 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds between two renders at least, where the tick of the channels is too often."""
     refresh: float | None = None
     """Seconds after which it is drawn again without a signal, because it shows the time passing."""
+    read: Callable[[Mapping[str, str]], Choice] = Filter.from_query
+    """The choice that the parameters of an address describe. Raises `ValueError`."""
+    kind: str = "core"
+    plugin: str = ""
+    """The plugin that brought it; empty for the core's own."""
+    width: int = 12
+    height: int = 0
+    bare: bool = False
+    """Whether it stands without a card and a title around it."""
     rows: bool = False
     """Whether it is a list of events, to which new ones are added in front."""
 
-    def accepted(self, chosen: Filter) -> Filter:
-        """The part of a filter that means something here."""
-        return Filter.from_query(
-            {name: text for name, text in chosen.to_query().items() if name in self.filters}
-        )
+    @property
+    def anchor(self) -> str:
+        """The id of its element, which every selector can name."""
+        return "panel-" + self.name.replace(".", "-")
 
-    async def render(self, view: View, chosen: Filter, renderer: Renderer) -> str:
-        """The panel as it is now."""
-        return renderer.render(
-            self.template, {"filter": chosen, **await self.prepare(view, chosen)}
-        )
+    def choose(self, query: Mapping[str, str]) -> Choice:
+        """The part of an address that means something here. Raises `ValueError`."""
+        return self.read({name: text for name, text in query.items() if name in self.filters})
+
+    async def render(self, view: View, chosen: Choice, renderer: Renderer) -> str:
+        """The panel as it is now or, where it cannot be drawn, what is wrong with it."""
+        try:
+            async with asyncio.timeout(DRAWN_WITHIN):
+                values = await self.prepare(view, chosen)
+            text = renderer.render(self.template, {"filter": chosen, "panel": self, **values})
+        except Exception as error:
+            if self.name not in renderer.broken:
+                log.exception("a panel cannot be drawn", panel=self.name, plugin=self.plugin)
+            renderer.broken.add(self.name)
+            return renderer.render(
+                "panel_error.html", {"panel": self, "told": trouble(error, self.template)}
+            )
+        if self.name in renderer.broken:
+            renderer.broken.discard(self.name)
+            log.info("a panel can be drawn again", panel=self.name)
+        return text
+
+
+def trouble(error: Exception, template: str) -> str:
+    """What keeps a panel from being drawn, and on which line of its template."""
+    if isinstance(error, TimeoutError):
+        return f"its data could not be had within {DRAWN_WITHIN:.0f} s"
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return f"{said} ({error.name or template}, line {error.lineno})"
+    if isinstance(error, jinja2.TemplateNotFound):
+        return f"there is no template {error.name}; almenara_templates of its plugin must give it"
+    step = error.__traceback__
+    place = ""
+    while step is not None:
+        if step.tb_frame.f_code.co_filename.endswith(template):
+            place = f" ({template}, line {step.tb_lineno})"
+        step = step.tb_next
+    return said + place

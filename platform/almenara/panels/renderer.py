@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -11,7 +11,7 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from almenara.signals import format_time
+from almenara.signals import format_time, now
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
@@ -22,6 +22,7 @@ INVISIBLE: Final = re.compile(
 """Characters that hide themselves or reorder their neighbours; tab and line feed are harmless."""
 
 HUES: Final = 8
+LONGEST_TEXT: Final = 400
 LATEST_TIME: Final = 253_402_300_799_999_999
 EARLIEST_TIME: Final = -62_135_596_800_000_000
 
@@ -91,12 +92,90 @@ def hue(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "replace")) // 7 % HUES
 
 
+def duration(seconds: float | None) -> str:
+    """A length of time as people say it: `3 ms`, `4.2 s`, `3 min 5 s`, `2 h 3 min`, `9 d 4 h`."""
+    if seconds is None:
+        return "\u2013"
+    if seconds < 0:
+        return f"\u2212{duration(-seconds)}"
+    if seconds < 0.0095:
+        return f"{seconds * 1000:.1f} ms" if seconds else "0 s"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def percent(share: float | None) -> str:
+    """A share of one, in percent."""
+    if share is None:
+        return "\u2013"
+    return f"{share * 100:.1f} %" if abs(share) < 0.1 else f"{share * 100:.0f} %"
+
+
+FORMATS: Final[Mapping[str, Callable[[float | None], str]]] = {
+    "number": number,
+    "bytes": size,
+    "seconds": duration,
+    "percent": percent,
+}
+
+
+def formatted(value: Any, how: str) -> str:
+    """A value in one of the formats of `hookspecs.Column`; what does not fit it as text."""
+    if value is None or value == "":
+        return "\u2013"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if how in FORMATS and isinstance(value, int | float):
+        return FORMATS[how](value)
+    if how == "time" and isinstance(value, int | float):
+        return timestamp(int(value))
+    if how == "age" and isinstance(value, int | float):
+        return duration((now() - value) // 1_000_000)
+    if isinstance(value, str):
+        return value if len(value) <= LONGEST_TEXT else value[:LONGEST_TEXT] + "\u2026"
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = msgspec.json.encode(value, enc_hook=str).decode("utf-8", "replace")
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "\u2026"
+
+
+class _Environment(jinja2.Environment):
+    """Finds templates that a plugin's template names without its plugin's prefix."""
+
+    def join_path(self, template: str, parent: str) -> str:
+        prefix, slash, _ = parent.partition("/")
+        if not slash:
+            return template
+        own = f"{prefix}/{template}"
+        try:
+            if self.loader is not None:
+                self.loader.get_source(self, own)
+        except jinja2.TemplateNotFound:
+            return template
+        return own
+
+
 class Renderer:
     """The Jinja environment of panels and pages, autoescape always on."""
 
     def __init__(self, folders: Iterable[Path] = ()) -> None:
-        self.environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader([*folders, TEMPLATES]),
+        self.broken: set[str] = set()
+        """Panels that could not be drawn the last time."""
+        self._of_plugins: dict[str, jinja2.BaseLoader] = {}
+        self.environment = _Environment(
+            loader=jinja2.ChoiceLoader(
+                [
+                    jinja2.PrefixLoader(self._of_plugins),
+                    jinja2.FileSystemLoader([*folders, TEMPLATES]),
+                ]
+            ),
             autoescape=True,
             finalize=_finalize,
             undefined=jinja2.StrictUndefined,
@@ -111,7 +190,28 @@ class Renderer:
             "number": number,
             "hue": hue,
             "size": size,
+            "duration": duration,
+            "percent": percent,
+            "formatted": formatted,
         }
+
+    def add(self, plugin: str, templates: Path | Mapping[str, str]) -> None:
+        """Let the templates of a plugin be found as `<plugin>/<name>`."""
+        self._of_plugins[plugin] = (
+            jinja2.FileSystemLoader(templates)
+            if isinstance(templates, Path)
+            else jinja2.DictLoader(templates)
+        )
+        self._forget()
+
+    def remove(self, plugin: str) -> None:
+        """Forget the templates of a plugin."""
+        self._of_plugins.pop(plugin, None)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self.environment.cache is not None:
+            self.environment.cache.clear()
 
     def render(self, template: str, context: Mapping[str, Any]) -> Markup:
         """The template as safe text."""

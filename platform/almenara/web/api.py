@@ -15,8 +15,8 @@ from litestar.response import Stream
 
 from almenara.bus import Record
 from almenara.history import Filter
-from almenara.panels.catalogue import EVENT_FILTERS
 from almenara.panels.renderer import EARLIEST_TIME, LATEST_TIME, query
+from almenara.panels.rows import EVENT_FILTERS
 from almenara.plugins import PluginInfo
 from almenara.signals import Event, Resource, format_time
 from almenara.supervisor import SourceState

@@ -18,6 +18,8 @@ MEDIA_TYPES: Final = {
 }
 """What is served; anything else in the folder is not for browsers."""
 HASH_LENGTH: Final = 12
+PANEL_SHEET: Final = "panels.css"
+"""The style sheet of a plugin that is part of every page."""
 
 
 class Asset(msgspec.Struct, frozen=True):
@@ -33,11 +35,15 @@ class Assets:
     def __init__(self, folder: Path = FOLDER) -> None:
         self._urls: dict[str, str] = {}
         self._assets: dict[str, Asset] = {}
+        self.add("", folder)
+
+    def add(self, prefix: str, folder: Path) -> None:
+        """Take in the files of a folder, under `<prefix>/` where there is one."""
         for path in sorted(folder.rglob("*")):
             media_type = MEDIA_TYPES.get(path.suffix)
             if media_type is None or not path.is_file():
                 continue
-            name = path.relative_to(folder).as_posix()
+            name = "/".join(filter(None, (prefix, path.relative_to(folder).as_posix())))
             content = path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()[:HASH_LENGTH]
             hashed = f"{name.removesuffix(path.suffix)}.{digest}{path.suffix}"
@@ -47,6 +53,10 @@ class Assets:
     def url(self, name: str) -> str:
         """The address of the file called `name`; raises `KeyError` where there is none."""
         return self._urls[name]
+
+    def sheets(self) -> list[str]:
+        """The addresses of the style sheets that plugins add to every page."""
+        return [url for name, url in self._urls.items() if name.endswith(f"/{PANEL_SHEET}")]
 
     def find(self, hashed_name: str) -> Asset | None:
         """The file behind an address, without its leading `/static/`."""

@@ -1,5 +1,6 @@
 """The pages. Each is a plain one, drawn by the panels that then keep it live."""
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -10,15 +11,16 @@ from litestar.response import Redirect
 
 from almenara.bus import Record
 from almenara.history import Filter
-from almenara.panels.catalogue import EVENT_FILTERS, events_link, row
-from almenara.panels.renderer import query
+from almenara.panels.panel import Choice, Panel
+from almenara.panels.renderer import duration, query
+from almenara.panels.rows import EVENT_FILTERS, events_link, row
 from almenara.signals import Event, Severity, now
+from almenara.web.dashboards import Dashboard
 from almenara.web.payloads import as_json, envelope_of, hex_lines, shown
 from almenara.web.services import Services
 
 PageRequest = Request[Any, Any, Any]
 
-OVERVIEW: Final = ("strip", "numbers", "histogram", "streams", "failures")
 SOURCES: Final = ("sources", "streams")
 CURSORS: Final = ("after", "before")
 LARGEST_SEQUENCE: Final = 2**63 - 1
@@ -54,6 +56,13 @@ FIELDS: Final = (
 )
 MORE: Final = ("source", "subject", "correlation", "since", "until")
 """The filters that are folded away until they are used."""
+PANEL_FIELDS: Final = (
+    Field("namespace", "Namespace", "a name, or a pattern"),
+    Field("name", "Name", "a name, or a pattern"),
+    Field("status", "Status"),
+    *FIELDS,
+)
+"""Those of panels, which may be of resources."""
 RANGES: Final = (("5 min", "5m"), ("1 hour", "1h"), ("24 hours", "24h"))
 
 
@@ -78,6 +87,8 @@ def page(
             "version": services.version,
             "nonce": request.scope["state"].get("nonce", ""),
             "asset": services.assets.url,
+            "sheets": services.assets.sheets(),
+            "navigation": services.dashboards()[1:],
             "live": f"/live?{urlencode(channels)}" if channels else "",
             "moment": now(),
             "visible_events": services.settings.panels.visible_events,
@@ -102,38 +113,105 @@ def problem_page(
     )
 
 
+async def draw(services: Services, shown: Panel, chosen: Choice) -> str:
+    """A panel as it is now."""
+    return await shown.render(services.channels.view, chosen, services.renderer)
+
+
 async def drawn(services: Services, names: Iterable[str], chosen: Filter) -> dict[str, str]:
     """The panels of these names as they are now."""
-    channels = services.channels
-    panels = [channels.panels[name] for name in names]
-    return {
-        panel.name: await panel.render(channels.view, panel.accepted(chosen), channels.renderer)
-        for panel in panels
-    }
+    asked = chosen.to_query()
+    panels = [services.catalogue[name] for name in names]
+    return {it.name: await draw(services, it, it.choose(asked)) for it in panels}
 
 
 @get("/", name="overview", include_in_schema=False)
 async def overview(request: PageRequest, services: Services) -> Response[str]:
     """What is going on now."""
+    return await _dashboard(services, request, services.dashboards()[0], name="overview")
+
+
+@get("/dashboards/{name:str}", name="dashboard", include_in_schema=False)
+async def dashboard(request: PageRequest, services: Services, name: str) -> Response[str]:
+    """A page of panels, of a plugin or of the configuration."""
+    known = services.dashboards()
+    found = next((it for it in known if it.name == name), None)
+    if found is None:
+        near = ", ".join(it.title for it in known)
+        return problem_page(
+            services, request, 404, "There is no such dashboard", f"There are {near}."
+        )
+    return await _dashboard(services, request, found, name=f"dashboard {name}")
+
+
+async def _dashboard(
+    services: Services, request: PageRequest, shown: Dashboard, *, name: str
+) -> Response[str]:
+    panels = {
+        it.panel.name: await draw(services, it.panel, it.panel.choose(it.filter))
+        for it in shown.panels
+    }
     return page(
         services,
         request,
-        "overview_page.html",
-        {"panels": await drawn(services, OVERVIEW, Filter())},
-        name="overview",
-        title="Overview",
-        live=OVERVIEW,
+        "dashboard_page.html",
+        {"placed": shown.panels, "panels": panels},
+        name=name,
+        title=shown.title,
+        live=[it.channel for it in shown.panels],
+    )
+
+
+@get("/panels/{name:str}", name="panel", include_in_schema=False)
+async def panel(request: PageRequest, services: Services, name: str) -> Response[str] | Redirect:
+    """One panel alone, as for a screen on the wall."""
+    shown = services.catalogue.get(name)
+    if shown is None:
+        near = difflib.get_close_matches(name, services.catalogue, n=3)
+        hint = f"Did you mean {', '.join(near)}?" if near else "The plugin may not be there."
+        return problem_page(services, request, 404, "There is no such panel", hint)
+    asked = dict(request.query_params)
+    typed = {
+        it: value.strip() for it, value in asked.items() if it in shown.filters and value.strip()
+    }
+    if typed != asked:
+        return Redirect(f"/panels/{name}" + query(typed), status_code=303)
+    problem = None
+    try:
+        chosen = shown.choose(typed)
+    except ValueError as error:
+        problem, chosen = str(error), shown.choose({})
+    known = [it for it in services.dashboards() if any(p.panel.name == name for p in it.panels)]
+    return page(
+        services,
+        request,
+        "panel_page.html",
+        {
+            "panel": shown,
+            "drawn": await draw(services, shown, chosen),
+            "home": known[-1] if known else None,
+            "action": f"/panels/{name}",
+            "fields": [it for it in PANEL_FIELDS if it.name in shown.filters],
+            "values": {it: typed.get(it, "") for it in shown.filters},
+            "kept": {it: value for it, value in typed.items() if it == "sort"},
+            "severities": list(Severity.__members__),
+            "problem": problem,
+        },
+        name="panel",
+        title=shown.title,
+        live=[shown.name + query(chosen.to_query())],
+        status_code=400 if problem else 200,
     )
 
 
 @get("/sources", name="sources", include_in_schema=False)
 async def sources(request: PageRequest, services: Services) -> Response[str]:
-    """Each source and how it fares."""
+    """Each source and how it fares, and each plugin."""
     return page(
         services,
         request,
         "sources_page.html",
-        {"panels": await drawn(services, SOURCES, Filter())},
+        {"panels": await drawn(services, SOURCES, Filter()), "plugins": services.plugins()},
         name="sources",
         title="Sources",
         live=SOURCES,
@@ -175,7 +253,7 @@ async def events(request: PageRequest, services: Services) -> Response[str] | Re
             await history.events(chosen, after=records[0].sequence, limit=1)
         )
     listed = services.renderer.render(
-        services.channels.panels["events"].template,
+        services.catalogue["events"].template,
         {
             "filter": chosen,
             "filtered": chosen,
@@ -367,8 +445,8 @@ def _told(records: Sequence[Record]) -> dict[str, Any]:
         steps.append(
             {
                 **row(record),
-                "offset": "+" + duration(time - first),
-                "pause": duration(pause) if pause >= max(span // 40, GAP) else "",
+                "offset": "+" + duration((time - first) / SECOND),
+                "pause": duration(pause / SECOND) if pause >= max(span // 40, GAP) else "",
                 "long": pause >= max(span // 8, GAP),
                 "place": f"{(time - first) / span * RIBBON if span else 0:.1f}",
             }
@@ -378,25 +456,10 @@ def _told(records: Sequence[Record]) -> dict[str, Any]:
         "steps": steps,
         "first": first,
         "last": first + span,
-        "span": duration(span),
+        "span": duration(span / SECOND),
         "bad": sum(it.severity >= Severity.ERROR for it, _ in happened),
         "origins": sorted({it.origin or it.source for it, _ in happened}),
     }
-
-
-def duration(microseconds: int) -> str:
-    """A length of time as people say it: `312 ms`, `4.2 s`, `3 min 5 s`, `2 h 3 min`."""
-    milliseconds = microseconds // 1000
-    if milliseconds < 1000:
-        return f"{milliseconds} ms"
-    seconds = milliseconds / 1000
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 @get("/static/{name:path}", name="static", include_in_schema=False, sync_to_thread=False)
@@ -408,4 +471,4 @@ def static(services: Services, name: str) -> Response[bytes]:
     return Response(asset.content, media_type=asset.media_type, headers=FOREVER)
 
 
-PAGES: Final = [overview, events, event, timeline, sources, static]
+PAGES: Final = [overview, dashboard, panel, events, event, timeline, sources, static]

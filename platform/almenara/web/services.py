@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from almenara.bus import Bus
 from almenara.history import History
+from almenara.panels.catalogue import Catalogue
 from almenara.panels.channels import Channels
 from almenara.panels.renderer import Renderer
 from almenara.plugins import PluginInfo
@@ -16,6 +17,7 @@ from almenara.settings import Settings
 from almenara.signals import now
 from almenara.supervisor import Supervisor
 from almenara.web.assets import Assets
+from almenara.web.dashboards import Dashboard, dashboards
 from almenara.web.metrics import LoopLag, ServiceMetrics, registry
 
 
@@ -29,6 +31,7 @@ class Services:
     resources: Resources
     supervisor: Supervisor
     channels: Channels
+    catalogue: Catalogue
     renderer: Renderer
     assets: Assets
     version: str
@@ -38,6 +41,10 @@ class Services:
     """Every plugin that was found, and what is wrong with it."""
     started: int = field(default_factory=now)
     loop_lag: LoopLag = field(default_factory=LoopLag)
+
+    def dashboards(self) -> list[Dashboard]:
+        """The pages of panels, the overview first."""
+        return dashboards(self.settings.dashboards, self.catalogue, self.channels.view)
 
     @cached_property
     def registry(self) -> CollectorRegistry:

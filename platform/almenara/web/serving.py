@@ -10,7 +10,7 @@ import structlog
 from almenara import __version__
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
-from almenara.panels.catalogue import core_panels
+from almenara.panels.catalogue import Catalogue
 from almenara.panels.channels import Channels
 from almenara.panels.panel import View
 from almenara.panels.renderer import Renderer
@@ -20,6 +20,7 @@ from almenara.settings import Settings
 from almenara.supervisor import Supervisor
 from almenara.web.app import create_app
 from almenara.web.assets import Assets
+from almenara.web.dashboards import check as check_dashboards
 from almenara.web.plugging import Plugging
 from almenara.web.reloading import reload_saved
 from almenara.web.server import listening_socket, server
@@ -28,12 +29,6 @@ from almenara.web.services import Services
 log = structlog.get_logger(__name__)
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
-
-
-class NoPanels:
-    def add(self, *_: object) -> None: ...
-
-    def remove(self, plugin: str) -> None: ...
 
 
 async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -> None:
@@ -50,7 +45,10 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
             replay_from = bus.last_sequence
             await resources.rebuild(bus)
             supervisor = Supervisor(bus, settings.supervisor)
-            plugging = Plugging(settings, plugins, bus, supervisor, NoPanels(), NoPanels())
+            renderer = Renderer([TEMPLATES])
+            catalogue, assets = Catalogue(renderer), Assets()
+            renderer.environment.globals["asset"] = assets.url
+            plugging = Plugging(settings, plugins, bus, supervisor, catalogue, assets)
             for plugin in list(plugins.modules):
                 plugging.add(plugin)
             history = History(bus)
@@ -61,8 +59,12 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                 supervisor=supervisor,
                 settings=settings.panels,
             )
-            renderer = Renderer([TEMPLATES])
-            channels = Channels(view, core_panels(), renderer)
+            channels = Channels(view, catalogue, renderer)
+            check_dashboards(
+                settings.dashboards,
+                catalogue,
+                [it.name for it in plugins.described() if it.state != "active"],
+            )
             services = Services(
                 settings=settings,
                 bus=bus,
@@ -71,7 +73,8 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                 supervisor=supervisor,
                 channels=channels,
                 renderer=renderer,
-                assets=Assets(),
+                catalogue=catalogue,
+                assets=assets,
                 version=__version__,
                 plugins=plugins.described,
                 ready=lambda: "draining" if channels.draining else None,
@@ -92,7 +95,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                     if reload and settings.plugins_dir is not None:
                         background.append(
                             group.create_task(
-                                reload_saved(settings.plugins_dir, plugging, lambda name: None),
+                                reload_saved(settings.plugins_dir, plugging, channels.renew),
                                 name="reloading",
                             )
                         )

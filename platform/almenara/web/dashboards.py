@@ -1,0 +1,155 @@
+"""Dashboards: which panels a page holds, in which order and how wide."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from almenara.panels.catalogue import Catalogue, streams_of
+from almenara.panels.panel import Panel, View
+from almenara.panels.renderer import query
+from almenara.settings import DashboardSettings, PlacedPanel, SettingsError
+
+OVERVIEW: Final = "overview"
+GLANCED: Final = frozenset(("status", "number"))
+"""The kinds that the overview takes of every plugin: what people look at, not what they read."""
+PANELS_OF_A_PAGE: Final = 32
+
+
+class Placed(msgspec.Struct, frozen=True, kw_only=True):
+    """A panel and its place on a page."""
+
+    panel: Panel
+    width: int
+    height: int = 0
+    filter: Mapping[str, str] = {}
+
+    @property
+    def channel(self) -> str:
+        """The name of its channel."""
+        return self.panel.name + query(self.panel.choose(self.filter).to_query())
+
+    @property
+    def address(self) -> str:
+        """Where it stands alone."""
+        return f"/panels/{self.channel}"
+
+
+class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of panels."""
+
+    name: str
+    title: str
+    panels: Sequence[Placed]
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return "/" if self.name == OVERVIEW else f"/dashboards/{self.name}"
+
+
+def placed(panel: Panel, **place: Any) -> Placed:
+    """A panel, as wide and high as it wants to be where nothing else is said."""
+    return Placed(
+        panel=panel,
+        width=place.get("width") or panel.width,
+        height=place.get("height") or panel.height,
+        filter=place.get("filter") or {},
+    )
+
+
+def dashboards(
+    configured: Sequence[DashboardSettings], catalogue: Catalogue, view: View
+) -> list[Dashboard]:
+    """Every page of panels: the overview, those of plugins, and those of the configuration.
+
+    A configured panel whose plugin is not there is left out; `check` has told of it.
+    """
+    found = {OVERVIEW: _overview(catalogue, view)}
+    for plugin in catalogue.plugins():
+        panels = [placed(panel) for panel in catalogue.of_plugin(plugin)]
+        found[plugin] = Dashboard(name=plugin, title=_titled(plugin), panels=panels)
+    for one in configured:
+        known = [
+            placed(catalogue[it.panel], width=it.width, height=it.height, filter=it.filter)
+            for it in map(_place, one.panels)
+            if it.panel in catalogue
+        ]
+        found[one.name] = Dashboard(
+            name=one.name, title=one.title or _titled(one.name), panels=known
+        )
+    return list(found.values())
+
+
+def _overview(catalogue: Catalogue, view: View) -> Dashboard:
+    names = ["strip", "numbers", "histogram"]
+    glanced = [
+        placed(panel)
+        for plugin in catalogue.plugins()
+        for panel in catalogue.of_plugin(plugin)
+        if panel.kind in GLANCED
+    ]
+    last = [placed(catalogue["failures"])]
+    if streams_of(view) or not glanced:
+        last.insert(0, placed(catalogue["streams"]))
+    else:
+        last = [placed(catalogue["failures"], width=12)]
+    panels = [*(placed(catalogue[name]) for name in names), *glanced, *last]
+    return Dashboard(name=OVERVIEW, title="Overview", panels=panels[:PANELS_OF_A_PAGE])
+
+
+def _titled(name: str) -> str:
+    return name.replace("_", " ").replace("-", " ").capitalize()
+
+
+def _place(written: PlacedPanel | str) -> PlacedPanel:
+    return PlacedPanel(panel=written) if isinstance(written, str) else written
+
+
+def check(
+    configured: Sequence[DashboardSettings], catalogue: Catalogue, absent: Sequence[str]
+) -> None:
+    """Raise `SettingsError` for a configured dashboard that cannot be what it says.
+
+    Panels of the plugins in `absent`, which failed or are disabled, cannot be checked.
+    """
+    names: set[str] = set()
+    for number, one in enumerate(configured):
+        place = f"dashboards[{number}]"
+        if one.name in names:
+            raise SettingsError(f"{place}.name: there are two dashboards named {one.name}")
+        names.add(one.name)
+        if len(one.panels) > PANELS_OF_A_PAGE:
+            raise SettingsError(
+                f"{place}.panels: a page holds {PANELS_OF_A_PAGE} panels at most, and these are"
+                f" {len(one.panels)}; make two dashboards of them"
+            )
+        seen: set[str] = set()
+        for position, written in enumerate(one.panels):
+            _check_panel(f"{place}.panels[{position}]", _place(written), seen, catalogue, absent)
+
+
+def _check_panel(
+    spot: str, wanted: PlacedPanel, seen: set[str], catalogue: Catalogue, absent: Sequence[str]
+) -> None:
+    if wanted.panel in seen:
+        raise SettingsError(f"{spot}: {wanted.panel} is on this page already")
+    seen.add(wanted.panel)
+    panel = catalogue.get(wanted.panel)
+    if panel is None:
+        if wanted.panel.partition(".")[0] in absent:
+            return
+        near = difflib.get_close_matches(wanted.panel, catalogue, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(catalogue))}"
+        raise SettingsError(f"{spot}: there is no panel {wanted.panel!r}; {hint}")
+    for name in wanted.filter:
+        if name not in panel.filters:
+            known = ", ".join(sorted(panel.filters)) or "none"
+            raise SettingsError(
+                f"{spot}.filter.{name}: {panel.name} has no such filter; it accepts {known}"
+            )
+    try:
+        panel.choose(wanted.filter)
+    except ValueError as error:
+        raise SettingsError(f"{spot}.filter: {error}") from None
