@@ -5,6 +5,7 @@
 
 import difflib
 import os
+import re
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,10 @@ ENVIRONMENT_PREFIX: Final = "ALMENARA_"
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+CREDENTIALS: Final = re.compile(r"//[^/@\s]+@")
+"""The user and the password in an address."""
 
 
 class SettingsError(ValueError):
@@ -322,7 +327,9 @@ def read(kind: type[S], tree: Any, *, place: str) -> S:
         spot = f"{place}{where.rstrip('`')}".lstrip(".") or "the configuration"
         if message.startswith(SECRET):
             raise SettingsError(f"{spot}: {message.removeprefix(SECRET)}") from None
-        raise SettingsError(f"{spot}: {message}, found {value_at(tree, where)}") from None
+        value = value_at(tree, where)
+        found = f", found {value}" if value else ""
+        raise SettingsError(f"{spot}: {message}{found}") from None
 
 
 SECRET: Final = "secret: "  # noqa: S105
@@ -367,7 +374,10 @@ def check_names(kind: Any, tree: Any, place: str) -> None:
 
 
 def value_at(tree: Any, where: str) -> str:
-    """The value at a msgspec path such as `.server.port`, unless its name says it is secret."""
+    """The value at a msgspec path such as `.server.port`, unless it is or may hold a secret.
+
+    Empty for a whole section: it says nothing, and something in it may be secret.
+    """
     value = tree
     for step in where.rstrip("`").replace("[", ".").replace("]", "").strip(".").split("."):
         if any(word in step for word in ("password", "token", "secret", "nkey", "seed")):
@@ -376,4 +386,6 @@ def value_at(tree: Any, where: str) -> str:
             value = value[int(step)] if isinstance(value, list) else value[step]
         except (KeyError, IndexError, ValueError, TypeError):
             return "nothing there"
-    return repr(value)[:120]
+    if isinstance(value, dict | list):
+        return ""
+    return CREDENTIALS.sub("//***@", repr(value))[:120]

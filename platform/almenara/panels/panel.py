@@ -122,7 +122,9 @@ def trouble(error: Exception, template: str) -> str:
     step = error.__traceback__
     place = ""
     while step is not None:
-        if step.tb_frame.f_code.co_filename.endswith(template):
+        if step.tb_frame.f_code.co_filename in ("<template>", template) or (
+            step.tb_frame.f_code.co_filename.endswith(f"/{template.partition('/')[2]}")
+        ):
             place = f" ({template}, line {step.tb_lineno})"
         step = step.tb_next
     return said + place
