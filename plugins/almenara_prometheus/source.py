@@ -1,0 +1,227 @@
+"""The source: every target scraped on its own."""
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from typing import Final
+
+import httpx
+import msgspec
+
+from almenara.hookspecs import Context, Finding, Publish, SourceReport
+from almenara.kit import every, monotonic, now
+from almenara.signals import Event, Resource, Sample, Severity, Signal
+from almenara_prometheus.reading import Mapper, Page, read_page, told
+from almenara_prometheus.settings import PrometheusSettings, TargetSettings
+
+KIND: Final = "prometheus.target"
+ACCEPT: Final = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
+
+
+class ScrapeError(Exception):
+    """A page could not be had; the text says why."""
+
+
+class State(msgspec.Struct):
+    """What is known of a target."""
+
+    status: str = ""
+    since: int = 0
+    """Microseconds since the epoch."""
+
+
+class PrometheusSource:
+    """Reads every page at its own pace; a slow one delays no other."""
+
+    name = "prometheus"
+
+    def __init__(self, settings: PrometheusSettings, context: Context) -> None:
+        self.settings, self.context = settings, context
+
+    async def run(self, publish: Publish, report: SourceReport) -> None:
+        """Scrape until cancelled."""
+        report.recovered()
+        async with asyncio.TaskGroup() as group:
+            for target in self.settings.targets:
+                group.create_task(follow(target, publish, self.context))
+
+
+async def follow(target: TargetSettings, publish: Publish, context: Context) -> None:
+    """Scrape one target until cancelled."""
+    mapper, state = Mapper(target.name, target.mappings), await load(target, context)
+    seen: set[tuple[str, str]] = set()
+    async with client(target) as session:
+        async for _ in every(target.every):
+            began, before = monotonic(), state.status
+            try:
+                page = read_page(await scrape(session, target))
+            except ScrapeError as error:
+                await publish([*change(target, state, "down", str(error))])
+            else:
+                await publish(signals(target, state, mapper, page, seen, began))
+            if state.status != before:
+                await context.save(target.name, msgspec.json.encode(state))
+
+
+async def load(target: TargetSettings, context: Context) -> State:
+    """What is known of a target from an earlier run."""
+    stored = await context.load(target.name)
+    try:
+        return msgspec.json.decode(stored, type=State) if stored else State()
+    except msgspec.MsgspecError:
+        return State()
+
+
+def client(target: TargetSettings) -> httpx.AsyncClient:
+    """A client for one target. Raises `OSError` where its CA file cannot be read."""
+    verify: ssl.SSLContext | bool = True
+    if target.ca is not None:
+        verify = ssl.create_default_context(cafile=str(target.ca))
+    return httpx.AsyncClient(
+        verify=verify, timeout=target.timeout, follow_redirects=False, trust_env=False
+    )
+
+
+async def scrape(session: httpx.AsyncClient, target: TargetSettings) -> bytes:
+    """A page. Raises `ScrapeError`."""
+    headers = {"accept": ACCEPT, "user-agent": "almenara-prometheus"}
+    headers.update({name: value.reveal() for name, value in target.headers.items()})
+    if target.bearer is not None:
+        headers["authorization"] = f"Bearer {target.bearer.reveal()}"
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with (
+            asyncio.timeout(target.timeout),
+            session.stream("GET", target.url, headers=headers) as answer,
+        ):
+            if answer.status_code != 200:
+                raise ScrapeError(f"it answers {answer.status_code}, expected 200")
+            async for part in answer.aiter_bytes():
+                size += len(part)
+                if size > target.body_limit:
+                    raise ScrapeError(
+                        f"its page is longer than {target.body_limit:,} bytes (body_limit)"
+                    )
+                parts.append(part)
+    except (TimeoutError, httpx.TimeoutException):
+        raise ScrapeError(f"no whole page within {target.timeout:g} s") from None
+    except (httpx.HTTPError, OSError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        for secret in (target.bearer, *target.headers.values()):
+            if secret is not None and (value := secret.reveal()):
+                text = text.replace(value, "***")
+        raise ScrapeError(text[:300]) from None
+    return b"".join(parts)
+
+
+def signals(
+    target: TargetSettings,
+    state: State,
+    mapper: Mapper,
+    page: Page,
+    seen: set[tuple[str, str]],
+    began: float,
+) -> Sequence[Signal]:
+    """What a page says; `seen` are the resources it has become, kept up to date."""
+    readings = mapper.map(page, began)
+    names = sorted({(it.mapping.kind, it.name) for it in readings})
+    kept = set(names[: target.series_limit])
+    reason = ""
+    if page.problems:
+        reason = f"{len(page.problems)} lines of its page {told(page.problems)}"
+    elif len(names) > len(kept):
+        reason = (
+            f"its page became {len(names):,} resources, of which {len(kept):,} are kept"
+            " (series_limit); name fewer labels, or filter by them"
+        )
+    elif not page.series:
+        reason = "its page holds no metrics"
+    status = "partial" if reason else "up"
+    found: list[Signal] = [*change(target, state, status, reason)]
+    found += _target_samples(target, len(page.series), monotonic() - began)
+    found += [
+        Resource(kind=kind, name=name, namespace=target.name, status="scraped")
+        for kind, name in sorted(kept - seen)
+    ]
+    gone = {(kind, name) for kind, name in seen if not mapper.holds(name)}
+    found += [
+        Resource(kind=kind, name=name, namespace=target.name, gone=True)
+        for kind, name in sorted(gone)
+    ]
+    seen |= kept
+    seen -= gone
+    return found + [
+        Sample(
+            kind=it.mapping.kind, name=it.name, namespace=target.name,
+            metric=it.mapping.sample, value=it.value, unit=it.mapping.unit,
+        )
+        for it in readings
+        if (it.mapping.kind, it.name) in kept
+    ]  # fmt: skip
+
+
+def _target_samples(target: TargetSettings, series: int, seconds: float) -> list[Signal]:
+    return [
+        Sample(kind=KIND, name=target.name, metric="up", value=1.0),
+        Sample(kind=KIND, name=target.name, metric="scrape_duration", value=seconds, unit="s"),
+        Sample(kind=KIND, name=target.name, metric="series", value=float(series)),
+    ]
+
+
+SEVERITIES: Final = {"up": Severity.INFO, "partial": Severity.WARN, "down": Severity.ERROR}
+
+
+def change(target: TargetSettings, state: State, status: str, reason: str) -> Sequence[Signal]:
+    """The target as it is now, and an event where it is not what it was."""
+    before = msgspec.structs.replace(state)
+    found: list[Signal] = []
+    if status != state.status:
+        state.status, state.since = status, now()
+        if before.status or status != "up":
+            found.append(
+                Event(
+                    id=f"{target.name}/{before.status}/{before.since}/{status}"
+                    if before.status
+                    else f"{target.name}/begins/{status}/{state.since}",
+                    source=f"prometheus/{target.name}",
+                    type=f"{KIND}.{status}",
+                    subject=target.name,
+                    time=state.since,
+                    severity=SEVERITIES[status],
+                    data={"url": target.url, "reason": reason or "its page is read again"},
+                )
+            )
+    resource = Resource(
+        kind=KIND,
+        name=target.name,
+        status=status,
+        severity=SEVERITIES[status],
+        state={"url": target.url, "reason": reason or None, "since": state.since},
+    )
+    if status == "down":
+        found.append(Sample(kind=KIND, name=target.name, metric="up", value=0.0))
+    return [resource, *found]
+
+
+async def diagnose(settings: PrometheusSettings) -> Sequence[Finding]:
+    """What `almenara doctor` says of each target."""
+
+    async def look(target: TargetSettings) -> Finding:
+        what = f"metrics of {target.name}"
+        try:
+            async with client(target) as session:
+                page = read_page(await scrape(session, target))
+        except (ScrapeError, OSError) as error:
+            return Finding(
+                check=what, verdict="failed", found=f"{target.url}: {error}",
+                remedy="Look at the server, or at url, bearer and headers of the target.",
+            )  # fmt: skip
+        if page.problems:
+            return Finding(
+                check=what, verdict="warning", found=f"{target.url} {told(page.problems)}",
+                remedy="Tell who made the page.",
+            )  # fmt: skip
+        return Finding(check=what, verdict="ok", found=f"{len(page.series)} series")
+
+    return await asyncio.gather(*(look(target) for target in settings.targets))

@@ -1,0 +1,123 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from almenara_prometheus.presets import PRESETS
+from almenara_prometheus.reading import Mapper, quantile, read_page
+from almenara_prometheus.settings import MetricSettings, TargetSettings
+
+PAGE = b"""\
+# HELP requests_total Requests.
+# TYPE requests_total counter
+requests_total{route="/a",code="200"} 100
+requests_total{route="/a",code="500"} 5
+requests_total{route="/b",code="200"} 7
+# TYPE memory gauge
+memory 1.5e6
+"""
+
+
+def mapped(mapping: MetricSettings, *pages: bytes) -> dict[str, float]:
+    mapper = Mapper("it", [mapping])
+    found: dict[str, float] = {}
+    for number, page in enumerate(pages):
+        found = {it.name: it.value for it in mapper.map(read_page(page), number * 10.0)}
+    return found
+
+
+def test_series_that_come_to_the_same_name_are_added_up() -> None:
+    mapping = MetricSettings(metric="requests_total", sample="requests", name="{route}")
+    assert mapped(mapping, PAGE) == {"/a": 105, "/b": 7}
+
+
+def test_only_series_with_the_wanted_labels_count() -> None:
+    mapping = MetricSettings(
+        metric="requests_total", sample="r", name="{target}", labels={"code": "500"}, scale=2
+    )
+    assert mapped(mapping, PAGE) == {"it": 10}
+
+
+def test_a_counter_becomes_an_increase_a_second_and_may_start_over() -> None:
+    mapping = MetricSettings(metric="requests_total", sample="r", name="{route}", rate=True)
+    assert mapped(mapping, PAGE) == {}
+    later = PAGE.replace(b" 100\n", b" 200\n")
+    assert mapped(mapping, PAGE, later) == {"/a": 10, "/b": 0}
+    restarted = b'requests_total{route="/a"} 20\n'
+    assert mapped(mapping, PAGE, restarted) == {"/a": 2}
+
+
+def test_a_quantile_is_that_of_what_came_between_two_pages() -> None:
+    before = {0.1: 100.0, 1.0: 100.0, math.inf: 100.0}
+    after = {0.1: 100.0, 1.0: 200.0, math.inf: 200.0}
+    assert quantile(0.5, before, after) == pytest.approx(0.55)
+    assert quantile(0.5, after, after) is None
+    assert quantile(0.99, {}, {1.0: 1.0, math.inf: 100.0}) == 1.0
+    assert quantile(0.5, after, before) == pytest.approx(0.05)
+
+
+@given(
+    st.lists(st.floats(0, 1e6), min_size=1, max_size=8, unique=True),
+    st.lists(st.integers(0, 1000), min_size=9, max_size=9),
+    st.floats(0.01, 0.99),
+)
+def test_a_quantile_lies_within_the_limits_of_the_histogram(
+    limits: list[float], counts: list[int], share: float
+) -> None:
+    limits = [*sorted(limits), math.inf]
+    total, after = 0.0, {}
+    for limit, count in zip(limits, counts, strict=False):
+        total += count
+        after[limit] = total
+    value = quantile(share, {}, after)
+    assert value is None or 0 <= value <= limits[-2]
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_a_page_or_problems_and_never_an_error(body: bytes) -> None:
+    page = read_page(body)
+    assert all(isinstance(it.value, float) for it in page.series)
+
+
+@given(st.text(alphabet='abc_{}="0123456789 .\\\n#+-eNaInf,', max_size=300))
+def test_text_that_is_nearly_a_page_spoils_none_of_its_good_lines(noise: str) -> None:
+    body = f"{PAGE.decode()}\n{noise}\n".encode()
+    names = [it.name for it in read_page(body).series]
+    assert names.count("memory") >= 1
+    assert names.count("requests_total") >= 3
+
+
+def test_a_bad_line_is_named_by_its_number() -> None:
+    page = read_page(b"good 1\nbad{ 2\nbetter 3\n")
+    assert [it.name for it in page.series] == ["good", "better"]
+    assert page.problems == ["line 2: 'bad{ 2'"]
+
+
+def test_presets_are_mappings_and_vllm_reads_what_a_vllm_server_says() -> None:
+    target = TargetSettings(name="vllm-a", url="http://x/metrics", presets=list(PRESETS))
+    mapper = Mapper(target.name, target.mappings)
+
+    def page(requests: int) -> bytes:
+        model = 'model_name="m/one"'
+        return f"""
+vllm:num_requests_running{{engine="0",{model}}} 3.0
+vllm:num_requests_waiting{{engine="0",{model}}} 1.0
+vllm:kv_cache_usage_perc{{engine="0",{model}}} 0.25
+vllm:generation_tokens_total{{engine="0",{model}}} {requests * 100}.0
+vllm:time_to_first_token_seconds_bucket{{engine="0",le="0.1",{model}}} {requests}.0
+vllm:time_to_first_token_seconds_bucket{{engine="0",le="0.2",{model}}} {requests * 2}.0
+vllm:time_to_first_token_seconds_bucket{{engine="0",le="+Inf",{model}}} {requests * 2}.0
+process_resident_memory_bytes 5e8
+""".encode()
+
+    mapper.map(read_page(page(10)), 0.0)
+    found = {
+        (it.mapping.kind, it.name, it.mapping.sample): it.value
+        for it in mapper.map(read_page(page(20)), 10.0)
+    }
+    assert found[("vllm.model", "m/one", "running")] == 3
+    assert found[("vllm.model", "m/one", "kv_cache")] == 0.25
+    assert found[("vllm.model", "m/one", "generated_tokens")] == 100
+    assert found[("vllm.model", "m/one", "first_token_p95")] == pytest.approx(0.19)
+    assert found[("process", "vllm-a", "memory")] == 5e8
