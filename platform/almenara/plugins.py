@@ -134,7 +134,11 @@ class Plugins:
             version=version or str(getattr(module, "__version__", "")),
             origin=origin or module.__name__,
             api_version=needed,
-            hooks=[hook for hook in self._offered if hasattr(module, hook)],
+            hooks=[
+                hook
+                for hook in self._offered
+                if hasattr(getattr(module, hook, None), f"{GROUP}_impl")
+            ],
         )
 
     def _refuse_unknown_hooks(self, name: str, module: ModuleType) -> None:
@@ -387,6 +391,22 @@ def entry_points() -> Iterator[Found]:
             distribution.version if distribution else "",
             load,
         )
+
+
+def found_at(plugin: str) -> Found:
+    """The installed plugin of this name, or that of this path. Raises `PluginError`."""
+    path = Path(plugin)
+    if path.suffix == ".py" or "/" in plugin or (path / "__init__.py").is_file():
+        if not path.exists():
+            raise PluginError(f"there is no plugin at {path}")
+        path = path.resolve()
+        return Found(path.stem, str(path), "", partial(_import_file, path), path)
+    known = {found.name: found for found in entry_points()}
+    if plugin not in known:
+        near = difflib.get_close_matches(plugin, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"installed are {', '.join(known) or 'none'}"
+        raise PluginError(f"{plugin} is not a plugin that is installed; {hint}")
+    return known[plugin]
 
 
 def in_folder(folder: Path) -> Iterator[Found]:

@@ -2,8 +2,8 @@
 
 import difflib
 import re
-from itertools import pairwise
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final, Self
 
 import msgspec

@@ -1,0 +1,44 @@
+"""What plugin authors test with.
+
+    from almenara.testing import conformance
+
+    test_conformance = conformance("my_plugin")
+
+holds a plugin against the rules that `almenara.testing.rules` lists. The fixture `run_source`,
+which pytest finds by itself, runs a source against a bus in memory and a clock that the test
+advances.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from almenara.testing.clock import ManualClock
+from almenara.testing.rendering import render_panel
+from almenara.testing.running import SourceRun
+
+if TYPE_CHECKING:
+    from almenara.testing.rules import Settings
+
+__all__ = ["ManualClock", "SourceRun", "conformance", "render_panel"]
+
+
+def conformance(plugin: str, settings: "Settings | None" = None) -> Callable[..., Any]:
+    """A test function that holds a plugin against each rule.
+
+    `plugin` is the name of an installed plugin or the path of one. `settings` is its part of the
+    configuration, or a function that gives a context manager of it, which may start and stop what
+    the plugin observes.
+    """
+    import pytest
+
+    from almenara.testing.rules import RULES, examine
+
+    @pytest.mark.parametrize("rule", list(RULES))
+    def test_conformance(rule: str) -> None:
+        result = examine(plugin, settings, rule)
+        if result.verdict == "skipped":
+            pytest.skip(result.text)
+        if result.verdict == "failed":
+            pytest.fail(result.text, pytrace=False)
+
+    return test_conformance

@@ -1,0 +1,68 @@
+"""A clock that stands still until a test advances it."""
+
+import asyncio
+import heapq
+import itertools
+import time
+from typing import Final
+
+PATIENCE: Final = 5.0
+SETTLED: Final = 3
+STEP: Final = 0.002
+
+
+class ManualClock:
+    """Time for everything that waits by `almenara.kit`: `every`, `poll`, `watch`, `sleep`."""
+
+    def __init__(self, start: int = 1_767_225_600_000_000) -> None:
+        self._start, self._passed = start, 0.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._number = itertools.count()
+
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+        return self._start + round(self._passed * 1_000_000)
+
+    def monotonic(self) -> float:
+        """Seconds that passed."""
+        return self._passed
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the clock has been advanced as far."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(
+            self._sleepers, (self._passed + max(seconds, 0.0), next(self._number), future)
+        )
+        await future
+
+    @property
+    def sleeping(self) -> int:
+        """How many wait on this clock."""
+        self._sleepers = [it for it in self._sleepers if not it[2].done()]
+        heapq.heapify(self._sleepers)
+        return len(self._sleepers)
+
+    async def settle(self) -> None:
+        """Return once everybody waits. Raises `AssertionError` where nobody comes to wait."""
+        end, before, same = time.monotonic() + PATIENCE, 0, 0
+        while same < SETTLED:
+            if time.monotonic() > end:
+                raise AssertionError(
+                    f"nothing has waited on the clock for {PATIENCE:g} s; a source whose time a"
+                    " test can control waits by almenara.kit: every, poll or sleep"
+                )
+            await asyncio.sleep(STEP)
+            sleeping = self.sleeping
+            same = same + 1 if sleeping and sleeping == before else 0
+            before = sleeping
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, waking who waits at their moment and letting them come to wait again."""
+        end = self._passed + seconds
+        await self.settle()
+        while self.sleeping and self._sleepers[0][0] <= end:
+            when, _, future = heapq.heappop(self._sleepers)
+            self._passed = max(self._passed, when)
+            future.set_result(None)
+            await self.settle()
+        self._passed = end

@@ -1,0 +1,38 @@
+"""The pytest plugin that comes with Almenara: fixtures for tests of sources."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from almenara.testing.clock import ManualClock
+    from almenara.testing.running import MemoryContext, SourceRun
+
+
+@pytest.fixture
+def manual_clock() -> "ManualClock":
+    """A clock that stands still until `await clock.advance(seconds)`."""
+    from almenara.testing.clock import ManualClock
+
+    return ManualClock()
+
+
+@pytest.fixture
+def plugin_context(tmp_path: Path) -> "MemoryContext":
+    """What the platform lends to a plugin, in memory."""
+    from almenara.testing.running import MemoryContext
+
+    return MemoryContext(tmp_path)
+
+
+@pytest.fixture
+def run_source(manual_clock: "ManualClock") -> "Callable[[Any], SourceRun]":
+    """Runs a source on `manual_clock`: `async with run_source(source) as run: ...`."""
+    from almenara.testing.running import SourceRun
+
+    def run(source: Any, **options: Any) -> SourceRun:
+        return SourceRun(source, **{"clock": manual_clock, **options})
+
+    return run

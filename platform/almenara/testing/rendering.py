@@ -1,0 +1,70 @@
+"""Drawing a panel as a page would, from signals that a test gives."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from almenara.bus.embedded import EmbeddedBus
+from almenara.history import History
+from almenara.hookspecs import Panel
+from almenara.panels.catalogue import Catalogue
+from almenara.panels.panel import View
+from almenara.panels.renderer import Renderer
+from almenara.plugins import Plugins, found_at
+from almenara.resources import Resources
+from almenara.settings import PanelSettings, StorageSettings, SupervisorSettings
+from almenara.signals import Signal
+from almenara.supervisor import Supervisor
+
+
+async def draw(
+    plugin: str,
+    panels: Sequence[Panel],
+    templates: Path | Mapping[str, str] | None,
+    signals: Sequence[Signal],
+    query: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Each panel by its name, drawn of these signals. Raises `ValueError` for a wrong one."""
+    renderer = Renderer()
+    catalogue = Catalogue(renderer)
+    catalogue.add(plugin, panels, templates)
+    renderer.environment.globals["asset"] = lambda name: f"/static/{name}"
+    with tempfile.TemporaryDirectory() as folder:
+        async with EmbeddedBus(StorageSettings(dir=Path(folder))) as bus:
+            await bus.publish(signals, plugin)
+            resources = Resources()
+            await resources.rebuild(bus)
+            view = View(
+                bus=bus, history=History(bus), resources=resources,
+                supervisor=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
+            )  # fmt: skip
+            return {
+                panel.name: await panel.render(view, panel.choose(query or {}), renderer)
+                for panel in catalogue.of_plugin(plugin)
+            }
+
+
+async def render_panel(
+    plugin: str,
+    panel: str,
+    signals: Sequence[Signal],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    query: Mapping[str, str] | None = None,
+) -> str:
+    """The HTML of a plugin's panel, drawn of these signals.
+
+    `plugin` is an installed plugin's name or the path of one; `panel` is the panel's own name;
+    `query` are filters, as the address of the panel has them.
+    """
+    plugins = Plugins()
+    found = found_at(plugin)
+    plugins.load(found)
+    known = plugins.settings_of(found.name, settings or {})
+    panels = plugins.panels(found.name, known)
+    drawn = await draw(found.name, panels, plugins.templates(found.name), signals, query)
+    try:
+        return drawn[f"{found.name}.{panel}"]
+    except KeyError:
+        raise ValueError(f"{found.name} has no panel {panel!r}; it has {list(drawn)}") from None

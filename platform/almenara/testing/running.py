@@ -1,0 +1,165 @@
+"""Running a source against a bus in memory."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+from almenara.bus.rows import settled
+from almenara.clock import CLOCK, Clock
+from almenara.signals import Event, Resource, Sample, Signal
+
+PATIENCE: Final = 5.0
+ENDS_WITHIN: Final = 1.0
+"""Seconds a source may take to end when it is cancelled."""
+
+
+class MemoryContext:
+    """`hookspecs.Context` in memory; give the same one to the next run, as a restart does."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.values: dict[str, bytes] = {}
+
+    async def load(self, key: str) -> bytes | None:
+        return self.values.get(key)
+
+    async def save(self, key: str, value: bytes) -> None:
+        if not isinstance(value, bytes):
+            raise TypeError(f"the value saved under {key!r} must be bytes")
+        self.values[key] = value
+
+
+class MemoryBus:
+    """What was published: checked as the real bus does, each event once by its identity."""
+
+    def __init__(self) -> None:
+        self.signals: list[Signal] = []
+        self.repeats: list[Event] = []
+        self._seen: set[tuple[str, str]] = set()
+
+    def accept(self, batch: Sequence[Signal]) -> None:
+        """Take a batch. Raises `ValueError` for what the bus refuses."""
+        for signal in batch:
+            if not isinstance(signal, Event | Resource | Sample):
+                raise TypeError(f"{type(signal).__name__} is not an Event, a Resource or a Sample")
+            kept = settled(signal, "test")
+            if isinstance(kept, Event):
+                if (kept.source, kept.id) in self._seen:
+                    self.repeats.append(kept)
+                    continue
+                self._seen.add((kept.source, kept.id))
+            self.signals.append(signal)
+
+
+class SourceRun:
+    """One run of a source; also what the source reports to.
+
+    Used as an asynchronous context manager, it begins and stops the run. What it published is in
+    `events`, `resources` and `samples`.
+    """
+
+    def __init__(self, source: Any, *, clock: Clock | None = None, bus: MemoryBus | None = None):
+        self.source, self.clock = source, clock
+        self.bus = bus or MemoryBus()
+        self.degraded_for: list[str] = []
+        """The reasons that the source gave for being degraded, the last one last."""
+        self.is_degraded = False
+        self.messages_waiting: int | None = None
+        self.messages_rejected = 0
+        self.task: asyncio.Task[None] | None = None
+        self.fail_after_publishing: Exception | None = None
+        """Raised to the source once, after its next batch was taken."""
+        self._before: set[asyncio.Task[Any]] = set()
+
+    def degraded(self, reason: str) -> None:
+        self.is_degraded = True
+        self.degraded_for.append(reason)
+
+    def recovered(self) -> None:
+        self.is_degraded = False
+
+    def lag(self, messages: int) -> None:
+        self.messages_waiting = messages
+
+    def rejected(self, count: int = 1) -> None:
+        self.messages_rejected += count
+
+    async def publish(self, batch: Sequence[Signal]) -> None:
+        """What the source publishes by."""
+        await asyncio.sleep(0)
+        self.bus.accept(batch)
+        error, self.fail_after_publishing = self.fail_after_publishing, None
+        if error is not None:
+            raise error
+
+    @property
+    def events(self) -> list[Event]:
+        """The events, each once."""
+        return [it for it in self.bus.signals if isinstance(it, Event)]
+
+    @property
+    def resources(self) -> dict[str, Resource]:
+        """The resources that exist, as last told, by name."""
+        found = {it.name: it for it in self.bus.signals if isinstance(it, Resource)}
+        return {name: it for name, it in found.items() if not it.gone}
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The samples, in order."""
+        return [it for it in self.bus.signals if isinstance(it, Sample)]
+
+    def start(self) -> Self:
+        """Begin."""
+        self._before = set(asyncio.all_tasks())
+        token = CLOCK.set(self.clock) if self.clock is not None else None
+        try:
+            self.task = asyncio.create_task(self._run(), name="source")
+        finally:
+            if token is not None:
+                CLOCK.reset(token)
+        return self
+
+    async def _run(self) -> None:
+        if "report" in inspect.signature(self.source.run).parameters:
+            await self.source.run(self.publish, report=self)
+        else:
+            await self.source.run(self.publish)
+
+    async def until(self, condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+        """Return once the condition holds. Raises what the source raised, or `AssertionError`."""
+        end = time.monotonic() + patience
+        while not condition():
+            if self.task is not None and self.task.done():
+                self.task.result()
+                raise AssertionError("the source ended by itself")
+            if time.monotonic() > end:
+                raise AssertionError(f"what was waited for did not come about within {patience} s")
+            await asyncio.sleep(0.005)
+
+    async def stop(self) -> list[str]:
+        """Cancel the source; the names of the tasks it left behind.
+
+        Raises `AssertionError` where it does not end within a second.
+        """
+        if self.task is None:
+            return []
+        self.task.cancel()
+        await asyncio.wait([self.task], timeout=ENDS_WITHIN)
+        if not self.task.done():
+            raise AssertionError(f"the source did not end within {ENDS_WITHIN:g} s of its cancel")
+        # Who was cancelled along with it gets the turns that it needs to end.
+        for _ in range(5):
+            await asyncio.sleep(0)
+        left = asyncio.all_tasks() - self._before - {self.task}
+        return [task.get_name() for task in left if not task.done()]
+
+    async def __aenter__(self) -> Self:
+        return self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        left = await self.stop()
+        if left:
+            raise AssertionError(f"the source left tasks behind: {', '.join(left)}")

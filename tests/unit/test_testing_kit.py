@@ -1,0 +1,207 @@
+"""Each rule of the kit finds the plugin that breaks it, and says what to do."""
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from almenara.hookspecs import Publish
+from almenara.kit import Snapshots, every, now
+from almenara.signals import Event, Resource, Sample
+from almenara.testing import ManualClock, SourceRun, render_panel
+from almenara.testing.rules import RULES, examine
+
+HEAD = """
+import asyncio, logging, time
+from typing import Any
+import almenara, msgspec
+from almenara.hookspecs import *
+from almenara.settings import Secret
+from almenara.signals import Event, Resource, Sample, now
+from almenara.kit import every
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True):
+    password: Secret | None = None
+    '''A password.'''
+
+class Source:
+    def __init__(self, settings, context):
+        self.settings, self.context = settings, context
+    async def run(self, publish):
+        await publish([Event(id="1", source="s", type="t", time=now(), subject="a", data={})])
+        await asyncio.Event().wait()
+
+@almenara.hookimpl
+def almenara_settings(): return Settings
+
+@almenara.hookimpl
+def almenara_sources(settings, context): return [Source(settings, context)]
+
+@almenara.hookimpl
+def almenara_panels():
+    return [Panel(name="p", title="P", kind="table", query=ResourceQuery(kind="k"),
+                  columns=[Column(title="N", path="name"), Column(title="S", path="state.a.b")])]
+"""
+
+BREAKING: dict[str, tuple[str, str]] = {
+    "keeps the contract": ("almenara_settings = almenara_sources = almenara_panels = None",
+                           "implements no hook"),
+    "documents its settings": (
+        "class Settings(msgspec.Struct, forbid_unknown_fields=True):\n    every: int = 3",
+        "Settings.every is not documented; write a string under it"),
+    "types its settings": (
+        "class Settings(msgspec.Struct, forbid_unknown_fields=True):\n    every: Any = 3\n    'x'",
+        "Settings.every is Any"),
+    "keeps secrets as secrets": (
+        "class Settings(msgspec.Struct, forbid_unknown_fields=True):\n"
+        "    api_token: str = ''\n    'x'",
+        "Settings.api_token sounds like a secret and is a plain text"),
+    "names its sources": (
+        "@almenara.hookimpl\ndef almenara_sources(settings, context):\n"
+        "    return [Source(settings, context), Source(settings, context)]",
+        "two of its sources are named"),
+    "ends when cancelled": (
+        "async def run(self, publish):\n"
+        "    while True:\n"
+        "        try: await asyncio.sleep(9)\n"
+        "        except asyncio.CancelledError: pass\n"
+        "Source.run = run",
+        "did not end within 1 s"),
+    "does not block": (
+        "async def run(self, publish):\n    time.sleep(0.9)\n    await asyncio.Event().wait()\n"
+        "Source.run = run",
+        "it blocked the event loop for more than 0.25 s at "),
+    "keeps identity over restarts": (
+        "async def run(self, publish):\n"
+        "    await publish([Event(id=str(now()), source='s', type='t', time=now(), subject='a')])\n"
+        "    await asyncio.Event().wait()\n"
+        "Source.run = run",
+        "after a restart it told t of a again with another id"),
+    "restarts after a failure without repeats": (
+        "async def run(self, publish):\n"
+        "    number = int(await self.context.load('n') or 0) + 1\n"
+        "    event = Event(id=str(number), source='s', type='t', time=now(), subject='a')\n"
+        "    await publish([event])\n"
+        "    await self.context.save('n', str(number).encode())\n"
+        "    await asyncio.Event().wait()\n"
+        "Source.run = run",
+        "after a restart it told t of a again"),
+    "escapes what it draws": (
+        "@almenara.hookimpl\ndef almenara_templates(): return {'p.html': '{{ resources[0]."
+        "resource.name|safe }}'}\n"
+        "@almenara.hookimpl\ndef almenara_panels():\n"
+        "    return [Panel(name='p', title='P', kind='template', template='p.html',"
+        " query=ResourceQuery(kind='k'))]",
+        "the panel p prints what it is given without escaping it"),
+    "shows no secret": (
+        "async def run(self, publish):\n"
+        "    logging.getLogger('x').warning('refused: %s', self.settings.password.reveal())\n"
+        "    await asyncio.Event().wait()\n"
+        "Source.run = run",
+        "a secret of its settings is in what it publishes, reports or logs"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Callable[[str], str]:
+    def write(more: str = "") -> str:
+        path = tmp_path / "mine.py"
+        path.write_text(HEAD + "\n" + textwrap.dedent(more) + "\n")
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_a_good_plugin_keeps_every_rule(plugin: Callable[[str], str], rule: str) -> None:
+    result = examine(plugin(""), None, rule)
+    assert (result.verdict, result.text) == ("passed", "")
+
+
+def test_there_is_a_breaking_plugin_for_every_rule() -> None:
+    assert set(BREAKING) == set(RULES)
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_a_rule_finds_the_plugin_that_breaks_it_and_says_what_to_do(
+    plugin: Callable[[str], str], rule: str
+) -> None:
+    code, told = BREAKING[rule]
+    result = examine(plugin(code), None, rule)
+    assert result.verdict == "failed"
+    assert told in result.text
+
+
+def test_a_panel_that_cannot_be_drawn_breaks_a_rule_with_the_line(
+    plugin: Callable[[str], str],
+) -> None:
+    result = examine(
+        plugin(
+            "@almenara.hookimpl\n"
+            "def almenara_templates(): return {'p.html': '<p>\\n{{ 1 / 0 }}'}\n"
+            "@almenara.hookimpl\n"
+            "def almenara_panels():\n"
+            "    return [Panel(name='p', title='P', kind='template', template='p.html',"
+            " query=ResourceQuery(kind='k'))]"
+        ),
+        None,
+        "escapes what it draws",
+    )
+    assert result.verdict == "failed"
+    assert "division by zero (mine/p.html, line 2)" in result.text
+
+
+class Counting:
+    """Tells every minute what it counted."""
+
+    def __init__(self) -> None:
+        self.snapshots = Snapshots()
+
+    async def run(self, publish: Publish) -> None:
+        async for turn in every(60):
+            await publish(
+                [
+                    *self.snapshots.difference([Resource(kind="k", name="it", status=str(turn))]),
+                    Sample(kind="k", name="it", metric="turn", value=turn),
+                    Event(id=str(turn), source="s", type="turn", time=now()),
+                ]
+            )
+
+
+@pytest.mark.anyio
+async def test_a_test_holds_the_clock_of_a_source_in_its_hand(
+    manual_clock: ManualClock, run_source: Callable[[Any], SourceRun]
+) -> None:
+    async with run_source(Counting()) as run:
+        await run.until(lambda: len(run.events) == 1)
+        began = manual_clock.now()
+        await manual_clock.advance(200)
+        assert len(run.events) == 4
+        assert run.resources["it"].status == "3"
+        assert [it.value for it in run.samples] == [0, 1, 2, 3]
+        assert 180_000_000 * 0.9 < run.events[-1].time - began < 180_000_000 * 1.1
+
+
+@pytest.mark.anyio
+async def test_an_event_told_twice_is_one_and_is_counted_as_a_repeat() -> None:
+    class Twice:
+        async def run(self, publish: Publish) -> None:
+            for _ in range(2):
+                await publish([Event(id="1", source="s", type="t", time=now())])
+            async for _ in every(1):
+                pass
+
+    async with SourceRun(Twice(), clock=ManualClock()) as run:
+        await run.until(lambda: len(run.bus.repeats) == 1)
+        assert len(run.events) == 1
+
+
+@pytest.mark.anyio
+async def test_a_panel_is_drawn_from_the_signals_of_a_test(plugin: Callable[[str], str]) -> None:
+    text = await render_panel(
+        plugin(""), "p", [Resource(kind="k", name="<b>one</b>", state={"a": {"b": 12}})]
+    )
+    assert "&lt;b&gt;one&lt;/b&gt;" in text
+    assert "12" in text
