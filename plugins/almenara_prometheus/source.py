@@ -181,9 +181,7 @@ def change(target: TargetSettings, state: State, status: str, reason: str) -> Se
         if before.status or status != "up":
             found.append(
                 Event(
-                    id=f"{target.name}/{before.status}/{before.since}/{status}"
-                    if before.status
-                    else f"{target.name}/begins/{status}/{state.since}",
+                    id=f"{target.name}/{before.status}/{before.since}/{status}",
                     source=f"prometheus/{target.name}",
                     type=f"{KIND}.{status}",
                     subject=target.name,

@@ -83,8 +83,8 @@ BREAKING: dict[str, tuple[str, str]] = {
         "async def run(self, publish):\n"
         "    number = int(await self.context.load('n') or 0) + 1\n"
         "    event = Event(id=str(number), source='s', type='t', time=now(), subject='a')\n"
-        "    await publish([event])\n"
         "    await self.context.save('n', str(number).encode())\n"
+        "    await publish([event])\n"
         "    await asyncio.Event().wait()\n"
         "Source.run = run",
         "after a restart it told t of a again"),

@@ -1,0 +1,64 @@
+"""`almenara plugin new`: a distribution of one plugin, ready to install and to change."""
+
+import keyword
+import re
+from pathlib import Path
+from typing import Final
+
+import jinja2
+
+from almenara import __version__
+from almenara.plugins import entry_points
+
+FILES: Final = Path(__file__).parent / "files"
+SUFFIX: Final = ".jinja"
+NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+def create(name: str, folder: Path) -> list[Path]:
+    """Write the files of a plugin called `name` into a new folder; their paths.
+
+    Raises `ValueError` for a name that cannot be one, `FileExistsError` for a folder that holds
+    something already.
+    """
+    name = name.removeprefix("almenara-").replace("-", "_")
+    if not NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise ValueError(
+            f"{name!r} cannot be the name of a plugin; take lower-case letters, digits and _,"
+            " a letter first, such as `weather`"
+        )
+    taken = {it.name: it.origin for it in entry_points()}
+    if name in taken:
+        raise ValueError(f"there is a plugin {name} already, of {taken[name]}; take another name")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not empty; name another with --into")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FILES),
+        autoescape=False,  # noqa: S701
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        variable_start_string="<<",
+        variable_end_string=">>",
+        block_start_string="<%",
+        block_end_string="%>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+    )
+    words = name.replace("_", " ")
+    values = {
+        "name": name,
+        "distribution": f"almenara-{name.replace('_', '-')}",
+        "package": f"almenara_{name}",
+        "struct": "".join(part.capitalize() for part in name.split("_")),
+        "title": words.capitalize(),
+        "version": __version__,
+    }
+    written = []
+    for source in sorted(FILES.rglob(f"*{SUFFIX}")):
+        place = source.relative_to(FILES).as_posix().removesuffix(SUFFIX)
+        target = folder / place.replace("PACKAGE", values["package"]).replace("DOT", ".")
+        text = environment.get_template(source.relative_to(FILES).as_posix()).render(values)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        written.append(target)
+    return written
