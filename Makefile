@@ -32,6 +32,8 @@ check: $(VENV)/.dev ## Check style, types, floors and that the documents are tru
 	$(BIN)/lint-imports
 	@$(BIN)/almenara config document | diff - docs/configuration.md \
 	|| { echo "docs/configuration.md is not what the settings say; run make docs"; exit 1; }
+	@$(BIN)/almenara plugins document | diff - docs/plugins/contract.md \
+	|| { echo "docs/plugins/contract.md is not what the contract says; run make docs"; exit 1; }
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure ingest, memory, start and queries, each as one line
@@ -43,8 +45,9 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Write docs/configuration.md from the settings
+docs: $(VENV)/.dev ## Write docs/configuration.md and docs/plugins/contract.md from the code
 	$(BIN)/almenara config document > docs/configuration.md
+	$(BIN)/almenara plugins document > docs/plugins/contract.md
 
 .PHONY: screenshots
 screenshots: $(VENV)/.dev ## Take the pictures of the README

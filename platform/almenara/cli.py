@@ -284,8 +284,9 @@ def build(plugins: Plugins) -> click.RichGroup:
         """Say whether the configuration is right: that of FILE, or the one of --config."""
         merged(context, config=file)
         settings = read_settings(context)
+        folder = settings.plugins_dir
         try:
-            check_whole(plugins, settings)
+            check_whole(installed(folder, settings.disabled) if file else plugins, settings)
         except SettingsError as error:
             raise Failure(f"The configuration is wrong. {error}") from None
         click.echo("The configuration is right.")
@@ -340,7 +341,19 @@ def leave_threads_behind() -> None:
 
 def check_whole(plugins: Plugins, settings: Settings) -> None:
     """Raise `SettingsError` for anything that `serve` would refuse."""
+    from almenara.panels.catalogue import Catalogue
+    from almenara.panels.renderer import Renderer
+    from almenara.web.dashboards import check as check_dashboards
+
     plugins.check(settings)
+    catalogue = Catalogue(Renderer())
+    for name in plugins.modules:
+        try:
+            catalogue.add(name, plugins.panels(name, plugins.settings(name, settings)), None)
+        except Exception as error:
+            plugins.note(name, str(error))
+    absent = [it.name for it in plugins.described() if it.state != "active"]
+    check_dashboards(settings.dashboards, catalogue, absent)
 
 
 def explain(error: BaseException, settings: Settings) -> str:

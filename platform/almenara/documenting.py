@@ -1,7 +1,8 @@
-"""The reference of all settings, written from their types."""
+"""The references of all settings and of the contract, written from the code."""
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
+from almenara import API_VERSION, hookspecs, kit
 from almenara.plugins import Plugins
 from almenara.settings import Secret, Settings
 
@@ -136,3 +138,76 @@ def _default(field: Any) -> str:
         return ""
     text = msgspec.json.encode(str(value) if isinstance(value, Path) else value).decode()
     return f"`{text}`"
+
+
+CONTRACT_HEAD: Final = """# The contract
+
+What a plugin may register and what it is given: `almenara.hookspecs`, version {version} of the API.
+A plugin is a module whose functions implement the hooks below, marked with `@almenara.hookimpl`. A
+hook takes its arguments by name and leaves out those it does not need.
+
+This page is written by `almenara plugins document` from the code.
+"""
+
+
+def contract_reference() -> str:
+    """Markdown of every hook and type of `almenara.hookspecs`, and of the kit."""
+    hooks = [it for name, it in vars(hookspecs).items() if name.startswith("almenara_")]
+    parts = [CONTRACT_HEAD.format(version=API_VERSION), "## Hooks\n"]
+    for hook in hooks:
+        parts += _function(hook)
+    parts.append("## Types\n")
+    for name, kind in vars(hookspecs).items():
+        if inspect.isclass(kind) and kind.__module__ == hookspecs.__name__:
+            parts += _kind(name, kind)
+    parts.append("## `almenara.kit`\n")
+    for name in kit.__all__:
+        thing = getattr(kit, name)
+        parts += _kind(name, thing) if inspect.isclass(thing) else _function(thing)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _told(thing: Any) -> str:
+    text = inspect.getdoc(thing)
+    if not text:
+        raise ValueError(f"{thing.__name__} is part of the contract and is not documented")
+    return text
+
+
+def _function(function: Any) -> Iterator[str]:
+    signature = re.sub(r"almenara\.\w+\.|collections\.abc\.|typing\.", "", _signature(function))
+    start = "async def" if inspect.iscoroutinefunction(function) else "def"
+    yield f"### `{function.__name__}`\n"
+    yield f"```python\n{start} {function.__name__}{signature}\n```\n"
+    yield f"{_told(function)}\n"
+
+
+def _signature(function: Any) -> str:
+    try:
+        source = inspect.getsource(function)
+    except OSError:
+        return str(inspect.signature(function))
+    tree = ast.parse(textwrap.dedent(source)).body[0]
+    if not isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef):
+        return str(inspect.signature(function))
+    returns = f" -> {ast.unparse(tree.returns)}" if tree.returns is not None else ""
+    return f"({ast.unparse(tree.args)}){returns}"
+
+
+def _kind(name: str, kind: type) -> Iterator[str]:
+    yield f"### `{name}`\n"
+    yield f"{_told(kind)}\n"
+    if issubclass(kind, msgspec.Struct):
+        told = attribute_docs(kind)
+        yield "| field | type | default | meaning |"
+        yield "|---|---|---|---|"
+        for field in msgspec.structs.fields(kind):
+            text = " ".join(told.get(field.name, "").split())
+            yield f"| `{field.encode_name}` | {_type(field.type)} | {_default(field)} | {text} |"
+        yield ""
+        return
+    for method in vars(kind).values():
+        if inspect.isfunction(method) and not method.__name__.startswith("_"):
+            start = "async def" if inspect.iscoroutinefunction(method) else "def"
+            yield f"```python\n{start} {method.__name__}{_signature(method)}\n```\n"
+            yield f"{_told(method)}\n"

@@ -47,6 +47,13 @@ def plugin_commands(plugins: Plugins) -> list[click.Command]:
         Console().print(table)
 
     @group.command()
+    def document() -> None:
+        """Print the reference of the contract with plugins, in Markdown."""
+        from almenara.documenting import contract_reference
+
+        click.echo(contract_reference(), nl=False)
+
+    @group.command()
     @click.argument("name")
     @click.option(
         "--into",

@@ -91,11 +91,31 @@ class Found(msgspec.Struct, frozen=True):
     path: Path | None = None
 
 
+Written = dict[Path, tuple[int, int]]
+
+
+def written(path: Path) -> Written:
+    """When each file of a plugin was written, and how long it is."""
+    files = [path] if path.is_file() else [it for it in path.rglob("*") if it.is_file()]
+    found: Written = {}
+    for file in files:
+        if "__pycache__" in file.parts:
+            continue
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        found[file] = (status.st_mtime_ns, status.st_size)
+    return found
+
+
 class Plugins:
     """The plugins there are, by name."""
 
     def __init__(self) -> None:
         self.modules: dict[str, ModuleType] = {}
+        self.written: dict[str, Written] = {}
+        """When the files of each plugin of the plugins directory were written, as imported."""
         self._known: dict[str, PluginInfo] = {}
         self._hooks = pluggy.PluginManager(GROUP)
         self._hooks.add_hookspecs(hookspecs)
@@ -184,6 +204,8 @@ class Plugins:
 
     def load(self, found: Found) -> None:
         """Import and register a plugin; what goes wrong is noted and hurts no other."""
+        if found.path is not None:
+            self.written[found.name] = written(found.path)
         if found.name in self._known:
             self.note(
                 f"{found.name} ({found.origin})",

@@ -23,7 +23,8 @@ class Resources:
     def __init__(self) -> None:
         self.sequence = 0
         self._kinds: dict[str, dict[Key, Resource]] = defaultdict(dict)
-        self._series: dict[tuple[Key, str], deque[tuple[int, float]]] = {}
+        self._series: dict[str, dict[Key, deque[tuple[int, float]]]] = defaultdict(dict)
+        """The last samples of each key, by metric."""
         self._gone: deque[tuple[float, Resource]] = deque()
 
     async def rebuild(self, log: Readable) -> None:
@@ -42,8 +43,8 @@ class Resources:
         for record in batch:
             signal = record.signal
             if isinstance(signal, Sample):
-                series = self._series.setdefault(
-                    (signal.key, signal.metric), deque(maxlen=SAMPLES_KEPT)
+                series = self._series[signal.metric].setdefault(
+                    signal.key, deque(maxlen=SAMPLES_KEPT)
                 )
                 series.append((signal.time, signal.value))
             elif isinstance(signal, Resource):
@@ -59,8 +60,8 @@ class Resources:
             _, resource = self._gone.popleft()
             if self._kinds[resource.kind].get(resource.key) is resource:
                 del self._kinds[resource.kind][resource.key]
-                for key in [it for it in self._series if it[0] == resource.key]:
-                    del self._series[key]
+                for series in self._series.values():
+                    series.pop(resource.key, None)
 
     def kinds(self) -> list[str]:
         """The kinds there are, sorted."""
@@ -81,16 +82,28 @@ class Resources:
 
     def series(self, kind: str, namespace: str, name: str, metric: str) -> list[tuple[int, float]]:
         """Time and value of the last samples of a metric, oldest first."""
-        return list(self._series.get(((kind, namespace, name), metric), ()))
+        return list(self._series.get(metric, {}).get((kind, namespace, name), ()))
+
+    def sampled(self, metric: str) -> list[Resource]:
+        """What there are samples of a metric of, by kind, namespace and name.
+
+        Where a source told samples of something and never the thing itself, only its names are in
+        the resource.
+        """
+        return [
+            self.get(*key) or Resource(kind=key[0], namespace=key[1], name=key[2])
+            for key in sorted(self._series.get(metric, {}))
+        ]
 
     def latest(self, kind: str, namespace: str, name: str, metric: str) -> float | None:
         """The newest value of a metric, or None."""
-        series = self._series.get(((kind, namespace, name), metric))
+        series = self._series.get(metric, {}).get((kind, namespace, name))
         return series[-1][1] if series else None
 
     def metrics(self, resource: Resource) -> dict[str, float]:
         """The newest value of every metric of a resource."""
         return {
-            metric: series[-1][1] for (key, metric), series in self._series.items()
-            if key == resource.key and series
-        }  # fmt: skip
+            metric: series[-1][1]
+            for metric, of_key in self._series.items()
+            if (series := of_key.get(resource.key))
+        }

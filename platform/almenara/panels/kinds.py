@@ -373,12 +373,18 @@ Points = list[tuple[int, float]]
 
 def _lines(asked: SampleQuery, view: View, chosen: Selection) -> list[tuple[Resource, Points]]:
     found = []
-    among = ResourceQuery(kind=asked.kind, namespace=asked.namespace, name=asked.name)
-    for resource in _resources(among, view, chosen):
-        points = view.resources.series(
-            resource.kind, resource.namespace, resource.name, asked.metric
+    for resource in view.resources.sampled(asked.metric):
+        wanted = (
+            fits(asked.kind, resource.kind)
+            and fits(asked.namespace, resource.namespace)
+            and fits(asked.name, resource.name)
+            and not resource.gone
+            and chosen.takes(resource)
         )
-        if points:
+        if wanted:
+            points = view.resources.series(
+                resource.kind, resource.namespace, resource.name, asked.metric
+            )
             found.append((resource, points))
     return found
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from almenara.plugins import in_folder
+from almenara.plugins import Written, in_folder, written
 from almenara.settings import SettingsError
 from almenara.web.plugging import Plugging
 
@@ -15,23 +15,6 @@ log = structlog.get_logger(__name__)
 
 LOOK: Final = 0.3
 """Seconds between looks at the folder."""
-
-Written = dict[Path, tuple[int, int]]
-
-
-def written(path: Path) -> Written:
-    """When each file of a plugin was written, and how long it is."""
-    files = [path] if path.is_file() else [it for it in path.rglob("*") if it.is_file()]
-    found: Written = {}
-    for file in files:
-        if "__pycache__" in file.parts:
-            continue
-        try:
-            status = file.stat()
-        except OSError:
-            continue
-        found[file] = (status.st_mtime_ns, status.st_size)
-    return found
 
 
 def look(folder: Path) -> dict[str, Written]:
@@ -46,7 +29,8 @@ async def reload_saved(folder: Path, plugging: Plugging, renew: Callable[[str], 
 
     `renew` is called with the name of each plugin whose panels may be others now.
     """
-    known = await asyncio.to_thread(look, folder)
+    # What was imported counts, not what is there now: it may have been saved in between.
+    known = dict(plugging.plugins.written)
     while True:
         await asyncio.sleep(LOOK)
         try:
