@@ -116,6 +116,8 @@ class Plugins:
         self.modules: dict[str, ModuleType] = {}
         self.written: dict[str, Written] = {}
         """When the files of each plugin of the plugins directory were written, as imported."""
+        self.from_folder: set[str] = set()
+        """The plugins that came from the plugins directory."""
         self._known: dict[str, PluginInfo] = {}
         self._hooks = pluggy.PluginManager(GROUP)
         self._hooks.add_hookspecs(hookspecs)
@@ -187,6 +189,7 @@ class Plugins:
         """Forget a plugin."""
         self.modules.pop(name, None)
         self._known.pop(name, None)
+        self.from_folder.discard(name)
         if self._hooks.has_plugin(name):
             self._hooks.unregister(name=name)
 
@@ -218,6 +221,8 @@ class Plugins:
             module = found.load()
             if module is not None:
                 self.register(found.name, module, origin=found.origin, version=found.version)
+                if found.path is not None:
+                    self.from_folder.add(found.name)
         except PluginError as error:
             self.note(found.name, str(error), origin=found.origin, version=found.version)
         except (Exception, SystemExit) as error:

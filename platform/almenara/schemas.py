@@ -1,5 +1,6 @@
 """The configuration as one JSON Schema, for editors and for checks before a roll-out."""
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,7 +91,7 @@ def _describe(kinds: list[type[msgspec.Struct]], definitions: dict[str, Any]) ->
         waiting += [it for field in msgspec.structs.fields(kind) for it in structs_in(field.type)]
         told = attribute_docs(kind)
         names = {field.name: field.encode_name for field in msgspec.structs.fields(kind)}
-        qualified = f"{kind.__module__}.{kind.__qualname__}".replace(".", "_")
+        qualified = re.sub(r"[^\w.-]", "_", f"{kind.__module__}.{kind.__qualname__}")
         definition = definitions.get(kind.__name__) or definitions.get(qualified) or {}
         for name, text in told.items():
             described = definition.get("properties", {}).get(names.get(name, ""))

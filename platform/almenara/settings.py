@@ -327,6 +327,8 @@ def read(kind: type[S], tree: Any, *, place: str) -> S:
         spot = f"{place}{where.rstrip('`')}".lstrip(".") or "the configuration"
         if message.startswith(SECRET):
             raise SettingsError(f"{spot}: {message.removeprefix(SECRET)}") from None
+        if message.startswith("Invalid enum value") and (words := _choices(kind, where)):
+            raise SettingsError(f"{spot}: {message}, expected one of {words}") from None
         value = value_at(tree, where)
         found = f", found {value}" if value else ""
         raise SettingsError(f"{spot}: {message}{found}") from None
@@ -363,14 +365,45 @@ def check_names(kind: Any, tree: Any, place: str) -> None:
     for name, value in tree.items():
         spot = f"{place}.{name}".lstrip(".")
         if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1)
+            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.55)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
             raise SettingsError(f"{spot} is not a setting; {hint}")
-        check_names(fields[name].type, value, spot)
-        if get_origin(fields[name].type) is list and isinstance(value, list):
-            (item,) = get_args(fields[name].type)
-            for number, entry in enumerate(value):
-                check_names(item, entry, f"{spot}[{number}]")
+        _check_inside(fields[name].type, value, spot)
+
+
+def _check_inside(kind: Any, value: Any, spot: str) -> None:
+    """Look into a value for names and, where they stand under names of people's own, for values."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is list and isinstance(value, list):
+        for number, entry in enumerate(value):
+            _check_inside(inner[0], entry, f"{spot}[{number}]")
+    elif origin is dict and isinstance(value, dict):
+        for name, entry in value.items():
+            _check_inside(inner[1], entry, f"{spot}.{name}")
+            if isinstance(inner[1], type) and issubclass(inner[1], msgspec.Struct):
+                # An error of the whole would not say under which name.
+                read(inner[1], entry, place=f"{spot}.{name}")
+    elif inner and origin not in (list, dict):
+        for part in inner:
+            check_names(part, value, spot)
+    else:
+        check_names(kind, value, spot)
+
+
+def _choices(kind: Any, where: str) -> str:
+    """What a setting may be, where it is one of a few words; empty where it is not."""
+    for step in re.findall(r"[A-Za-z_]\w*|\[", where):
+        parts = [it for it in (kind, *get_args(kind)) if isinstance(it, type)]
+        structs = [it for it in parts if issubclass(it, msgspec.Struct)]
+        if step == "[":
+            kind = get_args(kind)[-1] if get_args(kind) else kind
+        elif structs:
+            fields = {field.encode_name: field.type for field in msgspec.structs.fields(structs[0])}
+            kind = fields.get(step)
+    found = [kind, *get_args(kind)]
+    words = [str(it) for part in found if get_origin(part) is typing.Literal
+             for it in get_args(part)]  # fmt: skip
+    return ", ".join(words)
 
 
 def value_at(tree: Any, where: str) -> str:

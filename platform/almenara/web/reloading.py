@@ -41,11 +41,14 @@ async def reload_saved(folder: Path, plugging: Plugging, renew: Callable[[str], 
         changed = [name for name in known.keys() | current if known.get(name) != current.get(name)]
         known = current
         for name in sorted(changed):
-            await plugging.remove(name)
+            # A plugin of this name may be an installed one, which a file does not replace.
+            for info in plugging.plugins.described():
+                if info.origin in (str(folder / name), str(folder / f"{name}.py")):
+                    await plugging.remove(info.name)
             for found in in_folder(folder):
                 if found.name == name and name not in plugging.settings.disabled:
                     plugging.plugins.load(found)
-            if name in plugging.plugins.modules:
+            if name in plugging.plugins.modules and name in plugging.plugins.from_folder:
                 try:
                     plugging.add(name)
                 except SettingsError as error:

@@ -1,0 +1,142 @@
+"""One-file plugins in a folder: dropped into a running server, saved, broken, taken away."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import Almenara
+from servers import wait_until
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "host.py"
+
+STEADY = """
+import asyncio, itertools, time
+import almenara
+from almenara.signals import Event, now
+
+RUN = time.time_ns()
+
+class Steady:
+    async def run(self, publish):
+        for number in itertools.count():
+            await publish([Event(id=f"{RUN}-{number}", source="steady", type="tick", time=now(),
+                                 data={"number": number})])
+            await asyncio.sleep(0.02)
+
+@almenara.hookimpl
+def almenara_sources():
+    return [Steady()]
+"""
+
+
+class Developing(Almenara):
+    """`almenara dev` on a plugins directory."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "nats://127.0.0.1:1", plugins__disabled="[nats]")
+        self.plugins = folder / "plugins"
+        self.plugins.mkdir()
+
+    def launch(self) -> None:
+        with (self.folder / "almenara.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "almenara", "dev", "--plugins-dir", str(self.plugins)],
+                env=self.environment, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def plugin(self, name: str) -> dict[str, Any]:
+        return next((it for it in self.get("/api/plugins") if it["name"] == name), {})
+
+    def sources(self) -> list[str]:
+        return [it["name"] for it in self.get("/api/sources")]
+
+
+@pytest.fixture
+def developing(tmp_path: Path) -> Iterator[Developing]:
+    it = Developing(tmp_path)
+    (it.plugins / "steady.py").write_text(STEADY)
+    it.start()
+    yield it
+    it.stop()
+
+
+def test_the_example_dropped_into_a_running_server_shows_its_page(developing: Developing) -> None:
+    assert developing.status("/dashboards/host") == 404
+    shutil.copy(EXAMPLE, developing.plugins)
+    wait_until(lambda: developing.status("/dashboards/host") == 200, "the page of the example")
+    wait_until(lambda: developing.get("/api/resources?kind=host.disk"), "a disk")
+    page = developing.text("/dashboards/host")
+    for words in ("Load of each processor", "Disks that became full", 'scope="row"'):
+        assert words in page
+    assert "Load of each processor" in developing.text("/")
+
+
+def test_a_saved_plugin_is_loaded_again_and_nothing_else_notices(developing: Developing) -> None:
+    shutil.copy(EXAMPLE, developing.plugins)
+    wait_until(lambda: "host" in developing.sources(), "the example")
+    started = developing.get("/api/health")["started"]
+    path = developing.plugins / "host.py"
+    path.write_text(path.read_text().replace('title="Disks"', 'title="Platters"'))
+    wait_until(lambda: "Platters" in developing.text("/dashboards/host"), "the new title")
+
+    path.write_text("def broken(:\n")
+    wait_until(lambda: developing.plugin("host").get("state") == "failed", "its failing")
+    assert "SyntaxError" in developing.plugin("host")["error"]
+    assert developing.status("/dashboards/host") == 404
+    assert "host" not in developing.sources()
+
+    shutil.copy(EXAMPLE, developing.plugins)
+    wait_until(lambda: developing.plugin("host").get("state") == "active", "its recovery")
+    path.unlink()
+    wait_until(lambda: developing.plugin("host") == {}, "its going")
+
+    assert developing.get("/api/health")["started"] == started
+    (steady,) = developing.get("/api/sources")
+    assert (steady["name"], steady["restarts"]) == ("steady", 0)
+    numbers = [it["data"]["number"] for it in developing.events("?type=tick")]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > 50
+
+
+def test_a_package_in_the_folder_is_a_plugin_and_its_parts_are_loaded_again(
+    developing: Developing,
+) -> None:
+    package = developing.plugins / "parted"
+    package.mkdir()
+    (package / "words.py").write_text("WORD = 'first'\n")
+    (package / "__init__.py").write_text(
+        STEADY.replace("from almenara.signals", "from .words import WORD\nfrom almenara.signals")
+        .replace('"tick"', 'f"parted.{WORD}"')
+        .replace('"steady"', '"parted"')
+    )
+    wait_until(lambda: developing.events("?type=parted.first"), "its events")
+    (package / "words.py").write_text("WORD = 'second'\n")
+    wait_until(lambda: developing.events("?type=parted.second"), "the events of the new part")
+
+
+def test_a_name_that_an_installed_plugin_has_is_told(developing: Developing) -> None:
+    shutil.copy(EXAMPLE, developing.plugins / "http.py")
+    wait_until(
+        lambda: any("its name is taken" in (it["error"] or "")
+                    for it in developing.get("/api/plugins")), "its being told"
+    )  # fmt: skip
+    assert developing.plugin("http")["state"] == "active"
+
+
+def test_what_a_mounted_folder_holds_besides_is_left_alone(tmp_path: Path) -> None:
+    developing = Developing(tmp_path)
+    data = developing.plugins / "..data"
+    data.mkdir()
+    (data / "__init__.py").write_text("1 / 0")
+    (data / "steady.py").write_text(STEADY)
+    (developing.plugins / "steady.py").symlink_to("..data/steady.py")
+    (developing.plugins / "_draft.py").write_text("1 / 0")
+    (developing.plugins / "notes.txt").write_text("not a plugin")
+    with developing:
+        names = {it["name"] for it in developing.get("/api/plugins")}
+        assert names == {"demo", "http", "nats", "prometheus", "steady"}
