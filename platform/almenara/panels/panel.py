@@ -114,9 +114,12 @@ def trouble(error: Exception, template: str) -> str:
     """What keeps a panel from being drawn, and on which line of its template."""
     if isinstance(error, TimeoutError):
         return f"its data could not be had within {DRAWN_WITHIN:.0f} s"
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, jinja2.TemplateSyntaxError):
-        return f"{said} ({error.name or template}, line {error.lineno})"
+        # A plugin's loader tells the name within the plugin.
+        name = error.name or template
+        where = template if template.endswith(f"/{name}") else name
+        return f"{type(error).__name__}: {error.message} ({where}, line {error.lineno})"
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, jinja2.TemplateNotFound):
         return f"there is no template {error.name}; almenara_templates of its plugin must give it"
     step = error.__traceback__

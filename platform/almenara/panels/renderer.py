@@ -1,5 +1,6 @@
 """Templates to text. Whatever a template prints is escaped, and nothing in it stays invisible."""
 
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -68,7 +69,7 @@ def query(parameters: Mapping[str, str]) -> str:
 
 def number(value: float | None) -> str:
     """A figure as people read it: `12,345`, `0.4`, and a dash for none."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "\u2013"
     if value and abs(value) < 10 and value != int(value):
         return f"{value:.1f}"
@@ -77,7 +78,7 @@ def number(value: float | None) -> str:
 
 def size(value: float | None) -> str:
     """Bytes with a binary prefix."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "\u2013"
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1024:
@@ -94,7 +95,7 @@ def hue(text: str) -> int:
 
 def duration(seconds: float | None) -> str:
     """A length of time as people say it: `3 ms`, `4.2 s`, `3 min 5 s`, `2 h 3 min`, `9 d 4 h`."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "\u2013"
     if seconds < 0:
         return f"\u2212{duration(-seconds)}"
@@ -113,7 +114,7 @@ def duration(seconds: float | None) -> str:
 
 def percent(share: float | None) -> str:
     """A share of one, in percent."""
-    if share is None:
+    if share is None or not math.isfinite(share):
         return "\u2013"
     return f"{share * 100:.1f} %" if abs(share) < 0.1 else f"{share * 100:.0f} %"
 

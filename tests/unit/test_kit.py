@@ -1,0 +1,307 @@
+"""What every source would otherwise write again."""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from almenara.clock import CLOCK
+from almenara.kit import (
+    Backoff,
+    BlockingClient,
+    Changes,
+    ExpiredError,
+    Snapshots,
+    blocking,
+    every,
+    monotonic,
+    poll,
+    watch,
+)
+from almenara.signals import Event, Resource
+from almenara.testing import ManualClock
+
+pytestmark = pytest.mark.anyio
+
+
+class Report:
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.recoveries = 0
+
+    def degraded(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def recovered(self) -> None:
+        self.recoveries += 1
+
+    def lag(self, messages: int) -> None: ...
+
+    def rejected(self, count: int = 1) -> None: ...
+
+
+class Story:
+    """A task on a clock that the test advances."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.clock = ManualClock()
+        token = CLOCK.set(self.clock)
+        self.task = asyncio.create_task(work())
+        CLOCK.reset(token)
+
+    async def __aenter__(self) -> ManualClock:
+        await self.clock.settle()
+        return self.clock
+
+    async def __aexit__(self, *_: object) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+async def test_turns_come_at_once_and_then_with_jitter_that_stays_within_its_share() -> None:
+    moments: list[float] = []
+
+    async def work() -> None:
+        async for _ in every(10, jitter=0.2):
+            moments.append(monotonic())  # noqa: PERF401
+
+    async with Story(work) as clock:
+        assert moments == [0]
+        await clock.advance(1000)
+    gaps = [after - before for before, after in itertools.pairwise(moments)]
+    assert all(8 <= gap <= 12 for gap in gaps)
+    assert len({round(gap, 3) for gap in gaps}) > 10
+
+
+async def test_a_turn_that_was_overrun_is_not_made_up_for() -> None:
+    turns: list[float] = []
+
+    async def work() -> None:
+        from almenara.clock import sleep
+
+        async for turn in every(10, jitter=0):
+            turns.append(monotonic())
+            if turn == 0:
+                await sleep(35)
+
+    async with Story(work) as clock:
+        await clock.advance(60)
+    assert turns == [0, 35, 45, 55]
+
+
+async def test_polling_waits_longer_after_each_failure_and_recovers_at_once() -> None:
+    asked: list[float] = []
+    report = Report()
+
+    async def ask() -> None:
+        asked.append(monotonic())
+        if 1 < len(asked) <= 5:
+            raise ConnectionError("nobody answers")
+
+    async with Story(lambda: poll(ask, seconds=10, report=report, limit=40)) as clock:
+        await clock.advance(400)
+    gaps = [after - before for before, after in itertools.pairwise(asked)]
+    assert 9 <= gaps[0] <= 11
+    for gap, wanted in zip(gaps[1:5], (10, 20, 40, 40), strict=True):
+        assert wanted * 0.7 <= gap <= wanted * 1.3
+    assert 9 <= gaps[5] <= 11
+    assert report.reasons[0].startswith("nobody answers; tried 1 times, next in ")
+    assert report.recoveries >= 2
+
+
+async def test_polling_lets_an_error_through_that_is_not_transient() -> None:
+    async def ask() -> None:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        await poll(ask, seconds=1)
+
+
+def test_a_backoff_never_overflows_however_often_it_fails() -> None:
+    backoff = Backoff(1.0, 60.0, jitter=0)
+    assert [backoff.failed() for _ in range(8)][-2:] == [60.0, 60.0]
+    backoff.failures = 100_000
+    assert backoff.failed() == 60.0
+
+
+async def test_a_blocking_call_runs_elsewhere_and_its_result_or_error_comes_back() -> None:
+    here = threading.get_ident()
+    assert await blocking(threading.get_ident) != here
+
+    def fail() -> None:
+        raise LookupError("not there")
+
+    with pytest.raises(LookupError, match="not there"):
+        await blocking(fail)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await blocking(lambda: next(iter(())))
+
+
+async def test_a_client_is_made_used_and_closed_in_one_thread() -> None:
+    threads: list[int] = []
+    closed = threading.Event()
+
+    def make() -> list[int]:
+        threads.append(threading.get_ident())
+        return threads
+
+    def close(client: list[int]) -> None:
+        client.append(threading.get_ident())
+        closed.set()
+
+    async with BlockingClient(make, close=close) as client:
+        for _ in range(3):
+            await client.call(lambda it: it.append(threading.get_ident()))
+    assert closed.wait(5)
+    assert len(threads) == 5
+    assert len(set(threads)) == 1
+
+
+async def test_a_call_that_hangs_is_left_behind_and_the_next_is_made_on_a_new_client() -> None:
+    made: list[int] = []
+    release = threading.Event()
+    async with BlockingClient(lambda: made.append(1) or len(made)) as client:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await client.call(lambda _: release.wait(30))
+        assert time.monotonic() - began < 5
+        assert await client.call(lambda number: number) == 2
+    release.set()
+
+
+class Upstream:
+    """A system that can be listed and watched, told what to do next."""
+
+    def __init__(self, *acts: Any) -> None:
+        self.acts = list(acts)
+        self.lists: list[float] = []
+        self.watches: list[tuple[int, float]] = []
+        self.accepted: list[int] = []
+
+    async def list_all(self) -> int:
+        self.lists.append(monotonic())
+        return 100 * len(self.lists)
+
+    async def changes(self, after: int) -> AsyncIterator[tuple[int, int]]:
+        self.watches.append((after, monotonic()))
+        act = self.acts.pop(0) if self.acts else None
+        if isinstance(act, Exception):
+            raise act
+        for item in act or ():
+            yield item, item
+        if act is None:
+            from almenara.clock import sleep
+
+            await sleep(10_000)
+
+    async def accept(self, item: int) -> None:
+        self.accepted.append(item)
+
+
+async def followed(upstream: Upstream, **options: Any) -> Report:
+    report = Report()
+
+    async def work() -> None:
+        await watch(upstream.list_all, upstream.changes, upstream.accept, report=report, **options)
+
+    async with Story(work) as clock:
+        await clock.advance(1000)
+    return report
+
+
+async def test_a_watch_goes_on_from_the_last_accepted_position() -> None:
+    upstream = Upstream([101, 102], ConnectionError("reset"), [103])
+    report = await followed(upstream)
+    assert [after for after, _ in upstream.watches] == [100, 102, 102, 103]
+    assert upstream.accepted == [101, 102, 103]
+    assert len(upstream.lists) == 1
+    assert report.reasons[0].startswith("reset; the next try is in ")
+
+
+async def test_a_position_that_is_too_old_is_listed_anew_and_not_in_a_storm() -> None:
+    upstream = Upstream([101], *[ExpiredError() for _ in range(6)])
+    await followed(upstream)
+    assert len(upstream.lists) == 7
+    gaps = [after - before for before, after in zip(upstream.lists, upstream.lists[1:],
+                                                    strict=False)]  # fmt: skip
+    assert gaps[-1] > gaps[1]
+
+
+async def test_a_server_that_ends_every_watch_at_once_is_not_asked_without_a_pause() -> None:
+    upstream = Upstream(*[[] for _ in range(500)])
+    await followed(upstream)
+    moments = [moment for _, moment in upstream.watches]
+    assert len(moments) < 60
+    assert moments[9] > 20
+
+
+async def test_an_earlier_position_is_taken_up_without_listing() -> None:
+    upstream = Upstream([8])
+    await followed(upstream, resume=7)
+    assert upstream.watches[0][0] == 7
+    assert upstream.lists == []
+
+
+def told(change: Changes) -> Sequence[Event]:
+    before = change.before.status if change.before else None
+    after = change.after.status if change.after else None
+    thing = change.after or change.before
+    assert thing is not None
+    return [Event(id=f"{thing.name}/{before}/{after}", source="s", type="changed", time=1)]
+
+
+def state(**statuses: str) -> list[Resource]:
+    return [Resource(kind="k", name=name, status=it) for name, it in statuses.items()]
+
+
+def test_the_first_snapshot_tells_what_is_there_and_no_news() -> None:
+    snapshots = Snapshots(told)
+    first = snapshots.difference(state(a="up", b="up"))
+    assert [type(it) for it in first] == [Resource, Resource]
+    assert snapshots.difference(state(a="up", b="up")) == []
+
+
+def test_what_appears_changes_and_goes_is_told_once_with_its_event() -> None:
+    snapshots = Snapshots(told)
+    snapshots.difference(state(a="up", b="up"))
+    signals = snapshots.difference(state(a="down", c="up"))
+    assert {(it.name, it.status, it.gone) for it in signals if isinstance(it, Resource)} == {
+        ("a", "down", False), ("c", "up", False), ("b", "up", True),
+    }  # fmt: skip
+    assert {it.id for it in signals if isinstance(it, Event)} == {
+        "a/up/down", "c/None/up", "b/up/None",
+    }  # fmt: skip
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from("abcde"), st.sampled_from(["up", "down"])), max_size=8)
+)
+def test_the_differences_one_after_another_make_the_last_snapshot(
+    history: list[dict[str, str]],
+) -> None:
+    snapshots = Snapshots()
+    kept: dict[str, str] = {}
+    for statuses in history:
+        for it in snapshots.difference(state(**statuses)):
+            assert isinstance(it, Resource)
+            if it.gone:
+                del kept[it.name]
+            else:
+                assert kept.get(it.name) != it.status
+                kept[it.name] = it.status
+        assert kept == statuses
+
+
+def test_a_later_time_alone_is_no_difference() -> None:
+    snapshots = Snapshots()
+    (first,) = snapshots.difference(state(a="up"))
+    assert isinstance(first, Resource)
+    assert snapshots.difference([msgspec.structs.replace(first, time=first.time + 5)]) == []

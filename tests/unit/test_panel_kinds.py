@@ -1,0 +1,256 @@
+"""The ready-made kinds, drawn from real signals."""
+
+import re
+
+import pytest
+
+from almenara.hookspecs import Column, EventQuery, Panel, ResourceQuery, SampleQuery
+from almenara.panels.kinds import check, combined, nice
+from almenara.panels.renderer import duration, formatted
+from almenara.signals import Event, Resource, Sample, Severity, Signal, now
+from almenara.testing.rendering import draw
+
+pytestmark = pytest.mark.anyio
+
+HOSTILE = "<script>alert(1)</script>"
+NODES = [
+    Resource(kind="node", name="b", status="ok", state={"cpu": {"used": 0.25}, "size": 2048}),
+    Resource(kind="node", name="a", status="lost", severity=Severity.ERROR, state={"size": 10}),
+    Resource(kind="node", name="c", namespace="x", status="odd", state={"cpu": {"used": 0.5}}),
+    Resource(kind="other", name="d", status="ok"),
+    Resource(kind="node", name="e", status="ok", gone=True),
+]
+TABLE = Panel(
+    name="t", title="Nodes", kind="table", query=ResourceQuery(kind="node"),
+    columns=[
+        Column(title="Node", path="name"),
+        Column(title="State", path="status", format="status"),
+        Column(title="CPU", path="state.cpu.used", format="percent"),
+        Column(title="Size", path="state.size", format="bytes"),
+        Column(title="Load", path="sample.load", format="number", spark="load"),
+    ],
+    severities={"odd": Severity.WARN}, filters=["name", "status", "text", "namespace"],
+)  # fmt: skip
+
+
+async def drawn(panel: Panel, signals: list[Signal], **query: str) -> str:
+    found = await draw("p", [panel], {"own.html": OWN}, signals, query)
+    return found[f"p.{panel.name}"]
+
+
+OWN = '{% import "macros.html" as it %}{% for r in resources %}{{ it.status(r.resource.name) }}'
+OWN += (
+    "{{ r.samples.load }}{% endfor %}{% for e in events|default([]) %}{{ e.summary }}{% endfor %}"
+)
+
+
+def names(text: str) -> list[str]:
+    return re.findall(r'<th scope="row">(?:<a[^>]*>)?([^<]*)<', text)
+
+
+@pytest.mark.parametrize(
+    ("sort", "order"),
+    [
+        ("", ["a", "b", "c"]),
+        ("name", ["a", "b", "c"]),
+        ("-name", ["c", "b", "a"]),
+        ("state.cpu.used", ["b", "c", "a"]),
+        ("-state.cpu.used", ["c", "b", "a"]),
+        ("state.size", ["a", "b", "c"]),
+        ("nonsense", ["a", "b", "c"]),
+    ],
+)
+async def test_a_table_sorts_by_any_column_and_what_has_no_value_comes_last(
+    sort: str, order: list[str]
+) -> None:
+    signals = sorted(NODES, key=lambda it: it.name)
+    text = await drawn(TABLE, [*signals], sort=sort)
+    assert sorted(names(text)) == ["a", "b", "c"]
+    if sort:
+        assert names(text) == order or (sort == "nonsense" and set(names(text)) == set(order))
+    else:
+        # By namespace and name, where nothing else is said.
+        assert names(text) == order
+    if sort in ("name", "-name"):
+        assert f'aria-sort="{"descending" if sort[0] == "-" else "ascending"}"' in text
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"name": "a"}, ["a"]),
+        ({"name": "*"}, ["a", "b", "c"]),
+        ({"status": "OK"}, ["b"]),
+        ({"namespace": "x"}, ["c"]),
+        ({"text": "0.5"}, ["c"]),
+        ({"text": "lost a"}, ["a"]),
+        ({"text": "nowhere"}, []),
+    ],
+)
+async def test_a_table_is_narrowed_by_its_filters(query: dict[str, str], found: list[str]) -> None:
+    assert names(await drawn(TABLE, [*NODES], **query)) == found
+
+
+async def test_a_table_formats_its_values_and_draws_a_dash_for_what_is_not_there() -> None:
+    samples = [Sample(kind="node", name="b", metric="load", value=it, time=now() + it)
+               for it in range(3)]  # fmt: skip
+    text = await drawn(TABLE, [*NODES, *samples], sort="name")
+    assert "25 %" in text
+    assert "2.0 KiB" in text
+    assert text.count("\u2013") >= 4
+    assert "<svg" in text
+    assert 'class="verdict" data-severity="WARN"' in text
+    assert 'class="verdict" data-severity="ERROR"' in text
+
+
+async def test_a_table_says_how_many_it_does_not_show() -> None:
+    many = [Resource(kind="node", name=f"n{it:03}") for it in range(30)]
+    panel = Panel(
+        name="t", title="T", kind="table", query=ResourceQuery(kind="node", limit=10),
+        columns=[Column(title="N", path="name")],
+    )  # fmt: skip
+    text = await drawn(panel, [*many])
+    assert len(names(text)) == 10
+    assert "20 more are not shown" in text
+
+
+def series(name: str, *values: float, metric: str = "load") -> list[Signal]:
+    begin = now() - 60_000_000
+    return [
+        Sample(kind="node", name=name, metric=metric, value=value, time=begin + place * 1_000_000)
+        for place, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("combine", "shown"), [("sum", "12"), ("mean", "4"), ("max", "8"), ("min", "1")]
+)
+async def test_a_number_combines_the_newest_of_several(combine: str, shown: str) -> None:
+    panel = Panel(
+        name="n", title="N", kind="number",
+        query=SampleQuery(kind="node", metric="load", combine=combine),  # type: ignore[arg-type]
+    )  # fmt: skip
+    text = await drawn(panel, [*series("a", 5, 1), *series("b", 5, 3), *series("c", 5, 8)])
+    assert re.search(r'big">([^<]*)<', text)[1] == shown  # type: ignore[index]
+
+
+async def test_a_time_series_draws_the_highest_lines_and_tells_of_the_others() -> None:
+    panel = Panel(
+        name="s", title="S", kind="series", format="seconds",
+        query=SampleQuery(kind="node", metric="load", limit=2),
+    )  # fmt: skip
+    text = await drawn(panel, [*series("a", 1, 2), *series("b", 3, 4), *series("c", 0.1, 0.2)])
+    assert text.count("<polyline") == 2
+    assert "1 more lines with lower values are not shown" in text
+    assert "5.0 s" in text
+
+
+async def test_a_strip_puts_what_is_wrong_first() -> None:
+    panel = Panel(name="x", title="X", kind="status", query=ResourceQuery(kind="node"))
+    text = await drawn(panel, [*NODES])
+    assert re.findall(r"<b>(\w)</b>", text)[0] == "a"
+
+
+async def test_events_are_those_of_the_query_narrowed_by_the_page() -> None:
+    panel = Panel(
+        name="e", title="E", kind="events", query=EventQuery(filter={"type": "a.*"}),
+        filters=["severity"],
+    )  # fmt: skip
+    events = [
+        Event(id=str(n), source="s", type=kind, time=now(), severity=severity, subject=f"s{n}")
+        for n, (kind, severity) in enumerate(
+            [("a.x", Severity.INFO), ("a.y", Severity.ERROR), ("b.x", Severity.ERROR)]
+        )
+    ]
+    assert (await drawn(panel, [*events])).count('class="event"') == 2
+    narrowed = await drawn(panel, [*events], severity="ERROR")
+    assert "s1" in narrowed
+    assert narrowed.count('class="event"') == 1
+
+
+async def test_a_template_of_a_plugin_gets_the_macros_and_what_it_asks_for() -> None:
+    panel = Panel(
+        name="o", title="O", kind="template", template="own.html", query=ResourceQuery(kind="node")
+    )
+    one = Resource(kind="node", name=HOSTILE)
+    load = Sample(kind="node", name=HOSTILE, metric="load", value=7)
+    text = await drawn(panel, [one, load])
+    assert "7.0" in text
+    assert "<script>" not in text
+    assert 'class="verdict"' in text
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero (p/own.html, line 1)"),
+        ("\n{% for %}", "(p/own.html, line 2)"),
+        ("{{ nothing.at.all }}", "&#39;nothing&#39; is undefined"),
+        ('{% include "other.html" %}', "there is no template"),
+    ],
+)
+async def test_a_broken_template_says_what_is_wrong_in_its_own_place(
+    template: str, told: str
+) -> None:
+    panel = Panel(
+        name="o", title="O", kind="template", template="own.html", query=ResourceQuery(kind="node")
+    )
+    good = Panel(name="g", title="G", kind="status", query=ResourceQuery(kind="node"))
+    found = await draw("p", [panel, good], {"own.html": template}, [*NODES])
+    assert "This panel cannot be drawn." in found["p.o"]
+    assert told in found["p.o"]
+    assert "This panel" not in found["p.g"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"name": "a b"}, "the name must be letters, digits, _ and - only"),
+        ({"kind": "tabel"}, "'tabel' is not a kind; did you mean table?"),
+        ({"query": EventQuery()}, "the kind table shows a ResourceQuery; its query is EventQuery"),
+        ({"columns": []}, "the kind table needs columns"),
+        ({"columns": [Column(title="N", path="nam")]}, "did you mean name?"),
+        ({"filters": ["nam"]}, "'nam' is not a filter of its query; did you mean name?"),
+        ({"template": "x.html"}, "a template belongs to the kind template"),
+        ({"kind": "events", "query": EventQuery(filter={"severity": "LOUD"}), "columns": []},
+         "the query's filter: 'LOUD' is not a severity"),
+    ],
+)  # fmt: skip
+def test_a_panel_that_cannot_be_what_its_author_wants_is_refused_by_name(
+    wrong: dict[str, object], told: str
+) -> None:
+    good = {"name": "t", "title": "T", "kind": "table", "query": ResourceQuery(kind="k"),
+            "columns": [Column(title="N", path="name")]}  # fmt: skip
+    check("p", Panel(**good))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="panel") as refused:
+        check("p", Panel(**{**good, **wrong}))  # type: ignore[arg-type]
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "how", "text"),
+    [
+        (None, "number", "\u2013"), (True, "text", "yes"), (1234567, "number", "1,234,567"),
+        (0.0421, "seconds", "42 ms"), (75.0, "seconds", "1 min 15 s"),
+        (-5, "seconds", "\u22125.0 s"),
+        (0.5, "percent", "50 %"), (1536, "bytes", "1.5 KiB"), ("x", "bytes", "x"),
+        ({"a": [1]}, "text", '{"a":[1]}'), (float("nan"), "number", "\u2013"),
+        (float("inf"), "bytes", "\u2013"), (float("inf"), "seconds", "\u2013"),
+    ],
+)  # fmt: skip
+def test_values_are_written_as_people_read_them(value: object, how: str, text: str) -> None:
+    assert text in formatted(value, how)
+
+
+def test_lengths_of_time_and_axes_are_round() -> None:
+    assert [duration(it) for it in (0, 0.003, 3600, 200_000)] == [
+        "0 s", "3.0 ms", "1 h 0 min", "2 d 7 h",
+    ]  # fmt: skip
+    assert [nice(it) for it in (0, 0.03, 7, 10, 101, 240)] == [1.0, 0.05, 10, 10, 200, 250]
+
+
+def test_series_on_different_steps_are_combined_carried_on() -> None:
+    one = [(0, 1.0), (60_000_000, 3.0)]
+    two = [(30_000_000, 10.0)]
+    found = combined([one, two], "sum")
+    assert (found[0], found[-1]) == (1.0, 13.0)
