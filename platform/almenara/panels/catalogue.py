@@ -9,10 +9,12 @@ from almenara.history import Filter
 from almenara.hookspecs import Panel as Declared
 from almenara.panels.kinds import built
 from almenara.panels.panel import Panel, View, matching_event
-from almenara.panels.renderer import Renderer
+from almenara.panels.renderer import Renderer, size
 from almenara.panels.rows import EVENT_FILTERS, events_link, row
 from almenara.panels.sparkline import sparkline
+from almenara.settings import Isolation
 from almenara.signals import Event, Resource, Sample, Severity, now
+from almenara.supervisor import SourceState
 
 SECOND: Final = 1_000_000
 MINUTE: Final = 60 * SECOND
@@ -65,10 +67,32 @@ def has_event(batch: Sequence[Record], chosen: Filter) -> bool:
     return any(isinstance(it.signal, Event) for it in batch)
 
 
+RUNS_IN: Final[Mapping[Isolation, str]] = {
+    "thread": "own thread",
+    "process": "own process",
+    "task": "the server",
+}
+
+
+def carries(state: SourceState) -> str:
+    """What a source holds of the machine, as far as that can be told apart."""
+    parts = []
+    if state.tasks is not None:
+        parts.append(f"{state.tasks} task{'' if state.tasks == 1 else 's'}")
+    if state.memory is not None:
+        parts.append(size(state.memory))
+    return " \u00b7 ".join(parts)
+
+
 async def prepare_sources(view: View, chosen: Filter) -> Mapping[str, Any]:
     return {
         "states": [
-            {"state": state, "events_link": events_link(origin=f"{state.name}/>")}
+            {
+                "state": state,
+                "events_link": events_link(origin=f"{state.name}/>"),
+                "runs_in": RUNS_IN[state.isolation],
+                "carries": carries(state),
+            }
             for state in view.supervisor.states()
         ],
         "full": view.bus.full,
