@@ -220,8 +220,9 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     `moment` and, by the query, `events`, `resources` or `series`; `{% import "macros.html" as it
     %}` gives it what our own templates are made of."""
     prepare: Prepare | None = None
-    """For the kind `template`: makes what the template is given besides `panel` and `moment`; the
-    query then only says which signals have it drawn again."""
+    """For the kind `template`: an `async def prepare(look, asked)` that makes what the template is
+    given besides `panel` and `moment`, from a `Look` and the panel's filters in the address. It
+    must not block. The query then only says which signals have the panel drawn again."""
     refresh: Annotated[float, msgspec.Meta(ge=0.5)] | None = None
     """Seconds after which it is drawn again without a signal, for what the time alone changes."""
     link: str = ""
