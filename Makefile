@@ -57,10 +57,10 @@ screenshots: $(VENV)/.dev ## Take the pictures of the README
 lock: ## Pin what is installed, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --no-emit-package almenara \
-		--extra nats --extra http --extra prometheus --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
+		--extra nats --extra http --extra prometheus --extra ray --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --no-emit-package almenara \
-		--extra nats --extra http --extra prometheus --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
+		--extra nats --extra http --extra prometheus --extra ray --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
 
 .PHONY: clean
 clean: ## Remove the environment and what was built

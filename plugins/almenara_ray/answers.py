@@ -141,7 +141,7 @@ def jobs(body: bytes) -> tuple[list[Job], int]:
     # Until Ray 2.1 it was an object by id.
     entries: Sequence[Any]
     if isinstance(tree, dict) and "data" not in tree:
-        entries = [{"submission_id": id, **it} for id, it in tree.items() if isinstance(it, dict)]
+        entries = [{"submission_id": of, **it} for of, it in tree.items() if isinstance(it, dict)]
     elif isinstance(tree, list):
         entries = tree
     else:
@@ -164,19 +164,19 @@ def job_id(entry: Any) -> str | None:
     """The id of an entry; None where it is no job."""
     if not isinstance(entry, dict):
         return None
-    id = text(entry.get("submission_id")) or text(entry.get("job_id"))
-    return id if id and text(entry.get("status")) else None
+    found = text(entry.get("submission_id")) or text(entry.get("job_id"))
+    return found if found and text(entry.get("status")) else None
 
 
 def job(entry: Any) -> Job | None:
     """The job of an entry; None where it is none."""
-    id = job_id(entry)
-    if id is None:
+    name = job_id(entry)
+    if name is None:
         return None
     status = text(entry.get("status")).upper()[:40]
     ended = moment(entry.get("end_time"))
     return Job(
-        id=id[:256],
+        id=name[:256],
         status=status,
         submitted=moment(entry.get("start_time")) or 0,
         ended=ended if status in FINISHED else None,
@@ -230,15 +230,15 @@ def measured(body: bytes) -> dict[str, Node]:
         raylet = row.get("raylet") if isinstance(row, dict) else None
         if not isinstance(raylet, dict) or not text(raylet.get("nodeId")):
             continue
-        id = text(raylet["nodeId"])[:128]
+        node_id = text(raylet["nodeId"])[:128]
         memory = numbers(row.get("mem"))
-        used, left = number(raylet.get("objectStoreUsedMemory")), None
+        used = number(raylet.get("objectStoreUsedMemory"))
         left = number(raylet.get("objectStoreAvailableMemory"))
         stats = raylet.get("storeStats")
         stats = stats if isinstance(stats, dict) else {}
         cpu = number(row.get("cpu"))
-        found[id] = Node(
-            id=id,
+        found[node_id] = Node(
+            id=node_id,
             name=text(row.get("hostname"))[:253],
             head=raylet.get("isHeadNode") is True,
             alive=text(raylet.get("state")).upper() != "DEAD",
@@ -288,7 +288,7 @@ def bundles(demand: Any) -> Iterator[Demand]:
 
 
 def groups(demand: Any) -> Iterator[Demand]:
-    """Pending placement groups: `[{"strategy": ..., "bundles": [[what, how many], ...]}, count]`."""
+    """Pending placement groups: each a pair of `strategy` and `bundles`, and how many there are."""
     for it in demand if isinstance(demand, list) else ():
         if not (isinstance(it, list) and len(it) == 2 and isinstance(it[0], dict)):
             continue
@@ -347,16 +347,21 @@ def deployments(given: Any) -> list[dict[str, Any]]:
             "name": name[:200],
             "status": text(it.get("status"))[:40],
             "message": masked(text(it.get("message"))[:500]),
-            "replicas": sum(
-                1
-                for replica in (it.get("replicas") if isinstance(it.get("replicas"), list) else ())
-                if isinstance(replica, dict) and replica.get("state") == "RUNNING"
-            ),
+            "replicas": running(it.get("replicas")),
             "target": whole(it.get("target_num_replicas")),
         }
         for name, it in (list(given.items())[:100] if isinstance(given, dict) else ())
         if isinstance(it, dict)
     ]
+
+
+def running(replicas: Any) -> int:
+    """How many of the replicas of a deployment run."""
+    return sum(
+        1
+        for it in (replicas if isinstance(replicas, list) else ())
+        if isinstance(it, dict) and it.get("state") == "RUNNING"
+    )
 
 
 def version(body: bytes) -> Version:

@@ -257,19 +257,22 @@ class Cluster:
             "cluster": self.name,
             **msgspec.to_builtins(job),
             **({"usual": round(usual, 3)} if usual is not None else {}),
+            **({"stuck": True} if job.key in self.known.stuck else {}),
             **({"seconds": job.seconds} if job.seconds is not None else {}),
             **({"node": node.name} if node is not None and node.name else {}),
         }
 
     def _resource(self, job: Job) -> Resource:
-        stuck = job.key in self.known.stuck
+        state = self.record(job)
         return Resource(
             kind=JOB,
             namespace=self.name,
             name=job.id,
             status=job.status,
-            severity=Severity.WARN if stuck else SEVERITIES.get(job.status, Severity.INFO),
-            state={**self.record(job), **({"reason": it} if (it := reason_of(job)) else {})},
+            severity=Severity.WARN
+            if "stuck" in state
+            else SEVERITIES.get(job.status, Severity.INFO),
+            state={**state, **({"reason": it} if (it := reason_of(job)) else {})},
         )
 
     def _event(self, it: Transition) -> Event:
@@ -325,20 +328,23 @@ class Cluster:
     def started(self, version: Version, head: str) -> list[Signal]:
         """Which Ray answers, and an event where it is not the one from before."""
         known = self.known
-        self.version = version
-        before = (known.session, known.head)
-        anew = (
-            bool(known.session and version.session and version.session != known.session)
-            or bool(known.head and head and head != known.head)
-        )  # fmt: skip
-        known.session = version.session or known.session
-        known.head = head or known.head
-        if not anew:
+        if version.ray:
+            self.version = version
+        session = version.session or known.session
+        renamed = bool(known.session) and session != known.session
+        moved = bool(known.head and head) and head != known.head
+        if renamed:
+            # Which node is its head is told by the next look at the nodes.
+            known.head = ""
+        known.session, known.head = session, head or known.head
+        if not renamed and not moved:
             return []
         self.nodes, self._dead, self._spilled, self._spilling = {}, {}, {}, {}
+        self._shaped = False
+        which = session if renamed else f"{session}/{head}"
         return [
             self._cluster_event(
-                "restarted", f"{before[0]}/{known.session}/{known.head}", Severity.WARN,
+                "restarted", which, Severity.WARN,
                 {"reason": "its head was started anew", "ray": version.ray},
             )
         ]  # fmt: skip
@@ -349,9 +355,9 @@ class Cluster:
         self.nodes = {it.id: it for it in nodes}
         self._shaped = True
         found: list[Signal] = []
-        for id, node in self.nodes.items():
-            node.name = node.name or (before[id].name if id in before else "")
-            earlier = before.get(id)
+        for key, node in self.nodes.items():
+            node.name = node.name or (before[key].name if key in before else "")
+            earlier = before.get(key)
             if node.alive and earlier is None and not first:
                 found.append(self._node_event("joined", node, Severity.INFO, ""))
             if not node.alive and earlier is not None and earlier.alive:
@@ -359,10 +365,10 @@ class Cluster:
             if not node.alive:
                 # Those that died before we looked are not shown, unless they died just now.
                 long_ago = -DEAD_SHOWN if earlier is None else 0.0
-                self._dead.setdefault(id, monotonic() + long_ago)
+                self._dead.setdefault(key, monotonic() + long_ago)
             found.extend(self._spills(node))
-        for id, node in before.items():
-            if id not in self.nodes and node.alive:
+        for key, node in before.items():
+            if key not in self.nodes and node.alive:
                 found.append(self._gone(node))
         wanted = {
             (NODE, it.id[:12]): self._node_resource(it)
@@ -548,10 +554,10 @@ class Cluster:
         return found
 
     def _cluster_event(
-        self, what: str, id: str, severity: Severity, data: Mapping[str, Any]
+        self, what: str, which: str, severity: Severity, data: Mapping[str, Any]
     ) -> Event:
         return Event(
-            id=f"cluster/{what}/{id}", source=self.source, origin=self.source,
+            id=f"cluster/{what}/{which}", source=self.source, origin=self.source,
             type=f"{CLUSTER}.{what}", subject=self.name, time=now(), severity=severity,
             data={"cluster": self.name, **data},
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """The logs of jobs: the end of one that failed, for history, and one that somebody looks at."""
 
+import contextlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
@@ -55,9 +56,9 @@ async def _end_of(dashboard: Dashboard, job: Job, lines: int) -> str:
     return answers.log_text(await dashboard.get("job_logs", job=job.id))
 
 
-def log_name(id: str) -> str:
+def log_name(job: str) -> str:
     """The file that Ray writes the log of a submitted job to."""
-    return f"job-driver-{id}.log"
+    return f"job-driver-{job}.log"
 
 
 def clean(text: str) -> str:
@@ -94,19 +95,17 @@ class JobLogs:
                 f"There is no cluster {asked.get('namespace', '')!r} to ask for a log; what was"
                 " kept of it is in its events."
             )
-        id = asked.get("name", "")
         async with Dashboard(cluster, self.settings) as dashboard:
-            job = await self._job(dashboard, id)
+            job = await self._job(dashboard, asked.get("name", ""))
             if job.driver:
                 raise LookupError("Ray keeps no log of a driver that was not submitted as a job.")
             async for batch in self._follow(dashboard, job):
                 yield batch
 
-    async def _job(self, dashboard: Dashboard, id: str) -> Job:
-        try:
-            job = answers.job(answers.decoded(await dashboard.get("job", job=id)))
-        except MissingError:
-            job = None
+    async def _job(self, dashboard: Dashboard, name: str) -> Job:
+        job: Job | None = None
+        with contextlib.suppress(MissingError):
+            job = answers.job(answers.decoded(await dashboard.get("job", job=name)))
         if job is None:
             raise LookupError(
                 "Ray does not know this job any more; what was kept of its log is with its end."

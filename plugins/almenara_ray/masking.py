@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 MASK: Final = "***"
-SECRET_NAME: Final = (
+SECRETIVE: Final = (
     r"[A-Za-z0-9_.-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|credential|signature)[A-Za-z0-9_.-]*"
 )
 ASSIGNED: Final = re.compile(
-    rf"(?i)(?P<name>(?<![A-Za-z0-9])-{{0,2}}{SECRET_NAME})(?P<between>\s*=\s*|\s*:\s+)"
+    rf"(?i)(?P<name>(?<![A-Za-z0-9])-{{0,2}}{SECRETIVE})(?P<between>\s*=\s*|\s*:\s+)"
     r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s&;,\"']+)"
 )
 OPTION: Final = re.compile(
-    rf"(?i)(?P<name>(?<!\S)--?{SECRET_NAME})(?P<between>\s+)(?P<value>\"[^\"]*\"|'[^']*'|[^\s-]\S*)"
+    rf"(?i)(?P<name>(?<!\S)--?{SECRETIVE})(?P<between>\s+)(?P<value>\"[^\"]*\"|'[^']*'|[^\s-]\S*)"
 )
 BEARER: Final = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s\"']+@")
-NAMED: Final = re.compile(rf"(?i){SECRET_NAME}")
+NAMED: Final = re.compile(rf"(?i){SECRETIVE}")
 VARIABLES: Final = frozenset(("env_vars", "_inherited_env_vars"))
 DEEPEST: Final = 12
 

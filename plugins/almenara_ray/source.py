@@ -34,6 +34,9 @@ ASKED_AGAIN: Final = 300.0
 """Seconds after which an endpoint that is missing is asked for again."""
 
 
+NONE: Final[dict[str, Node]] = {}
+
+
 class RaySource:
     """Follows one cluster. Each has a source of its own, so that none delays another."""
 
@@ -207,7 +210,9 @@ class Following:
         end = monotonic() + SHAPE_BUDGET
         version = await ask("version", answers.version, Version(), end)
         nodes = await ask("nodes", answers.nodes, None, end, detail=1, limit=answers.NODES)
-        measured = await ask("summary", answers.measured, {}, end, view="summary")
+        measured: dict[str, Node] = await ask(
+            "summary", answers.measured, NONE, end, view="summary"
+        )
         if nodes is None:
             # Before the State API came to the dashboard.
             nodes = [] if not measured else list(measured.values())
@@ -233,7 +238,7 @@ class Following:
             lacking[what] = f"the other parts took more than {SHAPE_BUDGET:g} s"
             return without
         try:
-            found = read(await self.dashboard.get(what, **query))
+            found = read(await self.dashboard.get(what, job="", **query))
         except MissingError:
             # An older Ray, or one without Serve: that is no trouble.
             self._missing[what] = monotonic()
