@@ -50,7 +50,8 @@ STATES: Final[Mapping[str, Severity]] = {
     "stale": Severity.WARN,
     "down": Severity.ERROR,
 }
-EXPECTED: Final = ("expected termination", "drain", "idle", "autoscaler", "preempt")
+EXPECTED: Final = ("expected termination", "drained", "idle", "scaled down", "preempt")
+"""How Ray's reasons for the end of a node begin where somebody wanted it."""
 
 
 class Known(msgspec.Struct, kw_only=True):
@@ -382,7 +383,7 @@ class Cluster:
         return found
 
     def _gone(self, node: Node) -> Event:
-        expected = any(word in node.reason.casefold() for word in EXPECTED)
+        expected = node.reason.casefold().startswith(EXPECTED)
         reason = node.reason or "Ray does not say why"
         if expected:
             return self._node_event("left", node, Severity.INFO, reason)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 MASK: Final = "***"
 SECRETIVE: Final = (
-    r"[A-Za-z0-9_.-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"[A-Za-z0-9_.-]*(?:password|passwd|secret|token(?!s|iz)|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|credential|signature)[A-Za-z0-9_.-]*"
 )
 ASSIGNED: Final = re.compile(
