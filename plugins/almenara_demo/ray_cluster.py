@@ -260,10 +260,11 @@ class SimulatedRay:
             return
         status, body = (405, "") if scope["method"] != "GET" else self.answer(path, query)
         text = isinstance(body, str)
-        await send({"type": "http.response.start", "status": status,
-                    "headers": [(b"content-type", b"text/plain" if text else b"application/json")]})  # fmt: skip
-        await send({"type": "http.response.body",
-                    "body": body.encode() if text else msgspec.json.encode(body)})  # fmt: skip
+        kind = b"text/plain" if text else b"application/json"
+        written = body.encode() if text else msgspec.json.encode(body)
+        headers = [(b"content-type", kind)]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": written})
 
     async def _stream(self, query: dict[str, str], send: Send) -> None:
         name = query.get("filename", "").removeprefix("job-driver-").removesuffix(".log")
@@ -297,8 +298,10 @@ def _summary(counts: dict[str, dict[str, int]]) -> dict[str, Any]:
 
 
 def _application(name: str, replicas: int) -> dict[str, Any]:
-    deployment = {"name": "LLM", "status": "HEALTHY", "message": "", "target_num_replicas": replicas,
-                  "replicas": [{"state": "RUNNING"}] * replicas}  # fmt: skip
+    deployment = {
+        "name": "LLM", "status": "HEALTHY", "message": "", "target_num_replicas": replicas,
+        "replicas": [{"state": "RUNNING"}] * replicas,
+    }  # fmt: skip
     return {"name": name, "route_prefix": "/chat", "status": "RUNNING", "message": "",
             "deployments": {"LLM": deployment}}  # fmt: skip
 
@@ -323,7 +326,8 @@ async def simulated(port: int, seed: int = 0) -> AsyncIterator[SimulatedRay]:
     )  # fmt: skip
     serving = asyncio.create_task(server.serve(), name="simulated Ray")
     try:
-        while not server.started and not serving.done():
+        # uvicorn has no event for it.
+        while not server.started and not serving.done():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         if serving.done():
             serving.result()
