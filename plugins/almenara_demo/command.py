@@ -53,8 +53,8 @@ class DemoError(RuntimeError):
 @click.option("--data-dir", default="var/demo", show_default=True, help="Where everything is kept.",
               type=click.Path(file_okay=False, path_type=Path))  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Settles what the fleet does.")
-@click.option("--ray", default=None, help="Program `ray`; a real cluster is run with it instead of"
-              " a simulated one.", type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
+@click.option("--ray", default=None, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Program `ray`, to run a real cluster instead of a simulated one.")  # fmt: skip
 def demo(
     rate: float, port: int, nats_port: int, data_dir: Path, seed: int, ray: Path | None
 ) -> None:

@@ -18,8 +18,10 @@ import uvicorn
 NAME: Final = "simulated"
 VERSION: Final = "2.60.0"
 KEPT: Final = 400
-ARRIVALS: Final = 6.0
+ARRIVALS: Final = 10.0
 """Seconds between submissions, on average."""
+PAST: Final = 3600.0
+"""Seconds that it seems to have worked for when it starts."""
 SLOTS: Final = 5
 GIB: Final = 2**30
 PROGRAMS: Final = (
@@ -79,9 +81,15 @@ class Job(msgspec.Struct, kw_only=True):
         ]
         if self.ended is not None and self.failure:
             lines += ["Traceback (most recent call last):",
-                      f'  File "{self.entrypoint.split()[1]}", line 88, in <module>',
+                      f'  File "{script(self.entrypoint)}", line 88, in <module>',
                       "    main()", self.failure]  # fmt: skip
         return lines
+
+
+def script(entrypoint: str) -> str:
+    """The file that an entrypoint runs."""
+    words = entrypoint.split()
+    return words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1]
 
 
 class SimulatedRay:
@@ -93,7 +101,7 @@ class SimulatedRay:
         self.numbers = itertools.count(101)
         self.session = f"session_simulated_{clock():.0f}"
         self.jobs: list[Job] = []
-        self.next = clock()
+        self.next = clock() - PAST
         self.nodes = [f"{number:x}" * 56 for number in range(1, len(NODES) + 1)]
 
     def advance(self) -> float:

@@ -269,7 +269,7 @@ def row(record: Mapping[str, Any], status: str, moment: int) -> dict[str, Any]:
 async def timeline(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
     """Jobs of the last hours as bars, a row for each entrypoint."""
     cluster, span = asked.get("namespace", ""), asked.get("span", "")
-    span = span if span in SPANS else "3h"
+    span = span if span in SPANS else "1h"
     last = now()
     first = last - SPANS[span] * HOUR
     records = [

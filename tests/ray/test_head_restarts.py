@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
+from test_real_ray import following, of_job, submit
 
 from almenara.testing.running import MemoryContext
 from ray_head import RayHead
-from test_real_ray import following, of_job, submit
 
 pytestmark = pytest.mark.anyio
 NOTICED = 10.0
