@@ -335,8 +335,9 @@ class Cluster:
         renamed = bool(known.session) and session != known.session
         moved = bool(known.head and head) and head != known.head
         if renamed:
-            # Which node is its head is told by the next look at the nodes.
-            known.head = ""
+            # Which node is its head is told by the next look at the nodes. What a new head knows
+            # may have ended at any time: the address may be another cluster's by now.
+            known.head, known.horizon, known.recent = "", 0, {}
         known.session, known.head = session, head or known.head
         if not renamed and not moved:
             return []
@@ -608,7 +609,11 @@ def reason_of(job: Job) -> str:
 
 
 def _submitted(job: Job, moment: int) -> Transition:
-    return Transition(job=job, what="submitted", time=job.submitted or moment)
+    # As it was then, also where it is first seen at its end.
+    then = msgspec.structs.replace(
+        job, status="PENDING", ended=None, message="", error_type="", exit_code=None
+    )
+    return Transition(job=then, what="submitted", time=job.submitted or moment)
 
 
 def _counted(jobs: Sequence[Job]) -> dict[str, int]:

@@ -42,6 +42,10 @@ LANES: Final = 5
 WIDE: Final = 1_000.0
 LANE: Final = 9
 THINNEST: Final = 3.0
+EMPTY: Final[Mapping[str, Any]] = dict.fromkeys(
+    ("node", "node_id", "job_id", "error_type", "message"), ""
+) | {"exit_code": None}
+"""What a job may lack."""
 OVERDUE: Final = 1.5
 """A job that takes this many times as long as usual is marked."""
 BARS: Final = (
@@ -86,7 +90,7 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
                 Column(title="Disk", path="sample.disk", format="percent"),
                 Column(title="Why", path="state.reason"),
             ],
-            filters=["namespace", "status", "text"], width=12, height=6,
+            filters=["namespace"], width=12, height=6,
             empty="No node has been seen yet.",
         ),
         Panel(
@@ -98,7 +102,7 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
         Panel(
             name="events", title="Changes", kind="events",
             query=EventQuery(filter={"type": "ray.>"}, limit=15),
-            filters=["severity", "text"], width=6, empty="Nothing has happened yet.",
+            filters=["severity"], width=6, empty="Nothing has happened yet.",
         ),
         Panel(
             name="job", title="Job", kind="template", template="job.html",
@@ -272,7 +276,7 @@ async def timeline(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
     span = span if span in SPANS else "1h"
     last = now()
     first = last - SPANS[span] * HOUR
-    records = [
+    records: list[tuple[Mapping[str, Any], str]] = [
         (it.state, it.status)
         for it in look.resources(ResourceQuery(kind=JOB, namespace=cluster, limit=2_000))
         if it.status in ("RUNNING", "PENDING")
@@ -455,12 +459,12 @@ async def job(settings: RaySettings, look: Look, asked: Mapping[str, str]) -> Ma
     namespace = place.kubernetes_namespace if place is not None else ""
     return {
         "job": row(record, status, now()),
-        "record": record,
+        "record": {**EMPTY, **record},
         "live": live is not None and not end,
         "reason": record.get("reason", ""),
         "log": end.get("log", ""),
         "log_note": end.get("log_note", ""),
-        "shape": shape,
+        "shape": {"count": 0, "dead": 0, "ray": "", "demand": 0, **shape},
         "shape_nodes": [
             {
                 "name": it.get("name", ""),

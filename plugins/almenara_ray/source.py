@@ -120,9 +120,9 @@ class Following:
         cluster = self.cluster
         first: list[Signal] = []
         restarted = False
-        if not partial and cluster.vanished(jobs):
+        if not self._up.is_set() or (not partial and cluster.vanished(jobs)):
             session = cluster.known.session
-            version = answers.version(await self.dashboard.get("version"))
+            version = await self._version()
             restarted = bool(session and version.session and version.session != session)
             first = cluster.started(version, "")
         transitions = cluster.transitions(jobs, restarted=restarted, partial=partial)
@@ -135,6 +135,12 @@ class Following:
         for start in range(0, len(signals), BATCH):
             await self.publish(signals[start : start + BATCH])
         await self._save()
+
+    async def _version(self) -> Version:
+        try:
+            return answers.version(await self.dashboard.get("version"))
+        except MissingError:
+            return Version()
 
     async def _list(self) -> tuple[Sequence[Job], bool, int]:
         """The jobs, whether those are the unfinished ones alone, and how many were unreadable."""

@@ -164,12 +164,17 @@ def test_runs_that_differ_in_an_id_or_a_date_are_of_one_entrypoint() -> None:
     first = "python run.py --job 6f9619ff-8b86-d011-b42d-00c04fc964ff --day 2026-01-02"
     other = "python  run.py --job 00000000-8b86-d011-b42d-00c04fc964ff --day 2026-03-04"
     assert alike(first) == alike(other)
-    assert alike("train --epochs 3") != alike("train --epochs 300")
+    assert alike("train --epochs 3") != alike("train --epochs 30")
+    assert alike("evaluate --story US-101") == alike("evaluate --story US-102")
     known = Durations()
     assert known.usual(first) is None
     for seconds in (10.0, 30.0, 20.0):
         known.note(first, seconds)
     assert known.usual(other) == 20.0
+    for seconds, epochs in ((10.0, 100), (12.0, 100), (30.0, 300), (32.0, 300)):
+        known.note(f"train --epochs {epochs}", seconds)
+    assert known.usual("train --epochs 100") == 11.0
+    assert known.usual("train --epochs 200") == 21.0
     for number in range(700):
         known.note(f"other {number} x", 1.0)
     assert known.usual(first) is None
