@@ -1,0 +1,1 @@
+"""Kubernetes: what runs, where, how well, and what just changed."""
