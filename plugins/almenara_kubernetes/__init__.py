@@ -1,1 +1,1 @@
-"""Kubernetes: what runs, where, how well, and what just changed."""
+"""Kubernetes: pods, workloads, nodes and the rest as resources, what happens to them as events."""
