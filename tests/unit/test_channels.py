@@ -9,6 +9,7 @@ from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
 from almenara.panels.catalogue import Catalogue
 from almenara.panels.channels import Channels, UnknownPanelError
+from almenara.panels.feeds import Feeds
 from almenara.panels.outbox import TOO_SLOW, Counters, Outbox
 from almenara.panels.panel import View
 from almenara.panels.renderer import Frame, Renderer
@@ -31,6 +32,7 @@ async def channels(tmp_path: Path) -> AsyncIterator[Channels]:
             resources=Resources(),
             supervisor=Supervisor(bus, SupervisorSettings()),
             settings=SETTINGS,
+            feeds=Feeds(),
         )
         renderer = Renderer()
         channels = Channels(view, Catalogue(renderer), renderer)

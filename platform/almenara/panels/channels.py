@@ -12,6 +12,7 @@ from almenara.panels.channel import MISSED_COUNTED, RETRY, Channel, EventChannel
 from almenara.panels.outbox import GOING_AWAY, Counters, Outbox
 from almenara.panels.panel import Choice, Panel, View
 from almenara.panels.renderer import Renderer
+from almenara.panels.tails import TailChannel
 
 log = structlog.get_logger(__name__)
 
@@ -129,7 +130,7 @@ class Channels:
         for key, panel, chosen in self.named(names):
             channel = self._channels.get(key)
             if channel is None:
-                kind = EventChannel if panel.rows else Channel
+                kind = EventChannel if panel.rows else TailChannel if panel.tail else Channel
                 channel = kind(key, panel, chosen, self.view, self.renderer, self.counters)
                 self._channels[key] = channel
                 channel.task = asyncio.create_task(channel.run(), name=f"channel {key}")
