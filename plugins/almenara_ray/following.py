@@ -29,6 +29,8 @@ NODE: Final = "ray.node"
 APPLICATION: Final = "ray.application"
 ENTRYPOINT: Final = "ray.entrypoint"
 LOST: Final = "LOST"
+ENDS: Final = ("succeeded", "failed", "stopped", "lost")
+"""What can happen to a job last."""
 SEVERITIES: Final[Mapping[str, Severity]] = {
     "FAILED": Severity.ERROR,
     LOST: Severity.WARN,
@@ -132,12 +134,17 @@ class Cluster:
         return any(key not in listed for key in self.known.unfinished)
 
     def transitions(
-        self, jobs: Sequence[Job], *, restarted: bool = False, partial: bool = False
+        self,
+        jobs: Sequence[Job],
+        *,
+        restarted: bool = False,
+        partial: bool = False,
+        ended: str = "",
     ) -> list[Transition]:
         """What happened since the list before, in order.
 
         `restarted` says that the head was started anew in between, `partial` that finished jobs
-        are not all in the list.
+        are not all in the list, `ended` why there will be no further list.
         """
         known, moment = self.known, now()
         found: list[Transition] = []
@@ -169,7 +176,8 @@ class Cluster:
                 known.unfinished[job.key] = job
                 found.extend(self._stuck(job, moment))
         if not partial:
-            found += self._lost(listed, moment, restarted=restarted)
+            gone = "the head was started anew and does not know it; it ended with the old one"
+            found += self._lost(listed, moment, ended or (gone if restarted else ""))
         found.sort(key=lambda it: it.time)
         self._counts = _counted(jobs)
         self._shorten()
@@ -202,20 +210,16 @@ class Cluster:
             why = job.message or "Ray does not say what it waits for"
             yield Transition(job=job, what="pending", time=moment, reason=why)
 
-    def _lost(self, listed: set[str], moment: int, *, restarted: bool) -> list[Transition]:
+    def _lost(self, listed: set[str], moment: int, gone: str) -> list[Transition]:
         found = []
         for key, job in list(self.known.unfinished.items()):
             if key in listed:
                 self._absent.pop(key, None)
                 continue
             self._absent[key] = self._absent.get(key, 0) + 1
-            if not restarted and self._absent[key] < ABSENT:
+            if not gone and self._absent[key] < ABSENT:
                 continue
-            reason = (
-                "the head was started anew and does not know it; it ended with the old one"
-                if restarted
-                else "Ray does not list it any more, and has not told how it ended"
-            )
+            reason = gone or "Ray does not list it any more, and has not told how it ended"
             lost = msgspec.structs.replace(job, status=LOST, ended=moment)
             self._end(lost, moment)
             found.append(Transition(job=lost, what="lost", time=moment, reason=reason))
@@ -292,7 +296,8 @@ class Cluster:
         return Event(
             id=f"{it.job.key}/{it.what}",
             source=self.source,
-            origin=self.source,
+            # Ends have origins of their own, so that those of one cluster are found by an index.
+            origin=f"{self.source}/{it.what}" if it.what in ENDS else self.source,
             type=f"{JOB}.{it.what}",
             subject=it.job.id,
             time=it.time,
@@ -462,6 +467,11 @@ class Cluster:
                 )
             )
         return found + self.resource()
+
+    def left(self) -> list[Signal]:
+        """Nothing of it is there any more."""
+        told, self._told = self._told, {}
+        return [msgspec.structs.replace(it, gone=True, time=now()) for it in told.values()]
 
     @property
     def status(self) -> str:
