@@ -21,17 +21,23 @@ def almenara_sources(settings: RaySettings, context: Context) -> Sequence[Report
         RaySource(cluster, settings, context) for cluster in settings.clusters
     ]
     if settings.kuberay:
-        from almenara_ray.kuberay import KubeRaySource
+        try:
+            from almenara_ray.kuberay import KubeRaySource
+        except ImportError as error:
+            raise ValueError(
+                "kuberay needs the libraries of the Kubernetes plugin: install"
+                f" almenara[kubernetes] ({error})"
+            ) from None
 
         sources += [KubeRaySource(it, settings, context) for it in settings.kuberay]
     return sources
 
 
 @almenara.hookimpl
-def almenara_tails(settings: RaySettings) -> Sequence[Tail]:
+def almenara_tails(settings: RaySettings, context: Context) -> Sequence[Tail]:
     from almenara_ray.logs import JobLogs
 
-    return [JobLogs(settings)] if settings.any else []
+    return [JobLogs(settings, context)] if settings.any else []
 
 
 @almenara.hookimpl
@@ -45,7 +51,7 @@ def almenara_panels(settings: RaySettings) -> Sequence[Panel]:
 def almenara_pages(settings: RaySettings) -> Sequence[Page]:
     from almenara_ray.panels import pages
 
-    return pages() if settings.any else []
+    return pages(settings) if settings.any else []
 
 
 @almenara.hookimpl

@@ -59,6 +59,8 @@ EXPECTED: Final = ("expected termination", "drained", "idle", "scaled down", "pr
 class Known(msgspec.Struct, kw_only=True):
     """What is remembered of a cluster over restarts."""
 
+    address: str = ""
+    """Address of its dashboard, where that was found and not configured."""
     session: str = ""
     head: str = ""
     unfinished: dict[str, Job] = {}

@@ -32,7 +32,7 @@ from almenara_ray.custom_resources import (
 from almenara_ray.dashboard import Dashboard
 from almenara_ray.durations import Durations
 from almenara_ray.following import Cluster
-from almenara_ray.settings import ClusterSettings, KubeRaySettings, RaySettings
+from almenara_ray.settings import KubeRaySettings, RaySettings
 from almenara_ray.source import Following, load
 
 DURATIONS: Final = "(durations)"
@@ -99,7 +99,7 @@ class KubeRaySource:
     """Follows the RayClusters, RayJobs and RayServices of one Kubernetes cluster."""
 
     def __init__(self, asked: KubeRaySettings, settings: RaySettings, context: Context) -> None:
-        self.name = f"ray/kuberay-{asked.name}" if asked.name else "ray/kuberay"
+        self.name = asked.source
         self.asked, self.settings, self.context = asked, settings, context
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
@@ -241,12 +241,11 @@ class Watching:
         if not it.answers or it.metadata.deletion_timestamp or len(self.followed) >= CLUSTERS:
             return
         asked, settings = self.source.asked, self.source.settings
-        place = ClusterSettings(
-            name=name, token=asked.token, headers=asked.headers, ca=asked.ca,
-            kubernetes_namespace=it.metadata.namespace,
-            url=asked.dashboard.format(service=it.service, namespace=it.metadata.namespace),
-        )  # fmt: skip
+        place = asked.place(
+            name, asked.dashboard.format(service=it.service, namespace=it.metadata.namespace)
+        )
         cluster = await self._cluster(name)
+        cluster.known.address = place.url
         dashboard = Dashboard(place, settings)
         following = Following(
             cluster, dashboard, settings, self.publish, Quiet(self.report), self.shelf

@@ -60,6 +60,7 @@ BARS: Final = (
 def panels(settings: RaySettings) -> Sequence[Panel]:
     """The panels of the plugin."""
     return [
+        *(kuberay() if settings.kuberay else []),
         Panel(
             name="clusters", title="Ray clusters", kind="template", template="clusters.html",
             query=ResourceQuery(kind="ray.*"), prepare=clusters, filters=["namespace"],
@@ -118,13 +119,54 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
     ]  # fmt: skip
 
 
-def pages() -> Sequence[Page]:
+def kuberay() -> Sequence[Panel]:
+    """The panels of KubeRay's resources."""
+    return [
+        Panel(
+            name="rayjobs", title="RayJobs", kind="table",
+            query=ResourceQuery(kind="ray.rayjob", limit=500),
+            columns=[
+                Column(title="RayJob", path="name"),
+                Column(title="Namespace", path="namespace"),
+                Column(title="State", path="status", format="status"),
+                Column(title="Cluster", path="state.cluster"),
+                Column(title="Began", path="state.submitted", format="age"),
+                Column(title="Took", path="state.seconds", format="seconds"),
+                Column(title="Failed", path="state.failed", format="number"),
+                Column(title="Retries", path="state.retries", format="number"),
+                Column(title="Why", path="state.reason"),
+            ],
+            sort="-state.submitted", width=12, height=5, empty="There is no RayJob.",
+        ),
+        Panel(
+            name="rayclusters", title="RayClusters", kind="table",
+            query=ResourceQuery(kind="ray.raycluster", limit=500),
+            columns=[
+                Column(title="RayCluster", path="name"),
+                Column(title="Namespace", path="namespace"),
+                Column(title="State", path="status", format="status"),
+                Column(title="Workers", path="state.available", format="number"),
+                Column(title="Wanted", path="state.desired", format="number"),
+                Column(title="Age", path="state.created", format="age"),
+                Column(title="Why", path="state.reason"),
+            ],
+            width=8, height=5, empty="There is no RayCluster.",
+        ),
+        Panel(
+            name="rayservices", title="RayServices", kind="status",
+            query=ResourceQuery(kind="ray.rayservice"), width=4, empty="There is no RayService.",
+        ),
+    ]  # fmt: skip
+
+
+def pages(settings: RaySettings) -> Sequence[Page]:
     """The pages: what there is, and one job."""
+    found = ["rayjobs", "rayclusters", "rayservices"] if settings.kuberay else []
     return [
         Page(
             name="main", title="Ray",
             panels=["clusters", "jobs", "timeline", PlacedPanel(panel="applications", width=4),
-                    PlacedPanel(panel="events", width=8), "nodes"],
+                    PlacedPanel(panel="events", width=8), *found, "nodes"],
             filters=["namespace", "status", "text"], navigation=True,
         ),
         Page(name="job", title="Ray job", panels=["job", "job-log"]),

@@ -90,6 +90,17 @@ class KubeRaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
                 f" for those of a RayCluster; it is {self.dashboard!r}"
             )
 
+    @property
+    def source(self) -> str:
+        """The name of its source, under which what is remembered of its clusters is kept."""
+        return f"ray/kuberay-{self.name}" if self.name else "ray/kuberay"
+
+    def place(self, name: str, url: str) -> ClusterSettings:
+        """The settings of a cluster that was found."""
+        return ClusterSettings(
+            name=name, url=url, token=self.token, headers=self.headers, ca=self.ca
+        )
+
 
 class RaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The Ray clusters to watch."""

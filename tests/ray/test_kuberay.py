@@ -13,6 +13,7 @@ from almenara.signals import Event, Severity
 from almenara.testing import SourceRun, render_panel
 from almenara.testing.running import MemoryContext
 from almenara_ray.kuberay import KubeRaySource
+from almenara_ray.logs import JobLogs
 from almenara_ray.settings import KubeRaySettings, RaySettings
 from apiserver import ApiServer
 from ray_head import RayHead
@@ -82,6 +83,13 @@ def kuberay(own_api_server: ApiServer) -> ApiServer:
     return own_api_server
 
 
+def settings(server: ApiServer, head: RayHead) -> RaySettings:
+    asked = KubeRaySettings(
+        kubeconfig=server.admin_kubeconfig, dashboard=head.url, token=Secret.of(head.token)
+    )
+    return RaySettings(kuberay=[asked], shape_every=1.0)
+
+
 @contextlib.asynccontextmanager
 async def watching(
     server: ApiServer,
@@ -90,11 +98,8 @@ async def watching(
     context: MemoryContext | None = None,
     **more: Any,
 ) -> AsyncIterator[SourceRun]:
-    asked = KubeRaySettings(
-        kubeconfig=server.admin_kubeconfig, dashboard=head.url, token=Secret.of(head.token)
-    )
-    settings = RaySettings(kuberay=[asked], shape_every=1.0)
-    source = KubeRaySource(asked, settings, context or MemoryContext(folder))
+    chosen = settings(server, head)
+    source = KubeRaySource(chosen.kuberay[0], chosen, context or MemoryContext(folder))
     async with SourceRun(source, **more) as run:
         yield run
 
@@ -107,7 +112,8 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
     job = thing("RayJob", namespace, "train", entrypoint="python train.py", backoffLimit=1)
     submission = "train-h9ztt"
     code = "print('epoch 3'); raise ValueError('loss is nan')"
-    async with watching(server, head, tmp_path) as run:
+    context = MemoryContext(tmp_path)
+    async with watching(server, head, tmp_path, context) as run:
         await asyncio.to_thread(server.create, cluster)
         await asyncio.to_thread(server.create, job)
         await asyncio.to_thread(
@@ -125,6 +131,13 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
         await asyncio.to_thread(
             head.submit, f'sleep 1; python -c "{code}"', submission_id=submission
         )
+        lines = JobLogs(settings(server, head), context).lines(
+            {"namespace": name, "name": submission}
+        )
+        async with asyncio.timeout(20):
+            async for batch in lines:
+                if any("epoch 3" in it.text for it in batch):
+                    break
         await asyncio.to_thread(server.patch_status, job, running)
         await run.until(lambda: any(it.type == "ray.rayjob.running" for it in run.events), 30)
         await asyncio.to_thread(head.wait_for, submission, "FAILED")
@@ -138,6 +151,11 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
         await run.until(lambda: name not in run.resources and "train" not in run.resources, 30)
         events = {it.type: it for it in run.events}
         assert not any(it.type == "ray.job.lost" for it in run.events)
+    with pytest.raises(LookupError, match="no cluster"):
+        async for _ in JobLogs(settings(server, head), context).lines(
+            {"namespace": name, "name": submission}
+        ):
+            pass
     # Nothing of it exists any more: what is shown now is of history alone.
     end = events["ray.job.failed"]
     assert end.data["reason"] == "ValueError: loss is nan (exit code 1)"
