@@ -70,7 +70,8 @@ async def measure(many: int) -> dict[str, float]:
                 await bus.publish(batch, "ray/large")
             view = View(
                 bus=bus, history=History(bus), resources=Resources(),
-                supervisor=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(), feeds=Feeds(),
+                supervisor=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
+                feeds=Feeds(),
             )  # fmt: skip
             look: Look = PanelLook(view)
             deep = str(await bus.read(lambda it: it.execute(
