@@ -29,6 +29,8 @@ NODE: Final = "ray.node"
 APPLICATION: Final = "ray.application"
 ENTRYPOINT: Final = "ray.entrypoint"
 LOST: Final = "LOST"
+ENDS: Final = ("succeeded", "failed", "stopped", "lost")
+"""What can happen to a job last."""
 SEVERITIES: Final[Mapping[str, Severity]] = {
     "FAILED": Severity.ERROR,
     LOST: Severity.WARN,
@@ -292,7 +294,8 @@ class Cluster:
         return Event(
             id=f"{it.job.key}/{it.what}",
             source=self.source,
-            origin=self.source,
+            # Ends have origins of their own, so that those of one cluster are found by an index.
+            origin=f"{self.source}/{it.what}" if it.what in ENDS else self.source,
             type=f"{JOB}.{it.what}",
             subject=it.job.id,
             time=it.time,

@@ -170,8 +170,8 @@ async def jobs(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
         "RUNNING": sum(1 for it in current if it.status == "RUNNING"),
         "PENDING": sum(1 for it in current if it.status == "PENDING"),
     }
-    for name, kind in ENDS.items():
-        counts[name] = await look.count(narrowed(kind, cluster, ""), limit=COUNTED)
+    for name in ENDS:
+        counts[name] = await look.count(narrowed(name, cluster, ""), limit=COUNTED)
     return {
         "current": [] if before is not None else [row(it.state, it.status, moment) for it in shown],
         "ended": [record_row(event, moment) for _, event in ended[:PER_PAGE]],
@@ -200,11 +200,13 @@ def says(resource: Resource, text: str) -> bool:
     return all(word.strip('"*') in whole for word in text.casefold().split())
 
 
-def narrowed(kind: str, cluster: str, text: str) -> dict[str, str]:
-    """The filter for events of a type, of one cluster and with some words."""
+def narrowed(status: str, cluster: str, text: str) -> dict[str, str]:
+    """The filter for ends with a status, in one cluster or in all, and with some words."""
+    kind = ENDS[status]
+    # Either leads by an index; both together would be looked for along one of them.
     found = {"type": kind}
     if cluster:
-        found["origin"] = f"ray/{cluster}"
+        found = {"origin": f"ray/{cluster}/{kind.rpartition('.')[2]}"}
     if text:
         found["text"] = text
     return found
@@ -216,8 +218,8 @@ async def ends(
     """The last ends of jobs, newest first. Raises `ValueError` for a text that is none."""
     found: list[tuple[int, Event]] = []
     # One query a type: each follows its index from the newest on, however many there are.
-    for kind in [ENDS[status]] if status in ENDS else ENDS.values():
-        found += await look.events(narrowed(kind, cluster, text), limit=limit, before=before)
+    for one in [status] if status in ENDS else ENDS:
+        found += await look.events(narrowed(one, cluster, text), limit=limit, before=before)
     found.sort(key=lambda it: -it[0])
     return found[:limit]
 

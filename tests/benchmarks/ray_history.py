@@ -13,6 +13,7 @@ from pathlib import Path
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
 from almenara.hookspecs import Look
+from almenara.panels.feeds import Feeds
 from almenara.panels.look import PanelLook
 from almenara.panels.panel import View
 from almenara.resources import Resources
@@ -70,6 +71,7 @@ async def measure(many: int) -> dict[str, float]:
             view = View(
                 bus=bus, history=History(bus), resources=Resources(),
                 supervisor=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
+                feeds=Feeds(),
             )  # fmt: skip
             look: Look = PanelLook(view)
             deep = str(await bus.read(lambda it: it.execute(
