@@ -90,6 +90,7 @@ class Following:
         self._up = asyncio.Event()
         self._missing: dict[str, float] = {}
         self._looking = asyncio.Lock()
+        self._reader = answers.JobList()
 
     async def jobs(self) -> None:
         """Look at the jobs again and again: quick while something runs, slow while nothing does."""
@@ -104,7 +105,7 @@ class Following:
                 again = AGAIN if self.cluster.failures < 2 else self._later()
                 self.report.degraded(
                     f"The dashboard of {self.cluster.name} cannot be read: {error}."
-                    f" Last tried {self.cluster.failures} times in a row."
+                    f" It is tried again and again; this was try {self.cluster.failures}."
                 )
                 wait = again
             else:
@@ -177,7 +178,7 @@ class Following:
         if body == self._body:
             # Nothing has changed, and nothing need be read but for what time alone changes.
             return self._listed, False, 0
-        listed, unread = answers.jobs(body)
+        listed, unread = self._reader.read(body)
         self._body, self._listed = body, listed
         return listed, False, unread
 
