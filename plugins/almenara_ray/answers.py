@@ -7,7 +7,7 @@ the keys of what they hold: `object_store_memory` arrives as `objectStoreMemory`
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -137,27 +137,49 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 def jobs(body: bytes) -> tuple[list[Job], int]:
     """The jobs of `/api/jobs/`, oldest first, and how many entries could not be read."""
-    tree = decoded(body)
+    return JobList().read(body)
+
+
+class JobList:
+    """Reads one list of jobs after another, and of each only the entries that are new in it: a
+    dashboard lists all the jobs it has ever had, every time."""
+
+    def __init__(self) -> None:
+        self._read: dict[bytes, Job | None] = {}
+
+    def read(self, body: bytes) -> tuple[list[Job], int]:
+        """The jobs of `/api/jobs/`, oldest first, and how many entries could not be read."""
+        try:
+            entries = ENTRIES.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return listed(_entries(decoded(body)))
+        before, self._read = self._read, {}
+        for entry in map(bytes, entries):
+            self._read[entry] = before[entry] if entry in before else job(decoded(entry))
+        return _ordered(self._read.values())
+
+
+ENTRIES: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def _entries(tree: Any) -> Sequence[Any]:
     # Until Ray 2.1 it was an object by id.
-    entries: Sequence[Any]
     if isinstance(tree, dict) and "data" not in tree:
-        entries = [{"submission_id": of, **it} for of, it in tree.items() if isinstance(it, dict)]
-    elif isinstance(tree, list):
-        entries = tree
-    else:
-        raise AnswerError("its list of jobs is no list")
-    return listed(entries)
+        return [{"submission_id": of, **it} for of, it in tree.items() if isinstance(it, dict)]
+    if isinstance(tree, list):
+        return tree
+    raise AnswerError("its list of jobs is no list")
+
+
+def _ordered(found: Collection[Job | None]) -> tuple[list[Job], int]:
+    by_run = {it.key: it for it in found if it is not None}
+    ordered = sorted(by_run.values(), key=lambda it: (it.submitted, it.id))
+    return ordered, sum(it is None for it in found)
 
 
 def listed(entries: Sequence[Any]) -> tuple[list[Job], int]:
     """The jobs of entries of the Jobs or the State API, oldest first, and how many are none."""
-    found = {}
-    for entry in entries:
-        one = job(entry)
-        if one is not None:
-            found[one.key] = one
-    ordered = sorted(found.values(), key=lambda it: (it.submitted, it.id))
-    return ordered, sum(1 for entry in entries if job_id(entry) is None)
+    return _ordered([job(entry) for entry in entries])
 
 
 def job_id(entry: Any) -> str | None:

@@ -88,6 +88,7 @@ class Following:
         self._listed: Sequence[Job] = ()
         self._up = asyncio.Event()
         self._missing: dict[str, float] = {}
+        self._reader = answers.JobList()
 
     async def jobs(self) -> None:
         """Look at the jobs again and again: quick while something runs, slow while nothing does."""
@@ -102,7 +103,7 @@ class Following:
                 again = AGAIN if self.cluster.failures < 2 else self._later()
                 self.report.degraded(
                     f"The dashboard of {self.cluster.name} cannot be read: {error}."
-                    f" Last tried {self.cluster.failures} times in a row."
+                    f" It is tried again and again; this was try {self.cluster.failures}."
                 )
                 wait = again
             else:
@@ -154,7 +155,7 @@ class Following:
         if body == self._body:
             # Nothing has changed, and nothing need be read but for what time alone changes.
             return self._listed, False, 0
-        listed, unread = answers.jobs(body)
+        listed, unread = self._reader.read(body)
         self._body, self._listed = body, listed
         return listed, False, unread
 

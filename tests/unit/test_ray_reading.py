@@ -68,6 +68,20 @@ def test_the_shape_of_a_real_cluster_is_read() -> None:
     assert answers.version(captured("version")).ray == "2.60.0"
 
 
+def test_of_a_list_that_grows_the_new_entries_alone_are_read_and_all_are_told() -> None:
+    entries = json.loads(captured("jobs"))
+    reader = answers.JobList()
+    before, _ = reader.read(json.dumps(entries[:3]).encode())
+    entries[1]["status"], entries[1]["end_time"] = "SUCCEEDED", 1_795_552_100_000
+    after, unread = reader.read(json.dumps([*entries, {"no": "job"}]).encode())
+    assert (len(after), unread) == (6, 1)
+    assert {it.id: it.status for it in after}["long-1"] == "SUCCEEDED"
+    # What has not changed is the very same as before.
+    kept = {it.id: it for it in before}["bad-1"]
+    assert any(it is kept for it in after)
+    assert after == answers.jobs(json.dumps(entries).encode())[0]
+
+
 def test_jobs_of_a_ray_before_2_2_are_read() -> None:
     old = json.dumps({"raysubmit_1": {"status": "SUCCEEDED", "entrypoint": "x", "start_time": 1000,
                                       "end_time": 3000}}).encode()  # fmt: skip
