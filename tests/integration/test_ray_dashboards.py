@@ -211,6 +211,38 @@ async def test_only_get_and_only_known_paths_are_asked_for(tmp_path: Path) -> No
     assert not any("mozilla" in it.lower() for it in heads)
 
 
+async def test_a_ray_that_lacks_parts_is_up_all_the_same(tmp_path: Path) -> None:
+    """As Ray 2.2 without Serve answers: no State API for nodes, and 501 for applications."""
+    asked: list[str] = []
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        path = head.split(" ")[1].partition("?")[0]
+        asked.append(path)
+        known = {
+            "/api/jobs/": b"[]",
+            "/api/version": b'{"version": "4", "ray_version": "2.2.0"}',
+            "/nodes": json.dumps(
+                {"result": True, "data": {"summary": [
+                    {"hostname": "old", "raylet": {"nodeId": "a" * 56, "state": "ALIVE"}}]}}
+            ).encode(),
+        }  # fmt: skip
+        status = "200 OK" if path in known else "404 Not Found"
+        if path == "/api/serve/applications/":
+            status = "501 Not Implemented"
+        await answering(known.get(path, b"no"), status)(head, writer)
+
+    async with serving(answer) as url:
+        chosen = settings(url)
+        source = RaySource(chosen.clusters[0], chosen, MemoryContext(tmp_path))
+        async with SourceRun(source) as run:
+            await run.until(lambda: asked.count("/api/version") > 3)
+            assert run.resources["c0"].status == "up"
+            assert run.resources["c0"].state["ray"] == "2.2.0"
+            assert run.resources["a" * 12].state["host"] == "old"
+    # What is missing is not asked for every time.
+    assert asked.count("/api/serve/applications/") == 1
+
+
 async def test_a_certificate_is_checked_against_the_authority_of_the_cluster(
     tmp_path: Path,
 ) -> None:
