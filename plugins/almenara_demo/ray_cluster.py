@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import random
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -93,7 +94,8 @@ def script(entrypoint: str) -> str:
 
 
 class SimulatedRay:
-    """Jobs that come, wait for one of a few slots, run and end. The seed settles what happens."""
+    """Jobs that come, wait for one of a few slots, run and end. The seed settles what happens;
+    ids and times are always new."""
 
     def __init__(self, seed: int = 0, clock: Callable[[], float] = time.time) -> None:
         self.random = random.Random(seed)  # noqa: S311
@@ -121,7 +123,7 @@ class SimulatedRay:
         fate = self.random.random()
         self.jobs.append(
             Job(
-                name=f"sim-{self.random.getrandbits(32):08x}",
+                name=f"sim-{uuid.uuid4().hex[:8]}",
                 entrypoint=program.format(number=number),
                 submitted=at,
                 seconds=usual * self.random.uniform(0.7, 1.4)
