@@ -270,7 +270,8 @@ def measured(body: bytes) -> dict[str, Node]:
             memory_total=memory[0] if memory else None,
             object_used=used,
             object_total=used + left if used is not None and left is not None else None,
-            spilled=number(stats.get("spilledBytesTotal")),
+            # What is 0 is left out of the JSON of protobuf.
+            spilled=(number(stats.get("spilledBytesTotal")) or 0.0) if stats else None,
             disk=fullest(row.get("disk")),
             gpus=graphics(row.get("gpus")),
         )

@@ -52,7 +52,7 @@ STATES: Final[Mapping[str, Severity]] = {
     "stale": Severity.WARN,
     "down": Severity.ERROR,
 }
-EXPECTED: Final = ("expected termination", "drained", "idle", "scaled down", "preempt")
+EXPECTED: Final = ("expected termination", "terminated due to idle")
 """How Ray's reasons for the end of a node begin where somebody wanted it."""
 
 

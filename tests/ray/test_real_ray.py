@@ -173,6 +173,34 @@ async def test_what_waits_for_resources_and_the_shape_of_the_cluster_are_shown(
         await run.until(lambda: "stopped" in of_job(run, "waits"), 30)
 
 
+async def test_an_object_store_that_spills_and_a_driver_that_nobody_submitted_are_told(
+    head: RayHead, tmp_path: Path
+) -> None:
+    script = tmp_path / "spills.py"
+    script.write_text(
+        "import ray, numpy, time\nray.init(address='auto')\n"
+        "kept = [ray.put(numpy.zeros(5_000_000)) for _ in range(4)]\ntime.sleep(8)\n"
+    )
+    async with following(head, tmp_path) as run:
+        await run.until(lambda: any(it.kind == "ray.node" for it in run.resources.values()), 30)
+        variables = {**head.variables(), "RAY_ADDRESS": f"127.0.0.2:{head.port}"}
+        driver = await asyncio.create_subprocess_exec(
+            str(head.python), str(script), env=variables, stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        await run.until(lambda: any(it.type == "ray.node.spilling" for it in run.events), 60)
+        assert await driver.wait() == 0
+        drivers = [it for it in run.events if it.data.get("driver")]
+        await run.until(
+            lambda: any(
+                it.type == "ray.job.succeeded" and it.data.get("driver") for it in run.events
+            ),
+            30,
+        )
+        assert drivers[0].data["entrypoint"].endswith("spills.py")
+        assert sum(it.type == "ray.node.spilling" for it in run.events) == 1
+
+
 async def test_a_job_that_cannot_begin_is_told_as_stuck_once(head: RayHead, tmp_path: Path) -> None:
     async with following(head, tmp_path, pending_after=2.0) as run:
         await submit(head, "sleep 300", submission_id="holds", entrypoint_num_cpus=head.cpus)

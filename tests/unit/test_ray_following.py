@@ -164,6 +164,8 @@ def types(signals: Any) -> list[str]:
     [
         ("Unexpected termination: health check failed", "ray.node.lost", Severity.ERROR),
         ("Expected termination: received SIGTERM", "ray.node.left", Severity.INFO),
+        ("Terminated due to idle (no Ray activity)", "ray.node.left", Severity.INFO),
+        ("Terminated due to preemption", "ray.node.lost", Severity.ERROR),
     ],
 )
 def test_a_node_that_dies_is_lost_and_one_that_is_sent_away_has_left(
