@@ -212,8 +212,8 @@ class EventChannel(Channel):
             return None
         self._frame = None
         if arrived > len(rows):
-            self._frame = self._whole(arrived - len(rows), "innerHTML")
-            return self._frame
+            # Not kept as the snapshot: who joins later has not missed what these have.
+            return self._whole(arrived - len(rows), "innerHTML")
         return envelope(
             "".join(rows), "#event-rows", "afterbegin", rows=True,
             panel=self.panel.name, arrived=arrived,

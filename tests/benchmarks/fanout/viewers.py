@@ -253,7 +253,7 @@ class ChannelViewer(Viewer):
         key = (self.channel, len(payload), payload[:600], payload[-80:])
         frame = tally.memo.get(key)
         if frame is None:
-            plain = zlib.decompress(payload + SYNC, -15) if first & 0x40 else payload
+            plain = zlib.decompressobj(-15).decompress(payload + SYNC) if first & 0x40 else payload
             frame = tally.memo[key] = Frame(plain.decode(), self.channel)
         if frame.missed:
             self.missed += frame.missed
