@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,6 +25,8 @@ UNDER_TEST: Final = {CORES[0]}
 OTHERS: Final = set(CORES[1:]) or UNDER_TEST
 BENCH_PYTHON: Final = Path(sys.executable).parents[1] / "bench" / "bin" / "python"
 WARM_UP: Final = 1.5
+SLOWEST: Final = 5
+"""Seconds that a slow viewer may take for what is on its way to it."""
 SPREAD: Final = 2.0
 VISIBLE: Final = 100
 TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -98,6 +101,8 @@ class Figures(msgspec.Struct, kw_only=True):
     """Clients connected at the end."""
     dropped: int = 0
     """Clients that the server closed."""
+    sockets: int = 0
+    """WebSockets that the server has open in the end."""
     storm: dict[str, float] = {}
     peak: int = 0
     """The most bytes that were ever resident."""
@@ -317,10 +322,18 @@ def run(scenario: Scenario, folder: Path) -> Figures:
             found.expected = scenario.clients * scenario.rate
             found.live = told["connected"]
         else:
-            screens = settled(viewers, tested.database, published)
+            calm = SLOWEST if scenario.slow else 1
+            screens = settled(viewers, tested.database, published, calm)
             judge(found, screens, sequences(tested.database, scenario.filters))
+            found.sockets = sockets(tested.port)
         found.peak = peak(tested.pid)
         return found
+
+
+def sockets(port: int) -> int:
+    """WebSockets that an Almenara has open."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=10) as response:
+        return int(json.load(response)["subscribers"])
 
 
 def percentiles(bins: Sequence[Sequence[int]], shares: Sequence[float]) -> list[float]:
@@ -339,8 +352,10 @@ def percentiles(bins: Sequence[Sequence[int]], shares: Sequence[float]) -> list[
     return found
 
 
-def settled(viewers: Program, database: Path, published: int) -> list[dict[str, Any]]:
-    """What the viewers show once all events are stored and no screen changes any more."""
+def settled(
+    viewers: Program, database: Path, published: int, calm: int
+) -> list[dict[str, Any]]:
+    """What the viewers show once all events are stored and no screen changed for `calm` seconds."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
 
         def stored() -> bool:
@@ -348,13 +363,14 @@ def settled(viewers: Program, database: Path, published: int) -> list[dict[str, 
             return bool(events >= published)
 
         wait_until(stored, f"{published:,} events in history", 60)
-    before: list[dict[str, Any]] = []
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
+    before: list[dict[str, Any]] = viewers.ask("screens")
+    same = 0
+    for _ in range(20):
         time.sleep(1)
         found: list[dict[str, Any]] = viewers.ask("screens")
-        if found == before:
-            return found
+        same = same + 1 if found == before else 0
+        if same == calm:
+            break
         before = found
     return before
 

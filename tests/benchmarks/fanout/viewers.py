@@ -265,7 +265,8 @@ class ChannelViewer(Viewer):
         if times is None:
             times = tally.hits[hit] = []
         if self.base is not None:
-            times.append(moment)
+            if not self.slow:
+                times.append(moment)
             self.told += frame.arrived or sum(it > newest for it in frame.sequences)
         step = tally.steps.get((self.screen, frame))
         self.screen = tally.step(self.screen, frame) if step is None else step
