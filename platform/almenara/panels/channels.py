@@ -100,8 +100,9 @@ class Channels:
 
     async def _drop_late(self) -> None:
         """Drop who does not take within the timeout what waits for it."""
-        clock, patience = asyncio.get_running_loop().time, self.settings.send_timeout
+        clock = asyncio.get_running_loop().time
         while True:
+            patience = self.settings.send_timeout
             await asyncio.sleep(patience / 4)
             moment = clock()
             for outbox in self.outboxes:
