@@ -143,12 +143,13 @@ def main() -> int:
     print(looked, flush=True)
     if options.only_browser:
         return 0
-    figures = [measured(scenario) for scenario in (*OURS, *PEERS)]
-    found = Measured(
-        figures=figures, browser=looked, began=began, took=time.time() - began
-    )
+    found = Measured(figures=[], browser=looked, began=began, took=0.0)
     SAVED.parent.mkdir(exist_ok=True)
-    SAVED.write_bytes(msgspec.json.encode(found))
+    for scenario in (*OURS, *PEERS):
+        found.figures.append(measured(scenario))
+        found.took = time.time() - began
+        # At once, so that what was measured is kept if a later scenario fails.
+        SAVED.write_bytes(msgspec.json.encode(found))
     write(found, ROOT, SAVED)
     return 0
 
