@@ -12,7 +12,7 @@ from almenara.history import History
 from almenara.panels.catalogue import Catalogue
 from almenara.panels.channels import Channels, UnknownPanelError
 from almenara.panels.feeds import Feeds
-from almenara.panels.outbox import TOO_SLOW, Counters, Outbox
+from almenara.panels.outbox import TOO_SLOW
 from almenara.panels.panel import View
 from almenara.panels.renderer import Frame, Renderer
 from almenara.resources import Resources

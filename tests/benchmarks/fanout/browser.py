@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import msgspec
 from playwright.sync_api import CDPSession, sync_playwright
-
 from scenario import HERE, WARM_UP, Program, Scenario, running
 
 RATE: Final = 1_000.0

@@ -40,7 +40,9 @@ def main() -> None:
             if it["scenario"]["server"] == server and it["scenario"]["rate"] == 1000
             and it["scenario"]["clients"]
         )  # fmt: skip
-        left.plot([it[0] for it in at], [it[1] for it in at], "-", color=COLOURS[server], label=name)
+        left.plot(
+            [it[0] for it in at], [it[1] for it in at], "-", color=COLOURS[server], label=name
+        )
         for clients, cpu, kept in at:
             left.plot(clients, cpu, "o" if kept else "x", color=COLOURS[server], markersize=7)
     left.set(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from scenario import BENCH_PYTHON, HERE, Figures, Scenario
 
 from browser import BrowserFigures
-from scenario import BENCH_PYTHON, HERE, Figures, Scenario
 
 PICTURE: Final = "pictures/fanout.svg"
 KIB: Final = 1024
@@ -241,7 +241,7 @@ that 5,000 viewers on it get about four frames a second and never take more than
 
 Memory: of what a client costs, most is uvicorn's and the framework's (protocol, `websockets`
 connection, ASGI scope, one task); the outbox itself is some hundred bytes. Compressed frames
-are compressed once for a channel and without a context for a socket, so compression costs no memory:
+are compressed once for a channel and without a context for a socket, so that costs no memory:
 {per(deflated, measured) / KIB:.1f} KiB a client with, {per(plain, measured) / KIB:.1f} KiB without
 (ratio {per(deflated, measured) / per(plain, measured):.2f}), for {deflated.megabytes:.0f} instead
 of {plain.megabytes:.0f} MB/s (ratio {deflated.megabytes / plain.megabytes:.2f}) and
@@ -298,11 +298,11 @@ def machine() -> str:
     )
 
 
-INTRODUCTION: Final = """<!-- Written by `make bench-fanout`; change tests/benchmarks/fanout/report.py instead. -->
+INTRODUCTION: Final = """<!-- Written by `make bench-fanout`. -->
 # Performance
 
-What many viewers cost, measured against what people would use instead. `make bench-fanout` measures
-and writes this page; the bench is `tests/benchmarks/fanout`. This is the run of {when}.
+What many viewers cost, measured against what people would use instead. `make bench-fanout`
+measures and writes this page; the bench is `tests/benchmarks/fanout`. This is the run of {when}.
 
 ![Processor cores by clients, Almenara and its peers; and by events a second]({picture})
 
@@ -320,21 +320,21 @@ HOW: Final = """
 ## How it is measured
 
 - One publisher sends events to a real nats-server, each with the microsecond at which it was sent.
-- Viewers are raw WebSocket connections in one process of its own. A frame that is the same bytes for all
-  is read once; of a peer's stream of single events all are counted, and on one connection in up to
+- Viewers are raw WebSocket connections in one process of its own. A frame that is the same bytes
+  for all is read once; of a stream of single events all are counted, and on one connection in up to
   50 each event is timed. "Viewers' cores" is what that process took and "viewers' lag" the 99th
   percentile of how late its event loop was: where both are small, it was not the bottleneck.
 - Latency counts every row (or message) for every viewer, from published to received, in bins of
-  1 ms. Rows that a tick leaves out because they would not be visible have no latency; they are counted
-  and told, and that is checked.
+  1 ms. Rows that a tick leaves out because they would not be visible have no latency; they are
+  counted and told, and that is checked.
 - "Lost" are rows that viewers should show in the end and do not, plus rows that they neither were
   shown nor told of, checked against the database for every viewer; for peers the part of messages
   that did not arrive in time. Viewers that read slowly are held only to the first.
 - Slow viewers read at most 32 KiB twice a second; stalled ones read nothing after the handshake.
 - Memory is resident memory at the end above that before the first client. In the goals above what
   the same load costs without clients is taken off.
-- The browser is headless Chromium without a graphics card on the shared core. A row is painted when a
-  message posted in the animation frame after its insertion arrives. The run is short;
+- The browser is headless Chromium without a graphics card on the shared core. A row is painted
+  when a message posted in the animation frame after its insertion arrives. The run is short;
   `tests/benchmarks/fanout/run.py --only-browser --browser-minutes 30` looks for thirty minutes.
 - Both ends of a socket are on one machine, and the kernel's work for receiving is done, in part, at
   the sender's cost. That is the same for all.

@@ -13,10 +13,11 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import browser
 import msgspec
 from report import Measured, write
 from scenario import CORES, Figures, Scenario, run
+
+import browser
 
 ROOT: Final = Path(__file__).parents[3]
 SAVED: Final = ROOT / "var" / "fanout.json"

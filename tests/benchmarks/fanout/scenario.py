@@ -92,7 +92,7 @@ class Figures(msgspec.Struct, kw_only=True):
     lag: float
     """99th percentile of how late the viewers' own event loop was, in seconds."""
     expected: float = 0.0
-    """Messages that all clients together should have got in each second, where each event is one."""
+    """Messages that all clients together should have got in each second: one for each event."""
     missing: int = 0
     """Rows that viewers should show in the end and do not."""
     untold: int = 0
@@ -162,7 +162,10 @@ class Program:
     def __init__(self, *arguments: str) -> None:
         with on(OTHERS):
             self.process = subprocess.Popen(
-                [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [sys.executable, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
 
     def answer(self) -> Any:
@@ -352,9 +355,7 @@ def percentiles(bins: Sequence[Sequence[int]], shares: Sequence[float]) -> list[
     return found
 
 
-def settled(
-    viewers: Program, database: Path, published: int, calm: int
-) -> list[dict[str, Any]]:
+def settled(viewers: Program, database: Path, published: int, calm: int) -> list[dict[str, Any]]:
     """What the viewers show once all events are stored and no screen changed for `calm` seconds."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
 

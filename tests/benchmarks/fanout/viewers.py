@@ -94,7 +94,9 @@ class Tally:
         found: Counter[int] = Counter()
         for (frame, newest), times in self.hits.items():
             moments = Counter(int(it / BIN) for it in times)
-            stamps = Counter(int(stamp / BIN) for sequence, stamp in frame.rows if sequence > newest)
+            stamps = Counter(
+                int(stamp / BIN) for sequence, stamp in frame.rows if sequence > newest
+            )
             for moment, viewers in moments.items():
                 for stamp, rows in stamps.items():
                     found[max(moment - stamp, 0)] += viewers * rows
