@@ -56,6 +56,15 @@ check: $(VENV)/.dev ## Check style, types, floors and that the documents are tru
 bench: $(VENV)/.dev ## Measure ingest, memory, start and queries, each as one line
 	$(BIN)/python tests/benchmarks/run.py
 
+.PHONY: bench-fanout
+bench-fanout: $(VENV)/.dev $(VENV)/.bench ## Measure live pages for thousands against peers, and write docs/performance.md
+	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM \
+	&& $(BIN)/python tests/benchmarks/fanout/run.py
+
+.PHONY: fanout
+fanout: $(VENV)/.dev ## Check with many viewers that nothing is lost, grows or holds up others
+	$(BIN)/python tests/benchmarks/fanout/run.py --short
+
 .PHONY: format
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
@@ -80,6 +89,9 @@ lock: ## Pin what is installed, with hashes (needs uv)
 		--extra nats --extra http --extra prometheus --extra kubernetes --extra ray --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url requirements/ray.in -o requirements/ray.txt
+
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --no-emit-index-url requirements/bench.in -o requirements/bench.txt
 
 .PHONY: clean
 clean: ## Remove the environment and what was built
@@ -107,3 +119,9 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: requirements/bench.txt | $(VENV)/bin/python
+	@echo "Setting up what the benchmark compares with; this takes a minute the first time."
+	@$(PYTHON) -m venv $(VENV)/bench
+	@$(VENV)/bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
