@@ -112,6 +112,8 @@ class Cluster:
         self._answered = 0
         self._shaped = False
         self._finished: dict[str, Job] = {}
+        self._seen: set[str] = set()
+        """Keys of the finished jobs of the last list."""
         self._absent: dict[str, int] = {}
         self._told: dict[tuple[str, str], Resource] = {}
         self._counts: dict[str, int] = {}
@@ -150,12 +152,15 @@ class Cluster:
         """
         known, moment = self.known, now()
         found: list[Transition] = []
-        listed = set()
+        listed: set[str] = set()
+        ended_runs: set[str] = set()
         for job in jobs:
             listed.add(job.key)
             before = known.unfinished.get(job.key)
             if job.status in FINISHED:
-                if before is None and self._is_told(job):
+                told = before is None and (job.key in self._seen or self._is_told(job))
+                ended_runs.add(job.key)
+                if told:
                     self._finished[job.key] = job
                     continue
                 if before is None:
@@ -180,6 +185,8 @@ class Cluster:
         if not partial:
             gone = "the head was started anew and does not know it; it ended with the old one"
             found += self._lost(listed, moment, ended or (gone if restarted else ""))
+        # Whatever the clock of its head says, what has been told and is still listed is known.
+        self._seen = self._seen | ended_runs if partial else ended_runs
         found.sort(key=lambda it: it.time)
         self._counts = _counted(jobs)
         self._shorten()
@@ -196,10 +203,13 @@ class Cluster:
         for keys in (known.running, known.stuck):
             if job.key in keys:
                 keys.remove(job.key)
+        self._finished[job.key] = job
+        if job.status == LOST:
+            # Should it be found again, its end is still to be told.
+            return
         ended = min(job.ended or moment, moment)
         known.recent[job.key] = ended
         known.horizon = max(known.horizon, ended)
-        self._finished[job.key] = job
         if job.status == "SUCCEEDED" and job.seconds is not None and job.entrypoint:
             known.durations.note(job.entrypoint, job.seconds)
 

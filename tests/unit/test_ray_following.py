@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from almenara.kit import now
 from almenara.signals import Event, Severity
 from almenara_ray.answers import Application, Job, Node, Version
 from almenara_ray.following import Cluster, Known
@@ -90,6 +91,28 @@ def test_one_list_without_a_job_is_no_loss_yet() -> None:
     assert told(cluster, job("a", "RUNNING")) == []
     assert told(cluster) == []
     assert told(cluster) == ["a lost"]
+
+
+def test_a_lost_job_that_is_found_again_is_told_of_its_end() -> None:
+    cluster = Cluster("lab", Known())
+    told(cluster, job("a", "RUNNING"))
+    told(cluster)
+    assert told(cluster) == ["a lost"]
+    assert told(cluster, job("a", "SUCCEEDED"))[-1] == "a succeeded"
+    assert told(cluster, job("a", "SUCCEEDED")) == []
+
+
+def test_a_head_whose_clock_is_wrong_has_each_end_told_once() -> None:
+    for skew in (-600 * MINUTE, 600 * MINUTE):
+        cluster = Cluster("lab", Known())
+        early = job("early", "SUCCEEDED", now() + skew)
+        assert told(cluster, early) == ["early submitted", "early succeeded"]
+        late = job("late", "FAILED", now() + skew + 30 * MINUTE)
+        for _ in range(3):
+            found = told(cluster, early, late)
+            cluster.known.recent.clear()
+            assert found in (["late submitted", "late failed"], [])
+        assert told(cluster, early, late) == []
 
 
 def test_a_list_of_unfinished_jobs_alone_loses_nothing() -> None:
