@@ -409,4 +409,6 @@ def judge(
         if not it["slow"]:
             base = it["base"] or 0
             since = sum(sequence > base for sequence in stored)
-            figures.untold += abs(since - it["told"] - it["missed"]) * viewers
+            untold = since - it["told"] - it["missed"]
+            if not (it["more"] and untold > 0):
+                figures.untold += abs(untold) * viewers
