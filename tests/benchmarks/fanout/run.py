@@ -127,6 +127,7 @@ def again(part: str) -> None:
         if part in scenario.name:
             others = [it for it in found.figures if it.scenario != scenario]
             found.figures = [*others, measured(scenario)]
+            found.again = sorted({*found.again, scenario.name})
     order = {scenario: place for place, scenario in enumerate((*OURS, *PEERS))}
     found.figures = sorted(
         (it for it in found.figures if it.scenario in order), key=lambda it: order[it.scenario]
@@ -167,6 +168,7 @@ def main() -> int:
         if SAVED.exists():
             found = msgspec.json.decode(SAVED.read_bytes(), type=Measured)
             found.browser = looked
+            found.again = sorted({*found.again, "the browser"})
             SAVED.write_bytes(msgspec.json.encode(found))
             write(found, ROOT, SAVED)
         return 0
