@@ -26,7 +26,8 @@ from almenara.supervisor import Supervisor
 pytestmark = pytest.mark.anyio
 
 PANEL = Panel(
-    name="log", title="Log", kind="tail", query=TailQuery(tail="log", limit=20), filters=["name", "text"]
+    name="log", title="Log", kind="tail", query=TailQuery(tail="log", limit=20),
+    filters=["name", "text"],
 )  # fmt: skip
 
 
