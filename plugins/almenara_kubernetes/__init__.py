@@ -26,7 +26,7 @@ def almenara_sources(settings: KubernetesSettings, context: Context) -> Sequence
     if settings.simulated:
         from almenara_kubernetes.simulated import SimulatedCluster
 
-        found.append(SimulatedCluster(settings.simulated))
+        found.append(SimulatedCluster(settings.simulated, context))
     return found
 
 

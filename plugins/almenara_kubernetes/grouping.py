@@ -57,9 +57,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     def query(self) -> dict[str, str]:
         """The filters that want the same."""
-        return {
-            name: value for name in self.__struct_fields__ if (value := getattr(self, name))
-        }
+        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name))}
 
 
 TONED: Final[Mapping[str, Sequence[Severity]]] = {
@@ -87,8 +85,10 @@ def pods(look: Look, wanted: Wanted) -> list[Resource]:
     if wanted.label:
         label, equals, value = wanted.label.partition("=")
         tests.append(
-            lambda it: (found := it.state.get("labels", {}).get(label)) is not None
-            and (not equals or found == value)
+            lambda it: (
+                (found := it.state.get("labels", {}).get(label)) is not None
+                and (not equals or found == value)
+            )
         )
     if wanted.service:
         behind = {

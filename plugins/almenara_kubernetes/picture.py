@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -131,9 +132,7 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
     newest: float
 
 
-def chart(
-    points: Sequence[tuple[int, float]], levels: Mapping[str, float | None]
-) -> Chart | None:
+def chart(points: Sequence[tuple[int, float]], levels: Mapping[str, float | None]) -> Chart | None:
     """The chart of samples; None where there are too few for a line."""
     if len(points) < 2:
         return None
@@ -141,7 +140,7 @@ def chart(
     known = {name: value for name, value in levels.items() if value}
     top = max(max(value for _, value in points), *known.values(), 1e-9) * 1.08
     first, last = points[0][0], points[-1][0]
-    steps = sorted(after[0] - before[0] for before, after in zip(points, points[1:], strict=False))
+    steps = sorted(after[0] - before[0] for before, after in pairwise(points))
     usual = steps[len(steps) // 2]
 
     def up(value: float) -> float:

@@ -262,9 +262,7 @@ def _sorted(
     return known + [it for it in rows if it[name] in (None, "")]
 
 
-def _workload_row(
-    it: Resource | None, inside: Sequence[Resource], group: Group
-) -> dict[str, Any]:
+def _workload_row(it: Resource | None, inside: Sequence[Resource], group: Group) -> dict[str, Any]:
     kind, _, name = group[1].partition("/")
     counts = counted(inside)
     state: Mapping[str, Any] = it.state if it is not None else {}
@@ -279,7 +277,9 @@ def _workload_row(
         "name": name,
         "namespace": group[0],
         "link": page("workload", namespace=group[0], name=group[1]),
-        "status": it.status if it is not None else ("Running" if ready == len(inside) else counts[0][1]),
+        "status": it.status
+        if it is not None
+        else ("Running" if ready == len(inside) else counts[0][1]),
         "severity": Severity(severity),
         "tone": TONE_OF[Severity(severity)],
         "desired": desired,
