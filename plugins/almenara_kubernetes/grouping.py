@@ -25,10 +25,10 @@ Group = tuple[str, str]
 """Namespace, empty where it has none, and name."""
 
 
-def page(name: str = "", **query: str) -> str:
+def page(to: str = "", /, **query: str) -> str:
     """The address of a page of ours."""
     known = {key: value for key, value in query.items() if value}
-    return f"{PAGES}{f'.{name}' if name else ''}{f'?{urlencode(known)}' if known else ''}"
+    return f"{PAGES}{f'.{to}' if to else ''}{f'?{urlencode(known)}' if known else ''}"
 
 
 def every(look: Look, kind: str) -> Sequence[Resource]:
@@ -174,3 +174,23 @@ def total(found: Iterable[Resource], name: str) -> float:
 def share(part: float | None, whole: Any) -> float | None:
     """A share, or None where either is unknown."""
     return part / whole if part is not None and isinstance(whole, int | float) and whole else None
+
+
+class Told(dict[str, Any]):
+    """A state in which what was not told is None, at any depth."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+def told(it: Resource) -> Resource:
+    """A resource whose state a template can ask for anything."""
+    return msgspec.structs.replace(it, state=_told(it.state))
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Told((name, _told(one)) for name, one in value.items())
+    if isinstance(value, list):
+        return [_told(one) for one in value]
+    return value

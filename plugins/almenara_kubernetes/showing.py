@@ -11,6 +11,7 @@ from almenara_kubernetes.grouping import (
     GROUPINGS,
     NONE,
     Group,
+    Told,
     Wanted,
     address,
     every,
@@ -19,6 +20,7 @@ from almenara_kubernetes.grouping import (
     page,
     pods,
     share,
+    told,
     total,
 )
 from almenara_kubernetes.picture import TONE_OF, cell, chart, counted, drawn, shares
@@ -57,8 +59,8 @@ async def head(look: Look, chosen: Chosen) -> Values:
     kept = {name: value for name, value in wanted.query().items() if name != "status"}
     return {
         "tabs": [(page(name), title) for name, title in TABS],
-        "clusters": every(look, "cluster"),
-        "refused": every(look, "access"),
+        "clusters": list(map(told, every(look, "cluster"))),
+        "refused": list(map(told, every(look, "access"))),
         "pods": len(found),
         "namespaces": len({it.namespace for it in found}),
         "bar": shares(counts),
@@ -151,7 +153,7 @@ def _fill(look: Look, node: Resource, inside: Sequence[Resource]) -> dict[str, A
     """How full a node is: the share of what can be had that is asked for, and in use."""
     asked = [it for it in inside if TONE_OF[it.severity] != "done"]
     return {
-        "node": node,
+        "node": told(node),
         "cpu": share(total(asked, "cpu_request"), node.state.get("cpu")),
         "memory": share(total(asked, "memory_request"), node.state.get("memory")),
         "cpu_used": share(look.latest(node, "cpu"), node.state.get("cpu")),
@@ -318,6 +320,8 @@ async def pod_table(look: Look, chosen: Chosen) -> Values:
         for it in pods(look, Wanted.of(chosen))
     ]  # fmt: skip
     found = _sorted(found, chosen.get("sort", ""), _worst)
+    for row in found[:ROWS]:
+        row["pod"] = told(row["pod"])
     return {
         "rows": found[:ROWS],
         "more": max(0, len(found) - ROWS),
@@ -336,6 +340,7 @@ async def pod_detail(look: Look, chosen: Chosen) -> Values:
     it = look.resource("kubernetes.pod", namespace, name)
     if it is None:
         return {"it": None, "name": name}
+    it = told(it)
     behind = [
         (one.name, page("pods", namespace=namespace, service=one.name))
         for one in every(look, "service")
@@ -343,12 +348,12 @@ async def pod_detail(look: Look, chosen: Chosen) -> Values:
     ]
     return {
         "it": it, "state": it.state, "services": behind,
-        "owners": _links(namespace, list(reversed(it.state.get("owners", ())))),
+        "owners": _links(namespace, list(reversed(it.state.get("owners") or ()))),
         "node_link": page("node", name=it.state.get("node", "")),
         "namespace_link": page(namespace=namespace),
         "logs": [
             (one["name"], page("pod", namespace=namespace, name=name, container=one["name"]))
-            for one in it.state.get("containers", ())
+            for one in it.state.get("containers") or ()
         ],
     }  # fmt: skip
 
@@ -385,13 +390,13 @@ async def workload_detail(look: Look, chosen: Chosen) -> Values:
         if one.namespace == namespace and one.state.get("target") == whole
     ]  # fmt: skip
     return {
-        "it": it, "row": row, "name": whole, "state": it.state if it is not None else {},
+        "it": it, "row": row, "name": whole, "state": told(it).state if it is not None else Told(),
         "picture": drawn(map(cell, inside), room=LINKED, each=True),
-        "owners": _links(namespace, list(reversed(it.state.get("owners", ())))) if it else [],
-        "autoscalers": scaled, "pods": len(inside), "pod_page": page("pod", namespace=namespace),
+        "owners": _links(namespace, list(reversed(it.state.get("owners") or ()))) if it else [],
+        "autoscalers": list(map(told, scaled)), "pods": len(inside), "pod_page": page("pod", namespace=namespace),
         "runs": sorted(
             (one for one in every(look, "job")
-             if one.namespace == namespace and whole in one.state.get("owners", ())),
+             if one.namespace == namespace and whole in (one.state.get("owners") or ())),
             key=lambda one: -one.state.get("created", 0),
         )[:10],
     }  # fmt: skip
@@ -411,7 +416,7 @@ async def node_detail(look: Look, chosen: Chosen) -> Values:
         return {"it": None, "name": chosen.get("name", "")}
     inside = pods(look, Wanted(node=it.name))
     return {
-        "it": it, "state": it.state, "count": len(inside), **_fill(look, it, inside),
+        "it": it, "state": told(it).state, "count": len(inside), **_fill(look, it, inside),
         "picture": drawn(map(cell, inside), room=LINKED, each=True),
         "pod_page": page("pod"),
     }  # fmt: skip
