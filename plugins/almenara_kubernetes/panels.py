@@ -60,7 +60,7 @@ def panels(settings: KubernetesSettings) -> Sequence[Panel]:
                width=7),
         _drawn("usage", "Usage", "usage", showing.usage, filters=one, width=5),
         _drawn("timeline", "What happened", "happened", showing.timeline, query=EVENTS,
-               filters=one, refresh=AGES, width=5, height=6),
+               filters=one, refresh=AGES, width=12, height=5),
         Panel(
             name="logs", title="Logs", kind="tail", query=TailQuery(tail="pod-logs", limit=500),
             filters=(*one, "container", "previous", "text"), width=12,

@@ -37,7 +37,7 @@ SECOND: Final = 1_000_000
 HOUR: Final = 3600 * SECOND
 DAY: Final = 24 * HOUR
 GIB: Final = 2**30
-PODS_OF_A_NODE: Final = 28
+PODS_OF_A_NODE: Final = 18
 TEAM: Final = 25
 
 
@@ -193,14 +193,14 @@ class World:
         return format_time(self.clock() - int(ago * SECOND))
 
     def _nodes(self, pods: int, gpus: int) -> list[str]:
-        names = [f"gpu-{number}" for number in range(1, gpus // 2 + 1)]
+        names = [f"gpu-{number}" for number in range(1, gpus // 2 + 2)]
         plain = max(4, -(-pods // PODS_OF_A_NODE))
         names += [f"worker-{number:02d}" for number in range(1, plain + 1)]
         for place, name in enumerate(names):
             gpu = name.startswith("gpu")
             allocatable = {
-                "cpu": "32" if gpu else "16",
-                "memory": f"{256 if gpu else 64}Gi",
+                "cpu": "32" if gpu else "24",
+                "memory": f"{256 if gpu else 96}Gi",
                 "pods": "110",
             }
             self.put(NODES, {
@@ -225,7 +225,7 @@ class World:
 
     def _node_for(self, it: Kept) -> str:
         wanted = [name for name in self.nodes if name.startswith("gpu") == bool(it.gpus)]
-        name = min(wanted, key=lambda one: self._placed.get(one, 0) + self.random.random() * 3)
+        name = min(wanted, key=lambda one: self._placed.get(one, 0) + self.random.random() * (0.5 if it.gpus else 3))
         self._placed[name] = self._placed.get(name, 0) + 1
         return name
 
