@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import almenara
-from almenara.hookspecs import Context, Finding, Page, Panel, ReportingSource, Tail
+from almenara.hookspecs import Context, Finding, Page, Panel, ReportingSource, Source, Tail
 from almenara_kubernetes.settings import KubernetesSettings
 
 
@@ -17,10 +17,12 @@ def almenara_settings() -> type[KubernetesSettings]:
 
 
 @almenara.hookimpl
-def almenara_sources(settings: KubernetesSettings, context: Context) -> Sequence[ReportingSource]:
+def almenara_sources(
+    settings: KubernetesSettings, context: Context
+) -> Sequence[Source | ReportingSource]:
     from almenara_kubernetes.source import ClusterSource
 
-    found: list[ReportingSource] = [
+    found: list[Source | ReportingSource] = [
         ClusterSource(cluster, settings, context) for cluster in settings.clusters
     ]
     if settings.simulated:

@@ -383,6 +383,7 @@ async def workload_detail(look: Look, chosen: Chosen) -> Values:
     namespace, whole = chosen.get("namespace", ""), chosen.get("name", "")
     kind, _, name = whole.partition("/")
     it = look.resource(f"kubernetes.{kind.lower()}", namespace, name)
+    state = told(it).state if it is not None else Told()
     inside = pods(look, Wanted(namespace=namespace, workload=whole))
     row = _workload_row(it, inside, (namespace, whole)) if it is not None or inside else None
     scaled = [
@@ -390,9 +391,9 @@ async def workload_detail(look: Look, chosen: Chosen) -> Values:
         if one.namespace == namespace and one.state.get("target") == whole
     ]  # fmt: skip
     return {
-        "it": it, "row": row, "name": whole, "state": told(it).state if it is not None else Told(),
+        "it": it, "row": row, "name": whole, "state": state,
         "picture": drawn(map(cell, inside), room=LINKED, each=True),
-        "owners": _links(namespace, list(reversed(it.state.get("owners") or ()))) if it else [],
+        "owners": _links(namespace, list(reversed(state.get("owners") or ()))),
         "autoscalers": list(map(told, scaled)), "pods": len(inside), "pod_page": page("pod", namespace=namespace),
         "runs": sorted(
             (one for one in every(look, "job")

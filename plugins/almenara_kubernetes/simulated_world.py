@@ -225,7 +225,12 @@ class World:
 
     def _node_for(self, it: Kept) -> str:
         wanted = [name for name in self.nodes if name.startswith("gpu") == bool(it.gpus)]
-        name = min(wanted, key=lambda one: self._placed.get(one, 0) + self.random.random() * (0.5 if it.gpus else 3))
+        name = min(
+            wanted,
+            key=lambda one: (
+                self._placed.get(one, 0) + self.random.random() * (0.5 if it.gpus else 3)
+            ),
+        )
         self._placed[name] = self._placed.get(name, 0) + 1
         return name
 
