@@ -83,13 +83,12 @@ screenshots: $(VENV)/.dev ## Take the pictures of the README
 lock: ## Pin what is installed, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --no-emit-package almenara \
-		--extra nats --extra http --extra prometheus --extra kubernetes --extra ray --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
+		--extra nats --extra http --extra prometheus --extra ray --extra kubernetes --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --no-emit-package almenara \
-		--extra nats --extra http --extra prometheus --extra kubernetes --extra ray --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
+		--extra nats --extra http --extra prometheus --extra ray --extra kubernetes --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url requirements/ray.in -o requirements/ray.txt
-
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url requirements/bench.in -o requirements/bench.txt
 

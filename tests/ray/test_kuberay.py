@@ -15,8 +15,9 @@ from almenara.testing.running import MemoryContext
 from almenara_ray.kuberay import KubeRaySource
 from almenara_ray.logs import JobLogs
 from almenara_ray.settings import KubeRaySettings, RaySettings
-from apiserver import ApiServer
+from apiserver import ApiError, ApiServer
 from ray_head import RayHead
+from servers import wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -80,6 +81,17 @@ def kuberay(own_api_server: ApiServer) -> ApiServer:
     """A real API server with KubeRay's custom resources."""
     for kind in STATUSES:
         own_api_server.create(crd(kind))
+
+    def served() -> bool:
+        # A resource is served a moment after it is known.
+        try:
+            for kind in STATUSES:
+                own_api_server.send("GET", f"/apis/ray.io/v1/{kind.lower()}s")
+        except ApiError:
+            return False
+        return True
+
+    wait_until(served, "the custom resources of KubeRay")
     return own_api_server
 
 

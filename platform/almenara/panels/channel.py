@@ -23,7 +23,7 @@ MISSED_COUNTED: Final = 500
 RETRY: Final = 1.0
 IDLE_SHARE: Final = 4.0
 """How much longer than it takes to draw a panel and to send it its channel then rests, at least:
-so no channel ever takes more than a fifth of the processor, however many look at it."""
+so all channels together take about a fifth of the processor, however many look at them."""
 
 
 class Channel:
@@ -47,6 +47,7 @@ class Channel:
         self.task: asyncio.Task[None] | None = None
         self._touched = asyncio.Event()
         self._frame: Frame | None = None
+        self._sending = 0.0
 
     @property
     def named(self) -> tuple[str, str] | None:
@@ -100,34 +101,53 @@ class Channel:
     async def run(self) -> None:
         """Open, then tick: at once when idle, and no more often than the pace."""
         opened = False
-        while True:
-            spent = 0.0
-            try:
-                if not opened:
-                    await self.open()
-                    opened = True
-                    self.ready.set()
-                else:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(self.panel.refresh):
-                            await self._touched.wait()
-                    self._touched.clear()
-                    began = time.monotonic()
-                    frame = await self.tick()
-                    if frame is not None:
-                        # Without an await, so that nobody joins or leaves meanwhile.
-                        for outbox in self.outboxes:
-                            outbox.put(self, frame)
-                        self.was_sent()
-                    spent = time.monotonic() - began
-            except Exception:
-                # One panel that cannot be drawn must not take the others' channels with it.
-                log.exception("a panel could not be rendered", channel=self.key)
-                self._touched.set()
-                await asyncio.sleep(RETRY)
-            # What takes long, a query over millions of events or five thousand browsers, is done
-            # less often.
-            await asyncio.sleep(max(self.pace, spent * IDLE_SHARE))
+        try:
+            while True:
+                spent = 0.0
+                try:
+                    if not opened:
+                        await self.open()
+                        opened = True
+                        self.ready.set()
+                    else:
+                        await self._wait()
+                        began = time.monotonic()
+                        frame = await self.tick()
+                        if frame is not None:
+                            self._send(frame)
+                        spent = time.monotonic() - began
+                except Exception:
+                    # One panel that cannot be drawn must not take the others' channels with it.
+                    log.exception("a panel could not be rendered", channel=self.key)
+                    self._touched.set()
+                    await asyncio.sleep(RETRY)
+                # What takes long, be it a query over millions of events or five thousand
+                # browsers on this channel or on all, is done less often.
+                rest = IDLE_SHARE * max(spent, self.counters.sending)
+                await asyncio.sleep(max(self.pace, rest))
+        finally:
+            self._note_sending(0.0)
+
+    async def _wait(self) -> None:
+        """Until there is something to draw."""
+        if not self._touched.is_set():
+            self._note_sending(0.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.panel.refresh):
+                    await self._touched.wait()
+        self._touched.clear()
+
+    def _send(self, frame: Frame) -> None:
+        began = time.monotonic()
+        # Without an await, so that nobody joins or leaves meanwhile.
+        for outbox in self.outboxes:
+            outbox.put(self, frame)
+        self.was_sent()
+        self._note_sending(time.monotonic() - began)
+
+    def _note_sending(self, seconds: float) -> None:
+        self.counters.sending += seconds - self._sending
+        self._sending = seconds
 
 
 class EventChannel(Channel):

@@ -20,6 +20,8 @@ class Counters(msgspec.Struct):
     skipped: int = 0
     renders: int = 0
     too_slow: int = 0
+    sending: float = 0.0
+    """Seconds that one tick of every channel with something to show takes to be sent."""
 
 
 class Peer(Protocol):

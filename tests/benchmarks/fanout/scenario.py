@@ -111,6 +111,7 @@ class Figures(msgspec.Struct, kw_only=True):
     def held(self) -> bool:
         """Whether the server kept up: all was delivered, and within seconds."""
         late = self.p99 > 1.0
+        # What nobody received is late without end.
         short = self.expected > 0 and self.frames < self.expected * 0.97
         return not (late or short or self.missing or self.untold)
 
@@ -340,7 +341,7 @@ def sockets(port: int) -> int:
 
 
 def percentiles(bins: Sequence[Sequence[int]], shares: Sequence[float]) -> list[float]:
-    """Seconds under which these shares of the counted latencies lie."""
+    """Seconds under which these shares of the counted latencies lie; 0 where none was counted."""
     total = sum(count for _, count in bins)
     found = []
     for share in shares:
@@ -351,7 +352,7 @@ def percentiles(bins: Sequence[Sequence[int]], shares: Sequence[float]) -> list[
                 found.append((number + 1) * BIN)
                 break
         else:
-            found.append(float("inf"))
+            found.append(0.0)
     return found
 
 
@@ -409,4 +410,6 @@ def judge(
         if not it["slow"]:
             base = it["base"] or 0
             since = sum(sequence > base for sequence in stored)
-            figures.untold += abs(since - it["told"] - it["missed"]) * viewers
+            untold = since - it["told"] - it["missed"]
+            if not (it["more"] and untold > 0):
+                figures.untold += abs(untold) * viewers

@@ -43,7 +43,7 @@ BIN: Final = 0.001
 class Frame:
     """A frame of Almenara, read once for all who receive it."""
 
-    __slots__ = ("arrived", "channel", "missed", "rows", "sequences", "whole")
+    __slots__ = ("arrived", "channel", "missed", "more", "rows", "sequences", "whole")
 
     def __init__(self, text: str, channel: int) -> None:
         frame = json.loads(text)
@@ -56,6 +56,7 @@ class Frame:
         self.arrived = int(frame.get("arrived", 0))
         told = MISSED.search(content) if target == "#event-note" else None
         self.missed = int(told[1].replace(",", "")) if told else 0
+        self.more = bool(told and told[2])
 
 
 class Tally:
@@ -117,6 +118,8 @@ class Viewer(asyncio.Protocol):
         self.stalled = share < job.get("stalled", 0)
         self.slow = not self.stalled and share < job.get("slow", 0) + job.get("stalled", 0)
         self.screen = self.told = self.missed = 0
+        self.more = False
+        """Whether it was told of "500+", which is at least that many."""
         self.base: int | None = None
         self.live: asyncio.Future[float] | None = None
         self.transport: asyncio.Transport | None = None
@@ -259,6 +262,7 @@ class ChannelViewer(Viewer):
             frame = tally.memo[key] = Frame(plain.decode(), self.channel)
         if frame.missed:
             self.missed += frame.missed
+            self.more |= frame.more
         if not frame.sequences and not frame.whole:
             return
         newest = self.newest
@@ -384,13 +388,13 @@ def screens(tally: Tally, viewers: list[Viewer]) -> list[dict[str, Any]]:
     groups: Counter[tuple[Any, ...]] = Counter()
     for it in viewers:
         if it.transport is not None and not it.stalled:
-            groups[it.channel, it.slow, it.base, it.told, it.missed, it.screen] += 1
+            groups[it.channel, it.slow, it.base, it.told, it.missed, it.more, it.screen] += 1
     return [
         {
             "channel": channel, "slow": slow, "base": base, "told": told, "missed": missed,
-            "rows": tally.screens[screen], "viewers": count,
+            "more": more, "rows": tally.screens[screen], "viewers": count,
         }
-        for (channel, slow, base, told, missed, screen), count in groups.items()
+        for (channel, slow, base, told, missed, more, screen), count in groups.items()
     ]  # fmt: skip
 
 
