@@ -221,7 +221,7 @@ class Connection:
         await self._allowed()
         try:
             async with asyncio.timeout(limit):
-                # Each change is told at once, and compressing so little costs both ends for nothing.
+                # Each change is told at once; compressing so little costs both ends for nothing.
                 response = await self._send(path, parameters, accept, encoding="identity")
         except TimeoutError:
             self.doubt()

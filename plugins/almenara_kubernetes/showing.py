@@ -394,7 +394,8 @@ async def workload_detail(look: Look, chosen: Chosen) -> Values:
         "it": it, "row": row, "name": whole, "state": state,
         "picture": drawn(map(cell, inside), room=LINKED, each=True),
         "owners": _links(namespace, list(reversed(state.get("owners") or ()))),
-        "autoscalers": list(map(told, scaled)), "pods": len(inside), "pod_page": page("pod", namespace=namespace),
+        "autoscalers": list(map(told, scaled)), "pods": len(inside),
+        "pod_page": page("pod", namespace=namespace),
         "runs": sorted(
             (one for one in every(look, "job")
              if one.namespace == namespace and whole in (one.state.get("owners") or ())),
