@@ -8,7 +8,8 @@ import pytest
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
 from almenara.panels.catalogue import Catalogue
-from almenara.panels.channels import TOO_SLOW, Channels, Counters, Outbox, UnknownPanelError
+from almenara.panels.channels import Channels, UnknownPanelError
+from almenara.panels.outbox import TOO_SLOW, Counters, Outbox
 from almenara.panels.panel import View
 from almenara.panels.renderer import Frame, Renderer
 from almenara.resources import Resources
