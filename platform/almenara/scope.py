@@ -57,7 +57,9 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def everything(self) -> bool:
         """Whether nothing is kept back."""
-        return Grant() in self.grants and self.access_log and not self.guarded
+        return self is EVERYTHING or (
+            self.access_log and not self.guarded and Grant() in self.grants
+        )
 
     @property
     def key(self) -> str:
