@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from almenara.bus import Bus, Readable, Record
 from almenara.bus.rows import latest_observations
-from almenara.scope import EVERYTHING, Scope
+from almenara.scope import EVERYTHING, Scope, namespace_of
 from almenara.signals import Resource, Sample
 
 SAMPLES_KEPT: Final = 120
@@ -76,12 +76,18 @@ class Resources:
                 for series in self._series.values():
                     series.pop(resource.key, None)
 
+    def namespaces(self) -> set[str]:
+        """The namespaces that resources are in, or are themselves."""
+        return {namespace_of(it) for found in self._kinds.values() for it in found.values()}
+
     def kinds(self) -> list[str]:
         """The kinds there are, sorted."""
         if self._scope.everything:
             return sorted(kind for kind, found in self._kinds.items() if found)
         return sorted(
-            kind for kind, found in self._kinds.items() if any(map(self._scope.takes, found.values()))
+            kind
+            for kind, found in self._kinds.items()
+            if any(map(self._scope.takes, found.values()))
         )
 
     def all(self) -> list[Resource]:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Self
 import msgspec
 
 from almenara.patterns import pattern
-from almenara.signals import Event, Resource, Sample, Signal
+from almenara.signals import Event, Resource, Signal
 
 ACCESS_LOG: Final = "almenara/access"
 """The origin of events about who signed in and what was refused."""
@@ -60,6 +60,11 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         return self is EVERYTHING or (
             self.access_log and not self.guarded and Grant() in self.grants
         )
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether it keeps nothing back of what sources say."""
+        return not self.guarded and Grant() in self.grants
 
     @property
     def key(self) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
@@ -46,6 +46,28 @@ class Renewal(Protocol):
 
     async def person(self) -> Person | None:
         """Who they are now; None where they may not be here. Raises where nobody can say."""
+
+
+class Provider(Protocol):
+    """Who signs people in elsewhere, as OpenID Connect providers do."""
+
+    name: str
+    """What people know it by."""
+
+    async def begin(self, callback: str, back: str) -> tuple[str, str]:
+        """The address to send a browser to, and the secret that ties its coming back to it."""
+
+    async def finish(self, asking: Asking, came: Mapping[str, str], tie: str) -> tuple[str, str]:
+        """The secret of the new session, and the page to go on with. Raises `Refused`."""
+
+    async def signed_out_elsewhere(self, token: str) -> bool:
+        """End the sessions that a logout token names; whether it was a good one."""
+
+    def leaving(self, session: Session) -> str:
+        """Where to send a browser that signs out; empty where nowhere."""
+
+    async def close(self) -> None:
+        """Give up the connections."""
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +171,9 @@ def mode_of(settings: Settings) -> Mode:
 class Access:
     """Who is there, as far as sessions, tokens and whoever signs people in can tell."""
 
-    def __init__(self, settings: Settings, bus: Bus, namespaces: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self, settings: Settings, bus: Bus, namespaces: Callable[[], Iterable[str]]
+    ) -> None:
         self.mode = mode_of(settings)
         self.settings, self.server = settings.auth, settings.server
         auth = settings.auth
@@ -162,10 +186,17 @@ class Access:
         self._verifying = Verifying()
         self._access_hash = ""
         self._access_seen = ""
+        self._mark = ""
+        """What changes when the access token does."""
         self._stamp: tuple[int, int] | None = None
         certified = settings.server.tls is not None and settings.server.tls.client_ca is not None
         self._proxying = Proxying(auth.proxy, certified=certified)
         self._networks = [_network(it) for it in settings.server.trusted_proxies]
+        self.oidc: Provider | None = None
+        if self.mode == "oidc" and auth.oidc is not None:
+            from almenara.access.oidc import Provider as OidcProvider
+
+            self.oidc = OidcProvider(auth.oidc, self)
         self.cluster: Cluster | None = None
         self._reviewed: Reviewed | None = None
         self._rights: Rights | None = None
@@ -197,7 +228,7 @@ class Access:
             return Ticket(identity=everybody(Role.VIEWER))
         if self.mode == "proxy":
             return await self._by_proxy(asking)
-        if secret := asking.session_cookie:
+        if secret := asking.session_cookie(self.settings.plain_http):
             session = self.sessions.find(secret)
             if session is not None and session.identity is not None:
                 return Ticket(identity=session.identity, session=session)
@@ -223,7 +254,7 @@ class Access:
                 identity=api_tokens.identity_of(known), api_token=known.id, by_header=True
             )
         if self.mode == "token" and await self.is_access_token(token):
-            return Ticket(identity=_holder_of_all(), bearer=self._access_mark(), by_header=True)
+            return Ticket(identity=_holder_of_all(), bearer=self._mark, by_header=True)
         if self.mode == "kubernetes":
             identity = await self.identity(await self.reviewed(token))
             if identity is not None:
@@ -287,7 +318,9 @@ class Access:
             return None
         identity = await self.identity(person)
         if identity is None:
-            raise Refused(403, f"{person.name} has no role here; auth.roles names nobody like that.")
+            raise Refused(
+                403, f"{person.name} has no role here; auth.roles names nobody like that."
+            )
         return Ticket(identity=identity)
 
     async def identity(self, person: Person | None) -> Identity | None:
@@ -308,12 +341,20 @@ class Access:
 
     # -- signing in and out
 
+    def check_encrypted(self, asking: Asking) -> None:
+        """Raise `Refused` where everybody on the way could read what somebody signs in with."""
+        if not (asking.secure or asking.local or self.settings.plain_http):
+            raise Refused(
+                403,
+                "This page came over http, so everybody on the way could read your token and your"
+                " session. Use https: a proxy in front, or server.tls. To sign in over http all the"
+                " same, set auth.plain_http.",
+            )
+
     def _check_attempts(self, asking: Asking) -> None:
         wait = self.attempts.wait(asking.address)
         if wait > 0:
-            raise Refused(
-                429, f"Too many wrong sign-ins; wait {wait:.0f} s before the next.", wait
-            )
+            raise Refused(429, f"Too many wrong sign-ins; wait {wait:.0f} s before the next.", wait)
 
     def _failed(self, asking: Asking, what: str) -> None:
         self.attempts.failed(asking.address)
@@ -326,6 +367,7 @@ class Access:
 
         Raises `Refused`.
         """
+        self.check_encrypted(asking)
         self._check_attempts(asking)
         found = await self._holder(token.strip()[:8192]) if token.strip() else None
         if found is None:
@@ -334,7 +376,7 @@ class Access:
         renewal = None
         if self.mode == "kubernetes" and not found.api_token:
             renewal = ReviewedAgain(self, token.strip())
-        access = "" if found.api_token or renewal is not None else self._access_mark()
+        access = "" if found.api_token or renewal is not None else self._mark
         return await self.begin(asking, found.identity, access=access, renewal=renewal)
 
     async def begin(
@@ -350,7 +392,9 @@ class Access:
         The session that the browser had before is over: nobody can have planted it.
         """
         self.attempts.succeeded(asking.address)
-        if (before := self.sessions.find(asking.session_cookie)) is not None:
+        if (
+            before := self.sessions.find(asking.session_cookie(self.settings.plain_http))
+        ) is not None:
             await self.sessions.end(before)
         session, secret = await self.sessions.begin(
             identity,
@@ -380,11 +424,21 @@ class Access:
         await self.sessions.end(session)
         await self._look_at_open()
 
-    def _access_mark(self) -> str:
-        """What changes when the access token does."""
+    def _read_mark(self) -> str:
         if self.settings.token is not None:
             return digest(self.settings.token.reveal())
         return digest(self._access_hash)
+
+    async def add_token(self, token: ApiToken) -> None:
+        """Keep an API token, good from now on."""
+        await asyncio.to_thread(self.store.add_token, token)
+        await self._read_again()
+
+    async def remove_token(self, token_id: str) -> bool:
+        """Revoke an API token, with the sessions that came of it; whether there was one."""
+        there = await asyncio.to_thread(self.store.remove_token, token_id)
+        await self.look()
+        return there
 
     # -- open WebSockets
 
@@ -418,6 +472,7 @@ class Access:
         kept = await asyncio.to_thread(self.store.read)
         self._stamp = self.store.stamp()
         self._take(kept)
+        self._mark = await asyncio.to_thread(self._read_mark)
         for session in kept.sessions:
             identity = self._kept_identity(session)
             if identity is not None and now() < session.expires:
@@ -429,13 +484,15 @@ class Access:
         if kept.person.token:
             token = self.tokens.get(kept.person.token)
             return None if token is None else api_tokens.identity_of(token)
-        if self.mode == "token" and kept.access == self._access_mark():
+        if self.mode == "token" and kept.access == self._mark:
             return _holder_of_all()
         return None
 
     def _take(self, kept: Kept) -> None:
         if kept.access_hash != self._access_hash:
             self._access_hash, self._access_seen = kept.access_hash, ""
+            if self.settings.token is None:
+                self._mark = digest(kept.access_hash)
         self.tokens.replace(kept.tokens)
 
     @property
@@ -455,8 +512,9 @@ class Access:
                     except Exception:
                         log.exception("sessions could not be looked after; it is tried again")
         finally:
-            if self.cluster is not None:
-                await self.cluster.close()
+            for it in (self.cluster, self.oidc):
+                if it is not None:
+                    await it.close()
 
     async def look(self) -> None:
         """Take in what changed: in the file, by the passing of time, and with others' word."""
@@ -465,13 +523,15 @@ class Access:
             # A page that is open is being looked at.
             if (session := it.ticket.session) is not None and session.identity is not None:
                 session.seen = now()
-        mark = await asyncio.to_thread(self._access_mark) if self.mode == "token" else ""
+        self._mark = await asyncio.to_thread(self._read_mark)
         for session in self.sessions:
             person = session.kept.person
             revoked = person.token and self.tokens.get(person.token) is None
-            if revoked or not self.sessions.alive(session):
-                await self.sessions.end(session)
-            elif session.kept.access and session.kept.access != mark:
+            if (
+                revoked
+                or not self.sessions.alive(session)
+                or (session.kept.access and session.kept.access != self._mark)
+            ):
                 await self.sessions.end(session)
         async with asyncio.TaskGroup() as group:
             for session in self.sessions:
@@ -535,12 +595,12 @@ class Access:
         if ticket.api_token:
             token = self.tokens.get(ticket.api_token)
             return None if token is None else api_tokens.identity_of(token)
-        if self.mode == "proxy":
+        if self.mode in ("proxy", "kubernetes"):
             if now() - it.since > self.settings.proxy.recheck * SECOND:
-                # Coming again, it passes the proxy, which knows whether it still may.
+                # Coming again, it passes whoever knows whether it still may.
                 it.close(COME_AGAIN)
             return await self.identity(ticket.identity.person) if self._rights else ticket.identity
-        if self.mode == "token" and ticket.bearer != self._access_mark():
+        if self.mode == "token" and ticket.bearer != self._mark:
             return None
         if self._rights is not None:
             return await self.identity(ticket.identity.person)

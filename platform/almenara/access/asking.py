@@ -55,7 +55,9 @@ class Asking(msgspec.Struct, frozen=True, kw_only=True):
                     found[name] = value
         return next((found[name] for name in names if found.get(name)), "")
 
-    @property
-    def session_cookie(self) -> str:
-        """The secret of the session: by its secure name or, on this machine alone, by the plain."""
-        return self.cookie(SECURE_COOKIE, PLAIN_COOKIE) if self.local else self.cookie(SECURE_COOKIE)
+    def session_cookie(self, plain: bool) -> str:
+        """The secret of the session: by its secure name or, on this machine and where that was
+        asked for, by the plain one, which another host could have set."""
+        if self.local or plain:
+            return self.cookie(SECURE_COOKIE, PLAIN_COOKIE)
+        return self.cookie(SECURE_COOKIE)

@@ -185,9 +185,7 @@ class Rights:
                 asked, answers = known[1], known[2]
                 if not there <= asked:
                     new = sorted(there - asked)
-                    answers = answers | dict(
-                        zip(new, await self._each(person, new), strict=True)
-                    )
+                    answers = answers | dict(zip(new, await self._each(person, new), strict=True))
                     self._known[person] = (known[0], asked | there, answers)
             else:
                 answers = await self._fresh(person, there)

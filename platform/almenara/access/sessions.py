@@ -136,8 +136,8 @@ class Sessions:
             session.kept = msgspec.structs.replace(
                 session.kept, digest=digest(secret), seen=session.seen
             )
-            await asyncio.to_thread(self.store.keep_session, session.kept)
-            if session.identity is not None:
+            if self._there(session):
+                await asyncio.to_thread(self.store.keep_session, session.kept)
                 self._by_digest[session.kept.digest] = session
         return secret
 
@@ -159,12 +159,15 @@ class Sessions:
             if self._by_digest.get(name) is session:
                 del self._by_digest[name]
 
+    def _there(self, session: Session) -> bool:
+        return self._by_id.get(session.id) is session
+
     async def note_seen(self) -> None:
         """Write down, now and then, when sessions were last used, so that a restart knows."""
         for session in self:
-            if session.identity is not None and session.seen - session.kept.seen > SEEN_STEP:
+            if session.seen - session.kept.seen > SEEN_STEP:
                 async with self.turn:
-                    if session.identity is None:
+                    if not self._there(session):
                         continue
                     session.kept = msgspec.structs.replace(session.kept, seen=session.seen)
                     await asyncio.to_thread(self.store.keep_session, session.kept)

@@ -20,6 +20,7 @@ from almenara.panels.rows import EVENT_FILTERS
 from almenara.plugins import PluginInfo
 from almenara.signals import Event, Resource, format_time
 from almenara.supervisor import SourceState
+from almenara.web.permission import UNLIMITED, VIEWER, seen
 from almenara.web.problems import BadParameterError, Problem
 from almenara.web.services import Services
 
@@ -181,7 +182,7 @@ def _address(request: Request[Any, Any, Any], **cursor: int) -> str:
     return request.url.path + query({**kept, **{name: str(it) for name, it in cursor.items()}})
 
 
-@get("/api/events", tags=["events"], responses=PROBLEMS)
+@get("/api/events", opt=VIEWER, tags=["events"], responses=PROBLEMS)
 async def events(
     request: Request[Any, Any, Any],
     services: Services,
@@ -199,7 +200,7 @@ async def events(
     limit: Limit = 100,
 ) -> EventPage:
     """Events that a filter lets through, newest first. With `after` alone, those that follow it."""
-    records = await services.history.events(
+    records = await seen(services, request).history.events(
         chosen(request), after=after, before=before, limit=limit
     )
     full = len(records) == limit
@@ -212,10 +213,10 @@ async def events(
     )
 
 
-@get("/api/events/{sequence:int}", tags=["events"], responses=MISSING)
-async def event(services: Services, sequence: int) -> EventItem:
+@get("/api/events/{sequence:int}", opt=VIEWER, tags=["events"], responses=MISSING)
+async def event(request: Request[Any, Any, Any], services: Services, sequence: int) -> EventItem:
     """One event by its sequence."""
-    record = await services.history.event(sequence)
+    record = await seen(services, request).history.event(sequence)
     if record is None:
         raise NotFoundException(
             f"No event {sequence} is in the history; it may have been older than what is kept."
@@ -223,7 +224,8 @@ async def event(services: Services, sequence: int) -> EventItem:
     return item(record)
 
 
-@get("/api/events.ndjson", tags=["events"], responses=PROBLEMS, media_type="application/x-ndjson")
+@get("/api/events.ndjson", opt=VIEWER, tags=["events"], responses=PROBLEMS,
+     media_type="application/x-ndjson")  # fmt: skip
 async def export(
     request: Request[Any, Any, Any],
     services: Services,
@@ -240,13 +242,13 @@ async def export(
     before: Before = None,
 ) -> Stream:
     """All events that a filter lets through, oldest first, one JSON object a line."""
-    wanted = chosen(request)
+    wanted, history = chosen(request), seen(services, request).history
     end = min(before if before is not None else LARGEST_SEQUENCE, services.bus.last_sequence + 1)
 
     async def lines() -> AsyncIterator[bytes]:
         cursor = after or 0
         while True:
-            records = await services.history.events(wanted, after=cursor, limit=EXPORT_BATCH)
+            records = await history.events(wanted, after=cursor, limit=EXPORT_BATCH)
             records = [record for record in reversed(records) if record.sequence < end]
             if not records:
                 return
@@ -260,13 +262,14 @@ async def export(
     )
 
 
-@get("/api/resources", tags=["resources"])
+@get("/api/resources", opt=VIEWER, tags=["resources"])
 async def resources(
+    request: Request[Any, Any, Any],
     services: Services,
     kind: Annotated[str | None, _text("Only this kind", "nats.stream")] = None,
 ) -> list[ResourceItem]:
     """Current state."""
-    found = services.resources
+    found = seen(services, request).resources
     return [
         _resource(it, found.metrics(it))
         for it in (found.all() if kind is None else found.of_kind(kind))
@@ -288,16 +291,17 @@ def _resource(resource: Resource, samples: dict[str, float]) -> ResourceItem:
     )
 
 
-@get("/api/sources", tags=["sources"])
-async def sources(services: Services) -> list[SourceState]:
+@get("/api/sources", opt=VIEWER, tags=["sources"])
+async def sources(request: Request[Any, Any, Any], services: Services) -> list[SourceState]:
     """Each source and how it fares; times in microseconds since the epoch."""
-    return services.supervisor.states()
+    return seen(services, request).supervisor.states()
 
 
-@get("/api/health", tags=["health"])
-async def health(services: Services) -> Health:
+@get("/api/health", opt=VIEWER, tags=["health"])
+async def health(request: Request[Any, Any, Any], services: Services) -> Health:
     """How Almenara fares. Always 200: read `status`, or ask `/readyz`."""
-    states = services.supervisor.states()
+    view = seen(services, request)
+    states = view.supervisor.states()
     well = services.bus.full is None and all(it.status == "running" for it in states)
     return Health(
         status="ok" if well else "degraded",
@@ -305,13 +309,13 @@ async def health(services: Services) -> Health:
         started=written(services.started),
         sources={it.name: it.status for it in states},
         subscribers=services.channels.clients,
-        events_stored=await services.history.stored(),
+        events_stored=await view.history.stored(),
         last_sequence=services.bus.last_sequence,
         bus_full=services.bus.full,
     )
 
 
-@get("/api/plugins", tags=["sources"])
+@get("/api/plugins", opt=UNLIMITED, tags=["sources"])
 async def plugins(services: Services) -> list[PluginInfo]:
     """Each plugin that was found, those that failed or are disabled among them."""
     return list(services.plugins())

@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from almenara import __version__
+from almenara.access.admitting import Access, mode_of
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
 from almenara.panels.catalogue import Catalogue
@@ -38,6 +39,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
     Raises `web.server.PortTakenError`, `settings.SettingsError`, and what opening the database
     raises.
     """
+    mode_of(settings)
     plugins.check(settings)
     with contextlib.closing(listening_socket(settings.server)) as sock:
         async with EmbeddedBus(settings.storage) as bus:
@@ -52,6 +54,9 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
             for plugin in list(plugins.modules):
                 plugging.add(plugin)
             history = History(bus)
+            access = Access(settings, bus, resources.namespaces)
+            await access.start()
+            tell_of_access(access)
             view = View(
                 bus=bus,
                 history=history,
@@ -68,8 +73,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
             services = Services(
                 settings=settings,
                 bus=bus,
-                history=history,
-                resources=resources,
+                access=access,
                 supervisor=supervisor,
                 channels=channels,
                 renderer=renderer,
@@ -89,6 +93,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                 async with asyncio.TaskGroup() as group:
                     background = [
                         group.create_task(resources.follow(bus, replay_from), name="resources"),
+                        group.create_task(access.run(), name="access"),
                         group.create_task(services.loop_lag.run(), name="loop lag"),
                         group.create_task(supervisor.run(), name="supervisor"),
                     ]
@@ -107,3 +112,11 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
             finally:
                 await channels.close()
     log.info("almenara has stopped")
+
+
+def tell_of_access(access: Access) -> None:
+    """Say in the log what an operator has to know of who may look."""
+    if access.mode == "insecure-none":
+        log.warning("everybody who can connect sees everything: auth.mode is insecure-none")
+    if access.mode == "token" and not access.has_access_token:
+        log.warning("nobody can sign in yet; `almenara access rotate` makes an access token")
