@@ -304,7 +304,7 @@ class OidcSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     back-channel logout address `/sign-in/back-channel-logout`."""
     client_secret: Secret | None = None
     """Its secret; a public client has none."""
-    scopes: list[str] = ["openid", "profile", "email"]
+    scopes: list[str] = msgspec.field(default_factory=lambda: ["openid", "profile", "email"])
     """What is asked for; `offline_access` where the provider gives refresh tokens for it alone."""
     groups_claim: str = "groups"
     """The claim that lists somebody's groups."""
@@ -352,7 +352,7 @@ class KubernetesAccessSettings(msgspec.Struct, kw_only=True, forbid_unknown_fiel
     """Seconds for which an answer about a token is believed."""
     rights: Positive = 30.0
     """Seconds for which an answer about somebody's rights is believed."""
-    sources: list[str] = ["kubernetes"]
+    sources: list[str] = msgspec.field(default_factory=lambda: ["kubernetes"])
     """With `authorization: kubernetes`, the sources whose namespaces are asked about."""
     prefix: str = ""
     """What stands before the namespaces of this cluster where several are watched: `east/`."""
@@ -399,14 +399,19 @@ class AuthSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Whether `/metrics` can be read without signing in."""
 
 
+MASKED: Final = ("password", "passwd", "passphrase", "secret", "token", "authorization", "cookie",
+                 "api_key", "apikey", "private_key", "credentials")  # fmt: skip
+
+
 class RedactionSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is masked before a signal is stored."""
 
-    keys: list[str] = ["password", "passwd", "passphrase", "secret", "token", "authorization",
-                       "cookie", "api_key", "apikey", "private_key", "credentials"]  # fmt: skip
+    keys: list[str] = msgspec.field(default_factory=lambda: list(MASKED))
     """Names whose values are masked, alone or as the last words of a longer name: `token` is
     `access_token`, `X-Auth-Token` and `refreshToken` too, and not `tokens_in`."""
-    spare: dict[str, list[str]] = {"token": ["vllm.>", "vllm_token"]}
+    spare: dict[str, list[str]] = msgspec.field(
+        default_factory=lambda: {"token": ["vllm.>", "vllm_token"]}
+    )
     """Names that are left alone, standing alone, in events whose type or subject fits a pattern:
     what a model streams is called a token too."""
 

@@ -4,15 +4,14 @@ import asyncio
 import hmac
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 import structlog
 
 from almenara.access import tokens as api_tokens
-from almenara.access.asking import Asking, Refused
+from almenara.access.asking import Asking, ClusterError, Refused
 from almenara.access.audit import Audit
-from almenara.access.clusters import Cluster, ClusterError, Reviewed, Rights
 from almenara.access.hashing import TooManySecretsError, Verifying, digest
 from almenara.access.identity import Identity, Person, Role, everybody, identity_of
 from almenara.access.proxying import Proxying
@@ -24,6 +23,9 @@ from almenara.bus import Bus
 from almenara.scope import EVERYTHING
 from almenara.settings import Settings, SettingsError
 from almenara.signals import now
+
+if TYPE_CHECKING:
+    from almenara.access.clusters import Cluster, Reviewed, Rights
 
 log = structlog.get_logger(__name__)
 
@@ -201,10 +203,13 @@ class Access:
         self._reviewed: Reviewed | None = None
         self._rights: Rights | None = None
         if self.mode == "kubernetes" or auth.authorization == "kubernetes":
-            self.cluster = Cluster(auth.kubernetes)
-            self._reviewed = Reviewed(self.cluster, auth.kubernetes.recheck)
+            # Its library, and the provider's, are there where they are asked for.
+            from almenara.access import clusters
+
+            self.cluster = clusters.Cluster(auth.kubernetes)
+            self._reviewed = clusters.Reviewed(self.cluster, auth.kubernetes.recheck)
             if auth.authorization == "kubernetes":
-                self._rights = Rights(self.cluster, auth.kubernetes, namespaces)
+                self._rights = clusters.Rights(self.cluster, auth.kubernetes, namespaces)
 
     # -- requests
 

@@ -20,6 +20,10 @@ class Refused(Exception):  # noqa: N818
         return HTTPStatus(self.status).phrase
 
 
+class ClusterError(RuntimeError):
+    """The Kubernetes API server did not say; the text gives the reason."""
+
+
 class Asking(msgspec.Struct, frozen=True, kw_only=True):
     """A request, as far as it matters who makes it."""
 

@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import structlog
 
+from almenara.access.asking import ClusterError
 from almenara.access.hashing import digest
 from almenara.access.identity import Identity, Person
 from almenara.settings import KubernetesAccessSettings, SettingsError
@@ -25,10 +26,6 @@ TIMEOUT: Final = httpx.Timeout(5.0, connect=2.0)
 REMEMBERED: Final = 2_000
 AT_ONCE: Final = 16
 CLUSTER: Final = ""
-
-
-class ClusterError(RuntimeError):
-    """The API server did not say; the text gives the reason."""
 
 
 class Cluster:

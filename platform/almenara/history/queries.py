@@ -293,13 +293,13 @@ def _visible(connection: sqlite3.Connection, scope: Scope) -> tuple[list[str], l
     conditions = [f"({' OR '.join(granted) or '0'})"]
     own = _all_numbers(connection, (ACCESS_LOG, f"{ACCESS_LOG}/>"))
     if scope.guarded:
-        texts = [it for text in scope.guarded for it in (text, f"{text}/>")]
+        guarded = [it for text in scope.guarded for it in (text, f"{text}/>")]
         conditions.append(
             "(e.origin NOT IN (SELECT value FROM json_each(?))"
             f" OR coalesce({_attribute(NAMESPACE)}, '') IN (SELECT value FROM json_each(?)))"
         )
         parameters += [
-            _all_numbers(connection, texts),
+            _all_numbers(connection, guarded),
             msgspec.json.encode(scope.namespaces).decode(),
         ]
     listed = "e.origin IN (SELECT value FROM json_each(?))"
@@ -385,7 +385,8 @@ def _distinct(connection: sqlite3.Connection, column: str, scope: Scope) -> list
     if not scope.everything:
         conditions, parameters = _visible(connection, scope)
         found = connection.execute(
-            f"SELECT DISTINCT n.text FROM events e NOT INDEXED JOIN names n ON n.number = e.{column}"
+            f"SELECT DISTINCT n.text FROM events e NOT INDEXED"
+            f" JOIN names n ON n.number = e.{column}"
             " WHERE e.sequence > (SELECT last_sequence FROM position) - ?"
             f" AND {' AND '.join(conditions)} ORDER BY n.text LIMIT 2000",
             (NAMED_AMONG, *parameters),

@@ -31,7 +31,7 @@ class VisibleSources:
         self.sources, self.scope = sources, scope
 
     def states(self) -> list[SourceState]:
-        """Those of which anything may be seen; of one that is seen in part, not how much it says."""
+        """Those of which anything may be seen; of one seen in part, not how much it says."""
         found = []
         for state in self.sources.states():
             share = self.scope.source(state.name)

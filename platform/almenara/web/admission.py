@@ -109,8 +109,8 @@ def too_often() -> Refusal:
 def asking_in(scope: Scope, access: Access) -> Asking:
     """What a request tells of who makes it; the state of its address and scheme is put right."""
     headers: dict[str, list[str]] = defaultdict(list)
-    for name, value in scope["headers"]:
-        headers[name.decode("latin-1").lower()].append(value.decode("latin-1"))
+    for key, value in scope["headers"]:
+        headers[key.decode("latin-1").lower()].append(value.decode("latin-1"))
     client: Any = scope.get("client")
     peer = str(client[0]) if client else ""
     address, secure = peer, scope["scheme"] in ("https", "wss")

@@ -40,7 +40,7 @@ def routed(services: Services) -> Litestar:
             title="Almenara",
             version=services.version,
             description="Events, resources and sources of a fleet, now and back then.",
-            openapi_router=Router(path="/api", route_handlers=[], opt=dict(VIEWER)),
+            openapi_router=Router(path="/api", route_handlers=[], opt=VIEWER),
             # The other renderers load scripts from elsewhere, which our policy forbids.
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
             use_handler_docstrings=True,

@@ -4,7 +4,6 @@ A route says what it needs with one of the options below; one that says nothing 
 """
 
 import hmac
-from collections.abc import Mapping
 from typing import Any, Final
 
 import structlog
@@ -25,14 +24,14 @@ log = structlog.get_logger(__name__)
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 NEEDS: Final = "needs"
-PUBLIC: Final[Mapping[str, Any]] = {NEEDS: None}
+PUBLIC: Final[dict[str, Any]] = {NEEDS: None}
 """For everybody, signed in or not."""
-VIEWER: Final[Mapping[str, Any]] = {NEEDS: Role.VIEWER}
-ADMIN: Final[Mapping[str, Any]] = {NEEDS: Role.ADMIN}
-UNLIMITED: Final[Mapping[str, Any]] = {NEEDS: Role.VIEWER, "unlimited": True}
+VIEWER: Final[dict[str, Any]] = {NEEDS: Role.VIEWER}
+ADMIN: Final[dict[str, Any]] = {NEEDS: Role.ADMIN}
+UNLIMITED: Final[dict[str, Any]] = {NEEDS: Role.VIEWER, "unlimited": True}
 """For who sees what all sources say, because it cannot be told apart by scope."""
-METRICS: Final[Mapping[str, Any]] = {**UNLIMITED, "metrics": True}
-BY_OTHERS: Final[Mapping[str, Any]] = {**PUBLIC, "csrf": False}
+METRICS: Final[dict[str, Any]] = {**UNLIMITED, "metrics": True}
+BY_OTHERS: Final[dict[str, Any]] = {**PUBLIC, "csrf": False}
 """For what another server sends, which proves itself in its own way."""
 
 SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))

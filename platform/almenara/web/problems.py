@@ -42,7 +42,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, QueryTooSlowError):
         log.error("a request failed", path=request.url.path, exc_info=error)
     title = HTTPStatus(status).phrase
-    if isinstance(error, NotSignedInError) and request.scope["type"] == "http":
+    if isinstance(error, NotSignedInError):
         if not _for_program(request.url.path) and request.method == "GET":
             return Redirect("/sign-in" + _back_to(request), status_code=303)
         headers = {"www-authenticate": "Bearer"}
