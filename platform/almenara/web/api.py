@@ -1,8 +1,10 @@
 """The JSON API."""
 
 import base64
+import csv
 import difflib
-from collections.abc import AsyncIterator
+import io
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -224,6 +226,29 @@ async def event(request: Request[Any, Any, Any], services: Services, sequence: i
     return item(record)
 
 
+def exported(
+    request: Request[Any, Any, Any], services: Services, after: int | None, before: int | None
+) -> AsyncIterator[list[Record]]:
+    """All events that the filter in the address lets through, oldest first, in batches.
+
+    Raises `BadParameterError`.
+    """
+    wanted, history = chosen(request), seen(services, request).history
+    end = min(before if before is not None else LARGEST_SEQUENCE, services.bus.last_sequence + 1)
+
+    async def batches() -> AsyncIterator[list[Record]]:
+        cursor = after or 0
+        while True:
+            records = await history.events(wanted, after=cursor, limit=EXPORT_BATCH)
+            records = [record for record in reversed(records) if record.sequence < end]
+            if not records:
+                return
+            yield records
+            cursor = records[-1].sequence
+
+    return batches()
+
+
 @get("/api/events.ndjson", opt=VIEWER, tags=["events"], responses=PROBLEMS,
      media_type="application/x-ndjson")  # fmt: skip
 async def export(
@@ -242,24 +267,75 @@ async def export(
     before: Before = None,
 ) -> Stream:
     """All events that a filter lets through, oldest first, one JSON object a line."""
-    wanted, history = chosen(request), seen(services, request).history
-    end = min(before if before is not None else LARGEST_SEQUENCE, services.bus.last_sequence + 1)
+    batches = exported(request, services, after, before)
 
     async def lines() -> AsyncIterator[bytes]:
-        cursor = after or 0
-        while True:
-            records = await history.events(wanted, after=cursor, limit=EXPORT_BATCH)
-            records = [record for record in reversed(records) if record.sequence < end]
-            if not records:
-                return
+        async for records in batches:
             yield b"".join(msgspec.json.encode(item(record)) + b"\n" for record in records)
-            cursor = records[-1].sequence
 
     return Stream(
         lines(),
         media_type="application/x-ndjson",
         headers={"content-disposition": 'attachment; filename="events.ndjson"'},
     )
+
+
+COLUMNS: Final = ("sequence", "time", "severity", "type", "source", "origin", "subject",
+                  "correlation", "id", "data", "problem")  # fmt: skip
+FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet reads as the beginning of a formula."""
+
+
+def cell(value: Any) -> str:
+    """A value as a cell of a table that a spreadsheet shows and never calculates."""
+    text = value if isinstance(value, str) else "" if value is None else str(value)
+    if isinstance(value, str) and text.lstrip().startswith(FORMULA):
+        return f"'{text}"
+    return text
+
+
+@get("/api/events.csv", opt=VIEWER, tags=["events"], responses=PROBLEMS, media_type="text/csv")
+async def export_table(
+    request: Request[Any, Any, Any],
+    services: Services,
+    source: Source = None,
+    origin: Origin = None,
+    type: Type = None,  # noqa: A002
+    subject: Subject = None,
+    severity: AtLeast = None,
+    text: Text = None,
+    correlation: Correlation = None,
+    since: Since = None,
+    until: Until = None,
+    after: After = None,
+    before: Before = None,
+) -> Stream:
+    """The same as a table, for spreadsheets. A cell that could be a formula begins with `'`."""
+    records = exported(request, services, after, before)
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield _line(COLUMNS)
+        async for batch in records:
+            for record in batch:
+                it = item(record)
+                data = (
+                    bytes(record.signal.data).decode() if isinstance(record.signal, Event) else ""
+                )
+                yield _line(
+                    [cell(data if name == "data" else getattr(it, name)) for name in COLUMNS]
+                )
+
+    return Stream(
+        lines(),
+        media_type="text/csv; charset=utf-8",
+        headers={"content-disposition": 'attachment; filename="events.csv"'},
+    )
+
+
+def _line(cells: Sequence[str]) -> bytes:
+    written = io.StringIO()
+    csv.writer(written).writerow(cells)
+    return written.getvalue().encode("utf-8", "replace")
 
 
 @get("/api/resources", opt=VIEWER, tags=["resources"])
@@ -321,4 +397,4 @@ async def plugins(services: Services) -> list[PluginInfo]:
     return list(services.plugins())
 
 
-API: Final = [events, event, export, resources, sources, plugins, health]
+API: Final = [events, event, export, export_table, resources, sources, plugins, health]

@@ -16,6 +16,7 @@ from almenara.panels.channels import Channels
 from almenara.panels.panel import View
 from almenara.panels.renderer import Renderer
 from almenara.plugins import Plugins
+from almenara.redaction import Redactor
 from almenara.resources import Resources
 from almenara.settings import Settings
 from almenara.supervisor import Supervisor
@@ -24,7 +25,7 @@ from almenara.web.assets import Assets
 from almenara.web.dashboards import check as check_dashboards
 from almenara.web.plugging import Plugging
 from almenara.web.reloading import reload_saved
-from almenara.web.server import listening_socket, server
+from almenara.web.server import listening_socket, reload_certificate, server
 from almenara.web.services import Services
 
 log = structlog.get_logger(__name__)
@@ -42,7 +43,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
     mode_of(settings)
     plugins.check(settings)
     with contextlib.closing(listening_socket(settings.server)) as sock:
-        async with EmbeddedBus(settings.storage) as bus:
+        async with EmbeddedBus(settings.storage, Redactor(settings.redaction)) as bus:
             resources = Resources()
             replay_from = bus.last_sequence
             await resources.rebuild(bus)
@@ -97,6 +98,12 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                         group.create_task(services.loop_lag.run(), name="loop lag"),
                         group.create_task(supervisor.run(), name="supervisor"),
                     ]
+                    if (tls := settings.server.tls) is not None:
+                        background.append(
+                            group.create_task(
+                                reload_certificate(running.config, tls), name="certificate"
+                            )
+                        )
                     if reload and settings.plugins_dir is not None:
                         background.append(
                             group.create_task(
@@ -105,7 +112,8 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                             )
                         )
                     host, port = sock.getsockname()[:2]
-                    log.info("almenara is ready", address=f"http://{host}:{port}/")
+                    scheme = "https" if settings.server.tls is not None else "http"
+                    log.info("almenara is ready", address=f"{scheme}://{host}:{port}/")
                     await running.serve(sockets=[sock])
                     for task in background:
                         task.cancel()
