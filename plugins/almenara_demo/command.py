@@ -35,6 +35,7 @@ STREAMS: Final = {
     "DEAD_LETTERS": "deadletter",
 }
 KEPT: Final = 7 * 86400
+SIMULATED_PODS: Final = 180
 FORGETFUL: Final = "context-indexer"
 """A consumer that now and then stops acknowledging, so that a stalled one can be seen."""
 
@@ -85,6 +86,7 @@ async def run(
         "ALMENARA_PLUGINS__NATS__SERVERS": f'["{url}"]',
         "ALMENARA_STORAGE__DIR": str(data_dir / "almenara"),
         "ALMENARA_SERVER__PORT": str(port),
+        **kubernetes(),
     }
     address = f"http://127.0.0.1:{port}"
     async with (
@@ -118,6 +120,15 @@ async def run(
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
             click.echo("Stopping.")
+
+
+def kubernetes() -> dict[str, str]:
+    """The settings that show the cluster kubectl would talk to or, without one, a simulated one."""
+    named = [it for it in os.environ.get("KUBECONFIG", "").split(os.pathsep) if it]
+    usual = Path.home() / ".kube" / "config"
+    if any(Path(it).is_file() for it in named or [str(usual)]):
+        return {"ALMENARA_PLUGINS__KUBERNETES__CLUSTERS": "[{}]"}
+    return {"ALMENARA_PLUGINS__KUBERNETES__SIMULATED": str(SIMULATED_PODS)}
 
 
 def write_config(folder: Path, port: int) -> Path:
