@@ -88,14 +88,25 @@ screenshots: $(VENV)/.dev ## Take the pictures of the README
 lock: ## Pin what is installed, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --no-emit-package almenara \
-		--extra nats --extra http --extra prometheus --extra ray --extra kubernetes --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
+		--extra nats --extra http --extra prometheus --extra ray --extra kubernetes --extra oidc --extra kubernetes-access --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --no-emit-package almenara \
-		--extra nats --extra http --extra prometheus --extra ray --extra kubernetes --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
+		--extra nats --extra http --extra prometheus --extra ray --extra kubernetes --extra oidc --extra kubernetes-access --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url requirements/ray.in -o requirements/ray.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url requirements/bench.in -o requirements/bench.txt
+
+.PHONY: sbom
+sbom: $(VENV)/.dev ## Write what Almenara is made of as CycloneDX, to build/sbom.json
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements requirements/run.txt --output-format JSON --output-file build/sbom.json
+
+.PHONY: audit
+audit: $(VENV)/.dev ## Look for known weaknesses: bandit in our code, pip-audit in what it is made of
+	$(BIN)/bandit --quiet --recursive platform plugins
+	@$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements/run.txt; status=$$?; \
+	if test $$status -gt 1; then echo "pip-audit could not reach its data; nothing was audited"; fi; exit $$status
 
 .PHONY: clean
 clean: ## Remove the environment and what was built

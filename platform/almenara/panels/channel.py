@@ -193,6 +193,7 @@ class EventChannel(Channel):
                 record.sequence > self._newest
                 and isinstance(record.signal, Event)
                 and matches(record.signal)
+                and self.view.scope.takes(record.signal)
             ):
                 self._newest = record.sequence
                 self._new.append(record)

@@ -14,6 +14,7 @@ from almenara.panels.outbox import GOING_AWAY, TOO_SLOW, Counters, Outbox, Peer
 from almenara.panels.panel import Choice, Panel, View
 from almenara.panels.renderer import Frame, Renderer
 from almenara.panels.tails import TailChannel
+from almenara.scope import EVERYTHING, Scope
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +24,11 @@ BEAT: Final = 5.0
 
 class UnknownPanelError(ValueError):
     """A browser asked for a panel that does not exist, or for too many."""
+
+
+def channel_key(panel: Panel, chosen: Choice, scope: Scope) -> str:
+    """What makes a channel: its panel, its filters, and who may see what it shows."""
+    return f"{scope.key}/{panel.name}?{urlencode(sorted(chosen.to_query().items()))}"
 
 
 class Channels:
@@ -132,7 +138,9 @@ class Channels:
         self.outboxes.add(outbox)
         return outbox
 
-    def named(self, names: Iterable[str]) -> list[tuple[str, Panel, Choice]]:
+    def named(
+        self, names: Iterable[str], scope: Scope = EVERYTHING
+    ) -> list[tuple[str, Panel, Choice]]:
         """What `events?severity=ERROR` and the like ask for.
 
         Raises `UnknownPanelError`, and `ValueError` for a filter that cannot be read.
@@ -149,20 +157,27 @@ class Channels:
                 known = ", ".join(self.panels)
                 raise UnknownPanelError(f"there is no panel {panel_name[:40]!r}; there are {known}")
             chosen = panel.choose(dict(parse_qsl(text)))
-            key = f"{panel.name}?{urlencode(sorted(chosen.to_query().items()))}"
+            key = channel_key(panel, chosen, scope)
             found.append((key, panel, chosen))
         return found
 
-    async def join(self, outbox: Outbox, names: Iterable[str], after: int | None) -> None:
+    async def join(
+        self,
+        outbox: Outbox,
+        names: Iterable[str],
+        after: int | None,
+        scope: Scope = EVERYTHING,
+    ) -> None:
         """Make the outbox one of those that get these channels, from a snapshot on.
 
-        `after` is the sequence of the newest row that the browser shows.
+        `after` is the sequence of the newest row that the browser shows, `scope` what it may see.
         """
-        for key, panel, chosen in self.named(names):
+        for key, panel, chosen in self.named(names, scope):
             channel = self._channels.get(key)
             if channel is None:
                 kind = EventChannel if panel.rows else TailChannel if panel.tail else Channel
-                channel = kind(key, panel, chosen, self.view, self.renderer, self.counters)
+                view = self.view.within(scope)
+                channel = kind(key, panel, chosen, view, self.renderer, self.counters)
                 self._channels[key] = channel
                 self._interest.add(channel)
                 channel.task = asyncio.create_task(channel.run(), name=f"channel {key}")

@@ -10,6 +10,7 @@ from litestar.exceptions import WebSocketDisconnect
 
 from almenara.panels.channels import Channels
 from almenara.panels.outbox import GOING_AWAY, Outbox
+from almenara.web.permission import VIEWER, NotSignedInError, asking_of, ticket_of
 from almenara.web.services import Services
 from almenara.web.wire import EXTENSION, LiveProtocol
 
@@ -24,10 +25,12 @@ class Resume(msgspec.Struct, forbid_unknown_fields=True):
     resume: int
 
 
-@websocket("/live", name="live")
+@websocket("/live", name="live", opt=VIEWER)
 async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
     """Frames of the channels in the parameters `panel`, from the row `after` on."""
-    channels = services.channels
+    channels, ticket = services.channels, ticket_of(socket)
+    if ticket is None:
+        raise NotSignedInError("Sign in first.")
     await socket.accept()
     if channels.draining:
         await socket.close(GOING_AWAY)
@@ -37,13 +40,15 @@ async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
     extensions: Any = socket.scope["extensions"]
     peer: LiveProtocol = extensions[EXTENSION]
     outbox = peer.outbox = channels.outbox(peer)
+    watched = services.access.opened(ticket, asking_of(socket).address, outbox.close)
     try:
         try:
-            await channels.join(outbox, names, after)
+            await channels.join(outbox, names, after, ticket.identity.scope)
         except ValueError:
             outbox.close(ABUSE)
         await _listen(socket, channels, outbox)
     finally:
+        services.access.closed(watched)
         peer.outbox = None
         channels.leave(outbox)
     if outbox.close_code is not None:
