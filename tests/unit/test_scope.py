@@ -120,12 +120,11 @@ def smuggled() -> list[tuple[dict[str, list[str]], bool]]:
         for value in ("root", "", SECRET):
             cases.append(({**GOOD, name: [value]}, True))
             cases.append(({**GOOD, name: [value]}, False))
-    for name in GOOD:
-        cases.append(({**GOOD, name: [*GOOD[name], "root"]}, True))
-    for secret in ([], [""], ["wrong"], [SECRET[:-1]], [SECRET + "x"], [SECRET.upper()], ["\xff"]):
-        cases.append(({**GOOD, "x-almenara-proxy-secret": secret}, True))
-    for user in ([""], [" "], ["a\nb"], ["a" * 201], ["\x00"]):
-        cases.append(({**GOOD, "x-forwarded-user": user}, True))
+    cases.extend(({**GOOD, name: [*GOOD[name], "root"]}, True) for name in GOOD)
+    wrong = ([], [""], ["wrong"], [SECRET[:-1]], [SECRET + "x"], [SECRET.upper()], ["\xff"])
+    cases.extend(({**GOOD, "x-almenara-proxy-secret": it}, True) for it in wrong)
+    users = ([""], [" "], ["a\nb"], ["a" * 201], ["\x00"])
+    cases.extend(({**GOOD, "x-forwarded-user": it}, True) for it in users)
     return cases
 
 
