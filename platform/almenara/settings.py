@@ -116,8 +116,6 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Those of one address; this machine's own are not counted."""
     websockets_per_user: Count = 20
     """Those of one user or, where a token is shared, of one session."""
-    websocket_idle: Positive = 90.0
-    """Seconds after which a WebSocket whose browser answers no ping is gone at the latest."""
     requests_per_second: Positive = 50.0
     """Requests a second that one address, and one user, may make in the long run; beyond them 429.
     This machine's own are not counted by address."""

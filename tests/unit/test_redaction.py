@@ -1,0 +1,64 @@
+import json
+
+import msgspec
+import pytest
+
+from almenara.redaction import Redactor
+from almenara.settings import RedactionSettings
+from almenara.signals import Event, Resource
+
+
+def event(data: object, **more: object) -> Event:
+    return Event(id="1", source="s", type="t", time=0, data=data, **more)  # type: ignore[arg-type]
+
+
+def redacted(data: object, **more: object) -> object:
+    raw = msgspec.Raw(msgspec.json.encode(data))
+    found = Redactor(RedactionSettings())(event(raw, **more))
+    assert isinstance(found, Event)
+    return json.loads(bytes(found.data))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["password", "PASSWORD", "db_password", "userPassword", "access_token", "X-Auth-Token",
+     "refreshToken", "client-secret", "Authorization", "apiKey", "API_KEY", "private_key", "token"],
+)  # fmt: skip
+def test_the_value_of_a_key_that_names_a_secret_is_masked(key: str) -> None:
+    assert redacted({"a": [{key: "hunter2"}]}) == {"a": [{key: "***"}]}
+    assert redacted({key: {"deep": ["hunter2"]}}) == {key: "***"}
+
+
+@pytest.mark.parametrize(
+    "key", ["tokens_in", "total_tokens", "secretary", "passwords_changed", "author", "tokenizer"]
+)
+def test_a_key_that_only_sounds_like_one_is_left_alone(key: str) -> None:
+    assert redacted({key: "x", "n": 1}) == {key: "x", "n": 1}
+
+
+def test_what_a_model_streams_is_called_a_token_too() -> None:
+    data = {"token": "hello ", "access_token": "hunter2"}
+    streamed = redacted(data, subject="vllm.streaming.a")
+    assert streamed == {"token": "hello ", "access_token": "***"}
+    assert redacted(data) == {"token": "***", "access_token": "***"}
+
+
+def test_secrets_in_text_headers_state_and_bytes_are_masked() -> None:
+    assert redacted({"line": "login password=hunter2 ok"}) == {"line": "login password=*** ok"}
+    assert "hunter2" not in str(redacted({"line": "Authorization: Bearer hunter2"}))
+    redact = Redactor(RedactionSettings())
+    headers = redact(event(None, attributes={"authorization": "hunter2", "a": "b"}))
+    assert isinstance(headers, Event)
+    assert headers.attributes == {"authorization": "***", "a": "b"}
+    raw = redact(event("x", raw=b"\xff token=hunter2"))
+    assert isinstance(raw, Event)
+    assert raw.raw == b"\xff token=***"
+    state = redact(Resource(kind="k", name="n", state={"env": {"DB_PASSWORD": "hunter2"}}))
+    assert isinstance(state, Resource)
+    assert state.state == {"env": {"DB_PASSWORD": "***"}}
+
+
+def test_a_signal_without_secrets_is_the_very_same() -> None:
+    plain = event(msgspec.Raw(b'{"a": "the token bucket"}'))
+    assert Redactor(RedactionSettings())(plain) is plain
+    assert Redactor(RedactionSettings(keys=[]))(event({"password": "x"})).data == {"password": "x"}  # type: ignore[union-attr]
