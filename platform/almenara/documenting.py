@@ -4,7 +4,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -98,6 +98,8 @@ NAMES: Final[dict[Any, str]] = {
 
 
 def _type(kind: Any) -> str:
+    if get_origin(kind) is Callable:
+        return "function"
     if kind is type(None):
         return "nothing"
     if kind in NAMES:

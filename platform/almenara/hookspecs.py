@@ -30,7 +30,7 @@ given more without breaking anyone. A module that needs a newer contract than ve
 `ALMENARA_API_VERSION = 2`; an older Almenara then refuses it with that reason.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -38,7 +38,8 @@ import click
 import msgspec
 import pluggy
 
-from almenara.signals import Event, Severity, Signal
+from almenara.settings import PlacedPanel
+from almenara.signals import Event, Resource, Severity, Signal
 
 hookspec = pluggy.HookspecMarker("almenara")
 
@@ -138,7 +139,16 @@ class SampleQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Lines of a time series at most: those with the highest newest values."""
 
 
-Query = EventQuery | ResourceQuery | SampleQuery
+class TailQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The lines of a tail, which is followed while somebody looks at it."""
+
+    tail: str
+    """Name of a `Tail` of the plugin."""
+    limit: Annotated[int, msgspec.Meta(ge=10, le=5000)] = 500
+    """Lines shown at most: the last ones."""
+
+
+Query = EventQuery | ResourceQuery | SampleQuery | TailQuery
 Format = Literal["text", "number", "bytes", "seconds", "percent", "time", "age", "status"]
 
 
@@ -156,24 +166,68 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A metric whose last samples are drawn beside the value."""
 
 
+class Look(Protocol):
+    """What a panel that prepares its own values can see: all that who looks at it may see."""
+
+    def resources(self, query: ResourceQuery) -> Sequence[Resource]:
+        """The resources there are now, by kind, namespace and name."""
+
+    def resource(self, kind: str, namespace: str, name: str) -> Resource | None:
+        """One resource; None where there is none."""
+
+    def latest(self, resource: Resource, metric: str) -> float | None:
+        """The newest sample of a metric of a resource."""
+
+    def series(self, resource: Resource, metric: str) -> Sequence[tuple[int, float]]:
+        """Time in microseconds, and value, of the last samples of a metric, oldest first."""
+
+    async def events(
+        self,
+        filter: Mapping[str, str],  # noqa: A002
+        *,
+        limit: int = 50,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> Sequence[tuple[int, Event]]:
+        """Events with their sequence, newest first; `filter` as in `EventQuery`, `before` and
+        `after` are sequences that bound them. Raises `ValueError` for a filter that is none."""
+
+    async def count(self, filter: Mapping[str, str], *, limit: int = 10_000) -> int:  # noqa: A002
+        """How many events a filter lets through; no more than `limit` are counted."""
+
+
+Prepare = Callable[[Look, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
+"""Makes the values of a template from what there is and from the panel's filters in the address.
+It runs on the server's event loop, once for all who look, and must not block it."""
+
+
 class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """A server-rendered view of signals that stays live.
 
     Ready-made kinds need no template: `events` (a list, of an `EventQuery`), `table` and `detail`
     (`columns` of a `ResourceQuery`), `status` (a strip of states, of a `ResourceQuery`), `number`
-    (with a sparkline) and `series` (lines over time), both of a `SampleQuery`. A `template` of the
-    plugin's own draws anything else.
+    (with a sparkline) and `series` (lines over time), both of a `SampleQuery`, and `tail` (lines as
+    they are written, of a `TailQuery`). A `template` of the plugin's own draws anything else.
     """
 
     name: str
     """In letters, digits, `_` and `-`; the whole name is `<plugin>.<name>`."""
     title: str
     query: Query
-    kind: Literal["events", "table", "detail", "status", "number", "series", "template"]
+    kind: Literal["events", "table", "detail", "status", "number", "series", "tail", "template"]
     template: str = ""
     """For the kind `template`: a name that `almenara_templates` provides. It is given `panel`,
     `moment` and, by the query, `events`, `resources` or `series`; `{% import "macros.html" as it
     %}` gives it what our own templates are made of."""
+    prepare: Prepare | None = None
+    """For the kind `template`: an `async def prepare(look, asked)` that makes what the template is
+    given besides `panel` and `moment`, from a `Look` and the panel's filters in the address. It
+    must not block. The query then only says which signals have the panel drawn again."""
+    refresh: Annotated[float, msgspec.Meta(ge=0.5)] | None = None
+    """Seconds after which it is drawn again without a signal, for what the time alone changes."""
+    link: str = ""
+    """For tables and strips: the page or panel of this plugin that a name leads to, which is given
+    `namespace` and `name`; without one it leads to the events about it."""
     columns: Sequence[Column] = ()
     sort: str = ""
     """The path of the column that orders a table at first; `-` in front for the highest first."""
@@ -183,13 +237,61 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """How much a status should worry where the resource itself does not say: colours it."""
     filters: Sequence[str] = ()
     """The filters it accepts from the address of its page. Of an `EventQuery` those of the events
-    page; of the others `namespace`, `name`, `status` and `text`. A table accepts `sort` as well."""
+    page; of resources and samples `namespace`, `name`, `status` and `text`; of a tail `text` and
+    what the tail knows; with `prepare` any. A table accepts `sort` as well."""
     width: Columns = 6
     """Columns of the twelve of the grid."""
     height: Annotated[int, msgspec.Meta(ge=0, le=12)] = 0
     """Rows of the grid, after which it scrolls; 0 for as tall as its content."""
     empty: str = ""
     """What it says while there is nothing to show."""
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of panels that a plugin brings, at `/dashboards/<plugin>.<name>`.
+
+    Each panel is given those parts of the page's address that are filters of its own, so that a
+    page with `?namespace=a&name=b` is about one thing. One named `main` is the plugin's own page,
+    which otherwise has the panels that are on no other page of the plugin.
+    """
+
+    name: str
+    """In letters, digits, `_` and `-`."""
+    title: str
+    panels: Sequence[str | PlacedPanel]
+    """Panels of the plugin by their own name, or of another by their whole name."""
+    filters: Sequence[str] = ()
+    """The filters that can be typed in on the page; `namespace` and `name` are told in its title
+    where they are not among these."""
+    navigation: bool = False
+    """Whether it has a place in the navigation; pages about one thing have none."""
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of a log, or of anything that is written line by line."""
+
+    text: str
+    time: int | None = None
+    """Microseconds since the epoch."""
+    severity: Severity = Severity.INFO
+    source: str = ""
+    """Which of several writers wrote it: a container, a worker."""
+
+
+@runtime_checkable
+class Tail(Protocol):
+    """Lines that are read while somebody looks at them, and kept by nobody."""
+
+    name: str
+    """Unique within the plugin."""
+
+    def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
+        """The last lines, then each as it is written, in batches; ends where no more can come.
+
+        `asked` are the filters of the panel. It runs on an event loop of its own, once for all who
+        look at the same, and is closed when nobody does. What it raises is told to them, in the
+        words of the error, and it is tried again; `LookupError` is not tried again.
+        """
 
 
 @runtime_checkable
@@ -227,6 +329,18 @@ def almenara_sources(settings: Any, context: Context) -> Sequence[Source | Repor
 @hookspec
 def almenara_panels(settings: Any) -> Sequence[Panel]:
     """The panels this plugin adds; they make up its page unless the configuration says another."""
+    raise NotImplementedError
+
+
+@hookspec
+def almenara_pages(settings: Any) -> Sequence[Page]:
+    """Further pages of this plugin's panels, such as one about a single thing."""
+    raise NotImplementedError
+
+
+@hookspec
+def almenara_tails(settings: Any, context: Context) -> Sequence[Tail]:
+    """What panels of the kind `tail` follow."""
     raise NotImplementedError
 
 

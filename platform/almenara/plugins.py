@@ -18,7 +18,7 @@ import pluggy
 import structlog
 
 from almenara import API_VERSION, __version__, hookspecs
-from almenara.hookspecs import Context, Finding, Panel
+from almenara.hookspecs import Context, Finding, Page, Panel, Tail
 from almenara.settings import Settings, SettingsError, read
 
 log = structlog.get_logger(__name__)
@@ -298,6 +298,28 @@ class Plugins:
                 raise PluginError(
                     f"almenara_panels of plugin {name} must return almenara.hookspecs.Panel;"
                     f" one is {type(panel).__name__}"
+                )
+        return found
+
+    def pages(self, name: str, settings: Any) -> list[Page]:
+        """The pages of a plugin. Raises what its hook raises, and `PluginError`."""
+        found = list(self.call(name, "almenara_pages", settings=settings) or ())
+        for page in found:
+            if not isinstance(page, Page):
+                raise PluginError(
+                    f"almenara_pages of plugin {name} must return almenara.hookspecs.Page;"
+                    f" one is {type(page).__name__}"
+                )
+        return found
+
+    def tails(self, name: str, settings: Any, context: Context) -> list[Tail]:
+        """The tails of a plugin. Raises what its hook raises, and `PluginError`."""
+        found = list(self.call(name, "almenara_tails", settings=settings, context=context) or ())
+        for tail in found:
+            if not isinstance(tail, Tail):
+                raise PluginError(
+                    f"a tail of plugin {name}, {type(tail).__name__}, must have a `name` and"
+                    " `def lines(self, asked)`"
                 )
         return found
 

@@ -8,7 +8,9 @@ import pytest
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
 from almenara.panels.catalogue import Catalogue
-from almenara.panels.channels import TOO_SLOW, Channels, Counters, Outbox, UnknownPanelError
+from almenara.panels.channels import Channels, UnknownPanelError
+from almenara.panels.feeds import Feeds
+from almenara.panels.outbox import TOO_SLOW, Counters, Outbox
 from almenara.panels.panel import View
 from almenara.panels.renderer import Frame, Renderer
 from almenara.resources import Resources
@@ -30,6 +32,7 @@ async def channels(tmp_path: Path) -> AsyncIterator[Channels]:
             resources=Resources(),
             supervisor=Supervisor(bus, SupervisorSettings()),
             settings=SETTINGS,
+            feeds=Feeds(),
         )
         renderer = Renderer()
         channels = Channels(view, Catalogue(renderer), renderer)

@@ -1,13 +1,15 @@
 """The core's own panels, and the place where those of plugins come to stand beside them."""
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from almenara.bus import Record
 from almenara.history import Filter
+from almenara.hookspecs import Page
 from almenara.hookspecs import Panel as Declared
-from almenara.panels.kinds import built
+from almenara.panels.kinds import NAME, built
 from almenara.panels.panel import Panel, View, matching_event
 from almenara.panels.renderer import Renderer, size
 from almenara.panels.rows import EVENT_FILTERS, events_link, row
@@ -236,12 +238,31 @@ def core_panels() -> dict[str, Panel]:
     return {panel.name: panel for panel in panels}
 
 
+def led_to(
+    plugin: str, declared: Declared, panels: Sequence[Declared], pages: Sequence[Page]
+) -> str:
+    """The address of what the names of a panel lead to; empty where that is their events.
+
+    Raises `ValueError` for a link to what the plugin does not have.
+    """
+    if not declared.link:
+        return ""
+    for kind, known in (("dashboards", pages), ("panels", panels)):
+        if any(it.name == declared.link for it in known):
+            return f"/{kind}/{plugin}.{declared.link}"
+    raise ValueError(
+        f"panel {declared.name!r} of plugin {plugin}: its link {declared.link!r} is neither a page"
+        " nor a panel of the plugin"
+    )
+
+
 class Catalogue(Mapping[str, Panel]):
     """Every panel there is, by name: the core's, and those that plugins add and take away."""
 
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
         self._panels = core_panels()
+        self._pages: dict[str, list[Page]] = {}
 
     def __getitem__(self, name: str) -> Panel:
         return self._panels[name]
@@ -253,9 +274,13 @@ class Catalogue(Mapping[str, Panel]):
         return len(self._panels)
 
     def add(
-        self, plugin: str, panels: Sequence[Declared], templates: Path | Mapping[str, str] | None
+        self,
+        plugin: str,
+        panels: Sequence[Declared],
+        templates: Path | Mapping[str, str] | None,
+        pages: Sequence[Page] = (),
     ) -> None:
-        """Take in the panels of a plugin.
+        """Take in the panels and pages of a plugin.
 
         Raises `ValueError` that says what is wrong with those that cannot be; the others are in.
         """
@@ -264,7 +289,7 @@ class Catalogue(Mapping[str, Panel]):
         wrong: list[str] = []
         for declared in panels:
             try:
-                panel = built(plugin, declared)
+                panel = built(plugin, declared, led_to(plugin, declared, panels, pages))
             except ValueError as error:
                 wrong.append(str(error))
                 continue
@@ -272,12 +297,42 @@ class Catalogue(Mapping[str, Panel]):
                 wrong.append(f"plugin {plugin} has two panels named {declared.name!r}")
                 continue
             self._panels[panel.name] = panel
+        for page in pages:
+            try:
+                self._add_page(plugin, page)
+            except ValueError as error:
+                wrong.append(str(error))
         if wrong:
             raise ValueError("; ".join(wrong))
 
+    def _add_page(self, plugin: str, page: Page) -> None:
+        here = f"page {page.name!r} of plugin {plugin}"
+        if not NAME.fullmatch(page.name):
+            raise ValueError(f"{here}: the name must be letters, digits, _ and - only")
+        known = self._pages.setdefault(plugin, [])
+        if any(it.name == page.name for it in known):
+            raise ValueError(f"{here}: there are two of them")
+        for placed in page.panels:
+            name = placed if isinstance(placed, str) else placed.panel
+            if self.panel_of(plugin, name) is None:
+                own = [it.name.partition(".")[2] for it in self.of_plugin(plugin)]
+                near = difflib.get_close_matches(name, own, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(own)}"
+                raise ValueError(f"{here}: there is no panel {name!r}; {hint}")
+        known.append(page)
+
+    def panel_of(self, plugin: str, name: str) -> Panel | None:
+        """The panel that a page of a plugin means by a name: its own, or another's whole name."""
+        return self._panels.get(f"{plugin}.{name}") or self._panels.get(name)
+
+    def pages_of(self, plugin: str) -> Sequence[Page]:
+        """The pages of a plugin, as it ordered them."""
+        return self._pages.get(plugin, ())
+
     def remove(self, plugin: str) -> None:
-        """Forget the panels and templates of a plugin."""
+        """Forget the panels, pages and templates of a plugin."""
         self.renderer.remove(plugin)
+        self._pages.pop(plugin, None)
         self._panels = {
             name: panel for name, panel in self._panels.items() if panel.plugin != plugin
         }

@@ -10,10 +10,11 @@ import msgspec
 
 from almenara.bus import Record
 from almenara.history import Filter
-from almenara.history.filter import pattern
-from almenara.hookspecs import Column, EventQuery, ResourceQuery, SampleQuery
+from almenara.hookspecs import Column, EventQuery, ResourceQuery, SampleQuery, TailQuery
 from almenara.hookspecs import Panel as Declared
-from almenara.panels.panel import Panel, Prepare, Touch, View
+from almenara.panels.feeds import Feed, shown, untold
+from almenara.panels.look import PanelLook, fits, resources
+from almenara.panels.panel import Panel, Prepare, Touch, View, never
 from almenara.panels.renderer import formatted, query
 from almenara.panels.rows import EVENT_FILTERS, events_link, row
 from almenara.panels.sparkline import sparkline
@@ -28,14 +29,22 @@ QUERIES: Final[Mapping[str, tuple[type, ...]]] = {
     "status": (ResourceQuery,),
     "number": (SampleQuery,),
     "series": (SampleQuery,),
+    "tail": (TailQuery,),
     "template": (EventQuery, ResourceQuery, SampleQuery),
 }
 """The queries that each kind can show."""
+LONGEST_VALUE: Final = 200
+FREE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+"""Filters that a plugin may name itself."""
+FIRST_LINES: Final = 1.5
+"""Seconds that a page waits for the first lines of a log."""
 PLACES: Final = ("name", "namespace", "kind", "status", "severity", "time", "origin")
 RIGHT: Final = frozenset(("number", "bytes", "seconds", "percent", "age"))
 PLOT: Final = (600.0, 150.0)
 BUCKETS: Final = 60
 LINES: Final = 8
+AGES: Final = 5.0
+"""Seconds after which ages are written anew."""
 GAP: Final = 6.0
 """A pause of so many usual steps between samples is drawn as one."""
 
@@ -52,7 +61,9 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_query(cls, asked: Mapping[str, str]) -> Self:
         """The selection that the parameters of an address describe."""
-        known = {it: asked[it].strip()[:200] for it in cls.__struct_fields__ if asked.get(it)}
+        known = {
+            it: asked[it].strip()[:LONGEST_VALUE] for it in cls.__struct_fields__ if asked.get(it)
+        }
         return cls(**known)
 
     def to_query(self) -> dict[str, str]:
@@ -72,12 +83,20 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         return all(word in whole for word in self.text.casefold().split())
 
 
-def fits(wanted: str, found: str) -> bool:
-    """Whether a name is the wanted one, or matches it as a pattern; empty fits all."""
-    if not wanted or wanted == found or wanted == ">":
-        return True
-    expression = pattern(wanted)
-    return expression is not None and expression.fullmatch(found) is not None
+class Values(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of filters whose meaning only the plugin knows."""
+
+    parts: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_query(cls, asked: Mapping[str, str]) -> Self:
+        """The values that the parameters of an address describe."""
+        known = ((name, text.strip()[:LONGEST_VALUE]) for name, text in asked.items())
+        return cls(parts=tuple(sorted(pair for pair in known if pair[1])))
+
+    def to_query(self) -> dict[str, str]:
+        """The parameters that `from_query` reads back."""
+        return dict(self.parts)
 
 
 def check(plugin: str, declared: Declared) -> None:
@@ -108,12 +127,7 @@ def check(plugin: str, declared: Declared) -> None:
                 f"{here}: the path {column.path!r} of the column {column.title!r} must be one of"
                 f" {', '.join(PLACES)}, or begin with state. or sample.{hint}"
             )
-    possible = EVENT_FILTERS if isinstance(declared.query, EventQuery) else RESOURCE_FILTERS
-    for name in declared.filters:
-        if name not in possible:
-            near = difflib.get_close_matches(name, possible, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(possible)}"
-            raise ValueError(f"{here}: {name!r} is not a filter of its query; {hint}")
+    _check_filters(here, declared)
     if isinstance(declared.query, EventQuery):
         unknown = [it for it in declared.query.filter if it not in EVENT_FILTERS]
         if unknown:
@@ -124,12 +138,32 @@ def check(plugin: str, declared: Declared) -> None:
             raise ValueError(f"{here}: the query's filter: {error}") from None
 
 
-def built(plugin: str, declared: Declared) -> Panel:
-    """The panel that a plugin declared. Raises `ValueError`."""
+def _check_filters(here: str, declared: Declared) -> None:
+    if declared.prepare is not None and declared.kind != "template":
+        raise ValueError(f"{here}: prepare belongs to the kind template, and only to it")
+    if declared.link and declared.kind not in ("table", "status", "detail"):
+        raise ValueError(f"{here}: link belongs to the kinds table, status and detail")
+    if declared.prepare is not None or declared.kind == "tail":
+        wrong = next((it for it in declared.filters if not FREE.fullmatch(it)), None)
+        if wrong is not None:
+            raise ValueError(f"{here}: the filter {wrong!r} must be small letters, digits and _")
+        return
+    possible = EVENT_FILTERS if isinstance(declared.query, EventQuery) else RESOURCE_FILTERS
+    for name in declared.filters:
+        if name not in possible:
+            near = difflib.get_close_matches(name, possible, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(possible)}"
+            raise ValueError(f"{here}: {name!r} is not a filter of its query; {hint}")
+
+
+def built(plugin: str, declared: Declared, link: str = "") -> Panel:
+    """The panel that a plugin declared; `link` is the address that its names lead to, where they
+    do not lead to events. Raises `ValueError`."""
     check(plugin, declared)
     filters = frozenset(declared.filters)
     if declared.kind == "table":
         filters |= {"sort"}
+    free = declared.prepare is not None or declared.kind == "tail"
     events = isinstance(declared.query, EventQuery)
     ages = any(column.format == "age" for column in declared.columns)
     return Panel(
@@ -138,44 +172,52 @@ def built(plugin: str, declared: Declared) -> Panel:
         template=f"{plugin}/{declared.template}"
         if declared.kind == "template"
         else f"kind_{declared.kind}.html",
-        prepare=_prepare(plugin, declared),
+        prepare=_prepare(plugin, declared, link),
         touched_by=_touch(declared),
         filters=filters,
-        read=Filter.from_query if events else Selection.from_query,
-        pace=0.25 if events else 0.5,
-        refresh=5.0 if ages else None,
+        read=Values.from_query if free else Filter.from_query if events else Selection.from_query,
+        pace=0.25 if events or declared.kind == "tail" else 0.5,
+        refresh=declared.refresh or (AGES if ages else None),
         kind=declared.kind,
         plugin=plugin,
         width=declared.width,
         height=declared.height,
+        tail=declared.query if isinstance(declared.query, TailQuery) else None,
     )
 
 
 def _touch(declared: Declared) -> Touch:
     asked = declared.query
+    if isinstance(asked, TailQuery):
+        return never
     if isinstance(asked, EventQuery):
         base = Filter.from_query(asked.filter)
 
-        def event(batch: Sequence[Record], chosen: Filter) -> bool:
+        def event(batch: Sequence[Record], chosen: Any) -> bool:
             return any(
                 isinstance(it.signal, Event)
                 and base.matches(it.signal)
-                and chosen.matches(it.signal)
+                and (not isinstance(chosen, Filter) or chosen.matches(it.signal))
                 for it in batch
             )
 
         return event
     kind = asked.kind
 
-    def observation(batch: Sequence[Record], chosen: Selection) -> bool:
+    def observation(batch: Sequence[Record], chosen: Any) -> bool:
+        narrowed = chosen if isinstance(chosen, Selection) else Selection()
         return any(
-            isinstance(it.signal, Resource | Sample) and fits(kind, it.signal.kind) for it in batch
+            isinstance(it.signal, Resource | Sample)
+            and fits(kind, it.signal.kind)
+            and fits(narrowed.namespace, it.signal.namespace)
+            and fits(narrowed.name, it.signal.name)
+            for it in batch
         )
 
     return observation
 
 
-def _prepare(plugin: str, declared: Declared) -> Prepare:
+def _prepare(plugin: str, declared: Declared, link: str) -> Prepare:
     by_kind: dict[str, Callable[..., Any]] = {
         "events": _events,
         "table": _table,
@@ -183,6 +225,7 @@ def _prepare(plugin: str, declared: Declared) -> Prepare:
         "status": _status,
         "number": _number,
         "series": _series,
+        "tail": _tail,
     }
     draw = by_kind.get(declared.kind)
 
@@ -190,16 +233,39 @@ def _prepare(plugin: str, declared: Declared) -> Prepare:
         values: Mapping[str, Any]
         if draw is not None:
             values = await draw(plugin, declared, view, chosen)
+        elif declared.prepare is not None:
+            values = await declared.prepare(PanelLook(view), chosen.to_query())
         else:
             values = await _for_template(declared, view, chosen)
         return {
             "moment": now(),
             "panel_empty": declared.empty or "Nothing to show yet. It appears when it happens.",
             "panel_format": declared.format,
+            "panel_link": link,
             **values,
         }
 
     return prepare
+
+
+def opened(view: View, plugin: str, asked: Any, chosen: Any) -> Feed:
+    """The feed that a panel of the kind `tail` shows. Raises `LookupError`."""
+    if not isinstance(asked, TailQuery):
+        raise TypeError("a log needs a TailQuery")
+    values = {name: text for name, text in chosen.to_query().items() if name != "text"}
+    return view.feeds.open(plugin, asked.tail, values, asked.limit)
+
+
+async def _tail(plugin: str, declared: Declared, view: View, chosen: Any) -> dict[str, Any]:
+    try:
+        feed = opened(view, plugin, declared.query, chosen)
+    except LookupError as error:
+        return untold(str(error.args[0]))
+    try:
+        await feed.begun(FIRST_LINES)
+        return shown(feed, chosen.to_query().get("text", ""), feed.read)
+    finally:
+        view.feeds.leave(feed)
 
 
 async def _event_rows(asked: EventQuery, view: View, chosen: Filter) -> list[Mapping[str, Any]]:
@@ -220,16 +286,7 @@ async def _events(plugin: str, declared: Declared, view: View, chosen: Filter) -
 
 
 def _resources(asked: ResourceQuery, view: View, chosen: Selection) -> list[Resource]:
-    return [
-        resource
-        for kind in view.resources.kinds()
-        if fits(asked.kind, kind)
-        for resource in view.resources.of_kind(kind)
-        if not resource.gone
-        and fits(asked.namespace, resource.namespace)
-        and fits(asked.name, resource.name)
-        and chosen.takes(resource)
-    ]
+    return [it for it in resources(view, asked) if chosen.takes(it)]
 
 
 def severity_of(resource: Resource, declared: Declared) -> str:
@@ -282,8 +339,20 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     how: str
     right: bool
     moment: int | None = None
-    link: str = ""
+    events: str = ""
+    """The address of the events about it, where it is a name."""
     spark: Any = ""
+
+
+def _led(resource: Resource) -> str:
+    """The parameters by which a page is about one resource."""
+    return query(
+        {
+            name: value
+            for name, value in (("namespace", resource.namespace), ("name", resource.name))
+            if value
+        }
+    )
 
 
 def _cell(view: View, resource: Resource, column: Column) -> Cell:
@@ -294,7 +363,7 @@ def _cell(view: View, resource: Resource, column: Column) -> Cell:
         how=column.format,
         right=column.format in RIGHT,
         moment=moment,
-        link=events_link(subject=resource.name) if column.path == "name" else "",
+        events=events_link(subject=resource.name) if column.path == "name" else "",
         spark=_spark(view, resource, column.spark) if column.spark else "",
     )
 
@@ -337,6 +406,7 @@ async def _table(plugin: str, declared: Declared, view: View, chosen: Selection)
         "rows": [
             {
                 "severity": severity_of(it, declared),
+                "address": _led(it),
                 "cells": [_cell(view, it, column) for column in declared.columns],
             }
             for it in shown
@@ -360,7 +430,8 @@ async def _status(plugin: str, declared: Declared, view: View, chosen: Selection
                 "namespace": it.namespace,
                 "status": it.status,
                 "severity": severity_of(it, declared),
-                "link": events_link(subject=it.name),
+                "address": _led(it),
+                "events": events_link(subject=it.name),
             }
             for it in shown
         ],
@@ -519,6 +590,8 @@ async def _for_template(declared: Declared, view: View, chosen: Any) -> dict[str
                 for it in _resources(asked, view, chosen)[: asked.limit]
             ]
         }
+    if not isinstance(asked, SampleQuery):
+        raise TypeError("a template shows events, resources or samples")
     return {
         "series": [
             {"resource": it, "points": points, "newest": points[-1][1]}

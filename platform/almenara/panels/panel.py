@@ -10,6 +10,8 @@ import structlog
 
 from almenara.bus import Bus, Record
 from almenara.history import Filter, History
+from almenara.hookspecs import TailQuery
+from almenara.panels.feeds import Feeds
 from almenara.panels.renderer import Renderer
 from almenara.resources import Resources
 from almenara.settings import PanelSettings
@@ -25,6 +27,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     resources: Resources
     supervisor: Supervisor
     settings: PanelSettings
+    feeds: Feeds
 
 
 log = structlog.get_logger(__name__)
@@ -81,6 +84,8 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it stands without a card and a title around it."""
     rows: bool = False
     """Whether it is a list of events, to which new ones are added in front."""
+    tail: TailQuery | None = None
+    """What it follows, where it is a log, to which new lines are added at the end."""
 
     @property
     def anchor(self) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
-from almenara.hookspecs import Panel
+from almenara.hookspecs import Page, Panel, Tail
 from almenara.panels.catalogue import Catalogue
+from almenara.panels.feeds import Feeds
 from almenara.panels.panel import View
 from almenara.panels.renderer import Renderer
 from almenara.plugins import Plugins, found_at
@@ -16,6 +17,7 @@ from almenara.resources import Resources
 from almenara.settings import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.signals import Signal
 from almenara.supervisor import Supervisor
+from almenara.testing.running import MemoryContext
 
 
 async def draw(
@@ -24,11 +26,16 @@ async def draw(
     templates: Path | Mapping[str, str] | None,
     signals: Sequence[Signal],
     query: Mapping[str, str] | None = None,
+    *,
+    pages: Sequence[Page] = (),
+    tails: Sequence[Tail] = (),
 ) -> dict[str, str]:
     """Each panel by its name, drawn of these signals. Raises `ValueError` for a wrong one."""
     renderer = Renderer()
     catalogue = Catalogue(renderer)
-    catalogue.add(plugin, panels, templates)
+    catalogue.add(plugin, panels, templates, pages)
+    feeds = Feeds()
+    feeds.add(plugin, tails)
     renderer.environment.globals["asset"] = lambda name: f"/static/{name}"
     with tempfile.TemporaryDirectory() as folder:
         async with EmbeddedBus(StorageSettings(dir=Path(folder))) as bus:
@@ -38,11 +45,15 @@ async def draw(
             view = View(
                 bus=bus, history=History(bus), resources=resources,
                 supervisor=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
+                feeds=feeds,
             )  # fmt: skip
-            return {
-                panel.name: await panel.render(view, panel.choose(query or {}), renderer)
-                for panel in catalogue.of_plugin(plugin)
-            }
+            try:
+                return {
+                    panel.name: await panel.render(view, panel.choose(query or {}), renderer)
+                    for panel in catalogue.of_plugin(plugin)
+                }
+            finally:
+                await feeds.close()
 
 
 async def render_panel(
@@ -63,7 +74,12 @@ async def render_panel(
     plugins.load(found)
     known = plugins.settings_of(found.name, settings or {})
     panels = plugins.panels(found.name, known)
-    drawn = await draw(found.name, panels, plugins.templates(found.name), signals, query)
+    with tempfile.TemporaryDirectory() as data_dir:
+        drawn = await draw(
+            found.name, panels, plugins.templates(found.name), signals, query,
+            pages=plugins.pages(found.name, known),
+            tails=plugins.tails(found.name, known, MemoryContext(Path(data_dir))),
+        )  # fmt: skip
     try:
         return drawn[f"{found.name}.{panel}"]
     except KeyError:

@@ -1,7 +1,7 @@
 """Dashboards: which panels a page holds, in which order and how wide."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +12,8 @@ from almenara.panels.renderer import query
 from almenara.settings import DashboardSettings, PlacedPanel, SettingsError
 
 OVERVIEW: Final = "overview"
+MAIN: Final = "main"
+"""The page of a plugin that is the plugin's own."""
 GLANCED: Final = frozenset(("status", "number"))
 """The kinds that the overview takes of every plugin: what people look at, not what they read."""
 PANELS_OF_A_PAGE: Final = 32
@@ -42,11 +44,30 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     title: str
     panels: Sequence[Placed]
+    filters: Sequence[str] = ()
+    """The filters that can be typed in on the page."""
+    navigation: bool = True
+    """Whether it has a place in the navigation."""
 
     @property
     def address(self) -> str:
         """Where it is."""
         return "/" if self.name == OVERVIEW else f"/dashboards/{self.name}"
+
+
+def about(shown: Dashboard, asked: Mapping[str, str]) -> Dashboard:
+    """The page with each panel given those of the parameters that are filters of its own.
+
+    Raises `ValueError` for one that cannot be read.
+    """
+    return msgspec.structs.replace(shown, panels=[_narrowed(it, asked) for it in shown.panels])
+
+
+def _narrowed(it: Placed, asked: Mapping[str, str]) -> Placed:
+    own = {name: text for name, text in asked.items() if name in it.panel.filters}
+    narrowed = msgspec.structs.replace(it, filter={**own, **it.filter})
+    it.panel.choose(narrowed.filter)
+    return narrowed
 
 
 def placed(panel: Panel, **place: Any) -> Placed:
@@ -68,8 +89,7 @@ def dashboards(
     """
     found = {OVERVIEW: _overview(catalogue, view)}
     for plugin in catalogue.plugins():
-        panels = [placed(panel) for panel in catalogue.of_plugin(plugin)]
-        found[plugin] = Dashboard(name=plugin, title=_titled(plugin), panels=panels)
+        found |= {it.name: it for it in _pages(catalogue, plugin)}
     for one in configured:
         known = [
             placed(catalogue[it.panel], width=it.width, height=it.height, filter=it.filter)
@@ -82,13 +102,42 @@ def dashboards(
     return list(found.values())
 
 
+def _pages(catalogue: Catalogue, plugin: str) -> Iterator[Dashboard]:
+    """The plugin's own page, unless nothing is left for it, and those it brings besides."""
+    pages = catalogue.pages_of(plugin)
+    if not any(page.name == MAIN for page in pages):
+        held = {
+            panel.name
+            for page in pages
+            for it in map(_place, page.panels)
+            if (panel := catalogue.panel_of(plugin, it.panel)) is not None
+        }
+        if rest := [placed(it) for it in catalogue.of_plugin(plugin) if it.name not in held]:
+            yield Dashboard(name=plugin, title=_titled(plugin), panels=rest)
+    for page in pages:
+        own = page.name == MAIN
+        yield Dashboard(
+            name=plugin if own else f"{plugin}.{page.name}",
+            title=page.title,
+            panels=[
+                placed(panel, width=it.width, height=it.height, filter=it.filter)
+                for it in map(_place, page.panels)
+                if (panel := catalogue.panel_of(plugin, it.panel)) is not None
+            ],
+            filters=page.filters,
+            navigation=own or page.navigation,
+        )
+
+
 def _overview(catalogue: Catalogue, view: View) -> Dashboard:
     names = ["strip", "numbers", "histogram"]
     glanced = [
-        placed(panel)
+        it
         for plugin in catalogue.plugins()
-        for panel in catalogue.of_plugin(plugin)
-        if panel.kind in GLANCED
+        for page in _pages(catalogue, plugin)
+        if page.navigation
+        for it in page.panels
+        if it.panel.plugin == plugin and it.panel.kind in GLANCED
     ]
     last = [placed(catalogue["failures"])]
     if streams_of(view) or not glanced:

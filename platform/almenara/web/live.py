@@ -10,7 +10,8 @@ import msgspec
 from litestar import WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
 
-from almenara.panels.channels import GOING_AWAY, Channels, Outbox
+from almenara.panels.channels import Channels
+from almenara.panels.outbox import GOING_AWAY, Outbox
 from almenara.panels.renderer import Frame
 from almenara.web.services import Services
 

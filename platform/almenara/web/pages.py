@@ -15,7 +15,7 @@ from almenara.panels.panel import Choice, Panel
 from almenara.panels.renderer import duration, query
 from almenara.panels.rows import EVENT_FILTERS, events_link, row
 from almenara.signals import Event, Severity, now
-from almenara.web.dashboards import Dashboard
+from almenara.web.dashboards import Dashboard, about
 from almenara.web.payloads import as_json, envelope_of, hex_lines, shown
 from almenara.web.services import Services
 
@@ -24,6 +24,8 @@ PageRequest = Request[Any, Any, Any]
 SOURCES: Final = ("sources", "streams")
 CURSORS: Final = ("after", "before")
 LARGEST_SEQUENCE: Final = 2**63 - 1
+ABOUT: Final = ("namespace", "name")
+"""The parameters that say which thing a page is about."""
 TIMELINE: Final = 500
 SECOND: Final = 1_000_000
 GAP: Final = SECOND
@@ -88,7 +90,7 @@ def page(
             "nonce": request.scope["state"].get("nonce", ""),
             "asset": services.assets.url,
             "sheets": services.assets.sheets(),
-            "navigation": services.dashboards()[1:],
+            "navigation": [it for it in services.dashboards()[1:] if it.navigation],
             "live": f"/live?{urlencode(channels)}" if channels else "",
             "moment": now(),
             "visible_events": services.settings.panels.visible_events,
@@ -132,8 +134,10 @@ async def overview(request: PageRequest, services: Services) -> Response[str]:
 
 
 @get("/dashboards/{name:str}", name="dashboard", include_in_schema=False)
-async def dashboard(request: PageRequest, services: Services, name: str) -> Response[str]:
-    """A page of panels, of a plugin or of the configuration."""
+async def dashboard(
+    request: PageRequest, services: Services, name: str
+) -> Response[str] | Redirect:
+    """A page of panels, of a plugin or of the configuration; its address narrows its panels."""
     known = services.dashboards()
     found = next((it for it in known if it.name == name), None)
     if found is None:
@@ -141,24 +145,78 @@ async def dashboard(request: PageRequest, services: Services, name: str) -> Resp
         return problem_page(
             services, request, 404, "There is no such dashboard", f"There are {near}."
         )
-    return await _dashboard(services, request, found, name=f"dashboard {name}")
+    accepted = frozenset().union(*(it.panel.filters for it in found.panels))
+    typed = meant(request, accepted)
+    if typed is None:
+        return Redirect(f"/dashboards/{name}" + query(_typed(request, accepted)), status_code=303)
+    return await _dashboard(services, request, found, typed, name=f"dashboard {name}")
+
+
+def _typed(request: PageRequest, accepted: frozenset[str]) -> dict[str, str]:
+    """The parameters of an address that mean something, without those that are empty."""
+    return {
+        name: value.strip()
+        for name, value in request.query_params.items()
+        if name in accepted and value.strip()
+    }
+
+
+def meant(request: PageRequest, accepted: frozenset[str]) -> dict[str, str] | None:
+    """The parameters of an address, or None where it holds others, which a redirect leaves out."""
+    typed = _typed(request, accepted)
+    return typed if typed == dict(request.query_params) else None
+
+
+def filter_form(
+    action: str, names: Iterable[str], typed: Mapping[str, str], problem: str | None
+) -> dict[str, Any]:
+    """What `panel_filter.html` is given: fields of these names, with what was typed."""
+    known = {field.name: field for field in PANEL_FIELDS}
+    ordered = [*(it for it in known if it in names), *(it for it in names if it not in known)]
+    fields = [known.get(it) or Field(it, it.replace("_", " ").capitalize()) for it in ordered]
+    return {
+        "action": action,
+        "fields": fields,
+        "values": {it.name: typed.get(it.name, "") for it in fields},
+        "kept": {it: value for it, value in typed.items() if it not in ordered},
+        "severities": list(Severity.__members__),
+        "problem": problem,
+    }
 
 
 async def _dashboard(
-    services: Services, request: PageRequest, shown: Dashboard, *, name: str
+    services: Services,
+    request: PageRequest,
+    shown: Dashboard,
+    typed: Mapping[str, str] = {},
+    *,
+    name: str,
 ) -> Response[str]:
+    problem = None
+    try:
+        shown = about(shown, typed)
+    except ValueError as error:
+        problem = str(error)
     panels = {
         it.panel.name: await draw(services, it.panel, it.panel.choose(it.filter))
         for it in shown.panels
     }
+    subject = [typed[it] for it in ABOUT if it in typed and it not in shown.filters]
     return page(
         services,
         request,
         "dashboard_page.html",
-        {"placed": shown.panels, "panels": panels},
+        {
+            "placed": shown.panels,
+            "panels": panels,
+            "heading": shown.title,
+            "subject": subject,
+            **filter_form(shown.address, shown.filters, typed, problem),
+        },
         name=name,
-        title=shown.title,
+        title=" ".join([*subject[-1:], shown.title]),
         live=[it.channel for it in shown.panels],
+        status_code=400 if problem else 200,
     )
 
 
@@ -170,18 +228,19 @@ async def panel(request: PageRequest, services: Services, name: str) -> Response
         near = difflib.get_close_matches(name, services.catalogue, n=3)
         hint = f"Did you mean {', '.join(near)}?" if near else "The plugin may not be there."
         return problem_page(services, request, 404, "There is no such panel", hint)
-    asked = dict(request.query_params)
-    typed = {
-        it: value.strip() for it, value in asked.items() if it in shown.filters and value.strip()
-    }
-    if typed != asked:
-        return Redirect(f"/panels/{name}" + query(typed), status_code=303)
+    typed = meant(request, shown.filters)
+    if typed is None:
+        return Redirect(f"/panels/{name}" + query(_typed(request, shown.filters)), status_code=303)
     problem = None
     try:
         chosen = shown.choose(typed)
     except ValueError as error:
         problem, chosen = str(error), shown.choose({})
-    known = [it for it in services.dashboards() if any(p.panel.name == name for p in it.panels)]
+    known = [
+        it
+        for it in services.dashboards()
+        if it.navigation and any(p.panel.name == name for p in it.panels)
+    ]
     return page(
         services,
         request,
@@ -190,12 +249,7 @@ async def panel(request: PageRequest, services: Services, name: str) -> Response
             "panel": shown,
             "drawn": await draw(services, shown, chosen),
             "home": known[-1] if known else None,
-            "action": f"/panels/{name}",
-            "fields": [it for it in PANEL_FIELDS if it.name in shown.filters],
-            "values": {it: typed.get(it, "") for it in shown.filters},
-            "kept": {it: value for it, value in typed.items() if it == "sort"},
-            "severities": list(Severity.__members__),
-            "problem": problem,
+            **filter_form(f"/panels/{name}", sorted(shown.filters - {"sort"}), typed, problem),
         },
         name="panel",
         title=shown.title,

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import structlog
 
 from almenara.bus.embedded import EmbeddedBus
-from almenara.hookspecs import Context, Panel
+from almenara.hookspecs import Context, Page, Panel
+from almenara.panels.feeds import Feeds
 from almenara.plugins import PluginContext, PluginError, Plugins
 from almenara.settings import Settings, SettingsError
 from almenara.supervisor import Supervisor, sentence
@@ -21,7 +22,11 @@ class Catalogue(Protocol):
     """Where panels go."""
 
     def add(
-        self, plugin: str, panels: Sequence[Panel], templates: Path | Mapping[str, str] | None
+        self,
+        plugin: str,
+        panels: Sequence[Panel],
+        templates: Path | Mapping[str, str] | None,
+        pages: Sequence[Page] = (),
     ) -> None: ...
 
     def remove(self, plugin: str) -> None: ...
@@ -44,9 +49,11 @@ class Plugging:
         supervisor: Supervisor,
         catalogue: Catalogue,
         assets: Assets,
+        feeds: Feeds,
     ) -> None:
         self.settings, self.plugins = settings, plugins
         self.bus, self.supervisor, self.catalogue, self.assets = bus, supervisor, catalogue, assets
+        self.feeds = feeds
 
     def add(self, name: str) -> None:
         """Put a plugin in. What of it does not work is noted, and hurts no other plugin.
@@ -57,6 +64,7 @@ class Plugging:
         context = PluginContext(name, self.bus, self.settings.storage.dir / "plugins" / name)
         parts: tuple[Callable[[], None], ...] = (
             partial(self._add_panels, name, settings),
+            partial(self._add_tails, name, settings, context),
             partial(self._add_sources, name, settings, context),
         )
         for part in parts:
@@ -74,8 +82,12 @@ class Plugging:
         if (folder := self.plugins.static(name)) is not None:
             self.assets.add(name, folder)
         panels, templates = self.plugins.panels(name, settings), self.plugins.templates(name)
-        if panels or templates is not None:
-            self.catalogue.add(name, panels, templates)
+        pages = self.plugins.pages(name, settings)
+        if panels or pages or templates is not None:
+            self.catalogue.add(name, panels, templates, pages)
+
+    def _add_tails(self, name: str, settings: Any, context: Context) -> None:
+        self.feeds.add(name, self.plugins.tails(name, settings, context))
 
     def _add_sources(self, name: str, settings: Any, context: Context) -> None:
         start = partial(self._start, name, context)
@@ -102,4 +114,5 @@ class Plugging:
         """Take a plugin out: its sources end, its panels go."""
         await self.supervisor.remove(name)
         self.catalogue.remove(name)
+        self.feeds.remove(name)
         self.plugins.unregister(name)

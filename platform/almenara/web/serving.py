@@ -12,6 +12,7 @@ from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
 from almenara.panels.catalogue import Catalogue
 from almenara.panels.channels import Channels
+from almenara.panels.feeds import Feeds
 from almenara.panels.panel import View
 from almenara.panels.renderer import Renderer
 from almenara.plugins import Plugins
@@ -46,9 +47,9 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
             await resources.rebuild(bus)
             supervisor = Supervisor(bus, settings.supervisor)
             renderer = Renderer([TEMPLATES])
-            catalogue, assets = Catalogue(renderer), Assets()
+            catalogue, assets, feeds = Catalogue(renderer), Assets(), Feeds()
             renderer.environment.globals["asset"] = assets.url
-            plugging = Plugging(settings, plugins, bus, supervisor, catalogue, assets)
+            plugging = Plugging(settings, plugins, bus, supervisor, catalogue, assets, feeds)
             for plugin in list(plugins.modules):
                 plugging.add(plugin)
             history = History(bus)
@@ -58,6 +59,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                 resources=resources,
                 supervisor=supervisor,
                 settings=settings.panels,
+                feeds=feeds,
             )
             channels = Channels(view, catalogue, renderer)
             check_dashboards(
@@ -106,4 +108,5 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                         task.cancel()
             finally:
                 await channels.close()
+                await feeds.close()
     log.info("almenara has stopped")

@@ -303,6 +303,8 @@
   const settle = (mutations) => {
     const added = [];
     for (const mutation of mutations) {
+      const limit = Number(mutation.target.dataset?.limit);
+      if (limit) while (mutation.target.childElementCount > limit) mutation.target.firstElementChild.remove();
       for (const node of mutation.addedNodes) {
         if (node.nodeType === Node.ELEMENT_NODE && node.id?.startsWith("e") && node.matches("#event-rows > .event")) added.push(node);
       }

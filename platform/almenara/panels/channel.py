@@ -1,0 +1,217 @@
+"""A channel: a panel with a filter, rendered once for all the browsers that look at it."""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+
+from almenara.bus import Record
+from almenara.panels.outbox import Counters, Outbox
+from almenara.panels.panel import Panel, View
+from almenara.panels.renderer import Frame, Renderer, envelope, query
+from almenara.panels.rows import row
+from almenara.signals import Event
+
+log = structlog.get_logger(__name__)
+
+MISSED_COUNTED: Final = 500
+RETRY: Final = 1.0
+IDLE_SHARE: Final = 4.0
+"""How much longer than it takes to draw a panel its channel then rests, at least."""
+
+
+class Channel:
+    """One panel with one set of filter values."""
+
+    def __init__(
+        self,
+        key: str,
+        panel: Panel,
+        chosen: Any,
+        view: View,
+        renderer: Renderer,
+        counters: Counters,
+    ) -> None:
+        self.key, self.panel, self.filter = key, panel, chosen
+        self.view, self.renderer, self.counters = view, renderer, counters
+        self.outboxes: set[Outbox] = set()
+        self.ready = asyncio.Event()
+        self.pace = max(panel.pace, 1 / view.settings.ticks_per_second)
+        self.target = f"#{panel.anchor}"
+        self.task: asyncio.Task[None] | None = None
+        self._touched = asyncio.Event()
+        self._frame: Frame | None = None
+
+    def accept(self, batch: Sequence[Record]) -> None:
+        """Note what a batch changes."""
+        if not self._touched.is_set() and self.panel.touched_by(batch, self.filter):
+            self._touched.set()
+
+    def touch(self) -> None:
+        """Have it drawn again."""
+        self._touched.set()
+
+    def snapshot(self) -> Frame:
+        """All that the panel shows, as of its last tick."""
+        if self._frame is None:
+            raise RuntimeError(f"the channel {self.key} has not been rendered yet")
+        return self._frame
+
+    async def open(self) -> None:
+        """Render for the first time."""
+        self._frame = await self._render()
+
+    async def tick(self) -> Frame | None:
+        """What changed since the last tick."""
+        frame = await self._render()
+        if self._frame is not None and frame.text == self._frame.text:
+            return None
+        self._frame = frame
+        return frame
+
+    async def _render(self) -> Frame:
+        content = await self.panel.render(self.view, self.filter, self.renderer)
+        self.counters.renders += 1
+        return envelope(content, self.target, "innerMorph", panel=self.panel.name)
+
+    async def run(self) -> None:
+        """Open, then tick: at once when idle, and no more often than the pace."""
+        opened = False
+        while True:
+            spent = 0.0
+            try:
+                if not opened:
+                    await self.open()
+                    opened = True
+                    self.ready.set()
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self.panel.refresh):
+                            await self._touched.wait()
+                    self._touched.clear()
+                    began = time.monotonic()
+                    frame = await self.tick()
+                    spent = time.monotonic() - began
+                    if frame is not None:
+                        for outbox in self.outboxes:
+                            outbox.put(self, frame)
+            except Exception:
+                # One panel that cannot be drawn must not take the others' channels with it.
+                log.exception("a panel could not be rendered", channel=self.key)
+                self._touched.set()
+                await asyncio.sleep(RETRY)
+            # A panel whose query takes long, as over millions of events, is drawn less often.
+            await asyncio.sleep(max(self.pace, spent * IDLE_SHARE))
+
+
+class EventChannel(Channel):
+    """A list of events: each row is rendered once, and only new rows are sent."""
+
+    def __init__(
+        self,
+        key: str,
+        panel: Panel,
+        chosen: Any,
+        view: View,
+        renderer: Renderer,
+        counters: Counters,
+    ) -> None:
+        super().__init__(key, panel, chosen, view, renderer, counters)
+        visible = view.settings.visible_events
+        self.shown: deque[tuple[int, str]] = deque(maxlen=visible)
+        self._new: deque[Record] = deque(maxlen=visible)
+        self._arrived = 0
+        self._newest = 0
+        self._template = renderer.environment.get_template("event_row.html")
+
+    def accept(self, batch: Sequence[Record]) -> None:
+        for record in batch:
+            if (
+                record.sequence > self._newest
+                and isinstance(record.signal, Event)
+                and self.filter.matches(record.signal)
+            ):
+                self._newest = record.sequence
+                self._new.append(record)
+                self._arrived += 1
+        if self._new:
+            self._touched.set()
+
+    @property
+    def oldest(self) -> int:
+        """The sequence of the last row; 0 while there is room for older ones."""
+        return self.shown[-1][0] if len(self.shown) == self.shown.maxlen else 0
+
+    async def open(self) -> None:
+        records = await self.view.history.events(
+            self.filter, limit=self.view.settings.visible_events
+        )
+        # The channel listens from before the query, so what both know is taken from the query.
+        known = records[0].sequence if records else 0
+        self._newest = max(self._newest, known)
+        fresh = [record for record in self._new if record.sequence > known]
+        self._new.clear()
+        self._new.extend(fresh)
+        self._arrived = len(fresh)
+        self.shown.clear()
+        self.shown.extend((it.sequence, self._render_row(it)) for it in records)
+        self._take_new()
+        self._frame = None
+
+    async def tick(self) -> Frame | None:
+        arrived, rows = self._take_new()
+        if not rows:
+            return None
+        self._frame = None
+        if arrived > len(rows):
+            self._frame = self._whole(arrived - len(rows), "innerHTML")
+            return self._frame
+        return envelope(
+            "".join(rows), "#event-rows", "afterbegin", rows=True,
+            panel=self.panel.name, arrived=arrived,
+        )  # fmt: skip
+
+    def snapshot(self) -> Frame:
+        if self._frame is None:
+            self._frame = self._whole(0, "innerMorph")
+        return self._frame
+
+    def missed_frame(self, count: int, after: int) -> Frame:
+        """Tells one browser how much it did not see, and where to read it."""
+        address = "/events" + query({**self.filter.to_query(), "after": str(after)})
+        content = self.renderer.render(
+            "missed.html", {"count": count, "limit": MISSED_COUNTED, "address": address}
+        )
+        return envelope(content, "#event-note", "innerHTML", panel=self.panel.name)
+
+    def _render_row(self, record: Record) -> str:
+        return self._template.render(row(record))
+
+    def _take_new(self) -> tuple[int, list[str]]:
+        records, arrived = list(self._new), self._arrived
+        self._new.clear()
+        self._arrived = 0
+        rendered = [(it.sequence, self._render_row(it)) for it in records]
+        self.shown.extendleft(rendered)
+        return arrived, [text for _, text in reversed(rendered)]
+
+    def _whole(self, conflated: int, swap: str) -> Frame:
+        self.counters.renders += 1
+        content = self.renderer.render(
+            "event_list.html",
+            {
+                "rendered": [text for _, text in self.shown],
+                "conflated": conflated,
+                "address": "/events" + query(
+                    {**self.filter.to_query(), "before": str(self.oldest)}
+                ),
+            },
+        )  # fmt: skip
+        return envelope(
+            content, self.target, swap,
+            panel=self.panel.name, arrived=conflated + len(self.shown) if conflated else 0,
+        )  # fmt: skip
