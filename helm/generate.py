@@ -33,6 +33,9 @@ SET_BY_CHART: Final = {
 }
 """What `config` may not say, and what says it."""
 
+SHOWN: Final = 40
+"""Lines of a change that `--check` shows."""
+
 Tree = dict[str, Any]
 
 
@@ -131,7 +134,7 @@ def _without_text(told: Tree) -> Tree:
                     "type": "object",
                     "properties": {
                         "env": {"type": "string", "description": "Variable of the environment."},
-                        "file": {"type": "string", "description": "File, such as one of `secrets`."},
+                        "file": {"type": "string", "description": "File, as of `secrets`."},
                     },
                     "minProperties": 1,
                     "maxProperties": 1,
@@ -269,9 +272,8 @@ def main() -> None:
         if given.check:
             stale = True
             name = str(path.relative_to(HERE.parent))
-            sys.stderr.writelines(
-                list(difflib.unified_diff(before.splitlines(True), text.splitlines(True), name))[:40]
-            )
+            change = difflib.unified_diff(before.splitlines(True), text.splitlines(True), name)
+            sys.stderr.writelines(list(change)[:SHOWN])
             sys.stderr.write(f"{name} is not what it follows from; run make chart\n")
         else:
             path.write_text(text, "utf-8")

@@ -199,22 +199,36 @@ def build(plugins: Plugins) -> click.RichGroup:
     @almenara.command()
     @CONFIG_OPTION
     @PLUGINS_DIR_OPTION
+    @click.option("--url", help="Look at the running Almenara there instead, from outside.")
+    @click.option(
+        "--token-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="With --url: file with a token that may look.",
+    )
+    @click.option("--wait", default=0.0, help="With --url: seconds it may take to become ready.")
+    @click.option("--expect", help="With --url: text of an event that must come while we look.")
     @click.pass_context
-    def doctor(context: click.Context, config: Path | None, plugins_dir: Path | None) -> None:
+    def doctor(
+        context: click.Context,
+        config: Path | None,
+        plugins_dir: Path | None,
+        url: str | None,
+        token_file: Path | None,
+        wait: float,
+        expect: str | None,
+    ) -> None:
         """Check the configuration, the disk, and what every plugin observes.
+
+        With `--url` it checks a running Almenara as a browser meets it: whether it is ready, shows
+        its pages, keeps them live, and refuses those of other sites.
 
         For each finding it says what to do. Ends with status 1 where something failed.
         """
-        merged(context, config=config, plugins_dir=plugins_dir)
-        settings = read_settings(context)
-        configure_logging(LogSettings(level="error"))
-        findings = [*configuration_findings(context, settings, plugins), *disk_findings(settings)]
-
-        async def diagnose() -> None:
-            findings.extend(await plugins.diagnose(settings))
-
-        if not any(it.verdict == "failed" and it.check == "configuration" for it in findings):
-            run(diagnose)
+        if url is not None:
+            findings = examine(url, token_file, wait, expect)
+        else:
+            merged(context, config=config, plugins_dir=plugins_dir)
+            findings = diagnose(context, plugins)
         show_findings(findings)
         if any(it.verdict == "failed" for it in findings):
             raise SystemExit(1)
@@ -367,6 +381,39 @@ def explain(error: BaseException, settings: Settings) -> str:
         )
     text = str(error)
     return text[:1].upper() + text[1:]
+
+
+def examine(url: str, token_file: Path | None, wait: float, expected: str | None) -> list[Finding]:
+    """What is to be said of the Almenara that runs at `url`. Raises `Failure`."""
+    from almenara.probing import probe
+
+    headers = {}
+    if token_file is not None:
+        headers["Authorization"] = f"Bearer {token_file.read_text(encoding='utf-8').strip()}"
+    found: list[Finding] = []
+
+    async def look() -> None:
+        found.extend(await probe(url, wait=wait, expected=expected, headers=headers))
+
+    try:
+        run(look)
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    return found
+
+
+def diagnose(context: click.Context, plugins: Plugins) -> list[Finding]:
+    """What is to be said of the configuration, the disk and what plugins observe."""
+    settings = read_settings(context)
+    configure_logging(LogSettings(level="error"))
+    found = [*configuration_findings(context, settings, plugins), *disk_findings(settings)]
+
+    async def ask() -> None:
+        found.extend(await plugins.diagnose(settings))
+
+    if not any(it.verdict == "failed" and it.check == "configuration" for it in found):
+        run(ask)
+    return found
 
 
 def configuration_findings(

@@ -1,6 +1,7 @@
 """The configuration as one JSON Schema, for editors and for checks before a roll-out."""
 
 import re
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +75,8 @@ def _name(reference: dict[str, Any]) -> str:
 
 def _written(kind: type) -> dict[str, Any]:
     try:
-        return WRITTEN[kind]
+        # Each place has its own, as what is said of a setting is added to it.
+        return deepcopy(WRITTEN[kind])
     except KeyError:
         raise NotImplementedError(f"no JSON Schema is known for {kind}") from None
 
