@@ -14,7 +14,7 @@ PYTHON ?= $(shell for it in python3.13 python3.12 python3.11 python3 python; do 
 
 .PHONY: help
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: run
 run: $(VENV)/.run ## Run a NATS server, a demo fleet and the dashboard (PORT=8080 RATE=20)
@@ -23,6 +23,11 @@ run: $(VENV)/.run ## Run a NATS server, a demo fleet and the dashboard (PORT=808
 .PHONY: test
 test: $(VENV)/.dev ## Run all the tests, those in a real browser included (PYTEST="-k bus")
 	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM && $(BIN)/pytest $(PYTEST)
+
+.PHONY: test-kubernetes
+test-kubernetes: $(VENV)/.dev ## Run the Kubernetes tests, on a kube-apiserver that Go builds once
+	tests/kubernetes/build-api-server > /dev/null
+	$(BIN)/pytest -k kubernetes $(PYTEST)
 
 .PHONY: check
 check: $(VENV)/.dev ## Check style, types, floors and that the documents are true
@@ -57,10 +62,10 @@ screenshots: $(VENV)/.dev ## Take the pictures of the README
 lock: ## Pin what is installed, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --no-emit-package almenara \
-		--extra nats --extra http --extra prometheus --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
+		--extra nats --extra http --extra prometheus --extra kubernetes --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --no-emit-package almenara \
-		--extra nats --extra http --extra prometheus --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
+		--extra nats --extra http --extra prometheus --extra kubernetes --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
 
 .PHONY: clean
 clean: ## Remove the environment and what was built

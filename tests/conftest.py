@@ -1,8 +1,10 @@
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from apiserver import ApiServer, programs, why_not
 from app import Almenara
 from servers import NatsServer
 
@@ -22,3 +24,30 @@ def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 def almenara(tmp_path: Path, nats_server: NatsServer) -> Iterator[Almenara]:
     with Almenara(tmp_path / "almenara", nats_server.url) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A real kube-apiserver for the tests that leave it standing, each in its own namespace."""
+    if programs() is None:
+        pytest.skip(why_not())
+    with ApiServer(tmp_path_factory.mktemp("apiserver")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_api_server(tmp_path: Path) -> Iterator[ApiServer]:
+    """A real kube-apiserver that a test may kill, freeze and compact."""
+    if programs() is None:
+        pytest.skip(why_not())
+    with ApiServer(tmp_path / "apiserver") as server:
+        yield server
+
+
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def namespace(api_server: ApiServer) -> str:
+    """A new namespace of the real kube-apiserver."""
+    return api_server.namespace(f"test-{next(NUMBERS)}")
