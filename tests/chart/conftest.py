@@ -1,0 +1,17 @@
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from product import Product
+
+
+@pytest.fixture(scope="session")
+def metric_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
+    """The names of the figures that a running Almenara has."""
+    folder: Path = tmp_path_factory.mktemp("metrics")
+    with Product(
+        folder, {"plugins": {"http": {"checks": [{"name": "a", "url": "http://[::1]:9"}]}}}
+    ) as it:
+        yield set(re.findall(r"^# TYPE (\w+)", it.text("/metrics"), re.MULTILINE))
