@@ -22,11 +22,14 @@ WRITTEN: Final[dict[Any, dict[str, Any]]] = {
             *(
                 {
                     "type": "object",
-                    "properties": {place: {"type": "string"}},
+                    "properties": {place: {"type": "string", "description": text}},
                     "required": [place],
                     "additionalProperties": False,
                 }
-                for place in ("env", "file")
+                for place, text in (
+                    ("env", "Variable of the environment that holds it."),
+                    ("file", "File that holds it."),
+                )
             ),
         ],
     },

@@ -165,7 +165,9 @@ def test_nothing_secret_is_in_a_config_map_or_the_environment(things: list[Thing
         assert "not-a-real-one" not in json.dumps(thing)
     for _, pod in pods(things):
         for container in containers(pod):
-            assert not any("secretKeyRef" in it.get("valueFrom", {}) for it in container["env"])
+            assert not any(
+                "secretKeyRef" in it.get("valueFrom", {}) for it in container.get("env", [])
+            )
 
 
 def test_the_network_policy_denies_what_is_not_named(values: Thing, things: list[Thing]) -> None:

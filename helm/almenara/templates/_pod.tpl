@@ -162,7 +162,7 @@ short-lived and rotated, in place of the automatic one. */ -}}
   command: [python, -m, pip, install]
   args:
     - --require-hashes
-    - --only-binary=:all:
+    - "--only-binary=:all:"
     - --no-deps
     - --no-cache-dir
     - --disable-pip-version-check
