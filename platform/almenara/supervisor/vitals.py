@@ -13,6 +13,8 @@ from typing import Any, Final
 BEAT: Final = 0.25
 """Seconds between signs of life."""
 FRAMES_TOLD: Final = 6
+UNTOLD: Final = ("/asyncio/", "/threading.py", "/almenara/supervisor/")
+"""Files whose part in a stack says nothing to the author of a plugin."""
 
 
 class Vitals:
@@ -75,10 +77,10 @@ class Vitals:
 
 
 def told(frame: FrameType | None) -> list[str]:
-    """The innermost calls of a frame, without those of the event loop itself."""
+    """The innermost calls of a frame, without those that only run what blocks."""
     found = [
         f"{step.filename}:{step.lineno} in {step.name}"
         for step in traceback.extract_stack(frame)
-        if "/asyncio/" not in step.filename and not step.filename.endswith("/threading.py")
+        if not any(part in step.filename for part in UNTOLD)
     ]
     return found[-FRAMES_TOLD:]

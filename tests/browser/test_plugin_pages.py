@@ -1,0 +1,123 @@
+"""Pages about one thing, and logs, in a real browser on a real server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from app import Almenara
+from servers import wait_until
+
+PLUGIN = """
+import asyncio, itertools
+import almenara
+from almenara.hookspecs import Column, Line, Page, Panel, ResourceQuery, TailQuery
+from almenara.signals import Resource
+
+class Jobs:
+    async def run(self, publish):
+        for turn in itertools.count():
+            await publish([
+                Resource(kind="job", namespace="team", name=it, status=f"turn {turn}")
+                for it in ("alpha", "beta")
+            ])
+            await asyncio.sleep(0.2)
+
+class Log:
+    name = "log"
+    async def lines(self, asked):
+        for number in itertools.count():
+            text = f"{asked.get('name')} says {number} <script>window.pwned=1</script>"
+            yield [Line(text=text, source="app")]
+            await asyncio.sleep(0.02)
+
+@almenara.hookimpl
+def almenara_sources():
+    return [Jobs()]
+
+@almenara.hookimpl
+def almenara_tails():
+    return [Log()]
+
+@almenara.hookimpl
+def almenara_panels():
+    state = [Column(title="Job", path="name"), Column(title="State", path="status")]
+    return [
+        Panel(name="jobs", title="Jobs", kind="table", query=ResourceQuery(kind="job"),
+              columns=state, link="job"),
+        Panel(name="state", title="State", kind="detail", query=ResourceQuery(kind="job"),
+              columns=state, filters=["namespace", "name"]),
+        Panel(name="log", title="Log", kind="tail", query=TailQuery(tail="log", limit=30),
+              filters=["namespace", "name", "text"], width=12),
+    ]
+
+@almenara.hookimpl
+def almenara_pages():
+    return [Page(name="job", title="Job", panels=["state", "log"], filters=["text"])]
+"""
+
+
+@pytest.fixture
+def watching(tmp_path: Path) -> Iterator[Almenara]:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "jobs.py").write_text(PLUGIN)
+    almenara = Almenara(
+        tmp_path / "almenara", "nats://127.0.0.1:1", plugins_dir=str(plugins),
+        plugins__disabled="[nats]",
+    )  # fmt: skip
+    almenara.start()
+    yield almenara
+    almenara.stop()
+
+
+def test_a_row_leads_to_a_live_page_about_it_with_its_log(watching: Almenara, page: Page) -> None:
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda it: problems.append(it.text) if it.type == "error" else None)
+    page.goto(watching.url + "/dashboards/jobs")
+    expect(page.locator("#panel-jobs-log")).to_have_count(0)
+    page.get_by_role("link", name="beta").click()
+    expect(page.locator("h1")).to_have_text("Job team / beta")
+    expect(page.locator("#live")).to_have_attribute("data-state", "live")
+    expect(page.locator("#panel-jobs-state")).not_to_contain_text("alpha")
+    before = page.locator("#panel-jobs-state dd").nth(1).inner_text()
+    expect(page.locator("#panel-jobs-state dd").nth(1)).not_to_have_text(before)
+
+    lines = page.locator("#panel-jobs-log-lines li")
+    expect(lines.first).to_contain_text("beta says")
+
+    def full() -> bool:
+        return lines.count() == 30
+
+    wait_until(full, "a full log")
+    numbers = page.eval_on_selector_all(
+        "#panel-jobs-log-lines .text",
+        "found => found.map(it => Number(it.textContent.split(' ')[2]))",
+    )
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert page.evaluate("window.pwned") is None
+    # The newest line stays in sight.
+    assert page.locator(".tail").evaluate("box => Math.abs(box.scrollTop) < 5")
+
+    page.get_by_label("Text").fill("says 1")
+    page.get_by_role("button", name="Apply").click()
+    expect(page).to_have_url(
+        watching.url + "/dashboards/jobs.job?text=says+1&namespace=team&name=beta"
+    )
+    expect(page.locator(".tail-state")).to_contain_text("have")
+    assert problems == []
+
+
+def test_a_page_about_one_thing_is_a_plain_page_without_scripts(
+    watching: Almenara, page: Page
+) -> None:
+    context = page.context.browser.new_context(java_script_enabled=False)  # type: ignore[union-attr]
+    plain = context.new_page()
+    wait_until(lambda: "beta" in str(watching.get("/api/resources")), "the jobs")
+    plain.goto(watching.url + "/dashboards/jobs.job?namespace=team&name=beta&unknown=1")
+    assert plain.url.endswith("?namespace=team&name=beta")
+    expect(plain.locator("#panel-jobs-state")).to_contain_text("turn")
+    expect(plain.locator("#panel-jobs-log-lines li").first).to_contain_text("beta says")
+    context.close()

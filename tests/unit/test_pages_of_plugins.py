@@ -1,0 +1,142 @@
+"""Pages that plugins bring, what leads to them, and values that a plugin prepares itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from almenara.hookspecs import (
+    Column,
+    EventQuery,
+    Look,
+    Page,
+    Panel,
+    ResourceQuery,
+    SampleQuery,
+    TailQuery,
+)
+from almenara.panels.catalogue import Catalogue
+from almenara.panels.renderer import Renderer
+from almenara.settings import PlacedPanel
+from almenara.signals import Event, Resource, Sample, Severity, now
+from almenara.testing.rendering import draw
+
+pytestmark = pytest.mark.anyio
+
+TABLE = Panel(
+    name="jobs", title="Jobs", kind="table", query=ResourceQuery(kind="job"), link="job",
+    columns=[Column(title="Job", path="name")],
+)  # fmt: skip
+DETAIL = Panel(
+    name="job-detail", title="Job", kind="detail", query=ResourceQuery(kind="job"),
+    columns=[Column(title="State", path="status")], filters=["namespace", "name"],
+)  # fmt: skip
+JOB = Page(name="job", title="Job", panels=["job-detail", PlacedPanel(panel="events", width=6)])
+SIGNALS = [
+    Resource(kind="job", namespace="a b", name="x&y", status="ok"),
+    Resource(kind="job", namespace="", name="z", status="ok"),
+    Resource(kind="job", name="old", gone=True),
+    Sample(kind="job", name="z", metric="cpu", value=1.5, time=now()),
+    Event(id="1", source="s", type="job.failed", time=now(), severity=Severity.ERROR),
+]
+
+
+async def test_a_name_leads_to_the_page_about_it() -> None:
+    drawn = await draw("p", [TABLE, DETAIL], None, SIGNALS, pages=[JOB])
+    assert 'href="/dashboards/p.job?namespace=a+b&amp;name=x%26y"' in drawn["p.jobs"]
+    assert 'href="/dashboards/p.job?name=z"' in drawn["p.jobs"]
+
+
+async def test_a_name_leads_to_a_panel_where_there_is_no_such_page() -> None:
+    table = Panel(
+        name="jobs", title="Jobs", kind="status", query=ResourceQuery(kind="job"), link="job-detail"
+    )
+    drawn = await draw("p", [table, DETAIL], None, SIGNALS)
+    assert 'href="/panels/p.job-detail?name=z"' in drawn["p.jobs"]
+
+
+async def told(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+    jobs = look.resources(ResourceQuery(kind="job"))
+    events = await look.events({"type": "job.>"}, limit=5)
+    z = look.resource("job", "", "z")
+    assert z is not None
+    return {
+        "told": [
+            asked.get("node"), [it.name for it in jobs], look.resource("job", "", "old"),
+            look.latest(z, "cpu"), len(look.series(z, "cpu")), [it.type for _, it in events],
+            await look.count({"severity": "ERROR"}),
+        ],
+    }  # fmt: skip
+
+
+async def test_a_plugin_prepares_its_own_values_from_all_there_is() -> None:
+    panel = Panel(
+        name="own", title="Own", kind="template", template="own.html", prepare=told,
+        query=ResourceQuery(kind="job"), filters=["node"],
+    )  # fmt: skip
+    drawn = await draw("p", [panel], {"own.html": "{{ told|join('|') }}"}, SIGNALS, {"node": "n1"})
+    assert (
+        drawn["p.own"] == "n1|[&#39;z&#39;, &#39;x&amp;y&#39;]|None|1.5|1|[&#39;job.failed&#39;]|1"
+    )
+
+
+async def test_a_preparation_that_raises_shows_the_error_in_its_panel() -> None:
+    async def broken(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+        raise RuntimeError("no such <thing>")
+
+    panel = Panel(
+        name="own", title="Own", kind="template", template="own.html", prepare=broken,
+        query=ResourceQuery(kind="job"),
+    )  # fmt: skip
+    drawn = await draw("p", [panel], {"own.html": ""}, [])
+    assert "RuntimeError: no such &lt;thing&gt;" in drawn["p.own"]
+
+
+WRONG = [
+    (
+        [Panel(name="a", title="A", kind="table", query=ResourceQuery(kind="k"), link="b",
+               columns=[Column(title="A", path="name")])],
+        [],
+        "panel 'a' of plugin p: its link 'b' is neither a page nor a panel of the plugin",
+    ),
+    (
+        [Panel(name="a", title="A", kind="number", query=SampleQuery(kind="k", metric="m"),
+               prepare=told)],
+        [],
+        "panel 'a' of plugin p: prepare belongs to the kind template, and only to it",
+    ),
+    (
+        [Panel(name="a", title="A", kind="tail", query=TailQuery(tail="t"), filters=["Not ok"])],
+        [],
+        "panel 'a' of plugin p: the filter 'Not ok' must be small letters, digits and _",
+    ),
+    (
+        [Panel(name="a", title="A", kind="tail", query=EventQuery())],
+        [],
+        "panel 'a' of plugin p: the kind tail shows a TailQuery; its query is EventQuery",
+    ),
+    (
+        [DETAIL],
+        [Page(name="a", title="A", panels=["job-detial"])],
+        "page 'a' of plugin p: there is no panel 'job-detial'; did you mean job-detail?",
+    ),
+    (
+        [DETAIL],
+        [Page(name="a/b", title="A", panels=[])],
+        "page 'a/b' of plugin p: the name must be letters, digits, _ and - only",
+    ),
+    (
+        [DETAIL],
+        [Page(name="a", title="A", panels=[]), Page(name="a", title="A", panels=[])],
+        "page 'a' of plugin p: there are two of them",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("panels", "pages", "text"), WRONG)
+def test_what_is_wrong_with_a_page_or_panel_is_told(
+    panels: list[Panel], pages: list[Page], text: str
+) -> None:
+    with pytest.raises(ValueError) as problem:
+        Catalogue(Renderer()).add("p", panels, None, pages)
+    assert str(problem.value) == text
