@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
-
 from engine import ALMENARA
+
 from servers import accepts, free_port, wait_until
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import engine
 import helm_python
 import kubernetes_validate
 import promql_parser
@@ -11,8 +12,6 @@ import pytest
 import yaml
 from cloudcoil.models.cert_manager import v1 as cert_manager
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
-
-import engine
 from engine import CHART, Thing, containers, of_kind, only, pods, render, value_sets, workload
 
 SETS = value_sets()
@@ -61,7 +60,7 @@ def test_custom_resources_are_what_their_operators_read(things: list[Thing]) -> 
     for thing in things:
         if (model := CUSTOM.get(thing["kind"])) is not None:
             read = model.model_validate(thing)
-            # A key that the model does not know is left out by it, so that this finds typing errors.
+            # The model leaves out what it does not know, so that this finds typing errors.
             assert json.loads(read.model_dump_json(by_alias=True, exclude_unset=True)) == thing
 
 
