@@ -55,13 +55,20 @@ def test_checkov_finds_nothing_that_is_not_answered(rendered: Path) -> None:
     # A checker that silently looked at nothing would find nothing.
     assert report["summary"]["passed"] > 1000
     assert not report["summary"]["parsing_errors"]
-    assert unanswered(
-        "checkov",
-        (
-            (it["check_id"], Path(it["file_path"]).stem, f"{it['check_name']}: {it['resource']}")
-            for it in report["results"]["failed_checks"]
-        ),
-    ) == []
+    assert (
+        unanswered(
+            "checkov",
+            (
+                (
+                    it["check_id"],
+                    Path(it["file_path"]).stem,
+                    f"{it['check_name']}: {it['resource']}",
+                )
+                for it in report["results"]["failed_checks"]
+            ),
+        )
+        == []
+    )
 
 
 def test_trivy_finds_nothing_that_is_not_answered(rendered: Path) -> None:
@@ -70,14 +77,17 @@ def test_trivy_finds_nothing_that_is_not_answered(rendered: Path) -> None:
         "--disable-telemetry", "--quiet", rendered,
     )  # fmt: skip
     assert sum(it["MisconfSummary"]["Successes"] for it in report["Results"]) > 1000
-    assert unanswered(
-        "trivy",
-        (
-            (it["ID"], Path(result["Target"]).stem, f"{it['Severity']} {it['Message']}")
-            for result in report["Results"]
-            for it in result.get("Misconfigurations", [])
-        ),
-    ) == []
+    assert (
+        unanswered(
+            "trivy",
+            (
+                (it["ID"], Path(result["Target"]).stem, f"{it['Severity']} {it['Message']}")
+                for result in report["Results"]
+                for it in result.get("Misconfigurations", [])
+            ),
+        )
+        == []
+    )
 
 
 def test_trivy_finds_nothing_in_the_chart_and_the_dockerfile(tmp_path: Path) -> None:
@@ -87,14 +97,17 @@ def test_trivy_finds_nothing_in_the_chart_and_the_dockerfile(tmp_path: Path) -> 
             "--skip-version-check", "--disable-telemetry", "--quiet", ROOT / folder,
         )  # fmt: skip
         assert report["Results"]
-        assert unanswered(
-            "trivy",
-            (
-                (it["ID"], "defaults", f"{it['Severity']} {it['Message']}")
-                for result in report["Results"]
-                for it in result.get("Misconfigurations", [])
-            ),
-        ) == []
+        assert (
+            unanswered(
+                "trivy",
+                (
+                    (it["ID"], "defaults", f"{it['Severity']} {it['Message']}")
+                    for result in report["Results"]
+                    for it in result.get("Misconfigurations", [])
+                ),
+            )
+            == []
+        )
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
@@ -103,9 +116,13 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
         capture_output=True,
         check=False,
     )
-    assert unanswered(
-        "hadolint", ((it["code"], "Dockerfile", it["message"]) for it in json.loads(done.stdout))
-    ) == []
+    assert (
+        unanswered(
+            "hadolint",
+            ((it["code"], "Dockerfile", it["message"]) for it in json.loads(done.stdout)),
+        )
+        == []
+    )
 
 
 def test_every_answer_has_a_reason() -> None:
