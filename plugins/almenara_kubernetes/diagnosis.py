@@ -1,0 +1,87 @@
+"""What `almenara doctor` says about Kubernetes."""
+
+import asyncio
+from collections.abc import Sequence
+
+from almenara.hookspecs import Finding
+from almenara.kit import monotonic
+from almenara_kubernetes.connection import Connection, RefusedError
+from almenara_kubernetes.credentials import UnreachableError, in_cluster
+from almenara_kubernetes.rbac import measured_kinds
+from almenara_kubernetes.reflecting import path_of
+from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings, watched_kinds
+from almenara_kubernetes.watched import Watched
+
+SLOW = 1.0
+AT_ONCE = 4
+GRANT = "Grant what `almenara kubernetes rbac` prints."
+
+
+async def diagnose(settings: KubernetesSettings) -> Sequence[Finding]:
+    """Findings on each cluster: whether it answers, and what of it may be read."""
+    found: list[Finding] = []
+    for cluster in settings.clusters:
+        found += await _cluster(settings, cluster)
+    return found
+
+
+async def _cluster(settings: KubernetesSettings, cluster: ClusterSettings) -> Sequence[Finding]:
+    what = f"Kubernetes {cluster.name}".strip()
+    how = "the ServiceAccount of this pod" if in_cluster(cluster) else "a kubeconfig"
+    async with Connection(cluster, settings) as connection:
+        began = monotonic()
+        try:
+            await connection.get("/version")
+        except (UnreachableError, RefusedError) as error:
+            return [
+                Finding(
+                    check=what,
+                    verdict="failed",
+                    found=f"{error} (by {how})",
+                    remedy="Check kubeconfig, context and that the API server runs.",
+                )
+            ]
+        took = monotonic() - began
+        answers = Finding(
+            check=what,
+            verdict="warning" if took > SLOW else "ok",
+            found=f"{connection.server} answers in {took * 1000:.0f} ms, by {how}",
+            remedy="Look at its load and at the network." if took > SLOW else "",
+        )
+        kinds = [*watched_kinds(settings, cluster), *measured_kinds(settings, cluster)]
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def look(watched: Watched, namespace: str) -> tuple[Watched, str, str]:
+            async with room:
+                try:
+                    await connection.get(path_of(watched, namespace), {"limit": "1"})
+                except RefusedError as error:
+                    return watched, namespace, "" if _fine(watched, error) else str(error)
+                except UnreachableError as error:
+                    return watched, namespace, str(error)
+                return watched, namespace, ""
+
+        places = [
+            (it, namespace)
+            for it in kinds
+            for namespace in ((cluster.namespaces or [""]) if it.namespaced else [""])
+        ]
+        looked = await asyncio.gather(*(look(*place) for place in places))
+    wrong = [reason for _, _, reason in looked if reason]
+    if not wrong:
+        return [
+            answers,
+            Finding(check=f"{what} rules", verdict="ok", found="all kinds can be read"),
+        ]
+    return [
+        answers,
+        *(
+            Finding(check=f"{what} rules", verdict="warning", found=reason, remedy=GRANT)
+            for reason in dict.fromkeys(wrong)
+        ),
+    ]
+
+
+def _fine(watched: Watched, error: RefusedError) -> bool:
+    """Whether a cluster may answer so: what is optional may be absent, or not serve just now."""
+    return watched.optional and error.status in (404, 503)

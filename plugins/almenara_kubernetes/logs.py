@@ -1,0 +1,207 @@
+"""The logs of a pod's containers, while somebody looks at them."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from almenara.hookspecs import Line
+from almenara.kit import Backoff, sleep
+from almenara.signals import Severity, format_time, parse_time
+from almenara_kubernetes.connection import Connection, RefusedError
+from almenara_kubernetes.credentials import UnreachableError
+from almenara_kubernetes.settings import NAME, ClusterSettings, KubernetesSettings
+
+LINES: Final = 500
+"""Lines read of what was written before."""
+LONGEST_LINE: Final = 8_192
+BATCH_WAIT: Final = 64
+GONE: Final = frozenset({400, 401, 403, 404})
+LEVELS: Final = (
+    (re.compile(r"\b(FATAL|PANIC|CRITICAL)\b", re.IGNORECASE), Severity.FATAL),
+    (re.compile(r"\b(ERROR|ERR|SEVERE|Traceback)\b|^E\d{4} ", re.IGNORECASE), Severity.ERROR),
+    (re.compile(r"\b(WARN|WARNING)\b|^W\d{4} ", re.IGNORECASE), Severity.WARN),
+    (re.compile(r"\b(DEBUG|TRACE)\b", re.IGNORECASE), Severity.DEBUG),
+)
+LEVEL_WITHIN: Final = 120
+"""Characters of a line in which a level is looked for: further on it is what the line is about."""
+
+
+class _Container(msgspec.Struct):
+    name: str
+
+
+class _Spec(msgspec.Struct, rename="camel"):
+    containers: list[_Container] = []
+    init_containers: list[_Container] = []
+
+
+class _Pod(msgspec.Struct):
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
+
+class PodLogs:
+    """A tail: the lines of `namespace` and `name`, of one `container` or of all.
+
+    `asked` also has `cluster`, and `previous` (`yes`) for the container before its last restart.
+    A namespace may be `<cluster>/<namespace>`, as in the names of resources.
+    """
+
+    name = "pod-logs"
+
+    def __init__(self, settings: KubernetesSettings) -> None:
+        self.settings = settings
+
+    async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
+        """The last lines, then each as it is written. Raises `LookupError` and `OSError`."""
+        if not self.settings.logs:
+            raise LookupError(
+                "logs are switched off; set plugins.kubernetes.logs to true and grant the rule"
+                " that `almenara kubernetes rbac` then prints"
+            )
+        cluster, namespace, pod = self._chosen(asked)
+        previous = asked.get("previous", "") not in ("", "no", "false", "0")
+        queue: asyncio.Queue[Sequence[Line] | None] = asyncio.Queue(BATCH_WAIT)
+        async with Connection(cluster, self.settings) as connection:
+            containers = await self._containers(connection, namespace, pod, asked)
+            several = len(containers) > 1
+
+            async def follow(container: str) -> None:
+                source = container if several else ""
+                async for batch in _follow(connection, namespace, pod, container, previous, source):
+                    await queue.put(batch)
+
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(follow(it)) for it in containers]
+                ending = group.create_task(_end(tasks, queue))
+                try:
+                    while (batch := await queue.get()) is not None:
+                        yield batch
+                finally:
+                    for task in (*tasks, ending):
+                        task.cancel()
+
+    def _chosen(self, asked: Mapping[str, str]) -> tuple[ClusterSettings, str, str]:
+        pod, namespace = asked.get("name", ""), asked.get("namespace", "")
+        called, _, inside = namespace.rpartition("/")
+        called = called or asked.get("cluster", "")
+        clusters = self.settings.clusters
+        found = [it for it in clusters if it.name == called or (not called and len(clusters) == 1)]
+        if not found:
+            raise LookupError(f"no cluster {called!r} is configured")
+        # They become part of an address: nothing but names may get there.
+        if not NAME.fullmatch(inside) or not pod or not re.fullmatch(r"[a-z0-9.-]{1,253}", pod):
+            raise LookupError("choose a pod: its namespace and its name")
+        (cluster,) = found
+        if cluster.namespaces and inside not in cluster.namespaces:
+            raise LookupError(f"the namespace {inside} is not watched (namespaces)")
+        return cluster, inside, pod
+
+    async def _containers(
+        self, connection: Connection, namespace: str, pod: str, asked: Mapping[str, str]
+    ) -> Sequence[str]:
+        chosen = asked.get("container", "")
+        if chosen:
+            if not NAME.fullmatch(chosen):
+                raise LookupError(f"no container can be called {chosen[:80]!r}")
+            return [chosen]
+        # A list of one rather than the pod itself: no rule more is needed for it.
+        path = f"/api/v1/namespaces/{namespace}/pods"
+        try:
+            body = await connection.get(path, {"fieldSelector": f"metadata.name={pod}"})
+            found: Any = msgspec.json.decode(body, type=dict[str, Any]).get("items") or []
+            pods = msgspec.convert(found, list[_Pod], strict=False)
+        except RefusedError as error:
+            raise LookupError(str(error)) from None
+        except msgspec.MsgspecError as error:
+            raise LookupError(f"the pod cannot be read: {error}") from None
+        if not pods:
+            raise LookupError(f"there is no pod {pod} in {namespace} any more")
+        return [it.name for it in pods[0].spec.containers]
+
+
+async def _end(tasks: Sequence["asyncio.Task[None]"], queue: "asyncio.Queue[Any]") -> None:
+    await asyncio.wait(tasks)
+    await queue.put(None)
+
+
+async def _follow(
+    connection: Connection, namespace: str, pod: str, container: str, previous: bool, source: str
+) -> AsyncIterator[Sequence[Line]]:
+    """Lines of one container, over every break of the connection and each once."""
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+    parameters = {"container": container, "timestamps": "true", "tailLines": str(LINES)}
+    if previous:
+        parameters["previous"] = "true"
+    else:
+        parameters["follow"] = "true"
+    backoff, seen = Backoff(0.8, 30.0), _Seen()
+    while True:
+        try:
+            async with connection.stream(path, parameters, silence=None) as stream:
+                rest = b""
+                async for chunk in stream.chunks():
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    if len(rest) > LONGEST_LINE:
+                        whole, rest = [*whole, rest[:LONGEST_LINE]], b""
+                    batch = [it for raw in whole if (it := seen.new(raw, source)) is not None]
+                    if batch:
+                        backoff.succeeded()
+                        yield batch
+                if rest and (last := seen.new(rest, source)) is not None:
+                    yield [last]
+        except RefusedError as error:
+            if error.status in GONE:
+                raise LookupError(str(error)) from None
+        except UnreachableError:
+            if previous:
+                raise
+        else:
+            return
+        if seen.time:
+            # In whole seconds, as the API takes it; what was shown of that second is left out.
+            parameters["sinceTime"] = format_time(seen.time // 1_000_000 * 1_000_000)
+            parameters.pop("tailLines", None)
+        await sleep(backoff.failed())
+
+
+class _Seen:
+    """Knows what of a log was shown, so that going on repeats nothing."""
+
+    def __init__(self) -> None:
+        self.time = 0
+        self._stamp = b""
+
+    def new(self, raw: bytes, source: str) -> Line | None:
+        """The line, or None where it was shown already."""
+        stamp, _, text = raw.rstrip(b"\r").partition(b" ")
+        time: int | None = None
+        try:
+            # Nanoseconds are more than fromisoformat takes.
+            written = re.sub(r"(\.\d{6})\d+", r"\1", stamp.decode("ascii"))
+            time = parse_time(written)
+        except (ValueError, UnicodeDecodeError):
+            text = raw
+        if time is not None:
+            padded = _padded(stamp)
+            if padded <= self._stamp:
+                return None
+            self.time, self._stamp = time, padded
+        shown = text[:LONGEST_LINE].decode("utf-8", "replace")
+        return Line(text=shown, time=time, severity=_severity(shown), source=source)
+
+
+def _padded(stamp: bytes) -> bytes:
+    """A time stamp that sorts as text: the nanoseconds of Go are without their last zeros."""
+    seconds, _, fraction = stamp.rstrip(b"Z").partition(b".")
+    return seconds + b"." + fraction.ljust(9, b"0")
+
+
+def _severity(text: str) -> Severity:
+    beginning = text[:LEVEL_WITHIN]
+    for pattern, severity in LEVELS:
+        if pattern.search(beginning):
+            return severity
+    return Severity.INFO

@@ -1,0 +1,405 @@
+"""The source: one for each cluster, made of a reflector for each kind and namespace."""
+
+import asyncio
+import contextlib
+import zlib
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.kit import every, now
+from almenara.signals import Resource, Severity, Signal
+from almenara_kubernetes.connection import Connection, RefusedError
+from almenara_kubernetes.credentials import UnreachableError
+from almenara_kubernetes.objects import KubernetesObject, Malformed
+from almenara_kubernetes.rbac import measured_kinds, missing
+from almenara_kubernetes.reading import Reading
+from almenara_kubernetes.reflecting import (
+    Batch,
+    BrokenError,
+    Listed,
+    Reflector,
+    Standing,
+    pages,
+)
+from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings, watched_kinds
+from almenara_kubernetes.watched import Watched
+
+RATE: Final = 20_000.0
+WAITING: Final = 10_000
+"""Signals that wait for the bus before the watches are read no further."""
+BATCH: Final = 2_000
+REMEMBERED_EVERY: Final = 10.0
+TICK: Final = 60.0
+CLUSTER: Final = "kubernetes.cluster"
+ACCESS: Final = "kubernetes.access"
+NAMESPACES: Final = Watched(
+    kind="kubernetes.namespace", group="", version="v1", plural="namespaces",
+    api_kind="Namespace", type=KubernetesObject, namespaced=False,
+)  # fmt: skip
+
+Key = tuple[str, str, str]
+
+
+class Outbox:
+    """What waits to be published, in order; who adds more than the bus takes has to wait."""
+
+    def __init__(self, publish: Publish) -> None:
+        self._publish = publish
+        self._waiting: list[Signal] = []
+        self._filled, self._room = asyncio.Event(), asyncio.Event()
+        self._room.set()
+
+    async def add(self, signals: Sequence[Signal]) -> None:
+        """Take signals; returns when there is room for more."""
+        if not signals:
+            return
+        self._waiting += signals
+        self._filled.set()
+        if len(self._waiting) > WAITING:
+            self._room.clear()
+        await self._room.wait()
+
+    async def run(self) -> None:
+        """Publish, until cancelled."""
+        while True:
+            await self._filled.wait()
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            if not self._waiting:
+                self._filled.clear()
+            if len(self._waiting) <= WAITING:
+                self._room.set()
+            await self._publish(batch)
+
+
+class ClusterSource:
+    """Observes one cluster."""
+
+    rate_limit = RATE
+
+    def __init__(
+        self, cluster: ClusterSettings, settings: KubernetesSettings, context: Context
+    ) -> None:
+        self.cluster, self.settings, self.context = cluster, settings, context
+        self.name = f"kubernetes-{cluster.name}" if cluster.name else "kubernetes"
+
+    async def run(self, publish: Publish, report: SourceReport) -> None:
+        """Observe until cancelled."""
+        async with Connection(self.cluster, self.settings) as connection:
+            await Observation(self, connection, publish, report).run()
+
+
+class Observation:
+    """One run of a source."""
+
+    def __init__(
+        self,
+        source: ClusterSource,
+        connection: Connection,
+        publish: Publish,
+        report: SourceReport,
+    ) -> None:
+        self.cluster, self.settings, self.context = source.cluster, source.settings, source.context
+        self.connection, self.report = connection, report
+        self.outbox, self.reading = Outbox(publish), Reading(source.cluster.name)
+        self.reflectors: dict[tuple[str, str], Reflector] = {}
+        self._kinds = watched_kinds(source.settings, source.cluster)
+        self._unreachable: str | None = "it has not answered yet"
+        self._since = now()
+        """Microseconds since the epoch: since when the cluster stands as it does."""
+        self._problems: dict[tuple[str, str], tuple[Standing, str]] = {}
+        self._told_problems: set[tuple[str, str]] = set()
+        self._changed = asyncio.Event()
+        self._known: set[Key] = set()
+        self._known_changed = False
+
+    async def run(self) -> None:
+        """Observe until cancelled."""
+        await self._recall()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.outbox.run(), name="publishing")
+                group.create_task(self.connection.keep(self._heard), name="probing")
+                group.create_task(self._tell(), name="telling how it stands")
+                group.create_task(self._remember(), name="remembering")
+                group.create_task(self._tick(), name="ticking")
+                for watched in measured_kinds(self.settings, self.cluster):
+                    group.create_task(self._measure(watched), name=f"measuring {watched.kind}")
+                for watched in self._kinds:
+                    if not watched.namespaced:
+                        group.create_task(self._reflect(watched, ""))
+                if self.cluster.namespace_selector:
+                    group.create_task(self._select(group))
+                    namespaces: Sequence[str] = ()
+                else:
+                    namespaces = self.cluster.namespaces or ("",)
+                for watched in self._kinds:
+                    if watched.namespaced:
+                        for namespace in namespaces:
+                            group.create_task(self._reflect(watched, namespace))
+        finally:
+            with contextlib.suppress(Exception):
+                await self._save()
+
+    # What is there
+
+    async def _reflect(self, watched: Watched, namespace: str) -> None:
+        key = watched.kind, namespace
+
+        async def accept(batch: Batch) -> None:
+            await self._take(watched, namespace, batch)
+
+        def told(standing: Standing, reason: str) -> None:
+            self._stands(key, watched, standing, reason)
+
+        reflector = Reflector(self.connection, watched, namespace, accept, told)
+        self.reflectors[key] = reflector
+        try:
+            await reflector.run()
+        finally:
+            del self.reflectors[key]
+
+    async def _take(self, watched: Watched, namespace: str, batch: Batch) -> None:
+        signals: list[Signal] = []
+        if isinstance(batch, Listed):
+            signals = self.reading.listed(watched, namespace, batch.objects)
+            malformed = sum(isinstance(it, Malformed) for it in batch.objects)
+        else:
+            for thing, deleted in batch.changes:
+                read = self.reading.deleted if deleted else self.reading.changed
+                signals += read(watched, thing)
+            malformed = sum(isinstance(it, Malformed) for it, _ in batch.changes)
+        if malformed:
+            self.report.rejected(malformed)
+        self._note(signals)
+        await self.outbox.add(signals)
+
+    async def _select(self, group: asyncio.TaskGroup) -> None:
+        """Watch the namespaces that have the labels, as they come and go."""
+        running: dict[str, list[asyncio.Task[None]]] = {}
+
+        async def change(name: str, there: bool) -> None:
+            kinds = [it for it in self._kinds if it.namespaced]
+            if there and name not in running:
+                running[name] = [group.create_task(self._reflect(it, name)) for it in kinds]
+            elif not there and name in running:
+                tasks = running.pop(name)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+                for watched in kinds:
+                    self._stands((watched.kind, name), watched, "ok", "")
+                    await self._take(watched, name, Listed(()))
+
+        async def accept(batch: Batch) -> None:
+            if isinstance(batch, Listed):
+                names = [it.metadata.name for it in batch.objects]
+                for gone in [it for it in running if it not in names]:
+                    await change(gone, False)
+                for name in names:
+                    await change(name, True)
+                return
+            for thing, deleted in batch.changes:
+                await change(thing.metadata.name, not deleted)
+
+        def told(standing: Standing, reason: str) -> None:
+            self._stands((NAMESPACES.kind, ""), NAMESPACES, standing, reason)
+
+        await Reflector(
+            self.connection, NAMESPACES, "", accept, told,
+            selector=self.cluster.namespace_selector, metadata_only=True,
+        ).run()  # fmt: skip
+
+    async def _measure(self, watched: Watched) -> None:
+        """Ask for what is used, where somebody measures it."""
+        async for _ in every(self.settings.usage_every):
+            await self.connection.reachable()
+            for namespace in self._namespaces() if watched.namespaced else [""]:
+                key = f"{watched.kind}.usage", namespace
+                try:
+                    found, _ = await pages(
+                        self.connection, watched, namespace, limit=self.settings.page
+                    )
+                except RefusedError as error:
+                    # Without a metrics server the API is absent, or answers 503.
+                    forbidden = error.status == 403
+                    self._stands(key, watched, "forbidden" if forbidden else "absent", str(error))
+                    if error.status == 429:
+                        break
+                except (UnreachableError, BrokenError) as error:
+                    self._stands(key, watched, "failing", f"{watched.plural}: {error}")
+                else:
+                    self._stands(key, watched, "ok", "")
+                    await self.outbox.add(self.reading.usage(watched, found))
+
+    def _namespaces(self) -> list[str]:
+        if self.cluster.everywhere:
+            return [""]
+        if self.cluster.namespaces:
+            return self.cluster.namespaces
+        return sorted({namespace for _, namespace in self.reflectors if namespace})
+
+    async def _tick(self) -> None:
+        async for _ in every(TICK):
+            signals = self.reading.tick()
+            self._note(signals)
+            await self.outbox.add(signals)
+
+    # How it stands
+
+    def _heard(self, reason: str) -> None:
+        """The API server does not answer, for this reason; or, without one, it does."""
+        text = reason or None
+        if (text is None) != (self._unreachable is None):
+            self._since = now()
+        if text != self._unreachable:
+            self._unreachable = text
+            self._changed.set()
+
+    def _stands(
+        self, key: tuple[str, str], watched: Watched, standing: Standing, reason: str
+    ) -> None:
+        fine = standing == "ok" or (standing == "absent" and watched.optional)
+        before = self._problems.get(key)
+        if fine:
+            self._problems.pop(key, None)
+        else:
+            self._problems[key] = standing, reason
+        if before != self._problems.get(key):
+            self._changed.set()
+
+    async def _tell(self) -> None:
+        """Publish how the cluster stands, whenever that changes."""
+        while True:
+            self._changed.clear()
+            problems = dict(self._problems)
+            if self._unreachable is not None:
+                self.report.degraded(self._unreachable)
+            elif problems:
+                self.report.degraded(_summary(problems))
+            else:
+                self.report.recovered()
+            await self.outbox.add([self._standing(problems), *self._access(problems)])
+            await self._changed.wait()
+
+    def _standing(self, problems: dict[tuple[str, str], tuple[Standing, str]]) -> Resource:
+        status, severity, reason = "ok", Severity.INFO, ""
+        if self._unreachable is not None:
+            status, severity, reason = "unreachable", Severity.ERROR, self._unreachable
+        elif problems:
+            status, severity, reason = "partial", Severity.WARN, _summary(problems)
+        version = (
+            ".".join(map(str, self.connection.version)) if any(self.connection.version) else ""
+        )
+        return Resource(
+            kind=CLUSTER,
+            name=self.cluster.name or "cluster",
+            status=status,
+            severity=severity,
+            state={
+                "server": self.connection.server, "version": version, "since": self._since,
+                **({"reason": reason} if reason else {}),
+            },
+        )  # fmt: skip
+
+    def _access(self, problems: dict[tuple[str, str], tuple[Standing, str]]) -> Sequence[Resource]:
+        """What cannot be watched, each with the rule that is missing; and what can be again."""
+        solved = self._told_problems - set(problems)
+        self._told_problems = set(problems)
+        return [
+            *(self._access_to(key, gone=True) for key in solved),
+            *(self._access_to(key, *told) for key, told in problems.items()),
+        ]
+
+    def _access_to(
+        self, key: tuple[str, str], standing: Standing = "ok", reason: str = "", gone: bool = False
+    ) -> Resource:
+        kind, namespace = key
+        state = {"kind": kind, "reason": reason}
+        if standing == "forbidden":
+            state["rule"] = missing(self._watched(kind), namespace)
+        return Resource(
+            kind=ACCESS,
+            namespace="/".join(filter(None, (self.cluster.name, namespace))),
+            name=kind.removeprefix("kubernetes."),
+            status=standing,
+            severity=Severity.WARN,
+            state=state,
+            gone=gone,
+        )
+
+    def _watched(self, kind: str) -> Watched:
+        measured = measured_kinds(self.settings, self.cluster)
+        for it in (*self._kinds, NAMESPACES):
+            if it.kind == kind:
+                return it
+        return next(it for it in measured if f"{it.kind}.usage" == kind)
+
+    # What was there before a restart
+
+    @property
+    def _memory(self) -> str:
+        return f"known/{self.cluster.name}"
+
+    async def _recall(self) -> None:
+        """Take over what an earlier run told of, so that what is gone since is told as gone."""
+        stored = await self.context.load(self._memory)
+        if not stored:
+            return
+        try:
+            keys = msgspec.json.decode(zlib.decompress(stored), type=list[Key])
+        except (zlib.error, msgspec.MsgspecError):
+            return
+        self._known.update(keys)
+        kinds = {it.kind for it in self._kinds}
+        prefix = f"{self.cluster.name}/" if self.cluster.name else ""
+        kept, dropped = list[Resource](), list[Resource]()
+        for kind, namespace, name in keys:
+            inside = namespace.removeprefix(prefix)
+            there = not self.cluster.namespaces or inside in ("", *self.cluster.namespaces)
+            it = Resource(kind=kind, namespace=namespace, name=name)
+            (kept if kind in kinds and there else dropped).append(it)
+        self.reading.adopt(kept)
+        # Nobody watches these any more, by the configuration.
+        signals = [msgspec.structs.replace(it, gone=True) for it in dropped]
+        self._note(signals)
+        await self.outbox.add(signals)
+
+    def _note(self, signals: Sequence[Signal]) -> None:
+        for it in signals:
+            if isinstance(it, Resource) and (it.key in self._known) == it.gone:
+                (self._known.discard if it.gone else self._known.add)(it.key)
+                self._known_changed = True
+
+    async def _remember(self) -> None:
+        async for _ in every(REMEMBERED_EVERY):
+            await self._save()
+
+    async def _save(self) -> None:
+        if self._known_changed:
+            self._known_changed = False
+            body = zlib.compress(msgspec.json.encode(sorted(self._known)), 1)
+            await self.context.save(self._memory, body)
+
+
+def _summary(problems: dict[tuple[str, str], tuple[Standing, str]]) -> str:
+    """The problems in a sentence."""
+    forbidden = sorted(
+        f"{kind.removeprefix('kubernetes.')}{f' in {namespace}' if namespace else ''}"
+        for (kind, namespace), (standing, _) in problems.items()
+        if standing == "forbidden"
+    )
+    parts = []
+    if forbidden:
+        more = f" and {len(forbidden) - 5} more" if len(forbidden) > 5 else ""
+        parts.append(
+            f"RBAC forbids {', '.join(forbidden[:5])}{more}; `almenara kubernetes rbac` prints the"
+            " rules that are needed"
+        )
+    others = [reason for standing, reason in problems.values() if standing != "forbidden"]
+    if others:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        parts.append(f"{others[0]}{more}")
+    return "; ".join(parts)
