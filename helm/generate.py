@@ -99,12 +99,16 @@ def _brief(node: Any) -> Any:
     return found
 
 
+def printed(*command: str) -> Any:
+    """The JSON that a command of the application prints."""
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    return json.loads(done.stdout)
+
+
 def application_types(almenara: str) -> Tree:
     """The application's own schema, as definitions whose names begin with `Application.`."""
-    printed = subprocess.run(  # noqa: S603
-        [almenara, "config", "schema"], check=True, capture_output=True, text=True
-    ).stdout
-    definitions = json.loads(printed.replace('"#/$defs/', '"#/$defs/Application.'))["$defs"]
+    whole = json.dumps(printed(almenara, "config", "schema"))
+    definitions = json.loads(whole.replace('"#/$defs/', '"#/$defs/Application.'))["$defs"]
     for (kind, name), instead in SET_BY_CHART.items():
         definitions[kind]["properties"][name] = {
             "description": f"Set by the chart; it is {instead}.",
@@ -212,13 +216,38 @@ def schema(almenara: str) -> str:
 def generated(almenara: str) -> str:
     """The text of templates/_generated.tpl: what templates must know of the application."""
     settings = application_types(almenara)["Application.Settings"]
-    known = json.dumps(sorted(settings["properties"]["plugins"]["properties"]))
-    return (
-        "{{- /* Written by `make chart`. The plugins that come with Almenara. */ -}}\n"
-        '{{- define "almenara.known" -}}\n'
-        f"{known}\n"
-        "{{- end }}\n"
+    return GENERATED.format(
+        known=json.dumps(sorted(settings["properties"]["plugins"]["properties"])),
+        kubernetes=json.dumps(printed(str(Path(almenara).parent / "python"), "-c", RULES)),
     )
+
+
+RULES: Final = """
+import json
+from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule
+from almenara_kubernetes.watched import MEASURED, WATCHED
+
+def kinds(table):
+    return [
+        {"kind": it.kind.removeprefix("kubernetes."), "namespaced": it.namespaced, "rule": rule(it)}
+        for it in table
+    ]
+
+print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED), "logs": LOGS,
+                  "namespaces": NAMESPACES}))
+"""
+"""What is run in the application's environment: the table behind `almenara kubernetes rbac`."""
+GENERATED: Final = """\
+{{{{- /* Written by `make chart`. The plugins that come with Almenara. */ -}}}}
+{{{{- define "almenara.known" -}}}}
+{known}
+{{{{- end }}}}
+
+{{{{- /* What the Kubernetes plugin reads, and the rules for it. */ -}}}}
+{{{{- define "almenara.kubernetes" -}}}}
+{kubernetes}
+{{{{- end }}}}
+"""
 
 
 def rows(values: Tree, said: dict[str, str], types: Tree, above: str = "") -> Iterator[str]:

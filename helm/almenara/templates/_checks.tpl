@@ -38,7 +38,7 @@
 
 {{- /* Whether something asks the API server; empty where nothing does. */ -}}
 {{- define "almenara.needsApiServer" -}}
-{{- if has "kubernetes" .Values.plugins.enabled }}yes{{ end }}
+{{- include "almenara.watchesOwnCluster" . }}
 {{- end }}
 
 {{- /* The resources of the container. A bus in an emptyDir counts as ephemeral storage. */ -}}

@@ -26,6 +26,9 @@
 {{- end }}
 {{- end }}
 {{- $_ = set $plugins "disabled" $disabled }}
+{{- if has "kubernetes" .Values.plugins.enabled }}
+{{- $_ = set $plugins "kubernetes" (merge (dict "clusters" (include "almenara.clusters" . | fromJsonArray)) (default dict $plugins.kubernetes)) }}
+{{- end }}
 {{- $_ = set $config "plugins" (merge $plugins (deepCopy .Values.plugins.settings)) }}
 {{- if or .Values.plugins.files .Values.plugins.existingConfigMap }}
 {{- $_ = set $config "plugins_dir" "/etc/almenara/plugins" }}
@@ -68,4 +71,19 @@
 {{- $ports = append $ports (int .) }}
 {{- end }}
 {{- $ports | uniq | toJson }}
+{{- end }}
+
+{{- /* The clusters that are watched, as JSON: those of `config`, or the one we are in. */ -}}
+{{- define "almenara.clusters" -}}
+{{- $clusters := dig "plugins" "kubernetes" "clusters" list .Values.config }}
+{{- default (list dict) $clusters | toJson }}
+{{- end }}
+
+{{- /* Whether the cluster we are in is one of them; empty where it is not. */ -}}
+{{- define "almenara.watchesOwnCluster" -}}
+{{- if has "kubernetes" .Values.plugins.enabled }}
+{{- range include "almenara.clusters" . | fromJsonArray }}
+{{- if not .kubeconfig }}yes{{ end }}
+{{- end }}
+{{- end }}
 {{- end }}
