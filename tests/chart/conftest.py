@@ -1,9 +1,14 @@
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from engine import ALMENARA
 from product import Product
+
+# The programs that come with the product's environment: a NATS server.
+os.environ["PATH"] += os.pathsep + str(ALMENARA.parent)
 
 
 @pytest.fixture(scope="session")
