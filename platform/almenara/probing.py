@@ -17,6 +17,9 @@ from almenara.hookspecs import Finding
 INTERVAL: Final = 0.5
 PATIENCE: Final = 10.0
 FOREIGN: Final = "https://foreign.invalid"
+SIGNED_OUT: Final = 4401
+"""The code that a WebSocket is closed with for who has to sign in."""
+ASKING_TO_SIGN_IN: Final = (301, 302, 303, 307, 401, 403)
 ROW: Final = "data-sequence"
 """What a frame holds that shows an event."""
 
@@ -53,9 +56,12 @@ async def probe(
     ready = await _ready(url, end)
     if ready.verdict == "failed":
         return [ready]
-    page = await _get(f"{url}/events", headers)
-    found = [ready, _page(url, page), await _foreign(url, headers)]
-    found.append(await _live(url, headers, expected, max(end - time.monotonic(), PATIENCE)))
+    page = _page(url, await _get(f"{url}/events", headers), bool(headers))
+    found = [ready, page, await _foreign(url, headers)]
+    if page.verdict == "ok" or expected is not None:
+        found.append(await _live(url, headers, expected, max(end - time.monotonic(), PATIENCE)))
+    else:
+        found.append(await _closed(url))
     return found
 
 
@@ -82,16 +88,48 @@ async def _ready(url: str, end: float) -> Finding:
     )
 
 
-def _page(url: str, page: Answer) -> Finding:
+def _page(url: str, page: Answer, signed_in: bool) -> Finding:
     if page.status == 200:
         return Finding(check="pages", verdict="ok", found="the events can be seen")
+    if page.status in ASKING_TO_SIGN_IN and not signed_in:
+        return Finding(
+            check="pages",
+            verdict="warning",
+            found="they ask to sign in, so that only this was looked at",
+            remedy="Give a token that may look, with --token-file.",
+        )
     return Finding(
         check="pages",
         verdict="failed",
         found=f"{url}/events answers {page.status}",
-        remedy="Give a token that may look, with --token-file."
-        if page.status in (301, 302, 303, 307, 401, 403)
+        remedy="The token may not look; `almenara access create` makes one that may."
+        if page.status in ASKING_TO_SIGN_IN
         else "Look at its log.",
+    )
+
+
+async def _closed(url: str) -> Finding:
+    """Whether who has not signed in gets nothing over the WebSocket."""
+    try:
+        async with connect(_live_address(url, ""), origin=Origin(url),
+                           open_timeout=PATIENCE) as socket, asyncio.timeout(PATIENCE):  # fmt: skip
+            await socket.recv()
+            why = "it shows frames to who has not signed in"
+    except InvalidStatus as refusal:
+        if refusal.response.status_code in ASKING_TO_SIGN_IN:
+            return Finding(check="live page", verdict="ok", found="the WebSocket asks to sign in")
+        why = f"the WebSocket answers {refusal.response.status_code}"
+    except ConnectionClosed as closed:
+        if closed.rcvd is not None and closed.rcvd.code == SIGNED_OUT:
+            return Finding(check="live page", verdict="ok", found="the WebSocket asks to sign in")
+        why = f"the WebSocket was closed: {_said(closed)}"
+    except (OSError, InvalidHandshake, TimeoutError) as error:
+        why = f"the WebSocket does not open: {_said(error)}"
+    return Finding(
+        check="live page",
+        verdict="failed",
+        found=why,
+        remedy="Look whether every proxy on the way passes WebSockets on.",
     )
 
 
