@@ -20,12 +20,14 @@ from rich.table import Table
 from rich.text import Text
 
 from almenara import __version__
+from almenara.access_commands import access_commands
 from almenara.hookspecs import Finding
 from almenara.plugin_commands import plugin_commands
 from almenara.plugins import Plugins, installed
 from almenara.settings import LogSettings, Settings, SettingsError, load
 
 CONFIG_VARIABLE: Final = "ALMENARA_CONFIG"
+TOKEN_VARIABLE: Final = "ALMENARA_TOKEN"  # noqa: S105
 PLUGINS_DIR_VARIABLE: Final = "ALMENARA_PLUGINS_DIR"
 VERDICTS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 SEVERITY_STYLES: Final = {
@@ -41,7 +43,7 @@ click.rich_click.USE_MARKDOWN = True
 click.rich_click.COMMAND_GROUPS = {
     "almenara": [
         {"name": "Run", "commands": ["serve", "demo", "dev"]},
-        {"name": "Look", "commands": ["tail", "doctor", "plugins", "config"]},
+        {"name": "Look", "commands": ["tail", "doctor", "plugins", "config", "access"]},
         {"name": "Work with NATS", "commands": ["streams", "publish"]},
     ]
 }
@@ -251,7 +253,8 @@ def build(plugins: Plugins) -> click.RichGroup:
     def tail(context: click.Context, /, **options: Any) -> None:
         """Follow events in the terminal, with the filters of the page.
 
-        It asks a running Almenara, so it sees what the page shows.
+        It asks a running Almenara, so it sees what the page shows. Where people sign in, it needs
+        an API token in `ALMENARA_TOKEN`: `almenara access create` makes one.
         """
         from almenara.tailing import tail as follow
 
@@ -269,7 +272,7 @@ def build(plugins: Plugins) -> click.RichGroup:
 
         console = Console()
         try:
-            run(lambda: follow(url, wanted, lines, follow_on, show))
+            run(lambda: follow(url, wanted, lines, follow_on, show, os.environ.get(TOKEN_VARIABLE)))
         except (ValueError, OSError) as error:
             raise Failure(str(error)) from None
 
@@ -305,13 +308,14 @@ def build(plugins: Plugins) -> click.RichGroup:
             raise Failure(f"The configuration is wrong. {error}") from None
         click.echo("The configuration is right.")
 
+    def whole_settings() -> Settings:
+        return read_settings(click_context())
+
+    almenara.add_command(access_commands(whole_settings))
     for command in plugin_commands(plugins):
         almenara.add_command(command)
 
-    def current_settings() -> Settings:
-        return read_settings(click_context())
-
-    for command in plugins.commands(current_settings):
+    for command in plugins.commands(whole_settings):
         almenara.add_command(command)
     return almenara
 

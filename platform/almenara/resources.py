@@ -1,12 +1,14 @@
 """Current state: the latest of every resource and its last samples, as the bus tells them."""
 
+import copy
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 from almenara.bus import Bus, Readable, Record
 from almenara.bus.rows import latest_observations
+from almenara.scope import EVERYTHING, Scope, namespace_of
 from almenara.signals import Resource, Sample
 
 SAMPLES_KEPT: Final = 120
@@ -22,10 +24,19 @@ class Resources:
 
     def __init__(self) -> None:
         self.sequence = 0
+        self._scope = EVERYTHING
+        self._sampled_by: dict[Key, str] = {}
+        """The origin of the last sample of each key."""
         self._kinds: dict[str, dict[Key, Resource]] = defaultdict(dict)
         self._series: dict[str, dict[Key, deque[tuple[int, float]]]] = defaultdict(dict)
         """The last samples of each key, by metric."""
         self._gone: deque[tuple[float, Resource]] = deque()
+
+    def within(self, scope: Scope) -> Self:
+        """The same resources as somebody with that scope may see them."""
+        narrowed = copy.copy(self)
+        narrowed._scope = scope
+        return narrowed
 
     async def rebuild(self, log: Readable) -> None:
         """Take in the last observations of the log; sources soon tell the rest again."""
@@ -47,6 +58,7 @@ class Resources:
                     signal.key, deque(maxlen=SAMPLES_KEPT)
                 )
                 series.append((signal.time, signal.value))
+                self._sampled_by[signal.key] = signal.origin
             elif isinstance(signal, Resource):
                 self._kinds[signal.kind][signal.key] = signal
                 if signal.gone:
@@ -60,12 +72,23 @@ class Resources:
             _, resource = self._gone.popleft()
             if self._kinds[resource.kind].get(resource.key) is resource:
                 del self._kinds[resource.kind][resource.key]
+                self._sampled_by.pop(resource.key, None)
                 for series in self._series.values():
                     series.pop(resource.key, None)
 
+    def namespaces(self) -> set[str]:
+        """The namespaces that resources are in, or are themselves."""
+        return {namespace_of(it) for found in self._kinds.values() for it in found.values()}
+
     def kinds(self) -> list[str]:
         """The kinds there are, sorted."""
-        return sorted(kind for kind, found in self._kinds.items() if found)
+        if self._scope.everything:
+            return sorted(kind for kind, found in self._kinds.items() if found)
+        return sorted(
+            kind
+            for kind, found in self._kinds.items()
+            if any(map(self._scope.takes, found.values()))
+        )
 
     def all(self) -> list[Resource]:
         """Every resource, by kind, namespace and name."""
@@ -74,15 +97,28 @@ class Resources:
     def of_kind(self, kind: str) -> list[Resource]:
         """The resources of a kind, by namespace and name."""
         found = self._kinds.get(kind, {})
-        return [found[key] for key in sorted(found)]
+        if self._scope.everything:
+            return [found[key] for key in sorted(found)]
+        return [it for key in sorted(found) if self._scope.takes(it := found[key])]
 
     def get(self, kind: str, namespace: str, name: str) -> Resource | None:
         """One resource, or None."""
-        return self._kinds.get(kind, {}).get((kind, namespace, name))
+        found = self._kinds.get(kind, {}).get((kind, namespace, name))
+        return found if found is not None and self._scope.takes(found) else None
+
+    def _known(self, key: Key) -> Resource:
+        """The resource of a key or, where samples alone tell of it, its names and origin."""
+        return self._kinds.get(key[0], {}).get(key) or Resource(
+            kind=key[0], namespace=key[1], name=key[2], origin=self._sampled_by.get(key, "")
+        )
+
+    def _visible(self, key: Key) -> bool:
+        return self._scope.everything or self._scope.takes(self._known(key))
 
     def series(self, kind: str, namespace: str, name: str, metric: str) -> list[tuple[int, float]]:
         """Time and value of the last samples of a metric, oldest first."""
-        return list(self._series.get(metric, {}).get((kind, namespace, name), ()))
+        key = (kind, namespace, name)
+        return list(self._series.get(metric, {}).get(key, ())) if self._visible(key) else []
 
     def sampled(self, metric: str) -> list[Resource]:
         """What there are samples of a metric of, by kind, namespace and name.
@@ -91,17 +127,19 @@ class Resources:
         the resource.
         """
         return [
-            self.get(*key) or Resource(kind=key[0], namespace=key[1], name=key[2])
-            for key in sorted(self._series.get(metric, {}))
+            self._known(key) for key in sorted(self._series.get(metric, {})) if self._visible(key)
         ]
 
     def latest(self, kind: str, namespace: str, name: str, metric: str) -> float | None:
         """The newest value of a metric, or None."""
-        series = self._series.get(metric, {}).get((kind, namespace, name))
-        return series[-1][1] if series else None
+        key = (kind, namespace, name)
+        series = self._series.get(metric, {}).get(key)
+        return series[-1][1] if series and self._visible(key) else None
 
     def metrics(self, resource: Resource) -> dict[str, float]:
         """The newest value of every metric of a resource."""
+        if not self._visible(resource.key):
+            return {}
         return {
             metric: series[-1][1]
             for metric, of_key in self._series.items()

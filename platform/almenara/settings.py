@@ -83,6 +83,17 @@ class Secret:
         return True
 
 
+class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Certificate and key, as PEM files; they are read again when they change."""
+
+    cert: Path
+    """The certificate, with those between it and the root."""
+    key: Path
+    """Its private key."""
+    client_ca: Path | None = None
+    """Certificates that sign those of clients; with it, nobody connects without one."""
+
+
 class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The web server."""
 
@@ -94,8 +105,34 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Host names that requests may ask for; empty allows the address listened on and localhost."""
     allowed_origins: list[str] = []
     """Origins besides our own, as `https://name:port`, that may open a WebSocket."""
+    trusted_proxies: list[str] = []
+    """Addresses or networks, `10.0.0.0/8`, of proxies whose `X-Forwarded-For` and
+    `X-Forwarded-Proto` tell the address of a browser and whether it came over https."""
+    tls: TlsSettings | None = None
+    """Serve https without a proxy in front."""
     max_websockets: Count = 1000
     """WebSockets open at once; more are refused with 503 before they are accepted."""
+    websockets_per_address: Count = 200
+    """Those of one address; this machine's own are not counted."""
+    websockets_per_user: Count = 20
+    """Those of one user or, where a token is shared, of one session."""
+    websocket_idle: Positive = 90.0
+    """Seconds after which a WebSocket whose browser answers no ping is gone at the latest."""
+    requests_per_second: Positive = 50.0
+    """Requests a second that one address, and one user, may make in the long run; beyond them 429.
+    This machine's own are not counted by address."""
+    request_burst: Count = 500
+    """Requests they may make at once."""
+    largest_body: Count = 65_536
+    """Bytes of a request's body at most; beyond them 413."""
+    largest_headers: Count = 32_768
+    """Bytes of a request's headers at most, its address included; beyond them 431."""
+    largest_address: Count = 8_192
+    """Bytes of a request's address at most; beyond them 414."""
+    body_timeout: Positive = 10.0
+    """Seconds a connection may take to send the body of a request."""
+    half_open: Count = 1_000
+    """Connections that may be on their way to send their headers; beyond them the oldest go."""
     header_timeout: Positive = 5.0
     """Seconds a connection may take to send its request headers."""
     user_timeout: Positive = 10.0
@@ -227,6 +264,158 @@ class DashboardSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     """The panels in their order: a name, or `panel:` with `width:`, `height:` and `filter:`."""
 
 
+class GrantSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Signals that may be seen: those that fit every part that is given."""
+
+    sources: list[str] = []
+    """Names of sources, `nats`, or patterns of origins, `nats/PLANNING_*`."""
+    types: list[str] = []
+    """Patterns of event types, `planning.>`. It shows events alone."""
+    namespaces: list[str] = []
+    """Names or patterns of Kubernetes namespaces; nothing that is in none."""
+    labels: dict[str, str] = {}
+    """Labels that what a signal is about must all have."""
+
+
+RoleName = typing.Literal["viewer", "operator", "admin"]
+
+
+class RoleSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Who has a role, and what they see in it. Several that fit somebody add up."""
+
+    role: RoleName
+    """`viewer` looks, `operator` sees the log of who signed in besides, `admin` gives out API
+    tokens and ends sessions of others."""
+    groups: list[str] = []
+    """Groups that have it; `*` is everybody who is signed in."""
+    users: list[str] = []
+    """Names that have it."""
+    sees: list[GrantSettings] = []
+    """What they see: what any of these shows; everything where none is given."""
+
+
+class OidcSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Sign-in with an OpenID Connect provider: authorisation code with PKCE."""
+
+    issuer: str
+    """The provider, as `https://accounts.example.org`; the rest is discovered there."""
+    client_id: str
+    """What Almenara is called there. Its redirect address is `/sign-in/callback`, and its
+    back-channel logout address `/sign-in/back-channel-logout`."""
+    client_secret: Secret | None = None
+    """Its secret; a public client has none."""
+    scopes: list[str] = msgspec.field(default_factory=lambda: ["openid", "profile", "email"])
+    """What is asked for; `offline_access` where the provider gives refresh tokens for it alone."""
+    groups_claim: str = "groups"
+    """The claim that lists somebody's groups."""
+    name_claim: str = "preferred_username"
+    """The claim that names somebody; without it the e-mail address, or the subject."""
+    ca: Path | None = None
+    """Certificates that sign the provider's, where they are not public."""
+    refresh: Positive = 300.0
+    """Seconds between looks at whether somebody may still be here and in which groups, with the
+    refresh token; without one the session ends with the id token."""
+
+
+class ProxySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Identity headers of a proxy in front: oauth2-proxy, Traefik, nginx."""
+
+    user_header: str = "X-Forwarded-User"
+    """The header that names who it is."""
+    groups_header: str = "X-Forwarded-Groups"
+    """The header that lists the groups, with commas between."""
+    secret: Secret | None = None
+    """What the proxy sends in `secret_header`, so that nobody else can stand in for it. It may be
+    left out where `server.tls.client_ca` lets nobody but the proxy connect."""
+    secret_header: str = "X-Almenara-Proxy-Secret"  # noqa: S105
+    """The header with the secret."""
+    recheck: Positive = 300.0
+    """Seconds after which a WebSocket has to come in through the proxy again."""
+
+
+class KubernetesAccessSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The Kubernetes API server that knows tokens and rights."""
+
+    server: str = ""
+    """Its address; empty for the cluster that Almenara runs in."""
+    ca: Path | None = None
+    """Certificates that sign the server's; in a cluster those of the pod."""
+    token: Secret | None = None
+    """Almenara's own token, with the rights of `system:auth-delegator`; in a cluster the pod's."""
+    client_cert: Path | None = None
+    """Its own certificate, instead of a token."""
+    client_key: Path | None = None
+    """The key of that certificate."""
+    audiences: list[str] = []
+    """Audiences that tokens must be for; empty for the API server's own."""
+    recheck: Positive = 30.0
+    """Seconds for which an answer about a token is believed."""
+    rights: Positive = 30.0
+    """Seconds for which an answer about somebody's rights is believed."""
+    sources: list[str] = msgspec.field(default_factory=lambda: ["kubernetes"])
+    """With `authorization: kubernetes`, the sources whose namespaces are asked about."""
+    prefix: str = ""
+    """What stands before the namespaces of this cluster where several are watched: `east/`."""
+
+
+AuthMode = typing.Literal[
+    "auto", "token", "oidc", "proxy", "kubernetes", "none", "insecure-none"
+]  # fmt: skip
+
+
+class AuthSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Who may look."""
+
+    mode: AuthMode = "auto"
+    """How people sign in: with an access `token`; with an `oidc` provider; as a `proxy` in front
+    says; with a `kubernetes` token; or, where only this machine can connect, not at all: `none`.
+    `auto` is `none` there and `token` elsewhere. `insecure-none` lets everybody look who can
+    connect."""
+    authorization: typing.Literal["roles", "kubernetes"] = "roles"
+    """`kubernetes` shows of the cluster only the namespaces that somebody may list."""
+    token: Secret | None = None
+    """The access token, where it comes from elsewhere; else `almenara access rotate` makes one."""
+    roles: list[RoleSettings] = []
+    """Who has which role. The access token has the role `admin`."""
+    oidc: OidcSettings | None = None
+    """For the mode `oidc`."""
+    proxy: ProxySettings = msgspec.field(default_factory=ProxySettings)
+    """For the mode `proxy`."""
+    kubernetes: KubernetesAccessSettings = msgspec.field(default_factory=KubernetesAccessSettings)
+    """For the mode `kubernetes` and for `authorization: kubernetes`."""
+    session_idle: Positive = 3600.0
+    """Seconds after which a session ends that no page is open of."""
+    session_lifetime: Positive = 12 * 3600.0
+    """Seconds after which a session ends in any case."""
+    session_rotation: Positive = 600.0
+    """Seconds after which a session's cookie is exchanged for a new one."""
+    token_lifetime: Positive = 90 * 86400.0
+    """Seconds that an API token may live at most."""
+    attempts: Count = 5
+    """Wrong sign-ins of one address before it has to wait, longer each time."""
+    plain_http: bool = False
+    """Whether to sign in over http from other machines, where everybody on the way can read it."""
+    open_metrics: bool = False
+    """Whether `/metrics` can be read without signing in."""
+
+
+MASKED: Final = ("password", "passwd", "passphrase", "secret", "token", "authorization", "cookie",
+                 "api_key", "apikey", "private_key", "credentials")  # fmt: skip
+
+
+class RedactionSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is masked before a signal is stored."""
+
+    keys: list[str] = msgspec.field(default_factory=lambda: list(MASKED))
+    """Names whose values are masked, alone or as the last words of a longer name: `token` is
+    `access_token`, `X-Auth-Token` and `refreshToken` too, and not `tokens_in`."""
+    spare: dict[str, list[str]] = msgspec.field(
+        default_factory=lambda: {"token": ["vllm.>", "vllm_token"]}
+    )
+    """Names that are left alone, standing alone, in events whose type or subject fits a pattern:
+    what a model streams is called a token too."""
+
+
 class LogSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Logging, to standard error."""
 
@@ -243,6 +432,8 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     storage: StorageSettings = msgspec.field(default_factory=StorageSettings)
     supervisor: SupervisorSettings = msgspec.field(default_factory=SupervisorSettings)
     panels: PanelSettings = msgspec.field(default_factory=PanelSettings)
+    auth: AuthSettings = msgspec.field(default_factory=AuthSettings)
+    redaction: RedactionSettings = msgspec.field(default_factory=RedactionSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
     dashboards: list[DashboardSettings] = []
     """Pages of panels. One named `overview` replaces the first page, one named as a plugin that

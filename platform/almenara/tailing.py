@@ -16,13 +16,16 @@ PAGE: Final = 500
 Show = Callable[[dict[str, Any], str], None]
 
 
-async def tail(url: str, wanted: Mapping[str, str], lines: int, follow: bool, show: Show) -> None:
+async def tail(url: str, wanted: Mapping[str, str], lines: int, follow: bool, show: Show,
+               token: str | None = None) -> None:  # fmt: skip
     """Show the last `lines` events, and then those to come, until cancelled.
+
+    `token` is an API token, where people sign in.
 
     Raises `ValueError` with what the server says of a filter, and `OSError` where there is none.
     """
     url = url.rstrip("/")
-    page = await asyncio.to_thread(_get, url, {**wanted, "limit": str(max(lines, 1))})
+    page = await asyncio.to_thread(_get, url, token, {**wanted, "limit": str(max(lines, 1))})
     events = page["events"][:lines] if lines else []
     for event in reversed(events):
         show(event, msgspec.json.encode(event).decode())
@@ -31,7 +34,7 @@ async def tail(url: str, wanted: Mapping[str, str], lines: int, follow: bool, sh
         await asyncio.sleep(INTERVAL)
         try:
             page = await asyncio.to_thread(
-                _get, url, {**wanted, "after": str(newest), "limit": str(PAGE)}
+                _get, url, token, {**wanted, "after": str(newest), "limit": str(PAGE)}
             )
         except OSError:
             # It may be restarting; what it says then begins where we are.
@@ -41,12 +44,14 @@ async def tail(url: str, wanted: Mapping[str, str], lines: int, follow: bool, sh
             newest = event["sequence"]
 
 
-def _get(url: str, parameters: Mapping[str, str]) -> Any:
+def _get(url: str, token: str | None, parameters: Mapping[str, str]) -> Any:
     address = f"{url}/api/events?{urlencode(parameters)}"
     if not address.startswith(("http://", "https://")):
         raise ValueError(f"{url} is no address of a web server; write http://host:port")
     try:
-        with urllib.request.urlopen(address, timeout=PATIENCE) as response:  # noqa: S310
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        request = urllib.request.Request(address, headers=headers)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # noqa: S310
             return msgspec.json.decode(response.read())
     except urllib.error.HTTPError as error:
         body = error.read()

@@ -14,7 +14,7 @@ import structlog
 from almenara.bus import BusClosedError, BusCounters, Record, retention, rows
 from almenara.bus.readers import Readers
 from almenara.bus.reserve import Reserve
-from almenara.bus.writing import StateWrite, Submission, Writer, why
+from almenara.bus.writing import Redact, StateWrite, Submission, Writer, why
 from almenara.settings import StorageSettings
 from almenara.signals import Event, Signal, now
 
@@ -35,8 +35,8 @@ Finish = Callable[[Exception | None], None]
 class EmbeddedBus:
     """The bus in a folder. Use as an async context manager; it owns its writer thread."""
 
-    def __init__(self, settings: StorageSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: StorageSettings, redact: Redact = lambda signal: signal) -> None:
+        self.settings, self._redact = settings, redact
         self.counters = BusCounters()
         self.path = settings.dir / DATABASE
         self._reserve = Reserve(settings.dir / RESERVE, settings.reserve)
@@ -228,11 +228,11 @@ class EmbeddedBus:
     def _open(self) -> Writer:
         self.settings.dir.mkdir(parents=True, exist_ok=True)
         try:
-            writer = Writer(self.path, self.settings)
+            writer = Writer(self.path, self.settings, self._redact)
         except sqlite3.OperationalError:
             # A full disk can keep SQLite from opening its log.
             self._reserve.give_up()
-            writer = Writer(self.path, self.settings)
+            writer = Writer(self.path, self.settings, self._redact)
         self._reserve.take()
         return writer
 

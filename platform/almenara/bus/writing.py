@@ -14,6 +14,8 @@ from almenara.signals import Event, Signal, now
 
 NAMES_REMEMBERED: Final = 10_000
 KEYS_PER_QUERY: Final = 500
+Redact = Callable[[Signal], Signal]
+"""What a signal becomes before it is written: secrets in it are masked."""
 CLOCK_SHARE: Final = 1_000
 """The clock is noted this many times within the shortest retention."""
 
@@ -43,8 +45,10 @@ class StateWrite(msgspec.Struct):
 class Writer:
     """The one connection that writes the log."""
 
-    def __init__(self, path: Path, settings: StorageSettings) -> None:
-        self.settings = settings
+    def __init__(
+        self, path: Path, settings: StorageSettings, redact: Redact = lambda signal: signal
+    ) -> None:
+        self.settings, self.redact = settings, redact
         self.connection = connect(path, writable=True)
         try:
             migrate(self.connection, path)
@@ -69,7 +73,7 @@ class Writer:
         Raises `sqlite3.Error`, after which the group may be written again.
         """
         batches = [item for item in group if isinstance(item, Submission)]
-        settled = [(batch, signals) for batch in batches if (signals := _settled(batch))]
+        settled = [(batch, signals) for batch in batches if (signals := self._settled(batch))]
         connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -106,6 +110,13 @@ class Writer:
             raise
         self.last_sequence, self._generation, self._seen = last, generation, seen
         return records
+
+    def _settled(self, batch: Submission) -> list[Signal]:
+        try:
+            return [rows.settled(self.redact(it), batch.origin) for it in batch.signals]
+        except ValueError as error:
+            batch.refused = error
+            return []
 
     def _number(
         self, settled: Sequence[tuple[Submission, list[Signal]]]
@@ -184,14 +195,6 @@ class Writer:
                 self._numbers.clear()
             self._numbers[text] = number
         return number
-
-
-def _settled(batch: Submission) -> list[Signal]:
-    try:
-        return [rows.settled(signal, batch.origin) for signal in batch.signals]
-    except ValueError as error:
-        batch.refused = error
-        return []
 
 
 def why(error: sqlite3.Error, folder: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from almenara.patterns import pattern as pattern
 from almenara.signals import Event, Severity, format_time, now, parse_time, severity_named
 
 WORD: Final = re.compile(r'"([^"]*)"|(\S+)')
@@ -83,23 +84,6 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PATTERNS: Final = ("source", "origin", "type", "subject")
-
-
-def pattern(text: str) -> re.Pattern[str] | None:
-    """The expression of a NATS-like pattern; None for a plain name.
-
-    Sources have parts between slashes as well: `nats/*` is every stream.
-    """
-    if "*" not in text and not text.endswith(">"):
-        return None
-    parts = re.split(r"([./])", text)
-    written = ""
-    for place, part in enumerate(parts):
-        if part == ">" and place == len(parts) - 1:
-            written += ".+"
-        else:
-            written += "[^./]*".join(re.escape(piece) for piece in part.split("*"))
-    return re.compile(written, re.DOTALL)
 
 
 def phrases(text: str) -> list[tuple[list[str], bool]]:

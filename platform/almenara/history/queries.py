@@ -1,19 +1,24 @@
 """The queries: which index leads to the events that a filter lets through."""
 
+import copy
 import re
 import sqlite3
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, Self
 
 import msgspec
 
 from almenara.bus import Readable, Record, rows
 from almenara.history.filter import Filter, pattern, phrases
+from almenara.scope import ACCESS_LOG, EVERYTHING, LABELS, NAMESPACE, Scope
 from almenara.signals import Severity
 
 BRANCHES: Final = 24
 """Names of a pattern that are each looked up in an index; beyond them the log is scanned."""
 NARROW_WINDOW: Final = 20_000
 """Events in a time window that are cheaper to sort than to look for along the log."""
+NAMED_AMONG: Final = 100_000
+"""Newest signals among which the names are looked for that somebody with a scope may see."""
 
 
 class Plan(msgspec.Struct):
@@ -46,11 +51,18 @@ class Plan(msgspec.Struct):
 
 
 class History:
-    """Events by filter, page and time bucket."""
+    """Events by filter, page and time bucket, as far as a scope shows them."""
 
-    def __init__(self, log: Readable) -> None:
+    def __init__(self, log: Readable, scope: Scope = EVERYTHING) -> None:
         self._log = log
         self._names = rows.Names()
+        self._scope = scope
+
+    def within(self, scope: Scope) -> Self:
+        """The same history as somebody with that scope may see it."""
+        narrowed = copy.copy(self)
+        narrowed._scope = scope
+        return narrowed
 
     async def events(
         self,
@@ -67,7 +79,7 @@ class History:
         order = "ASC" if after is not None and before is None else "DESC"
 
         def query(connection: sqlite3.Connection) -> list[Record]:
-            plan = _plan(connection, wanted, after=after, before=before)
+            plan = _plan(connection, wanted, self._scope, after=after, before=before)
             if plan is None:
                 return []
             found = _fetch(connection, plan, order, limit)
@@ -82,9 +94,11 @@ class History:
         """The event at a sequence; None where there is none, or no longer."""
 
         def query(connection: sqlite3.Connection) -> Record | None:
+            conditions, parameters = _visible(connection, self._scope)
             found = connection.execute(
-                f"SELECT {rows.EVENT_COLUMNS} FROM events e WHERE e.sequence = ?",
-                (sequence,),
+                f"SELECT {rows.EVENT_COLUMNS} FROM events e WHERE"
+                f" {' AND '.join(('e.sequence = ?', *conditions))}",
+                (sequence, *parameters),
             ).fetchall()
             return next(iter(rows.event_records(connection, found, self._names)), None)
 
@@ -96,7 +110,7 @@ class History:
         """How many events match; counting stops at `limit`."""
 
         def query(connection: sqlite3.Connection) -> int:
-            plan = _plan(connection, wanted, counting=True)
+            plan = _plan(connection, wanted, self._scope, counting=True)
             if plan is None:
                 return 0
             statement, parameters = plan.select("1 AS one", limit=limit)
@@ -121,7 +135,7 @@ class History:
         )
 
         def query(connection: sqlite3.Connection) -> list[tuple[int, int, int]]:
-            plan = _plan(connection, window, counting=True)
+            plan = _plan(connection, window, self._scope, counting=True)
             if plan is None:
                 return []
             statement, parameters = plan.select("e.time AS time, e.severity AS severity")
@@ -136,14 +150,18 @@ class History:
 
     async def origins(self) -> list[str]:
         """Every origin that events have, sorted."""
-        return await self._log.read(lambda connection: _distinct(connection, "origin"))
+        scope = self._scope
+        return await self._log.read(lambda connection: _distinct(connection, "origin", scope))
 
     async def types(self) -> list[str]:
         """Every type that events have, sorted."""
-        return await self._log.read(lambda connection: _distinct(connection, "type"))
+        scope = self._scope
+        return await self._log.read(lambda connection: _distinct(connection, "type", scope))
 
     async def stored(self) -> int:
         """How many events are stored."""
+        if not self._scope.everything:
+            return await self.count(Filter())
 
         def query(connection: sqlite3.Connection) -> int:
             return int(connection.execute("SELECT events FROM position").fetchone()[0])
@@ -169,14 +187,14 @@ def _fetch(
 def _plan(
     connection: sqlite3.Connection,
     wanted: Filter,
+    scope: Scope,
     *,
     after: int | None = None,
     before: int | None = None,
     counting: bool = False,
 ) -> Plan | None:
     """How to find what is wanted; None where no name matches, so that nothing can be found."""
-    conditions: list[str] = []
-    parameters: list[Any] = []
+    conditions, parameters = _visible(connection, scope)
     names: dict[str, list[int]] = {}
     for name in ("source", "origin", "type"):
         if (text := getattr(wanted, name)) is not None:
@@ -253,6 +271,61 @@ def _plan(
     return Plan("events e NOT INDEXED", [], conditions, parameters)
 
 
+def _visible(connection: sqlite3.Connection, scope: Scope) -> tuple[list[str], list[Any]]:
+    """The conditions of a scope, the same that `Scope.takes` looks at, and their parameters."""
+    if scope.everything:
+        return [], []
+    granted: list[str] = []
+    parameters: list[Any] = []
+    for grant in scope.grants:
+        parts: list[str] = []
+        for column, texts in (("origin", grant.origins), ("type", grant.types)):
+            if texts:
+                parts.append(f"e.{column} IN (SELECT value FROM json_each(?))")
+                parameters.append(_all_numbers(connection, texts))
+        if grant.namespaces:
+            parts.append(f"coalesce({_attribute(NAMESPACE)}, '') REGEXP ?")
+            parameters.append(_expression(grant.namespaces))
+        for name, value in grant.labels:
+            parts.append(f"instr(',' || {_attribute(LABELS)} || ',', ?) > 0")
+            parameters.append(f",{name}={value},")
+        granted.append(f"({' AND '.join(parts) or '1'})")
+    conditions = [f"({' OR '.join(granted) or '0'})"]
+    own = _all_numbers(connection, (ACCESS_LOG, f"{ACCESS_LOG}/>"))
+    if scope.guarded:
+        guarded = [it for text in scope.guarded for it in (text, f"{text}/>")]
+        conditions.append(
+            "(e.origin NOT IN (SELECT value FROM json_each(?))"
+            f" OR coalesce({_attribute(NAMESPACE)}, '') IN (SELECT value FROM json_each(?)))"
+        )
+        parameters += [
+            _all_numbers(connection, guarded),
+            msgspec.json.encode(scope.namespaces).decode(),
+        ]
+    listed = "e.origin IN (SELECT value FROM json_each(?))"
+    whole = " AND ".join(conditions)
+    if scope.access_log:
+        return [f"({listed} OR ({whole}))"], [own, *parameters]
+    return [f"NOT {listed}", whole], [own, *parameters]
+
+
+def _attribute(name: str) -> str:
+    return f"json_extract(e.attributes, '$.{name}')"
+
+
+def _all_numbers(connection: sqlite3.Connection, texts: Iterable[str]) -> str:
+    found = sorted({it for text in texts for it in _numbers(connection, text)})
+    return msgspec.json.encode(found).decode()
+
+
+def _expression(texts: Iterable[str]) -> str:
+    """One expression for several names and patterns, that never matches the empty name."""
+    parts = [
+        re.escape(text) if (found := pattern(text)) is None else found.pattern for text in texts
+    ]
+    return f"(?=.)(?:{'|'.join(parts)})"
+
+
 def match_expression(text: str) -> str:
     """The FTS5 expression of a text filter: every phrase quoted, all of them required."""
     return " AND ".join(
@@ -308,7 +381,17 @@ def _clamped(value: int) -> int:
     return max(-(2**63), min(value, 2**63 - 1))
 
 
-def _distinct(connection: sqlite3.Connection, column: str) -> list[str]:
+def _distinct(connection: sqlite3.Connection, column: str, scope: Scope) -> list[str]:
+    if not scope.everything:
+        conditions, parameters = _visible(connection, scope)
+        found = connection.execute(
+            f"SELECT DISTINCT n.text FROM events e NOT INDEXED"
+            f" JOIN names n ON n.number = e.{column}"
+            " WHERE e.sequence > (SELECT last_sequence FROM position) - ?"
+            f" AND {' AND '.join(conditions)} ORDER BY n.text LIMIT 2000",
+            (NAMED_AMONG, *parameters),
+        )
+        return [text for (text,) in found]
     # Each step jumps to the next value in the index instead of reading all the events.
     found = connection.execute(
         f"WITH RECURSIVE it(number) AS (SELECT min({column}) FROM events UNION ALL"

@@ -134,6 +134,7 @@ class EventChannel(Channel):
                 record.sequence > self._newest
                 and isinstance(record.signal, Event)
                 and self.filter.matches(record.signal)
+                and self.view.scope.takes(record.signal)
             ):
                 self._newest = record.sequence
                 self._new.append(record)

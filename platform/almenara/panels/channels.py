@@ -13,6 +13,7 @@ from almenara.panels.outbox import GOING_AWAY, Counters, Outbox
 from almenara.panels.panel import Choice, Panel, View
 from almenara.panels.renderer import Renderer
 from almenara.panels.tails import TailChannel
+from almenara.scope import EVERYTHING, Scope
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +22,11 @@ CHANNELS_OF_A_BROWSER: Final = 32
 
 class UnknownPanelError(ValueError):
     """A browser asked for a panel that does not exist, or for too many."""
+
+
+def channel_key(panel: Panel, chosen: Choice, scope: Scope) -> str:
+    """What makes a channel: its panel, its filters, and who may see what it shows."""
+    return f"{scope.key}/{panel.name}?{urlencode(sorted(chosen.to_query().items()))}"
 
 
 class Channels:
@@ -101,7 +107,9 @@ class Channels:
         self.outboxes.add(outbox)
         return outbox
 
-    def named(self, names: Iterable[str]) -> list[tuple[str, Panel, Choice]]:
+    def named(
+        self, names: Iterable[str], scope: Scope = EVERYTHING
+    ) -> list[tuple[str, Panel, Choice]]:
         """What `events?severity=ERROR` and the like ask for.
 
         Raises `UnknownPanelError`, and `ValueError` for a filter that cannot be read.
@@ -118,20 +126,27 @@ class Channels:
                 known = ", ".join(self.panels)
                 raise UnknownPanelError(f"there is no panel {panel_name[:40]!r}; there are {known}")
             chosen = panel.choose(dict(parse_qsl(text)))
-            key = f"{panel.name}?{urlencode(sorted(chosen.to_query().items()))}"
+            key = channel_key(panel, chosen, scope)
             found.append((key, panel, chosen))
         return found
 
-    async def join(self, outbox: Outbox, names: Iterable[str], after: int | None) -> None:
+    async def join(
+        self,
+        outbox: Outbox,
+        names: Iterable[str],
+        after: int | None,
+        scope: Scope = EVERYTHING,
+    ) -> None:
         """Make the outbox one of those that get these channels, from a snapshot on.
 
-        `after` is the sequence of the newest row that the browser shows.
+        `after` is the sequence of the newest row that the browser shows, `scope` what it may see.
         """
-        for key, panel, chosen in self.named(names):
+        for key, panel, chosen in self.named(names, scope):
             channel = self._channels.get(key)
             if channel is None:
                 kind = EventChannel if panel.rows else TailChannel if panel.tail else Channel
-                channel = kind(key, panel, chosen, self.view, self.renderer, self.counters)
+                view = self.view.within(scope)
+                channel = kind(key, panel, chosen, view, self.renderer, self.counters)
                 self._channels[key] = channel
                 channel.task = asyncio.create_task(channel.run(), name=f"channel {key}")
             # Before the wait, so that another browser's leaving does not remove the channel.
@@ -154,7 +169,7 @@ class Channels:
         oldest = channel.oldest
         if after >= oldest:
             return
-        missed = await self.view.history.events(
+        missed = await channel.view.history.events(
             channel.filter, after=after, before=oldest, limit=MISSED_COUNTED
         )
         if missed:

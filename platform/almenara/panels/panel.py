@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import jinja2
 import msgspec
@@ -14,20 +14,66 @@ from almenara.hookspecs import TailQuery
 from almenara.panels.feeds import Feeds
 from almenara.panels.renderer import Renderer
 from almenara.resources import Resources
+from almenara.scope import EVERYTHING, Scope
 from almenara.settings import PanelSettings
 from almenara.signals import Event
-from almenara.supervisor import Supervisor
+from almenara.supervisor import SourceState
+
+
+class Sources(Protocol):
+    """Who tells how the sources fare."""
+
+    def states(self) -> list[SourceState]: ...
+
+
+class VisibleSources:
+    """The sources as somebody with a scope may see them."""
+
+    def __init__(self, sources: Sources, scope: Scope) -> None:
+        self.sources, self.scope = sources, scope
+
+    def states(self) -> list[SourceState]:
+        """Those of which anything may be seen; of one seen in part, not how much it says."""
+        found = []
+        for state in self.sources.states():
+            share = self.scope.source(state.name)
+            if share == "whole":
+                found.append(state)
+            elif share == "part":
+                found.append(
+                    SourceState(
+                        name=state.name,
+                        plugin=state.plugin,
+                        isolation=state.isolation,
+                        status=state.status,
+                        since=state.since,
+                    )
+                )
+        return found
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """What panels look at."""
+    """What panels look at, as far as a scope shows it."""
 
     bus: Bus
     history: History
     resources: Resources
-    supervisor: Supervisor
+    supervisor: Sources
     settings: PanelSettings
     feeds: Feeds
+    scope: Scope = EVERYTHING
+
+    def within(self, scope: Scope) -> Self:
+        """The same as somebody with that scope may see it."""
+        if scope.everything:
+            return self
+        return msgspec.structs.replace(
+            self,
+            history=self.history.within(scope),
+            resources=self.resources.within(scope),
+            supervisor=VisibleSources(self.supervisor, scope),
+            scope=scope,
+        )
 
 
 log = structlog.get_logger(__name__)

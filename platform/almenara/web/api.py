@@ -1,8 +1,10 @@
 """The JSON API."""
 
 import base64
+import csv
 import difflib
-from collections.abc import AsyncIterator
+import io
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -20,6 +22,7 @@ from almenara.panels.rows import EVENT_FILTERS
 from almenara.plugins import PluginInfo
 from almenara.signals import Event, Resource, format_time
 from almenara.supervisor import SourceState
+from almenara.web.permission import UNLIMITED, VIEWER, seen
 from almenara.web.problems import BadParameterError, Problem
 from almenara.web.services import Services
 
@@ -181,7 +184,7 @@ def _address(request: Request[Any, Any, Any], **cursor: int) -> str:
     return request.url.path + query({**kept, **{name: str(it) for name, it in cursor.items()}})
 
 
-@get("/api/events", tags=["events"], responses=PROBLEMS)
+@get("/api/events", opt=VIEWER, tags=["events"], responses=PROBLEMS)
 async def events(
     request: Request[Any, Any, Any],
     services: Services,
@@ -199,7 +202,7 @@ async def events(
     limit: Limit = 100,
 ) -> EventPage:
     """Events that a filter lets through, newest first. With `after` alone, those that follow it."""
-    records = await services.history.events(
+    records = await seen(services, request).history.events(
         chosen(request), after=after, before=before, limit=limit
     )
     full = len(records) == limit
@@ -212,10 +215,10 @@ async def events(
     )
 
 
-@get("/api/events/{sequence:int}", tags=["events"], responses=MISSING)
-async def event(services: Services, sequence: int) -> EventItem:
+@get("/api/events/{sequence:int}", opt=VIEWER, tags=["events"], responses=MISSING)
+async def event(request: Request[Any, Any, Any], services: Services, sequence: int) -> EventItem:
     """One event by its sequence."""
-    record = await services.history.event(sequence)
+    record = await seen(services, request).history.event(sequence)
     if record is None:
         raise NotFoundException(
             f"No event {sequence} is in the history; it may have been older than what is kept."
@@ -223,7 +226,31 @@ async def event(services: Services, sequence: int) -> EventItem:
     return item(record)
 
 
-@get("/api/events.ndjson", tags=["events"], responses=PROBLEMS, media_type="application/x-ndjson")
+def exported(
+    request: Request[Any, Any, Any], services: Services, after: int | None, before: int | None
+) -> AsyncIterator[list[Record]]:
+    """All events that the filter in the address lets through, oldest first, in batches.
+
+    Raises `BadParameterError`.
+    """
+    wanted, history = chosen(request), seen(services, request).history
+    end = min(before if before is not None else LARGEST_SEQUENCE, services.bus.last_sequence + 1)
+
+    async def batches() -> AsyncIterator[list[Record]]:
+        cursor = after or 0
+        while True:
+            records = await history.events(wanted, after=cursor, limit=EXPORT_BATCH)
+            records = [record for record in reversed(records) if record.sequence < end]
+            if not records:
+                return
+            yield records
+            cursor = records[-1].sequence
+
+    return batches()
+
+
+@get("/api/events.ndjson", opt=VIEWER, tags=["events"], responses=PROBLEMS,
+     media_type="application/x-ndjson")  # fmt: skip
 async def export(
     request: Request[Any, Any, Any],
     services: Services,
@@ -240,18 +267,11 @@ async def export(
     before: Before = None,
 ) -> Stream:
     """All events that a filter lets through, oldest first, one JSON object a line."""
-    wanted = chosen(request)
-    end = min(before if before is not None else LARGEST_SEQUENCE, services.bus.last_sequence + 1)
+    batches = exported(request, services, after, before)
 
     async def lines() -> AsyncIterator[bytes]:
-        cursor = after or 0
-        while True:
-            records = await services.history.events(wanted, after=cursor, limit=EXPORT_BATCH)
-            records = [record for record in reversed(records) if record.sequence < end]
-            if not records:
-                return
+        async for records in batches:
             yield b"".join(msgspec.json.encode(item(record)) + b"\n" for record in records)
-            cursor = records[-1].sequence
 
     return Stream(
         lines(),
@@ -260,13 +280,72 @@ async def export(
     )
 
 
-@get("/api/resources", tags=["resources"])
+COLUMNS: Final = ("sequence", "time", "severity", "type", "source", "origin", "subject",
+                  "correlation", "id", "data", "problem")  # fmt: skip
+FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet reads as the beginning of a formula."""
+
+
+def cell(value: Any) -> str:
+    """A value as a cell of a table that a spreadsheet shows and never calculates."""
+    text = value if isinstance(value, str) else "" if value is None else str(value)
+    if isinstance(value, str) and text.lstrip().startswith(FORMULA):
+        return f"'{text}"
+    return text
+
+
+@get("/api/events.csv", opt=VIEWER, tags=["events"], responses=PROBLEMS, media_type="text/csv")
+async def export_table(
+    request: Request[Any, Any, Any],
+    services: Services,
+    source: Source = None,
+    origin: Origin = None,
+    type: Type = None,  # noqa: A002
+    subject: Subject = None,
+    severity: AtLeast = None,
+    text: Text = None,
+    correlation: Correlation = None,
+    since: Since = None,
+    until: Until = None,
+    after: After = None,
+    before: Before = None,
+) -> Stream:
+    """The same as a table, for spreadsheets. A cell that could be a formula begins with `'`."""
+    records = exported(request, services, after, before)
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield _line(COLUMNS)
+        async for batch in records:
+            for record in batch:
+                it = item(record)
+                data = (
+                    bytes(record.signal.data).decode() if isinstance(record.signal, Event) else ""
+                )
+                yield _line(
+                    [cell(data if name == "data" else getattr(it, name)) for name in COLUMNS]
+                )
+
+    return Stream(
+        lines(),
+        media_type="text/csv; charset=utf-8",
+        headers={"content-disposition": 'attachment; filename="events.csv"'},
+    )
+
+
+def _line(cells: Sequence[str]) -> bytes:
+    written = io.StringIO()
+    csv.writer(written).writerow(cells)
+    return written.getvalue().encode("utf-8", "replace")
+
+
+@get("/api/resources", opt=VIEWER, tags=["resources"])
 async def resources(
+    request: Request[Any, Any, Any],
     services: Services,
     kind: Annotated[str | None, _text("Only this kind", "nats.stream")] = None,
 ) -> list[ResourceItem]:
     """Current state."""
-    found = services.resources
+    found = seen(services, request).resources
     return [
         _resource(it, found.metrics(it))
         for it in (found.all() if kind is None else found.of_kind(kind))
@@ -288,16 +367,17 @@ def _resource(resource: Resource, samples: dict[str, float]) -> ResourceItem:
     )
 
 
-@get("/api/sources", tags=["sources"])
-async def sources(services: Services) -> list[SourceState]:
+@get("/api/sources", opt=VIEWER, tags=["sources"])
+async def sources(request: Request[Any, Any, Any], services: Services) -> list[SourceState]:
     """Each source and how it fares; times in microseconds since the epoch."""
-    return services.supervisor.states()
+    return seen(services, request).supervisor.states()
 
 
-@get("/api/health", tags=["health"])
-async def health(services: Services) -> Health:
+@get("/api/health", opt=VIEWER, tags=["health"])
+async def health(request: Request[Any, Any, Any], services: Services) -> Health:
     """How Almenara fares. Always 200: read `status`, or ask `/readyz`."""
-    states = services.supervisor.states()
+    view = seen(services, request)
+    states = view.supervisor.states()
     well = services.bus.full is None and all(it.status == "running" for it in states)
     return Health(
         status="ok" if well else "degraded",
@@ -305,16 +385,16 @@ async def health(services: Services) -> Health:
         started=written(services.started),
         sources={it.name: it.status for it in states},
         subscribers=services.channels.clients,
-        events_stored=await services.history.stored(),
+        events_stored=await view.history.stored(),
         last_sequence=services.bus.last_sequence,
         bus_full=services.bus.full,
     )
 
 
-@get("/api/plugins", tags=["sources"])
+@get("/api/plugins", opt=UNLIMITED, tags=["sources"])
 async def plugins(services: Services) -> list[PluginInfo]:
     """Each plugin that was found, those that failed or are disabled among them."""
     return list(services.plugins())
 
 
-API: Final = [events, event, export, resources, sources, plugins, health]
+API: Final = [events, event, export, export_table, resources, sources, plugins, health]

@@ -4,19 +4,21 @@ Pure ASGI in front of the framework, because a check that runs after routing mis
 refuses, and a check for HTTP alone misses the WebSocket.
 """
 
+import asyncio
 import ipaddress
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 from litestar.enums import ScopeType
+from litestar.exceptions import ClientException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from almenara.settings import ServerSettings
+from almenara.web.refusing import HEADERS, Refusal, refuse
 
 log = structlog.get_logger(__name__)
 
@@ -29,21 +31,9 @@ POLICY: Final = (
     " frame-ancestors 'none'; object-src 'none'; require-trusted-types-for 'script';"
     " trusted-types htmx"
 )
-HEADERS: Final = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
-)
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """Why a request goes no further."""
-
-    status: int
-    title: str
-    detail: str
+METHODS: Final = frozenset(("GET", "HEAD", "POST"))
+"""Everything else is refused: a list of what is dangerous has been too short elsewhere."""
+TRANSPORT_SECURITY: Final = (b"strict-transport-security", b"max-age=31536000")
 
 
 class Guard:
@@ -69,14 +59,15 @@ class Guard:
                 " server.max_websockets.",
             )
         if refusal is not None:
-            await _refuse(refusal, websocket, receive, send)
+            await refuse(refusal, websocket, receive, send)
             return
         if websocket:
             await self._join(scope, receive, send)
             return
         nonce = secrets.token_urlsafe(16)
         scope.setdefault("state", {})["nonce"] = nonce
-        await self.app(scope, receive, _with_headers(send, nonce))
+        body = Body(receive, self.settings)
+        await self.app(scope, body.receive, _with_headers(scope, send, nonce))
 
     @property
     def _sockets(self) -> int:
@@ -103,6 +94,8 @@ class Guard:
 
 def refused(scope: Scope, settings: ServerSettings) -> Refusal | None:
     """Why the Host or the Origin of a request is not acceptable; None where they are."""
+    if (refusal := _malformed(scope, settings)) is not None:
+        return refusal
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     origins = [value for name, value in scope["headers"] if name == b"origin"]
     host = parse_host(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
@@ -129,6 +122,61 @@ def refused(scope: Scope, settings: ServerSettings) -> Refusal | None:
         f" {hosts[0].decode('latin-1')!r}. If that origin may open live pages, name it in"
         " server.allowed_origins.",
     )
+
+
+def _malformed(scope: Scope, settings: ServerSettings) -> Refusal | None:
+    path: Any = scope.get("raw_path") or b""
+    query: Any = scope.get("query_string") or b""
+    if len(path) + len(query) > settings.largest_address:
+        return Refusal(414, "Address too long", "The address of the request is too long.")
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > settings.largest_headers:
+        return Refusal(431, "Headers too large", "The headers of the request are too large.")
+    method: Any = scope.get("method", "GET")
+    if method not in METHODS:
+        return Refusal(405, "Method not allowed", f"{str(method)[:20]} is not answered here.")
+    if scope["type"] == ScopeType.HTTP:
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        if any(not it.isdigit() or len(it) > 18 for it in lengths) or len(lengths) > 1:
+            return Refusal(400, "Bad request", "The length of the body cannot be read.")
+        if lengths and int(lengths[0]) > settings.largest_body:
+            return _too_large(settings)
+    return None
+
+
+def _too_large(settings: ServerSettings) -> Refusal:
+    return Refusal(
+        413,
+        "Body too large",
+        f"The body of a request is {settings.largest_body} bytes at most (server.largest_body).",
+    )
+
+
+class Body:
+    """What a request brings: in time, and not too much of it."""
+
+    def __init__(self, receive: Receive, settings: ServerSettings) -> None:
+        self._receive, self._settings = receive, settings
+        self._left = settings.largest_body
+        self._until = asyncio.get_running_loop().time() + settings.body_timeout
+        self._whole = False
+
+    async def receive(self) -> Any:
+        """The next part. One that comes too late, or is too much, ends the request."""
+        if self._whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._until):
+                message: Any = await self._receive()
+        except TimeoutError:
+            raise ClientException(
+                "The body of the request took too long.", status_code=408
+            ) from None
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            self._whole = not message.get("more_body", False)
+            if self._left < 0:
+                raise ClientException(_too_large(self._settings).detail, status_code=413)
+        return message
 
 
 def parse_host(text: str) -> tuple[str, int | None] | None:
@@ -198,36 +246,17 @@ def parse_origin(text: str) -> tuple[str, str, int] | None:
     return parts.scheme, host[0], port if port is not None else DEFAULT_PORTS[parts.scheme]
 
 
-def _with_headers(send: Send, nonce: str) -> Send:
+def _with_headers(scope: Scope, send: Send, nonce: str) -> Send:
     policy = POLICY.format(nonce=nonce).encode()
 
     async def guarded(message: Message) -> None:
         if message["type"] == "http.response.start":
+            asking = scope["state"].get("asking")
+            encrypted = [TRANSPORT_SECURITY] if asking is not None and asking.secure else []
             message["headers"] = [
-                *message.get("headers", ()), *HEADERS, (b"content-security-policy", policy)
+                *message.get("headers", ()), *HEADERS, *encrypted,
+                (b"content-security-policy", policy),
             ]  # fmt: skip
         await send(message)
 
     return guarded
-
-
-async def _refuse(refusal: Refusal, websocket: bool, receive: Receive, send: Send) -> None:
-    kind = "websocket.http.response" if websocket else "http.response"
-    body = msgspec.json.encode(
-        {"status": refusal.status, "title": refusal.title, "detail": refusal.detail}
-    )
-    if websocket:
-        await receive()
-    headers: Mapping[bytes, bytes] = {
-        b"content-type": b"application/problem+json",
-        b"content-length": str(len(body)).encode(),
-        b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
-    }
-    start: Any = {
-        "type": f"{kind}.start",
-        "status": refusal.status,
-        "headers": [*headers.items(), *HEADERS],
-    }
-    await send(start)
-    content: Any = {"type": f"{kind}.body", "body": body}
-    await send(content)

@@ -13,6 +13,8 @@ from litestar.exceptions import WebSocketDisconnect
 from almenara.panels.channels import Channels
 from almenara.panels.outbox import GOING_AWAY, Outbox
 from almenara.panels.renderer import Frame
+from almenara.scope import Scope
+from almenara.web.permission import VIEWER, NotSignedInError, asking_of, ticket_of
 from almenara.web.services import Services
 
 ABUSE: Final = 1008
@@ -27,10 +29,12 @@ class Resume(msgspec.Struct, forbid_unknown_fields=True):
     resume: int
 
 
-@websocket("/live", name="live")
+@websocket("/live", name="live", opt=VIEWER)
 async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
     """Frames of the channels in the parameters `panel`, from the row `after` on."""
-    channels = services.channels
+    channels, ticket = services.channels, ticket_of(socket)
+    if ticket is None:
+        raise NotSignedInError("Sign in first.")
     await socket.accept()
     if channels.draining:
         await socket.close(GOING_AWAY)
@@ -38,8 +42,9 @@ async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
     names = socket.query_params.getall("panel", [])
     after = _sequence(socket.query_params.get("after"))
     outbox = channels.outbox()
+    watched = services.access.opened(ticket, asking_of(socket).address, outbox.close)
     receiving = asyncio.create_task(_receive(socket, channels, outbox))
-    joining = asyncio.create_task(_join(channels, outbox, names, after))
+    joining = asyncio.create_task(_join(channels, outbox, names, after, ticket.identity.scope))
     beating = asyncio.create_task(_beat(services, outbox))
     background = (receiving, joining, beating)
     try:
@@ -50,15 +55,18 @@ async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
     except WebSocketDisconnect:
         pass
     finally:
+        services.access.closed(watched)
         channels.leave(outbox)
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
 
 
-async def _join(channels: Channels, outbox: Outbox, names: list[str], after: int | None) -> None:
+async def _join(
+    channels: Channels, outbox: Outbox, names: list[str], after: int | None, scope: Scope
+) -> None:
     try:
-        await channels.join(outbox, names, after)
+        await channels.join(outbox, names, after, scope)
     except ValueError:
         outbox.close(ABUSE)
 

@@ -10,13 +10,14 @@ from litestar import MediaType, Request, Response, get
 from litestar.response import Redirect
 
 from almenara.bus import Record
-from almenara.history import Filter
-from almenara.panels.panel import Choice, Panel
+from almenara.history import Filter, History
+from almenara.panels.panel import Choice, Panel, View
 from almenara.panels.renderer import duration, query
 from almenara.panels.rows import EVENT_FILTERS, events_link, row
 from almenara.signals import Event, Severity, now
 from almenara.web.dashboards import Dashboard, about
 from almenara.web.payloads import as_json, envelope_of, hex_lines, shown
+from almenara.web.permission import PUBLIC, VIEWER, csrf_of, seen, ticket_of
 from almenara.web.services import Services
 
 PageRequest = Request[Any, Any, Any]
@@ -65,6 +66,7 @@ PANEL_FIELDS: Final = (
     *FIELDS,
 )
 """Those of panels, which may be of resources."""
+UNGUARDED: Final = ("none", "insecure-none")
 RANGES: Final = (("5 min", "5m"), ("1 hour", "1h"), ("24 hours", "24h"))
 
 
@@ -81,6 +83,7 @@ def page(
 ) -> Response[str]:
     """A whole page; `live` are the channels that its one WebSocket follows."""
     channels = [("panel", channel) for channel in live]
+    ticket = ticket_of(request)
     content = services.renderer.render(
         template,
         {
@@ -90,7 +93,16 @@ def page(
             "nonce": request.scope["state"].get("nonce", ""),
             "asset": services.assets.url,
             "sheets": services.assets.sheets(),
-            "navigation": [it for it in services.dashboards()[1:] if it.navigation],
+            "navigation": [
+                it for it in services.dashboards(seen(services, request))[1:] if it.navigation
+            ]
+            if ticket
+            else [],
+            "identity": ticket.identity if ticket is not None else None,
+            "signed_in": ticket is not None and services.access.mode not in UNGUARDED,
+            "unguarded": services.access.mode in UNGUARDED,
+            "open_to_all": services.access.mode == "insecure-none",
+            "csrf": csrf_of(request) if "asking" in request.scope["state"] else "",
             "live": f"/live?{urlencode(channels)}" if channels else "",
             "moment": now(),
             "visible_events": services.settings.panels.visible_events,
@@ -115,30 +127,33 @@ def problem_page(
     )
 
 
-async def draw(services: Services, shown: Panel, chosen: Choice) -> str:
+async def draw(services: Services, view: View, shown: Panel, chosen: Choice) -> str:
     """A panel as it is now."""
-    return await shown.render(services.channels.view, chosen, services.renderer)
+    return await shown.render(view, chosen, services.renderer)
 
 
-async def drawn(services: Services, names: Iterable[str], chosen: Filter) -> dict[str, str]:
+async def drawn(
+    services: Services, view: View, names: Iterable[str], chosen: Filter
+) -> dict[str, str]:
     """The panels of these names as they are now."""
     asked = chosen.to_query()
     panels = [services.catalogue[name] for name in names]
-    return {it.name: await draw(services, it, it.choose(asked)) for it in panels}
+    return {it.name: await draw(services, view, it, it.choose(asked)) for it in panels}
 
 
-@get("/", name="overview", include_in_schema=False)
+@get("/", name="overview", opt=VIEWER, include_in_schema=False)
 async def overview(request: PageRequest, services: Services) -> Response[str]:
     """What is going on now."""
-    return await _dashboard(services, request, services.dashboards()[0], name="overview")
+    shown = services.dashboards(seen(services, request))[0]
+    return await _dashboard(services, request, shown, name="overview")
 
 
-@get("/dashboards/{name:str}", name="dashboard", include_in_schema=False)
+@get("/dashboards/{name:str}", name="dashboard", opt=VIEWER, include_in_schema=False)
 async def dashboard(
     request: PageRequest, services: Services, name: str
 ) -> Response[str] | Redirect:
     """A page of panels, of a plugin or of the configuration; its address narrows its panels."""
-    known = services.dashboards()
+    known = services.dashboards(seen(services, request))
     found = next((it for it in known if it.name == name), None)
     if found is None:
         near = ", ".join(it.title for it in known)
@@ -197,8 +212,9 @@ async def _dashboard(
         shown = about(shown, typed)
     except ValueError as error:
         problem = str(error)
+    view = seen(services, request)
     panels = {
-        it.panel.name: await draw(services, it.panel, it.panel.choose(it.filter))
+        it.panel.name: await draw(services, view, it.panel, it.panel.choose(it.filter))
         for it in shown.panels
     }
     subject = [typed[it] for it in ABOUT if it in typed and it not in shown.filters]
@@ -220,7 +236,7 @@ async def _dashboard(
     )
 
 
-@get("/panels/{name:str}", name="panel", include_in_schema=False)
+@get("/panels/{name:str}", name="panel", opt=VIEWER, include_in_schema=False)
 async def panel(request: PageRequest, services: Services, name: str) -> Response[str] | Redirect:
     """One panel alone, as for a screen on the wall."""
     shown = services.catalogue.get(name)
@@ -236,9 +252,10 @@ async def panel(request: PageRequest, services: Services, name: str) -> Response
         chosen = shown.choose(typed)
     except ValueError as error:
         problem, chosen = str(error), shown.choose({})
+    view = seen(services, request)
     known = [
         it
-        for it in services.dashboards()
+        for it in services.dashboards(view)
         if it.navigation and any(p.panel.name == name for p in it.panels)
     ]
     return page(
@@ -247,7 +264,7 @@ async def panel(request: PageRequest, services: Services, name: str) -> Response
         "panel_page.html",
         {
             "panel": shown,
-            "drawn": await draw(services, shown, chosen),
+            "drawn": await draw(services, view, shown, chosen),
             "home": known[-1] if known else None,
             **filter_form(f"/panels/{name}", sorted(shown.filters - {"sort"}), typed, problem),
         },
@@ -258,23 +275,28 @@ async def panel(request: PageRequest, services: Services, name: str) -> Response
     )
 
 
-@get("/sources", name="sources", include_in_schema=False)
+@get("/sources", name="sources", opt=VIEWER, include_in_schema=False)
 async def sources(request: PageRequest, services: Services) -> Response[str]:
     """Each source and how it fares, and each plugin."""
+    view = seen(services, request)
     return page(
         services,
         request,
         "sources_page.html",
-        {"panels": await drawn(services, SOURCES, Filter()), "plugins": services.plugins()},
+        {
+            "panels": await drawn(services, view, SOURCES, Filter()),
+            "plugins": services.plugins() if view.scope.unlimited else (),
+        },
         name="sources",
         title="Sources",
         live=SOURCES,
     )
 
 
-@get("/events", name="events", include_in_schema=False)
+@get("/events", name="events", opt=VIEWER, include_in_schema=False)
 async def events(request: PageRequest, services: Services) -> Response[str] | Redirect:
     """The events that a filter lets through, newest first."""
+    view = seen(services, request)
     asked = dict(request.query_params)
     known = {name: value for name, value in asked.items() if name in {*EVENT_FILTERS, *CURSORS}}
     typed = {name: value.strip() for name, value in known.items() if value.strip()}
@@ -292,13 +314,13 @@ async def events(request: PageRequest, services: Services) -> Response[str] | Re
             services,
             request,
             "events_page.html",
-            {**await _form(services, typed), "problem": str(error)},
+            {**await _form(view, typed), "problem": str(error)},
             name="events",
             title="Events",
             status_code=400,
         )
     limit = services.settings.panels.visible_events
-    history = services.history
+    history = view.history
     records = await history.events(chosen, after=after, before=before, limit=limit)
     older = newer = False
     if records:
@@ -325,9 +347,9 @@ async def events(request: PageRequest, services: Services) -> Response[str] | Re
         request,
         "events_page.html",
         {
-            **await _form(services, typed),
+            **await _form(view, typed),
             "problem": None,
-            "panels": {**await drawn(services, ["histogram"], chosen), "events": listed},
+            "panels": {**await drawn(services, view, ["histogram"], chosen), "events": listed},
             "older": "/events" + query({**parameters, "before": str(records[-1].sequence)})
             if older
             else "",
@@ -352,7 +374,7 @@ def _sequence(name: str, text: str | None) -> int | None:
     return int(text)
 
 
-async def _form(services: Services, typed: Mapping[str, str]) -> dict[str, Any]:
+async def _form(view: View, typed: Mapping[str, str]) -> dict[str, Any]:
     """The filter form, with what was typed, and what it can complete."""
     values = {field.name: typed.get(field.name, "") for field in FIELDS}
     kept = {name: value for name, value in typed.items() if name not in CURSORS}
@@ -379,17 +401,18 @@ async def _form(services: Services, typed: Mapping[str, str]) -> dict[str, Any]:
         "ranges": ranges,
         "unfolded": any(typed.get(name) for name in MORE),
         "severities": list(Severity.__members__),
-        "origins": await services.history.origins(),
-        "types": await services.history.types(),
+        "origins": await view.history.origins(),
+        "types": await view.history.types(),
     }
 
 
-@get("/events/{sequence:int}", name="event", include_in_schema=False)
+@get("/events/{sequence:int}", name="event", opt=VIEWER, include_in_schema=False)
 async def event(
     request: PageRequest, services: Services, sequence: int, part: str | None = None
 ) -> Response[str]:
     """One event; with `part=detail` only the piece that the drawer shows."""
-    record = await services.history.event(sequence) if 0 <= sequence <= LARGEST_SEQUENCE else None
+    history = seen(services, request).history
+    record = await history.event(sequence) if 0 <= sequence <= LARGEST_SEQUENCE else None
     if record is None or not isinstance(record.signal, Event):
         return _missing(services, request, sequence, part)
     try:
@@ -399,7 +422,7 @@ async def event(
         )
     except ValueError:
         chosen = Filter()
-    context = await _detail(services, record, record.signal, chosen)
+    context = await _detail(history, record, record.signal, chosen)
     if part == "detail":
         return Response(
             services.renderer.render("event_detail.html", {**context, "drawer": True}),
@@ -428,9 +451,8 @@ def _missing(
 
 
 async def _detail(
-    services: Services, record: Record, happened: Event, chosen: Filter
+    history: History, record: Record, happened: Event, chosen: Filter
 ) -> dict[str, Any]:
-    history = services.history
     older = await history.events(chosen, before=record.sequence, limit=1)
     newer = await history.events(chosen, after=record.sequence, limit=1)
     suffix = query(chosen.to_query())
@@ -467,14 +489,15 @@ async def _detail(
     }
 
 
-@get("/timeline", name="timeline", include_in_schema=False)
+@get("/timeline", name="timeline", opt=VIEWER, include_in_schema=False)
 async def timeline(
     request: PageRequest, services: Services, correlation: str = ""
 ) -> Response[str]:
     """Everything with one correlation id, in the order of time."""
     correlation = correlation.strip()
     chosen = Filter(correlation=correlation)
-    records = await services.history.events(chosen, limit=TIMELINE) if correlation else []
+    history = seen(services, request).history
+    records = await history.events(chosen, limit=TIMELINE) if correlation else []
     context = {
         "correlation": correlation,
         "listed": events_link(correlation=correlation) if correlation else "/events",
@@ -516,7 +539,9 @@ def _told(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-@get("/static/{name:path}", name="static", include_in_schema=False, sync_to_thread=False)
+@get(
+    "/static/{name:path}", name="static", opt=PUBLIC, include_in_schema=False, sync_to_thread=False
+)
 def static(services: Services, name: str) -> Response[bytes]:
     """A file whose name holds its content's hash."""
     asset = services.assets.find(name)

@@ -5,23 +5,24 @@ from typing import Final
 from litestar import Response, get
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from almenara.web.permission import METRICS, PUBLIC
 from almenara.web.services import Services
 
 
-@get("/healthz", media_type="text/plain", include_in_schema=False)
+@get("/healthz", opt=PUBLIC, media_type="text/plain", include_in_schema=False)
 async def healthz() -> str:
     """The process is alive, whatever happens upstream."""
     return "alive\n"
 
 
-@get("/readyz", media_type="text/plain", include_in_schema=False)
+@get("/readyz", opt=PUBLIC, media_type="text/plain", include_in_schema=False)
 async def readyz(services: Services) -> Response[str]:
     """Whether it can serve; 503 with the reason where it cannot."""
     reason = services.ready()
     return Response(f"{reason or 'ready'}\n", status_code=503 if reason else 200)
 
 
-@get("/metrics", include_in_schema=False)
+@get("/metrics", opt=METRICS, include_in_schema=False)
 async def metrics(services: Services) -> Response[bytes]:
     """Figures for Prometheus."""
     return Response(

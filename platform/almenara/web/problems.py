@@ -7,13 +7,17 @@ import msgspec
 import structlog
 from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException
+from litestar.response import Redirect
 
 from almenara.bus.readers import QueryTooSlowError
+from almenara.panels.renderer import query
 from almenara.web.pages import problem_page
+from almenara.web.permission import NotSignedInError
 
 log = structlog.get_logger(__name__)
 
 PROBLEM_TYPE: Final = "application/problem+json"
+LONGEST_WAY_BACK: Final = 2_000
 
 
 class Problem(msgspec.Struct, kw_only=True):
@@ -38,15 +42,26 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, QueryTooSlowError):
         log.error("a request failed", path=request.url.path, exc_info=error)
     title = HTTPStatus(status).phrase
+    if isinstance(error, NotSignedInError):
+        if not _for_program(request.url.path) and request.method == "GET":
+            return Redirect("/sign-in" + _back_to(request), status_code=303)
+        headers = {"www-authenticate": "Bearer"}
+    else:
+        headers = {}
     if _for_program(request.url.path):
         problem = Problem(title=title, status=status, detail=detail, instance=request.url.path)
-        return Response(problem, status_code=status, media_type=PROBLEM_TYPE)
+        return Response(problem, status_code=status, media_type=PROBLEM_TYPE, headers=headers)
     services = request.app.state.services
     try:
         return problem_page(services, request, status, title, detail)
     except Exception:
         log.exception("the page for an error could not be drawn", path=request.url.path)
         return Response(detail, status_code=status, media_type=MediaType.TEXT)
+
+
+def _back_to(request: Request[Any, Any, Any]) -> str:
+    address = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return "" if address == "/" or len(address) > LONGEST_WAY_BACK else query({"next": address})
 
 
 def _for_program(path: str) -> bool:

@@ -2,19 +2,25 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import Any, Final
 
+import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from almenara.settings import ServerSettings
+from almenara.settings import ServerSettings, SettingsError, TlsSettings
+
+log = structlog.get_logger(__name__)
 
 BACKLOG: Final = 2048
 LARGEST_FRAME: Final = 16_384
 PING_INTERVAL: Final = 20.0
 PING_TIMEOUT: Final = 10.0
+RELOAD_EVERY: Final = 2.0
+"""Seconds between looks at whether the certificate has changed."""
 
 
 class PortTakenError(OSError):
@@ -45,15 +51,50 @@ def listening_socket(settings: ServerSettings) -> socket.socket:
     return sock
 
 
-def deadline_protocol(seconds: float) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol with a deadline for the headers of a connection's first request."""
+TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+    b"content-length: 0\r\n\r\n"
+)
+
+
+def deadline_protocol(settings: ServerSettings) -> type[HttpToolsProtocol]:
+    """uvicorn's protocol with a deadline for the headers of each request, and a limit of their
+    size and of the connections that are on their way to send them."""
+    # In the order they came, so that the oldest can go first.
+    half_open: dict[HttpToolsProtocol, None] = {}
 
     class DeadlineHttpProtocol(HttpToolsProtocol):
         deadline: asyncio.TimerHandle | None = None
+        header_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.deadline = self.loop.call_later(seconds, transport.abort)
+            self.expect_headers()
+
+        def expect_headers(self) -> None:
+            self.forget_deadline()
+            self.header_bytes = 0
+            self.deadline = self.loop.call_later(settings.header_timeout, self.transport.abort)
+            half_open[self] = None
+            if len(half_open) > settings.half_open:
+                oldest = next(iter(half_open))
+                del half_open[oldest]
+                oldest.transport.abort()
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            if self.deadline is None:
+                self.expect_headers()
+
+        def data_received(self, data: bytes) -> None:
+            if self.deadline is not None:
+                # An upper bound: a part of the body may be in it already.
+                self.header_bytes += len(data)
+                if self.header_bytes > settings.largest_headers + settings.largest_body:
+                    self.transport.write(TOO_LARGE)
+                    self.transport.close()
+                    return
+            super().data_received(data)
 
         def on_headers_complete(self) -> None:
             self.forget_deadline()
@@ -64,6 +105,7 @@ def deadline_protocol(seconds: float) -> type[HttpToolsProtocol]:
             super().connection_lost(exc)
 
         def forget_deadline(self) -> None:
+            half_open.pop(self, None)
             if self.deadline is not None:
                 self.deadline.cancel()
                 self.deadline = None
@@ -99,13 +141,55 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+def tls_context(settings: TlsSettings) -> ssl.SSLContext:
+    """How connections are encrypted. Raises `SettingsError` where the files are no good."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.cert, settings.key)
+        if settings.client_ca is not None:
+            context.load_verify_locations(settings.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise SettingsError(
+            f"server.tls: {settings.cert} and {settings.key} are not a certificate and its key:"
+            f" {error}"
+        ) from None
+    return context
+
+
+def _stamps(settings: TlsSettings) -> tuple[int, ...]:
+    return tuple(it.stat().st_mtime_ns for it in (settings.cert, settings.key))
+
+
+async def reload_certificate(config: uvicorn.Config, settings: TlsSettings) -> None:
+    """Read certificate and key again when they change; connections from then on have them."""
+    last = await asyncio.to_thread(_stamps, settings)
+    while True:
+        await asyncio.sleep(RELOAD_EVERY)
+        try:
+            stamps = await asyncio.to_thread(_stamps, settings)
+            if stamps == last or config.ssl is None:
+                continue
+            # Tried on a context of its own first: half of a new pair must not replace the old one.
+            await asyncio.to_thread(tls_context, settings)
+            config.ssl.load_cert_chain(settings.cert, settings.key)
+            last = stamps
+            log.info("the certificate was read again", file=str(settings.cert))
+        except (OSError, SettingsError) as error:
+            log.warning("the certificate cannot be read again; the old one stays",
+                        reason=str(error))  # fmt: skip
+
+
 def server(
     app: Any, settings: ServerSettings, drain: Callable[[], Awaitable[None]]
 ) -> DrainingServer:
     """The server of an application, ready to `serve(sockets=[listening_socket(…)])`."""
+    tls = settings.tls
     config = uvicorn.Config(
         app,
-        http=deadline_protocol(settings.header_timeout),
+        ssl_context_factory=(lambda *_: tls_context(tls)) if tls is not None else None,
+        http=deadline_protocol(settings),
         ws="websockets-sansio",
         ws_max_size=LARGEST_FRAME,
         ws_ping_interval=PING_INTERVAL,

@@ -6,13 +6,13 @@ from functools import cached_property
 
 from prometheus_client import CollectorRegistry
 
+from almenara.access.admitting import Access
 from almenara.bus import Bus
-from almenara.history import History
 from almenara.panels.catalogue import Catalogue
 from almenara.panels.channels import Channels
+from almenara.panels.panel import View
 from almenara.panels.renderer import Renderer
 from almenara.plugins import PluginInfo
-from almenara.resources import Resources
 from almenara.settings import Settings
 from almenara.signals import now
 from almenara.supervisor import Supervisor
@@ -27,8 +27,7 @@ class Services:
 
     settings: Settings
     bus: Bus
-    history: History
-    resources: Resources
+    access: Access
     supervisor: Supervisor
     channels: Channels
     catalogue: Catalogue
@@ -42,9 +41,9 @@ class Services:
     started: int = field(default_factory=now)
     loop_lag: LoopLag = field(default_factory=LoopLag)
 
-    def dashboards(self) -> list[Dashboard]:
-        """The pages of panels, the overview first."""
-        return dashboards(self.settings.dashboards, self.catalogue, self.channels.view)
+    def dashboards(self, view: View) -> list[Dashboard]:
+        """The pages of panels for somebody's view, the overview first."""
+        return dashboards(self.settings.dashboards, self.catalogue, view)
 
     @cached_property
     def registry(self) -> CollectorRegistry:

@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from almenara import __version__
+from almenara.access.admitting import Access, mode_of
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
 from almenara.panels.catalogue import Catalogue
@@ -16,6 +17,7 @@ from almenara.panels.feeds import Feeds
 from almenara.panels.panel import View
 from almenara.panels.renderer import Renderer
 from almenara.plugins import Plugins
+from almenara.redaction import Redactor
 from almenara.resources import Resources
 from almenara.settings import Settings
 from almenara.supervisor import Supervisor
@@ -24,7 +26,7 @@ from almenara.web.assets import Assets
 from almenara.web.dashboards import check as check_dashboards
 from almenara.web.plugging import Plugging
 from almenara.web.reloading import reload_saved
-from almenara.web.server import listening_socket, server
+from almenara.web.server import listening_socket, reload_certificate, server
 from almenara.web.services import Services
 
 log = structlog.get_logger(__name__)
@@ -39,9 +41,10 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
     Raises `web.server.PortTakenError`, `settings.SettingsError`, and what opening the database
     raises.
     """
+    mode_of(settings)
     plugins.check(settings)
     with contextlib.closing(listening_socket(settings.server)) as sock:
-        async with EmbeddedBus(settings.storage) as bus:
+        async with EmbeddedBus(settings.storage, Redactor(settings.redaction)) as bus:
             resources = Resources()
             replay_from = bus.last_sequence
             await resources.rebuild(bus)
@@ -53,6 +56,9 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
             for plugin in list(plugins.modules):
                 plugging.add(plugin)
             history = History(bus)
+            access = Access(settings, bus, resources.namespaces)
+            await access.start()
+            tell_of_access(access)
             view = View(
                 bus=bus,
                 history=history,
@@ -70,8 +76,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
             services = Services(
                 settings=settings,
                 bus=bus,
-                history=history,
-                resources=resources,
+                access=access,
                 supervisor=supervisor,
                 channels=channels,
                 renderer=renderer,
@@ -91,9 +96,16 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                 async with asyncio.TaskGroup() as group:
                     background = [
                         group.create_task(resources.follow(bus, replay_from), name="resources"),
+                        group.create_task(access.run(), name="access"),
                         group.create_task(services.loop_lag.run(), name="loop lag"),
                         group.create_task(supervisor.run(), name="supervisor"),
                     ]
+                    if (tls := settings.server.tls) is not None:
+                        background.append(
+                            group.create_task(
+                                reload_certificate(running.config, tls), name="certificate"
+                            )
+                        )
                     if reload and settings.plugins_dir is not None:
                         background.append(
                             group.create_task(
@@ -102,7 +114,8 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                             )
                         )
                     host, port = sock.getsockname()[:2]
-                    log.info("almenara is ready", address=f"http://{host}:{port}/")
+                    scheme = "https" if settings.server.tls is not None else "http"
+                    log.info("almenara is ready", address=f"{scheme}://{host}:{port}/")
                     await running.serve(sockets=[sock])
                     for task in background:
                         task.cancel()
@@ -110,3 +123,11 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                 await channels.close()
                 await feeds.close()
     log.info("almenara has stopped")
+
+
+def tell_of_access(access: Access) -> None:
+    """Say in the log what an operator has to know of who may look."""
+    if access.mode == "insecure-none":
+        log.warning("everybody who can connect sees everything: auth.mode is insecure-none")
+    if access.mode == "token" and not access.has_access_token:
+        log.warning("nobody can sign in yet; `almenara access rotate` makes an access token")

@@ -1,0 +1,638 @@
+"""The one who says who is there: every request and every WebSocket is put to `Access.admit`."""
+
+import asyncio
+import hmac
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+import msgspec
+import structlog
+
+from almenara.access import tokens as api_tokens
+from almenara.access.asking import Asking, ClusterError, Refused
+from almenara.access.audit import Audit
+from almenara.access.hashing import TooManySecretsError, Verifying, digest
+from almenara.access.identity import Identity, Person, Role, everybody, identity_of
+from almenara.access.proxying import Proxying
+from almenara.access.sessions import Session, Sessions
+from almenara.access.store import ApiToken, Kept, KeptSession, Store
+from almenara.access.throttling import Attempts
+from almenara.access.tokens import Tokens
+from almenara.bus import Bus
+from almenara.scope import EVERYTHING
+from almenara.settings import Settings, SettingsError
+from almenara.signals import now
+
+if TYPE_CHECKING:
+    from almenara.access.clusters import Cluster, Reviewed, Rights
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between looks at the file, at lifetimes and at open WebSockets."""
+SHORTEST_TOKEN: Final = 20
+SIGNED_OUT: Final = 4401
+COME_AGAIN: Final = 1012
+SECOND: Final = 1_000_000
+LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
+
+Mode = Literal["token", "oidc", "proxy", "kubernetes", "none", "insecure-none"]
+
+
+class Renewal(Protocol):
+    """What it takes to ask whether somebody who signed in may still be here."""
+
+    every: float
+    """Seconds between two times of asking."""
+
+    async def person(self) -> Person | None:
+        """Who they are now; None where they may not be here. Raises where nobody can say."""
+
+
+class Provider(Protocol):
+    """Who signs people in elsewhere, as OpenID Connect providers do."""
+
+    name: str
+    """What people know it by."""
+
+    async def begin(self, callback: str, back: str) -> tuple[str, str]:
+        """The address to send a browser to, and the secret that ties its coming back to it."""
+
+    async def finish(self, asking: Asking, came: Mapping[str, str], tie: str) -> tuple[str, str]:
+        """The secret of the new session, and the page to go on with. Raises `Refused`."""
+
+    async def signed_out_elsewhere(self, token: str) -> bool:
+        """End the sessions that a logout token names; whether it was a good one."""
+
+    def leaving(self, session: Session) -> str:
+        """Where to send a browser that signs out; empty where nowhere."""
+
+    async def close(self) -> None:
+        """Give up the connections."""
+
+
+class Ticket(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who was let in with one request."""
+
+    identity: Identity
+    session: Session | None = None
+    api_token: str = ""
+    """The id of the API token they came with."""
+    bearer: str = ""
+    """The digest of the other token they came with, where there is no session."""
+    by_header: bool = False
+    """Whether they sent a token that no browser sends by itself."""
+
+    @property
+    def user(self) -> str:
+        """Whose connections are counted together."""
+        person = self.identity.person
+        if person.shared and self.session is not None:
+            return self.session.id
+        return person.subject
+
+
+class Open(msgspec.Struct, eq=False):
+    """A WebSocket of somebody."""
+
+    ticket: Ticket
+    close: Callable[[int], None]
+    since: int
+    address: str
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to an address."""
+    if host.lower() in LOCAL_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def mode_of(settings: Settings) -> Mode:
+    """How people sign in.
+
+    Raises `SettingsError` where everybody could look without having been asked for by name, and
+    where what a mode needs is missing.
+    """
+    auth, server = settings.auth, settings.server
+    named = [it for it in server.allowed_hosts if not is_loopback(it)]
+    private = is_loopback(server.host) and not named
+    mode: Mode = ("none" if private else "token") if auth.mode == "auto" else auth.mode
+    if mode == "none" and not private:
+        reached = (
+            f"server.allowed_hosts names {named[0]}, which a proxy makes it known by"
+            if is_loopback(server.host)
+            else f"server.host is {server.host}, which other machines can reach"
+        )
+        raise SettingsError(
+            f"auth.mode: {reached}, and with the mode `none` everybody who does would see"
+            " everything. Choose `token`, `oidc`, `proxy` or `kubernetes`; or, where that is what"
+            " you want, ask for it by its full name: `insecure-none`"
+        )
+    if mode == "oidc" and auth.oidc is None:
+        raise SettingsError("auth.oidc: the mode `oidc` needs `issuer` and `client_id` here")
+    if mode == "proxy":
+        certified = server.tls is not None and server.tls.client_ca is not None
+        if not server.trusted_proxies:
+            raise SettingsError(
+                "server.trusted_proxies: the mode `proxy` believes nobody until the addresses of"
+                " the proxy are here"
+            )
+        if auth.proxy.secret is None and not certified:
+            raise SettingsError(
+                "auth.proxy.secret: the mode `proxy` needs a secret that the proxy sends, or"
+                " server.tls.client_ca, so that nobody beside the proxy can speak for it"
+            )
+    if mode in ("oidc", "proxy") and not auth.roles:
+        raise SettingsError(
+            f"auth.roles: nobody has a role, so with the mode `{mode}` nobody could see anything."
+            " To let everybody look who is signed in: `[{role: viewer, groups: ['*']}]`"
+        )
+    if mode == "kubernetes" and not auth.roles and auth.authorization != "kubernetes":
+        raise SettingsError(
+            "auth.roles: nobody has a role, so nobody could see anything. Name some here, or let"
+            " the cluster decide with `auth.authorization: kubernetes`"
+        )
+    if auth.authorization == "kubernetes" and mode not in ("kubernetes", "oidc", "proxy"):
+        raise SettingsError(
+            f"auth.authorization: the cluster knows nobody of the mode `{mode}`; `kubernetes` goes"
+            " with the modes `kubernetes`, `oidc` and `proxy`"
+        )
+    if auth.token is not None and len(auth.token.reveal()) < SHORTEST_TOKEN:
+        raise SettingsError(
+            f"auth.token: it is shorter than {SHORTEST_TOKEN} characters and could be guessed; make"
+            " one with `openssl rand -base64 32`"
+        )
+    return mode
+
+
+class Access:
+    """Who is there, as far as sessions, tokens and whoever signs people in can tell."""
+
+    def __init__(
+        self, settings: Settings, bus: Bus, namespaces: Callable[[], Iterable[str]]
+    ) -> None:
+        self.mode = mode_of(settings)
+        self.settings, self.server = settings.auth, settings.server
+        auth = settings.auth
+        self.store = Store(settings.storage.dir)
+        self.sessions = Sessions(self.store, auth)
+        self.tokens = Tokens()
+        self.audit = Audit(bus)
+        self.attempts = Attempts(auth.attempts)
+        self.open: set[Open] = set()
+        self._verifying = Verifying()
+        self._access_hash = ""
+        self._access_seen = ""
+        self._mark = ""
+        """What changes when the access token does."""
+        self._stamp: tuple[int, int] | None = None
+        certified = settings.server.tls is not None and settings.server.tls.client_ca is not None
+        self._proxying = Proxying(auth.proxy, certified=certified)
+        self._networks = [_network(it) for it in settings.server.trusted_proxies]
+        self.oidc: Provider | None = None
+        if self.mode == "oidc" and auth.oidc is not None:
+            from almenara.access.oidc import Provider as OidcProvider
+
+            self.oidc = OidcProvider(auth.oidc, self)
+        self.cluster: Cluster | None = None
+        self._reviewed: Reviewed | None = None
+        self._rights: Rights | None = None
+        if self.mode == "kubernetes" or auth.authorization == "kubernetes":
+            # Its library, and the provider's, are there where they are asked for.
+            from almenara.access import clusters
+
+            self.cluster = clusters.Cluster(auth.kubernetes)
+            self._reviewed = clusters.Reviewed(self.cluster, auth.kubernetes.recheck)
+            if auth.authorization == "kubernetes":
+                self._rights = clusters.Rights(self.cluster, auth.kubernetes, namespaces)
+
+    # -- requests
+
+    def trusted(self, peer: str) -> bool:
+        """Whether a connection is from a proxy that may be believed."""
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in it for it in self._networks)
+
+    async def admit(self, asking: Asking) -> Ticket | None:
+        """Who makes a request; None where nobody signed in. Raises `Refused`."""
+        if asking.headers.get("authorization"):
+            return await self._by_header(asking)
+        if self.mode == "none":
+            return Ticket(identity=everybody(Role.ADMIN))
+        if self.mode == "insecure-none":
+            return Ticket(identity=everybody(Role.VIEWER))
+        if self.mode == "proxy":
+            return await self._by_proxy(asking)
+        if secret := asking.session_cookie(self.settings.plain_http):
+            session = self.sessions.find(secret)
+            if session is not None and session.identity is not None:
+                return Ticket(identity=session.identity, session=session)
+        return None
+
+    async def _by_header(self, asking: Asking) -> Ticket | None:
+        token = asking.bearer
+        if not token or len(token) > 8192:
+            raise Refused(401, "The Authorization header is not `Bearer` and one token.")
+        self._check_attempts(asking)
+        found = await self._holder(token)
+        if found is None:
+            self._failed(asking, "a token")
+            raise Refused(401, "The token is unknown, has expired or was revoked.")
+        return found
+
+    async def _holder(self, token: str) -> Ticket | None:
+        if parted := api_tokens.parts(token):
+            known = await self._api_token(*parted)
+            if known is None:
+                return None
+            return Ticket(
+                identity=api_tokens.identity_of(known), api_token=known.id, by_header=True
+            )
+        if self.mode == "token" and await self.is_access_token(token):
+            return Ticket(identity=_holder_of_all(), bearer=self._mark, by_header=True)
+        if self.mode == "kubernetes":
+            identity = await self.identity(await self.reviewed(token))
+            if identity is not None:
+                return Ticket(identity=identity, bearer=digest(token), by_header=True)
+        return None
+
+    async def _api_token(self, token_id: str, secret: str) -> ApiToken | None:
+        token = self.tokens.get(token_id)
+        if token is None:
+            return None
+        if not self.tokens.was_verified(token_id, secret):
+            if not await self._fits(secret, token.hash):
+                return None
+            self.tokens.note_verified(token_id, secret)
+        return self.tokens.get(token_id)
+
+    async def is_access_token(self, token: str) -> bool:
+        """Whether it is the access token. Raises `Refused`."""
+        if self.settings.token is not None:
+            wanted = await asyncio.to_thread(self.settings.token.reveal)
+            return hmac.compare_digest(wanted.encode(), token.encode("utf-8", "replace"))
+        if not self._access_hash:
+            return False
+        if self._access_seen and hmac.compare_digest(self._access_seen, digest(token)):
+            return True
+        if not await self._fits(token, self._access_hash):
+            return False
+        self._access_seen = digest(token)
+        return True
+
+    async def _fits(self, secret: str, kept: str) -> bool:
+        try:
+            return await self._verifying.fits(secret, kept)
+        except TooManySecretsError:
+            raise Refused(503, "Too many sign-ins at once; try again in a moment.", 2.0) from None
+
+    async def reviewed(self, token: str) -> Person | None:
+        """Who the cluster says a token is of. Raises `Refused`."""
+        if self._reviewed is None:
+            return None
+        try:
+            return await self._reviewed.person(token)
+        except ClusterError as error:
+            log.warning("the cluster could not say whose a token is", reason=str(error))
+            raise Refused(
+                503, "The Kubernetes API server cannot say whose the token is; the log says why."
+            ) from None
+
+    async def _by_proxy(self, asking: Asking) -> Ticket | None:
+        try:
+            person = self._proxying.person(asking, trusted=self.trusted(asking.peer))
+        except Refused as refused:
+            self.audit.refused(
+                "identity_refused",
+                who=asking.header(self._proxying.user),
+                address=asking.address,
+                reason=refused.detail,
+            )
+            raise
+        if person is None:
+            return None
+        identity = await self.identity(person)
+        if identity is None:
+            raise Refused(
+                403, f"{person.name} has no role here; auth.roles names nobody like that."
+            )
+        return Ticket(identity=identity)
+
+    async def identity(self, person: Person | None) -> Identity | None:
+        """The role of somebody and what they see, by the configuration and the cluster.
+
+        Raises `Refused`.
+        """
+        found = None if person is None else identity_of(person, self.settings)
+        if found is None or self._rights is None:
+            return found
+        try:
+            return await self._rights.narrowed(found)
+        except* ClusterError as group:
+            log.warning("the cluster could not say who may what", reason=str(group.exceptions[0]))
+        raise Refused(
+            503, "The Kubernetes API server cannot say what you may see; the log says why."
+        )
+
+    # -- signing in and out
+
+    def check_encrypted(self, asking: Asking) -> None:
+        """Raise `Refused` where everybody on the way could read what somebody signs in with."""
+        if not (asking.secure or asking.local or self.settings.plain_http):
+            raise Refused(
+                403,
+                "This page came over http, so everybody on the way could read your token and your"
+                " session. Use https: a proxy in front, or server.tls. To sign in over http all the"
+                " same, set auth.plain_http.",
+            )
+
+    def _check_attempts(self, asking: Asking) -> None:
+        wait = self.attempts.wait(asking.address)
+        if wait > 0:
+            raise Refused(429, f"Too many wrong sign-ins; wait {wait:.0f} s before the next.", wait)
+
+    def _failed(self, asking: Asking, what: str) -> None:
+        self.attempts.failed(asking.address)
+        self.audit.refused(
+            "sign_in_refused", who="", address=asking.address, reason=f"{what} was wrong"
+        )
+
+    async def sign_in(self, asking: Asking, token: str) -> str:
+        """Exchange a token that somebody typed for a session; the secret of its cookie.
+
+        Raises `Refused`.
+        """
+        self.check_encrypted(asking)
+        self._check_attempts(asking)
+        found = await self._holder(token.strip()[:8192]) if token.strip() else None
+        if found is None:
+            self._failed(asking, "the token")
+            raise Refused(401, "That token is unknown, has expired or was revoked.")
+        renewal = None
+        if self.mode == "kubernetes" and not found.api_token:
+            renewal = ReviewedAgain(self, token.strip())
+        access = "" if found.api_token or renewal is not None else self._mark
+        return await self.begin(asking, found.identity, access=access, renewal=renewal)
+
+    async def begin(
+        self,
+        asking: Asking,
+        identity: Identity,
+        *,
+        access: str = "",
+        renewal: Renewal | None = None,
+    ) -> str:
+        """A new session for somebody who proved who they are; the secret of its cookie.
+
+        The session that the browser had before is over: nobody can have planted it.
+        """
+        self.attempts.succeeded(asking.address)
+        if (
+            before := self.sessions.find(asking.session_cookie(self.settings.plain_http))
+        ) is not None:
+            await self.sessions.end(before)
+        session, secret = await self.sessions.begin(
+            identity,
+            address=asking.address,
+            agent=asking.header("user-agent"),
+            access=access,
+            renewal=renewal,
+        )
+        self.audit.note(
+            "signed_in",
+            who=identity.name,
+            address=asking.address,
+            role=identity.role.name.lower(),
+            how=self.mode,
+            session=session.id,
+        )
+        return secret
+
+    async def sign_out(self, session: Session, address: str) -> None:
+        """End somebody's own session, and its open pages."""
+        who = session.kept.person.name
+        await self.end(session)
+        self.audit.note("signed_out", who=who, address=address, session=session.id)
+
+    async def end(self, session: Session) -> None:
+        """End a session, and close its open pages at once."""
+        await self.sessions.end(session)
+        await self._look_at_open()
+
+    def _read_mark(self) -> str:
+        if self.settings.token is not None:
+            return digest(self.settings.token.reveal())
+        return digest(self._access_hash)
+
+    async def add_token(self, token: ApiToken) -> None:
+        """Keep an API token, good from now on."""
+        await asyncio.to_thread(self.store.add_token, token)
+        await self._read_again()
+
+    async def remove_token(self, token_id: str) -> bool:
+        """Revoke an API token, with the sessions that came of it; whether there was one."""
+        there = await asyncio.to_thread(self.store.remove_token, token_id)
+        await self.look()
+        return there
+
+    # -- open WebSockets
+
+    def room(self, ticket: Ticket | None, address: str) -> str | None:
+        """Why somebody may not open another WebSocket; None where they may."""
+        server = self.server
+        if not is_loopback(address):
+            of_address = sum(it.address == address for it in self.open)
+            if of_address >= server.websockets_per_address:
+                return f"{of_address} live pages are open from your address; close one."
+        if ticket is not None and self.mode not in ("none", "insecure-none"):
+            mine = sum(it.ticket.user == ticket.user for it in self.open)
+            if mine >= server.websockets_per_user:
+                return f"{mine} live pages are open already; close one."
+        return None
+
+    def opened(self, ticket: Ticket, address: str, close: Callable[[int], None]) -> Open:
+        """Note a WebSocket, which is closed when its ticket is not good any more."""
+        it = Open(ticket, close, now(), address)
+        self.open.add(it)
+        return it
+
+    def closed(self, it: Open) -> None:
+        """Forget a WebSocket."""
+        self.open.discard(it)
+
+    # -- the passing of time
+
+    async def start(self) -> None:
+        """Read the file. Sessions that only another can confirm have ended with the process."""
+        kept = await asyncio.to_thread(self.store.read)
+        self._stamp = self.store.stamp()
+        self._take(kept)
+        self._mark = await asyncio.to_thread(self._read_mark)
+        for session in kept.sessions:
+            identity = self._kept_identity(session)
+            if identity is not None and now() < session.expires:
+                self.sessions.restore(session, identity)
+            else:
+                await asyncio.to_thread(self.store.remove_session, session.id)
+
+    def _kept_identity(self, kept: KeptSession) -> Identity | None:
+        if kept.person.token:
+            token = self.tokens.get(kept.person.token)
+            return None if token is None else api_tokens.identity_of(token)
+        if self.mode == "token" and kept.access == self._mark:
+            return _holder_of_all()
+        return None
+
+    def _take(self, kept: Kept) -> None:
+        if kept.access_hash != self._access_hash:
+            self._access_hash, self._access_seen = kept.access_hash, ""
+            if self.settings.token is None:
+                self._mark = digest(kept.access_hash)
+        self.tokens.replace(kept.tokens)
+
+    @property
+    def has_access_token(self) -> bool:
+        """Whether there is a token that anybody could sign in with."""
+        return bool(self.settings.token is not None or self._access_hash)
+
+    async def run(self) -> None:
+        """Look after sessions, tokens and open WebSockets, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.audit.run(), name="access log")
+                while True:
+                    await asyncio.sleep(LOOK_EVERY)
+                    try:
+                        await self.look()
+                    except Exception:
+                        log.exception("sessions could not be looked after; it is tried again")
+        finally:
+            for it in (self.cluster, self.oidc):
+                if it is not None:
+                    await it.close()
+
+    async def look(self) -> None:
+        """Take in what changed: in the file, by the passing of time, and with others' word."""
+        await self._read_again()
+        for it in self.open:
+            # A page that is open is being looked at.
+            if (session := it.ticket.session) is not None and session.identity is not None:
+                session.seen = now()
+        self._mark = await asyncio.to_thread(self._read_mark)
+        for session in self.sessions:
+            person = session.kept.person
+            revoked = person.token and self.tokens.get(person.token) is None
+            if (
+                revoked
+                or not self.sessions.alive(session)
+                or (session.kept.access and session.kept.access != self._mark)
+            ):
+                await self.sessions.end(session)
+        async with asyncio.TaskGroup() as group:
+            for session in self.sessions:
+                if session.identity is not None and session.renewal is not None:
+                    group.create_task(self._renew(session))
+        await self.sessions.note_seen()
+        await self._look_at_open()
+
+    async def _read_again(self) -> None:
+        async with self.sessions.turn:
+            stamp = await asyncio.to_thread(self.store.stamp)
+            if stamp == self._stamp:
+                return
+            kept = await asyncio.to_thread(self.store.read)
+            self._stamp = stamp
+            self._take(kept)
+            there = {it.id for it in kept.sessions}
+            for session in self.sessions:
+                if session.id not in there:
+                    self.sessions.drop(session)
+
+    async def _renew(self, session: Session) -> None:
+        renewal: Renewal = session.renewal
+        rights = self.settings.kubernetes.rights if self._rights is not None else renewal.every
+        if now() - session.renewed < min(renewal.every, rights) * SECOND:
+            return
+        session.renewed = now()
+        try:
+            identity = await self.identity(await renewal.person())
+        except Exception as error:
+            # Whoever could say is away; what they said last holds for as long as a session may.
+            log.warning("a session could not be confirmed", reason=str(error))
+            return
+        if session.identity is None:
+            return
+        if identity is None:
+            who = session.kept.person.name
+            await self.sessions.end(session)
+            self.audit.note("session_ended", who=who, address=session.kept.address,
+                            session=session.id)  # fmt: skip
+        else:
+            session.identity = identity
+
+    async def _look_at_open(self) -> None:
+        for it in list(self.open):
+            try:
+                current = await self._current(it)
+            except Refused:
+                continue
+            if it.ticket.identity.lost(current):
+                it.close(SIGNED_OUT)
+            elif current != it.ticket.identity:
+                # More may be seen now: the page comes again and gets it.
+                it.close(COME_AGAIN)
+
+    async def _current(self, it: Open) -> Identity | None:
+        """Who somebody with an open WebSocket is now."""
+        ticket = it.ticket
+        if ticket.session is not None:
+            return ticket.session.identity
+        if ticket.api_token:
+            token = self.tokens.get(ticket.api_token)
+            return None if token is None else api_tokens.identity_of(token)
+        if self.mode in ("proxy", "kubernetes"):
+            if now() - it.since > self.settings.proxy.recheck * SECOND:
+                # Coming again, it passes whoever knows whether it still may.
+                it.close(COME_AGAIN)
+            return await self.identity(ticket.identity.person) if self._rights else ticket.identity
+        if self.mode == "token" and ticket.bearer != self._mark:
+            return None
+        if self._rights is not None:
+            return await self.identity(ticket.identity.person)
+        return ticket.identity
+
+
+class ReviewedAgain:
+    """Asks the cluster again whose a token is."""
+
+    def __init__(self, access: Access, token: str) -> None:
+        self.access, self.token = access, token
+        self.every = access.settings.kubernetes.recheck
+
+    async def person(self) -> Person | None:
+        return await self.access.reviewed(self.token)
+
+
+def _holder_of_all() -> Identity:
+    person = Person(name="access token", subject="token", shared=True)
+    return Identity(person=person, role=Role.ADMIN, scope=EVERYTHING)
+
+
+def _network(text: str) -> Any:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise SettingsError(
+            f"server.trusted_proxies: {text!r} is no address and no network; write 10.0.0.7 or"
+            " 10.0.0.0/8"
+        ) from None

@@ -1,0 +1,209 @@
+"""The Kubernetes API server as the one who knows tokens (TokenReview) and rights
+(SubjectAccessReview)."""
+
+import asyncio
+import os
+import ssl
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import msgspec
+import structlog
+
+from almenara.access.asking import ClusterError
+from almenara.access.hashing import digest
+from almenara.access.identity import Identity, Person
+from almenara.settings import KubernetesAccessSettings, SettingsError
+
+log = structlog.get_logger(__name__)
+
+POD: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+TIMEOUT: Final = httpx.Timeout(5.0, connect=2.0)
+REMEMBERED: Final = 2_000
+AT_ONCE: Final = 16
+CLUSTER: Final = ""
+
+
+class Cluster:
+    """The two questions that are put to the API server. Close it with `close`."""
+
+    def __init__(self, settings: KubernetesAccessSettings) -> None:
+        self.settings = settings
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        server, ca = settings.server, settings.ca
+        self._token: Callable[[], str] = lambda: ""
+        if settings.token is not None:
+            self._token = settings.token.reveal
+        if not server:
+            host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+            port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+            if not host:
+                raise SettingsError(
+                    "auth.kubernetes.server: Almenara does not run in a cluster; name the API"
+                    " server here"
+                )
+            server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+            ca = ca or POD / "ca.crt"
+            if settings.token is None:
+                # The kubelet rotates it, so it is read each time.
+                self._token = lambda: (POD / "token").read_text(encoding="utf-8").strip()
+        context = ssl.create_default_context(cafile=str(ca) if ca else None)
+        if settings.client_cert is not None:
+            context.load_cert_chain(settings.client_cert, settings.client_key)
+        self._client = httpx.AsyncClient(
+            base_url=server, verify=context, timeout=TIMEOUT, trust_env=False,
+            follow_redirects=False,
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """Give up the connections."""
+        await self._client.aclose()
+
+    async def person(self, token: str) -> Person | None:
+        """Whose token it is; None where it is nobody's. Raises `ClusterError`."""
+        spec: dict[str, Any] = {"token": token}
+        if self.settings.audiences:
+            spec["audiences"] = self.settings.audiences
+        status = await self._ask("authentication.k8s.io", "TokenReview", spec)
+        user = status.get("user") or {}
+        if not status.get("authenticated") or not user.get("username"):
+            return None
+        if self.settings.audiences and not set(status.get("audiences") or ()) & set(
+            self.settings.audiences
+        ):
+            return None
+        name = str(user["username"])
+        groups = tuple(sorted(str(it) for it in user.get("groups") or ()))
+        return Person(name=name, subject=f"kubernetes:{name}", groups=groups)
+
+    async def may_list(self, person: Person, resource: str, namespace: str) -> bool:
+        """Whether somebody may list a resource in a namespace, or everywhere for the empty one.
+
+        Raises `ClusterError`.
+        """
+        attributes = {"verb": "list", "resource": resource, "version": "v1"}
+        if namespace:
+            attributes["namespace"] = namespace
+        spec = {
+            "user": person.name,
+            "groups": list(person.groups),
+            "resourceAttributes": attributes,
+        }
+        status = await self._ask("authorization.k8s.io", "SubjectAccessReview", spec)
+        return bool(status.get("allowed")) and not status.get("denied")
+
+    async def _ask(self, group: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+        body = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
+        headers = {"authorization": f"Bearer {token}"} if (token := await self._own()) else {}
+        try:
+            async with self._turns:
+                response = await self._client.post(
+                    f"/apis/{group}/v1/{kind.lower()}s", json=body, headers=headers
+                )
+            if response.status_code not in (200, 201):
+                raise ClusterError(
+                    f"the API server answered {response.status_code} to a {kind}; Almenara needs"
+                    " the rights of the ClusterRole system:auth-delegator"
+                )
+            answer = msgspec.json.decode(response.content)
+            return dict(answer.get("status") or {})
+        except (httpx.HTTPError, msgspec.MsgspecError, AttributeError, TypeError) as error:
+            raise ClusterError(f"the API server did not answer a {kind}: {error}") from None
+
+    async def _own(self) -> str:
+        try:
+            return await asyncio.to_thread(self._token)
+        except OSError as error:
+            raise ClusterError(f"Almenara's own token cannot be read: {error}") from None
+
+
+class Reviewed:
+    """Answers about tokens, believed for a while."""
+
+    def __init__(self, cluster: Cluster, seconds: float) -> None:
+        self.cluster, self.seconds = cluster, seconds
+        self._known: OrderedDict[str, tuple[float, Person]] = OrderedDict()
+
+    async def person(self, token: str) -> Person | None:
+        """Whose token it is. Raises `ClusterError`."""
+        name = digest(token)
+        if (known := self._known.get(name)) and time.monotonic() - known[0] < self.seconds:
+            return known[1]
+        self._known.pop(name, None)
+        found = await self.cluster.person(token)
+        if found is not None:
+            self._known[name] = (time.monotonic(), found)
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return found
+
+
+class Rights:
+    """Which namespaces somebody may list, asked of the API server and believed for a while."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: KubernetesAccessSettings,
+        namespaces: Callable[[], Iterable[str]],
+    ) -> None:
+        self.cluster, self.settings, self.namespaces = cluster, settings, namespaces
+        self._known: OrderedDict[Person, tuple[float, frozenset[str], dict[str, bool]]] = (
+            OrderedDict()
+        )
+        self._asking: dict[Person, asyncio.Lock] = {}
+
+    async def narrowed(self, identity: Identity) -> Identity:
+        """The same person, who sees of the cluster what they may list there. Raises
+        `ClusterError`."""
+        allowed = await self._allowed(identity.person)
+        prefix = self.settings.prefix
+        seen = (f"{prefix}{it}" if it != CLUSTER else CLUSTER for it in allowed)
+        scope = msgspec.structs.replace(
+            identity.scope,
+            guarded=tuple(sorted(self.settings.sources)),
+            namespaces=tuple(sorted(seen)),
+        )
+        return msgspec.structs.replace(identity, scope=scope)
+
+    async def _allowed(self, person: Person) -> frozenset[str]:
+        prefix = self.settings.prefix
+        there = frozenset(
+            it.removeprefix(prefix) for it in self.namespaces() if it and it.startswith(prefix)
+        )
+        # Two requests of one person at once ask once.
+        async with self._asking.setdefault(person, asyncio.Lock()):
+            known = self._known.get(person)
+            if known is not None and time.monotonic() - known[0] < self.settings.rights:
+                asked, answers = known[1], known[2]
+                if not there <= asked:
+                    new = sorted(there - asked)
+                    answers = answers | dict(zip(new, await self._each(person, new), strict=True))
+                    self._known[person] = (known[0], asked | there, answers)
+            else:
+                answers = await self._fresh(person, there)
+                self._known[person] = (time.monotonic(), there, answers)
+                self._known.move_to_end(person)
+                while len(self._known) > REMEMBERED:
+                    forgotten, _ = self._known.popitem(last=False)
+                    self._asking.pop(forgotten, None)
+        return frozenset(it for it, may in answers.items() if may)
+
+    async def _fresh(self, person: Person, there: frozenset[str]) -> dict[str, bool]:
+        async with asyncio.TaskGroup() as group:
+            pods = group.create_task(self.cluster.may_list(person, "pods", ""))
+            nodes = group.create_task(self.cluster.may_list(person, "nodes", ""))
+        names = sorted(there)
+        # Who may list everywhere may in each; that is one question instead of many.
+        answers = [True] * len(names) if pods.result() else await self._each(person, names)
+        return {CLUSTER: nodes.result(), **dict(zip(names, answers, strict=True))}
+
+    async def _each(self, person: Person, names: list[str]) -> list[bool]:
+        asked: list[Awaitable[bool]] = [
+            self.cluster.may_list(person, "pods", name) for name in names
+        ]
+        return list(await asyncio.gather(*asked))

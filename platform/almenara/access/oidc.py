@@ -1,0 +1,327 @@
+"""OpenID Connect: authorisation code with PKCE, refresh, and back-channel logout.
+
+Authlib speaks the protocol and joserfc checks the signatures; here is what happens in between. See
+https://openid.net/specs/openid-connect-core-1_0.html and
+https://openid.net/specs/openid-connect-backchannel-1_0.html.
+"""
+
+import asyncio
+import hmac
+import ssl
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+from urllib.parse import urlencode, urlsplit
+
+import httpx
+import joserfc.errors
+import structlog
+from authlib.common.errors import AuthlibBaseError
+from authlib.integrations.httpx_client import AsyncOAuth2Client
+from joserfc import jwt
+from joserfc.jwk import KeySet
+
+from almenara.access.asking import Asking, Refused
+from almenara.access.hashing import digest, generated
+from almenara.access.identity import Identity, Person
+from almenara.access.sessions import Session, Sessions
+from almenara.settings import OidcSettings
+from almenara.signals import now
+
+log = structlog.get_logger(__name__)
+
+ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+                     "ES256", "ES384", "ES512", "EdDSA", "Ed25519")  # fmt: skip
+"""Signatures with a public key; `none`, and those of a shared secret, are not among them."""
+PENDING: Final = 2_000
+PATIENCE: Final = 600.0
+"""Seconds somebody may take to sign in with the provider."""
+DISCOVERED_FOR: Final = 3600.0
+KEYS_AT_MOST_EVERY: Final = 10.0
+LEEWAY: Final = 60
+TIMEOUT: Final = httpx.Timeout(10.0, connect=5.0)
+LOGOUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
+SECOND: Final = 1_000_000
+TROUBLE: Final = (httpx.HTTPError, AuthlibBaseError, joserfc.errors.JoseError, ValueError, KeyError)
+
+
+class Signs(Protocol):
+    """Who makes sessions of those that the provider knows."""
+
+    sessions: Sessions
+
+    async def identity(self, person: Person | None) -> Identity | None: ...
+
+    async def begin(
+        self, asking: Asking, identity: Identity, *, access: str = "", renewal: Any = None
+    ) -> str: ...
+
+    async def end(self, session: Session) -> None: ...
+
+
+class Provider:
+    """The provider that people sign in with. Close it with `close`."""
+
+    def __init__(self, settings: OidcSettings, access: Signs) -> None:
+        self.settings, self.access = settings, access
+        self.name = urlsplit(settings.issuer).netloc
+        self._context = ssl.create_default_context(
+            cafile=str(settings.ca) if settings.ca is not None else None
+        )
+        self._http = httpx.AsyncClient(verify=self._context, timeout=TIMEOUT, trust_env=False)
+        self._found: dict[str, Any] = {}
+        self._found_at = 0.0
+        self._keys: KeySet | None = None
+        self._keys_at = 0.0
+        self._turn = asyncio.Lock()
+        self._pending: OrderedDict[str, tuple[float, str, str, str, str, str]] = OrderedDict()
+        self._used: OrderedDict[str, None] = OrderedDict()
+
+    async def close(self) -> None:
+        """Give up the connections."""
+        await self._http.aclose()
+
+    # -- what the provider says of itself
+
+    async def _metadata(self) -> dict[str, Any]:
+        async with self._turn:
+            if self._found and time.monotonic() - self._found_at < DISCOVERED_FOR:
+                return self._found
+            issuer = self.settings.issuer.rstrip("/")
+            response = await self._http.get(f"{issuer}/.well-known/openid-configuration")
+            response.raise_for_status()
+            found = response.json()
+            if str(found.get("issuer", "")).rstrip("/") != issuer:
+                raise ValueError(f"it calls itself {found.get('issuer')!r} and not {issuer!r}")
+            self._found, self._found_at = found, time.monotonic()
+            return self._found
+
+    async def _key_set(self, *, anew: bool = False) -> KeySet:
+        metadata = await self._metadata()
+        async with self._turn:
+            stale = time.monotonic() - self._keys_at > KEYS_AT_MOST_EVERY
+            if self._keys is None or (anew and stale):
+                response = await self._http.get(str(metadata["jwks_uri"]))
+                response.raise_for_status()
+                self._keys = KeySet.import_key_set(response.json())
+                self._keys_at = time.monotonic()
+            return self._keys
+
+    async def _claims(self, token: str, **wanted: Any) -> dict[str, Any]:
+        """The claims of a token of the provider's for us. Raises one of `TROUBLE`."""
+        try:
+            read = jwt.decode(token, await self._key_set(), algorithms=list(ALGORITHMS))
+        except (joserfc.errors.JoseError, ValueError):
+            # The provider may have changed its keys since we read them.
+            read = jwt.decode(token, await self._key_set(anew=True), algorithms=list(ALGORITHMS))
+        issuer = str((await self._metadata())["issuer"])
+        registry = jwt.JWTClaimsRegistry(
+            leeway=LEEWAY,
+            iss={"essential": True, "value": issuer},
+            aud={"essential": True, "value": self.settings.client_id},
+            iat={"essential": True},
+            **wanted,
+        )
+        registry.validate(read.claims)
+        return dict(read.claims)
+
+    def _client(self, callback: str = "") -> AsyncOAuth2Client:
+        secret = self.settings.client_secret
+        return AsyncOAuth2Client(
+            client_id=self.settings.client_id,
+            client_secret=secret.reveal() if secret is not None else None,
+            token_endpoint_auth_method="client_secret_basic" if secret is not None else "none",
+            scope=" ".join(self.settings.scopes),
+            redirect_uri=callback or None,
+            code_challenge_method="S256",
+            verify=self._context,
+            timeout=TIMEOUT,
+            trust_env=False,
+        )
+
+    # -- there and back
+
+    async def begin(self, callback: str, back: str) -> tuple[str, str]:
+        """The address to send a browser to, and the secret that ties its coming back to it.
+
+        Raises `Refused`.
+        """
+        state, nonce, verifier, tie = (generated() for _ in range(4))
+        try:
+            metadata = await self._metadata()
+            async with self._client(callback) as client:
+                address, _ = client.create_authorization_url(
+                    metadata["authorization_endpoint"],
+                    state=state,
+                    nonce=nonce,
+                    code_verifier=verifier,
+                )
+        except TROUBLE as error:
+            raise self._away(error) from None
+        self._pending[state] = (time.monotonic(), nonce, verifier, digest(tie), callback, back)
+        while len(self._pending) > PENDING:
+            self._pending.popitem(last=False)
+        return str(address), tie
+
+    def _away(self, error: BaseException) -> Refused:
+        log.warning("the provider does not work", provider=self.name, reason=str(error)[:300])
+        return Refused(503, f"{self.name} cannot sign anybody in at the moment; the log says why.")
+
+    async def finish(self, asking: Asking, came: Mapping[str, str], tie: str) -> tuple[str, str]:
+        """The secret of the new session, and the page to go on with. Raises `Refused`."""
+        pending = self._pending.pop(came.get("state", ""), None)
+        if pending is None or time.monotonic() - pending[0] > PATIENCE:
+            raise Refused(400, "That took too long, or began in another way. Sign in again.")
+        _, nonce, verifier, tied, callback, back = pending
+        if not tie or not hmac.compare_digest(digest(tie), tied):
+            raise Refused(400, "Signing in began in another browser. Sign in again.")
+        if "error" in came or not came.get("code"):
+            log.info("the provider refused", provider=self.name, error=came.get("error", "")[:100])
+            raise Refused(403, f"{self.name} did not let you in.")
+        try:
+            issuer = (await self._metadata())["issuer"]
+            if came.get("iss", issuer) != issuer:
+                raise ValueError("the answer comes from another issuer")
+            async with self._client(callback) as client:
+                token = await client.fetch_token(
+                    (await self._metadata())["token_endpoint"],
+                    grant_type="authorization_code",
+                    code=came["code"],
+                    code_verifier=verifier,
+                )
+            claims = await self._id_token(token, nonce)
+            person = await self._person(claims, token)
+            identity = await self.access.identity(person)
+        except TROUBLE as error:
+            raise self._away(error) from None
+        if identity is None:
+            raise Refused(403, f"{person.name} has no role here; an admin can give one.")
+        renewal = Refreshing(self, claims, token)
+        return await self.access.begin(asking, identity, renewal=renewal), back
+
+    async def _id_token(self, token: Mapping[str, Any], nonce: str | None) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"exp": {"essential": True}, "sub": {"essential": True}}
+        if nonce is not None:
+            wanted["nonce"] = {"essential": True, "value": nonce}
+        claims = await self._claims(str(token["id_token"]), **wanted)
+        audiences = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
+        if claims.get("azp", self.settings.client_id) != self.settings.client_id or (
+            len(audiences) > 1 and "azp" not in claims
+        ):
+            raise ValueError("the id token is for another client")
+        return claims
+
+    async def _person(self, claims: Mapping[str, Any], token: Mapping[str, Any]) -> Person:
+        known = dict(claims)
+        endpoint = (await self._metadata()).get("userinfo_endpoint")
+        if self.settings.groups_claim not in known and endpoint and token.get("access_token"):
+            # Some providers keep the id token short and tell the rest here.
+            response = await self._http.get(
+                str(endpoint), headers={"authorization": f"Bearer {token['access_token']}"}
+            )
+            response.raise_for_status()
+            told = response.json()
+            if told.get("sub") != claims["sub"]:
+                raise ValueError("the provider tells of somebody else")
+            known = {**told, **known}
+        groups = known.get(self.settings.groups_claim) or ()
+        groups = [groups] if isinstance(groups, str) else groups
+        name = known.get(self.settings.name_claim) or known.get("email") or known["sub"]
+        return Person(
+            name=str(name)[:200],
+            subject=f"oidc:{claims['sub']}",
+            groups=tuple(sorted(str(it) for it in groups)),
+        )
+
+    async def refreshed(self, refresh_token: str) -> dict[str, Any] | None:
+        """What the provider gives for a refresh token; None where it gives nothing any more."""
+        metadata = await self._metadata()
+        async with self._client() as client:
+            try:
+                return dict(
+                    await client.refresh_token(
+                        metadata["token_endpoint"], refresh_token=refresh_token
+                    )
+                )
+            except AuthlibBaseError as error:
+                if error.error in ("invalid_grant", "invalid_token", "access_denied"):
+                    return None
+                raise
+
+    # -- away
+
+    def leaving(self, session: Session) -> str:
+        """Where the provider signs people out; empty where it does not."""
+        endpoint = self._found.get("end_session_endpoint")
+        renewal = session.renewal
+        if not endpoint or not isinstance(renewal, Refreshing):
+            return ""
+        told = {"client_id": self.settings.client_id, "id_token_hint": renewal.id_token}
+        return f"{endpoint}?{urlencode(told)}"
+
+    async def signed_out_elsewhere(self, token: str) -> bool:
+        """End the sessions that a logout token names; whether it was a good one."""
+        try:
+            claims = await self._claims(token, jti={"essential": True})
+            events = claims.get("events")
+            named = claims.get("sid") or claims.get("sub")
+            wrong = (
+                "nonce" in claims
+                or not isinstance(events, dict)
+                or LOGOUT_EVENT not in events
+                or not named
+                or now() / SECOND - float(claims["iat"]) > PATIENCE
+            )
+            if wrong:
+                raise ValueError("it is no logout token")
+        except TROUBLE as error:
+            log.warning("a logout token was refused", provider=self.name, reason=str(error)[:200])
+            return False
+        if (told := str(claims["jti"])) in self._used:
+            return False
+        self._used[told] = None
+        while len(self._used) > PENDING:
+            self._used.popitem(last=False)
+        for session in self.access.sessions:
+            renewal = session.renewal
+            if not isinstance(renewal, Refreshing):
+                continue
+            of_session = claims.get("sid") is not None and claims["sid"] == renewal.sid
+            of_person = claims.get("sid") is None and claims.get("sub") == renewal.sub
+            if of_session or of_person:
+                await self.access.end(session)
+        return True
+
+
+class Refreshing:
+    """Asks the provider again who somebody is, with the refresh token, which is only in memory."""
+
+    def __init__(
+        self, provider: Provider, claims: Mapping[str, Any], token: Mapping[str, Any]
+    ) -> None:
+        self.provider = provider
+        self.every = provider.settings.refresh
+        self.sub, self.sid = str(claims["sub"]), claims.get("sid")
+        self.id_token = str(token["id_token"])
+        self._refresh_token = token.get("refresh_token")
+        self._until = float(claims["exp"])
+        self._last = claims
+        self._token = token
+
+    async def person(self) -> Person | None:
+        """Who it is now; None where the provider says that it is over."""
+        if not self._refresh_token:
+            if now() / SECOND > self._until:
+                return None
+            return await self.provider._person(self._last, {})
+        token = await self.provider.refreshed(str(self._refresh_token))
+        if token is None:
+            return None
+        self._refresh_token = token.get("refresh_token", self._refresh_token)
+        if token.get("id_token"):
+            claims = await self.provider._id_token(token, None)
+            if claims["sub"] != self.sub:
+                return None
+            self.id_token, self._last = str(token["id_token"]), claims
+        return await self.provider._person(self._last, token)

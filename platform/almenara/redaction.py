@@ -1,0 +1,124 @@
+"""What must not be stored is masked: values of keys that name a secret, before the bus has them."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from almenara.patterns import pattern
+from almenara.settings import RedactionSettings
+from almenara.signals import Event, Resource, Signal
+
+MASK: Final = "***"
+WORDS: Final = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])|[A-Z]")
+DEEPEST: Final = 200
+
+Spared = Callable[[str], bool]
+
+
+class Redactor:
+    """Masks what the configuration names."""
+
+    def __init__(self, settings: RedactionSettings) -> None:
+        self._names = tuple(tuple(_words(it)) for it in settings.keys if _words(it))
+        self._spare = {
+            " ".join(_words(name)): [pattern(it) or re.compile(re.escape(it)) for it in texts]
+            for name, texts in settings.spare.items()
+        }
+        joined = "|".join("[^a-z0-9]?".join(map(re.escape, it)) for it in self._names)
+        # Most signals hold none of the words, and this is all they cost.
+        self._hint = re.compile(joined.encode(), re.IGNORECASE) if joined else None
+        self._in_text = re.compile(
+            rf"(?i)((?:{joined})[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic)\s+)?)([^\s\"',;&}}]+)"
+        )
+
+    def names_secret(self, key: str) -> bool:
+        """Whether a key names a secret: one of the configured, alone or as its last words."""
+        words = tuple(_words(key))
+        return any(words[-len(it) :] == it for it in self._names)
+
+    def __call__(self, signal: Signal) -> Signal:
+        """The signal with its secrets masked; the same one where it has none."""
+        if self._hint is None:
+            return signal
+        if isinstance(signal, Event):
+            return self._event(signal)
+        if isinstance(signal, Resource) and signal.state:
+            state = self._masked(signal.state, lambda key: False, 0)
+            if state is not signal.state:
+                return msgspec.structs.replace(signal, state=state)
+        return signal
+
+    def _event(self, event: Event) -> Event:
+        changed: dict[str, Any] = {}
+        spared = self._spared(event)
+        data = event.data
+        if isinstance(data, msgspec.Raw):
+            if self._hint is not None and self._hint.search(bytes(data)):
+                try:
+                    read = msgspec.json.decode(data)
+                    masked = self._masked(read, spared, 0)
+                    if masked is not read:
+                        changed["data"] = msgspec.Raw(msgspec.json.encode(masked))
+                except (msgspec.MsgspecError, RecursionError):
+                    # It is refused where it is written, with a reason.
+                    pass
+        elif data is not None:
+            masked = self._masked(data, spared, 0)
+            if masked is not data:
+                changed["data"] = masked
+        if event.attributes:
+            attributes = self._masked(event.attributes, spared, 0)
+            if attributes is not event.attributes:
+                changed["attributes"] = attributes
+        if event.raw is not None and self._hint is not None and self._hint.search(event.raw):
+            text = event.raw.decode("utf-8", "surrogateescape")
+            masked_text = self._text(text)
+            if masked_text != text:
+                changed["raw"] = masked_text.encode("utf-8", "surrogateescape")
+        return msgspec.structs.replace(event, **changed) if changed else event
+
+    def _spared(self, event: Event) -> Spared:
+        def spared(key: str) -> bool:
+            patterns = self._spare.get(" ".join(_words(key)), ())
+            return any(it.fullmatch(event.type) or it.fullmatch(event.subject) for it in patterns)
+
+        return spared
+
+    def _masked(self, value: Any, spared: Spared, depth: int) -> Any:
+        """The value with secrets masked; the very same object where it holds none."""
+        if depth > DEEPEST:
+            return value
+        if isinstance(value, Mapping):
+            found: dict[Any, Any] = {}
+            changed = False
+            for key, inner in value.items():
+                if isinstance(key, str) and self.names_secret(key) and not spared(key):
+                    new = MASK if _holds(inner) else inner
+                else:
+                    new = self._masked(inner, spared, depth + 1)
+                changed = changed or new is not inner
+                found[key] = new
+            return found if changed else value
+        if isinstance(value, list | tuple):
+            items = [self._masked(it, spared, depth + 1) for it in value]
+            same = all(new is old for new, old in zip(items, value, strict=True))
+            return value if same else items
+        if isinstance(value, str):
+            text = self._text(value)
+            return value if text == value else text
+        return value
+
+    def _text(self, text: str) -> str:
+        return self._in_text.sub(rf"\g<1>{MASK}", text)
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name, whichever way they are joined: `refreshToken`, `X-Auth-Token`."""
+    return [it.lower() for it in WORDS.findall(name)]
+
+
+def _holds(value: Any) -> bool:
+    """Whether there is anything to hide."""
+    return value is not None and value != "" and not isinstance(value, bool) and value != MASK

@@ -1,0 +1,221 @@
+"""What of the fleet somebody may see: one value that narrows history, resources and channels."""
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Literal, Self
+
+import msgspec
+
+from almenara.patterns import pattern
+from almenara.signals import Event, Resource, Signal
+
+ACCESS_LOG: Final = "almenara/access"
+"""The origin of events about who signed in and what was refused."""
+NAMESPACE: Final = "namespace"
+"""The attribute of an event that names the namespace of what it is about."""
+LABELS: Final = "labels"
+"""The attribute of an event, `a=b,c=d`, and the part of a resource's state, with its labels."""
+
+Share = Literal["whole", "part", "none"]
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """Signals that somebody may see: those that fit every part that is not empty.
+
+    A signal that has no such part does not fit: a grant with types shows events alone, and one
+    with namespaces nothing that is in none.
+    """
+
+    sources: tuple[str, ...] = ()
+    """Names of sources, `nats`, or patterns of origins, `nats/PLANNING_*`."""
+    types: tuple[str, ...] = ()
+    """Patterns of event types."""
+    namespaces: tuple[str, ...] = ()
+    """Names or patterns of namespaces."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Labels that what a signal is about must all have."""
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The patterns of origins that `sources` stands for."""
+        return tuple(it for text in self.sources for it in _origins(text))
+
+
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody may see: all that any of the grants shows."""
+
+    grants: tuple[Grant, ...] = (Grant(),)
+    access_log: bool = True
+    """Whether the events about who signed in are among it."""
+    guarded: tuple[str, ...] = ()
+    """Sources whose signals are seen only in `namespaces`, whatever the grants say."""
+    namespaces: tuple[str, ...] = ()
+    """Namespaces of those sources; the empty name stands for what belongs to the cluster."""
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is kept back."""
+        return self is EVERYTHING or (
+            self.access_log and not self.guarded and Grant() in self.grants
+        )
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether it keeps nothing back of what sources say."""
+        return not self.guarded and Grant() in self.grants
+
+    @property
+    def key(self) -> str:
+        """What tells channels of different scopes apart; empty for everything."""
+        return _key(self)
+
+    def takes(self, signal: Signal) -> bool:
+        """Whether a signal may be seen."""
+        if self.everything:
+            return True
+        return _checks(self)(
+            signal.origin,
+            signal.type if isinstance(signal, Event) else None,
+            namespace_of(signal),
+            functools.partial(labels_of, signal),
+        )
+
+    def takes_named(self, origin: str, namespace: str) -> bool:
+        """Whether something of a source may be seen of which only the namespace is known."""
+        if self.everything:
+            return True
+        return _checks(self)(origin, None, namespace, dict)
+
+    def source(self, name: str) -> Share:
+        """How much of a source may be seen."""
+        if self.everything:
+            return "whole"
+        found: Share = "none"
+        for grant in self.grants:
+            covered = not grant.sources or any(
+                _fits(it, name) or _fits(it, f"{name}/-") for it in grant.origins
+            )
+            if covered and not (grant.types or grant.namespaces or grant.labels):
+                guarded = any(_fits(it, f"{name}/-") or it == name for it in self.guarded)
+                return "part" if guarded else "whole"
+            inside = any(it == name or it.startswith(f"{name}/") for it in grant.sources)
+            if covered or inside:
+                found = "part"
+        return found
+
+    def covers(self, other: Self) -> bool:
+        """Whether all that the other shows is shown here too, as far as that can be told."""
+        if self.everything or self == other:
+            return True
+        return (
+            (Grant() in self.grants or set(other.grants) <= set(self.grants))
+            and (self.access_log or not other.access_log)
+            and (
+                not self.guarded
+                or (self.guarded == other.guarded and set(other.namespaces) <= set(self.namespaces))
+            )
+        )
+
+
+EVERYTHING: Final = Scope()
+NOTHING: Final = Scope(grants=(), access_log=False)
+
+
+def namespace_of(signal: Signal) -> str:
+    """The namespace of what a signal is about; empty where it has none."""
+    if isinstance(signal, Event):
+        return signal.attributes.get(NAMESPACE, "")
+    if isinstance(signal, Resource) and not signal.namespace and signal.kind.endswith(".namespace"):
+        return signal.name
+    return signal.namespace
+
+
+def labels_of(signal: Signal) -> Mapping[str, str]:
+    """The labels of what a signal is about."""
+    if isinstance(signal, Event):
+        pairs = signal.attributes.get(LABELS, "").split(",")
+        return {name: value for name, _, value in (it.partition("=") for it in pairs) if name}
+    if isinstance(signal, Resource) and isinstance(found := signal.state.get(LABELS), Mapping):
+        return {str(name): str(value) for name, value in found.items()}
+    return {}
+
+
+def scope_of(
+    grants: Iterable[Grant], *, access_log: bool, guarded: Iterable[str] = (),
+    namespaces: Iterable[str] = (),
+) -> Scope:  # fmt: skip
+    """The scope of these grants, written so that equal ones have equal keys."""
+    found = tuple(sorted(set(grants), key=msgspec.json.encode))
+    return Scope(
+        grants=(Grant(),) if Grant() in found else found,
+        access_log=access_log,
+        guarded=tuple(sorted(set(guarded))),
+        namespaces=tuple(sorted(set(namespaces))),
+    )
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    plain = "*" not in text and not text.endswith(">")
+    return (text, f"{text}/>") if plain else (text,)
+
+
+def _fits(text: str, name: str) -> bool:
+    expression = _expression(text)
+    return name == text if expression is None else expression.fullmatch(name) is not None
+
+
+@functools.lru_cache(maxsize=4096)
+def _expression(text: str) -> re.Pattern[str] | None:
+    return pattern(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _key(scope: Scope) -> str:
+    if scope.everything:
+        return ""
+    return hashlib.blake2b(msgspec.json.encode(scope), digest_size=12).hexdigest()
+
+
+Check = Callable[[str, str | None, str, Callable[[], Mapping[str, str]]], bool]
+
+
+@functools.lru_cache(maxsize=1024)
+def _checks(scope: Scope) -> Check:
+    """Whether origin, type, namespace and labels may be seen; what depends on names alone is
+    remembered."""
+    guarded = tuple(it for text in scope.guarded for it in _origins(text))
+    namespaces = frozenset(scope.namespaces)
+
+    @functools.lru_cache(maxsize=4096)
+    def granted(origin: str, type_: str | None, namespace: str) -> tuple[Any, ...] | None:
+        if origin == ACCESS_LOG or origin.startswith(f"{ACCESS_LOG}/"):
+            return ((),) if scope.access_log else None
+        if any(_fits(it, origin) for it in guarded) and namespace not in namespaces:
+            return None
+        found = tuple(
+            grant.labels
+            for grant in scope.grants
+            if (not grant.sources or any(_fits(it, origin) for it in grant.origins))
+            and (not grant.types or (type_ is not None and _any(grant.types, type_)))
+            and (not grant.namespaces or (namespace != "" and _any(grant.namespaces, namespace)))
+        )
+        return found or None
+
+    def check(
+        origin: str, type_: str | None, namespace: str, labels: Callable[[], Mapping[str, str]]
+    ) -> bool:
+        wanted = granted(origin, type_, namespace)
+        if wanted is None:
+            return False
+        if () in wanted:
+            return True
+        there = labels()
+        return any(all(there.get(name) == value for name, value in it) for it in wanted)
+
+    return check
+
+
+def _any(patterns: Iterable[str], name: str) -> bool:
+    return any(_fits(it, name) for it in patterns)

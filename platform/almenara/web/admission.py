@@ -1,0 +1,143 @@
+"""Who is there: asked once for each request and each WebSocket, before anything is routed."""
+
+from collections import defaultdict
+from typing import Any, Final
+
+import structlog
+from litestar.datastructures import Cookie
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from almenara.access.admitting import SIGNED_OUT, Access, Ticket, is_loopback
+from almenara.access.asking import Asking, Refused
+from almenara.access.sessions import PLAIN_COOKIE, SECURE_COOKIE
+from almenara.access.throttling import Rates
+from almenara.web.refusing import Refusal, refuse
+
+log = structlog.get_logger(__name__)
+
+FORWARDED_FOR: Final = "x-forwarded-for"
+FORWARDED_PROTO: Final = "x-forwarded-proto"
+
+
+class Admission:
+    """An ASGI application around another, that says in the state who makes a request."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self.app, self.access = app, access
+        server = access.server
+        self._by_address = Rates(server.requests_per_second, server.request_burst)
+        self._by_user = Rates(server.requests_per_second, server.request_burst)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asking = asking_in(scope, self.access)
+        state = scope.setdefault("state", {})
+        state["asking"] = asking
+        websocket = scope["type"] == ScopeType.WEBSOCKET
+        if not is_loopback(asking.address) and not self._by_address.allows(asking.address):
+            await refuse(too_often(), websocket, receive, send)
+            return
+        try:
+            ticket = await self.access.admit(asking)
+        except Refused as refused:
+            ticket = None
+            state["refusal"] = refused
+            if websocket or "authorization" in asking.headers:
+                await refuse(
+                    Refusal(refused.status, refused.title, refused.detail, refused.wait),
+                    websocket, receive, send,
+                )  # fmt: skip
+                return
+        if ticket is not None and not self._by_user.allows(_counted(ticket.user, asking)):
+            await refuse(too_often(), websocket, receive, send)
+            return
+        state["ticket"] = ticket
+        if not websocket:
+            await self.app(scope, receive, await self._exchanging(scope, asking, ticket, send))
+            return
+        if ticket is None:
+            # A refused handshake looks to a browser like a broken network, and it tries for ever.
+            await _close(SIGNED_OUT, receive, send)
+            return
+        if (full := self.access.room(ticket, asking.address)) is not None:
+            await refuse(Refusal(503, "Too many connections", full), websocket, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    async def _exchanging(
+        self, scope: Scope, asking: Asking, ticket: Ticket | None, send: Send
+    ) -> Send:
+        """Where it is time for it, the cookie of a session is exchanged with a page."""
+        session = ticket.session if ticket is not None else None
+        page = scope.get("method") == "GET" and asking.header("sec-fetch-dest") == "document"
+        if session is None or not page or not self.access.sessions.due(session):
+            return send
+        cookie = session_cookie(asking, await self.access.sessions.rotate(session))
+
+        async def exchanging(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                header = (b"set-cookie", cookie.to_header(header="").strip().encode())
+                message["headers"] = [*message.get("headers", ()), header]
+            await send(message)
+
+        return exchanging
+
+
+def session_cookie(asking: Asking, secret: str) -> Cookie:
+    """The cookie that holds the secret of a session; an empty secret takes it away."""
+    return cookie_of(SECURE_COOKIE if asking.secure else PLAIN_COOKIE, secret, asking)
+
+
+def cookie_of(name: str, value: str, asking: Asking, max_age: int | None = None) -> Cookie:
+    """A cookie that no script sees, no other site sends along and, where it came over https, no
+    other host has set."""
+    return Cookie(
+        key=name, value=value, path="/", httponly=True, secure=asking.secure, samesite="lax",
+        max_age=0 if not value else max_age,
+    )  # fmt: skip
+
+
+def _counted(user: str, asking: Asking) -> str:
+    return f"{user} {asking.address}" if is_loopback(asking.address) else user
+
+
+def too_often() -> Refusal:
+    """What somebody is told who asks too often."""
+    return Refusal(429, "Too many requests", "You ask too often; wait a moment.", 1.0)
+
+
+def asking_in(scope: Scope, access: Access) -> Asking:
+    """What a request tells of who makes it; the state of its address and scheme is put right."""
+    headers: dict[str, list[str]] = defaultdict(list)
+    for key, value in scope["headers"]:
+        headers[key.decode("latin-1").lower()].append(value.decode("latin-1"))
+    client: Any = scope.get("client")
+    peer = str(client[0]) if client else ""
+    address, secure = peer, scope["scheme"] in ("https", "wss")
+    if access.trusted(peer):
+        # Each proxy adds on the right; the first that we do not know is the browser.
+        hops = [it.strip() for text in headers[FORWARDED_FOR] for it in text.split(",")]
+        address = next((it for it in reversed(hops) if it and not access.trusted(it)), peer)
+        came_by = headers[FORWARDED_PROTO]
+        secure = secure or (len(came_by) == 1 and came_by[0].strip().lower() in ("https", "wss"))
+    origins = headers.get("origin", [])
+    if len(origins) == 1 and origins[0].startswith("https://"):
+        # A browser says so of its own page, and the guard has compared it with the host.
+        secure = True
+    host = headers.get("host", [""])[0]
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return Asking(
+        headers=dict(headers),
+        address=address[:64],
+        peer=peer,
+        secure=secure,
+        local=is_loopback(name),
+    )
+
+
+async def _close(code: int, receive: Receive, send: Send) -> None:
+    await receive()
+    accept: Any = {"type": "websocket.accept"}
+    await send(accept)
+    close: Any = {"type": "websocket.close", "code": code, "reason": ""}
+    await send(close)

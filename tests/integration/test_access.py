@@ -1,0 +1,519 @@
+"""Who may see what, against a running Almenara."""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
+from litestar.routes import HTTPRoute, WebSocketRoute
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from almenara.settings import Settings
+from almenara.web.app import routed
+from almenara.web.permission import NEEDS
+from app import Almenara
+from raw_nats import RawClient
+from servers import NatsServer, wait_until
+
+pytestmark = pytest.mark.anyio
+
+OURS, THEIRS = "marker-of-team-a", "marker-of-team-b"
+PUBLIC = {
+    ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/static/{name:path}"),
+    ("GET", "/sign-in"), ("POST", "/sign-in"), ("GET", "/sign-in/start"),
+    ("GET", "/sign-in/callback"), ("POST", "/sign-in/back-channel-logout"),
+}  # fmt: skip
+
+
+def routes() -> list[tuple[str, str, HTTPRouteHandler]]:
+    """Every method and path of the application, from its router."""
+    services: Any = SimpleNamespace(settings=Settings(), version="test")
+    app: Litestar = routed(services)
+    found = []
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            for method, (handler, _) in route.route_handler_map.items():
+                if method not in ("OPTIONS", "HEAD"):
+                    found.append((str(method), route.path_format, handler))
+        else:
+            assert isinstance(route, WebSocketRoute)
+            assert NEEDS in route.route_handler.opt, f"{route.path} says not who may use it"
+    return [(method, _typed(handler, path), handler) for method, path, handler in found]
+
+
+def _typed(handler: HTTPRouteHandler, path: str) -> str:
+    return next((it for it in sorted(handler.paths) if _same(it, path)), path)
+
+
+def _same(one: str, other: str) -> bool:
+    return re.sub(r":\w+}", "}", one) == other
+
+
+ROUTES = routes()
+
+
+def test_every_route_says_who_may_use_it_and_only_these_are_open() -> None:
+    for method, path, handler in ROUTES:
+        assert NEEDS in handler.opt, f"{method} {path} says not who may use it"
+    assert {(method, path) for method, path, it in ROUTES if it.opt[NEEDS] is None} == PUBLIC
+
+
+def test_a_new_route_without_a_rule_is_closed(watched: "Watched") -> None:
+    from litestar import get
+
+    from almenara.web.permission import NotAllowedError, permit
+
+    @get("/new")
+    async def new() -> str:
+        return "open"
+
+    app = Litestar([new])
+    handler = next(it for it in app.routes if it.path == "/new").route_handlers[0]  # type: ignore[union-attr]
+    connection: Any = SimpleNamespace(
+        scope={"state": {}}, app=SimpleNamespace(state=SimpleNamespace(services=None))
+    )
+    with pytest.raises(NotAllowedError):
+        asyncio.run(permit(connection, handler))
+
+
+class Watched:
+    """A running Almenara in token mode, with two teams' events and tokens of every kind."""
+
+    def __init__(self, almenara: Almenara) -> None:
+        self.almenara = almenara
+        self.url = almenara.url
+        self.access_token = self.command("rotate")
+        self.tokens = {
+            "viewer": self.command("create", "all", "--role", "viewer"),
+            "operator": self.command("create", "op", "--role", "operator"),
+            "admin": self.command("create", "adm", "--role", "admin"),
+            "scoped": self.command("create", "a", "--role", "viewer", "--source", "nats/TEAM_A"),
+            "scoped admin": self.command("create", "b", "--role", "admin", "--type", "teama.>"),
+        }
+        wait_until(lambda: self.get("/api/session", "scoped admin").status_code == 200, "tokens")
+        self.sequences = {
+            it["sequence"]: THEIRS if THEIRS in json.dumps(it["data"]) else OURS
+            for it in self.get("/api/events?limit=100", "viewer").json()["events"]
+            if "marker" in json.dumps(it["data"])
+        }
+
+    def command(self, *arguments: str) -> str:
+        done = self.almenara.command("access", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def request(
+        self, method: str, path: str, who: str | None = None, **more: Any
+    ) -> httpx.Response:
+        headers = {**more.pop("headers", {})}
+        if who is not None:
+            headers["authorization"] = f"Bearer {self.tokens[who]}"
+        return httpx.request(method, self.url + path, headers=headers, timeout=20, **more)
+
+    def get(self, path: str, who: str | None = None, **more: Any) -> httpx.Response:
+        return self.request("GET", path, who, **more)
+
+    def browser(self) -> httpx.Client:
+        """A browser that nobody signed in with."""
+        return httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=20)
+
+    def signed_in(self, token: str | None = None) -> tuple[httpx.Client, str]:
+        """A browser with a session, and what its forms hold."""
+        client = self.browser()
+        page = client.get("/sign-in")
+        csrf = re.search(r'name="csrf" value="([^"]+)"', page.text)
+        assert csrf is not None
+        done = client.post(
+            "/sign-in",
+            data={"csrf": csrf[1], "token": token or self.access_token, "next": "/events"},
+        )
+        assert done.status_code == 303, done.text
+        assert done.headers["location"] == "/events"
+        again = re.search(r'name="csrf" value="([^"]+)"', client.get("/account").text)
+        assert again is not None
+        return client, again[1]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp("access")
+    with NatsServer(folder / "nats") as server:
+        client = RawClient(server.port)
+        for team, marker in (("TEAM_A", OURS), ("TEAM_B", THEIRS)):
+            subject = team.lower().replace("_", "")
+            client.make_stream(team, f"{subject}.>")
+        running = Almenara(
+            folder / "almenara", server.url, AUTH__MODE="token",
+            AUTH__ATTEMPTS="10000", SERVER__WEBSOCKETS_PER_USER="4",
+        )  # fmt: skip
+        with running:
+            for team, marker in (("teama", OURS), ("teamb", THEIRS)):
+                for number in range(5):
+                    body = {"event_type": f"{team}.happened", "title": marker, "n": number,
+                            "correlation_id": f"corr-{marker}"}  # fmt: skip
+                    client.publish(f"{team}.x", json.dumps(body).encode())
+            probe = running.command("access", "create", "probe").stdout.strip()
+            headers = {"authorization": f"Bearer {probe}"}
+
+            def stored() -> bool:
+                answer = httpx.get(running.url + "/api/health", headers=headers)
+                return answer.status_code == 200 and answer.json()["events_stored"] >= 10
+
+            wait_until(stored, "the events of both teams")
+            yield Watched(running)
+        client.close()
+
+
+def filled(path: str, watched: Watched) -> list[str]:
+    """Addresses of a route, those of what is out of a scope among them."""
+    if "{sequence" in path:
+        address = re.sub(r"{sequence(:int)?}", "{}", path)
+        return [address.format(it) for it in watched.sequences]
+    if path == "/dashboards/{name:str}":
+        return ["/dashboards/overview"]
+    if path == "/panels/{name:str}":
+        return [f"/panels/{it}" for it in
+                ("events", "failures", "numbers", "streams", "strip", "sources", "histogram")]  # fmt: skip
+    if path == "/timeline":
+        return [f"/timeline?correlation=corr-{THEIRS}", f"/timeline?correlation=corr-{OURS}"]
+    if path in ("/events", "/api/events", "/api/events.ndjson", "/api/events.csv"):
+        return [path, f"{path}?text={THEIRS}", f"{path}?origin=nats/TEAM_B", f"{path}?type=teamb.*"]
+    return [re.sub(r"{\w+(:\w+)?}", "unknown", path)]
+
+
+async def test_no_route_answers_nobody_and_each_role_what_it_may(watched: Watched) -> None:
+    levels = {"viewer": 1, "operator": 2, "admin": 3, "scoped": 1, "scoped admin": 3}
+    asked = 0
+    for method, path, handler in ROUTES:
+        for address in filled(path, watched):
+            anonymous = watched.request(method, address)
+            asked += 1
+            if handler.opt[NEEDS] is not None:
+                assert anonymous.status_code in (401, 303, 403), (method, address)
+                assert OURS not in anonymous.text
+                assert THEIRS not in anonymous.text
+            for who, level in levels.items():
+                if path == "/sign-out" or path.startswith("/sign-in"):
+                    continue
+                answer = watched.request(method, address, who)
+                asked += 1
+                closed = handler.opt[NEEDS] is not None and (
+                    level < handler.opt[NEEDS]
+                    or (handler.opt.get("unlimited") and who.startswith("scoped"))
+                )
+                assert (answer.status_code == 403) is bool(closed), (method, address, who)
+                assert answer.status_code < 500, (method, address, who)
+    print(f"{len(ROUTES)} routes, {asked} requests, 0 answered against a rule")
+
+
+async def test_what_is_out_of_scope_is_in_no_answer(watched: Watched) -> None:
+    seen = dict.fromkeys(("viewer", "scoped", "scoped admin"), 0)
+    for method, path, _ in ROUTES:
+        if method != "GET" or path.startswith(("/sign-in", "/static")):
+            continue
+        for address in filled(path, watched):
+            for who in seen:
+                text = watched.get(address, who).text
+                # What was asked for may be in the page; what was not must be in none.
+                shown = text.replace(f"corr-{THEIRS}", "").replace(f"text={THEIRS}", "")
+                shown = re.sub(rf'value="{THEIRS}"|<b>{THEIRS}</b>', "", shown)
+                if THEIRS in shown:
+                    seen[who] += 1
+                    assert who == "viewer", (address, who)
+                if who == "scoped":
+                    named = text.replace("origin=nats/TEAM_B", "")
+                    named = re.sub(
+                        r'value="nats/TEAM_B"|<b>nats/TEAM_B</b>|nats%2FTEAM_B', "", named
+                    )
+                    assert "TEAM_B" not in named, address
+    assert seen["viewer"] > 5
+    assert watched.get("/api/health", "scoped").json()["events_stored"] == 5
+    assert watched.get("/api/health", "viewer").json()["events_stored"] >= 10
+    for sequence, marker in watched.sequences.items():
+        expected = 404 if marker == THEIRS else 200
+        for path in (f"/api/events/{sequence}", f"/events/{sequence}"):
+            assert watched.get(path, "scoped").status_code == expected
+
+
+async def frames(watched: Watched, token: str, panels: list[str], seconds: float) -> str:
+    url = f"{watched.url.replace('http', 'ws')}/live?" + "&".join(f"panel={it}" for it in panels)
+    text = ""
+    headers = {"authorization": f"Bearer {token}"}
+    async with connect(url, origin=watched.url, additional_headers=headers) as socket:  # type: ignore[arg-type]
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    text += str(await socket.recv())
+        except TimeoutError:
+            return text
+
+
+async def test_browsers_of_two_scopes_share_no_channel(watched: Watched) -> None:
+    panels = ["events", "failures", "streams", "strip", "numbers", "sources"]
+    whole, narrow = await asyncio.gather(
+        frames(watched, watched.tokens["viewer"], panels, 4),
+        frames(watched, watched.tokens["scoped"], panels, 4),
+    )
+    assert THEIRS in whole
+    assert "TEAM_B" in whole
+    assert OURS in narrow
+    assert THEIRS not in narrow
+    assert "TEAM_B" not in narrow
+
+
+async def closing(watched: Watched, cookie: httpx.Client) -> tuple[int, float]:
+    """The code an open page is closed with, and when."""
+    url = f"{watched.url.replace('http', 'ws')}/live?panel=events"
+    told = "; ".join(f"{name}={value}" for name, value in cookie.cookies.items())
+    async with connect(url, origin=watched.url, additional_headers={"cookie": told}) as socket:  # type: ignore[arg-type]
+        try:
+            async with asyncio.timeout(20):
+                while True:
+                    await socket.recv()
+        except ConnectionClosed as error:
+            return (error.rcvd.code if error.rcvd else 0), time.monotonic()
+
+
+async def test_a_revoked_session_closes_its_pages_with_4401_within_5_seconds(
+    watched: Watched,
+) -> None:
+    taken = []
+    for how in ("sign out", "revoked by an admin", "revoked by command"):
+        client, csrf = await asyncio.to_thread(watched.signed_in)
+        waiting = asyncio.create_task(closing(watched, client))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        ids = re.findall(r"/account/sessions/(\w+)/end", client.get("/account").text)
+        began = time.monotonic()
+        if how == "sign out":
+            assert client.post("/sign-out", data={"csrf": csrf}).status_code == 303
+        elif how == "revoked by an admin":
+            done = client.post(f"/account/sessions/{ids[0]}/end", data={"csrf": csrf})
+            assert done.status_code == 303
+        else:
+            for it in ids:
+                await asyncio.to_thread(watched.command, "revoke", it)
+            began = time.monotonic()
+        code, ended = await waiting
+        assert code == 4401, how
+        taken.append(ended - began)
+        assert client.get("/events").status_code == 303
+    print(f"revoked -> closed with 4401: {max(taken):.2f} s at most")
+    assert max(taken) < 5
+
+
+async def test_a_session_that_nobody_has_is_told_so_in_the_socket_and_not_in_the_handshake(
+    watched: Watched,
+) -> None:
+    url = f"{watched.url.replace('http', 'ws')}/live?panel=events"
+    async with connect(url, origin=watched.url) as socket:  # type: ignore[arg-type]
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4401
+
+
+async def test_a_form_that_is_not_ours_changes_nothing(watched: Watched) -> None:
+    client, csrf = watched.signed_in()
+    _, stale = watched.signed_in()
+    refused = 0
+    for method, path, handler in ROUTES:
+        if method == "GET" or handler.opt.get("csrf") is False:
+            continue
+        address = filled(path, watched)[0]
+        for data, headers in (
+            ({}, {}),
+            ({"csrf": "wrong"}, {}),
+            ({"csrf": stale}, {}),
+            ({"csrf": csrf}, {"sec-fetch-site": "cross-site"}),
+            ({"csrf": csrf}, {"sec-fetch-site": "same-site"}),
+            ({"csrf": csrf}, {"origin": "https://evil.example"}),
+            ({"csrf": csrf}, {"origin": "null"}),
+        ):
+            answer = client.post(address, data=data, headers=headers)
+            assert answer.status_code == 403, (path, data, headers)
+            refused += 1
+        without = httpx.post(
+            watched.url + address, data={"csrf": csrf}, cookies=dict(client.cookies)
+        )
+        assert without.status_code == 403, "no origin at all"
+        for odd in ("PUT", "DELETE", "PATCH", "TRACE", "OPTIONS", "PROPFIND"):
+            assert client.request(odd, address).status_code in (400, 405), (odd, address)
+    assert client.get("/account").status_code == 200
+    print(f"{refused} forged forms refused")
+
+
+async def test_signing_in_takes_a_new_session_whatever_the_browser_had(watched: Watched) -> None:
+    planted = "planted-by-somebody-else"
+    client = watched.browser()
+    client.cookies.set("almenara", planted, domain="127.0.0.1")
+    csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/sign-in").text)
+    assert csrf is not None
+    done = client.post("/sign-in", data={"csrf": csrf[1], "token": watched.access_token})
+    assert done.status_code == 303
+    cookie = done.headers["set-cookie"]
+    assert planted not in cookie
+    assert "HttpOnly" in cookie
+    assert "samesite=lax" in cookie.lower()
+    assert httpx.get(watched.url + "/api/session", cookies={"almenara": planted}).status_code == 401
+    secure = watched.browser()
+    host = f"127.0.0.1:{watched.almenara.port}"
+    page = secure.get("/sign-in", headers={"origin": f"https://{host}"})
+    assert "__Host-almenara-form=" in page.headers["set-cookie"]
+    assert "Secure" in page.headers["set-cookie"]
+    assert "strict-transport-security" in page.headers
+
+
+async def test_a_way_back_leads_to_pages_of_ours_alone(watched: Watched) -> None:
+    for bad in ("https://evil.example", "//evil.example", "/\\evil.example", "javascript:x",
+                "/\t/evil.example", "evil", "/%09/x\r\nset-cookie: a=b"):  # fmt: skip
+        client = watched.browser()
+        csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/sign-in").text)
+        assert csrf is not None
+        done = client.post(
+            "/sign-in", data={"csrf": csrf[1], "token": watched.access_token, "next": bad}
+        )
+        assert done.status_code == 303
+        assert done.headers["location"] == "/", bad
+
+
+async def test_a_token_ends_when_it_is_revoked_and_its_sessions_with_it(watched: Watched) -> None:
+    token = watched.command("create", "short", "--role", "viewer")
+    wait_until(lambda: _status(watched, token) == 200, "the token")
+    client, _ = watched.signed_in(token)
+    waiting = asyncio.create_task(closing(watched, client))
+    await asyncio.sleep(0.3)
+    watched.command("revoke", token.split("_")[1])
+    code, _ = await waiting
+    assert code == 4401
+    assert _status(watched, token) == 401
+    for bad in ("alm_", "alm__", "alm_000000000000_x", token + "x", "nothing", "a" * 9000):
+        assert _status(watched, bad) == 401, bad
+
+
+def _status(watched: Watched, token: str) -> int:
+    headers = {"authorization": f"Bearer {token}"}
+    return httpx.get(watched.url + "/api/session", headers=headers).status_code
+
+
+async def test_the_access_log_tells_operators_and_not_viewers(watched: Watched) -> None:
+    watched.signed_in()
+    _status(watched, "wrong-token")
+
+    def types(who: str) -> set[str]:
+        page = watched.get("/api/events?origin=almenara/access&limit=200", who).json()
+        return {it["type"] for it in page["events"]}
+
+    wanted = {"almenara.access.signed_in", "almenara.access.sign_in_refused"}
+    wait_until(lambda: wanted <= types("operator"), "the access log")
+    assert types("viewer") == set()
+    assert types("scoped") == set()
+
+
+async def test_no_secret_is_in_the_log_or_in_the_files(watched: Watched) -> None:
+    client, csrf = watched.signed_in()
+    secrets = [watched.access_token, *watched.tokens.values(), csrf, *client.cookies.values()]
+    folder = watched.almenara.folder
+    texts = [it.read_bytes() for it in folder.rglob("*") if it.is_file() and "nats" not in str(it)]
+    for secret in secrets:
+        if secret == csrf:
+            continue  # of a session that is no longer anybody's once its cookie is gone
+        assert not any(secret.encode() in text for text in texts)
+        assert not any(secret.split("_")[-1].encode() in text for text in texts)
+    mode = (folder / "var" / "access.db").stat().st_mode
+    assert mode & 0o077 == 0
+
+
+async def test_too_many_live_pages_of_one_user_are_refused(watched: Watched) -> None:
+    url = f"{watched.url.replace('http', 'ws')}/live?panel=events"
+    headers = {"authorization": f"Bearer {watched.tokens['operator']}"}
+    sockets = [
+        await connect(url, origin=watched.url, additional_headers=headers)  # type: ignore[arg-type]
+        for _ in range(4)
+    ]
+    from websockets.exceptions import InvalidStatus
+
+    began = time.monotonic()
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(url, origin=watched.url, additional_headers=headers):  # type: ignore[arg-type]
+            pass
+    print(f"over the cap: 503 after {(time.monotonic() - began) * 1000:.0f} ms")
+    assert refused.value.response.status_code == 503
+    for it in sockets:
+        await it.close()
+
+
+async def test_new_access_token_ends_what_the_old_one_began(watched: Watched) -> None:
+    client, _ = watched.signed_in()
+    old = watched.access_token
+    watched.access_token = watched.command("rotate")
+    wait_until(lambda: client.get("/events").status_code == 303, "the old session's end")
+    assert _status(watched, old) == 401
+    client, _ = watched.signed_in()
+    assert client.get("/events").status_code == 200
+
+
+async def test_sessions_outlive_a_restart_and_end_at_their_time(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    almenara = Almenara(
+        tmp_path / "a", nats_server.url, AUTH__MODE="token", AUTH__SESSION_LIFETIME="8",
+        AUTH__SESSION_ROTATION="1",
+    )  # fmt: skip
+    token = almenara.command("access", "rotate").stdout.strip()
+    with almenara:
+        browser = httpx.Client(base_url=almenara.url, headers={"origin": almenara.url})
+        csrf = re.search(r'name="csrf" value="([^"]+)"', browser.get("/sign-in").text)
+        assert csrf is not None
+        began = time.monotonic()
+        browser.post("/sign-in", data={"csrf": csrf[1], "token": token})
+        first = browser.cookies["almenara"]
+        time.sleep(1.2)
+        browser.get("/", headers={"sec-fetch-dest": "document"})
+        assert browser.cookies["almenara"] != first, "the cookie was exchanged"
+        almenara.stop()
+        almenara.start()
+        assert browser.get("/events").status_code == 200
+        wait_until(lambda: browser.get("/events").status_code == 303, "its end", 20)
+        assert 7 < time.monotonic() - began < 12
+
+
+async def test_it_does_not_start_where_everybody_could_look(tmp_path: Path) -> None:
+    almenara = Almenara(tmp_path / "a", "nats://127.0.0.1:1")
+    for environment, said in (
+        ({"AUTH__MODE": "none", "SERVER__HOST": "0.0.0.0"}, "insecure-none"),
+        ({"AUTH__MODE": "none", "SERVER__ALLOWED_HOSTS": "[watch.example]"}, "insecure-none"),
+        ({"AUTH__MODE": "proxy"}, "server.trusted_proxies"),
+        ({"AUTH__MODE": "proxy", "SERVER__TRUSTED_PROXIES": "[10.0.0.0/8]"}, "auth.proxy.secret"),
+        ({"AUTH__MODE": "oidc"}, "auth.oidc"),
+        ({"AUTH__MODE": "kubernetes"}, "auth.roles"),
+        ({"AUTH__MODE": "token", "AUTH__TOKEN": "short"}, "shorter"),
+        ({"AUTH__AUTHORIZATION": "kubernetes"}, "auth.authorization"),
+    ):
+        almenara.environment = {
+            **{k: v for k, v in almenara.environment.items() if "__AUTH" not in k},
+            **{f"ALMENARA_{name}": value for name, value in environment.items()},
+        }
+        done = almenara.command("serve")
+        assert done.returncode == 1, environment
+        assert said in " ".join(done.stderr.replace("│", " ").split()), (said, done.stderr)
+        for name in environment:
+            del almenara.environment[f"ALMENARA_{name}"]
+
+
+async def test_wrong_sign_ins_have_to_wait_longer_and_longer(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    with Almenara(tmp_path / "a", nats_server.url, AUTH__MODE="token") as almenara:
+        statuses = [almenara.status("/api/session", Authorization="Bearer x") for _ in range(8)]
+        assert statuses == [401] * 5 + [429] * 3
+        assert almenara.status("/healthz") == 200
