@@ -16,6 +16,10 @@ def metric_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]
     """The names of the figures that a running Almenara has."""
     folder: Path = tmp_path_factory.mktemp("metrics")
     with Product(
-        folder, {"plugins": {"http": {"checks": [{"name": "a", "url": "http://[::1]:9"}]}}}
+        folder,
+        {
+            "auth": {"open_metrics": True},
+            "plugins": {"http": {"checks": [{"name": "a", "url": "http://[::1]:9"}]}},
+        },
     ) as it:
         yield set(re.findall(r"^# TYPE (\w+)", it.text("/metrics"), re.MULTILINE))

@@ -35,7 +35,9 @@ def placed(values: Thing, folder: Path) -> Thing:
     for name, said in values.get("secrets", {}).items():
         place = folder / "secrets" / name
         place.mkdir(parents=True)
-        for key, value in said.get("data", {"password": "x", "client-secret": "x"}).items():
+        for key, value in said.get(
+            "data", {it: "x" * 40 for it in ("password", "client-secret", "token", "kubeconfig")}
+        ).items():
             (place / key).write_text(value)
     plugins = folder / "plugins"
     plugins.mkdir()
@@ -90,6 +92,7 @@ def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
     config = placed({"config": {"plugins": {"nats": {"servers": [f"nats://127.0.0.1:{free_port()}"]}}}},
                     tmp_path)  # fmt: skip
     config["server"].update(port=free_port(), drain=0.2)
+    config["auth"] = {"open_metrics": True}
     with Product(tmp_path / "product", config) as product:
         wait_until(
             lambda: 'almenara_source_up{source="nats"} 0.0' in product.text("/metrics"),

@@ -187,7 +187,9 @@ def served(server: ApiServer) -> Iterator[tuple[str, str, bool, str]]:
                 yield group, resource["name"], resource["namespaced"], verb
 
 
-@pytest.mark.parametrize("name", ["defaults", "kubernetes", "kubernetes-namespaces"])
+@pytest.mark.parametrize(
+    "name", ["defaults", "kubernetes", "kubernetes-namespaces", "auth-kubernetes"]
+)
 def test_the_account_may_do_what_its_plugins_need_and_nothing_else(
     cluster: Cluster, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

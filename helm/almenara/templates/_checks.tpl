@@ -38,7 +38,14 @@
 
 {{- /* Whether something asks the API server; empty where nothing does. */ -}}
 {{- define "almenara.needsApiServer" -}}
-{{- include "almenara.watchesOwnCluster" . }}
+{{- include "almenara.watchesOwnCluster" . }}{{ include "almenara.asksOwnCluster" . }}
+{{- end }}
+
+{{- /* Whether the cluster we are in is asked who somebody is and what they may; else empty. */ -}}
+{{- define "almenara.asksOwnCluster" -}}
+{{- $auth := default dict .Values.config.auth }}
+{{- $asked := or (eq (toString $auth.mode) "kubernetes") (eq (toString $auth.authorization) "kubernetes") }}
+{{- if and $asked (not (default dict $auth.kubernetes).server) }}yes{{ end }}
 {{- end }}
 
 {{- /* The resources of the container. A bus in an emptyDir counts as ephemeral storage. */ -}}

@@ -60,6 +60,9 @@
 {{- $addresses = append $addresses .url }}
 {{- end }}
 {{- end }}
+{{- with dig "auth" "oidc" "issuer" "" .Values.config }}
+{{- $addresses = append $addresses . }}
+{{- end }}
 {{- $defaults := dict "nats" 4222 "tls" 4222 "ws" 80 "wss" 443 "http" 80 "https" 443 }}
 {{- $ports := list }}
 {{- range $addresses }}

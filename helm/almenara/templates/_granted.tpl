@@ -1,6 +1,6 @@
 {{- /* A Role and its binding in a namespace, or a ClusterRole and its binding without one. */ -}}
 {{- define "almenara.granted" }}
-{{- $metadata := include "almenara.metadata" (dict "root" .root) | fromYaml }}
+{{- $metadata := include "almenara.metadata" (dict "root" .root "suffix" .suffix) | fromYaml }}
 {{- if .namespace }}
 {{- $_ := set $metadata "namespace" .namespace }}
 {{- else }}
