@@ -36,7 +36,7 @@ def placed(values: Thing, folder: Path) -> Thing:
         place = folder / "secrets" / name
         place.mkdir(parents=True)
         for key, value in said.get(
-            "data", {it: "x" * 40 for it in ("password", "client-secret", "token", "kubeconfig")}
+            "data", dict.fromkeys(("password", "client-secret", "token", "kubeconfig"), "x" * 40)
         ).items():
             (place / key).write_text(value)
     plugins = folder / "plugins"

@@ -3,6 +3,7 @@
 There is no kubelet and no controller; where a pod must run, the test runs its commands for real.
 """
 
+import base64
 import contextlib
 import itertools
 import os
@@ -25,6 +26,7 @@ from servers import NatsServer, free_port
 
 PREVIOUS = sorted((Path(__file__).parent / "previous").glob("*.tgz"))[-1]
 WATCHING: Thing = {"plugins": {"enabled": ["nats", "kubernetes"]}}
+TOKEN = "a-token-that-only-this-test-knows"
 NUMBERS = itertools.count(1)
 
 
@@ -293,8 +295,15 @@ class Kubelet:
     def _container(self, pod: Thing, container: Thing) -> int:
         config = self.cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"]
         file = self.folder / f"{container['name']}.yaml"
-        file.write_text(config.replace("/data", str(self.folder)))
-        arguments = [it.replace("$(MARK)", pod["metadata"]["uid"]) for it in container["args"]]
+        text = config.replace("/data", str(self.folder / "data"))
+        file.write_text(text.replace("/etc/almenara", str(self.folder)))
+        for volume in pod["spec"]["volumes"]:
+            if "secret" in volume:
+                self._secret(volume["name"], volume["secret"]["secretName"])
+        arguments = [
+            it.replace("$(MARK)", pod["metadata"]["uid"]).replace("/etc/almenara", str(self.folder))
+            for it in container["args"]
+        ]
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-euc",
              f'mount --bind {self.hosts} /etc/hosts; exec "$@"', "sh",
@@ -304,6 +313,12 @@ class Kubelet:
         )  # fmt: skip
         self.outputs.append(done.stdout + done.stderr)
         return done.returncode
+
+    def _secret(self, volume: str, name: str) -> None:
+        folder = self.folder / "secrets" / volume.removeprefix("secret-")
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, value in self.cluster.get("v1", "Secret", name)["data"].items():
+            (folder / key).write_bytes(base64.b64decode(value))
 
 
 class ApiServerView:
@@ -326,8 +341,11 @@ def test_helm_test_sees_an_event_come_back_over_the_websocket(
     port = free_port()
     values: dict[str, Any] = {
         "service": {"port": port},
-        "test": {"subject": "fleet.test", "timeout": 30},
+        "test": {"subject": "fleet.test", "timeout": 30,
+                 "tokenFile": "/etc/almenara/secrets/access/token"},
+        "secrets": {"access": {"data": {"token": TOKEN}}},
         "config": {
+            "auth": {"token": {"file": "/etc/almenara/secrets/access/token"}},
             "server": {"port": port, "drain": 0.2},
             "plugins": {"nats": {"servers": [nats.url],
                                  "apply": [{"name": "FLEET", "subjects": ["fleet.>"]}]}},
@@ -336,6 +354,8 @@ def test_helm_test_sees_an_event_come_back_over_the_websocket(
     cluster.helm.install(CHART, "rel", values, namespace=cluster.namespace)
     config = yaml.safe_load(cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"])
     config["storage"]["dir"] = str(tmp_path / "data")
+    (tmp_path / "token").write_text(TOKEN)
+    config["auth"]["token"]["file"] = str(tmp_path / "token")
     service = f"rel-almenara.{cluster.namespace}.svc.cluster.local"
     product = Product(tmp_path / "product", config)
     done = product.run("streams", "apply")
