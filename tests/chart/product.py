@@ -13,7 +13,7 @@ from typing import Any, Self
 import yaml
 from engine import ALMENARA
 
-from servers import accepts, free_port, wait_until
+from servers import free_port, wait_until
 
 
 class Product:
@@ -32,6 +32,8 @@ class Product:
         self.config = {"storage": {"dir": str(folder / "var")}, **config}
         server = self.config.setdefault("server", {})
         self.port = server.setdefault("port", free_port())
+        host = server.get("host", "127.0.0.1")
+        self.address = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         self.file = folder / "almenara.yaml"
         self.file.write_text(yaml.safe_dump(self.config), "utf-8")
         self.command = command or [str(ALMENARA), "--config", str(self.file), "serve"]
@@ -43,7 +45,7 @@ class Product:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def log(self) -> str:
@@ -61,7 +63,7 @@ class Product:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"almenara ended:\n{self.log[-3000:]}")
-        return accepts(self.port) and self.status("/readyz") == 200
+        return self.status("/readyz") == 200
 
     def status(self, path: str, **headers: str) -> int:
         try:
