@@ -101,7 +101,7 @@ class Fleet:
         return connect(
             f"wss://{HOST}:{self.traefik.secure}/live?panel=events", ssl=context, origin=origin,
             additional_headers={"Authorization": f"Bearer {TOKEN}"},
-            host="127.0.0.1", port=self.traefik.secure, **more,
+            sock=socket.create_connection(("127.0.0.1", self.traefik.secure), timeout=10), **more,
         )  # fmt: skip
 
 
