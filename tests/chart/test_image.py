@@ -6,6 +6,7 @@ It needs root and buildah, and skips where either is missing.
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,14 @@ ENVIRONMENT = {
     "HOME": "/tmp",
     "ALMENARA_CONFIG": "/etc/almenara/almenara.yaml",
 }
+
+LAZY = shlex.quote(
+    "from kubernetes.aio import config; from kubernetes.aio.client import ApiClient, Configuration;"
+    "from kubernetes.aio.config.incluster_config import InClusterConfigLoader;"
+    "import almenara_kubernetes.source, almenara_kubernetes.credentials, almenara.access.clusters,"
+    " almenara.access.oidc, almenara_nats.source, almenara_http.source, almenara_prometheus.source"
+)
+"""What is imported only when it is needed."""
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("buildah") or not shutil.which("debootstrap"),
@@ -121,6 +130,16 @@ def test_it_holds_nothing_that_builds(image: Image) -> None:
     assert not names & {"pip", "setuptools", "wheel", "hatchling", "nats_server", "pytest"}
     assert {"almenara", "nats", "uvloop"} <= names
     assert not (image.root / "build").exists()
+
+
+def test_what_was_left_out_of_it_is_missed_by_nobody(image: Image, tmp_path: Path) -> None:
+    command, _ = run_in(image, tmp_path, "plugins", "list", "--json")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    active = {it["name"] for it in json.loads(done.stdout) if it["state"] == "active"}
+    assert {"nats", "http", "prometheus", "kubernetes"} <= active
+    python = [*command[:3], command[3].rpartition("almenara plugins")[0] + "python -c " + LAZY]
+    done = subprocess.run(python, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_its_labels_and_its_user_are_what_clusters_look_at(image: Image) -> None:
