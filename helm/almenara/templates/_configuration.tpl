@@ -60,6 +60,11 @@
 {{- $addresses = append $addresses .url }}
 {{- end }}
 {{- end }}
+{{- if has "ray" .Values.plugins.enabled }}
+{{- range default list (default dict $plugins.ray).clusters }}
+{{- $addresses = append $addresses .url }}
+{{- end }}
+{{- end }}
 {{- with dig "auth" "oidc" "issuer" "" .Values.config }}
 {{- $addresses = append $addresses . }}
 {{- end }}
