@@ -4,7 +4,7 @@ ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
 # The plugins' libraries to bring: each names an extra of pyproject.toml.
-ARG EXTRAS="nats http prometheus kubernetes oidc"
+ARG EXTRAS="nats http prometheus kubernetes oidc kubernetes-access"
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY requirements/image requirements/image
@@ -17,14 +17,15 @@ COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY platform platform
 COPY plugins plugins
 ARG SOURCE_DATE_EPOCH=0
-# Of the Kubernetes client the typed calls are left out, 54 MiB of generated code: the plugin asks by
-# address. The environment has no pip of its own, as nothing is installed where it runs. Its bytecode is
+# Of the Kubernetes client the typed calls and objects are left out, generated code of 75 MiB: the
+# plugin asks by address and reads what it needs. The environment has no pip of its own, as nothing is installed where it runs. Its bytecode is
 # trusted as it is: it can't be written there, and the times of files differ from build to build.
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
  && python3 -m venv --without-pip /opt/almenara \
  && tools/bin/pip --python /opt/almenara/bin/python install --no-compile --no-index --no-deps wheels/*.whl \
  && find /opt/almenara -name direct_url.json -delete \
  && find /opt/almenara -path '*/kubernetes/*client/api/*_api.py' -delete \
+ && find /opt/almenara -path '*/kubernetes/*client/models/*.py' ! -name __init__.py -delete \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/almenara/lib \
  && install -d -o 10001 -g 10001 data
 

@@ -77,7 +77,7 @@ screenshots: $(VENV)/.dev ## Take the pictures of the README
 	ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/browser/screenshots.py
 
 # The plugins' libraries and what else an installation may leave out, as extras of pyproject.toml.
-EXTRAS := nats http prometheus kubernetes oidc
+EXTRAS := nats http prometheus kubernetes oidc kubernetes-access
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --no-emit-package almenara
 
