@@ -4,7 +4,7 @@ ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
 # The plugins' libraries to bring: each names an extra of pyproject.toml.
-ARG EXTRAS="nats http prometheus kubernetes oidc kubernetes-access"
+ARG EXTRAS="nats http prometheus kubernetes ray oidc kubernetes-access"
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY requirements/image requirements/image

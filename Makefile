@@ -10,6 +10,11 @@ PYTEST_CHART := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(CHART)/bin/pytest
 PORT ?= 8080
 RATE ?= 20
 PYTEST ?=
+RAY ?=
+
+# Ray has an environment of its own: the product reads it over the wire and does not depend on it.
+RAY_VERSION := $(lastword $(subst ==, ,$(shell cat requirements/ray.in)))
+RAY_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/almenara/ray-$(RAY_VERSION)
 
 # The newest Python that fits, whatever it is called here.
 PYTHON ?= $(shell for it in python3.13 python3.12 python3.11 python3 python; do \
@@ -21,8 +26,15 @@ help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: run
-run: $(VENV)/.run ## Run a NATS server, a demo fleet and the dashboard (PORT=8080 RATE=20)
-	@exec $(BIN)/almenara demo --port $(PORT) --rate $(RATE)
+run: $(VENV)/.run $(if $(RAY),$(RAY_HOME)/.done) ## Run a NATS server, a demo fleet and the dashboard (PORT=8080 RATE=20 RAY=1)
+	@exec $(BIN)/almenara demo --port $(PORT) --rate $(RATE) $(if $(RAY),--ray $(RAY_HOME)/bin/ray)
+
+.PHONY: ray
+ray: $(RAY_HOME)/.done ## Install a real Ray for its tests, outside of the product's environment
+
+.PHONY: test-ray
+test-ray: $(VENV)/.dev $(RAY_HOME)/.done ## Run the tests against a real Ray (PYTEST="-k burst")
+	@$(BIN)/pytest tests/ray $(PYTEST)
 
 .PHONY: test
 test: $(VENV)/.dev ## Run all the tests, those in a real browser included (PYTEST="-k bus")
@@ -62,6 +74,15 @@ test-chart: $(CHART)/.chart $(VENV)/.dev ## Test the chart and the image (PYTEST
 bench: $(VENV)/.dev ## Measure ingest, memory, start and queries, each as one line
 	$(BIN)/python tests/benchmarks/run.py
 
+.PHONY: bench-fanout
+bench-fanout: $(VENV)/.dev $(VENV)/.bench ## Measure live pages for thousands against peers, and write docs/performance.md
+	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM \
+	&& $(BIN)/python tests/benchmarks/fanout/run.py
+
+.PHONY: fanout
+fanout: $(VENV)/.dev ## Check with many viewers that nothing is lost, grows or holds up others
+	$(BIN)/python tests/benchmarks/fanout/run.py --short
+
 .PHONY: format
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .
@@ -77,7 +98,7 @@ screenshots: $(VENV)/.dev ## Take the pictures of the README
 	ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/browser/screenshots.py
 
 # The plugins' libraries and what else an installation may leave out, as extras of pyproject.toml.
-EXTRAS := nats http prometheus kubernetes oidc kubernetes-access
+EXTRAS := nats http prometheus kubernetes ray oidc kubernetes-access
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --no-emit-package almenara
 
@@ -90,6 +111,19 @@ lock: ## Pin what is installed, with hashes (needs uv)
 		$(COMPILE) -c requirements/run.txt --extra $$extra pyproject.toml -o requirements/image/$$extra.txt || exit 1; done
 	$(COMPILE) -c requirements/run.txt requirements/image/build.in -o requirements/image/build.txt
 	$(COMPILE) requirements/chart.in -o requirements/chart.txt
+	$(COMPILE) requirements/ray.in -o requirements/ray.txt
+	$(COMPILE) requirements/bench.in -o requirements/bench.txt
+
+.PHONY: sbom
+sbom: $(VENV)/.dev ## Write what Almenara is made of as CycloneDX, to build/sbom.json
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements requirements/run.txt --output-format JSON --output-file build/sbom.json
+
+.PHONY: audit
+audit: $(VENV)/.dev ## Look for known weaknesses: bandit in our code, pip-audit in what it is made of
+	$(BIN)/bandit --quiet --recursive platform plugins
+	@$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements/run.txt; status=$$?; \
+	if test $$status -gt 1; then echo "pip-audit could not reach its data; nothing was audited"; fi; exit $$status
 
 .PHONY: clean
 clean: ## Remove the environment and what was built
@@ -98,6 +132,13 @@ clean: ## Remove the environment and what was built
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Almenara needs Python 3.11 or newer, and none was found."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment; on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(RAY_HOME)/.done: requirements/ray.txt
+	@test -n "$(PYTHON)" || { echo "Ray needs Python 3.11 or newer, and none was found."; exit 1; }
+	@echo "Setting up Ray in $(RAY_HOME); this takes a minute the first time."
+	@rm -rf $(RAY_HOME) && $(PYTHON) -m venv $(RAY_HOME)
+	@$(RAY_HOME)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
 	@if test ! -e $(VENV)/.dev; then echo "Setting up; this takes a minute the first time."; \
@@ -115,4 +156,10 @@ $(CHART)/.chart: requirements/chart.txt
 	@echo "Setting up what checks the chart; this takes two minutes the first time."
 	@$(PYTHON) -m venv $(CHART)
 	@$(CHART)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.bench: requirements/bench.txt | $(VENV)/bin/python
+	@echo "Setting up what the benchmark compares with; this takes a minute the first time."
+	@$(PYTHON) -m venv $(VENV)/bench
+	@$(VENV)/bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

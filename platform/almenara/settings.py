@@ -234,10 +234,10 @@ class PanelSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Frames a channel renders at most each second."""
     visible_events: Count = 100
     """Rows of a live event list."""
-    outbox_bytes: Count = 262_144
+    outbox_bytes: Count = 65_536
     """Bytes that may wait for one browser; beyond them it skips frames and gets a snapshot."""
     send_timeout: Positive = 2.0
-    """Seconds one frame may take to send before the browser is dropped."""
+    """Seconds within which a browser must take all that waits for it; else it is dropped."""
 
 
 class PlacedPanel(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

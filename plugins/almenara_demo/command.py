@@ -12,12 +12,15 @@ import urllib.request
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import msgspec
 
 from almenara_demo.fleet import Fleet, Message
+from almenara_demo.ray_cluster import NAME as SIMULATED
+from almenara_demo.ray_cluster import simulated
+from almenara_demo.real_ray import real
 
 PATIENCE: Final = 30.0
 GRACE: Final = 20.0
@@ -32,6 +35,7 @@ STREAMS: Final = {
     "DEAD_LETTERS": "deadletter",
 }
 KEPT: Final = 7 * 86400
+SIMULATED_PODS: Final = 180
 FORGETFUL: Final = "context-indexer"
 """A consumer that now and then stops acknowledging, so that a stalled one can be seen."""
 
@@ -50,18 +54,24 @@ class DemoError(RuntimeError):
 @click.option("--data-dir", default="var/demo", show_default=True, help="Where everything is kept.",
               type=click.Path(file_okay=False, path_type=Path))  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Settles what the fleet does.")
-def demo(rate: float, port: int, nats_port: int, data_dir: Path, seed: int) -> None:
-    """Run a NATS server, a simulated fleet and the dashboard until interrupted.
+@click.option("--ray", default=None, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Program `ray`, to run a real cluster instead of a simulated one.")  # fmt: skip
+def demo(
+    rate: float, port: int, nats_port: int, data_dir: Path, seed: int, ray: Path | None
+) -> None:
+    """Run a NATS server, a simulated fleet, a Ray cluster and the dashboard until interrupted.
 
     What happened is kept in the data folder, and the next demo goes on from there.
     """
     try:
-        asyncio.run(run(rate, port, nats_port, data_dir, seed))
+        asyncio.run(run(rate, port, nats_port, data_dir, seed, ray))
     except* DemoError as group:
         raise click.ClickException(str(group.exceptions[0])) from None
 
 
-async def run(rate: float, port: int, nats_port: int, data_dir: Path, seed: int) -> None:
+async def run(
+    rate: float, port: int, nats_port: int, data_dir: Path, seed: int, ray: Path | None = None
+) -> None:
     """The demo, until SIGINT or SIGTERM."""
     check_port(port)
     told = asyncio.Event()
@@ -76,15 +86,18 @@ async def run(rate: float, port: int, nats_port: int, data_dir: Path, seed: int)
         "ALMENARA_PLUGINS__NATS__SERVERS": f'["{url}"]',
         "ALMENARA_STORAGE__DIR": str(data_dir / "almenara"),
         "ALMENARA_SERVER__PORT": str(port),
+        **kubernetes(),
     }
     address = f"http://127.0.0.1:{port}"
     async with (
         child("nats-server", data_dir, [nats_server(), "--config", str(config)]) as nats,
         stopping_on(told, nats),
+        ray_cluster(ray, data_dir, seed) as cluster,
     ):
         await until(lambda: accepts(nats_port), "nats-server", nats, told)
         await create_streams(url)
         serve = [sys.executable, "-m", "almenara", "serve"]
+        environment["ALMENARA_PLUGINS__RAY__CLUSTERS"] = msgspec.json.encode([cluster]).decode()
         async with child("almenara", data_dir, serve, environment) as almenara:
             await until(lambda: answers(f"{address}/readyz"), "almenara", almenara, told)
             if not told.is_set():
@@ -109,6 +122,15 @@ async def run(rate: float, port: int, nats_port: int, data_dir: Path, seed: int)
             click.echo("Stopping.")
 
 
+def kubernetes() -> dict[str, str]:
+    """The settings that show the cluster kubectl would talk to or, without one, a simulated one."""
+    named = [it for it in os.environ.get("KUBECONFIG", "").split(os.pathsep) if it]
+    usual = Path.home() / ".kube" / "config"
+    if any(Path(it).is_file() for it in named or [str(usual)]):
+        return {"ALMENARA_PLUGINS__KUBERNETES__CLUSTERS": "[{}]"}
+    return {"ALMENARA_PLUGINS__KUBERNETES__SIMULATED": str(SIMULATED_PODS)}
+
+
 def write_config(folder: Path, port: int) -> Path:
     """The configuration of the server, with its data below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +140,18 @@ def write_config(folder: Path, port: int) -> Path:
         f'listen: "127.0.0.1:{port}"\nserver_name: demo\njetstream {{ store_dir: {store} }}\n'
     )
     return path
+
+
+@contextlib.asynccontextmanager
+async def ray_cluster(ray: Path | None, folder: Path, seed: int) -> AsyncIterator[dict[str, Any]]:
+    """A Ray cluster, simulated or real, as the configuration of the Ray plugin has it."""
+    if ray is None:
+        port = free_port()
+        async with simulated(port, seed):
+            yield {"name": SIMULATED, "url": f"http://127.0.0.1:{port}"}
+        return
+    async with real(ray, folder) as head:
+        yield head
 
 
 @contextlib.asynccontextmanager

@@ -1,12 +1,13 @@
 """Kubernetes: pods, workloads, nodes and the rest as resources, what happens to them as events."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 import almenara
-from almenara.hookspecs import Context, Finding, ReportingSource, Tail
+from almenara.hookspecs import Context, Finding, Page, Panel, ReportingSource, Source, Tail
 from almenara_kubernetes.settings import KubernetesSettings
 
 
@@ -16,14 +17,27 @@ def almenara_settings() -> type[KubernetesSettings]:
 
 
 @almenara.hookimpl
-def almenara_sources(settings: KubernetesSettings, context: Context) -> Sequence[ReportingSource]:
+def almenara_sources(
+    settings: KubernetesSettings, context: Context
+) -> Sequence[Source | ReportingSource]:
     from almenara_kubernetes.source import ClusterSource
 
-    return [ClusterSource(cluster, settings, context) for cluster in settings.clusters]
+    found: list[Source | ReportingSource] = [
+        ClusterSource(cluster, settings, context) for cluster in settings.clusters
+    ]
+    if settings.simulated:
+        from almenara_kubernetes.simulated import SimulatedCluster
+
+        found.append(SimulatedCluster(settings.simulated, context))
+    return found
 
 
 @almenara.hookimpl
 def almenara_tails(settings: KubernetesSettings) -> Sequence[Tail]:
+    if settings.simulated:
+        from almenara_kubernetes.simulated import SimulatedLogs
+
+        return [SimulatedLogs()]
     from almenara_kubernetes.logs import PodLogs
 
     return [PodLogs(settings)]
@@ -41,3 +55,31 @@ async def almenara_diagnose(settings: KubernetesSettings) -> Sequence[Finding]:
     from almenara_kubernetes.diagnosis import diagnose
 
     return await diagnose(settings)
+
+
+@almenara.hookimpl
+def almenara_panels(settings: KubernetesSettings) -> Sequence[Panel]:
+    from almenara_kubernetes.panels import panels
+
+    return panels(settings) if _watches(settings) else []
+
+
+@almenara.hookimpl
+def almenara_pages(settings: KubernetesSettings) -> Sequence[Page]:
+    from almenara_kubernetes.panels import pages
+
+    return pages(settings) if _watches(settings) else []
+
+
+@almenara.hookimpl
+def almenara_templates() -> Path:
+    return Path(__file__).parent / "templates"
+
+
+@almenara.hookimpl
+def almenara_static() -> Path:
+    return Path(__file__).parent / "static"
+
+
+def _watches(settings: KubernetesSettings) -> bool:
+    return bool(settings.clusters or settings.simulated)

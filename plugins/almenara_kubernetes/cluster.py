@@ -92,10 +92,10 @@ def service(it: Service, endpoints: Mapping[str, bool]) -> Read:
         "type": it.spec.type,
         "cluster_ip": it.spec.cluster_ip,
         "external": it.spec.external_name or _addresses(it.status.load_balancer.ingress),
-        "ports": [
+        "ports": ", ".join(
             f"{one.port}{f':{one.node_port}' if one.node_port else ''}/{one.protocol}"
             for one in it.spec.ports
-        ],
+        ),
         "selector": dict(it.spec.selector),
         "ready": ready,
         "endpoints": len(endpoints),
@@ -136,11 +136,16 @@ def ingress(it: Ingress) -> Read:
         {
             "class": it.spec.ingress_class_name,
             "address": address,
-            "hosts": sorted({str(rule["host"]) for rule in rules}),
-            "secrets": [one.secret_name for one in it.spec.tls if one.secret_name],
-            "rules": rules[:LISTED],
+            "hosts": ", ".join(sorted({str(rule["host"]) for rule in rules})),
+            "secrets": ", ".join(one.secret_name for one in it.spec.tls if one.secret_name),
+            "rules": ", ".join(map(_route, rules[:LISTED])),
         },
     )
+
+
+def _route(rule: Mapping[str, Any]) -> str:
+    port = f":{rule['port']}" if rule["port"] else ""
+    return f"{rule['path']} to {rule['service']}{port}{'' if rule['tls'] else ' without TLS'}"
 
 
 def _covered(host: str, secured: set[str]) -> bool:
@@ -179,7 +184,7 @@ def certificate(it: Certificate) -> Read:
         "expires": expires,
         "issued": moment(it.status.not_before),
         "renewal": moment(it.status.renewal_time),
-        "names": it.spec.dns_names or [it.spec.common_name],
+        "names": ", ".join(it.spec.dns_names) or it.spec.common_name,
         "secret": it.spec.secret_name,
         "issuer": f"{it.spec.issuer_ref.kind or 'Issuer'}/{it.spec.issuer_ref.name}",
         "message": ready.message if ready is not None else "",

@@ -32,7 +32,9 @@ def severity(status: str, pod: Pod, columns: Printed) -> Severity:
     if status in ENDING:
         return Severity.DEBUG
     if status == "Running":
-        return Severity.INFO if columns.ready == columns.total else Severity.WARN
+        # Its containers may be ready while it is not: its node is lost, or a gate is closed.
+        unready = any(it.type == "Ready" and it.status != "True" for it in pod.status.conditions)
+        return Severity.WARN if unready or columns.ready < columns.total else Severity.INFO
     step = status.removeprefix("Init:")
     if step in STARTING or (step != status and step.partition("/")[0].isdigit()):
         return Severity.WARN

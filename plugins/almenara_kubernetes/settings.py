@@ -81,6 +81,9 @@ class KubernetesSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
 
     clusters: list[ClusterSettings] = []
     """Clusters to watch; `[{}]` is the one that Almenara runs in, or that kubectl would talk to."""
+    simulated: Annotated[int, msgspec.Meta(ge=0, le=20_000)] = 0
+    """Pods of a simulated cluster, to look around without one of your own; 0 for none. Its pages
+    say that nothing on them is real."""
     kinds: list[str] = []
     """Kinds to watch, `[pod, deployment, node]`; empty for all that Almenara knows. Kinds outside
     of namespaces, such as node, are watched where all namespaces are, or where named here."""
@@ -117,6 +120,8 @@ class KubernetesSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     """Seconds between tries of what RBAC forbids or the cluster does not have."""
 
     def __post_init__(self) -> None:
+        if self.simulated and self.clusters:
+            raise ValueError("simulated stands alone: leave it out, or leave out clusters")
         names = [cluster.name for cluster in self.clusters]
         if len(names) > 1 and "" in names:
             raise ValueError("clusters has several; give each a name")

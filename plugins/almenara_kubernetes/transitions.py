@@ -209,7 +209,7 @@ def of_certificate(before: Resource | None, after: Resource) -> Iterator[Told]:
     expires = after.state.get("expires")
     if expires is None or (before is not None and before.status == after.status):
         return
-    data = {"names": after.state.get("names", []), "expires_at": expires}
+    data = {"names": after.state.get("names", ""), "expires_at": expires}
     if after.status == "Expires soon":
         yield Told(
             type="certificate.expires_soon", key=f"soon/{expires}", time=expires - EXPIRES_SOON,

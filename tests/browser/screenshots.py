@@ -24,6 +24,8 @@ SHOTS = (
     ("overview-phone", "/", PHONE, "dark"),
     ("events-phone", "/events", PHONE, "dark"),
     ("sources", "/sources", DESKTOP, "dark"),
+    ("ray", "/dashboards/ray", DESKTOP, "dark"),
+    ("ray-phone", "/dashboards/ray", PHONE, "dark"),
 )
 
 

@@ -148,7 +148,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("access")
     with NatsServer(folder / "nats") as server:
         client = RawClient(server.port)
-        for team, marker in (("TEAM_A", OURS), ("TEAM_B", THEIRS)):
+        for team in ("TEAM_A", "TEAM_B"):
             subject = team.lower().replace("_", "")
             client.make_stream(team, f"{subject}.>")
         running = Almenara(
@@ -181,12 +181,13 @@ def filled(path: str, watched: Watched) -> list[str]:
     if path == "/dashboards/{name:str}":
         return ["/dashboards/overview"]
     if path == "/panels/{name:str}":
-        return [f"/panels/{it}" for it in
-                ("events", "failures", "numbers", "streams", "strip", "sources", "histogram")]  # fmt: skip
+        names = ("events", "failures", "numbers", "streams", "strip", "sources", "histogram")
+        return [f"/panels/{it}" for it in names]
     if path == "/timeline":
         return [f"/timeline?correlation=corr-{THEIRS}", f"/timeline?correlation=corr-{OURS}"]
     if path in ("/events", "/api/events", "/api/events.ndjson", "/api/events.csv"):
-        return [path, f"{path}?text={THEIRS}", f"{path}?origin=nats/TEAM_B", f"{path}?type=teamb.*"]
+        # Words of what is out of scope, written so that an echo of them is not taken for a find.
+        return [path, f'{path}?text="of team b"', f"{path}?origin=nats/*_B", f"{path}?type=teamb.*"]
     return [re.sub(r"{\w+(:\w+)?}", "unknown", path)]
 
 
@@ -224,17 +225,12 @@ async def test_what_is_out_of_scope_is_in_no_answer(watched: Watched) -> None:
             for who in seen:
                 text = watched.get(address, who).text
                 # What was asked for may be in the page; what was not must be in none.
-                shown = text.replace(f"corr-{THEIRS}", "").replace(f"text={THEIRS}", "")
-                shown = re.sub(rf'value="{THEIRS}"|<b>{THEIRS}</b>', "", shown)
+                shown = text.replace(f"corr-{THEIRS}", "")
                 if THEIRS in shown:
                     seen[who] += 1
                     assert who == "viewer", (address, who)
                 if who == "scoped":
-                    named = text.replace("origin=nats/TEAM_B", "")
-                    named = re.sub(
-                        r'value="nats/TEAM_B"|<b>nats/TEAM_B</b>|nats%2FTEAM_B', "", named
-                    )
-                    assert "TEAM_B" not in named, address
+                    assert "TEAM_B" not in text, address
     assert seen["viewer"] > 5
     assert watched.get("/api/health", "scoped").json()["events_stored"] == 5
     assert watched.get("/api/health", "viewer").json()["events_stored"] >= 10
@@ -428,7 +424,7 @@ async def test_no_secret_is_in_the_log_or_in_the_files(watched: Watched) -> None
         if secret == csrf:
             continue  # of a session that is no longer anybody's once its cookie is gone
         assert not any(secret.encode() in text for text in texts)
-        assert not any(secret.split("_")[-1].encode() in text for text in texts)
+        assert not any(secret.split("_", 2)[-1].encode() in text for text in texts)
     mode = (folder / "var" / "access.db").stat().st_mode
     assert mode & 0o077 == 0
 

@@ -25,6 +25,14 @@ def stored(port: int) -> int:
         return -1
 
 
+def page(port: int, path: str) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+            return str(response.read().decode())
+    except OSError:
+        return ""
+
+
 def test_the_demo_runs_ends_and_goes_on_where_it_ended(tmp_path: Path) -> None:
     port = free_port()
     before = 0
@@ -33,6 +41,14 @@ def test_the_demo_runs_ends_and_goes_on_where_it_ended(tmp_path: Path) -> None:
         demo = run_demo(tmp_path, port)
         try:
             wait_until(lambda wanted=wanted: stored(port) > wanted, "events of the fleet")
+            # A Ray cluster that says it is simulated, with a past and with jobs at work.
+            wait_until(
+                lambda: all(
+                    text in page(port, "/dashboards/ray")
+                    for text in (">simulated<", 'data-status="RUNNING"', "usually")
+                ),
+                "jobs of the simulated Ray cluster",
+            )
             before = stored(port)
             busy = run_demo(tmp_path / "other", port)
             said, _ = busy.communicate(timeout=20)

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import time
 from pathlib import Path
@@ -102,6 +103,72 @@ async def test_events_arrive_over_the_socket_as_rows(
         assert frame["swap"] == "afterbegin"
         assert "&lt;b&gt;hello" in frame["content"]
         assert "<b>hello" not in frame["content"]
+
+
+async def test_compressed_or_not_the_frames_are_the_same_and_no_socket_keeps_a_context(
+    nats_server: NatsServer, almenara: Almenara
+) -> None:
+    await publish(nats_server, *(json.dumps({"n": it}).encode() for it in range(30)))
+    almenara.wait_for_events(30)
+    url = LIVE.format(port=almenara.port)
+    async with (
+        connect(url, origin=origin(almenara)) as deflated,  # type: ignore[arg-type]
+        connect(url, origin=origin(almenara), compression=None) as plain,  # type: ignore[arg-type]
+    ):
+        assert deflated.response is not None
+        assert plain.response is not None
+        agreed = deflated.response.headers["Sec-WebSocket-Extensions"]
+        assert "server_no_context_takeover" in agreed
+        assert "client_no_context_takeover" in agreed
+        assert "Sec-WebSocket-Extensions" not in plain.response.headers
+        assert await deflated.recv() == await plain.recv()
+        # What a browser says is compressed too, and bounded in size once it is not.
+        await deflated.send('{"resume": 1}' + " " * 1000)
+        assert json.loads(await deflated.recv())["target"] == "#panel-events"
+        await deflated.send('{"resume": 1}' + " " * 100_000)
+        with pytest.raises(ConnectionClosed) as closed:
+            async with asyncio.timeout(10):
+                while True:
+                    await deflated.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+
+
+async def test_a_client_that_reads_nothing_is_dropped_while_others_go_on(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    with Almenara(tmp_path / "a", nats_server.url, PANELS__SEND_TIMEOUT="0.5") as almenara:
+        url = LIVE.format(port=almenara.port)
+        stalled = socket.socket()
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", almenara.port))
+        stalled.sendall(
+            (
+                f"GET /live?panel=events HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n"
+                f"Origin: {almenara.url}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            ).encode()
+        )
+        async with connect(url, origin=origin(almenara)) as reader:  # type: ignore[arg-type]
+            wait_until(lambda: almenara.get("/api/health")["subscribers"] == 2, "both")
+            filling = [json.dumps({"n": it, "x": "y" * 80}).encode() for it in range(100)]
+
+            sent = 0
+            async with asyncio.timeout(60):
+                while almenara.get("/api/health")["subscribers"] == 2:
+                    await publish(nats_server, *filling)
+                    sent += len(filling)
+                    await asyncio.sleep(0.05)
+            almenara.wait_for_events(sent)
+            newest = almenara.get("/api/events?limit=1")["events"][0]["sequence"]
+            shown = 0
+            async with asyncio.timeout(20):
+                while shown < newest:
+                    frame = json.loads(await reader.recv())
+                    found = re.findall(r'data-sequence="(\d+)"', frame.get("content", ""))
+                    shown = max([shown, *map(int, found)])
+        assert "almenara_slow_browsers_total 1.0" in almenara.text("/metrics")
+        stalled.close()
 
 
 async def test_who_abuses_the_socket_is_closed_out(almenara: Almenara) -> None:

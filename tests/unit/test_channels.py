@@ -1,6 +1,8 @@
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,12 +12,12 @@ from almenara.history import History
 from almenara.panels.catalogue import Catalogue
 from almenara.panels.channels import Channels, UnknownPanelError
 from almenara.panels.feeds import Feeds
-from almenara.panels.outbox import TOO_SLOW, Counters, Outbox
+from almenara.panels.outbox import TOO_SLOW
 from almenara.panels.panel import View
 from almenara.panels.renderer import Frame, Renderer
 from almenara.resources import Resources
 from almenara.settings import PanelSettings, StorageSettings, SupervisorSettings
-from almenara.signals import Event, now
+from almenara.signals import Event, Severity, now
 from almenara.supervisor import Supervisor
 
 pytestmark = pytest.mark.anyio
@@ -42,23 +44,60 @@ async def channels(tmp_path: Path) -> AsyncIterator[Channels]:
 
 
 class Viewer:
-    """A browser that applies frames as a page does, as far as rows go."""
+    """A browser that applies frames as a page does, as far as rows go, over a connection that can
+    be made to take nothing."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
-        self.outbox = channels.outbox()
-        self.frames: list[dict[str, object]] = []
+        self.outbox = channels.outbox(self)
+        self.frames: list[dict[str, Any]] = []
         self.rows: list[int] = []
-        self.stalled = asyncio.Event()
-        self.stalled.set()
+        self.told = 0
+        self.ended = asyncio.Event()
+        self.most_waiting = 0
+        self._stalled = False
+        self._waiting: list[Frame] = []
 
-    async def send(self, text: str) -> None:
-        await self.stalled.wait()
+    @property
+    def waiting(self) -> int:
+        return sum(it.size for it in self._waiting)
+
+    def write(self, frame: Frame) -> None:
+        if self._stalled:
+            self._waiting.append(frame)
+            self.most_waiting = max(self.most_waiting, self.waiting)
+            if self.outbox.late is None:
+                self.outbox.late = asyncio.get_running_loop().time()
+        else:
+            self.take(frame.text)
+
+    def end(self) -> None:
+        self.ended.set()
+
+    def stall(self) -> None:
+        self._stalled = True
+
+    def read_on(self) -> None:
+        self._stalled = False
+        waiting, self._waiting = self._waiting, []
+        for frame in waiting:
+            self.take(frame.text)
+        self.outbox.late = None
+        self.outbox.emptied()
+
+    def take(self, text: str) -> None:
         frame = msgspec.json.decode(text)
         self.frames.append(frame)
-        if frame["target"] not in ("#event-rows", "#panel-events"):
+        target = frame.get("target")
+        if target == "#event-note":
+            missed = re.search(r"<b>([\d,]+)", frame["content"])
+            assert missed is not None
+            self.told += int(missed[1].replace(",", ""))
+        if target not in ("#event-rows", "#panel-events"):
             return
         found = [int(it.split('"')[0]) for it in frame["content"].split('data-sequence="')[1:]]
+        newest = self.rows[0] if self.rows else 0
+        self.told += frame.get("arrived", 0) or sum(it > newest for it in found)
         self.rows = found + self.rows if frame["swap"] == "afterbegin" else found
         del self.rows[SETTINGS.visible_events :]
 
@@ -88,19 +127,16 @@ async def until_equal(viewer: Viewer, channels: Channels) -> None:
 
 async def test_a_panel_is_rendered_once_for_all_who_look(channels: Channels) -> None:
     viewers = [Viewer(channels) for _ in range(30)]
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(it.outbox.deliver(it.send)) for it in viewers]
-        for it in viewers:
-            await channels.join(it.outbox, ["events"], None)
-        assert len(channels) == 1
-        renders = channels.counters.renders
-        for start in range(0, 2000, 100):
-            await publish(channels, start, 100)
-        for it in viewers:
-            await until_equal(it, channels)
-        assert channels.counters.renders - renders < 20
-        for task in tasks:
-            task.cancel()
+    for it in viewers:
+        await channels.join(it.outbox, ["events"], None)
+    assert len(channels) == 1
+    renders = channels.counters.renders
+    for start in range(0, 2000, 100):
+        await publish(channels, start, 100)
+    for it in viewers:
+        await until_equal(it, channels)
+        assert it.told == 2000
+    assert channels.counters.renders - renders < 20
     for it in viewers:
         channels.leave(it.outbox)
     assert (channels.clients, len(channels)) == (0, 0)
@@ -108,37 +144,114 @@ async def test_a_panel_is_rendered_once_for_all_who_look(channels: Channels) -> 
 
 async def test_a_stalled_browser_is_dropped_and_delays_no_other(channels: Channels) -> None:
     slow, quick = Viewer(channels), Viewer(channels)
-    async with asyncio.TaskGroup() as group:
-        dropped = group.create_task(slow.outbox.deliver(slow.send))
-        other = group.create_task(quick.outbox.deliver(quick.send))
-        for it in (slow, quick):
-            await channels.join(it.outbox, ["events"], None)
-        slow.stalled.clear()
-        for start in range(0, 500, 10):
-            await publish(channels, start, 10, 3000)
-            assert slow.outbox.bytes <= SETTINGS.outbox_bytes
-        await until_equal(quick, channels)
-        assert await dropped == TOO_SLOW
-        assert channels.counters.too_slow == 1
-        other.cancel()
+    for it in (slow, quick):
+        await channels.join(it.outbox, ["events"], None)
+    slow.stall()
+    for start in range(0, 500, 10):
+        await publish(channels, start, 10, 3000)
+        assert slow.waiting <= SETTINGS.outbox_bytes
+    await until_equal(quick, channels)
+    async with asyncio.timeout(10):
+        await slow.ended.wait()
+    assert slow.outbox.close_code == TOO_SLOW
+    assert quick.outbox.close_code is None
+    assert channels.counters.too_slow == 1
+    assert quick.told == 500
 
 
-async def test_who_falls_behind_skips_frames_and_then_has_what_is_current(
+async def test_who_falls_behind_skips_frames_and_then_has_what_is_current_and_what_it_missed(
     channels: Channels,
 ) -> None:
     viewer = Viewer(channels)
-    async with asyncio.TaskGroup() as group:
-        await channels.join(viewer.outbox, ["events"], None)
-        for start in range(0, 400, 10):
+    await channels.join(viewer.outbox, ["events"], None)
+    await publish(channels, 0, 30)
+    await until_equal(viewer, channels)
+    channels.settings = msgspec.structs.replace(channels.settings, send_timeout=60)
+    viewer.stall()
+    start = 30
+    async with asyncio.timeout(10):
+        while not channels.counters.skipped:
             await publish(channels, start, 10, 5000)
+            start += 10
             await asyncio.sleep(0.01)
-        async with asyncio.timeout(10):
-            while not channels.counters.skipped:
-                await asyncio.sleep(0.01)
-        assert viewer.outbox.bytes <= SETTINGS.outbox_bytes
-        delivering = group.create_task(viewer.outbox.deliver(viewer.send))
-        await until_equal(viewer, channels)
-        delivering.cancel()
+    await publish(channels, start, 100)
+    assert viewer.most_waiting <= SETTINGS.outbox_bytes
+    viewer.read_on()
+    await until_equal(viewer, channels)
+    assert viewer.told == start + 100
+
+
+async def test_all_who_return_after_a_cut_have_every_row_or_are_told_of_it(
+    channels: Channels,
+) -> None:
+    before = [Viewer(channels) for _ in range(20)]
+    for it in before:
+        await channels.join(it.outbox, ["events"], None)
+    await publish(channels, 0, 50)
+    for it in before:
+        await until_equal(it, channels)
+    stays = Viewer(channels)
+    await channels.join(stays.outbox, ["events"], None)
+    for it in before:
+        channels.leave(it.outbox)
+    await publish(channels, 50, 100)
+    await until_equal(stays, channels)
+    after = []
+    for left in before:
+        it = Viewer(channels)
+        it.rows = left.rows
+        await channels.join(it.outbox, ["events"], left.rows[0])
+        after.append(it)
+    await publish(channels, 150, 5)
+    for it in after:
+        await until_equal(it, channels)
+        assert it.told == 105
+    # More than is counted is told as such, also to who was away before anybody looked.
+    long_away = Viewer(channels)
+    await publish(channels, 155, 700)
+    await until_equal(stays, channels)
+    await channels.join(long_away.outbox, ["events"], 1)
+    assert "500+ events" in long_away.frames[-1]["content"]
+    for it in (stays, long_away, *after):
+        channels.leave(it.outbox)
+    assert len(channels) == 0
+    alone = Viewer(channels)
+    await channels.join(alone.outbox, ["events"], 700)
+    assert f"{855 - 700 - SETTINGS.visible_events} events" in alone.frames[-1]["content"]
+
+
+async def test_a_channel_of_one_name_hears_only_of_it_and_others_of_everything(
+    channels: Channels,
+) -> None:
+    asked = ("events", "events?type=t", "events?type=other", "events?type=t*&source=s",
+             "events?subject=here&severity=ERROR")  # fmt: skip
+    viewers = {it: Viewer(channels) for it in asked}
+    for name, it in viewers.items():
+        await channels.join(it.outbox, [name], None)
+    await publish(channels, 0, 10)
+    await channels.view.bus.publish(
+        [
+            Event(id="x", source="s", type="other", time=now()),
+            Event(id="y", source="s", type="t", time=now(), subject="here"),
+            Event(
+                id="z", source="s", type="t", time=now(), subject="here", severity=Severity.ERROR
+            ),
+        ],
+        "test",
+    )
+    wanted = {
+        "events": 13, "events?type=t": 12, "events?type=other": 1, "events?type=t*&source=s": 12,
+        "events?subject=here&severity=ERROR": 1,
+    }  # fmt: skip
+    async with asyncio.timeout(10):
+        while {name: len(it.rows) for name, it in viewers.items()} != wanted:
+            await asyncio.sleep(0.02)
+    channels.leave(viewers["events?type=t"].outbox)
+    await publish(channels, 10, 1)
+    async with asyncio.timeout(10):
+        while len(viewers["events"].rows) != 14:
+            await asyncio.sleep(0.02)
+    assert len(viewers["events?type=t"].rows) == 12
 
 
 async def test_filters_that_mean_nothing_to_a_panel_share_its_channel(channels: Channels) -> None:
@@ -162,10 +275,13 @@ async def test_what_is_no_panel_is_refused_by_name(channels: Channels) -> None:
         channels.named(["events?severity=BAD"])
 
 
-async def test_an_outbox_never_holds_more_than_its_limit() -> None:
-    outbox = Outbox(1000, 1.0, Counters())
-    for _ in range(100):
-        outbox.put(None, Frame("x" * 300, 300, rows=True))
-    assert outbox.bytes <= 1000
-    outbox.close(1012)
-    assert await outbox.deliver(lambda text: asyncio.sleep(0)) == 1012
+async def test_a_connection_never_holds_more_than_the_limit(channels: Channels) -> None:
+    viewer = Viewer(channels)
+    viewer.stall()
+    for _ in range(1000):
+        viewer.outbox.put(None, Frame("x" * 300, 300, rows=True))
+    assert viewer.most_waiting <= SETTINGS.outbox_bytes
+    viewer.outbox.close(1012)
+    assert viewer.ended.is_set()
+    viewer.outbox.close(TOO_SLOW)
+    assert viewer.outbox.close_code == 1012

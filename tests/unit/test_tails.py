@@ -18,7 +18,7 @@ from almenara.panels.catalogue import Catalogue
 from almenara.panels.channels import Channels
 from almenara.panels.feeds import Feeds
 from almenara.panels.panel import View
-from almenara.panels.renderer import Renderer
+from almenara.panels.renderer import Frame, Renderer
 from almenara.resources import Resources
 from almenara.settings import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.supervisor import Supervisor
@@ -90,28 +90,29 @@ async def channels(
 class Screen:
     """A browser that applies the frames of a log as a page does."""
 
+    waiting = 0
+
     def __init__(self, channels: Channels, panel: str = "p.log") -> None:
         self.channels, self.panel = channels, panel
-        self.outbox = channels.outbox()
+        self.outbox = channels.outbox(self)
         self.text = ""
-        self.frames = 0
 
-    async def send(self, text: str) -> None:
-        frame = msgspec.json.decode(text)
-        self.frames += 1
-        self.text = (
-            frame["content"] if frame["swap"] == "innerHTML" else self.text + frame["content"]
-        )
+    def write(self, frame: Frame) -> None:
+        told = msgspec.json.decode(frame.text)
+        if "content" in told:
+            whole = told["swap"] == "innerHTML"
+            self.text = told["content"] if whole else self.text + told["content"]
+
+    def end(self) -> None:
+        """Nothing holds it."""
 
     @property
     def lines(self) -> list[str]:
         found = [it.split("<")[0] for it in self.text.split('class="text">')[1:]]
         return found[-PANEL.query.limit :]  # type: ignore[union-attr]
 
-    async def look(self, group: asyncio.TaskGroup) -> "asyncio.Task[int]":
-        task = group.create_task(self.outbox.deliver(self.send))
+    async def look(self) -> None:
         await self.channels.join(self.outbox, [self.panel], None)
-        return task
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -124,65 +125,58 @@ async def test_a_log_is_read_once_for_all_who_look_and_only_while_they_do(
     channels: Channels, log: Log
 ) -> None:
     screens = [Screen(channels) for _ in range(3)]
-    async with asyncio.TaskGroup() as group:
-        tasks = [await it.look(group) for it in screens]
-        for number in range(50):
-            log.waiting.append(f"line {number}")
-            await asyncio.sleep(0.005)
-        late = Screen(channels)
-        tasks.append(await late.look(group))
-        log.waiting.append("last")
-        await until(lambda: all(it.lines[-1:] == ["last"] for it in [*screens, late]))
-        wanted = [*(f"line {it}" for it in range(31, 50)), "last"]
-        assert [it.lines for it in [*screens, late]] == [wanted] * 4
-        assert len(log.opened) == 1
-        assert log.threads.isdisjoint({threading.get_ident()})
-        for screen, task in zip([*screens, late], tasks, strict=True):
-            channels.leave(screen.outbox)
-            task.cancel()
-        await until(lambda: log.closed == 1)
-        assert len(channels.view.feeds) == 0
+    for it in screens:
+        await it.look()
+    for number in range(50):
+        log.waiting.append(f"line {number}")
+        await asyncio.sleep(0.005)
+    late = Screen(channels)
+    await late.look()
+    log.waiting.append("last")
+    await until(lambda: all(it.lines[-1:] == ["last"] for it in [*screens, late]))
+    wanted = [*(f"line {it}" for it in range(31, 50)), "last"]
+    assert [it.lines for it in [*screens, late]] == [wanted] * 4
+    assert len(log.opened) == 1
+    assert log.threads.isdisjoint({threading.get_ident()})
+    for screen in [*screens, late]:
+        channels.leave(screen.outbox)
+    await until(lambda: log.closed == 1)
+    assert len(channels.view.feeds) == 0
 
 
 async def test_a_search_shows_the_lines_that_have_its_words_of_the_same_reading(
     channels: Channels, log: Log
 ) -> None:
     whole, part = Screen(channels), Screen(channels, "p.log?text=ODD+line")
-    async with asyncio.TaskGroup() as group:
-        tasks = [await whole.look(group), await part.look(group)]
-        log.waiting += [f"{'odd' if it % 2 else 'even'} line {it}" for it in range(6)]
-        await until(lambda: len(whole.lines) == 7)
-        await until(lambda: len(part.lines) == 3)
-        assert part.lines == ["odd line 1", "odd line 3", "odd line 5"]
-        assert len(log.opened) == 1
-        for task in tasks:
-            task.cancel()
+    await whole.look()
+    await part.look()
+    log.waiting += [f"{'odd' if it % 2 else 'even'} line {it}" for it in range(6)]
+    await until(lambda: len(whole.lines) == 7)
+    await until(lambda: len(part.lines) == 3)
+    assert part.lines == ["odd line 1", "odd line 3", "odd line 5"]
+    assert len(log.opened) == 1
 
 
 async def test_what_a_tail_raises_is_told_and_it_is_tried_again(
     channels: Channels, log: Log
 ) -> None:
     screen = Screen(channels)
-    async with asyncio.TaskGroup() as group:
-        task = await screen.look(group)
-        log.error = lambda: OSError("the pod answers <no>")
-        await until(lambda: "the pod answers &lt;no&gt;" in screen.text)
-        log.error = None
-        log.waiting.append("here again")
-        await until(lambda: screen.lines == ["first", "here again"])
-        assert len(log.opened) >= 2
-        task.cancel()
+    await screen.look()
+    log.error = lambda: OSError("the pod answers <no>")
+    await until(lambda: "the pod answers &lt;no&gt;" in screen.text)
+    log.error = None
+    log.waiting.append("here again")
+    await until(lambda: screen.lines == ["first", "here again"])
+    assert len(log.opened) >= 2
 
 
 async def test_what_is_not_there_is_told_and_not_tried_again(channels: Channels, log: Log) -> None:
     log.error = lambda: LookupError("there is no pod named x")
     screen = Screen(channels)
-    async with asyncio.TaskGroup() as group:
-        task = await screen.look(group)
-        await until(lambda: "there is no pod named x" in screen.text)
-        await asyncio.sleep(0.3)
-        assert len(log.opened) == 1
-        task.cancel()
+    await screen.look()
+    await until(lambda: "there is no pod named x" in screen.text)
+    await asyncio.sleep(0.3)
+    assert len(log.opened) == 1
 
 
 class Stubborn(Log):
@@ -208,13 +202,11 @@ class Flooding(Log):
 async def test_a_tail_that_blocks_or_floods_holds_nobody_up(channels: Channels, log: Log) -> None:
     screen = Screen(channels)
     late = 0.0
-    async with asyncio.TaskGroup() as group:
-        task = await screen.look(group)
-        for _ in range(60):
-            began = time.monotonic()
-            await asyncio.sleep(0.01)
-            late = max(late, time.monotonic() - began - 0.01)
-        task.cancel()
+    await screen.look()
+    for _ in range(60):
+        began = time.monotonic()
+        await asyncio.sleep(0.01)
+        late = max(late, time.monotonic() - began - 0.01)
     # The sleep in the tail lasts 1.5 s; the loop that all share never stood still that long.
     assert late < 1.0
     assert len(screen.lines) <= 20
@@ -224,14 +216,12 @@ async def test_colours_are_left_out_and_what_hides_itself_is_written_out(
     channels: Channels, log: Log
 ) -> None:
     screen = Screen(channels)
-    async with asyncio.TaskGroup() as group:
-        task = await screen.look(group)
-        log.waiting += ["\x1b[31mred\x1b[0m\n", "\u202ebackwards\x07", "<b>bold</b>", "y" * 9000]
-        await until(lambda: len(screen.lines) == 5)
-        red, backwards, bold, long = screen.lines[1:]
-        assert red == "red"
-        assert backwards == "\u27e8U+202E\u27e9backwards\u2407"
-        assert bold == "&lt;b&gt;bold&lt;/b&gt;"
-        assert long.endswith("(9,000 characters)")
-        assert len(long) < 4100
-        task.cancel()
+    await screen.look()
+    log.waiting += ["\x1b[31mred\x1b[0m\n", "\u202ebackwards\x07", "<b>bold</b>", "y" * 9000]
+    await until(lambda: len(screen.lines) == 5)
+    red, backwards, bold, long = screen.lines[1:]
+    assert red == "red"
+    assert backwards == "\u27e8U+202E\u27e9backwards\u2407"
+    assert bold == "&lt;b&gt;bold&lt;/b&gt;"
+    assert long.endswith("(9,000 characters)")
+    assert len(long) < 4100

@@ -1,6 +1,6 @@
 {{- /* Written by `make chart`. The plugins that come with Almenara. */ -}}
 {{- define "almenara.known" -}}
-["demo", "http", "kubernetes", "nats", "prometheus"]
+["demo", "http", "kubernetes", "nats", "prometheus", "ray"]
 {{- end }}
 
 {{- /* What the Kubernetes plugin reads, and the rules for it. */ -}}

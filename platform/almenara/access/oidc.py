@@ -132,7 +132,8 @@ class Provider:
             client_id=self.settings.client_id,
             client_secret=secret.reveal() if secret is not None else None,
             token_endpoint_auth_method="client_secret_basic" if secret is not None else "none",
-            scope=" ".join(self.settings.scopes),
+            # With a refresh token, asking for nothing asks for what was given before.
+            scope=" ".join(self.settings.scopes) if callback else None,
             redirect_uri=callback or None,
             code_challenge_method="S256",
             verify=self._context,

@@ -82,6 +82,23 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         """Whether an event is wanted; the same events that a query of the history finds."""
         return all(check(event) for check in _checks(self))
 
+    def matcher(self) -> Callable[[Event], bool]:
+        """`matches` for many events one after the other."""
+        checks = _checks(self)
+        if not checks:
+            return lambda event: True
+        if len(checks) == 1:
+            return checks[0]
+        return lambda event: all(check(event) for check in checks)
+
+    def plain(self) -> tuple[str, str] | None:
+        """A part of it that is no pattern, and the name that all wanted events have there."""
+        for name in ("correlation", "subject", "type", "source", "origin"):
+            text = getattr(self, name)
+            if text is not None and (name == "correlation" or pattern(text) is None):
+                return name, text
+        return None
+
 
 PATTERNS: Final = ("source", "origin", "type", "subject")
 

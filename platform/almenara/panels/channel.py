@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
@@ -21,7 +22,8 @@ log = structlog.get_logger(__name__)
 MISSED_COUNTED: Final = 500
 RETRY: Final = 1.0
 IDLE_SHARE: Final = 4.0
-"""How much longer than it takes to draw a panel its channel then rests, at least."""
+"""How much longer than it takes to draw a panel and to send it its channel then rests, at least:
+so all channels together take about a fifth of the processor, however many look at them."""
 
 
 class Channel:
@@ -45,6 +47,21 @@ class Channel:
         self.task: asyncio.Task[None] | None = None
         self._touched = asyncio.Event()
         self._frame: Frame | None = None
+        self._sending = 0.0
+
+    @property
+    def named(self) -> tuple[str, str] | None:
+        """The field and the value of it that all events have that concern this channel."""
+        return None
+
+    @property
+    def sent(self) -> int | None:
+        """The newest row that who kept up was sent; None where there are no rows."""
+        return None
+
+    def bring_up_to_date(self, outbox: Outbox, after: int | None) -> None:
+        """Send a browser what is current; `after` is the newest row that it shows, if any."""
+        outbox.put(self, self.snapshot())
 
     def accept(self, batch: Sequence[Record]) -> None:
         """Note what a batch changes."""
@@ -78,34 +95,59 @@ class Channel:
         self.counters.renders += 1
         return envelope(content, self.target, "innerMorph", panel=self.panel.name)
 
+    def was_sent(self) -> None:
+        """Note that all who keep up have been sent everything."""
+
     async def run(self) -> None:
         """Open, then tick: at once when idle, and no more often than the pace."""
         opened = False
-        while True:
-            spent = 0.0
-            try:
-                if not opened:
-                    await self.open()
-                    opened = True
-                    self.ready.set()
-                else:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(self.panel.refresh):
-                            await self._touched.wait()
-                    self._touched.clear()
-                    began = time.monotonic()
-                    frame = await self.tick()
-                    spent = time.monotonic() - began
-                    if frame is not None:
-                        for outbox in self.outboxes:
-                            outbox.put(self, frame)
-            except Exception:
-                # One panel that cannot be drawn must not take the others' channels with it.
-                log.exception("a panel could not be rendered", channel=self.key)
-                self._touched.set()
-                await asyncio.sleep(RETRY)
-            # A panel whose query takes long, as over millions of events, is drawn less often.
-            await asyncio.sleep(max(self.pace, spent * IDLE_SHARE))
+        try:
+            while True:
+                spent = 0.0
+                try:
+                    if not opened:
+                        await self.open()
+                        opened = True
+                        self.ready.set()
+                    else:
+                        await self._wait()
+                        began = time.monotonic()
+                        frame = await self.tick()
+                        if frame is not None:
+                            self._send(frame)
+                        spent = time.monotonic() - began
+                except Exception:
+                    # One panel that cannot be drawn must not take the others' channels with it.
+                    log.exception("a panel could not be rendered", channel=self.key)
+                    self._touched.set()
+                    await asyncio.sleep(RETRY)
+                # What takes long, be it a query over millions of events or five thousand
+                # browsers on this channel or on all, is done less often.
+                rest = IDLE_SHARE * max(spent, self.counters.sending)
+                await asyncio.sleep(max(self.pace, rest))
+        finally:
+            self._note_sending(0.0)
+
+    async def _wait(self) -> None:
+        """Until there is something to draw."""
+        if not self._touched.is_set():
+            self._note_sending(0.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.panel.refresh):
+                    await self._touched.wait()
+        self._touched.clear()
+
+    def _send(self, frame: Frame) -> None:
+        began = time.monotonic()
+        # Without an await, so that nobody joins or leaves meanwhile.
+        for outbox in self.outboxes:
+            outbox.put(self, frame)
+        self.was_sent()
+        self._note_sending(time.monotonic() - began)
+
+    def _note_sending(self, seconds: float) -> None:
+        self.counters.sending += seconds - self._sending
+        self._sending = seconds
 
 
 class EventChannel(Channel):
@@ -126,18 +168,36 @@ class EventChannel(Channel):
         self._new: deque[Record] = deque(maxlen=visible)
         self._arrived = 0
         self._newest = 0
+        self._sent = 0
+        self._recent: deque[int] = deque(maxlen=visible + MISSED_COUNTED)
+        """The sequences of the newest events, so that who was away is told how many it missed."""
+        self._missed: tuple[int, int, Frame] | None = None
         self._template = renderer.environment.get_template("event_row.html")
 
+    @property
+    def named(self) -> tuple[str, str] | None:
+        found: tuple[str, str] | None = self.filter.plain()
+        return found
+
+    @property
+    def sent(self) -> int:
+        return self._sent
+
+    def was_sent(self) -> None:
+        self._sent = self.shown[0][0] if self.shown else 0
+
     def accept(self, batch: Sequence[Record]) -> None:
+        matches = self.filter.matcher()
         for record in batch:
             if (
                 record.sequence > self._newest
                 and isinstance(record.signal, Event)
-                and self.filter.matches(record.signal)
+                and matches(record.signal)
                 and self.view.scope.takes(record.signal)
             ):
                 self._newest = record.sequence
                 self._new.append(record)
+                self._recent.append(record.sequence)
                 self._arrived += 1
         if self._new:
             self._touched.set()
@@ -148,9 +208,7 @@ class EventChannel(Channel):
         return self.shown[-1][0] if len(self.shown) == self.shown.maxlen else 0
 
     async def open(self) -> None:
-        records = await self.view.history.events(
-            self.filter, limit=self.view.settings.visible_events
-        )
+        records = await self.view.history.events(self.filter, limit=self._recent.maxlen or 0)
         # The channel listens from before the query, so what both know is taken from the query.
         known = records[0].sequence if records else 0
         self._newest = max(self._newest, known)
@@ -158,10 +216,16 @@ class EventChannel(Channel):
         self._new.clear()
         self._new.extend(fresh)
         self._arrived = len(fresh)
+        later = [sequence for sequence in self._recent if sequence > known]
+        self._recent.clear()
+        self._recent.extend(it.sequence for it in reversed(records))
+        self._recent.extend(later)
         self.shown.clear()
-        self.shown.extend((it.sequence, self._render_row(it)) for it in records)
+        visible = records[: self.shown.maxlen]
+        self.shown.extend((it.sequence, self._render_row(it)) for it in visible)
         self._take_new()
         self._frame = None
+        self.was_sent()
 
     async def tick(self) -> Frame | None:
         arrived, rows = self._take_new()
@@ -169,8 +233,8 @@ class EventChannel(Channel):
             return None
         self._frame = None
         if arrived > len(rows):
-            self._frame = self._whole(arrived - len(rows), "innerHTML")
-            return self._frame
+            # Not kept as the snapshot: who joins later has not missed what these have.
+            return self._whole(arrived - len(rows), "innerHTML")
         return envelope(
             "".join(rows), "#event-rows", "afterbegin", rows=True,
             panel=self.panel.name, arrived=arrived,
@@ -181,13 +245,30 @@ class EventChannel(Channel):
             self._frame = self._whole(0, "innerMorph")
         return self._frame
 
-    def missed_frame(self, count: int, after: int) -> Frame:
-        """Tells one browser how much it did not see, and where to read it."""
-        address = "/events" + query({**self.filter.to_query(), "after": str(after)})
-        content = self.renderer.render(
-            "missed.html", {"count": count, "limit": MISSED_COUNTED, "address": address}
-        )
-        return envelope(content, "#event-note", "innerHTML", panel=self.panel.name)
+    def bring_up_to_date(self, outbox: Outbox, after: int | None) -> None:
+        outbox.put(self, self.snapshot())
+        if after is not None and (count := self.missed(after)):
+            outbox.put(None, self._missed_frame(count, after))
+
+    def missed(self, after: int) -> int:
+        """How many events lie between the row `after` and the list; counted to `MISSED_COUNTED`."""
+        recent = list(self._recent)
+        if len(recent) == self._recent.maxlen and after < recent[0]:
+            return MISSED_COUNTED
+        count = bisect_left(recent, self.oldest) - bisect_right(recent, after)
+        return min(max(count, 0), MISSED_COUNTED)
+
+    def _missed_frame(self, count: int, after: int) -> Frame:
+        """Tells a browser how much it did not see, and where to read it."""
+        # After a cut all come back at once, and most of them from the same row.
+        if self._missed is None or self._missed[:2] != (count, after):
+            address = "/events" + query({**self.filter.to_query(), "after": str(after)})
+            content = self.renderer.render(
+                "missed.html", {"count": count, "limit": MISSED_COUNTED, "address": address}
+            )
+            frame = envelope(content, "#event-note", "innerHTML", panel=self.panel.name)
+            self._missed = count, after, frame
+        return self._missed[2]
 
     def _render_row(self, record: Record) -> str:
         return self._template.render(row(record))

@@ -8,16 +8,18 @@ from urllib.parse import parse_qsl, urlencode
 import structlog
 
 from almenara.bus import BusClosedError
-from almenara.panels.channel import MISSED_COUNTED, RETRY, Channel, EventChannel
-from almenara.panels.outbox import GOING_AWAY, Counters, Outbox
+from almenara.panels.channel import RETRY, Channel, EventChannel
+from almenara.panels.interest import Interest
+from almenara.panels.outbox import GOING_AWAY, TOO_SLOW, Counters, Outbox, Peer
 from almenara.panels.panel import Choice, Panel, View
-from almenara.panels.renderer import Renderer
+from almenara.panels.renderer import Frame, Renderer
 from almenara.panels.tails import TailChannel
 from almenara.scope import EVERYTHING, Scope
 
 log = structlog.get_logger(__name__)
 
 CHANNELS_OF_A_BROWSER: Final = 32
+BEAT: Final = 5.0
 
 
 class UnknownPanelError(ValueError):
@@ -39,7 +41,8 @@ class Channels:
         self.draining = False
         self.outboxes: set[Outbox] = set()
         self._channels: dict[str, Channel] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._interest = Interest()
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def clients(self) -> int:
@@ -51,7 +54,14 @@ class Channels:
 
     def start(self) -> None:
         """Begin to follow the bus."""
-        self._task = asyncio.create_task(self._follow(), name="channels")
+        self._tasks = [
+            asyncio.create_task(work(), name=f"channels: {name}")
+            for name, work in (
+                ("following", self._follow),
+                ("beating", self._beat),
+                ("dropping", self._drop_late),
+            )
+        ]
 
     async def close(self) -> None:
         """Stop; browsers that are still connected are told to come back."""
@@ -59,8 +69,7 @@ class Channels:
         for outbox in self.outboxes:
             outbox.close(GOING_AWAY)
         tasks = [channel.task for channel in self._channels.values() if channel.task]
-        if self._task is not None:
-            tasks.append(self._task)
+        tasks += self._tasks
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -78,14 +87,35 @@ class Channels:
         while True:
             try:
                 async for batch in self.view.bus.subscribe(after=after):
-                    for channel in self._channels.values():
-                        channel.accept(batch)
+                    self._interest.accept(batch)
                     after = batch[-1].sequence
             except BusClosedError:
                 return
             except Exception:
                 log.exception("the channels lost the bus and take it up again", after=after)
             await asyncio.sleep(RETRY)
+
+    async def _beat(self) -> None:
+        """Signs of life, by which a page tells a quiet fleet from a frozen server."""
+        while True:
+            await asyncio.sleep(BEAT)
+            text = f'{{"beat": {self.view.bus.last_sequence}}}'
+            frame = Frame(text, len(text), rows=False)
+            for outbox in self.outboxes:
+                outbox.put(None, frame)
+
+    async def _drop_late(self) -> None:
+        """Drop who does not take within the timeout what waits for it."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            patience = self.settings.send_timeout
+            await asyncio.sleep(patience / 4)
+            moment = clock()
+            for outbox in self.outboxes:
+                if outbox.late is not None and moment - outbox.late > patience:
+                    if outbox.close_code is None:
+                        self.counters.too_slow += 1
+                    outbox.close(TOO_SLOW)
 
     def renew(self, plugin: str) -> None:
         """Draw the panels of a plugin anew: it was loaded again, or is gone."""
@@ -99,11 +129,12 @@ class Channels:
                 except ValueError:
                     channel.filter = panel.choose({})
                 channel.panel = panel
+                self._interest.add(channel)
             channel.touch()
 
-    def outbox(self) -> Outbox:
-        """A place for the frames of one browser."""
-        outbox = Outbox(self.settings.outbox_bytes, self.settings.send_timeout, self.counters)
+    def outbox(self, peer: Peer) -> Outbox:
+        """The way to one browser."""
+        outbox = Outbox(peer, self.settings.outbox_bytes, self.counters)
         self.outboxes.add(outbox)
         return outbox
 
@@ -148,39 +179,32 @@ class Channels:
                 view = self.view.within(scope)
                 channel = kind(key, panel, chosen, view, self.renderer, self.counters)
                 self._channels[key] = channel
+                self._interest.add(channel)
                 channel.task = asyncio.create_task(channel.run(), name=f"channel {key}")
             # Before the wait, so that another browser's leaving does not remove the channel.
             channel.outboxes.add(outbox)
-            outbox.behind.add(channel)
+            outbox.channels.add(channel)
+            outbox.behind[channel] = after
             await channel.ready.wait()
-            outbox.behind.discard(channel)
-            await self._bring_up_to_date(channel, outbox, after)
+            if channel in outbox.behind:
+                del outbox.behind[channel]
+                channel.bring_up_to_date(outbox, after)
 
-    async def resume(self, outbox: Outbox, after: int | None) -> None:
+    def resume(self, outbox: Outbox, after: int | None) -> None:
         """Send what is current of every channel of the outbox."""
-        for channel in [it for it in self._channels.values() if outbox in it.outboxes]:
-            if channel.ready.is_set():
-                await self._bring_up_to_date(channel, outbox, after)
-
-    async def _bring_up_to_date(self, channel: Channel, outbox: Outbox, after: int | None) -> None:
-        outbox.put(channel, channel.snapshot())
-        if not isinstance(channel, EventChannel) or after is None:
-            return
-        oldest = channel.oldest
-        if after >= oldest:
-            return
-        missed = await channel.view.history.events(
-            channel.filter, after=after, before=oldest, limit=MISSED_COUNTED
-        )
-        if missed:
-            outbox.put(None, channel.missed_frame(len(missed), after))
+        for channel in outbox.channels:
+            if channel.ready.is_set() and channel not in outbox.behind:
+                channel.bring_up_to_date(outbox, after)
 
     def leave(self, outbox: Outbox) -> None:
         """Forget the outbox, and the channels that nobody looks at any more."""
         self.outboxes.discard(outbox)
-        for key, channel in list(self._channels.items()):
+        for channel in outbox.channels:
             channel.outboxes.discard(outbox)
-            if not channel.outboxes:
-                del self._channels[key]
+            if not channel.outboxes and self._channels.get(channel.key) is channel:
+                del self._channels[channel.key]
+                self._interest.discard(channel)
                 if channel.task is not None:
                     channel.task.cancel()
+        outbox.channels.clear()
+        outbox.behind.clear()

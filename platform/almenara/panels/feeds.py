@@ -119,6 +119,8 @@ class Feeds:
     def __init__(self) -> None:
         self._tails: dict[str, dict[str, Tail]] = {}
         self._open: dict[tuple[str, tuple[tuple[str, str], ...], int], Feed] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Of feeds that are open, or have not ended yet."""
 
     def add(self, plugin: str, tails: Sequence[Tail]) -> None:
         """Take in the tails of a plugin."""
@@ -152,6 +154,8 @@ class Feeds:
                 )
             feed = self._open[key] = Feed(name, known, asked, limit)
             feed.task = asyncio.create_task(feed.run(), name=f"feed {name}")
+            self._tasks.add(feed.task)
+            feed.task.add_done_callback(self._tasks.discard)
         feed.users += 1
         if feed.ending is not None:
             feed.ending.cancel()
@@ -175,12 +179,11 @@ class Feeds:
 
     async def close(self) -> None:
         """End every feed."""
-        tasks = [feed.task for feed in self._open.values() if feed.task is not None]
         for key, feed in list(self._open.items()):
             if feed.ending is not None:
                 feed.ending.cancel()
             self._end(key, feed)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 SAID: Final[Mapping[State, str]] = {

@@ -253,6 +253,8 @@ def opened(view: View, plugin: str, asked: Any, chosen: Any) -> Feed:
     if not isinstance(asked, TailQuery):
         raise TypeError("a log needs a TailQuery")
     values = {name: text for name, text in chosen.to_query().items() if name != "text"}
+    if not view.scope.takes_named(plugin, values.get("namespace", "")):
+        raise LookupError("this is not among what you may see")
     return view.feeds.open(plugin, asked.tail, values, asked.limit)
 
 

@@ -1,13 +1,13 @@
-"""What waits for one browser, bounded."""
+"""What one browser is sent, and what it is spared because it cannot keep up."""
 
-import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from almenara.panels.renderer import Frame
+
+if TYPE_CHECKING:
+    from almenara.panels.channel import Channel
 
 GOING_AWAY: Final = 1012
 TOO_SLOW: Final = 1013
@@ -20,88 +20,67 @@ class Counters(msgspec.Struct):
     skipped: int = 0
     renders: int = 0
     too_slow: int = 0
+    sending: float = 0.0
+    """Seconds that one tick of every channel with something to show takes to be sent."""
 
 
-class Snapshots(Protocol):
-    """A channel, as far as an outbox needs to know it."""
+class Peer(Protocol):
+    """The connection to one browser."""
 
-    ready: asyncio.Event
+    @property
+    def waiting(self) -> int:
+        """Bytes that were written and that the connection has not taken yet."""
 
-    def snapshot(self) -> Frame: ...
+    def write(self, frame: Frame) -> None:
+        """Send at once what the connection takes at once; the rest waits."""
+
+    def end(self) -> None:
+        """Have the connection closed with the code of its outbox."""
 
 
 class Outbox:
-    """What waits for one browser: bounded in bytes, so a stalled browser costs no more than that.
+    """The way to one browser. What waits is what its connection holds, bounded in bytes.
 
-    A browser that falls behind on a channel is sent nothing of it until its outbox is empty, and
-    then what is current.
+    A browser that falls behind on a channel is sent nothing of it until its connection has taken
+    everything, and then what is current.
     """
 
-    def __init__(self, limit: int, send_timeout: float, counters: Counters) -> None:
-        self.limit = limit
-        self.send_timeout = send_timeout
-        self.counters = counters
-        self.waiting: deque[tuple[Snapshots | None, Frame]] = deque()
-        self.bytes = 0
-        self.behind: set[Snapshots] = set()
-        self.close_code: int | None = None
-        self._wake = asyncio.Event()
+    __slots__ = ("behind", "channels", "close_code", "counters", "late", "limit", "peer")
 
-    def put(self, channel: Snapshots | None, frame: Frame) -> None:
-        """Leave a frame of a channel (None: of no channel) for the browser."""
+    def __init__(self, peer: Peer, limit: int, counters: Counters) -> None:
+        self.peer, self.limit, self.counters = peer, limit, counters
+        self.channels: set[Channel] = set()
+        self.behind: dict[Channel, int | None] = {}
+        """The channels that it is to be brought up to date on, and from which row on."""
+        self.late: float | None = None
+        """Since when the connection holds something back, by the clock of the event loop."""
+        self.close_code: int | None = None
+
+    def put(self, channel: "Channel | None", frame: Frame) -> None:
+        """Send a frame of a channel (None: of no channel), or leave it out."""
         if self.close_code is not None:
             return
-        if channel is not None and channel in self.behind:
+        if channel in self.behind:
             self.counters.skipped += 1
             return
-        if channel is not None and not frame.rows:
-            self._drop(channel)
-        if self.waiting and self.bytes + frame.size > self.limit:
+        waiting = self.peer.waiting
+        if waiting and waiting + frame.size > self.limit:
             self.counters.skipped += 1
             if channel is not None:
-                self._drop(channel)
-                self.behind.add(channel)
+                self.behind[channel] = channel.sent
             return
-        self.waiting.append((channel, frame))
-        self.bytes += frame.size
-        self._wake.set()
+        self.peer.write(frame)
+        self.counters.frames += 1
 
-    def _drop(self, channel: Snapshots) -> None:
-        kept = deque(pair for pair in self.waiting if pair[0] is not channel)
-        self.counters.skipped += len(self.waiting) - len(kept)
-        self.waiting = kept
-        self.bytes = sum(frame.size for _, frame in kept)
+    def emptied(self) -> None:
+        """Bring the browser up to date: its connection has taken everything."""
+        for channel, after in list(self.behind.items()):
+            if channel.ready.is_set():
+                del self.behind[channel]
+                channel.bring_up_to_date(self, after)
 
     def close(self, code: int) -> None:
-        """End the connection with this code; what still waits is not sent."""
+        """End the connection with this code; nothing more is sent."""
         if self.close_code is None:
             self.close_code = code
-            self.waiting.clear()
-            self.bytes = 0
-        self._wake.set()
-
-    async def deliver(self, send: Callable[[str], Awaitable[None]]) -> int:
-        """Send what is put here until closed; the code to close the connection with."""
-        while True:
-            while self.close_code is None and self.waiting:
-                _, frame = self.waiting.popleft()
-                self.bytes -= frame.size
-                try:
-                    async with asyncio.timeout(self.send_timeout):
-                        await send(frame.text)
-                except TimeoutError:
-                    self.counters.too_slow += 1
-                    self.close(TOO_SLOW)
-                    return TOO_SLOW
-                self.counters.frames += 1
-            if self.close_code is not None:
-                return self.close_code
-            if self.behind:
-                late = {channel for channel in self.behind if channel.ready.is_set()}
-                self.behind -= late
-                for channel in late:
-                    self.put(channel, channel.snapshot())
-                if late:
-                    continue
-            self._wake.clear()
-            await self._wake.wait()
+            self.peer.end()

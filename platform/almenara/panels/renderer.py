@@ -227,6 +227,8 @@ class Frame(msgspec.Struct, frozen=True):
     size: int
     rows: bool
     """Whether it adds to what is on screen and therefore means nothing to who missed the last."""
+    packed: dict[bool, bytes] = {}
+    """What goes over the wire, plain and compressed, once somebody needs it: see `web/wire.py`."""
 
 
 def envelope(content: str, target: str, swap: str, *, rows: bool = False, **notes: Any) -> Frame:

@@ -93,11 +93,7 @@ def page(
             "nonce": request.scope["state"].get("nonce", ""),
             "asset": services.assets.url,
             "sheets": services.assets.sheets(),
-            "navigation": [
-                it for it in services.dashboards(seen(services, request))[1:] if it.navigation
-            ]
-            if ticket
-            else [],
+            "navigation": _navigation(services, request) if ticket is not None else [],
             "identity": ticket.identity if ticket is not None else None,
             "signed_in": ticket is not None and services.access.mode not in UNGUARDED,
             "unguarded": services.access.mode in UNGUARDED,
@@ -110,6 +106,10 @@ def page(
         },
     )
     return Response(content, media_type=MediaType.HTML, status_code=status_code, headers=FRESH)
+
+
+def _navigation(services: Services, request: PageRequest) -> list[Dashboard]:
+    return [it for it in services.dashboards(seen(services, request))[1:] if it.navigation]
 
 
 def problem_page(
@@ -207,12 +207,12 @@ async def _dashboard(
     *,
     name: str,
 ) -> Response[str]:
+    view = seen(services, request)
     problem = None
     try:
         shown = about(shown, typed)
     except ValueError as error:
         problem = str(error)
-    view = seen(services, request)
     panels = {
         it.panel.name: await draw(services, view, it.panel, it.panel.choose(it.filter))
         for it in shown.panels

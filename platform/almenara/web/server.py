@@ -12,10 +12,13 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from almenara.settings import ServerSettings, SettingsError, TlsSettings
+from almenara.web.wire import LiveProtocol
 
 log = structlog.get_logger(__name__)
 
 BACKLOG: Final = 2048
+UNSENT: Final = 65_536
+"""Bytes that the kernel may hold for a client besides those on their way."""
 LARGEST_FRAME: Final = 16_384
 PING_INTERVAL: Final = 20.0
 PING_TIMEOUT: Final = 10.0
@@ -39,6 +42,10 @@ def listening_socket(settings: ServerSettings) -> socket.socket:
             sock.setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.user_timeout * 1000)
             )
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # The kernel would hold megabytes for a client that does not read, and who is behind
+            # would read them before anything current.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
         sock.bind((settings.host, settings.port))
         sock.listen(BACKLOG)
         sock.setblocking(False)
@@ -190,10 +197,11 @@ def server(
         app,
         ssl_context_factory=(lambda *_: tls_context(tls)) if tls is not None else None,
         http=deadline_protocol(settings),
-        ws="websockets-sansio",
+        ws=LiveProtocol,
         ws_max_size=LARGEST_FRAME,
         ws_ping_interval=PING_INTERVAL,
         ws_ping_timeout=PING_TIMEOUT,
+        # Ours instead, without a context for each socket: see web/wire.py.
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=settings.shutdown_timeout,
         timeout_keep_alive=30,

@@ -1,0 +1,348 @@
+"""A simulated Ray cluster: a small server that answers as the dashboard of a head does.
+
+The Ray plugin reads it as it reads a real one. `make run RAY=1` runs a real one instead.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import msgspec
+import uvicorn
+
+NAME: Final = "simulated"
+VERSION: Final = "2.60.0"
+KEPT: Final = 400
+ARRIVALS: Final = 10.0
+"""Seconds between submissions, on average."""
+PAST: Final = 3600.0
+"""Seconds that it seems to have worked for when it starts."""
+SLOTS: Final = 5
+GIB: Final = 2**30
+PROGRAMS: Final = (
+    ("python embed_documents.py --model bge-large --batch 256", 14.0, 0.05),
+    ("python train_reward_model.py --epochs 3 --config prod.yaml", 75.0, 0.15),
+    ("python evaluate.py --suite agents --shard {number}", 25.0, 0.1),
+    ("python -m fleet.deliberate --story US-{number} --role DEV", 9.0, 0.12),
+    ("python refresh_context.py --since yesterday", 6.0, 0.02),
+)  # fmt: skip
+FAILURES: Final = (
+    "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory",
+    "ValueError: loss is nan at step 1840",
+    "ConnectionError: the feature store refused the connection",
+    "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB",
+)
+NODES: Final = (
+    ("simulated-head-0", True, 4.0, 0.0, 16 * GIB),
+    ("simulated-worker-cpu-0", False, 16.0, 0.0, 64 * GIB),
+    ("simulated-worker-cpu-1", False, 16.0, 0.0, 64 * GIB),
+    ("simulated-worker-gpu-0", False, 8.0, 2.0, 96 * GIB),
+)
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """A job from its submission to its end; times are seconds since the epoch."""
+
+    name: str
+    entrypoint: str
+    submitted: float
+    seconds: float
+    failure: str
+    stopped: bool
+    node: int
+    began: float | None = None
+    ended: float | None = None
+
+    @property
+    def status(self) -> str:
+        if self.ended is not None:
+            return "STOPPED" if self.stopped else "FAILED" if self.failure else "SUCCEEDED"
+        return "PENDING" if self.began is None else "RUNNING"
+
+    def log(self, at: float) -> list[str]:
+        """The lines it has written by a time."""
+        if self.began is None:
+            return []
+        until = min(at, self.ended or at)
+        steps = int((until - self.began) * 2) + 1
+        lines = [f"Running entrypoint for job {self.name}: {self.entrypoint}"]
+        lines += [
+            f"step {step:4d}  loss {2.0 / (step + 1) + 0.1:.4f}  {step * 37 % 90 + 60} samples/s"
+            for step in range(max(steps - 400, 0), steps)
+        ]
+        if self.ended is not None and self.failure:
+            lines += ["Traceback (most recent call last):",
+                      f'  File "{script(self.entrypoint)}", line 88, in <module>',
+                      "    main()", self.failure]  # fmt: skip
+        return lines
+
+
+def script(entrypoint: str) -> str:
+    """The file that an entrypoint runs."""
+    words = entrypoint.split()
+    return words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1]
+
+
+class SimulatedRay:
+    """Jobs that come, wait for one of a few slots, run and end. The seed settles what happens;
+    ids and times are always new."""
+
+    def __init__(self, seed: int = 0, clock: Callable[[], float] = time.time) -> None:
+        self.random = random.Random(seed)  # noqa: S311
+        self.clock = clock
+        self.numbers = itertools.count(101)
+        self.session = f"session_simulated_{clock():.0f}"
+        self.jobs: list[Job] = []
+        self.next = clock() - PAST
+        self.nodes = [f"{number:x}" * 56 for number in range(1, len(NODES) + 1)]
+
+    def advance(self) -> float:
+        """Let everything happen that is due; the time."""
+        now = self.clock()
+        while self.next <= now:
+            self._submit(self.next)
+            self.next += self.random.expovariate(1 / ARRIVALS)
+            self._work(min(self.next, now))
+        self._work(now)
+        self.jobs = self.jobs[-KEPT:]
+        return now
+
+    def _submit(self, at: float) -> None:
+        number = next(self.numbers)
+        program, usual, risk = self.random.choice(PROGRAMS)
+        fate = self.random.random()
+        self.jobs.append(
+            Job(
+                name=f"sim-{uuid.uuid4().hex[:8]}",
+                entrypoint=program.format(number=number),
+                submitted=at,
+                seconds=usual * self.random.uniform(0.7, 1.4)
+                * (2.5 if self.random.random() < 0.05 else 1.0),
+                failure=self.random.choice(FAILURES) if fate < risk else "",
+                stopped=fate > 0.97,
+                node=self.random.randrange(1, len(NODES)),
+            )
+        )  # fmt: skip
+
+    def _work(self, now: float) -> None:
+        running = [it for it in self.jobs if it.began is not None and it.ended is None]
+        for job in running:
+            end = (job.began or now) + job.seconds * (0.6 if job.failure or job.stopped else 1.0)
+            if end <= now:
+                job.ended = end
+        free = SLOTS - sum(it.ended is None for it in running)
+        for job in [it for it in self.jobs if it.began is None][: max(free, 0)]:
+            # To set up the environment takes a moment.
+            job.began = max(job.submitted + 0.6, now - 0.2)
+            if job.began > now:
+                job.began = None
+
+    def answer(self, path: str, query: dict[str, str]) -> tuple[int, Any]:
+        """Status and body of an answer; a text is sent as such."""
+        now = self.advance()
+        if path == "/api/version":
+            return 200, {"version": "4", "ray_version": VERSION, "session_name": self.session}
+        if path == "/api/jobs/":
+            return 200, [self._job(it) for it in self.jobs]
+        if path.startswith("/api/jobs/"):
+            job = self._named(path.removeprefix("/api/jobs/"))
+            return (200, self._job(job)) if job else (404, "it does not exist")
+        if path == "/api/v0/nodes":
+            return 200, _rows([self._node(number) for number in range(len(NODES))])
+        if path == "/nodes":
+            return 200, _data(summary=[self._measured(it) for it in range(len(NODES))])
+        if path == "/api/cluster_status":
+            return 200, self._status()
+        if path == "/api/v0/actors/summarize":
+            return 200, _summary({"Worker": {"ALIVE": 3 * len(self._running)}})
+        if path == "/api/v0/tasks/summarize":
+            counts = {"RUNNING": 6 * len(self._running), "FINISHED": 12_000}
+            return 200, _summary({"step": counts})
+        if path == "/api/serve/applications/":
+            return 200, {"applications": {"chat": _application("chat", 2)}}
+        if path == "/api/v0/logs/file":
+            name = query.get("filename", "").removeprefix("job-driver-").removesuffix(".log")
+            job = self._named(name)
+            if job is None:
+                return 500, "A file is not found"
+            lines = job.log(now)
+            return 200, "\n".join(lines[-int(query.get("lines", "500")) :]) + "\n"
+        return 404, "404: Not Found"
+
+    @property
+    def _running(self) -> list[Job]:
+        return [it for it in self.jobs if it.status == "RUNNING"]
+
+    def _named(self, name: str) -> Job | None:
+        return next((it for it in self.jobs if it.name == name), None)
+
+    def _job(self, job: Job) -> dict[str, Any]:
+        last = "\n".join(job.log(self.clock())[-6:])
+        message = {
+            "FAILED": "Job entrypoint command failed with exit code 1, last available logs"
+            f" (truncated to 20,000 chars):\n{last}\n",
+            "PENDING": "Job has not started yet. It may be waiting for resources (CPUs, GPUs,"
+            " memory, custom resources) to become available.",
+        }.get(job.status, "")
+        return {
+            "type": "SUBMISSION", "submission_id": job.name, "job_id": None,
+            "status": job.status, "entrypoint": job.entrypoint, "message": message,
+            "error_type": "JOB_ENTRYPOINT_COMMAND_ERROR" if job.status == "FAILED" else None,
+            "start_time": int(job.submitted * 1000),
+            "end_time": int(job.ended * 1000) if job.ended is not None else None,
+            "metadata": {"simulated": "yes"},
+            "runtime_env": {"env_vars": {"HF_HOME": "/models"}, "pip": ["torch==2.9.0"]},
+            "driver_node_id": self.nodes[job.node] if job.began is not None else None,
+            "driver_exit_code": {"FAILED": 1, "SUCCEEDED": 0}.get(job.status),
+        }  # fmt: skip
+
+    def _node(self, number: int) -> dict[str, Any]:
+        _, head, cpus, gpus, memory = NODES[number]
+        total = {"CPU": cpus, "memory": memory, "object_store_memory": memory * 0.3}
+        return {
+            "node_id": self.nodes[number], "is_head_node": head, "state": "ALIVE",
+            "state_message": None, "resources_total": total | ({"GPU": gpus} if gpus else {}),
+        }  # fmt: skip
+
+    def _measured(self, number: int) -> dict[str, Any]:
+        host, head, _, gpus, memory = NODES[number]
+        busy = min(sum(it.node == number for it in self._running) / 3, 1.0)
+        share = 0.12 + 0.6 * busy + self.random.uniform(-0.03, 0.03)
+        stored = int(memory * 0.3 * (0.05 + 0.5 * busy))
+        return {
+            "hostname": host, "cpu": round(share * 100, 1),
+            "mem": [memory, int(memory * (0.8 - 0.5 * busy)), 0.0, 0],
+            "disk": {"/": {"percent": 41.0 + number}},
+            "gpus": [
+                {"name": "NVIDIA L40S", "utilizationGpu": round(95 * busy), "memoryUsed":
+                 int(1000 + 40_000 * busy), "memoryTotal": 46_068} for _ in range(int(gpus))
+            ],
+            "raylet": {
+                "nodeId": self.nodes[number], "isHeadNode": head, "state": "ALIVE",
+                "objectStoreUsedMemory": stored,
+                "objectStoreAvailableMemory": int(memory * 0.3) - stored, "storeStats": {},
+            },
+        }  # fmt: skip
+
+    def _status(self) -> dict[str, Any]:
+        running = len(self._running)
+        waiting = sum(it.status == "PENDING" for it in self.jobs)
+        cpus = sum(it[2] for it in NODES)
+        memory = float(sum(it[4] for it in NODES))
+        busy = running / SLOTS
+        return _data(
+            autoscalingError=None,
+            clusterStatus={
+                "autoscalerReport": {"pendingNodes": [], "failedNodes": [], "pendingLaunches": {}},
+                "loadMetricsReport": {
+                    "usage": {
+                        "CPU": [round(cpus * busy * 0.9), cpus],
+                        "GPU": [2.0 if running > 2 else 0.0, 2.0],
+                        "memory": [memory * busy * 0.5, memory],
+                        "objectStoreMemory": [memory * 0.3 * busy * 0.4, memory * 0.3],
+                    },
+                    "resourceDemand": [[{"CPU": 4.0}, waiting]] if waiting else [],
+                    "pgDemand": [],
+                },
+            },
+        )  # fmt: skip
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        if scope["type"] != "http":
+            return
+        query = {
+            name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()
+        }
+        path = scope["path"]
+        if path == "/api/v0/logs/stream":
+            await self._stream(query, send)
+            return
+        status, body = (405, "") if scope["method"] != "GET" else self.answer(path, query)
+        text = isinstance(body, str)
+        kind = b"text/plain" if text else b"application/json"
+        written = body.encode() if text else msgspec.json.encode(body)
+        headers = [(b"content-type", kind)]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": written})
+
+    async def _stream(self, query: dict[str, str], send: Send) -> None:
+        name = query.get("filename", "").removeprefix("job-driver-").removesuffix(".log")
+        await send({"type": "http.response.start", "status": 200,
+                    "headers": [(b"content-type", b"text/plain")]})  # fmt: skip
+        sent: str | None = None
+        while (job := self._named(name)) is not None:
+            lines = job.log(self.advance())
+            new = lines[lines.index(sent) + 1 :] if sent in lines else lines[-100:]
+            if new:
+                sent = new[-1]
+                await send({"type": "http.response.body", "body": ("\n".join(new) + "\n").encode(),
+                            "more_body": True})  # fmt: skip
+            if job.ended is not None:
+                break
+            await asyncio.sleep(0.5)
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _data(**fields: Any) -> dict[str, Any]:
+    return {"result": True, "msg": "", "data": fields}
+
+
+def _rows(rows: list[Any]) -> dict[str, Any]:
+    return _data(result={"total": len(rows), "result": rows})
+
+
+def _summary(counts: dict[str, dict[str, int]]) -> dict[str, Any]:
+    summary = {name: {"state_counts": it} for name, it in counts.items()}
+    return _data(result={"result": {"node_id_to_summary": {"cluster": {"summary": summary}}}})
+
+
+def _application(name: str, replicas: int) -> dict[str, Any]:
+    deployment = {
+        "name": "LLM", "status": "HEALTHY", "message": "", "target_num_replicas": replicas,
+        "replicas": [{"state": "RUNNING"}] * replicas,
+    }  # fmt: skip
+    return {"name": name, "route_prefix": "/chat", "status": "RUNNING", "message": "",
+            "deployments": {"LLM": deployment}}  # fmt: skip
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to who runs it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def simulated(port: int, seed: int = 0) -> AsyncIterator[SimulatedRay]:
+    """A simulated cluster whose dashboard listens on a port of 127.0.0.1."""
+    cluster = SimulatedRay(seed)
+    server = _Server(
+        uvicorn.Config(
+            cluster, host="127.0.0.1", port=port, log_level="warning", lifespan="off",
+            timeout_graceful_shutdown=1, access_log=False,
+        )
+    )  # fmt: skip
+    serving = asyncio.create_task(server.serve(), name="simulated Ray")
+    try:
+        # uvicorn has no event for it.
+        while not server.started and not serving.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if serving.done():
+            serving.result()
+            raise RuntimeError(f"the simulated Ray cluster cannot listen on port {port}")
+        yield cluster
+    finally:
+        server.should_exit = True
+        await serving

@@ -1,0 +1,58 @@
+"""Ray: jobs, clusters and what they are doing, read from the dashboards of their heads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import almenara
+from almenara.hookspecs import Context, Finding, Page, Panel, ReportingSource, Tail
+from almenara_ray.settings import RaySettings
+
+
+@almenara.hookimpl
+def almenara_settings() -> type[RaySettings]:
+    return RaySettings
+
+
+@almenara.hookimpl
+def almenara_sources(settings: RaySettings, context: Context) -> Sequence[ReportingSource]:
+    from almenara_ray.source import RaySource
+
+    return [RaySource(cluster, settings, context) for cluster in settings.clusters]
+
+
+@almenara.hookimpl
+def almenara_tails(settings: RaySettings) -> Sequence[Tail]:
+    from almenara_ray.logs import JobLogs
+
+    return [JobLogs(settings)] if settings.clusters else []
+
+
+@almenara.hookimpl
+def almenara_panels(settings: RaySettings) -> Sequence[Panel]:
+    from almenara_ray.panels import panels
+
+    return panels(settings) if settings.clusters else []
+
+
+@almenara.hookimpl
+def almenara_pages(settings: RaySettings) -> Sequence[Page]:
+    from almenara_ray.panels import pages
+
+    return pages() if settings.clusters else []
+
+
+@almenara.hookimpl
+def almenara_templates() -> Path:
+    return Path(__file__).parent / "templates"
+
+
+@almenara.hookimpl
+def almenara_static() -> Path:
+    return Path(__file__).parent / "static"
+
+
+@almenara.hookimpl
+async def almenara_diagnose(settings: RaySettings) -> Sequence[Finding]:
+    from almenara_ray.diagnosis import diagnose
+
+    return await diagnose(settings)

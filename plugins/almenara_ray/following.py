@@ -1,0 +1,655 @@
+"""What a cluster says, compared with what it said before: signals, each transition once.
+
+No I/O happens here. An event's id is made of the run of a job (its id and when it was submitted)
+and of what happened to it, so that telling twice, after a restart of Almenara or of Ray's head, is
+the same event.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from almenara.kit import monotonic, now
+from almenara.signals import Event, Resource, Sample, Severity, Signal
+from almenara_ray.answers import (
+    FINISHED,
+    UNFINISHED,
+    Application,
+    Job,
+    Node,
+    Status,
+    Version,
+)
+from almenara_ray.durations import Durations, alike
+
+JOB: Final = "ray.job"
+CLUSTER: Final = "ray.cluster"
+NODE: Final = "ray.node"
+APPLICATION: Final = "ray.application"
+ENTRYPOINT: Final = "ray.entrypoint"
+LOST: Final = "LOST"
+ENDS: Final = ("succeeded", "failed", "stopped", "lost")
+"""What can happen to a job last."""
+SEVERITIES: Final[Mapping[str, Severity]] = {
+    "FAILED": Severity.ERROR,
+    LOST: Severity.WARN,
+    "STOPPED": Severity.INFO,
+}
+REMEMBERED: Final = 600_000_000
+"""Microseconds before the newest known end within which finished jobs are known one by one."""
+ABSENT: Final = 2
+"""Lists in a row that an unfinished job is missing from before it counts as lost."""
+DEAD_SHOWN: Final = 600.0
+CALM: Final = 60.0
+"""Seconds without further spilling after which it counts as over."""
+STALE: Final = 1
+DOWN: Final = 2
+"""Failures in a row."""
+STATES: Final[Mapping[str, Severity]] = {
+    "up": Severity.INFO,
+    "partial": Severity.WARN,
+    "stale": Severity.WARN,
+    "down": Severity.ERROR,
+}
+EXPECTED: Final = ("expected termination", "terminated due to idle")
+"""How Ray's reasons for the end of a node begin where somebody wanted it."""
+
+
+class Known(msgspec.Struct, kw_only=True):
+    """What is remembered of a cluster over restarts."""
+
+    session: str = ""
+    head: str = ""
+    unfinished: dict[str, Job] = {}
+    running: list[str] = []
+    """Keys of unfinished jobs that were told as running."""
+    stuck: list[str] = []
+    """Keys of unfinished jobs that were told as stuck."""
+    horizon: int = 0
+    """The newest end that was told, in microseconds since the epoch."""
+    recent: dict[str, int] = {}
+    """Ends that were told, near the horizon, by key."""
+    down_since: int = 0
+    """When it stopped answering; 0 while it answers."""
+    durations: Durations = msgspec.field(default_factory=Durations)
+
+
+class Transition(msgspec.Struct, kw_only=True):
+    """Something that happened to a job."""
+
+    job: Job
+    what: str
+    """`submitted`, `running`, `pending`, `succeeded`, `failed`, `stopped` or `lost`."""
+    time: int
+    reason: str = ""
+    log: str = ""
+    log_note: str = ""
+    """Why there is no log, or what of it is missing."""
+
+
+class Cluster:
+    """The state of one cluster, brought up to date by each answer."""
+
+    def __init__(
+        self, name: str, known: Known, *, pending_after: float = 60.0, finished: int = 100
+    ) -> None:
+        self.name, self.known = name, known
+        self.pending_after, self.finished_kept = pending_after, finished
+        self.version = Version()
+        self.nodes: dict[str, Node] = {}
+        self.use = Status()
+        self.actors: dict[str, int] = {}
+        self.tasks: dict[str, int] = {}
+        self.applications: list[Application] = []
+        self.lacking: dict[str, str] = {}
+        """What could not be read of a cluster that answers, and why."""
+        self.failures = 0
+        self.reason = ""
+        self.address = ""
+        self._answered = 0
+        self._shaped = False
+        self._finished: dict[str, Job] = {}
+        self._seen: set[str] = set()
+        """Keys of the finished jobs of the last list."""
+        self._absent: dict[str, int] = {}
+        self._told: dict[tuple[str, str], Resource] = {}
+        self._counts: dict[str, int] = {}
+        self._dead: dict[str, float] = {}
+        self._spilled: dict[str, float] = {}
+        self._spilling: dict[str, float] = {}
+
+    @property
+    def source(self) -> str:
+        return f"ray/{self.name}"
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job runs or waits."""
+        return bool(self.known.unfinished)
+
+    # Jobs
+
+    def vanished(self, jobs: Sequence[Job]) -> bool:
+        """Whether an unfinished job is missing from a list."""
+        listed = {it.key for it in jobs}
+        return any(key not in listed for key in self.known.unfinished)
+
+    def transitions(
+        self, jobs: Sequence[Job], *, restarted: bool = False, partial: bool = False
+    ) -> list[Transition]:
+        """What happened since the list before, in order.
+
+        `restarted` says that the head was started anew in between, `partial` that finished jobs
+        are not all in the list.
+        """
+        known, moment = self.known, now()
+        found: list[Transition] = []
+        listed: set[str] = set()
+        ended_runs: set[str] = set()
+        for job in jobs:
+            listed.add(job.key)
+            before = known.unfinished.get(job.key)
+            if job.status in FINISHED:
+                told = before is None and (job.key in self._seen or self._is_told(job))
+                ended_runs.add(job.key)
+                if told:
+                    self._finished[job.key] = job
+                    continue
+                if before is None:
+                    found.append(_submitted(job, moment))
+                found.append(
+                    Transition(
+                        job=job,
+                        what=job.status.lower(),
+                        time=max(job.ended or moment, job.submitted),
+                        reason=reason_of(job),
+                    )
+                )
+                self._end(job, moment)
+            elif job.status in UNFINISHED:
+                if before is None:
+                    found.append(_submitted(job, moment))
+                if job.status == "RUNNING" and job.key not in known.running:
+                    found.append(Transition(job=job, what="running", time=moment))
+                    known.running.append(job.key)
+                known.unfinished[job.key] = job
+                found.extend(self._stuck(job, moment))
+        if not partial:
+            found += self._lost(listed, moment, restarted=restarted)
+        # Whatever the clock of its head says, what has been told and is still listed is known.
+        self._seen = self._seen | ended_runs if partial else ended_runs
+        found.sort(key=lambda it: it.time)
+        self._counts = _counted(jobs)
+        self._shorten()
+        return found
+
+    def _is_told(self, job: Job) -> bool:
+        ended = job.ended or job.submitted
+        return job.key in self.known.recent or ended <= self.known.horizon - REMEMBERED
+
+    def _end(self, job: Job, moment: int) -> None:
+        known = self.known
+        known.unfinished.pop(job.key, None)
+        self._absent.pop(job.key, None)
+        for keys in (known.running, known.stuck):
+            if job.key in keys:
+                keys.remove(job.key)
+        self._finished[job.key] = job
+        if job.status == LOST:
+            # Should it be found again, its end is still to be told.
+            return
+        ended = min(job.ended or moment, moment)
+        known.recent[job.key] = ended
+        known.horizon = max(known.horizon, ended)
+        if job.status == "SUCCEEDED" and job.seconds is not None and job.entrypoint:
+            known.durations.note(job.entrypoint, job.seconds)
+
+    def _stuck(self, job: Job, moment: int) -> Iterable[Transition]:
+        waited = (moment - job.submitted) / 1_000_000
+        if job.status != "PENDING" or not job.submitted or waited < self.pending_after:
+            return
+        if job.key not in self.known.stuck:
+            self.known.stuck.append(job.key)
+            why = job.message or "Ray does not say what it waits for"
+            yield Transition(job=job, what="pending", time=moment, reason=why)
+
+    def _lost(self, listed: set[str], moment: int, *, restarted: bool) -> list[Transition]:
+        found = []
+        for key, job in list(self.known.unfinished.items()):
+            if key in listed:
+                self._absent.pop(key, None)
+                continue
+            self._absent[key] = self._absent.get(key, 0) + 1
+            if not restarted and self._absent[key] < ABSENT:
+                continue
+            reason = (
+                "the head was started anew and does not know it; it ended with the old one"
+                if restarted
+                else "Ray does not list it any more, and has not told how it ended"
+            )
+            lost = msgspec.structs.replace(job, status=LOST, ended=moment)
+            self._end(lost, moment)
+            found.append(Transition(job=lost, what="lost", time=moment, reason=reason))
+        return found
+
+    def _shorten(self) -> None:
+        known = self.known
+        oldest = known.horizon - REMEMBERED
+        known.recent = {key: ended for key, ended in known.recent.items() if ended > oldest}
+        extra = len(self._finished) - self.finished_kept
+        if extra > 0:
+            by_end = sorted(self._finished.values(), key=lambda it: it.ended or it.submitted)
+            for job in by_end[:extra]:
+                del self._finished[job.key]
+
+    def told(self, transitions: Sequence[Transition]) -> list[Signal]:
+        """The events of transitions, and the jobs as they are now."""
+        found: list[Signal] = [self._event(it) for it in transitions]
+        for it in transitions:
+            seconds = it.job.seconds
+            if it.what == "succeeded" and seconds is not None and it.job.entrypoint:
+                found.append(
+                    Sample(
+                        kind=ENTRYPOINT, namespace=self.name, name=alike(it.job.entrypoint),
+                        metric="duration", value=seconds, unit="s", time=it.time,
+                    )
+                )  # fmt: skip
+        wanted: dict[tuple[str, str], Resource] = {}
+        # The later run of an id that is used again is the one that is shown.
+        current = [*self._finished.values(), *self.known.unfinished.values()]
+        for job in sorted(current, key=lambda it: it.submitted):
+            wanted[(JOB, job.id)] = self._resource(job)
+        return found + self._changed(JOB, wanted)
+
+    def record(self, job: Job) -> dict[str, Any]:
+        """A job as it is shown, of now or of the past."""
+        node = self.nodes.get(job.node_id)
+        usual = self.known.durations.usual(job.entrypoint)
+        return {
+            "cluster": self.name,
+            **msgspec.to_builtins(job),
+            **({"usual": round(usual, 3)} if usual is not None else {}),
+            **({"stuck": True} if job.key in self.known.stuck else {}),
+            **({"seconds": job.seconds} if job.seconds is not None else {}),
+            **({"node": node.name} if node is not None and node.name else {}),
+        }
+
+    def _resource(self, job: Job) -> Resource:
+        state = self.record(job)
+        return Resource(
+            kind=JOB,
+            namespace=self.name,
+            name=job.id,
+            status=job.status,
+            severity=Severity.WARN
+            if "stuck" in state
+            else SEVERITIES.get(job.status, Severity.INFO),
+            state={**state, **({"reason": it} if (it := reason_of(job)) else {})},
+        )
+
+    def _event(self, it: Transition) -> Event:
+        data = self.record(it.job)
+        if it.reason:
+            data["reason"] = it.reason
+        if it.log:
+            data["log"] = it.log
+        if it.log_note:
+            data["log_note"] = it.log_note
+        if it.what not in ("submitted", "running") and self._shaped:
+            data["shape"] = self.shape()
+        severity = (
+            Severity.WARN if it.what == "pending" else SEVERITIES.get(it.job.status, Severity.INFO)
+        )
+        return Event(
+            id=f"{it.job.key}/{it.what}",
+            source=self.source,
+            # Ends have origins of their own, so that those of one cluster are found by an index.
+            origin=f"{self.source}/{it.what}" if it.what in ENDS else self.source,
+            type=f"{JOB}.{it.what}",
+            subject=it.job.id,
+            time=it.time,
+            severity=severity,
+            correlation=correlation(self.name, it.job.id),
+            data=data,
+        )
+
+    # The cluster
+
+    def shape(self) -> dict[str, Any]:
+        """Nodes and use at this moment, in few words: what is kept with the end of a job."""
+        alive = [it for it in self.nodes.values() if it.alive]
+        return {
+            "ray": self.version.ray,
+            "nodes": [
+                {
+                    "name": it.name or it.id[:12],
+                    "head": it.head,
+                    "total": {
+                        name: amount
+                        for name, amount in it.total.items()
+                        if name in ("CPU", "GPU", "memory", "object_store_memory")
+                    },
+                }
+                for it in alive[:50]
+            ],
+            "count": len(alive),
+            "dead": sum(1 for it in self.nodes.values() if not it.alive),
+            "usage": {name: list(pair) for name, pair in self.use.usage.items()},
+            "demand": sum(it.count for it in self.use.demand),
+        }
+
+    def started(self, version: Version, head: str) -> list[Signal]:
+        """Which Ray answers, and an event where it is not the one from before."""
+        known = self.known
+        if version.ray:
+            self.version = version
+        session = version.session or known.session
+        renamed = bool(known.session) and session != known.session
+        moved = bool(known.head and head) and head != known.head
+        if renamed:
+            # Which node is its head is told by the next look at the nodes. What a new head knows
+            # may have ended at any time: the address may be another cluster's by now.
+            known.head, known.horizon, known.recent = "", 0, {}
+        known.session, known.head = session, head or known.head
+        if not renamed and not moved:
+            return []
+        self.nodes, self._dead, self._spilled, self._spilling = {}, {}, {}, {}
+        self._shaped = False
+        which = session if renamed else f"{session}/{head}"
+        return [
+            self._cluster_event(
+                "restarted", which, Severity.WARN,
+                {"reason": "its head was started anew", "ray": version.ray},
+            )
+        ]  # fmt: skip
+
+    def shaped(self, nodes: Sequence[Node]) -> list[Signal]:
+        """The nodes there are, and events of those that came and went."""
+        before, first = self.nodes, not self._shaped
+        self.nodes = {it.id: it for it in nodes}
+        self._shaped = True
+        found: list[Signal] = []
+        for key, node in self.nodes.items():
+            node.name = node.name or (before[key].name if key in before else "")
+            earlier = before.get(key)
+            if node.alive and earlier is None and not first:
+                found.append(self._node_event("joined", node, Severity.INFO, ""))
+            if not node.alive and earlier is not None and earlier.alive:
+                found.append(self._gone(node))
+            if not node.alive:
+                # Those that died before we looked are not shown, unless they died just now.
+                long_ago = -DEAD_SHOWN if earlier is None else 0.0
+                self._dead.setdefault(key, monotonic() + long_ago)
+            found.extend(self._spills(node))
+        for key, node in before.items():
+            if key not in self.nodes and node.alive:
+                found.append(self._gone(node))
+        wanted = {
+            (NODE, it.id[:12]): self._node_resource(it)
+            for it in self.nodes.values()
+            if it.alive or monotonic() - self._dead.get(it.id, 0.0) < DEAD_SHOWN
+        }
+        found += self._changed(NODE, wanted)
+        for it in self.nodes.values():
+            if it.alive:
+                found += _node_samples(self.name, it)
+        return found
+
+    def _gone(self, node: Node) -> Event:
+        expected = node.reason.casefold().startswith(EXPECTED)
+        reason = node.reason or "Ray does not say why"
+        if expected:
+            return self._node_event("left", node, Severity.INFO, reason)
+        return self._node_event("lost", node, Severity.ERROR, reason)
+
+    def _spills(self, node: Node) -> Iterable[Event]:
+        if node.spilled is None:
+            return
+        before = self._spilled.get(node.id)
+        self._spilled[node.id] = node.spilled
+        if before is not None and node.spilled > before:
+            if node.id not in self._spilling:
+                yield self._node_event(
+                    "spilling", node, Severity.WARN,
+                    "its object store is full and writes objects to disk",
+                    f"/{before:.0f}",
+                )  # fmt: skip
+            self._spilling[node.id] = monotonic()
+        elif monotonic() - self._spilling.get(node.id, monotonic()) > CALM:
+            del self._spilling[node.id]
+
+    def served(self, applications: Sequence[Application]) -> list[Signal]:
+        """The Serve applications, and events of those whose status changed."""
+        before = {it.name: it for it in self.applications}
+        self.applications = list(applications)
+        found: list[Signal] = []
+        for it in applications:
+            earlier = before.get(it.name)
+            if earlier is not None and earlier.status != it.status and it.status:
+                moment = now()
+                found.append(
+                    Event(
+                        id=f"{self.known.head}/{it.name}/{it.status}/{moment}",
+                        source=self.source, origin=self.source,
+                        type=f"{APPLICATION}.{it.status.lower()}", subject=it.name, time=moment,
+                        severity=application_severity(it.status),
+                        data={"cluster": self.name, "from": earlier.status, "reason": it.message},
+                    )
+                )  # fmt: skip
+        wanted = {
+            (APPLICATION, it.name): Resource(
+                kind=APPLICATION, namespace=self.name, name=it.name, status=it.status,
+                severity=application_severity(it.status), state=msgspec.to_builtins(it),
+            )
+            for it in applications
+        }  # fmt: skip
+        return found + self._changed(APPLICATION, wanted)
+
+    def answered(self) -> list[Signal]:
+        """It answers."""
+        known = self.known
+        self.failures, self.reason, self._answered = 0, "", now()
+        found: list[Signal] = []
+        if known.down_since:
+            seconds = (now() - known.down_since) / 1_000_000
+            found.append(
+                self._cluster_event(
+                    "up", f"{known.down_since}", Severity.INFO,
+                    {"reason": f"it answers again after {seconds:.0f} s"},
+                )
+            )  # fmt: skip
+            known.down_since = 0
+        return found + self.resource()
+
+    def failed(self, reason: str) -> list[Signal]:
+        """It gave no answer that can be used."""
+        self.failures += 1
+        self.reason = reason
+        found: list[Signal] = []
+        if self.failures >= DOWN and not self.known.down_since:
+            self.known.down_since = now()
+            found.append(
+                self._cluster_event(
+                    "down", f"{self.known.down_since}", Severity.ERROR, {"reason": reason}
+                )
+            )
+        return found + self.resource()
+
+    @property
+    def status(self) -> str:
+        if self.known.down_since or self.failures >= DOWN:
+            return "down"
+        if self.failures >= STALE:
+            return "stale"
+        return "partial" if self.lacking else "up"
+
+    def resource(self) -> list[Signal]:
+        """The cluster as it is now, where that is news."""
+        alive = [it for it in self.nodes.values() if it.alive]
+        status = self.status
+        lacking = "; ".join(f"{what}: {why}" for what, why in self.lacking.items())
+        state: dict[str, Any] = {
+            "ray": self.version.ray,
+            "reason": self.reason or lacking,
+            "nodes": len(alive),
+            "dead": sum(1 for it in self.nodes.values() if not it.alive),
+            "usage": {name: list(pair) for name, pair in self.use.usage.items()},
+            "demand": [msgspec.to_builtins(it) for it in self.use.demand[:10]],
+            "waiting": sum(it.count for it in self.use.demand),
+            "starting": self.use.starting,
+            "start_failures": self.use.failed,
+            "autoscaler_error": self.use.error,
+            "actors": self.actors,
+            "tasks": self.tasks,
+            "jobs": self._counts,
+            "applications": {it.name: it.status for it in self.applications},
+        }
+        if status in ("stale", "down"):
+            state["answered"] = self._answered
+        if self.address:
+            state["address"] = self.address
+        it = Resource(
+            kind=CLUSTER, name=self.name, status=status, severity=STATES[status], state=state
+        )
+        return self._news({(CLUSTER, self.name): it})
+
+    def samples(self) -> list[Signal]:
+        """The figures of the cluster."""
+        alive = sum(1 for it in self.nodes.values() if it.alive)
+        figures: dict[str, float] = {
+            "nodes": alive,
+            "waiting": sum(it.count for it in self.use.demand),
+            "running": self._counts.get("RUNNING", 0),
+            "pending": self._counts.get("PENDING", 0),
+        }
+        for metric, name in SHARES.items():
+            used, total = self.use.usage.get(name, (0.0, 0.0))
+            if total > 0:
+                figures[metric] = used / total
+        return [
+            Sample(kind=CLUSTER, name=self.name, metric=metric, value=float(value))
+            for metric, value in figures.items()
+        ]
+
+    def _node_resource(self, node: Node) -> Resource:
+        status = "alive" if node.alive else "dead"
+        if node.alive and node.id in self._spilling:
+            status = "spilling"
+        # What moves with every look is a sample; here it would be news each time.
+        state = {
+            "id": node.id,
+            "host": node.name or node.id[:12],
+            "head": node.head,
+            "reason": node.reason,
+            "total": node.total,
+            "memory_total": node.memory_total,
+            "gpus": [it["name"] for it in node.gpus],
+        }
+        severity = {"dead": Severity.ERROR, "spilling": Severity.WARN}.get(status, Severity.INFO)
+        return Resource(
+            kind=NODE, namespace=self.name, name=node.id[:12], status=status, severity=severity,
+            state=state,
+        )  # fmt: skip
+
+    def _changed(self, kind: str, wanted: Mapping[tuple[str, str], Resource]) -> list[Signal]:
+        found = self._news(wanted)
+        for key in [it for it in self._told if it[0] == kind and it not in wanted]:
+            before = self._told.pop(key)
+            found.append(msgspec.structs.replace(before, gone=True, time=now()))
+        return found
+
+    def _news(self, wanted: Mapping[tuple[str, str], Resource]) -> list[Signal]:
+        found: list[Signal] = []
+        for key, it in wanted.items():
+            before = self._told.get(key)
+            if before is None or msgspec.structs.replace(it, time=before.time) != before:
+                self._told[key] = it
+                found.append(it)
+        return found
+
+    def _cluster_event(
+        self, what: str, which: str, severity: Severity, data: Mapping[str, Any]
+    ) -> Event:
+        return Event(
+            id=f"cluster/{what}/{which}", source=self.source, origin=self.source,
+            type=f"{CLUSTER}.{what}", subject=self.name, time=now(), severity=severity,
+            data={"cluster": self.name, **data},
+        )  # fmt: skip
+
+    def _node_event(
+        self, what: str, node: Node, severity: Severity, reason: str, more: str = ""
+    ) -> Event:
+        return Event(
+            id=f"node/{node.id}/{what}{more}", source=self.source, origin=self.source,
+            type=f"{NODE}.{what}", subject=node.id[:12], time=now(), severity=severity,
+            data={
+                "cluster": self.name, "host": node.name or node.id[:12], "head": node.head,
+                "total": node.total, "reason": reason,
+            },
+        )  # fmt: skip
+
+
+SHARES: Final[Mapping[str, str]] = {
+    "cpu": "CPU", "gpu": "GPU", "memory": "memory", "object_store": "object_store_memory",
+}  # fmt: skip
+"""Samples of a cluster by the resource whose share they are."""
+
+
+def correlation(cluster: str, job: str) -> str:
+    """What ties the events of a job together."""
+    return f"ray/{cluster}/{job}"
+
+
+def application_severity(status: str) -> Severity:
+    """How much the status of a Serve application should worry."""
+    return {
+        "DEPLOY_FAILED": Severity.ERROR, "UNHEALTHY": Severity.ERROR, "DELETING": Severity.INFO,
+    }.get(status, Severity.INFO)  # fmt: skip
+
+
+def reason_of(job: Job) -> str:
+    """Why a job failed, in one line: what its driver said last, or what Ray says of it."""
+    if job.status not in ("FAILED", LOST):
+        return ""
+    head, _, log = job.message.partition("last available logs")
+    said = [line.strip() for line in log.partition(":\n")[2].splitlines() if line.strip()]
+    if said:
+        code = f" (exit code {job.exit_code})" if job.exit_code is not None else ""
+        return f"{said[-1][:300]}{code}"
+    first = next((line.strip() for line in job.message.splitlines() if line.strip()), "")
+    return first[:300] or job.error_type or head[:300]
+
+
+def _submitted(job: Job, moment: int) -> Transition:
+    # As it was then, also where it is first seen at its end.
+    then = msgspec.structs.replace(
+        job, status="PENDING", ended=None, message="", error_type="", exit_code=None
+    )
+    return Transition(job=then, what="submitted", time=job.submitted or moment)
+
+
+def _counted(jobs: Sequence[Job]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for job in jobs:
+        found[job.status] = found.get(job.status, 0) + 1
+    return found
+
+
+def _node_samples(cluster: str, node: Node) -> list[Signal]:
+    figures: dict[str, float] = {}
+    if node.cpu is not None:
+        figures["cpu"] = node.cpu
+    if node.memory_used is not None and node.memory_total:
+        figures["memory"] = node.memory_used / node.memory_total
+    if node.object_used is not None and node.object_total:
+        figures["object_store"] = node.object_used / node.object_total
+    uses = [it["use"] for it in node.gpus if it["use"] is not None]
+    if uses:
+        figures["gpu"] = sum(uses) / len(uses)
+    if node.disk is not None:
+        figures["disk"] = node.disk
+    return [
+        Sample(kind=NODE, namespace=cluster, name=node.id[:12], metric=metric, value=value)
+        for metric, value in figures.items()
+    ]

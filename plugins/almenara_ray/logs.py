@@ -1,0 +1,135 @@
+"""The logs of jobs: the end of one that failed, for history, and one that somebody looks at."""
+
+import contextlib
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final
+
+from almenara.hookspecs import Line
+from almenara.kit import sleep
+from almenara.signals import Severity
+from almenara_ray import answers
+from almenara_ray.answers import AnswerError, Job
+from almenara_ray.dashboard import AskingError, Dashboard, MissingError
+from almenara_ray.masking import masked
+from almenara_ray.settings import RaySettings
+
+ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+LONGEST_LINE: Final = 4_000
+SHOWN: Final = 500
+AGAIN: Final = 2.0
+WORSE: Final[Sequence[tuple[re.Pattern[str], Severity]]] = (
+    (re.compile(r"\b(?:CRITICAL|FATAL)\b"), Severity.FATAL),
+    (re.compile(r"\bERROR\b|^Traceback \(most recent|^\w*(?:\.\w+)*(?:Error|Exception): "),
+     Severity.ERROR),
+    (re.compile(r"\bWARN(?:ING)?\b"), Severity.WARN),
+)  # fmt: skip
+
+
+async def last_part(dashboard: Dashboard, job: Job, settings: RaySettings) -> tuple[str, str]:
+    """The end of the log of a job, and what is to be said of it: why it is empty, or cut."""
+    try:
+        text = await _end_of(dashboard, job, settings.log_lines)
+    except (AskingError, AnswerError) as error:
+        return "", f"its log could not be read: {error}"
+    kept = clean(text)
+    lines = kept.splitlines()[-settings.log_lines :]
+    kept = masked("\n".join(lines))
+    cut = kept.encode("utf-8", "replace")
+    if len(cut) > settings.log_bytes:
+        kept = cut[-settings.log_bytes :].decode("utf-8", "ignore")
+        return kept, f"the last {settings.log_bytes:,} bytes"
+    return kept, "" if kept else "it wrote nothing"
+
+
+async def _end_of(dashboard: Dashboard, job: Job, lines: int) -> str:
+    """The end of a log by lines where Ray can give that, else the whole."""
+    if job.node_id:
+        try:
+            body = await dashboard.get(
+                "log", node_id=job.node_id, filename=log_name(job.id), lines=lines
+            )
+            return body.decode("utf-8", "replace")
+        except AskingError:
+            # An older Ray, or a node that is gone; the other endpoint may know more.
+            pass
+    return answers.log_text(await dashboard.get("job_logs", job=job.id))
+
+
+def log_name(job: str) -> str:
+    """The file that Ray writes the log of a submitted job to."""
+    return f"job-driver-{job}.log"
+
+
+def clean(text: str) -> str:
+    """The text without colours, and each line as a terminal would have left it."""
+    text = ESCAPES.sub("", text)
+    # A progress bar writes over itself; what it wrote last is what counts.
+    lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    return "\n".join(line[:LONGEST_LINE] for line in lines).strip("\n")
+
+
+def line(text: str) -> Line:
+    """A line with a severity, where it says one."""
+    for expression, severity in WORSE:
+        if expression.search(text):
+            return Line(text=masked(text), severity=severity)
+    return Line(text=masked(text))
+
+
+class JobLogs:
+    """The tail `job-logs`: the log of a job as it is written."""
+
+    name = "job-logs"
+
+    def __init__(self, settings: RaySettings) -> None:
+        self.settings = settings
+
+    async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
+        """The last lines, then each as it is written, until the job ends."""
+        cluster = next(
+            (it for it in self.settings.clusters if it.name == asked.get("namespace")), None
+        )
+        if cluster is None:
+            raise LookupError(
+                f"There is no cluster {asked.get('namespace', '')!r} to ask for a log; what was"
+                " kept of it is in its events."
+            )
+        async with Dashboard(cluster, self.settings) as dashboard:
+            job = await self._job(dashboard, asked.get("name", ""))
+            if job.driver:
+                raise LookupError("Ray keeps no log of a driver that was not submitted as a job.")
+            async for batch in self._follow(dashboard, job):
+                yield batch
+
+    async def _job(self, dashboard: Dashboard, name: str) -> Job:
+        job: Job | None = None
+        with contextlib.suppress(MissingError):
+            job = answers.job(answers.decoded(await dashboard.get("job", job=name)))
+        if job is None:
+            raise LookupError(
+                "Ray does not know this job any more; what was kept of its log is with its end."
+            )
+        return job
+
+    async def _follow(self, dashboard: Dashboard, job: Job) -> AsyncIterator[Sequence[Line]]:
+        if job.status in answers.FINISHED:
+            text = clean(await _end_of(dashboard, job, SHOWN))
+            yield [line(it) for it in text.split("\n")[-SHOWN:]]
+            return
+        while not job.node_id:
+            yield []
+            await sleep(AGAIN)
+            job = await self._job(dashboard, job.id)
+        rest = ""
+        parts = dashboard.stream(
+            "log_stream", node_id=job.node_id, filename=log_name(job.id), lines=SHOWN, interval=0.5
+        )
+        async for part in parts:
+            text = rest + part.decode("utf-8", "replace")
+            whole, _, rest = text.rpartition("\n")
+            rest = rest[-LONGEST_LINE:]
+            if whole:
+                yield [line(it) for it in clean(whole).split("\n")]
+        if rest:
+            yield [line(clean(rest))]

@@ -1,0 +1,57 @@
+"""Secrets that Ray hands out in the open: those in runtime environments, commands and addresses.
+
+Ray masks `env_vars` for browsers alone (`ray.dashboard.runtime_env_redaction`); whoever asks as a
+program does is given their values.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+MASK: Final = "***"
+SECRETIVE: Final = (
+    r"[A-Za-z0-9_.-]*(?:password|passwd|secret|token(?!s|iz)|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"|credential|signature)[A-Za-z0-9_.-]*"
+)
+ASSIGNED: Final = re.compile(
+    rf"(?i)(?P<name>(?<![A-Za-z0-9])-{{0,2}}{SECRETIVE})(?P<between>\s*=\s*|\s*:\s+)"
+    r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s&;,\"']+)"
+)
+OPTION: Final = re.compile(
+    rf"(?i)(?P<name>(?<!\S)--?{SECRETIVE})(?P<between>\s+)(?P<value>\"[^\"]*\"|'[^']*'|[^\s-]\S*)"
+)
+BEARER: Final = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
+CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s\"']+@")
+NAMED: Final = re.compile(rf"(?i){SECRETIVE}")
+VARIABLES: Final = frozenset(("env_vars", "_inherited_env_vars"))
+DEEPEST: Final = 12
+
+
+def masked(text: str) -> str:
+    """The text with what looks like a secret hidden: values of options, variables and parameters
+    whose names say so, bearer tokens, and user and password in an address."""
+    text = CREDENTIALS.sub(f"{MASK}@", text)
+    text = BEARER.sub(rf"\1 {MASK}", text)
+    text = ASSIGNED.sub(rf"\g<name>\g<between>{MASK}", text)
+    return OPTION.sub(rf"\g<name>\g<between>{MASK}", text)
+
+
+def masked_tree(value: Any, depth: int = 0) -> Any:
+    """The same for a runtime environment or metadata, where every environment variable is hidden
+    but for its name."""
+    if depth > DEEPEST:
+        return MASK
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, Mapping):
+        return {
+            str(name): {str(it): MASK for it in inner}
+            if name in VARIABLES and isinstance(inner, Mapping)
+            else MASK
+            if name in VARIABLES or (NAMED.fullmatch(str(name)) and inner is not None)
+            else masked_tree(inner, depth + 1)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [masked_tree(it, depth + 1) for it in value]
+    return value

@@ -1,0 +1,506 @@
+"""What people see: jobs, their timeline, clusters, and one job with its log."""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from almenara.hookspecs import (
+    Column,
+    EventQuery,
+    Look,
+    Page,
+    Panel,
+    ResourceQuery,
+    TailQuery,
+)
+from almenara.kit import now
+from almenara.settings import PlacedPanel
+from almenara.signals import Event, Resource, Severity
+from almenara_ray.durations import alike
+from almenara_ray.following import APPLICATION, CLUSTER, JOB, NODE, SEVERITIES, correlation
+from almenara_ray.settings import RaySettings
+
+ENDS: Final[Mapping[str, str]] = {
+    "SUCCEEDED": f"{JOB}.succeeded",
+    "FAILED": f"{JOB}.failed",
+    "STOPPED": f"{JOB}.stopped",
+    "LOST": f"{JOB}.lost",
+}
+"""The type of the event that tells of each end."""
+STATUSES: Final = ("RUNNING", "PENDING", *ENDS)
+PER_PAGE: Final = 25
+COUNTED: Final = 1_000
+SECOND: Final = 1_000_000
+HOUR: Final = 3_600 * SECOND
+SPANS: Final[Mapping[str, int]] = {"1h": 1, "3h": 3, "12h": 12, "48h": 48}
+DRAWN: Final = 400
+ROWS: Final = 16
+LANES: Final = 5
+WIDE: Final = 1_000.0
+LANE: Final = 9
+THINNEST: Final = 3.0
+EMPTY: Final[Mapping[str, Any]] = dict.fromkeys(
+    ("node", "node_id", "job_id", "error_type", "message"), ""
+) | {"exit_code": None}
+"""What a job may lack."""
+OVERDUE: Final = 1.5
+"""A job that takes this many times as long as usual is marked."""
+BARS: Final = (
+    ("CPU", "CPU", "number"),
+    ("GPU", "GPU", "number"),
+    ("memory", "Memory", "bytes"),
+    ("object_store_memory", "Objects", "bytes"),
+)
+
+
+def panels(settings: RaySettings) -> Sequence[Panel]:
+    """The panels of the plugin."""
+    return [
+        Panel(
+            name="clusters", title="Ray clusters", kind="template", template="clusters.html",
+            query=ResourceQuery(kind="ray.*"), prepare=clusters, filters=["namespace"],
+            refresh=10.0, width=12, empty="No cluster has been looked at yet.",
+        ),
+        Panel(
+            name="jobs", title="Ray jobs", kind="template", template="jobs.html",
+            query=ResourceQuery(kind=JOB), prepare=jobs,
+            filters=["namespace", "status", "text", "before"], refresh=2.0, width=12,
+            empty="No job has been submitted yet.",
+        ),
+        Panel(
+            name="timeline", title="Timeline of Ray jobs", kind="template",
+            template="timeline.html", query=ResourceQuery(kind=JOB), prepare=timeline,
+            filters=["namespace", "span"], refresh=10.0, width=12,
+            empty="No job ran in this time.",
+        ),
+        Panel(
+            name="nodes", title="Nodes", kind="table",
+            query=ResourceQuery(kind=NODE, limit=500),
+            columns=[
+                Column(title="Node", path="state.host"),
+                Column(title="Cluster", path="namespace"),
+                Column(title="State", path="status", format="status"),
+                Column(title="CPU", path="sample.cpu", format="percent", spark="cpu"),
+                Column(title="GPU", path="sample.gpu", format="percent"),
+                Column(title="Memory", path="sample.memory", format="percent", spark="memory"),
+                Column(title="Objects", path="sample.object_store", format="percent"),
+                Column(title="Disk", path="sample.disk", format="percent"),
+                Column(title="Why", path="state.reason"),
+            ],
+            filters=["namespace"], width=12, height=6,
+            empty="No node has been seen yet.",
+        ),
+        Panel(
+            name="applications", title="Serve applications", kind="status",
+            query=ResourceQuery(kind=APPLICATION), filters=["namespace"], width=6,
+            severities={"RUNNING": Severity.INFO, "DEPLOYING": Severity.WARN},
+            empty="No Serve application is deployed.",
+        ),
+        Panel(
+            name="events", title="Changes", kind="events",
+            query=EventQuery(filter={"type": "ray.>"}, limit=15),
+            filters=["severity"], width=6, empty="Nothing has happened yet.",
+        ),
+        Panel(
+            name="job", title="Job", kind="template", template="job.html",
+            query=ResourceQuery(kind=JOB), prepare=functools.partial(job, settings),
+            filters=["namespace", "name"], refresh=2.0, width=12,
+        ),
+        Panel(
+            name="job-log", title="Log", kind="tail",
+            query=TailQuery(tail="job-logs", limit=500), filters=["namespace", "name", "text"],
+            width=12,
+        ),
+    ]  # fmt: skip
+
+
+def pages() -> Sequence[Page]:
+    """The pages: what there is, and one job."""
+    return [
+        Page(
+            name="main", title="Ray",
+            panels=["clusters", "jobs", "timeline", PlacedPanel(panel="applications", width=4),
+                    PlacedPanel(panel="events", width=8), "nodes"],
+            filters=["namespace", "status", "text"], navigation=True,
+        ),
+        Page(name="job", title="Ray job", panels=["job", "job-log"]),
+    ]  # fmt: skip
+
+
+def address(page: str, **query: str) -> str:
+    """The address of a page of ours."""
+    chosen = {name: value for name, value in query.items() if value}
+    return f"/dashboards/{page}" + (f"?{urlencode(chosen)}" if chosen else "")
+
+
+def job_address(cluster: str, name: str) -> str:
+    """The page of one job."""
+    return address("ray.job", namespace=cluster, name=name)
+
+
+# Jobs
+
+
+async def jobs(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+    """Those that run or wait, as they are now, and a page of those that ended, from history."""
+    cluster, text = asked.get("namespace", ""), asked.get("text", "").strip()
+    status = asked.get("status", "").upper()
+    before = int(it) if (it := asked.get("before", "")).isdecimal() and len(it) < 19 else None
+    moment = now()
+    current = [
+        it
+        for it in look.resources(ResourceQuery(kind=JOB, namespace=cluster, limit=2_000))
+        if it.status in ("RUNNING", "PENDING") and says(it, text)
+    ]
+    shown = [it for it in current if not status or it.status == status]
+    shown.sort(key=lambda it: (it.status != "RUNNING", -int(it.state.get("submitted") or 0)))
+    ended: list[tuple[int, Event]] = []
+    problem = ""
+    if status not in ("RUNNING", "PENDING"):
+        try:
+            ended = await ends(look, cluster, status, text, before=before, limit=PER_PAGE + 1)
+        except ValueError as error:
+            problem = str(error)
+    older = ended[PER_PAGE - 1][0] if len(ended) > PER_PAGE else None
+    kept = {"namespace": cluster, "status": status, "text": text}
+    counts = {
+        "RUNNING": sum(1 for it in current if it.status == "RUNNING"),
+        "PENDING": sum(1 for it in current if it.status == "PENDING"),
+    }
+    for name in ENDS:
+        counts[name] = await look.count(narrowed(name, cluster, ""), limit=COUNTED)
+    return {
+        "current": [] if before is not None else [row(it.state, it.status, moment) for it in shown],
+        "ended": [record_row(event, moment) for _, event in ended[:PER_PAGE]],
+        "chips": [
+            {
+                "name": name,
+                "severity": SEVERITIES.get(name, Severity.INFO).name,
+                "count": counts[name],
+                "more": name in ENDS and counts[name] >= COUNTED,
+                "chosen": name == status,
+                "link": address("ray", **{**kept, "status": "" if name == status else name}),
+            }
+            for name in STATUSES
+            if counts[name] or name == status or name in ("RUNNING", "FAILED")
+        ],
+        "older": address("ray", **kept, before=str(older)) if older is not None else "",
+        "newest": address("ray", **kept) if before is not None else "",
+        "several": len({it.name for it in look.resources(ResourceQuery(kind=CLUSTER))}) > 1,
+        "problem": problem,
+    }
+
+
+def says(resource: Resource, text: str) -> bool:
+    """Whether a job has all the words of a search."""
+    whole = f"{resource.name} {msgspec.json.encode(resource.state).decode()}".casefold()
+    return all(word.strip('"*') in whole for word in text.casefold().split())
+
+
+def narrowed(status: str, cluster: str, text: str) -> dict[str, str]:
+    """The filter for ends with a status, in one cluster or in all, and with some words."""
+    kind = ENDS[status]
+    # Either leads by an index; both together would be looked for along one of them.
+    found = {"type": kind}
+    if cluster:
+        found = {"origin": f"ray/{cluster}/{kind.rpartition('.')[2]}"}
+    if text:
+        found["text"] = text
+    return found
+
+
+async def ends(
+    look: Look, cluster: str, status: str, text: str, *, before: int | None = None, limit: int
+) -> list[tuple[int, Event]]:
+    """The last ends of jobs, newest first. Raises `ValueError` for a text that is none."""
+    found: list[tuple[int, Event]] = []
+    # One query a type: each follows its index from the newest on, however many there are.
+    for one in [status] if status in ENDS else ENDS:
+        found += await look.events(narrowed(one, cluster, text), limit=limit, before=before)
+    found.sort(key=lambda it: -it[0])
+    return found[:limit]
+
+
+def data_of(event: Event) -> dict[str, Any]:
+    """The data of an event of ours."""
+    data = event.data
+    if isinstance(data, msgspec.Raw):
+        data = msgspec.json.decode(data)
+    return data if isinstance(data, dict) else {}
+
+
+def record_row(event: Event, moment: int) -> dict[str, Any]:
+    """A job that ended, as its event tells."""
+    data = data_of(event)
+    return row(data, str(data.get("status") or event.type.rpartition(".")[2].upper()), moment)
+
+
+def row(record: Mapping[str, Any], status: str, moment: int) -> dict[str, Any]:
+    """A job in a line: the same of one that runs and of one long gone."""
+    name, cluster = str(record.get("id", "")), str(record.get("cluster", ""))
+    submitted, ended = record.get("submitted") or 0, record.get("ended")
+    usual = record.get("usual")
+    seconds = (((ended or moment) - submitted) / SECOND) if submitted else None
+    share = seconds / usual if seconds is not None and usual else None
+    overdue = share is not None and share > OVERDUE and ended is None
+    return {
+        "name": name,
+        "link": job_address(cluster, name),
+        "cluster": cluster,
+        "status": status,
+        "severity": (
+            Severity.WARN if overdue or record.get("stuck")
+            else SEVERITIES.get(status, Severity.INFO)
+        ).name,
+        "entrypoint": record.get("entrypoint", ""),
+        "driver": bool(record.get("driver")),
+        "submitted": submitted or None,
+        "ended": ended,
+        "seconds": seconds,
+        "usual": usual,
+        # A bar of twice the usual time, half of which a usual run fills.
+        "bar": round(min(share / 2, 1.0) * 100, 1) if share is not None else None,
+        "overdue": overdue,
+        "reason": record.get("reason", ""),
+        "message": record.get("message", "") if status == "PENDING" else "",
+    }  # fmt: skip
+
+
+# Timeline
+
+
+async def timeline(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+    """Jobs of the last hours as bars, a row for each entrypoint."""
+    cluster, span = asked.get("namespace", ""), asked.get("span", "")
+    span = span if span in SPANS else "1h"
+    last = now()
+    first = last - SPANS[span] * HOUR
+    records: list[tuple[Mapping[str, Any], str]] = [
+        (it.state, it.status)
+        for it in look.resources(ResourceQuery(kind=JOB, namespace=cluster, limit=2_000))
+        if it.status in ("RUNNING", "PENDING")
+    ]
+    found = await ends(look, cluster, "", "", limit=DRAWN)
+    cut = len(found) == DRAWN
+    for _, event in found:
+        data = data_of(event)
+        if (data.get("ended") or event.time) >= first:
+            records.append((data, str(data.get("status", ""))))
+    rows = laid_out(records, first, last)
+    return {
+        "rows": rows[:ROWS],
+        "more": len(rows) - ROWS if len(rows) > ROWS else 0,
+        "cut": cut,
+        "drawn": DRAWN,
+        "width": WIDE,
+        "ticks": [first + (last - first) * it // 4 for it in range(5)],
+        "grid": [WIDE * it / 4 for it in range(1, 4)],
+        "spans": [
+            {"name": it, "chosen": it == span,
+             "link": "/panels/ray.timeline?" + urlencode({"span": it} | (
+                 {"namespace": cluster} if cluster else {}))}
+            for it in SPANS
+        ],
+    }  # fmt: skip
+
+
+def laid_out(
+    records: Iterable[tuple[Mapping[str, Any], str]], first: int, last: int
+) -> list[dict[str, Any]]:
+    """Rows of bars: those of one entrypoint of one cluster share a row, and do not overlap in it
+    but where there are too many at once."""
+    grouped: dict[tuple[str, str], list[tuple[int, int, Mapping[str, Any], str]]] = {}
+    for record, status in records:
+        begin = int(record.get("submitted") or record.get("ended") or last)
+        end = int(record.get("ended") or last)
+        named = alike(str(record.get("entrypoint", ""))) or str(record.get("id", ""))
+        grouped.setdefault((str(record.get("cluster", "")), named), []).append(
+            (begin, max(end, begin), record, status)
+        )
+    rows: list[dict[str, Any]] = []
+    across = max(last - first, 1)
+    for (cluster, named), runs in grouped.items():
+        runs.sort(key=lambda it: it[0])
+        ends_of: list[int] = []
+        bars = []
+        for begin, end, record, status in runs:
+            lane = next((at for at, free in enumerate(ends_of) if free <= begin), len(ends_of))
+            if lane == len(ends_of) and lane < LANES:
+                ends_of.append(end)
+            lane = min(lane, LANES - 1)
+            ends_of[lane] = max(ends_of[lane], end)
+            x = max((begin - first) / across, 0.0) * WIDE
+            x2 = min((end - first) / across, 1.0) * WIDE
+            line = row(record, status, last)
+            bars.append(
+                {
+                    **line,
+                    "x": round(min(x, WIDE - THINNEST), 1),
+                    "width": round(max(x2 - x, THINNEST), 1),
+                    "y": lane * LANE + 1,
+                    "height": LANE - 2,
+                }
+            )
+        rows.append(
+            {
+                "cluster": cluster,
+                "name": named,
+                "bars": bars,
+                "height": len(ends_of) * LANE,
+                "failed": sum(1 for it in bars if it["status"] == "FAILED"),
+                "newest": max(it[1] for it in runs),
+            }
+        )
+    rows.sort(key=lambda it: (-it["newest"], str(it["name"])))
+    return rows
+
+
+# Clusters
+
+
+async def clusters(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+    """Every cluster with its use, nodes and demand; those in trouble first."""
+    wanted = asked.get("namespace", "")
+    found = [
+        it
+        for it in look.resources(ResourceQuery(kind=CLUSTER, limit=500))
+        if not wanted or it.name == wanted
+    ]
+    found.sort(key=lambda it: (-int(it.severity), it.name))
+    return {"clusters": [_cluster(look, it) for it in found]}
+
+
+def _cluster(look: Look, it: Resource) -> dict[str, Any]:
+    state = it.state
+    usage = state.get("usage") or {}
+    counts = state.get("jobs") or {}
+    stale = it.status in ("down", "stale")
+    return {
+        "name": it.name,
+        "link": address("ray", namespace=it.name),
+        "status": it.status,
+        "severity": it.severity.name,
+        "stale": stale,
+        "answered": state.get("answered") or None,
+        "ray": state.get("ray", ""),
+        "address": state.get("address", ""),
+        "reason": state.get("reason", ""),
+        "bars": [
+            {
+                "title": title,
+                "used": usage[name][0],
+                "total": usage[name][1],
+                "format": how,
+                "share": min(usage[name][0] / usage[name][1], 1.0),
+                "width": round(min(usage[name][0] / usage[name][1], 1.0) * 100, 1),
+                "full": usage[name][0] / usage[name][1] >= 0.9,
+            }
+            for name, title, how in BARS
+            if name in usage and usage[name][1] > 0
+        ],
+        "nodes": state.get("nodes", 0),
+        "dead": state.get("dead", 0),
+        "starting": state.get("starting", 0),
+        "start_failures": state.get("start_failures", 0),
+        "autoscaler_error": state.get("autoscaler_error", ""),
+        "waiting": state.get("waiting", 0),
+        "demand": [
+            {
+                "count": one.get("count", 1),
+                "what": ", ".join(
+                    f"{amount:g} {name}" for name, amount in (one.get("resources") or {}).items()
+                ),
+                "group": one.get("group", ""),
+            }
+            for one in (state.get("demand") or [])[:4]
+        ],
+        "running": counts.get("RUNNING", 0),
+        "pending": counts.get("PENDING", 0),
+        "actors": (state.get("actors") or {}).get("ALIVE", 0),
+        "restarting": (state.get("actors") or {}).get("RESTARTING", 0),
+        "tasks": {
+            name: count
+            for name, count in (state.get("tasks") or {}).items()
+            if name not in ("FINISHED", "FAILED", "NIL")
+        },
+        "applications": state.get("applications") or {},
+        "gone": not look.latest(it, "nodes") and stale,
+    }
+
+
+# One job
+
+
+async def job(settings: RaySettings, look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+    """One job: live where it is, else as history has it."""
+    cluster, name = asked.get("namespace", ""), asked.get("name", "")
+    if not cluster or not name:
+        return {"job": None, "said": "Choose a job on the page Ray."}
+    found = await look.events({"correlation": correlation(cluster, name)}, limit=100)
+    live = look.resource(JOB, cluster, name)
+    told = [(event, data_of(event)) for _, event in found]
+    runs = [data.get("submitted") for _, data in told]
+    newest = live.state.get("submitted") if live is not None else next(iter(runs), None)
+    this = [(event, data) for event, data in told if data.get("submitted") == newest]
+    end = next((data for event, data in this if event.type in ENDS.values()), {})
+    if live is None and not this:
+        return {
+            "job": None,
+            "said": f"Nothing is known of a job {name} of {cluster}; it may be older than what"
+            " history keeps.",
+        }
+    record: dict[str, Any] = dict(end) or dict(this[0][1] if this else {})
+    status = str(record.get("status", ""))
+    if live is not None and not end:
+        record, status = dict(live.state), live.status
+    shape = end.get("shape") or {}
+    place = next((it for it in settings.clusters if it.name == cluster), None)
+    namespace = place.kubernetes_namespace if place is not None else ""
+    return {
+        "job": row(record, status, now()),
+        "record": {**EMPTY, **record},
+        "live": live is not None and not end,
+        "reason": record.get("reason", ""),
+        "log": end.get("log", ""),
+        "log_note": end.get("log_note", ""),
+        "shape": {"count": 0, "dead": 0, "ray": "", "demand": 0, **shape},
+        "shape_nodes": [
+            {
+                "name": it.get("name", ""),
+                "head": it.get("head", False),
+                "cpu": (it.get("total") or {}).get("CPU"),
+                "gpu": (it.get("total") or {}).get("GPU"),
+                "memory": (it.get("total") or {}).get("memory"),
+                "pod": pod(look, namespace, str(it.get("name", ""))),
+            }
+            for it in shape.get("nodes") or []
+        ],
+        "steps": [
+            {
+                "what": event.type.rpartition(".")[2],
+                "time": event.time,
+                "severity": event.severity.name,
+                "reason": data.get("reason", ""),
+            }
+            for event, data in sorted(this, key=lambda it: it[0].time)
+        ],
+        "earlier": len({it for it in runs if it != newest}),
+        "events": "/events?" + urlencode({"correlation": correlation(cluster, name)}),
+        "pod": pod(look, namespace, str(record.get("node", ""))),
+        "metadata": record.get("metadata") or {},
+        "runtime_env": msgspec.json.format(
+            msgspec.json.encode(record.get("runtime_env") or {}), indent=2
+        ).decode()
+        if record.get("runtime_env")
+        else "",
+    }
+
+
+def pod(look: Look, namespace: str, host: str) -> str:
+    """The page of the pod that a node is, where the Kubernetes plugin knows it."""
+    if not namespace or not host or look.resource("kubernetes.pod", namespace, host) is None:
+        return ""
+    return address("kubernetes.pod", namespace=namespace, name=host)

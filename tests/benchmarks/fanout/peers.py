@@ -1,0 +1,105 @@
+"""What people would use instead, fed by the same events: `peers.py <which> <port> <port of NATS>`.
+
+`naive` is the broadcaster that most dashboards are: for each event one JSON frame to each socket,
+in a loop. `plugin` is Litestar's own ChannelsPlugin with one message for each event. Both keep
+nothing and render nothing.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+import nats
+import uvicorn
+from litestar import Litestar
+from litestar.channels import ChannelsPlugin
+from litestar.channels.backends.memory import MemoryChannelsBackend
+from nats.aio.msg import Msg
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+SUBJECTS: Final = "bench.>"
+BACKLOG: Final = 1_000
+
+Handle = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def following(port: int, handle: Handle) -> AsyncIterator[None]:
+    async def take(message: Msg) -> None:
+        await handle(json.loads(message.data))
+
+    client = await nats.connect(f"nats://127.0.0.1:{port}")
+    await client.subscribe(SUBJECTS, cb=take)
+    yield
+    await client.close()
+
+
+def naive(port: int) -> Any:
+    sockets: set[WebSocket] = set()
+
+    async def live(socket: WebSocket) -> None:
+        await socket.accept()
+        sockets.add(socket)
+        try:
+            while True:
+                await socket.receive_text()
+        except WebSocketDisconnect:
+            pass
+        finally:
+            sockets.discard(socket)
+
+    async def broadcast(event: dict[str, Any]) -> None:
+        text = json.dumps(event, separators=(",", ":"))
+        for socket in list(sockets):
+            try:
+                await socket.send_text(text)
+            except (WebSocketDisconnect, RuntimeError):
+                sockets.discard(socket)
+
+    def lifespan(app: Starlette) -> contextlib.AbstractAsyncContextManager[None]:
+        return following(port, broadcast)
+
+    return Starlette(routes=[WebSocketRoute("/live", live)], lifespan=lifespan)
+
+
+def plugin(port: int) -> Any:
+    channels = ChannelsPlugin(
+        backend=MemoryChannelsBackend(),
+        channels=["live"],
+        create_ws_route_handlers=True,
+        subscriber_max_backlog=BACKLOG,
+        subscriber_backlog_strategy="dropleft",
+    )
+
+    async def broadcast(event: dict[str, Any]) -> None:
+        channels.publish(json.dumps(event, separators=(",", ":")), "live")
+        # The plugin's queue is filled without waiting; its own tasks need a turn.
+        await asyncio.sleep(0)
+
+    return Litestar(
+        plugins=[channels], lifespan=[lambda app: following(port, broadcast)], logging_config=None
+    )
+
+
+PEERS: Final = {"naive": naive, "plugin": plugin}
+
+
+def main() -> None:
+    which, port, nats_port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    uvicorn.run(
+        PEERS[which](nats_port),
+        port=port,
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        log_level="warning",
+        backlog=4096,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Publishes events at a rate, each with the time at which it was sent, until told to stop.
+
+`publisher.py <port of NATS> <events a second> <number of types>`; at the end it writes how many.
+"""
+
+import select
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from raw_nats import RawClient
+
+STEP: Final = 0.002
+
+
+def message(number: int, types: int) -> tuple[bytes, bytes]:
+    """Subject and payload of an event, sent now."""
+    kind = number % types
+    payload = (
+        b'{"stamp":%d,"event_type":"BENCH_%d","story_id":"US-%d","task_id":"task-%06d","role":"DEV",'
+        b'"num_agents":3,"agents":["agent-dev-001","agent-dev-002","agent-dev-003"]}'
+    ) % (time.time_ns() // 1000, kind, number % 500, number)
+    return b"bench.%d" % kind, payload
+
+
+def main() -> None:
+    port, rate, types = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    client = RawClient(port)
+    began = time.monotonic()
+    sent = 0
+    while sys.stdin not in (ready := select.select([sys.stdin, client.socket], [], [], 0)[0]):
+        if ready and b"PING" in client.socket.recv(4096):
+            client.socket.sendall(b"PONG\r\n")
+        due = int((time.monotonic() - began) * rate)
+        if due > sent:
+            lines = []
+            for number in range(sent, due):
+                subject, payload = message(number, types)
+                lines.append(b"PUB %b %d\r\n%b\r\n" % (subject, len(payload), payload))
+            client.socket.sendall(b"".join(lines))
+            sent = due
+        time.sleep(STEP)
+    client.flush()
+    client.close()
+    print(sent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""What API servers and networks do to a watch: each recovered without a gap or a relist storm."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from almenara.signals import Resource
+from almenara.testing.running import MemoryContext, SourceRun
+from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
+from almenara_kubernetes.source import ClusterSource
+from api_proxy import ApiProxy, answer, status
+from apiserver import ApiServer
+
+pytestmark = pytest.mark.anyio
+
+RULES = [
+    {"apiGroups": [""], "resources": ["pods", "services"], "verbs": ["list", "watch"]},
+]
+PODS = "/pods"
+PATIENCE = 20.0
+LISTS = r"(sendInitialEvents=true|[?&]limit=|/pods$)"
+
+
+class Bench:
+    """A source that watches the pods of a namespace through a proxy."""
+
+    def __init__(self, server: ApiServer, proxy: ApiProxy, run: SourceRun, namespace: str) -> None:
+        self.server, self.proxy, self.run, self.namespace = server, proxy, run, namespace
+        self._number = 0
+
+    async def change(self) -> None:
+        """Something of everything: a pod comes, one changes, one goes."""
+        self._number += 1
+        number = self._number
+        await asyncio.to_thread(self.server.pod, self.namespace, f"new-{number}")
+        gone = await asyncio.to_thread(self.server.pod, self.namespace, f"gone-{number}")
+        changed = await asyncio.to_thread(self.server.pod, self.namespace, f"changed-{number}")
+        await asyncio.to_thread(self.server.patch_status, changed, {"phase": "Failed"})
+        await asyncio.to_thread(self.server.delete, gone)
+
+    def told(self) -> dict[str, str]:
+        found: dict[str, Resource] = {}
+        for it in self.run.bus.signals:
+            if isinstance(it, Resource) and it.kind == "kubernetes.pod":
+                found[it.name] = it
+        return {name: it.state["uid"] for name, it in found.items() if not it.gone}
+
+    def failed(self) -> set[str]:
+        """Pods that were last told as failed."""
+        last = {
+            it.name: it.status
+            for it in self.run.bus.signals
+            if isinstance(it, Resource) and it.kind == "kubernetes.pod"
+        }
+        return {name for name, word in last.items() if word in ("Failed", "Error")}
+
+    async def agrees(self, patience: float = PATIENCE) -> None:
+        """Return once what was told is what the API server lists, within the patience."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        items = (await asyncio.to_thread(self.server.send, "GET", path))["items"]
+        listed = {it["metadata"]["name"]: it["metadata"]["uid"] for it in items}
+        wrong = {it["metadata"]["name"] for it in items if it["status"]["phase"] == "Failed"}
+        await self.run.until(lambda: self.told() == listed and wrong <= self.failed(), patience)
+
+
+@contextlib.asynccontextmanager
+async def bench(
+    server: ApiServer, namespace: str, folder: Path, **more: object
+) -> AsyncIterator[Bench]:
+    token = await asyncio.to_thread(server.service_account, namespace, "almenara")
+    await asyncio.to_thread(server.allow, f"{namespace}/almenara", RULES, namespace)
+    async with ApiProxy(server) as proxy:
+        path = server.kubeconfig(token=token, server=proxy.url, path=folder / "kubeconfig")
+        cluster = ClusterSettings(kubeconfig=path, namespaces=[namespace])
+        chosen = KubernetesSettings(
+            **{
+                "clusters": [cluster], "kinds": ["pod"], "usage": False, "probe_every": 0.5,
+                "probe_timeout": 1.0, "silence": 30.0, **more,
+            }  # type: ignore[arg-type]
+        )  # fmt: skip
+        run = SourceRun(ClusterSource(cluster, chosen, MemoryContext(folder))).start()
+        try:
+            it = Bench(server, proxy, run, namespace)
+            await it.change()
+            await it.agrees()
+            yield it
+        finally:
+            # The tasks of the proxy are in this loop too, and not left behind by the source.
+            await run.stop()
+
+
+async def test_a_kubernetes_watch_that_breaks_goes_on_from_where_it_was(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    async with bench(api_server, namespace, tmp_path) as it:
+        since = time.monotonic()
+        for _ in range(3):
+            it.proxy.cut()
+            await it.change()
+            await it.agrees()
+        assert it.proxy.asked(LISTS, since) == []
+        assert len(it.proxy.asked(PODS, since)) <= 6
+
+
+EXPIRED = b'{"type":"ERROR","object":' + status(410, "Expired").encode() + b"}"
+
+
+async def test_an_expired_kubernetes_watch_lists_once(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    async with bench(api_server, namespace, tmp_path) as it:
+        since = time.monotonic()
+        assert it.proxy.inject(EXPIRED) == 1
+        await it.change()
+        await it.agrees()
+        assert len(it.proxy.asked(LISTS, since)) == 1
+
+
+async def test_a_kubernetes_server_that_expires_every_watch_is_not_stormed(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    async with bench(api_server, namespace, tmp_path) as it:
+        since = time.monotonic()
+
+        def expired(path: str) -> bytes | None:
+            if "resourceVersion=" in path and "sendInitialEvents" not in path:
+                return answer(410, status(410, "Expired"))
+            # Nor is there a list that goes on as a watch.
+            return answer(422, status(422, "Invalid")) if "sendInitial" in path else None
+
+        it.proxy.instead = expired
+        it.proxy.cut()
+        await asyncio.sleep(6)
+        assert 2 <= len(it.proxy.asked(LISTS, since)) <= 6
+        it.proxy.instead = lambda _: None
+        await it.change()
+        await it.agrees()
+
+
+async def test_a_real_compaction_while_away_is_recovered_from(
+    tmp_path: Path, own_api_server: ApiServer
+) -> None:
+    server = own_api_server
+    namespace = await asyncio.to_thread(server.namespace, "compacted")
+    async with bench(server, namespace, tmp_path) as it:
+        it.proxy.instead = lambda _: answer(503)
+        it.proxy.cut()
+        await it.change()
+        # Without its memory of what was, and with etcd's cut off, it cannot but say 410.
+        await asyncio.to_thread(server.compact)
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await it.change()
+        since = time.monotonic()
+        it.proxy.instead = lambda _: None
+        await it.agrees()
+        assert len(it.proxy.asked(LISTS, since)) == 1
+        await it.run.until(lambda: not it.run.is_degraded)
+
+
+async def test_too_many_requests_are_answered_with_the_silence_that_was_asked_for(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    async with bench(api_server, namespace, tmp_path) as it:
+        since = time.monotonic()
+
+        def refuse(path: str) -> bytes | None:
+            body = status(429, "TooManyRequests")
+            return answer(429, body, "Retry-After: 3") if "/pods" in path else None
+
+        it.proxy.instead = refuse
+        it.proxy.cut()
+        await it.change()
+        await it.run.until(lambda: it.run.is_degraded)
+        await asyncio.sleep(5)
+        assert 1 <= len(it.proxy.asked(PODS, since)) <= 3
+        it.proxy.instead = lambda _: None
+        await it.agrees()
+        assert it.proxy.asked(LISTS, since) == []
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        answer(500, status(500, "InternalError")),
+        answer(503, "<html>no server is available</html>"),
+        answer(504, status(504, "Timeout")),
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 400\r\n\r\n{half",
+        b"nonsense\r\n\r\n",
+        b"",
+    ],
+    ids=["500", "503", "504", "empty", "half", "nonsense", "nothing"],
+)
+async def test_a_kubernetes_server_that_fails_is_asked_ever_more_seldom(
+    api_server: ApiServer, namespace: str, tmp_path: Path, made: bytes
+) -> None:
+    async with bench(api_server, namespace, tmp_path) as it:
+        since = time.monotonic()
+        it.proxy.instead = lambda path: made if "/pods" in path else None
+        it.proxy.cut()
+        await it.change()
+        await asyncio.sleep(5)
+        assert 2 <= len(it.proxy.asked(PODS, since)) <= 6
+        it.proxy.instead = lambda _: None
+        await it.agrees()
+        await it.run.until(lambda: not it.run.is_degraded, PATIENCE)
+
+
+@pytest.mark.parametrize("line", [b"{nonsense", b'{"type":"ODD","object":{}}', b"\xff\xfe", b"[]"])
+async def test_garbage_in_a_kubernetes_watch_loses_nothing(
+    api_server: ApiServer, namespace: str, tmp_path: Path, line: bytes
+) -> None:
+    async with bench(api_server, namespace, tmp_path) as it:
+        since = time.monotonic()
+        assert it.proxy.inject(line) == 1
+        await it.change()
+        await it.agrees()
+        assert it.proxy.asked(LISTS, since) == []
+
+
+async def test_a_half_open_connection_to_kubernetes_shows_as_stale_and_is_given_up(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    async with bench(api_server, namespace, tmp_path) as it:
+        since = time.monotonic()
+        it.proxy.freeze()
+        await it.run.until(lambda: it.run.is_degraded, 10)
+        assert "has not answered within 1 s" in it.run.degraded_for[-1]
+        await it.change()
+        await asyncio.sleep(3)
+        # While nobody answers, one probe asks in the name of all.
+        assert it.proxy.asked(PODS, since) == []
+        assert len(it.proxy.requests) < 12
+        it.proxy.thaw()
+        await it.agrees(5)
+        await it.run.until(lambda: not it.run.is_degraded)
+
+
+async def test_a_watch_that_alone_is_half_open_is_found_by_its_silence(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    async with bench(api_server, namespace, tmp_path, silence=1.5) as it:
+        watches = [writer for writer, path in it.proxy._open.items() if "watch=true" in path]
+        assert len(watches) == 1
+        # Bytes go nowhere from here on, on this connection only.
+        watches[0].write = lambda _: None  # type: ignore[method-assign, assignment]
+        await it.change()
+        await it.agrees()
+
+
+async def test_a_frozen_and_a_killed_kubernetes_server_are_noticed_and_caught_up_with(
+    own_api_server: ApiServer, tmp_path: Path
+) -> None:
+    server = own_api_server
+    namespace = await asyncio.to_thread(server.namespace, "frozen")
+    async with bench(server, namespace, tmp_path) as it:
+        server.freeze()
+        try:
+            await it.run.until(lambda: it.run.is_degraded, 10)
+        finally:
+            server.thaw()
+        await it.change()
+        await it.agrees(10)
+        since = time.monotonic()
+        await asyncio.to_thread(server.kill)
+        await it.run.until(lambda: it.run.is_degraded, 10)
+        await asyncio.sleep(3)
+        assert len(it.proxy.asked(PODS, since)) <= 2
+        await asyncio.to_thread(server.start)
+        await it.change()
+        await it.agrees()
+        await it.run.until(lambda: not it.run.is_degraded)
+
+
+async def test_without_streamed_lists_pages_are_read_and_an_expired_page_begins_anew(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    for number in range(7):
+        await asyncio.to_thread(api_server.pod, namespace, f"pod-{number}")
+    expired = 0
+
+    def old(path: str) -> bytes | None:
+        nonlocal expired
+        if "sendInitialEvents" in path:
+            return answer(422, status(422, "Invalid"))
+        if "continue=" in path and not expired:
+            expired += 1
+            return answer(410, status(410, "Expired"))
+        return None
+
+    async with bench(api_server, namespace, tmp_path, page=3) as it:
+        it.proxy.instead = old
+        since = time.monotonic()
+        it.proxy.inject(EXPIRED)
+        await it.change()
+        await it.agrees()
+        asked = it.proxy.asked(PODS, since)
+        assert expired == 1
+        assert any("limit=3" in path for path in asked)
+        assert any("watch=true" in path and "sendInitial" not in path for path in asked)
+
+
+async def test_a_slow_kubernetes_server_is_waited_for(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    async with bench(api_server, namespace, tmp_path, probe_timeout=4.0) as it:
+        it.proxy.delay = 1.5
+        it.proxy.cut()
+        await it.change()
+        await it.agrees()
+        assert not it.run.is_degraded or "connection broke" in it.run.degraded_for[-1]
+
+
+async def test_a_deleted_namespace_takes_its_pods_along_and_may_come_again(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    async with bench(api_server, namespace, tmp_path, refused_every=0.5) as it:
+        await asyncio.to_thread(api_server.remove_namespace, namespace)
+        await it.run.until(lambda: it.told() == {}, PATIENCE)
+        await asyncio.to_thread(api_server.namespace, namespace)
+        await asyncio.to_thread(api_server.service_account, namespace, "almenara")

@@ -1,0 +1,209 @@
+"""Sign-in with a real OpenID Connect provider: node's oidc-provider, in a process of its own."""
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from app import Almenara
+from servers import accepts, free_port, wait_until
+
+pytestmark = pytest.mark.anyio
+
+HERE = Path(__file__).parents[1] / "oidc"
+SECRET = "of-the-client-in-tests"
+
+
+class OidcProvider:
+    """The provider; it knows `ada` of the group sre, and `grace` of payments."""
+
+    def __init__(self, folder: Path, almenara: str) -> None:
+        self.folder, self.port = folder, free_port()
+        self.almenara = almenara
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> Self:
+        environment = {
+            **os.environ, "PORT": str(self.port), "SECRET": SECRET,
+            "CALLBACK": f"{self.almenara}/sign-in/callback",
+            "LOGOUT": f"{self.almenara}/sign-in/back-channel-logout",
+        }  # fmt: skip
+        node = shutil.which("node")
+        assert node is not None
+        with (self.folder / "provider.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [node, "provider.mjs"], cwd=self.folder, env=environment, stdout=log, stderr=log
+            )
+        wait_until(lambda: accepts(self.port), "the provider")
+        return self
+
+    def control(self, what: str) -> None:
+        assert httpx.get(f"{self.url}/control/{what}").text == "done"
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the provider and its libraries."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("the provider needs node and npm")
+    folder = tmp_path_factory.mktemp("oidc")
+    for it in HERE.iterdir():
+        shutil.copy(it, folder)
+    subprocess.run(
+        ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"],
+        cwd=folder, check=True, timeout=300,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def pair(tmp_path: Path, modules: Path) -> Iterator[tuple[Almenara, OidcProvider]]:
+    almenara = Almenara(tmp_path / "a", "nats://127.0.0.1:1")
+    provider = OidcProvider(modules, almenara.url).start()
+    almenara.environment |= {
+        "ALMENARA_AUTH__MODE": "oidc",
+        "ALMENARA_AUTH__OIDC__ISSUER": provider.url,
+        "ALMENARA_AUTH__OIDC__CLIENT_ID": "almenara",
+        "ALMENARA_AUTH__OIDC__CLIENT_SECRET": SECRET,
+        "ALMENARA_AUTH__OIDC__REFRESH": "1",
+        "ALMENARA_AUTH__ROLES": "[{role: admin, groups: [sre]},"
+        " {role: viewer, groups: [payments], sees: [{sources: [nats/PAY]}]}]",
+    }
+    try:
+        with almenara:
+            yield almenara, provider
+    finally:
+        provider.stop()
+
+
+def signed_in(almenara: Almenara, who: str) -> httpx.Client:
+    """A browser that went to the provider and back."""
+    browser = httpx.Client(follow_redirects=True, timeout=20)
+    browser.cookies.set("who", who, domain="127.0.0.1", path="/")
+    done = browser.get(f"{almenara.url}/sign-in/start", params={"next": "/sources"})
+    assert str(done.url).startswith(almenara.url), (done.url, done.text[:500], almenara.log[-1500:])
+    return browser
+
+
+async def closing(almenara: Almenara, browser: httpx.Client) -> tuple[int, float]:
+    url = f"ws://127.0.0.1:{almenara.port}/live?panel=events"
+    cookie = f"almenara={browser.cookies.get('almenara')}"
+    async with connect(url, origin=almenara.url, additional_headers={"cookie": cookie}) as socket:  # type: ignore[arg-type]
+        try:
+            async with asyncio.timeout(20):
+                while True:
+                    await socket.recv()
+        except ConnectionClosed as error:
+            return (error.rcvd.code if error.rcvd else 0), time.monotonic()
+
+
+async def test_people_come_in_with_the_role_of_their_groups(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, _ = pair
+    ada = signed_in(almenara, "ada")
+    assert ada.get(f"{almenara.url}/sources").status_code == 200
+    told = ada.get(f"{almenara.url}/api/session").json()
+    assert (told["name"], told["role"], told["groups"]) == ("ada", "admin", ["sre"])
+    grace = signed_in(almenara, "grace").get(f"{almenara.url}/api/session").json()
+    assert grace["role"] == "viewer"
+    assert grace["scope"][0]["sources"] == ["nats/PAY"]
+    nobody = signed_in(almenara, "nobody")
+    assert nobody.get(f"{almenara.url}/api/session").status_code == 401
+
+
+async def test_a_refresh_goes_on_without_a_new_connection_and_a_loss_ends_it(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, provider = pair
+    for who, what in (("ada", "groups/ada/payments"), ("grace", "gone/grace")):
+        browser = signed_in(almenara, who)
+        waiting = asyncio.create_task(closing(almenara, browser))
+        await asyncio.sleep(4)
+        assert not waiting.done(), "three refreshes went by and the page stayed open"
+        began = time.monotonic()
+        await asyncio.to_thread(provider.control, what)
+        code, ended = await waiting
+        assert code == 4401
+        print(f"{what} -> closed with 4401 after {ended - began:.1f} s")
+        assert ended - began < 5
+
+
+async def test_signing_out_at_the_provider_ends_the_session_here(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, provider = pair
+    browser = signed_in(almenara, "ada")
+    waiting = asyncio.create_task(closing(almenara, browser))
+    await asyncio.sleep(0.5)
+    page = browser.get(f"{provider.url}/session/end")
+    form = re.search(r'name="xsrf" value="([^"]+)"', page.text)
+    assert form is not None
+    browser.post(f"{provider.url}/session/end/confirm", data={"xsrf": form[1], "logout": "yes"})
+    code, _ = await waiting
+    assert code == 4401, almenara.log[-2000:]
+
+
+async def test_what_the_provider_did_not_say_is_refused(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, _ = pair
+    browser = httpx.Client(timeout=20)
+    away = browser.get(f"{almenara.url}/sign-in/start")
+    address = httpx.URL(away.headers["location"])
+    assert address.params["code_challenge_method"] == "S256"
+    assert len(address.params["nonce"]) >= 40
+    state = address.params["state"]
+    callback = f"{almenara.url}/sign-in/callback"
+    other = httpx.Client(timeout=20)
+    for client, asked, status in (
+        (other, {"state": state, "code": "x"}, 400),  # another browser
+        (browser, {"state": state, "code": "x"}, 400),  # used up by the one before
+        (browser, {"state": "made-up", "code": "x"}, 400),
+        (browser, {"code": "x"}, 400),
+        (browser, {}, 400),
+    ):
+        answer = client.get(callback, params=asked)
+        assert answer.status_code == status, asked
+        assert "almenara=" not in answer.headers.get("set-cookie", "")
+    away = browser.get(f"{almenara.url}/sign-in/start")
+    state = httpx.URL(away.headers["location"]).params["state"]
+    assert browser.get(callback, params={"state": state, "code": "forged"}).status_code == 503
+    for token in ("", "x", "a.b.c", "eyJhbGciOiJub25lIn0.e30."):
+        answer = httpx.post(
+            f"{almenara.url}/sign-in/back-channel-logout", data={"logout_token": token}
+        )
+        assert answer.status_code == 400
+
+
+async def test_a_provider_that_is_away_keeps_nobody_from_being_told(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, provider = pair
+    browser = signed_in(almenara, "ada")
+    provider.stop()
+    await asyncio.sleep(3)
+    # Whoever is in stays in, until the session's own end.
+    assert browser.get(f"{almenara.url}/api/session").status_code == 200
+    away = httpx.get(f"{almenara.url}/sign-in/start")
+    assert away.status_code in (303, 503)

@@ -1,0 +1,188 @@
+"""A real Ray head for tests, in an environment of its own, with its token on.
+
+`make ray` installs it. A head runs what it is sent, so that it has a token even on loopback.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from servers import free_port, wait_until
+
+MARK = "ALMENARA_TEST_RAY"
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+def environment() -> Path:
+    """Where `make ray` put Ray."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    text = (Path(__file__).parents[1] / "requirements" / "ray.in").read_text()
+    return cache / "almenara" / f"ray-{text.partition('==')[2].strip()}"
+
+
+class RayHead:
+    """`ray start --head`; it keeps its ports, and loses its jobs, when it is started again."""
+
+    def __init__(self, folder: Path, cpus: int = 2, *, token: bool = True) -> None:
+        self.python = environment() / "bin" / "python"
+        if not self.python.exists():
+            raise RuntimeError("Ray is not installed; `make ray` installs it")
+        self.folder, self.cpus = folder, cpus
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port, self.dashboard = free_port(), free_port()
+        self.others = [free_port() for _ in range(6)]
+        self.token = secrets.token_hex(24) if token else ""
+        self.mark = secrets.token_hex(12)
+        # The paths of sockets must be short, so that none of pytest's folders would do.
+        self.temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    def variables(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            MARK: self.mark,
+            "PATH": f"{self.python.parent}:{os.environ['PATH']}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "DASHBOARD_METRIC_PORT": str(self.others[0]),
+            "AUTOSCALER_METRIC_PORT": str(self.others[1]),
+            "RAY_AUTH_MODE": "token" if self.token else "disabled",
+            **({"RAY_AUTH_TOKEN": self.token} if self.token else {}),
+        }
+
+    def start(self) -> Self:
+        export, agent, grpc, client = self.others[2:]
+        with (self.folder / "ray.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    str(self.python.with_name("ray")), "start", "--head", "--block",
+                    f"--num-cpus={self.cpus}", "--num-gpus=0",
+                    "--object-store-memory=78643200", "--node-ip-address=127.0.0.2",
+                    f"--port={self.port}", "--dashboard-host=127.0.0.1",
+                    f"--dashboard-port={self.dashboard}", f"--metrics-export-port={export}",
+                    f"--dashboard-agent-listen-port={agent}",
+                    f"--dashboard-agent-grpc-port={grpc}", f"--ray-client-server-port={client}",
+                    f"--temp-dir={self.temporary}", "--disable-usage-stats",
+                    "--min-worker-port=0", "--max-worker-port=0",
+                ],
+                env=self.variables(), stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        wait_until(self.ready, "the Ray head", 60)
+        return self
+
+    def ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            log = (self.folder / "ray.log").read_text("utf-8", "replace")
+            raise AssertionError(f"ray ended:\n{log[-2000:]}")
+        try:
+            nodes = self.get("/api/v0/nodes")["data"]["result"]["result"]
+        except OSError:
+            return False
+        return any(it["state"] == "ALIVE" for it in nodes)
+
+    def request(self, method: str, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            self.url + path, method=method,
+            data=json.dumps(body).encode() if body is not None else None,
+            headers={
+                "content-type": "application/json",
+                **({"authorization": f"Bearer {self.token}"} if self.token else {}),
+            },
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.loads(response.read())
+
+    def get(self, path: str) -> Any:
+        return self.request("GET", path)
+
+    def submit(self, entrypoint: str, **more: Any) -> str:
+        end = time.monotonic() + 30
+        while True:
+            try:
+                answer = self.request("POST", "/api/jobs/", {"entrypoint": entrypoint, **more})
+                return str(answer["submission_id"])
+            except urllib.error.HTTPError as error:
+                # Its agent comes up a moment after its dashboard.
+                if error.code != 500 or time.monotonic() > end:
+                    raise AssertionError(error.read().decode()) from error
+                time.sleep(0.3)
+
+    def stop_job(self, job: str) -> None:
+        self.request("POST", f"/api/jobs/{job}/stop", {})
+
+    def status(self, job: str) -> str:
+        return str(self.get(f"/api/jobs/{job}")["status"])
+
+    def wait_for(self, job: str, *statuses: str, patience: float = 60) -> None:
+        wanted = statuses or ENDED
+        wait_until(lambda: self.status(job) in wanted, f"{job} to be {wanted}", patience)
+
+    def pids(self) -> list[int]:
+        """Every process of this head: what it started carries its mark in the environment."""
+        found = []
+        for path in Path("/proc").iterdir():
+            if not path.name.isdigit():
+                continue
+            try:
+                text = (path / "environ").read_bytes()
+            except OSError:
+                continue
+            if f"{MARK}={self.mark}".encode() in text:
+                found.append(int(path.name))
+        return found
+
+    def signal(self, number: int) -> None:
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it, and all that it started, as a crash of its machine would."""
+
+        def gone() -> bool:
+            self.signal(signal.SIGKILL)
+            if self.process is not None:
+                self.process.poll()
+            return not self.pids()
+
+        wait_until(gone, "the end of Ray's processes")
+        if self.process is not None:
+            self.process.wait()
+            self.process = None
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+        shutil.rmtree(self.temporary, ignore_errors=True)

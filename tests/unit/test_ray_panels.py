@@ -1,0 +1,169 @@
+"""What the Ray panels show, of clusters that live and of those long gone."""
+
+from typing import Any
+
+import pytest
+
+from almenara.signals import Event, Resource, Sample, Signal, now
+from almenara.testing import conformance, render_panel
+from almenara_ray.answers import Demand, Job, Node, Status, Version
+from almenara_ray.following import Cluster, Known
+from almenara_ray.panels import laid_out
+
+SECOND = 1_000_000
+SETTINGS = {
+    "clusters": [
+        {"name": "lab", "url": "http://127.0.0.1:1", "kubernetes_namespace": "ray"},
+        {"name": "prod", "url": "http://127.0.0.1:2"},
+    ]
+}
+HOSTILE = "<script>alert(1)</script>"
+
+test_conformance = conformance("ray", SETTINGS)
+
+
+def job(
+    name: str, status: str, *, ago: float = 60.0, took: float | None = None, **more: Any
+) -> Job:
+    begin = now() - int(ago * SECOND)
+    ended = None if took is None else begin + int(took * SECOND)
+    return Job(id=name, status=status, submitted=begin, ended=ended, **more)
+
+
+def story(name: str, *jobs: Job) -> list[Signal]:
+    """The signals of a cluster with a node and these jobs."""
+    cluster = Cluster(name, Known())
+    cluster.started(Version(ray="2.60.0", session="s"), "a" * 56)
+    cluster.use = Status(
+        usage={"CPU": (3.0, 4.0)}, demand=[Demand(resources={"GPU": 8.0}, count=2)]
+    )
+    node = Node(id="a" * 56, name="head-pod", head=True, total={"CPU": 4.0})
+    signals = [*cluster.answered(), *cluster.shaped([node])]
+    transitions = cluster.transitions(jobs)
+    for it in transitions:
+        if it.what == "failed":
+            it.log = f"epoch 1\n{HOSTILE}\nValueError: loss is nan"
+    return [*signals, *cluster.told(transitions), *cluster.resource(), *cluster.samples()]
+
+
+async def drawn(panel: str, signals: list[Signal], **query: str) -> str:
+    return await render_panel("ray", panel, signals, settings=SETTINGS, query=query)
+
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_jobs_are_shown_running_first_with_the_usual_time_and_reasons_in_place() -> None:
+    done = [job(f"d{it}", "SUCCEEDED", ago=900, took=100, entrypoint="train") for it in range(3)]
+    failed = job("broken", "FAILED", ago=500, took=5, message="Job failed.\nmore")
+    html = await drawn(
+        "jobs", story("lab", *done, failed, job("now", "RUNNING", entrypoint="train"))
+    )
+    assert html.index("now") < html.index("broken")
+    assert "usually 1 min 40 s" in html
+    assert "Job failed." in html
+    assert "namespace=lab&amp;name=broken" in html
+
+
+async def test_a_filter_by_status_by_cluster_and_by_words_narrows_the_jobs_of_the_past() -> None:
+    works = job("ok", "SUCCEEDED", took=1, entrypoint="embed documents")
+    signals = story("lab", works, job("bad", "FAILED", took=1))
+    signals += story("prod", job("far", "FAILED", took=1))
+    html = await drawn("jobs", signals, status="FAILED")
+    assert ">bad<" in html
+    assert ">far<" in html
+    assert ">ok<" not in html
+    html = await drawn("jobs", signals, namespace="prod")
+    assert ">far<" in html
+    assert ">bad<" not in html
+    html = await drawn("jobs", signals, text="embed")
+    assert ">ok<" in html
+    assert ">bad<" not in html
+
+
+async def test_older_jobs_are_a_page_further_on() -> None:
+    many = [job(f"j{it:02d}", "SUCCEEDED", ago=1000 - it, took=1) for it in range(40)]
+    html = await drawn("jobs", story("lab", *many))
+    assert ">j39<" in html
+    assert ">j05<" not in html
+    assert "Older jobs" in html
+    before = html.partition("before=")[2].partition('"')[0]
+    older = await drawn("jobs", story("lab", *many), before=before)
+    assert ">j05<" in older
+    assert ">j39<" not in older
+
+
+async def test_a_failed_job_is_shown_the_same_when_its_cluster_is_gone() -> None:
+    failed = job("broken", "FAILED", took=30, exit_code=1, entrypoint="train",
+                 message="failed, last available logs (x):\nValueError: loss is nan\n",
+                 metadata={"team": "search"})  # fmt: skip
+    live = story("lab", failed)
+    gone = [it for it in live if isinstance(it, Event)]
+    shown = await drawn("job", live, namespace="lab", name="broken")
+    past = await drawn("job", gone, namespace="lab", name="broken")
+    for html in (shown, past):
+        assert "ValueError: loss is nan (exit code 1)" in html
+        assert "epoch 1" in html
+        assert "head-pod" in html
+        assert "search" in html
+        assert "<script>" not in html
+        assert "30.0 s" in html
+    assert shown == past
+
+
+async def test_a_job_leads_to_its_pod_where_kubernetes_knows_it() -> None:
+    signals = story("lab", job("broken", "FAILED", took=3, node_id="a" * 56))
+    pod = Resource(kind="kubernetes.pod", namespace="ray", name="head-pod", status="Running")
+    without = await drawn("job", signals, namespace="lab", name="broken")
+    assert "kubernetes.pod" not in without
+    html = await drawn("job", [*signals, pod], namespace="lab", name="broken")
+    assert "/dashboards/kubernetes.pod?namespace=ray&amp;name=head-pod" in html
+
+
+async def test_an_unknown_job_is_told_so() -> None:
+    html = await drawn("job", [], namespace="lab", name="x")
+    assert "Nothing is known of a job x of lab" in html
+
+
+async def test_a_cluster_shows_use_demand_and_that_it_is_down() -> None:
+    html = await drawn("clusters", story("lab"))
+    assert "75 %" in html
+    assert "2 \u00d7 8 GPU" in html
+    cluster = Cluster("lab", Known())
+    cluster.failed("no answer within 4 s")
+    html = await drawn("clusters", cluster.failed("no answer within 4 s"))
+    assert "down" in html
+    assert "no answer within 4 s" in html
+    assert "127.0.0.1" not in html
+
+
+async def test_the_timeline_holds_a_row_for_each_entrypoint() -> None:
+    html = await drawn(
+        "timeline",
+        story("lab", job("a", "SUCCEEDED", took=20, entrypoint="train"),
+              job("b", "FAILED", took=20, entrypoint="train"), job("c", "RUNNING", entrypoint="x")),
+    )  # fmt: skip
+    assert html.count('class="ray-run"') == 3
+    assert html.count('class="ray-lane"') == 2
+
+
+def test_bars_of_one_row_do_not_overlap_while_there_is_room() -> None:
+    records = [
+        ({"id": f"j{it}", "cluster": "lab", "entrypoint": "x", "submitted": it * 10 * SECOND,
+          "ended": (it * 10 + 15) * SECOND}, "SUCCEEDED")
+        for it in range(1, 9)
+    ]  # fmt: skip
+    (row,) = laid_out(records, 0, 100 * SECOND)
+    for one in row["bars"]:
+        for other in row["bars"]:
+            if one is not other and one["y"] == other["y"]:
+                assert (
+                    one["x"] + one["width"] <= other["x"] or other["x"] + other["width"] <= one["x"]
+                )
+    assert all(0 <= it["x"] <= 1000 and it["x"] + it["width"] <= 1000.1 for it in row["bars"])
+
+
+def test_samples_of_a_cluster_are_shares() -> None:
+    found = {it.metric: it.value for it in story("lab") if isinstance(it, Sample)}
+    assert found["cpu"] == 0.75
+    assert found["waiting"] == 2.0
