@@ -83,6 +83,11 @@ bench-fanout: $(VENV)/.dev $(VENV)/.bench ## Measure live pages for thousands ag
 fanout: $(VENV)/.dev ## Check with many viewers that nothing is lost, grows or holds up others
 	$(BIN)/python tests/benchmarks/fanout/run.py --short
 
+.PHONY: bench-kubernetes
+bench-kubernetes: $(VENV)/.dev ## Measure 5,000 pods in 200 namespaces, idle and changing
+	tests/kubernetes/build-api-server > /dev/null
+	$(BIN)/python tests/benchmarks/kubernetes_load.py
+
 .PHONY: format
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .

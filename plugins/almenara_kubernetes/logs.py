@@ -139,6 +139,7 @@ async def _follow(
         parameters["follow"] = "true"
     backoff, seen = Backoff(0.8, 30.0), _Seen()
     while True:
+        fresh = False
         try:
             async with connection.stream(path, parameters, silence=None) as stream:
                 rest = b""
@@ -149,6 +150,7 @@ async def _follow(
                     batch = [it for raw in whole if (it := seen.new(raw, source)) is not None]
                     if batch:
                         backoff.succeeded()
+                        fresh = True
                         yield batch
                 if rest and (last := seen.new(rest, source)) is not None:
                     yield [last]
@@ -159,7 +161,10 @@ async def _follow(
             if previous:
                 raise
         else:
-            return
+            # An API server ends it just as well where only the kubelet broke off, or where the
+            # container was started again: over is what has nothing to add.
+            if previous or not fresh:
+                return
         if seen.time:
             # In whole seconds, as the API takes it; what was shown of that second is left out.
             parameters["sinceTime"] = format_time(seen.time // 1_000_000 * 1_000_000)

@@ -29,6 +29,7 @@ from almenara_kubernetes.objects import (
 from almenara_kubernetes.owners import Key, Owners, wanted, workload
 from almenara_kubernetes.pods import pod_state
 from almenara_kubernetes.quantities import moment, quantity
+from almenara_kubernetes.transitions import about as attributes_of
 from almenara_kubernetes.transitions import happened
 from almenara_kubernetes.watched import (
     CERTIFICATES,
@@ -273,14 +274,14 @@ class Reading:
         about = it.regarding
         namespace = about.namespace
         subject = self._subject(about.kind, namespace, about.name) if about.kind else ""
-        return [
-            cluster_events.told(
-                it,
-                subject=subject,
-                correlation=self._story_of(about.kind, (namespace, about.name)) or subject,
-                source=self.source,
-            )
-        ]
+        event = cluster_events.told(
+            it,
+            subject=subject,
+            correlation=self._story_of(about.kind, (namespace, about.name)) or subject,
+            source=self.source,
+        )
+        inside = attributes_of(self._namespace(namespace) if namespace else "")
+        return [msgspec.structs.replace(event, attributes=inside)]
 
     def _story_of(self, kind: str, key: Key) -> str:
         known = self._told.get(f"{REPORTED}.{kind.lower()}", {}).get(key)
@@ -355,6 +356,7 @@ class Reading:
             id=f"{it.metadata.uid or subject}/malformed/{it.problem}",
             source=self.source, type=f"{REPORTED}.malformed", subject=subject, time=now(),
             severity=Severity.WARN, correlation=subject,
+            attributes=attributes_of(self._namespace(key[0]) if key[0] else ""),
             data={"reason": it.problem, "kind": watched.api_kind, "plural": watched.plural},
             problem=f"this {watched.api_kind} cannot be read: {it.problem}",
         )  # fmt: skip

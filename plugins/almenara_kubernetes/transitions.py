@@ -258,8 +258,15 @@ def happened(
             time=when,
             severity=it.severity,
             correlation=correlation,
+            attributes=about(after.namespace, after.state.get("labels", {})),
             data={name: value for name, value in it.data.items() if value not in (None, "")},
         )
+
+
+def about(namespace: str, labels: Mapping[str, str] = {}) -> dict[str, str]:
+    """The attributes by which an event is known to be among what somebody may see."""
+    joined = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
+    return {name: text for name, text in (("namespace", namespace), ("labels", joined)) if text}
 
 
 def _condition(resource: Resource | None, kind: str) -> Mapping[str, Any] | None:

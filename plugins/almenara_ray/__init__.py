@@ -17,28 +17,41 @@ def almenara_settings() -> type[RaySettings]:
 def almenara_sources(settings: RaySettings, context: Context) -> Sequence[ReportingSource]:
     from almenara_ray.source import RaySource
 
-    return [RaySource(cluster, settings, context) for cluster in settings.clusters]
+    sources: list[ReportingSource] = [
+        RaySource(cluster, settings, context) for cluster in settings.clusters
+    ]
+    if settings.kuberay:
+        try:
+            from almenara_ray.kuberay import KubeRaySource
+        except ImportError as error:
+            raise ValueError(
+                "kuberay needs the libraries of the Kubernetes plugin: install"
+                f" almenara[kubernetes] ({error})"
+            ) from None
+
+        sources += [KubeRaySource(it, settings, context) for it in settings.kuberay]
+    return sources
 
 
 @almenara.hookimpl
-def almenara_tails(settings: RaySettings) -> Sequence[Tail]:
+def almenara_tails(settings: RaySettings, context: Context) -> Sequence[Tail]:
     from almenara_ray.logs import JobLogs
 
-    return [JobLogs(settings)] if settings.clusters else []
+    return [JobLogs(settings, context)] if settings.any else []
 
 
 @almenara.hookimpl
 def almenara_panels(settings: RaySettings) -> Sequence[Panel]:
     from almenara_ray.panels import panels
 
-    return panels(settings) if settings.clusters else []
+    return panels(settings) if settings.any else []
 
 
 @almenara.hookimpl
 def almenara_pages(settings: RaySettings) -> Sequence[Page]:
     from almenara_ray.panels import pages
 
-    return pages() if settings.clusters else []
+    return pages(settings) if settings.any else []
 
 
 @almenara.hookimpl

@@ -59,6 +59,8 @@ EXPECTED: Final = ("expected termination", "terminated due to idle")
 class Known(msgspec.Struct, kw_only=True):
     """What is remembered of a cluster over restarts."""
 
+    address: str = ""
+    """Address of its dashboard, where that was found and not configured."""
     session: str = ""
     head: str = ""
     unfinished: dict[str, Job] = {}
@@ -136,12 +138,17 @@ class Cluster:
         return any(key not in listed for key in self.known.unfinished)
 
     def transitions(
-        self, jobs: Sequence[Job], *, restarted: bool = False, partial: bool = False
+        self,
+        jobs: Sequence[Job],
+        *,
+        restarted: bool = False,
+        partial: bool = False,
+        ended: str = "",
     ) -> list[Transition]:
         """What happened since the list before, in order.
 
         `restarted` says that the head was started anew in between, `partial` that finished jobs
-        are not all in the list.
+        are not all in the list, `ended` why there will be no further list.
         """
         known, moment = self.known, now()
         found: list[Transition] = []
@@ -176,7 +183,8 @@ class Cluster:
                 known.unfinished[job.key] = job
                 found.extend(self._stuck(job, moment))
         if not partial:
-            found += self._lost(listed, moment, restarted=restarted)
+            gone = "the head was started anew and does not know it; it ended with the old one"
+            found += self._lost(listed, moment, ended or (gone if restarted else ""))
         # Whatever the clock of its head says, what has been told and is still listed is known.
         self._seen = self._seen | ended_runs if partial else ended_runs
         found.sort(key=lambda it: it.time)
@@ -214,20 +222,16 @@ class Cluster:
             why = job.message or "Ray does not say what it waits for"
             yield Transition(job=job, what="pending", time=moment, reason=why)
 
-    def _lost(self, listed: set[str], moment: int, *, restarted: bool) -> list[Transition]:
+    def _lost(self, listed: set[str], moment: int, gone: str) -> list[Transition]:
         found = []
         for key, job in list(self.known.unfinished.items()):
             if key in listed:
                 self._absent.pop(key, None)
                 continue
             self._absent[key] = self._absent.get(key, 0) + 1
-            if not restarted and self._absent[key] < ABSENT:
+            if not gone and self._absent[key] < ABSENT:
                 continue
-            reason = (
-                "the head was started anew and does not know it; it ended with the old one"
-                if restarted
-                else "Ray does not list it any more, and has not told how it ended"
-            )
+            reason = gone or "Ray does not list it any more, and has not told how it ended"
             lost = msgspec.structs.replace(job, status=LOST, ended=moment)
             self._end(lost, moment)
             found.append(Transition(job=lost, what="lost", time=moment, reason=reason))
@@ -475,6 +479,11 @@ class Cluster:
                 )
             )
         return found + self.resource()
+
+    def left(self) -> list[Signal]:
+        """Nothing of it is there any more."""
+        told, self._told = self._told, {}
+        return [msgspec.structs.replace(it, gone=True, time=now()) for it in told.values()]
 
     @property
     def status(self) -> str:

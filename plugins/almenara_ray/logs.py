@@ -5,14 +5,17 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
-from almenara.hookspecs import Line
+import msgspec
+
+from almenara.hookspecs import Context, Line
 from almenara.kit import sleep
 from almenara.signals import Severity
 from almenara_ray import answers
 from almenara_ray.answers import AnswerError, Job
 from almenara_ray.dashboard import AskingError, Dashboard, MissingError
+from almenara_ray.following import Known
 from almenara_ray.masking import masked
-from almenara_ray.settings import RaySettings
+from almenara_ray.settings import ClusterSettings, RaySettings
 
 ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 LONGEST_LINE: Final = 4_000
@@ -82,14 +85,12 @@ class JobLogs:
 
     name = "job-logs"
 
-    def __init__(self, settings: RaySettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: RaySettings, context: Context) -> None:
+        self.settings, self.context = settings, context
 
     async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
         """The last lines, then each as it is written, until the job ends."""
-        cluster = next(
-            (it for it in self.settings.clusters if it.name == asked.get("namespace")), None
-        )
+        cluster = await self._cluster(asked.get("namespace", ""))
         if cluster is None:
             raise LookupError(
                 f"There is no cluster {asked.get('namespace', '')!r} to ask for a log; what was"
@@ -101,6 +102,21 @@ class JobLogs:
                 raise LookupError("Ray keeps no log of a driver that was not submitted as a job.")
             async for batch in self._follow(dashboard, job):
                 yield batch
+
+    async def _cluster(self, name: str) -> ClusterSettings | None:
+        """A cluster that is configured, or is followed now; nobody else is asked, whatever name
+        a viewer gives."""
+        for it in self.settings.clusters:
+            if it.name == name:
+                return it
+        for place in self.settings.kuberay:
+            stored = await self.context.load(place.source)
+            with contextlib.suppress(msgspec.MsgspecError):
+                found = msgspec.msgpack.decode(stored, type=dict[str, bytes]) if stored else {}
+                if name in found:
+                    known = msgspec.msgpack.decode(found[name], type=Known)
+                    return place.place(name, known.address) if known.address else None
+        return None
 
     async def _job(self, dashboard: Dashboard, name: str) -> Job:
         job: Job | None = None

@@ -23,6 +23,7 @@ from almenara_ray.durations import alike
 from almenara_ray.following import APPLICATION, CLUSTER, JOB, NODE, SEVERITIES, correlation
 from almenara_ray.settings import RaySettings
 
+RAY_JOB: Final = "ray.rayjob"
 ENDS: Final[Mapping[str, str]] = {
     "SUCCEEDED": f"{JOB}.succeeded",
     "FAILED": f"{JOB}.failed",
@@ -59,6 +60,7 @@ BARS: Final = (
 def panels(settings: RaySettings) -> Sequence[Panel]:
     """The panels of the plugin."""
     return [
+        *(kuberay() if settings.kuberay else []),
         Panel(
             name="clusters", title="Ray clusters", kind="template", template="clusters.html",
             query=ResourceQuery(kind="ray.*"), prepare=clusters, filters=["namespace"],
@@ -117,13 +119,54 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
     ]  # fmt: skip
 
 
-def pages() -> Sequence[Page]:
+def kuberay() -> Sequence[Panel]:
+    """The panels of KubeRay's resources."""
+    return [
+        Panel(
+            name="rayjobs", title="RayJobs", kind="table",
+            query=ResourceQuery(kind="ray.rayjob", limit=500),
+            columns=[
+                Column(title="RayJob", path="name"),
+                Column(title="Namespace", path="namespace"),
+                Column(title="State", path="status", format="status"),
+                Column(title="Cluster", path="state.cluster"),
+                Column(title="Began", path="state.submitted", format="age"),
+                Column(title="Took", path="state.seconds", format="seconds"),
+                Column(title="Failed", path="state.failed", format="number"),
+                Column(title="Retries", path="state.retries", format="number"),
+                Column(title="Why", path="state.reason"),
+            ],
+            sort="-state.submitted", width=12, height=5, empty="There is no RayJob.",
+        ),
+        Panel(
+            name="rayclusters", title="RayClusters", kind="table",
+            query=ResourceQuery(kind="ray.raycluster", limit=500),
+            columns=[
+                Column(title="RayCluster", path="name"),
+                Column(title="Namespace", path="namespace"),
+                Column(title="State", path="status", format="status"),
+                Column(title="Workers", path="state.available", format="number"),
+                Column(title="Wanted", path="state.desired", format="number"),
+                Column(title="Age", path="state.created", format="age"),
+                Column(title="Why", path="state.reason"),
+            ],
+            width=8, height=5, empty="There is no RayCluster.",
+        ),
+        Panel(
+            name="rayservices", title="RayServices", kind="status",
+            query=ResourceQuery(kind="ray.rayservice"), width=4, empty="There is no RayService.",
+        ),
+    ]  # fmt: skip
+
+
+def pages(settings: RaySettings) -> Sequence[Page]:
     """The pages: what there is, and one job."""
+    found = ["rayjobs", "rayclusters", "rayservices"] if settings.kuberay else []
     return [
         Page(
             name="main", title="Ray",
             panels=["clusters", "jobs", "timeline", PlacedPanel(panel="applications", width=4),
-                    PlacedPanel(panel="events", width=8), "nodes"],
+                    PlacedPanel(panel="events", width=8), *found, "nodes"],
             filters=["namespace", "status", "text"], navigation=True,
         ),
         Page(name="job", title="Ray job", panels=["job", "job-log"]),
@@ -442,9 +485,13 @@ async def job(settings: RaySettings, look: Look, asked: Mapping[str, str]) -> Ma
     found = await look.events({"correlation": correlation(cluster, name)}, limit=100)
     live = look.resource(JOB, cluster, name)
     told = [(event, data_of(event)) for _, event in found]
-    runs = [data.get("submitted") for _, data in told]
+    runs = [data.get("submitted") for event, data in told if event.type.startswith(f"{JOB}.")]
     newest = live.state.get("submitted") if live is not None else next(iter(runs), None)
-    this = [(event, data) for event, data in told if data.get("submitted") == newest]
+    this = [
+        (event, data)
+        for event, data in told
+        if data.get("submitted") == newest or event.type.startswith(f"{RAY_JOB}.")
+    ]
     end = next((data for event, data in this if event.type in ENDS.values()), {})
     if live is None and not this:
         return {
@@ -458,7 +505,8 @@ async def job(settings: RaySettings, look: Look, asked: Mapping[str, str]) -> Ma
         record, status = dict(live.state), live.status
     shape = end.get("shape") or {}
     place = next((it for it in settings.clusters if it.name == cluster), None)
-    namespace = place.kubernetes_namespace if place is not None else ""
+    # A cluster of KubeRay's is called by its namespace and its name.
+    namespace = place.kubernetes_namespace if place is not None else cluster.partition(".")[0]
     return {
         "job": row(record, status, now()),
         "record": {**EMPTY, **record},

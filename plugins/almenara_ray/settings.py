@@ -52,11 +52,63 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(f"url of the cluster {self.name} must not hold a ? or a #")
 
 
+class KubeRaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A Kubernetes cluster whose RayClusters, RayJobs and RayServices are watched.
+
+    It needs the Kubernetes plugin's libraries, and `list` and `watch` of `rayclusters`, `rayjobs`
+    and `rayservices` of `ray.io`.
+    """
+
+    name: str = ""
+    """How it is called here; needed where there are several."""
+    kubeconfig: Path | None = None
+    """File to connect by; without one the ServiceAccount of the pod that Almenara runs in, and
+    outside of a cluster what KUBECONFIG names or ~/.kube/config."""
+    context: str = ""
+    """Context of the kubeconfig; empty for its current one."""
+    namespaces: list[str] = []
+    """Namespaces to watch; empty for all."""
+    dashboard: str = "http://{service}.{namespace}.svc:8265"
+    """Address of the dashboard of a RayCluster, of the service of its head and its namespace. The
+    one in the status of a RayJob is not used: who can write it could send us, and the token,
+    elsewhere."""
+    token: Secret | None = None
+    """Token for the header `Authorization: Bearer` of every dashboard."""
+    headers: dict[str, Secret] = {}
+    """Further headers; each value may be a secret."""
+    ca: Path | None = None
+    """File with the certificates of the authorities to trust, instead of the system's."""
+
+    def __post_init__(self) -> None:
+        try:
+            written = self.dashboard.format(service="a", namespace="b")
+        except (KeyError, IndexError, ValueError):
+            written = ""
+        if not urlsplit(written).hostname:
+            raise ValueError(
+                "dashboard of kuberay must be an address in which {service} and {namespace} stand"
+                f" for those of a RayCluster; it is {self.dashboard!r}"
+            )
+
+    @property
+    def source(self) -> str:
+        """The name of its source, under which what is remembered of its clusters is kept."""
+        return f"ray/kuberay-{self.name}" if self.name else "ray/kuberay"
+
+    def place(self, name: str, url: str) -> ClusterSettings:
+        """The settings of a cluster that was found."""
+        return ClusterSettings(
+            name=name, url=url, token=self.token, headers=self.headers, ca=self.ca
+        )
+
+
 class RaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The Ray clusters to watch."""
 
     clusters: list[ClusterSettings] = []
-    """The clusters; without any the plugin does nothing."""
+    """The clusters to read; those of KubeRay are found by themselves."""
+    kuberay: list[KubeRaySettings] = []
+    """Kubernetes clusters whose RayClusters are found and followed."""
     active: Positive = 1.0
     """Seconds between looks at the jobs of a cluster while any runs or waits."""
     idle: Positive = 3.0
@@ -84,3 +136,12 @@ class RaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"clusters holds two named {name!r}; each needs its own name")
+        places = [it.name for it in self.kuberay]
+        for name in places:
+            if places.count(name) > 1:
+                raise ValueError(f"kuberay holds two named {name!r}; each needs its own name")
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to watch."""
+        return bool(self.clusters or self.kuberay)

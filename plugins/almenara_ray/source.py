@@ -1,6 +1,7 @@
 """The source of one cluster: its jobs at a quick pace, its shape at a slower one."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
@@ -88,6 +89,7 @@ class Following:
         self._listed: Sequence[Job] = ()
         self._up = asyncio.Event()
         self._missing: dict[str, float] = {}
+        self._looking = asyncio.Lock()
         self._reader = answers.JobList()
 
     async def jobs(self) -> None:
@@ -116,7 +118,28 @@ class Following:
     def _later(self) -> float:
         return min(AGAIN * 2.0 ** min(self.cluster.failures - 1, 8), LONGEST)
 
+    async def look_now(self) -> None:
+        """Look at the jobs at once; returns when that is done, or has failed."""
+        try:
+            await self._look_at_jobs()
+        except (AskingError, AnswerError):
+            # The loop finds the same, and tells it.
+            return
+
+    async def finish(self, following: "asyncio.Task[None]") -> None:
+        """Look a last time, and end the task that follows between two looks, never within one:
+        what a look has found is published, whatever else ends."""
+        async with self._looking:
+            with contextlib.suppress(AskingError, AnswerError):
+                await self._look()
+            following.cancel()
+            await asyncio.wait([following])
+
     async def _look_at_jobs(self) -> None:
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         jobs, partial, unread = await self._list()
         cluster = self.cluster
         first: list[Signal] = []

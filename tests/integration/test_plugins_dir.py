@@ -139,4 +139,4 @@ def test_what_a_mounted_folder_holds_besides_is_left_alone(tmp_path: Path) -> No
     (developing.plugins / "notes.txt").write_text("not a plugin")
     with developing:
         names = {it["name"] for it in developing.get("/api/plugins")}
-        assert names == {"demo", "http", "nats", "prometheus", "steady"}
+        assert names == {"demo", "http", "kubernetes", "nats", "prometheus", "ray", "steady"}

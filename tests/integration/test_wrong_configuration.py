@@ -124,7 +124,7 @@ def test_one_schema_describes_the_core_and_every_plugin(tmp_path: Path) -> None:
     core = schema["$defs"][schema["$ref"].rpartition("/")[2]]
     plugins = core["properties"]["plugins"]
     assert set(plugins["properties"]) == {
-        "disabled", "demo", "http", "mine", "nats", "prometheus",
+        "disabled", "demo", "http", "kubernetes", "mine", "nats", "prometheus", "ray",
     }  # fmt: skip
     assert plugins["additionalProperties"] is False
     mine = schema["$defs"][plugins["properties"]["mine"]["$ref"].rpartition("/")[2]]

@@ -217,7 +217,7 @@ async def test_a_job_that_cannot_begin_is_told_as_stuck_once(head: RayHead, tmp_
 
 async def lines_of(head: RayHead, job: str) -> AsyncIterator[str]:
     asked = {"namespace": "lab", "name": job}
-    async for batch in JobLogs(settings(head)).lines(asked):
+    async for batch in JobLogs(settings(head), MemoryContext(Path())).lines(asked):
         for it in batch:
             yield it.text
 
@@ -247,7 +247,9 @@ async def test_the_log_of_an_unknown_job_and_of_an_unknown_cluster_is_refused_in
         async for _ in lines_of(head, "nobody"):
             pass
     with pytest.raises(LookupError, match="no cluster 'elsewhere'"):
-        async for _ in JobLogs(settings(head)).lines({"namespace": "elsewhere", "name": "x"}):
+        async for _ in JobLogs(settings(head), MemoryContext(Path())).lines(
+            {"namespace": "elsewhere", "name": "x"}
+        ):
             pass
 
 

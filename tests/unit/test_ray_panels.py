@@ -4,11 +4,23 @@ from typing import Any
 
 import pytest
 
+from almenara.settings import SettingsError, read
 from almenara.signals import Event, Resource, Sample, Signal, now
 from almenara.testing import conformance, render_panel
+from almenara_kubernetes.objects import Metadata
 from almenara_ray.answers import Demand, Job, Node, Status, Version
+from almenara_ray.custom_resources import (
+    RayCluster,
+    RayClusterStatus,
+    RayJob,
+    RayJobSpec,
+    RayJobStatus,
+    cluster_signals,
+    job_signals,
+)
 from almenara_ray.following import Cluster, Known
 from almenara_ray.panels import laid_out
+from almenara_ray.settings import RaySettings
 
 SECOND = 1_000_000
 SETTINGS = {
@@ -167,3 +179,35 @@ def test_samples_of_a_cluster_are_shares() -> None:
     found = {it.metric: it.value for it in story("lab") if isinstance(it, Sample)}
     assert found["cpu"] == 0.75
     assert found["waiting"] == 2.0
+
+
+async def test_rayjobs_and_rayclusters_of_kuberay_are_shown_with_reason_and_workers() -> None:
+    job_object = RayJob(
+        metadata=Metadata(namespace="ml", name="train", uid="u"),
+        spec=RayJobSpec(entrypoint="python train.py --token=s3cret-word", backoff_limit=2),
+        status=RayJobStatus(
+            job_id="j", ray_cluster_name="c", job_status="FAILED", job_deployment_status="Failed",
+            reason="DeadlineExceeded", message="too late", failed=1,
+            start_time="2026-10-17T10:00:00Z", end_time="2026-10-17T10:01:40Z",
+        ),
+    )  # fmt: skip
+    cluster_object = RayCluster(
+        metadata=Metadata(namespace="ml", name="c", uid="v"),
+        status=RayClusterStatus(
+            state="ready", desired_worker_replicas=3, available_worker_replicas=2
+        ),
+    )
+    signals = [*job_signals(job_object, "ray/kuberay", None), *cluster_signals(cluster_object)]
+    settings = {"kuberay": [{"namespaces": ["ml"]}]}
+    html = await render_panel("ray", "rayjobs", signals, settings=settings)
+    for text in ("train", "Failed", "DeadlineExceeded: too late", "1 min 40 s", "ml.c"):
+        assert text in html
+    html = await render_panel("ray", "rayclusters", signals, settings=settings)
+    for text in (">c<", "ready", ">3<", ">2<"):
+        assert text in html
+    assert "s3cret-word" not in repr(signals)
+
+
+def test_a_dashboard_address_for_kuberay_that_is_none_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"\{service\} and \{namespace\}"):
+        read(RaySettings, {"kuberay": [{"dashboard": "http://{srv}:8265"}]}, place="plugins.ray")

@@ -162,7 +162,7 @@ class Rights:
         `ClusterError`."""
         allowed = await self._allowed(identity.person)
         prefix = self.settings.prefix
-        seen = (f"{prefix}{it}" if it != CLUSTER else CLUSTER for it in allowed)
+        seen = (f"{prefix}{it}" if it != CLUSTER else prefix.rstrip("/") for it in allowed)
         scope = msgspec.structs.replace(
             identity.scope,
             guarded=tuple(sorted(self.settings.sources)),

@@ -1,0 +1,101 @@
+"""Logs through a real API server, from a kubelet that the test plays."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from almenara.hookspecs import Line
+from almenara_kubernetes.logs import PodLogs
+from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
+from apiserver import ApiServer
+
+pytestmark = pytest.mark.anyio
+
+RULES = [
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+]
+
+
+class Kubelet:
+    """Serves the same log for each container, and breaks off after each answer but the last."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.server, self.asked = server, list[str]()
+        self.answers: list[bytes] = []
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.server._certificate)
+        listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+        try:
+            yield listener.sockets[0].getsockname()[1]
+        finally:
+            listener.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.asked.append(head.split(b" ", 2)[1].decode())
+            body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            broken = len(self.answers) > 1 or body.endswith(b"broken\n")
+            told = len(body) + (1000 if broken else 0)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % told + body)
+            await writer.drain()
+            writer.close()
+
+
+async def test_kubernetes_logs_are_followed_over_a_break_and_each_line_comes_once(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    stamp = b"2026-01-01T00:00:0%d.00000000%dZ %s\n"
+    first = stamp % (1, 1, b"hello") + stamp % (1, 2, b"ERROR broken")
+    second = first + stamp % (2, 3, b"<b>again</b>")
+    kubelet = Kubelet(api_server)
+    kubelet.answers = [first, second]
+    async with kubelet.running() as port:
+        node = {
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{namespace}"},
+            "status": {
+                "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+            },
+        }  # fmt: skip
+        await asyncio.to_thread(api_server.create, node)
+        spec: dict[str, Any] = {
+            "nodeName": f"node-{namespace}", "containers": [{"name": "main", "image": "x"}],
+        }  # fmt: skip
+        await asyncio.to_thread(api_server.pod, namespace, "one", spec=spec)
+        token = await asyncio.to_thread(api_server.service_account, namespace, "almenara")
+        await asyncio.to_thread(api_server.allow, f"{namespace}/almenara", RULES, namespace)
+        path = api_server.kubeconfig(token=token, path=tmp_path / "kubeconfig")
+        chosen = KubernetesSettings(clusters=[ClusterSettings(kubeconfig=path)], logs=True)
+        found: list[Line] = []
+        async with asyncio.timeout(20):
+            async for batch in PodLogs(chosen).lines({"namespace": namespace, "name": "one"}):
+                found += batch
+        await asyncio.to_thread(api_server.delete, node)
+    assert [it.text for it in found] == ["hello", "ERROR broken", "<b>again</b>"]
+    assert found[1].severity.name == "ERROR"
+    assert found[0].time == 1_767_225_601_000_000
+    assert "sinceTime" in kubelet.asked[-1]
+
+
+async def test_kubernetes_logs_are_shown_only_where_they_are_switched_on(tmp_path: Path) -> None:
+    chosen = KubernetesSettings(clusters=[ClusterSettings(kubeconfig=tmp_path / "none")])
+    with pytest.raises(LookupError, match="logs are switched off"):
+        async for _ in PodLogs(chosen).lines({"namespace": "a", "name": "b"}):
+            pass
+    chosen = KubernetesSettings(
+        clusters=[ClusterSettings(kubeconfig=tmp_path / "none", namespaces=["a"])], logs=True
+    )
+    for namespace, name in (("a", "../secrets/x"), ("a/../b", "c"), ("b", "c"), ("", "")):
+        with pytest.raises(LookupError):
+            async for _ in PodLogs(chosen).lines({"namespace": namespace, "name": name}):
+                pass

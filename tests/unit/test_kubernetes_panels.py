@@ -1,0 +1,185 @@
+"""The panels of Kubernetes: pods as cells, tables, one pod, one workload, and what was refused."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import almenara_kubernetes
+from almenara.kit import now
+from almenara.signals import Event, Resource, Sample, Severity, Signal
+from almenara.testing.rendering import draw
+from almenara_kubernetes.panels import panels
+from almenara_kubernetes.picture import TONES, cell, chart, drawn
+from almenara_kubernetes.reading import Reading
+from almenara_kubernetes.settings import KubernetesSettings
+from almenara_kubernetes.simulated import _listed, _usage
+from almenara_kubernetes.simulated_world import World
+
+EVERY = (
+    "head", "map", "workloads", "pods", "nodes", "events", "pod", "usage", "timeline", "workload",
+    "workload_pods", "workload_timeline", "node", "node_pods", "node_timeline",
+)  # fmt: skip
+EVIL = "<script>alert(1)</script><img src=x>"
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Sequence[Signal]:
+    """What the simulated cluster tells at its start, with something wrong in it."""
+    world = World(100, now)
+    it = world.kept["council/council-dev"]
+    broken = world.pods_of(it)[0]
+    world.ends(broken, "Error", 1)
+    world.waits(broken, "CrashLoopBackOff", "back-off 40s")
+    world.happens("Pod", broken, "BackOff", "restarting", bad=True, count=4, name="again")
+    world.count(it)
+    return [*_listed(world, Reading()), *_usage(world, now() - 9_000_000), *_usage(world, now())]
+
+
+def pod(name: str = "it", **more: Any) -> Resource:
+    state = {"ready": 1, "total": 1, "restarts": 0, "node": "n", "workload": "Deployment/web"}
+    return Resource(
+        kind="kubernetes.pod", namespace=more.pop("namespace", "shop"), name=name,
+        status=more.pop("status", "Running"), severity=more.pop("severity", Severity.INFO),
+        state={**state, **more},
+    )  # fmt: skip
+
+
+async def shown(panel: str, signals: Sequence[Signal], **query: str) -> str:
+    (declared,) = (it for it in panels(KubernetesSettings(simulated=1)) if it.name == panel)
+    templates = Path(almenara_kubernetes.__file__).parent / "templates"
+    drawn = await draw("kubernetes", [declared], templates, signals, query)
+    found = drawn[f"kubernetes.{panel}"]
+    assert "broken-panel" not in found, found
+    return found
+
+
+@pytest.mark.anyio
+async def test_every_pod_is_a_cell_and_the_group_in_trouble_is_first(
+    fleet: Sequence[Signal],
+) -> None:
+    text = await shown("map", fleet)
+
+    assert text.count("<path class=") - len(TONES) >= sum(
+        isinstance(one, Resource) and one.kind == "kubernetes.pod" for one in fleet
+    )
+    assert text.index(">council<") < text.index(">cert-manager<")
+    assert "CrashLoopBackOff" in text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("group", ["workload", "service", "node", "app", "nothing"])
+async def test_pods_can_be_grouped_by_anything(fleet: Sequence[Signal], group: str) -> None:
+    assert "k-tile" in await shown("map", fleet, group=group)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"namespace": "context"}, "neo4j-0"), ({"workload": "StatefulSet/nats"}, "nats-1"),
+        ({"service": "valkey"}, "valkey-2"), ({"status": "crashloopbackoff"}, "council-dev-"),
+        ({"status": "bad"}, "council-dev-"), ({"label": "app=neo4j"}, "neo4j-1"),
+        ({"text": "neo4j context"}, "neo4j-2"), ({"node": "gpu-1"}, "vllm-"),
+    ],
+)  # fmt: skip
+async def test_filters_of_the_address_narrow_the_pods(
+    fleet: Sequence[Signal], query: dict[str, str], found: str
+) -> None:
+    text = await shown("pods", fleet, **query)
+
+    assert found in text
+    assert "coredns" not in text
+
+
+@pytest.mark.anyio
+async def test_a_workload_is_shown_with_its_pods_and_a_pod_with_its_owners(
+    fleet: Sequence[Signal],
+) -> None:
+    name = next(
+        one.name for one in fleet if isinstance(one, Resource) and one.status == "CrashLoopBackOff"
+    )
+
+    workload = await shown("workload", fleet, namespace="council", name="Deployment/council-dev")
+    detail = await shown("pod", fleet, namespace="council", name=name)
+    story = await shown("workload_timeline", fleet, namespace="council",
+                        name="Deployment/council-dev")  # fmt: skip
+
+    assert name in workload
+    assert "5/6 available" in workload
+    assert "Deployment/council-dev" in detail
+    assert "back-off 40s" in detail
+    assert "4 over" in story or "first" in story
+
+
+@pytest.mark.anyio
+async def test_usage_is_drawn_beside_what_is_asked_for(fleet: Sequence[Signal]) -> None:
+    text = await shown("usage", fleet, namespace="context", name="neo4j-0")
+
+    assert "<polyline" in text
+    assert "limit" in text
+
+
+@pytest.mark.anyio
+async def test_a_simulated_cluster_says_so_and_a_refused_kind_names_the_missing_rule() -> None:
+    label = Resource(kind="kubernetes.cluster", name="s", status="simulated",
+                     severity=Severity.WARN, state={"simulated": True})  # fmt: skip
+    refused = Resource(kind="kubernetes.access", name="node", status="forbidden",
+                       state={"reason": "may not list nodes", "rule": "verbs: [list]"})  # fmt: skip
+
+    text = await shown("head", [label, refused])
+
+    assert "Simulated cluster." in text
+    assert "verbs: [list]" in text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("panel", EVERY)
+async def test_what_a_cluster_says_is_escaped_and_nothing_need_be_there(panel: str) -> None:
+    evil = {
+        "workload": f"Deployment/{EVIL}", "node": EVIL, "image": EVIL, "version": EVIL,
+        "message": EVIL, "reason": EVIL, "owners": [f"Deployment/{EVIL}"], "labels": {EVIL: EVIL},
+        "conditions": [{"type": EVIL, "status": EVIL, "message": EVIL}],
+        "containers": [{"name": EVIL, "state": EVIL, "image": EVIL, "message": EVIL}],
+        "last": {"reason": EVIL, "container": EVIL},
+    }  # fmt: skip
+    event = Event(
+        id="1", source="kubernetes", type="kubernetes.event.X", subject=f"pod/{EVIL}/{EVIL}",
+        correlation=f"deployment/{EVIL}/{EVIL}", time=now(),
+        data={"reason": EVIL, "message": EVIL, "count": 3, "first": 1, "last": 2},
+    )  # fmt: skip
+    signals: list[Signal] = [
+        pod(EVIL, namespace=EVIL, status=EVIL, severity=Severity.ERROR, **evil),
+        Resource(kind="kubernetes.pod", namespace=EVIL, name="bare", status="Malformed"),
+        Resource(kind="kubernetes.node", name=EVIL, status=EVIL, state={**evil, "taints": [EVIL]}),
+        Resource(kind="kubernetes.deployment", namespace=EVIL, name=EVIL, status=EVIL, state=evil),
+        Sample(kind="kubernetes.pod", namespace=EVIL, name=EVIL, metric="cpu", value=1.0),
+        event,
+    ]
+
+    about = {"workload": f"Deployment/{EVIL}"}.get(panel.partition("_")[0], EVIL)
+    for query in ({"namespace": EVIL, "name": about}, {"namespace": EVIL}, {}):
+        text = await shown(panel, signals, **query)
+        assert "<script>alert" not in text
+        assert "<img src=x" not in text
+
+
+def test_what_there_is_no_room_for_is_never_the_worst() -> None:
+    pods = [pod(str(number)) for number in range(50)]
+    pods.append(pod("bad", status="Error", severity=Severity.ERROR))
+
+    picture = drawn(map(cell, pods), room=10, each=True)
+
+    assert picture.left_out == 41
+    assert picture.cells[0][0].name == "bad"
+
+
+def test_a_pause_between_samples_is_a_pause_of_the_line() -> None:
+    points = [(second * 1_000_000, 1.0) for second in (*range(5), *range(60, 65))]
+
+    found = chart(points, {"limit": 4.0})
+
+    assert found is not None
+    assert len(found.pieces) == 2
+    assert chart(points[:1], {}) is None
