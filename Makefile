@@ -3,6 +3,10 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
+# What checks the chart is large and old in places, so it has an environment of its own.
+CHART := .venv-chart
+# Plugins of pytest that come with the checkers are of no use here.
+PYTEST_CHART := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(CHART)/bin/pytest
 PORT ?= 8080
 RATE ?= 20
 PYTEST ?=
@@ -52,6 +56,20 @@ check: $(VENV)/.dev ## Check style, types, floors and that the documents are tru
 	@$(BIN)/almenara plugins document | diff - docs/plugins/contract.md \
 	|| { echo "docs/plugins/contract.md is not what the contract says; run make docs"; exit 1; }
 
+.PHONY: chart
+chart: $(CHART)/.chart $(VENV)/.dev ## Write the chart's schema, README and rules from what they follow from
+	$(CHART)/bin/python helm/generate.py --almenara $(BIN)/almenara
+
+.PHONY: lint-chart
+lint-chart: $(CHART)/.chart $(VENV)/.dev ## Check that the chart follows from the code, and lint it and the Dockerfile
+	$(CHART)/bin/python helm/generate.py --almenara $(BIN)/almenara --check
+	$(CHART)/bin/hadolint Dockerfile
+	$(PYTEST_CHART) tests/chart/test_rendering.py -k "lint or described or hub"
+
+.PHONY: test-chart
+test-chart: $(CHART)/.chart $(VENV)/.dev ## Test the chart and the image (PYTEST="-k ingress")
+	ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(PYTEST_CHART) tests/chart $(PYTEST)
+
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure ingest, memory, start and queries, each as one line
 	$(BIN)/python tests/benchmarks/run.py
@@ -84,18 +102,22 @@ docs: $(VENV)/.dev ## Write docs/configuration.md and docs/plugins/contract.md f
 screenshots: $(VENV)/.dev ## Take the pictures of the README
 	ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/browser/screenshots.py
 
+# The plugins' libraries and what else an installation may leave out, as extras of pyproject.toml.
+EXTRAS := nats http prometheus kubernetes ray oidc kubernetes-access
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --no-emit-index-url --no-emit-package almenara
+
 .PHONY: lock
 lock: ## Pin what is installed, with hashes (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-annotate --no-emit-index-url --no-emit-package almenara \
-		--extra nats --extra http --extra prometheus --extra ray --extra kubernetes --extra oidc --extra kubernetes-access --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-annotate --no-emit-index-url --no-emit-package almenara \
-		--extra nats --extra http --extra prometheus --extra ray --extra kubernetes --extra oidc --extra kubernetes-access --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-annotate --no-emit-index-url requirements/ray.in -o requirements/ray.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-annotate --no-emit-index-url requirements/bench.in -o requirements/bench.txt
+	$(COMPILE) $(EXTRAS:%=--extra %) --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
+	$(COMPILE) $(EXTRAS:%=--extra %) --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
+	$(COMPILE) -c requirements/run.txt pyproject.toml -o requirements/image/core.txt
+	for extra in $(EXTRAS); do \
+		$(COMPILE) -c requirements/run.txt --extra $$extra pyproject.toml -o requirements/image/$$extra.txt || exit 1; done
+	$(COMPILE) -c requirements/run.txt requirements/image/build.in -o requirements/image/build.txt
+	$(COMPILE) requirements/chart.in -o requirements/chart.txt
+	$(COMPILE) requirements/ray.in -o requirements/ray.txt
+	$(COMPILE) requirements/bench.in -o requirements/bench.txt
 
 .PHONY: sbom
 sbom: $(VENV)/.dev ## Write what Almenara is made of as CycloneDX, to build/sbom.json
@@ -110,7 +132,7 @@ audit: $(VENV)/.dev ## Look for known weaknesses: bandit in our code, pip-audit 
 
 .PHONY: clean
 clean: ## Remove the environment and what was built
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CHART) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Almenara needs Python 3.11 or newer, and none was found."; exit 1; }
@@ -134,6 +156,12 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.run
+
+$(CHART)/.chart: requirements/chart.txt
+	@echo "Setting up what checks the chart; this takes two minutes the first time."
+	@$(PYTHON) -m venv $(CHART)
+	@$(CHART)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 $(VENV)/.bench: requirements/bench.txt | $(VENV)/bin/python
 	@echo "Setting up what the benchmark compares with; this takes a minute the first time."

@@ -42,7 +42,7 @@ LOW_SPACE: Final = 1024**3
 click.rich_click.USE_MARKDOWN = True
 click.rich_click.COMMAND_GROUPS = {
     "almenara": [
-        {"name": "Run", "commands": ["serve", "demo", "dev"]},
+        {"name": "Run", "commands": ["serve", "demo", "dev", "backup"]},
         {"name": "Look", "commands": ["tail", "doctor", "plugins", "config", "access"]},
         {"name": "Work with NATS", "commands": ["streams", "publish"]},
     ]
@@ -201,22 +201,36 @@ def build(plugins: Plugins) -> click.RichGroup:
     @almenara.command()
     @CONFIG_OPTION
     @PLUGINS_DIR_OPTION
+    @click.option("--url", help="Look at the running Almenara there instead, from outside.")
+    @click.option(
+        "--token-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="With --url: file with a token that may look.",
+    )
+    @click.option("--wait", default=0.0, help="With --url: seconds it may take to become ready.")
+    @click.option("--expect", help="With --url: text of an event that must come while we look.")
     @click.pass_context
-    def doctor(context: click.Context, config: Path | None, plugins_dir: Path | None) -> None:
+    def doctor(
+        context: click.Context,
+        config: Path | None,
+        plugins_dir: Path | None,
+        url: str | None,
+        token_file: Path | None,
+        wait: float,
+        expect: str | None,
+    ) -> None:
         """Check the configuration, the disk, and what every plugin observes.
+
+        With `--url` it checks a running Almenara as a browser meets it: whether it is ready, shows
+        its pages, keeps them live, and refuses those of other sites.
 
         For each finding it says what to do. Ends with status 1 where something failed.
         """
-        merged(context, config=config, plugins_dir=plugins_dir)
-        settings = read_settings(context)
-        configure_logging(LogSettings(level="error"))
-        findings = [*configuration_findings(context, settings, plugins), *disk_findings(settings)]
-
-        async def diagnose() -> None:
-            findings.extend(await plugins.diagnose(settings))
-
-        if not any(it.verdict == "failed" and it.check == "configuration" for it in findings):
-            run(diagnose)
+        if url is not None:
+            findings = examine(url, token_file, wait, expect)
+        else:
+            merged(context, config=config, plugins_dir=plugins_dir)
+            findings = diagnose(context, plugins)
         show_findings(findings)
         if any(it.verdict == "failed" for it in findings):
             raise SystemExit(1)
@@ -261,6 +275,25 @@ def build(plugins: Plugins) -> click.RichGroup:
             run(lambda: follow(url, wanted, lines, follow_on, show, os.environ.get(TOKEN_VARIABLE)))
         except (ValueError, OSError) as error:
             raise Failure(str(error)) from None
+
+    @almenara.command()
+    @CONFIG_OPTION
+    @click.argument("file", type=click.Path(path_type=Path))
+    @click.pass_context
+    def backup(context: click.Context, config: Path | None, file: Path) -> None:
+        """Copy the bus to FILE, while it is used.
+
+        To restore, stop Almenara, put the copy in the place of `almenara.db` in storage.dir, remove
+        `almenara.db-wal` and `almenara.db-shm` there, and start it.
+        """
+        from almenara.bus.copying import copy_bus
+
+        merged(context, config=config)
+        try:
+            events = copy_bus(read_settings(context).storage.dir, file)
+        except (OSError, sqlite3.Error) as error:
+            raise Failure(f"The bus was not copied: {error}") from None
+        click.echo(f"{file} holds {events} events.")
 
     @almenara.group()
     def config() -> None:
@@ -371,6 +404,39 @@ def explain(error: BaseException, settings: Settings) -> str:
         )
     text = str(error)
     return text[:1].upper() + text[1:]
+
+
+def examine(url: str, token_file: Path | None, wait: float, expected: str | None) -> list[Finding]:
+    """What is to be said of the Almenara that runs at `url`. Raises `Failure`."""
+    from almenara.probing import probe
+
+    headers = {}
+    if token_file is not None:
+        headers["Authorization"] = f"Bearer {token_file.read_text(encoding='utf-8').strip()}"
+    found: list[Finding] = []
+
+    async def look() -> None:
+        found.extend(await probe(url, wait=wait, expected=expected, headers=headers))
+
+    try:
+        run(look)
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    return found
+
+
+def diagnose(context: click.Context, plugins: Plugins) -> list[Finding]:
+    """What is to be said of the configuration, the disk and what plugins observe."""
+    settings = read_settings(context)
+    configure_logging(LogSettings(level="error"))
+    found = [*configuration_findings(context, settings, plugins), *disk_findings(settings)]
+
+    async def ask() -> None:
+        found.extend(await plugins.diagnose(settings))
+
+    if not any(it.verdict == "failed" and it.check == "configuration" for it in found):
+        run(ask)
+    return found
 
 
 def configuration_findings(

@@ -118,6 +118,8 @@ class Plugins:
         """When the files of each plugin of the plugins directory were written, as imported."""
         self.from_folder: set[str] = set()
         """The plugins that came from the plugins directory."""
+        self.absent: set[str] = set()
+        """Those that come with Almenara and whose libraries are not installed."""
         self._known: dict[str, PluginInfo] = {}
         self._hooks = pluggy.PluginManager(GROUP)
         self._hooks.add_hookspecs(hookspecs)
@@ -219,7 +221,9 @@ class Plugins:
             return
         try:
             module = found.load()
-            if module is not None:
+            if module is None:
+                self.absent.add(found.name)
+            else:
                 self.register(found.name, module, origin=found.origin, version=found.version)
                 if found.path is not None:
                     self.from_folder.add(found.name)
@@ -274,7 +278,13 @@ class Plugins:
             *((f"plugins.disabled: {name}", name) for name in settings.disabled),
         ]
         for place, name in named:
-            if name not in self._known:
+            if name in self.absent:
+                if name in settings.of_plugins:
+                    raise SettingsError(
+                        f"{place} needs libraries that are not installed: pip install"
+                        f" 'almenara[{name}]', or a container image with the extra {name}"
+                    )
+            elif name not in self._known:
                 near = difflib.get_close_matches(name, self._known, n=1)
                 known = ", ".join(sorted(self._known)) or "none"
                 hint = f"did you mean {near[0]}?" if near else f"installed are {known}"

@@ -1,6 +1,7 @@
 """The configuration as one JSON Schema, for editors and for checks before a roll-out."""
 
 import re
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +22,14 @@ WRITTEN: Final[dict[Any, dict[str, Any]]] = {
             *(
                 {
                     "type": "object",
-                    "properties": {place: {"type": "string"}},
+                    "properties": {place: {"type": "string", "description": text}},
                     "required": [place],
                     "additionalProperties": False,
                 }
-                for place in ("env", "file")
+                for place, text in (
+                    ("env", "Variable of the environment that holds it."),
+                    ("file", "File that holds it."),
+                )
             ),
         ],
     },
@@ -74,7 +78,8 @@ def _name(reference: dict[str, Any]) -> str:
 
 def _written(kind: type) -> dict[str, Any]:
     try:
-        return WRITTEN[kind]
+        # Each place has its own, as what is said of a setting is added to it.
+        return deepcopy(WRITTEN[kind])
     except KeyError:
         raise NotImplementedError(f"no JSON Schema is known for {kind}") from None
 

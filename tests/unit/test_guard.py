@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from almenara.settings import ServerSettings
-from almenara.web.guard import host_allowed, origin_allowed, parse_host, parse_origin
+from almenara.web.guard import host_allowed, origin_allowed, parse_host, parse_origin, refused
 
 OWN = ("watch.example", None)
 
@@ -93,3 +95,24 @@ def test_a_host_is_answered_for_by_name_or_address(
     host = parse_host(header)
     settings = ServerSettings(allowed_hosts=allowed)
     assert (host is not None and host_allowed(host[0], settings)) is right
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "origin", "status"),
+    [
+        ([], b"http://watch.example", None),
+        ([b"https"], b"http://watch.example", 403),
+        ([b"WSS"], b"http://watch.example", 403),
+        ([b"http", b"https"], b"http://watch.example", 403),
+        ([b"http"], b"http://watch.example", None),
+        ([b"https"], b"https://watch.example", None),
+    ],
+)
+def test_a_page_without_tls_is_not_ours_where_a_proxy_says_that_we_have_it(
+    forwarded: list[bytes], origin: bytes, status: int | None
+) -> None:
+    headers = [(b"host", b"watch.example"), (b"origin", origin)]
+    headers += [(b"x-forwarded-proto", it) for it in forwarded]
+    scope: Any = {"type": "websocket", "scheme": "ws", "path": "/live", "headers": headers}
+    refusal = refused(scope, ServerSettings(allowed_hosts=["watch.example"]))
+    assert (refusal.status if refusal else None) == status

@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(?::(\d{1,5}))?")
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+FORWARDED_PROTO: Final = b"x-forwarded-proto"
+SECURE: Final = ("https", "wss")
 
 POLICY: Final = (
     "default-src 'none'; script-src 'nonce-{nonce}' 'strict-dynamic'; style-src 'self';"
@@ -111,7 +113,9 @@ def refused(scope: Scope, settings: ServerSettings) -> Refusal | None:
     if not origins and scope["type"] == ScopeType.HTTP:
         return None
     origin = origins[0].decode("latin-1") if len(origins) == 1 else ""
-    secure = scope["scheme"] in ("https", "wss")
+    # A proxy's word, whoever says it: it can only make this stricter.
+    came_by = [value.strip().lower() for name, value in scope["headers"] if name == FORWARDED_PROTO]
+    secure = scope["scheme"] in SECURE or any(it.decode("latin-1") in SECURE for it in came_by)
     if origin_allowed(origin, host, secure, settings.allowed_origins):
         return None
     log.warning("a request from another origin was refused", origin=origin[:200], host=host[0])

@@ -1,0 +1,203 @@
+{{- /* What every pod of the chart has. */ -}}
+{{- define "almenara.pod.common" -}}
+serviceAccountName: {{ include "almenara.serviceAccountName" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* What every container of the chart has that runs Almenara. */ -}}
+{{- define "almenara.container.common" -}}
+image: {{ include "almenara.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  {{- toYaml .Values.securityContext | nindent 2 }}
+{{- with .Values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+env:
+  - name: ALMENARA_CONFIG
+    value: /etc/almenara/almenara.yaml
+  {{- if .Values.plugins.install.enabled }}
+  - name: PYTHONPATH
+    value: /site
+  {{- end }}
+  {{- with .Values.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- define "almenara.mounts.common" -}}
+- name: config
+  mountPath: /etc/almenara/almenara.yaml
+  subPath: almenara.yaml
+  readOnly: true
+- name: tmp
+  mountPath: /tmp
+{{- range $name, $_ := .Values.secrets }}
+- name: secret-{{ $name }}
+  mountPath: /etc/almenara/secrets/{{ $name }}
+  readOnly: true
+{{- end }}
+{{- if or .Values.plugins.files .Values.plugins.existingConfigMap }}
+- name: plugins
+  mountPath: /etc/almenara/plugins
+  readOnly: true
+{{- end }}
+{{- if .Values.plugins.install.enabled }}
+- name: site
+  mountPath: /site
+  readOnly: true
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "almenara.volumes.common" -}}
+- name: config
+  configMap:
+    name: {{ include "almenara.fullname" . }}
+    defaultMode: 0444
+- name: tmp
+  emptyDir:
+    sizeLimit: {{ .Values.tmpSize }}
+{{- range $name, $said := .Values.secrets }}
+- name: secret-{{ $name }}
+  secret:
+    secretName: {{ default (printf "%s-%s" (include "almenara.fullname" $) $name) $said.existingSecret }}
+    defaultMode: 0440
+{{- end }}
+{{- if or .Values.plugins.files .Values.plugins.existingConfigMap }}
+- name: plugins
+  projected:
+    defaultMode: 0444
+    sources:
+      {{- if .Values.plugins.files }}
+      - configMap:
+          name: {{ include "almenara.fullname" . }}-plugins
+      {{- end }}
+      {{- with .Values.plugins.existingConfigMap }}
+      - configMap:
+          name: {{ . }}
+      {{- end }}
+{{- end }}
+{{- if .Values.plugins.install.enabled }}
+- name: site
+  emptyDir:
+    sizeLimit: {{ .Values.plugins.install.size }}
+{{- if .Values.plugins.install.existingSecret }}
+- name: index
+  secret:
+    secretName: {{ .Values.plugins.install.existingSecret }}
+    defaultMode: 0440
+{{- end }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* The token of the ServiceAccount, where something needs the API server: bound to the pod,
+short-lived and rotated, in place of the automatic one. */ -}}
+{{- define "almenara.tokenVolume" -}}
+- name: token
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken:
+          path: token
+          expirationSeconds: 3607
+      - configMap:
+          name: kube-root-ca.crt
+          items:
+            - key: ca.crt
+              path: ca.crt
+      - downwardAPI:
+          items:
+            - path: namespace
+              fieldRef:
+                apiVersion: v1
+                fieldPath: metadata.namespace
+{{- end }}
+
+{{- define "almenara.installContainer" -}}
+- name: install
+  image: {{ .Values.plugins.install.image }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [python, -m, pip, install]
+  args:
+    - --require-hashes
+    - "--only-binary=:all:"
+    - --no-deps
+    - --no-cache-dir
+    - --disable-pip-version-check
+    - --index-url={{ .Values.plugins.install.indexUrl }}
+    - --target=/site
+    - --requirement=/etc/almenara/requirements.txt
+  {{- if .Values.plugins.install.existingSecret }}
+  env:
+    - name: NETRC
+      value: /etc/almenara/index/netrc
+  {{- end }}
+  securityContext:
+    {{- toYaml .Values.securityContext | nindent 4 }}
+  resources:
+    {{- toYaml .Values.resources | nindent 4 }}
+  volumeMounts:
+    - name: config
+      mountPath: /etc/almenara/requirements.txt
+      subPath: requirements.txt
+      readOnly: true
+    - name: site
+      mountPath: /site
+    - name: tmp
+      mountPath: /tmp
+    {{- if .Values.plugins.install.existingSecret }}
+    - name: index
+      mountPath: /etc/almenara/index
+      readOnly: true
+    {{- end }}
+{{- end }}
+
+{{- define "almenara.probe" -}}
+httpGet:
+  path: {{ .path }}
+  port: http
+  scheme: {{ .scheme }}
+{{ toYaml .timing }}
+{{- end }}

@@ -1,0 +1,113 @@
+"""What the chart writes for the application is what the application takes."""
+
+import os
+import signal
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import engine
+import pytest
+import yaml
+from engine import Thing, render, value_sets, workload
+from product import Product
+
+from servers import free_port, wait_until
+
+SETS = value_sets()
+PLUGIN = """
+import almenara
+
+
+@almenara.hookimpl
+def almenara_startup(settings, context):
+    pass
+"""
+INSTALLED = {"plugin-install"}
+"""Sets whose plugins come from an index that is not there."""
+
+
+def placed(values: Thing, folder: Path) -> Thing:
+    """The rendered configuration, with the volumes of the pod as folders of ours."""
+    things = render(values)
+    text = yaml.safe_dump(engine.configuration(things))
+    text = text.replace("/etc/almenara", str(folder)).replace("/data", str(folder / "data"))
+    for name, said in values.get("secrets", {}).items():
+        place = folder / "secrets" / name
+        place.mkdir(parents=True)
+        for key, value in said.get(
+            "data", dict.fromkeys(("password", "client-secret", "token", "kubeconfig"), "x" * 40)
+        ).items():
+            (place / key).write_text(value)
+    plugins = folder / "plugins"
+    plugins.mkdir()
+    for name, source in values.get("plugins", {}).get("files", {}).items():
+        (plugins / name).write_text(source)
+    if "existingConfigMap" in values.get("plugins", {}):
+        (plugins / "ours.py").write_text(PLUGIN)
+    return yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("name", sorted(SETS.keys() - INSTALLED))
+def test_the_application_finds_nothing_wrong_with_it(name: str, tmp_path: Path) -> None:
+    config = placed(engine.read(SETS[name]), tmp_path)
+    product = Product(tmp_path / "product", config)
+    done = product.run("config", "check")
+    assert done.returncode == 0, done.stderr
+    assert "The configuration is right." in done.stdout
+
+
+@pytest.fixture(params=["defaults", "plugin-files", "dashboards", "ingress-traefik", "large"])
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Product, Thing]]:
+    values = engine.read(SETS[request.param])
+    config = placed(values, tmp_path)
+    config["server"]["port"] = free_port()
+    # Quick to end, as what the drain lasts is not what is looked at here.
+    config["server"]["drain"] = 0.2
+    with Product(tmp_path / "product", config) as product:
+        yield product, workload(render(values))
+
+
+def test_it_serves_and_every_probe_is_answered(running: tuple[Product, Thing]) -> None:
+    product, found = running
+    server = found["spec"]["template"]["spec"]["containers"][0]
+    for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+        probe = server[name]
+        # As the kubelet asks: by address, and patient for as long as the probe says.
+        request = urllib.request.Request(
+            f"{product.url}{probe['httpGet']['path']}", headers={"User-Agent": "kube-probe/1.37"}
+        )
+        with urllib.request.urlopen(request, timeout=probe["timeoutSeconds"]) as response:
+            assert response.status == 200
+
+
+def test_a_name_that_the_chart_does_not_know_is_refused(running: tuple[Product, Thing]) -> None:
+    product, _ = running
+    assert product.status("/readyz", Host="elsewhere.example.org") == 400
+    assert product.status("/readyz", Host="rel-almenara.watch.svc.cluster.local") == 200
+    assert product.status("/readyz", Host="rel-almenara") == 200
+
+
+def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
+    config = placed({"config": {"plugins": {"nats": {"servers": [f"nats://127.0.0.1:{free_port()}"]}}}},
+                    tmp_path)  # fmt: skip
+    config["server"].update(port=free_port(), drain=0.2)
+    config["auth"] = {"open_metrics": True}
+    with Product(tmp_path / "product", config) as product:
+        wait_until(
+            lambda: 'almenara_source_up{source="nats"} 0.0' in product.text("/metrics"),
+            "the source that is away",
+        )
+        assert product.status("/healthz") == 200
+        assert product.status("/readyz") == 200
+
+
+def test_it_stops_being_ready_before_it_ends(tmp_path: Path) -> None:
+    config = placed({}, tmp_path)
+    config["server"].update(port=free_port(), drain=3.0)
+    with Product(tmp_path / "product", config) as product:
+        assert product.process is not None
+        os.kill(product.process.pid, signal.SIGTERM)
+        wait_until(lambda: product.status("/readyz") == 503, "readiness that fails")
+        assert product.status("/healthz") == 200
+        assert product.stop() == 0

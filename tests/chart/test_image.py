@@ -1,0 +1,200 @@
+"""The image, built from its Dockerfile and run as a cluster runs it: another user, a root that
+nobody can write, and nothing but the volumes of the pod.
+
+It needs root and buildah, and skips where either is missing.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import engine
+import pytest
+import yaml
+from engine import render, workload
+from product import Product
+from root import isolated
+
+from servers import free_port, wait_until
+
+BUILD = Path(__file__).parent / "build-image"
+LARGEST = 180 * 1024**2
+ENVIRONMENT = {
+    "PATH": "/opt/almenara/bin:/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",
+    "ALMENARA_CONFIG": "/etc/almenara/almenara.yaml",
+}
+
+LAZY = shlex.quote(
+    "from kubernetes.aio import config; from kubernetes.aio.client import ApiClient, Configuration;"
+    "from kubernetes.aio.config.incluster_config import InClusterConfigLoader;"
+    "import almenara_kubernetes.source, almenara_kubernetes.credentials, almenara.access.clusters,"
+    " almenara.access.oidc, almenara_nats.source, almenara_http.source, almenara_prometheus.source"
+)
+"""What is imported only when it is needed."""
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("buildah") or not shutil.which("debootstrap"),
+    reason="building the image needs root, buildah and debootstrap",
+)
+
+
+class Image:
+    def __init__(self, work: Path, name: str, *options: str) -> None:
+        done = subprocess.run(
+            [BUILD, work, name, *options], capture_output=True, text=True, check=False, timeout=900
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        self.root = Path(done.stdout.strip())
+        self.inspected = json.loads(
+            subprocess.run(
+                ["buildah", "--root", work / "store", "--runroot", work / "run", "--storage-driver",
+                 "vfs", "inspect", "--type", "image", f"localhost/{name}:latest"],
+                capture_output=True, text=True, check=True,
+            ).stdout
+        )  # fmt: skip
+
+    @property
+    def config(self) -> dict[str, object]:
+        found: dict[str, object] = self.inspected["Docker"]["config"]
+        return found
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.inspected["OCIv1"]["rootfs"]["diff_ids"])
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("image")
+
+
+@pytest.fixture(scope="module")
+def image(work: Path) -> Image:
+    return Image(work, "almenara", "--timestamp", "1700000000")
+
+
+def size(folder: Path) -> int:
+    """Bytes that a folder takes, links counted once."""
+    seen: dict[tuple[int, int], int] = {}
+    for top, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            status = (Path(top) / name).lstat()
+            seen[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(seen.values())
+
+
+def run_in(image: Image, tmp_path: Path, *arguments: str, port: int = 0) -> tuple[list[str], Path]:
+    """How to begin a command in the image, with the volumes of the rendered pod."""
+    things = render({})
+    config = engine.configuration(things)
+    if port:
+        config["server"].update(port=port, drain=1.0)
+    (tmp_path / "almenara.yaml").write_text(yaml.safe_dump(config))
+    data, temporary = tmp_path / "data", tmp_path / "tmp"
+    for folder in (data, temporary):
+        folder.mkdir()
+        os.chown(folder, 10001, 10001)
+    entry = list(image.config["Entrypoint"])  # type: ignore[call-overload]
+    return isolated(
+        image.root, [*entry, *arguments], environment=ENVIRONMENT,
+        writable={"/data": data, "/tmp": temporary},
+        readable={"/etc/almenara/almenara.yaml": tmp_path / "almenara.yaml"},
+    ), data  # fmt: skip
+
+
+def test_it_is_small_and_says_what_takes_the_room(
+    image: Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = image.root / "opt" / "almenara"
+    total = size(own)
+    packages = next(own.glob("lib/python3*/site-packages"))
+    largest = sorted(
+        ((size(it), it.name) for it in packages.iterdir() if it.is_dir()), reverse=True
+    )
+    with capsys.disabled():
+        told = ", ".join(f"{name} {taken / 2**20:.0f}" for taken, name in largest[:6])
+        print(f"\nimage: {total / 2**20:.0f} MiB beyond the base, of them {told}")
+    assert total < LARGEST
+
+
+def test_it_holds_nothing_that_builds(image: Image) -> None:
+    packages = next((image.root / "opt" / "almenara").glob("lib/python3*/site-packages"))
+    names = {it.name.partition("-")[0] for it in packages.iterdir()}
+    assert not names & {"pip", "setuptools", "wheel", "hatchling", "nats_server", "pytest"}
+    assert {"almenara", "nats", "uvloop"} <= names
+    assert not (image.root / "build").exists()
+
+
+def test_what_was_left_out_of_it_is_missed_by_nobody(image: Image, tmp_path: Path) -> None:
+    command, _ = run_in(image, tmp_path, "plugins", "list", "--json")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    active = {it["name"] for it in json.loads(done.stdout) if it["state"] == "active"}
+    # The default values disable the others, whose imports are looked at next.
+    assert {"nats", "http", "prometheus"} <= active
+    python = [*command[:4], command[4].rpartition("almenara plugins")[0] + "python -c " + LAZY]
+    done = subprocess.run(python, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_its_labels_and_its_user_are_what_clusters_look_at(image: Image) -> None:
+    labels = image.config["Labels"]
+    assert isinstance(labels, dict)
+    for name in ("title", "description", "licenses", "version", "revision"):
+        assert f"org.opencontainers.image.{name}" in labels
+    assert image.config["User"] == "10001:10001"
+    assert image.config["Entrypoint"] == ["almenara"]
+    chart = yaml.safe_load((engine.CHART / "Chart.yaml").read_text("utf-8"))
+    assert labels["org.opencontainers.image.version"] == chart["appVersion"]
+
+
+def test_it_serves_as_another_user_from_a_root_that_cannot_be_written(
+    image: Image, tmp_path: Path
+) -> None:
+    port = free_port()
+    command, data = run_in(image, tmp_path, "serve", port=port)
+    server = workload(render({}))["spec"]["template"]["spec"]["containers"][0]
+    with Product(tmp_path / "product", {"server": {"port": port}}, command=command) as product:
+        assert product.process is not None
+        status = Path(f"/proc/{product.process.pid}/status").read_text()
+        facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert set(facts["Uid"].split()) == {"10001"}
+        assert int(facts["CapEff"], 16) == 0
+        assert facts["NoNewPrivs"] == "1"
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            probe = server[name]
+            with urllib.request.urlopen(
+                product.url + probe["httpGet"]["path"], timeout=probe["timeoutSeconds"]
+            ) as response:
+                assert response.status == 200
+        assert (data / "almenara.db").exists() or any(data.glob("almenara.*"))
+        with pytest.raises(OSError, match="Read-only file system"):
+            (Path(f"/proc/{product.process.pid}/root") / "opt" / "almenara" / "x").write_text("")
+        os.kill(product.process.pid, signal.SIGTERM)
+        begin = time.monotonic()
+        wait_until(lambda: product.status("/readyz") in (503, 0), "readiness that fails")
+        assert product.stop() == 0
+        grace = workload(render({}))["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        assert time.monotonic() - begin < grace
+
+
+def test_the_same_input_gives_the_same_layers(image: Image, tmp_path: Path) -> None:
+    again = Image(tmp_path / "again", "almenara", "--timestamp", "1700000000")
+    assert again.layers[1:] == image.layers[1:]
+
+
+def test_it_is_built_with_the_plugins_that_are_asked_for(work: Path, tmp_path: Path) -> None:
+    image = Image(work, "small", "--build-arg", "EXTRAS=http")
+    command, _ = run_in(image, tmp_path, "plugins", "list", "--json")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert {it["name"] for it in json.loads(done.stdout) if it["state"] == "active"} == (
+        # Both need the same library.
+        {"http", "prometheus"}
+    )

@@ -1,0 +1,377 @@
+"""The chart in a real cluster's API server: Helm installs, upgrades, tests and removes it there.
+
+There is no kubelet and no controller; where a pod must run, the test runs its commands for real.
+"""
+
+import base64
+import contextlib
+import itertools
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import engine
+import helm_python
+import pytest
+import yaml
+from engine import CHART, Thing
+from product import Product
+from test_rights import Right, rights
+
+from apiserver import ApiError, ApiServer
+from servers import NatsServer, free_port
+
+PREVIOUS = sorted((Path(__file__).parent / "previous").glob("*.tgz"))[-1]
+WATCHING: Thing = {"plugins": {"enabled": ["nats", "kubernetes"]}}
+TOKEN = "a-token-that-only-this-test-knows"
+NUMBERS = itertools.count(1)
+
+
+class Cluster:
+    """A namespace of the API server, and Helm that works in it."""
+
+    def __init__(self, server: ApiServer, namespace: str) -> None:
+        self.server, self.namespace = server, namespace
+        self.helm = helm_python.Config(kubeconfig_path=server.admin_kubeconfig, namespace=namespace)
+
+    def get(self, api: str, kind: str, name: str, namespace: str | None = None) -> Thing:
+        found: Thing = self.server.send(
+            "GET", self.server.path(api, kind, namespace or self.namespace, name)
+        )
+        return found
+
+    def exists(self, thing: Thing) -> bool:
+        metadata = thing["metadata"]
+        try:
+            self.get(
+                thing["apiVersion"], thing["kind"], metadata["name"], metadata.get("namespace")
+            )
+        except ApiError as error:
+            assert error.status == 404, error
+            return False
+        return True
+
+
+@pytest.fixture
+def cluster(api_server: ApiServer) -> Cluster:
+    return Cluster(api_server, api_server.namespace(f"chart-{next(NUMBERS)}"))
+
+
+def objects(release: Thing) -> list[Thing]:
+    return [it for it in yaml.safe_load_all(release["manifest"]) if it]
+
+
+def test_each_set_of_values_is_taken_by_the_api_server(api_server: ApiServer) -> None:
+    """Server-side, with its validation and its defaults, and nothing left behind."""
+    for name, path in engine.value_sets().items():
+        values = {**engine.read(path), "namespaceOverride": ""}
+        things = engine.render(values)
+        if any("." in it["apiVersion"].partition("/")[0] and "k8s.io" not in it["apiVersion"]
+               for it in things):  # fmt: skip
+            # Custom resources, whose operators are not there; test_rendering.py reads them.
+            continue
+        for namespace in {"watch"} | {it["metadata"].get("namespace", "watch") for it in things}:
+            with contextlib.suppress(ApiError):
+                api_server.namespace(namespace)
+        for thing in things:
+            kind, metadata = thing["kind"], thing["metadata"]
+            at = api_server.path(thing["apiVersion"], kind, metadata.get("namespace"))
+            try:
+                api_server.send("POST", f"{at}?dryRun=All&fieldValidation=Strict", thing)
+            except ApiError as error:
+                # What needs something else that is there: a ServiceAccount's admission, a class.
+                assert "RuntimeClass" in str(error) or "PriorityClass" in str(error), (name, error)
+
+
+def test_it_is_installed_changed_rolled_back_and_removed(cluster: Cluster) -> None:
+    release = cluster.helm.install(CHART, "rel", WATCHING, namespace=cluster.namespace)
+    things = objects(release)
+    assert release["status"] == "deployed"
+    assert {"StatefulSet", "Service", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim",
+            "NetworkPolicy", "ClusterRole", "ClusterRoleBinding"} <= {
+        it["kind"] for it in things
+    }  # fmt: skip
+    assert all(cluster.exists(it) for it in things)
+
+    def checksum() -> str:
+        found = cluster.get("apps/v1", "StatefulSet", "rel-almenara")
+        return str(found["spec"]["template"]["metadata"]["annotations"]["checksum/config"])
+
+    before = checksum()
+    changed = {**WATCHING, "config": {"log": {"level": "debug"}}}
+    release = cluster.helm.upgrade(CHART, "rel", changed, namespace=cluster.namespace)
+    assert release["revision"] == 2
+    assert checksum() != before
+    text = cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"]
+    assert yaml.safe_load(text)["log"] == {"level": "debug"}
+
+    cluster.helm.rollback("rel", version=1)
+    assert checksum() == before
+    assert [it["status"] for it in cluster.helm.history("rel")][-1] == "deployed"
+
+    cluster.helm.uninstall("rel")
+    left = [it["kind"] for it in things if cluster.exists(it)]
+    # The history stays with its claim, until somebody takes it away.
+    assert left == ["PersistentVolumeClaim"]
+
+
+def test_the_volume_grows_with_its_value(cluster: Cluster) -> None:
+    growing = {
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": f"growing-{cluster.namespace}"},
+        "provisioner": "example.org/disk", "allowVolumeExpansion": True,
+    }  # fmt: skip
+    cluster.server.send("POST", "/apis/storage.k8s.io/v1/storageclasses", growing)
+    values: Thing = {"persistence": {"storageClass": f"growing-{cluster.namespace}"}}
+    cluster.helm.install(CHART, "rel", values, namespace=cluster.namespace)
+    # As the volume controller does once there is a volume.
+    claim = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")
+    claim = {**claim, "apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+    cluster.server.patch(claim, {"spec": {"volumeName": "volume"}})
+    cluster.server.patch_status(claim, {"phase": "Bound", "capacity": {"storage": "10Gi"}})
+    values["persistence"]["size"] = "20Gi"
+    cluster.helm.upgrade(CHART, "rel", values, namespace=cluster.namespace)
+    claim = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")
+    assert claim["spec"]["resources"]["requests"]["storage"] == "20Gi"
+    text = cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"]
+    assert yaml.safe_load(text)["storage"]["retention_size"] == 16 * 2**30
+    cluster.helm.uninstall("rel")
+
+
+def test_a_wrong_value_changes_nothing(cluster: Cluster) -> None:
+    cluster.helm.install(CHART, "rel", {}, namespace=cluster.namespace)
+    with pytest.raises(helm_python.HelmError, match="ingres"):
+        cluster.helm.upgrade(CHART, "rel", {"ingres": {}}, namespace=cluster.namespace)
+    with pytest.raises(helm_python.HelmError, match="additional properties"):
+        cluster.helm.install(CHART, "other", {"replicas": 3}, namespace=cluster.namespace)
+    assert [it["status"] for it in cluster.helm.history("rel")] == ["deployed"]
+    cluster.helm.uninstall("rel")
+
+
+def test_the_previous_version_is_upgraded_to_this_one_and_back(cluster: Cluster) -> None:
+    assert helm_python.Chart.load(PREVIOUS).metadata["version"] == "0.1.0"
+    cluster.helm.install(PREVIOUS, "rel", {}, namespace=cluster.namespace)
+    claim = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")["metadata"]["uid"]
+    release = cluster.helm.upgrade(CHART, "rel", {}, namespace=cluster.namespace)
+    assert release["revision"] == 2
+    assert all(cluster.exists(it) for it in objects(release))
+    cluster.helm.rollback("rel", version=1)
+    release = cluster.helm.upgrade(CHART, "rel", WATCHING, namespace=cluster.namespace)
+    # Through all of it the history lies in the same claim.
+    found = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")["metadata"]
+    assert found["uid"] == claim
+    cluster.helm.uninstall("rel")
+
+
+def test_a_volume_more_or_less_is_an_upgrade_as_any_other(cluster: Cluster) -> None:
+    cluster.helm.install(CHART, "rel", {}, namespace=cluster.namespace)
+    without = {"persistence": {"enabled": False}}
+    release = cluster.helm.upgrade(CHART, "rel", without, namespace=cluster.namespace)
+    assert "Deployment" in {it["kind"] for it in objects(release)}
+    gone = {"apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"name": "rel-almenara", "namespace": cluster.namespace}}  # fmt: skip
+    assert not cluster.exists(gone)
+    cluster.helm.uninstall("rel")
+
+
+def served(server: ApiServer) -> Iterator[tuple[str, str, bool, str]]:
+    """Group, resource, whether namespaced, and verb of everything that the API server has."""
+    groups = [("", "/api/v1")]
+    for it in server.send("GET", "/apis")["groups"]:
+        version = it["preferredVersion"]["groupVersion"]
+        groups.append((it["name"], f"/apis/{version}"))
+    for group, path in groups:
+        for resource in server.send("GET", path)["resources"]:
+            for verb in (*resource["verbs"], "escalate", "bind", "impersonate"):
+                yield group, resource["name"], resource["namespaced"], verb
+
+
+@pytest.mark.parametrize(
+    "name", ["defaults", "kubernetes", "kubernetes-namespaces", "auth-kubernetes"]
+)
+def test_the_account_may_do_what_its_plugins_need_and_nothing_else(
+    cluster: Cluster, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for namespace in ("shop", "search", "elsewhere"):
+        with contextlib.suppress(ApiError):
+            cluster.server.namespace(namespace)
+    values = engine.read(engine.value_sets()[name])
+    release = cluster.helm.install(CHART, "rel", values, namespace=cluster.namespace)
+    roles = [it for it in objects(release) if it["kind"] in ("Role", "ClusterRole")]
+    granted = rights(roles)
+    token = cluster.server.token(cluster.namespace, "rel-almenara")
+    # What every account may, whatever the chart does.
+    bare = cluster.server.service_account(cluster.namespace, "bare")
+    asked = wrong = 0
+    # A resource that the server does not serve is asked for as well, where a rule names it.
+    everything = {*served(cluster.server), *((g, r, True, v) for _, g, r, v in granted)}
+    places = (
+        ("shop", "elsewhere", cluster.namespace) if name == "kubernetes-namespaces" else ("shop",)
+    )
+    for group, resource, namespaced, verb in sorted(everything):
+        for namespace in places if namespaced else ("",):
+            right = (namespace, group, resource, verb)
+            expected = bool(granted & {right, ("", *right[1:])}) or may(cluster.server, bare, right)
+            asked += 1
+            if may(cluster.server, token, right) is not expected:
+                wrong += 1
+                print(f"{namespace or 'cluster'} {group}/{resource} {verb}: expected {expected}")
+    with capsys.disabled():
+        print(f"\nrights with {name}: {asked} asked, {len(granted)} granted, {wrong} wrong")
+    assert wrong == 0
+    assert asked > 500
+    cluster.helm.uninstall("rel")
+
+
+def may(server: ApiServer, token: str, right: Right) -> bool:
+    namespace, group, resource, verb = right
+    name, _, below = resource.partition("/")
+    answer = server.send(
+        "POST",
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+        {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {
+                "resourceAttributes": {
+                    "namespace": namespace, "group": group, "resource": name,
+                    "subresource": below, "verb": verb,
+                }
+            },
+        },
+        token=token,
+    )  # fmt: skip
+    return bool(answer["status"]["allowed"])
+
+
+class Kubelet:
+    """Runs the commands of the containers of test pods and jobs, with the names of services known.
+
+    What it can't give them is the image; the product of this machine stands in for it.
+    """
+
+    def __init__(self, cluster: Cluster, folder: Path, names: str) -> None:
+        self.cluster, self.folder = cluster, folder
+        self.hosts = folder / "hosts"
+        self.hosts.write_text(f"127.0.0.1 localhost {names}\n")
+        self.outputs: list[str] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "Kubelet":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+
+    def _look(self) -> None:
+        done: set[str] = set()
+        path = f"/api/v1/namespaces/{self.cluster.namespace}/pods"
+        server = ApiServerView(self.cluster.server)
+        while not self._over.wait(0.2):
+            for pod in server.send("GET", path)["items"]:
+                if pod["metadata"]["uid"] not in done:
+                    done.add(pod["metadata"]["uid"])
+                    self._run(server, {**pod, "apiVersion": "v1", "kind": "Pod"})
+
+    def _run(self, server: "ApiServerView", pod: Thing) -> None:
+        codes: list[int] = []
+        threads = [
+            threading.Thread(target=lambda it=it: codes.append(self._container(pod, it)))
+            for it in pod["spec"]["containers"]
+        ]
+        for it in threads:
+            it.start()
+        for it in threads:
+            it.join()
+        phase = "Failed" if any(codes) else "Succeeded"
+        server.patch_status(pod, {"phase": phase})
+
+    def _container(self, pod: Thing, container: Thing) -> int:
+        config = self.cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"]
+        file = self.folder / f"{container['name']}.yaml"
+        text = config.replace("/data", str(self.folder / "data"))
+        file.write_text(text.replace("/etc/almenara", str(self.folder)))
+        for volume in pod["spec"]["volumes"]:
+            if "secret" in volume:
+                self._secret(volume["name"], volume["secret"]["secretName"])
+        arguments = [
+            it.replace("$(MARK)", pod["metadata"]["uid"]).replace("/etc/almenara", str(self.folder))
+            for it in container["args"]
+        ]
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-euc",
+             f'mount --bind {self.hosts} /etc/hosts; exec "$@"', "sh",
+             str(engine.ALMENARA), *arguments],
+            env={**os.environ, "ALMENARA_CONFIG": str(file), "COLUMNS": "200"},
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        self.outputs.append(done.stdout + done.stderr)
+        return done.returncode
+
+    def _secret(self, volume: str, name: str) -> None:
+        folder = self.folder / "secrets" / volume.removeprefix("secret-")
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, value in self.cluster.get("v1", "Secret", name)["data"].items():
+            (folder / key).write_bytes(base64.b64decode(value))
+
+
+class ApiServerView:
+    """The API server for a thread of its own; its connections are of one thread each."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.send, self.patch_status = server.send, server.patch_status
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[NatsServer]:
+    with NatsServer(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="names of services need a mount namespace")
+def test_helm_test_sees_an_event_come_back_over_the_websocket(
+    cluster: Cluster, nats: NatsServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    values: dict[str, Any] = {
+        "service": {"port": port},
+        "test": {"subject": "fleet.test", "timeout": 30,
+                 "tokenFile": "/etc/almenara/secrets/access/token"},
+        "secrets": {"access": {"data": {"token": TOKEN}}},
+        "config": {
+            "auth": {"token": {"file": "/etc/almenara/secrets/access/token"}},
+            "server": {"port": port, "drain": 0.2},
+            "plugins": {"nats": {"servers": [nats.url],
+                                 "apply": [{"name": "FLEET", "subjects": ["fleet.>"]}]}},
+        },
+    }  # fmt: skip
+    cluster.helm.install(CHART, "rel", values, namespace=cluster.namespace)
+    config = yaml.safe_load(cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"])
+    config["storage"]["dir"] = str(tmp_path / "data")
+    (tmp_path / "token").write_text(TOKEN)
+    config["auth"]["token"]["file"] = str(tmp_path / "token")
+    service = f"rel-almenara.{cluster.namespace}.svc.cluster.local"
+    product = Product(tmp_path / "product", config)
+    done = product.run("streams", "apply")
+    assert done.returncode == 0, done.stderr
+    with product, Kubelet(cluster, tmp_path, service) as kubelet:
+        cluster.helm.test("rel", timeout=60)
+        told = " ".join("\n".join(kubelet.outputs).split())
+        assert "is ready" in told
+        assert "came over the WebSocket" in told
+        assert "a page of another site is refused" in told
+        assert "Stored in FLEET" in told
+    # And it fails where nothing serves.
+    with Kubelet(cluster, tmp_path, service) as kubelet:
+        values["test"]["timeout"] = 2
+        cluster.helm.upgrade(CHART, "rel", values, namespace=cluster.namespace)
+        with pytest.raises(helm_python.HelmError):
+            cluster.helm.test("rel", timeout=60)
+        assert any("no Almenara answers" in " ".join(it.split()) for it in kubelet.outputs)
+    cluster.helm.uninstall("rel")

@@ -1,0 +1,51 @@
+"""A copy of the bus, taken while it runs, is all of its history."""
+
+import threading
+from pathlib import Path
+
+from app import Almenara
+from raw_nats import RawClient
+from servers import NatsServer
+
+
+def test_a_backup_taken_under_load_is_restored_with_every_event_and_goes_on_without_a_repeat(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    client = RawClient(nats_server.port)
+    client.make_stream("FLEET", "fleet.>")
+    over = threading.Event()
+    published: list[int] = []
+
+    def publish() -> None:
+        sender = RawClient(nats_server.port)
+        while not over.wait(0.002):
+            published.append(len(published))
+            sender.publish("fleet.load", b'{"event_type": "LOAD", "n": %d}' % published[-1])
+        sender.close()
+
+    thread = threading.Thread(target=publish)
+    copy = tmp_path / "copy.db"
+    with Almenara(tmp_path / "first", nats_server.url) as almenara:
+        thread.start()
+        almenara.wait_for_events(300)
+        before = {it["data"]["n"] for it in almenara.events() if it["type"] == "LOAD"}
+        done = almenara.command("backup", str(copy))
+        assert done.returncode == 0, done.stderr
+        assert almenara.command("backup", str(copy)).returncode == 1
+        count = len(published)
+        almenara.wait_for_events(count)
+        over.set()
+        thread.join()
+    held = int(done.stdout.split("holds ")[1].split()[0])
+    assert held >= len(before)
+
+    # Another installation, of which nothing is left but the copy.
+    restored = Almenara(tmp_path / "second", nats_server.url)
+    (tmp_path / "second" / "var").mkdir()
+    copy.rename(tmp_path / "second" / "var" / "almenara.db")
+    with restored:
+        restored.wait_for_events(len(published))
+        found = [it["data"]["n"] for it in restored.events() if it["type"] == "LOAD"]
+    # What the copy had, and from the stream what came after it: each once.
+    assert before <= set(found)
+    assert sorted(found) == published
