@@ -122,8 +122,8 @@ class ResourceQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Namespace, or a pattern; empty for all."""
     name: str = ""
     """Name, or a pattern; empty for all."""
-    limit: Annotated[int, msgspec.Meta(ge=1, le=2000)] = 200
-    """Resources shown at most."""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=200_000)] = 200
+    """Resources given at most."""
 
 
 class SampleQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

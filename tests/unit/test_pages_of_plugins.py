@@ -140,3 +140,19 @@ def test_what_is_wrong_with_a_page_or_panel_is_told(
     with pytest.raises(ValueError) as problem:
         Catalogue(Renderer()).add("p", panels, None, pages)
     assert str(problem.value) == text
+
+
+async def test_a_template_includes_and_imports_its_neighbours_by_their_own_names() -> None:
+    panel = Panel(
+        name="own", title="Own", kind="template", template="own.html",
+        query=ResourceQuery(kind="job"),
+    )  # fmt: skip
+    templates = {
+        "own.html": '{% import "parts.html" as own %}{% import "macros.html" as it %}'
+        '{{ own.named("x") }}{{ it.status("fine") }}{% include "end.html" %}',
+        "parts.html": "{% macro named(name) %}{% include 'end.html' %}{{ name }}{% endmacro %}",
+        "end.html": "-end-",
+    }
+    drawn = await draw("p", [panel], templates, [])
+    assert drawn["p.own"].startswith("-end-x<span")
+    assert drawn["p.own"].endswith("-end-")

@@ -163,6 +163,12 @@ class _Environment(jinja2.Environment):
         return own
 
 
+class _OfPlugins(jinja2.PrefixLoader):
+    """Templates of plugins, which keep their whole name, so that what they include is found."""
+
+    load = jinja2.BaseLoader.load
+
+
 class Renderer:
     """The Jinja environment of panels and pages, autoescape always on."""
 
@@ -173,7 +179,7 @@ class Renderer:
         self.environment = _Environment(
             loader=jinja2.ChoiceLoader(
                 [
-                    jinja2.PrefixLoader(self._of_plugins),
+                    _OfPlugins(self._of_plugins),
                     jinja2.FileSystemLoader([*folders, TEMPLATES]),
                 ]
             ),

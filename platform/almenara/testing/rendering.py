@@ -29,8 +29,12 @@ async def draw(
     *,
     pages: Sequence[Page] = (),
     tails: Sequence[Tail] = (),
+    only: str = "",
 ) -> dict[str, str]:
-    """Each panel by its name, drawn of these signals. Raises `ValueError` for a wrong one."""
+    """Each panel, or the `only` one, by its whole name, drawn of these signals.
+
+    Raises `ValueError` for one that cannot be what its author wants.
+    """
     renderer = Renderer()
     catalogue = Catalogue(renderer)
     catalogue.add(plugin, panels, templates, pages)
@@ -51,6 +55,7 @@ async def draw(
                 return {
                     panel.name: await panel.render(view, panel.choose(query or {}), renderer)
                     for panel in catalogue.of_plugin(plugin)
+                    if not only or panel.name == f"{plugin}.{only}"
                 }
             finally:
                 await feeds.close()
@@ -79,8 +84,10 @@ async def render_panel(
             found.name, panels, plugins.templates(found.name), signals, query,
             pages=plugins.pages(found.name, known),
             tails=plugins.tails(found.name, known, MemoryContext(Path(data_dir))),
+            only=panel,
         )  # fmt: skip
     try:
         return drawn[f"{found.name}.{panel}"]
     except KeyError:
-        raise ValueError(f"{found.name} has no panel {panel!r}; it has {list(drawn)}") from None
+        names = ", ".join(it.name for it in panels) or "none"
+        raise ValueError(f"{found.name} has no panel {panel!r}; it has {names}") from None

@@ -361,7 +361,9 @@ async def escapes_what_it_draws(subject: Subject) -> Said:
     templates = subject.plugins.templates(subject.name)
     pages = subject.plugins.pages(subject.name, settings)
     for panel in panels:
-        drawn = await draw(subject.name, panels, templates, _hostile(panel), pages=pages)
+        drawn = await draw(
+            subject.name, panels, templates, _hostile(panel), pages=pages, only=panel.name
+        )
         text = drawn[f"{subject.name}.{panel.name}"]
         if 'class="broken-panel"' in text:
             raise AssertionError(f"the panel {panel.name} cannot be drawn: {_words(text)}")

@@ -5,6 +5,7 @@ from collections import deque
 from typing import Any, Final
 
 import msgspec
+import structlog
 from litestar import WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
 
@@ -14,6 +15,9 @@ from almenara.web.permission import VIEWER, NotSignedInError, asking_of, ticket_
 from almenara.web.services import Services
 from almenara.web.wire import EXTENSION, LiveProtocol
 
+log = structlog.get_logger(__name__)
+
+FAILED: Final = 1011
 ABUSE: Final = 1008
 MESSAGES_PER_SECOND: Final = 20
 LARGEST_SEQUENCE: Final = 2**63 - 1
@@ -47,6 +51,10 @@ async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
         except ValueError:
             outbox.close(ABUSE)
         await _listen(socket, channels, outbox)
+    except Exception:
+        # What reaches uvicorn from here closes the socket and tells nobody.
+        log.exception("a live page ended with an error")
+        outbox.close(FAILED)
     finally:
         services.access.closed(watched)
         peer.outbox = None
