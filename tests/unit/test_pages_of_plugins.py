@@ -20,6 +20,7 @@ from almenara.panels.renderer import Renderer
 from almenara.settings import PlacedPanel
 from almenara.signals import Event, Resource, Sample, Severity, now
 from almenara.testing.rendering import draw
+from almenara.web.dashboards import filled, placed
 
 pytestmark = pytest.mark.anyio
 
@@ -156,3 +157,21 @@ async def test_a_template_includes_and_imports_its_neighbours_by_their_own_names
     drawn = await draw("p", [panel], templates, [])
     assert drawn["p.own"].startswith("-end-x<span")
     assert drawn["p.own"].endswith("-end-")
+
+
+def test_what_the_overview_takes_of_plugins_fills_its_rows() -> None:
+    catalogue = Catalogue(Renderer())
+    widths = (4, 5, 6, 3, 12)
+    catalogue.add(
+        "p",
+        [
+            Panel(
+                name=f"n{place}", title="N", kind="status", query=ResourceQuery(kind="job"),
+                width=width,
+            )
+            for place, width in enumerate(widths)
+        ],
+        None,
+    )  # fmt: skip
+    panels = filled([placed(it) for it in catalogue.of_plugin("p")])
+    assert [it.width for it in panels] == [4, 8, 6, 6, 12]

@@ -17,6 +17,7 @@ MAIN: Final = "main"
 GLANCED: Final = frozenset(("status", "number"))
 """The kinds that the overview takes of every plugin: what people look at, not what they read."""
 PANELS_OF_A_PAGE: Final = 32
+COLUMNS: Final = 12
 
 
 class Placed(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,8 +145,22 @@ def _overview(catalogue: Catalogue, view: View) -> Dashboard:
         last.insert(0, placed(catalogue["streams"]))
     else:
         last = [placed(catalogue["failures"], width=12)]
-    panels = [*(placed(catalogue[name]) for name in names), *glanced, *last]
+    panels = [*(placed(catalogue[name]) for name in names), *filled(glanced), *last]
     return Dashboard(name=OVERVIEW, title="Overview", panels=panels[:PANELS_OF_A_PAGE])
+
+
+def filled(panels: Sequence[Placed]) -> list[Placed]:
+    """The panels with the last of each row as wide as its row has room for."""
+    rows: list[list[Placed]] = []
+    for it in panels:
+        if rows and sum(other.width for other in rows[-1]) + it.width <= COLUMNS:
+            rows[-1].append(it)
+        else:
+            rows.append([it])
+    for row in rows:
+        rest = COLUMNS - sum(it.width for it in row)
+        row[-1] = msgspec.structs.replace(row[-1], width=row[-1].width + rest)
+    return [it for row in rows for it in row]
 
 
 def _titled(name: str) -> str:
