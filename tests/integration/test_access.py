@@ -424,7 +424,9 @@ async def test_no_secret_is_in_the_log_or_in_the_files(watched: Watched) -> None
         if secret == csrf:
             continue  # of a session that is no longer anybody's once its cookie is gone
         assert not any(secret.encode() in text for text in texts)
-        assert not any(secret.split("_", 2)[-1].encode() in text for text in texts)
+        if secret.startswith("alm_"):
+            # The secret part of an API token, which stands behind its id.
+            assert not any(secret.split("_", 2)[-1].encode() in text for text in texts)
     mode = (folder / "var" / "access.db").stat().st_mode
     assert mode & 0o077 == 0
 

@@ -43,7 +43,7 @@ provider.use(async (ctx, next) => {
     ctx.body = "done";
     return;
   }
-  const interaction = ctx.path.match(/^\/interaction\/(\w[\w-]*)$/);
+  const interaction = ctx.path.match(/^\/interaction\/([\w-]+)$/);
   if (interaction) {
     const details = await provider.interactionDetails(ctx.req, ctx.res);
     const who = ctx.cookies.get("who") ?? "ada";
