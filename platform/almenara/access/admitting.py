@@ -37,6 +37,8 @@ COME_AGAIN: Final = 1012
 SECOND: Final = 1_000_000
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
 
+NOBODY_SIGNS_IN: Final = frozenset(("none", "insecure-none"))
+
 Mode = Literal["token", "oidc", "proxy", "kubernetes", "none", "insecure-none"]
 
 
@@ -454,7 +456,7 @@ class Access:
             of_address = sum(it.address == address for it in self.open)
             if of_address >= server.websockets_per_address:
                 return f"{of_address} live pages are open from your address; close one."
-        if ticket is not None and self.mode not in ("none", "insecure-none"):
+        if ticket is not None and self.mode not in NOBODY_SIGNS_IN:
             mine = sum(it.ticket.user == ticket.user for it in self.open)
             if mine >= server.websockets_per_user:
                 return f"{mine} live pages are open already; close one."

@@ -8,7 +8,13 @@ from litestar.datastructures import Cookie
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from almenara.access.admitting import SIGNED_OUT, Access, Ticket, is_loopback
+from almenara.access.admitting import (
+    NOBODY_SIGNS_IN,
+    SIGNED_OUT,
+    Access,
+    Ticket,
+    is_loopback,
+)
 from almenara.access.asking import Asking, Refused
 from almenara.access.sessions import PLAIN_COOKIE, SECURE_COOKIE
 from almenara.access.throttling import Rates
@@ -48,7 +54,9 @@ class Admission:
                     websocket, receive, send,
                 )  # fmt: skip
                 return
-        if ticket is not None and not self._by_user.allows(_counted(ticket.user, asking)):
+        # Where nobody signs in all are one user, and only their addresses tell them apart.
+        user = ticket.user if ticket and self.access.mode not in NOBODY_SIGNS_IN else None
+        if user is not None and not self._by_user.allows(_counted(user, asking)):
             await refuse(too_often(), websocket, receive, send)
             return
         state["ticket"] = ticket
