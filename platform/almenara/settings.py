@@ -132,7 +132,7 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     half_open: Count = 1_000
     """Connections that may be on their way to send their headers; beyond them the oldest go."""
     header_timeout: Positive = 5.0
-    """Seconds a connection may take to send its request headers."""
+    """Seconds a connection may take for its TLS handshake, and to send the headers of a request."""
     user_timeout: Positive = 10.0
     """Seconds sent bytes may stay unacknowledged before the connection is dropped."""
     drain: Annotated[float, msgspec.Meta(ge=0)] = 4.0
