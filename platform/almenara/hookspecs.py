@@ -301,9 +301,30 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """Which of several writers wrote it: a container, a worker."""
 
 
+class ClusterRight(msgspec.Struct, frozen=True, kw_only=True):
+    """A right in a Kubernetes cluster, in the words of its RBAC: `get` `pods`/`log`."""
+
+    verb: str
+    resource: str
+    subresource: str = ""
+    group: str = ""
+    """The API group; empty for the core's."""
+
+    def __str__(self) -> str:
+        resource = f"{self.resource}.{self.group}" if self.group else self.resource
+        return f"{self.verb} {resource}" + (f"/{self.subresource}" if self.subresource else "")
+
+
 @runtime_checkable
 class Tail(Protocol):
-    """Lines that are read while somebody looks at them, and kept by nobody."""
+    """Lines that are read while somebody looks at them, and kept by nobody.
+
+    Who may see them is decided by where they belong: to the source with the plugin's name, and to
+    the namespace of the panel's filter. Where that is not so, a method `belongs(asked)` tells the
+    name of the source and the namespace, as its signals have them; it must not block, and raises
+    `LookupError` for what is not there. With an attribute `right`, a `ClusterRight`, the lines are
+    shown only to who has that right there, where `auth.authorization` is `kubernetes`.
+    """
 
     name: str
     """Unique within the plugin."""

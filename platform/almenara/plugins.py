@@ -18,7 +18,7 @@ import pluggy
 import structlog
 
 from almenara import API_VERSION, __version__, hookspecs
-from almenara.hookspecs import Context, Finding, Page, Panel, ResourceKey, Tail
+from almenara.hookspecs import ClusterRight, Context, Finding, Page, Panel, ResourceKey, Tail
 from almenara.settings import Settings, SettingsError, read
 
 log = structlog.get_logger(__name__)
@@ -336,6 +336,12 @@ class Plugins:
                 raise PluginError(
                     f"a tail of plugin {name}, {type(tail).__name__}, must have a `name` and"
                     " `def lines(self, asked)`"
+                )
+            if not isinstance(getattr(tail, "right", None), ClusterRight | None):
+                # Anything else would be asked of no cluster, and everybody would see the lines.
+                raise PluginError(
+                    f"the `right` of the tail {tail.name} of plugin {name} must be an"
+                    " almenara.hookspecs.ClusterRight"
                 )
         return found
 

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import Line
+from almenara.hookspecs import ClusterRight, Line
 from almenara.kit import Backoff, sleep
 from almenara.signals import Severity, format_time, parse_time
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.credentials import UnreachableError
-from almenara_kubernetes.settings import NAME, ClusterSettings, KubernetesSettings
+from almenara_kubernetes.settings import NAME, ClusterSettings, KubernetesSettings, source_name
 
 LINES: Final = 500
 """Lines read of what was written before."""
@@ -50,17 +50,18 @@ class PodLogs:
     """
 
     name = "pod-logs"
+    right = ClusterRight(verb="get", resource="pods", subresource="log")
 
     def __init__(self, settings: KubernetesSettings) -> None:
         self.settings = settings
 
+    def belongs(self, asked: Mapping[str, str]) -> tuple[str, str]:
+        """The source of the cluster, and the namespace as its resources have it."""
+        cluster, namespace, _ = self._chosen(asked)
+        return source_name(cluster), f"{cluster.name}/{namespace}" if cluster.name else namespace
+
     async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
         """The last lines, then each as it is written. Raises `LookupError` and `OSError`."""
-        if not self.settings.logs:
-            raise LookupError(
-                "logs are switched off; set plugins.kubernetes.logs to true and grant the rule"
-                " that `almenara kubernetes rbac` then prints"
-            )
         cluster, namespace, pod = self._chosen(asked)
         previous = asked.get("previous", "") not in ("", "no", "false", "0")
         queue: asyncio.Queue[Sequence[Line] | None] = asyncio.Queue(BATCH_WAIT)
@@ -84,6 +85,11 @@ class PodLogs:
                         task.cancel()
 
     def _chosen(self, asked: Mapping[str, str]) -> tuple[ClusterSettings, str, str]:
+        if not self.settings.logs:
+            raise LookupError(
+                "logs are switched off; set plugins.kubernetes.logs to true and grant the rule"
+                " that `almenara kubernetes rbac` then prints"
+            )
         pod, namespace = asked.get("name", ""), asked.get("namespace", "")
         called, _, inside = namespace.rpartition("/")
         called = called or asked.get("cluster", "")

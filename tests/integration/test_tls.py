@@ -183,8 +183,8 @@ async def test_a_bad_certificate_leaves_the_old_one_and_is_named_in_the_log(
             encrypted.put(cert, key)
             await asyncio.to_thread(
                 wait_until,
-                lambda: encrypted.log.count("the old one stays") > heard,
-                said,  # noqa: B023
+                lambda heard=heard: encrypted.log.count("the old one stays") > heard,
+                said,
             )
             assert said in encrypted.log
             assert encrypted.serial() == before

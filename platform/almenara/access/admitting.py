@@ -20,6 +20,7 @@ from almenara.access.store import ApiToken, Kept, KeptSession, Store
 from almenara.access.throttling import Attempts
 from almenara.access.tokens import Tokens
 from almenara.bus import Bus
+from almenara.hookspecs import ClusterRight
 from almenara.scope import EVERYTHING
 from almenara.settings import Settings, SettingsError
 from almenara.signals import now
@@ -176,7 +177,11 @@ class Access:
     """Who is there, as far as sessions, tokens and whoever signs people in can tell."""
 
     def __init__(
-        self, settings: Settings, bus: Bus, namespaces: Callable[[], Iterable[str]]
+        self,
+        settings: Settings,
+        bus: Bus,
+        namespaces: Callable[[], Iterable[str]],
+        rights: Callable[[], Iterable[ClusterRight]],
     ) -> None:
         self.mode = mode_of(settings)
         self.settings, self.server = settings.auth, settings.server
@@ -211,7 +216,7 @@ class Access:
             self.cluster = clusters.Cluster(auth.kubernetes)
             self._reviewed = clusters.Reviewed(self.cluster, auth.kubernetes.recheck)
             if auth.authorization == "kubernetes":
-                self._rights = clusters.Rights(self.cluster, auth.kubernetes, namespaces)
+                self._rights = clusters.Rights(self.cluster, auth.kubernetes, namespaces, rights)
 
     # -- requests
 

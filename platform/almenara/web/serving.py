@@ -57,7 +57,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
             for plugin in list(plugins.modules):
                 plugging.add(plugin)
             history = History(bus)
-            access = Access(settings, bus, resources.namespaces)
+            access = Access(settings, bus, resources.namespaces, feeds.rights)
             await access.start()
             tell_of_access(access)
             view = View(
