@@ -28,6 +28,7 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.kit import heed_cancellation
 from almenara.signals import EPOCH, Event, parse_time
 from almenara_nats.connection import Connection
 from almenara_nats.reading import parse_headers, read_message
@@ -146,6 +147,7 @@ class Follower:
         expected = 1
         try:
             while True:
+                heed_cancellation()
                 await self._ask(inbox)
                 if self._well:
                     ready()
