@@ -24,11 +24,16 @@ MARK = "ALMENARA_TEST_RAY"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
+def version() -> tuple[int, ...]:
+    """The version of Ray that is tested against: the pinned one, or another by RAY_VERSION."""
+    pinned = (Path(__file__).parents[1] / "requirements" / "ray.in").read_text().partition("==")[2]
+    return tuple(map(int, (os.environ.get("RAY_VERSION") or pinned.strip()).split(".")))
+
+
 def environment() -> Path:
     """Where `make ray` put Ray."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    text = (Path(__file__).parents[1] / "requirements" / "ray.in").read_text()
-    return cache / "almenara" / f"ray-{text.partition('==')[2].strip()}"
+    return cache / "almenara" / f"ray-{'.'.join(map(str, version()))}"
 
 
 class RayHead:

@@ -10,6 +10,7 @@ import msgspec
 from almenara.hookspecs import (
     Column,
     EventQuery,
+    Filter,
     Look,
     Page,
     Panel,
@@ -47,6 +48,11 @@ EMPTY: Final[Mapping[str, Any]] = dict.fromkeys(
     ("node", "node_id", "job_id", "error_type", "message"), ""
 ) | {"exit_code": None}
 """What a job may lack."""
+CHOSEN: Final = Filter(name="namespace", label="Cluster")
+STATUS: Final = Filter(name="status", label="Status", choices=STATUSES)
+WORDS: Final = Filter(name="text", label="Words", hint="in a job or its reason")
+SPAN: Final = Filter(name="span", label="Hours", choices=tuple(SPANS))
+JOB_ID: Final = Filter(name="name", label="Job")
 OVERDUE: Final = 1.5
 """A job that takes this many times as long as usual is marked."""
 BARS: Final = (
@@ -63,19 +69,19 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
         *(kuberay() if settings.kuberay else []),
         Panel(
             name="clusters", title="Ray clusters", kind="template", template="clusters.html",
-            query=ResourceQuery(kind="ray.*"), prepare=clusters, filters=["namespace"],
+            query=ResourceQuery(kind="ray.*"), prepare=clusters, filters=[CHOSEN],
             refresh=10.0, width=12, empty="No cluster has been looked at yet.",
         ),
         Panel(
             name="jobs", title="Ray jobs", kind="template", template="jobs.html",
             query=ResourceQuery(kind=JOB), prepare=jobs,
-            filters=["namespace", "status", "text", "before"], refresh=2.0, width=12,
+            filters=[CHOSEN, STATUS, WORDS, "before"], refresh=2.0, width=12,
             empty="No job has been submitted yet.",
         ),
         Panel(
             name="timeline", title="Timeline of Ray jobs", kind="template",
             template="timeline.html", query=ResourceQuery(kind=JOB), prepare=timeline,
-            filters=["namespace", "span"], refresh=10.0, width=12,
+            filters=[CHOSEN, SPAN], refresh=10.0, width=12,
             empty="No job ran in this time.",
         ),
         Panel(
@@ -92,12 +98,12 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
                 Column(title="Disk", path="sample.disk", format="percent"),
                 Column(title="Why", path="state.reason"),
             ],
-            filters=["namespace"], width=12, height=6,
+            filters=[CHOSEN], width=12, height=6,
             empty="No node has been seen yet.",
         ),
         Panel(
             name="applications", title="Serve applications", kind="status",
-            query=ResourceQuery(kind=APPLICATION), filters=["namespace"], width=6,
+            query=ResourceQuery(kind=APPLICATION), filters=[CHOSEN], width=6,
             severities={"RUNNING": Severity.INFO, "DEPLOYING": Severity.WARN},
             empty="No Serve application is deployed.",
         ),
@@ -109,11 +115,11 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
         Panel(
             name="job", title="Job", kind="template", template="job.html",
             query=ResourceQuery(kind=JOB), prepare=functools.partial(job, settings),
-            filters=["namespace", "name"], refresh=2.0, width=12,
+            filters=[CHOSEN, JOB_ID], refresh=2.0, width=12,
         ),
         Panel(
             name="job-log", title="Log", kind="tail",
-            query=TailQuery(tail="job-logs", limit=500), filters=["namespace", "name", "text"],
+            query=TailQuery(tail="job-logs", limit=500), filters=[CHOSEN, JOB_ID, "text"],
             width=12,
         ),
     ]  # fmt: skip
@@ -167,7 +173,7 @@ def pages(settings: RaySettings) -> Sequence[Page]:
             name="main", title="Ray",
             panels=["clusters", "jobs", "timeline", PlacedPanel(panel="applications", width=4),
                     PlacedPanel(panel="events", width=8), *found, "nodes"],
-            filters=["namespace", "status", "text"], navigation=True,
+            filters=[CHOSEN, STATUS, WORDS], navigation=True,
         ),
         Page(name="job", title="Ray job", panels=["job", "job-log"]),
     ]  # fmt: skip

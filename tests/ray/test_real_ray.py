@@ -178,8 +178,8 @@ async def test_an_object_store_that_spills_and_a_driver_that_nobody_submitted_ar
 ) -> None:
     script = tmp_path / "spills.py"
     script.write_text(
-        "import ray, numpy, time\nray.init(address='auto')\n"
-        "kept = [ray.put(numpy.zeros(5_000_000)) for _ in range(4)]\ntime.sleep(8)\n"
+        "import ray, time\nray.init(address='auto')\n"
+        "kept = [ray.put(bytes(40_000_000)) for _ in range(4)]\ntime.sleep(8)\n"
     )
     async with following(head, tmp_path) as run:
         await run.until(lambda: any(it.kind == "ray.node" for it in run.resources.values()), 30)
