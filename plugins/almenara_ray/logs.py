@@ -13,7 +13,7 @@ from almenara.signals import Severity
 from almenara_ray import answers
 from almenara_ray.answers import AnswerError, Job
 from almenara_ray.dashboard import AskingError, Dashboard, MissingError
-from almenara_ray.following import Known
+from almenara_ray.jobs import Known
 from almenara_ray.masking import masked
 from almenara_ray.settings import ClusterSettings, RaySettings
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from almenara.kit import now
 from almenara.signals import Event, Severity
 from almenara_ray.answers import Application, Job, Node, Version
-from almenara_ray.following import Cluster, Known
+from almenara_ray.following import Cluster
+from almenara_ray.jobs import Known
 
 MINUTE = 60_000_000
 T0 = 1_790_000_000_000_000
@@ -23,7 +24,7 @@ def job(name: str, status: str, submitted: int = T0, ended: int | None = None, *
 
 
 def told(cluster: Cluster, *jobs: Job, **how: Any) -> list[str]:
-    signals = cluster.told(cluster.transitions(jobs, **how))
+    signals = cluster.told(cluster.jobs.transitions(jobs, **how))
     return [f"{it.subject} {it.type.rpartition('.')[2]}" for it in signals if isinstance(it, Event)]
 
 
@@ -146,7 +147,7 @@ def test_however_lists_are_seen_every_run_is_told_once_and_in_order(data: st.Dat
             for name in data.draw(st.permutations(names))
             if at[name] >= 0
         ]
-        for signal in cluster.told(cluster.transitions(jobs)):
+        for signal in cluster.told(cluster.jobs.transitions(jobs)):
             if isinstance(signal, Event):
                 seen[(signal.source, signal.id)] = seen.get((signal.source, signal.id), 0) + 1
                 order[signal.subject].append(signal.type.rpartition(".")[2])

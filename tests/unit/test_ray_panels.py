@@ -18,7 +18,8 @@ from almenara_ray.custom_resources import (
     cluster_signals,
     job_signals,
 )
-from almenara_ray.following import Cluster, Known
+from almenara_ray.following import Cluster
+from almenara_ray.jobs import Known
 from almenara_ray.panels import laid_out
 from almenara_ray.settings import RaySettings
 
@@ -51,7 +52,7 @@ def story(name: str, *jobs: Job) -> list[Signal]:
     )
     node = Node(id="a" * 56, name="head-pod", head=True, total={"CPU": 4.0})
     signals = [*cluster.answered(), *cluster.shaped([node])]
-    transitions = cluster.transitions(jobs)
+    transitions = cluster.jobs.transitions(jobs)
     for it in transitions:
         if it.what == "failed":
             it.log = f"epoch 1\n{HOSTILE}\nValueError: loss is nan"
