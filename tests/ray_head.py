@@ -105,6 +105,8 @@ class RayHead:
 
     def start(self) -> Self:
         export, agent, grpc, client = self.others[2:]
+        # With this, a worker that lives on this machine has Ray believe that the head does too.
+        (self.temporary / "ray_current_cluster").unlink(missing_ok=True)
         with (self.folder / "ray.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [

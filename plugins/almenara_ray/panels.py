@@ -25,6 +25,9 @@ from almenara_ray.following import APPLICATION, CLUSTER, JOB, NODE, SEVERITIES, 
 from almenara_ray.settings import RaySettings
 
 RAY_JOB: Final = "ray.rayjob"
+RAY_CLUSTER: Final = "ray.raycluster"
+DONE: Final = ("Complete", "Failed", "ValidationFailed")
+"""Where a RayJob can have come to and goes no further."""
 ENDS: Final[Mapping[str, str]] = {
     "SUCCEEDED": f"{JOB}.succeeded",
     "FAILED": f"{JOB}.failed",
@@ -143,22 +146,13 @@ def kuberay() -> Sequence[Panel]:
             empty="There is no RayJob.",
         ),
         Panel(
-            name="rayclusters", title="RayClusters", kind="table",
-            query=ResourceQuery(kind="ray.raycluster", limit=500),
-            columns=[
-                Column(title="RayCluster", path="name"),
-                Column(title="Namespace", path="namespace"),
-                Column(title="State", path="status", format="status"),
-                Column(title="Workers", path="state.available", format="number"),
-                Column(title="Wanted", path="state.desired", format="number"),
-                Column(title="Age", path="state.created", format="age"),
-                Column(title="Why", path="state.reason"),
-            ],
-            width=8, height=5, empty="There is no RayCluster.",
+            name="rayclusters", title="RayClusters", kind="template", template="rayclusters.html",
+            query=ResourceQuery(kind=RAY_CLUSTER), prepare=rayclusters, refresh=10.0, width=12,
+            height=5, empty="There is no RayCluster.",
         ),
         Panel(
             name="rayservices", title="RayServices", kind="status",
-            query=ResourceQuery(kind="ray.rayservice"), width=4, empty="There is no RayService.",
+            query=ResourceQuery(kind="ray.rayservice"), width=12, empty="There is no RayService.",
         ),
     ]  # fmt: skip
 
@@ -340,10 +334,31 @@ def _rayjob(it: Resource, moment: int) -> dict[str, Any]:
         "cluster": cluster.partition(".")[2],
         "cluster_link": address("ray", namespace=cluster),
         "began": begun,
-        "seconds": ((ended or moment) - begun) / SECOND if begun else None,
+        "seconds": ((ended or moment) - begun) / SECOND
+        if begun and (ended or state.get("deployment") not in DONE)
+        else None,
         "failed": state.get("failed", 0),
         "retries": state.get("retries", 0),
         "reason": state.get("reason", ""),
+    }
+
+
+async def rayclusters(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+    """The RayClusters that there are, those in trouble first."""
+    found = list(look.resources(ResourceQuery(kind=RAY_CLUSTER, limit=500)))
+    found.sort(key=lambda it: (-int(it.severity), it.namespace, it.name))
+    return {
+        "rayclusters": [
+            {
+                **it.state,
+                "name": it.name,
+                "namespace": it.namespace,
+                "status": it.status,
+                "severity": it.severity.name,
+                "link": address("ray", namespace=str(it.state.get("cluster", ""))),
+            }
+            for it in found
+        ]
     }
 
 
@@ -584,6 +599,7 @@ async def job(settings: RaySettings, look: Look, asked: Mapping[str, str]) -> Ma
         ],
         "steps": [
             {
+                "of": "RayJob" if event.type.startswith(f"{RAY_JOB}.") else "",
                 "what": event.type.rpartition(".")[2],
                 "time": event.time,
                 "severity": event.severity.name,

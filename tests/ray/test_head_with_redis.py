@@ -12,7 +12,7 @@ from test_real_ray import following, of_job, submit
 
 from almenara.testing.running import MemoryContext
 from ray_head import RayHead
-from servers import free_port, wait_until
+from servers import accepts, free_port, wait_until
 
 pytestmark = pytest.mark.anyio
 NOTICED = 10.0
@@ -27,12 +27,10 @@ def redis(folder: Path) -> Iterator[str]:
     port = free_port()
     server = subprocess.Popen(
         [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder),
-         "--logfile", str(folder / "log")]
+         "--logfile", "log"]
     )  # fmt: skip
     try:
-        wait_until(
-            lambda: "Ready to accept" in (folder / "log").read_text(errors="replace"), "Redis"
-        )
+        wait_until(lambda: accepts(port), "Redis")
         yield f"127.0.0.1:{port}"
     finally:
         server.kill()
