@@ -174,9 +174,11 @@ class Following:
 
     async def _version(self) -> Version:
         try:
-            return answers.version(await self.dashboard.get("version"))
+            version = answers.version(await self.dashboard.get("version"))
         except MissingError:
-            return Version()
+            version = Version()
+        self.dashboard.ray = version.ray
+        return version
 
     async def _list(self) -> tuple[Sequence[Job], bool, int]:
         """The jobs, whether those are the unfinished ones alone, and how many were unreadable."""

@@ -158,7 +158,7 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
     )  # fmt: skip
     node = end.data["shape"]["nodes"][0]["name"]
     took = f"{end.data['seconds']:.1f} s"
-    for text in ("loss is nan (exit code 1)", "epoch 3", "AppFailed", "FAILED", took, node, ">1h<"):
+    for text in ("loss is nan (exit code 1)", "epoch 3", "AppFailed", "FAILED", took, node):
         assert text in html
 
 
