@@ -115,7 +115,7 @@ def test_what_kuberay_keeps_appears_changes_and_goes_while_somebody_looks(
     small.goto(almenara.url + "/dashboards/ray")
     assert small.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     for text in ("AppFailed: it exited with 1", QUOTA):
-        box = small.get_by_text(text).bounding_box()
+        box = small.locator(".ray-why", has_text=text).bounding_box()
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= PHONE["width"]
