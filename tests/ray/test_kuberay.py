@@ -12,7 +12,9 @@ from almenara.bus import retention
 from almenara.bus.embedded import DATABASE, EmbeddedBus
 from almenara.clock import CLOCK, SystemClock
 from almenara.history import Filter, History
-from almenara.settings import Secret, StorageSettings
+from almenara.kubernetes_roles import roles
+from almenara.plugins import Plugins, found_at
+from almenara.settings import Secret, Settings, StorageSettings
 from almenara.signals import Event, Severity, Signal
 from almenara.testing import SourceRun, render_panel
 from almenara.testing.running import MemoryContext
@@ -218,3 +220,28 @@ async def test_without_kuberay_there_is_nothing_to_watch_and_no_trouble(
         await run.until(lambda: len(heard) >= 4, 30)
     assert run.degraded_for == []
     assert run.bus.signals == []
+
+
+async def test_doctor_names_what_of_kuberay_is_not_granted_and_what_is_printed_mends_it(
+    kuberay: ApiServer, tmp_path: Path
+) -> None:
+    server, namespace = kuberay, kuberay.namespace("doctor")
+    token = server.service_account(namespace, "almenara")
+    path = server.kubeconfig(token=token, path=tmp_path / "kubeconfig")
+    plugins = Plugins()
+    # The Kubernetes plugin itself is not active here.
+    plugins.load(found_at("ray"))
+    place = {"kubeconfig": str(path), "namespaces": [namespace]}
+    chosen = Settings(plugins={"ray": {"kuberay": [place]}})
+    (finding,) = await plugins.diagnose(chosen)
+    assert (finding.check, finding.verdict) == ("Kubernetes rights", "warning")
+    assert finding.found == (
+        "not granted: list, watch of rayclusters.ray.io, rayjobs.ray.io, rayservices.ray.io in the"
+        f" namespace {namespace}"
+    )
+    assert "almenara kubernetes rbac" in finding.remedy
+    needed = plugins.kubernetes_rules("ray", plugins.settings("ray", chosen))
+    for it in roles(needed, f"{namespace}/almenara"):
+        await asyncio.to_thread(server.create, it)
+    (finding,) = await plugins.diagnose(chosen)
+    assert (finding.verdict, finding.found) == ("ok", "all 6 rights are granted")
