@@ -183,14 +183,20 @@ class Connection:
     # Asking
 
     async def get(
-        self, path: str, parameters: Mapping[str, str] | None = None, *, accept: str = ""
+        self,
+        path: str,
+        parameters: Mapping[str, str] | None = None,
+        *,
+        accept: str = "",
+        body: bytes | None = None,
     ) -> bytes:
-        """The whole answer. Raises `UnreachableError` and `RefusedError`."""
+        """The whole answer; with a `body`, to what that asks. Raises `UnreachableError` and
+        `RefusedError`."""
         limit = self.settings.answer_timeout
         await self._allowed()
         try:
             async with asyncio.timeout(limit):
-                response = await self._send(path, parameters or {}, accept)
+                response = await self._send(path, parameters or {}, accept, body=body)
                 try:
                     return await response.read()
                 finally:
@@ -240,17 +246,25 @@ class Connection:
             await sleep(wait + random.uniform(0, SPREAD))  # noqa: S311
 
     async def _send(
-        self, path: str, parameters: Mapping[str, str], accept: str, encoding: str = "gzip"
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        accept: str,
+        encoding: str = "gzip",
+        body: bytes | None = None,
     ) -> aiohttp.ClientResponse:
         while True:
             credentials, session = await self._current()
             headers = {"accept": accept or "application/json", "accept-encoding": encoding}
             if credentials.authorization:
                 headers["authorization"] = credentials.authorization
+            if body is not None:
+                headers["content-type"] = "application/json"
             self.requests += 1
             try:
-                response = await session.get(
-                    credentials.host + path, params=dict(parameters), headers=headers,
+                response = await session.request(
+                    "GET" if body is None else "POST", credentials.host + path,
+                    params=dict(parameters), headers=headers, data=body,
                     timeout=aiohttp.ClientTimeout(
                         total=None, sock_connect=self.settings.connect_timeout
                     ),
