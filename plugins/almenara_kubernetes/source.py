@@ -31,6 +31,8 @@ RATE: Final = 20_000.0
 WAITING: Final = 10_000
 """Signals that wait for the bus before the watches are read no further."""
 BATCH: Final = 2_000
+MEASURED: Final = 100
+"""Objects whose use is told in one batch: what changes waits for no more of them than these."""
 REMEMBERED_EVERY: Final = 10.0
 TICK: Final = 60.0
 CLUSTER: Final = "kubernetes.cluster"
@@ -44,11 +46,16 @@ Key = tuple[str, str, str]
 
 
 class Outbox:
-    """What waits to be published, in order; who adds more than the bus takes has to wait."""
+    """What waits to be published, in order; who adds more than the bus takes has to wait.
+
+    Samples are published while nothing else waits: thousands of them come at once, and people look
+    at what changes.
+    """
 
     def __init__(self, publish: Publish) -> None:
         self._publish = publish
         self._waiting: list[Signal] = []
+        self._samples: asyncio.Queue[Sequence[Signal]] = asyncio.Queue(maxsize=1)
         self._filled, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
 
@@ -62,15 +69,25 @@ class Outbox:
             self._room.clear()
         await self._room.wait()
 
+    async def measured(self, samples: Sequence[Signal]) -> None:
+        """Take samples; returns when those before them are about to be published."""
+        if samples:
+            await self._samples.put(samples)
+            self._filled.set()
+
     async def run(self) -> None:
         """Publish, until cancelled."""
         while True:
             await self._filled.wait()
-            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            if not self._waiting:
+            if self._waiting:
+                batch: Sequence[Signal] = self._waiting[:BATCH]
+                self._waiting = self._waiting[BATCH:]
+                if len(self._waiting) <= WAITING:
+                    self._room.set()
+            else:
+                batch = self._samples.get_nowait()
+            if not self._waiting and self._samples.empty():
                 self._filled.clear()
-            if len(self._waiting) <= WAITING:
-                self._room.set()
             await self._publish(batch)
 
 
@@ -232,7 +249,9 @@ class Observation:
                     self._stands(key, watched, "failing", f"{watched.plural}: {error}")
                 else:
                     self._stands(key, watched, "ok", "")
-                    await self.outbox.add(self.reading.usage(watched, found))
+                    for start in range(0, len(found), MEASURED):
+                        part = found[start : start + MEASURED]
+                        await self.outbox.measured(self.reading.usage(watched, part))
 
     def _namespaces(self) -> list[str]:
         if self.cluster.everywhere:
