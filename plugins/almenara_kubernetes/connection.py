@@ -20,6 +20,7 @@ from almenara_kubernetes.credentials import (
     sentence,
     tls_context,
 )
+from almenara_kubernetes.objects import UNREADABLE
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
 
 RENEWED_EVERY: Final = 60.0
@@ -368,7 +369,7 @@ class Connection:
             ) from None
 
     def _note_version(self, body: bytes) -> None:
-        with contextlib.suppress(msgspec.MsgspecError, ValueError):
+        with contextlib.suppress(*UNREADABLE, KeyError, ValueError):
             told = msgspec.json.decode(body, type=dict[str, Any])
             self.version = int(told["major"]), int(str(told["minor"]).rstrip("+"))
 
@@ -382,7 +383,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> RefusedError:
     response.release()
     try:
         status = msgspec.json.decode(body, type=_Status)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         status = _Status(message=" ".join(body[:200].decode("utf-8", "replace").split()))
     text = status.message or f"it answers {response.status}"
     return RefusedError(response.status, status.reason, text[:500])
