@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from engine import ALMENARA
-from product import Product
 
+from app import Almenara
+
+os.environ["ALMENARA_COMMAND"] = str(ALMENARA)
 # The programs that come with the product's environment: a NATS server.
 os.environ["PATH"] += os.pathsep + str(ALMENARA.parent)
 
@@ -15,9 +17,9 @@ os.environ["PATH"] += os.pathsep + str(ALMENARA.parent)
 def metric_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
     """The names of the figures that a running Almenara has."""
     folder: Path = tmp_path_factory.mktemp("metrics")
-    with Product(
+    with Almenara(
         folder,
-        {
+        config={
             "auth": {"open_metrics": True},
             "plugins": {"http": {"checks": [{"name": "a", "url": "http://[::1]:9"}]}},
         },

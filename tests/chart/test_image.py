@@ -18,9 +18,9 @@ import engine
 import pytest
 import yaml
 from engine import render, workload
-from product import Product
 from root import isolated
 
+from app import Almenara
 from servers import free_port, wait_until
 
 BUILD = Path(__file__).parent / "build-image"
@@ -160,7 +160,9 @@ def test_it_serves_as_another_user_from_a_root_that_cannot_be_written(
     port = free_port()
     command, data = run_in(image, tmp_path, "serve", port=port)
     server = workload(render({}))["spec"]["template"]["spec"]["containers"][0]
-    with Product(tmp_path / "product", {"server": {"port": port}}, command=command) as product:
+    with Almenara(
+        tmp_path / "product", config={"server": {"port": port}}, serve=command
+    ) as product:
         assert product.process is not None
         status = Path(f"/proc/{product.process.pid}/status").read_text()
         facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
