@@ -24,6 +24,8 @@ class Measured(msgspec.Struct, kw_only=True):
     browser: BrowserFigures
     began: float
     took: float
+    endurance: BrowserFigures | None = None
+    """The browser looked at for half an hour, for the growth of its heap."""
     again: list[str] = []
     """What was measured again later."""
 
@@ -103,6 +105,7 @@ def goals(measured: Measured) -> list[Goal]:
     naive = highest(measured, "naive")
     same = of("almenara", naive.scenario.clients, naive.scenario.rate)
     looked = measured.browser
+    lasting = measured.endurance or looked
     viewers = (most.cpu - ingest.cpu) / (least.cpu - rest.cpu)
     per_client = max(
         per(of("almenara", clients, rate), measured)
@@ -146,10 +149,10 @@ def goals(measured: Measured) -> list[Goal]:
              looked.busy / 0.2, "painting without a graphics card included"),
         Goal("most rows the page ever held, of the 100 it shows", "100", str(looked.shown),
              looked.shown / 100),
-        Goal(f"heap of the page, last to second of {len(looked.heap)} samples in"
-             f" {looked.seconds:.0f} s", "1.10",
-             f"{looked.heap[-1]:.1f} to {looked.heap[1]:.1f} MiB",
-             looked.heap[-1] / looked.heap[1] / 1.1),
+        Goal(f"heap of the page, last to second of {len(lasting.heap)} samples in"
+             f" {lasting.seconds / 60:.0f} min", "1.10",
+             f"{lasting.heap[-1]:.1f} to {lasting.heap[1]:.1f} MiB",
+             lasting.heap[-1] / lasting.heap[1] / 1.1),
     ]  # fmt: skip
 
 
@@ -342,8 +345,9 @@ HOW: Final = """
 - Memory is resident memory at the end above that before the first client. In the goals above what
   the same load costs without clients is taken off.
 - The browser is headless Chromium without a graphics card on the shared core. A row is painted
-  when a message posted in the animation frame after its insertion arrives. The run is short;
-  `tests/benchmarks/fanout/run.py --only-browser --browser-minutes 30` looks for thirty minutes.
+  when a message posted in the animation frame after its insertion arrives. The heap is that of a
+  run of its own, `tests/benchmarks/fanout/run.py --only-browser --browser-minutes 30`, where there
+  was one.
 - Both ends of a socket are on one machine, and the kernel's work for receiving is done, in part, at
   the sender's cost. That is the same for all.
 """
