@@ -20,6 +20,7 @@ class Almenara:
     def __init__(self, folder: Path, nats_url: str, **settings: str) -> None:
         self.folder, self.port = folder, free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.program: tuple[str, ...] = ("-m", "almenara")
         folder.mkdir(parents=True, exist_ok=True)
         self.environment = {
             **{name: value for name, value in os.environ.items() if "ALMENARA" not in name},
@@ -45,7 +46,7 @@ class Almenara:
     def launch(self) -> None:
         with (self.folder / "almenara.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "almenara", "serve"],
+                [sys.executable, *self.program, "serve"],
                 env=self.environment,
                 stdout=log,
                 stderr=log,

@@ -5,7 +5,7 @@ import contextlib
 import time
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -183,7 +183,8 @@ class EventChannel(Channel):
         self._missed: tuple[int, int, Frame] | None = None
         self._ticked = time.monotonic()
         self._rushed = False
-        self._template = renderer.environment.get_template("event_row.html")
+        template: Any = renderer.environment.get_template("event_row.html").module
+        self._row: Callable[[Any], str] = template.event_row
 
     @property
     def named(self) -> tuple[str, str] | None:
@@ -292,7 +293,7 @@ class EventChannel(Channel):
         return self._missed[2]
 
     def _render_row(self, record: Record) -> str:
-        return self._template.render(row(record))
+        return self._row(row(record))
 
     def _take_new(self) -> tuple[int, list[str]]:
         records, arrived = list(self._new), self._arrived

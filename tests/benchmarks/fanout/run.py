@@ -61,6 +61,7 @@ PEERS: Final = [
             (100, 10_000, 10),
         )
     ),
+    *(Scenario(server="nats-py", clients=0, rate=rate) for rate in (1_000, 10_000)),
 ]  # fmt: skip
 SHORT: Final = [
     Scenario(server="almenara", clients=200, rate=500, seconds=4),
