@@ -87,6 +87,10 @@ class ReportingSource(Protocol):
         """Observe until cancelled; raising or returning makes the supervisor start it again."""
 
 
+ResourceKey = tuple[str, str, str]
+"""Kind, namespace and name of a resource."""
+
+
 class Context(Protocol):
     """What the platform lends to a plugin."""
 
@@ -99,6 +103,11 @@ class Context(Protocol):
 
     async def save(self, key: str, value: bytes) -> None:
         """Store a small value, such as a position upstream, durably."""
+
+    async def told(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
+        """The resources that the source of this name has told of and not told as gone, in this run
+        or in one before; of one kind, or of all. A source that starts compares them with what there
+        is, and tells those as gone that went while it did not run."""
 
 
 Columns = Annotated[int, msgspec.Meta(ge=1, le=12)]
@@ -196,6 +205,19 @@ class Look(Protocol):
         """How many events a filter lets through; no more than `limit` are counted."""
 
 
+class Filter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a filter of panels is asked for on their pages."""
+
+    name: str
+    """As in the address."""
+    label: str = ""
+    """What the field is called; without one the name."""
+    hint: str = ""
+    """What an empty field says, such as an example."""
+    choices: Sequence[str] = ()
+    """The values there are; with them the field is a list to choose from."""
+
+
 Prepare = Callable[[Look, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
 """Makes the values of a template from what there is and from the panel's filters in the address.
 It runs on the server's event loop, once for all who look, and must not block it."""
@@ -235,8 +257,9 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """How a number, and the values of a series, are written."""
     severities: Mapping[str, Severity] = {}
     """How much a status should worry where the resource itself does not say: colours it."""
-    filters: Sequence[str] = ()
-    """The filters it accepts from the address of its page. Of an `EventQuery` those of the events
+    filters: Sequence[str | Filter] = ()
+    """The filters it accepts from the address of its page, by name or with how they are asked for.
+    Of an `EventQuery` those of the events
     page; of resources and samples `namespace`, `name`, `status` and `text`; of a tail `text` and
     what the tail knows; with `prepare` any. A table accepts `sort` as well."""
     width: Columns = 6
@@ -260,9 +283,9 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     panels: Sequence[str | PlacedPanel]
     """Panels of the plugin by their own name, or of another by their whole name."""
-    filters: Sequence[str] = ()
-    """The filters that can be typed in on the page; `namespace` and `name` are told in its title
-    where they are not among these."""
+    filters: Sequence[str | Filter] = ()
+    """The filters that can be typed in on the page, by name or with how they are asked for;
+    `namespace` and `name` are told in its title where they are not among these."""
     navigation: bool = False
     """Whether it has a place in the navigation; pages about one thing have none."""
 

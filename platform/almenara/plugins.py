@@ -18,7 +18,7 @@ import pluggy
 import structlog
 
 from almenara import API_VERSION, __version__, hookspecs
-from almenara.hookspecs import Context, Finding, Page, Panel, Tail
+from almenara.hookspecs import Context, Finding, Page, Panel, ResourceKey, Tail
 from almenara.settings import Settings, SettingsError, read
 
 log = structlog.get_logger(__name__)
@@ -37,6 +37,8 @@ class State(Protocol):
 
     async def load(self, plugin: str, key: str) -> bytes | None: ...
 
+    async def told(self, source: str, kind: str) -> Sequence[ResourceKey]: ...
+
 
 class PluginContext:
     """What the platform lends to one plugin; see `hookspecs.Context`.
@@ -54,6 +56,10 @@ class PluginContext:
 
     async def save(self, key: str, value: bytes) -> None:
         await self._at_home(self.state.save, self.plugin, key, value)
+
+    async def told(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
+        found: Sequence[ResourceKey] = await self._at_home(self.state.told, source, kind)
+        return found
 
     async def _at_home(self, call: Callable[..., Any], *arguments: Any) -> Any:
         if asyncio.get_running_loop() is self._home:

@@ -5,11 +5,12 @@ The custom resources are listed and watched by what the Kubernetes plugin watche
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.hookspecs import Context, Publish, ResourceKey, SourceReport
 from almenara.signals import Signal
 from almenara_kubernetes.connection import Connection
 from almenara_kubernetes.objects import KubernetesObject, Malformed
@@ -60,6 +61,9 @@ class Shelf:
     async def save(self, key: str, value: bytes) -> None:
         self._values[key] = value
         await self._context.save(self._key, msgspec.msgpack.encode(self._values))
+
+    async def told(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
+        return await self._context.told(source, kind)
 
     def names(self) -> list[str]:
         """The keys of what is kept."""
