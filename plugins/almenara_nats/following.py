@@ -38,8 +38,6 @@ log = structlog.get_logger(__name__)
 
 EXPIRES: Final = 30.0
 SAVE_INTERVAL: Final = 1.0
-GATHER: Final = 0.01
-"""Seconds between two batches at least, where they are not full."""
 HEARTBEAT: Final = b"100"
 ENDINGS: Final = frozenset((b"404", b"408"))
 """Statuses that end a request in the ordinary way."""
@@ -112,7 +110,6 @@ class Follower:
         self._heard = time.monotonic()
         self._trouble: str | None = None
         self._saved = 0.0
-        self._gathered = 0.0
 
     def anew(self, *, wary: bool = False) -> "Follower":
         """A follower of the same stream that remembers nothing."""
@@ -154,7 +151,6 @@ class Follower:
                 if not self._arrived:
                     await self._wait()
                     continue
-                await self._gather()
                 batch = self._next_batch()
                 for delivery in batch:
                     if delivery.consumer_sequence != expected:
@@ -230,16 +226,6 @@ class Follower:
             silence = time.monotonic() - self._heard
             if silence > self.settings.heartbeat * 2 + 1:
                 raise Interrupted(f"no sign of life for {silence:.0f} s") from None
-
-    async def _gather(self) -> None:
-        """Let messages that follow one another closely come together in one batch.
-
-        To make one message durable costs about as much as to make a hundred.
-        """
-        rest = self._gathered + GATHER - time.monotonic()
-        if rest > 0 and len(self._arrived) < self.settings.batch:
-            await asyncio.sleep(rest)
-        self._gathered = time.monotonic()
 
     def _next_batch(self) -> list[Delivery]:
         count = min(len(self._arrived), self.settings.batch)
