@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app import Almenara
+from origins import forged
 from servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +88,35 @@ async def test_a_page_of_another_origin_or_host_is_refused(almenara: Almenara) -
         pass
     assert almenara.status("/api/health", Host="evil.example") == 400
     assert almenara.status("/api/health", Origin="https://evil.example") == 403
+
+
+def test_forged_origins_open_no_socket_and_the_log_says_what_was_expected(
+    almenara: Almenara,
+) -> None:
+    def answer(came: str | None) -> bytes:
+        with socket.create_connection(("127.0.0.1", almenara.port), timeout=10) as raw:
+            # Bytes that no header may hold are the business of the server, not of the decision.
+            told = "" if came is None else f"Origin: {came}\r\n"
+            raw.sendall(
+                f"GET /live?panel=events HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n{told}"
+                "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode("latin-1")
+            )
+            return raw.recv(12)
+
+    assert answer(almenara.url) == b"HTTP/1.1 101"
+    right = frozenset((almenara.url, almenara.url.replace("http:", "https:")))
+    right |= {it.replace("127.0.0.1", "127.0.0.1.") for it in right}
+    generated = forged("127.0.0.1", almenara.port, right, 11, 300)
+    # A header's value has no blanks around it.
+    tried = [it for it in generated if it.strip(" \t") == it]
+    answers = {answer(it) for it in [*tried, None, "null", "https://evil.example"]}
+    assert answers <= {b"HTTP/1.1 403", b"HTTP/1.1 400"}
+    told = [json.loads(it) for it in almenara.log.splitlines() if '"https://evil.example"' in it]
+    assert [it["origin"] for it in told] == ["https://evil.example"]
+    assert '"error"' not in almenara.log
+    assert told[0]["expected"] == [almenara.url, almenara.url.replace("http:", "https:")]
+    print(f"{len(tried) + 3} handshakes of a forged origin, 0 accepted")
 
 
 async def test_events_arrive_over_the_socket_as_rows(
