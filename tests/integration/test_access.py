@@ -1,10 +1,8 @@
 """Who may see what, against a running Almenara."""
 
 import asyncio
-import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +19,11 @@ from almenara.settings import Settings
 from almenara.web.app import routed
 from almenara.web.permission import NEEDS
 from app import Almenara
-from raw_nats import RawClient
 from servers import NatsServer, wait_until
+from watched import OURS, THEIRS, Watched
 
 pytestmark = pytest.mark.anyio
 
-OURS, THEIRS = "marker-of-team-a", "marker-of-team-b"
 PUBLIC = {
     ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/static/{name:path}"),
     ("GET", "/sign-in"), ("POST", "/sign-in"), ("GET", "/sign-in/start"),
@@ -67,7 +64,7 @@ def test_every_route_says_who_may_use_it_and_only_these_are_open() -> None:
     assert {(method, path) for method, path, it in ROUTES if it.opt[NEEDS] is None} == PUBLIC
 
 
-def test_a_new_route_without_a_rule_is_closed(watched: "Watched") -> None:
+def test_a_new_route_without_a_rule_is_closed(watched: Watched) -> None:
     from litestar import get
 
     from almenara.web.permission import NotAllowedError, permit
@@ -83,94 +80,6 @@ def test_a_new_route_without_a_rule_is_closed(watched: "Watched") -> None:
     )
     with pytest.raises(NotAllowedError):
         asyncio.run(permit(connection, handler))
-
-
-class Watched:
-    """A running Almenara in token mode, with two teams' events and tokens of every kind."""
-
-    def __init__(self, almenara: Almenara) -> None:
-        self.almenara = almenara
-        self.url = almenara.url
-        self.access_token = self.command("rotate")
-        self.tokens = {
-            "viewer": self.command("create", "all", "--role", "viewer"),
-            "operator": self.command("create", "op", "--role", "operator"),
-            "admin": self.command("create", "adm", "--role", "admin"),
-            "scoped": self.command("create", "a", "--role", "viewer", "--source", "nats/TEAM_A"),
-            "scoped admin": self.command("create", "b", "--role", "admin", "--type", "teama.>"),
-        }
-        wait_until(lambda: self.get("/api/session", "scoped admin").status_code == 200, "tokens")
-        self.sequences = {
-            it["sequence"]: THEIRS if THEIRS in json.dumps(it["data"]) else OURS
-            for it in self.get("/api/events?limit=100", "viewer").json()["events"]
-            if "marker" in json.dumps(it["data"])
-        }
-
-    def command(self, *arguments: str) -> str:
-        done = self.almenara.command("access", *arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    def request(
-        self, method: str, path: str, who: str | None = None, **more: Any
-    ) -> httpx.Response:
-        headers = {**more.pop("headers", {})}
-        if who is not None:
-            headers["authorization"] = f"Bearer {self.tokens[who]}"
-        return httpx.request(method, self.url + path, headers=headers, timeout=20, **more)
-
-    def get(self, path: str, who: str | None = None, **more: Any) -> httpx.Response:
-        return self.request("GET", path, who, **more)
-
-    def browser(self) -> httpx.Client:
-        """A browser that nobody signed in with."""
-        return httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=20)
-
-    def signed_in(self, token: str | None = None) -> tuple[httpx.Client, str]:
-        """A browser with a session, and what its forms hold."""
-        client = self.browser()
-        page = client.get("/sign-in")
-        csrf = re.search(r'name="csrf" value="([^"]+)"', page.text)
-        assert csrf is not None
-        done = client.post(
-            "/sign-in",
-            data={"csrf": csrf[1], "token": token or self.access_token, "next": "/events"},
-        )
-        assert done.status_code == 303, done.text
-        assert done.headers["location"] == "/events"
-        again = re.search(r'name="csrf" value="([^"]+)"', client.get("/account").text)
-        assert again is not None
-        return client, again[1]
-
-
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    folder = tmp_path_factory.mktemp("access")
-    with NatsServer(folder / "nats") as server:
-        client = RawClient(server.port)
-        for team in ("TEAM_A", "TEAM_B"):
-            subject = team.lower().replace("_", "")
-            client.make_stream(team, f"{subject}.>")
-        running = Almenara(
-            folder / "almenara", server.url, AUTH__MODE="token",
-            AUTH__ATTEMPTS="10000", SERVER__WEBSOCKETS_PER_USER="4",
-        )  # fmt: skip
-        with running:
-            for team, marker in (("teama", OURS), ("teamb", THEIRS)):
-                for number in range(5):
-                    body = {"event_type": f"{team}.happened", "title": marker, "n": number,
-                            "correlation_id": f"corr-{marker}"}  # fmt: skip
-                    client.publish(f"{team}.x", json.dumps(body).encode())
-            probe = running.command("access", "create", "probe").stdout.strip()
-            headers = {"authorization": f"Bearer {probe}"}
-
-            def stored() -> bool:
-                answer = httpx.get(running.url + "/api/health", headers=headers)
-                return answer.status_code == 200 and answer.json()["events_stored"] >= 10
-
-            wait_until(stored, "the events of both teams")
-            yield Watched(running)
-        client.close()
 
 
 def filled(path: str, watched: Watched) -> list[str]:
