@@ -10,6 +10,8 @@ PYTEST_CHART := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(CHART)/bin/pytest
 PORT ?= 8080
 RATE ?= 20
 PYTEST ?=
+# Most of the tests wait for real servers, so they are run side by side.
+WORKERS ?= 2
 RAY ?=
 
 # Ray has an environment of its own: the product reads it over the wire and does not depend on it.
@@ -38,7 +40,8 @@ test-ray: $(VENV)/.dev $(RAY_HOME)/.done ## Run the tests against a real Ray (PY
 
 .PHONY: test
 test: $(VENV)/.dev ## Run all the tests, those in a real browser included (PYTEST="-k bus")
-	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM && $(BIN)/pytest $(PYTEST)
+	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM && \
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
 .PHONY: test-kubernetes
 test-kubernetes: $(VENV)/.dev ## Run the Kubernetes tests, on a kube-apiserver that Go builds once
