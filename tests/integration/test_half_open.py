@@ -103,9 +103,12 @@ def almenara(tmp_path: Path):
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         with Almenara(
-            tmp_path / "a", "nats://127.0.0.1:1", PLUGINS__DISABLED="[nats]",
+            tmp_path / "a",
+            "nats://127.0.0.1:1",
+            PLUGINS__DISABLED="[nats]",
             # As many as can be: the deadline is what must drop them.
-            SERVER__HALF_OPEN=str(COUNT), SERVER__HEADER_TIMEOUT=str(TIMEOUT),
+            SERVER__HALF_OPEN=str(COUNT),
+            SERVER__HEADER_TIMEOUT=str(TIMEOUT),
         ) as running:
             yield running
     finally:
@@ -151,8 +154,11 @@ def test_ten_thousand_half_open_connections_are_dropped_in_time_and_others_answe
 
 def test_beyond_the_limit_the_oldest_half_open_connections_go_at_once(tmp_path: Path) -> None:
     with Almenara(
-        tmp_path / "a", "nats://127.0.0.1:1", PLUGINS__DISABLED="[nats]",
-        SERVER__HALF_OPEN="50", SERVER__HEADER_TIMEOUT="60",
+        tmp_path / "a",
+        "nats://127.0.0.1:1",
+        PLUGINS__DISABLED="[nats]",
+        SERVER__HALF_OPEN="50",
+        SERVER__HEADER_TIMEOUT="60",
     ) as almenara:
         attackers = Attackers(almenara.port)
         for number in range(400):

@@ -141,7 +141,12 @@ def _malformed(scope: Scope, settings: ServerSettings) -> Refusal | None:
         return Refusal(431, "Headers too large", "The headers of the request are too large.")
     method: Any = scope.get("method", "GET")
     if method not in METHODS:
-        return Refusal(405, "Method not allowed", f"{str(method)[:20]} is not answered here.")
+        return Refusal(
+            405,
+            "Method not allowed",
+            f"{str(method)[:20]} is not answered here.",
+            headers=((b"allow", ", ".join(sorted(METHODS)).encode()),),
+        )
     if scope["type"] == ScopeType.HTTP:
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if any(not it.isdigit() or len(it) > 18 for it in lengths) or len(lengths) > 1:
