@@ -144,7 +144,7 @@ def test_ten_thousand_half_open_connections_are_dropped_in_time_and_others_answe
     attackers.close()
     print(
         f"{COUNT} half-open connections: {left} left, the last gone {took:.1f} s after it was"
-        f" opened, {most - before:.0f} MiB more, the slowest answer meanwhile {slowest * 1000:.0f} ms"
+        f" opened, {most - before:.0f} MiB more, slowest answer meanwhile {slowest * 1000:.0f} ms"
     )
     assert left == 0
     assert most - before < 200

@@ -4,7 +4,8 @@ import base64
 import csv
 import difflib
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence, Set
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -173,14 +174,20 @@ Limit = Annotated[int, Parameter(
     examples=[Example(value=100)])]  # fmt: skip
 
 
-def chosen(request: Request[Any, Any, Any]) -> Filter:
-    """The filter in the address. Raises `BadParameterError`, for unknown parameters too."""
-    known = EVENT_FILTERS | PAGING
-    for name in request.query_params:
+def check_names(request: Request[Any, Any, Any], known: Set[str]) -> None:
+    """Raise `BadParameterError` for a parameter that is unknown, or there twice."""
+    for name, count in Counter(it for it, _ in request.query_params.multi_items()).items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
             raise BadParameterError(detail=f"{name[:60]!r} is not a parameter; {hint}")
+        if count > 1:
+            raise BadParameterError(detail=f"{name} is there {count} times; give it once")
+
+
+def chosen(request: Request[Any, Any, Any]) -> Filter:
+    """The filter in the address. Raises `BadParameterError`, for unknown parameters too."""
+    check_names(request, EVENT_FILTERS | PAGING)
     try:
         return Filter.from_query(request.query_params)
     except ValueError as error:
@@ -357,6 +364,7 @@ async def resources(
     kind: Annotated[str | None, _text("Only this kind", "nats.stream")] = None,
 ) -> list[ResourceItem]:
     """Current state."""
+    check_names(request, {"kind"})
     found = seen(services, request).resources
     return [
         _resource(it, found.metrics(it))
