@@ -156,8 +156,8 @@ Origin = Annotated[str | None, _text("Where it was read, as a pattern", "nats/>"
 Type = Annotated[str | None, _text("Type, as a pattern", "planning.story.*")]
 Subject = Annotated[str | None, _text("Subject, as a pattern", "planning.>")]
 AtLeast = Annotated[str | None, Parameter(
-    description="At least this severity", examples=[Example(value="ERROR")],
-    schema_extra={"enum": [it.name for it in Severity]})]  # fmt: skip
+    description="At least this severity; empty for all", examples=[Example(value="ERROR")],
+    schema_extra={"enum": ["", *(it.name for it in Severity)]})]  # fmt: skip
 Text = Annotated[str | None, _text("Words in subject or payload; quotes, and a last `*`",
                                    "login butt*")]  # fmt: skip
 Correlation = Annotated[str | None, _text("Correlation id", "US-101")]
