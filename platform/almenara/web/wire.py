@@ -76,6 +76,12 @@ class LiveProtocol(WebSocketsSansIOProtocol):
             extensions: dict[str, Any] = cast("dict[str, Any]", self.scope["extensions"])
             extensions[EXTENSION] = self
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            # uvicorn would log each refused handshake as an error of the application.
+            self.handshake_complete = True
+
     def pause_writing(self) -> None:
         super().pause_writing()
         if self.outbox is not None and self.outbox.late is None:
