@@ -119,7 +119,7 @@ def _watched(
     kind: str,
     api_version: str,
     plural: str,
-    type: type[KubernetesObject],  # noqa: A002
+    type: type[KubernetesObject],
     api_kind: str = "",
     **more: Any,
 ) -> Watched:

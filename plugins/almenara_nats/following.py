@@ -66,7 +66,7 @@ class Delivery(msgspec.Struct):
     pending: int
 
 
-class Interrupted(Exception):  # noqa: N818
+class Interrupted(Exception):
     """The consumer has to be made anew; the text says why."""
 
     def __init__(self, reason: str, *, taken: bool = False) -> None:
