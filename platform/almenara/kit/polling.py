@@ -6,7 +6,6 @@ from typing import Final
 
 from almenara.clock import monotonic, sleep
 from almenara.hookspecs import SourceReport
-from almenara.kit.cancelling import heed_cancellation
 
 JITTER: Final = 0.1
 
@@ -21,7 +20,6 @@ async def every(seconds: float, *, jitter: float = JITTER) -> AsyncIterator[int]
     while True:
         began = monotonic()
         yield turn
-        heed_cancellation()
         turn += 1
         wait = seconds * (1 + random.uniform(-jitter, jitter))  # noqa: S311
         await sleep(max(began + wait - monotonic(), 0.0))
@@ -79,5 +77,4 @@ async def poll(
             backoff.succeeded()
             wait = seconds * (1 + random.uniform(-jitter, jitter))  # noqa: S311
             wait -= monotonic() - began
-        heed_cancellation()
         await sleep(max(wait, 0.0))
