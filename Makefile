@@ -52,6 +52,10 @@ test-kubernetes: $(VENV)/.dev ## Run the Kubernetes tests, on a kube-apiserver t
 	tests/kubernetes/build-api-server > /dev/null
 	$(BIN)/pytest -k kubernetes $(PYTEST)
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Ask the API much more of what its document says than the tests do (FUZZED=500)
+	ALMENARA_FUZZED=$(or $(FUZZED),300) $(BIN)/pytest -s tests/integration/test_api_fuzzed.py
+
 .PHONY: check
 check: $(VENV)/.dev ## Check style, types, floors and that the documents are true
 	$(BIN)/ruff check .

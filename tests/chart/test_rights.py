@@ -9,7 +9,8 @@ import engine
 import pytest
 import yaml
 from engine import Thing, of_kind, render, value_sets
-from product import Product
+
+from app import Almenara
 
 SETS = {
     name: path for name, path in value_sets().items() if name.startswith(("kubernetes", "kuberay"))
@@ -35,8 +36,8 @@ def rights(roles: Iterable[Thing]) -> set[Right]:
 def test_they_are_what_the_plugin_says_it_needs(name: str, tmp_path: Path) -> None:
     things = render(engine.read(SETS[name]))
     config: dict[str, Any] = json.loads(json.dumps(engine.configuration(things)))
-    product = Product(tmp_path, config)
-    done = product.run("kubernetes", "rbac", "--service-account", "watch/rel-almenara")
+    product = Almenara(tmp_path, config=config)
+    done = product.command("kubernetes", "rbac", "--service-account", "watch/rel-almenara")
     assert done.returncode == 0, done.stderr
     wanted = [it for it in yaml.safe_load_all(done.stdout) if it]
     kinds = ("Role", "ClusterRole")
