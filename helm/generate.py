@@ -101,7 +101,7 @@ def _brief(node: Any) -> Any:
 
 def printed(*command: str) -> Any:
     """The JSON that a command of the application prints."""
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     return json.loads(done.stdout)
 
 

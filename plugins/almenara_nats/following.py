@@ -66,7 +66,7 @@ class Delivery(msgspec.Struct):
     pending: int
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818
     """The consumer has to be made anew; the text says why."""
 
     def __init__(self, reason: str, *, taken: bool = False) -> None:

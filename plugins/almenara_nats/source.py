@@ -84,7 +84,7 @@ class NatsSource:
                 connection = await connect(self.settings)
             except NatsUnavailableError as error:
                 report.degraded(str(error))
-                await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))
+                await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))  # noqa: S311
                 wait = min(wait * 1.5, RETRY_LIMIT)
                 continue
             wait = RETRY / 2

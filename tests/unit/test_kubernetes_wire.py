@@ -237,7 +237,7 @@ def test_whatever_stands_where_a_quantity_should_it_is_a_finite_number_or_none(
 
 
 @given(
-    when=st.datetimes(datetime(1970, 1, 2), datetime(9998, 1, 1)),
+    when=st.datetimes(datetime(1970, 1, 2), datetime(9998, 1, 1)),  # noqa: DTZ001
     offset=st.integers(-14 * 60, 14 * 60),
 )
 def test_every_time_that_kubernetes_writes_is_read_to_the_microsecond(

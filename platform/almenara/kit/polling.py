@@ -23,7 +23,7 @@ async def every(seconds: float, *, jitter: float = JITTER) -> AsyncIterator[int]
         yield turn
         heed_cancellation()
         turn += 1
-        wait = seconds * (1 + random.uniform(-jitter, jitter))
+        wait = seconds * (1 + random.uniform(-jitter, jitter))  # noqa: S311
         await sleep(max(began + wait - monotonic(), 0.0))
 
 
@@ -46,7 +46,7 @@ class Backoff:
         # Beyond some doublings the limit holds, and a float has no room for thousands of them.
         wait = min(self.first * 2.0 ** min(self.failures, 32), self.limit)
         self.failures += 1
-        return wait * (1 + random.uniform(-self.jitter, self.jitter))
+        return wait * (1 + random.uniform(-self.jitter, self.jitter))  # noqa: S311
 
 
 async def poll(
@@ -77,7 +77,7 @@ async def poll(
             if report is not None:
                 report.recovered()
             backoff.succeeded()
-            wait = seconds * (1 + random.uniform(-jitter, jitter))
+            wait = seconds * (1 + random.uniform(-jitter, jitter))  # noqa: S311
             wait -= monotonic() - began
         heed_cancellation()
         await sleep(max(wait, 0.0))
