@@ -1,8 +1,8 @@
 import asyncio
 import json
-import sys
 import re
 import socket
+import sys
 import time
 from pathlib import Path
 
