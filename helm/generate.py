@@ -224,16 +224,17 @@ def generated(almenara: str) -> str:
 
 RULES: Final = """
 import json
-from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule
-from almenara_kubernetes.watched import MEASURED, WATCHED
+from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule, rule_to_read
+from almenara_kubernetes.watched import MEASURED, READABLE, WATCHED
 
-def kinds(table):
+def kinds(table, rule=rule):
     return [
         {"kind": it.kind.removeprefix("kubernetes."), "namespaced": it.namespaced, "rule": rule(it)}
         for it in table
     ]
 
-print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED), "logs": LOGS,
+print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED),
+                  "readable": kinds(READABLE.values(), rule_to_read), "logs": LOGS,
                   "namespaces": NAMESPACES}))
 """
 """What is run in the application's environment: the table behind `almenara kubernetes rbac`."""

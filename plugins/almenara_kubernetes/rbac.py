@@ -7,7 +7,7 @@ from typing import Any, Final
 import yaml
 
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings, watched_kinds
-from almenara_kubernetes.watched import MEASURED, Watched
+from almenara_kubernetes.watched import MEASURED, READABLE, Watched
 
 API: Final = "rbac.authorization.k8s.io"
 ROLE_NAME: Final = "almenara-kubernetes"
@@ -37,6 +37,17 @@ def rule(watched: Watched) -> Rule:
     return {
         "apiGroups": [watched.group], "resources": [watched.plural], "verbs": verbs(watched),
     }  # fmt: skip
+
+
+def rule_to_read(watched: Watched) -> Rule:
+    """The rule that lets us read one object of a kind whole, to show it as YAML."""
+    return {"apiGroups": [watched.group], "resources": [watched.plural], "verbs": ["get"]}
+
+
+def flow(found: Rule) -> str:
+    """A rule in one line of YAML."""
+    text: str = yaml.safe_dump(dict(found), default_flow_style=True, sort_keys=False, width=10_000)
+    return text.strip()
 
 
 LOGS: Final[Rule] = {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]}
@@ -73,6 +84,9 @@ def roles(
     outside = [rule(it) for it in kinds if not it.namespaced]
     if settings.logs:
         inside.append(LOGS)
+    if settings.yaml:
+        watched = {it.kind for it in kinds}
+        inside += [rule_to_read(it) for it in READABLE.values() if it.kind in watched]
     if cluster.namespace_selector:
         # Which namespaces have the labels is not known before, and changes.
         outside.append(NAMESPACES)

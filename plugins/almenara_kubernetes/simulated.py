@@ -11,6 +11,7 @@ import msgspec
 from almenara.hookspecs import Context, Line, Publish
 from almenara.kit import every, now, sleep
 from almenara.signals import Resource, Sample, Severity, Signal
+from almenara_kubernetes.manifests import asked_object, written
 from almenara_kubernetes.reading import Reading
 from almenara_kubernetes.simulated_world import GIB, LINES, SECOND, Change, World
 from almenara_kubernetes.watched import BY_KIND, NODES, PODS, Watched
@@ -25,6 +26,8 @@ WITH_HISTORY: Final = 400
 """Pods up to which there are such samples; more would take long to write."""
 BATCH: Final = 2_000
 MEMORY: Final = "simulated"
+RUNNING: Final[dict[str, World]] = {}
+"""The world that the source lets happen, for those who want to read its objects."""
 
 
 class SimulatedCluster:
@@ -40,7 +43,13 @@ class SimulatedCluster:
 
     async def run(self, publish: Publish) -> None:
         """Goes on until cancelled."""
-        world = World(self.pods, now, self.seed)
+        world = RUNNING[CALLED] = World(self.pods, now, self.seed)
+        try:
+            await self._go_on(world, publish)
+        finally:
+            RUNNING.pop(CALLED, None)
+
+    async def _go_on(self, world: World, publish: Publish) -> None:
         reading = Reading(source="kubernetes/simulated")
         reading.adopt(await self._recall())
         told: dict[tuple[str, str, str], None] = {}
@@ -145,6 +154,28 @@ def _usage(world: World, moment: int) -> list[Signal]:
         signals.append(Sample(kind=NODES.kind, name=name, metric="cpu", value=cpu, time=moment))
         signals.append(Sample(kind=NODES.kind, name=name, metric="memory", value=held, unit="By", time=moment))  # fmt: skip
     return signals
+
+
+class SimulatedManifests:
+    """The objects of the simulated cluster as YAML."""
+
+    name = "manifest"
+
+    async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
+        """The lines of one object, once. Raises `LookupError`."""
+        watched, name = asked_object(asked)
+        world = RUNNING.get(CALLED)
+        if world is None:
+            raise LookupError("the simulated cluster does not run in this process")
+        tree = world.objects.get(watched.kind, {}).get((asked.get("namespace", ""), name))
+        if tree is None:
+            raise LookupError(f"there is no {watched.api_kind} {name} any more")
+        # In one call, since the source changes it meanwhile.
+        yield written(
+            msgspec.json.encode(
+                {"apiVersion": watched.api_version, "kind": watched.api_kind, **tree}
+            )
+        )
 
 
 class SimulatedLogs:
