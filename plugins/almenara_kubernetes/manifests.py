@@ -82,11 +82,9 @@ def written(body: bytes) -> list[Line]:
     if len(body) > LARGEST:
         raise LookupError(f"the object is too large to be shown: {len(body):,} bytes")
     try:
-        tree: Any = msgspec.json.decode(body)
+        tree = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise LookupError(f"the object cannot be read: {str(error)[:200]}") from None
-    if not isinstance(tree, dict):
-        raise LookupError("the object cannot be read: it is no object")
     return [Line(text=it) for it in manifest(tree)]
 
 

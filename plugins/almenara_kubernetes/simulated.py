@@ -188,16 +188,34 @@ class SimulatedLogs:
         pod = asked.get("name", "")
         if not pod:
             raise LookupError("choose a pod: its namespace and its name")
-        draw = random.Random(pod)  # noqa: S311
-        yield [_line(draw, now() - back * 2 * SECOND) for back in range(40, 0, -1)]
-        while True:
+        containers = _containers(asked.get("namespace", ""), pod)
+        if (chosen := asked.get("container", "")) and containers:
+            if chosen not in containers:
+                raise LookupError(f"{pod} has no container {chosen[:80]!r}")
+            containers = []
+        previous = asked.get("previous", "") not in ("", "no")
+        draw = random.Random(f"{pod}/{previous}")  # noqa: S311
+        ended = now() - 300 * SECOND if previous else now()
+        yield [_line(draw, containers, ended - back * 2 * SECOND) for back in range(40, 0, -1)]
+        while not previous:
             await sleep(draw.uniform(0.3, 2.5))
-            yield [_line(draw, now())]
+            yield [_line(draw, containers, now())]
 
 
-def _line(draw: random.Random, moment: int) -> Line:
+def _containers(namespace: str, pod: str) -> Sequence[str]:
+    world = RUNNING.get(CALLED)
+    tree = world.objects[PODS.kind].get((namespace, pod)) if world is not None else None
+    if tree is None:
+        return []
+    spec = tree["spec"]
+    beside = [it for it in spec["initContainers"] if it.get("restartPolicy") == "Always"]
+    return [it["name"] for it in (*spec["containers"], *beside)]
+
+
+def _line(draw: random.Random, containers: Sequence[str], moment: int) -> Line:
     text = draw.choice(LINES).format(task=f"US-{draw.randint(100, 190)}")
     severity = next(
         (it for it in (Severity.ERROR, Severity.WARN) if text.startswith(it.name)), Severity.INFO
     )
-    return Line(text=text, time=moment, severity=severity)
+    source = draw.choice(containers) if len(containers) > 1 else ""
+    return Line(text=text, time=moment, severity=severity, source=source)
