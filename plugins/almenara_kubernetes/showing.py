@@ -41,7 +41,7 @@ CELLS: Final = 6_000
 """Pods drawn in a map at most, shared out among its groups."""
 LINKED: Final = 400
 """Pods up to which each cell is a link of its own; beyond, its group is."""
-ROWS: Final = 150
+ROWS: Final = 100
 STATUSES: Final = 12
 SERIES: Final = 60
 EVENTS_READ: Final = 500

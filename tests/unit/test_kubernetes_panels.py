@@ -18,7 +18,7 @@ from almenara_kubernetes.simulated import _listed, _usage
 from almenara_kubernetes.simulated_world import World
 
 EVERY = (
-    "head", "map", "workloads", "pods", "nodes", "events", "pod", "usage", "timeline", "workload",
+    "head", "map", "workloads", "pods", "nodes", "events", "pod", "containers", "usage", "timeline", "workload",
     "workload_pods", "workload_timeline", "node", "node_pods", "node_timeline",
 )  # fmt: skip
 EVIL = "<script>alert(1)</script><img src=x>"
@@ -109,7 +109,9 @@ async def test_a_workload_is_shown_with_its_pods_and_a_pod_with_its_owners(
     assert name in workload
     assert "5/6 available" in workload
     assert "Deployment/council-dev" in detail
-    assert "back-off 40s" in detail
+    containers = await shown("containers", fleet, namespace="council", name=name)
+    assert "back-off 40s" in containers
+    assert "container=council" in containers
     assert "4 over" in story or "first" in story
 
 
