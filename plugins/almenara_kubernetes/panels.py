@@ -69,6 +69,8 @@ def panels(settings: KubernetesSettings) -> Sequence[Panel]:
     return [
         _drawn("head", "Pods by status", "head", showing.head, query=ANY,
                filters=(*NARROWING, "tab")),
+        _drawn("access", "Not seen", "access", showing.access,
+               query=ResourceQuery(kind="kubernetes.access"), filters=()),
         _drawn("map", "Pods", "map", showing.pod_map, filters=(*NARROWING, GROUP)),
         _drawn(
             "workloads", "Workloads", "workloads", showing.workload_table, query=ANY,
@@ -197,6 +199,7 @@ def pages(settings: KubernetesSettings) -> Sequence[Page]:
         Page(name="workload", title="Workload",
              panels=["workload", "workload_timeline", "workload_pods"]),
         Page(name="node", title="Node", panels=["node", "node_timeline", "node_pods"]),
+        Page(name="access", title="What is not seen", panels=["access"]),
         Page(name="yaml", title="YAML", panels=["manifest"], filters=("text",)),
     ]  # fmt: skip
 

@@ -43,6 +43,8 @@ LINKED: Final = 400
 """Pods up to which each cell is a link of its own; beyond, its group is."""
 ROWS: Final = 100
 STATUSES: Final = 12
+TOLD_HERE: Final = 2
+"""Refusals up to which each is told whole above every page."""
 SERIES: Final = 60
 EVENTS_READ: Final = 500
 WORKLOADS: Final = tuple(kind.removeprefix("kubernetes.") for kind in READERS)
@@ -69,7 +71,7 @@ async def head(look: Look, chosen: Chosen) -> Values:
             for name, title in TABS
         ],
         "clusters": list(map(told, every(look, "cluster"))),
-        "refused": list(map(told, every(look, "access"))),
+        "refused": list(map(told, every(look, "access"))), "told_here": TOLD_HERE,
         "pods": len(found),
         "namespaces": len({it.namespace for it in found}),
         "bar": shares(counts),
@@ -84,6 +86,21 @@ async def head(look: Look, chosen: Chosen) -> Values:
         "narrowed": wanted.query(),
         "clear": page(),
     }  # fmt: skip
+
+
+async def access(look: Look, _chosen: Chosen) -> Values:
+    """What cannot be watched, and the rules that are missing, ready to be copied."""
+    refused = list(map(told, every(look, "access")))
+    missing: dict[str, list[str]] = {}
+    for it in refused:
+        # The first line says where the rule belongs.
+        where, _, rule = (it.state["rule"] or "").partition("\n")
+        if rule:
+            missing.setdefault(where.removeprefix("# "), []).append(rule)
+    return {
+        "refused": refused,
+        "missing": [(where, "".join(rules)) for where, rules in missing.items()],
+    }
 
 
 async def pod_map(look: Look, chosen: Chosen) -> Values:

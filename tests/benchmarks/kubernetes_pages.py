@@ -20,11 +20,12 @@ from servers import wait_until
 PODS = int(os.environ.get("BENCH_PODS", "5000"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "8"))
 CHANGING, RATE = 500, 100
+KUBERNETES = "/dashboards/kubernetes"
 PAGES = (
-    ("Workloads", "/dashboards/kubernetes"),
-    ("Pods", "/dashboards/kubernetes.pods"),
-    ("Nodes", "/dashboards/kubernetes.nodes"),
-    ("by workload", "/dashboards/kubernetes?group=workload"),
+    ("Workloads", KUBERNETES),
+    ("Pods", f"{KUBERNETES}.pods"),
+    ("Nodes", f"{KUBERNETES}.nodes"),
+    ("by workload", f"{KUBERNETES}?group=workload"),
 )
 CHURN = f"""
 import asyncio, random
@@ -38,10 +39,11 @@ STATES = (
 
 def pod(number, status, severity):
     return Resource(
-        kind="kubernetes.pod", namespace=f"team-{{number % 20 + 1:03}}", name=f"churning-{{number:03}}",
+        kind="kubernetes.pod", namespace=f"team-{{number % 20 + 1:03}}",
+        name=f"churning-{{number:03}}",
         status=status, severity=severity,
-        state={{"workload": "Deployment/churning", "node": f"worker-{{number % 50 + 10}}", "total": 1,
-               "ready": int(status == "Running"), "cpu_request": 0.25}},
+        state={{"workload": "Deployment/churning", "node": f"worker-{{number % 50 + 10}}",
+               "total": 1, "ready": int(status == "Running"), "cpu_request": 0.25}},
     )
 
 class Churn:
@@ -49,7 +51,8 @@ class Churn:
         await publish([pod(number, *STATES[0]) for number in range({CHANGING})])
         while True:
             await publish([
-                pod(random.randrange({CHANGING}), *random.choice(STATES)) for _ in range({RATE} // 10)
+                pod(random.randrange({CHANGING}), *random.choice(STATES))
+                for _ in range({RATE} // 10)
             ])
             await asyncio.sleep(0.1)
 
@@ -105,12 +108,8 @@ def main() -> None:
             plugins__disabled="[nats]", plugins__kubernetes__simulated=str(PODS - CHANGING),
         )  # fmt: skip
         with almenara:
-            wait_until(
-                lambda: f"{CHANGING}" in almenara.text(
-                    "/dashboards/kubernetes.workload?name=Deployment/churning"
-                ) or "churning-499" in almenara.text("/dashboards/kubernetes.pods?text=churning-499"),
-                "the pods", 60,
-            )  # fmt: skip
+            last = f"{KUBERNETES}.pods?text=churning-{CHANGING - 1}"
+            wait_until(lambda: f"churning-{CHANGING - 1}</a>" in almenara.text(last), "pods", 90)
             path = os.environ.get("ALMENARA_CHROMIUM")
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

@@ -16,9 +16,10 @@ HERE = Path(__file__).parents[1] / "axe"
 LOOKED_FOR = """
 async (rules) => (await axe.run(document, {runOnly: rules})).violations
   // Cells of pods are as large as what they ask for; the table of pods has the same links.
-  .map(it => [it, it.nodes.filter(one => it.id !== "target-size" || !one.target.join().includes("k-cells"))])
+  .map(it => [it, it.nodes.map(one => one.target.join(" ")).filter(
+    target => it.id !== "target-size" || !target.includes("k-cells"))])
   .filter(([it, nodes]) => nodes.length && ["serious", "critical"].includes(it.impact))
-  .map(([it, nodes]) => it.id + ": " + nodes.slice(0, 3).map(one => one.target.join(" ")).join(", "))
+  .map(([it, nodes]) => it.id + ": " + nodes.slice(0, 3).join(", "))
 """
 RULES = {
     "dark": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"],

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -135,7 +134,9 @@ def test_a_workload_leads_to_its_pods_their_logs_and_back(cluster: Almenara, pag
     )
     expect(page.locator("#panel-kubernetes-containers tbody tr")).to_have_count(2)
     # The lines of the charts go from left to right only.
-    lines = page.eval_on_selector_all(".k-chart polyline", "all => all.map(it => it.getAttribute('points'))")
+    lines = page.eval_on_selector_all(
+        ".k-chart polyline", "all => all.map(it => it.getAttribute('points'))"
+    )
     assert lines
     for line in lines:
         across = [float(point.split(",")[0]) for point in line.split()]
