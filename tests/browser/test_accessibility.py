@@ -35,7 +35,8 @@ PAGES = (
     f"{KUBERNETES}.node?name=worker-01",
     f"{KUBERNETES}.workload?namespace=context&name=Deployment/context-indexer",
     f"{KUBERNETES}.pod?namespace=context&name=neo4j-0",
-    f"{KUBERNETES}.yaml?namespace=context&name=Pod/neo4j-0", "/panels/kubernetes.pods",
+    f"{KUBERNETES}.access", f"{KUBERNETES}.yaml?namespace=context&name=Pod/neo4j-0",
+    "/panels/kubernetes.pods",
 )  # fmt: skip
 FOCUSED = """
 () => {
@@ -85,7 +86,8 @@ def test_axe_finds_nothing_serious_on_any_page(
     )
     page = context.new_page()
     found: dict[str, Any] = {}
-    for address in PAGES:
+    # The colours of the other pages are the same ones.
+    for address in PAGES if theme == "dark" else PAGES[::3]:
         page.goto(cluster.url + address)
         if these := faults(page, axe, theme):
             found[address] = these
@@ -107,7 +109,7 @@ def test_axe_finds_nothing_serious_where_people_sign_in(
     almenara.command("access", "rotate")
     with almenara:
         page.goto(almenara.url + "/")
-        expect(page.locator("main input").first).to_be_visible()
+        expect(page.get_by_role("textbox")).to_be_visible()
         assert faults(page, axe) == []
 
 
