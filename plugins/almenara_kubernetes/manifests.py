@@ -10,6 +10,7 @@ from almenara.hookspecs import Line
 from almenara.kit import blocking
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.masking import manifest
+from almenara_kubernetes.objects import UNREADABLE
 from almenara_kubernetes.rbac import flow, rule_to_read
 from almenara_kubernetes.settings import NAME, ClusterSettings, KubernetesSettings
 from almenara_kubernetes.watched import READABLE, Watched
@@ -83,7 +84,7 @@ def written(body: bytes) -> list[Line]:
         raise LookupError(f"the object is too large to be shown: {len(body):,} bytes")
     try:
         tree = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise LookupError(f"the object cannot be read: {str(error)[:200]}") from None
     return [Line(text=it) for it in manifest(tree)]
 

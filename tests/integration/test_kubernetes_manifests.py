@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from almenara.kubernetes_roles import roles
 from almenara_kubernetes.manifests import Manifests
-from almenara_kubernetes.rbac import roles
+from almenara_kubernetes.rbac import rules
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
 from apiserver import ApiServer
 
@@ -50,7 +51,7 @@ async def test_kubernetes_yaml_is_read_under_the_printed_role_and_without_secret
         await lines(settings, namespace=namespace, name="Pod/web-1")
     assert "{apiGroups: [''], resources: [pods], verbs: [get]}" in str(refused.value)
 
-    for role in roles(settings, cluster):
+    for role in roles(rules(settings)):
         if role["kind"] == "Role":
             await asyncio.to_thread(
                 api_server.allow, f"{namespace}/reader", role["rules"], namespace
