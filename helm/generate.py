@@ -224,12 +224,12 @@ def generated(almenara: str) -> str:
 
 RULES: Final = """
 import json
-from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule, tree
-from almenara_kubernetes.watched import MEASURED, WATCHED
+from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule, rule_to_read, tree
+from almenara_kubernetes.watched import MEASURED, READABLE, WATCHED
 from almenara_ray import almenara_kubernetes_rules
 from almenara_ray.settings import KubeRaySettings, RaySettings
 
-def kinds(table):
+def kinds(table, rule=rule):
     return [
         {"kind": it.kind.removeprefix("kubernetes."), "namespaced": it.namespaced,
          "rule": tree(rule(it))}
@@ -237,7 +237,8 @@ def kinds(table):
     ]
 
 kuberay = almenara_kubernetes_rules(RaySettings(kuberay=[KubeRaySettings()]))
-print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED), "logs": tree(LOGS),
+print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED),
+                  "readable": kinds(READABLE.values(), rule_to_read), "logs": tree(LOGS),
                   "namespaces": tree(NAMESPACES), "kuberay": [tree(it) for it in kuberay]}))
 """
 """What is run in the application's environment: the rules behind `almenara kubernetes rbac`."""
