@@ -34,9 +34,7 @@ def page(to: str = "", /, **query: str) -> str:
 
 def every(look: Look, kind: str, namespace: str = "") -> Sequence[Resource]:
     """All resources of a kind, of one namespace or of all."""
-    return look.resources(
-        ResourceQuery(kind=f"kubernetes.{kind}", namespace=namespace, limit=ALL)
-    )
+    return look.resources(ResourceQuery(kind=f"kubernetes.{kind}", namespace=namespace, limit=ALL))
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,7 +67,9 @@ GARBAGE = (
         st.sampled_from((0, 410, 429, 500)) | JSON,
         st.sampled_from(("", "Expired")) | JSON,
     )
-    | st.sampled_from((DEEP, b'{"type":"\xff","object":{}}', b'{"type":"ADDED"}', b"\xef\xbb\xbf{}"))
+    | st.sampled_from(
+        (DEEP, b'{"type":"\xff","object":{}}', b'{"type":"ADDED"}', b"\xef\xbb\xbf{}")
+    )
 ).filter(lambda it: b"\n" not in it)
 
 
