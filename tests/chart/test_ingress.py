@@ -114,10 +114,13 @@ def pod_address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def fleet(
-    api_server: ApiServer, pod_address: str, tmp_path_factory: pytest.TempPathFactory
+    programs: Path,
+    api_server: ApiServer,
+    pod_address: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("ingress")
-    cluster = Cluster(api_server, api_server.namespace("ingress"))
+    cluster = Cluster(programs, api_server, api_server.namespace("ingress"))
     port = free_port()
     with NatsServer(folder / "nats") as nats:
         publisher = RawClient(nats.port)
@@ -131,7 +134,7 @@ def fleet(
                 "plugins": {"nats": {"servers": [nats.url]}},
             },
         }  # fmt: skip
-        cluster.helm.install(CHART, "rel", values, namespace=cluster.namespace)
+        cluster.helm.install(CHART, "rel", values)
         certificates = folder / "certificates"
         certificates.mkdir()
         authority = HostAuthority(certificates)
