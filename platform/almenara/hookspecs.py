@@ -87,6 +87,10 @@ class ReportingSource(Protocol):
         """Observe until cancelled; raising or returning makes the supervisor start it again."""
 
 
+ResourceKey = tuple[str, str, str]
+"""Kind, namespace and name of a resource."""
+
+
 class Context(Protocol):
     """What the platform lends to a plugin."""
 
@@ -99,6 +103,11 @@ class Context(Protocol):
 
     async def save(self, key: str, value: bytes) -> None:
         """Store a small value, such as a position upstream, durably."""
+
+    async def told(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
+        """The resources that the source of this name has told of and not told as gone, in this run
+        or in one before; of one kind, or of all. A source that starts compares them with what there
+        is, and tells those as gone that went while it did not run."""
 
 
 Columns = Annotated[int, msgspec.Meta(ge=1, le=12)]
@@ -183,7 +192,7 @@ class Look(Protocol):
 
     async def events(
         self,
-        filter: Mapping[str, str],  # noqa: A002
+        filter: Mapping[str, str],
         *,
         limit: int = 50,
         before: int | None = None,
@@ -192,8 +201,21 @@ class Look(Protocol):
         """Events with their sequence, newest first; `filter` as in `EventQuery`, `before` and
         `after` are sequences that bound them. Raises `ValueError` for a filter that is none."""
 
-    async def count(self, filter: Mapping[str, str], *, limit: int = 10_000) -> int:  # noqa: A002
+    async def count(self, filter: Mapping[str, str], *, limit: int = 10_000) -> int:
         """How many events a filter lets through; no more than `limit` are counted."""
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a filter of panels is asked for on their pages."""
+
+    name: str
+    """As in the address."""
+    label: str = ""
+    """What the field is called; without one the name."""
+    hint: str = ""
+    """What an empty field says, such as an example."""
+    choices: Sequence[str] = ()
+    """The values there are; with them the field is a list to choose from."""
 
 
 Prepare = Callable[[Look, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
@@ -235,8 +257,9 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """How a number, and the values of a series, are written."""
     severities: Mapping[str, Severity] = {}
     """How much a status should worry where the resource itself does not say: colours it."""
-    filters: Sequence[str] = ()
-    """The filters it accepts from the address of its page. Of an `EventQuery` those of the events
+    filters: Sequence[str | Filter] = ()
+    """The filters it accepts from the address of its page, by name or with how they are asked for.
+    Of an `EventQuery` those of the events
     page; of resources and samples `namespace`, `name`, `status` and `text`; of a tail `text` and
     what the tail knows; with `prepare` any. A table accepts `sort` as well."""
     width: Columns = 6
@@ -260,9 +283,9 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     panels: Sequence[str | PlacedPanel]
     """Panels of the plugin by their own name, or of another by their whole name."""
-    filters: Sequence[str] = ()
-    """The filters that can be typed in on the page; `namespace` and `name` are told in its title
-    where they are not among these."""
+    filters: Sequence[str | Filter] = ()
+    """The filters that can be typed in on the page, by name or with how they are asked for;
+    `namespace` and `name` are told in its title where they are not among these."""
     navigation: bool = False
     """Whether it has a place in the navigation; pages about one thing have none."""
 
@@ -312,6 +335,28 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What was found."""
     remedy: str = ""
     """What to do about it; empty where nothing needs doing."""
+
+
+class KubernetesRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a plugin, as it is configured, must be allowed to do in one Kubernetes cluster."""
+
+    resources: tuple[str, ...]
+    """Resources by their names in the API: `pods`, `pods/log`."""
+    verbs: tuple[str, ...]
+    """What it does with them: `list`, `watch`."""
+    group: str = ""
+    """Their API group; empty for the core."""
+    namespaces: tuple[str, ...] = ()
+    """Where; empty for all namespaces, and for what is in none."""
+    optional: bool = False
+    """Whether the cluster may be without this group, and nothing is needed then."""
+    cluster: str = ""
+    """How the configuration calls the cluster; may be empty."""
+    kubeconfig: Path | None = None
+    """The file it is reached by; without one it is the cluster that Almenara runs in, or what
+    KUBECONFIG names."""
+    context: str = ""
+    """The context of the kubeconfig; empty for its current one."""
 
 
 @hookspec(firstresult=True)
@@ -384,4 +429,20 @@ async def almenara_shutdown(settings: Any, context: Context) -> None:
 @hookspec
 async def almenara_diagnose(settings: Any) -> Sequence[Finding]:
     """What `almenara doctor` should say about the system this plugin observes."""
+    raise NotImplementedError
+
+
+@hookspec
+def almenara_kubernetes_rules(settings: Any) -> Sequence[KubernetesRule]:
+    """What this plugin must be allowed to do in Kubernetes: `almenara kubernetes rbac` prints the
+    rules of all plugins, the chart grants them, and `almenara doctor` says which are missing."""
+    raise NotImplementedError
+
+
+@hookspec
+async def almenara_kubernetes_review(
+    rules: Sequence[KubernetesRule],
+) -> Sequence[Finding] | None:
+    """What `almenara doctor` should say of these rules, those of all plugins: which of them are
+    granted, as the API servers say. The first plugin that can ask is asked; None says it cannot."""
     raise NotImplementedError

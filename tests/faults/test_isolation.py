@@ -345,3 +345,46 @@ def test_a_source_that_does_not_stop_is_left_behind_and_almenara_ends(
     assert time.monotonic() - began < 10
     if "to_thread" not in body:
         assert "a source does not stop" in it.almenara.log
+
+
+REMEMBERING = """
+import asyncio
+import almenara
+from almenara.signals import Event, Resource, now
+
+class Bad:
+    name = "bad"
+
+    def __init__(self, context):
+        self.context = context
+
+    async def run(self, publish):
+        told = await self.context.told(self.name, "thing")
+        await publish([Event(
+            id=f"{now()}", source="bad", type="bad.told", time=now(), data=[it[2] for it in told],
+        )])
+        await publish([Resource(kind="thing", name=it) for it in ("a", "b")])
+        await publish([
+            Resource(kind="thing", name="b", gone=True), Resource(kind="other", name="c"),
+        ])
+        raise RuntimeError("it ends")
+
+@almenara.hookimpl
+def almenara_sources(context):
+    return [Bad(context)]
+"""
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_source_that_is_started_again_can_ask_what_it_told(
+    tmp_path: Path, isolation: str
+) -> None:
+    it = Fleet(tmp_path, REMEMBERING, supervisor__sources=f"{{bad: {{isolation: {isolation}}}}}")
+    it.almenara.start()
+    try:
+        it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+        wait_until(lambda: len(it.almenara.events("?type=bad.told")) >= 2, "two runs")
+        told = [one["data"] for one in it.almenara.events("?type=bad.told")][:2]
+        assert told == [[], ["a"]]
+    finally:
+        it.almenara.stop()

@@ -222,3 +222,57 @@ async def test_what_plugins_save_survives_a_restart(tmp_path: Path) -> None:
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
         assert await bus.load("nats", "position") == b"2"
         assert await bus.load("other", "position") is None
+
+
+async def test_a_source_can_ask_what_it_told_and_did_not_tell_as_gone(tmp_path: Path) -> None:
+    settings = StorageSettings(dir=tmp_path)
+    async with EmbeddedBus(settings) as bus:
+        await bus.publish(
+            [Resource(kind="pod", namespace="a", name=it) for it in ("x", "y", "z")], "cluster"
+        )
+        await bus.publish([Resource(kind="pod", namespace="a", name="o")], "another")
+        await bus.publish(
+            [
+                Resource(kind="pod", namespace="a", name="y", gone=True),
+                Resource(kind="pod", namespace="a", name="z", gone=True),
+                Resource(kind="pod", namespace="a", name="z"),
+                Resource(kind="node", name="n"),
+            ],
+            "cluster",
+        )
+    async with EmbeddedBus(settings) as bus:
+        assert sorted(await bus.told("cluster")) == [
+            ("node", "", "n"),
+            ("pod", "a", "x"),
+            ("pod", "a", "z"),
+        ]
+        assert await bus.told("cluster", "node") == [("node", "", "n")]
+        assert await bus.told("nobody") == []
+
+
+async def test_what_was_told_is_known_after_the_observations_of_it_have_been_removed(
+    tmp_path: Path,
+) -> None:
+    settings = StorageSettings(dir=tmp_path)
+    async with EmbeddedBus(settings) as bus:
+        await bus.publish([Resource(kind="pod", name="x")], "cluster")
+    connection = connect(tmp_path / "almenara.db", writable=True)
+    connection.execute("DELETE FROM observations")
+    connection.close()
+    async with EmbeddedBus(settings) as bus:
+        assert await bus.told("cluster") == [("pod", "", "x")]
+
+
+async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_it_holds(
+    tmp_path: Path,
+) -> None:
+    settings = StorageSettings(dir=tmp_path)
+    async with EmbeddedBus(settings) as bus:
+        await bus.publish([event(1)], "x")
+    connection = connect(tmp_path / "almenara.db", writable=True)
+    connection.executescript("DROP TABLE told; PRAGMA user_version = 1")
+    connection.close()
+    async with EmbeddedBus(settings) as bus:
+        await bus.publish([event(2), Resource(kind="pod", name="x")], "cluster")
+        assert await History(bus).stored() == 2
+        assert await bus.told("cluster") == [("pod", "", "x")]

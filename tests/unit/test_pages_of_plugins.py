@@ -8,6 +8,7 @@ import pytest
 from almenara.hookspecs import (
     Column,
     EventQuery,
+    Filter,
     Look,
     Page,
     Panel,
@@ -20,7 +21,9 @@ from almenara.panels.renderer import Renderer
 from almenara.settings import PlacedPanel
 from almenara.signals import Event, Resource, Sample, Severity, now
 from almenara.testing.rendering import draw
-from almenara.web.dashboards import filled, placed
+from almenara.web.dashboards import filled, pages_of, placed
+from almenara.web.pages import filter_form
+from almenara.web.serving import TEMPLATES
 
 pytestmark = pytest.mark.anyio
 
@@ -175,3 +178,36 @@ def test_what_the_overview_takes_of_plugins_fills_its_rows() -> None:
     )  # fmt: skip
     panels = filled([placed(it) for it in catalogue.of_plugin("p")])
     assert [it.width for it in panels] == [4, 8, 6, 6, 12]
+
+
+def test_a_filter_is_asked_for_as_its_author_said_first_on_the_page_then_on_the_panel() -> None:
+    catalogue = Catalogue(Renderer())
+    catalogue.add(
+        "p",
+        [
+            Panel(
+                name="jobs", title="Jobs", kind="status", query=ResourceQuery(kind="job"),
+                filters=[
+                    Filter(name="namespace", label="Panel"),
+                    Filter(name="status", choices=["ok"]),
+                ],
+            )
+        ],
+        None,
+        [Page(name="main", title="P", panels=["jobs"],
+              filters=[Filter(name="namespace", label="Cluster"), "status", "text"])],
+    )  # fmt: skip
+    (page,) = pages_of(catalogue, "p")
+    (panel,) = page.panels
+    assert panel.panel.filters == {"namespace", "status"}
+    given = filter_form(
+        page.address, page.filters, {"status": "late"}, None,
+        [page.asked_for, panel.panel.asked_for],
+    )  # fmt: skip
+    assert [(it.label, list(it.choices)) for it in given["fields"]] == [
+        ("Cluster", []),
+        ("Status", ["ok"]),
+        ("Text", []),
+    ]
+    drawn = Renderer([TEMPLATES]).render("panel_filter.html", given)
+    assert '<option value="">any</option><option>ok</option><option selected>late</option>' in drawn

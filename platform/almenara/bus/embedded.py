@@ -128,6 +128,17 @@ class EmbeddedBus:
 
         return await self._replays.run(query)
 
+    async def told(self, source: str, kind: str = "") -> list[tuple[str, str, str]]:
+        """The resources that a source told of and not told as gone; of one kind, or of all."""
+
+        def query(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+            return connection.execute(
+                "SELECT kind, namespace, name FROM told WHERE source = ? AND ? IN ('', kind)",
+                (source, kind),
+            ).fetchall()
+
+        return await self._replays.run(query)
+
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query of history with a reading connection, off the event loop."""
         return await self._queries.run(query)

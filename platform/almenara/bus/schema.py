@@ -5,9 +5,16 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 
-TABLES: Final = """
+TOLD: Final = """
+CREATE TABLE told (
+    source TEXT NOT NULL, kind TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
+    PRIMARY KEY (source, kind, namespace, name)
+) WITHOUT ROWID;
+"""
+TABLES: Final = f"""
+{TOLD}
 CREATE TABLE position (
     only INTEGER PRIMARY KEY CHECK (only = 1), last_sequence INTEGER NOT NULL,
     seen_generation INTEGER NOT NULL, seen_count INTEGER NOT NULL, events INTEGER NOT NULL
@@ -46,7 +53,8 @@ CREATE TABLE plugin_state (
     plugin TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (plugin, key)
 ) WITHOUT ROWID;
 """
-
+STEPS: Final = ("", TOLD)
+"""What makes the tables of the version after each one out of those of that version."""
 
 INDEXED_DATA: Final = r"replace(replace(data, '\n', '  '), '\t', '  ')"
 """The text of `data` that is searched: JSON's escapes for line ends would stick to the words."""
@@ -86,12 +94,17 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables of an empty database; raises `SchemaTooNewError`."""
+    """Create the tables of an empty database, or bring those of an earlier version up to date.
+
+    Raises `SchemaTooNewError`.
+    """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise SchemaTooNewError(
             f"{path} was written by a newer Almenara (schema {version}, this one knows {VERSION});"
             " upgrade Almenara or point storage.dir at another folder"
         )
-    if version == 0:
-        connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+    if version == VERSION:
+        return
+    script = TABLES if version == 0 else "".join(STEPS[version:])
+    connection.executescript(f"BEGIN; {script} PRAGMA user_version = {VERSION}; COMMIT;")

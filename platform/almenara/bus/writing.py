@@ -10,7 +10,7 @@ import msgspec
 from almenara.bus import Record, rows
 from almenara.bus.schema import INDEXED_DATA, connect, migrate
 from almenara.settings import StorageSettings
-from almenara.signals import Event, Signal, now
+from almenara.signals import Event, Resource, Signal, now
 
 NAMES_REMEMBERED: Final = 10_000
 KEYS_PER_QUERY: Final = 500
@@ -79,6 +79,7 @@ class Writer:
         try:
             records, keys = self._number(settled)
             self._insert(records, keys)
+            self._note_told(settled)
             for item in group:
                 if isinstance(item, StateWrite):
                     connection.execute(
@@ -176,6 +177,21 @@ class Writer:
             many(f"INSERT INTO seen_{self._generation} VALUES (?)", ((key,) for key in keys))
         if observations:
             many("INSERT INTO observations VALUES (?, ?, ?)", observations)
+
+    def _note_told(self, settled: Sequence[tuple[Submission, list[Signal]]]) -> None:
+        last = {
+            (batch.origin, *it.key): it.gone
+            for batch, signals in settled
+            for it in signals
+            if isinstance(it, Resource)
+        }
+        if there := [key for key, gone in last.items() if not gone]:
+            self.connection.executemany("INSERT OR IGNORE INTO told VALUES (?, ?, ?, ?)", there)
+        if gone := [key for key, gone in last.items() if gone]:
+            self.connection.executemany(
+                "DELETE FROM told WHERE source = ? AND kind = ? AND namespace = ? AND name = ?",
+                gone,
+            )
 
     def _name(self, text: str) -> int:
         number = self._numbers.get(text)

@@ -11,10 +11,11 @@ import msgspec
 from almenara.bus import Record
 from almenara.history import Filter
 from almenara.hookspecs import Column, EventQuery, ResourceQuery, SampleQuery, TailQuery
+from almenara.hookspecs import Filter as FilterField
 from almenara.hookspecs import Panel as Declared
 from almenara.panels.feeds import Feed, shown, untold
 from almenara.panels.look import PanelLook, fits, resources
-from almenara.panels.panel import Panel, Prepare, Touch, View, never
+from almenara.panels.panel import Panel, Prepare, Touch, View, filter_names, never
 from almenara.panels.renderer import formatted, query
 from almenara.panels.rows import EVENT_FILTERS, events_link, row
 from almenara.panels.sparkline import sparkline
@@ -43,8 +44,6 @@ RIGHT: Final = frozenset(("number", "bytes", "seconds", "percent", "age"))
 PLOT: Final = (600.0, 150.0)
 BUCKETS: Final = 60
 LINES: Final = 8
-PACE: Final = 0.2
-"""Seconds between two drawings at least; a panel that takes long is drawn less often by itself."""
 AGES: Final = 5.0
 """Seconds after which ages are written anew."""
 GAP: Final = 6.0
@@ -113,7 +112,7 @@ def check(plugin: str, declared: Declared) -> None:
     wanted = QUERIES[declared.kind]
     if not isinstance(declared.query, wanted):
         names = " or ".join(it.__name__ for it in wanted)
-        raise ValueError(  # noqa: TRY004
+        raise ValueError(
             f"{here}: the kind {declared.kind} shows a {names}; its query is"
             f" {type(declared.query).__name__}"
         )
@@ -146,12 +145,12 @@ def _check_filters(here: str, declared: Declared) -> None:
     if declared.link and declared.kind not in ("table", "status", "detail"):
         raise ValueError(f"{here}: link belongs to the kinds table, status and detail")
     if declared.prepare is not None or declared.kind == "tail":
-        wrong = next((it for it in declared.filters if not FREE.fullmatch(it)), None)
+        wrong = next((it for it in filter_names(declared.filters) if not FREE.fullmatch(it)), None)
         if wrong is not None:
             raise ValueError(f"{here}: the filter {wrong!r} must be small letters, digits and _")
         return
     possible = EVENT_FILTERS if isinstance(declared.query, EventQuery) else RESOURCE_FILTERS
-    for name in declared.filters:
+    for name in filter_names(declared.filters):
         if name not in possible:
             near = difflib.get_close_matches(name, possible, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(possible)}"
@@ -162,7 +161,7 @@ def built(plugin: str, declared: Declared, link: str = "") -> Panel:
     """The panel that a plugin declared; `link` is the address that its names lead to, where they
     do not lead to events. Raises `ValueError`."""
     check(plugin, declared)
-    filters = frozenset(declared.filters)
+    filters = frozenset(filter_names(declared.filters))
     if declared.kind == "table":
         filters |= {"sort"}
     free = declared.prepare is not None or declared.kind == "tail"
@@ -177,8 +176,8 @@ def built(plugin: str, declared: Declared, link: str = "") -> Panel:
         prepare=_prepare(plugin, declared, link),
         touched_by=_touch(declared),
         filters=filters,
+        asked_for={it.name: it for it in declared.filters if isinstance(it, FilterField)},
         read=Values.from_query if free else Filter.from_query if events else Selection.from_query,
-        pace=PACE,
         refresh=declared.refresh or (AGES if ages else None),
         kind=declared.kind,
         plugin=plugin,

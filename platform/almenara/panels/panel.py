@@ -10,6 +10,7 @@ import structlog
 
 from almenara.bus import Bus, Record
 from almenara.history import Filter, History
+from almenara.hookspecs import Filter as FilterField
 from almenara.hookspecs import TailQuery
 from almenara.panels.feeds import Feeds
 from almenara.panels.renderer import Renderer
@@ -82,6 +83,11 @@ DRAWN_WITHIN: Final = 15.0
 """Seconds after which a panel that is still being prepared shows that instead."""
 
 
+def filter_names(filters: Sequence[str | FilterField]) -> list[str]:
+    """The names of filters, however they were declared."""
+    return [it if isinstance(it, str) else it.name for it in filters]
+
+
 class Choice(Protocol):
     """The values of a panel's filters; panels with equal ones share a channel."""
 
@@ -115,6 +121,8 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     filters: frozenset[str] = frozenset()
     """The filters that mean something here; others are left out, so that browsers that differ only
     in those share a channel."""
+    asked_for: Mapping[str, FilterField] = {}
+    """How those of them are asked for that its author said it of."""
     pace: float = 0.0
     """Seconds between two renders at least, where the tick of the channels is too often."""
     refresh: float | None = None

@@ -15,8 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 
+from almenara.hookspecs import ResourceKey
 from almenara.plugins import source_named
 from almenara.signals import Signal
 from almenara.supervisor import wire
@@ -89,6 +91,12 @@ class RemoteContext:
 
     async def save(self, key: str, value: bytes) -> None:
         await self._calls.call(lambda number: wire.Saved(call=number, key=key, value=value))
+
+    async def told(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
+        found = await self._calls.call(
+            lambda number: wire.Told(call=number, source=source, kind=kind)
+        )
+        return msgspec.msgpack.decode(found or b"\x90", type=list[ResourceKey])
 
 
 class RemoteReport:

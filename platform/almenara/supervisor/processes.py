@@ -168,6 +168,13 @@ class SourceProcess:
                         group.create_task(
                             self._answer(message.call, room, self._context.load, message.key)
                         )
+                    case wire.Told():
+                        await room.acquire()
+                        group.create_task(
+                            self._answer(
+                                message.call, room, self._context.told, message.source, message.kind
+                            )
+                        )
                     case wire.Reported():
                         self._reported(message)
                     case wire.Beat():
@@ -183,7 +190,9 @@ class SourceProcess:
     ) -> None:
         try:
             value = await work(*given)
-            answer = wire.Done(call=call, value=value if isinstance(value, bytes) else None)
+            answer = wire.Done(
+                call=call, value=msgspec.msgpack.encode(value) if isinstance(value, list) else value
+            )
         except ValueError as error:
             # A batch that cannot be taken is the source's to deal with, as it would be in here.
             answer = wire.Done(call=call, error=str(error))

@@ -69,6 +69,14 @@ class Loaded(msgspec.Struct, tag=True):
     key: str
 
 
+class Told(msgspec.Struct, tag=True):
+    """From the child: which resources it told of, in this run or before."""
+
+    call: int
+    source: str
+    kind: str
+
+
 class Reported(msgspec.Struct, tag=True):
     """From the child: what the source says of itself."""
 
@@ -98,7 +106,7 @@ class Ended(msgspec.Struct, tag=True):
 
 
 ToChild = Start | Stop | Done
-FromChild = Published | Saved | Loaded | Reported | Beat | Still | Ended
+FromChild = Published | Saved | Loaded | Told | Reported | Beat | Still | Ended
 
 encode = msgspec.msgpack.Encoder(enc_hook=str).encode
 _to_child = msgspec.msgpack.Decoder(ToChild, dec_hook=lambda kind, value: kind(value)).decode

@@ -24,7 +24,7 @@ from almenara.signals import Event, Resource, Sample, Severity, Signal, now
 from almenara.supervisor.state import sentence
 from almenara.supervisor.vitals import Vitals
 from almenara.testing.rendering import draw
-from almenara.testing.running import MemoryBus, MemoryContext, SourceRun
+from almenara.testing.running import MemoryContext, SourceRun
 
 Settings = Mapping[str, Any] | Callable[[], AbstractContextManager[Mapping[str, Any]]]
 Verdict = Literal["passed", "skipped", "failed"]
@@ -103,7 +103,7 @@ def _run(look: Coroutine[Any, Any, "Said"]) -> "Said":
         loop.close()
 
 
-class Skip(Exception):  # noqa: N818
+class Skip(Exception):
     """The rule has nothing to look at."""
 
 
@@ -213,7 +213,7 @@ async def _let_run(run: SourceRun, patience: float = WATCHED) -> None:
 async def ends_when_cancelled(subject: Subject) -> Said:
     with _context() as context:
         for source in _watched(subject, context):
-            run = SourceRun(source).start()
+            run = SourceRun(source, bus=context.bus).start()
             await _let_run(run, WATCHED / 2)
             if run.task is not None and run.task.done() and not run.task.cancelled():
                 if (error := run.task.exception()) is not None:
@@ -242,7 +242,7 @@ async def does_not_block(subject: Subject) -> Said:
         vitals.start(count_tasks=False)
         watching = threading.Thread(target=watch, daemon=True)
         watching.start()
-        runs = [SourceRun(source).start() for source in sources]
+        runs = [SourceRun(source, bus=context.bus).start() for source in sources]
         try:
             await asyncio.sleep(WATCHED)
             for run in runs:
@@ -265,8 +265,8 @@ def _content(event: Event) -> tuple[str, str, bytes]:
 
 async def _twice(subject: Subject, *, failing: bool) -> Said:
     """Run the sources twice on the same bus and state, and compare what they say."""
-    bus = MemoryBus()
     with _context() as context:
+        bus = context.bus
         for source in _watched(subject, context):
             run = SourceRun(source, bus=bus)
             if failing:

@@ -3,12 +3,14 @@
 import asyncio
 import inspect
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 from almenara.bus.rows import settled
 from almenara.clock import CLOCK, Clock
+from almenara.hookspecs import ResourceKey
 from almenara.signals import Event, Resource, Sample, Signal
 
 PATIENCE: Final = 5.0
@@ -17,10 +19,14 @@ ENDS_WITHIN: Final = 1.0
 
 
 class MemoryContext:
-    """`hookspecs.Context` in memory; give the same one to the next run, as a restart does."""
+    """`hookspecs.Context` in memory; give the same one to the next run, as a restart does.
 
-    def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir
+    What a source told is asked of `bus`, which its run must share:
+    `SourceRun(source, bus=context.bus)`.
+    """
+
+    def __init__(self, data_dir: Path, bus: "MemoryBus | None" = None) -> None:
+        self.data_dir, self.bus = data_dir, bus or MemoryBus()
         self.values: dict[str, bytes] = {}
 
     async def load(self, key: str) -> bytes | None:
@@ -31,6 +37,10 @@ class MemoryContext:
             raise TypeError(f"the value saved under {key!r} must be bytes")
         self.values[key] = value
 
+    async def told(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
+        known = self.bus.told.get(source, {})
+        return [key for key in known if kind in ("", key[0])]
+
 
 class MemoryBus:
     """What was published: checked as the real bus does, each event once by its identity."""
@@ -38,19 +48,27 @@ class MemoryBus:
     def __init__(self) -> None:
         self.signals: list[Signal] = []
         self.repeats: list[Event] = []
+        self.told: dict[str, dict[ResourceKey, None]] = defaultdict(dict)
+        """The resources that there are, by the name of the source that told them."""
         self._seen: set[tuple[str, str]] = set()
 
-    def accept(self, batch: Sequence[Signal]) -> None:
-        """Take a batch. Raises `ValueError` for what the bus refuses."""
+    def accept(self, batch: Sequence[Signal], source: str = "test") -> None:
+        """Take a batch of a source. Raises `ValueError` for what the bus refuses."""
         for signal in batch:
             if not isinstance(signal, Event | Resource | Sample):
                 raise TypeError(f"{type(signal).__name__} is not an Event, a Resource or a Sample")
-            kept = settled(signal, "test")
+            kept = settled(signal, source)
             if isinstance(kept, Event):
                 if (kept.source, kept.id) in self._seen:
                     self.repeats.append(kept)
                     continue
                 self._seen.add((kept.source, kept.id))
+            elif isinstance(kept, Resource):
+                known = self.told[source]
+                if kept.gone:
+                    known.pop(kept.key, None)
+                else:
+                    known[kept.key] = None
             self.signals.append(signal)
 
 
@@ -90,7 +108,7 @@ class SourceRun:
     async def publish(self, batch: Sequence[Signal]) -> None:
         """What the source publishes by."""
         await asyncio.sleep(0)
-        self.bus.accept(batch)
+        self.bus.accept(batch, getattr(self.source, "name", "") or "test")
         error, self.fail_after_publishing = self.fail_after_publishing, None
         if error is not None:
             raise error

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara.hookspecs import Filter
 from almenara.panels.catalogue import Catalogue, streams_of
-from almenara.panels.panel import Panel, View
+from almenara.panels.panel import Panel, View, filter_names
 from almenara.panels.renderer import query
 from almenara.settings import DashboardSettings, PlacedPanel, SettingsError
 
@@ -47,6 +48,8 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     panels: Sequence[Placed]
     filters: Sequence[str] = ()
     """The filters that can be typed in on the page."""
+    asked_for: Mapping[str, Filter] = {}
+    """How those of them are asked for that an author said it of."""
     navigation: bool = True
     """Whether it has a place in the navigation."""
 
@@ -90,7 +93,7 @@ def dashboards(
     """
     found = {OVERVIEW: _overview(catalogue, view)}
     for plugin in catalogue.plugins():
-        found |= {it.name: it for it in _pages(catalogue, plugin)}
+        found |= {it.name: it for it in pages_of(catalogue, plugin)}
     for one in configured:
         known = [
             placed(catalogue[it.panel], width=it.width, height=it.height, filter=it.filter)
@@ -103,7 +106,7 @@ def dashboards(
     return list(found.values())
 
 
-def _pages(catalogue: Catalogue, plugin: str) -> Iterator[Dashboard]:
+def pages_of(catalogue: Catalogue, plugin: str) -> Iterator[Dashboard]:
     """The plugin's own page, unless nothing is left for it, and those it brings besides."""
     pages = catalogue.pages_of(plugin)
     if not any(page.name == MAIN for page in pages):
@@ -125,7 +128,8 @@ def _pages(catalogue: Catalogue, plugin: str) -> Iterator[Dashboard]:
                 for it in map(_place, page.panels)
                 if (panel := catalogue.panel_of(plugin, it.panel)) is not None
             ],
-            filters=page.filters,
+            filters=filter_names(page.filters),
+            asked_for={it.name: it for it in page.filters if isinstance(it, Filter)},
             navigation=own or page.navigation,
         )
 
@@ -135,7 +139,7 @@ def _overview(catalogue: Catalogue, view: View) -> Dashboard:
     glanced = [
         it
         for plugin in catalogue.plugins()
-        for page in _pages(catalogue, plugin)
+        for page in pages_of(catalogue, plugin)
         if page.navigation
         for it in page.panels
         if it.panel.plugin == plugin and it.panel.kind in GLANCED

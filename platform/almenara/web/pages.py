@@ -1,7 +1,8 @@
 """The pages. Each is a plain one, drawn by the panels that then keep it live."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -9,6 +10,7 @@ import msgspec
 from litestar import MediaType, Request, Response, get
 from litestar.response import Redirect
 
+from almenara import hookspecs
 from almenara.bus import Record
 from almenara.history import Filter, History
 from almenara.panels.panel import Choice, Panel, View
@@ -44,6 +46,7 @@ class Field(msgspec.Struct, frozen=True):
     name: str
     label: str
     hint: str = ""
+    choices: Sequence[str] = ()
 
 
 FIELDS: Final = (
@@ -183,12 +186,20 @@ def meant(request: PageRequest, accepted: frozenset[str]) -> dict[str, str] | No
 
 
 def filter_form(
-    action: str, names: Iterable[str], typed: Mapping[str, str], problem: str | None
+    action: str,
+    names: Collection[str],
+    typed: Mapping[str, str],
+    problem: str | None,
+    asked_for: Iterable[Mapping[str, hookspecs.Filter]] = (),
 ) -> dict[str, Any]:
-    """What `panel_filter.html` is given: fields of these names, with what was typed."""
+    """What `panel_filter.html` is given: fields of these names, with what was typed.
+
+    `asked_for` says how plugins want them asked for; the first that does is heard.
+    """
     known = {field.name: field for field in PANEL_FIELDS}
     ordered = [*(it for it in known if it in names), *(it for it in names if it not in known)]
-    fields = [known.get(it) or Field(it, it.replace("_", " ").capitalize()) for it in ordered]
+    declared = ChainMap(*map(dict, asked_for))
+    fields = [_field(it, declared.get(it), known.get(it)) for it in ordered]
     return {
         "action": action,
         "fields": fields,
@@ -197,6 +208,13 @@ def filter_form(
         "severities": list(Severity.__members__),
         "problem": problem,
     }
+
+
+def _field(name: str, declared: hookspecs.Filter | None, usual: Field | None) -> Field:
+    usual = usual or Field(name, name.replace("_", " ").capitalize())
+    if declared is None:
+        return usual
+    return Field(name, declared.label or usual.label, declared.hint or usual.hint, declared.choices)
 
 
 async def _dashboard(
@@ -227,7 +245,13 @@ async def _dashboard(
             "panels": panels,
             "heading": shown.title,
             "subject": subject,
-            **filter_form(shown.address, shown.filters, typed, problem),
+            **filter_form(
+                shown.address,
+                shown.filters,
+                typed,
+                problem,
+                [shown.asked_for, *(it.panel.asked_for for it in shown.panels)],
+            ),
         },
         name=name,
         title=" ".join([*subject[-1:], shown.title]),
@@ -266,7 +290,13 @@ async def panel(request: PageRequest, services: Services, name: str) -> Response
             "panel": shown,
             "drawn": await draw(services, view, shown, chosen),
             "home": known[-1] if known else None,
-            **filter_form(f"/panels/{name}", sorted(shown.filters - {"sort"}), typed, problem),
+            **filter_form(
+                f"/panels/{name}",
+                sorted(shown.filters - {"sort"}),
+                typed,
+                problem,
+                [shown.asked_for],
+            ),
         },
         name="panel",
         title=shown.title,
