@@ -165,7 +165,8 @@ def schema(almenara: str) -> str:
             return node
         if "kubernetes" in node:
             taken.add(node["kubernetes"])
-            return {"$ref": f"#/$defs/{node['kubernetes']}"}
+            rest = {name: it for name, it in node.items() if name != "kubernetes"}
+            return {**rest, "$ref": f"#/$defs/{node['kubernetes']}"}
         return {name: resolved(it) for name, it in node.items()}
 
     def described(path: str, value: Any) -> Tree:
