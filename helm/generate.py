@@ -101,7 +101,7 @@ def _brief(node: Any) -> Any:
 
 def printed(*command: str) -> Any:
     """The JSON that a command of the application prints."""
-    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
 
@@ -224,26 +224,30 @@ def generated(almenara: str) -> str:
 
 RULES: Final = """
 import json
-from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule
+from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule, tree
 from almenara_kubernetes.watched import MEASURED, WATCHED
+from almenara_ray import almenara_kubernetes_rules
+from almenara_ray.settings import KubeRaySettings, RaySettings
 
 def kinds(table):
     return [
-        {"kind": it.kind.removeprefix("kubernetes."), "namespaced": it.namespaced, "rule": rule(it)}
+        {"kind": it.kind.removeprefix("kubernetes."), "namespaced": it.namespaced,
+         "rule": tree(rule(it))}
         for it in table
     ]
 
-print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED), "logs": LOGS,
-                  "namespaces": NAMESPACES}))
+kuberay = almenara_kubernetes_rules(RaySettings(kuberay=[KubeRaySettings()]))
+print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED), "logs": tree(LOGS),
+                  "namespaces": tree(NAMESPACES), "kuberay": [tree(it) for it in kuberay]}))
 """
-"""What is run in the application's environment: the table behind `almenara kubernetes rbac`."""
+"""What is run in the application's environment: the rules behind `almenara kubernetes rbac`."""
 GENERATED: Final = """\
 {{{{- /* Written by `make chart`. The plugins that come with Almenara. */ -}}}}
 {{{{- define "almenara.known" -}}}}
 {known}
 {{{{- end }}}}
 
-{{{{- /* What the Kubernetes plugin reads, and the rules for it. */ -}}}}
+{{{{- /* What plugins read of Kubernetes, and the rules for it. */ -}}}}
 {{{{- define "almenara.kubernetes" -}}}}
 {kubernetes}
 {{{{- end }}}}

@@ -22,12 +22,13 @@ from rich.text import Text
 from almenara import __version__
 from almenara.access_commands import access_commands
 from almenara.hookspecs import Finding
+from almenara.kubernetes_commands import kubernetes_commands
 from almenara.plugin_commands import plugin_commands
 from almenara.plugins import Plugins, installed
 from almenara.settings import LogSettings, Settings, SettingsError, load
 
 CONFIG_VARIABLE: Final = "ALMENARA_CONFIG"
-TOKEN_VARIABLE: Final = "ALMENARA_TOKEN"  # noqa: S105
+TOKEN_VARIABLE: Final = "ALMENARA_TOKEN"
 PLUGINS_DIR_VARIABLE: Final = "ALMENARA_PLUGINS_DIR"
 VERDICTS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 SEVERITY_STYLES: Final = {
@@ -331,6 +332,7 @@ def build(plugins: Plugins) -> click.RichGroup:
         return read_settings(click_context())
 
     almenara.add_command(access_commands(whole_settings))
+    almenara.add_command(kubernetes_commands(plugins, whole_settings))
     for command in plugin_commands(plugins):
         almenara.add_command(command)
 

@@ -192,7 +192,7 @@ class Look(Protocol):
 
     async def events(
         self,
-        filter: Mapping[str, str],  # noqa: A002
+        filter: Mapping[str, str],
         *,
         limit: int = 50,
         before: int | None = None,
@@ -201,7 +201,7 @@ class Look(Protocol):
         """Events with their sequence, newest first; `filter` as in `EventQuery`, `before` and
         `after` are sequences that bound them. Raises `ValueError` for a filter that is none."""
 
-    async def count(self, filter: Mapping[str, str], *, limit: int = 10_000) -> int:  # noqa: A002
+    async def count(self, filter: Mapping[str, str], *, limit: int = 10_000) -> int:
         """How many events a filter lets through; no more than `limit` are counted."""
 
 
@@ -337,6 +337,28 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What to do about it; empty where nothing needs doing."""
 
 
+class KubernetesRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a plugin, as it is configured, must be allowed to do in one Kubernetes cluster."""
+
+    resources: tuple[str, ...]
+    """Resources by their names in the API: `pods`, `pods/log`."""
+    verbs: tuple[str, ...]
+    """What it does with them: `list`, `watch`."""
+    group: str = ""
+    """Their API group; empty for the core."""
+    namespaces: tuple[str, ...] = ()
+    """Where; empty for all namespaces, and for what is in none."""
+    optional: bool = False
+    """Whether the cluster may be without this group, and nothing is needed then."""
+    cluster: str = ""
+    """How the configuration calls the cluster; may be empty."""
+    kubeconfig: Path | None = None
+    """The file it is reached by; without one it is the cluster that Almenara runs in, or what
+    KUBECONFIG names."""
+    context: str = ""
+    """The context of the kubeconfig; empty for its current one."""
+
+
 @hookspec(firstresult=True)
 def almenara_settings() -> type[msgspec.Struct]:
     """The struct that types this plugin's part of the configuration."""
@@ -407,4 +429,20 @@ async def almenara_shutdown(settings: Any, context: Context) -> None:
 @hookspec
 async def almenara_diagnose(settings: Any) -> Sequence[Finding]:
     """What `almenara doctor` should say about the system this plugin observes."""
+    raise NotImplementedError
+
+
+@hookspec
+def almenara_kubernetes_rules(settings: Any) -> Sequence[KubernetesRule]:
+    """What this plugin must be allowed to do in Kubernetes: `almenara kubernetes rbac` prints the
+    rules of all plugins, the chart grants them, and `almenara doctor` says which are missing."""
+    raise NotImplementedError
+
+
+@hookspec
+async def almenara_kubernetes_review(
+    rules: Sequence[KubernetesRule],
+) -> Sequence[Finding] | None:
+    """What `almenara doctor` should say of these rules, those of all plugins: which of them are
+    granted, as the API servers say. The first plugin that can ask is asked; None says it cannot."""
     raise NotImplementedError

@@ -148,7 +148,7 @@ async def ray_cluster(ray: Path | None, folder: Path, seed: int) -> AsyncIterato
     if ray is None:
         port = free_port()
         async with simulated(port, seed):
-            yield {"name": SIMULATED, "url": f"http://127.0.0.1:{port}"}
+            yield {"name": SIMULATED, "url": f"http://127.0.0.1:{port}", "simulated": True}
         return
     async with real(ray, folder) as head:
         yield head
@@ -261,7 +261,7 @@ def accepts(port: int) -> bool:
 def answers(address: str) -> bool:
     """Whether an address answers with success."""
     try:
-        with urllib.request.urlopen(address, timeout=2):  # noqa: S310
+        with urllib.request.urlopen(address, timeout=2):
             return True
     except (urllib.error.URLError, OSError):
         return False

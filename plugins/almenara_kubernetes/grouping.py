@@ -31,9 +31,9 @@ def page(to: str = "", /, **query: str) -> str:
     return f"{PAGES}{f'.{to}' if to else ''}{f'?{urlencode(known)}' if known else ''}"
 
 
-def every(look: Look, kind: str) -> Sequence[Resource]:
-    """All resources of a kind."""
-    return look.resources(ResourceQuery(kind=f"kubernetes.{kind}", limit=ALL))
+def every(look: Look, kind: str, namespace: str = "") -> Sequence[Resource]:
+    """All resources of a kind, of one namespace or of all."""
+    return look.resources(ResourceQuery(kind=f"kubernetes.{kind}", namespace=namespace, limit=ALL))
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +101,8 @@ def pods(look: Look, wanted: Wanted) -> list[Resource]:
     if wanted.text:
         words = wanted.text.casefold().split()
         tests.append(lambda it: all(word in _text(it) for word in words))
-    return [it for it in every(look, "pod") if all(test(it) for test in tests)]
+    found = every(look, "pod", wanted.namespace)
+    return [it for it in found if all(test(it) for test in tests)] if tests else list(found)
 
 
 def _text(it: Resource) -> str:

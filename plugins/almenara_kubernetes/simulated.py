@@ -131,9 +131,9 @@ def _usage(world: World, moment: int) -> list[Signal]:
         asked = tree["spec"]["containers"][0]["resources"]["requests"]
         cores = float(asked["cpu"].removesuffix("m")) / 1000
         memory = float(asked["memory"].removesuffix("Mi")) * GIB / 1024
-        own = random.Random(name).random()  # noqa: S311
+        own = random.Random(name).random()
         wave = math.sin(moment / SECOND / (180 + 300 * own) + own * 6.3)
-        noise = random.Random(f"{name}/{moment // SECOND}").uniform(-0.08, 0.08)  # noqa: S311
+        noise = random.Random(f"{name}/{moment // SECOND}").uniform(-0.08, 0.08)
         cpu = max(cores * (0.45 + 0.4 * own + 0.35 * wave + noise), 0.002)
         held = memory * (0.55 + 0.3 * own + 0.08 * wave + noise / 4)
         for metric, value, unit in (("cpu", cpu, ""), ("memory", held, "By")):
@@ -157,7 +157,7 @@ class SimulatedLogs:
         pod = asked.get("name", "")
         if not pod:
             raise LookupError("choose a pod: its namespace and its name")
-        draw = random.Random(pod)  # noqa: S311
+        draw = random.Random(pod)
         yield [_line(draw, now() - back * 2 * SECOND) for back in range(40, 0, -1)]
         while True:
             await sleep(draw.uniform(0.3, 2.5))

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from almenara_kubernetes import objects
-from almenara_kubernetes.objects import KubernetesObject, Malformed, Metadata
+from almenara_kubernetes.objects import UNREADABLE, KubernetesObject, Malformed, Metadata
 
 LONGEST_PROBLEM: Final = 300
 
@@ -62,7 +62,7 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
         """
         try:
             found: KubernetesObject = _decoder(self.type).decode(raw)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             return _second_try(self.type, raw, error)
         return found
 
@@ -79,7 +79,7 @@ def _second_try(
     try:
         tree = msgspec.json.decode(raw)
         found: KubernetesObject = msgspec.convert(without_nulls(tree), kind, strict=False)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         return Malformed(metadata=_metadata(raw), problem=str(first)[:LONGEST_PROBLEM])
     return found
 
@@ -98,7 +98,7 @@ def _metadata(raw: bytes | msgspec.Raw) -> Metadata:
     try:
         found = msgspec.json.decode(raw)
         written = found.get("metadata") if isinstance(found, dict) else None
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         return Metadata()
     if not isinstance(written, dict):
         return Metadata()
@@ -119,7 +119,7 @@ def _watched(
     kind: str,
     api_version: str,
     plural: str,
-    type: type[KubernetesObject],  # noqa: A002
+    type: type[KubernetesObject],
     api_kind: str = "",
     **more: Any,
 ) -> Watched:

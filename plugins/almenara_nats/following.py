@@ -28,6 +28,7 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.kit import heed_cancellation
 from almenara.signals import EPOCH, Event, parse_time
 from almenara_nats.connection import Connection
 from almenara_nats.reading import parse_headers, read_message
@@ -37,8 +38,6 @@ log = structlog.get_logger(__name__)
 
 EXPIRES: Final = 30.0
 SAVE_INTERVAL: Final = 1.0
-GATHER: Final = 0.01
-"""Seconds between two batches at least, where they are not full."""
 HEARTBEAT: Final = b"100"
 ENDINGS: Final = frozenset((b"404", b"408"))
 """Statuses that end a request in the ordinary way."""
@@ -67,7 +66,7 @@ class Delivery(msgspec.Struct):
     pending: int
 
 
-class Interrupted(Exception):  # noqa: N818
+class Interrupted(Exception):
     """The consumer has to be made anew; the text says why."""
 
     def __init__(self, reason: str, *, taken: bool = False) -> None:
@@ -111,7 +110,6 @@ class Follower:
         self._heard = time.monotonic()
         self._trouble: str | None = None
         self._saved = 0.0
-        self._gathered = 0.0
 
     def anew(self, *, wary: bool = False) -> "Follower":
         """A follower of the same stream that remembers nothing."""
@@ -146,13 +144,13 @@ class Follower:
         expected = 1
         try:
             while True:
+                heed_cancellation()
                 await self._ask(inbox)
                 if self._well:
                     ready()
                 if not self._arrived:
                     await self._wait()
                     continue
-                await self._gather()
                 batch = self._next_batch()
                 for delivery in batch:
                     if delivery.consumer_sequence != expected:
@@ -228,16 +226,6 @@ class Follower:
             silence = time.monotonic() - self._heard
             if silence > self.settings.heartbeat * 2 + 1:
                 raise Interrupted(f"no sign of life for {silence:.0f} s") from None
-
-    async def _gather(self) -> None:
-        """Let messages that follow one another closely come together in one batch.
-
-        To make one message durable costs about as much as to make a hundred.
-        """
-        rest = self._gathered + GATHER - time.monotonic()
-        if rest > 0 and len(self._arrived) < self.settings.batch:
-            await asyncio.sleep(rest)
-        self._gathered = time.monotonic()
 
     def _next_batch(self) -> list[Delivery]:
         count = min(len(self._arrived), self.settings.batch)

@@ -15,10 +15,11 @@ from nats.js.errors import APIError
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.kit import heed_cancellation
 from almenara.signals import Event, Severity, now
 from almenara_nats.connection import Connection, NatsUnavailableError, close, connect, sentence
 from almenara_nats.following import ContestedError, Follower, Interrupted
-from almenara_nats.observing import Observer
+from almenara_nats.observing import SOURCE, Observer
 from almenara_nats.reading import parse_headers, read_message
 from almenara_nats.settings import NatsSettings
 
@@ -64,7 +65,7 @@ class Troubles:
 class NatsSource:
     """Every stream of an account, and chosen core subjects."""
 
-    name = "nats"
+    name = SOURCE
     rate_limit = 200_000.0
     """Beyond what the bus takes: what waits stays in the stream, and is told as the lag."""
 
@@ -78,11 +79,12 @@ class NatsSource:
         """Observe until cancelled; connects again for ever."""
         wait = RETRY / 2
         while True:
+            heed_cancellation()
             try:
                 connection = await connect(self.settings)
             except NatsUnavailableError as error:
                 report.degraded(str(error))
-                await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))  # noqa: S311
+                await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))
                 wait = min(wait * 1.5, RETRY_LIMIT)
                 continue
             wait = RETRY / 2
@@ -130,6 +132,7 @@ class NatsSource:
         created: dict[str, str] = {}
         async with asyncio.TaskGroup() as group:
             while True:
+                heed_cancellation()
                 try:
                     found = {it.config.name or "": it for it in await all_streams(connection)}
                 except (JetStreamError, TimeoutError) as error:
@@ -221,6 +224,7 @@ class NatsSource:
                     f"stream {name} cannot be read: {sentence(error)}. Check the stream's limits"
                     " and the user's permissions",
                 )
+            heed_cancellation()
             follower = follower.anew(wary=wary)
             await asyncio.sleep(wait)
 

@@ -26,12 +26,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from engine import CHART, Thing
 from playwright.sync_api import Page, expect, sync_playwright
-from product import Product
 from test_install import Cluster
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from apiserver import ApiServer, Authority, private_pem
+from app import Almenara
 from raw_nats import RawClient
 from servers import NatsServer, accepts, free_port, wait_until
 
@@ -84,7 +84,7 @@ class Fleet:
     """All of it: the release in the API server, the application, Traefik, and what publishes."""
 
     def __init__(
-        self, traefik: Traefik, product: Product, publisher: RawClient, authority: Authority
+        self, traefik: Traefik, product: Almenara, publisher: RawClient, authority: Authority
     ) -> None:
         self.traefik, self.product, self.publisher = traefik, product, publisher
         self.authority, self.published = authority, 0
@@ -158,7 +158,7 @@ def fleet(
             name="traefik",
         )  # fmt: skip
         with (
-            Product(folder / "product", config) as product,
+            Almenara(folder / "product", config=config) as product,
             Traefik(folder, api_server, token) as traefik,
         ):
             found = Fleet(traefik, product, publisher, authority)

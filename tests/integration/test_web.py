@@ -2,6 +2,7 @@ import asyncio
 import json
 import re
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -161,6 +162,43 @@ async def test_compressed_or_not_the_frames_are_the_same_and_no_socket_keeps_a_c
                     await deflated.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
+
+
+OTHER_UVICORN = """
+from almenara import cli
+from almenara.web import server
+server.lacking = lambda: ["conn"]
+cli.main()
+"""
+
+
+async def test_with_a_uvicorn_that_is_not_known_the_page_is_live_all_the_same(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    begin = [sys.executable, "-c", OTHER_UVICORN, "serve"]
+    with Almenara(
+        tmp_path / "other", nats_server.url, serve=begin, PANELS__OUTBOX_BYTES="20000"
+    ) as other:
+        assert "another than the one known" in other.log
+        url = LIVE.format(port=other.port)
+        async with connect(url, origin=origin(other)) as socket:  # type: ignore[arg-type]
+            snapshot = json.loads(await socket.recv())
+            assert snapshot["target"] == "#panel-events"
+            await publish(nats_server, b'{"title": "<b>hello</b>"}')
+            async with asyncio.timeout(10):
+                while "hello" not in json.loads(await socket.recv()).get("content", ""):
+                    pass
+            await socket.send('{"resume": 1}')
+            assert json.loads(await socket.recv())["target"] == "#panel-events"
+            for _ in range(40):
+                await socket.send("nonsense")
+            with pytest.raises(ConnectionClosed) as closed:
+                async with asyncio.timeout(10):
+                    while True:
+                        await socket.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1008
+        assert other.status("/healthz") == 200
 
 
 async def test_a_client_that_reads_nothing_is_dropped_while_others_go_on(

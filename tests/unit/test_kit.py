@@ -21,6 +21,7 @@ from almenara.kit import (
     Snapshots,
     blocking,
     every,
+    heed_cancellation,
     monotonic,
     poll,
     watch,
@@ -70,7 +71,7 @@ async def test_turns_come_at_once_and_then_with_jitter_that_stays_within_its_sha
 
     async def work() -> None:
         async for _ in every(10, jitter=0.2):
-            moments.append(monotonic())  # noqa: PERF401
+            moments.append(monotonic())
 
     async with Story(work) as clock:
         assert moments == [0]
@@ -305,3 +306,27 @@ def test_a_later_time_alone_is_no_difference() -> None:
     (first,) = snapshots.difference(state(a="up"))
     assert isinstance(first, Resource)
     assert snapshots.difference([msgspec.structs.replace(first, time=first.time + 5)]) == []
+
+
+async def test_a_cancellation_that_a_library_swallowed_ends_a_loop_all_the_same() -> None:
+    async def swallow() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return
+
+    async def turns() -> None:
+        async for _ in every(0.0):
+            await swallow()
+
+    async def loop() -> None:
+        while True:
+            await swallow()
+            heed_cancellation()
+
+    for work in (turns, loop):
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
+        assert task.cancelled()

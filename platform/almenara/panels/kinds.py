@@ -44,8 +44,6 @@ RIGHT: Final = frozenset(("number", "bytes", "seconds", "percent", "age"))
 PLOT: Final = (600.0, 150.0)
 BUCKETS: Final = 60
 LINES: Final = 8
-PACE: Final = 0.2
-"""Seconds between two drawings at least; a panel that takes long is drawn less often by itself."""
 AGES: Final = 5.0
 """Seconds after which ages are written anew."""
 GAP: Final = 6.0
@@ -114,7 +112,7 @@ def check(plugin: str, declared: Declared) -> None:
     wanted = QUERIES[declared.kind]
     if not isinstance(declared.query, wanted):
         names = " or ".join(it.__name__ for it in wanted)
-        raise ValueError(  # noqa: TRY004
+        raise ValueError(
             f"{here}: the kind {declared.kind} shows a {names}; its query is"
             f" {type(declared.query).__name__}"
         )
@@ -180,7 +178,6 @@ def built(plugin: str, declared: Declared, link: str = "") -> Panel:
         filters=filters,
         asked_for={it.name: it for it in declared.filters if isinstance(it, FilterField)},
         read=Values.from_query if free else Filter.from_query if events else Selection.from_query,
-        pace=PACE,
         refresh=declared.refresh or (AGES if ages else None),
         kind=declared.kind,
         plugin=plugin,

@@ -103,7 +103,7 @@ def _run(look: Coroutine[Any, Any, "Said"]) -> "Said":
         loop.close()
 
 
-class Skip(Exception):  # noqa: N818
+class Skip(Exception):
     """The rule has nothing to look at."""
 
 

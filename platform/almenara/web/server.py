@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from almenara.settings import ServerSettings, SettingsError, TlsSettings
-from almenara.web.wire import LiveProtocol
+from almenara.web.wire import LiveProtocol, lacking
 
 log = structlog.get_logger(__name__)
 
@@ -193,11 +193,16 @@ def server(
 ) -> DrainingServer:
     """The server of an application, ready to `serve(sockets=[listening_socket(…)])`."""
     tls = settings.tls
+    if lacks := lacking():
+        log.warning(
+            "this uvicorn is another than the one known; live pages cost three times as much",
+            uvicorn=uvicorn.__version__, lacks=lacks,
+        )  # fmt: skip
     config = uvicorn.Config(
         app,
         ssl_context_factory=(lambda *_: tls_context(tls)) if tls is not None else None,
         http=deadline_protocol(settings),
-        ws=LiveProtocol,
+        ws="auto" if lacks else LiveProtocol,
         ws_max_size=LARGEST_FRAME,
         ws_ping_interval=PING_INTERVAL,
         ws_ping_timeout=PING_TIMEOUT,
