@@ -24,6 +24,7 @@ from structlog.typing import ExcInfo
 from almenara import __version__
 from almenara.access_commands import access_commands
 from almenara.hookspecs import Finding
+from almenara.kubernetes_commands import kubernetes_commands
 from almenara.plugin_commands import plugin_commands
 from almenara.plugins import Plugins, installed
 from almenara.printing import printable, printable_json
@@ -351,6 +352,7 @@ def build(plugins: Plugins) -> click.RichGroup:
         return read_settings(click_context())
 
     almenara.add_command(access_commands(whole_settings))
+    almenara.add_command(kubernetes_commands(plugins, whole_settings))
     for command in plugin_commands(plugins):
         almenara.add_command(command)
 

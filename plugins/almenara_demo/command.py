@@ -148,7 +148,7 @@ async def ray_cluster(ray: Path | None, folder: Path, seed: int) -> AsyncIterato
     if ray is None:
         port = free_port()
         async with simulated(port, seed):
-            yield {"name": SIMULATED, "url": f"http://127.0.0.1:{port}"}
+            yield {"name": SIMULATED, "url": f"http://127.0.0.1:{port}", "simulated": True}
         return
     async with real(ray, folder) as head:
         yield head

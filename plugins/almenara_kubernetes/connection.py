@@ -20,6 +20,7 @@ from almenara_kubernetes.credentials import (
     sentence,
     tls_context,
 )
+from almenara_kubernetes.objects import UNREADABLE
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
 
 RENEWED_EVERY: Final = 60.0
@@ -183,14 +184,20 @@ class Connection:
     # Asking
 
     async def get(
-        self, path: str, parameters: Mapping[str, str] | None = None, *, accept: str = ""
+        self,
+        path: str,
+        parameters: Mapping[str, str] | None = None,
+        *,
+        accept: str = "",
+        body: bytes | None = None,
     ) -> bytes:
-        """The whole answer. Raises `UnreachableError` and `RefusedError`."""
+        """The whole answer; with a `body`, to what that asks. Raises `UnreachableError` and
+        `RefusedError`."""
         limit = self.settings.answer_timeout
         await self._allowed()
         try:
             async with asyncio.timeout(limit):
-                response = await self._send(path, parameters or {}, accept)
+                response = await self._send(path, parameters or {}, accept, body=body)
                 try:
                     return await response.read()
                 finally:
@@ -240,17 +247,25 @@ class Connection:
             await sleep(wait + random.uniform(0, SPREAD))  # nosec B311 # spreads requests, guards nothing
 
     async def _send(
-        self, path: str, parameters: Mapping[str, str], accept: str, encoding: str = "gzip"
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        accept: str,
+        encoding: str = "gzip",
+        body: bytes | None = None,
     ) -> aiohttp.ClientResponse:
         while True:
             credentials, session = await self._current()
             headers = {"accept": accept or "application/json", "accept-encoding": encoding}
             if credentials.authorization:
                 headers["authorization"] = credentials.authorization
+            if body is not None:
+                headers["content-type"] = "application/json"
             self.requests += 1
             try:
-                response = await session.get(
-                    credentials.host + path, params=dict(parameters), headers=headers,
+                response = await session.request(
+                    "GET" if body is None else "POST", credentials.host + path,
+                    params=dict(parameters), headers=headers, data=body,
                     timeout=aiohttp.ClientTimeout(
                         total=None, sock_connect=self.settings.connect_timeout
                     ),
@@ -354,7 +369,7 @@ class Connection:
             ) from None
 
     def _note_version(self, body: bytes) -> None:
-        with contextlib.suppress(msgspec.MsgspecError, ValueError):
+        with contextlib.suppress(*UNREADABLE, KeyError, ValueError):
             told = msgspec.json.decode(body, type=dict[str, Any])
             self.version = int(told["major"]), int(str(told["minor"]).rstrip("+"))
 
@@ -368,7 +383,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> RefusedError:
     response.release()
     try:
         status = msgspec.json.decode(body, type=_Status)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         status = _Status(message=" ".join(body[:200].decode("utf-8", "replace").split()))
     text = status.message or f"it answers {response.status}"
     return RefusedError(response.status, status.reason, text[:500])

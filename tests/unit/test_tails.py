@@ -12,7 +12,7 @@ import pytest
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
-from almenara.hookspecs import ClusterRight, Line, Panel, TailQuery
+from almenara.hookspecs import Belonging, ClusterRight, Line, Panel, TailQuery
 from almenara.panels import feeds as feeding
 from almenara.panels.catalogue import Catalogue
 from almenara.panels.channels import Channels
@@ -231,13 +231,13 @@ async def test_colours_are_left_out_and_what_hides_itself_is_written_out(
 class Guarded(Log):
     """A tail of several sources, that takes a right in the cluster."""
 
-    right = ClusterRight(verb="get", resource="pods", subresource="log")
+    rights = (ClusterRight(verb="get", resource="pods", subresource="log"),)
 
-    def belongs(self, asked: Mapping[str, str]) -> tuple[str, str]:
+    def belongs(self, asked: Mapping[str, str]) -> Belonging:
         called = asked.get("name", "")
         if called == "nowhere":
             raise LookupError("there is no nowhere")
-        return "p-east", f"east/{called}"
+        return Belonging(source="p-east", namespace=f"east/{called}", right=self.rights[0])
 
 
 @pytest.mark.parametrize("log", [Guarded()])

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import ipaddress
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
@@ -193,6 +194,8 @@ class Access:
         self.audit = Audit(bus)
         self.attempts = Attempts(auth.attempts)
         self.open: set[Open] = set()
+        self._of_address: Counter[str] = Counter()
+        self._of_user: Counter[str] = Counter()
         self._verifying = Verifying()
         self._access_hash = ""
         self._access_seen = ""
@@ -449,12 +452,11 @@ class Access:
         """Why somebody may not open another WebSocket; None where they may."""
         server = self.server
         if not is_loopback(address):
-            counted = counted_as(address)
-            of_address = sum(counted_as(it.address) == counted for it in self.open)
+            of_address = self._of_address[counted_as(address)]
             if of_address >= server.websockets_per_address:
                 return f"{of_address} live pages are open from your address; close one."
         if ticket is not None and self.mode not in NOBODY_SIGNS_IN:
-            mine = sum(it.ticket.user == ticket.user for it in self.open)
+            mine = self._of_user[ticket.user]
             if mine >= server.websockets_per_user:
                 return f"{mine} live pages are open already; close one."
         return None
@@ -463,11 +465,21 @@ class Access:
         """Note a WebSocket, which is closed when its ticket is not good any more."""
         it = Open(ticket, close, now(), address)
         self.open.add(it)
+        self._of_address[counted_as(address)] += 1
+        self._of_user[ticket.user] += 1
         return it
 
     def closed(self, it: Open) -> None:
         """Forget a WebSocket."""
-        self.open.discard(it)
+        self.open.remove(it)
+        for counts, whose in (
+            (self._of_address, counted_as(it.address)),
+            (self._of_user, it.ticket.user),
+        ):
+            counts[whose] -= 1
+            if not counts[whose]:
+                # Who is gone must not be remembered: addresses come and go for ever.
+                del counts[whose]
 
     # -- the passing of time
 

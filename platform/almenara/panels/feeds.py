@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 import structlog
 
-from almenara.hookspecs import ClusterRight, Line, Publish, Tail
+from almenara.hookspecs import Belonging, ClusterRight, Line, Publish, Tail
 from almenara.supervisor import sentence
 from almenara.supervisor.threads import SourceThread
 from almenara.supervisor.vitals import Vitals
@@ -113,15 +113,18 @@ def _trimmed(line: Line) -> Line:
     return line if text == line.text else msgspec.structs.replace(line, text=text)
 
 
-def right_of(tail: Tail) -> ClusterRight | None:
-    """The right in a cluster that it takes to see the lines of a tail."""
-    return getattr(tail, "right", None)
+def rights_of(tail: Tail) -> Sequence[ClusterRight]:
+    """The rights in a cluster that it may take to see lines of a tail."""
+    return getattr(tail, "rights", ())
 
 
-def belongs(plugin: str, tail: Tail, asked: Mapping[str, str]) -> tuple[str, str]:
-    """The source and the namespace that the lines of a tail belong to. Raises `LookupError`."""
-    told: Callable[[Mapping[str, str]], tuple[str, str]] | None = getattr(tail, "belongs", None)
-    return told(asked) if told is not None else (plugin, asked.get("namespace", ""))
+def belongs(plugin: str, tail: Tail, asked: Mapping[str, str]) -> Belonging:
+    """Where the lines of a tail belong. Raises `LookupError`."""
+    told: Callable[[Mapping[str, str]], Belonging] | None = getattr(tail, "belongs", None)
+    if told is not None:
+        return told(asked)
+    right = next(iter(rights_of(tail)), None)
+    return Belonging(source=plugin, namespace=asked.get("namespace", ""), right=right)
 
 
 class Feeds:
@@ -149,12 +152,8 @@ class Feeds:
 
     def rights(self) -> set[ClusterRight]:
         """The rights in a cluster that any of the tails takes."""
-        return {
-            right
-            for tails in self._tails.values()
-            for tail in tails.values()
-            if (right := right_of(tail)) is not None
-        }
+        tails = (tail for tails in self._tails.values() for tail in tails.values())
+        return {right for tail in tails for right in rights_of(tail)}
 
     def known(self, plugin: str, tail: str) -> Tail:
         """A tail of a plugin. Raises `LookupError`."""

@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import FrameType
 from typing import Any, Final
 
+import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from almenara.settings import ServerSettings
 from almenara.web.encryption import tls_context
-from almenara.web.wire import LiveProtocol
+from almenara.web.wire import LiveProtocol, lacking
+
+log = structlog.get_logger(__name__)
 
 BACKLOG: Final = 2048
 UNSENT: Final = 65_536
@@ -184,11 +187,16 @@ def server(
     Raises `SettingsError` where the certificate is no good.
     """
     tls = settings.tls
+    if lacks := lacking():
+        log.warning(
+            "this uvicorn is another than the one known; live pages cost three times as much",
+            uvicorn=uvicorn.__version__, lacks=lacks,
+        )  # fmt: skip
     config = uvicorn.Config(
         app,
         ssl_context_factory=(lambda *_: tls_context(tls)) if tls is not None else None,
         http=deadline_protocol(settings),
-        ws=LiveProtocol,
+        ws="auto" if lacks else LiveProtocol,
         ws_max_size=LARGEST_FRAME,
         ws_ping_interval=PING_INTERVAL,
         ws_ping_timeout=PING_TIMEOUT,

@@ -20,6 +20,7 @@ from almenara.panels.renderer import duration
 from almenara.scope import Grant
 from almenara.signals import now
 from almenara.web.admission import cookie_of, session_cookie
+from almenara.web.api import REFUSED
 from almenara.web.pages import PageRequest, page
 from almenara.web.permission import (
     ADMIN,
@@ -205,7 +206,7 @@ async def back_channel_logout(request: PageRequest, services: Services) -> Respo
     return Response(None, status_code=200 if done else 400, headers={"cache-control": "no-store"})
 
 
-@get("/api/session", opt=VIEWER, tags=["access"])
+@get("/api/session", opt=VIEWER, tags=["access"], responses=REFUSED)
 async def who_am_i(request: PageRequest, services: Services) -> WhoAmI:
     """Who makes the request, and what they may see."""
     identity = _ticket(request).identity
