@@ -102,6 +102,10 @@ bench-kubernetes: $(VENV)/.dev ## Measure 5,000 pods in 200 namespaces, idle and
 	tests/kubernetes/build-api-server > /dev/null
 	$(BIN)/python tests/benchmarks/kubernetes_load.py
 
+.PHONY: bench-pages
+bench-pages: $(VENV)/.dev ## Measure what the Kubernetes pages cost a browser at 5,000 changing pods
+	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/benchmarks/kubernetes_pages.py
+
 .PHONY: format
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format .

@@ -101,7 +101,7 @@ def _brief(node: Any) -> Any:
 
 def printed(*command: str) -> Any:
     """The JSON that a command of the application prints."""
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     return json.loads(done.stdout)
 
 
@@ -225,12 +225,12 @@ def generated(almenara: str) -> str:
 
 RULES: Final = """
 import json
-from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule, tree
-from almenara_kubernetes.watched import MEASURED, WATCHED
+from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule, rule_to_read, tree
+from almenara_kubernetes.watched import MEASURED, READABLE, WATCHED
 from almenara_ray import almenara_kubernetes_rules
 from almenara_ray.settings import KubeRaySettings, RaySettings
 
-def kinds(table):
+def kinds(table, rule=rule):
     return [
         {"kind": it.kind.removeprefix("kubernetes."), "namespaced": it.namespaced,
          "rule": tree(rule(it))}
@@ -238,7 +238,8 @@ def kinds(table):
     ]
 
 kuberay = almenara_kubernetes_rules(RaySettings(kuberay=[KubeRaySettings()]))
-print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED), "logs": tree(LOGS),
+print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED),
+                  "readable": kinds(READABLE.values(), rule_to_read), "logs": tree(LOGS),
                   "namespaces": tree(NAMESPACES), "kuberay": [tree(it) for it in kuberay]}))
 """
 """What is run in the application's environment: the rules behind `almenara kubernetes rbac`."""

@@ -41,12 +41,13 @@ def almenara_sources(
 @almenara.hookimpl
 def almenara_tails(settings: KubernetesSettings) -> Sequence[Tail]:
     if settings.simulated:
-        from almenara_kubernetes.simulated import SimulatedLogs
+        from almenara_kubernetes.simulated import SimulatedLogs, SimulatedManifests
 
-        return [SimulatedLogs()]
+        return [SimulatedLogs(), SimulatedManifests()]
     from almenara_kubernetes.logs import PodLogs
+    from almenara_kubernetes.manifests import Manifests
 
-    return [PodLogs(settings)]
+    return [PodLogs(settings), Manifests(settings)]
 
 
 @almenara.hookimpl

@@ -7,7 +7,7 @@ import yaml
 
 from almenara.hookspecs import KubernetesRule
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings, watched_kinds
-from almenara_kubernetes.watched import MEASURED, Watched
+from almenara_kubernetes.watched import MEASURED, READABLE, Watched
 
 
 def rule(watched: Watched) -> KubernetesRule:
@@ -16,6 +16,11 @@ def rule(watched: Watched) -> KubernetesRule:
         group=watched.group, resources=(watched.plural,),
         verbs=("list",) if watched.polled else ("list", "watch"), optional=watched.optional,
     )  # fmt: skip
+
+
+def rule_to_read(watched: Watched) -> KubernetesRule:
+    """The rule that lets us read one object of a kind whole, to show it as YAML."""
+    return KubernetesRule(group=watched.group, resources=(watched.plural,), verbs=("get",))
 
 
 LOGS = KubernetesRule(resources=("pods/log",), verbs=("get",))
@@ -45,6 +50,11 @@ def _rules(settings: KubernetesSettings, cluster: ClusterSettings) -> Iterator[K
         yield msgspec.structs.replace(rule(it), namespaces=inside if it.namespaced else ())
     if settings.logs:
         yield msgspec.structs.replace(LOGS, namespaces=inside)
+    if settings.yaml:
+        watched = {it.kind for it in watched_kinds(settings, cluster)}
+        for it in READABLE.values():
+            if it.kind in watched:
+                yield msgspec.structs.replace(rule_to_read(it), namespaces=inside)
     if cluster.namespace_selector:
         # Which namespaces have the labels is not known before, and changes.
         yield NAMESPACES
@@ -61,3 +71,9 @@ def tree(it: KubernetesRule) -> dict[str, list[str]]:
     return {
         "apiGroups": [it.group], "resources": list(it.resources), "verbs": list(it.verbs),
     }  # fmt: skip
+
+
+def flow(it: KubernetesRule) -> str:
+    """A rule in one line of YAML."""
+    text: str = yaml.safe_dump(tree(it), default_flow_style=True, sort_keys=False, width=10_000)
+    return text.strip()

@@ -96,6 +96,9 @@ class KubernetesSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     logs: bool = False
     """Whether people may read the logs of pods; it needs a rule more, and shows them whatever the
     programs write there."""
+    yaml: bool = False
+    """Whether people may read pods and workloads as YAML; it needs `get` of them. Values of
+    environment variables, and whatever else looks like a secret, are masked."""
     page: Count = 500
     """Objects in one page of a list."""
     connect_timeout: Positive = 5.0

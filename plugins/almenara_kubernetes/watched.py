@@ -119,7 +119,7 @@ def _watched(
     kind: str,
     api_version: str,
     plural: str,
-    type: type[KubernetesObject],
+    type: type[KubernetesObject],  # noqa: A002
     api_kind: str = "",
     **more: Any,
 ) -> Watched:
@@ -187,6 +187,12 @@ MEASURED: Final[Sequence[Watched]] = (NODE_METRICS, POD_METRICS)
 """What is asked for the use of CPU and memory, where metrics.k8s.io is served."""
 
 BY_KIND: Final[Mapping[str, Watched]] = {it.kind: it for it in WATCHED}
+
+READABLE: Final[Mapping[str, Watched]] = {
+    it.api_kind: it
+    for it in (PODS, DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, REPLICA_SETS, JOBS, CRON_JOBS)
+}
+"""What can be read as YAML, by its kind as the API names it."""
 
 
 def custom(

@@ -91,10 +91,11 @@ def test_the_dashboards_of_kuberay_and_the_api_server_can_be_reached(name: str, 
     assert {port, 443, 6443} <= ports
 
 
-def test_logs_are_read_only_where_they_are_switched_on() -> None:
+def test_logs_and_yaml_are_read_only_where_they_are_switched_on() -> None:
     with_logs = render(engine.read(SETS["kubernetes-namespaces"]))
     without = render(engine.read(SETS["kubernetes"]))
     assert ("shop", "", "pods/log", "get") in rights(of_kind(with_logs, "Role"))
+    assert ("shop", "apps", "deployments", "get") in rights(of_kind(with_logs, "Role"))
     assert not any(it[2] == "pods/log" for it in rights(of_kind(without, "ClusterRole")))
 
 

@@ -56,6 +56,12 @@ def test_kubernetes_logs_are_in_the_rules_only_where_they_are_switched_on() -> N
     assert logs in rules_of(pods_alone(logs=True))
 
 
+def test_kubernetes_objects_are_read_whole_only_where_yaml_is_switched_on() -> None:
+    get = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}
+    assert get in rules_of(pods_alone(yaml=True))
+    assert get not in rules_of(pods_alone(logs=True))
+
+
 def test_a_role_in_a_namespace_never_grants_what_is_outside_of_namespaces() -> None:
     made = roles(rules(EVERYTHING[1]))
     assert {it["kind"] for it in made} == {"Role"}
