@@ -101,7 +101,7 @@ def _brief(node: Any) -> Any:
 
 def printed(*command: str) -> Any:
     """The JSON that a command of the application prints."""
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     return json.loads(done.stdout)
 
 
@@ -165,7 +165,8 @@ def schema(almenara: str) -> str:
             return node
         if "kubernetes" in node:
             taken.add(node["kubernetes"])
-            return {"$ref": f"#/$defs/{node['kubernetes']}"}
+            rest = {name: it for name, it in node.items() if name != "kubernetes"}
+            return {**rest, "$ref": f"#/$defs/{node['kubernetes']}"}
         return {name: resolved(it) for name, it in node.items()}
 
     def described(path: str, value: Any) -> Tree:

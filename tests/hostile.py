@@ -4,7 +4,8 @@ Each payload holds its number, so that what happens, and what is shown, can be t
 runs calls `pwn(number)`; whatever loads asks for `/pwned/number`.
 """
 
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 SCRIPT: Final = "pwn({n})"
 HANDLERS: Final = (
@@ -123,5 +124,24 @@ def payloads() -> list[str]:
         *(f"<div {attributes}></div>" for attributes in HTMX),
         *(f'" {attributes} x="' for attributes in HTMX),
         *ADDRESSES,
+        *(f'<a href="{address}">x</a>' for address in ADDRESSES),
     ]
     return [shape.format(n=f"9{number:03d}9") for number, shape in enumerate(shapes)]
+
+
+def spoilt(value: Any, numbers: Iterator[int], texts: Sequence[str]) -> Any:
+    """The same with every text in it, keys of its own making among them, replaced by the next."""
+    match value:
+        case str():
+            return texts[next(numbers) % len(texts)]
+        case list():
+            return [spoilt(it, numbers, texts) for it in value]
+        case dict() if value and all(isinstance(it, str) for it in value.values()):
+            # Labels, annotations and the like: whoever writes them chooses the names as well.
+            return {key: spoilt(it, numbers, texts) for key, it in value.items()} | {
+                texts[next(numbers) % len(texts)]: texts[next(numbers) % len(texts)]
+            }
+        case dict():
+            return {key: spoilt(it, numbers, texts) for key, it in value.items()}
+        case _:
+            return value

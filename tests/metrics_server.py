@@ -89,7 +89,7 @@ class MetricsServer:
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_GET(self) -> None:
+            def do_GET(self) -> None:  # noqa: N802
                 status, body = asked(self.path)
                 written = json.dumps(body).encode()
                 self.send_response(status)
@@ -98,7 +98,7 @@ class MetricsServer:
                 self.end_headers()
                 self.wfile.write(written)
 
-            def log_message(self, format: str, *arguments: Any) -> None:
+            def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
                 pass
 
         name = f"{SERVICE}.{NAMESPACE}.svc"

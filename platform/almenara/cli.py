@@ -28,7 +28,7 @@ from almenara.plugins import Plugins, installed
 from almenara.settings import LogSettings, Settings, SettingsError, load
 
 CONFIG_VARIABLE: Final = "ALMENARA_CONFIG"
-TOKEN_VARIABLE: Final = "ALMENARA_TOKEN"
+TOKEN_VARIABLE: Final = "ALMENARA_TOKEN"  # noqa: S105
 PLUGINS_DIR_VARIABLE: Final = "ALMENARA_PLUGINS_DIR"
 VERDICTS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 SEVERITY_STYLES: Final = {

@@ -32,7 +32,7 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-CLOCK: Final[ContextVar[Clock]] = ContextVar("clock", default=SystemClock())
+CLOCK: Final[ContextVar[Clock]] = ContextVar("clock", default=SystemClock())  # noqa: B039
 """The clock of the running task; tests of sources put one here that they advance themselves."""
 
 

@@ -192,7 +192,7 @@ class Look(Protocol):
 
     async def events(
         self,
-        filter: Mapping[str, str],
+        filter: Mapping[str, str],  # noqa: A002
         *,
         limit: int = 50,
         before: int | None = None,
@@ -201,7 +201,7 @@ class Look(Protocol):
         """Events with their sequence, newest first; `filter` as in `EventQuery`, `before` and
         `after` are sequences that bound them. Raises `ValueError` for a filter that is none."""
 
-    async def count(self, filter: Mapping[str, str], *, limit: int = 10_000) -> int:
+    async def count(self, filter: Mapping[str, str], *, limit: int = 10_000) -> int:  # noqa: A002
         """How many events a filter lets through; no more than `limit` are counted."""
 
 

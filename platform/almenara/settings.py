@@ -325,7 +325,7 @@ class ProxySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     secret: Secret | None = None
     """What the proxy sends in `secret_header`, so that nobody else can stand in for it. It may be
     left out where `server.tls.client_ca` lets nobody but the proxy connect."""
-    secret_header: str = "X-Almenara-Proxy-Secret"
+    secret_header: str = "X-Almenara-Proxy-Secret"  # noqa: S105
     """The header with the secret."""
     recheck: Positive = 300.0
     """Seconds after which a WebSocket has to come in through the proxy again."""
@@ -523,7 +523,7 @@ def read(kind: type[S], tree: Any, *, place: str) -> S:
         raise SettingsError(f"{spot}: {message}{found}") from None
 
 
-SECRET: Final = "secret: "
+SECRET: Final = "secret: "  # noqa: S105
 
 
 class SecretError(ValueError):

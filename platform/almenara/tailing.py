@@ -50,8 +50,8 @@ def _get(url: str, token: str | None, parameters: Mapping[str, str]) -> Any:
         raise ValueError(f"{url} is no address of a web server; write http://host:port")
     try:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        request = urllib.request.Request(address, headers=headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+        request = urllib.request.Request(address, headers=headers)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # noqa: S310
             return msgspec.json.decode(response.read())
     except urllib.error.HTTPError as error:
         body = error.read()

@@ -98,7 +98,7 @@ class SimulatedRay:
     ids and times are always new."""
 
     def __init__(self, seed: int = 0, clock: Callable[[], float] = time.time) -> None:
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311
         self.clock = clock
         self.numbers = itertools.count(101)
         self.session = f"session_simulated_{clock():.0f}"
@@ -337,7 +337,7 @@ async def simulated(port: int, seed: int = 0) -> AsyncIterator[SimulatedRay]:
     serving = asyncio.create_task(server.serve(), name="simulated Ray")
     try:
         # uvicorn has no event for it.
-        while not server.started and not serving.done():
+        while not server.started and not serving.done():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         if serving.done():
             serving.result()

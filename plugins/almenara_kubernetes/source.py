@@ -122,6 +122,8 @@ class Observation:
         """Microseconds since the epoch: since when the cluster stands as it does."""
         self._problems: dict[tuple[str, str], tuple[Standing, str]] = {}
         self._told_problems: set[tuple[str, str]] = set()
+        self._unmeasured: dict[str, str] = {}
+        """Why nobody tells what things of a kind use, where that is so."""
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -234,12 +236,14 @@ class Observation:
                     # Without a metrics server the API is absent, or answers 503.
                     forbidden = error.status == 403
                     self._stands(key, watched, "forbidden" if forbidden else "absent", str(error))
+                    self._measured(watched, f"{watched.path} answers {error.status}: {error}")
                     if error.status == 429:
                         break
                 except (UnreachableError, BrokenError) as error:
                     self._stands(key, watched, "failing", f"{watched.plural}: {error}")
                 else:
                     self._stands(key, watched, "ok", "")
+                    self._measured(watched, "")
                     for start in range(0, len(found), MEASURED):
                         part = found[start : start + MEASURED]
                         await self.outbox.measured(self.reading.usage(watched, part))
@@ -264,6 +268,11 @@ class Observation:
             self._since = now()
         if text != self._unreachable:
             self._unreachable = text
+            self._changed.set()
+
+    def _measured(self, watched: Watched, why_not: str) -> None:
+        if why_not != self._unmeasured.get(watched.kind, ""):
+            self._unmeasured[watched.kind] = why_not
             self._changed.set()
 
     def _stands(
@@ -298,6 +307,7 @@ class Observation:
             status, severity, reason = "unreachable", Severity.ERROR, self._unreachable
         elif problems:
             status, severity, reason = "partial", Severity.WARN, _summary(problems)
+        unmeasured = next(filter(None, self._unmeasured.values()), "")
         version = (
             ".".join(map(str, self.connection.version)) if any(self.connection.version) else ""
         )
@@ -309,6 +319,7 @@ class Observation:
             state={
                 "server": self.connection.server, "version": version, "since": self._since,
                 **({"reason": reason} if reason else {}),
+                **({"usage": unmeasured} if unmeasured else {}),
             },
         )  # fmt: skip
 

@@ -119,7 +119,7 @@ def _watched(
     kind: str,
     api_version: str,
     plural: str,
-    type: type[KubernetesObject],
+    type: type[KubernetesObject],  # noqa: A002
     api_kind: str = "",
     **more: Any,
 ) -> Watched:

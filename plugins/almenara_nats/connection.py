@@ -89,7 +89,7 @@ class Connection(Client):
 
     async def lost(self) -> None:
         """Return when the connection is no longer good."""
-        while self.is_connected:  # the client tells nobody
+        while self.is_connected:  # noqa: ASYNC110  # the client tells nobody
             await asyncio.sleep(WATCH_INTERVAL)
 
 

@@ -11,7 +11,7 @@ from nats.js.api import ConsumerInfo, StreamInfo
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Context, Publish, ResourceKey
-from almenara.kit import heed_cancellation
+from almenara.kit import heeded
 from almenara.signals import Resource, Sample, Severity, Signal
 from almenara_nats.connection import Connection
 from almenara_nats.settings import NatsSettings
@@ -53,7 +53,6 @@ class Observer:
         """Publish what is seen, until cancelled; `lag` is told what waits for our consumers."""
         self._told = dict.fromkeys(await self.context.told(SOURCE))
         while True:
-            heed_cancellation()
             if self.streams is None:
                 await asyncio.sleep(FIRST_LOOK)
                 continue
@@ -78,7 +77,7 @@ class Observer:
         jetstream = self.connection.jetstream()
         found: list[ConsumerInfo] = []
         while True:
-            page = await jetstream.consumers_info(stream, offset=len(found))
+            page = await heeded(jetstream.consumers_info(stream, offset=len(found)))
             found += page
             if len(page) < PAGE:
                 return found

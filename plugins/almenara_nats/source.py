@@ -15,7 +15,7 @@ from nats.js.errors import APIError
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.kit import heed_cancellation
+from almenara.kit import heeded
 from almenara.signals import Event, Severity, now
 from almenara_nats.connection import Connection, NatsUnavailableError, close, connect, sentence
 from almenara_nats.following import ContestedError, Follower, Interrupted
@@ -79,12 +79,11 @@ class NatsSource:
         """Observe until cancelled; connects again for ever."""
         wait = RETRY / 2
         while True:
-            heed_cancellation()
             try:
-                connection = await connect(self.settings)
+                connection = await heeded(connect(self.settings))
             except NatsUnavailableError as error:
                 report.degraded(str(error))
-                await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))
+                await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))  # noqa: S311
                 wait = min(wait * 1.5, RETRY_LIMIT)
                 continue
             wait = RETRY / 2
@@ -132,7 +131,6 @@ class NatsSource:
         created: dict[str, str] = {}
         async with asyncio.TaskGroup() as group:
             while True:
-                heed_cancellation()
                 try:
                     found = {it.config.name or "": it for it in await all_streams(connection)}
                 except (JetStreamError, TimeoutError) as error:
@@ -203,7 +201,7 @@ class NatsSource:
         while True:
             wary, wait = False, RETRY
             try:
-                info = await follower.connection.jetstream().stream_info(name)
+                info = await heeded(follower.connection.jetstream().stream_info(name))
                 await follower.run(info, lambda: troubles.clear(name))
             except Interrupted as reason:
                 wary = reason.taken
@@ -224,7 +222,6 @@ class NatsSource:
                     f"stream {name} cannot be read: {sentence(error)}. Check the stream's limits"
                     " and the user's permissions",
                 )
-            heed_cancellation()
             follower = follower.anew(wary=wary)
             await asyncio.sleep(wait)
 
@@ -318,7 +315,7 @@ async def all_streams(connection: Connection) -> list[StreamInfo]:
     jetstream = connection.jetstream()
     found: list[StreamInfo] = []
     while True:
-        page = await jetstream.streams_info(offset=len(found))
+        page = await heeded(jetstream.streams_info(offset=len(found)))
         found += page
         if len(page) < PAGE:
             return found

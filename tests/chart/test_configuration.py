@@ -2,6 +2,7 @@
 
 import os
 import signal
+import ssl
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from engine import Thing, render, value_sets, workload
 
+from apiserver import Authority
 from app import Almenara
 from servers import free_port, wait_until
 
@@ -86,6 +88,35 @@ def test_a_name_that_the_chart_does_not_know_is_refused(running: tuple[Almenara,
     assert product.status("/readyz", Host="elsewhere.example.org") == 400
     assert product.status("/readyz", Host="rel-almenara.watch.svc.cluster.local") == 200
     assert product.status("/readyz", Host="rel-almenara") == 200
+
+
+def test_a_pod_with_a_certificate_of_its_own_is_probed_over_https(tmp_path: Path) -> None:
+    values = engine.read(SETS["own-certificate"])
+    config = placed(values, tmp_path)
+    config["server"].update(port=free_port(), drain=0.2)
+    certificate, key = Authority(tmp_path).issue("server", server=True)
+    config["server"]["tls"] = {"cert": str(certificate), "key": str(key)}
+    product = Almenara(tmp_path / "product", config=config)
+    product.launch()
+    # The kubelet asks by address and looks at no name.
+    context = ssl._create_unverified_context()
+    server = workload(render(values))["spec"]["template"]["spec"]["containers"][0]
+    try:
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            probe = server[name]["httpGet"]
+            url = f"{probe['scheme'].lower()}://127.0.0.1:{product.port}{probe['path']}"
+            assert url.startswith("https:")
+
+            def answered(url: str = url) -> bool:
+                try:
+                    with urllib.request.urlopen(url, timeout=3, context=context) as response:
+                        return bool(response.status == 200)
+                except OSError:
+                    return False
+
+            wait_until(answered, name, 60)
+    finally:
+        product.stop()
 
 
 def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:

@@ -186,7 +186,13 @@ async def test_an_object_store_that_spills_and_a_driver_that_nobody_submitted_ar
         "kept = [ray.put(bytes(40_000_000)) for _ in range(4)]\ntime.sleep(8)\n"
     )
     async with following(head, tmp_path) as run:
-        await run.until(lambda: any(it.kind == "ray.node" for it in run.resources.values()), 30)
+        # What was there before has to be known; Ray 2.9 says it every 15 s.
+        await run.until(
+            lambda: any(
+                it.metric == "object_store" and it.kind == "ray.node" for it in run.samples
+            ),
+            60,
+        )
         variables = {**head.variables(), "RAY_ADDRESS": f"127.0.0.2:{head.port}"}
         driver = await asyncio.create_subprocess_exec(
             str(head.python), str(script), env=variables, stdout=asyncio.subprocess.DEVNULL,

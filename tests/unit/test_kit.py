@@ -1,6 +1,7 @@
 """What every source would otherwise write again."""
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import time
@@ -21,7 +22,7 @@ from almenara.kit import (
     Snapshots,
     blocking,
     every,
-    heed_cancellation,
+    heeded,
     monotonic,
     poll,
     watch,
@@ -71,7 +72,7 @@ async def test_turns_come_at_once_and_then_with_jitter_that_stays_within_its_sha
 
     async def work() -> None:
         async for _ in every(10, jitter=0.2):
-            moments.append(monotonic())
+            moments.append(monotonic())  # noqa: PERF401
 
     async with Story(work) as clock:
         assert moments == [0]
@@ -308,25 +309,33 @@ def test_a_later_time_alone_is_no_difference() -> None:
     assert snapshots.difference([msgspec.structs.replace(first, time=first.time + 5)]) == []
 
 
-async def test_a_cancellation_that_a_library_swallowed_ends_a_loop_all_the_same() -> None:
+@pytest.mark.parametrize("end", [None, TimeoutError()])
+async def test_a_cancellation_that_a_library_swallowed_is_heeded(end: Exception | None) -> None:
     async def swallow() -> None:
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            return
-
-    async def turns() -> None:
-        async for _ in every(0.0):
-            await swallow()
+            if end is not None:
+                raise end from None
 
     async def loop() -> None:
         while True:
-            await swallow()
-            heed_cancellation()
+            with contextlib.suppress(TimeoutError):
+                await heeded(swallow())
 
-    for work in (turns, loop):
-        task = asyncio.create_task(work())
+    task = asyncio.create_task(loop())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=1)
+    assert task.cancelled()
+
+
+async def test_a_call_of_a_library_gives_what_it_gives_after_a_group_has_failed() -> None:
+    async def fail() -> None:
         await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task], timeout=1)
-        assert task.cancelled()
+        raise ValueError
+
+    with contextlib.suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+    assert await heeded(asyncio.sleep(0, 7)) == 7

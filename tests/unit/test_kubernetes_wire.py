@@ -67,7 +67,9 @@ GARBAGE = (
         st.sampled_from((0, 410, 429, 500)) | JSON,
         st.sampled_from(("", "Expired")) | JSON,
     )
-    | st.sampled_from((DEEP, b'{"type":"\xff","object":{}}', b'{"type":"ADDED"}', b"\xef\xbb\xbf{}"))
+    | st.sampled_from(
+        (DEEP, b'{"type":"\xff","object":{}}', b'{"type":"ADDED"}', b"\xef\xbb\xbf{}")
+    )
 ).filter(lambda it: b"\n" not in it)
 
 
@@ -237,7 +239,7 @@ def test_whatever_stands_where_a_quantity_should_it_is_a_finite_number_or_none(
 
 
 @given(
-    when=st.datetimes(datetime(1970, 1, 2), datetime(9998, 1, 1)),
+    when=st.datetimes(datetime(1970, 1, 2), datetime(9998, 1, 1)),  # noqa: DTZ001
     offset=st.integers(-14 * 60, 14 * 60),
 )
 def test_every_time_that_kubernetes_writes_is_read_to_the_microsecond(

@@ -159,7 +159,7 @@ async def test_a_simulated_cluster_says_that_nothing_of_it_is_real() -> None:
     cluster.simulated = True
     settings = {"clusters": [{"name": "made-up", "url": "http://127.0.0.1:1", "simulated": True}]}
     html = await render_panel("ray", "clusters", cluster.answered(), settings=settings)
-    assert "Simulated: made-up." in html
+    assert "Simulated cluster.</b> No job and no node here is real." in html
     html = await render_panel(
         "ray", "job", story("made-up", job("a", "SUCCEEDED", took=3)), settings=settings,
         query={"namespace": "made-up", "name": "a"},

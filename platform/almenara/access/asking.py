@@ -8,7 +8,7 @@ import msgspec
 from almenara.access.sessions import PLAIN_COOKIE, SECURE_COOKIE
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818
     """A request that goes no further; the text is for the person who reads it."""
 
     def __init__(self, status: int, detail: str, wait: float = 0.0) -> None:

@@ -2,7 +2,7 @@
 
 from almenara.clock import monotonic, now, sleep
 from almenara.kit.blocking import BlockingClient, blocking
-from almenara.kit.cancelling import heed_cancellation
+from almenara.kit.cancelling import heeded
 from almenara.kit.differing import Changes, Snapshots
 from almenara.kit.polling import Backoff, every, poll
 from almenara.kit.watching import ExpiredError, watch
@@ -15,7 +15,7 @@ __all__ = [
     "Snapshots",
     "blocking",
     "every",
-    "heed_cancellation",
+    "heeded",
     "monotonic",
     "now",
     "poll",

@@ -6,7 +6,6 @@ from typing import Final
 
 from almenara.clock import monotonic, sleep
 from almenara.hookspecs import SourceReport
-from almenara.kit.cancelling import heed_cancellation
 
 JITTER: Final = 0.1
 
@@ -21,9 +20,8 @@ async def every(seconds: float, *, jitter: float = JITTER) -> AsyncIterator[int]
     while True:
         began = monotonic()
         yield turn
-        heed_cancellation()
         turn += 1
-        wait = seconds * (1 + random.uniform(-jitter, jitter))
+        wait = seconds * (1 + random.uniform(-jitter, jitter))  # noqa: S311
         await sleep(max(began + wait - monotonic(), 0.0))
 
 
@@ -46,7 +44,7 @@ class Backoff:
         # Beyond some doublings the limit holds, and a float has no room for thousands of them.
         wait = min(self.first * 2.0 ** min(self.failures, 32), self.limit)
         self.failures += 1
-        return wait * (1 + random.uniform(-self.jitter, self.jitter))
+        return wait * (1 + random.uniform(-self.jitter, self.jitter))  # noqa: S311
 
 
 async def poll(
@@ -77,7 +75,6 @@ async def poll(
             if report is not None:
                 report.recovered()
             backoff.succeeded()
-            wait = seconds * (1 + random.uniform(-jitter, jitter))
+            wait = seconds * (1 + random.uniform(-jitter, jitter))  # noqa: S311
             wait -= monotonic() - began
-        heed_cancellation()
         await sleep(max(wait, 0.0))

@@ -112,7 +112,7 @@ def check(plugin: str, declared: Declared) -> None:
     wanted = QUERIES[declared.kind]
     if not isinstance(declared.query, wanted):
         names = " or ".join(it.__name__ for it in wanted)
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004
             f"{here}: the kind {declared.kind} shows a {names}; its query is"
             f" {type(declared.query).__name__}"
         )

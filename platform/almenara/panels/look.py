@@ -55,7 +55,7 @@ class PanelLook:
 
     async def events(
         self,
-        filter: Mapping[str, str],
+        filter: Mapping[str, str],  # noqa: A002
         *,
         limit: int = 50,
         before: int | None = None,
@@ -66,5 +66,5 @@ class PanelLook:
         )
         return [(it.sequence, it.signal) for it in records if isinstance(it.signal, Event)]
 
-    async def count(self, filter: Mapping[str, str], *, limit: int = 10_000) -> int:
+    async def count(self, filter: Mapping[str, str], *, limit: int = 10_000) -> int:  # noqa: A002
         return await self._view.history.count(Filter.from_query(filter), limit=limit)

@@ -34,7 +34,7 @@ def create(name: str, folder: Path) -> list[Path]:
         raise FileExistsError(f"{folder} exists and is not empty; name another with --into")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FILES),
-        autoescape=False,
+        autoescape=False,  # noqa: S701
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
         variable_start_string="<<",

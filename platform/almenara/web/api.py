@@ -209,7 +209,7 @@ async def events(
     services: Services,
     source: Source = None,
     origin: Origin = None,
-    type: Type = None,
+    type: Type = None,  # noqa: A002
     subject: Subject = None,
     severity: AtLeast = None,
     text: Text = None,
@@ -275,7 +275,7 @@ async def export(
     services: Services,
     source: Source = None,
     origin: Origin = None,
-    type: Type = None,
+    type: Type = None,  # noqa: A002
     subject: Subject = None,
     severity: AtLeast = None,
     text: Text = None,
@@ -319,7 +319,7 @@ async def export_table(
     services: Services,
     source: Source = None,
     origin: Origin = None,
-    type: Type = None,
+    type: Type = None,  # noqa: A002
     subject: Subject = None,
     severity: AtLeast = None,
     text: Text = None,
