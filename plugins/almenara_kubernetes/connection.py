@@ -246,7 +246,7 @@ class Connection:
     async def _allowed(self) -> None:
         """Return once the API server is willing to be asked again."""
         while (wait := self._held_until - monotonic()) > 0:
-            await sleep(wait + random.uniform(0, SPREAD))  # noqa: S311
+            await sleep(wait + random.uniform(0, SPREAD))  # nosec B311 # spreads requests, guards nothing
 
     async def _send(
         self,
@@ -304,7 +304,7 @@ class Connection:
         """Return while the API server answers; wait until it does."""
         if not self._reachable.is_set():
             await self._reachable.wait()
-            await sleep(random.uniform(0, SPREAD))  # noqa: S311
+            await sleep(random.uniform(0, SPREAD))  # nosec B311 # spreads requests, guards nothing
 
     async def keep(self, told: Callable[[str], None]) -> None:
         """Look again and again whether the API server answers, until cancelled.
@@ -334,7 +334,7 @@ class Connection:
                 async with asyncio.timeout(self.settings.probe_every):
                     await self._doubted.wait()
                 # What failed may fail once more: no faster than the first wait.
-                await sleep(backoff.first * random.uniform(0.5, 1))  # noqa: S311
+                await sleep(backoff.first * random.uniform(0.5, 1))  # nosec B311 # spreads requests, guards nothing
 
     def _cut(self, since: float) -> None:
         """End what has not been heard of since an outage began: it may be half open."""
