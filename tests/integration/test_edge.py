@@ -110,7 +110,7 @@ def climbing() -> list[str]:
         for root, up, place in itertools.product(roots, ups, places)
         for depth in (1 + (len(root) + len(place)) % 3 * 3,)
     ]
-    others = ("/etc/passwd", "//etc/passwd", "%2fetc%2fpasswd", "file:///etc/passwd", "C:%5cwin.ini",
+    others = ("/etc/passwd", "//etc/passwd", "%2fetc%2fpasswd", "file:///etc/passwd", "C:%5cwin",
               "layout.html", "almenara.css%00.html", "vendor/../layout.html")  # fmt: skip
     found += [f"/static/{it}" for it in others]
     return found
