@@ -5,8 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from app import Almenara
 from apiserver import ApiServer
+from app import Almenara
 from servers import wait_until
 
 WITHIN = 10.0
