@@ -33,9 +33,12 @@ READY_WITHIN = 60.0
 MERGE = "application/merge-patch+json"
 CLUSTER_WIDE = {
     "Namespace", "Node", "PersistentVolume", "ClusterRole", "ClusterRoleBinding", "StorageClass",
-    "CustomResourceDefinition", "APIService", "PriorityClass", "IngressClass",
+    "CustomResourceDefinition", "APIService", "PriorityClass", "IngressClass", "GatewayClass",
 }  # fmt: skip
-PLURALS = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies", "Endpoints": "endpoints"}
+PLURALS = {
+    "Ingress": "ingresses", "NetworkPolicy": "networkpolicies", "Endpoints": "endpoints",
+    "GatewayClass": "gatewayclasses",
+}  # fmt: skip
 
 
 def programs() -> Path | None:

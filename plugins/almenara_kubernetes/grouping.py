@@ -1,5 +1,6 @@
 """Pods by what people think of them as: by workload, service, node, namespace or label."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -141,6 +142,11 @@ def _group(it: Resource, by: str) -> Group:
             return it.namespace, it.state.get("workload", f"Pod/{it.name}")
         case _:
             return "", it.state.get("labels", {}).get(by, NONE)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """What names are ordered by so that `node-2` comes before `node-10`."""
+    return [(int(it), "") if it.isdecimal() else (-1, it) for it in re.split(r"(\d{1,18})", name)]
 
 
 def address(by: str, group: Group) -> str:

@@ -16,6 +16,7 @@ from almenara_kubernetes.grouping import (
     address,
     every,
     grouped,
+    natural,
     owner_address,
     page,
     pods,
@@ -29,14 +30,21 @@ from almenara_kubernetes.workloads import READERS
 Values = Mapping[str, Any]
 Chosen = Mapping[str, str]
 
-TILES: Final = 240
+TILES: Final = 320
 """Groups drawn at most, those with trouble first."""
+DENSE: Final = 48
+"""Groups from which on tiles are small, so that all of them are seen at once."""
+ROW: Final = 46
+"""Height of a row of small tiles in units of a picture: a tile takes as many as it needs."""
+ROWS_OF_A_TILE: Final = 4
 CELLS: Final = 6_000
 """Pods drawn in a map at most, shared out among its groups."""
 LINKED: Final = 400
 """Pods up to which each cell is a link of its own; beyond, its group is."""
-ROWS: Final = 150
+ROWS: Final = 100
 STATUSES: Final = 12
+TOLD_HERE: Final = 2
+"""Refusals up to which each is told whole above every page."""
 SERIES: Final = 60
 EVENTS_READ: Final = 500
 WORKLOADS: Final = tuple(kind.removeprefix("kubernetes.") for kind in READERS)
@@ -58,9 +66,12 @@ async def head(look: Look, chosen: Chosen) -> Values:
     counts = counted(found)
     kept = {name: value for name, value in wanted.query().items() if name != "status"}
     return {
-        "tabs": [(page(name), title) for name, title in TABS],
+        "tabs": [
+            (page(name, namespace=wanted.namespace), title, (name or "main") == chosen.get("tab"))
+            for name, title in TABS
+        ],
         "clusters": list(map(told, every(look, "cluster"))),
-        "refused": list(map(told, every(look, "access"))),
+        "refused": list(map(told, every(look, "access"))), "told_here": TOLD_HERE,
         "pods": len(found),
         "namespaces": len({it.namespace for it in found}),
         "bar": shares(counts),
@@ -75,6 +86,21 @@ async def head(look: Look, chosen: Chosen) -> Values:
         "narrowed": wanted.query(),
         "clear": page(),
     }  # fmt: skip
+
+
+async def access(look: Look, _chosen: Chosen) -> Values:
+    """What cannot be watched, and the rules that are missing, ready to be copied."""
+    refused = list(map(told, every(look, "access")))
+    missing: dict[str, list[str]] = {}
+    for it in refused:
+        # The first line says where the rule belongs.
+        where, _, rule = (it.state["rule"] or "").partition("\n")
+        if rule:
+            missing.setdefault(where.removeprefix("# "), []).append(rule)
+    return {
+        "refused": refused,
+        "missing": [(where, "".join(rules)) for where, rules in missing.items()],
+    }
 
 
 async def pod_map(look: Look, chosen: Chosen) -> Values:
@@ -106,11 +132,14 @@ def _tiles(
             groups.setdefault(("", name), [])
 
     def order(group: Group) -> tuple[Any, ...]:
-        bad = sum(TONE_OF[it.severity] == "bad" for it in groups[group])
-        waiting = sum(TONE_OF[it.severity] == "wait" for it in groups[group])
+        tones = {TONE_OF[it.severity] for it in groups[group]}
         node = (nodes or {}).get(group[1])
         ill = node is not None and node.severity >= Severity.ERROR
-        return (not ill, not bad, not waiting, -bad, group[1] == NONE, *group)
+        # By name within a tone: a map whose tiles change places all the time cannot be read.
+        return (
+            not ill, "bad" not in tones, "wait" not in tones, group[1] == NONE,
+            *map(natural, group),
+        )  # fmt: skip
 
     ordered = sorted(groups, key=order)
     shown = ordered[:TILES]
@@ -125,15 +154,17 @@ def _tiles(
             spare -= min(len(inside) - room, max(spare, 0))
         counts = counted(inside)
         node = (nodes or {}).get(group[1])
+        picture = drawn(map(cell, inside), room=own, each=len(found) <= LINKED)
         tiles.append(
             {
+                "rows": min(1 + picture.height // ROW, ROWS_OF_A_TILE),
                 "namespace": group[0],
                 "name": group[1] if group[1] != NONE else _no_group(by),
                 "link": address(by, group),
                 "count": len(inside),
                 "tone": counts[0][0] if counts else "ok",
                 "troubles": [it for it in counts if it[0] in ("bad", "wait")][:2],
-                "picture": drawn(map(cell, inside), room=own, each=len(found) <= LINKED),
+                "picture": picture,
                 **(_fill(look, node, inside) if node is not None else {}),
             }
         )
@@ -142,6 +173,7 @@ def _tiles(
         "pods": len(found),
         "groups": len(groups),
         "more": len(ordered) - len(shown),
+        "dense": len(shown) > DENSE,
     }
 
 
@@ -351,10 +383,25 @@ async def pod_detail(look: Look, chosen: Chosen) -> Values:
         "owners": _links(namespace, list(reversed(it.state.get("owners") or ()))),
         "node_link": page("node", name=it.state.get("node", "")),
         "namespace_link": page(namespace=namespace),
-        "logs": [
-            (one["name"], page("pod", namespace=namespace, name=name, container=one["name"]))
-            for one in it.state.get("containers") or ()
-        ],
+        "yaml": page("yaml", namespace=namespace, name=f"Pod/{name}"),
+    }  # fmt: skip
+
+
+async def containers(look: Look, chosen: Chosen) -> Values:
+    """The containers of a pod, each with the way to its log."""
+    namespace, name = chosen.get("namespace", ""), chosen.get("name", "")
+    it = look.resource("kubernetes.pod", namespace, name)
+    pod = {"namespace": namespace, "name": name}
+    return {
+        "rows": [
+            {
+                "it": one,
+                "logs": page("pod", **pod, container=one["name"]),
+                "previous": page("pod", **pod, container=one["name"], previous="yes")
+                if one["restarts"] else "",
+            }
+            for one in (told(it).state["containers"] if it is not None else None) or ()
+        ]
     }  # fmt: skip
 
 
@@ -395,7 +442,7 @@ async def workload_detail(look: Look, chosen: Chosen) -> Values:
         "picture": drawn(map(cell, inside), room=LINKED, each=True),
         "owners": _links(namespace, list(reversed(state.get("owners") or ()))),
         "autoscalers": list(map(told, scaled)), "pods": len(inside),
-        "pod_page": page("pod", namespace=namespace),
+        "yaml": page("yaml", namespace=namespace, name=whole) if kind in API_KINDS else "",
         "runs": sorted(
             (one for one in every(look, "job")
              if one.namespace == namespace and whole in (one.state.get("owners") or ())),
@@ -420,7 +467,6 @@ async def node_detail(look: Look, chosen: Chosen) -> Values:
     return {
         "it": it, "state": told(it).state, "count": len(inside), **_fill(look, it, inside),
         "picture": drawn(map(cell, inside), room=LINKED, each=True),
-        "pod_page": page("pod"),
     }  # fmt: skip
 
 
@@ -446,7 +492,6 @@ async def events(look: Look, chosen: Chosen) -> Values:
     return {
         "rows": [_event_row(sequence, event) for sequence, event in list(newest.values())[:SERIES]],
         "more": max(0, len(newest) - SERIES),
-        "subjects": True,
     }
 
 
@@ -468,7 +513,7 @@ def _event_row(sequence: int, event: Event) -> dict[str, Any]:
         "reason": data.get("reason") or what.replace("_", " "),
         "message": data.get("message", ""), "count": data.get("count", 1),
         "first": data.get("first"), "last": data.get("last") or event.time,
-        "subject": event.subject, "link": _subject_link(event.subject),
+        "subject": event.subject, "shown": event.subject, "link": _subject_link(event.subject),
         "ours": not event.type.startswith("kubernetes.event."), "type": what.replace("_", " "),
         "data": data,
     }  # fmt: skip
@@ -489,26 +534,35 @@ def _subject_link(subject: str) -> str:
 async def timeline(look: Look, chosen: Chosen) -> Values:
     """What happened to one pod, newest first: transitions and events of Kubernetes."""
     subject = "/".join(("pod", chosen.get("namespace", ""), chosen.get("name", "")))
-    return await _story(look, {"subject": subject})
+    return await _story(look, {"subject": subject}, subject)
 
 
 async def workload_timeline(look: Look, chosen: Chosen) -> Values:
     """What happened to a workload and to all that belongs to it."""
     kind, _, name = chosen.get("name", "").partition("/")
     story = "/".join((kind.lower(), chosen.get("namespace", ""), name))
-    return await _story(look, {"correlation": story})
+    return await _story(look, {"correlation": story}, story)
 
 
 async def node_timeline(look: Look, chosen: Chosen) -> Values:
     """What happened to a node."""
-    return await _story(look, {"subject": f"node/{chosen.get('name', '')}"})
+    subject = f"node/{chosen.get('name', '')}"
+    return await _story(look, {"subject": subject}, subject)
 
 
-async def _story(look: Look, wanted: Mapping[str, str]) -> Values:
+async def _story(look: Look, wanted: Mapping[str, str], about: str) -> Values:
     read = await look.events({**wanted, "type": "kubernetes.>"}, limit=EVENTS_READ)
     newest: dict[str, tuple[int, Event]] = {}
     for sequence, event in read:
         newest.setdefault(str(_data(event).get("series") or event.id), (sequence, event))
     rows = [_event_row(sequence, event) for sequence, event in newest.values()]
     rows.sort(key=lambda it: -it["last"])
-    return {"rows": rows[:SERIES], "more": max(0, len(rows) - SERIES), "subjects": True}
+    for row in rows:
+        # What the page is about need not be said in every line.
+        row["shown"] = "" if row["subject"] == about else _without_namespace(row["subject"])
+    return {"rows": rows[:SERIES], "more": max(0, len(rows) - SERIES)}
+
+
+def _without_namespace(subject: str) -> str:
+    kind, _, rest = subject.partition("/")
+    return f"{kind}/{rest.rpartition('/')[2]}"

@@ -120,7 +120,7 @@ class World:
     """The objects of the cluster. `seed` settles what happens; `clock` gives microseconds."""
 
     def __init__(self, pods: int, clock: Callable[[], int], seed: int = 0) -> None:
-        self.random = random.Random(seed)  # noqa: S311
+        self.random = random.Random(seed)  # nosec B311 # makes up a cluster
         self.clock = clock
         self.born = clock()
         self.objects: dict[str, dict[tuple[str, str], Tree]] = {}
@@ -291,6 +291,8 @@ class World:
                 "limits": {"cpu": f"{it.cpu * 2000:.0f}m", "memory": f"{it.memory * 1536:.0f}Mi", **devices},
             },
             "ports": [{"containerPort": it.port}] if it.port else [],
+            "env": [{"name": "ROLE", "value": it.name},
+                    {"name": "NATS_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "nats", "key": "password"}}}],
         }  # fmt: skip
         inits = [{"name": "proxy", "image": "example/proxy:1.9", "restartPolicy": "Always",
                   "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}] if it.sidecar else []  # fmt: skip

@@ -188,6 +188,12 @@ MEASURED: Final[Sequence[Watched]] = (NODE_METRICS, POD_METRICS)
 
 BY_KIND: Final[Mapping[str, Watched]] = {it.kind: it for it in WATCHED}
 
+READABLE: Final[Mapping[str, Watched]] = {
+    it.api_kind: it
+    for it in (PODS, DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, REPLICA_SETS, JOBS, CRON_JOBS)
+}
+"""What can be read as YAML, by its kind as the API names it."""
+
 
 def custom(
     *,

@@ -28,6 +28,7 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.kit import heeded
 from almenara.signals import EPOCH, Event, parse_time
 from almenara_nats.connection import Connection
 from almenara_nats.reading import parse_headers, read_message
@@ -37,8 +38,6 @@ log = structlog.get_logger(__name__)
 
 EXPIRES: Final = 30.0
 SAVE_INTERVAL: Final = 1.0
-GATHER: Final = 0.01
-"""Seconds between two batches at least, where they are not full."""
 HEARTBEAT: Final = b"100"
 ENDINGS: Final = frozenset((b"404", b"408"))
 """Statuses that end a request in the ordinary way."""
@@ -111,7 +110,6 @@ class Follower:
         self._heard = time.monotonic()
         self._trouble: str | None = None
         self._saved = 0.0
-        self._gathered = 0.0
 
     def anew(self, *, wary: bool = False) -> "Follower":
         """A follower of the same stream that remembers nothing."""
@@ -152,7 +150,6 @@ class Follower:
                 if not self._arrived:
                     await self._wait()
                     continue
-                await self._gather()
                 batch = self._next_batch()
                 for delivery in batch:
                     if delivery.consumer_sequence != expected:
@@ -229,16 +226,6 @@ class Follower:
             if silence > self.settings.heartbeat * 2 + 1:
                 raise Interrupted(f"no sign of life for {silence:.0f} s") from None
 
-    async def _gather(self) -> None:
-        """Let messages that follow one another closely come together in one batch.
-
-        To make one message durable costs about as much as to make a hundred.
-        """
-        rest = self._gathered + GATHER - time.monotonic()
-        if rest > 0 and len(self._arrived) < self.settings.batch:
-            await asyncio.sleep(rest)
-        self._gathered = time.monotonic()
-
     def _next_batch(self) -> list[Delivery]:
         count = min(len(self._arrived), self.settings.batch)
         return [self._arrived.popleft() for _ in range(count)]
@@ -283,7 +270,7 @@ class Follower:
         """A consumer that has delivered nothing yet, behind the position."""
         durable = self.settings.durable
         try:
-            before = await jetstream.consumer_info(self.stream, durable)
+            before = await heeded(jetstream.consumer_info(self.stream, durable))
         except NotFoundError:
             before = None
         if before is not None:
@@ -297,7 +284,7 @@ class Follower:
             ):
                 return
             with contextlib.suppress(NotFoundError):
-                await jetstream.delete_consumer(self.stream, durable)
+                await heeded(jetstream.delete_consumer(self.stream, durable))
         config = ConsumerConfig(
             durable_name=durable,
             description="Almenara reads this stream; what is acknowledged is in its history.",
@@ -306,7 +293,7 @@ class Follower:
             max_ack_pending=self.settings.batch * 20,
             **starting(position, self.settings.start),
         )
-        await jetstream.add_consumer(self.stream, config)
+        await heeded(jetstream.add_consumer(self.stream, config))
 
     async def _reset(
         self, jetstream: JetStreamContext, before: ConsumerInfo, position: Position | None
@@ -321,7 +308,7 @@ class Follower:
         acknowledged = before.ack_floor.stream_seq if before.ack_floor else 0
         start = max(position.sequence if position else 0, acknowledged) + 1
         try:
-            await jetstream.reset_consumer(self.stream, self.settings.durable, start)
+            await heeded(jetstream.reset_consumer(self.stream, self.settings.durable, start))
         except JetStreamError:
             return False
         return True

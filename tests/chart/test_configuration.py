@@ -2,6 +2,7 @@
 
 import os
 import signal
+import ssl
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ import engine
 import pytest
 import yaml
 from engine import Thing, render, value_sets, workload
-from product import Product
 
+from apiserver import Authority
+from app import Almenara
 from servers import free_port, wait_until
 
 SETS = value_sets()
@@ -51,24 +53,24 @@ def placed(values: Thing, folder: Path) -> Thing:
 @pytest.mark.parametrize("name", sorted(SETS.keys() - INSTALLED))
 def test_the_application_finds_nothing_wrong_with_it(name: str, tmp_path: Path) -> None:
     config = placed(engine.read(SETS[name]), tmp_path)
-    product = Product(tmp_path / "product", config)
-    done = product.run("config", "check")
+    product = Almenara(tmp_path / "product", config=config)
+    done = product.command("config", "check")
     assert done.returncode == 0, done.stderr
     assert "The configuration is right." in done.stdout
 
 
 @pytest.fixture(params=["defaults", "plugin-files", "dashboards", "ingress-traefik", "large"])
-def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Product, Thing]]:
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Almenara, Thing]]:
     values = engine.read(SETS[request.param])
     config = placed(values, tmp_path)
     config["server"]["port"] = free_port()
     # Quick to end, as what the drain lasts is not what is looked at here.
     config["server"]["drain"] = 0.2
-    with Product(tmp_path / "product", config) as product:
+    with Almenara(tmp_path / "product", config=config) as product:
         yield product, workload(render(values))
 
 
-def test_it_serves_and_every_probe_is_answered(running: tuple[Product, Thing]) -> None:
+def test_it_serves_and_every_probe_is_answered(running: tuple[Almenara, Thing]) -> None:
     product, found = running
     server = found["spec"]["template"]["spec"]["containers"][0]
     for name in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -81,11 +83,40 @@ def test_it_serves_and_every_probe_is_answered(running: tuple[Product, Thing]) -
             assert response.status == 200
 
 
-def test_a_name_that_the_chart_does_not_know_is_refused(running: tuple[Product, Thing]) -> None:
+def test_a_name_that_the_chart_does_not_know_is_refused(running: tuple[Almenara, Thing]) -> None:
     product, _ = running
     assert product.status("/readyz", Host="elsewhere.example.org") == 400
     assert product.status("/readyz", Host="rel-almenara.watch.svc.cluster.local") == 200
     assert product.status("/readyz", Host="rel-almenara") == 200
+
+
+def test_a_pod_with_a_certificate_of_its_own_is_probed_over_https(tmp_path: Path) -> None:
+    values = engine.read(SETS["own-certificate"])
+    config = placed(values, tmp_path)
+    config["server"].update(port=free_port(), drain=0.2)
+    certificate, key = Authority(tmp_path).issue("server", server=True)
+    config["server"]["tls"] = {"cert": str(certificate), "key": str(key)}
+    product = Almenara(tmp_path / "product", config=config)
+    product.launch()
+    # The kubelet asks by address and looks at no name.
+    context = ssl._create_unverified_context()
+    server = workload(render(values))["spec"]["template"]["spec"]["containers"][0]
+    try:
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            probe = server[name]["httpGet"]
+            url = f"{probe['scheme'].lower()}://127.0.0.1:{product.port}{probe['path']}"
+            assert url.startswith("https:")
+
+            def answered(url: str = url) -> bool:
+                try:
+                    with urllib.request.urlopen(url, timeout=3, context=context) as response:
+                        return bool(response.status == 200)
+                except OSError:
+                    return False
+
+            wait_until(answered, name, 60)
+    finally:
+        product.stop()
 
 
 def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
@@ -93,7 +124,7 @@ def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
                     tmp_path)  # fmt: skip
     config["server"].update(port=free_port(), drain=0.2)
     config["auth"] = {"open_metrics": True}
-    with Product(tmp_path / "product", config) as product:
+    with Almenara(tmp_path / "product", config=config) as product:
         wait_until(
             lambda: 'almenara_source_up{source="nats"} 0.0' in product.text("/metrics"),
             "the source that is away",
@@ -105,7 +136,7 @@ def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
 def test_it_stops_being_ready_before_it_ends(tmp_path: Path) -> None:
     config = placed({}, tmp_path)
     config["server"].update(port=free_port(), drain=3.0)
-    with Product(tmp_path / "product", config) as product:
+    with Almenara(tmp_path / "product", config=config) as product:
         assert product.process is not None
         os.kill(product.process.pid, signal.SIGTERM)
         wait_until(lambda: product.status("/readyz") == 503, "readiness that fails")

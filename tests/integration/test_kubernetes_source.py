@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
+from almenara.kubernetes_roles import roles
 from almenara.signals import Resource
 from almenara.testing.running import MemoryContext, SourceRun
 from almenara_kubernetes import connection as connecting
 from almenara_kubernetes import credentials
 from almenara_kubernetes.diagnosis import diagnose
-from almenara_kubernetes.rbac import roles
+from almenara_kubernetes.rbac import rules
+from almenara_kubernetes.reviewing import review
 from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
 from almenara_kubernetes.source import ClusterSource
 from apiserver import ApiServer
@@ -90,7 +92,7 @@ async def test_exactly_the_printed_kubernetes_role_is_enough(
     token = api_server.service_account(namespace, "almenara")
     path = api_server.kubeconfig(token=token, path=context.data_dir / "kubeconfig")
     chosen = settings(ClusterSettings(kubeconfig=path, namespaces=[namespace]), usage=True)
-    for it in roles(chosen, chosen.clusters[0], f"{namespace}/almenara"):
+    for it in roles(rules(chosen), f"{namespace}/almenara"):
         api_server.create(it)
     api_server.pod(namespace, "one")
     async with SourceRun(source(chosen, context)) as run:
@@ -98,8 +100,9 @@ async def test_exactly_the_printed_kubernetes_role_is_enough(
         await run.until(says(run, "cluster", "cluster", "ok"))
         # Nothing stands in the way of any kind: every one has been listed.
         assert not [it for it in run.resources.values() if it.kind == "kubernetes.access"]
-        findings = await diagnose(chosen)
+        findings = [*await diagnose(chosen), *await review(rules(chosen))]
     assert [it.verdict for it in findings] == ["ok", "ok"]
+    assert "rights are granted" in findings[-1].found
 
 
 async def test_exactly_the_printed_kubernetes_cluster_role_is_enough(
@@ -113,7 +116,7 @@ async def test_exactly_the_printed_kubernetes_cluster_role_is_enough(
     )
     cluster = ClusterSettings(kubeconfig=path, namespace_selector=f"{LABEL}={namespace}")
     chosen = settings(cluster, kinds=["pod", "deployment", "node"])
-    made = roles(chosen, cluster, f"{namespace}/almenara")
+    made = roles(rules(chosen), f"{namespace}/almenara")
     assert [it["kind"] for it in made] == ["ClusterRole", "ClusterRoleBinding"]
     try:
         for it in made:
@@ -154,8 +157,10 @@ async def test_what_kubernetes_rbac_forbids_is_told_with_the_missing_rule_and_th
         assert access is not None
         (rule,) = yaml.safe_load(access.state["rule"])
         assert f"a Role in the namespace {namespace}" in access.state["rule"]
-        findings = await diagnose(chosen)
+        findings = [*await diagnose(chosen), *await review(rules(chosen))]
         assert [it.verdict for it in findings] == ["ok", "warning"]
+        missing = f"not granted: list, watch of services in the namespace {namespace}"
+        assert findings[-1].found == missing
         # Granting what was named, and nothing else, mends it.
         await asyncio.to_thread(
             api_server.allow, f"{namespace}/almenara", [rule], namespace, "more"

@@ -29,6 +29,13 @@ def test_the_value_of_a_key_that_names_a_secret_is_masked(key: str) -> None:
     assert redacted({key: {"deep": ["hunter2"]}}) == {key: "***"}
 
 
+def test_a_key_written_with_escapes_is_masked_too() -> None:
+    raw = msgspec.Raw(rb'{"\u0070ass\u0077ord": "hunter2"}')
+    found = Redactor(RedactionSettings())(event(raw))
+    assert isinstance(found, Event)
+    assert json.loads(bytes(found.data)) == {"password": "***"}
+
+
 @pytest.mark.parametrize(
     "key", ["tokens_in", "total_tokens", "secretary", "passwords_changed", "author", "tokenizer"]
 )

@@ -1,5 +1,6 @@
 """The WebSocket: frames of channels out, and next to nothing in."""
 
+import contextlib
 import time
 from collections import deque
 from typing import Any, Final
@@ -13,7 +14,7 @@ from almenara.panels.channels import Channels
 from almenara.panels.outbox import GOING_AWAY, Outbox
 from almenara.web.permission import VIEWER, NotSignedInError, asking_of, ticket_of
 from almenara.web.services import Services
-from almenara.web.wire import EXTENSION, LiveProtocol
+from almenara.web.wire import EXTENSION, AsgiPeer, LiveProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -42,15 +43,16 @@ async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
     names = socket.query_params.getall("panel", [])
     after = _sequence(socket.query_params.get("after"))
     extensions: Any = socket.scope["extensions"]
-    peer: LiveProtocol = extensions[EXTENSION]
+    peer: LiveProtocol | AsgiPeer = extensions.get(EXTENSION) or AsgiPeer(socket)
     outbox = peer.outbox = channels.outbox(peer)
     watched = services.access.opened(ticket, asking_of(socket).address, outbox.close)
     try:
-        try:
-            await channels.join(outbox, names, after, ticket.identity.scope)
-        except ValueError:
-            outbox.close(ABUSE)
-        await _listen(socket, channels, outbox)
+        async with peer.writing() if isinstance(peer, AsgiPeer) else contextlib.nullcontext():
+            try:
+                await channels.join(outbox, names, after, ticket.identity.scope)
+            except ValueError:
+                outbox.close(ABUSE)
+            await _listen(socket, channels, outbox)
     except Exception:
         # What reaches uvicorn from here closes the socket and tells nobody.
         log.exception("a live page ended with an error")

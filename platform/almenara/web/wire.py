@@ -2,14 +2,20 @@
 
 Through ASGI each socket would encode, frame and copy every frame anew, in a task of its own. So
 uvicorn's WebSocket protocol is itself what a channel writes to; the handshake, control frames and
-whatever comes in stay uvicorn's.
+whatever comes in stay uvicorn's. Where that protocol is another than the one known here, frames go
+through ASGI, at three times the cost (`AsgiPeer`).
 """
 
 import asyncio
 import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
+import uvicorn
+from litestar import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
     ServerPerMessageDeflateFactory,
@@ -29,6 +35,11 @@ DEFLATE: Final = ServerPerMessageDeflateFactory(
     client_no_context_takeover=True,
 )
 SHARED: Final = PerMessageDeflate(True, True, 15, 15, {"level": 1})
+RELIED_ON: Final = (
+    "close_sent", "conn", "connection_made", "disconnected", "handle_connect", "loop",
+    "pause_writing", "queue", "resume_writing", "send", "transport",
+)  # fmt: skip
+"""What `LiveProtocol` uses of uvicorn's protocol, which promises none of it to anybody."""
 LEAST: Final = 256
 """Bytes below which compressing gains nothing."""
 
@@ -55,8 +66,9 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        # Whatever the socket does not take at once tells that the browser is behind.
-        self.transport.set_write_buffer_limits(high=0)
+        # Whatever the socket does not take at once tells that the browser is behind. Not 0: with
+        # TLS nothing at all would be too much then, and every page would seem to be behind.
+        self.transport.set_write_buffer_limits(high=1)
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -64,6 +76,12 @@ class LiveProtocol(WebSocketsSansIOProtocol):
             # An extension of the scope is ASGI's place for what only some servers can do.
             extensions: dict[str, Any] = cast("dict[str, Any]", self.scope["extensions"])
             extensions[EXTENSION] = self
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            # uvicorn would log each refused handshake as an error of the application.
+            self.handshake_complete = True
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -97,3 +115,79 @@ class LiveProtocol(WebSocketsSansIOProtocol):
                     await self.send({"type": "websocket.close", "code": code, "reason": None})
             except TimeoutError:
                 self.transport.abort()
+
+
+def lacking(protocol: type = WebSocketsSansIOProtocol) -> list[str]:
+    """What this uvicorn lacks of what `LiveProtocol` relies on; to be called on an event loop."""
+    config = uvicorn.Config(_nothing, log_config=None, lifespan="off")
+    try:
+        made = protocol(config, ServerState(), {}, asyncio.get_running_loop())
+    except TypeError as error:
+        return [f"{protocol.__name__}(config, server_state, app_state, loop): {error}"]
+    found = {*dir(made), *getattr(protocol, "__annotations__", ())}
+    names = [it for it in RELIED_ON if it not in found]
+    return names if hasattr(getattr(made, "conn", None), "available_extensions") else [
+        *names, "conn.available_extensions"
+    ]  # fmt: skip
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """An application that is never asked."""
+
+
+class AsgiPeer:
+    """Writes frames the way any ASGI server takes them, with a task for the browser.
+
+    Who stops reading is not cut off at once; the connection goes when `server.user_timeout` is up.
+    """
+
+    def __init__(self, socket: WebSocket[Any, Any, Any]) -> None:
+        self.outbox: Outbox | None = None
+        self.waiting = 0
+        self._socket = socket
+        self._frames: deque[Frame] = deque()
+        self._wake = asyncio.Event()
+        self._ended = False
+
+    def write(self, frame: Frame) -> None:
+        self._frames.append(frame)
+        self.waiting += frame.size
+        if self.outbox is not None and self.outbox.late is None:
+            self.outbox.late = asyncio.get_running_loop().time()
+        self._wake.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    @contextlib.asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """Write what waits, for the length of a block."""
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self._write())
+            try:
+                yield
+            finally:
+                task.cancel()
+
+    async def _write(self) -> None:
+        # Whatever ends the connection is heard by who listens to it.
+        with contextlib.suppress(Exception):
+            while self.outbox is not None:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._frames:
+                    frame = self._frames.popleft()
+                    await self._socket.send_text(frame.text)
+                    self.waiting -= frame.size
+                if self._ended:
+                    await self._socket.close(self.outbox.close_code or 1000)
+                    return
+                self.outbox.late = None
+                self.outbox.emptied()
+
+    async def close(self, code: int, patience: float) -> None:
+        """Close with a code, within `patience` seconds."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(patience):
+                await self._socket.close(code)

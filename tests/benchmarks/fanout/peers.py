@@ -2,7 +2,8 @@
 
 `naive` is the broadcaster that most dashboards are: for each event one JSON frame to each socket,
 in a loop. `plugin` is Litestar's own ChannelsPlugin with one message for each event. Both keep
-nothing and render nothing.
+nothing and render nothing. `nats-py` serves nobody: it reads the stream as its documentation says,
+and acknowledges; `/read` tells how much it has read.
 """
 
 import asyncio
@@ -13,17 +14,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import nats
+import nats.errors
 import uvicorn
 from litestar import Litestar
 from litestar.channels import ChannelsPlugin
 from litestar.channels.backends.memory import MemoryChannelsBackend
 from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 SUBJECTS: Final = "bench.>"
 BACKLOG: Final = 1_000
+BATCH: Final = 500
 
 Handle = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -86,7 +92,37 @@ def plugin(port: int) -> Any:
     )
 
 
-PEERS: Final = {"naive": naive, "plugin": plugin}
+def reader(port: int) -> Any:
+    read = 0
+
+    async def read_on() -> None:
+        nonlocal read
+        client = await nats.connect(f"nats://127.0.0.1:{port}")
+        jetstream = client.jetstream()
+        config = ConsumerConfig(ack_policy=AckPolicy.ALL, max_ack_pending=BATCH * 20)
+        pulled = await jetstream.pull_subscribe(
+            SUBJECTS, durable="reader", stream="BENCH", config=config
+        )
+        while True:
+            with contextlib.suppress(nats.errors.TimeoutError):
+                batch = await pulled.fetch(BATCH, timeout=0.1)
+                # One acknowledgement for all of them: the least that can be done.
+                await batch[-1].ack()
+                read += len(batch)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(read_on())
+        yield
+        task.cancel()
+
+    async def told(request: Request) -> JSONResponse:
+        return JSONResponse(read)
+
+    return Starlette(routes=[Route("/read", told)], lifespan=lifespan)
+
+
+PEERS: Final = {"naive": naive, "plugin": plugin, "nats-py": reader}
 
 
 def main() -> None:

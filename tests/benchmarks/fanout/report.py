@@ -24,6 +24,8 @@ class Measured(msgspec.Struct, kw_only=True):
     browser: BrowserFigures
     began: float
     took: float
+    endurance: BrowserFigures | None = None
+    """The browser looked at for half an hour, for the growth of its heap."""
     again: list[str] = []
     """What was measured again later."""
 
@@ -103,6 +105,7 @@ def goals(measured: Measured) -> list[Goal]:
     naive = highest(measured, "naive")
     same = of("almenara", naive.scenario.clients, naive.scenario.rate)
     looked = measured.browser
+    lasting = measured.endurance or looked
     viewers = (most.cpu - ingest.cpu) / (least.cpu - rest.cpu)
     per_client = max(
         per(of("almenara", clients, rate), measured)
@@ -146,10 +149,10 @@ def goals(measured: Measured) -> list[Goal]:
              looked.busy / 0.2, "painting without a graphics card included"),
         Goal("most rows the page ever held, of the 100 it shows", "100", str(looked.shown),
              looked.shown / 100),
-        Goal(f"heap of the page, last to second of {len(looked.heap)} samples in"
-             f" {looked.seconds:.0f} s", "1.10",
-             f"{looked.heap[-1]:.1f} to {looked.heap[1]:.1f} MiB",
-             looked.heap[-1] / looked.heap[1] / 1.1),
+        Goal(f"heap of the page, last to second of {len(lasting.heap)} samples in"
+             f" {lasting.seconds / 60:.0f} min", "1.10",
+             f"{lasting.heap[-1]:.1f} to {lasting.heap[1]:.1f} MiB",
+             lasting.heap[-1] / lasting.heap[1] / 1.1),
     ]  # fmt: skip
 
 
@@ -231,6 +234,7 @@ def behind(measured: Measured) -> str:
 def explained(measured: Measured) -> str:
     of = measured.of
     most, ingest = of("almenara", 5000, 10_000), of("almenara", 0, 10_000)
+    least, reading = of("almenara", 5000, 10), of("nats-py", 0, 10_000)
     bare = of("naive", 1000, 10)
     deflated, plain = of("almenara", 1000, 1000), of("almenara, plain frames", 1000, 1000)
     return f"""
@@ -238,6 +242,15 @@ Where the processor's figure of the whole server is above what was wanted, it is
 cost and not the viewers: at 10,000/s with nobody looking the server takes {ingest.cpu:.3f} cores,
 {ingest.cpu / most.cpu * 100:.0f} % of what it takes with 5,000 viewers. A server that stores 1,000
 times the events cannot do so at 1.3 times the cost; what 5,000 people look at costs the same.
+nats-py alone, in a process that does nothing but read those 10,000/s in batches of up to 500 and
+acknowledge each batch (`fetch` and `ack`, as its documentation says), takes {reading.cpu:.3f}
+cores: {reading.cpu / ingest.cpu * 100:.0f} % of all that Almenara does with them, and
+{reading.cpu / least.cpu * 100:.0f} % of what it takes at 10/s with 5,000 viewers, where 30 % more
+was wanted for reading, storing and indexing together.
+
+Where more events come in a tick than fit on the screen, a list is drawn five times a second and
+not ten: what is replaced whole nobody reads. Only the newest rows are shown then, so what is shown
+is no older.
 
 With many viewers the ticks become fewer: a channel rests four times as long as it takes to send
 one tick of all channels that have something to show. So 5,000 viewers get about four frames a
@@ -342,8 +355,9 @@ HOW: Final = """
 - Memory is resident memory at the end above that before the first client. In the goals above what
   the same load costs without clients is taken off.
 - The browser is headless Chromium without a graphics card on the shared core. A row is painted
-  when a message posted in the animation frame after its insertion arrives. The run is short;
-  `tests/benchmarks/fanout/run.py --only-browser --browser-minutes 30` looks for thirty minutes.
+  when a message posted in the animation frame after its insertion arrives. The heap is that of a
+  run of its own, `tests/benchmarks/fanout/run.py --only-browser --browser-minutes 30`, where there
+  was one.
 - Both ends of a socket are on one machine, and the kernel's work for receiving is done, in part, at
   the sender's cost. That is the same for all.
 """

@@ -18,9 +18,12 @@ from report import Measured, write
 from scenario import CORES, Figures, Scenario, run
 
 import browser
+from browser import BrowserFigures
 
 ROOT: Final = Path(__file__).parents[3]
 SAVED: Final = ROOT / "var" / "fanout.json"
+LASTING: Final = ROOT / "var" / "fanout-browser.json"
+"""The last long look at the browser, which is not repeated with each run."""
 
 OURS: Final = [
     *(
@@ -58,6 +61,7 @@ PEERS: Final = [
             (100, 10_000, 10),
         )
     ),
+    *(Scenario(server="nats-py", clients=0, rate=rate) for rate in (1_000, 10_000)),
 ]  # fmt: skip
 SHORT: Final = [
     Scenario(server="almenara", clients=200, rate=500, seconds=4),
@@ -69,6 +73,8 @@ SHORT: Final = [
 MOST_PER_CLIENT: Final = 128 * 1024
 """Bytes; far above what a client costs, far below what one that is not bounded would."""
 MOST_GROWTH: Final = 96 * 1024**2
+LONG: Final = 10.0
+"""Minutes from which on looking at the browser tells of the growth of its heap."""
 
 
 def line(it: Figures) -> str:
@@ -165,14 +171,25 @@ def main() -> int:
         looked = browser.run(Path(folder), options.browser_minutes * 60)
     print(looked, flush=True)
     if options.only_browser:
+        lasting = options.browser_minutes >= LONG
+        SAVED.parent.mkdir(exist_ok=True)
+        if lasting:
+            LASTING.write_bytes(msgspec.json.encode(looked))
         if SAVED.exists():
             found = msgspec.json.decode(SAVED.read_bytes(), type=Measured)
-            found.browser = looked
-            found.again = sorted({*found.again, "the browser"})
+            if lasting:
+                found.endurance = looked
+            else:
+                found.browser = looked
+                found.again = sorted({*found.again, "the browser"})
             SAVED.write_bytes(msgspec.json.encode(found))
             write(found, ROOT, SAVED)
         return 0
-    found = Measured(figures=[], browser=looked, began=began, took=0.0)
+    found = Measured(
+        figures=[], browser=looked, began=began, took=0.0,
+        endurance=msgspec.json.decode(LASTING.read_bytes(), type=BrowserFigures)
+        if LASTING.exists() else None,
+    )  # fmt: skip
     SAVED.parent.mkdir(exist_ok=True)
     for scenario in (*OURS, *PEERS):
         found.figures.append(measured(scenario))

@@ -34,7 +34,7 @@ PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 BIN: Final = 0.001
 FILES: Final = 12_000
 
-Server = Literal["almenara", "almenara, plain frames", "naive", "plugin", "nats"]
+Server = Literal["almenara", "almenara, plain frames", "naive", "plugin", "nats", "nats-py"]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,6 +242,9 @@ def almenara(scenario: Scenario, folder: Path) -> Iterator[tuple[Tested, NatsSer
 def peer(scenario: Scenario, folder: Path) -> Iterator[tuple[Tested, NatsServer]]:
     with on(OTHERS):
         server = NatsServer(folder / "nats").start()
+    if scenario.server == "nats-py":
+        with contextlib.closing(RawClient(server.port)) as client:
+            client.make_stream("BENCH", "bench.>")
     port = free_port()
     command = [
         str(BENCH_PYTHON), str(HERE / "peers.py"), scenario.server, str(port), str(server.port)
@@ -322,7 +325,9 @@ def run(scenario: Scenario, folder: Path) -> Figures:
             dropped=told["drops"],
             storm=storm,
         )
-        if tested.database is None:
+        if scenario.server == "nats-py":
+            wait_until(lambda: read(tested.port) >= published, "all to be read", 60)
+        elif tested.database is None:
             found.expected = scenario.clients * scenario.rate
             found.live = told["connected"]
         else:
@@ -338,6 +343,12 @@ def sockets(port: int) -> int:
     """WebSockets that an Almenara has open."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=10) as response:
         return int(json.load(response)["subscribers"])
+
+
+def read(port: int) -> int:
+    """Messages that the peer that only reads has read."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/read", timeout=10) as response:
+        return int(json.load(response))
 
 
 def percentiles(bins: Sequence[Sequence[int]], shares: Sequence[float]) -> list[float]:

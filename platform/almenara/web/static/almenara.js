@@ -13,6 +13,8 @@
   const STALE_AFTER = 12_000;
   const GIVE_UP_AFTER = 20_000;
   const ANIMATED = 4;
+  // Rows at once from which on nobody can read them all.
+  const RUSH = 12;
 
   const stored = (key) => {
     try {
@@ -227,6 +229,10 @@
   const toNewestWords = byId("to-newest-words");
   let following = true;
   let above = 0;
+  let rushedAt = 0;
+
+  // The style sheet then leaves out what is below the fold.
+  const showRush = () => body.classList.toggle("rushed", following && Date.now() - rushedAt < 2000);
 
   const showPause = () => {
     if (!pause) return;
@@ -256,6 +262,7 @@
 
   const setFollowing = (wanted) => {
     following = wanted;
+    showRush();
     if (wanted) {
       above = 0;
       window.scrollTo({ top: 0, behavior: "instant" });
@@ -279,6 +286,7 @@
         const reading = list.getBoundingClientRect().top < -40;
         if (following && reading) {
           following = false;
+          showRush();
           showFollow();
         } else if (!following && window.scrollY < 8) {
           setFollowing(true);
@@ -311,6 +319,10 @@
     }
     if (added.length) {
       const fresh = added.filter((row) => Number(row.dataset.sequence) > seen);
+      if (fresh.length >= RUSH) {
+        rushedAt = Date.now();
+        showRush();
+      }
       if (fresh.length <= ANIMATED) for (const row of fresh) row.classList.add("fresh");
       seen = Math.max(seen, newest());
       trim();
@@ -472,6 +484,7 @@
     refreshTimes();
     observer.takeRecords();
     watch();
+    showRush();
   }, 1000);
   window.addEventListener("pageshow", (event) => {
     // A page from the back-forward cache has a dead socket and old rows.

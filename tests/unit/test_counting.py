@@ -1,0 +1,61 @@
+"""How many live pages somebody has open, counted as they come and go."""
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from almenara.access.admitting import Access, Open, Ticket
+from almenara.access.identity import Identity, Person, Role
+from almenara.scope import EVERYTHING
+from almenara.settings import Settings, read
+
+
+def access(folder: Path) -> Access:
+    settings = read(
+        Settings,
+        {
+            "auth": {"mode": "token"},
+            "storage": {"dir": str(folder)},
+            "server": {"websockets_per_address": 7, "websockets_per_user": 5},
+        },
+        place="",
+    )
+    nobody: Any = None
+    return Access(settings, nobody, list)
+
+
+def ticket(subject: str) -> Ticket:
+    person = Person(name=subject, subject=subject)
+    return Ticket(identity=Identity(person=person, role=Role.VIEWER, scope=EVERYTHING))
+
+
+def test_the_pages_of_a_user_and_of_an_address_are_counted_without_looking_at_all(
+    tmp_path: Path,
+) -> None:
+    seed = 7
+    chance = random.Random(seed)
+    them = access(tmp_path)
+    users = [ticket(f"user-{it}") for it in range(40)]
+    addresses = [f"192.0.2.{it}" for it in range(20)]
+    opened: list[Open] = []
+    full = 0
+    for _ in range(20_000):
+        if opened and chance.random() < 0.49:
+            them.closed(opened.pop(chance.randrange(len(opened))))
+            continue
+        who, address = chance.choice(users), chance.choice(addresses)
+        of_user = sum(it.ticket.user == who.user for it in opened)
+        of_address = sum(it.address == address for it in opened)
+        refused = them.room(who, address) is not None
+        assert refused is (of_user >= 5 or of_address >= 7)
+        full += refused
+        if not refused:
+            opened.append(them.opened(who, address, lambda _: None))
+    assert full > 200
+    for it in opened:
+        them.closed(it)
+    assert them.open == set()
+    assert (them._of_address, them._of_user) == (Counter(), Counter())
+    assert not them._of_address.keys() | them._of_user.keys()
+    print(f"seed {seed}: 20,000 comings and goings, {full} over a limit refused, 0 miscounted")
