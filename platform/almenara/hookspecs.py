@@ -301,9 +301,41 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """Which of several writers wrote it: a container, a worker."""
 
 
+class ClusterRight(msgspec.Struct, frozen=True, kw_only=True):
+    """A right in a Kubernetes cluster, in the words of its RBAC: `get` `pods`/`log`."""
+
+    verb: str
+    resource: str
+    subresource: str = ""
+    group: str = ""
+    """The API group; empty for the core's."""
+
+    def __str__(self) -> str:
+        resource = f"{self.resource}.{self.group}" if self.group else self.resource
+        return f"{self.verb} {resource}" + (f"/{self.subresource}" if self.subresource else "")
+
+
+class Belonging(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the lines of a tail belong, which decides who may see them."""
+
+    source: str
+    """The name of the source that observes the same."""
+    namespace: str = ""
+    """The namespace, as the signals of that source have it."""
+    right: ClusterRight | None = None
+    """What somebody must have the right to there, where `auth.authorization` is `kubernetes`."""
+
+
 @runtime_checkable
 class Tail(Protocol):
-    """Lines that are read while somebody looks at them, and kept by nobody."""
+    """Lines that are read while somebody looks at them, and kept by nobody.
+
+    Who may see them is decided by where they belong: to the source with the plugin's name, and to
+    the namespace of the panel's filter. Where that is not so, a method `belongs(asked)` tells it as
+    a `Belonging`; it must not block, and raises `LookupError` for what is not there. An attribute
+    `rights`, `ClusterRight`s, names every right that seeing lines of it may take; a tail with one
+    and without `belongs` always takes that one.
+    """
 
     name: str
     """Unique within the plugin."""

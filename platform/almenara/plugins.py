@@ -19,6 +19,7 @@ import structlog
 
 from almenara import API_VERSION, __version__, hookspecs
 from almenara.hookspecs import (
+    ClusterRight,
     Context,
     Finding,
     KubernetesRule,
@@ -345,6 +346,14 @@ class Plugins:
                     f"a tail of plugin {name}, {type(tail).__name__}, must have a `name` and"
                     " `def lines(self, asked)`"
                 )
+            rights = getattr(tail, "rights", ())
+            # Anything else would be asked of no cluster, and everybody would see the lines.
+            right = all(isinstance(it, ClusterRight) for it in rights)
+            if not right or (len(rights) > 1 and not hasattr(tail, "belongs")):
+                raise PluginError(
+                    f"the `rights` of the tail {tail.name} of plugin {name} must be"
+                    " almenara.hookspecs.ClusterRight, and with several `belongs` must tell which"
+                )
         return found
 
     def templates(self, name: str) -> Path | Mapping[str, str] | None:
@@ -553,7 +562,7 @@ def _import_file(path: Path) -> ModuleType:
     try:
         # Two saves within a second would otherwise find the first one's compiled code.
         source = Path(spec.origin or path).read_bytes()
-        exec(compile(source, spec.origin or str(path), "exec"), module.__dict__)  # noqa: S102
+        exec(compile(source, spec.origin or str(path), "exec"), module.__dict__)  # noqa: S102  # nosec B102 # a plugin is code that somebody installed
     except BaseException:
         del sys.modules[name]
         raise

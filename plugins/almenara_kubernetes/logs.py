@@ -7,15 +7,16 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import Line
+from almenara.hookspecs import Belonging, ClusterRight, Line
 from almenara.kit import Backoff, sleep
 from almenara.signals import Severity, format_time, parse_time
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.credentials import UnreachableError
-from almenara_kubernetes.manifests import chosen_cluster
+from almenara_kubernetes.manifests import belonging, chosen_cluster
 from almenara_kubernetes.objects import UNREADABLE
-from almenara_kubernetes.settings import NAME, KubernetesSettings
+from almenara_kubernetes.settings import NAME, ClusterSettings, KubernetesSettings
 
+READ_LOGS: Final = ClusterRight(verb="get", resource="pods", subresource="log")
 LINES: Final = 500
 """Lines read of what was written before."""
 LONGEST_LINE: Final = 8_192
@@ -95,18 +96,16 @@ class PodLogs:
 
     def __init__(self, settings: KubernetesSettings) -> None:
         self.settings = settings
+        self.rights = [READ_LOGS] if settings.logs else []
+
+    def belongs(self, asked: Mapping[str, str]) -> Belonging:
+        """The source and the namespace of the pod."""
+        cluster, namespace, _ = self._chosen(asked)
+        return belonging(cluster, namespace, READ_LOGS)
 
     async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
         """The last lines, then each as it is written. Raises `LookupError` and `OSError`."""
-        if not self.settings.logs:
-            raise LookupError(
-                "logs are switched off; set plugins.kubernetes.logs to true and grant the rule"
-                " that `almenara kubernetes rbac` then prints"
-            )
-        cluster, namespace = chosen_cluster(self.settings, asked)
-        pod = asked.get("name", "")
-        if not re.fullmatch(r"[a-z0-9.-]{1,253}", pod):
-            raise LookupError("choose a pod: its namespace and its name")
+        cluster, namespace, pod = self._chosen(asked)
         previous = asked.get("previous", "") not in ("", "no", "false", "0")
         queue: asyncio.Queue[Sequence[Line] | Exception | None] = asyncio.Queue(BATCH_WAIT)
         async with Connection(cluster, self.settings) as connection:
@@ -137,6 +136,18 @@ class PodLogs:
                 for task in (*tasks, ending):
                     task.cancel()
                 await asyncio.wait((*tasks, ending))
+
+    def _chosen(self, asked: Mapping[str, str]) -> tuple[ClusterSettings, str, str]:
+        if not self.settings.logs:
+            raise LookupError(
+                "logs are switched off; set plugins.kubernetes.logs to true and grant the rule"
+                " that `almenara kubernetes rbac` then prints"
+            )
+        cluster, namespace = chosen_cluster(self.settings, asked)
+        pod = asked.get("name", "")
+        if not re.fullmatch(r"[a-z0-9.-]{1,253}", pod):
+            raise LookupError("choose a pod: its namespace and its name")
+        return cluster, namespace, pod
 
     async def _containers(
         self, connection: Connection, namespace: str, pod: str, asked: Mapping[str, str]

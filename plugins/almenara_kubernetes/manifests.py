@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import Line
+from almenara.hookspecs import Belonging, ClusterRight, Line
 from almenara.kit import blocking
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.masking import manifest
 from almenara_kubernetes.objects import UNREADABLE
 from almenara_kubernetes.rbac import flow, rule_to_read
-from almenara_kubernetes.settings import NAME, ClusterSettings, KubernetesSettings
+from almenara_kubernetes.settings import NAME, ClusterSettings, KubernetesSettings, source_name
 from almenara_kubernetes.watched import READABLE, Watched
 
 Asked = Mapping[str, str]
@@ -52,6 +52,17 @@ def chosen_cluster(settings: KubernetesSettings, asked: Asked) -> tuple[ClusterS
     return cluster, inside
 
 
+def belonging(cluster: ClusterSettings, namespace: str, right: ClusterRight) -> Belonging:
+    """Where something in a namespace of a cluster belongs, and the right that seeing it takes."""
+    called = f"{cluster.name}/{namespace}" if cluster.name else namespace
+    return Belonging(source=source_name(cluster), namespace=called, right=right)
+
+
+def right_to_read(watched: Watched) -> ClusterRight:
+    """What somebody must be allowed to, to see an object of a kind whole."""
+    return ClusterRight(verb="get", group=watched.group, resource=watched.plural)
+
+
 class Manifests:
     """A tail: the YAML of the object `name` (`Pod/checkout-1`) in `namespace`, once."""
 
@@ -59,14 +70,17 @@ class Manifests:
 
     def __init__(self, settings: KubernetesSettings) -> None:
         self.settings = settings
+        self.rights = [right_to_read(it) for it in READABLE.values()] if settings.yaml else []
+
+    def belongs(self, asked: Asked) -> Belonging:
+        """The source and the namespace of the object."""
+        self._check_switched_on()
+        watched, _ = asked_object(asked)
+        return belonging(*chosen_cluster(self.settings, asked), right_to_read(watched))
 
     async def lines(self, asked: Asked) -> AsyncIterator[Sequence[Line]]:
         """All its lines. Raises `LookupError` and `OSError`."""
-        if not self.settings.yaml:
-            raise LookupError(
-                "YAML is switched off; set plugins.kubernetes.yaml to true and grant the rules"
-                " that `almenara kubernetes rbac` then prints"
-            )
+        self._check_switched_on()
         watched, name = asked_object(asked)
         cluster, namespace = chosen_cluster(self.settings, asked)
         path = f"{watched.path}/namespaces/{namespace}/{watched.plural}/{name}"
@@ -76,6 +90,13 @@ class Manifests:
         except RefusedError as error:
             raise LookupError(_refused(error, watched, namespace, name)) from None
         yield await blocking(lambda: written(body))
+
+    def _check_switched_on(self) -> None:
+        if not self.settings.yaml:
+            raise LookupError(
+                "YAML is switched off; set plugins.kubernetes.yaml to true and grant the rules"
+                " that `almenara kubernetes rbac` then prints"
+            )
 
 
 def written(body: bytes) -> list[Line]:

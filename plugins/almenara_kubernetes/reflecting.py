@@ -136,7 +136,7 @@ class Reflector:
             elif isinstance(error, RefusedError) and error.status in NOT_FOR_US:
                 self.position = None
                 self.told("forbidden" if error.status == 403 else "absent", str(error))
-                wait = self.settings.refused_every * (1 + random.uniform(-0.1, 0.1))  # noqa: S311
+                wait = self.settings.refused_every * (1 + random.uniform(-0.1, 0.1))  # nosec B311 # spreads requests, guards nothing
             elif error is not None:
                 self.told("failing", f"{self.watched.plural}: {error}")
                 wait = backoff.failed()
@@ -184,7 +184,7 @@ class Reflector:
             await self._list()
 
     def _parameters(self, position: str) -> dict[str, str]:
-        seconds = self.settings.watch_seconds * (1 + random.uniform(-0.1, 0.1))  # noqa: S311
+        seconds = self.settings.watch_seconds * (1 + random.uniform(-0.1, 0.1))  # nosec B311 # spreads requests, guards nothing
         found = {
             "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": f"{seconds:.0f}",
             "resourceVersion": position,

@@ -76,6 +76,11 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return not self.namespaces and not self.namespace_selector
 
 
+def source_name(cluster: ClusterSettings) -> str:
+    """The name of the source that observes a cluster."""
+    return f"kubernetes-{cluster.name}" if cluster.name else "kubernetes"
+
+
 class KubernetesSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which clusters are watched, and what of them."""
 

@@ -132,11 +132,14 @@ def _tiles(
             groups.setdefault(("", name), [])
 
     def order(group: Group) -> tuple[Any, ...]:
-        bad = sum(TONE_OF[it.severity] == "bad" for it in groups[group])
-        waiting = sum(TONE_OF[it.severity] == "wait" for it in groups[group])
+        tones = {TONE_OF[it.severity] for it in groups[group]}
         node = (nodes or {}).get(group[1])
         ill = node is not None and node.severity >= Severity.ERROR
-        return (not ill, not bad, not waiting, -bad, group[1] == NONE, *map(natural, group))
+        # By name within a tone: a map whose tiles change places all the time cannot be read.
+        return (
+            not ill, "bad" not in tones, "wait" not in tones, group[1] == NONE,
+            *map(natural, group),
+        )  # fmt: skip
 
     ordered = sorted(groups, key=order)
     shown = ordered[:TILES]

@@ -140,9 +140,9 @@ def _usage(world: World, moment: int) -> list[Signal]:
         asked = tree["spec"]["containers"][0]["resources"]["requests"]
         cores = float(asked["cpu"].removesuffix("m")) / 1000
         memory = float(asked["memory"].removesuffix("Mi")) * GIB / 1024
-        own = random.Random(name).random()  # noqa: S311
+        own = random.Random(name).random()  # nosec B311 # makes up a cluster
         wave = math.sin(moment / SECOND / (180 + 300 * own) + own * 6.3)
-        noise = random.Random(f"{name}/{moment // SECOND}").uniform(-0.08, 0.08)  # noqa: S311
+        noise = random.Random(f"{name}/{moment // SECOND}").uniform(-0.08, 0.08)  # nosec B311 # makes up a cluster
         cpu = max(cores * (0.45 + 0.4 * own + 0.35 * wave + noise), 0.002)
         held = memory * (0.55 + 0.3 * own + 0.08 * wave + noise / 4)
         for metric, value, unit in (("cpu", cpu, ""), ("memory", held, "By")):
@@ -194,7 +194,7 @@ class SimulatedLogs:
                 raise LookupError(f"{pod} has no container {chosen[:80]!r}")
             containers = []
         previous = asked.get("previous", "") not in ("", "no")
-        draw = random.Random(f"{pod}/{previous}")  # noqa: S311
+        draw = random.Random(f"{pod}/{previous}")  # nosec B311 # makes up a cluster
         ended = now() - 300 * SECOND if previous else now()
         yield [_line(draw, containers, ended - back * 2 * SECOND) for back in range(40, 0, -1)]
         while not previous:

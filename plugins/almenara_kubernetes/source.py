@@ -20,7 +20,12 @@ from almenara_kubernetes.reflecting import (
     Standing,
     pages,
 )
-from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings, watched_kinds
+from almenara_kubernetes.settings import (
+    ClusterSettings,
+    KubernetesSettings,
+    source_name,
+    watched_kinds,
+)
 from almenara_kubernetes.watched import Watched
 
 RATE: Final = 20_000.0
@@ -93,7 +98,7 @@ class ClusterSource:
         self, cluster: ClusterSettings, settings: KubernetesSettings, context: Context
     ) -> None:
         self.cluster, self.settings, self.context = cluster, settings, context
-        self.name = f"kubernetes-{cluster.name}" if cluster.name else "kubernetes"
+        self.name = source_name(cluster)
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Observe until cancelled."""

@@ -83,7 +83,7 @@ class NatsSource:
                 connection = await heeded(connect(self.settings))
             except NatsUnavailableError as error:
                 report.degraded(str(error))
-                await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))  # noqa: S311
+                await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))  # nosec B311 # spreads requests, guards nothing
                 wait = min(wait * 1.5, RETRY_LIMIT)
                 continue
             wait = RETRY / 2

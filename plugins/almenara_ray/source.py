@@ -124,7 +124,7 @@ class Following:
                 self._up.set()
                 self.report.recovered()
                 wait = self.settings.active if self.cluster.jobs.busy else self.settings.idle
-            wait *= 1 + random.uniform(-JITTER, JITTER)  # noqa: S311
+            wait *= 1 + random.uniform(-JITTER, JITTER)  # nosec B311 # spreads requests, guards nothing
             await sleep(max(wait - (monotonic() - began), wait / 4))
 
     def _later(self) -> float:
@@ -246,7 +246,7 @@ class Following:
             signals = await self._look_at_shape()
             if self._up.is_set():
                 await self.publish([*signals, *self.cluster.resource(), *self.cluster.samples()])
-            wait = self.settings.shape_every * (1 + random.uniform(-JITTER, JITTER))  # noqa: S311
+            wait = self.settings.shape_every * (1 + random.uniform(-JITTER, JITTER))  # nosec B311 # spreads requests, guards nothing
             await sleep(max(wait - (monotonic() - began), wait / 4))
 
     async def _look_at_shape(self) -> list[Signal]:

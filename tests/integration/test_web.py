@@ -316,6 +316,23 @@ async def test_it_drains_and_ends_in_time_though_a_client_reads_nothing(
         assert "almenara has stopped" in almenara.log
 
 
+async def test_the_terminal_shows_hostile_events_and_obeys_none(
+    nats_server: NatsServer, almenara: Almenara
+) -> None:
+    nasty = "\x1b[2J\x9b31m\u202egpj.exe\u2066\x85\u200b\x00\r\n"
+    body = {"event_type": f"BAD{nasty}", "title": nasty, nasty: [nasty]}
+    for payload in (json.dumps(body).encode(), json.dumps(body, ensure_ascii=False).encode()):
+        await publish(nats_server, payload)
+    almenara.wait_for_events(2)
+    for options in ((), ("--json",)):
+        done = almenara.command("tail", "--url", almenara.url, "--no-follow", *options)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.removesuffix("\n").split("\n")
+        assert len(lines) == 2, done.stdout
+        assert all(it.isprintable() for it in lines), lines
+    assert [json.loads(it)["data"]["title"] for it in lines] == [nasty, nasty]
+
+
 async def test_every_page_carries_a_strict_policy(almenara: Almenara) -> None:
     import urllib.request
 

@@ -5,7 +5,7 @@ import hmac
 import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 import structlog
@@ -13,6 +13,7 @@ import structlog
 from almenara.access import tokens as api_tokens
 from almenara.access.asking import Asking, ClusterError, Refused
 from almenara.access.audit import Audit
+from almenara.access.forwarding import TrustedProxies, counted_as
 from almenara.access.hashing import TooManySecretsError, Verifying, digest
 from almenara.access.identity import Identity, Person, Role, everybody, identity_of
 from almenara.access.proxying import Proxying
@@ -21,6 +22,7 @@ from almenara.access.store import ApiToken, Kept, KeptSession, Store
 from almenara.access.throttling import Attempts
 from almenara.access.tokens import Tokens
 from almenara.bus import Bus
+from almenara.hookspecs import ClusterRight
 from almenara.scope import EVERYTHING
 from almenara.settings import Settings, SettingsError
 from almenara.signals import now
@@ -177,7 +179,11 @@ class Access:
     """Who is there, as far as sessions, tokens and whoever signs people in can tell."""
 
     def __init__(
-        self, settings: Settings, bus: Bus, namespaces: Callable[[], Iterable[str]]
+        self,
+        settings: Settings,
+        bus: Bus,
+        namespaces: Callable[[], Iterable[str]],
+        rights: Callable[[], Iterable[ClusterRight]],
     ) -> None:
         self.mode = mode_of(settings)
         self.settings, self.server = settings.auth, settings.server
@@ -198,7 +204,7 @@ class Access:
         self._stamp: tuple[int, int] | None = None
         certified = settings.server.tls is not None and settings.server.tls.client_ca is not None
         self._proxying = Proxying(auth.proxy, certified=certified)
-        self._networks = [_network(it) for it in settings.server.trusted_proxies]
+        self.proxies = TrustedProxies(settings.server.trusted_proxies)
         self.oidc: Provider | None = None
         if self.mode == "oidc" and auth.oidc is not None:
             from almenara.access.oidc import Provider as OidcProvider
@@ -214,19 +220,9 @@ class Access:
             self.cluster = clusters.Cluster(auth.kubernetes)
             self._reviewed = clusters.Reviewed(self.cluster, auth.kubernetes.recheck)
             if auth.authorization == "kubernetes":
-                self._rights = clusters.Rights(self.cluster, auth.kubernetes, namespaces)
+                self._rights = clusters.Rights(self.cluster, auth.kubernetes, namespaces, rights)
 
     # -- requests
-
-    def trusted(self, peer: str) -> bool:
-        """Whether a connection is from a proxy that may be believed."""
-        try:
-            address = ipaddress.ip_address(peer)
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in it for it in self._networks)
 
     async def admit(self, asking: Asking) -> Ticket | None:
         """Who makes a request; None where nobody signed in. Raises `Refused`."""
@@ -315,7 +311,7 @@ class Access:
 
     async def _by_proxy(self, asking: Asking) -> Ticket | None:
         try:
-            person = self._proxying.person(asking, trusted=self.trusted(asking.peer))
+            person = self._proxying.person(asking, trusted=asking.peer in self.proxies)
         except Refused as refused:
             self.audit.refused(
                 "identity_refused",
@@ -362,12 +358,12 @@ class Access:
             )
 
     def _check_attempts(self, asking: Asking) -> None:
-        wait = self.attempts.wait(asking.address)
+        wait = self.attempts.wait(counted_as(asking.address))
         if wait > 0:
             raise Refused(429, f"Too many wrong sign-ins; wait {wait:.0f} s before the next.", wait)
 
     def _failed(self, asking: Asking, what: str) -> None:
-        self.attempts.failed(asking.address)
+        self.attempts.failed(counted_as(asking.address))
         self.audit.refused(
             "sign_in_refused", who="", address=asking.address, reason=f"{what} was wrong"
         )
@@ -401,7 +397,7 @@ class Access:
 
         The session that the browser had before is over: nobody can have planted it.
         """
-        self.attempts.succeeded(asking.address)
+        self.attempts.succeeded(counted_as(asking.address))
         if (
             before := self.sessions.find(asking.session_cookie(self.settings.plain_http))
         ) is not None:
@@ -456,7 +452,7 @@ class Access:
         """Why somebody may not open another WebSocket; None where they may."""
         server = self.server
         if not is_loopback(address):
-            of_address = self._of_address[address]
+            of_address = self._of_address[counted_as(address)]
             if of_address >= server.websockets_per_address:
                 return f"{of_address} live pages are open from your address; close one."
         if ticket is not None and self.mode not in NOBODY_SIGNS_IN:
@@ -469,14 +465,17 @@ class Access:
         """Note a WebSocket, which is closed when its ticket is not good any more."""
         it = Open(ticket, close, now(), address)
         self.open.add(it)
-        self._of_address[address] += 1
+        self._of_address[counted_as(address)] += 1
         self._of_user[ticket.user] += 1
         return it
 
     def closed(self, it: Open) -> None:
         """Forget a WebSocket."""
         self.open.remove(it)
-        for counts, whose in ((self._of_address, it.address), (self._of_user, it.ticket.user)):
+        for counts, whose in (
+            (self._of_address, counted_as(it.address)),
+            (self._of_user, it.ticket.user),
+        ):
             counts[whose] -= 1
             if not counts[whose]:
                 # Who is gone must not be remembered: addresses come and go for ever.
@@ -638,13 +637,3 @@ class ReviewedAgain:
 def _holder_of_all() -> Identity:
     person = Person(name="access token", subject="token", shared=True)
     return Identity(person=person, role=Role.ADMIN, scope=EVERYTHING)
-
-
-def _network(text: str) -> Any:
-    try:
-        return ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise SettingsError(
-            f"server.trusted_proxies: {text!r} is no address and no network; write 10.0.0.7 or"
-            " 10.0.0.0/8"
-        ) from None

@@ -171,7 +171,7 @@ def read_after(
 ) -> list[Record]:
     """Up to `limit` records that follow the sequence `after`, in order."""
     events = connection.execute(
-        f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?",
+        f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?",  # nosec B608 # constant fragments, bound values
         (after, limit),
     ).fetchall()
     observations = connection.execute(

@@ -43,7 +43,7 @@ LISTED: Final = 200
 STATE_COOKIES: Final = ("__Host-almenara-state", "almenara-state")
 """What ties the way to the provider and back to one browser."""
 ASKED: Final = {
-    "token": "Access token or API token",
+    "token": "Access token or API token",  # nosec B105 # a label
     "kubernetes": "Token of a ServiceAccount or a user",
     "oidc": "API token",
     "proxy": "API token",

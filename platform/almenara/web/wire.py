@@ -66,8 +66,9 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        # Whatever the socket does not take at once tells that the browser is behind.
-        self.transport.set_write_buffer_limits(high=0)
+        # Whatever the socket does not take at once tells that the browser is behind. Not 0: with
+        # TLS nothing at all would be too much then, and every page would seem to be behind.
+        self.transport.set_write_buffer_limits(high=1)
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
