@@ -36,6 +36,8 @@ SPREAD: Final = 1.0
 HOLD_LIMIT: Final = 120.0
 """Seconds that an API server can make us wait by Retry-After."""
 LONGEST_ERROR: Final = 65_536
+LONGEST_ANSWER: Final = 64 * 1024**2
+"""Bytes of an answer that is no watch, once it is unpacked: a page of a list is a tenth of it."""
 KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
@@ -199,7 +201,7 @@ class Connection:
             async with asyncio.timeout(limit):
                 response = await self._send(path, parameters or {}, accept, body=body)
                 try:
-                    return await response.read()
+                    return await _whole(response)
                 finally:
                     response.release()
         except TimeoutError:
@@ -346,7 +348,7 @@ class Connection:
         try:
             async with asyncio.timeout(limit):
                 response = await self._send("/version", {}, "")
-                self._note_version(await response.read())
+                self._note_version(await _whole(response))
         except RefusedError as error:
             if error.status == 401:
                 raise UnreachableError(
@@ -372,6 +374,18 @@ class Connection:
         with contextlib.suppress(*UNREADABLE, KeyError, ValueError):
             told = msgspec.json.decode(body, type=dict[str, Any])
             self.version = int(told["major"]), int(str(told["minor"]).rstrip("+"))
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > LONGEST_ANSWER:
+            response.close()
+            raise UnreachableError(f"an answer is longer than {LONGEST_ANSWER:,} bytes")
+        parts.append(part)
+    return b"".join(parts)
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> RefusedError:

@@ -31,6 +31,7 @@ from apiserver import ApiServer
 from raw_nats import RawClient
 from servers import NatsServer, free_port, wait_until
 
+README = engine.CHART / "README.md"
 DOCUMENTS = ROOT / "docs" / "operations"
 NAMESPACE, HOST = "almenara", "almenara.example.org"
 POD = "198.51.100.8"
@@ -39,6 +40,11 @@ NOT_RUN = {
     "almenara doctor --url https://": "It asks a host of its own; test_ingress.py runs it there.",
 }
 """How commands begin that are not run here, and why."""
+
+
+pytestmark = pytest.mark.skipif(
+    not all(map(shutil.which, ("ip", "nsenter", "kubectl"))), reason="needs ip, nsenter and kubectl"
+)
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -135,7 +141,12 @@ def nats(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 def test_an_operator_who_follows_the_documents_installs_upgrades_backs_up_and_restores(
-    own_api_server: ApiServer, programs: Path, image: Image, nats: NatsServer, tmp_path: Path
+    own_api_server: ApiServer,
+    programs: Path,
+    image: Image,
+    nats: NatsServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server = own_api_server
     operator = Operator(tmp_path / "operator", programs, server, nats)
@@ -168,8 +179,12 @@ def test_an_operator_who_follows_the_documents_installs_upgrades_backs_up_and_re
 
         installing, looking = (it for it in blocks("install", "sh") if "docker" not in it)
         with Publisher(nats) as publisher:
+            begin = time.monotonic()
             notes = operator.runs(installing)
             told = operator.runs(looking)
+            took = time.monotonic() - begin
+            with capsys.disabled():
+                print(f"\noperations: installed, rolled out, examined and tested in {took:.0f} s")
             assert "rolling update complete" in told
             assert "Phase:          Succeeded" in told
             # The notes of the release have commands as well.
@@ -231,6 +246,9 @@ def test_an_operator_who_follows_the_documents_installs_upgrades_backs_up_and_re
         # The history outlives the release.
         assert server.send("GET", server.path("v1", "PersistentVolumeClaim", NAMESPACE, "almenara"))
         assert node.failures == []
+    # The README of the chart has an installation as well; this one finds the claim that was kept.
+    (short,) = re.findall(r"^```sh\n(.*?)^```$", README.read_text("utf-8"), re.M | re.S)
+    assert f"https://{HOST}/" in operator.runs(short)
     left = [
         it
         for document in sorted(DOCUMENTS.glob("*.md"))
