@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
-from product import Product
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from apiserver import Authority
+from app import Almenara
 from servers import accepts, free_port, wait_until
 
 SECRET = "what-only-the-proxy-sends"
@@ -150,12 +150,12 @@ def config(**server: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Front, Product]]:
+def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Front, Almenara]]:
     folder = tmp_path_factory.mktemp("proxy")
     settings = config()
     settings["auth"]["proxy"]["secret"] = SECRET
     with (
-        Product(folder / "product", settings) as product,
+        Almenara(folder / "product", config=settings) as product,
         Front(folder / "front", product.url) as front,
     ):
         yield front, product
@@ -166,7 +166,7 @@ def who(answer: tuple[int, str]) -> tuple[str, str]:
     return told["name"], told["role"]
 
 
-def test_who_the_proxy_names_is_in_and_nobody_else(behind: tuple[Front, Product]) -> None:
+def test_who_the_proxy_names_is_in_and_nobody_else(behind: tuple[Front, Almenara]) -> None:
     front, _ = behind
     assert who(front.get("/api/session", "ada")) == ("ada", "admin")
     assert who(front.get("/api/session", "grace")) == ("grace", "viewer")
@@ -178,7 +178,7 @@ def test_who_the_proxy_names_is_in_and_nobody_else(behind: tuple[Front, Product]
 
 
 def test_identity_headers_of_a_browser_are_worth_nothing_through_the_proxy(
-    behind: tuple[Front, Product],
+    behind: tuple[Front, Almenara],
 ) -> None:
     front, _ = behind
     for headers in (
@@ -194,7 +194,7 @@ def test_identity_headers_of_a_browser_are_worth_nothing_through_the_proxy(
         assert status == 400, name
 
 
-def test_identity_headers_past_the_proxy_are_refused(behind: tuple[Front, Product]) -> None:
+def test_identity_headers_past_the_proxy_are_refused(behind: tuple[Front, Almenara]) -> None:
     _, product = behind
     name = {"X-Forwarded-User": "ada", "X-Forwarded-Groups": "sre"}
     for headers, source, status in (
@@ -210,7 +210,7 @@ def test_identity_headers_past_the_proxy_are_refused(behind: tuple[Front, Produc
 
 
 def test_the_access_log_has_the_address_of_the_browser_whatever_it_claims(
-    behind: tuple[Front, Product],
+    behind: tuple[Front, Almenara],
 ) -> None:
     front, product = behind
     front.get("/events", "grace", "127.0.0.3", **{"X_Forwarded_User": "root",
@@ -231,7 +231,7 @@ def test_the_access_log_has_the_address_of_the_browser_whatever_it_claims(
 
 
 def test_live_pages_come_through_and_end_when_the_proxy_says_so(
-    behind: tuple[Front, Product],
+    behind: tuple[Front, Almenara],
 ) -> None:
     front, _ = behind
     for nobody, origin, status in (
@@ -269,7 +269,7 @@ def test_a_certificate_of_the_proxy_does_what_the_secret_does(tmp_path: Path) ->
     trust = ssl.create_default_context(cafile=str(authority.path))
     trust.load_cert_chain(*client)
 
-    class Certified(Product):
+    class Certified(Almenara):
         url = property(lambda self: f"https://127.0.0.1:{self.port}")  # type: ignore[assignment]
 
         def status(self, path: str, **headers: str) -> int:
@@ -288,7 +288,7 @@ def test_a_certificate_of_the_proxy_does_what_the_secret_does(tmp_path: Path) ->
         "certificates": [{"certFile": str(client[0]), "keyFile": str(client[1])}],
     }
     with (
-        Certified(tmp_path / "product", settings) as product,
+        Certified(tmp_path / "product", config=settings) as product,
         Front(tmp_path / "front", product.url, transport, port) as front,
     ):
         assert who(front.get("/api/session", "ada")) == ("ada", "admin")
