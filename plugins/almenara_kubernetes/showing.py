@@ -1,7 +1,7 @@
 """What the panels show: the values of their templates, made of what there is."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -29,6 +29,9 @@ from almenara_kubernetes.workloads import READERS
 
 Values = Mapping[str, Any]
 Chosen = Mapping[str, str]
+Item = TypeVar("Item")
+Held = tuple[Resource | None, Sequence[Resource], Group]
+"""A workload, as far as the cluster tells of it, its pods, and its namespace and name."""
 
 TILES: Final = 320
 """Groups drawn at most, those with trouble first."""
@@ -200,7 +203,7 @@ async def workload_table(look: Look, chosen: Chosen) -> Values:
     wanted = Wanted.of({**chosen, "status": "", "text": ""})
     by_workload = grouped(look, pods(look, wanted), "workload")
     narrowed = bool(wanted.node or wanted.service or wanted.label)
-    rows: dict[Group, dict[str, Any]] = {}
+    held: list[Held] = []
     for kind in WORKLOADS:
         for it in every(look, kind):
             group = (it.namespace, f"{KIND_NAMES[kind]}/{it.name}")
@@ -210,25 +213,36 @@ async def workload_table(look: Look, chosen: Chosen) -> Values:
                 wanted.namespace and it.namespace != wanted.namespace
             ):
                 continue
-            rows[group] = _workload_row(it, by_workload.pop(group, []), group)
-    for group, inside in by_workload.items():
-        if not group[1].startswith("Pod/"):
-            rows[group] = _workload_row(None, inside, group)
-    found = list(rows.values())
-    if kind := chosen.get("kind", ""):
-        found = [it for it in found if it["kind"].casefold() == kind.casefold()]
-    if status := chosen.get("status", ""):
-        found = [it for it in found if status.casefold() in (it["status"].casefold(), it["tone"])]
+            held.append((it, by_workload.pop(group, []), group))
+    held += [(None, inside, it) for it, inside in by_workload.items() if it[1][:4] != "Pod/"]
+    if kind := chosen.get("kind", "").casefold():
+        held = [it for it in held if it[2][1].partition("/")[0].casefold() == kind]
+    faring = [(_fares(*it), it) for it in held]
+    if status := chosen.get("status", "").casefold():
+        faring = [(how, it) for how, it in faring if status in (how[0].casefold(), TONE_OF[how[1]])]
     if words := chosen.get("text", "").casefold().split():
-        found = [
-            it
-            for it in found
-            if all(word in f"{it['namespace']} {it['name']} {it['image']}".casefold()
-                   for word in words)
-        ]  # fmt: skip
-    found = _sorted(found, chosen.get("sort", ""), _worst)
+        faring = [
+            (how, it)
+            for how, it in faring
+            if all(word in f"{it[2][0]} {it[2][1]} {_image(*it[:2])}".casefold() for word in words)
+        ]
+    faring.sort(
+        key=lambda one: (
+            -max(one[0][1], Severity.INFO), one[0][1] < Severity.INFO, one[1][2][0],
+            one[1][2][1].partition("/")[2],
+        )
+    )  # fmt: skip
+    found = [it for _, it in faring]
+    rows: list[dict[str, Any]]
+    sort = chosen.get("sort", "")
+    if (name := sort.removeprefix("-")) in {column[0] for column in WORKLOAD_COLUMNS}:
+        made = [_workload_row(*it) for it in found]
+        rows = _sorted([(row[name], row) for row in made], sort)[:ROWS]
+    else:
+        # What is not shown is not reckoned.
+        rows = [_workload_row(*it) for it in found[:ROWS]]
     return {
-        "rows": found[:ROWS],
+        "rows": rows,
         "more": max(0, len(found) - ROWS),
         "columns": _columns("workloads", chosen, WORKLOAD_COLUMNS),
     }
@@ -276,24 +290,37 @@ def _with(panel: str, query: Mapping[str, str]) -> str:
     return page(**query)
 
 
-def _worst(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (-row["severity"] if row["severity"] > Severity.INFO else 0,
-            row["tone"] == "done", row["namespace"], row["name"])  # fmt: skip
-
-
-def _sorted(
-    rows: list[dict[str, Any]], sort: str, usual: Callable[[Mapping[str, Any]], Any]
-) -> list[dict[str, Any]]:
-    rows.sort(key=usual)
-    name = sort.removeprefix("-")
-    if not rows or not name or name not in rows[0]:
-        return rows
-    known = [it for it in rows if it[name] not in (None, "")]
+def _sorted(found: Iterable[tuple[Any, Item]], sort: str) -> list[Item]:
+    """Items by the value that each comes with; those without one last."""
+    known: list[tuple[Any, Item]] = []
+    unknown: list[tuple[Any, Item]] = []
+    for value, it in found:
+        (unknown if value in (None, "") else known).append((value, it))
     known.sort(
-        key=lambda it: it[name].casefold() if isinstance(it[name], str) else it[name],
+        key=lambda one: one[0].casefold() if isinstance(one[0], str) else one[0],
         reverse=sort.startswith("-"),
     )
-    return known + [it for it in rows if it[name] in (None, "")]
+    return [it for _, it in (*known, *unknown)]
+
+
+def _fares(it: Resource | None, inside: Sequence[Resource], group: Group) -> tuple[str, Severity]:
+    """The status of a workload, and how much it should worry."""
+    severity = it.severity if it is not None else max((p.severity for p in inside), default=9)
+    if (
+        severity < Severity.ERROR
+        and not group[1].startswith("Job/")
+        and any(TONE_OF[pod.severity] == "bad" for pod in inside)
+    ):
+        severity = Severity.WARN
+    if it is not None:
+        return it.status, Severity(severity)
+    ready = all(pod.state.get("ready") == pod.state.get("total") for pod in inside)
+    return "Running" if ready else counted(inside)[0][1], Severity(severity)
+
+
+def _image(it: Resource | None, inside: Sequence[Resource]) -> str:
+    own = it.state.get("image", "") if it is not None else ""
+    return str(own or next((pod.state.get("image", "") for pod in inside), ""))
 
 
 def _workload_row(it: Resource | None, inside: Sequence[Resource], group: Group) -> dict[str, Any]:
@@ -301,21 +328,14 @@ def _workload_row(it: Resource | None, inside: Sequence[Resource], group: Group)
     counts = counted(inside)
     state: Mapping[str, Any] = it.state if it is not None else {}
     ready = sum(pod.state.get("ready") == pod.state.get("total") for pod in inside)
-    severity = it.severity if it is not None else max((p.severity for p in inside), default=9)
-    if counts and counts[0][0] == "bad" and severity < Severity.ERROR and kind != "Job":
-        severity = Severity.WARN
+    status, severity = _fares(it, inside, group)
     desired = state.get("desired", len(inside))
-    images = [pod.state.get("image", "") for pod in inside]
     return {
         "kind": kind,
         "name": name,
         "namespace": group[0],
         "link": page("workload", namespace=group[0], name=group[1]),
-        "status": it.status
-        if it is not None
-        else ("Running" if ready == len(inside) else counts[0][1]),
-        "severity": Severity(severity),
-        "tone": TONE_OF[Severity(severity)],
+        "status": status, "severity": severity, "tone": TONE_OF[severity],
         "desired": desired,
         "available": state.get("available", state.get("succeeded", ready)),
         "updated": state.get("updated", desired),
@@ -324,7 +344,7 @@ def _workload_row(it: Resource | None, inside: Sequence[Resource], group: Group)
         "schedule": state.get("schedule", ""),
         "troubles": [one for one in counts if one[0] == "bad"][:1],
         "restarts": int(total(inside, "restarts")),
-        "image": state.get("image", "") or next(iter(images), ""),
+        "image": _image(it, inside),
         "version": state.get("version", "")
         or next((pod.state.get("version", "") for pod in inside), ""),
         "cpu_request": total(inside, "cpu_request"),
@@ -336,30 +356,43 @@ def _workload_row(it: Resource | None, inside: Sequence[Resource], group: Group)
     }  # fmt: skip
 
 
+POD_VALUES: Final[Mapping[str, Callable[[Look, Resource], Any]]] = {
+    "status": lambda _, it: it.status,
+    "name": lambda _, it: it.name,
+    "namespace": lambda _, it: it.namespace,
+    "ready": lambda _, it: it.state.get("ready", 0),
+    "restarts": lambda _, it: it.state.get("restarts", 0),
+    "node": lambda _, it: it.state.get("node", ""),
+    "version": lambda _, it: it.state.get("version", ""),
+    "cpu": lambda look, it: look.latest(it, "cpu"),
+    "memory": lambda look, it: look.latest(it, "memory"),
+    "created": lambda _, it: it.state.get("created"),
+}
+"""What a pod is sorted by, and shown with."""
+
+
 async def pod_table(look: Look, chosen: Chosen) -> Values:
     """Pods, as `kubectl get pods` would list them, the worst first."""
-    found = [
-        {
-            "pod": it,
-            "link": page("pod", namespace=it.namespace, name=it.name),
-            "status": it.status, "severity": it.severity, "tone": TONE_OF[it.severity],
-            "namespace": it.namespace, "name": it.name,
-            "ready": it.state.get("ready", 0), "restarts": it.state.get("restarts", 0),
-            "node": it.state.get("node", ""), "version": it.state.get("version", ""),
-            "created": it.state.get("created"),
-            "cpu": look.latest(it, "cpu"), "memory": look.latest(it, "memory"),
-        }
-        for it in pods(look, Wanted.of(chosen))
-    ]  # fmt: skip
-    found = _sorted(found, chosen.get("sort", ""), _worst)
-    for row in found[:ROWS]:
-        row["pod"] = told(row["pod"])
+    found = pods(look, Wanted.of(chosen))
+    # They come by namespace and name, and stay so among those that fare alike.
+    found.sort(key=lambda it: (-max(it.severity, Severity.INFO), it.severity < Severity.INFO))
+    sort = chosen.get("sort", "")
+    if value := POD_VALUES.get(sort.removeprefix("-")):
+        found = _sorted([(value(look, it), it) for it in found], sort)
     return {
-        "rows": found[:ROWS],
+        "rows": [
+            {
+                "pod": told(it),
+                "link": page("pod", namespace=it.namespace, name=it.name),
+                "severity": it.severity, "tone": TONE_OF[it.severity],
+                **{name: value(look, it) for name, value in POD_VALUES.items()},
+            }
+            for it in found[:ROWS]
+        ],
         "more": max(0, len(found) - ROWS),
         "total": len(found),
         "columns": _columns("pods", chosen, POD_COLUMNS),
-    }
+    }  # fmt: skip
 
 
 def _links(namespace: str, owners: Sequence[str]) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ HISTORY: Final = 80
 """Samples of each pod from before the start, so that charts have something to show."""
 WITH_HISTORY: Final = 400
 """Pods up to which there are such samples; more would take long to write."""
-BATCH: Final = 2_000
+BATCH: Final = 500
 MEMORY: Final = "simulated"
 RUNNING: Final[dict[str, World]] = {}
 """The world that the source lets happen, for those who want to read its objects."""

@@ -38,6 +38,8 @@ HOUR: Final = 3600 * SECOND
 DAY: Final = 24 * HOUR
 GIB: Final = 2**30
 PODS_OF_A_NODE: Final = 18
+CONSIDERED: Final = 24
+"""Nodes that a pod may be placed on, as a scheduler looks at some of many."""
 TEAM: Final = 25
 
 
@@ -226,7 +228,7 @@ class World:
     def _node_for(self, it: Kept) -> str:
         wanted = [name for name in self.nodes if name.startswith("gpu") == bool(it.gpus)]
         name = min(
-            wanted,
+            self.random.sample(wanted, min(len(wanted), CONSIDERED)),
             key=lambda one: (
                 self._placed.get(one, 0) + self.random.random() * (0.5 if it.gpus else 3)
             ),

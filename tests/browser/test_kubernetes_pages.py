@@ -42,6 +42,12 @@ def live(page: Page, url: str) -> None:
     expect(page.locator("#live")).to_have_attribute("data-state", "live")
 
 
+def arrived(page: Page, address: str) -> None:
+    """Wait until the page of an address, a pattern, is there and live."""
+    expect(page).to_have_url(re.compile(address))
+    expect(page.locator("#live")).to_have_attribute("data-state", "live")
+
+
 def pods_shown(page: Page) -> int:
     return int(page.locator(".k-count .big").inner_text().replace(",", ""))
 
@@ -83,26 +89,26 @@ def test_filters_of_kubernetes_are_in_the_address_and_hold_in_every_panel(
     everything = pods_shown(page)
     page.get_by_label("Namespace").fill("council")
     page.get_by_role("button", name="Apply").click()
-    expect(page).to_have_url(re.compile(r"\?namespace=council$"))
+    arrived(page, r"\?namespace=council$")
     assert 0 < pods_shown(page) < everything
     namespaces = page.locator("#panel-kubernetes-workloads tbody td:nth-child(3)")
     assert set(namespaces.all_inner_texts()) == {"council"}
     expect(page.locator(".k-tile")).to_have_count(1)
     # The tabs keep the namespace, and a status leads to the pods that have it.
     page.locator(".k-tabs").get_by_role("link", name="Pods").click()
-    expect(page).to_have_url(re.compile(r"kubernetes\.pods\?namespace=council$"))
+    arrived(page, r"kubernetes\.pods\?namespace=council$")
     expect(page.locator(".k-tabs a[aria-current='page']")).to_have_text("Pods")
     page.locator(".strip .chip").filter(has_text="Running").click()
-    expect(page).to_have_url(re.compile(r"namespace=council&status=Running"))
+    arrived(page, r"namespace=council&status=Running")
     status = page.locator("#panel-kubernetes-pods tbody td:first-child")
     expect(status.first).to_have_text("Running")
     assert set(status.all_inner_texts()) == {"Running"}
     page.get_by_role("link", name="Restarts").click()
     expect(page.locator("th[aria-sort='descending']")).to_contain_text("Restarts")
-    page.goto(f"{cluster.url}{KUBERNETES}.pods?text=neo4j%20context")
+    live(page, f"{cluster.url}{KUBERNETES}.pods?text=neo4j%20context")
     names = page.locator("#panel-kubernetes-pods tbody th").all_inner_texts()
     assert sorted(names) == ["neo4j-0", "neo4j-1", "neo4j-2"]
-    page.goto(f"{cluster.url}{KUBERNETES}.pods?label=app%3Dvalkey&status=ok")
+    live(page, f"{cluster.url}{KUBERNETES}.pods?label=app%3Dvalkey")
     assert page.locator("#panel-kubernetes-pods tbody tr").count() == 3
 
 
@@ -142,7 +148,7 @@ def test_a_workload_leads_to_its_pods_their_logs_and_back(cluster: Almenara, pag
         across = [float(point.split(",")[0]) for point in line.split()]
         assert across == sorted(across)
     page.get_by_role("link", name="Log of proxy", exact=True).click()
-    expect(page).to_have_url(re.compile("container=proxy"))
+    arrived(page, "container=proxy")
     expect(page.get_by_label("Log of container")).to_have_value("proxy")
     page.locator(".k-chain a").first.click()
     expect(page.locator("h1")).to_contain_text("Deployment/model-gateway")
@@ -157,12 +163,12 @@ def test_a_log_is_followed_searched_and_chosen(cluster: Almenara, page: Page) ->
     expect(lines).not_to_have_count(before)
     page.get_by_label("Search the log").fill("heartbeat")
     page.get_by_role("button", name="Apply").click()
-    expect(page).to_have_url(re.compile("text=heartbeat"))
+    arrived(page, "text=heartbeat")
     expect(page.locator(".tail-state")).to_contain_text("lines have “heartbeat”")
     assert all("heartbeat" in it for it in lines.all_inner_texts())
     page.get_by_label("Log before the last restart").select_option("yes")
     page.get_by_role("button", name="Apply").click()
-    expect(page).to_have_url(re.compile("previous=yes"))
+    arrived(page, "previous=yes")
     expect(page.locator(".tail-state")).to_contain_text("It has ended")
     frozen = lines.count()
     page.wait_for_timeout(300)

@@ -15,8 +15,8 @@ from litestar.routes import HTTPRoute, WebSocketRoute
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from almenara.access.admitting import Ticket
 from almenara.access.identity import Role, everybody
+from almenara.access.tickets import Ticket
 from almenara.settings import Settings
 from almenara.web.app import routed
 from almenara.web.permission import NEEDS, NotAllowedError, permit
