@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 CHART := .venv-chart
 # Plugins of pytest that come with the checkers are of no use here.
 PYTEST_CHART := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(CHART)/bin/pytest
-# A file is one process's; what two of them do at once is mostly to wait for others.
-PARALLEL := -p xdist.plugin --numprocesses 2 --dist loadfile
+# What two processes do at once is mostly to wait for others.
+PARALLEL := -p xdist.plugin --numprocesses 2 --dist loadgroup
 PORT ?= 8080
 RATE ?= 20
 PYTEST ?=

@@ -56,7 +56,8 @@ class Almenara:
             config = {"storage": {"dir": str(folder / "var")}, **config}
             server = {"port": free_port(), **config.get("server", {})}
             self.port = server["port"]
-            self.address = server.get("host", self.address).replace("0.0.0.0", self.address)
+            if server.get("host") not in (None, "0.0.0.0", "::"):
+                self.address = server["host"]
             file = folder / "almenara.yaml"
             file.write_text(yaml.safe_dump({**config, "server": server}), "utf-8")
             self.program += ["--config", str(file)]

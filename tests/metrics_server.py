@@ -89,7 +89,7 @@ class MetricsServer:
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 status, body = asked(self.path)
                 written = json.dumps(body).encode()
                 self.send_response(status)

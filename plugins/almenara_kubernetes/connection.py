@@ -37,7 +37,7 @@ HOLD_LIMIT: Final = 120.0
 """Seconds that an API server can make us wait by Retry-After."""
 LONGEST_ERROR: Final = 65_536
 LONGEST_ANSWER: Final = 64 * 1024**2
-"""Bytes of an answer that is not a watch, once it is unpacked: a page of a list is a tenth of it."""
+"""Bytes of an answer that is no watch, once it is unpacked: a page of a list is a tenth of it."""
 KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(

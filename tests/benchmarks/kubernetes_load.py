@@ -249,7 +249,7 @@ def agrees(server: ApiServer, almenara: Almenara) -> bool:
     }
     told = {
         (it["namespace"], it["name"]): it["status"]
-        for it in almenara.get("/api/resources?kind=kubernetes.pod&limit=100000")
+        for it in almenara.get("/api/resources?kind=kubernetes.pod")
         if not it.get("gone")
     }
     return told == listed

@@ -51,3 +51,16 @@ def image(image_work: Path) -> Image:
     if not POSSIBLE:
         pytest.skip(WHY_NOT)
     return Image(image_work, "almenara", "--timestamp", "1700000000")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the mark also where pytest-xdist is not asked for."""
+    config.addinivalue_line("markers", "xdist_group(name): tests that one process runs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file is one process's, where there are several; those with the image share it."""
+    for item in items:
+        name = item.path.stem
+        group = "image" if name in ("test_image", "test_operations") else name
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -3,6 +3,7 @@
 import os
 import signal
 import ssl
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import engine
 import pytest
 import yaml
-from engine import Thing, render, value_sets, workload
+from engine import ALMENARA, Thing, render, value_sets, workload
 
 from apiserver import Authority
 from app import Almenara
@@ -50,17 +51,66 @@ def placed(values: Thing, folder: Path) -> Thing:
     return yaml.safe_load(text)
 
 
+CHECK = """
+import os, sys
+from almenara.cli import main
+
+for file in sys.argv[1:]:
+    if (child := os.fork()) == 0:
+        with open(f"{file}.told", "w") as told:
+            os.dup2(told.fileno(), 1)
+            os.dup2(told.fileno(), 2)
+        sys.argv = ["almenara", "--config", file, "config", "check"]
+        sys.exit(main())
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+"""The command of the application for each file, which is imported once."""
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """What `almenara config check` ends with and says, by set of values."""
+    files: dict[str, Path] = {}
+    for name in sorted(SETS.keys() - INSTALLED):
+        folder = tmp_path_factory.mktemp(name)
+        files[name] = folder / "almenara.yaml"
+        files[name].write_text(yaml.safe_dump(placed(engine.read(SETS[name]), folder)))
+    done = subprocess.run(
+        [ALMENARA.with_name("python"), "-c", CHECK, *files.values()],
+        env={**{it: v for it, v in os.environ.items() if "ALMENARA" not in it}, "COLUMNS": "200"},
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    codes = map(int, done.stdout.split())
+    return {
+        name: (code, Path(f"{file}.told").read_text())
+        for (name, file), code in zip(files.items(), codes, strict=True)
+    }
+
+
 @pytest.mark.parametrize("name", sorted(SETS.keys() - INSTALLED))
-def test_the_application_finds_nothing_wrong_with_it(name: str, tmp_path: Path) -> None:
-    config = placed(engine.read(SETS[name]), tmp_path)
-    product = Almenara(tmp_path / "product", config=config)
-    done = product.command("config", "check")
-    assert done.returncode == 0, done.stderr
-    assert "The configuration is right." in done.stdout
+def test_the_application_finds_nothing_wrong_with_it(
+    name: str, checked: dict[str, tuple[int, str]]
+) -> None:
+    code, told = checked[name]
+    assert code == 0, told
+    assert "The configuration is right." in told
 
 
-@pytest.fixture(params=["defaults", "plugin-files", "dashboards", "ingress-traefik", "large"])
-def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Almenara, Thing]]:
+def test_the_application_finds_what_is_wrong(tmp_path: Path) -> None:
+    config = placed({}, tmp_path)
+    config["plugins"]["natz"] = {}
+    done = Almenara(tmp_path / "product", config=config).command("config", "check")
+    assert done.returncode != 0
+    assert "natz" in done.stderr
+
+
+@pytest.fixture(
+    scope="module", params=["defaults", "plugin-files", "dashboards", "ingress-traefik", "large"]
+)
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Almenara, Thing]]:
+    tmp_path = tmp_path_factory.mktemp("running")
     values = engine.read(SETS[request.param])
     config = placed(values, tmp_path)
     config["server"]["port"] = free_port()

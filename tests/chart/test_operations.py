@@ -42,6 +42,11 @@ NOT_RUN = {
 """How commands begin that are not run here, and why."""
 
 
+pytestmark = pytest.mark.skipif(
+    not all(map(shutil.which, ("ip", "nsenter", "kubectl"))), reason="needs ip, nsenter and kubectl"
+)
+
+
 def blocks(document: str, language: str) -> list[str]:
     """The fenced texts of a document, in their order."""
     text = (DOCUMENTS / f"{document}.md").read_text("utf-8")

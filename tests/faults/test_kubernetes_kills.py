@@ -5,8 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from app import Almenara
 from apiserver import ApiServer
+from app import Almenara
 from servers import wait_until
 
 WITHIN = 10.0
@@ -16,7 +16,7 @@ PODS = 45
 
 def shown(almenara: Almenara, kind: str = "kubernetes.pod") -> dict[str, str]:
     """The status of each pod that is there, by name."""
-    found = almenara.get(f"/api/resources?kind={kind}&limit=10000")
+    found = almenara.get(f"/api/resources?kind={kind}")
     return {it["name"]: it["status"] for it in found if not it.get("gone")}
 
 

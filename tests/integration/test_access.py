@@ -15,8 +15,8 @@ from litestar.routes import HTTPRoute, WebSocketRoute
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from almenara.access.admitting import Ticket
 from almenara.access.identity import Role, everybody
+from almenara.access.tickets import Ticket
 from almenara.settings import Settings
 from almenara.web.app import routed
 from almenara.web.permission import NEEDS, NotAllowedError, permit
@@ -412,6 +412,18 @@ async def test_too_many_live_pages_of_one_user_are_refused(watched: Watched) -> 
     for it in sockets:
         await it.close()
 
+    def none_left() -> bool:
+        return bool(watched.get("/api/health", "viewer").json()["subscribers"] == 0)
+
+    await asyncio.to_thread(wait_until, none_left, "the end of those that were closed")
+    # All at once they are no more either: what is being opened counts.
+    trying = [connect(url, origin=watched.url, additional_headers=headers) for _ in range(40)]  # type: ignore[arg-type]
+    came = await asyncio.gather(*trying, return_exceptions=True)
+    opened = [it for it in came if not isinstance(it, BaseException)]
+    assert len(opened) == 4
+    for it in opened:
+        await it.close()
+
 
 async def test_new_access_token_ends_what_the_old_one_began(watched: Watched) -> None:
     client, _ = watched.signed_in()
@@ -449,8 +461,7 @@ async def test_sessions_outlive_a_restart_and_end_at_their_time(
 
 
 async def test_it_does_not_start_where_everybody_could_look(tmp_path: Path) -> None:
-    almenara = Almenara(tmp_path / "a", "nats://127.0.0.1:1")
-    for environment, said in (
+    refusals: tuple[tuple[dict[str, str], str], ...] = (
         ({"AUTH__MODE": "none", "SERVER__HOST": "0.0.0.0"}, "insecure-none"),
         ({"AUTH__MODE": "none", "SERVER__ALLOWED_HOSTS": "[watch.example]"}, "insecure-none"),
         ({"AUTH__MODE": "proxy"}, "server.trusted_proxies"),
@@ -459,16 +470,18 @@ async def test_it_does_not_start_where_everybody_could_look(tmp_path: Path) -> N
         ({"AUTH__MODE": "kubernetes"}, "auth.roles"),
         ({"AUTH__MODE": "token", "AUTH__TOKEN": "short"}, "shorter"),
         ({"AUTH__AUTHORIZATION": "kubernetes"}, "auth.authorization"),
-    ):
-        almenara.environment = {
-            **{k: v for k, v in almenara.environment.items() if "__AUTH" not in k},
-            **{f"ALMENARA_{name}": value for name, value in environment.items()},
-        }
+    )
+
+    def refused(number: int) -> str:
+        settings = refusals[number][0]
+        almenara = Almenara(tmp_path / str(number), "nats://127.0.0.1:1", **settings)
         done = almenara.command("serve")
-        assert done.returncode == 1, environment
-        assert said in " ".join(done.stderr.replace("│", " ").split()), (said, done.stderr)
-        for name in environment:
-            del almenara.environment[f"ALMENARA_{name}"]
+        assert done.returncode == 1, settings
+        return " ".join(done.stderr.replace("│", " ").split())
+
+    answers = await asyncio.gather(*(asyncio.to_thread(refused, it) for it in range(len(refusals))))
+    for (settings, said), told in zip(refusals, answers, strict=True):
+        assert said in told, (settings, told)
 
 
 async def test_wrong_sign_ins_have_to_wait_longer_and_longer(

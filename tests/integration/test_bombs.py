@@ -174,6 +174,8 @@ async def test_what_browsers_send_does_not_unfold_beyond_its_limit(tmp_path: Pat
         assert closed[1009] >= 1
         assert almenara.status("/healthz") == 200
         after = peak(almenara.process.pid)
-    print(f"{answers.total()} forms of {len(form)} bytes that unfold to 60 MiB, and"
-          f" {closed.total()} messages to 15 MiB: {after - before:.1f} MiB more at most")  # fmt: skip
+    print(
+        f"{answers.total()} forms of {len(form)} bytes that unfold to 60 MiB, and"
+        f" {closed.total()} messages to 15 MiB: {after - before:.1f} MiB more at most"
+    )
     assert after - before < 8

@@ -11,7 +11,7 @@ import yaml
 
 from almenara.signals import Resource, Sample
 from almenara.testing.running import MemoryContext, SourceRun
-from almenara_kubernetes.rbac import roles
+from almenara_kubernetes.rbac import rules, tree
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
 from almenara_kubernetes.source import ClusterSource
 from apiserver import ApiServer
@@ -141,10 +141,10 @@ async def test_the_kubernetes_rule_for_usage_is_printed_and_told_where_it_is_mis
     token = api_server.service_account(namespace, "almenara")
     path = api_server.kubeconfig(token=token, path=tmp_path / "kubeconfig")
     it, chosen = source(path, MemoryContext(tmp_path), namespace, kinds=["pod"])
-    (role,) = roles(chosen, chosen.clusters[0])
-    (wanted,) = [one for one in role["rules"] if one["apiGroups"] == ["metrics.k8s.io"]]
+    printed = [tree(one) for one in rules(chosen)]
+    (wanted,) = [one for one in printed if one["apiGroups"] == ["metrics.k8s.io"]]
     assert (wanted["resources"], wanted["verbs"]) == (["pods"], ["list"])
-    others = [one for one in role["rules"] if one is not wanted]
+    others = [one for one in printed if one is not wanted]
     api_server.allow(f"{namespace}/almenara", others, namespace)
     api_server.pod(namespace, "one")
     metrics.pods = {(namespace, "one"): {"main": {"cpu": "1", "memory": "1Mi"}}}
@@ -155,9 +155,9 @@ async def test_the_kubernetes_rule_for_usage_is_printed_and_told_where_it_is_mis
         assert access is not None
         assert (access.name, access.status) == ("pod.usage", "forbidden")
         assert run.samples == list[Sample]()
-        rules = yaml.safe_load(access.state["rule"])
+        missing = yaml.safe_load(access.state["rule"])
         await asyncio.to_thread(
-            api_server.allow, f"{namespace}/almenara", rules, namespace, "usage"
+            api_server.allow, f"{namespace}/almenara", missing, namespace, "usage"
         )
         await run.until(lambda: bool(run.samples))
         await run.until(lambda: not run.is_degraded)

@@ -134,6 +134,7 @@ async def test_people_come_in_with_the_role_of_their_groups(
     assert grace["scope"][0]["sources"] == ["nats/PAY"]
     nobody = signed_in(almenara, "nobody")
     assert nobody.get(f"{almenara.url}/api/session").status_code == 401
+    assert "Warning" not in almenara.log
 
 
 async def test_a_refresh_goes_on_without_a_new_connection_and_a_loss_ends_it(

@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from almenara.bus import Record
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
 from almenara.panels.catalogue import Catalogue
+from almenara.panels.channel import MISSED_COUNTED, EventChannel
 from almenara.panels.channels import Channels, UnknownPanelError
 from almenara.panels.feeds import Feeds
 from almenara.panels.outbox import TOO_SLOW
@@ -285,3 +287,20 @@ async def test_a_connection_never_holds_more_than_the_limit(channels: Channels) 
     assert viewer.ended.is_set()
     viewer.outbox.close(TOO_SLOW)
     assert viewer.outbox.close_code == 1012
+
+
+async def test_what_is_still_to_be_drawn_is_not_told_as_missed(channels: Channels) -> None:
+    viewer = Viewer(channels)
+    await channels.join(viewer.outbox, ["events"], None)
+    for start in range(0, 60, 10):
+        await publish(channels, start, 10)
+    async with asyncio.timeout(5):
+        while not viewer.rows or viewer.rows[0] != 60:
+            await asyncio.sleep(0.01)
+    (channel,) = viewer.outbox.channels
+    assert isinstance(channel, EventChannel)
+    missed = 60 - SETTINGS.visible_events - 1
+    assert channel.missed(1) == missed
+    coming = Event(id="x", source="s", type="t", time=now())
+    channel.accept([Record(sequence, coming) for sequence in range(61, 61 + 2 * MISSED_COUNTED)])
+    assert channel.missed(1) == missed

@@ -5,6 +5,7 @@ import contextlib
 import math
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -97,7 +98,7 @@ class OneAnswer(Connection):
 
 def in_parts(whole: bytes, cuts: Sequence[int]) -> list[bytes]:
     places = sorted({it % (len(whole) + 1) for it in cuts} | {0, len(whole)})
-    return [whole[first:last] for first, last in zip(places, places[1:], strict=False)]
+    return [whole[first:last] for first, last in pairwise(places)]
 
 
 def watched(chunks: Sequence[bytes]) -> tuple[list[tuple[KubernetesObject, bool]], Any, str | None]:
@@ -180,10 +181,10 @@ STAMP = st.builds(
     lambda seconds, nanos: f"2026-01-01T00:00:{seconds:02}.{nanos:09}".rstrip("0").encode() + b"Z",
     st.integers(0, 59), st.integers(1, 999_999_999),
 )  # fmt: skip
+LINE = st.binary(max_size=80) | st.builds(lambda *it: b" ".join(it), STAMP, st.binary(max_size=40))
 
 
-@given(lines=st.lists(st.binary(max_size=80) | st.builds(lambda *it: b" ".join(it), STAMP,
-                                                        st.binary(max_size=40)), max_size=12))  # fmt: skip
+@given(lines=st.lists(LINE, max_size=12))
 @example(lines=[b"", b" ", b"\xff\xfe", b"9999-99-99T00:00:00Z x", b"0001-01-01T00:00:00-23:59 x"])
 @example(lines=["2026-01-01T00:00:00.5Z \u00fcber".encode()[:-4]])
 @settings(max_examples=300, deadline=None)
@@ -198,7 +199,8 @@ def test_whatever_is_in_a_log_each_line_of_it_is_shown_once_and_can_be_written(
     assert times == sorted(times)
     assert all(len(it.text) <= LONGEST_LINE for it in shown)
     # What has no time may be new, and is shown; what has one is shown once.
-    assert [it for raw in lines if (it := seen.new(raw, "main")) is not None and it.time] == []
+    again = [seen.new(raw, "main") for raw in lines]
+    assert [it for it in again if it is not None and it.time is not None] == []
 
 
 def test_a_huge_line_of_a_log_is_shown_up_to_its_bound() -> None:

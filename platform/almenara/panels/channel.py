@@ -65,7 +65,7 @@ class Channel:
 
     def bring_up_to_date(self, outbox: Outbox, after: int | None) -> None:
         """Send a browser what is current; `after` is the newest row that it shows, if any."""
-        outbox.put(self, self.snapshot())
+        outbox.bring(self, after, [self.snapshot()])
 
     def accept(self, batch: Sequence[Record]) -> None:
         """Note what a batch changes."""
@@ -179,7 +179,10 @@ class EventChannel(Channel):
         self._newest = 0
         self._sent = 0
         self._recent: deque[int] = deque(maxlen=visible + MISSED_COUNTED)
-        """The sequences of the newest events, so that who was away is told how many it missed."""
+        """The sequences of the newest events up to the last tick, so that who was away is told how
+        many it missed."""
+        self._coming: deque[int] = deque(maxlen=self._recent.maxlen)
+        """Those of the events since."""
         self._missed: tuple[int, int, Frame] | None = None
         self._ticked = time.monotonic()
         self._rushed = False
@@ -215,7 +218,7 @@ class EventChannel(Channel):
             ):
                 self._newest = record.sequence
                 self._new.append(record)
-                self._recent.append(record.sequence)
+                self._coming.append(record.sequence)
                 self._arrived += 1
         if self._new:
             self._touched.set()
@@ -234,10 +237,11 @@ class EventChannel(Channel):
         self._new.clear()
         self._new.extend(fresh)
         self._arrived = len(fresh)
-        later = [sequence for sequence in self._recent if sequence > known]
+        later = [sequence for sequence in self._coming if sequence > known]
+        self._coming.clear()
+        self._coming.extend(later)
         self._recent.clear()
         self._recent.extend(it.sequence for it in reversed(records))
-        self._recent.extend(later)
         self.shown.clear()
         visible = records[: self.shown.maxlen]
         self.shown.extend((it.sequence, self._render_row(it)) for it in visible)
@@ -268,9 +272,10 @@ class EventChannel(Channel):
         return self._frame
 
     def bring_up_to_date(self, outbox: Outbox, after: int | None) -> None:
-        outbox.put(self, self.snapshot())
+        frames = [self.snapshot()]
         if after is not None and (count := self.missed(after)):
-            outbox.put(None, self._missed_frame(count, after))
+            frames.append(self._missed_frame(count, after))
+        outbox.bring(self, after, frames)
 
     def missed(self, after: int) -> int:
         """How many events lie between the row `after` and the list; counted to `MISSED_COUNTED`."""
@@ -299,6 +304,8 @@ class EventChannel(Channel):
         records, arrived = list(self._new), self._arrived
         self._new.clear()
         self._arrived = 0
+        self._recent.extend(self._coming)
+        self._coming.clear()
         rendered = [(it.sequence, self._render_row(it)) for it in records]
         self.shown.extendleft(rendered)
         return arrived, [text for _, text in reversed(rendered)]

@@ -1,5 +1,6 @@
 """What one browser is sent, and what it is spared because it cannot keep up."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -58,19 +59,29 @@ class Outbox:
 
     def put(self, channel: "Channel | None", frame: Frame) -> None:
         """Send a frame of a channel (None: of no channel), or leave it out."""
+        if self.close_code is None and not self._sent(channel, frame) and channel is not None:
+            self.behind.setdefault(channel, channel.sent)
+
+    def bring(self, channel: "Channel", after: int | None, frames: Sequence[Frame]) -> None:
+        """Send all that brings a browser up to date that shows the row `after`, or later."""
+        first, *rest = frames
         if self.close_code is not None:
             return
-        if channel in self.behind:
-            self.counters.skipped += 1
+        if not self._sent(channel, first):
+            self.behind.setdefault(channel, after)
             return
+        for frame in rest:
+            # Small, and without it the browser would not know of what it does not show.
+            self.peer.write(frame)
+
+    def _sent(self, channel: "Channel | None", frame: Frame) -> bool:
         waiting = self.peer.waiting
-        if waiting and waiting + frame.size > self.limit:
+        if channel in self.behind or (waiting and waiting + frame.size > self.limit):
             self.counters.skipped += 1
-            if channel is not None:
-                self.behind[channel] = channel.sent
-            return
+            return False
         self.peer.write(frame)
         self.counters.frames += 1
+        return True
 
     def emptied(self) -> None:
         """Bring the browser up to date: its connection has taken everything."""

@@ -8,17 +8,14 @@ from litestar.datastructures import Cookie
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from almenara.access.admitting import (
-    NOBODY_SIGNS_IN,
-    SIGNED_OUT,
-    Access,
-    Ticket,
-    is_loopback,
-)
+from almenara.access.admitting import Access
 from almenara.access.asking import Asking, Refused
 from almenara.access.forwarding import TrustedProxies, counted_as
+from almenara.access.modes import NOBODY_SIGNS_IN, is_loopback
+from almenara.access.open_pages import SIGNED_OUT
 from almenara.access.sessions import PLAIN_COOKIE, SECURE_COOKIE
 from almenara.access.throttling import Rates
+from almenara.access.tickets import Ticket
 from almenara.web.refusing import Refusal, refuse
 
 log = structlog.get_logger(__name__)
@@ -69,7 +66,7 @@ class Admission:
             # A refused handshake looks to a browser like a broken network, and it tries for ever.
             await _close(SIGNED_OUT, receive, send)
             return
-        if (full := self.access.room(ticket, asking.address)) is not None:
+        if (full := self.access.pages.room(ticket, asking.address)) is not None:
             await refuse(Refusal(503, "Too many connections", full), websocket, receive, send)
             return
         await self.app(scope, receive, send)

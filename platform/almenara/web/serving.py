@@ -8,7 +8,8 @@ from typing import Final
 import structlog
 
 from almenara import __version__
-from almenara.access.admitting import Access, mode_of
+from almenara.access.admitting import Access
+from almenara.access.modes import mode_of
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
 from almenara.panels.catalogue import Catalogue

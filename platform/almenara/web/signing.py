@@ -12,10 +12,10 @@ from litestar.exceptions import NotFoundException
 from litestar.response import Redirect
 
 from almenara.access import tokens as api_tokens
-from almenara.access.admitting import Ticket
 from almenara.access.asking import Refused
 from almenara.access.identity import Identity, Role
 from almenara.access.sessions import PLAIN_COOKIE, SECURE_COOKIE, Session
+from almenara.access.tickets import Ticket
 from almenara.panels.renderer import duration
 from almenara.scope import Grant
 from almenara.signals import now
