@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 CHART := .venv-chart
 # Plugins of pytest that come with the checkers are of no use here.
 PYTEST_CHART := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(CHART)/bin/pytest
+# What two processes do at once is mostly to wait for others.
+PARALLEL := -p xdist.plugin --numprocesses 2 --dist loadgroup
 PORT ?= 8080
 RATE ?= 20
 PYTEST ?=
@@ -15,8 +17,12 @@ WORKERS ?= 2
 RAY ?=
 
 # Ray has an environment of its own: the product reads it over the wire and does not depend on it.
-RAY_VERSION := $(lastword $(subst ==, ,$(shell cat requirements/ray.in)))
+RAY_PINNED := $(lastword $(subst ==, ,$(shell cat requirements/ray.in)))
+RAY_VERSION ?= $(RAY_PINNED)
+export RAY_VERSION
 RAY_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/almenara/ray-$(RAY_VERSION)
+# What it was installed from: a fresh clone finds it there.
+RAY_DONE := $(RAY_HOME)/.done-$(if $(filter $(RAY_PINNED),$(RAY_VERSION)),$(firstword $(shell cksum < requirements/ray.txt)),index)
 
 # The newest Python that fits, whatever it is called here.
 PYTHON ?= $(shell for it in python3.13 python3.12 python3.11 python3 python; do \
@@ -28,14 +34,14 @@ help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: run
-run: $(VENV)/.run $(if $(RAY),$(RAY_HOME)/.done) ## Run a NATS server, a demo fleet and the dashboard (PORT=8080 RATE=20 RAY=1)
+run: $(VENV)/.run $(if $(RAY),$(RAY_DONE)) ## Run a NATS server, a demo fleet and the dashboard (PORT=8080 RATE=20 RAY=1)
 	@exec $(BIN)/almenara demo --port $(PORT) --rate $(RATE) $(if $(RAY),--ray $(RAY_HOME)/bin/ray)
 
 .PHONY: ray
-ray: $(RAY_HOME)/.done ## Install a real Ray for its tests, outside of the product's environment
+ray: $(RAY_DONE) ## Install a real Ray for its tests, outside of the product's environment
 
 .PHONY: test-ray
-test-ray: $(VENV)/.dev $(RAY_HOME)/.done ## Run the tests against a real Ray (PYTEST="-k burst")
+test-ray: $(VENV)/.dev $(RAY_DONE) ## Run the tests against a real Ray (PYTEST="-k burst" RAY_VERSION=2.40.0)
 	@$(BIN)/pytest tests/ray $(PYTEST)
 
 .PHONY: test
@@ -48,10 +54,17 @@ test-kubernetes: $(VENV)/.dev ## Run the Kubernetes tests, on a kube-apiserver t
 	tests/kubernetes/build-api-server > /dev/null
 	$(BIN)/pytest -k kubernetes $(PYTEST)
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Ask the API much more of what its document says than the tests do (FUZZED=500)
+	ALMENARA_FUZZED=$(or $(FUZZED),300) $(BIN)/pytest -s tests/integration/test_api_fuzzed.py
+
 .PHONY: check
 check: $(VENV)/.dev ## Check style, types, floors and that the documents are true
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@# It warns of each answered line that one of its rules finds nothing in.
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive platform plugins .ci/sbom .ci/audit \
+	2> >(grep -v "nosec encountered" >&2)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@$(BIN)/almenara config document | diff - docs/configuration.md \
@@ -71,7 +84,8 @@ lint-chart: $(CHART)/.chart $(VENV)/.dev ## Check that the chart follows from th
 
 .PHONY: test-chart
 test-chart: $(CHART)/.chart $(VENV)/.dev ## Test the chart and the image (PYTEST="-k ingress")
-	ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(PYTEST_CHART) tests/chart $(PYTEST)
+	@tests/kubernetes/build-cluster > /dev/null || echo "what needs helm itself is skipped"
+	ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(PYTEST_CHART) $(PARALLEL) tests/chart $(PYTEST)
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure ingest, memory, start and queries, each as one line
@@ -90,6 +104,10 @@ fanout: $(VENV)/.dev ## Check with many viewers that nothing is lost, grows or h
 bench-kubernetes: $(VENV)/.dev ## Measure 5,000 pods in 200 namespaces, idle and changing
 	tests/kubernetes/build-api-server > /dev/null
 	$(BIN)/python tests/benchmarks/kubernetes_load.py
+
+.PHONY: bench-pages
+bench-pages: $(VENV)/.dev ## Measure what the Kubernetes pages cost a browser at 5,000 changing pods
+	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/benchmarks/kubernetes_pages.py
 
 .PHONY: format
 format: $(VENV)/.dev ## Format the code
@@ -124,14 +142,11 @@ lock: ## Pin what is installed, with hashes (needs uv)
 
 .PHONY: sbom
 sbom: $(VENV)/.dev ## Write what Almenara is made of as CycloneDX, to build/sbom.json
-	@mkdir -p build
-	$(BIN)/cyclonedx-py requirements requirements/run.txt --output-format JSON --output-file build/sbom.json
+	$(BIN)/python .ci/sbom build/sbom.json
 
 .PHONY: audit
-audit: $(VENV)/.dev ## Look for known weaknesses: bandit in our code, pip-audit in what it is made of
-	$(BIN)/bandit --quiet --recursive platform plugins
-	@$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements/run.txt; status=$$?; \
-	if test $$status -gt 1; then echo "pip-audit could not reach its data; nothing was audited"; fi; exit $$status
+audit: $(VENV)/.dev ## Look for known weaknesses in what Almenara is made of
+	$(BIN)/python .ci/audit requirements/run.txt
 
 .PHONY: clean
 clean: ## Remove the environment and what was built
@@ -141,11 +156,12 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Almenara needs Python 3.11 or newer, and none was found."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment; on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
 
-$(RAY_HOME)/.done: requirements/ray.txt
+$(RAY_DONE):
 	@test -n "$(PYTHON)" || { echo "Ray needs Python 3.11 or newer, and none was found."; exit 1; }
 	@echo "Setting up Ray in $(RAY_HOME); this takes a minute the first time."
 	@rm -rf $(RAY_HOME) && $(PYTHON) -m venv $(RAY_HOME)
-	@$(RAY_HOME)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(RAY_HOME)/bin/python -m pip install --quiet --disable-pip-version-check \
+	$(if $(filter $(RAY_PINNED),$(RAY_VERSION)),--require-hashes -r requirements/ray.txt,"ray[default,serve]==$(RAY_VERSION)")
 	@touch $@
 
 $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python

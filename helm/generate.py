@@ -165,7 +165,8 @@ def schema(almenara: str) -> str:
             return node
         if "kubernetes" in node:
             taken.add(node["kubernetes"])
-            return {"$ref": f"#/$defs/{node['kubernetes']}"}
+            rest = {name: it for name, it in node.items() if name != "kubernetes"}
+            return {**rest, "$ref": f"#/$defs/{node['kubernetes']}"}
         return {name: resolved(it) for name, it in node.items()}
 
     def described(path: str, value: Any) -> Tree:
@@ -224,26 +225,31 @@ def generated(almenara: str) -> str:
 
 RULES: Final = """
 import json
-from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule
-from almenara_kubernetes.watched import MEASURED, WATCHED
+from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule, rule_to_read, tree
+from almenara_kubernetes.watched import MEASURED, READABLE, WATCHED
+from almenara_ray import almenara_kubernetes_rules
+from almenara_ray.settings import KubeRaySettings, RaySettings
 
-def kinds(table):
+def kinds(table, rule=rule):
     return [
-        {"kind": it.kind.removeprefix("kubernetes."), "namespaced": it.namespaced, "rule": rule(it)}
+        {"kind": it.kind.removeprefix("kubernetes."), "namespaced": it.namespaced,
+         "rule": tree(rule(it))}
         for it in table
     ]
 
-print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED), "logs": LOGS,
-                  "namespaces": NAMESPACES}))
+kuberay = almenara_kubernetes_rules(RaySettings(kuberay=[KubeRaySettings()]))
+print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED),
+                  "readable": kinds(READABLE.values(), rule_to_read), "logs": tree(LOGS),
+                  "namespaces": tree(NAMESPACES), "kuberay": [tree(it) for it in kuberay]}))
 """
-"""What is run in the application's environment: the table behind `almenara kubernetes rbac`."""
+"""What is run in the application's environment: the rules behind `almenara kubernetes rbac`."""
 GENERATED: Final = """\
 {{{{- /* Written by `make chart`. The plugins that come with Almenara. */ -}}}}
 {{{{- define "almenara.known" -}}}}
 {known}
 {{{{- end }}}}
 
-{{{{- /* What the Kubernetes plugin reads, and the rules for it. */ -}}}}
+{{{{- /* What plugins read of Kubernetes, and the rules for it. */ -}}}}
 {{{{- define "almenara.kubernetes" -}}}}
 {kubernetes}
 {{{{- end }}}}

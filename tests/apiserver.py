@@ -33,9 +33,12 @@ READY_WITHIN = 60.0
 MERGE = "application/merge-patch+json"
 CLUSTER_WIDE = {
     "Namespace", "Node", "PersistentVolume", "ClusterRole", "ClusterRoleBinding", "StorageClass",
-    "CustomResourceDefinition", "APIService", "PriorityClass", "IngressClass",
+    "CustomResourceDefinition", "APIService", "PriorityClass", "IngressClass", "GatewayClass",
 }  # fmt: skip
-PLURALS = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies", "Endpoints": "endpoints"}
+PLURALS = {
+    "Ingress": "ingresses", "NetworkPolicy": "networkpolicies", "Endpoints": "endpoints",
+    "GatewayClass": "gatewayclasses",
+}  # fmt: skip
 
 
 def programs() -> Path | None:
@@ -69,6 +72,11 @@ class Authority:
         self.path = folder / "ca.crt"
         self.path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
+    @property
+    def encoded(self) -> str:
+        """The certificate in base64, as objects of Kubernetes have it."""
+        return base64.b64encode(self.path.read_bytes()).decode()
+
     def _builder(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey
     ) -> x509.CertificateBuilder:
@@ -83,14 +91,20 @@ class Authority:
             .not_valid_after(today + datetime.timedelta(days=2))
         )
 
-    def issue(self, name: str, *groups: str, server: bool = False) -> tuple[Path, Path]:
-        """The files of a certificate and its key: for 127.0.0.1, or for a user in groups."""
+    def issue(
+        self, name: str, *groups: str, server: bool = False, also: Sequence[str] = ()
+    ) -> tuple[Path, Path]:
+        """The files of a certificate and its key: for 127.0.0.1 and `also` these names, or for a
+        user in groups."""
         key = ec.generate_private_key(ec.SECP256R1())
         attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, it) for it in groups]
         attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, name))
         builder = self._builder(x509.Name(attributes), key)
         if server:
-            names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+            names: list[x509.GeneralName] = [
+                x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+                *map(x509.DNSName, ("localhost", *also)),
+            ]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         paths = self.folder / f"{name}.crt", self.folder / f"{name}.key"
@@ -126,6 +140,8 @@ class ApiServer:
         self.ca = self.authority.path
         self._certificate = self.authority.issue("server", server=True)
         self.admin_certificate = self.authority.issue("admin", "system:masters")
+        # By this one an aggregated API knows that it is the API server that asks.
+        aggregator = self.authority.issue("aggregator")
         (folder / "accounts.key").write_bytes(private_pem(ec.generate_private_key(ec.SECP256R1())))
         self.flags = {
             "etcd-servers": f"http://127.0.0.1:{self.etcd_port}",
@@ -136,6 +152,8 @@ class ApiServer:
             "tls-cert-file": str(self._certificate[0]),
             "tls-private-key-file": str(self._certificate[1]),
             "client-ca-file": str(self.ca),
+            "proxy-client-cert-file": str(aggregator[0]),
+            "proxy-client-key-file": str(aggregator[1]),
             "authorization-mode": "RBAC",
             "service-account-issuer": "https://kubernetes.default.svc",
             "service-account-key-file": str(folder / "accounts.key"),
@@ -453,8 +471,9 @@ class ApiServer:
                 "args": list(exec_plugin[1:]),
                 "interactiveMode": "Never",
             }
-        authority = base64.b64encode(self.ca.read_bytes()).decode()
-        cluster = {"server": server or self.url, "certificate-authority-data": authority}
+        cluster = {
+            "server": server or self.url, "certificate-authority-data": self.authority.encoded,
+        }  # fmt: skip
         path = path or self.folder / ("admin.kubeconfig" if client else "kubeconfig")
         path.write_text(
             yaml.safe_dump(

@@ -7,32 +7,69 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from servers import accepts, free_port, wait_until
+import yaml
+
+from servers import free_port, wait_until
+
+
+def program() -> list[str]:
+    """How to begin it; ALMENARA_COMMAND where the tests have an environment of their own."""
+    own = os.environ.get("ALMENARA_COMMAND")
+    return [own] if own else [sys.executable, "-m", "almenara"]
 
 
 class Almenara:
-    """`almenara serve` on a folder; it keeps port and data when it is started again."""
+    """`almenara serve` on a folder; it keeps port and data when it is started again.
 
-    def __init__(self, folder: Path, nats_url: str, **settings: str) -> None:
-        self.folder, self.port = folder, free_port()
+    Its configuration is `config`, as a file, or where that is None the environment; `settings` are
+    of the environment in both. `serve` is how to begin it elsewhere, in another root for example.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        nats_url: str = "",
+        *,
+        config: dict[str, Any] | None = None,
+        serve: Sequence[str] = (),
+        **settings: str,
+    ) -> None:
+        self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
-        self.program: tuple[str, ...] = ("-m", "almenara")
         folder.mkdir(parents=True, exist_ok=True)
+        self.program, self.address = program(), "127.0.0.1"
+        if nats_url:
+            settings["plugins__nats__servers"] = f'["{nats_url}"]'
+        if config is None:
+            self.port = free_port()
+            settings = {
+                "storage__dir": str(folder / "var"),
+                "server__port": str(self.port),
+                **settings,
+            }
+        else:
+            config = {"storage": {"dir": str(folder / "var")}, **config}
+            server = {"port": free_port(), **config.get("server", {})}
+            self.port = server["port"]
+            if server.get("host") not in (None, "0.0.0.0", "::"):
+                self.address = server["host"]
+            file = folder / "almenara.yaml"
+            file.write_text(yaml.safe_dump({**config, "server": server}), "utf-8")
+            self.program += ["--config", str(file)]
+        self.serve = serve or [*self.program, "serve"]
         self.environment = {
             **{name: value for name, value in os.environ.items() if "ALMENARA" not in name},
-            "ALMENARA_PLUGINS__NATS__SERVERS": f'["{nats_url}"]',
-            "ALMENARA_STORAGE__DIR": str(folder / "var"),
-            "ALMENARA_SERVER__PORT": str(self.port),
             **{f"ALMENARA_{name.upper()}": value for name, value in settings.items()},
         }
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def log(self) -> str:
@@ -40,24 +77,19 @@ class Almenara:
 
     def start(self) -> Self:
         self.launch()
-        wait_until(self.ready, "almenara")
+        wait_until(self.ready, "almenara", 60)
         return self
 
     def launch(self) -> None:
         with (self.folder / "almenara.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self.program, "serve"],
-                env=self.environment,
-                stdout=log,
-                stderr=log,
+                self.serve, env=self.environment, stdout=log, stderr=log
             )
 
     def ready(self) -> bool:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"almenara ended:\n{self.log[-2000:]}")
-        if not accepts(self.port):
-            return False
         return self.status("/readyz") == 200
 
     def status(self, path: str, **headers: str) -> int:
@@ -93,7 +125,7 @@ class Almenara:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "almenara", *arguments],
+            [*self.program, *arguments],
             env={**self.environment, "COLUMNS": "160"},
             capture_output=True,
             text=True,
@@ -112,7 +144,7 @@ class Almenara:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(30)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -33,13 +33,17 @@ class RawClient:
     def make_stream(self, name: str, subjects: str) -> None:
         """Create a stream with the request that any client would send."""
         config = f'{{"name":"{name}","subjects":["{subjects}"],"storage":"file"}}'.encode()
+        self.request(f"$JS.API.STREAM.CREATE.{name}", config)
+
+    def request(self, subject: str, payload: bytes) -> bytes:
+        """The answer of JetStream, which must be no error."""
         self.socket.sendall(b"SUB _INBOX.made 1\r\n")
-        subject = f"$JS.API.STREAM.CREATE.{name}"
         self.socket.sendall(
-            f"PUB {subject} _INBOX.made {len(config)}\r\n".encode() + config + b"\r\n"
+            f"PUB {subject} _INBOX.made {len(payload)}\r\n".encode() + payload + b"\r\n"
         )
         line = self.file.readline()
         assert line.startswith(b"MSG _INBOX.made"), line
         answer = self.file.read(int(line.split()[-1]) + 2)
         assert b'"error"' not in answer, answer
         self.socket.sendall(b"UNSUB 1\r\n")
+        return answer

@@ -14,6 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,25 +25,62 @@ MARK = "ALMENARA_TEST_RAY"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
+def version() -> tuple[int, ...]:
+    """The version of Ray that is tested against: the pinned one, or another by RAY_VERSION."""
+    pinned = (Path(__file__).parents[1] / "requirements" / "ray.in").read_text().partition("==")[2]
+    return tuple(map(int, (os.environ.get("RAY_VERSION") or pinned.strip()).split(".")))
+
+
 def environment() -> Path:
     """Where `make ray` put Ray."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    text = (Path(__file__).parents[1] / "requirements" / "ray.in").read_text()
-    return cache / "almenara" / f"ray-{text.partition('==')[2].strip()}"
+    return cache / "almenara" / f"ray-{'.'.join(map(str, version()))}"
+
+
+def signalled(mark: str, number: int) -> bool:
+    """Send a signal to every process that carries a mark in its environment, as all do that a node
+    has started; whether there was any."""
+    found = False
+    for path in Path("/proc").iterdir():
+        if not path.name.isdigit():
+            continue
+        try:
+            text = (path / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"{MARK}={mark}".encode() in text:
+            found = True
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.name), number)
+    return found
+
+
+def end_all(mark: str, process: subprocess.Popen[bytes] | None = None) -> None:
+    """Kill every process that carries a mark, as a crash of its machine would."""
+
+    def gone() -> bool:
+        left = signalled(mark, signal.SIGKILL)
+        if process is not None:
+            process.poll()
+        return not left
+
+    wait_until(gone, "the end of Ray's processes")
 
 
 class RayHead:
-    """`ray start --head`; it keeps its ports, and loses its jobs, when it is started again."""
+    """`ray start --head`; it keeps its ports when it is started again, and loses its jobs, or
+    keeps them in `redis`."""
 
-    def __init__(self, folder: Path, cpus: int = 2, *, token: bool = True) -> None:
+    def __init__(self, folder: Path, cpus: int = 2, *, token: bool = True, redis: str = "") -> None:
         self.python = environment() / "bin" / "python"
         if not self.python.exists():
             raise RuntimeError("Ray is not installed; `make ray` installs it")
-        self.folder, self.cpus = folder, cpus
+        self.folder, self.cpus, self.redis = folder, cpus, redis
         folder.mkdir(parents=True, exist_ok=True)
         self.port, self.dashboard = free_port(), free_port()
         self.others = [free_port() for _ in range(6)]
-        self.token = secrets.token_hex(24) if token else ""
+        # Tokens came with Ray 2.52.
+        self.token = secrets.token_hex(24) if token and version() >= (2, 52) else ""
         self.mark = secrets.token_hex(12)
         # The paths of sockets must be short, so that none of pytest's folders would do.
         self.temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
@@ -62,10 +100,13 @@ class RayHead:
             "AUTOSCALER_METRIC_PORT": str(self.others[1]),
             "RAY_AUTH_MODE": "token" if self.token else "disabled",
             **({"RAY_AUTH_TOKEN": self.token} if self.token else {}),
+            **({"RAY_REDIS_ADDRESS": self.redis} if self.redis else {}),
         }
 
     def start(self) -> Self:
         export, agent, grpc, client = self.others[2:]
+        # With this, a worker that lives on this machine has Ray believe that the head does too.
+        (self.temporary / "ray_current_cluster").unlink(missing_ok=True)
         with (self.folder / "ray.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -132,44 +173,42 @@ class RayHead:
         wanted = statuses or ENDED
         wait_until(lambda: self.status(job) in wanted, f"{job} to be {wanted}", patience)
 
-    def pids(self) -> list[int]:
-        """Every process of this head: what it started carries its mark in the environment."""
-        found = []
-        for path in Path("/proc").iterdir():
-            if not path.name.isdigit():
-                continue
-            try:
-                text = (path / "environ").read_bytes()
-            except OSError:
-                continue
-            if f"{MARK}={self.mark}".encode() in text:
-                found.append(int(path.name))
-        return found
-
-    def signal(self, number: int) -> None:
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
     def freeze(self) -> None:
-        self.signal(signal.SIGSTOP)
+        signalled(self.mark, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        self.signal(signal.SIGCONT)
+        signalled(self.mark, signal.SIGCONT)
 
     def kill(self) -> None:
         """End it, and all that it started, as a crash of its machine would."""
-
-        def gone() -> bool:
-            self.signal(signal.SIGKILL)
-            if self.process is not None:
-                self.process.poll()
-            return not self.pids()
-
-        wait_until(gone, "the end of Ray's processes")
+        end_all(self.mark, self.process)
         if self.process is not None:
             self.process.wait()
             self.process = None
+
+    @contextlib.contextmanager
+    def worker(self, resource: str) -> Iterator[None]:
+        """A further node, which has a resource of its own and outlives its head."""
+        variables = {**self.variables(), MARK: secrets.token_hex(12)}
+        with (self.folder / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [
+                    str(self.python.with_name("ray")), "start", "--block",
+                    f"--address=127.0.0.2:{self.port}", "--node-ip-address=127.0.0.3",
+                    "--num-cpus=1", "--num-gpus=0", "--object-store-memory=78643200",
+                    f"--resources={json.dumps({resource: 1})}", "--disable-usage-stats",
+                    f"--metrics-export-port={free_port()}",
+                    f"--dashboard-agent-listen-port={free_port()}",
+                    f"--dashboard-agent-grpc-port={free_port()}",
+                    "--min-worker-port=0", "--max-worker-port=0",
+                ],
+                env=variables, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        try:
+            yield
+        finally:
+            end_all(variables[MARK])
+            process.wait()
 
     def __enter__(self) -> Self:
         try:

@@ -11,6 +11,7 @@ from almenara.access import tokens as api_tokens
 from almenara.access.hashing import generated, hashed
 from almenara.access.identity import Role
 from almenara.access.store import Store
+from almenara.printing import printable
 from almenara.scope import Grant
 from almenara.settings import Settings
 from almenara.signals import format_time, now
@@ -84,12 +85,13 @@ def access_commands(read_settings: Callable[[], Settings]) -> click.Group:
             over = "" if token.expires > now() else "  over"
             click.echo(
                 f"token    {token.id}  {Role(token.role).name.lower():8}"
-                f"  until {format_time(token.expires)[:16]}{over}  {token.name}"
+                f"  until {format_time(token.expires)[:16]}{over}  {printable(token.name)}"
             )
         for session in kept.sessions:
             if session.expires > now():
                 click.echo(
-                    f"session  {session.id}  {session.person.name}  from {session.address}"
+                    f"session  {session.id}  {printable(session.person.name)}"
+                    f"  from {session.address}"
                     f"  seen {format_time(session.seen)[:16]}"
                 )
 

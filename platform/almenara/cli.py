@@ -1,6 +1,7 @@
 """`almenara`: serve, look after and look into a running Almenara from the terminal."""
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -8,9 +9,9 @@ import shutil
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import rich_click as click
 import structlog
@@ -18,12 +19,15 @@ from click import get_current_context as click_context
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from structlog.typing import ExcInfo
 
 from almenara import __version__
 from almenara.access_commands import access_commands
 from almenara.hookspecs import Finding
+from almenara.kubernetes_commands import kubernetes_commands
 from almenara.plugin_commands import plugin_commands
 from almenara.plugins import Plugins, installed
+from almenara.printing import printable, printable_json
 from almenara.settings import LogSettings, Settings, SettingsError, load
 
 CONFIG_VARIABLE: Final = "ALMENARA_CONFIG"
@@ -52,6 +56,23 @@ click.rich_click.COMMAND_GROUPS = {
 class Failure(click.ClickException):
     """An error for the person at the terminal."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message, lines=True))
+
+
+def _harmless(_: Any, __: str, told: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    # Some of what is logged comes from outside, and a terminal would obey it.
+    for name, value in told.items():
+        if isinstance(value, str):
+            told[name] = printable(value)
+    return told
+
+
+def _traceback(target: TextIO, error: ExcInfo) -> None:
+    written = io.StringIO()
+    structlog.dev.plain_traceback(written, error)
+    target.write(printable(written.getvalue(), lines=True))
+
 
 def configure_logging(settings: LogSettings) -> None:
     """Log to standard error, for people on a terminal and as JSON elsewhere."""
@@ -62,7 +83,7 @@ def configure_logging(settings: LogSettings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[Any] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [_harmless, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
         if people
         else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
     )
@@ -266,7 +287,7 @@ def build(plugins: Plugins) -> click.RichGroup:
 
         def show(event: dict[str, Any], line: str) -> None:
             if as_json:
-                click.echo(line)
+                click.echo(printable_json(line))
             else:
                 console.print(event_line(event), soft_wrap=True)
 
@@ -331,6 +352,7 @@ def build(plugins: Plugins) -> click.RichGroup:
         return read_settings(click_context())
 
     almenara.add_command(access_commands(whole_settings))
+    almenara.add_command(kubernetes_commands(plugins, whole_settings))
     for command in plugin_commands(plugins):
         almenara.add_command(command)
 
@@ -492,9 +514,9 @@ def show_findings(findings: list[Finding]) -> None:
     """The findings as a table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for it in findings:
-        said = Text(it.found)
+        said = Text(printable(it.found, lines=True))
         if it.remedy:
-            said.append(f"\n{it.remedy}", style="bold")
+            said.append(f"\n{printable(it.remedy, lines=True)}", style="bold")
         table.add_row(Text(it.verdict, style=VERDICTS[it.verdict]), Text(it.check), said)
     Console().print(table)
 
@@ -503,9 +525,10 @@ def event_line(event: dict[str, Any]) -> Text:
     """An event of the API as a line of the terminal."""
     import msgspec
 
-    severity = str(event["severity"])
+    severity = printable(str(event["severity"]))
     line = Text(overflow="fold")
-    line.append(f"{str(event['time'] or event['timestamp'])[11:23]} ", style="dim")
+    time = printable(str(event["time"] or event["timestamp"]))
+    line.append(f"{time[11:23]} ", style="dim")
     line.append(f"{severity:5} ", style=SEVERITY_STYLES.get(severity, ""))
     line.append(f"{printable(event['type'])} ", style="bold")
     line.append(f"{printable(event['origin'])} ", style="magenta")
@@ -513,11 +536,6 @@ def event_line(event: dict[str, Any]) -> Text:
         line.append(f"{printable(event['subject'])} ", style="blue")
     line.append(printable(msgspec.json.encode(event["data"]).decode()[:500]), style="dim")
     return line
-
-
-def printable(text: str) -> str:
-    """The text without what a terminal would obey."""
-    return "".join(it if it.isprintable() else "\u00b7" for it in text)
 
 
 def found_plugins(arguments: Sequence[str]) -> Plugins:

@@ -301,9 +301,41 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """Which of several writers wrote it: a container, a worker."""
 
 
+class ClusterRight(msgspec.Struct, frozen=True, kw_only=True):
+    """A right in a Kubernetes cluster, in the words of its RBAC: `get` `pods`/`log`."""
+
+    verb: str
+    resource: str
+    subresource: str = ""
+    group: str = ""
+    """The API group; empty for the core's."""
+
+    def __str__(self) -> str:
+        resource = f"{self.resource}.{self.group}" if self.group else self.resource
+        return f"{self.verb} {resource}" + (f"/{self.subresource}" if self.subresource else "")
+
+
+class Belonging(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the lines of a tail belong, which decides who may see them."""
+
+    source: str
+    """The name of the source that observes the same."""
+    namespace: str = ""
+    """The namespace, as the signals of that source have it."""
+    right: ClusterRight | None = None
+    """What somebody must have the right to there, where `auth.authorization` is `kubernetes`."""
+
+
 @runtime_checkable
 class Tail(Protocol):
-    """Lines that are read while somebody looks at them, and kept by nobody."""
+    """Lines that are read while somebody looks at them, and kept by nobody.
+
+    Who may see them is decided by where they belong: to the source with the plugin's name, and to
+    the namespace of the panel's filter. Where that is not so, a method `belongs(asked)` tells it as
+    a `Belonging`; it must not block, and raises `LookupError` for what is not there. An attribute
+    `rights`, `ClusterRight`s, names every right that seeing lines of it may take; a tail with one
+    and without `belongs` always takes that one.
+    """
 
     name: str
     """Unique within the plugin."""
@@ -335,6 +367,28 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What was found."""
     remedy: str = ""
     """What to do about it; empty where nothing needs doing."""
+
+
+class KubernetesRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a plugin, as it is configured, must be allowed to do in one Kubernetes cluster."""
+
+    resources: tuple[str, ...]
+    """Resources by their names in the API: `pods`, `pods/log`."""
+    verbs: tuple[str, ...]
+    """What it does with them: `list`, `watch`."""
+    group: str = ""
+    """Their API group; empty for the core."""
+    namespaces: tuple[str, ...] = ()
+    """Where; empty for all namespaces, and for what is in none."""
+    optional: bool = False
+    """Whether the cluster may be without this group, and nothing is needed then."""
+    cluster: str = ""
+    """How the configuration calls the cluster; may be empty."""
+    kubeconfig: Path | None = None
+    """The file it is reached by; without one it is the cluster that Almenara runs in, or what
+    KUBECONFIG names."""
+    context: str = ""
+    """The context of the kubeconfig; empty for its current one."""
 
 
 @hookspec(firstresult=True)
@@ -407,4 +461,20 @@ async def almenara_shutdown(settings: Any, context: Context) -> None:
 @hookspec
 async def almenara_diagnose(settings: Any) -> Sequence[Finding]:
     """What `almenara doctor` should say about the system this plugin observes."""
+    raise NotImplementedError
+
+
+@hookspec
+def almenara_kubernetes_rules(settings: Any) -> Sequence[KubernetesRule]:
+    """What this plugin must be allowed to do in Kubernetes: `almenara kubernetes rbac` prints the
+    rules of all plugins, the chart grants them, and `almenara doctor` says which are missing."""
+    raise NotImplementedError
+
+
+@hookspec
+async def almenara_kubernetes_review(
+    rules: Sequence[KubernetesRule],
+) -> Sequence[Finding] | None:
+    """What `almenara doctor` should say of these rules, those of all plugins: which of them are
+    granted, as the API servers say. The first plugin that can ask is asked; None says it cannot."""
     raise NotImplementedError

@@ -18,7 +18,16 @@ import pluggy
 import structlog
 
 from almenara import API_VERSION, __version__, hookspecs
-from almenara.hookspecs import Context, Finding, Page, Panel, ResourceKey, Tail
+from almenara.hookspecs import (
+    ClusterRight,
+    Context,
+    Finding,
+    KubernetesRule,
+    Page,
+    Panel,
+    ResourceKey,
+    Tail,
+)
 from almenara.settings import Settings, SettingsError, read
 
 log = structlog.get_logger(__name__)
@@ -337,6 +346,14 @@ class Plugins:
                     f"a tail of plugin {name}, {type(tail).__name__}, must have a `name` and"
                     " `def lines(self, asked)`"
                 )
+            rights = getattr(tail, "rights", ())
+            # Anything else would be asked of no cluster, and everybody would see the lines.
+            right = all(isinstance(it, ClusterRight) for it in rights)
+            if not right or (len(rights) > 1 and not hasattr(tail, "belongs")):
+                raise PluginError(
+                    f"the `rights` of the tail {tail.name} of plugin {name} must be"
+                    " almenara.hookspecs.ClusterRight, and with several `belongs` must tell which"
+                )
         return found
 
     def templates(self, name: str) -> Path | Mapping[str, str] | None:
@@ -405,7 +422,39 @@ class Plugins:
                         remedy="Report this to the author of the plugin.",
                     )
                 )
+        return found + await self._review(settings)
+
+    def kubernetes_rules(self, name: str, settings: Any) -> list[KubernetesRule]:
+        """What a plugin needs of Kubernetes. Raises what its hook raises, and `PluginError`."""
+        found = list(self.call(name, "almenara_kubernetes_rules", settings=settings) or ())
+        for rule in found:
+            if not isinstance(rule, KubernetesRule):
+                raise PluginError(
+                    f"almenara_kubernetes_rules of plugin {name} must return"
+                    f" almenara.hookspecs.KubernetesRule; one is {type(rule).__name__}"
+                )
         return found
+
+    async def _review(self, settings: Settings) -> list[Finding]:
+        """Whether what plugins need of Kubernetes is granted, asked by one that can."""
+        try:
+            rules = [
+                rule
+                for name in self.modules
+                for rule in self.kubernetes_rules(name, self.settings(name, settings))
+            ]
+            if not rules:
+                return []
+            for name in self.modules:
+                result = self.call(name, "almenara_kubernetes_review", rules=rules)
+                if inspect.isawaitable(result) and (said := await result) is not None:
+                    return list(said)
+        except Exception as error:
+            found, remedy = f"looking failed with {type(error).__name__}: {error}", ""
+        else:
+            found = f"{len(rules)} rules are needed; no plugin that can ask for them is active"
+            remedy = "Compare with what `almenara kubernetes rbac` prints."
+        return [Finding(check="Kubernetes rights", verdict="warning", found=found, remedy=remedy)]
 
 
 def _check_source(plugin: str, source: Any) -> None:
@@ -513,7 +562,7 @@ def _import_file(path: Path) -> ModuleType:
     try:
         # Two saves within a second would otherwise find the first one's compiled code.
         source = Path(spec.origin or path).read_bytes()
-        exec(compile(source, spec.origin or str(path), "exec"), module.__dict__)  # noqa: S102
+        exec(compile(source, spec.origin or str(path), "exec"), module.__dict__)  # noqa: S102  # nosec B102 # a plugin is code that somebody installed
     except BaseException:
         del sys.modules[name]
         raise

@@ -2,6 +2,8 @@
 
 import copy
 import time
+from array import array
+from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Final, Self
@@ -19,6 +21,36 @@ GONE_KEPT: Final = 300.0
 Key = tuple[str, str, str]
 
 
+class Series:
+    """The last samples of a metric of one thing: a ring of two numbers of 8 bytes each."""
+
+    __slots__ = ("_oldest", "_times", "_values")
+
+    def __init__(self) -> None:
+        self._oldest = 0
+        self._times, self._values = array("q"), array("d")
+
+    def append(self, moment: int, value: float) -> None:
+        """Take a sample; the oldest makes room where there are `SAMPLES_KEPT`."""
+        if len(self._times) < SAMPLES_KEPT:
+            self._times.append(moment)
+            self._values.append(value)
+            return
+        self._times[self._oldest] = moment
+        self._values[self._oldest] = value
+        self._oldest = (self._oldest + 1) % SAMPLES_KEPT
+
+    @property
+    def newest(self) -> float:
+        """The value of the last sample; there is one in every series that is kept."""
+        return self._values[self._oldest - 1]
+
+    def points(self) -> list[tuple[int, float]]:
+        """Time in microseconds, and value, oldest first."""
+        found = list(zip(self._times, self._values, strict=True))
+        return found[self._oldest :] + found[: self._oldest]
+
+
 class Resources:
     """What exists now, rebuilt from the log at start and followed from there."""
 
@@ -28,7 +60,9 @@ class Resources:
         self._sampled_by: dict[Key, str] = {}
         """The origin of the last sample of each key."""
         self._kinds: dict[str, dict[Key, Resource]] = defaultdict(dict)
-        self._series: dict[str, dict[Key, deque[tuple[int, float]]]] = defaultdict(dict)
+        self._order: dict[str, list[Key]] = {}
+        """The keys of a kind as they are sorted, until one comes or goes."""
+        self._series: dict[str, dict[Key, Series]] = defaultdict(dict)
         """The last samples of each key, by metric."""
         self._gone: deque[tuple[float, Resource]] = deque()
 
@@ -54,13 +88,16 @@ class Resources:
         for record in batch:
             signal = record.signal
             if isinstance(signal, Sample):
-                series = self._series[signal.metric].setdefault(
-                    signal.key, deque(maxlen=SAMPLES_KEPT)
-                )
-                series.append((signal.time, signal.value))
-                self._sampled_by[signal.key] = signal.origin
+                of_metric, key = self._series[signal.metric], signal.key
+                if (series := of_metric.get(key)) is None:
+                    series = of_metric[key] = Series()
+                series.append(signal.time, signal.value)
+                self._sampled_by[key] = signal.origin
             elif isinstance(signal, Resource):
-                self._kinds[signal.kind][signal.key] = signal
+                found, key = self._kinds[signal.kind], signal.key
+                if key not in found:
+                    self._order.pop(signal.kind, None)
+                found[key] = signal
                 if signal.gone:
                     self._gone.append((time.monotonic(), signal))
         if batch:
@@ -72,6 +109,7 @@ class Resources:
             _, resource = self._gone.popleft()
             if self._kinds[resource.kind].get(resource.key) is resource:
                 del self._kinds[resource.kind][resource.key]
+                self._order.pop(resource.kind, None)
                 self._sampled_by.pop(resource.key, None)
                 for series in self._series.values():
                     series.pop(resource.key, None)
@@ -94,12 +132,18 @@ class Resources:
         """Every resource, by kind, namespace and name."""
         return [resource for kind in self.kinds() for resource in self.of_kind(kind)]
 
-    def of_kind(self, kind: str) -> list[Resource]:
-        """The resources of a kind, by namespace and name."""
+    def of_kind(self, kind: str, namespace: str = "") -> list[Resource]:
+        """The resources of a kind, by namespace and name; those of one namespace, or all."""
         found = self._kinds.get(kind, {})
+        keys = self._order.get(kind)
+        if keys is None:
+            keys = self._order[kind] = sorted(found)
+        if namespace:
+            first = bisect_left(keys, (kind, namespace, ""))
+            keys = keys[first : bisect_left(keys, (kind, namespace + "\0", ""))]
         if self._scope.everything:
-            return [found[key] for key in sorted(found)]
-        return [it for key in sorted(found) if self._scope.takes(it := found[key])]
+            return [found[key] for key in keys]
+        return [it for key in keys if self._scope.takes(it := found[key])]
 
     def get(self, kind: str, namespace: str, name: str) -> Resource | None:
         """One resource, or None."""
@@ -118,7 +162,8 @@ class Resources:
     def series(self, kind: str, namespace: str, name: str, metric: str) -> list[tuple[int, float]]:
         """Time and value of the last samples of a metric, oldest first."""
         key = (kind, namespace, name)
-        return list(self._series.get(metric, {}).get(key, ())) if self._visible(key) else []
+        series = self._series.get(metric, {}).get(key)
+        return series.points() if series is not None and self._visible(key) else []
 
     def sampled(self, metric: str) -> list[Resource]:
         """What there are samples of a metric of, by kind, namespace and name.
@@ -134,14 +179,14 @@ class Resources:
         """The newest value of a metric, or None."""
         key = (kind, namespace, name)
         series = self._series.get(metric, {}).get(key)
-        return series[-1][1] if series and self._visible(key) else None
+        return series.newest if series is not None and self._visible(key) else None
 
     def metrics(self, resource: Resource) -> dict[str, float]:
         """The newest value of every metric of a resource."""
         if not self._visible(resource.key):
             return {}
         return {
-            metric: series[-1][1]
+            metric: series.newest
             for metric, of_key in self._series.items()
             if (series := of_key.get(resource.key))
         }

@@ -53,6 +53,8 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """Sources whose signals are seen only in `namespaces`, whatever the grants say."""
     namespaces: tuple[str, ...] = ()
     """Namespaces of those sources; the empty name stands for what belongs to the cluster."""
+    rights: tuple[tuple[str, str], ...] = ()
+    """Further rights there, `get pods/log`, each with the namespace in which it is had."""
 
     @property
     def everything(self) -> bool:
@@ -88,6 +90,11 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
             return True
         return _checks(self)(origin, None, namespace, dict)
 
+    def allows(self, right: str, origin: str, namespace: str) -> bool:
+        """Whether somebody has a right that something takes besides being seen."""
+        guarded = any(_fits(it, origin) for text in self.guarded for it in _origins(text))
+        return not guarded or (right, namespace) in self.rights
+
     def source(self, name: str) -> Share:
         """How much of a source may be seen."""
         if self.everything:
@@ -114,7 +121,11 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
             and (self.access_log or not other.access_log)
             and (
                 not self.guarded
-                or (self.guarded == other.guarded and set(other.namespaces) <= set(self.namespaces))
+                or (
+                    self.guarded == other.guarded
+                    and set(other.namespaces) <= set(self.namespaces)
+                    and set(other.rights) <= set(self.rights)
+                )
             )
         )
 

@@ -107,7 +107,8 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Origins besides our own, as `https://name:port`, that may open a WebSocket."""
     trusted_proxies: list[str] = []
     """Addresses or networks, `10.0.0.0/8`, of proxies whose `X-Forwarded-For` and
-    `X-Forwarded-Proto` tell the address of a browser and whether it came over https."""
+    `X-Forwarded-Proto` tell the address of a browser and whether it came over https. `Forwarded` is
+    not read: a proxy that writes one of the two passes the other on as it came."""
     tls: TlsSettings | None = None
     """Serve https without a proxy in front."""
     max_websockets: Count = 1000
@@ -132,7 +133,7 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     half_open: Count = 1_000
     """Connections that may be on their way to send their headers; beyond them the oldest go."""
     header_timeout: Positive = 5.0
-    """Seconds a connection may take to send its request headers."""
+    """Seconds a connection may take for its TLS handshake, and to send the headers of a request."""
     user_timeout: Positive = 10.0
     """Seconds sent bytes may stay unacknowledged before the connection is dropped."""
     drain: Annotated[float, msgspec.Meta(ge=0)] = 4.0

@@ -51,7 +51,7 @@ def _get(url: str, token: str | None, parameters: Mapping[str, str]) -> Any:
     try:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         request = urllib.request.Request(address, headers=headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:  # noqa: S310  # nosec B310 # http and https only
             return msgspec.json.decode(response.read())
     except urllib.error.HTTPError as error:
         body = error.read()

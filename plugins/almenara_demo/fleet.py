@@ -52,7 +52,7 @@ class Fleet:
     def __init__(
         self, seed: int = 0, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        self.random = random.Random(seed)  # noqa: S311
+        self.random = random.Random(seed)  # nosec B311 # makes up a fleet
         self.clock = clock
         self.run = uuid.uuid4().hex[:6].upper()
         self.counter = itertools.count(101)

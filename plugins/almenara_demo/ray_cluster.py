@@ -98,7 +98,7 @@ class SimulatedRay:
     ids and times are always new."""
 
     def __init__(self, seed: int = 0, clock: Callable[[], float] = time.time) -> None:
-        self.random = random.Random(seed)  # noqa: S311
+        self.random = random.Random(seed)  # nosec B311 # makes up a cluster
         self.clock = clock
         self.numbers = itertools.count(101)
         self.session = f"session_simulated_{clock():.0f}"

@@ -1,13 +1,19 @@
 """Kubernetes: pods, workloads, nodes and the rest as resources, what happens to them as events."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import click
 
 import almenara
-from almenara.hookspecs import Context, Finding, Page, Panel, ReportingSource, Source, Tail
+from almenara.hookspecs import (
+    Context,
+    Finding,
+    KubernetesRule,
+    Page,
+    Panel,
+    ReportingSource,
+    Source,
+    Tail,
+)
 from almenara_kubernetes.settings import KubernetesSettings
 
 
@@ -35,19 +41,27 @@ def almenara_sources(
 @almenara.hookimpl
 def almenara_tails(settings: KubernetesSettings) -> Sequence[Tail]:
     if settings.simulated:
-        from almenara_kubernetes.simulated import SimulatedLogs
+        from almenara_kubernetes.simulated import SimulatedLogs, SimulatedManifests
 
-        return [SimulatedLogs()]
+        return [SimulatedLogs(), SimulatedManifests()]
     from almenara_kubernetes.logs import PodLogs
+    from almenara_kubernetes.manifests import Manifests
 
-    return [PodLogs(settings)]
+    return [PodLogs(settings), Manifests(settings)]
 
 
 @almenara.hookimpl
-def almenara_commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
-    from almenara_kubernetes.commands import commands
+def almenara_kubernetes_rules(settings: KubernetesSettings) -> Sequence[KubernetesRule]:
+    from almenara_kubernetes.rbac import rules
 
-    return commands(read_settings)
+    return rules(settings)
+
+
+@almenara.hookimpl
+async def almenara_kubernetes_review(rules: Sequence[KubernetesRule]) -> Sequence[Finding]:
+    from almenara_kubernetes.reviewing import review
+
+    return await review(rules)
 
 
 @almenara.hookimpl

@@ -129,10 +129,13 @@ def ingress(it: Ingress) -> Read:
             {"host": "*", "tls": anything, "path": "/", "service": default.name, "port": port}
         )
     address = _addresses(it.status.load_balancer.ingress)
-    plain = any(not rule["tls"] for rule in rules)
+    secure = {bool(rule["tls"]) for rule in rules}
+    text = {(): "No rules", (True,): "TLS", (False,): "Plain HTTP"}.get(
+        tuple(secure), "Partly plain HTTP"
+    )
     return (
-        ("TLS" if rules and not plain else "Plain HTTP" if rules else "No rules"),
-        (Severity.INFO if rules and not plain else Severity.WARN),
+        text,
+        Severity.INFO if text == "TLS" else Severity.WARN,
         {
             "class": it.spec.ingress_class_name,
             "address": address,
@@ -145,7 +148,9 @@ def ingress(it: Ingress) -> Read:
 
 def _route(rule: Mapping[str, Any]) -> str:
     port = f":{rule['port']}" if rule["port"] else ""
-    return f"{rule['path']} to {rule['service']}{port}{'' if rule['tls'] else ' without TLS'}"
+    host = "" if rule["host"] == "*" else rule["host"]
+    plain = "" if rule["tls"] else " without TLS"
+    return f"{host}{rule['path']} to {rule['service']}{port}{plain}"
 
 
 def _covered(host: str, secured: set[str]) -> bool:

@@ -20,6 +20,7 @@ from almenara_kubernetes.credentials import (
     sentence,
     tls_context,
 )
+from almenara_kubernetes.objects import UNREADABLE
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
 
 RENEWED_EVERY: Final = 60.0
@@ -35,6 +36,8 @@ SPREAD: Final = 1.0
 HOLD_LIMIT: Final = 120.0
 """Seconds that an API server can make us wait by Retry-After."""
 LONGEST_ERROR: Final = 65_536
+LONGEST_ANSWER: Final = 64 * 1024**2
+"""Bytes of an answer that is no watch, once it is unpacked: a page of a list is a tenth of it."""
 KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
@@ -183,16 +186,22 @@ class Connection:
     # Asking
 
     async def get(
-        self, path: str, parameters: Mapping[str, str] | None = None, *, accept: str = ""
+        self,
+        path: str,
+        parameters: Mapping[str, str] | None = None,
+        *,
+        accept: str = "",
+        body: bytes | None = None,
     ) -> bytes:
-        """The whole answer. Raises `UnreachableError` and `RefusedError`."""
+        """The whole answer; with a `body`, to what that asks. Raises `UnreachableError` and
+        `RefusedError`."""
         limit = self.settings.answer_timeout
         await self._allowed()
         try:
             async with asyncio.timeout(limit):
-                response = await self._send(path, parameters or {}, accept)
+                response = await self._send(path, parameters or {}, accept, body=body)
                 try:
-                    return await response.read()
+                    return await _whole(response)
                 finally:
                     response.release()
         except TimeoutError:
@@ -237,20 +246,28 @@ class Connection:
     async def _allowed(self) -> None:
         """Return once the API server is willing to be asked again."""
         while (wait := self._held_until - monotonic()) > 0:
-            await sleep(wait + random.uniform(0, SPREAD))  # noqa: S311
+            await sleep(wait + random.uniform(0, SPREAD))  # nosec B311 # spreads requests, guards nothing
 
     async def _send(
-        self, path: str, parameters: Mapping[str, str], accept: str, encoding: str = "gzip"
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        accept: str,
+        encoding: str = "gzip",
+        body: bytes | None = None,
     ) -> aiohttp.ClientResponse:
         while True:
             credentials, session = await self._current()
             headers = {"accept": accept or "application/json", "accept-encoding": encoding}
             if credentials.authorization:
                 headers["authorization"] = credentials.authorization
+            if body is not None:
+                headers["content-type"] = "application/json"
             self.requests += 1
             try:
-                response = await session.get(
-                    credentials.host + path, params=dict(parameters), headers=headers,
+                response = await session.request(
+                    "GET" if body is None else "POST", credentials.host + path,
+                    params=dict(parameters), headers=headers, data=body,
                     timeout=aiohttp.ClientTimeout(
                         total=None, sock_connect=self.settings.connect_timeout
                     ),
@@ -287,7 +304,7 @@ class Connection:
         """Return while the API server answers; wait until it does."""
         if not self._reachable.is_set():
             await self._reachable.wait()
-            await sleep(random.uniform(0, SPREAD))  # noqa: S311
+            await sleep(random.uniform(0, SPREAD))  # nosec B311 # spreads requests, guards nothing
 
     async def keep(self, told: Callable[[str], None]) -> None:
         """Look again and again whether the API server answers, until cancelled.
@@ -317,7 +334,7 @@ class Connection:
                 async with asyncio.timeout(self.settings.probe_every):
                     await self._doubted.wait()
                 # What failed may fail once more: no faster than the first wait.
-                await sleep(backoff.first * random.uniform(0.5, 1))  # noqa: S311
+                await sleep(backoff.first * random.uniform(0.5, 1))  # nosec B311 # spreads requests, guards nothing
 
     def _cut(self, since: float) -> None:
         """End what has not been heard of since an outage began: it may be half open."""
@@ -331,7 +348,7 @@ class Connection:
         try:
             async with asyncio.timeout(limit):
                 response = await self._send("/version", {}, "")
-                self._note_version(await response.read())
+                self._note_version(await _whole(response))
         except RefusedError as error:
             if error.status == 401:
                 raise UnreachableError(
@@ -354,9 +371,21 @@ class Connection:
             ) from None
 
     def _note_version(self, body: bytes) -> None:
-        with contextlib.suppress(msgspec.MsgspecError, ValueError):
+        with contextlib.suppress(*UNREADABLE, KeyError, ValueError):
             told = msgspec.json.decode(body, type=dict[str, Any])
             self.version = int(told["major"]), int(str(told["minor"]).rstrip("+"))
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > LONGEST_ANSWER:
+            response.close()
+            raise UnreachableError(f"an answer is longer than {LONGEST_ANSWER:,} bytes")
+        parts.append(part)
+    return b"".join(parts)
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> RefusedError:
@@ -368,7 +397,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> RefusedError:
     response.release()
     try:
         status = msgspec.json.decode(body, type=_Status)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         status = _Status(message=" ".join(body[:200].decode("utf-8", "replace").split()))
     text = status.message or f"it answers {response.status}"
     return RefusedError(response.status, status.reason, text[:500])

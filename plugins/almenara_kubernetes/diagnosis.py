@@ -1,4 +1,4 @@
-"""What `almenara doctor` says about Kubernetes."""
+"""What `almenara doctor` says about Kubernetes, besides what we may do there."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,11 +14,10 @@ from almenara_kubernetes.watched import Watched
 
 SLOW = 1.0
 AT_ONCE = 4
-GRANT = "Grant what `almenara kubernetes rbac` prints."
 
 
 async def diagnose(settings: KubernetesSettings) -> Sequence[Finding]:
-    """Findings on each cluster: whether it answers, and what of it may be read."""
+    """Findings on each cluster: whether it answers, and serves what is watched."""
     found: list[Finding] = []
     for cluster in settings.clusters:
         found += await _cluster(settings, cluster)
@@ -67,21 +66,20 @@ async def _cluster(settings: KubernetesSettings, cluster: ClusterSettings) -> Se
             for namespace in ((cluster.namespaces or [""]) if it.namespaced else [""])
         ]
         looked = await asyncio.gather(*(look(*place) for place in places))
-    wrong = [reason for _, _, reason in looked if reason]
-    if not wrong:
-        return [
-            answers,
-            Finding(check=f"{what} rules", verdict="ok", found="all kinds can be read"),
-        ]
+    wrong = dict.fromkeys(reason for _, _, reason in looked if reason)
     return [
         answers,
         *(
-            Finding(check=f"{what} rules", verdict="warning", found=reason, remedy=GRANT)
-            for reason in dict.fromkeys(wrong)
+            Finding(
+                check=f"{what} kinds", verdict="warning", found=reason,
+                remedy="Look at the API server, and at what serves this API.",
+            )
+            for reason in wrong
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _fine(watched: Watched, error: RefusedError) -> bool:
-    """Whether a cluster may answer so: what is optional may be absent, or not serve just now."""
-    return watched.optional and error.status in (404, 503)
+    """Whether a cluster may answer so: what is optional may be absent, or not serve just now, and
+    what is forbidden is told by the review of our rights."""
+    return error.status == 403 or (watched.optional and error.status in (404, 503))

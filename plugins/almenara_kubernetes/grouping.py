@@ -1,5 +1,6 @@
 """Pods by what people think of them as: by workload, service, node, namespace or label."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -31,9 +32,9 @@ def page(to: str = "", /, **query: str) -> str:
     return f"{PAGES}{f'.{to}' if to else ''}{f'?{urlencode(known)}' if known else ''}"
 
 
-def every(look: Look, kind: str) -> Sequence[Resource]:
-    """All resources of a kind."""
-    return look.resources(ResourceQuery(kind=f"kubernetes.{kind}", limit=ALL))
+def every(look: Look, kind: str, namespace: str = "") -> Sequence[Resource]:
+    """All resources of a kind, of one namespace or of all."""
+    return look.resources(ResourceQuery(kind=f"kubernetes.{kind}", namespace=namespace, limit=ALL))
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +102,8 @@ def pods(look: Look, wanted: Wanted) -> list[Resource]:
     if wanted.text:
         words = wanted.text.casefold().split()
         tests.append(lambda it: all(word in _text(it) for word in words))
-    return [it for it in every(look, "pod") if all(test(it) for test in tests)]
+    found = every(look, "pod", wanted.namespace)
+    return [it for it in found if all(test(it) for test in tests)] if tests else list(found)
 
 
 def _text(it: Resource) -> str:
@@ -140,6 +142,11 @@ def _group(it: Resource, by: str) -> Group:
             return it.namespace, it.state.get("workload", f"Pod/{it.name}")
         case _:
             return "", it.state.get("labels", {}).get(by, NONE)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """What names are ordered by so that `node-2` comes before `node-10`."""
+    return [(int(it), "") if it.isdecimal() else (-1, it) for it in re.split(r"(\d{1,18})", name)]
 
 
 def address(by: str, group: Group) -> str:

@@ -7,18 +7,27 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import Line
+from almenara.hookspecs import Belonging, ClusterRight, Line
 from almenara.kit import Backoff, sleep
 from almenara.signals import Severity, format_time, parse_time
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.credentials import UnreachableError
+from almenara_kubernetes.manifests import belonging, chosen_cluster
+from almenara_kubernetes.objects import UNREADABLE
 from almenara_kubernetes.settings import NAME, ClusterSettings, KubernetesSettings
 
+READ_LOGS: Final = ClusterRight(verb="get", resource="pods", subresource="log")
 LINES: Final = 500
 """Lines read of what was written before."""
 LONGEST_LINE: Final = 8_192
 BATCH_WAIT: Final = 64
 GONE: Final = frozenset({400, 401, 403, 404})
+WAITING: Final = "waiting to start"
+"""What a kubelet says, as an error, of a container that is still to write its first line."""
+LATEST: Final = 10.0
+"""Seconds between two looks whether there is anything to read, at most."""
+DEFAULT: Final = "kubectl.kubernetes.io/default-container"
+"""The annotation that names the container people mean who name none."""
 LEVELS: Final = (
     (re.compile(r"\b(FATAL|PANIC|CRITICAL)\b", re.IGNORECASE), Severity.FATAL),
     (re.compile(r"\b(ERROR|ERR|SEVERE|Traceback)\b|^E\d{4} ", re.IGNORECASE), Severity.ERROR),
@@ -33,19 +42,53 @@ class _Container(msgspec.Struct):
     name: str
 
 
+class _Status(msgspec.Struct, rename="camel"):
+    state: dict[str, Any] = {}
+    last_state: dict[str, Any] = {}
+
+    @property
+    def begun(self) -> bool:
+        return "waiting" not in self.state or bool(self.last_state)
+
+
 class _Spec(msgspec.Struct, rename="camel"):
     containers: list[_Container] = []
     init_containers: list[_Container] = []
 
 
+class _Statuses(msgspec.Struct, rename="camel"):
+    container_statuses: list[_Status] = []
+
+
+class _Metadata(msgspec.Struct):
+    annotations: dict[str, str] = {}
+
+
 class _Pod(msgspec.Struct):
+    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
     spec: _Spec = msgspec.field(default_factory=_Spec)
+    status: _Statuses = msgspec.field(default_factory=_Statuses)
+
+    def usual(self) -> list[str]:
+        """The containers whose lines are shown where none is chosen: the one that the pod itself
+        names, or all; and until one of them has begun, those that prepare the pod as well."""
+        mains = [it.name for it in self.spec.containers]
+        if (named := self.metadata.annotations.get(DEFAULT)) in mains:
+            mains = [str(named)]
+        if any(it.begun for it in self.status.container_statuses):
+            return mains
+        return [*(it.name for it in self.spec.init_containers), *mains]
+
+
+class _Pods(msgspec.Struct):
+    items: list[_Pod] | None = None
 
 
 class PodLogs:
-    """A tail: the lines of `namespace` and `name`, of one `container` or of all.
+    """A tail: the lines of `namespace` and `name`, of one `container` of any kind or of those that
+    serve.
 
-    `asked` also has `cluster`, and `previous` (`yes`) for the container before its last restart.
+    `asked` also has `previous` (`yes`) for the container before its last restart.
     A namespace may be `<cluster>/<namespace>`, as in the names of resources.
     """
 
@@ -53,51 +96,58 @@ class PodLogs:
 
     def __init__(self, settings: KubernetesSettings) -> None:
         self.settings = settings
+        self.rights = [READ_LOGS] if settings.logs else []
+
+    def belongs(self, asked: Mapping[str, str]) -> Belonging:
+        """The source and the namespace of the pod."""
+        cluster, namespace, _ = self._chosen(asked)
+        return belonging(cluster, namespace, READ_LOGS)
 
     async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
         """The last lines, then each as it is written. Raises `LookupError` and `OSError`."""
-        if not self.settings.logs:
-            raise LookupError(
-                "logs are switched off; set plugins.kubernetes.logs to true and grant the rule"
-                " that `almenara kubernetes rbac` then prints"
-            )
         cluster, namespace, pod = self._chosen(asked)
         previous = asked.get("previous", "") not in ("", "no", "false", "0")
-        queue: asyncio.Queue[Sequence[Line] | None] = asyncio.Queue(BATCH_WAIT)
+        queue: asyncio.Queue[Sequence[Line] | Exception | None] = asyncio.Queue(BATCH_WAIT)
         async with Connection(cluster, self.settings) as connection:
             containers = await self._containers(connection, namespace, pod, asked)
             several = len(containers) > 1
 
             async def follow(container: str) -> None:
                 source = container if several else ""
-                async for batch in _follow(connection, namespace, pod, container, previous, source):
-                    await queue.put(batch)
-
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(follow(it)) for it in containers]
-                ending = group.create_task(_end(tasks, queue))
                 try:
-                    while (batch := await queue.get()) is not None:
-                        yield batch
-                finally:
-                    for task in (*tasks, ending):
-                        task.cancel()
+                    async for batch in _follow(
+                        connection, namespace, pod, container, previous, source
+                    ):
+                        await queue.put(batch)
+                except (LookupError, UnreachableError) as error:
+                    # Of several, one that cannot be read keeps nobody from the others.
+                    told = Line(text=str(error), severity=Severity.WARN, source=source)
+                    await queue.put([told] if several else error)
+
+            # No group of tasks: one must not be left by a generator that is closed while it yields.
+            tasks = [asyncio.create_task(follow(it)) for it in containers]
+            ending = asyncio.create_task(_end(tasks, queue))
+            try:
+                while (batch := await queue.get()) is not None:
+                    if isinstance(batch, Exception):
+                        raise batch
+                    yield batch
+            finally:
+                for task in (*tasks, ending):
+                    task.cancel()
+                await asyncio.wait((*tasks, ending))
 
     def _chosen(self, asked: Mapping[str, str]) -> tuple[ClusterSettings, str, str]:
-        pod, namespace = asked.get("name", ""), asked.get("namespace", "")
-        called, _, inside = namespace.rpartition("/")
-        called = called or asked.get("cluster", "")
-        clusters = self.settings.clusters
-        found = [it for it in clusters if it.name == called or (not called and len(clusters) == 1)]
-        if not found:
-            raise LookupError(f"no cluster {called!r} is configured")
-        # They become part of an address: nothing but names may get there.
-        if not NAME.fullmatch(inside) or not pod or not re.fullmatch(r"[a-z0-9.-]{1,253}", pod):
+        if not self.settings.logs:
+            raise LookupError(
+                "logs are switched off; set plugins.kubernetes.logs to true and grant the rule"
+                " that `almenara kubernetes rbac` then prints"
+            )
+        cluster, namespace = chosen_cluster(self.settings, asked)
+        pod = asked.get("name", "")
+        if not re.fullmatch(r"[a-z0-9.-]{1,253}", pod):
             raise LookupError("choose a pod: its namespace and its name")
-        (cluster,) = found
-        if cluster.namespaces and inside not in cluster.namespaces:
-            raise LookupError(f"the namespace {inside} is not watched (namespaces)")
-        return cluster, inside, pod
+        return cluster, namespace, pod
 
     async def _containers(
         self, connection: Connection, namespace: str, pod: str, asked: Mapping[str, str]
@@ -111,15 +161,14 @@ class PodLogs:
         path = f"/api/v1/namespaces/{namespace}/pods"
         try:
             body = await connection.get(path, {"fieldSelector": f"metadata.name={pod}"})
-            found: Any = msgspec.json.decode(body, type=dict[str, Any]).get("items") or []
-            pods = msgspec.convert(found, list[_Pod], strict=False)
+            pods = msgspec.json.decode(body, type=_Pods, strict=False).items or []
         except RefusedError as error:
             raise LookupError(str(error)) from None
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise LookupError(f"the pod cannot be read: {error}") from None
         if not pods:
             raise LookupError(f"there is no pod {pod} in {namespace} any more")
-        return [it.name for it in pods[0].spec.containers]
+        return pods[0].usual()
 
 
 async def _end(tasks: Sequence["asyncio.Task[None]"], queue: "asyncio.Queue[Any]") -> None:
@@ -137,7 +186,7 @@ async def _follow(
         parameters["previous"] = "true"
     else:
         parameters["follow"] = "true"
-    backoff, seen = Backoff(0.8, 30.0), _Seen()
+    backoff, seen = Backoff(0.8, LATEST), _Seen()
     while True:
         fresh = False
         try:
@@ -155,7 +204,7 @@ async def _follow(
                 if rest and (last := seen.new(rest, source)) is not None:
                     yield [last]
         except RefusedError as error:
-            if error.status in GONE:
+            if error.status in GONE and (previous or WAITING not in str(error)):
                 raise LookupError(str(error)) from None
         except UnreachableError:
             if previous:

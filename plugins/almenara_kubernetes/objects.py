@@ -5,9 +5,12 @@ data of secrets and config maps. Field names are those of the API, in its camel 
 https://kubernetes.io/docs/reference/kubernetes-api/.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+"""What decoding raises of bytes that are no JSON, are nested without end, or are no UTF-8."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):

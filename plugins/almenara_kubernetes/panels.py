@@ -6,17 +6,41 @@ from typing import Any, Final
 from almenara.hookspecs import (
     Column,
     EventQuery,
+    Filter,
     Page,
     Panel,
     Prepare,
     ResourceQuery,
     TailQuery,
 )
+from almenara.settings import PlacedPanel
 from almenara_kubernetes import showing
+from almenara_kubernetes.grouping import GROUPINGS
 from almenara_kubernetes.settings import KubernetesSettings
 from almenara_kubernetes.watched import custom
 
-NARROWING: Final = ("namespace", "workload", "service", "node", "label", "status", "text")
+TEXT: Final = Filter(
+    name="text", label="Search", hint="words of name, image, node"
+)  # fmt: skip
+LABEL: Final = Filter(name="label", label="Label", hint="app=web")
+STATUS: Final = Filter(name="status", label="Status", hint="Running, or bad, wait, ok, done")
+NAMESPACE: Final = Filter(name="namespace", label="Namespace", hint="its whole name")
+WORKLOAD: Final = Filter(name="workload", label="Workload", hint="Deployment/checkout")
+SERVICE: Final = Filter(name="service", label="Service", hint="its name")
+NODE: Final = Filter(name="node", label="Node", hint="its name, or none")
+GROUP: Final = Filter(name="group", label="Grouped by", choices=tuple(GROUPINGS), hint="namespace")
+KIND: Final = Filter(
+    name="kind", label="Kind", choices=(*showing.API_KINDS, "RayCluster"), hint="any"
+)  # fmt: skip
+SINCE: Final = Filter(name="since", label="Since", hint="15m, 2h, or a date")
+SEVERITY: Final = Filter(name="severity", label="Severity")
+IN_LOG: Final = Filter(name="text", label="Search the log", hint="every word")
+CONTAINER: Final = Filter(name="container", label="Log of container", hint="all that run")
+PREVIOUS: Final = Filter(
+    name="previous", label="Log before the last restart", choices=("yes",), hint="no"
+)  # fmt: skip
+IN_YAML: Final = Filter(name="text", label="Lines with", hint="every word")
+NARROWING: Final = (NAMESPACE, WORKLOAD, SERVICE, NODE, LABEL, STATUS, TEXT)
 PODS: Final = ResourceQuery(kind="kubernetes.pod")
 ANY: Final = ResourceQuery(kind="kubernetes.>")
 EVENTS: Final = EventQuery(filter={"type": "kubernetes.>"})
@@ -30,7 +54,8 @@ TITLES: Final[Mapping[str, str]] = {
 
 def _drawn(
     name: str, title: str, template: str, prepare: Prepare, *,
-    query: ResourceQuery | EventQuery = PODS, filters: Sequence[str] = NARROWING, **more: Any,
+    query: ResourceQuery | EventQuery = PODS, filters: Sequence[str | Filter] = NARROWING,
+    **more: Any,
 ) -> Panel:  # fmt: skip
     return Panel(
         name=name, title=title, kind="template", template=f"{template}.html", prepare=prepare,
@@ -42,11 +67,14 @@ def panels(settings: KubernetesSettings) -> Sequence[Panel]:
     """Every panel of the plugin."""
     one = ("namespace", "name")
     return [
-        _drawn("head", "Pods by status", "head", showing.head, query=ANY),
-        _drawn("map", "Pods", "map", showing.pod_map, filters=(*NARROWING, "group")),
+        _drawn("head", "Pods by status", "head", showing.head, query=ANY,
+               filters=(*NARROWING, "tab")),
+        _drawn("access", "Not seen", "access", showing.access,
+               query=ResourceQuery(kind="kubernetes.access"), filters=()),
+        _drawn("map", "Pods", "map", showing.pod_map, filters=(*NARROWING, GROUP)),
         _drawn(
             "workloads", "Workloads", "workloads", showing.workload_table, query=ANY,
-            filters=(*NARROWING, "kind", "sort"), refresh=AGES,
+            filters=(*NARROWING, KIND, "sort"), refresh=AGES,
         ),
         _drawn(
             "pods", "Pods", "pods", showing.pod_table, filters=(*NARROWING, "sort"), refresh=AGES,
@@ -54,17 +82,23 @@ def panels(settings: KubernetesSettings) -> Sequence[Panel]:
         _drawn("nodes", "Nodes", "nodes", showing.node_map, query=ANY),
         _drawn(
             "events", "Kubernetes events", "happened", showing.events, query=EVENTS,
-            filters=("namespace", "severity", "text", "since"), refresh=AGES,
+            filters=(NAMESPACE, SEVERITY, TEXT, SINCE), refresh=AGES,
         ),
         _drawn("pod", "Pod", "pod", showing.pod_detail, query=ANY, filters=one, refresh=AGES,
                width=7),
         _drawn("usage", "Usage", "usage", showing.usage, filters=one, width=5),
+        _drawn("containers", "Containers", "containers", showing.containers, filters=one,
+               refresh=AGES),
         _drawn("timeline", "What happened", "happened", showing.timeline, query=EVENTS,
-               filters=one, refresh=AGES, width=12, height=5),
+               filters=one, refresh=AGES, width=4, height=6),
         Panel(
             name="logs", title="Logs", kind="tail", query=TailQuery(tail="pod-logs", limit=500),
-            filters=(*one, "container", "previous", "text"), width=12,
+            filters=(*one, CONTAINER, PREVIOUS, IN_LOG), width=8,
             empty="No line was written yet.",
+        ),
+        Panel(
+            name="manifest", title="As the API server has it, without its secrets", kind="tail",
+            query=TailQuery(tail="manifest", limit=5000), filters=(*one, IN_YAML), width=12,
         ),
         _drawn("workload", "Workload", "workload", showing.workload_detail, query=ANY,
                filters=one, refresh=AGES, width=7),
@@ -150,18 +184,25 @@ def pages(settings: KubernetesSettings) -> Sequence[Page]:
     """The pages that the panels make up."""
     custom_panels = [f"custom_{it.plural}" for it in settings.custom]
     return [
-        Page(name="main", title="Kubernetes", panels=["head", "map", "workloads"],
+        Page(name="main", title="Kubernetes", panels=[_head(""), "map", "workloads"],
              filters=("namespace", "label", "text")),
-        Page(name="pods", title="Pods", panels=["head", "pods"], filters=NARROWING),
-        Page(name="nodes", title="Nodes", panels=["head", "nodes"],
+        Page(name="pods", title="Pods", panels=[_head("pods"), "pods"],
+             filters=("namespace", "workload", "node", "label", "status", "text")),
+        Page(name="nodes", title="Nodes", panels=[_head("nodes"), "nodes"],
              filters=("namespace", "label", "text")),
-        Page(name="events", title="Kubernetes events", panels=["head", "events"],
+        Page(name="events", title="Kubernetes events", panels=[_head("events"), "events"],
              filters=("namespace", "severity", "text", "since")),
         Page(name="cluster", title="Traffic and storage",
-             panels=["head", *TITLES, *custom_panels], filters=("namespace", "text")),
-        Page(name="pod", title="Pod", panels=["pod", "usage", "timeline", "logs"],
+             panels=[_head("cluster"), *TITLES, *custom_panels], filters=("namespace", "text")),
+        Page(name="pod", title="Pod", panels=["pod", "usage", "containers", "logs", "timeline"],
              filters=("container", "previous", "text")),
         Page(name="workload", title="Workload",
              panels=["workload", "workload_timeline", "workload_pods"]),
         Page(name="node", title="Node", panels=["node", "node_timeline", "node_pods"]),
+        Page(name="access", title="What is not seen", panels=["access"]),
+        Page(name="yaml", title="YAML", panels=["manifest"], filters=("text",)),
     ]  # fmt: skip
+
+
+def _head(tab: str) -> PlacedPanel:
+    return PlacedPanel(panel="head", filter={"tab": tab or "main"})

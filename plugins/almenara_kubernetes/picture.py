@@ -136,6 +136,8 @@ def chart(points: Sequence[tuple[int, float]], levels: Mapping[str, float | None
     """The chart of samples; None where there are too few for a line."""
     if len(points) < 2:
         return None
+    # They come in the order they were told, and some are told late.
+    points = sorted(points)
     width, height = CHART
     known = {name: value for name, value in levels.items() if value}
     top = max(max(value for _, value in points), *known.values(), 1e-9) * 1.08

@@ -117,9 +117,9 @@ def _container(declared: Container, role: str, reported: ContainerStatus | None)
         **details,
         "ready": reported.ready if reported is not None else False,
         "restarts": reported.restart_count if reported is not None else 0,
-        "cpu_request": quantity(requests.get("cpu")),
+        "cpu_request": quantity(requests.get("cpu")),  # nosec B113 # a mapping of a pod, not the library
         "cpu_limit": quantity(limits.get("cpu")),
-        "memory_request": quantity(requests.get("memory")),
+        "memory_request": quantity(requests.get("memory")),  # nosec B113 # a mapping of a pod, not the library
         "memory_limit": quantity(limits.get("memory")),
         "ports": [f"{it.container_port}/{it.protocol}" for it in declared.ports],
         "last": _ending(reported.last_state) if reported is not None else None,

@@ -26,7 +26,10 @@ def quantity(written: str | float | None) -> float | None:
     if written is None or isinstance(written, bool):
         return None
     if isinstance(written, int | float):
-        return _finite(float(written))
+        try:
+            return _finite(float(written))
+        except OverflowError:
+            return None
     match = QUANTITY.fullmatch(written.strip()[:LONGEST])
     if match is None:
         return None

@@ -92,6 +92,10 @@ class Reading:
             self._told[it.kind][key] = it
             self._objects[it.kind][key] = str(it.state.get("uid", ""))
 
+    def namespaces(self) -> set[str]:
+        """The namespaces in which objects are known, as their cluster calls them."""
+        return {namespace for known in self._objects.values() for namespace, _ in known} - {""}
+
     def listed(
         self, watched: Watched, namespace: str, objects: Sequence[KubernetesObject]
     ) -> list[Signal]:

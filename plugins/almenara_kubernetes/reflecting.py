@@ -12,7 +12,7 @@ import msgspec
 from almenara.kit import Backoff, monotonic, sleep
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.credentials import UnreachableError
-from almenara_kubernetes.objects import KubernetesObject
+from almenara_kubernetes.objects import UNREADABLE, KubernetesObject
 from almenara_kubernetes.watched import Watched
 
 STREAMED_LISTS_SINCE: Final = (1, 32)
@@ -136,7 +136,7 @@ class Reflector:
             elif isinstance(error, RefusedError) and error.status in NOT_FOR_US:
                 self.position = None
                 self.told("forbidden" if error.status == 403 else "absent", str(error))
-                wait = self.settings.refused_every * (1 + random.uniform(-0.1, 0.1))  # noqa: S311
+                wait = self.settings.refused_every * (1 + random.uniform(-0.1, 0.1))  # nosec B311 # spreads requests, guards nothing
             elif error is not None:
                 self.told("failing", f"{self.watched.plural}: {error}")
                 wait = backoff.failed()
@@ -184,7 +184,7 @@ class Reflector:
             await self._list()
 
     def _parameters(self, position: str) -> dict[str, str]:
-        seconds = self.settings.watch_seconds * (1 + random.uniform(-0.1, 0.1))  # noqa: S311
+        seconds = self.settings.watch_seconds * (1 + random.uniform(-0.1, 0.1))  # nosec B311 # spreads requests, guards nothing
         found = {
             "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": f"{seconds:.0f}",
             "resourceVersion": position,
@@ -289,7 +289,7 @@ def _event(line: bytes, watched: Watched) -> _Event | Exception:
     """The change in a line of a watch, or what is wrong with it."""
     try:
         event = EVENTS.decode(line)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         shown = line[:80].decode("utf-8", "replace")
         return BrokenError(f"a watch of {watched.plural} brought what is no change: {shown!r}")
     if event.type == "ERROR":
@@ -303,7 +303,7 @@ def _told_error(body: msgspec.Raw, watched: Watched) -> Exception:
     """What an error inside of a watch means."""
     try:
         status = ERRORS.decode(body)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return BrokenError(f"a watch of {watched.plural} ended with an error nobody can read")
     if status.code == 410 or status.reason in ("Expired", "Gone"):
         return ExpiredError()
@@ -338,7 +338,7 @@ async def pages(
         body = await connection.get(path_of(watched, namespace), parameters, accept=accept)
         try:
             page = LISTS.decode(body)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             raise BrokenError(f"the list of {watched.plural} is no list") from None
         objects += [watched.decode(raw) for raw in page.items or ()]
         if not page.metadata.continue_:

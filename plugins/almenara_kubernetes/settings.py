@@ -76,6 +76,11 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return not self.namespaces and not self.namespace_selector
 
 
+def source_name(cluster: ClusterSettings) -> str:
+    """The name of the source that observes a cluster."""
+    return f"kubernetes-{cluster.name}" if cluster.name else "kubernetes"
+
+
 class KubernetesSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which clusters are watched, and what of them."""
 
@@ -96,6 +101,9 @@ class KubernetesSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     logs: bool = False
     """Whether people may read the logs of pods; it needs a rule more, and shows them whatever the
     programs write there."""
+    yaml: bool = False
+    """Whether people may read pods and workloads as YAML; it needs `get` of them. Values of
+    environment variables, and whatever else looks like a secret, are masked."""
     page: Count = 500
     """Objects in one page of a list."""
     connect_timeout: Positive = 5.0

@@ -1,7 +1,7 @@
 """What the panels show: the values of their templates, made of what there is."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ from almenara_kubernetes.grouping import (
     address,
     every,
     grouped,
+    natural,
     owner_address,
     page,
     pods,
@@ -28,15 +29,25 @@ from almenara_kubernetes.workloads import READERS
 
 Values = Mapping[str, Any]
 Chosen = Mapping[str, str]
+Item = TypeVar("Item")
+Held = tuple[Resource | None, Sequence[Resource], Group]
+"""A workload, as far as the cluster tells of it, its pods, and its namespace and name."""
 
-TILES: Final = 240
+TILES: Final = 320
 """Groups drawn at most, those with trouble first."""
+DENSE: Final = 48
+"""Groups from which on tiles are small, so that all of them are seen at once."""
+ROW: Final = 46
+"""Height of a row of small tiles in units of a picture: a tile takes as many as it needs."""
+ROWS_OF_A_TILE: Final = 4
 CELLS: Final = 6_000
 """Pods drawn in a map at most, shared out among its groups."""
 LINKED: Final = 400
 """Pods up to which each cell is a link of its own; beyond, its group is."""
-ROWS: Final = 150
+ROWS: Final = 100
 STATUSES: Final = 12
+TOLD_HERE: Final = 2
+"""Refusals up to which each is told whole above every page."""
 SERIES: Final = 60
 EVENTS_READ: Final = 500
 WORKLOADS: Final = tuple(kind.removeprefix("kubernetes.") for kind in READERS)
@@ -58,9 +69,12 @@ async def head(look: Look, chosen: Chosen) -> Values:
     counts = counted(found)
     kept = {name: value for name, value in wanted.query().items() if name != "status"}
     return {
-        "tabs": [(page(name), title) for name, title in TABS],
+        "tabs": [
+            (page(name, namespace=wanted.namespace), title, (name or "main") == chosen.get("tab"))
+            for name, title in TABS
+        ],
         "clusters": list(map(told, every(look, "cluster"))),
-        "refused": list(map(told, every(look, "access"))),
+        "refused": list(map(told, every(look, "access"))), "told_here": TOLD_HERE,
         "pods": len(found),
         "namespaces": len({it.namespace for it in found}),
         "bar": shares(counts),
@@ -75,6 +89,21 @@ async def head(look: Look, chosen: Chosen) -> Values:
         "narrowed": wanted.query(),
         "clear": page(),
     }  # fmt: skip
+
+
+async def access(look: Look, _chosen: Chosen) -> Values:
+    """What cannot be watched, and the rules that are missing, ready to be copied."""
+    refused = list(map(told, every(look, "access")))
+    missing: dict[str, list[str]] = {}
+    for it in refused:
+        # The first line says where the rule belongs.
+        where, _, rule = (it.state["rule"] or "").partition("\n")
+        if rule:
+            missing.setdefault(where.removeprefix("# "), []).append(rule)
+    return {
+        "refused": refused,
+        "missing": [(where, "".join(rules)) for where, rules in missing.items()],
+    }
 
 
 async def pod_map(look: Look, chosen: Chosen) -> Values:
@@ -106,11 +135,14 @@ def _tiles(
             groups.setdefault(("", name), [])
 
     def order(group: Group) -> tuple[Any, ...]:
-        bad = sum(TONE_OF[it.severity] == "bad" for it in groups[group])
-        waiting = sum(TONE_OF[it.severity] == "wait" for it in groups[group])
+        tones = {TONE_OF[it.severity] for it in groups[group]}
         node = (nodes or {}).get(group[1])
         ill = node is not None and node.severity >= Severity.ERROR
-        return (not ill, not bad, not waiting, -bad, group[1] == NONE, *group)
+        # By name within a tone: a map whose tiles change places all the time cannot be read.
+        return (
+            not ill, "bad" not in tones, "wait" not in tones, group[1] == NONE,
+            *map(natural, group),
+        )  # fmt: skip
 
     ordered = sorted(groups, key=order)
     shown = ordered[:TILES]
@@ -125,15 +157,17 @@ def _tiles(
             spare -= min(len(inside) - room, max(spare, 0))
         counts = counted(inside)
         node = (nodes or {}).get(group[1])
+        picture = drawn(map(cell, inside), room=own, each=len(found) <= LINKED)
         tiles.append(
             {
+                "rows": min(1 + picture.height // ROW, ROWS_OF_A_TILE),
                 "namespace": group[0],
                 "name": group[1] if group[1] != NONE else _no_group(by),
                 "link": address(by, group),
                 "count": len(inside),
                 "tone": counts[0][0] if counts else "ok",
                 "troubles": [it for it in counts if it[0] in ("bad", "wait")][:2],
-                "picture": drawn(map(cell, inside), room=own, each=len(found) <= LINKED),
+                "picture": picture,
                 **(_fill(look, node, inside) if node is not None else {}),
             }
         )
@@ -142,6 +176,7 @@ def _tiles(
         "pods": len(found),
         "groups": len(groups),
         "more": len(ordered) - len(shown),
+        "dense": len(shown) > DENSE,
     }
 
 
@@ -168,7 +203,7 @@ async def workload_table(look: Look, chosen: Chosen) -> Values:
     wanted = Wanted.of({**chosen, "status": "", "text": ""})
     by_workload = grouped(look, pods(look, wanted), "workload")
     narrowed = bool(wanted.node or wanted.service or wanted.label)
-    rows: dict[Group, dict[str, Any]] = {}
+    held: list[Held] = []
     for kind in WORKLOADS:
         for it in every(look, kind):
             group = (it.namespace, f"{KIND_NAMES[kind]}/{it.name}")
@@ -178,25 +213,36 @@ async def workload_table(look: Look, chosen: Chosen) -> Values:
                 wanted.namespace and it.namespace != wanted.namespace
             ):
                 continue
-            rows[group] = _workload_row(it, by_workload.pop(group, []), group)
-    for group, inside in by_workload.items():
-        if not group[1].startswith("Pod/"):
-            rows[group] = _workload_row(None, inside, group)
-    found = list(rows.values())
-    if kind := chosen.get("kind", ""):
-        found = [it for it in found if it["kind"].casefold() == kind.casefold()]
-    if status := chosen.get("status", ""):
-        found = [it for it in found if status.casefold() in (it["status"].casefold(), it["tone"])]
+            held.append((it, by_workload.pop(group, []), group))
+    held += [(None, inside, it) for it, inside in by_workload.items() if it[1][:4] != "Pod/"]
+    if kind := chosen.get("kind", "").casefold():
+        held = [it for it in held if it[2][1].partition("/")[0].casefold() == kind]
+    faring = [(_fares(*it), it) for it in held]
+    if status := chosen.get("status", "").casefold():
+        faring = [(how, it) for how, it in faring if status in (how[0].casefold(), TONE_OF[how[1]])]
     if words := chosen.get("text", "").casefold().split():
-        found = [
-            it
-            for it in found
-            if all(word in f"{it['namespace']} {it['name']} {it['image']}".casefold()
-                   for word in words)
-        ]  # fmt: skip
-    found = _sorted(found, chosen.get("sort", ""), _worst)
+        faring = [
+            (how, it)
+            for how, it in faring
+            if all(word in f"{it[2][0]} {it[2][1]} {_image(*it[:2])}".casefold() for word in words)
+        ]
+    faring.sort(
+        key=lambda one: (
+            -max(one[0][1], Severity.INFO), one[0][1] < Severity.INFO, one[1][2][0],
+            one[1][2][1].partition("/")[2],
+        )
+    )  # fmt: skip
+    found = [it for _, it in faring]
+    rows: list[dict[str, Any]]
+    sort = chosen.get("sort", "")
+    if (name := sort.removeprefix("-")) in {column[0] for column in WORKLOAD_COLUMNS}:
+        made = [_workload_row(*it) for it in found]
+        rows = _sorted([(row[name], row) for row in made], sort)[:ROWS]
+    else:
+        # What is not shown is not reckoned.
+        rows = [_workload_row(*it) for it in found[:ROWS]]
     return {
-        "rows": found[:ROWS],
+        "rows": rows,
         "more": max(0, len(found) - ROWS),
         "columns": _columns("workloads", chosen, WORKLOAD_COLUMNS),
     }
@@ -244,24 +290,37 @@ def _with(panel: str, query: Mapping[str, str]) -> str:
     return page(**query)
 
 
-def _worst(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (-row["severity"] if row["severity"] > Severity.INFO else 0,
-            row["tone"] == "done", row["namespace"], row["name"])  # fmt: skip
-
-
-def _sorted(
-    rows: list[dict[str, Any]], sort: str, usual: Callable[[Mapping[str, Any]], Any]
-) -> list[dict[str, Any]]:
-    rows.sort(key=usual)
-    name = sort.removeprefix("-")
-    if not rows or not name or name not in rows[0]:
-        return rows
-    known = [it for it in rows if it[name] not in (None, "")]
+def _sorted(found: Iterable[tuple[Any, Item]], sort: str) -> list[Item]:
+    """Items by the value that each comes with; those without one last."""
+    known: list[tuple[Any, Item]] = []
+    unknown: list[tuple[Any, Item]] = []
+    for value, it in found:
+        (unknown if value in (None, "") else known).append((value, it))
     known.sort(
-        key=lambda it: it[name].casefold() if isinstance(it[name], str) else it[name],
+        key=lambda one: one[0].casefold() if isinstance(one[0], str) else one[0],
         reverse=sort.startswith("-"),
     )
-    return known + [it for it in rows if it[name] in (None, "")]
+    return [it for _, it in (*known, *unknown)]
+
+
+def _fares(it: Resource | None, inside: Sequence[Resource], group: Group) -> tuple[str, Severity]:
+    """The status of a workload, and how much it should worry."""
+    severity = it.severity if it is not None else max((p.severity for p in inside), default=9)
+    if (
+        severity < Severity.ERROR
+        and not group[1].startswith("Job/")
+        and any(TONE_OF[pod.severity] == "bad" for pod in inside)
+    ):
+        severity = Severity.WARN
+    if it is not None:
+        return it.status, Severity(severity)
+    ready = all(pod.state.get("ready") == pod.state.get("total") for pod in inside)
+    return "Running" if ready else counted(inside)[0][1], Severity(severity)
+
+
+def _image(it: Resource | None, inside: Sequence[Resource]) -> str:
+    own = it.state.get("image", "") if it is not None else ""
+    return str(own or next((pod.state.get("image", "") for pod in inside), ""))
 
 
 def _workload_row(it: Resource | None, inside: Sequence[Resource], group: Group) -> dict[str, Any]:
@@ -269,21 +328,14 @@ def _workload_row(it: Resource | None, inside: Sequence[Resource], group: Group)
     counts = counted(inside)
     state: Mapping[str, Any] = it.state if it is not None else {}
     ready = sum(pod.state.get("ready") == pod.state.get("total") for pod in inside)
-    severity = it.severity if it is not None else max((p.severity for p in inside), default=9)
-    if counts and counts[0][0] == "bad" and severity < Severity.ERROR and kind != "Job":
-        severity = Severity.WARN
+    status, severity = _fares(it, inside, group)
     desired = state.get("desired", len(inside))
-    images = [pod.state.get("image", "") for pod in inside]
     return {
         "kind": kind,
         "name": name,
         "namespace": group[0],
         "link": page("workload", namespace=group[0], name=group[1]),
-        "status": it.status
-        if it is not None
-        else ("Running" if ready == len(inside) else counts[0][1]),
-        "severity": Severity(severity),
-        "tone": TONE_OF[Severity(severity)],
+        "status": status, "severity": severity, "tone": TONE_OF[severity],
         "desired": desired,
         "available": state.get("available", state.get("succeeded", ready)),
         "updated": state.get("updated", desired),
@@ -292,7 +344,7 @@ def _workload_row(it: Resource | None, inside: Sequence[Resource], group: Group)
         "schedule": state.get("schedule", ""),
         "troubles": [one for one in counts if one[0] == "bad"][:1],
         "restarts": int(total(inside, "restarts")),
-        "image": state.get("image", "") or next(iter(images), ""),
+        "image": _image(it, inside),
         "version": state.get("version", "")
         or next((pod.state.get("version", "") for pod in inside), ""),
         "cpu_request": total(inside, "cpu_request"),
@@ -304,30 +356,43 @@ def _workload_row(it: Resource | None, inside: Sequence[Resource], group: Group)
     }  # fmt: skip
 
 
+POD_VALUES: Final[Mapping[str, Callable[[Look, Resource], Any]]] = {
+    "status": lambda _, it: it.status,
+    "name": lambda _, it: it.name,
+    "namespace": lambda _, it: it.namespace,
+    "ready": lambda _, it: it.state.get("ready", 0),
+    "restarts": lambda _, it: it.state.get("restarts", 0),
+    "node": lambda _, it: it.state.get("node", ""),
+    "version": lambda _, it: it.state.get("version", ""),
+    "cpu": lambda look, it: look.latest(it, "cpu"),
+    "memory": lambda look, it: look.latest(it, "memory"),
+    "created": lambda _, it: it.state.get("created"),
+}
+"""What a pod is sorted by, and shown with."""
+
+
 async def pod_table(look: Look, chosen: Chosen) -> Values:
     """Pods, as `kubectl get pods` would list them, the worst first."""
-    found = [
-        {
-            "pod": it,
-            "link": page("pod", namespace=it.namespace, name=it.name),
-            "status": it.status, "severity": it.severity, "tone": TONE_OF[it.severity],
-            "namespace": it.namespace, "name": it.name,
-            "ready": it.state.get("ready", 0), "restarts": it.state.get("restarts", 0),
-            "node": it.state.get("node", ""), "version": it.state.get("version", ""),
-            "created": it.state.get("created"),
-            "cpu": look.latest(it, "cpu"), "memory": look.latest(it, "memory"),
-        }
-        for it in pods(look, Wanted.of(chosen))
-    ]  # fmt: skip
-    found = _sorted(found, chosen.get("sort", ""), _worst)
-    for row in found[:ROWS]:
-        row["pod"] = told(row["pod"])
+    found = pods(look, Wanted.of(chosen))
+    # They come by namespace and name, and stay so among those that fare alike.
+    found.sort(key=lambda it: (-max(it.severity, Severity.INFO), it.severity < Severity.INFO))
+    sort = chosen.get("sort", "")
+    if value := POD_VALUES.get(sort.removeprefix("-")):
+        found = _sorted([(value(look, it), it) for it in found], sort)
     return {
-        "rows": found[:ROWS],
+        "rows": [
+            {
+                "pod": told(it),
+                "link": page("pod", namespace=it.namespace, name=it.name),
+                "severity": it.severity, "tone": TONE_OF[it.severity],
+                **{name: value(look, it) for name, value in POD_VALUES.items()},
+            }
+            for it in found[:ROWS]
+        ],
         "more": max(0, len(found) - ROWS),
         "total": len(found),
         "columns": _columns("pods", chosen, POD_COLUMNS),
-    }
+    }  # fmt: skip
 
 
 def _links(namespace: str, owners: Sequence[str]) -> list[tuple[str, str]]:
@@ -351,10 +416,25 @@ async def pod_detail(look: Look, chosen: Chosen) -> Values:
         "owners": _links(namespace, list(reversed(it.state.get("owners") or ()))),
         "node_link": page("node", name=it.state.get("node", "")),
         "namespace_link": page(namespace=namespace),
-        "logs": [
-            (one["name"], page("pod", namespace=namespace, name=name, container=one["name"]))
-            for one in it.state.get("containers") or ()
-        ],
+        "yaml": page("yaml", namespace=namespace, name=f"Pod/{name}"),
+    }  # fmt: skip
+
+
+async def containers(look: Look, chosen: Chosen) -> Values:
+    """The containers of a pod, each with the way to its log."""
+    namespace, name = chosen.get("namespace", ""), chosen.get("name", "")
+    it = look.resource("kubernetes.pod", namespace, name)
+    pod = {"namespace": namespace, "name": name}
+    return {
+        "rows": [
+            {
+                "it": one,
+                "logs": page("pod", **pod, container=one["name"]),
+                "previous": page("pod", **pod, container=one["name"], previous="yes")
+                if one["restarts"] else "",
+            }
+            for one in (told(it).state["containers"] if it is not None else None) or ()
+        ]
     }  # fmt: skip
 
 
@@ -395,7 +475,7 @@ async def workload_detail(look: Look, chosen: Chosen) -> Values:
         "picture": drawn(map(cell, inside), room=LINKED, each=True),
         "owners": _links(namespace, list(reversed(state.get("owners") or ()))),
         "autoscalers": list(map(told, scaled)), "pods": len(inside),
-        "pod_page": page("pod", namespace=namespace),
+        "yaml": page("yaml", namespace=namespace, name=whole) if kind in API_KINDS else "",
         "runs": sorted(
             (one for one in every(look, "job")
              if one.namespace == namespace and whole in (one.state.get("owners") or ())),
@@ -420,7 +500,6 @@ async def node_detail(look: Look, chosen: Chosen) -> Values:
     return {
         "it": it, "state": told(it).state, "count": len(inside), **_fill(look, it, inside),
         "picture": drawn(map(cell, inside), room=LINKED, each=True),
-        "pod_page": page("pod"),
     }  # fmt: skip
 
 
@@ -446,7 +525,6 @@ async def events(look: Look, chosen: Chosen) -> Values:
     return {
         "rows": [_event_row(sequence, event) for sequence, event in list(newest.values())[:SERIES]],
         "more": max(0, len(newest) - SERIES),
-        "subjects": True,
     }
 
 
@@ -468,7 +546,7 @@ def _event_row(sequence: int, event: Event) -> dict[str, Any]:
         "reason": data.get("reason") or what.replace("_", " "),
         "message": data.get("message", ""), "count": data.get("count", 1),
         "first": data.get("first"), "last": data.get("last") or event.time,
-        "subject": event.subject, "link": _subject_link(event.subject),
+        "subject": event.subject, "shown": event.subject, "link": _subject_link(event.subject),
         "ours": not event.type.startswith("kubernetes.event."), "type": what.replace("_", " "),
         "data": data,
     }  # fmt: skip
@@ -489,26 +567,35 @@ def _subject_link(subject: str) -> str:
 async def timeline(look: Look, chosen: Chosen) -> Values:
     """What happened to one pod, newest first: transitions and events of Kubernetes."""
     subject = "/".join(("pod", chosen.get("namespace", ""), chosen.get("name", "")))
-    return await _story(look, {"subject": subject})
+    return await _story(look, {"subject": subject}, subject)
 
 
 async def workload_timeline(look: Look, chosen: Chosen) -> Values:
     """What happened to a workload and to all that belongs to it."""
     kind, _, name = chosen.get("name", "").partition("/")
     story = "/".join((kind.lower(), chosen.get("namespace", ""), name))
-    return await _story(look, {"correlation": story})
+    return await _story(look, {"correlation": story}, story)
 
 
 async def node_timeline(look: Look, chosen: Chosen) -> Values:
     """What happened to a node."""
-    return await _story(look, {"subject": f"node/{chosen.get('name', '')}"})
+    subject = f"node/{chosen.get('name', '')}"
+    return await _story(look, {"subject": subject}, subject)
 
 
-async def _story(look: Look, wanted: Mapping[str, str]) -> Values:
+async def _story(look: Look, wanted: Mapping[str, str], about: str) -> Values:
     read = await look.events({**wanted, "type": "kubernetes.>"}, limit=EVENTS_READ)
     newest: dict[str, tuple[int, Event]] = {}
     for sequence, event in read:
         newest.setdefault(str(_data(event).get("series") or event.id), (sequence, event))
     rows = [_event_row(sequence, event) for sequence, event in newest.values()]
     rows.sort(key=lambda it: -it["last"])
-    return {"rows": rows[:SERIES], "more": max(0, len(rows) - SERIES), "subjects": True}
+    for row in rows:
+        # What the page is about need not be said in every line.
+        row["shown"] = "" if row["subject"] == about else _without_namespace(row["subject"])
+    return {"rows": rows[:SERIES], "more": max(0, len(rows) - SERIES)}
+
+
+def _without_namespace(subject: str) -> str:
+    kind, _, rest = subject.partition("/")
+    return f"{kind}/{rest.rpartition('/')[2]}"

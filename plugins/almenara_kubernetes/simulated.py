@@ -11,6 +11,7 @@ import msgspec
 from almenara.hookspecs import Context, Line, Publish
 from almenara.kit import every, now, sleep
 from almenara.signals import Resource, Sample, Severity, Signal
+from almenara_kubernetes.manifests import asked_object, written
 from almenara_kubernetes.reading import Reading
 from almenara_kubernetes.simulated_world import GIB, LINES, SECOND, Change, World
 from almenara_kubernetes.watched import BY_KIND, NODES, PODS, Watched
@@ -23,8 +24,10 @@ HISTORY: Final = 80
 """Samples of each pod from before the start, so that charts have something to show."""
 WITH_HISTORY: Final = 400
 """Pods up to which there are such samples; more would take long to write."""
-BATCH: Final = 2_000
+BATCH: Final = 500
 MEMORY: Final = "simulated"
+RUNNING: Final[dict[str, World]] = {}
+"""The world that the source lets happen, for those who want to read its objects."""
 
 
 class SimulatedCluster:
@@ -40,7 +43,13 @@ class SimulatedCluster:
 
     async def run(self, publish: Publish) -> None:
         """Goes on until cancelled."""
-        world = World(self.pods, now, self.seed)
+        world = RUNNING[CALLED] = World(self.pods, now, self.seed)
+        try:
+            await self._go_on(world, publish)
+        finally:
+            RUNNING.pop(CALLED, None)
+
+    async def _go_on(self, world: World, publish: Publish) -> None:
         reading = Reading(source="kubernetes/simulated")
         reading.adopt(await self._recall())
         told: dict[tuple[str, str, str], None] = {}
@@ -131,9 +140,9 @@ def _usage(world: World, moment: int) -> list[Signal]:
         asked = tree["spec"]["containers"][0]["resources"]["requests"]
         cores = float(asked["cpu"].removesuffix("m")) / 1000
         memory = float(asked["memory"].removesuffix("Mi")) * GIB / 1024
-        own = random.Random(name).random()  # noqa: S311
+        own = random.Random(name).random()  # nosec B311 # makes up a cluster
         wave = math.sin(moment / SECOND / (180 + 300 * own) + own * 6.3)
-        noise = random.Random(f"{name}/{moment // SECOND}").uniform(-0.08, 0.08)  # noqa: S311
+        noise = random.Random(f"{name}/{moment // SECOND}").uniform(-0.08, 0.08)  # nosec B311 # makes up a cluster
         cpu = max(cores * (0.45 + 0.4 * own + 0.35 * wave + noise), 0.002)
         held = memory * (0.55 + 0.3 * own + 0.08 * wave + noise / 4)
         for metric, value, unit in (("cpu", cpu, ""), ("memory", held, "By")):
@@ -147,6 +156,28 @@ def _usage(world: World, moment: int) -> list[Signal]:
     return signals
 
 
+class SimulatedManifests:
+    """The objects of the simulated cluster as YAML."""
+
+    name = "manifest"
+
+    async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
+        """The lines of one object, once. Raises `LookupError`."""
+        watched, name = asked_object(asked)
+        world = RUNNING.get(CALLED)
+        if world is None:
+            raise LookupError("the simulated cluster does not run in this process")
+        tree = world.objects.get(watched.kind, {}).get((asked.get("namespace", ""), name))
+        if tree is None:
+            raise LookupError(f"there is no {watched.api_kind} {name} any more")
+        # In one call, since the source changes it meanwhile.
+        yield written(
+            msgspec.json.encode(
+                {"apiVersion": watched.api_version, "kind": watched.api_kind, **tree}
+            )
+        )
+
+
 class SimulatedLogs:
     """Made-up lines of a made-up pod."""
 
@@ -157,16 +188,34 @@ class SimulatedLogs:
         pod = asked.get("name", "")
         if not pod:
             raise LookupError("choose a pod: its namespace and its name")
-        draw = random.Random(pod)  # noqa: S311
-        yield [_line(draw, now() - back * 2 * SECOND) for back in range(40, 0, -1)]
-        while True:
+        containers = _containers(asked.get("namespace", ""), pod)
+        if (chosen := asked.get("container", "")) and containers:
+            if chosen not in containers:
+                raise LookupError(f"{pod} has no container {chosen[:80]!r}")
+            containers = []
+        previous = asked.get("previous", "") not in ("", "no")
+        draw = random.Random(f"{pod}/{previous}")  # nosec B311 # makes up a cluster
+        ended = now() - 300 * SECOND if previous else now()
+        yield [_line(draw, containers, ended - back * 2 * SECOND) for back in range(40, 0, -1)]
+        while not previous:
             await sleep(draw.uniform(0.3, 2.5))
-            yield [_line(draw, now())]
+            yield [_line(draw, containers, now())]
 
 
-def _line(draw: random.Random, moment: int) -> Line:
+def _containers(namespace: str, pod: str) -> Sequence[str]:
+    world = RUNNING.get(CALLED)
+    tree = world.objects[PODS.kind].get((namespace, pod)) if world is not None else None
+    if tree is None:
+        return []
+    spec = tree["spec"]
+    beside = [it for it in spec["initContainers"] if it.get("restartPolicy") == "Always"]
+    return [it["name"] for it in (*spec["containers"], *beside)]
+
+
+def _line(draw: random.Random, containers: Sequence[str], moment: int) -> Line:
     text = draw.choice(LINES).format(task=f"US-{draw.randint(100, 190)}")
     severity = next(
         (it for it in (Severity.ERROR, Severity.WARN) if text.startswith(it.name)), Severity.INFO
     )
-    return Line(text=text, time=moment, severity=severity)
+    source = draw.choice(containers) if len(containers) > 1 else ""
+    return Line(text=text, time=moment, severity=severity, source=source)

@@ -38,6 +38,8 @@ HOUR: Final = 3600 * SECOND
 DAY: Final = 24 * HOUR
 GIB: Final = 2**30
 PODS_OF_A_NODE: Final = 18
+CONSIDERED: Final = 24
+"""Nodes that a pod may be placed on, as a scheduler looks at some of many."""
 TEAM: Final = 25
 
 
@@ -120,7 +122,7 @@ class World:
     """The objects of the cluster. `seed` settles what happens; `clock` gives microseconds."""
 
     def __init__(self, pods: int, clock: Callable[[], int], seed: int = 0) -> None:
-        self.random = random.Random(seed)  # noqa: S311
+        self.random = random.Random(seed)  # nosec B311 # makes up a cluster
         self.clock = clock
         self.born = clock()
         self.objects: dict[str, dict[tuple[str, str], Tree]] = {}
@@ -226,7 +228,7 @@ class World:
     def _node_for(self, it: Kept) -> str:
         wanted = [name for name in self.nodes if name.startswith("gpu") == bool(it.gpus)]
         name = min(
-            wanted,
+            self.random.sample(wanted, min(len(wanted), CONSIDERED)),
             key=lambda one: (
                 self._placed.get(one, 0) + self.random.random() * (0.5 if it.gpus else 3)
             ),
@@ -291,6 +293,8 @@ class World:
                 "limits": {"cpu": f"{it.cpu * 2000:.0f}m", "memory": f"{it.memory * 1536:.0f}Mi", **devices},
             },
             "ports": [{"containerPort": it.port}] if it.port else [],
+            "env": [{"name": "ROLE", "value": it.name},
+                    {"name": "NATS_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "nats", "key": "password"}}}],
         }  # fmt: skip
         inits = [{"name": "proxy", "image": "example/proxy:1.9", "restartPolicy": "Always",
                   "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}}}] if it.sidecar else []  # fmt: skip

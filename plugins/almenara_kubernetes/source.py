@@ -1,12 +1,8 @@
 """The source: one for each cluster, made of a reflector for each kind and namespace."""
 
 import asyncio
-import contextlib
-import zlib
 from collections.abc import Sequence
 from typing import Final
-
-import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.kit import every, now
@@ -24,14 +20,20 @@ from almenara_kubernetes.reflecting import (
     Standing,
     pages,
 )
-from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings, watched_kinds
+from almenara_kubernetes.settings import (
+    ClusterSettings,
+    KubernetesSettings,
+    source_name,
+    watched_kinds,
+)
 from almenara_kubernetes.watched import Watched
 
 RATE: Final = 20_000.0
 WAITING: Final = 10_000
 """Signals that wait for the bus before the watches are read no further."""
 BATCH: Final = 2_000
-REMEMBERED_EVERY: Final = 10.0
+MEASURED: Final = 100
+"""Objects whose use is told in one batch: what changes waits for no more of them than these."""
 TICK: Final = 60.0
 CLUSTER: Final = "kubernetes.cluster"
 ACCESS: Final = "kubernetes.access"
@@ -40,15 +42,18 @@ NAMESPACES: Final = Watched(
     api_kind="Namespace", type=KubernetesObject, namespaced=False,
 )  # fmt: skip
 
-Key = tuple[str, str, str]
-
 
 class Outbox:
-    """What waits to be published, in order; who adds more than the bus takes has to wait."""
+    """What waits to be published, in order; who adds more than the bus takes has to wait.
+
+    Samples are published while nothing else waits: thousands of them come at once, and people look
+    at what changes.
+    """
 
     def __init__(self, publish: Publish) -> None:
         self._publish = publish
         self._waiting: list[Signal] = []
+        self._samples: asyncio.Queue[Sequence[Signal]] = asyncio.Queue(maxsize=1)
         self._filled, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
 
@@ -62,15 +67,25 @@ class Outbox:
             self._room.clear()
         await self._room.wait()
 
+    async def measured(self, samples: Sequence[Signal]) -> None:
+        """Take samples; returns when those before them are about to be published."""
+        if samples:
+            await self._samples.put(samples)
+            self._filled.set()
+
     async def run(self) -> None:
         """Publish, until cancelled."""
         while True:
             await self._filled.wait()
-            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            if not self._waiting:
+            if self._waiting:
+                batch: Sequence[Signal] = self._waiting[:BATCH]
+                self._waiting = self._waiting[BATCH:]
+                if len(self._waiting) <= WAITING:
+                    self._room.set()
+            else:
+                batch = self._samples.get_nowait()
+            if not self._waiting and self._samples.empty():
                 self._filled.clear()
-            if len(self._waiting) <= WAITING:
-                self._room.set()
             await self._publish(batch)
 
 
@@ -83,7 +98,7 @@ class ClusterSource:
         self, cluster: ClusterSettings, settings: KubernetesSettings, context: Context
     ) -> None:
         self.cluster, self.settings, self.context = cluster, settings, context
-        self.name = f"kubernetes-{cluster.name}" if cluster.name else "kubernetes"
+        self.name = source_name(cluster)
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Observe until cancelled."""
@@ -101,7 +116,8 @@ class Observation:
         publish: Publish,
         report: SourceReport,
     ) -> None:
-        self.cluster, self.settings, self.context = source.cluster, source.settings, source.context
+        self.cluster, self.settings = source.cluster, source.settings
+        self.context, self.name = source.context, source.name
         self.connection, self.report = connection, report
         self.outbox, self.reading = Outbox(publish), Reading(source.cluster.name)
         self.reflectors: dict[tuple[str, str], Reflector] = {}
@@ -111,37 +127,32 @@ class Observation:
         """Microseconds since the epoch: since when the cluster stands as it does."""
         self._problems: dict[tuple[str, str], tuple[Standing, str]] = {}
         self._told_problems: set[tuple[str, str]] = set()
+        self._unmeasured: dict[str, str] = {}
+        """Why nobody tells what things of a kind use, where that is so."""
         self._changed = asyncio.Event()
-        self._known: set[Key] = set()
-        self._known_changed = False
 
     async def run(self) -> None:
         """Observe until cancelled."""
         await self._recall()
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.outbox.run(), name="publishing")
-                group.create_task(self.connection.keep(self._heard), name="probing")
-                group.create_task(self._tell(), name="telling how it stands")
-                group.create_task(self._remember(), name="remembering")
-                group.create_task(self._tick(), name="ticking")
-                for watched in measured_kinds(self.settings, self.cluster):
-                    group.create_task(self._measure(watched), name=f"measuring {watched.kind}")
-                for watched in self._kinds:
-                    if not watched.namespaced:
-                        group.create_task(self._reflect(watched, ""))
-                if self.cluster.namespace_selector:
-                    group.create_task(self._select(group))
-                    namespaces: Sequence[str] = ()
-                else:
-                    namespaces = self.cluster.namespaces or ("",)
-                for watched in self._kinds:
-                    if watched.namespaced:
-                        for namespace in namespaces:
-                            group.create_task(self._reflect(watched, namespace))
-        finally:
-            with contextlib.suppress(Exception):
-                await self._save()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.outbox.run(), name="publishing")
+            group.create_task(self.connection.keep(self._heard), name="probing")
+            group.create_task(self._tell(), name="telling how it stands")
+            group.create_task(self._tick(), name="ticking")
+            for watched in measured_kinds(self.settings, self.cluster):
+                group.create_task(self._measure(watched), name=f"measuring {watched.kind}")
+            for watched in self._kinds:
+                if not watched.namespaced:
+                    group.create_task(self._reflect(watched, ""))
+            if self.cluster.namespace_selector:
+                group.create_task(self._select(group))
+                namespaces: Sequence[str] = ()
+            else:
+                namespaces = self.cluster.namespaces or ("",)
+            for watched in self._kinds:
+                if watched.namespaced:
+                    for namespace in namespaces:
+                        group.create_task(self._reflect(watched, namespace))
 
     # What is there
 
@@ -173,7 +184,6 @@ class Observation:
             malformed = sum(isinstance(it, Malformed) for it, _ in batch.changes)
         if malformed:
             self.report.rejected(malformed)
-        self._note(signals)
         await self.outbox.add(signals)
 
     async def _select(self, group: asyncio.TaskGroup) -> None:
@@ -198,6 +208,11 @@ class Observation:
                 names = [it.metadata.name for it in batch.objects]
                 for gone in [it for it in running if it not in names]:
                     await change(gone, False)
+                # Those that an earlier run watched, and that have lost their labels since.
+                for left in self.reading.namespaces() - set(names) - set(running):
+                    for watched in self._kinds:
+                        if watched.namespaced:
+                            await self._take(watched, left, Listed(()))
                 for name in names:
                     await change(name, True)
                 return
@@ -226,13 +241,17 @@ class Observation:
                     # Without a metrics server the API is absent, or answers 503.
                     forbidden = error.status == 403
                     self._stands(key, watched, "forbidden" if forbidden else "absent", str(error))
+                    self._measured(watched, f"{watched.path} answers {error.status}: {error}")
                     if error.status == 429:
                         break
                 except (UnreachableError, BrokenError) as error:
                     self._stands(key, watched, "failing", f"{watched.plural}: {error}")
                 else:
                     self._stands(key, watched, "ok", "")
-                    await self.outbox.add(self.reading.usage(watched, found))
+                    self._measured(watched, "")
+                    for start in range(0, len(found), MEASURED):
+                        part = found[start : start + MEASURED]
+                        await self.outbox.measured(self.reading.usage(watched, part))
 
     def _namespaces(self) -> list[str]:
         if self.cluster.everywhere:
@@ -243,9 +262,7 @@ class Observation:
 
     async def _tick(self) -> None:
         async for _ in every(TICK):
-            signals = self.reading.tick()
-            self._note(signals)
-            await self.outbox.add(signals)
+            await self.outbox.add(self.reading.tick())
 
     # How it stands
 
@@ -256,6 +273,11 @@ class Observation:
             self._since = now()
         if text != self._unreachable:
             self._unreachable = text
+            self._changed.set()
+
+    def _measured(self, watched: Watched, why_not: str) -> None:
+        if why_not != self._unmeasured.get(watched.kind, ""):
+            self._unmeasured[watched.kind] = why_not
             self._changed.set()
 
     def _stands(
@@ -290,6 +312,7 @@ class Observation:
             status, severity, reason = "unreachable", Severity.ERROR, self._unreachable
         elif problems:
             status, severity, reason = "partial", Severity.WARN, _summary(problems)
+        unmeasured = next(filter(None, self._unmeasured.values()), "")
         version = (
             ".".join(map(str, self.connection.version)) if any(self.connection.version) else ""
         )
@@ -301,6 +324,7 @@ class Observation:
             state={
                 "server": self.connection.server, "version": version, "since": self._since,
                 **({"reason": reason} if reason else {}),
+                **({"usage": unmeasured} if unmeasured else {}),
             },
         )  # fmt: skip
 
@@ -339,49 +363,23 @@ class Observation:
 
     # What was there before a restart
 
-    @property
-    def _memory(self) -> str:
-        return f"known/{self.cluster.name}"
-
     async def _recall(self) -> None:
-        """Take over what an earlier run told of, so that what is gone since is told as gone."""
-        stored = await self.context.load(self._memory)
-        if not stored:
-            return
-        try:
-            keys = msgspec.json.decode(zlib.decompress(stored), type=list[Key])
-        except (zlib.error, msgspec.MsgspecError):
-            return
-        self._known.update(keys)
+        """Take over what earlier runs told of, so that what is gone since is told as gone."""
         kinds = {it.kind for it in self._kinds}
         prefix = f"{self.cluster.name}/" if self.cluster.name else ""
         kept, dropped = list[Resource](), list[Resource]()
-        for kind, namespace, name in keys:
+        for kind, namespace, name in await self.context.told(self.name):
+            if kind == CLUSTER:
+                continue
             inside = namespace.removeprefix(prefix)
             there = not self.cluster.namespaces or inside in ("", *self.cluster.namespaces)
-            it = Resource(kind=kind, namespace=namespace, name=name)
-            (kept if kind in kinds and there else dropped).append(it)
+            watched = kind in kinds and there
+            it = Resource(kind=kind, namespace=namespace, name=name, gone=not watched)
+            (kept if watched else dropped).append(it)
         self.reading.adopt(kept)
-        # Nobody watches these any more, by the configuration.
-        signals = [msgspec.structs.replace(it, gone=True) for it in dropped]
-        self._note(signals)
-        await self.outbox.add(signals)
-
-    def _note(self, signals: Sequence[Signal]) -> None:
-        for it in signals:
-            if isinstance(it, Resource) and (it.key in self._known) == it.gone:
-                (self._known.discard if it.gone else self._known.add)(it.key)
-                self._known_changed = True
-
-    async def _remember(self) -> None:
-        async for _ in every(REMEMBERED_EVERY):
-            await self._save()
-
-    async def _save(self) -> None:
-        if self._known_changed:
-            self._known_changed = False
-            body = zlib.compress(msgspec.json.encode(sorted(self._known)), 1)
-            await self.context.save(self._memory, body)
+        # Nobody watches these any more, by the configuration; and what stands in the way now is
+        # told anew.
+        await self.outbox.add(dropped)
 
 
 def _summary(problems: dict[tuple[str, str], tuple[Standing, str]]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from almenara_kubernetes import objects
-from almenara_kubernetes.objects import KubernetesObject, Malformed, Metadata
+from almenara_kubernetes.objects import UNREADABLE, KubernetesObject, Malformed, Metadata
 
 LONGEST_PROBLEM: Final = 300
 
@@ -62,7 +62,7 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
         """
         try:
             found: KubernetesObject = _decoder(self.type).decode(raw)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             return _second_try(self.type, raw, error)
         return found
 
@@ -79,7 +79,7 @@ def _second_try(
     try:
         tree = msgspec.json.decode(raw)
         found: KubernetesObject = msgspec.convert(without_nulls(tree), kind, strict=False)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         return Malformed(metadata=_metadata(raw), problem=str(first)[:LONGEST_PROBLEM])
     return found
 
@@ -98,7 +98,7 @@ def _metadata(raw: bytes | msgspec.Raw) -> Metadata:
     try:
         found = msgspec.json.decode(raw)
         written = found.get("metadata") if isinstance(found, dict) else None
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         return Metadata()
     if not isinstance(written, dict):
         return Metadata()
@@ -187,6 +187,12 @@ MEASURED: Final[Sequence[Watched]] = (NODE_METRICS, POD_METRICS)
 """What is asked for the use of CPU and memory, where metrics.k8s.io is served."""
 
 BY_KIND: Final[Mapping[str, Watched]] = {it.kind: it for it in WATCHED}
+
+READABLE: Final[Mapping[str, Watched]] = {
+    it.api_kind: it
+    for it in (PODS, DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, REPLICA_SETS, JOBS, CRON_JOBS)
+}
+"""What can be read as YAML, by its kind as the API names it."""
 
 
 def custom(

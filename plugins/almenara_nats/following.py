@@ -28,6 +28,7 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.kit import heeded
 from almenara.signals import EPOCH, Event, parse_time
 from almenara_nats.connection import Connection
 from almenara_nats.reading import parse_headers, read_message
@@ -269,7 +270,7 @@ class Follower:
         """A consumer that has delivered nothing yet, behind the position."""
         durable = self.settings.durable
         try:
-            before = await jetstream.consumer_info(self.stream, durable)
+            before = await heeded(jetstream.consumer_info(self.stream, durable))
         except NotFoundError:
             before = None
         if before is not None:
@@ -283,7 +284,7 @@ class Follower:
             ):
                 return
             with contextlib.suppress(NotFoundError):
-                await jetstream.delete_consumer(self.stream, durable)
+                await heeded(jetstream.delete_consumer(self.stream, durable))
         config = ConsumerConfig(
             durable_name=durable,
             description="Almenara reads this stream; what is acknowledged is in its history.",
@@ -292,7 +293,7 @@ class Follower:
             max_ack_pending=self.settings.batch * 20,
             **starting(position, self.settings.start),
         )
-        await jetstream.add_consumer(self.stream, config)
+        await heeded(jetstream.add_consumer(self.stream, config))
 
     async def _reset(
         self, jetstream: JetStreamContext, before: ConsumerInfo, position: Position | None
@@ -307,7 +308,7 @@ class Follower:
         acknowledged = before.ack_floor.stream_seq if before.ack_floor else 0
         start = max(position.sequence if position else 0, acknowledged) + 1
         try:
-            await jetstream.reset_consumer(self.stream, self.settings.durable, start)
+            await heeded(jetstream.reset_consumer(self.stream, self.settings.durable, start))
         except JetStreamError:
             return False
         return True

@@ -10,7 +10,8 @@ import structlog
 from nats.js.api import ConsumerInfo, StreamInfo
 from nats.js.errors import Error as JetStreamError
 
-from almenara.hookspecs import Context, Publish
+from almenara.hookspecs import Context, Publish, ResourceKey
+from almenara.kit import heeded
 from almenara.signals import Resource, Sample, Severity, Signal
 from almenara_nats.connection import Connection
 from almenara_nats.settings import NatsSettings
@@ -26,8 +27,7 @@ BYTES: Final = "By"
 
 
 FIRST_LOOK: Final = 0.1
-KNOWN: Final = "resources"
-Key = tuple[str, str, str]
+SOURCE: Final = "nats"
 
 
 class Progress(msgspec.Struct):
@@ -44,15 +44,14 @@ class Observer:
         self.connection, self.settings, self.context = connection, settings, context
         self.streams: dict[str, StreamInfo] | None = None
         """The streams there are, as the last look at the account found them; None before that."""
-        self._told: dict[Key, Resource | None] = {}
+        self._told: dict[ResourceKey, Resource | None] = {}
         """What was told last; None where only an earlier run knows what."""
         self._last: dict[str, tuple[float, int]] = {}
         self._progress: dict[tuple[str, str], Progress] = {}
 
     async def run(self, publish: Publish, lag: Callable[[str, int], None]) -> None:
         """Publish what is seen, until cancelled; `lag` is told what waits for our consumers."""
-        if known := await self.context.load(KNOWN):
-            self._told = dict.fromkeys(msgspec.json.decode(known, type=list[Key]))
+        self._told = dict.fromkeys(await self.context.told(SOURCE))
         while True:
             if self.streams is None:
                 await asyncio.sleep(FIRST_LOOK)
@@ -71,17 +70,14 @@ class Observer:
                     signals += self._consumer(name, consumer)
                     if consumer.name == self.settings.durable:
                         lag(name, (consumer.num_pending or 0) + (consumer.num_ack_pending or 0))
-            before = set(self._told)
             await publish(self._changed(signals, unsure))
-            if set(self._told) != before:
-                await self.context.save(KNOWN, msgspec.json.encode(list(self._told)))
             await asyncio.sleep(self.settings.observe)
 
     async def _consumers(self, stream: str) -> list[ConsumerInfo]:
         jetstream = self.connection.jetstream()
         found: list[ConsumerInfo] = []
         while True:
-            page = await jetstream.consumers_info(stream, offset=len(found))
+            page = await heeded(jetstream.consumers_info(stream, offset=len(found)))
             found += page
             if len(page) < PAGE:
                 return found
@@ -163,7 +159,7 @@ class Observer:
 
         Nothing is said of the consumers of the streams `unsure`, which could not be asked.
         """
-        seen: dict[Key, Resource | None] = {}
+        seen: dict[ResourceKey, Resource | None] = {}
         changed: list[Signal] = []
         for signal in signals:
             if not isinstance(signal, Resource):

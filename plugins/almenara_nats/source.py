@@ -15,10 +15,11 @@ from nats.js.errors import APIError
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.kit import heeded
 from almenara.signals import Event, Severity, now
 from almenara_nats.connection import Connection, NatsUnavailableError, close, connect, sentence
 from almenara_nats.following import ContestedError, Follower, Interrupted
-from almenara_nats.observing import Observer
+from almenara_nats.observing import SOURCE, Observer
 from almenara_nats.reading import parse_headers, read_message
 from almenara_nats.settings import NatsSettings
 
@@ -64,7 +65,7 @@ class Troubles:
 class NatsSource:
     """Every stream of an account, and chosen core subjects."""
 
-    name = "nats"
+    name = SOURCE
     rate_limit = 200_000.0
     """Beyond what the bus takes: what waits stays in the stream, and is told as the lag."""
 
@@ -79,10 +80,10 @@ class NatsSource:
         wait = RETRY / 2
         while True:
             try:
-                connection = await connect(self.settings)
+                connection = await heeded(connect(self.settings))
             except NatsUnavailableError as error:
                 report.degraded(str(error))
-                await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))  # noqa: S311
+                await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))  # nosec B311 # spreads requests, guards nothing
                 wait = min(wait * 1.5, RETRY_LIMIT)
                 continue
             wait = RETRY / 2
@@ -200,7 +201,7 @@ class NatsSource:
         while True:
             wary, wait = False, RETRY
             try:
-                info = await follower.connection.jetstream().stream_info(name)
+                info = await heeded(follower.connection.jetstream().stream_info(name))
                 await follower.run(info, lambda: troubles.clear(name))
             except Interrupted as reason:
                 wary = reason.taken
@@ -314,7 +315,7 @@ async def all_streams(connection: Connection) -> list[StreamInfo]:
     jetstream = connection.jetstream()
     found: list[StreamInfo] = []
     while True:
-        page = await jetstream.streams_info(offset=len(found))
+        page = await heeded(jetstream.streams_info(offset=len(found)))
         found += page
         if len(page) < PAGE:
             return found

@@ -84,7 +84,12 @@ def client(target: TargetSettings) -> httpx.AsyncClient:
 
 async def scrape(session: httpx.AsyncClient, target: TargetSettings) -> bytes:
     """A page. Raises `ScrapeError`."""
-    headers = {"accept": ACCEPT, "user-agent": "almenara-prometheus"}
+    # The limit is on what is read, and a small page must not unfold into a large one.
+    headers = {
+        "accept": ACCEPT,
+        "accept-encoding": "identity",
+        "user-agent": "almenara-prometheus",
+    }
     headers.update({name: value.reveal() for name, value in target.headers.items()})
     if target.bearer is not None:
         headers["authorization"] = f"Bearer {target.bearer.reveal()}"
@@ -97,6 +102,8 @@ async def scrape(session: httpx.AsyncClient, target: TargetSettings) -> bytes:
         ):
             if answer.status_code != 200:
                 raise ScrapeError(f"it answers {answer.status_code}, expected 200")
+            if answer.headers.get("content-encoding", "identity") != "identity":
+                raise ScrapeError("its page is compressed, which it was asked not to be")
             async for part in answer.aiter_bytes():
                 size += len(part)
                 if size > target.body_limit:

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import almenara
-from almenara.hookspecs import Context, Finding, Page, Panel, ReportingSource, Tail
+from almenara.hookspecs import (
+    Context,
+    Finding,
+    KubernetesRule,
+    Page,
+    Panel,
+    ReportingSource,
+    Tail,
+)
 from almenara_ray.settings import RaySettings
 
 
@@ -69,3 +77,21 @@ async def almenara_diagnose(settings: RaySettings) -> Sequence[Finding]:
     from almenara_ray.diagnosis import diagnose
 
     return await diagnose(settings)
+
+
+@almenara.hookimpl
+def almenara_kubernetes_rules(settings: RaySettings) -> Sequence[KubernetesRule]:
+    from almenara_ray.rights import rules
+
+    return rules(settings)
+
+
+@almenara.hookimpl
+async def almenara_kubernetes_review(
+    rules: Sequence[KubernetesRule],
+) -> Sequence[Finding] | None:
+    try:
+        from almenara_kubernetes.reviewing import review
+    except ImportError:
+        return None
+    return await review(rules)

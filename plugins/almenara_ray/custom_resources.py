@@ -88,7 +88,7 @@ class RayJob(KubernetesObject, frozen=True):
     def ended(self) -> bool:
         """Whether Ray is done with it."""
         return self.status.job_status in ("SUCCEEDED", "FAILED", "STOPPED") or (
-            self.status.job_deployment_status in ("Complete", "Failed")
+            self.status.job_deployment_status in ("Complete", "Failed", "ValidationFailed")
         )
 
 
@@ -118,6 +118,7 @@ WATCHED: Final = (
 )
 WORSE: Final[Mapping[str, Severity]] = {
     "Failed": Severity.ERROR, "FAILED": Severity.ERROR, "failed": Severity.ERROR,
+    "ValidationFailed": Severity.ERROR,
     "unhealthy": Severity.ERROR, "Retrying": Severity.WARN, "Suspended": Severity.WARN,
     "suspended": Severity.WARN,
 }  # fmt: skip
@@ -187,16 +188,20 @@ def cluster_signals(it: RayCluster) -> list[Signal]:
     word = status.state or next(
         (one.reason for one in status.conditions if one.type == "HeadPodReady"), ""
     )
+    # `state` and its reason are on their way out; the conditions stay.
+    failing = next((one for one in status.conditions if one.type == "ReplicaFailure"), None)
+    failure = failing.message if failing is not None and failing.status == "True" else ""
+    severity = WORSE.get(word, Severity.WARN if failure else Severity.INFO)
     return [
         Resource(
             kind=RAY_CLUSTER, namespace=meta.namespace, name=meta.name, status=word or "starting",
-            severity=WORSE.get(word, Severity.INFO),
+            severity=severity,
             state={
                 "cluster": followed_name(meta.namespace, meta.name),
                 "desired": status.desired_worker_replicas,
                 "available": status.available_worker_replicas,
                 "head": status.head.pod_name,
-                "reason": masked(status.reason[:1000]),
+                "reason": masked((status.reason or failure)[:1000]),
                 "created": moment(meta.creation_timestamp),
                 "conditions": {one.type: one.status for one in status.conditions},
             },

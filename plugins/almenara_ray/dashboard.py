@@ -59,6 +59,8 @@ class Dashboard:
 
     def __init__(self, cluster: ClusterSettings, settings: RaySettings) -> None:
         self.cluster, self.settings = cluster, settings
+        self.ray = ""
+        """The version of Ray that answered last, where somebody has asked for it."""
         self._client: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> "Dashboard":

@@ -1,11 +1,11 @@
-"""What a cluster says, compared with what it said before: signals, each transition once.
+"""What a cluster says, compared with what it said before: signals, each of them once.
 
 No I/O happens here. An event's id is made of the run of a job (its id and when it was submitted)
 and of what happened to it, so that telling twice, after a restart of Almenara or of Ray's head, is
 the same event.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,22 +13,20 @@ import msgspec
 from almenara.kit import monotonic, now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara_ray.answers import (
-    FINISHED,
-    UNFINISHED,
     Application,
     Job,
     Node,
     Status,
     Version,
 )
-from almenara_ray.durations import Durations, alike
+from almenara_ray.durations import alike
+from almenara_ray.jobs import LOST, Jobs, Known, Transition, reason_of
 
 JOB: Final = "ray.job"
 CLUSTER: Final = "ray.cluster"
 NODE: Final = "ray.node"
 APPLICATION: Final = "ray.application"
 ENTRYPOINT: Final = "ray.entrypoint"
-LOST: Final = "LOST"
 ENDS: Final = ("succeeded", "failed", "stopped", "lost")
 """What can happen to a job last."""
 SEVERITIES: Final[Mapping[str, Severity]] = {
@@ -36,10 +34,6 @@ SEVERITIES: Final[Mapping[str, Severity]] = {
     LOST: Severity.WARN,
     "STOPPED": Severity.INFO,
 }
-REMEMBERED: Final = 600_000_000
-"""Microseconds before the newest known end within which finished jobs are known one by one."""
-ABSENT: Final = 2
-"""Lists in a row that an unfinished job is missing from before it counts as lost."""
 DEAD_SHOWN: Final = 600.0
 CALM: Final = 60.0
 """Seconds without further spilling after which it counts as over."""
@@ -56,40 +50,6 @@ EXPECTED: Final = ("expected termination", "terminated due to idle")
 """How Ray's reasons for the end of a node begin where somebody wanted it."""
 
 
-class Known(msgspec.Struct, kw_only=True):
-    """What is remembered of a cluster over restarts."""
-
-    address: str = ""
-    """Address of its dashboard, where that was found and not configured."""
-    session: str = ""
-    head: str = ""
-    unfinished: dict[str, Job] = {}
-    running: list[str] = []
-    """Keys of unfinished jobs that were told as running."""
-    stuck: list[str] = []
-    """Keys of unfinished jobs that were told as stuck."""
-    horizon: int = 0
-    """The newest end that was told, in microseconds since the epoch."""
-    recent: dict[str, int] = {}
-    """Ends that were told, near the horizon, by key."""
-    down_since: int = 0
-    """When it stopped answering; 0 while it answers."""
-    durations: Durations = msgspec.field(default_factory=Durations)
-
-
-class Transition(msgspec.Struct, kw_only=True):
-    """Something that happened to a job."""
-
-    job: Job
-    what: str
-    """`submitted`, `running`, `pending`, `succeeded`, `failed`, `stopped` or `lost`."""
-    time: int
-    reason: str = ""
-    log: str = ""
-    log_note: str = ""
-    """Why there is no log, or what of it is missing."""
-
-
 class Cluster:
     """The state of one cluster, brought up to date by each answer."""
 
@@ -97,7 +57,7 @@ class Cluster:
         self, name: str, known: Known, *, pending_after: float = 60.0, finished: int = 100
     ) -> None:
         self.name, self.known = name, known
-        self.pending_after, self.finished_kept = pending_after, finished
+        self.jobs = Jobs(known, pending_after=pending_after, finished=finished)
         self.version = Version()
         self.nodes: dict[str, Node] = {}
         self.use = Status()
@@ -109,14 +69,12 @@ class Cluster:
         self.failures = 0
         self.reason = ""
         self.address = ""
+        self.simulated = False
         self._answered = 0
         self._shaped = False
-        self._finished: dict[str, Job] = {}
-        self._seen: set[str] = set()
-        """Keys of the finished jobs of the last list."""
-        self._absent: dict[str, int] = {}
+        self.earlier: set[tuple[str, str]] = set()
+        """Kind and name of what an earlier run told of, and nobody has told as gone."""
         self._told: dict[tuple[str, str], Resource] = {}
-        self._counts: dict[str, int] = {}
         self._dead: dict[str, float] = {}
         self._spilled: dict[str, float] = {}
         self._spilling: dict[str, float] = {}
@@ -124,128 +82,6 @@ class Cluster:
     @property
     def source(self) -> str:
         return f"ray/{self.name}"
-
-    @property
-    def busy(self) -> bool:
-        """Whether any job runs or waits."""
-        return bool(self.known.unfinished)
-
-    # Jobs
-
-    def vanished(self, jobs: Sequence[Job]) -> bool:
-        """Whether an unfinished job is missing from a list."""
-        listed = {it.key for it in jobs}
-        return any(key not in listed for key in self.known.unfinished)
-
-    def transitions(
-        self,
-        jobs: Sequence[Job],
-        *,
-        restarted: bool = False,
-        partial: bool = False,
-        ended: str = "",
-    ) -> list[Transition]:
-        """What happened since the list before, in order.
-
-        `restarted` says that the head was started anew in between, `partial` that finished jobs
-        are not all in the list, `ended` why there will be no further list.
-        """
-        known, moment = self.known, now()
-        found: list[Transition] = []
-        listed: set[str] = set()
-        ended_runs: set[str] = set()
-        for job in jobs:
-            listed.add(job.key)
-            before = known.unfinished.get(job.key)
-            if job.status in FINISHED:
-                told = before is None and (job.key in self._seen or self._is_told(job))
-                ended_runs.add(job.key)
-                if told:
-                    self._finished[job.key] = job
-                    continue
-                if before is None:
-                    found.append(_submitted(job, moment))
-                found.append(
-                    Transition(
-                        job=job,
-                        what=job.status.lower(),
-                        time=max(job.ended or moment, job.submitted),
-                        reason=reason_of(job),
-                    )
-                )
-                self._end(job, moment)
-            elif job.status in UNFINISHED:
-                if before is None:
-                    found.append(_submitted(job, moment))
-                if job.status == "RUNNING" and job.key not in known.running:
-                    found.append(Transition(job=job, what="running", time=moment))
-                    known.running.append(job.key)
-                known.unfinished[job.key] = job
-                found.extend(self._stuck(job, moment))
-        if not partial:
-            gone = "the head was started anew and does not know it; it ended with the old one"
-            found += self._lost(listed, moment, ended or (gone if restarted else ""))
-        # Whatever the clock of its head says, what has been told and is still listed is known.
-        self._seen = self._seen | ended_runs if partial else ended_runs
-        found.sort(key=lambda it: it.time)
-        self._counts = _counted(jobs)
-        self._shorten()
-        return found
-
-    def _is_told(self, job: Job) -> bool:
-        ended = job.ended or job.submitted
-        return job.key in self.known.recent or ended <= self.known.horizon - REMEMBERED
-
-    def _end(self, job: Job, moment: int) -> None:
-        known = self.known
-        known.unfinished.pop(job.key, None)
-        self._absent.pop(job.key, None)
-        for keys in (known.running, known.stuck):
-            if job.key in keys:
-                keys.remove(job.key)
-        self._finished[job.key] = job
-        if job.status == LOST:
-            # Should it be found again, its end is still to be told.
-            return
-        ended = min(job.ended or moment, moment)
-        known.recent[job.key] = ended
-        known.horizon = max(known.horizon, ended)
-        if job.status == "SUCCEEDED" and job.seconds is not None and job.entrypoint:
-            known.durations.note(job.entrypoint, job.seconds)
-
-    def _stuck(self, job: Job, moment: int) -> Iterable[Transition]:
-        waited = (moment - job.submitted) / 1_000_000
-        if job.status != "PENDING" or not job.submitted or waited < self.pending_after:
-            return
-        if job.key not in self.known.stuck:
-            self.known.stuck.append(job.key)
-            why = job.message or "Ray does not say what it waits for"
-            yield Transition(job=job, what="pending", time=moment, reason=why)
-
-    def _lost(self, listed: set[str], moment: int, gone: str) -> list[Transition]:
-        found = []
-        for key, job in list(self.known.unfinished.items()):
-            if key in listed:
-                self._absent.pop(key, None)
-                continue
-            self._absent[key] = self._absent.get(key, 0) + 1
-            if not gone and self._absent[key] < ABSENT:
-                continue
-            reason = gone or "Ray does not list it any more, and has not told how it ended"
-            lost = msgspec.structs.replace(job, status=LOST, ended=moment)
-            self._end(lost, moment)
-            found.append(Transition(job=lost, what="lost", time=moment, reason=reason))
-        return found
-
-    def _shorten(self) -> None:
-        known = self.known
-        oldest = known.horizon - REMEMBERED
-        known.recent = {key: ended for key, ended in known.recent.items() if ended > oldest}
-        extra = len(self._finished) - self.finished_kept
-        if extra > 0:
-            by_end = sorted(self._finished.values(), key=lambda it: it.ended or it.submitted)
-            for job in by_end[:extra]:
-                del self._finished[job.key]
 
     def told(self, transitions: Sequence[Transition]) -> list[Signal]:
         """The events of transitions, and the jobs as they are now."""
@@ -261,7 +97,7 @@ class Cluster:
                 )  # fmt: skip
         wanted: dict[tuple[str, str], Resource] = {}
         # The later run of an id that is used again is the one that is shown.
-        current = [*self._finished.values(), *self.known.unfinished.values()]
+        current = [*self.jobs.finished.values(), *self.known.unfinished.values()]
         for job in sorted(current, key=lambda it: it.submitted):
             wanted[(JOB, job.id)] = self._resource(job)
         return found + self._changed(JOB, wanted)
@@ -317,8 +153,6 @@ class Cluster:
             correlation=correlation(self.name, it.job.id),
             data=data,
         )
-
-    # The cluster
 
     def shape(self) -> dict[str, Any]:
         """Nodes and use at this moment, in few words: what is kept with the end of a job."""
@@ -483,7 +317,12 @@ class Cluster:
     def left(self) -> list[Signal]:
         """Nothing of it is there any more."""
         told, self._told = self._told, {}
-        return [msgspec.structs.replace(it, gone=True, time=now()) for it in told.values()]
+        gone: list[Signal] = [
+            msgspec.structs.replace(it, gone=True, time=now()) for it in told.values()
+        ]
+        for kind in (JOB, NODE, APPLICATION, CLUSTER):
+            gone += self._gone_since(kind, told)
+        return gone
 
     @property
     def status(self) -> str:
@@ -511,13 +350,15 @@ class Cluster:
             "autoscaler_error": self.use.error,
             "actors": self.actors,
             "tasks": self.tasks,
-            "jobs": self._counts,
+            "jobs": self.jobs.counts,
             "applications": {it.name: it.status for it in self.applications},
         }
         if status in ("stale", "down"):
             state["answered"] = self._answered
         if self.address:
             state["address"] = self.address
+        if self.simulated:
+            state["simulated"] = True
         it = Resource(
             kind=CLUSTER, name=self.name, status=status, severity=STATES[status], state=state
         )
@@ -529,8 +370,8 @@ class Cluster:
         figures: dict[str, float] = {
             "nodes": alive,
             "waiting": sum(it.count for it in self.use.demand),
-            "running": self._counts.get("RUNNING", 0),
-            "pending": self._counts.get("PENDING", 0),
+            "running": self.jobs.counts.get("RUNNING", 0),
+            "pending": self.jobs.counts.get("PENDING", 0),
         }
         for metric, name in SHARES.items():
             used, total = self.use.usage.get(name, (0.0, 0.0))
@@ -566,7 +407,18 @@ class Cluster:
         for key in [it for it in self._told if it[0] == kind and it not in wanted]:
             before = self._told.pop(key)
             found.append(msgspec.structs.replace(before, gone=True, time=now()))
-        return found
+        return found + self._gone_since(kind, wanted)
+
+    def _gone_since(self, kind: str, there: Container[tuple[str, str]]) -> list[Signal]:
+        """What an earlier run told of a kind and is not there any more."""
+        earlier = {it for it in self.earlier if it[0] == kind}
+        self.earlier -= earlier
+        namespace = "" if kind == CLUSTER else self.name
+        return [
+            Resource(kind=kind, namespace=namespace, name=name, gone=True)
+            for _, name in sorted(earlier)
+            if (kind, name) not in there
+        ]
 
     def _news(self, wanted: Mapping[tuple[str, str], Resource]) -> list[Signal]:
         found: list[Signal] = []
@@ -615,34 +467,6 @@ def application_severity(status: str) -> Severity:
     return {
         "DEPLOY_FAILED": Severity.ERROR, "UNHEALTHY": Severity.ERROR, "DELETING": Severity.INFO,
     }.get(status, Severity.INFO)  # fmt: skip
-
-
-def reason_of(job: Job) -> str:
-    """Why a job failed, in one line: what its driver said last, or what Ray says of it."""
-    if job.status not in ("FAILED", LOST):
-        return ""
-    head, _, log = job.message.partition("last available logs")
-    said = [line.strip() for line in log.partition(":\n")[2].splitlines() if line.strip()]
-    if said:
-        code = f" (exit code {job.exit_code})" if job.exit_code is not None else ""
-        return f"{said[-1][:300]}{code}"
-    first = next((line.strip() for line in job.message.splitlines() if line.strip()), "")
-    return first[:300] or job.error_type or head[:300]
-
-
-def _submitted(job: Job, moment: int) -> Transition:
-    # As it was then, also where it is first seen at its end.
-    then = msgspec.structs.replace(
-        job, status="PENDING", ended=None, message="", error_type="", exit_code=None
-    )
-    return Transition(job=then, what="submitted", time=job.submitted or moment)
-
-
-def _counted(jobs: Sequence[Job]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for job in jobs:
-        found[job.status] = found.get(job.status, 0) + 1
-    return found
 
 
 def _node_samples(cluster: str, node: Node) -> list[Signal]:

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from almenara.hookspecs import Context, Publish, ResourceKey, SourceReport
-from almenara.signals import Signal
+from almenara.signals import Resource, Signal
 from almenara_kubernetes.connection import Connection
 from almenara_kubernetes.objects import KubernetesObject, Malformed
 from almenara_kubernetes.reflecting import Batch, Listed, Reflector, Standing
@@ -34,7 +34,7 @@ from almenara_ray.dashboard import Dashboard
 from almenara_ray.durations import Durations
 from almenara_ray.following import Cluster
 from almenara_ray.settings import KubeRaySettings, RaySettings
-from almenara_ray.source import Following, load
+from almenara_ray.source import Following, load, told_of
 
 DURATIONS: Final = "(durations)"
 CLUSTERS: Final = 200
@@ -210,8 +210,21 @@ class Watching:
             else:
                 known[key] = it
                 await self._changed(it)
-        if watched.kind == RAY_CLUSTER and isinstance(batch, Listed) and not namespace:
-            await self._close_forgotten()
+        if isinstance(batch, Listed):
+            await self._tell_of_vanished(watched.kind, namespace)
+            if watched.kind == RAY_CLUSTER:
+                await self._close_forgotten(namespace)
+
+    async def _tell_of_vanished(self, kind: str, namespace: str) -> None:
+        """Objects that were deleted while nobody looked."""
+        there = self.there.get(kind, {})
+        await self.publish(
+            [
+                Resource(kind=kind, namespace=of, name=name, gone=True)
+                for _, of, name in await self.shelf.told(self.source.name, kind)
+                if (of, name) not in there and namespace in ("", of)
+            ]
+        )
 
     async def _changed(self, it: KubernetesObject) -> None:
         source = self.source.name
@@ -262,9 +275,11 @@ class Watching:
         settings = self.source.settings
         known = await load(self.shelf, name)
         known.durations = self.durations
-        return Cluster(
+        cluster = Cluster(
             name, known, pending_after=settings.pending_after, finished=settings.finished
         )
+        cluster.earlier = await told_of(self.shelf, self.source.name, name)
+        return cluster
 
     async def _run(self, following: Following, dashboard: Dashboard) -> None:
         async with dashboard, asyncio.TaskGroup() as group:
@@ -283,7 +298,7 @@ class Watching:
 
     async def _close(self, name: str, cluster: Cluster) -> None:
         """Tell of what ended with a cluster, and keep nothing more of it."""
-        lost = cluster.transitions([], ended="its RayCluster was deleted")
+        lost = cluster.jobs.transitions([], ended="its RayCluster was deleted")
         signals: list[Signal] = cluster.told(lost)
         anew = name in self.followed
         await self.publish([*signals, *([] if anew else cluster.left())])
@@ -291,9 +306,11 @@ class Watching:
         if not anew:
             await self.shelf.forget(name)
 
-    async def _close_forgotten(self) -> None:
-        """Clusters that were deleted while nobody looked."""
+    async def _close_forgotten(self, namespace: str) -> None:
+        """Clusters that were deleted while nobody looked, of one namespace or of all."""
         there = {followed_name(*key) for key in self.there.get(RAY_CLUSTER, {})}
         for name in self.shelf.names():
-            if name != DURATIONS and name not in there and name not in self.followed:
+            if name == DURATIONS or namespace not in ("", name.partition(".")[0]):
+                continue
+            if name not in there and name not in self.followed:
                 await self._close(name, await self._cluster(name))

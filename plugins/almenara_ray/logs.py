@@ -13,13 +13,16 @@ from almenara.signals import Severity
 from almenara_ray import answers
 from almenara_ray.answers import AnswerError, Job
 from almenara_ray.dashboard import AskingError, Dashboard, MissingError
-from almenara_ray.following import Known
+from almenara_ray.jobs import Known
 from almenara_ray.masking import masked
 from almenara_ray.settings import ClusterSettings, RaySettings
 
 ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 LONGEST_LINE: Final = 4_000
 SHOWN: Final = 500
+PLAIN: Final = (2, 40)
+"""The first Ray that was seen to give parts of a log as they are; before, each part begins with a
+digit that says whether it could be read, and nobody can tell it from the text any more."""
 AGAIN: Final = 2.0
 WORSE: Final[Sequence[tuple[re.Pattern[str], Severity]]] = (
     (re.compile(r"\b(?:CRITICAL|FATAL)\b"), Severity.FATAL),
@@ -45,16 +48,25 @@ async def last_part(dashboard: Dashboard, job: Job, settings: RaySettings) -> tu
     return kept, "" if kept else "it wrote nothing"
 
 
+async def _plain(dashboard: Dashboard) -> bool:
+    """Whether this Ray gives parts of a log as they are."""
+    if not dashboard.ray:
+        with contextlib.suppress(MissingError):
+            dashboard.ray = answers.version(await dashboard.get("version")).ray
+    numbers = re.findall(r"\d+", dashboard.ray)[:2]
+    return tuple(map(int, numbers)) >= PLAIN
+
+
 async def _end_of(dashboard: Dashboard, job: Job, lines: int) -> str:
     """The end of a log by lines where Ray can give that, else the whole."""
-    if job.node_id:
+    if job.node_id and await _plain(dashboard):
         try:
             body = await dashboard.get(
-                "log", node_id=job.node_id, filename=log_name(job.id), lines=lines
+                "log", node_id=job.node_id, filename=log_name(job.id), lines=lines, format="text"
             )
             return body.decode("utf-8", "replace")
         except AskingError:
-            # An older Ray, or a node that is gone; the other endpoint may know more.
+            # A node that is gone; the other endpoint may know more.
             pass
     return answers.log_text(await dashboard.get("job_logs", job=job.id))
 
@@ -137,10 +149,15 @@ class JobLogs:
             yield []
             await sleep(AGAIN)
             job = await self._job(dashboard, job.id)
+        if not await _plain(dashboard):
+            async for batch in self._ask_again(dashboard, job):
+                yield batch
+            return
         rest = ""
         parts = dashboard.stream(
-            "log_stream", node_id=job.node_id, filename=log_name(job.id), lines=SHOWN, interval=0.5
-        )
+            "log_stream", node_id=job.node_id, filename=log_name(job.id), lines=SHOWN,
+            interval=0.5, format="text",
+        )  # fmt: skip
         async for part in parts:
             text = rest + part.decode("utf-8", "replace")
             whole, _, rest = text.rpartition("\n")
@@ -149,3 +166,19 @@ class JobLogs:
                 yield [line(it) for it in clean(whole).split("\n")]
         if rest:
             yield [line(clean(rest))]
+
+    async def _ask_again(self, dashboard: Dashboard, job: Job) -> AsyncIterator[Sequence[Line]]:
+        """The log of a Ray that cannot stream it: the whole, again and again, and what is new."""
+        known = 0
+        while True:
+            ended = job.status in answers.FINISHED
+            text = answers.log_text(await dashboard.get("job_logs", job=job.id))
+            # A line that is not whole yet is told when it is.
+            whole = len(text) if ended else text.rfind("\n") + 1
+            if whole > known:
+                yield [line(it) for it in clean(text[known:whole]).split("\n")[-SHOWN:]]
+                known = whole
+            if ended:
+                return
+            await sleep(AGAIN)
+            job = await self._job(dashboard, job.id)

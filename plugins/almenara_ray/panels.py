@@ -10,6 +10,7 @@ import msgspec
 from almenara.hookspecs import (
     Column,
     EventQuery,
+    Filter,
     Look,
     Page,
     Panel,
@@ -24,6 +25,9 @@ from almenara_ray.following import APPLICATION, CLUSTER, JOB, NODE, SEVERITIES, 
 from almenara_ray.settings import RaySettings
 
 RAY_JOB: Final = "ray.rayjob"
+RAY_CLUSTER: Final = "ray.raycluster"
+DONE: Final = ("Complete", "Failed", "ValidationFailed")
+"""Where a RayJob can have come to and goes no further."""
 ENDS: Final[Mapping[str, str]] = {
     "SUCCEEDED": f"{JOB}.succeeded",
     "FAILED": f"{JOB}.failed",
@@ -47,6 +51,13 @@ EMPTY: Final[Mapping[str, Any]] = dict.fromkeys(
     ("node", "node_id", "job_id", "error_type", "message"), ""
 ) | {"exit_code": None}
 """What a job may lack."""
+STATUS: Final = Filter(name="status", label="Status", choices=STATUSES)
+WORDS: Final = Filter(name="text", label="Words", hint="in a job or its reason")
+SPAN: Final = Filter(name="span", label="Hours", choices=tuple(SPANS))
+JOB_ID: Final = Filter(name="name", label="Job")
+POD_OF: Final = "ray.io/cluster"
+"""The label of KubeRay that says which RayCluster a pod is of."""
+PODS: Final = 12
 OVERDUE: Final = 1.5
 """A job that takes this many times as long as usual is marked."""
 BARS: Final = (
@@ -59,23 +70,24 @@ BARS: Final = (
 
 def panels(settings: RaySettings) -> Sequence[Panel]:
     """The panels of the plugin."""
+    which = cluster_filter(settings)
     return [
         *(kuberay() if settings.kuberay else []),
         Panel(
             name="clusters", title="Ray clusters", kind="template", template="clusters.html",
-            query=ResourceQuery(kind="ray.*"), prepare=clusters, filters=["namespace"],
+            query=ResourceQuery(kind="ray.*"), prepare=clusters, filters=[which],
             refresh=10.0, width=12, empty="No cluster has been looked at yet.",
         ),
         Panel(
             name="jobs", title="Ray jobs", kind="template", template="jobs.html",
             query=ResourceQuery(kind=JOB), prepare=jobs,
-            filters=["namespace", "status", "text", "before"], refresh=2.0, width=12,
+            filters=[which, STATUS, WORDS, "before"], refresh=2.0, width=12,
             empty="No job has been submitted yet.",
         ),
         Panel(
             name="timeline", title="Timeline of Ray jobs", kind="template",
             template="timeline.html", query=ResourceQuery(kind=JOB), prepare=timeline,
-            filters=["namespace", "span"], refresh=10.0, width=12,
+            filters=[which, SPAN], refresh=10.0, width=12,
             empty="No job ran in this time.",
         ),
         Panel(
@@ -92,12 +104,12 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
                 Column(title="Disk", path="sample.disk", format="percent"),
                 Column(title="Why", path="state.reason"),
             ],
-            filters=["namespace"], width=12, height=6,
+            filters=[which], width=12, height=6,
             empty="No node has been seen yet.",
         ),
         Panel(
             name="applications", title="Serve applications", kind="status",
-            query=ResourceQuery(kind=APPLICATION), filters=["namespace"], width=6,
+            query=ResourceQuery(kind=APPLICATION), filters=[which], width=6,
             severities={"RUNNING": Severity.INFO, "DEPLOYING": Severity.WARN},
             empty="No Serve application is deployed.",
         ),
@@ -109,52 +121,38 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
         Panel(
             name="job", title="Job", kind="template", template="job.html",
             query=ResourceQuery(kind=JOB), prepare=functools.partial(job, settings),
-            filters=["namespace", "name"], refresh=2.0, width=12,
+            filters=[which, JOB_ID], refresh=2.0, width=12,
         ),
         Panel(
             name="job-log", title="Log", kind="tail",
-            query=TailQuery(tail="job-logs", limit=500), filters=["namespace", "name", "text"],
+            query=TailQuery(tail="job-logs", limit=500), filters=[which, JOB_ID, "text"],
             width=12,
         ),
     ]  # fmt: skip
+
+
+def cluster_filter(settings: RaySettings) -> Filter:
+    """How a cluster is chosen: from a list where none can come and go."""
+    names = () if settings.kuberay else tuple(it.name for it in settings.clusters)
+    return Filter(name="namespace", label="Cluster", choices=names, hint="all")
 
 
 def kuberay() -> Sequence[Panel]:
     """The panels of KubeRay's resources."""
     return [
         Panel(
-            name="rayjobs", title="RayJobs", kind="table",
-            query=ResourceQuery(kind="ray.rayjob", limit=500),
-            columns=[
-                Column(title="RayJob", path="name"),
-                Column(title="Namespace", path="namespace"),
-                Column(title="State", path="status", format="status"),
-                Column(title="Cluster", path="state.cluster"),
-                Column(title="Began", path="state.submitted", format="age"),
-                Column(title="Took", path="state.seconds", format="seconds"),
-                Column(title="Failed", path="state.failed", format="number"),
-                Column(title="Retries", path="state.retries", format="number"),
-                Column(title="Why", path="state.reason"),
-            ],
-            sort="-state.submitted", width=12, height=5, empty="There is no RayJob.",
+            name="rayjobs", title="RayJobs", kind="template", template="rayjobs.html",
+            query=ResourceQuery(kind=RAY_JOB), prepare=rayjobs, refresh=2.0, width=12, height=5,
+            empty="There is no RayJob.",
         ),
         Panel(
-            name="rayclusters", title="RayClusters", kind="table",
-            query=ResourceQuery(kind="ray.raycluster", limit=500),
-            columns=[
-                Column(title="RayCluster", path="name"),
-                Column(title="Namespace", path="namespace"),
-                Column(title="State", path="status", format="status"),
-                Column(title="Workers", path="state.available", format="number"),
-                Column(title="Wanted", path="state.desired", format="number"),
-                Column(title="Age", path="state.created", format="age"),
-                Column(title="Why", path="state.reason"),
-            ],
-            width=8, height=5, empty="There is no RayCluster.",
+            name="rayclusters", title="RayClusters", kind="template", template="rayclusters.html",
+            query=ResourceQuery(kind=RAY_CLUSTER), prepare=rayclusters, refresh=10.0, width=12,
+            height=5, empty="There is no RayCluster.",
         ),
         Panel(
             name="rayservices", title="RayServices", kind="status",
-            query=ResourceQuery(kind="ray.rayservice"), width=4, empty="There is no RayService.",
+            query=ResourceQuery(kind="ray.rayservice"), width=12, empty="There is no RayService.",
         ),
     ]  # fmt: skip
 
@@ -162,12 +160,13 @@ def kuberay() -> Sequence[Panel]:
 def pages(settings: RaySettings) -> Sequence[Page]:
     """The pages: what there is, and one job."""
     found = ["rayjobs", "rayclusters", "rayservices"] if settings.kuberay else []
+    which = cluster_filter(settings)
     return [
         Page(
             name="main", title="Ray",
             panels=["clusters", "jobs", "timeline", PlacedPanel(panel="applications", width=4),
                     PlacedPanel(panel="events", width=8), *found, "nodes"],
-            filters=["namespace", "status", "text"], navigation=True,
+            filters=[which, STATUS, WORDS], navigation=True,
         ),
         Page(name="job", title="Ray job", panels=["job", "job-log"]),
     ]  # fmt: skip
@@ -312,6 +311,57 @@ def row(record: Mapping[str, Any], status: str, moment: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+async def rayjobs(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+    """The RayJobs that there are, the newest first; each leads to the page of its job."""
+    moment = now()
+    found = list(look.resources(ResourceQuery(kind=RAY_JOB, limit=500)))
+    found.sort(key=lambda it: -int(it.state.get("submitted") or 0))
+    return {"rayjobs": [_rayjob(it, moment) for it in found]}
+
+
+def _rayjob(it: Resource, moment: int) -> dict[str, Any]:
+    state = it.state
+    begun, ended = state.get("submitted"), state.get("ended")
+    cluster, job_id = str(state.get("cluster", "")), str(state.get("id", ""))
+    events = "/events?" + urlencode({"type": f"{RAY_JOB}.>", "subject": it.name})
+    return {
+        "name": it.name,
+        "namespace": it.namespace,
+        "status": it.status,
+        "severity": it.severity.name,
+        # Before it has an id it has no page.
+        "link": job_address(cluster, job_id) if job_id else events,
+        "cluster": cluster.partition(".")[2],
+        "cluster_link": address("ray", namespace=cluster),
+        "began": begun,
+        "seconds": ((ended or moment) - begun) / SECOND
+        if begun and (ended or state.get("deployment") not in DONE)
+        else None,
+        "failed": state.get("failed", 0),
+        "retries": state.get("retries", 0),
+        "reason": state.get("reason", ""),
+    }
+
+
+async def rayclusters(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+    """The RayClusters that there are, those in trouble first."""
+    found = list(look.resources(ResourceQuery(kind=RAY_CLUSTER, limit=500)))
+    found.sort(key=lambda it: (-int(it.severity), it.namespace, it.name))
+    return {
+        "rayclusters": [
+            {
+                **it.state,
+                "name": it.name,
+                "namespace": it.namespace,
+                "status": it.status,
+                "severity": it.severity.name,
+                "link": address("ray", namespace=str(it.state.get("cluster", ""))),
+            }
+            for it in found
+        ]
+    }
+
+
 # Timeline
 
 
@@ -413,7 +463,10 @@ async def clusters(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
         if not wanted or it.name == wanted
     ]
     found.sort(key=lambda it: (-int(it.severity), it.name))
-    return {"clusters": [_cluster(look, it) for it in found]}
+    return {
+        "clusters": [_cluster(look, it) for it in found],
+        "simulated": [it.name for it in found if it.state.get("simulated")],
+    }
 
 
 def _cluster(look: Look, it: Resource) -> dict[str, Any]:
@@ -507,7 +560,25 @@ async def job(settings: RaySettings, look: Look, asked: Mapping[str, str]) -> Ma
     place = next((it for it in settings.clusters if it.name == cluster), None)
     # A cluster of KubeRay's is called by its namespace and its name.
     namespace = place.kubernetes_namespace if place is not None else cluster.partition(".")[0]
+    theirs = pods(look, namespace, cluster.partition(".")[2] if place is None else "")
     return {
+        "simulated": place is not None and place.simulated,
+        "pods": [
+            {
+                "name": it.name,
+                "status": it.status,
+                "severity": it.severity.name,
+                "part": it.state["labels"].get("ray.io/node-type", ""),
+                "link": address("kubernetes.pod", namespace=namespace, name=it.name),
+            }
+            for it in theirs[:PODS]
+        ],
+        "more_pods": max(len(theirs) - PODS, 0),
+        "all_pods": address(
+            "kubernetes.pods",
+            namespace=namespace,
+            label=f"{POD_OF}={cluster.partition('.')[2]}",
+        ),
         "job": row(record, status, now()),
         "record": {**EMPTY, **record},
         "live": live is not None and not end,
@@ -528,6 +599,7 @@ async def job(settings: RaySettings, look: Look, asked: Mapping[str, str]) -> Ma
         ],
         "steps": [
             {
+                "of": "RayJob" if event.type.startswith(f"{RAY_JOB}.") else "",
                 "what": event.type.rpartition(".")[2],
                 "time": event.time,
                 "severity": event.severity.name,
@@ -545,6 +617,22 @@ async def job(settings: RaySettings, look: Look, asked: Mapping[str, str]) -> Ma
         if record.get("runtime_env")
         else "",
     }
+
+
+def pods(look: Look, namespace: str, raycluster: str) -> list[Resource]:
+    """The pods of a RayCluster that there are now, its head first, where the Kubernetes plugin
+    watches them."""
+    if not namespace or not raycluster:
+        return []
+    found = [
+        it
+        for it in look.resources(
+            ResourceQuery(kind="kubernetes.pod", namespace=namespace, limit=5_000)
+        )
+        if (it.state.get("labels") or {}).get(POD_OF) == raycluster
+    ]
+    found.sort(key=lambda it: (it.state["labels"].get("ray.io/node-type") != "head", it.name))
+    return found
 
 
 def pod(look: Look, namespace: str, host: str) -> str:

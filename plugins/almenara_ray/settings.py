@@ -31,6 +31,8 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Whether viewers are shown the dashboard's address. Who reaches a dashboard can run code."""
     kubernetes_namespace: str = ""
     """Namespace of its pods, where it runs on Kubernetes: the page of a job then leads to them."""
+    simulated: bool = False
+    """Whether it is made up, as in a demonstration: its pages then say that nothing is real."""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

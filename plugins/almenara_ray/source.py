@@ -14,7 +14,8 @@ from almenara.signals import Signal
 from almenara_ray import answers
 from almenara_ray.answers import AnswerError, Job, Node, Status, Version
 from almenara_ray.dashboard import AskingError, Dashboard, MissingError, TooLongError
-from almenara_ray.following import Cluster, Known, Transition
+from almenara_ray.following import CLUSTER, Cluster
+from almenara_ray.jobs import Known, Transition
 from almenara_ray.logs import last_part
 from almenara_ray.settings import ClusterSettings, RaySettings
 
@@ -52,6 +53,8 @@ class RaySource:
             self.asked.name, known,
             pending_after=self.settings.pending_after, finished=self.settings.finished,
         )  # fmt: skip
+        cluster.earlier = await told_of(self.context, self.name, self.asked.name)
+        cluster.simulated = self.asked.simulated
         if self.asked.show_address:
             cluster.address = self.asked.url
         async with Dashboard(self.asked, self.settings) as dashboard:
@@ -68,6 +71,15 @@ async def load(context: Context, name: str) -> Known:
         return msgspec.msgpack.decode(stored, type=Known) if stored else Known()
     except msgspec.MsgspecError:
         return Known()
+
+
+async def told_of(context: Context, source: str, cluster: str) -> set[tuple[str, str]]:
+    """Kind and name of what a source has told of a cluster, in an earlier run."""
+    return {
+        (kind, name)
+        for kind, namespace, name in await context.told(source)
+        if namespace == cluster or (kind == CLUSTER and name == cluster)
+    }
 
 
 class Following:
@@ -111,8 +123,8 @@ class Following:
             else:
                 self._up.set()
                 self.report.recovered()
-                wait = self.settings.active if self.cluster.busy else self.settings.idle
-            wait *= 1 + random.uniform(-JITTER, JITTER)  # noqa: S311
+                wait = self.settings.active if self.cluster.jobs.busy else self.settings.idle
+            wait *= 1 + random.uniform(-JITTER, JITTER)  # nosec B311 # spreads requests, guards nothing
             await sleep(max(wait - (monotonic() - began), wait / 4))
 
     def _later(self) -> float:
@@ -144,12 +156,12 @@ class Following:
         cluster = self.cluster
         first: list[Signal] = []
         restarted = False
-        if not self._up.is_set() or (not partial and cluster.vanished(jobs)):
+        if not self._up.is_set() or (not partial and cluster.jobs.vanished(jobs)):
             session = cluster.known.session
             version = await self._version()
             restarted = bool(session and version.session and version.session != session)
             first = cluster.started(version, "")
-        transitions = cluster.transitions(jobs, restarted=restarted, partial=partial)
+        transitions = cluster.jobs.transitions(jobs, restarted=restarted, partial=partial)
         await self._add_logs(transitions)
         if unread:
             self.report.rejected(unread)
@@ -162,9 +174,11 @@ class Following:
 
     async def _version(self) -> Version:
         try:
-            return answers.version(await self.dashboard.get("version"))
+            version = answers.version(await self.dashboard.get("version"))
         except MissingError:
-            return Version()
+            version = Version()
+        self.dashboard.ray = version.ray
+        return version
 
     async def _list(self) -> tuple[Sequence[Job], bool, int]:
         """The jobs, whether those are the unfinished ones alone, and how many were unreadable."""
@@ -232,7 +246,7 @@ class Following:
             signals = await self._look_at_shape()
             if self._up.is_set():
                 await self.publish([*signals, *self.cluster.resource(), *self.cluster.samples()])
-            wait = self.settings.shape_every * (1 + random.uniform(-JITTER, JITTER))  # noqa: S311
+            wait = self.settings.shape_every * (1 + random.uniform(-JITTER, JITTER))  # nosec B311 # spreads requests, guards nothing
             await sleep(max(wait - (monotonic() - began), wait / 4))
 
     async def _look_at_shape(self) -> list[Signal]:

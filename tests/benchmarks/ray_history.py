@@ -21,7 +21,8 @@ from almenara.settings import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.signals import Signal, now
 from almenara.supervisor import Supervisor
 from almenara_ray.answers import Job
-from almenara_ray.following import Cluster, Known, Transition
+from almenara_ray.following import Cluster
+from almenara_ray.jobs import Known, Transition
 from almenara_ray.panels import job, jobs, timeline
 from almenara_ray.settings import RaySettings
 

@@ -6,11 +6,13 @@ Speeds are ratios to the same work done without us, side by side in one run.
 import asyncio
 import json
 import os
+import random
 import sqlite3
 import statistics
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +36,9 @@ MESSAGES = 60_000
 EVENTS = int(os.environ.get("BENCH_EVENTS", "5000000"))
 BATCH = 500
 REPEATS = 200
+ON_DISK = 200_000
+STEMS = ("lay", "do", "view", "mit", "run", "take", "plan", "set", "write", "build", "work", "load")
+WORDS = [f"{it}{stem}" for it in ("re", "un", "over", "sub") for stem in STEMS]
 
 
 def payload(number: int) -> bytes:
@@ -227,6 +232,41 @@ def sample(number: int, base: int) -> Event:
     )
 
 
+def disk(folder: Path) -> str:
+    """What an event of a fleet takes on the disk, with indices, text search and its id."""
+    numbers = random.Random(1)
+    events = [
+        Event(
+            id=str(uuid.UUID(int=numbers.getrandbits(128))),
+            source="nats",
+            type="deliberation.started",
+            subject=f"planning.us-{number % 500}",
+            time=now(),
+            severity=Severity.INFO,
+            correlation=f"US-{number % 500}",
+            data={
+                **json.loads(payload(number)),
+                "reason": " ".join(numbers.choices(WORDS, k=12)),
+            },
+        )
+        for number in range(ON_DISK)
+    ]
+    sent = sum(len(json.dumps(it.data)) for it in events) / ON_DISK
+
+    async def write() -> Path:
+        async with EmbeddedBus(StorageSettings(dir=folder)) as bus:
+            for first in range(0, ON_DISK, BATCH):
+                await bus.publish(events[first : first + BATCH], "nats")
+            return bus.path
+
+    path = asyncio.run(write())
+    taken = sum(it.stat().st_size for it in folder.glob(f"{path.name}*")) / ON_DISK
+    return (
+        f"on disk {taken:.0f} bytes an event, whose data has {sent:.0f}: ratio {taken / sent:.1f};"
+        f" 10 events/s are {taken * 864_000 / 1e6:,.0f} MB a day"
+    )
+
+
 BOUNDARY_PLUGIN = """
 import almenara, time
 from almenara.signals import Event, now
@@ -314,6 +354,7 @@ BENCHMARKS: dict[str, Callable[[Path], str]] = {
     "memory": memory,
     "start": start,
     "boundary": boundary,
+    "disk": disk,
     "query": query,
 }
 

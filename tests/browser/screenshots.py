@@ -1,5 +1,6 @@
-"""Takes the pictures of the README from the demo: `make screenshots`."""
+"""Takes the pictures of the documents from the demo: `make screenshots`."""
 
+import base64
 import os
 import signal
 import subprocess
@@ -9,14 +10,17 @@ import time
 import urllib.request
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from app import Almenara
 from servers import free_port, wait_until
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
-DESKTOP, PHONE = (1440, 900), (390, 844)
+DESKTOP, PHONE = (1280, 800), (390, 844)
+KUBERNETES = "/dashboards/kubernetes"
+FAILING = f"{KUBERNETES}.workload?namespace=context&name=Deployment/context-indexer"
 SHOTS = (
     ("overview", "/", DESKTOP, "dark"),
     ("overview-light", "/", DESKTOP, "light"),
@@ -26,7 +30,18 @@ SHOTS = (
     ("sources", "/sources", DESKTOP, "dark"),
     ("ray", "/dashboards/ray", DESKTOP, "dark"),
     ("ray-phone", "/dashboards/ray", PHONE, "dark"),
+    ("kubernetes", KUBERNETES, DESKTOP, "dark"),
+    ("kubernetes-light", KUBERNETES, DESKTOP, "light"),
+    ("kubernetes-phone", KUBERNETES, PHONE, "dark"),
+    ("kubernetes-workload", FAILING, DESKTOP, "dark"),
+    ("kubernetes-events", f"{KUBERNETES}.events", DESKTOP, "dark"),
 )
+LARGE = (
+    ("kubernetes-5000", KUBERNETES, DESKTOP, "dark"),
+    ("kubernetes-5000-nodes", f"{KUBERNETES}.nodes", DESKTOP, "light"),
+)
+QUALITY = 80
+"""Of WebP: a picture stays below 150 KB, and its text sharp."""
 
 
 def up(address: str) -> bool:
@@ -41,47 +56,77 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory() as data:
+    path = os.environ.get("ALMENARA_CHROMIUM") or None
+    with tempfile.TemporaryDirectory() as data, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         command = [sys.executable, "-m", "almenara", "demo", "--port", str(port)]
         demo = subprocess.Popen([*command, "--data-dir", data, "--rate", "40"])
         try:
             wait_until(lambda: up(f"{url}/readyz"), "the demo")
             time.sleep(float(os.environ.get("WARM_UP", "150")))
-            take(url)
+            take(browser, url, SHOTS)
+            take_opened(browser, url)
         finally:
             demo.send_signal(signal.SIGINT)
             demo.wait(30)
-
-
-def take(url: str) -> None:
-    path = os.environ.get("ALMENARA_CHROMIUM") or None
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        for name, address, (width, height), theme in SHOTS:
-            context = browser.new_context(
-                viewport={"width": width, "height": height},
-                color_scheme=theme,  # type: ignore[arg-type]
-                device_scale_factor=2 if width < 500 else 1,
-            )
-            page = context.new_page()
-            page.goto(url + address)
-            page.locator('#live[data-state="live"]').wait_for()
-            page.wait_for_timeout(3000)
-            page.screenshot(path=FOLDER / f"{name}.png")
-            context.close()
-        context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="dark")
-        page = context.new_page()
-        page.goto(f"{url}/events?severity=ERROR")
-        page.locator('#live[data-state="live"]').wait_for()
-        page.locator("#event-rows .event a").first.click()
-        page.locator(".detail").first.wait_for()
-        page.wait_for_timeout(500)
-        page.screenshot(path=FOLDER / "event.png")
-        link = page.locator(".detail a[href^='/timeline']").first
-        page.goto(url + str(link.get_attribute("href")))
-        page.wait_for_timeout(500)
-        page.screenshot(path=FOLDER / "timeline.png")
+        large = Almenara(
+            Path(data) / "large", "nats://127.0.0.1:1", plugins__disabled="[nats]",
+            plugins__kubernetes__simulated="5000",
+        )  # fmt: skip
+        with large:
+            wait_until(lambda: "team-195" in large.text(KUBERNETES), "5,000 pods", 90)
+            take(browser, large.url, LARGE)
         browser.close()
+
+
+def take(
+    browser: Browser, url: str, shots: tuple[tuple[str, str, tuple[int, int], str], ...]
+) -> None:
+    for name, address, (width, height), theme in shots:
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme=theme,  # type: ignore[arg-type]
+            device_scale_factor=2 if width < 500 else 1,
+        )
+        page = context.new_page()
+        live(page, url + address)
+        page.wait_for_timeout(3000)
+        keep(page, name)
+        context.close()
+
+
+def take_opened(browser: Browser, url: str) -> None:
+    """What is seen after a click: an event in place, its timeline, a pod."""
+    width, height = DESKTOP
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="dark")
+    page = context.new_page()
+    live(page, f"{url}/events?severity=ERROR")
+    page.locator("#event-rows .event a").first.click()
+    page.locator(".detail").first.wait_for()
+    page.wait_for_timeout(500)
+    keep(page, "event")
+    link = page.locator(".detail a[href^='/timeline']").first
+    page.goto(url + str(link.get_attribute("href")))
+    page.wait_for_timeout(500)
+    keep(page, "timeline")
+    live(page, url + FAILING)
+    page.locator("#panel-kubernetes-workload_pods tbody th a").first.click()
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.wait_for_timeout(2000)
+    keep(page, "kubernetes-pod")
+    context.close()
+
+
+def live(page: Page, address: str) -> None:
+    page.goto(address)
+    page.locator('#live[data-state="live"]').wait_for()
+
+
+def keep(page: Page, name: str) -> None:
+    """Write what is seen as WebP, which the browser makes itself."""
+    cdp = page.context.new_cdp_session(page)
+    taken = cdp.send("Page.captureScreenshot", {"format": "webp", "quality": QUALITY})
+    (FOLDER / f"{name}.webp").write_bytes(base64.b64decode(taken["data"]))
 
 
 if __name__ == "__main__":

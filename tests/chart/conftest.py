@@ -1,13 +1,17 @@
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine import ALMENARA
-from product import Product
+from engine import ALMENARA, ROOT
+from image import POSSIBLE, WHY_NOT, Image
 
-# The programs that come with the product's environment: a NATS server.
+from app import Almenara
+
+os.environ["ALMENARA_COMMAND"] = str(ALMENARA)
+# The programs that come with the product's environment: a NATS server, kubectl.
 os.environ["PATH"] += os.pathsep + str(ALMENARA.parent)
 
 
@@ -15,11 +19,48 @@ os.environ["PATH"] += os.pathsep + str(ALMENARA.parent)
 def metric_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
     """The names of the figures that a running Almenara has."""
     folder: Path = tmp_path_factory.mktemp("metrics")
-    with Product(
+    with Almenara(
         folder,
-        {
+        config={
             "auth": {"open_metrics": True},
             "plugins": {"http": {"checks": [{"name": "a", "url": "http://[::1]:9"}]}},
         },
     ) as it:
         yield set(re.findall(r"^# TYPE (\w+)", it.text("/metrics"), re.MULTILINE))
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """The folder with helm, the controllers of Kubernetes and a node."""
+    build = ROOT / "tests" / "kubernetes" / "build-cluster"
+    found = subprocess.run([build, "--found"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip(found.stderr)
+    return Path(found.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def image_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where images are built, by one at a time."""
+    return tmp_path_factory.mktemp("image")
+
+
+@pytest.fixture(scope="session")
+def image(image_work: Path) -> Image:
+    """The image with every extra."""
+    if not POSSIBLE:
+        pytest.skip(WHY_NOT)
+    return Image(image_work, "almenara", "--timestamp", "1700000000")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the mark also where pytest-xdist is not asked for."""
+    config.addinivalue_line("markers", "xdist_group(name): tests that one process runs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file is one process's, where there are several; those with the image share it."""
+    for item in items:
+        name = item.path.stem
+        group = "image" if name in ("test_image", "test_operations") else name
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -22,6 +22,7 @@ def chart() -> helm_python.Chart:
     return helm_python.Chart.load(CHART)
 
 
+@functools.cache
 def value_sets() -> dict[str, Path]:
     """Every set of values that the chart is held against: the tests' and those for people."""
     folders = (Path(__file__).parent / "values", ROOT / "helm" / "examples")
@@ -47,6 +48,12 @@ def render(values: Thing, name: str = "rel", namespace: str = "watch") -> list[T
         for thing in yaml.safe_load_all(text)
         if thing
     ]
+
+
+@functools.cache
+def rendered(name: str) -> list[Thing]:
+    """The objects of a set of values, made once for all who only look at them."""
+    return render(read(value_sets()[name]))
 
 
 def of_kind(things: list[Thing], kind: str) -> list[Thing]:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import ssl
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +11,10 @@ from pathlib import Path
 import engine
 import pytest
 import yaml
-from engine import Thing, render, value_sets, workload
-from product import Product
+from engine import ALMENARA, Thing, render, value_sets, workload
 
+from apiserver import Authority
+from app import Almenara
 from servers import free_port, wait_until
 
 SETS = value_sets()
@@ -48,27 +51,76 @@ def placed(values: Thing, folder: Path) -> Thing:
     return yaml.safe_load(text)
 
 
+CHECK = """
+import os, sys
+from almenara.cli import main
+
+for file in sys.argv[1:]:
+    if (child := os.fork()) == 0:
+        with open(f"{file}.told", "w") as told:
+            os.dup2(told.fileno(), 1)
+            os.dup2(told.fileno(), 2)
+        sys.argv = ["almenara", "--config", file, "config", "check"]
+        sys.exit(main())
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+"""The command of the application for each file, which is imported once."""
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """What `almenara config check` ends with and says, by set of values."""
+    files: dict[str, Path] = {}
+    for name in sorted(SETS.keys() - INSTALLED):
+        folder = tmp_path_factory.mktemp(name)
+        files[name] = folder / "almenara.yaml"
+        files[name].write_text(yaml.safe_dump(placed(engine.read(SETS[name]), folder)))
+    done = subprocess.run(
+        [ALMENARA.with_name("python"), "-c", CHECK, *files.values()],
+        env={**{it: v for it, v in os.environ.items() if "ALMENARA" not in it}, "COLUMNS": "200"},
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    codes = map(int, done.stdout.split())
+    return {
+        name: (code, Path(f"{file}.told").read_text())
+        for (name, file), code in zip(files.items(), codes, strict=True)
+    }
+
+
 @pytest.mark.parametrize("name", sorted(SETS.keys() - INSTALLED))
-def test_the_application_finds_nothing_wrong_with_it(name: str, tmp_path: Path) -> None:
-    config = placed(engine.read(SETS[name]), tmp_path)
-    product = Product(tmp_path / "product", config)
-    done = product.run("config", "check")
-    assert done.returncode == 0, done.stderr
-    assert "The configuration is right." in done.stdout
+def test_the_application_finds_nothing_wrong_with_it(
+    name: str, checked: dict[str, tuple[int, str]]
+) -> None:
+    code, told = checked[name]
+    assert code == 0, told
+    assert "The configuration is right." in told
 
 
-@pytest.fixture(params=["defaults", "plugin-files", "dashboards", "ingress-traefik", "large"])
-def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Product, Thing]]:
+def test_the_application_finds_what_is_wrong(tmp_path: Path) -> None:
+    config = placed({}, tmp_path)
+    config["plugins"]["natz"] = {}
+    done = Almenara(tmp_path / "product", config=config).command("config", "check")
+    assert done.returncode != 0
+    assert "natz" in done.stderr
+
+
+@pytest.fixture(
+    scope="module", params=["defaults", "plugin-files", "dashboards", "ingress-traefik", "large"]
+)
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Almenara, Thing]]:
+    tmp_path = tmp_path_factory.mktemp("running")
     values = engine.read(SETS[request.param])
     config = placed(values, tmp_path)
     config["server"]["port"] = free_port()
     # Quick to end, as what the drain lasts is not what is looked at here.
     config["server"]["drain"] = 0.2
-    with Product(tmp_path / "product", config) as product:
+    with Almenara(tmp_path / "product", config=config) as product:
         yield product, workload(render(values))
 
 
-def test_it_serves_and_every_probe_is_answered(running: tuple[Product, Thing]) -> None:
+def test_it_serves_and_every_probe_is_answered(running: tuple[Almenara, Thing]) -> None:
     product, found = running
     server = found["spec"]["template"]["spec"]["containers"][0]
     for name in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -81,11 +133,40 @@ def test_it_serves_and_every_probe_is_answered(running: tuple[Product, Thing]) -
             assert response.status == 200
 
 
-def test_a_name_that_the_chart_does_not_know_is_refused(running: tuple[Product, Thing]) -> None:
+def test_a_name_that_the_chart_does_not_know_is_refused(running: tuple[Almenara, Thing]) -> None:
     product, _ = running
     assert product.status("/readyz", Host="elsewhere.example.org") == 400
     assert product.status("/readyz", Host="rel-almenara.watch.svc.cluster.local") == 200
     assert product.status("/readyz", Host="rel-almenara") == 200
+
+
+def test_a_pod_with_a_certificate_of_its_own_is_probed_over_https(tmp_path: Path) -> None:
+    values = engine.read(SETS["own-certificate"])
+    config = placed(values, tmp_path)
+    config["server"].update(port=free_port(), drain=0.2)
+    certificate, key = Authority(tmp_path).issue("server", server=True)
+    config["server"]["tls"] = {"cert": str(certificate), "key": str(key)}
+    product = Almenara(tmp_path / "product", config=config)
+    product.launch()
+    # The kubelet asks by address and looks at no name.
+    context = ssl._create_unverified_context()
+    server = workload(render(values))["spec"]["template"]["spec"]["containers"][0]
+    try:
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            probe = server[name]["httpGet"]
+            url = f"{probe['scheme'].lower()}://127.0.0.1:{product.port}{probe['path']}"
+            assert url.startswith("https:")
+
+            def answered(url: str = url) -> bool:
+                try:
+                    with urllib.request.urlopen(url, timeout=3, context=context) as response:
+                        return bool(response.status == 200)
+                except OSError:
+                    return False
+
+            wait_until(answered, name, 60)
+    finally:
+        product.stop()
 
 
 def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
@@ -93,7 +174,7 @@ def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
                     tmp_path)  # fmt: skip
     config["server"].update(port=free_port(), drain=0.2)
     config["auth"] = {"open_metrics": True}
-    with Product(tmp_path / "product", config) as product:
+    with Almenara(tmp_path / "product", config=config) as product:
         wait_until(
             lambda: 'almenara_source_up{source="nats"} 0.0' in product.text("/metrics"),
             "the source that is away",
@@ -105,7 +186,7 @@ def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
 def test_it_stops_being_ready_before_it_ends(tmp_path: Path) -> None:
     config = placed({}, tmp_path)
     config["server"].update(port=free_port(), drain=3.0)
-    with Product(tmp_path / "product", config) as product:
+    with Almenara(tmp_path / "product", config=config) as product:
         assert product.process is not None
         os.kill(product.process.pid, signal.SIGTERM)
         wait_until(lambda: product.status("/readyz") == 503, "readiness that fails")

@@ -14,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,18 +25,20 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from engine import CHART, Thing
+from engine import ALMENARA, CHART, Thing
 from playwright.sync_api import Page, expect, sync_playwright
-from product import Product
-from test_install import Cluster
-from websockets.exceptions import InvalidStatus
+from test_install import Cluster, define_gateway_api
+from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from apiserver import ApiServer, Authority, private_pem
+from app import Almenara
 from raw_nats import RawClient
 from servers import NatsServer, accepts, free_port, wait_until
 
 HOST = "almenara.example.org"
+ROUTED = "gateway.example.org"
+"""The host of the HTTPRoute; HOST is the Ingress's."""
 POD = "198.51.100.7"
 TOKEN = "a-token-that-only-this-test-knows"
 IDLE = 2
@@ -47,19 +50,21 @@ pytestmark = pytest.mark.skipif(
 
 
 class Traefik:
-    """Traefik with its provider for Ingress, on the API server."""
+    """Traefik with its providers for Ingress and for the Gateway API, on the API server."""
 
     def __init__(self, folder: Path, server: ApiServer, token: str) -> None:
         self.folder = folder
         self.plain, self.secure = free_port(), free_port()
         limits = "--entryPoints.websecure.transport.respondingTimeouts"
-        provider = "--providers.kubernetesIngress"
+        provider, gateway = "--providers.kubernetesIngress", "--providers.kubernetesGateway"
         self.arguments = [
             f"--entryPoints.web.address=127.0.0.1:{self.plain}",
             f"--entryPoints.websecure.address=127.0.0.1:{self.secure}",
             f"{limits}.idleTimeout={IDLE}s", f"{limits}.readTimeout={IDLE}s",
             f"{provider}=true", f"{provider}.endpoint={server.url}", f"{provider}.token={token}",
             f"{provider}.certAuthFilePath={server.ca}",
+            f"{gateway}=true", f"{gateway}.endpoint={server.url}", f"{gateway}.token={token}",
+            f"{gateway}.certAuthFilePath={server.ca}",
             "--global.checkNewVersion=false", "--global.sendAnonymousUsage=false",
             "--log.level=INFO",
         ]  # fmt: skip
@@ -84,10 +89,11 @@ class Fleet:
     """All of it: the release in the API server, the application, Traefik, and what publishes."""
 
     def __init__(
-        self, traefik: Traefik, product: Product, publisher: RawClient, authority: Authority
+        self, traefik: Traefik, product: Almenara, publisher: RawClient, authority: Authority
     ) -> None:
         self.traefik, self.product, self.publisher = traefik, product, publisher
         self.authority, self.published = authority, 0
+        self.cluster: Cluster
 
     def publish(self) -> int:
         self.published += 1
@@ -95,11 +101,11 @@ class Fleet:
         self.publisher.publish("fleet.numbers", text.encode())
         return self.published
 
-    def live(self, origin: str | None, **more: Any) -> ClientConnection:
+    def live(self, origin: str | None, host: str = HOST, **more: Any) -> ClientConnection:
         """The WebSocket, through Traefik."""
         context = ssl.create_default_context(cafile=str(self.authority.path))
         return connect(
-            f"wss://{HOST}:{self.traefik.secure}/live?panel=events", ssl=context, origin=origin,
+            f"wss://{host}:{self.traefik.secure}/live?panel=events", ssl=context, origin=origin,
             additional_headers={"Authorization": f"Bearer {TOKEN}"},
             sock=socket.create_connection(("127.0.0.1", self.traefik.secure), timeout=10), **more,
         )  # fmt: skip
@@ -114,16 +120,23 @@ def pod_address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def fleet(
-    api_server: ApiServer, pod_address: str, tmp_path_factory: pytest.TempPathFactory
+    programs: Path,
+    api_server: ApiServer,
+    pod_address: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("ingress")
-    cluster = Cluster(api_server, api_server.namespace("ingress"))
+    cluster = Cluster(programs, api_server, api_server.namespace("ingress"))
     port = free_port()
     with NatsServer(folder / "nats") as nats:
         publisher = RawClient(nats.port)
         publisher.make_stream("FLEET", "fleet.>")
         values: Thing = {
             "ingress": {"enabled": True, "className": "traefik", "host": HOST},
+            "gateway": {
+                "enabled": True, "hostnames": [ROUTED],
+                "parentRefs": [{"name": "public", "sectionName": "https"}],
+            },
             "secrets": {"access": {"data": {"token": TOKEN}}},
             "config": {
                 "server": {"port": port, "drain": 0.5, "trusted_proxies": [f"{pod_address}/32"]},
@@ -131,7 +144,8 @@ def fleet(
                 "plugins": {"nats": {"servers": [nats.url]}},
             },
         }  # fmt: skip
-        cluster.helm.install(CHART, "rel", values, namespace=cluster.namespace)
+        define_gateway_api(programs, api_server)
+        cluster.helm.install(CHART, "rel", values)
         certificates = folder / "certificates"
         certificates.mkdir()
         authority = HostAuthority(certificates)
@@ -147,22 +161,26 @@ def fleet(
         api_server.allow(
             f"{cluster.namespace}/traefik",
             [
-                {"apiGroups": [""], "resources": ["services", "secrets", "nodes", "namespaces"],
-                 "verbs": read},
+                {"apiGroups": [""], "verbs": read,
+                 "resources": ["services", "secrets", "nodes", "namespaces", "configmaps"]},
                 {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
                 {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses", "ingressclasses"],
                  "verbs": read},
                 {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses/status"],
                  "verbs": ["update"]},
+                {"apiGroups": ["gateway.networking.k8s.io"], "resources": ["*"],
+                 "verbs": [*read, "update", "patch"]},
             ],
             name="traefik",
         )  # fmt: skip
         with (
-            Product(folder / "product", config) as product,
+            Almenara(folder / "product", config=config) as product,
             Traefik(folder, api_server, token) as traefik,
         ):
+            gateway(cluster, traefik.secure)
             found = Fleet(traefik, product, publisher, authority)
             wait_until(lambda: routed(found), "the route of the ingress", 60)
+            found.cluster = cluster
             yield found
         publisher.close()
         cluster.helm.uninstall("rel")
@@ -175,7 +193,7 @@ class HostAuthority(Authority):
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
         builder = self._builder(name, key).add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False
+            x509.SubjectAlternativeName([x509.DNSName(it) for it in (HOST, ROUTED)]), critical=False
         )
         certificate = builder.sign(self._key, hashes.SHA256())
         self.pin = base64.b64encode(
@@ -217,12 +235,35 @@ def played(cluster: Cluster, authority: HostAuthority, address: str, port: int) 
     )  # fmt: skip
 
 
-def routed(fleet: Fleet) -> bool:
+def gateway(cluster: Cluster, port: int) -> None:
+    """What an operator of gateways makes, for the route of the release to hang on."""
+    api = "gateway.networking.k8s.io/v1"
+    cluster.server.create(
+        {
+            "apiVersion": api, "kind": "GatewayClass", "metadata": {"name": "traefik"},
+            "spec": {"controllerName": "traefik.io/gateway-controller"},
+        }
+    )  # fmt: skip
+    secret = {"name": "rel-almenara-tls"}
+    cluster.server.create(
+        {
+            "apiVersion": api, "kind": "Gateway",
+            "metadata": {"name": "public", "namespace": cluster.namespace},
+            "spec": {
+                "gatewayClassName": "traefik",
+                "listeners": [{"name": "https", "protocol": "HTTPS", "port": port,
+                               "tls": {"mode": "Terminate", "certificateRefs": [secret]}}],
+            },
+        }
+    )  # fmt: skip
+
+
+def routed(fleet: Fleet, host: str = HOST) -> bool:
     assert fleet.traefik.process.poll() is None, fleet.traefik.log
     try:
-        with fleet.live(f"https://{HOST}:{fleet.traefik.secure}"):
+        with fleet.live(f"https://{host}:{fleet.traefik.secure}", host):
             return True
-    except (OSError, InvalidStatus):
+    except (OSError, InvalidHandshake):
         return False
 
 
@@ -266,14 +307,68 @@ def test_a_browser_signs_in_and_sees_what_happens_without_a_gap(
     expect(page.get_by_text(f"number-{later}-here")).to_be_visible()
     assert len(sockets) == 1
 
-    # An update of the release: the pod ends and comes again, and what happened meanwhile is shown.
-    assert fleet.product.stop() == 0
-    away = [fleet.publish() for _ in range(5)]
-    fleet.product.start()
-    after = fleet.publish()
-    for number in (first, later, *away, after):
+    # An update of the release while events go on: the pod drains and ends, another takes its place.
+    over = threading.Event()
+
+    def publish() -> None:
+        while not over.wait(0.3):
+            fleet.publish()
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        assert fleet.product.stop() == 0
+        ended = fleet.publish()
+        fleet.product.start()
+        wait_until(lambda: fleet.published > ended + 5, "events after the update")
+    finally:
+        over.set()
+        thread.join()
+    assert ended > later + 1
+    for number in (first, *range(later, fleet.published + 1)):
         expect(page.get_by_text(f"number-{number}-here")).to_have_count(1, timeout=60_000)
     assert len(sockets) > 1
+
+
+def test_a_route_of_the_gateway_api_leads_to_it_as_the_ingress_does(fleet: Fleet) -> None:
+    wait_until(lambda: routed(fleet, ROUTED), "the route of the gateway", 60)
+
+    def accepted() -> bool:
+        route = fleet.cluster.get("gateway.networking.k8s.io/v1", "HTTPRoute", "rel-almenara")
+        holds = {
+            it["type"]
+            for parent in route.get("status", {}).get("parents", [])
+            for it in parent["conditions"]
+            if it["status"] == "True"
+        }
+        return {"Accepted", "ResolvedRefs"} <= holds
+
+    wait_until(accepted, "the route accepted by its gateway")
+    with fleet.live(f"https://{ROUTED}:{fleet.traefik.secure}", ROUTED) as live:
+        end = time.monotonic() + 3 * IDLE
+        while time.monotonic() < end:
+            live.recv(timeout=10)
+        assert live.ping().wait(5)
+    with pytest.raises(InvalidStatus) as refusal, fleet.live("https://evil.example", ROUTED):
+        pass
+    assert refusal.value.response.status_code == 403
+
+
+def test_the_doctor_finds_nothing_wrong_from_where_browsers_are(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    (tmp_path / "hosts").write_text(f"127.0.0.1 localhost {HOST}\n")
+    (tmp_path / "token").write_text(TOKEN)
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-euc",
+         f'mount --bind {tmp_path / "hosts"} /etc/hosts; exec "$@"', "sh",
+         ALMENARA, "doctor", "--url", f"https://{HOST}:{fleet.traefik.secure}",
+         "--token-file", tmp_path / "token"],
+        env={**os.environ, "SSL_CERT_FILE": str(fleet.authority.path), "COLUMNS": "200"},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a page of another site is refused" in " ".join(done.stdout.split())
 
 
 def test_a_websocket_outlives_the_idle_timeouts_of_the_ingress(fleet: Fleet) -> None:

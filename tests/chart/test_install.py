@@ -5,37 +5,45 @@ There is no kubelet and no controller; where a pod must run, the test runs its c
 
 import base64
 import contextlib
+import functools
 import itertools
+import operator
 import os
+import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import engine
 import helm_python
+import httpx
 import pytest
 import yaml
-from engine import CHART, Thing
-from product import Product
+from engine import CHART, ROOT, Thing
+from release import Helm, HelmError
 from test_rights import Right, rights
 
 from apiserver import ApiError, ApiServer
-from servers import NatsServer, free_port
+from app import Almenara
+from servers import NatsServer, free_port, wait_until
 
 PREVIOUS = sorted((Path(__file__).parent / "previous").glob("*.tgz"))[-1]
 WATCHING: Thing = {"plugins": {"enabled": ["nats", "kubernetes"]}}
 TOKEN = "a-token-that-only-this-test-knows"
 NUMBERS = itertools.count(1)
+AT_ONCE = 4
+"""Questions that the API server is asked at once."""
 
 
 class Cluster:
     """A namespace of the API server, and Helm that works in it."""
 
-    def __init__(self, server: ApiServer, namespace: str) -> None:
+    def __init__(self, programs: Path, server: ApiServer, namespace: str) -> None:
         self.server, self.namespace = server, namespace
-        self.helm = helm_python.Config(kubeconfig_path=server.admin_kubeconfig, namespace=namespace)
+        self.helm = Helm(programs / "helm", server, namespace)
 
     def get(self, api: str, kind: str, name: str, namespace: str | None = None) -> Thing:
         found: Thing = self.server.send(
@@ -56,23 +64,44 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(api_server: ApiServer) -> Cluster:
-    return Cluster(api_server, api_server.namespace(f"chart-{next(NUMBERS)}"))
+def cluster(programs: Path, api_server: ApiServer) -> Cluster:
+    return Cluster(programs, api_server, api_server.namespace(f"chart-{next(NUMBERS)}"))
 
 
-def objects(release: Thing) -> list[Thing]:
-    return [it for it in yaml.safe_load_all(release["manifest"]) if it]
+@pytest.fixture(scope="module")
+def gateway_api(programs: Path, api_server: ApiServer) -> None:
+    """Teach the API server the Gateway API, as its project defines it."""
+    define_gateway_api(programs, api_server)
 
 
+def define_gateway_api(programs: Path, server: ApiServer) -> None:
+    kinds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    for file in sorted((programs / "gateway").glob("*.yaml")):
+        for definition in yaml.load_all(file.read_text("utf-8"), yaml.CSafeLoader):
+            if definition and definition["kind"] == "CustomResourceDefinition":
+                with contextlib.suppress(ApiError):
+                    server.send("POST", kinds, definition)
+
+    def served() -> bool:
+        with contextlib.suppress(ApiError):
+            found = server.send("GET", "/apis/gateway.networking.k8s.io/v1")["resources"]
+            return {"httproutes", "gateways", "gatewayclasses"} <= {it["name"] for it in found}
+        return False
+
+    wait_until(served, "the Gateway API")
+
+
+OPERATORS = {"Certificate", "ServiceMonitor", "PrometheusRule"}
+"""Kinds of operators that are not there; test_rendering.py reads them as those do."""
+
+
+@pytest.mark.usefixtures("gateway_api")
 def test_each_set_of_values_is_taken_by_the_api_server(api_server: ApiServer) -> None:
     """Server-side, with its validation and its defaults, and nothing left behind."""
+    taken: set[str] = set()
     for name, path in engine.value_sets().items():
         values = {**engine.read(path), "namespaceOverride": ""}
-        things = engine.render(values)
-        if any("." in it["apiVersion"].partition("/")[0] and "k8s.io" not in it["apiVersion"]
-               for it in things):  # fmt: skip
-            # Custom resources, whose operators are not there; test_rendering.py reads them.
-            continue
+        things = [it for it in engine.render(values) if it["kind"] not in OPERATORS]
         for namespace in {"watch"} | {it["metadata"].get("namespace", "watch") for it in things}:
             with contextlib.suppress(ApiError):
                 api_server.namespace(namespace)
@@ -81,15 +110,27 @@ def test_each_set_of_values_is_taken_by_the_api_server(api_server: ApiServer) ->
             at = api_server.path(thing["apiVersion"], kind, metadata.get("namespace"))
             try:
                 api_server.send("POST", f"{at}?dryRun=All&fieldValidation=Strict", thing)
+                taken.add(kind)
             except ApiError as error:
                 # What needs something else that is there: a ServiceAccount's admission, a class.
                 assert "RuntimeClass" in str(error) or "PriorityClass" in str(error), (name, error)
+    assert {"HTTPRoute", "Ingress", "StatefulSet", "Deployment", "Job"} <= taken
+
+
+@pytest.mark.parametrize("name", sorted(it.stem for it in (ROOT / "helm" / "examples").iterdir()))
+def test_helm_itself_renders_what_the_other_tests_look_at(cluster: Cluster, name: str) -> None:
+    text = cluster.helm.template(CHART, "rel", engine.read(engine.value_sets()[name]))
+    theirs = [it for it in yaml.safe_load_all(text) if it]
+    values = engine.read(engine.value_sets()[name])
+    ours = engine.render(values, namespace=cluster.namespace)
+    by_name = operator.itemgetter("kind", "metadata")
+    assert sorted(map(str, map(by_name, theirs))) == sorted(map(str, map(by_name, ours)))
+    assert all(it in theirs for it in ours)
 
 
 def test_it_is_installed_changed_rolled_back_and_removed(cluster: Cluster) -> None:
-    release = cluster.helm.install(CHART, "rel", WATCHING, namespace=cluster.namespace)
-    things = objects(release)
-    assert release["status"] == "deployed"
+    things = cluster.helm.install(CHART, "rel", WATCHING)
+    assert [it["status"] for it in cluster.helm.history("rel")] == ["deployed"]
     assert {"StatefulSet", "Service", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim",
             "NetworkPolicy", "ClusterRole", "ClusterRoleBinding"} <= {
         it["kind"] for it in things
@@ -102,13 +143,13 @@ def test_it_is_installed_changed_rolled_back_and_removed(cluster: Cluster) -> No
 
     before = checksum()
     changed = {**WATCHING, "config": {"log": {"level": "debug"}}}
-    release = cluster.helm.upgrade(CHART, "rel", changed, namespace=cluster.namespace)
-    assert release["revision"] == 2
+    cluster.helm.upgrade(CHART, "rel", changed)
+    assert [it["revision"] for it in cluster.helm.history("rel")] == [1, 2]
     assert checksum() != before
     text = cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"]
     assert yaml.safe_load(text)["log"] == {"level": "debug"}
 
-    cluster.helm.rollback("rel", version=1)
+    cluster.helm.rollback("rel", 1)
     assert checksum() == before
     assert [it["status"] for it in cluster.helm.history("rel")][-1] == "deployed"
 
@@ -126,14 +167,14 @@ def test_the_volume_grows_with_its_value(cluster: Cluster) -> None:
     }  # fmt: skip
     cluster.server.send("POST", "/apis/storage.k8s.io/v1/storageclasses", growing)
     values: Thing = {"persistence": {"storageClass": f"growing-{cluster.namespace}"}}
-    cluster.helm.install(CHART, "rel", values, namespace=cluster.namespace)
+    cluster.helm.install(CHART, "rel", values)
     # As the volume controller does once there is a volume.
     claim = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")
     claim = {**claim, "apiVersion": "v1", "kind": "PersistentVolumeClaim"}
     cluster.server.patch(claim, {"spec": {"volumeName": "volume"}})
     cluster.server.patch_status(claim, {"phase": "Bound", "capacity": {"storage": "10Gi"}})
     values["persistence"]["size"] = "20Gi"
-    cluster.helm.upgrade(CHART, "rel", values, namespace=cluster.namespace)
+    cluster.helm.upgrade(CHART, "rel", values)
     claim = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")
     assert claim["spec"]["resources"]["requests"]["storage"] == "20Gi"
     text = cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"]
@@ -142,24 +183,22 @@ def test_the_volume_grows_with_its_value(cluster: Cluster) -> None:
 
 
 def test_a_wrong_value_changes_nothing(cluster: Cluster) -> None:
-    cluster.helm.install(CHART, "rel", {}, namespace=cluster.namespace)
-    with pytest.raises(helm_python.HelmError, match="ingres"):
-        cluster.helm.upgrade(CHART, "rel", {"ingres": {}}, namespace=cluster.namespace)
-    with pytest.raises(helm_python.HelmError, match="additional properties"):
-        cluster.helm.install(CHART, "other", {"replicas": 3}, namespace=cluster.namespace)
+    cluster.helm.install(CHART, "rel", {})
+    with pytest.raises(HelmError, match="ingres"):
+        cluster.helm.upgrade(CHART, "rel", {"ingres": {}})
+    with pytest.raises(HelmError, match="additional properties"):
+        cluster.helm.install(CHART, "other", {"replicas": 3})
     assert [it["status"] for it in cluster.helm.history("rel")] == ["deployed"]
     cluster.helm.uninstall("rel")
 
 
 def test_the_previous_version_is_upgraded_to_this_one_and_back(cluster: Cluster) -> None:
     assert helm_python.Chart.load(PREVIOUS).metadata["version"] == "0.1.0"
-    cluster.helm.install(PREVIOUS, "rel", {}, namespace=cluster.namespace)
+    cluster.helm.install(PREVIOUS, "rel", {})
     claim = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")["metadata"]["uid"]
-    release = cluster.helm.upgrade(CHART, "rel", {}, namespace=cluster.namespace)
-    assert release["revision"] == 2
-    assert all(cluster.exists(it) for it in objects(release))
-    cluster.helm.rollback("rel", version=1)
-    release = cluster.helm.upgrade(CHART, "rel", WATCHING, namespace=cluster.namespace)
+    assert all(cluster.exists(it) for it in cluster.helm.upgrade(CHART, "rel", {}))
+    cluster.helm.rollback("rel", 1)
+    cluster.helm.upgrade(CHART, "rel", WATCHING)
     # Through all of it the history lies in the same claim.
     found = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")["metadata"]
     assert found["uid"] == claim
@@ -167,10 +206,10 @@ def test_the_previous_version_is_upgraded_to_this_one_and_back(cluster: Cluster)
 
 
 def test_a_volume_more_or_less_is_an_upgrade_as_any_other(cluster: Cluster) -> None:
-    cluster.helm.install(CHART, "rel", {}, namespace=cluster.namespace)
+    cluster.helm.install(CHART, "rel", {})
     without = {"persistence": {"enabled": False}}
-    release = cluster.helm.upgrade(CHART, "rel", without, namespace=cluster.namespace)
-    assert "Deployment" in {it["kind"] for it in objects(release)}
+    things = cluster.helm.upgrade(CHART, "rel", without)
+    assert "Deployment" in {it["kind"] for it in things}
     gone = {"apiVersion": "apps/v1", "kind": "StatefulSet",
             "metadata": {"name": "rel-almenara", "namespace": cluster.namespace}}  # fmt: skip
     assert not cluster.exists(gone)
@@ -189,50 +228,72 @@ def served(server: ApiServer) -> Iterator[tuple[str, str, bool, str]]:
                 yield group, resource["name"], resource["namespaced"], verb
 
 
+@pytest.fixture(scope="module")
+def asking(api_server: ApiServer) -> Iterator[httpx.Client]:
+    """Connections to the API server that are kept, for thousands of questions."""
+    context = ssl.create_default_context(cafile=str(api_server.ca))
+    with httpx.Client(base_url=api_server.url, verify=context) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def anybody_may(api_server: ApiServer, asking: httpx.Client) -> Callable[[Right], bool]:
+    """Whether every account has a right, whatever the chart does; each is asked for once."""
+    bare = api_server.service_account("default", "bare")
+    return functools.cache(lambda right: may(asking, bare, right))
+
+
 @pytest.mark.parametrize(
     "name", ["defaults", "kubernetes", "kubernetes-namespaces", "auth-kubernetes"]
 )
 def test_the_account_may_do_what_its_plugins_need_and_nothing_else(
-    cluster: Cluster, name: str, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster,
+    asking: httpx.Client,
+    anybody_may: Callable[[Right], bool],
+    name: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for namespace in ("shop", "search", "elsewhere"):
         with contextlib.suppress(ApiError):
             cluster.server.namespace(namespace)
     values = engine.read(engine.value_sets()[name])
-    release = cluster.helm.install(CHART, "rel", values, namespace=cluster.namespace)
-    roles = [it for it in objects(release) if it["kind"] in ("Role", "ClusterRole")]
+    things = cluster.helm.install(CHART, "rel", values)
+    roles = [it for it in things if it["kind"] in ("Role", "ClusterRole")]
     granted = rights(roles)
     token = cluster.server.token(cluster.namespace, "rel-almenara")
-    # What every account may, whatever the chart does.
-    bare = cluster.server.service_account(cluster.namespace, "bare")
-    asked = wrong = 0
     # A resource that the server does not serve is asked for as well, where a rule names it.
     everything = {*served(cluster.server), *((g, r, True, v) for _, g, r, v in granted)}
     places = (
         ("shop", "elsewhere", cluster.namespace) if name == "kubernetes-namespaces" else ("shop",)
     )
-    for group, resource, namespaced, verb in sorted(everything):
-        for namespace in places if namespaced else ("",):
-            right = (namespace, group, resource, verb)
-            expected = bool(granted & {right, ("", *right[1:])}) or may(cluster.server, bare, right)
-            asked += 1
-            if may(cluster.server, token, right) is not expected:
-                wrong += 1
-                print(f"{namespace or 'cluster'} {group}/{resource} {verb}: expected {expected}")
+    asked = [
+        (namespace, group, resource, verb)
+        for group, resource, namespaced, verb in sorted(everything)
+        for namespace in (places if namespaced else ("",))
+    ]
+
+    def wrong(right: Right) -> str | None:
+        expected = bool(granted & {right, ("", *right[1:])}) or anybody_may(right)
+        return None if may(asking, token, right) is expected else f"{right}: not {expected}"
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = [it for it in pool.map(wrong, asked) if it]
     with capsys.disabled():
-        print(f"\nrights with {name}: {asked} asked, {len(granted)} granted, {wrong} wrong")
-    assert wrong == 0
-    assert asked > 500
+        print(
+            f"\nrights with {name}: {len(asked)} asked, {len(granted)} granted, {len(found)} wrong"
+        )
+    assert found == []
+    assert len(asked) > 500
     cluster.helm.uninstall("rel")
 
 
-def may(server: ApiServer, token: str, right: Right) -> bool:
+def may(asking: httpx.Client, token: str, right: Right) -> bool:
     namespace, group, resource, verb = right
     name, _, below = resource.partition("/")
-    answer = server.send(
-        "POST",
+    answer = asking.post(
         "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
-        {
+        headers={"Authorization": f"Bearer {token}"},
+        json={
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
             "spec": {
@@ -242,9 +303,9 @@ def may(server: ApiServer, token: str, right: Right) -> bool:
                 }
             },
         },
-        token=token,
     )  # fmt: skip
-    return bool(answer["status"]["allowed"])
+    answer.raise_for_status()
+    return bool(answer.json()["status"]["allowed"])
 
 
 class Kubelet:
@@ -351,17 +412,17 @@ def test_helm_test_sees_an_event_come_back_over_the_websocket(
                                  "apply": [{"name": "FLEET", "subjects": ["fleet.>"]}]}},
         },
     }  # fmt: skip
-    cluster.helm.install(CHART, "rel", values, namespace=cluster.namespace)
+    cluster.helm.install(CHART, "rel", values)
     config = yaml.safe_load(cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"])
     config["storage"]["dir"] = str(tmp_path / "data")
     (tmp_path / "token").write_text(TOKEN)
     config["auth"]["token"]["file"] = str(tmp_path / "token")
     service = f"rel-almenara.{cluster.namespace}.svc.cluster.local"
-    product = Product(tmp_path / "product", config)
-    done = product.run("streams", "apply")
+    product = Almenara(tmp_path / "product", config=config)
+    done = product.command("streams", "apply")
     assert done.returncode == 0, done.stderr
     with product, Kubelet(cluster, tmp_path, service) as kubelet:
-        cluster.helm.test("rel", timeout=60)
+        cluster.helm.test("rel")
         told = " ".join("\n".join(kubelet.outputs).split())
         assert "is ready" in told
         assert "came over the WebSocket" in told
@@ -370,8 +431,8 @@ def test_helm_test_sees_an_event_come_back_over_the_websocket(
     # And it fails where nothing serves.
     with Kubelet(cluster, tmp_path, service) as kubelet:
         values["test"]["timeout"] = 2
-        cluster.helm.upgrade(CHART, "rel", values, namespace=cluster.namespace)
-        with pytest.raises(helm_python.HelmError):
-            cluster.helm.test("rel", timeout=60)
+        cluster.helm.upgrade(CHART, "rel", values)
+        with pytest.raises(HelmError):
+            cluster.helm.test("rel")
         assert any("no Almenara answers" in " ".join(it.split()) for it in kubelet.outputs)
     cluster.helm.uninstall("rel")

@@ -1,12 +1,14 @@
 """Every set of values renders to objects that clusters take and reviewers let pass."""
 
+import functools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import engine
 import helm_python
-import kubernetes_validate
+import kubernetes_validate.utils
 import promql_parser
 import pytest
 import yaml
@@ -30,13 +32,37 @@ VOLUMES = {
 
 
 @pytest.fixture(scope="module", params=SETS)
-def values(request: pytest.FixtureRequest) -> Thing:
-    return engine.read(SETS[request.param])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def things(values: Thing) -> list[Thing]:
-    return render(values)
+def values(name: str) -> Thing:
+    return engine.read(SETS[name])
+
+
+@pytest.fixture(scope="module")
+def things(name: str) -> list[Thing]:
+    return engine.rendered(name)
+
+
+@pytest.fixture(scope="module")
+def schemas_read_once() -> Iterator[None]:
+    """The schemas of Kubernetes, megabytes a minor, which the library reads for each object."""
+    with pytest.MonkeyPatch.context() as patch:
+        for slow in ("schema_contents", "all_versions"):
+            patch.setattr(
+                kubernetes_validate.utils,
+                slow,
+                functools.cache(getattr(kubernetes_validate.utils, slow)),
+            )
+        yield
+
+
+@functools.cache
+def taken(text: str, minor: str) -> None:
+    """Raises unless the minor takes the object; most objects are the same in many sets."""
+    kubernetes_validate.validate(json.loads(text), minor, strict=True)
 
 
 def test_there_are_enough_sets() -> None:
@@ -50,10 +76,11 @@ def test_it_lints_without_a_complaint(values: Thing) -> None:
 
 
 @pytest.mark.parametrize("minor", MINORS)
+@pytest.mark.usefixtures("schemas_read_once")
 def test_each_minor_of_kubernetes_takes_it(things: list[Thing], minor: str) -> None:
     for thing in things:
         if thing["kind"] not in CUSTOM.keys() | ELSEWHERE:
-            kubernetes_validate.validate(thing, minor, strict=True)
+            taken(json.dumps(thing, sort_keys=True), minor)
 
 
 def test_custom_resources_are_what_their_operators_read(things: list[Thing]) -> None:

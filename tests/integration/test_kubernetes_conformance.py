@@ -18,7 +18,8 @@ def cluster(api_server: ApiServer) -> None:
     """A cluster in which a container was killed a moment ago."""
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     killed = {
-        "name": "app", "image": "app:1", "imageID": "", "ready": True, "restartCount": 1,
+        "name": "main", "image": "example.org/main:1.2", "imageID": "", "ready": True,
+        "restartCount": 1,
         "state": {"running": {"startedAt": moment}},
         "lastState": {
             "terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": moment}

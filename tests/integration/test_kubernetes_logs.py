@@ -12,7 +12,7 @@ import pytest
 from almenara.hookspecs import Line
 from almenara_kubernetes.logs import PodLogs
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
-from apiserver import ApiServer
+from apiserver import ApiServer, container
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +28,8 @@ class Kubelet:
     def __init__(self, server: ApiServer) -> None:
         self.server, self.asked = server, list[str]()
         self.answers: list[bytes] = []
+        self.refusals: list[bytes] = []
+        """What it answers at first, as a bad request."""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[int]:
@@ -43,12 +45,30 @@ class Kubelet:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             self.asked.append(head.split(b" ", 2)[1].decode())
+            if self.refusals:
+                refusal = self.refusals.pop(0)
+                head = b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % len(refusal)
+                writer.write(head + refusal)
+                await writer.drain()
+                writer.close()
+                return
             body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
             broken = len(self.answers) > 1 or body.endswith(b"broken\n")
             told = len(body) + (1000 if broken else 0)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % told + body)
             await writer.drain()
             writer.close()
+
+
+def node_of(namespace: str, port: int) -> dict[str, Any]:
+    """A node whose kubelet listens on a port here."""
+    return {
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{namespace}"},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        },
+    }  # fmt: skip
 
 
 async def test_kubernetes_logs_are_followed_over_a_break_and_each_line_comes_once(
@@ -60,13 +80,7 @@ async def test_kubernetes_logs_are_followed_over_a_break_and_each_line_comes_onc
     kubelet = Kubelet(api_server)
     kubelet.answers = [first, second]
     async with kubelet.running() as port:
-        node = {
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{namespace}"},
-            "status": {
-                "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-                "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
-            },
-        }  # fmt: skip
+        node = node_of(namespace, port)
         await asyncio.to_thread(api_server.create, node)
         spec: dict[str, Any] = {
             "nodeName": f"node-{namespace}", "containers": [{"name": "main", "image": "x"}],
@@ -85,6 +99,77 @@ async def test_kubernetes_logs_are_followed_over_a_break_and_each_line_comes_onc
     assert found[1].severity.name == "ERROR"
     assert found[0].time == 1_767_225_601_000_000
     assert "sinceTime" in kubelet.asked[-1]
+
+
+async def test_the_log_of_each_kind_of_container_can_be_chosen_and_without_choice_is_what_serves(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    kubelet = Kubelet(api_server)
+    kubelet.answers = [b"2026-01-01T00:00:01.5Z hello\n"]
+    path = api_server.kubeconfig(client=api_server.admin_certificate, path=tmp_path / "kubeconfig")
+    chosen = KubernetesSettings(clusters=[ClusterSettings(kubeconfig=path)], logs=True)
+
+    async def read(pod: str, **asked: str) -> tuple[set[str], set[str]]:
+        """The containers whose log the kubelet was asked for, and those that lines are of."""
+        kubelet.asked.clear()
+        found: list[Line] = []
+        async with asyncio.timeout(20):
+            wanted = {"namespace": namespace, "name": pod, **asked}
+            async for batch in PodLogs(chosen).lines(wanted):
+                found += batch
+        assert all(it.text == "hello" for it in found)
+        return (
+            {it.partition("?")[0].rpartition("/")[2] for it in kubelet.asked},
+            {it.source for it in found},
+        )
+
+    async with kubelet.running() as port:
+        node = node_of(namespace, port)
+        await asyncio.to_thread(api_server.create, node)
+        spec = {
+            "nodeName": f"node-{namespace}",
+            "initContainers": [{"name": "prepare", "image": "x"}],
+            "containers": [{"name": "main", "image": "x"}, {"name": "side", "image": "x"}],
+        }  # fmt: skip
+        waiting = {"waiting": {"reason": "PodInitializing"}}
+        initial = {
+            "phase": "Pending",
+            "containerStatuses": [
+                container(name, ready=False, state=waiting) for name in ("main", "side")
+            ],
+        }
+        pod = await asyncio.to_thread(api_server.pod, namespace, "one", spec=spec, status=initial)
+        debugging = {
+            "metadata": pod["metadata"],
+            "spec": {**pod["spec"], "ephemeralContainers": [{
+                "name": "debugger", "image": "x", "terminationMessagePolicy": "File",
+                "imagePullPolicy": "Always",
+            }]},
+        }  # fmt: skip
+        address = f"/api/v1/namespaces/{namespace}/pods/one"
+        await asyncio.to_thread(
+            api_server.send, "PUT", f"{address}/ephemeralcontainers",
+            {"apiVersion": "v1", "kind": "Pod", **debugging},
+        )  # fmt: skip
+        for name in ("prepare", "main", "debugger"):
+            assert await read("one", container=name) == ({name}, {""})
+        assert await read("one") == (
+            {"prepare", "main", "side"}, {"prepare", "main", "side"}
+        )  # fmt: skip
+        running = {"phase": "Running", "containerStatuses": [container("main"), container("side")]}
+        await asyncio.to_thread(api_server.patch_status, pod, running)
+        assert await read("one") == ({"main", "side"}, {"main", "side"})
+        named = {"annotations": {"kubectl.kubernetes.io/default-container": "side"}}
+        await asyncio.to_thread(api_server.patch, pod, {"metadata": named})
+        assert await read("one") == ({"side"}, {""})
+        with pytest.raises(LookupError, match="container nobody is not valid for pod one"):
+            await read("one", container="nobody")
+        # What has yet to start is waited for.
+        starting = b'container "side" in pod "one" is waiting to start: ContainerCreating'
+        kubelet.refusals = [starting, starting]
+        assert await read("one") == ({"side"}, {""})
+        assert len(kubelet.asked) >= 3
+        await asyncio.to_thread(api_server.delete, node)
 
 
 async def test_kubernetes_logs_are_shown_only_where_they_are_switched_on(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
+from almenara.kubernetes_roles import roles
 from almenara.signals import Resource
-from almenara.testing.running import MemoryBus, MemoryContext, SourceRun
+from almenara.testing.running import MemoryContext, SourceRun
 from almenara_kubernetes import connection as connecting
 from almenara_kubernetes import credentials
 from almenara_kubernetes.diagnosis import diagnose
-from almenara_kubernetes.rbac import roles
+from almenara_kubernetes.rbac import rules
+from almenara_kubernetes.reviewing import review
 from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
 from almenara_kubernetes.source import ClusterSource
 from apiserver import ApiServer
@@ -90,7 +92,7 @@ async def test_exactly_the_printed_kubernetes_role_is_enough(
     token = api_server.service_account(namespace, "almenara")
     path = api_server.kubeconfig(token=token, path=context.data_dir / "kubeconfig")
     chosen = settings(ClusterSettings(kubeconfig=path, namespaces=[namespace]), usage=True)
-    for it in roles(chosen, chosen.clusters[0], f"{namespace}/almenara"):
+    for it in roles(rules(chosen), f"{namespace}/almenara"):
         api_server.create(it)
     api_server.pod(namespace, "one")
     async with SourceRun(source(chosen, context)) as run:
@@ -98,8 +100,9 @@ async def test_exactly_the_printed_kubernetes_role_is_enough(
         await run.until(says(run, "cluster", "cluster", "ok"))
         # Nothing stands in the way of any kind: every one has been listed.
         assert not [it for it in run.resources.values() if it.kind == "kubernetes.access"]
-        findings = await diagnose(chosen)
+        findings = [*await diagnose(chosen), *await review(rules(chosen))]
     assert [it.verdict for it in findings] == ["ok", "ok"]
+    assert "rights are granted" in findings[-1].found
 
 
 async def test_exactly_the_printed_kubernetes_cluster_role_is_enough(
@@ -113,13 +116,13 @@ async def test_exactly_the_printed_kubernetes_cluster_role_is_enough(
     )
     cluster = ClusterSettings(kubeconfig=path, namespace_selector=f"{LABEL}={namespace}")
     chosen = settings(cluster, kinds=["pod", "deployment", "node"])
-    made = roles(chosen, cluster, f"{namespace}/almenara")
+    made = roles(rules(chosen), f"{namespace}/almenara")
     assert [it["kind"] for it in made] == ["ClusterRole", "ClusterRoleBinding"]
     try:
         for it in made:
             api_server.create(it)
         api_server.pod(namespace, "one")
-        async with SourceRun(source(chosen, context)) as run:
+        async with SourceRun(source(chosen, context), bus=context.bus) as run:
             await run.until(says(run, "pod", "one", "Running"), 15)
             assert not run.is_degraded
             unlabelled = {"metadata": {"labels": {LABEL: None}}}
@@ -128,6 +131,10 @@ async def test_exactly_the_printed_kubernetes_cluster_role_is_enough(
             await run.until(gone(run, "pod", "one"))
             await asyncio.to_thread(api_server.patch, it, labelled)
             await run.until(says(run, "pod", "one", "Running"))
+        # What lost its labels while nobody looked is gone as well.
+        await asyncio.to_thread(api_server.patch, it, unlabelled)
+        async with SourceRun(source(chosen, context), bus=context.bus) as run:
+            await run.until(gone(run, "pod", "one"), 15)
     finally:
         api_server.disallow(name="almenara-kubernetes")
 
@@ -150,8 +157,10 @@ async def test_what_kubernetes_rbac_forbids_is_told_with_the_missing_rule_and_th
         assert access is not None
         (rule,) = yaml.safe_load(access.state["rule"])
         assert f"a Role in the namespace {namespace}" in access.state["rule"]
-        findings = await diagnose(chosen)
+        findings = [*await diagnose(chosen), *await review(rules(chosen))]
         assert [it.verdict for it in findings] == ["ok", "warning"]
+        missing = f"not granted: list, watch of services in the namespace {namespace}"
+        assert findings[-1].found == missing
         # Granting what was named, and nothing else, mends it.
         await asyncio.to_thread(
             api_server.allow, f"{namespace}/almenara", [rule], namespace, "more"
@@ -168,7 +177,7 @@ async def test_what_went_while_almenara_was_away_is_told_as_gone_and_nothing_hap
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     cluster = ClusterSettings(kubeconfig=api_server.admin_kubeconfig, namespaces=[namespace])
-    chosen, bus = settings(cluster), MemoryBus()
+    chosen, bus = settings(cluster), context.bus
     staying, going = (api_server.pod(namespace, name) for name in ("staying", "going"))
     async with SourceRun(source(chosen, context), bus=bus) as run:
         await run.until(says(run, "pod", "going", "Running"), 15)
@@ -280,6 +289,43 @@ async def test_an_exec_plugin_of_a_kubeconfig_gives_the_token_and_its_failure_is
         await run.until(lambda: run.is_degraded, 15)
         await run.until(lambda: any("no such profile" in it for it in run.degraded_for), 15)
     assert token not in f"{run.degraded_for} {run.bus.signals}"
+
+
+@pytest.mark.parametrize("by", ["token file", "exec plugin"])
+async def test_a_token_that_a_kubeconfig_leads_to_is_asked_for_again_when_it_is_refused(
+    api_server: ApiServer,
+    namespace: str,
+    context: MemoryContext,
+    monkeypatch: pytest.MonkeyPatch,
+    by: str,
+) -> None:
+    written, plugin = context.data_dir / "token", context.data_dir / "plugin.py"
+    written.write_text(api_server.service_account(namespace, "first"))
+    plugin.write_text(
+        "import json, pathlib\nprint(json.dumps({'apiVersion':"
+        " 'client.authentication.k8s.io/v1', 'kind': 'ExecCredential', 'status': {'token':"
+        f" pathlib.Path({str(written)!r}).read_text()}}}}))"
+    )
+    leads: dict[str, Any] = (
+        {"token_file": written}
+        if by == "token file"
+        else {"exec_plugin": [sys.executable, str(plugin)]}
+    )
+    path = api_server.kubeconfig(path=context.data_dir / "kubeconfig", **leads)
+    second = api_server.service_account(namespace, "second")
+    for name in ("first", "second"):
+        api_server.allow(f"{namespace}/{name}", WATCH_PODS, namespace, name)
+    monkeypatch.setattr(connecting, "REFUSED_PAUSE", 0.1)
+    cluster = ClusterSettings(kubeconfig=path, namespaces=[namespace])
+    async with SourceRun(source(settings(cluster, kinds=["pod"], watch_seconds=1), context)) as run:
+        await asyncio.to_thread(api_server.pod, namespace, "one")
+        await run.until(says(run, "pod", "one", "Running"), 15)
+        written.write_text(second)
+        account = f"/api/v1/namespaces/{namespace}/serviceaccounts/first"
+        await asyncio.to_thread(api_server.send, "DELETE", account)
+        await asyncio.to_thread(api_server.pod, namespace, "two")
+        await run.until(says(run, "pod", "two", "Running"), 20)
+        await run.until(lambda: not run.is_degraded)
 
 
 async def test_a_kubeconfig_that_is_not_there_or_wrong_is_told_by_its_path(

@@ -14,6 +14,7 @@ import pytest
 from nats.js.errors import NotFoundError
 
 from almenara.signals import Event, Resource, Severity, Signal
+from almenara.testing.running import MemoryContext
 from almenara_nats.settings import NatsSettings
 from almenara_nats.source import NatsSource
 from servers import NatsServer
@@ -23,23 +24,11 @@ pytestmark = pytest.mark.anyio
 LOSS = "almenara.messages.dropped"
 
 
-class Memory:
-    """What survives a restart of the source."""
-
-    def __init__(self, folder: Path) -> None:
-        self.data_dir, self.values = folder, dict[str, bytes]()
-
-    async def load(self, key: str) -> bytes | None:
-        return self.values.get(key)
-
-    async def save(self, key: str, value: bytes) -> None:
-        self.values[key] = value
-
-
 class Running:
     """A running source: what it published, what it reported."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: MemoryContext) -> None:
+        self.memory = memory
         self.signals: list[Signal] = []
         self.open = asyncio.Event()
         self.open.set()
@@ -47,6 +36,7 @@ class Running:
 
     async def publish(self, batch: Sequence[Signal]) -> None:
         await self.open.wait()
+        self.memory.bus.accept(batch, "nats")
         self.signals += batch
 
     def degraded(self, reason: str) -> None:
@@ -76,8 +66,10 @@ def is_json(event: Event) -> bool:
 
 
 @asynccontextmanager
-async def running(server: NatsServer, memory: Memory, **settings: Any) -> AsyncIterator[Running]:
-    it = Running()
+async def running(
+    server: NatsServer, memory: MemoryContext, **settings: Any
+) -> AsyncIterator[Running]:
+    it = Running(memory)
     source = NatsSource(NatsSettings(servers=[server.url], **settings), memory)
     task = asyncio.create_task(source.run(it.publish, it))
     try:
@@ -110,8 +102,8 @@ async def put(jetstream: Any, subject: str, numbers: range) -> None:
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Memory:
-    return Memory(tmp_path)
+def memory(tmp_path: Path) -> MemoryContext:
+    return MemoryContext(tmp_path)
 
 
 @pytest.fixture
@@ -122,7 +114,7 @@ async def client(nats_server: NatsServer) -> AsyncIterator[Any]:
 
 
 async def test_what_came_while_away_is_read_although_it_starts_with_new_messages(
-    nats_server: NatsServer, client: Any, memory: Memory
+    nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="S", subjects=["s"])
@@ -135,7 +127,7 @@ async def test_what_came_while_away_is_read_although_it_starts_with_new_messages
 
 
 async def test_a_stream_made_before_our_eyes_is_read_from_its_first_message(
-    nats_server: NatsServer, client: Any, memory: Memory
+    nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     async with running(nats_server, memory, start="new", rescan=1.0) as it:
@@ -146,35 +138,36 @@ async def test_a_stream_made_before_our_eyes_is_read_from_its_first_message(
 
 
 async def test_a_stream_that_keeps_what_interests_somebody_loses_nothing_over_restarts(
-    nats_server: NatsServer, client: Any, memory: Memory
+    nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="I", subjects=["i"], retention="interest")
-    sent, seen, go_on = 0, set[int](), True
+    sent, seen = 0, set[int]()
+    enough = asyncio.Event()
 
     async def keep_publishing() -> None:
         nonlocal sent
-        while go_on:
+        while not enough.is_set():
             await jetstream.publish("i", json.dumps({"n": sent}).encode())
             sent += 1
 
-    async with running(nats_server, memory) as first:
-        await until_followed(jetstream, "I")
-        publisher = asyncio.create_task(keep_publishing())
-        await until(lambda: len(first.numbers) > 200, "the first messages")
-    seen.update(first.numbers)
-    for _ in range(5):
-        async with running(nats_server, memory) as again:
-            await until(lambda: len(again.numbers) > 200, "messages after a restart")
-        seen.update(again.numbers)
-    go_on = False
-    await publisher
+    async with asyncio.TaskGroup() as group:
+        async with running(nats_server, memory) as first:
+            await until_followed(jetstream, "I")
+            group.create_task(keep_publishing())
+            await until(lambda: len(first.numbers) > 200, "the first messages")
+        seen.update(first.numbers)
+        for _ in range(5):
+            async with running(nats_server, memory) as again:
+                await until(lambda: len(again.numbers) > 200, "messages after a restart")
+            seen.update(again.numbers)
+        enough.set()
     async with running(nats_server, memory) as last:
         await until(lambda: set(range(sent)) <= seen | set(last.numbers), "every message")
 
 
 async def test_nothing_is_acknowledged_before_it_is_durable(
-    nats_server: NatsServer, client: Any, memory: Memory
+    nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="S", subjects=["s"])
@@ -194,7 +187,7 @@ async def test_nothing_is_acknowledged_before_it_is_durable(
 
 
 async def test_a_message_longer_than_a_request_comes_alone_and_makes_no_hot_loop(
-    nats_server: NatsServer, client: Any, memory: Memory
+    nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="S", subjects=["s"])
@@ -222,7 +215,7 @@ async def test_a_message_longer_than_a_request_comes_alone_and_makes_no_hot_loop
 
 
 async def test_subjects_and_headers_that_are_no_text_do_not_end_the_reading(
-    nats_server: NatsServer, client: Any, memory: Memory
+    nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="S", subjects=["s.>"])
@@ -249,7 +242,7 @@ async def test_subjects_and_headers_that_are_no_text_do_not_end_the_reading(
 
 
 async def test_a_stream_that_cannot_be_read_is_told_with_the_reason(
-    nats_server: NatsServer, client: Any, memory: Memory
+    nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="FULL", subjects=["full"], max_consumers=1)
@@ -264,7 +257,7 @@ async def test_a_stream_that_cannot_be_read_is_told_with_the_reason(
 
 
 async def test_a_work_queue_is_left_to_its_workers(
-    nats_server: NatsServer, client: Any, memory: Memory
+    nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="WORK", subjects=["work"], retention="workqueue")
@@ -278,7 +271,7 @@ async def test_a_work_queue_is_left_to_its_workers(
 
 
 async def test_a_stream_deleted_while_we_were_away_is_told_as_gone(
-    nats_server: NatsServer, client: Any, memory: Memory
+    nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="S", subjects=["s"])
@@ -291,14 +284,13 @@ async def test_a_stream_deleted_while_we_were_away_is_told_as_gone(
 
     async with running(nats_server, memory) as it:
         await until(lambda: told(it, False), "the stream as a resource")
-        await until(lambda: "resources" in memory.values, "the note of what was told")
     await jetstream.delete_stream("S")
     async with running(nats_server, memory) as again:
         await until(lambda: told(again, True), "the stream as gone")
 
 
 async def test_a_flood_on_core_subjects_is_bounded_and_each_loss_is_counted(
-    nats_server: NatsServer, client: Any, memory: Memory, monkeypatch: pytest.MonkeyPatch
+    nats_server: NatsServer, client: Any, memory: MemoryContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("almenara_nats.source.CORE_BYTES", 200_000)
     async with running(nats_server, memory, subjects=["c"]) as it:

@@ -36,6 +36,10 @@ class OidcProvider:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def log(self) -> str:
+        return (self.folder / "provider.log").read_text("utf-8", "replace")
+
     def start(self) -> Self:
         environment = {
             **os.environ, "PORT": str(self.port), "SECRET": SECRET,
@@ -130,6 +134,7 @@ async def test_people_come_in_with_the_role_of_their_groups(
     assert grace["scope"][0]["sources"] == ["nats/PAY"]
     nobody = signed_in(almenara, "nobody")
     assert nobody.get(f"{almenara.url}/api/session").status_code == 401
+    assert "Warning" not in almenara.log
 
 
 async def test_a_refresh_goes_on_without_a_new_connection_and_a_loss_ends_it(
@@ -162,6 +167,55 @@ async def test_signing_out_at_the_provider_ends_the_session_here(
     browser.post(f"{provider.url}/session/end/confirm", data={"xsrf": form[1], "logout": "yes"})
     code, _ = await waiting
     assert code == 4401, almenara.log[-2000:]
+
+
+async def test_signing_out_here_leads_to_signing_out_there(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, provider = pair
+    browser = signed_in(almenara, "ada")
+    form = re.search(r'name="csrf" value="([^"]+)"', browser.get(f"{almenara.url}/account").text)
+    assert form is not None
+    done = browser.post(
+        f"{almenara.url}/sign-out", data={"csrf": form[1]}, headers={"origin": almenara.url},
+        follow_redirects=False,
+    )  # fmt: skip
+    address = httpx.URL(done.headers["location"])
+    assert str(address).startswith(provider.url)
+    assert address.params["client_id"] == "almenara"
+    assert address.params["id_token_hint"]
+    assert browser.get(f"{almenara.url}/api/session").status_code == 401
+    assert 'name="xsrf"' in browser.get(address).text
+
+
+async def test_keys_that_the_provider_changes_are_fetched(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, provider = pair
+    signed_in(almenara, "ada")
+    before = httpx.get(f"{provider.url}/jwks").json()["keys"][0]["kid"]
+    provider.stop()
+    provider.start()
+    assert httpx.get(f"{provider.url}/jwks").json()["keys"][0]["kid"] != before
+
+    def comes_in() -> bool:
+        browser = httpx.Client(follow_redirects=True, timeout=20)
+        browser.cookies.set("who", "grace", domain="127.0.0.1", path="/")
+        browser.get(f"{almenara.url}/sign-in/start")
+        return browser.get(f"{almenara.url}/api/session").status_code == 200
+
+    began = time.monotonic()
+    wait_until(comes_in, "a sign-in with the new keys", 20)
+    print(f"signed in with new keys after {time.monotonic() - began:.1f} s")
+    # Not asked for again with every token that fits none of them.
+    asked = provider.log.count("GET /jwks")
+    for _ in range(20):
+        token = "eyJhbGciOiJSUzI1NiIsImtpZCI6Im1hZGUtdXAifQ.e30.AAAA"
+        answer = httpx.post(
+            f"{almenara.url}/sign-in/back-channel-logout", data={"logout_token": token}
+        )
+        assert answer.status_code == 400
+    assert provider.log.count("GET /jwks") - asked <= 2
 
 
 async def test_what_the_provider_did_not_say_is_refused(

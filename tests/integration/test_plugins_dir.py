@@ -98,6 +98,7 @@ def test_a_saved_plugin_is_loaded_again_and_nothing_else_notices(developing: Dev
     assert developing.get("/api/health")["started"] == started
     (steady,) = developing.get("/api/sources")
     assert (steady["name"], steady["restarts"]) == ("steady", 0)
+
     def ticks() -> list[int]:
         return [it["data"]["number"] for it in developing.events("?type=tick")]
 

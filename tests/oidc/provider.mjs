@@ -1,5 +1,6 @@
 // A real OpenID Connect provider on 127.0.0.1, told by its environment whom it knows. It signs in
 // whoever `ada` or `grace` is, and takes them out again on request.
+import { generateKeyPairSync, randomUUID } from "node:crypto";
 import { Provider } from "oidc-provider";
 
 const port = Number(process.env.PORT);
@@ -7,6 +8,8 @@ const callback = process.env.CALLBACK;
 const issuer = `http://127.0.0.1:${port}`;
 const groups = { ada: ["sre"], grace: ["payments"], nobody: [] };
 const gone = new Set();
+// Other keys each time it starts, as after a rotation.
+const key = { ...generateKeyPairSync("rsa", { modulusLength: 2048 }).privateKey.export({ format: "jwk" }), kid: randomUUID(), use: "sig", alg: "RS256" };
 
 const provider = new Provider(issuer, {
   clients: [{
@@ -19,6 +22,7 @@ const provider = new Provider(issuer, {
     backchannel_logout_session_required: true,
     post_logout_redirect_uris: [],
   }],
+  jwks: { keys: [key] },
   claims: { openid: ["sub"], profile: ["preferred_username", "groups"] },
   conformIdTokenClaims: false,
   pkce: { required: () => true },
@@ -35,6 +39,7 @@ const provider = new Provider(issuer, {
 });
 
 provider.use(async (ctx, next) => {
+  console.log(ctx.method, ctx.path);
   const told = ctx.path.match(/^\/control\/(gone|groups|logout)\/(\w+)(?:\/(\w*))?$/);
   if (told) {
     const [, what, who, more] = told;

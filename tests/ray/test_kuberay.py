@@ -2,103 +2,48 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from almenara.settings import Secret
-from almenara.signals import Event, Severity
+from almenara.bus import retention
+from almenara.bus.embedded import DATABASE, EmbeddedBus
+from almenara.clock import CLOCK, SystemClock
+from almenara.history import Filter, History
+from almenara.kubernetes_roles import roles
+from almenara.plugins import Plugins, found_at
+from almenara.settings import Secret, Settings, StorageSettings
+from almenara.signals import Event, Severity, Signal
 from almenara.testing import SourceRun, render_panel
 from almenara.testing.running import MemoryContext
 from almenara_ray.kuberay import KubeRaySource
 from almenara_ray.logs import JobLogs
 from almenara_ray.settings import KubeRaySettings, RaySettings
-from apiserver import ApiError, ApiServer
+from apiserver import ApiServer, programs, why_not
+from kuberay import install, thing
 from ray_head import RayHead
-from servers import wait_until
 
 pytestmark = pytest.mark.anyio
-
-TEXT, NUMBER = {"type": "string"}, {"type": "integer"}
-TIME = {"type": "string", "format": "date-time"}
-ANY = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-STATUSES: dict[str, dict[str, Any]] = {
-    "RayCluster": {
-        "state": TEXT, "reason": TEXT, "desiredWorkerReplicas": NUMBER,
-        "availableWorkerReplicas": NUMBER, "readyWorkerReplicas": NUMBER,
-        "head": {"type": "object", "properties": {"serviceName": TEXT, "podName": TEXT,
-                                                  "podIP": TEXT, "serviceIP": TEXT}},
-        "conditions": {"type": "array", "items": ANY},
-    },
-    "RayJob": {
-        "jobId": TEXT, "rayClusterName": TEXT, "dashboardURL": TEXT, "jobStatus": TEXT,
-        "jobDeploymentStatus": TEXT, "reason": TEXT, "message": TEXT, "startTime": TIME,
-        "endTime": TIME, "succeeded": NUMBER, "failed": NUMBER,
-    },
-    "RayService": {
-        "serviceStatus": TEXT, "numServeEndpoints": NUMBER,
-        "conditions": {"type": "array", "items": ANY},
-    },
-}  # fmt: skip
-"""The fields of the statuses as KubeRay publishes them."""
+HOUR = 3_600
 
 
-def crd(kind: str) -> dict[str, Any]:
-    plural = f"{kind.lower()}s"
-    schema = {
-        "type": "object",
-        "properties": {"spec": ANY, "status": {"type": "object", "properties": STATUSES[kind]}},
-    }
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.ray.io"},
-        "spec": {
-            "group": "ray.io",
-            "scope": "Namespaced",
-            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-            "versions": [
-                {
-                    "name": "v1", "served": True, "storage": True, "subresources": {"status": {}},
-                    "schema": {"openAPIV3Schema": schema},
-                }
-            ],
-        },
-    }  # fmt: skip
+@pytest.fixture(scope="module")
+def kuberay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A real API server with KubeRay's custom resources; each test has a namespace of its own."""
+    if programs() is None:
+        pytest.skip(why_not())
+    with ApiServer(tmp_path_factory.mktemp("apiserver")) as server:
+        install(server)
+        yield server
 
 
-def thing(kind: str, namespace: str, name: str, **spec: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "ray.io/v1", "kind": kind,
-        "metadata": {"namespace": namespace, "name": name}, "spec": spec,
-    }  # fmt: skip
-
-
-@pytest.fixture
-def kuberay(own_api_server: ApiServer) -> ApiServer:
-    """A real API server with KubeRay's custom resources."""
-    for kind in STATUSES:
-        own_api_server.create(crd(kind))
-
-    def served() -> bool:
-        # A resource is served a moment after it is known.
-        try:
-            for kind in STATUSES:
-                own_api_server.send("GET", f"/apis/ray.io/v1/{kind.lower()}s")
-        except ApiError:
-            return False
-        return True
-
-    wait_until(served, "the custom resources of KubeRay")
-    return own_api_server
-
-
-def settings(server: ApiServer, head: RayHead) -> RaySettings:
+def settings(server: ApiServer, head: RayHead, *namespaces: str) -> RaySettings:
     asked = KubeRaySettings(
-        kubeconfig=server.admin_kubeconfig, dashboard=head.url, token=Secret.of(head.token)
-    )
+        kubeconfig=server.admin_kubeconfig, namespaces=list(namespaces), dashboard=head.url,
+        token=Secret.of(head.token),
+    )  # fmt: skip
     return RaySettings(kuberay=[asked], shape_every=1.0)
 
 
@@ -108,12 +53,38 @@ async def watching(
     head: RayHead,
     folder: Path,
     context: MemoryContext | None = None,
-    **more: Any,
+    namespaces: Sequence[str] = (),
 ) -> AsyncIterator[SourceRun]:
-    chosen = settings(server, head)
-    source = KubeRaySource(chosen.kuberay[0], chosen, context or MemoryContext(folder))
-    async with SourceRun(source, **more) as run:
+    chosen = settings(server, head, *namespaces)
+    context = context or MemoryContext(folder)
+    source = KubeRaySource(chosen.kuberay[0], chosen, context)
+    async with SourceRun(source, bus=context.bus) as run:
         yield run
+
+
+class Later(SystemClock):
+    """The time of the machine an hour from now."""
+
+    def now(self) -> int:
+        return super().now() + HOUR * 1_000_000
+
+    def monotonic(self) -> float:
+        return super().monotonic() + HOUR
+
+
+async def kept_for_an_hour(signals: Sequence[Signal], folder: Path) -> list[Signal]:
+    """What is in history of these signals after an hour of retention and a restart, with what is
+    observed kept no longer than a quarter of an hour."""
+    settings = StorageSettings(dir=folder, observation_age=900.0)
+    async with EmbeddedBus(settings) as bus:
+        await bus.publish(signals, "ray/kuberay")
+    with contextlib.closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as database:
+        while retention.step(database, settings, Later().now()):
+            pass
+        (left,) = database.execute("SELECT count(*) FROM observations").fetchone()
+    assert left == 0
+    async with EmbeddedBus(settings) as bus:
+        return [it.signal for it in await History(bus).events(Filter(), limit=500)][::-1]
 
 
 async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_everything(
@@ -125,7 +96,7 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
     submission = "train-h9ztt"
     code = "print('epoch 3'); raise ValueError('loss is nan')"
     context = MemoryContext(tmp_path)
-    async with watching(server, head, tmp_path, context) as run:
+    async with watching(server, head, tmp_path, context, [namespace]) as run:
         await asyncio.to_thread(server.create, cluster)
         await asyncio.to_thread(server.create, job)
         await asyncio.to_thread(
@@ -143,7 +114,7 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
         await asyncio.to_thread(
             head.submit, f'sleep 1; python -c "{code}"', submission_id=submission
         )
-        lines = JobLogs(settings(server, head), context).lines(
+        lines = JobLogs(settings(server, head, namespace), context).lines(
             {"namespace": name, "name": submission}
         )
         async with asyncio.timeout(20):
@@ -164,7 +135,7 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
         events = {it.type: it for it in run.events}
         assert not any(it.type == "ray.job.lost" for it in run.events)
     with pytest.raises(LookupError, match="no cluster"):
-        async for _ in JobLogs(settings(server, head), context).lines(
+        async for _ in JobLogs(settings(server, head, namespace), context).lines(
             {"namespace": name, "name": submission}
         ):
             pass
@@ -179,20 +150,24 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
     assert told.data["reason"] == "AppFailed: Job entrypoint command failed with exit code 1"
     assert (told.data["seconds"], told.data["failed"], told.data["retries"]) == (9.0, 1, 1)
     assert told.correlation == end.correlation
-    history = [it for it in run.bus.signals if isinstance(it, Event)]
+    history = await kept_for_an_hour(run.bus.signals, tmp_path / "an-hour")
+    assert all(isinstance(it, Event) for it in history)
+    CLOCK.set(Later())
     html = await render_panel(
         "ray", "job", history,
         settings={"kuberay": [{"kubeconfig": str(server.admin_kubeconfig)}]},
         query={"namespace": name, "name": submission},
     )  # fmt: skip
-    for text in ("loss is nan (exit code 1)", "epoch 3", "AppFailed", "FAILED"):
+    node = end.data["shape"]["nodes"][0]["name"]
+    took = f"{end.data['seconds']:.1f} s"
+    for text in ("loss is nan (exit code 1)", "epoch 3", "AppFailed", "FAILED", took, node):
         assert text in html
 
 
 async def test_a_restart_of_almenara_tells_of_no_rayjob_twice(
     kuberay: ApiServer, head: RayHead, tmp_path: Path
 ) -> None:
-    server, namespace = kuberay, kuberay.namespace("ml")
+    server, namespace = kuberay, kuberay.namespace("again")
     job = thing("RayJob", namespace, "again", entrypoint="x")
     await asyncio.to_thread(server.create, job)
     status = {"jobId": "again-1", "rayClusterName": "gone", "jobStatus": "SUCCEEDED",
@@ -200,17 +175,21 @@ async def test_a_restart_of_almenara_tells_of_no_rayjob_twice(
               "endTime": "2026-10-17T10:00:09Z"}  # fmt: skip
     await asyncio.to_thread(server.patch_status, job, status)
     context = MemoryContext(tmp_path)
-    async with watching(server, head, tmp_path, context) as run:
+    async with watching(server, head, tmp_path, context, [namespace]) as run:
         await run.until(lambda: any(it.type == "ray.rayjob.succeeded" for it in run.events), 30)
-    async with watching(server, head, tmp_path, context, bus=run.bus) as again:
+    async with watching(server, head, tmp_path, context, [namespace]) as again:
         await again.until(lambda: len(again.bus.repeats) > 0, 30)
     assert [it.type for it in run.events] == ["ray.rayjob.succeeded"]
+    # What was deleted while Almenara was away is told as gone.
+    await asyncio.to_thread(server.delete, job)
+    async with watching(server, head, tmp_path, context, [namespace]) as last:
+        await last.until(lambda: "again" not in last.resources, 30)
 
 
 async def test_a_raycluster_deleted_while_almenara_was_away_takes_its_running_jobs_along(
     kuberay: ApiServer, head: RayHead, tmp_path: Path
 ) -> None:
-    server, namespace = kuberay, kuberay.namespace("ml")
+    server, namespace = kuberay, kuberay.namespace("short")
     cluster = thing("RayCluster", namespace, "short")
     await asyncio.to_thread(server.create, cluster)
     await asyncio.to_thread(server.patch_status, cluster, {"state": "ready"})
@@ -220,11 +199,13 @@ async def test_a_raycluster_deleted_while_almenara_was_away_takes_its_running_jo
     def told(run: SourceRun) -> list[str]:
         return [it.type for it in run.events if it.subject == "interrupted"]
 
-    async with watching(server, head, tmp_path, context) as run:
+    async with watching(server, head, tmp_path, context, [namespace]) as run:
         await run.until(lambda: "ray.job.running" in told(run), 60)
     await asyncio.to_thread(server.delete, cluster)
-    async with watching(server, head, tmp_path, context, bus=run.bus) as again:
+    async with watching(server, head, tmp_path, context, [namespace]) as again:
         await again.until(lambda: told(again)[-1] == "ray.job.lost", 30)
+        # Neither the RayCluster nor what was known of it is there any more.
+        await again.until(lambda: not again.resources, 30)
     await asyncio.to_thread(head.stop_job, "interrupted")
     assert told(again) == ["ray.job.submitted", "ray.job.running", "ray.job.lost"]
 
@@ -239,3 +220,28 @@ async def test_without_kuberay_there_is_nothing_to_watch_and_no_trouble(
         await run.until(lambda: len(heard) >= 4, 30)
     assert run.degraded_for == []
     assert run.bus.signals == []
+
+
+async def test_doctor_names_what_of_kuberay_is_not_granted_and_what_is_printed_mends_it(
+    kuberay: ApiServer, tmp_path: Path
+) -> None:
+    server, namespace = kuberay, kuberay.namespace("doctor")
+    token = server.service_account(namespace, "almenara")
+    path = server.kubeconfig(token=token, path=tmp_path / "kubeconfig")
+    plugins = Plugins()
+    # The Kubernetes plugin itself is not active here.
+    plugins.load(found_at("ray"))
+    place = {"kubeconfig": str(path), "namespaces": [namespace]}
+    chosen = Settings(plugins={"ray": {"kuberay": [place]}})
+    (finding,) = await plugins.diagnose(chosen)
+    assert (finding.check, finding.verdict) == ("Kubernetes rights", "warning")
+    assert finding.found == (
+        "not granted: list, watch of rayclusters.ray.io, rayjobs.ray.io, rayservices.ray.io in the"
+        f" namespace {namespace}"
+    )
+    assert "almenara kubernetes rbac" in finding.remedy
+    needed = plugins.kubernetes_rules("ray", plugins.settings("ray", chosen))
+    for it in roles(needed, f"{namespace}/almenara"):
+        await asyncio.to_thread(server.create, it)
+    (finding,) = await plugins.diagnose(chosen)
+    assert (finding.verdict, finding.found) == ("ok", "all 6 rights are granted")

@@ -89,6 +89,10 @@ async def test_each_end_of_a_job_is_told_with_its_reason_and_the_log_of_a_failur
         assert failed.data["reason"] == "ValueError: loss is nan (exit code 1)"
         assert "epoch 3" in failed.data["log"]
         assert "Traceback (most recent call last)" in failed.data["log"]
+        # Nothing of Ray's own is between the lines: some versions mark the parts of a log.
+        assert {"epoch 3", "Traceback (most recent call last):"} <= set(
+            failed.data["log"].splitlines()
+        )
         assert failed.data["exit_code"] == 1
         assert failed.data["shape"]["nodes"][0]["total"]["CPU"] == head.cpus
         works = event(run, "works", "succeeded")
@@ -178,11 +182,17 @@ async def test_an_object_store_that_spills_and_a_driver_that_nobody_submitted_ar
 ) -> None:
     script = tmp_path / "spills.py"
     script.write_text(
-        "import ray, numpy, time\nray.init(address='auto')\n"
-        "kept = [ray.put(numpy.zeros(5_000_000)) for _ in range(4)]\ntime.sleep(8)\n"
+        "import ray, time\nray.init(address='auto')\n"
+        "kept = [ray.put(bytes(40_000_000)) for _ in range(4)]\ntime.sleep(8)\n"
     )
     async with following(head, tmp_path) as run:
-        await run.until(lambda: any(it.kind == "ray.node" for it in run.resources.values()), 30)
+        # What was there before has to be known; Ray 2.9 says it every 15 s.
+        await run.until(
+            lambda: any(
+                it.metric == "object_store" and it.kind == "ray.node" for it in run.samples
+            ),
+            60,
+        )
         variables = {**head.variables(), "RAY_ADDRESS": f"127.0.0.2:{head.port}"}
         driver = await asyncio.create_subprocess_exec(
             str(head.python), str(script), env=variables, stdout=asyncio.subprocess.DEVNULL,
@@ -238,6 +248,7 @@ async def test_a_log_is_followed_while_the_job_writes_and_ends_with_it(head: Ray
     async with asyncio.timeout(10):
         whole = [it async for it in lines_of(head, "talks")]
     assert whole[-1] == "line 6"
+    assert [it for it in whole if "line " in it] == [f"line {it}" for it in range(1, 7)]
 
 
 async def test_the_log_of_an_unknown_job_and_of_an_unknown_cluster_is_refused_in_words(
@@ -256,6 +267,8 @@ async def test_the_log_of_an_unknown_job_and_of_an_unknown_cluster_is_refused_in
 async def test_a_wrong_or_missing_token_is_told_and_shown_nowhere(
     head: RayHead, tmp_path: Path
 ) -> None:
+    if not head.token:
+        pytest.skip("this Ray knows no tokens")
     for token in (None, Secret.of("wr0ng-token-word")):
         cluster = ClusterSettings(name="lab", url=head.url, token=token)
         chosen = RaySettings(clusters=[cluster])

@@ -1,6 +1,7 @@
 """What every source would otherwise write again."""
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import time
@@ -21,6 +22,7 @@ from almenara.kit import (
     Snapshots,
     blocking,
     every,
+    heeded,
     monotonic,
     poll,
     watch,
@@ -305,3 +307,35 @@ def test_a_later_time_alone_is_no_difference() -> None:
     (first,) = snapshots.difference(state(a="up"))
     assert isinstance(first, Resource)
     assert snapshots.difference([msgspec.structs.replace(first, time=first.time + 5)]) == []
+
+
+@pytest.mark.parametrize("end", [None, TimeoutError()])
+async def test_a_cancellation_that_a_library_swallowed_is_heeded(end: Exception | None) -> None:
+    async def swallow() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if end is not None:
+                raise end from None
+
+    async def loop() -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await heeded(swallow())
+
+    task = asyncio.create_task(loop())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=1)
+    assert task.cancelled()
+
+
+async def test_a_call_of_a_library_gives_what_it_gives_after_a_group_has_failed() -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    with contextlib.suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+    assert await heeded(asyncio.sleep(0, 7)) == 7

@@ -18,7 +18,8 @@ from almenara_kubernetes.simulated import _listed, _usage
 from almenara_kubernetes.simulated_world import World
 
 EVERY = (
-    "head", "map", "workloads", "pods", "nodes", "events", "pod", "usage", "timeline", "workload",
+    "head", "access", "map", "workloads", "pods", "nodes", "events", "pod", "containers",
+    "usage", "timeline", "workload",
     "workload_pods", "workload_timeline", "node", "node_pods", "node_timeline",
 )  # fmt: skip
 EVIL = "<script>alert(1)</script><img src=x>"
@@ -109,7 +110,9 @@ async def test_a_workload_is_shown_with_its_pods_and_a_pod_with_its_owners(
     assert name in workload
     assert "5/6 available" in workload
     assert "Deployment/council-dev" in detail
-    assert "back-off 40s" in detail
+    containers = await shown("containers", fleet, namespace="council", name=name)
+    assert "back-off 40s" in containers
+    assert "container=council" in containers
     assert "4 over" in story or "first" in story
 
 
@@ -132,6 +135,19 @@ async def test_a_simulated_cluster_says_so_and_a_refused_kind_names_the_missing_
 
     assert "Simulated cluster." in text
     assert "verbs: [list]" in text
+
+    several = [
+        Resource(kind="kubernetes.access", namespace=space, name="pod", status="forbidden",
+                 state={"reason": f"may not list pods in {space}",
+                        "rule": f"# in the rules of a Role in {space}\n- verbs: [list]\n"})
+        for space in ("a", "b", "c")
+    ]  # fmt: skip
+    head = await shown("head", several)
+    whole = await shown("access", several)
+    assert "3 kinds are not seen" in head
+    assert "kubernetes.access" in head
+    assert whole.count("- verbs: [list]") == 3
+    assert "in the rules of a Role in b" in whole
 
 
 @pytest.mark.anyio

@@ -1,63 +1,151 @@
 """The rules that are printed are those of the configuration, and never more."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import yaml
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
-from almenara_kubernetes.commands import commands
-from almenara_kubernetes.rbac import missing, roles
+from almenara.hookspecs import Finding, KubernetesRule
+from almenara.kubernetes_commands import kubernetes_commands
+from almenara.kubernetes_roles import roles
+from almenara.plugins import Plugins, in_folder, installed
+from almenara.settings import Settings
+from almenara_kubernetes.rbac import missing, rules
+from almenara_kubernetes.reviewing import told
 from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
 from almenara_kubernetes.watched import PODS
+from almenara_ray.custom_resources import WATCHED as KUBERAY
+from almenara_ray.rights import rules as ray_rules
+from almenara_ray.settings import KubeRaySettings, RaySettings
 
-EVERYTHING = KubernetesSettings(
-    clusters=[ClusterSettings(name="a"), ClusterSettings(name="b", namespaces=["x", "y"])]
-)
-
-
-def rules_of(settings: KubernetesSettings, cluster: ClusterSettings) -> list[dict[str, list[str]]]:
-    return [rule for it in roles(settings, cluster) for rule in it["rules"]]
+NARROW = ClusterSettings(name="b", namespaces=["x", "y"])
+EVERYTHING = [KubernetesSettings(clusters=[it]) for it in (ClusterSettings(name="a"), NARROW)]
 
 
-@pytest.mark.parametrize("cluster", EVERYTHING.clusters)
-def test_kubernetes_rules_only_ever_read_and_never_a_secret(cluster: ClusterSettings) -> None:
-    for rule in rules_of(EVERYTHING, cluster):
+def rules_of(settings: KubernetesSettings) -> list[dict[str, list[str]]]:
+    return [rule for it in roles(rules(settings)) for rule in it["rules"]]
+
+
+def pods_alone(*namespaces: str, **more: Any) -> KubernetesSettings:
+    return KubernetesSettings(
+        clusters=[ClusterSettings(namespaces=list(namespaces))], kinds=["pod"], usage=False, **more
+    )
+
+
+@pytest.mark.parametrize("settings", EVERYTHING)
+def test_kubernetes_rules_only_ever_read_and_never_a_secret(settings: KubernetesSettings) -> None:
+    for rule in rules_of(settings):
         assert set(rule["verbs"]) <= {"get", "list", "watch"}
         assert not {"secrets", "configmaps", "pods/exec", "pods/log", "*"} & set(rule["resources"])
         assert "*" not in rule["apiGroups"]
 
 
 def test_kubernetes_rules_for_pods_alone_are_for_pods_alone() -> None:
-    chosen = KubernetesSettings(kinds=["pod"], usage=False)
     pods = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
-    assert rules_of(chosen, ClusterSettings()) == [pods]
-    (role,) = roles(chosen, ClusterSettings(namespaces=["x"]))
+    assert rules_of(pods_alone()) == [pods]
+    (role,) = roles(rules(pods_alone("x")))
     assert (role["kind"], role["metadata"]["namespace"]) == ("Role", "x")
     (rule,) = yaml.safe_load(missing(PODS, "x"))
     assert rule == pods
 
 
 def test_kubernetes_logs_are_in_the_rules_only_where_they_are_switched_on() -> None:
-    chosen = KubernetesSettings(kinds=["pod"], usage=False, logs=True)
     logs = {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]}
-    assert logs in rules_of(chosen, ClusterSettings())
+    assert logs in rules_of(pods_alone(logs=True))
+
+
+def test_kubernetes_objects_are_read_whole_only_where_yaml_is_switched_on() -> None:
+    get = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}
+    assert get in rules_of(pods_alone(yaml=True))
+    assert get not in rules_of(pods_alone(logs=True))
 
 
 def test_a_role_in_a_namespace_never_grants_what_is_outside_of_namespaces() -> None:
-    made = roles(EVERYTHING, EVERYTHING.clusters[1])
+    made = roles(rules(EVERYTHING[1]))
     assert {it["kind"] for it in made} == {"Role"}
     assert not any("nodes" in rule["resources"] for it in made for rule in it["rules"])
 
 
+def test_the_kubernetes_rules_of_ray_are_for_what_it_watches_of_kuberay() -> None:
+    (rule,) = ray_rules(RaySettings(kuberay=[KubeRaySettings(namespaces=["ml"])]))
+    assert (rule.group, rule.namespaces, rule.optional) == ("ray.io", ("ml",), True)
+    assert set(rule.resources) == {it.plural for it in KUBERAY}
+    assert ray_rules(RaySettings()) == []
+
+
+def printed(of_plugins: dict[str, Any], *arguments: str) -> Result:
+    settings = Settings(plugins=of_plugins)
+    group = kubernetes_commands(installed(), lambda: settings)
+    return CliRunner().invoke(group, ["rbac", *arguments])
+
+
 def test_almenara_kubernetes_rbac_prints_them_with_their_bindings() -> None:
-    (group,) = commands(lambda: EVERYTHING)
-    account = ["--cluster", "b", "--service-account", "almenara/almenara"]
-    result = CliRunner().invoke(group, ["rbac", *account])
+    several = {"kubernetes": {"clusters": [
+        {"name": "a", "kubeconfig": "/a"}, {"name": "b", "namespaces": ["x", "y"]}
+    ]}}  # fmt: skip
+    result = printed(several, "--cluster", "b", "--service-account", "almenara/almenara")
     assert result.exit_code == 0, result.output
-    printed = list(yaml.safe_load_all(result.output))
-    assert [it["kind"] for it in printed] == ["Role", "RoleBinding"] * 2
-    several = CliRunner().invoke(group, ["rbac"])
-    assert several.exit_code == 1
-    assert "several clusters" in several.output
+    whole = list(yaml.safe_load_all(result.output))
+    assert [it["kind"] for it in whole] == ["Role", "RoleBinding"] * 2
+    for arguments, said in (
+        ((), "several clusters; name one of a, b"),
+        (("--cluster", "c"), "no cluster is named 'c'; there is a, b"),
+        (("--service-account", "almenara"), "NAMESPACE/NAME"),
+    ):
+        refused = printed(several, *arguments)
+        assert refused.exit_code == 1
+        assert said in refused.output
+    assert "needs a right in Kubernetes" in printed({}).output
+
+
+def test_almenara_kubernetes_rbac_puts_the_rules_of_all_plugins_of_a_cluster_together() -> None:
+    result = printed(
+        {
+            "kubernetes": {"clusters": [{"namespaces": ["ml"]}], "kinds": ["pod"], "usage": False},
+            "ray": {"kuberay": [{"name": "here", "namespaces": ["ml"]}]},
+        }
+    )
+    (role,) = yaml.safe_load_all(result.output)
+    assert role["metadata"]["namespace"] == "ml"
+    assert [(it["apiGroups"], it["resources"]) for it in role["rules"]] == [
+        ([""], ["pods"]), (["ray.io"], ["rayclusters", "rayjobs", "rayservices"]),
+    ]  # fmt: skip
+    # Another kubeconfig is another cluster, by its path where it has no name.
+    other = {"kubernetes": {"clusters": [{}]}, "ray": {"kuberay": [{"kubeconfig": "/etc/lab"}]}}
+    assert "name one of in-cluster, /etc/lab" in printed(other).output
+    (role,) = yaml.safe_load_all(printed(other, "--cluster", "/etc/lab").output)
+    assert role["kind"] == "ClusterRole"
+    assert len(role["rules"]) == 1
+
+
+@pytest.mark.anyio
+async def test_rules_that_no_plugin_can_ask_for_are_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "watcher.py").write_text(
+        "import almenara\nfrom almenara.hookspecs import KubernetesRule\n"
+        "@almenara.hookimpl\ndef almenara_kubernetes_rules():\n"
+        "    return [KubernetesRule(group='example.org', resources=('zones',), verbs=('list',))]\n"
+    )
+    plugins = Plugins()
+    for found in in_folder(tmp_path):
+        plugins.load(found)
+    (rule,) = plugins.kubernetes_rules("watcher", None)
+    assert isinstance(rule, KubernetesRule)
+    (finding,) = await plugins.diagnose(Settings())
+    assert isinstance(finding, Finding)
+    assert finding.verdict == "warning"
+    assert "no plugin that can ask" in finding.found
+
+
+def test_what_is_not_granted_in_kubernetes_is_told_in_few_words() -> None:
+    pods = [("", "pods", "list"), ("", "pods", "watch")]
+    assert told({"ml": [*pods, ("ray.io", "rayjobs", "list"), ("ray.io", "rayjobs", "watch")]}) == (
+        "not granted: list, watch of pods, rayjobs.ray.io in the namespace ml"
+    )
+    assert told({"": [("", "nodes", "list")], "x": pods}) == (
+        "not granted: list of nodes in the whole cluster; list, watch of pods in the namespace x"
+    )
 
 
 def test_secrets_cannot_be_watched_by_calling_them_custom() -> None:

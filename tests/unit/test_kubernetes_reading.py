@@ -16,6 +16,7 @@ from almenara_kubernetes.watched import (
     DEPLOYMENTS,
     ENDPOINT_SLICES,
     EVENTS,
+    INGRESSES,
     NODES,
     POD_METRICS,
     PODS,
@@ -332,3 +333,39 @@ def test_whatever_bytes_come_are_an_object(raw: bytes) -> None:
     one = PODS.decode(raw)
 
     assert Reading().changed(PODS, one)
+
+
+@pytest.mark.parametrize(
+    ("tls", "hosts", "status", "routes"),
+    [
+        ([["a.example.org"]], ["a.example.org"], "TLS", "a.example.org/ to web:80"),
+        ([], ["a.example.org"], "Plain HTTP", "a.example.org/ to web:80 without TLS"),
+        ([["a.example.org"]], ["a.example.org", "b.example.org"], "Partly plain HTTP",
+         "a.example.org/ to web:80, b.example.org/ to web:80 without TLS"),
+        ([["*.example.org"]], ["a.example.org", "b.a.example.org", "example.org"],
+         "Partly plain HTTP",
+         "a.example.org/ to web:80, b.a.example.org/ to web:80 without TLS,"
+         " example.org/ to web:80 without TLS"),
+        ([[]], ["a.example.org", ""], "TLS", "a.example.org/ to web:80, / to web:80"),
+        ([["a.example.org"]], [""], "Plain HTTP", "/ to web:80 without TLS"),
+        ([["*.example.org"]], ["*.example.org"], "TLS", "*.example.org/ to web:80"),
+        ([["a.example.org"]], [], "No rules", None),
+    ],
+)  # fmt: skip
+def test_an_ingress_says_which_of_its_hosts_have_tls(
+    tls: list[list[str]], hosts: list[str], status: str, routes: str | None
+) -> None:
+    backend = {"service": {"name": "web", "port": {"number": 80}}}
+    one = it(
+        INGRESSES,
+        spec={
+            "tls": [{"hosts": names, "secretName": "keys"} for names in tls],
+            "rules": [{"host": name, "http": {"paths": [{"path": "/", "backend": backend}]}}
+                      for name in hosts],
+        },
+    )  # fmt: skip
+
+    (told,) = resources(Reading().changed(INGRESSES, one))
+
+    assert (told.status, told.state.get("rules")) == (status, routes)
+    assert (told.severity == Severity.INFO) == (status == "TLS")

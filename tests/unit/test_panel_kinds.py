@@ -6,7 +6,7 @@ import pytest
 
 from almenara.hookspecs import Column, EventQuery, Panel, ResourceQuery, SampleQuery
 from almenara.panels.kinds import check, combined, nice
-from almenara.panels.renderer import duration, formatted
+from almenara.panels.renderer import age, duration, formatted
 from almenara.signals import Event, Resource, Sample, Severity, Signal, now
 from almenara.testing.rendering import draw
 
@@ -247,6 +247,15 @@ def test_lengths_of_time_and_axes_are_round() -> None:
         "0 s", "3.0 ms", "1 h 0 min", "2 d 7 h",
     ]  # fmt: skip
     assert [nice(it) for it in (0, 0.03, 7, 10, 101, 240)] == [1.0, 0.05, 10, 10, 200, 250]
+
+
+def test_ages_are_as_short_as_those_of_kubectl() -> None:
+    told = {
+        0: "0s", 90: "90s", 185: "3m5s", 600: "10m", 3_420: "57m", 11_520: "3h12m", 28_800: "8h",
+        140_400: "39h", 561_600: "6d12h", 1_555_200: "18d", 94_608_000: "3y", -5: "0s",
+        float("inf"): "\u2013", float("nan"): "\u2013",
+    }  # fmt: skip
+    assert {seconds: age(seconds) for seconds in told} == told
 
 
 def test_series_on_different_steps_are_combined_carried_on() -> None:

@@ -1,5 +1,6 @@
 """What a cluster says, compared with what it said before."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from almenara.kit import now
-from almenara.signals import Event, Severity
+from almenara.signals import Event, Resource, Severity, Signal
 from almenara_ray.answers import Application, Job, Node, Version
-from almenara_ray.following import Cluster, Known
+from almenara_ray.following import APPLICATION, CLUSTER, JOB, NODE, Cluster
+from almenara_ray.jobs import Known
 
 MINUTE = 60_000_000
 T0 = 1_790_000_000_000_000
@@ -23,7 +25,7 @@ def job(name: str, status: str, submitted: int = T0, ended: int | None = None, *
 
 
 def told(cluster: Cluster, *jobs: Job, **how: Any) -> list[str]:
-    signals = cluster.told(cluster.transitions(jobs, **how))
+    signals = cluster.told(cluster.jobs.transitions(jobs, **how))
     return [f"{it.subject} {it.type.rpartition('.')[2]}" for it in signals if isinstance(it, Event)]
 
 
@@ -57,6 +59,21 @@ def test_a_restart_of_almenara_repeats_nothing_and_misses_nothing() -> None:
         job("b", "STOPPED", T0 + MINUTE),
     )
     assert found == ["b submitted", "a succeeded", "b stopped"]
+
+
+def test_what_an_earlier_run_told_and_is_not_there_any_more_is_told_as_gone_once() -> None:
+    cluster = Cluster("lab", Known())
+    cluster.earlier = {(JOB, "old"), (JOB, "a"), (NODE, "n" * 12), (NODE, "h" * 12)}
+
+    def gone(signals: Sequence[Signal]) -> list[str]:
+        return [it.name for it in signals if isinstance(it, Resource) and it.gone]
+
+    jobs = [job("a", "RUNNING")]
+    assert gone(cluster.told(cluster.jobs.transitions(jobs))) == ["old"]
+    assert gone(cluster.told(cluster.jobs.transitions(jobs))) == []
+    assert gone(cluster.shaped([Node(id="h" * 12, name="h")])) == ["n" * 12]
+    cluster.earlier = {(CLUSTER, "lab"), (APPLICATION, "chat")}
+    assert sorted(gone(cluster.left())) == ["a", "chat", "h" * 12, "lab"]
 
 
 def test_an_id_that_is_used_again_is_another_run() -> None:
@@ -146,7 +163,7 @@ def test_however_lists_are_seen_every_run_is_told_once_and_in_order(data: st.Dat
             for name in data.draw(st.permutations(names))
             if at[name] >= 0
         ]
-        for signal in cluster.told(cluster.transitions(jobs)):
+        for signal in cluster.told(cluster.jobs.transitions(jobs)):
             if isinstance(signal, Event):
                 seen[(signal.source, signal.id)] = seen.get((signal.source, signal.id), 0) + 1
                 order[signal.subject].append(signal.type.rpartition(".")[2])

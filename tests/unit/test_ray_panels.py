@@ -18,7 +18,8 @@ from almenara_ray.custom_resources import (
     cluster_signals,
     job_signals,
 )
-from almenara_ray.following import Cluster, Known
+from almenara_ray.following import Cluster
+from almenara_ray.jobs import Known
 from almenara_ray.panels import laid_out
 from almenara_ray.settings import RaySettings
 
@@ -51,7 +52,7 @@ def story(name: str, *jobs: Job) -> list[Signal]:
     )
     node = Node(id="a" * 56, name="head-pod", head=True, total={"CPU": 4.0})
     signals = [*cluster.answered(), *cluster.shaped([node])]
-    transitions = cluster.transitions(jobs)
+    transitions = cluster.jobs.transitions(jobs)
     for it in transitions:
         if it.what == "failed":
             it.log = f"epoch 1\n{HOSTILE}\nValueError: loss is nan"
@@ -132,6 +133,41 @@ async def test_a_job_leads_to_its_pod_where_kubernetes_knows_it() -> None:
     assert "/dashboards/kubernetes.pod?namespace=ray&amp;name=head-pod" in html
 
 
+async def test_a_job_of_kuberay_leads_to_the_pods_of_its_cluster_and_to_no_others() -> None:
+    def pod(name: str, cluster: str, part: str) -> Resource:
+        labels = {"ray.io/cluster": cluster, "ray.io/node-type": part}
+        return Resource(
+            kind="kubernetes.pod", namespace="ml", name=name, status="Running",
+            state={"labels": labels},
+        )  # fmt: skip
+
+    signals = [
+        *story("ml.train", job("runs", "RUNNING")),
+        pod("a-worker", "train", "worker"), pod("the-head", "train", "head"),
+        pod("another", "other", "head"),
+    ]  # fmt: skip
+    html = await render_panel(
+        "ray", "job", signals, settings={"kuberay": [{}]},
+        query={"namespace": "ml.train", "name": "runs"},
+    )  # fmt: skip
+    assert html.index("name=the-head") < html.index("name=a-worker")
+    assert "another" not in html
+
+
+async def test_a_simulated_cluster_says_that_nothing_of_it_is_real() -> None:
+    cluster = Cluster("made-up", Known())
+    cluster.simulated = True
+    settings = {"clusters": [{"name": "made-up", "url": "http://127.0.0.1:1", "simulated": True}]}
+    html = await render_panel("ray", "clusters", cluster.answered(), settings=settings)
+    assert "Simulated cluster.</b> No job and no node here is real." in html
+    html = await render_panel(
+        "ray", "job", story("made-up", job("a", "SUCCEEDED", took=3)), settings=settings,
+        query={"namespace": "made-up", "name": "a"},
+    )  # fmt: skip
+    assert "This job is not real" in html
+    assert "imulated" not in await drawn("clusters", story("lab", job("a", "SUCCEEDED", took=3)))
+
+
 async def test_an_unknown_job_is_told_so() -> None:
     html = await drawn("job", [], namespace="lab", name="x")
     assert "Nothing is known of a job x of lab" in html
@@ -203,7 +239,7 @@ async def test_rayjobs_and_rayclusters_of_kuberay_are_shown_with_reason_and_work
     for text in ("train", "Failed", "DeadlineExceeded: too late", "1 min 40 s", "ml.c"):
         assert text in html
     html = await render_panel("ray", "rayclusters", signals, settings=settings)
-    for text in (">c<", "ready", ">3<", ">2<"):
+    for text in (">c<", "ready", ">2 <", "of 3"):
         assert text in html
     assert "s3cret-word" not in repr(signals)
 

@@ -12,7 +12,7 @@ import pytest
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
-from almenara.hookspecs import Line, Panel, TailQuery
+from almenara.hookspecs import Belonging, ClusterRight, Line, Panel, TailQuery
 from almenara.panels import feeds as feeding
 from almenara.panels.catalogue import Catalogue
 from almenara.panels.channels import Channels
@@ -20,6 +20,7 @@ from almenara.panels.feeds import Feeds
 from almenara.panels.panel import View
 from almenara.panels.renderer import Frame, Renderer
 from almenara.resources import Resources
+from almenara.scope import EVERYTHING, Grant, Scope
 from almenara.settings import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.supervisor import Supervisor
 
@@ -111,8 +112,8 @@ class Screen:
         found = [it.split("<")[0] for it in self.text.split('class="text">')[1:]]
         return found[-PANEL.query.limit :]  # type: ignore[union-attr]
 
-    async def look(self) -> None:
-        await self.channels.join(self.outbox, [self.panel], None)
+    async def look(self, scope: Scope = EVERYTHING) -> None:
+        await self.channels.join(self.outbox, [self.panel], None, scope)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -225,3 +226,43 @@ async def test_colours_are_left_out_and_what_hides_itself_is_written_out(
     assert bold == "&lt;b&gt;bold&lt;/b&gt;"
     assert long.endswith("(9,000 characters)")
     assert len(long) < 4100
+
+
+class Guarded(Log):
+    """A tail of several sources, that takes a right in the cluster."""
+
+    rights = (ClusterRight(verb="get", resource="pods", subresource="log"),)
+
+    def belongs(self, asked: Mapping[str, str]) -> Belonging:
+        called = asked.get("name", "")
+        if called == "nowhere":
+            raise LookupError("there is no nowhere")
+        return Belonging(source="p-east", namespace=f"east/{called}", right=self.rights[0])
+
+
+@pytest.mark.parametrize("log", [Guarded()])
+async def test_a_log_is_for_who_has_the_right_that_it_takes_where_it_belongs(
+    channels: Channels, log: Log
+) -> None:
+    in_cluster = Scope(
+        access_log=False, guarded=("p-east",), namespaces=("east/a", "east/b"),
+        rights=(("get pods/log", "east/a"), ("get pods/log", "west/c")),
+    )  # fmt: skip
+    other_source = Scope(grants=(Grant(sources=("p-west",)),), access_log=False)
+    for scope, name, said in (
+        (in_cluster, "a", "first"),
+        (in_cluster, "b", "it takes the right to `get pods/log` in the namespace east/b"),
+        (in_cluster, "c", "not among what you may see"),
+        (in_cluster, "nowhere", "there is no nowhere"),
+        (other_source, "a", "not among what you may see"),
+        (EVERYTHING, "b", "first"),
+        (Scope(access_log=False), "b", "first"),
+    ):
+        screen = Screen(channels, f"p.log?name={name}")
+        await screen.look(scope)
+        assert said in screen.text.replace("&#39;", "'"), (name, said)
+        channels.leave(screen.outbox)
+    assert {it["name"] for it in log.opened} == {"a", "b"}
+    less = msgspec.structs.replace(in_cluster, rights=())
+    assert in_cluster.covers(less)
+    assert not less.covers(in_cluster)

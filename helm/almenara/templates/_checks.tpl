@@ -5,6 +5,12 @@
 {{- if lt (int .Values.terminationGracePeriodSeconds) (int $needed) }}
 {{- fail (printf "terminationGracePeriodSeconds is %d, and ending takes up to %d: config.server.drain, config.server.shutdown_timeout and 5 for the bus. Raise it, or lower those." (int .Values.terminationGracePeriodSeconds) (int $needed)) }}
 {{- end }}
+{{- if (default dict $server.tls).client_ca }}
+{{- fail "config.server.tls.client_ca: with it nobody connects without a certificate, and the kubelet has none for its probes, so that the pod would be restarted for ever. Leave it out, and keep others away by networkPolicy.ingress.from." }}
+{{- end }}
+{{- if and $server.tls .Values.gateway.enabled }}
+{{- fail "config.server.tls and gateway.enabled: a gateway speaks https to a service only where a BackendTLSPolicy says how, which this chart does not make. Turn one off." }}
+{{- end }}
 {{- $size := include "almenara.bytes" .Values.persistence.size | int64 }}
 {{- with (default dict .Values.config.storage).retention_size }}
 {{- if gt (int64 .) $size }}

@@ -64,6 +64,9 @@
 {{- range default list (default dict $plugins.ray).clusters }}
 {{- $addresses = append $addresses .url }}
 {{- end }}
+{{- range include "almenara.kuberay" . | fromJsonArray }}
+{{- $addresses = append $addresses (default "http://ray:8265" .dashboard | replace "{service}" "ray" | replace "{namespace}" "ray") }}
+{{- end }}
 {{- end }}
 {{- with dig "auth" "oidc" "issuer" "" .Values.config }}
 {{- $addresses = append $addresses . }}
@@ -87,11 +90,21 @@
 {{- default (list dict) $clusters | toJson }}
 {{- end }}
 
-{{- /* Whether the cluster we are in is one of them; empty where it is not. */ -}}
-{{- define "almenara.watchesOwnCluster" -}}
-{{- if has "kubernetes" .Values.plugins.enabled }}
-{{- range include "almenara.clusters" . | fromJsonArray }}
-{{- if not .kubeconfig }}yes{{ end }}
+{{- /* What KubeRay makes, in which clusters, as JSON. */ -}}
+{{- define "almenara.kuberay" -}}
+{{- if has "ray" .Values.plugins.enabled }}
+{{- default (list) (dig "plugins" "ray" "kuberay" (list) .Values.config) | toJson }}
+{{- else }}[]
 {{- end }}
+{{- end }}
+
+{{- /* Whether the cluster we are in is watched; empty where it is not. */ -}}
+{{- define "almenara.watchesOwnCluster" -}}
+{{- $places := include "almenara.kuberay" . | fromJsonArray }}
+{{- if has "kubernetes" .Values.plugins.enabled }}
+{{- $places = concat $places (include "almenara.clusters" . | fromJsonArray) }}
+{{- end }}
+{{- range $places }}
+{{- if not .kubeconfig }}yes{{ end }}
 {{- end }}
 {{- end }}

@@ -70,6 +70,11 @@ annotations:
 {{- toYaml (dict "hosts" ($hosts | uniq)) }}
 {{- end }}
 
+{{- /* How the pod is spoken to: https where it has a certificate of its own. */ -}}
+{{- define "almenara.scheme" -}}
+{{- ternary "https" "http" (not (empty .Values.config.server.tls)) }}
+{{- end }}
+
 {{- define "almenara.tlsSecretName" -}}
 {{- default (printf "%s-tls" (include "almenara.fullname" .)) .Values.ingress.tls.secretName }}
 {{- end }}

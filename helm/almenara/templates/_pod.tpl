@@ -165,15 +165,27 @@ short-lived and rotated, in place of the automatic one. */ -}}
     - "--only-binary=:all:"
     - --no-deps
     - --no-cache-dir
+    # What an attempt that was broken off has left is replaced.
+    - --upgrade
     - --disable-pip-version-check
     - --index-url={{ .Values.plugins.install.indexUrl }}
     - --target=/site
     - --requirement=/etc/almenara/requirements.txt
-  {{- if .Values.plugins.install.existingSecret }}
+  {{- with .Values.extraEnvFrom }}
+  envFrom:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   env:
+    # Wheels are unpacked where they end up: /tmp is too small for large ones.
+    - name: TMPDIR
+      value: /site
+    {{- if .Values.plugins.install.existingSecret }}
     - name: NETRC
       value: /etc/almenara/index/netrc
-  {{- end }}
+    {{- end }}
+    {{- with .Values.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   securityContext:
     {{- toYaml .Values.securityContext | nindent 4 }}
   resources:
@@ -191,6 +203,9 @@ short-lived and rotated, in place of the automatic one. */ -}}
     - name: index
       mountPath: /etc/almenara/index
       readOnly: true
+    {{- end }}
+    {{- with .Values.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
     {{- end }}
 {{- end }}
 

@@ -2,26 +2,29 @@
 
 import asyncio
 import hmac
-import ipaddress
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 import structlog
 
 from almenara.access import tokens as api_tokens
 from almenara.access.asking import Asking, ClusterError, Refused
 from almenara.access.audit import Audit
+from almenara.access.forwarding import TrustedProxies, counted_as
 from almenara.access.hashing import TooManySecretsError, Verifying, digest
 from almenara.access.identity import Identity, Person, Role, everybody, identity_of
+from almenara.access.modes import mode_of
+from almenara.access.open_pages import COME_AGAIN, Open, OpenPages
 from almenara.access.proxying import Proxying
 from almenara.access.sessions import Session, Sessions
 from almenara.access.store import ApiToken, Kept, KeptSession, Store
 from almenara.access.throttling import Attempts
+from almenara.access.tickets import Provider, Renewal, Ticket
 from almenara.access.tokens import Tokens
 from almenara.bus import Bus
+from almenara.hookspecs import ClusterRight
 from almenara.scope import EVERYTHING
-from almenara.settings import Settings, SettingsError
+from almenara.settings import Settings
 from almenara.signals import now
 
 if TYPE_CHECKING:
@@ -31,152 +34,18 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY: Final = 1.0
 """Seconds between looks at the file, at lifetimes and at open WebSockets."""
-SHORTEST_TOKEN: Final = 20
-SIGNED_OUT: Final = 4401
-COME_AGAIN: Final = 1012
 SECOND: Final = 1_000_000
-LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
-
-NOBODY_SIGNS_IN: Final = frozenset(("none", "insecure-none"))
-
-Mode = Literal["token", "oidc", "proxy", "kubernetes", "none", "insecure-none"]
-
-
-class Renewal(Protocol):
-    """What it takes to ask whether somebody who signed in may still be here."""
-
-    every: float
-    """Seconds between two times of asking."""
-
-    async def person(self) -> Person | None:
-        """Who they are now; None where they may not be here. Raises where nobody can say."""
-
-
-class Provider(Protocol):
-    """Who signs people in elsewhere, as OpenID Connect providers do."""
-
-    name: str
-    """What people know it by."""
-
-    async def begin(self, callback: str, back: str) -> tuple[str, str]:
-        """The address to send a browser to, and the secret that ties its coming back to it."""
-
-    async def finish(self, asking: Asking, came: Mapping[str, str], tie: str) -> tuple[str, str]:
-        """The secret of the new session, and the page to go on with. Raises `Refused`."""
-
-    async def signed_out_elsewhere(self, token: str) -> bool:
-        """End the sessions that a logout token names; whether it was a good one."""
-
-    def leaving(self, session: Session) -> str:
-        """Where to send a browser that signs out; empty where nowhere."""
-
-    async def close(self) -> None:
-        """Give up the connections."""
-
-
-class Ticket(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who was let in with one request."""
-
-    identity: Identity
-    session: Session | None = None
-    api_token: str = ""
-    """The id of the API token they came with."""
-    bearer: str = ""
-    """The digest of the other token they came with, where there is no session."""
-    by_header: bool = False
-    """Whether they sent a token that no browser sends by itself."""
-
-    @property
-    def user(self) -> str:
-        """Whose connections are counted together."""
-        person = self.identity.person
-        if person.shared and self.session is not None:
-            return self.session.id
-        return person.subject
-
-
-class Open(msgspec.Struct, eq=False):
-    """A WebSocket of somebody."""
-
-    ticket: Ticket
-    close: Callable[[int], None]
-    since: int
-    address: str
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to an address."""
-    if host.lower() in LOCAL_NAMES:
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def mode_of(settings: Settings) -> Mode:
-    """How people sign in.
-
-    Raises `SettingsError` where everybody could look without having been asked for by name, and
-    where what a mode needs is missing.
-    """
-    auth, server = settings.auth, settings.server
-    named = [it for it in server.allowed_hosts if not is_loopback(it)]
-    private = is_loopback(server.host) and not named
-    mode: Mode = ("none" if private else "token") if auth.mode == "auto" else auth.mode
-    if mode == "none" and not private:
-        reached = (
-            f"server.allowed_hosts names {named[0]}, which a proxy makes it known by"
-            if is_loopback(server.host)
-            else f"server.host is {server.host}, which other machines can reach"
-        )
-        raise SettingsError(
-            f"auth.mode: {reached}, and with the mode `none` everybody who does would see"
-            " everything. Choose `token`, `oidc`, `proxy` or `kubernetes`; or, where that is what"
-            " you want, ask for it by its full name: `insecure-none`"
-        )
-    if mode == "oidc" and auth.oidc is None:
-        raise SettingsError("auth.oidc: the mode `oidc` needs `issuer` and `client_id` here")
-    if mode == "proxy":
-        certified = server.tls is not None and server.tls.client_ca is not None
-        if not server.trusted_proxies:
-            raise SettingsError(
-                "server.trusted_proxies: the mode `proxy` believes nobody until the addresses of"
-                " the proxy are here"
-            )
-        if auth.proxy.secret is None and not certified:
-            raise SettingsError(
-                "auth.proxy.secret: the mode `proxy` needs a secret that the proxy sends, or"
-                " server.tls.client_ca, so that nobody beside the proxy can speak for it"
-            )
-    if mode in ("oidc", "proxy") and not auth.roles:
-        raise SettingsError(
-            f"auth.roles: nobody has a role, so with the mode `{mode}` nobody could see anything."
-            " To let everybody look who is signed in: `[{role: viewer, groups: ['*']}]`"
-        )
-    if mode == "kubernetes" and not auth.roles and auth.authorization != "kubernetes":
-        raise SettingsError(
-            "auth.roles: nobody has a role, so nobody could see anything. Name some here, or let"
-            " the cluster decide with `auth.authorization: kubernetes`"
-        )
-    if auth.authorization == "kubernetes" and mode not in ("kubernetes", "oidc", "proxy"):
-        raise SettingsError(
-            f"auth.authorization: the cluster knows nobody of the mode `{mode}`; `kubernetes` goes"
-            " with the modes `kubernetes`, `oidc` and `proxy`"
-        )
-    if auth.token is not None and len(auth.token.reveal()) < SHORTEST_TOKEN:
-        raise SettingsError(
-            f"auth.token: it is shorter than {SHORTEST_TOKEN} characters and could be guessed; make"
-            " one with `openssl rand -base64 32`"
-        )
-    return mode
 
 
 class Access:
     """Who is there, as far as sessions, tokens and whoever signs people in can tell."""
 
     def __init__(
-        self, settings: Settings, bus: Bus, namespaces: Callable[[], Iterable[str]]
+        self,
+        settings: Settings,
+        bus: Bus,
+        namespaces: Callable[[], Iterable[str]],
+        rights: Callable[[], Iterable[ClusterRight]],
     ) -> None:
         self.mode = mode_of(settings)
         self.settings, self.server = settings.auth, settings.server
@@ -186,7 +55,7 @@ class Access:
         self.tokens = Tokens()
         self.audit = Audit(bus)
         self.attempts = Attempts(auth.attempts)
-        self.open: set[Open] = set()
+        self.pages = OpenPages(self.server, self.mode)
         self._verifying = Verifying()
         self._access_hash = ""
         self._access_seen = ""
@@ -195,7 +64,7 @@ class Access:
         self._stamp: tuple[int, int] | None = None
         certified = settings.server.tls is not None and settings.server.tls.client_ca is not None
         self._proxying = Proxying(auth.proxy, certified=certified)
-        self._networks = [_network(it) for it in settings.server.trusted_proxies]
+        self.proxies = TrustedProxies(settings.server.trusted_proxies)
         self.oidc: Provider | None = None
         if self.mode == "oidc" and auth.oidc is not None:
             from almenara.access.oidc import Provider as OidcProvider
@@ -211,19 +80,9 @@ class Access:
             self.cluster = clusters.Cluster(auth.kubernetes)
             self._reviewed = clusters.Reviewed(self.cluster, auth.kubernetes.recheck)
             if auth.authorization == "kubernetes":
-                self._rights = clusters.Rights(self.cluster, auth.kubernetes, namespaces)
+                self._rights = clusters.Rights(self.cluster, auth.kubernetes, namespaces, rights)
 
     # -- requests
-
-    def trusted(self, peer: str) -> bool:
-        """Whether a connection is from a proxy that may be believed."""
-        try:
-            address = ipaddress.ip_address(peer)
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in it for it in self._networks)
 
     async def admit(self, asking: Asking) -> Ticket | None:
         """Who makes a request; None where nobody signed in. Raises `Refused`."""
@@ -312,7 +171,7 @@ class Access:
 
     async def _by_proxy(self, asking: Asking) -> Ticket | None:
         try:
-            person = self._proxying.person(asking, trusted=self.trusted(asking.peer))
+            person = self._proxying.person(asking, trusted=asking.peer in self.proxies)
         except Refused as refused:
             self.audit.refused(
                 "identity_refused",
@@ -359,12 +218,12 @@ class Access:
             )
 
     def _check_attempts(self, asking: Asking) -> None:
-        wait = self.attempts.wait(asking.address)
+        wait = self.attempts.wait(counted_as(asking.address))
         if wait > 0:
             raise Refused(429, f"Too many wrong sign-ins; wait {wait:.0f} s before the next.", wait)
 
     def _failed(self, asking: Asking, what: str) -> None:
-        self.attempts.failed(asking.address)
+        self.attempts.failed(counted_as(asking.address))
         self.audit.refused(
             "sign_in_refused", who="", address=asking.address, reason=f"{what} was wrong"
         )
@@ -398,7 +257,7 @@ class Access:
 
         The session that the browser had before is over: nobody can have planted it.
         """
-        self.attempts.succeeded(asking.address)
+        self.attempts.succeeded(counted_as(asking.address))
         if (
             before := self.sessions.find(asking.session_cookie(self.settings.plain_http))
         ) is not None:
@@ -429,7 +288,7 @@ class Access:
     async def end(self, session: Session) -> None:
         """End a session, and close its open pages at once."""
         await self.sessions.end(session)
-        await self._look_at_open()
+        await self.pages.check(self._current)
 
     def _read_mark(self) -> str:
         if self.settings.token is not None:
@@ -446,31 +305,6 @@ class Access:
         there = await asyncio.to_thread(self.store.remove_token, token_id)
         await self.look()
         return there
-
-    # -- open WebSockets
-
-    def room(self, ticket: Ticket | None, address: str) -> str | None:
-        """Why somebody may not open another WebSocket; None where they may."""
-        server = self.server
-        if not is_loopback(address):
-            of_address = sum(it.address == address for it in self.open)
-            if of_address >= server.websockets_per_address:
-                return f"{of_address} live pages are open from your address; close one."
-        if ticket is not None and self.mode not in NOBODY_SIGNS_IN:
-            mine = sum(it.ticket.user == ticket.user for it in self.open)
-            if mine >= server.websockets_per_user:
-                return f"{mine} live pages are open already; close one."
-        return None
-
-    def opened(self, ticket: Ticket, address: str, close: Callable[[int], None]) -> Open:
-        """Note a WebSocket, which is closed when its ticket is not good any more."""
-        it = Open(ticket, close, now(), address)
-        self.open.add(it)
-        return it
-
-    def closed(self, it: Open) -> None:
-        """Forget a WebSocket."""
-        self.open.discard(it)
 
     # -- the passing of time
 
@@ -526,7 +360,7 @@ class Access:
     async def look(self) -> None:
         """Take in what changed: in the file, by the passing of time, and with others' word."""
         await self._read_again()
-        for it in self.open:
+        for it in self.pages:
             # A page that is open is being looked at.
             if (session := it.ticket.session) is not None and session.identity is not None:
                 session.seen = now()
@@ -545,7 +379,7 @@ class Access:
                 if session.identity is not None and session.renewal is not None:
                     group.create_task(self._renew(session))
         await self.sessions.note_seen()
-        await self._look_at_open()
+        await self.pages.check(self._current)
 
     async def _read_again(self) -> None:
         async with self.sessions.turn:
@@ -582,18 +416,6 @@ class Access:
         else:
             session.identity = identity
 
-    async def _look_at_open(self) -> None:
-        for it in list(self.open):
-            try:
-                current = await self._current(it)
-            except Refused:
-                continue
-            if it.ticket.identity.lost(current):
-                it.close(SIGNED_OUT)
-            elif current != it.ticket.identity:
-                # More may be seen now: the page comes again and gets it.
-                it.close(COME_AGAIN)
-
     async def _current(self, it: Open) -> Identity | None:
         """Who somebody with an open WebSocket is now."""
         ticket = it.ticket
@@ -628,13 +450,3 @@ class ReviewedAgain:
 def _holder_of_all() -> Identity:
     person = Person(name="access token", subject="token", shared=True)
     return Identity(person=person, role=Role.ADMIN, scope=EVERYTHING)
-
-
-def _network(text: str) -> Any:
-    try:
-        return ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise SettingsError(
-            f"server.trusted_proxies: {text!r} is no address and no network; write 10.0.0.7 or"
-            " 10.0.0.0/8"
-        ) from None

@@ -6,7 +6,7 @@ import os
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import structlog
 from almenara.access.asking import ClusterError
 from almenara.access.hashing import digest
 from almenara.access.identity import Identity, Person
+from almenara.hookspecs import ClusterRight
 from almenara.settings import KubernetesAccessSettings, SettingsError
 
 log = structlog.get_logger(__name__)
@@ -80,14 +81,15 @@ class Cluster:
         groups = tuple(sorted(str(it) for it in user.get("groups") or ()))
         return Person(name=name, subject=f"kubernetes:{name}", groups=groups)
 
-    async def may_list(self, person: Person, resource: str, namespace: str) -> bool:
-        """Whether somebody may list a resource in a namespace, or everywhere for the empty one.
+    async def may(self, person: Person, right: ClusterRight, namespace: str) -> bool:
+        """Whether somebody has a right in a namespace, or everywhere for the empty one.
 
         Raises `ClusterError`.
         """
-        attributes = {"verb": "list", "resource": resource, "version": "v1"}
-        if namespace:
-            attributes["namespace"] = namespace
+        attributes = {
+            "verb": right.verb, "group": right.group, "resource": right.resource,
+            "subresource": right.subresource, "namespace": namespace,
+        }  # fmt: skip
         spec = {
             "user": person.name,
             "groups": list(person.groups),
@@ -142,35 +144,53 @@ class Reviewed:
         return found
 
 
+LIST_PODS: Final = ClusterRight(verb="list", resource="pods")
+LIST_NODES: Final = ClusterRight(verb="list", resource="nodes")
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """What the API server said of one person's rights."""
+
+    since: float
+    asked: frozenset[str]
+    """The namespaces that were asked about."""
+    seen: frozenset[str]
+    """Those of them that they may see, and `CLUSTER` where what belongs to the cluster."""
+    rights: frozenset[tuple[str, str]]
+    """Further rights, each with the namespace in which they have it."""
+
+
 class Rights:
-    """Which namespaces somebody may list, asked of the API server and believed for a while."""
+    """What somebody may see in the cluster, asked of the API server and believed for a while."""
 
     def __init__(
         self,
         cluster: Cluster,
         settings: KubernetesAccessSettings,
         namespaces: Callable[[], Iterable[str]],
+        taken: Callable[[], Iterable[ClusterRight]],
     ) -> None:
-        self.cluster, self.settings, self.namespaces = cluster, settings, namespaces
-        self._known: OrderedDict[Person, tuple[float, frozenset[str], dict[str, bool]]] = (
-            OrderedDict()
-        )
+        self.cluster, self.settings = cluster, settings
+        self.namespaces, self.taken = namespaces, taken
+        """What there is to ask about: namespaces, and the rights that anything takes."""
+        self._known: OrderedDict[Person, Answers] = OrderedDict()
         self._asking: dict[Person, asyncio.Lock] = {}
 
     async def narrowed(self, identity: Identity) -> Identity:
         """The same person, who sees of the cluster what they may list there. Raises
         `ClusterError`."""
-        allowed = await self._allowed(identity.person)
+        answers = await self._answers(identity.person)
         prefix = self.settings.prefix
-        seen = (f"{prefix}{it}" if it != CLUSTER else prefix.rstrip("/") for it in allowed)
+        seen = (f"{prefix}{it}" if it != CLUSTER else prefix.rstrip("/") for it in answers.seen)
         scope = msgspec.structs.replace(
             identity.scope,
             guarded=tuple(sorted(self.settings.sources)),
             namespaces=tuple(sorted(seen)),
+            rights=tuple(sorted((right, f"{prefix}{it}") for right, it in answers.rights)),
         )
         return msgspec.structs.replace(identity, scope=scope)
 
-    async def _allowed(self, person: Person) -> frozenset[str]:
+    async def _answers(self, person: Person) -> Answers:
         prefix = self.settings.prefix
         there = frozenset(
             it.removeprefix(prefix) for it in self.namespaces() if it and it.startswith(prefix)
@@ -178,32 +198,40 @@ class Rights:
         # Two requests of one person at once ask once.
         async with self._asking.setdefault(person, asyncio.Lock()):
             known = self._known.get(person)
-            if known is not None and time.monotonic() - known[0] < self.settings.rights:
-                asked, answers = known[1], known[2]
-                if not there <= asked:
-                    new = sorted(there - asked)
-                    answers = answers | dict(zip(new, await self._each(person, new), strict=True))
-                    self._known[person] = (known[0], asked | there, answers)
-            else:
-                answers = await self._fresh(person, there)
-                self._known[person] = (time.monotonic(), there, answers)
+            if known is None or time.monotonic() - known.since >= self.settings.rights:
+                fresh = await self._ask(person, there)
+                nodes = await self.cluster.may(person, LIST_NODES, CLUSTER)
+                seen = fresh.seen | ({CLUSTER} if nodes else set())
+                self._known[person] = known = msgspec.structs.replace(fresh, seen=seen)
                 self._known.move_to_end(person)
                 while len(self._known) > REMEMBERED:
                     forgotten, _ = self._known.popitem(last=False)
                     self._asking.pop(forgotten, None)
-        return frozenset(it for it, may in answers.items() if may)
+            elif not there <= known.asked:
+                more = await self._ask(person, there - known.asked)
+                self._known[person] = known = Answers(
+                    known.since, known.asked | there, known.seen | more.seen,
+                    known.rights | more.rights,
+                )  # fmt: skip
+        return known
 
-    async def _fresh(self, person: Person, there: frozenset[str]) -> dict[str, bool]:
-        async with asyncio.TaskGroup() as group:
-            pods = group.create_task(self.cluster.may_list(person, "pods", ""))
-            nodes = group.create_task(self.cluster.may_list(person, "nodes", ""))
-        names = sorted(there)
-        # Who may list everywhere may in each; that is one question instead of many.
-        answers = [True] * len(names) if pods.result() else await self._each(person, names)
-        return {CLUSTER: nodes.result(), **dict(zip(names, answers, strict=True))}
+    async def _ask(self, person: Person, names: frozenset[str]) -> Answers:
+        since = time.monotonic()
+        seen = await self._where(person, LIST_PODS, names)
+        rights = {
+            (str(right), it)
+            for right in self.taken()
+            for it in await self._where(person, right, seen)
+        }
+        return Answers(since, names, seen, frozenset(rights))
 
-    async def _each(self, person: Person, names: list[str]) -> list[bool]:
-        asked: list[Awaitable[bool]] = [
-            self.cluster.may_list(person, "pods", name) for name in names
-        ]
-        return list(await asyncio.gather(*asked))
+    async def _where(
+        self, person: Person, right: ClusterRight, names: frozenset[str]
+    ) -> frozenset[str]:
+        """Those of the namespaces in which somebody has a right."""
+        # Who has it everywhere has it in each; that is one question instead of many.
+        if not names or await self.cluster.may(person, right, ""):
+            return names
+        asked = sorted(names)
+        answers = await asyncio.gather(*(self.cluster.may(person, right, it) for it in asked))
+        return frozenset(it for it, may in zip(asked, answers, strict=True) if may)

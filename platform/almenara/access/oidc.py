@@ -9,6 +9,7 @@ import asyncio
 import hmac
 import ssl
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
@@ -18,7 +19,7 @@ import httpx
 import joserfc.errors
 import structlog
 from authlib.common.errors import AuthlibBaseError
-from authlib.integrations.httpx_client import AsyncOAuth2Client
+from authlib.deprecate import AuthlibDeprecationWarning
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
@@ -28,6 +29,12 @@ from almenara.access.identity import Identity, Person
 from almenara.access.sessions import Session, Sessions
 from almenara.settings import OidcSettings
 from almenara.signals import now
+
+with warnings.catch_warnings():
+    # It would rather have httpx2, and says so on standard error at every start. Everything else
+    # here asks with httpx, which it still takes.
+    warnings.simplefilter("ignore", AuthlibDeprecationWarning)
+    from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 log = structlog.get_logger(__name__)
 

@@ -72,7 +72,7 @@ def _remove_events(connection: sqlite3.Connection, through: int, limit: int) -> 
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(
-            "INSERT INTO events_text (events_text, rowid, subject, data)"
+            "INSERT INTO events_text (events_text, rowid, subject, data)"  # nosec B608 # constant fragments, bound values
             f" SELECT 'delete', sequence, subject, {INDEXED_DATA} FROM events WHERE sequence <= ?",
             (last,),
         )

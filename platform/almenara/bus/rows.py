@@ -1,6 +1,7 @@
 """How a signal is written into the embedded log and read back."""
 
 import hashlib
+import math
 import sqlite3
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -81,11 +82,19 @@ def settled(signal: Signal, origin: str) -> Signal:
 def _settled_observation(signal: Resource | Sample, origin: str) -> Resource | Sample:
     try:
         _check_time(signal.time)
+        if isinstance(signal, Sample):
+            _check_value(signal.value)
         encode(signal)
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
         kind = type(signal).__name__.lower()
         raise ValueError(f"{kind} {signal.kind} {signal.name!r} cannot be kept: {error}") from error
     return signal if signal.origin else msgspec.structs.replace(signal, origin=origin)
+
+
+def _check_value(value: float) -> None:
+    # As JSON these would be null, and nobody could read the log from there on.
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"value {value!r} is no finite number")
 
 
 def _check_time(time: int) -> None:
@@ -171,7 +180,7 @@ def read_after(
 ) -> list[Record]:
     """Up to `limit` records that follow the sequence `after`, in order."""
     events = connection.execute(
-        f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?",
+        f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?",  # nosec B608 # constant fragments, bound values
         (after, limit),
     ).fetchall()
     observations = connection.execute(

@@ -52,7 +52,7 @@ CREATE TABLE seen_1 (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE plugin_state (
     plugin TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (plugin, key)
 ) WITHOUT ROWID;
-"""
+"""  # nosec B608 # tables of ours
 STEPS: Final = ("", TOLD)
 """What makes the tables of the version after each one out of those of that version."""
 

@@ -91,7 +91,7 @@ class Writer:
             generation, seen = self._generation, self._seen + len(keys)
             if seen >= self.settings.deduplication_window:
                 generation, seen = 1 - generation, 0
-                connection.execute(f"DELETE FROM seen_{generation}")
+                connection.execute(f"DELETE FROM seen_{generation}")  # nosec B608 # constant fragments, bound values
             if records:
                 connection.execute(
                     "UPDATE position SET last_sequence = ?, seen_generation = ?, seen_count = ?,"
@@ -153,7 +153,8 @@ class Writer:
                 found.update(
                     row[0]
                     for row in self.connection.execute(
-                        f"SELECT key FROM {table} WHERE key IN ({marks})", part
+                        f"SELECT key FROM {table} WHERE key IN ({marks})",  # nosec B608 # constant fragments, bound values
+                        part,
                     )
                 )
         return found
@@ -170,11 +171,11 @@ class Writer:
         if events:
             many("INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", events)
             execute(
-                "INSERT INTO events_text (rowid, subject, data)"
+                "INSERT INTO events_text (rowid, subject, data)"  # nosec B608 # constant fragments, bound values
                 f" SELECT sequence, subject, {INDEXED_DATA} FROM events WHERE sequence >= ?",
                 (events[0][0],),
             )
-            many(f"INSERT INTO seen_{self._generation} VALUES (?)", ((key,) for key in keys))
+            many(f"INSERT INTO seen_{self._generation} VALUES (?)", ((key,) for key in keys))  # nosec B608 # constant fragments, bound values
         if observations:
             many("INSERT INTO observations VALUES (?, ?, ?)", observations)
 

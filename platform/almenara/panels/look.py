@@ -20,15 +20,18 @@ def fits(wanted: str, found: str) -> bool:
 
 def resources(view: View, asked: ResourceQuery) -> list[Resource]:
     """The resources that a query asks for, by kind, namespace and name, without its limit."""
-    return [
+    namespace, name = asked.namespace, asked.name
+    plain = pattern(namespace) is None
+    found = [
         resource
         for kind in view.resources.kinds()
         if fits(asked.kind, kind)
-        for resource in view.resources.of_kind(kind)
+        for resource in view.resources.of_kind(kind, namespace if plain else "")
         if not resource.gone
-        and fits(asked.namespace, resource.namespace)
-        and fits(asked.name, resource.name)
     ]
+    if not plain:
+        found = [it for it in found if fits(namespace, it.namespace)]
+    return [it for it in found if fits(name, it.name)] if name else found
 
 
 class PanelLook:

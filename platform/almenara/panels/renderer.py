@@ -17,7 +17,7 @@ from almenara.signals import format_time, now
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 INVISIBLE: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 """Characters that hide themselves or reorder their neighbours; tab and line feed are harmless."""
@@ -115,6 +115,25 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
+AGES: Final = (
+    # Up to how long, in which unit, and in which smaller one the rest is told.
+    (120, "s", ""), (600, "m", "s"), (10_800, "m", ""), (28_800, "h", "m"), (172_800, "h", ""),
+    (691_200, "d", "h"), (63_072_000, "d", ""), (math.inf, "y", ""),
+)  # fmt: skip
+UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "y": 31_536_000}
+
+
+def age(seconds: float) -> str:
+    """How long ago in the fewest letters, as kubectl says it: `13s`, `3m5s`, `57m`, `8d12h`."""
+    if not math.isfinite(seconds):
+        return "\u2013"
+    passed = max(int(seconds), 0)
+    unit, smaller = next((unit, smaller) for most, unit, smaller in AGES if passed < most)
+    whole, rest = divmod(passed, UNITS[unit])
+    fine = rest // UNITS[smaller] if smaller else 0
+    return f"{whole}{unit}{fine}{smaller}" if fine else f"{whole}{unit}"
+
+
 def percent(share: float | None) -> str:
     """A share of one, in percent."""
     if share is None or not math.isfinite(share):
@@ -141,7 +160,7 @@ def formatted(value: Any, how: str) -> str:
     if how == "time" and isinstance(value, int | float):
         return timestamp(int(value))
     if how == "age" and isinstance(value, int | float):
-        return duration((now() - value) // 1_000_000)
+        return age((now() - value) / 1_000_000)
     if isinstance(value, str):
         return value if len(value) <= LONGEST_TEXT else value[:LONGEST_TEXT] + "\u2026"
     if isinstance(value, float):
@@ -225,7 +244,7 @@ class Renderer:
 
     def render(self, template: str, context: Mapping[str, Any]) -> Markup:
         """The template as safe text."""
-        return Markup(self.environment.get_template(template).render(context))  # noqa: S704
+        return Markup(self.environment.get_template(template).render(context))  # noqa: S704  # nosec B704 # a template of ours, which escapes
 
 
 class Frame(msgspec.Struct, frozen=True):

@@ -136,7 +136,7 @@ class Supervised:
             if time.monotonic() - started >= self.settings.healthy_after:
                 wait = self.settings.backoff
             self.state.become("backing_off")
-            await asyncio.sleep(wait * (1 + random.uniform(-1, 1) * self.settings.jitter))  # noqa: S311
+            await asyncio.sleep(wait * (1 + random.uniform(-1, 1) * self.settings.jitter))  # nosec B311 # spreads restarts, guards nothing
             wait = min(wait * 2, self.settings.backoff_limit)
             self.state.restarts += 1
 

@@ -8,16 +8,14 @@ from litestar.datastructures import Cookie
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from almenara.access.admitting import (
-    NOBODY_SIGNS_IN,
-    SIGNED_OUT,
-    Access,
-    Ticket,
-    is_loopback,
-)
+from almenara.access.admitting import Access
 from almenara.access.asking import Asking, Refused
+from almenara.access.forwarding import TrustedProxies, counted_as
+from almenara.access.modes import NOBODY_SIGNS_IN, is_loopback
+from almenara.access.open_pages import SIGNED_OUT
 from almenara.access.sessions import PLAIN_COOKIE, SECURE_COOKIE
 from almenara.access.throttling import Rates
+from almenara.access.tickets import Ticket
 from almenara.web.refusing import Refusal, refuse
 
 log = structlog.get_logger(__name__)
@@ -36,11 +34,12 @@ class Admission:
         self._by_user = Rates(server.requests_per_second, server.request_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asking = asking_in(scope, self.access)
+        asking = asking_in(scope, self.access.proxies)
         state = scope.setdefault("state", {})
         state["asking"] = asking
         websocket = scope["type"] == ScopeType.WEBSOCKET
-        if not is_loopback(asking.address) and not self._by_address.allows(asking.address):
+        counted = counted_as(asking.address)
+        if not is_loopback(asking.address) and not self._by_address.allows(counted):
             await refuse(too_often(), websocket, receive, send)
             return
         try:
@@ -67,7 +66,7 @@ class Admission:
             # A refused handshake looks to a browser like a broken network, and it tries for ever.
             await _close(SIGNED_OUT, receive, send)
             return
-        if (full := self.access.room(ticket, asking.address)) is not None:
+        if (full := self.access.pages.room(ticket, asking.address)) is not None:
             await refuse(Refusal(503, "Too many connections", full), websocket, receive, send)
             return
         await self.app(scope, receive, send)
@@ -114,18 +113,15 @@ def too_often() -> Refusal:
     return Refusal(429, "Too many requests", "You ask too often; wait a moment.", 1.0)
 
 
-def asking_in(scope: Scope, access: Access) -> Asking:
+def asking_in(scope: Scope, proxies: TrustedProxies) -> Asking:
     """What a request tells of who makes it; the state of its address and scheme is put right."""
     headers: dict[str, list[str]] = defaultdict(list)
     for key, value in scope["headers"]:
         headers[key.decode("latin-1").lower()].append(value.decode("latin-1"))
     client: Any = scope.get("client")
     peer = str(client[0]) if client else ""
-    address, secure = peer, scope["scheme"] in ("https", "wss")
-    if access.trusted(peer):
-        # Each proxy adds on the right; the first that we do not know is the browser.
-        hops = [it.strip() for text in headers[FORWARDED_FOR] for it in text.split(",")]
-        address = next((it for it in reversed(hops) if it and not access.trusted(it)), peer)
+    secure = scope["scheme"] in ("https", "wss")
+    if peer in proxies:
         came_by = headers[FORWARDED_PROTO]
         secure = secure or (len(came_by) == 1 and came_by[0].strip().lower() in ("https", "wss"))
     origins = headers.get("origin", [])
@@ -136,7 +132,7 @@ def asking_in(scope: Scope, access: Access) -> Asking:
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     return Asking(
         headers=dict(headers),
-        address=address[:64],
+        address=proxies.client(peer, headers.get(FORWARDED_FOR, ())),
         peer=peer,
         secure=secure,
         local=is_loopback(name),

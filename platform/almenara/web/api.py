@@ -4,7 +4,8 @@ import base64
 import csv
 import difflib
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence, Set
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -20,10 +21,10 @@ from almenara.history import Filter
 from almenara.panels.renderer import EARLIEST_TIME, LATEST_TIME, query
 from almenara.panels.rows import EVENT_FILTERS
 from almenara.plugins import PluginInfo
-from almenara.signals import Event, Resource, format_time
+from almenara.signals import Event, Resource, Severity, format_time
 from almenara.supervisor import SourceState
 from almenara.web.permission import UNLIMITED, VIEWER, seen
-from almenara.web.problems import BadParameterError, Problem
+from almenara.web.problems import PROBLEM_TYPE, BadParameterError, Problem
 from almenara.web.services import Services
 
 LARGEST_LIMIT: Final = 1_000
@@ -126,13 +127,23 @@ def item(record: Record) -> EventItem:
     )
 
 
-PROBLEMS: Final = {
-    400: ResponseSpec(Problem, description="A parameter cannot be read", generate_examples=False),
-    503: ResponseSpec(Problem, description="The query took too long", generate_examples=False),
+def _problem(description: str) -> ResponseSpec:
+    return ResponseSpec(
+        Problem, description=description, generate_examples=False,
+        media_type=PROBLEM_TYPE,
+    )  # fmt: skip
+
+
+REFUSED: Final = {
+    401: _problem("Nobody is signed in, or the token is not good"),
+    403: _problem("It takes another role, or all sources to be seen"),
+    405: _problem("Only GET and HEAD are answered"),
+    429: _problem("Too many requests, or wrong tokens"),
 }
-MISSING: Final = {
-    404: ResponseSpec(Problem, description="There is no such event", generate_examples=False)
-}
+"""What each address of the API answers besides what it is asked for."""
+UNREADABLE: Final = {**REFUSED, 400: _problem("A parameter cannot be read")}
+PROBLEMS: Final = {**UNREADABLE, 503: _problem("The query took too long")}
+MISSING: Final = {**UNREADABLE, 404: _problem("There is no such event")}
 
 
 def _text(description: str, example: str) -> Any:
@@ -144,7 +155,9 @@ Source = Annotated[str | None, _text("Who emitted it; `*` is one part, a last `>
 Origin = Annotated[str | None, _text("Where it was read, as a pattern", "nats/>")]
 Type = Annotated[str | None, _text("Type, as a pattern", "planning.story.*")]
 Subject = Annotated[str | None, _text("Subject, as a pattern", "planning.>")]
-AtLeast = Annotated[str | None, _text("At least this severity", "ERROR")]
+AtLeast = Annotated[str | None, Parameter(
+    description="At least this severity; empty for all", examples=[Example(value="ERROR")],
+    schema_extra={"enum": ["", *(it.name for it in Severity)]})]  # fmt: skip
 Text = Annotated[str | None, _text("Words in subject or payload; quotes, and a last `*`",
                                    "login butt*")]  # fmt: skip
 Correlation = Annotated[str | None, _text("Correlation id", "US-101")]
@@ -161,14 +174,20 @@ Limit = Annotated[int, Parameter(
     examples=[Example(value=100)])]  # fmt: skip
 
 
-def chosen(request: Request[Any, Any, Any]) -> Filter:
-    """The filter in the address. Raises `BadParameterError`, for unknown parameters too."""
-    known = EVENT_FILTERS | PAGING
-    for name in request.query_params:
+def check_names(request: Request[Any, Any, Any], known: Set[str]) -> None:
+    """Raise `BadParameterError` for a parameter that is unknown, or there twice."""
+    for name, count in Counter(it for it, _ in request.query_params.multi_items()).items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
             raise BadParameterError(detail=f"{name[:60]!r} is not a parameter; {hint}")
+        if count > 1:
+            raise BadParameterError(detail=f"{name} is there {count} times; give it once")
+
+
+def chosen(request: Request[Any, Any, Any]) -> Filter:
+    """The filter in the address. Raises `BadParameterError`, for unknown parameters too."""
+    check_names(request, EVENT_FILTERS | PAGING)
     try:
         return Filter.from_query(request.query_params)
     except ValueError as error:
@@ -338,13 +357,14 @@ def _line(cells: Sequence[str]) -> bytes:
     return written.getvalue().encode("utf-8", "replace")
 
 
-@get("/api/resources", opt=VIEWER, tags=["resources"])
+@get("/api/resources", opt=VIEWER, tags=["resources"], responses=UNREADABLE)
 async def resources(
     request: Request[Any, Any, Any],
     services: Services,
     kind: Annotated[str | None, _text("Only this kind", "nats.stream")] = None,
 ) -> list[ResourceItem]:
     """Current state."""
+    check_names(request, {"kind"})
     found = seen(services, request).resources
     return [
         _resource(it, found.metrics(it))
@@ -367,13 +387,13 @@ def _resource(resource: Resource, samples: dict[str, float]) -> ResourceItem:
     )
 
 
-@get("/api/sources", opt=VIEWER, tags=["sources"])
+@get("/api/sources", opt=VIEWER, tags=["sources"], responses=REFUSED)
 async def sources(request: Request[Any, Any, Any], services: Services) -> list[SourceState]:
     """Each source and how it fares; times in microseconds since the epoch."""
     return seen(services, request).supervisor.states()
 
 
-@get("/api/health", opt=VIEWER, tags=["health"])
+@get("/api/health", opt=VIEWER, tags=["health"], responses=REFUSED)
 async def health(request: Request[Any, Any, Any], services: Services) -> Health:
     """How Almenara fares. Always 200: read `status`, or ask `/readyz`."""
     view = seen(services, request)
@@ -391,7 +411,7 @@ async def health(request: Request[Any, Any, Any], services: Services) -> Health:
     )
 
 
-@get("/api/plugins", opt=UNLIMITED, tags=["sources"])
+@get("/api/plugins", opt=UNLIMITED, tags=["sources"], responses=REFUSED)
 async def plugins(services: Services) -> list[PluginInfo]:
     """Each plugin that was found, those that failed or are disabled among them."""
     return list(services.plugins())

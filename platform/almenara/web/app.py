@@ -1,12 +1,16 @@
 """The application: routes, their dependencies, and the guard in front."""
 
+from typing import Final
+
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, Reference, SecurityScheme
 from litestar.types import ASGIApp
 
+from almenara.access.sessions import SECURE_COOKIE
 from almenara.web.admission import Admission
 from almenara.web.api import API
 from almenara.web.guard import Guard
@@ -17,6 +21,16 @@ from almenara.web.probes import PROBES
 from almenara.web.problems import handle
 from almenara.web.services import Services
 from almenara.web.signing import SIGNING
+
+SCHEMES: Final[dict[str, SecurityScheme | Reference]] = {
+    "token": SecurityScheme(
+        type="http", scheme="bearer", description="The access token or an API token."
+    ),
+    "session": SecurityScheme(
+        type="apiKey", security_scheme_in="cookie", name=SECURE_COOKIE,
+        description="What a browser has after signing in.",
+    ),
+}  # fmt: skip
 
 
 def create_app(services: Services) -> ASGIApp:
@@ -40,7 +54,11 @@ def routed(services: Services) -> Litestar:
             title="Almenara",
             version=services.version,
             description="Events, resources and sources of a fleet, now and back then.",
-            openapi_router=Router(path="/api", route_handlers=[], opt=VIEWER),
+            openapi_router=Router(
+                path="/api", route_handlers=[], opt=VIEWER, include_in_schema=False
+            ),
+            components=Components(security_schemes=SCHEMES),
+            security=[{name: []} for name in SCHEMES],
             # The other renderers load scripts from elsewhere, which our policy forbids.
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
             use_handler_docstrings=True,

@@ -22,7 +22,7 @@ from almenara.web.refusing import HEADERS, Refusal, refuse
 
 log = structlog.get_logger(__name__)
 
-HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(?::(\d{1,5}))?")
+HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(?::(0|[1-9][0-9]{0,4}))?")
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 FORWARDED_PROTO: Final = b"x-forwarded-proto"
 SECURE: Final = ("https", "wss")
@@ -118,7 +118,11 @@ def refused(scope: Scope, settings: ServerSettings) -> Refusal | None:
     secure = scope["scheme"] in SECURE or any(it.decode("latin-1") in SECURE for it in came_by)
     if origin_allowed(origin, host, secure, settings.allowed_origins):
         return None
-    log.warning("a request from another origin was refused", origin=origin[:200], host=host[0])
+    log.warning(
+        "a request from another origin was refused",
+        origin=origin[:200] if origins else None,
+        expected=expected_origins(host, secure, settings.allowed_origins),
+    )
     return Refusal(
         403,
         "Wrong origin",
@@ -137,7 +141,12 @@ def _malformed(scope: Scope, settings: ServerSettings) -> Refusal | None:
         return Refusal(431, "Headers too large", "The headers of the request are too large.")
     method: Any = scope.get("method", "GET")
     if method not in METHODS:
-        return Refusal(405, "Method not allowed", f"{str(method)[:20]} is not answered here.")
+        return Refusal(
+            405,
+            "Method not allowed",
+            f"{str(method)[:20]} is not answered here.",
+            headers=((b"allow", ", ".join(sorted(METHODS)).encode()),),
+        )
     if scope["type"] == ScopeType.HTTP:
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if any(not it.isdigit() or len(it) > 18 for it in lengths) or len(lengths) > 1:
@@ -233,6 +242,14 @@ def origin_allowed(
     if secure and scheme != "https":
         return False
     return (name, port) == (host[0], host[1] if host[1] is not None else DEFAULT_PORTS[scheme])
+
+
+def expected_origins(
+    host: tuple[str, int | None], secure: bool, allowed: Sequence[str]
+) -> list[str]:
+    """The origins that would have been fine, for whoever reads why another was not."""
+    at = host[0] if host[1] is None else f"{host[0]}:{host[1]}"
+    return [*([] if secure else [f"http://{at}"]), f"https://{at}", *allowed]
 
 
 def parse_origin(text: str) -> tuple[str, str, int] | None:

@@ -45,7 +45,7 @@ async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
     extensions: Any = socket.scope["extensions"]
     peer: LiveProtocol | AsgiPeer = extensions.get(EXTENSION) or AsgiPeer(socket)
     outbox = peer.outbox = channels.outbox(peer)
-    watched = services.access.opened(ticket, asking_of(socket).address, outbox.close)
+    watched = services.access.pages.opened(ticket, asking_of(socket).address, outbox.close)
     try:
         async with peer.writing() if isinstance(peer, AsgiPeer) else contextlib.nullcontext():
             try:
@@ -58,7 +58,7 @@ async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
         log.exception("a live page ended with an error")
         outbox.close(FAILED)
     finally:
-        services.access.closed(watched)
+        services.access.pages.closed(watched)
         peer.outbox = None
         channels.leave(outbox)
     if outbox.close_code is not None:

@@ -12,9 +12,9 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 
-from almenara.access.admitting import Ticket
 from almenara.access.asking import Asking, Refused
 from almenara.access.identity import Role
+from almenara.access.tickets import Ticket
 from almenara.panels.panel import View
 from almenara.scope import NOTHING
 from almenara.web.services import Services

@@ -26,7 +26,8 @@ class Problem(msgspec.Struct, kw_only=True):
     title: str
     status: int
     detail: str
-    instance: str
+    instance: str = ""
+    """The path that was asked for; left out where the request went no further than the edge."""
     type: str = "about:blank"
 
 
@@ -47,7 +48,8 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
             return Redirect("/sign-in" + _back_to(request), status_code=303)
         headers = {"www-authenticate": "Bearer"}
     else:
-        headers = {}
+        # Such as `Allow`, where an address takes another method.
+        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if _for_program(request.url.path):
         problem = Problem(title=title, status=status, detail=detail, instance=request.url.path)
         return Response(problem, status_code=status, media_type=PROBLEM_TYPE, headers=headers)

@@ -23,6 +23,8 @@ class Refusal(msgspec.Struct, frozen=True):
     detail: str
     wait: float = 0.0
     """Seconds after which it may be tried again."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """What the answer says besides, as `Allow` does of methods."""
 
 
 async def refuse(refusal: Refusal, websocket: bool, receive: Receive, send: Send) -> None:
@@ -47,7 +49,7 @@ async def refuse(refusal: Refusal, websocket: bool, receive: Receive, send: Send
     start: Any = {
         "type": f"{kind}.start",
         "status": refusal.status,
-        "headers": [*headers.items(), *HEADERS],
+        "headers": [*headers.items(), *HEADERS, *refusal.headers],
     }
     await send(start)
     content: Any = {"type": f"{kind}.body", "body": body}

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import FrameType
 from typing import Any, Final
 
@@ -11,7 +11,8 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from almenara.settings import ServerSettings, SettingsError, TlsSettings
+from almenara.settings import ServerSettings
+from almenara.web.encryption import tls_context
 from almenara.web.wire import LiveProtocol, lacking
 
 log = structlog.get_logger(__name__)
@@ -22,8 +23,6 @@ UNSENT: Final = 65_536
 LARGEST_FRAME: Final = 16_384
 PING_INTERVAL: Final = 20.0
 PING_TIMEOUT: Final = 10.0
-RELOAD_EVERY: Final = 2.0
-"""Seconds between looks at whether the certificate has changed."""
 
 
 class PortTakenError(OSError):
@@ -121,13 +120,45 @@ def deadline_protocol(settings: ServerSettings) -> type[HttpToolsProtocol]:
 
 
 class DrainingServer(uvicorn.Server):
-    """Drains before it shuts down: told to stop, it first runs `drain` to its end."""
+    """Drains before it shuts down: told to stop, it first runs `drain` to its end.
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]]) -> None:
+    It listens by itself, where uvicorn would give a TLS handshake a minute.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, settings: ServerSettings, drain: Callable[[], Awaitable[None]]
+    ) -> None:
         super().__init__(config)
-        self._drain = drain
+        self._settings, self._drain = settings, drain
+        self._sockets: Sequence[socket.socket] = ()
         self._told = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        self._sockets = sockets or []
+        await self.listen(self.config.ssl)
+
+    async def listen(self, tls: ssl.SSLContext | None) -> None:
+        """Take new connections with this encryption; those there are go on with theirs."""
+        deadline = self._settings.header_timeout if tls is not None else None
+        before = self.servers
+        # Both listen at the same socket for a moment, so that no connection is refused.
+        self.servers = [
+            await self._loop.create_server(
+                self._protocol, sock=sock.dup(), ssl=tls, backlog=BACKLOG,
+                ssl_handshake_timeout=deadline, ssl_shutdown_timeout=deadline,
+            )
+            for sock in self._sockets
+        ]  # fmt: skip
+        for it in before:
+            it.close()
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._told.is_set():
@@ -148,50 +179,13 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def tls_context(settings: TlsSettings) -> ssl.SSLContext:
-    """How connections are encrypted. Raises `SettingsError` where the files are no good."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.cert, settings.key)
-        if settings.client_ca is not None:
-            context.load_verify_locations(settings.client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
-        raise SettingsError(
-            f"server.tls: {settings.cert} and {settings.key} are not a certificate and its key:"
-            f" {error}"
-        ) from None
-    return context
-
-
-def _stamps(settings: TlsSettings) -> tuple[int, ...]:
-    return tuple(it.stat().st_mtime_ns for it in (settings.cert, settings.key))
-
-
-async def reload_certificate(config: uvicorn.Config, settings: TlsSettings) -> None:
-    """Read certificate and key again when they change; connections from then on have them."""
-    last = await asyncio.to_thread(_stamps, settings)
-    while True:
-        await asyncio.sleep(RELOAD_EVERY)
-        try:
-            stamps = await asyncio.to_thread(_stamps, settings)
-            if stamps == last or config.ssl is None:
-                continue
-            # Tried on a context of its own first: half of a new pair must not replace the old one.
-            await asyncio.to_thread(tls_context, settings)
-            config.ssl.load_cert_chain(settings.cert, settings.key)
-            last = stamps
-            log.info("the certificate was read again", file=str(settings.cert))
-        except (OSError, SettingsError) as error:
-            log.warning("the certificate cannot be read again; the old one stays",
-                        reason=str(error))  # fmt: skip
-
-
 def server(
     app: Any, settings: ServerSettings, drain: Callable[[], Awaitable[None]]
 ) -> DrainingServer:
-    """The server of an application, ready to `serve(sockets=[listening_socket(…)])`."""
+    """The server of an application, ready to `serve(sockets=[listening_socket(…)])`.
+
+    Raises `SettingsError` where the certificate is no good.
+    """
     tls = settings.tls
     if lacks := lacking():
         log.warning(
@@ -216,4 +210,6 @@ def server(
         lifespan="off",
         proxy_headers=False,
     )
-    return DrainingServer(config, drain)
+    # Now, so that a bad certificate is told of before any source runs.
+    config.load()
+    return DrainingServer(config, settings, drain)

@@ -8,7 +8,8 @@ from typing import Final
 import structlog
 
 from almenara import __version__
-from almenara.access.admitting import Access, mode_of
+from almenara.access.admitting import Access
+from almenara.access.modes import mode_of
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
 from almenara.panels.catalogue import Catalogue
@@ -24,9 +25,10 @@ from almenara.supervisor import Supervisor
 from almenara.web.app import create_app
 from almenara.web.assets import Assets
 from almenara.web.dashboards import check as check_dashboards
+from almenara.web.encryption import follow_certificate
 from almenara.web.plugging import Plugging
 from almenara.web.reloading import reload_saved
-from almenara.web.server import listening_socket, reload_certificate, server
+from almenara.web.server import listening_socket, server
 from almenara.web.services import Services
 
 log = structlog.get_logger(__name__)
@@ -56,7 +58,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
             for plugin in list(plugins.modules):
                 plugging.add(plugin)
             history = History(bus)
-            access = Access(settings, bus, resources.namespaces)
+            access = Access(settings, bus, resources.namespaces, feeds.rights)
             await access.start()
             tell_of_access(access)
             view = View(
@@ -103,7 +105,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                     if (tls := settings.server.tls) is not None:
                         background.append(
                             group.create_task(
-                                reload_certificate(running.config, tls), name="certificate"
+                                follow_certificate(tls, running.listen), name="certificate"
                             )
                         )
                     if reload and settings.plugins_dir is not None:

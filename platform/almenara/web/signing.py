@@ -12,14 +12,15 @@ from litestar.exceptions import NotFoundException
 from litestar.response import Redirect
 
 from almenara.access import tokens as api_tokens
-from almenara.access.admitting import Ticket
 from almenara.access.asking import Refused
 from almenara.access.identity import Identity, Role
 from almenara.access.sessions import PLAIN_COOKIE, SECURE_COOKIE, Session
+from almenara.access.tickets import Ticket
 from almenara.panels.renderer import duration
 from almenara.scope import Grant
 from almenara.signals import now
 from almenara.web.admission import cookie_of, session_cookie
+from almenara.web.api import REFUSED
 from almenara.web.pages import PageRequest, page
 from almenara.web.permission import (
     ADMIN,
@@ -42,7 +43,7 @@ LISTED: Final = 200
 STATE_COOKIES: Final = ("__Host-almenara-state", "almenara-state")
 """What ties the way to the provider and back to one browser."""
 ASKED: Final = {
-    "token": "Access token or API token",
+    "token": "Access token or API token",  # nosec B105 # a label
     "kubernetes": "Token of a ServiceAccount or a user",
     "oidc": "API token",
     "proxy": "API token",
@@ -205,7 +206,7 @@ async def back_channel_logout(request: PageRequest, services: Services) -> Respo
     return Response(None, status_code=200 if done else 400, headers={"cache-control": "no-store"})
 
 
-@get("/api/session", opt=VIEWER, tags=["access"])
+@get("/api/session", opt=VIEWER, tags=["access"], responses=REFUSED)
 async def who_am_i(request: PageRequest, services: Services) -> WhoAmI:
     """Who makes the request, and what they may see."""
     identity = _ticket(request).identity

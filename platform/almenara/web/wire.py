@@ -66,8 +66,9 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        # Whatever the socket does not take at once tells that the browser is behind.
-        self.transport.set_write_buffer_limits(high=0)
+        # Whatever the socket does not take at once tells that the browser is behind. Not 0: with
+        # TLS nothing at all would be too much then, and every page would seem to be behind.
+        self.transport.set_write_buffer_limits(high=1)
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -75,6 +76,12 @@ class LiveProtocol(WebSocketsSansIOProtocol):
             # An extension of the scope is ASGI's place for what only some servers can do.
             extensions: dict[str, Any] = cast("dict[str, Any]", self.scope["extensions"])
             extensions[EXTENSION] = self
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            # uvicorn would log each refused handshake as an error of the application.
+            self.handshake_complete = True
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -1,0 +1,130 @@
+"""What the Kubernetes pages cost a browser at 5,000 pods in 200 namespaces: `make bench-pages`.
+
+A simulated cluster, of which 500 pods change at 100 changes a second. BENCH_PODS and
+BENCH_SECONDS make it smaller or longer. Prints the table of docs/performance-pages.md.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, sync_playwright
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from app import Almenara
+from servers import wait_until
+
+PODS = int(os.environ.get("BENCH_PODS", "5000"))
+SECONDS = int(os.environ.get("BENCH_SECONDS", "8"))
+CHANGING, RATE = 500, 100
+KUBERNETES = "/dashboards/kubernetes"
+PAGES = (
+    ("Workloads", KUBERNETES),
+    ("Pods", f"{KUBERNETES}.pods"),
+    ("Nodes", f"{KUBERNETES}.nodes"),
+    ("by workload", f"{KUBERNETES}?group=workload"),
+)
+CHURN = f"""
+import asyncio, random
+import almenara
+from almenara.signals import Resource, Severity
+
+STATES = (
+    ("Running", Severity.INFO), ("CrashLoopBackOff", Severity.ERROR),
+    ("ContainerCreating", Severity.WARN),
+)
+
+def pod(number, status, severity):
+    return Resource(
+        kind="kubernetes.pod", namespace=f"team-{{number % 20 + 1:03}}",
+        name=f"churning-{{number:03}}",
+        status=status, severity=severity,
+        state={{"workload": "Deployment/churning", "node": f"worker-{{number % 50 + 10}}",
+               "total": 1, "ready": int(status == "Running"), "cpu_request": 0.25}},
+    )
+
+class Churn:
+    async def run(self, publish):
+        await publish([pod(number, *STATES[0]) for number in range({CHANGING})])
+        while True:
+            await publish([
+                pod(random.randrange({CHANGING}), *random.choice(STATES))
+                for _ in range({RATE} // 10)
+            ])
+            await asyncio.sleep(0.1)
+
+@almenara.hookimpl
+def almenara_sources():
+    return [Churn()]
+"""
+PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"
+
+
+def measured(browser: Browser, url: str) -> dict[str, float]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    cdp = context.new_cdp_session(page)
+    # Processor time of the main thread, whatever else the machine does meanwhile.
+    cdp.send("Performance.enable", {"timeDomain": "threadTicks"})
+    cdp.send("Network.enable")
+    frames: list[int] = []
+
+    def received(event: Any) -> None:
+        frames.append(len(event["response"]["payloadData"]))
+
+    cdp.on("Network.webSocketFrameReceived", received)
+    page.goto(url, wait_until="commit")
+    page.locator('#live[data-state="live"]').wait_for()
+    page.wait_for_timeout(2000)
+    painted = float(page.evaluate(PAINTED))
+    frames.clear()
+    before = metrics(cdp)
+    page.wait_for_timeout(SECONDS * 1000)
+    after = metrics(cdp)
+    found = {
+        "painted": painted,
+        "busy": (after["TaskDuration"] - before["TaskDuration"]) / SECONDS * 1000,
+        "nodes": float(page.evaluate("document.querySelectorAll('*').length")),
+        "frames": len(frames) / SECONDS,
+        "bytes": sum(frames) / SECONDS / 1024,
+    }
+    context.close()
+    return found
+
+
+def metrics(cdp: Any) -> dict[str, float]:
+    return {it["name"]: it["value"] for it in cdp.send("Performance.getMetrics")["metrics"]}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        plugins = Path(folder) / "plugins"
+        plugins.mkdir()
+        (plugins / "churn.py").write_text(CHURN)
+        almenara = Almenara(
+            Path(folder) / "almenara", "nats://127.0.0.1:1", plugins_dir=str(plugins),
+            plugins__disabled="[nats]", plugins__kubernetes__simulated=str(PODS - CHANGING),
+        )  # fmt: skip
+        with almenara:
+            last = f"{KUBERNETES}.pods?text=churning-{CHANGING - 1}"
+            wait_until(lambda: f"churning-{CHANGING - 1}</a>" in almenara.text(last), "pods", 90)
+            path = os.environ.get("ALMENARA_CHROMIUM")
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+                print("| page | painted, ms | main thread, ms/s | elements | frames/s | KiB/s |")
+                print("|---|---:|---:|---:|---:|---:|")
+                for title, address in PAGES:
+                    it = measured(browser, almenara.url + address)
+                    print(
+                        f"| {title} | {it['painted']:.0f} | {it['busy']:.0f} |"
+                        f" {it['nodes']:,.0f} | {it['frames']:.1f} | {it['bytes']:.0f} |",
+                        flush=True,
+                    )
+                browser.close()
+
+
+if __name__ == "__main__":
+    main()

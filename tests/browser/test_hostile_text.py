@@ -1,0 +1,387 @@
+"""Hostile text in every field of every kind of signal, on every page, in a real browser."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from playwright.sync_api import Browser, Page, Response, expect
+
+from app import Almenara
+from hostile import payloads, spoilt
+from servers import accepts, free_port, wait_until
+
+PLUGIN = """
+import asyncio, itertools, json
+from pathlib import Path
+import almenara
+from almenara.hookspecs import (Column, EventQuery, Line, Page, Panel, ResourceQuery, SampleQuery,
+                                TailQuery)
+from almenara.signals import Event, Resource, Sample, Severity
+
+FOLDER = Path(__file__).parent
+TEXTS = json.loads((FOLDER / "texts.json").read_text())
+KINDS = {"event": Event, "resource": Resource, "sample": Sample}
+
+
+def signal(told):
+    kind = KINDS[told.pop("signal")]
+    if kind is not Sample:
+        told["severity"] = Severity[told.get("severity", "ERROR")]
+    if "raw" in told:
+        told["raw"] = told["raw"].encode()
+    return kind(**told)
+
+
+class Replay:
+    name = "replay"
+
+    async def run(self, publish):
+        done = 0
+        while True:
+            path = FOLDER / "told.jsonl"
+            lines = path.read_text("utf-8").split("\\n")[done:-1] if path.exists() else []
+            for start in range(0, len(lines), 200):
+                await publish([signal(json.loads(it)) for it in lines[start : start + 200]])
+            done += len(lines)
+            await asyncio.sleep(0.1)
+
+
+class Failing:
+    name = "failing"
+
+    def __init__(self):
+        self.texts = itertools.cycle(TEXTS)
+
+    async def run(self, publish):
+        raise RuntimeError(" ".join(itertools.islice(self.texts, 40)))
+
+
+class Log:
+    name = "log"
+
+    async def lines(self, asked):
+        yield [Line(text=it, source=it) for it in TEXTS]
+        await asyncio.sleep(3600)
+
+
+@almenara.hookimpl
+def almenara_sources():
+    return [Replay(), Failing()]
+
+
+@almenara.hookimpl
+def almenara_tails():
+    return [Log()]
+
+
+@almenara.hookimpl
+def almenara_panels():
+    things = ResourceQuery(kind="thing", limit=1000)
+    paths = ("name", "namespace", "status", "kind", "origin", "state.text", "state.deep",
+             "state.deep.list")
+    columns = [Column(title=it, path=it) for it in paths]
+    return [
+        Panel(name="events", title="Events", kind="events", query=EventQuery(limit=500)),
+        Panel(name="things", title="Things", kind="table", query=things, columns=columns,
+              link="thing"),
+        Panel(name="linked", title="Linked", kind="table", query=things, columns=columns),
+        Panel(name="strip", title="Strip", kind="status", query=things),
+        Panel(name="one", title="One", kind="detail", query=things, columns=columns,
+              filters=["namespace", "name"]),
+        Panel(name="lines", title="Lines", kind="series",
+              query=SampleQuery(kind="thing", metric="m", limit=50)),
+        Panel(name="figure", title="Figure", kind="number",
+              query=SampleQuery(kind="thing", metric="m")),
+        Panel(name="log", title="Log", kind="tail", query=TailQuery(tail="log", limit=1000),
+              filters=["text"]),
+    ]
+
+
+@almenara.hookimpl
+def almenara_pages():
+    return [
+        Page(name="main", title="Hostile", navigation=True,
+             panels=["events", "things", "linked", "strip", "lines", "figure", "log"]),
+        Page(name="thing", title="Thing", panels=["one"]),
+    ]
+"""
+RAY = """
+import asyncio, sys
+from almenara_demo.ray_cluster import simulated
+
+async def main():
+    async with simulated(int(sys.argv[1]), 1):
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+WATCHING = """
+window.hits = []; window.violations = [];
+window.pwn = number => window.hits.push(number);
+document.addEventListener('securitypolicyviolation', it =>
+    window.violations.push(`${it.violatedDirective} ${it.blockedURI} ${it.sample}`));
+new ReportingObserver(found => window.violations.push(...found.map(it => JSON.stringify(it))),
+    {types: ['csp-violation'], buffered: true}).observe();
+for (const name of ['alert', 'confirm', 'prompt']) window[name] = () => window.hits.push(name);
+"""
+LOOK = r"""
+() => {
+    const names = new Set(), tags = new Set(), addresses = [], moved = [];
+    for (const it of document.querySelectorAll('*')) {
+        tags.add(it.localName);
+        for (const {name, value} of it.attributes) {
+            names.add(name);
+            if (['href', 'src', 'action', 'formaction', 'xlink:href', 'poster', 'data', 'ping',
+                 'srcset', 'hx-get', 'hx-ws:connect', 'content'].includes(name))
+                addresses.push([it.localName, name, value, it.getAttribute('rel') || '']);
+        }
+        if (it.id && document.querySelectorAll('#' + CSS.escape(it.id)).length > 1)
+            moved.push(it.id);
+    }
+    const text = document.body.innerText + ' ' + [...document.querySelectorAll('[title],[value]')]
+        .map(it => it.title + ' ' + (it.value || '')).join(' ');
+    return {names: [...names], tags: [...tags], addresses, moved, hits: window.hits,
+            violations: window.violations,
+            scripts: [...document.scripts].map(it => it.src.split('/').pop().split('.')[0]),
+            numbers: [...new Set(text.match(/9\d{3}9/g) || [])],
+            controls: [...new Set(text.match(
+                /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g)
+                || [])].map(it => it.codePointAt(0).toString(16))};
+}
+"""
+MADE_OF = "".join(
+    it.read_text()
+    for folder in ("platform", "plugins")
+    for it in (Path(__file__).parents[2] / folder).rglob("*")
+    if it.suffix == ".html" or (it.suffix == ".py" and "panels" in it.parts)
+)
+TAGS = set(re.findall(r"<([a-z][a-z0-9-]*)", MADE_OF))
+"""The elements and attributes that our templates are made of."""
+ATTRIBUTES = set(re.findall(r"[\s}](data-[a-z-]+|[a-z][a-z:-]*(?==))", MADE_OF))
+OURS = re.compile(r"^(/(?!/)|#|\?|https?://|width=|dark|#0c|#f7|\{)")
+TEXTS = payloads()
+SCRIPTS = ["almenara", "htmx", "hx-csp", "hx-ws"]
+
+
+class Besieged:
+    """An Almenara that shows Kubernetes, Ray and what a hostile source says."""
+
+    def __init__(self, almenara: Almenara, folder: Path) -> None:
+        self.almenara, self.folder = almenara, folder
+
+    def tell(self, signals: list[dict[str, Any]]) -> None:
+        with (self.folder / "told.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(it) + "\n" for it in signals)
+
+
+@pytest.fixture(scope="module")
+def besieged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Besieged]:
+    folder = tmp_path_factory.mktemp("hostile")
+    plugins = folder / "plugins"
+    plugins.mkdir()
+    (plugins / "hostile.py").write_text(PLUGIN)
+    (plugins / "texts.json").write_text(json.dumps(TEXTS))
+    port = free_port()
+    ray = subprocess.Popen([sys.executable, "-c", RAY, str(port)])
+    try:
+        wait_until(lambda: accepts(port), "the simulated Ray")
+        with Almenara(
+            folder / "almenara", "nats://127.0.0.1:1", plugins_dir=str(plugins),
+            plugins__disabled="[nats]", plugins__kubernetes__simulated="60",
+            plugins__ray__clusters=json.dumps([{"name": "sim", "url": f"http://127.0.0.1:{port}"}]),
+        ) as almenara:  # fmt: skip
+            yield Besieged(almenara, plugins)
+    finally:
+        ray.terminate()
+        ray.wait()
+
+
+def event(number: int, text: str, **more: Any) -> dict[str, Any]:
+    return {
+        "signal": "event", "id": f"{text}{number}", "source": text, "type": text, "subject": text,
+        "correlation": text, "origin": f"replay/{text}", "problem": text,
+        "time": 1_700_000_000_000_000 + number, "attributes": {text: text, "traceparent": text},
+        "data": {text: [text, {text: text}], "error": text, "title": text, "url": text}, **more,
+    }  # fmt: skip
+
+
+def signals(resources: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Everything that can be told, with every payload in every field."""
+    told: list[dict[str, Any]] = []
+    for number, text in enumerate(TEXTS):
+        told.append(event(number, text))
+        told.append(event(number + 10_000, text, data=None, raw=text))
+        thing = {"kind": "thing", "namespace": text, "name": text}
+        told.append({
+            "signal": "resource", **thing, "status": text, "origin": text,
+            "state": {"text": text, text: text, "deep": {"list": [text], text: {text: text}}},
+        })  # fmt: skip
+        told.append({"signal": "resource", "kind": text, "name": text, "status": text})
+        told.append({"signal": "sample", **thing, "metric": "m", "value": number, "unit": text})
+        told.append({"signal": "sample", **thing, "metric": text, "value": number})
+    by_kind: dict[str, dict[str, Any]] = {}
+    for it in resources:
+        # The one that says most of a kind shows most of what its panels show.
+        if len(json.dumps(it)) > len(json.dumps(by_kind.get(it["kind"], ""))):
+            by_kind[it["kind"]] = it
+    for turn, (kind, it) in enumerate(sorted(by_kind.items())):
+        # All of them for what has pages of its own; a part, another each time, for the others.
+        step = 1 if kind in ("kubernetes.pod", "ray.job") else 5
+        for number, text in list(enumerate(TEXTS))[turn % step :: step]:
+            counting = itertools.count(number)
+            words = number % 2 == 0
+            told.append({
+                "signal": "resource", "kind": kind, "origin": it["origin"],
+                "namespace": it["namespace"] and (text if number % 3 else it["namespace"]),
+                "name": text, "status": text if words else it["status"], "severity": "ERROR",
+                "state": spoilt(it["state"], counting, TEXTS),
+            })  # fmt: skip
+    by_type = {it["type"]: it for it in events if it["origin"].startswith(("ray", "kubernetes"))}
+    for it in by_type.values():
+        for number, text in enumerate(TEXTS[::5]):
+            counting = itertools.count(number)
+            told.append(event(
+                next(NUMBERS), text, type=it["type"], origin=it["origin"],
+                data=spoilt(it["data"], counting, TEXTS),
+            ))  # fmt: skip
+    for start in range(0, len(TEXTS), 25):
+        # Several in one, so that a few open events show all.
+        part = TEXTS[start : start + 25]
+        told.append(event(next(NUMBERS), part[0], type="together",
+                          data={it: it for it in part},
+                          attributes={it: it for it in part}))  # fmt: skip
+    return told
+
+
+NUMBERS = itertools.count(20_000)
+
+
+def test_nothing_that_anybody_says_is_executed_loaded_or_hidden(
+    besieged: Besieged, browser: Browser
+) -> None:
+    almenara = besieged.almenara
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.add_init_script(WATCHING)
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    asked: list[str] = []
+    complaints: list[str] = []
+    context.on("request", lambda it: asked.append(it.url))
+    page.on("websocket", lambda it: asked.append(it.url))
+    page.on("pageerror", lambda it: complaints.append(str(it)))
+    page.on("console", lambda it: complaints.append(it.text) if it.type == "error" else None)
+
+    def answered(it: Response) -> None:
+        if it.status >= 400:
+            complaints.append(f"{it.status} {it.url}")
+
+    context.on("response", answered)
+    page.on("dialog", lambda it: complaints.append(it.message))
+
+    def ready() -> bool:
+        kinds = {it["kind"] for it in almenara.get("/api/resources")}
+        return {"ray.job", "ray.node", "kubernetes.pod", "kubernetes.node"} <= kinds
+
+    wait_until(ready, "the clusters", 40)
+    hostile_plugin = next(it for it in almenara.get("/api/plugins") if it["name"] == "hostile")
+    assert hostile_plugin["state"] == "active", hostile_plugin["error"]
+    # Besides, our script and htmx set some.
+    names, tags = set(ATTRIBUTES), set(TAGS)
+    page.goto(almenara.url + "/")
+    dashboards = page.eval_on_selector_all(
+        "nav a[href^='/dashboards/']", "all => all.map(it => it.getAttribute('href'))"
+    )
+    found = almenara.get("/api/resources")
+    pod = next(it for it in found if it["kind"] == "kubernetes.pod")
+    job = next(it for it in found if it["kind"] == "ray.job")
+
+    def address(resource: dict[str, Any], page_name: str, **other: str) -> str:
+        told = {"namespace": resource["namespace"], "name": resource["name"], **other}
+        return f"/dashboards/{page_name}?{urlencode(told)}"
+
+    listed = page.eval_on_selector_all(
+        "a[href^='/panels/']", "all => all.map(it => it.getAttribute('href'))"
+    )
+    pages = ["/", "/sources", "/events", "/events?type=together", *dashboards, *listed]
+    pages += [f"/dashboards/kubernetes.{it}" for it in ("pods", "nodes", "events", "cluster")]
+    pages += [address(pod, "kubernetes.pod"), address(job, "ray.job")]
+    for it in ("/", "/events", "/sources", *dashboards, *pages[-2:]):
+        page.goto(almenara.url + it)
+        seen = page.evaluate(LOOK)
+        names |= set(seen["names"])
+        tags |= set(seen["tags"])
+
+    # What is told while pages are open comes over their sockets.
+    live = [context.new_page() for _ in range(2)]
+    for tab, it in zip(live, ("/events", "/"), strict=True):
+        tab.goto(almenara.url + it)
+        expect(tab.locator("#live")).to_have_attribute("data-state", "live")
+    told = signals(found, almenara.events())
+    besieged.tell(told)
+    count = sum(it["signal"] == "event" for it in told)
+    wait_until(
+        lambda: len(almenara.get("/api/events?limit=1000&type=together")["events"]) >= 13,
+        "all of it in history", 60,
+    )  # fmt: skip
+    shown: set[str] = set()
+    looks = 0
+
+    def look(tab: Page, where: str) -> None:
+        nonlocal looks
+        looks += 1
+        seen = tab.evaluate(LOOK)
+        assert seen["hits"] == [], where
+        assert seen["violations"] == [], where
+        assert set(seen["names"]) <= names, (where, set(seen["names"]) - names)
+        assert set(seen["tags"]) <= tags, (where, set(seen["tags"]) - tags)
+        assert seen["controls"] == [], where
+        assert seen["moved"] == [], where
+        assert seen["scripts"] == SCRIPTS, where
+        for tag, name, value, rel in seen["addresses"]:
+            assert OURS.match(value), (where, tag, name, value)
+            if value.startswith("http"):
+                assert rel == "noopener noreferrer nofollow", (where, value)
+        shown.update(seen["numbers"])
+
+    for tab in live:
+        tab.wait_for_timeout(500)
+        look(tab, f"live {tab.url}")
+        tab.close()
+    together = almenara.get("/api/events?type=together")["events"]
+    hostile = [it for it in almenara.get("/api/resources") if "pwn" in it["name"]]
+    for kind, page_name in (("kubernetes.pod", "kubernetes.pod"), ("ray.job", "ray.job"),
+                            ("thing", "hostile.thing"), ("kubernetes.node", "kubernetes.node"),
+                            ("kubernetes.deployment", "kubernetes.workload")):  # fmt: skip
+        some = [it for it in hostile if it["kind"] == kind][::110]
+        pages += [address(it, page_name, kind=it["kind"]) for it in some]
+    pages += [f"/events/{it['sequence']}" for it in together]
+    pages += ["/timeline?" + urlencode({"correlation": it}) for it in TEXTS[::110]]
+    pages += ["/events?" + urlencode({"text": it}) for it in TEXTS[::110]]
+    for it in pages:
+        page.goto(almenara.url + it)
+        look(page, it)
+    page.goto(almenara.url + "/events?type=together")
+    expect(page.locator("#live")).to_have_attribute("data-state", "live")
+    for row in range(len(together)):
+        page.locator("#event-rows .event").nth(row).locator("a").first.click()
+        expect(page.locator(".detail").first).to_be_visible()
+        look(page, f"the drawer of {row}")
+        page.keyboard.press("Escape")
+    context.close()
+    wanted = {re.findall(r"9\d{3}9", it)[0] for it in TEXTS}
+    assert shown >= wanted, wanted - shown
+    assert [it for it in asked if "/pwned" in it.split("?")[0]] == []
+    foreign = [it for it in asked if not re.match(rf"(http|ws)://127.0.0.1:{almenara.port}/", it)]
+    assert foreign == []
+    assert complaints == [], "\n".join(complaints)
+    print(
+        f"{len(TEXTS)} payloads in {len(told)} signals ({count} events), {looks} looks at pages:"
+        " 0 executed, 0 requested, 0 policy violations, 0 new attributes"
+    )

@@ -1,0 +1,174 @@
+"""Connections that are opened and left half-way: many of them, while others are answered."""
+
+import contextlib
+import resource
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app import Almenara
+from servers import wait_until
+
+COUNT = 10_000
+TIMEOUT = 5.0
+"""Seconds that a connection has for its headers, as it is by default (server.header_timeout)."""
+BEGINNINGS: tuple[Callable[[int], bytes], ...] = (
+    lambda _: b"",
+    lambda _: b"G",
+    lambda port: f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n".encode(),
+    lambda port: f"GET /live?panel=events HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade:".encode(),
+)
+DRIP = b"X-Slow: 1\r\n"
+
+
+def resident(pid: int) -> float:
+    """MiB of memory that a process holds."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(it for it in status.splitlines() if it.startswith("VmRSS")).split()[1]) / 1024
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+class Attackers:
+    """Connections from several addresses of this machine, and which of them are still there."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.waiting = port, selectors.DefaultSelector()
+        self.last = 0.0
+
+    def open(self, beginning: bytes, source: str) -> None:
+        it = socket.socket()
+        it.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+        it.bind((source, 0))
+        it.connect(("127.0.0.1", self.port))
+        it.setblocking(False)
+        if beginning:
+            # Dropped already, because it is one of too many.
+            with contextlib.suppress(ConnectionError):
+                it.send(beginning)
+        self.waiting.register(it, selectors.EVENT_READ)
+
+    @property
+    def left(self) -> int:
+        return len(self.waiting.get_map())
+
+    def look(self, patience: float) -> None:
+        """Take note of those that were dropped."""
+        for key, _ in self.waiting.select(patience):
+            it = key.fileobj
+            assert isinstance(it, socket.socket)
+            try:
+                gone = it.recv(4096) == b""
+            except ConnectionError:
+                gone = True
+            if gone:
+                self.waiting.unregister(it)
+                it.close()
+                self.last = time.monotonic()
+
+    def drip(self) -> None:
+        """Send a little more on each, as if the headers were about to end."""
+        for key in list(self.waiting.get_map().values()):
+            it = key.fileobj
+            assert isinstance(it, socket.socket)
+            with contextlib.suppress(ConnectionError, BlockingIOError):
+                it.send(DRIP)
+
+    def close(self) -> None:
+        for key in list(self.waiting.get_map().values()):
+            it = key.fileobj
+            assert isinstance(it, socket.socket)
+            it.close()
+        self.waiting.close()
+
+
+def answered(client: httpx.Client) -> float:
+    began = time.monotonic()
+    assert client.get("/healthz").status_code == 200
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def almenara(tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < COUNT + 2_000:
+        pytest.skip(f"{hard} open files are allowed here, which {COUNT} connections do not fit in")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with Almenara(
+            tmp_path / "a",
+            "nats://127.0.0.1:1",
+            PLUGINS__DISABLED="[nats]",
+            # As many as can be: the deadline is what must drop them.
+            SERVER__HALF_OPEN=str(COUNT),
+            SERVER__HEADER_TIMEOUT=str(TIMEOUT),
+        ) as running:
+            yield running
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_ten_thousand_half_open_connections_are_dropped_in_time_and_others_answered(
+    almenara: Almenara,
+) -> None:
+    assert almenara.process is not None
+    pid = almenara.process.pid
+    idle, before = descriptors(pid), resident(pid)
+    attackers = Attackers(almenara.port)
+    slowest, most = 0.0, before
+    beginnings = [it(almenara.port) for it in BEGINNINGS]
+    with httpx.Client(base_url=almenara.url, timeout=10) as client:
+        answered(client)
+        for number in range(COUNT):
+            attackers.open(beginnings[number % 4], f"127.0.0.{2 + number % 8}")
+            if number % 500 == 499:
+                slowest = max(slowest, answered(httpx.Client(base_url=almenara.url, timeout=10)))
+                most = max(most, resident(pid))
+                attackers.look(0)
+        opened = time.monotonic()
+        dripped = opened
+        while attackers.left and time.monotonic() < opened + 6 * TIMEOUT:
+            attackers.look(0.05)
+            if time.monotonic() - dripped > 1:
+                attackers.drip()
+                dripped = time.monotonic()
+                slowest, most = max(slowest, answered(client)), max(most, resident(pid))
+    left, took = attackers.left, attackers.last - opened
+    attackers.close()
+    print(
+        f"{COUNT} half-open connections: {left} left, the last gone {took:.1f} s after it was"
+        f" opened, {most - before:.0f} MiB more, slowest answer meanwhile {slowest * 1000:.0f} ms"
+    )
+    assert left == 0
+    assert most - before < 200
+    wait_until(lambda: descriptors(pid) <= idle + 2, "all descriptors given back")
+    assert almenara.status("/healthz") == 200
+
+
+def test_beyond_the_limit_the_oldest_half_open_connections_go_at_once(tmp_path: Path) -> None:
+    with Almenara(
+        tmp_path / "a",
+        "nats://127.0.0.1:1",
+        PLUGINS__DISABLED="[nats]",
+        SERVER__HALF_OPEN="50",
+        SERVER__HEADER_TIMEOUT="60",
+    ) as almenara:
+        attackers = Attackers(almenara.port)
+        for number in range(400):
+            attackers.open(b"GET / HTTP/1.1\r\n", f"127.0.0.{2 + number % 8}")
+
+        def only_the_newest() -> bool:
+            attackers.look(0)
+            return attackers.left <= 50
+
+        wait_until(only_the_newest, "the oldest gone")
+        assert attackers.left == 50
+        assert almenara.status("/healthz") == 200
+        attackers.close()

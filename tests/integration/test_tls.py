@@ -1,0 +1,327 @@
+"""TLS without a proxy in front: real certificates, which change while pages are open."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import ssl
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+)
+from websockets.asyncio.client import ClientConnection, connect
+
+from almenara.settings import SettingsError, TlsSettings
+from almenara.web.encryption import tls_context
+from apiserver import Authority
+from app import Almenara
+from raw_nats import RawClient
+from servers import NatsServer, wait_until
+
+pytestmark = pytest.mark.anyio
+
+NO_NATS = "nats://127.0.0.1:1"
+
+
+class Encrypted(Almenara):
+    """An Almenara that serves https, from a folder that is swapped as Kubernetes swaps a secret."""
+
+    def __init__(self, folder: Path, nats_url: str = NO_NATS, **settings: str) -> None:
+        folder.mkdir(parents=True)
+        self.authority = Authority(folder)
+        self.secret = folder / "secret"
+        self.versions = 0
+        self.secret.mkdir()
+        self.trust = ssl.create_default_context(cafile=str(self.authority.path))
+        for name in ("tls.crt", "tls.key", "ca.crt"):
+            (self.secret / name).symlink_to(Path("..data") / name)
+        super().__init__(
+            folder / "a", nats_url, SERVER__HEADER_TIMEOUT="1", PANELS__SEND_TIMEOUT="1",
+            SERVER__TLS__CERT=str(self.secret / "tls.crt"),
+            SERVER__TLS__KEY=str(self.secret / "tls.key"), **settings,
+        )  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def put(self, cert: Path, key: Path, ca: Path | None = None) -> None:
+        """New content of the secret, there all at once."""
+        self.versions += 1
+        version = self.secret / f"..{self.versions}"
+        version.mkdir()
+        for name, path in (("tls.crt", cert), ("tls.key", key), ("ca.crt", ca or cert)):
+            # Times that tell nothing, as those of copies do.
+            shutil.copy(path, version / name)
+            os.utime(version / name, (0, 0))
+        fresh = self.secret / "..data_tmp"
+        fresh.symlink_to(version.name)
+        fresh.replace(self.secret / "..data")
+
+    def issue(self) -> int:
+        """A new certificate and its key; its number."""
+        paths = self.authority.issue(f"server{self.versions}", server=True)
+        self.put(*paths)
+        return x509.load_pem_x509_certificate(paths[0].read_bytes()).serial_number
+
+    def connection(self, context: ssl.SSLContext | None = None) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection(
+            "127.0.0.1", self.port, context=context or self.trust, timeout=10
+        )
+
+    def serial(self) -> int:
+        """The number of the certificate that a new connection gets."""
+        with (
+            socket.create_connection(("127.0.0.1", self.port), timeout=10) as plain,
+            self.trust.wrap_socket(plain, server_hostname="127.0.0.1") as sock,
+        ):
+            found = sock.getpeercert(binary_form=True)
+        assert found is not None
+        return x509.load_der_x509_certificate(found).serial_number
+
+    def status(self, path: str, **headers: str) -> int:
+        connection = self.connection()
+        try:
+            connection.request("GET", path, headers=headers)
+            return connection.getresponse().status
+        except OSError:
+            return 0
+        finally:
+            connection.close()
+
+    def text(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=30, context=self.trust) as response:
+            return str(response.read().decode())
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
+    almenara = Encrypted(tmp_path_factory.mktemp("tls") / "it")
+    almenara.issue()
+    with almenara:
+        yield almenara
+
+
+def live(almenara: Encrypted) -> connect:
+    return connect(
+        f"wss://127.0.0.1:{almenara.port}/live?panel=events", ssl=almenara.trust,
+        origin=almenara.url,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_pages_come_over_https_and_say_so_to_browsers(encrypted: Encrypted) -> None:
+    connection = encrypted.connection()
+    connection.request("GET", "/events")
+    answer = connection.getresponse()
+    assert answer.status == 200
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
+    connection.close()
+    with pytest.raises((http.client.BadStatusLine, ConnectionError)):
+        plain = http.client.HTTPConnection("127.0.0.1", encrypted.port, timeout=10)
+        plain.request("GET", "/healthz")
+        plain.getresponse()
+    old = ssl.create_default_context(cafile=str(encrypted.authority.path))
+    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        encrypted.connection(old).request("GET", "/healthz")
+
+
+async def alive(page: ClientConnection) -> None:
+    await (await page.ping())
+
+
+async def test_a_new_certificate_is_taken_without_a_connection_lost(encrypted: Encrypted) -> None:
+    before = encrypted.serial()
+    kept = encrypted.connection()
+    kept.request("GET", "/healthz")
+    kept.getresponse().read()
+    async with live(encrypted) as page:
+        assert await page.recv()
+        began = time.monotonic()
+        fresh = encrypted.issue()
+        assert fresh != before
+        refused = 0
+        while encrypted.serial() != fresh:
+            refused += encrypted.status("/healthz") != 200
+            assert time.monotonic() - began < 20
+        print(f"a new certificate is used after {time.monotonic() - began:.1f} s")
+        assert refused == 0
+        await alive(page)
+        kept.request("GET", "/healthz")
+        assert kept.getresponse().status == 200
+    kept.close()
+
+
+async def test_a_bad_certificate_leaves_the_old_one_and_is_named_in_the_log(
+    encrypted: Encrypted, tmp_path: Path
+) -> None:
+    before = encrypted.serial()
+    other, its_key = Authority(tmp_path).issue("other", server=True)
+    ours = encrypted.authority.issue("ours", server=True)
+    broken = tmp_path / "broken"
+    broken.write_text("-----BEGIN CERTIFICATE-----\nnone\n")
+    began = time.monotonic()
+    async with live(encrypted) as page:
+        for cert, key, said in (
+            (other, ours[1], "is not the key of the certificate"),
+            (broken, its_key, "holds no certificate in PEM"),
+            (ours[0], broken, "the key must be a private key"),
+        ):
+            heard = encrypted.log.count("the old one stays")
+            encrypted.put(cert, key)
+            await asyncio.to_thread(
+                wait_until,
+                lambda heard=heard: encrypted.log.count("the old one stays") > heard,
+                said,
+            )
+            assert said in encrypted.log
+            assert encrypted.serial() == before
+        (encrypted.secret / "..data").unlink()
+        await asyncio.to_thread(
+            wait_until, lambda: "tls.crt cannot be read" in encrypted.log, "that files are gone"
+        )
+        assert encrypted.status("/healthz") == 200
+        # Longer than a page may take to take what is sent: this one takes all of it.
+        assert time.monotonic() - began > 6
+        assert "beat" in [name for _ in range(2) for name in json.loads(await page.recv())]
+        await alive(page)
+    fresh = encrypted.issue()
+    wait_until(lambda: encrypted.serial() == fresh, "the certificate that is good again")
+
+
+def test_a_handshake_that_never_ends_is_dropped(encrypted: Encrypted) -> None:
+    """As headers that never come are: within `server.header_timeout`, here one second."""
+    hello = bytes.fromhex("1603010200010001fc0303") + b"\x00" * 40
+    parked = []
+    for number in range(60):
+        sock = socket.create_connection(("127.0.0.1", encrypted.port), timeout=10)
+        if number % 3 == 1:
+            sock.sendall(hello)
+        elif number % 3 == 2:
+            sock = encrypted.trust.wrap_socket(sock, server_hostname="127.0.0.1")
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+        parked.append(sock)
+    began = time.monotonic()
+    for sock in parked:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            assert sock.recv(100) == b""
+        sock.close()
+    print(f"60 half-open connections gone after {time.monotonic() - began:.1f} s")
+    assert time.monotonic() - began < 5
+    assert encrypted.status("/healthz") == 200
+
+
+async def test_who_reads_nothing_over_tls_is_dropped_while_others_go_on(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    client = RawClient(nats_server.port)
+    client.make_stream("PLANNING_EVENTS", "planning.>")
+    almenara = Encrypted(tmp_path / "it", nats_server.url)
+    almenara.issue()
+    with almenara:
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.connect(("127.0.0.1", almenara.port))
+        stalled = almenara.trust.wrap_socket(plain, server_hostname="127.0.0.1")
+        stalled.sendall(
+            (
+                f"GET /live?panel=events HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n"
+                f"Origin: {almenara.url}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            ).encode()
+        )
+        async with live(almenara) as page:
+            await page.recv()
+            wait_until(lambda: almenara.get("/api/health")["subscribers"] == 2, "both")
+            filling = json.dumps({"event_type": "FILLING", "x": "y" * 80}).encode()
+            began = time.monotonic()
+            while almenara.get("/api/health")["subscribers"] == 2:
+                assert time.monotonic() - began < 60
+                for _ in range(100):
+                    client.publish("planning.a", filling)
+                await asyncio.sleep(0.05)
+            print(f"who reads nothing is gone after {time.monotonic() - began:.1f} s")
+            await alive(page)
+        assert "almenara_slow_browsers_total 1.0" in almenara.text("/metrics")
+        stalled.close()
+    client.close()
+
+
+def test_with_a_client_authority_nobody_connects_without_its_certificate(tmp_path: Path) -> None:
+    almenara = Encrypted(tmp_path / "it")
+    almenara.environment["ALMENARA_SERVER__TLS__CLIENT_CA"] = str(almenara.secret / "ca.crt")
+    clients, others = ((tmp_path / it) for it in ("clients", "others"))
+    clients.mkdir()
+    others.mkdir()
+    theirs, strangers = Authority(clients), Authority(others)
+    server = almenara.authority.issue("server", server=True)
+
+    def context(authority: Authority | None) -> ssl.SSLContext:
+        found = ssl.create_default_context(cafile=str(almenara.authority.path))
+        if authority is not None:
+            found.load_cert_chain(*authority.issue("proxy"))
+        return found
+
+    def answered(found: ssl.SSLContext) -> bool:
+        connection = almenara.connection(found)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    known, unknown, without = context(theirs), context(strangers), context(None)
+    almenara.put(*server, theirs.path)
+    almenara.trust = known
+    with almenara:
+        assert [answered(it) for it in (known, unknown, without)] == [True, False, False]
+        # The authority changes as the certificate does, and the old one is not believed any more.
+        almenara.put(*server, strangers.path)
+        wait_until(lambda: answered(unknown), "the new authority")
+        assert [answered(it) for it in (known, unknown, without)] == [False, True, False]
+
+
+def test_it_says_what_is_wrong_with_a_certificate_and_does_not_start(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("ours", server=True)
+    other, _ = authority.issue("other", server=True)
+    secret = tmp_path / "secret.key"
+    secret.write_bytes(
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")
+        )
+    )
+    for settings, said in (
+        (TlsSettings(cert=tmp_path / "none.crt", key=key), "server.tls.cert: "),
+        (TlsSettings(cert=tmp_path, key=key), "Is a directory"),
+        (TlsSettings(cert=cert, key=tmp_path / "none.key"), "server.tls.key: "),
+        (TlsSettings(cert=key, key=key), "holds no certificate in PEM"),
+        (TlsSettings(cert=cert, key=cert), "the key must be a private key"),
+        (TlsSettings(cert=other, key=key), "is not the key of the certificate in"),
+        (TlsSettings(cert=cert, key=secret), "is encrypted, and nobody is there to type"),
+        (TlsSettings(cert=cert, key=key, client_ca=key), "server.tls.client_ca: "),
+    ):
+        with pytest.raises(SettingsError) as error:
+            tls_context(settings)
+        assert said in str(error.value)
+    assert tls_context(TlsSettings(cert=cert, key=key)).verify_mode == ssl.CERT_NONE
+    almenara = Almenara(
+        tmp_path / "a", NO_NATS, SERVER__TLS__CERT=str(other), SERVER__TLS__KEY=str(key)
+    )
+    done = almenara.command("serve")
+    assert done.returncode == 1
+    assert "is not the key" in done.stderr

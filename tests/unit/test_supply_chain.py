@@ -1,0 +1,46 @@
+"""What Almenara is made of, written down; and an audit that does not pass for one it was not."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_bill_of_materials_names_every_pinned_library_and_every_served_script(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "build" / "sbom.json"
+    # It is checked against the schema of CycloneDX before it is written.
+    subprocess.run([sys.executable, ROOT / ".ci/sbom", target], check=True, timeout=120)
+    found = json.loads(target.read_text())
+    assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.6")
+    assert found["metadata"]["component"]["name"] == "almenara"
+    components = {(canonicalize_name(it["name"]), it["version"]): it for it in found["components"]}
+    pinned = re.findall(r"^([\w.-]+)==([\w.+!-]+)", (ROOT / "requirements/run.txt").read_text(),
+                        re.MULTILINE)  # fmt: skip
+    assert len(pinned) > 40
+    for name, version in pinned:
+        it = components[canonicalize_name(name), version]
+        assert it["purl"].startswith("pkg:pypi/")
+        assert any(one.get("hashes") for one in it["externalReferences"]), name
+    scripts = {it["name"] for one in found["components"] for it in one.get("components", ())}
+    vendor = ROOT / "platform/almenara/web/static/vendor"
+    assert {it.name for it in vendor.glob("*.js")} <= scripts
+
+
+def test_an_audit_that_could_ask_nobody_says_so() -> None:
+    nowhere = "http://127.0.0.1:1"
+    done = subprocess.run(
+        [sys.executable, ROOT / ".ci/audit", ROOT / "requirements/run.txt"],
+        env={**os.environ, "HTTPS_PROXY": nowhere, "HTTP_PROXY": nowhere, "NO_PROXY": "",
+             "https_proxy": nowhere, "no_proxy": ""},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.startswith("SKIPPED: no service"), done.stdout + done.stderr
+    assert done.returncode == 0
