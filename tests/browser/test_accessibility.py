@@ -14,7 +14,7 @@ from servers import wait_until
 
 HERE = Path(__file__).parents[1] / "axe"
 LOOKED_FOR = """
-async (rules) => (await axe.run(document, {runOnly: rules})).violations
+async (rules) => (await axe.run(document, {runOnly: rules, resultTypes: ["violations"]})).violations
   // Cells of pods are as large as what they ask for; the table of pods has the same links.
   .map(it => [it, it.nodes.map(one => one.target.join(" ")).filter(
     target => it.id !== "target-size" || !target.includes("k-cells"))])
@@ -28,15 +28,18 @@ RULES = {
 }
 KUBERNETES = "/dashboards/kubernetes"
 PAGES = (
-    "/", "/events", "/events?severity=ERROR", "/events?text=nothing-at-all", "/events?since=x",
+    "/", "/events", "/events?severity=ERROR&type=kubernetes.node.*",
+    "/events?text=nothing-at-all", "/events?since=x",
     "/timeline?correlation=deployment%2Fcontext%2Fcontext-indexer", "/sources", "/nothing",
-    *(KUBERNETES + it for it in ("", ".pods", ".nodes", ".events", ".cluster")),
+    # Of what there is much a part is enough: it is the same markup.
+    *(f"{KUBERNETES}{it}?namespace=ray" for it in (".pods", ".nodes", ".events", ".cluster")),
+    KUBERNETES,
     f"{KUBERNETES}?group=workload&namespace=council", f"{KUBERNETES}.pods?text=nothing",
     f"{KUBERNETES}.node?name=worker-01",
     f"{KUBERNETES}.workload?namespace=context&name=Deployment/context-indexer",
     f"{KUBERNETES}.pod?namespace=context&name=neo4j-0",
     f"{KUBERNETES}.access", f"{KUBERNETES}.yaml?namespace=context&name=Pod/neo4j-0",
-    "/panels/kubernetes.pods",
+    "/panels/kubernetes.pods?namespace=ray",
 )  # fmt: skip
 FOCUSED = """
 () => {

@@ -1,6 +1,6 @@
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import pytest
 from almenara.bus import Record
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
+from almenara.hookspecs import EventQuery, Look, Panel
 from almenara.panels.catalogue import Catalogue
-from almenara.panels.channel import MISSED_COUNTED, EventChannel
+from almenara.panels.channel import MISSED_COUNTED, READ_PER_SECOND, EventChannel
 from almenara.panels.channels import Channels, UnknownPanelError
 from almenara.panels.feeds import Feeds
 from almenara.panels.outbox import TOO_SLOW
@@ -304,3 +305,45 @@ async def test_what_is_still_to_be_drawn_is_not_told_as_missed(channels: Channel
     coming = Event(id="x", source="s", type="t", time=now())
     channel.accept([Record(sequence, coming) for sequence in range(61, 61 + 2 * MISSED_COUNTED)])
     assert channel.missed(1) == missed
+
+
+async def test_a_large_panel_comes_less_often_so_that_a_browser_can_read_it(
+    tmp_path: Path,
+) -> None:
+    drawn = 0
+
+    async def large(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+        nonlocal drawn
+        drawn += 1
+        return {"text": f"{drawn}" + "x" * 400_000}
+
+    panel = Panel(
+        name="map", title="Map", kind="template", template="map.html", prepare=large,
+        query=EventQuery(),
+    )  # fmt: skip
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        view = View(
+            bus=bus,
+            history=History(bus),
+            resources=Resources(),
+            supervisor=Supervisor(bus, SupervisorSettings()),
+            settings=PanelSettings(),
+            feeds=Feeds(),
+        )
+        renderer = Renderer()
+        catalogue = Catalogue(renderer)
+        catalogue.add("p", [panel], {"map.html": "{{ text }}"})
+        channels = Channels(view, catalogue, renderer)
+        channels.start()
+        viewer = Viewer(channels)
+        await channels.join(viewer.outbox, ["p.map"], None)
+        loop = asyncio.get_running_loop()
+        before, began = len(viewer.frames), loop.time()
+        number = 0
+        while len(viewer.frames) < before + 4:
+            number += 1
+            await publish(channels, number, 1)
+        frames = len(viewer.frames) - before
+        # The first comes at once; each of the others waits until the one before has been read.
+        assert (frames - 1) * 400_000 / (loop.time() - began) <= READ_PER_SECOND
+        await channels.close()

@@ -24,6 +24,9 @@ RETRY: Final = 1.0
 IDLE_SHARE: Final = 4.0
 """How much longer than it takes to draw a panel and to send it its channel then rests, at least:
 so all channels together take about a fifth of the processor, however many look at them."""
+READ_PER_SECOND: Final = 1_000_000
+"""Bytes of frames that a browser is given to read in a second by one channel, at most: a map of
+thousands of things comes less often than a short list."""
 RUSHED: Final = 2.0
 """How many times its pace a list rests while each tick would bring as many rows as it shows."""
 RUSH: Final = 0.9
@@ -112,7 +115,7 @@ class Channel:
         opened = False
         try:
             while True:
-                spent = 0.0
+                spent, size = 0.0, 0
                 try:
                     if not opened:
                         await self.open()
@@ -124,6 +127,7 @@ class Channel:
                         frame = await self.tick()
                         if frame is not None:
                             self._send(frame)
+                            size = frame.size
                         spent = time.monotonic() - began
                 except Exception:
                     # One panel that cannot be drawn must not take the others' channels with it.
@@ -133,7 +137,7 @@ class Channel:
                 # What takes long, be it a query over millions of events or five thousand
                 # browsers on this channel or on all, is done less often.
                 rest = IDLE_SHARE * max(spent, self.counters.sending)
-                await asyncio.sleep(max(self.rest, rest))
+                await asyncio.sleep(max(self.rest, rest, size / READ_PER_SECOND))
         finally:
             self._note_sending(0.0)
 

@@ -314,7 +314,9 @@
       const limit = Number(mutation.target.dataset?.limit);
       if (limit) while (mutation.target.childElementCount > limit) mutation.target.firstElementChild.remove();
       for (const node of mutation.addedNodes) {
-        if (node.nodeType === Node.ELEMENT_NODE && node.id?.startsWith("e") && node.matches("#event-rows > .event")) added.push(node);
+        if (node.nodeType !== Node.ELEMENT_NODE || !node.id?.startsWith("e")) continue;
+        if (node.id === "event-rows") added.push(...node.querySelectorAll(".event"));
+        else if (node.matches("#event-rows > .event")) added.push(node);
       }
     }
     if (added.length) {
