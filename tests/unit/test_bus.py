@@ -276,3 +276,17 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_i
         await bus.publish([event(2), Resource(kind="pod", name="x")], "cluster")
         assert await History(bus).stored() == 2
         assert await bus.told("cluster") == [("pod", "", "x")]
+
+
+async def test_history_reads_what_is_stored_before_its_subscribers_were_told(
+    tmp_path: Path,
+) -> None:
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        history = History(bus)
+        publishing = asyncio.create_task(bus.publish([event(1), event(2)], "x"))
+        await asyncio.sleep(0)
+        while (stored := await history.stored()) == 0:
+            pass
+        assert stored == await history.last_sequence() == 2
+        await publishing
+        assert len(await history.events(Filter(), limit=10)) == 2

@@ -169,6 +169,14 @@ class History:
 
         return await self._log.read(query)
 
+    async def last_sequence(self) -> int:
+        """The sequence of the newest signal that is stored; subscribers may still wait for it."""
+
+        def query(connection: sqlite3.Connection) -> int:
+            return int(connection.execute("SELECT last_sequence FROM position").fetchone()[0])
+
+        return await self._log.read(query)
+
 
 def _fetch(
     connection: sqlite3.Connection, plan: Plan, order: str, limit: int

@@ -253,10 +253,11 @@ def exported(
     Raises `BadParameterError`.
     """
     wanted, history = chosen(request), seen(services, request).history
-    end = min(before if before is not None else LARGEST_SEQUENCE, services.bus.last_sequence + 1)
 
     async def batches() -> AsyncIterator[list[Record]]:
-        cursor = after or 0
+        cursor, end = after or 0, await history.last_sequence() + 1
+        if before is not None:
+            end = min(end, before)
         while True:
             records = await history.events(wanted, after=cursor, limit=EXPORT_BATCH)
             records = [record for record in reversed(records) if record.sequence < end]
