@@ -58,9 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "xdist_group(name): tests that one process runs")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """A file is one process's, where there are several; those with the image share it."""
-    for item in items:
-        name = item.path.stem
-        group = "image" if name in ("test_image", "test_operations") else name
-        item.add_marker(pytest.mark.xdist_group(group))
+    name = item.path.stem
+    group = "image" if name in ("test_image", "test_operations") else name
+    item.add_marker(pytest.mark.xdist_group(group))

@@ -67,7 +67,7 @@ class Node:
             "node", f"--folder={self.folder / 'pids'}", f"--address={self.address}",
             f"--listen=127.0.0.1:{self.port}", f"--certificate={certificate}", f"--key={key}",
         )  # fmt: skip
-        subprocess.run(["ip", "address", "add", f"{self.address}/32", "dev", "lo"], check=True)
+        subprocess.run(["ip", "address", "replace", f"{self.address}/32", "dev", "lo"], check=True)
         self.server.create(
             {
                 "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},

@@ -113,7 +113,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def pod_address() -> Iterator[str]:
-    subprocess.run(["ip", "address", "add", f"{POD}/32", "dev", "lo"], check=True)
+    subprocess.run(["ip", "address", "replace", f"{POD}/32", "dev", "lo"], check=True)
     yield POD
     subprocess.run(["ip", "address", "delete", f"{POD}/32", "dev", "lo"], check=True)
 
