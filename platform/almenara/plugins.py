@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import click
 import msgspec
@@ -37,6 +37,8 @@ VERSION_NAME: Final = "ALMENARA_API_VERSION"
 FOLDER_PACKAGE: Final = "almenara_plugins_dir"
 """What the modules of a plugins directory are imported under."""
 RESERVED: Final = frozenset(("disabled",))
+
+T = TypeVar("T")
 
 
 class State(Protocol):
@@ -315,27 +317,23 @@ class Plugins:
             _check_source(name, source)
         return found
 
-    def panels(self, name: str, settings: Any) -> list[Panel]:
-        """The panels of a plugin. Raises what its hook raises, and `PluginError`."""
-        found = list(self.call(name, "almenara_panels", settings=settings) or ())
-        for panel in found:
-            if not isinstance(panel, Panel):
+    def _all(self, name: str, hook: str, kind: type[T], settings: Any) -> list[T]:
+        found = list(self.call(name, hook, settings=settings) or ())
+        for it in found:
+            if not isinstance(it, kind):
                 raise PluginError(
-                    f"almenara_panels of plugin {name} must return almenara.hookspecs.Panel;"
-                    f" one is {type(panel).__name__}"
+                    f"{hook} of plugin {name} must return almenara.hookspecs.{kind.__name__};"
+                    f" one is {type(it).__name__}"
                 )
         return found
 
+    def panels(self, name: str, settings: Any) -> list[Panel]:
+        """The panels of a plugin. Raises what its hook raises, and `PluginError`."""
+        return self._all(name, "almenara_panels", Panel, settings)
+
     def pages(self, name: str, settings: Any) -> list[Page]:
         """The pages of a plugin. Raises what its hook raises, and `PluginError`."""
-        found = list(self.call(name, "almenara_pages", settings=settings) or ())
-        for page in found:
-            if not isinstance(page, Page):
-                raise PluginError(
-                    f"almenara_pages of plugin {name} must return almenara.hookspecs.Page;"
-                    f" one is {type(page).__name__}"
-                )
-        return found
+        return self._all(name, "almenara_pages", Page, settings)
 
     def tails(self, name: str, settings: Any, context: Context) -> list[Tail]:
         """The tails of a plugin. Raises what its hook raises, and `PluginError`."""
@@ -426,14 +424,7 @@ class Plugins:
 
     def kubernetes_rules(self, name: str, settings: Any) -> list[KubernetesRule]:
         """What a plugin needs of Kubernetes. Raises what its hook raises, and `PluginError`."""
-        found = list(self.call(name, "almenara_kubernetes_rules", settings=settings) or ())
-        for rule in found:
-            if not isinstance(rule, KubernetesRule):
-                raise PluginError(
-                    f"almenara_kubernetes_rules of plugin {name} must return"
-                    f" almenara.hookspecs.KubernetesRule; one is {type(rule).__name__}"
-                )
-        return found
+        return self._all(name, "almenara_kubernetes_rules", KubernetesRule, settings)
 
     async def _review(self, settings: Settings) -> list[Finding]:
         """Whether what plugins need of Kubernetes is granted, asked by one that can."""

@@ -25,7 +25,6 @@ HISTORY: Final = 80
 WITH_HISTORY: Final = 400
 """Pods up to which there are such samples; more would take long to write."""
 BATCH: Final = 500
-MEMORY: Final = "simulated"
 RUNNING: Final[dict[str, World]] = {}
 """The world that the source lets happen, for those who want to read its objects."""
 
@@ -51,10 +50,11 @@ class SimulatedCluster:
 
     async def _go_on(self, world: World, publish: Publish) -> None:
         reading = Reading(source="kubernetes/simulated")
-        reading.adopt(await self._recall())
-        told: dict[tuple[str, str, str], None] = {}
-        await self._publish(publish, told, [_label(), *_listed(world, reading)])
-        await self._publish(publish, told, _history(world))
+        # What an earlier run told is told as gone where it is not here now.
+        before = await self.context.told(self.name)
+        reading.adopt(Resource(kind=it[0], namespace=it[1], name=it[2]) for it in before)
+        await _publish(publish, [_label(), *_listed(world, reading)])
+        await _publish(publish, _history(world))
         world.begin(world.rollout(world.kept["council/council-qa"], fails=False))
         world.begin(world.rollout(world.kept["planning/story-board"], fails=True))
         world.begin(world.crash_loop(world.kept["context/context-indexer"]))
@@ -67,35 +67,18 @@ class SimulatedCluster:
             signals = [it for change in world.step() for it in _read(reading, change)]
             if steps % (USAGE_EVERY if self.pods <= WITH_HISTORY else 4 * USAGE_EVERY) == 1:
                 signals += _usage(world, now())
-            if steps % 10 == 0:
-                await self._remember(told)
-            await self._publish(publish, told, signals)
+            await _publish(publish, signals)
 
-    async def _publish(
-        self, publish: Publish, told: dict[tuple[str, str, str], None], signals: Iterable[Signal]
-    ) -> None:
-        waiting: list[Signal] = []
-        for it in signals:
-            if isinstance(it, Resource):
-                if it.gone:
-                    told.pop(it.key, None)
-                else:
-                    told[it.key] = None
-            waiting.append(it)
-            if len(waiting) >= BATCH:
-                await publish(waiting)
-                waiting = []
-        if waiting:
+
+async def _publish(publish: Publish, signals: Iterable[Signal]) -> None:
+    waiting: list[Signal] = []
+    for it in signals:
+        waiting.append(it)
+        if len(waiting) >= BATCH:
             await publish(waiting)
-
-    async def _recall(self) -> list[Resource]:
-        """What an earlier run has told, so that it is told as gone where it is not here now."""
-        saved = await self.context.load(MEMORY)
-        keys: list[tuple[str, str, str]] = msgspec.json.decode(saved) if saved else []
-        return [Resource(kind=kind, namespace=space, name=name) for kind, space, name in keys]
-
-    async def _remember(self, told: Mapping[tuple[str, str, str], None]) -> None:
-        await self.context.save(MEMORY, msgspec.json.encode(list(told)))
+            waiting = []
+    if waiting:
+        await publish(waiting)
 
 
 def _label() -> Resource:
