@@ -131,7 +131,7 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     body_timeout: Positive = 10.0
     """Seconds a connection may take to send the body of a request."""
     half_open: Count = 1_000
-    """Connections that may be on their way to send their headers; beyond them the oldest go."""
+    """Connections in their TLS handshake or yet to send headers, at most; the oldest go first."""
     header_timeout: Positive = 5.0
     """Seconds a connection may take for its TLS handshake, and to send the headers of a request."""
     user_timeout: Positive = 10.0
