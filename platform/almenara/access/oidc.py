@@ -17,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx
 import joserfc.errors
+import msgspec
 import structlog
 from authlib.common.errors import AuthlibBaseError
 from authlib.deprecate import AuthlibDeprecationWarning
@@ -24,6 +25,7 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from almenara.access.asking import Asking, Refused
+from almenara.access.bounding import BoundedTransport
 from almenara.access.hashing import digest, generated
 from almenara.access.identity import Identity, Person
 from almenara.access.sessions import Session, Sessions
@@ -47,10 +49,18 @@ PATIENCE: Final = 600.0
 DISCOVERED_FOR: Final = 3600.0
 KEYS_AT_MOST_EVERY: Final = 10.0
 LEEWAY: Final = 60
-TIMEOUT: Final = httpx.Timeout(10.0, connect=5.0)
+WHOLE_ANSWER: Final = 10.0
+"""Seconds that an answer of the provider may take, from the question to its last byte."""
+TIMEOUT: Final = httpx.Timeout(WHOLE_ANSWER, connect=5.0)
 LOGOUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
 SECOND: Final = 1_000_000
-TROUBLE: Final = (httpx.HTTPError, AuthlibBaseError, joserfc.errors.JoseError, ValueError, KeyError)
+TROUBLE: Final = (
+    httpx.HTTPError, httpx.InvalidURL, AuthlibBaseError, joserfc.errors.JoseError,
+    msgspec.MsgspecError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What comes of a provider that is away or answers nonsense: the libraries that read its answers
+take much on trust, such as that JSON is an object."""
 
 
 class Signs(Protocol):
@@ -67,6 +77,29 @@ class Signs(Protocol):
     async def end(self, session: Session) -> None: ...
 
 
+class Metadata(msgspec.Struct, kw_only=True):
+    """What a provider says of itself, as far as it matters here."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    userinfo_endpoint: str = ""
+    end_session_endpoint: str = ""
+
+    def check(self, issuer: str) -> None:
+        """Raise `ValueError` where it is of another issuer, or names what is no address."""
+        if self.issuer.rstrip("/") != issuer:
+            raise ValueError(f"it calls itself {self.issuer!r} and not {issuer!r}")
+        wanted = ("https",) if urlsplit(issuer).scheme == "https" else ("http", "https")
+        for it in (self.authorization_endpoint, self.token_endpoint, self.jwks_uri,
+                   self.userinfo_endpoint, self.end_session_endpoint):  # fmt: skip
+            if it and (urlsplit(it).scheme not in wanted or not urlsplit(it).hostname):
+                raise ValueError(
+                    f"it names {it[:200]!r}, which is no {' or '.join(wanted)} address"
+                )
+
+
 class Provider:
     """The provider that people sign in with. Close it with `close`."""
 
@@ -76,8 +109,11 @@ class Provider:
         self._context = ssl.create_default_context(
             cafile=str(settings.ca) if settings.ca is not None else None
         )
-        self._http = httpx.AsyncClient(verify=self._context, timeout=TIMEOUT, trust_env=False)
-        self._found: dict[str, Any] = {}
+        self._http = httpx.AsyncClient(
+            transport=BoundedTransport(self._context, WHOLE_ANSWER), timeout=TIMEOUT,
+            trust_env=False,
+        )  # fmt: skip
+        self._found: Metadata | None = None
         self._found_at = 0.0
         self._keys: KeySet | None = None
         self._keys_at = 0.0
@@ -91,16 +127,15 @@ class Provider:
 
     # -- what the provider says of itself
 
-    async def _metadata(self) -> dict[str, Any]:
+    async def _metadata(self) -> Metadata:
         async with self._turn:
-            if self._found and time.monotonic() - self._found_at < DISCOVERED_FOR:
+            if self._found is not None and time.monotonic() - self._found_at < DISCOVERED_FOR:
                 return self._found
             issuer = self.settings.issuer.rstrip("/")
             response = await self._http.get(f"{issuer}/.well-known/openid-configuration")
             response.raise_for_status()
-            found = response.json()
-            if str(found.get("issuer", "")).rstrip("/") != issuer:
-                raise ValueError(f"it calls itself {found.get('issuer')!r} and not {issuer!r}")
+            found = msgspec.json.decode(response.content, type=Metadata)
+            found.check(issuer)
             self._found, self._found_at = found, time.monotonic()
             return self._found
 
@@ -109,7 +144,7 @@ class Provider:
         async with self._turn:
             stale = time.monotonic() - self._keys_at > KEYS_AT_MOST_EVERY
             if self._keys is None or (anew and stale):
-                response = await self._http.get(str(metadata["jwks_uri"]))
+                response = await self._http.get(metadata.jwks_uri)
                 response.raise_for_status()
                 self._keys = KeySet.import_key_set(response.json())
                 self._keys_at = time.monotonic()
@@ -122,7 +157,7 @@ class Provider:
         except (joserfc.errors.JoseError, ValueError):
             # The provider may have changed its keys since we read them.
             read = jwt.decode(token, await self._key_set(anew=True), algorithms=list(ALGORITHMS))
-        issuer = str((await self._metadata())["issuer"])
+        issuer = (await self._metadata()).issuer
         registry = jwt.JWTClaimsRegistry(
             leeway=LEEWAY,
             iss={"essential": True, "value": issuer},
@@ -143,7 +178,7 @@ class Provider:
             scope=" ".join(self.settings.scopes) if callback else None,
             redirect_uri=callback or None,
             code_challenge_method="S256",
-            verify=self._context,
+            transport=BoundedTransport(self._context, WHOLE_ANSWER),
             timeout=TIMEOUT,
             trust_env=False,
         )
@@ -160,7 +195,7 @@ class Provider:
             metadata = await self._metadata()
             async with self._client(callback) as client:
                 address, _ = client.create_authorization_url(
-                    metadata["authorization_endpoint"],
+                    metadata.authorization_endpoint,
                     state=state,
                     nonce=nonce,
                     code_verifier=verifier,
@@ -188,24 +223,24 @@ class Provider:
             log.info("the provider refused", provider=self.name, error=came.get("error", "")[:100])
             raise Refused(403, f"{self.name} did not let you in.")
         try:
-            issuer = (await self._metadata())["issuer"]
+            issuer = (await self._metadata()).issuer
             if came.get("iss", issuer) != issuer:
                 raise ValueError("the answer comes from another issuer")
             async with self._client(callback) as client:
                 token = await client.fetch_token(
-                    (await self._metadata())["token_endpoint"],
+                    (await self._metadata()).token_endpoint,
                     grant_type="authorization_code",
                     code=came["code"],
                     code_verifier=verifier,
                 )
             claims = await self._id_token(token, nonce)
             person = await self._person(claims, token)
-            identity = await self.access.identity(person)
+            renewal = Refreshing(self, claims, token)
         except TROUBLE as error:
             raise self._away(error) from None
+        identity = await self.access.identity(person)
         if identity is None:
             raise Refused(403, f"{person.name} has no role here; an admin can give one.")
-        renewal = Refreshing(self, claims, token)
         return await self.access.begin(asking, identity, renewal=renewal), back
 
     async def _id_token(self, token: Mapping[str, Any], nonce: str | None) -> dict[str, Any]:
@@ -222,11 +257,11 @@ class Provider:
 
     async def _person(self, claims: Mapping[str, Any], token: Mapping[str, Any]) -> Person:
         known = dict(claims)
-        endpoint = (await self._metadata()).get("userinfo_endpoint")
+        endpoint = (await self._metadata()).userinfo_endpoint
         if self.settings.groups_claim not in known and endpoint and token.get("access_token"):
             # Some providers keep the id token short and tell the rest here.
             response = await self._http.get(
-                str(endpoint), headers={"authorization": f"Bearer {token['access_token']}"}
+                endpoint, headers={"authorization": f"Bearer {token['access_token']}"}
             )
             response.raise_for_status()
             told = response.json()
@@ -248,9 +283,7 @@ class Provider:
         async with self._client() as client:
             try:
                 return dict(
-                    await client.refresh_token(
-                        metadata["token_endpoint"], refresh_token=refresh_token
-                    )
+                    await client.refresh_token(metadata.token_endpoint, refresh_token=refresh_token)
                 )
             except AuthlibBaseError as error:
                 if error.error in ("invalid_grant", "invalid_token", "access_denied"):
@@ -261,7 +294,7 @@ class Provider:
 
     def leaving(self, session: Session) -> str:
         """Where the provider signs people out; empty where it does not."""
-        endpoint = self._found.get("end_session_endpoint")
+        endpoint = self._found.end_session_endpoint if self._found is not None else ""
         renewal = session.renewal
         if not endpoint or not isinstance(renewal, Refreshing):
             return ""
