@@ -1,17 +1,15 @@
 """`almenara`: serve, look after and look into a running Almenara from the terminal."""
 
 import asyncio
-import io
 import json
-import logging
 import os
 import shutil
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import rich_click as click
 import structlog
@@ -19,12 +17,12 @@ from click import get_current_context as click_context
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from structlog.typing import ExcInfo
 
 from almenara import __version__
 from almenara.access_commands import access_commands
 from almenara.hookspecs import Finding
 from almenara.kubernetes_commands import kubernetes_commands
+from almenara.logs import configure_logging
 from almenara.plugin_commands import plugin_commands
 from almenara.plugins import Plugins, installed
 from almenara.printing import printable, printable_json
@@ -58,50 +56,6 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message, lines=True))
-
-
-def _harmless(_: Any, __: str, told: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    # Some of what is logged comes from outside, and a terminal would obey it.
-    for name, value in told.items():
-        if isinstance(value, str):
-            told[name] = printable(value)
-    return told
-
-
-def _traceback(target: TextIO, error: ExcInfo) -> None:
-    written = io.StringIO()
-    structlog.dev.plain_traceback(written, error)
-    target.write(printable(written.getvalue(), lines=True))
-
-
-def configure_logging(settings: LogSettings) -> None:
-    """Log to standard error, for people on a terminal and as JSON elsewhere."""
-    people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    renderer: list[Any] = (
-        [_harmless, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
-        if people
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-    )
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
-    structlog.configure(
-        processors=[*shared, *renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    # Libraries log through the standard library; only what they warn of is for operators.
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
 
 
 def read_settings(context: click.Context) -> Settings:

@@ -299,10 +299,15 @@ async def test_without_streamed_lists_pages_are_read_and_an_expired_page_begins_
         it.proxy.inject(EXPIRED)
         await it.change()
         await it.agrees()
-        asked = it.proxy.asked(PODS, since)
         assert expired == 1
-        assert any("limit=3" in path for path in asked)
-        assert any("watch=true" in path and "sendInitial" not in path for path in asked)
+        assert any("limit=3" in path for path in it.proxy.asked(PODS, since))
+
+        def watches() -> bool:
+            # What the list told may have been heard before the watch that goes on from it began.
+            asked = it.proxy.asked(PODS, since)
+            return any("watch=true" in path and "sendInitial" not in path for path in asked)
+
+        await it.run.until(watches, PATIENCE)
 
 
 async def test_a_slow_kubernetes_server_is_waited_for(

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from almenara.cli import Failure, configure_logging, event_line
+from almenara.cli import Failure, event_line
+from almenara.logs import configure_logging
 from almenara.panels.renderer import Renderer, visible
 from almenara.printing import printable, printable_json
 from almenara.settings import LogSettings

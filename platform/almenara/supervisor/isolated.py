@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from almenara.hookspecs import ResourceKey
+from almenara.logs import AS_JSON
 from almenara.plugins import source_named
 from almenara.signals import Signal
 from almenara.supervisor import wire
@@ -144,8 +145,7 @@ async def _run(reader: asyncio.StreamReader, line: Line, still: int) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
+            *AS_JSON,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(20),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
