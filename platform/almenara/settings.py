@@ -131,9 +131,13 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     body_timeout: Positive = 10.0
     """Seconds a connection may take to send the body of a request."""
     half_open: Count = 1_000
-    """Connections in their TLS handshake or yet to send headers, at most; the oldest go first."""
+    """Connections in their TLS handshake, yet to send headers, or kept for another request, at
+    most; the oldest go first."""
     header_timeout: Positive = 5.0
     """Seconds a connection may take for its TLS handshake, and to send the headers of a request."""
+    keep_alive: Positive = 30.0
+    """Seconds a connection is kept for another request; longer than a proxy in front keeps its
+    own, or the proxy answers 502 now and then."""
     user_timeout: Positive = 10.0
     """Seconds sent bytes may stay unacknowledged before the connection is dropped."""
     drain: Annotated[float, msgspec.Meta(ge=0)] = 4.0

@@ -181,6 +181,47 @@ def test_beyond_the_limit_the_oldest_half_open_connections_go_at_once(tmp_path: 
         assert almenara.status("/healthz") == 200
         attackers.close()
 
+        # Those that have been answered and are kept for another request are no better.
+        attackers = Attackers(almenara.port)
+        asked = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n\r\n".encode()
+        for number in range(400):
+            attackers.open(asked, f"127.0.0.{2 + number % 8}")
+        wait_until(only_the_newest, "the oldest of those that were answered gone")
+        assert almenara.status("/healthz") == 200
+        attackers.close()
+
+
+def test_nobody_is_kept_by_what_is_no_request(tmp_path: Path) -> None:
+    with Almenara(
+        tmp_path / "a",
+        "nats://127.0.0.1:1",
+        PLUGINS__DISABLED="[nats]",
+        SERVER__KEEP_ALIVE="1",
+    ) as almenara:
+        head = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n"
+        attackers = {}
+        # Line ends that belong to no request, and a body that nobody reads.
+        for drip, more in ((b"\r\n", ""), (b"x", "Content-Length: 60000\r\n")):
+            it = socket.create_connection(("127.0.0.1", almenara.port), timeout=10)
+            it.sendall(f"{head}{more}\r\n".encode())
+            assert it.recv(4096).startswith(b"HTTP/1.1 200")
+            it.settimeout(0.05)
+            attackers[it] = drip
+        began = time.monotonic()
+        while attackers:
+            assert time.monotonic() - began < 20, f"{len(attackers)} are still kept"
+            for it, drip in list(attackers.items()):
+                try:
+                    it.sendall(drip)
+                    gone = it.recv(4096) == b""
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    gone = True
+                if gone:
+                    it.close()
+                    del attackers[it]
+
 
 def client_hello(trust: ssl.SSLContext) -> bytes:
     """What a browser begins a handshake with."""

@@ -24,6 +24,8 @@ UNSENT: Final = 65_536
 LARGEST_FRAME: Final = 16_384
 PING_INTERVAL: Final = 20.0
 PING_TIMEOUT: Final = 10.0
+LEFT_TO_UVICORN: Final = 1.0
+"""Seconds in which uvicorn closes a kept connection properly before it is dropped."""
 
 
 class PortTakenError(OSError):
@@ -66,26 +68,35 @@ TOO_LARGE: Final = (
 
 def deadline_protocol(settings: ServerSettings, half_open: HalfOpen) -> type[HttpToolsProtocol]:
     """uvicorn's protocol with a deadline for the headers of each request, and a limit of their
-    size and of the connections that are on their way to send them."""
+    size and of the connections that are on their way to send them, or kept to send others."""
 
     class DeadlineHttpProtocol(HttpToolsProtocol):
         deadline: asyncio.TimerHandle | None = None
+        kept = False
         header_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.expect_headers()
+            self.wait(settings.header_timeout)
 
-        def expect_headers(self) -> None:
+        def wait(self, seconds: float, *, kept: bool = False) -> None:
             self.forget_deadline()
-            self.header_bytes = 0
-            self.deadline = self.loop.call_later(settings.header_timeout, self.transport.abort)
+            self.kept, self.header_bytes = kept, 0
+            self.deadline = self.loop.call_later(seconds, self.transport.abort)
             half_open.add(self, self.transport.abort)
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
-            if self.deadline is None:
-                self.expect_headers()
+            if self.deadline is None or self.kept:
+                self.wait(settings.header_timeout)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            done = self.cycle.response_complete and not self.transport.is_closing()
+            if done and self.deadline is None:
+                # uvicorn closes who is silent. Line ends, or what is left of a body that nobody
+                # reads, are no request, and each byte of them would do for ever.
+                self.wait(settings.keep_alive + LEFT_TO_UVICORN, kept=True)
 
         def data_received(self, data: bytes) -> None:
             if self.deadline is not None:
@@ -200,7 +211,7 @@ def server(
         # Ours instead, without a context for each socket: see web/wire.py.
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=settings.shutdown_timeout,
-        timeout_keep_alive=30,
+        timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]
         server_header=False,
         access_log=False,
         log_config=None,
