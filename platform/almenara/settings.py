@@ -312,7 +312,8 @@ class OidcSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     groups_claim: str = "groups"
     """The claim that lists somebody's groups."""
     name_claim: str = "preferred_username"
-    """The claim that names somebody; without it the e-mail address, or the subject."""
+    """The claim that names somebody; without it the e-mail address that the provider has verified,
+    or the subject. Where `auth.roles` names users, it must be one that they cannot choose."""
     ca: Path | None = None
     """Certificates that sign the provider's, where they are not public."""
     refresh: Positive = 300.0

@@ -72,6 +72,7 @@ class Hostile:
     def __init__(self) -> None:
         self.answers: dict[str, Answer | Callable[[], Answer]] = {}
         self.asked: list[str] = []
+        self.bodies: list[bytes] = []
         self.taken = 0
         self.url = ""
 
@@ -86,7 +87,7 @@ class Hostile:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-            await reader.readexactly(int(length[1]) if length else 0)
+            self.bodies.append(await reader.readexactly(int(length[1]) if length else 0))
             path = head.split(b" ")[1].decode()
             self.asked.append(path)
             found = self.answers[path]
@@ -117,7 +118,12 @@ class Known:
 
     sessions: Any = ()
 
+    def __init__(self) -> None:
+        self.persons: list[Person] = []
+
     async def identity(self, person: Person | None) -> Identity | None:
+        if person is not None:
+            self.persons.append(person)
         return None if person is None else everybody(Role.VIEWER)
 
     async def begin(
@@ -129,7 +135,7 @@ class Known:
         pass
 
 
-async def sign_in(hostile: Hostile) -> str:
+async def sign_in(hostile: Hostile, known: Known | None = None, **settings: Any) -> str:
     """Somebody goes to the provider and back; the secret of their session. Raises `Refused`."""
     nonce = ""
 
@@ -151,7 +157,8 @@ async def sign_in(hostile: Hostile) -> str:
         "/who": {"sub": "ada", "groups": ["sre"]},
         **hostile.answers,
     }  # fmt: skip
-    provider = Provider(OidcSettings(issuer=hostile.url, client_id="almenara"), Known())
+    chosen = OidcSettings(issuer=hostile.url, client_id="almenara", **settings)
+    provider = Provider(chosen, known or Known())
     try:
         address, tie = await provider.begin("https://almenara.test/sign-in/callback", "/")
         asked = parse_qs(urlsplit(address).query)
@@ -235,3 +242,43 @@ async def test_a_provider_names_no_address_that_is_none() -> None:
                 with pytest.raises(Refused):
                     await sign_in(hostile)
                 assert len(hostile.asked) == 1
+
+
+async def test_nobody_goes_by_an_address_that_the_provider_did_not_verify() -> None:
+    root = "root@example.org"
+    for told, settings, name in (
+        ({"preferred_username": "Ada", "email": root}, {}, "Ada"),
+        ({"email": root, "email_verified": True}, {}, root),
+        ({"email": root}, {}, "ada"),
+        ({"email": root, "email_verified": "true"}, {}, "ada"),
+        ({"email": root, "email_verified": False}, {"name_claim": "email"}, "ada"),
+        # Not every provider says it; who asks for the address by name knows theirs.
+        ({"email": root}, {"name_claim": "email"}, root),
+        ({}, {}, "ada"),
+    ):
+        known = Known()
+        async with Hostile().running() as provider:
+            provider.answers["/who"] = {"sub": "ada", "groups": ["sre"], **told}
+            await sign_in(provider, known, **settings)
+        assert [it.name for it in known.persons] == [name], told
+
+
+async def test_a_cluster_is_told_all_that_it_said_of_somebody() -> None:
+    """An authorizer may heed what a token is good for, as OpenShift's does."""
+    user = {"username": "ada", "uid": "7", "groups": ["sre"],
+            "extra": {"scopes.authorization.openshift.io": ["user:info"]}}  # fmt: skip
+    async with Hostile().running() as hostile:
+        hostile.answers = {
+            OF_CLUSTER[0]: {"status": {"authenticated": True, "user": user}},
+            OF_CLUSTER[1]: {"status": {"allowed": True}},
+        }
+        cluster = Cluster(KubernetesAccessSettings(server=hostile.url, token=Secret.of("ours")))
+        person = await cluster.person("theirs")
+        assert person is not None
+        assert await cluster.may(person, LIST_PODS, "default")
+        await cluster.close()
+    asked = json.loads(hostile.bodies[-1])["spec"]
+    assert {
+        "username": asked["user"],
+        **{it: asked[it] for it in ("uid", "groups", "extra")},
+    } == user

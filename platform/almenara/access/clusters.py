@@ -36,7 +36,9 @@ class User(msgspec.Struct):
     """Whose a token is, as TokenReview tells it."""
 
     username: str = ""
+    uid: str = ""
     groups: list[str] | None = None
+    extra: dict[str, list[str] | None] | None = None
 
 
 class Status(msgspec.Struct):
@@ -101,8 +103,13 @@ class Cluster:
             return None
         if wanted and wanted.isdisjoint(status.audiences or ()):
             return None
-        groups = tuple(sorted(user.groups or ()))
-        return Person(name=user.username, subject=f"kubernetes:{user.username}", groups=groups)
+        return Person(
+            name=user.username,
+            subject=f"kubernetes:{user.username}",
+            groups=tuple(sorted(user.groups or ())),
+            uid=user.uid,
+            extra=tuple(sorted((name, tuple(it or ())) for name, it in (user.extra or {}).items())),
+        )
 
     async def may(self, person: Person, right: ClusterRight, namespace: str) -> bool:
         """Whether somebody has a right in a namespace, or everywhere for the empty one.
@@ -115,7 +122,9 @@ class Cluster:
         }  # fmt: skip
         spec = {
             "user": person.name,
+            "uid": person.uid,
             "groups": list(person.groups),
+            "extra": {name: list(values) for name, values in person.extra},
             "resourceAttributes": attributes,
         }
         status = await self._ask("authorization.k8s.io", "SubjectAccessReview", spec)

@@ -270,12 +270,21 @@ class Provider:
             known = {**told, **known}
         groups = known.get(self.settings.groups_claim) or ()
         groups = [groups] if isinstance(groups, str) else groups
-        name = known.get(self.settings.name_claim) or known.get("email") or known["sub"]
         return Person(
-            name=str(name)[:200],
+            name=self._named(known)[:200],
             subject=f"oidc:{claims['sub']}",
             groups=tuple(sorted(str(it) for it in groups)),
         )
+
+    def _named(self, claims: Mapping[str, Any]) -> str:
+        wanted = self.settings.name_claim
+        for claim in (wanted, "email"):
+            # Anybody can give the address of somebody else as theirs until it is verified.
+            if claim == "email" and claims.get("email_verified", claim == wanted) is not True:
+                continue
+            if claims.get(claim):
+                return str(claims[claim])
+        return str(claims["sub"])
 
     async def refreshed(self, refresh_token: str) -> dict[str, Any] | None:
         """What the provider gives for a refresh token; None where it gives nothing any more."""
