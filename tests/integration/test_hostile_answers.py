@@ -27,6 +27,7 @@ MIB = 1024**2
 KEY = ECKey.generate_key("P-256", {"kid": "one"})
 ENDLESS, DRIP = b"endless", b"drip"
 PATIENCE = 2.0
+CALLBACK = "https://almenara.test/sign-in/callback"
 Answer = bytes | dict[str, Any]
 
 
@@ -160,7 +161,7 @@ async def sign_in(hostile: Hostile, known: Known | None = None, **settings: Any)
     chosen = OidcSettings(issuer=hostile.url, client_id="almenara", **settings)
     provider = Provider(chosen, known or Known())
     try:
-        address, tie = await provider.begin("https://almenara.test/sign-in/callback", "/")
+        address, tie = await provider.begin("192.0.2.1", CALLBACK, "/")
         asked = parse_qs(urlsplit(address).query)
         nonce = asked["nonce"][0]
         came = {"state": asked["state"][0], "code": "x"}
@@ -282,3 +283,26 @@ async def test_a_cluster_is_told_all_that_it_said_of_somebody() -> None:
         "username": asked["user"],
         **{it: asked[it] for it in ("uid", "groups", "extra")},
     } == user
+
+
+async def test_nobody_pushes_out_the_sign_ins_that_others_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(oidc, "PENDING", 40)
+    monkeypatch.setattr(oidc, "PENDING_OF_ADDRESS", 10)
+    async with Hostile().running() as hostile:
+        hostile.answers["/.well-known/openid-configuration"] = {
+            "issuer": hostile.url, "authorization_endpoint": f"{hostile.url}/authorize",
+            "token_endpoint": f"{hostile.url}/token", "jwks_uri": f"{hostile.url}/keys",
+        }  # fmt: skip
+        provider = Provider(OidcSettings(issuer=hostile.url, client_id="almenara"), Known())
+        away, _ = await provider.begin("192.0.2.1", CALLBACK, "/")
+        for number in range(60):
+            # All addresses of an IPv6 site are one customer's.
+            await provider.begin(f"2001:db8::{number:x}", CALLBACK, "/")
+        asked = parse_qs(urlsplit(away).query)
+        with pytest.raises(Refused) as refused:
+            await provider.finish(None, {"state": asked["state"][0]}, "of another")  # type: ignore[arg-type]
+        # It is known still, and refused for another reason.
+        assert "in another browser" in refused.value.detail
+        await provider.close()

@@ -26,6 +26,7 @@ from joserfc.jwk import KeySet
 
 from almenara.access.asking import Asking, Refused
 from almenara.access.bounding import BoundedTransport
+from almenara.access.forwarding import counted_as
 from almenara.access.hashing import digest, generated
 from almenara.access.identity import Identity, Person
 from almenara.access.sessions import Session, Sessions
@@ -44,6 +45,8 @@ ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
                      "ES256", "ES384", "ES512", "EdDSA", "Ed25519")  # fmt: skip
 """Signatures with a public key; `none`, and those of a shared secret, are not among them."""
 PENDING: Final = 2_000
+PENDING_OF_ADDRESS: Final = 100
+"""Sign-ins that one address may have begun, so that nobody pushes out those of others."""
 PATIENCE: Final = 600.0
 """Seconds somebody may take to sign in with the provider."""
 DISCOVERED_FOR: Final = 3600.0
@@ -100,6 +103,19 @@ class Metadata(msgspec.Struct, kw_only=True):
                 )
 
 
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """A sign-in whose browser is at the provider."""
+
+    since: float
+    address: str
+    nonce: str
+    verifier: str
+    tie: str
+    """The digest of what the browser has to bring back in a cookie."""
+    callback: str
+    back: str
+
+
 class Provider:
     """The provider that people sign in with. Close it with `close`."""
 
@@ -118,7 +134,7 @@ class Provider:
         self._keys: KeySet | None = None
         self._keys_at = 0.0
         self._turn = asyncio.Lock()
-        self._pending: OrderedDict[str, tuple[float, str, str, str, str, str]] = OrderedDict()
+        self._pending: OrderedDict[str, Begun] = OrderedDict()
         self._used: OrderedDict[str, None] = OrderedDict()
 
     async def close(self) -> None:
@@ -185,8 +201,8 @@ class Provider:
 
     # -- there and back
 
-    async def begin(self, callback: str, back: str) -> tuple[str, str]:
-        """The address to send a browser to, and the secret that ties its coming back to it.
+    async def begin(self, address: str, callback: str, back: str) -> tuple[str, str]:
+        """Where to send a browser at an address, and the secret that ties its coming back to it.
 
         Raises `Refused`.
         """
@@ -194,7 +210,7 @@ class Provider:
         try:
             metadata = await self._metadata()
             async with self._client(callback) as client:
-                address, _ = client.create_authorization_url(
+                away, _ = client.create_authorization_url(
                     metadata.authorization_endpoint,
                     state=state,
                     nonce=nonce,
@@ -202,10 +218,19 @@ class Provider:
                 )
         except TROUBLE as error:
             raise self._away(error) from None
-        self._pending[state] = (time.monotonic(), nonce, verifier, digest(tie), callback, back)
+        self._pending[state] = Begun(
+            since=time.monotonic(), address=counted_as(address), nonce=nonce, verifier=verifier,
+            tie=digest(tie), callback=callback, back=back,
+        )  # fmt: skip
+        self._forget_some(counted_as(address))
+        return str(away), tie
+
+    def _forget_some(self, address: str) -> None:
+        of_address = [state for state, it in self._pending.items() if it.address == address]
+        for state in of_address[:-PENDING_OF_ADDRESS]:
+            del self._pending[state]
         while len(self._pending) > PENDING:
             self._pending.popitem(last=False)
-        return str(address), tie
 
     def _away(self, error: BaseException) -> Refused:
         log.warning("the provider does not work", provider=self.name, reason=str(error)[:300])
@@ -214,10 +239,9 @@ class Provider:
     async def finish(self, asking: Asking, came: Mapping[str, str], tie: str) -> tuple[str, str]:
         """The secret of the new session, and the page to go on with. Raises `Refused`."""
         pending = self._pending.pop(came.get("state", ""), None)
-        if pending is None or time.monotonic() - pending[0] > PATIENCE:
+        if pending is None or time.monotonic() - pending.since > PATIENCE:
             raise Refused(400, "That took too long, or began in another way. Sign in again.")
-        _, nonce, verifier, tied, callback, back = pending
-        if not tie or not hmac.compare_digest(digest(tie), tied):
+        if not tie or not hmac.compare_digest(digest(tie), pending.tie):
             raise Refused(400, "Signing in began in another browser. Sign in again.")
         if "error" in came or not came.get("code"):
             log.info("the provider refused", provider=self.name, error=came.get("error", "")[:100])
@@ -226,14 +250,14 @@ class Provider:
             issuer = (await self._metadata()).issuer
             if came.get("iss", issuer) != issuer:
                 raise ValueError("the answer comes from another issuer")
-            async with self._client(callback) as client:
+            async with self._client(pending.callback) as client:
                 token = await client.fetch_token(
                     (await self._metadata()).token_endpoint,
                     grant_type="authorization_code",
                     code=came["code"],
-                    code_verifier=verifier,
+                    code_verifier=pending.verifier,
                 )
-            claims = await self._id_token(token, nonce)
+            claims = await self._id_token(token, pending.nonce)
             person = await self._person(claims, token)
             renewal = Refreshing(self, claims, token)
         except TROUBLE as error:
@@ -241,7 +265,7 @@ class Provider:
         identity = await self.access.identity(person)
         if identity is None:
             raise Refused(403, f"{person.name} has no role here; an admin can give one.")
-        return await self.access.begin(asking, identity, renewal=renewal), back
+        return await self.access.begin(asking, identity, renewal=renewal), pending.back
 
     async def _id_token(self, token: Mapping[str, Any], nonce: str | None) -> dict[str, Any]:
         wanted: dict[str, Any] = {"exp": {"essential": True}, "sub": {"essential": True}}

@@ -163,7 +163,7 @@ async def start(request: PageRequest, services: Services) -> Response[str] | Red
     back = local_address(request.query_params.get("next", "/"))
     try:
         services.access.check_encrypted(asking)
-        address, tie = await provider.begin(_callback(request), back)
+        address, tie = await provider.begin(asking.address, _callback(request), back)
     except Refused as refused:
         return await _sign_in_page(
             request, services, problem=refused.detail, status=refused.status, back=back
