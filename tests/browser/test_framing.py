@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, Response
 
 from app import Almenara
+from servers import wait_until
 
 TOKEN = "of-the-tests-and-long-enough-for-one"
 ALLOWED = "allow-scripts allow-forms allow-popups allow-same-origin allow-top-navigation"
@@ -147,9 +148,16 @@ def test_no_page_can_be_framed_by_another_site_in_any_way(
     page.locator("input[name=token]").fill(TOKEN)
     page.locator("input[name=token]").press("Enter")
     page.wait_for_url(victim.url + "/")
-    found = page.evaluate("fetch('/api/events?limit=1').then(it => it.json())")
+    signed_in: list[dict[str, int]] = []
+
+    def told() -> bool:
+        found = page.evaluate("fetch('/api/events?limit=1').then(it => it.json())")
+        signed_in[:] = found["events"]
+        return bool(signed_in)
+
+    wait_until(told, "the event of the sign-in")
     pages = [
-        "/", "/events", f"/events/{found['events'][0]['sequence']}", "/sources", "/account",
+        "/", "/events", f"/events/{signed_in[0]['sequence']}", "/sources", "/account",
         "/timeline", "/dashboards/kubernetes.pods", "/panels/kubernetes.pods", "/nowhere",
         "/healthz", "/api/openapi.json", "/api/events",
     ]  # fmt: skip

@@ -189,8 +189,8 @@ async def test_yaml_is_shown_to_who_may_get_the_object_and_never_a_secret(
                 while "image: x" not in text:
                     text += str(await it.recv())
                 assert planted not in text
-                began = time.monotonic()
                 await asyncio.to_thread(api_server.disallow, namespace, "reader")
+                began = time.monotonic()
                 await asyncio.to_thread(
                     api_server.allow, f"{namespace}/reader", LIST_PODS, namespace, name="less"
                 )

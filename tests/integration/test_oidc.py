@@ -269,10 +269,10 @@ async def test_a_provider_that_hangs_keeps_nobody_in_who_was_revoked(
             await page.recv()
             # Their sessions are being asked about by now, and no answer comes.
             await asyncio.sleep(2.5)
-            began = time.monotonic()
             done = await asyncio.to_thread(
                 almenara.command, "access", "revoke", token.split("_")[1]
             )
+            began = time.monotonic()
             assert done.returncode == 0, done.stderr
             with pytest.raises(ConnectionClosed) as closed:
                 async with asyncio.timeout(20):
