@@ -3,8 +3,10 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-# What checks the chart is large and old in places, so it has an environment of its own.
+# What checks the chart is large and old in places, so it has an environment of its own; semgrep too.
 CHART := .venv-chart
+# It would ask at home for a newer self, and tell of what it did.
+SEMGREP := PATH="$(CURDIR)/$(CHART)/bin:$$PATH" $(CURDIR)/$(CHART)/bin/semgrep scan --metrics=off --disable-version-check
 # Plugins of pytest that come with the checkers are of no use here.
 PYTEST_CHART := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(CHART)/bin/pytest
 # What two processes do at once is mostly to wait for others.
@@ -71,6 +73,11 @@ check: $(VENV)/.dev ## Check style, types, floors and that the documents are tru
 	|| { echo "docs/configuration.md is not what the settings say; run make docs"; exit 1; }
 	@$(BIN)/almenara plugins document | diff - docs/plugins/contract.md \
 	|| { echo "docs/plugins/contract.md is not what the contract says; run make docs"; exit 1; }
+
+.PHONY: semgrep
+semgrep: $(CHART)/.chart ## Check our own rules of safety, and that each of them finds what it is for
+	@cd .ci/semgrep && $(SEMGREP) --test --quiet .
+	@$(SEMGREP) --quiet --error --config .ci/semgrep/safety.yaml platform plugins
 
 .PHONY: chart
 chart: $(CHART)/.chart $(VENV)/.dev ## Write the chart's schema, README and rules from what they follow from

@@ -38,7 +38,9 @@ class Watched:
             done = pool.map(lambda it: self.command(*it), wanted.values())
         self.tokens = dict(zip(wanted, done, strict=True))
         self.access_token = self.tokens.pop("")
-        wait_until(lambda: self.get("/api/session", "scoped admin").status_code == 200, "tokens")
+        for who in self.tokens:
+            # Each by itself: the file may have been read between one and another.
+            wait_until(lambda who=who: self.get("/api/session", who).status_code == 200, who)
         self.sequences = {
             it["sequence"]: THEIRS if THEIRS in json.dumps(it["data"]) else OURS
             for it in self.get("/api/events?limit=100", "viewer").json()["events"]

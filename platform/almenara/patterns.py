@@ -16,5 +16,13 @@ def pattern(text: str) -> re.Pattern[str] | None:
         if part == ">" and place == len(parts) - 1:
             written += ".+"
         else:
-            written += "[^./]*".join(re.escape(piece) for piece in part.split("*"))
+            first, *others = re.split(r"\*+", part)
+            written += re.escape(first)
+            # The first place where a piece stands is as good as any later one, and for the last
+            # piece only the last place is. Nothing is tried twice, so that nobody can write a
+            # pattern that takes for ever.
+            for piece in others[:-1]:
+                written += f"(?>[^./]*?{re.escape(piece)})"
+            if others:
+                written += f"(?>[^./]*{re.escape(others[-1])})"
     return re.compile(written, re.DOTALL)

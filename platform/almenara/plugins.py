@@ -553,7 +553,7 @@ def _import_file(path: Path) -> ModuleType:
     try:
         # Two saves within a second would otherwise find the first one's compiled code.
         source = Path(spec.origin or path).read_bytes()
-        exec(compile(source, spec.origin or str(path), "exec"), module.__dict__)  # noqa: S102  # nosec B102 # a plugin is code that somebody installed
+        exec(compile(source, spec.origin or str(path), "exec"), module.__dict__)  # noqa: S102  # nosec B102 # nosemgrep: unsafe-reading # a plugin is code that somebody installed
     except BaseException:
         del sys.modules[name]
         raise

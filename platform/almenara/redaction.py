@@ -47,10 +47,15 @@ class Redactor:
             return signal
         if isinstance(signal, Event):
             return self._event(signal)
-        if isinstance(signal, Resource) and signal.state:
-            state = self._masked(signal.state, lambda key: False, 0)
-            if state is not signal.state:
-                return msgspec.structs.replace(signal, state=state)
+        if isinstance(signal, Resource):
+            changed: dict[str, Any] = {}
+            if signal.state:
+                state = self._masked(signal.state, lambda key: False, 0)
+                if state is not signal.state:
+                    changed["state"] = state
+            if self._hints(signal.status.encode("utf-8", "replace")):
+                changed["status"] = self._text(signal.status)
+            return msgspec.structs.replace(signal, **changed) if changed else signal
         return signal
 
     def _hints(self, text: bytes) -> bool:
@@ -87,6 +92,8 @@ class Redactor:
             attributes = self._masked(event.attributes, spared, 0)
             if attributes is not event.attributes:
                 changed["attributes"] = attributes
+        if event.problem and self._hints(event.problem.encode("utf-8", "replace")):
+            changed["problem"] = self._text(event.problem)
         if event.raw is not None and self._hints(event.raw):
             text = event.raw.decode("utf-8", "surrogateescape")
             masked_text = self._text(text)

@@ -42,6 +42,17 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
         """The patterns of origins that `sources` stands for."""
         return tuple(it for text in self.sources for it in _origins(text))
 
+    def narrowed(self, by: Self) -> Self | None:
+        """What both show; None where that is nothing, or cannot be told from their patterns."""
+        parts: dict[str, tuple[Any, ...]] = {}
+        for name in ("sources", "types", "namespaces"):
+            ours, theirs = getattr(self, name), getattr(by, name)
+            if ours and not all(_within(name, it, ours) for it in theirs):
+                return None
+            parts[name] = theirs or ours
+        labels = tuple(sorted({*self.labels, *by.labels}))
+        return msgspec.structs.replace(self, labels=labels, **parts)
+
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody may see: all that any of the grants shows."""
@@ -72,6 +83,21 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """What tells channels of different scopes apart; empty for everything."""
         return _key(self)
+
+    def given_on(self, wanted: Grant) -> list[Grant]:
+        """The grants of somebody else who is to see what `wanted` shows, and nothing that is not
+        shown here; empty where that is nothing.
+
+        Rights in a cluster are somebody's own: what depends on them is not given on.
+        """
+        guarded = {it.partition("/")[0] for it in self.guarded}
+        found = [it.narrowed(wanted) for it in self.grants]
+        return [
+            it
+            for it in found
+            if it is not None
+            and not (guarded and any(_may_be(text, guarded) for text in it.sources or ("*",)))
+        ]
 
     def takes(self, signal: Signal) -> bool:
         """Whether a signal may be seen."""
@@ -226,6 +252,22 @@ def _checks(scope: Scope) -> Check:
         return any(all(there.get(name) == value for name, value in it) for it in wanted)
 
     return check
+
+
+def _within(part: str, text: str, patterns: Iterable[str]) -> bool:
+    """Whether patterns cover all that another one does, as far as that can be told."""
+    if text in patterns:
+        return True
+    if part == "sources":
+        # The name of a source stands for all its origins.
+        return any(text.startswith(f"{it}/") for it in patterns if len(_origins(it)) > 1)
+    return _expression(text) is None and _any(patterns, text)
+
+
+def _may_be(text: str, names: Iterable[str]) -> bool:
+    """Whether a source of these names, or of some cluster of one, may fit a pattern."""
+    first = text.partition("/")[0]
+    return first in names or "*" in first or first.endswith(">")
 
 
 def _any(patterns: Iterable[str], name: str) -> bool:

@@ -131,9 +131,13 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     body_timeout: Positive = 10.0
     """Seconds a connection may take to send the body of a request."""
     half_open: Count = 1_000
-    """Connections that may be on their way to send their headers; beyond them the oldest go."""
+    """Connections in their TLS handshake, yet to send headers, or kept for another request, at
+    most; the oldest go first."""
     header_timeout: Positive = 5.0
     """Seconds a connection may take for its TLS handshake, and to send the headers of a request."""
+    keep_alive: Positive = 30.0
+    """Seconds a connection is kept for another request; longer than a proxy in front keeps its
+    own, or the proxy answers 502 now and then."""
     user_timeout: Positive = 10.0
     """Seconds sent bytes may stay unacknowledged before the connection is dropped."""
     drain: Annotated[float, msgspec.Meta(ge=0)] = 4.0
@@ -308,7 +312,8 @@ class OidcSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     groups_claim: str = "groups"
     """The claim that lists somebody's groups."""
     name_claim: str = "preferred_username"
-    """The claim that names somebody; without it the e-mail address, or the subject."""
+    """The claim that names somebody; without it the e-mail address that the provider has verified,
+    or the subject. Where `auth.roles` names users, it must be one that they cannot choose."""
     ca: Path | None = None
     """Certificates that sign the provider's, where they are not public."""
     refresh: Positive = 300.0

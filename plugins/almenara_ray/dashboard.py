@@ -146,7 +146,8 @@ def _client(cluster: ClusterSettings, settings: RaySettings) -> httpx.AsyncClien
             verify = ssl.create_default_context(cafile=str(cluster.ca))
         except (OSError, ssl.SSLError) as error:
             raise AskingError(f"the file {cluster.ca} of ca cannot be read: {error}") from None
-    return httpx.AsyncClient(
+    # How long an answer may take is said with each question.
+    return httpx.AsyncClient(  # nosemgrep: client-without-limits
         base_url=cluster.url.rstrip("/") + "/",
         verify=verify,
         follow_redirects=False,

@@ -362,6 +362,28 @@ async def test_a_token_ends_when_it_is_revoked_and_its_sessions_with_it(watched:
         assert _status(watched, bad) == 401, bad
 
 
+async def test_an_admin_of_a_part_makes_no_token_for_the_rest(watched: Watched) -> None:
+    client, csrf = watched.signed_in(watched.tokens["scoped admin"])
+
+    def made(**more: str) -> str:
+        """The token that the account page shows; empty where it made none."""
+        form = {"csrf": csrf, "name": "it", "role": "admin", "days": "1", **more}
+        found = re.search(r"\balm_[\w-]+", client.post("/account/tokens", data=form).text)
+        return found[0] if found else ""
+
+    for more in ({"types": "teamb.>"}, {"types": ">"}, {"types": "teama.> teamb.happened"}):
+        assert made(**more) == "", more
+    token = made()
+    wait_until(lambda: _status(watched, token) == 200, "the token")
+    watched.tokens["made"] = token
+    told = watched.get("/api/session", "made").json()
+    assert (told["role"], told["scope"][0]["types"]) == ("admin", ["teama.>"])
+    for path in ("/api/events?limit=1000", "/api/events.ndjson", "/events", "/api/resources"):
+        assert THEIRS not in watched.get(path, "made").text
+    del watched.tokens["made"]
+    watched.command("revoke", token.split("_")[1])
+
+
 def _status(watched: Watched, token: str) -> int:
     headers = {"authorization": f"Bearer {token}"}
     return httpx.get(watched.url + "/api/session", headers=headers).status_code

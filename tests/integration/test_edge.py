@@ -4,6 +4,7 @@ import http.client
 import itertools
 import random
 import re
+import time
 from collections import Counter
 from urllib.parse import quote
 
@@ -204,3 +205,22 @@ def test_no_address_fixes_a_session(watched: Watched, way: str) -> None:
         path = f"/api/session;almenara={secret}"
     assert ask(path)[0] in (401, 404)
     assert ask("/api/session", (("Cookie", f"almenara={secret}"),))[0] == 200
+
+
+def test_no_filter_that_anybody_writes_holds_up_the_others(watched: Watched) -> None:
+    evil = ("*" * 40 + "!", "*a" * 40 + "!", "*.*" * 20 + "!", "(a+)+" * 9, "a" * 3_000 + "*",
+            "-1e999", "%s" * 99, "\x00*", "NEAR(" * 99, '"' * 99 + "*", "a* " * 99)  # fmt: skip
+    names = ("type", "origin", "source", "subject", "text", "correlation", "name", "namespace",
+             "kind", "since", "status", "severity")  # fmt: skip
+    paths = ("/events", "/api/events", "/api/resources", "/panels/events", "/panels/sources",
+             "/timeline", "/dashboards/overview")  # fmt: skip
+    asked, slowest = 0, 0.0
+    for path in paths:
+        for name in names:
+            for value in evil:
+                began = time.monotonic()
+                answer = watched.get(path, "viewer", params={name: value})
+                slowest = max(slowest, time.monotonic() - began)
+                assert answer.status_code < 500, (path, name, value)
+                asked += 1
+    print(f"{asked} filters that are hard to match: the slowest answer after {slowest:.2f} s")

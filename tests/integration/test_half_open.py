@@ -1,15 +1,18 @@
 """Connections that are opened and left half-way: many of them, while others are answered."""
 
 import contextlib
+import re
 import resource
 import selectors
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from test_tls import Encrypted
 
 from app import Almenara
 from servers import wait_until
@@ -96,23 +99,28 @@ def answered(client: httpx.Client) -> float:
 
 
 @pytest.fixture
-def almenara(tmp_path: Path):
+def many_files() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < COUNT + 2_000:
         pytest.skip(f"{hard} open files are allowed here, which {COUNT} connections do not fit in")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        with Almenara(
-            tmp_path / "a",
-            "nats://127.0.0.1:1",
-            PLUGINS__DISABLED="[nats]",
-            # As many as can be: the deadline is what must drop them.
-            SERVER__HALF_OPEN=str(COUNT),
-            SERVER__HEADER_TIMEOUT=str(TIMEOUT),
-        ) as running:
-            yield running
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def almenara(tmp_path: Path, many_files: None) -> Iterator[Almenara]:
+    with Almenara(
+        tmp_path / "a",
+        "nats://127.0.0.1:1",
+        PLUGINS__DISABLED="[nats]",
+        # As many as can be: the deadline is what must drop them.
+        SERVER__HALF_OPEN=str(COUNT),
+        SERVER__HEADER_TIMEOUT=str(TIMEOUT),
+    ) as running:
+        yield running
 
 
 def test_ten_thousand_half_open_connections_are_dropped_in_time_and_others_answered(
@@ -172,3 +180,117 @@ def test_beyond_the_limit_the_oldest_half_open_connections_go_at_once(tmp_path: 
         assert attackers.left == 50
         assert almenara.status("/healthz") == 200
         attackers.close()
+
+        # Those that have been answered and are kept for another request are no better.
+        attackers = Attackers(almenara.port)
+        asked = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n\r\n".encode()
+        for number in range(400):
+            attackers.open(asked, f"127.0.0.{2 + number % 8}")
+        wait_until(only_the_newest, "the oldest of those that were answered gone")
+        assert almenara.status("/healthz") == 200
+        attackers.close()
+
+
+def test_nobody_is_kept_by_what_is_no_request(tmp_path: Path) -> None:
+    with Almenara(
+        tmp_path / "a",
+        "nats://127.0.0.1:1",
+        PLUGINS__DISABLED="[nats]",
+        SERVER__KEEP_ALIVE="1",
+    ) as almenara:
+        head = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n"
+        attackers = {}
+        # Line ends that belong to no request, and a body that nobody reads.
+        for drip, more in ((b"\r\n", ""), (b"x", "Content-Length: 60000\r\n")):
+            it = socket.create_connection(("127.0.0.1", almenara.port), timeout=10)
+            it.sendall(f"{head}{more}\r\n".encode())
+            assert it.recv(4096).startswith(b"HTTP/1.1 200")
+            it.settimeout(0.05)
+            attackers[it] = drip
+        began = time.monotonic()
+        while attackers:
+            assert time.monotonic() - began < 20, f"{len(attackers)} are still kept"
+            for it, drip in list(attackers.items()):
+                try:
+                    it.sendall(drip)
+                    gone = it.recv(4096) == b""
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    gone = True
+                if gone:
+                    it.close()
+                    del attackers[it]
+
+
+def client_hello(trust: ssl.SSLContext) -> bytes:
+    """What a browser begins a handshake with."""
+    sent = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        trust.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="127.0.0.1").do_handshake()
+    return sent.read()
+
+
+def test_ten_thousand_unfinished_tls_handshakes_are_few_at_a_time_and_others_answered(
+    tmp_path: Path, many_files: None
+) -> None:
+    limit = 1_000  # as it is by default
+    almenara = Encrypted(
+        tmp_path / "it", PLUGINS__DISABLED="[nats]", SERVER__HEADER_TIMEOUT=str(TIMEOUT)
+    )
+    almenara.issue()
+    with almenara:
+        assert almenara.process is not None
+        pid = almenara.process.pid
+
+        def answered_anew() -> float:
+            began = time.monotonic()
+            assert almenara.status("/healthz") == 200
+            return time.monotonic() - began
+
+        answered_anew()
+        idle, before = descriptors(pid), resident(pid)
+        # Nothing, a part of the first record, and all that a browser says before it waits.
+        hello = client_hello(almenara.trust)
+        beginnings = (b"", hello, hello[:40], hello)
+        attackers = Attackers(almenara.port)
+        slowest, most = 0.0, before
+        with httpx.Client(base_url=almenara.url, verify=almenara.trust, timeout=30) as client:
+            answered(client)
+            for number in range(COUNT):
+                attackers.open(beginnings[number % 4], f"127.0.0.{2 + number % 8}")
+                if number % 500 == 499:
+                    slowest = max(slowest, answered_anew(), answered(client))
+                    most = max(most, resident(pid))
+                    attackers.look(0)
+            opened = time.monotonic()
+
+            def few() -> bool:
+                attackers.look(0.05)
+                return attackers.left <= limit
+
+            wait_until(few, "all but the last dropped")
+            few_after = time.monotonic() - opened
+            while attackers.left and time.monotonic() < opened + 6 * TIMEOUT:
+                attackers.look(0.05)
+                most = max(most, resident(pid))
+            slowest = max(slowest, answered(client))
+        left, took = attackers.left, attackers.last - opened
+        attackers.close()
+        print(
+            f"{COUNT} unfinished TLS handshakes: at most {limit} after {few_after:.1f} s, {left}"
+            f" left after {took:.1f} s, {most - before:.0f} MiB more, slowest answer meanwhile"
+            f" {slowest * 1000:.0f} ms"
+        )
+        assert left == 0
+        assert most - before < 150
+        wait_until(lambda: descriptors(pid) <= idle + 2, "all descriptors given back")
+        assert almenara.status("/healthz") == 200
+        # Those that are still there when it ends do not keep it, and nothing of it is an error.
+        attackers = Attackers(almenara.port)
+        for number in range(100):
+            attackers.open(beginnings[number % 4], "127.0.0.2")
+        wait_until(lambda: descriptors(pid) >= idle + 100, "all of them there")
+        assert almenara.stop() == 0
+        attackers.close()
+        assert not re.search('Traceback|"level": "error"', almenara.log), almenara.log[-2000:]

@@ -48,6 +48,7 @@ def running(folder: Path, server: ApiServer, namespace: str) -> Almenara:
         "ALMENARA_AUTH__KUBERNETES__RIGHTS": "1",
         "ALMENARA_PLUGINS__KUBERNETES__CLUSTERS": f"[{{kubeconfig: {config}}}]",
         "ALMENARA_PLUGINS__KUBERNETES__LOGS": "true",
+        "ALMENARA_PLUGINS__KUBERNETES__YAML": "true",
     }
     return almenara
 
@@ -116,6 +117,99 @@ async def test_a_log_is_shown_to_who_may_get_it_and_to_nobody_who_may_only_list_
         finally:
             await asyncio.to_thread(almenara.stop)
         await asyncio.to_thread(api_server.delete, node)
+
+
+async def test_yaml_is_shown_to_who_may_get_the_object_and_never_a_secret(
+    tmp_path: Path, api_server: ApiServer, namespace: str
+) -> None:
+    planted = "hunter2hunter2"
+    other = api_server.namespace(f"{namespace}-other")
+    containers = [{
+        "name": "main", "image": "x", "args": [f"--password={planted}"],
+        "env": [{"name": "PASSWORD", "value": planted}, {"name": "LEVEL", "value": planted}],
+    }]  # fmt: skip
+    for place in (namespace, other):
+        api_server.pod(place, "one", spec={"containers": containers})
+        metadata = {"namespace": place, "name": "one"}
+        api_server.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata,
+                           "stringData": {"password": planted}})  # fmt: skip
+    selected = {"app": "one"}
+    template = {"metadata": {"labels": selected}, "spec": {"containers": containers}}
+    api_server.create({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"namespace": namespace, "name": "one"},
+        "spec": {"selector": {"matchLabels": selected}, "template": template},
+    })  # fmt: skip
+    get_pods = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
+    everything = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
+    tokens = {}
+    for who, rules in (
+        ("lister", LIST_PODS), ("reader", LIST_PODS + get_pods), ("owner", everything)
+    ):  # fmt: skip
+        tokens[who] = api_server.service_account(namespace, who)
+        api_server.allow(f"{namespace}/{who}", rules, namespace, name=who)
+    almenara = running(tmp_path, api_server, namespace)
+
+    def path(kind: str, place: str = namespace) -> str:
+        return f"kubernetes.manifest?{urlencode({'namespace': place, 'name': f'{kind}/one'})}"
+
+    await asyncio.to_thread(almenara.start)
+    try:
+        async with httpx.AsyncClient(base_url=almenara.url, timeout=20) as client:
+
+            async def page(who: str, panel: str) -> str:
+                headers = {"authorization": f"Bearer {tokens[who]}"}
+                found = (await client.get(f"/panels/{panel}", headers=headers)).text
+                assert planted not in found, (who, panel)
+                return found
+
+            async with asyncio.timeout(30):
+                while "kind: Pod" not in await page("reader", path("Pod")):
+                    await asyncio.sleep(0.2)
+            seen = {
+                (who, kind, place): f"kind: {kind}" in await page(who, path(kind, place))
+                for who in tokens
+                for kind in ("Pod", "Deployment", "Secret")
+                for place in (namespace, other)
+            }
+            allowed = {("reader", "Pod"), ("owner", "Pod"), ("owner", "Deployment")}
+            expected = {(who, kind, namespace) for who, kind in allowed}
+            assert {it for it, shown in seen.items() if shown} == expected
+            for panel, right in ((path("Pod"), "get pods"),
+                                 (path("Deployment"), "get deployments.apps")):  # fmt: skip
+                refused = await page("lister", panel)
+                assert f"it takes the right to `{right}` in the namespace" in refused
+
+            async with live(almenara, tokens["lister"], path("Pod")) as it:
+                frame = str(await it.recv())
+                assert "it takes the right" in frame
+                assert "image: x" not in frame
+            async with live(almenara, tokens["reader"], path("Pod")) as it:
+                text = ""
+                while "image: x" not in text:
+                    text += str(await it.recv())
+                assert planted not in text
+                await asyncio.to_thread(api_server.disallow, namespace, "reader")
+                began = time.monotonic()
+                await asyncio.to_thread(
+                    api_server.allow, f"{namespace}/reader", LIST_PODS, namespace, name="less"
+                )
+                with pytest.raises(ConnectionClosed) as closed:
+                    async with asyncio.timeout(15):
+                        while True:
+                            await it.recv()
+            took = time.monotonic() - began
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4401
+            print(
+                f"{len(seen)} asked for, {len(expected)} shown; `get` taken away -> 4401 after"
+                f" {took:.1f} s"
+            )
+            assert took < 5
+            assert "it takes the right" in await page("reader", path("Pod"))
+        assert planted not in almenara.log
+    finally:
+        await asyncio.to_thread(almenara.stop)
 
 
 def live(almenara: Almenara, token: str, panel: str) -> connect:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -248,6 +249,43 @@ async def test_what_the_provider_did_not_say_is_refused(
             f"{almenara.url}/sign-in/back-channel-logout", data={"logout_token": token}
         )
         assert answer.status_code == 400
+
+
+async def test_a_provider_that_hangs_keeps_nobody_in_who_was_revoked(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, provider = pair
+    browsers = [signed_in(almenara, who) for who in ("ada", "grace")]
+    made = almenara.command("access", "create", "probe", "--role", "viewer")
+    token = made.stdout.strip()
+    headers = {"authorization": f"Bearer {token}"}
+    known = f"{almenara.url}/api/session"
+    wait_until(lambda: httpx.get(known, headers=headers).status_code == 200, "the token")
+    assert provider.process is not None
+    provider.process.send_signal(signal.SIGSTOP)
+    try:
+        url = f"ws://127.0.0.1:{almenara.port}/live?panel=events"
+        async with connect(url, origin=almenara.url, additional_headers=headers) as page:  # type: ignore[arg-type]
+            await page.recv()
+            # Their sessions are being asked about by now, and no answer comes.
+            await asyncio.sleep(2.5)
+            done = await asyncio.to_thread(
+                almenara.command, "access", "revoke", token.split("_")[1]
+            )
+            began = time.monotonic()
+            assert done.returncode == 0, done.stderr
+            with pytest.raises(ConnectionClosed) as closed:
+                async with asyncio.timeout(20):
+                    while True:
+                        await page.recv()
+        took = time.monotonic() - began
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4401
+        print(f"revoked while the provider hangs -> 4401 after {took:.1f} s")
+        assert took < 5
+        assert all(it.get(known).status_code == 200 for it in browsers)
+    finally:
+        provider.process.send_signal(signal.SIGCONT)
 
 
 async def test_a_provider_that_is_away_keeps_nobody_from_being_told(

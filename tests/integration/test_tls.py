@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import shutil
 import socket
 import ssl
@@ -47,11 +48,14 @@ class Encrypted(Almenara):
         self.trust = ssl.create_default_context(cafile=str(self.authority.path))
         for name in ("tls.crt", "tls.key", "ca.crt"):
             (self.secret / name).symlink_to(Path("..data") / name)
-        super().__init__(
-            folder / "a", nats_url, SERVER__HEADER_TIMEOUT="1", PANELS__SEND_TIMEOUT="1",
-            SERVER__TLS__CERT=str(self.secret / "tls.crt"),
-            SERVER__TLS__KEY=str(self.secret / "tls.key"), **settings,
-        )  # fmt: skip
+        settings = {
+            "SERVER__HEADER_TIMEOUT": "1",
+            "PANELS__SEND_TIMEOUT": "1",
+            "SERVER__TLS__CERT": str(self.secret / "tls.crt"),
+            "SERVER__TLS__KEY": str(self.secret / "tls.key"),
+            **settings,
+        }
+        super().__init__(folder / "a", nats_url, **settings)
 
     @property
     def url(self) -> str:
@@ -221,6 +225,30 @@ def test_a_handshake_that_never_ends_is_dropped(encrypted: Encrypted) -> None:
     print(f"60 half-open connections gone after {time.monotonic() - began:.1f} s")
     assert time.monotonic() - began < 5
     assert encrypted.status("/healthz") == 200
+
+
+def test_without_a_descriptor_for_another_connection_it_waits_and_says_so(
+    encrypted: Encrypted,
+) -> None:
+    assert encrypted.process is not None
+    pid = encrypted.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    room = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 20
+    kept = encrypted.connection()
+    kept.request("GET", "/healthz")
+    kept.getresponse().read()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (room, before[1]))
+    try:
+        parked = [socket.create_connection(("127.0.0.1", encrypted.port)) for _ in range(60)]
+        wait_until(lambda: "no connection can be accepted" in encrypted.log, "word of it")
+        kept.request("GET", "/healthz")
+        assert kept.getresponse().read()
+        for it in parked:
+            it.close()
+        wait_until(lambda: encrypted.status("/healthz") == 200, "room again")
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        kept.close()
 
 
 async def test_who_reads_nothing_over_tls_is_dropped_while_others_go_on(

@@ -6,6 +6,7 @@ import logging
 import pytest
 import structlog
 
+from almenara import logs
 from almenara.logs import configure_logging
 from almenara.settings import LogSettings
 
@@ -38,3 +39,32 @@ def test_the_variables_of_a_failure_are_in_no_log(
     assert HELD not in said
     if form == "json":
         assert {json.loads(line)["event"] for line in said.splitlines()} == {"a request failed"}
+
+
+def test_of_a_flood_of_warnings_the_first_are_written_and_how_many_were_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "A_MINUTE", 3)
+    before, handlers = structlog.get_config(), logging.root.handlers[:]
+    try:
+        configure_logging(LogSettings(format="json"))
+        log, library = structlog.get_logger("flood"), logging.getLogger("a.library")
+        for number in range(10):
+            log.warning("refused", number=number)
+            log.info("signed in", number=number)
+            library.warning("Invalid %s received.", number)
+        monkeypatch.setattr(logs, "MINUTE", 0.0)
+        log.warning("refused", number=10)
+        library.warning("Invalid %s received.", 10)
+    finally:
+        structlog.configure(**before)
+        logging.root.handlers[:] = handlers
+    lines = [json.loads(it) for it in capsys.readouterr().err.splitlines()]
+    refused = [it for it in lines if it["event"] == "refused"]
+    assert [it["number"] for it in refused] == [0, 1, 2, 10]
+    assert refused[-1]["not_written_before"] == 7
+    assert sum(it["event"] == "signed in" for it in lines) == 10
+    assert [it["event"] for it in lines if "Invalid" in it["event"]] == [
+        "Invalid 0 received.", "Invalid 1 received.", "Invalid 2 received.",
+        "Invalid 10 received. (7 like it were not written)",
+    ]  # fmt: skip

@@ -65,6 +65,17 @@ def test_secrets_in_text_headers_state_and_bytes_are_masked() -> None:
     assert state.state == {"env": {"DB_PASSWORD": "***"}}
 
 
+def test_secrets_in_what_went_wrong_are_masked() -> None:
+    redact = Redactor(RedactionSettings())
+    told = redact(Resource(kind="k", name="n", status="failed: password=hunter2"))
+    assert isinstance(told, Resource)
+    assert told.status == "failed: password=***"
+    problem = 'no JSON: {"api_key": "hunter2"'
+    found = redact(Event(id="1", source="s", type="t", time=0, problem=problem))
+    assert isinstance(found, Event)
+    assert found.problem == 'no JSON: {"api_key": "***"'
+
+
 def test_a_signal_without_secrets_is_the_very_same() -> None:
     plain = event(msgspec.Raw(b'{"a": "the token bucket"}'))
     assert Redactor(RedactionSettings())(plain) is plain

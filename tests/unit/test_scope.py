@@ -92,6 +92,37 @@ def test_what_covers_another_shows_all_that_it_shows(
         assert one.takes(event) is other.takes(event)
 
 
+@given(scopes, grants, events)
+def test_what_is_given_on_shows_what_was_wanted_and_nothing_that_the_giver_does_not_see(
+    scope: Scope, wanted: Grant, event: Event
+) -> None:
+    given_on = scope_of(scope.given_on(wanted), access_log=False)
+    if given_on.takes(event):
+        assert scope.takes(event)
+        assert Scope(grants=(wanted,), access_log=False).takes(event)
+    if not scope.guarded and Grant() in scope.grants:
+        assert wanted in given_on.grants
+
+
+def test_a_part_of_what_somebody_sees_can_be_given_on() -> None:
+    team = Grant(sources=("nats",), types=("planning.>",), namespaces=("payments-*",))
+    scope = scope_of([team], access_log=True)
+    assert scope.given_on(Grant()) == [team]
+    part = Grant(sources=("nats/A",), types=("planning.x",), namespaces=("payments-eu",))
+    assert scope.given_on(part) == [part]
+    for beyond in (
+        Grant(sources=("http",)), Grant(types=(">",)), Grant(types=("planning.x", "agent.done")),
+        Grant(namespaces=("payments",)), Grant(sources=(">",)), Grant(types=("plan*",)),
+    ):  # fmt: skip
+        assert scope.given_on(beyond) == []
+    mine = scope_of([Grant()], access_log=True, guarded=["kubernetes"], namespaces=["payments"])
+    assert mine.given_on(Grant(sources=("nats",))) == [Grant(sources=("nats",))]
+    mixed = ("kubernetes/eu", "nats")
+    for beyond in (Grant(), Grant(sources=("kubernetes",)), Grant(sources=mixed),
+                   Grant(namespaces=("payments",)), Grant(sources=("*",))):  # fmt: skip
+        assert mine.given_on(beyond) == []
+
+
 @given(events)
 def test_everything_shows_all_and_nothing_none(event: Event) -> None:
     assert EVERYTHING.takes(event)

@@ -288,7 +288,7 @@ class Access:
     async def end(self, session: Session) -> None:
         """End a session, and close its open pages at once."""
         await self.sessions.end(session)
-        await self.pages.check(self._current)
+        self.pages.check(self._known)
 
     def _read_mark(self) -> str:
         if self.settings.token is not None:
@@ -346,6 +346,7 @@ class Access:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.audit.run(), name="access log")
+                group.create_task(self._ask_again(), name="asking again")
                 while True:
                     await asyncio.sleep(LOOK_EVERY)
                     try:
@@ -358,7 +359,8 @@ class Access:
                     await it.close()
 
     async def look(self) -> None:
-        """Take in what changed: in the file, by the passing of time, and with others' word."""
+        """Take in what changed: in the file, and by the passing of time. It waits for nobody else,
+        so that whoever is revoked is out in time while the provider or the cluster hangs."""
         await self._read_again()
         for it in self.pages:
             # A page that is open is being looked at.
@@ -374,12 +376,8 @@ class Access:
                 or (session.kept.access and session.kept.access != self._mark)
             ):
                 await self.sessions.end(session)
-        async with asyncio.TaskGroup() as group:
-            for session in self.sessions:
-                if session.identity is not None and session.renewal is not None:
-                    group.create_task(self._renew(session))
         await self.sessions.note_seen()
-        await self.pages.check(self._current)
+        self.pages.check(self._known)
 
     async def _read_again(self) -> None:
         async with self.sessions.turn:
@@ -394,18 +392,43 @@ class Access:
                 if session.id not in there:
                     self.sessions.drop(session)
 
+    async def _ask_again(self) -> None:
+        """Ask the provider and the cluster who people are now, until cancelled: each in a task, so
+        that an answer that does not come holds up no other."""
+        asked: set[Session | Open] = set()
+
+        async def ask(it: Session | Open) -> None:
+            try:
+                await (self._renew(it) if isinstance(it, Session) else self._review(it))
+            except Exception as error:
+                # Whoever could say is away; what they said last holds for as long as a session may.
+                log.warning("nobody could confirm who somebody is", reason=str(error))
+            finally:
+                asked.discard(it)
+
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await asyncio.sleep(LOOK_EVERY)
+                due: list[Session | Open] = [it for it in self.sessions if self._due(it)]
+                if self._rights is not None:
+                    due += [it for it in self.pages if it.ticket.session is None]
+                for it in due:
+                    if it not in asked:
+                        asked.add(it)
+                        group.create_task(ask(it), name="asking again")
+
+    def _due(self, session: Session) -> bool:
+        if session.identity is None or session.renewal is None:
+            return False
+        every = session.renewal.every
+        if self._rights is not None:
+            every = min(every, self.settings.kubernetes.rights)
+        return bool(now() - session.renewed >= every * SECOND)
+
     async def _renew(self, session: Session) -> None:
         renewal: Renewal = session.renewal
-        rights = self.settings.kubernetes.rights if self._rights is not None else renewal.every
-        if now() - session.renewed < min(renewal.every, rights) * SECOND:
-            return
         session.renewed = now()
-        try:
-            identity = await self.identity(await renewal.person())
-        except Exception as error:
-            # Whoever could say is away; what they said last holds for as long as a session may.
-            log.warning("a session could not be confirmed", reason=str(error))
-            return
+        identity = await self.identity(await renewal.person())
         if session.identity is None:
             return
         if identity is None:
@@ -415,9 +438,14 @@ class Access:
                             session=session.id)  # fmt: skip
         else:
             session.identity = identity
+        self.pages.check(self._known)
 
-    async def _current(self, it: Open) -> Identity | None:
-        """Who somebody with an open WebSocket is now."""
+    async def _review(self, it: Open) -> None:
+        if not it.ticket.api_token:
+            self.pages.compare(it, await self.identity(it.ticket.identity.person))
+
+    def _known(self, it: Open) -> Identity | None:
+        """Who somebody with an open WebSocket is now, as far as nobody need be asked."""
         ticket = it.ticket
         if ticket.session is not None:
             return ticket.session.identity
@@ -428,11 +456,8 @@ class Access:
             if now() - it.since > self.settings.proxy.recheck * SECOND:
                 # Coming again, it passes whoever knows whether it still may.
                 it.close(COME_AGAIN)
-            return await self.identity(ticket.identity.person) if self._rights else ticket.identity
-        if self.mode == "token" and ticket.bearer != self._mark:
+        elif self.mode == "token" and ticket.bearer != self._mark:
             return None
-        if self._rights is not None:
-            return await self.identity(ticket.identity.person)
         return ticket.identity
 
 

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from almenara.access.asking import ClusterError
+from almenara.access.bounding import BoundedTransport
 from almenara.access.hashing import digest
 from almenara.access.identity import Identity, Person
 from almenara.hookspecs import ClusterRight
@@ -23,10 +24,37 @@ from almenara.settings import KubernetesAccessSettings, SettingsError
 log = structlog.get_logger(__name__)
 
 POD: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-TIMEOUT: Final = httpx.Timeout(5.0, connect=2.0)
+WHOLE_ANSWER: Final = 5.0
+"""Seconds that an answer of the API server may take, from the question to its last byte."""
+TIMEOUT: Final = httpx.Timeout(WHOLE_ANSWER, connect=2.0)
 REMEMBERED: Final = 2_000
 AT_ONCE: Final = 16
 CLUSTER: Final = ""
+
+
+class User(msgspec.Struct):
+    """Whose a token is, as TokenReview tells it."""
+
+    username: str = ""
+    uid: str = ""
+    groups: list[str] | None = None
+    extra: dict[str, list[str] | None] | None = None
+
+
+class Status(msgspec.Struct):
+    """The answer to either question; what is not said is no."""
+
+    authenticated: bool = False
+    user: User | None = None
+    audiences: list[str] | None = None
+    allowed: bool = False
+    denied: bool = False
+
+
+class Review(msgspec.Struct):
+    """The object that an answer comes in."""
+
+    status: Status
 
 
 class Cluster:
@@ -56,8 +84,8 @@ class Cluster:
         if settings.client_cert is not None:
             context.load_cert_chain(settings.client_cert, settings.client_key)
         self._client = httpx.AsyncClient(
-            base_url=server, verify=context, timeout=TIMEOUT, trust_env=False,
-            follow_redirects=False,
+            base_url=server, transport=BoundedTransport(context, WHOLE_ANSWER), timeout=TIMEOUT,
+            trust_env=False, follow_redirects=False,
         )  # fmt: skip
 
     async def close(self) -> None:
@@ -70,16 +98,18 @@ class Cluster:
         if self.settings.audiences:
             spec["audiences"] = self.settings.audiences
         status = await self._ask("authentication.k8s.io", "TokenReview", spec)
-        user = status.get("user") or {}
-        if not status.get("authenticated") or not user.get("username"):
+        user, wanted = status.user, set(self.settings.audiences)
+        if not status.authenticated or user is None or not user.username:
             return None
-        if self.settings.audiences and not set(status.get("audiences") or ()) & set(
-            self.settings.audiences
-        ):
+        if wanted and wanted.isdisjoint(status.audiences or ()):
             return None
-        name = str(user["username"])
-        groups = tuple(sorted(str(it) for it in user.get("groups") or ()))
-        return Person(name=name, subject=f"kubernetes:{name}", groups=groups)
+        return Person(
+            name=user.username,
+            subject=f"kubernetes:{user.username}",
+            groups=tuple(sorted(user.groups or ())),
+            uid=user.uid,
+            extra=tuple(sorted((name, tuple(it or ())) for name, it in (user.extra or {}).items())),
+        )
 
     async def may(self, person: Person, right: ClusterRight, namespace: str) -> bool:
         """Whether somebody has a right in a namespace, or everywhere for the empty one.
@@ -92,13 +122,15 @@ class Cluster:
         }  # fmt: skip
         spec = {
             "user": person.name,
+            "uid": person.uid,
             "groups": list(person.groups),
+            "extra": {name: list(values) for name, values in person.extra},
             "resourceAttributes": attributes,
         }
         status = await self._ask("authorization.k8s.io", "SubjectAccessReview", spec)
-        return bool(status.get("allowed")) and not status.get("denied")
+        return status.allowed and not status.denied
 
-    async def _ask(self, group: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, group: str, kind: str, spec: dict[str, Any]) -> Status:
         body = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
         headers = {"authorization": f"Bearer {token}"} if (token := await self._own()) else {}
         try:
@@ -111,9 +143,8 @@ class Cluster:
                     f"the API server answered {response.status_code} to a {kind}; Almenara needs"
                     " the rights of the ClusterRole system:auth-delegator"
                 )
-            answer = msgspec.json.decode(response.content)
-            return dict(answer.get("status") or {})
-        except (httpx.HTTPError, msgspec.MsgspecError, AttributeError, TypeError) as error:
+            return msgspec.json.decode(response.content, type=Review).status
+        except (httpx.HTTPError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise ClusterError(f"the API server did not answer a {kind}: {error}") from None
 
     async def _own(self) -> str:

@@ -32,6 +32,10 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
     """The API token they came with, by its id; empty where they came in another way."""
     shared: bool = False
     """Whether others go by the same subject, as all do who have the access token."""
+    uid: str = ""
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """What else a cluster says of them. Some tokens are worth less than who has them, and it is
+    here that an authorizer reads so."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx
 import joserfc.errors
+import msgspec
 import structlog
 from authlib.common.errors import AuthlibBaseError
 from authlib.deprecate import AuthlibDeprecationWarning
@@ -24,6 +25,8 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from almenara.access.asking import Asking, Refused
+from almenara.access.bounding import BoundedTransport
+from almenara.access.forwarding import counted_as
 from almenara.access.hashing import digest, generated
 from almenara.access.identity import Identity, Person
 from almenara.access.sessions import Session, Sessions
@@ -42,15 +45,25 @@ ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
                      "ES256", "ES384", "ES512", "EdDSA", "Ed25519")  # fmt: skip
 """Signatures with a public key; `none`, and those of a shared secret, are not among them."""
 PENDING: Final = 2_000
+PENDING_OF_ADDRESS: Final = 100
+"""Sign-ins that one address may have begun, so that nobody pushes out those of others."""
 PATIENCE: Final = 600.0
 """Seconds somebody may take to sign in with the provider."""
 DISCOVERED_FOR: Final = 3600.0
 KEYS_AT_MOST_EVERY: Final = 10.0
 LEEWAY: Final = 60
-TIMEOUT: Final = httpx.Timeout(10.0, connect=5.0)
+WHOLE_ANSWER: Final = 10.0
+"""Seconds that an answer of the provider may take, from the question to its last byte."""
+TIMEOUT: Final = httpx.Timeout(WHOLE_ANSWER, connect=5.0)
 LOGOUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
 SECOND: Final = 1_000_000
-TROUBLE: Final = (httpx.HTTPError, AuthlibBaseError, joserfc.errors.JoseError, ValueError, KeyError)
+TROUBLE: Final = (
+    httpx.HTTPError, httpx.InvalidURL, AuthlibBaseError, joserfc.errors.JoseError,
+    msgspec.MsgspecError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What comes of a provider that is away or answers nonsense: the libraries that read its answers
+take much on trust, such as that JSON is an object."""
 
 
 class Signs(Protocol):
@@ -67,6 +80,42 @@ class Signs(Protocol):
     async def end(self, session: Session) -> None: ...
 
 
+class Metadata(msgspec.Struct, kw_only=True):
+    """What a provider says of itself, as far as it matters here."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    userinfo_endpoint: str = ""
+    end_session_endpoint: str = ""
+
+    def check(self, issuer: str) -> None:
+        """Raise `ValueError` where it is of another issuer, or names what is no address."""
+        if self.issuer.rstrip("/") != issuer:
+            raise ValueError(f"it calls itself {self.issuer!r} and not {issuer!r}")
+        wanted = ("https",) if urlsplit(issuer).scheme == "https" else ("http", "https")
+        for it in (self.authorization_endpoint, self.token_endpoint, self.jwks_uri,
+                   self.userinfo_endpoint, self.end_session_endpoint):  # fmt: skip
+            if it and (urlsplit(it).scheme not in wanted or not urlsplit(it).hostname):
+                raise ValueError(
+                    f"it names {it[:200]!r}, which is no {' or '.join(wanted)} address"
+                )
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """A sign-in whose browser is at the provider."""
+
+    since: float
+    address: str
+    nonce: str
+    verifier: str
+    tie: str
+    """The digest of what the browser has to bring back in a cookie."""
+    callback: str
+    back: str
+
+
 class Provider:
     """The provider that people sign in with. Close it with `close`."""
 
@@ -76,13 +125,16 @@ class Provider:
         self._context = ssl.create_default_context(
             cafile=str(settings.ca) if settings.ca is not None else None
         )
-        self._http = httpx.AsyncClient(verify=self._context, timeout=TIMEOUT, trust_env=False)
-        self._found: dict[str, Any] = {}
+        self._http = httpx.AsyncClient(
+            transport=BoundedTransport(self._context, WHOLE_ANSWER), timeout=TIMEOUT,
+            trust_env=False,
+        )  # fmt: skip
+        self._found: Metadata | None = None
         self._found_at = 0.0
         self._keys: KeySet | None = None
         self._keys_at = 0.0
         self._turn = asyncio.Lock()
-        self._pending: OrderedDict[str, tuple[float, str, str, str, str, str]] = OrderedDict()
+        self._pending: OrderedDict[str, Begun] = OrderedDict()
         self._used: OrderedDict[str, None] = OrderedDict()
 
     async def close(self) -> None:
@@ -91,16 +143,15 @@ class Provider:
 
     # -- what the provider says of itself
 
-    async def _metadata(self) -> dict[str, Any]:
+    async def _metadata(self) -> Metadata:
         async with self._turn:
-            if self._found and time.monotonic() - self._found_at < DISCOVERED_FOR:
+            if self._found is not None and time.monotonic() - self._found_at < DISCOVERED_FOR:
                 return self._found
             issuer = self.settings.issuer.rstrip("/")
             response = await self._http.get(f"{issuer}/.well-known/openid-configuration")
             response.raise_for_status()
-            found = response.json()
-            if str(found.get("issuer", "")).rstrip("/") != issuer:
-                raise ValueError(f"it calls itself {found.get('issuer')!r} and not {issuer!r}")
+            found = msgspec.json.decode(response.content, type=Metadata)
+            found.check(issuer)
             self._found, self._found_at = found, time.monotonic()
             return self._found
 
@@ -109,7 +160,7 @@ class Provider:
         async with self._turn:
             stale = time.monotonic() - self._keys_at > KEYS_AT_MOST_EVERY
             if self._keys is None or (anew and stale):
-                response = await self._http.get(str(metadata["jwks_uri"]))
+                response = await self._http.get(metadata.jwks_uri)
                 response.raise_for_status()
                 self._keys = KeySet.import_key_set(response.json())
                 self._keys_at = time.monotonic()
@@ -122,7 +173,7 @@ class Provider:
         except (joserfc.errors.JoseError, ValueError):
             # The provider may have changed its keys since we read them.
             read = jwt.decode(token, await self._key_set(anew=True), algorithms=list(ALGORITHMS))
-        issuer = str((await self._metadata())["issuer"])
+        issuer = (await self._metadata()).issuer
         registry = jwt.JWTClaimsRegistry(
             leeway=LEEWAY,
             iss={"essential": True, "value": issuer},
@@ -143,15 +194,15 @@ class Provider:
             scope=" ".join(self.settings.scopes) if callback else None,
             redirect_uri=callback or None,
             code_challenge_method="S256",
-            verify=self._context,
+            transport=BoundedTransport(self._context, WHOLE_ANSWER),
             timeout=TIMEOUT,
             trust_env=False,
         )
 
     # -- there and back
 
-    async def begin(self, callback: str, back: str) -> tuple[str, str]:
-        """The address to send a browser to, and the secret that ties its coming back to it.
+    async def begin(self, address: str, callback: str, back: str) -> tuple[str, str]:
+        """Where to send a browser at an address, and the secret that ties its coming back to it.
 
         Raises `Refused`.
         """
@@ -159,18 +210,27 @@ class Provider:
         try:
             metadata = await self._metadata()
             async with self._client(callback) as client:
-                address, _ = client.create_authorization_url(
-                    metadata["authorization_endpoint"],
+                away, _ = client.create_authorization_url(
+                    metadata.authorization_endpoint,
                     state=state,
                     nonce=nonce,
                     code_verifier=verifier,
                 )
         except TROUBLE as error:
             raise self._away(error) from None
-        self._pending[state] = (time.monotonic(), nonce, verifier, digest(tie), callback, back)
+        self._pending[state] = Begun(
+            since=time.monotonic(), address=counted_as(address), nonce=nonce, verifier=verifier,
+            tie=digest(tie), callback=callback, back=back,
+        )  # fmt: skip
+        self._forget_some(counted_as(address))
+        return str(away), tie
+
+    def _forget_some(self, address: str) -> None:
+        of_address = [state for state, it in self._pending.items() if it.address == address]
+        for state in of_address[:-PENDING_OF_ADDRESS]:
+            del self._pending[state]
         while len(self._pending) > PENDING:
             self._pending.popitem(last=False)
-        return str(address), tie
 
     def _away(self, error: BaseException) -> Refused:
         log.warning("the provider does not work", provider=self.name, reason=str(error)[:300])
@@ -179,34 +239,33 @@ class Provider:
     async def finish(self, asking: Asking, came: Mapping[str, str], tie: str) -> tuple[str, str]:
         """The secret of the new session, and the page to go on with. Raises `Refused`."""
         pending = self._pending.pop(came.get("state", ""), None)
-        if pending is None or time.monotonic() - pending[0] > PATIENCE:
+        if pending is None or time.monotonic() - pending.since > PATIENCE:
             raise Refused(400, "That took too long, or began in another way. Sign in again.")
-        _, nonce, verifier, tied, callback, back = pending
-        if not tie or not hmac.compare_digest(digest(tie), tied):
+        if not tie or not hmac.compare_digest(digest(tie), pending.tie):
             raise Refused(400, "Signing in began in another browser. Sign in again.")
         if "error" in came or not came.get("code"):
             log.info("the provider refused", provider=self.name, error=came.get("error", "")[:100])
             raise Refused(403, f"{self.name} did not let you in.")
         try:
-            issuer = (await self._metadata())["issuer"]
+            issuer = (await self._metadata()).issuer
             if came.get("iss", issuer) != issuer:
                 raise ValueError("the answer comes from another issuer")
-            async with self._client(callback) as client:
+            async with self._client(pending.callback) as client:
                 token = await client.fetch_token(
-                    (await self._metadata())["token_endpoint"],
+                    (await self._metadata()).token_endpoint,
                     grant_type="authorization_code",
                     code=came["code"],
-                    code_verifier=verifier,
+                    code_verifier=pending.verifier,
                 )
-            claims = await self._id_token(token, nonce)
+            claims = await self._id_token(token, pending.nonce)
             person = await self._person(claims, token)
-            identity = await self.access.identity(person)
+            renewal = Refreshing(self, claims, token)
         except TROUBLE as error:
             raise self._away(error) from None
+        identity = await self.access.identity(person)
         if identity is None:
             raise Refused(403, f"{person.name} has no role here; an admin can give one.")
-        renewal = Refreshing(self, claims, token)
-        return await self.access.begin(asking, identity, renewal=renewal), back
+        return await self.access.begin(asking, identity, renewal=renewal), pending.back
 
     async def _id_token(self, token: Mapping[str, Any], nonce: str | None) -> dict[str, Any]:
         wanted: dict[str, Any] = {"exp": {"essential": True}, "sub": {"essential": True}}
@@ -222,11 +281,11 @@ class Provider:
 
     async def _person(self, claims: Mapping[str, Any], token: Mapping[str, Any]) -> Person:
         known = dict(claims)
-        endpoint = (await self._metadata()).get("userinfo_endpoint")
+        endpoint = (await self._metadata()).userinfo_endpoint
         if self.settings.groups_claim not in known and endpoint and token.get("access_token"):
             # Some providers keep the id token short and tell the rest here.
             response = await self._http.get(
-                str(endpoint), headers={"authorization": f"Bearer {token['access_token']}"}
+                endpoint, headers={"authorization": f"Bearer {token['access_token']}"}
             )
             response.raise_for_status()
             told = response.json()
@@ -235,12 +294,21 @@ class Provider:
             known = {**told, **known}
         groups = known.get(self.settings.groups_claim) or ()
         groups = [groups] if isinstance(groups, str) else groups
-        name = known.get(self.settings.name_claim) or known.get("email") or known["sub"]
         return Person(
-            name=str(name)[:200],
+            name=self._named(known)[:200],
             subject=f"oidc:{claims['sub']}",
             groups=tuple(sorted(str(it) for it in groups)),
         )
+
+    def _named(self, claims: Mapping[str, Any]) -> str:
+        wanted = self.settings.name_claim
+        for claim in (wanted, "email"):
+            # Anybody can give the address of somebody else as theirs until it is verified.
+            if claim == "email" and claims.get("email_verified", claim == wanted) is not True:
+                continue
+            if claims.get(claim):
+                return str(claims[claim])
+        return str(claims["sub"])
 
     async def refreshed(self, refresh_token: str) -> dict[str, Any] | None:
         """What the provider gives for a refresh token; None where it gives nothing any more."""
@@ -248,9 +316,7 @@ class Provider:
         async with self._client() as client:
             try:
                 return dict(
-                    await client.refresh_token(
-                        metadata["token_endpoint"], refresh_token=refresh_token
-                    )
+                    await client.refresh_token(metadata.token_endpoint, refresh_token=refresh_token)
                 )
             except AuthlibBaseError as error:
                 if error.error in ("invalid_grant", "invalid_token", "access_denied"):
@@ -261,7 +327,7 @@ class Provider:
 
     def leaving(self, session: Session) -> str:
         """Where the provider signs people out; empty where it does not."""
-        endpoint = self._found.get("end_session_endpoint")
+        endpoint = self._found.end_session_endpoint if self._found is not None else ""
         renewal = session.renewal
         if not endpoint or not isinstance(renewal, Refreshing):
             return ""

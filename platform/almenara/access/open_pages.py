@@ -1,12 +1,11 @@
 """The live pages that are open: how many somebody may have, and when one has to close."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
 
-from almenara.access.asking import Refused
 from almenara.access.forwarding import counted_as
 from almenara.access.identity import Identity
 from almenara.access.modes import NOBODY_SIGNS_IN, Mode, is_loopback
@@ -72,16 +71,15 @@ class OpenPages:
                 # Who is gone must not be remembered: addresses come and go for ever.
                 del counts[whose]
 
-    async def check(self, current: Callable[[Open], Awaitable[Identity | None]]) -> None:
-        """Close those whose people may see less now, or more; `current` tells who they are, and
-        raises `Refused` where nobody can say."""
-        for it in list(self._open):
-            try:
-                now_known = await current(it)
-            except Refused:
-                continue
-            if it.ticket.identity.lost(now_known):
-                it.close(SIGNED_OUT)
-            elif now_known != it.ticket.identity:
-                # More may be seen now: the page comes again and gets it.
-                it.close(COME_AGAIN)
+    def check(self, known: Callable[[Open], Identity | None]) -> None:
+        """Close those whose people may see less now, or more; `known` tells who they are."""
+        for it in self:
+            self.compare(it, known(it))
+
+    def compare(self, it: Open, identity: Identity | None) -> None:
+        """Close one where who opened it may see less now, or more."""
+        if it.ticket.identity.lost(identity):
+            it.close(SIGNED_OUT)
+        elif identity != it.ticket.identity:
+            # More may be seen now: the page comes again and gets it.
+            it.close(COME_AGAIN)

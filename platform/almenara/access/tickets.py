@@ -26,8 +26,8 @@ class Provider(Protocol):
     name: str
     """What people know it by."""
 
-    async def begin(self, callback: str, back: str) -> tuple[str, str]:
-        """The address to send a browser to, and the secret that ties its coming back to it."""
+    async def begin(self, address: str, callback: str, back: str) -> tuple[str, str]:
+        """Where to send a browser at an address, and the secret that ties its coming back to it."""
 
     async def finish(self, asking: Asking, came: Mapping[str, str], tie: str) -> tuple[str, str]:
         """The secret of the new session, and the page to go on with. Raises `Refused`."""

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -91,7 +91,7 @@ def _state(settings: TlsSettings) -> bytes:
 
 
 async def follow_certificate(
-    settings: TlsSettings, encrypt: Callable[[ssl.SSLContext], Awaitable[None]]
+    settings: TlsSettings, encrypt: Callable[[ssl.SSLContext], None]
 ) -> None:
     """Read the files again when they change and hand what comes of them to `encrypt`, until
     cancelled. Files that are no good change nothing, and the log says so once."""
@@ -104,7 +104,7 @@ async def follow_certificate(
             if state == used:
                 complaint = ""
                 continue
-            await encrypt(await asyncio.to_thread(tls_context, settings))
+            encrypt(await asyncio.to_thread(tls_context, settings))
         except (OSError, SettingsError) as error:
             # Half of a new pair may be there; the other half comes in a moment.
             if (reason := str(error)) != complaint:

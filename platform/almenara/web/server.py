@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from almenara.settings import ServerSettings
 from almenara.web.encryption import tls_context
+from almenara.web.handshaking import HalfOpen, Handshakes
 from almenara.web.wire import LiveProtocol, lacking
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,8 @@ UNSENT: Final = 65_536
 LARGEST_FRAME: Final = 16_384
 PING_INTERVAL: Final = 20.0
 PING_TIMEOUT: Final = 10.0
+LEFT_TO_UVICORN: Final = 1.0
+"""Seconds in which uvicorn closes a kept connection properly before it is dropped."""
 
 
 class PortTakenError(OSError):
@@ -63,34 +66,37 @@ TOO_LARGE: Final = (
 )
 
 
-def deadline_protocol(settings: ServerSettings) -> type[HttpToolsProtocol]:
+def deadline_protocol(settings: ServerSettings, half_open: HalfOpen) -> type[HttpToolsProtocol]:
     """uvicorn's protocol with a deadline for the headers of each request, and a limit of their
-    size and of the connections that are on their way to send them."""
-    # In the order they came, so that the oldest can go first.
-    half_open: dict[HttpToolsProtocol, None] = {}
+    size and of the connections that are on their way to send them, or kept to send others."""
 
     class DeadlineHttpProtocol(HttpToolsProtocol):
         deadline: asyncio.TimerHandle | None = None
+        kept = False
         header_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.expect_headers()
+            self.wait(settings.header_timeout)
 
-        def expect_headers(self) -> None:
+        def wait(self, seconds: float, *, kept: bool = False) -> None:
             self.forget_deadline()
-            self.header_bytes = 0
-            self.deadline = self.loop.call_later(settings.header_timeout, self.transport.abort)
-            half_open[self] = None
-            if len(half_open) > settings.half_open:
-                oldest = next(iter(half_open))
-                del half_open[oldest]
-                oldest.transport.abort()
+            self.kept, self.header_bytes = kept, 0
+            self.deadline = self.loop.call_later(seconds, self.transport.abort)
+            half_open.add(self, self.transport.abort)
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
-            if self.deadline is None:
-                self.expect_headers()
+            if self.deadline is None or self.kept:
+                self.wait(settings.header_timeout)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            done = self.cycle.response_complete and not self.transport.is_closing()
+            if done and self.deadline is None:
+                # uvicorn closes who is silent. Line ends, or what is left of a body that nobody
+                # reads, are no request, and each byte of them would do for ever.
+                self.wait(settings.keep_alive + LEFT_TO_UVICORN, kept=True)
 
         def data_received(self, data: bytes) -> None:
             if self.deadline is not None:
@@ -111,7 +117,7 @@ def deadline_protocol(settings: ServerSettings) -> type[HttpToolsProtocol]:
             super().connection_lost(exc)
 
         def forget_deadline(self) -> None:
-            half_open.pop(self, None)
+            half_open.forget(self)
             if self.deadline is not None:
                 self.deadline.cancel()
                 self.deadline = None
@@ -120,39 +126,37 @@ def deadline_protocol(settings: ServerSettings) -> type[HttpToolsProtocol]:
 
 
 class DrainingServer(uvicorn.Server):
-    """Drains before it shuts down: told to stop, it first runs `drain` to its end.
-
-    It listens by itself, where uvicorn would give a TLS handshake a minute.
-    """
+    """Drains before it shuts down: told to stop, it first runs `drain` to its end."""
 
     def __init__(
-        self, config: uvicorn.Config, settings: ServerSettings, drain: Callable[[], Awaitable[None]]
+        self,
+        config: uvicorn.Config,
+        settings: ServerSettings,
+        half_open: HalfOpen,
+        drain: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(config)
-        self._settings, self._drain = settings, drain
-        self._sockets: Sequence[socket.socket] = ()
+        self._drain = drain
+        self._listeners: Sequence[socket.socket] = ()
         self._told = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._handshakes = (
+            Handshakes(config.ssl, self._protocol, half_open, settings.header_timeout)
+            if config.ssl is not None
+            else None
+        )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._handshakes is None:
+            await super().startup(sockets=sockets)
+            return
         await super().startup(sockets=[])
-        self._sockets = sockets or []
-        await self.listen(self.config.ssl)
+        self._listeners = sockets or ()
 
-    async def listen(self, tls: ssl.SSLContext | None) -> None:
-        """Take new connections with this encryption; those there are go on with theirs."""
-        deadline = self._settings.header_timeout if tls is not None else None
-        before = self.servers
-        # Both listen at the same socket for a moment, so that no connection is refused.
-        self.servers = [
-            await self._loop.create_server(
-                self._protocol, sock=sock.dup(), ssl=tls, backlog=BACKLOG,
-                ssl_handshake_timeout=deadline, ssl_shutdown_timeout=deadline,
-            )
-            for sock in self._sockets
-        ]  # fmt: skip
-        for it in before:
-            it.close()
+    def encrypt(self, context: ssl.SSLContext) -> None:
+        """Encrypt new connections with this; those there are go on with theirs."""
+        if self._handshakes is not None:
+            self._handshakes.context = context
 
     def _protocol(self) -> asyncio.Protocol:
         made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
@@ -169,9 +173,12 @@ class DrainingServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         async with asyncio.TaskGroup() as group:
-            draining = group.create_task(self._drain_when_told())
+            tasks = [group.create_task(self._drain_when_told())]
+            if self._handshakes is not None:
+                tasks += [group.create_task(self._handshakes.accept(it)) for it in self._listeners]
             await super().main_loop()
-            draining.cancel()
+            for it in tasks:
+                it.cancel()
 
     async def _drain_when_told(self) -> None:
         await self._told.wait()
@@ -192,10 +199,11 @@ def server(
             "this uvicorn is another than the one known; live pages cost three times as much",
             uvicorn=uvicorn.__version__, lacks=lacks,
         )  # fmt: skip
+    half_open = HalfOpen(settings.half_open)
     config = uvicorn.Config(
         app,
         ssl_context_factory=(lambda *_: tls_context(tls)) if tls is not None else None,
-        http=deadline_protocol(settings),
+        http=deadline_protocol(settings, half_open),
         ws="auto" if lacks else LiveProtocol,
         ws_max_size=LARGEST_FRAME,
         ws_ping_interval=PING_INTERVAL,
@@ -203,7 +211,7 @@ def server(
         # Ours instead, without a context for each socket: see web/wire.py.
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=settings.shutdown_timeout,
-        timeout_keep_alive=30,
+        timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]
         server_header=False,
         access_log=False,
         log_config=None,
@@ -212,4 +220,4 @@ def server(
     )
     # Now, so that a bad certificate is told of before any source runs.
     config.load()
-    return DrainingServer(config, settings, drain)
+    return DrainingServer(config, settings, half_open, drain)

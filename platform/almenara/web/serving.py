@@ -109,7 +109,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                     if (tls := settings.server.tls) is not None:
                         background.append(
                             group.create_task(
-                                follow_certificate(tls, running.listen), name="certificate"
+                                follow_certificate(tls, running.encrypt), name="certificate"
                             )
                         )
                     if reload and settings.plugins_dir is not None:

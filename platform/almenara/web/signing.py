@@ -41,6 +41,11 @@ DAY: Final = 86_400
 SECOND: Final = 1_000_000
 LIFETIMES: Final = ((1, "a day"), (7, "a week"), (30, "30 days"), (90, "90 days"))
 LONGEST_NAME: Final = 60
+BEYOND: Final = (
+    "A token sees nothing that you do not see, nor what you see by your rights in a cluster. Name"
+    " sources, types or namespaces as those of your role are named, or let who runs Almenara make"
+    " it: almenara access create."
+)
 LISTED: Final = 200
 STATE_COOKIES: Final = ("__Host-almenara-state", "almenara-state")
 """What ties the way to the provider and back to one browser."""
@@ -166,7 +171,7 @@ async def start(
     back = local_address(request.query_params.get("next", "/"))
     try:
         services.access.check_encrypted(asking)
-        address, tie = await provider.begin(_callback(request), back)
+        address, tie = await provider.begin(asking.address, _callback(request), back)
     except Refused as refused:
         return await _sign_in_page(
             request, services, problem=refused.detail, status=refused.status, back=back
@@ -198,7 +203,8 @@ async def callback(
         return await _sign_in_page(
             request, services, problem=refused.detail, status=refused.status, back="/"
         )
-    response = Redirect(back, status_code=303)
+    # It passed local_address when it was kept, and does not come from this request.
+    response = Redirect(back, status_code=303)  # nosemgrep: address-from-a-request-is-followed
     response.cookies.append(session_cookie(asking, secret))
     response.cookies.append(cookie_of(STATE_COOKIES[0 if asking.secure else 1], "", asking))
     return response
@@ -362,9 +368,13 @@ async def make_token(request: PageRequest, services: NamedDependency[Services]) 
         types=_words(form.get("types")),
         namespaces=_words(form.get("namespaces")),
     )
+    grants = ticket.identity.scope.given_on(grant)
+    if not grants:
+        # An admin of a part would otherwise see the rest with a token of their own making.
+        return await _account(request, services, problem=BEYOND)
     lifetime = min(int(days) * DAY, services.settings.auth.token_lifetime)
     token, sent = await asyncio.to_thread(
-        api_tokens.made, name, Role[role], [grant], lifetime, by=ticket.identity.name
+        api_tokens.made, name, Role[role], grants, lifetime, by=ticket.identity.name
     )
     await access.add_token(token)
     access.audit.note(

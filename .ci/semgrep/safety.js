@@ -1,0 +1,6 @@
+// ruleid: markup-made-in-a-script
+row.innerHTML = text;
+// ok: markup-made-in-a-script
+row.textContent = text;
+// ruleid: markup-made-in-a-script
+eval(text);

@@ -1,0 +1,178 @@
+"""Clickjacking tried for real: a hostile page frames every kind of page, in every way there is."""
+
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+from html import escape
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Request, Response
+
+from app import Almenara
+from servers import wait_until
+
+TOKEN = "of-the-tests-and-long-enough-for-one"
+ALLOWED = "allow-scripts allow-forms allow-popups allow-same-origin allow-top-navigation"
+WAYS = {
+    "iframe": '<iframe src="{}"></iframe>',
+    "sandbox": '<iframe sandbox src="{}"></iframe>',
+    "sandbox that allows": f'<iframe sandbox="{ALLOWED}" src="{{}}"></iframe>',
+    "credentialless": '<iframe credentialless src="{}"></iframe>',
+    "lazy": '<iframe loading="lazy" referrerpolicy="no-referrer" src="{}"></iframe>',
+    "object": '<object data="{}" width="300" height="150"></object>',
+    "object of a type": '<object type="text/html" data="{}" width="300" height="150"></object>',
+    "embed": '<embed src="{}" width="300" height="150">',
+    "embed of a type": '<embed type="text/html" src="{}" width="300" height="150">',
+    "within its own": '<iframe srcdoc="&lt;iframe src=&quot;{}&quot;&gt;&lt;/iframe&gt;"></iframe>',
+    "within a blob": '<script>const it = document.createElement("iframe"); it.src ='
+    " URL.createObjectURL(new Blob(['<iframe src=\"{}\"></iframe>'], {{type: 'text/html'}}));"
+    " document.body.append(it)</script>",
+    "by a form": '<iframe name="filled"></iframe><form target="filled" action="{}"></form>'
+    '<script>document.querySelector("form[target=filled]").submit()</script>',
+    "by a link": '<iframe name="opened"></iframe><a target="opened" href="{}"></a>'
+    "<script>document.querySelector('a[target=opened]').click()</script>",
+    "by a redirect": '<iframe src="/away?to={}"></iframe>',
+    "a frame of a set": '<iframe src="/frameset?to={}"></iframe>',
+    "by refreshing": '<iframe src="/later?to={}"></iframe>',
+}
+BAIT = "can be framed"
+
+
+class Hostile(http.server.BaseHTTPRequestHandler):
+    """A site that frames what it is told to; `/bait` is a page that anybody may frame."""
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        to = parse_qs(parts.query).get("to", [""])[0]
+        if parts.path == "/away":
+            self.send_response(302)
+            self.send_header("location", to)
+            self.end_headers()
+            return
+        body = {
+            "/bait": f"<p>{BAIT}</p>",
+            "/later": f'<meta http-equiv="refresh" content="0;url={escape(to)}">',
+            "/frameset": f'<frameset><frame src="{escape(to)}"></frameset>',
+        }.get(parts.path) or "".join(it.format(escape(to)) for it in WAYS.values())
+        self.send_response(200)
+        self.send_header("content-type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(f"<!doctype html><title>hostile</title>{body}".encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A browser that goes elsewhere while it is answered is no error."""
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[str]:
+    with Server(("127.0.0.1", 0), Hostile) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        # The same site as what it attacks, on another port: cookies go along with what it frames.
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
+    with Almenara(
+        tmp_path_factory.mktemp("framed") / "a", "nats://127.0.0.1:1", PLUGINS__DISABLED="[nats]",
+        PLUGINS__KUBERNETES__SIMULATED="20", AUTH__MODE="token", AUTH__TOKEN=TOKEN,
+    ) as almenara:  # fmt: skip
+        yield almenara
+
+
+class Framing:
+    """What becomes of an address that a hostile page frames."""
+
+    def __init__(self, page: Page, hostile: str, target: str) -> None:
+        self.statuses: set[int] = set()
+        self.target = target
+        ended: list[str] = []
+
+        def on_response(it: Response) -> None:
+            if self._is_target(it.url):
+                self.statuses.add(it.status)
+
+        def on_end(it: Request) -> None:
+            if self._is_target(it.url):
+                ended.append(it.failure or "")
+
+        events = {"response": on_response, "requestfinished": on_end, "requestfailed": on_end}
+        for name, heard in events.items():
+            page.on(name, heard)  # type: ignore[call-overload]
+        page.goto(f"{hostile}/?to={quote(target)}")
+        until = time.monotonic() + 20
+        while len(ended) < len(WAYS) or any(it.url in ("", "about:blank") for it in page.frames):
+            assert time.monotonic() < until, (ended, [it.url for it in page.frames])
+            page.wait_for_timeout(10)
+        self.refused = ended.count("net::ERR_BLOCKED_BY_RESPONSE")
+        self.shown = [
+            str(it.evaluate("document.documentElement.innerText")).strip()
+            for it in page.frames
+            # Of wherever else it led to, too.
+            if it.parent_frame and urlsplit(it.url).netloc == urlsplit(target).netloc
+        ]
+        """The text of each frame that shows it."""
+        for name, heard in events.items():
+            page.remove_listener(name, heard)
+
+    def _is_target(self, address: str) -> bool:
+        # A form that is sent to an address begins a query.
+        return address.rstrip("?") == self.target
+
+
+def test_no_page_can_be_framed_by_another_site_in_any_way(
+    victim: Almenara, hostile: str, browser: Browser
+) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    # The ways are ways, and what is shown is seen.
+    bait = Framing(page, hostile, f"{hostile}/bait")
+    bait.shown = [it for it in bait.shown if it]  # of the frames between
+    assert (bait.refused, bait.shown) == (0, [BAIT] * len(WAYS))
+
+    sockets: list[str] = []
+    page.on("websocket", lambda it: sockets.append(it.url))
+    framed = {"/sign-in": Framing(page, hostile, victim.url + "/sign-in")}
+    page.goto(victim.url + "/sign-in")
+    page.locator("input[name=token]").fill(TOKEN)
+    page.locator("input[name=token]").press("Enter")
+    page.wait_for_url(victim.url + "/")
+    signed_in: list[dict[str, int]] = []
+
+    def told() -> bool:
+        found = page.evaluate("fetch('/api/events?limit=1').then(it => it.json())")
+        signed_in[:] = found["events"]
+        return bool(signed_in)
+
+    wait_until(told, "the event of the sign-in")
+    pages = [
+        "/", "/events", f"/events/{signed_in[0]['sequence']}", "/sources", "/account",
+        "/timeline", "/dashboards/kubernetes.pods", "/panels/kubernetes.pods", "/nowhere",
+        "/healthz", "/api/openapi.json", "/api/events",
+    ]  # fmt: skip
+    # Loading a page of its own opened one; no frame may.
+    sockets.clear()
+    framed |= {it: Framing(page, hostile, victim.url + it) for it in pages}
+    context.close()
+    shown = {name: it.shown for name, it in framed.items() if it.shown}
+    refused = sum(it.refused for it in framed.values())
+    print(
+        f"{len(framed)} pages framed in {len(WAYS)} ways: {refused} refused by the browser,"
+        f" {sum(map(len, shown.values()))} shown, {len(sockets)} live"
+    )
+    assert 200 in framed["/account"].statuses, "the session did not go along"
+    assert shown == {}
+    assert sockets == []
+    # One of them leads to the sign-in, without a session; and no object shows what is not there.
+    assert all(it.refused >= len(WAYS) - 2 for it in framed.values())

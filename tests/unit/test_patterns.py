@@ -1,0 +1,80 @@
+"""Patterns of names: what they fit, and that none takes for ever."""
+
+import functools
+import re
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from almenara.patterns import pattern
+
+
+def fits(text: str, name: str) -> bool:
+    """The same by its definition: slowly, and with every way to share out a name tried."""
+
+    @functools.cache
+    def rest(at: int, place: int) -> bool:
+        if at == len(text):
+            return place == len(name)
+        last = at == len(text) - 1
+        if text[at] == ">" and last and (at == 0 or text[at - 1] in "./"):
+            return place < len(name)
+        if text[at] == "*":
+            more = place < len(name) and name[place] not in "./"
+            return rest(at + 1, place) or (more and rest(at, place + 1))
+        return place < len(name) and name[place] == text[at] and rest(at + 1, place + 1)
+
+    return rest(0, 0)
+
+
+@given(st.text("ab./*>", max_size=9), st.text("ab./", max_size=9))
+def test_a_pattern_fits_what_its_definition_says(text: str, name: str) -> None:
+    expression = pattern(text)
+    if expression is None:
+        assert "*" not in text
+    else:
+        assert (expression.fullmatch(name) is not None) is fits(text, name)
+
+
+def test_patterns_are_those_of_nats() -> None:
+    for text, good, bad in (
+        ("planning.*", "planning.story", "planning.story.created"),
+        ("planning.>", "planning.story.created", "planning"),
+        ("nats/*", "nats/PLANNING", "nats/a/b"),
+        ("nats/PLAN*_A", "nats/PLANNING_A", "nats/PLANNING_B"),
+        ("a*a", "aa", "a"),
+        ("a*b*b", "abxb", "axb"),
+        (">", "anything.at/all", ""),
+    ):
+        expression = pattern(text)
+        assert expression is not None
+        assert expression.fullmatch(good), (text, good)
+        assert not expression.fullmatch(bad), (text, bad)
+
+
+@pytest.fixture
+def ends() -> Iterator[None]:
+    """A test that does not end is a failure, and not a hang."""
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise AssertionError("it takes for ever")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("ends")
+def test_no_pattern_takes_for_ever() -> None:
+    name = "a" * 2_000
+    stars = ("*" * 200 + "!", "a*" * 200 + "!", "*a" * 200 + "!", "*aa*a" * 100 + "b", "*.*" * 99)
+    for text in stars:
+        for tried in (name, ".".join([name] * 3), name + "!" + name):
+            expression = re.compile(f"(?:{getattr(pattern(text), 'pattern', '')}|x)")
+            assert expression.fullmatch(tried) is None
