@@ -17,8 +17,7 @@ import engine
 import pytest
 import yaml
 from engine import render, workload
-from image import ENVIRONMENT, POSSIBLE, WHY_NOT, Image
-from root import isolated
+from image import POSSIBLE, WHY_NOT, Image, run_in
 
 from app import Almenara
 from servers import free_port, wait_until
@@ -43,27 +42,6 @@ def size(folder: Path) -> int:
             status = (Path(top) / name).lstat()
             seen[status.st_dev, status.st_ino] = status.st_blocks * 512
     return sum(seen.values())
-
-
-def run_in(image: Image, tmp_path: Path, *arguments: str, port: int = 0) -> tuple[list[str], Path]:
-    """How to begin a command in the image, with the volumes of the rendered pod."""
-    things = render({})
-    config = engine.configuration(things)
-    if port:
-        config["server"].update(port=port, drain=1.0)
-        # Who may look is not what is looked at here.
-        config["auth"] = {"mode": "insecure-none"}
-    (tmp_path / "almenara.yaml").write_text(yaml.safe_dump(config))
-    data, temporary = tmp_path / "data", tmp_path / "tmp"
-    for folder in (data, temporary):
-        folder.mkdir()
-        os.chown(folder, 10001, 10001)
-    entry = list(image.config["Entrypoint"])  # type: ignore[call-overload]
-    return isolated(
-        image.root, [*entry, *arguments], environment=ENVIRONMENT,
-        writable={"/data": data, "/tmp": temporary},
-        readable={"/etc/almenara/almenara.yaml": tmp_path / "almenara.yaml"},
-    ), data  # fmt: skip
 
 
 def test_it_is_small_and_says_what_takes_the_room(
