@@ -1,5 +1,6 @@
 """A publisher that shares no code with Almenara: the NATS protocol over a socket."""
 
+import contextlib
 import socket
 
 
@@ -27,6 +28,13 @@ class RawClient:
             assert line, "the server closed the connection"
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            # With something unread the system would reset the connection, and the server would lose
+            # what it has not read of ours.
+            self.socket.settimeout(3)
+            self.socket.shutdown(socket.SHUT_WR)
+            while self.socket.recv(65_536):
+                pass
         self.file.close()
         self.socket.close()
 

@@ -1,5 +1,6 @@
 """Who is connected, where proxies stand between."""
 
+import functools
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,8 @@ from almenara.settings import SettingsError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 PORT: Final = re.compile(r"\[([^\]]+)\](?::\d+)?|([\d.]+):\d+")
+LONGEST: Final = 64
+"""Characters of an address, at most."""
 SITE: Final = 64
 """Bits of an IPv6 address that whoever has one has been given; the others are theirs to choose."""
 
@@ -39,9 +42,12 @@ class TrustedProxies:
         return address
 
 
+@functools.lru_cache(maxsize=4096)
 def read_address(text: str) -> Address | None:
     """An address, of which some proxies tell the port too; None where it is none."""
     text = text.strip()
+    if len(text) > LONGEST:
+        return None
     if (with_port := PORT.fullmatch(text)) is not None:
         text = with_port[1] or with_port[2]
     try:

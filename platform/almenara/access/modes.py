@@ -1,5 +1,6 @@
 """How people sign in, as far as the configuration says, and what each way needs."""
 
+import functools
 import ipaddress
 from typing import Final, Literal
 
@@ -13,6 +14,7 @@ NOBODY_SIGNS_IN: Final = frozenset(("none", "insecure-none"))
 Mode = Literal["token", "oidc", "proxy", "kubernetes", "none", "insecure-none"]
 
 
+@functools.lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
     """Whether only this machine can connect to an address."""
     if host.lower() in LOCAL_NAMES:

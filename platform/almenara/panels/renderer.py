@@ -1,5 +1,6 @@
 """Templates to text. Whatever a template prints is escaped, and nothing in it stays invisible."""
 
+import functools
 import math
 import re
 import zlib
@@ -52,6 +53,7 @@ def _finalize(value: Any) -> Any:
     return value
 
 
+@functools.lru_cache(maxsize=64)
 def timestamp(microseconds: int) -> str:
     """RFC 3339, or a plain statement for a time that no calendar holds."""
     if EARLIEST_TIME <= microseconds <= LATEST_TIME:
@@ -90,6 +92,7 @@ def size(value: float | None) -> str:
     return f"{value:.1f} TiB"
 
 
+@functools.lru_cache(maxsize=1024)
 def hue(text: str) -> int:
     """One of a few colours for a name, the same on every page and after every start."""
     # The lowest bits of a checksum are much alike for names that are much alike.

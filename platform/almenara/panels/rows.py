@@ -25,6 +25,7 @@ TELLING: Final = (
     "error", "reason", "message", "title", "token", "proposal", "rationale", "status",
 )  # fmt: skip
 """What people want to read first of a payload."""
+RANK: Final = {name: place for place, name in enumerate(TELLING)}
 TOLD_ELSEWHERE: Final = frozenset(
     ("event_type", "type", "timestamp", "idempotency_key", "correlation_id", "producer", "metadata")
 )
@@ -52,13 +53,13 @@ def _told(data: Mapping[str, Any]) -> str:
         fields |= inner
     parts: list[str] = []
     length = 0
-    for name in sorted(fields, key=lambda it: TELLING.index(it) if it in TELLING else len(TELLING)):
+    for name in sorted(fields, key=lambda it: RANK.get(it, len(RANK))):
         if name in TOLD_ELSEWHERE:
             continue
         value = fields[name]
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         text = text if len(text) <= PART else text[:PART] + "\u2026"
-        parts.append(text if name in TELLING else f"{name}={text}")
+        parts.append(text if name in RANK else f"{name}={text}")
         length += len(parts[-1])
         if length > SUMMARY:
             break

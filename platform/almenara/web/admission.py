@@ -3,6 +3,7 @@
 from collections import defaultdict
 from typing import Any, Final
 
+import msgspec
 import structlog
 from litestar.datastructures import Cookie
 from litestar.enums import ScopeType
@@ -69,6 +70,8 @@ class Admission:
         if (full := self.access.pages.room(ticket, asking.address)) is not None:
             await refuse(Refusal(503, "Too many connections", full), websocket, receive, send)
             return
+        # A live page stays for hours, and nobody asks for its headers again.
+        asking = state["asking"] = msgspec.structs.replace(asking, headers={})
         await self.app(scope, receive, send)
 
     async def _exchanging(

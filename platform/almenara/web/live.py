@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 from litestar import WebSocket, websocket
+from litestar.connection.base import empty_receive, empty_send
 from litestar.exceptions import WebSocketDisconnect
 
 from almenara.panels.channels import Channels
@@ -52,6 +53,8 @@ async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
                 await channels.join(outbox, names, after, ticket.identity.scope)
             except ValueError:
                 outbox.close(ABUSE)
+            if isinstance(peer, LiveProtocol):
+                peer.forget_handshake()
             await _listen(socket, channels, outbox)
     except Exception:
         # What reaches uvicorn from here closes the socket and tells nobody.
@@ -63,6 +66,8 @@ async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
         channels.leave(outbox)
     if outbox.close_code is not None:
         await peer.close(outbox.close_code, channels.settings.send_timeout)
+    # The framework ties a socket to itself through these, and only a collection would free it.
+    socket.receive, socket.send = empty_receive, empty_send
 
 
 async def _listen(socket: WebSocket[Any, Any, Any], channels: Channels, outbox: Outbox) -> None:

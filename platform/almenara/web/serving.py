@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from pathlib import Path
 from typing import Final
 
@@ -94,6 +95,9 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
                 lambda: channels.drain(settings.server.drain),
             )
             channels.start()
+            if not reload:
+                # What is here now stays. Looked at by each collection, it would hold up live pages.
+                gc.freeze()
             try:
                 async with asyncio.TaskGroup() as group:
                     background = [

@@ -36,10 +36,11 @@ DEFLATE: Final = ServerPerMessageDeflateFactory(
 )
 SHARED: Final = PerMessageDeflate(True, True, 15, 15, {"level": 1})
 RELIED_ON: Final = (
-    "close_sent", "conn", "connection_made", "disconnected", "handle_connect", "loop",
-    "pause_writing", "queue", "resume_writing", "send", "transport",
+    "close_sent", "conn", "connection_lost", "connection_made", "disconnected", "handle_connect",
+    "loop", "on_task_complete", "pause_writing", "queue", "resume_writing", "send", "transport",
 )  # fmt: skip
 """What `LiveProtocol` uses of uvicorn's protocol, which promises none of it to anybody."""
+RELIED_ON_OF_CONN: Final = ("available_extensions", "parser")
 LEAST: Final = 256
 """Bytes below which compressing gains nothing."""
 
@@ -76,6 +77,21 @@ class LiveProtocol(WebSocketsSansIOProtocol):
             # An extension of the scope is ASGI's place for what only some servers can do.
             extensions: dict[str, Any] = cast("dict[str, Any]", self.scope["extensions"])
             extensions[EXTENSION] = self
+
+    def forget_handshake(self) -> None:
+        """Let go of what only the handshake needed; the page may stay for days."""
+        for it in (self.request, self.response):
+            it.headers.clear()
+        self.scope["headers"] = []
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        # Where thousands leave at once, who waits for the garbage collector makes all others wait.
+        self.scope.clear()  # type: ignore[attr-defined]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.conn.parser.close()
 
     async def send(self, message: Any) -> None:
         await super().send(message)
@@ -125,10 +141,9 @@ def lacking(protocol: type = WebSocketsSansIOProtocol) -> list[str]:
     except TypeError as error:
         return [f"{protocol.__name__}(config, server_state, app_state, loop): {error}"]
     found = {*dir(made), *getattr(protocol, "__annotations__", ())}
-    names = [it for it in RELIED_ON if it not in found]
-    return names if hasattr(getattr(made, "conn", None), "available_extensions") else [
-        *names, "conn.available_extensions"
-    ]  # fmt: skip
+    lacks = [it for it in RELIED_ON if it not in found]
+    conn = getattr(made, "conn", None)
+    return lacks + [f"conn.{it}" for it in RELIED_ON_OF_CONN if not hasattr(conn, it)]
 
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:
