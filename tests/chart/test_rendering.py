@@ -289,6 +289,33 @@ def test_credentials_are_mounted_as_files_that_only_the_group_reads() -> None:
     assert mounts["secret-nats"]["readOnly"] is True
 
 
+@pytest.mark.parametrize(
+    ("values", "others"),
+    [
+        ({}, []),
+        ({"service": {"type": "LoadBalancer"}}, []),
+        ({"ingress": {"enabled": True, "host": "a.example.org"}}, [{"namespaceSelector": {}}]),
+        ({"metrics": {"serviceMonitor": {"enabled": True}}}, [{"namespaceSelector": {}}]),
+        (
+            {"ingress": {"enabled": True, "host": "a.example.org"},
+             "networkPolicy": {"ingress": {"from": []}}},
+            [],
+        ),
+        (
+            {"networkPolicy": {"ingress": {"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}}},
+            [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
+        ),
+    ],
+)  # fmt: skip
+def test_the_policy_lets_in_those_who_are_named_or_else_only_where_somebody_is_to_come(
+    values: Thing, others: list[Thing]
+) -> None:
+    things = render(values)
+    (rule,) = only(things, "NetworkPolicy")["spec"]["ingress"]
+    own = only(things, "NetworkPolicy")["spec"]["podSelector"]
+    assert rule["from"] == [*others, {"podSelector": own}]
+
+
 def test_the_policy_opens_the_ports_of_what_is_configured() -> None:
     things = render(engine.read(SETS["http-only"]))
     rules = only(things, "NetworkPolicy")["spec"]["egress"]
