@@ -361,6 +361,10 @@ def test_notes_say_the_address_and_what_to_check() -> None:
     assert "helm --namespace watch test rel" in notes
     without = engine.files({"persistence": {"enabled": False}})["almenara/templates/NOTES.txt"]
     assert "last as long as the pod" in without
+    assert "Every pod of the cluster may reach the web port" in notes
+    assert "Nothing but kubectl port-forward reaches the web port" in without
+    narrow = engine.files(engine.read(SETS["network-policy-narrow"]))
+    assert "the web port" not in narrow["almenara/templates/NOTES.txt"]
 
 
 def test_every_key_of_the_schema_is_described() -> None:
