@@ -268,6 +268,9 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of the grid, after which it scrolls; 0 for as tall as its content."""
     empty: str = ""
     """What it says while there is nothing to show."""
+    glance: bool = False
+    """Whether it is for the overview: how things are, at one look. Where a plugin has no such
+    panel, the overview shows those of the kinds `status` and `number` on its pages."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,6 +69,8 @@ def panels(settings: KubernetesSettings) -> Sequence[Panel]:
     return [
         _drawn("head", "Pods by status", "head", showing.head, query=ANY,
                filters=(*NARROWING, "tab")),
+        _drawn("glance", "Kubernetes", "glance", showing.glance, query=ANY, filters=(), width=6,
+               glance=True),
         _drawn("access", "Not seen", "access", showing.access,
                query=ResourceQuery(kind="kubernetes.access"), filters=()),
         _drawn("map", "Pods", "map", showing.pod_map, filters=(*NARROWING, GROUP)),

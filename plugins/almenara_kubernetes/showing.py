@@ -1,5 +1,6 @@
 """What the panels show: the values of their templates, made of what there is."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -89,6 +90,36 @@ async def head(look: Look, chosen: Chosen) -> Values:
         "narrowed": wanted.query(),
         "clear": page(),
     }  # fmt: skip
+
+
+async def glance(look: Look, _chosen: Chosen) -> Values:
+    """How the clusters are, in four figures."""
+    tones = Counter(TONE_OF.get(it.severity, "bad") for it in every(look, "pod"))
+    nodes = every(look, "node")
+    troubled = sum(it.severity >= Severity.WARN for it in nodes)
+    figures = [
+        {"value": tones["bad"], "label": _counted(tones["bad"], "pod fails", "pods fail"),
+         "link": page("pods", status="bad"), "worry": tones["bad"] and "bad"},
+        {"value": tones["wait"], "label": _counted(tones["wait"], "pod waits", "pods wait"),
+         "link": page("pods", status="wait"), "worry": tones["wait"] and "warn"},
+        {"value": tones.total(), "label": _counted(tones.total(), "pod", "pods"),
+         "link": page("pods")},
+    ]  # fmt: skip
+    if nodes:
+        known = f"{len(nodes):,} {_counted(len(nodes), 'node', 'nodes')}"
+        figures.append(
+            {"value": troubled, "label": f"of {known} in trouble", "link": page("nodes"),
+             "worry": troubled and "bad"}
+        )  # fmt: skip
+    return {
+        "figures": figures,
+        "clusters": list(map(told, every(look, "cluster"))),
+        "address": page(),
+    }
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return one if number == 1 else many
 
 
 async def access(look: Look, _chosen: Chosen) -> Values:

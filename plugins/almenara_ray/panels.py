@@ -1,6 +1,7 @@
 """What people see: jobs, their timeline, clusters, and one job with its log."""
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -19,7 +20,7 @@ from almenara.hookspecs import (
 )
 from almenara.kit import now
 from almenara.settings import PlacedPanel
-from almenara.signals import Event, Resource, Severity
+from almenara.signals import Event, Resource, Severity, format_time
 from almenara_ray.durations import alike
 from almenara_ray.following import APPLICATION, CLUSTER, JOB, NODE, SEVERITIES, correlation
 from almenara_ray.settings import RaySettings
@@ -73,6 +74,10 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
     which = cluster_filter(settings)
     return [
         *(kuberay() if settings.kuberay else []),
+        Panel(
+            name="glance", title="Ray", kind="template", template="glance.html",
+            query=ResourceQuery(kind="ray.*"), prepare=glance, refresh=10.0, glance=True,
+        ),
         Panel(
             name="clusters", title="Ray clusters", kind="template", template="clusters.html",
             query=ResourceQuery(kind="ray.*"), prepare=clusters, filters=[which],
@@ -181,6 +186,32 @@ def address(page: str, **query: str) -> str:
 def job_address(cluster: str, name: str) -> str:
     """The page of one job."""
     return address("ray.job", namespace=cluster, name=name)
+
+
+async def glance(look: Look, _asked: Mapping[str, str]) -> Mapping[str, Any]:
+    """How the clusters and their jobs are, in four figures."""
+    known = look.resources(ResourceQuery(kind=CLUSTER, limit=500))
+    troubled = sum(it.severity >= Severity.WARN for it in known)
+    statuses = Counter(it.status for it in look.resources(ResourceQuery(kind=JOB, limit=20_000)))
+    clusters = "cluster" if len(known) == 1 else "clusters"
+    # On whole minutes the link stays the same between frames.
+    since = (now() - HOUR) // (60 * SECOND) * 60 * SECOND
+    lost = {"type": f"{JOB}.failed", "since": format_time(since)}
+    failed = await look.count(lost, limit=COUNTED)
+    return {
+        "figures": [
+            {"value": failed, "more": "+" if failed >= COUNTED else "",
+             "label": "failed, last hour", "link": f"/events?{urlencode(lost)}",
+             "worry": failed and "bad"},
+            {"value": statuses["RUNNING"], "label": "running",
+             "link": address("ray", status="RUNNING")},
+            {"value": statuses["PENDING"], "label": "waiting",
+             "link": address("ray", status="PENDING")},
+            {"value": troubled, "label": f"of {len(known):,} {clusters} in trouble",
+             "link": address("ray"), "worry": troubled and "bad"},
+        ],
+        "simulated": any(it.state.get("simulated") for it in known),
+    }  # fmt: skip
 
 
 # Jobs

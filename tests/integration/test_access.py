@@ -11,6 +11,7 @@ import httpx
 import pytest
 from litestar import Litestar, WebSocket, get, websocket
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
+from litestar.params import FromPath
 from litestar.routes import HTTPRoute, WebSocketRoute
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -86,7 +87,7 @@ def test_every_route_says_who_may_use_it_and_only_these_are_open() -> None:
 
 async def test_a_new_route_or_socket_without_a_rule_is_found_and_closed() -> None:
     @get("/new/{name:str}")
-    async def new(name: str) -> str:
+    async def new(name: FromPath[str]) -> str:
         return name
 
     @websocket("/new-socket")

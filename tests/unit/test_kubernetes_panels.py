@@ -1,5 +1,6 @@
 """The panels of Kubernetes: pods as cells, tables, one pod, one workload, and what was refused."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from almenara_kubernetes.simulated import _listed, _usage
 from almenara_kubernetes.simulated_world import World
 
 EVERY = (
-    "head", "access", "map", "workloads", "pods", "nodes", "events", "pod", "containers",
+    "glance", "head", "access", "map", "workloads", "pods", "nodes", "events", "pod", "containers",
     "usage", "timeline", "workload",
     "workload_pods", "workload_timeline", "node", "node_pods", "node_timeline",
 )  # fmt: skip
@@ -67,6 +68,36 @@ async def test_every_pod_is_a_cell_and_the_group_in_trouble_is_first(
     )
     assert text.index(">council<") < text.index(">cert-manager<")
     assert "CrashLoopBackOff" in text
+
+
+@pytest.mark.anyio
+async def test_the_overview_counts_what_fails_and_waits_and_leads_there() -> None:
+    node = {"cordoned": False}
+    text = await shown("glance", [
+        pod("a"), pod("b"), pod("c", status="CrashLoopBackOff", severity=Severity.ERROR),
+        pod("d", status="Pending", severity=Severity.WARN, namespace="other"),
+        Resource(kind="kubernetes.node", name="n", status="Ready", state=node),
+        Resource(kind="kubernetes.node", name="m", status="NotReady", severity=Severity.ERROR,
+                 state=node),
+    ])  # fmt: skip
+    figures = re.findall(
+        r'href="([^"]+)"(?: class="(\w+)")?><span class="figure big">(\d+)</span>'
+        r'<span class="label">([^<]+)<', text
+    )  # fmt: skip
+    pods = "/dashboards/kubernetes.pods"
+    assert figures == [
+        (f"{pods}?status=bad", "bad", "1", "pod fails"),
+        (f"{pods}?status=wait", "warn", "1", "pod waits"),
+        (pods, "", "4", "pods"),
+        ("/dashboards/kubernetes.nodes", "bad", "1", "of 2 nodes in trouble"),
+    ]
+    for status, name in (("bad", "c"), ("wait", "d")):
+        assert f">{name}<" in await shown(
+            "pods", [pod("a"), pod("c", status="CrashLoopBackOff", severity=Severity.ERROR),
+                     pod("d", status="Pending", severity=Severity.WARN)], status=status
+        )  # fmt: skip
+    # Where nodes cannot be seen nothing is said of them.
+    assert "node" not in (await shown("glance", [pod()])).partition("<ul")[2]
 
 
 @pytest.mark.anyio

@@ -21,7 +21,7 @@ from almenara.panels.renderer import Renderer
 from almenara.settings import PlacedPanel
 from almenara.signals import Event, Resource, Sample, Severity, now
 from almenara.testing.rendering import draw
-from almenara.web.dashboards import filled, pages_of, placed
+from almenara.web.dashboards import filled, glanced, pages_of, placed
 from almenara.web.pages import filter_form
 from almenara.web.serving import TEMPLATES
 
@@ -178,6 +178,21 @@ def test_what_the_overview_takes_of_plugins_fills_its_rows() -> None:
     )  # fmt: skip
     panels = filled([placed(it) for it in catalogue.of_plugin("p")])
     assert [it.width for it in panels] == [4, 8, 6, 6, 12]
+
+
+def test_the_overview_shows_what_a_plugin_brings_for_it_and_its_own_page_does_not() -> None:
+    states = Panel(name="states", title="States", kind="status", query=ResourceQuery(kind="job"))
+    figures = Panel(
+        name="figures", title="Jobs", kind="number", query=SampleQuery(kind="job", metric="n"),
+        glance=True,
+    )  # fmt: skip
+    catalogue = Catalogue(Renderer())
+    catalogue.add("a", [states, figures], None)
+    catalogue.add("b", [states], None)
+    shown = [it.panel.name for plugin in ("a", "b") for it in glanced(catalogue, plugin)]
+    assert shown == ["a.figures", "b.states"]
+    (page,) = pages_of(catalogue, "a")
+    assert [it.panel.name for it in page.panels] == ["a.states"]
 
 
 def test_a_filter_is_asked_for_as_its_author_said_first_on_the_page_then_on_the_panel() -> None:

@@ -1,5 +1,6 @@
 """What the Ray panels show, of clusters that live and of those long gone."""
 
+import re
 from typing import Any
 
 import pytest
@@ -76,6 +77,21 @@ async def test_jobs_are_shown_running_first_with_the_usual_time_and_reasons_in_p
     assert "usually 1 min 40 s" in html
     assert "Job failed." in html
     assert "namespace=lab&amp;name=broken" in html
+
+
+async def test_the_overview_counts_failures_of_the_hour_what_runs_and_clusters_in_trouble() -> None:
+    signals = story(
+        "lab", job("now", "RUNNING"), job("next", "PENDING"), job("bad", "FAILED", ago=30, took=1),
+        job("old", "FAILED", ago=7_200, took=1), job("ok", "SUCCEEDED", took=1),
+    )  # fmt: skip
+    html = await drawn("glance", signals)
+    figures = re.findall(r'big">([\d+]+)</span><span class="label">([^<]+)<', html)
+    assert figures == [
+        ("1", "failed, last hour"), ("1", "running"), ("1", "waiting"),
+        ("0", "of 1 cluster in trouble"),
+    ]  # fmt: skip
+    assert 'href="/dashboards/ray?status=PENDING"' in html
+    assert 'href="/events?type=ray.job.failed&amp;since=' in html
 
 
 async def test_a_filter_by_status_by_cluster_and_by_words_narrows_the_jobs_of_the_past() -> None:

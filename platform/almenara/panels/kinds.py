@@ -183,6 +183,7 @@ def built(plugin: str, declared: Declared, link: str = "") -> Panel:
         plugin=plugin,
         width=declared.width,
         height=declared.height,
+        glance=declared.glance,
         tail=declared.query if isinstance(declared.query, TailQuery) else None,
     )
 

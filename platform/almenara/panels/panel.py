@@ -134,6 +134,8 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """The plugin that brought it; empty for the core's own."""
     width: int = 12
     height: int = 0
+    glance: bool = False
+    """Whether the overview shows it."""
     bare: bool = False
     """Whether it stands without a card and a title around it."""
     rows: bool = False

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, get
+from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import Parameter
+from litestar.params import FromPath, Parameter
 from litestar.response import Stream
 
 from almenara.bus import Record
@@ -206,7 +207,7 @@ def _address(request: Request[Any, Any, Any], **cursor: int) -> str:
 @get("/api/events", opt=VIEWER, tags=["events"], responses=PROBLEMS)
 async def events(
     request: Request[Any, Any, Any],
-    services: Services,
+    services: NamedDependency[Services],
     source: Source = None,
     origin: Origin = None,
     type: Type = None,  # noqa: A002
@@ -235,7 +236,9 @@ async def events(
 
 
 @get("/api/events/{sequence:int}", opt=VIEWER, tags=["events"], responses=MISSING)
-async def event(request: Request[Any, Any, Any], services: Services, sequence: int) -> EventItem:
+async def event(
+    request: Request[Any, Any, Any], services: NamedDependency[Services], sequence: FromPath[int]
+) -> EventItem:
     """One event by its sequence."""
     record = await seen(services, request).history.event(sequence)
     if record is None:
@@ -273,7 +276,7 @@ def exported(
      media_type="application/x-ndjson")  # fmt: skip
 async def export(
     request: Request[Any, Any, Any],
-    services: Services,
+    services: NamedDependency[Services],
     source: Source = None,
     origin: Origin = None,
     type: Type = None,  # noqa: A002
@@ -317,7 +320,7 @@ def cell(value: Any) -> str:
 @get("/api/events.csv", opt=VIEWER, tags=["events"], responses=PROBLEMS, media_type="text/csv")
 async def export_table(
     request: Request[Any, Any, Any],
-    services: Services,
+    services: NamedDependency[Services],
     source: Source = None,
     origin: Origin = None,
     type: Type = None,  # noqa: A002
@@ -361,7 +364,7 @@ def _line(cells: Sequence[str]) -> bytes:
 @get("/api/resources", opt=VIEWER, tags=["resources"], responses=UNREADABLE)
 async def resources(
     request: Request[Any, Any, Any],
-    services: Services,
+    services: NamedDependency[Services],
     kind: Annotated[str | None, _text("Only this kind", "nats.stream")] = None,
 ) -> list[ResourceItem]:
     """Current state."""
@@ -389,13 +392,15 @@ def _resource(resource: Resource, samples: dict[str, float]) -> ResourceItem:
 
 
 @get("/api/sources", opt=VIEWER, tags=["sources"], responses=REFUSED)
-async def sources(request: Request[Any, Any, Any], services: Services) -> list[SourceState]:
+async def sources(
+    request: Request[Any, Any, Any], services: NamedDependency[Services]
+) -> list[SourceState]:
     """Each source and how it fares; times in microseconds since the epoch."""
     return seen(services, request).supervisor.states()
 
 
 @get("/api/health", opt=VIEWER, tags=["health"], responses=REFUSED)
-async def health(request: Request[Any, Any, Any], services: Services) -> Health:
+async def health(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Health:
     """How Almenara fares. Always 200: read `status`, or ask `/readyz`."""
     view = seen(services, request)
     states = view.supervisor.states()
@@ -413,7 +418,7 @@ async def health(request: Request[Any, Any, Any], services: Services) -> Health:
 
 
 @get("/api/plugins", opt=UNLIMITED, tags=["sources"], responses=REFUSED)
-async def plugins(services: Services) -> list[PluginInfo]:
+async def plugins(services: NamedDependency[Services]) -> list[PluginInfo]:
     """Each plugin that was found, those that failed or are disabled among them."""
     return list(services.plugins())
 

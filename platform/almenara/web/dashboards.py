@@ -116,7 +116,11 @@ def pages_of(catalogue: Catalogue, plugin: str) -> Iterator[Dashboard]:
             for it in map(_place, page.panels)
             if (panel := catalogue.panel_of(plugin, it.panel)) is not None
         }
-        if rest := [placed(it) for it in catalogue.of_plugin(plugin) if it.name not in held]:
+        if rest := [
+            placed(it)
+            for it in catalogue.of_plugin(plugin)
+            if it.name not in held and not it.glance
+        ]:
             yield Dashboard(name=plugin, title=_titled(plugin), panels=rest)
     for page in pages:
         own = page.name == MAIN
@@ -136,21 +140,27 @@ def pages_of(catalogue: Catalogue, plugin: str) -> Iterator[Dashboard]:
 
 def _overview(catalogue: Catalogue, view: View) -> Dashboard:
     names = ["strip", "numbers", "histogram"]
-    glanced = [
+    brought = [it for plugin in catalogue.plugins() for it in glanced(catalogue, plugin)]
+    last = [placed(catalogue["failures"])]
+    if streams_of(view) or not brought:
+        last.insert(0, placed(catalogue["streams"]))
+    else:
+        last = [placed(catalogue["failures"], width=12)]
+    panels = [*(placed(catalogue[name]) for name in names), *filled(brought), *last]
+    return Dashboard(name=OVERVIEW, title="Overview", panels=panels[:PANELS_OF_A_PAGE])
+
+
+def glanced(catalogue: Catalogue, plugin: str) -> Iterator[Placed]:
+    """What the overview shows of a plugin: what it brings for that or, where it brings nothing,
+    what people look at on its pages."""
+    brought = [placed(it) for it in catalogue.of_plugin(plugin) if it.glance]
+    yield from brought or (
         it
-        for plugin in catalogue.plugins()
         for page in pages_of(catalogue, plugin)
         if page.navigation
         for it in page.panels
         if it.panel.plugin == plugin and it.panel.kind in GLANCED
-    ]
-    last = [placed(catalogue["failures"])]
-    if streams_of(view) or not glanced:
-        last.insert(0, placed(catalogue["streams"]))
-    else:
-        last = [placed(catalogue["failures"], width=12)]
-    panels = [*(placed(catalogue[name]) for name in names), *filled(glanced), *last]
-    return Dashboard(name=OVERVIEW, title="Overview", panels=panels[:PANELS_OF_A_PAGE])
+    )
 
 
 def filled(panels: Sequence[Placed]) -> list[Placed]:

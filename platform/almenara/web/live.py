@@ -9,6 +9,7 @@ import msgspec
 import structlog
 from litestar import WebSocket, websocket
 from litestar.connection.base import empty_receive, empty_send
+from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
 
 from almenara.panels.channels import Channels
@@ -32,7 +33,7 @@ class Resume(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @websocket("/live", name="live", opt=VIEWER)
-async def live(socket: WebSocket[Any, Any, Any], services: Services) -> None:
+async def live(socket: WebSocket[Any, Any, Any], services: NamedDependency[Services]) -> None:
     """Frames of the channels in the parameters `panel`, from the row `after` on."""
     channels, ticket = services.channels, ticket_of(socket)
     if ticket is None:

@@ -8,6 +8,8 @@ from urllib.parse import urlencode
 
 import msgspec
 from litestar import MediaType, Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery
 from litestar.response import Redirect
 
 from almenara import hookspecs
@@ -145,7 +147,7 @@ async def drawn(
 
 
 @get("/", name="overview", opt=VIEWER, include_in_schema=False)
-async def overview(request: PageRequest, services: Services) -> Response[str]:
+async def overview(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """What is going on now."""
     shown = services.dashboards(seen(services, request))[0]
     return await _dashboard(services, request, shown, name="overview")
@@ -153,7 +155,7 @@ async def overview(request: PageRequest, services: Services) -> Response[str]:
 
 @get("/dashboards/{name:str}", name="dashboard", opt=VIEWER, include_in_schema=False)
 async def dashboard(
-    request: PageRequest, services: Services, name: str
+    request: PageRequest, services: NamedDependency[Services], name: FromPath[str]
 ) -> Response[str] | Redirect:
     """A page of panels, of a plugin or of the configuration; its address narrows its panels."""
     known = services.dashboards(seen(services, request))
@@ -261,7 +263,9 @@ async def _dashboard(
 
 
 @get("/panels/{name:str}", name="panel", opt=VIEWER, include_in_schema=False)
-async def panel(request: PageRequest, services: Services, name: str) -> Response[str] | Redirect:
+async def panel(
+    request: PageRequest, services: NamedDependency[Services], name: FromPath[str]
+) -> Response[str] | Redirect:
     """One panel alone, as for a screen on the wall."""
     shown = services.catalogue.get(name)
     if shown is None:
@@ -306,7 +310,7 @@ async def panel(request: PageRequest, services: Services, name: str) -> Response
 
 
 @get("/sources", name="sources", opt=VIEWER, include_in_schema=False)
-async def sources(request: PageRequest, services: Services) -> Response[str]:
+async def sources(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Each source and how it fares, and each plugin."""
     view = seen(services, request)
     return page(
@@ -324,7 +328,9 @@ async def sources(request: PageRequest, services: Services) -> Response[str]:
 
 
 @get("/events", name="events", opt=VIEWER, include_in_schema=False)
-async def events(request: PageRequest, services: Services) -> Response[str] | Redirect:
+async def events(
+    request: PageRequest, services: NamedDependency[Services]
+) -> Response[str] | Redirect:
     """The events that a filter lets through, newest first."""
     view = seen(services, request)
     asked = dict(request.query_params)
@@ -438,7 +444,10 @@ async def _form(view: View, typed: Mapping[str, str]) -> dict[str, Any]:
 
 @get("/events/{sequence:int}", name="event", opt=VIEWER, include_in_schema=False)
 async def event(
-    request: PageRequest, services: Services, sequence: int, part: str | None = None
+    request: PageRequest,
+    services: NamedDependency[Services],
+    sequence: FromPath[int],
+    part: FromQuery[str | None] = None,
 ) -> Response[str]:
     """One event; with `part=detail` only the piece that the drawer shows."""
     history = seen(services, request).history
@@ -521,7 +530,7 @@ async def _detail(
 
 @get("/timeline", name="timeline", opt=VIEWER, include_in_schema=False)
 async def timeline(
-    request: PageRequest, services: Services, correlation: str = ""
+    request: PageRequest, services: NamedDependency[Services], correlation: FromQuery[str] = ""
 ) -> Response[str]:
     """Everything with one correlation id, in the order of time."""
     correlation = correlation.strip()
@@ -572,7 +581,7 @@ def _told(records: Sequence[Record]) -> dict[str, Any]:
 @get(
     "/static/{name:path}", name="static", opt=PUBLIC, include_in_schema=False, sync_to_thread=False
 )
-def static(services: Services, name: str) -> Response[bytes]:
+def static(services: NamedDependency[Services], name: FromPath[str]) -> Response[bytes]:
     """A file whose name holds its content's hash."""
     asset = services.assets.find(name)
     if asset is None:

@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 from litestar import Response, get, post
+from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
 from litestar.response import Redirect
 
 from almenara.access import tokens as api_tokens
@@ -109,7 +111,9 @@ async def _sign_in_page(
 
 
 @get("/sign-in", name="sign in", opt=PUBLIC, include_in_schema=False)
-async def sign_in_page(request: PageRequest, services: Services) -> Response[str] | Redirect:
+async def sign_in_page(
+    request: PageRequest, services: NamedDependency[Services]
+) -> Response[str] | Redirect:
     """Where people sign in."""
     back = local_address(request.query_params.get("next", "/"))
     if ticket_of(request) is not None:
@@ -118,7 +122,9 @@ async def sign_in_page(request: PageRequest, services: Services) -> Response[str
 
 
 @post("/sign-in", name="sign in with a token", opt=PUBLIC, include_in_schema=False, status_code=303)
-async def sign_in(request: PageRequest, services: Services) -> Response[str] | Redirect:
+async def sign_in(
+    request: PageRequest, services: NamedDependency[Services]
+) -> Response[str] | Redirect:
     """Exchange a token for a session."""
     form, asking = await request.form(), asking_of(request)
     back = local_address(str(form.get("next", "/")))
@@ -134,7 +140,7 @@ async def sign_in(request: PageRequest, services: Services) -> Response[str] | R
 
 
 @post("/sign-out", name="sign out", opt=VIEWER, include_in_schema=False, status_code=303)
-async def sign_out(request: PageRequest, services: Services) -> Redirect:
+async def sign_out(request: PageRequest, services: NamedDependency[Services]) -> Redirect:
     """End the session of this browser."""
     ticket, asking = ticket_of(request), asking_of(request)
     away = "/sign-in"
@@ -150,7 +156,9 @@ async def sign_out(request: PageRequest, services: Services) -> Redirect:
 
 
 @get("/sign-in/start", name="start", opt=PUBLIC, include_in_schema=False)
-async def start(request: PageRequest, services: Services) -> Response[str] | Redirect:
+async def start(
+    request: PageRequest, services: NamedDependency[Services]
+) -> Response[str] | Redirect:
     """The way to the provider."""
     asking, provider = asking_of(request), services.access.oidc
     if provider is None:
@@ -175,7 +183,9 @@ def _callback(request: PageRequest) -> str:
 
 
 @get("/sign-in/callback", name="callback", opt=PUBLIC, include_in_schema=False)
-async def callback(request: PageRequest, services: Services) -> Response[str] | Redirect:
+async def callback(
+    request: PageRequest, services: NamedDependency[Services]
+) -> Response[str] | Redirect:
     """The way back from the provider."""
     asking, provider = asking_of(request), services.access.oidc
     if provider is None:
@@ -196,7 +206,9 @@ async def callback(request: PageRequest, services: Services) -> Response[str] | 
 
 @post("/sign-in/back-channel-logout", name="back-channel logout", opt=BY_OTHERS,
       include_in_schema=False, status_code=200)  # fmt: skip
-async def back_channel_logout(request: PageRequest, services: Services) -> Response[None]:
+async def back_channel_logout(
+    request: PageRequest, services: NamedDependency[Services]
+) -> Response[None]:
     """The provider says that somebody signed out elsewhere."""
     provider = services.access.oidc
     if provider is None:
@@ -207,7 +219,7 @@ async def back_channel_logout(request: PageRequest, services: Services) -> Respo
 
 
 @get("/api/session", opt=VIEWER, tags=["access"], responses=REFUSED)
-async def who_am_i(request: PageRequest, services: Services) -> WhoAmI:
+async def who_am_i(request: PageRequest, services: NamedDependency[Services]) -> WhoAmI:
     """Who makes the request, and what they may see."""
     identity = _ticket(request).identity
     scope = identity.scope
@@ -308,14 +320,16 @@ def _session(session: Session, own: Session | None) -> dict[str, Any]:
 
 
 @get("/account", name="account", opt=VIEWER, include_in_schema=False)
-async def account(request: PageRequest, services: Services) -> Response[str]:
+async def account(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Who I am here, my sessions and, for admins, everybody's and the API tokens."""
     return await _account(request, services)
 
 
 @post("/account/sessions/{session_id:str}/end", name="end session", opt=VIEWER,
       include_in_schema=False, status_code=303)  # fmt: skip
-async def end_session(request: PageRequest, services: Services, session_id: str) -> Redirect:
+async def end_session(
+    request: PageRequest, services: NamedDependency[Services], session_id: FromPath[str]
+) -> Redirect:
     """End a session: one's own or, for admins, anybody's."""
     ticket, access = _ticket(request), services.access
     session = access.sessions.get(session_id)
@@ -331,7 +345,7 @@ async def end_session(request: PageRequest, services: Services, session_id: str)
 
 
 @post("/account/tokens", name="make token", opt=ADMIN, include_in_schema=False, status_code=200)
-async def make_token(request: PageRequest, services: Services) -> Response[str]:
+async def make_token(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Make an API token; it is shown once."""
     ticket, access, form = _ticket(request), services.access, await request.form()
     name = str(form.get("name", "")).strip()
@@ -366,7 +380,9 @@ def _words(text: Any) -> tuple[str, ...]:
 
 @post("/account/tokens/{token_id:str}/revoke", name="revoke token", opt=ADMIN,
       include_in_schema=False, status_code=303)  # fmt: skip
-async def revoke_token(request: PageRequest, services: Services, token_id: str) -> Redirect:
+async def revoke_token(
+    request: PageRequest, services: NamedDependency[Services], token_id: FromPath[str]
+) -> Redirect:
     """Revoke an API token, with the sessions that came of it."""
     ticket, access = _ticket(request), services.access
     if not await access.remove_token(token_id):
