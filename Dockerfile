@@ -33,7 +33,7 @@ COPY plugins plugins
 ARG SOURCE_DATE_EPOCH=0
 # Of the Kubernetes client the typed calls and objects are left out, generated code of 75 MiB: the
 # plugin asks by address and reads what it needs. So is what makes up examples for descriptions of
-# APIs, 25 MiB that are imported for nothing else. The environment has no pip of its own, as nothing
+# APIs, 25 MiB that are imported for nothing else, and the commands of libraries. The environment has no pip of its own, as nothing
 # is installed where it runs. Its bytecode is trusted as it is: it can't be written there, and the
 # times of files differ from build to build.
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
@@ -41,6 +41,7 @@ RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
  && PYTHONPATH=$(echo tools/lib/python3*/site-packages) \
     /opt/almenara/bin/python -m installer --no-compile-bytecode wheels/*.whl \
  && rm -r /opt/almenara/lib/python3*/site-packages/faker \
+ && find /opt/almenara/bin -type f ! -name almenara -delete \
  && find /opt/almenara -path '*/kubernetes/*client/api/*_api.py' -delete \
  && find /opt/almenara -path '*/kubernetes/*client/models/*.py' ! -name __init__.py -delete \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/almenara/lib \

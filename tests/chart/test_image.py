@@ -65,6 +65,9 @@ def test_it_holds_nothing_that_builds(image: Image) -> None:
     assert not names & {"pip", "setuptools", "wheel", "hatchling", "nats_server", "pytest"}
     assert {"almenara", "nats", "uvloop"} <= names
     assert not (image.root / "build").exists()
+    # Those of libraries would be tools for whoever gets in.
+    commands = {it.name for it in (image.root / "opt" / "almenara" / "bin").iterdir()}
+    assert {it for it in commands if not it.startswith("python")} == {"almenara"}
 
 
 def test_what_was_left_out_of_it_is_missed_by_nobody(image: Image, tmp_path: Path) -> None:
