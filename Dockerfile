@@ -33,9 +33,9 @@ COPY plugins plugins
 ARG SOURCE_DATE_EPOCH=0
 # Of the Kubernetes client the typed calls and objects are left out, generated code of 75 MiB: the
 # plugin asks by address and reads what it needs. So is what makes up examples for descriptions of
-# APIs, 25 MiB that are imported for nothing else, and the commands of libraries. The environment has no pip of its own, as nothing
-# is installed where it runs. Its bytecode is trusted as it is: it can't be written there, and the
-# times of files differ from build to build.
+# APIs, 25 MiB that are imported for nothing else, and the commands of libraries. The environment has
+# no pip of its own, as nothing is installed where it runs. Its bytecode is trusted as it is: it can't
+# be written there, and the times of files differ from build to build.
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
  && python3 -m venv --without-pip /opt/almenara \
  && PYTHONPATH=$(echo tools/lib/python3*/site-packages) \
