@@ -55,6 +55,7 @@ class Image:
 
 def run_in(image: Image, tmp_path: Path, *arguments: str, port: int = 0) -> tuple[list[str], Path]:
     """How to begin a command in the image, with the volumes of the rendered pod."""
+    tmp_path.mkdir(exist_ok=True)
     things = render({})
     config = engine.configuration(things)
     if port:

@@ -140,3 +140,11 @@ def test_it_is_built_with_the_plugins_that_are_asked_for(image_work: Path, tmp_p
         # Both need the same library.
         {"http", "prometheus"}
     )
+    # What the configuration asks for and the image has not is told before it is imported.
+    command, _ = run_in(image, tmp_path / "oidc", "config", "check")
+    oidc = {"issuer": "https://accounts.example.org", "client_id": "almenara"}
+    auth = {"mode": "oidc", "oidc": oidc, "roles": [{"role": "viewer", "groups": ["*"]}]}
+    (tmp_path / "oidc" / "almenara.yaml").write_text(yaml.safe_dump({"auth": auth}))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "a container image with the extra oidc" in " ".join(done.stderr.replace("│", "").split())
