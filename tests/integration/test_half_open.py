@@ -290,7 +290,8 @@ def test_ten_thousand_unfinished_tls_handshakes_are_few_at_a_time_and_others_ans
         attackers = Attackers(almenara.port)
         for number in range(100):
             attackers.open(beginnings[number % 4], "127.0.0.2")
-        wait_until(lambda: descriptors(pid) >= idle + 100, "all of them there")
+        # One that was closing when the idle ones were counted may be gone by now.
+        wait_until(lambda: descriptors(pid) >= idle + 98, "all of them there")
         assert almenara.stop() == 0
         attackers.close()
         assert not re.search('Traceback|"level": "error"', almenara.log), almenara.log[-2000:]
