@@ -1,3 +1,4 @@
+import importlib.util
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,15 @@ import pytest
 from apiserver import ApiServer, programs, why_not
 from app import Almenara
 from servers import NatsServer
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # What Litestar is going to take away is adapted to before it does. It is not there where the
+    # chart is tested.
+    if importlib.util.find_spec("litestar") is not None:
+        config.addinivalue_line(
+            "filterwarnings", "error::litestar.exceptions.LitestarDeprecationWarning"
+        )
 
 
 @pytest.fixture
