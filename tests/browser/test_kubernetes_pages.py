@@ -16,17 +16,6 @@ SERVING = f"{KUBERNETES}.workload?namespace=inference&name=Deployment/model-gate
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
-    almenara = Almenara(
-        tmp_path_factory.mktemp("kubernetes"), "nats://127.0.0.1:1",
-        plugins__disabled="[nats]", plugins__kubernetes__simulated="80",
-    )  # fmt: skip
-    with almenara:
-        wait_until(lambda: "context-indexer" in almenara.text(KUBERNETES), "the cluster")
-        yield almenara
-
-
 @pytest.fixture
 def problems(page: Page) -> Iterator[list[str]]:
     """What the browser complains of while a test runs: nothing."""
