@@ -2,31 +2,46 @@
 #   docker build --build-arg EXTRAS="nats http" --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) .
 ARG BASE=python:3.13-slim
 
-FROM ${BASE} AS build
+# The build runs as the machine that builds, whatever the image is for: wheels are chosen for the
+# other architecture, and nothing of it is run.
+FROM --platform=${BUILDPLATFORM} ${BASE} AS build
 # The plugins' libraries to bring: each names an extra of pyproject.toml.
 ARG EXTRAS="nats http prometheus kubernetes ray oidc kubernetes-access"
+# Set by the builder; without it the image is for where it is built.
+ARG TARGETARCH
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY requirements/image requirements/image
+# Of nkeys there is no wheel; it is Python alone. Whatever else had none would be compiled for here,
+# so that is refused.
 RUN python3 -m venv tools \
  && tools/bin/pip install --require-hashes --only-binary=:all: -r requirements/image/build.txt \
+ && case "${TARGETARCH}" in \
+        amd64) machine=x86_64 ;; arm64) machine=aarch64 ;; *) machine="${TARGETARCH:-$(uname -m)}" ;; \
+    esac \
+ && platforms=$(tools/bin/python -c "from packaging.tags import platform_tags; print(*platform_tags())") \
  && set -- \
+ && for it in ${platforms}; do set -- "$@" --platform "${it%%"$(uname -m)"}${machine}"; done \
  && for extra in core ${EXTRAS}; do set -- "$@" -r "requirements/image/${extra}.txt"; done \
- && tools/bin/pip wheel --require-hashes --no-deps --no-build-isolation --wheel-dir wheels "$@"
+ && tools/bin/pip download --require-hashes --no-deps --no-build-isolation \
+        --only-binary=:all: --no-binary=nkeys --dest wheels "$@" \
+ && find wheels -name '*.tar.gz' -exec \
+        tools/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-dir wheels {} +
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY platform platform
 COPY plugins plugins
 ARG SOURCE_DATE_EPOCH=0
 # Of the Kubernetes client the typed calls and objects are left out, generated code of 75 MiB: the
 # plugin asks by address and reads what it needs. So is what makes up examples for descriptions of
-# APIs, 25 MiB that are imported for nothing else. The environment has no pip of its own, as nothing
-# is installed where it runs. Its bytecode is trusted as it is: it can't be written there, and the
-# times of files differ from build to build.
+# APIs, 25 MiB that are imported for nothing else, and the commands of libraries. The environment has
+# no pip of its own, as nothing is installed where it runs. Its bytecode is trusted as it is: it can't
+# be written there, and the times of files differ from build to build.
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
  && python3 -m venv --without-pip /opt/almenara \
- && tools/bin/pip --python /opt/almenara/bin/python install --no-compile --no-index --no-deps wheels/*.whl \
- && find /opt/almenara -name direct_url.json -delete \
+ && PYTHONPATH=$(echo tools/lib/python3*/site-packages) \
+    /opt/almenara/bin/python -m installer --no-compile-bytecode wheels/*.whl \
  && rm -r /opt/almenara/lib/python3*/site-packages/faker \
+ && find /opt/almenara/bin -type f ! -name almenara -delete \
  && find /opt/almenara -path '*/kubernetes/*client/api/*_api.py' -delete \
  && find /opt/almenara -path '*/kubernetes/*client/models/*.py' ! -name __init__.py -delete \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/almenara/lib \

@@ -22,7 +22,7 @@ SECOND: Final = 1_000_000
 
 
 def access_commands(read_settings: Callable[[], Settings]) -> click.Group:
-    """The commands; a running Almenara takes in what they change within a second or two."""
+    """The commands, which change the file that a running Almenara reads as well."""
 
     def store() -> Store:
         return Store(Path(read_settings().storage.dir))
@@ -31,7 +31,8 @@ def access_commands(read_settings: Callable[[], Settings]) -> click.Group:
     def access() -> None:
         """Give access, and take it away.
 
-        Changes count for a running Almenara on the same folder as well, within two seconds.
+        Changes count for a running Almenara on the same folder as well: new tokens at once, the end
+        of old ones within two seconds.
         """
 
     @access.command()

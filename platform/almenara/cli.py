@@ -354,11 +354,16 @@ def leave_threads_behind() -> None:
 
 def check_whole(plugins: Plugins, settings: Settings) -> None:
     """Raise `SettingsError` for anything that `serve` would refuse."""
+    from almenara.access.checking import check_access
     from almenara.panels.catalogue import Catalogue
     from almenara.panels.renderer import Renderer
     from almenara.web.dashboards import check as check_dashboards
+    from almenara.web.encryption import tls_context
 
+    check_access(settings)
     plugins.check(settings)
+    if settings.server.tls is not None:
+        tls_context(settings.server.tls)
     catalogue = Catalogue(Renderer())
     for name in plugins.modules:
         try:
@@ -422,7 +427,7 @@ def configuration_findings(
     path = context.find_root().params.get("config")
     where = str(path) if path else "the defaults, no --config was given"
     try:
-        plugins.check(settings)
+        check_whole(plugins, settings)
     except SettingsError as error:
         return [
             Finding(

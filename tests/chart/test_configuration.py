@@ -42,6 +42,8 @@ def placed(values: Thing, folder: Path) -> Thing:
             "data", dict.fromkeys(("password", "client-secret", "token", "kubeconfig"), "x" * 40)
         ).items():
             (place / key).write_text(value)
+        if name == "tls":
+            Authority(place).issue("tls", server=True)
     plugins = folder / "plugins"
     plugins.mkdir()
     for name, source in values.get("plugins", {}).get("files", {}).items():
@@ -144,8 +146,6 @@ def test_a_pod_with_a_certificate_of_its_own_is_probed_over_https(tmp_path: Path
     values = engine.read(SETS["own-certificate"])
     config = placed(values, tmp_path)
     config["server"].update(port=free_port(), drain=0.2)
-    certificate, key = Authority(tmp_path).issue("server", server=True)
-    config["server"]["tls"] = {"cert": str(certificate), "key": str(key)}
     product = Almenara(tmp_path / "product", config=config)
     product.launch()
     # The kubelet asks by address and looks at no name.

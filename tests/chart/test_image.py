@@ -17,8 +17,7 @@ import engine
 import pytest
 import yaml
 from engine import render, workload
-from image import ENVIRONMENT, POSSIBLE, WHY_NOT, Image
-from root import isolated
+from image import POSSIBLE, WHY_NOT, Image, run_in
 
 from app import Almenara
 from servers import free_port, wait_until
@@ -45,27 +44,6 @@ def size(folder: Path) -> int:
     return sum(seen.values())
 
 
-def run_in(image: Image, tmp_path: Path, *arguments: str, port: int = 0) -> tuple[list[str], Path]:
-    """How to begin a command in the image, with the volumes of the rendered pod."""
-    things = render({})
-    config = engine.configuration(things)
-    if port:
-        config["server"].update(port=port, drain=1.0)
-        # Who may look is not what is looked at here.
-        config["auth"] = {"mode": "insecure-none"}
-    (tmp_path / "almenara.yaml").write_text(yaml.safe_dump(config))
-    data, temporary = tmp_path / "data", tmp_path / "tmp"
-    for folder in (data, temporary):
-        folder.mkdir()
-        os.chown(folder, 10001, 10001)
-    entry = list(image.config["Entrypoint"])  # type: ignore[call-overload]
-    return isolated(
-        image.root, [*entry, *arguments], environment=ENVIRONMENT,
-        writable={"/data": data, "/tmp": temporary},
-        readable={"/etc/almenara/almenara.yaml": tmp_path / "almenara.yaml"},
-    ), data  # fmt: skip
-
-
 def test_it_is_small_and_says_what_takes_the_room(
     image: Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +65,9 @@ def test_it_holds_nothing_that_builds(image: Image) -> None:
     assert not names & {"pip", "setuptools", "wheel", "hatchling", "nats_server", "pytest"}
     assert {"almenara", "nats", "uvloop"} <= names
     assert not (image.root / "build").exists()
+    # Those of libraries would be tools for whoever gets in.
+    commands = {it.name for it in (image.root / "opt" / "almenara" / "bin").iterdir()}
+    assert {it for it in commands if not it.startswith("python")} == {"almenara"}
 
 
 def test_what_was_left_out_of_it_is_missed_by_nobody(image: Image, tmp_path: Path) -> None:
@@ -145,8 +126,8 @@ def test_it_serves_as_another_user_from_a_root_that_cannot_be_written(
         assert time.monotonic() - begin < grace
 
 
-def test_the_same_input_gives_the_same_layers(image: Image, tmp_path: Path) -> None:
-    again = Image(tmp_path / "again", "almenara", "--timestamp", "1700000000")
+def test_the_same_input_gives_the_same_layers(image: Image, image_work: Path) -> None:
+    again = Image(image_work, "again", "--no-cache", "--timestamp", "1700000000")
     assert again.layers[1:] == image.layers[1:]
 
 
@@ -159,3 +140,11 @@ def test_it_is_built_with_the_plugins_that_are_asked_for(image_work: Path, tmp_p
         # Both need the same library.
         {"http", "prometheus"}
     )
+    # What the configuration asks for and the image has not is told before it is imported.
+    command, _ = run_in(image, tmp_path / "oidc", "config", "check")
+    oidc = {"issuer": "https://accounts.example.org", "client_id": "almenara"}
+    auth = {"mode": "oidc", "oidc": oidc, "roles": [{"role": "viewer", "groups": ["*"]}]}
+    (tmp_path / "oidc" / "almenara.yaml").write_text(yaml.safe_dump({"auth": auth}))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "a container image with the extra oidc" in " ".join(done.stderr.replace("│", "").split())

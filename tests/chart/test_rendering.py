@@ -289,6 +289,33 @@ def test_credentials_are_mounted_as_files_that_only_the_group_reads() -> None:
     assert mounts["secret-nats"]["readOnly"] is True
 
 
+@pytest.mark.parametrize(
+    ("values", "others"),
+    [
+        ({}, []),
+        ({"service": {"type": "LoadBalancer"}}, []),
+        ({"ingress": {"enabled": True, "host": "a.example.org"}}, [{"namespaceSelector": {}}]),
+        ({"metrics": {"serviceMonitor": {"enabled": True}}}, [{"namespaceSelector": {}}]),
+        (
+            {"ingress": {"enabled": True, "host": "a.example.org"},
+             "networkPolicy": {"ingress": {"from": []}}},
+            [],
+        ),
+        (
+            {"networkPolicy": {"ingress": {"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}}},
+            [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
+        ),
+    ],
+)  # fmt: skip
+def test_the_policy_lets_in_those_who_are_named_or_else_only_where_somebody_is_to_come(
+    values: Thing, others: list[Thing]
+) -> None:
+    things = render(values)
+    (rule,) = only(things, "NetworkPolicy")["spec"]["ingress"]
+    own = only(things, "NetworkPolicy")["spec"]["podSelector"]
+    assert rule["from"] == [*others, {"podSelector": own}]
+
+
 def test_the_policy_opens_the_ports_of_what_is_configured() -> None:
     things = render(engine.read(SETS["http-only"]))
     rules = only(things, "NetworkPolicy")["spec"]["egress"]
@@ -334,6 +361,10 @@ def test_notes_say_the_address_and_what_to_check() -> None:
     assert "helm --namespace watch test rel" in notes
     without = engine.files({"persistence": {"enabled": False}})["almenara/templates/NOTES.txt"]
     assert "last as long as the pod" in without
+    assert "Every pod of the cluster may reach the web port" in notes
+    assert "Nothing but kubectl port-forward reaches the web port" in without
+    narrow = engine.files(engine.read(SETS["network-policy-narrow"]))
+    assert "the web port" not in narrow["almenara/templates/NOTES.txt"]
 
 
 def test_every_key_of_the_schema_is_described() -> None:

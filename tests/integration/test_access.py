@@ -452,6 +452,8 @@ async def test_new_access_token_ends_what_the_old_one_began(watched: Watched) ->
     client, _ = watched.signed_in()
     old = watched.access_token
     watched.access_token = watched.command("rotate")
+    assert _status(watched, watched.access_token) == 200, "it is good at once"
+    assert _status(watched, watched.command("create", "at once")) == 200
     wait_until(lambda: client.get("/events").status_code == 303, "the old session's end")
     assert _status(watched, old) == 401
     client, _ = watched.signed_in()

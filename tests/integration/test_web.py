@@ -110,7 +110,8 @@ def test_forged_origins_open_no_socket_and_the_log_says_what_was_expected(
     generated = forged("127.0.0.1", almenara.port, right, 11, 300)
     # A header's value has no blanks around it.
     tried = [it for it in generated if it.strip(" \t") == it]
-    answers = {answer(it) for it in [*tried, None, "null", "https://evil.example"]}
+    # The first of them, because the log leaves out what comes in floods.
+    answers = {answer(it) for it in ["https://evil.example", *tried, None, "null"]}
     assert answers <= {b"HTTP/1.1 403", b"HTTP/1.1 400"}
     told = [json.loads(it) for it in almenara.log.splitlines() if '"https://evil.example"' in it]
     assert [it["origin"] for it in told] == ["https://evil.example"]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,25 @@ WRONG = [
     ("plugins_dir: /no/such/folder", "plugins_dir /no/such/folder cannot be read"),
 ]  # fmt: skip
 
+AT_START = [
+    ("server: {host: 0.0.0.0}\nauth: {mode: none}", "auth.mode: server.host is 0.0.0.0, which"),
+    ("auth: {mode: oidc}", "auth.oidc: the mode `oidc` needs `issuer` and `client_id` here"),
+    ("auth: {mode: token, token: s3cr3t-word}", "auth.token: it is shorter than 20 characters"),
+    ("server: {trusted_proxies: [proxy.local]}",
+     "server.trusted_proxies: 'proxy.local' is no address and no network"),
+    ("server: {tls: {cert: /no/cert.pem, key: /no/key.pem}}",
+     "server.tls.cert: /no/cert.pem cannot be read: No such file or directory"),
+    ("server: {tls: {cert: almenara.yaml, key: almenara.yaml}}",
+     "server.tls.cert: almenara.yaml holds no certificate in PEM"),
+    ("auth: {mode: oidc, roles: [{role: viewer, groups: ['*']}],"
+     " oidc: {issuer: 'https://a.example.org', client_id: a, ca: /no/ca.pem}}",
+     "auth.oidc.ca: /no/ca.pem cannot be used (No such file or directory)"),
+    ("auth: {mode: kubernetes, authorization: kubernetes, kubernetes: {server: 'https://a',"
+     " client_cert: almenara.yaml}}",
+     "auth.kubernetes.client_cert: almenara.yaml cannot be used"),
+]  # fmt: skip
+"""What the settings allow, and only a look at what they name tells."""
+
 
 def almenara(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     plugins = tmp_path / "plugins"
@@ -105,6 +125,25 @@ def test_a_wrong_configuration_is_refused_with_what_to_do(
     assert told in said
     assert "Traceback" not in said
     assert "s3cr3t-word" not in said
+
+
+@pytest.mark.parametrize(("text", "told"), AT_START)
+def test_what_would_keep_almenara_from_starting_is_told_before_and_by_doctor(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    (tmp_path / "almenara.yaml").write_text(f"storage: {{dir: data}}\n{text}")
+    ways = (
+        ("config", "check", "almenara.yaml"),
+        ("doctor", "--config", "almenara.yaml"),
+        ("serve", "--config", "almenara.yaml", "--port", "0"),
+    )
+    with ThreadPoolExecutor(len(ways)) as pool:
+        for done in pool.map(lambda it: almenara(tmp_path, *it), ways):
+            said = " ".join((done.stdout + done.stderr).replace("│", " ").split())
+            assert done.returncode == 1, said
+            assert told in said
+            assert "Traceback" not in said
+            assert "s3cr3t-word" not in said
 
 
 def test_a_wrong_configuration_keeps_almenara_from_starting_with_the_same_words(

@@ -42,6 +42,11 @@
 {{- end }}
 {{- end }}
 
+{{- /* Whether others of the cluster are to come to the web port; empty where nobody is. */ -}}
+{{- define "almenara.expected" -}}
+{{- if or .Values.ingress.enabled .Values.gateway.enabled .Values.metrics.serviceMonitor.enabled }}yes{{ end }}
+{{- end }}
+
 {{- /* Whether something asks the API server; empty where nothing does. */ -}}
 {{- define "almenara.needsApiServer" -}}
 {{- include "almenara.watchesOwnCluster" . }}{{ include "almenara.asksOwnCluster" . }}

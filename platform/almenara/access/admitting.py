@@ -112,6 +112,13 @@ class Access:
         return found
 
     async def _holder(self, token: str) -> Ticket | None:
+        found = await self._issued(token)
+        # What a command made a moment ago is in the file already.
+        if found is None and await self._read_again():
+            found = await self._issued(token)
+        return found
+
+    async def _issued(self, token: str) -> Ticket | None:
         if parted := api_tokens.parts(token):
             known = await self._api_token(*parted)
             if known is None:
@@ -379,11 +386,12 @@ class Access:
         await self.sessions.note_seen()
         self.pages.check(self._known)
 
-    async def _read_again(self) -> None:
+    async def _read_again(self) -> bool:
+        """Take in what the file holds; whether it had changed."""
         async with self.sessions.turn:
             stamp = await asyncio.to_thread(self.store.stamp)
             if stamp == self._stamp:
-                return
+                return False
             kept = await asyncio.to_thread(self.store.read)
             self._stamp = stamp
             self._take(kept)
@@ -391,6 +399,7 @@ class Access:
             for session in self.sessions:
                 if session.id not in there:
                     self.sessions.drop(session)
+            return True
 
     async def _ask_again(self) -> None:
         """Ask the provider and the cluster who people are now, until cancelled: each in a task, so

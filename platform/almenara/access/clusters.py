@@ -3,7 +3,6 @@
 
 import asyncio
 import os
-import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ import structlog
 
 from almenara.access.asking import ClusterError
 from almenara.access.bounding import BoundedTransport
+from almenara.access.checking import cluster_context
 from almenara.access.hashing import digest
 from almenara.access.identity import Identity, Person
 from almenara.hookspecs import ClusterRight
@@ -80,12 +80,10 @@ class Cluster:
             if settings.token is None:
                 # The kubelet rotates it, so it is read each time.
                 self._token = lambda: (POD / "token").read_text(encoding="utf-8").strip()
-        context = ssl.create_default_context(cafile=str(ca) if ca else None)
-        if settings.client_cert is not None:
-            context.load_cert_chain(settings.client_cert, settings.client_key)
         self._client = httpx.AsyncClient(
-            base_url=server, transport=BoundedTransport(context, WHOLE_ANSWER), timeout=TIMEOUT,
-            trust_env=False, follow_redirects=False,
+            base_url=server,
+            transport=BoundedTransport(cluster_context(settings, ca), WHOLE_ANSWER),
+            timeout=TIMEOUT, trust_env=False, follow_redirects=False,
         )  # fmt: skip
 
     async def close(self) -> None:

@@ -7,7 +7,6 @@ https://openid.net/specs/openid-connect-backchannel-1_0.html.
 
 import asyncio
 import hmac
-import ssl
 import time
 import warnings
 from collections import OrderedDict
@@ -26,6 +25,7 @@ from joserfc.jwk import KeySet
 
 from almenara.access.asking import Asking, Refused
 from almenara.access.bounding import BoundedTransport
+from almenara.access.checking import provider_context
 from almenara.access.forwarding import counted_as
 from almenara.access.hashing import digest, generated
 from almenara.access.identity import Identity, Person
@@ -122,9 +122,7 @@ class Provider:
     def __init__(self, settings: OidcSettings, access: Signs) -> None:
         self.settings, self.access = settings, access
         self.name = urlsplit(settings.issuer).netloc
-        self._context = ssl.create_default_context(
-            cafile=str(settings.ca) if settings.ca is not None else None
-        )
+        self._context = provider_context(settings)
         self._http = httpx.AsyncClient(
             transport=BoundedTransport(self._context, WHOLE_ANSWER), timeout=TIMEOUT,
             trust_env=False,

@@ -10,7 +10,7 @@ import structlog
 
 from almenara import __version__
 from almenara.access.admitting import Access
-from almenara.access.modes import mode_of
+from almenara.access.checking import check_access
 from almenara.bus.embedded import EmbeddedBus
 from almenara.history import History
 from almenara.panels.catalogue import Catalogue
@@ -44,7 +44,7 @@ async def serve(settings: Settings, plugins: Plugins, *, reload: bool = False) -
     Raises `web.server.PortTakenError`, `settings.SettingsError`, and what opening the database
     raises.
     """
-    mode_of(settings)
+    check_access(settings)
     plugins.check(settings)
     with contextlib.closing(listening_socket(settings.server)) as sock:
         async with EmbeddedBus(settings.storage, Redactor(settings.redaction)) as bus:
