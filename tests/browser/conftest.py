@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from app import Almenara
 from raw_nats import RawClient
-from servers import NatsServer
+from servers import NatsServer, wait_until
 
 DESKTOP = {"width": 1440, "height": 900}
 
@@ -36,3 +37,17 @@ def publisher(nats_server: NatsServer) -> Iterator[RawClient]:
     client.make_stream("FLEET", "fleet.>")
     yield client
     client.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
+    """An Almenara with a simulated cluster of 80 pods and nothing else."""
+    almenara = Almenara(
+        tmp_path_factory.mktemp("kubernetes"), "nats://127.0.0.1:1",
+        plugins__disabled="[nats]", plugins__kubernetes__simulated="80",
+    )  # fmt: skip
+    with almenara:
+        wait_until(
+            lambda: "context-indexer" in almenara.text("/dashboards/kubernetes"), "the cluster"
+        )
+        yield almenara

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from app import Almenara
-from servers import wait_until
 
 HERE = Path(__file__).parents[1] / "axe"
 LOOKED_FOR = """
@@ -61,17 +59,6 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"]
     subprocess.run(command, cwd=folder, check=True, timeout=300)
     return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
-    almenara = Almenara(
-        tmp_path_factory.mktemp("accessible"), "nats://127.0.0.1:1",
-        plugins__disabled="[nats]", plugins__kubernetes__simulated="80",
-    )  # fmt: skip
-    with almenara:
-        wait_until(lambda: "context-indexer" in almenara.text(KUBERNETES), "the cluster")
-        yield almenara
 
 
 def faults(page: Page, axe: str, theme: str = "dark") -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, get
-from litestar.di import NamedDependency
+from litestar.di import NamedDependency, Provide
 from litestar.exceptions import NotFoundException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
@@ -248,8 +248,20 @@ async def event(
     return item(record)
 
 
-def exported(
-    request: Request[Any, Any, Any], services: Services, after: int | None, before: int | None
+async def exported(
+    request: Request[Any, Any, Any],
+    services: NamedDependency[Services],
+    source: Source = None,
+    origin: Origin = None,
+    type: Type = None,  # noqa: A002
+    subject: Subject = None,
+    severity: AtLeast = None,
+    text: Text = None,
+    correlation: Correlation = None,
+    since: Since = None,
+    until: Until = None,
+    after: After = None,
+    before: Before = None,
 ) -> AsyncIterator[list[Record]]:
     """All events that the filter in the address lets through, oldest first, in batches.
 
@@ -272,25 +284,15 @@ def exported(
     return batches()
 
 
+EXPORTED: Final = {"batches": Provide(exported)}
+"""What an export writes; its parameters are those of the export."""
+Batches = NamedDependency[AsyncIterator[list[Record]]]
+
+
 @get("/api/events.ndjson", opt=VIEWER, tags=["events"], responses=PROBLEMS,
-     media_type="application/x-ndjson")  # fmt: skip
-async def export(
-    request: Request[Any, Any, Any],
-    services: NamedDependency[Services],
-    source: Source = None,
-    origin: Origin = None,
-    type: Type = None,  # noqa: A002
-    subject: Subject = None,
-    severity: AtLeast = None,
-    text: Text = None,
-    correlation: Correlation = None,
-    since: Since = None,
-    until: Until = None,
-    after: After = None,
-    before: Before = None,
-) -> Stream:
+     media_type="application/x-ndjson", dependencies=EXPORTED)  # fmt: skip
+async def export(batches: Batches) -> Stream:
     """All events that a filter lets through, oldest first, one JSON object a line."""
-    batches = exported(request, services, after, before)
 
     async def lines() -> AsyncIterator[bytes]:
         async for records in batches:
@@ -317,29 +319,15 @@ def cell(value: Any) -> str:
     return text
 
 
-@get("/api/events.csv", opt=VIEWER, tags=["events"], responses=PROBLEMS, media_type="text/csv")
-async def export_table(
-    request: Request[Any, Any, Any],
-    services: NamedDependency[Services],
-    source: Source = None,
-    origin: Origin = None,
-    type: Type = None,  # noqa: A002
-    subject: Subject = None,
-    severity: AtLeast = None,
-    text: Text = None,
-    correlation: Correlation = None,
-    since: Since = None,
-    until: Until = None,
-    after: After = None,
-    before: Before = None,
-) -> Stream:
+@get("/api/events.csv", opt=VIEWER, tags=["events"], responses=PROBLEMS, media_type="text/csv",
+     dependencies=EXPORTED)  # fmt: skip
+async def export_table(batches: Batches) -> Stream:
     """The same as a table, for spreadsheets. A cell that could be a formula begins with `'`."""
-    records = exported(request, services, after, before)
 
     async def lines() -> AsyncIterator[bytes]:
         yield _line(COLUMNS)
-        async for batch in records:
-            for record in batch:
+        async for records in batches:
+            for record in records:
                 it = item(record)
                 data = (
                     bytes(record.signal.data).decode() if isinstance(record.signal, Event) else ""
