@@ -14,11 +14,19 @@ from typing import Self
 PATIENCE = 20.0
 
 
+GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody listens on, and that was given to nobody before."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = int(sock.getsockname()[1])
+        # Who was given it may not listen on it yet.
+        if port not in GIVEN:
+            GIVEN.add(port)
+            return port
 
 
 def executable(name: str) -> str:
