@@ -251,6 +251,22 @@ async def test_what_the_provider_did_not_say_is_refused(
         assert answer.status_code == 400
 
 
+async def test_over_https_the_way_back_counts_only_with_a_cookie_that_no_other_host_can_set(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, _ = pair
+    over_https = {"origin": almenara.url.replace("http:", "https:")}
+    for name, status in (("almenara-state", 400), ("__Host-almenara-state", 503)):
+        away = httpx.get(f"{almenara.url}/sign-in/start", headers=over_https)
+        (tie,) = re.findall("__Host-almenara-state=([^;]+)", away.headers["set-cookie"])
+        asked = {"state": httpx.URL(away.headers["location"]).params["state"], "code": "forged"}
+        answer = httpx.get(
+            f"{almenara.url}/sign-in/callback", params=asked,
+            headers={**over_https, "cookie": f"{name}={tie}"},
+        )  # fmt: skip
+        assert answer.status_code == status
+
+
 async def test_a_provider_that_hangs_keeps_nobody_in_who_was_revoked(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:

@@ -14,7 +14,7 @@ from litestar.params import FromPath
 from litestar.response import Redirect
 
 from almenara.access import tokens as api_tokens
-from almenara.access.asking import Refused
+from almenara.access.asking import Asking, Refused
 from almenara.access.identity import Identity, Role
 from almenara.access.sessions import PLAIN_COOKIE, SECURE_COOKIE, Session
 from almenara.access.tickets import Ticket
@@ -177,9 +177,14 @@ async def start(
             request, services, problem=refused.detail, status=refused.status, back=back
         )
     response = Redirect(address, status_code=303)
-    name = STATE_COOKIES[0 if asking.secure else 1]
-    response.cookies.append(cookie_of(name, tie, asking, max_age=600))
+    response.cookies.append(cookie_of(_state_cookie(asking), tie, asking, max_age=600))
     return response
+
+
+def _state_cookie(asking: Asking) -> str:
+    # Over https only the one that no other host can set: with a cookie of theirs somebody would be
+    # signed in as them.
+    return STATE_COOKIES[0 if asking.secure else 1]
 
 
 def _callback(request: PageRequest) -> str:
@@ -197,7 +202,7 @@ async def callback(
         raise NotFoundException("There is no provider to sign in with here.")
     try:
         secret, back = await provider.finish(
-            asking, dict(request.query_params), asking.cookie(*STATE_COOKIES)
+            asking, dict(request.query_params), asking.cookie(_state_cookie(asking))
         )
     except Refused as refused:
         return await _sign_in_page(
@@ -206,7 +211,7 @@ async def callback(
     # It passed local_address when it was kept, and does not come from this request.
     response = Redirect(back, status_code=303)  # nosemgrep: address-from-a-request-is-followed
     response.cookies.append(session_cookie(asking, secret))
-    response.cookies.append(cookie_of(STATE_COOKIES[0 if asking.secure else 1], "", asking))
+    response.cookies.append(cookie_of(_state_cookie(asking), "", asking))
     return response
 
 
