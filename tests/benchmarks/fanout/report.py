@@ -256,10 +256,11 @@ With many viewers the ticks become fewer: a channel rests four times as long as 
 one tick of all channels that have something to show. So 5,000 viewers get about four frames a
 second and take about a fifth of a core.
 
-Memory: most of what a client costs is uvicorn's and the framework's (protocol, `websockets`
-connection, ASGI scope, one task): the naive broadcaster, which keeps nothing for a client, takes
+Memory: what a client costs is uvicorn's and the framework's (protocol, `websockets` connection,
+ASGI scope, one task): the naive broadcaster, which keeps nothing for a client, takes
 {bare.rss_client / KIB:.1f} KiB on the same uvicorn
-(ratio {per(deflated, measured) / bare.rss_client:.2f}). Compressed frames
+(ratio {per(deflated, measured) / bare.rss_client:.2f}; Almenara forgets a handshake once it is
+over, which uvicorn by itself keeps). Compressed frames
 are compressed once for a channel and without a context for a socket, so that costs no memory:
 {per(deflated, measured) / KIB:.1f} KiB a client with, {per(plain, measured) / KIB:.1f} KiB without
 (ratio {per(deflated, measured) / per(plain, measured):.2f}), for {deflated.megabytes:.0f} instead
