@@ -136,8 +136,21 @@ def test_pages_come_over_https_and_say_so_to_browsers(encrypted: Encrypted) -> N
         plain = http.client.HTTPConnection("127.0.0.1", encrypted.port, timeout=10)
         plain.request("GET", "/healthz")
         plain.getresponse()
+
+
+def test_protocols_older_than_tls_1_2_are_refused(encrypted: Encrypted) -> None:
     old = ssl.create_default_context(cafile=str(encrypted.authority.path))
-    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    # By itself the client's library would not even ask for so old a protocol.
+    old.set_ciphers("DEFAULT:@SECLEVEL=0")
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.deprecated_call():
+        old.minimum_version = ssl.TLSVersion.TLSv1
+    connection = encrypted.connection(old)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
+    connection.close()
+    with pytest.deprecated_call():
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises((ssl.SSLError, ConnectionError)):
         encrypted.connection(old).request("GET", "/healthz")
 
