@@ -260,6 +260,15 @@ def test_every_page_works_without_javascript_and_on_a_phone(
         context.close()
 
 
+def test_only_a_page_of_what_may_change_says_as_of_when(almenara: Almenara, page: Page) -> None:
+    page.goto(almenara.url + "/timeline?correlation=x")
+    expect(page.locator("#live")).to_be_visible()
+    expect(page.locator("#live")).to_contain_text("as of")
+    page.goto(almenara.url + "/nowhere")
+    expect(page.locator("main")).to_contain_text("Nothing is at this address.")
+    expect(page.locator("#live")).to_be_hidden()
+
+
 def test_a_frozen_server_shows_as_stale(
     tmp_path: Path, nats_server: NatsServer, page: Page
 ) -> None:

@@ -111,7 +111,7 @@ async def test_a_new_route_or_socket_without_a_rule_is_found_and_closed() -> Non
 
 
 WITHOUT_SCOPE = {
-    "/static/{name:path}", "/api/{path}", "/account/tokens/{token_id:str}/revoke",
+    "/static/{name:path}", "/api/openapi.json/{path}", "/account/tokens/{token_id:str}/revoke",
     "/account/sessions/{session_id:str}/end",
 }  # fmt: skip
 

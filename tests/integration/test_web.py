@@ -4,6 +4,8 @@ import re
 import socket
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import nats
@@ -63,6 +65,30 @@ async def test_the_api_pages_filters_and_explains_what_it_refuses(
         assert almenara.status(path) == status, path
     described = almenara.get("/api/openapi.json")
     assert {"/api/events", "/api/events.ndjson", "/api/resources"} <= set(described["paths"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/api/nowhere", 404, "application/problem+json"),
+        ("POST", "/api/resources", 405, "application/problem+json"),
+        ("GET", "/nowhere", 404, "text/html"),
+        ("POST", "/events", 405, "text/html"),
+    ],
+)
+def test_an_address_that_nothing_answers_says_so_to_programs_and_to_people(
+    almenara: Almenara, method: str, path: str, status: int, kind: str
+) -> None:
+    asked = urllib.request.Request(
+        almenara.url + path, method=method, headers={"origin": almenara.url}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(asked, timeout=10)
+    answer = refused.value
+    assert answer.code == status
+    assert answer.headers.get_content_type() == kind
+    assert ("GET" in answer.headers.get("allow", "")) == (status == 405)
+    assert "address" in answer.read().decode()
 
 
 async def test_probes_and_metrics_answer(nats_server: NatsServer, almenara: Almenara) -> None:

@@ -22,6 +22,7 @@ from almenara.web.problems import handle
 from almenara.web.services import Services
 from almenara.web.signing import SIGNING
 
+DESCRIPTION: Final = "/api/openapi.json"
 SCHEMES: Final[dict[str, SecurityScheme | Reference]] = {
     "token": SecurityScheme(
         type="http", scheme="bearer", description="The access token or an API token."
@@ -54,13 +55,14 @@ def routed(services: Services) -> Litestar:
             title="Almenara",
             version=services.version,
             description="Events, resources and sources of a fleet, now and back then.",
+            # The router answers all that is below its path, in HTML where it knows nothing.
             openapi_router=Router(
-                path="/api", route_handlers=[], opt=VIEWER, include_in_schema=False
+                path=DESCRIPTION, route_handlers=[], opt=VIEWER, include_in_schema=False
             ),
             components=Components(security_schemes=SCHEMES),
             security=[{name: []} for name in SCHEMES],
             # The other renderers load scripts from elsewhere, which our policy forbids.
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
             use_handler_docstrings=True,
         ),
         state=State({"services": services}),

@@ -18,6 +18,16 @@ log = structlog.get_logger(__name__)
 
 PROBLEM_TYPE: Final = "application/problem+json"
 LONGEST_WAY_BACK: Final = 2_000
+WORDED: Final = {
+    HTTPStatus.NOT_FOUND: (
+        "Nothing is at this address. Check how it is written; the pages of a plugin are there only"
+        " where it is loaded."
+    ),
+    HTTPStatus.METHOD_NOT_ALLOWED: (
+        "This address takes other methods; the header Allow says which."
+    ),
+}
+"""What is said where the framework says no more than the status."""
 
 
 class Problem(msgspec.Struct, kw_only=True):
@@ -43,6 +53,8 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, QueryTooSlowError):
         log.error("a request failed", path=request.url.path, exc_info=error)
     title = HTTPStatus(status).phrase
+    if detail == title:
+        detail = WORDED.get(HTTPStatus(status), detail)
     if isinstance(error, NotSignedInError):
         if not _for_program(request.url.path) and request.method == "GET":
             return Redirect("/sign-in" + _back_to(request), status_code=303)
@@ -55,10 +67,12 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         return Response(problem, status_code=status, media_type=PROBLEM_TYPE, headers=headers)
     services = request.app.state.services
     try:
-        return problem_page(services, request, status, title, detail)
+        page = problem_page(services, request, status, title, detail)
     except Exception:
         log.exception("the page for an error could not be drawn", path=request.url.path)
-        return Response(detail, status_code=status, media_type=MediaType.TEXT)
+        page = Response(detail, status_code=status, media_type=MediaType.TEXT)
+    page.headers.update(headers)
+    return page
 
 
 def _back_to(request: Request[Any, Any, Any]) -> str:
