@@ -100,7 +100,8 @@ def take_opened(browser: Browser, url: str) -> None:
     width, height = DESKTOP
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="dark")
     page = context.new_page()
-    live(page, f"{url}/events?severity=ERROR")
+    # Of an agent, whose story crosses the streams.
+    live(page, f"{url}/events?severity=ERROR&type=agent.response.failed")
     page.locator("#event-rows .event a").first.click()
     page.locator(".detail").first.wait_for()
     page.wait_for_timeout(500)
