@@ -17,8 +17,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -26,10 +26,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from engine import ALMENARA, CHART, Thing
+from live import Live, opened
 from playwright.sync_api import Page, expect, sync_playwright
 from test_install import Cluster, define_gateway_api
 from websockets.exceptions import InvalidHandshake, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 from apiserver import ApiServer, Authority, private_pem
 from app import Almenara
@@ -101,13 +101,12 @@ class Fleet:
         self.publisher.publish("fleet.numbers", text.encode())
         return self.published
 
-    def live(self, origin: str | None, host: str = HOST, **more: Any) -> ClientConnection:
+    def live(self, origin: str | None, host: str = HOST) -> AbstractContextManager[Live]:
         """The WebSocket, through Traefik."""
         context = ssl.create_default_context(cafile=str(self.authority.path))
-        return connect(
+        return opened(
             f"wss://{host}:{self.traefik.secure}/live?panel=events", ssl=context, origin=origin,
-            additional_headers={"Authorization": f"Bearer {TOKEN}"},
-            sock=socket.create_connection(("127.0.0.1", self.traefik.secure), timeout=10), **more,
+            host="127.0.0.1", additional_headers={"Authorization": f"Bearer {TOKEN}"},
         )  # fmt: skip
 
 
@@ -347,8 +346,8 @@ def test_a_route_of_the_gateway_api_leads_to_it_as_the_ingress_does(fleet: Fleet
     with fleet.live(f"https://{ROUTED}:{fleet.traefik.secure}", ROUTED) as live:
         end = time.monotonic() + 3 * IDLE
         while time.monotonic() < end:
-            live.recv(timeout=10)
-        assert live.ping().wait(5)
+            live.recv()
+        live.ping()
     with pytest.raises(InvalidStatus) as refusal, fleet.live("https://evil.example", ROUTED):
         pass
     assert refusal.value.response.status_code == 403
@@ -376,10 +375,10 @@ def test_a_websocket_outlives_the_idle_timeouts_of_the_ingress(fleet: Fleet) -> 
         end = time.monotonic() + 5 * IDLE + 2
         frames = 0
         while time.monotonic() < end:
-            live.recv(timeout=10)
+            live.recv()
             frames += 1
         assert frames >= 2
-        assert live.ping().wait(5)
+        live.ping()
 
 
 @pytest.mark.parametrize(

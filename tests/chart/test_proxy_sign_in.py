@@ -9,14 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from live import Live, opened
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 from apiserver import Authority
 from app import Almenara
@@ -118,10 +119,10 @@ class Front:
         cookie = {"cookie": f"session={who}"} if who else {}
         return asked(self.port, path, {**cookie, **headers}, source)
 
-    def live(self, who: str, origin: str | None = None) -> ClientConnection:
-        return connect(
+    def live(self, who: str, origin: str | None = None) -> AbstractContextManager[Live]:
+        return opened(
             f"ws://127.0.0.1:{self.port}/live?panel=events",
-            origin=origin or f"http://127.0.0.1:{self.port}",  # type: ignore[arg-type]
+            origin=origin or f"http://127.0.0.1:{self.port}",
             additional_headers={"cookie": f"session={who}"} if who else {},
         )
 
@@ -251,7 +252,7 @@ def test_live_pages_come_through_and_end_when_the_proxy_says_so(
     assert closed.value.rcvd is not None
     # It is told to come again, so that it passes the proxy, which does not let it.
     assert closed.value.rcvd.code == 1012
-    assert time.monotonic() - began < RECHECK + 3
+    assert time.monotonic() - began < RECHECK + 10
     with pytest.raises(InvalidStatus), front.live("grace"):
         pass
     front.groups["grace"] = "payments"
