@@ -2,7 +2,8 @@
 
 The consumer acknowledges everything up to a message at once, which is right only as long as no
 message was left out. So every gap in the deliveries, a new connection or a changed stream makes
-the consumer anew behind the last message that the bus has.
+the consumer anew behind the last message that the bus has. A work queue wants each message
+acknowledged by itself, and drops it then: what is left in it is what the bus has not.
 """
 
 import asyncio
@@ -42,6 +43,7 @@ HEARTBEAT: Final = b"100"
 ENDINGS: Final = frozenset((b"404", b"408"))
 """Statuses that end a request in the ordinary way."""
 CONSUMER_GONE: Final = "the consumer is gone"
+FROM_THE_START: Final[dict[str, Any]] = {"deliver_policy": DeliverPolicy.ALL}
 MICROSECOND: Final = 1_000
 
 
@@ -132,6 +134,7 @@ class Follower:
         """
         jetstream = self.connection.jetstream()
         created = str(info.created)
+        alone = info.config.retention == RetentionPolicy.WORK_QUEUE
         position = await self._position(created, info)
         if position is None and (self.newborn or self.settings.start == "new"):
             # Noted at once, so that what comes while we are away is not taken for old.
@@ -160,7 +163,8 @@ class Follower:
                     expected += 1
                 await self._publish(batch)
                 last = batch[-1]
-                await self.connection.publish(last.reply, b"+ACK")
+                for delivery in batch if alone else [last]:
+                    await self.connection.publish(delivery.reply, b"+ACK")
                 self.lag(self.stream, last.pending)
                 position = Position(created, last.stream_sequence)
                 await self._save(position)
@@ -285,13 +289,14 @@ class Follower:
                 return
             with contextlib.suppress(NotFoundError):
                 await heeded(jetstream.delete_consumer(self.stream, durable))
+        queue = info.config.retention == RetentionPolicy.WORK_QUEUE
         config = ConsumerConfig(
             durable_name=durable,
             description="Almenara reads this stream; what is acknowledged is in its history.",
-            ack_policy=AckPolicy.ALL,
+            ack_policy=AckPolicy.EXPLICIT if queue else AckPolicy.ALL,
             ack_wait=self.settings.ack_wait,
             max_ack_pending=self.settings.batch * 20,
-            **starting(position, self.settings.start),
+            **(FROM_THE_START if queue else starting(position, self.settings.start)),
         )
         await heeded(jetstream.add_consumer(self.stream, config))
 
@@ -322,7 +327,7 @@ def starting(position: Position | None, start: str) -> dict[str, Any]:
             "opt_start_seq": position.sequence + 1,
         }
     if position is not None or start == "all":
-        return {"deliver_policy": DeliverPolicy.ALL}
+        return FROM_THE_START
     if start == "new":
         return {"deliver_policy": DeliverPolicy.NEW}
     moment = EPOCH + timedelta(microseconds=parse_time(start))

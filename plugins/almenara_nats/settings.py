@@ -77,7 +77,7 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Bytes of messages asked for at once; never less than the server's largest message twice."""
     ack_wait: Positive = 30.0
     """Seconds after which the server sends unacknowledged messages again."""
-    heartbeat: Positive = 5.0
+    heartbeat: Annotated[float, msgspec.Meta(gt=0, le=15)] = 5.0
     """Seconds between signs of life of an idle stream; two missing ones start it anew."""
     rescan: Positive = 2.0
     """Seconds between looks for new and changed streams."""

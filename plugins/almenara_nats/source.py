@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -72,6 +73,7 @@ class NatsSource:
     def __init__(self, settings: NatsSettings, context: Context) -> None:
         self.settings, self.context = settings, context
         self._lag: dict[str, int] = {}
+        """What waits in each stream that is followed."""
         self._met: set[str] | None = None
         """Streams seen so far; one that is not among them came into being before our eyes."""
 
@@ -152,11 +154,13 @@ class NatsSource:
                     anew = not gone and str(wanted[name].created) != created[name]
                     if gone or anew or followers[name].done():
                         followers.pop(name).cancel()
-                        self._lag.pop(name, None)
+                        del self._lag[name]
+                        report.lag(sum(self._lag.values()))
                         troubles.clear(name)
                 for name, info in wanted.items():
                     if name not in followers:
                         created[name] = str(info.created)
+                        self._lag[name] = 0
                         follower = Follower(
                             connection,
                             name,
@@ -193,8 +197,9 @@ class NatsSource:
             troubles.clear(MISSING)
 
     def _note_lag(self, stream: str, pending: int, report: SourceReport) -> None:
-        self._lag[stream] = pending
-        report.lag(sum(self._lag.values()))
+        if stream in self._lag:
+            self._lag[stream] = pending
+            report.lag(sum(self._lag.values()))
 
     async def _follow(self, follower: Follower, name: str, troubles: Troubles) -> None:
         """Follow one stream, beginning anew where its consumer is lost, once a second at most."""
@@ -217,11 +222,14 @@ class NatsSource:
                 if isinstance(error, APIError) and error.err_code == STREAM_NOT_FOUND:
                     troubles.clear(name)
                     return
-                troubles.note(
-                    name,
-                    f"stream {name} cannot be read: {sentence(error)}. Check the stream's limits"
-                    " and the user's permissions",
+                taken = isinstance(error, APIError) and error.err_code in QUEUE_TAKEN
+                remedy = (
+                    "It is a work queue with workers of its own: leave it out of"
+                    " plugins.nats.streams, and name its subjects in plugins.nats.subjects"
+                    if taken
+                    else "Check the stream's limits and the user's permissions"
                 )
+                troubles.note(name, f"stream {name} cannot be read: {sentence(error)}. {remedy}")
             follower = follower.anew(wary=wary)
             await asyncio.sleep(wait)
 
@@ -237,10 +245,11 @@ class NatsSource:
         wake = asyncio.Event()
         size = dropped = told = 0
         last_drop = 0.0
+        internal = (*INTERNAL, f"{self.settings.inbox_prefix}.".encode())
 
         def take(subject: bytes, _reply: bytes, payload: bytes, headers: bytes) -> None:
             nonlocal size, dropped
-            if subject.startswith(INTERNAL):
+            if subject.startswith(internal):
                 return
             if len(waiting) >= CORE_WAITING or size + len(payload) > CORE_BYTES:
                 dropped += 1
@@ -262,12 +271,9 @@ class NatsSource:
         unfollow = [await connection.follow(it, take) for it in self.settings.subjects]
         try:
             while True:
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(DROPS_SHOWN if told else None):
                         await wake.wait()
-                except TimeoutError:
-                    if time.monotonic() - last_drop >= DROPS_SHOWN:
-                        troubles.clear(DROPPED)
                 wake.clear()
                 if dropped > told:
                     troubles.note(
@@ -287,6 +293,8 @@ class NatsSource:
                     )
                     told, last_drop = dropped, time.monotonic()
                     await publish([loss])
+                elif time.monotonic() - last_drop >= DROPS_SHOWN:
+                    troubles.clear(DROPPED)
                 while waiting:
                     count = min(len(waiting), self.settings.batch)
                     taken = [waiting.popleft() for _ in range(count)]
@@ -307,6 +315,8 @@ LISTING: Final = "the listing of streams"
 MISSING: Final = "missing streams"
 DROPPED: Final = "dropped messages"
 STREAM_NOT_FOUND: Final = 10059
+QUEUE_TAKEN: Final = (10099, 10100)
+"""A work queue has one consumer for a subject; the server refuses a second one with these."""
 PAGE: Final = 256
 
 

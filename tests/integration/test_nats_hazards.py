@@ -270,6 +270,67 @@ async def test_a_work_queue_is_left_to_its_workers(
         assert await jetstream.consumers_info("WORK") == []
 
 
+async def test_a_work_queue_that_is_named_is_emptied_and_nothing_of_it_is_lost_over_a_restart(
+    nats_server: NatsServer, client: Any, memory: MemoryContext
+) -> None:
+    jetstream = client.jetstream()
+    await jetstream.add_stream(name="WORK", subjects=["work"], retention="workqueue")
+    await put(jetstream, "work", range(3))
+
+    async def emptied() -> None:
+        async with asyncio.timeout(15):
+            while (await jetstream.stream_info("WORK")).state.messages:
+                await asyncio.sleep(0.05)
+
+    async with running(nats_server, memory, streams=["WORK"]) as it:
+        await until(lambda: it.numbers == [0, 1, 2], "what was there")
+        await emptied()
+        it.open.clear()
+        await put(jetstream, "work", range(3, 5))
+        await asyncio.sleep(0.2)
+        assert (await jetstream.stream_info("WORK")).state.messages == 2
+    await put(jetstream, "work", range(5, 7))
+    async with running(nats_server, memory, streams=["WORK"], start="new") as again:
+        await until(lambda: again.numbers == [3, 4, 5, 6], "what the bus had not")
+        await emptied()
+        assert again.status == "running"
+    assert not memory.bus.repeats
+
+
+async def test_a_work_queue_of_other_workers_is_refused_with_what_to_do_instead(
+    nats_server: NatsServer, client: Any, memory: MemoryContext
+) -> None:
+    jetstream = client.jetstream()
+    await jetstream.add_stream(name="WORK", subjects=["work"], retention="workqueue")
+    await jetstream.add_consumer("WORK", durable_name="worker", ack_policy="explicit")
+    async with running(nats_server, memory, streams=["WORK"]) as it:
+        await until(lambda: it.status == "degraded", "the report")
+        assert "name its subjects in plugins.nats.subjects" in it.reason
+    async with running(nats_server, memory, subjects=["work"]) as it:
+        async with asyncio.timeout(15):
+            while not it.events:
+                await put(jetstream, "work", range(1))
+                await asyncio.sleep(0.05)
+        queued = (await jetstream.stream_info("WORK")).state.messages
+        assert queued >= len(it.events)
+
+
+async def test_the_lag_of_a_stream_goes_with_the_stream(
+    nats_server: NatsServer, client: Any, memory: MemoryContext
+) -> None:
+    jetstream = client.jetstream()
+    await jetstream.add_stream(name="S", subjects=["s"])
+    await put(jetstream, "s", range(300))
+    async with running(nats_server, memory, batch=10, rescan=0.2, observe=0.1) as it:
+        await until(lambda: bool(it.numbers), "the first batch")
+        it.open.clear()
+        await until(lambda: it.lagging > 0, "the lag")
+        await jetstream.delete_stream("S")
+        it.open.set()
+        await until(lambda: it.lagging == 0, "its end")
+        assert it.status == "running"
+
+
 async def test_a_stream_deleted_while_we_were_away_is_told_as_gone(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
@@ -287,6 +348,47 @@ async def test_a_stream_deleted_while_we_were_away_is_told_as_gone(
     await jetstream.delete_stream("S")
     async with running(nats_server, memory) as again:
         await until(lambda: told(again, True), "the stream as gone")
+
+
+async def test_the_widest_wildcard_brings_none_of_our_own_talk_with_the_server(
+    nats_server: NatsServer, client: Any, memory: MemoryContext
+) -> None:
+    await client.jetstream().add_stream(name="S", subjects=["s"])
+    ours = {"inbox_prefix": "_ALM", "rescan": 0.1, "observe": 0.1}
+    async with running(nats_server, memory, subjects=[">"], **ours) as it:
+        async with asyncio.timeout(15):
+            while not it.events:
+                await client.publish("c", b'{"n": 1}')
+                await asyncio.sleep(0.05)
+        # Every look asks for something, and the answer comes on a subject of the prefix.
+        looks = len(it.signals)
+        await until(lambda: len(it.signals) > looks + 4, "further looks")
+        await client.publish("c", b'{"n": 2}')
+        await until(lambda: 2 in it.numbers, "what came after them")
+        assert {one.subject for one in it.events} == {"c"}
+
+
+async def test_a_loss_on_core_subjects_is_shown_for_its_time_however_much_comes_after_it(
+    nats_server: NatsServer, client: Any, memory: MemoryContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("almenara_nats.source.CORE_WAITING", 10)
+    monkeypatch.setattr("almenara_nats.source.DROPS_SHOWN", 1.0)
+    async with running(nats_server, memory, subjects=["c"]) as it:
+
+        async def come(over: Callable[[], bool]) -> None:
+            async with asyncio.timeout(15):
+                while not over():
+                    await client.publish("c", b'{"n": 1}')
+                    await asyncio.sleep(0.05)
+
+        await come(lambda: bool(it.events))
+        it.open.clear()
+        for _ in range(30):
+            await client.publish("c", b'{"n": 1}')
+        await client.flush()
+        it.open.set()
+        await come(lambda: it.status == "degraded")
+        await come(lambda: it.status == "running")
 
 
 async def test_a_flood_on_core_subjects_is_bounded_and_each_loss_is_counted(
