@@ -3,13 +3,15 @@
 `ALMENARA_SERVER__PORT=9000` sets `server.port`; two underscores separate the levels.
 """
 
+import contextlib
 import difflib
 import os
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, get_args, get_origin
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 import yaml
@@ -21,6 +23,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 CREDENTIALS: Final = re.compile(r"//[^/@\s]+@")
 """The user and the password in an address."""
 
@@ -53,27 +56,23 @@ class Secret:
         if isinstance(written, dict) and len(written) == 1:
             ((kind, where),) = written.items()
             if kind == "env" and isinstance(where, str):
-                value = os.environ.get(where)
+                value = os.environ.get(where, "").strip()
                 if not value:
                     raise ValueError(f"the environment variable {where} is not set")
+                _check_line(value, f"the environment variable {where}")
                 return cls(lambda: value, f"from {where}")
             if kind == "file" and isinstance(where, str):
                 path = Path(where).expanduser()
-                secret = cls(lambda: path.read_text(encoding="utf-8").strip(), f"from {path}")
-                try:
-                    if not secret.reveal():
-                        raise ValueError(f"the file {path} is empty")
-                except UnicodeDecodeError:
-                    raise ValueError(f"the file {path} is not text") from None
-                except OSError as error:
-                    raise ValueError(f"the file {path} cannot be read: {error.strerror}") from None
-                return secret
+                _read_line(path)
+                return cls(lambda: _revealed(path), f"from {path}")
         if isinstance(written, str | int | float) and not isinstance(written, bool):
-            return cls.of(str(written))
+            value = str(written).strip()
+            _check_line(value, "it")
+            return cls.of(value)
         raise ValueError("a secret is `{env: NAME}`, `{file: PATH}` or a text")
 
     def reveal(self) -> str:
-        """The value. Raises `OSError` where its file cannot be read any more."""
+        """The value. Raises `OSError`, which says why, where its file cannot be read any more."""
         return self._reveal()
 
     def __repr__(self) -> str:
@@ -81,6 +80,66 @@ class Secret:
 
     def __bool__(self) -> bool:
         return True
+
+
+def _check_line(value: str, what: str) -> None:
+    # A header or a password with a line end in it is refused by libraries that show it then.
+    if CONTROL.search(value):
+        raise ValueError(
+            f"{what} holds a line end or another control character; a secret is one line"
+        )
+
+
+def _read_line(path: Path) -> str:
+    """The line in a secret's file. Raises `ValueError` that does not show it."""
+    try:
+        value = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"the file {path} is not text") from None
+    except OSError as error:
+        raise ValueError(f"the file {path} cannot be read: {error.strerror}") from None
+    if not value:
+        raise ValueError(f"the file {path} is empty")
+    _check_line(value, f"the file {path}")
+    return value
+
+
+def _revealed(path: Path) -> str:
+    try:
+        return _read_line(path)
+    except ValueError as error:
+        raise OSError(str(error)) from None
+
+
+def web_address(url: str, whose: str, instead: str) -> SplitResult:
+    """The parts of an `http://` or `https://` address. `whose` names what it is of, `instead` where
+    a user or password belongs, which must not be in it. Raises `ValueError`."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError(
+            f"url of {whose} must begin with http:// or https:// and name a host, and a port from 1"
+            " to 65535 where it names one"
+        )
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(f"url of {whose} must not hold a user or a password; {instead}")
+    return parts
+
+
+def masked(text: str, secrets: Iterable[Secret | None]) -> str:
+    """The text with `***` in place of each secret, also where Python wrote it between quotes."""
+    for secret in secrets:
+        if secret is None:
+            continue
+        with contextlib.suppress(OSError):
+            value = secret.reveal()
+            for written in (value, repr(value)[1:-1], repr(value.encode())[2:-1]):
+                if written:
+                    text = text.replace(written, "***")
+    return text
 
 
 class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ import httpx
 import msgspec
 
 from almenara.hookspecs import Finding
+from almenara.settings import masked
 from almenara_http.settings import CheckSettings, HttpSettings, codes
 
 REDIRECTS: Final = 10
@@ -35,35 +36,56 @@ def client(check: CheckSettings) -> httpx.AsyncClient:
     """A client for one check. Raises `OSError` where its CA file cannot be read."""
     verify: ssl.SSLContext | bool = check.verify
     if check.verify and check.ca is not None:
-        verify = ssl.create_default_context(cafile=str(check.ca))
+        try:
+            verify = ssl.create_default_context(cafile=str(check.ca))
+        except OSError as error:
+            raise OSError(f"the file {check.ca} (ca) cannot be read: {error}") from None
+    own = httpx.URL(check.url)
+
+    async def keep_secrets(request: httpx.Request) -> None:
+        # httpx itself takes `Authorization` away where a redirect leads elsewhere, and no more.
+        if not _same_origin(own, request.url):
+            for name in check.headers:
+                request.headers.pop(name, None)
+
     return httpx.AsyncClient(
         verify=verify,
         timeout=check.timeout,
         follow_redirects=check.follow_redirects,
         max_redirects=REDIRECTS,
+        event_hooks={"request": [keep_secrets]},
         trust_env=False,
         # A connection of its own each time: a check is to find that nobody new is let in.
         limits=httpx.Limits(max_keepalive_connections=0),
     )
 
 
-def _headers(check: CheckSettings) -> dict[str, str]:
-    headers = {"user-agent": AGENT, "accept-encoding": "identity"}
-    headers.update({name: value.reveal() for name, value in check.headers.items()})
+def _same_origin(own: httpx.URL, other: httpx.URL) -> bool:
+    """Whether two addresses are of one server; the https of a site is its http made safe."""
+    if own.host != other.host:
+        return False
+    ports = {"http": 80, "https": 443}
+    one, two = ((it.scheme, it.port or ports.get(it.scheme)) for it in (own, other))
+    return one == two or (one, two) == (("http", 80), ("https", 443))
+
+
+def _headers(check: CheckSettings) -> httpx.Headers:
+    headers = httpx.Headers({"user-agent": AGENT, "accept-encoding": "identity"})
+    headers.update({it.encode(): value.reveal().encode() for it, value in check.headers.items()})
     if check.bearer is not None:
-        headers["authorization"] = f"Bearer {check.bearer.reveal()}"
+        headers.update({b"authorization": f"Bearer {check.bearer.reveal()}".encode()})
     return headers
 
 
 async def ask(check: CheckSettings) -> Answer:
     """Make the request of a check. What goes wrong is part of the answer."""
     began = time.monotonic()
-    auth = (
-        httpx.BasicAuth(check.user, check.password.reveal() if check.password else "")
-        if check.user is not None
-        else None
-    )
     try:
+        auth = (
+            httpx.BasicAuth(check.user, check.password.reveal() if check.password else "")
+            if check.user is not None
+            else None
+        )
         async with (
             asyncio.timeout(check.timeout),
             client(check) as session,
@@ -74,7 +96,9 @@ async def ask(check: CheckSettings) -> Answer:
             latency = time.monotonic() - began
     except TimeoutError:
         return Answer(wrong=f"no whole answer within {check.timeout:g} s")
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except Exception as error:
+        # What a server, or where it redirects to, makes the client run into is not known
+        # beforehand; whatever it is, it is this check's answer and no other's.
         return Answer(wrong=reason(error, check))
     return Answer(
         wrong=_judged(check, answer.status_code, body),
@@ -126,11 +150,7 @@ def reason(error: Exception, check: CheckSettings) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         _, _, why = text.partition("certificate verify failed: ")
         return f"the certificate is not valid: {(why or text).partition(' (_ssl')[0]}"
-    secrets = [check.password, check.bearer, *check.headers.values()]
-    for secret in secrets:
-        if secret is not None and (value := secret.reveal()):
-            text = text.replace(value, "***")
-    return text[:300]
+    return masked(text, [check.password, check.bearer, *check.headers.values()])[:300]
 
 
 async def diagnose(settings: HttpSettings) -> Sequence[Finding]:

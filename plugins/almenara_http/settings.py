@@ -3,11 +3,10 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
-from almenara.settings import Secret
+from almenara.settings import Secret, web_address
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -56,16 +55,7 @@ class CheckSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Days before the end of a certificate from which on it is warned of."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                f"url of the check {self.name} must begin with http:// or https:// and name a host"
-            )
-        if parts.username is not None or parts.password is not None:
-            raise ValueError(
-                f"url of the check {self.name} must not hold a user or a password; give them as"
-                " user and password"
-            )
+        web_address(self.url, f"the check {self.name}", "give them as user and password")
         for text in self.expect:
             codes(text)
         if self.matches is not None:

@@ -46,6 +46,14 @@ class HttpSource:
         """Check until cancelled."""
         room = asyncio.Semaphore(self.settings.at_once)
         report.recovered()
+        names = {check.name for check in self.settings.checks}
+        await publish(
+            [
+                Resource(kind=KIND, name=name, gone=True)
+                for _, _, name in await self.context.told(self.name, KIND)
+                if name not in names
+            ]
+        )
         async with asyncio.TaskGroup() as group:
             for check in self.settings.checks:
                 group.create_task(self._follow(check, publish, room))

@@ -6,7 +6,8 @@ The text format: https://prometheus.io/docs/instrumenting/exposition_formats/.
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import accumulate
 from typing import Final
 
 import msgspec
@@ -44,12 +45,18 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_page(body: bytes) -> Page:
     """The series of a page; a line that cannot be read is a problem and spoils no other."""
-    text = body.decode("utf-8", "replace")
+    lines = body.decode("utf-8", "replace").split("\n")
+    # By what is said of types, the parser gives counters names that the page does not have.
+    said = [line for line in lines if not _is_comment(line)]
     try:
-        return Page(list(_series(text)), [])
+        return Page(list(_series("\n".join(said) + "\n")), [])
     except Exception:
         # The parser raises what it happens to run into. Line by line, the rest can still be read.
-        return _line_by_line(text)
+        return _line_by_line(lines)
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#")
 
 
 def _series(text: str) -> Iterable[Series]:
@@ -58,11 +65,11 @@ def _series(text: str) -> Iterable[Series]:
             yield Series(it.name, it.labels, float(it.value))
 
 
-def _line_by_line(text: str) -> Page:
+def _line_by_line(lines: Sequence[str]) -> Page:
     found: list[Series] = []
     problems: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or _is_comment(line):
             continue
         try:
             found += _series(line + "\n")
@@ -78,8 +85,17 @@ def told(problems: Sequence[str]) -> str:
     return f"cannot be read: {shown}" + (f" and {more} more" if more > 0 else "")
 
 
+Counts = Mapping[float, float]
+"""How many there are up to each limit; of a counter, which has no limits, up to infinity."""
+
+
 class Mapper:
-    """Makes readings of pages; remembers the last page, for what counts up."""
+    """Makes readings of pages; remembers the last page, for what counts up.
+
+    What a counter or a histogram has grown by is taken of each series alone and then added up, so
+    that neither one that goes nor one that is new makes a peak: as `rate` of Prometheus has it, a
+    series counts from its second page on.
+    """
 
     def __init__(self, target: str, mappings: Sequence[MetricSettings]) -> None:
         self.target = target
@@ -87,72 +103,67 @@ class Mapper:
         for mapping in mappings:
             name = f"{mapping.metric}_bucket" if mapping.quantile is not None else mapping.metric
             self._by_name[name].append(mapping)
-        self._counted: dict[tuple[int, str], tuple[float, float]] = {}
-        self._buckets: dict[tuple[int, str], dict[float, float]] = {}
-        self._names: set[str] = set()
+        self._moment = 0.0
+        self._before: Mapping[tuple[int, Set[tuple[str, str]]], Counts] = {}
+        """The counts of each series that counts up, by the mapping that it belongs to."""
+        self._held: set[tuple[str, str]] = set()
 
     def map(self, page: Page, moment: float) -> list[Reading]:
         """The readings of a page that was read at `moment`, in seconds that never go back."""
         sums: dict[tuple[int, str], float] = defaultdict(float)
-        buckets: dict[tuple[int, str], dict[float, float]] = defaultdict(lambda: defaultdict(float))
-        known: dict[int, MetricSettings] = {}
+        counts: dict[tuple[int, Set[tuple[str, str]]], dict[float, float]] = defaultdict(
+            lambda: defaultdict(float)
+        )
+        grown: dict[tuple[int, str], dict[float, float]] = defaultdict(lambda: defaultdict(float))
+        mappings: dict[int, MetricSettings] = {}
+        names: dict[tuple[int, Set[tuple[str, str]]], str] = {}
+        self._held = set()
         for series in page.series:
             for mapping in self._by_name.get(series.name, ()):
                 if any(series.labels.get(it) != value for it, value in mapping.labels.items()):
                     continue
                 if math.isnan(series.value):
                     continue
-                key = (id(mapping), self._named(mapping, series.labels))
-                known[id(mapping)] = mapping
-                if mapping.quantile is None:
-                    sums[key] += series.value
-                elif (limit := _number(series.labels.get("le", ""))) is not None:
-                    buckets[key][limit] += series.value
-        found = [
-            Reading(mapping=known[key[0]], name=key[1], value=value * known[key[0]].scale)
-            for key, total in sums.items()
-            if (value := self._value(known[key[0]], key, total, moment)) is not None
+                name = self._named(mapping, series.labels)
+                mappings[id(mapping)] = mapping
+                self._held.add((mapping.kind, name))
+                if not mapping.rate and mapping.quantile is None:
+                    sums[id(mapping), name] += series.value
+                    continue
+                limit = math.inf if mapping.rate else _number(series.labels.get("le", ""))
+                if limit is not None and math.isfinite(series.value):
+                    labels = frozenset(it for it in series.labels.items() if it[0] != "le")
+                    counts[id(mapping), labels][limit] += series.value
+                    names[id(mapping), labels] = name
+        for key, after in counts.items():
+            if (before := self._before.get(key)) is not None:
+                total = grown[key[0], names[key]]
+                for limit, count in increase(before, after).items():
+                    total[limit] += count
+        passed = moment - self._moment
+        self._before, self._moment = counts, moment
+        values = list(sums.items())
+        for place, more in grown.items():
+            share = mappings[place[0]].quantile
+            if share is None:
+                values += [(place, more[math.inf] / passed)] if passed > 0 else []
+            elif (value := quantile(share, more)) is not None:
+                values.append((place, value))
+        return [
+            Reading(mapping=mappings[which], name=name, value=value * mappings[which].scale)
+            for (which, name), value in values
+            if math.isfinite(value * mappings[which].scale)
         ]
-        for key, counts in buckets.items():
-            mapping = known[key[0]]
-            before = self._buckets.get(key)
-            self._buckets[key] = dict(counts)
-            if before is None or mapping.quantile is None:
-                continue
-            if (value := quantile(mapping.quantile, before, counts)) is not None:
-                found.append(Reading(mapping=mapping, name=key[1], value=value * mapping.scale))
-        self._forget(sums.keys(), buckets.keys())
-        self._names = {name for _, name in (*sums, *buckets)}
-        return found
 
-    def holds(self, name: str) -> bool:
+    def holds(self, kind: str, name: str) -> bool:
         """Whether the last page had something of this name, even if no reading came of it."""
-        return name in self._names
+        return (kind, name) in self._held
 
     def _named(self, mapping: MetricSettings, labels: Mapping[str, str]) -> str:
         name = PLACE.sub(
             lambda it: self.target if it[1] == "target" else labels.get(it[1], ""), mapping.name
         )
         return name[:LONGEST_NAME] or self.target
-
-    def _value(
-        self, mapping: MetricSettings, key: tuple[int, str], total: float, moment: float
-    ) -> float | None:
-        if not mapping.rate:
-            return total if math.isfinite(total) else None
-        before = self._counted.get(key)
-        self._counted[key] = (moment, total)
-        if before is None or moment <= before[0]:
-            return None
-        # A counter that is lower than before was started over: all of it is new.
-        grown = total - before[1] if total >= before[1] else total
-        return grown / (moment - before[0])
-
-    def _forget(self, counted: Iterable[tuple[int, str]], held: Iterable[tuple[int, str]]) -> None:
-        present = set(counted)
-        self._counted = {key: value for key, value in self._counted.items() if key in present}
-        present = set(held)
-        self._buckets = {key: value for key, value in self._buckets.items() if key in present}
 
 
 def _number(text: str) -> float | None:
@@ -163,30 +174,33 @@ def _number(text: str) -> float | None:
     return None if math.isnan(value) else value
 
 
-def quantile(
-    share: float, before: Mapping[float, float], after: Mapping[float, float]
-) -> float | None:
-    """The value below which a share of what came between two pages lies; None where nothing came.
+def increase(before: Counts, after: Counts) -> Counts:
+    """What came between two pages. Counts that are lower than before were started over: all of
+    them is new."""
+    if any(after[limit] < before.get(limit, 0.0) for limit in after):
+        return after
+    return {limit: count - before.get(limit, 0.0) for limit, count in after.items()}
+
+
+def quantile(share: float, counts: Counts) -> float | None:
+    """The value below which a share of what was counted lies; None where nothing was.
 
     As `histogram_quantile` of Prometheus has it: evenly spread within a bucket; the upper limit of
     the last but one where the rank is in the last, which has none.
     """
-    limits = sorted(after)
+    limits = sorted(counts)
     if not limits or limits[-1] != math.inf:
         return None
-    started_over = any(after[it] < before.get(it, 0.0) for it in limits)
-    counts = [after[it] - (0.0 if started_over else before.get(it, 0.0)) for it in limits]
     # Buckets are read one after another while the server counts; make them rise.
-    for place in range(1, len(counts)):
-        counts[place] = max(counts[place], counts[place - 1])
-    total = counts[-1]
+    risen = list(accumulate((counts[it] for it in limits), max))
+    total = risen[-1]
     if total <= 0:
         return None
     rank = share * total
-    place = next(it for it, count in enumerate(counts) if count >= rank)
+    place = next(it for it, count in enumerate(risen) if count >= rank)
     if limits[place] == math.inf:
         return limits[place - 1] if place else None
     lower = limits[place - 1] if place else min(0.0, limits[0])
-    under = counts[place - 1] if place else 0.0
-    within = counts[place] - under
+    under = risen[place - 1] if place else 0.0
+    within = risen[place] - under
     return lower + (limits[place] - lower) * ((rank - under) / within if within else 1.0)

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
-from almenara.settings import Secret
+from almenara.settings import Secret, web_address
 from almenara_prometheus.presets import PRESETS
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -70,16 +69,7 @@ class TargetSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Resources that one page may become at most; more are left out, and that is told."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                f"url of the target {self.name} must begin with http:// or https:// and name a host"
-            )
-        if parts.username is not None or parts.password is not None:
-            raise ValueError(
-                f"url of the target {self.name} must not hold a user or a password; use bearer or"
-                " headers"
-            )
+        web_address(self.url, f"the target {self.name}", "use bearer or headers")
         if not self.presets and not self.metrics:
             raise ValueError(
                 f"the target {self.name} says nothing of what to read; give it metrics, or presets"

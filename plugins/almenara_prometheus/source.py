@@ -10,11 +10,13 @@ import msgspec
 
 from almenara.hookspecs import Context, Finding, Publish, SourceReport
 from almenara.kit import every, monotonic, now
+from almenara.settings import masked
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara_prometheus.reading import Mapper, Page, read_page, told
 from almenara_prometheus.settings import PrometheusSettings, TargetSettings
 
 KIND: Final = "prometheus.target"
+AGENT: Final = "almenara-prometheus"
 ACCEPT: Final = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
 
 
@@ -41,26 +43,44 @@ class PrometheusSource:
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Scrape until cancelled."""
         report.recovered()
+        seen: dict[str, set[tuple[str, str]]] = {it.name: set() for it in self.settings.targets}
+        left: list[Signal] = []
+        for kind, namespace, name in await self.context.told(self.name):
+            if (name if kind == KIND else namespace) not in seen:
+                left.append(Resource(kind=kind, namespace=namespace, name=name, gone=True))
+            elif kind != KIND:
+                seen[namespace].add((kind, name))
+        await publish(left)
         async with asyncio.TaskGroup() as group:
             for target in self.settings.targets:
-                group.create_task(follow(target, publish, self.context))
+                group.create_task(follow(target, publish, self.context, seen[target.name]))
 
 
-async def follow(target: TargetSettings, publish: Publish, context: Context) -> None:
-    """Scrape one target until cancelled."""
+async def follow(
+    target: TargetSettings, publish: Publish, context: Context, seen: set[tuple[str, str]]
+) -> None:
+    """Scrape one target until cancelled; `seen` are the resources that were told of it before."""
     mapper, state = Mapper(target.name, target.mappings), await load(target, context)
-    seen: set[tuple[str, str]] = set()
-    async with client(target) as session:
+    session: httpx.AsyncClient | None = None
+    try:
         async for _ in every(target.every):
             began, before = monotonic(), state.status
             try:
+                session = session or client(target)
                 page = read_page(await scrape(session, target))
             except ScrapeError as error:
+                if session is not None:
+                    # The next one reads the file of `ca` again, which may be another by then.
+                    await session.aclose()
+                    session = None
                 await publish([*change(target, state, "down", str(error))])
             else:
                 await publish(signals(target, state, mapper, page, seen, began))
             if state.status != before:
                 await context.save(target.name, msgspec.json.encode(state))
+    finally:
+        if session is not None:
+            await session.aclose()
 
 
 async def load(target: TargetSettings, context: Context) -> State:
@@ -73,10 +93,13 @@ async def load(target: TargetSettings, context: Context) -> State:
 
 
 def client(target: TargetSettings) -> httpx.AsyncClient:
-    """A client for one target. Raises `OSError` where its CA file cannot be read."""
+    """A client for one target. Raises `ScrapeError` where its CA file cannot be read."""
     verify: ssl.SSLContext | bool = True
     if target.ca is not None:
-        verify = ssl.create_default_context(cafile=str(target.ca))
+        try:
+            verify = ssl.create_default_context(cafile=str(target.ca))
+        except OSError as error:
+            raise ScrapeError(f"the file {target.ca} (ca) cannot be read: {error}") from None
     return httpx.AsyncClient(
         verify=verify, timeout=target.timeout, follow_redirects=False, trust_env=False
     )
@@ -84,41 +107,41 @@ def client(target: TargetSettings) -> httpx.AsyncClient:
 
 async def scrape(session: httpx.AsyncClient, target: TargetSettings) -> bytes:
     """A page. Raises `ScrapeError`."""
-    # The limit is on what is read, and a small page must not unfold into a large one.
-    headers = {
-        "accept": ACCEPT,
-        "accept-encoding": "identity",
-        "user-agent": "almenara-prometheus",
-    }
-    headers.update({name: value.reveal() for name, value in target.headers.items()})
-    if target.bearer is not None:
-        headers["authorization"] = f"Bearer {target.bearer.reveal()}"
-    parts: list[bytes] = []
-    size = 0
     try:
-        async with (
-            asyncio.timeout(target.timeout),
-            session.stream("GET", target.url, headers=headers) as answer,
-        ):
-            if answer.status_code != 200:
-                raise ScrapeError(f"it answers {answer.status_code}, expected 200")
-            if answer.headers.get("content-encoding", "identity") != "identity":
-                raise ScrapeError("its page is compressed, which it was asked not to be")
-            async for part in answer.aiter_bytes():
-                size += len(part)
-                if size > target.body_limit:
-                    raise ScrapeError(
-                        f"its page is longer than {target.body_limit:,} bytes (body_limit)"
-                    )
-                parts.append(part)
+        async with asyncio.timeout(target.timeout):
+            return await _page(session, target)
+    except ScrapeError:
+        raise
     except (TimeoutError, httpx.TimeoutException):
         raise ScrapeError(f"no whole page within {target.timeout:g} s") from None
-    except (httpx.HTTPError, OSError) as error:
+    except Exception as error:
+        # What a server makes the client run into is not known beforehand; whatever it is, it is
+        # this target that is down and no other.
         text = " ".join(str(error).split()) or type(error).__name__
-        for secret in (target.bearer, *target.headers.values()):
-            if secret is not None and (value := secret.reveal()):
-                text = text.replace(value, "***")
-        raise ScrapeError(text[:300]) from None
+        secrets = (target.bearer, *target.headers.values())
+        raise ScrapeError(masked(text, secrets)[:300]) from None
+
+
+async def _page(session: httpx.AsyncClient, target: TargetSettings) -> bytes:
+    # The limit is on what is read, and a small page must not unfold into a large one.
+    headers = httpx.Headers({"accept-encoding": "identity", "user-agent": AGENT, "accept": ACCEPT})
+    headers.update({it.encode(): value.reveal().encode() for it, value in target.headers.items()})
+    if target.bearer is not None:
+        headers.update({b"authorization": f"Bearer {target.bearer.reveal()}".encode()})
+    parts: list[bytes] = []
+    size = 0
+    async with session.stream("GET", target.url, headers=headers) as answer:
+        if answer.status_code != 200:
+            raise ScrapeError(f"it answers {answer.status_code}, expected 200")
+        if answer.headers.get("content-encoding", "identity") != "identity":
+            raise ScrapeError("its page is compressed, which it was asked not to be")
+        async for part in answer.aiter_bytes():
+            size += len(part)
+            if size > target.body_limit:
+                raise ScrapeError(
+                    f"its page is longer than {target.body_limit:,} bytes (body_limit)"
+                )
+            parts.append(part)
     return b"".join(parts)
 
 
@@ -151,7 +174,7 @@ def signals(
         Resource(kind=kind, name=name, namespace=target.name, status="scraped")
         for kind, name in sorted(kept - seen)
     ]
-    gone = {(kind, name) for kind, name in seen if not mapper.holds(name)}
+    gone = {(kind, name) for kind, name in seen if not mapper.holds(kind, name)}
     found += [
         Resource(kind=kind, name=name, namespace=target.name, gone=True)
         for kind, name in sorted(gone)
@@ -217,7 +240,7 @@ async def diagnose(settings: PrometheusSettings) -> Sequence[Finding]:
         try:
             async with client(target) as session:
                 page = read_page(await scrape(session, target))
-        except (ScrapeError, OSError) as error:
+        except ScrapeError as error:
             return Finding(
                 check=what, verdict="failed", found=f"{target.url}: {error}",
                 remedy="Look at the server, or at url, bearer and headers of the target.",

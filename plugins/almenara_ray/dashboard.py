@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
+from almenara.settings import masked
 from almenara_ray.settings import ClusterSettings, RaySettings
 
 PATHS: Final[Mapping[str, str]] = {
@@ -157,13 +158,15 @@ def _client(cluster: ClusterSettings, settings: RaySettings) -> httpx.AsyncClien
     )
 
 
-def _headers(cluster: ClusterSettings) -> dict[str, str]:
+def _headers(cluster: ClusterSettings) -> httpx.Headers:
     # No header that makes Ray take us for a browser, and none that has it compress: the limit is
     # on what is read, and a small body must not unfold into a large one.
-    headers = {"user-agent": AGENT, "accept": "application/json", "accept-encoding": "identity"}
-    headers.update({name: value.reveal() for name, value in cluster.headers.items()})
+    headers = httpx.Headers(
+        {"user-agent": AGENT, "accept": "application/json", "accept-encoding": "identity"}
+    )
+    headers.update({it.encode(): value.reveal().encode() for it, value in cluster.headers.items()})
     if cluster.token is not None:
-        headers["authorization"] = f"Bearer {cluster.token.reveal()}"
+        headers.update({b"authorization": f"Bearer {cluster.token.reveal()}".encode()})
     return headers
 
 
@@ -188,10 +191,6 @@ async def _judge(answer: httpx.Response) -> None:
 
 def hidden(text: str, cluster: ClusterSettings) -> str:
     """The text without the secrets of a cluster and without its address."""
-    for secret in (cluster.token, *cluster.headers.values()):
-        if secret is not None:
-            with contextlib.suppress(OSError):
-                if value := secret.reveal():
-                    text = text.replace(value, "***")
+    text = masked(text, (cluster.token, *cluster.headers.values()))
     host = cluster.url.partition("://")[2].partition("/")[0]
     return text.replace(cluster.url, "its address").replace(host, "its address")

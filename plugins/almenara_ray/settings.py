@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from almenara.settings import Secret
+from almenara.settings import Secret, web_address
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -39,17 +39,7 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(
                 f"name of a cluster must be letters, digits, '.', '_' and '-'; it is {self.name!r}"
             )
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                f"url of the cluster {self.name} must begin with http:// or https:// and name a"
-                " host"
-            )
-        if parts.username is not None or parts.password is not None:
-            raise ValueError(
-                f"url of the cluster {self.name} must not hold a user or a password; use token or"
-                " headers"
-            )
+        parts = web_address(self.url, f"the cluster {self.name}", "use token or headers")
         if parts.query or parts.fragment:
             raise ValueError(f"url of the cluster {self.name} must not hold a ? or a #")
 

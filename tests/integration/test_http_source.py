@@ -11,9 +11,10 @@ import pytest
 
 from almenara.settings import Secret, SettingsError, read
 from almenara.signals import Event, Severity
+from almenara.testing.running import MemoryContext, SourceRun
 from almenara_http.checking import ask, diagnose
 from almenara_http.settings import CheckSettings, HttpSettings
-from almenara_http.source import Known, judge
+from almenara_http.source import HttpSource, Known, judge
 
 pytestmark = pytest.mark.anyio
 
@@ -177,10 +178,77 @@ async def test_secrets_are_sent_and_shown_nowhere() -> None:
     assert "k3y-word" not in shown
 
 
+async def test_what_is_wrong_with_one_check_is_its_answer(tmp_path: Path) -> None:
+    word = tmp_path / "word"
+    word.write_text("a-token")
+    missing = Secret.read({"file": str(word)})
+    word.unlink()
+    async with serving(answering()) as url:
+        for settings, reason in (
+            ({"bearer": missing}, f"the file {word} cannot be read"),
+            ({"user": "u", "password": missing}, f"the file {word} cannot be read"),
+            ({"headers": {"x-key": missing}}, f"the file {word} cannot be read"),
+            ({"ca": tmp_path / "ca.crt"}, f"the file {tmp_path / 'ca.crt'} (ca) cannot be read"),
+            ({"bearer": Secret.of("w0rd-of-a\nsecret")}, "***"),
+        ):
+            answer = await ask(check(url, **settings))
+            assert reason in (answer.wrong or "")
+            assert "w0rd-of-a" not in (answer.wrong or "")
+        assert (await ask(check(url, bearer=Secret.of("Schlüssel-€")))).wrong is None
+    async with serving(answering("302 There", headers="location: http://x:99999/\r\n")) as url:
+        answer = await ask(check(url, follow_redirects=True))
+        assert answer.wrong
+
+
+async def test_a_redirect_to_another_server_takes_no_secret_along() -> None:
+    heads: list[str] = []
+
+    async def keep(head: str, writer: asyncio.StreamWriter) -> None:
+        heads.append(head)
+        await answering()(head, writer)
+
+    async with serving(keep) as other:
+        there = other.replace("127.0.0.1", "localhost")
+        async with serving(answering("302 There", headers=f"location: {there}\r\n")) as url:
+            it = check(
+                url, follow_redirects=True, user="u", password=Secret.of("p4ss-word"),
+                headers={"x-key": Secret.of("k3y-word")},
+            )  # fmt: skip
+            assert (await ask(it)).wrong is None
+        assert "x-key" not in heads[0].lower()
+        assert "authorization" not in heads[0].lower()
+    asked: list[str] = []
+
+    async def within(head: str, writer: asyncio.StreamWriter) -> None:
+        asked.append(head)
+        away = "302 There" if len(asked) == 1 else "200 OK"
+        await answering(away, headers="location: /further\r\n")(head, writer)
+
+    async with serving(within) as url:
+        await ask(check(url, follow_redirects=True, headers={"x-key": Secret.of("k3y-word")}))
+    assert asked[1].startswith("GET /further ")
+    assert "x-key: k3y-word" in asked[1].lower()
+
+
+async def test_a_check_that_left_the_settings_while_away_is_told_as_gone(tmp_path: Path) -> None:
+    context = MemoryContext(tmp_path)
+    one, two = (
+        CheckSettings(name=name, url="http://127.0.0.1:1/", every=0.05) for name in ("one", "two")
+    )
+    for checks in ([one, two], [two]):
+        source = HttpSource(HttpSettings(checks=checks), context)
+        async with SourceRun(source, bus=context.bus) as run:
+            await run.until(lambda: len(run.resources) == len(checks), 10)  # noqa: B023
+    assert await context.told("http") == [("http.check", "", "two")]
+
+
 @pytest.mark.parametrize(
     ("tree", "told"),
     [
         ({"name": "a", "url": "ftp://x"}, "must begin with http:// or https://"),
+        ({"name": "a", "url": "http://x:99999"}, "a port from 1 to 65535"),
+        ({"name": "a", "url": "http://[::1"}, "name a host"),
+        ({"name": "a", "url": "http://x", "bearer": "secret-word\nmore"}, "a secret is one line"),
         ({"name": "a", "url": "http://u:secret-word@x/"}, "must not hold a user or a password"),
         ({"name": "a", "url": "http://x", "expect": ["9"]}, "codes from 100 to 599"),
         ({"name": "a", "url": "http://x", "matches": "("}, "is not a regular expression"),

@@ -2,36 +2,31 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from almenara.settings import Secret
 from almenara.signals import Event, Resource, Sample, Signal
+from almenara.testing.running import MemoryBus, MemoryContext
 from almenara_prometheus.settings import MetricSettings, PrometheusSettings, TargetSettings
 from almenara_prometheus.source import PrometheusSource, diagnose
 
 pytestmark = pytest.mark.anyio
 
 
-class Kept:
+class Kept(MemoryContext):
     """A context and a report in memory."""
 
-    data_dir = Path("unused")
-
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
+    def __init__(self, bus: MemoryBus | None = None) -> None:
+        super().__init__(Path("unused"), bus)
         self.signals: list[Signal] = []
 
-    async def load(self, key: str) -> bytes | None:
-        return self.values.get(key)
-
-    async def save(self, key: str, value: bytes) -> None:
-        self.values[key] = value
-
     async def publish(self, batch: Sequence[Signal]) -> None:
+        self.bus.accept(batch, "prometheus")
         self.signals += batch
 
     def recovered(self) -> None: ...
@@ -147,3 +142,85 @@ async def test_a_page_that_cannot_be_had_or_read_is_told_with_the_reason(
     assert reason in it.last("it").state["reason"]
     assert finding.verdict in ("failed", "warning")
     assert "b3arer-word" not in f"{it.signals} {finding} {wanted}"
+
+
+@contextlib.contextmanager
+def exposing(registry: CollectorRegistry) -> Iterator[int]:
+    server, thread = start_http_server(0, "127.0.0.1", registry)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+async def test_what_is_wrong_with_one_target_is_told_of_it_and_holds_up_no_other(
+    tmp_path: Path,
+) -> None:
+    word = tmp_path / "word"
+    word.write_text("a-token")
+    missing = Secret.read({"file": str(word)})
+    word.unlink()
+    registry = CollectorRegistry()
+    Gauge("depth", "Depth.", ["queue"], registry=registry).labels("a").set(4)
+    it = Kept()
+    with exposing(registry) as port:
+        async with it.running(
+            *(
+                msgspec.structs.replace(target(port, DEPTH, **settings), name=name)
+                for name, settings in {
+                    "no-secret": {"bearer": missing},
+                    "no-header": {"headers": {"x-key": missing}},
+                    "no-ca": {"ca": tmp_path / "ca.crt"},
+                    "control": {"bearer": Secret.of("w0rd-of-a\nsecret")},
+                    "letters": {"bearer": Secret.of("Schlüssel-€")},
+                    "good": {},
+                }.items()
+            )
+        ):
+            for name, status, reason in (
+                ("no-secret", "down", f"the file {word} cannot be read"),
+                ("no-header", "down", f"the file {word} cannot be read"),
+                ("no-ca", "down", f"the file {tmp_path / 'ca.crt'} (ca) cannot be read"),
+                ("control", "down", "***"),
+                ("letters", "up", ""),
+                ("good", "up", ""),
+            ):
+                await it.until(lambda s, n=name: isinstance(s, Resource) and s.name == n)
+                told = it.last(name)
+                assert told.status == status, told
+                assert reason in (told.state["reason"] or ""), told
+            # It is taken up as soon as its file is there.
+            word.write_text("a-token\n")
+            await it.until(lambda _: it.last("no-secret").status == "up")
+    assert "w0rd-of-a" not in str(it.signals)
+
+
+async def test_what_left_the_settings_or_the_page_while_away_is_told_as_gone() -> None:
+    lane = MetricSettings(metric="lanes", sample="lanes", kind="lane", name="{queue}")
+    registry = CollectorRegistry()
+    depth = Gauge("depth", "Depth.", ["queue"], registry=registry)
+    lanes = Gauge("lanes", "Lanes.", ["queue"], registry=registry)
+    for queue in ("a", "b"):
+        depth.labels(queue).set(1)
+        lanes.labels(queue).set(1)
+    first = Kept()
+    with exposing(registry) as port:
+        kept = target(port, DEPTH, lane)
+        async with first.running(kept, msgspec.structs.replace(kept, name="other")):
+            for name in ("it", "other"):
+                for kind in ("queue", "lane"):
+                    key = (kind, name, "b")
+                    await first.until(lambda s, key=key: isinstance(s, Resource) and s.key == key)
+        # Of the name b, the one kind goes and the other stays.
+        depth.remove("b")
+        again = Kept(first.bus)
+        async with again.running(kept):
+            await again.until(
+                lambda s: isinstance(s, Resource) and s.key == ("queue", "it", "b") and s.gone
+            )
+        assert sorted(await again.told("prometheus")) == [
+            ("lane", "it", "a"), ("lane", "it", "b"),
+            ("prometheus.target", "", "it"), ("queue", "it", "a"),
+        ]  # fmt: skip

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from almenara_prometheus.presets import PRESETS
-from almenara_prometheus.reading import Mapper, quantile, read_page
+from almenara_prometheus.reading import Mapper, increase, quantile, read_page
 from almenara_prometheus.settings import MetricSettings, TargetSettings
 
 PAGE = b"""\
@@ -44,17 +44,58 @@ def test_a_counter_becomes_an_increase_a_second_and_may_start_over() -> None:
     assert mapped(mapping, PAGE) == {}
     later = PAGE.replace(b" 100\n", b" 200\n")
     assert mapped(mapping, PAGE, later) == {"/a": 10, "/b": 0}
-    restarted = b'requests_total{route="/a"} 20\n'
+    restarted = b'requests_total{route="/a",code="200"} 20\n'
     assert mapped(mapping, PAGE, restarted) == {"/a": 2}
+
+
+def test_a_series_that_goes_or_comes_makes_no_peak_in_what_the_others_add_up_to() -> None:
+    hits = MetricSettings(metric="hits_total", sample="hits", rate=True)
+
+    def page(**hosts: int) -> bytes:
+        return "".join(f'hits_total{{host="{it}"}} {hosts[it]}\n' for it in hosts).encode()
+
+    assert mapped(hits, page(a=1_000_000, b=500), page(a=1_000_010)) == {"it": 1}
+    assert mapped(hits, page(a=100), page(a=110, b=900_000)) == {"it": 1}
+    assert mapped(hits, page(a=1), page(a=1, b=5), page(a=1, b=25)) == {"it": 2}
+
+    def histogram(**hosts: tuple[int, int]) -> bytes:
+        return "".join(
+            f'took_bucket{{host="{host}",le="{limit}"}} {count}\n'
+            for host, (quick, every) in hosts.items()
+            for limit, count in (("0.1", quick), ("1", every), ("+Inf", every))
+        ).encode()
+
+    took = MetricSettings(metric="took", sample="p95", quantile=0.95)
+    first = histogram(a=(0, 1000), b=(10, 10))
+    assert mapped(took, first, histogram(a=(100, 1100)))["it"] < 0.1
+    assert mapped(took, first, histogram(a=(100, 1100), b=(10, 10), c=(0, 9000)))["it"] < 0.1
+
+
+def test_a_counter_is_found_by_the_name_that_the_page_gives_it() -> None:
+    page = b"# TYPE nginx_connections_accepted counter\nnginx_connections_accepted 5\n"
+    mapping = MetricSettings(metric="nginx_connections_accepted", sample="accepted")
+    assert mapped(mapping, page) == {"it": 5}
+    assert mapped(mapping, page + b"bad{ 2\n") == {"it": 5}
+
+
+@pytest.mark.parametrize("value", [b"+Inf", b"-Inf", b"NaN", b"1e308"])
+def test_what_is_no_finite_number_is_no_reading(value: bytes) -> None:
+    ten = b"x 10\n"
+    for mapping in (
+        MetricSettings(metric="x", sample="x", scale=10),
+        MetricSettings(metric="x", sample="x", rate=True, scale=1000),
+    ):
+        assert mapped(mapping, b"x 1\n", b"x " + value + b"\n") == {}
+        assert mapped(mapping, b"x " + value + b"\n", ten, ten)
 
 
 def test_a_quantile_is_that_of_what_came_between_two_pages() -> None:
     before = {0.1: 100.0, 1.0: 100.0, math.inf: 100.0}
     after = {0.1: 100.0, 1.0: 200.0, math.inf: 200.0}
-    assert quantile(0.5, before, after) == pytest.approx(0.55)
-    assert quantile(0.5, after, after) is None
-    assert quantile(0.99, {}, {1.0: 1.0, math.inf: 100.0}) == 1.0
-    assert quantile(0.5, after, before) == pytest.approx(0.05)
+    assert quantile(0.5, increase(before, after)) == pytest.approx(0.55)
+    assert quantile(0.5, increase(after, after)) is None
+    assert quantile(0.99, {1.0: 1.0, math.inf: 100.0}) == 1.0
+    assert quantile(0.5, increase(after, before)) == pytest.approx(0.05)
 
 
 @given(
@@ -70,7 +111,7 @@ def test_a_quantile_lies_within_the_limits_of_the_histogram(
     for limit, count in zip(limits, counts, strict=False):
         total += count
         after[limit] = total
-    value = quantile(share, {}, after)
+    value = quantile(share, after)
     assert value is None or 0 <= value <= limits[-2]
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from almenara.settings import Settings, SettingsError, load
+from almenara.settings import Secret, Settings, SettingsError, load, masked
 
 
 def test_a_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
@@ -39,3 +39,34 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, said: s
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load(tmp_path / "none.yaml", {})
+
+
+def test_a_secret_is_one_line_wherever_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORD", "  b3arer-word\n")
+    path = tmp_path / "word"
+    path.write_text("b3arer-word\r\n")
+    file = Secret.read({"file": str(path)})
+    for secret in (Secret.read({"env": "WORD"}), file, Secret.read("b3arer-word\n")):
+        assert secret.reveal() == "b3arer-word"
+    monkeypatch.setenv("WORD", "b3arer-word\nmore")
+    for written in ({"env": "WORD"}, "b3arer-word\x00"):
+        with pytest.raises(ValueError, match="a secret is one line") as refused:
+            Secret.read(written)
+        assert "b3arer" not in str(refused.value)
+    for later, told in ((b"b3arer\nword", "one line"), (b"\xff", "not text"), (b" ", "is empty")):
+        path.write_bytes(later)
+        with pytest.raises(OSError, match=told):
+            file.reveal()
+    path.unlink()
+    with pytest.raises(OSError, match="cannot be read: No such file"):
+        file.reveal()
+
+
+@pytest.mark.parametrize("value", ["b3arer-word", "tw'o\nlines", "Schlüssel-€"])
+def test_a_secret_is_masked_in_whatever_way_it_is_written(value: str) -> None:
+    texts = f"{value} {value!r} {value.encode()!r} {{'a': {value!r}}}"
+    assert masked(texts, [None, Secret.of(value)]).count("***") >= 4
+    assert value not in masked(texts, [Secret.of(value)])
+    assert repr(value.encode())[2:-1] not in masked(texts, [Secret.of(value)])
