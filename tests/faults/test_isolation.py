@@ -51,6 +51,7 @@ class Bad:
     async def run(self, publish):
         await publish([Event(id=f"begin-{{now()}}", source="bad", type="bad.begins", time=now())])
         await asyncio.sleep({delay})
+        open({begun!r}, "w").close()
 {body}
 
 @almenara.hookimpl
@@ -73,6 +74,7 @@ class Fleet:
         plugins.mkdir(parents=True)
         (plugins / "healthy.py").write_text(HEALTHY)
         (plugins / "bad.py").write_text(bad)
+        self.begun = folder / "begun"
         self.almenara = Almenara(
             folder / "almenara",
             "nats://127.0.0.1:1",
@@ -114,7 +116,9 @@ def fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
 
     def start(body: str, *, plugin: str = "", **settings: str) -> Fleet:
         bad = plugin or BAD.format(
-            delay=DELAY, body=textwrap.indent(textwrap.dedent(body), " " * 8)
+            delay=DELAY,
+            begun=str(tmp_path / "begun"),
+            body=textwrap.indent(textwrap.dedent(body), " " * 8),
         )
         fleet = Fleet(tmp_path, bad, **settings)
         started.append(fleet)
@@ -339,7 +343,7 @@ def test_a_source_that_does_not_stop_is_left_behind_and_almenara_ends(
         supervisor__stop_timeout="1",
         server__drain="0",
     )
-    time.sleep(DELAY)
+    wait_until(it.begun.exists, "the bad source at its worst", 30)
     began = time.monotonic()
     assert it.almenara.stop() == 0
     assert time.monotonic() - began < 10
