@@ -6,6 +6,8 @@ job-submission/api.html) and the State API is versioned (`/api/v0/`). `/nodes` a
 the keys of what they hold: `object_store_memory` arrives as `objectStoreMemory`.
 """
 
+import contextlib
+import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -20,7 +22,8 @@ ENTRYPOINT: Final = 2_000
 MESSAGE: Final = 4_000
 TREE: Final = 8_000
 BUNDLES: Final = 50
-NODES: Final = 1_000
+NODES: Final = 10_000
+"""The most that Ray lists; it keeps the last 1,000 dead ones beside those that live."""
 MILLISECOND: Final = 1_000
 LATEST: Final = 253_402_300_799_999
 """Milliseconds of the end of the year 9999."""
@@ -155,11 +158,18 @@ class JobList:
             return listed(_entries(decoded(body)))
         before, self._read = self._read, {}
         for entry in map(bytes, entries):
-            self._read[entry] = before[entry] if entry in before else job(decoded(entry))
+            self._read[entry] = before[entry] if entry in before else _entry(entry)
         return _ordered(self._read.values())
 
 
 ENTRIES: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def _entry(body: bytes) -> Job | None:
+    try:
+        return job(decoded(body))
+    except AnswerError:
+        return None
 
 
 def _entries(tree: Any) -> Sequence[Any]:
@@ -204,7 +214,8 @@ def job(entry: Any) -> Job | None:
         ended=ended if status in FINISHED else None,
         driver=not text(entry.get("submission_id")),
         entrypoint=masked(text(entry.get("entrypoint"))[:ENTRYPOINT]),
-        message=masked(text(entry.get("message"))[-MESSAGE:]),
+        # What is cut off may be the name of a secret whose value is left.
+        message=masked(text(entry.get("message"))[-2 * MESSAGE :])[-MESSAGE:],
         error_type=text(entry.get("error_type"))[:100],
         exit_code=whole(entry.get("driver_exit_code")),
         job_id=text(entry.get("job_id"))[:64],
@@ -410,11 +421,23 @@ def decoded(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # What people put into metadata and environments, Ray writes as Python does: NaN and
+        # halves of characters, which are no JSON, among it.
+        with contextlib.suppress(ValueError, RecursionError):
+            return _sound(json.loads(body, parse_constant=lambda _: None))
         start = body.lstrip()[:1]
         what = "HTML" if start == b"<" else "no JSON"
         raise AnswerError(
             f"its answer is {what} ({str(error)[:120]}); is this Ray's dashboard?"
         ) from None
+
+
+def _sound(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {text(name): _sound(it) for name, it in tree.items()}
+    if isinstance(tree, list):
+        return [_sound(it) for it in tree]
+    return text(tree) if isinstance(tree, str) else tree
 
 
 def wrapped(body: bytes) -> dict[str, Any]:

@@ -90,6 +90,8 @@ class Jobs:
         are not all in the list, `ended` why there will be no further list.
         """
         known, moment = self.known, now()
+        # What this list tells moves the horizon, and must not hide what stands after it.
+        horizon = known.horizon
         found: list[Transition] = []
         listed: set[str] = set()
         ended_runs: set[str] = set()
@@ -97,7 +99,7 @@ class Jobs:
             listed.add(job.key)
             before = known.unfinished.get(job.key)
             if job.status in FINISHED:
-                told = before is None and (job.key in self._seen or self._is_told(job))
+                told = before is None and (job.key in self._seen or self._is_told(job, horizon))
                 ended_runs.add(job.key)
                 if told:
                     self.finished[job.key] = job
@@ -131,9 +133,9 @@ class Jobs:
         self._shorten()
         return found
 
-    def _is_told(self, job: Job) -> bool:
+    def _is_told(self, job: Job, horizon: int) -> bool:
         ended = job.ended or job.submitted
-        return job.key in self.known.recent or ended <= self.known.horizon - REMEMBERED
+        return job.key in self.known.recent or ended <= horizon - REMEMBERED
 
     def _end(self, job: Job, moment: int) -> None:
         known = self.known

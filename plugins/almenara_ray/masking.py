@@ -13,12 +13,20 @@ SECRETIVE: Final = (
     r"[A-Za-z0-9_.-]*(?:password|passwd|secret|token(?!s|iz)|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|credential|signature)[A-Za-z0-9_.-]*"
 )
+QUOTED: Final = "|".join(
+    # Within other quotes, and in its own.
+    rf"\\{{1,8}}{it}[^{it}\\]*(?:\\{{1,8}}{it}|$)|{it}(?:[^{it}\\]|\\[\s\S])*(?:{it}|\\?$)"
+    for it in ('"', "'")
+)
+"""A text in quotes, be it written within others, or cut off."""
 ASSIGNED: Final = re.compile(
-    rf"(?i)(?P<name>(?<![A-Za-z0-9])-{{0,2}}{SECRETIVE})(?P<between>\s*=\s*|\s*:\s+)"
-    r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s&;,\"']+)"
+    rf"(?i)(?P<name>(?<![A-Za-z0-9])-{{0,2}}{SECRETIVE})"
+    # A number after a colon is a line of a file, or a port.
+    r"(?P<between>\\{0,8}[\"']?\s*(?:=|:(?!\d+\b))\s*)"
+    rf"(?P<value>{QUOTED}|[^\s&;,\"']+)"
 )
 OPTION: Final = re.compile(
-    rf"(?i)(?P<name>(?<!\S)--?{SECRETIVE})(?P<between>\s+)(?P<value>\"[^\"]*\"|'[^']*'|[^\s-]\S*)"
+    rf"(?i)(?P<name>(?<!\S)--?{SECRETIVE})(?P<between>\s+)(?P<value>{QUOTED}|[^\s-]\S*)"
 )
 BEARER: Final = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s\"']+@")
@@ -48,7 +56,7 @@ def masked_tree(value: Any, depth: int = 0) -> Any:
             str(name): {str(it): MASK for it in inner}
             if name in VARIABLES and isinstance(inner, Mapping)
             else MASK
-            if name in VARIABLES or (NAMED.fullmatch(str(name)) and inner is not None)
+            if name in VARIABLES or (NAMED.search(str(name)) and inner is not None)
             else masked_tree(inner, depth + 1)
             for name, inner in value.items()
         }

@@ -12,7 +12,7 @@ from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.kit import monotonic, sleep
 from almenara.signals import Signal
 from almenara_ray import answers
-from almenara_ray.answers import AnswerError, Job, Node, Status, Version
+from almenara_ray.answers import AnswerError, Application, Job, Node, Status, Version
 from almenara_ray.dashboard import AskingError, Dashboard, MissingError, TooLongError
 from almenara_ray.following import CLUSTER, Cluster
 from almenara_ray.jobs import Known, Transition
@@ -268,16 +268,27 @@ class Following:
         cluster.use = await ask("status", answers.status, Status(), end)
         cluster.actors = await ask("actors", answers.states, {}, end)
         cluster.tasks = await ask("tasks", answers.states, {}, end)
-        signals += cluster.served(await ask("serve", answers.applications, [], end))
+        nothing: list[Application] | None = None
+        served = await ask("serve", answers.applications, nothing, end, missing=[])
+        if served is not None:
+            signals += cluster.served(served)
         return signals
 
     async def _part(
-        self, what: str, read: Callable[[bytes], T], without: T, end: float, **query: str | float
+        self,
+        what: str,
+        read: Callable[[bytes], T],
+        without: T,
+        end: float,
+        missing: T | None = None,
+        **query: str | float,
     ) -> T:
-        """What one endpoint tells; `without` where it cannot be had, which is noted."""
+        """What one endpoint tells; `without` where it cannot be had, which is noted, and `missing`
+        where this Ray has none."""
         lacking = self.cluster.lacking
+        missing = without if missing is None else missing
         if self._missing.get(what, -ASKED_AGAIN) + ASKED_AGAIN > monotonic():
-            return without
+            return missing
         if monotonic() > end:
             lacking[what] = f"the other parts took more than {SHAPE_BUDGET:g} s"
             return without
@@ -287,7 +298,7 @@ class Following:
             # An older Ray, or one without Serve: that is no trouble.
             self._missing[what] = monotonic()
             lacking.pop(what, None)
-            return without
+            return missing
         except (AskingError, AnswerError) as error:
             lacking[what] = str(error)
             return without

@@ -243,6 +243,37 @@ async def test_a_ray_that_lacks_parts_is_up_all_the_same(tmp_path: Path) -> None
     assert asked.count("/api/serve/applications/") == 1
 
 
+async def test_one_look_at_serve_that_fails_takes_no_application_away(tmp_path: Path) -> None:
+    serve = ["200 OK"]
+    asked: list[str] = []
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        path = head.split(" ")[1].partition("?")[0]
+        asked.append(path)
+        known = {
+            "/api/jobs/": b"[]",
+            "/api/version": b'{"version": "4", "ray_version": "2.60.0"}',
+            "/api/serve/applications/": b'{"applications": {"chat": {"status": "RUNNING"}}}',
+        }
+        status = "200 OK" if path in known else "404 Not Found"
+        await answering(known.get(path, b"no"), serve[0] if "serve" in path else status)(
+            head, writer
+        )
+
+    async with serving(answer) as url:
+        chosen = settings(url)
+        source = RaySource(chosen.clusters[0], chosen, MemoryContext(tmp_path))
+        async with SourceRun(source) as run:
+            await run.until(lambda: "chat" in run.resources)
+            serve[0] = "500 Internal Server Error"
+            await run.until(lambda: "serve" in str(run.resources["c0"].state))
+            looks = asked.count("/api/serve/applications/")
+            await run.until(lambda: asked.count("/api/serve/applications/") > looks + 1)
+            assert "chat" in run.resources
+            serve[0] = "404 Not Found"
+            await run.until(lambda: "chat" not in run.resources)
+
+
 async def test_a_certificate_is_checked_against_the_authority_of_the_cluster(
     tmp_path: Path,
 ) -> None:

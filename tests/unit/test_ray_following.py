@@ -61,6 +61,16 @@ def test_a_restart_of_almenara_repeats_nothing_and_misses_nothing() -> None:
     assert found == ["b submitted", "a succeeded", "b stopped"]
 
 
+def test_an_end_is_told_although_another_that_is_much_later_stands_before_it_in_the_list() -> None:
+    long = job("long", "SUCCEEDED", T0, T0 + 30 * MINUTE)
+    short = job("short", "FAILED", T0 + 5 * MINUTE, T0 + 6 * MINUTE)
+    every = ["long submitted", "short submitted", "short failed", "long succeeded"]
+    assert told(Cluster("lab", Known()), long, short) == every
+    cluster = Cluster("lab", Known())
+    told(cluster, job("long", "RUNNING"))
+    assert told(restarted(cluster), long, short) == every[1:]
+
+
 def test_what_an_earlier_run_told_and_is_not_there_any_more_is_told_as_gone_once() -> None:
     cluster = Cluster("lab", Known())
     cluster.earlier = {(JOB, "old"), (JOB, "a"), (NODE, "n" * 12), (NODE, "h" * 12)}

@@ -1,6 +1,7 @@
 """What a Ray dashboard answers is read; whatever else comes is refused in words or left out."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,19 @@ def test_deeply_nested_and_long_answers_are_refused_or_cut() -> None:
         ("GET /x?X-Amz-Signature=abcdef&b=1", "GET /x?X-Amz-Signature=***&b=1"),
         ("train --tokenizer bert --max_tokens=9", "train --tokenizer bert --max_tokens=9"),
         ("python plain.py --epochs 3", "python plain.py --epochs 3"),
+        (
+            """x --config '{"api_key": "sk-abc", "n": 1}'""",
+            """x --config '{"api_key": ***, "n": 1}'""",
+        ),
+        (
+            r"""{"a": "{\"password\": \"w0rd\", \"n\": 1}"}""",
+            r"""{"a": "{\"password\": ***, \"n\": 1}"}""",
+        ),
+        ("cfg={'password': 'hunter2', 'n': 1}", "cfg={'password': ***, 'n': 1}"),
+        (r"""password="a\"b" n=1""", "password=*** n=1"),
+        ("password:hunter2 n:1", "password:*** n:1"),
+        ("run --token 'cut off in its mid", "run --token ***"),
+        ('File "token_stream.py:45", line 3', 'File "token_stream.py:45", line 3'),
     ],
 )
 def test_what_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
@@ -172,6 +186,39 @@ def test_every_variable_of_a_runtime_environment_is_hidden_but_for_its_name() ->
     tree = {"env_vars": {"A": "1"}, "pip": ["x"], "deep": {"secret_key": {"a": 1}}}
     assert masked_tree(tree) == {"env_vars": {"A": "***"}, "pip": ["x"],
                                  "deep": {"secret_key": "***"}}  # fmt: skip
+
+
+def test_a_secret_is_hidden_although_its_name_is_cut_off() -> None:
+    message = "HF_TOKEN=hf_w0rd " + "y" * (answers.MESSAGE - 5)
+    entry = {"submission_id": "a", "status": "FAILED", "message": message}
+    (job,), _ = answers.jobs(json.dumps([entry]).encode())
+    assert len(job.message) <= answers.MESSAGE
+    assert "w0rd" not in job.message
+
+
+@pytest.mark.parametrize("value", ["\ud800", math.nan, math.inf])
+def test_an_entry_that_is_no_json_hides_no_other(value: object) -> None:
+    entries = [
+        {"submission_id": "good", "status": "RUNNING", "start_time": 1_790_000_000_000},
+        {"submission_id": "odd", "status": "RUNNING", "start_time": 1_790_000_000_001,
+         "metadata": {"x": value}},
+    ]  # fmt: skip
+    found, unread = answers.jobs(json.dumps(entries).encode())
+    assert [it.id for it in found] == ["good", "odd"]
+    assert unread == 0
+    msgspec.json.encode(found)
+    for bad in (b'{"submission_id": 3, "status": []}', b"7"):
+        body = b"[" + json.dumps(entries[0]).encode() + b"," + bad + b"]"
+        found, unread = answers.jobs(body)
+        assert ([it.id for it in found], unread) == (["good"], 1)
+
+
+def test_however_many_nodes_have_died_those_that_live_are_read() -> None:
+    rows = [{"node_id": f"{number:04x}", "state": "DEAD"} for number in range(1_500)]
+    rows.append({"node_id": "ffff", "state": "ALIVE"})
+    body = {"result": True, "data": {"result": {"result": rows}}}
+    found = answers.nodes(json.dumps(body).encode())
+    assert [it.id for it in found if it.alive] == ["ffff"]
 
 
 def test_runs_that_differ_in_an_id_or_a_date_are_of_one_entrypoint() -> None:
