@@ -126,10 +126,7 @@ class RayHead:
         return self
 
     def ready(self) -> bool:
-        assert self.process is not None
-        if self.process.poll() is not None:
-            log = (self.folder / "ray.log").read_text("utf-8", "replace")
-            raise AssertionError(f"ray ended:\n{log[-2000:]}")
+        self.check_running()
         try:
             nodes = self.get("/api/v0/nodes")["data"]["result"]["result"]
         except OSError:
@@ -151,23 +148,48 @@ class RayHead:
     def get(self, path: str) -> Any:
         return self.request("GET", path)
 
-    def submit(self, entrypoint: str, **more: Any) -> str:
+    def insist(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask until there is an answer: while a head comes up, its dashboard drops connections."""
         end = time.monotonic() + 30
         while True:
             try:
-                answer = self.request("POST", "/api/jobs/", {"entrypoint": entrypoint, **more})
+                return self.request(method, path, body)
+            except urllib.error.HTTPError:
+                raise
+            except OSError:
+                self.check_running()
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.3)
+
+    def check_running(self) -> None:
+        """Raise `AssertionError` with what it said last where it has ended."""
+        if self.process is None or self.process.poll() is not None:
+            log = (self.folder / "ray.log").read_text("utf-8", "replace")
+            raise AssertionError(f"ray ended:\n{log[-2000:]}")
+
+    def submit(self, entrypoint: str, **more: Any) -> str:
+        # With an id, a submission that is made again is refused and not run twice.
+        body = {"submission_id": f"job-{secrets.token_hex(6)}", "entrypoint": entrypoint, **more}
+        end = time.monotonic() + 30
+        while True:
+            try:
+                answer = self.insist("POST", "/api/jobs/", body)
                 return str(answer["submission_id"])
             except urllib.error.HTTPError as error:
+                said = error.read().decode()
+                if "already exists" in said:
+                    return str(body["submission_id"])
                 # Its agent comes up a moment after its dashboard.
                 if error.code != 500 or time.monotonic() > end:
-                    raise AssertionError(error.read().decode()) from error
+                    raise AssertionError(said) from error
                 time.sleep(0.3)
 
     def stop_job(self, job: str) -> None:
-        self.request("POST", f"/api/jobs/{job}/stop", {})
+        self.insist("POST", f"/api/jobs/{job}/stop", {})
 
     def status(self, job: str) -> str:
-        return str(self.get(f"/api/jobs/{job}")["status"])
+        return str(self.insist("GET", f"/api/jobs/{job}")["status"])
 
     def wait_for(self, job: str, *statuses: str, patience: float = 60) -> None:
         wanted = statuses or ENDED

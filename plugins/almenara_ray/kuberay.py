@@ -146,6 +146,8 @@ class Watching:
         self.there: dict[str, dict[tuple[str, str], KubernetesObject]] = {}
         self.durations = Durations()
         self._standings: dict[str, str] = {}
+        self._beyond: dict[str, RayCluster] = {}
+        """Clusters that wait for room to be followed."""
         self._unreachable = "it has not answered yet"
 
     async def recall(self) -> None:
@@ -167,6 +169,11 @@ class Watching:
         wrong = next((it for it in reasons if it), "")
         if wrong:
             self.report.degraded(f"KubeRay's resources cannot be watched: {wrong}")
+        elif self._beyond:
+            self.report.degraded(
+                f"{len(self._beyond):,} RayClusters are beyond the {CLUSTERS} that are followed,"
+                " and shown without their jobs; watch some namespaces with another Almenara"
+            )
         else:
             self.report.recovered()
 
@@ -245,7 +252,10 @@ class Watching:
 
     async def _deleted(self, it: KubernetesObject, kind: str) -> None:
         if kind == RAY_CLUSTER:
-            self._leave(followed_name(it.metadata.namespace, it.metadata.name))
+            name = followed_name(it.metadata.namespace, it.metadata.name)
+            if self._beyond.pop(name, None) is not None:
+                self._tell()
+            self._leave(name)
         await self.publish(gone(it, kind))
 
     async def _follow(self, it: RayCluster) -> None:
@@ -255,8 +265,16 @@ class Watching:
             if (before.uid, before.service) == (it.metadata.uid, it.service):
                 return
             self._leave(name)
-        if not it.answers or it.metadata.deletion_timestamp or len(self.followed) >= CLUSTERS:
-            return
+        waited = self._beyond.pop(name, None) is not None
+        if it.answers and not it.metadata.deletion_timestamp:
+            if len(self.followed) >= CLUSTERS:
+                self._beyond[name] = it
+            else:
+                await self._begin(name, it)
+        if waited or name in self._beyond:
+            self._tell()
+
+    async def _begin(self, name: str, it: RayCluster) -> None:
         asked, settings = self.source.asked, self.source.settings
         place = asked.place(
             name, asked.dashboard.format(service=it.service, namespace=it.metadata.namespace)
@@ -295,6 +313,8 @@ class Watching:
     async def _finish(self, name: str, followed: Followed) -> None:
         await followed.following.finish(followed.task)
         await self._close(name, followed.following.cluster)
+        for it in list(self._beyond.values()):
+            await self._follow(it)
 
     async def _close(self, name: str, cluster: Cluster) -> None:
         """Tell of what ended with a cluster, and keep nothing more of it."""

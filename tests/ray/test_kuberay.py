@@ -210,6 +210,29 @@ async def test_a_raycluster_deleted_while_almenara_was_away_takes_its_running_jo
     assert told(again) == ["ray.job.submitted", "ray.job.running", "ray.job.lost"]
 
 
+async def test_a_raycluster_beyond_the_most_is_followed_once_there_is_room(
+    kuberay: ApiServer, head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("almenara_ray.kuberay.CLUSTERS", 1)
+    server, namespace = kuberay, kuberay.namespace("many")
+    clusters = [thing("RayCluster", namespace, name) for name in ("one", "two")]
+    async with watching(server, head, tmp_path, None, [namespace]) as run:
+        ready = {"state": "ready", "head": {"serviceName": "a-head-svc", "podName": "a-head"}}
+
+        def up(name: str) -> bool:
+            return name in run.resources and run.resources[name].status == "up"
+
+        await asyncio.to_thread(server.create, clusters[0])
+        await asyncio.to_thread(server.patch_status, clusters[0], ready)
+        await run.until(lambda: up("many.one"), 30)
+        await asyncio.to_thread(server.create, clusters[1])
+        await asyncio.to_thread(server.patch_status, clusters[1], ready)
+        await run.until(lambda: run.is_degraded, 30)
+        assert "1 RayClusters are beyond the 1 that are followed" in run.degraded_for[-1]
+        await asyncio.to_thread(server.delete, clusters[0])
+        await run.until(lambda: up("many.two") and not run.is_degraded, 30)
+
+
 async def test_without_kuberay_there_is_nothing_to_watch_and_no_trouble(
     own_api_server: ApiServer, head: RayHead, tmp_path: Path
 ) -> None:
