@@ -26,6 +26,8 @@ LISTED: Final = 50
 LARGEST: Final = 2**53
 """Whole numbers beyond this are not exact everywhere, and are kept as text."""
 LONGEST_VALUE: Final = 300
+GOOD: Final = re.compile(r"Ready$|^EtcdIsVoter$")
+"""Conditions of a node that are as they should be where they hold."""
 STEP: Final = re.compile(r"([^.\[\]]+)|\[(\d{1,6})\]")
 
 
@@ -38,7 +40,9 @@ def node(it: Node) -> Read:
         good = ready.status == "True"
         text = "Ready" if good else "NotReady"
         severity = Severity.INFO if good else Severity.ERROR
-    pressures = [name for name, one in found.items() if name != "Ready" and one.status == "True"]
+    pressures = [
+        name for name, one in found.items() if name != "Ready" and is_pressure(name, one.status)
+    ]
     if pressures and severity == Severity.INFO:
         severity = Severity.WARN
     if it.spec.unschedulable:
@@ -73,6 +77,12 @@ def node(it: Node) -> Read:
         "architecture": it.status.node_info.architecture,
         "runtime": it.status.node_info.container_runtime_version,
     }  # fmt: skip
+
+
+def is_pressure(condition: str, status: str) -> bool:
+    """Whether a condition of a node tells of trouble: most do where they hold, and those that say
+    that something is ready, as the agents of clouds add them, where they do not."""
+    return status == ("False" if GOOD.search(condition) else "True")
 
 
 def service(it: Service, endpoints: Mapping[str, bool]) -> Read:
@@ -247,15 +257,14 @@ def custom(it: CustomObject, watched: Watched) -> Read:
 
     Without a path for its status, that is the condition `Ready`, or `Available`, or the phase.
     """
-    parts = {"spec": it.spec, "status": it.status, "data": it.data}
-    text = _text(value_at(parts, watched.status)) if watched.status else ""
+    text = _text(value_at(it.whole, watched.status)) if watched.status else ""
     severity = Severity.INFO
     if not watched.status:
-        text, severity = _usual_status(it.status)
+        text, severity = _usual_status(value_at(it.whole, "status"))
     return text, severity, {
         column.title: value
         for column in watched.columns
-        if (value := _short(value_at(parts, column.path))) is not None
+        if (value := _short(value_at(it.whole, column.path))) is not None
     }  # fmt: skip
 
 

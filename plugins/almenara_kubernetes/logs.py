@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ BATCH_WAIT: Final = 64
 GONE: Final = frozenset({400, 401, 403, 404})
 WAITING: Final = "waiting to start"
 """What a kubelet says, as an error, of a container that is still to write its first line."""
+SECOND: Final = 1_000_000
 LATEST: Final = 10.0
 """Seconds between two looks whether there is anything to read, at most."""
 DEFAULT: Final = "kubectl.kubernetes.io/default-container"
@@ -216,17 +218,32 @@ async def _follow(
                 return
         if seen.time:
             # In whole seconds, as the API takes it; what was shown of that second is left out.
-            parameters["sinceTime"] = format_time(seen.time // 1_000_000 * 1_000_000)
+            parameters["sinceTime"] = format_time(seen.time // SECOND * SECOND)
             parameters.pop("tailLines", None)
+            seen.resumed()
         await sleep(backoff.failed())
 
 
 class _Seen:
-    """Knows what of a log was shown, so that going on repeats nothing."""
+    """Knows what of a log was shown, so that going on repeats nothing.
+
+    Within one stream every line is shown, whatever its stamp: several may have the same, and those
+    of the standard output and of errors come out of order.
+    """
 
     def __init__(self) -> None:
         self.time = 0
-        self._stamp = b""
+        """The newest time of a line, in microseconds since the epoch."""
+        self._shown: Counter[bytes] = Counter()
+        """The lines of that second, which is where the log is gone on with."""
+        self._since: int | None = None
+        self._repeated: Counter[bytes] = Counter()
+        """Of those, the ones that are still to come a second time."""
+
+    def resumed(self) -> None:
+        """The log is read again from the second of the newest line."""
+        self._since = self.time // SECOND * SECOND
+        self._repeated = self._shown.copy()
 
     def new(self, raw: bytes, source: str) -> Line | None:
         """The line, or None where it was shown already."""
@@ -239,18 +256,18 @@ class _Seen:
         except (ValueError, UnicodeDecodeError):
             text = raw
         if time is not None:
-            padded = _padded(stamp)
-            if padded <= self._stamp:
+            if self._since is not None and time < self._since:
                 return None
-            self.time, self._stamp = time, padded
+            if self._repeated[raw]:
+                self._repeated[raw] -= 1
+                return None
+            if time // SECOND > self.time // SECOND:
+                self._shown.clear()
+            self.time = max(self.time, time)
+            if time // SECOND == self.time // SECOND:
+                self._shown[raw] += 1
         shown = text[:LONGEST_LINE].decode("utf-8", "replace")
         return Line(text=shown, time=time, severity=_severity(shown), source=source)
-
-
-def _padded(stamp: bytes) -> bytes:
-    """A time stamp that sorts as text: the nanoseconds of Go are without their last zeros."""
-    seconds, _, fraction = stamp.rstrip(b"Z").partition(b".")
-    return seconds + b"." + fraction.ljust(9, b"0")
 
 
 def _severity(text: str) -> Severity:

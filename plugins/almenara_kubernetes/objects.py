@@ -125,6 +125,7 @@ class PodSpec(Part, frozen=True):
     ephemeral_containers: list[Container] = []
     readiness_gates: list[ReadinessGate] = []
     overhead: dict[str, str | int | float] = {}
+    resources: ResourceRequirements = ResourceRequirements()
     service_account_name: str = ""
     priority_class_name: str = ""
 
@@ -517,8 +518,7 @@ class NodeMetrics(KubernetesObject, frozen=True):
 
 
 class CustomObject(KubernetesObject, frozen=True):
-    """An object of a kind that the configuration names: whatever its columns point at."""
+    """An object of a kind that the configuration names."""
 
-    spec: Any = None
-    status: Any = None
-    data: Any = None
+    whole: Any = None
+    """The object as it came: its columns may point anywhere."""

@@ -199,9 +199,10 @@ def requested(spec: PodSpec) -> dict[str, Any]:
     """What a pod asks for and may use: `cpu_request`, `cpu_limit`, `memory_request`,
     `memory_limit` and `devices`.
 
-    As the scheduler reckons it: containers and sidecars together, or the largest init container
-    with the sidecars started before it, whichever is more; the overhead on top. A limit is told
-    only where every container has one.
+    As the scheduler reckons it: what the pod itself asks for, where it does; else containers and
+    sidecars together, or the largest init container with the sidecars started before it, whichever
+    is more; the overhead on top. A limit is told only where the pod or every container has one.
+    https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/
     https://kubernetes.io/docs/concepts/workloads/pods/init-containers/#resource-sharing-within-containers
     """
     found: dict[str, Any] = {}
@@ -209,7 +210,7 @@ def requested(spec: PodSpec) -> dict[str, Any]:
         if asked := _reckoned(spec, name, "requests"):
             found[f"{name}_request"] = asked
         mains = [it.resources.limits.get(name) for it in spec.containers]
-        if mains and None not in mains:
+        if name in spec.resources.limits or (mains and None not in mains):
             found[f"{name}_limit"] = _reckoned(spec, name, "limits")
     devices = {
         name: amount
@@ -227,6 +228,11 @@ def requested(spec: PodSpec) -> dict[str, Any]:
 
 
 def _reckoned(spec: PodSpec, name: str, which: str) -> float:
+    overhead = quantity(spec.overhead.get(name)) or 0.0
+    of_pod: Mapping[str, str | int | float] = getattr(spec.resources, which)
+    if name in of_pod:
+        return (quantity(of_pod[name]) or 0.0) + overhead
+
     def amount(it: Container) -> float:
         written: Mapping[str, str | int | float] = getattr(it.resources, which)
         return quantity(written.get(name)) or 0.0
@@ -237,4 +243,4 @@ def _reckoned(spec: PodSpec, name: str, which: str) -> float:
             sidecars += amount(it)
         peak = max(peak, sidecars if is_sidecar(it) else sidecars + amount(it))
     together = sidecars + sum(map(amount, spec.containers))
-    return max(together, peak) + (quantity(spec.overhead.get(name)) or 0.0)
+    return max(together, peak) + overhead

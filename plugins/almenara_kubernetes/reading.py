@@ -190,6 +190,14 @@ class Reading:
             # Deployments tell of their own replica sets; the sets are only steps of a chain.
             return signals
         text, severity, state = self._read(watched, key, it)
+        if "rollout" in state:
+            before = self._told[watched.kind].get(key)
+            known = before is not None and before.state.get("uid") == it.metadata.uid
+            state[workloads.ROLLOUT_OF] = workloads.rollout_of(
+                before.state if before is not None and known else None,
+                state,
+                it.metadata.generation,
+            )
         state[OWNED] = [f"{kind}/{name}" for kind, name, _ in chain]
         state["labels"] = wanted(it.metadata.labels, self._labels)
         return signals + self._tell(watched, key, text, severity, _base(it.metadata), state)

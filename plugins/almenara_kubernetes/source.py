@@ -202,6 +202,8 @@ class Observation:
                 for watched in kinds:
                     self._stands((watched.kind, name), watched, "ok", "")
                     await self._take(watched, name, Listed(()))
+                for watched in measured_kinds(self.settings, self.cluster):
+                    self._stands((f"{watched.kind}.usage", name), watched, "ok", "")
 
         async def accept(batch: Batch) -> None:
             if isinstance(batch, Listed):
@@ -232,26 +234,31 @@ class Observation:
         async for _ in every(self.settings.usage_every):
             await self.connection.reachable()
             for namespace in self._namespaces() if watched.namespaced else [""]:
-                key = f"{watched.kind}.usage", namespace
-                try:
-                    found, _ = await pages(
-                        self.connection, watched, namespace, limit=self.settings.page
-                    )
-                except RefusedError as error:
-                    # Without a metrics server the API is absent, or answers 503.
-                    forbidden = error.status == 403
-                    self._stands(key, watched, "forbidden" if forbidden else "absent", str(error))
-                    self._measured(watched, f"{watched.path} answers {error.status}: {error}")
-                    if error.status == 429:
-                        break
-                except (UnreachableError, BrokenError) as error:
-                    self._stands(key, watched, "failing", f"{watched.plural}: {error}")
-                else:
-                    self._stands(key, watched, "ok", "")
-                    self._measured(watched, "")
-                    for start in range(0, len(found), MEASURED):
-                        part = found[start : start + MEASURED]
-                        await self.outbox.measured(self.reading.usage(watched, part))
+                standing, reason, unmeasured = await self._ask_usage(watched, namespace)
+                if watched.namespaced and namespace not in self._namespaces():
+                    # It lost its labels meanwhile, and nothing is said of it any more.
+                    continue
+                self._stands((f"{watched.kind}.usage", namespace), watched, standing, reason)
+                if unmeasured is not None:
+                    self._measured(watched, unmeasured)
+
+    async def _ask_usage(
+        self, watched: Watched, namespace: str
+    ) -> tuple[Standing, str, str | None]:
+        """Tell of what is used in a namespace. How that stands, and why; and why nobody measures
+        anything, where that is known."""
+        try:
+            found, _ = await pages(self.connection, watched, namespace, limit=self.settings.page)
+        except RefusedError as error:
+            # Without a metrics server the API is absent, or answers 503.
+            standing: Standing = "forbidden" if error.status == 403 else "absent"
+            return standing, str(error), f"{watched.path} answers {error.status}: {error}"
+        except (UnreachableError, BrokenError) as error:
+            return "failing", f"{watched.plural}: {error}", None
+        for start in range(0, len(found), MEASURED):
+            part = found[start : start + MEASURED]
+            await self.outbox.measured(self.reading.usage(watched, part))
+        return "ok", "", ""
 
     def _namespaces(self) -> list[str]:
         if self.cluster.everywhere:
@@ -371,7 +378,8 @@ class Observation:
         for kind, namespace, name in await self.context.told(self.name):
             if kind == CLUSTER:
                 continue
-            inside = namespace.removeprefix(prefix)
+            # What is in no namespace stands in that of its cluster.
+            inside = "" if namespace == self.cluster.name else namespace.removeprefix(prefix)
             there = not self.cluster.namespaces or inside in ("", *self.cluster.namespaces)
             watched = kind in kinds and there
             it = Resource(kind=kind, namespace=namespace, name=name, gone=not watched)

@@ -11,8 +11,8 @@ import msgspec
 
 from almenara.kit import now
 from almenara.signals import Event, Resource, Severity
-from almenara_kubernetes.cluster import EXPIRES_SOON
-from almenara_kubernetes.workloads import COMPLETE, STALLED
+from almenara_kubernetes.cluster import EXPIRES_SOON, is_pressure
+from almenara_kubernetes.workloads import COMPLETE, ROLLOUT_OF, STALLED
 
 RECENT: Final = 600_000_000
 """Microseconds: what happened to an object before it was first seen is told if it is not older."""
@@ -136,28 +136,33 @@ def of_workload(before: Resource | None, after: Resource) -> Iterator[Told]:
         "image": new.get("image", ""),
         "desired": new.get("desired", 0),
     }
-    fresh = before is not None and old.get("revision") != revision
+    # A revision may come back, as that of a StatefulSet does when it is undone.
+    key = f"rollout/{revision}/{new.get(ROLLOUT_OF, 0)}"
     if before is None:
         # A new one: its first rollout began with it.
-        fresh = rollout != COMPLETE and new.get("created", 0) >= now() - RECENT
-    if fresh:
-        since = new.get("created") if before is None else None
-        if before is not None and old.get("version"):
-            data["from_version"] = old["version"]
-        yield Told(
-            type="rollout.began", key=f"rollout/{revision}/began", time=since,
-            severity=Severity.INFO, data=data,
-        )  # fmt: skip
-    if before is None or (old.get("rollout") == rollout and not fresh):
+        if rollout != COMPLETE and new.get("created", 0) >= now() - RECENT:
+            yield Told(
+                type="rollout.began", key=f"rollout/{revision}/began", time=new.get("created"),
+                severity=Severity.INFO, data=data,
+            )  # fmt: skip
         return
-    if rollout == COMPLETE:
+    fresh = old.get("revision") != revision
+    if fresh:
+        earlier = {"from_version": old["version"]} if old.get("version") else {}
         yield Told(
-            type="rollout.finished", key=f"rollout/{revision}/finished", time=None,
-            severity=Severity.INFO, data=data,
+            type="rollout.began", key=f"{key}/began", time=None, severity=Severity.INFO,
+            data={**data, **earlier},
+        )  # fmt: skip
+    if old.get("rollout") == rollout and not fresh:
+        return
+    if rollout == COMPLETE and ROLLOUT_OF in new:
+        yield Told(
+            type="rollout.finished", key=f"{key}/finished", time=None, severity=Severity.INFO,
+            data=data,
         )  # fmt: skip
     elif rollout == STALLED:
         yield Told(
-            type="rollout.stalled", key=f"rollout/{revision}/stalled", time=None,
+            type="rollout.stalled", key=f"{key}/stalled", time=None,
             severity=Severity.ERROR,
             data={"reason": "ProgressDeadlineExceeded", "message": new.get("message", ""), **data},
         )  # fmt: skip
@@ -197,7 +202,7 @@ def of_node(before: Resource | None, after: Resource) -> Iterator[Told]:
                 key=f"{'ready' if good else 'not_ready'}/{since}", time=since,
                 severity=Severity.INFO if good else Severity.ERROR, data=why,
             )  # fmt: skip
-        elif new.get("status") == "True":
+        elif is_pressure(new["type"], new.get("status", "")):
             yield Told(
                 type="node.pressure", key=f"{new['type']}/{since}", time=since,
                 severity=Severity.WARN, data={**why, "condition": new["type"]},

@@ -63,7 +63,9 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
         try:
             found: KubernetesObject = _decoder(self.type).decode(raw)
         except UNREADABLE as error:
-            return _second_try(self.type, raw, error)
+            found = _second_try(self.type, raw, error)
+        if isinstance(found, objects.CustomObject):
+            return msgspec.structs.replace(found, whole=msgspec.json.decode(raw))
         return found
 
 

@@ -19,6 +19,9 @@ COMPLETE: Final = "complete"
 PROGRESSING: Final = "progressing"
 STALLED: Final = "stalled"
 PAUSED: Final = "paused"
+ROLLOUT_OF: Final = "rollout_of"
+"""In the state of a workload: its generation when the rollout began that is under way, or that has
+just finished; absent otherwise. While its number is changed, it does not look rolled out either."""
 REVISION: Final = "deployment.kubernetes.io/revision"
 TEMPLATE_GENERATION: Final = "deprecated.daemonset.template.generation"
 
@@ -205,6 +208,17 @@ def cron_job(it: CronJob) -> Read:
         "image": image,
         "version": version(image, it.metadata.labels),
     }  # fmt: skip
+
+
+def rollout_of(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any], generation: int
+) -> int | None:
+    """What `ROLLOUT_OF` is, given the states before and after, the first of the same object."""
+    if before is None:
+        return None if after["rollout"] == COMPLETE else generation
+    if before.get("revision", "") != after["revision"]:
+        return generation
+    return None if before.get("rollout") == COMPLETE else before.get(ROLLOUT_OF)
 
 
 READERS: Final[Mapping[str, Callable[[Any], Read]]] = {

@@ -363,6 +363,48 @@ async def test_several_kubernetes_clusters_are_told_apart_by_name(
         assert told.namespace == f"{cluster.name}/{namespace}"
 
 
+async def test_nodes_of_a_named_cluster_stay_over_a_restart_where_namespaces_are_chosen(
+    api_server: ApiServer, namespace: str, context: MemoryContext
+) -> None:
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{namespace}"}}
+    api_server.create(node)
+    cluster = ClusterSettings(
+        name="east", kubeconfig=api_server.admin_kubeconfig, namespaces=[namespace]
+    )
+    chosen = settings(cluster, kinds=["pod", "node"])
+    name = f"node-{namespace}"
+    for number in range(2):
+        async with SourceRun(source(chosen, context), bus=context.bus) as run:
+            # A pod that is new each time, so that its being told is of this run.
+            pod = await asyncio.to_thread(api_server.pod, namespace, f"pod-{number}")
+            await run.until(says(run, "pod", f"pod-{number}", "Running"), 15)
+            await run.until(lambda: of(run, "node", name) is not None)
+            await asyncio.to_thread(api_server.delete, pod)
+    told = [it for it in context.bus.signals if isinstance(it, Resource) and it.name == name]
+    assert not [it for it in told if it.gone]
+    await asyncio.to_thread(api_server.delete, node)
+
+
+async def test_a_namespace_that_loses_its_labels_takes_its_problems_along(
+    api_server: ApiServer, namespace: str, context: MemoryContext
+) -> None:
+    token = api_server.service_account(namespace, "almenara")
+    watch = [{"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]}]
+    api_server.allow(f"{namespace}/almenara", watch, name=f"watch-{namespace}")
+    path = api_server.kubeconfig(token=token, path=context.data_dir / "kubeconfig")
+    it = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+    api_server.patch(it, {"metadata": {"labels": {LABEL: namespace}}})
+    cluster = ClusterSettings(kubeconfig=path, namespace_selector=f"{LABEL}={namespace}")
+    chosen = settings(cluster, kinds=["pod"], usage=True, usage_every=0.2)
+    async with SourceRun(source(chosen, context)) as run:
+        await run.until(says(run, "access", "pod.usage", "forbidden"), 15)
+        await run.until(lambda: run.is_degraded)
+        await asyncio.to_thread(api_server.patch, it, {"metadata": {"labels": {LABEL: None}}})
+        await run.until(gone(run, "access", "pod.usage"))
+        await run.until(lambda: not run.is_degraded)
+    api_server.disallow(name=f"watch-{namespace}")
+
+
 async def test_no_secret_of_a_pod_gets_into_signals(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:

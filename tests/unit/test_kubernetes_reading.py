@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from almenara.signals import Event, Resource, Sample, Severity, Signal, format_time, now
+from almenara.testing.running import MemoryBus
 from almenara_kubernetes.quantities import quantity
 from almenara_kubernetes.reading import Reading
 from almenara_kubernetes.watched import (
@@ -22,7 +23,9 @@ from almenara_kubernetes.watched import (
     PODS,
     REPLICA_SETS,
     SERVICES,
+    STATEFUL_SETS,
     WATCHED,
+    CustomColumn,
     Watched,
     custom,
 )
@@ -168,6 +171,44 @@ def test_a_rollout_begins_and_finishes_and_scaling_is_none() -> None:
     }
 
 
+def stateful_set(current: str, update: str, generation: int, observed: int = 0) -> Any:
+    return it(
+        STATEFUL_SETS,
+        meta={"generation": generation},
+        spec={"replicas": 2, "updateStrategy": {"type": "RollingUpdate"}},
+        status={
+            "observedGeneration": observed or generation, "replicas": 2, "readyReplicas": 2,
+            "availableReplicas": 2, "currentRevision": f"db-{current}",
+            "updateRevision": f"db-{update}",
+        },
+    )  # fmt: skip
+
+
+def test_each_rollout_of_a_stateful_set_is_told_also_one_back_to_what_it_was() -> None:
+    reading, bus = Reading(), MemoryBus()
+    for state in (("a", "a", 1), ("a", "b", 2), ("b", "b", 2), ("b", "a", 3), ("a", "a", 3),
+                  ("a", "b", 4), ("b", "b", 4)):  # fmt: skip
+        bus.accept(reading.changed(STATEFUL_SETS, stateful_set(*state)))
+    told = [one.type.rpartition(".")[2] for one in bus.signals if isinstance(one, Event)]
+    assert told == ["began", "finished"] * 3
+    assert not bus.repeats
+
+    # A change of its number is none, although the controller has yet to see it; and what is seen
+    # again after a restart is what was told.
+    for run in (reading, Reading()):
+        for state in (("b", "b", 4), ("b", "b", 5, 4), ("b", "b", 5)):
+            bus.accept(run.changed(STATEFUL_SETS, stateful_set(*state)))
+    assert len([one for one in bus.signals if isinstance(one, Event)]) == len(told)
+
+
+def test_a_rollout_that_was_under_way_at_a_restart_is_told_to_have_finished() -> None:
+    reading = Reading()
+    reading.changed(STATEFUL_SETS, stateful_set("a", "b", 2))
+    assert set(events(reading.changed(STATEFUL_SETS, stateful_set("b", "b", 2)))) == {
+        "kubernetes.rollout.finished"
+    }
+
+
 def test_a_stalled_rollout_is_an_error() -> None:
     reading = Reading()
     reading.changed(DEPLOYMENTS, deployment(1, 1))
@@ -190,6 +231,58 @@ def test_a_node_that_is_not_heard_of_is_told_and_again_when_it_is() -> None:
 
     assert set(events(reading.changed(NODES, node("Unknown")))) == {"kubernetes.node.not_ready"}
     assert set(events(reading.changed(NODES, node("True")))) == {"kubernetes.node.ready"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "good"), [("NetworkingReady", "True"), ("EtcdIsVoter", "True"),
+                            ("MemoryPressure", "False"), ("KernelDeadlock", "False")],
+)  # fmt: skip
+def test_a_node_is_under_pressure_where_a_condition_is_not_as_it_should_be(
+    condition: str, good: str
+) -> None:
+    def node(status: str) -> Any:
+        since = format_time(now())
+        return it(
+            NODES, meta={"namespace": ""}, status={"conditions": [
+                {"type": name, "status": one, "lastTransitionTime": since}
+                for name, one in (("Ready", "True"), (condition, status))
+            ]},
+        )  # fmt: skip
+
+    reading = Reading()
+    first = reading.changed(NODES, node(good))
+    assert resources(first)[0].severity == Severity.INFO
+    assert "kubernetes.node.pressure" not in events(first)
+    bad = reading.changed(NODES, node("False" if good == "True" else "True"))
+    assert resources(bad)[0].state["pressures"] == [condition]
+    assert events(bad)["kubernetes.node.pressure"].data["condition"] == condition
+
+
+def test_the_columns_of_a_custom_resource_may_point_anywhere() -> None:
+    watched = custom(
+        group="g.io", version="v1", plural="xs", kind="X", status="metadata.labels.tier",
+        columns=[CustomColumn(title="made", path="metadata.creationTimestamp"),
+                 CustomColumn(title="rule", path="rules[0].name")],
+    )  # fmt: skip
+    made = "2026-01-01T00:00:00Z"
+    thing = it(
+        watched, meta={"creationTimestamp": made, "labels": {"tier": "gold"}},
+        rules=[{"name": "first"}], whole="of its own",
+    )  # fmt: skip
+    (told,) = resources(Reading().changed(watched, thing))
+    assert (told.status, told.state["made"], told.state["rule"]) == ("gold", made, "first")
+
+
+def test_what_a_pod_itself_asks_for_counts_before_what_its_containers_do() -> None:
+    spec = {
+        "containers": [{"name": "a"}, {"name": "b", "resources": {"requests": {"cpu": "100m"}}}],
+        "resources": {"requests": {"cpu": "4"}, "limits": {"cpu": "4", "memory": "8Gi"}},
+        "overhead": {"cpu": "250m"},
+    }
+    (told,) = resources(Reading().changed(PODS, it(PODS, spec=spec)))
+    assert told.state["cpu_request"] == told.state["cpu_limit"] == 4.25
+    assert told.state["memory_limit"] == 8 * 1024**3
+    assert "memory_request" not in told.state
 
 
 def test_a_certificate_is_told_of_once_when_it_comes_near_its_end() -> None:
