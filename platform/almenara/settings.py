@@ -88,6 +88,10 @@ def _check_line(value: str, what: str) -> None:
         raise ValueError(
             f"{what} holds a line end or another control character; a secret is one line"
         )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} is not text") from None
 
 
 def _read_line(path: Path) -> str:

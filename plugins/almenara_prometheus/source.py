@@ -98,7 +98,7 @@ def client(target: TargetSettings) -> httpx.AsyncClient:
     if target.ca is not None:
         try:
             verify = ssl.create_default_context(cafile=str(target.ca))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ScrapeError(f"the file {target.ca} (ca) cannot be read: {error}") from None
     return httpx.AsyncClient(
         verify=verify, timeout=target.timeout, follow_redirects=False, trust_env=False

@@ -276,10 +276,17 @@ class Watching:
 
     async def _begin(self, name: str, it: RayCluster) -> None:
         asked, settings = self.source.asked, self.source.settings
+        cluster = await self._cluster(name)
+        key = (it.metadata.namespace, it.metadata.name)
+        if it is not self.there.get(RAY_CLUSTER, {}).get(key) or name in self.followed:
+            # It changed or went meanwhile, and that is seen to where it is told.
+            return
+        if len(self.followed) >= CLUSTERS:
+            self._beyond[name] = it
+            return
         place = asked.place(
             name, asked.dashboard.format(service=it.service, namespace=it.metadata.namespace)
         )
-        cluster = await self._cluster(name)
         cluster.known.address = place.url
         dashboard = Dashboard(place, settings)
         following = Following(
@@ -313,8 +320,8 @@ class Watching:
     async def _finish(self, name: str, followed: Followed) -> None:
         await followed.following.finish(followed.task)
         await self._close(name, followed.following.cluster)
-        for it in list(self._beyond.values()):
-            await self._follow(it)
+        while self._beyond and len(self.followed) < CLUSTERS:
+            await self._follow(next(iter(self._beyond.values())))
 
     async def _close(self, name: str, cluster: Cluster) -> None:
         """Tell of what ended with a cluster, and keep nothing more of it."""

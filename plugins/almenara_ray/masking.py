@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 MASK: Final = "***"
-SECRETIVE: Final = (
-    r"[A-Za-z0-9_.-]*(?:password|passwd|secret|token(?!s|iz)|api[_-]?key|access[_-]?key|private[_-]?key"
-    r"|credential|signature)[A-Za-z0-9_.-]*"
+NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
+SECRETIVE: Final = re.compile(
+    r"(?i)password|passwd|secret|token(?!s|iz)|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"|credential|signature"
 )
+"""What is in a name whose value is a secret."""
 QUOTED: Final = "|".join(
     # Within other quotes, and in its own.
     rf"\\{{1,8}}{it}[^{it}\\]*(?:\\{{1,8}}{it}|$)|{it}(?:[^{it}\\]|\\[\s\S])*(?:{it}|\\?$)"
@@ -20,17 +22,14 @@ QUOTED: Final = "|".join(
 )
 """A text in quotes, be it written within others, or cut off."""
 ASSIGNED: Final = re.compile(
-    rf"(?i)(?P<name>(?<![A-Za-z0-9])-{{0,2}}{SECRETIVE})"
     # A number after a colon is a line of a file, or a port.
     r"(?P<between>\\{0,8}[\"']?\s*(?:=|:(?!\d+\b))\s*)"
     rf"(?P<value>{QUOTED}|[^\s&;,\"']+)"
 )
-OPTION: Final = re.compile(
-    rf"(?i)(?P<name>(?<!\S)--?{SECRETIVE})(?P<between>\s+)(?P<value>{QUOTED}|[^\s-]\S*)"
-)
+OPTION_NAME: Final = re.compile(r"(?:\A|\s)-")
+OPTION: Final = re.compile(rf"(?P<between>\s+)(?P<value>{QUOTED}|[^\s-]\S*)")
 BEARER: Final = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s\"']+@")
-NAMED: Final = re.compile(rf"(?i){SECRETIVE}")
 VARIABLES: Final = frozenset(("env_vars", "_inherited_env_vars"))
 DEEPEST: Final = 12
 
@@ -40,8 +39,22 @@ def masked(text: str) -> str:
     whose names say so, bearer tokens, and user and password in an address."""
     text = CREDENTIALS.sub(f"{MASK}@", text)
     text = BEARER.sub(rf"\1 {MASK}", text)
-    text = ASSIGNED.sub(rf"\g<name>\g<between>{MASK}", text)
-    return OPTION.sub(rf"\g<name>\g<between>{MASK}", text)
+    parts, at = list[str](), 0
+    # Each name is looked at once: one expression for names and values takes for ever on some texts.
+    for name in NAME.finditer(text):
+        if name.start() < at or SECRETIVE.search(name[0]) is None:
+            continue
+        value = ASSIGNED.match(text, name.end())
+        if (
+            value is None
+            and name[0].startswith("-")
+            and not text[max(0, name.start() - 1) : name.start()].strip()
+        ):
+            value = OPTION.match(text, name.end())
+        if value is not None:
+            parts += [text[at : name.end()], value["between"], MASK]
+            at = value.end()
+    return "".join(parts) + text[at:]
 
 
 def masked_tree(value: Any, depth: int = 0) -> Any:
@@ -56,7 +69,7 @@ def masked_tree(value: Any, depth: int = 0) -> Any:
             str(name): {str(it): MASK for it in inner}
             if name in VARIABLES and isinstance(inner, Mapping)
             else MASK
-            if name in VARIABLES or (NAMED.search(str(name)) and inner is not None)
+            if name in VARIABLES or (SECRETIVE.search(str(name)) and inner is not None)
             else masked_tree(inner, depth + 1)
             for name, inner in value.items()
         }

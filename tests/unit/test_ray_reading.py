@@ -188,6 +188,15 @@ def test_every_variable_of_a_runtime_environment_is_hidden_but_for_its_name() ->
                                  "deep": {"secret_key": "***"}}  # fmt: skip
 
 
+PIECES = ("token.", "a.", "--token ", "token:", 'token="', 'token=\\"', "://a", "bearer ", "-_")
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_no_text_takes_for_ever_to_mask(piece: str) -> None:
+    # Steps that grew with the square of it would take minutes.
+    masked(piece * 50_000)
+
+
 def test_a_secret_is_hidden_although_its_name_is_cut_off() -> None:
     message = "HF_TOKEN=hf_w0rd " + "y" * (answers.MESSAGE - 5)
     entry = {"submission_id": "a", "status": "FAILED", "message": message}

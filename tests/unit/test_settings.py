@@ -55,6 +55,11 @@ def test_a_secret_is_one_line_wherever_it_is_written(
         with pytest.raises(ValueError, match="a secret is one line") as refused:
             Secret.read(written)
         assert "b3arer" not in str(refused.value)
+    # What is not UTF-8 comes from the environment as lone surrogates, which no header can hold.
+    monkeypatch.setenv("WORD", "b3arer-\udce9")
+    with pytest.raises(ValueError, match="the environment variable WORD is not text") as refused:
+        Secret.read({"env": "WORD"})
+    assert "b3arer" not in str(refused.value)
     for later, told in ((b"b3arer\nword", "one line"), (b"\xff", "not text"), (b" ", "is empty")):
         path.write_bytes(later)
         with pytest.raises(OSError, match=told):
