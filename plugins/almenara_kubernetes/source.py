@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.kit import every, now
 from almenara.signals import Resource, Severity, Signal
@@ -89,6 +91,17 @@ class Outbox:
             await self._publish(batch)
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of asking for usage."""
+
+    standing: Standing
+    reason: str = ""
+    unmeasured: str | None = None
+    """Why nobody measures, empty where somebody does; None where that is not known."""
+    overloaded: bool = False
+    """Whether to ask for no more in this round."""
+
+
 class ClusterSource:
     """Observes one cluster."""
 
@@ -127,8 +140,8 @@ class Observation:
         """Microseconds since the epoch: since when the cluster stands as it does."""
         self._problems: dict[tuple[str, str], tuple[Standing, str]] = {}
         self._told_problems: set[tuple[str, str]] = set()
-        self._unmeasured: dict[str, str] = {}
-        """Why nobody tells what things of a kind use, where that is so."""
+        self._unmeasured: dict[tuple[str, str], str] = {}
+        """Why nobody tells what things of a kind in a namespace use, where that is so."""
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -204,6 +217,7 @@ class Observation:
                     await self._take(watched, name, Listed(()))
                 for watched in measured_kinds(self.settings, self.cluster):
                     self._stands((f"{watched.kind}.usage", name), watched, "ok", "")
+                    self._measured((watched.kind, name), "")
 
         async def accept(batch: Batch) -> None:
             if isinstance(batch, Listed):
@@ -234,31 +248,36 @@ class Observation:
         async for _ in every(self.settings.usage_every):
             await self.connection.reachable()
             for namespace in self._namespaces() if watched.namespaced else [""]:
-                standing, reason, unmeasured = await self._ask_usage(watched, namespace)
+                asked = await self._ask_usage(watched, namespace)
                 if watched.namespaced and namespace not in self._namespaces():
                     # It lost its labels meanwhile, and nothing is said of it any more.
                     continue
-                self._stands((f"{watched.kind}.usage", namespace), watched, standing, reason)
-                if unmeasured is not None:
-                    self._measured(watched, unmeasured)
+                key = f"{watched.kind}.usage", namespace
+                self._stands(key, watched, asked.standing, asked.reason)
+                if asked.unmeasured is not None:
+                    self._measured((watched.kind, namespace), asked.unmeasured)
+                if asked.overloaded:
+                    break
 
-    async def _ask_usage(
-        self, watched: Watched, namespace: str
-    ) -> tuple[Standing, str, str | None]:
-        """Tell of what is used in a namespace. How that stands, and why; and why nobody measures
-        anything, where that is known."""
+    async def _ask_usage(self, watched: Watched, namespace: str) -> Asked:
+        """Tell of what is used in a namespace, and how that stands."""
         try:
             found, _ = await pages(self.connection, watched, namespace, limit=self.settings.page)
         except RefusedError as error:
             # Without a metrics server the API is absent, or answers 503.
             standing: Standing = "forbidden" if error.status == 403 else "absent"
-            return standing, str(error), f"{watched.path} answers {error.status}: {error}"
+            return Asked(
+                standing=standing,
+                reason=str(error),
+                unmeasured=f"{watched.path} answers {error.status}: {error}",
+                overloaded=error.status == 429,
+            )
         except (UnreachableError, BrokenError) as error:
-            return "failing", f"{watched.plural}: {error}", None
+            return Asked(standing="failing", reason=f"{watched.plural}: {error}")
         for start in range(0, len(found), MEASURED):
             part = found[start : start + MEASURED]
             await self.outbox.measured(self.reading.usage(watched, part))
-        return "ok", "", ""
+        return Asked(standing="ok", unmeasured="")
 
     def _namespaces(self) -> list[str]:
         if self.cluster.everywhere:
@@ -282,9 +301,11 @@ class Observation:
             self._unreachable = text
             self._changed.set()
 
-    def _measured(self, watched: Watched, why_not: str) -> None:
-        if why_not != self._unmeasured.get(watched.kind, ""):
-            self._unmeasured[watched.kind] = why_not
+    def _measured(self, key: tuple[str, str], why_not: str) -> None:
+        before = self._unmeasured.pop(key, "")
+        if why_not:
+            self._unmeasured[key] = why_not
+        if why_not != before:
             self._changed.set()
 
     def _stands(
@@ -319,7 +340,7 @@ class Observation:
             status, severity, reason = "unreachable", Severity.ERROR, self._unreachable
         elif problems:
             status, severity, reason = "partial", Severity.WARN, _summary(problems)
-        unmeasured = next(filter(None, self._unmeasured.values()), "")
+        unmeasured = next(iter(self._unmeasured.values()), "")
         version = (
             ".".join(map(str, self.connection.version)) if any(self.connection.version) else ""
         )

@@ -149,10 +149,15 @@ def of_workload(before: Resource | None, after: Resource) -> Iterator[Told]:
     fresh = old.get("revision") != revision
     if fresh:
         earlier = {"from_version": old["version"]} if old.get("version") else {}
+        # The first revision may come a moment after the object.
+        first = not old.get("revision")
         yield Told(
-            type="rollout.began", key=f"{key}/began", time=None, severity=Severity.INFO,
+            type="rollout.began",
+            key=f"rollout/{revision}/began" if first else f"{key}/began",
+            time=None,
+            severity=Severity.INFO,
             data={**data, **earlier},
-        )  # fmt: skip
+        )
     if old.get("rollout") == rollout and not fresh:
         return
     if rollout == COMPLETE and ROLLOUT_OF in new:

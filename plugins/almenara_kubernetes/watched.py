@@ -64,9 +64,12 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
             found: KubernetesObject = _decoder(self.type).decode(raw)
         except UNREADABLE as error:
             found = _second_try(self.type, raw, error)
-        if isinstance(found, objects.CustomObject):
+        if not isinstance(found, objects.CustomObject):
+            return found
+        try:
             return msgspec.structs.replace(found, whole=msgspec.json.decode(raw))
-        return found
+        except UNREADABLE as error:
+            return Malformed(metadata=found.metadata, problem=str(error)[:LONGEST_PROBLEM])
 
 
 @functools.cache

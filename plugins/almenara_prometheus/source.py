@@ -174,7 +174,8 @@ def signals(
         Resource(kind=kind, name=name, namespace=target.name, status="scraped")
         for kind, name in sorted(kept - seen)
     ]
-    gone = {(kind, name) for kind, name in seen if not mapper.holds(kind, name)}
+    beyond = set(names[target.series_limit :])
+    gone = {it for it in seen if it in beyond or not mapper.holds(*it)}
     found += [
         Resource(kind=kind, name=name, namespace=target.name, gone=True)
         for kind, name in sorted(gone)

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from codecs import getincrementaldecoder
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
@@ -84,6 +85,15 @@ def clean(text: str) -> str:
     return "\n".join(line[:LONGEST_LINE] for line in lines).strip("\n")
 
 
+def bounded(rest: str) -> str:
+    """The end of a line that goes on and on, without the words at the cut: they may be a secret
+    whose name is cut off."""
+    if len(rest) <= 2 * LONGEST_LINE:
+        return rest
+    words = rest[-LONGEST_LINE:].split(None, 2)
+    return words[2] if len(words) > 2 else ""
+
+
 def line(text: str) -> Line:
     """A line with a severity, where it says one."""
     for expression, severity in WORSE:
@@ -153,15 +163,14 @@ class JobLogs:
             async for batch in self._ask_again(dashboard, job):
                 yield batch
             return
-        rest = ""
+        rest, decoder = "", getincrementaldecoder("utf-8")("replace")
         parts = dashboard.stream(
             "log_stream", node_id=job.node_id, filename=log_name(job.id), lines=SHOWN,
             interval=0.5, format="text",
         )  # fmt: skip
         async for part in parts:
-            text = rest + part.decode("utf-8", "replace")
-            whole, _, rest = text.rpartition("\n")
-            rest = rest[-LONGEST_LINE:]
+            whole, _, rest = (rest + decoder.decode(part)).rpartition("\n")
+            rest = bounded(rest)
             if whole:
                 yield [line(it) for it in clean(whole).split("\n")]
         if rest:

@@ -161,6 +161,9 @@ class Following:
             version = await self._version()
             restarted = bool(session and version.session and version.session != session)
             first = cluster.started(version, "")
+            if first:
+                # A new head may have what the one before had not.
+                self._missing.clear()
         transitions = cluster.jobs.transitions(jobs, restarted=restarted, partial=partial)
         await self._add_logs(transitions)
         if unread:
@@ -263,6 +266,8 @@ class Following:
         whole = joined(nodes, measured)
         head = next((it.id for it in whole if it.head and it.alive), "")
         signals = cluster.started(version, head)
+        if signals:
+            self._missing.clear()
         if whole:
             signals += cluster.shaped(whole)
         cluster.use = await ask("status", answers.status, Status(), end)

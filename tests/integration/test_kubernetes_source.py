@@ -402,6 +402,7 @@ async def test_a_namespace_that_loses_its_labels_takes_its_problems_along(
         await asyncio.to_thread(api_server.patch, it, {"metadata": {"labels": {LABEL: None}}})
         await run.until(gone(run, "access", "pod.usage"))
         await run.until(lambda: not run.is_degraded)
+        await run.until(lambda: "usage" not in run.resources["cluster"].state)
     api_server.disallow(name=f"watch-{namespace}")
 
 

@@ -100,7 +100,14 @@ async def test_too_many_series_are_cut_and_that_is_told() -> None:
     it = Kept()
     async with it.running(target(server.server_port, DEPTH, series_limit=10)):
         await it.until(lambda s: isinstance(s, Resource) and s.status == "partial")
-    assert "30 resources, of which 10 are kept (series_limit)" in it.last("it").state["reason"]
+        # One that comes before them pushes the last one out, which is told.
+        depth.labels("a").set(1)
+        await it.until(lambda s: isinstance(s, Resource) and s.name == "q09" and s.gone)
+        names = {s.name for s in it.signals if isinstance(s, Sample) and s.kind == "queue"}
+        assert "q10" not in names
+        it.signals = [s for s in it.signals if not isinstance(s, Sample)]
+        await it.until(lambda s: isinstance(s, Sample) and s.name == "q08")
+    assert "31 resources, of which 10 are kept (series_limit)" in it.last("it").state["reason"]
     assert len({s.name for s in it.signals if isinstance(s, Sample) and s.kind == "queue"}) == 10
     server.shutdown()
     server.server_close()

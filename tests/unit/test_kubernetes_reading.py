@@ -273,6 +273,30 @@ def test_the_columns_of_a_custom_resource_may_point_anywhere() -> None:
     assert (told.status, told.state["made"], told.state["rule"]) == ("gold", made, "first")
 
 
+@pytest.mark.parametrize("spec", [b"1e999", b'"\xff"', b"[" * 5_000 + b"]" * 5_000, b'"\\ud800"'])
+def test_a_custom_resource_that_cannot_be_read_is_told_as_such(spec: bytes) -> None:
+    watched = custom(group="g.io", version="v1", plural="xs", kind="X")
+    raw = b'{"metadata": {"name": "x", "uid": "1"}, "spec": ' + spec + b"}"
+    told = Reading().changed(watched, watched.decode(raw))
+    assert "this X cannot be read" in (events(told)["kubernetes.malformed"].problem or "")
+
+
+def test_a_first_rollout_is_told_once_although_its_revision_comes_later() -> None:
+    bus = MemoryBus()
+    made = {"creationTimestamp": format_time(now()), "generation": 1}
+    unseen = it(DEPLOYMENTS, meta=made, spec={"replicas": 2})
+    seen = it(
+        DEPLOYMENTS, spec={"replicas": 2},
+        meta={**made, "annotations": {"deployment.kubernetes.io/revision": "1"}},
+    )  # fmt: skip
+    for changes in ([unseen, seen], [seen]):
+        reading = Reading()
+        for change in changes:
+            bus.accept(reading.changed(DEPLOYMENTS, change))
+    told = [one.type for one in bus.signals if isinstance(one, Event)]
+    assert told == ["kubernetes.rollout.began"]
+
+
 def test_what_a_pod_itself_asks_for_counts_before_what_its_containers_do() -> None:
     spec = {
         "containers": [{"name": "a"}, {"name": "b", "resources": {"requests": {"cpu": "100m"}}}],

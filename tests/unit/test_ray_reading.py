@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from almenara_ray import answers
 from almenara_ray.answers import AnswerError
 from almenara_ray.durations import Durations, alike
-from almenara_ray.logs import clean, line
+from almenara_ray.logs import LONGEST_LINE, bounded, clean, line
 from almenara_ray.masking import masked, masked_tree
 
 ANSWERS = Path(__file__).parents[1] / "fixtures" / "ray-2.60"
@@ -256,6 +256,15 @@ def test_a_log_is_shown_as_a_terminal_would_have_left_it() -> None:
     assert line("2026 ERROR it broke").severity.name == "ERROR"
     assert line("ValueError: 7").severity.name == "ERROR"
     assert line("all is well").severity.name == "INFO"
+
+
+def test_the_end_of_a_line_without_end_shows_no_secret_whose_name_is_cut_off() -> None:
+    for written in ("HF_TOKEN=w0rd", "--token w0rd"):
+        for cut in range(len(written) + 2):
+            rest = "x" * LONGEST_LINE + written + " " + "y z " * (LONGEST_LINE // 4)
+            assert "w0rd" not in line(bounded(rest + "y" * cut)).text
+    assert bounded("x" * 9 * LONGEST_LINE) == ""
+    assert bounded("short") == "short"
 
 
 @given(st.text(max_size=300))
