@@ -223,6 +223,32 @@ def test_nobody_is_kept_by_what_is_no_request(tmp_path: Path) -> None:
                     del attackers[it]
 
 
+@pytest.mark.parametrize(
+    ("more", "address"),
+    [
+        ("Content-Length: 5\r\n", "/live?panel=events"),
+        ("Transfer-Encoding: chunked\r\n", "/live?panel=events"),
+        ("".join(f"X-{number}: 1\r\n" for number in range(300)), "/live?panel=events"),
+        (f"X-Long: {'x' * 12_000}\r\n", "/live?panel=events"),
+        ("", f"/live?panel=events&text={'a' * 9_000}"),
+    ],
+)
+def test_a_handshake_that_is_none_is_answered_and_keeps_nobody_from_stopping(
+    tmp_path: Path, more: str, address: str
+) -> None:
+    with Almenara(tmp_path / "a", "nats://127.0.0.1:1", PLUGINS__DISABLED="[nats]") as almenara:
+        with socket.create_connection(("127.0.0.1", almenara.port), timeout=20) as it:
+            it.sendall(
+                f"GET {address} HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n"
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{more}\r\n".encode()
+            )
+            answer = it.recv(65_536)
+            assert re.match(rb"HTTP/1.1 (4\d\d|101) ", answer), answer
+            assert almenara.stop() == 0
+        assert "Traceback" not in almenara.log
+
+
 def client_hello(trust: ssl.SSLContext) -> bytes:
     """What a browser begins a handshake with."""
     sent = ssl.MemoryBIO()

@@ -1,6 +1,7 @@
 """Sign-in with a real OpenID Connect provider: node's oidc-provider, in a process of its own."""
 
 import asyncio
+import html
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Self
 
 import httpx
 import pytest
+from playwright.async_api import async_playwright
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -181,12 +183,34 @@ async def test_signing_out_here_leads_to_signing_out_there(
         f"{almenara.url}/sign-out", data={"csrf": form[1]}, headers={"origin": almenara.url},
         follow_redirects=False,
     )  # fmt: skip
-    address = httpx.URL(done.headers["location"])
+    assert done.status_code == 200
+    onward = re.search(r'http-equiv="refresh" content="0; url=([^"]+)"', done.text)
+    assert onward is not None
+    address = httpx.URL(html.unescape(onward[1]))
     assert str(address).startswith(provider.url)
     assert address.params["client_id"] == "almenara"
     assert address.params["id_token_hint"]
     assert browser.get(f"{almenara.url}/api/session").status_code == 401
     assert 'name="xsrf"' in browser.get(address).text
+
+
+async def test_a_browser_that_signs_out_gets_to_the_provider(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, provider = pair
+    path = os.environ.get("ALMENARA_CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("there is no Chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = await browser.new_page()
+        await page.context.add_cookies([{"name": "who", "value": "ada", "url": provider.url}])
+        await page.goto(f"{almenara.url}/sign-in/start?next=/account")
+        await page.click("button:has-text('Sign out')")
+        await page.wait_for_url(f"{provider.url}/session/end?**")
+        await page.goto(f"{almenara.url}/account")
+        assert "/sign-in" in page.url
+        await browser.close()
 
 
 async def test_keys_that_the_provider_changes_are_fetched(

@@ -104,6 +104,29 @@ async def test_pages_walk_through_all_events_both_ways(tmp_path: Path) -> None:
         assert up == right[::-1]
 
 
+WRITTEN = (
+    "오류 발생", "ошибка й ё ї", "データ 接続エラー", "tiếng Việt lỗi", "σφάλμα ώρα", "خطأ أحمد",
+    "हिन्दी में त्रुटि", "เพื่อ ที่", "שָׁלוֹם", "Zoë naïve", "ﬁn ǅ straße",
+)  # fmt: skip
+
+
+@pytest.mark.anyio
+async def test_words_of_any_language_are_found_as_they_are_written(tmp_path: Path) -> None:
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        said = [
+            Event(id=str(number), source="x", type="said", time=number, data={"text": text})
+            for number, text in enumerate(WRITTEN)
+        ]
+        await bus.publish(said, "x")
+        for event in said:
+            text = event.data["text"]
+            for search in (text, f'"{text}"', *text.split(), text[:2] + "*"):
+                wanted = Filter.from_query({"text": search})
+                found = [it.signal.id for it in await History(bus).events(wanted, limit=99)]
+                assert event.id in found, search
+                assert wanted.matches(event), search
+
+
 @pytest.mark.anyio
 async def test_names_are_listed_once(tmp_path: Path) -> None:
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
@@ -111,6 +134,12 @@ async def test_names_are_listed_once(tmp_path: Path) -> None:
         await bus.publish(fleet(500), "x")
         assert await History(bus).types() == sorted(TYPES)
         assert await History(bus).origins() == [f"nats/S{it}" for it in range(4)]
+
+
+def test_what_is_longer_ago_than_the_epoch_is_all_there_is() -> None:
+    wanted = Filter.from_query({"since": "999999999w"})
+    assert wanted.since == 0
+    assert wanted.to_query() == {"since": "1970-01-01T00:00:00Z"}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ async def test_a_uvicorn_that_is_another_is_told_by_what_it_lacks() -> None:
 
     assert {"conn", "queue"} <= set(RELIED_ON)
     assert lacking(Renamed) == [
-        "conn", "queue", "conn.available_extensions", "conn.parser"
+        "conn", "queue", "conn.available_extensions", "conn.data_to_send", "conn.parser",
     ]  # fmt: skip
 
     class Otherwise:

@@ -103,16 +103,13 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 PATTERNS: Final = ("source", "origin", "type", "subject")
 
 
-def phrases(text: str) -> list[tuple[list[str], bool]]:
-    """The words of each phrase in a text search, and whether its last is only a beginning.
+def phrases(text: str) -> list[tuple[str, bool]]:
+    """Each phrase in a text search as it is written, and whether its last word is only a beginning.
 
     Raises `ValueError` for a text without a letter or a digit.
     """
-    found = []
-    for quoted, bare in WORD.findall(text):
-        part = quoted or bare
-        if phrase := words(part):
-            found.append((phrase, part.endswith("*")))
+    parts = [quoted or bare for quoted, bare in WORD.findall(text)]
+    found = [(part, part.endswith("*")) for part in parts if words(part)]
     if not found:
         raise ValueError(f"text {text!r} has no letter or digit to look for")
     return found
@@ -120,7 +117,8 @@ def phrases(text: str) -> list[tuple[list[str], bool]]:
 
 def _moment(name: str, value: str) -> int:
     if ago := AGO.fullmatch(value):
-        return now() - int(ago[1]) * SECONDS[ago[2].lower()] * 1_000_000
+        # No longer ago than the epoch, before which nobody has sent anything.
+        return max(now() - int(ago[1]) * SECONDS[ago[2].lower()] * 1_000_000, 0)
     if value.lstrip("-").isdigit() and len(value) <= 18:
         return int(value)
     try:
@@ -159,7 +157,7 @@ def _checks(wanted: Filter) -> tuple[Callable[[Event], bool], ...]:
     if (until := wanted.until) is not None:
         checks.append(lambda event: event.time < until)
     if wanted.text is not None:
-        searched = phrases(wanted.text)
+        searched = [(words(phrase), beginning) for phrase, beginning in phrases(wanted.text)]
         checks.append(lambda event: _contains(event, searched))
     return tuple(checks)
 

@@ -15,6 +15,7 @@ from almenara.signals import Severity
 
 BRANCHES: Final = 24
 """Names of a pattern that are each looked up in an index; beyond them the log is scanned."""
+QUOTING: Final = re.compile(r'["\x00]')
 NARROW_WINDOW: Final = 20_000
 """Events in a time window that are cheaper to sort than to look for along the log."""
 NAMED_AMONG: Final = 100_000
@@ -336,9 +337,12 @@ def _expression(texts: Iterable[str]) -> str:
 
 
 def match_expression(text: str) -> str:
-    """The FTS5 expression of a text filter: every phrase quoted, all of them required."""
+    """The FTS5 expression of a text filter: every phrase quoted, all of them required.
+
+    A phrase is made into words by the index, as what it holds was.
+    """
     return " AND ".join(
-        '"' + " ".join(phrase) + '"' + (" *" if beginning else "")
+        f'"{QUOTING.sub(" ", phrase)}"{" *" if beginning else ""}'
         for phrase, beginning in phrases(text)
     )
 

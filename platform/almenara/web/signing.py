@@ -145,15 +145,26 @@ async def sign_in(
 
 
 @post("/sign-out", name="sign out", opt=VIEWER, include_in_schema=False, status_code=303)
-async def sign_out(request: PageRequest, services: NamedDependency[Services]) -> Redirect:
-    """End the session of this browser."""
-    ticket, asking = ticket_of(request), asking_of(request)
-    away = "/sign-in"
+async def sign_out(
+    request: PageRequest, services: NamedDependency[Services]
+) -> Response[str] | Redirect:
+    """End the session of this browser, and that at the provider."""
+    ticket, asking, provider = ticket_of(request), asking_of(request), services.access.oidc
+    away = ""
     if ticket is not None and ticket.session is not None:
-        if services.access.oidc is not None:
-            away = services.access.oidc.leaving(ticket.session) or away
+        if provider is not None:
+            away = provider.leaving(ticket.session)
         await services.access.sign_out(ticket.session, asking.address)
-    response = Redirect(away, status_code=303)
+    response: Response[str] | Redirect = Redirect("/sign-in", status_code=303)
+    if away and provider is not None:
+        request.scope["state"].pop("ticket")
+        # What a form leads to may be of this origin alone (`form-action`), also by a redirect: a
+        # page goes on from here.
+        response = page(
+            services, request, "sign_out_page.html", {"away": away, "provider": provider.name},
+            name="sign out", title="Sign out",
+        )  # fmt: skip
+        response.headers["cache-control"] = "no-store"
     for name in (SECURE_COOKIE, PLAIN_COOKIE):
         if asking.secure or name == PLAIN_COOKIE:
             response.cookies.append(cookie_of(name, "", asking))

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
 import uvicorn
+import websockets.http11 as http11
 from litestar import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -36,11 +37,16 @@ DEFLATE: Final = ServerPerMessageDeflateFactory(
 )
 SHARED: Final = PerMessageDeflate(True, True, 15, 15, {"level": 1})
 RELIED_ON: Final = (
-    "close_sent", "conn", "connection_lost", "connection_made", "disconnected", "handle_connect",
-    "loop", "on_task_complete", "pause_writing", "queue", "resume_writing", "send", "transport",
+    "close_sent", "conn", "connection_lost", "connection_made", "data_received", "disconnected",
+    "handle_connect", "handshake_complete", "handshake_initiated", "loop", "on_task_complete",
+    "pause_writing", "queue", "resume_writing", "send", "transport",
 )  # fmt: skip
 """What `LiveProtocol` uses of uvicorn's protocol, which promises none of it to anybody."""
-RELIED_ON_OF_CONN: Final = ("available_extensions", "parser")
+RELIED_ON_OF_CONN: Final = ("available_extensions", "data_to_send", "parser")
+BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+# Their length is held by `server.largest_address` and `server.largest_headers` before; less than a
+# request may have would leave a page without its WebSocket.
+http11.MAX_LINE_LENGTH = 1_048_576
 LEAST: Final = 256
 """Bytes below which compressing gains nothing."""
 
@@ -70,6 +76,16 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         # Whatever the socket does not take at once tells that the browser is behind. Not 0: with
         # TLS nothing at all would be too much then, and every page would seem to be behind.
         self.transport.set_write_buffer_limits(high=1)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated and not self.transport.is_closing():
+            # A whole request is handed over here, and websockets has refused it. uvicorn would
+            # neither send that nor close, and fail over such a connection when it stops.
+            answer = b"".join(self.conn.data_to_send())
+            self.transport.write(answer or BAD_REQUEST)
+            self.handshake_complete = self.close_sent = True
+            self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
