@@ -367,7 +367,9 @@ def check_whole(plugins: Plugins, settings: Settings) -> None:
     catalogue = Catalogue(Renderer())
     for name in plugins.modules:
         try:
-            catalogue.add(name, plugins.panels(name, plugins.settings(name, settings)), None)
+            said = plugins.settings(name, settings)
+            panels, pages = plugins.panels(name, said), plugins.pages(name, said)
+            catalogue.add(name, panels, plugins.templates(name), pages)
         except Exception as error:
             plugins.note(name, str(error))
     absent = [it.name for it in plugins.described() if it.state != "active"]

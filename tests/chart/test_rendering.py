@@ -323,6 +323,56 @@ def test_the_policy_opens_the_ports_of_what_is_configured() -> None:
     assert ports == {53, "http", 443, 9000}
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"plugins": {"install": {
+                "enabled": True, "indexUrl": "https://wheels.example.org:8443/simple",
+                "requirements": f"a==1 --hash=sha256:{'0' * 64}"}}},
+            {8443},
+        ),
+        (
+            {"plugins": {"enabled": ["nats"]},
+             "config": {"plugins": {"nats": {"servers": ["a", "b:4333", "10.0.0.1:4444"]}}}},
+            {4222, 4333, 4444},
+        ),
+        (
+            {"plugins": {"enabled": ["kubernetes"]},
+             "secrets": {"east": {"existingSecret": "kubeconfig"}},
+             "config": {"plugins": {"kubernetes": {"clusters": [
+                 {"name": "east", "kubeconfig": "/etc/almenara/secrets/east/kubeconfig"}]}}}},
+            {443, 6443},
+        ),
+        (
+            {"secrets": {"x": {"existingSecret": "x"}},
+             "config": {"auth": {"mode": "kubernetes", "kubernetes": {
+                 "server": "https://10.1.1.1:7443",
+                 "token": {"file": "/etc/almenara/secrets/x/token"}}}}},
+            {7443},
+        ),
+    ],
+)  # fmt: skip
+def test_the_policy_opens_the_ports_of_whatever_is_spoken_to(
+    values: Thing, expected: set[int]
+) -> None:
+    rules = only(render(values), "NetworkPolicy")["spec"]["egress"]
+    assert expected <= {port["port"] for rule in rules for port in rule["ports"]}
+
+
+def test_what_is_installed_fits_what_the_pod_may_write() -> None:
+    pod = workload(render(engine.read(SETS["plugin-install"])))["spec"]["template"]["spec"]
+    (install,) = [it for it in pod["initContainers"] if it["name"] == "install"]
+    # The volume of 512 MiB, and what a container may write by default.
+    assert install["resources"]["limits"]["ephemeral-storage"] == str((512 + 256) * 2**20)
+
+
+def test_a_simulated_cluster_stands_alone_and_is_granted_nothing() -> None:
+    things = render(engine.read(SETS["simulated"]))
+    assert "clusters" not in engine.configuration(things)["plugins"]["kubernetes"]
+    assert not [it for it in things if it["kind"] in ("ClusterRole", "Role")]
+
+
 def test_what_the_bus_may_hold_fits_its_volume() -> None:
     assert engine.configuration(render({}))["storage"]["retention_size"] == 8 * 2**30
     given = engine.configuration(render(engine.read(SETS["retention-given"])))

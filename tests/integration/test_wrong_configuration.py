@@ -31,7 +31,15 @@ def almenara_settings(): return Settings
 
 @almenara.hookimpl
 def almenara_panels():
-    return [Panel(name="p", title="P", kind="events", query=EventQuery(), filters=["severity"])]
+    return [
+        Panel(name="p", title="P", kind="events", query=EventQuery(), filters=["severity"]),
+        Panel(name="all", title="All", kind="table", query=ResourceQuery(kind="mine.thing"),
+              columns=[Column(title="Name", path="name")], link="one"),
+    ]
+
+@almenara.hookimpl
+def almenara_pages():
+    return [Page(name="one", title="One", panels=["p"])]
 '''
 
 WRONG = [

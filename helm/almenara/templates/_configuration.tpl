@@ -27,7 +27,9 @@
 {{- end }}
 {{- $_ = set $plugins "disabled" $disabled }}
 {{- if has "kubernetes" .Values.plugins.enabled }}
-{{- $_ = set $plugins "kubernetes" (merge (dict "clusters" (include "almenara.clusters" . | fromJsonArray)) (default dict $plugins.kubernetes)) }}
+{{- with include "almenara.clusters" . | fromJsonArray }}
+{{- $_ = set $plugins "kubernetes" (merge (dict "clusters" .) (default dict $plugins.kubernetes)) }}
+{{- end }}
 {{- end }}
 {{- $_ = set $config "plugins" (merge $plugins (deepCopy .Values.plugins.settings)) }}
 {{- if or .Values.plugins.files .Values.plugins.existingConfigMap }}
@@ -48,7 +50,10 @@
 {{- $plugins := default dict .Values.config.plugins }}
 {{- $addresses := list }}
 {{- if has "nats" .Values.plugins.enabled }}
-{{- $addresses = concat $addresses (default list (default dict $plugins.nats).servers) }}
+{{- range default list (default dict $plugins.nats).servers }}
+{{- /* The library takes them without a scheme as well. */}}
+{{- $addresses = append $addresses (contains "://" . | ternary . (printf "nats://%s" .)) }}
+{{- end }}
 {{- end }}
 {{- if has "http" .Values.plugins.enabled }}
 {{- range default list (default dict $plugins.http).checks }}
@@ -71,6 +76,12 @@
 {{- with dig "auth" "oidc" "issuer" "" .Values.config }}
 {{- $addresses = append $addresses . }}
 {{- end }}
+{{- with dig "auth" "kubernetes" "server" "" .Values.config }}
+{{- $addresses = append $addresses . }}
+{{- end }}
+{{- if .Values.plugins.install.enabled }}
+{{- $addresses = append $addresses .Values.plugins.install.indexUrl }}
+{{- end }}
 {{- $defaults := dict "nats" 4222 "tls" 4222 "ws" 80 "wss" 443 "http" 80 "https" 443 }}
 {{- $ports := list }}
 {{- range $addresses }}
@@ -84,10 +95,15 @@
 {{- $ports | uniq | toJson }}
 {{- end }}
 
-{{- /* The clusters that are watched, as JSON: those of `config`, or the one we are in. */ -}}
+{{- /* The clusters that are watched, as JSON: those of `config`, or the one we are in; none where
+one is simulated. */ -}}
 {{- define "almenara.clusters" -}}
 {{- $clusters := dig "plugins" "kubernetes" "clusters" list .Values.config }}
+{{- if dig "plugins" "kubernetes" "simulated" 0 .Values.config }}
+{{- $clusters | toJson }}
+{{- else }}
 {{- default (list dict) $clusters | toJson }}
+{{- end }}
 {{- end }}
 
 {{- /* What KubeRay makes, in which clusters, as JSON. */ -}}
@@ -96,6 +112,15 @@
 {{- default (list) (dig "plugins" "ray" "kuberay" (list) .Values.config) | toJson }}
 {{- else }}[]
 {{- end }}
+{{- end }}
+
+{{- /* Whether the API server of any cluster is spoken to; empty where none is. */ -}}
+{{- define "almenara.reachesApiServer" -}}
+{{- $places := include "almenara.kuberay" . | fromJsonArray }}
+{{- if has "kubernetes" .Values.plugins.enabled }}
+{{- $places = concat $places (include "almenara.clusters" . | fromJsonArray) }}
+{{- end }}
+{{- if or $places (include "almenara.needsApiServer" .) }}yes{{ end }}
 {{- end }}
 
 {{- /* Whether the cluster we are in is watched; empty where it is not. */ -}}

@@ -155,6 +155,19 @@ short-lived and rotated, in place of the automatic one. */ -}}
                 fieldPath: metadata.namespace
 {{- end }}
 
+{{- /* What is installed counts as ephemeral storage of the pod, whose limit is the largest of an
+init container's and the sum of the others. */ -}}
+{{- define "almenara.installResources" -}}
+{{- $resources := deepCopy .Values.resources }}
+{{- with dig "limits" "ephemeral-storage" "" $resources }}
+{{- if regexMatch "^[0-9]+[KMGT]i$" . }}
+{{- $whole := add (include "almenara.bytes" . | int64) (include "almenara.bytes" $.Values.plugins.install.size | int64) }}
+{{- $_ := set $resources.limits "ephemeral-storage" (toString $whole) }}
+{{- end }}
+{{- end }}
+{{- toYaml $resources }}
+{{- end }}
+
 {{- define "almenara.installContainer" -}}
 - name: install
   image: {{ .Values.plugins.install.image }}
@@ -189,7 +202,7 @@ short-lived and rotated, in place of the automatic one. */ -}}
   securityContext:
     {{- toYaml .Values.securityContext | nindent 4 }}
   resources:
-    {{- toYaml .Values.resources | nindent 4 }}
+    {{- include "almenara.installResources" . | nindent 4 }}
   volumeMounts:
     - name: config
       mountPath: /etc/almenara/requirements.txt
