@@ -186,6 +186,14 @@ def test_selectors_find_the_server_and_nothing_else(things: list[Thing]) -> None
         assert len(chosen) == 1
 
 
+def test_no_annotation_gives_a_secret_away_to_who_guesses() -> None:
+    made = [
+        workload(render({"secrets": {"nats": {"data": {"password": word}}}}))["spec"]["template"]
+        for word in ("hunter2", "another")
+    ]
+    assert made[0] == made[1]
+
+
 def test_nothing_secret_is_in_a_config_map_or_the_environment(things: list[Thing]) -> None:
     for thing in of_kind(things, "ConfigMap"):
         assert "not-a-real-one" not in json.dumps(thing)

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -389,6 +390,32 @@ def _status(watched: Watched, token: str) -> int:
     return httpx.get(watched.url + "/api/session", headers=headers).status_code
 
 
+async def test_wrong_tokens_of_others_hold_up_nobody_who_was_let_in(tmp_path: Path) -> None:
+    with Almenara(tmp_path / "a", "nats://127.0.0.1:1", AUTH__MODE="token",
+                  PLUGINS__DISABLED="[nats]") as almenara:  # fmt: skip
+        good = almenara.command("access", "rotate").stdout.strip()
+
+        def status(token: str) -> int:
+            headers = {"authorization": f"Bearer {token}"}
+            return httpx.get(f"{almenara.url}/api/session", headers=headers).status_code
+
+        assert status(good) == 200
+        wait_until(lambda: status("a-token-that-is-wrong") == 429, "others being held up")
+        assert status(good) == 200
+        almenara.command("access", "rotate")
+        wait_until(lambda: status(good) != 200, "the end of what was good")
+
+
+async def test_the_head_of_an_answer_can_be_asked_for_alone(watched: Watched) -> None:
+    async with httpx.AsyncClient(base_url=watched.url) as client:
+        client.headers["authorization"] = f"Bearer {watched.access_token}"
+        for path in ("/healthz", "/events", "/api/events", "/api/events.csv"):
+            whole, head = await client.get(path), await client.head(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"] == whole.headers["content-type"]
+        assert (await client.head("/sign-out")).status_code == 405
+
+
 async def test_the_access_log_tells_operators_and_not_viewers(watched: Watched) -> None:
     watched.signed_in()
     _status(watched, "wrong-token")
@@ -481,6 +508,31 @@ async def test_sessions_outlive_a_restart_and_end_at_their_time(
         time.sleep(1.2)
         browser.get("/", headers={"sec-fetch-dest": "document"})
         assert browser.cookies["almenara"] != first, "the cookie was exchanged"
+        # Where the answer with the new one never came, the old one goes on and is exchanged again.
+        held = browser.cookies["almenara"]
+        browser.get("/")
+        time.sleep(1.2)
+        lost = httpx.get(
+            almenara.url, cookies={"almenara": held}, headers={"sec-fetch-dest": "document"}
+        ).cookies["almenara"]
+        time.sleep(1.2)
+        again = httpx.get(
+            almenara.url, cookies={"almenara": held}, headers={"sec-fetch-dest": "document"}
+        )
+        assert again.status_code == 200
+        got = again.cookies["almenara"]
+        for cookie, status in ((got, 200), (held, 200), (lost, 303)):
+            assert httpx.get(almenara.url, cookies={"almenara": cookie}).status_code == status
+        # Tabs that are opened at once have one exchange between them.
+        time.sleep(1.2)
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda _: httpx.get(
+                almenara.url, cookies={"almenara": got}, headers={"sec-fetch-dest": "document"}
+            ), range(6)))  # fmt: skip
+        assert [it.status_code for it in answers] == [200] * 6
+        fresh = [it.cookies["almenara"] for it in answers if "almenara" in it.cookies]
+        assert len(fresh) == 1
+        browser.cookies.set("almenara", fresh[0], domain="127.0.0.1")
         almenara.stop()
         almenara.environment["ALMENARA_AUTH__SESSION_LIFETIME"] = "3"
         almenara.start()

@@ -90,3 +90,13 @@ def test_wrong_secrets_of_one_site_are_counted_together() -> None:
     assert attempts.wait(counted_as("2001:db8:2:1::1")) == 0
     assert counted_as(BROWSER) == BROWSER
     assert counted_as("not an address") == "not an address"
+
+
+@pytest.mark.parametrize("written", ["José".encode(), "José".encode("latin-1")])
+def test_names_of_people_are_read_in_whatever_their_proxy_writes_them(written: bytes) -> None:
+    scope = {
+        "scheme": "http", "client": ("10.0.0.1", 1), "state": {},
+        "headers": [(b"host", b"a"), (b"x-forwarded-user", written)],
+    }  # fmt: skip
+    asking = asking_in(scope, PROXIES)  # type: ignore[arg-type]
+    assert asking.header("x-forwarded-user") == "José"

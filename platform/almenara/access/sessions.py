@@ -2,10 +2,12 @@
 
 import asyncio
 import hmac
+import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from almenara.access.hashing import digest, generated
 from almenara.access.identity import Identity, Person
@@ -13,12 +15,14 @@ from almenara.access.store import KeptSession, Store
 from almenara.settings import AuthSettings
 from almenara.signals import now
 
+log = structlog.get_logger(__name__)
+
 SECURE_COOKIE: Final = "__Host-almenara"
 PLAIN_COOKIE: Final = "almenara"
 """On http, which only this machine uses, or who asked for it by name."""
 SECOND: Final = 1_000_000
 GRACE: Final = 30 * SECOND
-"""How long a cookie is good after it was exchanged: other requests may be under way with it."""
+"""How long a cookie is good once the next one was sent: requests may be under way with it."""
 SEEN_STEP: Final = 60 * SECOND
 SESSIONS: Final = 5_000
 
@@ -37,6 +41,8 @@ class Session:
         self.rotated = now()
         self.before = ""
         """The digest of the cookie before this one."""
+        self.taken: int | None = self.rotated
+        """When the cookie was first sent by the browser; None where it may never have got there."""
 
     @property
     def id(self) -> str:
@@ -107,7 +113,9 @@ class Sessions:
         session = self._by_digest.get(name)
         if session is None or session.identity is None or not self.alive(session):
             return None
-        if name == session.before and now() - session.rotated > GRACE:
+        if name == session.kept.digest:
+            session.taken = session.taken or now()
+        elif session.taken is not None and now() - session.taken > GRACE:
             return None
         session.seen = now()
         return session
@@ -126,19 +134,29 @@ class Sessions:
         """Whether its cookie should be exchanged."""
         return now() - session.rotated > self.settings.session_rotation * SECOND
 
-    async def rotate(self, session: Session) -> str:
-        """Exchange the cookie of a session; the secret of the new one."""
+    async def rotate(self, session: Session) -> str | None:
+        """Exchange the cookie of a session; the secret of the new one. None where another request
+        has just done so, or where it cannot be written: then the one there is stays good."""
         secret = generated()
         async with self.turn:
-            self._by_digest.pop(session.before, None)
-            session.before = session.kept.digest
-            session.rotated = now()
-            session.kept = msgspec.structs.replace(
-                session.kept, digest=digest(secret), seen=session.seen
-            )
-            if self._there(session):
-                await asyncio.to_thread(self.store.keep_session, session.kept)
-                self._by_digest[session.kept.digest] = session
+            if not self.due(session) or not self._there(session):
+                return None
+            kept = msgspec.structs.replace(session.kept, digest=digest(secret), seen=session.seen)
+            try:
+                await asyncio.to_thread(self.store.keep_session, kept)
+            except sqlite3.Error as error:
+                log.warning("a session's cookie cannot be exchanged", reason=str(error))
+                return None
+            if not self._there(session):
+                return None
+            # One that the browser never sent has not got there: it still has the one before.
+            lost, old = session.kept.digest, session.before
+            if session.taken is not None:
+                lost, old = old, lost
+            self._by_digest.pop(lost, None)
+            session.before, session.kept = old, kept
+            session.rotated, session.taken = now(), None
+            self._by_digest[kept.digest] = session
         return secret
 
     async def end(self, session: Session) -> None:

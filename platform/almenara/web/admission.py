@@ -82,7 +82,10 @@ class Admission:
         page = scope.get("method") == "GET" and asking.header("sec-fetch-dest") == "document"
         if session is None or not page or not self.access.sessions.due(session):
             return send
-        cookie = session_cookie(asking, await self.access.sessions.rotate(session))
+        secret = await self.access.sessions.rotate(session)
+        if secret is None:
+            return send
+        cookie = session_cookie(asking, secret)
 
         async def exchanging(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -116,11 +119,19 @@ def too_often() -> Refusal:
     return Refusal(429, "Too many requests", "You ask too often; wait a moment.", 1.0)
 
 
+def _text(value: bytes) -> str:
+    # Proxies write the names of people as UTF-8; what is none is of the time before.
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def asking_in(scope: Scope, proxies: TrustedProxies) -> Asking:
     """What a request tells of who makes it; the state of its address and scheme is put right."""
     headers: dict[str, list[str]] = defaultdict(list)
     for key, value in scope["headers"]:
-        headers[key.decode("latin-1").lower()].append(value.decode("latin-1"))
+        headers[key.decode("latin-1").lower()].append(_text(value))
     client: Any = scope.get("client")
     peer = str(client[0]) if client else ""
     secure = scope["scheme"] in ("https", "wss")

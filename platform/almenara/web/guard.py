@@ -9,7 +9,7 @@ import ipaddress
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import structlog
@@ -68,6 +68,9 @@ class Guard:
             return
         nonce = secrets.token_urlsafe(16)
         scope.setdefault("state", {})["nonce"] = nonce
+        if scope.get("method") == "HEAD":
+            # It is what GET would be without its body, and that the server leaves out.
+            scope = cast("Scope", {**scope, "method": "GET"})
         body = Body(receive, self.settings)
         await self.app(scope, body.receive, _with_headers(scope, send, nonce))
 
