@@ -238,6 +238,32 @@ def test_an_event_opens_in_place_by_keyboard_and_at_its_own_address(
     expect(page.locator("main")).to_contain_text("STORY")
 
 
+def test_an_event_that_does_not_come_is_told_and_no_other_is_shown_in_its_place(
+    almenara: Almenara, publisher: RawClient, page: Page
+) -> None:
+    for name in ("FIRST", "SECOND"):
+        publisher.publish("fleet.a", json.dumps({"event_type": name}).encode())
+    almenara.wait_for_events(2)
+    page.goto(almenara.url + "/events")
+    live(page)
+    page.get_by_role("link", name="FIRST").click()
+    expect(page.locator("#drawer .detail")).to_contain_text("FIRST")
+    page.route("**/events/*part=detail*", lambda route: route.abort())
+    page.get_by_role("link", name="SECOND").click()
+    expect(page.locator("#drawer")).to_contain_text("did not come: Almenara")
+    expect(page.locator("#drawer .detail")).to_have_count(0)
+    page.unroute("**/events/*part=detail*")
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="SECOND").click()
+    expect(page.locator("#drawer .detail")).to_contain_text("SECOND")
+    page.goto(almenara.url + "/events")
+    live(page)
+    page.route("**/events/*part=detail*", lambda route: route.abort())
+    page.get_by_role("link", name="FIRST").click()
+    page.get_by_role("link", name="Open its page").click()
+    expect(page.locator("main")).to_contain_text("FIRST")
+
+
 def test_every_page_works_without_javascript_and_on_a_phone(
     almenara: Almenara, publisher: RawClient, browser: Browser
 ) -> None:

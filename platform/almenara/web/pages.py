@@ -485,7 +485,9 @@ def _missing(
     detail = f"No event {sequence} is in the history; it may have been older than what is kept."
     if part != "detail":
         return problem_page(services, request, 404, title, detail)
-    content = services.renderer.render("event_missing.html", {"title": title, "detail": detail})
+    content = services.renderer.render(
+        "event_missing.html", {"sequence": sequence, "title": title, "detail": detail}
+    )
     return Response(content, media_type=MediaType.HTML, status_code=404, headers=FRESH)
 
 

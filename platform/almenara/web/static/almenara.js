@@ -355,6 +355,18 @@
     if (shown) byId("e" + shown)?.classList.add("shown");
   };
 
+  const absent = (sequence) => {
+    const said = document.createElement("p");
+    said.className = "alarm";
+    said.role = "alert";
+    said.textContent = "Event " + sequence + " did not come: Almenara does not answer, or you are signed out.";
+    const way = document.createElement("a");
+    way.className = "button";
+    way.href = "/events/" + sequence;
+    way.textContent = "Open its page";
+    drawerBody.replaceChildren(said, way);
+  };
+
   const load = async (sequence) => {
     wanted = sequence;
     if (loading) return;
@@ -366,8 +378,14 @@
         parameters.delete("after");
         parameters.delete("before");
         parameters.set("part", "detail");
+        // What fails is not told by htmx; what stands there afterwards tells.
         await htmx.ajax("GET", "/events/" + target + "?" + parameters, { source: drawer, target: drawerBody, swap: "innerHTML" });
-        shown = target;
+        if (drawerBody.querySelector('[data-sequence="' + target + '"]')) shown = target;
+        else if (wanted === target) {
+          shown = 0;
+          absent(target);
+          break;
+        }
       }
     } finally {
       loading = false;
