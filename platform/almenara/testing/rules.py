@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import io
 import logging
 import re
@@ -244,6 +245,10 @@ async def does_not_block(subject: Subject) -> Said:
 
     with _context() as context:
         sources = _watched(subject, context)
+        # What the tests before have left would be gone through while the source is watched, which
+        # takes longer in a large suite than a source may block.
+        gc.collect()
+        gc.freeze()
         vitals.start(count_tasks=False)
         watching = threading.Thread(target=watch, daemon=True)
         watching.start()
@@ -254,6 +259,7 @@ async def does_not_block(subject: Subject) -> Said:
                 await run.stop()
         finally:
             vitals.stop()
+            gc.unfreeze()
             ended.set()
             watching.join()
     if found:
