@@ -11,6 +11,7 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from almenara.settings import masked as without_secrets
 from almenara_nats.settings import NatsSettings
 
 log = structlog.get_logger(__name__)
@@ -95,9 +96,7 @@ class Connection(Client):
 
 def masked(text: str, settings: NatsSettings) -> str:
     """The text without the secrets of the settings, for messages and logs."""
-    for secret in (settings.password, settings.token):
-        if secret is not None and (value := secret.reveal()):
-            text = text.replace(value, "***")
+    text = without_secrets(text, (settings.password, settings.token))
     return USERINFO.sub("***@", text)
 
 

@@ -85,6 +85,10 @@ def told(problems: Sequence[str]) -> str:
     return f"cannot be read: {shown}" + (f" and {more} more" if more > 0 else "")
 
 
+Place = tuple[int, str]
+"""Which mapping, by its `id`, and the name that it gives."""
+SeriesKey = tuple[int, Set[tuple[str, str]]]
+"""Which mapping, and the labels of a series of it, without the limit of a bucket."""
 Counts = Mapping[float, float]
 """How many there are up to each limit; of a counter, which has no limits, up to infinity."""
 
@@ -104,19 +108,17 @@ class Mapper:
             name = f"{mapping.metric}_bucket" if mapping.quantile is not None else mapping.metric
             self._by_name[name].append(mapping)
         self._moment = 0.0
-        self._before: Mapping[tuple[int, Set[tuple[str, str]]], Counts] = {}
-        """The counts of each series that counts up, by the mapping that it belongs to."""
+        self._before: Mapping[SeriesKey, Counts] = {}
+        """The counts of each series that counts up."""
         self._held: set[tuple[str, str]] = set()
 
     def map(self, page: Page, moment: float) -> list[Reading]:
         """The readings of a page that was read at `moment`, in seconds that never go back."""
-        sums: dict[tuple[int, str], float] = defaultdict(float)
-        counts: dict[tuple[int, Set[tuple[str, str]]], dict[float, float]] = defaultdict(
-            lambda: defaultdict(float)
-        )
-        grown: dict[tuple[int, str], dict[float, float]] = defaultdict(lambda: defaultdict(float))
+        sums: dict[Place, float] = defaultdict(float)
+        counts: dict[SeriesKey, dict[float, float]] = defaultdict(lambda: defaultdict(float))
+        grown: dict[Place, dict[float, float]] = defaultdict(lambda: defaultdict(float))
         mappings: dict[int, MetricSettings] = {}
-        names: dict[tuple[int, Set[tuple[str, str]]], str] = {}
+        names: dict[SeriesKey, str] = {}
         self._held = set()
         for series in page.series:
             for mapping in self._by_name.get(series.name, ()):

@@ -45,11 +45,7 @@ def masked(text: str) -> str:
         if name.start() < at or SECRETIVE.search(name[0]) is None:
             continue
         value = ASSIGNED.match(text, name.end())
-        if (
-            value is None
-            and name[0].startswith("-")
-            and not text[max(0, name.start() - 1) : name.start()].strip()
-        ):
+        if value is None and OPTION_NAME.match(text, max(0, name.start() - 1)):
             value = OPTION.match(text, name.end())
         if value is not None:
             parts += [text[at : name.end()], value["between"], MASK]

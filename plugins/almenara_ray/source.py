@@ -273,27 +273,19 @@ class Following:
         cluster.use = await ask("status", answers.status, Status(), end)
         cluster.actors = await ask("actors", answers.states, {}, end)
         cluster.tasks = await ask("tasks", answers.states, {}, end)
-        nothing: list[Application] | None = None
-        served = await ask("serve", answers.applications, nothing, end, missing=[])
-        if served is not None:
-            signals += cluster.served(served)
+        applications: list[Application] = await ask("serve", answers.applications, [], end)
+        if "serve" not in cluster.lacking:
+            # One look that failed takes nothing away.
+            signals += cluster.served(applications)
         return signals
 
     async def _part(
-        self,
-        what: str,
-        read: Callable[[bytes], T],
-        without: T,
-        end: float,
-        missing: T | None = None,
-        **query: str | float,
+        self, what: str, read: Callable[[bytes], T], without: T, end: float, **query: str | float
     ) -> T:
-        """What one endpoint tells; `without` where it cannot be had, which is noted, and `missing`
-        where this Ray has none."""
+        """What one endpoint tells; `without` where it cannot be had, which is noted."""
         lacking = self.cluster.lacking
-        missing = without if missing is None else missing
         if self._missing.get(what, -ASKED_AGAIN) + ASKED_AGAIN > monotonic():
-            return missing
+            return without
         if monotonic() > end:
             lacking[what] = f"the other parts took more than {SHAPE_BUDGET:g} s"
             return without
@@ -303,7 +295,7 @@ class Following:
             # An older Ray, or one without Serve: that is no trouble.
             self._missing[what] = monotonic()
             lacking.pop(what, None)
-            return missing
+            return without
         except (AskingError, AnswerError) as error:
             lacking[what] = str(error)
             return without

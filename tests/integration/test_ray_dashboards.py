@@ -211,27 +211,34 @@ async def test_only_get_and_only_known_paths_are_asked_for(tmp_path: Path) -> No
     assert not any("mozilla" in it.lower() for it in heads)
 
 
-async def test_a_ray_that_lacks_parts_is_up_all_the_same(tmp_path: Path) -> None:
-    """As Ray 2.2 without Serve answers: no State API for nodes, and 501 for applications."""
-    asked: list[str] = []
+def having(known: dict[str, bytes], statuses: dict[str, str], asked: list[str]) -> Handler:
+    """Answers the paths that are known, with a status of their own where there is one; `asked` is
+    what was asked for."""
 
     async def answer(head: str, writer: asyncio.StreamWriter) -> None:
         path = head.split(" ")[1].partition("?")[0]
         asked.append(path)
-        known = {
-            "/api/jobs/": b"[]",
-            "/api/version": b'{"version": "4", "ray_version": "2.2.0"}',
-            "/nodes": json.dumps(
-                {"result": True, "data": {"summary": [
-                    {"hostname": "old", "raylet": {"nodeId": "a" * 56, "state": "ALIVE"}}]}}
-            ).encode(),
-        }  # fmt: skip
-        status = "200 OK" if path in known else "404 Not Found"
-        if path == "/api/serve/applications/":
-            status = "501 Not Implemented"
+        status = statuses.get(path, "200 OK" if path in known else "404 Not Found")
         await answering(known.get(path, b"no"), status)(head, writer)
 
-    async with serving(answer) as url:
+    return answer
+
+
+SERVE = "/api/serve/applications/"
+
+
+async def test_a_ray_that_lacks_parts_is_up_all_the_same(tmp_path: Path) -> None:
+    """As Ray 2.2 without Serve answers: no State API for nodes, and 501 for applications."""
+    asked: list[str] = []
+    known = {
+        "/api/jobs/": b"[]",
+        "/api/version": b'{"version": "4", "ray_version": "2.2.0"}',
+        "/nodes": json.dumps(
+            {"result": True, "data": {"summary": [
+                {"hostname": "old", "raylet": {"nodeId": "a" * 56, "state": "ALIVE"}}]}}
+        ).encode(),
+    }  # fmt: skip
+    async with serving(having(known, {SERVE: "501 Not Implemented"}, asked)) as url:
         chosen = settings(url)
         source = RaySource(chosen.clusters[0], chosen, MemoryContext(tmp_path))
         async with SourceRun(source) as run:
@@ -240,37 +247,28 @@ async def test_a_ray_that_lacks_parts_is_up_all_the_same(tmp_path: Path) -> None
             assert run.resources["c0"].state["ray"] == "2.2.0"
             assert run.resources["a" * 12].state["host"] == "old"
     # What is missing is not asked for every time.
-    assert asked.count("/api/serve/applications/") == 1
+    assert asked.count(SERVE) == 1
 
 
 async def test_one_look_at_serve_that_fails_takes_no_application_away(tmp_path: Path) -> None:
-    serve = ["200 OK"]
     asked: list[str] = []
-
-    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
-        path = head.split(" ")[1].partition("?")[0]
-        asked.append(path)
-        known = {
-            "/api/jobs/": b"[]",
-            "/api/version": b'{"version": "4", "ray_version": "2.60.0"}',
-            "/api/serve/applications/": b'{"applications": {"chat": {"status": "RUNNING"}}}',
-        }
-        status = "200 OK" if path in known else "404 Not Found"
-        await answering(known.get(path, b"no"), serve[0] if "serve" in path else status)(
-            head, writer
-        )
-
-    async with serving(answer) as url:
+    statuses = {SERVE: "200 OK"}
+    known = {
+        "/api/jobs/": b"[]",
+        "/api/version": b'{"version": "4", "ray_version": "2.60.0"}',
+        SERVE: b'{"applications": {"chat": {"status": "RUNNING"}}}',
+    }
+    async with serving(having(known, statuses, asked)) as url:
         chosen = settings(url)
         source = RaySource(chosen.clusters[0], chosen, MemoryContext(tmp_path))
         async with SourceRun(source) as run:
             await run.until(lambda: "chat" in run.resources)
-            serve[0] = "500 Internal Server Error"
+            statuses[SERVE] = "500 Internal Server Error"
             await run.until(lambda: "serve" in str(run.resources["c0"].state))
-            looks = asked.count("/api/serve/applications/")
-            await run.until(lambda: asked.count("/api/serve/applications/") > looks + 1)
+            looks = asked.count(SERVE)
+            await run.until(lambda: asked.count(SERVE) > looks + 1)
             assert "chat" in run.resources
-            serve[0] = "404 Not Found"
+            statuses[SERVE] = "404 Not Found"
             await run.until(lambda: "chat" not in run.resources)
 
 

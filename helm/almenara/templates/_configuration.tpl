@@ -99,11 +99,8 @@
 one is simulated. */ -}}
 {{- define "almenara.clusters" -}}
 {{- $clusters := dig "plugins" "kubernetes" "clusters" list .Values.config }}
-{{- if dig "plugins" "kubernetes" "simulated" 0 .Values.config }}
-{{- $clusters | toJson }}
-{{- else }}
-{{- default (list dict) $clusters | toJson }}
-{{- end }}
+{{- $otherwise := ternary list (list dict) (gt (int (dig "plugins" "kubernetes" "simulated" 0 .Values.config)) 0) }}
+{{- default $otherwise $clusters | toJson }}
 {{- end }}
 
 {{- /* What KubeRay makes, in which clusters, as JSON. */ -}}

@@ -120,7 +120,7 @@ def too_often() -> Refusal:
 
 
 def _text(value: bytes) -> str:
-    # Proxies write the names of people as UTF-8; what is none is of the time before.
+    # Proxies write the names of people as UTF-8; what is not is Latin-1, as HTTP once had it.
     try:
         return value.decode()
     except UnicodeDecodeError:

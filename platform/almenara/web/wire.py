@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
 import uvicorn
-import websockets.http11 as http11
 from litestar import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets import http11
 from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
     ServerPerMessageDeflateFactory,
