@@ -4,7 +4,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -26,10 +26,12 @@ This page is written by `almenara config document` from the types that read the 
 
 def settings_reference(plugins: Plugins) -> str:
     """Markdown that lists every setting of the core and of the installed plugins."""
-    parts = [HEAD]
-    for field in msgspec.structs.fields(Settings):
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            parts += _section(field.name, field.type)
+    fields = msgspec.structs.fields(Settings)
+    sections = {it.name for it in fields if _type(it.type) == "section"}
+    parts = [HEAD, "## At the top\n", *_table(Settings, "setting", leaving_out=sections)]
+    for field in fields:
+        for inner in structs_in(field.type):
+            parts += _section(field.name, inner)
     for name in plugins.modules:
         kind = plugins.settings_type(name)
         if kind is not None:
@@ -41,17 +43,23 @@ def _section(place: str, kind: type[msgspec.Struct]) -> Iterator[str]:
     yield f"## `{place}`\n"
     if kind.__doc__:
         yield f"{inspect.cleandoc(kind.__doc__)}\n"
-    yield "| setting | type | default | meaning |"
-    yield "|---|---|---|---|"
-    told = attribute_docs(kind)
-    nested: list[tuple[str, type[msgspec.Struct]]] = []
+    yield from _table(kind, "setting")
     for field in msgspec.structs.fields(kind):
-        text = " ".join(told.get(field.name, "").split())
-        yield f"| `{field.encode_name}` | {_type(field.type)} | {_default(field)} | {text} |"
-        nested += [(field.encode_name, it) for it in structs_in(field.type)]
-    yield ""
-    for name, inner in nested:
-        yield from _section(f"{place}.{name}", inner)
+        for inner in structs_in(field.type):
+            yield from _section(f"{place}.{field.encode_name}", inner)
+
+
+def _table(kind: type[msgspec.Struct], what: str, leaving_out: Set[str] = frozenset()) -> list[str]:
+    """Each field of a struct as a row of a table."""
+    told = attribute_docs(kind)
+    rows = [f"| {what} | type | default | meaning |", "|---|---|---|---|"]
+    for field in msgspec.structs.fields(kind):
+        if field.name not in leaving_out:
+            text = " ".join(told.get(field.name, "").split())
+            rows.append(
+                f"| `{field.encode_name}` | {_type(field.type)} | {_default(field)} | {text} |"
+            )
+    return [*rows, ""]
 
 
 def attribute_docs(kind: type) -> dict[str, str]:
@@ -200,13 +208,7 @@ def _kind(name: str, kind: type) -> Iterator[str]:
     yield f"### `{name}`\n"
     yield f"{_told(kind)}\n"
     if issubclass(kind, msgspec.Struct):
-        told = attribute_docs(kind)
-        yield "| field | type | default | meaning |"
-        yield "|---|---|---|---|"
-        for field in msgspec.structs.fields(kind):
-            text = " ".join(told.get(field.name, "").split())
-            yield f"| `{field.encode_name}` | {_type(field.type)} | {_default(field)} | {text} |"
-        yield ""
+        yield from _table(kind, "field")
         return
     for method in vars(kind).values():
         if inspect.isfunction(method) and not method.__name__.startswith("_"):
