@@ -227,7 +227,7 @@ RULES: Final = """
 import json
 from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule, rule_to_read, tree
 from almenara_kubernetes.watched import MEASURED, READABLE, WATCHED
-from almenara_ray import almenara_kubernetes_rules
+from almenara_ray import almenara_requirements
 from almenara_ray.settings import KubeRaySettings, RaySettings
 
 def kinds(table, rule=rule):
@@ -237,7 +237,7 @@ def kinds(table, rule=rule):
         for it in table
     ]
 
-kuberay = almenara_kubernetes_rules(RaySettings(kuberay=[KubeRaySettings()]))
+kuberay = almenara_requirements(RaySettings(kuberay=[KubeRaySettings()]))
 print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED),
                   "readable": kinds(READABLE.values(), rule_to_read), "logs": tree(LOGS),
                   "namespaces": tree(NAMESPACES), "kuberay": [tree(it) for it in kuberay]}))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from apiserver import ApiServer, programs, why_not
-from app import Almenara
-from servers import NatsServer
+from support.api_server import ApiServer, programs, why_not
+from support.application import Almenara
+from support.servers import NatsServer
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -30,7 +30,7 @@ from almenara.hookspecs import (
     SampleQuery,
     SourceReport,
 )
-from almenara.kit import Changes, Snapshots, blocking, poll
+from almenara.sdk import Changes, Snapshots, blocking, poll
 from almenara.signals import Event, Resource, Sample, Severity
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]

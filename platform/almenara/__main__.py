@@ -1,5 +1,5 @@
 """`python -m almenara`."""
 
-from almenara.cli import main
+from almenara.cli.main import main
 
 main()

@@ -4,7 +4,7 @@ A plugin is a module that implements any of the hooks below with `@almenara.hook
 complete:
 
     import almenara, msgspec, shutil
-    from almenara.kit import every
+    from almenara.sdk import every
     from almenara.signals import Sample
 
     class DiskSettings(msgspec.Struct, forbid_unknown_fields=True):
@@ -32,13 +32,13 @@ given more without breaking anyone. A module that needs a newer contract than ve
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import click
 import msgspec
 import pluggy
 
-from almenara.settings import PlacedPanel
+from almenara.config import PlacedPanel
 from almenara.signals import Event, Resource, Severity, Signal
 
 hookspec = pluggy.HookspecMarker("almenara")
@@ -104,7 +104,7 @@ class Context(Protocol):
     async def save(self, key: str, value: bytes) -> None:
         """Store a small value, such as a position upstream, durably."""
 
-    async def told(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
+    async def known_resources(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
         """The resources that the source of this name has told of and not told as gone, in this run
         or in one before; of one kind, or of all. A source that starts compares them with what there
         is, and tells those as gone that went while it did not run."""
@@ -148,16 +148,16 @@ class SampleQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Lines of a time series at most: those with the highest newest values."""
 
 
-class TailQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LogQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The lines of a tail, which is followed while somebody looks at it."""
 
-    tail: str
-    """Name of a `Tail` of the plugin."""
+    stream: str
+    """Name of a `LogStream` of the plugin."""
     limit: Annotated[int, msgspec.Meta(ge=10, le=5000)] = 500
     """Lines shown at most: the last ones."""
 
 
-Query = EventQuery | ResourceQuery | SampleQuery | TailQuery
+Query = EventQuery | ResourceQuery | SampleQuery | LogQuery
 Format = Literal["text", "number", "bytes", "seconds", "percent", "time", "age", "status"]
 
 
@@ -175,7 +175,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A metric whose last samples are drawn beside the value."""
 
 
-class Look(Protocol):
+class DataView(Protocol):
     """What a panel that prepares its own values can see: all that who looks at it may see."""
 
     def resources(self, query: ResourceQuery) -> Sequence[Resource]:
@@ -218,7 +218,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The values there are; with them the field is a list to choose from."""
 
 
-Prepare = Callable[[Look, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
+Prepare = Callable[[DataView, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
 """Makes the values of a template from what there is and from the panel's filters in the address.
 It runs on the server's event loop, once for all who look, and must not block it."""
 
@@ -229,21 +229,21 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     Ready-made kinds need no template: `events` (a list, of an `EventQuery`), `table` and `detail`
     (`columns` of a `ResourceQuery`), `status` (a strip of states, of a `ResourceQuery`), `number`
     (with a sparkline) and `series` (lines over time), both of a `SampleQuery`, and `tail` (lines as
-    they are written, of a `TailQuery`). A `template` of the plugin's own draws anything else.
+    they are written, of a `LogQuery`). A `template` of the plugin's own draws anything else.
     """
 
     name: str
     """In letters, digits, `_` and `-`; the whole name is `<plugin>.<name>`."""
     title: str
     query: Query
-    kind: Literal["events", "table", "detail", "status", "number", "series", "tail", "template"]
+    kind: Literal["events", "table", "detail", "status", "number", "series", "log", "template"]
     template: str = ""
     """For the kind `template`: a name that `almenara_templates` provides. It is given `panel`,
     `moment` and, by the query, `events`, `resources` or `series`; `{% import "macros.html" as it
     %}` gives it what our own templates are made of."""
     prepare: Prepare | None = None
     """For the kind `template`: an `async def prepare(look, asked)` that makes what the template is
-    given besides `panel` and `moment`, from a `Look` and the panel's filters in the address. It
+    given besides `panel` and `moment`, from a `DataView` and the panel's filters in the address. It
     must not block. The query then only says which signals have the panel drawn again."""
     refresh: Annotated[float, msgspec.Meta(ge=0.5)] | None = None
     """Seconds after which it is drawn again without a signal, for what the time alone changes."""
@@ -268,7 +268,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of the grid, after which it scrolls; 0 for as tall as its content."""
     empty: str = ""
     """What it says while there is nothing to show."""
-    glance: bool = False
+    on_overview: bool = False
     """Whether it is for the overview: how things are, at one look. Where a plugin has no such
     panel, the overview shows those of the kinds `status` and `number` on its pages."""
 
@@ -318,7 +318,7 @@ class ClusterRight(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.verb} {resource}" + (f"/{self.subresource}" if self.subresource else "")
 
 
-class Belonging(msgspec.Struct, frozen=True, kw_only=True):
+class LogAccess(msgspec.Struct, frozen=True, kw_only=True):
     """Where the lines of a tail belong, which decides who may see them."""
 
     source: str
@@ -330,25 +330,25 @@ class Belonging(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @runtime_checkable
-class Tail(Protocol):
-    """Lines that are read while somebody looks at them, and kept by nobody.
+class LogStream(Protocol):
+    """Lines of a log, read only while a panel that shows them is open, and stored nowhere.
 
-    Who may see them is decided by where they belong: to the source with the plugin's name, and to
-    the namespace of the panel's filter. Where that is not so, a method `belongs(asked)` tells it as
-    a `Belonging`; it must not block, and raises `LookupError` for what is not there. An attribute
-    `rights`, `ClusterRight`s, names every right that seeing lines of it may take; a tail with one
-    and without `belongs` always takes that one.
+    Access to the lines follows the source that has the plugin's name and the namespace of the
+    panel's filter. A stream of which this is not true has a method `access_for(filters)` that
+    returns a `LogAccess`; it must not block, and raises `NotFound` where no such log exists. An
+    attribute `rights` names every `ClusterRight` that reading its lines may need; a stream with one
+    and without `access_for` always needs that one.
     """
 
     name: str
     """Unique within the plugin."""
 
-    def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
-        """The last lines, then each as it is written, in batches; ends where no more can come.
+    def lines(self, filters: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
+        """Yield the last lines, then each new line, in batches; end when no more can come.
 
-        `asked` are the filters of the panel. It runs on an event loop of its own, once for all who
-        look at the same, and is closed when nobody does. What it raises is told to them, in the
-        words of the error, and it is tried again; `LookupError` is not tried again.
+        `filters` are those of the panel. It runs on an event loop of its own, once for all viewers
+        with the same filters, and is closed when the last of them leaves. An error is shown to the
+        viewers with its text, and the stream is opened again; after `NotFound` it is not.
         """
 
 
@@ -366,32 +366,21 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     check: str
     """What was looked at, in a few words: `NATS connection`."""
     verdict: Literal["ok", "warning", "failed"]
-    found: str
-    """What was found."""
+    message: str
+    """What was observed."""
     remedy: str = ""
     """What to do about it; empty where nothing needs doing."""
 
 
-class KubernetesRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a plugin, as it is configured, must be allowed to do in one Kubernetes cluster."""
+class Requirement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plugin, as it is configured, must be permitted to do in another system.
 
-    resources: tuple[str, ...]
-    """Resources by their names in the API: `pods`, `pods/log`."""
-    verbs: tuple[str, ...]
-    """What it does with them: `list`, `watch`."""
-    group: str = ""
-    """Their API group; empty for the core."""
-    namespaces: tuple[str, ...] = ()
-    """Where; empty for all namespaces, and for what is in none."""
-    optional: bool = False
-    """Whether the cluster may be without this group, and nothing is needed then."""
-    cluster: str = ""
-    """How the configuration calls the cluster; may be empty."""
-    kubeconfig: Path | None = None
-    """The file it is reached by; without one it is the cluster that Almenara runs in, or what
-    KUBECONFIG names."""
-    context: str = ""
-    """The context of the kubeconfig; empty for its current one."""
+    Plugins that share a system share a subclass of this, which says what; Almenara passes it on to
+    the plugins that can review it (`almenara_review`) and print it (`almenara_commands`).
+    """
+
+    system: ClassVar[str]
+    """The system, as `almenara doctor` names it: `Kubernetes`."""
 
 
 @hookspec(firstresult=True)
@@ -419,7 +408,7 @@ def almenara_pages(settings: Any) -> Sequence[Page]:
 
 
 @hookspec
-def almenara_tails(settings: Any, context: Context) -> Sequence[Tail]:
+def almenara_log_streams(settings: Any, context: Context) -> Sequence[LogStream]:
     """What panels of the kind `tail` follow."""
     raise NotImplementedError
 
@@ -444,8 +433,11 @@ def almenara_notifiers(settings: Any) -> Sequence[Notifier]:
 
 
 @hookspec
-def almenara_commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
-    """Commands added to `almenara`; `read_settings` reads this plugin's settings when called."""
+def almenara_commands(
+    read_settings: Callable[[], Any], read_requirements: Callable[[], Sequence[Requirement]]
+) -> Sequence[click.Command]:
+    """Commands added to `almenara`. When called, `read_settings` reads this plugin's settings, and
+    `read_requirements` the requirements of all plugins as they are configured."""
     raise NotImplementedError
 
 
@@ -468,16 +460,14 @@ async def almenara_diagnose(settings: Any) -> Sequence[Finding]:
 
 
 @hookspec
-def almenara_kubernetes_rules(settings: Any) -> Sequence[KubernetesRule]:
-    """What this plugin must be allowed to do in Kubernetes: `almenara kubernetes rbac` prints the
-    rules of all plugins, the chart grants them, and `almenara doctor` says which are missing."""
+def almenara_requirements(settings: Any) -> Sequence[Requirement]:
+    """What this plugin must be permitted to do in other systems. `almenara doctor` reports which
+    permissions are missing; the plugin of a system has commands that print what to grant."""
     raise NotImplementedError
 
 
 @hookspec
-async def almenara_kubernetes_review(
-    rules: Sequence[KubernetesRule],
-) -> Sequence[Finding] | None:
-    """What `almenara doctor` should say of these rules, those of all plugins: which of them are
-    granted, as the API servers say. The first plugin that can ask is asked; None says it cannot."""
+async def almenara_review(requirements: Sequence[Requirement]) -> Sequence[Finding] | None:
+    """What `almenara doctor` reports about requirements: which of them are met. They are those of
+    all plugins for one system. The first plugin that does not return None has reviewed them."""
     raise NotImplementedError

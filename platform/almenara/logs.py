@@ -11,8 +11,8 @@ from typing import Any, Final, TextIO
 import structlog
 from structlog.typing import ExcInfo
 
-from almenara.printing import printable
-from almenara.settings import LogSettings
+from almenara.config import LogSettings
+from almenara.terminal import printable
 
 AS_JSON: Final[list[Any]] = [
     # By default structlog writes the variables of each frame too, and a token may be one of them.

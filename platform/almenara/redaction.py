@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara.config import RedactionSettings
 from almenara.patterns import pattern
-from almenara.settings import RedactionSettings
 from almenara.signals import Event, Resource, Signal
 
 MASK: Final = "***"
@@ -24,7 +24,7 @@ class Redactor:
         self._names = tuple(tuple(_words(it)) for it in settings.keys if _words(it))
         self._spare = {
             " ".join(_words(name)): [pattern(it) or re.compile(re.escape(it)) for it in texts]
-            for name, texts in settings.spare.items()
+            for name, texts in settings.exclude.items()
         }
         joined = "|".join("[^a-z0-9]?".join(map(re.escape, it)) for it in self._names)
         self._hint = re.compile(joined.encode(), re.IGNORECASE) if joined else None

@@ -75,7 +75,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How much that status should worry: `INFO` for a healthy one."""
     state: dict[str, Any] = {}
     time: int = msgspec.field(default_factory=now)
-    gone: bool = False
+    deleted: bool = False
     origin: str = ""
 
     @property

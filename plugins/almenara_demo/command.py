@@ -17,7 +17,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from almenara.kit import heeded
+from almenara.sdk import honor_cancellation
 from almenara_demo.fleet import Fleet, Message
 from almenara_demo.ray_cluster import NAME as SIMULATED
 from almenara_demo.ray_cluster import simulated
@@ -288,7 +288,7 @@ async def publish_for_ever(url: str, rate: float, seed: int) -> None:
     """Publish what the fleet says, at its pace, until cancelled."""
     import nats
 
-    client = await heeded(nats.connect(url, max_reconnect_attempts=-1))
+    client = await honor_cancellation(nats.connect(url, max_reconnect_attempts=-1))
     try:
         jetstream = client.jetstream()
         clock = asyncio.get_running_loop().time
@@ -315,9 +315,9 @@ async def forget(url: str) -> None:
     """A consumer of one stream that works for a while and then acknowledges nothing."""
     import nats
 
-    client = await heeded(nats.connect(url, max_reconnect_attempts=-1))
+    client = await honor_cancellation(nats.connect(url, max_reconnect_attempts=-1))
     try:
-        subscription = await heeded(
+        subscription = await honor_cancellation(
             client.jetstream().pull_subscribe(
                 "context.>", durable=FORGETFUL, stream="CONTEXT_EVENTS"
             )
@@ -328,7 +328,7 @@ async def forget(url: str) -> None:
             working = int((clock() - began) // 90) % 2 == 0
             # The library's own TimeoutError is one of these, and it raises the plain one as well.
             with contextlib.suppress(TimeoutError):
-                for message in await heeded(subscription.fetch(20, timeout=2)):
+                for message in await honor_cancellation(subscription.fetch(20, timeout=2)):
                     if working:
                         await message.ack()
             await asyncio.sleep(1)

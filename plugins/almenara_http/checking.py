@@ -10,8 +10,8 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from almenara.config import masked
 from almenara.hookspecs import Finding
-from almenara.settings import masked
 from almenara_http.settings import CheckSettings, HttpSettings, codes
 
 REDIRECTS: Final = 10
@@ -160,13 +160,13 @@ async def diagnose(settings: HttpSettings) -> Sequence[Finding]:
     for check, answer in zip(settings.checks, answers, strict=True):
         if answer.wrong is None:
             said = f"{check.url} answers {answer.code} in {(answer.latency or 0) * 1000:.0f} ms"
-            found.append(Finding(check=f"HTTP {check.name}", verdict="ok", found=said))
+            found.append(Finding(check=f"HTTP {check.name}", verdict="ok", message=said))
         else:
             found.append(
                 Finding(
                     check=f"HTTP {check.name}",
                     verdict="failed",
-                    found=f"{check.url}: {answer.wrong}",
+                    message=f"{check.url}: {answer.wrong}",
                     remedy="Look at the server, or at what the check expects of it.",
                 )
             )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from almenara.settings import Secret, web_address
+from almenara.config import Secret, web_address
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

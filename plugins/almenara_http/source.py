@@ -8,7 +8,7 @@ from typing import Final, Literal
 import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.kit import every, now
+from almenara.sdk import every, now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara_http.checking import Answer, ask
 from almenara_http.settings import CheckSettings, HttpSettings
@@ -49,8 +49,8 @@ class HttpSource:
         names = {check.name for check in self.settings.checks}
         await publish(
             [
-                Resource(kind=KIND, name=name, gone=True)
-                for _, _, name in await self.context.told(self.name, KIND)
+                Resource(kind=KIND, name=name, deleted=True)
+                for _, _, name in await self.context.known_resources(self.name, KIND)
                 if name not in names
             ]
         )

@@ -1,19 +1,22 @@
 """Kubernetes: pods, workloads, nodes and the rest as resources, what happens to them as events."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import click
 
 import almenara
 from almenara.hookspecs import (
     Context,
     Finding,
-    KubernetesRule,
+    LogStream,
     Page,
     Panel,
     ReportingSource,
+    Requirement,
     Source,
-    Tail,
 )
+from almenara_kube.rules import KubernetesRule
 from almenara_kubernetes.settings import KubernetesSettings
 
 
@@ -39,7 +42,7 @@ def almenara_sources(
 
 
 @almenara.hookimpl
-def almenara_tails(settings: KubernetesSettings) -> Sequence[Tail]:
+def almenara_log_streams(settings: KubernetesSettings) -> Sequence[LogStream]:
     if settings.simulated:
         from almenara_kubernetes.simulated import SimulatedLogs, SimulatedManifests
 
@@ -51,17 +54,27 @@ def almenara_tails(settings: KubernetesSettings) -> Sequence[Tail]:
 
 
 @almenara.hookimpl
-def almenara_kubernetes_rules(settings: KubernetesSettings) -> Sequence[KubernetesRule]:
+def almenara_commands(
+    read_requirements: Callable[[], Sequence[Requirement]],
+) -> Sequence[click.Command]:
+    from almenara_kubernetes.commands import kubernetes_commands
+
+    return [kubernetes_commands(read_requirements)]
+
+
+@almenara.hookimpl
+def almenara_requirements(settings: KubernetesSettings) -> Sequence[KubernetesRule]:
     from almenara_kubernetes.rbac import rules
 
     return rules(settings)
 
 
 @almenara.hookimpl
-async def almenara_kubernetes_review(rules: Sequence[KubernetesRule]) -> Sequence[Finding]:
+async def almenara_review(requirements: Sequence[Requirement]) -> Sequence[Finding] | None:
     from almenara_kubernetes.reviewing import review
 
-    return await review(rules)
+    rules = [rule for rule in requirements if isinstance(rule, KubernetesRule)]
+    return await review(rules) if rules else None
 
 
 @almenara.hookimpl

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from almenara.kit import now
+from almenara.sdk import now
 from almenara.signals import Severity
 from almenara_kubernetes.objects import (
     Autoscaler,

@@ -9,7 +9,7 @@ https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
 import re
 from typing import Final
 
-from almenara.kit import now
+from almenara.sdk import now
 from almenara.signals import Event, Severity
 from almenara_kubernetes.objects import KubernetesEvent
 from almenara_kubernetes.quantities import moment

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import aiohttp
 import msgspec
 
-from almenara.kit import Backoff, blocking, monotonic, sleep
+from almenara.sdk import Backoff, blocking, monotonic, sleep
 from almenara_kubernetes.credentials import (
     Credentials,
     UnreachableError,
@@ -183,7 +183,7 @@ class Connection:
                 await self._renew()
         return self._held is not None and self._held[0] != used
 
-    # Asking
+    # RequestInfo
 
     async def get(
         self,

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from almenara.hookspecs import Finding
-from almenara.kit import monotonic
+from almenara.sdk import monotonic
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.credentials import UnreachableError, in_cluster
 from almenara_kubernetes.rbac import measured_kinds
@@ -36,7 +36,7 @@ async def _cluster(settings: KubernetesSettings, cluster: ClusterSettings) -> Se
                 Finding(
                     check=what,
                     verdict="failed",
-                    found=f"{error} (by {how})",
+                    message=f"{error} (by {how})",
                     remedy="Check kubeconfig, context and that the API server runs.",
                 )
             ]
@@ -44,7 +44,7 @@ async def _cluster(settings: KubernetesSettings, cluster: ClusterSettings) -> Se
         answers = Finding(
             check=what,
             verdict="warning" if took > SLOW else "ok",
-            found=f"{connection.server} answers in {took * 1000:.0f} ms, by {how}",
+            message=f"{connection.server} answers in {took * 1000:.0f} ms, by {how}",
             remedy="Look at its load and at the network." if took > SLOW else "",
         )
         kinds = [*watched_kinds(settings, cluster), *measured_kinds(settings, cluster)]
@@ -71,7 +71,7 @@ async def _cluster(settings: KubernetesSettings, cluster: ClusterSettings) -> Se
         answers,
         *(
             Finding(
-                check=f"{what} kinds", verdict="warning", found=reason,
+                check=f"{what} kinds", verdict="warning", message=reason,
                 remedy="Look at the API server, and at what serves this API.",
             )
             for reason in wrong

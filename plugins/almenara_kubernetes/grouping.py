@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from almenara.hookspecs import Look, ResourceQuery
+from almenara.hookspecs import DataView, ResourceQuery
 from almenara.signals import Resource, Severity
 
 ALL: Final = 200_000
@@ -32,7 +32,7 @@ def page(to: str = "", /, **query: str) -> str:
     return f"{PAGES}{f'.{to}' if to else ''}{f'?{urlencode(known)}' if known else ''}"
 
 
-def every(look: Look, kind: str, namespace: str = "") -> Sequence[Resource]:
+def every(look: DataView, kind: str, namespace: str = "") -> Sequence[Resource]:
     """All resources of a kind, of one namespace or of all."""
     return look.resources(ResourceQuery(kind=f"kubernetes.{kind}", namespace=namespace, limit=ALL))
 
@@ -67,7 +67,7 @@ TONED: Final[Mapping[str, Sequence[Severity]]] = {
 }  # fmt: skip
 
 
-def pods(look: Look, wanted: Wanted) -> list[Resource]:
+def pods(look: DataView, wanted: Wanted) -> list[Resource]:
     """The pods that are wanted, by namespace and name."""
     tests: list[Callable[[Resource], bool]] = []
     if wanted.namespace:
@@ -115,7 +115,7 @@ def _text(it: Resource) -> str:
     ).casefold()
 
 
-def grouped(look: Look, found: Iterable[Resource], by: str) -> dict[Group, list[Resource]]:
+def grouped(look: DataView, found: Iterable[Resource], by: str) -> dict[Group, list[Resource]]:
     """Pods by their group. One behind several services is in the group of each."""
     groups: dict[Group, list[Resource]] = defaultdict(list)
     if by == "service":

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import Belonging, ClusterRight, Line
-from almenara.kit import Backoff, sleep
+from almenara.hookspecs import ClusterRight, Line, LogAccess
+from almenara.sdk import Backoff, NotFound, sleep
 from almenara.signals import Severity, format_time, parse_time
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.credentials import UnreachableError
@@ -100,13 +100,13 @@ class PodLogs:
         self.settings = settings
         self.rights = [READ_LOGS] if settings.logs else []
 
-    def belongs(self, asked: Mapping[str, str]) -> Belonging:
+    def access_for(self, asked: Mapping[str, str]) -> LogAccess:
         """The source and the namespace of the pod."""
         cluster, namespace, _ = self._chosen(asked)
         return belonging(cluster, namespace, READ_LOGS)
 
     async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
-        """The last lines, then each as it is written. Raises `LookupError` and `OSError`."""
+        """The last lines, then each as it is written. Raises `NotFound` and `OSError`."""
         cluster, namespace, pod = self._chosen(asked)
         previous = asked.get("previous", "") not in ("", "no", "false", "0")
         queue: asyncio.Queue[Sequence[Line] | Exception | None] = asyncio.Queue(BATCH_WAIT)
@@ -121,7 +121,7 @@ class PodLogs:
                         connection, namespace, pod, container, previous, source
                     ):
                         await queue.put(batch)
-                except (LookupError, UnreachableError) as error:
+                except (NotFound, UnreachableError) as error:
                     # Of several, one that cannot be read keeps nobody from the others.
                     told = Line(text=str(error), severity=Severity.WARN, source=source)
                     await queue.put([told] if several else error)
@@ -141,14 +141,14 @@ class PodLogs:
 
     def _chosen(self, asked: Mapping[str, str]) -> tuple[ClusterSettings, str, str]:
         if not self.settings.logs:
-            raise LookupError(
+            raise NotFound(
                 "logs are switched off; set plugins.kubernetes.logs to true and grant the rule"
                 " that `almenara kubernetes rbac` then prints"
             )
         cluster, namespace = chosen_cluster(self.settings, asked)
         pod = asked.get("name", "")
         if not re.fullmatch(r"[a-z0-9.-]{1,253}", pod):
-            raise LookupError("choose a pod: its namespace and its name")
+            raise NotFound("choose a pod: its namespace and its name")
         return cluster, namespace, pod
 
     async def _containers(
@@ -157,7 +157,7 @@ class PodLogs:
         chosen = asked.get("container", "")
         if chosen:
             if not NAME.fullmatch(chosen):
-                raise LookupError(f"no container can be called {chosen[:80]!r}")
+                raise NotFound(f"no container can be called {chosen[:80]!r}")
             return [chosen]
         # A list of one rather than the pod itself: no rule more is needed for it.
         path = f"/api/v1/namespaces/{namespace}/pods"
@@ -165,11 +165,11 @@ class PodLogs:
             body = await connection.get(path, {"fieldSelector": f"metadata.name={pod}"})
             pods = msgspec.json.decode(body, type=_Pods, strict=False).items or []
         except RefusedError as error:
-            raise LookupError(str(error)) from None
+            raise NotFound(str(error)) from None
         except UNREADABLE as error:
-            raise LookupError(f"the pod cannot be read: {error}") from None
+            raise NotFound(f"the pod cannot be read: {error}") from None
         if not pods:
-            raise LookupError(f"there is no pod {pod} in {namespace} any more")
+            raise NotFound(f"there is no pod {pod} in {namespace} any more")
         return pods[0].usual()
 
 
@@ -207,7 +207,7 @@ async def _follow(
                     yield [last]
         except RefusedError as error:
             if error.status in GONE and (previous or WAITING not in str(error)):
-                raise LookupError(str(error)) from None
+                raise NotFound(str(error)) from None
         except UnreachableError:
             if previous:
                 raise

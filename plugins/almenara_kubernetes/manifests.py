@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import Belonging, ClusterRight, Line
-from almenara.kit import blocking
+from almenara.hookspecs import ClusterRight, Line, LogAccess
+from almenara.sdk import NotFound, blocking
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.masking import manifest
 from almenara_kubernetes.objects import UNREADABLE
@@ -22,11 +22,11 @@ LARGEST: Final = 4 * 2**20
 
 
 def asked_object(asked: Asked) -> tuple[Watched, str]:
-    """The kind and the name in `name`, which is as `Deployment/checkout`. Raises `LookupError`."""
+    """The kind and the name in `name`, which is as `Deployment/checkout`. Raises `NotFound`."""
     match = OBJECT.fullmatch(asked.get("name", ""))
     found = READABLE.get(match[1]) if match else None
     if match is None or found is None:
-        raise LookupError(
+        raise NotFound(
             f"choose one of {', '.join(READABLE)} by its namespace and its name, as in"
             " ?namespace=shop&name=Deployment/checkout"
         )
@@ -36,26 +36,26 @@ def asked_object(asked: Asked) -> tuple[Watched, str]:
 def chosen_cluster(settings: KubernetesSettings, asked: Asked) -> tuple[ClusterSettings, str]:
     """The cluster of `namespace`, which may be `<cluster>/<namespace>`, and the namespace in it.
 
-    Raises `LookupError`.
+    Raises `NotFound`.
     """
     called, _, inside = asked.get("namespace", "").rpartition("/")
     clusters = settings.clusters
     found = [it for it in clusters if it.name == called or (not called and len(clusters) == 1)]
     if not found:
-        raise LookupError(f"no cluster {called!r} is configured")
+        raise NotFound(f"no cluster {called!r} is configured")
     # It becomes part of an address: nothing but a name may get there.
     if not NAME.fullmatch(inside):
-        raise LookupError("choose an object: its namespace and its name")
+        raise NotFound("choose an object: its namespace and its name")
     (cluster,) = found
     if cluster.namespaces and inside not in cluster.namespaces:
-        raise LookupError(f"the namespace {inside} is not watched (namespaces)")
+        raise NotFound(f"the namespace {inside} is not watched (namespaces)")
     return cluster, inside
 
 
-def belonging(cluster: ClusterSettings, namespace: str, right: ClusterRight) -> Belonging:
+def belonging(cluster: ClusterSettings, namespace: str, right: ClusterRight) -> LogAccess:
     """Where something in a namespace of a cluster belongs, and the right that seeing it takes."""
     called = f"{cluster.name}/{namespace}" if cluster.name else namespace
-    return Belonging(source=source_name(cluster), namespace=called, right=right)
+    return LogAccess(source=source_name(cluster), namespace=called, right=right)
 
 
 def right_to_read(watched: Watched) -> ClusterRight:
@@ -72,14 +72,14 @@ class Manifests:
         self.settings = settings
         self.rights = [right_to_read(it) for it in READABLE.values()] if settings.yaml else []
 
-    def belongs(self, asked: Asked) -> Belonging:
+    def access_for(self, asked: Asked) -> LogAccess:
         """The source and the namespace of the object."""
         self._check_switched_on()
         watched, _ = asked_object(asked)
         return belonging(*chosen_cluster(self.settings, asked), right_to_read(watched))
 
     async def lines(self, asked: Asked) -> AsyncIterator[Sequence[Line]]:
-        """All its lines. Raises `LookupError` and `OSError`."""
+        """All its lines. Raises `NotFound` and `OSError`."""
         self._check_switched_on()
         watched, name = asked_object(asked)
         cluster, namespace = chosen_cluster(self.settings, asked)
@@ -88,25 +88,25 @@ class Manifests:
             async with Connection(cluster, self.settings) as connection:
                 body = await connection.get(path)
         except RefusedError as error:
-            raise LookupError(_refused(error, watched, namespace, name)) from None
+            raise NotFound(_refused(error, watched, namespace, name)) from None
         yield await blocking(lambda: written(body))
 
     def _check_switched_on(self) -> None:
         if not self.settings.yaml:
-            raise LookupError(
+            raise NotFound(
                 "YAML is switched off; set plugins.kubernetes.yaml to true and grant the rules"
                 " that `almenara kubernetes rbac` then prints"
             )
 
 
 def written(body: bytes) -> list[Line]:
-    """The lines of an object as the API gives it. Raises `LookupError`."""
+    """The lines of an object as the API gives it. Raises `NotFound`."""
     if len(body) > LARGEST:
-        raise LookupError(f"the object is too large to be shown: {len(body):,} bytes")
+        raise NotFound(f"the object is too large to be shown: {len(body):,} bytes")
     try:
         tree = msgspec.json.decode(body, type=dict[str, Any])
     except UNREADABLE as error:
-        raise LookupError(f"the object cannot be read: {str(error)[:200]}") from None
+        raise NotFound(f"the object cannot be read: {str(error)[:200]}") from None
     return [Line(text=it) for it in manifest(tree)]
 
 

@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from almenara.config import PlacedPanel
 from almenara.hookspecs import (
     Column,
     EventQuery,
     Filter,
+    LogQuery,
     Page,
     Panel,
     Prepare,
     ResourceQuery,
-    TailQuery,
 )
-from almenara.settings import PlacedPanel
 from almenara_kubernetes import showing
 from almenara_kubernetes.grouping import GROUPINGS
 from almenara_kubernetes.settings import KubernetesSettings
@@ -70,7 +70,7 @@ def panels(settings: KubernetesSettings) -> Sequence[Panel]:
         _drawn("head", "Pods by status", "head", showing.head, query=ANY,
                filters=(*NARROWING, "tab")),
         _drawn("glance", "Kubernetes", "glance", showing.glance, query=ANY, filters=(), width=6,
-               glance=True),
+               on_overview=True),
         _drawn("access", "Not seen", "access", showing.access,
                query=ResourceQuery(kind="kubernetes.access"), filters=()),
         _drawn("map", "Pods", "map", showing.pod_map, filters=(*NARROWING, GROUP)),
@@ -94,13 +94,13 @@ def panels(settings: KubernetesSettings) -> Sequence[Panel]:
         _drawn("timeline", "What happened", "happened", showing.timeline, query=EVENTS,
                filters=one, refresh=AGES, width=4, height=6),
         Panel(
-            name="logs", title="Logs", kind="tail", query=TailQuery(tail="pod-logs", limit=500),
+            name="logs", title="Logs", kind="log", query=LogQuery(stream="pod-logs", limit=500),
             filters=(*one, CONTAINER, PREVIOUS, IN_LOG), width=8,
             empty="No line was written yet.",
         ),
         Panel(
-            name="manifest", title="As the API server has it, without its secrets", kind="tail",
-            query=TailQuery(tail="manifest", limit=5000), filters=(*one, IN_YAML), width=12,
+            name="manifest", title="As the API server has it, without its secrets", kind="log",
+            query=LogQuery(stream="manifest", limit=5000), filters=(*one, IN_YAML), width=12,
         ),
         _drawn("workload", "Workload", "workload", showing.workload_detail, query=ANY,
                filters=one, refresh=AGES, width=7),

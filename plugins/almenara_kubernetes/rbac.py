@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import yaml
 
-from almenara.hookspecs import KubernetesRule
+from almenara_kube.rules import KubernetesRule
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings, watched_kinds
 from almenara_kubernetes.watched import MEASURED, READABLE, Watched
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.kit import now
+from almenara.sdk import now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara_kubernetes import cluster, cluster_events, workloads
 from almenara_kubernetes.objects import (
@@ -86,7 +86,7 @@ class Reading:
         """Take over what was told before a restart, so that what has gone since is told as gone
         and what has not changed is not told again."""
         for it in resources:
-            if it.gone or not it.kind.startswith("kubernetes."):
+            if it.deleted or not it.kind.startswith("kubernetes."):
                 continue
             key = (self._native(it.namespace), it.name)
             self._told[it.kind][key] = it
@@ -358,7 +358,7 @@ class Reading:
             return signals
         if watched.kind == PODS.kind:
             self._owners.forget_pod(key, before.state.get("owner_uids", ()))
-        return [*signals, msgspec.structs.replace(before, gone=True, time=now())]
+        return [*signals, msgspec.structs.replace(before, deleted=True, time=now())]
 
     def _malformed(self, watched: Watched, it: Malformed) -> list[Signal]:
         """What is told of an object that cannot be read: that it is there, and what is wrong."""

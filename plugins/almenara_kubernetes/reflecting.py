@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from almenara.kit import Backoff, monotonic, sleep
+from almenara.sdk import Backoff, monotonic, sleep
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.credentials import UnreachableError
 from almenara_kubernetes.objects import UNREADABLE, KubernetesObject

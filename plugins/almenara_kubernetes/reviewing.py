@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import Finding, KubernetesRule
+from almenara.hookspecs import Finding
+from almenara_kube.rules import KubernetesRule
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.credentials import UnreachableError
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
@@ -50,13 +51,13 @@ async def _cluster(rules: Sequence[KubernetesRule]) -> Finding:
             missing = await _missing(connection, needed)
         except (UnreachableError, RefusedError, msgspec.MsgspecError) as error:
             return Finding(
-                check=check, verdict="warning", found=f"nobody could be asked: {error}",
+                check=check, verdict="warning", message=f"nobody could be asked: {error}",
                 remedy="Check kubeconfig, context and that the API server runs.",
             )  # fmt: skip
     if missing:
-        return Finding(check=check, verdict="warning", found=told(missing), remedy=GRANT)
+        return Finding(check=check, verdict="warning", message=told(missing), remedy=GRANT)
     count = sum(len(namespaces) for namespaces in needed.values())
-    return Finding(check=check, verdict="ok", found=f"all {count} rights are granted")
+    return Finding(check=check, verdict="ok", message=f"all {count} rights are granted")
 
 
 async def _needed(connection: Connection, rules: Sequence[KubernetesRule]) -> dict[Right, set[str]]:

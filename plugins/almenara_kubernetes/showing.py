@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from almenara.hookspecs import Look
+from almenara.hookspecs import DataView
 from almenara.signals import Event, Resource, Severity
 from almenara_kubernetes.grouping import (
     GROUPINGS,
@@ -63,7 +63,7 @@ TABS: Final = (
 )  # fmt: skip
 
 
-async def head(look: Look, chosen: Chosen) -> Values:
+async def head(look: DataView, chosen: Chosen) -> Values:
     """Where one is, how the cluster is seen, and how many pods fare how."""
     wanted = Wanted.of(chosen)
     found = pods(look, wanted)
@@ -92,7 +92,7 @@ async def head(look: Look, chosen: Chosen) -> Values:
     }  # fmt: skip
 
 
-async def glance(look: Look, _chosen: Chosen) -> Values:
+async def glance(look: DataView, _chosen: Chosen) -> Values:
     """How the clusters are, in four figures."""
     tones = Counter(TONE_OF.get(it.severity, "bad") for it in every(look, "pod"))
     nodes = every(look, "node")
@@ -122,7 +122,7 @@ def _counted(number: int, one: str, many: str) -> str:
     return one if number == 1 else many
 
 
-async def access(look: Look, _chosen: Chosen) -> Values:
+async def access(look: DataView, _chosen: Chosen) -> Values:
     """What cannot be watched, and the rules that are missing, ready to be copied."""
     refused = list(map(told, every(look, "access")))
     missing: dict[str, list[str]] = {}
@@ -137,7 +137,7 @@ async def access(look: Look, _chosen: Chosen) -> Values:
     }
 
 
-async def pod_map(look: Look, chosen: Chosen) -> Values:
+async def pod_map(look: DataView, chosen: Chosen) -> Values:
     """Every pod a cell, in a tile for each group."""
     by = chosen.get("group", "namespace")
     return _tiles(look, Wanted.of(chosen), by) | {
@@ -149,7 +149,7 @@ async def pod_map(look: Look, chosen: Chosen) -> Values:
     }
 
 
-async def node_map(look: Look, chosen: Chosen) -> Values:
+async def node_map(look: DataView, chosen: Chosen) -> Values:
     """Every node a tile with its pods, how full it is, and what is wrong with it."""
     nodes = {it.name: it for it in every(look, "node")}
     values = _tiles(look, Wanted.of(chosen), "node", nodes)
@@ -157,7 +157,7 @@ async def node_map(look: Look, chosen: Chosen) -> Values:
 
 
 def _tiles(
-    look: Look, wanted: Wanted, by: str, nodes: Mapping[str, Resource] | None = None
+    look: DataView, wanted: Wanted, by: str, nodes: Mapping[str, Resource] | None = None
 ) -> dict[str, Any]:
     found = pods(look, wanted)
     groups: dict[Group, list[Resource]] = grouped(look, found, by)
@@ -215,7 +215,7 @@ def _no_group(by: str) -> str:
     return {"node": "not on a node", "service": "behind no service"}.get(by, "without it")
 
 
-def _fill(look: Look, node: Resource, inside: Sequence[Resource]) -> dict[str, Any]:
+def _fill(look: DataView, node: Resource, inside: Sequence[Resource]) -> dict[str, Any]:
     """How full a node is: the share of what can be had that is asked for, and in use."""
     asked = [it for it in inside if TONE_OF[it.severity] != "done"]
     return {
@@ -229,7 +229,7 @@ def _fill(look: Look, node: Resource, inside: Sequence[Resource]) -> dict[str, A
     }
 
 
-async def workload_table(look: Look, chosen: Chosen) -> Values:
+async def workload_table(look: DataView, chosen: Chosen) -> Values:
     """Workloads: those that the cluster tells of, and whatever else pods belong to."""
     wanted = Wanted.of({**chosen, "status": "", "text": ""})
     by_workload = grouped(look, pods(look, wanted), "workload")
@@ -387,7 +387,7 @@ def _workload_row(it: Resource | None, inside: Sequence[Resource], group: Group)
     }  # fmt: skip
 
 
-POD_VALUES: Final[Mapping[str, Callable[[Look, Resource], Any]]] = {
+POD_VALUES: Final[Mapping[str, Callable[[DataView, Resource], Any]]] = {
     "status": lambda _, it: it.status,
     "name": lambda _, it: it.name,
     "namespace": lambda _, it: it.namespace,
@@ -402,7 +402,7 @@ POD_VALUES: Final[Mapping[str, Callable[[Look, Resource], Any]]] = {
 """What a pod is sorted by, and shown with."""
 
 
-async def pod_table(look: Look, chosen: Chosen) -> Values:
+async def pod_table(look: DataView, chosen: Chosen) -> Values:
     """Pods, as `kubectl get pods` would list them, the worst first."""
     found = pods(look, Wanted.of(chosen))
     # They come by namespace and name, and stay so among those that fare alike.
@@ -430,7 +430,7 @@ def _links(namespace: str, owners: Sequence[str]) -> list[tuple[str, str]]:
     return [(owner, owner_address(namespace, owner)) for owner in owners]
 
 
-async def pod_detail(look: Look, chosen: Chosen) -> Values:
+async def pod_detail(look: DataView, chosen: Chosen) -> Values:
     """One pod: what it is, its containers and its conditions."""
     namespace, name = chosen.get("namespace", ""), chosen.get("name", "")
     it = look.resource("kubernetes.pod", namespace, name)
@@ -451,7 +451,7 @@ async def pod_detail(look: Look, chosen: Chosen) -> Values:
     }  # fmt: skip
 
 
-async def containers(look: Look, chosen: Chosen) -> Values:
+async def containers(look: DataView, chosen: Chosen) -> Values:
     """The containers of a pod, each with the way to its log."""
     namespace, name = chosen.get("namespace", ""), chosen.get("name", "")
     it = look.resource("kubernetes.pod", namespace, name)
@@ -469,7 +469,7 @@ async def containers(look: Look, chosen: Chosen) -> Values:
     }  # fmt: skip
 
 
-async def usage(look: Look, chosen: Chosen) -> Values:
+async def usage(look: DataView, chosen: Chosen) -> Values:
     """CPU and memory of a pod over time, beside what it asks for and may use."""
     it = look.resource("kubernetes.pod", chosen.get("namespace", ""), chosen.get("name", ""))
     if it is None:
@@ -489,7 +489,7 @@ async def usage(look: Look, chosen: Chosen) -> Values:
     }  # fmt: skip
 
 
-async def workload_detail(look: Look, chosen: Chosen) -> Values:
+async def workload_detail(look: DataView, chosen: Chosen) -> Values:
     """One workload: how far it is, and the pods it consists of."""
     namespace, whole = chosen.get("namespace", ""), chosen.get("name", "")
     kind, _, name = whole.partition("/")
@@ -515,14 +515,14 @@ async def workload_detail(look: Look, chosen: Chosen) -> Values:
     }  # fmt: skip
 
 
-async def workload_pods(look: Look, chosen: Chosen) -> Values:
+async def workload_pods(look: DataView, chosen: Chosen) -> Values:
     """The pods of a workload."""
     return await pod_table(
         look, {"namespace": chosen.get("namespace", ""), "workload": chosen.get("name", "")}
     )
 
 
-async def node_detail(look: Look, chosen: Chosen) -> Values:
+async def node_detail(look: DataView, chosen: Chosen) -> Values:
     """One node: how full it is, its conditions and its taints."""
     it = next((one for one in every(look, "node") if one.name == chosen.get("name")), None)
     if it is None:
@@ -534,7 +534,7 @@ async def node_detail(look: Look, chosen: Chosen) -> Values:
     }  # fmt: skip
 
 
-async def node_pods(look: Look, chosen: Chosen) -> Values:
+async def node_pods(look: DataView, chosen: Chosen) -> Values:
     """The pods of a node."""
     return await pod_table(look, {"node": chosen.get("name", "")})
 
@@ -544,7 +544,7 @@ def _filter(chosen: Chosen) -> dict[str, str]:
     return wanted | {"type": "kubernetes.event.*"}
 
 
-async def events(look: Look, chosen: Chosen) -> Values:
+async def events(look: DataView, chosen: Chosen) -> Values:
     """Events of Kubernetes, one line for each series: its newest count, first and last time."""
     read = await look.events(_filter(chosen), limit=EVENTS_READ)
     newest: dict[str, tuple[int, Event]] = {}
@@ -595,26 +595,26 @@ def _subject_link(subject: str) -> str:
     return f"/events?subject={subject}" if subject else ""
 
 
-async def timeline(look: Look, chosen: Chosen) -> Values:
+async def timeline(look: DataView, chosen: Chosen) -> Values:
     """What happened to one pod, newest first: transitions and events of Kubernetes."""
     subject = "/".join(("pod", chosen.get("namespace", ""), chosen.get("name", "")))
     return await _story(look, {"subject": subject}, subject)
 
 
-async def workload_timeline(look: Look, chosen: Chosen) -> Values:
+async def workload_timeline(look: DataView, chosen: Chosen) -> Values:
     """What happened to a workload and to all that belongs to it."""
     kind, _, name = chosen.get("name", "").partition("/")
     story = "/".join((kind.lower(), chosen.get("namespace", ""), name))
     return await _story(look, {"correlation": story}, story)
 
 
-async def node_timeline(look: Look, chosen: Chosen) -> Values:
+async def node_timeline(look: DataView, chosen: Chosen) -> Values:
     """What happened to a node."""
     subject = f"node/{chosen.get('name', '')}"
     return await _story(look, {"subject": subject}, subject)
 
 
-async def _story(look: Look, wanted: Mapping[str, str], about: str) -> Values:
+async def _story(look: DataView, wanted: Mapping[str, str], about: str) -> Values:
     read = await look.events({**wanted, "type": "kubernetes.>"}, limit=EVENTS_READ)
     newest: dict[str, tuple[int, Event]] = {}
     for sequence, event in read:

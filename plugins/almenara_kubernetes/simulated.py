@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from almenara.hookspecs import Context, Line, Publish
-from almenara.kit import every, now, sleep
+from almenara.sdk import NotFound, every, now, sleep
 from almenara.signals import Resource, Sample, Severity, Signal
 from almenara_kubernetes.manifests import asked_object, written
 from almenara_kubernetes.reading import Reading
@@ -51,7 +51,7 @@ class SimulatedCluster:
     async def _go_on(self, world: World, publish: Publish) -> None:
         reading = Reading(source="kubernetes/simulated")
         # What an earlier run told is told as gone where it is not here now.
-        before = await self.context.told(self.name)
+        before = await self.context.known_resources(self.name)
         reading.adopt(Resource(kind=it[0], namespace=it[1], name=it[2]) for it in before)
         await _publish(publish, [_label(), *_listed(world, reading)])
         await _publish(publish, _history(world))
@@ -101,7 +101,7 @@ def _listed(world: World, reading: Reading) -> Iterable[Signal]:
 
 def _read(reading: Reading, change: Change) -> Sequence[Signal]:
     it = decoded(change.watched, change.tree)
-    if change.gone:
+    if change.deleted:
         return reading.deleted(change.watched, it)
     return reading.changed(change.watched, it)
 
@@ -145,14 +145,14 @@ class SimulatedManifests:
     name = "manifest"
 
     async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
-        """The lines of one object, once. Raises `LookupError`."""
+        """The lines of one object, once. Raises `NotFound`."""
         watched, name = asked_object(asked)
         world = RUNNING.get(CALLED)
         if world is None:
-            raise LookupError("the simulated cluster does not run in this process")
+            raise NotFound("the simulated cluster does not run in this process")
         tree = world.objects.get(watched.kind, {}).get((asked.get("namespace", ""), name))
         if tree is None:
-            raise LookupError(f"there is no {watched.api_kind} {name} any more")
+            raise NotFound(f"there is no {watched.api_kind} {name} any more")
         # In one call, since the source changes it meanwhile.
         yield written(
             msgspec.json.encode(
@@ -170,11 +170,11 @@ class SimulatedLogs:
         """Some lines from before, then one now and then, until closed."""
         pod = asked.get("name", "")
         if not pod:
-            raise LookupError("choose a pod: its namespace and its name")
+            raise NotFound("choose a pod: its namespace and its name")
         containers = _containers(asked.get("namespace", ""), pod)
         if (chosen := asked.get("container", "")) and containers:
             if chosen not in containers:
-                raise LookupError(f"{pod} has no container {chosen[:80]!r}")
+                raise NotFound(f"{pod} has no container {chosen[:80]!r}")
             containers = []
         previous = asked.get("previous", "") not in ("", "no")
         draw = random.Random(f"{pod}/{previous}")  # nosec B311 # makes up a cluster

@@ -111,7 +111,7 @@ class Change(msgspec.Struct, frozen=True):
 
     watched: Watched
     tree: Tree
-    gone: bool = False
+    deleted: bool = False
 
 
 Steps = Iterator[float]
@@ -170,7 +170,7 @@ class World:
         """Delete an object."""
         metadata = tree["metadata"]
         self.objects[watched.kind].pop((metadata.get("namespace", ""), metadata["name"]), None)
-        self.changes.append(Change(watched, tree, gone=True))
+        self.changes.append(Change(watched, tree, deleted=True))
 
     def metadata(self, namespace: str, name: str, age: int | None = None, **more: Any) -> Tree:
         """The metadata of an object of an age in microseconds; without one it is new."""

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.kit import every, now
+from almenara.sdk import every, now
 from almenara.signals import Resource, Severity, Signal
 from almenara_kubernetes.connection import Connection, RefusedError
 from almenara_kubernetes.credentials import UnreachableError
@@ -361,12 +361,16 @@ class Observation:
         solved = self._told_problems - set(problems)
         self._told_problems = set(problems)
         return [
-            *(self._access_to(key, gone=True) for key in solved),
+            *(self._access_to(key, deleted=True) for key in solved),
             *(self._access_to(key, *told) for key, told in problems.items()),
         ]
 
     def _access_to(
-        self, key: tuple[str, str], standing: Standing = "ok", reason: str = "", gone: bool = False
+        self,
+        key: tuple[str, str],
+        standing: Standing = "ok",
+        reason: str = "",
+        deleted: bool = False,
     ) -> Resource:
         kind, namespace = key
         state = {"kind": kind, "reason": reason}
@@ -379,7 +383,7 @@ class Observation:
             status=standing,
             severity=Severity.WARN,
             state=state,
-            gone=gone,
+            deleted=deleted,
         )
 
     def _watched(self, kind: str) -> Watched:
@@ -396,14 +400,14 @@ class Observation:
         kinds = {it.kind for it in self._kinds}
         prefix = f"{self.cluster.name}/" if self.cluster.name else ""
         kept, dropped = list[Resource](), list[Resource]()
-        for kind, namespace, name in await self.context.told(self.name):
+        for kind, namespace, name in await self.context.known_resources(self.name):
             if kind == CLUSTER:
                 continue
             # What is in no namespace stands in that of its cluster.
             inside = "" if namespace == self.cluster.name else namespace.removeprefix(prefix)
             there = not self.cluster.namespaces or inside in ("", *self.cluster.namespaces)
             watched = kind in kinds and there
-            it = Resource(kind=kind, namespace=namespace, name=name, gone=not watched)
+            it = Resource(kind=kind, namespace=namespace, name=name, deleted=not watched)
             (kept if watched else dropped).append(it)
         self.reading.adopt(kept)
         # Nobody watches these any more, by the configuration; and what stands in the way now is

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.kit import now
+from almenara.sdk import now
 from almenara.signals import Event, Resource, Severity
 from almenara_kubernetes.cluster import EXPIRES_SOON, is_pressure
 from almenara_kubernetes.workloads import COMPLETE, ROLLOUT_OF, STALLED

@@ -12,7 +12,7 @@ from nats.js.api import StorageType, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
-from almenara.settings import SettingsError
+from almenara.config import ConfigError
 from almenara_nats.connection import NatsUnavailableError, connected, sentence
 from almenara_nats.settings import NatsSettings, StreamDefinition
 
@@ -92,7 +92,7 @@ def commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
     def run(action: Callable[[NatsSettings], Any]) -> Any:
         try:
             return asyncio.run(action(read_settings()))
-        except (SettingsError, NatsUnavailableError) as error:
+        except (ConfigError, NatsUnavailableError) as error:
             raise click.ClickException(str(error)) from None
         except APIError as error:
             raise click.ClickException(

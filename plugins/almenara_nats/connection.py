@@ -11,7 +11,7 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from almenara.settings import masked as without_secrets
+from almenara.config import masked as without_secrets
 from almenara_nats.settings import NatsSettings
 
 log = structlog.get_logger(__name__)

@@ -30,7 +30,7 @@ async def diagnose(settings: NatsSettings) -> Sequence[Finding]:
                     Finding(
                         check="JetStream",
                         verdict="failed",
-                        found=f"it does not answer: {sentence(error)}",
+                        message=f"it does not answer: {sentence(error)}",
                         remedy="Enable JetStream on the server and for this account.",
                     )
                 )
@@ -40,7 +40,7 @@ async def diagnose(settings: NatsSettings) -> Sequence[Finding]:
             Finding(
                 check="NATS connection",
                 verdict="failed",
-                found=str(error),
+                message=str(error),
                 remedy="Nothing else of NATS could be checked.",
             )
         ]
@@ -56,10 +56,10 @@ async def _connection(connection: Connection) -> Finding:
         return Finding(
             check="NATS connection",
             verdict="warning",
-            found=found,
+            message=found,
             remedy="Look at the network between here and there, and at the server's load.",
         )
-    return Finding(check="NATS connection", verdict="ok", found=found)
+    return Finding(check="NATS connection", verdict="ok", message=found)
 
 
 async def _account(connection: Connection) -> list[Finding]:
@@ -80,7 +80,7 @@ async def _account(connection: Connection) -> list[Finding]:
             Finding(
                 check=f"account limit: {name}",
                 verdict="warning" if verdict == "warning" else "ok",
-                found=found,
+                message=found,
                 remedy="Raise the limit of the account." if verdict == "warning" else "",
             )
         )
@@ -93,7 +93,7 @@ async def _streams(connection: Connection, settings: NatsSettings) -> list[Findi
         Finding(
             check=f"stream {name}",
             verdict="failed",
-            found="it does not exist",
+            message="it does not exist",
             remedy="Create it with `almenara streams apply`, or correct plugins.nats.streams.",
         )
         for name in settings.streams
@@ -106,7 +106,7 @@ async def _streams(connection: Connection, settings: NatsSettings) -> list[Findi
                 Finding(
                     check=f"stream {wanted.name}",
                     verdict="warning",
-                    found="it is not as configured",
+                    message="it is not as configured",
                     remedy="Run `almenara streams apply`.",
                 )
             )
@@ -115,7 +115,7 @@ async def _streams(connection: Connection, settings: NatsSettings) -> list[Findi
             Finding(
                 check="streams",
                 verdict="warning",
-                found="the account has none",
+                message="the account has none",
                 remedy="Configure some under plugins.nats.apply and run `almenara streams apply`.",
             )
         )
@@ -135,7 +135,7 @@ async def _stream(
         return Finding(
             check=f"stream {name}",
             verdict="ok",
-            found=f"{found}; a work queue, whose messages are left to its workers",
+            message=f"{found}; a work queue, whose messages are left to its workers",
         )
     try:
         consumer = await connection.jetstream().consumer_info(name, settings.durable)
@@ -143,10 +143,10 @@ async def _stream(
         return Finding(
             check=f"stream {name}",
             verdict="ok",
-            found=f"{found}; not read yet",
+            message=f"{found}; not read yet",
         )
     return Finding(
         check=f"stream {name}",
         verdict="ok",
-        found=f"{found}; {consumer.num_pending or 0:,} not read yet",
+        message=f"{found}; {consumer.num_pending or 0:,} not read yet",
     )

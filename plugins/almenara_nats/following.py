@@ -29,7 +29,7 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.kit import heeded
+from almenara.sdk import honor_cancellation
 from almenara.signals import EPOCH, Event, parse_time
 from almenara_nats.connection import Connection
 from almenara_nats.reading import parse_headers, read_message
@@ -274,7 +274,7 @@ class Follower:
         """A consumer that has delivered nothing yet, behind the position."""
         durable = self.settings.durable
         try:
-            before = await heeded(jetstream.consumer_info(self.stream, durable))
+            before = await honor_cancellation(jetstream.consumer_info(self.stream, durable))
         except NotFoundError:
             before = None
         if before is not None:
@@ -288,7 +288,7 @@ class Follower:
             ):
                 return
             with contextlib.suppress(NotFoundError):
-                await heeded(jetstream.delete_consumer(self.stream, durable))
+                await honor_cancellation(jetstream.delete_consumer(self.stream, durable))
         queue = info.config.retention == RetentionPolicy.WORK_QUEUE
         config = ConsumerConfig(
             durable_name=durable,
@@ -298,7 +298,7 @@ class Follower:
             max_ack_pending=self.settings.batch * 20,
             **(FROM_THE_START if queue else starting(position, self.settings.start)),
         )
-        await heeded(jetstream.add_consumer(self.stream, config))
+        await honor_cancellation(jetstream.add_consumer(self.stream, config))
 
     async def _reset(
         self, jetstream: JetStreamContext, before: ConsumerInfo, position: Position | None
@@ -313,7 +313,9 @@ class Follower:
         acknowledged = before.ack_floor.stream_seq if before.ack_floor else 0
         start = max(position.sequence if position else 0, acknowledged) + 1
         try:
-            await heeded(jetstream.reset_consumer(self.stream, self.settings.durable, start))
+            await honor_cancellation(
+                jetstream.reset_consumer(self.stream, self.settings.durable, start)
+            )
         except JetStreamError:
             return False
         return True

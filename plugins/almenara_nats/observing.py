@@ -11,7 +11,7 @@ from nats.js.api import ConsumerInfo, StreamInfo
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Context, Publish, ResourceKey
-from almenara.kit import heeded
+from almenara.sdk import honor_cancellation
 from almenara.signals import Resource, Sample, Severity, Signal
 from almenara_nats.connection import Connection
 from almenara_nats.settings import NatsSettings
@@ -51,7 +51,7 @@ class Observer:
 
     async def run(self, publish: Publish, lag: Callable[[str, int], None]) -> None:
         """Publish what is seen, until cancelled; `lag` is told what waits for our consumers."""
-        self._told = dict.fromkeys(await self.context.told(SOURCE))
+        self._told = dict.fromkeys(await self.context.known_resources(SOURCE))
         while True:
             if self.streams is None:
                 await asyncio.sleep(FIRST_LOOK)
@@ -77,7 +77,7 @@ class Observer:
         jetstream = self.connection.jetstream()
         found: list[ConsumerInfo] = []
         while True:
-            page = await heeded(jetstream.consumers_info(stream, offset=len(found)))
+            page = await honor_cancellation(jetstream.consumers_info(stream, offset=len(found)))
             found += page
             if len(page) < PAGE:
                 return found
@@ -175,7 +175,7 @@ class Observer:
                 seen[key] = self._told[key]
                 continue
             changed.append(
-                Resource(kind=kind, namespace=namespace, name=name, status="gone", gone=True)
+                Resource(kind=kind, namespace=namespace, name=name, status="gone", deleted=True)
             )
             self._last.pop(name, None)
             self._progress.pop((namespace, name), None)

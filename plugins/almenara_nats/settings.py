@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from almenara.settings import Secret
+from almenara.config import Secret
 from almenara.signals import parse_time
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]

@@ -16,7 +16,7 @@ from nats.js.errors import APIError
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.kit import heeded
+from almenara.sdk import honor_cancellation
 from almenara.signals import Event, Severity, now
 from almenara_nats.connection import Connection, NatsUnavailableError, close, connect, sentence
 from almenara_nats.following import ContestedError, Follower, Interrupted
@@ -82,7 +82,7 @@ class NatsSource:
         wait = RETRY / 2
         while True:
             try:
-                connection = await heeded(connect(self.settings))
+                connection = await honor_cancellation(connect(self.settings))
             except NatsUnavailableError as error:
                 report.degraded(str(error))
                 await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))  # nosec B311 # spreads requests, guards nothing
@@ -206,7 +206,7 @@ class NatsSource:
         while True:
             wary, wait = False, RETRY
             try:
-                info = await heeded(follower.connection.jetstream().stream_info(name))
+                info = await honor_cancellation(follower.connection.jetstream().stream_info(name))
                 await follower.run(info, lambda: troubles.clear(name))
             except Interrupted as reason:
                 wary = reason.taken
@@ -325,7 +325,7 @@ async def all_streams(connection: Connection) -> list[StreamInfo]:
     jetstream = connection.jetstream()
     found: list[StreamInfo] = []
     while True:
-        page = await heeded(jetstream.streams_info(offset=len(found)))
+        page = await honor_cancellation(jetstream.streams_info(offset=len(found)))
         found += page
         if len(page) < PAGE:
             return found

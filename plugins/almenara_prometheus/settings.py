@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from almenara.settings import Secret, web_address
+from almenara.config import Secret, web_address
 from almenara_prometheus.presets import PRESETS
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]

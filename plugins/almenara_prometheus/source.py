@@ -8,9 +8,9 @@ from typing import Final
 import httpx
 import msgspec
 
+from almenara.config import masked
 from almenara.hookspecs import Context, Finding, Publish, SourceReport
-from almenara.kit import every, monotonic, now
-from almenara.settings import masked
+from almenara.sdk import every, monotonic, now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara_prometheus.reading import Mapper, Page, read_page, told
 from almenara_prometheus.settings import PrometheusSettings, TargetSettings
@@ -45,9 +45,9 @@ class PrometheusSource:
         report.recovered()
         seen: dict[str, set[tuple[str, str]]] = {it.name: set() for it in self.settings.targets}
         left: list[Signal] = []
-        for kind, namespace, name in await self.context.told(self.name):
+        for kind, namespace, name in await self.context.known_resources(self.name):
             if (name if kind == KIND else namespace) not in seen:
-                left.append(Resource(kind=kind, namespace=namespace, name=name, gone=True))
+                left.append(Resource(kind=kind, namespace=namespace, name=name, deleted=True))
             elif kind != KIND:
                 seen[namespace].add((kind, name))
         await publish(left)
@@ -177,7 +177,7 @@ def signals(
     beyond = set(names[target.series_limit :])
     gone = {it for it in seen if it in beyond or not mapper.holds(*it)}
     found += [
-        Resource(kind=kind, name=name, namespace=target.name, gone=True)
+        Resource(kind=kind, name=name, namespace=target.name, deleted=True)
         for kind, name in sorted(gone)
     ]
     seen |= kept
@@ -243,14 +243,14 @@ async def diagnose(settings: PrometheusSettings) -> Sequence[Finding]:
                 page = read_page(await scrape(session, target))
         except ScrapeError as error:
             return Finding(
-                check=what, verdict="failed", found=f"{target.url}: {error}",
+                check=what, verdict="failed", message=f"{target.url}: {error}",
                 remedy="Look at the server, or at url, bearer and headers of the target.",
             )  # fmt: skip
         if page.problems:
             return Finding(
-                check=what, verdict="warning", found=f"{target.url} {told(page.problems)}",
+                check=what, verdict="warning", message=f"{target.url} {told(page.problems)}",
                 remedy="Tell who made the page.",
             )  # fmt: skip
-        return Finding(check=what, verdict="ok", found=f"{len(page.series)} series")
+        return Finding(check=what, verdict="ok", message=f"{len(page.series)} series")
 
     return await asyncio.gather(*(look(target) for target in settings.targets))

@@ -7,12 +7,13 @@ import almenara
 from almenara.hookspecs import (
     Context,
     Finding,
-    KubernetesRule,
+    LogStream,
     Page,
     Panel,
     ReportingSource,
-    Tail,
+    Requirement,
 )
+from almenara_kube.rules import KubernetesRule
 from almenara_ray.settings import RaySettings
 
 
@@ -42,7 +43,7 @@ def almenara_sources(settings: RaySettings, context: Context) -> Sequence[Report
 
 
 @almenara.hookimpl
-def almenara_tails(settings: RaySettings, context: Context) -> Sequence[Tail]:
+def almenara_log_streams(settings: RaySettings, context: Context) -> Sequence[LogStream]:
     from almenara_ray.logs import JobLogs
 
     return [JobLogs(settings, context)] if settings.any else []
@@ -80,18 +81,17 @@ async def almenara_diagnose(settings: RaySettings) -> Sequence[Finding]:
 
 
 @almenara.hookimpl
-def almenara_kubernetes_rules(settings: RaySettings) -> Sequence[KubernetesRule]:
+def almenara_requirements(settings: RaySettings) -> Sequence[KubernetesRule]:
     from almenara_ray.rights import rules
 
     return rules(settings)
 
 
 @almenara.hookimpl
-async def almenara_kubernetes_review(
-    rules: Sequence[KubernetesRule],
-) -> Sequence[Finding] | None:
+async def almenara_review(requirements: Sequence[Requirement]) -> Sequence[Finding] | None:
     try:
         from almenara_kubernetes.reviewing import review
     except ImportError:
         return None
-    return await review(rules)
+    rules = [rule for rule in requirements if isinstance(rule, KubernetesRule)]
+    return await review(rules) if rules else None

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.kit import now
+from almenara.sdk import now
 from almenara.signals import Event, Resource, Severity, Signal, parse_time
 from almenara_kubernetes.objects import Condition, KubernetesObject, Part
 from almenara_kubernetes.watched import Watched
@@ -229,4 +229,6 @@ def service_signals(it: RayService) -> list[Signal]:
 
 def gone(it: KubernetesObject, kind: str) -> list[Signal]:
     """What is told of an object that is no more."""
-    return [Resource(kind=kind, namespace=it.metadata.namespace, name=it.metadata.name, gone=True)]
+    return [
+        Resource(kind=kind, namespace=it.metadata.namespace, name=it.metadata.name, deleted=True)
+    ]

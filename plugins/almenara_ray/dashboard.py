@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
-from almenara.settings import masked
+from almenara.config import masked
 from almenara_ray.settings import ClusterSettings, RaySettings
 
 PATHS: Final[Mapping[str, str]] = {

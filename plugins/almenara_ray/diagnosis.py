@@ -24,21 +24,21 @@ async def look(cluster: ClusterSettings, settings: RaySettings) -> Finding:
             jobs, _ = answers.jobs(await dashboard.get("jobs"))
     except RefusedError as error:
         return Finding(
-            check=what, verdict="failed", found=f"{cluster.url}: {error}",
+            check=what, verdict="failed", message=f"{cluster.url}: {error}",
             remedy="Give the cluster its token (`ray get-auth-token` prints it), or the headers"
             " that the proxy in front of it wants.",
         )  # fmt: skip
     except (AskingError, AnswerError, OSError) as error:
         return Finding(
-            check=what, verdict="failed", found=f"{cluster.url}: {error}",
+            check=what, verdict="failed", message=f"{cluster.url}: {error}",
             remedy="Look at url, and whether the head runs with its dashboard and lets us reach it"
             " (--dashboard-host).",
         )  # fmt: skip
     found = f"Ray {version.ray or 'of an unknown version'}, {len(jobs)} jobs"
     if cluster.token is None and not cluster.headers:
         return Finding(
-            check=what, verdict="warning", found=f"{found}; whoever reaches it can run code",
+            check=what, verdict="warning", message=f"{found}; whoever reaches it can run code",
             remedy="Start Ray with RAY_AUTH_MODE=token, and let a network policy admit only those"
             " who need its dashboard.",
         )  # fmt: skip
-    return Finding(check=what, verdict="ok", found=found)
+    return Finding(check=what, verdict="ok", message=found)

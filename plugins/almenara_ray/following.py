@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.kit import monotonic, now
+from almenara.sdk import monotonic, now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara_ray.answers import (
     Application,
@@ -318,7 +318,7 @@ class Cluster:
         """Nothing of it is there any more."""
         told, self._told = self._told, {}
         gone: list[Signal] = [
-            msgspec.structs.replace(it, gone=True, time=now()) for it in told.values()
+            msgspec.structs.replace(it, deleted=True, time=now()) for it in told.values()
         ]
         for kind in (JOB, NODE, APPLICATION, CLUSTER):
             gone += self._gone_since(kind, told)
@@ -406,7 +406,7 @@ class Cluster:
         found = self._news(wanted)
         for key in [it for it in self._told if it[0] == kind and it not in wanted]:
             before = self._told.pop(key)
-            found.append(msgspec.structs.replace(before, gone=True, time=now()))
+            found.append(msgspec.structs.replace(before, deleted=True, time=now()))
         return found + self._gone_since(kind, wanted)
 
     def _gone_since(self, kind: str, there: Container[tuple[str, str]]) -> list[Signal]:
@@ -415,7 +415,7 @@ class Cluster:
         self.earlier -= earlier
         namespace = "" if kind == CLUSTER else self.name
         return [
-            Resource(kind=kind, namespace=namespace, name=name, gone=True)
+            Resource(kind=kind, namespace=namespace, name=name, deleted=True)
             for _, name in sorted(earlier)
             if (kind, name) not in there
         ]

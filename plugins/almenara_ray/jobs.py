@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from almenara.kit import now
+from almenara.sdk import now
 from almenara_ray.answers import FINISHED, UNFINISHED, Job
 from almenara_ray.durations import Durations
 

@@ -62,8 +62,8 @@ class Shelf:
         self._values[key] = value
         await self._context.save(self._key, msgspec.msgpack.encode(self._values))
 
-    async def told(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
-        return await self._context.told(source, kind)
+    async def known_resources(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
+        return await self._context.known_resources(source, kind)
 
     def names(self) -> list[str]:
         """The keys of what is kept."""
@@ -227,8 +227,8 @@ class Watching:
         there = self.there.get(kind, {})
         await self.publish(
             [
-                Resource(kind=kind, namespace=of, name=name, gone=True)
-                for _, of, name in await self.shelf.told(self.source.name, kind)
+                Resource(kind=kind, namespace=of, name=name, deleted=True)
+                for _, of, name in await self.shelf.known_resources(self.source.name, kind)
                 if (of, name) not in there and namespace in ("", of)
             ]
         )

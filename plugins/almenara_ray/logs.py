@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from almenara.hookspecs import Context, Line
-from almenara.kit import sleep
+from almenara.sdk import NotFound, sleep
 from almenara.signals import Severity
 from almenara_ray import answers
 from almenara_ray.answers import AnswerError, Job
@@ -114,14 +114,14 @@ class JobLogs:
         """The last lines, then each as it is written, until the job ends."""
         cluster = await self._cluster(asked.get("namespace", ""))
         if cluster is None:
-            raise LookupError(
+            raise NotFound(
                 f"There is no cluster {asked.get('namespace', '')!r} to ask for a log; what was"
                 " kept of it is in its events."
             )
         async with Dashboard(cluster, self.settings) as dashboard:
             job = await self._job(dashboard, asked.get("name", ""))
             if job.driver:
-                raise LookupError("Ray keeps no log of a driver that was not submitted as a job.")
+                raise NotFound("Ray keeps no log of a driver that was not submitted as a job.")
             async for batch in self._follow(dashboard, job):
                 yield batch
 
@@ -145,7 +145,7 @@ class JobLogs:
         with contextlib.suppress(MissingError):
             job = answers.job(answers.decoded(await dashboard.get("job", job=name)))
         if job is None:
-            raise LookupError(
+            raise NotFound(
                 "Ray does not know this job any more; what was kept of its log is with its end."
             )
         return job

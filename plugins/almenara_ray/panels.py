@@ -8,18 +8,18 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from almenara.config import PlacedPanel
 from almenara.hookspecs import (
     Column,
+    DataView,
     EventQuery,
     Filter,
-    Look,
+    LogQuery,
     Page,
     Panel,
     ResourceQuery,
-    TailQuery,
 )
-from almenara.kit import now
-from almenara.settings import PlacedPanel
+from almenara.sdk import now
 from almenara.signals import Event, Resource, Severity, format_time
 from almenara_ray.durations import alike
 from almenara_ray.following import APPLICATION, CLUSTER, JOB, NODE, SEVERITIES, correlation
@@ -76,7 +76,7 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
         *(kuberay() if settings.kuberay else []),
         Panel(
             name="glance", title="Ray", kind="template", template="glance.html",
-            query=ResourceQuery(kind="ray.*"), prepare=glance, refresh=10.0, glance=True,
+            query=ResourceQuery(kind="ray.*"), prepare=glance, refresh=10.0, on_overview=True,
         ),
         Panel(
             name="clusters", title="Ray clusters", kind="template", template="clusters.html",
@@ -129,8 +129,8 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
             filters=[which, JOB_ID], refresh=2.0, width=12,
         ),
         Panel(
-            name="job-log", title="Log", kind="tail",
-            query=TailQuery(tail="job-logs", limit=500), filters=[which, JOB_ID, "text"],
+            name="job-log", title="Log", kind="log",
+            query=LogQuery(stream="job-logs", limit=500), filters=[which, JOB_ID, "text"],
             width=12,
         ),
     ]  # fmt: skip
@@ -188,7 +188,7 @@ def job_address(cluster: str, name: str) -> str:
     return address("ray.job", namespace=cluster, name=name)
 
 
-async def glance(look: Look, _asked: Mapping[str, str]) -> Mapping[str, Any]:
+async def glance(look: DataView, _asked: Mapping[str, str]) -> Mapping[str, Any]:
     """How the clusters and their jobs are, in four figures."""
     known = look.resources(ResourceQuery(kind=CLUSTER, limit=500))
     troubled = sum(it.severity >= Severity.WARN for it in known)
@@ -217,7 +217,7 @@ async def glance(look: Look, _asked: Mapping[str, str]) -> Mapping[str, Any]:
 # Jobs
 
 
-async def jobs(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+async def jobs(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
     """Those that run or wait, as they are now, and a page of those that ended, from history."""
     cluster, text = asked.get("namespace", ""), asked.get("text", "").strip()
     status = asked.get("status", "").upper()
@@ -286,7 +286,7 @@ def narrowed(status: str, cluster: str, text: str) -> dict[str, str]:
 
 
 async def ends(
-    look: Look, cluster: str, status: str, text: str, *, before: int | None = None, limit: int
+    look: DataView, cluster: str, status: str, text: str, *, before: int | None = None, limit: int
 ) -> list[tuple[int, Event]]:
     """The last ends of jobs, newest first. Raises `ValueError` for a text that is none."""
     found: list[tuple[int, Event]] = []
@@ -342,7 +342,7 @@ def row(record: Mapping[str, Any], status: str, moment: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def rayjobs(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+async def rayjobs(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
     """The RayJobs that there are, the newest first; each leads to the page of its job."""
     moment = now()
     found = list(look.resources(ResourceQuery(kind=RAY_JOB, limit=500)))
@@ -374,7 +374,7 @@ def _rayjob(it: Resource, moment: int) -> dict[str, Any]:
     }
 
 
-async def rayclusters(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+async def rayclusters(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
     """The RayClusters that there are, those in trouble first."""
     found = list(look.resources(ResourceQuery(kind=RAY_CLUSTER, limit=500)))
     found.sort(key=lambda it: (-int(it.severity), it.namespace, it.name))
@@ -396,7 +396,7 @@ async def rayclusters(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]
 # Timeline
 
 
-async def timeline(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+async def timeline(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
     """Jobs of the last hours as bars, a row for each entrypoint."""
     cluster, span = asked.get("namespace", ""), asked.get("span", "")
     span = span if span in SPANS else "1h"
@@ -485,7 +485,7 @@ def laid_out(
 # Clusters
 
 
-async def clusters(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+async def clusters(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
     """Every cluster with its use, nodes and demand; those in trouble first."""
     wanted = asked.get("namespace", "")
     found = [
@@ -500,7 +500,7 @@ async def clusters(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
     }
 
 
-def _cluster(look: Look, it: Resource) -> dict[str, Any]:
+def _cluster(look: DataView, it: Resource) -> dict[str, Any]:
     state = it.state
     usage = state.get("usage") or {}
     counts = state.get("jobs") or {}
@@ -561,7 +561,7 @@ def _cluster(look: Look, it: Resource) -> dict[str, Any]:
 # One job
 
 
-async def job(settings: RaySettings, look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+async def job(settings: RaySettings, look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
     """One job: live where it is, else as history has it."""
     cluster, name = asked.get("namespace", ""), asked.get("name", "")
     if not cluster or not name:
@@ -650,7 +650,7 @@ async def job(settings: RaySettings, look: Look, asked: Mapping[str, str]) -> Ma
     }
 
 
-def pods(look: Look, namespace: str, raycluster: str) -> list[Resource]:
+def pods(look: DataView, namespace: str, raycluster: str) -> list[Resource]:
     """The pods of a RayCluster that there are now, its head first, where the Kubernetes plugin
     watches them."""
     if not namespace or not raycluster:
@@ -666,7 +666,7 @@ def pods(look: Look, namespace: str, raycluster: str) -> list[Resource]:
     return found
 
 
-def pod(look: Look, namespace: str, host: str) -> str:
+def pod(look: DataView, namespace: str, host: str) -> str:
     """The page of the pod that a node is, where the Kubernetes plugin knows it."""
     if not namespace or not host or look.resource("kubernetes.pod", namespace, host) is None:
         return ""

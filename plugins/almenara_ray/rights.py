@@ -6,7 +6,7 @@ The libraries of the Kubernetes plugin are not needed to say so.
 from collections.abc import Sequence
 from typing import Final
 
-from almenara.hookspecs import KubernetesRule
+from almenara_kube.rules import KubernetesRule
 from almenara_ray.settings import RaySettings
 
 RESOURCES: Final = ("rayclusters", "rayjobs", "rayservices")

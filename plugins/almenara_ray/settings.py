@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from almenara.settings import Secret, web_address
+from almenara.config import Secret, web_address
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

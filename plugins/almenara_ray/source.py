@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.kit import monotonic, sleep
+from almenara.sdk import monotonic, sleep
 from almenara.signals import Signal
 from almenara_ray import answers
 from almenara_ray.answers import AnswerError, Application, Job, Node, Status, Version
@@ -77,7 +77,7 @@ async def told_of(context: Context, source: str, cluster: str) -> set[tuple[str,
     """Kind and name of what a source has told of a cluster, in an earlier run."""
     return {
         (kind, name)
-        for kind, namespace, name in await context.told(source)
+        for kind, namespace, name in await context.known_resources(source)
         if namespace == cluster or (kind == CLUSTER and name == cluster)
     }
 

@@ -25,10 +25,10 @@ import websockets
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from apiserver import ApiServer
-from app import Almenara
-from metrics_server import MetricsServer
-from servers import wait_until
+from support.api_server import ApiServer
+from support.application import Almenara
+from support.metrics_server import MetricsServer
+from support.servers import wait_until
 
 PODS = int(os.environ.get("BENCH_PODS", "5000"))
 NAMESPACES = int(os.environ.get("BENCH_NAMESPACES", "200"))

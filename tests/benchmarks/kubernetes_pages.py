@@ -14,8 +14,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from app import Almenara
-from servers import wait_until
+from support.application import Almenara
+from support.servers import wait_until
 
 PODS = int(os.environ.get("BENCH_PODS", "5000"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "8"))

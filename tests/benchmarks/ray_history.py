@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from almenara.bus.embedded import EmbeddedBus
+from almenara.config import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.history import History
-from almenara.hookspecs import Look
-from almenara.panels.feeds import Feeds
-from almenara.panels.look import PanelLook
+from almenara.hookspecs import DataView
+from almenara.live.log_feed import LogFeeds
+from almenara.panels.data_view import PanelDataView
 from almenara.panels.panel import View
-from almenara.resources import Resources
-from almenara.settings import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.signals import Signal, now
+from almenara.state.resources import Resources
 from almenara.supervisor import Supervisor
 from almenara_ray.answers import Job
 from almenara_ray.following import Cluster
@@ -72,9 +72,9 @@ async def measure(many: int) -> dict[str, float]:
             view = View(
                 bus=bus, history=History(bus), resources=Resources(),
                 supervisor=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
-                feeds=Feeds(),
+                feeds=LogFeeds(),
             )  # fmt: skip
-            look: Look = PanelLook(view)
+            look: DataView = PanelDataView(view)
             deep = str(await bus.read(lambda it: it.execute(
                 "SELECT max(sequence) / 2 FROM events").fetchone()[0]))  # fmt: skip
             settings = RaySettings()

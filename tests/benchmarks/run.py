@@ -23,14 +23,14 @@ from nats.js.api import ConsumerConfig, StreamConfig
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from almenara.bus.embedded import EmbeddedBus
+from almenara.config import Isolation, Settings, StorageSettings
 from almenara.history import Filter, History
-from almenara.plugins import Plugins, in_folder
-from almenara.settings import Isolation, Settings, StorageSettings
+from almenara.plugins import PluginRegistry, plugins_in_folder
+from almenara.plugins.host import PluginHost
 from almenara.signals import Event, Severity, now
 from almenara.supervisor import Supervisor
-from almenara.web.plugging import Plugging
-from app import Almenara
-from servers import NatsServer, wait_until
+from support.application import Almenara
+from support.servers import NatsServer, wait_until
 
 MESSAGES = 60_000
 EVENTS = int(os.environ.get("BENCH_EVENTS", "5000000"))
@@ -309,12 +309,12 @@ async def through(folder: Path, isolation: Isolation) -> tuple[float, float]:
     settings = Settings(plugins_dir=folder / "plugins")
     settings.storage.dir = folder
     settings.supervisor.isolation = isolation
-    plugins = Plugins()
-    for found in in_folder(folder / "plugins"):
+    plugins = PluginRegistry()
+    for found in plugins_in_folder(folder / "plugins"):
         plugins.load(found)
     async with EmbeddedBus(settings.storage) as bus:
         supervisor = Supervisor(bus, settings.supervisor)
-        Plugging(settings, plugins, bus, supervisor, Nowhere(), Nowhere()).add("measured")
+        PluginHost(settings, plugins, bus, supervisor, Nowhere(), Nowhere()).add("measured")
         running = asyncio.create_task(supervisor.run())
         async with asyncio.timeout(120):
             while (figures := await bus.load("measured", "figures")) is None:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from app import Almenara
-from raw_nats import RawClient
-from servers import NatsServer, wait_until
+from support.application import Almenara
+from support.raw_nats import RawClient
+from support.servers import NatsServer, wait_until
 
 DESKTOP = {"width": 1440, "height": 900}
 

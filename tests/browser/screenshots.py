@@ -12,12 +12,14 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from support.paths import ROOT
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from app import Almenara
-from servers import free_port, wait_until
+from support.application import Almenara
+from support.servers import free_port, wait_until
 
-FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
+FOLDER = ROOT / "docs" / "pictures"
 DESKTOP, PHONE = (1280, 800), (390, 844)
 KUBERNETES = "/dashboards/kubernetes"
 FAILING = f"{KUBERNETES}.workload?namespace=context&name=Deployment/context-indexer"

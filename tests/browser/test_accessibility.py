@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from app import Almenara
+from support.application import Almenara
+from support.paths import TESTS
 
-HERE = Path(__file__).parents[1] / "axe"
+HERE = TESTS / "axe"
 LOOKED_FOR = """
 async (rules) => (await axe.run(document, {runOnly: rules, resultTypes: ["violations"]})).violations
   // Cells of pods are as large as what they ask for; the table of pods has the same links.

@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, Request, Response
 
-from app import Almenara
-from servers import wait_until
+from support.application import Almenara
+from support.servers import wait_until
 
 TOKEN = "of-the-tests-and-long-enough-for-one"
 ALLOWED = "allow-scripts allow-forms allow-popups allow-same-origin allow-top-navigation"

@@ -13,16 +13,17 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import Browser, Page, Response, expect
 
-from app import Almenara
-from hostile import payloads, spoilt
-from servers import accepts, free_port, wait_until
+from support.application import Almenara
+from support.hostile import payloads, spoilt
+from support.paths import ROOT
+from support.servers import accepts, free_port, wait_until
 
 PLUGIN = """
 import asyncio, itertools, json
 from pathlib import Path
 import almenara
 from almenara.hookspecs import (Column, EventQuery, Line, Page, Panel, ResourceQuery, SampleQuery,
-                                TailQuery)
+                                LogQuery)
 from almenara.signals import Event, Resource, Sample, Severity
 
 FOLDER = Path(__file__).parent
@@ -77,7 +78,7 @@ def almenara_sources():
 
 
 @almenara.hookimpl
-def almenara_tails():
+def almenara_log_streams():
     return [Log()]
 
 
@@ -99,7 +100,7 @@ def almenara_panels():
               query=SampleQuery(kind="thing", metric="m", limit=50)),
         Panel(name="figure", title="Figure", kind="number",
               query=SampleQuery(kind="thing", metric="m")),
-        Panel(name="log", title="Log", kind="tail", query=TailQuery(tail="log", limit=1000),
+        Panel(name="log", title="Log", kind="log", query=LogQuery(stream="log", limit=1000),
               filters=["text"]),
     ]
 
@@ -159,7 +160,7 @@ LOOK = r"""
 MADE_OF = "".join(
     it.read_text()
     for folder in ("platform", "plugins")
-    for it in (Path(__file__).parents[2] / folder).rglob("*")
+    for it in (ROOT / folder).rglob("*")
     if it.suffix == ".html" or (it.suffix == ".py" and "panels" in it.parts)
 )
 TAGS = set(re.findall(r"<([a-z][a-z0-9-]*)", MADE_OF))

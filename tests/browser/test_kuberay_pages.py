@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from apiserver import ApiServer, programs, why_not
-from app import Almenara
-from kuberay import install, thing
+from support.api_server import ApiServer, programs, why_not
+from support.application import Almenara
+from support.kuberay import install, thing
 
 PHONE = {"width": 390, "height": 844}
 QUOTA = 'pods "eval-gpu-worker-" is forbidden: exceeded quota: requests.nvidia.com/gpu=16'

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from app import Almenara
-from servers import wait_until
+from support.application import Almenara
+from support.servers import wait_until
 
 KUBERNETES = "/dashboards/kubernetes"
 PHONE = {"width": 390, "height": 844}
@@ -161,12 +161,12 @@ def test_a_log_is_followed_searched_and_chosen(cluster: Almenara, page: Page) ->
     page.get_by_label("Search the log").fill("heartbeat")
     page.get_by_role("button", name="Apply").click()
     arrived(page, "text=heartbeat")
-    expect(page.locator(".tail-state")).to_contain_text("lines have “heartbeat”")
+    expect(page.locator(".log-state")).to_contain_text("lines have “heartbeat”")
     assert all("heartbeat" in it for it in lines.all_inner_texts())
     page.get_by_label("Log before the last restart").select_option("yes")
     page.get_by_role("button", name="Apply").click()
     arrived(page, "previous=yes")
-    expect(page.locator(".tail-state")).to_contain_text("It has ended")
+    expect(page.locator(".log-state")).to_contain_text("It has ended")
     frozen = lines.count()
     page.wait_for_timeout(300)
     assert lines.count() == frozen
@@ -188,7 +188,7 @@ def test_yaml_is_shown_without_what_is_secret(cluster: Almenara, page: Page) -> 
     assert lines
     assert all("image:" in it for it in lines)
     page.goto(f"{cluster.url}{KUBERNETES}.yaml?namespace=inference&name=Secret/nats")
-    expect(page.locator(".tail-state")).to_contain_text("choose one of Pod, Deployment")
+    expect(page.locator(".log-state")).to_contain_text("choose one of Pod, Deployment")
 
 
 @pytest.mark.usefixtures("problems")

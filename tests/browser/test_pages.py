@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
-from proxy import Proxy
 
-from app import Almenara
-from raw_nats import RawClient
-from servers import NatsServer, wait_until
+from support.application import Almenara
+from support.browser_proxy import Proxy
+from support.raw_nats import RawClient
+from support.servers import NatsServer, wait_until
 
 MARKUP = (
     "<script>window.pwned=1</script>",

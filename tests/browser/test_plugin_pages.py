@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from app import Almenara
-from servers import wait_until
+from support.application import Almenara
+from support.servers import wait_until
 
 PLUGIN = """
 import asyncio, itertools
 import almenara
-from almenara.hookspecs import Column, Line, Page, Panel, ResourceQuery, TailQuery
+from almenara.hookspecs import Column, Line, Page, Panel, ResourceQuery, LogQuery
 from almenara.signals import Resource
 
 class Jobs:
@@ -37,7 +37,7 @@ def almenara_sources():
     return [Jobs()]
 
 @almenara.hookimpl
-def almenara_tails():
+def almenara_log_streams():
     return [Log()]
 
 @almenara.hookimpl
@@ -48,7 +48,7 @@ def almenara_panels():
               columns=state, link="job"),
         Panel(name="state", title="State", kind="detail", query=ResourceQuery(kind="job"),
               columns=state, filters=["namespace", "name"]),
-        Panel(name="log", title="Log", kind="tail", query=TailQuery(tail="log", limit=30),
+        Panel(name="log", title="Log", kind="log", query=LogQuery(stream="log", limit=30),
               filters=["namespace", "name", "text"], width=12),
     ]
 
@@ -99,14 +99,14 @@ def test_a_row_leads_to_a_live_page_about_it_with_its_log(watching: Almenara, pa
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     assert page.evaluate("window.pwned") is None
     # The newest line stays in sight.
-    assert page.locator(".tail").evaluate("box => Math.abs(box.scrollTop) < 5")
+    assert page.locator(".log").evaluate("box => Math.abs(box.scrollTop) < 5")
 
     page.get_by_label("Text").fill("says 1")
     page.get_by_role("button", name="Apply").click()
     expect(page).to_have_url(
         watching.url + "/dashboards/jobs.job?text=says+1&namespace=team&name=beta"
     )
-    expect(page.locator(".tail-state")).to_contain_text("have")
+    expect(page.locator(".log-state")).to_contain_text("have")
     assert problems == []
 
 

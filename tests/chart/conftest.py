@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine import ALMENARA, ROOT
-from image import POSSIBLE, WHY_NOT, Image
 
-from app import Almenara
+from support.application import Almenara
+from support.chart.engine import ALMENARA
+from support.chart.image import POSSIBLE, WHY_NOT, Image
+from support.paths import ROOT
 
 os.environ["ALMENARA_COMMAND"] = str(ALMENARA)
 # The programs that come with the product's environment: a NATS server, kubectl.

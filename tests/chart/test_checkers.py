@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import engine
 import pytest
 import yaml
-from engine import ROOT
+
+from support.chart import engine
+from support.paths import ROOT
 
 ANSWERED = yaml.safe_load((Path(__file__).parent / "answered.yaml").read_text("utf-8"))
 BIN = Path(sys.executable).parent

@@ -8,14 +8,14 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import engine
 import pytest
 import yaml
-from engine import ALMENARA, Thing, render, value_sets, workload
 
-from apiserver import Authority
-from app import Almenara
-from servers import free_port, wait_until
+from support.api_server import Authority
+from support.application import Almenara
+from support.chart import engine
+from support.chart.engine import ALMENARA, Thing, render, value_sets, workload
+from support.servers import free_port, wait_until
 
 SETS = value_sets()
 PLUGIN = """
@@ -55,7 +55,7 @@ def placed(values: Thing, folder: Path) -> Thing:
 
 CHECK = """
 import os, sys
-from almenara.cli import main
+from almenara.cli.main import main
 
 for file in sys.argv[1:]:
     if (child := os.fork()) == 0:

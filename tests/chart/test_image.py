@@ -13,21 +13,22 @@ import time
 import urllib.request
 from pathlib import Path
 
-import engine
 import pytest
 import yaml
-from engine import render, workload
-from image import POSSIBLE, WHY_NOT, Image, run_in
 
-from app import Almenara
-from servers import free_port, wait_until
+from support.application import Almenara
+from support.chart import engine
+from support.chart.engine import render, workload
+from support.chart.image import POSSIBLE, WHY_NOT, Image, run_in
+from support.servers import free_port, wait_until
 
 LARGEST = 180 * 1024**2
 LAZY = shlex.quote(
     "from kubernetes.aio import config; from kubernetes.aio.client import ApiClient, Configuration;"
     "from kubernetes.aio.config.incluster_config import InClusterConfigLoader;"
-    "import almenara_kubernetes.source, almenara_kubernetes.credentials, almenara.access.clusters,"
-    " almenara.access.oidc, almenara_nats.source, almenara_http.source, almenara_prometheus.source"
+    "import almenara_kubernetes.source, almenara_kubernetes.credentials,"
+    " almenara.security.kubernetes, almenara.security.oidc, almenara_nats.source,"
+    " almenara_http.source, almenara_prometheus.source"
 )
 """What is imported only when it is needed."""
 

@@ -9,11 +9,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from engine import render, workload
-from image import OWN, POSSIBLE, WHY_NOT, Image, run_in
 
-from app import Almenara
-from servers import free_port, wait_until
+from support.application import Almenara
+from support.chart.engine import render, workload
+from support.chart.image import OWN, POSSIBLE, WHY_NOT, Image, run_in
+from support.servers import free_port, wait_until
 
 EMULATED = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
 FIXED = "F" in (

@@ -25,16 +25,16 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from engine import ALMENARA, CHART, Thing
-from live import Live, opened
 from playwright.sync_api import Page, expect, sync_playwright
 from test_install import Cluster, define_gateway_api
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
-from apiserver import ApiServer, Authority, private_pem
-from app import Almenara
-from raw_nats import RawClient
-from servers import NatsServer, accepts, free_port, wait_until
+from support.api_server import ApiServer, Authority, private_pem
+from support.application import Almenara
+from support.chart.engine import ALMENARA, CHART, Thing
+from support.chart.live import Live, opened
+from support.raw_nats import RawClient
+from support.servers import NatsServer, accepts, free_port, wait_until
 
 HOST = "almenara.example.org"
 ROUTED = "gateway.example.org"

@@ -16,18 +16,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import engine
 import helm_python
 import httpx
 import pytest
 import yaml
-from engine import CHART, ROOT, Thing
-from release import Helm, HelmError
 from test_rights import Right, rights
 
-from apiserver import ApiError, ApiServer
-from app import Almenara
-from servers import NatsServer, free_port, wait_until
+from support.api_server import ApiError, ApiServer
+from support.application import Almenara
+from support.chart import engine
+from support.chart.engine import CHART, Thing
+from support.chart.release import Helm, HelmError
+from support.paths import ROOT
+from support.servers import NatsServer, free_port, wait_until
 
 PREVIOUS = sorted((Path(__file__).parent / "previous").glob("*.tgz"))[-1]
 WATCHING: Thing = {"plugins": {"enabled": ["nats", "kubernetes"]}}

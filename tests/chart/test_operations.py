@@ -17,18 +17,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import engine
 import kubernetes_validate
 import pytest
 import yaml
 from cloudcoil.models.cert_manager import v1 as cert_manager
-from engine import ALMENARA, ROOT
-from image import Image
-from node import Node
 
-from apiserver import ApiServer
-from raw_nats import RawClient
-from servers import NatsServer, free_port, wait_until
+from support.api_server import ApiServer
+from support.chart import engine
+from support.chart.engine import ALMENARA
+from support.chart.image import Image
+from support.chart.node import Node
+from support.paths import ROOT
+from support.raw_nats import RawClient
+from support.servers import NatsServer, free_port, wait_until
 
 README = engine.CHART / "README.md"
 DOCUMENTS = ROOT / "docs" / "operations"

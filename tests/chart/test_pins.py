@@ -4,7 +4,8 @@ import re
 import tomllib
 
 import pytest
-from engine import ROOT
+
+from support.paths import ROOT
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "optional-dependencies"

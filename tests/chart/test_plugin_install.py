@@ -13,11 +13,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import engine
 import pytest
-from engine import ALMENARA, Thing
 
-from apiserver import Authority
+from support.api_server import Authority
+from support.chart import engine
+from support.chart.engine import ALMENARA, Thing
 
 PASSWORD = "a-password-that-only-this-test-knows"
 """Of the index; the netrc of a Secret holds it."""

@@ -16,18 +16,18 @@ from typing import Any
 
 import pytest
 import yaml
-from live import Live, opened
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from apiserver import Authority
-from app import Almenara
-from servers import accepts, free_port, wait_until
+from support.api_server import Authority
+from support.application import Almenara
+from support.chart.live import Live, opened
+from support.servers import accepts, free_port, wait_until
 
 SECRET = "what-only-the-proxy-sends"
 RECHECK = 2
 ROLES = [
     {"role": "admin", "groups": ["sre"]},
-    {"role": "viewer", "groups": ["payments"], "sees": [{"sources": ["nats/PAY"]}]},
+    {"role": "viewer", "groups": ["payments"], "grants": [{"sources": ["nats/PAY"]}]},
 ]
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import helm_python
 import pytest
 import yaml
-from engine import chart
+
+from support.chart.engine import chart
 
 WRONG = yaml.safe_load((Path(__file__).parent / "wrong.yaml").read_text("utf-8"))
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import engine
 import helm_python
 import kubernetes_validate.utils
 import promql_parser
@@ -14,7 +13,19 @@ import pytest
 import yaml
 from cloudcoil.models.cert_manager import v1 as cert_manager
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
-from engine import CHART, Thing, containers, of_kind, only, pods, render, value_sets, workload
+
+from support.chart import engine
+from support.chart.engine import (
+    CHART,
+    Thing,
+    containers,
+    of_kind,
+    only,
+    pods,
+    render,
+    value_sets,
+    workload,
+)
 
 SETS = value_sets()
 MINORS = [f"1.{minor}" for minor in range(28, 38)]

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import engine
 import pytest
 import yaml
-from engine import Thing, of_kind, render, value_sets
 
-from app import Almenara
+from support.application import Almenara
+from support.chart import engine
+from support.chart.engine import Thing, of_kind, render, value_sets
 
 SETS = {
     name: path for name, path in value_sets().items() if name.startswith(("kubernetes", "kuberay"))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from app import Almenara
-from servers import wait_until
+from support.application import Almenara
+from support.servers import wait_until
 
 HEALTHY = """
 import asyncio, itertools, time
@@ -363,13 +363,13 @@ class Bad:
         self.context = context
 
     async def run(self, publish):
-        told = await self.context.told(self.name, "thing")
+        told = await self.context.known_resources(self.name, "thing")
         await publish([Event(
             id=f"{now()}", source="bad", type="bad.told", time=now(), data=[it[2] for it in told],
         )])
         await publish([Resource(kind="thing", name=it) for it in ("a", "b")])
         await publish([
-            Resource(kind="thing", name="b", gone=True), Resource(kind="other", name="c"),
+            Resource(kind="thing", name="b", deleted=True), Resource(kind="other", name="c"),
         ])
         raise RuntimeError("it ends")
 

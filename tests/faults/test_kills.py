@@ -10,8 +10,8 @@ import nats
 import pytest
 from nats.js.api import StreamConfig
 
-from app import Almenara
-from servers import NatsServer, wait_until
+from support.application import Almenara
+from support.servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,8 @@ from almenara.signals import Resource
 from almenara.testing.running import MemoryContext, SourceRun
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
 from almenara_kubernetes.source import ClusterSource
-from api_proxy import ApiProxy, answer, status
-from apiserver import ApiServer
+from support.api_proxy import ApiProxy, answer, status
+from support.api_server import ApiServer
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +47,7 @@ class Bench:
         for it in self.run.bus.signals:
             if isinstance(it, Resource) and it.kind == "kubernetes.pod":
                 found[it.name] = it
-        return {name: it.state["uid"] for name, it in found.items() if not it.gone}
+        return {name: it.state["uid"] for name, it in found.items() if not it.deleted}
 
     def failed(self) -> set[str]:
         """Pods that were last told as failed."""
@@ -326,6 +326,6 @@ async def test_a_deleted_namespace_takes_its_pods_along_and_may_come_again(
 ) -> None:
     async with bench(api_server, namespace, tmp_path, refused_every=0.5) as it:
         await asyncio.to_thread(api_server.remove_namespace, namespace)
-        await it.run.until(lambda: it.told() == {}, PATIENCE)
+        await it.run.until(lambda: it.known_resources() == {}, PATIENCE)
         await asyncio.to_thread(api_server.namespace, namespace)
         await asyncio.to_thread(api_server.service_account, namespace, "almenara")

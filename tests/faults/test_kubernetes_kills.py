@@ -5,9 +5,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from apiserver import ApiServer
-from app import Almenara
-from servers import wait_until
+from support.api_server import ApiServer
+from support.application import Almenara
+from support.servers import wait_until
 
 WITHIN = 10.0
 """Seconds that a ghost may be seen; the machine of the tests may be slow besides."""

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from watched import Watched, watching
+from support.kubernetes_source import Watched, watching
 
 
 @pytest.fixture(scope="session")

@@ -17,14 +17,14 @@ from litestar.routes import HTTPRoute, WebSocketRoute
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from almenara.access.identity import Role, everybody
-from almenara.access.tickets import Ticket
-from almenara.settings import Settings
+from almenara.config import Settings
+from almenara.security.auth_context import AuthContext
+from almenara.security.identity import Role, everybody
 from almenara.web.app import routed
-from almenara.web.permission import NEEDS, NotAllowedError, permit
-from app import Almenara
-from servers import NatsServer, wait_until
-from watched import OURS, THEIRS, Watched
+from almenara.web.authorization import NEEDS, NotAllowedError, permit
+from support.application import Almenara
+from support.kubernetes_source import OURS, THEIRS, Watched
+from support.servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -100,7 +100,7 @@ async def test_a_new_route_or_socket_without_a_rule_is_found_and_closed() -> Non
         app.register(handler)
     assert unruled(app) == ["/new/{name:str}", "/new-socket"]
     everything: Any = SimpleNamespace(
-        scope={"state": {"ticket": Ticket(identity=everybody(Role.ADMIN))}},
+        scope={"state": {"ticket": AuthContext(identity=everybody(Role.ADMIN))}},
         app=SimpleNamespace(state=SimpleNamespace(services=None)),
     )
     closed = [it for route in app.routes for it in _handlers(route) if NEEDS not in it.opt]

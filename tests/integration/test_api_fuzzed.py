@@ -13,9 +13,9 @@ from schemathesis.specs.openapi.checks import (
     positive_data_acceptance,
 )
 
-from almenara.settings import Settings
+from almenara.config import Settings
 from almenara.web.app import routed
-from watched import OURS, THEIRS, Watched
+from support.kubernetes_source import OURS, THEIRS, Watched
 
 EXAMPLES = int(os.environ.get("ALMENARA_FUZZED", "6"))
 """Generated cases of each operation, besides those at the limits of what its parameters take."""

@@ -3,9 +3,9 @@
 import threading
 from pathlib import Path
 
-from app import Almenara
-from raw_nats import RawClient
-from servers import NatsServer
+from support.application import Almenara
+from support.raw_nats import RawClient
+from support.servers import NatsServer
 
 
 def test_a_backup_taken_under_load_is_restored_with_every_event_and_goes_on_without_a_repeat(

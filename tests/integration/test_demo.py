@@ -5,7 +5,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from servers import accepts, free_port, wait_until
+from support.servers import accepts, free_port, wait_until
 
 
 def run_demo(folder: Path, port: int) -> subprocess.Popen[bytes]:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from app import Almenara
-from raw_nats import RawClient
-from servers import NatsServer, free_port
+from support.application import Almenara
+from support.raw_nats import RawClient
+from support.servers import NatsServer, free_port
 
 
 def told(almenara: Almenara, *arguments: str) -> tuple[int, str]:

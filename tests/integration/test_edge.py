@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from watched import OURS, THEIRS, Watched
+from support.kubernetes_source import OURS, THEIRS, Watched
 
 SECRET_TEXTS = (OURS, THEIRS, "root:x:0", "{% extends", "{% block", "SQLite format 3", "[project]",
                 "hookimpl", "jetstream {")  # fmt: skip

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from test_tls import Encrypted
 
-from app import Almenara
-from servers import wait_until
+from support.application import Almenara
+from support.servers import wait_until
 
 COUNT = 10_000
 TIMEOUT = 5.0

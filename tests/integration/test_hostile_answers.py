@@ -14,12 +14,13 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from almenara.access import clusters, oidc
-from almenara.access.asking import ClusterError, Refused
-from almenara.access.clusters import LIST_PODS, Cluster
-from almenara.access.identity import Identity, Person, Role, everybody
-from almenara.access.oidc import Provider
-from almenara.settings import KubernetesAccessSettings, OidcSettings, Secret
+from almenara.config import KubernetesAccessSettings, OidcSettings, Secret
+from almenara.security import kubernetes as clusters
+from almenara.security import oidc
+from almenara.security.identity import Identity, Person, Role, everybody
+from almenara.security.kubernetes import LIST_PODS, Cluster
+from almenara.security.oidc import Provider
+from almenara.security.request import ClusterError, Refused
 
 pytestmark = pytest.mark.anyio
 

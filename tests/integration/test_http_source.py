@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from almenara.settings import Secret, SettingsError, read
+from almenara.config import ConfigError, Secret, read
 from almenara.signals import Event, Severity
 from almenara.testing.running import MemoryContext, SourceRun
 from almenara_http.checking import ask, diagnose
@@ -239,7 +239,7 @@ async def test_a_check_that_left_the_settings_while_away_is_told_as_gone(tmp_pat
         source = HttpSource(HttpSettings(checks=checks), context)
         async with SourceRun(source, bus=context.bus) as run:
             await run.until(lambda: len(run.resources) == len(checks), 10)  # noqa: B023
-    assert await context.told("http") == [("http.check", "", "two")]
+    assert await context.known_resources("http") == [("http.check", "", "two")]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ async def test_a_check_that_left_the_settings_while_away_is_told_as_gone(tmp_pat
     ],
 )
 def test_wrong_settings_are_refused_with_what_to_do(tree: dict[str, object], told: str) -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(ConfigError) as refused:
         read(HttpSettings, {"checks": [tree]}, place="plugins.http")
     assert told in str(refused.value)
     assert "secret-word" not in str(refused.value)

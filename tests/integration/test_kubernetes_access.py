@@ -12,9 +12,9 @@ from test_kubernetes_logs import Kubelet
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from apiserver import ApiServer
-from app import Almenara
-from servers import wait_until
+from support.api_server import ApiServer
+from support.application import Almenara
+from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
 

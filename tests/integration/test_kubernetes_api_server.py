@@ -2,7 +2,7 @@
 
 import pytest
 
-from apiserver import ApiError, ApiServer
+from support.api_server import ApiError, ApiServer
 
 
 def test_a_kubernetes_token_reads_what_its_rules_allow_and_nothing_else(

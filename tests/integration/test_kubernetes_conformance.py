@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from almenara.testing import conformance
-from apiserver import ApiServer
+from support.api_server import ApiServer
 
 SETTINGS: dict[str, Any] = {}
 

@@ -12,8 +12,8 @@ import pytest
 from almenara_kubernetes.objects import Pod
 from almenara_kubernetes.pod_status import printed
 from almenara_kubernetes.watched import PODS
-from apiserver import ApiServer
-from awkward_pods import AWKWARD
+from support.api_server import ApiServer
+from support.awkward_pods import AWKWARD
 
 KUBECTL = Path(sys.executable).with_name("kubectl")
 RESTARTS = re.compile(r"(\d+)(?: \(.* ago\))?")

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from almenara.hookspecs import Line
+from almenara.sdk import NotFound
 from almenara_kubernetes.logs import PodLogs
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
-from apiserver import ApiServer, container
+from support.api_server import ApiServer, container
 
 pytestmark = pytest.mark.anyio
 
@@ -162,7 +163,7 @@ async def test_the_log_of_each_kind_of_container_can_be_chosen_and_without_choic
         named = {"annotations": {"kubectl.kubernetes.io/default-container": "side"}}
         await asyncio.to_thread(api_server.patch, pod, {"metadata": named})
         assert await read("one") == ({"side"}, {""})
-        with pytest.raises(LookupError, match="container nobody is not valid for pod one"):
+        with pytest.raises(NotFound, match="container nobody is not valid for pod one"):
             await read("one", container="nobody")
         # What has yet to start is waited for.
         starting = b'container "side" in pod "one" is waiting to start: ContainerCreating'
@@ -174,13 +175,13 @@ async def test_the_log_of_each_kind_of_container_can_be_chosen_and_without_choic
 
 async def test_kubernetes_logs_are_shown_only_where_they_are_switched_on(tmp_path: Path) -> None:
     chosen = KubernetesSettings(clusters=[ClusterSettings(kubeconfig=tmp_path / "none")])
-    with pytest.raises(LookupError, match="logs are switched off"):
+    with pytest.raises(NotFound, match="logs are switched off"):
         async for _ in PodLogs(chosen).lines({"namespace": "a", "name": "b"}):
             pass
     chosen = KubernetesSettings(
         clusters=[ClusterSettings(kubeconfig=tmp_path / "none", namespaces=["a"])], logs=True
     )
     for namespace, name in (("a", "../secrets/x"), ("a/../b", "c"), ("b", "c"), ("", "")):
-        with pytest.raises(LookupError):
+        with pytest.raises(NotFound):
             async for _ in PodLogs(chosen).lines({"namespace": namespace, "name": name}):
                 pass

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from almenara.kubernetes_roles import roles
+from almenara.sdk import NotFound
+from almenara_kube.roles import roles
 from almenara_kubernetes.manifests import Manifests
 from almenara_kubernetes.rbac import rules
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
-from apiserver import ApiServer
+from support.api_server import ApiServer
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +48,7 @@ async def test_kubernetes_yaml_is_read_under_the_printed_role_and_without_secret
     cluster = ClusterSettings(kubeconfig=path, namespaces=[namespace])
     settings = KubernetesSettings(clusters=[cluster], yaml=True)
 
-    with pytest.raises(LookupError) as refused:
+    with pytest.raises(NotFound) as refused:
         await lines(settings, namespace=namespace, name="Pod/web-1")
     assert "{apiGroups: [''], resources: [pods], verbs: [get]}" in str(refused.value)
 
@@ -65,16 +66,16 @@ async def test_kubernetes_yaml_is_read_under_the_printed_role_and_without_secret
     assert "    plain: <b>kept</b>" in found
     assert all(it.isprintable() for it in found)
 
-    with pytest.raises(LookupError, match="any more"):
+    with pytest.raises(NotFound, match="any more"):
         await lines(settings, namespace=namespace, name="Pod/gone")
     for wrong in ("Secret/a", "Pod/../../secrets/a", "Pod/a?b", "", "pod/web-1"):
-        with pytest.raises(LookupError, match="choose one of"):
+        with pytest.raises(NotFound, match="choose one of"):
             await lines(settings, namespace=namespace, name=wrong)
-    with pytest.raises(LookupError, match="is not watched"):
+    with pytest.raises(NotFound, match="is not watched"):
         await lines(settings, namespace="kube-system", name="Pod/a")
 
 
 async def test_kubernetes_yaml_is_shown_only_where_it_is_switched_on(tmp_path: Path) -> None:
     settings = KubernetesSettings(clusters=[ClusterSettings(kubeconfig=tmp_path / "none")])
-    with pytest.raises(LookupError, match="switched off"):
+    with pytest.raises(NotFound, match="switched off"):
         await lines(settings, namespace="a", name="Pod/b")

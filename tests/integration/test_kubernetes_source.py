@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from almenara.kubernetes_roles import roles
 from almenara.signals import Resource
 from almenara.testing.running import MemoryContext, SourceRun
+from almenara_kube.roles import roles
 from almenara_kubernetes import connection as connecting
 from almenara_kubernetes import credentials
 from almenara_kubernetes.diagnosis import diagnose
@@ -19,7 +19,7 @@ from almenara_kubernetes.rbac import rules
 from almenara_kubernetes.reviewing import review
 from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
 from almenara_kubernetes.source import ClusterSource
-from apiserver import ApiServer
+from support.api_server import ApiServer
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +63,7 @@ def says(run: SourceRun, kind: str, name: str, status: str) -> Callable[[], bool
 
 
 def gone(run: SourceRun, kind: str, name: str) -> Callable[[], bool]:
-    return lambda: (it := of(run, kind, name)) is not None and it.gone
+    return lambda: (it := of(run, kind, name)) is not None and it.deleted
 
 
 async def test_a_kubernetes_pod_is_told_when_it_comes_changes_and_goes(
@@ -102,7 +102,7 @@ async def test_exactly_the_printed_kubernetes_role_is_enough(
         assert not [it for it in run.resources.values() if it.kind == "kubernetes.access"]
         findings = [*await diagnose(chosen), *await review(rules(chosen))]
     assert [it.verdict for it in findings] == ["ok", "ok"]
-    assert "rights are granted" in findings[-1].found
+    assert "rights are granted" in findings[-1].message
 
 
 async def test_exactly_the_printed_kubernetes_cluster_role_is_enough(
@@ -160,7 +160,7 @@ async def test_what_kubernetes_rbac_forbids_is_told_with_the_missing_rule_and_th
         findings = [*await diagnose(chosen), *await review(rules(chosen))]
         assert [it.verdict for it in findings] == ["ok", "warning"]
         missing = f"not granted: list, watch of services in the namespace {namespace}"
-        assert findings[-1].found == missing
+        assert findings[-1].message == missing
         # Granting what was named, and nothing else, mends it.
         await asyncio.to_thread(
             api_server.allow, f"{namespace}/almenara", [rule], namespace, "more"
@@ -335,7 +335,7 @@ async def test_a_kubeconfig_that_is_not_there_or_wrong_is_told_by_its_path(
     chosen = settings(ClusterSettings(kubeconfig=path))
     (finding,) = await diagnose(chosen)
     assert finding.verdict == "failed"
-    assert f"the kubeconfig {path} cannot be used: there is no such file" in finding.found
+    assert f"the kubeconfig {path} cannot be used: there is no such file" in finding.message
     path.write_text("clusters: nonsense")
     async with SourceRun(source(chosen, context)) as run:
         await run.until(lambda: any(str(path) in it for it in run.degraded_for), 15)
@@ -381,7 +381,7 @@ async def test_nodes_of_a_named_cluster_stay_over_a_restart_where_namespaces_are
             await run.until(lambda: of(run, "node", name) is not None)
             await asyncio.to_thread(api_server.delete, pod)
     told = [it for it in context.bus.signals if isinstance(it, Resource) and it.name == name]
-    assert not [it for it in told if it.gone]
+    assert not [it for it in told if it.deleted]
     await asyncio.to_thread(api_server.delete, node)
 
 

@@ -14,8 +14,8 @@ from almenara.testing.running import MemoryContext, SourceRun
 from almenara_kubernetes.rbac import rules, tree
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
 from almenara_kubernetes.source import ClusterSource
-from apiserver import ApiServer
-from metrics_server import MetricsServer
+from support.api_server import ApiServer
+from support.metrics_server import MetricsServer
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from almenara.signals import Event, Resource, Severity, Signal
 from almenara.testing.running import MemoryContext
 from almenara_nats.settings import NatsSettings
 from almenara_nats.source import NatsSource
-from servers import NatsServer
+from support.servers import NatsServer
 
 pytestmark = pytest.mark.anyio
 
@@ -338,9 +338,10 @@ async def test_a_stream_deleted_while_we_were_away_is_told_as_gone(
     await jetstream.add_stream(name="S", subjects=["s"])
     key = ("nats.stream", "", "S")
 
-    def told(it: Running, gone: bool) -> bool:
+    def told(it: Running, deleted: bool) -> bool:
         return any(
-            isinstance(one, Resource) and one.key == key and one.gone is gone for one in it.signals
+            isinstance(one, Resource) and one.key == key and one.deleted is deleted
+            for one in it.signals
         )
 
     async with running(nats_server, memory) as it:

@@ -12,9 +12,9 @@ import pytest
 from nats.js.api import StreamConfig
 from nkeys import PREFIX_BYTE_USER, encode_seed
 
-from app import Almenara
-from raw_nats import RawClient
-from servers import NatsServer, free_port, wait_until
+from support.application import Almenara
+from support.raw_nats import RawClient
+from support.servers import NatsServer, free_port, wait_until
 
 pytestmark = pytest.mark.anyio
 

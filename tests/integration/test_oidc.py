@@ -18,12 +18,13 @@ from playwright.async_api import async_playwright
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from app import Almenara
-from servers import accepts, free_port, wait_until
+from support.application import Almenara
+from support.paths import TESTS
+from support.servers import accepts, free_port, wait_until
 
 pytestmark = pytest.mark.anyio
 
-HERE = Path(__file__).parents[1] / "oidc"
+HERE = TESTS / "oidc"
 SECRET = "of-the-client-in-tests"
 
 
@@ -94,7 +95,7 @@ def pair(tmp_path: Path, modules: Path) -> Iterator[tuple[Almenara, OidcProvider
         "ALMENARA_AUTH__OIDC__CLIENT_SECRET": SECRET,
         "ALMENARA_AUTH__OIDC__REFRESH": "1",
         "ALMENARA_AUTH__ROLES": "[{role: admin, groups: [sre]},"
-        " {role: viewer, groups: [payments], sees: [{sources: [nats/PAY]}]}]",
+        " {role: viewer, groups: [payments], grants: [{sources: [nats/PAY]}]}]",
     }
     try:
         with almenara:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from app import Almenara
-from servers import wait_until
+from support.application import Almenara
+from support.paths import ROOT
+from support.servers import wait_until
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "host.py"
+EXAMPLE = ROOT / "docs" / "examples" / "host.py"
 
 STEADY = """
 import asyncio, itertools, time

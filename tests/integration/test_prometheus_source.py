@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
-from almenara.settings import Secret
+from almenara.config import Secret
 from almenara.signals import Event, Resource, Sample, Signal
 from almenara.testing.running import MemoryBus, MemoryContext
 from almenara_prometheus.settings import MetricSettings, PrometheusSettings, TargetSettings
@@ -102,7 +102,7 @@ async def test_too_many_series_are_cut_and_that_is_told() -> None:
         await it.until(lambda s: isinstance(s, Resource) and s.status == "partial")
         # One that comes before them pushes the last one out, which is told.
         depth.labels("a").set(1)
-        await it.until(lambda s: isinstance(s, Resource) and s.name == "q09" and s.gone)
+        await it.until(lambda s: isinstance(s, Resource) and s.name == "q09" and s.deleted)
         names = {s.name for s in it.signals if isinstance(s, Sample) and s.kind == "queue"}
         assert "q10" not in names
         it.signals = [s for s in it.signals if not isinstance(s, Sample)]
@@ -225,7 +225,7 @@ async def test_what_left_the_settings_or_the_page_while_away_is_told_as_gone() -
         again = Kept(first.bus)
         async with again.running(kept):
             await again.until(
-                lambda s: isinstance(s, Resource) and s.key == ("queue", "it", "b") and s.gone
+                lambda s: isinstance(s, Resource) and s.key == ("queue", "it", "b") and s.deleted
             )
         assert sorted(await again.told("prometheus")) == [
             ("lane", "it", "a"), ("lane", "it", "b"),

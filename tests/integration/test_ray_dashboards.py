@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import pytest
 from test_http_source import certificate
 
+from almenara.config import ConfigError, Secret, read
 from almenara.hookspecs import Publish, SourceReport
-from almenara.settings import Secret, SettingsError, read
 from almenara.signals import Event
 from almenara.testing import SourceRun
 from almenara.testing.running import MemoryContext
@@ -22,7 +22,7 @@ from almenara_demo.ray_cluster import simulated
 from almenara_ray.dashboard import PATHS, AskingError, Dashboard, TooLongError
 from almenara_ray.settings import ClusterSettings, RaySettings
 from almenara_ray.source import RaySource
-from servers import free_port
+from support.servers import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -387,7 +387,7 @@ async def test_of_ten_clusters_three_dead_or_hanging_delay_none_of_the_others(
     ],
 )
 def test_wrong_settings_are_refused_with_what_to_do(tree: dict[str, Any], told: str) -> None:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(ConfigError) as refused:
         read(RaySettings, {"clusters": [tree]}, place="plugins.ray")
     assert told in str(refused.value)
     assert "secret-word" not in str(refused.value)
@@ -395,5 +395,5 @@ def test_wrong_settings_are_refused_with_what_to_do(tree: dict[str, Any], told: 
 
 def test_two_clusters_of_one_name_are_refused() -> None:
     tree = {"clusters": [{"name": "a", "url": "http://x"}, {"name": "a", "url": "http://y"}]}
-    with pytest.raises(SettingsError, match="two named 'a'"):
+    with pytest.raises(ConfigError, match="two named 'a'"):
         read(RaySettings, tree, place="plugins.ray")

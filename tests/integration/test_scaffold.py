@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from almenara.scaffold import create
-from servers import free_port, wait_until
+from support.servers import free_port, wait_until
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:

@@ -24,12 +24,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from websockets.asyncio.client import ClientConnection, connect
 
-from almenara.settings import SettingsError, TlsSettings
-from almenara.web.encryption import tls_context
-from apiserver import Authority
-from app import Almenara
-from raw_nats import RawClient
-from servers import NatsServer, wait_until
+from almenara.config import ConfigError, TlsSettings
+from almenara.web.tls import tls_context
+from support.api_server import Authority
+from support.application import Almenara
+from support.raw_nats import RawClient
+from support.servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -356,7 +356,7 @@ def test_it_says_what_is_wrong_with_a_certificate_and_does_not_start(tmp_path: P
         (TlsSettings(cert=cert, key=secret), "is encrypted, and nobody is there to type"),
         (TlsSettings(cert=cert, key=key, client_ca=key), "server.tls.client_ca: "),
     ):
-        with pytest.raises(SettingsError) as error:
+        with pytest.raises(ConfigError) as error:
             tls_context(settings)
         assert said in str(error.value)
     assert tls_context(TlsSettings(cert=cert, key=key)).verify_mode == ssl.CERT_NONE

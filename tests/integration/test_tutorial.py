@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from almenara import hookspecs
-from almenara.documenting import contract_reference
-from servers import free_port, wait_until
+from almenara.config.reference import contract_reference
+from support.paths import ROOT
+from support.servers import free_port, wait_until
 
-DOCS = Path(__file__).parents[2] / "docs" / "plugins"
+DOCS = ROOT / "docs" / "plugins"
 BLOCK = re.compile(r"^```(?P<kind>\w+)(?: (?P<how>[^\n]+))?\n(?P<text>.*?)^```", re.M | re.S)
 
 

@@ -14,9 +14,9 @@ from nats.js.api import StreamConfig
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from app import Almenara
-from origins import forged
-from servers import NatsServer, wait_until
+from support.application import Almenara
+from support.origins import forged
+from support.servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
 

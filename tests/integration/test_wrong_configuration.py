@@ -12,7 +12,7 @@ import pytest
 PLUGIN = '''
 import msgspec, almenara
 from almenara.hookspecs import *
-from almenara.settings import Secret
+from almenara.config import Secret
 
 class Part(msgspec.Struct, forbid_unknown_fields=True):
     size: int

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ray_head import RayHead
+from support.ray_head import RayHead
 
 
 @pytest.fixture(scope="module")

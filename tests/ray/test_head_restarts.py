@@ -8,7 +8,7 @@ import pytest
 from test_real_ray import following, of_job, submit
 
 from almenara.testing.running import MemoryContext
-from ray_head import RayHead
+from support.ray_head import RayHead
 
 pytestmark = pytest.mark.anyio
 NOTICED = 10.0

@@ -11,8 +11,8 @@ import pytest
 from test_real_ray import following, of_job, submit
 
 from almenara.testing.running import MemoryContext
-from ray_head import RayHead
-from servers import accepts, free_port, wait_until
+from support.ray_head import RayHead
+from support.servers import accepts, free_port, wait_until
 
 pytestmark = pytest.mark.anyio
 NOTICED = 10.0

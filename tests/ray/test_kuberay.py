@@ -11,19 +11,20 @@ import pytest
 from almenara.bus import retention
 from almenara.bus.embedded import DATABASE, EmbeddedBus
 from almenara.clock import CLOCK, SystemClock
+from almenara.config import Secret, Settings, StorageSettings
 from almenara.history import Filter, History
-from almenara.kubernetes_roles import roles
-from almenara.plugins import Plugins, found_at
-from almenara.settings import Secret, Settings, StorageSettings
+from almenara.plugins import PluginRegistry, find_plugin
+from almenara.sdk import NotFound
 from almenara.signals import Event, Severity, Signal
 from almenara.testing import SourceRun, render_panel
 from almenara.testing.running import MemoryContext
+from almenara_kube.roles import roles
 from almenara_ray.kuberay import KubeRaySource
 from almenara_ray.logs import JobLogs
 from almenara_ray.settings import KubeRaySettings, RaySettings
-from apiserver import ApiServer, programs, why_not
-from kuberay import install, thing
-from ray_head import RayHead
+from support.api_server import ApiServer, programs, why_not
+from support.kuberay import install, thing
+from support.ray_head import RayHead
 
 pytestmark = pytest.mark.anyio
 HOUR = 3_600
@@ -134,7 +135,7 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
         await run.until(lambda: name not in run.resources and "train" not in run.resources, 30)
         events = {it.type: it for it in run.events}
         assert not any(it.type == "ray.job.lost" for it in run.events)
-    with pytest.raises(LookupError, match="no cluster"):
+    with pytest.raises(NotFound, match="no cluster"):
         async for _ in JobLogs(settings(server, head, namespace), context).lines(
             {"namespace": name, "name": submission}
         ):
@@ -251,20 +252,20 @@ async def test_doctor_names_what_of_kuberay_is_not_granted_and_what_is_printed_m
     server, namespace = kuberay, kuberay.namespace("doctor")
     token = server.service_account(namespace, "almenara")
     path = server.kubeconfig(token=token, path=tmp_path / "kubeconfig")
-    plugins = Plugins()
+    plugins = PluginRegistry()
     # The Kubernetes plugin itself is not active here.
-    plugins.load(found_at("ray"))
+    plugins.load(find_plugin("ray"))
     place = {"kubeconfig": str(path), "namespaces": [namespace]}
     chosen = Settings(plugins={"ray": {"kuberay": [place]}})
     (finding,) = await plugins.diagnose(chosen)
-    assert (finding.check, finding.verdict) == ("Kubernetes rights", "warning")
-    assert finding.found == (
+    assert (finding.check, finding.verdict) == ("Kubernetes permissions", "warning")
+    assert finding.message == (
         "not granted: list, watch of rayclusters.ray.io, rayjobs.ray.io, rayservices.ray.io in the"
         f" namespace {namespace}"
     )
     assert "almenara kubernetes rbac" in finding.remedy
-    needed = plugins.kubernetes_rules("ray", plugins.settings("ray", chosen))
+    needed = plugins.requirements(chosen)
     for it in roles(needed, f"{namespace}/almenara"):
         await asyncio.to_thread(server.create, it)
     (finding,) = await plugins.diagnose(chosen)
-    assert (finding.verdict, finding.found) == ("ok", "all 6 rights are granted")
+    assert (finding.verdict, finding.message) == ("ok", "all 6 rights are granted")

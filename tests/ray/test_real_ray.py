@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from almenara.settings import Secret
+from almenara.config import Secret
+from almenara.sdk import NotFound
 from almenara.signals import Event, Severity
 from almenara.testing import SourceRun
 from almenara.testing.running import MemoryBus, MemoryContext
@@ -18,7 +19,7 @@ from almenara_ray.diagnosis import diagnose
 from almenara_ray.logs import JobLogs
 from almenara_ray.settings import ClusterSettings, RaySettings
 from almenara_ray.source import RaySource
-from ray_head import RayHead
+from support.ray_head import RayHead
 
 pytestmark = pytest.mark.anyio
 
@@ -254,10 +255,10 @@ async def test_a_log_is_followed_while_the_job_writes_and_ends_with_it(head: Ray
 async def test_the_log_of_an_unknown_job_and_of_an_unknown_cluster_is_refused_in_words(
     head: RayHead,
 ) -> None:
-    with pytest.raises(LookupError, match="does not know this job"):
+    with pytest.raises(NotFound, match="does not know this job"):
         async for _ in lines_of(head, "nobody"):
             pass
-    with pytest.raises(LookupError, match="no cluster 'elsewhere'"):
+    with pytest.raises(NotFound, match="no cluster 'elsewhere'"):
         async for _ in JobLogs(settings(head), MemoryContext(Path())).lines(
             {"namespace": "elsewhere", "name": "x"}
         ):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from almenara.web.assets import Assets, changed_vendored
+from support.paths import ROOT
 
 
 def test_an_address_changes_with_the_content(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_our_script_and_style_keep_to_the_content_security_policy() -> None:
     assert script is not None
     for sink in (b".innerHTML", b".outerHTML", b"insertAdjacentHTML", b"document.write", b"eval("):
         assert sink not in script.content
-    templates = Path(__file__).parents[2] / "platform/almenara"
+    templates = ROOT / "platform/almenara"
     for template in templates.glob("*/templates/*.html"):
         text = template.read_text()
         assert " style=" not in text, template.name

@@ -7,8 +7,8 @@ import pytest
 from almenara.bus import BusClosedError, Record, retention
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.schema import SchemaTooNewError, connect
+from almenara.config import StorageSettings
 from almenara.history import Filter, History
-from almenara.settings import StorageSettings
 from almenara.signals import Event, Resource, Sample, now
 
 pytestmark = pytest.mark.anyio
@@ -233,21 +233,21 @@ async def test_a_source_can_ask_what_it_told_and_did_not_tell_as_gone(tmp_path: 
         await bus.publish([Resource(kind="pod", namespace="a", name="o")], "another")
         await bus.publish(
             [
-                Resource(kind="pod", namespace="a", name="y", gone=True),
-                Resource(kind="pod", namespace="a", name="z", gone=True),
+                Resource(kind="pod", namespace="a", name="y", deleted=True),
+                Resource(kind="pod", namespace="a", name="z", deleted=True),
                 Resource(kind="pod", namespace="a", name="z"),
                 Resource(kind="node", name="n"),
             ],
             "cluster",
         )
     async with EmbeddedBus(settings) as bus:
-        assert sorted(await bus.told("cluster")) == [
+        assert sorted(await bus.known_resources("cluster")) == [
             ("node", "", "n"),
             ("pod", "a", "x"),
             ("pod", "a", "z"),
         ]
-        assert await bus.told("cluster", "node") == [("node", "", "n")]
-        assert await bus.told("nobody") == []
+        assert await bus.known_resources("cluster", "node") == [("node", "", "n")]
+        assert await bus.known_resources("nobody") == []
 
 
 async def test_what_was_told_is_known_after_the_observations_of_it_have_been_removed(
@@ -260,7 +260,7 @@ async def test_what_was_told_is_known_after_the_observations_of_it_have_been_rem
     connection.execute("DELETE FROM observations")
     connection.close()
     async with EmbeddedBus(settings) as bus:
-        assert await bus.told("cluster") == [("pod", "", "x")]
+        assert await bus.known_resources("cluster") == [("pod", "", "x")]
 
 
 async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_it_holds(
@@ -270,12 +270,12 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_i
     async with EmbeddedBus(settings) as bus:
         await bus.publish([event(1)], "x")
     connection = connect(tmp_path / "almenara.db", writable=True)
-    connection.executescript("DROP TABLE told; PRAGMA user_version = 1")
+    connection.executescript("DROP TABLE known_resources; PRAGMA user_version = 1")
     connection.close()
     async with EmbeddedBus(settings) as bus:
         await bus.publish([event(2), Resource(kind="pod", name="x")], "cluster")
         assert await History(bus).stored() == 2
-        assert await bus.told("cluster") == [("pod", "", "x")]
+        assert await bus.known_resources("cluster") == [("pod", "", "x")]
 
 
 async def test_history_reads_what_is_stored_before_its_subscribers_were_told(

@@ -9,18 +9,18 @@ import pytest
 
 from almenara.bus import Record
 from almenara.bus.embedded import EmbeddedBus
+from almenara.config import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.history import History
-from almenara.hookspecs import EventQuery, Look, Panel
-from almenara.panels.catalogue import Catalogue
-from almenara.panels.channel import MISSED_COUNTED, READ_PER_SECOND, EventChannel
-from almenara.panels.channels import Channels, UnknownPanelError
-from almenara.panels.feeds import Feeds
-from almenara.panels.outbox import TOO_SLOW
+from almenara.hookspecs import DataView, EventQuery, Panel
+from almenara.live.channel import MISSED_COUNTED, READ_PER_SECOND, EventChannel
+from almenara.live.hub import Hub, UnknownPanelError
+from almenara.live.log_feed import LogFeeds
+from almenara.live.outbox import TOO_SLOW
 from almenara.panels.panel import View
+from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Frame, Renderer
-from almenara.resources import Resources
-from almenara.settings import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.signals import Event, Severity, now
+from almenara.state.resources import Resources
 from almenara.supervisor import Supervisor
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +29,7 @@ SETTINGS = PanelSettings(visible_events=20, outbox_bytes=60_000, send_timeout=0.
 
 
 @pytest.fixture
-async def channels(tmp_path: Path) -> AsyncIterator[Channels]:
+async def channels(tmp_path: Path) -> AsyncIterator[Hub]:
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
         view = View(
             bus=bus,
@@ -37,10 +37,10 @@ async def channels(tmp_path: Path) -> AsyncIterator[Channels]:
             resources=Resources(),
             supervisor=Supervisor(bus, SupervisorSettings()),
             settings=SETTINGS,
-            feeds=Feeds(),
+            feeds=LogFeeds(),
         )
         renderer = Renderer()
-        channels = Channels(view, Catalogue(renderer), renderer)
+        channels = Hub(view, PanelRegistry(renderer), renderer)
         channels.start()
         yield channels
         await channels.close()
@@ -50,7 +50,7 @@ class Viewer:
     """A browser that applies frames as a page does, as far as rows go, over a connection that can
     be made to take nothing."""
 
-    def __init__(self, channels: Channels) -> None:
+    def __init__(self, channels: Hub) -> None:
         self.channels = channels
         self.outbox = channels.outbox(self)
         self.frames: list[dict[str, Any]] = []
@@ -105,7 +105,7 @@ class Viewer:
         del self.rows[SETTINGS.visible_events :]
 
 
-async def publish(channels: Channels, start: int, count: int, size: int = 10) -> None:
+async def publish(channels: Hub, start: int, count: int, size: int = 10) -> None:
     await channels.view.bus.publish(
         [
             Event(id=str(it), source="s", type="t", time=now(), data={"x": "y" * size})
@@ -115,20 +115,20 @@ async def publish(channels: Channels, start: int, count: int, size: int = 10) ->
     )
 
 
-async def newest(channels: Channels) -> list[int]:
+async def newest(channels: Hub) -> list[int]:
     found = await channels.view.history.events(
         next(iter(channels.named(["events"])))[2], limit=SETTINGS.visible_events
     )
     return [it.sequence for it in found]
 
 
-async def until_equal(viewer: Viewer, channels: Channels) -> None:
+async def until_equal(viewer: Viewer, channels: Hub) -> None:
     async with asyncio.timeout(10):
         while viewer.rows != await newest(channels):
             await asyncio.sleep(0.02)
 
 
-async def test_a_panel_is_rendered_once_for_all_who_look(channels: Channels) -> None:
+async def test_a_panel_is_rendered_once_for_all_who_look(channels: Hub) -> None:
     viewers = [Viewer(channels) for _ in range(30)]
     for it in viewers:
         await channels.join(it.outbox, ["events"], None)
@@ -145,7 +145,7 @@ async def test_a_panel_is_rendered_once_for_all_who_look(channels: Channels) -> 
     assert (channels.clients, len(channels)) == (0, 0)
 
 
-async def test_a_stalled_browser_is_dropped_and_delays_no_other(channels: Channels) -> None:
+async def test_a_stalled_browser_is_dropped_and_delays_no_other(channels: Hub) -> None:
     slow, quick = Viewer(channels), Viewer(channels)
     for it in (slow, quick):
         await channels.join(it.outbox, ["events"], None)
@@ -163,7 +163,7 @@ async def test_a_stalled_browser_is_dropped_and_delays_no_other(channels: Channe
 
 
 async def test_who_falls_behind_skips_frames_and_then_has_what_is_current_and_what_it_missed(
-    channels: Channels,
+    channels: Hub,
 ) -> None:
     viewer = Viewer(channels)
     await channels.join(viewer.outbox, ["events"], None)
@@ -185,7 +185,7 @@ async def test_who_falls_behind_skips_frames_and_then_has_what_is_current_and_wh
 
 
 async def test_all_who_return_after_a_cut_have_every_row_or_are_told_of_it(
-    channels: Channels,
+    channels: Hub,
 ) -> None:
     before = [Viewer(channels) for _ in range(20)]
     for it in before:
@@ -224,7 +224,7 @@ async def test_all_who_return_after_a_cut_have_every_row_or_are_told_of_it(
 
 
 async def test_a_channel_of_one_name_hears_only_of_it_and_others_of_everything(
-    channels: Channels,
+    channels: Hub,
 ) -> None:
     asked = ("events", "events?type=t", "events?type=other", "events?type=t*&source=s",
              "events?subject=here&severity=ERROR")  # fmt: skip
@@ -257,7 +257,7 @@ async def test_a_channel_of_one_name_hears_only_of_it_and_others_of_everything(
     assert len(viewers["events?type=t"].rows) == 12
 
 
-async def test_filters_that_mean_nothing_to_a_panel_share_its_channel(channels: Channels) -> None:
+async def test_filters_that_mean_nothing_to_a_panel_share_its_channel(channels: Hub) -> None:
     first, second = (
         next(iter(channels.named([it])))[0] for it in ("strip?severity=ERROR", "strip?text=x")
     )
@@ -269,7 +269,7 @@ async def test_filters_that_mean_nothing_to_a_panel_share_its_channel(channels: 
     assert first == second
 
 
-async def test_what_is_no_panel_is_refused_by_name(channels: Channels) -> None:
+async def test_what_is_no_panel_is_refused_by_name(channels: Hub) -> None:
     with pytest.raises(UnknownPanelError, match="there is no panel 'nothing'"):
         channels.named(["nothing"])
     with pytest.raises(UnknownPanelError, match="more than 32"):
@@ -278,7 +278,7 @@ async def test_what_is_no_panel_is_refused_by_name(channels: Channels) -> None:
         channels.named(["events?severity=BAD"])
 
 
-async def test_a_connection_never_holds_more_than_the_limit(channels: Channels) -> None:
+async def test_a_connection_never_holds_more_than_the_limit(channels: Hub) -> None:
     viewer = Viewer(channels)
     viewer.stall()
     for _ in range(1000):
@@ -290,7 +290,7 @@ async def test_a_connection_never_holds_more_than_the_limit(channels: Channels) 
     assert viewer.outbox.close_code == 1012
 
 
-async def test_what_is_still_to_be_drawn_is_not_told_as_missed(channels: Channels) -> None:
+async def test_what_is_still_to_be_drawn_is_not_told_as_missed(channels: Hub) -> None:
     viewer = Viewer(channels)
     await channels.join(viewer.outbox, ["events"], None)
     for start in range(0, 60, 10):
@@ -312,7 +312,7 @@ async def test_a_large_panel_comes_less_often_so_that_a_browser_can_read_it(
 ) -> None:
     drawn = 0
 
-    async def large(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+    async def large(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
         nonlocal drawn
         drawn += 1
         return {"text": f"{drawn}" + "x" * 400_000}
@@ -328,12 +328,12 @@ async def test_a_large_panel_comes_less_often_so_that_a_browser_can_read_it(
             resources=Resources(),
             supervisor=Supervisor(bus, SupervisorSettings()),
             settings=PanelSettings(),
-            feeds=Feeds(),
+            feeds=LogFeeds(),
         )
         renderer = Renderer()
-        catalogue = Catalogue(renderer)
+        catalogue = PanelRegistry(renderer)
         catalogue.add("p", [panel], {"map.html": "{{ text }}"})
-        channels = Channels(view, catalogue, renderer)
+        channels = Hub(view, catalogue, renderer)
         channels.start()
         viewer = Viewer(channels)
         await channels.join(viewer.outbox, ["p.map"], None)

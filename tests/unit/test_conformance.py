@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from almenara.testing import conformance
-from servers import NatsServer
+from support.paths import ROOT
+from support.servers import NatsServer
 
 
 @contextlib.contextmanager
@@ -70,5 +71,5 @@ test_http_keeps_the_rules = conformance("http", checked)
 test_prometheus_keeps_the_rules = conformance("prometheus", scraped)
 test_demo_keeps_the_rules = conformance("demo")
 test_the_example_keeps_the_rules = conformance(
-    str(Path(__file__).parents[2] / "docs" / "examples" / "host.py"), {"full_at": 0.0001}
+    str(ROOT / "docs" / "examples" / "host.py"), {"full_at": 0.0001}
 )

@@ -3,16 +3,16 @@
 import random
 from collections import Counter
 
-from almenara.access.identity import Identity, Person, Role
-from almenara.access.open_pages import Open, OpenPages
-from almenara.access.tickets import Ticket
+from almenara.config import ServerSettings
 from almenara.scope import EVERYTHING
-from almenara.settings import ServerSettings
+from almenara.security.auth_context import AuthContext
+from almenara.security.connections import Open, OpenPages
+from almenara.security.identity import Identity, Person, Role
 
 
-def ticket(subject: str) -> Ticket:
+def ticket(subject: str) -> AuthContext:
     person = Person(name=subject, subject=subject)
-    return Ticket(identity=Identity(person=person, role=Role.VIEWER, scope=EVERYTHING))
+    return AuthContext(identity=Identity(person=person, role=Role.VIEWER, scope=EVERYTHING))
 
 
 def test_the_pages_of_a_user_and_of_an_address_are_counted_without_looking_at_all() -> None:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from almenara.access.forwarding import TrustedProxies, counted_as
-from almenara.access.throttling import Attempts
-from almenara.settings import SettingsError
-from almenara.web.admission import asking_in
+from almenara.config import ConfigError
+from almenara.security.rate_limit import Attempts
+from almenara.security.trusted_proxies import TrustedProxies, counted_as
+from almenara.web.middleware.authentication import asking_in
 
 PROXIES = TrustedProxies(["10.0.0.0/8", "192.0.2.7", "2001:db8:1::/48"])
 BROWSER = "203.0.113.9"
@@ -60,7 +60,7 @@ def test_what_comes_out_is_always_an_address(forwarded: list[str]) -> None:
 
 @pytest.mark.parametrize("text", ["10.0.0.0/99", "proxy.example", "", "10.0.0.1-10.0.0.9"])
 def test_what_is_no_network_is_refused_with_what_to_write(text: str) -> None:
-    with pytest.raises(SettingsError, match=r"write 10\.0\.0\.7 or"):
+    with pytest.raises(ConfigError, match=r"write 10\.0\.0\.7 or"):
         TrustedProxies([text])
 
 

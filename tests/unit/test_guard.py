@@ -1,7 +1,7 @@
 import pytest
 
-from almenara.settings import ServerSettings
-from almenara.web.guard import host_allowed, parse_host
+from almenara.config import ServerSettings
+from almenara.web.middleware.hosts import host_allowed, parse_host
 
 
 @pytest.mark.parametrize(

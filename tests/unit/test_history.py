@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from almenara.bus.embedded import EmbeddedBus
+from almenara.config import StorageSettings
 from almenara.history import Filter, History
-from almenara.settings import StorageSettings
 from almenara.signals import Event, Severity, now
 
 TYPES = ("planning.story.created", "planning.plan.approved", "vllm_token", "x")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from almenara.clock import CLOCK
-from almenara.kit import (
+from almenara.sdk import (
     Backoff,
     BlockingClient,
     Changes,
@@ -22,7 +22,7 @@ from almenara.kit import (
     Snapshots,
     blocking,
     every,
-    heeded,
+    honor_cancellation,
     monotonic,
     poll,
     watch,
@@ -275,7 +275,7 @@ def test_what_appears_changes_and_goes_is_told_once_with_its_event() -> None:
     snapshots = Snapshots(told)
     snapshots.difference(state(a="up", b="up"))
     signals = snapshots.difference(state(a="down", c="up"))
-    assert {(it.name, it.status, it.gone) for it in signals if isinstance(it, Resource)} == {
+    assert {(it.name, it.status, it.deleted) for it in signals if isinstance(it, Resource)} == {
         ("a", "down", False), ("c", "up", False), ("b", "up", True),
     }  # fmt: skip
     assert {it.id for it in signals if isinstance(it, Event)} == {
@@ -294,7 +294,7 @@ def test_the_differences_one_after_another_make_the_last_snapshot(
     for statuses in history:
         for it in snapshots.difference(state(**statuses)):
             assert isinstance(it, Resource)
-            if it.gone:
+            if it.deleted:
                 del kept[it.name]
             else:
                 assert kept.get(it.name) != it.status
@@ -321,7 +321,7 @@ async def test_a_cancellation_that_a_library_swallowed_is_heeded(end: Exception 
     async def loop() -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await heeded(swallow())
+                await honor_cancellation(swallow())
 
     task = asyncio.create_task(loop())
     await asyncio.sleep(0)
@@ -338,4 +338,4 @@ async def test_a_call_of_a_library_gives_what_it_gives_after_a_group_has_failed(
     with contextlib.suppress(ExceptionGroup):
         async with asyncio.TaskGroup() as group:
             group.create_task(fail())
-    assert await heeded(asyncio.sleep(0, 7)) == 7
+    assert await honor_cancellation(asyncio.sleep(0, 7)) == 7

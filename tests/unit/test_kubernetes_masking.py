@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from almenara.sdk import NotFound
 from almenara_kubernetes.manifests import written
 from almenara_kubernetes.masking import PARTS, manifest, masked
 
@@ -91,5 +92,5 @@ def test_whatever_an_object_holds_is_lines_that_stay_lines(value: Any) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"a":', b"[" * 5000, b"\xff"])
 def test_an_answer_that_is_no_object_is_told(body: bytes) -> None:
-    with pytest.raises(LookupError, match="cannot be read"):
+    with pytest.raises(NotFound, match="cannot be read"):
         written(body)

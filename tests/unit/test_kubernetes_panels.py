@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import almenara_kubernetes
-from almenara.kit import now
+from almenara.sdk import now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara.testing.rendering import draw
 from almenara_kubernetes.panels import panels

@@ -7,7 +7,7 @@ from almenara.signals import parse_time
 from almenara_kubernetes.objects import Pod
 from almenara_kubernetes.pod_status import printed
 from almenara_kubernetes.watched import PODS
-from awkward_pods import AWKWARD, LATER, Awkward
+from support.awkward_pods import AWKWARD, LATER, Awkward
 
 
 def read(case: Awkward) -> Pod:

@@ -7,11 +7,12 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from almenara.hookspecs import Finding, KubernetesRule
-from almenara.kubernetes_commands import kubernetes_commands
-from almenara.kubernetes_roles import roles
-from almenara.plugins import Plugins, in_folder, installed
-from almenara.settings import Settings
+from almenara.config import Settings
+from almenara.hookspecs import Finding
+from almenara.plugins import PluginRegistry, load_plugins, plugins_in_folder
+from almenara_kube.roles import roles
+from almenara_kube.rules import KubernetesRule
+from almenara_kubernetes.commands import kubernetes_commands
 from almenara_kubernetes.rbac import missing, rules
 from almenara_kubernetes.reviewing import told
 from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
@@ -77,7 +78,7 @@ def test_the_kubernetes_rules_of_ray_are_for_what_it_watches_of_kuberay() -> Non
 
 def printed(of_plugins: dict[str, Any], *arguments: str) -> Result:
     settings = Settings(plugins=of_plugins)
-    group = kubernetes_commands(installed(), lambda: settings)
+    group = kubernetes_commands(lambda: load_plugins().requirements(settings))
     return CliRunner().invoke(group, ["rbac", *arguments])
 
 
@@ -90,14 +91,14 @@ def test_almenara_kubernetes_rbac_prints_them_with_their_bindings() -> None:
     whole = list(yaml.safe_load_all(result.output))
     assert [it["kind"] for it in whole] == ["Role", "RoleBinding"] * 2
     for arguments, said in (
-        ((), "several clusters; name one of a, b"),
-        (("--cluster", "c"), "no cluster is named 'c'; there is a, b"),
+        ((), "several clusters; name one with --cluster: a, b"),
+        (("--cluster", "c"), "no cluster is named 'c'; known: a, b"),
         (("--service-account", "almenara"), "NAMESPACE/NAME"),
     ):
         refused = printed(several, *arguments)
         assert refused.exit_code == 1
         assert said in refused.output
-    assert "needs a right in Kubernetes" in printed({}).output
+    assert "needs no permission in Kubernetes" in printed({}).output
 
 
 def test_almenara_kubernetes_rbac_puts_the_rules_of_all_plugins_of_a_cluster_together() -> None:
@@ -114,7 +115,7 @@ def test_almenara_kubernetes_rbac_puts_the_rules_of_all_plugins_of_a_cluster_tog
     ]  # fmt: skip
     # Another kubeconfig is another cluster, by its path where it has no name.
     other = {"kubernetes": {"clusters": [{}]}, "ray": {"kuberay": [{"kubeconfig": "/etc/lab"}]}}
-    assert "name one of in-cluster, /etc/lab" in printed(other).output
+    assert "name one with --cluster: in-cluster, /etc/lab" in printed(other).output
     (role,) = yaml.safe_load_all(printed(other, "--cluster", "/etc/lab").output)
     assert role["kind"] == "ClusterRole"
     assert len(role["rules"]) == 1
@@ -123,19 +124,19 @@ def test_almenara_kubernetes_rbac_puts_the_rules_of_all_plugins_of_a_cluster_tog
 @pytest.mark.anyio
 async def test_rules_that_no_plugin_can_ask_for_are_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "watcher.py").write_text(
-        "import almenara\nfrom almenara.hookspecs import KubernetesRule\n"
-        "@almenara.hookimpl\ndef almenara_kubernetes_rules():\n"
+        "import almenara\nfrom almenara_kube.rules import KubernetesRule\n"
+        "@almenara.hookimpl\ndef almenara_requirements():\n"
         "    return [KubernetesRule(group='example.org', resources=('zones',), verbs=('list',))]\n"
     )
-    plugins = Plugins()
-    for found in in_folder(tmp_path):
+    plugins = PluginRegistry()
+    for found in plugins_in_folder(tmp_path):
         plugins.load(found)
-    (rule,) = plugins.kubernetes_rules("watcher", None)
+    (rule,) = plugins.requirements(Settings())
     assert isinstance(rule, KubernetesRule)
     (finding,) = await plugins.diagnose(Settings())
     assert isinstance(finding, Finding)
     assert finding.verdict == "warning"
-    assert "no plugin that can ask" in finding.found
+    assert "no active plugin can review them" in finding.message
 
 
 def test_what_is_not_granted_in_kubernetes_is_told_in_few_words() -> None:

@@ -29,7 +29,7 @@ from almenara_kubernetes.watched import (
     Watched,
     custom,
 )
-from awkward_pods import ended, running, termination, true, waiting
+from support.awkward_pods import ended, running, termination, true, waiting
 
 DAY = 86_400_000_000
 
@@ -90,7 +90,7 @@ def test_a_list_ends_what_is_not_in_it_only_in_its_own_namespace() -> None:
     (gone,) = reading.listed(PODS, "shop", [])
 
     assert isinstance(gone, Resource)
-    assert (gone.namespace, gone.gone) == ("shop", True)
+    assert (gone.namespace, gone.deleted) == ("shop", True)
 
 
 def test_what_went_while_almenara_was_away_is_told_as_gone() -> None:
@@ -98,7 +98,7 @@ def test_what_went_while_almenara_was_away_is_told_as_gone() -> None:
     reading = Reading()
     reading.adopt(before)
 
-    assert [one.gone for one in resources(reading.listed(PODS, "", []))] == [True]
+    assert [one.deleted for one in resources(reading.listed(PODS, "", []))] == [True]
 
 
 @pytest.mark.parametrize("first", ["pod", "replica set"])

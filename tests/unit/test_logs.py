@@ -7,8 +7,8 @@ import pytest
 import structlog
 
 from almenara import logs
+from almenara.config import LogSettings
 from almenara.logs import configure_logging
-from almenara.settings import LogSettings
 
 HELD = "held-by-a-variable"
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from almenara.bus.rows import settled
+from almenara.bus.codec import normalize
 from almenara.signals import Event, Severity, format_time
 from almenara_nats.reading import parse_headers, read_message
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_read_is_kept_with_its_bytes_and_the_reason(
     assert event.problem is not None
     assert said in event.problem
     assert event.raw == payload[:65536]
-    assert settled(event, "x")
+    assert normalize(event, "x")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_every_message_becomes_an_event_that_the_bus_takes(
     payload: bytes, headers: dict[str, str], subject: str
 ) -> None:
     event = read_message(subject, headers, payload, stream="S", sequence=1, received=RECEIVED)
-    kept = settled(event, "x")
+    kept = normalize(event, "x")
     assert isinstance(kept, Event)
     assert kept.id
     assert kept.type

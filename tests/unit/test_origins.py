@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import structlog
 
-from almenara.settings import ServerSettings
-from almenara.web.guard import refused
-from origins import forged
+from almenara.config import ServerSettings
+from almenara.web.middleware.hosts import refused
+from support.origins import forged
 
 OWN = "watch.example"
 ALLOWED = ("https://ok.example", "http://plain.example:8080")

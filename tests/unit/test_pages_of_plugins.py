@@ -5,25 +5,25 @@ from typing import Any
 
 import pytest
 
+from almenara.config import PlacedPanel
 from almenara.hookspecs import (
     Column,
+    DataView,
     EventQuery,
     Filter,
-    Look,
+    LogQuery,
     Page,
     Panel,
     ResourceQuery,
     SampleQuery,
-    TailQuery,
 )
-from almenara.panels.catalogue import Catalogue
+from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
-from almenara.settings import PlacedPanel
+from almenara.runtime import TEMPLATES
 from almenara.signals import Event, Resource, Sample, Severity, now
 from almenara.testing.rendering import draw
 from almenara.web.dashboards import filled, glanced, pages_of, placed
-from almenara.web.pages import filter_form
-from almenara.web.serving import TEMPLATES
+from almenara.web.routes.pages import filter_form
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +39,7 @@ JOB = Page(name="job", title="Job", panels=["job-detail", PlacedPanel(panel="eve
 SIGNALS = [
     Resource(kind="job", namespace="a b", name="x&y", status="ok"),
     Resource(kind="job", namespace="", name="z", status="ok"),
-    Resource(kind="job", name="old", gone=True),
+    Resource(kind="job", name="old", deleted=True),
     Sample(kind="job", name="z", metric="cpu", value=1.5, time=now()),
     Event(id="1", source="s", type="job.failed", time=now(), severity=Severity.ERROR),
 ]
@@ -59,7 +59,7 @@ async def test_a_name_leads_to_a_panel_where_there_is_no_such_page() -> None:
     assert 'href="/panels/p.job-detail?name=z"' in drawn["p.jobs"]
 
 
-async def told(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+async def told(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
     jobs = look.resources(ResourceQuery(kind="job"))
     events = await look.events({"type": "job.>"}, limit=5)
     z = look.resource("job", "", "z")
@@ -85,7 +85,7 @@ async def test_a_plugin_prepares_its_own_values_from_all_there_is() -> None:
 
 
 async def test_a_preparation_that_raises_shows_the_error_in_its_panel() -> None:
-    async def broken(look: Look, asked: Mapping[str, str]) -> Mapping[str, Any]:
+    async def broken(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
         raise RuntimeError("no such <thing>")
 
     panel = Panel(
@@ -110,14 +110,14 @@ WRONG = [
         "panel 'a' of plugin p: prepare belongs to the kind template, and only to it",
     ),
     (
-        [Panel(name="a", title="A", kind="tail", query=TailQuery(tail="t"), filters=["Not ok"])],
+        [Panel(name="a", title="A", kind="log", query=LogQuery(stream="t"), filters=["Not ok"])],
         [],
         "panel 'a' of plugin p: the filter 'Not ok' must be small letters, digits and _",
     ),
     (
-        [Panel(name="a", title="A", kind="tail", query=EventQuery())],
+        [Panel(name="a", title="A", kind="log", query=EventQuery())],
         [],
-        "panel 'a' of plugin p: the kind tail shows a TailQuery; its query is EventQuery",
+        "panel 'a' of plugin p: the kind log shows a LogQuery; its query is EventQuery",
     ),
     (
         [DETAIL],
@@ -142,7 +142,7 @@ def test_what_is_wrong_with_a_page_or_panel_is_told(
     panels: list[Panel], pages: list[Page], text: str
 ) -> None:
     with pytest.raises(ValueError) as problem:
-        Catalogue(Renderer()).add("p", panels, None, pages)
+        PanelRegistry(Renderer()).add("p", panels, None, pages)
     assert str(problem.value) == text
 
 
@@ -163,7 +163,7 @@ async def test_a_template_includes_and_imports_its_neighbours_by_their_own_names
 
 
 def test_what_the_overview_takes_of_plugins_fills_its_rows() -> None:
-    catalogue = Catalogue(Renderer())
+    catalogue = PanelRegistry(Renderer())
     widths = (4, 5, 6, 3, 12)
     catalogue.add(
         "p",
@@ -184,9 +184,9 @@ def test_the_overview_shows_what_a_plugin_brings_for_it_and_its_own_page_does_no
     states = Panel(name="states", title="States", kind="status", query=ResourceQuery(kind="job"))
     figures = Panel(
         name="figures", title="Jobs", kind="number", query=SampleQuery(kind="job", metric="n"),
-        glance=True,
+        on_overview=True,
     )  # fmt: skip
-    catalogue = Catalogue(Renderer())
+    catalogue = PanelRegistry(Renderer())
     catalogue.add("a", [states, figures], None)
     catalogue.add("b", [states], None)
     shown = [it.panel.name for plugin in ("a", "b") for it in glanced(catalogue, plugin)]
@@ -196,7 +196,7 @@ def test_the_overview_shows_what_a_plugin_brings_for_it_and_its_own_page_does_no
 
 
 def test_a_filter_is_asked_for_as_its_author_said_first_on_the_page_then_on_the_panel() -> None:
-    catalogue = Catalogue(Renderer())
+    catalogue = PanelRegistry(Renderer())
     catalogue.add(
         "p",
         [

@@ -18,7 +18,7 @@ NODES = [
     Resource(kind="node", name="a", status="lost", severity=Severity.ERROR, state={"size": 10}),
     Resource(kind="node", name="c", namespace="x", status="odd", state={"cpu": {"used": 0.5}}),
     Resource(kind="other", name="d", status="ok"),
-    Resource(kind="node", name="e", status="ok", gone=True),
+    Resource(kind="node", name="e", status="ok", deleted=True),
 ]
 TABLE = Panel(
     name="t", title="Nodes", kind="table", query=ResourceQuery(kind="node"),

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from almenara.cli import Failure, event_line
+from almenara.cli.main import Failure, event_line
+from almenara.config import LogSettings
 from almenara.logs import configure_logging
 from almenara.panels.renderer import Renderer, visible
-from almenara.printing import printable, printable_json
-from almenara.settings import LogSettings
+from almenara.terminal import printable, printable_json
 
 NASTY = [
     "\x1b[2J\x1b]0;title\x07", "\x9b31m", "\x90q\x9c", "\x85", "\u202egpj.exe", "\u2066\u2069",

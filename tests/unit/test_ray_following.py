@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from almenara.kit import now
+from almenara.sdk import now
 from almenara.signals import Event, Resource, Severity, Signal
 from almenara_ray.answers import Application, Job, Node, Version
 from almenara_ray.following import APPLICATION, CLUSTER, JOB, NODE, Cluster
@@ -76,7 +76,7 @@ def test_what_an_earlier_run_told_and_is_not_there_any_more_is_told_as_gone_once
     cluster.earlier = {(JOB, "old"), (JOB, "a"), (NODE, "n" * 12), (NODE, "h" * 12)}
 
     def gone(signals: Sequence[Signal]) -> list[str]:
-        return [it.name for it in signals if isinstance(it, Resource) and it.gone]
+        return [it.name for it in signals if isinstance(it, Resource) and it.deleted]
 
     jobs = [job("a", "RUNNING")]
     assert gone(cluster.told(cluster.jobs.transitions(jobs))) == ["old"]

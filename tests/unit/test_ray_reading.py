@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,8 +15,9 @@ from almenara_ray.answers import AnswerError
 from almenara_ray.durations import Durations, alike
 from almenara_ray.logs import LONGEST_LINE, bounded, clean, line
 from almenara_ray.masking import masked, masked_tree
+from support.paths import FIXTURES
 
-ANSWERS = Path(__file__).parents[1] / "fixtures" / "ray-2.60"
+ANSWERS = FIXTURES / "ray-2.60"
 READERS: dict[str, Callable[[bytes], Any]] = {
     "jobs": answers.jobs,
     "nodes": answers.nodes,

@@ -3,8 +3,8 @@ import json
 import msgspec
 import pytest
 
+from almenara.config import RedactionSettings
 from almenara.redaction import Redactor
-from almenara.settings import RedactionSettings
 from almenara.signals import Event, Resource
 
 

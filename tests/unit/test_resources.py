@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from almenara.bus import Record
-from almenara.bus.rows import settled
-from almenara.resources import SAMPLES_KEPT, Resources, Series
+from almenara.bus.codec import normalize
 from almenara.signals import Resource, Sample, Signal
+from almenara.state.resources import SAMPLES_KEPT, Resources, Series
 
 
 def holding(*signals: Signal) -> Resources:
@@ -51,11 +51,11 @@ def test_the_resources_of_a_kind_are_sorted_and_those_of_one_namespace_are_found
 ) -> None:
     resources, known = Resources(), dict[tuple[str, str], bool]()
     for number, (namespace, name, gone) in enumerate(told, 1):
-        it = Resource(kind="pod", namespace=namespace, name=name, gone=gone)
+        it = Resource(kind="pod", namespace=namespace, name=name, deleted=gone)
         resources.accept([Record(number, it)])
         known[namespace, name] = gone
         # Asked in between, so that what is sorted already is up to date all the same.
-        found = [(it.namespace, it.name, it.gone) for it in resources.of_kind("pod")]
+        found = [(it.namespace, it.name, it.deleted) for it in resources.of_kind("pod")]
         assert found == [(*key, known[key]) for key in sorted(known)]
         for wanted in {space for space, _ in known} - {""}:
             inside = [it.name for it in resources.of_kind("pod", wanted)]
@@ -81,4 +81,4 @@ def test_the_newest_of_every_metric_of_a_resource_is_known() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, 10**400, "7", None])
 def test_a_sample_that_the_log_could_not_give_back_is_refused_by_its_name(value: Any) -> None:
     with pytest.raises(ValueError, match="sample pod 'one' cannot be kept"):
-        settled(Sample(kind="pod", name="one", metric="cpu", value=value), "test")
+        normalize(Sample(kind="pod", name="one", metric="cpu", value=value), "test")

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from almenara.access.asking import Asking, Refused
-from almenara.access.proxying import Proxying
-from almenara.bus import rows
+from almenara.bus import codec
+from almenara.config import ProxySettings, Secret
 from almenara.history.queries import _visible
 from almenara.scope import EVERYTHING, NOTHING, Grant, Scope, scope_of
-from almenara.settings import ProxySettings, Secret
+from almenara.security.proxy_headers import Proxying
+from almenara.security.request import Refused, RequestInfo
 from almenara.signals import Event
 
 NAMES = ("nats/A", "nats/B", "nats", "kubernetes", "kubernetes/x", "http", "almenara/access")
@@ -63,9 +63,9 @@ def stored(event: Event) -> sqlite3.Connection:
         (found,) = connection.execute("SELECT number FROM names WHERE text = ?", (text,)).fetchone()
         return int(found)
 
-    settled = rows.settled(event, event.origin)
+    settled = codec.normalize(event, event.origin)
     assert isinstance(settled, Event)
-    row = rows.event_row(1, settled, number)
+    row = codec.event_row(1, settled, number)
     connection.execute(f"INSERT INTO events VALUES ({','.join('?' * len(row))})", row)
     return connection
 
@@ -140,7 +140,7 @@ SPELLINGS = [
 
 
 def asked(headers: dict[str, list[str]], trusted: bool = True) -> object:
-    asking = Asking(headers=headers, address="a", peer="p", secure=True, local=False)
+    asking = RequestInfo(headers=headers, address="a", peer="p", secure=True, local=False)
     proxying = Proxying(ProxySettings(secret=Secret.of(SECRET)), certified=False)
     return proxying.person(asking, trusted=trusted)
 

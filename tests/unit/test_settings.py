@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from almenara.settings import Secret, Settings, SettingsError, load, masked
+from almenara.config import ConfigError, Secret, Settings, load, masked
 
 
 def test_a_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
@@ -31,13 +31,13 @@ def test_without_a_file_the_defaults_hold() -> None:
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "almenara.yaml"
     path.write_text(text)
-    with pytest.raises(SettingsError) as error:
+    with pytest.raises(ConfigError) as error:
         load(path, {})
     assert said in str(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         load(tmp_path / "none.yaml", {})
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from almenara.bus.embedded import EmbeddedBus
+from almenara.config import StorageSettings, SupervisorSettings
 from almenara.hookspecs import Publish, SourceReport
-from almenara.settings import StorageSettings, SupervisorSettings
 from almenara.signals import Event, now
 from almenara.supervisor import Supervisor
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
+from support.paths import ROOT
 
 
 def test_the_bill_of_materials_names_every_pinned_library_and_every_served_script(

@@ -11,23 +11,24 @@ import msgspec
 import pytest
 
 from almenara.bus.embedded import EmbeddedBus
+from almenara.config import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.history import History
-from almenara.hookspecs import Belonging, ClusterRight, Line, Panel, TailQuery
-from almenara.panels import feeds as feeding
-from almenara.panels.catalogue import Catalogue
-from almenara.panels.channels import Channels
-from almenara.panels.feeds import Feeds
+from almenara.hookspecs import ClusterRight, Line, LogAccess, LogQuery, Panel
+from almenara.live import log_feed as feeding
+from almenara.live.hub import Hub
+from almenara.live.log_feed import LogFeeds
 from almenara.panels.panel import View
+from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Frame, Renderer
-from almenara.resources import Resources
 from almenara.scope import EVERYTHING, Grant, Scope
-from almenara.settings import PanelSettings, StorageSettings, SupervisorSettings
+from almenara.sdk import NotFound
+from almenara.state.resources import Resources
 from almenara.supervisor import Supervisor
 
 pytestmark = pytest.mark.anyio
 
 PANEL = Panel(
-    name="log", title="Log", kind="tail", query=TailQuery(tail="log", limit=20),
+    name="log", title="Log", kind="log", query=LogQuery(stream="log", limit=20),
     filters=["name", "text"],
 )  # fmt: skip
 
@@ -66,22 +67,20 @@ def log() -> Log:
 
 
 @pytest.fixture
-async def channels(
-    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Channels]:
+async def channels(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
     monkeypatch.setattr(feeding, "LINGER", 0.05)
     monkeypatch.setattr(feeding, "BACKOFF", 0.05)
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
-        feeds = Feeds()
+        feeds = LogFeeds()
         feeds.add("p", [log])
         view = View(
             bus=bus, history=History(bus), resources=Resources(),
             supervisor=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(), feeds=feeds,
         )  # fmt: skip
         renderer = Renderer()
-        catalogue = Catalogue(renderer)
+        catalogue = PanelRegistry(renderer)
         catalogue.add("p", [PANEL], None)
-        channels = Channels(view, catalogue, renderer)
+        channels = Hub(view, catalogue, renderer)
         channels.start()
         yield channels
         await channels.close()
@@ -93,7 +92,7 @@ class Screen:
 
     waiting = 0
 
-    def __init__(self, channels: Channels, panel: str = "p.log") -> None:
+    def __init__(self, channels: Hub, panel: str = "p.log") -> None:
         self.channels, self.panel = channels, panel
         self.outbox = channels.outbox(self)
         self.text = ""
@@ -123,7 +122,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_log_is_read_once_for_all_who_look_and_only_while_they_do(
-    channels: Channels, log: Log
+    channels: Hub, log: Log
 ) -> None:
     screens = [Screen(channels) for _ in range(3)]
     for it in screens:
@@ -146,7 +145,7 @@ async def test_a_log_is_read_once_for_all_who_look_and_only_while_they_do(
 
 
 async def test_a_search_shows_the_lines_that_have_its_words_of_the_same_reading(
-    channels: Channels, log: Log
+    channels: Hub, log: Log
 ) -> None:
     whole, part = Screen(channels), Screen(channels, "p.log?text=ODD+line")
     await whole.look()
@@ -158,9 +157,7 @@ async def test_a_search_shows_the_lines_that_have_its_words_of_the_same_reading(
     assert len(log.opened) == 1
 
 
-async def test_what_a_tail_raises_is_told_and_it_is_tried_again(
-    channels: Channels, log: Log
-) -> None:
+async def test_what_a_tail_raises_is_told_and_it_is_tried_again(channels: Hub, log: Log) -> None:
     screen = Screen(channels)
     await screen.look()
     log.error = lambda: OSError("the pod answers <no>")
@@ -171,8 +168,8 @@ async def test_what_a_tail_raises_is_told_and_it_is_tried_again(
     assert len(log.opened) >= 2
 
 
-async def test_what_is_not_there_is_told_and_not_tried_again(channels: Channels, log: Log) -> None:
-    log.error = lambda: LookupError("there is no pod named x")
+async def test_what_is_not_there_is_told_and_not_tried_again(channels: Hub, log: Log) -> None:
+    log.error = lambda: NotFound("there is no pod named x")
     screen = Screen(channels)
     await screen.look()
     await until(lambda: "there is no pod named x" in screen.text)
@@ -200,7 +197,7 @@ class Flooding(Log):
 
 
 @pytest.mark.parametrize("log", [Stubborn(), Flooding()])
-async def test_a_tail_that_blocks_or_floods_holds_nobody_up(channels: Channels, log: Log) -> None:
+async def test_a_tail_that_blocks_or_floods_holds_nobody_up(channels: Hub, log: Log) -> None:
     screen = Screen(channels)
     late = 0.0
     await screen.look()
@@ -214,7 +211,7 @@ async def test_a_tail_that_blocks_or_floods_holds_nobody_up(channels: Channels, 
 
 
 async def test_colours_are_left_out_and_what_hides_itself_is_written_out(
-    channels: Channels, log: Log
+    channels: Hub, log: Log
 ) -> None:
     screen = Screen(channels)
     await screen.look()
@@ -233,16 +230,16 @@ class Guarded(Log):
 
     rights = (ClusterRight(verb="get", resource="pods", subresource="log"),)
 
-    def belongs(self, asked: Mapping[str, str]) -> Belonging:
+    def access_for(self, asked: Mapping[str, str]) -> LogAccess:
         called = asked.get("name", "")
         if called == "nowhere":
-            raise LookupError("there is no nowhere")
-        return Belonging(source="p-east", namespace=f"east/{called}", right=self.rights[0])
+            raise NotFound("there is no nowhere")
+        return LogAccess(source="p-east", namespace=f"east/{called}", right=self.rights[0])
 
 
 @pytest.mark.parametrize("log", [Guarded()])
 async def test_a_log_is_for_who_has_the_right_that_it_takes_where_it_belongs(
-    channels: Channels, log: Log
+    channels: Hub, log: Log
 ) -> None:
     in_cluster = Scope(
         access_log=False, guarded=("p-east",), namespaces=("east/a", "east/b"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from almenara.hookspecs import Publish
-from almenara.kit import Snapshots, every, now
+from almenara.sdk import Snapshots, every, now
 from almenara.signals import Event, Resource, Sample
 from almenara.testing import ManualClock, SourceRun, render_panel
 from almenara.testing.rules import RULES, examine
@@ -18,9 +18,9 @@ import asyncio, logging, time
 from typing import Any
 import almenara, msgspec
 from almenara.hookspecs import *
-from almenara.settings import Secret
+from almenara.config import Secret
 from almenara.signals import Event, Resource, Sample, now
-from almenara.kit import every
+from almenara.sdk import every
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
     password: Secret | None = None

@@ -1,7 +1,7 @@
 import pytest
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from almenara.web.wire import RELIED_ON, lacking
+from almenara.web.protocol import RELIED_ON, lacking
 
 pytestmark = pytest.mark.anyio
 

@@ -11,11 +11,11 @@ from typing import Final, Self, TypeVar
 
 import structlog
 
-from almenara.bus import BusClosedError, BusCounters, Record, retention, rows
+from almenara.bus import BusClosedError, BusCounters, Record, codec, retention
+from almenara.bus.disk_reserve import Reserve
 from almenara.bus.readers import Readers
-from almenara.bus.reserve import Reserve
-from almenara.bus.writing import Redact, StateWrite, Submission, Writer, why
-from almenara.settings import StorageSettings
+from almenara.bus.writer import Redact, StateWrite, Submission, Writer, describe_write_error
+from almenara.config import StorageSettings
 from almenara.signals import Event, Signal, now
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ class EmbeddedBus:
         self.counters = BusCounters()
         self.path = settings.dir / DATABASE
         self._reserve = Reserve(settings.dir / RESERVE, settings.reserve)
-        self._names = rows.Names()
+        self._names = codec.Names()
         self._last_sequence = 0
         self._full: str | None = None
         self._queue: queue.SimpleQueue[Submission | StateWrite | None] = queue.SimpleQueue()
@@ -128,12 +128,13 @@ class EmbeddedBus:
 
         return await self._replays.run(query)
 
-    async def told(self, source: str, kind: str = "") -> list[tuple[str, str, str]]:
-        """The resources that a source told of and not told as gone; of one kind, or of all."""
+    async def known_resources(self, source: str, kind: str = "") -> list[tuple[str, str, str]]:
+        """The resources that a source has published and not deleted; of one kind, or of all."""
 
         def query(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
             return connection.execute(
-                "SELECT kind, namespace, name FROM told WHERE source = ? AND ? IN ('', kind)",
+                "SELECT kind, namespace, name FROM known_resources"
+                " WHERE source = ? AND ? IN ('', kind)",
                 (source, kind),
             ).fetchall()
 
@@ -156,7 +157,7 @@ class EmbeddedBus:
             batch = self._from_tail(cursor)
             if batch is None:
                 batch = await self._replays.run(
-                    lambda connection, cursor=cursor: rows.read_after(  # type: ignore[misc]
+                    lambda connection, cursor=cursor: codec.read_after(  # type: ignore[misc]
                         connection, cursor, REPLAY_BATCH, self._names
                     )
                 )
@@ -273,7 +274,7 @@ class EmbeddedBus:
                 records = writer.write(group)
             except sqlite3.Error as error:
                 failed = True
-                call(self._say_full, why(error, self.settings.dir))
+                call(self._say_full, describe_write_error(error, self.settings.dir))
             else:
                 call(self._announce, group, records, time.perf_counter() - start)
                 if failed:

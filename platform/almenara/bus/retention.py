@@ -8,7 +8,7 @@ import sqlite3
 from typing import Final
 
 from almenara.bus.schema import INDEXED_DATA
-from almenara.settings import StorageSettings
+from almenara.config import StorageSettings
 
 VACUUM_PAGES: Final = 512
 SECOND: Final = 1_000_000

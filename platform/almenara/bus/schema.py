@@ -5,16 +5,22 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-VERSION: Final = 2
+VERSION: Final = 3
 
-TOLD: Final = """
-CREATE TABLE told (
+KNOWN_RESOURCES: Final = """
+CREATE TABLE known_resources (
     source TEXT NOT NULL, kind TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
     PRIMARY KEY (source, kind, namespace, name)
 ) WITHOUT ROWID;
 """
+RENAME_TOLD: Final = """
+ALTER TABLE told RENAME TO known_resources;
+UPDATE observations
+    SET body = json_remove(json_set(body, '$.resource.deleted', json('true')), '$.resource.gone')
+    WHERE json_extract(body, '$.resource.gone');
+"""
 TABLES: Final = f"""
-{TOLD}
+{KNOWN_RESOURCES}
 CREATE TABLE position (
     only INTEGER PRIMARY KEY CHECK (only = 1), last_sequence INTEGER NOT NULL,
     seen_generation INTEGER NOT NULL, seen_count INTEGER NOT NULL, events INTEGER NOT NULL
@@ -53,8 +59,8 @@ CREATE TABLE plugin_state (
     plugin TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (plugin, key)
 ) WITHOUT ROWID;
 """  # nosec B608 # tables of ours
-STEPS: Final = ("", TOLD)
-"""What makes the tables of the version after each one out of those of that version."""
+STEPS: Final = ("", KNOWN_RESOURCES.replace("known_resources", "told"), RENAME_TOLD)
+"""By version: the statements that turn the tables of that version into those of the next."""
 
 INDEXED_DATA: Final = r"replace(replace(data, '\n', '  '), '\t', '  ')"
 """The text of `data` that is searched: JSON's escapes for line ends would stick to the words."""

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from almenara.bus import Readable, Record, rows
+from almenara.bus import Readable, Record, codec
 from almenara.history.filter import Filter, pattern, phrases
 from almenara.scope import ACCESS_LOG, EVERYTHING, LABELS, NAMESPACE, Scope
 from almenara.signals import Severity
@@ -56,7 +56,7 @@ class History:
 
     def __init__(self, log: Readable, scope: Scope = EVERYTHING) -> None:
         self._log = log
-        self._names = rows.Names()
+        self._names = codec.Names()
         self._scope = scope
 
     def within(self, scope: Scope) -> Self:
@@ -84,7 +84,7 @@ class History:
             if plan is None:
                 return []
             found = _fetch(connection, plan, order, limit)
-            records = rows.event_records(connection, found, self._names)
+            records = codec.event_records(connection, found, self._names)
             if order == "ASC":
                 records.reverse()
             return records
@@ -97,11 +97,11 @@ class History:
         def query(connection: sqlite3.Connection) -> Record | None:
             conditions, parameters = _visible(connection, self._scope)
             found = connection.execute(
-                f"SELECT {rows.EVENT_COLUMNS} FROM events e WHERE"  # nosec B608 # constant fragments, bound values
+                f"SELECT {codec.EVENT_COLUMNS} FROM events e WHERE"  # nosec B608 # constant fragments, bound values
                 f" {' AND '.join(('e.sequence = ?', *conditions))}",
                 (sequence, *parameters),
             ).fetchall()
-            return next(iter(rows.event_records(connection, found, self._names)), None)
+            return next(iter(codec.event_records(connection, found, self._names)), None)
 
         if not 0 <= sequence < 2**63:
             return None
@@ -185,12 +185,12 @@ def _fetch(
     if len(plan.branches) > 1:
         statement, parameters = plan.select("e.sequence AS sequence", order, limit)
         statement = (
-            f"SELECT {rows.EVENT_COLUMNS} FROM events e WHERE e.sequence IN"  # nosec B608 # constant fragments, bound values
+            f"SELECT {codec.EVENT_COLUMNS} FROM events e WHERE e.sequence IN"  # nosec B608 # constant fragments, bound values
             f" (SELECT sequence FROM ({statement}) ORDER BY sequence {order} LIMIT ?)"
             f" ORDER BY e.sequence {order}"
         )
         return connection.execute(statement, [*parameters, limit]).fetchall()
-    statement, parameters = plan.select(rows.EVENT_COLUMNS, order, limit)
+    statement, parameters = plan.select(codec.EVENT_COLUMNS, order, limit)
     return connection.execute(statement, parameters).fetchall()
 
 

@@ -9,15 +9,16 @@ from typing import Any, Final, Self
 import msgspec
 
 from almenara.bus import Record
+from almenara.errors import NotFound
 from almenara.history import Filter
-from almenara.hookspecs import Column, EventQuery, ResourceQuery, SampleQuery, TailQuery
+from almenara.hookspecs import Column, EventQuery, LogQuery, ResourceQuery, SampleQuery
 from almenara.hookspecs import Filter as FilterField
 from almenara.hookspecs import Panel as Declared
-from almenara.panels.feeds import Feed, belongs, shown, untold
-from almenara.panels.look import PanelLook, fits, resources
+from almenara.live.log_feed import LogFeed, access_for, shown, untold
+from almenara.panels.data_view import PanelDataView, fits, resources
+from almenara.panels.event_rows import EVENT_FILTERS, events_link, row
 from almenara.panels.panel import Panel, Prepare, Touch, View, filter_names, never
 from almenara.panels.renderer import formatted, query
-from almenara.panels.rows import EVENT_FILTERS, events_link, row
 from almenara.panels.sparkline import sparkline
 from almenara.signals import Event, Resource, Sample, Severity, now
 
@@ -30,7 +31,7 @@ QUERIES: Final[Mapping[str, tuple[type, ...]]] = {
     "status": (ResourceQuery,),
     "number": (SampleQuery,),
     "series": (SampleQuery,),
-    "tail": (TailQuery,),
+    "log": (LogQuery,),
     "template": (EventQuery, ResourceQuery, SampleQuery),
 }
 """The queries that each kind can show."""
@@ -144,7 +145,7 @@ def _check_filters(here: str, declared: Declared) -> None:
         raise ValueError(f"{here}: prepare belongs to the kind template, and only to it")
     if declared.link and declared.kind not in ("table", "status", "detail"):
         raise ValueError(f"{here}: link belongs to the kinds table, status and detail")
-    if declared.prepare is not None or declared.kind == "tail":
+    if declared.prepare is not None or declared.kind == "log":
         wrong = next((it for it in filter_names(declared.filters) if not FREE.fullmatch(it)), None)
         if wrong is not None:
             raise ValueError(f"{here}: the filter {wrong!r} must be small letters, digits and _")
@@ -164,7 +165,7 @@ def built(plugin: str, declared: Declared, link: str = "") -> Panel:
     filters = frozenset(filter_names(declared.filters))
     if declared.kind == "table":
         filters |= {"sort"}
-    free = declared.prepare is not None or declared.kind == "tail"
+    free = declared.prepare is not None or declared.kind == "log"
     events = isinstance(declared.query, EventQuery)
     ages = any(column.format == "age" for column in declared.columns)
     return Panel(
@@ -183,14 +184,14 @@ def built(plugin: str, declared: Declared, link: str = "") -> Panel:
         plugin=plugin,
         width=declared.width,
         height=declared.height,
-        glance=declared.glance,
-        tail=declared.query if isinstance(declared.query, TailQuery) else None,
+        on_overview=declared.on_overview,
+        log=declared.query if isinstance(declared.query, LogQuery) else None,
     )
 
 
 def _touch(declared: Declared) -> Touch:
     asked = declared.query
-    if isinstance(asked, TailQuery):
+    if isinstance(asked, LogQuery):
         return never
     if isinstance(asked, EventQuery):
         base = Filter.from_query(asked.filter)
@@ -227,7 +228,7 @@ def _prepare(plugin: str, declared: Declared, link: str) -> Prepare:
         "status": _status,
         "number": _number,
         "series": _series,
-        "tail": _tail,
+        "log": _log,
     }
     draw = by_kind.get(declared.kind)
 
@@ -236,7 +237,7 @@ def _prepare(plugin: str, declared: Declared, link: str) -> Prepare:
         if draw is not None:
             values = await draw(plugin, declared, view, chosen)
         elif declared.prepare is not None:
-            values = await declared.prepare(PanelLook(view), chosen.to_query())
+            values = await declared.prepare(PanelDataView(view), chosen.to_query())
         else:
             values = await _for_template(declared, view, chosen)
         return {
@@ -250,28 +251,28 @@ def _prepare(plugin: str, declared: Declared, link: str) -> Prepare:
     return prepare
 
 
-def opened(view: View, plugin: str, asked: Any, chosen: Any) -> Feed:
-    """The feed that a panel of the kind `tail` shows. Raises `LookupError`."""
-    if not isinstance(asked, TailQuery):
-        raise TypeError("a log needs a TailQuery")
+def opened(view: View, plugin: str, asked: Any, chosen: Any) -> LogFeed:
+    """The feed that a panel of the kind `tail` shows. Raises `NotFound`."""
+    if not isinstance(asked, LogQuery):
+        raise TypeError("a log needs a LogQuery")
     values = {name: text for name, text in chosen.to_query().items() if name != "text"}
-    tail = view.feeds.known(plugin, asked.tail)
-    place = belongs(plugin, tail, values)
+    tail = view.feeds.known(plugin, asked.stream)
+    place = access_for(plugin, tail, values)
     if not view.scope.takes_named(place.source, place.namespace):
-        raise LookupError("this is not among what you may see")
+        raise NotFound("this is not among what you may see")
     right = place.right
     if right is not None and not view.scope.allows(str(right), place.source, place.namespace):
-        raise LookupError(
+        raise NotFound(
             f"it takes the right to `{right}` in the namespace {place.namespace}, which you do not"
             " have in the cluster"
         )
-    return view.feeds.open(plugin, asked.tail, values, asked.limit)
+    return view.feeds.open(plugin, asked.stream, values, asked.limit)
 
 
-async def _tail(plugin: str, declared: Declared, view: View, chosen: Any) -> dict[str, Any]:
+async def _log(plugin: str, declared: Declared, view: View, chosen: Any) -> dict[str, Any]:
     try:
         feed = opened(view, plugin, declared.query, chosen)
-    except LookupError as error:
+    except NotFound as error:
         return untold(str(error.args[0]))
     try:
         await feed.begun(FIRST_LINES)
@@ -461,7 +462,7 @@ def _lines(asked: SampleQuery, view: View, chosen: Selection) -> list[tuple[Reso
             fits(asked.kind, resource.kind)
             and fits(asked.namespace, resource.namespace)
             and fits(asked.name, resource.name)
-            and not resource.gone
+            and not resource.deleted
             and chosen.takes(resource)
         )
         if wanted:

@@ -9,15 +9,15 @@ import msgspec
 import structlog
 
 from almenara.bus import Bus, Record
+from almenara.config import PanelSettings
 from almenara.history import Filter, History
 from almenara.hookspecs import Filter as FilterField
-from almenara.hookspecs import TailQuery
-from almenara.panels.feeds import Feeds
+from almenara.hookspecs import LogQuery
+from almenara.live.log_feed import LogFeeds
 from almenara.panels.renderer import Renderer
-from almenara.resources import Resources
 from almenara.scope import EVERYTHING, Scope
-from almenara.settings import PanelSettings
 from almenara.signals import Event
+from almenara.state.resources import Resources
 from almenara.supervisor import SourceState
 
 
@@ -61,7 +61,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     resources: Resources
     supervisor: Sources
     settings: PanelSettings
-    feeds: Feeds
+    feeds: LogFeeds
     scope: Scope = EVERYTHING
 
     def within(self, scope: Scope) -> Self:
@@ -134,13 +134,13 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """The plugin that brought it; empty for the core's own."""
     width: int = 12
     height: int = 0
-    glance: bool = False
+    on_overview: bool = False
     """Whether the overview shows it."""
     bare: bool = False
     """Whether it stands without a card and a title around it."""
     rows: bool = False
     """Whether it is a list of events, to which new ones are added in front."""
-    tail: TailQuery | None = None
+    log: LogQuery | None = None
     """What it follows, where it is a log, to which new lines are added at the end."""
 
     @property

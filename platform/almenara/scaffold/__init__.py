@@ -8,7 +8,7 @@ from typing import Final
 import jinja2
 
 from almenara import __version__
-from almenara.plugins import entry_points
+from almenara.plugins import installed_candidates
 
 FILES: Final = Path(__file__).parent / "files"
 SUFFIX: Final = ".jinja"
@@ -27,7 +27,7 @@ def create(name: str, folder: Path) -> list[Path]:
             f"{name!r} cannot be the name of a plugin; take lower-case letters, digits and _,"
             " a letter first, such as `weather`"
         )
-    taken = {it.name: it.origin for it in entry_points()}
+    taken = {it.name: it.origin for it in installed_candidates()}
     if name in taken:
         raise ValueError(f"there is a plugin {name} already, of {taken[name]}; take another name")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -7,14 +7,14 @@ from typing import Any
 import structlog
 
 from almenara.bus import Bus
+from almenara.config import SupervisorSettings
 from almenara.hookspecs import Context
-from almenara.settings import SupervisorSettings
+from almenara.supervisor.protocol import Start
+from almenara.supervisor.runner import SourceRunner, end
 from almenara.supervisor.state import SourceState, sentence
-from almenara.supervisor.supervised import Supervised, end
-from almenara.supervisor.threads import across
-from almenara.supervisor.wire import Start
+from almenara.supervisor.thread import across
 
-__all__ = ["SourceState", "Supervised", "Supervisor", "across", "sentence"]
+__all__ = ["SourceRunner", "SourceState", "Supervisor", "across", "sentence"]
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ class Supervisor:
 
     def __init__(self, bus: Bus, settings: SupervisorSettings) -> None:
         self.bus, self.settings = bus, settings
-        self._plugins: dict[str, list[Supervised]] = {}
+        self._plugins: dict[str, list[SourceRunner]] = {}
         self._steps: dict[str, tuple[Step, Step]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running = False
@@ -46,7 +46,7 @@ class Supervisor:
 
         `start` says what a process of its own is told, by the name of the source.
         """
-        one = Supervised(source, plugin, self.settings, context, start)
+        one = SourceRunner(source, plugin, self.settings, context, start)
         for other in self._all():
             if other.state.name == one.state.name:
                 raise ValueError(
@@ -68,7 +68,7 @@ class Supervisor:
         """The sources that did not end when they were told to."""
         return [it.state.name for it in self._all() if it.left_behind]
 
-    def _all(self) -> Sequence[Supervised]:
+    def _all(self) -> Sequence[SourceRunner]:
         return [it for sources in self._plugins.values() for it in sources]
 
     def begin(self, plugin: str) -> None:
@@ -133,7 +133,7 @@ class Supervisor:
             except Exception as error:
                 log.warning("a plugin failed to shut down", plugin=plugin, error=sentence(error))
 
-    async def _start_up(self, plugin: str, startup: Step, sources: Sequence[Supervised]) -> None:
+    async def _start_up(self, plugin: str, startup: Step, sources: Sequence[SourceRunner]) -> None:
         wait = self.settings.backoff
         while True:
             try:

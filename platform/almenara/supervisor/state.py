@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from almenara.settings import Isolation
+from almenara.config import Isolation
 from almenara.signals import now
 
 Status = Literal["starting", "running", "degraded", "blocked", "backing_off", "stopped"]

@@ -12,7 +12,7 @@ STEP: Final = 0.002
 
 
 class ManualClock:
-    """Time for everything that waits by `almenara.kit`: `every`, `poll`, `watch`, `sleep`."""
+    """Time for everything that waits by `almenara.sdk`: `every`, `poll`, `watch`, `sleep`."""
 
     def __init__(self, start: int = 1_767_225_600_000_000) -> None:
         self._start, self._passed = start, 0.0
@@ -49,7 +49,7 @@ class ManualClock:
             if time.monotonic() > end:
                 raise AssertionError(
                     f"nothing has waited on the clock for {PATIENCE:g} s; a source whose time a"
-                    " test can control waits by almenara.kit: every, poll or sleep"
+                    " test can control waits by almenara.sdk: every, poll or sleep"
                 )
             await asyncio.sleep(STEP)
             sleeping = self.sleeping

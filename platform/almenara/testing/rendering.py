@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from almenara.bus.embedded import EmbeddedBus
+from almenara.config import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.history import History
-from almenara.hookspecs import Page, Panel, Tail
-from almenara.panels.catalogue import Catalogue
-from almenara.panels.feeds import Feeds
+from almenara.hookspecs import LogStream, Page, Panel
+from almenara.live.log_feed import LogFeeds
 from almenara.panels.panel import View
+from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
-from almenara.plugins import Plugins, found_at
-from almenara.resources import Resources
-from almenara.settings import PanelSettings, StorageSettings, SupervisorSettings
+from almenara.plugins import PluginRegistry, find_plugin
 from almenara.signals import Signal
+from almenara.state.resources import Resources
 from almenara.supervisor import Supervisor
 from almenara.testing.running import MemoryContext
 
@@ -28,7 +28,7 @@ async def draw(
     query: Mapping[str, str] | None = None,
     *,
     pages: Sequence[Page] = (),
-    tails: Sequence[Tail] = (),
+    tails: Sequence[LogStream] = (),
     only: str = "",
 ) -> dict[str, str]:
     """Each panel, or the `only` one, by its whole name, drawn of these signals.
@@ -36,9 +36,9 @@ async def draw(
     Raises `ValueError` for one that cannot be what its author wants.
     """
     renderer = Renderer()
-    catalogue = Catalogue(renderer)
+    catalogue = PanelRegistry(renderer)
     catalogue.add(plugin, panels, templates, pages)
-    feeds = Feeds()
+    feeds = LogFeeds()
     feeds.add(plugin, tails)
     renderer.environment.globals["asset"] = lambda name: f"/static/{name}"
     with tempfile.TemporaryDirectory() as folder:
@@ -74,8 +74,8 @@ async def render_panel(
     `plugin` is an installed plugin's name or the path of one; `panel` is the panel's own name;
     `query` are filters, as the address of the panel has them.
     """
-    plugins = Plugins()
-    found = found_at(plugin)
+    plugins = PluginRegistry()
+    found = find_plugin(plugin)
     plugins.load(found)
     known = plugins.settings_of(found.name, settings or {})
     panels = plugins.panels(found.name, known)

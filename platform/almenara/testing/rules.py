@@ -17,13 +17,13 @@ from typing import Any, Final, Literal, get_args
 import msgspec
 import structlog
 
-from almenara.documenting import attribute_docs, structs_in
-from almenara.hookspecs import EventQuery, Panel, SampleQuery, TailQuery
-from almenara.plugins import PluginError, Plugins, found_at
-from almenara.settings import Secret, SettingsError
+from almenara.config import ConfigError, Secret
+from almenara.config.reference import attribute_docs, structs_in
+from almenara.hookspecs import EventQuery, LogQuery, Panel, SampleQuery
+from almenara.plugins import PluginError, PluginRegistry, find_plugin
 from almenara.signals import Event, Resource, Sample, Severity, Signal, now
 from almenara.supervisor.state import sentence
-from almenara.supervisor.vitals import Vitals
+from almenara.supervisor.watchdog import Vitals
 from almenara.testing.rendering import draw
 from almenara.testing.running import MemoryContext, SourceRun
 
@@ -53,16 +53,16 @@ class Subject:
 
     def __init__(self, plugin: str, tree: Mapping[str, Any]) -> None:
         self.tree = dict(tree)
-        found = found_at(plugin)
+        found = find_plugin(plugin)
         self.name = found.name
-        self.plugins = Plugins()
+        self.plugins = PluginRegistry()
         self.plugins.load(found)
         if self.name not in self.plugins.modules:
             known = self.plugins.described()
             raise PluginError(known[0].error if known and known[0].error else "it cannot be loaded")
 
     def settings(self, tree: Mapping[str, Any] | None = None) -> Any:
-        """Its settings. Raises `SettingsError`."""
+        """Its settings. Raises `ConfigError`."""
         return self.plugins.settings_of(self.name, self.tree if tree is None else tree)
 
     def sources(self, context: MemoryContext, settings: Any = None) -> list[Any]:
@@ -81,7 +81,7 @@ def examine(plugin: str, settings: Settings | None, rule: str) -> Result:
             verdict, text = _run(RULES[rule](subject))
         except Skip as reason:
             return Result(rule, "skipped", str(reason))
-        except (AssertionError, SettingsError, PluginError) as error:
+        except (AssertionError, ConfigError, PluginError) as error:
             return Result(rule, "failed", str(error))
         except Exception as error:
             return Result(rule, "failed", f"it raised {sentence(error)}")
@@ -173,7 +173,7 @@ async def keeps_secrets_as_secrets(subject: Subject) -> Said:
             if secret and _mentions(field.type, str):
                 raise AssertionError(
                     f"{kind.__name__}.{field.name} sounds like a secret and is a plain text; make"
-                    " it almenara.settings.Secret"
+                    " it almenara.config.Secret"
                 )
     return PASSED
 
@@ -265,7 +265,7 @@ async def does_not_block(subject: Subject) -> Said:
     if found:
         raise AssertionError(
             f"it blocked the event loop for more than {BLOCKED:g} s at {found[-1]}; put what"
-            " blocks into almenara.kit.blocking or BlockingClient"
+            " blocks into almenara.sdk.blocking or BlockingClient"
         )
     return PASSED
 
@@ -341,7 +341,7 @@ def _hostile(panel: Panel) -> list[Signal]:
                 data={HOSTILE: HOSTILE},
             )
         ]
-    if isinstance(query, TailQuery):
+    if isinstance(query, LogQuery):
         # Its lines are drawn by a template of the platform's own.
         return []
     kind = query.kind.replace("*", "x").replace(">", "x")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from almenara.bus.rows import settled
+from almenara.bus.codec import normalize
 from almenara.clock import CLOCK, Clock
 from almenara.hookspecs import ResourceKey
 from almenara.signals import Event, Resource, Sample, Signal
@@ -37,7 +37,7 @@ class MemoryContext:
             raise TypeError(f"the value saved under {key!r} must be bytes")
         self.values[key] = value
 
-    async def told(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
+    async def known_resources(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
         known = self.bus.told.get(source, {})
         return [key for key in known if kind in ("", key[0])]
 
@@ -57,7 +57,7 @@ class MemoryBus:
         for signal in batch:
             if not isinstance(signal, Event | Resource | Sample):
                 raise TypeError(f"{type(signal).__name__} is not an Event, a Resource or a Sample")
-            kept = settled(signal, source)
+            kept = normalize(signal, source)
             if isinstance(kept, Event):
                 if (kept.source, kept.id) in self._seen:
                     self.repeats.append(kept)
@@ -65,7 +65,7 @@ class MemoryBus:
                 self._seen.add((kept.source, kept.id))
             elif isinstance(kept, Resource):
                 known = self.told[source]
-                if kept.gone:
+                if kept.deleted:
                     known.pop(kept.key, None)
                 else:
                     known[kept.key] = None
@@ -122,7 +122,7 @@ class SourceRun:
     def resources(self) -> dict[str, Resource]:
         """The resources that exist, as last told, by name."""
         found = {it.name: it for it in self.bus.signals if isinstance(it, Resource)}
-        return {name: it for name, it in found.items() if not it.gone}
+        return {name: it for name, it in found.items() if not it.deleted}
 
     @property
     def samples(self) -> list[Sample]:

@@ -12,17 +12,17 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp
 
-from almenara.access.sessions import SECURE_COOKIE
-from almenara.web.admission import Admission
-from almenara.web.api import API
-from almenara.web.guard import Guard
-from almenara.web.live import live
-from almenara.web.pages import PAGES
-from almenara.web.permission import VIEWER, permit
-from almenara.web.probes import PROBES
+from almenara.security.sessions import SECURE_COOKIE
+from almenara.web.authorization import VIEWER, permit
+from almenara.web.middleware.authentication import Admission
+from almenara.web.middleware.hosts import Guard
 from almenara.web.problems import handle
+from almenara.web.routes.api import API
+from almenara.web.routes.live import live
+from almenara.web.routes.pages import PAGES
+from almenara.web.routes.probes import PROBES
+from almenara.web.routes.sign_in import SIGNING
 from almenara.web.services import Services
-from almenara.web.signing import SIGNING
 
 DESCRIPTION: Final = "/api/openapi.json"
 SCHEMES: Final[dict[str, SecurityScheme | Reference]] = {
@@ -41,7 +41,7 @@ def create_app(services: Services) -> ASGIApp:
     return Guard(
         Admission(routed(services), services.access),
         services.settings.server,
-        lambda: services.channels.clients,
+        lambda: services.hub.clients,
     )
 
 

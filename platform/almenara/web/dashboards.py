@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara.config import ConfigError, DashboardSettings, PlacedPanel
 from almenara.hookspecs import Filter
-from almenara.panels.catalogue import Catalogue, streams_of
 from almenara.panels.panel import Panel, View, filter_names
+from almenara.panels.registry import PanelRegistry, streams_of
 from almenara.panels.renderer import query
-from almenara.settings import DashboardSettings, PlacedPanel, SettingsError
 
 OVERVIEW: Final = "overview"
 MAIN: Final = "main"
@@ -85,7 +85,7 @@ def placed(panel: Panel, **place: Any) -> Placed:
 
 
 def dashboards(
-    configured: Sequence[DashboardSettings], catalogue: Catalogue, view: View
+    configured: Sequence[DashboardSettings], catalogue: PanelRegistry, view: View
 ) -> list[Dashboard]:
     """Every page of panels: the overview, those of plugins, and those of the configuration.
 
@@ -106,7 +106,7 @@ def dashboards(
     return list(found.values())
 
 
-def pages_of(catalogue: Catalogue, plugin: str) -> Iterator[Dashboard]:
+def pages_of(catalogue: PanelRegistry, plugin: str) -> Iterator[Dashboard]:
     """The plugin's own page, unless nothing is left for it, and those it brings besides."""
     pages = catalogue.pages_of(plugin)
     if not any(page.name == MAIN for page in pages):
@@ -119,7 +119,7 @@ def pages_of(catalogue: Catalogue, plugin: str) -> Iterator[Dashboard]:
         if rest := [
             placed(it)
             for it in catalogue.of_plugin(plugin)
-            if it.name not in held and not it.glance
+            if it.name not in held and not it.on_overview
         ]:
             yield Dashboard(name=plugin, title=_titled(plugin), panels=rest)
     for page in pages:
@@ -138,7 +138,7 @@ def pages_of(catalogue: Catalogue, plugin: str) -> Iterator[Dashboard]:
         )
 
 
-def _overview(catalogue: Catalogue, view: View) -> Dashboard:
+def _overview(catalogue: PanelRegistry, view: View) -> Dashboard:
     names = ["strip", "numbers", "histogram"]
     brought = [it for plugin in catalogue.plugins() for it in glanced(catalogue, plugin)]
     last = [placed(catalogue["failures"])]
@@ -150,10 +150,10 @@ def _overview(catalogue: Catalogue, view: View) -> Dashboard:
     return Dashboard(name=OVERVIEW, title="Overview", panels=panels[:PANELS_OF_A_PAGE])
 
 
-def glanced(catalogue: Catalogue, plugin: str) -> Iterator[Placed]:
+def glanced(catalogue: PanelRegistry, plugin: str) -> Iterator[Placed]:
     """What the overview shows of a plugin: what it brings for that or, where it brings nothing,
     what people look at on its pages."""
-    brought = [placed(it) for it in catalogue.of_plugin(plugin) if it.glance]
+    brought = [placed(it) for it in catalogue.of_plugin(plugin) if it.on_overview]
     yield from brought or (
         it
         for page in pages_of(catalogue, plugin)
@@ -186,9 +186,9 @@ def _place(written: PlacedPanel | str) -> PlacedPanel:
 
 
 def check(
-    configured: Sequence[DashboardSettings], catalogue: Catalogue, absent: Sequence[str]
+    configured: Sequence[DashboardSettings], catalogue: PanelRegistry, absent: Sequence[str]
 ) -> None:
-    """Raise `SettingsError` for a configured dashboard that cannot be what it says.
+    """Raise `ConfigError` for a configured dashboard that cannot be what it says.
 
     Panels of the plugins in `absent`, which failed or are disabled, cannot be checked.
     """
@@ -196,10 +196,10 @@ def check(
     for number, one in enumerate(configured):
         place = f"dashboards[{number}]"
         if one.name in names:
-            raise SettingsError(f"{place}.name: there are two dashboards named {one.name}")
+            raise ConfigError(f"{place}.name: there are two dashboards named {one.name}")
         names.add(one.name)
         if len(one.panels) > PANELS_OF_A_PAGE:
-            raise SettingsError(
+            raise ConfigError(
                 f"{place}.panels: a page holds {PANELS_OF_A_PAGE} panels at most, and these are"
                 f" {len(one.panels)}; make two dashboards of them"
             )
@@ -209,10 +209,10 @@ def check(
 
 
 def _check_panel(
-    spot: str, wanted: PlacedPanel, seen: set[str], catalogue: Catalogue, absent: Sequence[str]
+    spot: str, wanted: PlacedPanel, seen: set[str], catalogue: PanelRegistry, absent: Sequence[str]
 ) -> None:
     if wanted.panel in seen:
-        raise SettingsError(f"{spot}: {wanted.panel} is on this page already")
+        raise ConfigError(f"{spot}: {wanted.panel} is on this page already")
     seen.add(wanted.panel)
     panel = catalogue.get(wanted.panel)
     if panel is None:
@@ -220,14 +220,14 @@ def _check_panel(
             return
         near = difflib.get_close_matches(wanted.panel, catalogue, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(catalogue))}"
-        raise SettingsError(f"{spot}: there is no panel {wanted.panel!r}; {hint}")
+        raise ConfigError(f"{spot}: there is no panel {wanted.panel!r}; {hint}")
     for name in wanted.filter:
         if name not in panel.filters:
             known = ", ".join(sorted(panel.filters)) or "none"
-            raise SettingsError(
+            raise ConfigError(
                 f"{spot}.filter.{name}: {panel.name} has no such filter; it accepts {known}"
             )
     try:
         panel.choose(wanted.filter)
     except ValueError as error:
-        raise SettingsError(f"{spot}.filter: {error}") from None
+        raise ConfigError(f"{spot}.filter: {error}") from None

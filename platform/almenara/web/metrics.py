@@ -11,7 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from almenara.bus import Bus
-from almenara.panels.channels import Channels
+from almenara.live.hub import Hub
 from almenara.supervisor import Supervisor
 
 SOURCE: Final = ("source",)
@@ -37,9 +37,7 @@ class LoopLag:
 class ServiceMetrics(Collector):
     """The figures of a running Almenara, read when they are asked for."""
 
-    def __init__(
-        self, bus: Bus, supervisor: Supervisor, channels: Channels, loop_lag: LoopLag
-    ) -> None:
+    def __init__(self, bus: Bus, supervisor: Supervisor, channels: Hub, loop_lag: LoopLag) -> None:
         self.bus, self.supervisor = bus, supervisor
         self.channels, self.loop_lag = channels, loop_lag
 

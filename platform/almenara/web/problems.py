@@ -11,8 +11,8 @@ from litestar.response import Redirect
 
 from almenara.bus.readers import QueryTooSlowError
 from almenara.panels.renderer import query
-from almenara.web.pages import problem_page
-from almenara.web.permission import NotSignedInError
+from almenara.web.authorization import NotSignedInError
+from almenara.web.routes.pages import problem_page
 
 log = structlog.get_logger(__name__)
 

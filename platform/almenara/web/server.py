@@ -11,10 +11,10 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from almenara.settings import ServerSettings
-from almenara.web.encryption import tls_context
-from almenara.web.handshaking import HalfOpen, Handshakes
-from almenara.web.wire import LiveProtocol, lacking
+from almenara.config import ServerSettings
+from almenara.web.handshakes import HalfOpen, Handshakes
+from almenara.web.protocol import LiveProtocol, lacking
+from almenara.web.tls import tls_context
 
 log = structlog.get_logger(__name__)
 
@@ -191,7 +191,7 @@ def server(
 ) -> DrainingServer:
     """The server of an application, ready to `serve(sockets=[listening_socket(…)])`.
 
-    Raises `SettingsError` where the certificate is no good.
+    Raises `ConfigError` where the certificate is no good.
     """
     tls = settings.tls
     if lacks := lacking():

@@ -6,14 +6,14 @@ from functools import cached_property
 
 from prometheus_client import CollectorRegistry
 
-from almenara.access.admitting import Access
 from almenara.bus import Bus
-from almenara.panels.catalogue import Catalogue
-from almenara.panels.channels import Channels
+from almenara.config import Settings
+from almenara.live.hub import Hub
 from almenara.panels.panel import View
+from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
 from almenara.plugins import PluginInfo
-from almenara.settings import Settings
+from almenara.security.authenticator import Access
 from almenara.signals import now
 from almenara.supervisor import Supervisor
 from almenara.web.assets import Assets
@@ -29,8 +29,8 @@ class Services:
     bus: Bus
     access: Access
     supervisor: Supervisor
-    channels: Channels
-    catalogue: Catalogue
+    hub: Hub
+    catalogue: PanelRegistry
     renderer: Renderer
     assets: Assets
     version: str
@@ -48,4 +48,4 @@ class Services:
     @cached_property
     def registry(self) -> CollectorRegistry:
         """The metrics."""
-        return registry(ServiceMetrics(self.bus, self.supervisor, self.channels, self.loop_lag))
+        return registry(ServiceMetrics(self.bus, self.supervisor, self.hub, self.loop_lag))

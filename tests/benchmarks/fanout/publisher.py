@@ -11,7 +11,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from raw_nats import RawClient
+from support.raw_nats import RawClient
 
 STEP: Final = 0.002
 

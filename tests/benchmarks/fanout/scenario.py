@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from app import Almenara
-from raw_nats import RawClient
-from servers import NatsServer, accepts, free_port, wait_until
+from support.application import Almenara
+from support.raw_nats import RawClient
+from support.servers import NatsServer, accepts, free_port, wait_until
 
 HERE: Final = Path(__file__).parent
 CORES: Final = sorted(os.sched_getaffinity(0))

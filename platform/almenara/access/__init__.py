@@ -1,5 +1,0 @@
-"""Who is there, and what they may do and see."""
-
-from almenara.access.identity import Identity, Person, Role
-
-__all__ = ["Identity", "Person", "Role"]

@@ -1,0 +1,1 @@
+"""Live delivery: channels render once and send the same frame to all their viewers."""

@@ -1,0 +1,153 @@
+"""Discovery: plugins by entry point, in a plugins directory, or at a path."""
+
+import importlib.metadata
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import msgspec
+
+from almenara.config import ConfigError, suggest
+from almenara.errors import AlmenaraError
+
+GROUP: Final = "almenara"
+"""The entry point group, and pluggy's project name."""
+FOLDER_PACKAGE: Final = "almenara_plugins_dir"
+"""The package that the modules of a plugins directory are imported into."""
+
+
+class PluginError(AlmenaraError):
+    """A plugin cannot be used; the text names it and says why."""
+
+
+class PluginCandidate(msgspec.Struct, frozen=True):
+    """A plugin that has not been imported yet."""
+
+    name: str
+    origin: str
+    version: str
+    load: Callable[[], ModuleType | None]
+    """The module; None where a library that it needs is not installed."""
+    path: Path | None = None
+
+
+FileStamps = dict[Path, tuple[int, int]]
+
+
+def stamp_files(path: Path) -> FileStamps:
+    """When each file of a plugin was written, and how long it is."""
+    files = [path] if path.is_file() else [it for it in path.rglob("*") if it.is_file()]
+    found: FileStamps = {}
+    for file in files:
+        if "__pycache__" in file.parts:
+            continue
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        found[file] = (status.st_mtime_ns, status.st_size)
+    return found
+
+
+def installed_candidates() -> Iterator[PluginCandidate]:
+    """The plugins that installed distributions bring, by the entry point group `almenara`."""
+    points = importlib.metadata.entry_points(group=GROUP)
+    for point in sorted(points, key=lambda it: it.name):
+        distribution = point.dist
+
+        def load(point: importlib.metadata.EntryPoint = point) -> ModuleType | None:
+            try:
+                module: ModuleType = point.load()
+            except ModuleNotFoundError as error:
+                # An extra that is not installed is not an error: its plugin is simply not there.
+                if str(error.name).startswith(point.module.partition(".")[0]):
+                    raise
+                if point.dist is None or point.dist.name != "almenara":
+                    raise
+                return None
+            return module
+
+        yield PluginCandidate(
+            point.name,
+            distribution.name if distribution else point.module,
+            distribution.version if distribution else "",
+            load,
+        )
+
+
+def find_plugin(plugin: str) -> PluginCandidate:
+    """The installed plugin of this name, or that of this path. Raises `PluginError`."""
+    path = Path(plugin)
+    if path.suffix == ".py" or "/" in plugin or (path / "__init__.py").is_file():
+        if not path.exists():
+            raise PluginError(f"there is no plugin at {path}")
+        path = path.resolve()
+        return PluginCandidate(path.stem, str(path), "", partial(_import_file, path), path)
+    known = {found.name: found for found in installed_candidates()}
+    if plugin not in known:
+        raise PluginError(f"{plugin} is not an installed plugin; {suggest(plugin, known)}")
+    return known[plugin]
+
+
+def plugins_in_folder(folder: Path) -> Iterator[PluginCandidate]:
+    """The plugins of a plugins directory: each `.py` file, and each folder with `__init__.py`.
+
+    Names that begin with `.` or `_` are left alone, as a mounted ConfigMap has some.
+    """
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise ConfigError(
+            f"plugins_dir {folder} cannot be read: {error.strerror}. Check the path given to"
+            " --plugins-dir."
+        ) from None
+    for path in paths:
+        if path.name.startswith((".", "_")):
+            continue
+        if path.suffix == ".py" and path.is_file():
+            yield PluginCandidate(path.stem, str(path), "", partial(_import_file, path), path)
+        elif (path / "__init__.py").is_file():
+            yield PluginCandidate(path.name, str(path), "", partial(_import_file, path), path)
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = f"{FOLDER_PACKAGE}.{path.stem}"
+    for known in [it for it in sys.modules if it == name or it.startswith(f"{name}.")]:
+        del sys.modules[known]
+    package = path.is_dir()
+    spec = importlib.util.spec_from_file_location(
+        name,
+        path / "__init__.py" if package else path,
+        submodule_search_locations=[str(path)] if package else None,
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    importlib.invalidate_caches()
+    try:
+        # Two saves within a second would otherwise find the first one's compiled code.
+        source = Path(spec.origin or path).read_bytes()
+        exec(compile(source, spec.origin or str(path), "exec"), module.__dict__)  # noqa: S102  # nosec B102 # nosemgrep: unsafe-reading # a plugin is code that somebody installed
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def error_location(error: BaseException, found: PluginCandidate) -> str:
+    """Where in the plugin an error arose."""
+    where = found.path.parent if found.path is not None else None
+    steps = [
+        step
+        for step in traceback.extract_tb(error.__traceback__)
+        if "importlib" not in step.filename and not step.filename.startswith("<frozen")
+        and (where is None or Path(step.filename).is_relative_to(where))
+        and step.filename != __file__
+    ]  # fmt: skip
+    return f" ({Path(steps[-1].filename).name}, line {steps[-1].lineno})" if steps else ""

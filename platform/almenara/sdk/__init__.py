@@ -1,0 +1,45 @@
+"""What plugins import besides the contract: what every source would otherwise write again."""
+
+from almenara.clock import monotonic, now, sleep
+from almenara.config import Secret, suggest
+from almenara.errors import (
+    AlmenaraError,
+    ConfigError,
+    Forbidden,
+    LimitExceeded,
+    NotFound,
+    Unavailable,
+    describe_error,
+)
+from almenara.sdk.blocking_client import BlockingClient, blocking
+from almenara.sdk.cancellation import honor_cancellation
+from almenara.sdk.health import HealthAggregator
+from almenara.sdk.polling import Backoff, every, poll
+from almenara.sdk.snapshots import Changes, Snapshots
+from almenara.sdk.watch import ExpiredError, watch
+
+__all__ = [
+    "AlmenaraError",
+    "Backoff",
+    "BlockingClient",
+    "Changes",
+    "ConfigError",
+    "ExpiredError",
+    "Forbidden",
+    "HealthAggregator",
+    "LimitExceeded",
+    "NotFound",
+    "Secret",
+    "Snapshots",
+    "Unavailable",
+    "blocking",
+    "describe_error",
+    "every",
+    "honor_cancellation",
+    "monotonic",
+    "now",
+    "poll",
+    "sleep",
+    "suggest",
+    "watch",
+]

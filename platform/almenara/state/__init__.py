@@ -1,0 +1,1 @@
+"""Current state: the latest known resources and their samples."""

@@ -1,0 +1,1 @@
+"""The routes: pages, JSON API, sign-in, WebSocket and probes."""

@@ -1,0 +1,1 @@
+"""What tests share: real servers, faults on the wire, and hostile input."""

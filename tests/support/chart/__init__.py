@@ -1,0 +1,1 @@
+"""What the chart's tests share: rendering, a root file system, nodes and releases."""

@@ -1,0 +1,93 @@
+"""The chart, rendered by Helm's own engine, and what its objects must look like."""
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import yaml
+
+from support.paths import ROOT, TESTS
+
+CHART = ROOT / "helm" / "almenara"
+ALMENARA = Path(os.environ.get("ALMENARA_COMMAND", ROOT / ".venv" / "bin" / "almenara"))
+"""The command of the product, which lives in an environment of its own."""
+
+Thing = dict[str, Any]
+
+
+@functools.cache
+def chart() -> helm_python.Chart:
+    return helm_python.Chart.load(CHART)
+
+
+@functools.cache
+def value_sets() -> dict[str, Path]:
+    """Every set of values that the chart is held against: the tests' and those for people."""
+    folders = (TESTS / "chart" / "values", ROOT / "helm" / "examples")
+    return {it.stem: it for folder in folders for it in sorted(folder.glob("*.yaml"))}
+
+
+def read(path: Path) -> Thing:
+    return yaml.safe_load(path.read_text("utf-8")) or {}
+
+
+def files(values: Thing, name: str = "rel", namespace: str = "watch") -> dict[str, str]:
+    """The text of each template that renders to something."""
+    rendered = chart().render(values, name=name, namespace=namespace)
+    return {path: text for path, text in rendered.items() if text.strip()}
+
+
+def render(values: Thing, name: str = "rel", namespace: str = "watch") -> list[Thing]:
+    """The objects of a release, those of its hooks among them."""
+    return [
+        thing
+        for path, text in files(values, name, namespace).items()
+        if path.endswith(".yaml")
+        for thing in yaml.safe_load_all(text)
+        if thing
+    ]
+
+
+@functools.cache
+def rendered(name: str) -> list[Thing]:
+    """The objects of a set of values, made once for all who only look at them."""
+    return render(read(value_sets()[name]))
+
+
+def of_kind(things: list[Thing], kind: str) -> list[Thing]:
+    return [it for it in things if it["kind"] == kind]
+
+
+def only(things: list[Thing], kind: str, suffix: str = "") -> Thing:
+    """The one object of a kind, or of those the one whose name ends so."""
+    (found,) = [it for it in of_kind(things, kind) if it["metadata"]["name"].endswith(suffix)]
+    return found
+
+
+def workload(things: list[Thing]) -> Thing:
+    (found,) = [it for it in things if it["kind"] in ("Deployment", "StatefulSet")]
+    return found
+
+
+def pods(things: list[Thing]) -> Iterator[tuple[str, Thing]]:
+    """The specification of each pod, by whose it is."""
+    for it in things:
+        if it["kind"] == "Pod":
+            yield it["metadata"]["name"], it["spec"]
+        elif "template" in it.get("spec", {}):
+            yield it["metadata"]["name"], it["spec"]["template"]["spec"]
+
+
+def containers(pod: Mapping[str, Any]) -> list[Thing]:
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+def configuration(things: list[Thing]) -> Thing:
+    """What the application is given."""
+    for it in of_kind(things, "ConfigMap"):
+        if "almenara.yaml" in it["data"]:
+            return yaml.safe_load(it["data"]["almenara.yaml"])
+    raise AssertionError("no ConfigMap holds almenara.yaml")

@@ -1,0 +1,120 @@
+"""A running Almenara that people sign in to, and what each of them may see."""
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from support.application import Almenara
+from support.raw_nats import RawClient
+from support.servers import NatsServer, wait_until
+
+OURS, THEIRS = "marker-of-team-a", "marker-of-team-b"
+
+
+class Watched:
+    """A running Almenara in token mode, with two teams' events and tokens of every kind."""
+
+    def __init__(self, almenara: Almenara) -> None:
+        self.almenara = almenara
+        self.url = almenara.url
+        # One pool of connections: a client for each request would read all certificates anew.
+        self.client = httpx.Client(base_url=self.url, timeout=20)
+        wanted = {
+            "viewer": ("create", "all", "--role", "viewer"),
+            "operator": ("create", "op", "--role", "operator"),
+            "admin": ("create", "adm", "--role", "admin"),
+            "scoped": ("create", "a", "--role", "viewer", "--source", "nats/TEAM_A"),
+            "scoped admin": ("create", "b", "--role", "admin", "--type", "teama.>"),
+            "": ("rotate",),
+        }
+        # Each is a process of its own, and most of its time goes into starting.
+        with ThreadPoolExecutor(len(wanted)) as pool:
+            done = pool.map(lambda it: self.command(*it), wanted.values())
+        self.tokens = dict(zip(wanted, done, strict=True))
+        self.access_token = self.tokens.pop("")
+        for who in self.tokens:
+            # Each by itself: the file may have been read between one and another.
+            wait_until(lambda who=who: self.get("/api/session", who).status_code == 200, who)
+        self.sequences = {
+            it["sequence"]: THEIRS if THEIRS in json.dumps(it["data"]) else OURS
+            for it in self.get("/api/events?limit=100", "viewer").json()["events"]
+            if "marker" in json.dumps(it["data"])
+        }
+
+    def command(self, *arguments: str) -> str:
+        done = self.almenara.command("access", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def request(
+        self, method: str, path: str, who: str | None = None, **more: Any
+    ) -> httpx.Response:
+        headers = {**more.pop("headers", {})}
+        if who is not None:
+            headers["authorization"] = f"Bearer {self.tokens[who]}"
+        try:
+            return self.client.request(method, path, headers=headers, **more)
+        finally:
+            self.client.cookies.clear()
+
+    def get(self, path: str, who: str | None = None, **more: Any) -> httpx.Response:
+        return self.request("GET", path, who, **more)
+
+    def browser(self) -> httpx.Client:
+        """A browser that nobody signed in with."""
+        return httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=20)
+
+    def signed_in(self, token: str | None = None) -> tuple[httpx.Client, str]:
+        """A browser with a session, and what its forms hold."""
+        client = self.browser()
+        page = client.get("/sign-in")
+        csrf = re.search(r'name="csrf" value="([^"]+)"', page.text)
+        assert csrf is not None
+        done = client.post(
+            "/sign-in",
+            data={"csrf": csrf[1], "token": token or self.access_token, "next": "/events"},
+        )
+        assert done.status_code == 303, done.text
+        assert done.headers["location"] == "/events"
+        again = re.search(r'name="csrf" value="([^"]+)"', client.get("/account").text)
+        assert again is not None
+        return client, again[1]
+
+
+@contextmanager
+def watching(folder: Path) -> Iterator[Watched]:
+    """Almenara in token mode, with events of two teams."""
+    with NatsServer(folder / "nats") as server:
+        client = RawClient(server.port)
+        for team in ("TEAM_A", "TEAM_B"):
+            subject = team.lower().replace("_", "")
+            client.make_stream(team, f"{subject}.>")
+        running = Almenara(
+            folder / "almenara", server.url, AUTH__MODE="token",
+            AUTH__ATTEMPTS="10000", SERVER__WEBSOCKETS_PER_USER="4",
+            SERVER__REQUESTS_PER_SECOND="10000", SERVER__REQUEST_BURST="10000",
+        )  # fmt: skip
+        with running:
+            for team, marker in (("teama", OURS), ("teamb", THEIRS)):
+                for number in range(5):
+                    body = {"event_type": f"{team}.happened", "title": marker, "n": number,
+                            "correlation_id": f"corr-{marker}"}  # fmt: skip
+                    client.publish(f"{team}.x", json.dumps(body).encode())
+            probe = running.command("access", "create", "probe").stdout.strip()
+            headers = {"authorization": f"Bearer {probe}"}
+
+            def stored() -> bool:
+                answer = httpx.get(running.url + "/api/health", headers=headers)
+                return answer.status_code == 200 and answer.json()["events_stored"] >= 10
+
+            wait_until(stored, "the events of both teams")
+            found = Watched(running)
+            yield found
+            found.client.close()
+        client.close()
