@@ -3,7 +3,7 @@
 import re
 
 
-def pattern(text: str) -> re.Pattern[str] | None:
+def compile_pattern(text: str) -> re.Pattern[str] | None:
     """The expression of a NATS-like pattern; None for a plain name.
 
     Sources have parts between slashes as well: `nats/*` is every stream.

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from almenara.config import RedactionSettings
-from almenara.patterns import pattern
+from almenara.patterns import compile_pattern
 from almenara.signals import Event, Resource, Signal
 
 MASK: Final = "***"
@@ -23,7 +23,9 @@ class Redactor:
     def __init__(self, settings: RedactionSettings) -> None:
         self._names = tuple(tuple(_words(it)) for it in settings.keys if _words(it))
         self._spare = {
-            " ".join(_words(name)): [pattern(it) or re.compile(re.escape(it)) for it in texts]
+            " ".join(_words(name)): [
+                compile_pattern(it) or re.compile(re.escape(it)) for it in texts
+            ]
             for name, texts in settings.exclude.items()
         }
         joined = "|".join("[^a-z0-9]?".join(map(re.escape, it)) for it in self._names)

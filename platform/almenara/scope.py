@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Self
 
 import msgspec
 
-from almenara.patterns import pattern
+from almenara.patterns import compile_pattern
 from almenara.signals import Event, Resource, Signal
 
 ACCESS_LOG: Final = "almenara/access"
@@ -68,14 +68,14 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """Further rights there, `get pods/log`, each with the namespace in which it is had."""
 
     @property
-    def everything(self) -> bool:
+    def is_full(self) -> bool:
         """Whether nothing is kept back."""
-        return self is EVERYTHING or (
+        return self is FULL_SCOPE or (
             self.access_log and not self.guarded and Grant() in self.grants
         )
 
     @property
-    def unlimited(self) -> bool:
+    def sees_all_sources(self) -> bool:
         """Whether it keeps nothing back of what sources say."""
         return not self.guarded and Grant() in self.grants
 
@@ -84,7 +84,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         """What tells channels of different scopes apart; empty for everything."""
         return _key(self)
 
-    def given_on(self, wanted: Grant) -> list[Grant]:
+    def delegate(self, wanted: Grant) -> list[Grant]:
         """The grants of somebody else who is to see what `wanted` shows, and nothing that is not
         shown here; empty where that is nothing.
 
@@ -99,9 +99,9 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
             and not (guarded and any(_may_be(text, guarded) for text in it.sources or ("*",)))
         ]
 
-    def takes(self, signal: Signal) -> bool:
+    def permits(self, signal: Signal) -> bool:
         """Whether a signal may be seen."""
-        if self.everything:
+        if self.is_full:
             return True
         return _checks(self)(
             signal.origin,
@@ -110,20 +110,20 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
             functools.partial(labels_of, signal),
         )
 
-    def takes_named(self, origin: str, namespace: str) -> bool:
+    def permits_namespaced(self, origin: str, namespace: str) -> bool:
         """Whether something of a source may be seen of which only the namespace is known."""
-        if self.everything:
+        if self.is_full:
             return True
         return _checks(self)(origin, None, namespace, dict)
 
-    def allows(self, right: str, origin: str, namespace: str) -> bool:
+    def has_cluster_right(self, right: str, origin: str, namespace: str) -> bool:
         """Whether somebody has a right that something takes besides being seen."""
         guarded = any(_fits(it, origin) for text in self.guarded for it in _origins(text))
         return not guarded or (right, namespace) in self.rights
 
-    def source(self, name: str) -> Share:
+    def source_share(self, name: str) -> Share:
         """How much of a source may be seen."""
-        if self.everything:
+        if self.is_full:
             return "whole"
         found: Share = "none"
         for grant in self.grants:
@@ -140,7 +140,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
     def covers(self, other: Self) -> bool:
         """Whether all that the other shows is shown here too, as far as that can be told."""
-        if self.everything or self == other:
+        if self.is_full or self == other:
             return True
         return (
             (Grant() in self.grants or set(other.grants) <= set(self.grants))
@@ -156,8 +156,8 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-EVERYTHING: Final = Scope()
-NOTHING: Final = Scope(grants=(), access_log=False)
+FULL_SCOPE: Final = Scope()
+EMPTY_SCOPE: Final = Scope(grants=(), access_log=False)
 
 
 def namespace_of(signal: Signal) -> str:
@@ -179,7 +179,7 @@ def labels_of(signal: Signal) -> Mapping[str, str]:
     return {}
 
 
-def scope_of(
+def build_scope(
     grants: Iterable[Grant], *, access_log: bool, guarded: Iterable[str] = (),
     namespaces: Iterable[str] = (),
 ) -> Scope:  # fmt: skip
@@ -205,12 +205,12 @@ def _fits(text: str, name: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _expression(text: str) -> re.Pattern[str] | None:
-    return pattern(text)
+    return compile_pattern(text)
 
 
 @functools.lru_cache(maxsize=1024)
 def _key(scope: Scope) -> str:
-    if scope.everything:
+    if scope.is_full:
         return ""
     return hashlib.blake2b(msgspec.json.encode(scope), digest_size=12).hexdigest()
 

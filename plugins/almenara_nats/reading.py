@@ -13,16 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.signals import (
-    CloudEventError,
-    Event,
-    Severity,
-    from_binary,
-    from_structured,
-    is_structured,
-    parse_time,
-    severity_named,
-)
+from almenara.cloudevents import CloudEventError, from_binary, from_structured, is_structured
+from almenara.signals import Event, Severity, parse_severity, parse_time
 
 LONGEST_NAME: Final = 512
 """Characters of an id, type, subject or correlation; longer ones are cut and end in a hash."""
@@ -336,7 +328,7 @@ def _severity(
         if level is not None:
             return level
         try:
-            return severity_named(name)
+            return parse_severity(name)
         except ValueError as error:
             text = str(error)[:200]
             # A level may mean something else than severity, as in a game.

@@ -80,7 +80,7 @@ async def kept_for_an_hour(signals: Sequence[Signal], folder: Path) -> list[Sign
     async with EmbeddedBus(settings) as bus:
         await bus.publish(signals, "ray/kuberay")
     with contextlib.closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as database:
-        while retention.step(database, settings, Later().now()):
+        while retention.remove_step(database, settings, Later().now()):
             pass
         (left,) = database.execute("SELECT count(*) FROM observations").fetchone()
     assert left == 0

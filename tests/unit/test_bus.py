@@ -47,7 +47,7 @@ async def test_an_event_published_twice_is_kept_once_also_across_a_restart(tmp_p
         assert bus.counters.deduplicated == 2
     async with EmbeddedBus(settings) as bus:
         await bus.publish([event(1)], "x")
-        assert await History(bus).stored() == 2
+        assert await History(bus).count_stored() == 2
 
 
 async def test_ids_are_remembered_at_least_for_the_deduplication_window(tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ async def test_retention_removes_the_oldest_by_size_and_the_text_index_with_them
                 "x",
             )
         async with asyncio.timeout(20):
-            while (await bus.read(retention.bytes_held)) > settings.retention_size:
+            while (await bus.read(retention.used_bytes)) > settings.retention_size:
                 await asyncio.sleep(0.05)
         kept = await history.events(Filter(), limit=10_000)
         assert 0 < len(kept) < 5000
-        assert await history.stored() == len(kept)
+        assert await history.count_stored() == len(kept)
         assert [it.sequence for it in kept] == list(range(5000, 5000 - len(kept), -1))
         assert await history.count(Filter(text="w0")) == 0
         assert await history.count(Filter(text="w4999")) == 1
@@ -150,12 +150,12 @@ async def test_retention_removes_what_is_older_than_it_may_be(tmp_path: Path) ->
     async with EmbeddedBus(settings) as bus:
         await bus.publish([event(1), Sample(kind="k", name="n", metric="m", value=1)], "x")
         async with asyncio.timeout(10):
-            while await History(bus).stored():
+            while await History(bus).count_stored():
                 await asyncio.sleep(0.05)
         await bus.publish([event(1)], "x")
-        assert await History(bus).stored() == 0
+        assert await History(bus).count_stored() == 0
         await bus.publish([event(2)], "x")
-        assert await History(bus).stored() == 1
+        assert await History(bus).count_stored() == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
@@ -181,12 +181,12 @@ async def test_a_full_disk_holds_publishers_back_and_recovers_by_itself(tmp_path
 
             publishing = asyncio.create_task(publish_much())
             async with asyncio.timeout(30):
-                while bus.full is None:
+                while bus.write_problem is None:
                     await asyncio.sleep(0.01)
-            assert "is full" in bus.full
+            assert "is full" in bus.write_problem
             held = -1
             async with asyncio.timeout(30):
-                while held != acknowledged or bus.full is None:
+                while held != acknowledged or bus.write_problem is None:
                     held = acknowledged
                     await asyncio.sleep(0.5)
             assert held < 12_000
@@ -197,8 +197,8 @@ async def test_a_full_disk_holds_publishers_back_and_recovers_by_itself(tmp_path
             assert await larger.wait() == 0
             async with asyncio.timeout(60):
                 await publishing
-            assert bus.full is None
-            assert await History(bus).stored() == 12_000
+            assert bus.write_problem is None
+            assert await History(bus).count_stored() == 12_000
     finally:
         await (await asyncio.create_subprocess_exec("umount", "-l", str(disk))).wait()
 
@@ -274,7 +274,7 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_i
     connection.close()
     async with EmbeddedBus(settings) as bus:
         await bus.publish([event(2), Resource(kind="pod", name="x")], "cluster")
-        assert await History(bus).stored() == 2
+        assert await History(bus).count_stored() == 2
         assert await bus.known_resources("cluster") == [("pod", "", "x")]
 
 
@@ -285,7 +285,7 @@ async def test_history_reads_what_is_stored_before_its_subscribers_were_told(
         history = History(bus)
         publishing = asyncio.create_task(bus.publish([event(1), event(2)], "x"))
         await asyncio.sleep(0)
-        while (stored := await history.stored()) == 0:
+        while (stored := await history.count_stored()) == 0:
             pass
         assert stored == await history.last_sequence() == 2
         await publishing

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 from almenara.config import ServerSettings
-from almenara.scope import EVERYTHING
+from almenara.scope import FULL_SCOPE
 from almenara.security.auth_context import AuthContext
 from almenara.security.connections import Open, OpenPages
 from almenara.security.identity import Identity, Person, Role
@@ -12,7 +12,7 @@ from almenara.security.identity import Identity, Person, Role
 
 def ticket(subject: str) -> AuthContext:
     person = Person(name=subject, subject=subject)
-    return AuthContext(identity=Identity(person=person, role=Role.VIEWER, scope=EVERYTHING))
+    return AuthContext(identity=Identity(person=person, role=Role.VIEWER, scope=FULL_SCOPE))
 
 
 def test_the_pages_of_a_user_and_of_an_address_are_counted_without_looking_at_all() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from almenara.bus import codec
 from almenara.config import ProxySettings, Secret
 from almenara.history.queries import _visible
-from almenara.scope import EVERYTHING, NOTHING, Grant, Scope, scope_of
+from almenara.scope import EMPTY_SCOPE, FULL_SCOPE, Grant, Scope, build_scope
 from almenara.security.proxy_headers import Proxying
 from almenara.security.request import Refused, RequestInfo
 from almenara.signals import Event
@@ -39,7 +39,7 @@ grants = st.builds(
     labels=st.sampled_from([(), (("app", "web"),), (("app", "web"), ("team", "a"))]),
 )
 scopes = st.builds(
-    scope_of,
+    build_scope,
     st.lists(grants, max_size=3),
     access_log=st.booleans(),
     guarded=several("kubernetes"),
@@ -79,54 +79,54 @@ def test_the_history_and_the_live_pages_agree_on_what_a_scope_shows(
     where = " AND ".join(conditions) or "1"
     found = connection.execute(f"SELECT 1 FROM events e WHERE {where}", parameters).fetchall()
     connection.close()
-    assert bool(found) is scope.takes(event)
+    assert bool(found) is scope.permits(event)
 
 
 @given(scopes, scopes, events)
 def test_what_covers_another_shows_all_that_it_shows(
     one: Scope, other: Scope, event: Event
 ) -> None:
-    if one.covers(other) and other.takes(event):
-        assert one.takes(event)
+    if one.covers(other) and other.permits(event):
+        assert one.permits(event)
     if one.key == other.key:
-        assert one.takes(event) is other.takes(event)
+        assert one.permits(event) is other.permits(event)
 
 
 @given(scopes, grants, events)
 def test_what_is_given_on_shows_what_was_wanted_and_nothing_that_the_giver_does_not_see(
     scope: Scope, wanted: Grant, event: Event
 ) -> None:
-    given_on = scope_of(scope.given_on(wanted), access_log=False)
-    if given_on.takes(event):
-        assert scope.takes(event)
-        assert Scope(grants=(wanted,), access_log=False).takes(event)
+    given_on = build_scope(scope.delegate(wanted), access_log=False)
+    if given_on.permits(event):
+        assert scope.permits(event)
+        assert Scope(grants=(wanted,), access_log=False).permits(event)
     if not scope.guarded and Grant() in scope.grants:
         assert wanted in given_on.grants
 
 
 def test_a_part_of_what_somebody_sees_can_be_given_on() -> None:
     team = Grant(sources=("nats",), types=("planning.>",), namespaces=("payments-*",))
-    scope = scope_of([team], access_log=True)
-    assert scope.given_on(Grant()) == [team]
+    scope = build_scope([team], access_log=True)
+    assert scope.delegate(Grant()) == [team]
     part = Grant(sources=("nats/A",), types=("planning.x",), namespaces=("payments-eu",))
-    assert scope.given_on(part) == [part]
+    assert scope.delegate(part) == [part]
     for beyond in (
         Grant(sources=("http",)), Grant(types=(">",)), Grant(types=("planning.x", "agent.done")),
         Grant(namespaces=("payments",)), Grant(sources=(">",)), Grant(types=("plan*",)),
     ):  # fmt: skip
-        assert scope.given_on(beyond) == []
-    mine = scope_of([Grant()], access_log=True, guarded=["kubernetes"], namespaces=["payments"])
-    assert mine.given_on(Grant(sources=("nats",))) == [Grant(sources=("nats",))]
+        assert scope.delegate(beyond) == []
+    mine = build_scope([Grant()], access_log=True, guarded=["kubernetes"], namespaces=["payments"])
+    assert mine.delegate(Grant(sources=("nats",))) == [Grant(sources=("nats",))]
     mixed = ("kubernetes/eu", "nats")
     for beyond in (Grant(), Grant(sources=("kubernetes",)), Grant(sources=mixed),
                    Grant(namespaces=("payments",)), Grant(sources=("*",))):  # fmt: skip
-        assert mine.given_on(beyond) == []
+        assert mine.delegate(beyond) == []
 
 
 @given(events)
 def test_everything_shows_all_and_nothing_none(event: Event) -> None:
-    assert EVERYTHING.takes(event)
-    assert not NOTHING.takes(event)
+    assert FULL_SCOPE.permits(event)
+    assert not EMPTY_SCOPE.permits(event)
 
 
 SECRET = "of-the-proxy-and-nobody-else"

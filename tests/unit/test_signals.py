@@ -5,18 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from almenara.signals import (
+from almenara.cloudevents import (
     CloudEventError,
-    Event,
-    Severity,
-    format_time,
     from_binary,
     from_structured,
-    parse_time,
-    severity_named,
     to_binary,
     to_structured,
 )
+from almenara.signals import Event, Severity, format_time, parse_severity, parse_time
 
 EVENT = Event(
     id="1",
@@ -72,6 +68,6 @@ def test_every_moment_of_the_calendar_is_written_and_read_back(moment: int) -> N
 
 
 def test_severities_go_by_their_opentelemetry_names() -> None:
-    assert severity_named(" warn ") is Severity.WARN
+    assert parse_severity(" warn ") is Severity.WARN
     with pytest.raises(ValueError, match="DEBUG, INFO, WARN, ERROR, FATAL"):
-        severity_named("bad")
+        parse_severity("bad")

@@ -20,7 +20,7 @@ from almenara.live.log_feed import LogFeeds
 from almenara.panels.panel import View
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Frame, Renderer
-from almenara.scope import EVERYTHING, Grant, Scope
+from almenara.scope import FULL_SCOPE, Grant, Scope
 from almenara.sdk import NotFound
 from almenara.state.resources import Resources
 from almenara.supervisor import Supervisor
@@ -111,7 +111,7 @@ class Screen:
         found = [it.split("<")[0] for it in self.text.split('class="text">')[1:]]
         return found[-PANEL.query.limit :]  # type: ignore[union-attr]
 
-    async def look(self, scope: Scope = EVERYTHING) -> None:
+    async def look(self, scope: Scope = FULL_SCOPE) -> None:
         await self.channels.join(self.outbox, [self.panel], None, scope)
 
 
@@ -252,7 +252,7 @@ async def test_a_log_is_for_who_has_the_right_that_it_takes_where_it_belongs(
         (in_cluster, "c", "not among what you may see"),
         (in_cluster, "nowhere", "there is no nowhere"),
         (other_source, "a", "not among what you may see"),
-        (EVERYTHING, "b", "first"),
+        (FULL_SCOPE, "b", "first"),
         (Scope(access_log=False), "b", "first"),
     ):
         screen = Screen(channels, f"p.log?name={name}")

@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from almenara.errors import Unavailable
 from almenara.signals import Signal
 
 T = TypeVar("T")
@@ -18,7 +19,7 @@ class Record(msgspec.Struct, frozen=True):
     signal: Signal
 
 
-class BusClosedError(RuntimeError):
+class BusClosedError(Unavailable):
     """The bus has been closed; nothing of the batch was kept."""
 
 
@@ -54,7 +55,7 @@ class Bus(Protocol):
         """The highest sequence given so far; 0 for an empty log."""
 
     @property
-    def full(self) -> str | None:
+    def write_problem(self) -> str | None:
         """Why nothing can be written at the moment, and what to do; None while all is well."""
 
     async def publish(self, batch: Sequence[Signal], origin: str) -> None:

@@ -12,7 +12,7 @@ PAGES: Final = 4096
 """Pages copied in one step; between two the writer has its turn."""
 
 
-def copy_bus(folder: Path, target: Path) -> int:
+def copy_database(folder: Path, target: Path) -> int:
     """Copy the database of `folder` to the new file `target`; the events in the copy.
 
     The bus may be in use: the copy is as of one moment, and holds every event that was durable

@@ -42,7 +42,7 @@ class EmbeddedBus:
         self._reserve = Reserve(settings.dir / RESERVE, settings.reserve)
         self._names = codec.Names()
         self._last_sequence = 0
-        self._full: str | None = None
+        self._write_problem: str | None = None
         self._queue: queue.SimpleQueue[Submission | StateWrite | None] = queue.SimpleQueue()
         self._tail: deque[Record] = deque()
         self._tail_floor = 0
@@ -85,8 +85,8 @@ class EmbeddedBus:
         return self._last_sequence
 
     @property
-    def full(self) -> str | None:
-        return self._full
+    def write_problem(self) -> str | None:
+        return self._write_problem
 
     async def publish(self, batch: Sequence[Signal], origin: str) -> None:
         if not batch:
@@ -207,12 +207,12 @@ class EmbeddedBus:
         advanced, self._advanced = self._advanced, asyncio.Event()
         advanced.set()
 
-    def _say_full(self, reason: str | None) -> None:
-        if reason is not None and self._full is None:
+    def _report_write_problem(self, reason: str | None) -> None:
+        if reason is not None and self._write_problem is None:
             log.error("the bus cannot write", reason=reason)
-        elif reason is None and self._full is not None:
+        elif reason is None and self._write_problem is not None:
             log.info("the bus writes again")
-        self._full = reason
+        self._write_problem = reason
 
     def _work(self, opened: "asyncio.Future[int]") -> None:
         call = self._loop.call_soon_threadsafe
@@ -274,12 +274,12 @@ class EmbeddedBus:
                 records = writer.write(group)
             except sqlite3.Error as error:
                 failed = True
-                call(self._say_full, describe_write_error(error, self.settings.dir))
+                call(self._report_write_problem, describe_write_error(error, self.settings.dir))
             else:
                 call(self._announce, group, records, time.perf_counter() - start)
                 if failed:
                     self._reserve.take()
-                    call(self._say_full, None)
+                    call(self._report_write_problem, None)
                 return
             if not self._wait_for_space(writer):
                 closed = BusClosedError("the bus was closed while it could not write")
@@ -300,9 +300,9 @@ class EmbeddedBus:
         """One step of retention; how many signals went. Trouble with the disk is left to writing,
         which has somebody to tell."""
         try:
-            removed = retention.step(writer.connection, self.settings, now())
-            retention.give_back(writer.connection)
-            if self._full is not None:
+            removed = retention.remove_step(writer.connection, self.settings, now())
+            retention.release_pages(writer.connection)
+            if self._write_problem is not None:
                 writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
             log.warning("retention could not remove signals", reason=str(error))

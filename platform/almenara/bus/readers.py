@@ -14,13 +14,14 @@ import msgspec
 
 from almenara.bus import BusClosedError
 from almenara.bus.schema import connect
+from almenara.errors import LimitExceeded
 
 OPCODES_BETWEEN_CHECKS: Final = 20_000
 
 T = TypeVar("T")
 
 
-class QueryTooSlowError(TimeoutError):
+class QueryTooSlowError(LimitExceeded):
     """A query took longer than it may; the text says what to do."""
 
 

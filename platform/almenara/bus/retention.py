@@ -14,7 +14,7 @@ VACUUM_PAGES: Final = 512
 SECOND: Final = 1_000_000
 
 
-def bytes_held(connection: sqlite3.Connection) -> int:
+def used_bytes(connection: sqlite3.Connection) -> int:
     """Bytes of the database that hold something; free pages do not count."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
@@ -30,7 +30,7 @@ def sequence_at(connection: sqlite3.Connection, time: int) -> int:
     return int(found[0]) if found else 0
 
 
-def step(connection: sqlite3.Connection, settings: StorageSettings, time: int) -> int:
+def remove_step(connection: sqlite3.Connection, settings: StorageSettings, time: int) -> int:
     """Remove at most one step of what should go at `time`; how many signals went."""
     limit = settings.retention_step
     outdated = time - int(settings.retention_age * SECOND)
@@ -40,12 +40,12 @@ def step(connection: sqlite3.Connection, settings: StorageSettings, time: int) -
     if removed := _remove_observations(connection, sequence_at(connection, observed), limit):
         return removed
     connection.execute("DELETE FROM clock WHERE time < ?", (outdated,))
-    if bytes_held(connection) > settings.retention_size:
+    if used_bytes(connection) > settings.retention_size:
         return _remove_oldest(connection, limit)
     return 0
 
 
-def give_back(connection: sqlite3.Connection) -> None:
+def release_pages(connection: sqlite3.Connection) -> None:
     """Return some free pages to the file system."""
     connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
 

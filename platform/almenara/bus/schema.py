@@ -5,6 +5,8 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from almenara.errors import AlmenaraError
+
 VERSION: Final = 3
 
 KNOWN_RESOURCES: Final = """
@@ -66,7 +68,7 @@ INDEXED_DATA: Final = r"replace(replace(data, '\n', '  '), '\t', '  ')"
 """The text of `data` that is searched: JSON's escapes for line ends would stick to the words."""
 
 
-class SchemaTooNewError(RuntimeError):
+class SchemaTooNewError(AlmenaraError):
     """A newer Almenara wrote this database; the text says which file and what to do."""
 
 

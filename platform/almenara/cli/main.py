@@ -259,11 +259,11 @@ def build(plugins: PluginRegistry) -> click.RichGroup:
         To restore, stop Almenara, put the copy in the place of `almenara.db` in storage.dir, remove
         `almenara.db-wal` and `almenara.db-shm` there, and start it.
         """
-        from almenara.bus.backup import copy_bus
+        from almenara.bus.backup import copy_database
 
         merged(context, config=config)
         try:
-            events = copy_bus(read_settings(context).storage.dir, file)
+            events = copy_database(read_settings(context).storage.dir, file)
         except (OSError, sqlite3.Error) as error:
             raise Failure(f"The bus was not copied: {error}") from None
         click.echo(f"{file} holds {events} events.")

@@ -8,8 +8,8 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from almenara.patterns import pattern as pattern
-from almenara.signals import Event, Severity, format_time, now, parse_time, severity_named
+from almenara.patterns import compile_pattern
+from almenara.signals import Event, Severity, format_time, now, parse_severity, parse_time
 
 WORD: Final = re.compile(r'"([^"]*)"|(\S+)')
 TOKEN: Final = re.compile(r"[^\W_]+", re.UNICODE)
@@ -55,7 +55,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             if value and value != ">":
                 values[name] = value
         if severity := query.get("severity", "").strip():
-            values["severity"] = severity_named(severity)
+            values["severity"] = parse_severity(severity)
         for name in ("since", "until"):
             if value := query.get(name, "").strip():
                 values[name] = _moment(name, value)
@@ -91,11 +91,11 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             return checks[0]
         return lambda event: all(check(event) for check in checks)
 
-    def plain(self) -> tuple[str, str] | None:
+    def exact_match(self) -> tuple[str, str] | None:
         """A part of it that is no pattern, and the name that all wanted events have there."""
         for name in ("correlation", "subject", "type", "source", "origin"):
             text = getattr(self, name)
-            if text is not None and (name == "correlation" or pattern(text) is None):
+            if text is not None and (name == "correlation" or compile_pattern(text) is None):
                 return name, text
         return None
 
@@ -163,7 +163,7 @@ def _checks(wanted: Filter) -> tuple[Callable[[Event], bool], ...]:
 
 
 def _pattern_check(name: str, text: str) -> Callable[[Event], bool]:
-    expression = pattern(text)
+    expression = compile_pattern(text)
     if expression is None:
         return lambda event: getattr(event, name) == text
     return lambda event: expression.fullmatch(getattr(event, name)) is not None

@@ -9,8 +9,9 @@ from typing import Any, Final, Self
 import msgspec
 
 from almenara.bus import Readable, Record, codec
-from almenara.history.filter import Filter, pattern, phrases
-from almenara.scope import ACCESS_LOG, EVERYTHING, LABELS, NAMESPACE, Scope
+from almenara.history.filter import Filter, phrases
+from almenara.patterns import compile_pattern
+from almenara.scope import ACCESS_LOG, FULL_SCOPE, LABELS, NAMESPACE, Scope
 from almenara.signals import Severity
 
 BRANCHES: Final = 24
@@ -54,7 +55,7 @@ class Plan(msgspec.Struct):
 class History:
     """Events by filter, page and time bucket, as far as a scope shows them."""
 
-    def __init__(self, log: Readable, scope: Scope = EVERYTHING) -> None:
+    def __init__(self, log: Readable, scope: Scope = FULL_SCOPE) -> None:
         self._log = log
         self._names = codec.Names()
         self._scope = scope
@@ -160,9 +161,9 @@ class History:
         scope = self._scope
         return await self._log.read(lambda connection: _distinct(connection, "type", scope))
 
-    async def stored(self) -> int:
+    async def count_stored(self) -> int:
         """How many events are stored."""
-        if not self._scope.everything:
+        if not self._scope.is_full:
             return await self.count(Filter())
 
         def query(connection: sqlite3.Connection) -> int:
@@ -282,8 +283,8 @@ def _plan(
 
 
 def _visible(connection: sqlite3.Connection, scope: Scope) -> tuple[list[str], list[Any]]:
-    """The conditions of a scope, the same that `Scope.takes` looks at, and their parameters."""
-    if scope.everything:
+    """The conditions of a scope, the same that `Scope.permits` looks at, and their parameters."""
+    if scope.is_full:
         return [], []
     granted: list[str] = []
     parameters: list[Any] = []
@@ -331,7 +332,8 @@ def _all_numbers(connection: sqlite3.Connection, texts: Iterable[str]) -> str:
 def _expression(texts: Iterable[str]) -> str:
     """One expression for several names and patterns, that never matches the empty name."""
     parts = [
-        re.escape(text) if (found := pattern(text)) is None else found.pattern for text in texts
+        re.escape(text) if (found := compile_pattern(text)) is None else found.pattern
+        for text in texts
     ]
     return f"(?=.)(?:{'|'.join(parts)})"
 
@@ -348,7 +350,7 @@ def match_expression(text: str) -> str:
 
 
 def _numbers(connection: sqlite3.Connection, text: str) -> list[int]:
-    expression = pattern(text)
+    expression = compile_pattern(text)
     if expression is None:
         found = connection.execute("SELECT number FROM names WHERE text = ?", (text,))
         return [number for (number,) in found]
@@ -364,7 +366,7 @@ def _add_names(names: dict[str, list[int]], conditions: list[str], parameters: l
 
 
 def _add_subject(text: str, conditions: list[str], parameters: list[Any]) -> None:
-    expression = pattern(text)
+    expression = compile_pattern(text)
     if expression is None:
         conditions.append("e.subject = ?")
         parameters.append(text)
@@ -395,7 +397,7 @@ def _clamped(value: int) -> int:
 
 
 def _distinct(connection: sqlite3.Connection, column: str, scope: Scope) -> list[str]:
-    if not scope.everything:
+    if not scope.is_full:
         conditions, parameters = _visible(connection, scope)
         found = connection.execute(
             f"SELECT DISTINCT n.text FROM events e NOT INDEXED"  # nosec B608 # constant fragments, bound values

@@ -195,7 +195,7 @@ class EventChannel(Channel):
 
     @property
     def named(self) -> tuple[str, str] | None:
-        found: tuple[str, str] | None = self.filter.plain()
+        found: tuple[str, str] | None = self.filter.exact_match()
         return found
 
     @property
@@ -218,7 +218,7 @@ class EventChannel(Channel):
                 record.sequence > self._newest
                 and isinstance(record.signal, Event)
                 and matches(record.signal)
-                and self.view.scope.takes(record.signal)
+                and self.view.scope.permits(record.signal)
             ):
                 self._newest = record.sequence
                 self._new.append(record)

@@ -14,7 +14,7 @@ from almenara.live.outbox import GOING_AWAY, TOO_SLOW, Counters, Outbox, Peer
 from almenara.live.routing import SignalRouter
 from almenara.panels.panel import Choice, Panel, View
 from almenara.panels.renderer import Frame, Renderer
-from almenara.scope import EVERYTHING, Scope
+from almenara.scope import FULL_SCOPE, Scope
 
 log = structlog.get_logger(__name__)
 
@@ -139,7 +139,7 @@ class Hub:
         return outbox
 
     def named(
-        self, names: Iterable[str], scope: Scope = EVERYTHING
+        self, names: Iterable[str], scope: Scope = FULL_SCOPE
     ) -> list[tuple[str, Panel, Choice]]:
         """What `events?severity=ERROR` and the like ask for.
 
@@ -166,7 +166,7 @@ class Hub:
         outbox: Outbox,
         names: Iterable[str],
         after: int | None,
-        scope: Scope = EVERYTHING,
+        scope: Scope = FULL_SCOPE,
     ) -> None:
         """Make the outbox one of those that get these channels, from a snapshot on.
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from almenara.history import Filter
-from almenara.history.filter import pattern
 from almenara.hookspecs import ResourceQuery
 from almenara.panels.panel import View
+from almenara.patterns import compile_pattern
 from almenara.signals import Event, Resource
 
 
@@ -14,14 +14,14 @@ def fits(wanted: str, found: str) -> bool:
     """Whether a name is the wanted one, or matches it as a pattern; empty fits all."""
     if not wanted or wanted == found or wanted == ">":
         return True
-    expression: re.Pattern[str] | None = pattern(wanted)
+    expression: re.Pattern[str] | None = compile_pattern(wanted)
     return expression is not None and expression.fullmatch(found) is not None
 
 
 def resources(view: View, asked: ResourceQuery) -> list[Resource]:
     """The resources that a query asks for, by kind, namespace and name, without its limit."""
     namespace, name = asked.namespace, asked.name
-    plain = pattern(namespace) is None
+    plain = compile_pattern(namespace) is None
     found = [
         resource
         for kind in view.resources.kinds()

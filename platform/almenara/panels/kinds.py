@@ -258,10 +258,12 @@ def opened(view: View, plugin: str, asked: Any, chosen: Any) -> LogFeed:
     values = {name: text for name, text in chosen.to_query().items() if name != "text"}
     tail = view.feeds.known(plugin, asked.stream)
     place = access_for(plugin, tail, values)
-    if not view.scope.takes_named(place.source, place.namespace):
+    if not view.scope.permits_namespaced(place.source, place.namespace):
         raise NotFound("this is not among what you may see")
     right = place.right
-    if right is not None and not view.scope.allows(str(right), place.source, place.namespace):
+    if right is not None and not view.scope.has_cluster_right(
+        str(right), place.source, place.namespace
+    ):
         raise NotFound(
             f"it takes the right to `{right}` in the namespace {place.namespace}, which you do not"
             " have in the cluster"
@@ -457,7 +459,7 @@ Points = list[tuple[int, float]]
 
 def _lines(asked: SampleQuery, view: View, chosen: Selection) -> list[tuple[Resource, Points]]:
     found = []
-    for resource in view.resources.sampled(asked.metric):
+    for resource in view.resources.with_metric(asked.metric):
         wanted = (
             fits(asked.kind, resource.kind)
             and fits(asked.namespace, resource.namespace)

@@ -15,7 +15,7 @@ from almenara.hookspecs import Filter as FilterField
 from almenara.hookspecs import LogQuery
 from almenara.live.log_feed import LogFeeds
 from almenara.panels.renderer import Renderer
-from almenara.scope import EVERYTHING, Scope
+from almenara.scope import FULL_SCOPE, Scope
 from almenara.signals import Event
 from almenara.state.resources import Resources
 from almenara.supervisor import SourceState
@@ -37,7 +37,7 @@ class VisibleSources:
         """Those of which anything may be seen; of one seen in part, not how much it says."""
         found = []
         for state in self.sources.states():
-            share = self.scope.source(state.name)
+            share = self.scope.source_share(state.name)
             if share == "whole":
                 found.append(state)
             elif share == "part":
@@ -62,11 +62,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     supervisor: Sources
     settings: PanelSettings
     feeds: LogFeeds
-    scope: Scope = EVERYTHING
+    scope: Scope = FULL_SCOPE
 
     def within(self, scope: Scope) -> Self:
         """The same as somebody with that scope may see it."""
-        if scope.everything:
+        if scope.is_full:
             return self
         return msgspec.structs.replace(
             self,

@@ -59,9 +59,9 @@ async def prepare_numbers(view: View, chosen: Filter) -> Mapping[str, Any]:
         "errors": errors,
         "counted": COUNTED,
         "errors_link": events_link(severity=Severity.ERROR, since=hour_ago),
-        "stored": await view.history.stored(),
+        "stored": await view.history.count_stored(),
         "troubled": troubled,
-        "full": view.bus.full,
+        "full": view.bus.write_problem,
     }
 
 
@@ -97,7 +97,7 @@ async def prepare_sources(view: View, chosen: Filter) -> Mapping[str, Any]:
             }
             for state in view.supervisor.states()
         ],
-        "full": view.bus.full,
+        "full": view.bus.write_problem,
     }
 
 

@@ -10,7 +10,7 @@ import structlog
 from almenara.bus import Bus
 from almenara.config import Settings
 from almenara.hookspecs import ClusterRight
-from almenara.scope import EVERYTHING
+from almenara.scope import FULL_SCOPE
 from almenara.security import tokens as api_tokens
 from almenara.security.audit import Audit
 from almenara.security.auth_context import AuthContext, Provider, Renewal
@@ -494,4 +494,4 @@ class ReviewedAgain:
 
 def _holder_of_all() -> Identity:
     person = Person(name="access token", subject="token", shared=True)
-    return Identity(person=person, role=Role.ADMIN, scope=EVERYTHING)
+    return Identity(person=person, role=Role.ADMIN, scope=FULL_SCOPE)

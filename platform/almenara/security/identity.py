@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from almenara.config import AuthSettings, GrantSettings, RoleSettings
-from almenara.scope import EVERYTHING, Grant, Scope, scope_of
+from almenara.scope import FULL_SCOPE, Grant, Scope, build_scope
 
 EVERYBODY: Final = "*"
 
@@ -69,7 +69,7 @@ def grant_of(settings: GrantSettings) -> Grant:
 
 def in_role(role: Role, grants: Iterable[Grant]) -> Scope:
     """What somebody in a role sees of what these grants show: the access log is for operators."""
-    return scope_of(grants, access_log=role >= Role.OPERATOR)
+    return build_scope(grants, access_log=role >= Role.OPERATOR)
 
 
 def identity_of(person: Person, settings: AuthSettings) -> Identity | None:
@@ -104,5 +104,5 @@ def _is_for(settings: RoleSettings, person: Person) -> bool:
 
 def everybody(role: Role) -> Identity:
     """Who is there where nobody signs in."""
-    scope = EVERYTHING if role >= Role.OPERATOR else in_role(role, [Grant()])
+    scope = FULL_SCOPE if role >= Role.OPERATOR else in_role(role, [Grant()])
     return Identity(person=NOBODY_IN_PARTICULAR, role=role, scope=scope)

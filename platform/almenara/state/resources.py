@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from almenara.bus import Bus, Readable, Record
 from almenara.bus.codec import latest_observations
-from almenara.scope import EVERYTHING, Scope, namespace_of
+from almenara.scope import FULL_SCOPE, Scope, namespace_of
 from almenara.signals import Resource, Sample
 
 SAMPLES_KEPT: Final = 120
@@ -56,7 +56,7 @@ class Resources:
 
     def __init__(self) -> None:
         self.sequence = 0
-        self._scope = EVERYTHING
+        self._scope = FULL_SCOPE
         self._sampled_by: dict[Key, str] = {}
         """The origin of the last sample of each key."""
         self._kinds: dict[str, dict[Key, Resource]] = defaultdict(dict)
@@ -120,12 +120,12 @@ class Resources:
 
     def kinds(self) -> list[str]:
         """The kinds there are, sorted."""
-        if self._scope.everything:
+        if self._scope.is_full:
             return sorted(kind for kind, found in self._kinds.items() if found)
         return sorted(
             kind
             for kind, found in self._kinds.items()
-            if any(map(self._scope.takes, found.values()))
+            if any(map(self._scope.permits, found.values()))
         )
 
     def all(self) -> list[Resource]:
@@ -141,14 +141,14 @@ class Resources:
         if namespace:
             first = bisect_left(keys, (kind, namespace, ""))
             keys = keys[first : bisect_left(keys, (kind, namespace + "\0", ""))]
-        if self._scope.everything:
+        if self._scope.is_full:
             return [found[key] for key in keys]
-        return [it for key in keys if self._scope.takes(it := found[key])]
+        return [it for key in keys if self._scope.permits(it := found[key])]
 
     def get(self, kind: str, namespace: str, name: str) -> Resource | None:
         """One resource, or None."""
         found = self._kinds.get(kind, {}).get((kind, namespace, name))
-        return found if found is not None and self._scope.takes(found) else None
+        return found if found is not None and self._scope.permits(found) else None
 
     def _known(self, key: Key) -> Resource:
         """The resource of a key or, where samples alone tell of it, its names and origin."""
@@ -157,7 +157,7 @@ class Resources:
         )
 
     def _visible(self, key: Key) -> bool:
-        return self._scope.everything or self._scope.takes(self._known(key))
+        return self._scope.is_full or self._scope.permits(self._known(key))
 
     def series(self, kind: str, namespace: str, name: str, metric: str) -> list[tuple[int, float]]:
         """Time and value of the last samples of a metric, oldest first."""
@@ -165,7 +165,7 @@ class Resources:
         series = self._series.get(metric, {}).get(key)
         return series.points() if series is not None and self._visible(key) else []
 
-    def sampled(self, metric: str) -> list[Resource]:
+    def with_metric(self, metric: str) -> list[Resource]:
         """What there are samples of a metric of, by kind, namespace and name.
 
         Where a source told samples of something and never the thing itself, only its names are in

@@ -13,7 +13,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 
 from almenara.panels.panel import View
-from almenara.scope import NOTHING
+from almenara.scope import EMPTY_SCOPE
 from almenara.security.auth_context import AuthContext
 from almenara.security.identity import Role
 from almenara.security.request import Refused, RequestInfo
@@ -70,7 +70,7 @@ def asking_of(connection: Connection) -> RequestInfo:
 def seen(services: Services, connection: Connection) -> View:
     """What there is to see for who makes a request."""
     ticket = ticket_of(connection)
-    return services.hub.view.within(NOTHING if ticket is None else ticket.identity.scope)
+    return services.hub.view.within(EMPTY_SCOPE if ticket is None else ticket.identity.scope)
 
 
 async def permit(connection: Connection, handler: BaseRouteHandler) -> None:
@@ -91,7 +91,7 @@ async def permit(connection: Connection, handler: BaseRouteHandler) -> None:
             raise NotSignedInError("Sign in first.")
         if ticket.identity.role < rule[NEEDS]:
             raise NotAllowedError(f"This takes the role {rule[NEEDS].name.lower()}.")
-        if rule.get("unlimited") and not ticket.identity.scope.unlimited:
+        if rule.get("unlimited") and not ticket.identity.scope.sees_all_sources:
             raise NotAllowedError("This is for who sees all sources.")
     if isinstance(connection, Request) and connection.method not in SAFE and rule.get("csrf", True):
         await _check_meant(connection, ticket)

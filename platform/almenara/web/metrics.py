@@ -64,7 +64,7 @@ class ServiceMetrics(Collector):
             ("almenara_bus_last_commit_seconds", "Length of the last transaction.",
              bus.last_commit_seconds),
             ("almenara_bus_full", "1 while the bus cannot write.",
-             float(self.bus.full is not None)),
+             float(self.bus.write_problem is not None)),
             ("almenara_websocket_clients", "Browsers connected.", channels.clients),
             ("almenara_channels", "Channels that somebody looks at.", len(channels)),
             ("almenara_loop_lag_seconds", "How late the event loop ran last.", lag.last),

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.signals import Event, to_structured
+from almenara.cloudevents import to_structured
+from almenara.signals import Event
 
 SHOWN_TEXT: Final = 96 * 1024
 SHOWN_BYTES: Final = 4 * 1024

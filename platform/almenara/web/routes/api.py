@@ -392,16 +392,16 @@ async def health(request: Request[Any, Any, Any], services: NamedDependency[Serv
     """How Almenara fares. Always 200: read `status`, or ask `/readyz`."""
     view = seen(services, request)
     states = view.supervisor.states()
-    well = services.bus.full is None and all(it.status == "running" for it in states)
+    well = services.bus.write_problem is None and all(it.status == "running" for it in states)
     return Health(
         status="ok" if well else "degraded",
         version=services.version,
         started=written(services.started),
         sources={it.name: it.status for it in states},
         subscribers=services.hub.clients,
-        events_stored=await view.history.stored(),
+        events_stored=await view.history.count_stored(),
         last_sequence=services.bus.last_sequence,
-        bus_full=services.bus.full,
+        bus_full=services.bus.write_problem,
     )
 
 

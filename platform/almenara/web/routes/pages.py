@@ -319,7 +319,7 @@ async def sources(request: PageRequest, services: NamedDependency[Services]) -> 
         "sources_page.html",
         {
             "panels": await drawn(services, view, SOURCES, Filter()),
-            "plugins": services.plugins() if view.scope.unlimited else (),
+            "plugins": services.plugins() if view.scope.sees_all_sources else (),
         },
         name="sources",
         title="Sources",

@@ -266,7 +266,7 @@ def _ticket(request: PageRequest) -> AuthContext:
 def told(identity: Identity) -> list[str]:
     """What somebody sees, in words."""
     scope = identity.scope
-    lines = ["everything"] if scope.unlimited else [_told(it) for it in scope.grants]
+    lines = ["everything"] if scope.sees_all_sources else [_told(it) for it in scope.grants]
     if scope.guarded:
         where = ", ".join(it or "the cluster itself" for it in scope.namespaces) or "none"
         lines.append(f"of {', '.join(scope.guarded)}: the namespaces {where}")
@@ -384,7 +384,7 @@ async def make_token(request: PageRequest, services: NamedDependency[Services]) 
         types=_words(form.get("types")),
         namespaces=_words(form.get("namespaces")),
     )
-    grants = ticket.identity.scope.given_on(grant)
+    grants = ticket.identity.scope.delegate(grant)
     if not grants:
         # An admin of a part would otherwise see the rest with a token of their own making.
         return await _account(request, services, problem=BEYOND)
