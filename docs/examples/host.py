@@ -24,11 +24,14 @@ import almenara
 from almenara.hookspecs import (
     Column,
     EventQuery,
+    EventsPanel,
+    NumberPanel,
     Panel,
     Publish,
     ResourceQuery,
     SampleQuery,
     SourceReport,
+    TablePanel,
 )
 from almenara.sdk import Changes, Snapshots, blocking, poll
 from almenara.signals import Event, Resource, Sample, Severity
@@ -122,18 +125,16 @@ def almenara_sources(settings: HostSettings) -> Sequence[Host]:
 @almenara.hookimpl
 def almenara_panels() -> Sequence[Panel]:
     return [
-        Panel(
+        NumberPanel(
             name="load",
             title="Load of each processor",
-            kind="number",
             query=SampleQuery(kind="host", metric="load", combine="max"),
             format="percent",
             width=3,
         ),
-        Panel(
+        TablePanel(
             name="disks",
             title="Disks",
-            kind="table",
             query=ResourceQuery(kind="host.disk"),
             columns=[
                 Column(title="Folder", path="name"),
@@ -145,10 +146,9 @@ def almenara_panels() -> Sequence[Panel]:
             filters=["name", "status"],
             width=9,
         ),
-        Panel(
+        EventsPanel(
             name="changes",
             title="Disks that became full",
-            kind="events",
             query=EventQuery(filter={"type": "host.disk.*"}),
             width=12,
             empty="No disk has become full.",

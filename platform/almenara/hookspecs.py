@@ -40,6 +40,7 @@ import pluggy
 
 from almenara.config import PlacedPanel
 from almenara.signals import Event, Resource, Severity, Signal
+from almenara.structs import NamedStructMeta
 
 hookspec = pluggy.HookspecMarker("almenara")
 
@@ -113,7 +114,9 @@ class Context(Protocol):
 Columns = Annotated[int, msgspec.Meta(ge=1, le=12)]
 
 
-class EventQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EventQuery(
+    msgspec.Struct, frozen=True, kw_only=True, tag="events", metaclass=NamedStructMeta
+):
     """Events, newest first."""
 
     filter: Mapping[str, str] = {}
@@ -122,7 +125,9 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Events shown at most."""
 
 
-class ResourceQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ResourceQuery(
+    msgspec.Struct, frozen=True, kw_only=True, tag="resources", metaclass=NamedStructMeta
+):
     """Resources that exist now, by namespace and name."""
 
     kind: str
@@ -135,7 +140,9 @@ class ResourceQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Resources given at most."""
 
 
-class SampleQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SampleQuery(
+    msgspec.Struct, frozen=True, kw_only=True, tag="samples", metaclass=NamedStructMeta
+):
     """The last samples of a metric of the resources of a kind."""
 
     kind: str
@@ -148,7 +155,7 @@ class SampleQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Lines of a time series at most: those with the highest newest values."""
 
 
-class LogQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LogQuery(msgspec.Struct, frozen=True, kw_only=True, tag="log", metaclass=NamedStructMeta):
     """The lines of a tail, which is followed while somebody looks at it."""
 
     stream: str
@@ -161,7 +168,7 @@ Query = EventQuery | ResourceQuery | SampleQuery | LogQuery
 Format = Literal["text", "number", "bytes", "seconds", "percent", "time", "age", "status"]
 
 
-class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Column(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
     """A column of a table of resources, or a line of a detail."""
 
     title: str
@@ -205,7 +212,7 @@ class DataView(Protocol):
         """How many events a filter lets through; no more than `limit` are counted."""
 
 
-class Filter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Filter(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
     """How a filter of panels is asked for on their pages."""
 
     name: str
@@ -219,61 +226,121 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 Prepare = Callable[[DataView, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
-"""Makes the values of a template from what there is and from the panel's filters in the address.
-It runs on the server's event loop, once for all who look, and must not block it."""
+"""Makes the values of a template from a `DataView` and the panel's filters in the address. It runs
+on the server's event loop, once for all viewers of the panel, and must not block."""
 
 
-class Panel(msgspec.Struct, frozen=True, kw_only=True):
-    """A server-rendered view of signals that stays live.
+class Panel(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", metaclass=NamedStructMeta):
+    """A server-rendered view of signals that stays live: what all kinds of panels have in common.
 
-    Ready-made kinds need no template: `events` (a list, of an `EventQuery`), `table` and `detail`
-    (`columns` of a `ResourceQuery`), `status` (a strip of states, of a `ResourceQuery`), `number`
-    (with a sparkline) and `series` (lines over time), both of a `SampleQuery`, and `tail` (lines as
-    they are written, of a `LogQuery`). A `template` of the plugin's own draws anything else.
+    Return one of the kinds: `EventsPanel`, `TablePanel`, `DetailPanel`, `StatusPanel`,
+    `NumberPanel`, `SeriesPanel` and `LogPanel` render themselves; a `TemplatePanel` is rendered by
+    a template of the plugin.
     """
 
     name: str
     """In letters, digits, `_` and `-`; the whole name is `<plugin>.<name>`."""
     title: str
-    query: Query
-    kind: Literal["events", "table", "detail", "status", "number", "series", "log", "template"]
-    template: str = ""
-    """For the kind `template`: a name that `almenara_templates` provides. It is given `panel`,
-    `moment` and, by the query, `events`, `resources` or `series`; `{% import "macros.html" as it
-    %}` gives it what our own templates are made of."""
-    prepare: Prepare | None = None
-    """For the kind `template`: an `async def prepare(look, asked)` that makes what the template is
-    given besides `panel` and `moment`, from a `DataView` and the panel's filters in the address. It
-    must not block. The query then only says which signals have the panel drawn again."""
     refresh: Annotated[float, msgspec.Meta(ge=0.5)] | None = None
-    """Seconds after which it is drawn again without a signal, for what the time alone changes."""
-    link: str = ""
-    """For tables and strips: the page or panel of this plugin that a name leads to, which is given
-    `namespace` and `name`; without one it leads to the events about it."""
-    columns: Sequence[Column] = ()
-    sort: str = ""
-    """The path of the column that orders a table at first; `-` in front for the highest first."""
-    format: Format = "number"
-    """How a number, and the values of a series, are written."""
-    severities: Mapping[str, Severity] = {}
-    """How much a status should worry where the resource itself does not say: colours it."""
+    """Seconds after which the panel is rendered again without a signal, for what changes with the
+    time alone. Panels that show ages do so every 5 seconds without it."""
     filters: Sequence[str | Filter] = ()
-    """The filters it accepts from the address of its page, by name or with how they are asked for.
-    Of an `EventQuery` those of the events
-    page; of resources and samples `namespace`, `name`, `status` and `text`; of a tail `text` and
-    what the tail knows; with `prepare` any. A table accepts `sort` as well."""
+    """The filters that the panel accepts from the address of its page: names, or `Filter`s that
+    describe how they are entered. Panels of events accept the filters of the events page; panels
+    of resources and samples `namespace`, `name`, `status` and `text`; log panels `text` and what
+    the log stream knows; template panels with `prepare` any."""
     width: Columns = 6
     """Columns of the twelve of the grid."""
     height: Annotated[int, msgspec.Meta(ge=0, le=12)] = 0
-    """Rows of the grid, after which it scrolls; 0 for as tall as its content."""
-    empty: str = ""
-    """What it says while there is nothing to show."""
+    """Rows of the grid, after which the panel scrolls; 0 for as tall as its content."""
+    empty: str = "Nothing to show yet."
+    """The text of the panel while there is nothing to show."""
     on_overview: bool = False
-    """Whether it is for the overview: how things are, at one look. Where a plugin has no such
-    panel, the overview shows those of the kinds `status` and `number` on its pages."""
+    """Whether the panel is displayed on the overview instead of the plugin's page. Without such a
+    panel, the overview displays the plugin's `StatusPanel`s and `NumberPanel`s."""
 
 
-class Page(msgspec.Struct, frozen=True, kw_only=True):
+class EventsPanel(Panel, frozen=True, kw_only=True, tag="events"):
+    """A list of events, newest first."""
+
+    query: EventQuery
+
+
+class TablePanel(Panel, frozen=True, kw_only=True, tag="table"):
+    """A table with a row for each resource, sortable by each column (the filter `sort`)."""
+
+    query: ResourceQuery
+    columns: Annotated[Sequence[Column], msgspec.Meta(min_length=1)]
+    sort: str = ""
+    """The path of the column that sorts the table at first; `-` in front for descending."""
+    link: str = ""
+    """The page or panel of this plugin that a name links to, with `namespace` and `name` in its
+    address; empty to link to the events about the resource."""
+    severities: Mapping[str, Severity] = {}
+    """The severity of a status, for resources that report none; it colours the status."""
+
+
+class DetailPanel(Panel, frozen=True, kw_only=True, tag="detail"):
+    """The facts about one resource, or a few: a list of titles and values for each."""
+
+    query: ResourceQuery
+    columns: Annotated[Sequence[Column], msgspec.Meta(min_length=1)]
+    link: str = ""
+    """As for a `TablePanel`."""
+    severities: Mapping[str, Severity] = {}
+    """As for a `TablePanel`."""
+
+
+class StatusPanel(Panel, frozen=True, kw_only=True, tag="status"):
+    """A chip with the status of each resource, the worst first."""
+
+    query: ResourceQuery
+    link: str = ""
+    """As for a `TablePanel`."""
+    severities: Mapping[str, Severity] = {}
+    """As for a `TablePanel`."""
+
+
+class NumberPanel(Panel, frozen=True, kw_only=True, tag="number"):
+    """The newest sample as a large number, with a sparkline."""
+
+    query: SampleQuery
+    format: Format = "number"
+
+
+class SeriesPanel(Panel, frozen=True, kw_only=True, tag="series"):
+    """A chart with a line for each resource."""
+
+    query: SampleQuery
+    format: Format = "number"
+    """How values are written, on the axis as well."""
+
+
+class LogPanel(Panel, frozen=True, kw_only=True, tag="log"):
+    """The last lines of a `LogStream`, followed while the panel is open."""
+
+    query: LogQuery
+
+
+class TemplatePanel(Panel, frozen=True, kw_only=True, tag="template"):
+    """A panel rendered by a template of the plugin."""
+
+    query: EventQuery | ResourceQuery | SampleQuery
+    """What the template is given, as `events`, `resources` or `series`. With `prepare` it only
+    decides which signals have the panel rendered again."""
+    template: Annotated[str, msgspec.Meta(min_length=1)]
+    """A name that `almenara_templates` provides. It is given `panel`, `moment`, and the result of
+    the query or of `prepare`; `{% import "macros.html" as ui %}` imports the parts that our own
+    templates are made of."""
+    prepare: Prepare | None = None
+    """An `async def prepare(data, filters)` that returns the values of the template besides
+    `panel` and `moment`, from a `DataView` and the panel's filters in the address. It must not
+    block."""
+    severities: Mapping[str, Severity] = {}
+    """As for a `TablePanel`, for the `severity` of each of the `resources`."""
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
     """A page of panels that a plugin brings, at `/dashboards/<plugin>.<name>`.
 
     Each panel is given those parts of the page's address that are filters of its own, so that a

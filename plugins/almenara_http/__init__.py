@@ -7,11 +7,15 @@ from almenara.hookspecs import (
     Column,
     Context,
     EventQuery,
+    EventsPanel,
     Finding,
     Panel,
     ReportingSource,
     ResourceQuery,
     SampleQuery,
+    SeriesPanel,
+    StatusPanel,
+    TablePanel,
 )
 from almenara_http.settings import HttpSettings
 
@@ -41,11 +45,10 @@ def almenara_panels(settings: HttpSettings) -> Sequence[Panel]:
         return []
     checks = ResourceQuery(kind="http.check")
     return [
-        Panel(name="states", title="HTTP checks", kind="status", query=checks, width=12),
-        Panel(
+        StatusPanel(name="states", title="HTTP checks", query=checks, width=12),
+        TablePanel(
             name="checks",
             title="Checks",
-            kind="table",
             query=checks,
             columns=[
                 Column(title="Check", path="name"),
@@ -59,18 +62,16 @@ def almenara_panels(settings: HttpSettings) -> Sequence[Panel]:
             filters=["name", "status", "text"],
             width=12,
         ),
-        Panel(
+        SeriesPanel(
             name="latency",
             title="Latency",
-            kind="series",
             query=SampleQuery(kind="http.check", metric="latency"),
             format="seconds",
             width=6,
         ),
-        Panel(
+        EventsPanel(
             name="changes",
             title="Changes",
-            kind="events",
             query=EventQuery(filter={"type": "http.check.*"}, limit=20),
             filters=["severity", "subject"],
             width=6,

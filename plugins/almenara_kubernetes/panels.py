@@ -8,11 +8,14 @@ from almenara.hookspecs import (
     Column,
     EventQuery,
     Filter,
+    LogPanel,
     LogQuery,
     Page,
     Panel,
     Prepare,
     ResourceQuery,
+    TablePanel,
+    TemplatePanel,
 )
 from almenara_kubernetes import showing
 from almenara_kubernetes.grouping import GROUPINGS
@@ -57,8 +60,8 @@ def _drawn(
     query: ResourceQuery | EventQuery = PODS, filters: Sequence[str | Filter] = NARROWING,
     **more: Any,
 ) -> Panel:  # fmt: skip
-    return Panel(
-        name=name, title=title, kind="template", template=f"{template}.html", prepare=prepare,
+    return TemplatePanel(
+        name=name, title=title, template=f"{template}.html", prepare=prepare,
         query=query, filters=filters, width=more.pop("width", 12), **more,
     )  # fmt: skip
 
@@ -93,13 +96,13 @@ def panels(settings: KubernetesSettings) -> Sequence[Panel]:
                refresh=AGES),
         _drawn("timeline", "What happened", "happened", showing.timeline, query=EVENTS,
                filters=one, refresh=AGES, width=4, height=6),
-        Panel(
-            name="logs", title="Logs", kind="log", query=LogQuery(stream="pod-logs", limit=500),
+        LogPanel(
+            name="logs", title="Logs", query=LogQuery(stream="pod-logs", limit=500),
             filters=(*one, CONTAINER, PREVIOUS, IN_LOG), width=8,
             empty="No line was written yet.",
         ),
-        Panel(
-            name="manifest", title="As the API server has it, without its secrets", kind="log",
+        LogPanel(
+            name="manifest", title="As the API server has it, without its secrets",
             query=LogQuery(stream="manifest", limit=5000), filters=(*one, IN_YAML), width=12,
         ),
         _drawn("workload", "Workload", "workload", showing.workload_detail, query=ANY,
@@ -119,8 +122,8 @@ def panels(settings: KubernetesSettings) -> Sequence[Panel]:
 
 
 def _table(name: str, columns: Sequence[tuple[str, ...]], **more: Any) -> Panel:
-    return Panel(
-        name=name, title=more.pop("title", TITLES.get(name, name)), kind="table",
+    return TablePanel(
+        name=name, title=more.pop("title", TITLES.get(name, name)),
         query=more.pop("query", ResourceQuery(kind=f"kubernetes.{name}")),
         columns=[
             Column(title="Name", path="name"),

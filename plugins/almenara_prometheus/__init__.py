@@ -7,11 +7,15 @@ from almenara.hookspecs import (
     Column,
     Context,
     EventQuery,
+    EventsPanel,
     Finding,
+    NumberPanel,
     Panel,
     ReportingSource,
     ResourceQuery,
     SampleQuery,
+    SeriesPanel,
+    TablePanel,
 )
 from almenara_prometheus.settings import PrometheusSettings
 
@@ -41,10 +45,9 @@ def almenara_panels(settings: PrometheusSettings) -> Sequence[Panel]:
         return []
     vllm = any("vllm" in target.presets for target in settings.targets)
     return [
-        Panel(
+        TablePanel(
             name="targets",
             title="Scraped targets",
-            kind="table",
             query=ResourceQuery(kind="prometheus.target"),
             columns=[
                 Column(title="Target", path="name"),
@@ -61,10 +64,9 @@ def almenara_panels(settings: PrometheusSettings) -> Sequence[Panel]:
             width=12,
         ),
         *(_vllm() if vllm else ()),
-        Panel(
+        EventsPanel(
             name="changes",
             title="Changes of targets",
-            kind="events",
             query=EventQuery(filter={"type": "prometheus.target.*"}, limit=20),
             width=12,
             empty="No target has come or gone.",
@@ -75,33 +77,30 @@ def almenara_panels(settings: PrometheusSettings) -> Sequence[Panel]:
 def _vllm() -> Sequence[Panel]:
     def number(name: str, title: str, metric: str, **more: object) -> Panel:
         query = SampleQuery(kind="vllm.model", metric=metric, combine=more.pop("combine", "sum"))  # type: ignore[arg-type]
-        return Panel(name=name, title=title, kind="number", query=query, width=3, **more)  # type: ignore[arg-type]
+        return NumberPanel(name=name, title=title, query=query, width=3, **more)  # type: ignore[arg-type]
 
     return [
         number("vllm_running", "Requests running", "running"),
         number("vllm_waiting", "Requests waiting", "waiting"),
         number("vllm_tokens", "Tokens per second", "generated_tokens"),
         number("vllm_cache", "KV cache in use", "kv_cache", combine="max", format="percent"),
-        Panel(
+        SeriesPanel(
             name="vllm_first_token",
             title="Time to first token, p95",
-            kind="series",
             query=SampleQuery(kind="vllm.model", metric="first_token_p95"),
             format="seconds",
             width=6,
         ),
-        Panel(
+        SeriesPanel(
             name="vllm_between_tokens",
             title="Time between tokens, p95",
-            kind="series",
             query=SampleQuery(kind="vllm.model", metric="between_tokens_p95"),
             format="seconds",
             width=6,
         ),
-        Panel(
+        TablePanel(
             name="vllm_models",
             title="Models",
-            kind="table",
             query=ResourceQuery(kind="vllm.model"),
             columns=[
                 Column(title="Model", path="name"),

@@ -13,11 +13,16 @@ from almenara.hookspecs import (
     Column,
     DataView,
     EventQuery,
+    EventsPanel,
     Filter,
+    LogPanel,
     LogQuery,
     Page,
     Panel,
     ResourceQuery,
+    StatusPanel,
+    TablePanel,
+    TemplatePanel,
 )
 from almenara.sdk import now
 from almenara.signals import Event, Resource, Severity, format_time
@@ -74,29 +79,29 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
     which = cluster_filter(settings)
     return [
         *(kuberay() if settings.kuberay else []),
-        Panel(
-            name="glance", title="Ray", kind="template", template="glance.html",
+        TemplatePanel(
+            name="glance", title="Ray", template="glance.html",
             query=ResourceQuery(kind="ray.*"), prepare=glance, refresh=10.0, on_overview=True,
         ),
-        Panel(
-            name="clusters", title="Ray clusters", kind="template", template="clusters.html",
+        TemplatePanel(
+            name="clusters", title="Ray clusters", template="clusters.html",
             query=ResourceQuery(kind="ray.*"), prepare=clusters, filters=[which],
             refresh=10.0, width=12, empty="No cluster has been looked at yet.",
         ),
-        Panel(
-            name="jobs", title="Ray jobs", kind="template", template="jobs.html",
+        TemplatePanel(
+            name="jobs", title="Ray jobs", template="jobs.html",
             query=ResourceQuery(kind=JOB), prepare=jobs,
             filters=[which, STATUS, WORDS, "before"], refresh=2.0, width=12,
             empty="No job has been submitted yet.",
         ),
-        Panel(
-            name="timeline", title="Timeline of Ray jobs", kind="template",
+        TemplatePanel(
+            name="timeline", title="Timeline of Ray jobs",
             template="timeline.html", query=ResourceQuery(kind=JOB), prepare=timeline,
             filters=[which, SPAN], refresh=10.0, width=12,
             empty="No job ran in this time.",
         ),
-        Panel(
-            name="nodes", title="Nodes", kind="table",
+        TablePanel(
+            name="nodes", title="Nodes",
             query=ResourceQuery(kind=NODE, limit=500),
             columns=[
                 Column(title="Node", path="state.host"),
@@ -112,24 +117,24 @@ def panels(settings: RaySettings) -> Sequence[Panel]:
             filters=[which], width=12, height=6,
             empty="No node has been seen yet.",
         ),
-        Panel(
-            name="applications", title="Serve applications", kind="status",
+        StatusPanel(
+            name="applications", title="Serve applications",
             query=ResourceQuery(kind=APPLICATION), filters=[which], width=6,
             severities={"RUNNING": Severity.INFO, "DEPLOYING": Severity.WARN},
             empty="No Serve application is deployed.",
         ),
-        Panel(
-            name="events", title="Changes", kind="events",
+        EventsPanel(
+            name="events", title="Changes",
             query=EventQuery(filter={"type": "ray.>"}, limit=15),
             filters=["severity"], width=6, empty="Nothing has happened yet.",
         ),
-        Panel(
-            name="job", title="Job", kind="template", template="job.html",
+        TemplatePanel(
+            name="job", title="Job", template="job.html",
             query=ResourceQuery(kind=JOB), prepare=functools.partial(job, settings),
             filters=[which, JOB_ID], refresh=2.0, width=12,
         ),
-        Panel(
-            name="job-log", title="Log", kind="log",
+        LogPanel(
+            name="job-log", title="Log",
             query=LogQuery(stream="job-logs", limit=500), filters=[which, JOB_ID, "text"],
             width=12,
         ),
@@ -145,18 +150,18 @@ def cluster_filter(settings: RaySettings) -> Filter:
 def kuberay() -> Sequence[Panel]:
     """The panels of KubeRay's resources."""
     return [
-        Panel(
-            name="rayjobs", title="RayJobs", kind="template", template="rayjobs.html",
+        TemplatePanel(
+            name="rayjobs", title="RayJobs", template="rayjobs.html",
             query=ResourceQuery(kind=RAY_JOB), prepare=rayjobs, refresh=2.0, width=12, height=5,
             empty="There is no RayJob.",
         ),
-        Panel(
-            name="rayclusters", title="RayClusters", kind="template", template="rayclusters.html",
+        TemplatePanel(
+            name="rayclusters", title="RayClusters", template="rayclusters.html",
             query=ResourceQuery(kind=RAY_CLUSTER), prepare=rayclusters, refresh=10.0, width=12,
             height=5, empty="There is no RayCluster.",
         ),
-        Panel(
-            name="rayservices", title="RayServices", kind="status",
+        StatusPanel(
+            name="rayservices", title="RayServices",
             query=ResourceQuery(kind="ray.rayservice"), width=12, empty="There is no RayService.",
         ),
     ]  # fmt: skip

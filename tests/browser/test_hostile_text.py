@@ -22,8 +22,22 @@ PLUGIN = """
 import asyncio, itertools, json
 from pathlib import Path
 import almenara
-from almenara.hookspecs import (Column, EventQuery, Line, Page, Panel, ResourceQuery, SampleQuery,
-                                LogQuery)
+from almenara.hookspecs import (
+    Column,
+    DetailPanel,
+    EventQuery,
+    EventsPanel,
+    Line,
+    LogPanel,
+    LogQuery,
+    NumberPanel,
+    Page,
+    ResourceQuery,
+    SampleQuery,
+    SeriesPanel,
+    StatusPanel,
+    TablePanel,
+)
 from almenara.signals import Event, Resource, Sample, Severity
 
 FOLDER = Path(__file__).parent
@@ -89,18 +103,18 @@ def almenara_panels():
              "state.deep.list")
     columns = [Column(title=it, path=it) for it in paths]
     return [
-        Panel(name="events", title="Events", kind="events", query=EventQuery(limit=500)),
-        Panel(name="things", title="Things", kind="table", query=things, columns=columns,
+        EventsPanel(name="events", title="Events", query=EventQuery(limit=500)),
+        TablePanel(name="things", title="Things", query=things, columns=columns,
               link="thing"),
-        Panel(name="linked", title="Linked", kind="table", query=things, columns=columns),
-        Panel(name="strip", title="Strip", kind="status", query=things),
-        Panel(name="one", title="One", kind="detail", query=things, columns=columns,
+        TablePanel(name="linked", title="Linked", query=things, columns=columns),
+        StatusPanel(name="strip", title="Strip", query=things),
+        DetailPanel(name="one", title="One", query=things, columns=columns,
               filters=["namespace", "name"]),
-        Panel(name="lines", title="Lines", kind="series",
+        SeriesPanel(name="lines", title="Lines",
               query=SampleQuery(kind="thing", metric="m", limit=50)),
-        Panel(name="figure", title="Figure", kind="number",
+        NumberPanel(name="figure", title="Figure",
               query=SampleQuery(kind="thing", metric="m")),
-        Panel(name="log", title="Log", kind="log", query=LogQuery(stream="log", limit=1000),
+        LogPanel(name="log", title="Log", query=LogQuery(stream="log", limit=1000),
               filters=["text"]),
     ]
 

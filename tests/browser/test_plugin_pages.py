@@ -12,7 +12,16 @@ from support.servers import wait_until
 PLUGIN = """
 import asyncio, itertools
 import almenara
-from almenara.hookspecs import Column, Line, Page, Panel, ResourceQuery, LogQuery
+from almenara.hookspecs import (
+    Column,
+    DetailPanel,
+    Line,
+    LogPanel,
+    LogQuery,
+    Page,
+    ResourceQuery,
+    TablePanel,
+)
 from almenara.signals import Resource
 
 class Jobs:
@@ -44,11 +53,11 @@ def almenara_log_streams():
 def almenara_panels():
     state = [Column(title="Job", path="name"), Column(title="State", path="status")]
     return [
-        Panel(name="jobs", title="Jobs", kind="table", query=ResourceQuery(kind="job"),
+        TablePanel(name="jobs", title="Jobs", query=ResourceQuery(kind="job"),
               columns=state, link="job"),
-        Panel(name="state", title="State", kind="detail", query=ResourceQuery(kind="job"),
+        DetailPanel(name="state", title="State", query=ResourceQuery(kind="job"),
               columns=state, filters=["namespace", "name"]),
-        Panel(name="log", title="Log", kind="log", query=LogQuery(stream="log", limit=30),
+        LogPanel(name="log", title="Log", query=LogQuery(stream="log", limit=30),
               filters=["namespace", "name", "text"], width=12),
     ]
 

@@ -32,8 +32,8 @@ def almenara_settings(): return Settings
 @almenara.hookimpl
 def almenara_panels():
     return [
-        Panel(name="p", title="P", kind="events", query=EventQuery(), filters=["severity"]),
-        Panel(name="all", title="All", kind="table", query=ResourceQuery(kind="mine.thing"),
+        EventsPanel(name="p", title="P", query=EventQuery(), filters=["severity"]),
+        TablePanel(name="all", title="All", query=ResourceQuery(kind="mine.thing"),
               columns=[Column(title="Name", path="name")], link="one"),
     ]
 

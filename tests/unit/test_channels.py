@@ -11,7 +11,7 @@ from almenara.bus import Record
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.history import History
-from almenara.hookspecs import DataView, EventQuery, Panel
+from almenara.hookspecs import DataView, EventQuery, TemplatePanel
 from almenara.live.channel import MISSED_COUNTED, READ_PER_SECOND, EventChannel
 from almenara.live.hub import Hub, UnknownPanelError
 from almenara.live.log_feed import LogFeeds
@@ -317,8 +317,8 @@ async def test_a_large_panel_comes_less_often_so_that_a_browser_can_read_it(
         drawn += 1
         return {"text": f"{drawn}" + "x" * 400_000}
 
-    panel = Panel(
-        name="map", title="Map", kind="template", template="map.html", prepare=large,
+    panel = TemplatePanel(
+        name="map", title="Map", template="map.html", prepare=large,
         query=EventQuery(),
     )  # fmt: skip
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:

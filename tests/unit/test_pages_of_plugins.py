@@ -9,13 +9,19 @@ from almenara.config import PlacedPanel
 from almenara.hookspecs import (
     Column,
     DataView,
+    DetailPanel,
     EventQuery,
     Filter,
+    LogPanel,
     LogQuery,
+    NumberPanel,
     Page,
     Panel,
     ResourceQuery,
     SampleQuery,
+    StatusPanel,
+    TablePanel,
+    TemplatePanel,
 )
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
@@ -27,12 +33,12 @@ from almenara.web.routes.pages import filter_form
 
 pytestmark = pytest.mark.anyio
 
-TABLE = Panel(
-    name="jobs", title="Jobs", kind="table", query=ResourceQuery(kind="job"), link="job",
+TABLE = TablePanel(
+    name="jobs", title="Jobs", query=ResourceQuery(kind="job"), link="job",
     columns=[Column(title="Job", path="name")],
 )  # fmt: skip
-DETAIL = Panel(
-    name="job-detail", title="Job", kind="detail", query=ResourceQuery(kind="job"),
+DETAIL = DetailPanel(
+    name="job-detail", title="Job", query=ResourceQuery(kind="job"),
     columns=[Column(title="State", path="status")], filters=["namespace", "name"],
 )  # fmt: skip
 JOB = Page(name="job", title="Job", panels=["job-detail", PlacedPanel(panel="events", width=6)])
@@ -52,8 +58,8 @@ async def test_a_name_leads_to_the_page_about_it() -> None:
 
 
 async def test_a_name_leads_to_a_panel_where_there_is_no_such_page() -> None:
-    table = Panel(
-        name="jobs", title="Jobs", kind="status", query=ResourceQuery(kind="job"), link="job-detail"
+    table = StatusPanel(
+        name="jobs", title="Jobs", query=ResourceQuery(kind="job"), link="job-detail"
     )
     drawn = await draw("p", [table, DETAIL], None, SIGNALS)
     assert 'href="/panels/p.job-detail?name=z"' in drawn["p.jobs"]
@@ -74,8 +80,8 @@ async def told(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 async def test_a_plugin_prepares_its_own_values_from_all_there_is() -> None:
-    panel = Panel(
-        name="own", title="Own", kind="template", template="own.html", prepare=told,
+    panel = TemplatePanel(
+        name="own", title="Own", template="own.html", prepare=told,
         query=ResourceQuery(kind="job"), filters=["node"],
     )  # fmt: skip
     drawn = await draw("p", [panel], {"own.html": "{{ told|join('|') }}"}, SIGNALS, {"node": "n1"})
@@ -88,8 +94,8 @@ async def test_a_preparation_that_raises_shows_the_error_in_its_panel() -> None:
     async def broken(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
         raise RuntimeError("no such <thing>")
 
-    panel = Panel(
-        name="own", title="Own", kind="template", template="own.html", prepare=broken,
+    panel = TemplatePanel(
+        name="own", title="Own", template="own.html", prepare=broken,
         query=ResourceQuery(kind="job"),
     )  # fmt: skip
     drawn = await draw("p", [panel], {"own.html": ""}, [])
@@ -98,26 +104,20 @@ async def test_a_preparation_that_raises_shows_the_error_in_its_panel() -> None:
 
 WRONG = [
     (
-        [Panel(name="a", title="A", kind="table", query=ResourceQuery(kind="k"), link="b",
+        [TablePanel(name="a", title="A", query=ResourceQuery(kind="k"), link="b",
                columns=[Column(title="A", path="name")])],
         [],
         "panel 'a' of plugin p: its link 'b' is neither a page nor a panel of the plugin",
     ),
     (
-        [Panel(name="a", title="A", kind="number", query=SampleQuery(kind="k", metric="m"),
-               prepare=told)],
-        [],
-        "panel 'a' of plugin p: prepare belongs to the kind template, and only to it",
-    ),
-    (
-        [Panel(name="a", title="A", kind="log", query=LogQuery(stream="t"), filters=["Not ok"])],
+        [LogPanel(name="a", title="A", query=LogQuery(stream="t"), filters=["Not ok"])],
         [],
         "panel 'a' of plugin p: the filter 'Not ok' must be small letters, digits and _",
     ),
     (
-        [Panel(name="a", title="A", kind="log", query=EventQuery())],
+        [LogPanel(name="a", title="A", query=EventQuery())],  # type: ignore[arg-type]
         [],
-        "panel 'a' of plugin p: the kind log shows a LogQuery; its query is EventQuery",
+        "panel 'a' of plugin p: query: it takes LogQuery, not EventQuery",
     ),
     (
         [DETAIL],
@@ -137,6 +137,13 @@ WRONG = [
 ]  # fmt: skip
 
 
+def test_panel_refuses_a_field_of_another_kind() -> None:
+    query = SampleQuery(kind="k", metric="m")
+    with pytest.raises(TypeError) as problem:
+        NumberPanel(name="a", title="A", query=query, prepare=told)  # type: ignore[call-arg]
+    assert str(problem.value).startswith("NumberPanel 'a' has no field 'prepare'; known: name,")
+
+
 @pytest.mark.parametrize(("panels", "pages", "text"), WRONG)
 def test_what_is_wrong_with_a_page_or_panel_is_told(
     panels: list[Panel], pages: list[Page], text: str
@@ -147,8 +154,8 @@ def test_what_is_wrong_with_a_page_or_panel_is_told(
 
 
 async def test_a_template_includes_and_imports_its_neighbours_by_their_own_names() -> None:
-    panel = Panel(
-        name="own", title="Own", kind="template", template="own.html",
+    panel = TemplatePanel(
+        name="own", title="Own", template="own.html",
         query=ResourceQuery(kind="job"),
     )  # fmt: skip
     templates = {
@@ -168,8 +175,8 @@ def test_what_the_overview_takes_of_plugins_fills_its_rows() -> None:
     catalogue.add(
         "p",
         [
-            Panel(
-                name=f"n{place}", title="N", kind="status", query=ResourceQuery(kind="job"),
+            StatusPanel(
+                name=f"n{place}", title="N", query=ResourceQuery(kind="job"),
                 width=width,
             )
             for place, width in enumerate(widths)
@@ -181,9 +188,9 @@ def test_what_the_overview_takes_of_plugins_fills_its_rows() -> None:
 
 
 def test_the_overview_shows_what_a_plugin_brings_for_it_and_its_own_page_does_not() -> None:
-    states = Panel(name="states", title="States", kind="status", query=ResourceQuery(kind="job"))
-    figures = Panel(
-        name="figures", title="Jobs", kind="number", query=SampleQuery(kind="job", metric="n"),
+    states = StatusPanel(name="states", title="States", query=ResourceQuery(kind="job"))
+    figures = NumberPanel(
+        name="figures", title="Jobs", query=SampleQuery(kind="job", metric="n"),
         on_overview=True,
     )  # fmt: skip
     catalogue = PanelRegistry(Renderer())
@@ -200,8 +207,8 @@ def test_a_filter_is_asked_for_as_its_author_said_first_on_the_page_then_on_the_
     catalogue.add(
         "p",
         [
-            Panel(
-                name="jobs", title="Jobs", kind="status", query=ResourceQuery(kind="job"),
+            StatusPanel(
+                name="jobs", title="Jobs", query=ResourceQuery(kind="job"),
                 filters=[
                     Filter(name="namespace", label="Panel"),
                     Filter(name="status", choices=["ok"]),

@@ -1,10 +1,23 @@
 """The ready-made kinds, drawn from real signals."""
 
 import re
+from typing import Any
 
 import pytest
 
-from almenara.hookspecs import Column, EventQuery, Panel, ResourceQuery, SampleQuery
+from almenara.hookspecs import (
+    Column,
+    EventQuery,
+    EventsPanel,
+    NumberPanel,
+    Panel,
+    ResourceQuery,
+    SampleQuery,
+    SeriesPanel,
+    StatusPanel,
+    TablePanel,
+    TemplatePanel,
+)
 from almenara.panels.kinds import check, combined, nice
 from almenara.panels.renderer import age, duration, formatted
 from almenara.signals import Event, Resource, Sample, Severity, Signal, now
@@ -20,8 +33,8 @@ NODES = [
     Resource(kind="other", name="d", status="ok"),
     Resource(kind="node", name="e", status="ok", deleted=True),
 ]
-TABLE = Panel(
-    name="t", title="Nodes", kind="table", query=ResourceQuery(kind="node"),
+TABLE = TablePanel(
+    name="t", title="Nodes", query=ResourceQuery(kind="node"),
     columns=[
         Column(title="Node", path="name"),
         Column(title="State", path="status", format="status"),
@@ -105,8 +118,8 @@ async def test_a_table_formats_its_values_and_draws_a_dash_for_what_is_not_there
 
 async def test_a_table_says_how_many_it_does_not_show() -> None:
     many = [Resource(kind="node", name=f"n{it:03}") for it in range(30)]
-    panel = Panel(
-        name="t", title="T", kind="table", query=ResourceQuery(kind="node", limit=10),
+    panel = TablePanel(
+        name="t", title="T", query=ResourceQuery(kind="node", limit=10),
         columns=[Column(title="N", path="name")],
     )  # fmt: skip
     text = await drawn(panel, [*many])
@@ -126,8 +139,8 @@ def series(name: str, *values: float, metric: str = "load") -> list[Signal]:
     ("combine", "shown"), [("sum", "12"), ("mean", "4"), ("max", "8"), ("min", "1")]
 )
 async def test_a_number_combines_the_newest_of_several(combine: str, shown: str) -> None:
-    panel = Panel(
-        name="n", title="N", kind="number",
+    panel = NumberPanel(
+        name="n", title="N",
         query=SampleQuery(kind="node", metric="load", combine=combine),  # type: ignore[arg-type]
     )  # fmt: skip
     text = await drawn(panel, [*series("a", 5, 1), *series("b", 5, 3), *series("c", 5, 8)])
@@ -135,8 +148,8 @@ async def test_a_number_combines_the_newest_of_several(combine: str, shown: str)
 
 
 async def test_a_time_series_draws_the_highest_lines_and_tells_of_the_others() -> None:
-    panel = Panel(
-        name="s", title="S", kind="series", format="seconds",
+    panel = SeriesPanel(
+        name="s", title="S", format="seconds",
         query=SampleQuery(kind="node", metric="load", limit=2),
     )  # fmt: skip
     text = await drawn(panel, [*series("a", 1, 2), *series("b", 3, 4), *series("c", 0.1, 0.2)])
@@ -146,14 +159,14 @@ async def test_a_time_series_draws_the_highest_lines_and_tells_of_the_others() -
 
 
 async def test_a_strip_puts_what_is_wrong_first() -> None:
-    panel = Panel(name="x", title="X", kind="status", query=ResourceQuery(kind="node"))
+    panel = StatusPanel(name="x", title="X", query=ResourceQuery(kind="node"))
     text = await drawn(panel, [*NODES])
     assert re.findall(r"<b>(\w)</b>", text)[0] == "a"
 
 
 async def test_events_are_those_of_the_query_narrowed_by_the_page() -> None:
-    panel = Panel(
-        name="e", title="E", kind="events", query=EventQuery(filter={"type": "a.*"}),
+    panel = EventsPanel(
+        name="e", title="E", query=EventQuery(filter={"type": "a.*"}),
         filters=["severity"],
     )  # fmt: skip
     events = [
@@ -169,8 +182,8 @@ async def test_events_are_those_of_the_query_narrowed_by_the_page() -> None:
 
 
 async def test_a_template_of_a_plugin_gets_the_macros_and_what_it_asks_for() -> None:
-    panel = Panel(
-        name="o", title="O", kind="template", template="own.html", query=ResourceQuery(kind="node")
+    panel = TemplatePanel(
+        name="o", title="O", template="own.html", query=ResourceQuery(kind="node")
     )
     one = Resource(kind="node", name=HOSTILE)
     load = Sample(kind="node", name=HOSTILE, metric="load", value=7)
@@ -192,10 +205,10 @@ async def test_a_template_of_a_plugin_gets_the_macros_and_what_it_asks_for() -> 
 async def test_a_broken_template_says_what_is_wrong_in_its_own_place(
     template: str, told: str
 ) -> None:
-    panel = Panel(
-        name="o", title="O", kind="template", template="own.html", query=ResourceQuery(kind="node")
+    panel = TemplatePanel(
+        name="o", title="O", template="own.html", query=ResourceQuery(kind="node")
     )
-    good = Panel(name="g", title="G", kind="status", query=ResourceQuery(kind="node"))
+    good = StatusPanel(name="g", title="G", query=ResourceQuery(kind="node"))
     found = await draw("p", [panel, good], {"own.html": template}, [*NODES])
     assert "This panel cannot be drawn." in found["p.o"]
     assert told in found["p.o"]
@@ -203,28 +216,56 @@ async def test_a_broken_template_says_what_is_wrong_in_its_own_place(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"name": "a b"}, "the name must be letters, digits, _ and - only"),
-        ({"kind": "tabel"}, "'tabel' is not a kind; did you mean table?"),
-        ({"query": EventQuery()}, "the kind table shows a ResourceQuery; its query is EventQuery"),
-        ({"columns": []}, "the kind table needs columns"),
+        ({"query": EventQuery()}, "query: it takes ResourceQuery, not EventQuery"),
+        ({"columns": []}, "columns: Expected `array` of length >= 1"),
         ({"columns": [Column(title="N", path="nam")]}, "did you mean name?"),
+        ({"columns": [Column(title="N", path="name", format="byte")]},  # type: ignore[arg-type]
+         "columns[0].format: 'byte' is not valid; did you mean bytes?"),
         ({"filters": ["nam"]}, "'nam' is not a filter of its query; did you mean name?"),
-        ({"template": "x.html"}, "a template belongs to the kind template"),
-        ({"kind": "events", "query": EventQuery(filter={"severity": "LOUD"}), "columns": []},
-         "the query's filter: 'LOUD' is not a severity"),
+        ({"filters": "name"}, "filters: Expected `array`, got `str`"),
+        ({"width": 13}, "width: Expected `int` <= 12"),
+        ({"severities": {"x": "WARN"}}, "severities: Expected `int`, got `str`"),
     ],
 )  # fmt: skip
-def test_a_panel_that_cannot_be_what_its_author_wants_is_refused_by_name(
-    wrong: dict[str, object], told: str
-) -> None:
-    good = {"name": "t", "title": "T", "kind": "table", "query": ResourceQuery(kind="k"),
+def test_registration_refuses_a_panel_and_names_it(wrong: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {"name": "t", "title": "T", "query": ResourceQuery(kind="k"),
             "columns": [Column(title="N", path="name")]}  # fmt: skip
-    check("p", Panel(**good))  # type: ignore[arg-type]
+    check("p", TablePanel(**good))
     with pytest.raises(ValueError, match="panel") as refused:
-        check("p", Panel(**{**good, **wrong}))  # type: ignore[arg-type]
-    assert told in str(refused.value)
+        check("p", TablePanel(**{**good, **wrong}))
+    assert message in str(refused.value)
+
+
+def test_registration_refuses_an_unreadable_event_filter_and_names_the_panel() -> None:
+    panel = EventsPanel(name="e", title="E", query=EventQuery(filter={"severity": "LOUD"}))
+    with pytest.raises(ValueError, match="panel 'e' of plugin p: the query's filter: 'LOUD' is"):
+        check("p", panel)
+
+
+def test_registration_refuses_a_panel_of_no_kind() -> None:
+    with pytest.raises(ValueError, match="panel 't' of plugin p: return one of the kinds"):
+        check("p", Panel(name="t", title="T"))
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "message"),
+    [
+        (EventsPanel, {"query": EventQuery(), "columns": []}, "has no field 'columns'"),
+        (TablePanel, {"titel": "x"}, "has no field 'titel'; did you mean title?"),
+        (TablePanel, {"template": "x.html"}, "has no field 'template'"),
+        (TemplatePanel, {"query": EventQuery()}, "Missing required argument 'template'"),
+    ],
+)
+def test_panel_names_itself_where_a_field_is_unknown_or_missing(
+    make: type[Panel], fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError) as refused:
+        make(**{"name": "t", "title": "T", **fields})
+    assert str(refused.value).startswith(f"{make.__name__} 't'")
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.history import History
-from almenara.hookspecs import ClusterRight, Line, LogAccess, LogQuery, Panel
+from almenara.hookspecs import ClusterRight, Line, LogAccess, LogPanel, LogQuery
 from almenara.live import log_feed as feeding
 from almenara.live.hub import Hub
 from almenara.live.log_feed import LogFeeds
@@ -27,8 +27,8 @@ from almenara.supervisor import Supervisor
 
 pytestmark = pytest.mark.anyio
 
-PANEL = Panel(
-    name="log", title="Log", kind="log", query=LogQuery(stream="log", limit=20),
+PANEL = LogPanel(
+    name="log", title="Log", query=LogQuery(stream="log", limit=20),
     filters=["name", "text"],
 )  # fmt: skip
 

@@ -41,7 +41,7 @@ def almenara_sources(settings, context): return [Source(settings, context)]
 
 @almenara.hookimpl
 def almenara_panels():
-    return [Panel(name="p", title="P", kind="table", query=ResourceQuery(kind="k"),
+    return [TablePanel(name="p", title="P", query=ResourceQuery(kind="k"),
                   columns=[Column(title="N", path="name"), Column(title="S", path="state.a.b")])]
 """
 
@@ -92,7 +92,7 @@ BREAKING: dict[str, tuple[str, str]] = {
         "@almenara.hookimpl\ndef almenara_templates(): return {'p.html': '{{ resources[0]."
         "resource.name|safe }}'}\n"
         "@almenara.hookimpl\ndef almenara_panels():\n"
-        "    return [Panel(name='p', title='P', kind='template', template='p.html',"
+        "    return [TemplatePanel(name='p', title='P', template='p.html',"
         " query=ResourceQuery(kind='k'))]",
         "the panel p prints what it is given without escaping it"),
     "shows no secret": (
@@ -143,7 +143,7 @@ def test_a_panel_that_cannot_be_drawn_breaks_a_rule_with_the_line(
             "def almenara_templates(): return {'p.html': '<p>\\n{{ 1 / 0 }}'}\n"
             "@almenara.hookimpl\n"
             "def almenara_panels():\n"
-            "    return [Panel(name='p', title='P', kind='template', template='p.html',"
+            "    return [TemplatePanel(name='p', title='P', template='p.html',"
             " query=ResourceQuery(kind='k'))]"
         ),
         None,

@@ -11,7 +11,17 @@ import msgspec
 from almenara.bus import Record
 from almenara.errors import NotFound
 from almenara.history import Filter
-from almenara.hookspecs import Column, EventQuery, LogQuery, ResourceQuery, SampleQuery
+from almenara.hookspecs import (
+    Column,
+    DetailPanel,
+    EventQuery,
+    LogPanel,
+    LogQuery,
+    ResourceQuery,
+    SampleQuery,
+    TablePanel,
+    TemplatePanel,
+)
 from almenara.hookspecs import Filter as FilterField
 from almenara.hookspecs import Panel as Declared
 from almenara.live.log_feed import LogFeed, access_for, shown, untold
@@ -21,20 +31,10 @@ from almenara.panels.panel import Panel, Prepare, Touch, View, filter_names, nev
 from almenara.panels.renderer import formatted, query
 from almenara.panels.sparkline import sparkline
 from almenara.signals import Event, Resource, Sample, Severity, now
+from almenara.structs import find_type_error
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 RESOURCE_FILTERS: Final = ("namespace", "name", "status", "text")
-QUERIES: Final[Mapping[str, tuple[type, ...]]] = {
-    "events": (EventQuery,),
-    "table": (ResourceQuery,),
-    "detail": (ResourceQuery,),
-    "status": (ResourceQuery,),
-    "number": (SampleQuery,),
-    "series": (SampleQuery,),
-    "log": (LogQuery,),
-    "template": (EventQuery, ResourceQuery, SampleQuery),
-}
-"""The queries that each kind can show."""
 LONGEST_VALUE: Final = 200
 FREE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 """Filters that a plugin may name itself."""
@@ -101,27 +101,33 @@ class Values(msgspec.Struct, frozen=True, kw_only=True):
         return dict(self.parts)
 
 
+def columns_of(declared: Declared) -> Sequence[Column]:
+    return declared.columns if isinstance(declared, TablePanel | DetailPanel) else ()
+
+
+def prepare_of(declared: Declared) -> Any:
+    return declared.prepare if isinstance(declared, TemplatePanel) else None
+
+
+def query_of(declared: Declared) -> Any:
+    return getattr(declared, "query", None)
+
+
+def kind_of(declared: Declared) -> str:
+    """The kind of a panel: `table`, `series` and so on."""
+    return str(type(declared).__struct_config__.tag)
+
+
 def check(plugin: str, declared: Declared) -> None:
-    """Raise `ValueError` where a declared panel cannot be what its author wants."""
+    """Raise `ValueError` for a panel with a wrong name, type, path or filter."""
     here = f"panel {declared.name!r} of plugin {plugin}"
+    if type(declared) is Declared:
+        raise ValueError(f"{here}: return one of the kinds of panels, such as TablePanel")
+    if error := find_type_error(declared):
+        raise ValueError(f"{here}: {error}")
     if not NAME.fullmatch(declared.name):
         raise ValueError(f"{here}: the name must be letters, digits, _ and - only")
-    if declared.kind not in QUERIES:
-        near = difflib.get_close_matches(str(declared.kind), QUERIES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(QUERIES)}"
-        raise ValueError(f"{here}: {declared.kind!r} is not a kind; {hint}")
-    wanted = QUERIES[declared.kind]
-    if not isinstance(declared.query, wanted):
-        names = " or ".join(it.__name__ for it in wanted)
-        raise ValueError(  # noqa: TRY004
-            f"{here}: the kind {declared.kind} shows a {names}; its query is"
-            f" {type(declared.query).__name__}"
-        )
-    if (declared.kind == "template") != bool(declared.template):
-        raise ValueError(f"{here}: a template belongs to the kind template, and only to it")
-    if declared.kind in ("table", "detail") and not declared.columns:
-        raise ValueError(f"{here}: the kind {declared.kind} needs columns")
-    for column in declared.columns:
+    for column in columns_of(declared):
         if column.path not in PLACES and not column.path.startswith(("state.", "sample.")):
             near = difflib.get_close_matches(column.path, PLACES, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -130,27 +136,24 @@ def check(plugin: str, declared: Declared) -> None:
                 f" {', '.join(PLACES)}, or begin with state. or sample.{hint}"
             )
     _check_filters(here, declared)
-    if isinstance(declared.query, EventQuery):
-        unknown = [it for it in declared.query.filter if it not in EVENT_FILTERS]
+    query = query_of(declared)
+    if isinstance(query, EventQuery):
+        unknown = [it for it in query.filter if it not in EVENT_FILTERS]
         if unknown:
             raise ValueError(f"{here}: the query's filter has no part {unknown[0]!r}")
         try:
-            Filter.from_query(declared.query.filter)
+            Filter.from_query(query.filter)
         except ValueError as error:
             raise ValueError(f"{here}: the query's filter: {error}") from None
 
 
 def _check_filters(here: str, declared: Declared) -> None:
-    if declared.prepare is not None and declared.kind != "template":
-        raise ValueError(f"{here}: prepare belongs to the kind template, and only to it")
-    if declared.link and declared.kind not in ("table", "status", "detail"):
-        raise ValueError(f"{here}: link belongs to the kinds table, status and detail")
-    if declared.prepare is not None or declared.kind == "log":
+    if prepare_of(declared) is not None or isinstance(declared, LogPanel):
         wrong = next((it for it in filter_names(declared.filters) if not FREE.fullmatch(it)), None)
         if wrong is not None:
             raise ValueError(f"{here}: the filter {wrong!r} must be small letters, digits and _")
         return
-    possible = EVENT_FILTERS if isinstance(declared.query, EventQuery) else RESOURCE_FILTERS
+    possible = EVENT_FILTERS if isinstance(query_of(declared), EventQuery) else RESOURCE_FILTERS
     for name in filter_names(declared.filters):
         if name not in possible:
             near = difflib.get_close_matches(name, possible, n=1)
@@ -163,34 +166,35 @@ def built(plugin: str, declared: Declared, link: str = "") -> Panel:
     do not lead to events. Raises `ValueError`."""
     check(plugin, declared)
     filters = frozenset(filter_names(declared.filters))
-    if declared.kind == "table":
+    if isinstance(declared, TablePanel):
         filters |= {"sort"}
-    free = declared.prepare is not None or declared.kind == "log"
-    events = isinstance(declared.query, EventQuery)
-    ages = any(column.format == "age" for column in declared.columns)
+    free = prepare_of(declared) is not None or isinstance(declared, LogPanel)
+    kind, query = kind_of(declared), query_of(declared)
+    events = isinstance(query, EventQuery)
+    ages = any(column.format == "age" for column in columns_of(declared))
     return Panel(
         name=f"{plugin}.{declared.name}",
         title=declared.title,
         template=f"{plugin}/{declared.template}"
-        if declared.kind == "template"
-        else f"kind_{declared.kind}.html",
+        if isinstance(declared, TemplatePanel)
+        else f"kind_{kind}.html",
         prepare=_prepare(plugin, declared, link),
         touched_by=_touch(declared),
         filters=filters,
         asked_for={it.name: it for it in declared.filters if isinstance(it, FilterField)},
         read=Values.from_query if free else Filter.from_query if events else Selection.from_query,
         refresh=declared.refresh or (AGES if ages else None),
-        kind=declared.kind,
+        kind=kind,
         plugin=plugin,
         width=declared.width,
         height=declared.height,
         on_overview=declared.on_overview,
-        log=declared.query if isinstance(declared.query, LogQuery) else None,
+        log=query if isinstance(query, LogQuery) else None,
     )
 
 
 def _touch(declared: Declared) -> Touch:
-    asked = declared.query
+    asked = query_of(declared)
     if isinstance(asked, LogQuery):
         return never
     if isinstance(asked, EventQuery):
@@ -230,20 +234,20 @@ def _prepare(plugin: str, declared: Declared, link: str) -> Prepare:
         "series": _series,
         "log": _log,
     }
-    draw = by_kind.get(declared.kind)
+    draw = by_kind.get(kind_of(declared))
 
     async def prepare(view: View, chosen: Any) -> Mapping[str, Any]:
         values: Mapping[str, Any]
         if draw is not None:
             values = await draw(plugin, declared, view, chosen)
-        elif declared.prepare is not None:
-            values = await declared.prepare(PanelDataView(view), chosen.to_query())
+        elif (make := prepare_of(declared)) is not None:
+            values = await make(PanelDataView(view), chosen.to_query())
         else:
             values = await _for_template(declared, view, chosen)
         return {
             "moment": now(),
-            "panel_empty": declared.empty or "Nothing to show yet. It appears when it happens.",
-            "panel_format": declared.format,
+            "panel_empty": declared.empty,
+            "panel_format": getattr(declared, "format", "number"),
             "panel_link": link,
             **values,
         }
@@ -273,7 +277,7 @@ def opened(view: View, plugin: str, asked: Any, chosen: Any) -> LogFeed:
 
 async def _log(plugin: str, declared: Declared, view: View, chosen: Any) -> dict[str, Any]:
     try:
-        feed = opened(view, plugin, declared.query, chosen)
+        feed = opened(view, plugin, query_of(declared), chosen)
     except NotFound as error:
         return untold(str(error.args[0]))
     try:
@@ -291,7 +295,7 @@ async def _event_rows(asked: EventQuery, view: View, chosen: Filter) -> list[Map
 
 
 async def _events(plugin: str, declared: Declared, view: View, chosen: Filter) -> dict[str, Any]:
-    asked = declared.query
+    asked = query_of(declared)
     if not isinstance(asked, EventQuery):
         raise TypeError("a list of events needs an EventQuery")
     return {
@@ -308,7 +312,8 @@ def severity_of(resource: Resource, declared: Declared) -> str:
     """How much the status of a resource should worry."""
     if resource.severity != Severity.INFO:
         return resource.severity.name
-    return declared.severities.get(resource.status, resource.severity).name
+    severities: Mapping[str, Severity] = getattr(declared, "severities", {})
+    return severities.get(resource.status, resource.severity).name
 
 
 def value_at(view: View, resource: Resource, path: str) -> Any:
@@ -391,12 +396,12 @@ def _spark(view: View, resource: Resource, metric: str) -> Any:
 
 
 async def _table(plugin: str, declared: Declared, view: View, chosen: Selection) -> dict[str, Any]:
-    asked = declared.query
+    asked = query_of(declared)
     if not isinstance(asked, ResourceQuery):
         raise TypeError("a table needs a ResourceQuery")
     found = _resources(asked, view, chosen)
-    paths = {column.path for column in declared.columns}
-    order = chosen.sort if chosen.sort.removeprefix("-") in paths else declared.sort
+    paths = {column.path for column in columns_of(declared)}
+    order = chosen.sort if chosen.sort.removeprefix("-") in paths else getattr(declared, "sort", "")
     if order:
         found = _sorted(view, found, order.removeprefix("-"), order.startswith("-"))
     shown = found[: asked.limit]
@@ -414,7 +419,7 @@ async def _table(plugin: str, declared: Declared, view: View, chosen: Selection)
             "link": address
             + query({**kept, "sort": f"-{column.path}" if order == column.path else column.path}),
         }
-        for column in declared.columns
+        for column in columns_of(declared)
     ]
     return {
         "columns": columns,
@@ -422,7 +427,7 @@ async def _table(plugin: str, declared: Declared, view: View, chosen: Selection)
             {
                 "severity": severity_of(it, declared),
                 "address": _led(it),
-                "cells": [_cell(view, it, column) for column in declared.columns],
+                "cells": [_cell(view, it, column) for column in columns_of(declared)],
             }
             for it in shown
         ],
@@ -431,7 +436,7 @@ async def _table(plugin: str, declared: Declared, view: View, chosen: Selection)
 
 
 async def _status(plugin: str, declared: Declared, view: View, chosen: Selection) -> dict[str, Any]:
-    asked = declared.query
+    asked = query_of(declared)
     if not isinstance(asked, ResourceQuery):
         raise TypeError("a strip of states needs a ResourceQuery")
     found = _resources(asked, view, chosen)
@@ -506,7 +511,7 @@ def combined(lines: Sequence[Points], how: str) -> list[float]:
 
 
 async def _number(plugin: str, declared: Declared, view: View, chosen: Selection) -> dict[str, Any]:
-    asked = declared.query
+    asked = query_of(declared)
     if not isinstance(asked, SampleQuery):
         raise TypeError("a number needs a SampleQuery")
     lines = _lines(asked, view, chosen)
@@ -530,7 +535,7 @@ async def _number(plugin: str, declared: Declared, view: View, chosen: Selection
 
 
 async def _series(plugin: str, declared: Declared, view: View, chosen: Selection) -> dict[str, Any]:
-    asked = declared.query
+    asked = query_of(declared)
     if not isinstance(asked, SampleQuery):
         raise TypeError("a time series needs a SampleQuery")
     found = _lines(asked, view, chosen)
@@ -554,7 +559,10 @@ async def _series(plugin: str, declared: Declared, view: View, chosen: Selection
             }
             for place, (it, points) in enumerate(shown)
         ],
-        "marks": [formatted(it, declared.format) for it in (high, (low + high) / 2, low)],
+        "marks": [
+            formatted(it, getattr(declared, "format", "number"))
+            for it in (high, (low + high) / 2, low)
+        ],
         "first": first,
         "last": last,
         "more": len(found) - len(shown),
@@ -591,7 +599,7 @@ def _pieces(points: Points, first: int, last: int, low: float, high: float) -> l
 
 
 async def _for_template(declared: Declared, view: View, chosen: Any) -> dict[str, Any]:
-    asked = declared.query
+    asked = query_of(declared)
     if isinstance(asked, EventQuery):
         return {"events": await _event_rows(asked, view, chosen)}
     if isinstance(asked, ResourceQuery):

@@ -245,13 +245,14 @@ def led_to(
 
     Raises `ValueError` for a link to what the plugin does not have.
     """
-    if not declared.link:
+    link: str = getattr(declared, "link", "")
+    if not link:
         return ""
     for kind, known in (("dashboards", pages), ("panels", panels)):
-        if any(it.name == declared.link for it in known):
-            return f"/{kind}/{plugin}.{declared.link}"
+        if any(it.name == link for it in known):
+            return f"/{kind}/{plugin}.{link}"
     raise ValueError(
-        f"panel {declared.name!r} of plugin {plugin}: its link {declared.link!r} is neither a page"
+        f"panel {declared.name!r} of plugin {plugin}: its link {link!r} is neither a page"
         " nor a panel of the plugin"
     )
 

@@ -19,7 +19,7 @@ import structlog
 
 from almenara.config import ConfigError, Secret
 from almenara.config.reference import attribute_docs, structs_in
-from almenara.hookspecs import EventQuery, LogQuery, Panel, SampleQuery
+from almenara.hookspecs import Column, EventQuery, LogQuery, Panel, SampleQuery
 from almenara.plugins import PluginError, PluginRegistry, find_plugin
 from almenara.signals import Event, Resource, Sample, Severity, Signal, now
 from almenara.supervisor.state import sentence
@@ -327,7 +327,8 @@ async def restarts_after_a_failure_without_repeats(subject: Subject) -> Said:
 
 
 def _hostile(panel: Panel) -> list[Signal]:
-    query = panel.query
+    query: Any = getattr(panel, "query", None)
+    columns: Sequence[Column] = getattr(panel, "columns", ())
     if isinstance(query, EventQuery):
         kind = str(query.filter.get("type", HOSTILE)).replace("*", "x").replace(">", "x")
         return [
@@ -346,7 +347,7 @@ def _hostile(panel: Panel) -> list[Signal]:
         return []
     kind = query.kind.replace("*", "x").replace(">", "x")
     state: dict[str, Any] = {}
-    for column in panel.columns:
+    for column in columns:
         place = state
         *above, last = column.path.removeprefix("state.").split(".")
         if column.path.startswith("state."):
@@ -360,7 +361,7 @@ def _hostile(panel: Panel) -> list[Signal]:
         "namespace": query.namespace.replace("*", "x") or HOSTILE,
     }
     metrics = {query.metric} if isinstance(query, SampleQuery) else set()
-    for column in panel.columns:
+    for column in columns:
         metrics |= {column.path.removeprefix("sample.")} if "sample." in column.path else set()
         metrics |= {column.spark} if column.spark else set()
     return [
