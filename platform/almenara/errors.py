@@ -31,13 +31,18 @@ class Unavailable(AlmenaraError):  # noqa: N818
     """A part or an upstream system cannot serve now; the same request may succeed later."""
 
 
-def describe_error(error: BaseException, limit: int = LONGEST) -> str:
+def describe_error(error: BaseException, limit: int = LONGEST, *, with_type: bool = False) -> str:
     """Return an error as one line of at most `limit` characters; its type where it has no text.
 
-    Of a group the errors inside are described, since the group's own text only counts them.
+    `with_type` puts the type in front of errors that are not Almenara's own, for people who can
+    read the code that raised it. Of a group the errors inside are described.
     """
     if isinstance(error, BaseExceptionGroup):
-        inner = dict.fromkeys(describe_error(part, limit) for part in error.exceptions)
-        return "; ".join(inner)[:limit]
-    text = " ".join(str(error).split()) or type(error).__name__
+        inner = (describe_error(part, limit, with_type=with_type) for part in error.exceptions)
+        return "; ".join(dict.fromkeys(inner))[:limit]
+    name = type(error).__name__
+    text = " ".join(str(error).split())
+    if with_type and text and not isinstance(error, AlmenaraError):
+        text = f"{name}: {text}"
+    text = text or name
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

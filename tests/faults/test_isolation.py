@@ -167,7 +167,7 @@ def fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
         ),
     ],
 )
-def test_a_plugin_that_cannot_be_used_is_named_with_the_reason_and_the_rest_runs(
+def test_unusable_plugin_is_reported_and_others_run(
     tmp_path: Path, plugin: str, reason: str
 ) -> None:
     fleet = Fleet(tmp_path, plugin)
@@ -183,23 +183,23 @@ def test_a_plugin_that_cannot_be_used_is_named_with_the_reason_and_the_rest_runs
         fleet.almenara.stop()
 
 
-def test_a_source_that_raises_is_named_and_started_again(fleet: Callable[..., Fleet]) -> None:
+def test_raising_source_is_reported_and_restarted(fleet: Callable[..., Fleet]) -> None:
     it = fleet('raise ConnectionError("nobody answers at db.example")')
     assert it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart") < NAMED_WITHIN
     assert it.source()["error"] == "ConnectionError: nobody answers at db.example"
     it.assert_healthy()
 
 
-def test_a_source_that_returns_is_named_and_started_again(fleet: Callable[..., Fleet]) -> None:
+def test_returning_source_is_reported_and_restarted(fleet: Callable[..., Fleet]) -> None:
     it = fleet("return")
     assert it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart") < NAMED_WITHIN
-    assert "ended by itself" in it.source()["error"]
+    assert "run() returned" in it.source()["error"]
     it.assert_healthy()
 
 
 @pytest.mark.parametrize("body", ["time.sleep(3600)", "while True: pass"])
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_a_source_that_blocks_its_loop_is_named_with_the_place_and_then_ended(
+def test_blocking_source_is_reported_with_its_stack_and_interrupted(
     fleet: Callable[..., Fleet], body: str, isolation: str
 ) -> None:
     it = fleet(
@@ -218,7 +218,7 @@ def test_a_source_that_blocks_its_loop_is_named_with_the_place_and_then_ended(
     it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
 
 
-def test_a_source_that_floods_is_held_back_and_what_is_too_much_is_counted(
+def test_flooding_source_is_throttled_and_counted(
     fleet: Callable[..., Fleet],
 ) -> None:
     it = fleet(
@@ -232,7 +232,7 @@ def test_a_source_that_floods_is_held_back_and_what_is_too_much_is_counted(
             number += 1000
         """
     )
-    assert it.wait_for(lambda bad: bad["held_back"] > 0, "its being held back") < (
+    assert it.wait_for(lambda bad: bad["throttled"] > 0, "its being held back") < (
         DELAY + NAMED_WITHIN + 5
     )
     it.assert_healthy()
@@ -242,7 +242,7 @@ def test_a_source_that_floods_is_held_back_and_what_is_too_much_is_counted(
     assert 5_000 < rate < 12_000
 
 
-def test_a_source_that_does_not_wait_for_what_it_publishes_is_named_and_started_again(
+def test_source_that_does_not_await_publish_is_restarted(
     fleet: Callable[..., Fleet],
 ) -> None:
     it = fleet(
@@ -265,7 +265,7 @@ def test_a_source_that_does_not_wait_for_what_it_publishes_is_named_and_started_
     it.assert_healthy()
 
 
-def test_a_source_that_leaks_tasks_is_named_and_started_again(
+def test_task_leak_is_reported_and_source_restarted(
     fleet: Callable[..., Fleet],
 ) -> None:
     it = fleet(
@@ -282,7 +282,7 @@ def test_a_source_that_leaks_tasks_is_named_and_started_again(
     it.assert_healthy()
 
 
-def test_a_source_that_leaks_memory_in_a_process_is_named_and_started_again(
+def test_memory_leak_in_process_is_reported_and_source_restarted(
     fleet: Callable[..., Fleet],
 ) -> None:
     it = fleet(
@@ -302,13 +302,13 @@ def test_a_source_that_leaks_memory_in_a_process_is_named_and_started_again(
 @pytest.mark.parametrize(
     ("body", "end"),
     [
-        ("ctypes.string_at(0)", "was ended by SIGSEGV"),
-        ("os.abort()", "was ended by SIGABRT"),
-        ("os._exit(7)", "ended with status 7"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL"),
+        ("ctypes.string_at(0)", "was killed by SIGSEGV"),
+        ("os.abort()", "was killed by SIGABRT"),
+        ("os._exit(7)", "exited with code 7"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
     ],
 )
-def test_a_crash_in_a_process_of_its_own_costs_nothing_else(
+def test_crashing_process_leaves_others_running(
     fleet: Callable[..., Fleet], body: str, end: str
 ) -> None:
     it = fleet(body, supervisor__sources="{bad: {isolation: process}}")
@@ -334,7 +334,7 @@ def test_a_crash_in_a_process_of_its_own_costs_nothing_else(
     ],
 )
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_a_source_that_does_not_stop_is_left_behind_and_almenara_ends(
+def test_source_that_does_not_stop_is_abandoned_at_shutdown(
     fleet: Callable[..., Fleet], body: str, isolation: str
 ) -> None:
     it = fleet(
@@ -380,9 +380,7 @@ def almenara_sources(context):
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_a_source_that_is_started_again_can_ask_what_it_told(
-    tmp_path: Path, isolation: str
-) -> None:
+def test_restarted_source_reads_its_known_resources(tmp_path: Path, isolation: str) -> None:
     it = Fleet(tmp_path, REMEMBERING, supervisor__sources=f"{{bad: {{isolation: {isolation}}}}}")
     it.almenara.start()
     try:
@@ -392,3 +390,38 @@ def test_a_source_that_is_started_again_can_ask_what_it_told(
         assert told == [[], ["a"]]
     finally:
         it.almenara.stop()
+
+
+LOGGING = """
+import asyncio
+import almenara, structlog
+
+log = structlog.get_logger()
+
+class Bad:
+    name = "bad"
+
+    async def run(self, publish, report):
+        log.debug("a debug line")
+        log.warning("a warning line")
+        report.recovered()
+        await asyncio.Event().wait()
+
+@almenara.hookimpl
+def almenara_sources():
+    return [Bad()]
+"""
+
+
+@pytest.mark.parametrize(("level", "is_shown"), [("debug", True), ("info", False)])
+def test_process_logs_at_the_configured_level(tmp_path: Path, level: str, is_shown: bool) -> None:
+    fleet = Fleet(
+        tmp_path, LOGGING, supervisor__sources="{bad: {isolation: process}}", log__level=level
+    )
+    fleet.almenara.start()
+    try:
+        fleet.wait_for(lambda bad: bad.get("status") == "running", "the source")
+        wait_until(lambda: "a warning line" in fleet.almenara.log, "the warning in the log")
+        assert ("a debug line" in fleet.almenara.log) is is_shown
+    finally:
+        fleet.almenara.stop()

@@ -63,9 +63,7 @@ class Publisher:
                 return
 
 
-async def test_history_holds_what_was_acknowledged_whatever_was_killed(
-    tmp_path: Path, nats_server: NatsServer
-) -> None:
+async def test_kills_lose_and_double_no_event(tmp_path: Path, nats_server: NatsServer) -> None:
     seed = random.randrange(1_000_000)
     print("seed", seed)
     chance = random.Random(seed)

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from support.paths import ROOT
 
 
-def test_the_bill_of_materials_names_every_pinned_library_and_every_served_script(
+def test_sbom_lists_every_pinned_library_and_vendored_script(
     tmp_path: Path,
 ) -> None:
     target = tmp_path / "build" / "sbom.json"
@@ -34,7 +34,7 @@ def test_the_bill_of_materials_names_every_pinned_library_and_every_served_scrip
     assert {it.name for it in vendor.glob("*.js")} <= scripts
 
 
-def test_an_audit_that_could_ask_nobody_says_so() -> None:
+def test_audit_reports_an_unreachable_service() -> None:
     nowhere = "http://127.0.0.1:1"
     done = subprocess.run(
         [sys.executable, ROOT / ".ci/audit", ROOT / "requirements/run.txt"],

@@ -9,11 +9,10 @@ from typing import Any, Final, Literal
 import msgspec
 import structlog
 
-from almenara.errors import NotFound
+from almenara.errors import NotFound, describe_error
 from almenara.hookspecs import ClusterRight, Line, LogAccess, LogStream, Publish
-from almenara.supervisor import sentence
-from almenara.supervisor.thread import SourceThread
-from almenara.supervisor.watchdog import Vitals
+from almenara.supervisor.source_thread import SourceThread
+from almenara.supervisor.watchdog import Heartbeat
 
 log = structlog.get_logger(__name__)
 
@@ -68,16 +67,18 @@ class LogFeed:
         """Follow until cancelled or ended."""
         wait = BACKOFF
         while True:
-            thread = SourceThread(f"tail {self.name}", self._follow, self._take, Vitals())
+            thread = SourceThread(f"tail {self.name}", self._follow, self._take, Heartbeat())
             before = self.read
             try:
                 await thread.run(STOP_TIMEOUT)
             except NotFound as error:
-                self._become("failed", str(error.args[0]) if error.args else sentence(error))
+                self._become("failed", describe_error(error))
                 return
             except Exception as error:
-                log.warning("a tail failed", tail=self.name, error=sentence(error))
-                self._become("failed", sentence(error))
+                log.warning(
+                    "a tail failed", tail=self.name, error=describe_error(error, with_type=True)
+                )
+                self._become("failed", describe_error(error, with_type=True))
             else:
                 self._become("ended")
                 return

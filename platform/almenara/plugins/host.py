@@ -9,10 +9,11 @@ import structlog
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import ConfigError, Settings
+from almenara.errors import describe_error
 from almenara.hookspecs import Context, Page, Panel
 from almenara.live.log_feed import LogFeeds
 from almenara.plugins import PluginContext, PluginError, PluginRegistry
-from almenara.supervisor import Supervisor, sentence
+from almenara.supervisor import Supervisor
 from almenara.supervisor.protocol import Start
 
 log = structlog.get_logger(__name__)
@@ -76,7 +77,7 @@ class PluginHost:
                 self.plugins.note(name, str(error))
             except Exception as error:
                 log.exception("a plugin does not work", plugin=name)
-                self.plugins.note(name, sentence(error))
+                self.plugins.note(name, describe_error(error, with_type=True))
 
     def _add_panels(self, name: str, settings: Any) -> None:
         if (folder := self.plugins.static(name)) is not None:
@@ -93,12 +94,12 @@ class PluginHost:
         start = partial(self._start, name, context)
         for source in self.plugins.sources(name, settings, context):
             self.supervisor.add(source, name, context, start)
-        self.supervisor.around(
+        self.supervisor.set_steps(
             name,
             partial(self.plugins.startup, name, settings, context),
             partial(self.plugins.shutdown, name, settings, context),
         )
-        self.supervisor.begin(name)
+        self.supervisor.start(name)
 
     def _start(self, plugin: str, context: Context, source: str) -> Start:
         return Start(

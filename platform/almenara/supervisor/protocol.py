@@ -1,6 +1,6 @@
-"""What a source in a process of its own and its supervisor tell one another.
+"""The protocol between the supervisor and a source in a process of its own.
 
-Each message is msgpack behind its length in four bytes, over a pair of sockets.
+A message is a msgpack struct behind its length in four bytes (big endian), over a socket pair.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ import msgspec
 from almenara.signals import Event, Resource, Sample, Signal
 
 LENGTH: Final = 4
-LONGEST: Final = 256 * 1024**2
+LARGEST: Final = 256 * 1024**2
 
 
-class Carried(msgspec.Struct, array_like=True):
+class WireSignal(msgspec.Struct, array_like=True):
     """A signal on the wire; the payload of an event is JSON text there."""
 
     event: Event | None = None
@@ -25,7 +25,7 @@ class Carried(msgspec.Struct, array_like=True):
 
 
 class Start(msgspec.Struct, tag=True):
-    """To the child: which source it runs, and with what."""
+    """To the child: which source it runs, and with which settings."""
 
     plugin: str
     source: str
@@ -36,134 +36,134 @@ class Start(msgspec.Struct, tag=True):
 
 
 class Stop(msgspec.Struct, tag=True):
-    """To the child: end."""
+    """To the child: stop the source and exit."""
 
 
-class Done(msgspec.Struct, tag=True):
-    """To the child: the call of this number is done, with a value, or with why it could not be."""
+class Reply(msgspec.Struct, tag=True):
+    """To the child: the result of the call with this number, or why it failed."""
 
     call: int
     value: bytes | None = None
     error: str | None = None
 
 
-class Published(msgspec.Struct, tag=True):
+class Publish(msgspec.Struct, tag=True):
     """From the child: a batch for the bus."""
 
     call: int
-    signals: list[Carried]
+    signals: list[WireSignal]
 
 
-class Saved(msgspec.Struct, tag=True):
-    """From the child: a value to keep."""
+class Save(msgspec.Struct, tag=True):
+    """From the child: a value to store."""
 
     call: int
     key: str
     value: bytes
 
 
-class Loaded(msgspec.Struct, tag=True):
-    """From the child: a value to give back."""
+class Load(msgspec.Struct, tag=True):
+    """From the child: request for a stored value."""
 
     call: int
     key: str
 
 
-class KnownResources(msgspec.Struct, tag=True):
-    """From the child: which resources it told of, in this run or before."""
+class ListResources(msgspec.Struct, tag=True):
+    """From the child: request for the resources a source has published, also in earlier runs."""
 
     call: int
     source: str
     kind: str
 
 
-class Reported(msgspec.Struct, tag=True):
-    """From the child: what the source says of itself."""
+class Report(msgspec.Struct, tag=True):
+    """From the child: a report of the source (`SourceReport`)."""
 
     what: str
     value: str | int | None = None
 
 
-class Beat(msgspec.Struct, tag=True):
-    """From the child: its event loop moves."""
+class Alive(msgspec.Struct, tag=True):
+    """From the child: its event loop runs."""
 
     tasks: int
-    newest: str
+    commonest_task: str
     memory: int
 
 
-class Still(msgspec.Struct, tag=True):
-    """From the child's second thread: its event loop stands still."""
+class Blocked(msgspec.Struct, tag=True):
+    """From the child's second thread: its event loop is blocked."""
 
     seconds: float
     stack: list[str]
 
 
-class Ended(msgspec.Struct, tag=True):
+class Exit(msgspec.Struct, tag=True):
     """From the child: the source has ended, with this error."""
 
     error: str | None
 
 
-ToChild = Start | Stop | Done
-FromChild = Published | Saved | Loaded | KnownResources | Reported | Beat | Still | Ended
+ToChild = Start | Stop | Reply
+FromChild = Publish | Save | Load | ListResources | Report | Alive | Blocked | Exit
 
 encode = msgspec.msgpack.Encoder(enc_hook=str).encode
-_to_child = msgspec.msgpack.Decoder(ToChild, dec_hook=lambda kind, value: kind(value)).decode
-_from_child = msgspec.msgpack.Decoder(FromChild).decode
+_decode_to_child = msgspec.msgpack.Decoder(ToChild, dec_hook=lambda kind, value: kind(value)).decode
+_decode_from_child = msgspec.msgpack.Decoder(FromChild).decode
 
 
-def framed(message: ToChild | FromChild) -> bytes:
-    """The bytes of a message, its length in front."""
+def encode_frame(message: ToChild | FromChild) -> bytes:
+    """The bytes of a message, behind its length."""
     body = encode(message)
     return len(body).to_bytes(LENGTH, "big") + body
 
 
-async def _body(reader: asyncio.StreamReader) -> bytes:
+async def _read_frame(reader: asyncio.StreamReader) -> bytes:
     size = int.from_bytes(await reader.readexactly(LENGTH), "big")
-    if size > LONGEST:
-        raise ValueError(f"a message of {size} bytes; {LONGEST} are taken at most")
+    if size > LARGEST:
+        raise ValueError(f"a message of {size:,} bytes; at most {LARGEST:,} are accepted")
     return await reader.readexactly(size)
 
 
 async def read_from_child(reader: asyncio.StreamReader) -> FromChild:
     """The next message. Raises `asyncio.IncompleteReadError` at the end, and
-    `msgspec.MsgspecError` or `ValueError` for what is none."""
-    message: FromChild = _from_child(await _body(reader))
+    `msgspec.MsgspecError` or `ValueError` for bytes that are not a message."""
+    message: FromChild = _decode_from_child(await _read_frame(reader))
     return message
 
 
 async def read_to_child(reader: asyncio.StreamReader) -> ToChild:
     """The next message. Raises `asyncio.IncompleteReadError` at the end."""
-    message: ToChild = _to_child(await _body(reader))
+    message: ToChild = _decode_to_child(await _read_frame(reader))
     return message
 
 
-def carried(batch: Sequence[Signal]) -> list[Carried]:
+def to_wire(batch: Sequence[Signal]) -> list[WireSignal]:
     """Signals for the wire. Raises `TypeError` or `ValueError` for a payload that is not JSON."""
-    return [_carried(signal) for signal in batch]
+    return [_to_wire(signal) for signal in batch]
 
 
-def _carried(signal: Signal) -> Carried:
+def _to_wire(signal: Signal) -> WireSignal:
     if isinstance(signal, Event):
         data = msgspec.json.encode(signal.data)
-        return Carried(event=msgspec.structs.replace(signal, data=data))
+        return WireSignal(event=msgspec.structs.replace(signal, data=data))
     if isinstance(signal, Resource):
-        return Carried(resource=signal)
+        return WireSignal(resource=signal)
     if isinstance(signal, Sample):
-        return Carried(sample=signal)
+        return WireSignal(sample=signal)
     raise TypeError(f"{type(signal).__name__} is not a signal: an Event, a Resource or a Sample")
 
 
-def delivered(batch: Sequence[Carried]) -> list[Signal]:
-    """The signals that were carried."""
-    return [_delivered(it) for it in batch]
+def from_wire(batch: Sequence[WireSignal]) -> list[Signal]:
+    """The signals of a message. Raises `ValueError` for an entry without any."""
+    return [_from_wire(entry) for entry in batch]
 
 
-def _delivered(it: Carried) -> Signal:
-    if it.event is not None:
-        return msgspec.structs.replace(it.event, data=msgspec.Raw(it.event.data))
-    signal = it.resource or it.sample
+def _from_wire(entry: WireSignal) -> Signal:
+    if entry.event is not None:
+        return msgspec.structs.replace(entry.event, data=msgspec.Raw(entry.event.data))
+    signal = entry.resource or entry.sample
     if signal is None:
-        raise ValueError("a signal without content came from a source's process")
+        raise ValueError("an entry without a signal was received from the process of a source")
     return signal

@@ -19,11 +19,11 @@ import structlog
 
 from almenara.config import ConfigError, Secret
 from almenara.config.reference import attribute_docs, structs_in
+from almenara.errors import describe_error
 from almenara.hookspecs import Column, EventQuery, LogQuery, Panel, SampleQuery
 from almenara.plugins import PluginError, PluginRegistry, find_plugin
 from almenara.signals import Event, Resource, Sample, Severity, Signal, now
-from almenara.supervisor.state import sentence
-from almenara.supervisor.watchdog import Vitals
+from almenara.supervisor.watchdog import Heartbeat
 from almenara.testing.rendering import draw
 from almenara.testing.running import MemoryContext, SourceRun
 
@@ -84,7 +84,7 @@ def examine(plugin: str, settings: Settings | None, rule: str) -> Result:
         except (AssertionError, ConfigError, PluginError) as error:
             return Result(rule, "failed", str(error))
         except Exception as error:
-            return Result(rule, "failed", f"it raised {sentence(error)}")
+            return Result(rule, "failed", f"it raised {describe_error(error, with_type=True)}")
     return Result(rule, verdict, text)
 
 
@@ -219,7 +219,9 @@ async def ends_when_cancelled(subject: Subject) -> Said:
             await _let_run(run, WATCHED / 2)
             if run.task is not None and run.task.done() and not run.task.cancelled():
                 if (error := run.task.exception()) is not None:
-                    raise AssertionError(f"its run() raised {sentence(error)}")
+                    raise AssertionError(
+                        f"its run() raised {describe_error(error, with_type=True)}"
+                    )
                 raise AssertionError("its run() returned; it must go on until it is cancelled")
             left = await run.stop()
             if left:
@@ -230,7 +232,7 @@ async def ends_when_cancelled(subject: Subject) -> Said:
 
 
 async def does_not_block(subject: Subject) -> Said:
-    vitals = Vitals()
+    heartbeat = Heartbeat()
     found: list[str] = []
     ended = threading.Event()
 
@@ -240,8 +242,8 @@ async def does_not_block(subject: Subject) -> Said:
             # A machine that is busy with other things is late for this thread as well.
             late = time.monotonic() - began - LOOKED_EVERY
             began = time.monotonic()
-            if vitals.still() - late > BLOCKED and not found:
-                found.extend(vitals.stack() or ["code that is not Python"])
+            if heartbeat.blocked_for() - late > BLOCKED and not found:
+                found.extend(heartbeat.stack() or ["code that is not Python"])
 
     with _context() as context:
         sources = _watched(subject, context)
@@ -249,7 +251,7 @@ async def does_not_block(subject: Subject) -> Said:
         # takes longer in a large suite than a source may block.
         gc.collect()
         gc.freeze()
-        vitals.start(count_tasks=False)
+        heartbeat.start(count_tasks=False)
         watching = threading.Thread(target=watch, daemon=True)
         watching.start()
         runs = [SourceRun(source, bus=context.bus).start() for source in sources]
@@ -258,7 +260,7 @@ async def does_not_block(subject: Subject) -> Said:
             for run in runs:
                 await run.stop()
         finally:
-            vitals.stop()
+            heartbeat.stop()
             gc.unfreeze()
             ended.set()
             watching.join()

@@ -67,7 +67,7 @@ class Story:
         await asyncio.wait([self.task])
 
 
-async def test_turns_come_at_once_and_then_with_jitter_that_stays_within_its_share() -> None:
+async def test_every_starts_at_once_and_keeps_jitter_in_bounds() -> None:
     moments: list[float] = []
 
     async def work() -> None:
@@ -82,7 +82,7 @@ async def test_turns_come_at_once_and_then_with_jitter_that_stays_within_its_sha
     assert len({round(gap, 3) for gap in gaps}) > 10
 
 
-async def test_a_turn_that_was_overrun_is_not_made_up_for() -> None:
+async def test_every_skips_overrun_turns() -> None:
     turns: list[float] = []
 
     async def work() -> None:
@@ -98,7 +98,7 @@ async def test_a_turn_that_was_overrun_is_not_made_up_for() -> None:
     assert turns == [0, 35, 45, 55]
 
 
-async def test_polling_waits_longer_after_each_failure_and_recovers_at_once() -> None:
+async def test_poll_backs_off_and_recovers_at_once() -> None:
     asked: list[float] = []
     report = Report()
 
@@ -118,7 +118,7 @@ async def test_polling_waits_longer_after_each_failure_and_recovers_at_once() ->
     assert report.recoveries >= 2
 
 
-async def test_polling_lets_an_error_through_that_is_not_transient() -> None:
+async def test_poll_raises_permanent_errors() -> None:
     async def ask() -> None:
         raise KeyError("a bug")
 
@@ -126,14 +126,14 @@ async def test_polling_lets_an_error_through_that_is_not_transient() -> None:
         await poll(ask, seconds=1)
 
 
-def test_a_backoff_never_overflows_however_often_it_fails() -> None:
+def test_backoff_never_overflows() -> None:
     backoff = Backoff(1.0, 60.0, jitter=0)
     assert [backoff.failed() for _ in range(8)][-2:] == [60.0, 60.0]
     backoff.failures = 100_000
     assert backoff.failed() == 60.0
 
 
-async def test_a_blocking_call_runs_elsewhere_and_its_result_or_error_comes_back() -> None:
+async def test_blocking_returns_result_or_error_of_the_thread() -> None:
     here = threading.get_ident()
     assert await blocking(threading.get_ident) != here
 
@@ -146,7 +146,7 @@ async def test_a_blocking_call_runs_elsewhere_and_its_result_or_error_comes_back
         await blocking(lambda: next(iter(())))
 
 
-async def test_a_client_is_made_used_and_closed_in_one_thread() -> None:
+async def test_blocking_client_stays_in_one_thread() -> None:
     threads: list[int] = []
     closed = threading.Event()
 
@@ -166,7 +166,7 @@ async def test_a_client_is_made_used_and_closed_in_one_thread() -> None:
     assert len(set(threads)) == 1
 
 
-async def test_a_call_that_hangs_is_left_behind_and_the_next_is_made_on_a_new_client() -> None:
+async def test_blocking_client_abandons_a_hanging_call() -> None:
     made: list[int] = []
     release = threading.Event()
     async with BlockingClient(lambda: made.append(1) or len(made)) as client:
@@ -219,7 +219,7 @@ async def followed(upstream: Upstream, **options: Any) -> Report:
     return report
 
 
-async def test_a_watch_goes_on_from_the_last_accepted_position() -> None:
+async def test_watch_continues_from_last_accepted_position() -> None:
     upstream = Upstream([101, 102], ConnectionError("reset"), [103])
     report = await followed(upstream)
     assert [after for after, _ in upstream.watches] == [100, 102, 102, 103]
@@ -228,7 +228,7 @@ async def test_a_watch_goes_on_from_the_last_accepted_position() -> None:
     assert report.reasons[0].startswith("reset; the next try is in ")
 
 
-async def test_a_position_that_is_too_old_is_listed_anew_and_not_in_a_storm() -> None:
+async def test_watch_lists_again_after_expiry_with_backoff() -> None:
     upstream = Upstream([101], *[ExpiredError() for _ in range(6)])
     await followed(upstream)
     assert len(upstream.lists) == 7
@@ -237,7 +237,7 @@ async def test_a_position_that_is_too_old_is_listed_anew_and_not_in_a_storm() ->
     assert gaps[-1] > gaps[1]
 
 
-async def test_a_server_that_ends_every_watch_at_once_is_not_asked_without_a_pause() -> None:
+async def test_watch_pauses_when_every_watch_ends_at_once() -> None:
     upstream = Upstream(*[[] for _ in range(500)])
     await followed(upstream)
     moments = [moment for _, moment in upstream.watches]
@@ -245,7 +245,7 @@ async def test_a_server_that_ends_every_watch_at_once_is_not_asked_without_a_pau
     assert moments[9] > 20
 
 
-async def test_an_earlier_position_is_taken_up_without_listing() -> None:
+async def test_watch_resumes_without_listing() -> None:
     upstream = Upstream([8])
     await followed(upstream, resume=7)
     assert upstream.watches[0][0] == 7
@@ -264,14 +264,14 @@ def state(**statuses: str) -> list[Resource]:
     return [Resource(kind="k", name=name, status=it) for name, it in statuses.items()]
 
 
-def test_the_first_snapshot_tells_what_is_there_and_no_news() -> None:
+def test_first_snapshot_publishes_resources_and_no_events() -> None:
     snapshots = Snapshots(told)
     first = snapshots.difference(state(a="up", b="up"))
     assert [type(it) for it in first] == [Resource, Resource]
     assert snapshots.difference(state(a="up", b="up")) == []
 
 
-def test_what_appears_changes_and_goes_is_told_once_with_its_event() -> None:
+def test_snapshot_changes_are_published_once_with_their_event() -> None:
     snapshots = Snapshots(told)
     snapshots.difference(state(a="up", b="up"))
     signals = snapshots.difference(state(a="down", c="up"))
@@ -286,7 +286,7 @@ def test_what_appears_changes_and_goes_is_told_once_with_its_event() -> None:
 @given(
     st.lists(st.dictionaries(st.sampled_from("abcde"), st.sampled_from(["up", "down"])), max_size=8)
 )
-def test_the_differences_one_after_another_make_the_last_snapshot(
+def test_snapshot_differences_add_up_to_last_snapshot(
     history: list[dict[str, str]],
 ) -> None:
     snapshots = Snapshots()
@@ -302,7 +302,7 @@ def test_the_differences_one_after_another_make_the_last_snapshot(
         assert kept == statuses
 
 
-def test_a_later_time_alone_is_no_difference() -> None:
+def test_snapshot_ignores_a_new_time_alone() -> None:
     snapshots = Snapshots()
     (first,) = snapshots.difference(state(a="up"))
     assert isinstance(first, Resource)
@@ -310,7 +310,7 @@ def test_a_later_time_alone_is_no_difference() -> None:
 
 
 @pytest.mark.parametrize("end", [None, TimeoutError()])
-async def test_a_cancellation_that_a_library_swallowed_is_heeded(end: Exception | None) -> None:
+async def test_swallowed_cancellation_is_honored(end: Exception | None) -> None:
     async def swallow() -> None:
         try:
             await asyncio.sleep(60)
@@ -330,7 +330,7 @@ async def test_a_cancellation_that_a_library_swallowed_is_heeded(end: Exception 
     assert task.cancelled()
 
 
-async def test_a_call_of_a_library_gives_what_it_gives_after_a_group_has_failed() -> None:
+async def test_honor_cancellation_returns_result_after_a_failed_group() -> None:
     async def fail() -> None:
         await asyncio.sleep(0)
         raise ValueError

@@ -93,7 +93,7 @@ def told(reader: Reader) -> list[str]:
     return [it["subject"] for it in reader.get("/api/events?type=inbox.file.late")["events"]]
 
 
-def test_the_tutorial_works_as_it_is_written(reader: Reader) -> None:
+def test_tutorial_works_as_written(reader: Reader) -> None:
     blocks = [(it["kind"], it["how"] or "", it["text"]) for it in
               BLOCK.finditer((DOCS / "tutorial.md").read_text())]  # fmt: skip
     checks = {
@@ -115,7 +115,7 @@ def test_the_tutorial_works_as_it_is_written(reader: Reader) -> None:
     assert (reader.folder / "almenara-postbox" / "pyproject.toml").is_file()
 
 
-def test_every_hook_and_type_of_the_contract_is_documented() -> None:
+def test_every_hook_and_type_is_documented() -> None:
     reference = contract_reference()
     for name, thing in vars(hookspecs).items():
         if name.startswith("almenara_") or (
@@ -125,7 +125,7 @@ def test_every_hook_and_type_of_the_contract_is_documented() -> None:
             assert inspect.getdoc(thing)
 
 
-def test_a_minimal_plugin_as_the_contract_shows_it_is_under_twenty_lines_and_runs(
+def test_minimal_plugin_is_short_and_runs(
     tmp_path: Path,
 ) -> None:
     shown = inspect.getdoc(hookspecs) or ""

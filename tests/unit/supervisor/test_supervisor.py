@@ -64,7 +64,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_source_that_fails_is_started_again_and_hurts_no_other(tmp_path: Path) -> None:
+async def test_failing_source_is_restarted_and_others_run(tmp_path: Path) -> None:
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
         supervisor = Supervisor(bus, QUICK)
         for source in (Failing(), Ticking(), Ending()):
@@ -76,7 +76,7 @@ async def test_a_source_that_fails_is_started_again_and_hurts_no_other(tmp_path:
         assert failing.status in ("backing_off", "starting")
         assert failing.error == "ConnectionError: nobody answers at db.example"
         assert failing.error_time is not None
-        assert "ended by itself" in (ending.error or "")
+        assert "run() returned" in (ending.error or "")
         assert (ticking.status, ticking.restarts, ticking.error) == ("running", 0, None)
         assert ticking.lag == 3
         assert ticking.rate > 0
@@ -85,7 +85,7 @@ async def test_a_source_that_fails_is_started_again_and_hurts_no_other(tmp_path:
         assert [it.status for it in supervisor.states()] == ["stopped"] * 3
 
 
-async def test_a_source_that_does_not_stop_is_left_behind_in_time(tmp_path: Path) -> None:
+async def test_source_that_does_not_stop_is_abandoned_in_time(tmp_path: Path) -> None:
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
         supervisor = Supervisor(bus, QUICK)
         supervisor.add(Stubborn(), "plugin")
@@ -97,9 +97,9 @@ async def test_a_source_that_does_not_stop_is_left_behind_in_time(tmp_path: Path
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
+async def test_duplicate_source_name_is_refused(tmp_path: Path) -> None:
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
         supervisor = Supervisor(bus, QUICK)
         supervisor.add(Ticking(), "one")
-        with pytest.raises(ValueError, match="names of sources must differ"):
+        with pytest.raises(ValueError, match="source names must be unique"):
             supervisor.add(Ticking(), "two")

@@ -66,7 +66,7 @@ def developing(tmp_path: Path) -> Iterator[Developing]:
     it.stop()
 
 
-def test_the_example_dropped_into_a_running_server_shows_its_page(developing: Developing) -> None:
+def test_example_plugin_dropped_into_folder_shows_its_page(developing: Developing) -> None:
     assert developing.status("/dashboards/host") == 404
     shutil.copy(EXAMPLE, developing.plugins)
     wait_until(lambda: developing.status("/dashboards/host") == 200, "the page of the example")
@@ -77,7 +77,7 @@ def test_the_example_dropped_into_a_running_server_shows_its_page(developing: De
     assert "Load of each processor" in developing.text("/")
 
 
-def test_a_saved_plugin_is_loaded_again_and_nothing_else_notices(developing: Developing) -> None:
+def test_saved_plugin_is_reloaded_without_disturbing_others(developing: Developing) -> None:
     shutil.copy(EXAMPLE, developing.plugins)
     wait_until(lambda: "host" in developing.sources(), "the example")
     started = developing.get("/api/health")["started"]
@@ -109,7 +109,7 @@ def test_a_saved_plugin_is_loaded_again_and_nothing_else_notices(developing: Dev
     assert numbers == list(range(len(numbers)))
 
 
-def test_a_package_in_the_folder_is_a_plugin_and_its_parts_are_loaded_again(
+def test_package_plugin_is_reloaded_with_its_modules(
     developing: Developing,
 ) -> None:
     package = developing.plugins / "parted"
@@ -125,7 +125,7 @@ def test_a_package_in_the_folder_is_a_plugin_and_its_parts_are_loaded_again(
     wait_until(lambda: developing.events("?type=parted.second"), "the events of the new part")
 
 
-def test_a_name_that_an_installed_plugin_has_is_told(developing: Developing) -> None:
+def test_name_of_an_installed_plugin_is_reported(developing: Developing) -> None:
     shutil.copy(EXAMPLE, developing.plugins / "http.py")
     wait_until(
         lambda: any("its name is taken" in (it["error"] or "")
@@ -134,7 +134,7 @@ def test_a_name_that_an_installed_plugin_has_is_told(developing: Developing) -> 
     assert developing.plugin("http")["state"] == "active"
 
 
-def test_what_a_mounted_folder_holds_besides_is_left_alone(tmp_path: Path) -> None:
+def test_hidden_files_of_a_mounted_folder_are_ignored(tmp_path: Path) -> None:
     developing = Developing(tmp_path)
     data = developing.plugins / "..data"
     data.mkdir()

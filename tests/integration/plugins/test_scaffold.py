@@ -35,9 +35,7 @@ def environment(tmp_path: Path) -> Path:
     return folder / "bin"
 
 
-def test_a_new_plugin_works_from_its_wheel_in_another_environment(
-    tmp_path: Path, environment: Path
-) -> None:
+def test_scaffolded_plugin_works_from_its_wheel(tmp_path: Path, environment: Path) -> None:
     folder = tmp_path / "almenara-weather-vane"
     files = create("weather-vane", folder)
     assert folder / "src" / "almenara_weather_vane" / "__init__.py" in files
@@ -86,13 +84,13 @@ def test_a_new_plugin_works_from_its_wheel_in_another_environment(
 
 
 @pytest.mark.parametrize("name", ["Weather!", "9lives", "class", "nats", "a" * 50, ""])
-def test_a_name_that_cannot_be_one_is_refused(tmp_path: Path, name: str) -> None:
+def test_invalid_plugin_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"cannot be the name|there is a plugin nats already"):
         create(name, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(FileExistsError, match="is not empty"):
         create("weather", tmp_path)

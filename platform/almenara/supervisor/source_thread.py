@@ -1,4 +1,4 @@
-"""Running a source on an event loop of its own, in a thread of its own."""
+"""A source on an event loop of its own, in a thread of its own."""
 
 import asyncio
 import contextlib
@@ -9,15 +9,16 @@ from typing import Any, Final
 
 import structlog
 
+from almenara.errors import describe_error
 from almenara.hookspecs import Publish
 from almenara.signals import Signal
 from almenara.supervisor.state import SourceError
-from almenara.supervisor.watchdog import Vitals
+from almenara.supervisor.watchdog import Heartbeat
 
 log = structlog.get_logger(__name__)
 
-LEFTOVERS: Final = 1.0
-"""Seconds that tasks which a source left behind have to end."""
+LEFTOVER_TIMEOUT: Final = 1.0
+"""Seconds that tasks which a source has left running have to end."""
 
 Work = Callable[[Publish], Coroutine[Any, Any, None]]
 
@@ -33,11 +34,11 @@ class BlockedError(SourceError):
 
 
 class AbandonedError(SourceError):
-    """A source did not end when it was told to; its thread is left behind."""
+    """A source did not end when it was stopped; its thread is abandoned."""
 
 
-def new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop where there is one."""
+def create_event_loop() -> asyncio.AbstractEventLoop:
+    """A uvloop where it is installed, else the event loop of asyncio."""
     try:
         import uvloop
     except ImportError:
@@ -46,145 +47,150 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def across(
+def call_on_loop(
     home: asyncio.AbstractEventLoop, call: Callable[..., Awaitable[Any]]
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """The same call, made from another thread's loop and run on `home`."""
+    """The same call, made from the loop of another thread and run on `home`."""
 
-    async def there(*arguments: Any) -> Any:
+    async def forward(*arguments: Any) -> Any:
         if asyncio.get_running_loop() is home:
             return await call(*arguments)
 
-        async def here() -> Any:
+        async def run() -> Any:
             return await call(*arguments)
 
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(here(), home))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), home))
 
-    return there
+    return forward
 
 
 class SourceThread:
     """One run of a source in a thread."""
 
-    def __init__(self, name: str, work: Work, publish: Publish, vitals: Vitals) -> None:
-        self.name, self.vitals = name, vitals
+    def __init__(self, name: str, work: Work, publish: Publish, heartbeat: Heartbeat) -> None:
+        self.name, self.heartbeat = name, heartbeat
         self._work = work
         self._home = asyncio.get_running_loop()
-        self._publish = across(self._home, publish)
-        self._ended: asyncio.Future[None] = self._home.create_future()
+        self._publish_at_home = call_on_loop(self._home, publish)
+        self._result: asyncio.Future[None] = self._home.create_future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._cancelled = False
+        self._is_cancelled = False
         self.abandoned = False
         self._thread = threading.Thread(target=self._main, name=f"source {name}", daemon=True)
 
     async def run(self, stop_timeout: float) -> None:
         """Return or raise as the source does.
 
-        When cancelled, the source is; one that has not ended `stop_timeout` seconds later is left
-        behind, with a line in the log.
+        When cancelled, the source is cancelled; if it has not ended `stop_timeout` seconds later,
+        it is abandoned with a line in the log.
         """
         self._thread.start()
         try:
-            await asyncio.shield(self._ended)
+            await asyncio.shield(self._result)
         except asyncio.CancelledError:
-            if self._ended.done():
+            if self._result.done():
                 raise
             self.cancel()
-            _, waiting = await asyncio.wait([self._ended], timeout=stop_timeout)
+            _, waiting = await asyncio.wait([self._result], timeout=stop_timeout)
             if waiting:
                 self.abandon()
                 log.warning(
-                    "a source does not stop and is left behind",
+                    "a source does not stop and is abandoned",
                     source=self.name,
-                    at=self.vitals.stack(),
+                    at=self.heartbeat.stack(),
                 )
-            elif (error := self._ended.exception()) is not None:
-                log.warning("a source failed while it stopped", source=self.name, error=str(error))
+            elif (error := self._result.exception()) is not None:
+                log.warning(
+                    "a source failed while it stopped",
+                    source=self.name,
+                    error=describe_error(error),
+                )
             raise
         finally:
             if not self.abandoned:
-                self.vitals.stop()
+                self.heartbeat.stop()
 
     def cancel(self) -> None:
-        """Ask the source to end."""
-        self._cancelled = True
+        """Cancel the source."""
+        self._is_cancelled = True
         if self._loop is not None and self._task is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
 
     def interrupt(self) -> None:
-        """Raise `BlockedError` where the thread is, as soon as it runs Python code again."""
+        """Raise `BlockedError` in the thread, as soon as it executes Python code again."""
         if self._thread.is_alive() and self._thread.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(self._thread.ident), ctypes.py_object(BlockedError)
             )
 
     def abandon(self) -> None:
-        """Leave the thread to itself: nothing it publishes from now on is taken."""
+        """Leave the thread alone: what it publishes from now on is refused."""
         self.abandoned = True
-        self.vitals.stop()
-        if not self._ended.done():
-            self._ended.set_exception(
+        self.heartbeat.stop()
+        if not self._result.done():
+            self._result.set_exception(
                 AbandonedError(
-                    "it blocked its event loop and could not be interrupted; its thread is left"
-                    " behind. Give it a process of its own: supervisor.sources."
+                    "it blocked its event loop and could not be interrupted; its thread is"
+                    " abandoned. Give it a process of its own: supervisor.sources."
                     f"{self.name}.isolation: process"
                 )
             )
-            self._ended.exception()
+            # Marks the exception as retrieved: nobody may be waiting for it any more.
+            self._result.exception()
 
-    async def _publish_from_there(self, batch: Sequence[Signal]) -> None:
+    async def _publish(self, batch: Sequence[Signal]) -> None:
         if self.abandoned:
             raise asyncio.CancelledError
-        await self._publish(batch)
+        await self._publish_at_home(batch)
 
     def _main(self) -> None:
         error: BaseException | None = None
-        loop = self._loop = new_loop()
+        loop = self._loop = create_event_loop()
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(self._run())
         except BaseException as problem:
             error = problem
         with contextlib.suppress(RuntimeError):
-            self._home.call_soon_threadsafe(self._settle, error)
+            self._home.call_soon_threadsafe(self._set_result, error)
         with contextlib.suppress(BaseException):
             loop.close()
 
     async def _run(self) -> None:
-        self.vitals.start(count_tasks=True)
+        self.heartbeat.start(count_tasks=True)
         loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._work(self._publish_from_there), name=self.name)
-        if self._cancelled:
+        self._task = loop.create_task(self._work(self._publish), name=self.name)
+        if self._is_cancelled:
             self._task.cancel()
         try:
             await asyncio.wait([self._task])
         finally:
-            left = asyncio.all_tasks() - {asyncio.current_task(), self._task}
-            for task in left:
+            leftovers = asyncio.all_tasks() - {asyncio.current_task(), self._task}
+            for task in leftovers:
                 task.cancel()
-            if left:
-                _, stubborn = await asyncio.wait(left, timeout=LEFTOVERS)
+            if leftovers:
+                _, stubborn = await asyncio.wait(leftovers, timeout=LEFTOVER_TIMEOUT)
                 log.warning(
-                    "a source left tasks behind", source=self.name, tasks=len(left),
-                    stubborn=len(stubborn),
+                    "a source left tasks running", source=self.name, tasks=len(leftovers),
+                    still_running=len(stubborn),
                 )  # fmt: skip
             await loop.shutdown_asyncgens()
         self._task.result()
 
-    def _settle(self, error: BaseException | None) -> None:
-        if self._ended.done():
+    def _set_result(self, error: BaseException | None) -> None:
+        if self._result.done():
             return
         if error is None:
-            self._ended.set_result(None)
+            self._result.set_result(None)
         elif isinstance(error, asyncio.CancelledError):
-            if self._cancelled:
-                self._ended.set_result(None)
+            if self._is_cancelled:
+                self._result.set_result(None)
             else:
-                self._ended.set_exception(SourceError("it ended by cancelling itself"))
+                self._result.set_exception(SourceError("it cancelled itself"))
         elif isinstance(error, SystemExit | KeyboardInterrupt | StopIteration | GeneratorExit):
             name = type(error).__name__
-            self._ended.set_exception(SourceError(f"it raised {name}, which ends nothing here"))
+            self._result.set_exception(SourceError(f"it raised {name}, which a source must not"))
         else:
-            self._ended.set_exception(error)
+            self._result.set_exception(error)

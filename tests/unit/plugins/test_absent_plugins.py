@@ -13,15 +13,15 @@ def plugins() -> PluginRegistry:
     return found
 
 
-def test_it_may_be_named_among_those_to_leave_out(plugins: PluginRegistry) -> None:
+def test_absent_plugin_may_be_disabled(plugins: PluginRegistry) -> None:
     plugins.check(Settings(plugins={"disabled": ["ray"]}))
 
 
-def test_its_settings_are_refused_with_how_to_install_it(plugins: PluginRegistry) -> None:
+def test_absent_plugin_settings_are_refused_with_install_hint(plugins: PluginRegistry) -> None:
     with pytest.raises(ConfigError, match=r"plugins\.ray needs .* pip install 'almenara\[ray\]'"):
         plugins.check(Settings(plugins={"ray": {}}))
 
 
-def test_a_name_that_nobody_knows_is_still_refused(plugins: PluginRegistry) -> None:
+def test_unknown_plugin_name_is_refused(plugins: PluginRegistry) -> None:
     with pytest.raises(ConfigError, match="not a plugin that is installed"):
         plugins.check(Settings(plugins={"disabled": ["rai"]}))

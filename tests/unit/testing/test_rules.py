@@ -115,17 +115,17 @@ def plugin(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.mark.parametrize("rule", list(RULES))
-def test_a_good_plugin_keeps_every_rule(plugin: Callable[[str], str], rule: str) -> None:
+def test_good_plugin_passes_every_rule(plugin: Callable[[str], str], rule: str) -> None:
     result = examine(plugin(""), None, rule)
     assert (result.verdict, result.text) == ("passed", "")
 
 
-def test_there_is_a_breaking_plugin_for_every_rule() -> None:
+def test_every_rule_has_a_breaking_plugin() -> None:
     assert set(BREAKING) == set(RULES)
 
 
 @pytest.mark.parametrize("rule", list(RULES))
-def test_a_rule_finds_the_plugin_that_breaks_it_and_says_what_to_do(
+def test_rule_fails_for_the_breaking_plugin_with_remedy(
     plugin: Callable[[str], str], rule: str
 ) -> None:
     code, told = BREAKING[rule]
@@ -134,7 +134,7 @@ def test_a_rule_finds_the_plugin_that_breaks_it_and_says_what_to_do(
     assert told in result.text
 
 
-def test_a_panel_that_cannot_be_drawn_breaks_a_rule_with_the_line(
+def test_unrenderable_panel_fails_with_its_line(
     plugin: Callable[[str], str],
 ) -> None:
     result = examine(
@@ -171,7 +171,7 @@ class Counting:
 
 
 @pytest.mark.anyio
-async def test_a_test_holds_the_clock_of_a_source_in_its_hand(
+async def test_manual_clock_controls_a_source(
     manual_clock: ManualClock, run_source: Callable[[Any], SourceRun]
 ) -> None:
     async with run_source(Counting()) as run:
@@ -185,7 +185,7 @@ async def test_a_test_holds_the_clock_of_a_source_in_its_hand(
 
 
 @pytest.mark.anyio
-async def test_an_event_told_twice_is_one_and_is_counted_as_a_repeat() -> None:
+async def test_memory_bus_counts_a_repeated_event_once() -> None:
     class Twice:
         async def run(self, publish: Publish) -> None:
             for _ in range(2):
@@ -199,7 +199,7 @@ async def test_an_event_told_twice_is_one_and_is_counted_as_a_repeat() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_panel_is_drawn_from_the_signals_of_a_test(plugin: Callable[[str], str]) -> None:
+async def test_render_panel_uses_given_signals(plugin: Callable[[str], str]) -> None:
     text = await render_panel(
         plugin(""), "p", [Resource(kind="k", name="<b>one</b>", state={"a": {"b": 12}})]
     )
