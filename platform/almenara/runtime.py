@@ -92,7 +92,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
             running = server(
                 create_app(services),
                 settings.server,
-                lambda: channels.drain(settings.server.drain),
+                lambda: channels.drain(settings.server.drain_period),
             )
             channels.start()
             if not reload:

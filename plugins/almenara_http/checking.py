@@ -10,7 +10,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from almenara.config import masked
+from almenara.config import redact_secrets
 from almenara.hookspecs import Finding
 from almenara_http.settings import CheckSettings, HttpSettings, codes
 
@@ -150,7 +150,7 @@ def reason(error: Exception, check: CheckSettings) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         _, _, why = text.partition("certificate verify failed: ")
         return f"the certificate is not valid: {(why or text).partition(' (_ssl')[0]}"
-    return masked(text, [check.password, check.bearer, *check.headers.values()])[:300]
+    return redact_secrets(text, [check.password, check.bearer, *check.headers.values()])[:300]
 
 
 async def diagnose(settings: HttpSettings) -> Sequence[Finding]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from almenara.config import Secret, web_address
+from almenara.config import Secret, parse_http_url
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -55,7 +55,7 @@ class CheckSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Days before the end of a certificate from which on it is warned of."""
 
     def __post_init__(self) -> None:
-        web_address(self.url, f"the check {self.name}", "give them as user and password")
+        parse_http_url(self.url, f"the check {self.name}", "give them as user and password")
         for text in self.expect:
             codes(text)
         if self.matches is not None:

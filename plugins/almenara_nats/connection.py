@@ -11,7 +11,7 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from almenara.config import masked as without_secrets
+from almenara.config import redact_secrets
 from almenara_nats.settings import NatsSettings
 
 log = structlog.get_logger(__name__)
@@ -96,7 +96,7 @@ class Connection(Client):
 
 def masked(text: str, settings: NatsSettings) -> str:
     """The text without the secrets of the settings, for messages and logs."""
-    text = without_secrets(text, (settings.password, settings.token))
+    text = redact_secrets(text, (settings.password, settings.token))
     return USERINFO.sub("***@", text)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from almenara.config import Secret, web_address
+from almenara.config import Secret, parse_http_url
 from almenara_prometheus.presets import PRESETS
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -69,7 +69,7 @@ class TargetSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Resources that one page may become at most; more are left out, and that is told."""
 
     def __post_init__(self) -> None:
-        web_address(self.url, f"the target {self.name}", "use bearer or headers")
+        parse_http_url(self.url, f"the target {self.name}", "use bearer or headers")
         if not self.presets and not self.metrics:
             raise ValueError(
                 f"the target {self.name} says nothing of what to read; give it metrics, or presets"

@@ -8,7 +8,7 @@ from typing import Final
 import httpx
 import msgspec
 
-from almenara.config import masked
+from almenara.config import redact_secrets
 from almenara.hookspecs import Context, Finding, Publish, SourceReport
 from almenara.sdk import every, monotonic, now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
@@ -119,7 +119,7 @@ async def scrape(session: httpx.AsyncClient, target: TargetSettings) -> bytes:
         # this target that is down and no other.
         text = " ".join(str(error).split()) or type(error).__name__
         secrets = (target.bearer, *target.headers.values())
-        raise ScrapeError(masked(text, secrets)[:300]) from None
+        raise ScrapeError(redact_secrets(text, secrets)[:300]) from None
 
 
 async def _page(session: httpx.AsyncClient, target: TargetSettings) -> bytes:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
-from almenara.config import masked
+from almenara.config import redact_secrets
 from almenara_ray.settings import ClusterSettings, RaySettings
 
 PATHS: Final[Mapping[str, str]] = {
@@ -191,6 +191,6 @@ async def _judge(answer: httpx.Response) -> None:
 
 def hidden(text: str, cluster: ClusterSettings) -> str:
     """The text without the secrets of a cluster and without its address."""
-    text = masked(text, (cluster.token, *cluster.headers.values()))
+    text = redact_secrets(text, (cluster.token, *cluster.headers.values()))
     host = cluster.url.partition("://")[2].partition("/")[0]
     return text.replace(cluster.url, "its address").replace(host, "its address")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from almenara.config import Secret, web_address
+from almenara.config import Secret, parse_http_url
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -39,7 +39,7 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(
                 f"name of a cluster must be letters, digits, '.', '_' and '-'; it is {self.name!r}"
             )
-        parts = web_address(self.url, f"the cluster {self.name}", "use token or headers")
+        parts = parse_http_url(self.url, f"the cluster {self.name}", "use token or headers")
         if parts.query or parts.fragment:
             raise ValueError(f"url of the cluster {self.name} must not hold a ? or a #")
 

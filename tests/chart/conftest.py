@@ -23,7 +23,7 @@ def metric_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]
     with Almenara(
         folder,
         config={
-            "auth": {"open_metrics": True},
+            "auth": {"public_metrics": True},
             "plugins": {"http": {"checks": [{"name": "a", "url": "http://[::1]:9"}]}},
         },
     ) as it:

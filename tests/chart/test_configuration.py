@@ -117,7 +117,7 @@ def running(
     config = placed(values, tmp_path)
     config["server"]["port"] = free_port()
     # Quick to end, as what the drain lasts is not what is looked at here.
-    config["server"]["drain"] = 0.2
+    config["server"]["drain_period"] = 0.2
     with Almenara(tmp_path / "product", config=config) as product:
         yield product, workload(render(values))
 
@@ -145,7 +145,7 @@ def test_a_name_that_the_chart_does_not_know_is_refused(running: tuple[Almenara,
 def test_a_pod_with_a_certificate_of_its_own_is_probed_over_https(tmp_path: Path) -> None:
     values = engine.read(SETS["own-certificate"])
     config = placed(values, tmp_path)
-    config["server"].update(port=free_port(), drain=0.2)
+    config["server"].update(port=free_port(), drain_period=0.2)
     product = Almenara(tmp_path / "product", config=config)
     product.launch()
     # The kubelet asks by address and looks at no name.
@@ -172,8 +172,8 @@ def test_a_pod_with_a_certificate_of_its_own_is_probed_over_https(tmp_path: Path
 def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
     config = placed({"config": {"plugins": {"nats": {"servers": [f"nats://127.0.0.1:{free_port()}"]}}}},
                     tmp_path)  # fmt: skip
-    config["server"].update(port=free_port(), drain=0.2)
-    config["auth"] = {"open_metrics": True}
+    config["server"].update(port=free_port(), drain_period=0.2)
+    config["auth"] = {"public_metrics": True}
     with Almenara(tmp_path / "product", config=config) as product:
         wait_until(
             lambda: 'almenara_source_up{source="nats"} 0.0' in product.text("/metrics"),
@@ -185,7 +185,7 @@ def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
 
 def test_it_stops_being_ready_before_it_ends(tmp_path: Path) -> None:
     config = placed({}, tmp_path)
-    config["server"].update(port=free_port(), drain=3.0)
+    config["server"].update(port=free_port(), drain_period=3.0)
     with Almenara(tmp_path / "product", config=config) as product:
         assert product.process is not None
         os.kill(product.process.pid, signal.SIGTERM)

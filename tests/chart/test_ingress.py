@@ -130,6 +130,7 @@ def fleet(
     with NatsServer(folder / "nats") as nats:
         publisher = RawClient(nats.port)
         publisher.make_stream("FLEET", "fleet.>")
+        trusted = [f"{pod_address}/32"]
         values: Thing = {
             "ingress": {"enabled": True, "className": "traefik", "host": HOST},
             "gateway": {
@@ -138,7 +139,7 @@ def fleet(
             },
             "secrets": {"access": {"data": {"token": TOKEN}}},
             "config": {
-                "server": {"port": port, "drain": 0.5, "trusted_proxies": [f"{pod_address}/32"]},
+                "server": {"port": port, "drain_period": 0.5, "trusted_proxies": trusted},
                 "auth": {"mode": "token", "token": {"file": "/etc/almenara/secrets/access/token"}},
                 "plugins": {"nats": {"servers": [nats.url]}},
             },

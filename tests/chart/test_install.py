@@ -420,7 +420,7 @@ def test_helm_test_sees_an_event_come_back_over_the_websocket(
         "secrets": {"access": {"data": {"token": TOKEN}}},
         "config": {
             "auth": {"token": {"file": "/etc/almenara/secrets/access/token"}},
-            "server": {"port": port, "drain": 0.2},
+            "server": {"port": port, "drain_period": 0.2},
             "plugins": {"nats": {"servers": [nats.url],
                                  "apply": [{"name": "FLEET", "subjects": ["fleet.>"]}]}},
         },

@@ -82,7 +82,7 @@ class Operator:
         example = folder / "helm" / "examples" / "ingress-nginx-cert-manager.yaml"
         example.parent.mkdir()
         self.values: dict[str, Any] = engine.read(ROOT / "helm" / "examples" / example.name)
-        self.values["config"]["server"].update(port=self.port, drain=1)
+        self.values["config"]["server"].update(port=self.port, drain_period=1)
         self.values["service"] = {"port": self.port}
         self.values["config"]["plugins"]["nats"]["servers"] = [nats.url]
         example.write_text(yaml.safe_dump(self.values))

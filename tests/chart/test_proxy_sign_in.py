@@ -145,8 +145,8 @@ def asked(
 
 def config(**server: Any) -> dict[str, Any]:
     return {
-        "server": {"drain": 0.2, "trusted_proxies": ["127.0.0.1"], **server},
-        "auth": {"mode": "proxy", "roles": ROLES, "proxy": {"recheck": RECHECK}},
+        "server": {"drain_period": 0.2, "trusted_proxies": ["127.0.0.1"], **server},
+        "auth": {"mode": "proxy", "roles": ROLES, "proxy": {"reauthentication_interval": RECHECK}},
     }
 
 

@@ -246,7 +246,7 @@ def test_rights_are_to_read_and_never_to_secrets(things: list[Thing]) -> None:
 def test_there_is_time_to_drain(things: list[Thing]) -> None:
     server = engine.configuration(things)["server"]
     grace = workload(things)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert grace >= server["drain"] + server.get("shutdown_timeout", 10)
+    assert grace >= server["drain_period"] + server.get("shutdown_timeout", 10)
 
 
 def test_every_name_in_the_address_bar_is_answered_for(things: list[Thing]) -> None:

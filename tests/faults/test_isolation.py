@@ -341,7 +341,7 @@ def test_source_that_does_not_stop_is_abandoned_at_shutdown(
         body,
         supervisor__sources=f"{{bad: {{isolation: {isolation}}}}}",
         supervisor__stop_timeout="1",
-        server__drain="0",
+        server__drain_period="0",
     )
     wait_until(it.begun.exists, "the bad source at its worst", 30)
     began = time.monotonic()

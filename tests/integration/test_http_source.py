@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from almenara.config import ConfigError, Secret, read
+from almenara.config import ConfigError, Secret, decode_settings
 from almenara.signals import Event, Severity
 from almenara.testing.running import MemoryContext, SourceRun
 from almenara_http.checking import ask, diagnose
@@ -181,7 +181,7 @@ async def test_secrets_are_sent_and_shown_nowhere() -> None:
 async def test_what_is_wrong_with_one_check_is_its_answer(tmp_path: Path) -> None:
     word = tmp_path / "word"
     word.write_text("a-token")
-    missing = Secret.read({"file": str(word)})
+    missing = Secret.parse({"file": str(word)})
     word.unlink()
     async with serving(answering()) as url:
         for settings, reason in (
@@ -245,11 +245,14 @@ async def test_a_check_that_left_the_settings_while_away_is_told_as_gone(tmp_pat
 @pytest.mark.parametrize(
     ("tree", "told"),
     [
-        ({"name": "a", "url": "ftp://x"}, "must begin with http:// or https://"),
+        ({"name": "a", "url": "ftp://x"}, "must start with http:// or https://"),
         ({"name": "a", "url": "http://x:99999"}, "a port from 1 to 65535"),
         ({"name": "a", "url": "http://[::1"}, "name a host"),
         ({"name": "a", "url": "http://x", "bearer": "secret-word\nmore"}, "a secret is one line"),
-        ({"name": "a", "url": "http://u:secret-word@x/"}, "must not hold a user or a password"),
+        (
+            {"name": "a", "url": "http://u:secret-word@x/"},
+            "must not contain a user name or password",
+        ),
         ({"name": "a", "url": "http://x", "expect": ["9"]}, "codes from 100 to 599"),
         ({"name": "a", "url": "http://x", "matches": "("}, "is not a regular expression"),
         ({"name": "a", "url": "http://x", "evry": 3}, "did you mean every?"),
@@ -261,6 +264,6 @@ async def test_a_check_that_left_the_settings_while_away_is_told_as_gone(tmp_pat
 )
 def test_wrong_settings_are_refused_with_what_to_do(tree: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        read(HttpSettings, {"checks": [tree]}, place="plugins.http")
+        decode_settings(HttpSettings, {"checks": [tree]}, place="plugins.http")
     assert told in str(refused.value)
     assert "secret-word" not in str(refused.value)

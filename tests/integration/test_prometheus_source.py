@@ -167,7 +167,7 @@ async def test_what_is_wrong_with_one_target_is_told_of_it_and_holds_up_no_other
 ) -> None:
     word = tmp_path / "word"
     word.write_text("a-token")
-    missing = Secret.read({"file": str(word)})
+    missing = Secret.parse({"file": str(word)})
     word.unlink()
     registry = CollectorRegistry()
     Gauge("depth", "Depth.", ["queue"], registry=registry).labels("a").set(4)

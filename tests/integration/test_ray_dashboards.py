@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from test_http_source import certificate
 
-from almenara.config import ConfigError, Secret, read
+from almenara.config import ConfigError, Secret, decode_settings
 from almenara.hookspecs import Publish, SourceReport
 from almenara.signals import Event
 from almenara.testing import SourceRun
@@ -380,15 +380,18 @@ async def test_of_ten_clusters_three_dead_or_hanging_delay_none_of_the_others(
     ("tree", "told"),
     [
         ({"name": "a b", "url": "http://x"}, "name of a cluster must be letters"),
-        ({"name": "a", "url": "ftp://x"}, "must begin with http:// or https://"),
-        ({"name": "a", "url": "http://u:secret-word@x"}, "must not hold a user or a password"),
+        ({"name": "a", "url": "ftp://x"}, "must start with http:// or https://"),
+        (
+            {"name": "a", "url": "http://u:secret-word@x"},
+            "must not contain a user name or password",
+        ),
         ({"name": "a", "url": "http://x", "token": {"env": "NOT_SET"}}, "NOT_SET is not set"),
         ({"name": "a", "url": "http://x", "tokn": "b"}, "token"),
     ],
 )
 def test_wrong_settings_are_refused_with_what_to_do(tree: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        read(RaySettings, {"clusters": [tree]}, place="plugins.ray")
+        decode_settings(RaySettings, {"clusters": [tree]}, place="plugins.ray")
     assert told in str(refused.value)
     assert "secret-word" not in str(refused.value)
 
@@ -396,4 +399,4 @@ def test_wrong_settings_are_refused_with_what_to_do(tree: dict[str, Any], told: 
 def test_two_clusters_of_one_name_are_refused() -> None:
     tree = {"clusters": [{"name": "a", "url": "http://x"}, {"name": "a", "url": "http://y"}]}
     with pytest.raises(ConfigError, match="two named 'a'"):
-        read(RaySettings, tree, place="plugins.ray")
+        decode_settings(RaySettings, tree, place="plugins.ray")

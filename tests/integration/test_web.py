@@ -381,7 +381,7 @@ async def test_a_wrong_configuration_is_refused_with_what_to_do(tmp_path: Path) 
     config = tmp_path / "almenara.yaml"
     for text, said in (
         ("server:\n  prot: 1\n", "did you mean port?"),
-        ("server:\n  drain: many\n", "server.drain"),
+        ("server:\n  drain_period: many\n", "server.drain_period"),
         ("plugins:\n  nast: {}\n", "plugins.nast"),
         ("plugins:\n  nats:\n    stream: []\n", "did you mean streams?"),
         ("plugins:\n  nats:\n    start: yesterday\n", "start must be all, new"),

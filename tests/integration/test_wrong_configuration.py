@@ -47,13 +47,13 @@ WRONG = [
     ("server: {port: eighty}", "server.port: Expected `int`, got `str`, found 'eighty'"),
     ("server: {port: 99999}", "server.port: Expected `int` <= 65535, found 99999"),
     ("serving: {}", "serving is not a setting; did you mean server?"),
-    ("- a\n- b", "holds list, expected `name: value` lines"),
+    ("- a\n- b", "contains list, expected `name: value` lines"),
     ("a: [", "is not YAML"),
     ("plugins: {mien: {}}", "plugins.mien is not a plugin that is installed; did you mean mine?"),
     ("plugins: {disabled: [mien]}",
      "plugins.disabled: mien is not a plugin that is installed; did you mean mine?"),
-    ("plugins: {disabled: mine}", "plugins.disabled must be a list of names of plugins"),
-    ("plugins: {mine: 7}", "plugins.mine must hold `name: value` lines; it is int"),
+    ("plugins: {disabled: mine}", "plugins.disabled must be a list of plugin names"),
+    ("plugins: {mine: 7}", "plugins.mine must contain `name: value` lines, found int"),
     ("plugins: {mine: {evry: 3}}", "plugins.mine.evry is not a setting; did you mean every?"),
     ("plugins: {mine: {every: often}}",
      "plugins.mine.every: Expected `float`, got `str`, found 'often'"),
@@ -176,5 +176,5 @@ def test_one_schema_describes_the_core_and_every_plugin(tmp_path: Path) -> None:
     assert plugins["additionalProperties"] is False
     mine = schema["$defs"][plugins["properties"]["mine"]["$ref"].rpartition("/")[2]]
     assert mine["properties"]["every"]["description"] == "Seconds."
-    assert core["properties"]["plugins_dir"]["description"].startswith("Folder of plugins")
+    assert core["properties"]["plugins_dir"]["description"].startswith("Directory of plugins")
     assert "env" in json.dumps(schema["$defs"]["NatsSettings"]["properties"]["password"])

@@ -76,7 +76,7 @@ class Later(SystemClock):
 async def kept_for_an_hour(signals: Sequence[Signal], folder: Path) -> list[Signal]:
     """What is in history of these signals after an hour of retention and a restart, with what is
     observed kept no longer than a quarter of an hour."""
-    settings = StorageSettings(dir=folder, observation_age=900.0)
+    settings = StorageSettings(dir=folder, sample_retention_age=900.0)
     async with EmbeddedBus(settings) as bus:
         await bus.publish(signals, "ray/kuberay")
     with contextlib.closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as database:

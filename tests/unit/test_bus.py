@@ -121,7 +121,7 @@ async def test_retention_removes_the_oldest_by_size_and_the_text_index_with_them
     tmp_path: Path,
 ) -> None:
     settings = StorageSettings(
-        dir=tmp_path, retention_size=1_500_000, retention_interval=0.05, retention_step=100
+        dir=tmp_path, retention_size=1_500_000, retention_interval=0.05, retention_batch=100
     )
     async with EmbeddedBus(settings) as bus:
         history = History(bus)
@@ -169,7 +169,7 @@ async def test_a_full_disk_holds_publishers_back_and_recovers_by_itself(tmp_path
     if await mount.wait():
         pytest.skip("this machine lets nobody mount a disk")
     try:
-        settings = StorageSettings(dir=disk, reserve=1024**2, retry_interval=0.05)
+        settings = StorageSettings(dir=disk, disk_reserve=1024**2, write_retry_interval=0.05)
         async with EmbeddedBus(settings) as bus:
             acknowledged = 0
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from almenara.config import ConfigError, read
+from almenara.config import ConfigError, decode_settings
 from almenara.signals import Event, Resource, Sample, Signal, now
 from almenara.testing import conformance, render_panel
 from almenara_kubernetes.objects import Metadata
@@ -262,4 +262,6 @@ async def test_rayjobs_and_rayclusters_of_kuberay_are_shown_with_reason_and_work
 
 def test_a_dashboard_address_for_kuberay_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"\{service\} and \{namespace\}"):
-        read(RaySettings, {"kuberay": [{"dashboard": "http://{srv}:8265"}]}, place="plugins.ray")
+        decode_settings(
+            RaySettings, {"kuberay": [{"dashboard": "http://{srv}:8265"}]}, place="plugins.ray"
+        )

@@ -1,9 +1,9 @@
 {{- /* What the schema cannot say: keys that must fit each other. */ -}}
 {{- define "almenara.checks" -}}
 {{- $server := .Values.config.server }}
-{{- $needed := add (default 4 $server.drain | ceil) (default 10 $server.shutdown_timeout) 5 }}
+{{- $needed := add (default 4 $server.drain_period | ceil) (default 10 $server.shutdown_timeout) 5 }}
 {{- if lt (int .Values.terminationGracePeriodSeconds) (int $needed) }}
-{{- fail (printf "terminationGracePeriodSeconds is %d, and ending takes up to %d: config.server.drain, config.server.shutdown_timeout and 5 for the bus. Raise it, or lower those." (int .Values.terminationGracePeriodSeconds) (int $needed)) }}
+{{- fail (printf "terminationGracePeriodSeconds is %d, and ending takes up to %d: config.server.drain_period, config.server.shutdown_timeout and 5 for the bus. Raise it, or lower those." (int .Values.terminationGracePeriodSeconds) (int $needed)) }}
 {{- end }}
 {{- if (default dict $server.tls).client_ca }}
 {{- fail "config.server.tls.client_ca: with it nobody connects without a certificate, and the kubelet has none for its probes, so that the pod would be restarted for ever. Leave it out, and keep others away by networkPolicy.ingress.from." }}

@@ -39,7 +39,7 @@ class EmbeddedBus:
         self.settings, self._redact = settings, redact
         self.counters = BusCounters()
         self.path = settings.dir / DATABASE
-        self._reserve = Reserve(settings.dir / RESERVE, settings.reserve)
+        self._reserve = Reserve(settings.dir / RESERVE, settings.disk_reserve)
         self._names = codec.Names()
         self._last_sequence = 0
         self._write_problem: str | None = None
@@ -65,7 +65,9 @@ class EmbeddedBus:
             await asyncio.to_thread(self._thread.join)
             raise
         settings = self.settings
-        self._queries = Readers(self.path, settings.readers, settings.query_timeout, "history")
+        self._queries = Readers(
+            self.path, settings.max_concurrent_queries, settings.query_timeout, "history"
+        )
         # Replays have a thread of their own, so that slow queries do not hold up what is live.
         self._replays = Readers(self.path, 1, settings.query_timeout, "replay")
         return self
@@ -91,7 +93,7 @@ class EmbeddedBus:
     async def publish(self, batch: Sequence[Signal], origin: str) -> None:
         if not batch:
             return
-        while self.counters.waiting >= self.settings.queue_signals and not self._closed:
+        while self.counters.waiting >= self.settings.max_queued_signals and not self._closed:
             self._room.clear()
             await self._room.wait()
         self.counters.waiting += len(batch)
@@ -253,7 +255,7 @@ class EmbeddedBus:
         group: list[Submission | StateWrite] = []
         signals = 0
         timeout = max(until - time.monotonic(), 0.0)
-        while signals < self.settings.batch_signals:
+        while signals < self.settings.max_batch_signals:
             try:
                 item = self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait()
             except queue.Empty:
@@ -290,7 +292,7 @@ class EmbeddedBus:
     def _wait_for_space(self, writer: Writer) -> bool:
         """Wait until another attempt makes sense; False if the bus is closed before."""
         self._reserve.give_up()
-        while not self._stopping.wait(self.settings.retry_interval):
+        while not self._stopping.wait(self.settings.write_retry_interval):
             self._retain(writer)
             if self._reserve.free() >= self._reserve.needs:
                 return True

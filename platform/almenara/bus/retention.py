@@ -32,11 +32,11 @@ def sequence_at(connection: sqlite3.Connection, time: int) -> int:
 
 def remove_step(connection: sqlite3.Connection, settings: StorageSettings, time: int) -> int:
     """Remove at most one step of what should go at `time`; how many signals went."""
-    limit = settings.retention_step
+    limit = settings.retention_batch
     outdated = time - int(settings.retention_age * SECOND)
     if removed := _remove_events(connection, sequence_at(connection, outdated), limit):
         return removed
-    observed = time - int(min(settings.observation_age, settings.retention_age) * SECOND)
+    observed = time - int(min(settings.sample_retention_age, settings.retention_age) * SECOND)
     if removed := _remove_observations(connection, sequence_at(connection, observed), limit):
         return removed
     connection.execute("DELETE FROM clock WHERE time < ?", (outdated,))

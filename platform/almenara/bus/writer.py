@@ -60,7 +60,7 @@ class Writer:
             raise
         self._numbers: dict[str, int] = {}
         self._last_clock = 0
-        shortest = min(settings.retention_age, settings.observation_age)
+        shortest = min(settings.retention_age, settings.sample_retention_age)
         self._clock_interval = int(shortest * 1_000_000 / CLOCK_SHARE)
 
     def close(self) -> None:

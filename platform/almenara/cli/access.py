@@ -65,11 +65,11 @@ def access_commands(read_settings: Callable[[], Settings]) -> click.Group:
         """Make an API token called NAME for a script and print it, once."""
         found = LIFETIME.fullmatch(expires)
         lifetime = int(found[1]) * SECONDS[found[2]] if found else 0
-        longest = read_settings().auth.token_lifetime
+        longest = read_settings().auth.max_token_lifetime
         if not 0 < lifetime <= longest:
             raise click.ClickException(
                 f"--expires {expires}: write 12h or 30d, and at most {longest / 86400:.0f}d"
-                " (auth.token_lifetime)."
+                " (auth.max_token_lifetime)."
             )
         grant = Grant(sources=tuple(sources), types=tuple(types), namespaces=tuple(namespaces))
         token, sent = api_tokens.made(

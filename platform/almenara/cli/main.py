@@ -21,7 +21,7 @@ from rich.text import Text
 from almenara import __version__
 from almenara.cli.access import access_commands
 from almenara.cli.plugins import plugin_commands
-from almenara.config import ConfigError, LogSettings, Settings, load
+from almenara.config import ConfigError, LogSettings, Settings, load_settings
 from almenara.hookspecs import Finding
 from almenara.logs import configure_logging
 from almenara.plugins import PluginRegistry, load_plugins
@@ -60,7 +60,7 @@ def read_settings(context: click.Context) -> Settings:
     """The configuration named on the command line. Raises `Failure`."""
     root = context.find_root().params
     try:
-        settings = load(root.get("config"))
+        settings = load_settings(root.get("config"))
     except ConfigError as error:
         raise Failure(f"The configuration is wrong. {error}") from None
     if root.get("plugins_dir") is not None:
@@ -275,16 +275,16 @@ def build(plugins: PluginRegistry) -> click.RichGroup:
     @config.command()
     def document() -> None:
         """Print the reference of all settings, in Markdown."""
-        from almenara.config.reference import settings_reference
+        from almenara.config.reference import render_settings_reference
 
-        click.echo(settings_reference(plugins), nl=False)
+        click.echo(render_settings_reference(plugins.settings_types()), nl=False)
 
     @config.command()
     def schema() -> None:
         """Print the JSON Schema of the configuration, installed plugins included."""
-        from almenara.config.schema import configuration_schema
+        from almenara.config.schema import build_schema
 
-        click.echo(json.dumps(configuration_schema(plugins), indent=2))
+        click.echo(json.dumps(build_schema(plugins.settings_types()), indent=2))
 
     @config.command("check")
     @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
@@ -295,7 +295,9 @@ def build(plugins: PluginRegistry) -> click.RichGroup:
         settings = read_settings(context)
         folder = settings.plugins_dir
         try:
-            check_whole(load_plugins(folder, settings.disabled) if file else plugins, settings)
+            check_whole(
+                load_plugins(folder, settings.disabled_plugins) if file else plugins, settings
+            )
         except ConfigError as error:
             raise Failure(f"The configuration is wrong. {error}") from None
         click.echo("The configuration is right.")
@@ -503,7 +505,9 @@ def found_plugins(arguments: Sequence[str]) -> PluginRegistry:
     with the configuration is told by the command that reads it.
     """
     try:
-        settings = load(_peeked(arguments, "--config", "-c") or _from_environment(CONFIG_VARIABLE))
+        settings = load_settings(
+            _peeked(arguments, "--config", "-c") or _from_environment(CONFIG_VARIABLE)
+        )
     except ConfigError:
         settings = Settings()
     folder = (
@@ -512,7 +516,7 @@ def found_plugins(arguments: Sequence[str]) -> PluginRegistry:
         or settings.plugins_dir
     )
     try:
-        return load_plugins(folder, settings.disabled)
+        return load_plugins(folder, settings.disabled_plugins)
     except ConfigError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(1) from None

@@ -49,9 +49,9 @@ def plugin_commands(plugins: PluginRegistry) -> list[click.Command]:
     @group.command()
     def document() -> None:
         """Print the reference of the contract with plugins, in Markdown."""
-        from almenara.config.reference import contract_reference
+        from almenara.plugins.reference import render_contract_reference
 
-        click.echo(contract_reference(), nl=False)
+        click.echo(render_contract_reference(), nl=False)
 
     @group.command()
     @click.argument("name")

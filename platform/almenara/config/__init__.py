@@ -1,8 +1,7 @@
-"""The configuration: its model, where it is loaded from, and what is generated from it."""
+"""The configuration: its model, its loader, and the documents generated from it."""
 
+from almenara.config.loader import apply_environment, decode_settings, load_settings
 from almenara.config.model import (
-    ENVIRONMENT_PREFIX,
-    MASKED,
     AuthMode,
     AuthSettings,
     Count,
@@ -20,27 +19,18 @@ from almenara.config.model import (
     RedactionSettings,
     RoleName,
     RoleSettings,
-    Secret,
     ServerSettings,
     Settings,
     SourceLimits,
     StorageSettings,
     SupervisorSettings,
     TlsSettings,
-    check_names,
-    load,
-    masked,
-    overlay_environment,
-    read,
-    value_at,
-    web_address,
 )
+from almenara.config.secrets import Secret, parse_http_url, redact_secrets
 from almenara.config.suggestions import suggest
 from almenara.errors import ConfigError
 
 __all__ = [
-    "ENVIRONMENT_PREFIX",
-    "MASKED",
     "AuthMode",
     "AuthSettings",
     "ConfigError",
@@ -66,12 +56,10 @@ __all__ = [
     "StorageSettings",
     "SupervisorSettings",
     "TlsSettings",
-    "check_names",
-    "load",
-    "masked",
-    "overlay_environment",
-    "read",
+    "apply_environment",
+    "decode_settings",
+    "load_settings",
+    "parse_http_url",
+    "redact_secrets",
     "suggest",
-    "value_at",
-    "web_address",
 ]

@@ -1,158 +1,32 @@
-"""One typed configuration: a YAML file, overridden by `ALMENARA_*` environment variables.
+"""The settings of the core as typed structs.
 
-`ALMENARA_SERVER__PORT=9000` sets `server.port`; two underscores separate the levels.
+The name and the docstring of each field are its documentation: `almenara config document` and the
+JSON Schema are generated from them. Times are in seconds and sizes in bytes.
 """
 
-import contextlib
-import difflib
-import os
-import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, get_args, get_origin
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Any, Final
 
 import msgspec
-import yaml
 
-from almenara.errors import ConfigError
-
-ENVIRONMENT_PREFIX: Final = "ALMENARA_"
+from almenara.config.secrets import Secret
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
-CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-CREDENTIALS: Final = re.compile(r"//[^/@\s]+@")
-"""The user and the password in an address."""
-
-
-class Secret:
-    """A value that must not be seen: a password, a token, a key.
-
-    In the configuration it is `{env: NAME}` or `{file: PATH}`, or the value itself where it comes
-    from the environment anyway. Printing, formatting, comparing or encoding one never shows it;
-    only `reveal` does. A file is read again each time, so that a rotated secret is the new one.
-    """
-
-    __slots__ = ("_place", "_reveal")
-
-    def __init__(self, reveal: Callable[[], str], place: str = "set") -> None:
-        self._reveal, self._place = reveal, place
-
-    @classmethod
-    def of(cls, value: str) -> Self:
-        """A secret that is known already."""
-        return cls(lambda: value)
-
-    @classmethod
-    def read(cls, written: Any) -> Self:
-        """What the configuration says as a secret. Raises `ValueError` that does not show it."""
-        if isinstance(written, dict) and len(written) == 1:
-            ((kind, where),) = written.items()
-            if kind == "env" and isinstance(where, str):
-                value = os.environ.get(where, "").strip()
-                if not value:
-                    raise ValueError(f"the environment variable {where} is not set")
-                _check_line(value, f"the environment variable {where}")
-                return cls(lambda: value, f"from {where}")
-            if kind == "file" and isinstance(where, str):
-                path = Path(where).expanduser()
-                _read_line(path)
-                return cls(lambda: _revealed(path), f"from {path}")
-        if isinstance(written, str | int | float) and not isinstance(written, bool):
-            value = str(written).strip()
-            _check_line(value, "it")
-            return cls.of(value)
-        raise ValueError("a secret is `{env: NAME}`, `{file: PATH}` or a text")
-
-    def reveal(self) -> str:
-        """The value. Raises `OSError`, which says why, where its file cannot be read any more."""
-        return self._reveal()
-
-    def __repr__(self) -> str:
-        return f"Secret({self._place})"
-
-    def __bool__(self) -> bool:
-        return True
-
-
-def _check_line(value: str, what: str) -> None:
-    # A header or a password with a line end in it is refused by libraries that show it then.
-    if CONTROL.search(value):
-        raise ValueError(
-            f"{what} holds a line end or another control character; a secret is one line"
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} is not text") from None
-
-
-def _read_line(path: Path) -> str:
-    """The line in a secret's file. Raises `ValueError` that does not show it."""
-    try:
-        value = path.read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError:
-        raise ValueError(f"the file {path} is not text") from None
-    except OSError as error:
-        raise ValueError(f"the file {path} cannot be read: {error.strerror}") from None
-    if not value:
-        raise ValueError(f"the file {path} is empty")
-    _check_line(value, f"the file {path}")
-    return value
-
-
-def _revealed(path: Path) -> str:
-    try:
-        return _read_line(path)
-    except ValueError as error:
-        raise OSError(str(error)) from None
-
-
-def web_address(url: str, whose: str, instead: str) -> SplitResult:
-    """The parts of an `http://` or `https://` address. `whose` names what it is of, `instead` where
-    a user or password belongs, which must not be in it. Raises `ValueError`."""
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound:
-        raise ValueError(
-            f"url of {whose} must begin with http:// or https:// and name a host, and a port from 1"
-            " to 65535 where it names one"
-        )
-    if parts.username is not None or parts.password is not None:
-        raise ValueError(f"url of {whose} must not hold a user or a password; {instead}")
-    return parts
-
-
-def masked(text: str, secrets: Iterable[Secret | None]) -> str:
-    """The text with `***` in place of each secret, also where Python wrote it between quotes."""
-    for secret in secrets:
-        if secret is None:
-            continue
-        with contextlib.suppress(OSError):
-            value = secret.reveal()
-            for written in (value, repr(value)[1:-1], repr(value.encode())[2:-1]):
-                if written:
-                    text = text.replace(written, "***")
-    return text
-
-
 class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Certificate and key, as PEM files; they are read again when they change."""
+    """TLS certificate and key, as PEM files. Changed files are reloaded."""
 
     cert: Path
-    """The certificate, with those between it and the root."""
+    """Certificate, followed by its intermediate certificates."""
     key: Path
-    """Its private key."""
+    """Private key of the certificate."""
     client_ca: Path | None = None
-    """Certificates that sign those of clients; with it, nobody connects without one."""
+    """CA certificates for mutual TLS. With it, clients need a certificate that one of them has
+    signed."""
 
 
 class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -161,266 +35,276 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: Port = 8080
-    """Port to listen on; 0 lets the system choose."""
+    """Port to listen on; 0 selects a free port."""
     allowed_hosts: list[str] = []
-    """Host names that requests may ask for; empty allows the address listened on and localhost."""
+    """Host names that requests may have in their `Host` header. Empty allows the address of
+    `server.host` and localhost."""
     allowed_origins: list[str] = []
-    """Origins besides our own, as `https://name:port`, that may open a WebSocket."""
+    """Further origins that may open a WebSocket, such as `https://name:port`."""
     trusted_proxies: list[str] = []
-    """Addresses or networks, `10.0.0.0/8`, of proxies whose `X-Forwarded-For` and
-    `X-Forwarded-Proto` tell the address of a browser and whether it came over https. `Forwarded` is
-    not read: a proxy that writes one of the two passes the other on as it came."""
+    """Addresses or networks (`10.0.0.0/8`) of reverse proxies. From them, `X-Forwarded-For` and
+    `X-Forwarded-Proto` set the client's address and scheme. `Forwarded` is ignored, because a proxy
+    that sets one of the two headers passes the other on unchanged."""
     tls: TlsSettings | None = None
-    """Serve https without a proxy in front."""
+    """Serve HTTPS directly, without a proxy."""
     max_websockets: Count = 1000
-    """WebSockets open at once; more are refused with 503 before they are accepted."""
+    """Maximum open WebSockets; further ones are refused with status 503."""
     websockets_per_address: Count = 200
-    """Those of one address; this machine's own are not counted."""
+    """Maximum open WebSockets of one client address, except the loopback addresses."""
     websockets_per_user: Count = 20
-    """Those of one user or, where a token is shared, of one session."""
+    """Maximum open WebSockets of one user, or of one session where several share a token."""
     requests_per_second: Positive = 50.0
-    """Requests a second that one address, and one user, may make in the long run; beyond them 429.
-    This machine's own are not counted by address."""
+    """Sustained request rate per client address and per user; requests beyond it get status 429.
+    Loopback addresses are limited per user only."""
     request_burst: Count = 500
-    """Requests they may make at once."""
-    largest_body: Count = 65_536
-    """Bytes of a request's body at most; beyond them 413."""
-    largest_headers: Count = 32_768
-    """Bytes of a request's headers at most, its address included; beyond them 431."""
-    largest_address: Count = 8_192
-    """Bytes of a request's address at most; beyond them 414."""
+    """Requests above the rate that a client may make at once."""
+    max_body_bytes: Count = 65_536
+    """Maximum size of a request's body; a larger one gets status 413."""
+    max_header_bytes: Count = 32_768
+    """Maximum size of a request's headers, URL included; larger ones get status 431."""
+    max_url_bytes: Count = 8_192
+    """Maximum size of a request's URL; a longer one gets status 414."""
     body_timeout: Positive = 10.0
-    """Seconds a connection may take to send the body of a request."""
-    half_open: Count = 1_000
-    """Connections in their TLS handshake, yet to send headers, or kept for another request, at
-    most; the oldest go first."""
+    """Seconds a client may take to send the body of a request."""
+    max_idle_connections: Count = 1_000
+    """Maximum connections without a running request: in the TLS handshake, before the headers are
+    complete, or kept alive. Beyond it, the oldest are closed."""
     header_timeout: Positive = 5.0
-    """Seconds a connection may take for its TLS handshake, and to send the headers of a request."""
+    """Seconds a client may take for the TLS handshake, and to send the headers of a request."""
     keep_alive: Positive = 30.0
-    """Seconds a connection is kept for another request; longer than a proxy in front keeps its
-    own, or the proxy answers 502 now and then."""
-    user_timeout: Positive = 10.0
-    """Seconds sent bytes may stay unacknowledged before the connection is dropped."""
-    drain: Annotated[float, msgspec.Meta(ge=0)] = 4.0
-    """Seconds over which WebSockets are closed when the server stops."""
+    """Seconds an idle connection stays open for another request. It must be longer than the idle
+    timeout of a reverse proxy to its backends; a shorter one causes occasional 502 errors."""
+    tcp_user_timeout: Positive = 10.0
+    """Seconds that sent data may stay unacknowledged before the connection is closed."""
+    drain_period: Annotated[float, msgspec.Meta(ge=0)] = 4.0
+    """Seconds over which WebSockets are closed at shutdown, so that browsers reconnect
+    gradually."""
     shutdown_timeout: Count = 10
-    """Seconds after which a request still running is abandoned when the server stops."""
+    """Seconds that running requests may take to complete at shutdown."""
 
 
 class StorageSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The embedded bus and history: one SQLite database."""
 
     dir: Path = msgspec.field(default_factory=lambda: Path("var"))
-    """Folder of the database, relative to the working directory."""
+    """Directory of the database; a relative path starts at the working directory."""
     retention_age: Positive = 30 * 86400.0
-    """Seconds that events are kept."""
-    observation_age: Positive = 86400.0
-    """Seconds that resources and samples are kept."""
+    """Seconds after which events are deleted."""
+    sample_retention_age: Positive = 86400.0
+    """Seconds after which samples and earlier states of resources are deleted."""
     retention_size: Count = 20 * 1024**3
-    """Bytes the database may hold; the oldest signals go first."""
-    retention_step: Count = 500
-    """Signals removed in one step, between which waiting batches are written."""
+    """Maximum size of the database in bytes; beyond it, the oldest signals are deleted."""
+    retention_batch: Count = 500
+    """Signals deleted in one transaction; pending batches are written between two of them."""
     retention_interval: Positive = 10.0
-    """Seconds between looks at what retention should remove."""
+    """Seconds between two runs of retention."""
     deduplication_window: Count = 1_000_000
-    """Event ids remembered at least; twice as many at most."""
-    batch_signals: Count = 5_000
-    """Signals committed together at most."""
-    queue_signals: Count = 20_000
-    """Signals that may wait for the writer before sources are held back."""
-    reserve: Count = 16 * 1024**2
-    """Bytes kept in a file that is given up when the disk is full, so that retention can work."""
-    retry_interval: Positive = 1.0
-    """Seconds between attempts to write while the disk is full or failing."""
-    readers: Count = 3
-    """History queries that may run at once."""
+    """Minimum number of event ids remembered to recognize duplicates; the maximum is twice as
+    many."""
+    max_batch_signals: Count = 5_000
+    """Maximum signals committed in one transaction."""
+    max_queued_signals: Count = 20_000
+    """Maximum signals waiting for the writer; beyond it, sources wait."""
+    disk_reserve: Count = 16 * 1024**2
+    """Size in bytes of a file that is deleted when the disk is full, so that retention can run."""
+    write_retry_interval: Positive = 1.0
+    """Seconds between write attempts while the disk is full or failing."""
+    max_concurrent_queries: Count = 3
+    """Maximum history queries that run at the same time."""
     query_timeout: Positive = 15.0
-    """Seconds a query of the history may take."""
+    """Seconds after which a history query is canceled."""
 
 
 Isolation = typing.Literal["thread", "process", "task"]
 
 
 class SourceLimits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What the supervisor does differently for one source; what is left out stays as for all."""
+    """Overrides for one source. A setting that is left out has the value of `supervisor`."""
 
     isolation: Isolation | None = None
-    """`thread`, `process` or `task`."""
+    """Isolation of the source."""
     rate_limit: Positive | None = None
-    """Signals a second in the long run."""
+    """Sustained signals per second."""
     burst: Count | None = None
-    """Signals at once, above the rate."""
+    """Signals above the rate that it may publish at once."""
     task_limit: Count | None = None
-    """Tasks at once."""
+    """Maximum asyncio tasks."""
     memory_limit: Count | None = None
-    """Bytes, in a process of its own."""
+    """Maximum memory in bytes, with isolation `process`."""
 
 
 class SupervisorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How sources are kept running, and apart."""
+    """How sources are isolated, limited and restarted."""
 
     backoff: Positive = 0.5
-    """Seconds before the first restart of a failed source; doubled on each further failure."""
+    """Seconds before the first restart of a failed source; doubled after each further failure."""
     backoff_limit: Positive = 30.0
-    """Seconds between restarts at most."""
-    jitter: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.3
-    """Share by which each wait varies at random."""
-    healthy_after: Positive = 30.0
+    """Maximum seconds between two restarts."""
+    backoff_jitter: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.3
+    """Random share, from 0 to 1, by which each wait varies."""
+    backoff_reset_after: Positive = 30.0
     """Seconds a source must run before its backoff starts over."""
     stop_timeout: Positive = 5.0
-    """Seconds a source may take to stop; after them it is left behind."""
+    """Seconds a source may take to stop; after that it is abandoned."""
     isolation: Isolation = "thread"
-    """What keeps sources apart: a `thread` with an event loop of its own; a `process` of its own,
-    which a crash of a C extension cannot leave; or `task`, on the event loop of the server, which
-    is quickest and protects from exceptions only."""
+    """Where sources run. `thread`: in a thread with an event loop of its own. `process`: in a child
+    process, which contains crashes of C extensions. `task`: on the event loop of the server, which
+    is fastest and contains exceptions only."""
     rate_limit: Positive = 10_000.0
-    """Signals a second that a source may publish in the long run; beyond them it is held back."""
+    """Sustained signals per second of one source; beyond it, the source waits."""
     burst: Count = 50_000
-    """Signals that a source may publish at once, above its rate."""
-    waiting_limit: Count = 50_000
-    """Signals of one source that may wait to be published; one that goes on is restarted."""
+    """Signals above the rate that a source may publish at once."""
+    pending_limit: Count = 50_000
+    """Maximum signals of one source that wait to be published; beyond it, the source is
+    restarted."""
     blocked_after: Positive = 2.0
-    """Seconds an event loop may stand still before the source that holds it is named."""
+    """Seconds an event loop may be blocked before the source that blocks it is reported."""
     interrupt_after: Positive = 20.0
     """Seconds after which a source that blocks its own event loop is interrupted and restarted."""
     task_limit: Count = 1_000
-    """Tasks a source may have at once; one that leaks them is named, and restarted."""
+    """Maximum asyncio tasks of a source; beyond it, the source is reported and restarted."""
     memory_limit: Count = 1024**3
-    """Bytes a source in a process of its own may hold; beyond them it is restarted."""
+    """Maximum memory in bytes of a source with isolation `process`; beyond it, the source is
+    restarted."""
     sources: dict[str, SourceLimits] = {}
-    """What differs for single sources, by the name of the source."""
+    """Overrides for single sources, by the name of the source."""
 
 
 class PanelSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Live panels and what a browser may cost."""
+    """Live panels, and the limits of each browser."""
 
     ticks_per_second: Positive = 10.0
-    """Frames a channel renders at most each second."""
+    """Maximum frames per second of a panel."""
     visible_events: Count = 100
     """Rows of a live event list."""
     outbox_bytes: Count = 65_536
-    """Bytes that may wait for one browser; beyond them it skips frames and gets a snapshot."""
+    """Maximum bytes queued for one browser; beyond it, the browser skips frames and then gets a
+    snapshot."""
     send_timeout: Positive = 2.0
-    """Seconds within which a browser must take all that waits for it; else it is dropped."""
+    """Seconds a browser may take to receive what is queued for it; a slower one is
+    disconnected."""
 
 
 class PlacedPanel(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A panel on a page."""
+    """A panel on a dashboard."""
 
     panel: str
-    """Name of the panel, as `almenara plugins list` gives it: `http.checks`."""
+    """Name of the panel with its plugin, such as `http.checks`; `almenara plugins list` shows
+    them."""
     width: Annotated[int, msgspec.Meta(ge=1, le=12)] | None = None
-    """Columns of the twelve of the grid; without it the panel's own width."""
+    """Width in columns of a grid of twelve. The default is the panel's own width."""
     height: Annotated[int, msgspec.Meta(ge=1, le=12)] | None = None
-    """Rows of the grid, after which it scrolls; without it the panel's own height."""
+    """Height in rows of the grid; longer content scrolls. The default is the panel's own height."""
     filter: dict[str, str] = {}
-    """Filters of the panel, as its address has them: `severity: ERROR`."""
+    """Filters of the panel, named as in its URL: `severity: ERROR`."""
 
 
 class DashboardSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A page of panels."""
+    """A dashboard: a page of panels."""
 
     name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]*$")]
-    """Its address is `/dashboards/` and this."""
+    """Name in the URL `/dashboards/<name>`."""
     title: str = ""
-    """What the navigation calls it."""
+    """Title in the navigation."""
     panels: list[PlacedPanel | str]
-    """The panels in their order: a name, or `panel:` with `width:`, `height:` and `filter:`."""
+    """Panels in their order: a name, or `panel:` with `width:`, `height:` and `filter:`."""
 
 
 class GrantSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Signals that may be seen: those that fit every part that is given."""
+    """Signals that a role may read: those that match every field that is set."""
 
     sources: list[str] = []
-    """Names of sources, `nats`, or patterns of origins, `nats/PLANNING_*`."""
+    """Names of sources (`nats`), or patterns of origins (`nats/PLANNING_*`)."""
     types: list[str] = []
-    """Patterns of event types, `planning.>`. It shows events alone."""
+    """Patterns of event types (`planning.>`). It grants events only, no resources and samples."""
     namespaces: list[str] = []
-    """Names or patterns of Kubernetes namespaces; nothing that is in none."""
+    """Names or patterns of Kubernetes namespaces. It grants no signal without a namespace."""
     labels: dict[str, str] = {}
-    """Labels that what a signal is about must all have."""
+    """Labels that the signal must have, all of them."""
 
 
 RoleName = typing.Literal["viewer", "operator", "admin"]
 
 
 class RoleSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Who has a role, and what they see in it. Several that fit somebody add up."""
+    """Assignment of a role to users and groups. All assignments that match a user add up."""
 
     role: RoleName
-    """`viewer` looks, `operator` sees the log of who signed in besides, `admin` gives out API
-    tokens and ends sessions of others."""
+    """`viewer` reads; `operator` also reads the sign-in log; `admin` also creates API tokens and
+    ends sessions of other users."""
     groups: list[str] = []
-    """Groups that have it; `*` is everybody who is signed in."""
+    """Groups that have the role; `*` stands for every user who is signed in."""
     users: list[str] = []
-    """Names that have it."""
+    """Users who have the role."""
     grants: list[GrantSettings] = []
-    """What they see: what any of these shows; everything where none is given."""
+    """Signals they may read: those that match any of these. Empty grants all signals."""
 
 
 class OidcSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Sign-in with an OpenID Connect provider: authorisation code with PKCE."""
+    """Sign-in with an OpenID Connect provider: authorization code flow with PKCE."""
 
     issuer: str
-    """The provider, as `https://accounts.example.org`; the rest is discovered there."""
+    """URL of the provider, such as `https://accounts.example.org`. Its metadata is discovered from
+    there."""
     client_id: str
-    """What Almenara is called there. Its redirect address is `/sign-in/callback`, and its
-    back-channel logout address `/sign-in/back-channel-logout`."""
+    """Client id of Almenara at the provider. Its redirect URI is `/sign-in/callback`, and its
+    back-channel logout URI is `/sign-in/back-channel-logout`."""
     client_secret: Secret | None = None
-    """Its secret; a public client has none."""
+    """Client secret; leave it out for a public client."""
     scopes: list[str] = msgspec.field(default_factory=lambda: ["openid", "profile", "email"])
-    """What is asked for; `offline_access` where the provider gives refresh tokens for it alone."""
+    """Requested scopes. Add `offline_access` if the provider issues refresh tokens only with it."""
     groups_claim: str = "groups"
-    """The claim that lists somebody's groups."""
+    """Claim with the user's groups."""
     name_claim: str = "preferred_username"
-    """The claim that names somebody; without it the e-mail address that the provider has verified,
-    or the subject. Where `auth.roles` names users, it must be one that they cannot choose."""
+    """Claim with the user's name. Without it, the verified e-mail address or the subject is used.
+    If `auth.roles` names users, choose a claim that users cannot change themselves."""
     ca: Path | None = None
-    """Certificates that sign the provider's, where they are not public."""
-    refresh: Positive = 300.0
-    """Seconds between looks at whether somebody may still be here and in which groups, with the
-    refresh token; without one the session ends with the id token."""
+    """CA certificates of the provider, if it has no public certificate."""
+    refresh_interval: Positive = 300.0
+    """Seconds between two checks, with the refresh token, that the user is still allowed and of the
+    user's groups. Without a refresh token the session ends with the ID token."""
 
 
 class ProxySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Identity headers of a proxy in front: oauth2-proxy, Traefik, nginx."""
+    """Identity headers of an authenticating proxy, such as oauth2-proxy, Traefik or nginx."""
 
     user_header: str = "X-Forwarded-User"
-    """The header that names who it is."""
+    """Header with the user's name."""
     groups_header: str = "X-Forwarded-Groups"
-    """The header that lists the groups, with commas between."""
+    """Header with the user's groups, separated by commas."""
     secret: Secret | None = None
-    """What the proxy sends in `secret_header`, so that nobody else can stand in for it. It may be
-    left out where `server.tls.client_ca` lets nobody but the proxy connect."""
+    """Shared secret that the proxy sends in `secret_header`, so that no other client can set the
+    identity headers. It is optional if `server.tls.client_ca` admits only the proxy."""
     secret_header: str = "X-Almenara-Proxy-Secret"  # noqa: S105
-    """The header with the secret."""
-    recheck: Positive = 300.0
-    """Seconds after which a WebSocket has to come in through the proxy again."""
+    """Header with the shared secret."""
+    reauthentication_interval: Positive = 300.0
+    """Seconds after which an open WebSocket must reconnect through the proxy."""
 
 
 class KubernetesAccessSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The Kubernetes API server that knows tokens and rights."""
+    """The Kubernetes API server that reviews tokens and access."""
 
     server: str = ""
-    """Its address; empty for the cluster that Almenara runs in."""
+    """URL of the API server; empty for the cluster that Almenara runs in."""
     ca: Path | None = None
-    """Certificates that sign the server's; in a cluster those of the pod."""
+    """CA certificates of the API server. In a cluster the default is the pod's."""
     token: Secret | None = None
-    """Almenara's own token, with the rights of `system:auth-delegator`; in a cluster the pod's."""
+    """Token of Almenara with the permissions of `system:auth-delegator`. In a cluster the default
+    is the token of its ServiceAccount."""
     client_cert: Path | None = None
-    """Its own certificate, instead of a token."""
+    """Client certificate, in place of a token."""
     client_key: Path | None = None
-    """The key of that certificate."""
+    """Private key of the client certificate."""
     audiences: list[str] = []
-    """Audiences that tokens must be for; empty for the API server's own."""
-    recheck: Positive = 30.0
-    """Seconds for which an answer about a token is believed."""
-    rights: Positive = 30.0
-    """Seconds for which an answer about somebody's rights is believed."""
+    """Audiences that tokens must have; empty for those of the API server."""
+    token_review_interval: Positive = 30.0
+    """Seconds for which the review of a token is cached."""
+    access_review_interval: Positive = 30.0
+    """Seconds for which the review of a user's access is cached."""
     sources: list[str] = msgspec.field(default_factory=lambda: ["kubernetes"])
-    """With `authorization: kubernetes`, the sources whose namespaces are asked about."""
-    prefix: str = ""
-    """What stands before the namespaces of this cluster where several are watched: `east/`."""
+    """Sources whose namespaces are subject to `authorization: kubernetes`."""
+    namespace_prefix: str = ""
+    """Prefix of this cluster's namespaces if several clusters are observed, such as `east/`."""
 
 
 AuthMode = typing.Literal[
@@ -429,65 +313,68 @@ AuthMode = typing.Literal[
 
 
 class AuthSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Who may look."""
+    """Authentication and authorization."""
 
     mode: AuthMode = "auto"
-    """How people sign in: with an access `token`; with an `oidc` provider; as a `proxy` in front
-    says; with a `kubernetes` token; or, where only this machine can connect, not at all: `none`.
-    `auto` is `none` there and `token` elsewhere. `insecure-none` lets everybody look who can
-    connect."""
+    """How users sign in: with an access `token`; with an `oidc` provider; through an authenticating
+    `proxy`; with a `kubernetes` token; or, if only this machine can connect, not at all: `none`.
+    `auto` means `none` in that case and `token` otherwise. `insecure-none` gives everyone who can
+    connect access to all data."""
     authorization: typing.Literal["roles", "kubernetes"] = "roles"
-    """`kubernetes` shows of the cluster only the namespaces that somebody may list."""
+    """`kubernetes` limits users to the namespaces of the cluster in which they may list pods."""
     token: Secret | None = None
-    """The access token, where it comes from elsewhere; else `almenara access rotate` makes one."""
+    """Access token. Without it, `almenara access rotate` creates one."""
     roles: list[RoleSettings] = []
-    """Who has which role. The access token has the role `admin`."""
+    """Roles of users and groups. The access token has the role `admin`."""
     oidc: OidcSettings | None = None
-    """For the mode `oidc`."""
+    """Settings of the mode `oidc`."""
     proxy: ProxySettings = msgspec.field(default_factory=ProxySettings)
-    """For the mode `proxy`."""
+    """Settings of the mode `proxy`."""
     kubernetes: KubernetesAccessSettings = msgspec.field(default_factory=KubernetesAccessSettings)
-    """For the mode `kubernetes` and for `authorization: kubernetes`."""
-    session_idle: Positive = 3600.0
-    """Seconds after which a session ends that no page is open of."""
+    """Settings of the mode `kubernetes` and of `authorization: kubernetes`."""
+    session_idle_timeout: Positive = 3600.0
+    """Seconds after which a session without an open page ends."""
     session_lifetime: Positive = 12 * 3600.0
-    """Seconds after which a session ends in any case."""
-    session_rotation: Positive = 600.0
-    """Seconds after which a session's cookie is exchanged for a new one."""
-    token_lifetime: Positive = 90 * 86400.0
-    """Seconds that an API token may live at most."""
-    attempts: Count = 5
-    """Wrong sign-ins of one address before it has to wait, longer each time."""
-    plain_http: bool = False
-    """Whether to sign in over http from other machines, where everybody on the way can read it."""
-    open_metrics: bool = False
-    """Whether `/metrics` can be read without signing in."""
+    """Maximum seconds a session lasts."""
+    session_rotation_interval: Positive = 600.0
+    """Seconds after which the cookie of a session is replaced."""
+    max_token_lifetime: Positive = 90 * 86400.0
+    """Maximum seconds an API token is valid."""
+    max_sign_in_attempts: Count = 5
+    """Failed sign-ins of one client address before it must wait; the wait grows with each further
+    one."""
+    allow_plain_http: bool = False
+    """Allow sign-in over HTTP from other machines. Credentials are then readable on the network."""
+    public_metrics: bool = False
+    """Serve `/metrics` without authentication."""
 
 
-MASKED: Final = ("password", "passwd", "passphrase", "secret", "token", "authorization", "cookie",
-                 "api_key", "apikey", "private_key", "credentials")  # fmt: skip
+REDACTED_NAMES: Final = (
+    "password", "passwd", "passphrase", "secret", "token", "authorization", "cookie",
+    "api_key", "apikey", "private_key", "credentials",
+)  # fmt: skip
 
 
 class RedactionSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What is masked before a signal is stored."""
+    """Values that are redacted before a signal is stored."""
 
-    keys: list[str] = msgspec.field(default_factory=lambda: list(MASKED))
-    """Names whose values are masked, alone or as the last words of a longer name: `token` is
-    `access_token`, `X-Auth-Token` and `refreshToken` too, and not `tokens_in`."""
+    keys: list[str] = msgspec.field(default_factory=lambda: list(REDACTED_NAMES))
+    """Names whose values are redacted, also as the last words of a longer name: `token` matches
+    `access_token`, `X-Auth-Token` and `refreshToken`, but not `tokens_in`."""
     exclude: dict[str, list[str]] = msgspec.field(
         default_factory=lambda: {"token": ["vllm.>", "vllm_token"]}
     )
-    """Names that are left alone, standing alone, in events whose type or subject fits a pattern:
-    what a model streams is called a token too."""
+    """Exceptions: for a name, patterns of event types and subjects in which it is not redacted when
+    it stands alone. Streamed output of language models uses the name `token`."""
 
 
 class LogSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Logging, to standard error."""
+    """Logging to standard error."""
 
     level: typing.Literal["debug", "info", "warning", "error"] = "info"
-    """The least level that is written."""
+    """Minimum level."""
     format: typing.Literal["auto", "console", "json"] = "auto"
-    """`auto` writes for people on a terminal and JSON elsewhere."""
+    """`auto` is `console` on a terminal and `json` otherwise."""
 
 
 class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -501,180 +388,30 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     redaction: RedactionSettings = msgspec.field(default_factory=RedactionSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
     dashboards: list[DashboardSettings] = []
-    """Pages of panels. One named `overview` replaces the first page, one named as a plugin that
-    plugin's page; others are added. Without any, each plugin with panels has its page."""
+    """Dashboards. One named `overview` replaces the start page, and one named like a plugin
+    replaces that plugin's page. Without any, each plugin with panels has a page."""
     plugins_dir: Path | None = None
-    """Folder of plugins that are not installed: each a `.py` file, or a folder with an
+    """Directory of plugins that are not installed: each a `.py` file, or a directory with an
     `__init__.py`."""
     plugins: dict[str, Any] = {}
-    """Settings of each plugin, by its name; and `disabled`, the list of plugins to leave out."""
+    """Settings of each plugin, by its name; and `disabled`, the list of plugins not to load."""
 
     def __post_init__(self) -> None:
         disabled = self.plugins.get("disabled", [])
-        if not isinstance(disabled, list) or not all(isinstance(it, str) for it in disabled):
-            raise ValueError("plugins.disabled must be a list of names of plugins")
+        if not isinstance(disabled, list) or not all(isinstance(name, str) for name in disabled):
+            raise ValueError("plugins.disabled must be a list of plugin names")
         for name, tree in self.plugins.items():
             if name != "disabled" and tree is not None and not isinstance(tree, dict):
                 raise ValueError(
-                    f"plugins.{name} must hold `name: value` lines; it is {type(tree).__name__}"
+                    f"plugins.{name} must contain `name: value` lines, found {type(tree).__name__}"
                 )
 
     @property
-    def disabled(self) -> list[str]:
-        """The plugins to leave out."""
+    def disabled_plugins(self) -> list[str]:
+        """The names of the plugins that are not loaded."""
         return list(self.plugins.get("disabled", []))
 
     @property
-    def of_plugins(self) -> dict[str, dict[str, Any]]:
-        """What is said of each plugin, still untyped."""
+    def plugin_settings(self) -> dict[str, dict[str, Any]]:
+        """The settings of each plugin as they are in the file, not yet decoded."""
         return {name: tree or {} for name, tree in self.plugins.items() if name != "disabled"}
-
-
-def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """The configuration of the file at `path`, or the defaults, with the environment on top.
-
-    Raises `ConfigError` for a file that cannot be read or says something unknown or wrong.
-    """
-    tree: Any = {}
-    if path is not None:
-        try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise ConfigError(
-                f"{path} cannot be read: {error.strerror}. Check the path given to --config."
-            ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds {type(tree).__name__}, expected `name: value` lines")
-    overlay_environment(tree, environment)
-    return read(Settings, tree, place="")
-
-
-def overlay_environment(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """Put every `ALMENARA_A__B=value` into `tree["a"]["b"]`, the value read as YAML."""
-    for name, text in environment.items():
-        if not name.startswith(ENVIRONMENT_PREFIX):
-            continue
-        *above, last = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-        if not above:
-            continue
-        branch = tree
-        for part in above:
-            branch = branch.setdefault(part, {})
-            if not isinstance(branch, dict):
-                raise ConfigError(f"{name} sets a part of {part}, which is a single value")
-        branch[last] = yaml.safe_load(text)
-
-
-S = typing.TypeVar("S", bound=msgspec.Struct)
-
-
-def read(kind: type[S], tree: Any, *, place: str) -> S:
-    """`tree` as the settings struct `kind`.
-
-    Raises `ConfigError` naming the place, the value, what was expected and the nearest name.
-    """
-    check_names(kind, tree, place)
-    try:
-        return msgspec.convert(tree, kind, strict=False, dec_hook=_decode)
-    except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$")
-        spot = f"{place}{where.rstrip('`')}".lstrip(".") or "the configuration"
-        if message.startswith(SECRET):
-            raise ConfigError(f"{spot}: {message.removeprefix(SECRET)}") from None
-        if message.startswith("Invalid enum value") and (words := _choices(kind, where)):
-            raise ConfigError(f"{spot}: {message}, expected one of {words}") from None
-        value = value_at(tree, where)
-        found = f", found {value}" if value else ""
-        raise ConfigError(f"{spot}: {message}{found}") from None
-
-
-SECRET: Final = "secret: "  # noqa: S105
-
-
-class SecretError(ValueError):
-    """A secret that cannot be had; whose value must not be shown either."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(SECRET + text)
-
-
-def _decode(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, str):
-        return Path(value).expanduser()
-    if kind is Secret:
-        try:
-            return Secret.read(value)
-        except ValueError as error:
-            raise SecretError(str(error)) from None
-    raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
-
-
-def check_names(kind: Any, tree: Any, place: str) -> None:
-    """Refuse the first unknown name in `tree`, with the nearest known one."""
-    if not isinstance(tree, dict) or not (
-        isinstance(kind, type) and issubclass(kind, msgspec.Struct)
-    ):
-        return
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    for name, value in tree.items():
-        spot = f"{place}.{name}".lstrip(".")
-        if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.55)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
-            raise ConfigError(f"{spot} is not a setting; {hint}")
-        _check_inside(fields[name].type, value, spot)
-
-
-def _check_inside(kind: Any, value: Any, spot: str) -> None:
-    """Look into a value for names and, where they stand under names of people's own, for values."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is list and isinstance(value, list):
-        for number, entry in enumerate(value):
-            _check_inside(inner[0], entry, f"{spot}[{number}]")
-    elif origin is dict and isinstance(value, dict):
-        for name, entry in value.items():
-            _check_inside(inner[1], entry, f"{spot}.{name}")
-            if isinstance(inner[1], type) and issubclass(inner[1], msgspec.Struct):
-                # An error of the whole would not say under which name.
-                read(inner[1], entry, place=f"{spot}.{name}")
-    elif inner and origin not in (list, dict):
-        for part in inner:
-            check_names(part, value, spot)
-    else:
-        check_names(kind, value, spot)
-
-
-def _choices(kind: Any, where: str) -> str:
-    """What a setting may be, where it is one of a few words; empty where it is not."""
-    for step in re.findall(r"[A-Za-z_]\w*|\[", where):
-        parts = [it for it in (kind, *get_args(kind)) if isinstance(it, type)]
-        structs = [it for it in parts if issubclass(it, msgspec.Struct)]
-        if step == "[":
-            kind = get_args(kind)[-1] if get_args(kind) else kind
-        elif structs:
-            fields = {field.encode_name: field.type for field in msgspec.structs.fields(structs[0])}
-            kind = fields.get(step)
-    found = [kind, *get_args(kind)]
-    words = [str(it) for part in found if get_origin(part) is typing.Literal
-             for it in get_args(part)]  # fmt: skip
-    return ", ".join(words)
-
-
-def value_at(tree: Any, where: str) -> str:
-    """The value at a msgspec path such as `.server.port`, unless it is or may hold a secret.
-
-    Empty for a whole section: it says nothing, and something in it may be secret.
-    """
-    value = tree
-    for step in where.rstrip("`").replace("[", ".").replace("]", "").strip(".").split("."):
-        if any(word in step for word in ("password", "token", "secret", "nkey", "seed")):
-            return "a secret value"
-        try:
-            value = value[int(step)] if isinstance(value, list) else value[step]
-        except (KeyError, IndexError, ValueError, TypeError):
-            return "nothing there"
-    if isinstance(value, dict | list):
-        return ""
-    return CREDENTIALS.sub("//***@", repr(value))[:120]

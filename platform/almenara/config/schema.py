@@ -1,22 +1,23 @@
 """The configuration as one JSON Schema, for editors and for checks before a roll-out."""
 
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from almenara.config import Secret, Settings
-from almenara.config.reference import attribute_docs, structs_in
-from almenara.plugins import PluginRegistry
+from almenara.config.model import Settings
+from almenara.config.reference import field_docs, nested_structs
+from almenara.config.secrets import Secret
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE: Final = "#/$defs/{name}"
-WRITTEN: Final[dict[Any, dict[str, Any]]] = {
+CUSTOM_TYPES: Final[dict[Any, dict[str, Any]]] = {
     Path: {"type": "string", "format": "path"},
     Secret: {
-        "description": "A secret: from the environment, from a file, or as it is.",
+        "description": "A secret: from an environment variable, from a file, or the value itself.",
         "oneOf": [
             {"type": "string"},
             *(
@@ -27,39 +28,41 @@ WRITTEN: Final[dict[Any, dict[str, Any]]] = {
                     "additionalProperties": False,
                 }
                 for place, text in (
-                    ("env", "Variable of the environment that holds it."),
-                    ("file", "File that holds it."),
+                    ("env", "Environment variable with the value."),
+                    ("file", "File with the value."),
                 )
             ),
         ],
     },
 }
+"""Schemas of the types that msgspec does not know."""
 
 
-def configuration_schema(plugins: PluginRegistry) -> dict[str, Any]:
-    """The JSON Schema of the whole configuration, the settings of every plugin included."""
-    of_plugins = {name: kind for name in plugins.modules if (kind := plugins.settings_type(name))}
-    kinds: list[type[msgspec.Struct]] = [Settings, *of_plugins.values()]
+def build_schema(plugins: Mapping[str, type[msgspec.Struct] | None]) -> dict[str, Any]:
+    """Return the JSON Schema of the whole configuration.
+
+    `plugins` is the settings struct of each plugin by its name, None for one without settings.
+    """
+    plugin_structs = {name: struct for name, struct in plugins.items() if struct is not None}
+    structs: list[type[msgspec.Struct]] = [Settings, *plugin_structs.values()]
     references, definitions = msgspec.json.schema_components(
-        kinds, schema_hook=_written, ref_template=REFERENCE
+        structs, schema_hook=_schema_of_custom_type, ref_template=REFERENCE
     )
-    named = dict(zip(kinds, references, strict=True))
-    _describe(kinds, definitions)
-    whole = definitions[_name(named[Settings])]
-    whole["properties"]["plugins"] = {
+    reference_of = dict(zip(structs, references, strict=True))
+    _add_descriptions(structs, definitions)
+    root = definitions[_definition_name(reference_of[Settings])]
+    root["properties"]["plugins"] = {
         "description": "Settings of each plugin, by its name.",
         "type": "object",
         "properties": {
             "disabled": {
-                "description": "Plugins to leave out.",
+                "description": "Plugins that are not loaded.",
                 "type": "array",
                 "items": {"type": "string"},
             },
             **{
-                info.name: named[of_plugins[info.name]]
-                if info.name in of_plugins
-                else {"type": ["object", "null"]}
-                for info in plugins.described()
+                name: {"type": ["object", "null"]} if struct is None else reference_of[struct]
+                for name, struct in plugins.items()
             },
         },
         "additionalProperties": False,
@@ -67,38 +70,39 @@ def configuration_schema(plugins: PluginRegistry) -> dict[str, Any]:
     return {
         "$schema": DIALECT,
         "title": "Configuration of Almenara",
-        **named[Settings],
+        **reference_of[Settings],
         "$defs": definitions,
     }
 
 
-def _name(reference: dict[str, Any]) -> str:
+def _definition_name(reference: dict[str, Any]) -> str:
     return str(reference["$ref"]).rpartition("/")[2]
 
 
-def _written(kind: type) -> dict[str, Any]:
+def _schema_of_custom_type(kind: type) -> dict[str, Any]:
     try:
-        # Each place has its own, as what is said of a setting is added to it.
-        return deepcopy(WRITTEN[kind])
+        # A copy for each field, because descriptions are added to it.
+        return deepcopy(CUSTOM_TYPES[kind])
     except KeyError:
         raise NotImplementedError(f"no JSON Schema is known for {kind}") from None
 
 
-def _describe(kinds: list[type[msgspec.Struct]], definitions: dict[str, Any]) -> None:
-    """Add what is said of each field to its property."""
-    found: set[type[msgspec.Struct]] = set()
-    waiting = list(kinds)
-    while waiting:
-        kind = waiting.pop()
-        if kind in found:
+def _add_descriptions(structs: list[type[msgspec.Struct]], definitions: dict[str, Any]) -> None:
+    """Add the docstring of each field to its property, in nested structs as well."""
+    done: set[type[msgspec.Struct]] = set()
+    pending = list(structs)
+    while pending:
+        struct = pending.pop()
+        if struct in done:
             continue
-        found.add(kind)
-        waiting += [it for field in msgspec.structs.fields(kind) for it in structs_in(field.type)]
-        told = attribute_docs(kind)
-        names = {field.name: field.encode_name for field in msgspec.structs.fields(kind)}
-        qualified = re.sub(r"[^\w.-]", "_", f"{kind.__module__}.{kind.__qualname__}")
-        definition = definitions.get(kind.__name__) or definitions.get(qualified) or {}
-        for name, text in told.items():
-            described = definition.get("properties", {}).get(names.get(name, ""))
-            if described is not None:
-                described["description"] = " ".join(text.split())
+        done.add(struct)
+        fields = msgspec.structs.fields(struct)
+        pending += [nested for field in fields for nested in nested_structs(field.type)]
+        encoded_names = {field.name: field.encode_name for field in fields}
+        # msgspec qualifies the name of a definition where two structs have the same name.
+        qualified = re.sub(r"[^\w.-]", "_", f"{struct.__module__}.{struct.__qualname__}")
+        definition = definitions.get(struct.__name__) or definitions.get(qualified) or {}
+        for name, text in field_docs(struct).items():
+            schema = definition.get("properties", {}).get(encoded_names.get(name, ""))
+            if schema is not None:
+                schema["description"] = " ".join(text.split())

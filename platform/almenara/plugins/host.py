@@ -105,7 +105,7 @@ class PluginHost:
         return Start(
             plugin=plugin,
             source=source,
-            settings=self.settings.of_plugins.get(plugin, {}),
+            settings=self.settings.plugin_settings.get(plugin, {}),
             plugins_dir=self.settings.plugins_dir,
             data_dir=context.data_dir,
             log_level=self.settings.log.level,

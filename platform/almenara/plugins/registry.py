@@ -13,7 +13,7 @@ import pluggy
 import structlog
 
 from almenara import API_VERSION, __version__, hookspecs
-from almenara.config import ConfigError, Settings, read, suggest
+from almenara.config import ConfigError, Settings, decode_settings, suggest
 from almenara.hookspecs import (
     ClusterRight,
     Context,
@@ -205,9 +205,17 @@ class PluginRegistry:
         kind: type[msgspec.Struct] | None = self.call(name, "almenara_settings")
         return kind
 
+    def settings_types(self) -> dict[str, type[msgspec.Struct] | None]:
+        """The settings struct of every known plugin by its name; None where it has none, or where
+        the plugin is not loaded."""
+        return {
+            info.name: self.settings_type(info.name) if info.name in self.modules else None
+            for info in self.described()
+        }
+
     def settings(self, name: str, settings: Settings) -> Any:
         """A plugin's settings. Raises `ConfigError`."""
-        return self.settings_of(name, settings.of_plugins.get(name, {}))
+        return self.settings_of(name, settings.plugin_settings.get(name, {}))
 
     def settings_of(self, name: str, tree: Mapping[str, Any]) -> Any:
         """A plugin's settings, from what the configuration says of it. Raises `ConfigError`."""
@@ -216,17 +224,17 @@ class PluginRegistry:
             if tree:
                 raise ConfigError(f"plugins.{name}: the plugin has no settings")
             return None
-        return read(kind, dict(tree), place=f"plugins.{name}")
+        return decode_settings(kind, dict(tree), place=f"plugins.{name}")
 
     def check(self, settings: Settings) -> None:
         """Raise `ConfigError` for a plugin that is configured and not there, or is wrong."""
         named = [
-            *((f"plugins.{name}", name) for name in settings.of_plugins),
-            *((f"plugins.disabled: {name}", name) for name in settings.disabled),
+            *((f"plugins.{name}", name) for name in settings.plugin_settings),
+            *((f"plugins.disabled: {name}", name) for name in settings.disabled_plugins),
         ]
         for place, name in named:
             if name in self.absent:
-                if name in settings.of_plugins:
+                if name in settings.plugin_settings:
                     raise ConfigError(
                         f"{place} needs libraries that are not installed: pip install"
                         f" 'almenara[{name}]', or a container image with the extra {name}"

@@ -48,7 +48,7 @@ async def reload_saved(folder: Path, plugging: PluginHost, renew: Callable[[str]
                 if info.origin in (str(folder / name), str(folder / f"{name}.py")):
                     await plugging.remove(info.name)
             for found in plugins_in_folder(folder):
-                if found.name == name and name not in plugging.settings.disabled:
+                if found.name == name and name not in plugging.settings.disabled_plugins:
                     plugging.plugins.load(found)
             if name in plugging.plugins.modules and name in plugging.plugins.from_folder:
                 try:

@@ -54,7 +54,7 @@ class Access:
         self.sessions = Sessions(self.store, auth)
         self.tokens = Tokens()
         self.audit = Audit(bus)
-        self.attempts = Attempts(auth.attempts)
+        self.attempts = Attempts(auth.max_sign_in_attempts)
         self.pages = OpenPages(self.server, self.mode)
         self._verifying = Verifying()
         self._access_hash = ""
@@ -78,7 +78,9 @@ class Access:
             from almenara.security import kubernetes
 
             self.cluster = kubernetes.Cluster(auth.kubernetes)
-            self._reviewed = kubernetes.Reviewed(self.cluster, auth.kubernetes.recheck)
+            self._reviewed = kubernetes.Reviewed(
+                self.cluster, auth.kubernetes.token_review_interval
+            )
             if auth.authorization == "kubernetes":
                 self._rights = kubernetes.Rights(self.cluster, auth.kubernetes, namespaces, rights)
 
@@ -94,7 +96,7 @@ class Access:
             return AuthContext(identity=everybody(Role.VIEWER))
         if self.mode == "proxy":
             return await self._by_proxy(asking)
-        if secret := asking.session_cookie(self.settings.plain_http):
+        if secret := asking.session_cookie(self.settings.allow_plain_http):
             session = self.sessions.find(secret)
             if session is not None and session.identity is not None:
                 return AuthContext(identity=session.identity, session=session)
@@ -227,12 +229,12 @@ class Access:
 
     def check_encrypted(self, asking: RequestInfo) -> None:
         """Raise `Refused` where everybody on the way could read what somebody signs in with."""
-        if not (asking.secure or asking.local or self.settings.plain_http):
+        if not (asking.secure or asking.local or self.settings.allow_plain_http):
             raise Refused(
                 403,
                 "This page came over http, so everybody on the way could read your token and your"
                 " session. Use https: a proxy in front, or server.tls. To sign in over http all the"
-                " same, set auth.plain_http.",
+                " same, set auth.allow_plain_http.",
             )
 
     def _check_attempts(self, asking: RequestInfo) -> None:
@@ -277,7 +279,7 @@ class Access:
         """
         self.attempts.succeeded(counted_as(asking.address))
         if (
-            before := self.sessions.find(asking.session_cookie(self.settings.plain_http))
+            before := self.sessions.find(asking.session_cookie(self.settings.allow_plain_http))
         ) is not None:
             await self.sessions.end(before)
         session, secret = await self.sessions.begin(
@@ -442,7 +444,7 @@ class Access:
             return False
         every = session.renewal.every
         if self._rights is not None:
-            every = min(every, self.settings.kubernetes.rights)
+            every = min(every, self.settings.kubernetes.access_review_interval)
         return bool(now() - session.renewed >= every * SECOND)
 
     async def _renew(self, session: Session) -> None:
@@ -473,7 +475,7 @@ class Access:
             token = self.tokens.get(ticket.api_token)
             return None if token is None else api_tokens.identity_of(token)
         if self.mode in ("proxy", "kubernetes"):
-            if now() - it.since > self.settings.proxy.recheck * SECOND:
+            if now() - it.since > self.settings.proxy.reauthentication_interval * SECOND:
                 # Coming again, it passes whoever knows whether it still may.
                 it.close(COME_AGAIN)
         elif self.mode == "token" and ticket.bearer != self._mark:
@@ -486,7 +488,7 @@ class ReviewedAgain:
 
     def __init__(self, access: Access, token: str) -> None:
         self.access, self.token = access, token
-        self.every = access.settings.kubernetes.recheck
+        self.every = access.settings.kubernetes.token_review_interval
 
     async def person(self) -> Person | None:
         return await self.access.reviewed(self.token)

@@ -209,7 +209,7 @@ class Rights:
         """The same person, who sees of the cluster what they may list there. Raises
         `ClusterError`."""
         answers = await self._answers(identity.person)
-        prefix = self.settings.prefix
+        prefix = self.settings.namespace_prefix
         seen = (f"{prefix}{it}" if it != CLUSTER else prefix.rstrip("/") for it in answers.seen)
         scope = msgspec.structs.replace(
             identity.scope,
@@ -220,14 +220,17 @@ class Rights:
         return msgspec.structs.replace(identity, scope=scope)
 
     async def _answers(self, person: Person) -> Answers:
-        prefix = self.settings.prefix
+        prefix = self.settings.namespace_prefix
         there = frozenset(
             it.removeprefix(prefix) for it in self.namespaces() if it and it.startswith(prefix)
         )
         # Two requests of one person at once ask once.
         async with self._asking.setdefault(person, asyncio.Lock()):
             known = self._known.get(person)
-            if known is None or time.monotonic() - known.since >= self.settings.rights:
+            if (
+                known is None
+                or time.monotonic() - known.since >= self.settings.access_review_interval
+            ):
                 fresh = await self._ask(person, there)
                 nodes = await self.cluster.may(person, LIST_NODES, CLUSTER)
                 seen = fresh.seen | ({CLUSTER} if nodes else set())

@@ -375,7 +375,7 @@ class Refreshing:
         self, provider: Provider, claims: Mapping[str, Any], token: Mapping[str, Any]
     ) -> None:
         self.provider = provider
-        self.every = provider.settings.refresh
+        self.every = provider.settings.refresh_interval
         self.sub, self.sid = str(claims["sub"]), claims.get("sid")
         self.id_token = str(token["id_token"])
         self._refresh_token = token.get("refresh_token")

@@ -127,12 +127,12 @@ class Sessions:
     def alive(self, session: Session) -> bool:
         """Whether neither of its lifetimes is over."""
         moment = now()
-        idle = int(self.settings.session_idle * SECOND)
+        idle = int(self.settings.session_idle_timeout * SECOND)
         return moment < session.kept.expires and moment < session.seen + idle
 
     def due(self, session: Session) -> bool:
         """Whether its cookie should be exchanged."""
-        return now() - session.rotated > self.settings.session_rotation * SECOND
+        return now() - session.rotated > self.settings.session_rotation_interval * SECOND
 
     async def rotate(self, session: Session) -> str | None:
         """Exchange the cookie of a session; the secret of the new one. None where another request

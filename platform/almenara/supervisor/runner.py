@@ -103,7 +103,7 @@ class SourceRunner:
         """Run the source until cancelled, with a restart after each end."""
         limiter = PublishLimiter(
             bus, self.state, rate=self.rate_limit, burst=self.burst,
-            waiting_limit=self.settings.waiting_limit,
+            waiting_limit=self.settings.pending_limit,
         )  # fmt: skip
 
         async def publish(batch: Sequence[Signal]) -> None:
@@ -133,10 +133,10 @@ class SourceRunner:
                 return
             if self.abandoned >= ABANDONED_LIMIT:
                 await self._give_up()
-            if time.monotonic() - started >= self.settings.healthy_after:
+            if time.monotonic() - started >= self.settings.backoff_reset_after:
                 wait = self.settings.backoff
             self.state.set_status("backing_off")
-            await asyncio.sleep(wait * (1 + random.uniform(-1, 1) * self.settings.jitter))  # nosec B311 # spreads restarts, guards nothing
+            await asyncio.sleep(wait * (1 + random.uniform(-1, 1) * self.settings.backoff_jitter))  # nosec B311 # spreads restarts, guards nothing
             wait = min(wait * 2, self.settings.backoff_limit)
             self.state.restarts += 1
 

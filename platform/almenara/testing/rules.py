@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from almenara.config import ConfigError, Secret
-from almenara.config.reference import attribute_docs, structs_in
+from almenara.config.reference import field_docs, nested_structs
 from almenara.errors import describe_error
 from almenara.hookspecs import Column, EventQuery, LogQuery, Panel, SampleQuery
 from almenara.plugins import PluginError, PluginRegistry, find_plugin
@@ -123,7 +123,7 @@ async def keeps_the_contract(subject: Subject) -> Said:
 def _structs(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
     yield kind
     for field in msgspec.structs.fields(kind):
-        for inner in structs_in(field.type):
+        for inner in nested_structs(field.type):
             yield from _structs(inner)
 
 
@@ -136,7 +136,7 @@ def _settings_type(subject: Subject) -> type[msgspec.Struct]:
 
 async def documents_its_settings(subject: Subject) -> Said:
     for kind in _structs(_settings_type(subject)):
-        told = attribute_docs(kind)
+        told = field_docs(kind)
         for field in msgspec.structs.fields(kind):
             where = f"{kind.__name__}.{field.name}"
             if not told.get(field.name, "").strip():
@@ -414,7 +414,7 @@ def _with_sentinels(kind: Any, tree: dict[str, Any], made: list[str]) -> dict[st
             elif not _mentions(field.type, str):
                 filled[name] = made[-1]
             continue
-        for inner in structs_in(field.type):
+        for inner in nested_structs(field.type):
             value = filled.get(name)
             if isinstance(value, dict):
                 filled[name] = _with_sentinels(inner, value, made)

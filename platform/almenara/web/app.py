@@ -61,7 +61,7 @@ def routed(services: Services) -> Litestar:
     return MsgspecLitestar(
         route_handlers=[*PAGES, *API, *PROBES, *SIGNING, live],
         guards=[permit],
-        request_max_body_size=services.settings.server.largest_body,
+        request_max_body_size=services.settings.server.max_body_bytes,
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
         exception_handlers={Exception: handle},
         openapi_config=OpenAPIConfig(

@@ -82,7 +82,7 @@ async def permit(connection: Connection, handler: BaseRouteHandler) -> None:
         raise NotAllowedError("This address is closed, because nobody said who may use it.")
     ticket = ticket_of(connection)
     services: Services = connection.app.state.services
-    opened = rule.get("metrics") and services.settings.auth.open_metrics
+    opened = rule.get("metrics") and services.settings.auth.public_metrics
     if rule[NEEDS] is not None and not opened:
         refusal = connection.scope["state"].get("refusal")
         if isinstance(refusal, Refused):

@@ -44,7 +44,7 @@ RELIED_ON: Final = (
 """What `LiveProtocol` uses of uvicorn's protocol, which promises none of it to anybody."""
 RELIED_ON_OF_CONN: Final = ("available_extensions", "data_to_send", "parser")
 BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-# Their length is held by `server.largest_address` and `server.largest_headers` before; less than a
+# Their length is held by `server.max_url_bytes` and `server.max_header_bytes` before; less than a
 # request may have would leave a page without its WebSocket.
 http11.MAX_LINE_LENGTH = 1_048_576
 LEAST: Final = 256
@@ -169,7 +169,8 @@ async def _nothing(scope: Any, receive: Any, send: Any) -> None:
 class AsgiPeer:
     """Writes frames the way any ASGI server takes them, with a task for the browser.
 
-    Who stops reading is not cut off at once; the connection goes when `server.user_timeout` is up.
+    A client that stops reading is not disconnected at once; its connection ends after
+    `server.tcp_user_timeout`.
     """
 
     def __init__(self, socket: WebSocket[Any, Any, Any]) -> None:

@@ -42,7 +42,7 @@ def listening_socket(settings: ServerSettings) -> socket.socket:
             # Accepted connections inherit it: a client that stops reading is gone after this
             # long, where uvicorn would wait for its buffer for ever.
             sock.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.user_timeout * 1000)
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.tcp_user_timeout * 1000)
             )
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             # The kernel would hold megabytes for a client that does not read, and who is behind
@@ -102,7 +102,7 @@ def deadline_protocol(settings: ServerSettings, half_open: HalfOpen) -> type[Htt
             if self.deadline is not None:
                 # An upper bound: a part of the body may be in it already.
                 self.header_bytes += len(data)
-                if self.header_bytes > settings.largest_headers + settings.largest_body:
+                if self.header_bytes > settings.max_header_bytes + settings.max_body_bytes:
                     self.transport.write(TOO_LARGE)
                     self.transport.close()
                     return
@@ -199,7 +199,7 @@ def server(
             "this uvicorn is another than the one known; live pages cost three times as much",
             uvicorn=uvicorn.__version__, lacks=lacks,
         )  # fmt: skip
-    half_open = HalfOpen(settings.half_open)
+    half_open = HalfOpen(settings.max_idle_connections)
     config = uvicorn.Config(
         app,
         ssl_context_factory=(lambda *_: tls_context(tls)) if tls is not None else None,

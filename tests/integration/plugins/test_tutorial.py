@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from almenara import hookspecs
-from almenara.config.reference import contract_reference
+from almenara.plugins.reference import render_contract_reference
 from support.paths import ROOT
 from support.servers import free_port, wait_until
 
@@ -116,7 +116,7 @@ def test_tutorial_works_as_written(reader: Reader) -> None:
 
 
 def test_every_hook_and_type_is_documented() -> None:
-    reference = contract_reference()
+    reference = render_contract_reference()
     for name, thing in vars(hookspecs).items():
         if name.startswith("almenara_") or (
             inspect.isclass(thing) and thing.__module__ == hookspecs.__name__

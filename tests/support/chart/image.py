@@ -61,7 +61,7 @@ def run_in(image: Image, tmp_path: Path, *arguments: str, port: int = 0) -> tupl
     things = render({})
     config = engine.configuration(things)
     if port:
-        config["server"].update(port=port, drain=1.0)
+        config["server"].update(port=port, drain_period=1.0)
         # Who may look is not what is looked at here.
         config["auth"] = {"mode": "insecure-none"}
     (tmp_path / "almenara.yaml").write_text(yaml.safe_dump(config))

@@ -13,7 +13,7 @@ from almenara.supervisor import Supervisor
 
 pytestmark = pytest.mark.anyio
 
-QUICK = SupervisorSettings(backoff=0.02, backoff_limit=0.05, jitter=0.1, stop_timeout=0.3)
+QUICK = SupervisorSettings(backoff=0.02, backoff_limit=0.05, backoff_jitter=0.1, stop_timeout=0.3)
 
 
 class Ticking:

@@ -138,9 +138,9 @@ def refused(scope: Scope, settings: ServerSettings) -> Refusal | None:
 def _malformed(scope: Scope, settings: ServerSettings) -> Refusal | None:
     path: Any = scope.get("raw_path") or b""
     query: Any = scope.get("query_string") or b""
-    if len(path) + len(query) > settings.largest_address:
+    if len(path) + len(query) > settings.max_url_bytes:
         return Refusal(414, "Address too long", "The address of the request is too long.")
-    if sum(len(name) + len(value) for name, value in scope["headers"]) > settings.largest_headers:
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > settings.max_header_bytes:
         return Refusal(431, "Headers too large", "The headers of the request are too large.")
     method: Any = scope.get("method", "GET")
     if method not in METHODS:
@@ -154,7 +154,7 @@ def _malformed(scope: Scope, settings: ServerSettings) -> Refusal | None:
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if any(not it.isdigit() or len(it) > 18 for it in lengths) or len(lengths) > 1:
             return Refusal(400, "Bad request", "The length of the body cannot be read.")
-        if lengths and int(lengths[0]) > settings.largest_body:
+        if lengths and int(lengths[0]) > settings.max_body_bytes:
             return _too_large(settings)
     return None
 
@@ -163,7 +163,8 @@ def _too_large(settings: ServerSettings) -> Refusal:
     return Refusal(
         413,
         "Body too large",
-        f"The body of a request is {settings.largest_body} bytes at most (server.largest_body).",
+        f"The body of a request is at most {settings.max_body_bytes} bytes"
+        " (server.max_body_bytes).",
     )
 
 
@@ -172,7 +173,7 @@ class Body:
 
     def __init__(self, receive: Receive, settings: ServerSettings) -> None:
         self._receive, self._settings = receive, settings
-        self._left = settings.largest_body
+        self._left = settings.max_body_bytes
         self._until = asyncio.get_running_loop().time() + settings.body_timeout
         self._whole = False
 

@@ -314,7 +314,7 @@ async def _account(
             else [],
             "roles": [it.name.lower() for it in Role],
             "lifetimes": [
-                it for it in LIFETIMES if it[0] * DAY <= services.settings.auth.token_lifetime
+                it for it in LIFETIMES if it[0] * DAY <= services.settings.auth.max_token_lifetime
             ],
             "made": made,
             "problem": problem,
@@ -388,7 +388,7 @@ async def make_token(request: PageRequest, services: NamedDependency[Services]) 
     if not grants:
         # An admin of a part would otherwise see the rest with a token of their own making.
         return await _account(request, services, problem=BEYOND)
-    lifetime = min(int(days) * DAY, services.settings.auth.token_lifetime)
+    lifetime = min(int(days) * DAY, services.settings.auth.max_token_lifetime)
     token, sent = await asyncio.to_thread(
         api_tokens.made, name, Role[role], grants, lifetime, by=ticket.identity.name
     )

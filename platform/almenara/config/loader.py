@@ -1,0 +1,163 @@
+"""Loading: a YAML file, overridden by `ALMENARA_*` environment variables, as typed settings.
+
+`ALMENARA_SERVER__PORT=9000` sets `server.port`; two underscores separate the levels.
+"""
+
+import os
+import re
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, get_args, get_origin
+
+import msgspec
+import yaml
+
+from almenara.config.model import Settings
+from almenara.config.secrets import Secret, redact_url_credentials
+from almenara.config.suggestions import suggest
+from almenara.errors import ConfigError
+
+ENVIRONMENT_PREFIX: Final = "ALMENARA_"
+SECRET_NAME_PARTS: Final = ("password", "token", "secret", "nkey", "seed")
+"""A setting with one of these in its name may hold a secret, whatever its type."""
+SECRET_ERROR: Final = "secret: "  # noqa: S105
+"""Marks the errors of secrets, since msgspec wraps them in its own."""
+MAX_SHOWN_VALUE: Final = 120
+
+S = typing.TypeVar("S", bound=msgspec.Struct)
+
+
+def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings of the file at `path`, or the defaults, overridden by the environment.
+
+    Raises `ConfigError` for a file that cannot be read and for an unknown or wrong setting.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be read: {error.strerror}. Check the path of --config."
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} contains {type(tree).__name__}, expected `name: value` lines")
+    apply_environment(tree, environment)
+    return decode_settings(Settings, tree, place="")
+
+
+def apply_environment(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Set `tree["a"]["b"]` for every `ALMENARA_A__B=value`; the value is parsed as YAML."""
+    for name, text in environment.items():
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        *sections, last = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if not sections:
+            continue
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+            if not isinstance(branch, dict):
+                raise ConfigError(f"{name} sets a part of {section}, which is a single value")
+        branch[last] = yaml.safe_load(text)
+
+
+def decode_settings(kind: type[S], tree: Any, *, place: str) -> S:
+    """Return `tree` as the settings struct `kind`; `place` is the path of the tree.
+
+    Raises `ConfigError` with the path of the setting, its value, what was expected, and for an
+    unknown name the closest known one.
+    """
+    check_setting_names(kind, tree, place)
+    try:
+        return msgspec.convert(tree, kind, strict=False, dec_hook=_decode_value)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        setting = f"{place}{path.rstrip('`')}".lstrip(".") or "the configuration"
+        if message.startswith(SECRET_ERROR):
+            raise ConfigError(f"{setting}: {message.removeprefix(SECRET_ERROR)}") from None
+        if message.startswith("Invalid enum value") and (choices := _literal_choices(kind, path)):
+            raise ConfigError(f"{setting}: {message}, expected one of {choices}") from None
+        value = _displayed_value(tree, path)
+        suffix = f", found {value}" if value else ""
+        raise ConfigError(f"{setting}: {message}{suffix}") from None
+
+
+def _decode_value(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    if kind is Secret:
+        try:
+            return Secret.parse(value)
+        except ValueError as error:
+            raise ValueError(f"{SECRET_ERROR}{error}") from None
+    raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
+
+
+def check_setting_names(kind: Any, tree: Any, place: str) -> None:
+    """Raise `ConfigError` for the first unknown name in `tree`, with the closest known one."""
+    if not isinstance(tree, dict) or not (
+        isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    ):
+        return
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for name, value in tree.items():
+        path = f"{place}.{name}".lstrip(".")
+        if name not in fields:
+            hint = suggest(str(name), fields, cutoff=0.55)
+            raise ConfigError(f"{path} is not a setting; {hint}")
+        _check_nested_names(fields[name].type, value, path)
+
+
+def _check_nested_names(kind: Any, value: Any, path: str) -> None:
+    """Check the names inside a value and, under names that users choose, the values as well."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is list and isinstance(value, list):
+        for index, entry in enumerate(value):
+            _check_nested_names(arguments[0], entry, f"{path}[{index}]")
+    elif origin is dict and isinstance(value, dict):
+        for name, entry in value.items():
+            _check_nested_names(arguments[1], entry, f"{path}.{name}")
+            if isinstance(arguments[1], type) and issubclass(arguments[1], msgspec.Struct):
+                # msgspec writes `[...]` for a key of a mapping; decoding the entry alone names it.
+                decode_settings(arguments[1], entry, place=f"{path}.{name}")
+    elif arguments and origin not in (list, dict):
+        for part in arguments:
+            check_setting_names(part, value, path)
+    else:
+        check_setting_names(kind, value, path)
+
+
+def _literal_choices(kind: Any, path: str) -> str:
+    """Return the values a `Literal` setting accepts, separated by commas; empty for other types."""
+    for step in re.findall(r"[A-Za-z_]\w*|\[", path):
+        types = [part for part in (kind, *get_args(kind)) if isinstance(part, type)]
+        structs = [part for part in types if issubclass(part, msgspec.Struct)]
+        if step == "[":
+            kind = get_args(kind)[-1] if get_args(kind) else kind
+        elif structs:
+            fields = {field.encode_name: field.type for field in msgspec.structs.fields(structs[0])}
+            kind = fields.get(step)
+    literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is typing.Literal]
+    return ", ".join(str(choice) for literal in literals for choice in get_args(literal))
+
+
+def _displayed_value(tree: Any, path: str) -> str:
+    """Return the value at a msgspec path such as `.server.port`, unless it may hold a secret.
+
+    Empty for a whole section: its text would not help, and a secret may be in it.
+    """
+    value = tree
+    for step in path.rstrip("`").replace("[", ".").replace("]", "").strip(".").split("."):
+        if any(part in step for part in SECRET_NAME_PARTS):
+            return "a secret value"
+        try:
+            value = value[int(step)] if isinstance(value, list) else value[step]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return "nothing"
+    if isinstance(value, dict | list):
+        return ""
+    return redact_url_credentials(repr(value))[:MAX_SHOWN_VALUE]

@@ -1,0 +1,141 @@
+"""Secrets: how they are read, and how they stay out of every text that is shown or logged."""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import SplitResult, urlsplit
+
+CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
+URL_CREDENTIALS: Final = re.compile(r"//[^/@\s]+@")
+"""The user and the password in a URL."""
+REDACTED: Final = "***"
+
+
+class Secret:
+    """A password, token or key whose value is never shown.
+
+    In the configuration it is `{env: NAME}` or `{file: PATH}`, or the value itself. Printing,
+    formatting, comparing or encoding a secret never shows its value; only `reveal` returns it. A
+    file is read again on each call, so that a rotated secret takes effect without a restart.
+    """
+
+    __slots__ = ("_reveal", "_source")
+
+    def __init__(self, reveal: Callable[[], str], source: str = "set") -> None:
+        self._reveal, self._source = reveal, source
+
+    @classmethod
+    def of(cls, value: str) -> Self:
+        """Return a secret with a value that is already known."""
+        return cls(lambda: value)
+
+    @classmethod
+    def parse(cls, setting: Any) -> Self:
+        """Return the secret that a setting describes.
+
+        Raises `ValueError`, whose text never contains the value.
+        """
+        if isinstance(setting, dict) and len(setting) == 1:
+            ((kind, location),) = setting.items()
+            if kind == "env" and isinstance(location, str):
+                value = os.environ.get(location, "").strip()
+                if not value:
+                    raise ValueError(f"the environment variable {location} is not set")
+                _check_single_line(value, f"the environment variable {location}")
+                return cls(lambda: value, f"from {location}")
+            if kind == "file" and isinstance(location, str):
+                path = Path(location).expanduser()
+                _read_secret_file(path)
+                return cls(lambda: _reveal_file(path), f"from {path}")
+        if isinstance(setting, str | int | float) and not isinstance(setting, bool):
+            value = str(setting).strip()
+            _check_single_line(value, "the value")
+            return cls.of(value)
+        raise ValueError("a secret is `{env: NAME}`, `{file: PATH}` or a text")
+
+    def reveal(self) -> str:
+        """Return the value. Raises `OSError` if its file can no longer be read."""
+        return self._reveal()
+
+    def __repr__(self) -> str:
+        return f"Secret({self._source})"
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _check_single_line(value: str, origin: str) -> None:
+    # Libraries refuse a header or a password with a line break, and show it in their error.
+    if CONTROL_CHARACTER.search(value):
+        raise ValueError(
+            f"{origin} contains a line break or another control character; a secret is one line"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{origin} is not valid Unicode") from None
+
+
+def _read_secret_file(path: Path) -> str:
+    """Return the line in a secret's file. Raises `ValueError` that does not contain it."""
+    try:
+        value = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"the file {path} is not UTF-8 text") from None
+    except OSError as error:
+        raise ValueError(f"the file {path} cannot be read: {error.strerror}") from None
+    if not value:
+        raise ValueError(f"the file {path} is empty")
+    _check_single_line(value, f"the file {path}")
+    return value
+
+
+def _reveal_file(path: Path) -> str:
+    try:
+        return _read_secret_file(path)
+    except ValueError as error:
+        raise OSError(str(error)) from None
+
+
+def parse_http_url(url: str, owner: str, credentials_hint: str) -> SplitResult:
+    """Return the parts of an `http://` or `https://` URL without credentials.
+
+    `owner` names what the URL belongs to, and `credentials_hint` says where a user name or password
+    belongs instead. Raises `ValueError`.
+    """
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise ValueError(
+            f"url of {owner} must start with http:// or https:// and name a host; a port, if any,"
+            " is between 1 and 65535"
+        )
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            f"url of {owner} must not contain a user name or password; {credentials_hint}"
+        )
+    return parts
+
+
+def redact_secrets(text: str, secrets: Iterable[Secret | None]) -> str:
+    """Return the text with `***` in place of each secret, also where Python has escaped it."""
+    for secret in secrets:
+        if secret is None:
+            continue
+        with contextlib.suppress(OSError):
+            value = secret.reveal()
+            for form in (value, repr(value)[1:-1], repr(value.encode())[2:-1]):
+                if form:
+                    text = text.replace(form, REDACTED)
+    return text
+
+
+def redact_url_credentials(text: str) -> str:
+    """Return the text with `***` in place of the user and the password of each URL in it."""
+    return URL_CREDENTIALS.sub(f"//{REDACTED}@", text)
