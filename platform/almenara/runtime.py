@@ -55,9 +55,9 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
             renderer = Renderer([TEMPLATES])
             catalogue, assets, feeds = PanelRegistry(renderer), Assets(), LogFeeds()
             renderer.environment.globals["asset"] = assets.url
-            plugging = PluginHost(settings, plugins, bus, supervisor, catalogue, assets, feeds)
+            host = PluginHost(settings, plugins, bus, supervisor, catalogue, assets, feeds)
             for plugin in list(plugins.modules):
-                plugging.add(plugin)
+                host.add(plugin)
             history = History(bus)
             access = Access(settings, bus, resources.namespaces, feeds.rights)
             await access.start()
@@ -74,7 +74,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
             check_dashboards(
                 settings.dashboards,
                 catalogue,
-                [it.name for it in plugins.described() if it.state != "active"],
+                [it.name for it in plugins.infos() if it.state != "active"],
             )
             services = Services(
                 settings=settings,
@@ -86,7 +86,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
                 catalogue=catalogue,
                 assets=assets,
                 version=__version__,
-                plugins=plugins.described,
+                plugins=plugins.infos,
                 ready=lambda: "draining" if channels.draining else None,
             )
             running = server(
@@ -115,7 +115,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
                     if reload and settings.plugins_dir is not None:
                         background.append(
                             group.create_task(
-                                reload_saved(settings.plugins_dir, plugging, channels.renew),
+                                reload_saved(settings.plugins_dir, host, channels.renew),
                                 name="reloading",
                             )
                         )

@@ -14,6 +14,7 @@ from almenara.clock import CLOCK, SystemClock
 from almenara.config import Secret, Settings, StorageSettings
 from almenara.history import Filter, History
 from almenara.plugins import PluginRegistry, find_plugin
+from almenara.plugins.doctor import diagnose
 from almenara.sdk import NotFound
 from almenara.signals import Event, Severity, Signal
 from almenara.testing import SourceRun, render_panel
@@ -257,7 +258,7 @@ async def test_doctor_names_what_of_kuberay_is_not_granted_and_what_is_printed_m
     plugins.load(find_plugin("ray"))
     place = {"kubeconfig": str(path), "namespaces": [namespace]}
     chosen = Settings(plugins={"ray": {"kuberay": [place]}})
-    (finding,) = await plugins.diagnose(chosen)
+    (finding,) = await diagnose(plugins, chosen)
     assert (finding.check, finding.verdict) == ("Kubernetes permissions", "warning")
     assert finding.message == (
         "not granted: list, watch of rayclusters.ray.io, rayjobs.ray.io, rayservices.ray.io in the"
@@ -267,5 +268,5 @@ async def test_doctor_names_what_of_kuberay_is_not_granted_and_what_is_printed_m
     needed = plugins.requirements(chosen)
     for it in roles(needed, f"{namespace}/almenara"):
         await asyncio.to_thread(server.create, it)
-    (finding,) = await plugins.diagnose(chosen)
+    (finding,) = await diagnose(plugins, chosen)
     assert (finding.verdict, finding.message) == ("ok", "all 6 rights are granted")

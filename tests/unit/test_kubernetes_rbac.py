@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from almenara.config import Settings
 from almenara.hookspecs import Finding
 from almenara.plugins import PluginRegistry, load_plugins, plugins_in_folder
+from almenara.plugins.doctor import diagnose
 from almenara_kube.roles import roles
 from almenara_kube.rules import KubernetesRule
 from almenara_kubernetes.commands import kubernetes_commands
@@ -133,7 +134,7 @@ async def test_rules_that_no_plugin_can_ask_for_are_not_passed_over(tmp_path: Pa
         plugins.load(found)
     (rule,) = plugins.requirements(Settings())
     assert isinstance(rule, KubernetesRule)
-    (finding,) = await plugins.diagnose(Settings())
+    (finding,) = await diagnose(plugins, Settings())
     assert isinstance(finding, Finding)
     assert finding.verdict == "warning"
     assert "no active plugin can review them" in finding.message

@@ -25,6 +25,7 @@ from almenara.config import ConfigError, LogSettings, Settings, load_settings
 from almenara.hookspecs import Finding
 from almenara.logs import configure_logging
 from almenara.plugins import PluginRegistry, load_plugins
+from almenara.plugins.doctor import diagnose as diagnose_plugins
 from almenara.terminal import printable, printable_json
 
 CONFIG_VARIABLE: Final = "ALMENARA_CONFIG"
@@ -367,11 +368,11 @@ def check_whole(plugins: PluginRegistry, settings: Settings) -> None:
     for name in plugins.modules:
         try:
             said = plugins.settings(name, settings)
-            panels, pages = plugins.panels(name, said), plugins.pages(name, said)
-            catalogue.add(name, panels, plugins.templates(name), pages)
+            panels, pages = plugins.hooks.panels(name, said), plugins.hooks.pages(name, said)
+            catalogue.add(name, panels, plugins.hooks.templates(name), pages)
         except Exception as error:
-            plugins.note(name, str(error))
-    absent = [it.name for it in plugins.described() if it.state != "active"]
+            plugins.record_failure(name, str(error))
+    absent = [it.name for it in plugins.infos() if it.state != "active"]
     check_dashboards(settings.dashboards, catalogue, absent)
 
 
@@ -414,7 +415,7 @@ def diagnose(context: click.Context, plugins: PluginRegistry) -> list[Finding]:
     found = [*configuration_findings(context, settings, plugins), *disk_findings(settings)]
 
     async def ask() -> None:
-        found.extend(await plugins.diagnose(settings))
+        found.extend(await diagnose_plugins(plugins, settings))
 
     if not any(it.verdict == "failed" and it.check == "configuration" for it in found):
         run(ask)

@@ -28,7 +28,7 @@ def plugin_commands(plugins: PluginRegistry) -> list[click.Command]:
     @click.option("--json", "as_json", is_flag=True, help="As JSON.")
     def list_plugins(as_json: bool) -> None:
         """Show every plugin: version, origin, API version, hooks and state."""
-        described = plugins.described()
+        described = plugins.infos()
         if as_json:
             click.echo(json.dumps(msgspec.to_builtins(described), indent=2))
             return

@@ -9,19 +9,19 @@ from almenara.hookspecs import ResourceKey
 
 
 class State(Protocol):
-    """Where plugins keep what they remember: the bus."""
+    """Where the state of plugins is stored: the bus."""
 
     async def save(self, plugin: str, key: str, value: bytes) -> None: ...
 
     async def load(self, plugin: str, key: str) -> bytes | None: ...
 
-    async def known_resources(self, source: str, kind: str) -> Sequence[ResourceKey]: ...
+    async def known_resources(self, source: str, kind: str = "") -> Sequence[ResourceKey]: ...
 
 
 class PluginContext:
     """What the platform lends to one plugin; see `hookspecs.Context`.
 
-    It may be used from any event loop; the state is kept on the loop it was made on.
+    It may be used from any event loop; calls run on the loop that it was created on.
     """
 
     def __init__(self, plugin: str, state: State, data_dir: Path) -> None:
@@ -29,17 +29,17 @@ class PluginContext:
         self._home = asyncio.get_running_loop()
 
     async def load(self, key: str) -> bytes | None:
-        found: bytes | None = await self._at_home(self.state.load, self.plugin, key)
-        return found
+        value: bytes | None = await self._call(self.state.load, self.plugin, key)
+        return value
 
     async def save(self, key: str, value: bytes) -> None:
-        await self._at_home(self.state.save, self.plugin, key, value)
+        await self._call(self.state.save, self.plugin, key, value)
 
     async def known_resources(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
-        found: Sequence[ResourceKey] = await self._at_home(self.state.known_resources, source, kind)
-        return found
+        keys: Sequence[ResourceKey] = await self._call(self.state.known_resources, source, kind)
+        return keys
 
-    async def _at_home(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    async def _call(self, call: Callable[..., Any], *arguments: Any) -> Any:
         if asyncio.get_running_loop() is self._home:
             return await call(*arguments)
         future = asyncio.run_coroutine_threadsafe(call(*arguments), self._home)

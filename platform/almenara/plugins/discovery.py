@@ -40,9 +40,9 @@ FileStamps = dict[Path, tuple[int, int]]
 
 
 def stamp_files(path: Path) -> FileStamps:
-    """When each file of a plugin was written, and how long it is."""
-    files = [path] if path.is_file() else [it for it in path.rglob("*") if it.is_file()]
-    found: FileStamps = {}
+    """The modification time and size of each file of a plugin."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    stamps: FileStamps = {}
     for file in files:
         if "__pycache__" in file.parts:
             continue
@@ -50,21 +50,21 @@ def stamp_files(path: Path) -> FileStamps:
             status = file.stat()
         except OSError:
             continue
-        found[file] = (status.st_mtime_ns, status.st_size)
-    return found
+        stamps[file] = (status.st_mtime_ns, status.st_size)
+    return stamps
 
 
 def installed_candidates() -> Iterator[PluginCandidate]:
-    """The plugins that installed distributions bring, by the entry point group `almenara`."""
+    """The plugins of installed distributions: the entry points of the group `almenara`."""
     points = importlib.metadata.entry_points(group=GROUP)
-    for point in sorted(points, key=lambda it: it.name):
+    for point in sorted(points, key=lambda point: point.name):
         distribution = point.dist
 
         def load(point: importlib.metadata.EntryPoint = point) -> ModuleType | None:
             try:
                 module: ModuleType = point.load()
             except ModuleNotFoundError as error:
-                # An extra that is not installed is not an error: its plugin is simply not there.
+                # A first-party plugin whose extra is not installed is absent, not an error.
                 if str(error.name).startswith(point.module.partition(".")[0]):
                     raise
                 if point.dist is None or point.dist.name != "almenara":
@@ -81,14 +81,14 @@ def installed_candidates() -> Iterator[PluginCandidate]:
 
 
 def find_plugin(plugin: str) -> PluginCandidate:
-    """The installed plugin of this name, or that of this path. Raises `PluginError`."""
+    """The installed plugin of this name, or the one at this path. Raises `PluginError`."""
     path = Path(plugin)
     if path.suffix == ".py" or "/" in plugin or (path / "__init__.py").is_file():
         if not path.exists():
-            raise PluginError(f"there is no plugin at {path}")
+            raise PluginError(f"no plugin at {path}: no such file")
         path = path.resolve()
         return PluginCandidate(path.stem, str(path), "", partial(_import_file, path), path)
-    known = {found.name: found for found in installed_candidates()}
+    known = {candidate.name: candidate for candidate in installed_candidates()}
     if plugin not in known:
         raise PluginError(f"{plugin} is not an installed plugin; {suggest(plugin, known)}")
     return known[plugin]
@@ -97,7 +97,7 @@ def find_plugin(plugin: str) -> PluginCandidate:
 def plugins_in_folder(folder: Path) -> Iterator[PluginCandidate]:
     """The plugins of a plugins directory: each `.py` file, and each folder with `__init__.py`.
 
-    Names that begin with `.` or `_` are left alone, as a mounted ConfigMap has some.
+    Names that start with `.` or `_` are ignored: a mounted ConfigMap has some.
     """
     try:
         paths = sorted(folder.iterdir())
@@ -117,7 +117,7 @@ def plugins_in_folder(folder: Path) -> Iterator[PluginCandidate]:
 
 def _import_file(path: Path) -> ModuleType:
     name = f"{FOLDER_PACKAGE}.{path.stem}"
-    for known in [it for it in sys.modules if it == name or it.startswith(f"{name}.")]:
+    for known in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
         del sys.modules[known]
     package = path.is_dir()
     spec = importlib.util.spec_from_file_location(
@@ -131,18 +131,18 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     importlib.invalidate_caches()
     try:
-        # Two saves within a second would otherwise find the first one's compiled code.
+        # After two saves within a second, the import system would find stale compiled code.
         source = Path(spec.origin or path).read_bytes()
-        exec(compile(source, spec.origin or str(path), "exec"), module.__dict__)  # noqa: S102  # nosec B102 # nosemgrep: unsafe-reading # a plugin is code that somebody installed
+        exec(compile(source, spec.origin or str(path), "exec"), module.__dict__)  # noqa: S102  # nosec B102 # nosemgrep: unsafe-reading # a plugin is code that the operator installed
     except BaseException:
         del sys.modules[name]
         raise
     return module
 
 
-def error_location(error: BaseException, found: PluginCandidate) -> str:
-    """Where in the plugin an error arose."""
-    where = found.path.parent if found.path is not None else None
+def error_location(error: BaseException, candidate: PluginCandidate) -> str:
+    """The file and line of the plugin where an error was raised, in parentheses; may be empty."""
+    where = candidate.path.parent if candidate.path is not None else None
     steps = [
         step
         for step in traceback.extract_tb(error.__traceback__)

@@ -1,26 +1,25 @@
-"""Plugins put into a running Almenara, and taken out of it again."""
+"""The host of plugins in a running Almenara: hands their parts out, and takes them back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
-from almenara.bus.embedded import EmbeddedBus
 from almenara.config import ConfigError, Settings
-from almenara.errors import describe_error
-from almenara.hookspecs import Context, Page, Panel
-from almenara.live.log_feed import LogFeeds
-from almenara.plugins import PluginContext, PluginError, PluginRegistry
+from almenara.errors import AlmenaraError, describe_error
+from almenara.hookspecs import Context, LogStream, Page, Panel
+from almenara.plugins.context import PluginContext, State
+from almenara.plugins.registry import PluginRegistry
 from almenara.supervisor import Supervisor
 from almenara.supervisor.protocol import Start
 
 log = structlog.get_logger(__name__)
 
 
-class PanelRegistry(Protocol):
-    """Where panels go."""
+class Panels(Protocol):
+    """Where panels and pages go: `panels.registry.PanelRegistry`, in a layer above."""
 
     def add(
         self,
@@ -33,75 +32,84 @@ class PanelRegistry(Protocol):
     def remove(self, plugin: str) -> None: ...
 
 
+class LogFeeds(Protocol):
+    """Where log streams go: `live.log_feed.LogFeeds`, in a layer above."""
+
+    def add(self, plugin: str, streams: Sequence[LogStream], /) -> None: ...
+
+    def remove(self, plugin: str) -> None: ...
+
+
 class Assets(Protocol):
-    """Where static files go."""
+    """Where static files go: `web.assets.Assets`, in a layer above."""
 
     def add(self, prefix: str, folder: Path) -> None: ...
 
 
 class PluginHost:
-    """Where the parts of a plugin go: sources to the supervisor, panels to the catalogue."""
+    """Hands out the parts of plugins: sources to the supervisor, panels to their registry."""
 
     def __init__(
         self,
         settings: Settings,
         plugins: PluginRegistry,
-        bus: EmbeddedBus,
+        state: State,
         supervisor: Supervisor,
-        catalogue: PanelRegistry,
+        panels: Panels,
         assets: Assets,
-        feeds: LogFeeds,
+        log_feeds: LogFeeds,
     ) -> None:
-        self.settings, self.plugins = settings, plugins
-        self.bus, self.supervisor, self.catalogue, self.assets = bus, supervisor, catalogue, assets
-        self.feeds = feeds
+        self.settings, self.plugins, self.state = settings, plugins, state
+        self.supervisor, self.panels, self.assets = supervisor, panels, assets
+        self.log_feeds = log_feeds
 
     def add(self, name: str) -> None:
-        """Put a plugin in. What of it does not work is noted, and hurts no other plugin.
+        """Hand out the parts of a plugin. A part that fails is recorded and affects no other.
 
         Raises `ConfigError` where its settings are wrong.
         """
         settings = self.plugins.settings(name, self.settings)
-        context = PluginContext(name, self.bus, self.settings.storage.dir / "plugins" / name)
-        parts: tuple[Callable[[], None], ...] = (
+        context = PluginContext(name, self.state, self.settings.storage.dir / "plugins" / name)
+        for part in (
             partial(self._add_panels, name, settings),
-            partial(self._add_tails, name, settings, context),
+            partial(self._add_log_streams, name, settings, context),
             partial(self._add_sources, name, settings, context),
-        )
-        for part in parts:
+        ):
             try:
                 part()
             except ConfigError:
                 raise
-            except (PluginError, ValueError) as error:
-                self.plugins.note(name, str(error))
+            except (AlmenaraError, ValueError) as error:
+                self.plugins.record_failure(name, str(error))
             except Exception as error:
-                log.exception("a plugin does not work", plugin=name)
-                self.plugins.note(name, describe_error(error, with_type=True))
+                log.exception("a plugin failed", plugin=name)
+                self.plugins.record_failure(name, describe_error(error, with_type=True))
 
     def _add_panels(self, name: str, settings: Any) -> None:
-        if (folder := self.plugins.static(name)) is not None:
+        hooks = self.plugins.hooks
+        if (folder := hooks.static(name)) is not None:
             self.assets.add(name, folder)
-        panels, templates = self.plugins.panels(name, settings), self.plugins.templates(name)
-        pages = self.plugins.pages(name, settings)
+        panels, templates = hooks.panels(name, settings), hooks.templates(name)
+        pages = hooks.pages(name, settings)
         if panels or pages or templates is not None:
-            self.catalogue.add(name, panels, templates, pages)
+            self.panels.add(name, panels, templates, pages)
 
-    def _add_tails(self, name: str, settings: Any, context: Context) -> None:
-        self.feeds.add(name, self.plugins.tails(name, settings, context))
+    def _add_log_streams(self, name: str, settings: Any, context: Context) -> None:
+        self.log_feeds.add(name, self.plugins.hooks.log_streams(name, settings, context))
 
     def _add_sources(self, name: str, settings: Any, context: Context) -> None:
-        start = partial(self._start, name, context)
-        for source in self.plugins.sources(name, settings, context):
+        hooks = self.plugins.hooks
+        start = partial(self._start_message, name, context)
+        for source in hooks.sources(name, settings, context):
             self.supervisor.add(source, name, context, start)
         self.supervisor.set_steps(
             name,
-            partial(self.plugins.startup, name, settings, context),
-            partial(self.plugins.shutdown, name, settings, context),
+            partial(hooks.startup, name, settings, context),
+            partial(hooks.shutdown, name, settings, context),
         )
         self.supervisor.start(name)
 
-    def _start(self, plugin: str, context: Context, source: str) -> Start:
+    def _start_message(self, plugin: str, context: Context, source: str) -> Start:
         return Start(
             plugin=plugin,
             source=source,
@@ -112,8 +120,8 @@ class PluginHost:
         )
 
     async def remove(self, name: str) -> None:
-        """Take a plugin out: its sources end, its panels go."""
+        """Take the parts of a plugin back: its sources end, its panels disappear."""
         await self.supervisor.remove(name)
-        self.catalogue.remove(name)
-        self.feeds.remove(name)
+        self.panels.remove(name)
+        self.log_feeds.remove(name)
         self.plugins.unregister(name)

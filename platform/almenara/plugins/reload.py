@@ -1,4 +1,4 @@
-"""Plugins of the plugins directory, loaded again when they are saved."""
+"""Reload of the plugins of the plugins directory when their files change."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,53 +8,58 @@ from typing import Final
 import structlog
 
 from almenara.config import ConfigError
-from almenara.plugins import FileStamps, plugins_in_folder, stamp_files
+from almenara.plugins.discovery import FileStamps, plugins_in_folder, stamp_files
 from almenara.plugins.host import PluginHost
 
 log = structlog.get_logger(__name__)
 
-LOOK: Final = 0.3
-"""Seconds between looks at the folder."""
+POLL_INTERVAL: Final = 0.3
+"""Seconds between checks of the folder."""
 
 
-def look(folder: Path) -> dict[str, FileStamps]:
-    """The plugins of a folder, and when their files were written."""
+def stamp_folder(folder: Path) -> dict[str, FileStamps]:
+    """The plugins of a folder with the stamps of their files."""
     return {
-        found.name: stamp_files(found.path)
-        for found in plugins_in_folder(folder)
-        if found.path is not None
+        candidate.name: stamp_files(candidate.path)
+        for candidate in plugins_in_folder(folder)
+        if candidate.path is not None
     }
 
 
-async def reload_saved(folder: Path, plugging: PluginHost, renew: Callable[[str], None]) -> None:
-    """Load what changes in the folder, until cancelled; the bus goes on, and browsers stay.
+async def reload_saved(folder: Path, host: PluginHost, refresh: Callable[[str], None]) -> None:
+    """Reload plugins that change in the folder, until cancelled; bus and connections stay.
 
-    `renew` is called with the name of each plugin whose panels may be others now.
+    `refresh` is called with the name of each plugin whose panels may have changed.
     """
-    # What was imported counts, not what is there now: it may have been saved in between.
-    known = dict(plugging.plugins.written)
+    # The stamps as imported, not those of now: a file may have been saved in between.
+    known = dict(host.plugins.stamps)
     while True:
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_INTERVAL)
         try:
-            current = await asyncio.to_thread(look, folder)
+            current = await asyncio.to_thread(stamp_folder, folder)
         except ConfigError as error:
             log.warning("the plugins directory cannot be read", error=str(error))
             continue
         changed = [name for name in known.keys() | current if known.get(name) != current.get(name)]
         known = current
         for name in sorted(changed):
-            # A plugin of this name may be an installed one, which a file does not replace.
-            for info in plugging.plugins.described():
-                if info.origin in (str(folder / name), str(folder / f"{name}.py")):
-                    await plugging.remove(info.name)
-            for found in plugins_in_folder(folder):
-                if found.name == name and name not in plugging.settings.disabled_plugins:
-                    plugging.plugins.load(found)
-            if name in plugging.plugins.modules and name in plugging.plugins.from_folder:
-                try:
-                    plugging.add(name)
-                except ConfigError as error:
-                    plugging.plugins.note(name, str(error))
-                else:
-                    log.info("a plugin was loaded again", plugin=name)
-            renew(name)
+            await _reload(folder, name, host)
+            refresh(name)
+
+
+async def _reload(folder: Path, name: str, host: PluginHost) -> None:
+    plugins = host.plugins
+    # A plugin of this name may be an installed one, which a file does not replace.
+    for info in plugins.infos():
+        if info.origin in (str(folder / name), str(folder / f"{name}.py")):
+            await host.remove(info.name)
+    for candidate in plugins_in_folder(folder):
+        if candidate.name == name and name not in host.settings.disabled_plugins:
+            plugins.load(candidate)
+    if name in plugins.modules and name in plugins.from_folder:
+        try:
+            host.add(name)
+        except ConfigError as error:
+            plugins.record_failure(name, str(error))
+        else:
+            log.info("a plugin was reloaded", plugin=name)

@@ -77,13 +77,13 @@ async def render_panel(
     plugins = PluginRegistry()
     found = find_plugin(plugin)
     plugins.load(found)
-    known = plugins.settings_of(found.name, settings or {})
-    panels = plugins.panels(found.name, known)
+    known = plugins.decode_settings(found.name, settings or {})
+    panels = plugins.hooks.panels(found.name, known)
     with tempfile.TemporaryDirectory() as data_dir:
         drawn = await draw(
-            found.name, panels, plugins.templates(found.name), signals, query,
-            pages=plugins.pages(found.name, known),
-            tails=plugins.tails(found.name, known, MemoryContext(Path(data_dir))),
+            found.name, panels, plugins.hooks.templates(found.name), signals, query,
+            pages=plugins.hooks.pages(found.name, known),
+            tails=plugins.hooks.log_streams(found.name, known, MemoryContext(Path(data_dir))),
             only=panel,
         )  # fmt: skip
     try:

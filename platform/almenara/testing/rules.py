@@ -58,17 +58,17 @@ class Subject:
         self.plugins = PluginRegistry()
         self.plugins.load(found)
         if self.name not in self.plugins.modules:
-            known = self.plugins.described()
+            known = self.plugins.infos()
             raise PluginError(known[0].error if known and known[0].error else "it cannot be loaded")
 
     def settings(self, tree: Mapping[str, Any] | None = None) -> Any:
         """Its settings. Raises `ConfigError`."""
-        return self.plugins.settings_of(self.name, self.tree if tree is None else tree)
+        return self.plugins.decode_settings(self.name, self.tree if tree is None else tree)
 
     def sources(self, context: MemoryContext, settings: Any = None) -> list[Any]:
         """Its sources, made anew."""
         chosen = self.settings() if settings is None else settings
-        return self.plugins.sources(self.name, chosen, context)
+        return self.plugins.hooks.sources(self.name, chosen, context)
 
 
 def examine(plugin: str, settings: Settings | None, rule: str) -> Result:
@@ -114,7 +114,7 @@ PASSED: Final[Said] = ("passed", "")
 
 
 async def keeps_the_contract(subject: Subject) -> Said:
-    if not subject.plugins.described()[0].hooks:
+    if not subject.plugins.infos()[0].hooks:
         raise AssertionError("it implements no hook; mark its functions with @almenara.hookimpl")
     subject.settings()
     return PASSED
@@ -128,7 +128,7 @@ def _structs(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
 
 
 def _settings_type(subject: Subject) -> type[msgspec.Struct]:
-    kind = subject.plugins.settings_type(subject.name)
+    kind = subject.plugins.hooks.settings_type(subject.name)
     if kind is None:
         raise Skip("it has no settings")
     return kind
@@ -378,11 +378,11 @@ def _hostile(panel: Panel) -> list[Signal]:
 
 async def escapes_what_it_draws(subject: Subject) -> Said:
     settings = subject.settings()
-    panels = subject.plugins.panels(subject.name, settings)
+    panels = subject.plugins.hooks.panels(subject.name, settings)
     if not panels:
         raise Skip("it has no panel with these settings")
-    templates = subject.plugins.templates(subject.name)
-    pages = subject.plugins.pages(subject.name, settings)
+    templates = subject.plugins.hooks.templates(subject.name)
+    pages = subject.plugins.hooks.pages(subject.name, settings)
     for panel in panels:
         drawn = await draw(
             subject.name, panels, templates, _hostile(panel), pages=pages, only=panel.name

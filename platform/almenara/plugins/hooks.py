@@ -1,0 +1,180 @@
+"""Calls to the hooks of one plugin at a time, with checks of what they return."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import click
+import msgspec
+import pluggy
+
+from almenara import hookspecs
+from almenara.errors import describe_error
+from almenara.hookspecs import (
+    ClusterRight,
+    Context,
+    Finding,
+    LogStream,
+    Page,
+    Panel,
+    Requirement,
+)
+from almenara.plugins.discovery import GROUP, PluginError
+
+T = TypeVar("T")
+
+
+class PluginHooks:
+    """The hooks of all registered plugins, called by the name of the plugin.
+
+    Each method raises what the hook raises, and `PluginError` where its result does not keep the
+    contract.
+    """
+
+    def __init__(self) -> None:
+        self.modules: dict[str, ModuleType] = {}
+        self.offered = [name for name in vars(hookspecs) if name.startswith("almenara_")]
+        """The names of all hooks."""
+        self._manager = pluggy.PluginManager(GROUP)
+        self._manager.add_hookspecs(hookspecs)
+
+    def add(self, name: str, module: ModuleType) -> None:
+        """Add the hooks of a plugin. Raises `PluginError` where they do not fit the contract."""
+        try:
+            self._manager.register(module, name=name)
+        except (pluggy.PluginValidationError, ValueError) as error:
+            if self._manager.has_plugin(name):
+                self._manager.unregister(name=name)
+            raise PluginError(
+                f"plugin {name} does not keep the contract: {describe_error(error)}"
+            ) from error
+        self.modules[name] = module
+
+    def remove(self, name: str) -> None:
+        """Remove the hooks of a plugin, if it has any."""
+        self.modules.pop(name, None)
+        if self._manager.has_plugin(name):
+            self._manager.unregister(name=name)
+
+    def call(self, name: str, hook: str, **arguments: Any) -> Any:
+        """The result of one plugin's implementation of a hook; None where it has none."""
+        others = [module for other, module in self.modules.items() if other != name]
+        caller = self._manager.subset_hook_caller(hook, others)
+        result = caller(**arguments)
+        if caller.spec and caller.spec.opts["firstresult"]:
+            return result
+        return next(iter(result), None)
+
+    async def call_async(self, name: str, hook: str, **arguments: Any) -> Any:
+        """As `call`, for hooks that may be coroutines."""
+        result = self.call(name, hook, **arguments)
+        return await result if inspect.isawaitable(result) else result
+
+    def _list(self, name: str, hook: str, kind: type[T], settings: Any) -> list[T]:
+        entries = list(self.call(name, hook, settings=settings) or ())
+        for entry in entries:
+            if not isinstance(entry, kind):
+                # A union such as Panel has no name of its own.
+                expected = getattr(kind, "__name__", "Panel")
+                raise PluginError(
+                    f"{hook} of plugin {name} must return almenara.hookspecs.{expected};"
+                    f" it returned {type(entry).__name__}"
+                )
+        return entries
+
+    def settings_type(self, name: str) -> type[msgspec.Struct] | None:
+        """The struct of a plugin's settings; None for a plugin without any."""
+        kind: type[msgspec.Struct] | None = self.call(name, "almenara_settings")
+        return kind
+
+    def sources(self, name: str, settings: Any, context: Context) -> list[Any]:
+        """The sources of a plugin."""
+        sources = list(
+            self.call(name, "almenara_sources", settings=settings, context=context) or ()
+        )
+        for source in sources:
+            if not inspect.iscoroutinefunction(getattr(source, "run", None)):
+                raise PluginError(
+                    f"source {type(source).__name__} of plugin {name} must have"
+                    " `async def run(self, publish)`"
+                )
+        return sources
+
+    def panels(self, name: str, settings: Any) -> list[Panel]:
+        """The panels of a plugin."""
+        return self._list(name, "almenara_panels", Panel, settings)
+
+    def pages(self, name: str, settings: Any) -> list[Page]:
+        """The pages of a plugin."""
+        return self._list(name, "almenara_pages", Page, settings)
+
+    def requirements(self, name: str, settings: Any) -> list[Requirement]:
+        """What a plugin must be permitted to do in other systems."""
+        return self._list(name, "almenara_requirements", Requirement, settings)
+
+    def log_streams(self, name: str, settings: Any, context: Context) -> list[LogStream]:
+        """The log streams of a plugin."""
+        streams = list(
+            self.call(name, "almenara_log_streams", settings=settings, context=context) or ()
+        )
+        for stream in streams:
+            if not isinstance(stream, LogStream):
+                raise PluginError(
+                    f"log stream {type(stream).__name__} of plugin {name} must have a `name` and"
+                    " `def lines(self, filters)`"
+                )
+            rights = getattr(stream, "rights", ())
+            # Any other type would never be checked, and every viewer would see the lines.
+            are_rights = all(isinstance(right, ClusterRight) for right in rights)
+            if not are_rights or (len(rights) > 1 and not hasattr(stream, "access_for")):
+                raise PluginError(
+                    f"`rights` of log stream {stream.name} of plugin {name} must hold"
+                    " almenara.hookspecs.ClusterRight; with several, `access_for` must choose one"
+                )
+        return streams
+
+    def templates(self, name: str) -> Path | Mapping[str, str] | None:
+        """The templates of a plugin."""
+        templates: Path | Mapping[str, str] | None = self.call(name, "almenara_templates")
+        return templates
+
+    def static(self, name: str) -> Path | None:
+        """The folder of static files of a plugin."""
+        folder: Path | None = self.call(name, "almenara_static")
+        return folder
+
+    async def startup(self, name: str, settings: Any, context: Context) -> None:
+        """Start a plugin up."""
+        await self.call_async(name, "almenara_startup", settings=settings, context=context)
+
+    async def shutdown(self, name: str, settings: Any, context: Context) -> None:
+        """Shut a plugin down."""
+        await self.call_async(name, "almenara_shutdown", settings=settings, context=context)
+
+    def commands(
+        self,
+        name: str,
+        read_settings: Callable[[], Any],
+        read_requirements: Callable[[], Sequence[Requirement]],
+    ) -> list[click.Command]:
+        """The commands that a plugin adds to `almenara`."""
+        return list(
+            self.call(
+                name,
+                "almenara_commands",
+                read_settings=read_settings,
+                read_requirements=read_requirements,
+            )
+            or ()
+        )
+
+    async def diagnose(self, name: str, settings: Any) -> list[Finding]:
+        """The findings of a plugin about the system that it observes."""
+        return list(await self.call_async(name, "almenara_diagnose", settings=settings) or ())
+
+    async def review(self, name: str, requirements: Sequence[Requirement]) -> list[Finding] | None:
+        """The findings of a plugin about requirements; None where it cannot review them."""
+        findings = await self.call_async(name, "almenara_review", requirements=requirements)
+        return None if findings is None else list(findings)
