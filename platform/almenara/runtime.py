@@ -79,15 +79,15 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
             services = Services(
                 settings=settings,
                 bus=bus,
-                access=access,
+                authenticator=access,
                 supervisor=supervisor,
                 hub=channels,
                 renderer=renderer,
-                catalogue=catalogue,
+                panels=catalogue,
                 assets=assets,
                 version=__version__,
-                plugins=plugins.infos,
-                ready=lambda: "draining" if channels.draining else None,
+                list_plugins=plugins.infos,
+                check_ready=lambda: "draining" if channels.draining else None,
             )
             running = server(
                 create_app(services),

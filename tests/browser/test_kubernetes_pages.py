@@ -245,6 +245,6 @@ def test_every_page_of_kubernetes_fits_a_phone_and_needs_no_script(
         assert response.status == 200, address
         assert plain.locator(".panel").first.inner_text(), address
         assert plain.evaluate(WIDER) <= 0, address
-        fields = plain.locator(".over > .panel-filter :is(input, select, button):visible")
+        fields = plain.locator(".page-head > .panel-filter :is(input, select, button):visible")
         assert fields.evaluate_all(HIDDEN) == [], address
     context.close()

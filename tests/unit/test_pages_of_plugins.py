@@ -28,8 +28,13 @@ from almenara.panels.renderer import Renderer
 from almenara.runtime import TEMPLATES
 from almenara.signals import Event, Resource, Sample, Severity, now
 from almenara.testing.rendering import draw
-from almenara.web.dashboards import filled, glanced, pages_of, placed
-from almenara.web.routes.pages import filter_form
+from almenara.web.dashboards import (
+    build_plugin_pages,
+    fill_rows,
+    place_panel,
+    select_for_overview,
+)
+from almenara.web.filter_form import build_panel_form
 
 pytestmark = pytest.mark.anyio
 
@@ -183,7 +188,7 @@ def test_what_the_overview_takes_of_plugins_fills_its_rows() -> None:
         ],
         None,
     )  # fmt: skip
-    panels = filled([placed(it) for it in catalogue.of_plugin("p")])
+    panels = fill_rows([place_panel(it) for it in catalogue.of_plugin("p")])
     assert [it.width for it in panels] == [4, 8, 6, 6, 12]
 
 
@@ -196,9 +201,11 @@ def test_the_overview_shows_what_a_plugin_brings_for_it_and_its_own_page_does_no
     catalogue = PanelRegistry(Renderer())
     catalogue.add("a", [states, figures], None)
     catalogue.add("b", [states], None)
-    shown = [it.panel.name for plugin in ("a", "b") for it in glanced(catalogue, plugin)]
+    shown = [
+        it.panel.name for plugin in ("a", "b") for it in select_for_overview(catalogue, plugin)
+    ]
     assert shown == ["a.figures", "b.states"]
-    (page,) = pages_of(catalogue, "a")
+    (page,) = build_plugin_pages(catalogue, "a")
     assert [it.panel.name for it in page.panels] == ["a.states"]
 
 
@@ -219,17 +226,20 @@ def test_a_filter_is_asked_for_as_its_author_said_first_on_the_page_then_on_the_
         [Page(name="main", title="P", panels=["jobs"],
               filters=[Filter(name="namespace", label="Cluster"), "status", "text"])],
     )  # fmt: skip
-    (page,) = pages_of(catalogue, "p")
+    (page,) = build_plugin_pages(catalogue, "p")
     (panel,) = page.panels
     assert panel.panel.filters == {"namespace", "status"}
-    given = filter_form(
+    given = build_panel_form(
         page.address, page.filters, {"status": "late"}, None,
-        [page.asked_for, panel.panel.asked_for],
+        [page.filter_fields, panel.panel.asked_for],
     )  # fmt: skip
     assert [(it.label, list(it.choices)) for it in given["fields"]] == [
         ("Cluster", []),
         ("Status", ["ok"]),
-        ("Text", []),
+        ("Search text", []),
     ]
     drawn = Renderer([TEMPLATES]).render("panel_filter.html", given)
-    assert '<option value="">any</option><option>ok</option><option selected>late</option>' in drawn
+    options = [line.strip() for line in drawn.splitlines() if line.strip().startswith("<option")]
+    assert options == [
+        '<option value="">any</option>', "<option>ok</option>", "<option selected>late</option>",
+    ]  # fmt: skip

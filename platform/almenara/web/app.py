@@ -17,9 +17,9 @@ from almenara.web.authorization import VIEWER, permit
 from almenara.web.middleware.authentication import Admission
 from almenara.web.middleware.hosts import Guard
 from almenara.web.problems import handle
+from almenara.web.routes import PAGES
 from almenara.web.routes.api import API
 from almenara.web.routes.live import live
-from almenara.web.routes.pages import PAGES
 from almenara.web.routes.probes import PROBES
 from almenara.web.routes.sign_in import SIGNING
 from almenara.web.services import Services
@@ -39,7 +39,7 @@ SCHEMES: Final[dict[str, SecurityScheme | Reference]] = {
 def create_app(services: Services) -> ASGIApp:
     """The whole web floor as one ASGI application."""
     return Guard(
-        Admission(routed(services), services.access),
+        Admission(routed(services), services.authenticator),
         services.settings.server,
         lambda: services.hub.clients,
     )

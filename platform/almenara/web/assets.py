@@ -1,4 +1,4 @@
-"""Static files under names that hold their content's hash, so that they may be cached for ever."""
+"""Static files under names with the hash of their content, so that browsers cache them forever."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ MEDIA_TYPES: Final = {
     ".png": "image/png",
     ".woff2": "font/woff2",
 }
-"""What is served; anything else in the folder is not for browsers."""
+"""The types that are served; other files in the folder are not for browsers."""
 HASH_LENGTH: Final = 12
-PANEL_SHEET: Final = "panels.css"
-"""The style sheet of a plugin that is part of every page."""
+PLUGIN_STYLE_SHEET: Final = "panels.css"
+"""The style sheet of a plugin, which every page loads."""
 
 
 class Asset(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ class Assets:
         self.add("", folder)
 
     def add(self, prefix: str, folder: Path) -> None:
-        """Take in the files of a folder, under `<prefix>/` where there is one."""
+        """Read the files of a folder, under `<prefix>/` where one is given."""
         for path in sorted(folder.rglob("*")):
             media_type = MEDIA_TYPES.get(path.suffix)
             if media_type is None or not path.is_file():
@@ -51,20 +51,20 @@ class Assets:
             self._assets[hashed] = Asset(content, media_type)
 
     def url(self, name: str) -> str:
-        """The address of the file called `name`; raises `KeyError` where there is none."""
+        """Return the address of a file. Raises `KeyError` for an unknown one."""
         return self._urls[name]
 
-    def sheets(self) -> list[str]:
-        """The addresses of the style sheets that plugins add to every page."""
-        return [url for name, url in self._urls.items() if name.endswith(f"/{PANEL_SHEET}")]
+    def plugin_style_sheets(self) -> list[str]:
+        """Return the addresses of the style sheets of plugins."""
+        return [url for name, url in self._urls.items() if name.endswith(f"/{PLUGIN_STYLE_SHEET}")]
 
     def find(self, hashed_name: str) -> Asset | None:
-        """The file behind an address, without its leading `/static/`."""
+        """Return the file behind an address without its leading `/static/`; None if unknown."""
         return self._assets.get(hashed_name.lstrip("/"))
 
 
-def changed_vendored(folder: Path = FOLDER / "vendor") -> list[str]:
-    """The vendored files that are not what was taken from their package, by the manifest."""
+def find_changed_vendored(folder: Path = FOLDER / "vendor") -> list[str]:
+    """Return the vendored files that differ from their package, by the hashes in the manifest."""
     manifest = json.loads((folder / MANIFEST.name).read_text())
     return [
         file["name"]

@@ -1,12 +1,12 @@
-"""Dashboards: which panels a page holds, in which order and how wide."""
+"""Dashboards: which panels a page has, in which order and how wide."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from almenara.config import ConfigError, DashboardSettings, PlacedPanel
+from almenara.config.suggestions import suggest
 from almenara.hookspecs import Filter
 from almenara.panels.panel import Panel, View, filter_names
 from almenara.panels.registry import PanelRegistry, streams_of
@@ -14,15 +14,17 @@ from almenara.panels.renderer import query
 
 OVERVIEW: Final = "overview"
 MAIN: Final = "main"
-"""The page of a plugin that is the plugin's own."""
-GLANCED: Final = frozenset(("status", "number"))
-"""The kinds that the overview takes of every plugin: what people look at, not what they read."""
-PANELS_OF_A_PAGE: Final = 32
+"""The name of a plugin's page that stands at the plugin's own name."""
+OVERVIEW_KINDS: Final = frozenset(("status", "number"))
+"""The kinds of panels that the overview takes from a plugin that marks none for it."""
+LARGEST_PAGE: Final = 32
+"""Panels of one page at most."""
 COLUMNS: Final = 12
+"""Columns of the grid of a page."""
 
 
-class Placed(msgspec.Struct, frozen=True, kw_only=True):
-    """A panel and its place on a page."""
+class PanelPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """A panel on a page, with its width in columns, its height in rows and fixed filters."""
 
     panel: Panel
     width: int
@@ -31,12 +33,12 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def channel(self) -> str:
-        """The name of its channel."""
+        """The name of its channel: the panel and its filters."""
         return self.panel.name + query(self.panel.choose(self.filter).to_query())
 
     @property
     def address(self) -> str:
-        """Where it stands alone."""
+        """The address of the page with this panel alone."""
         return f"/panels/{self.channel}"
 
 
@@ -45,189 +47,209 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     title: str
-    panels: Sequence[Placed]
+    panels: Sequence[PanelPlace]
     filters: Sequence[str] = ()
-    """The filters that can be typed in on the page."""
-    asked_for: Mapping[str, Filter] = {}
-    """How those of them are asked for that an author said it of."""
+    """The filters of its form."""
+    filter_fields: Mapping[str, Filter] = {}
+    """How the form shows those filters that the author declared with a label, hint or choices."""
     navigation: bool = True
-    """Whether it has a place in the navigation."""
+    """Whether it is in the navigation."""
 
     @property
     def address(self) -> str:
-        """Where it is."""
+        """Its address."""
         return "/" if self.name == OVERVIEW else f"/dashboards/{self.name}"
 
 
-def about(shown: Dashboard, asked: Mapping[str, str]) -> Dashboard:
-    """The page with each panel given those of the parameters that are filters of its own.
+def apply_filters(dashboard: Dashboard, values: Mapping[str, str]) -> Dashboard:
+    """Return the dashboard with each panel narrowed by those values that are filters of its own.
 
-    Raises `ValueError` for one that cannot be read.
+    A filter that is fixed for a panel wins. Raises `ValueError` for an invalid value.
     """
-    return msgspec.structs.replace(shown, panels=[_narrowed(it, asked) for it in shown.panels])
+    places = [_narrow(place, values) for place in dashboard.panels]
+    return msgspec.structs.replace(dashboard, panels=places)
 
 
-def _narrowed(it: Placed, asked: Mapping[str, str]) -> Placed:
-    own = {name: text for name, text in asked.items() if name in it.panel.filters}
-    narrowed = msgspec.structs.replace(it, filter={**own, **it.filter})
-    it.panel.choose(narrowed.filter)
+def _narrow(place: PanelPlace, values: Mapping[str, str]) -> PanelPlace:
+    own = {name: text for name, text in values.items() if name in place.panel.filters}
+    narrowed = msgspec.structs.replace(place, filter={**own, **place.filter})
+    place.panel.choose(narrowed.filter)
     return narrowed
 
 
-def placed(panel: Panel, **place: Any) -> Placed:
-    """A panel, as wide and high as it wants to be where nothing else is said."""
-    return Placed(
+def place_panel(panel: Panel, **options: Any) -> PanelPlace:
+    """Place a panel; without a width or height in `options` it gets those it declares."""
+    return PanelPlace(
         panel=panel,
-        width=place.get("width") or panel.width,
-        height=place.get("height") or panel.height,
-        filter=place.get("filter") or {},
+        width=options.get("width") or panel.width,
+        height=options.get("height") or panel.height,
+        filter=options.get("filter") or {},
     )
 
 
-def dashboards(
-    configured: Sequence[DashboardSettings], catalogue: PanelRegistry, view: View
+def build_dashboards(
+    configured: Sequence[DashboardSettings], registry: PanelRegistry, view: View
 ) -> list[Dashboard]:
-    """Every page of panels: the overview, those of plugins, and those of the configuration.
+    """Return all dashboards: the overview, those of plugins, and those of the configuration.
 
-    A configured panel whose plugin is not there is left out; `check` has told of it.
+    A configured one replaces a plugin's of the same name. A configured panel whose plugin is not
+    loaded is left out; `check` has reported it at the start.
     """
-    found = {OVERVIEW: _overview(catalogue, view)}
-    for plugin in catalogue.plugins():
-        found |= {it.name: it for it in pages_of(catalogue, plugin)}
-    for one in configured:
-        known = [
-            placed(catalogue[it.panel], width=it.width, height=it.height, filter=it.filter)
-            for it in map(_place, one.panels)
-            if it.panel in catalogue
+    by_name = {OVERVIEW: build_overview(registry, view)}
+    for plugin in registry.plugins():
+        by_name |= {dashboard.name: dashboard for dashboard in build_plugin_pages(registry, plugin)}
+    for settings in configured:
+        places = [
+            place_panel(
+                registry[placed.panel],
+                width=placed.width,
+                height=placed.height,
+                filter=placed.filter,
+            )
+            for placed in map(_as_placed, settings.panels)
+            if placed.panel in registry
         ]
-        found[one.name] = Dashboard(
-            name=one.name, title=one.title or _titled(one.name), panels=known
+        by_name[settings.name] = Dashboard(
+            name=settings.name, title=settings.title or _title(settings.name), panels=places
         )
-    return list(found.values())
+    return list(by_name.values())
 
 
-def pages_of(catalogue: PanelRegistry, plugin: str) -> Iterator[Dashboard]:
-    """The plugin's own page, unless nothing is left for it, and those it brings besides."""
-    pages = catalogue.pages_of(plugin)
+def build_plugin_pages(registry: PanelRegistry, plugin: str) -> Iterator[Dashboard]:
+    """Yield the pages of a plugin: those it declares, and first one of all its other panels."""
+    pages = registry.pages_of(plugin)
     if not any(page.name == MAIN for page in pages):
-        held = {
+        on_pages = {
             panel.name
             for page in pages
-            for it in map(_place, page.panels)
-            if (panel := catalogue.panel_of(plugin, it.panel)) is not None
+            for placed in map(_as_placed, page.panels)
+            if (panel := registry.panel_of(plugin, placed.panel)) is not None
         }
-        if rest := [
-            placed(it)
-            for it in catalogue.of_plugin(plugin)
-            if it.name not in held and not it.on_overview
-        ]:
-            yield Dashboard(name=plugin, title=_titled(plugin), panels=rest)
+        rest = [
+            place_panel(panel)
+            for panel in registry.of_plugin(plugin)
+            if panel.name not in on_pages and not panel.on_overview
+        ]
+        if rest:
+            yield Dashboard(name=plugin, title=_title(plugin), panels=rest)
     for page in pages:
-        own = page.name == MAIN
+        is_main = page.name == MAIN
         yield Dashboard(
-            name=plugin if own else f"{plugin}.{page.name}",
+            name=plugin if is_main else f"{plugin}.{page.name}",
             title=page.title,
             panels=[
-                placed(panel, width=it.width, height=it.height, filter=it.filter)
-                for it in map(_place, page.panels)
-                if (panel := catalogue.panel_of(plugin, it.panel)) is not None
+                place_panel(panel, width=placed.width, height=placed.height, filter=placed.filter)
+                for placed in map(_as_placed, page.panels)
+                if (panel := registry.panel_of(plugin, placed.panel)) is not None
             ],
             filters=filter_names(page.filters),
-            asked_for={it.name: it for it in page.filters if isinstance(it, Filter)},
-            navigation=own or page.navigation,
+            filter_fields={
+                field.name: field for field in page.filters if isinstance(field, Filter)
+            },
+            navigation=is_main or page.navigation,
         )
 
 
-def _overview(catalogue: PanelRegistry, view: View) -> Dashboard:
-    names = ["strip", "numbers", "histogram"]
-    brought = [it for plugin in catalogue.plugins() for it in glanced(catalogue, plugin)]
-    last = [placed(catalogue["failures"])]
-    if streams_of(view) or not brought:
-        last.insert(0, placed(catalogue["streams"]))
+def build_overview(registry: PanelRegistry, view: View) -> Dashboard:
+    """Return the overview: the core's panels around those that plugins have for it."""
+    first = [place_panel(registry[name]) for name in ("strip", "numbers", "histogram")]
+    of_plugins = [
+        place for plugin in registry.plugins() for place in select_for_overview(registry, plugin)
+    ]
+    if streams_of(view) or not of_plugins:
+        last = [place_panel(registry["streams"]), place_panel(registry["failures"])]
     else:
-        last = [placed(catalogue["failures"], width=12)]
-    panels = [*(placed(catalogue[name]) for name in names), *filled(brought), *last]
-    return Dashboard(name=OVERVIEW, title="Overview", panels=panels[:PANELS_OF_A_PAGE])
+        last = [place_panel(registry["failures"], width=COLUMNS)]
+    panels = [*first, *fill_rows(of_plugins), *last]
+    return Dashboard(name=OVERVIEW, title="Overview", panels=panels[:LARGEST_PAGE])
 
 
-def glanced(catalogue: PanelRegistry, plugin: str) -> Iterator[Placed]:
-    """What the overview shows of a plugin: what it brings for that or, where it brings nothing,
-    what people look at on its pages."""
-    brought = [placed(it) for it in catalogue.of_plugin(plugin) if it.on_overview]
-    yield from brought or (
-        it
-        for page in pages_of(catalogue, plugin)
+def select_for_overview(registry: PanelRegistry, plugin: str) -> Iterator[PanelPlace]:
+    """Yield the panels of a plugin that the overview shows.
+
+    These are the panels it marks with `on_overview` or, without any, the panels of the kinds
+    `status` and `number` on its pages in the navigation.
+    """
+    marked = [place_panel(panel) for panel in registry.of_plugin(plugin) if panel.on_overview]
+    yield from marked or (
+        place
+        for page in build_plugin_pages(registry, plugin)
         if page.navigation
-        for it in page.panels
-        if it.panel.plugin == plugin and it.panel.kind in GLANCED
+        for place in page.panels
+        if place.panel.plugin == plugin and place.panel.kind in OVERVIEW_KINDS
     )
 
 
-def filled(panels: Sequence[Placed]) -> list[Placed]:
-    """The panels with the last of each row as wide as its row has room for."""
-    rows: list[list[Placed]] = []
-    for it in panels:
-        if rows and sum(other.width for other in rows[-1]) + it.width <= COLUMNS:
-            rows[-1].append(it)
+def fill_rows(places: Sequence[PanelPlace]) -> list[PanelPlace]:
+    """Return the panels with the last of each row widened to the end of the row."""
+    rows: list[list[PanelPlace]] = []
+    for place in places:
+        if rows and sum(other.width for other in rows[-1]) + place.width <= COLUMNS:
+            rows[-1].append(place)
         else:
-            rows.append([it])
+            rows.append([place])
     for row in rows:
-        rest = COLUMNS - sum(it.width for it in row)
+        rest = COLUMNS - sum(place.width for place in row)
         row[-1] = msgspec.structs.replace(row[-1], width=row[-1].width + rest)
-    return [it for row in rows for it in row]
+    return [place for row in rows for place in row]
 
 
-def _titled(name: str) -> str:
+def _title(name: str) -> str:
     return name.replace("_", " ").replace("-", " ").capitalize()
 
 
-def _place(written: PlacedPanel | str) -> PlacedPanel:
-    return PlacedPanel(panel=written) if isinstance(written, str) else written
+def _as_placed(panel: PlacedPanel | str) -> PlacedPanel:
+    return PlacedPanel(panel=panel) if isinstance(panel, str) else panel
 
 
 def check(
-    configured: Sequence[DashboardSettings], catalogue: PanelRegistry, absent: Sequence[str]
+    configured: Sequence[DashboardSettings], registry: PanelRegistry, unavailable: Sequence[str]
 ) -> None:
-    """Raise `ConfigError` for a configured dashboard that cannot be what it says.
+    """Raise `ConfigError` for an invalid dashboard of the configuration.
 
-    Panels of the plugins in `absent`, which failed or are disabled, cannot be checked.
+    Panels of the `unavailable` plugins, which failed or are disabled, are not checked.
     """
     names: set[str] = set()
-    for number, one in enumerate(configured):
-        place = f"dashboards[{number}]"
-        if one.name in names:
-            raise ConfigError(f"{place}.name: there are two dashboards named {one.name}")
-        names.add(one.name)
-        if len(one.panels) > PANELS_OF_A_PAGE:
+    for number, settings in enumerate(configured):
+        path = f"dashboards[{number}]"
+        if settings.name in names:
+            raise ConfigError(f"{path}.name: there are two dashboards named {settings.name}")
+        names.add(settings.name)
+        if len(settings.panels) > LARGEST_PAGE:
             raise ConfigError(
-                f"{place}.panels: a page holds {PANELS_OF_A_PAGE} panels at most, and these are"
-                f" {len(one.panels)}; make two dashboards of them"
+                f"{path}.panels: a page has at most {LARGEST_PAGE} panels, not"
+                f" {len(settings.panels)}; split it into two dashboards"
             )
-        seen: set[str] = set()
-        for position, written in enumerate(one.panels):
-            _check_panel(f"{place}.panels[{position}]", _place(written), seen, catalogue, absent)
+        on_page: set[str] = set()
+        for position, panel in enumerate(settings.panels):
+            panel_path = f"{path}.panels[{position}]"
+            _check_panel(panel_path, _as_placed(panel), on_page, registry, unavailable)
 
 
 def _check_panel(
-    spot: str, wanted: PlacedPanel, seen: set[str], catalogue: PanelRegistry, absent: Sequence[str]
+    path: str,
+    placed: PlacedPanel,
+    on_page: set[str],
+    registry: PanelRegistry,
+    unavailable: Sequence[str],
 ) -> None:
-    if wanted.panel in seen:
-        raise ConfigError(f"{spot}: {wanted.panel} is on this page already")
-    seen.add(wanted.panel)
-    panel = catalogue.get(wanted.panel)
+    if placed.panel in on_page:
+        raise ConfigError(f"{path}: {placed.panel} is already on this page")
+    on_page.add(placed.panel)
+    panel = registry.get(placed.panel)
     if panel is None:
-        if wanted.panel.partition(".")[0] in absent:
+        if placed.panel.partition(".")[0] in unavailable:
             return
-        near = difflib.get_close_matches(wanted.panel, catalogue, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(catalogue))}"
-        raise ConfigError(f"{spot}: there is no panel {wanted.panel!r}; {hint}")
-    for name in wanted.filter:
+        raise ConfigError(
+            f"{path}: there is no panel {placed.panel!r}; {suggest(placed.panel, sorted(registry))}"
+        )
+    for name in placed.filter:
         if name not in panel.filters:
             known = ", ".join(sorted(panel.filters)) or "none"
             raise ConfigError(
-                f"{spot}.filter.{name}: {panel.name} has no such filter; it accepts {known}"
+                f"{path}.filter.{name}: {panel.name} has no such filter; its filters: {known}"
             )
     try:
-        panel.choose(wanted.filter)
+        panel.choose(placed.filter)
     except ValueError as error:
-        raise ConfigError(f"{spot}.filter: {error}") from None
+        raise ConfigError(f"{path}.filter: {error}") from None

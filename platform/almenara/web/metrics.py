@@ -1,8 +1,8 @@
-"""The figures of a running Almenara, for Prometheus."""
+"""The metrics of a running Almenara, for Prometheus."""
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -12,14 +12,14 @@ from prometheus_client.registry import Collector
 
 from almenara.bus import Bus
 from almenara.live.hub import Hub
-from almenara.supervisor import Supervisor
+from almenara.supervisor import SourceState, Supervisor
 
-SOURCE: Final = ("source",)
+SOURCE_LABELS: Final = ("source",)
 LOOP_LAG_INTERVAL: Final = 0.5
 
 
 class LoopLag:
-    """How late the event loop runs what is due."""
+    """Measures how late the event loop runs what is due, in seconds."""
 
     def __init__(self) -> None:
         self.last = 0.0
@@ -35,62 +35,83 @@ class LoopLag:
 
 
 class ServiceMetrics(Collector):
-    """The figures of a running Almenara, read when they are asked for."""
+    """The metrics of a running Almenara, read at each scrape."""
 
-    def __init__(self, bus: Bus, supervisor: Supervisor, channels: Hub, loop_lag: LoopLag) -> None:
+    def __init__(self, bus: Bus, supervisor: Supervisor, hub: Hub, loop_lag: LoopLag) -> None:
         self.bus, self.supervisor = bus, supervisor
-        self.channels, self.loop_lag = channels, loop_lag
+        self.hub, self.loop_lag = hub, loop_lag
 
     def collect(self) -> Iterator[Metric]:
-        bus, channels, lag = self.bus.counters, self.channels, self.loop_lag
-        states = self.supervisor.states()
-        for name, text, value in (
+        """Yield every metric with its current value."""
+        yield from self._collect_counters()
+        yield from self._collect_gauges()
+        yield from collect_sources(self.supervisor.states())
+
+    def _collect_counters(self) -> Iterator[Metric]:
+        bus, live = self.bus.counters, self.hub.counters
+        for name, help_text, value in (
             ("almenara_ingested", "Signals written to the bus.", bus.ingested),
-            ("almenara_deduplicated", "Events left out because seen before.", bus.deduplicated),
+            ("almenara_deduplicated", "Events not stored because they were stored before.",
+             bus.deduplicated),
             ("almenara_retention_removed", "Signals removed by retention.", bus.removed),
             ("almenara_bus_commits", "Transactions of the bus.", bus.commits),
-            ("almenara_bus_commit_seconds", "Time spent in transactions.", bus.commit_seconds),
-            ("almenara_frames", "Frames sent to browsers.", channels.counters.frames),
-            ("almenara_frames_skipped", "Frames not sent to slow browsers.",
-             channels.counters.skipped),
-            ("almenara_panel_renders", "Panels drawn.", channels.counters.renders),
-            ("almenara_slow_browsers", "Browsers dropped as too slow.",
-             channels.counters.too_slow),
+            ("almenara_bus_commit_seconds", "Time spent in bus transactions.", bus.commit_seconds),
+            ("almenara_frames", "Frames sent to browsers.", live.frames),
+            ("almenara_frames_skipped", "Frames not sent to slow browsers.", live.skipped),
+            ("almenara_panel_renders", "Panels rendered.", live.renders),
+            ("almenara_slow_browsers", "Browsers disconnected for being too slow.", live.too_slow),
         ):  # fmt: skip
-            yield CounterMetricFamily(name, text, value)
-        for name, text, value in (
-            ("almenara_last_sequence", "The newest sequence.", self.bus.last_sequence),
-            ("almenara_bus_waiting", "Signals that wait for the writer.", bus.waiting),
-            ("almenara_bus_last_commit_seconds", "Length of the last transaction.",
+            yield CounterMetricFamily(name, help_text, value)
+
+    def _collect_gauges(self) -> Iterator[Metric]:
+        bus, lag = self.bus.counters, self.loop_lag
+        for name, help_text, value in (
+            ("almenara_last_sequence", "Sequence of the newest signal.", self.bus.last_sequence),
+            ("almenara_bus_waiting", "Signals waiting for the writer.", bus.waiting),
+            ("almenara_bus_last_commit_seconds", "Duration of the last bus transaction.",
              bus.last_commit_seconds),
             ("almenara_bus_full", "1 while the bus cannot write.",
              float(self.bus.write_problem is not None)),
-            ("almenara_websocket_clients", "Browsers connected.", channels.clients),
-            ("almenara_channels", "Channels that somebody looks at.", len(channels)),
-            ("almenara_loop_lag_seconds", "How late the event loop ran last.", lag.last),
-            ("almenara_loop_lag_longest_seconds", "How late it ever ran.", lag.longest),
+            ("almenara_websocket_clients", "Browsers connected.", self.hub.clients),
+            ("almenara_channels", "Channels with at least one browser.", len(self.hub)),
+            ("almenara_loop_lag_seconds", "Latest delay of the event loop.", lag.last),
+            ("almenara_loop_lag_longest_seconds", "Longest delay of the event loop.", lag.longest),
         ):  # fmt: skip
-            yield GaugeMetricFamily(name, text, value)
-        events = CounterMetricFamily("almenara_source_events", "Events published.", labels=SOURCE)
-        rejected = CounterMetricFamily(
-            "almenara_source_rejected", "Messages kept with a problem marked.", labels=SOURCE
-        )
-        restarts = CounterMetricFamily("almenara_source_restarts", "Restarts.", labels=SOURCE)
-        up = GaugeMetricFamily("almenara_source_up", "1 while running.", labels=SOURCE)
-        waiting = GaugeMetricFamily("almenara_source_lag", "Messages upstream.", labels=SOURCE)
-        for state in states:
-            events.add_metric([state.name], state.events)
-            rejected.add_metric([state.name], state.rejected)
-            restarts.add_metric([state.name], state.restarts)
-            up.add_metric([state.name], float(state.status == "running"))
-            if state.lag is not None:
-                waiting.add_metric([state.name], state.lag)
-        yield from (events, rejected, restarts, up, waiting)
+            yield GaugeMetricFamily(name, help_text, value)
 
 
-def registry(metrics: ServiceMetrics) -> CollectorRegistry:
-    """The metrics of a running Almenara and of its process."""
-    found = CollectorRegistry()
-    found.register(metrics)
-    ProcessCollector(registry=found)
-    return found
+def collect_sources(states: Sequence[SourceState]) -> Iterator[Metric]:
+    """Yield the metrics of the sources, each labelled with the name of its source."""
+    events = CounterMetricFamily(
+        "almenara_source_events", "Events published.", labels=SOURCE_LABELS
+    )
+    rejected = CounterMetricFamily(
+        "almenara_source_rejected",
+        "Malformed messages, stored with their problem.",
+        labels=SOURCE_LABELS,
+    )
+    restarts = CounterMetricFamily(
+        "almenara_source_restarts", "Restarts of the source.", labels=SOURCE_LABELS
+    )
+    up = GaugeMetricFamily(
+        "almenara_source_up", "1 while the source is running.", labels=SOURCE_LABELS
+    )
+    lag = GaugeMetricFamily(
+        "almenara_source_lag", "Messages upstream that are not read yet.", labels=SOURCE_LABELS
+    )
+    for state in states:
+        events.add_metric([state.name], state.events)
+        rejected.add_metric([state.name], state.rejected)
+        restarts.add_metric([state.name], state.restarts)
+        up.add_metric([state.name], float(state.status == "running"))
+        if state.lag is not None:
+            lag.add_metric([state.name], state.lag)
+    yield from (events, rejected, restarts, up, lag)
+
+
+def build_registry(metrics: ServiceMetrics) -> CollectorRegistry:
+    """Return a registry of these metrics and those of the process."""
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    ProcessCollector(registry=registry)
+    return registry

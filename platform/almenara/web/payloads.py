@@ -1,7 +1,6 @@
-"""Payloads as people read them: coloured JSON, hexadecimal bytes; both cut where they are long."""
+"""Payloads for display: highlighted JSON and hexadecimal bytes, both cut at a limit."""
 
 import re
-from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -9,10 +8,10 @@ import msgspec
 from almenara.cloudevents import to_structured
 from almenara.signals import Event
 
-SHOWN_TEXT: Final = 96 * 1024
-SHOWN_BYTES: Final = 4 * 1024
-DEEPEST: Final = 64
-"""Levels of nesting that are still indented."""
+DISPLAYED_CHARACTERS: Final = 96 * 1024
+DISPLAYED_BYTES: Final = 4 * 1024
+DEEPEST_INDENT: Final = 64
+"""Levels of nesting that are indented further than the one before."""
 BYTES_PER_LINE: Final = 16
 
 TOKEN: Final = re.compile(
@@ -23,101 +22,104 @@ TOKEN: Final = re.compile(
 
 
 class Token(msgspec.Struct, frozen=True):
-    """A piece of JSON text and what it is: `key`, `string`, `number`, `word`, or empty for the
-    punctuation between them."""
+    """A piece of JSON text and its kind: `key`, `string`, `number`, `word`, or empty for
+    punctuation."""
 
     kind: str
     text: str
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """A payload ready to be drawn."""
+class FormattedPayload(msgspec.Struct, frozen=True, kw_only=True):
+    """A payload as highlighted JSON."""
 
     tokens: list[Token]
     characters: int
-    """How long the whole is."""
-    cut: bool
-    """Whether only its beginning is here."""
+    """The length of the whole JSON text."""
+    is_cut: bool
+    """Whether `tokens` hold only the beginning."""
 
 
 class HexLine(msgspec.Struct, frozen=True):
-    """Sixteen bytes: where, as figures, and as text."""
+    """Sixteen bytes: their offset, in hexadecimal, and as ASCII."""
 
     offset: str
-    figures: str
+    digits: str
     text: str
 
 
-def as_json(value: Any) -> str | None:
-    """The value as JSON in one line; None where it cannot be written."""
+def encode_json(value: Any) -> str | None:
+    """Return a value as JSON in one line; None where it cannot be encoded."""
     try:
         return msgspec.json.encode(value).decode("utf-8", "replace")
     except (TypeError, ValueError, OverflowError, RecursionError):
         return None
 
 
-def indented(text: str) -> str:
-    """The JSON text with a line for each member. Depth is no danger: nothing here recurses."""
-    out: list[str] = []
+def indent_json(text: str) -> str:
+    """Put each member of JSON text on its own line, up to the display limit.
+
+    Works on tokens rather than on the value: depth cannot exhaust the stack, and numbers and
+    escapes stay exactly as written.
+    """
+    pieces: list[str] = []
     depth = 0
     length = 0
-    for match in _tokens(text):
+    for match in TOKEN.finditer(text):
         piece = match[0]
         if piece in ("{", "["):
             depth += 1
-            out.append(piece + _line(depth))
+            pieces.append(piece + _break_line(depth))
         elif piece in ("}", "]"):
             depth -= 1
-            if out and out[-1] in ("{" + _line(depth + 1), "[" + _line(depth + 1)):
-                out[-1] = out[-1][0] + piece
+            if pieces and pieces[-1] in (
+                "{" + _break_line(depth + 1),
+                "[" + _break_line(depth + 1),
+            ):
+                pieces[-1] = pieces[-1][0] + piece
             else:
-                out.append(_line(depth) + piece)
+                pieces.append(_break_line(depth) + piece)
         elif piece == ",":
-            out.append("," + _line(depth))
+            pieces.append("," + _break_line(depth))
         elif match["key"] is not None:
-            out.append(match["string"] + ": ")
+            pieces.append(match["string"] + ": ")
         elif not piece.isspace():
-            out.append(piece)
-        length += len(out[-1]) if out else 0
-        if length > SHOWN_TEXT:
+            pieces.append(piece)
+        length += len(pieces[-1]) if pieces else 0
+        if length > DISPLAYED_CHARACTERS:
             break
-    return "".join(out)
+    return "".join(pieces)
 
 
-def _tokens(text: str) -> Iterator[re.Match[str]]:
-    return TOKEN.finditer(text)
+def _break_line(depth: int) -> str:
+    return "\n" + "  " * min(depth, DEEPEST_INDENT)
 
 
-def _line(depth: int) -> str:
-    return "\n" + "  " * min(depth, DEEPEST)
-
-
-def shown(value: Any) -> Shown | None:
-    """The value as coloured JSON; None where it cannot be written as JSON."""
-    text = as_json(value)
+def format_json(value: Any) -> FormattedPayload | None:
+    """Return a value as indented, highlighted JSON; None where it cannot be encoded."""
+    text = encode_json(value)
     if text is None:
         return None
-    # No more than this many characters of the one line can reach the page.
-    pretty = indented(text[: SHOWN_TEXT + 1])
-    return Shown(
-        tokens=coloured(pretty[:SHOWN_TEXT]),
+    # Indenting only adds characters, so no more than this many of the one line can be displayed.
+    indented = indent_json(text[: DISPLAYED_CHARACTERS + 1])
+    return FormattedPayload(
+        tokens=highlight_json(indented[:DISPLAYED_CHARACTERS]),
         characters=len(text),
-        cut=len(text) > SHOWN_TEXT or len(pretty) > SHOWN_TEXT,
+        is_cut=len(text) > DISPLAYED_CHARACTERS or len(indented) > DISPLAYED_CHARACTERS,
     )
 
 
-def coloured(text: str) -> list[Token]:
-    """The pieces of JSON text, neighbouring punctuation joined."""
-    found: list[Token] = []
+def highlight_json(text: str) -> list[Token]:
+    """Split JSON text into tokens, neighbouring punctuation joined into one."""
+    tokens: list[Token] = []
     plain: list[str] = []
 
     def add(kind: str, piece: str) -> None:
         if plain:
-            found.append(Token("", "".join(plain)))
+            tokens.append(Token("", "".join(plain)))
             plain.clear()
-        found.append(Token(kind, piece))
+        tokens.append(Token(kind, piece))
 
-    for match in _tokens(text):
+    for match in TOKEN.finditer(text):
         if (string := match["string"]) is not None:
             after = match["key"]
             add("string" if after is None else "key", string)
@@ -129,21 +131,21 @@ def coloured(text: str) -> list[Token]:
         else:
             plain.append(match[0])
     if plain:
-        found.append(Token("", "".join(plain)))
-    return found
+        tokens.append(Token("", "".join(plain)))
+    return tokens
 
 
-def hex_lines(data: bytes) -> list[HexLine]:
-    """The first bytes, sixteen to a line."""
+def format_hex(data: bytes) -> list[HexLine]:
+    """Return the first bytes up to the display limit, sixteen a line."""
     lines = []
-    for offset in range(0, min(len(data), SHOWN_BYTES), BYTES_PER_LINE):
+    for offset in range(0, min(len(data), DISPLAYED_BYTES), BYTES_PER_LINE):
         part = data[offset : offset + BYTES_PER_LINE]
-        text = "".join(chr(it) if 0x20 <= it < 0x7F else "\u00b7" for it in part)
-        figures = part[:8].hex(" ") + "  " + part[8:].hex(" ")
-        lines.append(HexLine(f"{offset:06x}", figures.ljust(48), text))
+        text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "\u00b7" for byte in part)
+        digits = part[:8].hex(" ") + "  " + part[8:].hex(" ")
+        lines.append(HexLine(f"{offset:06x}", digits.ljust(48), text))
     return lines
 
 
-def envelope_of(event: Event) -> Shown | None:
-    """The event as a structured CloudEvent."""
-    return shown(to_structured(event))
+def format_envelope(event: Event) -> FormattedPayload | None:
+    """Return an event as a CloudEvent in structured mode."""
+    return format_json(to_structured(event))

@@ -1,4 +1,4 @@
-"""What the web floor stands on, handed to every handler."""
+"""The parts of a running Almenara that request handlers use."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,35 +17,37 @@ from almenara.security.authenticator import Access
 from almenara.signals import now
 from almenara.supervisor import Supervisor
 from almenara.web.assets import Assets
-from almenara.web.dashboards import Dashboard, dashboards
-from almenara.web.metrics import LoopLag, ServiceMetrics, registry
+from almenara.web.dashboards import Dashboard, build_dashboards
+from almenara.web.metrics import LoopLag, ServiceMetrics, build_registry
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """The parts of a running Almenara."""
+    """The parts of a running Almenara, injected into every handler as `services`."""
 
     settings: Settings
     bus: Bus
-    access: Access
+    authenticator: Access
     supervisor: Supervisor
     hub: Hub
-    catalogue: PanelRegistry
+    panels: PanelRegistry
     renderer: Renderer
     assets: Assets
     version: str
-    ready: Callable[[], str | None]
-    """Why it cannot serve at the moment; None while it can."""
-    plugins: Callable[[], Sequence[PluginInfo]] = lambda: ()
-    """Every plugin that was found, and what is wrong with it."""
+    check_ready: Callable[[], str | None]
+    """Returns why Almenara cannot serve at the moment; None while it can."""
+    list_plugins: Callable[[], Sequence[PluginInfo]] = lambda: ()
+    """Returns every plugin that was discovered, with the errors of those that failed."""
     started: int = field(default_factory=now)
+    """When this process started, in microseconds since the Unix epoch."""
     loop_lag: LoopLag = field(default_factory=LoopLag)
 
-    def dashboards(self, view: View) -> list[Dashboard]:
-        """The pages of panels for somebody's view, the overview first."""
-        return dashboards(self.settings.dashboards, self.catalogue, view)
+    def list_dashboards(self, view: View) -> list[Dashboard]:
+        """Return the dashboards for a viewer, the overview first."""
+        return build_dashboards(self.settings.dashboards, self.panels, view)
 
     @cached_property
-    def registry(self) -> CollectorRegistry:
-        """The metrics."""
-        return registry(ServiceMetrics(self.bus, self.supervisor, self.hub, self.loop_lag))
+    def metrics_registry(self) -> CollectorRegistry:
+        """The metrics for Prometheus."""
+        metrics = ServiceMetrics(self.bus, self.supervisor, self.hub, self.loop_lag)
+        return build_registry(metrics)

@@ -1,1 +1,17 @@
-"""The routes: pages, JSON API, sign-in, WebSocket and probes."""
+"""The routes: pages, JSON API, sign-in, WebSocket and probes. One module a resource."""
+
+from typing import Final
+
+from litestar.handlers import HTTPRouteHandler
+
+from almenara.web.routes.dashboards import dashboard, overview
+from almenara.web.routes.event import event
+from almenara.web.routes.events import events
+from almenara.web.routes.panels import panel
+from almenara.web.routes.sources import sources
+from almenara.web.routes.static import static
+from almenara.web.routes.timeline import timeline
+
+PAGES: Final[list[HTTPRouteHandler]] = [
+    overview, dashboard, panel, events, event, timeline, sources, static,
+]  # fmt: skip

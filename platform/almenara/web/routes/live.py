@@ -47,7 +47,7 @@ async def live(socket: WebSocket[Any, Any, Any], services: NamedDependency[Servi
     extensions: Any = socket.scope["extensions"]
     peer: LiveProtocol | AsgiPeer = extensions.get(EXTENSION) or AsgiPeer(socket)
     outbox = peer.outbox = channels.outbox(peer)
-    watched = services.access.pages.opened(ticket, asking_of(socket).address, outbox.close)
+    watched = services.authenticator.pages.opened(ticket, asking_of(socket).address, outbox.close)
     try:
         async with peer.writing() if isinstance(peer, AsgiPeer) else contextlib.nullcontext():
             try:
@@ -62,7 +62,7 @@ async def live(socket: WebSocket[Any, Any, Any], services: NamedDependency[Servi
         log.exception("a live page ended with an error")
         outbox.close(FAILED)
     finally:
-        services.access.pages.closed(watched)
+        services.authenticator.pages.closed(watched)
         peer.outbox = None
         channels.leave(outbox)
     if outbox.close_code is not None:

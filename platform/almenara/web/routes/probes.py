@@ -1,4 +1,4 @@
-"""What machines ask: is it alive, can it serve, and how does it fare."""
+"""Probes for Kubernetes (liveness and readiness) and metrics for Prometheus."""
 
 from typing import Final
 
@@ -12,22 +12,22 @@ from almenara.web.services import Services
 
 @get("/healthz", opt=PUBLIC, media_type="text/plain", include_in_schema=False)
 async def healthz() -> str:
-    """The process is alive, whatever happens upstream."""
+    """Respond 200 while the process is alive, whatever the state of upstream systems."""
     return "alive\n"
 
 
 @get("/readyz", opt=PUBLIC, media_type="text/plain", include_in_schema=False)
 async def readyz(services: NamedDependency[Services]) -> Response[str]:
-    """Whether it can serve; 503 with the reason where it cannot."""
-    reason = services.ready()
+    """Respond 200 while Almenara can serve, 503 with the reason while it cannot."""
+    reason = services.check_ready()
     return Response(f"{reason or 'ready'}\n", status_code=503 if reason else 200)
 
 
 @get("/metrics", opt=METRICS, include_in_schema=False)
 async def metrics(services: NamedDependency[Services]) -> Response[bytes]:
-    """Figures for Prometheus."""
+    """Return the metrics in the Prometheus text format."""
     return Response(
-        generate_latest(services.registry), headers={"content-type": CONTENT_TYPE_LATEST}
+        generate_latest(services.metrics_registry), headers={"content-type": CONTENT_TYPE_LATEST}
     )
 
 

@@ -32,9 +32,9 @@ from almenara.web.authorization import (
     csrf_of,
     ticket_of,
 )
+from almenara.web.layout import PageRequest, render_page
 from almenara.web.middleware.authentication import cookie_of, session_cookie
-from almenara.web.routes.api import REFUSED
-from almenara.web.routes.pages import PageRequest, page
+from almenara.web.routes.api.parameters import ACCESS_PROBLEMS
 from almenara.web.services import Services
 
 DAY: Final = 86_400
@@ -82,7 +82,7 @@ def local_address(text: str) -> str:
 async def _sign_in_page(
     request: PageRequest, services: Services, *, problem: str = "", status: int = 200, back: str
 ) -> Response[str]:
-    asking, access = asking_of(request), services.access
+    asking, access = asking_of(request), services.authenticator
     csrf = csrf_of(request)
     fresh = "" if csrf else secrets.token_urlsafe(32)
     try:
@@ -90,7 +90,7 @@ async def _sign_in_page(
         insecure = ""
     except Refused as refused:
         insecure = refused.detail
-    response = page(
+    response = render_page(
         services,
         request,
         "sign_in_page.html",
@@ -134,7 +134,7 @@ async def sign_in(
     form, asking = await request.form(), asking_of(request)
     back = local_address(str(form.get("next", "/")))
     try:
-        secret = await services.access.sign_in(asking, str(form.get("token", "")))
+        secret = await services.authenticator.sign_in(asking, str(form.get("token", "")))
     except Refused as refused:
         return await _sign_in_page(
             request, services, problem=refused.detail, status=refused.status, back=back
@@ -149,18 +149,18 @@ async def sign_out(
     request: PageRequest, services: NamedDependency[Services]
 ) -> Response[str] | Redirect:
     """End the session of this browser, and that at the provider."""
-    ticket, asking, provider = ticket_of(request), asking_of(request), services.access.oidc
+    ticket, asking, provider = ticket_of(request), asking_of(request), services.authenticator.oidc
     away = ""
     if ticket is not None and ticket.session is not None:
         if provider is not None:
             away = provider.leaving(ticket.session)
-        await services.access.sign_out(ticket.session, asking.address)
+        await services.authenticator.sign_out(ticket.session, asking.address)
     response: Response[str] | Redirect = Redirect("/sign-in", status_code=303)
     if away and provider is not None:
         request.scope["state"].pop("ticket")
         # What a form leads to may be of this origin alone (`form-action`), also by a redirect: a
         # page goes on from here.
-        response = page(
+        response = render_page(
             services, request, "sign_out_page.html", {"away": away, "provider": provider.name},
             name="sign out", title="Sign out",
         )  # fmt: skip
@@ -176,12 +176,12 @@ async def start(
     request: PageRequest, services: NamedDependency[Services]
 ) -> Response[str] | Redirect:
     """The way to the provider."""
-    asking, provider = asking_of(request), services.access.oidc
+    asking, provider = asking_of(request), services.authenticator.oidc
     if provider is None:
         raise NotFoundException("There is no provider to sign in with here.")
     back = local_address(request.query_params.get("next", "/"))
     try:
-        services.access.check_encrypted(asking)
+        services.authenticator.check_encrypted(asking)
         address, tie = await provider.begin(asking.address, _callback(request), back)
     except Refused as refused:
         return await _sign_in_page(
@@ -208,7 +208,7 @@ async def callback(
     request: PageRequest, services: NamedDependency[Services]
 ) -> Response[str] | Redirect:
     """The way back from the provider."""
-    asking, provider = asking_of(request), services.access.oidc
+    asking, provider = asking_of(request), services.authenticator.oidc
     if provider is None:
         raise NotFoundException("There is no provider to sign in with here.")
     try:
@@ -232,7 +232,7 @@ async def back_channel_logout(
     request: PageRequest, services: NamedDependency[Services]
 ) -> Response[None]:
     """The provider says that somebody signed out elsewhere."""
-    provider = services.access.oidc
+    provider = services.authenticator.oidc
     if provider is None:
         raise NotFoundException("There is no provider to sign in with here.")
     form = await request.form()
@@ -240,7 +240,7 @@ async def back_channel_logout(
     return Response(None, status_code=200 if done else 400, headers={"cache-control": "no-store"})
 
 
-@get("/api/session", opt=VIEWER, tags=["access"], responses=REFUSED)
+@get("/api/session", opt=VIEWER, tags=["access"], responses=ACCESS_PROBLEMS)
 async def who_am_i(request: PageRequest, services: NamedDependency[Services]) -> WhoAmI:
     """Who makes the request, and what they may see."""
     identity = _ticket(request).identity
@@ -252,7 +252,7 @@ async def who_am_i(request: PageRequest, services: NamedDependency[Services]) ->
         scope=list(scope.grants),
         namespaces=list(scope.namespaces) if scope.guarded else None,
         access_log=scope.access_log,
-        signed_in=services.access.mode,
+        signed_in=services.authenticator.mode,
     )
 
 
@@ -287,12 +287,12 @@ def _told(grant: Grant) -> str:
 async def _account(
     request: PageRequest, services: Services, *, made: str = "", problem: str = ""
 ) -> Response[str]:
-    ticket, access = _ticket(request), services.access
+    ticket, access = _ticket(request), services.authenticator
     admin = ticket.identity.role >= Role.ADMIN
     own = ticket.session
     theirs = [it for it in access.sessions if it.identity is not None and (admin or it is own)]
     theirs.sort(key=lambda it: -it.seen)
-    response = page(
+    response = render_page(
         services,
         request,
         "account_page.html",
@@ -353,7 +353,7 @@ async def end_session(
     request: PageRequest, services: NamedDependency[Services], session_id: FromPath[str]
 ) -> Redirect:
     """End a session: one's own or, for admins, anybody's."""
-    ticket, access = _ticket(request), services.access
+    ticket, access = _ticket(request), services.authenticator
     session = access.sessions.get(session_id)
     own = session is not None and session is ticket.session
     if session is None or not (own or ticket.identity.role >= Role.ADMIN):
@@ -369,7 +369,7 @@ async def end_session(
 @post("/account/tokens", name="make token", opt=ADMIN, include_in_schema=False, status_code=200)
 async def make_token(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Make an API token; it is shown once."""
-    ticket, access, form = _ticket(request), services.access, await request.form()
+    ticket, access, form = _ticket(request), services.authenticator, await request.form()
     name = str(form.get("name", "")).strip()
     role = str(form.get("role", "viewer")).upper()
     days = str(form.get("days", "7"))
@@ -410,7 +410,7 @@ async def revoke_token(
     request: PageRequest, services: NamedDependency[Services], token_id: FromPath[str]
 ) -> Redirect:
     """Revoke an API token, with the sessions that came of it."""
-    ticket, access = _ticket(request), services.access
+    ticket, access = _ticket(request), services.authenticator
     if not await access.remove_token(token_id):
         raise NotFoundException("There is no such token; it may have been revoked already.")
     access.audit.note(

@@ -1,5 +1,5 @@
-// What a page does beyond plain HTML and htmx: it knows how live it is, holds back while paused,
-// and opens events in place. Nothing here writes markup, so Trusted Types have nothing to forbid.
+// What pages do beyond HTML and htmx: show the state of the connection, pause, and open events in a
+// drawer. Nothing here parses HTML, so the page works under `require-trusted-types-for 'script'`.
 (() => {
   "use strict";
 
@@ -8,13 +8,13 @@
   const page = body.dataset.page;
   const isLive = body.hasAttribute("hx-ws:connect");
   const visibleEvents = Number(body.dataset.visibleEvents) || 100;
-  // Who reads further down keeps what they read; there is an end to that too.
+  // Rows that stay while the viewer has scrolled down and reads.
   const readingEvents = visibleEvents * 5;
   const STALE_AFTER = 12_000;
   const GIVE_UP_AFTER = 20_000;
-  const ANIMATED = 4;
-  // Rows at once from which on nobody can read them all.
-  const RUSH = 12;
+  // New rows at once that are highlighted at most, and from which on the list counts as fast.
+  const HIGHLIGHTED_ROWS = 4;
+  const FAST_ROWS = 12;
 
   const stored = (key) => {
     try {
@@ -27,21 +27,21 @@
     try {
       localStorage.setItem(key, value);
     } catch {
-      // A browser that stores nothing still shows everything.
+      // Without storage, preferences last until the page is left.
     }
   };
 
-  // The reader's clock may be wrong; ages are by the server's.
-  const drift = Number(body.dataset.moment) / 1000 - Date.now();
-  const skew = Math.abs(drift) > 2000 ? drift : 0;
-  const serverNow = () => Date.now() + skew;
+  // The clock of the viewer's machine may be wrong: ages are measured by the server's clock.
+  const drift = Number(body.dataset.renderedAt) / 1000 - Date.now();
+  const clockOffset = Math.abs(drift) > 2000 ? drift : 0;
+  const serverNow = () => Date.now() + clockOffset;
 
   // ---- times
 
-  let ages = stored("almenara.times") !== "clock";
+  let showAges = stored("almenara.times") !== "clock";
   const UNITS = [[86_400_000, "d"], [3_600_000, "h"], [60_000, "m"], [1000, "s"]];
 
-  const age = (moment) => {
+  const formatAge = (moment) => {
     const passed = serverNow() - moment;
     const length = Math.abs(passed);
     if (length < 1000) return "now";
@@ -56,85 +56,85 @@
       if (time.closest(".detail")) continue;
       const moment = Date.parse(time.dateTime);
       if (Number.isNaN(moment)) continue;
-      const text = ages ? age(moment) : time.title.slice(11, 23);
+      const text = showAges ? formatAge(moment) : time.title.slice(11, 23);
       if (time.textContent !== text) time.textContent = text;
     }
   };
 
   const toggleTimes = () => {
-    ages = !ages;
-    store("almenara.times", ages ? "ages" : "clock");
-    body.classList.toggle("clocks", !ages);
+    showAges = !showAges;
+    store("almenara.times", showAges ? "ages" : "clock");
+    body.classList.toggle("clocks", !showAges);
     refreshTimes();
   };
 
-  // ---- how live this page is
+  // ---- state of the connection
 
   const indicator = byId("live");
   const words = byId("live-words");
   const counter = byId("live-clock");
   const retry = byId("live-retry");
   const title = document.title;
-  let state = "still";
+  let state = "static";
   let since = 0;
   let paused = false;
-  let held = 0;
-  let heldMore = false;
+  let bufferedCount = 0;
+  let hasMoreBuffered = false;
 
-  const clockText = (moment) => new Date(moment).toTimeString().slice(0, 8);
-  const lasting = (milliseconds) => {
+  const formatClock = (moment) => new Date(moment).toTimeString().slice(0, 8);
+  const formatDuration = (milliseconds) => {
     const seconds = Math.max(0, Math.floor(milliseconds / 1000));
     return seconds < 60 ? seconds + " s" : Math.floor(seconds / 60) + " min " + (seconds % 60) + " s";
   };
 
-  const showState = () => {
-    const shown = paused && state === "live" ? "paused" : state;
+  const updateIndicator = () => {
+    const displayed = paused && state === "live" ? "paused" : state;
     const text = {
       live: "live",
       paused: "paused",
       connecting: "connecting",
-      away: "reconnecting since " + clockText(since),
-      stale: "no word since " + clockText(since),
-      ended: "not live since " + clockText(since) + "; reload the page",
+      reconnecting: "reconnecting since " + formatClock(since),
+      stale: "no data since " + formatClock(since),
+      ended: "disconnected since " + formatClock(since) + "; reload the page",
       denied: "signed out; reload the page to sign in",
-    }[shown];
+    }[displayed];
     if (text === undefined) return;
-    indicator.dataset.state = shown === "denied" ? "ended" : shown;
+    indicator.dataset.state = displayed === "denied" ? "ended" : displayed;
     if (words.textContent !== text) words.textContent = text;
-    const counting = shown === "away" || shown === "stale";
-    counter.textContent = counting ? lasting(Date.now() - since) : "";
-    retry.hidden = shown !== "away";
-    const mark = counting || shown === "ended" || shown === "denied" ? "not live: " : "";
-    const count = paused && held ? "(" + held + (heldMore ? "+" : "") + ") " : "";
-    const wanted = mark + count + title;
-    if (document.title !== wanted) document.title = wanted;
+    const counting = displayed === "reconnecting" || displayed === "stale";
+    counter.textContent = counting ? formatDuration(Date.now() - since) : "";
+    retry.hidden = displayed !== "reconnecting";
+    const mark = counting || displayed === "ended" || displayed === "denied" ? "disconnected: " : "";
+    const count = paused && bufferedCount ? "(" + bufferedCount + (hasMoreBuffered ? "+" : "") + ") " : "";
+    const newTitle = mark + count + title;
+    if (document.title !== newTitle) document.title = newTitle;
   };
 
-  const become = (next) => {
-    if (next !== state && !(next === "away" && state === "stale")) {
+  const setState = (next) => {
+    if (next !== state && !(next === "reconnecting" && state === "stale")) {
       if (next !== "live" && (state === "live" || since === 0)) since = Date.now();
     }
     state = next;
     if (next === "live") since = 0;
-    showState();
+    updateIndicator();
   };
 
   // ---- the socket
 
   let connection = null;
-  let lastWord = 0;
-  let beats = false;
+  let lastMessageAt = 0;
+  let hasHeartbeat = false;
 
-  const rows = () => byId("event-rows");
+  const eventRows = () => byId("event-rows");
   const newest = () => {
-    let found = 0;
-    for (const row of rows()?.querySelectorAll(".event[data-sequence]") ?? []) {
-      found = Math.max(found, Number(row.dataset.sequence));
+    let newestSequence = 0;
+    for (const row of eventRows()?.querySelectorAll(".event[data-sequence]") ?? []) {
+      newestSequence = Math.max(newestSequence, Number(row.dataset.sequence));
     }
-    return found;
+    return newestSequence;
   };
 
-  const aim = () => {
+  const updateResumePoint = () => {
     if (connection === null) return;
     const url = new URL(connection.url);
     const after = newest();
@@ -147,12 +147,12 @@
     if (connection === null) return;
     clearTimeout(connection.timer);
     connection.attempt = 0;
-    aim();
-    // hx-ws connects at once when a page comes back into view, and offers no other way.
+    updateResumePoint();
+    // hx-ws reconnects at once when a page becomes visible, and offers no other way to trigger it.
     document.dispatchEvent(new Event("visibilitychange"));
   };
 
-  const say = (message) => {
+  const send = (message) => {
     const socket = connection?.socket;
     if (socket?.readyState !== WebSocket.OPEN) return false;
     socket.send(JSON.stringify(message));
@@ -161,63 +161,63 @@
 
   if (isLive) {
     document.addEventListener("htmx:ws:before:connection", (event) => {
-      // There is one socket a page; whatever else asks for one was put in by someone else.
+      // A page has one socket, on its body; any other was injected.
       if (event.target !== body) {
         event.preventDefault();
         return;
       }
       connection = event.detail.connection;
-      aim();
-      if (state === "still") become("connecting");
+      updateResumePoint();
+      if (state === "static") setState("connecting");
     });
     document.addEventListener("htmx:ws:after:connection", () => {
-      lastWord = Date.now();
-      beats = false;
-      become("live");
+      lastMessageAt = Date.now();
+      hasHeartbeat = false;
+      setState("live");
     });
     document.addEventListener("htmx:ws:close", (event) => {
       const { code, reason } = event.detail;
       if (reason !== "closed") return;
-      // A page nobody sees closes its socket and opens it again when it is looked at.
-      if (document.hidden) become("connecting");
-      else if (code === 4401) become("denied");
-      else if (code === 1000 || code === 1008 || (code >= 4000 && code < 5000)) become("ended");
-      else become("away");
+      // hx-ws closes the socket of a hidden page and reopens it once the page is visible.
+      if (document.hidden) setState("connecting");
+      else if (code === 4401) setState("denied");
+      else if (code === 1000 || code === 1008 || (code >= 4000 && code < 5000)) setState("ended");
+      else setState("reconnecting");
     });
     document.addEventListener("htmx:ws:before:message:incoming", (event) => {
-      lastWord = Date.now();
-      if (state === "stale") become("live");
+      lastMessageAt = Date.now();
+      if (state === "stale") setState("live");
       const { message } = event.detail;
       if (typeof message.data !== "string") return;
       if (message.data.startsWith('{"beat"')) {
-        beats = true;
+        hasHeartbeat = true;
         return;
       }
       if (!paused) return;
       const envelope = JSON.parse(message.data);
       if (envelope.panel !== "events") return;
       event.preventDefault();
-      if (envelope.arrived) held += envelope.arrived;
-      else heldMore = true;
-      showPause();
+      if (envelope.arrived) bufferedCount += envelope.arrived;
+      else hasMoreBuffered = true;
+      updatePauseButton();
     });
-    // Registered before hx-ws's own listener, so that it connects to where this page stands now.
+    // Registered before the listener of hx-ws, so that hx-ws connects with the current position.
     document.addEventListener("visibilitychange", () => {
       if (document.hidden || connection === null) return;
       clearTimeout(connection.timer);
-      aim();
+      updateResumePoint();
     });
     window.addEventListener("online", reconnect);
     retry?.addEventListener("click", reconnect);
   }
 
-  const watch = () => {
-    if (beats && state === "live" && Date.now() - lastWord > STALE_AFTER) {
-      since = lastWord;
+  const checkHeartbeat = () => {
+    if (hasHeartbeat && state === "live" && Date.now() - lastMessageAt > STALE_AFTER) {
+      since = lastMessageAt;
       state = "stale";
     }
-    if (state === "stale" && Date.now() - lastWord > GIVE_UP_AFTER) connection?.socket?.close();
-    if (state === "away" || state === "stale") showState();
+    if (state === "stale" && Date.now() - lastMessageAt > GIVE_UP_AFTER) connection?.socket?.close();
+    if (state === "reconnecting" || state === "stale") updateIndicator();
   };
 
   // ---- pause and follow
@@ -228,50 +228,50 @@
   const toNewest = byId("to-newest");
   const toNewestWords = byId("to-newest-words");
   let following = true;
-  let above = 0;
-  let rushedAt = 0;
+  let newAbove = 0;
+  let lastFastUpdate = 0;
 
-  // The style sheet then leaves out what is below the fold.
-  const showRush = () => body.classList.toggle("rushed", following && Date.now() - rushedAt < 2000);
+  // The style sheet then skips rendering rows below the fold.
+  const updateRowRate = () => body.classList.toggle("fast-updates", following && Date.now() - lastFastUpdate < 2000);
 
-  const showPause = () => {
+  const updatePauseButton = () => {
     if (!pause) return;
     pause.setAttribute("aria-pressed", String(paused));
-    const count = held ? " · " + held.toLocaleString("en") + (heldMore ? "+" : "") + " new" : heldMore ? " · new" : "";
+    const count = bufferedCount ? " · " + bufferedCount.toLocaleString("en") + (hasMoreBuffered ? "+" : "") + " new" : hasMoreBuffered ? " · new" : "";
     pauseWords.textContent = paused ? "Resume" + count : "Pause";
-    showState();
+    updateIndicator();
   };
 
   const togglePause = () => {
     if (!pause) return;
     paused = !paused;
     if (!paused) {
-      held = 0;
-      heldMore = false;
-      if (!say({ resume: newest() }) && state === "ended") location.reload();
+      bufferedCount = 0;
+      hasMoreBuffered = false;
+      if (!send({ resume: newest() }) && state === "ended") location.reload();
     }
-    showPause();
+    updatePauseButton();
   };
 
-  const showFollow = () => {
+  const updateFollowButton = () => {
     if (!follow) return;
     follow.setAttribute("aria-pressed", String(following));
-    toNewest.hidden = following || above === 0;
-    toNewestWords.textContent = above.toLocaleString("en") + (above === 1 ? " new event" : " new events");
+    toNewest.hidden = following || newAbove === 0;
+    toNewestWords.textContent = newAbove.toLocaleString("en") + (newAbove === 1 ? " new event" : " new events");
   };
 
-  const setFollowing = (wanted) => {
-    following = wanted;
-    showRush();
-    if (wanted) {
-      above = 0;
+  const setFollowing = (enabled) => {
+    following = enabled;
+    updateRowRate();
+    if (enabled) {
+      newAbove = 0;
       window.scrollTo({ top: 0, behavior: "instant" });
       trim();
     }
-    showFollow();
+    updateFollowButton();
   };
 
-  if (isLive && rows()) {
+  if (isLive && eventRows()) {
     if (pause) pause.hidden = false;
     if (follow) follow.hidden = false;
     pause?.addEventListener("click", togglePause);
@@ -280,14 +280,14 @@
     window.addEventListener(
       "scroll",
       () => {
-        const list = rows();
+        const list = eventRows();
         if (!list || !follow) return;
-        // Once the first rows are out of sight, somebody reads and must not be pulled away.
+        // Once the first rows are out of sight, the viewer reads: new rows must not move the list.
         const reading = list.getBoundingClientRect().top < -40;
         if (following && reading) {
           following = false;
-          showRush();
-          showFollow();
+          updateRowRate();
+          updateFollowButton();
         } else if (!following && window.scrollY < 8) {
           setFollowing(true);
         }
@@ -296,19 +296,19 @@
     );
   }
 
-  // ---- what came in
+  // ---- new rows and lines
 
-  let seen = newest();
+  let newestSeen = newest();
 
   const trim = () => {
-    const list = rows();
+    const list = eventRows();
     if (!list) return;
     const limit = following ? visibleEvents : readingEvents;
     const present = list.querySelectorAll(".event");
     for (let place = present.length - 1; place >= limit; place--) present[place].remove();
   };
 
-  const settle = (mutations) => {
+  const processMutations = (mutations) => {
     const added = [];
     for (const mutation of mutations) {
       const limit = Number(mutation.target.dataset?.limit);
@@ -320,83 +320,83 @@
       }
     }
     if (added.length) {
-      const fresh = added.filter((row) => Number(row.dataset.sequence) > seen);
-      if (fresh.length >= RUSH) {
-        rushedAt = Date.now();
-        showRush();
+      const newRows = added.filter((row) => Number(row.dataset.sequence) > newestSeen);
+      if (newRows.length >= FAST_ROWS) {
+        lastFastUpdate = Date.now();
+        updateRowRate();
       }
-      if (fresh.length <= ANIMATED) for (const row of fresh) row.classList.add("fresh");
-      seen = Math.max(seen, newest());
+      if (newRows.length <= HIGHLIGHTED_ROWS) for (const row of newRows) row.classList.add("new");
+      newestSeen = Math.max(newestSeen, newest());
       trim();
       if (!following) {
-        above += fresh.length;
-        showFollow();
+        newAbove += newRows.length;
+        updateFollowButton();
       }
-      markShown();
+      markOpenRow();
     }
     refreshTimes();
     observer.takeRecords();
   };
-  const observer = new MutationObserver(settle);
+  const observer = new MutationObserver(processMutations);
   observer.observe(byId("main"), { childList: true, subtree: true, characterData: true });
 
-  // ---- one event, in place
+  // ---- the drawer: one event beside the list
 
   const drawer = byId("drawer");
   const drawerBody = byId("drawer-body");
   const listAddress = location.pathname + location.search;
-  let shown = 0;
-  let wanted = 0;
+  let openSequence = 0;
+  let requestedSequence = 0;
   let loading = false;
-  let lastRow = 0;
+  let selectedSequence = 0;
 
-  const markShown = () => {
-    for (const row of document.querySelectorAll(".event.shown")) row.classList.remove("shown");
-    if (shown) byId("e" + shown)?.classList.add("shown");
+  const markOpenRow = () => {
+    for (const row of document.querySelectorAll(".event.open")) row.classList.remove("open");
+    if (openSequence) byId("e" + openSequence)?.classList.add("open");
   };
 
-  const absent = (sequence) => {
-    const said = document.createElement("p");
-    said.className = "alarm";
-    said.role = "alert";
-    said.textContent = "Event " + sequence + " did not come: Almenara does not answer, or you are signed out.";
-    const way = document.createElement("a");
-    way.className = "button";
-    way.href = "/events/" + sequence;
-    way.textContent = "Open its page";
-    drawerBody.replaceChildren(said, way);
+  const showLoadError = (sequence) => {
+    const message = document.createElement("p");
+    message.className = "alarm";
+    message.role = "alert";
+    message.textContent = "Could not load event " + sequence + ". Almenara does not respond, or your session has ended.";
+    const link = document.createElement("a");
+    link.className = "button";
+    link.href = "/events/" + sequence;
+    link.textContent = "Open event page";
+    drawerBody.replaceChildren(message, link);
   };
 
   const load = async (sequence) => {
-    wanted = sequence;
+    requestedSequence = sequence;
     if (loading) return;
     loading = true;
     try {
-      while (shown !== wanted && wanted) {
-        const target = wanted;
+      while (openSequence !== requestedSequence && requestedSequence) {
+        const target = requestedSequence;
         const parameters = new URLSearchParams(location.pathname === "/events" ? location.search : listAddress.split("?")[1]);
         parameters.delete("after");
         parameters.delete("before");
         parameters.set("part", "detail");
-        // What fails is not told by htmx; what stands there afterwards tells.
+        // htmx reports no failure to the caller: check whether the event is in the drawer afterwards.
         await htmx.ajax("GET", "/events/" + target + "?" + parameters, { source: drawer, target: drawerBody, swap: "innerHTML" });
-        if (drawerBody.querySelector('[data-sequence="' + target + '"]')) shown = target;
-        else if (wanted === target) {
-          shown = 0;
-          absent(target);
+        if (drawerBody.querySelector('[data-sequence="' + target + '"]')) openSequence = target;
+        else if (requestedSequence === target) {
+          openSequence = 0;
+          showLoadError(target);
           break;
         }
       }
     } finally {
       loading = false;
     }
-    if (!wanted) return;
+    if (!requestedSequence) return;
     const first = drawer.hidden;
     drawer.hidden = false;
-    body.classList.add("drawn");
+    body.classList.add("drawer-open");
     drawer.scrollTop = 0;
-    markShown();
-    const row = byId("e" + shown);
+    markOpenRow();
+    const row = byId("e" + openSequence);
     row?.scrollIntoView({ block: "nearest" });
     if (first) drawer.focus({ preventScroll: true });
   };
@@ -405,22 +405,22 @@
     const address = "/events/" + sequence;
     if (history.state?.drawer) history.replaceState({ drawer: sequence }, "", address);
     else history.pushState({ drawer: sequence }, "", address);
-    lastRow = sequence;
+    selectedSequence = sequence;
     void load(sequence);
   };
 
-  const hide = () => {
-    wanted = 0;
-    shown = 0;
+  const closeDrawer = () => {
+    requestedSequence = 0;
+    openSequence = 0;
     drawer.hidden = true;
-    body.classList.remove("drawn");
-    markShown();
-    byId("e" + lastRow)?.querySelector("a")?.focus({ preventScroll: true });
+    body.classList.remove("drawer-open");
+    markOpenRow();
+    byId("e" + selectedSequence)?.querySelector("a")?.focus({ preventScroll: true });
   };
 
   const close = () => {
     if (history.state?.drawer) history.back();
-    else hide();
+    else closeDrawer();
   };
 
   const plainClick = (event) => event.button === 0 && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
@@ -435,14 +435,14 @@
     byId("drawer-close").addEventListener("click", close);
     window.addEventListener("popstate", (event) => {
       if (event.state?.drawer) void load(event.state.drawer);
-      else if (!drawer.hidden) hide();
+      else if (!drawer.hidden) closeDrawer();
     });
   } else {
-    // An event that was opened in place and then reloaded has the list one step back.
+    // After a reload of an event opened in the drawer, Back leads to the list: load it.
     window.addEventListener("popstate", () => location.reload());
   }
 
-  // ---- keys
+  // ---- keyboard shortcuts
 
   const help = byId("help");
   const helpOpen = byId("help-open");
@@ -452,21 +452,21 @@
   helpOpen.hidden = false;
   helpOpen.addEventListener("click", () => help.showModal());
 
-  const step = (by) => {
+  const selectRow = (offset) => {
     const links = [...document.querySelectorAll("#event-rows .event-link, #panel-failures .event-link, .timeline .step-body")];
     if (!links.length) return;
-    const reading = drawer && !drawer.hidden;
-    let place = reading ? links.findIndex((link) => link.parentElement.id === "e" + shown) : links.indexOf(document.activeElement);
-    // Rows come and go; the place is that of the row last stood on.
-    if (place < 0 && lastRow) place = links.findIndex((link) => link.parentElement.dataset.sequence === String(lastRow));
-    const next = links[Math.min(Math.max(place + by, 0), links.length - 1)];
-    if (reading) {
+    const inDrawer = drawer && !drawer.hidden;
+    let position = inDrawer ? links.findIndex((link) => link.parentElement.id === "e" + openSequence) : links.indexOf(document.activeElement);
+    // Rows are added and removed: find the row that was selected last.
+    if (position < 0 && selectedSequence) position = links.findIndex((link) => link.parentElement.dataset.sequence === String(selectedSequence));
+    const next = links[Math.min(Math.max(position + offset, 0), links.length - 1)];
+    if (inDrawer) {
       open(Number(next.parentElement.dataset.sequence));
       return;
     }
     next.focus();
     next.scrollIntoView({ block: "nearest" });
-    lastRow = Number(next.parentElement.dataset.sequence) || 0;
+    selectedSequence = Number(next.parentElement.dataset.sequence) || 0;
   };
 
   document.addEventListener("keydown", (event) => {
@@ -489,25 +489,25 @@
       if (!pause || pause.hidden || target.closest?.("button, summary")) return;
       togglePause();
     } else if (event.key === "f" && follow && !follow.hidden) setFollowing(!following);
-    else if (event.key === "j") step(1);
-    else if (event.key === "k") step(-1);
+    else if (event.key === "j") selectRow(1);
+    else if (event.key === "k") selectRow(-1);
     else if (event.key === "t") toggleTimes();
     else if (event.key === "?") help.showModal();
     else return;
     event.preventDefault();
   });
 
-  body.classList.toggle("clocks", !ages);
+  body.classList.toggle("clocks", !showAges);
   refreshTimes();
   observer.takeRecords();
   setInterval(() => {
     refreshTimes();
     observer.takeRecords();
-    watch();
-    showRush();
+    checkHeartbeat();
+    updateRowRate();
   }, 1000);
   window.addEventListener("pageshow", (event) => {
-    // A page from the back-forward cache has a dead socket and old rows.
+    // A page from the back-forward cache has a closed socket and old rows.
     if (event.persisted && page !== "event") location.reload();
   });
 })();

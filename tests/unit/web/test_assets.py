@@ -1,23 +1,23 @@
-"""Static files: addresses that change with the content, and vendored files nobody touched."""
+"""Static files: addresses that change with the content, and unchanged vendored files."""
 
 from pathlib import Path
 
-from almenara.web.assets import Assets, changed_vendored
+from almenara.web.assets import Assets, find_changed_vendored
 from support.paths import ROOT
 
 
-def test_an_address_changes_with_the_content(tmp_path: Path) -> None:
+def test_assets_url_changes_with_the_content(tmp_path: Path) -> None:
     (tmp_path / "page.css").write_text("a{}")
     before = Assets(tmp_path).url("page.css")
     (tmp_path / "page.css").write_text("b{}")
     after = Assets(tmp_path)
     assert before != after.url("page.css")
-    found = after.find(after.url("page.css").removeprefix("/static/"))
-    assert found is not None
-    assert (found.content, found.media_type) == (b"b{}", "text/css; charset=utf-8")
+    asset = after.find(after.url("page.css").removeprefix("/static/"))
+    assert asset is not None
+    assert (asset.content, asset.media_type) == (b"b{}", "text/css; charset=utf-8")
 
 
-def test_only_what_browsers_need_is_served(tmp_path: Path) -> None:
+def test_assets_serve_only_files_for_browsers(tmp_path: Path) -> None:
     (tmp_path / "renew.py").write_text("secret = 1")
     (tmp_path / "page.js").write_text("")
     assets = Assets(tmp_path)
@@ -27,11 +27,11 @@ def test_only_what_browsers_need_is_served(tmp_path: Path) -> None:
         assert assets.find(name) is None
 
 
-def test_vendored_files_are_what_was_taken_from_their_packages() -> None:
-    assert changed_vendored() == []
+def test_vendored_files_match_their_packages() -> None:
+    assert find_changed_vendored() == []
 
 
-def test_our_script_and_style_keep_to_the_content_security_policy() -> None:
+def test_scripts_and_templates_comply_with_the_content_security_policy() -> None:
     assets = Assets()
     script = assets.find(assets.url("almenara.js").removeprefix("/static/"))
     assert script is not None

@@ -1,0 +1,124 @@
+"""Whole pages: the layout around their content, its navigation, and pages that report a problem."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+from litestar import MediaType, Request, Response
+
+from almenara.panels.panel import Choice, Panel, View
+from almenara.signals import now
+from almenara.web.authorization import csrf_of, seen, ticket_of
+from almenara.web.services import Services
+
+PageRequest = Request[Any, Any, Any]
+
+NO_SIGN_IN: Final = ("none", "insecure-none")
+"""The values of `auth.mode` that let everyone in without signing in."""
+EVENT_PAGES: Final = {"event": "events", "timeline": "events"}
+"""Pages without an entry in the navigation, and the page they belong to."""
+REVALIDATE: Final = {"cache-control": "private, no-cache"}
+PAGES_WITHOUT_STATE: Final = ("account", "problem", "sign in", "sign out")
+"""Pages that show no signals, so that neither "live" nor "as of" means anything on them."""
+
+
+class NavigationEntry(msgspec.Struct, frozen=True):
+    """A link of the navigation."""
+
+    title: str
+    address: str
+    current: str
+    """The value of `aria-current`: `page` for the page itself, `true` for one that belongs to it,
+    empty for all others."""
+
+
+def render_page(
+    services: Services,
+    request: PageRequest,
+    template: str,
+    context: Mapping[str, Any],
+    *,
+    name: str,
+    title: str,
+    channels: Iterable[str] = (),
+    status_code: int = 200,
+) -> Response[str]:
+    """Render a whole page. Its one WebSocket follows `channels`; without any it stays unchanged."""
+    panels = [("panel", channel) for channel in channels]
+    ticket = ticket_of(request)
+    mode = services.authenticator.mode
+    content = services.renderer.render(
+        template,
+        {
+            "page": name,
+            "title": title,
+            "version": services.version,
+            "nonce": request.scope["state"].get("nonce", ""),
+            "asset": services.assets.url,
+            "style_sheets": services.assets.plugin_style_sheets(),
+            "navigation": build_navigation(services, request, name) if ticket is not None else [],
+            "identity": ticket.identity if ticket is not None else None,
+            "signed_in": ticket is not None and mode not in NO_SIGN_IN,
+            "sign_in_off": mode in NO_SIGN_IN,
+            "open_to_network": mode == "insecure-none",
+            "csrf": csrf_of(request) if "asking" in request.scope["state"] else "",
+            "live_url": f"/live?{urlencode(panels)}" if panels else "",
+            "has_state": name not in PAGES_WITHOUT_STATE,
+            "rendered_at": now(),
+            "visible_events": services.settings.panels.visible_events,
+            **context,
+        },
+    )
+    return Response(content, media_type=MediaType.HTML, status_code=status_code, headers=REVALIDATE)
+
+
+def render_problem_page(
+    services: Services, request: PageRequest, status_code: int, title: str, detail: str
+) -> Response[str]:
+    """Render the page that reports a failed request."""
+    return render_page(
+        services,
+        request,
+        "problem_page.html",
+        {"status_code": status_code, "detail": detail},
+        name="problem",
+        title=title,
+        status_code=status_code,
+    )
+
+
+def build_navigation(services: Services, request: PageRequest, page: str) -> list[NavigationEntry]:
+    """Return the entries of the navigation; `page` is the name of the page they are for.
+
+    One entry is current: the page's own, or the dashboard whose plugin the page belongs to.
+    """
+    addresses = {"overview": ("/", "Overview"), "events": ("/events", "Events")}
+    for dashboard in services.list_dashboards(seen(services, request)):
+        if dashboard.navigation and dashboard.name != "overview":
+            addresses[f"dashboard {dashboard.name}"] = (dashboard.address, dashboard.title)
+    addresses["sources"] = ("/sources", "Sources")
+    parent = EVENT_PAGES.get(page) or page.partition(".")[0]
+    current, relation = (page, "page") if page in addresses else (parent, "true")
+    return [
+        NavigationEntry(title, address, relation if name == current else "")
+        for name, (address, title) in addresses.items()
+    ]
+
+
+async def render_panel(services: Services, view: View, panel: Panel, choice: Choice) -> str:
+    """Render one panel for a viewer."""
+    return await panel.render(view, choice, services.renderer)
+
+
+def strip_parameters(request: PageRequest, accepted: frozenset[str]) -> dict[str, str]:
+    """Return the accepted parameters of an address without blanks and empty values.
+
+    Where this differs from what the address holds, the page redirects, so that the addresses that
+    people share have no empty fields of a form in them.
+    """
+    return {
+        name: value.strip()
+        for name, value in request.query_params.items()
+        if name in accepted and value.strip()
+    }

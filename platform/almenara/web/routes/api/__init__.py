@@ -1,0 +1,14 @@
+"""The JSON API, read-only; `/api/openapi.json` describes it."""
+
+from typing import Final
+
+from litestar.handlers import HTTPRouteHandler
+
+from almenara.web.routes.api.events import event, events
+from almenara.web.routes.api.export import export_csv, export_ndjson
+from almenara.web.routes.api.resources import resources
+from almenara.web.routes.api.status import health, plugins, sources
+
+API: Final[list[HTTPRouteHandler]] = [
+    events, event, export_ndjson, export_csv, resources, sources, plugins, health,
+]  # fmt: skip

@@ -1,0 +1,137 @@
+"""Exports: all events that match a filter, as NDJSON or CSV, oldest first."""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, get
+from litestar.di import NamedDependency, Provide
+from litestar.response import Stream
+
+from almenara.bus import Record
+from almenara.signals import Event
+from almenara.web.authorization import VIEWER, seen
+from almenara.web.routes.api.models import build_event_item
+from almenara.web.routes.api.parameters import (
+    QUERY_PROBLEMS,
+    AfterParameter,
+    BeforeParameter,
+    CorrelationParameter,
+    OriginParameter,
+    SeverityParameter,
+    SinceParameter,
+    SourceParameter,
+    SubjectParameter,
+    TextParameter,
+    TypeParameter,
+    UntilParameter,
+    parse_filter,
+)
+from almenara.web.services import Services
+
+BATCH_EVENTS: Final = 500
+COLUMNS: Final = ("sequence", "time", "severity", "type", "source", "origin", "subject",
+                  "correlation", "id", "data", "problem")  # fmt: skip
+FORMULA_PREFIXES: Final = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet reads as the start of a formula."""
+
+
+async def select_batches(
+    request: Request[Any, Any, Any],
+    services: NamedDependency[Services],
+    source: SourceParameter = None,
+    origin: OriginParameter = None,
+    type: TypeParameter = None,  # noqa: A002
+    subject: SubjectParameter = None,
+    severity: SeverityParameter = None,
+    text: TextParameter = None,
+    correlation: CorrelationParameter = None,
+    since: SinceParameter = None,
+    until: UntilParameter = None,
+    after: AfterParameter = None,
+    before: BeforeParameter = None,
+) -> AsyncIterator[list[Record]]:
+    """Return the batches of an export, up to the newest event at the time of the request.
+
+    Raises `BadParameterError` before anything is sent.
+    """
+    event_filter, history = parse_filter(request), seen(services, request).history
+
+    async def read_batches() -> AsyncIterator[list[Record]]:
+        cursor, end = after or 0, await history.last_sequence() + 1
+        if before is not None:
+            end = min(end, before)
+        while True:
+            records = await history.events(event_filter, after=cursor, limit=BATCH_EVENTS)
+            records = [record for record in reversed(records) if record.sequence < end]
+            if not records:
+                return
+            yield records
+            cursor = records[-1].sequence
+
+    return read_batches()
+
+
+BATCHES: Final = {"batches": Provide(select_batches)}
+"""The dependency of an export; its parameters become those of the export."""
+Batches = NamedDependency[AsyncIterator[list[Record]]]
+
+
+@get("/api/events.ndjson", opt=VIEWER, tags=["events"], responses=QUERY_PROBLEMS,
+     media_type="application/x-ndjson", dependencies=BATCHES)  # fmt: skip
+async def export_ndjson(batches: Batches) -> Stream:
+    """Export all events that match a filter, oldest first, one JSON object a line."""
+
+    async def encode_lines() -> AsyncIterator[bytes]:
+        async for records in batches:
+            yield b"".join(
+                msgspec.json.encode(build_event_item(record)) + b"\n" for record in records
+            )
+
+    return Stream(
+        encode_lines(),
+        media_type="application/x-ndjson",
+        headers={"content-disposition": 'attachment; filename="events.ndjson"'},
+    )
+
+
+def escape_formula(value: Any) -> str:
+    """Return a value as the text of a cell that a spreadsheet shows and never calculates."""
+    text = value if isinstance(value, str) else "" if value is None else str(value)
+    if isinstance(value, str) and text.lstrip().startswith(FORMULA_PREFIXES):
+        return f"'{text}"
+    return text
+
+
+@get("/api/events.csv", opt=VIEWER, tags=["events"], responses=QUERY_PROBLEMS,
+     media_type="text/csv", dependencies=BATCHES)  # fmt: skip
+async def export_csv(batches: Batches) -> Stream:
+    """Export the same events as a table. A cell that could be a formula gets a leading `'`."""
+
+    async def encode_lines() -> AsyncIterator[bytes]:
+        yield encode_csv_line(COLUMNS)
+        async for records in batches:
+            for record in records:
+                yield encode_csv_line(build_csv_row(record))
+
+    return Stream(
+        encode_lines(),
+        media_type="text/csv; charset=utf-8",
+        headers={"content-disposition": 'attachment; filename="events.csv"'},
+    )
+
+
+def build_csv_row(record: Record) -> list[str]:
+    """Return the cells of an event, in the order of `COLUMNS`."""
+    item = build_event_item(record)
+    data = bytes(record.signal.data).decode() if isinstance(record.signal, Event) else ""
+    return [escape_formula(data if name == "data" else getattr(item, name)) for name in COLUMNS]
+
+
+def encode_csv_line(cells: Sequence[str]) -> bytes:
+    """Return one line of CSV."""
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue().encode("utf-8", "replace")

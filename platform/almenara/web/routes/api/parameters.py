@@ -1,0 +1,95 @@
+"""The parameters and responses that addresses of the JSON API share, as OpenAPI describes them."""
+
+from collections import Counter
+from collections.abc import Set
+from typing import Annotated, Any, Final
+
+from litestar import Request
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+from litestar.params import Parameter
+
+from almenara.config.suggestions import suggest
+from almenara.history import Filter
+from almenara.panels.event_rows import EVENT_FILTERS
+from almenara.signals import Severity
+from almenara.web.problems import PROBLEM_TYPE, BadParameterError, Problem
+
+LARGEST_LIMIT: Final = 1_000
+LARGEST_SEQUENCE: Final = 2**63 - 1
+PAGING: Final = frozenset(("after", "before", "limit"))
+LONGEST_NAME: Final = 60
+"""Characters of an unknown parameter that its error repeats."""
+
+
+def describe_problem(description: str) -> ResponseSpec:
+    """Return the OpenAPI response of a problem."""
+    return ResponseSpec(
+        Problem, description=description, generate_examples=False, media_type=PROBLEM_TYPE
+    )
+
+
+ACCESS_PROBLEMS: Final = {
+    401: describe_problem("No one is signed in, or the token is invalid"),
+    403: describe_problem("Another role, or a scope without limits, is required"),
+    405: describe_problem("Only GET and HEAD are allowed"),
+    429: describe_problem("Too many requests, or too many invalid tokens"),
+}
+"""The problems that any address of the API can respond with."""
+PARAMETER_PROBLEMS: Final = {
+    **ACCESS_PROBLEMS,
+    400: describe_problem("A parameter is unknown or invalid"),
+}
+QUERY_PROBLEMS: Final = {**PARAMETER_PROBLEMS, 503: describe_problem("The query took too long")}
+EVENT_PROBLEMS: Final = {**PARAMETER_PROBLEMS, 404: describe_problem("There is no such event")}
+
+
+def _text(description: str, example: str) -> Any:
+    return Parameter(description=description, examples=[Example(value=example)])
+
+
+SourceParameter = Annotated[str | None, _text(
+    "The CloudEvents source; `*` matches one part, a last `>` all the rest",
+    "nats/PLANNING_EVENTS")]  # fmt: skip
+OriginParameter = Annotated[str | None, _text("Where it was read, as a pattern", "nats/>")]
+TypeParameter = Annotated[str | None, _text("Type, as a pattern", "planning.story.*")]
+SubjectParameter = Annotated[str | None, _text("Subject, as a pattern", "planning.>")]
+SeverityParameter = Annotated[str | None, Parameter(
+    description="This severity and above; empty for all", examples=[Example(value="ERROR")],
+    schema_extra={"enum": ["", *(severity.name for severity in Severity)]})]  # fmt: skip
+TextParameter = Annotated[str | None, _text(
+    "Words in subject or payload; quotes for a phrase, a last `*` for a prefix",
+    "login butt*")]  # fmt: skip
+CorrelationParameter = Annotated[str | None, _text("Correlation ID", "US-101")]
+SinceParameter = Annotated[str | None, _text("From this time on: RFC 3339, or `15m` ago", "15m")]
+UntilParameter = Annotated[str | None, _text("Before this time", "2026-01-31T12:00:00Z")]
+AfterParameter = Annotated[int | None, Parameter(
+    ge=0, le=LARGEST_SEQUENCE, description="Only after this sequence",
+    examples=[Example(value=1200)])]  # fmt: skip
+BeforeParameter = Annotated[int | None, Parameter(
+    ge=0, le=LARGEST_SEQUENCE, description="Only before this sequence",
+    examples=[Example(value=1300)])]  # fmt: skip
+LimitParameter = Annotated[int, Parameter(
+    ge=1, le=LARGEST_LIMIT, description="Maximum number of events",
+    examples=[Example(value=100)])]  # fmt: skip
+KindParameter = Annotated[str | None, _text("Only resources of this kind", "nats.stream")]
+
+
+def check_parameters(request: Request[Any, Any, Any], known: Set[str]) -> None:
+    """Raise `BadParameterError` for a parameter that is unknown or present twice."""
+    names = Counter(name for name, _ in request.query_params.multi_items())
+    for name, count in names.items():
+        if name not in known:
+            hint = suggest(name, sorted(known))
+            raise BadParameterError(detail=f"{name[:LONGEST_NAME]!r} is not a parameter; {hint}")
+        if count > 1:
+            raise BadParameterError(detail=f"{name} is present {count} times; send it once")
+
+
+def parse_filter(request: Request[Any, Any, Any]) -> Filter:
+    """Return the filter in an address. Raises `BadParameterError`, for unknown parameters too."""
+    check_parameters(request, EVENT_FILTERS | PAGING)
+    try:
+        return Filter.from_query(request.query_params)
+    except ValueError as error:
+        raise BadParameterError(detail=str(error)) from None

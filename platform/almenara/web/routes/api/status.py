@@ -1,0 +1,47 @@
+"""The status of Almenara itself as JSON: sources, plugins and health."""
+
+from typing import Any
+
+from litestar import Request, get
+from litestar.di import NamedDependency
+
+from almenara.plugins import PluginInfo
+from almenara.supervisor import SourceState
+from almenara.web.authorization import UNLIMITED, VIEWER, seen
+from almenara.web.routes.api.models import Health, format_api_time
+from almenara.web.routes.api.parameters import ACCESS_PROBLEMS
+from almenara.web.services import Services
+
+
+@get("/api/sources", opt=VIEWER, tags=["sources"], responses=ACCESS_PROBLEMS)
+async def sources(
+    request: Request[Any, Any, Any], services: NamedDependency[Services]
+) -> list[SourceState]:
+    """List the sources with their status; times are in microseconds since the Unix epoch."""
+    return seen(services, request).supervisor.states()
+
+
+@get("/api/plugins", opt=UNLIMITED, tags=["sources"], responses=ACCESS_PROBLEMS)
+async def plugins(services: NamedDependency[Services]) -> list[PluginInfo]:
+    """List the plugins that were discovered, including failed and disabled ones."""
+    return list(services.list_plugins())
+
+
+@get("/api/health", opt=VIEWER, tags=["health"], responses=ACCESS_PROBLEMS)
+async def health(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Health:
+    """Report the status of Almenara. Always 200: read `status`, or probe `/readyz`."""
+    view = seen(services, request)
+    states = view.supervisor.states()
+    is_healthy = services.bus.write_problem is None and all(
+        state.status == "running" for state in states
+    )
+    return Health(
+        status="ok" if is_healthy else "degraded",
+        version=services.version,
+        started=format_api_time(services.started),
+        sources={state.name: state.status for state in states},
+        subscribers=services.hub.clients,
+        events_stored=await view.history.count_stored(),
+        last_sequence=services.bus.last_sequence,
+        bus_full=services.bus.write_problem,
+    )

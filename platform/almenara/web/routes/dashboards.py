@@ -1,0 +1,108 @@
+"""Pages of panels: the overview, and the dashboards of plugins and of the configuration."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from litestar.response import Redirect
+
+from almenara.panels.renderer import query
+from almenara.web.authorization import VIEWER, seen
+from almenara.web.dashboards import OVERVIEW, Dashboard, apply_filters
+from almenara.web.filter_form import build_panel_form, suggest_values
+from almenara.web.layout import (
+    PageRequest,
+    render_page,
+    render_panel,
+    render_problem_page,
+    strip_parameters,
+)
+from almenara.web.services import Services
+
+DEFAULT_DASHBOARD: Final = OVERVIEW
+"""The dashboard at `/`, which is also where people arrive after signing in."""
+SUBJECT_PARAMETERS: Final = ("namespace", "name")
+"""The parameters that name the resource a page is about; they become part of its title."""
+
+
+@get("/", name="overview", opt=VIEWER, include_in_schema=False)
+async def overview(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
+    """Render the default dashboard."""
+    dashboards = services.list_dashboards(seen(services, request))
+    default = next(dashboard for dashboard in dashboards if dashboard.name == DEFAULT_DASHBOARD)
+    return await render_dashboard(services, request, default, {}, name="overview")
+
+
+@get("/dashboards/{name:str}", name="dashboard", opt=VIEWER, include_in_schema=False)
+async def dashboard(
+    request: PageRequest, services: NamedDependency[Services], name: FromPath[str]
+) -> Response[str] | Redirect:
+    """Render a dashboard; the parameters of the address are filters of its panels."""
+    dashboards = {
+        dashboard.name: dashboard for dashboard in services.list_dashboards(seen(services, request))
+    }
+    if name not in dashboards:
+        known = ", ".join(each.title for each in dashboards.values() if each.navigation)
+        detail = f"There is no dashboard {name!r}. Dashboards: {known}."
+        return render_problem_page(services, request, 404, "Dashboard not found", detail)
+    accepted = frozenset[str]().union(*(place.panel.filters for place in dashboards[name].panels))
+    values = strip_parameters(request, accepted)
+    if values != dict(request.query_params):
+        return Redirect(f"/dashboards/{name}" + query(values), status_code=303)
+    return await render_dashboard(
+        services, request, dashboards[name], values, name=f"dashboard {name}"
+    )
+
+
+async def render_dashboard(
+    services: Services,
+    request: PageRequest,
+    dashboard: Dashboard,
+    values: Mapping[str, str],
+    *,
+    name: str,
+) -> Response[str]:
+    """Render a page of panels with the values of their filters."""
+    view = seen(services, request)
+    problem = None
+    try:
+        dashboard = apply_filters(dashboard, values)
+    except ValueError as error:
+        problem = str(error)
+    panels = {
+        place.panel.name: await render_panel(
+            services, view, place.panel, place.panel.choose(place.filter)
+        )
+        for place in dashboard.panels
+    }
+    subject = [
+        values[parameter]
+        for parameter in SUBJECT_PARAMETERS
+        if parameter in values and parameter not in dashboard.filters
+    ]
+    plugin = dashboard.name.partition(".")[0]
+    return render_page(
+        services,
+        request,
+        "dashboard_page.html",
+        {
+            "places": dashboard.panels,
+            "panels": panels,
+            "heading": dashboard.title,
+            "subject": subject,
+            **build_panel_form(
+                dashboard.address,
+                dashboard.filters,
+                values,
+                problem,
+                [dashboard.filter_fields, *(place.panel.asked_for for place in dashboard.panels)],
+                suggest_values(view, plugin, dashboard.filters),
+            ),
+        },
+        name=name,
+        title=" ".join([*subject[-1:], dashboard.title]),
+        channels=[place.channel for place in dashboard.panels],
+        status_code=400 if problem else 200,
+    )

@@ -1,0 +1,97 @@
+"""The Events page: the events that match a filter, newest first."""
+
+from typing import Final
+from urllib.parse import urlencode
+
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.response import Redirect
+
+from almenara.history import Filter
+from almenara.panels.event_rows import EVENT_FILTERS, row
+from almenara.panels.renderer import query
+from almenara.web.authorization import VIEWER, seen
+from almenara.web.filter_form import CURSORS, build_event_form
+from almenara.web.layout import PageRequest, render_page, render_panel, strip_parameters
+from almenara.web.services import Services
+
+LARGEST_SEQUENCE: Final = 2**63 - 1
+
+
+@get("/events", name="events", opt=VIEWER, include_in_schema=False)
+async def events(
+    request: PageRequest, services: NamedDependency[Services]
+) -> Response[str] | Redirect:
+    """Render a page of the list: the newest events, live, or older ones where a cursor is given."""
+    view = seen(services, request)
+    values = strip_parameters(request, EVENT_FILTERS | set(CURSORS))
+    if values != dict(request.query_params):
+        return Redirect("/events" + query(values), status_code=303)
+    # Links keep the text typed in, so that `15m` still means the last 15 minutes tomorrow.
+    parameters = {name: value for name, value in values.items() if name not in CURSORS}
+    try:
+        after, before = (parse_sequence(name, values.get(name)) for name in CURSORS)
+        event_filter = Filter.from_query(parameters)
+    except ValueError as error:
+        return render_page(
+            services,
+            request,
+            "events_page.html",
+            {**await build_event_form(view, values), "problem": str(error)},
+            name="events",
+            title="Events",
+            status_code=400,
+        )
+    is_paged = after is not None or before is not None
+    history = view.history
+    limit = services.settings.panels.visible_events
+    records = await history.events(event_filter, after=after, before=before, limit=limit)
+    older_link = newer_link = ""
+    if records:
+        oldest, newest = records[-1].sequence, records[0].sequence
+        if await history.events(event_filter, before=oldest, limit=1):
+            older_link = "/events" + query({**parameters, "before": str(oldest)})
+        if is_paged and await history.events(event_filter, after=newest, limit=1):
+            newer_link = "/events" + query({**parameters, "after": str(newest)})
+    histogram = services.panels["histogram"]
+    channel = query(event_filter.to_query())
+    event_list = services.renderer.render(
+        services.panels["events"].template,
+        {
+            "filter": event_filter,
+            "filtered": event_filter,
+            "rows": [row(record) for record in records],
+            "conflated": 0,
+        },
+    )
+    return render_page(
+        services,
+        request,
+        "events_page.html",
+        {
+            **await build_event_form(view, values),
+            "problem": None,
+            "panels": {
+                "histogram": await render_panel(services, view, histogram, event_filter),
+                "events": event_list,
+            },
+            "older_link": older_link,
+            "newer_link": newer_link,
+            "newest_link": "/events" + query(parameters),
+            "is_paged": is_paged,
+            "filter_query": urlencode(parameters),
+        },
+        name="events",
+        title="Events",
+        # Older pages stay unchanged: what is new belongs on the first.
+        channels=[] if is_paged else ["events" + channel, "histogram" + channel],
+    )
+
+
+def parse_sequence(name: str, text: str | None) -> int | None:
+    """Return the sequence in a parameter; None without one. Raises `ValueError`."""
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) > LARGEST_SEQUENCE:
+        raise ValueError(f"{name} must be the sequence of an event, a whole number, not {text!r}")
+    return int(text)

@@ -1,0 +1,68 @@
+"""A panel on a page of its own, as for a wall screen."""
+
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from litestar.response import Redirect
+
+from almenara.config.suggestions import suggest
+from almenara.panels.renderer import query
+from almenara.web.authorization import VIEWER, seen
+from almenara.web.filter_form import build_panel_form, suggest_values
+from almenara.web.layout import (
+    PageRequest,
+    render_page,
+    render_panel,
+    render_problem_page,
+    strip_parameters,
+)
+from almenara.web.services import Services
+
+
+@get("/panels/{name:str}", name="panel", opt=VIEWER, include_in_schema=False)
+async def panel(
+    request: PageRequest, services: NamedDependency[Services], name: FromPath[str]
+) -> Response[str] | Redirect:
+    """Render one panel with its filters, and a link to the dashboard that has it."""
+    panel = services.panels.get(name)
+    if panel is None:
+        hint = suggest(name, services.panels)
+        detail = f"There is no panel {name!r}; {hint} Is its plugin enabled?"
+        return render_problem_page(services, request, 404, "Panel not found", detail)
+    values = strip_parameters(request, panel.filters)
+    if values != dict(request.query_params):
+        return Redirect(f"/panels/{name}" + query(values), status_code=303)
+    problem = None
+    try:
+        choice = panel.choose(values)
+    except ValueError as error:
+        problem, choice = str(error), panel.choose({})
+    view = seen(services, request)
+    dashboards = [
+        dashboard
+        for dashboard in services.list_dashboards(view)
+        if dashboard.navigation and any(place.panel.name == name for place in dashboard.panels)
+    ]
+    fields = sorted(panel.filters - {"sort"})
+    return render_page(
+        services,
+        request,
+        "panel_page.html",
+        {
+            "panel": panel,
+            "content": await render_panel(services, view, panel, choice),
+            "dashboard": dashboards[-1] if dashboards else None,
+            **build_panel_form(
+                f"/panels/{name}",
+                fields,
+                values,
+                problem,
+                [panel.asked_for],
+                suggest_values(view, panel.plugin, fields),
+            ),
+        },
+        name="panel",
+        title=panel.title,
+        channels=[panel.name + query(choice.to_query())],
+        status_code=400 if problem else 200,
+    )
