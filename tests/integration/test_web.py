@@ -303,7 +303,7 @@ async def test_connections_beyond_the_cap_are_refused_before_they_are_accepted(
 async def test_it_drains_and_ends_in_time_though_a_client_reads_nothing(
     tmp_path: Path, nats_server: NatsServer
 ) -> None:
-    settings = {"SERVER__DRAIN_PERIOD": "2", "SERVER__USER_TIMEOUT": "3"}
+    settings = {"SERVER__DRAIN_PERIOD": "2", "SERVER__TCP_USER_TIMEOUT": "3"}
     with Almenara(tmp_path / "a", nats_server.url, **settings) as almenara:
         url = LIVE.format(port=almenara.port)
         sockets = [await connect(url, origin=origin(almenara)) for _ in range(10)]  # type: ignore[arg-type]
