@@ -1,31 +1,49 @@
-"""What of the fleet somebody may see: one value that narrows history, resources and channels."""
+"""What an identity may see: one value that narrows history, resources and channels.
+
+`compile_scope` turns a scope into tests that are both predicates for signals in memory and SQL for
+the log, so that live pages and history agree.
+"""
 
 import functools
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, Self
 
 import msgspec
 
-from almenara.patterns import compile_pattern
 from almenara.signals import Event, Resource, Signal
+from almenara.visibility import (
+    AllOf,
+    AnyOf,
+    HasLabel,
+    NameMatches,
+    NamespaceIsIn,
+    NamespaceMatches,
+    Not,
+    SignalNames,
+    Test,
+    Visibility,
+    compiled,
+    matches,
+    matches_any,
+)
 
 ACCESS_LOG: Final = "almenara/access"
-"""The origin of events about who signed in and what was refused."""
+"""The origin of events about sign-ins and refused requests."""
 NAMESPACE: Final = "namespace"
-"""The attribute of an event that names the namespace of what it is about."""
+"""The attribute of an event that names the namespace it is about."""
 LABELS: Final = "labels"
 """The attribute of an event, `a=b,c=d`, and the part of a resource's state, with its labels."""
 
 Share = Literal["whole", "part", "none"]
+Labels = tuple[tuple[str, str], ...]
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """Signals that somebody may see: those that fit every part that is not empty.
+    """Signals that may be seen: those that match every part that is not empty.
 
-    A signal that has no such part does not fit: a grant with types shows events alone, and one
-    with namespaces nothing that is in none.
+    A signal without such a part does not match: a grant with types shows events only, and one with
+    namespaces nothing outside a namespace.
     """
 
     sources: tuple[str, ...] = ()
@@ -34,112 +52,109 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns of event types."""
     namespaces: tuple[str, ...] = ()
     """Names or patterns of namespaces."""
-    labels: tuple[tuple[str, str], ...] = ()
-    """Labels that what a signal is about must all have."""
+    labels: Labels = ()
+    """Labels that the subject of a signal must all have."""
 
     @property
     def origins(self) -> tuple[str, ...]:
         """The patterns of origins that `sources` stands for."""
-        return tuple(it for text in self.sources for it in _origins(text))
+        return tuple(origin for text in self.sources for origin in _origins(text))
 
-    def narrowed(self, by: Self) -> Self | None:
-        """What both show; None where that is nothing, or cannot be told from their patterns."""
+    def intersect(self, other: Self) -> Self | None:
+        """Return what both show; None where that is nothing or can't be decided from patterns."""
         parts: dict[str, tuple[Any, ...]] = {}
         for name in ("sources", "types", "namespaces"):
-            ours, theirs = getattr(self, name), getattr(by, name)
-            if ours and not all(_within(name, it, ours) for it in theirs):
+            own, narrower = getattr(self, name), getattr(other, name)
+            if own and not all(_is_within(name, text, own) for text in narrower):
                 return None
-            parts[name] = theirs or ours
-        labels = tuple(sorted({*self.labels, *by.labels}))
+            parts[name] = narrower or own
+        labels = tuple(sorted({*self.labels, *other.labels}))
         return msgspec.structs.replace(self, labels=labels, **parts)
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody may see: all that any of the grants shows."""
+    """What an identity may see: everything that any of the grants shows."""
 
     grants: tuple[Grant, ...] = (Grant(),)
     access_log: bool = True
-    """Whether the events about who signed in are among it."""
+    """Whether events about sign-ins are visible."""
     guarded: tuple[str, ...] = ()
-    """Sources whose signals are seen only in `namespaces`, whatever the grants say."""
+    """Sources whose signals are visible in `namespaces` only, whatever the grants show."""
     namespaces: tuple[str, ...] = ()
     """Namespaces of those sources; the empty name stands for what belongs to the cluster."""
     rights: tuple[tuple[str, str], ...] = ()
-    """Further rights there, `get pods/log`, each with the namespace in which it is had."""
+    """Further rights there, such as `get pods/log`, each with its namespace."""
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing is kept back."""
-        return self is FULL_SCOPE or (
-            self.access_log and not self.guarded and Grant() in self.grants
-        )
+        """Whether nothing is hidden."""
+        return self is FULL_SCOPE or (self.access_log and self.sees_all_sources)
 
     @property
     def sees_all_sources(self) -> bool:
-        """Whether it keeps nothing back of what sources say."""
+        """Whether nothing that sources publish is hidden."""
         return not self.guarded and Grant() in self.grants
 
     @property
     def key(self) -> str:
-        """What tells channels of different scopes apart; empty for everything."""
+        """A digest that differs between scopes; empty for the full scope."""
         return _key(self)
 
-    def delegate(self, wanted: Grant) -> list[Grant]:
-        """The grants of somebody else who is to see what `wanted` shows, and nothing that is not
-        shown here; empty where that is nothing.
+    def delegate(self, requested: Grant) -> list[Grant]:
+        """Return the grants of a token that is to see what `requested` shows and nothing beyond
+        this scope; empty where that is nothing.
 
-        Rights in a cluster are somebody's own: what depends on them is not given on.
+        Rights in a cluster belong to one user: grants that depend on them are not delegated.
         """
-        guarded = {it.partition("/")[0] for it in self.guarded}
-        found = [it.narrowed(wanted) for it in self.grants]
+        guarded = {text.partition("/")[0] for text in self.guarded}
+        parts = [grant.intersect(requested) for grant in self.grants]
         return [
-            it
-            for it in found
-            if it is not None
-            and not (guarded and any(_may_be(text, guarded) for text in it.sources or ("*",)))
+            part
+            for part in parts
+            if part is not None
+            and not (guarded and any(_may_name(text, guarded) for text in part.sources or ("*",)))
         ]
 
     def permits(self, signal: Signal) -> bool:
         """Whether a signal may be seen."""
         if self.is_full:
             return True
-        return _checks(self)(
+        names = SignalNames(
             signal.origin,
             signal.type if isinstance(signal, Event) else None,
             namespace_of(signal),
-            functools.partial(labels_of, signal),
         )
+        return compile_scope(self).permits(names, functools.partial(labels_of, signal))
 
     def permits_namespaced(self, origin: str, namespace: str) -> bool:
-        """Whether something of a source may be seen of which only the namespace is known."""
-        if self.is_full:
-            return True
-        return _checks(self)(origin, None, namespace, dict)
+        """Whether a thing without type and labels may be seen, such as a log of a namespace."""
+        names = SignalNames(origin, None, namespace)
+        return self.is_full or compile_scope(self).permits(names, dict)
 
     def has_cluster_right(self, right: str, origin: str, namespace: str) -> bool:
-        """Whether somebody has a right that something takes besides being seen."""
-        guarded = any(_fits(it, origin) for text in self.guarded for it in _origins(text))
+        """Whether a right that is needed besides visibility is granted in a namespace."""
+        guarded = any(matches(it, origin) for text in self.guarded for it in _origins(text))
         return not guarded or (right, namespace) in self.rights
 
     def source_share(self, name: str) -> Share:
-        """How much of a source may be seen."""
+        """How much of a source is visible."""
         if self.is_full:
             return "whole"
-        found: Share = "none"
+        share: Share = "none"
         for grant in self.grants:
-            covered = not grant.sources or any(
-                _fits(it, name) or _fits(it, f"{name}/-") for it in grant.origins
+            is_covered = not grant.sources or any(
+                matches(text, name) or matches(text, f"{name}/-") for text in grant.origins
             )
-            if covered and not (grant.types or grant.namespaces or grant.labels):
-                guarded = any(_fits(it, f"{name}/-") or it == name for it in self.guarded)
+            if is_covered and not (grant.types or grant.namespaces or grant.labels):
+                guarded = any(matches(it, f"{name}/-") or it == name for it in self.guarded)
                 return "part" if guarded else "whole"
-            inside = any(it == name or it.startswith(f"{name}/") for it in grant.sources)
-            if covered or inside:
-                found = "part"
-        return found
+            names_part = any(text == name or text.startswith(f"{name}/") for text in grant.sources)
+            if is_covered or names_part:
+                share = "part"
+        return share
 
     def covers(self, other: Self) -> bool:
-        """Whether all that the other shows is shown here too, as far as that can be told."""
+        """Whether everything that the other shows is visible here too, as far as can be decided."""
         if self.is_full or self == other:
             return True
         return (
@@ -161,7 +176,7 @@ EMPTY_SCOPE: Final = Scope(grants=(), access_log=False)
 
 
 def namespace_of(signal: Signal) -> str:
-    """The namespace of what a signal is about; empty where it has none."""
+    """Return the namespace that a signal is about; empty for none."""
     if isinstance(signal, Event):
         return signal.attributes.get(NAMESPACE, "")
     if isinstance(signal, Resource) and not signal.namespace and signal.kind.endswith(".namespace"):
@@ -170,12 +185,12 @@ def namespace_of(signal: Signal) -> str:
 
 
 def labels_of(signal: Signal) -> Mapping[str, str]:
-    """The labels of what a signal is about."""
+    """Return the labels of what a signal is about."""
     if isinstance(signal, Event):
         pairs = signal.attributes.get(LABELS, "").split(",")
-        return {name: value for name, _, value in (it.partition("=") for it in pairs) if name}
-    if isinstance(signal, Resource) and isinstance(found := signal.state.get(LABELS), Mapping):
-        return {str(name): str(value) for name, value in found.items()}
+        return {name: value for name, _, value in (pair.partition("=") for pair in pairs) if name}
+    if isinstance(signal, Resource) and isinstance(labels := signal.state.get(LABELS), Mapping):
+        return {str(name): str(value) for name, value in labels.items()}
     return {}
 
 
@@ -183,29 +198,44 @@ def build_scope(
     grants: Iterable[Grant], *, access_log: bool, guarded: Iterable[str] = (),
     namespaces: Iterable[str] = (),
 ) -> Scope:  # fmt: skip
-    """The scope of these grants, written so that equal ones have equal keys."""
-    found = tuple(sorted(set(grants), key=msgspec.json.encode))
+    """Return the scope of these grants, sorted so that equal scopes have equal keys."""
+    ordered = tuple(sorted(set(grants), key=msgspec.json.encode))
     return Scope(
-        grants=(Grant(),) if Grant() in found else found,
+        grants=(Grant(),) if Grant() in ordered else ordered,
         access_log=access_log,
         guarded=tuple(sorted(set(guarded))),
         namespaces=tuple(sorted(set(namespaces))),
     )
 
 
+@functools.lru_cache(maxsize=1024)
+def compile_scope(scope: Scope) -> Visibility:
+    """Return the tests that a scope consists of; equal scopes share their compiled form."""
+    is_access_log = NameMatches("origin", _origins(ACCESS_LOG))
+    needed: list[Test] = [Not(is_access_log), AnyOf(tuple(map(_compile_grant, scope.grants)))]
+    if scope.guarded:
+        guarded = tuple(origin for text in scope.guarded for origin in _origins(text))
+        is_free = Not(NameMatches("origin", guarded))
+        needed.append(AnyOf((is_free, NamespaceIsIn(scope.namespaces))))
+    visible = AllOf(tuple(needed))
+    return Visibility(AnyOf((is_access_log, visible)) if scope.access_log else visible)
+
+
+def _compile_grant(grant: Grant) -> Test:
+    tests: list[Test] = []
+    if grant.sources:
+        tests.append(NameMatches("origin", grant.origins))
+    if grant.types:
+        tests.append(NameMatches("type", grant.types))
+    if grant.namespaces:
+        tests.append(NamespaceMatches(grant.namespaces))
+    return AllOf((*tests, *(HasLabel(name, value) for name, value in grant.labels)))
+
+
 def _origins(text: str) -> tuple[str, ...]:
-    plain = "*" not in text and not text.endswith(">")
-    return (text, f"{text}/>") if plain else (text,)
-
-
-def _fits(text: str, name: str) -> bool:
-    expression = _expression(text)
-    return name == text if expression is None else expression.fullmatch(name) is not None
-
-
-@functools.lru_cache(maxsize=4096)
-def _expression(text: str) -> re.Pattern[str] | None:
-    return compile_pattern(text)
+    """The patterns of origins that the name of a source, or a pattern, stands for."""
+    is_plain = "*" not in text and not text.endswith(">")
+    return (text, f"{text}/>") if is_plain else (text,)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -215,60 +245,17 @@ def _key(scope: Scope) -> str:
     return hashlib.blake2b(msgspec.json.encode(scope), digest_size=12).hexdigest()
 
 
-Check = Callable[[str, str | None, str, Callable[[], Mapping[str, str]]], bool]
-
-
-@functools.lru_cache(maxsize=1024)
-def _checks(scope: Scope) -> Check:
-    """Whether origin, type, namespace and labels may be seen; what depends on names alone is
-    remembered."""
-    guarded = tuple(it for text in scope.guarded for it in _origins(text))
-    namespaces = frozenset(scope.namespaces)
-
-    @functools.lru_cache(maxsize=4096)
-    def granted(origin: str, type_: str | None, namespace: str) -> tuple[Any, ...] | None:
-        if origin == ACCESS_LOG or origin.startswith(f"{ACCESS_LOG}/"):
-            return ((),) if scope.access_log else None
-        if any(_fits(it, origin) for it in guarded) and namespace not in namespaces:
-            return None
-        found = tuple(
-            grant.labels
-            for grant in scope.grants
-            if (not grant.sources or any(_fits(it, origin) for it in grant.origins))
-            and (not grant.types or (type_ is not None and _any(grant.types, type_)))
-            and (not grant.namespaces or (namespace != "" and _any(grant.namespaces, namespace)))
-        )
-        return found or None
-
-    def check(
-        origin: str, type_: str | None, namespace: str, labels: Callable[[], Mapping[str, str]]
-    ) -> bool:
-        wanted = granted(origin, type_, namespace)
-        if wanted is None:
-            return False
-        if () in wanted:
-            return True
-        there = labels()
-        return any(all(there.get(name) == value for name, value in it) for it in wanted)
-
-    return check
-
-
-def _within(part: str, text: str, patterns: Iterable[str]) -> bool:
-    """Whether patterns cover all that another one does, as far as that can be told."""
+def _is_within(part: str, text: str, patterns: Iterable[str]) -> bool:
+    """Whether patterns cover everything that another one matches, as far as can be decided."""
     if text in patterns:
         return True
     if part == "sources":
         # The name of a source stands for all its origins.
         return any(text.startswith(f"{it}/") for it in patterns if len(_origins(it)) > 1)
-    return _expression(text) is None and _any(patterns, text)
+    return compiled(text) is None and matches_any(patterns, text)
 
 
-def _may_be(text: str, names: Iterable[str]) -> bool:
-    """Whether a source of these names, or of some cluster of one, may fit a pattern."""
+def _may_name(text: str, names: Iterable[str]) -> bool:
+    """Whether a source of these names, or of some cluster of one, may match a pattern."""
     first = text.partition("/")[0]
     return first in names or "*" in first or first.endswith(">")
-
-
-def _any(patterns: Iterable[str], name: str) -> bool:
-    return any(_fits(it, name) for it in patterns)

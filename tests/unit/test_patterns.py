@@ -1,4 +1,4 @@
-"""Patterns of names: what they fit, and that none takes for ever."""
+"""Patterns of names: what they match, and how long it takes."""
 
 import functools
 import re
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from almenara.patterns import compile_pattern
 
 
-def fits(text: str, name: str) -> bool:
-    """The same by its definition: slowly, and with every way to share out a name tried."""
+def matches_by_definition(text: str, name: str) -> bool:
+    """The definition, executed slowly: every way to divide a name is tried."""
 
     @functools.cache
     def rest(at: int, place: int) -> bool:
@@ -32,15 +32,15 @@ def fits(text: str, name: str) -> bool:
 
 
 @given(st.text("ab./*>", max_size=9), st.text("ab./", max_size=9))
-def test_a_pattern_fits_what_its_definition_says(text: str, name: str) -> None:
+def test_compile_pattern_matches_its_definition(text: str, name: str) -> None:
     expression = compile_pattern(text)
     if expression is None:
         assert "*" not in text
     else:
-        assert (expression.fullmatch(name) is not None) is fits(text, name)
+        assert (expression.fullmatch(name) is not None) is matches_by_definition(text, name)
 
 
-def test_patterns_are_those_of_nats() -> None:
+def test_compile_pattern_follows_nats_wildcards() -> None:
     for text, good, bad in (
         ("planning.*", "planning.story", "planning.story.created"),
         ("planning.>", "planning.story.created", "planning"),
@@ -57,11 +57,11 @@ def test_patterns_are_those_of_nats() -> None:
 
 
 @pytest.fixture
-def ends() -> Iterator[None]:
-    """A test that does not end is a failure, and not a hang."""
+def time_limit() -> Iterator[None]:
+    """Turn a test that does not end into a failure."""
 
     def late(number: int, frame: FrameType | None) -> None:
-        raise AssertionError("it takes for ever")
+        raise AssertionError("the pattern takes too long")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(30)
@@ -70,8 +70,8 @@ def ends() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.usefixtures("ends")
-def test_no_pattern_takes_for_ever() -> None:
+@pytest.mark.usefixtures("time_limit")
+def test_compile_pattern_never_backtracks_exponentially() -> None:
     name = "a" * 2_000
     stars = ("*" * 200 + "!", "a*" * 200 + "!", "*a" * 200 + "!", "*aa*a" * 100 + "b", "*.*" * 99)
     for text in stars:

@@ -14,9 +14,9 @@ def event(data: object, **more: object) -> Event:
 
 def redacted(data: object, **more: object) -> object:
     raw = msgspec.Raw(msgspec.json.encode(data))
-    found = Redactor(RedactionSettings())(event(raw, **more))
-    assert isinstance(found, Event)
-    return json.loads(bytes(found.data))
+    masked = Redactor(RedactionSettings())(event(raw, **more))
+    assert isinstance(masked, Event)
+    return json.loads(bytes(masked.data))
 
 
 @pytest.mark.parametrize(
@@ -24,33 +24,33 @@ def redacted(data: object, **more: object) -> object:
     ["password", "PASSWORD", "db_password", "userPassword", "access_token", "X-Auth-Token",
      "refreshToken", "client-secret", "Authorization", "apiKey", "API_KEY", "private_key", "token"],
 )  # fmt: skip
-def test_the_value_of_a_key_that_names_a_secret_is_masked(key: str) -> None:
+def test_redactor_masks_value_of_secret_key(key: str) -> None:
     assert redacted({"a": [{key: "hunter2"}]}) == {"a": [{key: "***"}]}
     assert redacted({key: {"deep": ["hunter2"]}}) == {key: "***"}
 
 
-def test_a_key_written_with_escapes_is_masked_too() -> None:
+def test_redactor_masks_key_written_with_escapes() -> None:
     raw = msgspec.Raw(rb'{"\u0070ass\u0077ord": "hunter2"}')
-    found = Redactor(RedactionSettings())(event(raw))
-    assert isinstance(found, Event)
-    assert json.loads(bytes(found.data)) == {"password": "***"}
+    masked = Redactor(RedactionSettings())(event(raw))
+    assert isinstance(masked, Event)
+    assert json.loads(bytes(masked.data)) == {"password": "***"}
 
 
 @pytest.mark.parametrize(
     "key", ["tokens_in", "total_tokens", "secretary", "passwords_changed", "author", "tokenizer"]
 )
-def test_a_key_that_only_sounds_like_one_is_left_alone(key: str) -> None:
+def test_redactor_keeps_value_of_similar_key(key: str) -> None:
     assert redacted({key: "x", "n": 1}) == {key: "x", "n": 1}
 
 
-def test_what_a_model_streams_is_called_a_token_too() -> None:
+def test_redactor_excludes_streamed_model_tokens() -> None:
     data = {"token": "hello ", "access_token": "hunter2"}
     streamed = redacted(data, subject="vllm.streaming.a")
     assert streamed == {"token": "hello ", "access_token": "***"}
     assert redacted(data) == {"token": "***", "access_token": "***"}
 
 
-def test_secrets_in_text_headers_state_and_bytes_are_masked() -> None:
+def test_redactor_masks_text_headers_state_and_bytes() -> None:
     assert redacted({"line": "login password=hunter2 ok"}) == {"line": "login password=*** ok"}
     assert "hunter2" not in str(redacted({"line": "Authorization: Bearer hunter2"}))
     redact = Redactor(RedactionSettings())
@@ -65,18 +65,18 @@ def test_secrets_in_text_headers_state_and_bytes_are_masked() -> None:
     assert state.state == {"env": {"DB_PASSWORD": "***"}}
 
 
-def test_secrets_in_what_went_wrong_are_masked() -> None:
+def test_redactor_masks_status_and_problem() -> None:
     redact = Redactor(RedactionSettings())
-    told = redact(Resource(kind="k", name="n", status="failed: password=hunter2"))
-    assert isinstance(told, Resource)
-    assert told.status == "failed: password=***"
+    resource = redact(Resource(kind="k", name="n", status="failed: password=hunter2"))
+    assert isinstance(resource, Resource)
+    assert resource.status == "failed: password=***"
     problem = 'no JSON: {"api_key": "hunter2"'
-    found = redact(Event(id="1", source="s", type="t", time=0, problem=problem))
-    assert isinstance(found, Event)
-    assert found.problem == 'no JSON: {"api_key": "***"'
+    masked = redact(Event(id="1", source="s", type="t", time=0, problem=problem))
+    assert isinstance(masked, Event)
+    assert masked.problem == 'no JSON: {"api_key": "***"'
 
 
-def test_a_signal_without_secrets_is_the_very_same() -> None:
+def test_redactor_returns_same_signal_without_secrets() -> None:
     plain = event(msgspec.Raw(b'{"a": "the token bucket"}'))
     assert Redactor(RedactionSettings())(plain) is plain
     assert Redactor(RedactionSettings(keys=[]))(event({"password": "x"})).data == {"password": "x"}  # type: ignore[union-attr]

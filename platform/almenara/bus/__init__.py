@@ -23,11 +23,11 @@ class BusClosedError(Unavailable):
     """The bus has been closed; nothing of the batch was kept."""
 
 
-class Readable(Protocol):
-    """Where queries of history run: the embedded log, or a replica's index."""
+class LogReader(Protocol):
+    """Runs queries of history: the embedded log, or the index of a replica."""
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """What `query` returns, run off the event loop.
+        """Run `query` off the event loop and return its result.
 
         Raises `almenara.bus.readers.QueryTooSlowError`.
         """

@@ -193,7 +193,7 @@ def read_after(
     return records[:limit]
 
 
-def latest_observations(connection: sqlite3.Connection, limit: int) -> list[Record]:
+def read_latest_observations(connection: sqlite3.Connection, limit: int) -> list[Record]:
     """The last `limit` records of resources and samples, in order."""
     found = connection.execute(
         "SELECT sequence, body FROM observations ORDER BY sequence DESC LIMIT ?", (limit,)

@@ -86,6 +86,7 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=256,
     )
+    connection.create_function("regexp", 2, _regexp, deterministic=True)
     if writable:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -96,7 +97,6 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
     else:
         connection.execute("PRAGMA cache_size = -2048")
-        connection.create_function("regexp", 2, _regexp, deterministic=True)
         connection.execute("PRAGMA query_only = ON")
     return connection
 

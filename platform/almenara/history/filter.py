@@ -1,4 +1,4 @@
-"""Which events are wanted: the filters of pages, of the API and of the terminal."""
+"""Filters of events: what pages, the API and the terminal select."""
 
 import functools
 import re
@@ -10,19 +10,20 @@ import msgspec
 
 from almenara.patterns import compile_pattern
 from almenara.signals import Event, Severity, format_time, now, parse_severity, parse_time
+from almenara.units import DAY, HOUR, MINUTE, SECOND, WEEK
 
 WORD: Final = re.compile(r'"([^"]*)"|(\S+)')
 TOKEN: Final = re.compile(r"[^\W_]+", re.UNICODE)
 AGO: Final = re.compile(r"(\d{1,9})\s*(s|m|h|d|w)", re.IGNORECASE)
-SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-LONGEST: Final = 512
+UNITS: Final = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
+MAX_LENGTH: Final = 512
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """What an event must be like. A part that is None lets everything through.
+    """What events to select. A part that is None selects all.
 
     `source`, `origin`, `type` and `subject` are patterns as in NATS subjects: `*` stands for one
-    part between dots, a last `>` for all the parts that remain.
+    part between dots, a final `>` for all remaining parts.
     """
 
     source: str | None = None
@@ -32,8 +33,8 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     severity: Severity | None = None
     """At least this severe."""
     text: str | None = None
-    """Words that all occur in the subject or the payload; `"quoted words"` follow one another, and
-    a last `*` stands for the rest of a word."""
+    """Words that all occur in the subject or the payload; `"quoted words"` must follow one another,
+    and a final `*` stands for the rest of a word."""
     correlation: str | None = None
     since: int | None = None
     """Microseconds since the epoch, included."""
@@ -42,29 +43,31 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Self:
-        """The filter that the parameters of an address describe; others are left alone.
+        """Return the filter that query parameters describe; other parameters are ignored.
 
-        Times are RFC 3339 or, as `15m` or `2h`, that long ago. Raises `ValueError` with the name
-        of the parameter, what was found and what would be right.
+        Times are RFC 3339, or `15m`, `2h` for that long ago. Raises `ValueError` that names the
+        parameter, its value and what would be valid.
         """
         values: dict[str, Any] = {}
         for name in (*PATTERNS, "text", "correlation"):
             value = query.get(name, "").strip()
-            if len(value) > LONGEST:
-                raise ValueError(f"{name} is {len(value)} characters long; {LONGEST} are read")
+            if len(value) > MAX_LENGTH:
+                raise ValueError(
+                    f"{name} is {len(value)} characters long; at most {MAX_LENGTH} are allowed"
+                )
             if value and value != ">":
                 values[name] = value
         if severity := query.get("severity", "").strip():
             values["severity"] = parse_severity(severity)
         for name in ("since", "until"):
             if value := query.get(name, "").strip():
-                values[name] = _moment(name, value)
+                values[name] = _parse_moment(name, value)
         if text := values.get("text"):
-            phrases(text)
+            parse_phrases(text)
         return cls(**values)
 
     def to_query(self) -> dict[str, str]:
-        """The parameters that `from_query` reads back as this filter."""
+        """Return the query parameters that `from_query` reads back as this filter."""
         query = {}
         for name in self.__struct_fields__:
             value = getattr(self, name)
@@ -73,18 +76,18 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             if isinstance(value, Severity):
                 query[name] = value.name
             elif isinstance(value, int):
-                query[name] = _written(value)
+                query[name] = _format_moment(value)
             else:
                 query[name] = value
         return query
 
     def matches(self, event: Event) -> bool:
-        """Whether an event is wanted; the same events that a query of the history finds."""
-        return all(check(event) for check in _checks(self))
+        """Whether an event matches; history finds the same events."""
+        return all(check(event) for check in _compile_checks(self))
 
     def matcher(self) -> Callable[[Event], bool]:
-        """`matches` for many events one after the other."""
-        checks = _checks(self)
+        """Return `matches` as a function, for many events."""
+        checks = _compile_checks(self)
         if not checks:
             return lambda event: True
         if len(checks) == 1:
@@ -92,7 +95,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         return lambda event: all(check(event) for check in checks)
 
     def exact_match(self) -> tuple[str, str] | None:
-        """A part of it that is no pattern, and the name that all wanted events have there."""
+        """Return a part that is not a pattern, with the value that all matching events have."""
         for name in ("correlation", "subject", "type", "source", "origin"):
             text = getattr(self, name)
             if text is not None and (name == "correlation" or compile_pattern(text) is None):
@@ -103,22 +106,22 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 PATTERNS: Final = ("source", "origin", "type", "subject")
 
 
-def phrases(text: str) -> list[tuple[str, bool]]:
-    """Each phrase in a text search as it is written, and whether its last word is only a beginning.
+def parse_phrases(text: str) -> list[tuple[str, bool]]:
+    """Return each phrase of a text search, and whether its last word is only a prefix.
 
     Raises `ValueError` for a text without a letter or a digit.
     """
     parts = [quoted or bare for quoted, bare in WORD.findall(text)]
-    found = [(part, part.endswith("*")) for part in parts if words(part)]
-    if not found:
-        raise ValueError(f"text {text!r} has no letter or digit to look for")
-    return found
+    phrases = [(part, part.endswith("*")) for part in parts if split_words(part)]
+    if not phrases:
+        raise ValueError(f"text {text!r} has no letter or digit to search for")
+    return phrases
 
 
-def _moment(name: str, value: str) -> int:
+def _parse_moment(name: str, value: str) -> int:
     if ago := AGO.fullmatch(value):
-        # No longer ago than the epoch, before which nobody has sent anything.
-        return max(now() - int(ago[1]) * SECONDS[ago[2].lower()] * 1_000_000, 0)
+        # Not before the epoch: a duration that long means "everything".
+        return max(now() - int(ago[1]) * UNITS[ago[2].lower()], 0)
     if value.lstrip("-").isdigit() and len(value) <= 18:
         return int(value)
     try:
@@ -126,12 +129,12 @@ def _moment(name: str, value: str) -> int:
         return parse_time(value.replace(" ", "+") if "T" in value else value)
     except ValueError:
         raise ValueError(
-            f"{name} {value[:40]!r} is no time; write 2026-01-31T12:00:00Z, or 15m for 15 minutes"
-            " ago"
+            f"{name} {value[:40]!r} is not a time; write 2026-01-31T12:00:00Z, or 15m for 15"
+            " minutes ago"
         ) from None
 
 
-def _written(microseconds: int) -> str:
+def _format_moment(microseconds: int) -> str:
     try:
         text = format_time(microseconds)
     except OverflowError:
@@ -140,25 +143,25 @@ def _written(microseconds: int) -> str:
 
 
 @functools.lru_cache(maxsize=512)
-def _checks(wanted: Filter) -> tuple[Callable[[Event], bool], ...]:
+def _compile_checks(chosen: Filter) -> tuple[Callable[[Event], bool], ...]:
     checks: list[Callable[[Event], bool]] = []
-    if wanted.severity is not None:
-        least = wanted.severity
+    if chosen.severity is not None:
+        least = chosen.severity
         checks.append(lambda event: event.severity >= least)
     checks += [
         _pattern_check(name, text)
         for name in PATTERNS
-        if (text := getattr(wanted, name)) is not None
+        if (text := getattr(chosen, name)) is not None
     ]
-    if wanted.correlation is not None:
-        checks.append(lambda event: event.correlation == wanted.correlation)
-    if (since := wanted.since) is not None:
+    if chosen.correlation is not None:
+        checks.append(lambda event: event.correlation == chosen.correlation)
+    if (since := chosen.since) is not None:
         checks.append(lambda event: event.time >= since)
-    if (until := wanted.until) is not None:
+    if (until := chosen.until) is not None:
         checks.append(lambda event: event.time < until)
-    if wanted.text is not None:
-        searched = [(words(phrase), beginning) for phrase, beginning in phrases(wanted.text)]
-        checks.append(lambda event: _contains(event, searched))
+    if chosen.text is not None:
+        phrases = [(split_words(phrase), prefix) for phrase, prefix in parse_phrases(chosen.text)]
+        checks.append(lambda event: _contains(event, phrases))
     return tuple(checks)
 
 
@@ -169,30 +172,33 @@ def _pattern_check(name: str, text: str) -> Callable[[Event], bool]:
     return lambda event: expression.fullmatch(getattr(event, name)) is not None
 
 
-def words(text: str) -> list[str]:
-    """The words of a text as the index knows them: in lower case, without accents."""
+def split_words(text: str) -> list[str]:
+    """Return the words of a text as the index stores them: in lower case, without accents."""
     if not text.isascii():
         text = "".join(
-            it for it in unicodedata.normalize("NFD", text) if unicodedata.category(it) != "Mn"
+            letter
+            for letter in unicodedata.normalize("NFD", text)
+            if unicodedata.category(letter) != "Mn"
         )
     return TOKEN.findall(text.lower())
 
 
-def _contains(event: Event, searched: list[tuple[list[str], bool]]) -> bool:
+def _contains(event: Event, phrases: list[tuple[list[str], bool]]) -> bool:
     data = event.data if isinstance(event.data, msgspec.Raw) else msgspec.json.encode(event.data)
     text = bytes(data).decode("utf-8", "replace").replace("\\n", "  ").replace("\\t", "  ")
-    fields = [words(event.subject), words(text)]
+    fields = [split_words(event.subject), split_words(text)]
     return all(
-        any(_follow(phrase, field, beginning) for field in fields) for phrase, beginning in searched
+        any(_has_phrase(field, phrase, is_prefix) for field in fields)
+        for phrase, is_prefix in phrases
     )
 
 
-def _follow(phrase: list[str], field: list[str], beginning: bool) -> bool:
+def _has_phrase(field: list[str], phrase: list[str], is_prefix: bool) -> bool:
     count = len(phrase)
-    for place in range(len(field) - count + 1):
-        part = field[place : place + count]
+    for start in range(len(field) - count + 1):
+        part = field[start : start + count]
         if part == phrase:
             return True
-        if beginning and part[:-1] == phrase[:-1] and part[-1].startswith(phrase[-1]):
+        if is_prefix and part[:-1] == phrase[:-1] and part[-1].startswith(phrase[-1]):
             return True
     return False

@@ -1,44 +1,21 @@
-"""Current state: what there is by kind and namespace, and the last samples of it."""
+"""Current state: resources by kind and namespace, and their samples."""
 
-import math
-from collections import deque
-from typing import Any
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from almenara.bus import Record
-from almenara.bus.codec import normalize
 from almenara.signals import Resource, Sample, Signal
-from almenara.state.resources import SAMPLES_KEPT, Resources, Series
+from almenara.state.resources import Resources
 
 
-def holding(*signals: Signal) -> Resources:
+def with_signals(*signals: Signal) -> Resources:
     resources = Resources()
     resources.accept([Record(number, it) for number, it in enumerate(signals, 1)])
     return resources
 
 
 @given(
-    samples=st.lists(
-        st.tuples(st.integers(-(2**63) + 1, 2**63 - 1), st.floats(allow_nan=False)),
-        max_size=SAMPLES_KEPT * 3,
-    )
-)
-def test_a_series_keeps_its_last_samples_as_they_were(samples: list[tuple[int, float]]) -> None:
-    series, kept = Series(), deque[tuple[int, float]](maxlen=SAMPLES_KEPT)
-    for moment, value in samples:
-        series.append(moment, value)
-        kept.append((moment, value))
-
-        assert series.newest == value
-
-    assert series.points() == list(kept)
-
-
-@given(
-    told=st.lists(
+    published=st.lists(
         st.tuples(
             st.sampled_from(("a", "a-b", "a/b", "ab", "", "b")), st.sampled_from("xyz"),
             st.booleans(),
@@ -46,11 +23,11 @@ def test_a_series_keeps_its_last_samples_as_they_were(samples: list[tuple[int, f
         max_size=30,
     )
 )  # fmt: skip
-def test_the_resources_of_a_kind_are_sorted_and_those_of_one_namespace_are_found(
-    told: list[tuple[str, str, bool]],
+def test_resources_of_a_kind_are_sorted_and_selected_by_namespace(
+    published: list[tuple[str, str, bool]],
 ) -> None:
     resources, known = Resources(), dict[tuple[str, str], bool]()
-    for number, (namespace, name, gone) in enumerate(told, 1):
+    for number, (namespace, name, gone) in enumerate(published, 1):
         it = Resource(kind="pod", namespace=namespace, name=name, deleted=gone)
         resources.accept([Record(number, it)])
         known[namespace, name] = gone
@@ -62,10 +39,10 @@ def test_the_resources_of_a_kind_are_sorted_and_those_of_one_namespace_are_found
             assert inside == sorted(name for space, name in known if space == wanted)
 
 
-def test_the_newest_of_every_metric_of_a_resource_is_known() -> None:
+def test_resources_return_newest_value_of_every_metric() -> None:
     it = Resource(kind="pod", namespace="shop", name="one")
     more = {"kind": "pod", "namespace": "shop", "name": "one"}
-    resources = holding(
+    resources = with_signals(
         it,
         *(Sample(**more, metric="cpu", value=float(number), time=number) for number in range(200)),
         Sample(**more, metric="memory", value=7.0),
@@ -76,9 +53,3 @@ def test_the_newest_of_every_metric_of_a_resource_is_known() -> None:
     assert resources.series(*it.key, "cpu")[0] == (80, 80.0)
     assert resources.series(*it.key, "none") == []
     assert resources.latest("pod", "shop", "two", "cpu") is None
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, 10**400, "7", None])
-def test_a_sample_that_the_log_could_not_give_back_is_refused_by_its_name(value: Any) -> None:
-    with pytest.raises(ValueError, match="sample pod 'one' cannot be kept"):
-        normalize(Sample(kind="pod", name="one", metric="cpu", value=value), "test")

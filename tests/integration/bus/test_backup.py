@@ -8,7 +8,7 @@ from support.raw_nats import RawClient
 from support.servers import NatsServer
 
 
-def test_a_backup_taken_under_load_is_restored_with_every_event_and_goes_on_without_a_repeat(
+def test_backup_under_load_restores_every_event_once(
     tmp_path: Path, nats_server: NatsServer
 ) -> None:
     client = RawClient(nats_server.port)
