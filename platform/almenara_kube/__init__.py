@@ -1,1 +1,1 @@
-"""The Kubernetes API for plugins and `security`: rules, roles, client and list-watch."""
+"""The Kubernetes API for plugins and `security`: client, credentials, list-watch, rules, roles."""

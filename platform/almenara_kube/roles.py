@@ -7,87 +7,90 @@ from typing import Any, Final
 import yaml
 
 from almenara_kube.rules import KubernetesRule
+from almenara_kube.settings import KubeContext
 
 API: Final = "rbac.authorization.k8s.io"
 NAME: Final = "almenara-kubernetes"
-HERE: Final = "in-cluster"
-"""What the cluster is called that is reached by no kubeconfig and has no name."""
+IN_CLUSTER: Final = "in-cluster"
+"""The name of a cluster that is reached by no kubeconfig and has no name in the configuration."""
+
+Manifest = Mapping[str, Any]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists a step further in, as in most charts."""
+    """Indents lists by one more step, as most charts do."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
 
 
-def written(tree: Any) -> str:
-    """A value as YAML."""
-    text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
+def dump_manifest(manifest: Manifest) -> str:
+    """A manifest as YAML."""
+    text: str = yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False)
     return text
 
 
-def by_cluster(rules: Iterable[KubernetesRule]) -> dict[str, list[KubernetesRule]]:
-    """The rules of each cluster: it is the same one for all who reach it in the same way, whatever
-    they call it. Its name is the first of those, or the kubeconfig."""
-    places: dict[tuple[str, str], list[KubernetesRule]] = defaultdict(list)
-    for it in rules:
-        places[str(it.kubeconfig or ""), it.context].append(it)
-    found: dict[str, list[KubernetesRule]] = defaultdict(list)
-    for (path, context), its in places.items():
-        named = next((it.cluster for it in its if it.cluster), "")
-        found[named or " ".join(part for part in (path, context) if part) or HERE] += its
-    return dict(found)
+def group_by_cluster(rules: Iterable[KubernetesRule]) -> dict[str, list[KubernetesRule]]:
+    """The rules of each cluster, by its name.
+
+    Plugins that reach a cluster in the same way mean the same one, whatever they call it: it gets
+    the first of their names or, where none of them names it, that of the kubeconfig and context.
+    """
+    contexts: dict[KubeContext, list[KubernetesRule]] = defaultdict(list)
+    for rule in rules:
+        contexts[rule.kube_context].append(rule)
+    clusters: dict[str, list[KubernetesRule]] = defaultdict(list)
+    for context, its_rules in contexts.items():
+        name = next((rule.cluster for rule in its_rules if rule.cluster), "")
+        reached_by = (str(context.kubeconfig or ""), context.context)
+        clusters[name or " ".join(filter(None, reached_by)) or IN_CLUSTER] += its_rules
+    return dict(clusters)
 
 
-def roles(rules: Iterable[KubernetesRule], account: str = "") -> Sequence[Mapping[str, Any]]:
-    """The Roles and the ClusterRole of a cluster, bound to the ServiceAccount `account`
-    (`namespace/name`) where one is given."""
-    inside: dict[str, list[KubernetesRule]] = defaultdict(list)
-    for it in rules:
-        for namespace in it.namespaces or ("",):
-            inside[namespace].append(it)
-    # What is of the whole cluster comes last.
+def make_roles(rules: Iterable[KubernetesRule], account: str = "") -> Sequence[Manifest]:
+    """The Roles and the ClusterRole of one cluster, each with its binding where `account` names a
+    ServiceAccount (`namespace/name`)."""
+    by_namespace: dict[str, list[KubernetesRule]] = defaultdict(list)
+    for rule in rules:
+        for namespace in rule.namespaces or ("",):
+            by_namespace[namespace].append(rule)
+    # The ClusterRole, whose namespace is empty, comes last.
     return [
-        made
-        for namespace in sorted(inside, key=lambda it: (not it, it))
-        for made in _granted(namespace, inside[namespace], account)
+        manifest
+        for namespace in sorted(by_namespace, key=lambda name: (not name, name))
+        for manifest in _make_role(namespace, by_namespace[namespace], account)
     ]
 
 
-def _combined(rules: Iterable[KubernetesRule]) -> list[Mapping[str, list[str]]]:
-    """The rules with those of one group and the same verbs as one."""
-    found: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
-    for it in rules:
-        found[it.group, it.verbs] |= set(it.resources)
-    return [
-        {"apiGroups": [group], "resources": sorted(resources), "verbs": list(verbs)}
-        for (group, verbs), resources in sorted(found.items())
-    ]
-
-
-def _granted(
-    namespace: str, rules: Sequence[KubernetesRule], account: str
-) -> list[Mapping[str, Any]]:
-    prefix = "" if namespace else "Cluster"
+def _make_role(namespace: str, rules: Sequence[KubernetesRule], account: str) -> Sequence[Manifest]:
+    kind = "Role" if namespace else "ClusterRole"
     metadata = {"name": NAME, **({"namespace": namespace} if namespace else {})}
-    found: list[Mapping[str, Any]] = [
-        {
-            "apiVersion": f"{API}/v1",
-            "kind": f"{prefix}Role",
-            "metadata": metadata,
-            "rules": _combined(rules),
-        }
+    role = {
+        "apiVersion": f"{API}/v1",
+        "kind": kind,
+        "metadata": metadata,
+        "rules": _merge_rules(rules),
+    }
+    if not account:
+        return [role]
+    account_namespace, _, account_name = account.partition("/")
+    subject = {"kind": "ServiceAccount", "namespace": account_namespace, "name": account_name}
+    binding = {
+        "apiVersion": f"{API}/v1",
+        "kind": f"{kind}Binding",
+        "metadata": dict(metadata),
+        "roleRef": {"apiGroup": API, "kind": kind, "name": NAME},
+        "subjects": [subject],
+    }
+    return [role, binding]
+
+
+def _merge_rules(rules: Iterable[KubernetesRule]) -> list[Mapping[str, list[str]]]:
+    """The rules of RBAC: one for all resources of an API group that need the same verbs."""
+    resources: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
+    for rule in rules:
+        resources[rule.group, rule.verbs] |= set(rule.resources)
+    return [
+        {"apiGroups": [group], "resources": sorted(names), "verbs": list(verbs)}
+        for (group, verbs), names in sorted(resources.items())
     ]
-    if account:
-        of, _, name = account.partition("/")
-        found.append(
-            {
-                "apiVersion": f"{API}/v1",
-                "kind": f"{prefix}RoleBinding",
-                "metadata": dict(metadata),
-                "roleRef": {"apiGroup": API, "kind": f"{prefix}Role", "name": NAME},
-                "subjects": [{"kind": "ServiceAccount", "namespace": of, "name": name}],
-            }
-        )
-    return found

@@ -1,9 +1,10 @@
-"""Rules: what a plugin must be permitted to do in a Kubernetes cluster, as its RBAC names it."""
+"""Rules: what a plugin must be permitted to do in a Kubernetes cluster, as RBAC names it."""
 
 from pathlib import Path
 from typing import ClassVar
 
 from almenara.hookspecs import Requirement
+from almenara_kube.settings import KubeContext
 
 
 class KubernetesRule(Requirement, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,3 +29,8 @@ class KubernetesRule(Requirement, frozen=True, kw_only=True, forbid_unknown_fiel
     or the one that KUBECONFIG names."""
     context: str = ""
     """The context of the kubeconfig; empty for its current one."""
+
+    @property
+    def kube_context(self) -> KubeContext:
+        """What the cluster is reached by; the same for all rules of one cluster."""
+        return KubeContext(self.kubeconfig, self.context)

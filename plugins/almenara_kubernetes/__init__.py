@@ -71,7 +71,7 @@ def almenara_requirements(settings: KubernetesSettings) -> Sequence[KubernetesRu
 
 @almenara.hookimpl
 async def almenara_review(requirements: Sequence[Requirement]) -> Sequence[Finding] | None:
-    from almenara_kubernetes.reviewing import review
+    from almenara_kube.access_review import review
 
     rules = [rule for rule in requirements if isinstance(rule, KubernetesRule)]
     return await review(rules) if rules else None

@@ -17,7 +17,7 @@ from almenara_kubernetes.objects import (
 )
 from almenara_kubernetes.pods import conditions
 from almenara_kubernetes.quantities import moment, quantity
-from almenara_kubernetes.watched import Watched
+from almenara_kubernetes.watched import CustomKind
 from almenara_kubernetes.workloads import Read
 
 DAY: Final = 86_400_000_000
@@ -252,7 +252,7 @@ def autoscaler(it: Autoscaler) -> Read:
     }  # fmt: skip
 
 
-def custom(it: CustomObject, watched: Watched) -> Read:
+def custom(it: CustomObject, watched: CustomKind) -> Read:
     """A custom resource: the values that the configuration points at.
 
     Without a path for its status, that is the condition `Ready`, or `Available`, or the phase.

@@ -6,7 +6,7 @@ import click
 
 from almenara.config import ConfigError
 from almenara.hookspecs import Requirement
-from almenara_kube.roles import by_cluster, roles, written
+from almenara_kube.roles import dump_manifest, group_by_cluster, make_roles
 from almenara_kube.rules import KubernetesRule
 
 
@@ -39,7 +39,7 @@ def kubernetes_commands(read_requirements: Callable[[], Sequence[Requirement]]) 
                 "the configuration needs no permission in Kubernetes; name a cluster to watch in"
                 " the configuration first (--config)"
             )
-        clusters = by_cluster(rules)
+        clusters = group_by_cluster(rules)
         if cluster and cluster not in clusters:
             raise click.ClickException(
                 f"no cluster is named {cluster!r}; known: {', '.join(clusters)}"
@@ -49,8 +49,6 @@ def kubernetes_commands(read_requirements: Callable[[], Sequence[Requirement]]) 
                 f"there are several clusters; name one with --cluster: {', '.join(clusters)}"
             )
         chosen = clusters[cluster or next(iter(clusters))]
-        click.echo(
-            "---\n".join(written(dict(role)) for role in roles(chosen, service_account)), nl=False
-        )
+        click.echo("---\n".join(map(dump_manifest, make_roles(chosen, service_account))), nl=False)
 
     return kubernetes

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from almenara.hookspecs import Finding
 from almenara.sdk import monotonic
-from almenara_kubernetes.connection import Connection, RefusedError
-from almenara_kubernetes.credentials import UnreachableError, in_cluster
+from almenara_kube.client import connect
+from almenara_kube.credentials import describe_source
+from almenara_kube.errors import ApiError, UnreachableError
+from almenara_kube.kinds import WatchedKind
 from almenara_kubernetes.rbac import measured_kinds
-from almenara_kubernetes.reflecting import path_of
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings, watched_kinds
-from almenara_kubernetes.watched import Watched
 
 SLOW = 1.0
 AT_ONCE = 4
@@ -26,12 +26,12 @@ async def diagnose(settings: KubernetesSettings) -> Sequence[Finding]:
 
 async def _cluster(settings: KubernetesSettings, cluster: ClusterSettings) -> Sequence[Finding]:
     what = f"Kubernetes {cluster.name}".strip()
-    how = "the ServiceAccount of this pod" if in_cluster(cluster) else "a kubeconfig"
-    async with Connection(cluster, settings) as connection:
+    how = describe_source(cluster.kube_context)
+    async with connect(cluster.kube_context, settings) as connection:
         began = monotonic()
         try:
             await connection.get("/version")
-        except (UnreachableError, RefusedError) as error:
+        except (UnreachableError, ApiError) as error:
             return [
                 Finding(
                     check=what,
@@ -50,11 +50,11 @@ async def _cluster(settings: KubernetesSettings, cluster: ClusterSettings) -> Se
         kinds = [*watched_kinds(settings, cluster), *measured_kinds(settings, cluster)]
         room = asyncio.Semaphore(AT_ONCE)
 
-        async def look(watched: Watched, namespace: str) -> tuple[Watched, str, str]:
+        async def look(watched: WatchedKind, namespace: str) -> tuple[WatchedKind, str, str]:
             async with room:
                 try:
-                    await connection.get(path_of(watched, namespace), {"limit": "1"})
-                except RefusedError as error:
+                    await connection.get(watched.path_in(namespace), {"limit": "1"})
+                except ApiError as error:
                     return watched, namespace, "" if _fine(watched, error) else str(error)
                 except UnreachableError as error:
                     return watched, namespace, str(error)
@@ -79,7 +79,7 @@ async def _cluster(settings: KubernetesSettings, cluster: ClusterSettings) -> Se
     ]  # fmt: skip
 
 
-def _fine(watched: Watched, error: RefusedError) -> bool:
+def _fine(watched: WatchedKind, error: ApiError) -> bool:
     """Whether a cluster may answer so: what is optional may be absent, or not serve just now, and
     what is forbidden is told by the review of our rights."""
     return error.status == 403 or (watched.optional and error.status in (404, 503))

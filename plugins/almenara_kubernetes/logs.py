@@ -11,10 +11,10 @@ import msgspec
 from almenara.hookspecs import ClusterRight, Line, LogAccess
 from almenara.sdk import Backoff, NotFound, sleep
 from almenara.signals import Severity, format_time, parse_time
-from almenara_kubernetes.connection import Connection, RefusedError
-from almenara_kubernetes.credentials import UnreachableError
+from almenara_kube.client import ApiClient, connect
+from almenara_kube.errors import ApiError, UnreachableError
+from almenara_kube.objects import DECODE_ERRORS
 from almenara_kubernetes.manifests import belonging, chosen_cluster
-from almenara_kubernetes.objects import UNREADABLE
 from almenara_kubernetes.settings import NAME, ClusterSettings, KubernetesSettings
 
 READ_LOGS: Final = ClusterRight(verb="get", resource="pods", subresource="log")
@@ -110,7 +110,7 @@ class PodLogs:
         cluster, namespace, pod = self._chosen(asked)
         previous = asked.get("previous", "") not in ("", "no", "false", "0")
         queue: asyncio.Queue[Sequence[Line] | Exception | None] = asyncio.Queue(BATCH_WAIT)
-        async with Connection(cluster, self.settings) as connection:
+        async with connect(cluster.kube_context, self.settings) as connection:
             containers = await self._containers(connection, namespace, pod, asked)
             several = len(containers) > 1
 
@@ -152,7 +152,7 @@ class PodLogs:
         return cluster, namespace, pod
 
     async def _containers(
-        self, connection: Connection, namespace: str, pod: str, asked: Mapping[str, str]
+        self, connection: ApiClient, namespace: str, pod: str, asked: Mapping[str, str]
     ) -> Sequence[str]:
         chosen = asked.get("container", "")
         if chosen:
@@ -164,9 +164,9 @@ class PodLogs:
         try:
             body = await connection.get(path, {"fieldSelector": f"metadata.name={pod}"})
             pods = msgspec.json.decode(body, type=_Pods, strict=False).items or []
-        except RefusedError as error:
+        except ApiError as error:
             raise NotFound(str(error)) from None
-        except UNREADABLE as error:
+        except DECODE_ERRORS as error:
             raise NotFound(f"the pod cannot be read: {error}") from None
         if not pods:
             raise NotFound(f"there is no pod {pod} in {namespace} any more")
@@ -179,7 +179,7 @@ async def _end(tasks: Sequence["asyncio.Task[None]"], queue: "asyncio.Queue[Any]
 
 
 async def _follow(
-    connection: Connection, namespace: str, pod: str, container: str, previous: bool, source: str
+    connection: ApiClient, namespace: str, pod: str, container: str, previous: bool, source: str
 ) -> AsyncIterator[Sequence[Line]]:
     """Lines of one container, over every break of the connection and each once."""
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
@@ -205,7 +205,7 @@ async def _follow(
                         yield batch
                 if rest and (last := seen.new(rest, source)) is not None:
                     yield [last]
-        except RefusedError as error:
+        except ApiError as error:
             if error.status in GONE and (previous or WAITING not in str(error)):
                 raise NotFound(str(error)) from None
         except UnreachableError:

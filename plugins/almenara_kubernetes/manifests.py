@@ -8,12 +8,14 @@ import msgspec
 
 from almenara.hookspecs import ClusterRight, Line, LogAccess
 from almenara.sdk import NotFound, blocking
-from almenara_kubernetes.connection import Connection, RefusedError
+from almenara_kube.client import connect
+from almenara_kube.errors import ApiError
+from almenara_kube.kinds import WatchedKind
+from almenara_kube.objects import DECODE_ERRORS
 from almenara_kubernetes.masking import manifest
-from almenara_kubernetes.objects import UNREADABLE
 from almenara_kubernetes.rbac import flow, rule_to_read
 from almenara_kubernetes.settings import NAME, ClusterSettings, KubernetesSettings, source_name
-from almenara_kubernetes.watched import READABLE, Watched
+from almenara_kubernetes.watched import READABLE
 
 Asked = Mapping[str, str]
 OBJECT: Final = re.compile(r"([A-Za-z]{1,40})/([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)")
@@ -21,7 +23,7 @@ LARGEST: Final = 4 * 2**20
 """Bytes of an object: more than an API server takes."""
 
 
-def asked_object(asked: Asked) -> tuple[Watched, str]:
+def asked_object(asked: Asked) -> tuple[WatchedKind, str]:
     """The kind and the name in `name`, which is as `Deployment/checkout`. Raises `NotFound`."""
     match = OBJECT.fullmatch(asked.get("name", ""))
     found = READABLE.get(match[1]) if match else None
@@ -58,7 +60,7 @@ def belonging(cluster: ClusterSettings, namespace: str, right: ClusterRight) -> 
     return LogAccess(source=source_name(cluster), namespace=called, right=right)
 
 
-def right_to_read(watched: Watched) -> ClusterRight:
+def right_to_read(watched: WatchedKind) -> ClusterRight:
     """What somebody must be allowed to, to see an object of a kind whole."""
     return ClusterRight(verb="get", group=watched.group, resource=watched.plural)
 
@@ -85,9 +87,9 @@ class Manifests:
         cluster, namespace = chosen_cluster(self.settings, asked)
         path = f"{watched.path}/namespaces/{namespace}/{watched.plural}/{name}"
         try:
-            async with Connection(cluster, self.settings) as connection:
+            async with connect(cluster.kube_context, self.settings) as connection:
                 body = await connection.get(path)
-        except RefusedError as error:
+        except ApiError as error:
             raise NotFound(_refused(error, watched, namespace, name)) from None
         yield await blocking(lambda: written(body))
 
@@ -105,12 +107,12 @@ def written(body: bytes) -> list[Line]:
         raise NotFound(f"the object is too large to be shown: {len(body):,} bytes")
     try:
         tree = msgspec.json.decode(body, type=dict[str, Any])
-    except UNREADABLE as error:
+    except DECODE_ERRORS as error:
         raise NotFound(f"the object cannot be read: {str(error)[:200]}") from None
     return [Line(text=it) for it in manifest(tree)]
 
 
-def _refused(error: RefusedError, watched: Watched, namespace: str, name: str) -> str:
+def _refused(error: ApiError, watched: WatchedKind, namespace: str, name: str) -> str:
     if error.status == 404:
         return f"there is no {watched.api_kind} {name} in {namespace} any more"
     if error.status == 403:

@@ -5,58 +5,11 @@ data of secrets and config maps. Field names are those of the API, in its camel 
 https://kubernetes.io/docs/reference/kubernetes-api/.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
-"""What decoding raises of bytes that are no JSON, are nested without end, or are no UTF-8."""
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
-    """A part of an object; every field may be absent."""
-
-
-class OwnerReference(Part, frozen=True):
-    kind: str = ""
-    name: str = ""
-    uid: str = ""
-    controller: bool = False
-
-
-class Metadata(Part, frozen=True):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    generation: int = 0
-    creation_timestamp: str = ""
-    deletion_timestamp: str = ""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-    owner_references: list[OwnerReference] = []
-
-
-class KubernetesObject(Part, frozen=True):
-    """Any object, of which only the metadata is known."""
-
-    metadata: Metadata = Metadata()
-
-
-class Malformed(KubernetesObject, frozen=True):
-    """An object that is not what its kind should be."""
-
-    problem: str = ""
-    """What is wrong with it, for the person who reads it."""
-
-
-class Condition(Part, frozen=True):
-    type: str = ""
-    status: str = ""
-    reason: str = ""
-    message: str = ""
-    last_transition_time: str = ""
-
+from almenara_kube.objects import Condition, KubernetesObject, Part
 
 # Pods
 

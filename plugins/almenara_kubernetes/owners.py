@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from almenara_kubernetes.objects import Metadata, OwnerReference
+from almenara_kube.objects import Metadata, OwnerReference
 
 HIGHEST: Final = 8
 """Owners above one another at most; more would be a circle."""

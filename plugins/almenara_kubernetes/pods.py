@@ -5,14 +5,8 @@ from itertools import chain
 from typing import Any, Final
 
 from almenara.signals import Severity
-from almenara_kubernetes.objects import (
-    Condition,
-    Container,
-    ContainerState,
-    ContainerStatus,
-    Pod,
-    PodSpec,
-)
+from almenara_kube.objects import Condition
+from almenara_kubernetes.objects import Container, ContainerState, ContainerStatus, Pod, PodSpec
 from almenara_kubernetes.pod_status import Printed, is_sidecar, printed
 from almenara_kubernetes.quantities import moment, quantity
 

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import yaml
 
+from almenara_kube.kinds import WatchedKind
 from almenara_kube.rules import KubernetesRule
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings, watched_kinds
-from almenara_kubernetes.watched import MEASURED, READABLE, Watched
+from almenara_kubernetes.watched import MEASURED, READABLE
 
 
-def rule(watched: Watched) -> KubernetesRule:
+def rule(watched: WatchedKind) -> KubernetesRule:
     """The rule that lets us watch a kind, or list it where it cannot be watched."""
     return KubernetesRule(
         group=watched.group, resources=(watched.plural,),
@@ -18,7 +19,7 @@ def rule(watched: Watched) -> KubernetesRule:
     )  # fmt: skip
 
 
-def rule_to_read(watched: Watched) -> KubernetesRule:
+def rule_to_read(watched: WatchedKind) -> KubernetesRule:
     """The rule that lets us read one object of a kind whole, to show it as YAML."""
     return KubernetesRule(group=watched.group, resources=(watched.plural,), verbs=("get",))
 
@@ -27,7 +28,7 @@ LOGS = KubernetesRule(resources=("pods/log",), verbs=("get",))
 NAMESPACES = KubernetesRule(resources=("namespaces",), verbs=("list", "watch"))
 
 
-def measured_kinds(settings: KubernetesSettings, cluster: ClusterSettings) -> list[Watched]:
+def measured_kinds(settings: KubernetesSettings, cluster: ClusterSettings) -> list[WatchedKind]:
     """What is asked of metrics.k8s.io: of pods and of nodes as far as they are watched."""
     watched = {it.kind for it in watched_kinds(settings, cluster)}
     return [it for it in MEASURED if settings.usage and it.kind in watched]
@@ -60,7 +61,7 @@ def _rules(settings: KubernetesSettings, cluster: ClusterSettings) -> Iterator[K
         yield NAMESPACES
 
 
-def missing(watched: Watched, namespace: str) -> str:
+def missing(watched: WatchedKind, namespace: str) -> str:
     """The rule that is missing, as YAML, with where it belongs."""
     role = f"a Role in the namespace {namespace}" if namespace else "a ClusterRole"
     return f"# in the rules of {role}\n" + yaml.safe_dump([tree(rule(watched))], sort_keys=False)

@@ -11,17 +11,15 @@ import msgspec
 
 from almenara.sdk import now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
+from almenara_kube.kinds import WatchedKind
+from almenara_kube.objects import KubernetesObject, Malformed, Metadata, OwnerReference
 from almenara_kubernetes import cluster, cluster_events, workloads
 from almenara_kubernetes.objects import (
     Certificate,
     CustomObject,
     EndpointSlice,
     KubernetesEvent,
-    KubernetesObject,
-    Malformed,
-    Metadata,
     NodeMetrics,
-    OwnerReference,
     Pod,
     PodMetrics,
     Service,
@@ -38,7 +36,7 @@ from almenara_kubernetes.watched import (
     PODS,
     REPLICA_SETS,
     SERVICES,
-    Watched,
+    CustomKind,
 )
 
 LABELS: Final = ("app.kubernetes.io/*", "app", "k8s-app", "ray.io/*")
@@ -97,7 +95,7 @@ class Reading:
         return {namespace for known in self._objects.values() for namespace, _ in known} - {""}
 
     def listed(
-        self, watched: Watched, namespace: str, objects: Sequence[KubernetesObject]
+        self, watched: WatchedKind, namespace: str, objects: Sequence[KubernetesObject]
     ) -> list[Signal]:
         """The signals of a whole list, which replaces what was known of the kind in a namespace;
         "" for all namespaces, and for kinds that have none."""
@@ -111,7 +109,7 @@ class Reading:
             signals += self.changed(watched, it)
         return signals
 
-    def changed(self, watched: Watched, it: KubernetesObject) -> list[Signal]:
+    def changed(self, watched: WatchedKind, it: KubernetesObject) -> list[Signal]:
         """The signals of an object that is new or different. Raises nothing: an object that cannot
         be read becomes a resource that says so."""
         try:
@@ -121,11 +119,11 @@ class Reading:
             problem = f"{type(error).__name__}: {error}"[:300]
             return self._malformed(watched, Malformed(metadata=it.metadata, problem=problem))
 
-    def deleted(self, watched: Watched, it: KubernetesObject) -> list[Signal]:
+    def deleted(self, watched: WatchedKind, it: KubernetesObject) -> list[Signal]:
         """The signals of an object that is gone."""
         return self._gone(watched, _key(it.metadata))
 
-    def usage(self, watched: Watched, objects: Sequence[KubernetesObject]) -> list[Signal]:
+    def usage(self, watched: WatchedKind, objects: Sequence[KubernetesObject]) -> list[Signal]:
         """Samples of what pods or nodes use: `cpu` in cores and `memory` in bytes.
 
         Of what is not known otherwise, and of what was not measured anew, nothing is told.
@@ -165,7 +163,7 @@ class Reading:
             for signal in self.changed(CERTIFICATES, it)
         ]
 
-    def _changed(self, watched: Watched, it: KubernetesObject) -> list[Signal]:
+    def _changed(self, watched: WatchedKind, it: KubernetesObject) -> list[Signal]:
         if isinstance(it, Malformed):
             return self._malformed(watched, it)
         key = _key(it.metadata)
@@ -202,10 +200,10 @@ class Reading:
         state["labels"] = wanted(it.metadata.labels, self._labels)
         return signals + self._tell(watched, key, text, severity, _base(it.metadata), state)
 
-    def _read(self, watched: Watched, key: Key, it: KubernetesObject) -> workloads.Read:
+    def _read(self, watched: WatchedKind, key: Key, it: KubernetesObject) -> workloads.Read:
         if isinstance(it, Service):
             return cluster.service(it, self._endpoints(key))
-        if isinstance(it, CustomObject):
+        if isinstance(it, CustomObject) and isinstance(watched, CustomKind):
             return cluster.custom(it, watched)
         read = workloads.READERS.get(watched.kind) or cluster.READERS[watched.kind]
         return read(it)
@@ -238,7 +236,7 @@ class Reading:
 
     def _tell(
         self,
-        watched: Watched,
+        watched: WatchedKind,
         key: Key,
         text: str,
         severity: Severity,
@@ -337,7 +335,7 @@ class Reading:
         it = self._services.get(key)
         return self._changed(SERVICES, it) if it is not None else []
 
-    def _gone(self, watched: Watched, key: Key) -> list[Signal]:
+    def _gone(self, watched: WatchedKind, key: Key) -> list[Signal]:
         uid = self._objects[watched.kind].pop(key, "")
         self._owners.forget(uid)
         signals: list[Signal] = []
@@ -360,7 +358,7 @@ class Reading:
             self._owners.forget_pod(key, before.state.get("owner_uids", ()))
         return [*signals, msgspec.structs.replace(before, deleted=True, time=now())]
 
-    def _malformed(self, watched: Watched, it: Malformed) -> list[Signal]:
+    def _malformed(self, watched: WatchedKind, it: Malformed) -> list[Signal]:
         """What is told of an object that cannot be read: that it is there, and what is wrong."""
         key = _key(it.metadata)
         subject = self._subject(watched.api_kind, *key)

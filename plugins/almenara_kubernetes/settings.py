@@ -6,10 +6,10 @@ from typing import Annotated, Final
 
 import msgspec
 
-from almenara_kubernetes.watched import BY_KIND, CustomColumn, Watched, custom
+from almenara_kube.kinds import WatchedKind
+from almenara_kube.settings import ClientSettings, KubeContext, Positive
+from almenara_kubernetes.watched import BY_KIND, CustomColumn, custom
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 SECRETIVE: Final = frozenset({"secrets", "configmaps"})
 """Core kinds that may hold secrets in any field."""
@@ -71,6 +71,11 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("give namespaces or namespace_selector, not both")
 
     @property
+    def kube_context(self) -> KubeContext:
+        """What its credentials come from."""
+        return KubeContext(self.kubeconfig, self.context)
+
+    @property
     def everywhere(self) -> bool:
         """Whether all namespaces are watched."""
         return not self.namespaces and not self.namespace_selector
@@ -81,7 +86,7 @@ def source_name(cluster: ClusterSettings) -> str:
     return f"kubernetes-{cluster.name}" if cluster.name else "kubernetes"
 
 
-class KubernetesSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class KubernetesSettings(ClientSettings, kw_only=True, forbid_unknown_fields=True):
     """Which clusters are watched, and what of them."""
 
     clusters: list[ClusterSettings] = []
@@ -104,28 +109,6 @@ class KubernetesSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     yaml: bool = False
     """Whether people may read pods and workloads as YAML; it needs `get` of them. Values of
     environment variables, and whatever else looks like a secret, are masked."""
-    page: Count = 500
-    """Objects in one page of a list."""
-    connect_timeout: Positive = 5.0
-    """Seconds a connection may take to come about."""
-    answer_timeout: Positive = 30.0
-    """Seconds an answer may take, each page of a list."""
-    watch_seconds: Count = 270
-    """Seconds after which the API server ends a watch, and a new one goes on from there; it varies
-    by up to a tenth."""
-    silence: Positive = 75.0
-    """Seconds a watch may say nothing before it is given up for dead; the API server sends a
-    bookmark about once a minute."""
-    probe_every: Positive = 3.0
-    """Seconds between looks whether the API server still answers."""
-    probe_timeout: Positive = 4.0
-    """Seconds it may take for that, before the cluster is shown as stale."""
-    backoff_first: Positive = 0.8
-    """Seconds until the first new try of what failed; each further try waits twice as long."""
-    backoff_limit: Positive = 30.0
-    """Seconds between two tries at most."""
-    refused_every: Positive = 60.0
-    """Seconds between tries of what RBAC forbids or the cluster does not have."""
 
     def __post_init__(self) -> None:
         if self.simulated and self.clusters:
@@ -142,7 +125,7 @@ class KubernetesSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
                 raise ValueError(f"kinds has {kind!r}; the kinds are {', '.join(known)}")
 
 
-def watched_kinds(settings: KubernetesSettings, cluster: ClusterSettings) -> list[Watched]:
+def watched_kinds(settings: KubernetesSettings, cluster: ClusterSettings) -> list[WatchedKind]:
     """What is watched of a cluster, owners before what they own."""
     chosen = [
         it

@@ -11,10 +11,11 @@ import msgspec
 from almenara.hookspecs import Context, Line, Publish
 from almenara.sdk import NotFound, every, now, sleep
 from almenara.signals import Resource, Sample, Severity, Signal
+from almenara_kube.kinds import WatchedKind
 from almenara_kubernetes.manifests import asked_object, written
 from almenara_kubernetes.reading import Reading
 from almenara_kubernetes.simulated_world import GIB, LINES, SECOND, Change, World
-from almenara_kubernetes.watched import BY_KIND, NODES, PODS, Watched
+from almenara_kubernetes.watched import BY_KIND, NODES, PODS
 
 CALLED: Final = "simulated"
 STEP: Final = 1.0
@@ -88,7 +89,7 @@ def _label() -> Resource:
     )  # fmt: skip
 
 
-def decoded(watched: Watched, tree: Mapping[str, Any]) -> Any:
+def decoded(watched: WatchedKind, tree: Mapping[str, Any]) -> Any:
     """An object as it would come from an API server."""
     return watched.decode(msgspec.json.encode(tree))
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from almenara.signals import format_time
+from almenara_kube.kinds import WatchedKind
 from almenara_kubernetes.watched import (
     AUTOSCALERS,
     CERTIFICATES,
@@ -29,7 +30,6 @@ from almenara_kubernetes.watched import (
     REPLICA_SETS,
     SERVICES,
     STATEFUL_SETS,
-    Watched,
 )
 
 Tree = dict[str, Any]
@@ -109,7 +109,7 @@ LINES: Final = (
 class Change(msgspec.Struct, frozen=True):
     """An object that is different, or gone."""
 
-    watched: Watched
+    watched: WatchedKind
     tree: Tree
     deleted: bool = False
 
@@ -156,7 +156,7 @@ class World:
 
     # Objects
 
-    def put(self, watched: Watched, tree: Tree) -> Tree:
+    def put(self, watched: WatchedKind, tree: Tree) -> Tree:
         """Make or change an object."""
         metadata = tree["metadata"]
         metadata["resourceVersion"] = str(next(self._numbers))
@@ -166,7 +166,7 @@ class World:
         self.changes.append(Change(watched, tree))
         return tree
 
-    def remove(self, watched: Watched, tree: Tree) -> None:
+    def remove(self, watched: WatchedKind, tree: Tree) -> None:
         """Delete an object."""
         metadata = tree["metadata"]
         self.objects[watched.kind].pop((metadata.get("namespace", ""), metadata["name"]), None)

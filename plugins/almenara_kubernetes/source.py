@@ -9,26 +9,19 @@ import msgspec
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.sdk import every, now
 from almenara.signals import Resource, Severity, Signal
-from almenara_kubernetes.connection import Connection, RefusedError
-from almenara_kubernetes.credentials import UnreachableError
-from almenara_kubernetes.objects import KubernetesObject, Malformed
+from almenara_kube.client import ApiClient, connect
+from almenara_kube.errors import ApiError, ProtocolError, UnreachableError
+from almenara_kube.kinds import WatchedKind
+from almenara_kube.list_watch import Batch, Listing, Reflector, WatchStatus, list_pages
+from almenara_kube.objects import KubernetesObject, Malformed
 from almenara_kubernetes.rbac import measured_kinds, missing
 from almenara_kubernetes.reading import Reading
-from almenara_kubernetes.reflecting import (
-    Batch,
-    BrokenError,
-    Listed,
-    Reflector,
-    Standing,
-    pages,
-)
 from almenara_kubernetes.settings import (
     ClusterSettings,
     KubernetesSettings,
     source_name,
     watched_kinds,
 )
-from almenara_kubernetes.watched import Watched
 
 RATE: Final = 20_000.0
 WAITING: Final = 10_000
@@ -39,7 +32,7 @@ MEASURED: Final = 100
 TICK: Final = 60.0
 CLUSTER: Final = "kubernetes.cluster"
 ACCESS: Final = "kubernetes.access"
-NAMESPACES: Final = Watched(
+NAMESPACES: Final = WatchedKind(
     kind="kubernetes.namespace", group="", version="v1", plural="namespaces",
     api_kind="Namespace", type=KubernetesObject, namespaced=False,
 )  # fmt: skip
@@ -94,7 +87,7 @@ class Outbox:
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What came of asking for usage."""
 
-    standing: Standing
+    standing: WatchStatus
     reason: str = ""
     unmeasured: str | None = None
     """Why nobody measures, empty where somebody does; None where that is not known."""
@@ -115,7 +108,7 @@ class ClusterSource:
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Observe until cancelled."""
-        async with Connection(self.cluster, self.settings) as connection:
+        async with connect(self.cluster.kube_context, self.settings) as connection:
             await Observation(self, connection, publish, report).run()
 
 
@@ -125,7 +118,7 @@ class Observation:
     def __init__(
         self,
         source: ClusterSource,
-        connection: Connection,
+        connection: ApiClient,
         publish: Publish,
         report: SourceReport,
     ) -> None:
@@ -138,7 +131,9 @@ class Observation:
         self._unreachable: str | None = "it has not answered yet"
         self._since = now()
         """Microseconds since the epoch: since when the cluster stands as it does."""
-        self._problems: dict[tuple[str, str], tuple[Standing, str]] = {}
+        self._problems: dict[tuple[str, str], tuple[WatchStatus, str]] = {}
+        self._pending: set[tuple[str, str]] = set()
+        """The kinds and namespaces whose first list is not complete."""
         self._told_problems: set[tuple[str, str]] = set()
         self._unmeasured: dict[tuple[str, str], str] = {}
         """Why nobody tells what things of a kind in a namespace use, where that is so."""
@@ -149,7 +144,7 @@ class Observation:
         await self._recall()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.outbox.run(), name="publishing")
-            group.create_task(self.connection.keep(self._heard), name="probing")
+            group.create_task(self.connection.monitor(self._heard), name="probing")
             group.create_task(self._tell(), name="telling how it stands")
             group.create_task(self._tick(), name="ticking")
             for watched in measured_kinds(self.settings, self.cluster):
@@ -169,13 +164,13 @@ class Observation:
 
     # What is there
 
-    async def _reflect(self, watched: Watched, namespace: str) -> None:
+    async def _reflect(self, watched: WatchedKind, namespace: str) -> None:
         key = watched.kind, namespace
 
         async def accept(batch: Batch) -> None:
             await self._take(watched, namespace, batch)
 
-        def told(standing: Standing, reason: str) -> None:
+        def told(standing: WatchStatus, reason: str) -> None:
             self._stands(key, watched, standing, reason)
 
         reflector = Reflector(self.connection, watched, namespace, accept, told)
@@ -185,9 +180,9 @@ class Observation:
         finally:
             del self.reflectors[key]
 
-    async def _take(self, watched: Watched, namespace: str, batch: Batch) -> None:
+    async def _take(self, watched: WatchedKind, namespace: str, batch: Batch) -> None:
         signals: list[Signal] = []
-        if isinstance(batch, Listed):
+        if isinstance(batch, Listing):
             signals = self.reading.listed(watched, namespace, batch.objects)
             malformed = sum(isinstance(it, Malformed) for it in batch.objects)
         else:
@@ -214,13 +209,13 @@ class Observation:
                 await asyncio.wait(tasks)
                 for watched in kinds:
                     self._stands((watched.kind, name), watched, "ok", "")
-                    await self._take(watched, name, Listed(()))
+                    await self._take(watched, name, Listing(()))
                 for watched in measured_kinds(self.settings, self.cluster):
                     self._stands((f"{watched.kind}.usage", name), watched, "ok", "")
                     self._measured((watched.kind, name), "")
 
         async def accept(batch: Batch) -> None:
-            if isinstance(batch, Listed):
+            if isinstance(batch, Listing):
                 names = [it.metadata.name for it in batch.objects]
                 for gone in [it for it in running if it not in names]:
                     await change(gone, False)
@@ -228,14 +223,14 @@ class Observation:
                 for left in self.reading.namespaces() - set(names) - set(running):
                     for watched in self._kinds:
                         if watched.namespaced:
-                            await self._take(watched, left, Listed(()))
+                            await self._take(watched, left, Listing(()))
                 for name in names:
                     await change(name, True)
                 return
             for thing, deleted in batch.changes:
                 await change(thing.metadata.name, not deleted)
 
-        def told(standing: Standing, reason: str) -> None:
+        def told(standing: WatchStatus, reason: str) -> None:
             self._stands((NAMESPACES.kind, ""), NAMESPACES, standing, reason)
 
         await Reflector(
@@ -243,10 +238,10 @@ class Observation:
             selector=self.cluster.namespace_selector, metadata_only=True,
         ).run()  # fmt: skip
 
-    async def _measure(self, watched: Watched) -> None:
+    async def _measure(self, watched: WatchedKind) -> None:
         """Ask for what is used, where somebody measures it."""
         async for _ in every(self.settings.usage_every):
-            await self.connection.reachable()
+            await self.connection.wait_until_reachable()
             for namespace in self._namespaces() if watched.namespaced else [""]:
                 asked = await self._ask_usage(watched, namespace)
                 if watched.namespaced and namespace not in self._namespaces():
@@ -259,20 +254,22 @@ class Observation:
                 if asked.overloaded:
                     break
 
-    async def _ask_usage(self, watched: Watched, namespace: str) -> Asked:
+    async def _ask_usage(self, watched: WatchedKind, namespace: str) -> Asked:
         """Tell of what is used in a namespace, and how that stands."""
         try:
-            found, _ = await pages(self.connection, watched, namespace, limit=self.settings.page)
-        except RefusedError as error:
+            found, _ = await list_pages(
+                self.connection, watched, namespace, limit=self.settings.page
+            )
+        except ApiError as error:
             # Without a metrics server the API is absent, or answers 503.
-            standing: Standing = "forbidden" if error.status == 403 else "absent"
+            standing: WatchStatus = "forbidden" if error.status == 403 else "absent"
             return Asked(
                 standing=standing,
                 reason=str(error),
                 unmeasured=f"{watched.path} answers {error.status}: {error}",
                 overloaded=error.status == 429,
             )
-        except (UnreachableError, BrokenError) as error:
+        except (UnreachableError, ProtocolError) as error:
             return Asked(standing="failing", reason=f"{watched.plural}: {error}")
         for start in range(0, len(found), MEASURED):
             part = found[start : start + MEASURED]
@@ -309,9 +306,15 @@ class Observation:
             self._changed.set()
 
     def _stands(
-        self, key: tuple[str, str], watched: Watched, standing: Standing, reason: str
+        self, key: tuple[str, str], watched: WatchedKind, standing: WatchStatus, reason: str
     ) -> None:
-        fine = standing == "ok" or (standing == "absent" and watched.optional)
+        if standing == "pending":
+            self._pending.add(key)
+        elif key in self._pending:
+            self._pending.discard(key)
+            if not self._pending:
+                self._changed.set()
+        fine = standing in ("ok", "pending") or (standing == "absent" and watched.optional)
         before = self._problems.get(key)
         if fine:
             self._problems.pop(key, None)
@@ -329,17 +332,19 @@ class Observation:
                 self.report.degraded(self._unreachable)
             elif problems:
                 self.report.degraded(_summary(problems))
-            else:
+            elif not self._pending:
                 self.report.recovered()
             await self.outbox.add([self._standing(problems), *self._access(problems)])
             await self._changed.wait()
 
-    def _standing(self, problems: dict[tuple[str, str], tuple[Standing, str]]) -> Resource:
+    def _standing(self, problems: dict[tuple[str, str], tuple[WatchStatus, str]]) -> Resource:
         status, severity, reason = "ok", Severity.INFO, ""
         if self._unreachable is not None:
             status, severity, reason = "unreachable", Severity.ERROR, self._unreachable
         elif problems:
             status, severity, reason = "partial", Severity.WARN, _summary(problems)
+        elif self._pending:
+            status, reason = "syncing", "not every kind is listed yet"
         unmeasured = next(iter(self._unmeasured.values()), "")
         version = (
             ".".join(map(str, self.connection.version)) if any(self.connection.version) else ""
@@ -356,7 +361,9 @@ class Observation:
             },
         )  # fmt: skip
 
-    def _access(self, problems: dict[tuple[str, str], tuple[Standing, str]]) -> Sequence[Resource]:
+    def _access(
+        self, problems: dict[tuple[str, str], tuple[WatchStatus, str]]
+    ) -> Sequence[Resource]:
         """What cannot be watched, each with the rule that is missing; and what can be again."""
         solved = self._told_problems - set(problems)
         self._told_problems = set(problems)
@@ -368,7 +375,7 @@ class Observation:
     def _access_to(
         self,
         key: tuple[str, str],
-        standing: Standing = "ok",
+        standing: WatchStatus = "ok",
         reason: str = "",
         deleted: bool = False,
     ) -> Resource:
@@ -386,7 +393,7 @@ class Observation:
             deleted=deleted,
         )
 
-    def _watched(self, kind: str) -> Watched:
+    def _watched(self, kind: str) -> WatchedKind:
         measured = measured_kinds(self.settings, self.cluster)
         for it in (*self._kinds, NAMESPACES):
             if it.kind == kind:
@@ -415,7 +422,7 @@ class Observation:
         await self.outbox.add(dropped)
 
 
-def _summary(problems: dict[tuple[str, str], tuple[Standing, str]]) -> str:
+def _summary(problems: dict[tuple[str, str], tuple[WatchStatus, str]]) -> str:
     """The problems in a sentence."""
     forbidden = sorted(
         f"{kind.removeprefix('kubernetes.')}{f' in {namespace}' if namespace else ''}"

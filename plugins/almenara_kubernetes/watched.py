@@ -1,15 +1,13 @@
 """What is watched: the one table behind the watches, the readings and the RBAC rules."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from almenara_kube.kinds import LONGEST_PROBLEM, WatchedKind
+from almenara_kube.objects import DECODE_ERRORS, KubernetesObject, Malformed
 from almenara_kubernetes import objects
-from almenara_kubernetes.objects import UNREADABLE, KubernetesObject, Malformed, Metadata
-
-LONGEST_PROBLEM: Final = 300
 
 
 class CustomColumn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,103 +19,23 @@ class CustomColumn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where the value is in the object: `status.phase`, `spec.workers[0].replicas`."""
 
 
-class Watched(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of object that is listed and watched."""
+class CustomKind(WatchedKind, frozen=True, kw_only=True):
+    """A kind of custom resource that the configuration names."""
 
-    kind: str
-    """The kind of its resources: `kubernetes.pod`."""
-    group: str
-    """The API group; empty for the core."""
-    version: str
-    plural: str
-    """The name in the address and in RBAC rules: `pods`."""
-    api_kind: str
-    """The kind as owner references and events name it: `Pod`."""
-    type: type[KubernetesObject]
-    """What of it is decoded."""
-    namespaced: bool = True
-    optional: bool = False
-    """Whether a cluster may be without it, and that is no trouble: a CRD or a newer API."""
-    polled: bool = False
-    """Whether it can be listed only: the APIs of metrics.k8s.io have no watch."""
     columns: tuple[CustomColumn, ...] = ()
-    """Of a custom resource: what of it is shown."""
+    """The values that are displayed."""
     status: str = ""
-    """Of a custom resource: the path of the word that is its status."""
-
-    @property
-    def api_version(self) -> str:
-        """As an object has it: `v1`, `apps/v1`."""
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    @property
-    def path(self) -> str:
-        """Where the API serves it, without namespace: `/apis/apps/v1`."""
-        return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+    """The path of the value that is its status."""
 
     def decode(self, raw: bytes | msgspec.Raw) -> KubernetesObject:
-        """The object in these bytes; `Malformed` where they are not one of this kind.
-
-        Raises nothing: what is wrong is in the object.
-        """
+        """Decode an object and keep it whole: columns may point anywhere."""
+        decoded = super().decode(raw)
+        if not isinstance(decoded, objects.CustomObject):
+            return decoded
         try:
-            found: KubernetesObject = _decoder(self.type).decode(raw)
-        except UNREADABLE as error:
-            found = _second_try(self.type, raw, error)
-        if not isinstance(found, objects.CustomObject):
-            return found
-        try:
-            return msgspec.structs.replace(found, whole=msgspec.json.decode(raw))
-        except UNREADABLE as error:
-            return Malformed(metadata=found.metadata, problem=str(error)[:LONGEST_PROBLEM])
-
-
-@functools.cache
-def _decoder(kind: type[KubernetesObject]) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind, strict=False)
-
-
-def _second_try(
-    kind: type[KubernetesObject], raw: bytes | msgspec.Raw, first: Exception
-) -> KubernetesObject:
-    """Once more without the nulls, that some clients write for what is absent."""
-    try:
-        tree = msgspec.json.decode(raw)
-        found: KubernetesObject = msgspec.convert(without_nulls(tree), kind, strict=False)
-    except UNREADABLE:
-        return Malformed(metadata=_metadata(raw), problem=str(first)[:LONGEST_PROBLEM])
-    return found
-
-
-def without_nulls(tree: Any) -> Any:
-    """A decoded JSON value without the members that are null, at any depth."""
-    if isinstance(tree, dict):
-        return {name: without_nulls(it) for name, it in tree.items() if it is not None}
-    if isinstance(tree, list):
-        return [without_nulls(it) for it in tree if it is not None]
-    return tree
-
-
-def _metadata(raw: bytes | msgspec.Raw) -> Metadata:
-    """What can be known of an object that is wrong elsewhere."""
-    try:
-        found = msgspec.json.decode(raw)
-        written = found.get("metadata") if isinstance(found, dict) else None
-    except UNREADABLE:
-        return Metadata()
-    if not isinstance(written, dict):
-        return Metadata()
-    texts = {
-        name: written[key]
-        for name, key in (
-            ("name", "name"),
-            ("namespace", "namespace"),
-            ("uid", "uid"),
-            ("resource_version", "resourceVersion"),
-        )
-        if isinstance(written.get(key), str)
-    }
-    return Metadata(**texts)
+            return msgspec.structs.replace(decoded, whole=msgspec.json.decode(raw))
+        except DECODE_ERRORS as error:
+            return Malformed(metadata=decoded.metadata, problem=str(error)[:LONGEST_PROBLEM])
 
 
 def _watched(
@@ -127,9 +45,9 @@ def _watched(
     type: type[KubernetesObject],  # noqa: A002
     api_kind: str = "",
     **more: Any,
-) -> Watched:
+) -> WatchedKind:
     group, _, version = api_version.rpartition("/")
-    return Watched(
+    return WatchedKind(
         kind=f"kubernetes.{kind}",
         group=group,
         version=version,
@@ -173,7 +91,7 @@ EVENTS: Final = _watched(
     "event", "events.k8s.io/v1", "events", objects.KubernetesEvent, "Event"
 )  # fmt: skip
 
-WATCHED: Final[Sequence[Watched]] = (
+WATCHED: Final[Sequence[WatchedKind]] = (
     # Owners before pods, so that a pod is first told with the workload it belongs to.
     REPLICA_SETS, DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS, JOBS, NODES, PODS,
     SERVICES, ENDPOINT_SLICES, INGRESSES, CLAIMS, AUTOSCALERS, CERTIFICATES, EVENTS,
@@ -188,12 +106,12 @@ NODE_METRICS: Final = _watched(
     namespaced=False, optional=True, polled=True,
 )  # fmt: skip
 
-MEASURED: Final[Sequence[Watched]] = (NODE_METRICS, POD_METRICS)
+MEASURED: Final[Sequence[WatchedKind]] = (NODE_METRICS, POD_METRICS)
 """What is asked for the use of CPU and memory, where metrics.k8s.io is served."""
 
-BY_KIND: Final[Mapping[str, Watched]] = {it.kind: it for it in WATCHED}
+BY_KIND: Final[Mapping[str, WatchedKind]] = {it.kind: it for it in WATCHED}
 
-READABLE: Final[Mapping[str, Watched]] = {
+READABLE: Final[Mapping[str, WatchedKind]] = {
     it.api_kind: it
     for it in (PODS, DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, REPLICA_SETS, JOBS, CRON_JOBS)
 }
@@ -209,10 +127,10 @@ def custom(
     namespaced: bool = True,
     columns: Sequence[CustomColumn] = (),
     status: str = "",
-) -> Watched:
+) -> CustomKind:
     """A custom resource that the configuration names; its resources are of the kind
     `kubernetes.custom.<plural>.<group>`."""
-    return Watched(
+    return CustomKind(
         kind=f"kubernetes.custom.{plural}.{group}",
         group=group,
         version=version,

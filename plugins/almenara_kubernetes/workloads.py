@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from almenara.signals import Severity
-from almenara_kubernetes.objects import Condition, CronJob, Job, Workload
+from almenara_kube.objects import Condition
+from almenara_kubernetes.objects import CronJob, Job, Workload
 from almenara_kubernetes.pods import conditions, requested, version
 from almenara_kubernetes.quantities import moment
 

@@ -90,7 +90,7 @@ def almenara_requirements(settings: RaySettings) -> Sequence[KubernetesRule]:
 @almenara.hookimpl
 async def almenara_review(requirements: Sequence[Requirement]) -> Sequence[Finding] | None:
     try:
-        from almenara_kubernetes.reviewing import review
+        from almenara_kube.access_review import review
     except ImportError:
         return None
     rules = [rule for rule in requirements if isinstance(rule, KubernetesRule)]

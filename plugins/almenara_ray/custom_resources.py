@@ -11,8 +11,8 @@ import msgspec
 
 from almenara.sdk import now
 from almenara.signals import Event, Resource, Severity, Signal, parse_time
-from almenara_kubernetes.objects import Condition, KubernetesObject, Part
-from almenara_kubernetes.watched import Watched
+from almenara_kube.kinds import WatchedKind
+from almenara_kube.objects import Condition, KubernetesObject, Part
 from almenara_ray.following import correlation
 from almenara_ray.masking import masked
 
@@ -104,8 +104,8 @@ class RayService(KubernetesObject, frozen=True):
     status: RayServiceStatus = RayServiceStatus()
 
 
-def _watched(kind: str, plural: str, api_kind: str, of: type[KubernetesObject]) -> Watched:
-    return Watched(
+def _watched(kind: str, plural: str, api_kind: str, of: type[KubernetesObject]) -> WatchedKind:
+    return WatchedKind(
         kind=kind, group="ray.io", version="v1", plural=plural, api_kind=api_kind, type=of,
         optional=True,
     )  # fmt: skip

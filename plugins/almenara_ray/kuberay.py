@@ -12,12 +12,11 @@ import msgspec
 
 from almenara.hookspecs import Context, Publish, ResourceKey, SourceReport
 from almenara.signals import Resource, Signal
-from almenara_kubernetes.connection import Connection
-from almenara_kubernetes.objects import KubernetesObject, Malformed
-from almenara_kubernetes.reflecting import Batch, Listed, Reflector, Standing
-from almenara_kubernetes.settings import ClusterSettings as ApiServerSettings
-from almenara_kubernetes.settings import KubernetesSettings
-from almenara_kubernetes.watched import Watched
+from almenara_kube.client import ApiClient, connect
+from almenara_kube.kinds import WatchedKind
+from almenara_kube.list_watch import Batch, Listing, Reflector, WatchStatus
+from almenara_kube.objects import KubernetesObject, Malformed
+from almenara_kube.settings import KubeContext
 from almenara_ray.custom_resources import (
     RAY_CLUSTER,
     WATCHED,
@@ -110,17 +109,14 @@ class KubeRaySource:
         """Follow until cancelled."""
         shelf = Shelf(self.context, self.name)
         await shelf.recall()
-        api = ApiServerSettings(
-            name=self.asked.name, kubeconfig=self.asked.kubeconfig, context=self.asked.context,
-            namespaces=self.asked.namespaces,
-        )  # fmt: skip
+        api_server = KubeContext(self.asked.kubeconfig, self.asked.context)
         async with (
-            Connection(api, KubernetesSettings(clusters=[api])) as connection,
+            connect(api_server) as connection,
             asyncio.TaskGroup() as group,
         ):
             watching = Watching(self, publish, report, shelf, group)
             await watching.recall()
-            group.create_task(connection.keep(watching.heard), name="probing")
+            group.create_task(connection.monitor(watching.heard), name="probing")
             for watched in WATCHED:
                 for namespace in self.asked.namespaces or [""]:
                     group.create_task(
@@ -177,16 +173,16 @@ class Watching:
         else:
             self.report.recovered()
 
-    async def reflect(self, connection: Connection, watched: Watched, namespace: str) -> None:
+    async def reflect(self, connection: ApiClient, watched: WatchedKind, namespace: str) -> None:
         """List and watch one kind in one namespace, until cancelled."""
 
         async def accept(batch: Batch) -> None:
             await self._take(watched, namespace, batch)
 
-        def told(standing: Standing, reason: str) -> None:
+        def told(standing: WatchStatus, reason: str) -> None:
             # Without KubeRay there is nothing to watch, which is no trouble.
             self._standings[f"{watched.plural}/{namespace}"] = (
-                "" if standing in ("ok", "absent") else reason
+                "" if standing in ("ok", "pending", "absent") else reason
             )
             self._tell()
 
@@ -194,9 +190,9 @@ class Watching:
 
     # What there is
 
-    async def _take(self, watched: Watched, namespace: str, batch: Batch) -> None:
+    async def _take(self, watched: WatchedKind, namespace: str, batch: Batch) -> None:
         known = self.there.setdefault(watched.kind, {})
-        if isinstance(batch, Listed):
+        if isinstance(batch, Listing):
             listed = {(it.metadata.namespace, it.metadata.name): it for it in batch.objects}
             changes = [(it, False) for it in batch.objects]
             changes += [
@@ -217,7 +213,7 @@ class Watching:
             else:
                 known[key] = it
                 await self._changed(it)
-        if isinstance(batch, Listed):
+        if isinstance(batch, Listing):
             await self._tell_of_vanished(watched.kind, namespace)
             if watched.kind == RAY_CLUSTER:
                 await self._close_forgotten(namespace)

@@ -42,7 +42,7 @@ class Bench:
         await asyncio.to_thread(self.server.patch_status, changed, {"phase": "Failed"})
         await asyncio.to_thread(self.server.delete, gone)
 
-    def told(self) -> dict[str, str]:
+    def known_resources(self) -> dict[str, str]:
         found: dict[str, Resource] = {}
         for it in self.run.bus.signals:
             if isinstance(it, Resource) and it.kind == "kubernetes.pod":
@@ -64,7 +64,9 @@ class Bench:
         items = (await asyncio.to_thread(self.server.send, "GET", path))["items"]
         listed = {it["metadata"]["name"]: it["metadata"]["uid"] for it in items}
         wrong = {it["metadata"]["name"] for it in items if it["status"]["phase"] == "Failed"}
-        await self.run.until(lambda: self.told() == listed and wrong <= self.failed(), patience)
+        await self.run.until(
+            lambda: self.known_resources() == listed and wrong <= self.failed(), patience
+        )
 
 
 @contextlib.asynccontextmanager

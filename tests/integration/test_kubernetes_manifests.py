@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from almenara.sdk import NotFound
-from almenara_kube.roles import roles
+from almenara_kube.roles import make_roles
 from almenara_kubernetes.manifests import Manifests
 from almenara_kubernetes.rbac import rules
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
@@ -52,7 +52,7 @@ async def test_kubernetes_yaml_is_read_under_the_printed_role_and_without_secret
         await lines(settings, namespace=namespace, name="Pod/web-1")
     assert "{apiGroups: [''], resources: [pods], verbs: [get]}" in str(refused.value)
 
-    for role in roles(rules(settings)):
+    for role in make_roles(rules(settings)):
         if role["kind"] == "Role":
             await asyncio.to_thread(
                 api_server.allow, f"{namespace}/reader", role["rules"], namespace

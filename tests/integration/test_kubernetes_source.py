@@ -11,12 +11,12 @@ import yaml
 
 from almenara.signals import Resource
 from almenara.testing.running import MemoryContext, SourceRun
-from almenara_kube.roles import roles
-from almenara_kubernetes import connection as connecting
-from almenara_kubernetes import credentials
+from almenara_kube import client as client_module
+from almenara_kube import credentials
+from almenara_kube.access_review import review
+from almenara_kube.roles import make_roles
 from almenara_kubernetes.diagnosis import diagnose
 from almenara_kubernetes.rbac import rules
-from almenara_kubernetes.reviewing import review
 from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
 from almenara_kubernetes.source import ClusterSource
 from support.api_server import ApiServer
@@ -80,6 +80,7 @@ async def test_a_kubernetes_pod_is_told_when_it_comes_changes_and_goes(
         await run.until(says(run, "pod", "after", "Evicted"))
         await asyncio.to_thread(api_server.delete, pod)
         await run.until(gone(run, "pod", "after"))
+        await run.until(says(run, "cluster", "cluster", "ok"), 15)
         assert not run.is_degraded
         cluster_told = of(run, "cluster", "cluster")
         assert cluster_told is not None
@@ -92,7 +93,7 @@ async def test_exactly_the_printed_kubernetes_role_is_enough(
     token = api_server.service_account(namespace, "almenara")
     path = api_server.kubeconfig(token=token, path=context.data_dir / "kubeconfig")
     chosen = settings(ClusterSettings(kubeconfig=path, namespaces=[namespace]), usage=True)
-    for it in roles(rules(chosen), f"{namespace}/almenara"):
+    for it in make_roles(rules(chosen), f"{namespace}/almenara"):
         api_server.create(it)
     api_server.pod(namespace, "one")
     async with SourceRun(source(chosen, context)) as run:
@@ -102,7 +103,7 @@ async def test_exactly_the_printed_kubernetes_role_is_enough(
         assert not [it for it in run.resources.values() if it.kind == "kubernetes.access"]
         findings = [*await diagnose(chosen), *await review(rules(chosen))]
     assert [it.verdict for it in findings] == ["ok", "ok"]
-    assert "rights are granted" in findings[-1].message
+    assert "permissions are granted" in findings[-1].message
 
 
 async def test_exactly_the_printed_kubernetes_cluster_role_is_enough(
@@ -116,7 +117,7 @@ async def test_exactly_the_printed_kubernetes_cluster_role_is_enough(
     )
     cluster = ClusterSettings(kubeconfig=path, namespace_selector=f"{LABEL}={namespace}")
     chosen = settings(cluster, kinds=["pod", "deployment", "node"])
-    made = roles(rules(chosen), f"{namespace}/almenara")
+    made = make_roles(rules(chosen), f"{namespace}/almenara")
     assert [it["kind"] for it in made] == ["ClusterRole", "ClusterRoleBinding"]
     try:
         for it in made:
@@ -124,7 +125,7 @@ async def test_exactly_the_printed_kubernetes_cluster_role_is_enough(
         api_server.pod(namespace, "one")
         async with SourceRun(source(chosen, context), bus=context.bus) as run:
             await run.until(says(run, "pod", "one", "Running"), 15)
-            assert not run.is_degraded
+            await run.until(lambda: not run.is_degraded, 15)
             unlabelled = {"metadata": {"labels": {LABEL: None}}}
             it = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
             await asyncio.to_thread(api_server.patch, it, unlabelled)
@@ -249,8 +250,8 @@ async def test_kubernetes_tokens_in_files_are_read_again_when_they_are_replaced(
     api_server.allow(f"{namespace}/first", WATCH_PODS, namespace, "first")
     api_server.service_account(namespace, "second")
     api_server.allow(f"{namespace}/second", WATCH_PODS, namespace, "second")
-    monkeypatch.setattr(credentials, "ACCOUNT", account)
-    monkeypatch.setattr(connecting, "REFUSED_PAUSE", 0.1)
+    monkeypatch.setattr(credentials, "SERVICE_ACCOUNT", account)
+    monkeypatch.setattr(client_module, "REFUSED_PAUSE", 0.1)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api_server.port))
     cluster = ClusterSettings(namespaces=[namespace])
@@ -315,7 +316,7 @@ async def test_a_token_that_a_kubeconfig_leads_to_is_asked_for_again_when_it_is_
     second = api_server.service_account(namespace, "second")
     for name in ("first", "second"):
         api_server.allow(f"{namespace}/{name}", WATCH_PODS, namespace, name)
-    monkeypatch.setattr(connecting, "REFUSED_PAUSE", 0.1)
+    monkeypatch.setattr(client_module, "REFUSED_PAUSE", 0.1)
     cluster = ClusterSettings(kubeconfig=path, namespaces=[namespace])
     async with SourceRun(source(settings(cluster, kinds=["pod"], watch_seconds=1), context)) as run:
         await asyncio.to_thread(api_server.pod, namespace, "one")
@@ -335,7 +336,7 @@ async def test_a_kubeconfig_that_is_not_there_or_wrong_is_told_by_its_path(
     chosen = settings(ClusterSettings(kubeconfig=path))
     (finding,) = await diagnose(chosen)
     assert finding.verdict == "failed"
-    assert f"the kubeconfig {path} cannot be used: there is no such file" in finding.message
+    assert f"the kubeconfig {path} does not exist" in finding.message
     path.write_text("clusters: nonsense")
     async with SourceRun(source(chosen, context)) as run:
         await run.until(lambda: any(str(path) in it for it in run.degraded_for), 15)

@@ -19,7 +19,7 @@ from almenara.sdk import NotFound
 from almenara.signals import Event, Severity, Signal
 from almenara.testing import SourceRun, render_panel
 from almenara.testing.running import MemoryContext
-from almenara_kube.roles import roles
+from almenara_kube.roles import make_roles
 from almenara_ray.kuberay import KubeRaySource
 from almenara_ray.logs import JobLogs
 from almenara_ray.settings import KubeRaySettings, RaySettings
@@ -266,7 +266,7 @@ async def test_doctor_names_what_of_kuberay_is_not_granted_and_what_is_printed_m
     )
     assert "almenara kubernetes rbac" in finding.remedy
     needed = plugins.requirements(chosen)
-    for it in roles(needed, f"{namespace}/almenara"):
+    for it in make_roles(needed, f"{namespace}/almenara"):
         await asyncio.to_thread(server.create, it)
     (finding,) = await diagnose(plugins, chosen)
-    assert (finding.verdict, finding.message) == ("ok", "all 6 rights are granted")
+    assert (finding.verdict, finding.message) == ("ok", "all 6 permissions are granted")

@@ -11,11 +11,11 @@ from almenara.config import Settings
 from almenara.hookspecs import Finding
 from almenara.plugins import PluginRegistry, load_plugins, plugins_in_folder
 from almenara.plugins.doctor import diagnose
-from almenara_kube.roles import roles
+from almenara_kube.access_review import describe_missing
+from almenara_kube.roles import make_roles
 from almenara_kube.rules import KubernetesRule
 from almenara_kubernetes.commands import kubernetes_commands
 from almenara_kubernetes.rbac import missing, rules
-from almenara_kubernetes.reviewing import told
 from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
 from almenara_kubernetes.watched import PODS
 from almenara_ray.custom_resources import WATCHED as KUBERAY
@@ -27,7 +27,7 @@ EVERYTHING = [KubernetesSettings(clusters=[it]) for it in (ClusterSettings(name=
 
 
 def rules_of(settings: KubernetesSettings) -> list[dict[str, list[str]]]:
-    return [rule for it in roles(rules(settings)) for rule in it["rules"]]
+    return [rule for it in make_roles(rules(settings)) for rule in it["rules"]]
 
 
 def pods_alone(*namespaces: str, **more: Any) -> KubernetesSettings:
@@ -47,7 +47,7 @@ def test_kubernetes_rules_only_ever_read_and_never_a_secret(settings: Kubernetes
 def test_kubernetes_rules_for_pods_alone_are_for_pods_alone() -> None:
     pods = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
     assert rules_of(pods_alone()) == [pods]
-    (role,) = roles(rules(pods_alone("x")))
+    (role,) = make_roles(rules(pods_alone("x")))
     assert (role["kind"], role["metadata"]["namespace"]) == ("Role", "x")
     (rule,) = yaml.safe_load(missing(PODS, "x"))
     assert rule == pods
@@ -65,7 +65,7 @@ def test_kubernetes_objects_are_read_whole_only_where_yaml_is_switched_on() -> N
 
 
 def test_a_role_in_a_namespace_never_grants_what_is_outside_of_namespaces() -> None:
-    made = roles(rules(EVERYTHING[1]))
+    made = make_roles(rules(EVERYTHING[1]))
     assert {it["kind"] for it in made} == {"Role"}
     assert not any("nodes" in rule["resources"] for it in made for rule in it["rules"])
 
@@ -142,10 +142,10 @@ async def test_rules_that_no_plugin_can_ask_for_are_not_passed_over(tmp_path: Pa
 
 def test_what_is_not_granted_in_kubernetes_is_told_in_few_words() -> None:
     pods = [("", "pods", "list"), ("", "pods", "watch")]
-    assert told({"ml": [*pods, ("ray.io", "rayjobs", "list"), ("ray.io", "rayjobs", "watch")]}) == (
-        "not granted: list, watch of pods, rayjobs.ray.io in the namespace ml"
-    )
-    assert told({"": [("", "nodes", "list")], "x": pods}) == (
+    assert describe_missing(
+        {"ml": [*pods, ("ray.io", "rayjobs", "list"), ("ray.io", "rayjobs", "watch")]}
+    ) == ("not granted: list, watch of pods, rayjobs.ray.io in the namespace ml")
+    assert describe_missing({"": [("", "nodes", "list")], "x": pods}) == (
         "not granted: list of nodes in the whole cluster; list, watch of pods in the namespace x"
     )
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from almenara.signals import Event, Resource, Sample, Severity, Signal, format_time, now
 from almenara.testing.running import MemoryBus
+from almenara_kube.kinds import WatchedKind
 from almenara_kubernetes.quantities import quantity
 from almenara_kubernetes.reading import Reading
 from almenara_kubernetes.watched import (
@@ -26,7 +27,6 @@ from almenara_kubernetes.watched import (
     STATEFUL_SETS,
     WATCHED,
     CustomColumn,
-    Watched,
     custom,
 )
 from support.awkward_pods import ended, running, termination, true, waiting
@@ -34,7 +34,7 @@ from support.awkward_pods import ended, running, termination, true, waiting
 DAY = 86_400_000_000
 
 
-def it(watched: Watched, name: str = "it", **parts: Any) -> Any:
+def it(watched: WatchedKind, name: str = "it", **parts: Any) -> Any:
     metadata = {"name": name, "namespace": "shop", "uid": f"uid-{name}", **parts.pop("meta", {})}
     return watched.decode(msgspec.json.encode({"metadata": metadata, **parts}))
 
@@ -433,7 +433,7 @@ GARBAGE = st.fixed_dictionaries(
 @given(watched=st.sampled_from([*WATCHED, FOUND]), tree=GARBAGE | ANYTHING)
 @settings(max_examples=400, deadline=None)
 def test_whatever_an_object_holds_reading_goes_on_and_what_it_tells_can_be_written(
-    watched: Watched, tree: Any
+    watched: WatchedKind, tree: Any
 ) -> None:
     reading = Reading()
     one = watched.decode(msgspec.json.encode(tree))

@@ -12,19 +12,15 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from almenara_kubernetes.connection import Connection, RefusedError
+from almenara.sdk import ExpiredError
+from almenara_kube.client import ApiClient
+from almenara_kube.credentials import CredentialLoader
+from almenara_kube.errors import ApiError, ProtocolError
+from almenara_kube.list_watch import Batch, Changes, Reflector, list_pages
+from almenara_kube.objects import KubernetesObject
+from almenara_kube.settings import KubeContext
 from almenara_kubernetes.logs import LONGEST_LINE, _Seen
-from almenara_kubernetes.objects import KubernetesObject
 from almenara_kubernetes.quantities import SUFFIXES, moment, quantity
-from almenara_kubernetes.reflecting import (
-    Batch,
-    BrokenError,
-    Changes,
-    ExpiredError,
-    Reflector,
-    pages,
-)
-from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
 from almenara_kubernetes.watched import PODS
 
 JSON = st.recursive(
@@ -74,11 +70,11 @@ GARBAGE = (
 ).filter(lambda it: b"\n" not in it)
 
 
-class OneAnswer(Connection):
+class OneAnswer(ApiClient):
     """A connection on which these bytes come, and end."""
 
     def __init__(self, chunks: Sequence[bytes]) -> None:
-        super().__init__(ClusterSettings(), KubernetesSettings())
+        super().__init__(CredentialLoader(KubeContext()).load)
         self.parts = chunks
 
     async def get(self, *_: Any, **__: Any) -> bytes:
@@ -115,7 +111,7 @@ def watched(chunks: Sequence[bytes]) -> tuple[list[tuple[KubernetesObject, bool]
         error: Exception | None = None
         try:
             await reflector._watch(reflector._parameters("0"))
-        except (BrokenError, ExpiredError, RefusedError) as caught:
+        except (ProtocolError, ExpiredError, ApiError) as caught:
             error = caught
         return error, reflector.position
 
@@ -157,7 +153,7 @@ def test_a_kubernetes_watch_that_brings_a_line_without_end_is_given_up() -> None
     taken, error, position = watched([change(1) + b"\n", *[b"x" * 1024**2] * 17])
 
     assert [it.metadata.name for it, _ in taken] == ["pod-1"]
-    assert isinstance(error, BrokenError)
+    assert isinstance(error, ProtocolError)
     assert (str(error), position) == ("a change of pods has no end", "1")
 
 
@@ -168,10 +164,10 @@ def test_a_kubernetes_watch_that_brings_a_line_without_end_is_given_up() -> None
 @settings(max_examples=200, deadline=None)
 def test_whatever_a_kubernetes_list_is_it_is_read_or_told_as_none(body: bytes) -> None:
     async def read() -> None:
-        with contextlib.suppress(BrokenError):
+        with contextlib.suppress(ProtocolError):
             # A list that always says that it goes on is asked for once more, and then enough.
             async with asyncio.timeout(0.05):
-                await pages(OneAnswer([body]), PODS, "", limit=500)
+                await list_pages(OneAnswer([body]), PODS, "", limit=500)
 
     with contextlib.suppress(TimeoutError):
         asyncio.run(read())

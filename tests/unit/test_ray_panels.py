@@ -8,7 +8,7 @@ import pytest
 from almenara.config import ConfigError, decode_settings
 from almenara.signals import Event, Resource, Sample, Signal, now
 from almenara.testing import conformance, render_panel
-from almenara_kubernetes.objects import Metadata
+from almenara_kube.objects import Metadata
 from almenara_ray.answers import Demand, Job, Node, Status, Version
 from almenara_ray.custom_resources import (
     RayCluster,

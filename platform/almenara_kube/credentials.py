@@ -1,0 +1,235 @@
+"""Where an API server is, and what authenticates a client there.
+
+Loaded again and again: tokens in files are replaced, exec plugins and OIDC tokens expire.
+"""
+
+import base64
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from almenara.sdk import blocking, now
+from almenara.units import SECOND
+from almenara_kube.errors import UnreachableError
+from almenara_kube.exec_plugin import ExecStatus, run_plugin
+from almenara_kube.kubeconfig import Entry, User, read_entry
+from almenara_kube.oidc import EARLY, IdToken, read_id_token, refresh_id_token
+from almenara_kube.settings import KubeContext
+from almenara_kube.tls import TlsConfig
+
+SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes mounts the token of a pod's ServiceAccount and the authority to trust."""
+REMOVED_PROVIDERS: Final[Mapping[str, str]] = {
+    "gcp": "use the exec plugin gke-gcloud-auth-plugin",
+    "azure": "use the exec plugin kubelogin",
+}
+PROXY_SCHEMES: Final = ("http", "https")
+Headers = tuple[tuple[str, str], ...]
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an API server is, and what authenticates a client there. All of it is in memory."""
+
+    server: str
+    """Address without a slash at the end, with the path of a proxy where there is one."""
+    authorization: str = ""
+    """Value of the header; empty for a client certificate or no credentials at all."""
+    headers: Headers = ()
+    """Further headers: those of an impersonation."""
+    tls: TlsConfig = TlsConfig()
+    server_name: str = ""
+    """The name to verify the server's certificate for, instead of that in the address."""
+    proxy: str = ""
+    expires: float | None = None
+    """Seconds since the epoch; None where nothing says when they end."""
+    is_costly: bool = False
+    """Whether loading them runs a program or sends a request to another server."""
+
+    @property
+    def address(self) -> str:
+        """The server's address as it may be displayed, without a user and password in it."""
+        scheme, _, rest = self.server.partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+class CredentialLoader:
+    """Loads the credentials of a cluster, and remembers the tokens that it refreshed."""
+
+    def __init__(self, context: KubeContext) -> None:
+        self.context = context
+        self._id_token: IdToken | None = None
+
+    async def load(self) -> Credentials:
+        """Return the credentials that are valid now; may run an exec plugin.
+
+        Raises `UnreachableError`, whose text never contains a value of a kubeconfig.
+        """
+        if self.context.is_in_cluster:
+            return await blocking(_read_service_account)
+        entry = await blocking(lambda: read_entry(self.context))
+        credentials = await blocking(lambda: _from_entry(entry))
+        if entry.user.exec is not None:
+            status = await run_plugin(entry, credentials.tls.ca)
+            return _with_plugin(credentials, status)
+        if entry.user.auth_provider is not None:
+            token = await self._refresh(entry)
+            return msgspec.structs.replace(
+                credentials, authorization=f"Bearer {token.text}", expires=token.expires,
+                is_costly=True,
+            )  # fmt: skip
+        return credentials
+
+    async def _refresh(self, entry: Entry) -> IdToken:
+        provider = entry.user.auth_provider
+        if provider is None or provider.name != "oidc":
+            name = provider.name if provider is not None else ""
+            remedy = REMOVED_PROVIDERS.get(name, "use an exec plugin")
+            raise UnreachableError(f"the auth-provider {name!r} is not supported; {remedy}")
+        known = [token for token in (self._id_token, read_id_token(provider)) if token is not None]
+        token = max(known, key=lambda it: it.expires, default=None)
+        if token is None or token.expires - EARLY <= now() / SECOND:
+            refresh_token = token.refresh_token if token is not None else ""
+            token = await refresh_id_token(
+                provider, entry.user_folder,
+                refresh_token or provider.config.get("refresh-token", ""),
+            )  # fmt: skip
+        self._id_token = token
+        return token
+
+
+def _read_service_account() -> Credentials:
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+    port = os.environ.get("KUBERNETES_SERVICE_PORT", "") or "443"
+    where = "the ServiceAccount of this pod"
+    token = _read_file(SERVICE_ACCOUNT / "token", f"the token of {where}")
+    ca = _read_file(SERVICE_ACCOUNT / "ca.crt", f"the certificate authority of {where}")
+    return Credentials(
+        server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
+        authorization=_bearer(token, f"the token of {where}"),
+        tls=TlsConfig(ca=ca),
+    )
+
+
+def _from_entry(entry: Entry) -> Credentials:
+    """The credentials of a kubeconfig, without those that a program or an issuer adds."""
+    cluster, user = entry.cluster, entry.user
+    server = cluster.server if "://" in cluster.server else f"https://{cluster.server}"
+    parts = urlsplit(server)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UnreachableError("the server of the kubeconfig's cluster is not an https:// address")
+    if cluster.proxy_url and urlsplit(cluster.proxy_url).scheme not in PROXY_SCHEMES:
+        raise UnreachableError(
+            f"the proxy-url of the kubeconfig must begin with {' or '.join(PROXY_SCHEMES)}://"
+        )
+    return Credentials(
+        server=server.rstrip("/"),
+        authorization=_authorization(user, entry.user_folder),
+        headers=_impersonation(user),
+        tls=TlsConfig(
+            ca=_content(
+                cluster.certificate_authority_data, cluster.certificate_authority,
+                entry.cluster_folder, "certificate-authority",
+            ),
+            certificate=_content(
+                user.client_certificate_data, user.client_certificate,
+                entry.user_folder, "client-certificate",
+            ),
+            key=_content(
+                user.client_key_data, user.client_key, entry.user_folder, "client-key"
+            ),
+            verify=not cluster.insecure_skip_tls_verify,
+        ),
+        server_name=cluster.tls_server_name,
+        proxy=cluster.proxy_url,
+    )  # fmt: skip
+
+
+def _authorization(user: User, folder: Path) -> str:
+    if user.token_file:
+        token = _read_file(folder / Path(user.token_file).expanduser(), "the tokenFile")
+        return _bearer(token, "the tokenFile")
+    if user.token:
+        return _bearer(user.token.encode(), "the token of the kubeconfig")
+    if user.username or user.password:
+        pair = f"{user.username}:{user.password}".encode()
+        return f"Basic {base64.b64encode(pair).decode()}"
+    return ""
+
+
+def _bearer(token: bytes, what: str) -> str:
+    try:
+        text = token.decode("ascii").strip()
+    except UnicodeDecodeError:
+        text = ""
+    # A header cannot hold line breaks, and an error of the HTTP library would quote them.
+    if not text or not text.isprintable():
+        raise UnreachableError(f"{what} is empty or not a token")
+    return f"Bearer {text}"
+
+
+def _impersonation(user: User) -> Headers:
+    """The headers of the user that requests are made as.
+
+    https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation
+    """
+    if not user.as_:
+        return ()
+    headers: list[tuple[str, str]] = [("Impersonate-User", user.as_)]
+    if user.as_uid:
+        headers.append(("Impersonate-Uid", user.as_uid))
+    headers += [("Impersonate-Group", group) for group in user.as_groups]
+    headers += [
+        (f"Impersonate-Extra-{quote(key, safe='')}", value)
+        for key, values in user.as_user_extra.items()
+        for value in values
+    ]
+    for _, value in headers:
+        if not value.isprintable():
+            raise UnreachableError("the user that the kubeconfig impersonates has line breaks")
+    return tuple(headers)
+
+
+def _with_plugin(credentials: Credentials, status: ExecStatus) -> Credentials:
+    tls = credentials.tls
+    if status.client_certificate_data and status.client_key_data:
+        tls = msgspec.structs.replace(
+            tls,
+            certificate=status.client_certificate_data.encode(),
+            key=status.client_key_data.encode(),
+        )
+    authorization = credentials.authorization
+    if status.token:
+        authorization = _bearer(status.token.encode(), "the token of the exec plugin")
+    return msgspec.structs.replace(
+        credentials, tls=tls, authorization=authorization, expires=status.expires, is_costly=True
+    )
+
+
+def _content(data: str, path: str, folder: Path, key: str) -> bytes | None:
+    """What a key of the kubeconfig holds in itself (`<key>-data`) or in a file."""
+    if data:
+        try:
+            return base64.b64decode("".join(data.split()), validate=True)
+        except ValueError:
+            raise UnreachableError(f"{key}-data of the kubeconfig is not base64") from None
+    if path:
+        return _read_file(folder / Path(path).expanduser(), f"the {key} of the kubeconfig")
+    return None
+
+
+def _read_file(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UnreachableError(f"{what} cannot be read from {path}: {reason}") from None
+
+
+def describe_source(context: KubeContext) -> str:
+    """What the credentials come from, for the person who reads a report."""
+    return "the ServiceAccount of this pod" if context.is_in_cluster else "a kubeconfig"

@@ -1,0 +1,341 @@
+"""Listing and then watching one kind, through everything that an API server and a network do.
+
+https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from almenara.sdk import Backoff, ExpiredError, monotonic, sleep
+from almenara_kube.client import AnswerTooLongError, ApiClient
+from almenara_kube.errors import ApiError, ProtocolError, UnreachableError
+from almenara_kube.kinds import WatchedKind
+from almenara_kube.objects import DECODE_ERRORS, KubernetesObject
+
+STREAMED_LISTS_SINCE: Final = (1, 32)
+"""Older servers may ignore `sendInitialEvents`, and then never mark the end of the list."""
+INITIAL_END: Final = "k8s.io/initial-events-end"
+LONGEST_LINE: Final = 16 * 1024**2
+TRIES_FROM_ONE_POSITION: Final = 4
+"""Watches from one position that may fail before everything is listed again."""
+CHANGES: Final = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
+NOT_SERVED: Final = frozenset({403, 404, 405})
+OVERLOADED: Final = frozenset({401, 429, 503})
+"""Answers that say nothing about the position of the request."""
+METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+WatchStatus = Literal["ok", "pending", "forbidden", "absent", "failing"]
+"""`pending` until the first list is complete; `absent` where the cluster does not serve it."""
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """All objects of a kind in a namespace: those that are not among them are deleted."""
+
+    objects: Sequence[KubernetesObject]
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """The changes since, in order: each object, and whether it was deleted."""
+
+    changes: Sequence[tuple[KubernetesObject, bool]]
+
+
+Batch = Listing | Changes
+Accept = Callable[[Batch], Awaitable[None]]
+OnStatus = Callable[[WatchStatus, str], None]
+"""Called with the status of a watch and its reason, whenever either may have changed."""
+
+
+class _WatchEvent(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _ListMeta(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _List(msgspec.Struct):
+    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
+    items: list[msgspec.Raw] | None = None
+
+
+class _Error(msgspec.Struct):
+    code: int = 0
+    message: str = ""
+    reason: str = ""
+
+
+EVENT_DECODER: Final = msgspec.json.Decoder(_WatchEvent)
+LIST_DECODER: Final = msgspec.json.Decoder(_List)
+ERROR_DECODER: Final = msgspec.json.Decoder(_Error)
+
+
+class Reflector:
+    """Passes on the state of one kind in the API server, and then each change of it.
+
+    `namespace` is empty for all of them. The first batch is a `Listing`; further ones replace it
+    whenever the position in the change log is lost. `on_status` reports how that goes.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        kind: WatchedKind,
+        namespace: str,
+        accept: Accept,
+        on_status: OnStatus,
+        *,
+        selector: str = "",
+        metadata_only: bool = False,
+    ) -> None:
+        self.client, self.kind, self.namespace = client, kind, namespace
+        self.settings = client.settings
+        self.accept, self.on_status = accept, on_status
+        self.selector, self.metadata_only = selector, metadata_only
+        self.position: str | None = None
+        """The resourceVersion up to which everything was accepted; None before the list."""
+        self.lists = 0
+        """How many times everything was listed."""
+        self._is_streamed = True
+        self._has_progressed = False
+
+    async def run(self) -> None:
+        """Reflect, until cancelled."""
+        self.on_status("pending", f"{self.kind.plural}: not listed yet")
+        backoff = Backoff(self.settings.backoff_first, self.settings.backoff_limit)
+        expiries = Backoff(self.settings.backoff_first, self.settings.backoff_limit)
+        expired_at, tries = -self.settings.backoff_limit, 0
+        while True:
+            await self.client.wait_until_reachable()
+            started, error = monotonic(), await self._run_once()
+            if self._has_progressed:
+                backoff.succeeded()
+                tries = 0
+            wait = 0.0
+            if isinstance(error, ExpiredError):
+                # The first new list comes at once; a server that expires every one has to wait.
+                if monotonic() - expired_at < self.settings.backoff_limit:
+                    wait = expiries.failed()
+                else:
+                    expiries.succeeded()
+                self.position, expired_at = None, monotonic()
+            elif isinstance(error, ApiError) and error.status in NOT_SERVED:
+                self.position = None
+                self.on_status("forbidden" if error.status == 403 else "absent", str(error))
+                wait = self.settings.refused_every * (1 + random.uniform(-0.1, 0.1))  # nosec B311 # spreads requests, guards nothing
+            elif error is not None:
+                self.on_status("failing", f"{self.kind.plural}: {error}")
+                wait = backoff.failed()
+                if isinstance(error, UnreachableError):
+                    self.client.request_probe()
+                elif not (isinstance(error, ApiError) and error.status in OVERLOADED):
+                    tries += 1
+            elif not self._has_progressed and monotonic() - started < self.settings.backoff_first:
+                # A server that ends every watch at once would otherwise get requests without a
+                # pause.
+                wait = backoff.failed()
+            if tries >= TRIES_FROM_ONE_POSITION:
+                self.position, tries = None, 0
+            await sleep(wait)
+
+    async def _run_once(self) -> Exception | None:
+        """List where that is needed, and watch until the watch ends; return what it ended with."""
+        self._has_progressed = False
+        try:
+            await self._list_and_watch()
+        except (ExpiredError, ApiError, UnreachableError, ProtocolError) as error:
+            return error
+        return None
+
+    async def _list_and_watch(self) -> None:
+        if self.position is not None:
+            await self._watch(self._parameters(self.position))
+            return
+        if self._is_streamed and self.client.version >= STREAMED_LISTS_SINCE:
+            try:
+                await self._watch(
+                    {
+                        **self._parameters(""),
+                        "sendInitialEvents": "true",
+                        "resourceVersionMatch": "NotOlderThan",
+                    },
+                    initial=True,
+                )
+            except ApiError as error:
+                if error.status not in (400, 406, 422):
+                    raise
+                self._is_streamed = False
+            else:
+                return
+        async with self.client.list_turn:
+            await self._list()
+
+    def _parameters(self, position: str) -> dict[str, str]:
+        seconds = self.settings.watch_seconds * (1 + random.uniform(-0.1, 0.1))  # nosec B311 # spreads requests, guards nothing
+        parameters = {
+            "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": f"{seconds:.0f}",
+            "resourceVersion": position,
+        }  # fmt: skip
+        if self.selector:
+            parameters["labelSelector"] = self.selector
+        return parameters
+
+    async def _list(self) -> None:
+        objects, position = await self._list_pages(self.settings.page)
+        await self._accept_listing(objects, position)
+
+    async def _accept_listing(self, objects: Sequence[KubernetesObject], position: str) -> None:
+        self.lists += 1
+        await self.accept(Listing(objects))
+        self.position = position
+        self._has_progressed = True
+        self.on_status("ok", "")
+
+    async def _list_pages(self, limit: int) -> tuple[list[KubernetesObject], str]:
+        try:
+            return await list_pages(
+                self.client, self.kind, self.namespace,
+                limit=limit, selector=self.selector, metadata_only=self.metadata_only,
+            )  # fmt: skip
+        except ApiError as error:
+            # The pages took so long that the rest of them has expired: all in one, then.
+            if error.status != 410 or not limit:
+                raise
+            return await self._list_pages(0)
+
+    async def _watch(self, parameters: dict[str, str], *, initial: bool = False) -> None:
+        if initial:
+            await self.client.list_turn.acquire()
+        has_turn = initial
+        listed: list[KubernetesObject] | None = [] if initial else None
+        accept = METADATA_ONLY if self.metadata_only else ""
+        try:
+            async with self.client.stream(
+                self.kind.path_in(self.namespace), parameters,
+                silence=self.settings.silence, accept=accept,
+            ) as stream:  # fmt: skip
+                if not initial:
+                    self.on_status("ok", "")
+                rest = b""
+                async for chunk in stream.chunks():
+                    lines = (rest + chunk).split(b"\n") if rest else chunk.split(b"\n")
+                    rest = lines.pop()
+                    if len(rest) > LONGEST_LINE:
+                        raise ProtocolError(f"a change of {self.kind.plural} has no end")
+                    listed = await self._take_lines(lines, listed)
+                    if has_turn and listed is None:
+                        self.client.list_turn.release()
+                        has_turn = False
+            if listed is not None:
+                raise ProtocolError(f"the list of {self.kind.plural} broke off")
+        except ApiError as error:
+            if error.status == 410:
+                raise ExpiredError from None
+            raise
+        finally:
+            if has_turn:
+                self.client.list_turn.release()
+
+    async def _take_lines(
+        self, lines: Sequence[bytes], listed: list[KubernetesObject] | None
+    ) -> list[KubernetesObject] | None:
+        """Take in lines of a watch. `listed` collects a list that is not complete yet, and is None
+        from its end on."""
+        changes: list[tuple[KubernetesObject, bool]] = []
+        position = self.position
+        error: Exception | None = None
+        for line in lines:
+            if not line.strip():
+                continue
+            event = _decode_event(line, self.kind)
+            if isinstance(event, Exception):
+                error = event
+                break
+            decoded = self.kind.decode(event.object)
+            if event.type == "BOOKMARK":
+                version = decoded.metadata.resource_version
+                if listed is not None and decoded.metadata.annotations.get(INITIAL_END) == "true":
+                    await self._accept_listing(listed, version)
+                    listed = None
+                position = version or position
+            elif listed is not None:
+                listed.append(decoded)
+            else:
+                changes.append((decoded, event.type == "DELETED"))
+                position = decoded.metadata.resource_version or position
+        if changes:
+            await self.accept(Changes(changes))
+        if listed is None:
+            self._has_progressed = self._has_progressed or position != self.position
+            self.position = position
+        if error is not None:
+            raise error
+        return listed
+
+
+def _decode_event(line: bytes, kind: WatchedKind) -> _WatchEvent | Exception:
+    """The change in a line of a watch, or the error that it means."""
+    try:
+        event = EVENT_DECODER.decode(line)
+    except DECODE_ERRORS:
+        start = line[:80].decode("utf-8", "replace")
+        return ProtocolError(f"a watch of {kind.plural} sent a line that is no change: {start!r}")
+    if event.type == "ERROR":
+        return _decode_error(event.object, kind)
+    if event.type not in CHANGES:
+        return ProtocolError(f"a watch of {kind.plural} sent the unknown type {event.type[:40]!r}")
+    return event
+
+
+def _decode_error(body: msgspec.Raw, kind: WatchedKind) -> Exception:
+    """The meaning of an error inside of a watch."""
+    try:
+        status = ERROR_DECODER.decode(body)
+    except DECODE_ERRORS:
+        return ProtocolError(f"a watch of {kind.plural} ended with an error that cannot be read")
+    if status.code == 410 or status.reason in ("Expired", "Gone"):
+        return ExpiredError()
+    return ApiError(status.code, status.reason, status.message or "the watch failed")
+
+
+async def list_pages(
+    client: ApiClient,
+    kind: WatchedKind,
+    namespace: str,
+    *,
+    limit: int,
+    selector: str = "",
+    metadata_only: bool = False,
+) -> tuple[list[KubernetesObject], str]:
+    """List all objects of a kind, page by page; return them and their resourceVersion.
+
+    Raises `ApiError`, `UnreachableError` and `ProtocolError`.
+    """
+    objects: list[KubernetesObject] = []
+    parameters: dict[str, Any] = {"limit": str(limit)} if limit else {}
+    if selector:
+        parameters["labelSelector"] = selector
+    accept = METADATA_LIST if metadata_only else ""
+    while True:
+        try:
+            body = await client.get(kind.path_in(namespace), parameters, accept=accept)
+        except AnswerTooLongError:
+            # Objects of a kind may be large; half as many of them may fit.
+            size = int(parameters.get("limit", "0"))
+            if size < 2:
+                raise
+            parameters["limit"] = str(size // 2)
+            continue
+        try:
+            page = LIST_DECODER.decode(body)
+        except DECODE_ERRORS:
+            raise ProtocolError(f"the list of {kind.plural} is not a list") from None
+        objects += [kind.decode(raw) for raw in page.items or ()]
+        if not page.metadata.continue_:
+            return objects, page.metadata.resource_version
+        parameters["continue"] = page.metadata.continue_
