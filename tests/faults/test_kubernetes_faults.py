@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from almenara.signals import Resource
-from almenara.testing.running import MemoryContext, SourceRun
+from almenara.testing.source_run import MemoryContext, SourceRun
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
 from almenara_kubernetes.source import ClusterSource
 from support.api_proxy import ApiProxy, answer, status

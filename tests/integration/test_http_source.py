@@ -11,7 +11,7 @@ import pytest
 
 from almenara.config import ConfigError, Secret, decode_settings
 from almenara.signals import Event, Severity
-from almenara.testing.running import MemoryContext, SourceRun
+from almenara.testing.source_run import MemoryContext, SourceRun
 from almenara_http.checking import ask, diagnose
 from almenara_http.settings import CheckSettings, HttpSettings
 from almenara_http.source import HttpSource, Known, judge

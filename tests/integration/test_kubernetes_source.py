@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from almenara.signals import Resource
-from almenara.testing.running import MemoryContext, SourceRun
+from almenara.testing.source_run import MemoryContext, SourceRun
 from almenara_kube import client as client_module
 from almenara_kube import credentials
 from almenara_kube.access_review import review

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from almenara.signals import Resource, Sample
-from almenara.testing.running import MemoryContext, SourceRun
+from almenara.testing.source_run import MemoryContext, SourceRun
 from almenara_kubernetes.rbac import rules, tree
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
 from almenara_kubernetes.source import ClusterSource

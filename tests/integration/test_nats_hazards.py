@@ -14,7 +14,7 @@ import pytest
 from nats.js.errors import NotFoundError
 
 from almenara.signals import Event, Resource, Severity, Signal
-from almenara.testing.running import MemoryContext
+from almenara.testing.source_run import MemoryContext
 from almenara_nats.settings import NatsSettings
 from almenara_nats.source import NatsSource
 from support.servers import NatsServer

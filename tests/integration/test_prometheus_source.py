@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 
 from almenara.config import Secret
 from almenara.signals import Event, Resource, Sample, Signal
-from almenara.testing.running import MemoryBus, MemoryContext
+from almenara.testing.source_run import MemoryBus, MemoryContext
 from almenara_prometheus.settings import MetricSettings, PrometheusSettings, TargetSettings
 from almenara_prometheus.source import PrometheusSource, diagnose
 

@@ -17,7 +17,7 @@ from almenara.config import ConfigError, Secret, decode_settings
 from almenara.hookspecs import Publish, SourceReport
 from almenara.signals import Event
 from almenara.testing import SourceRun
-from almenara.testing.running import MemoryContext
+from almenara.testing.source_run import MemoryContext
 from almenara_demo.ray_cluster import simulated
 from almenara_ray.dashboard import PATHS, AskingError, Dashboard, TooLongError
 from almenara_ray.settings import ClusterSettings, RaySettings

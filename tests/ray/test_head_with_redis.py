@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_real_ray import following, of_job, submit
 
-from almenara.testing.running import MemoryContext
+from almenara.testing.source_run import MemoryContext
 from support.ray_head import RayHead
 from support.servers import accepts, free_port, wait_until
 

@@ -18,7 +18,7 @@ from almenara.plugins.doctor import diagnose
 from almenara.sdk import NotFound
 from almenara.signals import Event, Severity, Signal
 from almenara.testing import SourceRun, render_panel
-from almenara.testing.running import MemoryContext
+from almenara.testing.source_run import MemoryContext
 from almenara_kube.roles import make_roles
 from almenara_ray.kuberay import KubeRaySource
 from almenara_ray.logs import JobLogs

@@ -13,7 +13,7 @@ from almenara.config import Secret
 from almenara.sdk import NotFound
 from almenara.signals import Event, Severity
 from almenara.testing import SourceRun
-from almenara.testing.running import MemoryBus, MemoryContext
+from almenara.testing.source_run import MemoryBus, MemoryContext
 from almenara_ray.dashboard import AskingError, Dashboard, RefusedError
 from almenara_ray.diagnosis import diagnose
 from almenara_ray.logs import JobLogs

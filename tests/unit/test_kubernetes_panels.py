@@ -10,7 +10,7 @@ import pytest
 import almenara_kubernetes
 from almenara.sdk import now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
-from almenara.testing.rendering import draw
+from almenara.testing.rendering import render_panels
 from almenara_kubernetes.panels import panels
 from almenara_kubernetes.picture import TONES, cell, chart, drawn
 from almenara_kubernetes.reading import Reading
@@ -51,7 +51,7 @@ def pod(name: str = "it", **more: Any) -> Resource:
 async def shown(panel: str, signals: Sequence[Signal], **query: str) -> str:
     (declared,) = (it for it in panels(KubernetesSettings(simulated=1)) if it.name == panel)
     templates = Path(almenara_kubernetes.__file__).parent / "templates"
-    drawn = await draw("kubernetes", [declared], templates, signals, query)
+    drawn = await render_panels("kubernetes", [declared], templates, signals, query)
     found = drawn[f"kubernetes.{panel}"]
     assert "broken-panel" not in found, found
     return found

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from almenara.signals import Event, Resource, Sample, Severity, Signal, format_time, now
-from almenara.testing.running import MemoryBus
+from almenara.testing.source_run import MemoryBus
 from almenara_kube.kinds import WatchedKind
 from almenara_kubernetes.quantities import quantity
 from almenara_kubernetes.reading import Reading

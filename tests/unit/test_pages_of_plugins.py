@@ -27,7 +27,7 @@ from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
 from almenara.runtime import TEMPLATES
 from almenara.signals import Event, Resource, Sample, Severity, now
-from almenara.testing.rendering import draw
+from almenara.testing.rendering import render_panels
 from almenara.web.dashboards import (
     build_plugin_pages,
     fill_rows,
@@ -57,7 +57,7 @@ SIGNALS = [
 
 
 async def test_a_name_leads_to_the_page_about_it() -> None:
-    drawn = await draw("p", [TABLE, DETAIL], None, SIGNALS, pages=[JOB])
+    drawn = await render_panels("p", [TABLE, DETAIL], None, SIGNALS, pages=[JOB])
     assert 'href="/dashboards/p.job?namespace=a+b&amp;name=x%26y"' in drawn["p.jobs"]
     assert 'href="/dashboards/p.job?name=z"' in drawn["p.jobs"]
 
@@ -66,7 +66,7 @@ async def test_a_name_leads_to_a_panel_where_there_is_no_such_page() -> None:
     table = StatusPanel(
         name="jobs", title="Jobs", query=ResourceQuery(kind="job"), link="job-detail"
     )
-    drawn = await draw("p", [table, DETAIL], None, SIGNALS)
+    drawn = await render_panels("p", [table, DETAIL], None, SIGNALS)
     assert 'href="/panels/p.job-detail?name=z"' in drawn["p.jobs"]
 
 
@@ -89,7 +89,9 @@ async def test_a_plugin_prepares_its_own_values_from_all_there_is() -> None:
         name="own", title="Own", template="own.html", prepare=told,
         query=ResourceQuery(kind="job"), filters=["node"],
     )  # fmt: skip
-    drawn = await draw("p", [panel], {"own.html": "{{ told|join('|') }}"}, SIGNALS, {"node": "n1"})
+    drawn = await render_panels(
+        "p", [panel], {"own.html": "{{ told|join('|') }}"}, SIGNALS, {"node": "n1"}
+    )
     assert (
         drawn["p.own"] == "n1|[&#39;z&#39;, &#39;x&amp;y&#39;]|None|1.5|1|[&#39;job.failed&#39;]|1"
     )
@@ -103,7 +105,7 @@ async def test_a_preparation_that_raises_shows_the_error_in_its_panel() -> None:
         name="own", title="Own", template="own.html", prepare=broken,
         query=ResourceQuery(kind="job"),
     )  # fmt: skip
-    drawn = await draw("p", [panel], {"own.html": ""}, [])
+    drawn = await render_panels("p", [panel], {"own.html": ""}, [])
     assert "RuntimeError: no such &lt;thing&gt;" in drawn["p.own"]
 
 
@@ -169,7 +171,7 @@ async def test_a_template_includes_and_imports_its_neighbours_by_their_own_names
         "parts.html": "{% macro named(name) %}{% include 'end.html' %}{{ name }}{% endmacro %}",
         "end.html": "-end-",
     }
-    drawn = await draw("p", [panel], templates, [])
+    drawn = await render_panels("p", [panel], templates, [])
     assert drawn["p.own"].startswith("-end-x<span")
     assert drawn["p.own"].endswith("-end-")
 

@@ -21,7 +21,7 @@ from almenara.hookspecs import (
 from almenara.panels.kinds import check, combined, nice
 from almenara.panels.renderer import age, duration, formatted
 from almenara.signals import Event, Resource, Sample, Severity, Signal, now
-from almenara.testing.rendering import draw
+from almenara.testing.rendering import render_panels
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +47,7 @@ TABLE = TablePanel(
 
 
 async def drawn(panel: Panel, signals: list[Signal], **query: str) -> str:
-    found = await draw("p", [panel], {"own.html": OWN}, signals, query)
+    found = await render_panels("p", [panel], {"own.html": OWN}, signals, query)
     return found[f"p.{panel.name}"]
 
 
@@ -209,7 +209,7 @@ async def test_a_broken_template_says_what_is_wrong_in_its_own_place(
         name="o", title="O", template="own.html", query=ResourceQuery(kind="node")
     )
     good = StatusPanel(name="g", title="G", query=ResourceQuery(kind="node"))
-    found = await draw("p", [panel, good], {"own.html": template}, [*NODES])
+    found = await render_panels("p", [panel, good], {"own.html": template}, [*NODES])
     assert "This panel cannot be drawn." in found["p.o"]
     assert told in found["p.o"]
     assert "This panel" not in found["p.g"]

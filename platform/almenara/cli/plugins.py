@@ -85,7 +85,7 @@ def plugin_commands(plugins: PluginRegistry) -> list[click.Command]:
     )
     def check(plugin: str, settings: Path | None) -> None:
         """Hold PLUGIN, an installed one's name or a path, against the rules of a good plugin."""
-        from almenara.testing.checking import check as check_plugin
+        from almenara.testing.check import check as check_plugin
 
         tree: Any = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings else {}
         try:

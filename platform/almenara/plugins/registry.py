@@ -107,7 +107,8 @@ class PluginRegistry:
                         f" {suggest(attribute, offered)}"
                     )
                 implemented.append(attribute)
-            elif attribute in offered and callable(value):
+            # `from almenara.hookspecs import *` brings the specifications, which are no mistake.
+            elif attribute in offered and callable(value) and not hasattr(value, f"{GROUP}_spec"):
                 raise PluginError(
                     f"plugin {name} has a function {attribute} that is not marked as a hook; put"
                     " @almenara.hookimpl in front of it"

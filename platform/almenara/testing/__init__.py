@@ -1,12 +1,12 @@
-"""What plugin authors test with.
+"""What plugin authors test with: the conformance suite, and a source run in memory.
 
     from almenara.testing import conformance
 
     test_conformance = conformance("my_plugin")
 
-holds a plugin against the rules that `almenara.testing.rules` lists. The fixture `run_source`,
-which pytest finds by itself, runs a source against a bus in memory and a clock that the test
-advances.
+holds a plugin against the rules of `almenara.testing.rules`. The fixture `run_source`, which
+pytest discovers through the entry point, runs a source against a bus in memory and a clock that the
+test advances.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from almenara.testing.clock import ManualClock
 from almenara.testing.rendering import render_panel
-from almenara.testing.running import SourceRun
+from almenara.testing.source_run import SourceRun
 
 if TYPE_CHECKING:
     from almenara.testing.rules import Settings
@@ -26,8 +26,8 @@ def conformance(plugin: str, settings: "Settings | None" = None) -> Callable[...
     """A test function that holds a plugin against each rule.
 
     `plugin` is the name of an installed plugin or the path of one. `settings` is its part of the
-    configuration, or a function that gives a context manager of it, which may start and stop what
-    the plugin observes.
+    configuration, or a function that returns a context manager of it, which may start and stop the
+    system that the plugin observes.
     """
     import pytest
 

@@ -8,11 +8,12 @@ from typing import Final
 
 PATIENCE: Final = 5.0
 SETTLED: Final = 3
+"""Equal counts of waits in a row after which everything is considered to wait."""
 STEP: Final = 0.002
 
 
 class ManualClock:
-    """Time for everything that waits by `almenara.sdk`: `every`, `poll`, `watch`, `sleep`."""
+    """The time of everything that waits with `almenara.sdk`: `every`, `poll`, `watch`, `sleep`."""
 
     def __init__(self, start: int = 1_767_225_600_000_000) -> None:
         self._start, self._passed = start, 0.0
@@ -24,11 +25,11 @@ class ManualClock:
         return self._start + round(self._passed * 1_000_000)
 
     def monotonic(self) -> float:
-        """Seconds that passed."""
+        """Seconds since the clock was created."""
         return self._passed
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the clock has been advanced as far."""
+        """Wait until the clock has been advanced by `seconds`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(
             self._sleepers, (self._passed + max(seconds, 0.0), next(self._number), future)
@@ -37,19 +38,19 @@ class ManualClock:
 
     @property
     def sleeping(self) -> int:
-        """How many wait on this clock."""
-        self._sleepers = [it for it in self._sleepers if not it[2].done()]
+        """The number of waits on this clock."""
+        self._sleepers = [sleeper for sleeper in self._sleepers if not sleeper[2].done()]
         heapq.heapify(self._sleepers)
         return len(self._sleepers)
 
     async def settle(self) -> None:
-        """Return once everybody waits. Raises `AssertionError` where nobody comes to wait."""
+        """Return once every task waits. Raises `AssertionError` where none waits on this clock."""
         end, before, same = time.monotonic() + PATIENCE, 0, 0
         while same < SETTLED:
             if time.monotonic() > end:
                 raise AssertionError(
-                    f"nothing has waited on the clock for {PATIENCE:g} s; a source whose time a"
-                    " test can control waits by almenara.sdk: every, poll or sleep"
+                    f"nothing has waited on the clock for {PATIENCE:g} s; wait with every, poll or"
+                    " sleep of almenara.sdk, so that a test can control the time"
                 )
             await asyncio.sleep(STEP)
             sleeping = self.sleeping
@@ -57,7 +58,7 @@ class ManualClock:
             before = sleeping
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass, waking who waits at their moment and letting them come to wait again."""
+        """Let time pass: wake each wait at its moment, and let its task run on to the next."""
         end = self._passed + seconds
         await self.settle()
         while self.sleeping and self._sleepers[0][0] <= end:

@@ -8,7 +8,7 @@ import pytest
 
 if TYPE_CHECKING:
     from almenara.testing.clock import ManualClock
-    from almenara.testing.running import MemoryContext, SourceRun
+    from almenara.testing.source_run import MemoryContext, SourceRun
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def manual_clock() -> "ManualClock":
 @pytest.fixture
 def plugin_context(tmp_path: Path) -> "MemoryContext":
     """What the platform lends to a plugin, in memory."""
-    from almenara.testing.running import MemoryContext
+    from almenara.testing.source_run import MemoryContext
 
     return MemoryContext(tmp_path)
 
@@ -30,7 +30,7 @@ def plugin_context(tmp_path: Path) -> "MemoryContext":
 @pytest.fixture
 def run_source(manual_clock: "ManualClock") -> "Callable[[Any], SourceRun]":
     """Runs a source on `manual_clock`: `async with run_source(source) as run: ...`."""
-    from almenara.testing.running import SourceRun
+    from almenara.testing.source_run import SourceRun
 
     def run(source: Any, **options: Any) -> SourceRun:
         return SourceRun(source, **{"clock": manual_clock, **options})

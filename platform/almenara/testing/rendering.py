@@ -1,4 +1,4 @@
-"""Drawing a panel as a page would, from signals that a test gives."""
+"""Panels rendered as on a page, from signals that a test passes."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ from almenara.plugins import PluginRegistry, find_plugin
 from almenara.signals import Signal
 from almenara.state.resources import Resources
 from almenara.supervisor import Supervisor
-from almenara.testing.running import MemoryContext
+from almenara.testing.source_run import MemoryContext
 
 
-async def draw(
+async def render_panels(
     plugin: str,
     panels: Sequence[Panel],
     templates: Path | Mapping[str, str] | None,
@@ -28,18 +28,18 @@ async def draw(
     query: Mapping[str, str] | None = None,
     *,
     pages: Sequence[Page] = (),
-    tails: Sequence[LogStream] = (),
+    log_streams: Sequence[LogStream] = (),
     only: str = "",
 ) -> dict[str, str]:
-    """Each panel, or the `only` one, by its whole name, drawn of these signals.
+    """Render each panel, or `only` one, of these signals; return HTML by the panel's full name.
 
-    Raises `ValueError` for one that cannot be what its author wants.
+    Raises `ValueError` for a panel that cannot be registered.
     """
     renderer = Renderer()
-    catalogue = PanelRegistry(renderer)
-    catalogue.add(plugin, panels, templates, pages)
+    registry = PanelRegistry(renderer)
+    registry.add(plugin, panels, templates, pages)
     feeds = LogFeeds()
-    feeds.add(plugin, tails)
+    feeds.add(plugin, log_streams)
     renderer.environment.globals["asset"] = lambda name: f"/static/{name}"
     with tempfile.TemporaryDirectory() as folder:
         async with EmbeddedBus(StorageSettings(dir=Path(folder))) as bus:
@@ -54,7 +54,7 @@ async def draw(
             try:
                 return {
                     panel.name: await panel.render(view, panel.choose(query or {}), renderer)
-                    for panel in catalogue.of_plugin(plugin)
+                    for panel in registry.of_plugin(plugin)
                     if not only or panel.name == f"{plugin}.{only}"
                 }
             finally:
@@ -69,25 +69,29 @@ async def render_panel(
     settings: Mapping[str, Any] | None = None,
     query: Mapping[str, str] | None = None,
 ) -> str:
-    """The HTML of a plugin's panel, drawn of these signals.
+    """Render a panel of a plugin from these signals; return its HTML.
 
-    `plugin` is an installed plugin's name or the path of one; `panel` is the panel's own name;
-    `query` are filters, as the address of the panel has them.
+    `plugin` is the name of an installed plugin or the path of one; `panel` is the panel's own name;
+    `query` holds filters as in the address of the panel. Raises `ValueError` for an unknown panel.
     """
     plugins = PluginRegistry()
-    found = find_plugin(plugin)
-    plugins.load(found)
-    known = plugins.decode_settings(found.name, settings or {})
-    panels = plugins.hooks.panels(found.name, known)
+    candidate = find_plugin(plugin)
+    plugins.load(candidate)
+    known = plugins.decode_settings(candidate.name, settings or {})
+    panels = plugins.hooks.panels(candidate.name, known)
     with tempfile.TemporaryDirectory() as data_dir:
-        drawn = await draw(
-            found.name, panels, plugins.hooks.templates(found.name), signals, query,
-            pages=plugins.hooks.pages(found.name, known),
-            tails=plugins.hooks.log_streams(found.name, known, MemoryContext(Path(data_dir))),
+        rendered = await render_panels(
+            candidate.name, panels, plugins.hooks.templates(candidate.name), signals, query,
+            pages=plugins.hooks.pages(candidate.name, known),
+            log_streams=plugins.hooks.log_streams(
+                candidate.name, known, MemoryContext(Path(data_dir))
+            ),
             only=panel,
         )  # fmt: skip
     try:
-        return drawn[f"{found.name}.{panel}"]
+        return rendered[f"{candidate.name}.{panel}"]
     except KeyError:
-        names = ", ".join(it.name for it in panels) or "none"
-        raise ValueError(f"{found.name} has no panel {panel!r}; it has {names}") from None
+        names = ", ".join(each.name for each in panels) or "none"
+        raise ValueError(
+            f"plugin {candidate.name} has no panel {panel!r}; known: {names}"
+        ) from None

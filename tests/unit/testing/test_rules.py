@@ -57,7 +57,7 @@ BREAKING: dict[str, tuple[str, str]] = {
     "keeps secrets as secrets": (
         "class Settings(msgspec.Struct, forbid_unknown_fields=True):\n"
         "    api_token: str = ''\n    'x'",
-        "Settings.api_token sounds like a secret and is a plain text"),
+        "Settings.api_token is named like a secret and is plain text"),
     "names its sources": (
         "@almenara.hookimpl\ndef almenara_sources(settings, context):\n"
         "    return [Source(settings, context), Source(settings, context)]",
@@ -78,7 +78,7 @@ BREAKING: dict[str, tuple[str, str]] = {
         "    await publish([Event(id=str(now()), source='s', type='t', time=now(), subject='a')])\n"
         "    await asyncio.Event().wait()\n"
         "Source.run = run",
-        "after a restart it told t of a again with another id"),
+        "after a restart it published t of a again with another id"),
     "restarts after a failure without repeats": (
         "async def run(self, publish):\n"
         "    number = int(await self.context.load('n') or 0) + 1\n"
@@ -87,14 +87,14 @@ BREAKING: dict[str, tuple[str, str]] = {
         "    await publish([event])\n"
         "    await asyncio.Event().wait()\n"
         "Source.run = run",
-        "after a restart it told t of a again"),
-    "escapes what it draws": (
+        "after a restart it published t of a again"),
+    "escapes what it renders": (
         "@almenara.hookimpl\ndef almenara_templates(): return {'p.html': '{{ resources[0]."
         "resource.name|safe }}'}\n"
         "@almenara.hookimpl\ndef almenara_panels():\n"
         "    return [TemplatePanel(name='p', title='P', template='p.html',"
         " query=ResourceQuery(kind='k'))]",
-        "the panel p prints what it is given without escaping it"),
+        "panel p does not escape what signals hold"),
     "shows no secret": (
         "async def run(self, publish):\n"
         "    logging.getLogger('x').warning('refused: %s', self.settings.password.reveal())\n"
@@ -147,7 +147,7 @@ def test_unrenderable_panel_fails_with_its_line(
             " query=ResourceQuery(kind='k'))]"
         ),
         None,
-        "escapes what it draws",
+        "escapes what it renders",
     )
     assert result.verdict == "failed"
     assert "division by zero (mine/p.html, line 2)" in result.text

@@ -1,4 +1,4 @@
-"""Running a source against a bus in memory."""
+"""A run of a source against a bus in memory."""
 
 import asyncio
 import inspect
@@ -14,14 +14,14 @@ from almenara.hookspecs import ResourceKey
 from almenara.signals import Event, Resource, Sample, Signal
 
 PATIENCE: Final = 5.0
-ENDS_WITHIN: Final = 1.0
+STOP_TIMEOUT: Final = 1.0
 """Seconds a source may take to end when it is cancelled."""
 
 
 class MemoryContext:
-    """`hookspecs.Context` in memory; give the same one to the next run, as a restart does.
+    """`hookspecs.Context` in memory; pass the same one to the next run, as a restart does.
 
-    What a source told is asked of `bus`, which its run must share:
+    `known_resources` answers from `bus`, which the run must share:
     `SourceRun(source, bus=context.bus)`.
     """
 
@@ -38,44 +38,45 @@ class MemoryContext:
         self.values[key] = value
 
     async def known_resources(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
-        known = self.bus.told.get(source, {})
+        known = self.bus.known_resources.get(source, {})
         return [key for key in known if kind in ("", key[0])]
 
 
 class MemoryBus:
-    """What was published: checked as the real bus does, each event once by its identity."""
+    """Published signals: checked as the real bus does, each event once by its identity."""
 
     def __init__(self) -> None:
         self.signals: list[Signal] = []
         self.repeats: list[Event] = []
-        self.told: dict[str, dict[ResourceKey, None]] = defaultdict(dict)
-        """The resources that there are, by the name of the source that told them."""
+        """Events that were published again with the same identity."""
+        self.known_resources: dict[str, dict[ResourceKey, None]] = defaultdict(dict)
+        """The resources that exist, by the name of the source that published them."""
         self._seen: set[tuple[str, str]] = set()
 
     def accept(self, batch: Sequence[Signal], source: str = "test") -> None:
-        """Take a batch of a source. Raises `ValueError` for what the bus refuses."""
+        """Store a batch of a source. Raises `TypeError` and `ValueError` as the bus does."""
         for signal in batch:
             if not isinstance(signal, Event | Resource | Sample):
                 raise TypeError(f"{type(signal).__name__} is not an Event, a Resource or a Sample")
-            kept = normalize(signal, source)
-            if isinstance(kept, Event):
-                if (kept.source, kept.id) in self._seen:
-                    self.repeats.append(kept)
+            stored = normalize(signal, source)
+            if isinstance(stored, Event):
+                if (stored.source, stored.id) in self._seen:
+                    self.repeats.append(stored)
                     continue
-                self._seen.add((kept.source, kept.id))
-            elif isinstance(kept, Resource):
-                known = self.told[source]
-                if kept.deleted:
-                    known.pop(kept.key, None)
+                self._seen.add((stored.source, stored.id))
+            elif isinstance(stored, Resource):
+                known = self.known_resources[source]
+                if stored.deleted:
+                    known.pop(stored.key, None)
                 else:
-                    known[kept.key] = None
-            self.signals.append(signal)
+                    known[stored.key] = None
+            self.signals.append(stored)
 
 
 class SourceRun:
-    """One run of a source; also what the source reports to.
+    """One run of a source, and the `SourceReport` that the source reports to.
 
-    Used as an asynchronous context manager, it begins and stops the run. What it published is in
+    As an asynchronous context manager it starts and stops the run. What the source published is in
     `events`, `resources` and `samples`.
     """
 
@@ -83,14 +84,14 @@ class SourceRun:
         self.source, self.clock = source, clock
         self.bus = bus or MemoryBus()
         self.degraded_for: list[str] = []
-        """The reasons that the source gave for being degraded, the last one last."""
+        """The reasons that the source gave for being degraded, oldest first."""
         self.is_degraded = False
         self.messages_waiting: int | None = None
         self.messages_rejected = 0
         self.task: asyncio.Task[None] | None = None
         self.fail_after_publishing: Exception | None = None
-        """Raised to the source once, after its next batch was taken."""
-        self._before: set[asyncio.Task[Any]] = set()
+        """Raised to the source once, after its next batch was stored."""
+        self._tasks_before: set[asyncio.Task[Any]] = set()
 
     def degraded(self, reason: str) -> None:
         self.is_degraded = True
@@ -106,7 +107,7 @@ class SourceRun:
         self.messages_rejected += count
 
     async def publish(self, batch: Sequence[Signal]) -> None:
-        """What the source publishes by."""
+        """The `publish` of the source."""
         await asyncio.sleep(0)
         self.bus.accept(batch, getattr(self.source, "name", "") or "test")
         error, self.fail_after_publishing = self.fail_after_publishing, None
@@ -116,22 +117,22 @@ class SourceRun:
     @property
     def events(self) -> list[Event]:
         """The events, each once."""
-        return [it for it in self.bus.signals if isinstance(it, Event)]
+        return [signal for signal in self.bus.signals if isinstance(signal, Event)]
 
     @property
     def resources(self) -> dict[str, Resource]:
-        """The resources that exist, as last told, by name."""
-        found = {it.name: it for it in self.bus.signals if isinstance(it, Resource)}
-        return {name: it for name, it in found.items() if not it.deleted}
+        """The resources that exist, in their last state, by name."""
+        last = {signal.name: signal for signal in self.bus.signals if isinstance(signal, Resource)}
+        return {name: resource for name, resource in last.items() if not resource.deleted}
 
     @property
     def samples(self) -> list[Sample]:
         """The samples, in order."""
-        return [it for it in self.bus.signals if isinstance(it, Sample)]
+        return [signal for signal in self.bus.signals if isinstance(signal, Sample)]
 
     def start(self) -> Self:
-        """Begin."""
-        self._before = set(asyncio.all_tasks())
+        """Start the source in a task."""
+        self._tasks_before = set(asyncio.all_tasks())
         token = CLOCK.set(self.clock) if self.clock is not None else None
         try:
             self.task = asyncio.create_task(self._run(), name="source")
@@ -152,32 +153,32 @@ class SourceRun:
         while not condition():
             if self.task is not None and self.task.done():
                 self.task.result()
-                raise AssertionError("the source ended by itself")
+                raise AssertionError("the source returned")
             if time.monotonic() > end:
-                raise AssertionError(f"what was waited for did not come about within {patience} s")
+                raise AssertionError(f"the condition did not hold within {patience} s")
             await asyncio.sleep(0.005)
 
     async def stop(self) -> list[str]:
-        """Cancel the source; the names of the tasks it left behind.
+        """Cancel the source; return the names of tasks that it left running.
 
         Raises `AssertionError` where it does not end within a second.
         """
         if self.task is None:
             return []
         self.task.cancel()
-        await asyncio.wait([self.task], timeout=ENDS_WITHIN)
+        await asyncio.wait([self.task], timeout=STOP_TIMEOUT)
         if not self.task.done():
-            raise AssertionError(f"the source did not end within {ENDS_WITHIN:g} s of its cancel")
-        # Who was cancelled along with it gets the turns that it needs to end.
+            raise AssertionError(f"the source did not end within {STOP_TIMEOUT:g} s of its cancel")
+        # Tasks that were cancelled with it need some turns of the loop to end.
         for _ in range(5):
             await asyncio.sleep(0)
-        left = asyncio.all_tasks() - self._before - {self.task}
-        return [task.get_name() for task in left if not task.done()]
+        leftovers = asyncio.all_tasks() - self._tasks_before - {self.task}
+        return [task.get_name() for task in leftovers if not task.done()]
 
     async def __aenter__(self) -> Self:
         return self.start()
 
     async def __aexit__(self, *_: object) -> None:
-        left = await self.stop()
-        if left:
-            raise AssertionError(f"the source left tasks behind: {', '.join(left)}")
+        leftovers = await self.stop()
+        if leftovers:
+            raise AssertionError(f"the source left tasks running: {', '.join(leftovers)}")

@@ -1,4 +1,4 @@
-"""The rules of a good plugin, for the command line."""
+"""All rules of a good plugin at once, for `almenara plugins check`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,5 +7,5 @@ from almenara.testing.rules import RULES, Result, examine
 
 
 def check(plugin: str, settings: Mapping[str, Any]) -> list[Result]:
-    """What each rule says of a plugin: an installed one's name, or a path."""
+    """The result of each rule for a plugin: the name of an installed one, or a path."""
     return [examine(plugin, settings, rule) for rule in RULES]

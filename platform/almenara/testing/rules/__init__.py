@@ -1,0 +1,84 @@
+"""The rules of a good plugin, and the examination of a plugin against them."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from almenara.config import ConfigError
+from almenara.errors import describe_error
+from almenara.plugins import PluginError
+from almenara.testing.rules.panels import escapes_what_it_renders
+from almenara.testing.rules.settings import (
+    documents_its_settings,
+    keeps_secrets_as_secrets,
+    keeps_the_contract,
+    shows_no_secret,
+    types_its_settings,
+)
+from almenara.testing.rules.sources import (
+    does_not_block,
+    ends_when_cancelled,
+    keeps_identity_over_restarts,
+    names_its_sources,
+    restarts_after_a_failure_without_repeats,
+)
+from almenara.testing.rules.subject import Result, Skip, Subject
+
+__all__ = ["RULES", "Result", "Settings", "examine"]
+
+Settings = Mapping[str, Any] | Callable[[], AbstractContextManager[Mapping[str, Any]]]
+LEFTOVER_TIMEOUT: Final = 1.0
+"""Seconds that tasks which a source has left running have to end."""
+
+RULES: Final[dict[str, Callable[[Subject], Coroutine[Any, Any, None]]]] = {
+    "keeps the contract": keeps_the_contract,
+    "documents its settings": documents_its_settings,
+    "types its settings": types_its_settings,
+    "keeps secrets as secrets": keeps_secrets_as_secrets,
+    "names its sources": names_its_sources,
+    "ends when cancelled": ends_when_cancelled,
+    "does not block": does_not_block,
+    "keeps identity over restarts": keeps_identity_over_restarts,
+    "restarts after a failure without repeats": restarts_after_a_failure_without_repeats,
+    "escapes what it renders": escapes_what_it_renders,
+    "shows no secret": shows_no_secret,
+}
+"""By a sentence about the plugin that keeps the rule. A rule raises `AssertionError` with what is
+wrong and what to do, or `Skip` where it does not apply."""
+
+
+def examine(plugin: str, settings: Settings | None, rule: str) -> Result:
+    """Hold a plugin against one rule; whatever the plugin raises is a failure of the rule.
+
+    `plugin` is the name of an installed plugin or the path of one.
+    """
+    prepared = settings() if callable(settings) else contextlib.nullcontext(settings or {})
+    with prepared as tree:
+        try:
+            _run(RULES[rule](Subject(plugin, tree)))
+        except Skip as reason:
+            return Result(rule, "skipped", str(reason))
+        except (AssertionError, ConfigError, PluginError) as error:
+            return Result(rule, "failed", str(error))
+        except Exception as error:
+            return Result(rule, "failed", f"it raised {describe_error(error, with_type=True)}")
+    return Result(rule, "passed")
+
+
+def _run(examination: Coroutine[Any, Any, None]) -> None:
+    """As `asyncio.run`, which would wait for ever for a source that does not end."""
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(examination)
+    finally:
+        leftovers = asyncio.all_tasks(loop)
+        for task in leftovers:
+            task.cancel()
+        if leftovers:
+            loop.run_until_complete(asyncio.wait(leftovers, timeout=LEFTOVER_TIMEOUT))
+        for task in asyncio.all_tasks(loop):
+            # The rule has reported it; asyncio would complain again when it is collected.
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        loop.close()

@@ -1,0 +1,142 @@
+"""Rules about the sources of a plugin."""
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from almenara.errors import describe_error
+from almenara.signals import Event, Signal
+from almenara.supervisor.watchdog import Heartbeat
+from almenara.testing.rules.subject import RUN_TIME, Skip, Subject, let_run, memory_context
+from almenara.testing.source_run import SourceRun
+
+BLOCK_LIMIT: Final = 0.25
+"""Seconds for which a source may block its event loop."""
+CHECK_INTERVAL: Final = 0.02
+
+
+async def names_its_sources(subject: Subject) -> None:
+    with memory_context() as context:
+        sources = subject.require_sources(context)
+    names = [getattr(source, "name", "") or subject.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise AssertionError(f"two of its sources are named {name!r}; names must be unique")
+
+
+async def ends_when_cancelled(subject: Subject) -> None:
+    with memory_context() as context:
+        for source in subject.require_sources(context):
+            run = SourceRun(source, bus=context.bus).start()
+            await let_run(run, RUN_TIME / 2)
+            if run.task is not None and run.task.done() and not run.task.cancelled():
+                if (error := run.task.exception()) is not None:
+                    reason = describe_error(error, with_type=True)
+                    raise AssertionError(f"its run() raised {reason}")
+                raise AssertionError("its run() returned; it must run until it is cancelled")
+            leftovers = await run.stop()
+            if leftovers:
+                raise AssertionError(
+                    f"it left tasks running: {', '.join(leftovers)}; start tasks in an"
+                    " asyncio.TaskGroup"
+                )
+
+
+async def does_not_block(subject: Subject) -> None:
+    heartbeat = Heartbeat()
+    stack: list[str] = []
+    is_over = threading.Event()
+
+    def watch() -> None:
+        before = time.monotonic()
+        while not is_over.wait(CHECK_INTERVAL):
+            # On a busy machine this thread is late as well, which is not the source's fault.
+            late = time.monotonic() - before - CHECK_INTERVAL
+            before = time.monotonic()
+            if heartbeat.blocked_for() - late > BLOCK_LIMIT and not stack:
+                stack.extend(heartbeat.stack() or ["code that is not Python"])
+
+    with memory_context() as context:
+        sources = subject.require_sources(context)
+        # A collection of the garbage of earlier tests can take longer than a source may block.
+        gc.collect()
+        gc.freeze()
+        heartbeat.start(count_tasks=False)
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        runs = [SourceRun(source, bus=context.bus).start() for source in sources]
+        try:
+            await asyncio.sleep(RUN_TIME)
+            for run in runs:
+                await run.stop()
+        finally:
+            heartbeat.stop()
+            gc.unfreeze()
+            is_over.set()
+            watcher.join()
+    if stack:
+        raise AssertionError(
+            f"it blocked the event loop for more than {BLOCK_LIMIT:g} s at {stack[-1]}; run"
+            " blocking calls in almenara.sdk.blocking or BlockingClient"
+        )
+
+
+async def keeps_identity_over_restarts(subject: Subject) -> None:
+    await _run_twice(subject, failing=False)
+
+
+async def restarts_after_a_failure_without_repeats(subject: Subject) -> None:
+    await _run_twice(subject, failing=True)
+
+
+class _FailingRun(SourceRun):
+    """A run in which publishing fails once, after the bus has stored the first event."""
+
+    has_failed = False
+
+    async def publish(self, batch: Sequence[Signal]) -> None:
+        await super().publish(batch)
+        if not self.has_failed and any(isinstance(signal, Event) for signal in batch):
+            self.has_failed = True
+            raise ConnectionError("the bus is unavailable, for a test")
+
+
+async def _run_twice(subject: Subject, *, failing: bool) -> None:
+    """Run the sources twice on the same bus and state, and compare the events."""
+    with memory_context() as context:
+        bus = context.bus
+        for source in subject.require_sources(context):
+            run = (_FailingRun if failing else SourceRun)(source, bus=bus).start()
+            await let_run(run)
+            if run.task is not None and not run.task.done():
+                await run.stop()
+            elif run.task is not None:
+                run.task.exception()
+        first = [signal for signal in bus.signals if isinstance(signal, Event)]
+        published = len(bus.signals)
+        for source in subject.require_sources(context):
+            run = SourceRun(source, bus=bus).start()
+            await let_run(run)
+            await run.stop()
+    if not first:
+        raise Skip("it published no event while it was examined")
+    contents = [_content(event) for event in first]
+    # Content that repeats within one run is new each time, such as a heartbeat.
+    unique = {content for content in contents if contents.count(content) == 1}
+    for signal in bus.signals[published:]:
+        if isinstance(signal, Event) and _content(signal) in unique:
+            raise AssertionError(
+                f"after a restart it published {signal.type} of {signal.subject or 'no subject'}"
+                f" again with another id ({signal.id!r}); make the id from what happened, not from"
+                " when it was observed, or remember with context.save what was published"
+            )
+
+
+def _content(event: Event) -> tuple[str, str, bytes]:
+    """What an event says, without its identity."""
+    return event.type, event.subject, msgspec.json.encode(event.data, enc_hook=str)
