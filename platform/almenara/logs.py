@@ -1,4 +1,4 @@
-"""Logs: for people on a terminal, and as JSON elsewhere; never what variables held."""
+"""Logging: readable lines on a terminal, JSON elsewhere, never the values of variables."""
 
 import io
 import logging
@@ -12,102 +12,107 @@ import structlog
 from structlog.typing import ExcInfo
 
 from almenara.config import LogSettings
-from almenara.terminal import printable
+from almenara.terminal import escape_control_characters
 
-AS_JSON: Final[list[Any]] = [
-    # By default structlog writes the variables of each frame too, and a token may be one of them.
+JSON_PROCESSORS: Final[list[Any]] = [
+    # By default structlog writes the variables of each frame, and one of them may be a token.
     structlog.processors.ExceptionRenderer(
         structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     ),
     structlog.processors.JSONRenderer(),
 ]
-"""What ends a chain of processors whose lines are read by machines."""
-A_MINUTE: Final = 120
-MINUTE: Final = 60.0
-KINDS: Final = 1_000
+"""The last processors of a chain that writes JSON lines."""
+LINES_PER_WINDOW: Final = 120
+WINDOW_SECONDS: Final = 60.0
+MAX_MESSAGES: Final = 1_000
+"""Messages that the throttle remembers; the least recent are forgotten first."""
 
 
 def configure_logging(settings: LogSettings) -> None:
-    """Log to standard error, for people on a terminal and as JSON elsewhere."""
-    people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
-    floods = Floods()
+    """Log to standard error, throttled, in the format and from the level of the settings."""
+    is_console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+    throttle = LogThrottle()
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[Any] = (
-        [_harmless, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
-        if people
-        else AS_JSON
+        [_escape_values, structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)]
+        if is_console
+        else JSON_PROCESSORS
     )
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     structlog.configure(
-        processors=[floods, *shared, *renderer],
+        processors=[throttle, *shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # Libraries log through the standard library; only what they warn of is for operators.
+    # Libraries log through the standard library; only their warnings concern operators.
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
-    handler.addFilter(floods.library)
+    handler.addFilter(throttle.filter_record)
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
 
 
-class Floods:
-    """A processor that leaves out what fills a disk: of warnings and errors of one kind, which
-    anybody on the network may cause, the first `A_MINUTE` of each minute are written, and how many
-    were not."""
+class LogThrottle:
+    """Limits repeated warnings and errors, which anyone on the network may cause.
+
+    Of each message, `LINES_PER_WINDOW` lines are written per window. The first line of the next
+    window has the number of lines that were suppressed.
+    """
 
     def __init__(self) -> None:
-        self._kinds: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._windows: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        """By message: the start of its window, and the lines in it."""
 
     def __call__(
-        self, _: Any, level: str, told: MutableMapping[str, Any]
+        self, _: Any, level: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
+        """Pass an event on as a processor of structlog, or raise `structlog.DropEvent`."""
         if level in ("warning", "error", "exception"):
-            left_out = self._left_out(str(told.get("event", "")))
-            if left_out is None:
+            suppressed = self._count_line(str(event.get("event", "")))
+            if suppressed is None:
                 raise structlog.DropEvent
-            if left_out:
-                told["not_written_before"] = left_out
-        return told
+            if suppressed:
+                event["suppressed"] = suppressed
+        return event
 
-    def library(self, record: logging.LogRecord) -> bool:
-        """Whether a line of a library is written."""
-        left_out = self._left_out(str(record.msg))
-        if left_out:
-            record.msg = f"{record.msg} ({left_out} like it were not written)"
-        return left_out is not None
+    def filter_record(self, record: logging.LogRecord) -> bool:
+        """Return whether a record of the standard library is written."""
+        suppressed = self._count_line(str(record.msg))
+        if suppressed:
+            record.msg = f"{record.msg} ({suppressed} similar messages suppressed)"
+        return suppressed is not None
 
-    def _left_out(self, kind: str) -> int | None:
-        """How many of a kind were left out before this one; None where it is left out too."""
+    def _count_line(self, message: str) -> int | None:
+        """Count a line; return how many were suppressed before it, or None to suppress it too."""
         moment = time.monotonic()
-        since, count = self._kinds.get(kind, (moment, 0))
-        left_out = 0
-        if moment - since >= MINUTE:
-            since, left_out, count = moment, max(count - A_MINUTE, 0), 0
-        self._kinds[kind] = since, count + 1
-        self._kinds.move_to_end(kind)
-        if len(self._kinds) > KINDS:
-            self._kinds.popitem(last=False)
-        return left_out if count < A_MINUTE else None
+        start, lines = self._windows.get(message, (moment, 0))
+        suppressed = 0
+        if moment - start >= WINDOW_SECONDS:
+            start, suppressed, lines = moment, max(lines - LINES_PER_WINDOW, 0), 0
+        self._windows[message] = start, lines + 1
+        self._windows.move_to_end(message)
+        if len(self._windows) > MAX_MESSAGES:
+            self._windows.popitem(last=False)
+        return suppressed if lines < LINES_PER_WINDOW else None
 
 
-def _harmless(_: Any, __: str, told: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    # Some of what is logged comes from outside, and a terminal would obey it.
-    for name, value in told.items():
+def _escape_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    # Some values come from outside, and a terminal would interpret control characters in them.
+    for name, value in event.items():
         if isinstance(value, str):
-            told[name] = printable(value)
-    return told
+            event[name] = escape_control_characters(value)
+    return event
 
 
-def _traceback(target: TextIO, error: ExcInfo) -> None:
-    written = io.StringIO()
-    structlog.dev.plain_traceback(written, error)
-    target.write(printable(written.getvalue(), lines=True))
+def _write_traceback(target: TextIO, error: ExcInfo) -> None:
+    buffer = io.StringIO()
+    structlog.dev.plain_traceback(buffer, error)
+    target.write(escape_control_characters(buffer.getvalue(), keep_newlines=True))

@@ -1,23 +1,34 @@
-"""Text from outside as a terminal shows it, and never obeys it."""
+"""Untrusted text for a terminal: control characters are escaped, so that it cannot be driven."""
+
+PLACEHOLDER = "\u00b7"
+"""Stands for a character that a terminal would interpret or hide."""
 
 
-def printable(text: str, *, lines: bool = False) -> str:
-    """The text without what a terminal would obey or hide: a dot stands for each such character.
+def escape_control_characters(text: str, *, keep_newlines: bool = False) -> str:
+    """Return the text with a dot for each character that a terminal would interpret or hide.
 
-    Line feeds stay where `lines` says so; elsewhere they could fake a line.
+    Newlines are kept only with `keep_newlines`; elsewhere they could fake a line of output.
     """
     if text.isprintable():
         return text
-    return "".join(it if it.isprintable() or (lines and it == "\n") else "\u00b7" for it in text)
+    return "".join(
+        character
+        if character.isprintable() or (keep_newlines and character == "\n")
+        else PLACEHOLDER
+        for character in text
+    )
 
 
-def printable_json(text: str) -> str:
-    """The same JSON with such characters escaped, so that whoever reads it gets what it says."""
+def escape_json_control_characters(text: str) -> str:
+    """Return the same JSON with such characters as `\\uXXXX`, so that its value is unchanged."""
     if text.isprintable():
         return text
-    return "".join(it if it.isprintable() else _escaped(it) for it in text)
+    return "".join(
+        character if character.isprintable() else _json_escape(character) for character in text
+    )
 
 
-def _escaped(character: str) -> str:
+def _json_escape(character: str) -> str:
+    # JSON escapes UTF-16 code units, so a character outside the BMP becomes a surrogate pair.
     units = character.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[it]:02x}{units[it + 1]:02x}" for it in range(0, len(units), 2))
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))

@@ -95,7 +95,7 @@ def test_the_application_finds_nothing_wrong_with_it(
 ) -> None:
     code, told = checked[name]
     assert code == 0, told
-    assert "The configuration is right." in told
+    assert "The configuration is valid." in told
 
 
 def test_the_application_finds_what_is_wrong(tmp_path: Path) -> None:

@@ -368,7 +368,7 @@ def test_the_doctor_finds_nothing_wrong_from_where_browsers_are(
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "a page of another site is refused" in " ".join(done.stdout.split())
+    assert "pages of other sites are refused" in " ".join(done.stdout.split())
 
 
 def test_a_websocket_outlives_the_idle_timeouts_of_the_ingress(fleet: Fleet) -> None:

@@ -438,8 +438,8 @@ def test_helm_test_sees_an_event_come_back_over_the_websocket(
         cluster.helm.test("rel")
         told = " ".join("\n".join(kubelet.outputs).split())
         assert "is ready" in told
-        assert "came over the WebSocket" in told
-        assert "a page of another site is refused" in told
+        assert "arrived over the WebSocket" in told
+        assert "pages of other sites are refused" in told
         assert "Stored in FLEET" in told
     # And it fails where nothing serves.
     with Kubelet(cluster, tmp_path, service) as kubelet:

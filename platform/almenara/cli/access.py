@@ -1,12 +1,13 @@
-"""`almenara access`: tokens and sessions, from the terminal of the machine it runs on."""
+"""`almenara access`: manage tokens and sessions on the machine of the database."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import click
+import rich_click as click
 
+from almenara.cli.common import CommandError, read_settings
 from almenara.config import Settings
 from almenara.scope import Grant
 from almenara.security import tokens as api_tokens
@@ -14,95 +15,108 @@ from almenara.security.identity import Role
 from almenara.security.secret_hash import generated, hashed
 from almenara.security.store import Store
 from almenara.signals import format_time, now
-from almenara.terminal import printable
+from almenara.terminal import escape_control_characters
+from almenara.units import DAY, HOUR, SECOND
 
 LIFETIME: Final = re.compile(r"(\d{1,5})([hd])")
-SECONDS: Final = {"h": 3600, "d": 86400}
-SECOND: Final = 1_000_000
+LIFETIME_SECONDS: Final = {"h": HOUR // SECOND, "d": DAY // SECOND}
 
 
-def access_commands(read_settings: Callable[[], Settings]) -> click.Group:
-    """The commands, which change the file that a running Almenara reads as well."""
+@click.group()
+def access() -> None:
+    """Create, list and revoke access tokens, API tokens and sessions.
 
-    def store() -> Store:
-        return Store(Path(read_settings().storage.dir))
+    A running Almenara with the same database uses the changes: new tokens at once, revocations
+    within two seconds.
+    """
 
-    @click.group()
-    def access() -> None:
-        """Give access, and take it away.
 
-        Changes count for a running Almenara on the same folder as well: new tokens at once, the end
-        of old ones within two seconds.
-        """
-
-    @access.command()
-    def rotate() -> None:
-        """Make a new access token and print it, once; sessions of the one before end."""
-        if read_settings().auth.token is not None:
-            raise click.ClickException(
-                "The access token comes from auth.token; change it there, and it counts at once."
-            )
-        token = generated()
-        store().set_access_hash(hashed(token), now())
-        click.echo(token)
-
-    @access.command()
-    @click.argument("name")
-    @click.option("--role", type=click.Choice([it.name.lower() for it in Role]), default="viewer",
-                  show_default=True, help="What it may do.")  # fmt: skip
-    @click.option("--expires", default="7d", show_default=True, help="`12h` or `30d` from now.")
-    @click.option("--source", "sources", multiple=True, help="Only this source; repeatable.")
-    @click.option("--type", "types", multiple=True, help="Only events of this type, as a pattern.")
-    @click.option("--namespace", "namespaces", multiple=True, help="Only this namespace.")
-    def create(
-        name: str,
-        role: str,
-        expires: str,
-        sources: Sequence[str],
-        types: Sequence[str],
-        namespaces: Sequence[str],
-    ) -> None:
-        """Make an API token called NAME for a script and print it, once."""
-        found = LIFETIME.fullmatch(expires)
-        lifetime = int(found[1]) * SECONDS[found[2]] if found else 0
-        longest = read_settings().auth.max_token_lifetime
-        if not 0 < lifetime <= longest:
-            raise click.ClickException(
-                f"--expires {expires}: write 12h or 30d, and at most {longest / 86400:.0f}d"
-                " (auth.max_token_lifetime)."
-            )
-        grant = Grant(sources=tuple(sources), types=tuple(types), namespaces=tuple(namespaces))
-        token, sent = api_tokens.made(
-            name, Role[role.upper()], [grant], lifetime, by="the command line"
+@access.command()
+@click.pass_context
+def rotate(context: click.Context) -> None:
+    """Replace the access token and print the new one, once. Sessions of the old one end."""
+    settings = read_settings(context)
+    if settings.auth.token is not None:
+        raise CommandError(
+            "The access token is set by auth.token. Change it there; it takes effect at once."
         )
-        store().add_token(token)
-        click.echo(sent)
+    token = generated()
+    _open_store(settings).set_access_hash(hashed(token), now())
+    click.echo(token)
 
-    @access.command("list")
-    def list_() -> None:
-        """List API tokens and sessions."""
-        kept = store().read()
-        for token in kept.tokens:
-            over = "" if token.expires > now() else "  over"
+
+@access.command()
+@click.argument("name")
+@click.option(
+    "--role",
+    type=click.Choice([role.name.lower() for role in Role]),
+    default="viewer",
+    show_default=True,
+    help="Role of the token.",
+)
+@click.option("--expires", default="7d", show_default=True, help="Lifetime: `12h` or `30d`.")
+@click.option("--source", "sources", multiple=True, help="Grant only this source; repeatable.")
+@click.option("--type", "types", multiple=True, help="Grant only this pattern of event types.")
+@click.option("--namespace", "namespaces", multiple=True, help="Grant only this namespace.")
+@click.pass_context
+def create(
+    context: click.Context,
+    name: str,
+    role: str,
+    expires: str,
+    sources: Sequence[str],
+    types: Sequence[str],
+    namespaces: Sequence[str],
+) -> None:
+    """Create an API token called NAME for a script and print it, once."""
+    settings = read_settings(context)
+    match = LIFETIME.fullmatch(expires)
+    lifetime = int(match[1]) * LIFETIME_SECONDS[match[2]] if match else 0
+    longest = settings.auth.max_token_lifetime
+    if not 0 < lifetime <= longest:
+        raise CommandError(
+            f"--expires {expires} is not valid. Write 12h or 30d, and at most"
+            f" {longest / LIFETIME_SECONDS['d']:.0f}d (auth.max_token_lifetime)."
+        )
+    grant = Grant(sources=tuple(sources), types=tuple(types), namespaces=tuple(namespaces))
+    token, value = api_tokens.made(
+        name, Role[role.upper()], [grant], lifetime, by="the command line"
+    )
+    _open_store(settings).add_token(token)
+    click.echo(value)
+
+
+@access.command("list")
+@click.pass_context
+def list_access(context: click.Context) -> None:
+    """List API tokens and sessions."""
+    stored = _open_store(read_settings(context)).read()
+    for token in stored.tokens:
+        expired = "" if token.expires > now() else "  expired"
+        click.echo(
+            f"token    {token.id}  {Role(token.role).name.lower():8}"
+            f"  until {format_time(token.expires)[:16]}{expired}"
+            f"  {escape_control_characters(token.name)}"
+        )
+    for session in stored.sessions:
+        if session.expires > now():
             click.echo(
-                f"token    {token.id}  {Role(token.role).name.lower():8}"
-                f"  until {format_time(token.expires)[:16]}{over}  {printable(token.name)}"
+                f"session  {session.id}  {escape_control_characters(session.person.name)}"
+                f"  from {session.address}"
+                f"  last seen {format_time(session.seen)[:16]}"
             )
-        for session in kept.sessions:
-            if session.expires > now():
-                click.echo(
-                    f"session  {session.id}  {printable(session.person.name)}"
-                    f"  from {session.address}"
-                    f"  seen {format_time(session.seen)[:16]}"
-                )
 
-    @access.command()
-    @click.argument("id_")
-    def revoke(id_: str) -> None:
-        """End the session, or revoke the API token, with this id of `almenara access list`."""
-        place = store()
-        if not (place.remove_token(id_) or place.remove_session(id_)):
-            raise click.ClickException(f"There is no session and no token {id_}.")
-        click.echo("Done; open pages close within two seconds.")
 
-    return access
+@access.command()
+@click.argument("id_", metavar="ID")
+@click.pass_context
+def revoke(context: click.Context, id_: str) -> None:
+    """Revoke the API token, or end the session, with this ID of `almenara access list`."""
+    store = _open_store(read_settings(context))
+    if not (store.remove_token(id_) or store.remove_session(id_)):
+        raise CommandError(f"No session and no API token has the id {id_}.")
+    click.echo("Revoked. Its open pages close within two seconds.")
+
+
+def _open_store(settings: Settings) -> Store:
+    return Store(Path(settings.storage.dir))

@@ -1,4 +1,4 @@
-"""`almenara plugins`: list, check and begin plugins."""
+"""`almenara plugins`: list, check and create plugins."""
 
 import json
 from pathlib import Path
@@ -11,93 +11,102 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from almenara.cli.common import CommandError, ExistingFilePath
 from almenara.plugins import PluginRegistry
 
-STATES: Final = {"active": "green", "disabled": "dim", "failed": "red"}
-VERDICTS: Final = {"passed": "green", "skipped": "yellow", "failed": "red"}
+STATE_STYLES: Final = {"active": "green", "disabled": "dim", "failed": "red"}
+VERDICT_STYLES: Final = {"passed": "green", "skipped": "yellow", "failed": "red"}
 
 
-def plugin_commands(plugins: PluginRegistry) -> list[click.Command]:
-    """`plugins`, and the same as `plugin`, which reads better in front of `new`."""
+@click.group()
+def plugins() -> None:
+    """List, check and create plugins."""
 
-    @click.group(name="plugins")
-    def group() -> None:
-        """List, check and begin plugins."""
 
-    @group.command("list")
-    @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-    def list_plugins(as_json: bool) -> None:
-        """Show every plugin: version, origin, API version, hooks and state."""
-        described = plugins.infos()
-        if as_json:
-            click.echo(json.dumps(msgspec.to_builtins(described), indent=2))
-            return
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for title in ("Name", "Version", "Origin", "API", "State", "Hooks"):
-            table.add_column(title, header_style="bold", overflow="fold")
-        for it in described:
-            hooks = ", ".join(hook.removeprefix("almenara_") for hook in it.hooks)
-            said = Text(hooks)
-            if it.error:
-                said.append(("\n" if hooks else "") + it.error, style=STATES[it.state])
-            table.add_row(
-                it.name, it.version or "-", it.origin, str(it.api_version),
-                Text(it.state, style=STATES[it.state]), said,
-            )  # fmt: skip
-        Console().print(table)
+plugin_alias = click.RichGroup(
+    name="plugin",
+    commands=plugins.commands,
+    help="The same as `almenara plugins`.",
+    hidden=True,
+)
+"""`almenara plugin`, which reads better in front of `new`."""
 
-    @group.command()
-    def document() -> None:
-        """Print the reference of the contract with plugins, in Markdown."""
-        from almenara.plugins.reference import render_contract_reference
 
-        click.echo(render_contract_reference(), nl=False)
+@plugins.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def list_plugins(registry: PluginRegistry, as_json: bool) -> None:
+    """List all plugins with version, origin, API version, state and hooks."""
+    infos = registry.infos()
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(infos), indent=2))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("Name", "Version", "Origin", "API", "State", "Hooks"):
+        table.add_column(title, header_style="bold", overflow="fold")
+    for info in infos:
+        hooks = ", ".join(hook.removeprefix("almenara_") for hook in info.hooks)
+        details = Text(hooks)
+        if info.error:
+            details.append(("\n" if hooks else "") + info.error, style=STATE_STYLES[info.state])
+        table.add_row(
+            info.name, info.version or "-", info.origin, str(info.api_version),
+            Text(info.state, style=STATE_STYLES[info.state]), details,
+        )  # fmt: skip
+    Console().print(table)
 
-    @group.command()
-    @click.argument("name")
-    @click.option(
-        "--into",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=None,
-        help="Folder to make; without it `almenara-NAME` here.",
+
+@plugins.command()
+def document() -> None:
+    """Print the reference of the plugin contract as Markdown."""
+    from almenara.plugins.reference import render_contract_reference
+
+    click.echo(render_contract_reference(), nl=False)
+
+
+@plugins.command()
+@click.argument("name")
+@click.option(
+    "--into",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory to create. The default is `almenara-NAME` in the working directory.",
+)
+def new(name: str, into: Path | None) -> None:
+    """Create a plugin NAME: a distribution with a source, a panel and tests."""
+    from almenara.scaffold import create
+
+    directory = into or Path(f"almenara-{name}")
+    try:
+        files = create(name, directory)
+    except (ValueError, OSError) as error:
+        raise CommandError(str(error)) from None
+    for file in files:
+        click.echo(f"  {file}")
+    click.echo(
+        f"\nNext:\n  cd {directory}\n  pip install -e '.[test]'\n  pytest\n  almenara plugins list"
     )
-    def new(name: str, into: Path | None) -> None:
-        """Begin a plugin NAME: a distribution that installs, tests itself and shows up."""
-        from almenara.scaffold import create
 
-        folder = into or Path(f"almenara-{name}")
-        try:
-            files = create(name, folder)
-        except (ValueError, OSError) as error:
-            raise click.ClickException(str(error)) from None
-        for file in files:
-            click.echo(f"  {file}")
-        click.echo(
-            f"\nNext:\n  cd {folder}\n  pip install -e '.[test]'\n  pytest\n  almenara plugins list"
-        )
 
-    @group.command()
-    @click.argument("plugin")
-    @click.option(
-        "--settings",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="YAML file with settings to check it with; without it the defaults.",
-    )
-    def check(plugin: str, settings: Path | None) -> None:
-        """Hold PLUGIN, an installed one's name or a path, against the rules of a good plugin."""
-        from almenara.testing.check import check as check_plugin
+@plugins.command()
+@click.argument("plugin")
+@click.option(
+    "--settings",
+    type=ExistingFilePath,
+    help="YAML file with settings of the plugin. The default is the plugin's defaults.",
+)
+def check(plugin: str, settings: Path | None) -> None:
+    """Check PLUGIN against the rules for plugins: the name of an installed one, or a path."""
+    from almenara.testing.check import check as check_plugin
 
-        tree: Any = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings else {}
-        try:
-            results = check_plugin(plugin, tree or {})
-        except (ValueError, RuntimeError) as error:
-            raise click.ClickException(str(error)) from None
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for it in results:
-            table.add_row(Text(it.verdict, style=VERDICTS[it.verdict]), it.rule, Text(it.text))
-        Console().print(table)
-        if any(it.verdict == "failed" for it in results):
-            raise SystemExit(1)
-
-    alias = click.Group("plugin", commands=group.commands, help=group.help, hidden=True)
-    return [group, alias]
+    tree: Any = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings else {}
+    try:
+        results = check_plugin(plugin, tree or {})
+    except (ValueError, RuntimeError) as error:
+        raise CommandError(str(error)) from None
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for result in results:
+        verdict = Text(result.verdict, style=VERDICT_STYLES[result.verdict])
+        table.add_row(verdict, result.rule, Text(result.text))
+    Console().print(table)
+    if any(result.verdict == "failed" for result in results):
+        raise SystemExit(1)

@@ -1,4 +1,4 @@
-"""A running Almenara looked at from outside, as a browser would meet it."""
+"""Checks of a running Almenara from outside, the way a browser uses it."""
 
 import asyncio
 import time
@@ -8,210 +8,209 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
+import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Origin
 
+from almenara.errors import describe_error
 from almenara.hookspecs import Finding
 
-INTERVAL: Final = 0.5
-PATIENCE: Final = 10.0
-FOREIGN: Final = "https://foreign.invalid"
+POLL_INTERVAL: Final = 0.5
+TIMEOUT: Final = 10.0
+MAX_BODY: Final = 65_536
+FOREIGN_ORIGIN: Final = "https://foreign.invalid"
 SIGNED_OUT: Final = 4401
-"""The code that a WebSocket is closed with for who has to sign in."""
-ASKING_TO_SIGN_IN: Final = (301, 302, 303, 307, 401, 403)
-ROW: Final = "data-sequence"
-"""What a frame holds that shows an event."""
+"""The code that closes the WebSocket of a client that is not signed in."""
+SIGN_IN_STATUSES: Final = (301, 302, 303, 307, 401, 403)
+"""How a server that requires sign-in responds."""
+EVENT_MARK: Final = "data-sequence"
+"""The attribute of an event's row in a frame."""
+CHECK_PROXIES: Final = "Check that every proxy in between forwards WebSockets."
 
 
-class Answer:
-    """What came back for a request; `status` is 0 where nothing did, and `text` then says why."""
+class Response(msgspec.Struct, frozen=True):
+    """A response; without one `status` is 0 and `text` is the reason."""
 
-    def __init__(self, status: int, text: str) -> None:
-        self.status, self.text = status, text
+    status: int
+    text: str
 
 
-class AsItIs(urllib.request.HTTPRedirectHandler):
-    """Redirects are answers, and are looked at as they are."""
+class KeepRedirect(urllib.request.HTTPRedirectHandler):
+    """Returns redirects instead of following them."""
 
     def redirect_request(self, *_: object) -> None:
-        return None
+        """Return no further request."""
+        return
 
 
-async def probe(
+async def probe_url(
     url: str, *, wait: float, expected: str | None, headers: Mapping[str, str]
 ) -> list[Finding]:
-    """What is to be said of the Almenara at `url`.
+    """Return the findings about the Almenara at `url`.
 
-    It is given `wait` seconds to become ready. Where `expected` is given, an event that holds this
-    text must come over the WebSocket within them. `headers` go with every request.
+    It has `wait` seconds to become ready. With `expected`, an event that contains this text must
+    arrive over the WebSocket within that time. `headers` are sent with every request.
 
-    Raises `ValueError` where `url` is not an address of a web server.
+    Raises `ValueError` if `url` is not the URL of a web server.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url} is no address of a web server; write http://host:port")
+        raise ValueError(f"{url} is not the URL of a web server; write http://host:port")
     url = f"{parts.scheme}://{parts.netloc}"
-    end = time.monotonic() + wait
-    ready = await _ready(url, end)
-    if ready.verdict == "failed":
-        return [ready]
-    page = _page(url, await _get(f"{url}/events", headers), bool(headers))
-    found = [ready, page, await _foreign(url, headers)]
-    if page.verdict == "ok" or expected is not None:
-        found.append(await _live(url, headers, expected, max(end - time.monotonic(), PATIENCE)))
+    deadline = time.monotonic() + wait
+    readiness = await _check_readiness(url, deadline)
+    if readiness.verdict == "failed":
+        return [readiness]
+    pages = _judge_pages(url, await _fetch(f"{url}/events", headers), bool(headers))
+    findings = [readiness, pages, await _check_foreign_origin(url, headers)]
+    if pages.verdict == "ok" or expected is not None:
+        seconds = max(deadline - time.monotonic(), TIMEOUT)
+        findings.append(await _check_live_page(url, headers, expected, seconds))
     else:
-        found.append(await _closed(url))
-    return found
+        findings.append(await _check_sign_in(url))
+    return findings
 
 
-async def _ready(url: str, end: float) -> Finding:
+async def _check_readiness(url: str, deadline: float) -> Finding:
     while True:
-        answer = await _get(f"{url}/readyz", {})
-        if answer.status == 200:
+        response = await _fetch(f"{url}/readyz", {})
+        if response.status == 200:
             return Finding(check="readiness", verdict="ok", message=f"{url} is ready")
-        if time.monotonic() >= end:
+        if time.monotonic() >= deadline:
             break
-        await asyncio.sleep(INTERVAL)
-    if answer.status == 0:
-        return Finding(
-            check="readiness",
-            verdict="failed",
-            message=f"no Almenara answers at {url}: {answer.text}",
-            remedy="Start it, look at its log, or correct the address.",
+        await asyncio.sleep(POLL_INTERVAL)
+    if response.status == 0:
+        return _failure(
+            "readiness",
+            f"no Almenara responds at {url}: {response.text}",
+            "Start it, read its log, or correct the URL.",
         )
-    return Finding(
-        check="readiness",
-        verdict="failed",
-        message=f"{url} answers {answer.status}: {answer.text[:200]}",
-        remedy="Look at its log; where the host is refused, name it in server.allowed_hosts.",
+    return _failure(
+        "readiness",
+        f"{url} responds with status {response.status}: {response.text[:200]}",
+        "Read its log. If the host is refused, add it to server.allowed_hosts.",
     )
 
 
-def _page(url: str, page: Answer, signed_in: bool) -> Finding:
+def _judge_pages(url: str, page: Response, has_token: bool) -> Finding:
     if page.status == 200:
-        return Finding(check="pages", verdict="ok", message="the events can be seen")
-    if page.status in ASKING_TO_SIGN_IN and not signed_in:
+        return Finding(check="pages", verdict="ok", message="the events page is served")
+    if page.status in SIGN_IN_STATUSES and not has_token:
         return Finding(
             check="pages",
             verdict="warning",
-            message="they ask to sign in, so that only this was looked at",
-            remedy="Give a token that may look, with --token-file.",
+            message="sign-in is required, so the pages were not checked",
+            remedy="Set --token-file to a file with an API token.",
         )
-    return Finding(
-        check="pages",
-        verdict="failed",
-        message=f"{url}/events answers {page.status}",
-        remedy="The token may not look; `almenara access create` makes one that may."
-        if page.status in ASKING_TO_SIGN_IN
-        else "Look at its log.",
+    return _failure(
+        "pages",
+        f"{url}/events responds with status {page.status}",
+        "The token is not accepted; `almenara access create` creates one."
+        if page.status in SIGN_IN_STATUSES
+        else "Read its log.",
     )
 
 
-async def _closed(url: str) -> Finding:
-    """Whether who has not signed in gets nothing over the WebSocket."""
+async def _check_sign_in(url: str) -> Finding:
+    """Check that a client that is not signed in receives nothing over the WebSocket."""
+    required = Finding(check="live page", verdict="ok", message="the WebSocket requires sign-in")
     try:
-        async with connect(_live_address(url, ""), origin=Origin(url),
-                           open_timeout=PATIENCE) as socket, asyncio.timeout(PATIENCE):  # fmt: skip
+        async with (
+            connect(_live_url(url, ""), origin=Origin(url), open_timeout=TIMEOUT) as socket,
+            asyncio.timeout(TIMEOUT),
+        ):
             await socket.recv()
-            why = "it shows frames to who has not signed in"
+            reason = "the WebSocket sends frames to clients that are not signed in"
     except InvalidStatus as refusal:
-        if refusal.response.status_code in ASKING_TO_SIGN_IN:
-            return Finding(check="live page", verdict="ok", message="the WebSocket asks to sign in")
-        why = f"the WebSocket answers {refusal.response.status_code}"
+        if refusal.response.status_code in SIGN_IN_STATUSES:
+            return required
+        reason = f"the WebSocket responds with status {refusal.response.status_code}"
     except ConnectionClosed as closed:
         if closed.rcvd is not None and closed.rcvd.code == SIGNED_OUT:
-            return Finding(check="live page", verdict="ok", message="the WebSocket asks to sign in")
-        why = f"the WebSocket was closed: {_said(closed)}"
+            return required
+        reason = f"the WebSocket was closed: {describe_error(closed)}"
     except (OSError, InvalidHandshake, TimeoutError) as error:
-        why = f"the WebSocket does not open: {_said(error)}"
-    return Finding(
-        check="live page",
-        verdict="failed",
-        message=why,
-        remedy="Look whether every proxy on the way passes WebSockets on.",
-    )
+        reason = f"the WebSocket does not open: {describe_error(error)}"
+    return _failure("live page", reason, CHECK_PROXIES)
 
 
-async def _foreign(url: str, headers: Mapping[str, str]) -> Finding:
+async def _check_foreign_origin(url: str, headers: Mapping[str, str]) -> Finding:
     try:
-        async with connect(_live_address(url, ""), origin=Origin(FOREIGN),
-                           additional_headers=dict(headers), open_timeout=PATIENCE):  # fmt: skip
-            pass
+        async with connect(
+            _live_url(url, ""),
+            origin=Origin(FOREIGN_ORIGIN),
+            additional_headers=dict(headers),
+            open_timeout=TIMEOUT,
+        ):
+            reason = f"a page of {FOREIGN_ORIGIN} can open the WebSocket"
     except InvalidStatus as refusal:
         status = refusal.response.status_code
         if status == 403:
             return Finding(
-                check="foreign origin", verdict="ok", message="a page of another site is refused"
+                check="foreign origin", verdict="ok", message="pages of other sites are refused"
             )
-        why = f"the WebSocket answers {status} to a page of another site, not 403"
+        reason = f"the WebSocket responds to a page of another site with status {status}, not 403"
     except (OSError, InvalidHandshake, TimeoutError) as error:
-        why = f"the WebSocket does not answer: {_said(error)}"
-    else:
-        why = f"a page of {FOREIGN} may open the WebSocket"
-    return Finding(
-        check="foreign origin",
-        verdict="failed",
-        message=why,
-        remedy="Look at server.allowed_origins, and at whether a proxy rewrites Host or Origin.",
+        reason = f"the WebSocket does not respond: {describe_error(error)}"
+    return _failure(
+        "foreign origin",
+        reason,
+        "Check server.allowed_origins, and whether a proxy rewrites Host or Origin.",
     )
 
 
-async def _live(
-    url: str, headers: Mapping[str, str], expected: str | None, patience: float
+async def _check_live_page(
+    url: str, headers: Mapping[str, str], expected: str | None, seconds: float
 ) -> Finding:
     awaited = "a frame" if expected is None else f"an event with {expected}"
     try:
         async with (
-            asyncio.timeout(patience),
-            connect(_live_address(url, expected or ""), origin=Origin(url),
-                    additional_headers=dict(headers), open_timeout=PATIENCE) as socket,
-        ):  # fmt: skip
+            asyncio.timeout(seconds),
+            connect(
+                _live_url(url, expected or ""),
+                origin=Origin(url),
+                additional_headers=dict(headers),
+                open_timeout=TIMEOUT,
+            ) as socket,
+        ):
             async for frame in socket:
-                if isinstance(frame, str) and (expected is None or ROW in frame):
-                    return Finding(
-                        check="live page",
-                        verdict="ok",
-                        message=f"{awaited} came over the WebSocket",
-                    )
-            why = "the WebSocket was closed"
+                if isinstance(frame, str) and (expected is None or EVENT_MARK in frame):
+                    message = f"{awaited} arrived over the WebSocket"
+                    return Finding(check="live page", verdict="ok", message=message)
+            reason = "the WebSocket was closed"
     except InvalidStatus as refusal:
-        why = f"the WebSocket answers {refusal.response.status_code}"
+        reason = f"the WebSocket responds with status {refusal.response.status_code}"
     except TimeoutError:
-        why = f"{awaited} did not come within {patience:.0f} s"
+        reason = f"{awaited} did not arrive within {seconds:.0f} s"
     except ConnectionClosed as closed:
-        why = f"the WebSocket was closed: {_said(closed)}"
+        reason = f"the WebSocket was closed: {describe_error(closed)}"
     except (OSError, InvalidHandshake) as error:
-        why = f"the WebSocket does not open: {_said(error)}"
-    return Finding(
-        check="live page",
-        verdict="failed",
-        message=why,
-        remedy="Look at the page Sources, whether what should tell of it runs."
-        if expected
-        else "Look whether every proxy on the way passes WebSockets on.",
-    )
+        reason = f"the WebSocket does not open: {describe_error(error)}"
+    remedy = "Check on the sources page that the source of the event runs."
+    return _failure("live page", reason, remedy if expected else CHECK_PROXIES)
 
 
-def _live_address(url: str, text: str) -> str:
+def _failure(check: str, message: str, remedy: str) -> Finding:
+    return Finding(check=check, verdict="failed", message=message, remedy=remedy)
+
+
+def _live_url(url: str, text: str) -> str:
     panel = "events" + ("?" + urlencode({"text": f'"{text}"'}) if text else "")
     return f"ws{url.removeprefix('http')}/live?{urlencode({'panel': panel})}"
 
 
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+async def _fetch(url: str, headers: Mapping[str, str]) -> Response:
+    return await asyncio.to_thread(_fetch_blocking, url, headers)
 
 
-async def _get(address: str, headers: Mapping[str, str]) -> Answer:
-    return await asyncio.to_thread(_fetch, address, headers)
-
-
-def _fetch(address: str, headers: Mapping[str, str]) -> Answer:
-    request = urllib.request.Request(address, headers=dict(headers))  # noqa: S310
+def _fetch_blocking(url: str, headers: Mapping[str, str]) -> Response:
+    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310
+    opener = urllib.request.build_opener(KeepRedirect)
     try:
-        with urllib.request.build_opener(AsItIs).open(request, timeout=PATIENCE) as response:
-            return Answer(response.status, response.read(65_536).decode("utf-8", "replace"))
+        with opener.open(request, timeout=TIMEOUT) as response:
+            return Response(response.status, response.read(MAX_BODY).decode("utf-8", "replace"))
     except urllib.error.HTTPError as error:
-        return Answer(error.code, error.read(65_536).decode("utf-8", "replace").strip())
+        return Response(error.code, error.read(MAX_BODY).decode("utf-8", "replace").strip())
     except (urllib.error.URLError, OSError) as error:
-        return Answer(0, str(getattr(error, "reason", error)))
+        return Response(0, str(getattr(error, "reason", error)))

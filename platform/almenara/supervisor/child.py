@@ -21,7 +21,7 @@ import structlog
 
 from almenara.errors import describe_error
 from almenara.hookspecs import ResourceKey
-from almenara.logs import AS_JSON
+from almenara.logs import JSON_PROCESSORS
 from almenara.plugins import load_source
 from almenara.signals import Signal
 from almenara.supervisor import protocol
@@ -149,7 +149,7 @@ def configure_child_logging(level: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *AS_JSON,
+            *JSON_PROCESSORS,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]

@@ -1,4 +1,4 @@
-"""A copy of the bus, taken while it runs, is all of its history."""
+"""`almenara backup`: a copy of a running bus has its whole history."""
 
 import threading
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_backup_under_load_restores_every_event_once(
         almenara.wait_for_events(count)
         over.set()
         thread.join()
-    held = int(done.stdout.split("holds ")[1].split()[0])
+    held = int(done.stdout.split("contains ")[1].split()[0])
     assert held >= len(before)
 
     # Another installation, of which nothing is left but the copy.

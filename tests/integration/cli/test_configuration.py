@@ -1,13 +1,12 @@
-"""Every kind of wrong configuration is refused with words that tell a stranger what to do."""
+"""Every kind of wrong configuration is refused with its path and a remedy."""
 
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from support.command_line import output_of, run_almenara
 
 PLUGIN = '''
 import msgspec, almenara
@@ -42,7 +41,7 @@ def almenara_pages():
     return [Page(name="one", title="One", panels=["p"])]
 '''
 
-WRONG = [
+WRONG_SETTINGS = [
     ("server: {prot: 80}", "server.prot is not a setting; did you mean port?"),
     ("server: {port: eighty}", "server.port: Expected `int`, got `str`, found 'eighty'"),
     ("server: {port: 99999}", "server.port: Expected `int` <= 65535, found 99999"),
@@ -88,7 +87,7 @@ WRONG = [
     ("plugins_dir: /no/such/folder", "plugins_dir /no/such/folder cannot be read"),
 ]  # fmt: skip
 
-AT_START = [
+WRONG_AT_START = [
     ("server: {host: 0.0.0.0}\nauth: {mode: none}", "auth.mode: server.host is 0.0.0.0, which"),
     ("auth: {mode: oidc}", "auth.oidc: the mode `oidc` needs `issuer` and `client_id` here"),
     ("auth: {mode: token, token: s3cr3t-word}", "auth.token: it is shorter than 20 characters"),
@@ -105,69 +104,60 @@ AT_START = [
      " client_cert: almenara.yaml}}",
      "auth.kubernetes.client_cert: almenara.yaml cannot be used"),
 ]  # fmt: skip
-"""What the settings allow, and only a look at what they name tells."""
+"""Settings of the right type that refer to something missing or unusable."""
 
 
-def almenara(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    plugins = tmp_path / "plugins"
-    plugins.mkdir(exist_ok=True)
-    (plugins / "mine.py").write_text(PLUGIN)
-    environment = {k: v for k, v in os.environ.items() if "ALMENARA" not in k}
-    return subprocess.run(
-        [sys.executable, "-m", "almenara", *arguments],
-        capture_output=True, text=True, timeout=60, cwd=tmp_path,
-        env={**environment, "COLUMNS": "400"},
-    )  # fmt: skip
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working directory with a directory of plugins."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "mine.py").write_text(PLUGIN)
+    return tmp_path
 
 
-@pytest.mark.parametrize(("text", "told"), WRONG)
-def test_a_wrong_configuration_is_refused_with_what_to_do(
-    tmp_path: Path, text: str, told: str
-) -> None:
+@pytest.mark.parametrize(("text", "message"), WRONG_SETTINGS)
+def test_config_check_reports_wrong_setting(folder: Path, text: str, message: str) -> None:
     if "plugins_dir" not in text and not text.startswith(("-", "a")):
         text = f"plugins_dir: plugins\n{text}"
-    (tmp_path / "almenara.yaml").write_text(text)
-    done = almenara(tmp_path, "config", "check", "almenara.yaml")
-    said = " ".join(done.stderr.replace("│", " ").split())
-    assert done.returncode == 1, done.stdout
-    assert told in said
-    assert "Traceback" not in said
-    assert "s3cr3t-word" not in said
+    (folder / "almenara.yaml").write_text(text)
+    process = run_almenara(folder, "config", "check", "almenara.yaml")
+    assert process.returncode == 1, process.stdout
+    assert message in " ".join(process.stderr.replace("│", " ").split())
+    assert "Traceback" not in process.stderr
+    assert "s3cr3t-word" not in process.stderr
 
 
-@pytest.mark.parametrize(("text", "told"), AT_START)
-def test_what_would_keep_almenara_from_starting_is_told_before_and_by_doctor(
-    tmp_path: Path, text: str, told: str
+@pytest.mark.parametrize(("text", "message"), WRONG_AT_START)
+def test_check_doctor_and_serve_report_what_prevents_start(
+    folder: Path, text: str, message: str
 ) -> None:
-    (tmp_path / "almenara.yaml").write_text(f"storage: {{dir: data}}\n{text}")
-    ways = (
+    (folder / "almenara.yaml").write_text(f"storage: {{dir: data}}\n{text}")
+    commands = (
         ("config", "check", "almenara.yaml"),
         ("doctor", "--config", "almenara.yaml"),
         ("serve", "--config", "almenara.yaml", "--port", "0"),
     )
-    with ThreadPoolExecutor(len(ways)) as pool:
-        for done in pool.map(lambda it: almenara(tmp_path, *it), ways):
-            said = " ".join((done.stdout + done.stderr).replace("│", " ").split())
-            assert done.returncode == 1, said
-            assert told in said
-            assert "Traceback" not in said
-            assert "s3cr3t-word" not in said
+    with ThreadPoolExecutor(len(commands)) as pool:
+        for process in pool.map(lambda arguments: run_almenara(folder, *arguments), commands):
+            output = output_of(process)
+            assert process.returncode == 1, output
+            assert message in output
+            assert "Traceback" not in output
+            assert "s3cr3t-word" not in output
 
 
-def test_a_wrong_configuration_keeps_almenara_from_starting_with_the_same_words(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "almenara.yaml").write_text(
+def test_serve_refuses_unknown_panel_like_config_check(folder: Path) -> None:
+    (folder / "almenara.yaml").write_text(
         "plugins_dir: plugins\ndashboards: [{name: a, panels: [mine.q]}]"
     )
-    done = almenara(tmp_path, "serve", "--config", "almenara.yaml", "--port", "0")
-    assert done.returncode == 1
-    assert "there is no panel 'mine.q'; did you mean mine.p?" in done.stderr
+    process = run_almenara(folder, "serve", "--config", "almenara.yaml", "--port", "0")
+    assert process.returncode == 1
+    assert "there is no panel 'mine.q'; did you mean mine.p?" in process.stderr
 
 
-def test_one_schema_describes_the_core_and_every_plugin(tmp_path: Path) -> None:
-    done = almenara(tmp_path, "--plugins-dir", "plugins", "config", "schema")
-    schema = json.loads(done.stdout)
+def test_config_schema_describes_core_and_plugins(folder: Path) -> None:
+    process = run_almenara(folder, "--plugins-dir", "plugins", "config", "schema")
+    schema = json.loads(process.stdout)
     core = schema["$defs"][schema["$ref"].rpartition("/")[2]]
     plugins = core["properties"]["plugins"]
     assert set(plugins["properties"]) == {

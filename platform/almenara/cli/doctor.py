@@ -1,0 +1,162 @@
+"""`almenara doctor`: check the configuration, the disk and the systems that plugins observe."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from almenara.cli.common import (
+    CONFIG_OPTION,
+    PLUGINS_DIR_OPTION,
+    CommandError,
+    ExistingFilePath,
+    override_options,
+    read_settings,
+    run_async,
+)
+from almenara.cli.validation import validate_configuration
+from almenara.config import ConfigError, LogSettings, Settings
+from almenara.hookspecs import Finding
+from almenara.logs import configure_logging
+from almenara.plugins import PluginRegistry
+from almenara.plugins.doctor import diagnose
+from almenara.terminal import escape_control_characters
+
+VERDICT_STYLES: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
+LOW_DISK_SPACE: Final = 1024**3
+GIB: Final = 2**30
+
+
+@click.command()
+@CONFIG_OPTION
+@PLUGINS_DIR_OPTION
+@click.option("--url", help="Check the Almenara that runs at this URL instead, from outside.")
+@click.option(
+    "--token-file", type=ExistingFilePath, help="With --url: file with an API token for the check."
+)
+@click.option("--wait", default=0.0, help="With --url: seconds to wait until it is ready.")
+@click.option("--expect", help="With --url: text of an event that must arrive during the check.")
+@click.pass_context
+def doctor(
+    context: click.Context,
+    config: Path | None,
+    plugins_dir: Path | None,
+    url: str | None,
+    token_file: Path | None,
+    wait: float,
+    expect: str | None,
+) -> None:
+    """Check the configuration, the disk, and the systems that plugins observe.
+
+    With `--url` it checks a running Almenara the way a browser uses it: readiness, pages, live
+    updates, and the refusal of WebSockets from other sites.
+
+    Each finding has a remedy. The exit status is 1 if a check failed.
+    """
+    if url is not None:
+        findings = check_url(url, token_file, wait, expect)
+    else:
+        override_options(context, config=config, plugins_dir=plugins_dir)
+        findings = check_installation(context)
+    print_findings(findings)
+    if any(finding.verdict == "failed" for finding in findings):
+        raise SystemExit(1)
+
+
+def check_url(
+    url: str, token_file: Path | None, wait: float, expected: str | None
+) -> list[Finding]:
+    """Return the findings about the Almenara that runs at `url`. Raises `CommandError`."""
+    from almenara.cli.probe import probe_url
+
+    headers = {}
+    if token_file is not None:
+        headers["Authorization"] = f"Bearer {token_file.read_text(encoding='utf-8').strip()}"
+    findings: list[Finding] = []
+
+    async def collect() -> None:
+        findings.extend(await probe_url(url, wait=wait, expected=expected, headers=headers))
+
+    try:
+        run_async(collect)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    return findings
+
+
+def check_installation(context: click.Context) -> list[Finding]:
+    """Return the findings about the configuration, the disk, and what plugins diagnose."""
+    settings = read_settings(context)
+    configure_logging(LogSettings(level="error"))
+    plugins: PluginRegistry = context.obj
+    path: Path | None = context.find_root().params.get("config")
+    findings = [check_configuration(path, settings, plugins), check_disk(settings)]
+
+    async def collect() -> None:
+        findings.extend(await diagnose(plugins, settings))
+
+    if findings[0].verdict != "failed":
+        run_async(collect)
+    return findings
+
+
+def check_configuration(path: Path | None, settings: Settings, plugins: PluginRegistry) -> Finding:
+    """Return whether the configuration is valid."""
+    try:
+        validate_configuration(plugins, settings)
+    except ConfigError as error:
+        return Finding(
+            check="configuration",
+            verdict="failed",
+            message=str(error),
+            remedy="Correct it in the file or in the environment.",
+        )
+    message = str(path) if path else "defaults, because --config is not set"
+    return Finding(check="configuration", verdict="ok", message=message)
+
+
+def check_disk(settings: Settings) -> Finding:
+    """Return whether the directory of the database is writable and has enough space."""
+    directory = settings.storage.dir.absolute()
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return Finding(
+            check="disk",
+            verdict="failed",
+            message=f"{existing} is not writable",
+            remedy="Change its owner, or set storage.dir to another directory.",
+        )
+    free = shutil.disk_usage(existing).free
+    limit = settings.storage.retention_size
+    used = (
+        sum(file.stat().st_size for file in directory.glob("almenara.*"))
+        if directory.exists()
+        else 0
+    )
+    message = f"{directory} uses {used / GIB:.1f} GiB, {free / GIB:.1f} GiB are free"
+    if free < LOW_DISK_SPACE or used + free < limit:
+        return Finding(
+            check="disk",
+            verdict="warning",
+            message=f"{message}; storage.retention_size allows {limit / GIB:.1f} GiB",
+            remedy="Lower storage.retention_size, or use a larger disk.",
+        )
+    return Finding(check="disk", verdict="ok", message=message)
+
+
+def print_findings(findings: list[Finding]) -> None:
+    """Print the findings as a table."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for finding in findings:
+        text = Text(escape_control_characters(finding.message, keep_newlines=True))
+        if finding.remedy:
+            remedy = escape_control_characters(finding.remedy, keep_newlines=True)
+            text.append(f"\n{remedy}", style="bold")
+        verdict = Text(finding.verdict, style=VERDICT_STYLES[finding.verdict])
+        table.add_row(verdict, Text(finding.check), text)
+    Console().print(table)

@@ -1,0 +1,103 @@
+"""`almenara serve`: run the sources, the bus and the web server."""
+
+import os
+import sqlite3
+import sys
+import threading
+from pathlib import Path
+
+import rich_click as click
+import structlog
+
+from almenara.cli.common import (
+    CONFIG_OPTION,
+    PLUGINS_DIR_OPTION,
+    CommandError,
+    configuration_error,
+    override_options,
+    read_settings,
+    run_async,
+)
+from almenara.config import ConfigError, Settings
+from almenara.logs import configure_logging
+from almenara.plugins import PluginRegistry
+
+HOST_OPTION = click.option("--host", help="Address to listen on. Overrides `server.host`.")
+PORT_OPTION = click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port to listen on. Overrides `server.port`."
+)
+
+
+@click.command()
+@CONFIG_OPTION
+@PLUGINS_DIR_OPTION
+@HOST_OPTION
+@PORT_OPTION
+@click.pass_context
+def serve(
+    context: click.Context,
+    config: Path | None,
+    plugins_dir: Path | None,
+    host: str | None,
+    port: int | None,
+) -> None:
+    """Run the sources, the bus and the web server until interrupted.
+
+    On SIGTERM it stops being ready, lets browsers reconnect elsewhere, stops the sources, writes
+    all pending signals, and exits.
+    """
+    override_options(context, config=config, plugins_dir=plugins_dir)
+    run_server(context, read_settings(context), host, port)
+
+
+def run_server(
+    context: click.Context,
+    settings: Settings,
+    host: str | None,
+    port: int | None,
+    *,
+    reload: bool = False,
+) -> None:
+    """Serve until interrupted. Raises `CommandError` if the server cannot start."""
+    # The web server is imported here, so that the other commands start without it.
+    from almenara.runtime import serve as serve_until_stopped
+
+    plugins: PluginRegistry = context.obj
+    if host is not None:
+        settings.server.host = host
+    if port is not None:
+        settings.server.port = port
+    configure_logging(settings.log)
+    try:
+        run_async(lambda: serve_until_stopped(settings, plugins, reload=reload))
+    except* (ConfigError, OSError, sqlite3.Error, ValueError) as group:
+        error = group.exceptions[0]
+        if not isinstance(error, ConfigError | OSError | sqlite3.Error):
+            raise
+        raise start_error(error, settings) from None
+    exit_despite_threads()
+
+
+def exit_despite_threads() -> None:
+    """Exit at once if sources left threads running; the interpreter would wait for them."""
+    threads = [
+        thread.name for thread in threading.enumerate() if thread is not threading.main_thread()
+    ]
+    if threads:
+        structlog.get_logger(__name__).warning("exiting with running threads", threads=threads)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def start_error(error: BaseException, settings: Settings) -> CommandError:
+    """Return why the server could not start, and what to do."""
+    if isinstance(error, ConfigError):
+        return configuration_error(error)
+    if isinstance(error, sqlite3.Error):
+        return CommandError(
+            f"The database in {settings.storage.dir} cannot be opened: {error}. Check that the"
+            " directory is writable, has free space, and is not in use by another Almenara."
+        )
+    text = str(error)
+    return CommandError(text[:1].upper() + text[1:])

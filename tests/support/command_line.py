@@ -1,0 +1,27 @@
+"""The `almenara` command as a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def run_almenara(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in `folder`, with none of Almenara's variables but those passed."""
+    inherited = {name: value for name, value in os.environ.items() if "ALMENARA" not in name}
+    return subprocess.run(
+        [sys.executable, "-m", "almenara", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=folder,
+        env={**inherited, "COLUMNS": "400", **(environment or {})},
+    )
+
+
+def output_of(process: subprocess.CompletedProcess[str]) -> str:
+    """Return what a process printed as one line, without the borders of boxes."""
+    return " ".join((process.stdout + process.stderr).replace("│", " ").split())
