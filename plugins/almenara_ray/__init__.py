@@ -1,9 +1,10 @@
-"""Ray: jobs, clusters and what they are doing, read from the dashboards of their heads."""
+"""Ray: clusters, jobs, nodes and Serve applications, read from dashboards and from KubeRay."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import almenara
+from almenara.config import ConfigError
 from almenara.hookspecs import (
     Context,
     Finding,
@@ -31,14 +32,13 @@ def almenara_sources(settings: RaySettings, context: Context) -> Sequence[Report
     ]
     if settings.kuberay:
         try:
-            from almenara_ray.kuberay import KubeRaySource
+            from almenara_ray.kuberay_source import KubeRaySource
         except ImportError as error:
-            raise ValueError(
-                "kuberay needs the libraries of the Kubernetes plugin: install"
-                f" almenara[kubernetes] ({error})"
+            raise ConfigError(
+                f"kuberay needs the Kubernetes client: install almenara[kubernetes] ({error})"
             ) from None
 
-        sources += [KubeRaySource(it, settings, context) for it in settings.kuberay]
+        sources += [KubeRaySource(kuberay, settings, context) for kuberay in settings.kuberay]
     return sources
 
 
@@ -46,21 +46,21 @@ def almenara_sources(settings: RaySettings, context: Context) -> Sequence[Report
 def almenara_log_streams(settings: RaySettings, context: Context) -> Sequence[LogStream]:
     from almenara_ray.logs import JobLogs
 
-    return [JobLogs(settings, context)] if settings.any else []
+    return [JobLogs(settings, context)] if settings.is_enabled else []
 
 
 @almenara.hookimpl
 def almenara_panels(settings: RaySettings) -> Sequence[Panel]:
-    from almenara_ray.panels import panels
+    from almenara_ray.panels import list_panels
 
-    return panels(settings) if settings.any else []
+    return list_panels(settings) if settings.is_enabled else []
 
 
 @almenara.hookimpl
 def almenara_pages(settings: RaySettings) -> Sequence[Page]:
-    from almenara_ray.panels import pages
+    from almenara_ray.panels import list_pages
 
-    return pages(settings) if settings.any else []
+    return list_pages(settings) if settings.is_enabled else []
 
 
 @almenara.hookimpl
@@ -75,16 +75,16 @@ def almenara_static() -> Path:
 
 @almenara.hookimpl
 async def almenara_diagnose(settings: RaySettings) -> Sequence[Finding]:
-    from almenara_ray.diagnosis import diagnose
+    from almenara_ray.doctor import diagnose
 
     return await diagnose(settings)
 
 
 @almenara.hookimpl
 def almenara_requirements(settings: RaySettings) -> Sequence[KubernetesRule]:
-    from almenara_ray.rights import rules
+    from almenara_ray.permissions import list_rules
 
-    return rules(settings)
+    return list_rules(settings)
 
 
 @almenara.hookimpl

@@ -1,5 +1,6 @@
-"""The logs of jobs: the end of one that failed, for history, and one that somebody looks at."""
+"""The logs of jobs: the end of a failed job's log for history, and logs that viewers follow."""
 
+import asyncio
 import contextlib
 import re
 from codecs import getincrementaldecoder
@@ -11,183 +12,231 @@ import msgspec
 from almenara.hookspecs import Context, Line
 from almenara.sdk import NotFound, sleep
 from almenara.signals import Severity
-from almenara_ray import answers
-from almenara_ray.answers import AnswerError, Job
-from almenara_ray.dashboard import AskingError, Dashboard, MissingError
-from almenara_ray.jobs import Known
-from almenara_ray.masking import masked
+from almenara_ray.client import DashboardClient
+from almenara_ray.cluster_state_store import decode_values
+from almenara_ray.errors import DashboardError, MissingError
+from almenara_ray.job_tracker import Transition
+from almenara_ray.mapping import parse_job, parse_log, parse_version
+from almenara_ray.models import FINISHED, Job, SavedState
+from almenara_ray.redaction import redact
 from almenara_ray.settings import ClusterSettings, RaySettings
+from almenara_ray.values import decode_json
 
 ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-LONGEST_LINE: Final = 4_000
-SHOWN: Final = 500
-PLAIN: Final = (2, 40)
-"""The first Ray that was seen to give parts of a log as they are; before, each part begins with a
-digit that says whether it could be read, and nobody can tell it from the text any more."""
-AGAIN: Final = 2.0
-WORSE: Final[Sequence[tuple[re.Pattern[str], Severity]]] = (
+LINE_LIMIT: Final = 4_000
+"""Characters of a line."""
+VISIBLE_LINES: Final = 500
+PLAIN_SINCE: Final = (2, 40)
+"""The first tested Ray that returns parts of a log unchanged. Earlier ones start each part with a
+digit that reports success, and which cannot be told from the text."""
+RETRY: Final = 2.0
+CONCURRENT_LOGS: Final = 4
+LOG_LIMIT: Final = 50
+"""Logs read after one job list: those of the newest failures."""
+SEVERITIES: Final[Sequence[tuple[re.Pattern[str], Severity]]] = (
     (re.compile(r"\b(?:CRITICAL|FATAL)\b"), Severity.FATAL),
     (re.compile(r"\bERROR\b|^Traceback \(most recent|^\w*(?:\.\w+)*(?:Error|Exception): "),
      Severity.ERROR),
     (re.compile(r"\bWARN(?:ING)?\b"), Severity.WARN),
 )  # fmt: skip
+"""Severity of a line by what it contains; the first match counts."""
 
 
-async def last_part(dashboard: Dashboard, job: Job, settings: RaySettings) -> tuple[str, str]:
-    """The end of the log of a job, and what is to be said of it: why it is empty, or cut."""
+# The end of a failed job's log, for history
+
+
+async def attach_logs(
+    client: DashboardClient, transitions: Sequence[Transition], settings: RaySettings
+) -> None:
+    """Add the end of its log to each transition that is a failure."""
+    failures = [
+        transition
+        for transition in transitions
+        if transition.event == "failed" and not transition.job.driver
+    ]
+    for transition in failures[:-LOG_LIMIT]:
+        transition.log_note = (
+            f"more than {LOG_LIMIT} jobs had failed at once; only their last lines"
+        )
+    slots = asyncio.Semaphore(CONCURRENT_LOGS)
+
+    async def attach(transition: Transition) -> None:
+        async with slots:
+            transition.log, transition.log_note = await read_log_end(
+                client, transition.job, settings
+            )
+
+    async with asyncio.TaskGroup() as group:
+        for transition in failures[-LOG_LIMIT:]:
+            group.create_task(attach(transition))
+
+
+async def read_log_end(client: DashboardClient, job: Job, settings: RaySettings) -> tuple[str, str]:
+    """Return the end of a job's log, and a note on it: why it is empty, or that it was cut."""
     try:
-        text = await _end_of(dashboard, job, settings.log_lines)
-    except (AskingError, AnswerError) as error:
+        text = await _fetch_end(client, job, settings.log_lines)
+    except DashboardError as error:
         return "", f"its log could not be read: {error}"
-    kept = clean(text)
-    lines = kept.splitlines()[-settings.log_lines :]
-    kept = masked("\n".join(lines))
-    cut = kept.encode("utf-8", "replace")
-    if len(cut) > settings.log_bytes:
-        kept = cut[-settings.log_bytes :].decode("utf-8", "ignore")
-        return kept, f"the last {settings.log_bytes:,} bytes"
-    return kept, "" if kept else "it wrote nothing"
+    lines = clean_text(text).splitlines()[-settings.log_lines :]
+    log = redact("\n".join(lines))
+    encoded = log.encode("utf-8", "replace")
+    if len(encoded) > settings.log_bytes:
+        end = encoded[-settings.log_bytes :].decode("utf-8", "ignore")
+        return end, f"the last {settings.log_bytes:,} bytes"
+    return log, "" if log else "it wrote nothing"
 
 
-async def _plain(dashboard: Dashboard) -> bool:
-    """Whether this Ray gives parts of a log as they are."""
-    if not dashboard.ray:
-        with contextlib.suppress(MissingError):
-            dashboard.ray = answers.version(await dashboard.get("version")).ray
-    numbers = re.findall(r"\d+", dashboard.ray)[:2]
-    return tuple(map(int, numbers)) >= PLAIN
-
-
-async def _end_of(dashboard: Dashboard, job: Job, lines: int) -> str:
-    """The end of a log by lines where Ray can give that, else the whole."""
-    if job.node_id and await _plain(dashboard):
+async def _fetch_end(client: DashboardClient, job: Job, lines: int) -> str:
+    """Return the last lines of a log where this Ray can return them, else the whole log."""
+    if job.node_id and await _returns_plain_text(client):
         try:
-            body = await dashboard.get(
+            body = await client.get(
                 "log", node_id=job.node_id, filename=log_name(job.id), lines=lines, format="text"
             )
             return body.decode("utf-8", "replace")
-        except AskingError:
-            # A node that is gone; the other endpoint may know more.
+        except DashboardError:
+            # The node may be dead; the other endpoint may still have the log.
             pass
-    return answers.log_text(await dashboard.get("job_logs", job=job.id))
+    return parse_log(await client.get("job_logs", job=job.id))
+
+
+async def _returns_plain_text(client: DashboardClient) -> bool:
+    if not client.ray_version:
+        with contextlib.suppress(MissingError):
+            client.ray_version = parse_version(await client.get("version")).ray
+    numbers = re.findall(r"\d+", client.ray_version)[:2]
+    return tuple(map(int, numbers)) >= PLAIN_SINCE
 
 
 def log_name(job: str) -> str:
-    """The file that Ray writes the log of a submitted job to."""
+    """Return the name of the file that Ray writes the log of a submitted job to."""
     return f"job-driver-{job}.log"
 
 
-def clean(text: str) -> str:
-    """The text without colours, and each line as a terminal would have left it."""
+# Text
+
+
+def clean_text(text: str) -> str:
+    """Return the text without colours, and each line as a terminal would show it."""
     text = ESCAPES.sub("", text)
-    # A progress bar writes over itself; what it wrote last is what counts.
+    # A progress bar overwrites itself with carriage returns; what it wrote last counts.
     lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return "\n".join(line[:LONGEST_LINE] for line in lines).strip("\n")
+    return "\n".join(line[:LINE_LIMIT] for line in lines).strip("\n")
 
 
-def bounded(rest: str) -> str:
-    """The end of a line that goes on and on, without the words at the cut: they may be a secret
-    whose name is cut off."""
-    if len(rest) <= 2 * LONGEST_LINE:
-        return rest
-    words = rest[-LONGEST_LINE:].split(None, 2)
+def keep_line_end(text: str) -> str:
+    """Return the end of an unfinished line that has grown too long.
+
+    The two words at the cut are dropped: they may be a secret whose name was cut off.
+    """
+    if len(text) <= 2 * LINE_LIMIT:
+        return text
+    words = text[-LINE_LIMIT:].split(None, 2)
     return words[2] if len(words) > 2 else ""
 
 
-def line(text: str) -> Line:
-    """A line with a severity, where it says one."""
-    for expression, severity in WORSE:
-        if expression.search(text):
-            return Line(text=masked(text), severity=severity)
-    return Line(text=masked(text))
+def make_line(text: str) -> Line:
+    """Return a line, with the severity that its text names."""
+    severity = next(
+        (severity for pattern, severity in SEVERITIES if pattern.search(text)), Severity.INFO
+    )
+    return Line(text=redact(text), severity=severity)
+
+
+# Logs that viewers follow
 
 
 class JobLogs:
-    """The tail `job-logs`: the log of a job as it is written."""
+    """The log stream `job-logs`: the log of a job while it is written."""
 
     name = "job-logs"
 
     def __init__(self, settings: RaySettings, context: Context) -> None:
         self.settings, self.context = settings, context
 
-    async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
-        """The last lines, then each as it is written, until the job ends."""
-        cluster = await self._cluster(asked.get("namespace", ""))
+    async def lines(self, filters: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
+        """Yield the last lines, then new lines as they are written, until the job ends."""
+        name = filters.get("namespace", "")
+        cluster = await self._find_cluster(name)
         if cluster is None:
             raise NotFound(
-                f"There is no cluster {asked.get('namespace', '')!r} to ask for a log; what was"
-                " kept of it is in its events."
+                f"The cluster {name!r} does not exist, so that its logs cannot be read; the end of"
+                " a failed job's log is in its events."
             )
-        async with Dashboard(cluster, self.settings) as dashboard:
-            job = await self._job(dashboard, asked.get("name", ""))
+        async with DashboardClient(cluster, self.settings) as client:
+            job = await self._read_job(client, filters.get("name", ""))
             if job.driver:
-                raise NotFound("Ray keeps no log of a driver that was not submitted as a job.")
-            async for batch in self._follow(dashboard, job):
+                raise NotFound("Ray has no log of a driver that was not submitted as a job.")
+            async for batch in self._follow(client, job):
                 yield batch
 
-    async def _cluster(self, name: str) -> ClusterSettings | None:
-        """A cluster that is configured, or is followed now; nobody else is asked, whatever name
-        a viewer gives."""
-        for it in self.settings.clusters:
-            if it.name == name:
-                return it
-        for place in self.settings.kuberay:
-            stored = await self.context.load(place.source)
+    async def _find_cluster(self, name: str) -> ClusterSettings | None:
+        """Return a cluster that is configured or currently followed. No other address is ever
+        requested, whatever name a viewer enters."""
+        for cluster in self.settings.clusters:
+            if cluster.name == name:
+                return cluster
+        for kuberay in self.settings.kuberay:
+            stored = decode_values(await self.context.load(kuberay.source)).get(name)
             with contextlib.suppress(msgspec.MsgspecError):
-                found = msgspec.msgpack.decode(stored, type=dict[str, bytes]) if stored else {}
-                if name in found:
-                    known = msgspec.msgpack.decode(found[name], type=Known)
-                    return place.place(name, known.address) if known.address else None
+                if stored is not None:
+                    saved = msgspec.msgpack.decode(stored, type=SavedState)
+                    return kuberay.cluster_settings(name, saved.address) if saved.address else None
         return None
 
-    async def _job(self, dashboard: Dashboard, name: str) -> Job:
+    async def _read_job(self, client: DashboardClient, name: str) -> Job:
         job: Job | None = None
         with contextlib.suppress(MissingError):
-            job = answers.job(answers.decoded(await dashboard.get("job", job=name)))
+            job = parse_job(decode_json(await client.get("job", job=name)))
         if job is None:
             raise NotFound(
-                "Ray does not know this job any more; what was kept of its log is with its end."
+                "Ray no longer knows this job; the end of a failed job's log is in its last event."
             )
         return job
 
-    async def _follow(self, dashboard: Dashboard, job: Job) -> AsyncIterator[Sequence[Line]]:
-        if job.status in answers.FINISHED:
-            text = clean(await _end_of(dashboard, job, SHOWN))
-            yield [line(it) for it in text.split("\n")[-SHOWN:]]
+    async def _follow(self, client: DashboardClient, job: Job) -> AsyncIterator[Sequence[Line]]:
+        if job.status in FINISHED:
+            text = clean_text(await _fetch_end(client, job, VISIBLE_LINES))
+            yield _make_lines(text.split("\n"))
             return
         while not job.node_id:
             yield []
-            await sleep(AGAIN)
-            job = await self._job(dashboard, job.id)
-        if not await _plain(dashboard):
-            async for batch in self._ask_again(dashboard, job):
-                yield batch
-            return
+            await sleep(RETRY)
+            job = await self._read_job(client, job.id)
+        read = self._stream if await _returns_plain_text(client) else self._reread
+        async for batch in read(client, job):
+            yield batch
+
+    async def _stream(self, client: DashboardClient, job: Job) -> AsyncIterator[Sequence[Line]]:
         rest, decoder = "", getincrementaldecoder("utf-8")("replace")
-        parts = dashboard.stream(
-            "log_stream", node_id=job.node_id, filename=log_name(job.id), lines=SHOWN,
+        parts = client.stream(
+            "log_stream", node_id=job.node_id, filename=log_name(job.id), lines=VISIBLE_LINES,
             interval=0.5, format="text",
         )  # fmt: skip
         async for part in parts:
-            whole, _, rest = (rest + decoder.decode(part)).rpartition("\n")
-            rest = bounded(rest)
-            if whole:
-                yield [line(it) for it in clean(whole).split("\n")]
+            complete, _, rest = (rest + decoder.decode(part)).rpartition("\n")
+            rest = keep_line_end(rest)
+            if complete:
+                yield [make_line(line) for line in clean_text(complete).split("\n")]
         if rest:
-            yield [line(clean(rest))]
+            yield [make_line(clean_text(rest))]
 
-    async def _ask_again(self, dashboard: Dashboard, job: Job) -> AsyncIterator[Sequence[Line]]:
-        """The log of a Ray that cannot stream it: the whole, again and again, and what is new."""
+    async def _reread(self, client: DashboardClient, job: Job) -> AsyncIterator[Sequence[Line]]:
+        """Follow the log of a Ray that cannot stream it: read the whole, and yield what is new."""
         known = 0
         while True:
-            ended = job.status in answers.FINISHED
-            text = answers.log_text(await dashboard.get("job_logs", job=job.id))
-            # A line that is not whole yet is told when it is.
-            whole = len(text) if ended else text.rfind("\n") + 1
-            if whole > known:
-                yield [line(it) for it in clean(text[known:whole]).split("\n")[-SHOWN:]]
-                known = whole
-            if ended:
+            has_ended = job.status in FINISHED
+            text = parse_log(await client.get("job_logs", job=job.id))
+            # An unfinished line is yielded once it is complete.
+            complete = len(text) if has_ended else text.rfind("\n") + 1
+            if complete > known:
+                yield _make_lines(clean_text(text[known:complete]).split("\n"))
+                known = complete
+            if has_ended:
                 return
-            await sleep(AGAIN)
-            job = await self._job(dashboard, job.id)
+            await sleep(RETRY)
+            job = await self._read_job(client, job.id)
+
+
+def _make_lines(lines: Sequence[str]) -> list[Line]:
+    return [make_line(line) for line in lines[-VISIBLE_LINES:]]

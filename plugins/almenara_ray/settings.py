@@ -1,6 +1,7 @@
 """The Ray plugin's part of the configuration."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One Ray cluster, read through the dashboard of its head."""
 
     name: str
-    """What people call it: letters, digits, `.`, `_` and `-`; no two clusters share one."""
+    """Name of the cluster in Almenara: letters, digits, `.`, `_` and `-`; unique."""
     url: str
     """Address of the dashboard, such as `http://raycluster-head-svc:8265`."""
     token: Secret | None = None
@@ -28,11 +29,12 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ca: Path | None = None
     """File with the certificates of the authorities to trust, instead of the system's."""
     show_address: bool = False
-    """Whether viewers are shown the dashboard's address. Who reaches a dashboard can run code."""
+    """Whether viewers see the dashboard's address. Anyone who can reach a dashboard can run code
+    on its cluster."""
     kubernetes_namespace: str = ""
-    """Namespace of its pods, where it runs on Kubernetes: the page of a job then leads to them."""
+    """Namespace of its pods, where it runs on Kubernetes: the page of a job then links to them."""
     simulated: bool = False
-    """Whether it is made up, as in a demonstration: its pages then say that nothing is real."""
+    """Whether the cluster is simulated, as in the demo: its pages then say so."""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -41,29 +43,28 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             )
         parts = parse_http_url(self.url, f"the cluster {self.name}", "use token or headers")
         if parts.query or parts.fragment:
-            raise ValueError(f"url of the cluster {self.name} must not hold a ? or a #")
+            raise ValueError(f"url of the cluster {self.name} must not contain a ? or a #")
 
 
 class KubeRaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A Kubernetes cluster whose RayClusters, RayJobs and RayServices are watched.
 
-    It needs the Kubernetes plugin's libraries, and `list` and `watch` of `rayclusters`, `rayjobs`
-    and `rayservices` of `ray.io`.
+    It needs `list` and `watch` of `rayclusters`, `rayjobs` and `rayservices` of `ray.io`.
     """
 
     name: str = ""
-    """How it is called here; needed where there are several."""
+    """Name of the Kubernetes cluster in Almenara; required where there are several."""
     kubeconfig: Path | None = None
-    """File to connect by; without one the ServiceAccount of the pod that Almenara runs in, and
-    outside of a cluster what KUBECONFIG names or ~/.kube/config."""
+    """Kubeconfig to connect with; without one the ServiceAccount of the pod that Almenara runs in,
+    and outside of a cluster the file that KUBECONFIG names, or ~/.kube/config."""
     context: str = ""
     """Context of the kubeconfig; empty for its current one."""
     namespaces: list[str] = []
     """Namespaces to watch; empty for all."""
     dashboard: str = "http://{service}.{namespace}.svc:8265"
-    """Address of the dashboard of a RayCluster, of the service of its head and its namespace. The
-    one in the status of a RayJob is not used: who can write it could send us, and the token,
-    elsewhere."""
+    """Address of the dashboard of a RayCluster, by the service of its head and its namespace. The
+    address in the status of a RayJob is not used: whoever can write it could redirect requests,
+    and the token, elsewhere."""
     token: Secret | None = None
     """Token for the header `Authorization: Bearer` of every dashboard."""
     headers: dict[str, Secret] = {}
@@ -73,22 +74,22 @@ class KubeRaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         try:
-            written = self.dashboard.format(service="a", namespace="b")
+            example = self.dashboard.format(service="a", namespace="b")
         except (KeyError, IndexError, ValueError):
-            written = ""
-        if not urlsplit(written).hostname:
+            example = ""
+        if not urlsplit(example).hostname:
             raise ValueError(
-                "dashboard of kuberay must be an address in which {service} and {namespace} stand"
-                f" for those of a RayCluster; it is {self.dashboard!r}"
+                "dashboard of kuberay must be an address with {service} and {namespace}, which are"
+                f" replaced by those of a RayCluster; it is {self.dashboard!r}"
             )
 
     @property
     def source(self) -> str:
-        """The name of its source, under which what is remembered of its clusters is kept."""
+        """The name of its source, under which the state of its clusters is stored."""
         return f"ray/kuberay-{self.name}" if self.name else "ray/kuberay"
 
-    def place(self, name: str, url: str) -> ClusterSettings:
-        """The settings of a cluster that was found."""
+    def cluster_settings(self, name: str, url: str) -> ClusterSettings:
+        """Return the settings of a discovered cluster."""
         return ClusterSettings(
             name=name, url=url, token=self.token, headers=self.headers, ca=self.ca
         )
@@ -98,42 +99,42 @@ class RaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The Ray clusters to watch."""
 
     clusters: list[ClusterSettings] = []
-    """The clusters to read; those of KubeRay are found by themselves."""
+    """Clusters by the address of their dashboards; those of KubeRay are discovered."""
     kuberay: list[KubeRaySettings] = []
-    """Kubernetes clusters whose RayClusters are found and followed."""
-    active: Positive = 1.0
-    """Seconds between looks at the jobs of a cluster while any runs or waits."""
-    idle: Positive = 3.0
-    """Seconds between looks at the jobs of a cluster where none does."""
-    shape_every: Positive = 5.0
-    """Seconds between looks at nodes, use, demand, actors, tasks and Serve."""
+    """Kubernetes clusters whose RayClusters are discovered and followed."""
+    active_interval: Positive = 1.0
+    """Seconds between requests for the job list of a cluster with running or pending jobs."""
+    idle_interval: Positive = 3.0
+    """Seconds between requests for the job list of a cluster without any."""
+    cluster_interval: Positive = 5.0
+    """Seconds between requests for nodes, usage, demand, actors, tasks and Serve."""
     connect_timeout: Positive = 2.0
     """Seconds to connect to a dashboard."""
     timeout: Positive = 4.0
-    """Seconds for the whole of an answer."""
+    """Seconds for a complete answer."""
     body_limit: Count = 8 * 1024**2
-    """Bytes of an answer at most. Where the list of jobs is longer, unfinished ones alone are
-    asked for."""
+    """Largest answer, in bytes. Of a cluster whose job list is larger, only the unfinished jobs are
+    requested."""
     pending_after: Positive = 60.0
-    """Seconds after which a job that has not begun is told as stuck."""
+    """Seconds after which a job that has not started is reported as stuck."""
     log_lines: Annotated[int, msgspec.Meta(ge=1, le=2000)] = 200
-    """Lines of the end of a failed job's log that are kept in history."""
+    """Last lines of a failed job's log that are stored in history."""
     log_bytes: Count = 32 * 1024
-    """Bytes of the end of a failed job's log that are kept in history."""
-    finished: Annotated[int, msgspec.Meta(ge=0, le=2000)] = 100
+    """Last bytes of a failed job's log that are stored in history."""
+    finished_limit: Annotated[int, msgspec.Meta(ge=0, le=2000)] = 100
     """Finished jobs of a cluster that stay among the current resources; history has all."""
 
     def __post_init__(self) -> None:
-        names = [cluster.name for cluster in self.clusters]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"clusters holds two named {name!r}; each needs its own name")
-        places = [it.name for it in self.kuberay]
-        for name in places:
-            if places.count(name) > 1:
-                raise ValueError(f"kuberay holds two named {name!r}; each needs its own name")
+        _check_unique("clusters", [cluster.name for cluster in self.clusters])
+        _check_unique("kuberay", [kuberay.name for kuberay in self.kuberay])
 
     @property
-    def any(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether there is anything to watch."""
         return bool(self.clusters or self.kuberay)
+
+
+def _check_unique(setting: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{setting} has two entries named {name!r}; names must be unique")

@@ -17,14 +17,16 @@ from almenara.hookspecs import DataView
 from almenara.live.log_feed import LogFeeds
 from almenara.panels.data_view import PanelDataView
 from almenara.panels.panel import View
-from almenara.signals import Signal, now
+from almenara.signals import Event, Signal, now
 from almenara.state.resources import Resources
 from almenara.supervisor import Supervisor
-from almenara_ray.answers import Job
-from almenara_ray.following import Cluster
-from almenara_ray.jobs import Known, Transition
-from almenara_ray.panels import job, jobs, timeline
+from almenara_ray.cluster_state import ClusterState
+from almenara_ray.job_tracker import Transition
+from almenara_ray.models import Job, SavedState
 from almenara_ray.settings import RaySettings
+from almenara_ray.views.job_page import prepare_job
+from almenara_ray.views.jobs import prepare_jobs
+from almenara_ray.views.timeline import prepare_timeline
 
 BATCH = 5_000
 REPEATS = 30
@@ -33,7 +35,7 @@ LOG = "\n".join(f"step {number} loss 0.{number:04d}" for number in range(60))
 
 def past(many: int) -> Sequence[list[Signal]]:
     """Batches of the events of many jobs of two clusters, one of which has one in a thousand."""
-    large, small = Cluster("large", Known()), Cluster("small", Known())
+    large, small = ClusterState("large", SavedState()), ClusterState("small", SavedState())
     begin = now() - many * 20_000_000
     batches = []
     for start in range(0, many, BATCH):
@@ -46,11 +48,15 @@ def past(many: int) -> Sequence[list[Signal]]:
                 id=f"job-{number:06d}", status=status, submitted=submitted,
                 ended=submitted + 60_000_000, entrypoint=f"python train.py --run {number % 7}",
             )  # fmt: skip
-            end = Transition(job=it, what=status.lower(), time=it.ended or 0)
+            end = Transition(job=it, event=status.lower(), time=it.ended or 0)
             if status == "FAILED":
                 end.log, end.reason = LOG, "ValueError: loss is nan"
-            begun = Transition(job=it, what="submitted", time=submitted)
-            batch += [cluster._event(begun), cluster._event(end)]
+            submission = Transition(job=it, event="submitted", time=submitted)
+            batch += [
+                signal
+                for signal in cluster.job_signals([submission, end])
+                if isinstance(signal, Event)
+            ]
         batches.append(batch)
     return batches
 
@@ -79,13 +85,13 @@ async def measure(many: int) -> dict[str, float]:
                 "SELECT max(sequence) / 2 FROM events").fetchone()[0]))  # fmt: skip
             settings = RaySettings()
             asked = {
-                "jobs": lambda: jobs(look, {}),
-                "failed jobs": lambda: jobs(look, {"status": "FAILED"}),
-                "jobs of a small cluster": lambda: jobs(look, {"namespace": "small"}),
-                "jobs halfway down": lambda: jobs(look, {"before": deep}),
-                "jobs with a word": lambda: jobs(look, {"text": "nan"}),
-                "timeline": lambda: timeline(look, {"span": "1h"}),
-                "one job": lambda: job(
+                "jobs": lambda: prepare_jobs(look, {}),
+                "failed jobs": lambda: prepare_jobs(look, {"status": "FAILED"}),
+                "jobs of a small cluster": lambda: prepare_jobs(look, {"namespace": "small"}),
+                "jobs halfway down": lambda: prepare_jobs(look, {"before": deep}),
+                "jobs with a word": lambda: prepare_jobs(look, {"text": "nan"}),
+                "timeline": lambda: prepare_timeline(look, {"span": "1h"}),
+                "one job": lambda: prepare_job(
                     settings, look, {"namespace": "large", "name": f"job-{many // 4 * 2:06d}"}
                 ),
             }  # fmt: skip

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from support.api_server import ApiServer, programs, why_not
 from support.application import Almenara
-from support.kuberay import install, thing
+from support.kuberay import install, make_object
 
 PHONE = {"width": 390, "height": 844}
 QUOTA = 'pods "eval-gpu-worker-" is forbidden: exceeded quota: requests.nvidia.com/gpu=16'
@@ -45,7 +45,7 @@ def almenara(server: ApiServer, tmp_path: Path) -> Iterator[Almenara]:
 
 
 def make(server: ApiServer, kind: str, name: str, **status: object) -> dict[str, object]:
-    it = thing(kind, "ml", name, entrypoint="python train.py", backoffLimit=2)
+    it = make_object(kind, "ml", name, entrypoint="python train.py", backoffLimit=2)
     server.create(it)
     server.patch_status(it, status)
     return it

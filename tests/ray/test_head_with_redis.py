@@ -1,4 +1,4 @@
-"""A head that keeps its state in Redis: killed, it comes back and knows its jobs."""
+"""A head that stores its state in Redis: after a kill it restarts with its jobs."""
 
 import asyncio
 import contextlib
@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_real_ray import following, of_job, submit
 
 from almenara.testing.source_run import MemoryContext
 from support.ray_head import RayHead
+from support.ray_source import list_job_events, run_source, submit
 from support.servers import accepts, free_port, wait_until
 
 pytestmark = pytest.mark.anyio
-NOTICED = 10.0
+NOTICE_LIMIT = 10.0
 
 
 @contextlib.contextmanager
-def redis(folder: Path) -> Iterator[str]:
+def run_redis(folder: Path) -> Iterator[str]:
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
-        pytest.skip("there is no redis-server; apt-get install redis-server")
+        pytest.skip("redis-server is not installed: apt-get install redis-server")
     folder.mkdir()
     port = free_port()
     server = subprocess.Popen(
@@ -37,14 +37,14 @@ def redis(folder: Path) -> Iterator[str]:
         server.wait()
 
 
-async def test_a_head_that_is_restored_from_redis_goes_on_with_its_jobs_and_nothing_false_is_told(
+async def test_head_restored_from_redis_continues_its_jobs_without_false_events(
     tmp_path: Path,
 ) -> None:
-    with redis(tmp_path / "redis") as address, RayHead(tmp_path / "ray", redis=address) as head:
+    with run_redis(tmp_path / "redis") as address, RayHead(tmp_path / "ray", redis=address) as head:
         context = MemoryContext(tmp_path)
-        paces = {"active": 1.0, "idle": 3.0, "shape_every": 2.0}
+        intervals = {"active_interval": 1.0, "idle_interval": 3.0, "cluster_interval": 2.0}
         with head.worker("elsewhere"):
-            async with following(head, tmp_path, context=context, **paces) as run:
+            async with run_source(head, tmp_path, context=context, **intervals) as run:
                 await run.until(
                     lambda: "lab" in run.resources and run.resources["lab"].state["nodes"] == 2, 60
                 )
@@ -52,26 +52,32 @@ async def test_a_head_that_is_restored_from_redis_goes_on_with_its_jobs_and_noth
                 done = tmp_path / "done"
                 await submit(head, "true", submission_id="before")
                 await submit(
-                    head, f"echo begun; while [ ! -e {done} ]; do sleep 0.2; done; echo over",
+                    head, f"echo started; while [ ! -e {done} ]; do sleep 0.2; done; echo over",
                     submission_id="on-the-worker", **on_worker,
                 )  # fmt: skip
-                await run.until(lambda: of_job(run, "before")[-1:] == ["succeeded"], 60)
-                await run.until(lambda: of_job(run, "on-the-worker")[-1:] == ["running"], 60)
+                await run.until(lambda: list_job_events(run, "before")[-1:] == ["succeeded"], 60)
+                await run.until(
+                    lambda: list_job_events(run, "on-the-worker")[-1:] == ["running"], 60
+                )
                 await asyncio.to_thread(head.kill)
-                await run.until(lambda: run.resources["lab"].status == "down", NOTICED)
-                # Nobody knows how it fares meanwhile, and it is not said to be lost.
-                assert of_job(run, "on-the-worker")[-1] == "running"
+                await run.until(lambda: run.resources["lab"].status == "down", NOTICE_LIMIT)
+                # Its state is unknown meanwhile, which does not count as lost.
+                assert list_job_events(run, "on-the-worker")[-1] == "running"
                 await asyncio.to_thread(head.start)
-                await run.until(lambda: run.resources["lab"].status == "up", NOTICED * 2)
+                await run.until(lambda: run.resources["lab"].status == "up", NOTICE_LIMIT * 2)
                 assert await asyncio.to_thread(head.status, "on-the-worker") == "RUNNING"
                 done.touch()
-                await run.until(lambda: of_job(run, "on-the-worker")[-1] != "running", 60)
+                await run.until(lambda: list_job_events(run, "on-the-worker")[-1] != "running", 60)
                 await submit(head, "true", submission_id="after")
-                await run.until(lambda: of_job(run, "after")[-1:] == ["succeeded"], 60)
-        assert of_job(run, "on-the-worker") == ["submitted", "running", "succeeded"]
-        assert of_job(run, "before")[-1] == "succeeded"
-        assert of_job(run, "before").count("succeeded") == 1
-        told = [it.type for it in run.events if it.type.startswith("ray.cluster.")]
-        assert sorted(set(told)) == ["ray.cluster.down", "ray.cluster.restarted", "ray.cluster.up"]
-        assert len(told) == 3 or head.starts > 2
+                await run.until(lambda: list_job_events(run, "after")[-1:] == ["succeeded"], 60)
+        assert list_job_events(run, "on-the-worker") == ["submitted", "running", "succeeded"]
+        assert list_job_events(run, "before")[-1] == "succeeded"
+        assert list_job_events(run, "before").count("succeeded") == 1
+        events = [event.type for event in run.events if event.type.startswith("ray.cluster.")]
+        assert sorted(set(events)) == [
+            "ray.cluster.down",
+            "ray.cluster.restarted",
+            "ray.cluster.up",
+        ]
+        assert len(events) == 3 or head.starts > 2
         assert not run.bus.repeats

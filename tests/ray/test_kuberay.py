@@ -1,4 +1,4 @@
-"""RayClusters and RayJobs on a real API server, their head a real Ray; the operator is the test."""
+"""RayClusters and RayJobs on a real API server and a real Ray head; the tests play the operator."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,11 @@ from almenara.signals import Event, Severity, Signal
 from almenara.testing import SourceRun, render_panel
 from almenara.testing.source_run import MemoryContext
 from almenara_kube.roles import make_roles
-from almenara_ray.kuberay import KubeRaySource
+from almenara_ray.kuberay_source import KubeRaySource
 from almenara_ray.logs import JobLogs
 from almenara_ray.settings import KubeRaySettings, RaySettings
 from support.api_server import ApiServer, programs, why_not
-from support.kuberay import install, thing
+from support.kuberay import install, make_object
 from support.ray_head import RayHead
 
 pytestmark = pytest.mark.anyio
@@ -41,31 +41,31 @@ def kuberay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         yield server
 
 
-def settings(server: ApiServer, head: RayHead, *namespaces: str) -> RaySettings:
-    asked = KubeRaySettings(
+def make_settings(server: ApiServer, head: RayHead, *namespaces: str) -> RaySettings:
+    kuberay = KubeRaySettings(
         kubeconfig=server.admin_kubeconfig, namespaces=list(namespaces), dashboard=head.url,
         token=Secret.of(head.token),
     )  # fmt: skip
-    return RaySettings(kuberay=[asked], shape_every=1.0)
+    return RaySettings(kuberay=[kuberay], cluster_interval=1.0)
 
 
 @contextlib.asynccontextmanager
-async def watching(
+async def run_source(
     server: ApiServer,
     head: RayHead,
     folder: Path,
     context: MemoryContext | None = None,
     namespaces: Sequence[str] = (),
 ) -> AsyncIterator[SourceRun]:
-    chosen = settings(server, head, *namespaces)
+    settings = make_settings(server, head, *namespaces)
     context = context or MemoryContext(folder)
-    source = KubeRaySource(chosen.kuberay[0], chosen, context)
+    source = KubeRaySource(settings.kuberay[0], settings, context)
     async with SourceRun(source, bus=context.bus) as run:
         yield run
 
 
-class Later(SystemClock):
-    """The time of the machine an hour from now."""
+class LaterClock(SystemClock):
+    """The time of the machine in an hour."""
 
     def now(self) -> int:
         return super().now() + HOUR * 1_000_000
@@ -74,14 +74,14 @@ class Later(SystemClock):
         return super().monotonic() + HOUR
 
 
-async def kept_for_an_hour(signals: Sequence[Signal], folder: Path) -> list[Signal]:
-    """What is in history of these signals after an hour of retention and a restart, with what is
-    observed kept no longer than a quarter of an hour."""
+async def read_after_an_hour(signals: Sequence[Signal], folder: Path) -> list[Signal]:
+    """What history has of these signals after a restart an hour later, where observations are
+    deleted after a quarter of an hour."""
     settings = StorageSettings(dir=folder, sample_retention_age=900.0)
     async with EmbeddedBus(settings) as bus:
         await bus.publish(signals, "ray/kuberay")
     with contextlib.closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as database:
-        while retention.remove_step(database, settings, Later().now()):
+        while retention.remove_step(database, settings, LaterClock().now()):
             pass
         (left,) = database.execute("SELECT count(*) FROM observations").fetchone()
     assert left == 0
@@ -89,16 +89,16 @@ async def kept_for_an_hour(signals: Sequence[Signal], folder: Path) -> list[Sign
         return [it.signal for it in await History(bus).events(Filter(), limit=500)][::-1]
 
 
-async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_everything(
+async def test_rayjob_whose_cluster_is_deleted_after_its_failure_stays_in_history(
     kuberay: ApiServer, head: RayHead, tmp_path: Path
 ) -> None:
     server, namespace = kuberay, kuberay.namespace("ml")
-    cluster = thing("RayCluster", namespace, "train-x7k2p")
-    job = thing("RayJob", namespace, "train", entrypoint="python train.py", backoffLimit=1)
+    cluster = make_object("RayCluster", namespace, "train-x7k2p")
+    job = make_object("RayJob", namespace, "train", entrypoint="python train.py", backoffLimit=1)
     submission = "train-h9ztt"
     code = "print('epoch 3'); raise ValueError('loss is nan')"
     context = MemoryContext(tmp_path)
-    async with watching(server, head, tmp_path, context, [namespace]) as run:
+    async with run_source(server, head, tmp_path, context, [namespace]) as run:
         await asyncio.to_thread(server.create, cluster)
         await asyncio.to_thread(server.create, job)
         await asyncio.to_thread(
@@ -116,7 +116,7 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
         await asyncio.to_thread(
             head.submit, f'sleep 1; python -c "{code}"', submission_id=submission
         )
-        lines = JobLogs(settings(server, head, namespace), context).lines(
+        lines = JobLogs(make_settings(server, head, namespace), context).lines(
             {"namespace": name, "name": submission}
         )
         async with asyncio.timeout(20):
@@ -126,7 +126,7 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
         await asyncio.to_thread(server.patch_status, job, running)
         await run.until(lambda: any(it.type == "ray.rayjob.running" for it in run.events), 30)
         await asyncio.to_thread(head.wait_for, submission, "FAILED")
-        # What KubeRay does of a failed job: told, and its cluster deleted at once.
+        # KubeRay reports the failure and deletes the cluster at once.
         failed = {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "reason": "AppFailed",
                   "message": "Job entrypoint command failed with exit code 1", "failed": 1,
                   "endTime": "2026-10-17T10:00:09Z"}  # fmt: skip
@@ -136,89 +136,95 @@ async def test_a_rayjob_whose_cluster_is_deleted_right_after_it_failed_keeps_eve
         await run.until(lambda: name not in run.resources and "train" not in run.resources, 30)
         events = {it.type: it for it in run.events}
         assert not any(it.type == "ray.job.lost" for it in run.events)
-    with pytest.raises(NotFound, match="no cluster"):
-        async for _ in JobLogs(settings(server, head, namespace), context).lines(
+    with pytest.raises(NotFound, match="does not exist"):
+        async for _ in JobLogs(make_settings(server, head, namespace), context).lines(
             {"namespace": name, "name": submission}
         ):
             pass
-    # Nothing of it exists any more: what is shown now is of history alone.
+    # Nothing of it exists any more: the page has only history.
     end = events["ray.job.failed"]
     assert end.data["reason"] == "ValueError: loss is nan (exit code 1)"
     assert "epoch 3" in end.data["log"]
     assert end.data["seconds"] >= 1
-    assert end.data["shape"]["nodes"][0]["total"]["CPU"] == head.cpus
-    told = events["ray.rayjob.failed"]
-    assert told.severity is Severity.ERROR
-    assert told.data["reason"] == "AppFailed: Job entrypoint command failed with exit code 1"
-    assert (told.data["seconds"], told.data["failed"], told.data["retries"]) == (9.0, 1, 1)
-    assert told.correlation == end.correlation
-    history = await kept_for_an_hour(run.bus.signals, tmp_path / "an-hour")
+    assert end.data["snapshot"]["nodes"][0]["total"]["CPU"] == head.cpus
+    rayjob_event = events["ray.rayjob.failed"]
+    assert rayjob_event.severity is Severity.ERROR
+    assert (
+        rayjob_event.data["reason"] == "AppFailed: Job entrypoint command failed with exit code 1"
+    )
+    assert (
+        rayjob_event.data["seconds"],
+        rayjob_event.data["failed"],
+        rayjob_event.data["retries"],
+    ) == (9.0, 1, 1)
+    assert rayjob_event.correlation == end.correlation
+    history = await read_after_an_hour(run.bus.signals, tmp_path / "an-hour")
     assert all(isinstance(it, Event) for it in history)
-    CLOCK.set(Later())
+    CLOCK.set(LaterClock())
     html = await render_panel(
         "ray", "job", history,
         settings={"kuberay": [{"kubeconfig": str(server.admin_kubeconfig)}]},
         query={"namespace": name, "name": submission},
     )  # fmt: skip
-    node = end.data["shape"]["nodes"][0]["name"]
+    node = end.data["snapshot"]["nodes"][0]["name"]
     took = f"{end.data['seconds']:.1f} s"
     for text in ("loss is nan (exit code 1)", "epoch 3", "AppFailed", "FAILED", took, node):
         assert text in html
 
 
-async def test_a_restart_of_almenara_tells_of_no_rayjob_twice(
+async def test_restart_of_almenara_repeats_no_rayjob_event(
     kuberay: ApiServer, head: RayHead, tmp_path: Path
 ) -> None:
     server, namespace = kuberay, kuberay.namespace("again")
-    job = thing("RayJob", namespace, "again", entrypoint="x")
+    job = make_object("RayJob", namespace, "again", entrypoint="x")
     await asyncio.to_thread(server.create, job)
     status = {"jobId": "again-1", "rayClusterName": "gone", "jobStatus": "SUCCEEDED",
               "jobDeploymentStatus": "Complete", "startTime": "2026-10-17T10:00:00Z",
               "endTime": "2026-10-17T10:00:09Z"}  # fmt: skip
     await asyncio.to_thread(server.patch_status, job, status)
     context = MemoryContext(tmp_path)
-    async with watching(server, head, tmp_path, context, [namespace]) as run:
+    async with run_source(server, head, tmp_path, context, [namespace]) as run:
         await run.until(lambda: any(it.type == "ray.rayjob.succeeded" for it in run.events), 30)
-    async with watching(server, head, tmp_path, context, [namespace]) as again:
+    async with run_source(server, head, tmp_path, context, [namespace]) as again:
         await again.until(lambda: len(again.bus.repeats) > 0, 30)
     assert [it.type for it in run.events] == ["ray.rayjob.succeeded"]
-    # What was deleted while Almenara was away is told as gone.
+    # What was deleted while Almenara did not run is deleted now.
     await asyncio.to_thread(server.delete, job)
-    async with watching(server, head, tmp_path, context, [namespace]) as last:
+    async with run_source(server, head, tmp_path, context, [namespace]) as last:
         await last.until(lambda: "again" not in last.resources, 30)
 
 
-async def test_a_raycluster_deleted_while_almenara_was_away_takes_its_running_jobs_along(
+async def test_jobs_of_a_raycluster_deleted_during_downtime_are_lost(
     kuberay: ApiServer, head: RayHead, tmp_path: Path
 ) -> None:
     server, namespace = kuberay, kuberay.namespace("short")
-    cluster = thing("RayCluster", namespace, "short")
+    cluster = make_object("RayCluster", namespace, "short")
     await asyncio.to_thread(server.create, cluster)
     await asyncio.to_thread(server.patch_status, cluster, {"state": "ready"})
     await asyncio.to_thread(head.submit, "sleep 300", submission_id="interrupted")
     context = MemoryContext(tmp_path)
 
-    def told(run: SourceRun) -> list[str]:
+    def list_events(run: SourceRun) -> list[str]:
         return [it.type for it in run.events if it.subject == "interrupted"]
 
-    async with watching(server, head, tmp_path, context, [namespace]) as run:
-        await run.until(lambda: "ray.job.running" in told(run), 60)
+    async with run_source(server, head, tmp_path, context, [namespace]) as run:
+        await run.until(lambda: "ray.job.running" in list_events(run), 60)
     await asyncio.to_thread(server.delete, cluster)
-    async with watching(server, head, tmp_path, context, [namespace]) as again:
-        await again.until(lambda: told(again)[-1] == "ray.job.lost", 30)
-        # Neither the RayCluster nor what was known of it is there any more.
+    async with run_source(server, head, tmp_path, context, [namespace]) as again:
+        await again.until(lambda: list_events(again)[-1] == "ray.job.lost", 30)
+        # Neither the RayCluster nor its jobs and nodes exist any more.
         await again.until(lambda: not again.resources, 30)
     await asyncio.to_thread(head.stop_job, "interrupted")
-    assert told(again) == ["ray.job.submitted", "ray.job.running", "ray.job.lost"]
+    assert list_events(again) == ["ray.job.submitted", "ray.job.running", "ray.job.lost"]
 
 
-async def test_a_raycluster_beyond_the_most_is_followed_once_there_is_room(
+async def test_raycluster_beyond_the_limit_is_followed_later(
     kuberay: ApiServer, head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("almenara_ray.kuberay.CLUSTERS", 1)
+    monkeypatch.setattr("almenara_ray.kuberay_source.CLUSTER_LIMIT", 1)
     server, namespace = kuberay, kuberay.namespace("many")
-    clusters = [thing("RayCluster", namespace, name) for name in ("one", "two")]
-    async with watching(server, head, tmp_path, None, [namespace]) as run:
+    clusters = [make_object("RayCluster", namespace, name) for name in ("one", "two")]
+    async with run_source(server, head, tmp_path, None, [namespace]) as run:
         ready = {"state": "ready", "head": {"serviceName": "a-head-svc", "podName": "a-head"}}
 
         def up(name: str) -> bool:
@@ -230,15 +236,15 @@ async def test_a_raycluster_beyond_the_most_is_followed_once_there_is_room(
         await asyncio.to_thread(server.create, clusters[1])
         await asyncio.to_thread(server.patch_status, clusters[1], ready)
         await run.until(lambda: run.is_degraded, 30)
-        assert "1 RayClusters are beyond the 1 that are followed" in run.degraded_for[-1]
+        assert "1 RayClusters exceed the limit of 1" in run.degraded_for[-1]
         await asyncio.to_thread(server.delete, clusters[0])
         await run.until(lambda: up("many.two") and not run.is_degraded, 30)
 
 
-async def test_without_kuberay_there_is_nothing_to_watch_and_no_trouble(
+async def test_cluster_without_kuberay_is_healthy(
     own_api_server: ApiServer, head: RayHead, tmp_path: Path
 ) -> None:
-    async with watching(own_api_server, head, tmp_path) as run:
+    async with run_source(own_api_server, head, tmp_path) as run:
         heard: list[bool] = []
         run.recovered = lambda: heard.append(True)  # type: ignore[method-assign]
         # The API server answers, and each of the three kinds is absent.
@@ -247,7 +253,7 @@ async def test_without_kuberay_there_is_nothing_to_watch_and_no_trouble(
     assert run.bus.signals == []
 
 
-async def test_doctor_names_what_of_kuberay_is_not_granted_and_what_is_printed_mends_it(
+async def test_doctor_names_missing_permissions_and_the_printed_roles_grant_them(
     kuberay: ApiServer, tmp_path: Path
 ) -> None:
     server, namespace = kuberay, kuberay.namespace("doctor")
@@ -257,16 +263,16 @@ async def test_doctor_names_what_of_kuberay_is_not_granted_and_what_is_printed_m
     # The Kubernetes plugin itself is not active here.
     plugins.load(find_plugin("ray"))
     place = {"kubeconfig": str(path), "namespaces": [namespace]}
-    chosen = Settings(plugins={"ray": {"kuberay": [place]}})
-    (finding,) = await diagnose(plugins, chosen)
+    settings = Settings(plugins={"ray": {"kuberay": [place]}})
+    (finding,) = await diagnose(plugins, settings)
     assert (finding.check, finding.verdict) == ("Kubernetes permissions", "warning")
     assert finding.message == (
         "not granted: list, watch of rayclusters.ray.io, rayjobs.ray.io, rayservices.ray.io in the"
         f" namespace {namespace}"
     )
     assert "almenara kubernetes rbac" in finding.remedy
-    needed = plugins.requirements(chosen)
+    needed = plugins.requirements(settings)
     for it in make_roles(needed, f"{namespace}/almenara"):
         await asyncio.to_thread(server.create, it)
-    (finding,) = await diagnose(plugins, chosen)
+    (finding,) = await diagnose(plugins, settings)
     assert (finding.verdict, finding.message) == ("ok", "all 6 permissions are granted")

@@ -1,4 +1,4 @@
-"""KubeRay's custom resources on a real API server; the operator is the test.
+"""KubeRay's custom resources on a real API server, where the tests play the operator.
 
 The fields of the statuses are those that KubeRay 1.5 publishes, `ray.io/v1`.
 """
@@ -32,7 +32,7 @@ STATUSES: dict[str, dict[str, Any]] = {
 """The fields of the statuses as KubeRay publishes them."""
 
 
-def crd(kind: str) -> dict[str, Any]:
+def make_definition(kind: str) -> dict[str, Any]:
     plural = f"{kind.lower()}s"
     schema = {
         "type": "object",
@@ -56,7 +56,7 @@ def crd(kind: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def thing(kind: str, namespace: str, name: str, **spec: Any) -> dict[str, Any]:
+def make_object(kind: str, namespace: str, name: str, **spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "ray.io/v1", "kind": kind,
         "metadata": {"namespace": namespace, "name": name}, "spec": spec,
@@ -64,12 +64,12 @@ def thing(kind: str, namespace: str, name: str, **spec: Any) -> dict[str, Any]:
 
 
 def install(server: ApiServer) -> None:
-    """Make the custom resources known, and return once they are served."""
+    """Create the custom resource definitions, and return once they are served."""
     for kind in STATUSES:
-        server.create(crd(kind))
+        server.create(make_definition(kind))
 
     def served() -> bool:
-        # A resource is served a moment after it is known.
+        # A resource is served a moment after its definition was created.
         try:
             for kind in STATUSES:
                 server.send("GET", f"/apis/ray.io/v1/{kind.lower()}s")

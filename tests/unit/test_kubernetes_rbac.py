@@ -18,8 +18,8 @@ from almenara_kubernetes.commands import kubernetes_commands
 from almenara_kubernetes.rbac import missing, rules
 from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
 from almenara_kubernetes.watched import PODS
-from almenara_ray.custom_resources import WATCHED as KUBERAY
-from almenara_ray.rights import rules as ray_rules
+from almenara_ray.kuberay_models import WATCHED as KUBERAY
+from almenara_ray.permissions import list_rules as ray_rules
 from almenara_ray.settings import KubeRaySettings, RaySettings
 
 NARROW = ClusterSettings(name="b", namespaces=["x", "y"])

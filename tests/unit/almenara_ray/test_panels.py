@@ -1,4 +1,4 @@
-"""What the Ray panels show, of clusters that live and of those long gone."""
+"""The Ray panels, of clusters that exist and of clusters that were deleted long ago."""
 
 import re
 from typing import Any
@@ -8,23 +8,21 @@ import pytest
 from almenara.config import ConfigError, decode_settings
 from almenara.signals import Event, Resource, Sample, Signal, now
 from almenara.testing import conformance, render_panel
+from almenara.units import SECOND
 from almenara_kube.objects import Metadata
-from almenara_ray.answers import Demand, Job, Node, Status, Version
-from almenara_ray.custom_resources import (
+from almenara_ray.cluster_state import ClusterState
+from almenara_ray.kuberay_mapping import cluster_signals, job_signals
+from almenara_ray.kuberay_models import (
     RayCluster,
     RayClusterStatus,
     RayJob,
     RayJobSpec,
     RayJobStatus,
-    cluster_signals,
-    job_signals,
 )
-from almenara_ray.following import Cluster
-from almenara_ray.jobs import Known
-from almenara_ray.panels import laid_out
+from almenara_ray.models import ClusterStatus, Demand, Job, Node, SavedState, Version
 from almenara_ray.settings import RaySettings
+from almenara_ray.views.timeline import lay_out
 
-SECOND = 1_000_000
 SETTINGS = {
     "clusters": [
         {"name": "lab", "url": "http://127.0.0.1:1", "kubernetes_namespace": "ray"},
@@ -44,92 +42,97 @@ def job(
     return Job(id=name, status=status, submitted=begin, ended=ended, **more)
 
 
-def story(name: str, *jobs: Job) -> list[Signal]:
+def make_signals(name: str, *jobs: Job) -> list[Signal]:
     """The signals of a cluster with a node and these jobs."""
-    cluster = Cluster(name, Known())
-    cluster.started(Version(ray="2.60.0", session="s"), "a" * 56)
-    cluster.use = Status(
+    cluster = ClusterState(name, SavedState())
+    cluster.update_version(Version(ray="2.60.0", session="s"), "a" * 56)
+    cluster.status = ClusterStatus(
         usage={"CPU": (3.0, 4.0)}, demand=[Demand(resources={"GPU": 8.0}, count=2)]
     )
     node = Node(id="a" * 56, name="head-pod", head=True, total={"CPU": 4.0})
-    signals = [*cluster.answered(), *cluster.shaped([node])]
-    transitions = cluster.jobs.transitions(jobs)
-    for it in transitions:
-        if it.what == "failed":
-            it.log = f"epoch 1\n{HOSTILE}\nValueError: loss is nan"
-    return [*signals, *cluster.told(transitions), *cluster.resource(), *cluster.samples()]
+    signals = [*cluster.record_answer(), *cluster.update_nodes([node])]
+    transitions = cluster.jobs.update(jobs)
+    for transition in transitions:
+        if transition.event == "failed":
+            transition.log = f"epoch 1\n{HOSTILE}\nValueError: loss is nan"
+    return [
+        *signals,
+        *cluster.job_signals(transitions),
+        *cluster.cluster_signals(),
+        *cluster.samples(),
+    ]
 
 
-async def drawn(panel: str, signals: list[Signal], **query: str) -> str:
+async def render(panel: str, signals: list[Signal], **query: str) -> str:
     return await render_panel("ray", panel, signals, settings=SETTINGS, query=query)
 
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_jobs_are_shown_running_first_with_the_usual_time_and_reasons_in_place() -> None:
+async def test_jobs_panel_has_running_jobs_first_with_median_and_reasons() -> None:
     done = [job(f"d{it}", "SUCCEEDED", ago=900, took=100, entrypoint="train") for it in range(3)]
     failed = job("broken", "FAILED", ago=500, took=5, message="Job failed.\nmore")
-    html = await drawn(
-        "jobs", story("lab", *done, failed, job("now", "RUNNING", entrypoint="train"))
+    html = await render(
+        "jobs", make_signals("lab", *done, failed, job("now", "RUNNING", entrypoint="train"))
     )
     assert html.index("now") < html.index("broken")
-    assert "usually 1 min 40 s" in html
+    assert "median 1 min 40 s" in html
     assert "Job failed." in html
     assert "namespace=lab&amp;name=broken" in html
 
 
-async def test_the_overview_counts_failures_of_the_hour_what_runs_and_clusters_in_trouble() -> None:
-    signals = story(
+async def test_overview_counts_failed_running_and_pending_jobs_and_unhealthy_clusters() -> None:
+    signals = make_signals(
         "lab", job("now", "RUNNING"), job("next", "PENDING"), job("bad", "FAILED", ago=30, took=1),
         job("old", "FAILED", ago=7_200, took=1), job("ok", "SUCCEEDED", took=1),
     )  # fmt: skip
-    html = await drawn("glance", signals)
+    html = await render("overview", signals)
     figures = re.findall(r'big">([\d+]+)</span><span class="label">([^<]+)<', html)
     assert figures == [
-        ("1", "failed, last hour"), ("1", "running"), ("1", "waiting"),
-        ("0", "of 1 cluster in trouble"),
+        ("1", "failed jobs, last hour"), ("1", "running jobs"), ("1", "pending jobs"),
+        ("0", "unhealthy cluster (of 1)"),
     ]  # fmt: skip
     assert 'href="/dashboards/ray?status=PENDING"' in html
     assert 'href="/events?type=ray.job.failed&amp;since=' in html
 
 
-async def test_a_filter_by_status_by_cluster_and_by_words_narrows_the_jobs_of_the_past() -> None:
+async def test_jobs_panel_filters_ended_jobs_by_status_cluster_and_text() -> None:
     works = job("ok", "SUCCEEDED", took=1, entrypoint="embed documents")
-    signals = story("lab", works, job("bad", "FAILED", took=1))
-    signals += story("prod", job("far", "FAILED", took=1))
-    html = await drawn("jobs", signals, status="FAILED")
+    signals = make_signals("lab", works, job("bad", "FAILED", took=1))
+    signals += make_signals("prod", job("far", "FAILED", took=1))
+    html = await render("jobs", signals, status="FAILED")
     assert ">bad<" in html
     assert ">far<" in html
     assert ">ok<" not in html
-    html = await drawn("jobs", signals, namespace="prod")
+    html = await render("jobs", signals, namespace="prod")
     assert ">far<" in html
     assert ">bad<" not in html
-    html = await drawn("jobs", signals, text="embed")
+    html = await render("jobs", signals, text="embed")
     assert ">ok<" in html
     assert ">bad<" not in html
 
 
-async def test_older_jobs_are_a_page_further_on() -> None:
+async def test_jobs_panel_pages_to_older_jobs() -> None:
     many = [job(f"j{it:02d}", "SUCCEEDED", ago=1000 - it, took=1) for it in range(40)]
-    html = await drawn("jobs", story("lab", *many))
+    html = await render("jobs", make_signals("lab", *many))
     assert ">j39<" in html
     assert ">j05<" not in html
     assert "Older jobs" in html
     before = html.partition("before=")[2].partition('"')[0]
-    older = await drawn("jobs", story("lab", *many), before=before)
+    older = await render("jobs", make_signals("lab", *many), before=before)
     assert ">j05<" in older
     assert ">j39<" not in older
 
 
-async def test_a_failed_job_is_shown_the_same_when_its_cluster_is_gone() -> None:
+async def test_failed_job_looks_the_same_after_its_cluster_was_deleted() -> None:
     failed = job("broken", "FAILED", took=30, exit_code=1, entrypoint="train",
                  message="failed, last available logs (x):\nValueError: loss is nan\n",
                  metadata={"team": "search"})  # fmt: skip
-    live = story("lab", failed)
+    live = make_signals("lab", failed)
     gone = [it for it in live if isinstance(it, Event)]
-    shown = await drawn("job", live, namespace="lab", name="broken")
-    past = await drawn("job", gone, namespace="lab", name="broken")
+    shown = await render("job", live, namespace="lab", name="broken")
+    past = await render("job", gone, namespace="lab", name="broken")
     for html in (shown, past):
         assert "ValueError: loss is nan (exit code 1)" in html
         assert "epoch 1" in html
@@ -140,16 +143,16 @@ async def test_a_failed_job_is_shown_the_same_when_its_cluster_is_gone() -> None
     assert shown == past
 
 
-async def test_a_job_leads_to_its_pod_where_kubernetes_knows_it() -> None:
-    signals = story("lab", job("broken", "FAILED", took=3, node_id="a" * 56))
+async def test_job_links_to_its_pod_where_kubernetes_is_watched() -> None:
+    signals = make_signals("lab", job("broken", "FAILED", took=3, node_id="a" * 56))
     pod = Resource(kind="kubernetes.pod", namespace="ray", name="head-pod", status="Running")
-    without = await drawn("job", signals, namespace="lab", name="broken")
+    without = await render("job", signals, namespace="lab", name="broken")
     assert "kubernetes.pod" not in without
-    html = await drawn("job", [*signals, pod], namespace="lab", name="broken")
+    html = await render("job", [*signals, pod], namespace="lab", name="broken")
     assert "/dashboards/kubernetes.pod?namespace=ray&amp;name=head-pod" in html
 
 
-async def test_a_job_of_kuberay_leads_to_the_pods_of_its_cluster_and_to_no_others() -> None:
+async def test_job_of_kuberay_links_to_the_pods_of_its_cluster_only() -> None:
     def pod(name: str, cluster: str, part: str) -> Resource:
         labels = {"ray.io/cluster": cluster, "ray.io/node-type": part}
         return Resource(
@@ -158,7 +161,7 @@ async def test_a_job_of_kuberay_leads_to_the_pods_of_its_cluster_and_to_no_other
         )  # fmt: skip
 
     signals = [
-        *story("ml.train", job("runs", "RUNNING")),
+        *make_signals("ml.train", job("runs", "RUNNING")),
         pod("a-worker", "train", "worker"), pod("the-head", "train", "head"),
         pod("another", "other", "head"),
     ]  # fmt: skip
@@ -170,54 +173,56 @@ async def test_a_job_of_kuberay_leads_to_the_pods_of_its_cluster_and_to_no_other
     assert "another" not in html
 
 
-async def test_a_simulated_cluster_says_that_nothing_of_it_is_real() -> None:
-    cluster = Cluster("made-up", Known())
-    cluster.simulated = True
+async def test_simulated_cluster_is_marked() -> None:
+    cluster = ClusterState("made-up", SavedState())
+    cluster.is_simulated = True
     settings = {"clusters": [{"name": "made-up", "url": "http://127.0.0.1:1", "simulated": True}]}
-    html = await render_panel("ray", "clusters", cluster.answered(), settings=settings)
-    assert "Simulated cluster.</b> No job and no node here is real." in html
+    html = await render_panel("ray", "clusters", cluster.record_answer(), settings=settings)
+    assert "<b>Simulated data</b>" in html
     html = await render_panel(
-        "ray", "job", story("made-up", job("a", "SUCCEEDED", took=3)), settings=settings,
+        "ray", "job", make_signals("made-up", job("a", "SUCCEEDED", took=3)), settings=settings,
         query={"namespace": "made-up", "name": "a"},
     )  # fmt: skip
-    assert "This job is not real" in html
-    assert "imulated" not in await drawn("clusters", story("lab", job("a", "SUCCEEDED", took=3)))
+    assert "<b>Simulated data</b>" in html
+    assert "imulated" not in await render(
+        "clusters", make_signals("lab", job("a", "SUCCEEDED", took=3))
+    )
 
 
-async def test_an_unknown_job_is_told_so() -> None:
-    html = await drawn("job", [], namespace="lab", name="x")
-    assert "Nothing is known of a job x of lab" in html
+async def test_unknown_job_is_reported() -> None:
+    html = await render("job", [], namespace="lab", name="x")
+    assert "No job x of the cluster lab is known" in html
 
 
-async def test_a_cluster_shows_use_demand_and_that_it_is_down() -> None:
-    html = await drawn("clusters", story("lab"))
+async def test_clusters_panel_has_usage_demand_and_outage() -> None:
+    html = await render("clusters", make_signals("lab"))
     assert "75 %" in html
     assert "2 \u00d7 8 GPU" in html
-    cluster = Cluster("lab", Known())
-    cluster.failed("no answer within 4 s")
-    html = await drawn("clusters", cluster.failed("no answer within 4 s"))
+    cluster = ClusterState("lab", SavedState())
+    cluster.record_failure("no answer within 4 s")
+    html = await render("clusters", cluster.record_failure("no answer within 4 s"))
     assert "down" in html
     assert "no answer within 4 s" in html
     assert "127.0.0.1" not in html
 
 
-async def test_the_timeline_holds_a_row_for_each_entrypoint() -> None:
-    html = await drawn(
+async def test_timeline_has_a_row_for_each_entrypoint() -> None:
+    html = await render(
         "timeline",
-        story("lab", job("a", "SUCCEEDED", took=20, entrypoint="train"),
+        make_signals("lab", job("a", "SUCCEEDED", took=20, entrypoint="train"),
               job("b", "FAILED", took=20, entrypoint="train"), job("c", "RUNNING", entrypoint="x")),
     )  # fmt: skip
     assert html.count('class="ray-run"') == 3
     assert html.count('class="ray-lane"') == 2
 
 
-def test_bars_of_one_row_do_not_overlap_while_there_is_room() -> None:
+def test_lay_out_avoids_overlapping_bars() -> None:
     records = [
         ({"id": f"j{it}", "cluster": "lab", "entrypoint": "x", "submitted": it * 10 * SECOND,
           "ended": (it * 10 + 15) * SECOND}, "SUCCEEDED")
         for it in range(1, 9)
     ]  # fmt: skip
-    (row,) = laid_out(records, 0, 100 * SECOND)
+    (row,) = lay_out(records, 0, 100 * SECOND)
     for one in row["bars"]:
         for other in row["bars"]:
             if one is not other and one["y"] == other["y"]:
@@ -227,13 +232,13 @@ def test_bars_of_one_row_do_not_overlap_while_there_is_room() -> None:
     assert all(0 <= it["x"] <= 1000 and it["x"] + it["width"] <= 1000.1 for it in row["bars"])
 
 
-def test_samples_of_a_cluster_are_shares() -> None:
-    found = {it.metric: it.value for it in story("lab") if isinstance(it, Sample)}
+def test_cluster_samples_are_shares() -> None:
+    found = {it.metric: it.value for it in make_signals("lab") if isinstance(it, Sample)}
     assert found["cpu"] == 0.75
     assert found["waiting"] == 2.0
 
 
-async def test_rayjobs_and_rayclusters_of_kuberay_are_shown_with_reason_and_workers() -> None:
+async def test_kuberay_panels_have_reasons_and_workers() -> None:
     job_object = RayJob(
         metadata=Metadata(namespace="ml", name="train", uid="u"),
         spec=RayJobSpec(entrypoint="python train.py --token=s3cret-word", backoff_limit=2),
@@ -260,7 +265,7 @@ async def test_rayjobs_and_rayclusters_of_kuberay_are_shown_with_reason_and_work
     assert "s3cret-word" not in repr(signals)
 
 
-def test_a_dashboard_address_for_kuberay_that_is_none_is_refused() -> None:
+def test_invalid_kuberay_dashboard_address_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"\{service\} and \{namespace\}"):
         decode_settings(
             RaySettings, {"kuberay": [{"dashboard": "http://{srv}:8265"}]}, place="plugins.ray"

@@ -1,4 +1,4 @@
-"""The Ray plugin against dashboards that hang, lie, break off, never end, or send elsewhere."""
+"""The Ray plugin against dashboards that hang, lie, break off, never end, or redirect."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from test_http_source import certificate
 
 from almenara.config import ConfigError, Secret, decode_settings
 from almenara.hookspecs import Publish, SourceReport
@@ -19,9 +18,11 @@ from almenara.signals import Event
 from almenara.testing import SourceRun
 from almenara.testing.source_run import MemoryContext
 from almenara_demo.ray_cluster import simulated
-from almenara_ray.dashboard import PATHS, AskingError, Dashboard, TooLongError
+from almenara_ray.client import PATHS, DashboardClient
+from almenara_ray.errors import AnswerTooLargeError, DashboardError
 from almenara_ray.settings import ClusterSettings, RaySettings
 from almenara_ray.source import RaySource
+from support.certificates import make_server_context
 from support.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -31,8 +32,8 @@ Handler = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def apart(made: contextlib.AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """A server on an event loop of its own, so that its tasks are not taken for the source's."""
+async def run_in_thread(manager: contextlib.AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """Run a server on an event loop of its own, so that its tasks do not count as the source's."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -43,28 +44,28 @@ async def apart(made: contextlib.AbstractAsyncContextManager[T]) -> AsyncIterato
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
 
-    def there(what: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(what, loop))
+    def submit(call: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, loop))
 
     try:
-        yield await there(made.__aenter__())
+        yield await submit(manager.__aenter__())
     finally:
-        await there(made.__aexit__(None, None, None))
-        await there(end())
+        await submit(manager.__aexit__(None, None, None))
+        await submit(end())
         loop.call_soon_threadsafe(loop.stop)
         await asyncio.to_thread(thread.join)
         loop.close()
 
 
-def serving(
+def serve(
     handler: Handler, tls: ssl.SSLContext | None = None
 ) -> contextlib.AbstractAsyncContextManager[str]:
-    """A server that reads the head of each request and leaves the answer to the handler."""
-    return apart(listening(handler, tls))
+    """Run a server that reads the head of each request and leaves the answer to the handler."""
+    return run_in_thread(listen(handler, tls))
 
 
 @contextlib.asynccontextmanager
-async def listening(handler: Handler, tls: ssl.SSLContext | None) -> AsyncIterator[str]:
+async def listen(handler: Handler, tls: ssl.SSLContext | None) -> AsyncIterator[str]:
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(
@@ -83,7 +84,7 @@ async def listening(handler: Handler, tls: ssl.SSLContext | None) -> AsyncIterat
         server.close()
 
 
-def answering(body: bytes, status: str = "200 OK", headers: str = "", length: int = 0) -> Handler:
+def respond(body: bytes, status: str = "200 OK", headers: str = "", length: int = 0) -> Handler:
     async def answer(head: str, writer: asyncio.StreamWriter) -> None:
         size = length or len(body)
         writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {size}\r\n{headers}\r\n".encode())
@@ -119,107 +120,110 @@ async def garbage(head: str, writer: asyncio.StreamWriter) -> None:
     await writer.drain()
 
 
-def settings(*urls: str, **more: Any) -> RaySettings:
+def make_settings(*urls: str, **more: Any) -> RaySettings:
     clusters = [
         ClusterSettings(name=f"c{number}", url=url, token=Secret.of("t0ken-word"))
         for number, url in enumerate(urls)
     ]
-    return RaySettings(
-        clusters=clusters, **{"active": 0.1, "idle": 0.1, "timeout": 0.8, "connect_timeout": 0.5,
-                              "shape_every": 0.3, **more}
-    )  # fmt: skip
+    fast = {
+        "active_interval": 0.1,
+        "idle_interval": 0.1,
+        "cluster_interval": 0.3,
+        "timeout": 0.8,
+        "connect_timeout": 0.5,
+    }
+    return RaySettings(clusters=clusters, **{**fast, **more})
 
 
 FAULTS: list[tuple[Handler, str]] = [
     (silent, "answer within 0.8 s"),
-    (dripping, "no whole answer within 0.8 s"),
+    (dripping, "no complete answer within 0.8 s"),
     (endless, "longer than 1,000,000 bytes"),
     (garbage, "illegal"),
-    (answering(b"oh no", "500 Internal Server Error"), "answers 500, expected 200"),
-    (answering(b'[{"submission_id": "a"', length=5000), "closed"),
-    (answering(b"<html>sign in</html>"), "its answer is HTML"),
-    (answering(b"[1, 2"), "no JSON"),
-    (answering(b"{}"), ""),
-    (answering(b"17"), "its list of jobs is no list"),
-    (answering(b"", "302 Found", "location: http://127.0.0.1:1/\r\n"), "points elsewhere"),
-    (answering(b"", "401 Unauthorized"), "the token, or a header, is missing or wrong"),
-    (answering(gzip.compress(b"[]"), headers="content-encoding: gzip\r\n"), "compressed"),
+    (respond(b"oh no", "500 Internal Server Error"), "answers 500, expected 200"),
+    (respond(b'[{"submission_id": "a"', length=5000), "closed"),
+    (respond(b"<html>sign in</html>"), "its answer is HTML"),
+    (respond(b"[1, 2"), "not JSON"),
+    (respond(b"{}"), ""),
+    (respond(b"17"), "its job list is not a list"),
+    (respond(b"", "302 Found", "location: http://127.0.0.1:1/\r\n"), "a redirect"),
+    (respond(b"", "401 Unauthorized"), "the token, or a header, is missing or wrong"),
+    (respond(gzip.compress(b"[]"), headers="content-encoding: gzip\r\n"), "compressed"),
 ]
 
 
-@pytest.mark.parametrize(("handler", "told"), FAULTS)
-async def test_a_dashboard_that_misbehaves_is_told_in_words_and_in_time(
-    handler: Handler, told: str, tmp_path: Path
+@pytest.mark.parametrize(("handler", "reason"), FAULTS)
+async def test_misbehaving_dashboard_is_reported_in_time(
+    handler: Handler, reason: str, tmp_path: Path
 ) -> None:
-    async with asyncio.timeout(15), serving(handler) as url:
-        chosen = settings(url, body_limit=1_000_000)
-        source = RaySource(chosen.clusters[0], chosen, MemoryContext(tmp_path))
+    async with asyncio.timeout(15), serve(handler) as url:
+        settings = make_settings(url, body_limit=1_000_000)
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
         async with SourceRun(source) as run:
-            wanted = "down" if told else "up"
+            statuses = ("down",) if reason else ("up", "partial")
             await run.until(
-                lambda: (
-                    "c0" in run.resources
-                    and run.resources["c0"].status in (wanted, "partial" if not told else wanted)
-                )
+                lambda: "c0" in run.resources and run.resources["c0"].status in statuses
             )
-            assert told in run.resources["c0"].state["reason"]
-            if told:
+            assert reason in run.resources["c0"].state["reason"]
+            if reason:
                 assert run.is_degraded
-                assert told in run.degraded_for[-1]
-                assert [it.type for it in run.events] == ["ray.cluster.down"]
-            told_of = repr(run.bus.signals) + repr(run.degraded_for)
-            assert "t0ken-word" not in told_of
-            assert url.removeprefix("http://") not in told_of
+                assert reason in run.degraded_for[-1]
+                assert [event.type for event in run.events] == ["ray.cluster.down"]
+            published = repr(run.bus.signals) + repr(run.degraded_for)
+            assert "t0ken-word" not in published
+            assert url.removeprefix("http://") not in published
 
 
-async def test_a_redirect_is_not_followed_and_the_token_goes_nowhere_else() -> None:
-    strangers: list[str] = []
+async def test_redirect_is_not_followed_and_receives_no_token() -> None:
+    requests: list[str] = []
 
     async def keep(head: str, writer: asyncio.StreamWriter) -> None:
-        strangers.append(head)
-        await answering(b"[]")(head, writer)
+        requests.append(head)
+        await respond(b"[]")(head, writer)
 
-    async with serving(keep) as elsewhere:
-        redirect = answering(b"", "307 Temporary Redirect", f"location: {elsewhere}/\r\n")
-        async with serving(redirect) as url:
-            chosen = settings(url)
-            async with Dashboard(chosen.clusters[0], chosen) as dashboard:
-                for what in PATHS:
-                    with pytest.raises(AskingError, match="points elsewhere"):
-                        await dashboard.get(what, job="a")
-    assert strangers == []
+    async with serve(keep) as elsewhere:
+        redirect = respond(b"", "307 Temporary Redirect", f"location: {elsewhere}/\r\n")
+        async with serve(redirect) as url:
+            settings = make_settings(url)
+            async with DashboardClient(settings.clusters[0], settings) as client:
+                for endpoint in PATHS:
+                    with pytest.raises(DashboardError, match="a redirect"):
+                        await client.get(endpoint, job="a")
+    assert requests == []
 
 
-async def test_only_get_and_only_known_paths_are_asked_for(tmp_path: Path) -> None:
+async def test_client_only_gets_known_paths(tmp_path: Path) -> None:
     heads: list[str] = []
 
     async def keep(head: str, writer: asyncio.StreamWriter) -> None:
         heads.append(head)
         path = head.split(" ")[1]
         body = [{"submission_id": "a/b", "status": "RUNNING", "start_time": 1_790_000_000_000}]
-        await answering(json.dumps(body if path == "/api/jobs/" else {}).encode())(head, writer)
+        await respond(json.dumps(body if path == "/api/jobs/" else {}).encode())(head, writer)
 
-    async with serving(keep) as url:
-        chosen = settings(url)
-        source = RaySource(chosen.clusters[0], chosen, MemoryContext(tmp_path))
+    async with serve(keep) as url:
+        settings = make_settings(url)
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
         async with SourceRun(source) as run:
             await run.until(lambda: len(heads) > 20)
-    assert {it.split(" ")[0] for it in heads} == {"GET"}
-    asked = {it.split(" ")[1].partition("?")[0].lstrip("/") for it in heads}
-    assert asked <= set(PATHS.values())
-    assert all("authorization: bearer t0ken-word" in it.lower() for it in heads)
-    assert not any("mozilla" in it.lower() for it in heads)
+    assert {head.split(" ")[0] for head in heads} == {"GET"}
+    paths = {head.split(" ")[1].partition("?")[0].lstrip("/") for head in heads}
+    assert paths <= set(PATHS.values())
+    assert all("authorization: bearer t0ken-word" in head.lower() for head in heads)
+    assert not any("mozilla" in head.lower() for head in heads)
 
 
-def having(known: dict[str, bytes], statuses: dict[str, str], asked: list[str]) -> Handler:
-    """Answers the paths that are known, with a status of their own where there is one; `asked` is
-    what was asked for."""
+def respond_by_path(
+    known: dict[str, bytes], statuses: dict[str, str], requested: list[str]
+) -> Handler:
+    """Respond to known paths, with the status in `statuses` where there is one; the paths of all
+    requests are added to `requested`."""
 
     async def answer(head: str, writer: asyncio.StreamWriter) -> None:
         path = head.split(" ")[1].partition("?")[0]
-        asked.append(path)
+        requested.append(path)
         status = statuses.get(path, "200 OK" if path in known else "404 Not Found")
-        await answering(known.get(path, b"no"), status)(head, writer)
+        await respond(known.get(path, b"no"), status)(head, writer)
 
     return answer
 
@@ -227,9 +231,9 @@ def having(known: dict[str, bytes], statuses: dict[str, str], asked: list[str]) 
 SERVE = "/api/serve/applications/"
 
 
-async def test_a_ray_that_lacks_parts_is_up_all_the_same(tmp_path: Path) -> None:
-    """As Ray 2.2 without Serve answers: no State API for nodes, and 501 for applications."""
-    asked: list[str] = []
+async def test_ray_without_some_endpoints_is_up(tmp_path: Path) -> None:
+    """Ray 2.2 without Serve has no State API for nodes and answers 501 for applications."""
+    requested: list[str] = []
     known = {
         "/api/jobs/": b"[]",
         "/api/version": b'{"version": "4", "ray_version": "2.2.0"}',
@@ -238,55 +242,55 @@ async def test_a_ray_that_lacks_parts_is_up_all_the_same(tmp_path: Path) -> None
                 {"hostname": "old", "raylet": {"nodeId": "a" * 56, "state": "ALIVE"}}]}}
         ).encode(),
     }  # fmt: skip
-    async with serving(having(known, {SERVE: "501 Not Implemented"}, asked)) as url:
-        chosen = settings(url)
-        source = RaySource(chosen.clusters[0], chosen, MemoryContext(tmp_path))
+    async with serve(respond_by_path(known, {SERVE: "501 Not Implemented"}, requested)) as url:
+        settings = make_settings(url)
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
         async with SourceRun(source) as run:
-            await run.until(lambda: asked.count("/api/version") > 3)
+            await run.until(lambda: requested.count("/api/version") > 3)
             assert run.resources["c0"].status == "up"
             assert run.resources["c0"].state["ray"] == "2.2.0"
             assert run.resources["a" * 12].state["host"] == "old"
-    # What is missing is not asked for every time.
-    assert asked.count(SERVE) == 1
+    # A missing endpoint is not requested every time.
+    assert requested.count(SERVE) == 1
 
 
-async def test_one_look_at_serve_that_fails_takes_no_application_away(tmp_path: Path) -> None:
-    asked: list[str] = []
+async def test_failed_serve_request_deletes_no_application(tmp_path: Path) -> None:
+    requested: list[str] = []
     statuses = {SERVE: "200 OK"}
     known = {
         "/api/jobs/": b"[]",
         "/api/version": b'{"version": "4", "ray_version": "2.60.0"}',
         SERVE: b'{"applications": {"chat": {"status": "RUNNING"}}}',
     }
-    async with serving(having(known, statuses, asked)) as url:
-        chosen = settings(url)
-        source = RaySource(chosen.clusters[0], chosen, MemoryContext(tmp_path))
+    async with serve(respond_by_path(known, statuses, requested)) as url:
+        settings = make_settings(url)
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
         async with SourceRun(source) as run:
             await run.until(lambda: "chat" in run.resources)
             statuses[SERVE] = "500 Internal Server Error"
             await run.until(lambda: "serve" in str(run.resources["c0"].state))
-            looks = asked.count(SERVE)
-            await run.until(lambda: asked.count(SERVE) > looks + 1)
+            requests = requested.count(SERVE)
+            await run.until(lambda: requested.count(SERVE) > requests + 1)
             assert "chat" in run.resources
             statuses[SERVE] = "404 Not Found"
             await run.until(lambda: "chat" not in run.resources)
 
 
-async def test_a_certificate_is_checked_against_the_authority_of_the_cluster(
+async def test_certificate_is_verified_with_the_ca_of_the_cluster(
     tmp_path: Path,
 ) -> None:
-    tls = certificate(tmp_path, days=5)
-    async with serving(answering(b"[]"), tls) as url:
-        stranger = RaySettings(clusters=[ClusterSettings(name="a", url=url)])
-        async with Dashboard(stranger.clusters[0], stranger) as dashboard:
-            with pytest.raises(AskingError, match="its certificate is not valid: self-signed"):
-                await dashboard.get("jobs")
-        known = ClusterSettings(name="a", url=url, ca=tmp_path / "cert.pem")
-        async with Dashboard(known, stranger) as dashboard:
-            assert await dashboard.get("jobs") == b"[]"
+    tls = make_server_context(tmp_path, days=5)
+    async with serve(respond(b"[]"), tls) as url:
+        settings = RaySettings(clusters=[ClusterSettings(name="a", url=url)])
+        async with DashboardClient(settings.clusters[0], settings) as client:
+            with pytest.raises(DashboardError, match="its certificate is not valid: self-signed"):
+                await client.get("jobs")
+        trusting = ClusterSettings(name="a", url=url, ca=tmp_path / "cert.pem")
+        async with DashboardClient(trusting, settings) as client:
+            assert await client.get("jobs") == b"[]"
 
 
-async def test_a_list_of_jobs_beyond_the_limit_becomes_the_unfinished_ones_and_how_they_ended(
+async def test_oversized_job_list_falls_back_to_unfinished_jobs(
     tmp_path: Path,
 ) -> None:
     status = "RUNNING"
@@ -307,24 +311,24 @@ async def test_a_list_of_jobs_beyond_the_limit_becomes_the_unfinished_ones_and_h
             body = json.dumps(job()).encode()
         else:
             body = b"{}"
-        await answering(body)(head, writer)
+        await respond(body)(head, writer)
 
-    async with serving(answer) as url:
-        chosen = settings(url, body_limit=100_000)
-        async with Dashboard(chosen.clusters[0], chosen) as dashboard:
-            with pytest.raises(TooLongError):
-                await dashboard.get("jobs")
-        source = RaySource(chosen.clusters[0], chosen, MemoryContext(tmp_path))
+    async with serve(answer) as url:
+        settings = make_settings(url, body_limit=100_000)
+        async with DashboardClient(settings.clusters[0], settings) as client:
+            with pytest.raises(AnswerTooLargeError):
+                await client.get("jobs")
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
         async with SourceRun(source) as run:
             await run.until(lambda: any(it.type == "ray.job.running" for it in run.events))
             status = "FAILED"
             await run.until(lambda: any(it.type == "ray.job.failed" for it in run.events))
             assert run.resources["c0"].status == "partial"
-            assert "short may be missed" in run.resources["c0"].state["reason"]
+            assert "short jobs may be missed" in run.resources["c0"].state["reason"]
 
 
-class Together:
-    """Sources side by side on one event loop; the product gives each its own."""
+class CombinedSource:
+    """Several sources on one event loop; the supervisor gives each its own."""
 
     def __init__(self, settings: RaySettings, context: MemoryContext) -> None:
         self.sources = [RaySource(it, settings, context) for it in settings.clusters]
@@ -335,49 +339,53 @@ class Together:
                 group.create_task(source.run(publish, report))
 
 
-async def test_of_ten_clusters_three_dead_or_hanging_delay_none_of_the_others(
+async def test_dead_and_hanging_clusters_delay_no_other(
     tmp_path: Path,
 ) -> None:
-    """The paces and limits are those of the product; only the simulated jobs come quicker."""
+    """The intervals and limits are the defaults; only the simulated jobs come faster."""
     ports = [free_port() for _ in range(7)]
     async with contextlib.AsyncExitStack() as stack:
         clusters = []
         for number, port in enumerate(ports):
-            clusters.append(await stack.enter_async_context(apart(simulated(port, seed=number))))
-        hanging = await stack.enter_async_context(serving(silent))
-        never_ending = await stack.enter_async_context(serving(endless))
+            clusters.append(
+                await stack.enter_async_context(run_in_thread(simulated(port, seed=number)))
+            )
+        hanging = await stack.enter_async_context(serve(silent))
+        never_ending = await stack.enter_async_context(serve(endless))
         urls = [f"http://127.0.0.1:{port}" for port in ports]
         urls += [hanging, never_ending, f"http://127.0.0.1:{free_port()}"]
-        chosen = RaySettings(
+        settings = RaySettings(
             clusters=[ClusterSettings(name=f"c{at}", url=url) for at, url in enumerate(urls)]
         )
-        run = await stack.enter_async_context(SourceRun(Together(chosen, MemoryContext(tmp_path))))
+        run = await stack.enter_async_context(
+            SourceRun(CombinedSource(settings, MemoryContext(tmp_path)))
+        )
         clock = asyncio.get_running_loop().time
         await run.until(lambda: all(f"c{at}" in run.resources for at in range(10)), patience=15)
-        # From here on each job that begins on a good cluster is told of in time.
+        # From here on each job submitted to a healthy cluster is published in time.
         worst = 0.0
         for at, cluster in enumerate(clusters):
             cluster.next = cluster.clock()
             cluster.advance()
-            name, began = cluster.jobs[-1].name, clock()
+            name, started = cluster.jobs[-1].name, clock()
 
-            def told(name: str = name, source: str = f"ray/c{at}") -> bool:
+            def is_published(name: str = name, source: str = f"ray/c{at}") -> bool:
                 return any(
                     it.subject == name and it.source == source
                     for it in run.bus.signals
                     if isinstance(it, Event)
                 )
 
-            await run.until(told, patience=10)
-            worst = max(worst, clock() - began)
+            await run.until(is_published, patience=10)
+            worst = max(worst, clock() - started)
         states = {name: run.resources[name].status for name in (f"c{at}" for at in range(10))}
         assert {states[f"c{at}"] for at in range(7)} == {"up"}
         assert {states[f"c{at}"] for at in range(7, 10)} <= {"stale", "down"}
-        print(f"the slowest submission was told after {worst:.2f} s")
+        print(f"the slowest submission was published after {worst:.2f} s")
 
 
 @pytest.mark.parametrize(
-    ("tree", "told"),
+    ("tree", "reason"),
     [
         ({"name": "a b", "url": "http://x"}, "name of a cluster must be letters"),
         ({"name": "a", "url": "ftp://x"}, "must start with http:// or https://"),
@@ -389,14 +397,16 @@ async def test_of_ten_clusters_three_dead_or_hanging_delay_none_of_the_others(
         ({"name": "a", "url": "http://x", "tokn": "b"}, "token"),
     ],
 )
-def test_wrong_settings_are_refused_with_what_to_do(tree: dict[str, Any], told: str) -> None:
+def test_invalid_cluster_settings_are_rejected_with_a_remedy(
+    tree: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(ConfigError) as refused:
         decode_settings(RaySettings, {"clusters": [tree]}, place="plugins.ray")
-    assert told in str(refused.value)
+    assert reason in str(refused.value)
     assert "secret-word" not in str(refused.value)
 
 
-def test_two_clusters_of_one_name_are_refused() -> None:
+def test_duplicate_cluster_names_are_rejected() -> None:
     tree = {"clusters": [{"name": "a", "url": "http://x"}, {"name": "a", "url": "http://y"}]}
-    with pytest.raises(ConfigError, match="two named 'a'"):
+    with pytest.raises(ConfigError, match="two entries named 'a'"):
         decode_settings(RaySettings, tree, place="plugins.ray")

@@ -1,0 +1,356 @@
+"""The state of one cluster, and the signals of each change to it.
+
+No I/O happens here. The id of an event is made of the run of a job (its id and its time of
+submission) and of what happened, so that publishing it again, after a restart of Almenara or of
+Ray's head, is the same event.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from almenara.hookspecs import Context, ResourceKey
+from almenara.sdk import Snapshots, now
+from almenara.signals import Event, Resource, Sample, Severity, Signal
+from almenara.units import SECOND
+from almenara_ray.durations import normalize_entrypoint
+from almenara_ray.job_tracker import JobTracker, Transition, find_reason
+from almenara_ray.kinds import (
+    APPLICATION,
+    APPLICATION_STATUSES,
+    CLUSTER,
+    CLUSTER_STATUSES,
+    END_EVENTS,
+    ENTRYPOINT,
+    JOB,
+    JOB_STATUSES,
+    NODE,
+    correlation_id,
+)
+from almenara_ray.models import Application, ClusterStatus, Job, Node, SavedState, Version
+from almenara_ray.node_tracker import NodeTracker
+
+STALE_AFTER: Final = 1
+DOWN_AFTER: Final = 2
+"""Failed requests in a row."""
+DEMAND_LIMIT: Final = 10
+SNAPSHOT_NODE_LIMIT: Final = 50
+SNAPSHOT_RESOURCES: Final = ("CPU", "GPU", "memory", "object_store_memory")
+SHARES: Final[Mapping[str, str]] = {
+    "cpu": "CPU",
+    "gpu": "GPU",
+    "memory": "memory",
+    "object_store": "object_store_memory",
+}
+"""Metrics of a cluster by the resource whose used share they are."""
+
+
+class ClusterState:
+    """The state of one cluster, updated from each answer of its dashboard."""
+
+    def __init__(
+        self,
+        name: str,
+        saved: SavedState,
+        *,
+        pending_after: float = 60.0,
+        finished_limit: int = 100,
+    ) -> None:
+        self.name, self.saved = name, saved
+        self.source = f"ray/{name}"
+        self.jobs = JobTracker(saved, pending_after=pending_after, finished_limit=finished_limit)
+        self.nodes = NodeTracker(name, self.source)
+        self.version = Version()
+        self.status = ClusterStatus()
+        self.actors: dict[str, int] = {}
+        self.tasks: dict[str, int] = {}
+        self.applications: list[Application] = []
+        self.failing_parts: dict[str, str] = {}
+        """Endpoints that fail while the cluster answers, with their reasons."""
+        self.failures = 0
+        """Failed requests for the job list in a row."""
+        self.reason = ""
+        self.address = ""
+        self.is_simulated = False
+        self._last_answer = 0
+        self._snapshots = {kind: Snapshots() for kind in (JOB, NODE, APPLICATION, CLUSTER)}
+
+    async def restore(self, context: Context, source: str) -> None:
+        """Load which resources of this cluster earlier runs of a source have published, so that
+        those which no longer exist are deleted."""
+        own = _ClusterResources(context, self.name)
+        for kind, snapshots in self._snapshots.items():
+            await snapshots.restore(own, source, [kind])
+
+    # Jobs
+
+    def job_signals(self, transitions: Sequence[Transition]) -> list[Signal]:
+        """Return the events of transitions, and the jobs that changed."""
+        signals: list[Signal] = [self._job_event(transition) for transition in transitions]
+        signals += _duration_samples(self.name, transitions)
+        # Of an id that was used again, the later run is the one that is shown.
+        current = [*self.jobs.finished.values(), *self.saved.unfinished.values()]
+        by_id = {job.id: job for job in sorted(current, key=lambda job: job.submitted)}
+        resources = [self._job_resource(job) for job in by_id.values()]
+        return [*signals, *self._snapshots[JOB].difference(resources)]
+
+    def describe_job(self, job: Job) -> dict[str, Any]:
+        """Return a job as resources and events have it."""
+        node = self.nodes.nodes.get(job.node_id)
+        median = self.saved.durations.median(job.entrypoint)
+        return {
+            "cluster": self.name,
+            **msgspec.to_builtins(job),
+            **({"median": round(median, 3)} if median is not None else {}),
+            **({"stuck": True} if job.key in self.saved.stuck else {}),
+            **({"seconds": job.seconds} if job.seconds is not None else {}),
+            **({"node": node.name} if node is not None and node.name else {}),
+        }
+
+    def _job_resource(self, job: Job) -> Resource:
+        state = self.describe_job(job)
+        if reason := find_reason(job):
+            state["reason"] = reason
+        severity = JOB_STATUSES.get(job.status, Severity.INFO)
+        return Resource(
+            kind=JOB, namespace=self.name, name=job.id, status=job.status,
+            severity=Severity.WARN if "stuck" in state else severity, state=state,
+        )  # fmt: skip
+
+    def _job_event(self, transition: Transition) -> Event:
+        job, event = transition.job, transition.event
+        data = self.describe_job(job)
+        for name in ("reason", "log", "log_note"):
+            if value := getattr(transition, name):
+                data[name] = value
+        if event not in ("submitted", "running") and self.nodes.is_known:
+            data["snapshot"] = self.snapshot()
+        event_type = f"{JOB}.{event}"
+        severity = JOB_STATUSES.get(job.status, Severity.INFO)
+        return Event(
+            id=f"{job.key}/{event}",
+            source=self.source,
+            # Ends have an origin of their own, by which an index finds those of one cluster.
+            origin=f"{self.source}/{event}" if event_type in END_EVENTS.values() else self.source,
+            type=event_type,
+            subject=job.id,
+            time=transition.time,
+            severity=Severity.WARN if event == "pending" else severity,
+            correlation=correlation_id(self.name, job.id),
+            data=data,
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return nodes and usage in brief, as stored with the end of a job."""
+        alive = self.nodes.alive
+        return {
+            "ray": self.version.ray,
+            "nodes": [
+                {
+                    "name": node.host,
+                    "head": node.head,
+                    "total": {
+                        name: node.total[name] for name in SNAPSHOT_RESOURCES if name in node.total
+                    },
+                }
+                for node in alive[:SNAPSHOT_NODE_LIMIT]
+            ],
+            "count": len(alive),
+            "dead": self.nodes.dead_count,
+            "usage": {name: list(amounts) for name, amounts in self.status.usage.items()},
+            "demand": self.status.waiting,
+        }
+
+    # Head, nodes and Serve
+
+    def update_version(self, version: Version, head: str) -> list[Signal]:
+        """Note which Ray answers, and return an event where its head was restarted.
+
+        `head` is the id of the head node; empty while unknown.
+        """
+        saved = self.saved
+        if version.ray:
+            self.version = version
+        session = version.session or saved.session
+        is_new_session = bool(saved.session) and session != saved.session
+        is_new_head = bool(saved.head and head) and head != saved.head
+        if is_new_session:
+            # The next answer has the new head's node. What the new head lists may have ended at any
+            # time: behind the same address there may be another cluster now.
+            saved.head, saved.horizon, saved.recent = "", 0, {}
+        saved.session, saved.head = session, head or saved.head
+        if not is_new_session and not is_new_head:
+            return []
+        self.nodes.reset()
+        return [
+            self._event(
+                "restarted", session if is_new_session else f"{session}/{head}", Severity.WARN,
+                {"reason": "the head was restarted", "ray": version.ray},
+            )
+        ]  # fmt: skip
+
+    def update_nodes(self, nodes: Sequence[Node]) -> list[Signal]:
+        """Replace the nodes, and return what changed and what was measured."""
+        events = self.nodes.update(nodes)
+        changes = self._snapshots[NODE].difference(self.nodes.resources())
+        return [*events, *changes, *self.nodes.samples()]
+
+    def update_applications(self, applications: Sequence[Application]) -> list[Signal]:
+        """Replace the Serve applications, and return what changed."""
+        before = {application.name: application.status for application in self.applications}
+        self.applications = list(applications)
+        events = [
+            self._application_event(application, before[application.name])
+            for application in applications
+            if application.status
+            and before.get(application.name, application.status) != application.status
+        ]
+        resources = [
+            Resource(
+                kind=APPLICATION, namespace=self.name, name=application.name,
+                status=application.status, state=msgspec.to_builtins(application),
+                severity=APPLICATION_STATUSES.get(application.status, Severity.INFO),
+            )
+            for application in applications
+        ]  # fmt: skip
+        return [*events, *self._snapshots[APPLICATION].difference(resources)]
+
+    def _application_event(self, application: Application, before: str) -> Event:
+        moment = now()
+        return Event(
+            id=f"{self.saved.head}/{application.name}/{application.status}/{moment}",
+            source=self.source,
+            origin=self.source,
+            type=f"{APPLICATION}.{application.status.lower()}",
+            subject=application.name,
+            time=moment,
+            severity=APPLICATION_STATUSES.get(application.status, Severity.INFO),
+            data={"cluster": self.name, "from": before, "reason": application.message},
+        )
+
+    # The cluster
+
+    def record_answer(self) -> list[Signal]:
+        """Note that the dashboard answered, and return what changed."""
+        saved = self.saved
+        self.failures, self.reason, self._last_answer = 0, "", now()
+        events: list[Signal] = []
+        if saved.down_since:
+            seconds = (now() - saved.down_since) / SECOND
+            reason = {"reason": f"it answers again after {seconds:.0f} s"}
+            events.append(self._event("up", f"{saved.down_since}", Severity.INFO, reason))
+            saved.down_since = 0
+        return [*events, *self.cluster_signals()]
+
+    def record_failure(self, reason: str) -> list[Signal]:
+        """Note that the dashboard gave no usable answer, and return what changed."""
+        self.failures += 1
+        self.reason = reason
+        events: list[Signal] = []
+        if self.failures >= DOWN_AFTER and not self.saved.down_since:
+            self.saved.down_since = now()
+            events.append(
+                self._event("down", f"{self.saved.down_since}", Severity.ERROR, {"reason": reason})
+            )
+        return [*events, *self.cluster_signals()]
+
+    def delete_resources(self) -> list[Signal]:
+        """Return the deletion of everything that was published of the cluster."""
+        return [
+            signal for snapshots in self._snapshots.values() for signal in snapshots.difference([])
+        ]
+
+    @property
+    def health(self) -> str:
+        """`up`, `partial`, `stale` or `down`, as in `CLUSTER_STATUSES`."""
+        if self.saved.down_since or self.failures >= DOWN_AFTER:
+            return "down"
+        if self.failures >= STALE_AFTER:
+            return "stale"
+        return "partial" if self.failing_parts else "up"
+
+    def cluster_signals(self) -> Sequence[Signal]:
+        """Return the cluster's resource, where it changed."""
+        health = self.health
+        parts = "; ".join(f"{part}: {reason}" for part, reason in self.failing_parts.items())
+        state: dict[str, Any] = {
+            "ray": self.version.ray,
+            "reason": self.reason or parts,
+            "nodes": len(self.nodes.alive),
+            "dead": self.nodes.dead_count,
+            "usage": {name: list(amounts) for name, amounts in self.status.usage.items()},
+            "demand": [msgspec.to_builtins(demand) for demand in self.status.demand[:DEMAND_LIMIT]],
+            "waiting": self.status.waiting,
+            "starting": self.status.starting,
+            "start_failures": self.status.failed,
+            "autoscaler_error": self.status.error,
+            "actors": self.actors,
+            "tasks": self.tasks,
+            "jobs": self.jobs.counts,
+            "applications": {
+                application.name: application.status for application in self.applications
+            },
+        }
+        if health in ("stale", "down"):
+            state["last_answer"] = self._last_answer
+        if self.address:
+            state["address"] = self.address
+        if self.is_simulated:
+            state["simulated"] = True
+        resource = Resource(
+            kind=CLUSTER, name=self.name, status=health, severity=CLUSTER_STATUSES[health],
+            state=state,
+        )  # fmt: skip
+        return self._snapshots[CLUSTER].difference([resource])
+
+    def samples(self) -> list[Signal]:
+        """Return the measurements of the cluster."""
+        measurements: dict[str, float] = {
+            "nodes": len(self.nodes.alive),
+            "waiting": self.status.waiting,
+            "running": self.jobs.counts.get("RUNNING", 0),
+            "pending": self.jobs.counts.get("PENDING", 0),
+        }
+        for metric, name in SHARES.items():
+            used, total = self.status.usage.get(name, (0.0, 0.0))
+            if total > 0:
+                measurements[metric] = used / total
+        return [
+            Sample(kind=CLUSTER, name=self.name, metric=metric, value=float(value))
+            for metric, value in measurements.items()
+        ]
+
+    def _event(
+        self, name: str, occurrence: str, severity: Severity, data: Mapping[str, Any]
+    ) -> Event:
+        return Event(
+            id=f"cluster/{name}/{occurrence}", source=self.source, origin=self.source,
+            type=f"{CLUSTER}.{name}", subject=self.name, time=now(), severity=severity,
+            data={"cluster": self.name, **data},
+        )  # fmt: skip
+
+
+def _duration_samples(cluster: str, transitions: Sequence[Transition]) -> Iterable[Signal]:
+    for transition in transitions:
+        job = transition.job
+        if transition.event == "succeeded" and job.seconds is not None and job.entrypoint:
+            yield Sample(
+                kind=ENTRYPOINT, namespace=cluster, name=normalize_entrypoint(job.entrypoint),
+                metric="duration", value=job.seconds, unit="s", time=transition.time,
+            )  # fmt: skip
+
+
+class _ClusterResources:
+    """A `Context` that knows only the resources of one of a source's clusters."""
+
+    def __init__(self, context: Context, cluster: str) -> None:
+        self._context, self._cluster = context, cluster
+        self.data_dir = context.data_dir
+        self.load, self.save = context.load, context.save
+
+    async def known_resources(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
+        # A cluster is a resource without a namespace; all others are in that of their cluster.
+        position = 2 if kind == CLUSTER else 1
+        known = await self._context.known_resources(source, kind)
+        return [key for key in known if key[position] == self._cluster]

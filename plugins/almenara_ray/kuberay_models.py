@@ -1,0 +1,111 @@
+"""The custom resources of KubeRay, with the fields that are read of them.
+
+Fields of `ray.io/v1`:
+https://github.com/ray-project/kuberay/tree/master/ray-operator/apis/ray/v1
+"""
+
+from typing import Final
+
+import msgspec
+
+from almenara_kube.kinds import WatchedKind
+from almenara_kube.objects import Condition, KubernetesObject, Part
+from almenara_ray.kinds import RAY_CLUSTER, RAY_JOB, RAY_SERVICE
+
+
+class Head(Part, frozen=True):
+    service_name: str = ""
+    pod_name: str = ""
+
+
+class RayClusterStatus(Part, frozen=True):
+    state: str = ""
+    reason: str = ""
+    desired_worker_replicas: int = 0
+    available_worker_replicas: int = 0
+    ready_worker_replicas: int = 0
+    head: Head = Head()
+    conditions: list[Condition] = msgspec.field(default_factory=list)
+
+
+class RayCluster(KubernetesObject, frozen=True):
+    """A Ray cluster that KubeRay manages."""
+
+    status: RayClusterStatus = RayClusterStatus()
+
+    @property
+    def head_service(self) -> str:
+        """The name of its head's service."""
+        return self.status.head.service_name or f"{self.metadata.name}-head-svc"
+
+    @property
+    def may_answer(self) -> bool:
+        """Whether its head may answer already."""
+        return bool(self.status.head.service_name or self.status.state == "ready")
+
+
+class RayJobSpec(Part, frozen=True):
+    entrypoint: str = ""
+    backoff_limit: int = 0
+
+
+class RayJobStatus(Part, frozen=True):
+    job_id: str = ""
+    ray_cluster_name: str = ""
+    job_status: str = ""
+    job_deployment_status: str = ""
+    reason: str = ""
+    message: str = ""
+    start_time: str = ""
+    end_time: str = ""
+    succeeded: int = 0
+    failed: int = 0
+
+
+class RayJob(KubernetesObject, frozen=True):
+    """A job that KubeRay runs, usually on a cluster of its own."""
+
+    spec: RayJobSpec = RayJobSpec()
+    status: RayJobStatus = RayJobStatus()
+
+    @property
+    def phase(self) -> str:
+        """Its deployment status and, once complete, its job status: `Initializing`, `Running`,
+        `SUCCEEDED`, `Failed`."""
+        status = self.status
+        if status.job_deployment_status == "Complete":
+            return status.job_status or "Complete"
+        return status.job_deployment_status or "New"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it will not run any further."""
+        return self.status.job_status in ("SUCCEEDED", "FAILED", "STOPPED") or (
+            self.status.job_deployment_status in ("Complete", "Failed", "ValidationFailed")
+        )
+
+
+class RayServiceStatus(Part, frozen=True):
+    service_status: str = ""
+    num_serve_endpoints: int = 0
+    conditions: list[Condition] = msgspec.field(default_factory=list)
+
+
+class RayService(KubernetesObject, frozen=True):
+    """Serve applications that KubeRay runs and upgrades."""
+
+    status: RayServiceStatus = RayServiceStatus()
+
+
+def _watched(kind: str, plural: str, api_kind: str, model: type[KubernetesObject]) -> WatchedKind:
+    return WatchedKind(
+        kind=kind, group="ray.io", version="v1", plural=plural, api_kind=api_kind, type=model,
+        optional=True,
+    )  # fmt: skip
+
+
+WATCHED: Final = (
+    _watched(RAY_CLUSTER, "rayclusters", "RayCluster", RayCluster),
+    _watched(RAY_JOB, "rayjobs", "RayJob", RayJob),
+    _watched(RAY_SERVICE, "rayservices", "RayService", RayService),
+)

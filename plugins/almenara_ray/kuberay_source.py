@@ -1,0 +1,339 @@
+"""Ray clusters of KubeRay: discovered through their custom resources, followed while they exist."""
+
+import asyncio
+import contextlib
+from typing import Final
+
+import msgspec
+
+from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.sdk import HealthAggregator
+from almenara.signals import Resource
+from almenara_kube.client import ApiClient, connect
+from almenara_kube.kinds import WatchedKind
+from almenara_kube.list_watch import Batch, Listing, Reflector, WatchStatus
+from almenara_kube.objects import KubernetesObject, Malformed
+from almenara_kube.settings import KubeContext
+from almenara_ray.client import DashboardClient
+from almenara_ray.cluster_state import ClusterState
+from almenara_ray.cluster_state_store import ClusterStateStore, load_state
+from almenara_ray.durations import Durations
+from almenara_ray.kinds import RAY_CLUSTER
+from almenara_ray.kuberay_mapping import (
+    cluster_name,
+    cluster_signals,
+    deletion_signals,
+    job_signals,
+    service_signals,
+)
+from almenara_ray.kuberay_models import WATCHED, RayCluster, RayJob, RayService
+from almenara_ray.poller import ClusterPoller
+from almenara_ray.settings import KubeRaySettings, RaySettings
+
+DURATIONS: Final = "(durations)"
+"""Key of the durations, which outlive the clusters they were measured on."""
+CLUSTER_LIMIT: Final = 200
+"""RayClusters that are followed at most."""
+API_SERVER: Final = "API server"
+LIMIT: Final = "limit"
+
+
+class NullReport:
+    """The report of one discovered cluster.
+
+    The cluster's own resource shows its health; one of many that does not answer does not degrade
+    the source.
+    """
+
+    def __init__(self, report: SourceReport) -> None:
+        self._report = report
+
+    def degraded(self, reason: str) -> None: ...
+
+    def recovered(self) -> None: ...
+
+    def lag(self, messages: int) -> None: ...
+
+    def rejected(self, count: int = 1) -> None:
+        self._report.rejected(count)
+
+
+class FollowedCluster(msgspec.Struct, frozen=True, kw_only=True):
+    """A RayCluster whose dashboard is polled."""
+
+    uid: str
+    service: str
+    poller: ClusterPoller
+    task: "asyncio.Task[None]"
+
+
+class KubeRaySource:
+    """Follows the RayClusters, RayJobs and RayServices of one Kubernetes cluster."""
+
+    def __init__(self, kuberay: KubeRaySettings, settings: RaySettings, context: Context) -> None:
+        self.name = kuberay.source
+        self.kuberay, self.settings, self.context = kuberay, settings, context
+
+    async def run(self, publish: Publish, report: SourceReport) -> None:
+        """Follow them until cancelled."""
+        store = ClusterStateStore(self.context, self.name)
+        await store.restore()
+        api_server = KubeContext(self.kuberay.kubeconfig, self.kuberay.context)
+        async with (
+            connect(api_server) as api,
+            asyncio.TaskGroup() as group,
+        ):
+            health = HealthAggregator(report)
+            followers = ClusterFollowers(self, publish, report, health, store, group)
+            await followers.restore()
+            watcher = ResourceWatcher(self, publish, report, health, store, followers)
+            group.create_task(api.monitor(watcher.note_api_server), name="API server probe")
+            for kind in WATCHED:
+                for namespace in self.kuberay.namespaces or [""]:
+                    group.create_task(
+                        watcher.watch(api, kind, namespace),
+                        name=f"watch of {kind.plural}",
+                    )
+
+
+class ClusterFollowers:
+    """The pollers of the RayClusters that exist."""
+
+    def __init__(
+        self,
+        source: KubeRaySource,
+        publish: Publish,
+        report: SourceReport,
+        health: HealthAggregator,
+        store: ClusterStateStore,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self.source, self.publish, self.report = source, publish, report
+        self.health, self.store, self.group = health, store, group
+        self.followed: dict[str, FollowedCluster] = {}
+        self.durations = Durations()
+        self._current: dict[str, RayCluster] = {}
+        """The RayClusters that exist, by the name of their cluster."""
+        self._waiting: dict[str, RayCluster] = {}
+        """Clusters beyond `CLUSTER_LIMIT`."""
+
+    async def restore(self) -> None:
+        """Read how long entrypoints took on clusters that no longer exist."""
+        stored = await self.store.load(DURATIONS)
+        with contextlib.suppress(msgspec.MsgspecError):
+            if stored:
+                self.durations = msgspec.msgpack.decode(stored, type=Durations)
+
+    def poller(self, name: str) -> ClusterPoller | None:
+        """Return the poller of a cluster; None while it is not followed."""
+        followed = self.followed.get(name)
+        return followed.poller if followed is not None else None
+
+    async def update(self, raycluster: RayCluster) -> None:
+        """Start to follow a RayCluster once its head may answer; restart where the head's service
+        is another one."""
+        metadata = raycluster.metadata
+        name = cluster_name(metadata.namespace, metadata.name)
+        self._current[name] = raycluster
+        followed = self.followed.get(name)
+        if followed is not None:
+            if (followed.uid, followed.service) == (metadata.uid, raycluster.head_service):
+                return
+            self._stop(name)
+        self._waiting.pop(name, None)
+        if raycluster.may_answer and not metadata.deletion_timestamp:
+            if len(self.followed) >= CLUSTER_LIMIT:
+                self._waiting[name] = raycluster
+            else:
+                await self._start(name, raycluster)
+        self._note_limit()
+
+    def remove(self, raycluster: KubernetesObject) -> None:
+        """Stop following a RayCluster that was deleted."""
+        name = cluster_name(raycluster.metadata.namespace, raycluster.metadata.name)
+        self._current.pop(name, None)
+        self._waiting.pop(name, None)
+        self._note_limit()
+        self._stop(name)
+
+    async def close_deleted(self, namespace: str) -> None:
+        """Close the clusters that were deleted while Almenara did not run, in one namespace or, for
+        an empty name, in all."""
+        for name in self.store.list_keys():
+            if name == DURATIONS or namespace not in ("", name.partition(".")[0]):
+                continue
+            if name not in self._current and name not in self.followed:
+                await self._close(name, await self._load(name))
+
+    async def _start(self, name: str, raycluster: RayCluster) -> None:
+        kuberay, settings = self.source.kuberay, self.source.settings
+        state = await self._load(name)
+        if raycluster is not self._current.get(name) or name in self.followed:
+            # It changed or was deleted during the load, and that change is handled on its own.
+            return
+        if len(self.followed) >= CLUSTER_LIMIT:
+            self._waiting[name] = raycluster
+            return
+        address = kuberay.dashboard.format(
+            service=raycluster.head_service, namespace=raycluster.metadata.namespace
+        )
+        state.saved.address = address
+        client = DashboardClient(kuberay.cluster_settings(name, address), settings)
+        report = NullReport(self.report)
+        poller = ClusterPoller(state, client, settings, self.publish, report, self.store)
+        task = self.group.create_task(_poll(poller, client), name=f"cluster {name}")
+        self.followed[name] = FollowedCluster(
+            uid=raycluster.metadata.uid, service=raycluster.head_service, poller=poller, task=task
+        )
+
+    async def _load(self, name: str) -> ClusterState:
+        """Return a cluster as an earlier run has left it."""
+        settings = self.source.settings
+        saved = await load_state(self.store, name)
+        saved.durations = self.durations
+        state = ClusterState(
+            name, saved,
+            pending_after=settings.pending_after, finished_limit=settings.finished_limit,
+        )  # fmt: skip
+        await state.restore(self.store, self.source.name)
+        return state
+
+    def _stop(self, name: str) -> None:
+        """Stop following a cluster, in a task of its own: its head may hang."""
+        followed = self.followed.pop(name, None)
+        if followed is not None:
+            self.group.create_task(self._finish(name, followed), name=f"end of {name}")
+
+    async def _finish(self, name: str, followed: FollowedCluster) -> None:
+        await followed.poller.finish(followed.task)
+        await self._close(name, followed.poller.cluster)
+        while self._waiting and len(self.followed) < CLUSTER_LIMIT:
+            await self.update(next(iter(self._waiting.values())))
+
+    async def _close(self, name: str, state: ClusterState) -> None:
+        """Publish what ended with a cluster, and delete what is stored of it."""
+        signals = state.job_signals(state.jobs.update([], closed="its RayCluster was deleted"))
+        # A cluster of the same name may have been created meanwhile.
+        is_recreated = name in self.followed
+        await self.publish([*signals, *([] if is_recreated else state.delete_resources())])
+        await self.store.save(DURATIONS, msgspec.msgpack.encode(self.durations))
+        if not is_recreated:
+            await self.store.delete(name)
+
+    def _note_limit(self) -> None:
+        self.health.note(
+            LIMIT,
+            f"{len(self._waiting):,} RayClusters exceed the limit of {CLUSTER_LIMIT} and are shown"
+            " without their jobs; watch fewer `namespaces` here, and the others with a second"
+            " Almenara"
+            if self._waiting
+            else "",
+        )
+
+
+async def _poll(poller: ClusterPoller, client: DashboardClient) -> None:
+    async with client, asyncio.TaskGroup() as group:
+        group.create_task(poller.poll_jobs())
+        group.create_task(poller.poll_cluster())
+
+
+class ResourceWatcher:
+    """Watches the custom resources, and publishes them."""
+
+    def __init__(
+        self,
+        source: KubeRaySource,
+        publish: Publish,
+        report: SourceReport,
+        health: HealthAggregator,
+        store: ClusterStateStore,
+        followers: ClusterFollowers,
+    ) -> None:
+        self.source, self.publish, self.report = source, publish, report
+        self.health, self.store, self.followers = health, store, followers
+        self._objects: dict[str, dict[tuple[str, str], KubernetesObject]] = {}
+        """The objects that exist, by kind, and by namespace and name."""
+
+    def note_api_server(self, reason: str) -> None:
+        """Note why the API server does not answer; an empty reason when it does."""
+        self._note(API_SERVER, reason)
+
+    def _note(self, part: str, reason: str) -> None:
+        self.health.note(part, f"KubeRay's resources cannot be watched: {reason}" if reason else "")
+
+    async def watch(self, api: ApiClient, kind: WatchedKind, namespace: str) -> None:
+        """List and watch one kind in one namespace, until cancelled."""
+
+        async def accept(batch: Batch) -> None:
+            await self._accept(kind.kind, namespace, batch)
+
+        def note(status: WatchStatus, reason: str) -> None:
+            # A cluster without KubeRay has nothing to watch, which is not a failure.
+            is_healthy = status in ("ok", "pending", "absent")
+            self._note(f"{kind.plural}/{namespace}", "" if is_healthy else reason)
+
+        await Reflector(api, kind, namespace, accept, note).run()
+
+    async def _accept(self, kind: str, namespace: str, batch: Batch) -> None:
+        known = self._objects.setdefault(kind, {})
+        if isinstance(batch, Listing):
+            listed = {_key(item) for item in batch.objects}
+            changes = [(item, False) for item in batch.objects]
+            changes += [
+                (item, True)
+                for key, item in known.items()
+                if key not in listed and namespace in ("", key[0])
+            ]
+        else:
+            changes = list(batch.changes)
+        for item, is_deleted in changes:
+            if isinstance(item, Malformed):
+                self.report.rejected()
+            elif is_deleted:
+                known.pop(_key(item), None)
+                await self._handle_deletion(item, kind)
+            else:
+                known[_key(item)] = item
+                await self._handle_change(item)
+        if isinstance(batch, Listing):
+            await self._delete_vanished(kind, namespace)
+            if kind == RAY_CLUSTER:
+                await self.followers.close_deleted(namespace)
+
+    async def _delete_vanished(self, kind: str, namespace: str) -> None:
+        """Publish the deletion of objects that were deleted while Almenara did not run."""
+        known = self._objects.get(kind, {})
+        await self.publish(
+            [
+                Resource(kind=kind, namespace=where, name=name, deleted=True)
+                for _, where, name in await self.store.known_resources(self.source.name, kind)
+                if (where, name) not in known and namespace in ("", where)
+            ]
+        )
+
+    async def _handle_change(self, item: KubernetesObject) -> None:
+        if isinstance(item, RayCluster):
+            await self.followers.update(item)
+            await self.publish(cluster_signals(item))
+        elif isinstance(item, RayJob):
+            await self._handle_job(item)
+        elif isinstance(item, RayService):
+            await self.publish(service_signals(item))
+
+    async def _handle_job(self, job: RayJob) -> None:
+        name = cluster_name(job.metadata.namespace, job.status.ray_cluster_name)
+        poller = self.followers.poller(name)
+        if poller is not None and job.has_ended:
+            # Its cluster may be deleted at any moment: read now how the job ended.
+            await poller.update_now()
+        snapshot = poller.cluster.snapshot() if poller is not None else None
+        await self.publish(job_signals(job, self.source.name, snapshot))
+
+    async def _handle_deletion(self, item: KubernetesObject, kind: str) -> None:
+        if kind == RAY_CLUSTER:
+            self.followers.remove(item)
+        await self.publish(deletion_signals(item, kind))
+
+
+def _key(item: KubernetesObject) -> tuple[str, str]:
+    return item.metadata.namespace, item.metadata.name

@@ -1,0 +1,1 @@
+"""What the panels of the plugin display: a `prepare` function for each template."""
