@@ -1,10 +1,10 @@
-"""This machine: how full its disks are and how busy it is.
+"""The machine that Almenara runs on: the usage of its disks, and its load.
 
-One file is a whole plugin. Put it into a folder and start Almenara with it:
+This file is a complete plugin. Put it into a folder and start Almenara with it:
 
     almenara serve --plugins-dir FOLDER
 
-What it watches is set under `plugins.host` in the configuration, the name being that of the file:
+Its settings are under `plugins.host` in the configuration, after the name of the file:
 
     plugins:
       host:
@@ -40,74 +40,79 @@ Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class HostSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What of this machine is watched."""
+    """What to observe of this machine."""
 
     folders: list[str] = msgspec.field(default_factory=lambda: ["/"])
-    """Folders whose disks are watched."""
+    """Folders whose disks are observed."""
     full_at: Share = 0.9
-    """Share of a disk in use from which on it counts as full."""
+    """Share of a disk in use at which it counts as full."""
     every: Annotated[float, msgspec.Meta(gt=0)] = 10.0
-    """Seconds between looks."""
+    """Seconds between measurements."""
 
 
-def told(change: Changes) -> Sequence[Event]:
-    """The event of a disk that became full, or has room again."""
+def events_of(change: Changes) -> Sequence[Event]:
+    """The event of a disk that became full, or is no longer full."""
     before, after = change.before, change.after
     if before is None or after is None or before.status == after.status:
         return ()
-    full = after.status == "full"
+    is_full = after.status == "full"
     return [
         Event(
-            # The same change must always have the same id: then it is one event, however often a
-            # source that is restarted tells of it.
+            # The same change must always have the same id: then it is one event, even if a restarted
+            # source publishes it again.
             id=f"{after.name}/{after.status}/{after.time}",
             source="host",
-            type="host.disk.full" if full else "host.disk.ok",
+            type="host.disk.full" if is_full else "host.disk.ok",
             subject=after.name,
             time=after.time,
-            severity=Severity.ERROR if full else Severity.INFO,
+            severity=Severity.ERROR if is_full else Severity.INFO,
             data=after.state,
         )
     ]
 
 
 class Host:
-    """Looks at the disks and the load of this machine."""
+    """Observes the disks and the load of this machine."""
 
     name = "host"
 
     def __init__(self, settings: HostSettings) -> None:
         self.settings = settings
-        self.snapshots = Snapshots(told)
+        self.snapshots = Snapshots(events_of)
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
-        async def look() -> None:
-            # Asking a network file system may block for long: never on the event loop.
-            disks = await asyncio.gather(*(self.disk(it) for it in self.settings.folders))
+        async def measure() -> None:
+            # A network file system may block for long: never on the event loop.
+            disks = await asyncio.gather(*(self.disk(path) for path in self.settings.folders))
             load = os.getloadavg()[0] / (os.cpu_count() or 1)
             await publish(
                 [
-                    *self.snapshots.difference([*disks, Resource(kind="host", name="this")]),
+                    *self.snapshots.difference([*disks, Resource(kind="host", name="local")]),
                     *(
-                        Sample(kind=it.kind, name=it.name, metric="used", value=it.state["share"])
-                        for it in disks
+                        Sample(
+                            kind=disk.kind,
+                            name=disk.name,
+                            metric="used",
+                            value=disk.state["share"],
+                        )  # fmt: skip
+                        for disk in disks
                     ),
-                    Sample(kind="host", name="this", metric="load", value=load),
+                    Sample(kind="host", name="local", metric="load", value=load),
                 ]
             )
 
-        await poll(look, seconds=self.settings.every, report=report)
+        await poll(measure, seconds=self.settings.every, report=report)
 
     async def disk(self, folder: str) -> Resource:
-        """The disk that holds a folder. Raises `OSError` where there is none."""
+        """The disk of a folder. Raises `OSError` for a folder that does not exist."""
         usage = await blocking(lambda: shutil.disk_usage(folder))
         share = usage.used / usage.total
-        full = share >= self.settings.full_at
+        is_full = share >= self.settings.full_at
         return Resource(
             kind="host.disk",
             name=folder,
-            status="full" if full else "ok",
-            severity=Severity.ERROR if full else Severity.INFO,
+            status="full" if is_full else "ok",
+            severity=Severity.ERROR if is_full else Severity.INFO,
             state={"used": usage.used, "total": usage.total, "share": share},
         )
 
@@ -127,7 +132,7 @@ def almenara_panels() -> Sequence[Panel]:
     return [
         NumberPanel(
             name="load",
-            title="Load of each processor",
+            title="Load per processor",
             query=SampleQuery(kind="host", metric="load", combine="max"),
             format="percent",
             width=3,
@@ -148,7 +153,7 @@ def almenara_panels() -> Sequence[Panel]:
         ),
         EventsPanel(
             name="changes",
-            title="Disks that became full",
+            title="Disk status changes",
             query=EventQuery(filter={"type": "host.disk.*"}),
             width=12,
             empty="No disk has become full.",

@@ -1,4 +1,4 @@
-"""The whole contract with plugins: what a plugin may register, and what it is given.
+"""The contract with plugins: what a plugin may register, and what it is given.
 
 A plugin is a module that implements any of the hooks below with `@almenara.hookimpl`. This is one,
 complete:
@@ -9,7 +9,7 @@ complete:
 
     class DiskSettings(msgspec.Struct, forbid_unknown_fields=True):
         path: str = "/"
-        '''The disk that holds this folder is measured.'''
+        '''Folder on the disk to measure.'''
 
     class Disk:
         def __init__(self, settings):
@@ -25,9 +25,9 @@ complete:
     @almenara.hookimpl
     def almenara_sources(settings): return [Disk(settings)]
 
-Hooks receive their arguments by name and leave out those they do not need, so that they can be
-given more without breaking anyone. A module that needs a newer contract than version 1 says so:
-`ALMENARA_API_VERSION = 2`; an older Almenara then refuses it with that reason.
+Hooks receive their arguments by name and may leave out those they do not need, so that new
+arguments break no plugin. A module that needs a newer contract than version 1 declares it:
+`ALMENARA_API_VERSION = 2`; an older Almenara then refuses the plugin with that reason.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -46,46 +46,47 @@ hookspec = pluggy.HookspecMarker("almenara")
 
 
 Publish = Callable[[Sequence[Signal]], Awaitable[None]]
-"""Hands a batch to the bus; returns once the batch is durable and numbered. A source acknowledges
-upstream only after that. Holds back, without raising, while the bus cannot write or the source
-publishes more than its rate."""
+"""Publishes a batch; returns once the batch is durable and numbered. A source acknowledges upstream
+only after that. Waits, without raising, while the bus cannot write or the source is above its rate.
+Raises `ValueError` for a batch with an invalid signal, of which nothing is stored."""
 
 
 class SourceReport(Protocol):
-    """How a source tells the Sources page what it knows of itself."""
+    """How a source reports its own health, for the Sources page."""
 
     def degraded(self, reason: str) -> None:
-        """It runs but cannot see what it observes; `reason` says why and what to do."""
+        """The source runs but cannot observe its system; `reason` says why and what to do."""
 
     def recovered(self) -> None:
-        """It sees again."""
+        """The source observes its system again."""
 
     def lag(self, messages: int) -> None:
-        """How many messages wait upstream."""
+        """The number of messages that wait upstream."""
 
     def rejected(self, count: int = 1) -> None:
-        """How many messages were kept only with a marked problem."""
+        """The number of messages that were stored with a problem marked."""
 
 
 @runtime_checkable
 class Source(Protocol):
     """The part of a plugin that observes one system; the supervisor runs and restarts it.
 
-    It may have a `name`; without one it has its plugin's. It may have a `rate_limit`, the signals a
-    second it may publish in the long run, where those of the configuration are too few for what it
-    does; the configuration of the source itself wins. It runs on an event loop of its own.
+    A source may have a `name`; the default is the name of its plugin. It may have a `rate_limit`,
+    the signals per second that it may publish in the long run, if the configured default is too low
+    for it; the configuration of the source itself has precedence. It runs on an event loop of its
+    own.
     """
 
     async def run(self, publish: Publish) -> None:
-        """Observe until cancelled; raising or returning makes the supervisor start it again."""
+        """Observe until cancelled; the supervisor restarts it when it raises or returns."""
 
 
 @runtime_checkable
 class ReportingSource(Protocol):
-    """A source that also says how it fares: `run` has a second parameter named `report`."""
+    """A source that also reports its health: `run` has a second parameter named `report`."""
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
-        """Observe until cancelled; raising or returning makes the supervisor start it again."""
+        """Observe until cancelled; the supervisor restarts it when it raises or returns."""
 
 
 ResourceKey = tuple[str, str, str]
@@ -96,8 +97,8 @@ class Context(Protocol):
     """What the platform lends to a plugin."""
 
     data_dir: Path
-    """A folder of this plugin alone, that survives restarts. It is made when first written to by
-    the plugin."""
+    """A folder for this plugin alone that survives restarts. The plugin creates it when it first
+    writes to it."""
 
     async def load(self, key: str) -> bytes | None:
         """The value that `save` stored under `key`, durable across restarts."""
@@ -106,9 +107,9 @@ class Context(Protocol):
         """Store a small value, such as a position upstream, durably."""
 
     async def known_resources(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
-        """The resources that the source of this name has told of and not told as gone, in this run
-        or in one before; of one kind, or of all. A source that starts compares them with what there
-        is, and tells those as gone that went while it did not run."""
+        """The resources that the source of this name has published and not deleted, in this run or
+        an earlier one; of one kind, or of all. A source that starts compares them with what exists,
+        and publishes those as deleted that disappeared while it did not run (`sdk.Snapshots`)."""
 
 
 Columns = Annotated[int, msgspec.Meta(ge=1, le=12)]
@@ -150,13 +151,13 @@ class SampleQuery(
     namespace: str = ""
     name: str = ""
     combine: Literal["sum", "mean", "max", "min"] = "sum"
-    """How one number is made of several resources, where one is shown."""
+    """How the samples of several resources are combined into one number."""
     limit: Annotated[int, msgspec.Meta(ge=1, le=50)] = 8
     """Lines of a time series at most: those with the highest newest values."""
 
 
 class LogQuery(msgspec.Struct, frozen=True, kw_only=True, tag="log", metaclass=NamedStructMeta):
-    """The lines of a tail, which is followed while somebody looks at it."""
+    """The lines of a log stream, which is read while a panel that shows it is open."""
 
     stream: str
     """Name of a `LogStream` of the plugin."""
@@ -176,26 +177,26 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMet
     """Where the value is: `name`, `namespace`, `status`, `time`; `state.code` within the state,
     with dots between the levels; `sample.latency` for the newest sample of a metric."""
     format: Format = "text"
-    """How it is written. Of `seconds` and `bytes` the number is given, of `percent` the share
-    (0.5 is 50 %), of `time` and `age` microseconds since the epoch."""
+    """How the value is displayed. `seconds` and `bytes` take the number, `percent` the share (0.5
+    is 50 %), `time` and `age` microseconds since the epoch."""
     spark: str = ""
-    """A metric whose last samples are drawn beside the value."""
+    """A metric whose last samples are displayed as a sparkline beside the value."""
 
 
 class DataView(Protocol):
-    """What a panel that prepares its own values can see: all that who looks at it may see."""
+    """Read access for a panel that prepares its own values, limited to the viewer's scope."""
 
     def resources(self, query: ResourceQuery) -> Sequence[Resource]:
-        """The resources there are now, by kind, namespace and name."""
+        """The resources that exist now, by kind, namespace and name."""
 
     def resource(self, kind: str, namespace: str, name: str) -> Resource | None:
-        """One resource; None where there is none."""
+        """One resource; None where it does not exist or is outside the scope."""
 
     def latest(self, resource: Resource, metric: str) -> float | None:
         """The newest sample of a metric of a resource."""
 
     def series(self, resource: Resource, metric: str) -> Sequence[tuple[int, float]]:
-        """Time in microseconds, and value, of the last samples of a metric, oldest first."""
+        """Time in microseconds and value of the last samples of a metric, oldest first."""
 
     async def events(
         self,
@@ -206,23 +207,23 @@ class DataView(Protocol):
         after: int | None = None,
     ) -> Sequence[tuple[int, Event]]:
         """Events with their sequence, newest first; `filter` as in `EventQuery`, `before` and
-        `after` are sequences that bound them. Raises `ValueError` for a filter that is none."""
+        `after` are sequences that bound them. Raises `ValueError` for an invalid filter."""
 
     async def count(self, filter: Mapping[str, str], *, limit: int = 10_000) -> int:  # noqa: A002
-        """How many events a filter lets through; no more than `limit` are counted."""
+        """The number of events that match a filter; counting stops at `limit`."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
-    """How a filter of panels is asked for on their pages."""
+    """How a filter of panels is entered on their pages."""
 
     name: str
-    """As in the address."""
+    """The name of its parameter in the address."""
     label: str = ""
-    """What the field is called; without one the name."""
+    """The label of the field; the default is the name."""
     hint: str = ""
-    """What an empty field says, such as an example."""
+    """The placeholder of the empty field, such as an example."""
     choices: Sequence[str] = ()
-    """The values there are; with them the field is a list to choose from."""
+    """The valid values; with them the field is a list to choose from."""
 
 
 Prepare = Callable[[DataView, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
@@ -239,7 +240,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", metacla
     """
 
     name: str
-    """In letters, digits, `_` and `-`; the whole name is `<plugin>.<name>`."""
+    """In letters, digits, `_` and `-`; the full name is `<plugin>.<name>`."""
     title: str
     refresh: Annotated[float, msgspec.Meta(ge=0.5)] | None = None
     """Seconds after which the panel is rendered again without a signal, for what changes with the
@@ -341,44 +342,44 @@ class TemplatePanel(Panel, frozen=True, kw_only=True, tag="template"):
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
-    """A page of panels that a plugin brings, at `/dashboards/<plugin>.<name>`.
+    """A page of panels of a plugin, at `/dashboards/<plugin>.<name>`.
 
-    Each panel is given those parts of the page's address that are filters of its own, so that a
-    page with `?namespace=a&name=b` is about one thing. One named `main` is the plugin's own page,
-    which otherwise has the panels that are on no other page of the plugin.
+    Each panel receives the parameters of the page's address that are filters of its own, so that a
+    page with `?namespace=a&name=b` is about one resource. The page named `main` is the main page of
+    the plugin; without one, the main page has the panels that are on no other page.
     """
 
     name: str
     """In letters, digits, `_` and `-`."""
     title: str
     panels: Sequence[str | PlacedPanel]
-    """Panels of the plugin by their own name, or of another by their whole name."""
+    """Panels of this plugin by their name, or of another by their full name."""
     filters: Sequence[str | Filter] = ()
-    """The filters that can be typed in on the page, by name or with how they are asked for;
-    `namespace` and `name` are told in its title where they are not among these."""
+    """The filters that can be entered on the page: names, or `Filter`s that describe how they are
+    entered; `namespace` and `name` are part of the page's title unless they are among these."""
     navigation: bool = False
-    """Whether it has a place in the navigation; pages about one thing have none."""
+    """Whether the navigation links to the page; it should not for pages about one resource."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of a log, or of anything that is written line by line."""
+    """A line of a log."""
 
     text: str
     time: int | None = None
     """Microseconds since the epoch."""
     severity: Severity = Severity.INFO
     source: str = ""
-    """Which of several writers wrote it: a container, a worker."""
+    """The writer, where there are several: a container, a worker."""
 
 
 class ClusterRight(msgspec.Struct, frozen=True, kw_only=True):
-    """A right in a Kubernetes cluster, in the words of its RBAC: `get` `pods`/`log`."""
+    """A right in a Kubernetes cluster, in the terms of RBAC: `get` `pods`/`log`."""
 
     verb: str
     resource: str
     subresource: str = ""
     group: str = ""
-    """The API group; empty for the core's."""
+    """The API group; empty for the core group."""
 
     def __str__(self) -> str:
         resource = f"{self.resource}.{self.group}" if self.group else self.resource
@@ -386,14 +387,14 @@ class ClusterRight(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogAccess(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the lines of a tail belong, which decides who may see them."""
+    """What a viewer must have access to in order to see the lines of a log stream."""
 
     source: str
-    """The name of the source that observes the same."""
+    """The name of the source that observes the same system."""
     namespace: str = ""
-    """The namespace, as the signals of that source have it."""
+    """The namespace, as in the signals of that source."""
     right: ClusterRight | None = None
-    """What somebody must have the right to there, where `auth.authorization` is `kubernetes`."""
+    """The right that the viewer needs there, if `auth.authorization` is `kubernetes`."""
 
 
 @runtime_checkable
@@ -421,22 +422,22 @@ class LogStream(Protocol):
 
 @runtime_checkable
 class Notifier(Protocol):
-    """Tells people elsewhere of events; version 1 of the contract names it and calls none yet."""
+    """Delivers notifications; reserved: version 1 of the contract calls no notifier."""
 
     async def notify(self, events: Sequence[Event]) -> None:
-        """Tell of the events; raising makes the platform try them again."""
+        """Deliver the events; raise to have them delivered again."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One line of `almenara doctor`."""
 
     check: str
-    """What was looked at, in a few words: `NATS connection`."""
+    """What was checked, in a few words: `NATS connection`."""
     verdict: Literal["ok", "warning", "failed"]
     message: str
     """What was observed."""
     remedy: str = ""
-    """What to do about it; empty where nothing needs doing."""
+    """What to do about it; empty where nothing needs to be done."""
 
 
 class Requirement(msgspec.Struct, frozen=True, kw_only=True):
@@ -452,50 +453,50 @@ class Requirement(msgspec.Struct, frozen=True, kw_only=True):
 
 @hookspec(firstresult=True)
 def almenara_settings() -> type[msgspec.Struct]:
-    """The struct that types this plugin's part of the configuration."""
+    """The struct of this plugin's settings, `plugins.<name>` in the configuration."""
     raise NotImplementedError
 
 
 @hookspec
 def almenara_sources(settings: Any, context: Context) -> Sequence[Source | ReportingSource]:
-    """The sources this plugin runs, made from its settings."""
+    """The sources of this plugin, created from its settings."""
     raise NotImplementedError
 
 
 @hookspec
 def almenara_panels(settings: Any) -> Sequence[Panel]:
-    """The panels this plugin adds; they make up its page unless the configuration says another."""
+    """The panels of this plugin; they are on its main page unless `pages` places them elsewhere."""
     raise NotImplementedError
 
 
 @hookspec
 def almenara_pages(settings: Any) -> Sequence[Page]:
-    """Further pages of this plugin's panels, such as one about a single thing."""
+    """Further pages of panels, such as one about a single resource."""
     raise NotImplementedError
 
 
 @hookspec
 def almenara_log_streams(settings: Any, context: Context) -> Sequence[LogStream]:
-    """What panels of the kind `tail` follow."""
+    """The log streams that `LogPanel`s show."""
     raise NotImplementedError
 
 
 @hookspec(firstresult=True)
 def almenara_templates() -> Path | Mapping[str, str]:
-    """A folder of Jinja templates, or templates by name, for panels of the kind `template`."""
+    """A folder of Jinja templates, or templates by name, for `TemplatePanel`s."""
     raise NotImplementedError
 
 
 @hookspec(firstresult=True)
 def almenara_static() -> Path:
-    """A folder of style sheets and images; a template reaches one as `asset("<plugin>/name.svg")`,
-    and a style sheet named `panels.css` is part of every page."""
+    """A folder of style sheets and images. A template links to one with
+    `asset("<plugin>/name.svg")`; a style sheet named `panels.css` is part of every page."""
     raise NotImplementedError
 
 
 @hookspec
 def almenara_notifiers(settings: Any) -> Sequence[Notifier]:
-    """Reserved for notifiers: version 1 of the contract checks the hook and does not call it."""
+    """Reserved for notifiers; version 1 of the contract does not call it."""
     raise NotImplementedError
 
 
@@ -510,7 +511,7 @@ def almenara_commands(
 
 @hookspec
 async def almenara_startup(settings: Any, context: Context) -> None:
-    """Called once before the plugin's sources run; raising keeps this plugin's sources from it."""
+    """Called before the plugin's sources run; while it raises, it is retried and they wait."""
     raise NotImplementedError
 
 
@@ -522,7 +523,7 @@ async def almenara_shutdown(settings: Any, context: Context) -> None:
 
 @hookspec
 async def almenara_diagnose(settings: Any) -> Sequence[Finding]:
-    """What `almenara doctor` should say about the system this plugin observes."""
+    """What `almenara doctor` reports about the system that this plugin observes."""
     raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""`almenara plugin new`: a distribution of one plugin, ready to install and to change."""
+"""The scaffold of `almenara plugin new`: a distribution of one plugin, ready to install."""
 
 import keyword
 import re
@@ -16,22 +16,24 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
 def create(name: str, folder: Path) -> list[Path]:
-    """Write the files of a plugin called `name` into a new folder; their paths.
+    """Write the files of a plugin named `name` into a new folder; return their paths.
 
-    Raises `ValueError` for a name that cannot be one, `FileExistsError` for a folder that holds
-    something already.
+    Raises `ValueError` for an invalid or used name, `FileExistsError` for a folder that is not
+    empty.
     """
     name = name.removeprefix("almenara-").replace("-", "_")
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ValueError(
-            f"{name!r} cannot be the name of a plugin; take lower-case letters, digits and _,"
-            " a letter first, such as `weather`"
+            f"{name!r} is not a valid plugin name; use lower-case letters, digits and _, a letter"
+            " first, such as `weather`"
         )
-    taken = {it.name: it.origin for it in installed_candidates()}
-    if name in taken:
-        raise ValueError(f"there is a plugin {name} already, of {taken[name]}; take another name")
+    origins = {candidate.name: candidate.origin for candidate in installed_candidates()}
+    if name in origins:
+        raise ValueError(f"plugin {name} exists already, in {origins[name]}; choose another name")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not empty; name another with --into")
+        raise FileExistsError(
+            f"{folder} exists and is not empty; choose another folder with --into"
+        )
     environment = jinja2.Environment(  # nosec B701 # writes Python and Markdown, not pages
         loader=jinja2.FileSystemLoader(FILES),
         autoescape=False,  # noqa: S701
@@ -53,12 +55,12 @@ def create(name: str, folder: Path) -> list[Path]:
         "title": words.capitalize(),
         "version": __version__,
     }
-    written = []
+    paths = []
     for source in sorted(FILES.rglob(f"*{SUFFIX}")):
         place = source.relative_to(FILES).as_posix().removesuffix(SUFFIX)
         target = folder / place.replace("PACKAGE", values["package"]).replace("DOT", ".")
         text = environment.get_template(source.relative_to(FILES).as_posix()).render(values)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
-        written.append(target)
-    return written
+        paths.append(target)
+    return paths
