@@ -51,15 +51,15 @@ class HostSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 def events_of(change: Changes) -> Sequence[Event]:
-    """The event of a disk that became full, or is no longer full."""
+    """The event of a disk that became full, or is not full any more."""
     before, after = change.before, change.after
     if before is None or after is None or before.status == after.status:
         return ()
     is_full = after.status == "full"
     return [
         Event(
-            # The same change must always have the same id: then it is one event, even if a restarted
-            # source publishes it again.
+            # The same change must always have the same id: then it is one event, even if a
+            # restarted source publishes it again.
             id=f"{after.name}/{after.status}/{after.time}",
             source="host",
             type="host.disk.full" if is_full else "host.disk.ok",
@@ -94,7 +94,7 @@ class Host:
                             name=disk.name,
                             metric="used",
                             value=disk.state["share"],
-                        )  # fmt: skip
+                        )
                         for disk in disks
                     ),
                     Sample(kind="host", name="local", metric="load", value=load),

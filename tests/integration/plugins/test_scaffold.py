@@ -77,7 +77,7 @@ def test_scaffolded_plugin_works_from_its_wheel(tmp_path: Path, environment: Pat
         wait_until(lambda: bool(resources()), "the plugin's resource", 30)
         page = f"http://127.0.0.1:{port}/dashboards/weather_vane"
         with urllib.request.urlopen(page, timeout=5) as answer:
-            assert "Load for each processor" in answer.read().decode()
+            assert "Load per processor" in answer.read().decode()
     finally:
         serving.terminate()
         serving.wait(20)
