@@ -34,7 +34,7 @@ def almenara_sources(settings: HttpSettings, context: Context) -> Sequence[Repor
 
 @almenara.hookimpl
 async def almenara_diagnose(settings: HttpSettings) -> Sequence[Finding]:
-    from almenara_http.checking import diagnose
+    from almenara_http.client import diagnose
 
     return await diagnose(settings)
 

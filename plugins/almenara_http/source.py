@@ -10,7 +10,7 @@ import msgspec
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.sdk import every, now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
-from almenara_http.checking import Answer, ask
+from almenara_http.client import Answer, ask
 from almenara_http.settings import CheckSettings, HttpSettings
 
 KIND: Final = "http.check"

@@ -31,6 +31,6 @@ def almenara_commands(read_settings: Callable[[], Any]) -> Sequence[click.Comman
 
 @almenara.hookimpl
 async def almenara_diagnose(settings: NatsSettings) -> Sequence[Finding]:
-    from almenara_nats.diagnosis import diagnose
+    from almenara_nats.doctor import diagnose
 
     return await diagnose(settings)

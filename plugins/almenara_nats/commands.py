@@ -13,7 +13,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
 from almenara.config import ConfigError
-from almenara_nats.connection import NatsUnavailableError, connected, sentence
+from almenara_nats.client import NatsUnavailableError, connected, sentence
 from almenara_nats.settings import NatsSettings, StreamDefinition
 
 

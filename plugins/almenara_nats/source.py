@@ -18,11 +18,11 @@ from nats.js.errors import Error as JetStreamError
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.sdk import honor_cancellation
 from almenara.signals import Event, Severity, now
-from almenara_nats.connection import Connection, NatsUnavailableError, close, connect, sentence
-from almenara_nats.following import ContestedError, Follower, Interrupted
-from almenara_nats.observing import SOURCE, Observer
-from almenara_nats.reading import parse_headers, read_message
+from almenara_nats.client import Connection, NatsUnavailableError, close, connect, sentence
+from almenara_nats.mapping import parse_headers, read_message
+from almenara_nats.monitor import SOURCE, Observer
 from almenara_nats.settings import NatsSettings
+from almenara_nats.stream_reader import ContestedError, Follower, Interrupted
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from almenara.config import redact_secrets
 from almenara.hookspecs import Context, Finding, Publish, SourceReport
 from almenara.sdk import every, monotonic, now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
-from almenara_prometheus.reading import Mapper, Page, read_page, told
+from almenara_prometheus.mapping import Mapper, Page, read_page, told
 from almenara_prometheus.settings import PrometheusSettings, TargetSettings
 
 KIND: Final = "prometheus.target"

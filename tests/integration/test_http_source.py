@@ -12,7 +12,7 @@ import pytest
 from almenara.config import ConfigError, Secret, decode_settings
 from almenara.signals import Event, Severity
 from almenara.testing.source_run import MemoryContext, SourceRun
-from almenara_http.checking import ask, diagnose
+from almenara_http.client import ask, diagnose
 from almenara_http.settings import CheckSettings, HttpSettings
 from almenara_http.source import HttpSource, Known, judge
 
@@ -151,7 +151,7 @@ async def test_a_check_is_down_after_so_many_failures_and_the_change_has_one_ide
 
 
 def msgspec_answer(wrong: str | None) -> "object":
-    from almenara_http.checking import Answer
+    from almenara_http.client import Answer
 
     return Answer(wrong=wrong, latency=None if wrong else 0.01, code=None if wrong else 200)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from almenara.bus.codec import normalize
 from almenara.signals import Event, Severity, format_time
-from almenara_nats.reading import parse_headers, read_message
+from almenara_nats.mapping import parse_headers, read_message
 
 RECEIVED = 1_795_000_000_000_000
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from almenara_prometheus.mapping import Mapper, increase, quantile, read_page
 from almenara_prometheus.presets import PRESETS
-from almenara_prometheus.reading import Mapper, increase, quantile, read_page
 from almenara_prometheus.settings import MetricSettings, TargetSettings
 
 PAGE = b"""\

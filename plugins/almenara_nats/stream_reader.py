@@ -31,8 +31,8 @@ from nats.js.errors import NotFoundError
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.sdk import honor_cancellation
 from almenara.signals import EPOCH, Event, parse_time
-from almenara_nats.connection import Connection
-from almenara_nats.reading import parse_headers, read_message
+from almenara_nats.client import Connection
+from almenara_nats.mapping import parse_headers, read_message
 from almenara_nats.settings import NatsSettings
 
 log = structlog.get_logger(__name__)

@@ -13,7 +13,7 @@ from nats.js.errors import Error as JetStreamError
 from almenara.hookspecs import Context, Publish, ResourceKey
 from almenara.sdk import honor_cancellation
 from almenara.signals import Resource, Sample, Severity, Signal
-from almenara_nats.connection import Connection
+from almenara_nats.client import Connection
 from almenara_nats.settings import NatsSettings
 
 log = structlog.get_logger(__name__)

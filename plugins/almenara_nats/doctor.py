@@ -9,7 +9,7 @@ from nats.js.errors import APIError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Finding
-from almenara_nats.connection import Connection, NatsUnavailableError, connected, sentence
+from almenara_nats.client import Connection, NatsUnavailableError, connected, sentence
 from almenara_nats.settings import NatsSettings
 from almenara_nats.source import HIDDEN, all_streams
 
