@@ -14,9 +14,9 @@ from almenara.config import Settings
 from almenara.history import History
 from almenara.live.hub import Hub
 from almenara.live.log_feed import LogFeeds
-from almenara.panels.panel import View
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
+from almenara.panels.view import View
 from almenara.plugins import PluginRegistry
 from almenara.plugins.host import PluginHost
 from almenara.plugins.reload import reload_saved
@@ -66,9 +66,9 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
                 bus=bus,
                 history=history,
                 resources=resources,
-                supervisor=supervisor,
+                sources=supervisor,
                 settings=settings.panels,
-                feeds=feeds,
+                log_feeds=feeds,
             )
             channels = Hub(view, catalogue, renderer)
             check_dashboards(
@@ -115,7 +115,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
                     if reload and settings.plugins_dir is not None:
                         background.append(
                             group.create_task(
-                                reload_saved(settings.plugins_dir, host, channels.renew),
+                                reload_saved(settings.plugins_dir, host, channels.rerender),
                                 name="reloading",
                             )
                         )

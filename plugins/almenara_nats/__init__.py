@@ -1,12 +1,13 @@
 """NATS: JetStream streams and core subjects as events, streams and consumers as resources."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 import almenara
-from almenara.hookspecs import Context, Finding, ReportingSource
+from almenara.hookspecs import Context, Finding, Page, Panel, ReportingSource
 from almenara_nats.settings import NatsSettings
 
 
@@ -20,6 +21,25 @@ def almenara_sources(settings: NatsSettings, context: Context) -> Sequence[Repor
     from almenara_nats.source import NatsSource
 
     return [NatsSource(settings, context)]
+
+
+@almenara.hookimpl
+def almenara_panels(settings: NatsSettings) -> Sequence[Panel]:
+    from almenara_nats.panels import panels
+
+    return panels()
+
+
+@almenara.hookimpl
+def almenara_pages(settings: NatsSettings) -> Sequence[Page]:
+    from almenara_nats.panels import pages
+
+    return pages()
+
+
+@almenara.hookimpl
+def almenara_templates() -> Path:
+    return Path(__file__).parent / "templates"
 
 
 @almenara.hookimpl

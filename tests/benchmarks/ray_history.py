@@ -16,7 +16,7 @@ from almenara.history import History
 from almenara.hookspecs import DataView
 from almenara.live.log_feed import LogFeeds
 from almenara.panels.data_view import PanelDataView
-from almenara.panels.panel import View
+from almenara.panels.view import View
 from almenara.signals import Event, Signal, now
 from almenara.state.resources import Resources
 from almenara.supervisor import Supervisor
@@ -77,8 +77,8 @@ async def measure(many: int) -> dict[str, float]:
                 await bus.publish(batch, "ray/large")
             view = View(
                 bus=bus, history=History(bus), resources=Resources(),
-                supervisor=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
-                feeds=LogFeeds(),
+                sources=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
+                log_feeds=LogFeeds(),
             )  # fmt: skip
             look: DataView = PanelDataView(view)
             deep = str(await bus.read(lambda it: it.execute(

@@ -125,7 +125,7 @@ def filled(path: str, watched: Watched) -> list[str]:
     if path == "/dashboards/{name:str}":
         return ["/dashboards/overview"]
     if path == "/panels/{name:str}":
-        names = ("events", "failures", "numbers", "streams", "strip", "sources", "histogram")
+        names = ("events", "failures", "numbers", "nats.streams", "strip", "sources", "histogram")
         return [f"/panels/{it}" for it in names]
     if path == "/timeline":
         return [f"/timeline?correlation=corr-{THEIRS}", f"/timeline?correlation=corr-{OURS}"]
@@ -204,7 +204,7 @@ async def test_each_socket_shows_each_role_what_is_in_its_scope_and_nothing_else
 ) -> None:
     # At the same time, so that whoever shares a channel with others would get what is theirs.
     assert SOCKETS == ["/live"], "who may see what in a new socket must be tried here"
-    panels = ["events", "failures", "streams", "strip", "numbers", "sources", "histogram"]
+    panels = ["events", "failures", "nats.streams", "strip", "numbers", "sources", "histogram"]
     seen = dict(
         zip(
             watched.tokens,

@@ -1,4 +1,4 @@
-"""All channels, fed by one subscription to the bus."""
+"""The hub of all channels: one subscription to the bus feeds them, browsers subscribe to them."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -8,31 +8,36 @@ from urllib.parse import parse_qsl, urlencode
 import structlog
 
 from almenara.bus import BusClosedError
-from almenara.live.channel import RETRY, Channel, EventChannel
+from almenara.config import suggest
+from almenara.errors import LimitExceeded, NotFound
+from almenara.live.channel import RETRY_DELAY, Channel
+from almenara.live.event_channel import EventChannel
+from almenara.live.frames import Frame
 from almenara.live.log_channel import LogChannel
 from almenara.live.outbox import GOING_AWAY, TOO_SLOW, Counters, Outbox, Peer
 from almenara.live.routing import SignalRouter
-from almenara.panels.panel import Choice, Panel, View
-from almenara.panels.renderer import Frame, Renderer
+from almenara.panels.filters import PanelFilters
+from almenara.panels.panel import Panel
+from almenara.panels.renderer import Renderer
+from almenara.panels.view import View
 from almenara.scope import FULL_SCOPE, Scope
 
 log = structlog.get_logger(__name__)
 
-CHANNELS_OF_A_BROWSER: Final = 32
-BEAT: Final = 5.0
+CHANNELS_PER_CONNECTION: Final = 32
+HEARTBEAT_INTERVAL: Final = 5.0
+
+Subscription = tuple[str, Panel, PanelFilters]
+"""The key of a channel, its panel and its filters."""
 
 
-class UnknownPanelError(ValueError):
-    """A browser asked for a panel that does not exist, or for too many."""
-
-
-def channel_key(panel: Panel, chosen: Choice, scope: Scope) -> str:
-    """What makes a channel: its panel, its filters, and who may see what it shows."""
-    return f"{scope.key}/{panel.name}?{urlencode(sorted(chosen.to_query().items()))}"
+def channel_key(panel: Panel, filters: PanelFilters, scope: Scope) -> str:
+    """What identifies a channel: the scope, the panel and its filters."""
+    return f"{scope.key}/{panel.name}?{urlencode(sorted(filters.to_query().items()))}"
 
 
 class Hub:
-    """All channels that somebody looks at, fed by one subscription to the bus."""
+    """All channels that have viewers, fed by one subscription to the bus."""
 
     def __init__(self, view: View, panels: Mapping[str, Panel], renderer: Renderer) -> None:
         self.view, self.panels, self.renderer = view, panels, renderer
@@ -41,7 +46,7 @@ class Hub:
         self.draining = False
         self.outboxes: set[Outbox] = set()
         self._channels: dict[str, Channel] = {}
-        self._interest = SignalRouter()
+        self._router = SignalRouter()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -53,18 +58,18 @@ class Hub:
         return len(self._channels)
 
     def start(self) -> None:
-        """Begin to follow the bus."""
+        """Start to follow the bus."""
         self._tasks = [
-            asyncio.create_task(work(), name=f"channels: {name}")
+            asyncio.create_task(work(), name=f"hub: {name}")
             for name, work in (
-                ("following", self._follow),
-                ("beating", self._beat),
-                ("dropping", self._drop_late),
+                ("follow the bus", self._follow_bus),
+                ("send heartbeats", self._send_heartbeats),
+                ("drop slow browsers", self._drop_slow_browsers),
             )
         ]
 
     async def close(self) -> None:
-        """Stop; browsers that are still connected are told to come back."""
+        """Stop; browsers that are still connected are asked to reconnect."""
         self.draining = True
         for outbox in self.outboxes:
             outbox.close(GOING_AWAY)
@@ -75,135 +80,139 @@ class Hub:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def drain(self, seconds: float) -> None:
-        """Close every connection with 1012, spread evenly, so that browsers come back spread."""
+        """Close every connection with 1012, spread evenly, so that reconnects are spread too."""
         self.draining = True
-        leaving = list(self.outboxes)
-        for outbox in leaving:
+        outboxes = list(self.outboxes)
+        for outbox in outboxes:
             outbox.close(GOING_AWAY)
-            await asyncio.sleep(seconds / len(leaving))
+            await asyncio.sleep(seconds / len(outboxes))
 
-    async def _follow(self) -> None:
+    async def _follow_bus(self) -> None:
         after = self.view.bus.last_sequence
         while True:
             try:
                 async for batch in self.view.bus.subscribe(after=after):
-                    self._interest.accept(batch)
+                    self._router.accept(batch)
                     after = batch[-1].sequence
             except BusClosedError:
                 return
             except Exception:
-                log.exception("the channels lost the bus and take it up again", after=after)
-            await asyncio.sleep(RETRY)
+                log.exception("the channels lost the bus and subscribe again", after=after)
+            await asyncio.sleep(RETRY_DELAY)
 
-    async def _beat(self) -> None:
-        """Signs of life, by which a page tells a quiet fleet from a frozen server."""
+    async def _send_heartbeats(self) -> None:
+        """Send a sign of life, by which a page tells a quiet fleet from a frozen server."""
         while True:
-            await asyncio.sleep(BEAT)
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
             text = f'{{"beat": {self.view.bus.last_sequence}}}'
             frame = Frame(text, len(text), rows=False)
             for outbox in self.outboxes:
-                outbox.put(None, frame)
+                outbox.send(None, frame)
 
-    async def _drop_late(self) -> None:
-        """Drop who does not take within the timeout what waits for it."""
+    async def _drop_slow_browsers(self) -> None:
+        """Close connections that take nothing of what is buffered for the send timeout."""
         clock = asyncio.get_running_loop().time
         while True:
-            patience = self.settings.send_timeout
-            await asyncio.sleep(patience / 4)
+            timeout = self.settings.send_timeout
+            await asyncio.sleep(timeout / 4)
             moment = clock()
             for outbox in self.outboxes:
-                if outbox.late is not None and moment - outbox.late > patience:
+                if outbox.blocked_since is not None and moment - outbox.blocked_since > timeout:
                     if outbox.close_code is None:
                         self.counters.too_slow += 1
                     outbox.close(TOO_SLOW)
 
-    def renew(self, plugin: str) -> None:
-        """Draw the panels of a plugin anew: it was loaded again, or is gone."""
+    def rerender(self, plugin: str) -> None:
+        """Render the panels of a plugin again: it was reloaded or removed."""
         for key, channel in list(self._channels.items()):
             if channel.panel.plugin != plugin:
                 continue
             panel = self.panels.get(channel.panel.name)
             if panel is not None:
                 try:
-                    channel.filter = panel.choose(dict(parse_qsl(key.partition("?")[2])))
+                    channel.filters = panel.parse_filters(dict(parse_qsl(key.partition("?")[2])))
                 except ValueError:
-                    channel.filter = panel.choose({})
+                    channel.filters = panel.parse_filters({})
                 channel.panel = panel
-                self._interest.add(channel)
-            channel.touch()
+                self._router.add(channel)
+            channel.mark_changed()
 
-    def outbox(self, peer: Peer) -> Outbox:
-        """The way to one browser."""
+    def connect(self, peer: Peer) -> Outbox:
+        """Add a browser and return its outbox."""
         outbox = Outbox(peer, self.settings.outbox_bytes, self.counters)
         self.outboxes.add(outbox)
         return outbox
 
-    def named(
-        self, names: Iterable[str], scope: Scope = FULL_SCOPE
-    ) -> list[tuple[str, Panel, Choice]]:
-        """What `events?severity=ERROR` and the like ask for.
+    def parse_channels(self, names: Iterable[str], scope: Scope = FULL_SCOPE) -> list[Subscription]:
+        """Read the names of channels, such as `events?severity=ERROR`.
 
-        Raises `UnknownPanelError`, and `ValueError` for a filter that cannot be read.
+        Raises `LimitExceeded` for too many, `NotFound` for a panel that does not exist, and
+        `ValueError` for a filter that cannot be read.
         """
-        found = []
+        subscriptions = []
         for place, name in enumerate(names):
-            if place >= CHANNELS_OF_A_BROWSER:
-                raise UnknownPanelError(
-                    f"more than {CHANNELS_OF_A_BROWSER} channels in one connection"
+            if place >= CHANNELS_PER_CONNECTION:
+                raise LimitExceeded(
+                    f"A connection can have {CHANNELS_PER_CONNECTION} channels at most."
                 )
-            panel_name, _, text = name.partition("?")
+            panel_name, _, query = name.partition("?")
             panel = self.panels.get(panel_name)
             if panel is None:
-                known = ", ".join(self.panels)
-                raise UnknownPanelError(f"there is no panel {panel_name[:40]!r}; there are {known}")
-            chosen = panel.choose(dict(parse_qsl(text)))
-            key = channel_key(panel, chosen, scope)
-            found.append((key, panel, chosen))
-        return found
+                hint = suggest(panel_name, self.panels)
+                raise NotFound(f"There is no panel {panel_name[:40]!r}; {hint}")
+            filters = panel.parse_filters(dict(parse_qsl(query)))
+            subscriptions.append((channel_key(panel, filters, scope), panel, filters))
+        return subscriptions
 
-    async def join(
+    async def subscribe(
         self,
         outbox: Outbox,
         names: Iterable[str],
         after: int | None,
         scope: Scope = FULL_SCOPE,
     ) -> None:
-        """Make the outbox one of those that get these channels, from a snapshot on.
+        """Subscribe an outbox to channels, from a snapshot on.
 
-        `after` is the sequence of the newest row that the browser shows, `scope` what it may see.
+        `after` is the sequence of the newest row that the browser shows, `scope` that of its
+        user. Raises what `parse_channels` raises.
         """
-        for key, panel, chosen in self.named(names, scope):
-            channel = self._channels.get(key)
-            if channel is None:
-                kind = EventChannel if panel.rows else LogChannel if panel.log else Channel
-                view = self.view.within(scope)
-                channel = kind(key, panel, chosen, view, self.renderer, self.counters)
-                self._channels[key] = channel
-                self._interest.add(channel)
-                channel.task = asyncio.create_task(channel.run(), name=f"channel {key}")
-            # Before the wait, so that another browser's leaving does not remove the channel.
+        for key, panel, filters in self.parse_channels(names, scope):
+            channel = self._channels.get(key) or self._open_channel(key, panel, filters, scope)
+            # Before the wait, so that the channel is not closed when its only other viewer leaves.
             channel.outboxes.add(outbox)
             outbox.channels.add(channel)
             outbox.behind[channel] = after
             await channel.ready.wait()
             if channel in outbox.behind:
                 del outbox.behind[channel]
-                channel.bring_up_to_date(outbox, after)
+                channel.catch_up(outbox, after)
+
+    def _open_channel(self, key: str, panel: Panel, filters: PanelFilters, scope: Scope) -> Channel:
+        kind = EventChannel if panel.is_event_list else LogChannel if panel.log_query else Channel
+        view = self.view.within(scope)
+        channel = kind(key, panel, filters, view, self.renderer, self.counters)
+        self._channels[key] = channel
+        self._router.add(channel)
+        channel.task = asyncio.create_task(channel.run(), name=f"channel {key}")
+        return channel
 
     def resume(self, outbox: Outbox, after: int | None) -> None:
-        """Send what is current of every channel of the outbox."""
+        """Send the current state of every channel of the outbox."""
         for channel in outbox.channels:
             if channel.ready.is_set() and channel not in outbox.behind:
-                channel.bring_up_to_date(outbox, after)
+                channel.catch_up(outbox, after)
 
-    def leave(self, outbox: Outbox) -> None:
-        """Forget the outbox, and the channels that nobody looks at any more."""
+    def disconnect(self, outbox: Outbox) -> None:
+        """Remove a browser, and close the channels that have no other viewer."""
         self.outboxes.discard(outbox)
-        for channel in outbox.channels:
+        for publisher in outbox.channels:
+            channel = self._channels.get(publisher.key)
+            if channel is not publisher:
+                continue
             channel.outboxes.discard(outbox)
-            if not channel.outboxes and self._channels.get(channel.key) is channel:
+            if not channel.outboxes:
                 del self._channels[channel.key]
-                self._interest.discard(channel)
+                self._router.discard(channel)
                 if channel.task is not None:
                     channel.task.cancel()
         outbox.channels.clear()

@@ -1,247 +1,192 @@
-"""LogFeeds: the lines of tails, each read once for all who look at it, and only while they do."""
+"""Log feeds: the lines of log streams, read once for all viewers, and only while needed."""
 
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 import structlog
 
-from almenara.errors import NotFound, describe_error
-from almenara.hookspecs import ClusterRight, Line, LogAccess, LogStream, Publish
+from almenara.errors import LimitExceeded, NotFound, describe_error
+from almenara.hookspecs import ClusterRight, Line, LogStream, Publish
+from almenara.panels import view
+from almenara.panels.kinds.log import rights_of
+from almenara.panels.view import NumberedLine
 from almenara.supervisor.source_thread import SourceThread
 from almenara.supervisor.watchdog import Heartbeat
 
 log = structlog.get_logger(__name__)
 
-LONGEST_LINE: Final = 4_000
+MAX_LINE: Final = 4_000
 LINGER: Final = 10.0
-"""Seconds a feed goes on when nobody looks, as between a page and its WebSocket."""
-FEEDS_AT_ONCE: Final = 64
-BACKOFF: Final = 1.0
-BACKOFF_LIMIT: Final = 15.0
+"""Seconds that a feed without users goes on, as between a page and its WebSocket."""
+MAX_FEEDS: Final = 64
+FIRST_RETRY: Final = 1.0
+MAX_RETRY: Final = 15.0
 STOP_TIMEOUT: Final = 2.0
-COLOURS: Final = re.compile("\x1b\\[[0-9;:]*[mK]")
+COLOR_CODES: Final = re.compile("\x1b\\[[0-9;:]*[mK]")
 
 State = Literal["starting", "following", "ended", "failed"]
-
-
-class Numbered(msgspec.Struct, frozen=True):
-    """A line and its place among all that the feed has read."""
-
-    number: int
-    line: Line
+FeedKey = tuple[str, tuple[tuple[str, str], ...], int]
+"""The full name of a log stream, the values of its filters, and the limit of lines."""
 
 
 class LogFeed:
-    """The last lines of one tail with one set of values."""
+    """The last lines of one log stream with one set of filters: `panels.view.LogFeed`."""
 
-    def __init__(self, name: str, tail: LogStream, asked: Mapping[str, str], limit: int) -> None:
-        self.name, self.tail, self.asked = name, tail, asked
-        self.lines: deque[Numbered] = deque(maxlen=limit)
-        self.read = 0
-        """Lines read so far."""
+    def __init__(
+        self, name: str, stream: LogStream, filters: Mapping[str, str], limit: int
+    ) -> None:
+        self.name, self.stream, self.filters, self.limit = name, stream, filters, limit
+        self.lines: deque[NumberedLine] = deque(maxlen=limit)
+        self.read_count = 0
         self.state: State = "starting"
         self.error = ""
         self.users = 0
         self.listeners: set[Callable[[], None]] = set()
         self.task: asyncio.Task[None] | None = None
-        self.ending: asyncio.TimerHandle | None = None
-        self._begun = asyncio.Event()
+        self.linger_timer: asyncio.TimerHandle | None = None
+        self._started = asyncio.Event()
 
-    async def begun(self, seconds: float) -> None:
-        """Wait until it has lines or says why it has none, for so long at most."""
+    async def wait_until_started(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._begun.wait()
+                await self._started.wait()
         except TimeoutError:
             return
 
-    def after(self, number: int) -> Iterator[Numbered]:
-        """The lines kept that were read after the one of this number."""
-        return (it for it in self.lines if it.number > number)
-
     async def run(self) -> None:
-        """Follow until cancelled or ended."""
-        wait = BACKOFF
+        """Follow the stream until cancelled or ended; after an error, start again."""
+        delay = FIRST_RETRY
         while True:
-            thread = SourceThread(f"tail {self.name}", self._follow, self._take, Heartbeat())
-            before = self.read
+            thread = SourceThread(f"log {self.name}", self._follow, self._accept, Heartbeat())
+            read_before = self.read_count
             try:
                 await thread.run(STOP_TIMEOUT)
             except NotFound as error:
-                self._become("failed", describe_error(error))
+                self.set_state("failed", describe_error(error))
                 return
             except Exception as error:
-                log.warning(
-                    "a tail failed", tail=self.name, error=describe_error(error, with_type=True)
-                )
-                self._become("failed", describe_error(error, with_type=True))
+                text = describe_error(error, with_type=True)
+                log.warning("a log stream failed", stream=self.name, error=text)
+                self.set_state("failed", text)
             else:
-                self._become("ended")
+                self.set_state("ended")
                 return
-            if self.read > before:
-                wait = BACKOFF
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, BACKOFF_LIMIT)
-            # What it reads next begins with the same last lines.
+            if self.read_count > read_before:
+                delay = FIRST_RETRY
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, MAX_RETRY)
+            # The stream starts again with the same last lines.
             self.lines.clear()
 
     async def _follow(self, publish: Publish) -> None:
-        give: Any = publish
-        async for lines in self.tail.lines(self.asked):
-            await give([_trimmed(line) for line in lines])
-        await give([])
+        publish_lines: Any = publish
+        async for lines in self.stream.lines(self.filters):
+            await publish_lines([_clean(line) for line in lines])
+        await publish_lines([])
 
-    async def _take(self, lines: Sequence[Any]) -> None:
+    async def _accept(self, lines: Sequence[Any]) -> None:
         for line in lines:
-            self.read += 1
-            self.lines.append(Numbered(self.read, line))
-        self._become("following")
+            self.read_count += 1
+            self.lines.append(NumberedLine(self.read_count, line))
+        self.set_state("following")
 
-    def _become(self, state: State, error: str = "") -> None:
+    def set_state(self, state: State, error: str = "") -> None:
+        """Set the state and call the listeners."""
         self.state, self.error = state, error
-        self._begun.set()
-        for tell in self.listeners:
-            tell()
+        self._started.set()
+        for listener in self.listeners:
+            listener()
 
 
-def _trimmed(line: Line) -> Line:
-    text = COLOURS.sub("", line.text.rstrip("\r\n"))
-    if len(text) > LONGEST_LINE:
-        text = f"{text[:LONGEST_LINE]}\u2026 ({len(text):,} characters)"
+def _clean(line: Line) -> Line:
+    """The line without colour codes, cut to `MAX_LINE` characters."""
+    text = COLOR_CODES.sub("", line.text.rstrip("\r\n"))
+    if len(text) > MAX_LINE:
+        text = f"{text[:MAX_LINE]}\u2026 ({len(text):,} characters)"
     return line if text == line.text else msgspec.structs.replace(line, text=text)
 
 
-def rights_of(tail: LogStream) -> Sequence[ClusterRight]:
-    """The rights in a cluster that it may take to see lines of a tail."""
-    return getattr(tail, "rights", ())
-
-
-def access_for(plugin: str, tail: LogStream, asked: Mapping[str, str]) -> LogAccess:
-    """Where the lines of a tail belong. Raises `NotFound`."""
-    told: Callable[[Mapping[str, str]], LogAccess] | None = getattr(tail, "access_for", None)
-    if told is not None:
-        return told(asked)
-    right = next(iter(rights_of(tail)), None)
-    return LogAccess(source=plugin, namespace=asked.get("namespace", ""), right=right)
-
-
 class LogFeeds:
-    """The tails that plugins brought, and the feeds of those that somebody looks at."""
+    """The log streams that plugins have, and the feeds that are open: `panels.view.LogFeeds`."""
 
     def __init__(self) -> None:
-        self._tails: dict[str, dict[str, LogStream]] = {}
-        self._open: dict[tuple[str, tuple[tuple[str, str], ...], int], LogFeed] = {}
+        self._streams: dict[str, dict[str, LogStream]] = {}
+        self._feeds: dict[FeedKey, LogFeed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         """Of feeds that are open, or have not ended yet."""
 
-    def add(self, plugin: str, tails: Sequence[LogStream]) -> None:
-        """Take in the tails of a plugin."""
-        self._tails[plugin] = {tail.name: tail for tail in tails}
+    def add(self, plugin: str, streams: Sequence[LogStream]) -> None:
+        """Add the log streams of a plugin."""
+        self._streams[plugin] = {stream.name: stream for stream in streams}
 
     def remove(self, plugin: str) -> None:
-        """Forget the tails of a plugin; what follows one of them ends."""
-        self._tails.pop(plugin, None)
-        for key, feed in list(self._open.items()):
+        """Remove the log streams of a plugin; their feeds end."""
+        self._streams.pop(plugin, None)
+        for key, feed in list(self._feeds.items()):
             if key[0].startswith(f"{plugin}."):
                 self._end(key, feed)
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._feeds)
 
     def rights(self) -> set[ClusterRight]:
-        """The rights in a cluster that any of the tails takes."""
-        tails = (tail for tails in self._tails.values() for tail in tails.values())
-        return {right for tail in tails for right in rights_of(tail)}
+        """The rights in a cluster that any of the log streams needs."""
+        return {
+            right
+            for streams in self._streams.values()
+            for stream in streams.values()
+            for right in rights_of(stream)
+        }
 
-    def known(self, plugin: str, tail: str) -> LogStream:
-        """A tail of a plugin. Raises `NotFound`."""
-        found = self._tails.get(plugin, {}).get(tail)
-        if found is None:
-            raise NotFound(f"plugin {plugin} has no tail named {tail}")
-        return found
+    def stream(self, plugin: str, name: str) -> LogStream:
+        stream = self._streams.get(plugin, {}).get(name)
+        if stream is None:
+            raise NotFound(f"The plugin {plugin} has no log stream named {name}.")
+        return stream
 
-    def open(self, plugin: str, tail: str, asked: Mapping[str, str], limit: int) -> LogFeed:
-        """The feed of a tail with these values; each `open` is followed by a `leave`.
-
-        Raises `NotFound` for a tail that is not there, and where too many are followed already.
-        """
-        name = f"{plugin}.{tail}"
-        key = (name, tuple(sorted(asked.items())), limit)
-        feed = self._open.get(key)
+    def open(self, plugin: str, stream: str, filters: Mapping[str, str], limit: int) -> LogFeed:
+        name = f"{plugin}.{stream}"
+        key = (name, tuple(sorted(filters.items())), limit)
+        feed = self._feeds.get(key)
         if feed is None:
-            known = self.known(plugin, tail)
-            if len(self._open) >= FEEDS_AT_ONCE:
-                raise NotFound(
-                    f"{FEEDS_AT_ONCE} logs are followed already; close one and try again"
-                )
-            feed = self._open[key] = LogFeed(name, known, asked, limit)
-            feed.task = asyncio.create_task(feed.run(), name=f"feed {name}")
+            log_stream = self.stream(plugin, stream)
+            if len(self._feeds) >= MAX_FEEDS:
+                raise LimitExceeded(f"{MAX_FEEDS} logs are open already. Close one and try again.")
+            feed = self._feeds[key] = LogFeed(name, log_stream, filters, limit)
+            feed.task = asyncio.create_task(feed.run(), name=f"log feed {name}")
             self._tasks.add(feed.task)
             feed.task.add_done_callback(self._tasks.discard)
         feed.users += 1
-        if feed.ending is not None:
-            feed.ending.cancel()
-            feed.ending = None
+        if feed.linger_timer is not None:
+            feed.linger_timer.cancel()
+            feed.linger_timer = None
         return feed
 
-    def leave(self, feed: LogFeed) -> None:
-        """One looks at it no more; the last one's leaving ends it, after a moment."""
-        feed.users -= 1
-        if feed.users:
+    def close_feed(self, feed: view.LogFeed) -> None:
+        key, own = next(
+            ((key, each) for key, each in self._feeds.items() if each is feed), (None, None)
+        )
+        if key is None or own is None:
             return
-        key = next((key for key, it in self._open.items() if it is feed), None)
-        if key is not None:
-            feed.ending = asyncio.get_running_loop().call_later(LINGER, self._end, key, feed)
+        own.users -= 1
+        if not own.users:
+            loop = asyncio.get_running_loop()
+            own.linger_timer = loop.call_later(LINGER, self._end, key, own)
 
-    def _end(self, key: tuple[str, tuple[tuple[str, str], ...], int], feed: LogFeed) -> None:
-        if self._open.get(key) is feed:
-            del self._open[key]
+    def _end(self, key: FeedKey, feed: LogFeed) -> None:
+        if self._feeds.get(key) is feed:
+            del self._feeds[key]
+        if feed.linger_timer is not None:
+            feed.linger_timer.cancel()
         if feed.task is not None:
             feed.task.cancel()
 
     async def close(self) -> None:
         """End every feed."""
-        for key, feed in list(self._open.items()):
-            if feed.ending is not None:
-                feed.ending.cancel()
+        for key, feed in list(self._feeds.items()):
             self._end(key, feed)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-SAID: Final[Mapping[State, str]] = {
-    "starting": "Reading; nothing has come yet.",
-    "following": "",
-    "ended": "It has ended; no more lines will come.",
-    "failed": "It cannot be read.",
-}
-
-
-def wants(numbered: Numbered, text: str) -> bool:
-    """Whether a line has all the words of a search."""
-    line = numbered.line
-    whole = f"{line.source} {line.text}".casefold()
-    return all(word in whole for word in text.casefold().split())
-
-
-def shown(feed: LogFeed, text: str, until: int) -> dict[str, Any]:
-    """What a panel shows of a feed: the lines up to a number that have the words searched for."""
-    lines = [it for it in feed.lines if it.number <= until and wants(it, text)]
-    return {
-        "lines": lines,
-        "state": feed.state,
-        "said": feed.error or SAID[feed.state],
-        "searched": text,
-        "read": len(feed.lines),
-        "limit": feed.lines.maxlen,
-    }
-
-
-def untold(reason: str) -> dict[str, Any]:
-    """What a panel shows where there is no feed."""
-    return {
-        "lines": [], "state": "failed", "said": reason, "searched": "", "read": 0, "limit": 0,
-    }  # fmt: skip

@@ -1,27 +1,25 @@
-"""What one browser is sent, and what it is spared because it cannot keep up."""
+"""The outbox of one browser: which frames it is sent, and which it skips because it is slow."""
 
+import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
-from almenara.panels.renderer import Frame
-
-if TYPE_CHECKING:
-    from almenara.live.channel import Channel
+from almenara.live.frames import Frame
 
 GOING_AWAY: Final = 1012
 TOO_SLOW: Final = 1013
 
 
 class Counters(msgspec.Struct):
-    """What the channels have done."""
+    """What the channels have done since the start."""
 
     frames: int = 0
     skipped: int = 0
     renders: int = 0
     too_slow: int = 0
-    sending: float = 0.0
+    send_seconds: float = 0.0
     """Seconds that one tick of every channel with something to show takes to be sent."""
 
 
@@ -36,45 +34,62 @@ class Peer(Protocol):
         """Send at once what the connection takes at once; the rest waits."""
 
     def end(self) -> None:
-        """Have the connection closed with the code of its outbox."""
+        """Close the connection with the code of its outbox."""
+
+
+class Publisher(Protocol):
+    """What an outbox subscribes to: a channel."""
+
+    key: str
+    ready: asyncio.Event
+    """Set once it can send a snapshot."""
+
+    @property
+    def last_sent(self) -> int | None:
+        """The newest row that subscribers were sent; None where there are no rows."""
+
+    def catch_up(self, outbox: "Outbox", after: int | None) -> None:
+        """Send a subscriber the current state; `after` is the newest row that it shows, if any."""
 
 
 class Outbox:
-    """The way to one browser. What waits is what its connection holds, bounded in bytes.
+    """The way to one browser. What waits is in the buffer of its connection, bounded in bytes.
 
     A browser that falls behind on a channel is sent nothing of it until its connection has taken
-    everything, and then what is current.
+    everything, and then the current state.
     """
 
-    __slots__ = ("behind", "channels", "close_code", "counters", "late", "limit", "peer")
+    __slots__ = (
+        "behind", "blocked_since", "channels", "close_code", "counters", "limit", "peer", "user",
+    )  # fmt: skip
 
-    def __init__(self, peer: Peer, limit: int, counters: Counters) -> None:
-        self.peer, self.limit, self.counters = peer, limit, counters
-        self.channels: set[Channel] = set()
-        self.behind: dict[Channel, int | None] = {}
-        """The channels that it is to be brought up to date on, and from which row on."""
-        self.late: float | None = None
-        """Since when the connection holds something back, by the clock of the event loop."""
+    def __init__(self, peer: Peer, limit: int, counters: Counters, user: str = "") -> None:
+        self.peer, self.limit, self.counters, self.user = peer, limit, counters, user
+        self.channels: set[Publisher] = set()
+        self.behind: dict[Publisher, int | None] = {}
+        """The channels that it has to catch up with, and the newest row that it shows of each."""
+        self.blocked_since: float | None = None
+        """Since when the connection takes nothing, by the clock of the event loop."""
         self.close_code: int | None = None
 
-    def put(self, channel: "Channel | None", frame: Frame) -> None:
-        """Send a frame of a channel (None: of no channel), or leave it out."""
-        if self.close_code is None and not self._sent(channel, frame) and channel is not None:
-            self.behind.setdefault(channel, channel.sent)
+    def send(self, channel: Publisher | None, frame: Frame) -> None:
+        """Send a frame of a channel (None: of no channel), or skip it."""
+        if self.close_code is None and not self._write(channel, frame) and channel is not None:
+            self.behind.setdefault(channel, channel.last_sent)
 
-    def bring(self, channel: "Channel", after: int | None, frames: Sequence[Frame]) -> None:
-        """Send all that brings a browser up to date that shows the row `after`, or later."""
+    def send_state(self, channel: Publisher, after: int | None, frames: Sequence[Frame]) -> None:
+        """Send the current state to a browser that shows the row `after`, or skip it for now."""
         first, *rest = frames
         if self.close_code is not None:
             return
-        if not self._sent(channel, first):
+        if not self._write(channel, first):
             self.behind.setdefault(channel, after)
             return
         for frame in rest:
-            # Small, and without it the browser would not know of what it does not show.
+            # Small, and without it the browser would not know what it has missed.
             self.peer.write(frame)
 
-    def _sent(self, channel: "Channel | None", frame: Frame) -> bool:
+    def _write(self, channel: Publisher | None, frame: Frame) -> bool:
         waiting = self.peer.waiting
         if channel in self.behind or (waiting and waiting + frame.size > self.limit):
             self.counters.skipped += 1
@@ -83,15 +98,15 @@ class Outbox:
         self.counters.frames += 1
         return True
 
-    def emptied(self) -> None:
-        """Bring the browser up to date: its connection has taken everything."""
+    def drained(self) -> None:
+        """Catch up with every channel: the connection has taken everything."""
         for channel, after in list(self.behind.items()):
             if channel.ready.is_set():
                 del self.behind[channel]
-                channel.bring_up_to_date(self, after)
+                channel.catch_up(self, after)
 
     def close(self, code: int) -> None:
-        """End the connection with this code; nothing more is sent."""
+        """Close the connection with a code; nothing more is sent."""
         if self.close_code is None:
             self.close_code = code
             self.peer.end()

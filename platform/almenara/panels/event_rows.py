@@ -1,4 +1,4 @@
-"""A line of a list of events, and the addresses of lists."""
+"""A row of a list of events, with its one-line summary, and links to lists of events."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -7,45 +7,40 @@ import msgspec
 
 from almenara.bus import Record
 from almenara.history import Filter
-from almenara.panels.renderer import query
+from almenara.panels.formats import encode_query
 from almenara.signals import Event
 
-SUMMARY: Final = 160
-EVENT_FILTERS: Final = frozenset(
-    ("source", "origin", "type", "subject", "severity", "text", "correlation", "since", "until")
-)
-
-
-def events_link(**parts: Any) -> str:
-    """The address of the events that a filter of these parts lets through."""
-    return "/events" + query(Filter(**parts).to_query())
-
-
-TELLING: Final = (
+MAX_SUMMARY: Final = 160
+MAX_PART: Final = 80
+LEADING_FIELDS: Final = (
     "error", "reason", "message", "title", "token", "proposal", "rationale", "status",
 )  # fmt: skip
-"""What people want to read first of a payload."""
-RANK: Final = {name: place for place, name in enumerate(TELLING)}
-TOLD_ELSEWHERE: Final = frozenset(
+"""Fields of a payload that people read first; they are written without their names."""
+RANK: Final = {name: place for place, name in enumerate(LEADING_FIELDS)}
+OMITTED_FIELDS: Final = frozenset(
     ("event_type", "type", "timestamp", "idempotency_key", "correlation_id", "producer", "metadata")
 )
-"""What other columns of a row say already, or nobody reads in a row."""
-PART: Final = 80
+"""Fields that other columns of a row show, or that no one reads in a row."""
 
 
-def summary(event: Event) -> str:
-    """The payload in one short line: what tells most first."""
+def link_to_events(**filters: Any) -> str:
+    """The address of the events that match a filter of these values."""
+    return "/events" + encode_query(Filter(**filters).to_query())
+
+
+def summarize(event: Event) -> str:
+    """The payload in one short line, the most telling fields first."""
     if event.raw is None and isinstance(event.data, msgspec.Raw):
         try:
             data = msgspec.json.decode(event.data)
         except (msgspec.MsgspecError, RecursionError):
             data = None
         if isinstance(data, dict):
-            return _told(data)
-    return _beginning(event)
+            return _summarize_fields(data)
+    return _start_of_payload(event)
 
 
-def _told(data: Mapping[str, Any]) -> str:
+def _summarize_fields(data: Mapping[str, Any]) -> str:
     inner = data.get("payload")
     fields = dict(data)
     if isinstance(inner, dict):
@@ -53,33 +48,33 @@ def _told(data: Mapping[str, Any]) -> str:
         fields |= inner
     parts: list[str] = []
     length = 0
-    for name in sorted(fields, key=lambda it: RANK.get(it, len(RANK))):
-        if name in TOLD_ELSEWHERE:
+    for name in sorted(fields, key=lambda name: RANK.get(name, len(RANK))):
+        if name in OMITTED_FIELDS:
             continue
         value = fields[name]
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        text = text if len(text) <= PART else text[:PART] + "\u2026"
+        text = text if len(text) <= MAX_PART else text[:MAX_PART] + "\u2026"
         parts.append(text if name in RANK else f"{name}={text}")
         length += len(parts[-1])
-        if length > SUMMARY:
+        if length > MAX_SUMMARY:
             break
     return "  ".join(parts)
 
 
-def _beginning(event: Event) -> str:
+def _start_of_payload(event: Event) -> str:
     if event.raw is not None:
-        return event.raw[:SUMMARY].decode("utf-8", "backslashreplace")
+        return event.raw[:MAX_SUMMARY].decode("utf-8", "backslashreplace")
     if event.data is None:
         return ""
     try:
-        text = msgspec.json.encode(event.data)[: SUMMARY * 4].decode("utf-8", "ignore")
+        text = msgspec.json.encode(event.data)[: MAX_SUMMARY * 4].decode("utf-8", "ignore")
     except (TypeError, ValueError, OverflowError, RecursionError):
         return "payload that cannot be written as JSON"
-    return text if len(text) <= SUMMARY else text[:SUMMARY] + "\u2026"
+    return text if len(text) <= MAX_SUMMARY else text[:MAX_SUMMARY] + "\u2026"
 
 
-def row(record: Record) -> Mapping[str, Any]:
-    """What one line of an event list shows."""
+def event_row(record: Record) -> Mapping[str, Any]:
+    """The values of a row: `sequence`, `event`, `severity` by name, and `summary`."""
     event = record.signal
     if not isinstance(event, Event):
         raise TypeError(f"{type(event).__name__} has no row in a list of events")
@@ -87,5 +82,5 @@ def row(record: Record) -> Mapping[str, Any]:
         "sequence": record.sequence,
         "event": event,
         "severity": event.severity.name,
-        "summary": summary(event),
+        "summary": summarize(event),
     }

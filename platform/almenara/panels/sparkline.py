@@ -1,12 +1,14 @@
-"""Small pictures of numbers as SVG, drawn on the server."""
+"""Sparklines: small charts of a series of numbers as SVG, rendered on the server."""
 
 from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
 
-def sparkline(values: Sequence[float], label: str, width: int = 120, height: int = 24) -> Markup:
-    """A line of the values over a faint area; `label` is what a screen reader says."""
+def render_sparkline(
+    values: Sequence[float], label: str, width: int = 120, height: int = 24
+) -> Markup:
+    """A line of the values over a faint area; `label` is its text for screen readers."""
     if len(values) < 2:
         return Markup('<span class="quiet">too few samples</span>')
     top = max(*values, 1e-9)

@@ -10,9 +10,9 @@ from almenara.config import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.history import History
 from almenara.hookspecs import LogStream, Page, Panel
 from almenara.live.log_feed import LogFeeds
-from almenara.panels.panel import View
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
+from almenara.panels.view import View
 from almenara.plugins import PluginRegistry, find_plugin
 from almenara.signals import Signal
 from almenara.state.resources import Resources
@@ -48,12 +48,12 @@ async def render_panels(
             await resources.rebuild(bus)
             view = View(
                 bus=bus, history=History(bus), resources=resources,
-                supervisor=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
-                feeds=feeds,
+                sources=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
+                log_feeds=feeds,
             )  # fmt: skip
             try:
                 return {
-                    panel.name: await panel.render(view, panel.choose(query or {}), renderer)
+                    panel.name: await panel.render(view, panel.parse_filters(query or {}), renderer)
                     for panel in registry.of_plugin(plugin)
                     if not only or panel.name == f"{plugin}.{only}"
                 }

@@ -12,7 +12,7 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 
-from almenara.panels.panel import View
+from almenara.panels.view import View
 from almenara.scope import EMPTY_SCOPE
 from almenara.security.auth_context import AuthContext
 from almenara.security.identity import Role

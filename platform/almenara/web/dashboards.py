@@ -8,9 +8,11 @@ import msgspec
 from almenara.config import ConfigError, DashboardSettings, PlacedPanel
 from almenara.config.suggestions import suggest
 from almenara.hookspecs import Filter
-from almenara.panels.panel import Panel, View, filter_names
-from almenara.panels.registry import PanelRegistry, streams_of
-from almenara.panels.renderer import query
+from almenara.panels.filters import filter_names
+from almenara.panels.formats import encode_query
+from almenara.panels.panel import Panel
+from almenara.panels.registry import PanelRegistry
+from almenara.panels.view import View
 
 OVERVIEW: Final = "overview"
 MAIN: Final = "main"
@@ -34,7 +36,7 @@ class PanelPlace(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def channel(self) -> str:
         """The name of its channel: the panel and its filters."""
-        return self.panel.name + query(self.panel.choose(self.filter).to_query())
+        return self.panel.name + encode_query(self.panel.parse_filters(self.filter).to_query())
 
     @property
     def address(self) -> str:
@@ -73,7 +75,7 @@ def apply_filters(dashboard: Dashboard, values: Mapping[str, str]) -> Dashboard:
 def _narrow(place: PanelPlace, values: Mapping[str, str]) -> PanelPlace:
     own = {name: text for name, text in values.items() if name in place.panel.filters}
     narrowed = msgspec.structs.replace(place, filter={**own, **place.filter})
-    place.panel.choose(narrowed.filter)
+    place.panel.parse_filters(narrowed.filter)
     return narrowed
 
 
@@ -156,11 +158,8 @@ def build_overview(registry: PanelRegistry, view: View) -> Dashboard:
     of_plugins = [
         place for plugin in registry.plugins() for place in select_for_overview(registry, plugin)
     ]
-    if streams_of(view) or not of_plugins:
-        last = [place_panel(registry["streams"]), place_panel(registry["failures"])]
-    else:
-        last = [place_panel(registry["failures"], width=COLUMNS)]
-    panels = [*first, *fill_rows(of_plugins), *last]
+    last = place_panel(registry["failures"], width=COLUMNS)
+    panels = [*first, *fill_rows(of_plugins), last]
     return Dashboard(name=OVERVIEW, title="Overview", panels=panels[:LARGEST_PAGE])
 
 
@@ -250,6 +249,6 @@ def _check_panel(
                 f"{path}.filter.{name}: {panel.name} has no such filter; its filters: {known}"
             )
     try:
-        panel.choose(placed.filter)
+        panel.parse_filters(placed.filter)
     except ValueError as error:
         raise ConfigError(f"{path}.filter: {error}") from None

@@ -7,8 +7,8 @@ from typing import Any, Final
 import msgspec
 
 from almenara import hookspecs
-from almenara.panels.panel import View
-from almenara.panels.renderer import query
+from almenara.panels.formats import encode_query
+from almenara.panels.view import View
 from almenara.signals import Severity
 
 CURSORS: Final = ("after", "before")
@@ -133,7 +133,7 @@ async def build_event_form(view: View, values: Mapping[str, str]) -> dict[str, A
             "value": active[field.name],
             "is_minimum": field.name == "severity",
             "link_without": "/events"
-            + query({name: value for name, value in active.items() if name != field.name}),
+            + encode_query({name: value for name, value in active.items() if name != field.name}),
         }
         for field in EVENT_FIELDS
         if field.name in active
@@ -146,7 +146,7 @@ async def build_event_form(view: View, values: Mapping[str, str]) -> dict[str, A
         "values": {field.name: values.get(field.name, "") for field in EVENT_FIELDS},
         "chips": chips,
         "time_ranges": [
-            {"label": label, "link": "/events" + query({**without_range, "since": ago})}
+            {"label": label, "link": "/events" + encode_query({**without_range, "since": ago})}
             for label, ago in TIME_RANGES
         ],
         "is_unfolded": any(values.get(name) for name in FOLDED_FIELDS),

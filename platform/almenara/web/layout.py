@@ -7,7 +7,9 @@ from urllib.parse import urlencode
 import msgspec
 from litestar import MediaType, Request, Response
 
-from almenara.panels.panel import Choice, Panel, View
+from almenara.panels.filters import PanelFilters
+from almenara.panels.panel import Panel
+from almenara.panels.view import View
 from almenara.signals import now
 from almenara.web.authorization import csrf_of, seen, ticket_of
 from almenara.web.services import Services
@@ -106,9 +108,9 @@ def build_navigation(services: Services, request: PageRequest, page: str) -> lis
     ]
 
 
-async def render_panel(services: Services, view: View, panel: Panel, choice: Choice) -> str:
+async def render_panel(services: Services, view: View, panel: Panel, filters: PanelFilters) -> str:
     """Render one panel for a viewer."""
-    return await panel.render(view, choice, services.renderer)
+    return await panel.render(view, filters, services.renderer)
 
 
 def strip_parameters(request: PageRequest, accepted: frozenset[str]) -> dict[str, str]:

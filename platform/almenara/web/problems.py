@@ -10,7 +10,7 @@ from litestar.exceptions import HTTPException
 from litestar.response import Redirect
 
 from almenara.bus.readers import QueryTooSlowError
-from almenara.panels.renderer import query
+from almenara.panels.formats import encode_query
 from almenara.web.authorization import NotSignedInError
 from almenara.web.layout import render_problem_page
 
@@ -79,7 +79,9 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
 def _return_address(request: Request[Any, Any, Any]) -> str:
     address = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return (
-        "" if address == "/" or len(address) > LONGEST_RETURN_ADDRESS else query({"next": address})
+        ""
+        if address == "/" or len(address) > LONGEST_RETURN_ADDRESS
+        else encode_query({"next": address})
     )
 
 

@@ -25,8 +25,8 @@ from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 from websockets.http11 import Request
 
+from almenara.live.frames import Frame
 from almenara.live.outbox import Outbox
-from almenara.panels.renderer import Frame
 
 EXTENSION: Final = "almenara.peer"
 DEFLATE: Final = ServerPerMessageDeflateFactory(
@@ -117,15 +117,15 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self.outbox is not None and self.outbox.late is None:
-            self.outbox.late = self.loop.time()
+        if self.outbox is not None and self.outbox.blocked_since is None:
+            self.outbox.blocked_since = self.loop.time()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.outbox is not None:
-            self.outbox.late = None
+            self.outbox.blocked_since = None
             # Later, because the transport may be in the middle of a write.
-            self.loop.call_soon(self.outbox.emptied)
+            self.loop.call_soon(self.outbox.drained)
 
     @property
     def waiting(self) -> int:
@@ -184,8 +184,8 @@ class AsgiPeer:
     def write(self, frame: Frame) -> None:
         self._frames.append(frame)
         self.waiting += frame.size
-        if self.outbox is not None and self.outbox.late is None:
-            self.outbox.late = asyncio.get_running_loop().time()
+        if self.outbox is not None and self.outbox.blocked_since is None:
+            self.outbox.blocked_since = asyncio.get_running_loop().time()
         self._wake.set()
 
     def end(self) -> None:
@@ -215,8 +215,8 @@ class AsgiPeer:
                 if self._ended:
                     await self._socket.close(self.outbox.close_code or 1000)
                     return
-                self.outbox.late = None
-                self.outbox.emptied()
+                self.outbox.blocked_since = None
+                self.outbox.drained()
 
     async def close(self, code: int, patience: float) -> None:
         """Close with a code, within `patience` seconds."""

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 from almenara.bus import Bus
 from almenara.config import Settings
 from almenara.live.hub import Hub
-from almenara.panels.panel import View
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
+from almenara.panels.view import View
 from almenara.plugins import PluginInfo
 from almenara.security.authenticator import Access
 from almenara.signals import now

@@ -8,7 +8,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.response import Redirect
 
-from almenara.panels.renderer import query
+from almenara.panels.formats import encode_query
 from almenara.web.authorization import VIEWER, seen
 from almenara.web.dashboards import OVERVIEW, Dashboard, apply_filters
 from almenara.web.filter_form import build_panel_form, suggest_values
@@ -50,7 +50,7 @@ async def dashboard(
     accepted = frozenset[str]().union(*(place.panel.filters for place in dashboards[name].panels))
     values = strip_parameters(request, accepted)
     if values != dict(request.query_params):
-        return Redirect(f"/dashboards/{name}" + query(values), status_code=303)
+        return Redirect(f"/dashboards/{name}" + encode_query(values), status_code=303)
     return await render_dashboard(
         services, request, dashboards[name], values, name=f"dashboard {name}"
     )
@@ -73,7 +73,7 @@ async def render_dashboard(
         problem = str(error)
     panels = {
         place.panel.name: await render_panel(
-            services, view, place.panel, place.panel.choose(place.filter)
+            services, view, place.panel, place.panel.parse_filters(place.filter)
         )
         for place in dashboard.panels
     }
@@ -97,7 +97,10 @@ async def render_dashboard(
                 dashboard.filters,
                 values,
                 problem,
-                [dashboard.filter_fields, *(place.panel.asked_for for place in dashboard.panels)],
+                [
+                    dashboard.filter_fields,
+                    *(place.panel.filter_fields for place in dashboard.panels),
+                ],
                 suggest_values(view, plugin, dashboard.filters),
             ),
         },

@@ -8,8 +8,9 @@ from litestar.params import FromPath, FromQuery
 
 from almenara.bus import Record
 from almenara.history import Filter, History
-from almenara.panels.event_rows import EVENT_FILTERS, events_link
-from almenara.panels.renderer import query
+from almenara.panels.event_rows import link_to_events
+from almenara.panels.filters import EVENT_FILTERS
+from almenara.panels.formats import encode_query
 from almenara.signals import Event
 from almenara.web.authorization import VIEWER, seen
 from almenara.web.layout import REVALIDATE, PageRequest, render_page, render_problem_page
@@ -76,7 +77,7 @@ async def describe_event(
     """Return the values of `event_detail.html`, with links to the neighbours in a filtered list."""
     older = await history.events(event_filter, before=record.sequence, limit=1)
     newer = await history.events(event_filter, after=record.sequence, limit=1)
-    suffix = query(event_filter.to_query())
+    suffix = encode_query(event_filter.to_query())
     text = encode_json(event.data)
     # An event that could not be decoded has its bytes in `raw` and null as data.
     is_empty = event.data is None or (event.raw is not None and text == "null")
@@ -100,11 +101,11 @@ async def describe_event(
         "related_count": related,
         "count_limit": COUNT_LIMIT,
         "links": {
-            "type": events_link(type=event.type),
-            "origin": events_link(origin=event.origin),
-            "source": events_link(source=event.source),
-            "subject": events_link(subject=event.subject),
-            "severity": events_link(severity=event.severity),
-            "timeline": "/timeline" + query({"correlation": event.correlation or ""}),
+            "type": link_to_events(type=event.type),
+            "origin": link_to_events(origin=event.origin),
+            "source": link_to_events(source=event.source),
+            "subject": link_to_events(subject=event.subject),
+            "severity": link_to_events(severity=event.severity),
+            "timeline": "/timeline" + encode_query({"correlation": event.correlation or ""}),
         },
     }

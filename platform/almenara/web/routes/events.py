@@ -8,8 +8,9 @@ from litestar.di import NamedDependency
 from litestar.response import Redirect
 
 from almenara.history import Filter
-from almenara.panels.event_rows import EVENT_FILTERS, row
-from almenara.panels.renderer import query
+from almenara.panels.event_rows import event_row
+from almenara.panels.filters import EVENT_FILTERS
+from almenara.panels.formats import encode_query
 from almenara.web.authorization import VIEWER, seen
 from almenara.web.filter_form import CURSORS, build_event_form
 from almenara.web.layout import PageRequest, render_page, render_panel, strip_parameters
@@ -26,7 +27,7 @@ async def events(
     view = seen(services, request)
     values = strip_parameters(request, EVENT_FILTERS | set(CURSORS))
     if values != dict(request.query_params):
-        return Redirect("/events" + query(values), status_code=303)
+        return Redirect("/events" + encode_query(values), status_code=303)
     # Links keep the text typed in, so that `15m` still means the last 15 minutes tomorrow.
     parameters = {name: value for name, value in values.items() if name not in CURSORS}
     try:
@@ -50,17 +51,17 @@ async def events(
     if records:
         oldest, newest = records[-1].sequence, records[0].sequence
         if await history.events(event_filter, before=oldest, limit=1):
-            older_link = "/events" + query({**parameters, "before": str(oldest)})
+            older_link = "/events" + encode_query({**parameters, "before": str(oldest)})
         if is_paged and await history.events(event_filter, after=newest, limit=1):
-            newer_link = "/events" + query({**parameters, "after": str(newest)})
+            newer_link = "/events" + encode_query({**parameters, "after": str(newest)})
     histogram = services.panels["histogram"]
-    channel = query(event_filter.to_query())
+    channel = encode_query(event_filter.to_query())
     event_list = services.renderer.render(
         services.panels["events"].template,
         {
             "filter": event_filter,
             "filtered": event_filter,
-            "rows": [row(record) for record in records],
+            "rows": [event_row(record) for record in records],
             "conflated": 0,
         },
     )
@@ -77,7 +78,7 @@ async def events(
             },
             "older_link": older_link,
             "newer_link": newer_link,
-            "newest_link": "/events" + query(parameters),
+            "newest_link": "/events" + encode_query(parameters),
             "is_paged": is_paged,
             "filter_query": urlencode(parameters),
         },

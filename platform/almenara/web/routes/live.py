@@ -12,6 +12,7 @@ from litestar.connection.base import empty_receive, empty_send
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
 
+from almenara.errors import AlmenaraError
 from almenara.live.hub import Hub
 from almenara.live.outbox import GOING_AWAY, Outbox
 from almenara.web.authorization import VIEWER, NotSignedInError, asking_of, ticket_of
@@ -46,13 +47,13 @@ async def live(socket: WebSocket[Any, Any, Any], services: NamedDependency[Servi
     after = _sequence(socket.query_params.get("after"))
     extensions: Any = socket.scope["extensions"]
     peer: LiveProtocol | AsgiPeer = extensions.get(EXTENSION) or AsgiPeer(socket)
-    outbox = peer.outbox = channels.outbox(peer)
+    outbox = peer.outbox = channels.connect(peer)
     watched = services.authenticator.pages.opened(ticket, asking_of(socket).address, outbox.close)
     try:
         async with peer.writing() if isinstance(peer, AsgiPeer) else contextlib.nullcontext():
             try:
-                await channels.join(outbox, names, after, ticket.identity.scope)
-            except ValueError:
+                await channels.subscribe(outbox, names, after, ticket.identity.scope)
+            except (ValueError, AlmenaraError):
                 outbox.close(ABUSE)
             if isinstance(peer, LiveProtocol):
                 peer.forget_handshake()
@@ -64,7 +65,7 @@ async def live(socket: WebSocket[Any, Any, Any], services: NamedDependency[Servi
     finally:
         services.authenticator.pages.closed(watched)
         peer.outbox = None
-        channels.leave(outbox)
+        channels.disconnect(outbox)
     if outbox.close_code is not None:
         await peer.close(outbox.close_code, channels.settings.send_timeout)
     # The framework ties a socket to itself through these, and only a collection would free it.

@@ -6,7 +6,7 @@ from litestar.params import FromPath
 from litestar.response import Redirect
 
 from almenara.config.suggestions import suggest
-from almenara.panels.renderer import query
+from almenara.panels.formats import encode_query
 from almenara.web.authorization import VIEWER, seen
 from almenara.web.filter_form import build_panel_form, suggest_values
 from almenara.web.layout import (
@@ -31,12 +31,12 @@ async def panel(
         return render_problem_page(services, request, 404, "Panel not found", detail)
     values = strip_parameters(request, panel.filters)
     if values != dict(request.query_params):
-        return Redirect(f"/panels/{name}" + query(values), status_code=303)
+        return Redirect(f"/panels/{name}" + encode_query(values), status_code=303)
     problem = None
     try:
-        choice = panel.choose(values)
+        filters = panel.parse_filters(values)
     except ValueError as error:
-        problem, choice = str(error), panel.choose({})
+        problem, filters = str(error), panel.parse_filters({})
     view = seen(services, request)
     dashboards = [
         dashboard
@@ -50,19 +50,19 @@ async def panel(
         "panel_page.html",
         {
             "panel": panel,
-            "content": await render_panel(services, view, panel, choice),
+            "content": await render_panel(services, view, panel, filters),
             "dashboard": dashboards[-1] if dashboards else None,
             **build_panel_form(
                 f"/panels/{name}",
                 fields,
                 values,
                 problem,
-                [panel.asked_for],
+                [panel.filter_fields],
                 suggest_values(view, panel.plugin, fields),
             ),
         },
         name="panel",
         title=panel.title,
-        channels=[panel.name + query(choice.to_query())],
+        channels=[panel.name + encode_query(filters.to_query())],
         status_code=400 if problem else 200,
     )

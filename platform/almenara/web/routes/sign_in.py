@@ -13,7 +13,7 @@ from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 from litestar.response import Redirect
 
-from almenara.panels.renderer import duration
+from almenara.panels.formats import format_duration
 from almenara.scope import Grant
 from almenara.security import tokens as api_tokens
 from almenara.security.auth_context import AuthContext
@@ -306,7 +306,9 @@ async def _account(
                     "token": it,
                     "role": Role(it.role).name.lower(),
                     "told": "; ".join(told(api_tokens.identity_of(it))),
-                    "left": duration((it.expires - now()) / SECOND) if it.expires > now() else "",
+                    "left": format_duration((it.expires - now()) / SECOND)
+                    if it.expires > now()
+                    else "",
                 }
                 for it in access.tokens
             ]

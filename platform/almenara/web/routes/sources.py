@@ -10,7 +10,7 @@ from almenara.web.authorization import VIEWER, seen
 from almenara.web.layout import PageRequest, render_page, render_panel
 from almenara.web.services import Services
 
-PANELS: Final = ("sources", "streams")
+PANELS: Final = ("sources",)
 SEVERITIES: Final = {"failed": "ERROR", "disabled": "DEBUG"}
 """The severity that the state of a plugin is displayed with; INFO for the others."""
 
@@ -26,7 +26,7 @@ async def sources(request: PageRequest, services: NamedDependency[Services]) -> 
         "sources_page.html",
         {
             "panels": {
-                panel.name: await render_panel(services, view, panel, panel.choose({}))
+                panel.name: await render_panel(services, view, panel, panel.parse_filters({}))
                 for panel in panels
             },
             "plugins": (

@@ -9,8 +9,8 @@ from litestar.params import FromQuery
 
 from almenara.bus import Record
 from almenara.history import Filter
-from almenara.panels.event_rows import events_link, row
-from almenara.panels.renderer import duration
+from almenara.panels.event_rows import event_row, link_to_events
+from almenara.panels.formats import format_duration
 from almenara.signals import Event, Severity
 from almenara.units import SECOND
 from almenara.web.authorization import VIEWER, seen
@@ -36,7 +36,7 @@ async def timeline(
     records = await history.events(event_filter, limit=EVENT_LIMIT) if correlation else []
     context = {
         "correlation": correlation,
-        "list_link": events_link(correlation=correlation) if correlation else "/events",
+        "list_link": link_to_events(correlation=correlation) if correlation else "/events",
         "is_cut": len(records) == EVENT_LIMIT,
         **arrange_steps(records),
     }
@@ -62,10 +62,12 @@ def arrange_steps(records: Sequence[Record]) -> dict[str, Any]:
         offset, pause = event.time - first, event.time - previous
         steps.append(
             {
-                **row(record),
-                "offset": "+" + duration(offset / SECOND),
+                **event_row(record),
+                "offset": "+" + format_duration(offset / SECOND),
                 "pause": (
-                    duration(pause / SECOND) if pause >= max(span // 40, SHORTEST_PAUSE) else ""
+                    format_duration(pause / SECOND)
+                    if pause >= max(span // 40, SHORTEST_PAUSE)
+                    else ""
                 ),
                 "is_long_pause": pause >= max(span // 8, SHORTEST_PAUSE),
                 **place_mark(event.severity),
@@ -77,7 +79,7 @@ def arrange_steps(records: Sequence[Record]) -> dict[str, Any]:
         "steps": steps,
         "first": first,
         "last": first + span,
-        "span": duration(span / SECOND),
+        "span": format_duration(span / SECOND),
         "error_count": sum(event.severity >= Severity.ERROR for event, _ in events),
         "origins": sorted({event.origin or event.source for event, _ in events}),
     }

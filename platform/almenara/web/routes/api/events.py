@@ -7,7 +7,7 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
-from almenara.panels.renderer import query
+from almenara.panels.formats import encode_query
 from almenara.web.authorization import VIEWER, seen
 from almenara.web.routes.api.models import EventItem, EventPage, build_event_item
 from almenara.web.routes.api.parameters import (
@@ -36,7 +36,7 @@ def build_page_address(request: Request[Any, Any, Any], **cursor: int) -> str:
         name: text for name, text in request.query_params.items() if name not in ("after", "before")
     }
     cursors = {name: str(sequence) for name, sequence in cursor.items()}
-    return request.url.path + query({**parameters, **cursors})
+    return request.url.path + encode_query({**parameters, **cursors})
 
 
 @get("/api/events", opt=VIEWER, tags=["events"], responses=QUERY_PROBLEMS)

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from almenara.bus import Record
-from almenara.panels.renderer import EARLIEST_TIME, LATEST_TIME
+from almenara.panels.formats import EARLIEST_TIME, LATEST_TIME
 from almenara.signals import Event, Resource, format_time
 
 

@@ -11,7 +11,7 @@ from litestar.params import Parameter
 
 from almenara.config.suggestions import suggest
 from almenara.history import Filter
-from almenara.panels.event_rows import EVENT_FILTERS
+from almenara.panels.filters import EVENT_FILTERS
 from almenara.signals import Severity
 from almenara.web.problems import PROBLEM_TYPE, BadParameterError, Problem
 

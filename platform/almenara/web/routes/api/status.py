@@ -18,7 +18,7 @@ async def sources(
     request: Request[Any, Any, Any], services: NamedDependency[Services]
 ) -> list[SourceState]:
     """List the sources with their status; times are in microseconds since the Unix epoch."""
-    return seen(services, request).supervisor.states()
+    return seen(services, request).sources.states()
 
 
 @get("/api/plugins", opt=UNLIMITED, tags=["sources"], responses=ACCESS_PROBLEMS)
@@ -31,7 +31,7 @@ async def plugins(services: NamedDependency[Services]) -> list[PluginInfo]:
 async def health(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Health:
     """Report the status of Almenara. Always 200: read `status`, or probe `/readyz`."""
     view = seen(services, request)
-    states = view.supervisor.states()
+    states = view.sources.states()
     is_healthy = services.bus.write_problem is None and all(
         state.status == "running" for state in states
     )

@@ -1,4 +1,4 @@
-"""The ready-made kinds, drawn from real signals."""
+"""The kinds of panels, rendered from real signals."""
 
 import re
 from typing import Any
@@ -18,8 +18,8 @@ from almenara.hookspecs import (
     TablePanel,
     TemplatePanel,
 )
-from almenara.panels.kinds import check, combined, nice
-from almenara.panels.renderer import age, duration, formatted
+from almenara.panels.kinds.samples import combine_series
+from almenara.panels.validation import validate_panel
 from almenara.signals import Event, Resource, Sample, Severity, Signal, now
 from almenara.testing.rendering import render_panels
 
@@ -46,9 +46,9 @@ TABLE = TablePanel(
 )  # fmt: skip
 
 
-async def drawn(panel: Panel, signals: list[Signal], **query: str) -> str:
-    found = await render_panels("p", [panel], {"own.html": OWN}, signals, query)
-    return found[f"p.{panel.name}"]
+async def render(panel: Panel, signals: list[Signal], **query: str) -> str:
+    rendered = await render_panels("p", [panel], {"own.html": OWN}, signals, query)
+    return rendered[f"p.{panel.name}"]
 
 
 OWN = '{% import "macros.html" as it %}{% for r in resources %}{{ it.status(r.resource.name) }}'
@@ -73,23 +73,23 @@ def names(text: str) -> list[str]:
         ("nonsense", ["a", "b", "c"]),
     ],
 )
-async def test_a_table_sorts_by_any_column_and_what_has_no_value_comes_last(
+async def test_table_sorts_by_any_column_with_missing_values_last(
     sort: str, order: list[str]
 ) -> None:
     signals = sorted(NODES, key=lambda it: it.name)
-    text = await drawn(TABLE, [*signals], sort=sort)
+    text = await render(TABLE, [*signals], sort=sort)
     assert sorted(names(text)) == ["a", "b", "c"]
     if sort:
         assert names(text) == order or (sort == "nonsense" and set(names(text)) == set(order))
     else:
-        # By namespace and name, where nothing else is said.
+        # By namespace and name by default.
         assert names(text) == order
     if sort in ("name", "-name"):
         assert f'aria-sort="{"descending" if sort[0] == "-" else "ascending"}"' in text
 
 
 @pytest.mark.parametrize(
-    ("query", "found"),
+    ("query", "expected"),
     [
         ({"name": "a"}, ["a"]),
         ({"name": "*"}, ["a", "b", "c"]),
@@ -100,14 +100,14 @@ async def test_a_table_sorts_by_any_column_and_what_has_no_value_comes_last(
         ({"text": "nowhere"}, []),
     ],
 )
-async def test_a_table_is_narrowed_by_its_filters(query: dict[str, str], found: list[str]) -> None:
-    assert names(await drawn(TABLE, [*NODES], **query)) == found
+async def test_table_filters_rows(query: dict[str, str], expected: list[str]) -> None:
+    assert names(await render(TABLE, [*NODES], **query)) == expected
 
 
-async def test_a_table_formats_its_values_and_draws_a_dash_for_what_is_not_there() -> None:
+async def test_table_formats_values_and_shows_a_dash_for_missing_ones() -> None:
     samples = [Sample(kind="node", name="b", metric="load", value=it, time=now() + it)
                for it in range(3)]  # fmt: skip
-    text = await drawn(TABLE, [*NODES, *samples], sort="name")
+    text = await render(TABLE, [*NODES, *samples], sort="name")
     assert "25 %" in text
     assert "2.0 KiB" in text
     assert text.count("\u2013") >= 4
@@ -116,21 +116,21 @@ async def test_a_table_formats_its_values_and_draws_a_dash_for_what_is_not_there
     assert 'class="verdict" data-severity="ERROR"' in text
 
 
-async def test_a_table_says_how_many_it_does_not_show() -> None:
+async def test_table_reports_how_many_rows_are_not_shown() -> None:
     many = [Resource(kind="node", name=f"n{it:03}") for it in range(30)]
     panel = TablePanel(
         name="t", title="T", query=ResourceQuery(kind="node", limit=10),
         columns=[Column(title="N", path="name")],
     )  # fmt: skip
-    text = await drawn(panel, [*many])
+    text = await render(panel, [*many])
     assert len(names(text)) == 10
     assert "20 more are not shown" in text
 
 
 def series(name: str, *values: float, metric: str = "load") -> list[Signal]:
-    begin = now() - 60_000_000
+    start = now() - 60_000_000
     return [
-        Sample(kind="node", name=name, metric=metric, value=value, time=begin + place * 1_000_000)
+        Sample(kind="node", name=name, metric=metric, value=value, time=start + place * 1_000_000)
         for place, value in enumerate(values)
     ]
 
@@ -138,33 +138,33 @@ def series(name: str, *values: float, metric: str = "load") -> list[Signal]:
 @pytest.mark.parametrize(
     ("combine", "shown"), [("sum", "12"), ("mean", "4"), ("max", "8"), ("min", "1")]
 )
-async def test_a_number_combines_the_newest_of_several(combine: str, shown: str) -> None:
+async def test_number_combines_the_newest_samples(combine: str, shown: str) -> None:
     panel = NumberPanel(
         name="n", title="N",
         query=SampleQuery(kind="node", metric="load", combine=combine),  # type: ignore[arg-type]
     )  # fmt: skip
-    text = await drawn(panel, [*series("a", 5, 1), *series("b", 5, 3), *series("c", 5, 8)])
+    text = await render(panel, [*series("a", 5, 1), *series("b", 5, 3), *series("c", 5, 8)])
     assert re.search(r'big">([^<]*)<', text)[1] == shown  # type: ignore[index]
 
 
-async def test_a_time_series_draws_the_highest_lines_and_tells_of_the_others() -> None:
+async def test_series_shows_the_highest_lines_and_counts_the_others() -> None:
     panel = SeriesPanel(
         name="s", title="S", format="seconds",
         query=SampleQuery(kind="node", metric="load", limit=2),
     )  # fmt: skip
-    text = await drawn(panel, [*series("a", 1, 2), *series("b", 3, 4), *series("c", 0.1, 0.2)])
+    text = await render(panel, [*series("a", 1, 2), *series("b", 3, 4), *series("c", 0.1, 0.2)])
     assert text.count("<polyline") == 2
     assert "1 more lines with lower values are not shown" in text
     assert "5.0 s" in text
 
 
-async def test_a_strip_puts_what_is_wrong_first() -> None:
+async def test_status_shows_the_worst_first() -> None:
     panel = StatusPanel(name="x", title="X", query=ResourceQuery(kind="node"))
-    text = await drawn(panel, [*NODES])
+    text = await render(panel, [*NODES])
     assert re.findall(r"<b>(\w)</b>", text)[0] == "a"
 
 
-async def test_events_are_those_of_the_query_narrowed_by_the_page() -> None:
+async def test_events_match_both_query_and_filters() -> None:
     panel = EventsPanel(
         name="e", title="E", query=EventQuery(filter={"type": "a.*"}),
         filters=["severity"],
@@ -175,26 +175,26 @@ async def test_events_are_those_of_the_query_narrowed_by_the_page() -> None:
             [("a.x", Severity.INFO), ("a.y", Severity.ERROR), ("b.x", Severity.ERROR)]
         )
     ]
-    assert (await drawn(panel, [*events])).count('class="event"') == 2
-    narrowed = await drawn(panel, [*events], severity="ERROR")
+    assert (await render(panel, [*events])).count('class="event"') == 2
+    narrowed = await render(panel, [*events], severity="ERROR")
     assert "s1" in narrowed
     assert narrowed.count('class="event"') == 1
 
 
-async def test_a_template_of_a_plugin_gets_the_macros_and_what_it_asks_for() -> None:
+async def test_template_gets_macros_and_the_result_of_its_query() -> None:
     panel = TemplatePanel(
         name="o", title="O", template="own.html", query=ResourceQuery(kind="node")
     )
     one = Resource(kind="node", name=HOSTILE)
     load = Sample(kind="node", name=HOSTILE, metric="load", value=7)
-    text = await drawn(panel, [one, load])
+    text = await render(panel, [one, load])
     assert "7.0" in text
     assert "<script>" not in text
     assert 'class="verdict"' in text
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero (p/own.html, line 1)"),
         ("\n{% for %}", "(p/own.html, line 2)"),
@@ -202,17 +202,17 @@ async def test_a_template_of_a_plugin_gets_the_macros_and_what_it_asks_for() -> 
         ('{% include "other.html" %}', "there is no template"),
     ],
 )
-async def test_a_broken_template_says_what_is_wrong_in_its_own_place(
-    template: str, told: str
+async def test_failing_template_shows_its_error_in_its_own_panel(
+    template: str, message: str
 ) -> None:
     panel = TemplatePanel(
         name="o", title="O", template="own.html", query=ResourceQuery(kind="node")
     )
     good = StatusPanel(name="g", title="G", query=ResourceQuery(kind="node"))
-    found = await render_panels("p", [panel, good], {"own.html": template}, [*NODES])
-    assert "This panel cannot be drawn." in found["p.o"]
-    assert told in found["p.o"]
-    assert "This panel" not in found["p.g"]
+    rendered = await render_panels("p", [panel, good], {"own.html": template}, [*NODES])
+    assert "This panel could not be rendered." in rendered["p.o"]
+    assert message in rendered["p.o"]
+    assert "This panel" not in rendered["p.g"]
 
 
 @pytest.mark.parametrize(
@@ -233,21 +233,21 @@ async def test_a_broken_template_says_what_is_wrong_in_its_own_place(
 def test_registration_refuses_a_panel_and_names_it(wrong: dict[str, Any], message: str) -> None:
     good: dict[str, Any] = {"name": "t", "title": "T", "query": ResourceQuery(kind="k"),
             "columns": [Column(title="N", path="name")]}  # fmt: skip
-    check("p", TablePanel(**good))
+    validate_panel("p", TablePanel(**good))
     with pytest.raises(ValueError, match="panel") as refused:
-        check("p", TablePanel(**{**good, **wrong}))
+        validate_panel("p", TablePanel(**{**good, **wrong}))
     assert message in str(refused.value)
 
 
 def test_registration_refuses_an_unreadable_event_filter_and_names_the_panel() -> None:
     panel = EventsPanel(name="e", title="E", query=EventQuery(filter={"severity": "LOUD"}))
-    with pytest.raises(ValueError, match="panel 'e' of plugin p: the query's filter: 'LOUD' is"):
-        check("p", panel)
+    with pytest.raises(ValueError, match=r"panel 'e' of plugin p: query\.filter: 'LOUD' is"):
+        validate_panel("p", panel)
 
 
 def test_registration_refuses_a_panel_of_no_kind() -> None:
     with pytest.raises(ValueError, match="panel 't' of plugin p: return one of the kinds"):
-        check("p", Panel(name="t", title="T"))
+        validate_panel("p", Panel(name="t", title="T"))
 
 
 @pytest.mark.parametrize(
@@ -268,39 +268,8 @@ def test_panel_names_itself_where_a_field_is_unknown_or_missing(
     assert message in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("value", "how", "text"),
-    [
-        (None, "number", "\u2013"), (True, "text", "yes"), (1234567, "number", "1,234,567"),
-        (0.0421, "seconds", "42 ms"), (75.0, "seconds", "1 min 15 s"),
-        (-5, "seconds", "\u22125.0 s"),
-        (0.5, "percent", "50 %"), (1536, "bytes", "1.5 KiB"), ("x", "bytes", "x"),
-        ({"a": [1]}, "text", '{"a":[1]}'), (float("nan"), "number", "\u2013"),
-        (float("inf"), "bytes", "\u2013"), (float("inf"), "seconds", "\u2013"),
-    ],
-)  # fmt: skip
-def test_values_are_written_as_people_read_them(value: object, how: str, text: str) -> None:
-    assert text in formatted(value, how)
-
-
-def test_lengths_of_time_and_axes_are_round() -> None:
-    assert [duration(it) for it in (0, 0.003, 3600, 200_000)] == [
-        "0 s", "3.0 ms", "1 h 0 min", "2 d 7 h",
-    ]  # fmt: skip
-    assert [nice(it) for it in (0, 0.03, 7, 10, 101, 240)] == [1.0, 0.05, 10, 10, 200, 250]
-
-
-def test_ages_are_as_short_as_those_of_kubectl() -> None:
-    told = {
-        0: "0s", 90: "90s", 185: "3m5s", 600: "10m", 3_420: "57m", 11_520: "3h12m", 28_800: "8h",
-        140_400: "39h", 561_600: "6d12h", 1_555_200: "18d", 94_608_000: "3y", -5: "0s",
-        float("inf"): "\u2013", float("nan"): "\u2013",
-    }  # fmt: skip
-    assert {seconds: age(seconds) for seconds in told} == told
-
-
-def test_series_on_different_steps_are_combined_carried_on() -> None:
+def test_combined_series_keep_values_until_the_next_sample() -> None:
     one = [(0, 1.0), (60_000_000, 3.0)]
     two = [(30_000_000, 10.0)]
-    found = combined([one, two], "sum")
+    found = combine_series([one, two], "sum")
     assert (found[0], found[-1]) == (1.0, 13.0)

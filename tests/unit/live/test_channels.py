@@ -1,3 +1,5 @@
+"""Channels and the hub: rendered once for all viewers, bounded for each."""
+
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -10,15 +12,18 @@ import pytest
 from almenara.bus import Record
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import PanelSettings, StorageSettings, SupervisorSettings
+from almenara.errors import LimitExceeded, NotFound
 from almenara.history import History
 from almenara.hookspecs import DataView, EventQuery, TemplatePanel
-from almenara.live.channel import MISSED_COUNTED, READ_PER_SECOND, EventChannel
-from almenara.live.hub import Hub, UnknownPanelError
+from almenara.live.channel import MAX_BYTES_PER_SECOND
+from almenara.live.event_channel import MAX_MISSED, EventChannel
+from almenara.live.frames import Frame
+from almenara.live.hub import Hub
 from almenara.live.log_feed import LogFeeds
 from almenara.live.outbox import TOO_SLOW
-from almenara.panels.panel import View
 from almenara.panels.registry import PanelRegistry
-from almenara.panels.renderer import Frame, Renderer
+from almenara.panels.renderer import Renderer
+from almenara.panels.view import View
 from almenara.signals import Event, Severity, now
 from almenara.state.resources import Resources
 from almenara.supervisor import Supervisor
@@ -35,9 +40,9 @@ async def channels(tmp_path: Path) -> AsyncIterator[Hub]:
             bus=bus,
             history=History(bus),
             resources=Resources(),
-            supervisor=Supervisor(bus, SupervisorSettings()),
+            sources=Supervisor(bus, SupervisorSettings()),
             settings=SETTINGS,
-            feeds=LogFeeds(),
+            log_feeds=LogFeeds(),
         )
         renderer = Renderer()
         channels = Hub(view, PanelRegistry(renderer), renderer)
@@ -52,10 +57,10 @@ class Viewer:
 
     def __init__(self, channels: Hub) -> None:
         self.channels = channels
-        self.outbox = channels.outbox(self)
+        self.outbox = channels.connect(self)
         self.frames: list[dict[str, Any]] = []
         self.rows: list[int] = []
-        self.told = 0
+        self.reported = 0
         self.ended = asyncio.Event()
         self.most_waiting = 0
         self._stalled = False
@@ -69,10 +74,10 @@ class Viewer:
         if self._stalled:
             self._waiting.append(frame)
             self.most_waiting = max(self.most_waiting, self.waiting)
-            if self.outbox.late is None:
-                self.outbox.late = asyncio.get_running_loop().time()
+            if self.outbox.blocked_since is None:
+                self.outbox.blocked_since = asyncio.get_running_loop().time()
         else:
-            self.take(frame.text)
+            self.apply(frame.text)
 
     def end(self) -> None:
         self.ended.set()
@@ -80,27 +85,27 @@ class Viewer:
     def stall(self) -> None:
         self._stalled = True
 
-    def read_on(self) -> None:
+    def resume(self) -> None:
         self._stalled = False
         waiting, self._waiting = self._waiting, []
         for frame in waiting:
-            self.take(frame.text)
-        self.outbox.late = None
-        self.outbox.emptied()
+            self.apply(frame.text)
+        self.outbox.blocked_since = None
+        self.outbox.drained()
 
-    def take(self, text: str) -> None:
+    def apply(self, text: str) -> None:
         frame = msgspec.json.decode(text)
         self.frames.append(frame)
         target = frame.get("target")
         if target == "#event-note":
             missed = re.search(r"<b>([\d,]+)", frame["content"])
             assert missed is not None
-            self.told += int(missed[1].replace(",", ""))
+            self.reported += int(missed[1].replace(",", ""))
         if target not in ("#event-rows", "#panel-events"):
             return
         found = [int(it.split('"')[0]) for it in frame["content"].split('data-sequence="')[1:]]
         newest = self.rows[0] if self.rows else 0
-        self.told += frame.get("arrived", 0) or sum(it > newest for it in found)
+        self.reported += frame.get("arrived", 0) or sum(it > newest for it in found)
         self.rows = found + self.rows if frame["swap"] == "afterbegin" else found
         del self.rows[SETTINGS.visible_events :]
 
@@ -117,7 +122,7 @@ async def publish(channels: Hub, start: int, count: int, size: int = 10) -> None
 
 async def newest(channels: Hub) -> list[int]:
     found = await channels.view.history.events(
-        next(iter(channels.named(["events"])))[2], limit=SETTINGS.visible_events
+        next(iter(channels.parse_channels(["events"])))[2], limit=SETTINGS.visible_events
     )
     return [it.sequence for it in found]
 
@@ -128,27 +133,27 @@ async def until_equal(viewer: Viewer, channels: Hub) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_panel_is_rendered_once_for_all_who_look(channels: Hub) -> None:
+async def test_channel_renders_once_for_all_viewers(channels: Hub) -> None:
     viewers = [Viewer(channels) for _ in range(30)]
     for it in viewers:
-        await channels.join(it.outbox, ["events"], None)
+        await channels.subscribe(it.outbox, ["events"], None)
     assert len(channels) == 1
     renders = channels.counters.renders
     for start in range(0, 2000, 100):
         await publish(channels, start, 100)
     for it in viewers:
         await until_equal(it, channels)
-        assert it.told == 2000
+        assert it.reported == 2000
     assert channels.counters.renders - renders < 20
     for it in viewers:
-        channels.leave(it.outbox)
+        channels.disconnect(it.outbox)
     assert (channels.clients, len(channels)) == (0, 0)
 
 
-async def test_a_stalled_browser_is_dropped_and_delays_no_other(channels: Hub) -> None:
+async def test_stalled_browser_is_dropped_and_delays_no_other(channels: Hub) -> None:
     slow, quick = Viewer(channels), Viewer(channels)
     for it in (slow, quick):
-        await channels.join(it.outbox, ["events"], None)
+        await channels.subscribe(it.outbox, ["events"], None)
     slow.stall()
     for start in range(0, 500, 10):
         await publish(channels, start, 10, 3000)
@@ -159,14 +164,14 @@ async def test_a_stalled_browser_is_dropped_and_delays_no_other(channels: Hub) -
     assert slow.outbox.close_code == TOO_SLOW
     assert quick.outbox.close_code is None
     assert channels.counters.too_slow == 1
-    assert quick.told == 500
+    assert quick.reported == 500
 
 
-async def test_who_falls_behind_skips_frames_and_then_has_what_is_current_and_what_it_missed(
+async def test_slow_browser_skips_frames_then_catches_up(
     channels: Hub,
 ) -> None:
     viewer = Viewer(channels)
-    await channels.join(viewer.outbox, ["events"], None)
+    await channels.subscribe(viewer.outbox, ["events"], None)
     await publish(channels, 0, 30)
     await until_equal(viewer, channels)
     channels.settings = msgspec.structs.replace(channels.settings, send_timeout=60)
@@ -179,58 +184,58 @@ async def test_who_falls_behind_skips_frames_and_then_has_what_is_current_and_wh
             await asyncio.sleep(0.01)
     await publish(channels, start, 100)
     assert viewer.most_waiting <= SETTINGS.outbox_bytes
-    viewer.read_on()
+    viewer.resume()
     await until_equal(viewer, channels)
-    assert viewer.told == start + 100
+    assert viewer.reported == start + 100
 
 
-async def test_all_who_return_after_a_cut_have_every_row_or_are_told_of_it(
+async def test_returning_browser_gets_every_row_or_the_missed_count(
     channels: Hub,
 ) -> None:
     before = [Viewer(channels) for _ in range(20)]
     for it in before:
-        await channels.join(it.outbox, ["events"], None)
+        await channels.subscribe(it.outbox, ["events"], None)
     await publish(channels, 0, 50)
     for it in before:
         await until_equal(it, channels)
     stays = Viewer(channels)
-    await channels.join(stays.outbox, ["events"], None)
+    await channels.subscribe(stays.outbox, ["events"], None)
     for it in before:
-        channels.leave(it.outbox)
+        channels.disconnect(it.outbox)
     await publish(channels, 50, 100)
     await until_equal(stays, channels)
     after = []
     for left in before:
         it = Viewer(channels)
         it.rows = left.rows
-        await channels.join(it.outbox, ["events"], left.rows[0])
+        await channels.subscribe(it.outbox, ["events"], left.rows[0])
         after.append(it)
     await publish(channels, 150, 5)
     for it in after:
         await until_equal(it, channels)
-        assert it.told == 105
-    # More than is counted is told as such, also to who was away before anybody looked.
+        assert it.reported == 105
+    # Beyond the limit the count says so, also to a browser that was away before the first viewer.
     long_away = Viewer(channels)
     await publish(channels, 155, 700)
     await until_equal(stays, channels)
-    await channels.join(long_away.outbox, ["events"], 1)
+    await channels.subscribe(long_away.outbox, ["events"], 1)
     assert "500+ events" in long_away.frames[-1]["content"]
     for it in (stays, long_away, *after):
-        channels.leave(it.outbox)
+        channels.disconnect(it.outbox)
     assert len(channels) == 0
     alone = Viewer(channels)
-    await channels.join(alone.outbox, ["events"], 700)
+    await channels.subscribe(alone.outbox, ["events"], 700)
     assert f"{855 - 700 - SETTINGS.visible_events} events" in alone.frames[-1]["content"]
 
 
-async def test_a_channel_of_one_name_hears_only_of_it_and_others_of_everything(
+async def test_router_gives_exact_matches_their_events_and_others_all(
     channels: Hub,
 ) -> None:
-    asked = ("events", "events?type=t", "events?type=other", "events?type=t*&source=s",
+    names = ("events", "events?type=t", "events?type=other", "events?type=t*&source=s",
              "events?subject=here&severity=ERROR")  # fmt: skip
-    viewers = {it: Viewer(channels) for it in asked}
+    viewers = {it: Viewer(channels) for it in names}
     for name, it in viewers.items():
-        await channels.join(it.outbox, [name], None)
+        await channels.subscribe(it.outbox, [name], None)
     await publish(channels, 0, 10)
     await channels.view.bus.publish(
         [
@@ -242,14 +247,14 @@ async def test_a_channel_of_one_name_hears_only_of_it_and_others_of_everything(
         ],
         "test",
     )
-    wanted = {
+    expected = {
         "events": 13, "events?type=t": 12, "events?type=other": 1, "events?type=t*&source=s": 12,
         "events?subject=here&severity=ERROR": 1,
     }  # fmt: skip
     async with asyncio.timeout(10):
-        while {name: len(it.rows) for name, it in viewers.items()} != wanted:
+        while {name: len(it.rows) for name, it in viewers.items()} != expected:
             await asyncio.sleep(0.02)
-    channels.leave(viewers["events?type=t"].outbox)
+    channels.disconnect(viewers["events?type=t"].outbox)
     await publish(channels, 10, 1)
     async with asyncio.timeout(10):
         while len(viewers["events"].rows) != 14:
@@ -257,32 +262,33 @@ async def test_a_channel_of_one_name_hears_only_of_it_and_others_of_everything(
     assert len(viewers["events?type=t"].rows) == 12
 
 
-async def test_filters_that_mean_nothing_to_a_panel_share_its_channel(channels: Hub) -> None:
+async def test_channel_key_ignores_filters_of_other_panels_and_their_order(channels: Hub) -> None:
     first, second = (
-        next(iter(channels.named([it])))[0] for it in ("strip?severity=ERROR", "strip?text=x")
+        next(iter(channels.parse_channels([it])))[0]
+        for it in ("strip?severity=ERROR", "strip?text=x")
     )
     assert first == second
     first, second = (
-        next(iter(channels.named([it])))[0]
+        next(iter(channels.parse_channels([it])))[0]
         for it in ("events?severity=ERROR&type=a", "events?type=a&severity=ERROR")
     )
     assert first == second
 
 
-async def test_what_is_no_panel_is_refused_by_name(channels: Hub) -> None:
-    with pytest.raises(UnknownPanelError, match="there is no panel 'nothing'"):
-        channels.named(["nothing"])
-    with pytest.raises(UnknownPanelError, match="more than 32"):
-        channels.named(["events"] * 33)
+async def test_hub_refuses_unknown_panels_too_many_and_bad_filters(channels: Hub) -> None:
+    with pytest.raises(NotFound, match="There is no panel 'nothing'"):
+        channels.parse_channels(["nothing"])
+    with pytest.raises(LimitExceeded, match="32 channels at most"):
+        channels.parse_channels(["events"] * 33)
     with pytest.raises(ValueError, match="severity"):
-        channels.named(["events?severity=BAD"])
+        channels.parse_channels(["events?severity=BAD"])
 
 
-async def test_a_connection_never_holds_more_than_the_limit(channels: Hub) -> None:
+async def test_outbox_never_buffers_more_than_its_limit(channels: Hub) -> None:
     viewer = Viewer(channels)
     viewer.stall()
     for _ in range(1000):
-        viewer.outbox.put(None, Frame("x" * 300, 300, rows=True))
+        viewer.outbox.send(None, Frame("x" * 300, 300, rows=True))
     assert viewer.most_waiting <= SETTINGS.outbox_bytes
     viewer.outbox.close(1012)
     assert viewer.ended.is_set()
@@ -290,9 +296,9 @@ async def test_a_connection_never_holds_more_than_the_limit(channels: Hub) -> No
     assert viewer.outbox.close_code == 1012
 
 
-async def test_what_is_still_to_be_drawn_is_not_told_as_missed(channels: Hub) -> None:
+async def test_events_not_yet_rendered_are_not_counted_as_missed(channels: Hub) -> None:
     viewer = Viewer(channels)
-    await channels.join(viewer.outbox, ["events"], None)
+    await channels.subscribe(viewer.outbox, ["events"], None)
     for start in range(0, 60, 10):
         await publish(channels, start, 10)
     async with asyncio.timeout(5):
@@ -301,24 +307,24 @@ async def test_what_is_still_to_be_drawn_is_not_told_as_missed(channels: Hub) ->
     (channel,) = viewer.outbox.channels
     assert isinstance(channel, EventChannel)
     missed = 60 - SETTINGS.visible_events - 1
-    assert channel.missed(1) == missed
+    assert channel.count_missed(1) == missed
     coming = Event(id="x", source="s", type="t", time=now())
-    channel.accept([Record(sequence, coming) for sequence in range(61, 61 + 2 * MISSED_COUNTED)])
-    assert channel.missed(1) == missed
+    channel.accept([Record(sequence, coming) for sequence in range(61, 61 + 2 * MAX_MISSED)])
+    assert channel.count_missed(1) == missed
 
 
-async def test_a_large_panel_comes_less_often_so_that_a_browser_can_read_it(
+async def test_large_panel_is_sent_less_often(
     tmp_path: Path,
 ) -> None:
-    drawn = 0
+    render_count = 0
 
-    async def large(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
-        nonlocal drawn
-        drawn += 1
-        return {"text": f"{drawn}" + "x" * 400_000}
+    async def prepare(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+        nonlocal render_count
+        render_count += 1
+        return {"text": f"{render_count}" + "x" * 400_000}
 
     panel = TemplatePanel(
-        name="map", title="Map", template="map.html", prepare=large,
+        name="map", title="Map", template="map.html", prepare=prepare,
         query=EventQuery(),
     )  # fmt: skip
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
@@ -326,9 +332,9 @@ async def test_a_large_panel_comes_less_often_so_that_a_browser_can_read_it(
             bus=bus,
             history=History(bus),
             resources=Resources(),
-            supervisor=Supervisor(bus, SupervisorSettings()),
+            sources=Supervisor(bus, SupervisorSettings()),
             settings=PanelSettings(),
-            feeds=LogFeeds(),
+            log_feeds=LogFeeds(),
         )
         renderer = Renderer()
         catalogue = PanelRegistry(renderer)
@@ -336,14 +342,14 @@ async def test_a_large_panel_comes_less_often_so_that_a_browser_can_read_it(
         channels = Hub(view, catalogue, renderer)
         channels.start()
         viewer = Viewer(channels)
-        await channels.join(viewer.outbox, ["p.map"], None)
+        await channels.subscribe(viewer.outbox, ["p.map"], None)
         loop = asyncio.get_running_loop()
-        before, began = len(viewer.frames), loop.time()
+        before, started = len(viewer.frames), loop.time()
         number = 0
         while len(viewer.frames) < before + 4:
             number += 1
             await publish(channels, number, 1)
         frames = len(viewer.frames) - before
         # The first comes at once; each of the others waits until the one before has been read.
-        assert (frames - 1) * 400_000 / (loop.time() - began) <= READ_PER_SECOND
+        assert (frames - 1) * 400_000 / (loop.time() - started) <= MAX_BYTES_PER_SECOND
         await channels.close()

@@ -1,4 +1,4 @@
-"""Pages that plugins bring, what leads to them, and values that a plugin prepares itself."""
+"""Pages and panels that plugins register, links between them, and values that they prepare."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,6 @@ from almenara.hookspecs import (
     DataView,
     DetailPanel,
     EventQuery,
-    Filter,
     LogPanel,
     LogQuery,
     NumberPanel,
@@ -25,16 +24,8 @@ from almenara.hookspecs import (
 )
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
-from almenara.runtime import TEMPLATES
 from almenara.signals import Event, Resource, Sample, Severity, now
 from almenara.testing.rendering import render_panels
-from almenara.web.dashboards import (
-    build_plugin_pages,
-    fill_rows,
-    place_panel,
-    select_for_overview,
-)
-from almenara.web.filter_form import build_panel_form
 
 pytestmark = pytest.mark.anyio
 
@@ -56,13 +47,13 @@ SIGNALS = [
 ]
 
 
-async def test_a_name_leads_to_the_page_about_it() -> None:
+async def test_name_links_to_the_page_about_it() -> None:
     drawn = await render_panels("p", [TABLE, DETAIL], None, SIGNALS, pages=[JOB])
     assert 'href="/dashboards/p.job?namespace=a+b&amp;name=x%26y"' in drawn["p.jobs"]
     assert 'href="/dashboards/p.job?name=z"' in drawn["p.jobs"]
 
 
-async def test_a_name_leads_to_a_panel_where_there_is_no_such_page() -> None:
+async def test_name_links_to_a_panel_if_there_is_no_such_page() -> None:
     table = StatusPanel(
         name="jobs", title="Jobs", query=ResourceQuery(kind="job"), link="job-detail"
     )
@@ -70,39 +61,39 @@ async def test_a_name_leads_to_a_panel_where_there_is_no_such_page() -> None:
     assert 'href="/panels/p.job-detail?name=z"' in drawn["p.jobs"]
 
 
-async def told(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
-    jobs = look.resources(ResourceQuery(kind="job"))
-    events = await look.events({"type": "job.>"}, limit=5)
-    z = look.resource("job", "", "z")
+async def prepare_values(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+    jobs = data.resources(ResourceQuery(kind="job"))
+    events = await data.events({"type": "job.>"}, limit=5)
+    z = data.resource("job", "", "z")
     assert z is not None
     return {
-        "told": [
-            asked.get("node"), [it.name for it in jobs], look.resource("job", "", "old"),
-            look.latest(z, "cpu"), len(look.series(z, "cpu")), [it.type for _, it in events],
-            await look.count({"severity": "ERROR"}),
+        "values": [
+            filters.get("node"), [it.name for it in jobs], data.resource("job", "", "old"),
+            data.latest(z, "cpu"), len(data.series(z, "cpu")), [it.type for _, it in events],
+            await data.count({"severity": "ERROR"}),
         ],
     }  # fmt: skip
 
 
-async def test_a_plugin_prepares_its_own_values_from_all_there_is() -> None:
+async def test_prepare_reads_resources_samples_and_events() -> None:
     panel = TemplatePanel(
-        name="own", title="Own", template="own.html", prepare=told,
+        name="own", title="Own", template="own.html", prepare=prepare_values,
         query=ResourceQuery(kind="job"), filters=["node"],
     )  # fmt: skip
     drawn = await render_panels(
-        "p", [panel], {"own.html": "{{ told|join('|') }}"}, SIGNALS, {"node": "n1"}
+        "p", [panel], {"own.html": "{{ values|join('|') }}"}, SIGNALS, {"node": "n1"}
     )
     assert (
         drawn["p.own"] == "n1|[&#39;z&#39;, &#39;x&amp;y&#39;]|None|1.5|1|[&#39;job.failed&#39;]|1"
     )
 
 
-async def test_a_preparation_that_raises_shows_the_error_in_its_panel() -> None:
-    async def broken(look: DataView, asked: Mapping[str, str]) -> Mapping[str, Any]:
+async def test_failing_prepare_shows_its_error_in_the_panel() -> None:
+    async def prepare(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
         raise RuntimeError("no such <thing>")
 
     panel = TemplatePanel(
-        name="own", title="Own", template="own.html", prepare=broken,
+        name="own", title="Own", template="own.html", prepare=prepare,
         query=ResourceQuery(kind="job"),
     )  # fmt: skip
     drawn = await render_panels("p", [panel], {"own.html": ""}, [])
@@ -114,12 +105,13 @@ WRONG = [
         [TablePanel(name="a", title="A", query=ResourceQuery(kind="k"), link="b",
                columns=[Column(title="A", path="name")])],
         [],
-        "panel 'a' of plugin p: its link 'b' is neither a page nor a panel of the plugin",
+        "panel 'a' of plugin p: its link 'b' is neither a page nor a panel of the plugin;"
+        " known: a",
     ),
     (
         [LogPanel(name="a", title="A", query=LogQuery(stream="t"), filters=["Not ok"])],
         [],
-        "panel 'a' of plugin p: the filter 'Not ok' must be small letters, digits and _",
+        "panel 'a' of plugin p: the filter 'Not ok' must be lower-case letters, digits and _",
     ),
     (
         [LogPanel(name="a", title="A", query=EventQuery())],  # type: ignore[arg-type]
@@ -139,7 +131,7 @@ WRONG = [
     (
         [DETAIL],
         [Page(name="a", title="A", panels=[]), Page(name="a", title="A", panels=[])],
-        "page 'a' of plugin p: there are two of them",
+        "page 'a' of plugin p: the plugin has two pages of this name",
     ),
 ]  # fmt: skip
 
@@ -147,12 +139,12 @@ WRONG = [
 def test_panel_refuses_a_field_of_another_kind() -> None:
     query = SampleQuery(kind="k", metric="m")
     with pytest.raises(TypeError) as problem:
-        NumberPanel(name="a", title="A", query=query, prepare=told)  # type: ignore[call-arg]
+        NumberPanel(name="a", title="A", query=query, prepare=prepare_values)  # type: ignore[call-arg]
     assert str(problem.value).startswith("NumberPanel 'a' has no field 'prepare'; known: name,")
 
 
 @pytest.mark.parametrize(("panels", "pages", "text"), WRONG)
-def test_what_is_wrong_with_a_page_or_panel_is_told(
+def test_registration_names_what_is_wrong_with_a_page_or_panel(
     panels: list[Panel], pages: list[Page], text: str
 ) -> None:
     with pytest.raises(ValueError) as problem:
@@ -160,7 +152,7 @@ def test_what_is_wrong_with_a_page_or_panel_is_told(
     assert str(problem.value) == text
 
 
-async def test_a_template_includes_and_imports_its_neighbours_by_their_own_names() -> None:
+async def test_template_includes_and_imports_others_of_its_plugin() -> None:
     panel = TemplatePanel(
         name="own", title="Own", template="own.html",
         query=ResourceQuery(kind="job"),
@@ -174,74 +166,3 @@ async def test_a_template_includes_and_imports_its_neighbours_by_their_own_names
     drawn = await render_panels("p", [panel], templates, [])
     assert drawn["p.own"].startswith("-end-x<span")
     assert drawn["p.own"].endswith("-end-")
-
-
-def test_what_the_overview_takes_of_plugins_fills_its_rows() -> None:
-    catalogue = PanelRegistry(Renderer())
-    widths = (4, 5, 6, 3, 12)
-    catalogue.add(
-        "p",
-        [
-            StatusPanel(
-                name=f"n{place}", title="N", query=ResourceQuery(kind="job"),
-                width=width,
-            )
-            for place, width in enumerate(widths)
-        ],
-        None,
-    )  # fmt: skip
-    panels = fill_rows([place_panel(it) for it in catalogue.of_plugin("p")])
-    assert [it.width for it in panels] == [4, 8, 6, 6, 12]
-
-
-def test_the_overview_shows_what_a_plugin_brings_for_it_and_its_own_page_does_not() -> None:
-    states = StatusPanel(name="states", title="States", query=ResourceQuery(kind="job"))
-    figures = NumberPanel(
-        name="figures", title="Jobs", query=SampleQuery(kind="job", metric="n"),
-        on_overview=True,
-    )  # fmt: skip
-    catalogue = PanelRegistry(Renderer())
-    catalogue.add("a", [states, figures], None)
-    catalogue.add("b", [states], None)
-    shown = [
-        it.panel.name for plugin in ("a", "b") for it in select_for_overview(catalogue, plugin)
-    ]
-    assert shown == ["a.figures", "b.states"]
-    (page,) = build_plugin_pages(catalogue, "a")
-    assert [it.panel.name for it in page.panels] == ["a.states"]
-
-
-def test_a_filter_is_asked_for_as_its_author_said_first_on_the_page_then_on_the_panel() -> None:
-    catalogue = PanelRegistry(Renderer())
-    catalogue.add(
-        "p",
-        [
-            StatusPanel(
-                name="jobs", title="Jobs", query=ResourceQuery(kind="job"),
-                filters=[
-                    Filter(name="namespace", label="Panel"),
-                    Filter(name="status", choices=["ok"]),
-                ],
-            )
-        ],
-        None,
-        [Page(name="main", title="P", panels=["jobs"],
-              filters=[Filter(name="namespace", label="Cluster"), "status", "text"])],
-    )  # fmt: skip
-    (page,) = build_plugin_pages(catalogue, "p")
-    (panel,) = page.panels
-    assert panel.panel.filters == {"namespace", "status"}
-    given = build_panel_form(
-        page.address, page.filters, {"status": "late"}, None,
-        [page.filter_fields, panel.panel.asked_for],
-    )  # fmt: skip
-    assert [(it.label, list(it.choices)) for it in given["fields"]] == [
-        ("Cluster", []),
-        ("Status", ["ok"]),
-        ("Search text", []),
-    ]
-    drawn = Renderer([TEMPLATES]).render("panel_filter.html", given)
-    options = [line.strip() for line in drawn.splitlines() if line.strip().startswith("<option")]
-    assert options == [
-        '<option value="">any</option>', "<option>ok</option>", "<option selected>late</option>",
-    ]  # fmt: skip

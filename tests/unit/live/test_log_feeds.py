@@ -1,4 +1,4 @@
-"""Logs: read once for all who look at them, while they look, and whatever the reader does."""
+"""Log feeds: read once for all viewers, only while there are any, whatever the stream does."""
 
 import asyncio
 import itertools
@@ -14,12 +14,13 @@ from almenara.bus.embedded import EmbeddedBus
 from almenara.config import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.history import History
 from almenara.hookspecs import ClusterRight, Line, LogAccess, LogPanel, LogQuery
-from almenara.live import log_feed as feeding
+from almenara.live import log_feed
+from almenara.live.frames import Frame
 from almenara.live.hub import Hub
 from almenara.live.log_feed import LogFeeds
-from almenara.panels.panel import View
 from almenara.panels.registry import PanelRegistry
-from almenara.panels.renderer import Frame, Renderer
+from almenara.panels.renderer import Renderer
+from almenara.panels.view import View
 from almenara.scope import FULL_SCOPE, Grant, Scope
 from almenara.sdk import NotFound
 from almenara.state.resources import Resources
@@ -34,7 +35,7 @@ PANEL = LogPanel(
 
 
 class Log:
-    """A tail that gives what it is told to."""
+    """A log stream that yields the lines that a test queues."""
 
     name = "log"
 
@@ -42,18 +43,18 @@ class Log:
         self.opened: list[Mapping[str, str]] = []
         self.closed = 0
         self.threads: set[int] = set()
-        self.waiting: list[str] = []
+        self.queued: list[str] = []
         self.error: Callable[[], BaseException] | None = None
 
-    async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
-        self.opened.append(dict(asked))
+    async def lines(self, filters: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
+        self.opened.append(dict(filters))
         self.threads.add(threading.get_ident())
         yield [Line(text="first", source="app", time=1)]
         try:
             while True:
                 if self.error is not None:
                     raise self.error()
-                lines, self.waiting = self.waiting, []
+                lines, self.queued = self.queued, []
                 if lines:
                     yield [Line(text=it) for it in lines]
                 await asyncio.sleep(0.01)
@@ -68,14 +69,15 @@ def log() -> Log:
 
 @pytest.fixture
 async def channels(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
-    monkeypatch.setattr(feeding, "LINGER", 0.05)
-    monkeypatch.setattr(feeding, "BACKOFF", 0.05)
+    monkeypatch.setattr(log_feed, "LINGER", 0.05)
+    monkeypatch.setattr(log_feed, "FIRST_RETRY", 0.05)
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
         feeds = LogFeeds()
         feeds.add("p", [log])
         view = View(
             bus=bus, history=History(bus), resources=Resources(),
-            supervisor=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(), feeds=feeds,
+            sources=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
+            log_feeds=feeds,
         )  # fmt: skip
         renderer = Renderer()
         catalogue = PanelRegistry(renderer)
@@ -94,25 +96,25 @@ class Screen:
 
     def __init__(self, channels: Hub, panel: str = "p.log") -> None:
         self.channels, self.panel = channels, panel
-        self.outbox = channels.outbox(self)
+        self.outbox = channels.connect(self)
         self.text = ""
 
     def write(self, frame: Frame) -> None:
-        told = msgspec.json.decode(frame.text)
-        if "content" in told:
-            whole = told["swap"] == "innerHTML"
-            self.text = told["content"] if whole else self.text + told["content"]
+        frame_values = msgspec.json.decode(frame.text)
+        if "content" in frame_values:
+            is_whole = frame_values["swap"] == "innerHTML"
+            self.text = frame_values["content"] if is_whole else self.text + frame_values["content"]
 
     def end(self) -> None:
-        """Nothing holds it."""
+        """The connection is not tracked."""
 
     @property
     def lines(self) -> list[str]:
         found = [it.split("<")[0] for it in self.text.split('class="text">')[1:]]
         return found[-PANEL.query.limit :]  # type: ignore[union-attr]
 
-    async def look(self, scope: Scope = FULL_SCOPE) -> None:
-        await self.channels.join(self.outbox, [self.panel], None, scope)
+    async def subscribe(self, scope: Scope = FULL_SCOPE) -> None:
+        await self.channels.subscribe(self.outbox, [self.panel], None, scope)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -121,75 +123,73 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_log_is_read_once_for_all_who_look_and_only_while_they_do(
+async def test_feed_is_read_once_for_all_viewers_and_ends_with_the_last(
     channels: Hub, log: Log
 ) -> None:
     screens = [Screen(channels) for _ in range(3)]
     for it in screens:
-        await it.look()
+        await it.subscribe()
     for number in range(50):
-        log.waiting.append(f"line {number}")
+        log.queued.append(f"line {number}")
         await asyncio.sleep(0.005)
     late = Screen(channels)
-    await late.look()
-    log.waiting.append("last")
+    await late.subscribe()
+    log.queued.append("last")
     await until(lambda: all(it.lines[-1:] == ["last"] for it in [*screens, late]))
-    wanted = [*(f"line {it}" for it in range(31, 50)), "last"]
-    assert [it.lines for it in [*screens, late]] == [wanted] * 4
+    expected = [*(f"line {it}" for it in range(31, 50)), "last"]
+    assert [it.lines for it in [*screens, late]] == [expected] * 4
     assert len(log.opened) == 1
     assert log.threads.isdisjoint({threading.get_ident()})
     for screen in [*screens, late]:
-        channels.leave(screen.outbox)
+        channels.disconnect(screen.outbox)
     await until(lambda: log.closed == 1)
-    assert len(channels.view.feeds) == 0
+    assert len(channels.view.log_feeds) == 0
 
 
-async def test_a_search_shows_the_lines_that_have_its_words_of_the_same_reading(
-    channels: Hub, log: Log
-) -> None:
+async def test_search_filters_lines_of_the_same_feed(channels: Hub, log: Log) -> None:
     whole, part = Screen(channels), Screen(channels, "p.log?text=ODD+line")
-    await whole.look()
-    await part.look()
-    log.waiting += [f"{'odd' if it % 2 else 'even'} line {it}" for it in range(6)]
+    await whole.subscribe()
+    await part.subscribe()
+    log.queued += [f"{'odd' if it % 2 else 'even'} line {it}" for it in range(6)]
     await until(lambda: len(whole.lines) == 7)
     await until(lambda: len(part.lines) == 3)
     assert part.lines == ["odd line 1", "odd line 3", "odd line 5"]
     assert len(log.opened) == 1
 
 
-async def test_what_a_tail_raises_is_told_and_it_is_tried_again(channels: Hub, log: Log) -> None:
+async def test_failing_stream_shows_its_error_and_is_retried(channels: Hub, log: Log) -> None:
     screen = Screen(channels)
-    await screen.look()
+    await screen.subscribe()
     log.error = lambda: OSError("the pod answers <no>")
     await until(lambda: "the pod answers &lt;no&gt;" in screen.text)
     log.error = None
-    log.waiting.append("here again")
+    log.queued.append("here again")
     await until(lambda: screen.lines == ["first", "here again"])
     assert len(log.opened) >= 2
 
 
-async def test_what_is_not_there_is_told_and_not_tried_again(channels: Hub, log: Log) -> None:
+async def test_missing_log_is_shown_and_not_retried(channels: Hub, log: Log) -> None:
     log.error = lambda: NotFound("there is no pod named x")
     screen = Screen(channels)
-    await screen.look()
+    await screen.subscribe()
     await until(lambda: "there is no pod named x" in screen.text)
     await asyncio.sleep(0.3)
     assert len(log.opened) == 1
 
 
 class Stubborn(Log):
-    """A tail that blocks its event loop."""
+    """A log stream that blocks its event loop."""
 
-    async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
+    async def lines(self, filters: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
         yield [Line(text="about to block")]
         time.sleep(1.5)
         yield [Line(text="moves again")]
 
 
 class Flooding(Log):
-    """A tail that writes without end."""
+    """A log stream that yields lines without end."""
 
-    async def lines(self, asked: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
+    async def lines(self, filters: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
         for number in itertools.count():
             yield [Line(text=f"{number}-{it}" + "x" * 200) for it in range(100)]
             if number % 50 == 0:
@@ -197,25 +197,23 @@ class Flooding(Log):
 
 
 @pytest.mark.parametrize("log", [Stubborn(), Flooding()])
-async def test_a_tail_that_blocks_or_floods_holds_nobody_up(channels: Hub, log: Log) -> None:
+async def test_blocking_or_flooding_stream_delays_no_one(channels: Hub, log: Log) -> None:
     screen = Screen(channels)
-    late = 0.0
-    await screen.look()
+    longest_pause = 0.0
+    await screen.subscribe()
     for _ in range(60):
-        began = time.monotonic()
+        started = time.monotonic()
         await asyncio.sleep(0.01)
-        late = max(late, time.monotonic() - began - 0.01)
-    # The sleep in the tail lasts 1.5 s; the loop that all share never stood still that long.
-    assert late < 1.0
+        longest_pause = max(longest_pause, time.monotonic() - started - 0.01)
+    # The stream sleeps for 1.5 s; the shared loop was never blocked that long.
+    assert longest_pause < 1.0
     assert len(screen.lines) <= 20
 
 
-async def test_colours_are_left_out_and_what_hides_itself_is_written_out(
-    channels: Hub, log: Log
-) -> None:
+async def test_lines_lose_colours_and_reveal_invisible_characters(channels: Hub, log: Log) -> None:
     screen = Screen(channels)
-    await screen.look()
-    log.waiting += ["\x1b[31mred\x1b[0m\n", "\u202ebackwards\x07", "<b>bold</b>", "y" * 9000]
+    await screen.subscribe()
+    log.queued += ["\x1b[31mred\x1b[0m\n", "\u202ebackwards\x07", "<b>bold</b>", "y" * 9000]
     await until(lambda: len(screen.lines) == 5)
     red, backwards, bold, long = screen.lines[1:]
     assert red == "red"
@@ -226,39 +224,37 @@ async def test_colours_are_left_out_and_what_hides_itself_is_written_out(
 
 
 class Guarded(Log):
-    """A tail of several sources, that takes a right in the cluster."""
+    """A log stream of several sources that requires a right in the cluster."""
 
     rights = (ClusterRight(verb="get", resource="pods", subresource="log"),)
 
-    def access_for(self, asked: Mapping[str, str]) -> LogAccess:
-        called = asked.get("name", "")
-        if called == "nowhere":
+    def access_for(self, filters: Mapping[str, str]) -> LogAccess:
+        name = filters.get("name", "")
+        if name == "nowhere":
             raise NotFound("there is no nowhere")
-        return LogAccess(source="p-east", namespace=f"east/{called}", right=self.rights[0])
+        return LogAccess(source="p-east", namespace=f"east/{name}", right=self.rights[0])
 
 
 @pytest.mark.parametrize("log", [Guarded()])
-async def test_a_log_is_for_who_has_the_right_that_it_takes_where_it_belongs(
-    channels: Hub, log: Log
-) -> None:
+async def test_log_requires_its_scope_and_cluster_right(channels: Hub, log: Log) -> None:
     in_cluster = Scope(
         access_log=False, guarded=("p-east",), namespaces=("east/a", "east/b"),
         rights=(("get pods/log", "east/a"), ("get pods/log", "west/c")),
     )  # fmt: skip
     other_source = Scope(grants=(Grant(sources=("p-west",)),), access_log=False)
-    for scope, name, said in (
+    for scope, name, message in (
         (in_cluster, "a", "first"),
-        (in_cluster, "b", "it takes the right to `get pods/log` in the namespace east/b"),
-        (in_cluster, "c", "not among what you may see"),
+        (in_cluster, "b", "requires the right to `get pods/log` in the namespace east/b"),
+        (in_cluster, "c", "your permissions do not include it"),
         (in_cluster, "nowhere", "there is no nowhere"),
-        (other_source, "a", "not among what you may see"),
+        (other_source, "a", "your permissions do not include it"),
         (FULL_SCOPE, "b", "first"),
         (Scope(access_log=False), "b", "first"),
     ):
         screen = Screen(channels, f"p.log?name={name}")
-        await screen.look(scope)
-        assert said in screen.text.replace("&#39;", "'"), (name, said)
-        channels.leave(screen.outbox)
+        await screen.subscribe(scope)
+        assert message in screen.text.replace("&#39;", "'"), (name, message)
+        channels.disconnect(screen.outbox)
     assert {it["name"] for it in log.opened} == {"a", "b"}
     less = msgspec.structs.replace(in_cluster, rights=())
     assert in_cluster.covers(less)

@@ -1,0 +1,52 @@
+"""The state of every source, as a strip of chips and as a table."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from almenara.history import Filter
+from almenara.panels.event_rows import link_to_events
+from almenara.panels.formats import format_bytes
+from almenara.panels.panel import Panel
+from almenara.panels.view import View
+from almenara.supervisor import SourceState
+
+
+async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
+    return {
+        "states": [
+            {
+                "state": state,
+                "events_link": link_to_events(origin=f"{state.name}/>"),
+                "usage": describe_usage(state),
+            }
+            for state in view.sources.states()
+        ],
+        "write_error": view.bus.write_problem,
+    }
+
+
+def describe_usage(state: SourceState) -> str:
+    """What a source uses of the machine, as far as it is known: `14 tasks · 52.0 MiB`."""
+    parts = []
+    if state.tasks is not None:
+        parts.append(f"{state.tasks} task{'' if state.tasks == 1 else 's'}")
+    if state.memory is not None:
+        parts.append(format_bytes(state.memory))
+    return " \u00b7 ".join(parts)
+
+
+STRIP: Final = Panel(
+    name="strip",
+    title="State of the sources",
+    template="strip.html",
+    prepare=prepare,
+    refresh=1.0,
+    bare=True,
+)
+PANEL: Final = Panel(
+    name="sources",
+    title="State of the sources",
+    template="sources.html",
+    prepare=prepare,
+    refresh=1.0,
+)

@@ -1,0 +1,95 @@
+"""The values of a panel's filters, read from the address of its page and written back to it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol, Self
+
+import msgspec
+
+from almenara.hookspecs import Filter as FilterField
+from almenara.patterns import compile_pattern
+from almenara.signals import Resource
+
+EVENT_FILTERS: Final = frozenset(
+    ("source", "origin", "type", "subject", "severity", "text", "correlation", "since", "until")
+)
+"""The filters of events: those of the events page."""
+RESOURCE_FILTERS: Final = ("namespace", "name", "status", "text")
+"""The filters of resources and samples."""
+MAX_VALUE: Final = 200
+"""Characters of a value that are read."""
+
+
+class PanelFilters(Protocol):
+    """The values of a panel's filters; panels with equal values share a channel."""
+
+    def to_query(self) -> dict[str, str]: ...
+
+
+def filter_names(filters: Sequence[str | FilterField]) -> list[str]:
+    """The names of filters, however they were declared."""
+    return [each if isinstance(each, str) else each.name for each in filters]
+
+
+def matches_pattern(pattern: str, name: str) -> bool:
+    """Whether a name equals or matches a pattern as in NATS subjects; empty matches all."""
+    if not pattern or pattern == name or pattern == ">":
+        return True
+    expression: re.Pattern[str] | None = compile_pattern(pattern)
+    return expression is not None and expression.fullmatch(name) is not None
+
+
+class ResourceFilters(msgspec.Struct, frozen=True, kw_only=True):
+    """Which resources are shown, and in which order."""
+
+    namespace: str = ""
+    name: str = ""
+    status: str = ""
+    text: str = ""
+    sort: str = ""
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> Self:
+        """Read the filters from the parameters of an address."""
+        return cls(
+            **{
+                field: query[field].strip()[:MAX_VALUE]
+                for field in cls.__struct_fields__
+                if query.get(field)
+            }
+        )
+
+    def to_query(self) -> dict[str, str]:
+        """The parameters that `from_query` reads back."""
+        values = {field: getattr(self, field) for field in self.__struct_fields__}
+        return {field: value for field, value in values.items() if value}
+
+    def matches(self, resource: Resource) -> bool:
+        """Whether a resource passes every filter that is set."""
+        if not matches_pattern(self.namespace, resource.namespace):
+            return False
+        if not matches_pattern(self.name, resource.name):
+            return False
+        if self.status and self.status.casefold() != resource.status.casefold():
+            return False
+        if not self.text:
+            return True
+        state = msgspec.json.encode(resource.state, enc_hook=str).decode("utf-8", "replace")
+        text = f"{resource.namespace} {resource.name} {resource.status} {state}".casefold()
+        return all(word in text for word in self.text.casefold().split())
+
+
+class CustomFilters(msgspec.Struct, frozen=True, kw_only=True):
+    """Values of filters whose meaning only the plugin knows."""
+
+    values: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> Self:
+        """Read the filters from the parameters of an address."""
+        stripped = ((name, text.strip()[:MAX_VALUE]) for name, text in query.items())
+        return cls(values=tuple(sorted(pair for pair in stripped if pair[1])))
+
+    def to_query(self) -> dict[str, str]:
+        """The parameters that `from_query` reads back."""
+        return dict(self.values)

@@ -1,0 +1,110 @@
+"""Values of resources as cells of tables and details."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from almenara.hookspecs import Column, DetailPanel, StatusPanel, TablePanel, TemplatePanel
+from almenara.panels.event_rows import link_to_events
+from almenara.panels.formats import encode_query, format_value
+from almenara.panels.sparkline import render_sparkline
+from almenara.panels.validation import RESOURCE_FIELDS
+from almenara.panels.view import View
+from almenara.signals import Resource, Severity
+
+RIGHT_ALIGNED: Final = frozenset(("number", "bytes", "seconds", "percent", "age"))
+"""Formats of numbers, which are compared digit by digit."""
+AGE_REFRESH: Final = 5.0
+"""Seconds after which a panel that shows ages is rendered again."""
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """A value as it is displayed."""
+
+    text: str
+    format: str
+    right: bool
+    moment: int | None = None
+    """For the format `time`: microseconds since the epoch."""
+    events: str = ""
+    """For a name: the address of the events about the resource."""
+    sparkline: Any = ""
+
+
+def severity_of(
+    resource: Resource, panel: TablePanel | DetailPanel | StatusPanel | TemplatePanel
+) -> str:
+    """The name of a resource's severity; where it has none, that of its status."""
+    if resource.severity != Severity.INFO:
+        return resource.severity.name
+    return panel.severities.get(resource.status, resource.severity).name
+
+
+def value_at(view: View, resource: Resource, path: str) -> Any:
+    """The value at the path of a column; None where it is missing.
+
+    Below `state.`, a key that has dots itself is found before the levels of the same name.
+    """
+    if path in RESOURCE_FIELDS:
+        value = getattr(resource, path)
+        return value.name if isinstance(value, Severity) else value
+    start, _, rest = path.partition(".")
+    if start == "sample":
+        return view.resources.latest(resource.kind, resource.namespace, resource.name, rest)
+    value = resource.state
+    while rest:
+        if not isinstance(value, Mapping):
+            return None
+        if rest in value:
+            return value[rest]
+        name, _, rest = rest.partition(".")
+        value = value.get(name)
+    return value
+
+
+def query_of(resource: Resource) -> str:
+    """The parameters of a page that is about one resource."""
+    values = {"namespace": resource.namespace, "name": resource.name}
+    return encode_query({name: value for name, value in values.items() if value})
+
+
+def make_cell(view: View, resource: Resource, column: Column) -> Cell:
+    """The cell of a column for a resource."""
+    value = value_at(view, resource, column.path)
+    is_time = column.format == "time" and isinstance(value, int | float)
+    return Cell(
+        text=format_value(value, column.format),
+        format=column.format,
+        right=column.format in RIGHT_ALIGNED,
+        moment=int(value) if is_time else None,
+        events=link_to_events(subject=resource.name) if column.path == "name" else "",
+        sparkline=_sparkline(view, resource, column.spark) if column.spark else "",
+    )
+
+
+def _sparkline(view: View, resource: Resource, metric: str) -> Any:
+    series = view.resources.series(resource.kind, resource.namespace, resource.name, metric)
+    if len(series) < 2:
+        return ""
+    return render_sparkline([value for _, value in series], f"{metric} of {resource.name}")
+
+
+def make_rows(
+    view: View, resources: Sequence[Resource], panel: TablePanel | DetailPanel
+) -> list[dict[str, Any]]:
+    """A row for each resource: its severity, the parameters of its page, and its cells."""
+    return [
+        {
+            "severity": severity_of(resource, panel),
+            "query": query_of(resource),
+            "cells": [make_cell(view, resource, column) for column in panel.columns],
+        }
+        for resource in resources
+    ]
+
+
+def refresh_of(panel: TablePanel | DetailPanel) -> float | None:
+    """Seconds after which the panel is rendered again, for its ages."""
+    has_ages = any(column.format == "age" for column in panel.columns)
+    return panel.refresh or (AGE_REFRESH if has_ages else None)

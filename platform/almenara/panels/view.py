@@ -1,0 +1,121 @@
+"""What panels read: history, resources, sources and logs, limited to the viewer's scope."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, Self
+
+import msgspec
+
+from almenara.bus import Bus
+from almenara.config import PanelSettings
+from almenara.history import History
+from almenara.hookspecs import Line, LogStream
+from almenara.scope import FULL_SCOPE, Scope
+from almenara.state.resources import Resources
+from almenara.supervisor import SourceState
+
+
+class Sources(Protocol):
+    """The states of the sources."""
+
+    def states(self) -> list[SourceState]: ...
+
+
+class ScopedSources:
+    """The states of the sources as far as a scope shows them."""
+
+    def __init__(self, sources: Sources, scope: Scope) -> None:
+        self.sources, self.scope = sources, scope
+
+    def states(self) -> list[SourceState]:
+        """The visible sources; of one that is visible in part, no figures."""
+        states = []
+        for state in self.sources.states():
+            share = self.scope.source_share(state.name)
+            if share == "whole":
+                states.append(state)
+            elif share == "part":
+                states.append(
+                    SourceState(
+                        name=state.name,
+                        plugin=state.plugin,
+                        isolation=state.isolation,
+                        status=state.status,
+                        since=state.since,
+                    )
+                )
+        return states
+
+
+class NumberedLine(msgspec.Struct, frozen=True):
+    """A line of a log and its number among all that its feed has read."""
+
+    number: int
+    line: Line
+
+
+class LogFeed(Protocol):
+    """The last lines of a log stream with one set of filters; shared by all its viewers."""
+
+    listeners: set[Callable[[], None]]
+    """Called after every change."""
+
+    @property
+    def lines(self) -> Sequence[NumberedLine]:
+        """The lines in the buffer, oldest first."""
+
+    @property
+    def limit(self) -> int:
+        """How many lines the buffer holds."""
+
+    @property
+    def read_count(self) -> int:
+        """How many lines were read so far; the number of the newest."""
+
+    @property
+    def state(self) -> str:
+        """`starting`, `following`, `ended` or `failed`."""
+
+    @property
+    def error(self) -> str:
+        """Why it failed; empty otherwise."""
+
+    async def wait_until_started(self, seconds: float) -> None:
+        """Wait for the first lines, the end or an error, for so many seconds at most."""
+
+
+class LogFeeds(Protocol):
+    """The log streams of plugins, and the feeds of those that are open."""
+
+    def stream(self, plugin: str, name: str) -> LogStream:
+        """A log stream of a plugin. Raises `NotFound`."""
+
+    def open(self, plugin: str, stream: str, filters: Mapping[str, str], limit: int) -> LogFeed:
+        """Open a feed; each `open` is followed by a `close_feed`. Raises `NotFound`, and
+        `LimitExceeded` where too many are open."""
+
+    def close_feed(self, feed: LogFeed) -> None:
+        """Close a feed for one of its users; it ends shortly after the last."""
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that panels and pages are rendered from, limited to a scope."""
+
+    bus: Bus
+    history: History
+    resources: Resources
+    sources: Sources
+    settings: PanelSettings
+    log_feeds: LogFeeds
+    scope: Scope = FULL_SCOPE
+
+    def within(self, scope: Scope) -> Self:
+        """The same view, limited to a scope."""
+        if scope.is_full:
+            return self
+        return msgspec.structs.replace(
+            self,
+            history=self.history.within(scope),
+            resources=self.resources.within(scope),
+            sources=ScopedSources(self.sources, scope),
+            scope=scope,
+        )

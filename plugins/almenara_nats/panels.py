@@ -1,0 +1,91 @@
+"""The panel of streams: their rate, the backlog of their consumers, and which consumers fail."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from almenara.hookspecs import DataView, Page, Panel, ResourceQuery, TemplatePanel
+from almenara.sdk import now
+from almenara.signals import Resource, format_time
+from almenara.units import MINUTE, SECOND
+
+STREAMS: Final = ResourceQuery(kind="nats.stream")
+QUERY: Final = ResourceQuery(kind="nats.*")
+"""Streams and consumers: the row of a stream shows both."""
+REFRESH: Final = 10.0
+
+
+def panels() -> Sequence[Panel]:
+    """The panels of the plugin."""
+    return [
+        TemplatePanel(
+            name="streams",
+            title="Streams",
+            query=QUERY,
+            template="streams.html",
+            prepare=prepare_streams,
+            refresh=REFRESH,
+            width=12,
+            empty="No streams yet.",
+            on_overview=True,
+        )
+    ]
+
+
+def pages() -> Sequence[Page]:
+    """The pages of the plugin."""
+    return [Page(name="main", title="NATS", panels=["streams"], navigation=True)]
+
+
+def link_to_events(**filters: str) -> str:
+    """The address of the events that match these filters."""
+    return f"/events?{urlencode(filters)}"
+
+
+async def prepare_streams(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+    """The rows of the streams, by name."""
+    consumers: dict[str, list[Resource]] = {}
+    for consumer in data.resources(ResourceQuery(kind="nats.consumer", limit=10_000)):
+        consumers.setdefault(consumer.namespace, []).append(consumer)
+    # On full ten seconds, so that the links stay the same between two frames.
+    minute_ago = (now() - MINUTE) // (10 * SECOND) * 10 * SECOND
+    return {
+        "rows": [
+            describe_stream(data, stream, consumers.get(stream.name, ()), minute_ago)
+            for stream in data.resources(STREAMS)
+        ]
+    }
+
+
+def describe_stream(
+    data: DataView, stream: Resource, consumers: Sequence[Resource], minute_ago: int
+) -> dict[str, Any]:
+    """The row of a stream. Its status is that of its failing consumers, where there are any."""
+    origin = f"nats/{stream.name}"
+    failing = [consumer for consumer in consumers if consumer.severity > stream.severity]
+    pending = [
+        value
+        for consumer in consumers
+        for metric in ("pending", "ack_pending")
+        if (value := data.latest(consumer, metric)) is not None
+    ]
+    rate = data.latest(stream, "rate")
+    backlog = sum(pending) if pending else None
+    return {
+        "name": stream.name,
+        "status": ", ".join(f"{each.name} {each.status}" for each in failing) or stream.status,
+        "severity": max((each.severity for each in failing), default=stream.severity).name,
+        "rate": rate,
+        "rates": [value for _, value in data.series(stream, "rate")],
+        "messages": data.latest(stream, "messages"),
+        "bytes": data.latest(stream, "bytes"),
+        "backlog": backlog,
+        "is_backlog_high": backlog is not None and backlog > 100 + 10 * (rate or 0),
+        "consumers": len(consumers),
+        "link": link_to_events(origin=origin),
+        "recent_errors": link_to_events(
+            origin=origin,
+            severity="ERROR",
+            since=format_time(minute_ago).replace(".000000Z", "Z"),
+        ),
+    }
