@@ -1,4 +1,4 @@
-"""The demo: `almenara demo` runs a NATS server, a simulated fleet and the dashboard."""
+"""The demo: `almenara demo` runs a NATS server, a simulated fleet, a Ray cluster and Almenara."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

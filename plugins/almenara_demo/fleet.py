@@ -1,7 +1,7 @@
 """A simulated fleet of agents: stories move through phases, councils deliberate, tokens stream.
 
-It speaks as a real fleet does: bare fields, envelopes and CloudEvents side by side, some messages
-without a type or a time, and now and then something that is no JSON at all.
+Its messages are as mixed as those of real fleets: bare fields, envelopes and CloudEvents, some
+without a type or a time, and some that are not JSON.
 """
 
 import itertools
@@ -22,7 +22,7 @@ TITLES: Final = (
     "Move sessions to Valkey", "Show delivery dates", "Two-factor sign-in", "Archive old orders",
 )  # fmt: skip
 SENTENCES: Final = (
-    "The safest change is to validate the input at the edge and keep the core as it is.",
+    "The safest change is to validate the input at the edge and leave the core unchanged.",
     "I propose a small queue in front of the writer, so that bursts do not hold up readers.",
     "Let us first write a failing test, then fix the off-by-one in the pagination.",
     "Two indexes are enough here; a third would slow every insert for one rare report.",
@@ -30,9 +30,9 @@ SENTENCES: Final = (
 )
 ERRORS: Final = (
     ("TimeoutError", "the model did not answer within 30 s"),
-    ("OutOfMemory", "the worker was ended while loading weights"),
-    ("ValidationError", "the proposal holds no decision"),
-    ("ToolError", "pytest ended with status 1: 3 failed, 42 passed"),
+    ("OutOfMemory", "the worker was killed while loading weights"),
+    ("ValidationError", "the proposal has no decision"),
+    ("ToolError", "pytest exited with status 1: 3 failed, 42 passed"),
 )
 MODEL: Final = "qwen-coder-32b"
 
@@ -47,31 +47,32 @@ class Message(msgspec.Struct):
 
 
 class Fleet:
-    """An endless conversation. The seed settles what happens; ids and times are always new."""
+    """An endless series of messages. The seed determines what happens; ids and times are always
+    new."""
 
     def __init__(
         self, seed: int = 0, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        self.random = random.Random(seed)  # nosec B311 # makes up a fleet
+        self.random = random.Random(seed)  # nosec B311 # simulates a fleet
         self.clock = clock
         self.run = uuid.uuid4().hex[:6].upper()
         self.counter = itertools.count(101)
 
     def messages(self, rate: float) -> Iterator[Message]:
-        """Messages for ever, `rate` a second on average."""
+        """Yield messages without end, `rate` per second on average."""
         stories = [self.story() for _ in range(4)]
         while True:
-            place = self.random.randrange(len(stories))
+            index = self.random.randrange(len(stories))
             try:
-                message = next(stories[place])
+                message = next(stories[index])
             except StopIteration:
-                stories[place] = self.story()
+                stories[index] = self.story()
                 continue
             message.wait = self.random.expovariate(rate)
             yield message
 
     def story(self) -> Iterator[Message]:
-        """One story from its creation to its end."""
+        """Yield the messages of one story, from its creation to its end."""
         story = f"US-{self.run}-{next(self.counter)}"
         title = self.random.choice(TITLES)
         yield self.enveloped(
@@ -97,7 +98,7 @@ class Fleet:
         yield from self.oddities(story)
 
     def deliberation(self, story: str, phase: str) -> Iterator[Message]:
-        """A council deliberates on a task, works on it, and comes to an end or fails."""
+        """Yield the messages of a council that deliberates and works on a task, which may fail."""
         role = self.random.choice(ROLES)
         task = f"task-{story}-{phase.lower()}-{self.random.randrange(1000):03d}"
         agents = [f"agent-{role.lower()}-{number:03d}" for number in range(1, 4)]
@@ -107,11 +108,11 @@ class Fleet:
         )  # fmt: skip
         speaker = self.random.choice(agents)
         yield from self.tokens(speaker, role, story)
-        took = self.random.randint(900, 9000)
+        duration = self.random.randint(900, 9000)
         winner = self.random.choice(agents)
         yield self.bare(
             "orchestration.deliberation.completed", "DELIBERATION_COMPLETED", story_id=story,
-            task_id=task, role=role, winner_agent_id=winner, duration_ms=took,
+            task_id=task, role=role, winner_agent_id=winner, duration_ms=duration,
             decisions=[{
                 "id": f"dec-{uuid.uuid4().hex[:8]}", "type": "TECHNICAL_CHOICE",
                 "rationale": self.random.choice(SENTENCES), "decided_by": winner,
@@ -128,7 +129,7 @@ class Fleet:
             kind, text = self.random.choice(ERRORS)
             yield self.bare(
                 "agent.response.failed", None, task_id=task, agent_id=winner, role=role,
-                error=text, error_type=kind, duration_ms=took,
+                error=text, error_type=kind, duration_ms=duration,
                 constraints={"story_id": story},
             )  # fmt: skip
             return
@@ -136,13 +137,13 @@ class Fleet:
         yield self.bare(
             self.random.choice((f"agent.results.{task}", "agent.response.completed")), None,
             task_id=task, agent_id=winner, role=role, status="completed", num_agents=len(agents),
-            proposal=self.random.choice(SENTENCES), duration_ms=took,
+            proposal=self.random.choice(SENTENCES), duration_ms=duration,
             constraints={"story_id": story, "plan_id": f"PL-{story}", "metadata": {}},
-            metrics={"tokens_in": tokens * 3, "tokens_out": tokens, "latency_ms": took // 3},
+            metrics={"tokens_in": tokens * 3, "tokens_out": tokens, "latency_ms": duration // 3},
         )  # fmt: skip
 
     def tokens(self, agent: str, role: str, story: str) -> Iterator[Message]:
-        """A model speaks, one message a token."""
+        """Yield the answer of a model, one message per token."""
         subject = f"vllm.streaming.{agent}"
         words = self.random.choice(SENTENCES).split()[: self.random.randint(4, 14)]
         common = {"agent_id": agent, "story_id": story}
@@ -156,7 +157,7 @@ class Fleet:
         yield self.typed(subject, "vllm_stream_complete", **common, total_tokens=len(words))
 
     def oddities(self, story: str) -> Iterator[Message]:
-        """What real fleets also publish."""
+        """Yield messages of the irregular kinds that real fleets publish too."""
         chance = self.random.random()
         if chance < 0.3:
             yield self.plain(
@@ -169,18 +170,20 @@ class Fleet:
             yield self.plain("context.updated", story_id=story, version=2)
 
     def plain(self, subject: str, **fields: Any) -> Message:
+        """A message with nothing but these fields."""
         return Message(subject, msgspec.json.encode(fields))
 
     def typed(self, subject: str, kind: str, **fields: Any) -> Message:
+        """A message with the type of its event in `type`."""
         return self.plain(subject, type=kind, **fields, timestamp=self.stamp())
 
     def bare(self, subject: str, kind: str | None, **fields: Any) -> Message:
-        """Fields at the top level."""
-        named = {"event_type": kind} if kind else {}
-        return self.plain(subject, **named, **fields, timestamp=self.stamp())
+        """A message with its fields at the top level."""
+        event_type = {"event_type": kind} if kind else {}
+        return self.plain(subject, **event_type, **fields, timestamp=self.stamp())
 
     def enveloped(self, subject: str, kind: str, story: str, **fields: Any) -> Message:
-        """Fields in the payload of an envelope."""
+        """A message with its fields in the payload of an envelope."""
         return self.plain(
             subject, event_type=kind, payload={"story_id": story, **fields},
             idempotency_key=uuid.uuid4().hex, correlation_id=story, timestamp=self.stamp(),
@@ -190,7 +193,7 @@ class Fleet:
     def cloudevent(
         self, subject: str, kind: str, story: str, data: dict[str, Any], *, binary: bool = False
     ) -> Message:
-        """CloudEvents 1.0, structured or in headers."""
+        """A CloudEvent 1.0, structured or with its attributes in headers."""
         trace = f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
         attributes = {
             "specversion": "1.0", "id": uuid.uuid4().hex, "source": "/example/orchestrator",
@@ -206,5 +209,6 @@ class Fleet:
         )
 
     def stamp(self) -> str:
+        """A time up to 80 ms ago, as RFC 3339."""
         late = timedelta(milliseconds=self.random.randint(0, 80))
         return (self.clock() - late).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,6 +1,6 @@
-"""A simulated Ray cluster: a small server that answers as the dashboard of a head does.
+"""A simulated Ray cluster: a small server with the API of a dashboard.
 
-The Ray plugin reads it as it reads a real one. `make run RAY=1` runs a real one instead.
+The Ray plugin polls it as it polls a real one. `make run RAY=1` runs a real one instead.
 """
 
 import asyncio
@@ -18,12 +18,13 @@ import uvicorn
 
 NAME: Final = "simulated"
 VERSION: Final = "2.60.0"
-KEPT: Final = 400
+JOB_LIMIT: Final = 400
 ARRIVALS: Final = 10.0
 """Seconds between submissions, on average."""
 PAST: Final = 3600.0
-"""Seconds that it seems to have worked for when it starts."""
+"""Seconds of history that the cluster starts with."""
 SLOTS: Final = 5
+"""Jobs that run at the same time."""
 GIB: Final = 2**30
 PROGRAMS: Final = (
     ("python embed_documents.py --model bge-large --batch 256", 14.0, 0.05),
@@ -32,6 +33,7 @@ PROGRAMS: Final = (
     ("python -m fleet.deliberate --story US-{number} --role DEV", 9.0, 0.12),
     ("python refresh_context.py --since yesterday", 6.0, 0.02),
 )  # fmt: skip
+"""Entrypoint, usual seconds and share of failures."""
 FAILURES: Final = (
     "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory",
     "ValueError: loss is nan at step 1840",
@@ -44,6 +46,7 @@ NODES: Final = (
     ("simulated-worker-cpu-1", False, 16.0, 0.0, 64 * GIB),
     ("simulated-worker-gpu-0", False, 8.0, 2.0, 96 * GIB),
 )
+"""Host, whether it is the head, CPUs, GPUs and memory."""
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -60,21 +63,21 @@ class Job(msgspec.Struct, kw_only=True):
     failure: str
     stopped: bool
     node: int
-    began: float | None = None
+    started: float | None = None
     ended: float | None = None
 
     @property
     def status(self) -> str:
         if self.ended is not None:
             return "STOPPED" if self.stopped else "FAILED" if self.failure else "SUCCEEDED"
-        return "PENDING" if self.began is None else "RUNNING"
+        return "PENDING" if self.started is None else "RUNNING"
 
-    def log(self, at: float) -> list[str]:
-        """The lines it has written by a time."""
-        if self.began is None:
+    def log(self, moment: float) -> list[str]:
+        """Return the lines it has written until a time."""
+        if self.started is None:
             return []
-        until = min(at, self.ended or at)
-        steps = int((until - self.began) * 2) + 1
+        until = min(moment, self.ended or moment)
+        steps = int((until - self.started) * 2) + 1
         lines = [f"Running entrypoint for job {self.name}: {self.entrypoint}"]
         lines += [
             f"step {step:4d}  loss {2.0 / (step + 1) + 0.1:.4f}  {step * 37 % 90 + 60} samples/s"
@@ -82,85 +85,85 @@ class Job(msgspec.Struct, kw_only=True):
         ]
         if self.ended is not None and self.failure:
             lines += ["Traceback (most recent call last):",
-                      f'  File "{script(self.entrypoint)}", line 88, in <module>',
+                      f'  File "{script_path(self.entrypoint)}", line 88, in <module>',
                       "    main()", self.failure]  # fmt: skip
         return lines
 
 
-def script(entrypoint: str) -> str:
-    """The file that an entrypoint runs."""
+def script_path(entrypoint: str) -> str:
+    """Return the path of the script that an entrypoint runs."""
     words = entrypoint.split()
     return words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1]
 
 
 class SimulatedRay:
-    """Jobs that come, wait for one of a few slots, run and end. The seed settles what happens;
-    ids and times are always new."""
+    """Jobs that are submitted, wait for one of a few slots, run and end. The seed determines what
+    happens; ids and times are always new."""
 
     def __init__(self, seed: int = 0, clock: Callable[[], float] = time.time) -> None:
-        self.random = random.Random(seed)  # nosec B311 # makes up a cluster
+        self.random = random.Random(seed)  # nosec B311 # simulates a cluster
         self.clock = clock
         self.numbers = itertools.count(101)
         self.session = f"session_simulated_{clock():.0f}"
         self.jobs: list[Job] = []
-        self.next = clock() - PAST
+        self.next_submission = clock() - PAST
         self.nodes = [f"{number:x}" * 56 for number in range(1, len(NODES) + 1)]
 
     def advance(self) -> float:
-        """Let everything happen that is due; the time."""
+        """Let everything happen that is due, and return the time."""
         now = self.clock()
-        while self.next <= now:
-            self._submit(self.next)
-            self.next += self.random.expovariate(1 / ARRIVALS)
-            self._work(min(self.next, now))
-        self._work(now)
-        self.jobs = self.jobs[-KEPT:]
+        while self.next_submission <= now:
+            self._submit(self.next_submission)
+            self.next_submission += self.random.expovariate(1 / ARRIVALS)
+            self._advance_jobs(min(self.next_submission, now))
+        self._advance_jobs(now)
+        self.jobs = self.jobs[-JOB_LIMIT:]
         return now
 
-    def _submit(self, at: float) -> None:
+    def _submit(self, moment: float) -> None:
         number = next(self.numbers)
-        program, usual, risk = self.random.choice(PROGRAMS)
-        fate = self.random.random()
+        program, usual, failure_rate = self.random.choice(PROGRAMS)
+        outcome = self.random.random()
         self.jobs.append(
             Job(
                 name=f"sim-{uuid.uuid4().hex[:8]}",
                 entrypoint=program.format(number=number),
-                submitted=at,
+                submitted=moment,
                 seconds=usual * self.random.uniform(0.7, 1.4)
                 * (2.5 if self.random.random() < 0.05 else 1.0),
-                failure=self.random.choice(FAILURES) if fate < risk else "",
-                stopped=fate > 0.97,
+                failure=self.random.choice(FAILURES) if outcome < failure_rate else "",
+                stopped=outcome > 0.97,
                 node=self.random.randrange(1, len(NODES)),
             )
         )  # fmt: skip
 
-    def _work(self, now: float) -> None:
-        running = [it for it in self.jobs if it.began is not None and it.ended is None]
+    def _advance_jobs(self, now: float) -> None:
+        running = [job for job in self.jobs if job.started is not None and job.ended is None]
         for job in running:
-            end = (job.began or now) + job.seconds * (0.6 if job.failure or job.stopped else 1.0)
+            end = (job.started or now) + job.seconds * (0.6 if job.failure or job.stopped else 1.0)
             if end <= now:
                 job.ended = end
-        free = SLOTS - sum(it.ended is None for it in running)
-        for job in [it for it in self.jobs if it.began is None][: max(free, 0)]:
-            # To set up the environment takes a moment.
-            job.began = max(job.submitted + 0.6, now - 0.2)
-            if job.began > now:
-                job.began = None
+        free = SLOTS - sum(job.ended is None for job in running)
+        for job in [job for job in self.jobs if job.started is None][: max(free, 0)]:
+            # The setup of its environment takes a moment.
+            job.started = max(job.submitted + 0.6, now - 0.2)
+            if job.started > now:
+                job.started = None
 
     def answer(self, path: str, query: dict[str, str]) -> tuple[int, Any]:
-        """Status and body of an answer; a text is sent as such."""
+        """Return status and body of an answer; a string is sent as text, anything else as JSON."""
         now = self.advance()
         if path == "/api/version":
             return 200, {"version": "4", "ray_version": VERSION, "session_name": self.session}
         if path == "/api/jobs/":
-            return 200, [self._job(it) for it in self.jobs]
+            return 200, [self._job(job) for job in self.jobs]
         if path.startswith("/api/jobs/"):
-            job = self._named(path.removeprefix("/api/jobs/"))
-            return (200, self._job(job)) if job else (404, "it does not exist")
+            job = self._find_job(path.removeprefix("/api/jobs/"))
+            return (200, self._job(job)) if job else (404, "job does not exist")
         if path == "/api/v0/nodes":
             return 200, _rows([self._node(number) for number in range(len(NODES))])
         if path == "/nodes":
-            return 200, _data(summary=[self._measured(it) for it in range(len(NODES))])
+            return 200, _data(summary=[self._measure_node(number) for number in range(len(NODES))])
         if path == "/api/cluster_status":
             return 200, self._status()
         if path == "/api/v0/actors/summarize":
@@ -172,7 +175,7 @@ class SimulatedRay:
             return 200, {"applications": {"chat": _application("chat", 2)}}
         if path == "/api/v0/logs/file":
             name = query.get("filename", "").removeprefix("job-driver-").removesuffix(".log")
-            job = self._named(name)
+            job = self._find_job(name)
             if job is None:
                 return 500, "A file is not found"
             lines = job.log(now)
@@ -181,10 +184,10 @@ class SimulatedRay:
 
     @property
     def _running(self) -> list[Job]:
-        return [it for it in self.jobs if it.status == "RUNNING"]
+        return [job for job in self.jobs if job.status == "RUNNING"]
 
-    def _named(self, name: str) -> Job | None:
-        return next((it for it in self.jobs if it.name == name), None)
+    def _find_job(self, name: str) -> Job | None:
+        return next((job for job in self.jobs if job.name == name), None)
 
     def _job(self, job: Job) -> dict[str, Any]:
         last = "\n".join(job.log(self.clock())[-6:])
@@ -202,7 +205,7 @@ class SimulatedRay:
             "end_time": int(job.ended * 1000) if job.ended is not None else None,
             "metadata": {"simulated": "yes"},
             "runtime_env": {"env_vars": {"HF_HOME": "/models"}, "pip": ["torch==2.9.0"]},
-            "driver_node_id": self.nodes[job.node] if job.began is not None else None,
+            "driver_node_id": self.nodes[job.node] if job.started is not None else None,
             "driver_exit_code": {"FAILED": 1, "SUCCEEDED": 0}.get(job.status),
         }  # fmt: skip
 
@@ -214,9 +217,9 @@ class SimulatedRay:
             "state_message": None, "resources_total": total | ({"GPU": gpus} if gpus else {}),
         }  # fmt: skip
 
-    def _measured(self, number: int) -> dict[str, Any]:
+    def _measure_node(self, number: int) -> dict[str, Any]:
         host, head, _, gpus, memory = NODES[number]
-        busy = min(sum(it.node == number for it in self._running) / 3, 1.0)
+        busy = min(sum(job.node == number for job in self._running) / 3, 1.0)
         share = 0.12 + 0.6 * busy + self.random.uniform(-0.03, 0.03)
         stored = int(memory * 0.3 * (0.05 + 0.5 * busy))
         return {
@@ -236,9 +239,9 @@ class SimulatedRay:
 
     def _status(self) -> dict[str, Any]:
         running = len(self._running)
-        waiting = sum(it.status == "PENDING" for it in self.jobs)
-        cpus = sum(it[2] for it in NODES)
-        memory = float(sum(it[4] for it in NODES))
+        pending = sum(job.status == "PENDING" for job in self.jobs)
+        cpus = sum(node[2] for node in NODES)
+        memory = float(sum(node[4] for node in NODES))
         busy = running / SLOTS
         return _data(
             autoscalingError=None,
@@ -251,7 +254,7 @@ class SimulatedRay:
                         "memory": [memory * busy * 0.5, memory],
                         "objectStoreMemory": [memory * 0.3 * busy * 0.4, memory * 0.3],
                     },
-                    "resourceDemand": [[{"CPU": 4.0}, waiting]] if waiting else [],
+                    "resourceDemand": [[{"CPU": 4.0}, pending]] if pending else [],
                     "pgDemand": [],
                 },
             },
@@ -270,18 +273,18 @@ class SimulatedRay:
             return
         status, body = (405, "") if scope["method"] != "GET" else self.answer(path, query)
         text = isinstance(body, str)
-        kind = b"text/plain" if text else b"application/json"
-        written = body.encode() if text else msgspec.json.encode(body)
-        headers = [(b"content-type", kind)]
+        content_type = b"text/plain" if text else b"application/json"
+        encoded = body.encode() if text else msgspec.json.encode(body)
+        headers = [(b"content-type", content_type)]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": written})
+        await send({"type": "http.response.body", "body": encoded})
 
     async def _stream(self, query: dict[str, str], send: Send) -> None:
         name = query.get("filename", "").removeprefix("job-driver-").removesuffix(".log")
         await send({"type": "http.response.start", "status": 200,
                     "headers": [(b"content-type", b"text/plain")]})  # fmt: skip
         sent: str | None = None
-        while (job := self._named(name)) is not None:
+        while (job := self._find_job(name)) is not None:
             lines = job.log(self.advance())
             new = lines[lines.index(sent) + 1 :] if sent in lines else lines[-100:]
             if new:
@@ -303,7 +306,7 @@ def _rows(rows: list[Any]) -> dict[str, Any]:
 
 
 def _summary(counts: dict[str, dict[str, int]]) -> dict[str, Any]:
-    summary = {name: {"state_counts": it} for name, it in counts.items()}
+    summary = {name: {"state_counts": states} for name, states in counts.items()}
     return _data(result={"result": {"node_id_to_summary": {"cluster": {"summary": summary}}}})
 
 
@@ -317,7 +320,7 @@ def _application(name: str, replicas: int) -> dict[str, Any]:
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to who runs it."""
+    """A server that leaves signals to its caller."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
@@ -325,8 +328,8 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def simulated(port: int, seed: int = 0) -> AsyncIterator[SimulatedRay]:
-    """A simulated cluster whose dashboard listens on a port of 127.0.0.1."""
+async def run_simulated_cluster(port: int, seed: int = 0) -> AsyncIterator[SimulatedRay]:
+    """Run a simulated cluster whose dashboard listens on a port of 127.0.0.1."""
     cluster = SimulatedRay(seed)
     server = _Server(
         uvicorn.Config(
@@ -336,7 +339,7 @@ async def simulated(port: int, seed: int = 0) -> AsyncIterator[SimulatedRay]:
     )  # fmt: skip
     serving = asyncio.create_task(server.serve(), name="simulated Ray")
     try:
-        # uvicorn has no event for it.
+        # uvicorn has no event to wait for.
         while not server.started and not serving.done():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         if serving.done():

@@ -129,10 +129,10 @@ def almenara_pages():
 """
 RAY = """
 import asyncio, sys
-from almenara_demo.ray_cluster import simulated
+from almenara_demo.ray_cluster import run_simulated_cluster
 
 async def main():
-    async with simulated(int(sys.argv[1]), 1):
+    async with run_simulated_cluster(int(sys.argv[1]), 1):
         await asyncio.Event().wait()
 
 asyncio.run(main())

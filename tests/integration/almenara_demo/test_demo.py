@@ -1,3 +1,5 @@
+"""`almenara demo` as a process: it starts, stops, and continues with its data."""
+
 import json
 import signal
 import subprocess
@@ -17,7 +19,7 @@ def run_demo(folder: Path, port: int) -> subprocess.Popen[bytes]:
     )
 
 
-def stored(port: int) -> int:
+def count_events(port: int) -> int:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=2) as response:
             return int(json.load(response)["events_stored"])
@@ -25,7 +27,7 @@ def stored(port: int) -> int:
         return -1
 
 
-def page(port: int, path: str) -> str:
+def fetch_page(port: int, path: str) -> str:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
             return str(response.read().decode())
@@ -33,30 +35,32 @@ def page(port: int, path: str) -> str:
         return ""
 
 
-def test_the_demo_runs_ends_and_goes_on_where_it_ended(tmp_path: Path) -> None:
+def test_demo_runs_stops_and_continues_with_its_data(tmp_path: Path) -> None:
     port = free_port()
     before = 0
     for _ in range(2):
-        wanted = before + 100
+        expected = before + 100
         demo = run_demo(tmp_path, port)
         try:
-            wait_until(lambda wanted=wanted: stored(port) > wanted, "events of the fleet")
-            # A Ray cluster that says it is simulated, with a past and with jobs at work.
+            wait_until(
+                lambda expected=expected: count_events(port) > expected, "events of the fleet"
+            )
+            # A Ray cluster that is marked as simulated, with a history and with running jobs.
             wait_until(
                 lambda: all(
-                    text in page(port, "/dashboards/ray")
-                    for text in (">simulated<", 'data-status="RUNNING"', "usually")
+                    text in fetch_page(port, "/dashboards/ray")
+                    for text in (">simulated<", 'data-status="RUNNING"', "median")
                 ),
                 "jobs of the simulated Ray cluster",
             )
-            before = stored(port)
+            before = count_events(port)
             busy = run_demo(tmp_path / "other", port)
-            said, _ = busy.communicate(timeout=20)
+            output, _ = busy.communicate(timeout=20)
             assert busy.returncode == 1
-            assert b"is in use" in said
+            assert b"is in use" in output
         finally:
             demo.send_signal(signal.SIGINT)
-            said, _ = demo.communicate(timeout=30)
-        assert demo.returncode == 0, said
-        assert f"http://127.0.0.1:{port}".encode() in said
+            output, _ = demo.communicate(timeout=30)
+        assert demo.returncode == 0, output
+        assert f"http://127.0.0.1:{port}".encode() in output
         assert not accepts(port)

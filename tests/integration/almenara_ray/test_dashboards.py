@@ -17,7 +17,7 @@ from almenara.hookspecs import Publish, SourceReport
 from almenara.signals import Event
 from almenara.testing import SourceRun
 from almenara.testing.source_run import MemoryContext
-from almenara_demo.ray_cluster import simulated
+from almenara_demo.ray_cluster import run_simulated_cluster
 from almenara_ray.client import PATHS, DashboardClient
 from almenara_ray.errors import AnswerTooLargeError, DashboardError
 from almenara_ray.settings import ClusterSettings, RaySettings
@@ -348,7 +348,9 @@ async def test_dead_and_hanging_clusters_delay_no_other(
         clusters = []
         for number, port in enumerate(ports):
             clusters.append(
-                await stack.enter_async_context(run_in_thread(simulated(port, seed=number)))
+                await stack.enter_async_context(
+                    run_in_thread(run_simulated_cluster(port, seed=number))
+                )
             )
         hanging = await stack.enter_async_context(serve(silent))
         never_ending = await stack.enter_async_context(serve(endless))
@@ -365,7 +367,7 @@ async def test_dead_and_hanging_clusters_delay_no_other(
         # From here on each job submitted to a healthy cluster is published in time.
         worst = 0.0
         for at, cluster in enumerate(clusters):
-            cluster.next = cluster.clock()
+            cluster.next_submission = cluster.clock()
             cluster.advance()
             name, started = cluster.jobs[-1].name, clock()
 
