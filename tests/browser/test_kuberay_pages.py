@@ -1,4 +1,4 @@
-"""What KubeRay keeps, on the pages of Ray: from a real API server into a real browser."""
+"""KubeRay's custom resources on the Ray page: from a real API server to a real browser."""
 
 import json
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def server(tmp_path: Path) -> Iterator[ApiServer]:
 @pytest.fixture
 def almenara(server: ApiServer, tmp_path: Path) -> Iterator[Almenara]:
     place = {"kubeconfig": str(server.admin_kubeconfig)}
-    # Nobody listens for the dashboards: what KubeRay says is all there is.
+    # No dashboard answers: the custom resources are all there is.
     kuberay = {**place, "dashboard": "http://127.0.0.1:1"}
     running = Almenara(
         tmp_path / "almenara", "nats://127.0.0.1:1", plugins__disabled="[nats]",
@@ -45,30 +45,33 @@ def almenara(server: ApiServer, tmp_path: Path) -> Iterator[Almenara]:
 
 
 def make(server: ApiServer, kind: str, name: str, **status: object) -> dict[str, object]:
-    it = make_object(kind, "ml", name, entrypoint="python train.py", backoffLimit=2)
-    server.create(it)
-    server.patch_status(it, status)
-    return it
+    item = make_object(kind, "ml", name, entrypoint="python train.py", backoffLimit=2)
+    server.create(item)
+    server.patch_status(item, status)
+    return item
 
 
-def test_what_kuberay_keeps_appears_changes_and_goes_while_somebody_looks(
+def test_kuberay_resources_appear_change_and_disappear_live(
     server: ApiServer, almenara: Almenara, page: Page, browser: Browser
 ) -> None:
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda it: problems.append(it.text) if it.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: problems.append(message.text) if message.type == "error" else None,
+    )
     page.goto(almenara.url + "/dashboards/ray")
     expect(page.locator("#live")).to_have_attribute("data-state", "live")
     jobs, clusters = page.locator("#panel-ray-rayjobs"), page.locator("#panel-ray-rayclusters")
     services = page.locator("#panel-ray-rayservices")
-    for panel, said in (
-        (jobs, "There is no RayJob."),
-        (clusters, "There is no RayCluster."),
-        (services, "There is no RayService."),
-        (page.locator("#panel-ray-clusters"), "No cluster has been looked at yet."),
-        (page.locator("#panel-ray-jobs"), "No job has been submitted yet."),
+    for panel, text in (
+        (jobs, "No RayJobs."),
+        (clusters, "No RayClusters."),
+        (services, "No RayServices."),
+        (page.locator("#panel-ray-clusters"), "No Ray cluster yet."),
+        (page.locator("#panel-ray-jobs"), "No matching jobs."),
     ):
-        expect(panel).to_contain_text(said)
+        expect(panel).to_contain_text(text)
     expect(page.get_by_label("Cluster", exact=True)).to_be_visible()
     expect(page.get_by_label("Namespace", exact=True)).to_have_count(0)
 
@@ -103,7 +106,7 @@ def test_what_kuberay_keeps_appears_changes_and_goes_while_somebody_looks(
     expect(clusters.locator("tr", has_text="train-x7k2p")).to_contain_text("1 of 2")
     expect(clusters.locator("tr", has_text="eval")).to_contain_text(QUOTA)
     expect(services).to_contain_text("starting")
-    expect(page.locator("#panel-ray-clusters")).to_contain_text("nobody listens at its address")
+    expect(page.locator("#panel-ray-clusters")).to_contain_text("connection refused")
 
     server.patch_status(job, FAILED)
     expect(row).to_contain_text("AppFailed: it exited with 1")
@@ -123,14 +126,14 @@ def test_what_kuberay_keeps_appears_changes_and_goes_while_somebody_looks(
 
     row.get_by_role("link", name="train", exact=True).click()
     expect(page.locator("h1")).to_have_text("Ray job ml.train-x7k2p / train-h9ztt")
-    told = page.locator("#panel-ray-job")
-    expect(told).to_contain_text("AppFailed: it exited with 1")
-    expect(told).to_contain_text("python train.py")
-    told.get_by_role("link", name="train-head").click()
+    job_panel = page.locator("#panel-ray-job")
+    expect(job_panel).to_contain_text("AppFailed: it exited with 1")
+    expect(job_panel).to_contain_text("python train.py")
+    job_panel.get_by_role("link", name="train-head").click()
     expect(page.locator("h1")).to_contain_text("ml / train-head")
 
     page.goto(almenara.url + "/dashboards/ray")
     expect(row).to_have_count(1)
     server.delete(job)
-    expect(jobs).to_contain_text("There is no RayJob.")
+    expect(jobs).to_contain_text("No RayJobs.")
     assert problems == []
