@@ -69,7 +69,7 @@ def faults(page: Page, axe: str, theme: str = "dark") -> list[Any]:
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_axe_finds_nothing_serious_on_any_page(
+def test_pages_have_no_serious_axe_violations(
     cluster: Almenara, browser: Browser, axe: str, theme: Any
 ) -> None:
     context = browser.new_context(
@@ -91,9 +91,7 @@ def test_axe_finds_nothing_serious_on_any_page(
     assert not found, "\n".join(f"{address} {these}" for address, these in found.items())
 
 
-def test_axe_finds_nothing_serious_where_people_sign_in(
-    tmp_path: Path, page: Page, axe: str
-) -> None:
+def test_sign_in_page_has_no_serious_axe_violations(tmp_path: Path, page: Page, axe: str) -> None:
     almenara = Almenara(
         tmp_path / "a", "nats://127.0.0.1:1", plugins__disabled="[nats]", auth__mode="token"
     )
@@ -104,9 +102,7 @@ def test_axe_finds_nothing_serious_where_people_sign_in(
         assert faults(page, axe) == []
 
 
-def test_what_has_the_focus_is_seen_and_nothing_moves_for_who_wants_it_so(
-    cluster: Almenara, page: Page
-) -> None:
+def test_pages_show_focus_and_honor_reduced_motion(cluster: Almenara, page: Page) -> None:
     page.emulate_media(reduced_motion="reduce")
     for address in ("/", KUBERNETES, f"{KUBERNETES}.pod?namespace=context&name=neo4j-0"):
         page.goto(cluster.url + address)

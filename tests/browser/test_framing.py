@@ -130,7 +130,7 @@ class Framing:
         return address.rstrip("?") == self.target
 
 
-def test_no_page_can_be_framed_by_another_site_in_any_way(
+def test_pages_cannot_be_framed_by_another_site(
     victim: Almenara, hostile: str, browser: Browser
 ) -> None:
     context = browser.new_context()

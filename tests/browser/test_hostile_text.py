@@ -278,7 +278,7 @@ def signals(resources: list[dict[str, Any]], events: list[dict[str, Any]]) -> li
 NUMBERS = itertools.count(20_000)
 
 
-def test_nothing_that_anybody_says_is_executed_loaded_or_hidden(
+def test_pages_neither_execute_nor_load_nor_hide_hostile_text(
     besieged: Besieged, browser: Browser
 ) -> None:
     almenara = besieged.almenara

@@ -57,7 +57,7 @@ def a_pod(page: Page, almenara: Almenara, workload: str) -> None:
 
 
 @pytest.mark.usefixtures("problems")
-def test_pods_are_grouped_the_way_people_think(cluster: Almenara, page: Page) -> None:
+def test_pod_map_groups_pods_by_choice(cluster: Almenara, page: Page) -> None:
     live(page, cluster.url + KUBERNETES)
     expect(page.locator(".k-simulated")).to_contain_text("Nothing on this page is real")
     for group, tile in (
@@ -79,13 +79,11 @@ def test_pods_are_grouped_the_way_people_think(cluster: Almenara, page: Page) ->
 
 
 @pytest.mark.usefixtures("problems")
-def test_filters_of_kubernetes_are_in_the_address_and_hold_in_every_panel(
-    cluster: Almenara, page: Page
-) -> None:
+def test_filters_are_in_the_address_and_apply_to_every_panel(cluster: Almenara, page: Page) -> None:
     live(page, cluster.url + KUBERNETES)
     everything = pods_shown(page)
     page.get_by_label("Namespace").fill("council")
-    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("button", name="Filter").click()
     arrived(page, r"\?namespace=council$")
     assert 0 < pods_shown(page) < everything
     namespaces = page.locator("#panel-kubernetes-workloads tbody td:nth-child(3)")
@@ -110,9 +108,7 @@ def test_filters_of_kubernetes_are_in_the_address_and_hold_in_every_panel(
 
 
 @pytest.mark.usefixtures("problems")
-def test_what_happens_in_the_cluster_is_seen_without_a_reload(
-    cluster: Almenara, page: Page
-) -> None:
+def test_pages_follow_the_cluster_without_a_reload(cluster: Almenara, page: Page) -> None:
     live(page, f"{cluster.url}{KUBERNETES}?namespace=context")
     page.evaluate("window.sameDocument = true")
     table = page.locator("#panel-kubernetes-workloads")
@@ -126,7 +122,7 @@ def test_what_happens_in_the_cluster_is_seen_without_a_reload(
 
 
 @pytest.mark.usefixtures("problems")
-def test_a_workload_leads_to_its_pods_their_logs_and_back(cluster: Almenara, page: Page) -> None:
+def test_workload_page_links_to_pods_and_logs(cluster: Almenara, page: Page) -> None:
     live(page, f"{cluster.url}{KUBERNETES}?text=model-gateway")
     page.locator("#panel-kubernetes-workloads tbody th a").first.click()
     expect(page.locator("h1")).to_have_text("Workload inference / Deployment/model-gateway")
@@ -152,19 +148,19 @@ def test_a_workload_leads_to_its_pods_their_logs_and_back(cluster: Almenara, pag
 
 
 @pytest.mark.usefixtures("problems")
-def test_a_log_is_followed_searched_and_chosen(cluster: Almenara, page: Page) -> None:
+def test_pod_log_follows_searches_and_selects_containers(cluster: Almenara, page: Page) -> None:
     a_pod(page, cluster, FAILING)
     lines = page.locator("#panel-kubernetes-logs-lines li")
     expect(lines.first).to_be_visible()
     before = lines.count()
     expect(lines).not_to_have_count(before)
     page.get_by_label("Search the log").fill("heartbeat")
-    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("button", name="Filter").click()
     arrived(page, "text=heartbeat")
     expect(page.locator(".log-state")).to_contain_text("lines match “heartbeat”")
     assert all("heartbeat" in it for it in lines.all_inner_texts())
     page.get_by_label("Log before the last restart").select_option("yes")
-    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("button", name="Filter").click()
     arrived(page, "previous=yes")
     expect(page.locator(".log-state")).to_contain_text("The log has ended")
     frozen = lines.count()
@@ -173,7 +169,7 @@ def test_a_log_is_followed_searched_and_chosen(cluster: Almenara, page: Page) ->
 
 
 @pytest.mark.usefixtures("problems")
-def test_yaml_is_shown_without_what_is_secret(cluster: Almenara, page: Page) -> None:
+def test_yaml_page_redacts_secrets(cluster: Almenara, page: Page) -> None:
     a_pod(page, cluster, SERVING)
     page.get_by_role("link", name="YAML").click()
     expect(page.locator("h1")).to_contain_text("YAML inference / Pod/model-gateway")
@@ -183,7 +179,7 @@ def test_yaml_is_shown_without_what_is_secret(cluster: Almenara, page: Page) -> 
     assert "value: (masked)" in text
     assert "secretKeyRef" in text
     page.get_by_label("Lines with").fill("image:")
-    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("button", name="Filter").click()
     lines = page.locator("#panel-kubernetes-manifest-lines li").all_inner_texts()
     assert lines
     assert all("image:" in it for it in lines)
@@ -192,7 +188,7 @@ def test_yaml_is_shown_without_what_is_secret(cluster: Almenara, page: Page) -> 
 
 
 @pytest.mark.usefixtures("problems")
-def test_nodes_are_a_map_whose_cells_lead_to_pods(cluster: Almenara, page: Page) -> None:
+def test_node_map_links_to_pods(cluster: Almenara, page: Page) -> None:
     live(page, f"{cluster.url}{KUBERNETES}.nodes")
     tiles = page.locator(".k-nodes .k-tile")
     nodes = int(page.locator(".k-groupings").inner_text().split()[0])
@@ -210,14 +206,12 @@ def test_nodes_are_a_map_whose_cells_lead_to_pods(cluster: Almenara, page: Page)
 
 
 @pytest.mark.usefixtures("problems")
-def test_events_of_kubernetes_are_narrowed_and_lead_to_what_they_are_about(
-    cluster: Almenara, page: Page
-) -> None:
+def test_events_page_filters_and_links_to_subjects(cluster: Almenara, page: Page) -> None:
     live(page, f"{cluster.url}{KUBERNETES}.events")
     rows = page.locator("#panel-kubernetes-events .k-events li")
     expect(rows.filter(has_text="BackOff").first).to_be_visible(timeout=30_000)
     page.get_by_label("Severity").select_option("ERROR")
-    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("button", name="Filter").click()
     expect(rows.first).to_be_visible()
     assert set(rows.evaluate_all("all => all.map(it => it.dataset.severity)")) == {"ERROR"}
     subject = rows.filter(has_text="pod/").first.locator(".k-subject")
@@ -227,9 +221,7 @@ def test_events_of_kubernetes_are_narrowed_and_lead_to_what_they_are_about(
     expect(page.locator("#panel-kubernetes-timeline .k-events li").first).to_be_visible()
 
 
-def test_every_page_of_kubernetes_fits_a_phone_and_needs_no_script(
-    cluster: Almenara, page: Page
-) -> None:
+def test_pages_fit_a_phone_and_work_without_scripts(cluster: Almenara, page: Page) -> None:
     assert page.context.browser is not None
     context = page.context.browser.new_context(java_script_enabled=False, viewport=PHONE)  # type: ignore[arg-type]
     plain = context.new_page()

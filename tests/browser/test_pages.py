@@ -22,30 +22,30 @@ MARKUP = (
     "\u202egnp.exe\u0000\u200b",
 )
 
-ADDRESSES = "found => found.map(it => it.getAttribute('href'))"
+READ_LINKS = "links => links.map(link => link.getAttribute('href'))"
 
 
 def ce(**fields: object) -> bytes:
     return json.dumps({"specversion": "1.0", **fields}).encode()
 
 
-def live(page: Page) -> None:
+def wait_until_live(page: Page) -> None:
     expect(page.locator("#live")).to_have_attribute("data-state", "live")
 
 
-def shown(page: Page) -> list[int]:
-    found = page.eval_on_selector_all(
+def displayed_rows(page: Page) -> list[int]:
+    rows = page.eval_on_selector_all(
         "#event-rows .event", "rows => rows.map(row => Number(row.dataset.sequence))"
     )
-    return [int(it) for it in found]
+    return [int(sequence) for sequence in rows]
 
 
-def stored(almenara: Almenara, limit: int = 100) -> list[int]:
+def stored_rows(almenara: Almenara, limit: int = 100) -> list[int]:
     page = almenara.get(f"/api/events?limit={limit}")
-    return [int(it["sequence"]) for it in page["events"]]
+    return [int(event["sequence"]) for event in page["events"]]
 
 
-def test_events_appear_the_moment_they_happen(
+def test_events_appear_live_without_console_errors(
     almenara: Almenara, publisher: RawClient, page: Page
 ) -> None:
     problems: list[str] = []
@@ -57,28 +57,28 @@ def test_events_appear_the_moment_they_happen(
     page.on("console", note)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(almenara.url + "/events")
-    live(page)
+    wait_until_live(page)
     publisher.publish("fleet.story", b'{"event_type":"STORY_CREATED","title":"first light"}')
     expect(page.locator("#event-rows .event")).to_have_count(1)
     expect(page.locator("#event-rows .event")).to_contain_text("first light")
     page.goto(almenara.url + "/")
-    live(page)
+    wait_until_live(page)
     publisher.publish("fleet.failed", b'{"error":"it broke"}')
     expect(page.locator("#panel-failures")).to_contain_text("it broke")
     assert problems == []
 
 
-def test_nothing_that_an_event_holds_is_executed(
+def test_events_are_escaped_and_never_executed(
     almenara: Almenara, publisher: RawClient, page: Page
 ) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def note(request: Request) -> None:
-        asked.append(request.url)
+        requested.append(request.url)
 
     page.on("request", note)
     page.goto(almenara.url + "/events")
-    live(page)
+    wait_until_live(page)
     for number, text in enumerate(MARKUP):
         names = ("id", "source", "type", "subject", "correlationid")
         fields = dict.fromkeys(names, f"{text}{number}")
@@ -99,14 +99,14 @@ def test_nothing_that_an_event_holds_is_executed(
     expect(page.locator("#event-rows")).to_contain_text("<script>window.pwned=1</script>")
     addresses = ["/", "/sources", "/events"]
     addresses += [f"/events/{event['sequence']}" for event in almenara.events()]
-    marked = [it for it in almenara.events() if it["problem"]]
-    assert len(marked) >= 5
+    malformed = [event for event in almenara.events() if event["problem"]]
+    assert len(malformed) >= 5
     addresses.append("/timeline?correlation=%3Cscript%3Ewindow.pwned%3D1%3C%2Fscript%3E0")
     for address in addresses:
         page.goto(almenara.url + address)
         assert page.evaluate("window.pwned") is None, address
         assert page.locator("[hx-get], [onerror], [onload]").count() == 0, address
-        for link in page.eval_on_selector_all("[href]", ADDRESSES):
+        for link in page.eval_on_selector_all("[href]", READ_LINKS):
             assert link.startswith(("/", "#", "?", "http://", "https://")), (address, link)
     page.goto(almenara.url + "/events")
     for row in range(0, count, 4):
@@ -114,10 +114,10 @@ def test_nothing_that_an_event_holds_is_executed(
         expect(page.locator(".detail").first).to_be_visible()
         page.keyboard.press("Escape")
     assert page.evaluate("window.pwned") is None
-    assert not [it for it in asked if "pwned" in it.split("?")[0] and "/timeline" not in it]
+    assert not [url for url in requested if "pwned" in url.split("?")[0] and "/timeline" not in url]
 
 
-def test_after_a_cut_and_a_restart_the_rows_are_those_of_history(
+def test_rows_equal_history_after_disconnect_and_restart(
     almenara: Almenara, publisher: RawClient, page: Page
 ) -> None:
     done = threading.Event()
@@ -132,12 +132,12 @@ def test_after_a_cut_and_a_restart_the_rows_are_those_of_history(
     publishing = threading.Thread(target=publish_steadily)
     with Proxy(almenara.port) as proxy:
         page.goto(proxy.url + "/events")
-        live(page)
+        wait_until_live(page)
         publishing.start()
         try:
-            wait_until(lambda: len(shown(page)) > 5, "first rows")
+            wait_until(lambda: len(displayed_rows(page)) > 5, "first rows")
             proxy.cut()
-            expect(page.locator("#live")).to_have_attribute("data-state", "away")
+            expect(page.locator("#live")).to_have_attribute("data-state", "reconnecting")
             cut_at = almenara.stored()
             wait_until(lambda: almenara.stored() > cut_at + 60, "events that the page misses")
             proxy.mend()
@@ -153,16 +153,16 @@ def test_after_a_cut_and_a_restart_the_rows_are_those_of_history(
         publisher.publish("fleet.last", b'{"event_type":"THE_LAST"}')
         publisher.flush()
         expect(page.locator("#event-rows")).to_contain_text("THE_LAST")
-        assert len(stored(almenara)) >= 60
-        wait_until(lambda: shown(page) == stored(almenara), "the rows of history")
+        assert len(stored_rows(almenara)) >= 60
+        wait_until(lambda: displayed_rows(page) == stored_rows(almenara), "the rows of history")
 
 
-def test_a_page_that_missed_more_than_it_shows_says_so(
+def test_events_page_reports_missed_events(
     almenara: Almenara, publisher: RawClient, page: Page
 ) -> None:
     with Proxy(almenara.port) as proxy:
         page.goto(proxy.url + "/events")
-        live(page)
+        wait_until_live(page)
         publisher.publish("fleet.n", b'{"first": 1}')
         expect(page.locator("#event-rows .event")).to_have_count(1)
         proxy.cut()
@@ -171,17 +171,17 @@ def test_a_page_that_missed_more_than_it_shows_says_so(
         almenara.wait_for_events(251)
         proxy.mend()
         expect(page.locator("#event-note")).to_contain_text("150 events", timeout=30_000)
-        wait_until(lambda: shown(page) == stored(almenara), "the newest rows")
+        wait_until(lambda: displayed_rows(page) == stored_rows(almenara), "the newest rows")
         page.locator("#event-note a").click()
         assert "after=" in page.url
         expect(page.locator("#event-rows .event")).to_have_count(100)
 
 
-def test_pause_holds_and_counts_and_resume_shows_all(
+def test_pause_counts_new_events_and_resume_shows_them(
     almenara: Almenara, publisher: RawClient, page: Page
 ) -> None:
     page.goto(almenara.url + "/events")
-    live(page)
+    wait_until_live(page)
     publisher.publish("fleet.n", b'{"n": 0}')
     expect(page.locator("#event-rows .event")).to_have_count(1)
     page.keyboard.press("Space")
@@ -193,31 +193,31 @@ def test_pause_holds_and_counts_and_resume_shows_all(
     expect(page.locator("#event-rows .event")).to_have_count(1)
     page.keyboard.press("Space")
     expect(page.locator("#event-rows .event")).to_have_count(8)
-    assert shown(page) == stored(almenara)
+    assert displayed_rows(page) == stored_rows(almenara)
 
 
-def test_filters_are_in_the_address_and_hold_for_what_is_live(
+def test_filters_are_in_the_address_and_apply_to_live_events(
     almenara: Almenara, publisher: RawClient, page: Page
 ) -> None:
     publisher.publish("fleet.a", b'{"event_type":"STORY"}')
     publisher.publish("fleet.a.failed", b'{"event_type":"STORY_FAILED"}')
     almenara.wait_for_events(2)
     page.goto(almenara.url + "/events")
-    live(page)
+    wait_until_live(page)
     page.keyboard.press("/")
     page.keyboard.type("story_failed")
     page.keyboard.press("Enter")
     page.wait_for_url("**text=story_failed*")
-    live(page)
+    wait_until_live(page)
     expect(page.locator("#event-rows .event")).to_have_count(1)
     publisher.publish("fleet.a", b'{"event_type":"STORY"}')
     publisher.publish("fleet.b.failed", b'{"event_type":"STORY_FAILED", "n": 2}')
     expect(page.locator("#event-rows .event")).to_have_count(2)
     almenara.wait_for_events(4)
-    assert len(shown(page)) == 2
+    assert len(displayed_rows(page)) == 2
 
 
-def test_an_event_opens_in_place_by_keyboard_and_at_its_own_address(
+def test_event_opens_in_the_drawer_by_keyboard_and_at_its_address(
     almenara: Almenara, publisher: RawClient, page: Page
 ) -> None:
     publisher.publish(
@@ -225,7 +225,7 @@ def test_an_event_opens_in_place_by_keyboard_and_at_its_own_address(
     )
     almenara.wait_for_events(1)
     page.goto(almenara.url + "/events")
-    live(page)
+    wait_until_live(page)
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     expect(page.locator(".detail").first).to_contain_text("US-9")
@@ -238,33 +238,33 @@ def test_an_event_opens_in_place_by_keyboard_and_at_its_own_address(
     expect(page.locator("main")).to_contain_text("STORY")
 
 
-def test_an_event_that_does_not_come_is_told_and_no_other_is_shown_in_its_place(
+def test_drawer_reports_an_event_that_fails_to_load(
     almenara: Almenara, publisher: RawClient, page: Page
 ) -> None:
     for name in ("FIRST", "SECOND"):
         publisher.publish("fleet.a", json.dumps({"event_type": name}).encode())
     almenara.wait_for_events(2)
     page.goto(almenara.url + "/events")
-    live(page)
+    wait_until_live(page)
     page.get_by_role("link", name="FIRST").click()
     expect(page.locator("#drawer .detail")).to_contain_text("FIRST")
     page.route("**/events/*part=detail*", lambda route: route.abort())
     page.get_by_role("link", name="SECOND").click()
-    expect(page.locator("#drawer")).to_contain_text("did not come: Almenara")
+    expect(page.locator("#drawer")).to_contain_text("Could not load event")
     expect(page.locator("#drawer .detail")).to_have_count(0)
     page.unroute("**/events/*part=detail*")
     page.keyboard.press("Escape")
     page.get_by_role("link", name="SECOND").click()
     expect(page.locator("#drawer .detail")).to_contain_text("SECOND")
     page.goto(almenara.url + "/events")
-    live(page)
+    wait_until_live(page)
     page.route("**/events/*part=detail*", lambda route: route.abort())
     page.get_by_role("link", name="FIRST").click()
-    page.get_by_role("link", name="Open its page").click()
+    page.get_by_role("link", name="Open event page").click()
     expect(page.locator("main")).to_contain_text("FIRST")
 
 
-def test_every_page_works_without_javascript_and_on_a_phone(
+def test_pages_work_without_javascript_and_on_a_phone(
     almenara: Almenara, publisher: RawClient, browser: Browser
 ) -> None:
     for number in range(5):
@@ -286,7 +286,7 @@ def test_every_page_works_without_javascript_and_on_a_phone(
         context.close()
 
 
-def test_only_a_page_of_what_may_change_says_as_of_when(almenara: Almenara, page: Page) -> None:
+def test_only_pages_with_state_show_as_of(almenara: Almenara, page: Page) -> None:
     page.goto(almenara.url + "/timeline?correlation=x")
     expect(page.locator("#live")).to_be_visible()
     expect(page.locator("#live")).to_contain_text("as of")
@@ -295,15 +295,13 @@ def test_only_a_page_of_what_may_change_says_as_of_when(almenara: Almenara, page
     expect(page.locator("#live")).to_be_hidden()
 
 
-def test_a_frozen_server_shows_as_stale(
-    tmp_path: Path, nats_server: NatsServer, page: Page
-) -> None:
+def test_frozen_server_shows_as_stale(tmp_path: Path, nats_server: NatsServer, page: Page) -> None:
     import os
     import signal
 
     with Almenara(tmp_path / "a", nats_server.url) as almenara:
         page.goto(almenara.url + "/events")
-        live(page)
+        wait_until_live(page)
         assert almenara.process is not None
         page.wait_for_timeout(5500)
         os.kill(almenara.process.pid, signal.SIGSTOP)

@@ -81,7 +81,7 @@ def watching(tmp_path: Path) -> Iterator[Almenara]:
     almenara.stop()
 
 
-def test_a_row_leads_to_a_live_page_about_it_with_its_log(watching: Almenara, page: Page) -> None:
+def test_row_links_to_a_live_page_with_log(watching: Almenara, page: Page) -> None:
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda it: problems.append(it.text) if it.type == "error" else None)
@@ -111,7 +111,7 @@ def test_a_row_leads_to_a_live_page_about_it_with_its_log(watching: Almenara, pa
     assert page.locator(".log").evaluate("box => Math.abs(box.scrollTop) < 5")
 
     page.get_by_label("Text").fill("says 1")
-    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("button", name="Filter").click()
     expect(page).to_have_url(
         watching.url + "/dashboards/jobs.job?text=says+1&namespace=team&name=beta"
     )
@@ -119,9 +119,7 @@ def test_a_row_leads_to_a_live_page_about_it_with_its_log(watching: Almenara, pa
     assert problems == []
 
 
-def test_a_page_about_one_thing_is_a_plain_page_without_scripts(
-    watching: Almenara, page: Page
-) -> None:
+def test_resource_page_works_without_scripts(watching: Almenara, page: Page) -> None:
     context = page.context.browser.new_context(java_script_enabled=False)  # type: ignore[union-attr]
     plain = context.new_page()
     wait_until(lambda: "beta" in str(watching.get("/api/resources")), "the jobs")
