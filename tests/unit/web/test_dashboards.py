@@ -75,7 +75,7 @@ def test_panel_form_prefers_page_declarations_over_panel_ones() -> None:
     assert panel.panel.filters == {"namespace", "status"}
     form = build_panel_form(
         page.address, page.filters, {"status": "late"}, None,
-        [page.filter_fields, panel.panel.asked_for],
+        [page.filter_fields, panel.panel.filter_fields],
     )  # fmt: skip
     assert [(field.label, list(field.choices)) for field in form["fields"]] == [
         ("Cluster", []),
