@@ -28,7 +28,7 @@ LINE_LIMIT: Final = 4_000
 VISIBLE_LINES: Final = 500
 PLAIN_SINCE: Final = (2, 40)
 """The first tested Ray that returns parts of a log unchanged. Earlier ones start each part with a
-digit that reports success, and which cannot be told from the text."""
+digit that reports success, and which cannot be distinguished from the text."""
 RETRY: Final = 2.0
 CONCURRENT_LOGS: Final = 4
 LOG_LIMIT: Final = 50

@@ -86,7 +86,7 @@ async def read_after_an_hour(signals: Sequence[Signal], folder: Path) -> list[Si
         (left,) = database.execute("SELECT count(*) FROM observations").fetchone()
     assert left == 0
     async with EmbeddedBus(settings) as bus:
-        return [it.signal for it in await History(bus).events(Filter(), limit=500)][::-1]
+        return [entry.signal for entry in await History(bus).events(Filter(), limit=500)][::-1]
 
 
 async def test_rayjob_whose_cluster_is_deleted_after_its_failure_stays_in_history(
@@ -121,10 +121,10 @@ async def test_rayjob_whose_cluster_is_deleted_after_its_failure_stays_in_histor
         )
         async with asyncio.timeout(20):
             async for batch in lines:
-                if any("epoch 3" in it.text for it in batch):
+                if any("epoch 3" in line.text for line in batch):
                     break
         await asyncio.to_thread(server.patch_status, job, running)
-        await run.until(lambda: any(it.type == "ray.rayjob.running" for it in run.events), 30)
+        await run.until(lambda: any(event.type == "ray.rayjob.running" for event in run.events), 30)
         await asyncio.to_thread(head.wait_for, submission, "FAILED")
         # KubeRay reports the failure and deletes the cluster at once.
         failed = {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "reason": "AppFailed",
@@ -134,8 +134,8 @@ async def test_rayjob_whose_cluster_is_deleted_after_its_failure_stays_in_histor
         await asyncio.to_thread(server.delete, cluster)
         await asyncio.to_thread(server.delete, job)
         await run.until(lambda: name not in run.resources and "train" not in run.resources, 30)
-        events = {it.type: it for it in run.events}
-        assert not any(it.type == "ray.job.lost" for it in run.events)
+        events = {event.type: event for event in run.events}
+        assert not any(event.type == "ray.job.lost" for event in run.events)
     with pytest.raises(NotFound, match="does not exist"):
         async for _ in JobLogs(make_settings(server, head, namespace), context).lines(
             {"namespace": name, "name": submission}
@@ -159,7 +159,7 @@ async def test_rayjob_whose_cluster_is_deleted_after_its_failure_stays_in_histor
     ) == (9.0, 1, 1)
     assert rayjob_event.correlation == end.correlation
     history = await read_after_an_hour(run.bus.signals, tmp_path / "an-hour")
-    assert all(isinstance(it, Event) for it in history)
+    assert all(isinstance(event, Event) for event in history)
     CLOCK.set(LaterClock())
     html = await render_panel(
         "ray", "job", history,
@@ -184,10 +184,12 @@ async def test_restart_of_almenara_repeats_no_rayjob_event(
     await asyncio.to_thread(server.patch_status, job, status)
     context = MemoryContext(tmp_path)
     async with run_source(server, head, tmp_path, context, [namespace]) as run:
-        await run.until(lambda: any(it.type == "ray.rayjob.succeeded" for it in run.events), 30)
+        await run.until(
+            lambda: any(event.type == "ray.rayjob.succeeded" for event in run.events), 30
+        )
     async with run_source(server, head, tmp_path, context, [namespace]) as again:
         await again.until(lambda: len(again.bus.repeats) > 0, 30)
-    assert [it.type for it in run.events] == ["ray.rayjob.succeeded"]
+    assert [event.type for event in run.events] == ["ray.rayjob.succeeded"]
     # What was deleted while Almenara did not run is deleted now.
     await asyncio.to_thread(server.delete, job)
     async with run_source(server, head, tmp_path, context, [namespace]) as last:
@@ -205,7 +207,7 @@ async def test_jobs_of_a_raycluster_deleted_during_downtime_are_lost(
     context = MemoryContext(tmp_path)
 
     def list_events(run: SourceRun) -> list[str]:
-        return [it.type for it in run.events if it.subject == "interrupted"]
+        return [event.type for event in run.events if event.subject == "interrupted"]
 
     async with run_source(server, head, tmp_path, context, [namespace]) as run:
         await run.until(lambda: "ray.job.running" in list_events(run), 60)
@@ -272,7 +274,7 @@ async def test_doctor_names_missing_permissions_and_the_printed_roles_grant_them
     )
     assert "almenara kubernetes rbac" in finding.remedy
     needed = plugins.requirements(settings)
-    for it in make_roles(needed, f"{namespace}/almenara"):
-        await asyncio.to_thread(server.create, it)
+    for role in make_roles(needed, f"{namespace}/almenara"):
+        await asyncio.to_thread(server.create, role)
     (finding,) = await diagnose(plugins, settings)
     assert (finding.verdict, finding.message) == ("ok", "all 6 permissions are granted")

@@ -44,7 +44,7 @@ async def test_each_end_of_a_job_has_its_reason_and_a_failure_its_log(
         await run.until(
             lambda: (
                 {"succeeded", "failed", "stopped"}
-                <= {it.type.rpartition(".")[2] for it in run.events}
+                <= {event.type.rpartition(".")[2] for event in run.events}
             ),
             60,
         )
@@ -73,7 +73,9 @@ async def test_each_end_of_a_job_has_its_reason_and_a_failure_its_log(
     # A restart of Almenara repeats no event and misses none.
     context = MemoryContext(tmp_path)
     async with run_source(head, tmp_path, run.bus, context) as again:
-        await again.until(lambda: any(it.name == "works" for it in again.resources.values()), 30)
+        await again.until(
+            lambda: any(resource.name == "works" for resource in again.resources.values()), 30
+        )
         assert list_job_events(again, "works").count("succeeded") == 1
 
 
@@ -93,7 +95,10 @@ async def test_burst_of_short_jobs_publishes_each_event_once(head: RayHead, tmp_
         await asyncio.gather(*(one(name) for name in names))
         ended = ("ray.job.succeeded", "ray.job.failed")
         await run.until(
-            lambda: sum(it.type in ended and it.subject in names for it in run.events) >= 100, 200
+            lambda: (
+                sum(event.type in ended and event.subject in names for event in run.events) >= 100
+            ),
+            200,
         )
     counts = collections.Counter(
         (event.subject, event.type) for event in run.events if event.subject in names
@@ -109,7 +114,9 @@ async def test_burst_of_short_jobs_publishes_each_event_once(head: RayHead, tmp_
     # A restart of Almenara publishes none of them again, not even as duplicates.
     async with run_source(head, tmp_path, run.bus, context) as again:
         await again.until(lambda: again.resources.get("lab") is not None)
-        await again.until(lambda: any(it.kind == "ray.node" for it in again.resources.values()), 30)
+        await again.until(
+            lambda: any(resource.kind == "ray.node" for resource in again.resources.values()), 30
+        )
     assert not run.bus.repeats
 
 
@@ -135,9 +142,9 @@ async def test_cluster_has_demand_actors_tasks_and_nodes(head: RayHead, tmp_path
         assert state["tasks"]["PENDING_NODE_ASSIGNMENT"] == 1
         assert state["ray"].startswith("2.")
         assert run.resources["lab"].status == "up"
-        nodes = [it for it in run.resources.values() if it.kind == "ray.node"]
-        assert [(it.status, it.state["head"]) for it in nodes] == [("alive", True)]
-        metrics = {(it.kind, it.metric) for it in run.samples}
+        nodes = [resource for resource in run.resources.values() if resource.kind == "ray.node"]
+        assert [(node.status, node.state["head"]) for node in nodes] == [("alive", True)]
+        metrics = {(sample.kind, sample.metric) for sample in run.samples}
         assert {("ray.cluster", "cpu"), ("ray.node", "memory"), ("ray.node", "cpu")} <= metrics
         await asyncio.to_thread(head.stop_job, "waits")
         await run.until(lambda: "stopped" in list_job_events(run, "waits"), 30)
@@ -155,7 +162,8 @@ async def test_spilling_and_a_driver_without_submission_are_published(
         # The amount before must be known; Ray 2.9 reports it every 15 s.
         await run.until(
             lambda: any(
-                it.metric == "object_store" and it.kind == "ray.node" for it in run.samples
+                sample.metric == "object_store" and sample.kind == "ray.node"
+                for sample in run.samples
             ),
             60,
         )
@@ -164,17 +172,18 @@ async def test_spilling_and_a_driver_without_submission_are_published(
             str(head.python), str(script), env=variables, stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
-        await run.until(lambda: any(it.type == "ray.node.spilling" for it in run.events), 60)
+        await run.until(lambda: any(event.type == "ray.node.spilling" for event in run.events), 60)
         assert await driver.wait() == 0
-        drivers = [it for it in run.events if it.data.get("driver")]
+        drivers = [event for event in run.events if event.data.get("driver")]
         await run.until(
             lambda: any(
-                it.type == "ray.job.succeeded" and it.data.get("driver") for it in run.events
+                event.type == "ray.job.succeeded" and event.data.get("driver")
+                for event in run.events
             ),
             30,
         )
         assert drivers[0].data["entrypoint"].endswith("spills.py")
-        assert sum(it.type == "ray.node.spilling" for it in run.events) == 1
+        assert sum(event.type == "ray.node.spilling" for event in run.events) == 1
 
 
 async def test_job_that_cannot_start_is_stuck_once(head: RayHead, tmp_path: Path) -> None:
@@ -201,8 +210,8 @@ def filter_numbered(lines: list[str]) -> list[str]:
 async def read_lines(head: RayHead, job: str) -> AsyncIterator[str]:
     filters = {"namespace": "lab", "name": job}
     async for batch in JobLogs(make_settings(head), MemoryContext(Path())).lines(filters):
-        for it in batch:
-            yield it.text
+        for line in batch:
+            yield line.text
 
 
 async def test_log_is_followed_until_the_job_ends(head: RayHead) -> None:

@@ -1,4 +1,4 @@
-"""A real Ray head for tests, in an environment of its own, with its token on.
+"""A real Ray head for tests, in an environment of its own, with a token.
 
 `make ray` installs it. A head runs what it is sent, so that it has a token even on loopback.
 """
@@ -29,21 +29,21 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 def version() -> tuple[int, ...]:
-    """The version of Ray that is tested against: the pinned one, or another by RAY_VERSION."""
+    """The version of Ray under test: the pinned one, or the one that RAY_VERSION names."""
     pinned = (ROOT / "requirements" / "ray.in").read_text().partition("==")[2]
     return tuple(map(int, (os.environ.get("RAY_VERSION") or pinned.strip()).split(".")))
 
 
 def environment() -> Path:
-    """Where `make ray` put Ray."""
+    """The folder in which `make ray` has installed Ray."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "almenara" / f"ray-{'.'.join(map(str, version()))}"
 
 
-def signalled(mark: str, number: int) -> bool:
-    """Send a signal to every process that carries a mark in its environment, as all do that a node
-    has started; whether there was any."""
-    found = False
+def send_signal(mark: str, number: int) -> bool:
+    """Send a signal to every process with a mark in its environment, which all processes of a node
+    inherit; return whether there was any."""
+    has_sent = False
     for path in Path("/proc").iterdir():
         if not path.name.isdigit():
             continue
@@ -52,27 +52,27 @@ def signalled(mark: str, number: int) -> bool:
         except OSError:
             continue
         if f"{MARK}={mark}".encode() in text:
-            found = True
+            has_sent = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(path.name), number)
-    return found
+    return has_sent
 
 
 def end_all(mark: str, process: subprocess.Popen[bytes] | None = None) -> None:
-    """Kill every process that carries a mark, as a crash of its machine would."""
+    """Kill every process with a mark, as a crash of its machine would."""
 
-    def gone() -> bool:
-        left = signalled(mark, signal.SIGKILL)
+    def have_ended() -> bool:
+        left = send_signal(mark, signal.SIGKILL)
         if process is not None:
             process.poll()
         return not left
 
-    wait_until(gone, "the end of Ray's processes")
+    wait_until(have_ended, "the end of Ray's processes")
 
 
 class RayHead:
-    """`ray start --head`; it keeps its ports when it is started again, and loses its jobs, or
-    keeps them in `redis`."""
+    """`ray start --head`. A restart has the same ports, and loses all jobs unless they are stored
+    in `redis`."""
 
     def __init__(self, folder: Path, cpus: int = 2, *, token: bool = True, redis: str = "") -> None:
         self.python = environment() / "bin" / "python"
@@ -108,13 +108,13 @@ class RayHead:
         }
 
     def start(self) -> Self:
-        """Start it, and again where it gives up on itself, as whatever keeps a head running does:
-        Ray ends what has not come up within 30 s, which cannot be set."""
+        """Start it, several times if needed: Ray exits when it is not up within 30 s, a limit that
+        has no setting."""
         for _ in range(STARTS):
             self.starts += 1
-            begun = self.log_size()
+            offset = self.log_size()
             self._launch()
-            wait_until(lambda: self.ended() or self.up(begun), "the Ray head", 90)  # noqa: B023
+            wait_until(lambda: self.ended() or self.up(offset), "the Ray head", 90)  # noqa: B023
             if not self.ended():
                 return self
             end_all(self.mark, self.process)
@@ -128,9 +128,9 @@ class RayHead:
         log = self.folder / "ray.log"
         return log.stat().st_size if log.exists() else 0
 
-    def up(self, begun: int) -> bool:
-        """Whether it says so itself, in its log from there on, and answers."""
-        log = (self.folder / "ray.log").read_bytes()[begun:]
+    def up(self, offset: int) -> bool:
+        """Whether its log reports the start, from `offset` on, and it answers."""
+        log = (self.folder / "ray.log").read_bytes()[offset:]
         return b"Ray runtime started" in log and self.ready()
 
     def _launch(self) -> None:
@@ -158,7 +158,7 @@ class RayHead:
             nodes = self.get("/api/v0/nodes")["data"]["result"]["result"]
         except OSError:
             return False
-        return any(it["state"] == "ALIVE" for it in nodes)
+        return any(node["state"] == "ALIVE" for node in nodes)
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(
@@ -175,8 +175,8 @@ class RayHead:
     def get(self, path: str) -> Any:
         return self.request("GET", path)
 
-    def insist(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask until there is an answer: while a head comes up, its dashboard drops connections."""
+    def request_patiently(self, method: str, path: str, body: Any = None) -> Any:
+        """Retry until there is an answer: while a head starts, its dashboard drops connections."""
         end = time.monotonic() + 30
         while True:
             try:
@@ -190,7 +190,7 @@ class RayHead:
             time.sleep(0.3)
 
     def check_running(self) -> None:
-        """Raise `AssertionError` with what it said last where it has ended."""
+        """Raise `AssertionError` with the end of its log where it has exited."""
         if self.ended():
             log = (self.folder / "ray.log").read_text("utf-8", "replace")
             raise AssertionError(f"ray ended:\n{log[-2000:]}")
@@ -201,35 +201,35 @@ class RayHead:
         end = time.monotonic() + 30
         while True:
             try:
-                answer = self.insist("POST", "/api/jobs/", body)
+                answer = self.request_patiently("POST", "/api/jobs/", body)
                 return str(answer["submission_id"])
             except urllib.error.HTTPError as error:
-                said = error.read().decode()
-                if "already exists" in said:
+                message = error.read().decode()
+                if "already exists" in message:
                     return str(body["submission_id"])
                 # Its agent comes up a moment after its dashboard.
                 if error.code != 500 or time.monotonic() > end:
-                    raise AssertionError(said) from error
+                    raise AssertionError(message) from error
                 time.sleep(0.3)
 
     def stop_job(self, job: str) -> None:
-        self.insist("POST", f"/api/jobs/{job}/stop", {})
+        self.request_patiently("POST", f"/api/jobs/{job}/stop", {})
 
     def status(self, job: str) -> str:
-        return str(self.insist("GET", f"/api/jobs/{job}")["status"])
+        return str(self.request_patiently("GET", f"/api/jobs/{job}")["status"])
 
     def wait_for(self, job: str, *statuses: str, patience: float = 60) -> None:
-        wanted = statuses or ENDED
-        wait_until(lambda: self.status(job) in wanted, f"{job} to be {wanted}", patience)
+        expected = statuses or ENDED
+        wait_until(lambda: self.status(job) in expected, f"{job} to be {expected}", patience)
 
     def freeze(self) -> None:
-        signalled(self.mark, signal.SIGSTOP)
+        send_signal(self.mark, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        signalled(self.mark, signal.SIGCONT)
+        send_signal(self.mark, signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it, and all that it started, as a crash of its machine would."""
+        """Kill it and all processes it has started, as a crash of its machine would."""
         end_all(self.mark, self.process)
         if self.process is not None:
             self.process.wait()
@@ -237,7 +237,7 @@ class RayHead:
 
     @contextlib.contextmanager
     def worker(self, resource: str) -> Iterator[None]:
-        """A further node, which has a resource of its own and outlives its head."""
+        """Run a worker node with a resource of its own, which outlives its head."""
         variables = {**self.variables(), MARK: secrets.token_hex(12)}
         with (self.folder / "worker.log").open("ab") as log:
             process = subprocess.Popen(

@@ -37,8 +37,8 @@ async def prepare_job(
     if not cluster or not name:
         return {"job": None, "problem": "Choose a job on the Ray page."}
     correlation = correlation_id(cluster, name)
-    found = await data.events({"correlation": correlation}, limit=EVENT_LIMIT)
-    events = [(event, decode_data(event)) for _, event in found]
+    stored = await data.events({"correlation": correlation}, limit=EVENT_LIMIT)
+    events = [(event, decode_data(event)) for _, event in stored]
     live = data.resource(JOB, cluster, name)
     run, earlier_runs = _select_run(events, live)
     if live is None and not run:

@@ -320,9 +320,9 @@ async def test_oversized_job_list_falls_back_to_unfinished_jobs(
                 await client.get("jobs")
         source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
         async with SourceRun(source) as run:
-            await run.until(lambda: any(it.type == "ray.job.running" for it in run.events))
+            await run.until(lambda: any(event.type == "ray.job.running" for event in run.events))
             status = "FAILED"
-            await run.until(lambda: any(it.type == "ray.job.failed" for it in run.events))
+            await run.until(lambda: any(event.type == "ray.job.failed" for event in run.events))
             assert run.resources["c0"].status == "partial"
             assert "short jobs may be missed" in run.resources["c0"].state["reason"]
 
@@ -331,7 +331,7 @@ class CombinedSource:
     """Several sources on one event loop; the supervisor gives each its own."""
 
     def __init__(self, settings: RaySettings, context: MemoryContext) -> None:
-        self.sources = [RaySource(it, settings, context) for it in settings.clusters]
+        self.sources = [RaySource(cluster, settings, context) for cluster in settings.clusters]
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         async with asyncio.TaskGroup() as group:
@@ -373,9 +373,9 @@ async def test_dead_and_hanging_clusters_delay_no_other(
 
             def is_published(name: str = name, source: str = f"ray/c{at}") -> bool:
                 return any(
-                    it.subject == name and it.source == source
-                    for it in run.bus.signals
-                    if isinstance(it, Event)
+                    event.subject == name and event.source == source
+                    for event in run.bus.signals
+                    if isinstance(event, Event)
                 )
 
             await run.until(is_published, patience=10)

@@ -213,18 +213,18 @@ def test_any_sequence_of_lists_publishes_each_run_once_in_order(data: st.DataObj
 
 
 def nodes(*alive: str, dead: str = "", reason: str = "") -> list[Node]:
-    found = [Node(id=it * 12, name=it, head=it == "h", total={"CPU": 4.0}) for it in alive]
+    listed = [Node(id=name * 12, name=name, head=name == "h", total={"CPU": 4.0}) for name in alive]
     if dead:
-        found.append(Node(id=dead * 12, name=dead, alive=False, reason=reason))
-    return found
+        listed.append(Node(id=dead * 12, name=dead, alive=False, reason=reason))
+    return listed
 
 
 def types(signals: Any) -> list[str]:
-    return [it.type for it in signals if isinstance(it, Event)]
+    return [event.type for event in signals if isinstance(event, Event)]
 
 
 @pytest.mark.parametrize(
-    ("reason", "what", "severity"),
+    ("reason", "event_type", "severity"),
     [
         ("Unexpected termination: health check failed", "ray.node.lost", Severity.ERROR),
         ("Expected termination: received SIGTERM", "ray.node.left", Severity.INFO),
@@ -232,13 +232,15 @@ def types(signals: Any) -> list[str]:
         ("Terminated due to preemption", "ray.node.lost", Severity.ERROR),
     ],
 )
-def test_node_end_is_lost_or_left_by_its_reason(reason: str, what: str, severity: Severity) -> None:
+def test_node_end_is_lost_or_left_by_its_reason(
+    reason: str, event_type: str, severity: Severity
+) -> None:
     cluster = ClusterState("lab", SavedState())
     assert types(cluster.update_nodes(nodes("h", "w"))) == []
-    found = [it for it in cluster.update_nodes(nodes("h", dead="w", reason=reason))
-             if isinstance(it, Event)]  # fmt: skip
-    assert [(it.type, it.severity) for it in found] == [(what, severity)]
-    assert found[0].data["host"] == "w"
+    events = [event for event in cluster.update_nodes(nodes("h", dead="w", reason=reason))
+             if isinstance(event, Event)]  # fmt: skip
+    assert [(event.type, event.severity) for event in events] == [(event_type, severity)]
+    assert events[0].data["host"] == "w"
     assert types(cluster.update_nodes(nodes("h", dead="w", reason=reason))) == []
 
 
@@ -246,7 +248,7 @@ def test_nodes_dead_at_first_get_no_event() -> None:
     cluster = ClusterState("lab", SavedState())
     signals = cluster.update_nodes(nodes("h", dead="w", reason="x"))
     assert types(signals) == []
-    assert not any(getattr(it, "name", "") == "w" * 12 for it in signals)
+    assert not any(getattr(event, "name", "") == "w" * 12 for event in signals)
     assert types(cluster.update_nodes(nodes("h", "v", dead="w"))) == ["ray.node.joined"]
 
 
@@ -256,7 +258,7 @@ def test_spilling_gets_one_event() -> None:
     def spilled(amount: float) -> list[str]:
         return types(cluster.update_nodes([Node(id="n" * 12, name="n", spilled=amount)]))
 
-    assert [spilled(it) for it in (5.0, 5.0, 9.0, 12.0, 12.0)] == [
+    assert [spilled(amount) for amount in (5.0, 5.0, 9.0, 12.0, 12.0)] == [
         [], [], ["ray.node.spilling"], [], [],
     ]  # fmt: skip
 
@@ -264,10 +266,10 @@ def test_spilling_gets_one_event() -> None:
 def test_unhealthy_application_gets_an_event() -> None:
     cluster = ClusterState("lab", SavedState())
     cluster.update_applications([Application(name="chat", status="RUNNING")])
-    found = cluster.update_applications(
+    signals = cluster.update_applications(
         [Application(name="chat", status="UNHEALTHY", message="no replica")]
     )
-    assert types(found) == ["ray.application.unhealthy"]
+    assert types(signals) == ["ray.application.unhealthy"]
 
 
 def test_cluster_is_down_after_two_failures_and_up_again() -> None:
@@ -286,8 +288,14 @@ def test_cluster_is_down_after_two_failures_and_up_again() -> None:
 def test_running_job_has_the_median_duration_of_its_entrypoint() -> None:
     cluster = ClusterState("lab", SavedState())
     done = [
-        job(f"r{it}", "SUCCEEDED", T0 + it * MINUTE, T0 + (it + 2) * MINUTE, entrypoint="train")
-        for it in range(3)
+        job(
+            f"r{number}",
+            "SUCCEEDED",
+            T0 + number * MINUTE,
+            T0 + (number + 2) * MINUTE,
+            entrypoint="train",
+        )
+        for number in range(3)
     ]
     update(cluster, *done)
     running = job("now", "RUNNING", T0 + 10 * MINUTE, entrypoint="train")

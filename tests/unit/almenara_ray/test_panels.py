@@ -71,7 +71,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_jobs_panel_has_running_jobs_first_with_median_and_reasons() -> None:
-    done = [job(f"d{it}", "SUCCEEDED", ago=900, took=100, entrypoint="train") for it in range(3)]
+    done = [
+        job(f"d{number}", "SUCCEEDED", ago=900, took=100, entrypoint="train") for number in range(3)
+    ]
     failed = job("broken", "FAILED", ago=500, took=5, message="Job failed.\nmore")
     html = await render(
         "jobs", make_signals("lab", *done, failed, job("now", "RUNNING", entrypoint="train"))
@@ -114,7 +116,7 @@ async def test_jobs_panel_filters_ended_jobs_by_status_cluster_and_text() -> Non
 
 
 async def test_jobs_panel_pages_to_older_jobs() -> None:
-    many = [job(f"j{it:02d}", "SUCCEEDED", ago=1000 - it, took=1) for it in range(40)]
+    many = [job(f"j{number:02d}", "SUCCEEDED", ago=1000 - number, took=1) for number in range(40)]
     html = await render("jobs", make_signals("lab", *many))
     assert ">j39<" in html
     assert ">j05<" not in html
@@ -130,9 +132,9 @@ async def test_failed_job_looks_the_same_after_its_cluster_was_deleted() -> None
                  message="failed, last available logs (x):\nValueError: loss is nan\n",
                  metadata={"team": "search"})  # fmt: skip
     live = make_signals("lab", failed)
-    gone = [it for it in live if isinstance(it, Event)]
+    history = [event for event in live if isinstance(event, Event)]
     shown = await render("job", live, namespace="lab", name="broken")
-    past = await render("job", gone, namespace="lab", name="broken")
+    past = await render("job", history, namespace="lab", name="broken")
     for html in (shown, past):
         assert "ValueError: loss is nan (exit code 1)" in html
         assert "epoch 1" in html
@@ -218,9 +220,9 @@ async def test_timeline_has_a_row_for_each_entrypoint() -> None:
 
 def test_lay_out_avoids_overlapping_bars() -> None:
     records = [
-        ({"id": f"j{it}", "cluster": "lab", "entrypoint": "x", "submitted": it * 10 * SECOND,
-          "ended": (it * 10 + 15) * SECOND}, "SUCCEEDED")
-        for it in range(1, 9)
+        ({"id": f"j{start}", "cluster": "lab", "entrypoint": "x", "submitted": start * SECOND,
+          "ended": (start + 15) * SECOND}, "SUCCEEDED")
+        for start in range(10, 90, 10)
     ]  # fmt: skip
     (row,) = lay_out(records, 0, 100 * SECOND)
     for one in row["bars"]:
@@ -229,13 +231,15 @@ def test_lay_out_avoids_overlapping_bars() -> None:
                 assert (
                     one["x"] + one["width"] <= other["x"] or other["x"] + other["width"] <= one["x"]
                 )
-    assert all(0 <= it["x"] <= 1000 and it["x"] + it["width"] <= 1000.1 for it in row["bars"])
+    assert all(0 <= bar["x"] <= 1000 and bar["x"] + bar["width"] <= 1000.1 for bar in row["bars"])
 
 
 def test_cluster_samples_are_shares() -> None:
-    found = {it.metric: it.value for it in make_signals("lab") if isinstance(it, Sample)}
-    assert found["cpu"] == 0.75
-    assert found["waiting"] == 2.0
+    found = {
+        sample.metric: sample.value for sample in make_signals("lab") if isinstance(sample, Sample)
+    }
+    assert samples["cpu"] == 0.75
+    assert samples["waiting"] == 2.0
 
 
 async def test_kuberay_panels_have_reasons_and_workers() -> None:
