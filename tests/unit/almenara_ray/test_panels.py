@@ -235,7 +235,7 @@ def test_lay_out_avoids_overlapping_bars() -> None:
 
 
 def test_cluster_samples_are_shares() -> None:
-    found = {
+    samples = {
         sample.metric: sample.value for sample in make_signals("lab") if isinstance(sample, Sample)
     }
     assert samples["cpu"] == 0.75
