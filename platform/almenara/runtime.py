@@ -21,14 +21,14 @@ from almenara.plugins import PluginRegistry
 from almenara.plugins.host import PluginHost
 from almenara.plugins.reload import reload_saved
 from almenara.redaction import Redactor
-from almenara.security.authenticator import Access
+from almenara.security.access import AccessControl
 from almenara.security.config_check import check_access
 from almenara.state.resources import Resources
 from almenara.supervisor import Supervisor
 from almenara.web.app import create_app
 from almenara.web.assets import Assets
 from almenara.web.dashboards import check as check_dashboards
-from almenara.web.server import listening_socket, server
+from almenara.web.server import create_server, open_listener
 from almenara.web.services import Services
 from almenara.web.tls import follow_certificate
 
@@ -46,7 +46,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
     """
     check_access(settings)
     plugins.check(settings)
-    with contextlib.closing(listening_socket(settings.server)) as sock:
+    with contextlib.closing(open_listener(settings.server)) as sock:
         async with EmbeddedBus(settings.storage, Redactor(settings.redaction)) as bus:
             resources = Resources()
             replay_from = bus.last_sequence
@@ -59,7 +59,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
             for plugin in list(plugins.modules):
                 host.add(plugin)
             history = History(bus)
-            access = Access(settings, bus, resources.namespaces, feeds.rights)
+            access = AccessControl(settings, bus, resources.namespaces, feeds.rights)
             await access.start()
             tell_of_access(access)
             view = View(
@@ -79,7 +79,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
             services = Services(
                 settings=settings,
                 bus=bus,
-                authenticator=access,
+                access=access,
                 supervisor=supervisor,
                 hub=channels,
                 renderer=renderer,
@@ -89,7 +89,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
                 list_plugins=plugins.infos,
                 check_ready=lambda: "draining" if channels.draining else None,
             )
-            running = server(
+            running = create_server(
                 create_app(services),
                 settings.server,
                 lambda: channels.drain(settings.server.drain_period),
@@ -109,7 +109,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
                     if (tls := settings.server.tls) is not None:
                         background.append(
                             group.create_task(
-                                follow_certificate(tls, running.encrypt), name="certificate"
+                                follow_certificate(tls, running.use_context), name="certificate"
                             )
                         )
                     if reload and settings.plugins_dir is not None:
@@ -131,7 +131,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
     log.info("almenara has stopped")
 
 
-def tell_of_access(access: Access) -> None:
+def tell_of_access(access: AccessControl) -> None:
     """Say in the log what an operator has to know of who may look."""
     if access.mode == "insecure-none":
         log.warning("everybody who can connect sees everything: auth.mode is insecure-none")

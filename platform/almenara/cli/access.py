@@ -10,10 +10,10 @@ import rich_click as click
 from almenara.cli.common import CommandError, read_settings
 from almenara.config import Settings
 from almenara.scope import Grant
-from almenara.security import tokens as api_tokens
 from almenara.security.identity import Role
-from almenara.security.secret_hash import generated, hashed
-from almenara.security.store import Store
+from almenara.security.secret_hash import generate_secret, hash_secret
+from almenara.security.store import AccessStore
+from almenara.security.tokens import create_token
 from almenara.signals import format_time, now
 from almenara.terminal import escape_control_characters
 from almenara.units import DAY, HOUR, SECOND
@@ -40,8 +40,8 @@ def rotate(context: click.Context) -> None:
         raise CommandError(
             "The access token is set by auth.token. Change it there; it takes effect at once."
         )
-    token = generated()
-    _open_store(settings).set_access_hash(hashed(token), now())
+    token = generate_secret()
+    _open_store(settings).set_access_hash(hash_secret(token), now())
     click.echo(token)
 
 
@@ -79,8 +79,8 @@ def create(
             f" {longest / LIFETIME_SECONDS['d']:.0f}d (auth.max_token_lifetime)."
         )
     grant = Grant(sources=tuple(sources), types=tuple(types), namespaces=tuple(namespaces))
-    token, value = api_tokens.made(
-        name, Role[role.upper()], [grant], lifetime, by="the command line"
+    token, value = create_token(
+        name, Role[role.upper()], [grant], lifetime, created_by="the command line"
     )
     _open_store(settings).add_token(token)
     click.echo(value)
@@ -101,9 +101,9 @@ def list_access(context: click.Context) -> None:
     for session in stored.sessions:
         if session.expires > now():
             click.echo(
-                f"session  {session.id}  {escape_control_characters(session.person.name)}"
+                f"session  {session.id}  {escape_control_characters(session.user.name)}"
                 f"  from {session.address}"
-                f"  last seen {format_time(session.seen)[:16]}"
+                f"  last seen {format_time(session.last_seen)[:16]}"
             )
 
 
@@ -118,5 +118,5 @@ def revoke(context: click.Context, id_: str) -> None:
     click.echo("Revoked. Its open pages close within two seconds.")
 
 
-def _open_store(settings: Settings) -> Store:
-    return Store(Path(settings.storage.dir))
+def _open_store(settings: Settings) -> AccessStore:
+    return AccessStore(Path(settings.storage.dir))

@@ -1,5 +1,5 @@
-"""Who is there, and what they may do and see."""
+"""Authentication and authorization: identities, roles, sessions, tokens, and the access log."""
 
-from almenara.security.identity import Identity, Person, Role
+from almenara.security.identity import Identity, Role, User
 
-__all__ = ["Identity", "Person", "Role"]
+__all__ = ["Identity", "Role", "User"]

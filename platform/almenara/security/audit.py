@@ -1,4 +1,4 @@
-"""The access log: who signed in, what was refused, and what admins did, as events on the bus."""
+"""The access log: sign-ins, refusals and changes by admins, as events on the bus."""
 
 import asyncio
 import time
@@ -16,62 +16,67 @@ log = structlog.get_logger(__name__)
 
 SOURCE: Final = "almenara"
 REFUSALS_PER_MINUTE: Final = 120
-"""Refusals that are written down; a flood of them would push out what matters."""
-WAITING: Final = 1_000
+"""Refusals that are recorded; a flood of them would push out the entries that matter."""
+REFUSAL_WINDOW: Final = 60.0
+"""Seconds."""
+QUEUE_SIZE: Final = 1_000
+LONGEST_NAME: Final = 200
 
 
 class Audit:
-    """Writes events about access to the bus, without holding up who caused them."""
+    """Publishes access events in the background, so that no request waits for the bus."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
-        self._waiting: deque[Event] = deque(maxlen=WAITING)
+        self._queue: deque[Event] = deque(maxlen=QUEUE_SIZE)
         self._wake = asyncio.Event()
-        self._refused: deque[float] = deque(maxlen=REFUSALS_PER_MINUTE)
-        self._left_out = 0
+        self._refusals: deque[float] = deque(maxlen=REFUSALS_PER_MINUTE)
+        self._suppressed = 0
 
-    def note(self, what: str, *, who: str, address: str, **told: Any) -> None:
-        """Write down what somebody did: `signed_in`, `token_created` and the like."""
-        self._put(what, Severity.INFO, who, address, told)
+    def record(self, action: str, *, user: str, address: str, **details: Any) -> None:
+        """Record an action: `signed_in`, `token_created` and the like."""
+        self._enqueue(action, Severity.INFO, user, address, details)
 
-    def refused(self, what: str, *, who: str, address: str, reason: str) -> None:
-        """Write down what was refused. Of a flood, the first of each minute are written."""
+    def record_refusal(self, action: str, *, user: str, address: str, reason: str) -> None:
+        """Record a refusal. Of a flood, the first of each minute are recorded."""
         moment = time.monotonic()
-        if len(self._refused) == REFUSALS_PER_MINUTE and moment - self._refused[0] < 60:
-            self._left_out += 1
+        is_full = len(self._refusals) == REFUSALS_PER_MINUTE
+        if is_full and moment - self._refusals[0] < REFUSAL_WINDOW:
+            self._suppressed += 1
             return
-        self._refused.append(moment)
-        told: dict[str, Any] = {"reason": reason}
-        if self._left_out:
-            told["not_written_before"] = self._left_out
-            self._left_out = 0
-        self._put(what, Severity.WARN, who, address, told)
+        self._refusals.append(moment)
+        details: dict[str, Any] = {"reason": reason}
+        if self._suppressed:
+            details["not_written_before"] = self._suppressed
+            self._suppressed = 0
+        self._enqueue(action, Severity.WARN, user, address, details)
 
-    def _put(
-        self, what: str, severity: Severity, who: str, address: str, told: dict[str, Any]
+    def _enqueue(
+        self, action: str, severity: Severity, user: str, address: str, details: dict[str, Any]
     ) -> None:
-        self._waiting.append(
+        user = user[:LONGEST_NAME]
+        self._queue.append(
             Event(
                 id=str(uuid.uuid4()),
                 source=ACCESS_LOG,
                 origin=ACCESS_LOG,
-                type=f"almenara.access.{what}",
-                subject=who[:200],
+                type=f"almenara.access.{action}",
+                subject=user,
                 time=now(),
                 severity=severity,
-                data={"who": who[:200], "address": address, **told},
+                data={"who": user, "address": address, **details},
             )
         )
-        log.info("access", what=what, who=who[:200], address=address, **told)
+        log.info("access", action=action, user=user, address=address, **details)
         self._wake.set()
 
     async def run(self) -> None:
-        """Publish what was noted, until cancelled."""
+        """Publish what is queued, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batch = list(self._waiting)
-            self._waiting.clear()
+            batch = list(self._queue)
+            self._queue.clear()
             if batch:
                 try:
                     await self.bus.publish(batch, SOURCE)

@@ -1,65 +1,71 @@
-"""What somebody is let in with, and who can tell whether they still may be here."""
+"""The result of authentication, and the interfaces that keep a sign-in up to date."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 
-from almenara.security.identity import Identity, Person
+from almenara.security.identity import Identity, User
 from almenara.security.request import RequestInfo
 from almenara.security.sessions import Session
 
 
-class Renewal(Protocol):
-    """What it takes to ask whether somebody who signed in may still be here."""
+class UserRefresher(Protocol):
+    """Fetches the current state of a signed-in user from the system that authenticated it."""
 
-    every: float
-    """Seconds between two times of asking."""
+    interval: float
+    """Seconds between two refreshes."""
 
-    async def person(self) -> Person | None:
-        """Who they are now; None where they may not be here. Raises where nobody can say."""
+    async def fetch_user(self) -> User | None:
+        """Return the user as it is now; None where access was withdrawn.
+
+        Raises where the system cannot be reached.
+        """
 
 
-class Provider(Protocol):
-    """Who signs people in elsewhere, as OpenID Connect providers do."""
+class IdentityProvider(Protocol):
+    """An external system that users sign in with, such as an OpenID Connect provider."""
 
     name: str
-    """What people know it by."""
+    """The name that users know it by."""
 
-    async def begin(self, address: str, callback: str, back: str) -> tuple[str, str]:
-        """Where to send a browser at an address, and the secret that ties its coming back to it."""
+    async def start_login(self, address: str, redirect_uri: str, next_page: str) -> tuple[str, str]:
+        """Return the provider's URL and the secret that binds the callback to this browser."""
 
-    async def finish(
-        self, asking: RequestInfo, came: Mapping[str, str], tie: str
+    async def finish_login(
+        self, request_info: RequestInfo, parameters: Mapping[str, str], binding: str
     ) -> tuple[str, str]:
-        """The secret of the new session, and the page to go on with. Raises `Refused`."""
+        """Return the secret of the new session and the page to continue with.
 
-    async def signed_out_elsewhere(self, token: str) -> bool:
-        """End the sessions that a logout token names; whether it was a good one."""
+        Raises `AuthError`.
+        """
 
-    def leaving(self, session: Session) -> str:
-        """Where to send a browser that signs out; empty where nowhere."""
+    async def handle_logout_token(self, token: str) -> bool:
+        """End the sessions that a back-channel logout token names; return whether it is valid."""
+
+    def logout_url(self, session: Session) -> str:
+        """Return where a browser continues after signing out; empty if the provider has no page."""
 
     async def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
 
 
 class AuthContext(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who was let in with one request."""
+    """The identity of a request, and the credentials that proved it."""
 
     identity: Identity
     session: Session | None = None
-    api_token: str = ""
-    """The id of the API token they came with."""
-    bearer: str = ""
-    """The digest of the other token they came with, where there is no session."""
-    by_header: bool = False
-    """Whether they sent a token that no browser sends by itself."""
+    api_token_id: str = ""
+    token_digest: str = ""
+    """The digest of any other bearer token; empty with a session."""
+    from_header: bool = False
+    """Whether the credentials came in a header that browsers never send on their own, so that no
+    other site can have caused the request."""
 
     @property
-    def user(self) -> str:
-        """Whose connections are counted together."""
-        person = self.identity.person
-        if person.shared and self.session is not None:
+    def user_key(self) -> str:
+        """The key under which connections and requests of one user are counted."""
+        user = self.identity.user
+        if user.is_shared and self.session is not None:
             return self.session.id
-        return person.subject
+        return user.subject

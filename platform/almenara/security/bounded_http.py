@@ -1,4 +1,4 @@
-"""What a provider or a cluster answers: no more of it than it should need, and no longer."""
+"""An httpx transport that bounds the size and the duration of every response."""
 
 import asyncio
 import ssl
@@ -6,45 +6,56 @@ from typing import Final
 
 import httpx
 
-LARGEST_ANSWER: Final = 1024 * 1024
-"""Bytes; a token, a set of keys and somebody's groups take some thousands."""
+LARGEST_RESPONSE: Final = 1024 * 1024
+"""Bytes; tokens, key sets and group lists take some thousands."""
+KEPT_EXTENSIONS: Final[tuple[str, ...]] = ("http_version", "reason_phrase")
 
 
 class BoundedTransport(httpx.AsyncHTTPTransport):
-    """Gives up answers that are larger than `LARGEST_ANSWER`, not whole within so many seconds, or
-    compressed, which little of can be much. Such raise what httpx raises of a connection."""
+    """Rejects responses that are larger than `LARGEST_RESPONSE`, incomplete after `timeout`
+    seconds, or compressed, since little data can decompress to much.
 
-    def __init__(self, context: ssl.SSLContext, seconds: float) -> None:
+    Raises `httpx.TransportError` like a broken connection.
+    """
+
+    def __init__(self, context: ssl.SSLContext, timeout: float) -> None:
         super().__init__(verify=context, trust_env=False)
-        self.seconds = seconds
+        self.timeout = timeout
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         request.headers["accept-encoding"] = "identity"
         try:
-            # Of the whole: a timeout of httpx begins anew with every byte.
-            async with asyncio.timeout(self.seconds):
-                return await self._whole(request)
+            # Of the whole response: a timeout of httpx starts again with every byte.
+            async with asyncio.timeout(self.timeout):
+                return await self._read_response(request)
         except TimeoutError:
             raise httpx.ReadTimeout(
-                f"no whole answer within {self.seconds:g} s", request=request
+                f"no complete response within {self.timeout:g} s", request=request
             ) from None
 
-    async def _whole(self, request: httpx.Request) -> httpx.Response:
-        answer = await super().handle_async_request(request)
+    async def _read_response(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
         try:
-            if answer.headers.get("content-encoding", "identity").lower() != "identity":
-                raise httpx.DecodingError("the answer is compressed", request=request)
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise httpx.DecodingError("the response is compressed", request=request)
             body = bytearray()
-            async for part in answer.aiter_raw():
-                body += part
-                if len(body) > LARGEST_ANSWER:
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > LARGEST_RESPONSE:
                     raise httpx.ReadError(
-                        f"the answer is larger than {LARGEST_ANSWER:,} bytes", request=request
+                        f"the response is larger than {LARGEST_RESPONSE:,} bytes", request=request
                     )
         finally:
-            await answer.aclose()
+            await response.aclose()
+        extensions = {
+            name: response.extensions[name]
+            for name in KEPT_EXTENSIONS
+            if name in response.extensions
+        }
         return httpx.Response(
-            answer.status_code, headers=answer.headers, content=bytes(body), request=request,
-            extensions={it: answer.extensions[it] for it in ("http_version", "reason_phrase")
-                        if it in answer.extensions},
-        )  # fmt: skip
+            response.status_code,
+            headers=response.headers,
+            content=bytes(body),
+            request=request,
+            extensions=extensions,
+        )

@@ -1,4 +1,4 @@
-"""Whether people can sign in as the configuration says: what it names is there and can be used."""
+"""Checks at start that sign-in can work as configured: libraries, certificates and addresses."""
 
 import importlib.util
 import ssl
@@ -10,49 +10,52 @@ from almenara.security.modes import mode_of
 from almenara.security.trusted_proxies import TrustedProxies
 
 LIBRARIES: Final = {"oidc": ("authlib", "joserfc", "httpx"), "kubernetes-access": ("httpx",)}
-"""What each extra brings that is imported where it is asked for."""
+"""The libraries that each extra installs, which are imported only where a mode needs them."""
 
 
 def check_access(settings: Settings) -> None:
-    """Raise `ConfigError` for all that keeps people from signing in as the settings say."""
+    """Raise `ConfigError` for the first setting that would keep users from signing in."""
     auth = settings.auth
     mode = mode_of(settings)
     TrustedProxies(settings.server.trusted_proxies)
     if mode == "oidc" and auth.oidc is not None:
         _check_libraries("auth.mode", "oidc", "oidc")
         provider_context(auth.oidc)
-    for setting, said in (("auth.mode", mode), ("auth.authorization", auth.authorization)):
-        if said == "kubernetes":
-            _check_libraries(setting, said, "kubernetes-access")
+    for setting, value in (("auth.mode", mode), ("auth.authorization", auth.authorization)):
+        if value == "kubernetes":
+            _check_libraries(setting, value, "kubernetes-access")
             cluster_context(auth.kubernetes, auth.kubernetes.ca)
 
 
 def provider_context(settings: OidcSettings) -> ssl.SSLContext:
-    """How the provider is asked. Raises `ConfigError`."""
-    return _trusting("auth.oidc.ca", settings.ca)
+    """Return the TLS context for the OpenID Connect provider. Raises `ConfigError`."""
+    return _client_context("auth.oidc.ca", settings.ca)
 
 
 def cluster_context(settings: KubernetesAccessSettings, ca: Path | None) -> ssl.SSLContext:
-    """How the API server is asked, whose certificate `ca` signed. Raises `ConfigError`."""
-    context = _trusting("auth.kubernetes.ca", ca)
+    """Return the TLS context for the API server whose certificate `ca` signed.
+
+    Raises `ConfigError`.
+    """
+    context = _client_context("auth.kubernetes.ca", ca)
     if settings.client_cert is not None:
         try:
             context.load_cert_chain(settings.client_cert, settings.client_key)
         except OSError as error:
             files = filter(None, (settings.client_cert, settings.client_key))
             raise ConfigError(
-                f"auth.kubernetes.client_cert: {' and '.join(map(str, files))} cannot be used"
-                f" ({_reason(error)}): a certificate and its private key in PEM are wanted"
+                f"auth.kubernetes.client_cert: cannot use {' and '.join(map(str, files))}"
+                f" ({_reason(error)}); expected a certificate and its private key in PEM"
             ) from None
     return context
 
 
-def _trusting(setting: str, file: Path | None) -> ssl.SSLContext:
+def _client_context(setting: str, file: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=str(file) if file is not None else None)
     except OSError as error:
         raise ConfigError(
-            f"{setting}: {file} cannot be used ({_reason(error)}): it must hold certificates in PEM"
+            f"{setting}: cannot use {file} ({_reason(error)}); expected certificates in PEM"
         ) from None
 
 
@@ -62,9 +65,9 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _check_libraries(setting: str, said: str, extra: str) -> None:
+def _check_libraries(setting: str, value: str, extra: str) -> None:
     if not all(map(importlib.util.find_spec, LIBRARIES[extra])):
         raise ConfigError(
-            f"{setting}: `{said}` needs libraries that are not installed: pip install"
-            f" 'almenara[{extra}]', or a container image with the extra {extra}"
+            f"{setting}: `{value}` needs libraries that are not installed: run pip install"
+            f" 'almenara[{extra}]', or use a container image with the extra {extra}"
         )

@@ -1,4 +1,4 @@
-"""The live pages that are open: how many somebody may have, and when one has to close."""
+"""Open WebSockets: limits per user and address, and closing them when their identity changes."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,77 +9,74 @@ import msgspec
 from almenara.config import ServerSettings
 from almenara.security.auth_context import AuthContext
 from almenara.security.identity import Identity
-from almenara.security.modes import NOBODY_SIGNS_IN, Mode, is_loopback
-from almenara.security.trusted_proxies import counted_as
+from almenara.security.modes import SIGN_IN_OFF, Mode, is_loopback
+from almenara.security.trusted_proxies import rate_key
 from almenara.signals import now
 
 SIGNED_OUT: Final = 4401
-COME_AGAIN: Final = 1012
+"""Close code: the identity lost access; the page asks to sign in again."""
+RECONNECT: Final = 1012
+"""Close code `service restart`: the page connects again, and is authenticated again."""
 
 
-class Open(msgspec.Struct, eq=False):
-    """A WebSocket of somebody."""
+class Connection(msgspec.Struct, eq=False):
+    """An open WebSocket."""
 
-    ticket: AuthContext
+    context: AuthContext
     close: Callable[[int], None]
     since: int
     address: str
 
 
-class OpenPages:
-    """The open WebSockets, and whose they are."""
+class OpenConnections:
+    """The open WebSockets, counted by user and by address."""
 
     def __init__(self, server: ServerSettings, mode: Mode) -> None:
         self._server, self._mode = server, mode
-        self._open: set[Open] = set()
-        self._of_address: Counter[str] = Counter()
-        self._of_user: Counter[str] = Counter()
+        self._connections: set[Connection] = set()
+        self._by_address: Counter[str] = Counter()
+        self._by_user: Counter[str] = Counter()
 
-    def __iter__(self) -> Iterator[Open]:
-        return iter(list(self._open))
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._connections))
 
-    def room(self, ticket: AuthContext | None, address: str) -> str | None:
-        """Why somebody may not open another WebSocket; None where they may."""
+    def check_limits(self, context: AuthContext | None, address: str) -> str | None:
+        """Return why another WebSocket is refused; None where it is within the limits."""
         server = self._server
         if not is_loopback(address):
-            of_address = self._of_address[counted_as(address)]
-            if of_address >= server.websockets_per_address:
-                return f"{of_address} live pages are open from your address; close one."
-        if ticket is not None and self._mode not in NOBODY_SIGNS_IN:
-            mine = self._of_user[ticket.user]
-            if mine >= server.websockets_per_user:
-                return f"{mine} live pages are open already; close one."
+            count = self._by_address[rate_key(address)]
+            if count >= server.websockets_per_address:
+                return f"Your address already has {count} live pages open. Close one."
+        if context is not None and self._mode not in SIGN_IN_OFF:
+            count = self._by_user[context.user_key]
+            if count >= server.websockets_per_user:
+                return f"You already have {count} live pages open. Close one."
         return None
 
-    def opened(self, ticket: AuthContext, address: str, close: Callable[[int], None]) -> Open:
-        """Note a WebSocket, which is closed when its ticket is not good any more."""
-        it = Open(ticket, close, now(), address)
-        self._open.add(it)
-        self._of_address[counted_as(address)] += 1
-        self._of_user[ticket.user] += 1
-        return it
+    def add(self, context: AuthContext, address: str, close: Callable[[int], None]) -> Connection:
+        """Register a WebSocket; `close` is called with a close code when its identity changes."""
+        connection = Connection(context, close, now(), address)
+        self._connections.add(connection)
+        self._by_address[rate_key(address)] += 1
+        self._by_user[context.user_key] += 1
+        return connection
 
-    def closed(self, it: Open) -> None:
-        """Forget a WebSocket."""
-        self._open.remove(it)
-        for counts, whose in (
-            (self._of_address, counted_as(it.address)),
-            (self._of_user, it.ticket.user),
+    def remove(self, connection: Connection) -> None:
+        """Unregister a WebSocket."""
+        self._connections.remove(connection)
+        for counts, key in (
+            (self._by_address, rate_key(connection.address)),
+            (self._by_user, connection.context.user_key),
         ):
-            counts[whose] -= 1
-            if not counts[whose]:
-                # Who is gone must not be remembered: addresses come and go for ever.
-                del counts[whose]
+            counts[key] -= 1
+            if not counts[key]:
+                # Addresses come and go for ever, so keys without connections must not stay.
+                del counts[key]
 
-    def check(self, known: Callable[[Open], Identity | None]) -> None:
-        """Close those whose people may see less now, or more; `known` tells who they are."""
-        for it in self:
-            self.compare(it, known(it))
-
-    def compare(self, it: Open, identity: Identity | None) -> None:
-        """Close one where who opened it may see less now, or more."""
-        if it.ticket.identity.lost(identity):
-            it.close(SIGNED_OUT)
-        elif identity != it.ticket.identity:
-            # More may be seen now: the page comes again and gets it.
-            it.close(COME_AGAIN)
+    def compare(self, connection: Connection, current: Identity | None) -> None:
+        """Close a WebSocket whose identity permits less now, or more."""
+        if connection.context.identity.has_lost_access(current):
+            connection.close(SIGNED_OUT)
+        elif current != connection.context.identity:
+            # More is visible now: the page connects again and gets it.
+            connection.close(RECONNECT)

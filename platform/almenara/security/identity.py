@@ -1,4 +1,4 @@
-"""Who somebody is, in which role, and what they see in it."""
+"""Users, roles, and the scope that the configuration assigns to them."""
 
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
@@ -9,56 +9,61 @@ import msgspec
 from almenara.config import AuthSettings, GrantSettings, RoleSettings
 from almenara.scope import FULL_SCOPE, Grant, Scope, build_scope
 
-EVERYBODY: Final = "*"
+ALL_USERS: Final = "*"
+"""The group of `auth.roles` that every signed-in user belongs to."""
 
 
 class Role(IntEnum):
-    """What somebody may do; each may what those before it may."""
+    """What an identity may do; each role includes those before it."""
 
     VIEWER = 1
     OPERATOR = 2
     ADMIN = 3
 
 
-class Person(msgspec.Struct, frozen=True, kw_only=True):
-    """Who somebody is, as whoever signed them in knows them."""
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """A user or token as the system that authenticated it reports it.
+
+    Part of the sessions in `access.db`, whose files of earlier versions stay readable: new fields
+    have defaults, and renamed ones keep their stored name.
+    """
 
     name: str
-    """What they are called, for people."""
+    """The display name."""
     subject: str
-    """What tells them apart: how they signed in, and their name or number there."""
+    """The unique key: the method of signing in and the name or id there, `oidc:4711`."""
     groups: tuple[str, ...] = ()
-    token: str = ""
-    """The API token they came with, by its id; empty where they came in another way."""
-    shared: bool = False
-    """Whether others go by the same subject, as all do who have the access token."""
+    token_id: str = msgspec.field(default="", name="token")
+    """The id of the API token that authenticated it; empty for every other method."""
+    is_shared: bool = msgspec.field(default=False, name="shared")
+    """Whether several people use the same subject, as with the access token."""
     uid: str = ""
     extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """What else a cluster says of them. Some tokens are worth less than who has them, and it is
-    here that an authorizer reads so."""
+    """`extra` of a TokenReview. Authorizers restrict scoped tokens by it, so it is passed on in
+    each SubjectAccessReview."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """A person, what they may do, and what they see."""
+    """A user with a role and a scope."""
 
-    person: Person
+    user: User
     role: Role
     scope: Scope
 
     @property
     def name(self) -> str:
-        return self.person.name
+        return self.user.name
 
-    def lost(self, now: "Identity | None") -> bool:
-        """Whether less is allowed now than by this."""
-        return now is None or now.role < self.role or not now.scope.covers(self.scope)
-
-
-NOBODY_IN_PARTICULAR: Final = Person(name="everybody", subject="none", shared=True)
+    def has_lost_access(self, current: "Identity | None") -> bool:
+        """Return whether `current` permits less than this identity did."""
+        return current is None or current.role < self.role or not current.scope.covers(self.scope)
 
 
-def grant_of(settings: GrantSettings) -> Grant:
-    """The grant that a part of the configuration describes."""
+ANONYMOUS: Final = User(name="everybody", subject="none", is_shared=True)
+
+
+def read_grant(settings: GrantSettings) -> Grant:
+    """Return the grant that a part of the configuration describes."""
     return Grant(
         sources=tuple(settings.sources),
         types=tuple(settings.types),
@@ -67,42 +72,42 @@ def grant_of(settings: GrantSettings) -> Grant:
     )
 
 
-def in_role(role: Role, grants: Iterable[Grant]) -> Scope:
-    """What somebody in a role sees of what these grants show: the access log is for operators."""
+def scope_for_role(role: Role, grants: Iterable[Grant]) -> Scope:
+    """Return the scope of these grants; operators and admins see the access log as well."""
     return build_scope(grants, access_log=role >= Role.OPERATOR)
 
 
-def identity_of(person: Person, settings: AuthSettings) -> Identity | None:
-    """The role and the scope that the configuration gives somebody; None where it gives none."""
-    theirs = [it for it in settings.roles if _is_for(it, person)]
-    if not theirs:
-        # The rights that somebody has in the cluster decide what they see of it.
+def resolve_identity(user: User, settings: AuthSettings) -> Identity | None:
+    """Return the role and scope that the configuration assigns to a user; None if it has none."""
+    matching = [entry for entry in settings.roles if _matches(entry, user)]
+    if not matching:
+        # Without roles, the user's rights in the cluster decide what is visible.
         if settings.authorization == "kubernetes" and not settings.roles:
             sources = tuple(settings.kubernetes.sources)
             return Identity(
-                person=person,
+                user=user,
                 role=Role.VIEWER,
-                scope=in_role(Role.VIEWER, [Grant(sources=sources)]),
+                scope=scope_for_role(Role.VIEWER, [Grant(sources=sources)]),
             )
         return None
-    role = max(Role[it.role.upper()] for it in theirs)
-    grants = [grant for it in theirs for grant in _grants(it.grants)]
-    return Identity(person=person, role=role, scope=in_role(role, grants))
+    role = max(Role[entry.role.upper()] for entry in matching)
+    grants = [grant for entry in matching for grant in _read_grants(entry.grants)]
+    return Identity(user=user, role=role, scope=scope_for_role(role, grants))
 
 
-def _grants(grants: Sequence[GrantSettings]) -> list[Grant]:
-    return [grant_of(it) for it in grants] or [Grant()]
+def _read_grants(grants: Sequence[GrantSettings]) -> list[Grant]:
+    return [read_grant(settings) for settings in grants] or [Grant()]
 
 
-def _is_for(settings: RoleSettings, person: Person) -> bool:
+def _matches(settings: RoleSettings, user: User) -> bool:
     return (
-        person.name in settings.users
-        or EVERYBODY in settings.groups
-        or not set(settings.groups).isdisjoint(person.groups)
+        user.name in settings.users
+        or ALL_USERS in settings.groups
+        or not set(settings.groups).isdisjoint(user.groups)
     )
 
 
-def everybody(role: Role) -> Identity:
-    """Who is there where nobody signs in."""
-    scope = FULL_SCOPE if role >= Role.OPERATOR else in_role(role, [Grant()])
-    return Identity(person=NOBODY_IN_PARTICULAR, role=role, scope=scope)
+def anonymous_identity(role: Role) -> Identity:
+    """Return the identity of every request where sign-in is off."""
+    scope = FULL_SCOPE if role >= Role.OPERATOR else scope_for_role(role, [Grant()])
+    return Identity(user=ANONYMOUS, role=role, scope=scope)

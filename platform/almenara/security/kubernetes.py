@@ -1,5 +1,8 @@
-"""The Kubernetes API server as the one who knows tokens (TokenReview) and rights
-(SubjectAccessReview)."""
+"""TokenReview and SubjectAccessReview: the Kubernetes API server authenticates and authorizes.
+
+https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-review-v1/ and
+https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/subject-access-review-v1/
+"""
 
 import asyncio
 import os
@@ -11,29 +14,29 @@ from typing import Any, Final
 
 import httpx
 import msgspec
-import structlog
 
 from almenara.config import ConfigError, KubernetesAccessSettings
+from almenara.errors import Unavailable, describe_error
 from almenara.hookspecs import ClusterRight
 from almenara.security.bounded_http import BoundedTransport
 from almenara.security.config_check import cluster_context
-from almenara.security.identity import Identity, Person
-from almenara.security.request import ClusterError
+from almenara.security.identity import Identity, User
 from almenara.security.secret_hash import digest
 
-log = structlog.get_logger(__name__)
-
-POD: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-WHOLE_ANSWER: Final = 5.0
-"""Seconds that an answer of the API server may take, from the question to its last byte."""
-TIMEOUT: Final = httpx.Timeout(WHOLE_ANSWER, connect=2.0)
-REMEMBERED: Final = 2_000
-AT_ONCE: Final = 16
+SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+RESPONSE_TIMEOUT: Final = 5.0
+"""Seconds from the request to the last byte of the response."""
+CONNECT_TIMEOUT: Final = 2.0
+LARGEST_CACHE: Final = 2_000
+CONCURRENT: Final = 16
 CLUSTER: Final = ""
+"""The namespace that stands for resources of the cluster itself."""
+LIST_PODS: Final = ClusterRight(verb="list", resource="pods")
+LIST_NODES: Final = ClusterRight(verb="list", resource="nodes")
 
 
-class User(msgspec.Struct):
-    """Whose a token is, as TokenReview tells it."""
+class UserInfo(msgspec.Struct):
+    """`UserInfo` of authentication.k8s.io/v1."""
 
     username: str = ""
     uid: str = ""
@@ -41,229 +44,253 @@ class User(msgspec.Struct):
     extra: dict[str, list[str] | None] | None = None
 
 
-class Status(msgspec.Struct):
-    """The answer to either question; what is not said is no."""
+class ReviewStatus(msgspec.Struct):
+    """The status of either review; fields that are absent mean no."""
 
     authenticated: bool = False
-    user: User | None = None
+    user: UserInfo | None = None
     audiences: list[str] | None = None
     allowed: bool = False
     denied: bool = False
 
 
 class Review(msgspec.Struct):
-    """The object that an answer comes in."""
+    """A TokenReview or SubjectAccessReview as the API server returns it."""
 
-    status: Status
+    status: ReviewStatus
 
 
-class Cluster:
-    """The two questions that are put to the API server. Close it with `close`."""
+class ReviewClient:
+    """Sends reviews to the API server. Close it with `close`."""
 
     def __init__(self, settings: KubernetesAccessSettings) -> None:
+        """Raises `ConfigError` where no API server is configured outside a cluster."""
         self.settings = settings
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(CONCURRENT)
         server, ca = settings.server, settings.ca
-        self._token: Callable[[], str] = lambda: ""
+        self._read_token: Callable[[], str] = lambda: ""
         if settings.token is not None:
-            self._token = settings.token.reveal
+            self._read_token = settings.token.reveal
         if not server:
             host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
             port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
             if not host:
                 raise ConfigError(
-                    "auth.kubernetes.server: Almenara does not run in a cluster; name the API"
-                    " server here"
+                    "auth.kubernetes.server: Almenara does not run in a cluster; set the address"
+                    " of the API server here"
                 )
             server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-            ca = ca or POD / "ca.crt"
+            ca = ca or SERVICE_ACCOUNT / "ca.crt"
             if settings.token is None:
-                # The kubelet rotates it, so it is read each time.
-                self._token = lambda: (POD / "token").read_text(encoding="utf-8").strip()
+                # The kubelet rotates it, so it is read for each request.
+                file = SERVICE_ACCOUNT / "token"
+                self._read_token = lambda: file.read_text(encoding="utf-8").strip()
         self._client = httpx.AsyncClient(
             base_url=server,
-            transport=BoundedTransport(cluster_context(settings, ca), WHOLE_ANSWER),
-            timeout=TIMEOUT, trust_env=False, follow_redirects=False,
-        )  # fmt: skip
-
-    async def close(self) -> None:
-        """Give up the connections."""
-        await self._client.aclose()
-
-    async def person(self, token: str) -> Person | None:
-        """Whose token it is; None where it is nobody's. Raises `ClusterError`."""
-        spec: dict[str, Any] = {"token": token}
-        if self.settings.audiences:
-            spec["audiences"] = self.settings.audiences
-        status = await self._ask("authentication.k8s.io", "TokenReview", spec)
-        user, wanted = status.user, set(self.settings.audiences)
-        if not status.authenticated or user is None or not user.username:
-            return None
-        if wanted and wanted.isdisjoint(status.audiences or ()):
-            return None
-        return Person(
-            name=user.username,
-            subject=f"kubernetes:{user.username}",
-            groups=tuple(sorted(user.groups or ())),
-            uid=user.uid,
-            extra=tuple(sorted((name, tuple(it or ())) for name, it in (user.extra or {}).items())),
+            transport=BoundedTransport(cluster_context(settings, ca), RESPONSE_TIMEOUT),
+            timeout=httpx.Timeout(RESPONSE_TIMEOUT, connect=CONNECT_TIMEOUT),
+            trust_env=False,
+            follow_redirects=False,
         )
 
-    async def may(self, person: Person, right: ClusterRight, namespace: str) -> bool:
-        """Whether somebody has a right in a namespace, or everywhere for the empty one.
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
 
-        Raises `ClusterError`.
+    async def review_token(self, token: str) -> User | None:
+        """Return the user of a token; None where it is invalid. Raises `Unavailable`."""
+        audiences = set(self.settings.audiences)
+        spec: dict[str, Any] = {"token": token}
+        if audiences:
+            spec["audiences"] = self.settings.audiences
+        status = await self._create("authentication.k8s.io", "TokenReview", spec)
+        info = status.user
+        if not status.authenticated or info is None or not info.username:
+            return None
+        if audiences and audiences.isdisjoint(status.audiences or ()):
+            return None
+        extra = ((name, tuple(values or ())) for name, values in (info.extra or {}).items())
+        return User(
+            name=info.username,
+            subject=f"kubernetes:{info.username}",
+            groups=tuple(sorted(info.groups or ())),
+            uid=info.uid,
+            extra=tuple(sorted(extra)),
+        )
+
+    async def review_access(self, user: User, right: ClusterRight, namespace: str) -> bool:
+        """Return whether a user has a right in a namespace, or in all of them for an empty one.
+
+        Raises `Unavailable`.
         """
-        attributes = {
-            "verb": right.verb, "group": right.group, "resource": right.resource,
-            "subresource": right.subresource, "namespace": namespace,
-        }  # fmt: skip
         spec = {
-            "user": person.name,
-            "uid": person.uid,
-            "groups": list(person.groups),
-            "extra": {name: list(values) for name, values in person.extra},
-            "resourceAttributes": attributes,
+            "user": user.name,
+            "uid": user.uid,
+            "groups": list(user.groups),
+            "extra": {name: list(values) for name, values in user.extra},
+            "resourceAttributes": {
+                "verb": right.verb,
+                "group": right.group,
+                "resource": right.resource,
+                "subresource": right.subresource,
+                "namespace": namespace,
+            },
         }
-        status = await self._ask("authorization.k8s.io", "SubjectAccessReview", spec)
+        status = await self._create("authorization.k8s.io", "SubjectAccessReview", spec)
         return status.allowed and not status.denied
 
-    async def _ask(self, group: str, kind: str, spec: dict[str, Any]) -> Status:
+    async def _create(self, group: str, kind: str, spec: dict[str, Any]) -> ReviewStatus:
         body = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
-        headers = {"authorization": f"Bearer {token}"} if (token := await self._own()) else {}
+        token = await self._own_token()
+        headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
-            async with self._turns:
+            async with self._slots:
                 response = await self._client.post(
                     f"/apis/{group}/v1/{kind.lower()}s", json=body, headers=headers
                 )
             if response.status_code not in (200, 201):
-                raise ClusterError(
+                raise Unavailable(
                     f"the API server answered {response.status_code} to a {kind}; Almenara needs"
                     " the rights of the ClusterRole system:auth-delegator"
                 )
             return msgspec.json.decode(response.content, type=Review).status
         except (httpx.HTTPError, msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise ClusterError(f"the API server did not answer a {kind}: {error}") from None
+            raise Unavailable(
+                f"the API server did not answer a {kind}: {describe_error(error)}"
+            ) from None
 
-    async def _own(self) -> str:
+    async def _own_token(self) -> str:
         try:
-            return await asyncio.to_thread(self._token)
+            return await asyncio.to_thread(self._read_token)
         except OSError as error:
-            raise ClusterError(f"Almenara's own token cannot be read: {error}") from None
+            raise Unavailable(
+                f"cannot read the ServiceAccount token of Almenara: {describe_error(error)}"
+            ) from None
 
 
-class Reviewed:
-    """Answers about tokens, believed for a while."""
+class TokenReviews:
+    """Caches the users of valid tokens for some seconds."""
 
-    def __init__(self, cluster: Cluster, seconds: float) -> None:
-        self.cluster, self.seconds = cluster, seconds
-        self._known: OrderedDict[str, tuple[float, Person]] = OrderedDict()
+    def __init__(self, client: ReviewClient, seconds: float) -> None:
+        self.client, self.seconds = client, seconds
+        self._users: OrderedDict[str, tuple[float, User]] = OrderedDict()
+        """The time of the review and the user, by the digest of the token."""
 
-    async def person(self, token: str) -> Person | None:
-        """Whose token it is. Raises `ClusterError`."""
-        name = digest(token)
-        if (known := self._known.get(name)) and time.monotonic() - known[0] < self.seconds:
-            return known[1]
-        self._known.pop(name, None)
-        found = await self.cluster.person(token)
-        if found is not None:
-            self._known[name] = (time.monotonic(), found)
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-        return found
-
-
-LIST_PODS: Final = ClusterRight(verb="list", resource="pods")
-LIST_NODES: Final = ClusterRight(verb="list", resource="nodes")
+    async def fetch_user(self, token: str) -> User | None:
+        """Return the user of a token; None where it is invalid. Raises `Unavailable`."""
+        key = digest(token)
+        cached = self._users.get(key)
+        if cached is not None and time.monotonic() - cached[0] < self.seconds:
+            return cached[1]
+        self._users.pop(key, None)
+        user = await self.client.review_token(token)
+        if user is not None:
+            self._users[key] = (time.monotonic(), user)
+            if len(self._users) > LARGEST_CACHE:
+                self._users.popitem(last=False)
+        return user
 
 
-class Answers(msgspec.Struct, frozen=True):
-    """What the API server said of one person's rights."""
+class UserAccess(msgspec.Struct, frozen=True):
+    """The rights of one user at one time."""
 
     since: float
-    asked: frozenset[str]
-    """The namespaces that were asked about."""
-    seen: frozenset[str]
-    """Those of them that they may see, and `CLUSTER` where what belongs to the cluster."""
+    reviewed: frozenset[str]
+    """The namespaces that were reviewed."""
+    visible: frozenset[str]
+    """Those of them in which the user may list pods, and `CLUSTER` if it may list nodes."""
     rights: frozenset[tuple[str, str]]
-    """Further rights, each with the namespace in which they have it."""
+    """Further rights, each with its namespace."""
 
 
-class Rights:
-    """What somebody may see in the cluster, asked of the API server and believed for a while."""
+class AccessReviews:
+    """Restricts scopes to what users may list in the cluster; caches reviews for some seconds."""
 
     def __init__(
         self,
-        cluster: Cluster,
+        client: ReviewClient,
         settings: KubernetesAccessSettings,
         namespaces: Callable[[], Iterable[str]],
-        taken: Callable[[], Iterable[ClusterRight]],
+        rights: Callable[[], Iterable[ClusterRight]],
     ) -> None:
-        self.cluster, self.settings = cluster, settings
-        self.namespaces, self.taken = namespaces, taken
-        """What there is to ask about: namespaces, and the rights that anything takes."""
-        self._known: OrderedDict[Person, Answers] = OrderedDict()
-        self._asking: dict[Person, asyncio.Lock] = {}
+        """`namespaces` and `rights` return what is reviewed besides listing pods and nodes."""
+        self.client, self.settings = client, settings
+        self.namespaces, self.rights = namespaces, rights
+        self._cache: OrderedDict[User, UserAccess] = OrderedDict()
+        self._locks: dict[User, asyncio.Lock] = {}
 
-    async def narrowed(self, identity: Identity) -> Identity:
-        """The same person, who sees of the cluster what they may list there. Raises
-        `ClusterError`."""
-        answers = await self._answers(identity.person)
+    async def restrict(self, identity: Identity) -> Identity:
+        """Return the identity with a scope that ends where its rights in the cluster end.
+
+        Raises `Unavailable`, alone or in a group.
+        """
+        access = await self._access_of(identity.user)
         prefix = self.settings.namespace_prefix
-        seen = (f"{prefix}{it}" if it != CLUSTER else prefix.rstrip("/") for it in answers.seen)
+        visible = (
+            f"{prefix}{name}" if name != CLUSTER else prefix.rstrip("/") for name in access.visible
+        )
         scope = msgspec.structs.replace(
             identity.scope,
             guarded=tuple(sorted(self.settings.sources)),
-            namespaces=tuple(sorted(seen)),
-            rights=tuple(sorted((right, f"{prefix}{it}") for right, it in answers.rights)),
+            namespaces=tuple(sorted(visible)),
+            rights=tuple(sorted((right, f"{prefix}{name}") for right, name in access.rights)),
         )
         return msgspec.structs.replace(identity, scope=scope)
 
-    async def _answers(self, person: Person) -> Answers:
+    async def _access_of(self, user: User) -> UserAccess:
         prefix = self.settings.namespace_prefix
-        there = frozenset(
-            it.removeprefix(prefix) for it in self.namespaces() if it and it.startswith(prefix)
+        names = frozenset(
+            name.removeprefix(prefix)
+            for name in self.namespaces()
+            if name and name.startswith(prefix)
         )
-        # Two requests of one person at once ask once.
-        async with self._asking.setdefault(person, asyncio.Lock()):
-            known = self._known.get(person)
+        # Concurrent requests of one user share one review.
+        async with self._locks.setdefault(user, asyncio.Lock()):
+            access = self._cache.get(user)
             if (
-                known is None
-                or time.monotonic() - known.since >= self.settings.access_review_interval
+                access is None
+                or time.monotonic() - access.since >= self.settings.access_review_interval
             ):
-                fresh = await self._ask(person, there)
-                nodes = await self.cluster.may(person, LIST_NODES, CLUSTER)
-                seen = fresh.seen | ({CLUSTER} if nodes else set())
-                self._known[person] = known = msgspec.structs.replace(fresh, seen=seen)
-                self._known.move_to_end(person)
-                while len(self._known) > REMEMBERED:
-                    forgotten, _ = self._known.popitem(last=False)
-                    self._asking.pop(forgotten, None)
-            elif not there <= known.asked:
-                more = await self._ask(person, there - known.asked)
-                self._known[person] = known = Answers(
-                    known.since, known.asked | there, known.seen | more.seen,
-                    known.rights | more.rights,
-                )  # fmt: skip
-        return known
+                access = await self._review(user, names)
+                if await self.client.review_access(user, LIST_NODES, CLUSTER):
+                    visible = access.visible | {CLUSTER}
+                    access = msgspec.structs.replace(access, visible=visible)
+                self._cache[user] = access
+                self._cache.move_to_end(user)
+                while len(self._cache) > LARGEST_CACHE:
+                    oldest, _ = self._cache.popitem(last=False)
+                    self._locks.pop(oldest, None)
+            elif not names <= access.reviewed:
+                more = await self._review(user, names - access.reviewed)
+                self._cache[user] = access = UserAccess(
+                    since=access.since,
+                    reviewed=access.reviewed | names,
+                    visible=access.visible | more.visible,
+                    rights=access.rights | more.rights,
+                )
+        return access
 
-    async def _ask(self, person: Person, names: frozenset[str]) -> Answers:
+    async def _review(self, user: User, names: frozenset[str]) -> UserAccess:
         since = time.monotonic()
-        seen = await self._where(person, LIST_PODS, names)
+        visible = await self._namespaces_with(user, LIST_PODS, names)
         rights = {
-            (str(right), it)
-            for right in self.taken()
-            for it in await self._where(person, right, seen)
+            (str(right), name)
+            for right in self.rights()
+            for name in await self._namespaces_with(user, right, visible)
         }
-        return Answers(since, names, seen, frozenset(rights))
+        return UserAccess(since, names, visible, frozenset(rights))
 
-    async def _where(
-        self, person: Person, right: ClusterRight, names: frozenset[str]
+    async def _namespaces_with(
+        self, user: User, right: ClusterRight, names: frozenset[str]
     ) -> frozenset[str]:
-        """Those of the namespaces in which somebody has a right."""
-        # Who has it everywhere has it in each; that is one question instead of many.
-        if not names or await self.cluster.may(person, right, ""):
+        """Return those of the namespaces in which a user has a right."""
+        # A right in all namespaces is one review instead of one for each.
+        if not names or await self.client.review_access(user, right, ""):
             return names
-        asked = sorted(names)
-        answers = await asyncio.gather(*(self.cluster.may(person, right, it) for it in asked))
-        return frozenset(it for it, may in zip(asked, answers, strict=True) if may)
+        ordered = sorted(names)
+        reviews = await asyncio.gather(
+            *(self.client.review_access(user, right, name) for name in ordered)
+        )
+        return frozenset(
+            name for name, is_allowed in zip(ordered, reviews, strict=True) if is_allowed
+        )

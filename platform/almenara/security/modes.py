@@ -1,4 +1,4 @@
-"""How people sign in, as far as the configuration says, and what each way needs."""
+"""The ways to sign in, and the settings that each of them needs."""
 
 import functools
 import ipaddress
@@ -7,17 +7,18 @@ from typing import Final, Literal
 from almenara.config import ConfigError, Settings
 
 SHORTEST_TOKEN: Final = 20
-LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
+LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
 
-NOBODY_SIGNS_IN: Final = frozenset(("none", "insecure-none"))
+SIGN_IN_OFF: Final = frozenset(("none", "insecure-none"))
+"""The modes in which every request has the same identity."""
 
 Mode = Literal["token", "oidc", "proxy", "kubernetes", "none", "insecure-none"]
 
 
 @functools.lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to an address."""
-    if host.lower() in LOCAL_NAMES:
+    """Return whether only this machine can connect to an address."""
+    if host.lower() in LOOPBACK_NAMES:
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -26,58 +27,58 @@ def is_loopback(host: str) -> bool:
 
 
 def mode_of(settings: Settings) -> Mode:
-    """How people sign in.
+    """Return how users sign in, with `auto` resolved.
 
-    Raises `ConfigError` where everybody could look without having been asked for by name, and
-    where what a mode needs is missing.
+    Raises `ConfigError` where everyone could connect without `insecure-none` being set, and where
+    a setting that the mode needs is missing.
     """
     auth, server = settings.auth, settings.server
-    named = [it for it in server.allowed_hosts if not is_loopback(it)]
-    private = is_loopback(server.host) and not named
-    mode: Mode = ("none" if private else "token") if auth.mode == "auto" else auth.mode
-    if mode == "none" and not private:
-        reached = (
-            f"server.allowed_hosts names {named[0]}, which a proxy makes it known by"
+    public_hosts = [host for host in server.allowed_hosts if not is_loopback(host)]
+    is_private = is_loopback(server.host) and not public_hosts
+    mode: Mode = ("none" if is_private else "token") if auth.mode == "auto" else auth.mode
+    if mode == "none" and not is_private:
+        exposure = (
+            f"server.allowed_hosts contains {public_hosts[0]}, so a proxy exposes it"
             if is_loopback(server.host)
             else f"server.host is {server.host}, which other machines can reach"
         )
         raise ConfigError(
-            f"auth.mode: {reached}, and with the mode `none` everybody who does would see"
-            " everything. Choose `token`, `oidc`, `proxy` or `kubernetes`; or, where that is what"
-            " you want, ask for it by its full name: `insecure-none`"
+            f"auth.mode: {exposure}, and with the mode `none` everyone who can connect would see"
+            " everything. Choose `token`, `oidc`, `proxy` or `kubernetes`. If public access is"
+            " intended, set `insecure-none`"
         )
     if mode == "oidc" and auth.oidc is None:
         raise ConfigError("auth.oidc: the mode `oidc` needs `issuer` and `client_id` here")
     if mode == "proxy":
-        certified = server.tls is not None and server.tls.client_ca is not None
+        has_client_ca = server.tls is not None and server.tls.client_ca is not None
         if not server.trusted_proxies:
             raise ConfigError(
-                "server.trusted_proxies: the mode `proxy` believes nobody until the addresses of"
-                " the proxy are here"
+                "server.trusted_proxies: the mode `proxy` accepts identity headers only from the"
+                " addresses listed here; add those of the proxy"
             )
-        if auth.proxy.secret is None and not certified:
+        if auth.proxy.secret is None and not has_client_ca:
             raise ConfigError(
                 "auth.proxy.secret: the mode `proxy` needs a secret that the proxy sends, or"
-                " server.tls.client_ca, so that nobody beside the proxy can speak for it"
+                " server.tls.client_ca, so that no other client can send identity headers"
             )
     if mode in ("oidc", "proxy") and not auth.roles:
         raise ConfigError(
-            f"auth.roles: nobody has a role, so with the mode `{mode}` nobody could see anything."
-            " To let everybody look who is signed in: `[{role: viewer, groups: ['*']}]`"
+            f"auth.roles: no user has a role, so with the mode `{mode}` no one could see anything."
+            " To give every signed-in user the role viewer: `[{role: viewer, groups: ['*']}]`"
         )
     if mode == "kubernetes" and not auth.roles and auth.authorization != "kubernetes":
         raise ConfigError(
-            "auth.roles: nobody has a role, so nobody could see anything. Name some here, or let"
-            " the cluster decide with `auth.authorization: kubernetes`"
+            "auth.roles: no user has a role, so no one could see anything. Add roles here, or set"
+            " `auth.authorization: kubernetes` to use the rights that users have in the cluster"
         )
     if auth.authorization == "kubernetes" and mode not in ("kubernetes", "oidc", "proxy"):
         raise ConfigError(
-            f"auth.authorization: the cluster knows nobody of the mode `{mode}`; `kubernetes` goes"
-            " with the modes `kubernetes`, `oidc` and `proxy`"
+            f"auth.authorization: users of the mode `{mode}` are unknown to the cluster;"
+            " `kubernetes` works with the modes `kubernetes`, `oidc` and `proxy`"
         )
     if auth.token is not None and len(auth.token.reveal()) < SHORTEST_TOKEN:
         raise ConfigError(
-            f"auth.token: it is shorter than {SHORTEST_TOKEN} characters and could be guessed; make"
-            " one with `openssl rand -base64 32`"
+            f"auth.token: it is shorter than {SHORTEST_TOKEN} characters and could be guessed;"
+            " generate one with `openssl rand -base64 32`"
         )
     return mode

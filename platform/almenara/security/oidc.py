@@ -1,7 +1,7 @@
-"""OpenID Connect: authorisation code with PKCE, refresh, and back-channel logout.
+"""OpenID Connect: authorization code with PKCE, refresh tokens, and back-channel logout.
 
-Authlib speaks the protocol and joserfc checks the signatures; here is what happens in between. See
-https://openid.net/specs/openid-connect-core-1_0.html and
+Authlib implements OAuth 2.0 and joserfc verifies signatures; this module keeps the state between
+the requests. See https://openid.net/specs/openid-connect-core-1_0.html and
 https://openid.net/specs/openid-connect-backchannel-1_0.html.
 """
 
@@ -24,18 +24,22 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from almenara.config import OidcSettings
+from almenara.errors import describe_error
+from almenara.security.auth_context import UserRefresher
 from almenara.security.bounded_http import BoundedTransport
 from almenara.security.config_check import provider_context
-from almenara.security.identity import Identity, Person
-from almenara.security.request import Refused, RequestInfo
-from almenara.security.secret_hash import digest, generated
+from almenara.security.errors import AccessDenied, AuthUnavailable, InvalidRequest
+from almenara.security.identity import Identity, User
+from almenara.security.request import RequestInfo
+from almenara.security.secret_hash import digest, generate_secret
 from almenara.security.sessions import Session, Sessions
-from almenara.security.trusted_proxies import counted_as
+from almenara.security.trusted_proxies import rate_key
 from almenara.signals import now
+from almenara.units import SECOND
 
 with warnings.catch_warnings():
-    # It would rather have httpx2, and says so on standard error at every start. Everything else
-    # here asks with httpx, which it still takes.
+    # Authlib prefers httpx2 and warns on standard error at every start. It still supports httpx,
+    # which the rest of Almenara uses.
     warnings.simplefilter("ignore", AuthlibDeprecationWarning)
     from authlib.integrations.httpx_client import AsyncOAuth2Client
 
@@ -43,45 +47,53 @@ log = structlog.get_logger(__name__)
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
                      "ES256", "ES384", "ES512", "EdDSA", "Ed25519")  # fmt: skip
-"""Signatures with a public key; `none`, and those of a shared secret, are not among them."""
-PENDING: Final = 2_000
-PENDING_OF_ADDRESS: Final = 100
-"""Sign-ins that one address may have begun, so that nobody pushes out those of others."""
-PATIENCE: Final = 600.0
-"""Seconds somebody may take to sign in with the provider."""
-DISCOVERED_FOR: Final = 3600.0
-KEYS_AT_MOST_EVERY: Final = 10.0
+"""Public-key signatures only: neither `none` nor HMAC with the client secret."""
+MAX_PENDING: Final = 2_000
+MAX_PENDING_PER_ADDRESS: Final = 100
+"""Logins that one address may have pending, so that it cannot push out those of others."""
+LOGIN_TIMEOUT: Final = 600.0
+"""Seconds between leaving for the provider and coming back."""
+METADATA_LIFETIME: Final = 3600.0
+MIN_KEY_REFRESH: Final = 10.0
+"""Seconds between two downloads of the keys, whatever tokens are sent."""
 LEEWAY: Final = 60
-WHOLE_ANSWER: Final = 10.0
-"""Seconds that an answer of the provider may take, from the question to its last byte."""
-TIMEOUT: Final = httpx.Timeout(WHOLE_ANSWER, connect=5.0)
+"""Seconds of clock difference that are tolerated."""
+RESPONSE_TIMEOUT: Final = 10.0
+"""Seconds from the request to the last byte of the response."""
+TIMEOUT: Final = httpx.Timeout(RESPONSE_TIMEOUT, connect=5.0)
 LOGOUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
-SECOND: Final = 1_000_000
-TROUBLE: Final = (
+WITHDRAWN: Final = ("invalid_grant", "invalid_token", "access_denied")
+"""OAuth errors with which a provider refuses a refresh token for good."""
+PROVIDER_ERRORS: Final = (
     httpx.HTTPError, httpx.InvalidURL, AuthlibBaseError, joserfc.errors.JoseError,
     msgspec.MsgspecError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
     ValueError,
 )  # fmt: skip
-"""What comes of a provider that is away or answers nonsense: the libraries that read its answers
-take much on trust, such as that JSON is an object."""
+"""What an unreachable provider or a malformed response raises: the libraries assume valid
+responses, such as that JSON is an object."""
 
 
 class SessionIssuer(Protocol):
-    """Who makes sessions of those that the provider knows."""
+    """Starts and ends the sessions of users that the provider authenticated."""
 
     sessions: Sessions
 
-    async def identity(self, person: Person | None) -> Identity | None: ...
+    async def resolve(self, user: User | None) -> Identity | None: ...
 
-    async def begin(
-        self, asking: RequestInfo, identity: Identity, *, access: str = "", renewal: Any = None
+    async def start_session(
+        self,
+        request_info: RequestInfo,
+        identity: Identity,
+        *,
+        access_token_mark: str = "",
+        refresher: UserRefresher | None = None,
     ) -> str: ...
 
-    async def end(self, session: Session) -> None: ...
+    async def end_session(self, session: Session) -> None: ...
 
 
-class Metadata(msgspec.Struct, kw_only=True):
-    """What a provider says of itself, as far as it matters here."""
+class ProviderMetadata(msgspec.Struct, kw_only=True):
+    """The part of the discovery document that is used, see OpenID Connect Discovery 1.0."""
 
     issuer: str
     authorization_endpoint: str
@@ -91,311 +103,362 @@ class Metadata(msgspec.Struct, kw_only=True):
     end_session_endpoint: str = ""
 
     def check(self, issuer: str) -> None:
-        """Raise `ValueError` where it is of another issuer, or names what is no address."""
+        """Raise `ValueError` for another issuer, and for endpoints that are not http(s) URLs."""
         if self.issuer.rstrip("/") != issuer:
-            raise ValueError(f"it calls itself {self.issuer!r} and not {issuer!r}")
-        wanted = ("https",) if urlsplit(issuer).scheme == "https" else ("http", "https")
-        for it in (self.authorization_endpoint, self.token_endpoint, self.jwks_uri,
-                   self.userinfo_endpoint, self.end_session_endpoint):  # fmt: skip
-            if it and (urlsplit(it).scheme not in wanted or not urlsplit(it).hostname):
+            raise ValueError(f"the discovery document is of {self.issuer!r}, not of {issuer!r}")
+        schemes = ("https",) if urlsplit(issuer).scheme == "https" else ("http", "https")
+        for endpoint in (
+            self.authorization_endpoint,
+            self.token_endpoint,
+            self.jwks_uri,
+            self.userinfo_endpoint,
+            self.end_session_endpoint,
+        ):
+            parts = urlsplit(endpoint)
+            if endpoint and (parts.scheme not in schemes or not parts.hostname):
                 raise ValueError(
-                    f"it names {it[:200]!r}, which is no {' or '.join(wanted)} address"
+                    f"the discovery document contains {endpoint[:200]!r}, which is not an"
+                    f" {' or '.join(schemes)} URL"
                 )
 
 
 class PendingLogin(msgspec.Struct, frozen=True, kw_only=True):
-    """A sign-in whose browser is at the provider."""
+    """A login whose browser is at the provider."""
 
-    since: float
-    address: str
+    started: float
+    rate_key: str
     nonce: str
-    verifier: str
-    tie: str
-    """The digest of what the browser has to bring back in a cookie."""
-    callback: str
-    back: str
+    code_verifier: str
+    binding: str
+    """The digest of the cookie that the browser has to bring back."""
+    redirect_uri: str
+    next_page: str
 
 
-class Provider:
-    """The provider that people sign in with. Close it with `close`."""
+class OidcProvider:
+    """The OpenID Connect provider that users sign in with. Close it with `close`."""
 
-    def __init__(self, settings: OidcSettings, access: SessionIssuer) -> None:
-        self.settings, self.access = settings, access
+    def __init__(self, settings: OidcSettings, issuer: SessionIssuer) -> None:
+        self.settings, self.session_issuer = settings, issuer
         self.name = urlsplit(settings.issuer).netloc
-        self._context = provider_context(settings)
+        self._tls_context = provider_context(settings)
         self._http = httpx.AsyncClient(
-            transport=BoundedTransport(self._context, WHOLE_ANSWER), timeout=TIMEOUT,
+            transport=BoundedTransport(self._tls_context, RESPONSE_TIMEOUT),
+            timeout=TIMEOUT,
             trust_env=False,
-        )  # fmt: skip
-        self._found: Metadata | None = None
-        self._found_at = 0.0
+        )
+        self._metadata: ProviderMetadata | None = None
+        self._metadata_time = 0.0
         self._keys: KeySet | None = None
-        self._keys_at = 0.0
-        self._turn = asyncio.Lock()
+        self._keys_time = 0.0
+        self._lock = asyncio.Lock()
         self._pending: OrderedDict[str, PendingLogin] = OrderedDict()
-        self._used: OrderedDict[str, None] = OrderedDict()
+        """By `state`."""
+        self._used_logout_tokens: OrderedDict[str, None] = OrderedDict()
+        """By `jti`."""
 
     async def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
-    # -- what the provider says of itself
+    # -- metadata and keys
 
-    async def _metadata(self) -> Metadata:
-        async with self._turn:
-            if self._found is not None and time.monotonic() - self._found_at < DISCOVERED_FOR:
-                return self._found
+    async def _get_metadata(self) -> ProviderMetadata:
+        async with self._lock:
+            age = time.monotonic() - self._metadata_time
+            if self._metadata is not None and age < METADATA_LIFETIME:
+                return self._metadata
             issuer = self.settings.issuer.rstrip("/")
             response = await self._http.get(f"{issuer}/.well-known/openid-configuration")
             response.raise_for_status()
-            found = msgspec.json.decode(response.content, type=Metadata)
-            found.check(issuer)
-            self._found, self._found_at = found, time.monotonic()
-            return self._found
+            metadata = msgspec.json.decode(response.content, type=ProviderMetadata)
+            metadata.check(issuer)
+            self._metadata, self._metadata_time = metadata, time.monotonic()
+            return metadata
 
-    async def _key_set(self, *, anew: bool = False) -> KeySet:
-        metadata = await self._metadata()
-        async with self._turn:
-            stale = time.monotonic() - self._keys_at > KEYS_AT_MOST_EVERY
-            if self._keys is None or (anew and stale):
+    async def _get_keys(self, *, refresh: bool = False) -> KeySet:
+        metadata = await self._get_metadata()
+        async with self._lock:
+            is_stale = time.monotonic() - self._keys_time > MIN_KEY_REFRESH
+            if self._keys is None or (refresh and is_stale):
                 response = await self._http.get(metadata.jwks_uri)
                 response.raise_for_status()
                 self._keys = KeySet.import_key_set(response.json())
-                self._keys_at = time.monotonic()
+                self._keys_time = time.monotonic()
             return self._keys
 
-    async def _claims(self, token: str, **wanted: Any) -> dict[str, Any]:
-        """The claims of a token of the provider's for us. Raises one of `TROUBLE`."""
+    async def _decode_token(self, text: str, **required: Any) -> dict[str, Any]:
+        """Return the claims of a token for this client. Raises one of `PROVIDER_ERRORS`."""
+        algorithms = list(ALGORITHMS)
         try:
-            read = jwt.decode(token, await self._key_set(), algorithms=list(ALGORITHMS))
+            token = jwt.decode(text, await self._get_keys(), algorithms=algorithms)
         except (joserfc.errors.JoseError, ValueError):
-            # The provider may have changed its keys since we read them.
-            read = jwt.decode(token, await self._key_set(anew=True), algorithms=list(ALGORITHMS))
-        issuer = (await self._metadata()).issuer
+            # The provider may have rotated its keys since they were downloaded.
+            token = jwt.decode(text, await self._get_keys(refresh=True), algorithms=algorithms)
+        issuer = (await self._get_metadata()).issuer
         registry = jwt.JWTClaimsRegistry(
             leeway=LEEWAY,
             iss={"essential": True, "value": issuer},
             aud={"essential": True, "value": self.settings.client_id},
             iat={"essential": True},
-            **wanted,
+            **required,
         )
-        registry.validate(read.claims)
-        return dict(read.claims)
+        registry.validate(token.claims)
+        return dict(token.claims)
 
-    def _client(self, callback: str = "") -> AsyncOAuth2Client:
+    def _client(self, redirect_uri: str = "") -> AsyncOAuth2Client:
         secret = self.settings.client_secret
         return AsyncOAuth2Client(
             client_id=self.settings.client_id,
             client_secret=secret.reveal() if secret is not None else None,
             token_endpoint_auth_method="client_secret_basic" if secret is not None else "none",
-            # With a refresh token, asking for nothing asks for what was given before.
-            scope=" ".join(self.settings.scopes) if callback else None,
-            redirect_uri=callback or None,
+            # A refresh without a scope requests the scope of the first token again.
+            scope=" ".join(self.settings.scopes) if redirect_uri else None,
+            redirect_uri=redirect_uri or None,
             code_challenge_method="S256",
-            transport=BoundedTransport(self._context, WHOLE_ANSWER),
+            transport=BoundedTransport(self._tls_context, RESPONSE_TIMEOUT),
             timeout=TIMEOUT,
             trust_env=False,
         )
 
-    # -- there and back
+    # -- login
 
-    async def begin(self, address: str, callback: str, back: str) -> tuple[str, str]:
-        """Where to send a browser at an address, and the secret that ties its coming back to it.
+    async def start_login(self, address: str, redirect_uri: str, next_page: str) -> tuple[str, str]:
+        """Return the provider's URL and the secret that binds the callback to this browser.
 
-        Raises `Refused`.
+        Raises `AuthUnavailable`.
         """
-        state, nonce, verifier, tie = (generated() for _ in range(4))
+        state, nonce, code_verifier, binding = (generate_secret() for _ in range(4))
         try:
-            metadata = await self._metadata()
-            async with self._client(callback) as client:
-                away, _ = client.create_authorization_url(
+            metadata = await self._get_metadata()
+            async with self._client(redirect_uri) as client:
+                url, _ = client.create_authorization_url(
                     metadata.authorization_endpoint,
                     state=state,
                     nonce=nonce,
-                    code_verifier=verifier,
+                    code_verifier=code_verifier,
                 )
-        except TROUBLE as error:
-            raise self._away(error) from None
+        except PROVIDER_ERRORS as error:
+            raise self._unavailable(error) from None
         self._pending[state] = PendingLogin(
-            since=time.monotonic(), address=counted_as(address), nonce=nonce, verifier=verifier,
-            tie=digest(tie), callback=callback, back=back,
-        )  # fmt: skip
-        self._forget_some(counted_as(address))
-        return str(away), tie
+            started=time.monotonic(),
+            rate_key=rate_key(address),
+            nonce=nonce,
+            code_verifier=code_verifier,
+            binding=digest(binding),
+            redirect_uri=redirect_uri,
+            next_page=next_page,
+        )
+        self._drop_oldest_pending(rate_key(address))
+        return str(url), binding
 
-    def _forget_some(self, address: str) -> None:
-        of_address = [state for state, it in self._pending.items() if it.address == address]
-        for state in of_address[:-PENDING_OF_ADDRESS]:
+    def _drop_oldest_pending(self, key: str) -> None:
+        same_address = [state for state, login in self._pending.items() if login.rate_key == key]
+        for state in same_address[:-MAX_PENDING_PER_ADDRESS]:
             del self._pending[state]
-        while len(self._pending) > PENDING:
+        while len(self._pending) > MAX_PENDING:
             self._pending.popitem(last=False)
 
-    def _away(self, error: BaseException) -> Refused:
-        log.warning("the provider does not work", provider=self.name, reason=str(error)[:300])
-        return Refused(503, f"{self.name} cannot sign anybody in at the moment; the log says why.")
+    def _unavailable(self, error: BaseException) -> AuthUnavailable:
+        log.warning("the identity provider failed", provider=self.name,
+                    reason=describe_error(error, 300))  # fmt: skip
+        return AuthUnavailable(
+            f"{self.name} cannot sign you in at the moment. The reason is in the log of Almenara."
+        )
 
-    async def finish(
-        self, asking: RequestInfo, came: Mapping[str, str], tie: str
+    async def finish_login(
+        self, request_info: RequestInfo, parameters: Mapping[str, str], binding: str
     ) -> tuple[str, str]:
-        """The secret of the new session, and the page to go on with. Raises `Refused`."""
-        pending = self._pending.pop(came.get("state", ""), None)
-        if pending is None or time.monotonic() - pending.since > PATIENCE:
-            raise Refused(400, "That took too long, or began in another way. Sign in again.")
-        if not tie or not hmac.compare_digest(digest(tie), pending.tie):
-            raise Refused(400, "Signing in began in another browser. Sign in again.")
-        if "error" in came or not came.get("code"):
-            log.info("the provider refused", provider=self.name, error=came.get("error", "")[:100])
-            raise Refused(403, f"{self.name} did not let you in.")
-        try:
-            issuer = (await self._metadata()).issuer
-            if came.get("iss", issuer) != issuer:
-                raise ValueError("the answer comes from another issuer")
-            async with self._client(pending.callback) as client:
-                token = await client.fetch_token(
-                    (await self._metadata()).token_endpoint,
-                    grant_type="authorization_code",
-                    code=came["code"],
-                    code_verifier=pending.verifier,
-                )
-            claims = await self._id_token(token, pending.nonce)
-            person = await self._person(claims, token)
-            renewal = Refreshing(self, claims, token)
-        except TROUBLE as error:
-            raise self._away(error) from None
-        identity = await self.access.identity(person)
-        if identity is None:
-            raise Refused(403, f"{person.name} has no role here; an admin can give one.")
-        return await self.access.begin(asking, identity, renewal=renewal), pending.back
+        """Return the secret of the new session and the page to continue with.
 
-    async def _id_token(self, token: Mapping[str, Any], nonce: str | None) -> dict[str, Any]:
-        wanted: dict[str, Any] = {"exp": {"essential": True}, "sub": {"essential": True}}
+        Raises `AuthError`.
+        """
+        login = self._pending.pop(parameters.get("state", ""), None)
+        if login is None or time.monotonic() - login.started > LOGIN_TIMEOUT:
+            raise InvalidRequest("This sign-in expired or is unknown. Sign in again.")
+        if not binding or not hmac.compare_digest(digest(binding), login.binding):
+            raise InvalidRequest("This sign-in was started in another browser. Sign in again.")
+        if "error" in parameters or not parameters.get("code"):
+            log.info("the identity provider refused a login", provider=self.name,
+                     error=parameters.get("error", "")[:100])  # fmt: skip
+            raise AccessDenied(f"{self.name} refused the sign-in.")
+        try:
+            metadata = await self._get_metadata()
+            if parameters.get("iss", metadata.issuer) != metadata.issuer:
+                raise ValueError("the callback names another issuer")
+            async with self._client(login.redirect_uri) as client:
+                token = await client.fetch_token(
+                    metadata.token_endpoint,
+                    grant_type="authorization_code",
+                    code=parameters["code"],
+                    code_verifier=login.code_verifier,
+                )
+            claims = await self.decode_id_token(token, login.nonce)
+            user = await self.fetch_user(claims, token)
+            refresher = OidcRefresher(self, claims, token)
+        except PROVIDER_ERRORS as error:
+            raise self._unavailable(error) from None
+        identity = await self.session_issuer.resolve(user)
+        if identity is None:
+            raise AccessDenied(
+                f"{user.name} has no role in Almenara. An administrator can add one to auth.roles."
+            )
+        secret = await self.session_issuer.start_session(
+            request_info, identity, refresher=refresher
+        )
+        return secret, login.next_page
+
+    async def decode_id_token(self, token: Mapping[str, Any], nonce: str | None) -> dict[str, Any]:
+        """Return the claims of the ID token in a token response.
+
+        Raises one of `PROVIDER_ERRORS`.
+        """
+        required: dict[str, Any] = {"exp": {"essential": True}, "sub": {"essential": True}}
         if nonce is not None:
-            wanted["nonce"] = {"essential": True, "value": nonce}
-        claims = await self._claims(str(token["id_token"]), **wanted)
+            required["nonce"] = {"essential": True, "value": nonce}
+        claims = await self._decode_token(str(token["id_token"]), **required)
         audiences = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
         if claims.get("azp", self.settings.client_id) != self.settings.client_id or (
             len(audiences) > 1 and "azp" not in claims
         ):
-            raise ValueError("the id token is for another client")
+            raise ValueError("the ID token was issued to another client")
         return claims
 
-    async def _person(self, claims: Mapping[str, Any], token: Mapping[str, Any]) -> Person:
+    async def fetch_user(self, claims: Mapping[str, Any], token: Mapping[str, Any]) -> User:
+        """Return the user of an ID token, completed from the userinfo endpoint.
+
+        Raises one of `PROVIDER_ERRORS`.
+        """
         known = dict(claims)
-        endpoint = (await self._metadata()).userinfo_endpoint
+        endpoint = (await self._get_metadata()).userinfo_endpoint
         if self.settings.groups_claim not in known and endpoint and token.get("access_token"):
-            # Some providers keep the id token short and tell the rest here.
+            # Some providers keep ID tokens short and return groups only here.
             response = await self._http.get(
                 endpoint, headers={"authorization": f"Bearer {token['access_token']}"}
             )
             response.raise_for_status()
-            told = response.json()
-            if told.get("sub") != claims["sub"]:
-                raise ValueError("the provider tells of somebody else")
-            known = {**told, **known}
+            user_info = response.json()
+            if user_info.get("sub") != claims["sub"]:
+                raise ValueError("the userinfo response is of another user")
+            known = {**user_info, **known}
         groups = known.get(self.settings.groups_claim) or ()
         groups = [groups] if isinstance(groups, str) else groups
-        return Person(
-            name=self._named(known)[:200],
+        return User(
+            name=self._display_name(known)[:200],
             subject=f"oidc:{claims['sub']}",
-            groups=tuple(sorted(str(it) for it in groups)),
+            groups=tuple(sorted(str(group) for group in groups)),
         )
 
-    def _named(self, claims: Mapping[str, Any]) -> str:
-        wanted = self.settings.name_claim
-        for claim in (wanted, "email"):
-            # Anybody can give the address of somebody else as theirs until it is verified.
-            if claim == "email" and claims.get("email_verified", claim == wanted) is not True:
+    def _display_name(self, claims: Mapping[str, Any]) -> str:
+        configured = self.settings.name_claim
+        for claim in (configured, "email"):
+            # Users can enter the e-mail address of others until the provider verifies it.
+            is_verified = claims.get("email_verified", claim == configured) is True
+            if claim == "email" and not is_verified:
                 continue
             if claims.get(claim):
                 return str(claims[claim])
         return str(claims["sub"])
 
-    async def refreshed(self, refresh_token: str) -> dict[str, Any] | None:
-        """What the provider gives for a refresh token; None where it gives nothing any more."""
-        metadata = await self._metadata()
+    async def refresh(self, refresh_token: str) -> dict[str, Any] | None:
+        """Return the token response for a refresh token; None where the provider withdrew it.
+
+        Raises one of `PROVIDER_ERRORS`.
+        """
+        metadata = await self._get_metadata()
         async with self._client() as client:
             try:
                 return dict(
                     await client.refresh_token(metadata.token_endpoint, refresh_token=refresh_token)
                 )
             except AuthlibBaseError as error:
-                if error.error in ("invalid_grant", "invalid_token", "access_denied"):
+                if error.error in WITHDRAWN:
                     return None
                 raise
 
-    # -- away
+    # -- logout
 
-    def leaving(self, session: Session) -> str:
-        """Where the provider signs people out; empty where it does not."""
-        endpoint = self._found.end_session_endpoint if self._found is not None else ""
-        renewal = session.renewal
-        if not endpoint or not isinstance(renewal, Refreshing):
+    def logout_url(self, session: Session) -> str:
+        """Return the provider's logout page for a session; empty if it has none."""
+        endpoint = self._metadata.end_session_endpoint if self._metadata is not None else ""
+        refresher = session.refresher
+        if not endpoint or not isinstance(refresher, OidcRefresher):
             return ""
-        told = {"client_id": self.settings.client_id, "id_token_hint": renewal.id_token}
-        return f"{endpoint}?{urlencode(told)}"
+        parameters = {"client_id": self.settings.client_id, "id_token_hint": refresher.id_token}
+        return f"{endpoint}?{urlencode(parameters)}"
 
-    async def signed_out_elsewhere(self, token: str) -> bool:
-        """End the sessions that a logout token names; whether it was a good one."""
+    async def handle_logout_token(self, token: str) -> bool:
+        """End the sessions that a back-channel logout token names; return whether it is valid."""
         try:
-            claims = await self._claims(token, jti={"essential": True})
-            events = claims.get("events")
-            named = claims.get("sid") or claims.get("sub")
-            wrong = (
-                "nonce" in claims
-                or not isinstance(events, dict)
-                or LOGOUT_EVENT not in events
-                or not named
-                or now() / SECOND - float(claims["iat"]) > PATIENCE
-            )
-            if wrong:
-                raise ValueError("it is no logout token")
-        except TROUBLE as error:
-            log.warning("a logout token was refused", provider=self.name, reason=str(error)[:200])
+            claims = await self._decode_token(token, jti={"essential": True})
+            _check_logout_claims(claims)
+        except PROVIDER_ERRORS as error:
+            log.warning("a logout token was refused", provider=self.name,
+                        reason=describe_error(error, 200))  # fmt: skip
             return False
-        if (told := str(claims["jti"])) in self._used:
+        token_id = str(claims["jti"])
+        if token_id in self._used_logout_tokens:
             return False
-        self._used[told] = None
-        while len(self._used) > PENDING:
-            self._used.popitem(last=False)
-        for session in self.access.sessions:
-            renewal = session.renewal
-            if not isinstance(renewal, Refreshing):
-                continue
-            of_session = claims.get("sid") is not None and claims["sid"] == renewal.sid
-            of_person = claims.get("sid") is None and claims.get("sub") == renewal.sub
-            if of_session or of_person:
-                await self.access.end(session)
+        self._used_logout_tokens[token_id] = None
+        while len(self._used_logout_tokens) > MAX_PENDING:
+            self._used_logout_tokens.popitem(last=False)
+        for session in self.session_issuer.sessions:
+            refresher = session.refresher
+            if isinstance(refresher, OidcRefresher) and refresher.is_named_by(claims):
+                await self.session_issuer.end_session(session)
         return True
 
 
-class Refreshing:
-    """Asks the provider again who somebody is, with the refresh token, which is only in memory."""
+def _check_logout_claims(claims: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for claims that OpenID Connect Back-Channel Logout 1.0, 2.6, refuses."""
+    events = claims.get("events")
+    if (
+        "nonce" in claims
+        or not isinstance(events, dict)
+        or LOGOUT_EVENT not in events
+        or not (claims.get("sid") or claims.get("sub"))
+        or now() / SECOND - float(claims["iat"]) > LOGIN_TIMEOUT
+    ):
+        raise ValueError("it is not a valid logout token")
+
+
+class OidcRefresher:
+    """The `UserRefresher` of an OpenID Connect session; holds the refresh token in memory."""
 
     def __init__(
-        self, provider: Provider, claims: Mapping[str, Any], token: Mapping[str, Any]
+        self, provider: OidcProvider, claims: Mapping[str, Any], token: Mapping[str, Any]
     ) -> None:
         self.provider = provider
-        self.every = provider.settings.refresh_interval
+        self.interval = provider.settings.refresh_interval
         self.sub, self.sid = str(claims["sub"]), claims.get("sid")
         self.id_token = str(token["id_token"])
         self._refresh_token = token.get("refresh_token")
-        self._until = float(claims["exp"])
-        self._last = claims
-        self._token = token
+        self._expires = float(claims["exp"])
+        self._claims = claims
 
-    async def person(self) -> Person | None:
-        """Who it is now; None where the provider says that it is over."""
+    def is_named_by(self, claims: Mapping[str, Any]) -> bool:
+        """Return whether a logout token names this session, or all sessions of its user."""
+        sid = claims.get("sid")
+        if sid is None:
+            return bool(claims.get("sub") == self.sub)
+        return bool(sid == self.sid)
+
+    async def fetch_user(self) -> User | None:
+        """Return the user as it is now; None where the provider ended the session.
+
+        Raises one of `PROVIDER_ERRORS`.
+        """
         if not self._refresh_token:
-            if now() / SECOND > self._until:
+            if now() / SECOND > self._expires:
                 return None
-            return await self.provider._person(self._last, {})
-        token = await self.provider.refreshed(str(self._refresh_token))
+            return await self.provider.fetch_user(self._claims, {})
+        token = await self.provider.refresh(str(self._refresh_token))
         if token is None:
             return None
         self._refresh_token = token.get("refresh_token", self._refresh_token)
         if token.get("id_token"):
-            claims = await self.provider._id_token(token, None)
+            claims = await self.provider.decode_id_token(token, None)
             if claims["sub"] != self.sub:
                 return None
-            self.id_token, self._last = str(token["id_token"]), claims
-        return await self.provider._person(self._last, token)
+            self.id_token, self._claims = str(token["id_token"]), claims
+        return await self.provider.fetch_user(self._claims, token)

@@ -1,53 +1,69 @@
-"""Identity headers of a proxy in front, and who may send them.
+"""Identity headers of an authenticating proxy.
 
-What went wrong elsewhere: headers believed from anybody, names that an underscore smuggles past the
-proxy, and headers that came twice.
+Known attacks on such headers: clients that send them directly, names that differ only by an
+underscore and pass the proxy's filter, and headers that are sent twice.
 """
 
 import hmac
 
 from almenara.config import ProxySettings
-from almenara.security.identity import Person
-from almenara.security.request import Refused, RequestInfo
+from almenara.security.errors import AccessDenied, InvalidRequest
+from almenara.security.identity import User
+from almenara.security.request import RequestInfo
+
+LONGEST_NAME = 200
 
 
-class Proxying:
-    """Reads who it is from the headers of a proxy that proves itself."""
+class ProxyHeaders:
+    """Reads the user from the headers of a proxy that proves its own identity."""
 
-    def __init__(self, settings: ProxySettings, *, certified: bool) -> None:
-        self.settings, self.certified = settings, certified
-        self.user = settings.user_header.lower()
-        self.groups = settings.groups_header.lower()
-        self.secret = settings.secret_header.lower()
+    def __init__(self, settings: ProxySettings, *, has_client_ca: bool) -> None:
+        """`has_client_ca`: TLS accepts only clients with a certificate, which is proof enough."""
+        self.settings, self.has_client_ca = settings, has_client_ca
+        self.user_header = settings.user_header.lower()
+        self.groups_header = settings.groups_header.lower()
+        self.secret_header = settings.secret_header.lower()
 
-    def person(self, asking: RequestInfo, *, trusted: bool) -> Person | None:
-        """Who the proxy says it is; None where it says nothing. Raises `Refused`."""
-        ours = {_plain(name): name for name in (self.user, self.groups, self.secret)}
-        for name, values in asking.headers.items():
-            meant = ours.get(_plain(name))
-            if meant is not None and (meant != name or len(values) > 1):
-                raise Refused(400, "An identity header came twice, or under a name that differs.")
-        name = asking.header(self.user).strip()
-        if not name and not asking.headers.get(self.groups):
+    def read_user(self, request_info: RequestInfo, *, is_trusted: bool) -> User | None:
+        """Return the user of the headers; None where the request has none of them.
+
+        `is_trusted`: the connection comes from an address in `server.trusted_proxies`. Raises
+        `AuthError`.
+        """
+        self._check_names(request_info)
+        name = request_info.header(self.user_header).strip()
+        if not name and not request_info.headers.get(self.groups_header):
             return None
-        if not trusted or not self._proven(asking):
-            raise Refused(
-                403,
-                "The identity headers do not come from the proxy: its address must be in"
-                " server.trusted_proxies, and it must send the secret of auth.proxy.secret.",
+        if not is_trusted or not self._is_proven(request_info):
+            raise AccessDenied(
+                "The identity headers do not come from a trusted proxy: its address must be in"
+                " server.trusted_proxies, and it must send the secret of auth.proxy.secret."
             )
-        if not name or len(name) > 200 or not name.isprintable():
-            raise Refused(400, "The proxy names nobody.")
-        groups = tuple(sorted({it.strip() for it in asking.header(self.groups).split(",")} - {""}))
-        return Person(name=name, subject=f"proxy:{name}", groups=groups)
+        if not name or len(name) > LONGEST_NAME or not name.isprintable():
+            raise InvalidRequest("The proxy sent no valid user name.")
+        values = request_info.header(self.groups_header).split(",")
+        groups = tuple(sorted({group.strip() for group in values} - {""}))
+        return User(name=name, subject=f"proxy:{name}", groups=groups)
 
-    def _proven(self, asking: RequestInfo) -> bool:
+    def _check_names(self, request_info: RequestInfo) -> None:
+        own_headers = {
+            _normalize(name): name
+            for name in (self.user_header, self.groups_header, self.secret_header)
+        }
+        for name, values in request_info.headers.items():
+            own = own_headers.get(_normalize(name))
+            if own is not None and (own != name or len(values) > 1):
+                raise InvalidRequest(
+                    f"The identity header {own} was sent more than once, or spelled differently."
+                )
+
+    def _is_proven(self, request_info: RequestInfo) -> bool:
         if self.settings.secret is None:
-            return self.certified
-        wanted, came = self.settings.secret.reveal(), asking.header(self.secret)
-        return hmac.compare_digest(wanted.encode(), came.encode("utf-8", "replace"))
+            return self.has_client_ca
+        expected, sent = self.settings.secret.reveal(), request_info.header(self.secret_header)
+        return hmac.compare_digest(expected.encode(), sent.encode("utf-8", "replace"))
 
 
-def _plain(name: str) -> str:
-    """A name as whoever confuses `_` and `-` reads it."""
+def _normalize(name: str) -> str:
+    """Return a header name as servers that confuse `_` and `-` read it."""
     return name.replace("_", "-").replace(" ", "").lower()

@@ -1,60 +1,65 @@
-"""How often somebody may try: requests by a rate, wrong secrets with longer and longer waits."""
+"""Rate limits: a token bucket for requests, and growing waits after wrong secrets."""
 
 import time
 from collections import OrderedDict
 from typing import Final
 
-REMEMBERED: Final = 20_000
+LARGEST_TABLE: Final = 20_000
+"""Keys that are remembered; the least recently used are dropped first."""
 LONGEST_WAIT: Final = 900.0
-FORGOTTEN_AFTER: Final = 3600.0
+FORGET_AFTER: Final = 3600.0
+"""Seconds after its last wrong secret, when the count of a key starts again at 0."""
+LARGEST_EXPONENT: Final = 16
 
 
-class Rates:
-    """Requests of each key, by a rate and a burst; the least recent keys are forgotten first."""
+class RequestLimiter:
+    """Token buckets by key: `rate` requests a second, and `burst` at once."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self.rate, self.burst = rate, burst
-        self._credit: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """Remaining requests and the time of the last one, by key."""
 
-    def allows(self, key: str) -> bool:
-        """Whether another request of a key is in order; it counts where it is."""
+    def try_acquire(self, key: str) -> bool:
+        """Return whether a request is within the rate, and count it if so."""
         moment = time.monotonic()
-        credit, last = self._credit.get(key, (float(self.burst), moment))
+        credit, last = self._buckets.get(key, (float(self.burst), moment))
         credit = min(self.burst, credit + (moment - last) * self.rate)
-        allowed = credit >= 1
-        self._credit[key] = (credit - 1 if allowed else credit, moment)
-        self._credit.move_to_end(key)
-        if len(self._credit) > REMEMBERED:
-            self._credit.popitem(last=False)
-        return allowed
+        is_allowed = credit >= 1
+        self._buckets[key] = (credit - 1 if is_allowed else credit, moment)
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > LARGEST_TABLE:
+            self._buckets.popitem(last=False)
+        return is_allowed
 
 
-class Attempts:
-    """Wrong secrets of each key: some are free, then each doubles the wait."""
+class FailureLimiter:
+    """Wrong secrets by key: the first `free` cost nothing, each further one doubles the wait."""
 
     def __init__(self, free: int) -> None:
         self.free = free
-        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """Count and the time of the last failure, by key."""
 
-    def wait(self, key: str) -> float:
-        """Seconds until a key may try again; 0 where it may now."""
-        count, last = self._failed.get(key, (0, 0.0))
+    def remaining_wait(self, key: str) -> float:
+        """Return the seconds until the next attempt is allowed; 0 if it is now."""
+        count, last = self._failures.get(key, (0, 0.0))
         if count < self.free:
             return 0.0
-        pause = min(2.0 ** min(count - self.free, 16), LONGEST_WAIT)
+        pause = min(2.0 ** min(count - self.free, LARGEST_EXPONENT), LONGEST_WAIT)
         return max(last + pause - time.monotonic(), 0.0)
 
-    def failed(self, key: str) -> None:
-        """Note a wrong secret."""
-        count, last = self._failed.get(key, (0, 0.0))
+    def record_failure(self, key: str) -> None:
+        """Count a wrong secret."""
+        count, last = self._failures.get(key, (0, 0.0))
         moment = time.monotonic()
-        if moment - last > FORGOTTEN_AFTER:
+        if moment - last > FORGET_AFTER:
             count = 0
-        self._failed[key] = (count + 1, moment)
-        self._failed.move_to_end(key)
-        if len(self._failed) > REMEMBERED:
-            self._failed.popitem(last=False)
+        self._failures[key] = (count + 1, moment)
+        self._failures.move_to_end(key)
+        if len(self._failures) > LARGEST_TABLE:
+            self._failures.popitem(last=False)
 
-    def succeeded(self, key: str) -> None:
-        """Forget what was wrong before."""
-        self._failed.pop(key, None)
+    def reset(self, key: str) -> None:
+        """Forget the failures of a key after a successful attempt."""
+        self._failures.pop(key, None)

@@ -1,191 +1,202 @@
-"""Sessions: kept here and never in the browser, which holds a secret name of one in a cookie."""
+"""Sessions: state on the server, of which the browser has only a secret in a cookie."""
 
 import asyncio
-import hmac
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 import structlog
 
 from almenara.config import AuthSettings
-from almenara.security.identity import Identity, Person
-from almenara.security.secret_hash import digest, generated
-from almenara.security.store import KeptSession, Store
+from almenara.errors import describe_error
+from almenara.security.identity import Identity
+from almenara.security.secret_hash import digest, generate_secret
+from almenara.security.store import AccessStore, SessionRecord
 from almenara.signals import now
+from almenara.units import SECOND
 
 log = structlog.get_logger(__name__)
 
 SECURE_COOKIE: Final = "__Host-almenara"
 PLAIN_COOKIE: Final = "almenara"
-"""On http, which only this machine uses, or who asked for it by name."""
-SECOND: Final = 1_000_000
-GRACE: Final = 30 * SECOND
-"""How long a cookie is good once the next one was sent: requests may be under way with it."""
+"""Over http: on this machine, and with `auth.allow_plain_http`."""
+ROTATION_GRACE: Final = 30 * SECOND
+"""How long the previous cookie stays valid once the browser has sent the new one: requests with the
+old one may still be on their way."""
 SEEN_STEP: Final = 60 * SECOND
-SESSIONS: Final = 5_000
+"""How far `last_seen` may run ahead of the file before it is written."""
+LARGEST_AGENT: Final = 200
+MAX_SESSIONS: Final = 5_000
 
 
 class Session:
-    """Somebody who signed in with one browser."""
+    """A signed-in browser."""
 
-    def __init__(self, kept: KeptSession, identity: Identity, renewal: Any = None) -> None:
-        self.kept = kept
+    def __init__(self, record: SessionRecord, identity: Identity, refresher: Any = None) -> None:
+        self.record = record
         self.identity: Identity | None = identity
-        """None once it has ended."""
-        self.renewal = renewal
-        """What it takes to ask again whether they may still be here; only in memory."""
-        self.renewed = now()
-        self.seen = kept.seen
+        """None once the session has ended."""
+        self.refresher = refresher
+        """A `UserRefresher`, in memory only: it holds tokens of the provider or the cluster."""
+        self.refreshed = now()
+        self.last_seen = record.last_seen
         self.rotated = now()
-        self.before = ""
-        """The digest of the cookie before this one."""
-        self.taken: int | None = self.rotated
-        """When the cookie was first sent by the browser; None where it may never have got there."""
+        self.previous_digest = ""
+        """The digest of the cookie before the current one."""
+        self.confirmed: int | None = self.rotated
+        """When the browser first sent the current cookie; None while it may not have received
+        it."""
 
     @property
     def id(self) -> str:
-        return self.kept.id
+        return self.record.id
 
     @property
     def csrf(self) -> str:
-        return self.kept.csrf
-
-    def csrf_fits(self, token: str) -> bool:
-        """Whether a form was made for this session."""
-        return hmac.compare_digest(self.kept.csrf.encode(), token.encode("utf-8", "replace"))
-
-
-Allowed = Callable[[Person], Identity | None]
+        return self.record.csrf
 
 
 class Sessions:
-    """Every session there is, in memory and in the file."""
+    """All sessions, in memory and in the file."""
 
-    def __init__(self, store: Store, settings: AuthSettings) -> None:
+    def __init__(self, store: AccessStore, settings: AuthSettings) -> None:
         self.store, self.settings = store, settings
         self._by_digest: dict[str, Session] = {}
         self._by_id: dict[str, Session] = {}
-        # A reading of the file must not miss what is being written to it.
-        self.turn = asyncio.Lock()
+        self.lock = asyncio.Lock()
+        """Guards the file: whoever reads it must not miss a session that is being written."""
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_id.values()))
 
-    async def begin(
-        self, identity: Identity, *, address: str, agent: str, access: str = "", renewal: Any = None
+    async def create(
+        self,
+        identity: Identity,
+        *,
+        address: str,
+        agent: str,
+        access_token_mark: str = "",
+        refresher: Any = None,
     ) -> tuple[Session, str]:
-        """A new session and the secret of its cookie."""
-        secret, moment = generated(), now()
-        name = digest(secret)
-        kept = KeptSession(
-            id=name[:16],
-            digest=name,
-            csrf=generated(),
-            person=identity.person,
+        """Create a session; return it with the secret of its cookie."""
+        secret, moment = generate_secret(), now()
+        key = digest(secret)
+        record = SessionRecord(
+            id=key[:16],
+            digest=key,
+            csrf=generate_secret(),
+            user=identity.user,
             created=moment,
-            seen=moment,
+            last_seen=moment,
             expires=moment + int(self.settings.session_lifetime * SECOND),
             address=address,
-            agent=agent[:200],
-            access=access,
+            agent=agent[:LARGEST_AGENT],
+            access_token_mark=access_token_mark,
         )
-        async with self.turn:
-            if len(self._by_id) >= SESSIONS:
-                await self._forget(min(self._by_id.values(), key=lambda it: it.seen))
-            await asyncio.to_thread(self.store.keep_session, kept)
-            session = Session(kept, identity, renewal)
+        async with self.lock:
+            if len(self._by_id) >= MAX_SESSIONS:
+                await self._remove(min(self._by_id.values(), key=lambda other: other.last_seen))
+            await asyncio.to_thread(self.store.put_session, record)
+            session = Session(record, identity, refresher)
             self._add(session)
         return session, secret
 
-    def restore(self, kept: KeptSession, identity: Identity) -> None:
-        """Take up a session from before a restart."""
-        self._add(Session(kept, identity))
+    def restore(self, record: SessionRecord, identity: Identity) -> None:
+        """Add a session that the file has from before a restart."""
+        self._add(Session(record, identity))
 
     def _add(self, session: Session) -> None:
         self._by_id[session.id] = session
-        self._by_digest[session.kept.digest] = session
+        self._by_digest[session.record.digest] = session
 
     def find(self, secret: str) -> Session | None:
-        """The session of a cookie, where it is still good; that counts as being seen."""
-        name = digest(secret)
-        session = self._by_digest.get(name)
-        if session is None or session.identity is None or not self.alive(session):
+        """Return the live session of a cookie, and count the request as activity."""
+        key = digest(secret)
+        session = self._by_digest.get(key)
+        if session is None or session.identity is None or not self.is_alive(session):
             return None
-        if name == session.kept.digest:
-            session.taken = session.taken or now()
-        elif session.taken is not None and now() - session.taken > GRACE:
+        if key == session.record.digest:
+            session.confirmed = session.confirmed or now()
+        elif session.confirmed is not None and now() - session.confirmed > ROTATION_GRACE:
             return None
-        session.seen = now()
+        session.last_seen = now()
         return session
 
     def get(self, session_id: str) -> Session | None:
-        """A session by its id."""
+        """Return a session by its id."""
         return self._by_id.get(session_id)
 
-    def alive(self, session: Session) -> bool:
-        """Whether neither of its lifetimes is over."""
+    def is_alive(self, session: Session) -> bool:
+        """Return whether neither the idle timeout nor the lifetime has passed."""
         moment = now()
         idle = int(self.settings.session_idle_timeout * SECOND)
-        return moment < session.kept.expires and moment < session.seen + idle
+        return moment < session.record.expires and moment < session.last_seen + idle
 
-    def due(self, session: Session) -> bool:
-        """Whether its cookie should be exchanged."""
+    def is_rotation_due(self, session: Session) -> bool:
+        """Return whether the cookie is older than `auth.session_rotation_interval`."""
         return now() - session.rotated > self.settings.session_rotation_interval * SECOND
 
     async def rotate(self, session: Session) -> str | None:
-        """Exchange the cookie of a session; the secret of the new one. None where another request
-        has just done so, or where it cannot be written: then the one there is stays good."""
-        secret = generated()
-        async with self.turn:
-            if not self.due(session) or not self._there(session):
+        """Replace the cookie of a session and return the secret of the new one.
+
+        None where another request has just rotated it, and where the file cannot be written: the
+        current cookie stays valid then.
+        """
+        secret = generate_secret()
+        async with self.lock:
+            if not self.is_rotation_due(session) or not self._contains(session):
                 return None
-            kept = msgspec.structs.replace(session.kept, digest=digest(secret), seen=session.seen)
+            record = msgspec.structs.replace(
+                session.record, digest=digest(secret), last_seen=session.last_seen
+            )
             try:
-                await asyncio.to_thread(self.store.keep_session, kept)
+                await asyncio.to_thread(self.store.put_session, record)
             except sqlite3.Error as error:
-                log.warning("a session's cookie cannot be exchanged", reason=str(error))
+                log.warning("cannot rotate a session cookie", reason=describe_error(error))
                 return None
-            if not self._there(session):
+            if not self._contains(session):
                 return None
-            # One that the browser never sent has not got there: it still has the one before.
-            lost, old = session.kept.digest, session.before
-            if session.taken is not None:
-                lost, old = old, lost
-            self._by_digest.pop(lost, None)
-            session.before, session.kept = old, kept
-            session.rotated, session.taken = now(), None
-            self._by_digest[kept.digest] = session
+            # A cookie that the browser never sent may not have arrived: then the browser still has
+            # the one before it, and that one stays valid instead.
+            dropped, previous = session.record.digest, session.previous_digest
+            if session.confirmed is not None:
+                dropped, previous = previous, dropped
+            self._by_digest.pop(dropped, None)
+            session.previous_digest, session.record = previous, record
+            session.rotated, session.confirmed = now(), None
+            self._by_digest[record.digest] = session
         return secret
 
     async def end(self, session: Session) -> None:
-        """End a session, here and in the file."""
-        async with self.turn:
-            await self._forget(session)
+        """End a session, in memory and in the file."""
+        async with self.lock:
+            await self._remove(session)
 
-    async def _forget(self, session: Session) -> None:
+    async def _remove(self, session: Session) -> None:
         self.drop(session)
         await asyncio.to_thread(self.store.remove_session, session.id)
 
     def drop(self, session: Session) -> None:
-        """End a session here; the file does not have it any more."""
+        """End a session in memory, where the file no longer has it."""
         session.identity = None
-        session.renewal = None
+        session.refresher = None
         self._by_id.pop(session.id, None)
-        for name in (session.kept.digest, session.before):
-            if self._by_digest.get(name) is session:
-                del self._by_digest[name]
+        for key in (session.record.digest, session.previous_digest):
+            if self._by_digest.get(key) is session:
+                del self._by_digest[key]
 
-    def _there(self, session: Session) -> bool:
+    def _contains(self, session: Session) -> bool:
         return self._by_id.get(session.id) is session
 
-    async def note_seen(self) -> None:
-        """Write down, now and then, when sessions were last used, so that a restart knows."""
+    async def save_last_seen(self) -> None:
+        """Write `last_seen` of active sessions, so that the idle timeout survives a restart."""
         for session in self:
-            if session.seen - session.kept.seen > SEEN_STEP:
-                async with self.turn:
-                    if not self._there(session):
+            if session.last_seen - session.record.last_seen > SEEN_STEP:
+                async with self.lock:
+                    if not self._contains(session):
                         continue
-                    session.kept = msgspec.structs.replace(session.kept, seen=session.seen)
-                    await asyncio.to_thread(self.store.keep_session, session.kept)
+                    session.record = msgspec.structs.replace(
+                        session.record, last_seen=session.last_seen
+                    )
+                    await asyncio.to_thread(self.store.put_session, session.record)

@@ -1,7 +1,7 @@
-"""The file of what gives access: the access token's hash, API tokens, sessions.
+"""`access.db`: the hash of the access token, API tokens and sessions.
 
 A file of its own, so that commands can change it beside a running Almenara, and so that a copy of
-the history holds nothing of it. What is kept of a secret cannot be turned back into it.
+the history contains no credentials. Only hashes and digests of secrets are stored.
 """
 
 import sqlite3
@@ -13,10 +13,12 @@ from typing import Any, Final
 import msgspec
 
 from almenara.scope import Grant
-from almenara.security.identity import Person
+from almenara.security.identity import User
 
 FILE: Final = "access.db"
 VERSION: Final = 1
+BUSY_TIMEOUT: Final = 10.0
+"""Seconds that a statement waits for another process."""
 TABLES: Final = """
 CREATE TABLE access_token (only INTEGER PRIMARY KEY CHECK (only = 1), hash TEXT NOT NULL,
     created INTEGER NOT NULL);
@@ -27,7 +29,7 @@ CREATE TABLE sessions (id TEXT PRIMARY KEY, body TEXT NOT NULL);
 
 
 class ApiToken(msgspec.Struct, frozen=True, kw_only=True):
-    """A token for a script; what it may do and see, and until when."""
+    """An API token: its role, its scope and its expiry. All times in microseconds."""
 
     id: str
     name: str
@@ -35,41 +37,41 @@ class ApiToken(msgspec.Struct, frozen=True, kw_only=True):
     role: int
     grants: tuple[Grant, ...]
     created: int
-    """Microseconds since the epoch."""
     expires: int
-    """Microseconds since the epoch."""
-    by: str
-    """Who made it."""
+    created_by: str = msgspec.field(name="by")
 
 
-class KeptSession(msgspec.Struct, frozen=True, kw_only=True):
-    """A session as it outlives a restart."""
+class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as it is stored. All times in microseconds.
+
+    Renamed fields keep their stored name, so that sessions of earlier versions stay valid.
+    """
 
     id: str
-    """The digest of the first cookie; stays when the cookie changes."""
+    """From the digest of the first cookie; stays the same when the cookie rotates."""
     digest: str
-    """The digest of the cookie that is good now."""
+    """The digest of the current cookie."""
     csrf: str
-    person: Person
+    user: User = msgspec.field(name="person")
     created: int
-    seen: int
+    last_seen: int = msgspec.field(name="seen")
     expires: int
     address: str
     agent: str
-    access: str = ""
-    """Of the access token it came from, a digest of its hash: a new token ends it."""
+    access_token_mark: str = msgspec.field(default="", name="access")
+    """Identifies the access token that started it: a new access token ends the session."""
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the file holds."""
+class StoredAccess(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of the file."""
 
     access_hash: str = ""
     tokens: tuple[ApiToken, ...] = ()
-    sessions: tuple[KeptSession, ...] = ()
+    sessions: tuple[SessionRecord, ...] = ()
 
 
-class Store:
-    """The file; every call opens it, so that any process and thread may make one."""
+class AccessStore:
+    """Reads and writes the file. Every call opens it, so that any process and thread may use it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
@@ -79,7 +81,9 @@ class Store:
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch(mode=0o600)
-        with closing(sqlite3.connect(self.path, timeout=10, isolation_level=None)) as connection:
+        with closing(
+            sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
+        ) as connection:
             connection.execute("PRAGMA secure_delete = ON")
             if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
                 connection.executescript(
@@ -90,34 +94,34 @@ class Store:
             yield connection
 
     def stamp(self) -> tuple[int, int]:
-        """What changes with every change of the file."""
+        """Return modification time and size, which change with every change of the file."""
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except OSError:
             return 0, 0
-        return found.st_mtime_ns, found.st_size
+        return status.st_mtime_ns, status.st_size
 
-    def read(self) -> Kept:
-        """All that the file holds."""
+    def read(self) -> StoredAccess:
+        """Return the content of the file; empty where it does not exist."""
         if not self.path.exists():
-            return Kept()
+            return StoredAccess()
         with self._open() as connection:
             token = connection.execute("SELECT hash FROM access_token").fetchone()
-            return Kept(
+            return StoredAccess(
                 access_hash=token[0] if token else "",
-                tokens=_decoded(connection, "api_tokens", ApiToken),
-                sessions=_decoded(connection, "sessions", KeptSession),
+                tokens=_read_table(connection, "api_tokens", ApiToken),
+                sessions=_read_table(connection, "sessions", SessionRecord),
             )
 
-    def set_access_hash(self, hashed: str, created: int) -> None:
-        """Replace the access token's hash."""
+    def set_access_hash(self, access_hash: str, created: int) -> None:
+        """Replace the hash of the access token."""
         with self._open() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO access_token VALUES (1, ?, ?)", (hashed, created)
+                "INSERT OR REPLACE INTO access_token VALUES (1, ?, ?)", (access_hash, created)
             )
 
     def add_token(self, token: ApiToken) -> None:
-        """Keep an API token."""
+        """Insert an API token."""
         body = msgspec.json.encode(token).decode()
         with self._open() as connection:
             connection.execute(
@@ -126,13 +130,13 @@ class Store:
             )
 
     def remove_token(self, token_id: str) -> bool:
-        """Forget an API token; whether there was one."""
+        """Delete an API token; return whether it existed."""
         with self._open() as connection:
-            done = connection.execute("DELETE FROM api_tokens WHERE id = ?", (token_id,))
-            return done.rowcount > 0
+            cursor = connection.execute("DELETE FROM api_tokens WHERE id = ?", (token_id,))
+            return cursor.rowcount > 0
 
-    def keep_session(self, session: KeptSession) -> None:
-        """Keep a session, or what became of it."""
+    def put_session(self, session: SessionRecord) -> None:
+        """Insert or replace a session."""
         with self._open() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO sessions VALUES (?, ?)",
@@ -140,12 +144,12 @@ class Store:
             )
 
     def remove_session(self, session_id: str) -> bool:
-        """Forget a session; whether there was one."""
+        """Delete a session; return whether it existed."""
         with self._open() as connection:
-            done = connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
-            return done.rowcount > 0
+            cursor = connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
+            return cursor.rowcount > 0
 
 
-def _decoded(connection: sqlite3.Connection, table: str, kind: Any) -> tuple[Any, ...]:
+def _read_table(connection: sqlite3.Connection, table: str, kind: Any) -> tuple[Any, ...]:
     decode = msgspec.json.Decoder(kind).decode
     return tuple(decode(body) for (body,) in connection.execute(f"SELECT body FROM {table}"))  # nosec B608 # nosemgrep: values-written-into-a-statement # a table of ours

@@ -1,81 +1,89 @@
-"""API tokens, for scripts: each with a role, a scope and an end."""
+"""API tokens for scripts: each has a role, a scope and an expiry."""
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from almenara.scope import Grant
-from almenara.security.identity import Identity, Person, Role, in_role
-from almenara.security.secret_hash import digest, generated, hashed
+from almenara.security.identity import Identity, Role, User, scope_for_role
+from almenara.security.secret_hash import digest, generate_secret, hash_secret
 from almenara.security.store import ApiToken
 from almenara.signals import now
+from almenara.units import SECOND
 
 PREFIX: Final = "alm"
-"""What tokens begin with, so that people and scanners recognise one where it should not be."""
-SECOND: Final = 1_000_000
+"""The prefix of every token, so that people and secret scanners recognise a leaked one."""
+ID_BYTES: Final = 6
 
 
-def made(
-    name: str, role: Role, grants: Sequence[Grant], lifetime: float, *, by: str
+def create_token(
+    name: str, role: Role, grants: Sequence[Grant], lifetime: float, *, created_by: str
 ) -> tuple[ApiToken, str]:
-    """A new token and what its holder sends; only a hash of that is kept."""
-    token_id, secret, moment = secrets.token_hex(6), generated(), now()
+    """Return a new token to store and the text that its holder sends; `lifetime` is in seconds.
+
+    Takes some milliseconds of processor for the hash: call it in a thread.
+    """
+    token_id, secret, moment = secrets.token_hex(ID_BYTES), generate_secret(), now()
     token = ApiToken(
         id=token_id,
         name=name,
-        hash=hashed(secret),
+        hash=hash_secret(secret),
         role=int(role),
         grants=tuple(grants) or (Grant(),),
         created=moment,
         expires=moment + int(lifetime * SECOND),
-        by=by,
+        created_by=created_by,
     )
     return token, f"{PREFIX}_{token_id}_{secret}"
 
 
-def parts(text: str) -> tuple[str, str] | None:
-    """The id and the secret of what somebody sent as an API token; None where it is none."""
+def parse_token(text: str) -> tuple[str, str] | None:
+    """Return the id and the secret of an API token; None where the text is not one."""
     prefix, _, rest = text.partition("_")
     token_id, _, secret = rest.partition("_")
     return (token_id, secret) if prefix == PREFIX and token_id and secret else None
 
 
 def identity_of(token: ApiToken) -> Identity:
-    """Who comes with a token."""
+    """Return the identity that a token stands for."""
     role = Role(token.role)
     return Identity(
-        person=Person(name=token.name, subject=f"api:{token.id}", token=token.id, shared=True),
+        user=User(name=token.name, subject=f"api:{token.id}", token_id=token.id, is_shared=True),
         role=role,
-        scope=in_role(role, token.grants),
+        scope=scope_for_role(role, token.grants),
     )
 
 
-class Tokens:
-    """The API tokens there are."""
+class TokenRegistry:
+    """The API tokens of the file, and which of their secrets were verified before."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, ApiToken] = {}
         self._verified: dict[str, str] = {}
-        """The digest of a secret that was checked, by the id of its token."""
+        """The digest of the verified secret, by token id: it saves the slow hash per request."""
 
     def __iter__(self) -> Iterator[ApiToken]:
-        return iter(sorted(self._tokens.values(), key=lambda it: it.created))
+        return iter(sorted(self._tokens.values(), key=lambda token: token.created))
 
     def replace(self, tokens: Iterable[ApiToken]) -> None:
-        """Take what the file says now."""
-        self._tokens = {it.id: it for it in tokens}
-        self._verified = {it: seen for it, seen in self._verified.items() if it in self._tokens}
+        """Replace all tokens by those of the file."""
+        self._tokens = {token.id: token for token in tokens}
+        self._verified = {
+            token_id: secret_digest
+            for token_id, secret_digest in self._verified.items()
+            if token_id in self._tokens
+        }
 
     def get(self, token_id: str) -> ApiToken | None:
-        """A token that is there and has not expired."""
+        """Return a token that exists and has not expired."""
         token = self._tokens.get(token_id)
         return token if token is not None and now() < token.expires else None
 
-    def was_verified(self, token_id: str, secret: str) -> bool:
-        """Whether this secret was checked before, which spares the slow hash."""
-        seen = self._verified.get(token_id)
-        return seen is not None and secrets.compare_digest(seen, digest(secret))
+    def is_verified(self, token_id: str, secret: str) -> bool:
+        """Return whether this secret was verified before."""
+        verified = self._verified.get(token_id)
+        return verified is not None and secrets.compare_digest(verified, digest(secret))
 
-    def note_verified(self, token_id: str, secret: str) -> None:
-        """Remember that this secret is right."""
+    def mark_verified(self, token_id: str, secret: str) -> None:
+        """Remember that this secret is the token's."""
         self._verified[token_id] = digest(secret)

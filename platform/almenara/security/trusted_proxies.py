@@ -1,4 +1,4 @@
-"""Who is connected, where proxies stand between."""
+"""The client's address behind proxies."""
 
 import functools
 import ipaddress
@@ -9,46 +9,50 @@ from typing import Final
 from almenara.config import ConfigError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-PORT: Final = re.compile(r"\[([^\]]+)\](?::\d+)?|([\d.]+):\d+")
-LONGEST: Final = 64
-"""Characters of an address, at most."""
-SITE: Final = 64
-"""Bits of an IPv6 address that whoever has one has been given; the others are theirs to choose."""
+WITH_PORT: Final = re.compile(r"\[([^\]]+)\](?::\d+)?|([\d.]+):\d+")
+LONGEST_ADDRESS: Final = 64
+"""Characters."""
+SITE_PREFIX: Final = 64
+"""Bits of an IPv6 prefix that is assigned to one site; its clients choose the other bits freely."""
 
 
 class TrustedProxies:
-    """The proxies whose word is believed about who is behind them."""
+    """The networks of `server.trusted_proxies`, whose X-Forwarded-* headers are accepted."""
 
     def __init__(self, networks: Iterable[str]) -> None:
-        """Raises `ConfigError` for what is no address and no network."""
-        self._networks = [_network(it) for it in networks]
+        """Raises `ConfigError` for text that is neither an address nor a network."""
+        self._networks = [_parse_network(text) for text in networks]
 
     def __contains__(self, address: str) -> bool:
-        found = read_address(address)
-        return found is not None and any(found in it for it in self._networks)
+        parsed = parse_address(address)
+        return parsed is not None and any(parsed in network for network in self._networks)
 
-    def client(self, peer: str, forwarded: Sequence[str]) -> str:
-        """The address of a browser: of who is connected or, where that is one of these proxies,
-        of whom it names, and so on.
+    def client_address(self, peer: str, forwarded_for: Sequence[str]) -> str:
+        """Return the address of the client: `peer`, or what trusted proxies report.
 
-        `forwarded` are the values of X-Forwarded-For. Each proxy adds on the right, so that all to
-        the left of the first that is not ours is anybody's word.
+        `forwarded_for` are the values of X-Forwarded-For. Each proxy appends on the right, so
+        everything left of the first untrusted address may be forged by the client.
         """
         address = peer
-        for text in reversed([hop for value in forwarded for hop in value.split(",")]):
-            if address not in self or (hop := read_address(text)) is None:
+        for text in reversed(split_list(forwarded_for)):
+            if address not in self or (hop := parse_address(text)) is None:
                 break
             address = str(hop)
         return address
 
 
+def split_list(values: Sequence[str]) -> list[str]:
+    """Return the items of a header that is a comma-separated list, sent in one or more parts."""
+    return [item for value in values for item in value.split(",")]
+
+
 @functools.lru_cache(maxsize=4096)
-def read_address(text: str) -> Address | None:
-    """An address, of which some proxies tell the port too; None where it is none."""
+def parse_address(text: str) -> Address | None:
+    """Return an IP address, to which some proxies append the port; None where it is malformed."""
     text = text.strip()
-    if len(text) > LONGEST:
+    if len(text) > LONGEST_ADDRESS:
         return None
-    if (with_port := PORT.fullmatch(text)) is not None:
+    if (with_port := WITH_PORT.fullmatch(text)) is not None:
         text = with_port[1] or with_port[2]
     try:
         address = ipaddress.ip_address(text)
@@ -61,19 +65,19 @@ def read_address(text: str) -> Address | None:
     return address
 
 
-def counted_as(address: str) -> str:
-    """Whose requests are counted together: of IPv6 all of a site, which is one customer's."""
-    found = read_address(address)
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((found, SITE), strict=False))
+def rate_key(address: str) -> str:
+    """Return the key under which an address is limited: an IPv6 site (/64) counts as one."""
+    parsed = parse_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, SITE_PREFIX), strict=False))
     return address
 
 
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+def _parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise ConfigError(
-            f"server.trusted_proxies: {text!r} is no address and no network; write 10.0.0.7 or"
+            f"server.trusted_proxies: {text!r} is not an address or a network; write 10.0.0.7 or"
             " 10.0.0.0/8"
         ) from None

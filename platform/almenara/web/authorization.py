@@ -1,6 +1,7 @@
-"""The one check of every route and of the WebSocket: who may, and whether they meant to.
+"""Authorization of every route and of the WebSocket: the role it requires, and the CSRF check.
 
-A route says what it needs with one of the options below; one that says nothing is refused.
+A route declares its rule with one of the options below; a route without a rule is refused. The
+rules are in `web` because they are options of routes; `security` resolves who the caller is.
 """
 
 import hmac
@@ -9,113 +10,106 @@ from typing import Any, Final
 import structlog
 from litestar import Request
 from litestar.connection import ASGIConnection
-from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 
 from almenara.panels.view import View
 from almenara.scope import EMPTY_SCOPE
 from almenara.security.auth_context import AuthContext
+from almenara.security.errors import AccessDenied, AuthError, Unauthenticated
 from almenara.security.identity import Role
-from almenara.security.request import Refused, RequestInfo
+from almenara.security.request import RequestInfo
+from almenara.web.cookies import FORM_COOKIES
 from almenara.web.services import Services
 
 log = structlog.get_logger(__name__)
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
-NEEDS: Final = "needs"
-PUBLIC: Final[dict[str, Any]] = {NEEDS: None}
-"""For everybody, signed in or not."""
-VIEWER: Final[dict[str, Any]] = {NEEDS: Role.VIEWER}
-ADMIN: Final[dict[str, Any]] = {NEEDS: Role.ADMIN}
-UNLIMITED: Final[dict[str, Any]] = {NEEDS: Role.VIEWER, "unlimited": True}
-"""For who sees what all sources say, because it cannot be told apart by scope."""
-METRICS: Final[dict[str, Any]] = {**UNLIMITED, "metrics": True}
-BY_OTHERS: Final[dict[str, Any]] = {**PUBLIC, "csrf": False}
-"""For what another server sends, which proves itself in its own way."""
+REQUIRED_ROLE: Final = "required_role"
+PUBLIC: Final[dict[str, Any]] = {REQUIRED_ROLE: None}
+"""For everyone, signed in or not."""
+VIEWER: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.VIEWER}
+ADMIN: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.ADMIN}
+ALL_SOURCES: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.VIEWER, "all_sources": True}
+"""For viewers who see all sources, because the response cannot be narrowed to a scope."""
+METRICS: Final[dict[str, Any]] = {**ALL_SOURCES, "metrics": True}
+SERVER_TO_SERVER: Final[dict[str, Any]] = {**PUBLIC, "csrf": False}
+"""For requests of another server, which are authenticated by their content."""
 
-SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
+SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 CSRF_FIELD: Final = "csrf"
 CSRF_HEADER: Final = "x-csrf-token"
-FORM_COOKIES: Final = ("__Host-almenara-form", "almenara-form")
-"""What ties a form to a browser that has no session yet."""
 
 
-class NotSignedInError(HTTPException):
-    """It takes somebody who is signed in."""
-
-    status_code = 401
-
-
-class NotAllowedError(HTTPException):
-    """Who is signed in may not do that."""
-
-    status_code = 403
+def get_auth_context(connection: Connection) -> AuthContext | None:
+    """Return the identity of a request; None where no one is signed in."""
+    context = connection.scope["state"].get("auth_context")
+    return context if isinstance(context, AuthContext) else None
 
 
-def ticket_of(connection: Connection) -> AuthContext | None:
-    """Who makes a request; None where nobody is signed in."""
-    found = connection.scope["state"].get("ticket")
-    return found if isinstance(found, AuthContext) else None
+def get_request_info(connection: Connection) -> RequestInfo:
+    """Return what the authentication middleware read of a request."""
+    request_info = connection.scope["state"]["request_info"]
+    if not isinstance(request_info, RequestInfo):
+        raise TypeError("the request did not pass the authentication middleware")
+    return request_info
 
 
-def asking_of(connection: Connection) -> RequestInfo:
-    """A request as far as it matters who makes it."""
-    asking = connection.scope["state"]["asking"]
-    if not isinstance(asking, RequestInfo):
-        raise TypeError("the request did not pass the admission")
-    return asking
+def scoped_view(services: Services, connection: Connection) -> View:
+    """Return the data view of a request, limited to the caller's scope."""
+    context = get_auth_context(connection)
+    return services.hub.view.within(EMPTY_SCOPE if context is None else context.identity.scope)
 
 
-def seen(services: Services, connection: Connection) -> View:
-    """What there is to see for who makes a request."""
-    ticket = ticket_of(connection)
-    return services.hub.view.within(EMPTY_SCOPE if ticket is None else ticket.identity.scope)
-
-
-async def permit(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Raise where a request may not be answered: nobody is signed in, it takes another role, or a
-    form was not one of ours."""
+async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Raise `AuthError` where the caller lacks the role, or a form was not sent by our own page."""
     rule = handler.opt
-    if NEEDS not in rule:
-        log.error("a route says nothing of who may use it", route=str(handler))
-        raise NotAllowedError("This address is closed, because nobody said who may use it.")
-    ticket = ticket_of(connection)
+    if REQUIRED_ROLE not in rule:
+        log.error("a route has no authorization rule", route=str(handler))
+        raise AccessDenied("This address is closed, because its route has no authorization rule.")
+    context = get_auth_context(connection)
     services: Services = connection.app.state.services
-    opened = rule.get("metrics") and services.settings.auth.public_metrics
-    if rule[NEEDS] is not None and not opened:
-        refusal = connection.scope["state"].get("refusal")
-        if isinstance(refusal, Refused):
-            raise HTTPException(detail=refusal.detail, status_code=refusal.status)
-        if ticket is None:
-            raise NotSignedInError("Sign in first.")
-        if ticket.identity.role < rule[NEEDS]:
-            raise NotAllowedError(f"This takes the role {rule[NEEDS].name.lower()}.")
-        if rule.get("unlimited") and not ticket.identity.scope.sees_all_sources:
-            raise NotAllowedError("This is for who sees all sources.")
-    if isinstance(connection, Request) and connection.method not in SAFE and rule.get("csrf", True):
-        await _check_meant(connection, ticket)
+    is_open = rule.get("metrics") and services.settings.auth.public_metrics
+    if rule[REQUIRED_ROLE] is not None and not is_open:
+        error = connection.scope["state"].get("auth_error")
+        if isinstance(error, AuthError):
+            raise error
+        if context is None:
+            raise Unauthenticated("Sign in first.")
+        if context.identity.role < rule[REQUIRED_ROLE]:
+            raise AccessDenied(f"This needs the role {rule[REQUIRED_ROLE].name.lower()}.")
+        if rule.get("all_sources") and not context.identity.scope.sees_all_sources:
+            raise AccessDenied("This needs a scope that includes all sources.")
+    needs_csrf = rule.get("csrf", True)
+    if needs_csrf and isinstance(connection, Request) and connection.method not in SAFE_METHODS:
+        await _check_csrf(connection, context)
 
 
-def csrf_of(connection: Connection) -> str:
-    """What a form has to hold so that it is known as ours; empty where a cookie must come first."""
-    ticket = ticket_of(connection)
-    if ticket is not None and ticket.session is not None:
-        return ticket.session.csrf
-    return asking_of(connection).cookie(*FORM_COOKIES)
+def csrf_token(connection: Connection) -> str:
+    """Return the CSRF token of a caller's forms; empty where a cookie has to be set first."""
+    context = get_auth_context(connection)
+    if context is not None and context.session is not None:
+        return context.session.csrf
+    return get_request_info(connection).cookie(*FORM_COOKIES)
 
 
-async def _check_meant(request: Request[Any, Any, Any], ticket: AuthContext | None) -> None:
-    if ticket is not None and ticket.by_header:
-        # No browser sends that header by itself.
+async def _check_csrf(request: Request[Any, Any, Any], context: AuthContext | None) -> None:
+    if context is not None and context.from_header:
+        # Browsers never send that header on their own.
         return
     site = request.headers.get("sec-fetch-site", "same-origin")
-    wanted = csrf_of(request)
-    # The guard has compared the origin with ours; here it must be there.
-    if site == "same-origin" and "origin" in request.headers and wanted:
-        came = request.headers.get(CSRF_HEADER)
-        if came is None:
-            came = str((await request.form()).get(CSRF_FIELD, ""))
-        if hmac.compare_digest(wanted.encode("utf-8", "replace"), came.encode("utf-8", "replace")):
+    expected = csrf_token(request)
+    # The Origin check compared the origin with ours if there is one; here it is required.
+    if site == "same-origin" and "origin" in request.headers and expected:
+        sent = request.headers.get(CSRF_HEADER)
+        if sent is None:
+            sent = str((await request.form()).get(CSRF_FIELD, ""))
+        if hmac.compare_digest(
+            expected.encode("utf-8", "replace"), sent.encode("utf-8", "replace")
+        ):
             return
-    raise NotAllowedError("The form is too old, or not one of ours. Go back, reload and try again.")
+    raise AccessDenied("The form expired, or was not sent by this site. Reload it and try again.")
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "replace")

@@ -1,8 +1,8 @@
-"""Connections on their way: how many there may be, and TLS for those that begin to speak it.
+"""Accepting connections: a limit of idle ones, and TLS only once a client sends something.
 
-A server of asyncio makes all that TLS takes for a connection once it is there, some 55 KiB, whether
-anything ever comes over it or not. So connections are accepted as they are here, and TLS begins
-with the first bytes that wait to be read.
+asyncio's own server allocates the TLS state of a connection when it is accepted, some 55 KiB,
+whether the client ever sends anything or not. Here connections are accepted without it, and the
+handshake starts with the first bytes that arrive.
 """
 
 import asyncio
@@ -13,98 +13,105 @@ from typing import Any, Final
 
 import structlog
 
+from almenara.errors import describe_error
+
 log = structlog.get_logger(__name__)
 
-AT_ONCE: Final = 64
-"""Connections accepted before others have their turn."""
+ACCEPT_BATCH: Final = 64
+"""Connections that are accepted before other tasks run."""
 PAUSE: Final = 0.5
-"""Seconds without accepting anything when the system has no room for another connection."""
+"""Seconds without accepting when the system has no file descriptors left."""
 
 
-class HalfOpen:
-    """Connections that have not asked anything yet, in the order they came.
+class IdleConnections:
+    """Connections without a request in progress, oldest first.
 
-    Where there are more than `limit`, the oldest is dropped.
+    Beyond `limit`, the oldest is dropped.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._drops: dict[Any, Callable[[], object]] = {}
+        self._drop_callbacks: dict[Any, Callable[[], object]] = {}
 
     def add(self, connection: Any, drop: Callable[[], object]) -> None:
-        """Count a connection, which `drop` ends."""
-        self._drops[connection] = drop
-        if len(self._drops) > self.limit:
-            oldest = next(iter(self._drops))
-            self._drops.pop(oldest)()
+        """Register a connection, which `drop` would end."""
+        self._drop_callbacks[connection] = drop
+        if len(self._drop_callbacks) > self.limit:
+            oldest = next(iter(self._drop_callbacks))
+            self._drop_callbacks.pop(oldest)()
 
-    def forget(self, connection: Any) -> None:
-        """Count a connection no more."""
-        self._drops.pop(connection, None)
+    def remove(self, connection: Any) -> None:
+        """Unregister a connection."""
+        self._drop_callbacks.pop(connection, None)
 
 
-class Handshakes:
-    """Takes connections and speaks TLS with them; `context` may change at any time, and counts for
-    those that come then. `timeout` is seconds, of waiting for a handshake and of the handshake."""
+class TlsAcceptor:
+    """Accepts connections and performs their TLS handshakes.
+
+    `context` may be replaced at any time and applies to the connections that follow. `timeout` is
+    in seconds, for the first bytes and again for the handshake.
+    """
 
     def __init__(
         self,
         context: ssl.SSLContext,
-        protocol: Callable[[], asyncio.Protocol],
-        half_open: HalfOpen,
+        create_protocol: Callable[[], asyncio.Protocol],
+        idle: IdleConnections,
         timeout: float,
     ) -> None:
         self.context, self.timeout = context, timeout
-        self._protocol, self._half_open = protocol, half_open
+        self._create_protocol, self._idle = create_protocol, idle
 
     async def accept(self, listener: socket.socket) -> None:
-        """Take connections until cancelled; handshakes that are under way then end with it."""
+        """Accept connections until cancelled, which cancels handshakes in progress as well."""
         async with asyncio.TaskGroup() as group:
             while True:
-                await _readable(listener)
-                for _ in range(AT_ONCE):
+                await _wait_readable(listener)
+                for _ in range(ACCEPT_BATCH):
                     try:
                         sock, _ = listener.accept()
                     except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                         break
                     except OSError as error:
-                        log.warning("no connection can be accepted at the moment",
-                                    reason=error.strerror or str(error))  # fmt: skip
+                        log.warning("cannot accept connections", reason=describe_error(error))
                         await asyncio.sleep(PAUSE)
                         break
                     sock.setblocking(False)
-                    group.create_task(self._shake_hands(sock), name="handshake")
+                    group.create_task(self._handshake(sock), name="TLS handshake")
 
-    async def _shake_hands(self, sock: socket.socket) -> None:
+    async def _handshake(self, sock: socket.socket) -> None:
         task: Any = asyncio.current_task()
-        self._half_open.add(task, task.cancel)
+        self._idle.add(task, task.cancel)
         try:
             try:
                 async with asyncio.timeout(self.timeout):
-                    await _readable(sock)
+                    await _wait_readable(sock)
             except BaseException:
                 sock.close()
                 raise
-            # From here on the transport closes it, whatever becomes of the handshake.
+            # From here on the transport closes the socket, whatever the handshake raises.
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._protocol, sock, ssl=self.context,
-                ssl_handshake_timeout=self.timeout, ssl_shutdown_timeout=self.timeout,
-            )  # fmt: skip
+                self._create_protocol,
+                sock,
+                ssl=self.context,
+                ssl_handshake_timeout=self.timeout,
+                ssl_shutdown_timeout=self.timeout,
+            )
         except OSError as error:
-            # TimeoutError and ssl.SSLError among them: those of who connects, not ours.
-            log.debug("a handshake came to nothing", reason=str(error))
+            # Errors of the client, TimeoutError and ssl.SSLError among them.
+            log.debug("a TLS handshake failed", reason=describe_error(error))
         except Exception:
-            log.exception("a handshake failed")
+            log.exception("a TLS handshake failed")
         finally:
-            self._half_open.forget(task)
+            self._idle.remove(task)
 
 
-async def _readable(sock: socket.socket) -> None:
-    """Return once something waits to be read, and leave it there."""
+async def _wait_readable(sock: socket.socket) -> None:
+    """Return once data is available, without reading it."""
     loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(sock, ready.set)
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
     try:
-        await ready.wait()
+        await readable.wait()
     finally:
         loop.remove_reader(sock)

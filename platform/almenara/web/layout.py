@@ -11,7 +11,7 @@ from almenara.panels.filters import PanelFilters
 from almenara.panels.panel import Panel
 from almenara.panels.view import View
 from almenara.signals import now
-from almenara.web.authorization import csrf_of, seen, ticket_of
+from almenara.web.authorization import csrf_token, get_auth_context, scoped_view
 from almenara.web.services import Services
 
 PageRequest = Request[Any, Any, Any]
@@ -48,8 +48,8 @@ def render_page(
 ) -> Response[str]:
     """Render a whole page. Its one WebSocket follows `channels`; without any it stays unchanged."""
     panels = [("panel", channel) for channel in channels]
-    ticket = ticket_of(request)
-    mode = services.authenticator.mode
+    auth = get_auth_context(request)
+    mode = services.access.mode
     content = services.renderer.render(
         template,
         {
@@ -59,12 +59,12 @@ def render_page(
             "nonce": request.scope["state"].get("nonce", ""),
             "asset": services.assets.url,
             "style_sheets": services.assets.plugin_style_sheets(),
-            "navigation": build_navigation(services, request, name) if ticket is not None else [],
-            "identity": ticket.identity if ticket is not None else None,
-            "signed_in": ticket is not None and mode not in NO_SIGN_IN,
+            "navigation": build_navigation(services, request, name) if auth is not None else [],
+            "identity": auth.identity if auth is not None else None,
+            "signed_in": auth is not None and mode not in NO_SIGN_IN,
             "sign_in_off": mode in NO_SIGN_IN,
             "open_to_network": mode == "insecure-none",
-            "csrf": csrf_of(request) if "asking" in request.scope["state"] else "",
+            "csrf": csrf_token(request) if "request_info" in request.scope["state"] else "",
             "live_url": f"/live?{urlencode(panels)}" if panels else "",
             "has_state": name not in PAGES_WITHOUT_STATE,
             "rendered_at": now(),
@@ -96,7 +96,7 @@ def build_navigation(services: Services, request: PageRequest, page: str) -> lis
     One entry is current: the page's own, or the dashboard whose plugin the page belongs to.
     """
     addresses = {"overview": ("/", "Overview"), "events": ("/events", "Events")}
-    for dashboard in services.list_dashboards(seen(services, request)):
+    for dashboard in services.list_dashboards(scoped_view(services, request)):
         if dashboard.navigation and dashboard.name != "overview":
             addresses[f"dashboard {dashboard.name}"] = (dashboard.address, dashboard.title)
     addresses["sources"] = ("/sources", "Sources")

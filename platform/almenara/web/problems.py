@@ -11,7 +11,7 @@ from litestar.response import Redirect
 
 from almenara.bus.readers import QueryTooSlowError
 from almenara.panels.formats import encode_query
-from almenara.web.authorization import NotSignedInError
+from almenara.security.errors import AuthError, Unauthenticated
 from almenara.web.layout import render_problem_page
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     title = HTTPStatus(status).phrase
     if detail == title:
         detail = DETAILS.get(HTTPStatus(status), detail)
-    if isinstance(error, NotSignedInError):
+    if isinstance(error, Unauthenticated):
         if not _is_for_programs(request.url.path) and request.method == "GET":
             return Redirect("/sign-in" + _return_address(request), status_code=303)
         headers = {"www-authenticate": "Bearer"}
@@ -92,6 +92,8 @@ def _is_for_programs(path: str) -> bool:
 def _classify(error: Exception) -> tuple[int, str]:
     if isinstance(error, QueryTooSlowError):
         return HTTPStatus.SERVICE_UNAVAILABLE, f"{str(error)[:1].upper()}{str(error)[1:]}."
+    if isinstance(error, AuthError):
+        return error.status, error.detail
     if isinstance(error, HTTPException):
         detail = error.detail
         if isinstance(error.extra, list):

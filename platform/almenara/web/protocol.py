@@ -1,9 +1,9 @@
-"""The way of a frame to many sockets: packed once, written as it is.
+"""Sending frames to many WebSockets: each frame is encoded once, and its bytes are written.
 
-Through ASGI each socket would encode, frame and copy every frame anew, in a task of its own. So
-uvicorn's WebSocket protocol is itself what a channel writes to; the handshake, control frames and
-whatever comes in stay uvicorn's. Where that protocol is another than the one known here, frames go
-through ASGI, at three times the cost (`AsgiPeer`).
+Through ASGI every socket would encode, frame and copy every frame again, in a task of its own. So
+channels write directly to uvicorn's WebSocket protocol (`LiveProtocol`); handshake, control frames
+and incoming messages remain uvicorn's. With a uvicorn whose protocol differs, frames go through
+ASGI at three times the cost (`AsgiPeer`).
 """
 
 import asyncio
@@ -30,40 +30,40 @@ from almenara.live.outbox import Outbox
 
 EXTENSION: Final = "almenara.peer"
 DEFLATE: Final = ServerPerMessageDeflateFactory(
-    # Without a context a compressed frame means the same on every socket, and no socket needs
-    # memory for one.
+    # Without context takeover a compressed frame has the same bytes for every socket, and no socket
+    # needs memory for a context.
     server_no_context_takeover=True,
     client_no_context_takeover=True,
 )
 SHARED: Final = PerMessageDeflate(True, True, 15, 15, {"level": 1})
-RELIED_ON: Final = (
+USED_ATTRIBUTES: Final = (
     "close_sent", "conn", "connection_lost", "connection_made", "data_received", "disconnected",
     "handle_connect", "handshake_complete", "handshake_initiated", "loop", "on_task_complete",
     "pause_writing", "queue", "resume_writing", "send", "transport",
 )  # fmt: skip
-"""What `LiveProtocol` uses of uvicorn's protocol, which promises none of it to anybody."""
-RELIED_ON_OF_CONN: Final = ("available_extensions", "data_to_send", "parser")
+"""What `LiveProtocol` uses of uvicorn's protocol; none of it is a public interface."""
+USED_CONN_ATTRIBUTES: Final = ("available_extensions", "data_to_send", "parser")
 BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-# Their length is held by `server.max_url_bytes` and `server.max_header_bytes` before; less than a
-# request may have would leave a page without its WebSocket.
+# `server.max_url_bytes` and `server.max_header_bytes` limit the length already; a smaller limit of
+# the library would leave a page without its WebSocket.
 http11.MAX_LINE_LENGTH = 1_048_576
-LEAST: Final = 256
-"""Bytes below which compressing gains nothing."""
+COMPRESSION_THRESHOLD: Final = 256
+"""Bytes below which compression gains nothing."""
 
 
-def packed(frame: Frame, deflated: bool) -> bytes:
-    """The bytes of a frame on the wire, made once for all who get it."""
-    found = frame.packed.get(deflated)
-    if found is None:
+def encode_frame(frame: Frame, is_deflated: bool) -> bytes:
+    """Return the bytes of a frame on the wire, encoded once for all sockets."""
+    encoded = frame.packed.get(is_deflated)
+    if encoded is None:
         data = frame.text.encode()
-        extensions = [SHARED] if deflated and len(data) >= LEAST else []
-        found = WireFrame(Opcode.TEXT, data).serialize(mask=False, extensions=extensions)
-        frame.packed[deflated] = found
-    return found
+        extensions = [SHARED] if is_deflated and len(data) >= COMPRESSION_THRESHOLD else []
+        encoded = WireFrame(Opcode.TEXT, data).serialize(mask=False, extensions=extensions)
+        frame.packed[is_deflated] = encoded
+    return encoded
 
 
 class LiveProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, which an outbox can write frames to."""
+    """uvicorn's WebSocket protocol, to which an outbox writes frames."""
 
     outbox: Outbox | None = None
 
@@ -73,36 +73,37 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        # Whatever the socket does not take at once tells that the browser is behind. Not 0: with
-        # TLS nothing at all would be too much then, and every page would seem to be behind.
+        # Any data that the socket does not accept at once means that the browser is slow. Not 0:
+        # with TLS even an empty buffer would exceed it, and every page would count as slow.
         self.transport.set_write_buffer_limits(high=1)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if not self.handshake_initiated and not self.transport.is_closing():
-            # A whole request is handed over here, and websockets has refused it. uvicorn would
-            # neither send that nor close, and fail over such a connection when it stops.
-            answer = b"".join(self.conn.data_to_send())
-            self.transport.write(answer or BAD_REQUEST)
+            # The request is complete, and websockets has refused it. uvicorn would neither send the
+            # response nor close the connection, and would fail on it at shutdown.
+            response = b"".join(self.conn.data_to_send())
+            self.transport.write(response or BAD_REQUEST)
             self.handshake_complete = self.close_sent = True
             self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
-            # An extension of the scope is ASGI's place for what only some servers can do.
+            # Scope extensions are ASGI's place for features of particular servers.
             extensions: dict[str, Any] = cast("dict[str, Any]", self.scope["extensions"])
             extensions[EXTENSION] = self
 
     def forget_handshake(self) -> None:
-        """Let go of what only the handshake needed; the page may stay for days."""
-        for it in (self.request, self.response):
-            it.headers.clear()
+        """Free the headers of the handshake; the page may stay open for days."""
+        for message in (self.request, self.response):
+            message.headers.clear()
         self.scope["headers"] = []
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)
-        # Where thousands leave at once, who waits for the garbage collector makes all others wait.
+        # When thousands disconnect at once, leaving this to the garbage collector would stall all
+        # other pages.
         self.scope.clear()  # type: ignore[attr-defined]
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -112,7 +113,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and self.close_sent:
-            # uvicorn would log each refused handshake as an error of the application.
+            # Otherwise uvicorn logs each refused handshake as an error of the application.
             self.handshake_complete = True
 
     def pause_writing(self) -> None:
@@ -124,7 +125,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         super().resume_writing()
         if self.outbox is not None:
             self.outbox.blocked_since = None
-            # Later, because the transport may be in the middle of a write.
+            # Deferred, because the transport may be in the middle of a write.
             self.loop.call_soon(self.outbox.drained)
 
     @property
@@ -133,14 +134,14 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     def write(self, frame: Frame) -> None:
         if not (self.close_sent or self.disconnected or self.transport.is_closing()):
-            self.transport.write(packed(frame, bool(self.conn.extensions)))
+            self.transport.write(encode_frame(frame, bool(self.conn.extensions)))
 
     def end(self) -> None:
         self.queue.put_nowait({"type": "websocket.disconnect", "code": 1000, "reason": None})
 
     async def close(self, code: int, patience: float) -> None:
-        """Close with a code, or for good where the browser takes nothing for `patience` seconds."""
-        # Whatever ended the connection already, there is nobody left to tell.
+        """Send a close code; abort where the browser reads nothing for `patience` seconds."""
+        # The connection may have ended already, and then there is nothing to report.
         with contextlib.suppress(Exception):
             try:
                 async with asyncio.timeout(patience):
@@ -149,25 +150,25 @@ class LiveProtocol(WebSocketsSansIOProtocol):
                 self.transport.abort()
 
 
-def lacking(protocol: type = WebSocketsSansIOProtocol) -> list[str]:
-    """What this uvicorn lacks of what `LiveProtocol` relies on; to be called on an event loop."""
-    config = uvicorn.Config(_nothing, log_config=None, lifespan="off")
+def missing_attributes(protocol: type = WebSocketsSansIOProtocol) -> list[str]:
+    """Return what `LiveProtocol` needs and this uvicorn lacks. Needs a running event loop."""
+    config = uvicorn.Config(_unused_app, log_config=None, lifespan="off")
     try:
-        made = protocol(config, ServerState(), {}, asyncio.get_running_loop())
+        instance = protocol(config, ServerState(), {}, asyncio.get_running_loop())
     except TypeError as error:
         return [f"{protocol.__name__}(config, server_state, app_state, loop): {error}"]
-    found = {*dir(made), *getattr(protocol, "__annotations__", ())}
-    lacks = [it for it in RELIED_ON if it not in found]
-    conn = getattr(made, "conn", None)
-    return lacks + [f"conn.{it}" for it in RELIED_ON_OF_CONN if not hasattr(conn, it)]
+    present = {*dir(instance), *getattr(protocol, "__annotations__", ())}
+    missing = [name for name in USED_ATTRIBUTES if name not in present]
+    conn = getattr(instance, "conn", None)
+    return missing + [f"conn.{name}" for name in USED_CONN_ATTRIBUTES if not hasattr(conn, name)]
 
 
-async def _nothing(scope: Any, receive: Any, send: Any) -> None:
-    """An application that is never asked."""
+async def _unused_app(scope: Any, receive: Any, send: Any) -> None:
+    """An application that receives no request."""
 
 
 class AsgiPeer:
-    """Writes frames the way any ASGI server takes them, with a task for the browser.
+    """Sends frames through ASGI, with a task for each browser.
 
     A client that stops reading is not disconnected at once; its connection ends after
     `server.tcp_user_timeout`.
@@ -194,7 +195,7 @@ class AsgiPeer:
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
-        """Write what waits, for the length of a block."""
+        """Send queued frames for the duration of a block."""
         async with asyncio.TaskGroup() as group:
             task = group.create_task(self._write())
             try:
@@ -203,7 +204,7 @@ class AsgiPeer:
                 task.cancel()
 
     async def _write(self) -> None:
-        # Whatever ends the connection is heard by who listens to it.
+        # The receiving side notices whatever ends the connection.
         with contextlib.suppress(Exception):
             while self.outbox is not None:
                 await self._wake.wait()
@@ -219,7 +220,7 @@ class AsgiPeer:
                 self.outbox.drained()
 
     async def close(self, code: int, patience: float) -> None:
-        """Close with a code, within `patience` seconds."""
+        """Send a close code, within `patience` seconds."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(patience):
                 await self._socket.close(code)

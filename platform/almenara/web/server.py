@@ -1,4 +1,4 @@
-"""The server: uvicorn on our own listening socket, with deadlines, and a drain before it stops."""
+"""The server: uvicorn on a socket of our own, with deadlines, and a drain before shutdown."""
 
 import asyncio
 import socket
@@ -12,42 +12,42 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from almenara.config import ServerSettings
-from almenara.web.handshakes import HalfOpen, Handshakes
-from almenara.web.protocol import LiveProtocol, lacking
+from almenara.web.handshakes import IdleConnections, TlsAcceptor
+from almenara.web.protocol import LiveProtocol, missing_attributes
 from almenara.web.tls import tls_context
 
 log = structlog.get_logger(__name__)
 
 BACKLOG: Final = 2048
-UNSENT: Final = 65_536
-"""Bytes that the kernel may hold for a client besides those on their way."""
+UNSENT_BYTES: Final = 65_536
+"""Unsent bytes that the kernel buffers for a client."""
 LARGEST_FRAME: Final = 16_384
 PING_INTERVAL: Final = 20.0
 PING_TIMEOUT: Final = 10.0
-LEFT_TO_UVICORN: Final = 1.0
-"""Seconds in which uvicorn closes a kept connection properly before it is dropped."""
+CLOSE_GRACE: Final = 1.0
+"""Seconds in which uvicorn closes an idle connection properly before it is aborted."""
 
 
 class PortTakenError(OSError):
-    """The address to listen on cannot be had; the text says why and what to do."""
+    """The address to listen on is not available; the text has the reason and a remedy."""
 
 
-def listening_socket(settings: ServerSettings) -> socket.socket:
-    """A socket that listens where the settings say. Raises `PortTakenError`."""
+def open_listener(settings: ServerSettings) -> socket.socket:
+    """Return a socket that listens on the configured address. Raises `PortTakenError`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            # Accepted connections inherit it: a client that stops reading is gone after this
-            # long, where uvicorn would wait for its buffer for ever.
+            # Accepted connections inherit it: a client that stops reading is disconnected after
+            # this time, where uvicorn would wait for its buffer for ever.
             sock.setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.tcp_user_timeout * 1000)
             )
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            # The kernel would hold megabytes for a client that does not read, and who is behind
-            # would read them before anything current.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+            # Otherwise the kernel buffers megabytes for a client that does not read, and a slow
+            # client would receive them before anything current.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         sock.bind((settings.host, settings.port))
         sock.listen(BACKLOG)
         sock.setblocking(False)
@@ -55,69 +55,69 @@ def listening_socket(settings: ServerSettings) -> socket.socket:
         sock.close()
         raise PortTakenError(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Stop"
-            " what uses the port, or set server.port (0 lets the system choose)."
+            " the process that uses the port, or set server.port (0 lets the system choose)."
         ) from None
     return sock
 
 
-TOO_LARGE: Final = (
+HEADERS_TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
     b"content-length: 0\r\n\r\n"
 )
 
 
-def deadline_protocol(settings: ServerSettings, half_open: HalfOpen) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol with a deadline for the headers of each request, and a limit of their
-    size and of the connections that are on their way to send them, or kept to send others."""
+def deadline_protocol(settings: ServerSettings, idle: IdleConnections) -> type[HttpToolsProtocol]:
+    """Return uvicorn's HTTP protocol with a deadline and a size limit for the headers of each
+    request, and a limit of connections that wait for one."""
 
     class DeadlineHttpProtocol(HttpToolsProtocol):
         deadline: asyncio.TimerHandle | None = None
-        kept = False
+        is_kept_alive = False
         header_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.wait(settings.header_timeout)
+            self.set_deadline(settings.header_timeout)
 
-        def wait(self, seconds: float, *, kept: bool = False) -> None:
-            self.forget_deadline()
-            self.kept, self.header_bytes = kept, 0
+        def set_deadline(self, seconds: float, *, is_kept_alive: bool = False) -> None:
+            self.clear_deadline()
+            self.is_kept_alive, self.header_bytes = is_kept_alive, 0
             self.deadline = self.loop.call_later(seconds, self.transport.abort)
-            half_open.add(self, self.transport.abort)
+            idle.add(self, self.transport.abort)
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
-            if self.deadline is None or self.kept:
-                self.wait(settings.header_timeout)
+            if self.deadline is None or self.is_kept_alive:
+                self.set_deadline(settings.header_timeout)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            done = self.cycle.response_complete and not self.transport.is_closing()
-            if done and self.deadline is None:
-                # uvicorn closes who is silent. Line ends, or what is left of a body that nobody
-                # reads, are no request, and each byte of them would do for ever.
-                self.wait(settings.keep_alive + LEFT_TO_UVICORN, kept=True)
+            is_done = self.cycle.response_complete and not self.transport.is_closing()
+            if is_done and self.deadline is None:
+                # uvicorn closes silent connections. Line ends, or the rest of an unread body, are
+                # not a request either, and each byte of them would extend its timeout.
+                self.set_deadline(settings.keep_alive + CLOSE_GRACE, is_kept_alive=True)
 
         def data_received(self, data: bytes) -> None:
             if self.deadline is not None:
-                # An upper bound: a part of the body may be in it already.
+                # An upper bound, since a part of the body may be included.
                 self.header_bytes += len(data)
                 if self.header_bytes > settings.max_header_bytes + settings.max_body_bytes:
-                    self.transport.write(TOO_LARGE)
+                    self.transport.write(HEADERS_TOO_LARGE)
                     self.transport.close()
                     return
             super().data_received(data)
 
         def on_headers_complete(self) -> None:
-            self.forget_deadline()
+            self.clear_deadline()
             super().on_headers_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self.forget_deadline()
+            self.clear_deadline()
             super().connection_lost(exc)
 
-        def forget_deadline(self) -> None:
-            half_open.forget(self)
+        def clear_deadline(self) -> None:
+            idle.remove(self)
             if self.deadline is not None:
                 self.deadline.cancel()
                 self.deadline = None
@@ -126,89 +126,90 @@ def deadline_protocol(settings: ServerSettings, half_open: HalfOpen) -> type[Htt
 
 
 class DrainingServer(uvicorn.Server):
-    """Drains before it shuts down: told to stop, it first runs `drain` to its end."""
+    """Runs `drain` to its end after SIGTERM or SIGINT, before uvicorn shuts down."""
 
     def __init__(
         self,
         config: uvicorn.Config,
         settings: ServerSettings,
-        half_open: HalfOpen,
+        idle: IdleConnections,
         drain: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(config)
         self._drain = drain
         self._listeners: Sequence[socket.socket] = ()
-        self._told = asyncio.Event()
+        self._is_stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._handshakes = (
-            Handshakes(config.ssl, self._protocol, half_open, settings.header_timeout)
+        self._acceptor = (
+            TlsAcceptor(config.ssl, self._create_protocol, idle, settings.header_timeout)
             if config.ssl is not None
             else None
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._handshakes is None:
+        if self._acceptor is None:
             await super().startup(sockets=sockets)
             return
         await super().startup(sockets=[])
         self._listeners = sockets or ()
 
-    def encrypt(self, context: ssl.SSLContext) -> None:
-        """Encrypt new connections with this; those there are go on with theirs."""
-        if self._handshakes is not None:
-            self._handshakes.context = context
+    def use_context(self, context: ssl.SSLContext) -> None:
+        """Use another TLS context for new connections; open ones keep theirs."""
+        if self._acceptor is not None:
+            self._acceptor.context = context
 
-    def _protocol(self) -> asyncio.Protocol:
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+    def _create_protocol(self) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-        return made
+        return protocol
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._told.is_set():
-            # Told twice: whoever waits for us does not want to wait for the drain.
+        if self._is_stopping.is_set():
+            # A second signal skips the drain.
             self.should_exit = True
             self.force_exit = True
-        self._loop.call_soon_threadsafe(self._told.set)
+        self._loop.call_soon_threadsafe(self._is_stopping.set)
 
     async def main_loop(self) -> None:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._drain_when_told())]
-            if self._handshakes is not None:
-                tasks += [group.create_task(self._handshakes.accept(it)) for it in self._listeners]
+            tasks = [group.create_task(self._drain_on_signal())]
+            if self._acceptor is not None:
+                tasks += [
+                    group.create_task(self._acceptor.accept(listener))
+                    for listener in self._listeners
+                ]
             await super().main_loop()
-            for it in tasks:
-                it.cancel()
+            for task in tasks:
+                task.cancel()
 
-    async def _drain_when_told(self) -> None:
-        await self._told.wait()
+    async def _drain_on_signal(self) -> None:
+        await self._is_stopping.wait()
         await self._drain()
         self.should_exit = True
 
 
-def server(
+def create_server(
     app: Any, settings: ServerSettings, drain: Callable[[], Awaitable[None]]
 ) -> DrainingServer:
-    """The server of an application, ready to `serve(sockets=[listening_socket(…)])`.
+    """Return the server of an application, ready to `serve(sockets=[open_listener(…)])`.
 
-    Raises `ConfigError` where the certificate is no good.
+    Raises `ConfigError` where the certificate is invalid.
     """
     tls = settings.tls
-    if lacks := lacking():
-        log.warning(
-            "this uvicorn is another than the one known; live pages cost three times as much",
-            uvicorn=uvicorn.__version__, lacks=lacks,
-        )  # fmt: skip
-    half_open = HalfOpen(settings.max_idle_connections)
+    if missing := missing_attributes():
+        log.warning("unsupported uvicorn version; using the slower ASGI path",
+                    uvicorn=uvicorn.__version__, missing=missing)  # fmt: skip
+    idle = IdleConnections(settings.max_idle_connections)
     config = uvicorn.Config(
         app,
         ssl_context_factory=(lambda *_: tls_context(tls)) if tls is not None else None,
-        http=deadline_protocol(settings, half_open),
-        ws="auto" if lacks else LiveProtocol,
+        http=deadline_protocol(settings, idle),
+        ws="auto" if missing else LiveProtocol,
         ws_max_size=LARGEST_FRAME,
         ws_ping_interval=PING_INTERVAL,
         ws_ping_timeout=PING_TIMEOUT,
-        # Ours instead, without a context for each socket: see web/wire.py.
+        # `web.protocol` compresses instead, without a context for each socket.
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=settings.shutdown_timeout,
         timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]
@@ -218,6 +219,6 @@ def server(
         lifespan="off",
         proxy_headers=False,
     )
-    # Now, so that a bad certificate is told of before any source runs.
+    # Loaded now, so that an invalid certificate is reported before any source runs.
     config.load()
-    return DrainingServer(config, settings, half_open, drain)
+    return DrainingServer(config, settings, idle, drain)

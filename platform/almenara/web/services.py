@@ -13,7 +13,7 @@ from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
 from almenara.panels.view import View
 from almenara.plugins import PluginInfo
-from almenara.security.authenticator import Access
+from almenara.security.access import AccessControl
 from almenara.signals import now
 from almenara.supervisor import Supervisor
 from almenara.web.assets import Assets
@@ -27,7 +27,7 @@ class Services:
 
     settings: Settings
     bus: Bus
-    authenticator: Access
+    access: AccessControl
     supervisor: Supervisor
     hub: Hub
     panels: PanelRegistry

@@ -1,4 +1,4 @@
-"""TLS: what connections are encrypted with, and what becomes of it when its files change."""
+"""The server's TLS context, and reloading it when certificate files change."""
 
 import asyncio
 import hashlib
@@ -10,40 +10,41 @@ from typing import Final
 import structlog
 
 from almenara.config import ConfigError, TlsSettings
+from almenara.errors import describe_error
 
 log = structlog.get_logger(__name__)
 
-LOOK_EVERY: Final = 2.0
-"""Seconds between looks at whether the files have changed."""
+INTERVAL: Final = 2.0
+"""Seconds between two checks of the files."""
 
 
 def tls_context(settings: TlsSettings) -> ssl.SSLContext:
-    """How connections are encrypted. Raises `ConfigError` where the files are no good."""
+    """Return the context of the configured files. Raises `ConfigError`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     cert, key = settings.cert, settings.key
     for name, path in (("cert", cert), ("key", key), ("client_ca", settings.client_ca)):
         if path is not None:
-            _read(name, path)
+            _check_readable(name, path)
     _check_certificates("cert", cert)
 
-    def encrypted() -> str:
-        # Without this OpenSSL would ask for the password on the terminal, and wait.
+    def refuse_password() -> str:
+        # Without this OpenSSL would prompt on the terminal, and wait.
         raise ConfigError(
-            f"server.tls.key: {key} is encrypted, and nobody is there to type its password; write"
-            " it without one, as `openssl pkey` does"
+            f"server.tls.key: {key} is encrypted, and the password cannot be entered here; write"
+            " the key without one, for example with `openssl pkey`"
         )
 
     try:
-        context.load_cert_chain(cert, key, password=encrypted)
+        context.load_cert_chain(cert, key, password=refuse_password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(
                 f"server.tls.key: {key} is not the key of the certificate in {cert}"
             ) from None
         raise ConfigError(
-            f"server.tls: {cert} and {key} cannot be used ({_reason(error)}): the key must be a"
-            " private key in PEM, and neither may be of a kind that is too weak today"
+            f"server.tls: cannot use {cert} and {key} ({_reason(error)}): the key must be a"
+            " private key in PEM, and both must meet today's minimum strength"
         ) from None
     if settings.client_ca is not None:
         _check_certificates("client_ca", settings.client_ca)
@@ -52,12 +53,12 @@ def tls_context(settings: TlsSettings) -> ssl.SSLContext:
     return context
 
 
-def _read(name: str, path: Path) -> bytes:
+def _check_readable(name: str, path: Path) -> None:
     try:
-        return path.read_bytes()
+        path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"server.tls.{name}: {path} cannot be read: {error.strerror or error}"
+            f"server.tls.{name}: cannot read {path}: {error.strerror or error}"
         ) from None
 
 
@@ -66,7 +67,7 @@ def _check_certificates(name: str, path: Path) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError as error:
         raise ConfigError(
-            f"server.tls.{name}: {path} holds no certificate in PEM ({_reason(error)})"
+            f"server.tls.{name}: {path} contains no certificate in PEM ({_reason(error)})"
         ) from None
 
 
@@ -74,43 +75,45 @@ def _reason(error: ssl.SSLError) -> str:
     return (error.reason or str(error)).replace("_", " ").lower()
 
 
-def _state(settings: TlsSettings) -> bytes:
-    """What tells the files from what they were.
+def _fingerprint(settings: TlsSettings) -> bytes:
+    """Return a digest of the files' content; empty where one cannot be read.
 
-    Their content does: Kubernetes swaps a link to a folder, and others keep the times of files.
-    Empty where one cannot be read.
+    Modification times are not enough: Kubernetes swaps a symbolic link to a folder, and copies may
+    keep times.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     try:
         for path in (settings.cert, settings.key, settings.client_ca):
             if path is not None:
-                found.update(hashlib.sha256(path.read_bytes()).digest())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
     except OSError:
         return b""
-    return found.digest()
+    return digest.digest()
 
 
 async def follow_certificate(
-    settings: TlsSettings, encrypt: Callable[[ssl.SSLContext], None]
+    settings: TlsSettings, use_context: Callable[[ssl.SSLContext], None]
 ) -> None:
-    """Read the files again when they change and hand what comes of them to `encrypt`, until
-    cancelled. Files that are no good change nothing, and the log says so once."""
-    used = await asyncio.to_thread(_state, settings)
-    complaint = ""
+    """Pass a new context to `use_context` whenever the files change, until cancelled.
+
+    Invalid files change nothing and are logged once.
+    """
+    current = await asyncio.to_thread(_fingerprint, settings)
+    last_problem = ""
     while True:
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(INTERVAL)
         try:
-            state = await asyncio.to_thread(_state, settings)
-            if state == used:
-                complaint = ""
+            fingerprint = await asyncio.to_thread(_fingerprint, settings)
+            if fingerprint == current:
+                last_problem = ""
                 continue
-            encrypt(await asyncio.to_thread(tls_context, settings))
+            use_context(await asyncio.to_thread(tls_context, settings))
         except (OSError, ConfigError) as error:
-            # Half of a new pair may be there; the other half comes in a moment.
-            if (reason := str(error)) != complaint:
-                log.warning("the certificate cannot be read again; the old one stays",
-                            reason=reason)  # fmt: skip
-            complaint = reason
+            # Half of a new pair may have been written; the other half follows in a moment.
+            if (problem := describe_error(error)) != last_problem:
+                log.warning("cannot reload the certificate; the old one stays in use",
+                            reason=problem)  # fmt: skip
+            last_problem = problem
             continue
-        used, complaint = state, ""
-        log.info("the certificate was read again", file=str(settings.cert))
+        current, last_problem = fingerprint, ""
+        log.info("the certificate was reloaded", file=str(settings.cert))

@@ -1,159 +1,155 @@
-"""Who is there: asked once for each request and each WebSocket, before anything is routed."""
+"""Authentication of each request and WebSocket, before routing.
+
+Sets `state["request_info"]`, and `state["auth_context"]` or `state["auth_error"]`, which
+`web.authorization` compares with the rule of the route.
+"""
 
 from collections import defaultdict
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
-import structlog
-from litestar.datastructures import Cookie
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from almenara.security.access import AccessControl
 from almenara.security.auth_context import AuthContext
-from almenara.security.authenticator import Access
 from almenara.security.connections import SIGNED_OUT
-from almenara.security.modes import NOBODY_SIGNS_IN, is_loopback
-from almenara.security.rate_limit import Rates
-from almenara.security.request import Refused, RequestInfo
-from almenara.security.sessions import PLAIN_COOKIE, SECURE_COOKIE
-from almenara.security.trusted_proxies import TrustedProxies, counted_as
-from almenara.web.refusal import Refusal, refuse
-
-log = structlog.get_logger(__name__)
+from almenara.security.errors import AuthError
+from almenara.security.modes import SIGN_IN_OFF, is_loopback
+from almenara.security.rate_limit import RequestLimiter
+from almenara.security.request import RequestInfo
+from almenara.security.trusted_proxies import TrustedProxies, rate_key
+from almenara.web.cookies import session_cookie
+from almenara.web.middleware.refusal import Refusal, refusal_of, send_refusal
 
 FORWARDED_FOR: Final = "x-forwarded-for"
 FORWARDED_PROTO: Final = "x-forwarded-proto"
+SECURE_SCHEMES: Final = ("https", "wss")
+RATE_EXCEEDED: Final = Refusal(
+    HTTPStatus.TOO_MANY_REQUESTS, "Too many requests", "Too many requests. Retry in a moment.", 1.0
+)
 
 
-class Admission:
-    """An ASGI application around another, that says in the state who makes a request."""
+class AuthenticationMiddleware:
+    """Identifies the caller, and applies the limits per address and per user."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: AccessControl) -> None:
         self.app, self.access = app, access
         server = access.server
-        self._by_address = Rates(server.requests_per_second, server.request_burst)
-        self._by_user = Rates(server.requests_per_second, server.request_burst)
+        self._by_address = RequestLimiter(server.requests_per_second, server.request_burst)
+        self._by_user = RequestLimiter(server.requests_per_second, server.request_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asking = asking_in(scope, self.access.proxies)
+        authenticator = self.access.authenticator
+        request_info = read_request_info(scope, authenticator.proxies)
         state = scope.setdefault("state", {})
-        state["asking"] = asking
-        websocket = scope["type"] == ScopeType.WEBSOCKET
-        counted = counted_as(asking.address)
-        if not is_loopback(asking.address) and not self._by_address.allows(counted):
-            await refuse(too_often(), websocket, receive, send)
+        state["request_info"] = request_info
+        is_websocket = scope["type"] == ScopeType.WEBSOCKET
+        if not self._is_within_address_rate(request_info):
+            await send_refusal(RATE_EXCEEDED, scope, receive, send)
             return
         try:
-            ticket = await self.access.admit(asking)
-        except Refused as refused:
-            ticket = None
-            state["refusal"] = refused
-            if websocket or "authorization" in asking.headers:
-                await refuse(
-                    Refusal(refused.status, refused.title, refused.detail, refused.wait),
-                    websocket, receive, send,
-                )  # fmt: skip
+            context = await authenticator.authenticate(request_info)
+        except AuthError as error:
+            if is_websocket or "authorization" in request_info.headers:
+                await send_refusal(refusal_of(error), scope, receive, send)
                 return
-        # Where nobody signs in all are one user, and only their addresses tell them apart.
-        user = ticket.user if ticket and self.access.mode not in NOBODY_SIGNS_IN else None
-        if user is not None and not self._by_user.allows(_counted(user, asking)):
-            await refuse(too_often(), websocket, receive, send)
+            # Public routes still answer; the others raise it.
+            context, state["auth_error"] = None, error
+        if context is not None and not self._is_within_user_rate(context, request_info):
+            await send_refusal(RATE_EXCEEDED, scope, receive, send)
             return
-        state["ticket"] = ticket
-        if not websocket:
-            await self.app(scope, receive, await self._exchanging(scope, asking, ticket, send))
+        state["auth_context"] = context
+        if not is_websocket:
+            send = await self._rotate_cookie(scope, request_info, context, send)
+            await self.app(scope, receive, send)
             return
-        if ticket is None:
-            # A refused handshake looks to a browser like a broken network, and it tries for ever.
-            await _close(SIGNED_OUT, receive, send)
+        if context is None:
+            # A refused handshake looks like a broken network to a browser, which would retry for
+            # ever; so it is accepted and closed with a code that the page understands.
+            await _accept_and_close(SIGNED_OUT, receive, send)
             return
-        if (full := self.access.pages.room(ticket, asking.address)) is not None:
-            await refuse(Refusal(503, "Too many connections", full), websocket, receive, send)
+        problem = self.access.connections.check_limits(context, request_info.address)
+        if problem is not None:
+            refusal = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections", problem)
+            await send_refusal(refusal, scope, receive, send)
             return
-        # A live page stays for hours, and nobody asks for its headers again.
-        asking = state["asking"] = msgspec.structs.replace(asking, headers={})
+        # A live page stays open for hours, and its headers are not needed again.
+        state["request_info"] = msgspec.structs.replace(request_info, headers={})
         await self.app(scope, receive, send)
 
-    async def _exchanging(
-        self, scope: Scope, asking: RequestInfo, ticket: AuthContext | None, send: Send
+    def _is_within_address_rate(self, request_info: RequestInfo) -> bool:
+        address = request_info.address
+        return is_loopback(address) or self._by_address.try_acquire(rate_key(address))
+
+    def _is_within_user_rate(self, context: AuthContext, request_info: RequestInfo) -> bool:
+        if self.access.mode in SIGN_IN_OFF:
+            # Everyone is the same user; only the address tells callers apart.
+            return True
+        key, address = context.user_key, request_info.address
+        return self._by_user.try_acquire(f"{key} {address}" if is_loopback(address) else key)
+
+    async def _rotate_cookie(
+        self, scope: Scope, request_info: RequestInfo, context: AuthContext | None, send: Send
     ) -> Send:
-        """Where it is time for it, the cookie of a session is exchanged with a page."""
-        session = ticket.session if ticket is not None else None
-        page = scope.get("method") == "GET" and asking.header("sec-fetch-dest") == "document"
-        if session is None or not page or not self.access.sessions.due(session):
+        """Return a `send` that sets a new session cookie, where rotation is due and a whole page is
+        loaded: responses to scripts may arrive out of order."""
+        session = context.session if context is not None else None
+        destination = request_info.header("sec-fetch-dest")
+        is_page = scope.get("method") == "GET" and destination == "document"
+        if session is None or not is_page or not self.access.sessions.is_rotation_due(session):
             return send
         secret = await self.access.sessions.rotate(session)
         if secret is None:
             return send
-        cookie = session_cookie(asking, secret)
+        cookie = session_cookie(request_info, secret).to_header(header="").strip().encode()
 
-        async def exchanging(message: Message) -> None:
+        async def send_with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start":
-                header = (b"set-cookie", cookie.to_header(header="").strip().encode())
-                message["headers"] = [*message.get("headers", ()), header]
+                message["headers"] = [*message.get("headers", ()), (b"set-cookie", cookie)]
             await send(message)
 
-        return exchanging
+        return send_with_cookie
 
 
-def session_cookie(asking: RequestInfo, secret: str) -> Cookie:
-    """The cookie that holds the secret of a session; an empty secret takes it away."""
-    return cookie_of(SECURE_COOKIE if asking.secure else PLAIN_COOKIE, secret, asking)
+def read_request_info(scope: Scope, proxies: TrustedProxies) -> RequestInfo:
+    """Return what authentication needs of a request, with the client's address and scheme."""
+    headers: dict[str, list[str]] = defaultdict(list)
+    for key, value in scope["headers"]:
+        headers[key.decode("latin-1").lower()].append(_decode(value))
+    client: Any = scope.get("client")
+    peer = str(client[0]) if client else ""
+    is_secure = scope["scheme"] in SECURE_SCHEMES
+    if peer in proxies:
+        schemes = headers[FORWARDED_PROTO]
+        is_secure = is_secure or (
+            len(schemes) == 1 and schemes[0].strip().lower() in SECURE_SCHEMES
+        )
+    origins = headers.get("origin", [])
+    if len(origins) == 1 and origins[0].startswith("https://"):
+        # Sent by the browser of its own page: the Origin check compared it with the host.
+        is_secure = True
+    host = headers.get("host", [""])[0]
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return RequestInfo(
+        headers=dict(headers),
+        address=proxies.client_address(peer, headers.get(FORWARDED_FOR, ())),
+        peer=peer,
+        is_secure=is_secure,
+        is_local=is_loopback(name),
+    )
 
 
-def cookie_of(name: str, value: str, asking: RequestInfo, max_age: int | None = None) -> Cookie:
-    """A cookie that no script sees, no other site sends along and, where it came over https, no
-    other host has set."""
-    return Cookie(
-        key=name, value=value, path="/", httponly=True, secure=asking.secure, samesite="lax",
-        max_age=0 if not value else max_age,
-    )  # fmt: skip
-
-
-def _counted(user: str, asking: RequestInfo) -> str:
-    return f"{user} {asking.address}" if is_loopback(asking.address) else user
-
-
-def too_often() -> Refusal:
-    """What somebody is told who asks too often."""
-    return Refusal(429, "Too many requests", "You ask too often; wait a moment.", 1.0)
-
-
-def _text(value: bytes) -> str:
-    # Proxies write the names of people as UTF-8; what is not is Latin-1, as HTTP once had it.
+def _decode(value: bytes) -> str:
+    # Proxies send user names as UTF-8; what is not UTF-8 is Latin-1, as in HTTP/1.0.
     try:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
 
 
-def asking_in(scope: Scope, proxies: TrustedProxies) -> RequestInfo:
-    """What a request tells of who makes it; the state of its address and scheme is put right."""
-    headers: dict[str, list[str]] = defaultdict(list)
-    for key, value in scope["headers"]:
-        headers[key.decode("latin-1").lower()].append(_text(value))
-    client: Any = scope.get("client")
-    peer = str(client[0]) if client else ""
-    secure = scope["scheme"] in ("https", "wss")
-    if peer in proxies:
-        came_by = headers[FORWARDED_PROTO]
-        secure = secure or (len(came_by) == 1 and came_by[0].strip().lower() in ("https", "wss"))
-    origins = headers.get("origin", [])
-    if len(origins) == 1 and origins[0].startswith("https://"):
-        # A browser says so of its own page, and the guard has compared it with the host.
-        secure = True
-    host = headers.get("host", [""])[0]
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    return RequestInfo(
-        headers=dict(headers),
-        address=proxies.client(peer, headers.get(FORWARDED_FOR, ())),
-        peer=peer,
-        secure=secure,
-        local=is_loopback(name),
-    )
-
-
-async def _close(code: int, receive: Receive, send: Send) -> None:
+async def _accept_and_close(code: int, receive: Receive, send: Send) -> None:
     await receive()
     accept: Any = {"type": "websocket.accept"}
     await send(accept)

@@ -9,7 +9,7 @@ from litestar.params import FromPath
 from litestar.response import Redirect
 
 from almenara.panels.formats import encode_query
-from almenara.web.authorization import VIEWER, seen
+from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.dashboards import OVERVIEW, Dashboard, apply_filters
 from almenara.web.filter_form import build_panel_form, suggest_values
 from almenara.web.layout import (
@@ -30,7 +30,7 @@ SUBJECT_PARAMETERS: Final = ("namespace", "name")
 @get("/", name="overview", opt=VIEWER, include_in_schema=False)
 async def overview(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Render the default dashboard."""
-    dashboards = services.list_dashboards(seen(services, request))
+    dashboards = services.list_dashboards(scoped_view(services, request))
     default = next(dashboard for dashboard in dashboards if dashboard.name == DEFAULT_DASHBOARD)
     return await render_dashboard(services, request, default, {}, name="overview")
 
@@ -41,7 +41,8 @@ async def dashboard(
 ) -> Response[str] | Redirect:
     """Render a dashboard; the parameters of the address are filters of its panels."""
     dashboards = {
-        dashboard.name: dashboard for dashboard in services.list_dashboards(seen(services, request))
+        dashboard.name: dashboard
+        for dashboard in services.list_dashboards(scoped_view(services, request))
     }
     if name not in dashboards:
         known = ", ".join(each.title for each in dashboards.values() if each.navigation)
@@ -65,7 +66,7 @@ async def render_dashboard(
     name: str,
 ) -> Response[str]:
     """Render a page of panels with the values of their filters."""
-    view = seen(services, request)
+    view = scoped_view(services, request)
     problem = None
     try:
         dashboard = apply_filters(dashboard, values)

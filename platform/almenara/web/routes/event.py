@@ -12,7 +12,7 @@ from almenara.panels.event_rows import link_to_events
 from almenara.panels.filters import EVENT_FILTERS
 from almenara.panels.formats import encode_query
 from almenara.signals import Event
-from almenara.web.authorization import VIEWER, seen
+from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.layout import REVALIDATE, PageRequest, render_page, render_problem_page
 from almenara.web.payloads import encode_json, format_envelope, format_hex, format_json
 from almenara.web.routes.events import LARGEST_SEQUENCE
@@ -30,7 +30,7 @@ async def event(
     part: FromQuery[str | None] = None,
 ) -> Response[str]:
     """Render an event's page; with `part=detail` only the content, for the drawer."""
-    history = seen(services, request).history
+    history = scoped_view(services, request).history
     record = await history.event(sequence) if 0 <= sequence <= LARGEST_SEQUENCE else None
     if record is None or not isinstance(record.signal, Event):
         return _render_missing(services, request, sequence, part)

@@ -11,7 +11,7 @@ from almenara.history import Filter
 from almenara.panels.event_rows import event_row
 from almenara.panels.filters import EVENT_FILTERS
 from almenara.panels.formats import encode_query
-from almenara.web.authorization import VIEWER, seen
+from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.filter_form import CURSORS, build_event_form
 from almenara.web.layout import PageRequest, render_page, render_panel, strip_parameters
 from almenara.web.services import Services
@@ -24,7 +24,7 @@ async def events(
     request: PageRequest, services: NamedDependency[Services]
 ) -> Response[str] | Redirect:
     """Render a page of the list: the newest events, live, or older ones where a cursor is given."""
-    view = seen(services, request)
+    view = scoped_view(services, request)
     values = strip_parameters(request, EVENT_FILTERS | set(CURSORS))
     if values != dict(request.query_params):
         return Redirect("/events" + encode_query(values), status_code=303)

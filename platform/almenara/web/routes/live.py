@@ -1,4 +1,4 @@
-"""The WebSocket: frames of channels out, and next to nothing in."""
+"""The WebSocket: frames of channels to the browser, and the resume message from it."""
 
 import contextlib
 import time
@@ -15,87 +15,91 @@ from litestar.exceptions import WebSocketDisconnect
 from almenara.errors import AlmenaraError
 from almenara.live.hub import Hub
 from almenara.live.outbox import GOING_AWAY, Outbox
-from almenara.web.authorization import VIEWER, NotSignedInError, asking_of, ticket_of
+from almenara.security.errors import Unauthenticated
+from almenara.web.authorization import VIEWER, get_auth_context, get_request_info
 from almenara.web.protocol import EXTENSION, AsgiPeer, LiveProtocol
 from almenara.web.services import Services
 
 log = structlog.get_logger(__name__)
 
-FAILED: Final = 1011
-ABUSE: Final = 1008
+INTERNAL_ERROR: Final = 1011
+POLICY_VIOLATION: Final = 1008
 MESSAGES_PER_SECOND: Final = 20
 LARGEST_SEQUENCE: Final = 2**63 - 1
+LONGEST_SEQUENCE: Final = 20
+"""Digits."""
 
 
 class Resume(msgspec.Struct, forbid_unknown_fields=True):
-    """What a page may say: that it wants to go on from the newest row it shows."""
+    """The only message of a page: continue after the newest row that it shows."""
 
     resume: int
 
 
 @websocket("/live", name="live", opt=VIEWER)
 async def live(socket: WebSocket[Any, Any, Any], services: NamedDependency[Services]) -> None:
-    """Frames of the channels in the parameters `panel`, from the row `after` on."""
-    channels, ticket = services.hub, ticket_of(socket)
-    if ticket is None:
-        raise NotSignedInError("Sign in first.")
+    """Send the frames of the channels in the parameters `panel`, starting after the row `after`."""
+    hub, context = services.hub, get_auth_context(socket)
+    if context is None:
+        raise Unauthenticated("Sign in first.")
     await socket.accept()
-    if channels.draining:
+    if hub.draining:
         await socket.close(GOING_AWAY)
         return
     names = socket.query_params.getall("panel", [])
-    after = _sequence(socket.query_params.get("after"))
+    after = _parse_sequence(socket.query_params.get("after"))
     extensions: Any = socket.scope["extensions"]
     peer: LiveProtocol | AsgiPeer = extensions.get(EXTENSION) or AsgiPeer(socket)
-    outbox = peer.outbox = channels.connect(peer)
-    watched = services.authenticator.pages.opened(ticket, asking_of(socket).address, outbox.close)
+    outbox = peer.outbox = hub.connect(peer)
+    connections = services.access.connections
+    connection = connections.add(context, get_request_info(socket).address, outbox.close)
     try:
         async with peer.writing() if isinstance(peer, AsgiPeer) else contextlib.nullcontext():
             try:
-                await channels.subscribe(outbox, names, after, ticket.identity.scope)
+                await hub.subscribe(outbox, names, after, context.identity.scope)
             except (ValueError, AlmenaraError):
-                outbox.close(ABUSE)
+                outbox.close(POLICY_VIOLATION)
             if isinstance(peer, LiveProtocol):
                 peer.forget_handshake()
-            await _listen(socket, channels, outbox)
+            await _receive_messages(socket, hub, outbox)
     except Exception:
-        # What reaches uvicorn from here closes the socket and tells nobody.
+        # An exception that reaches uvicorn closes the socket without a log entry.
         log.exception("a live page ended with an error")
-        outbox.close(FAILED)
+        outbox.close(INTERNAL_ERROR)
     finally:
-        services.authenticator.pages.closed(watched)
+        connections.remove(connection)
         peer.outbox = None
-        channels.disconnect(outbox)
+        hub.disconnect(outbox)
     if outbox.close_code is not None:
-        await peer.close(outbox.close_code, channels.settings.send_timeout)
-    # The framework ties a socket to itself through these, and only a collection would free it.
+        await peer.close(outbox.close_code, hub.settings.send_timeout)
+    # Litestar's reference cycle through these would keep the socket until a garbage collection.
     socket.receive, socket.send = empty_receive, empty_send
 
 
-async def _listen(socket: WebSocket[Any, Any, Any], channels: Hub, outbox: Outbox) -> None:
-    """Until the connection ends, or has to."""
-    arrived: deque[float] | None = None
+async def _receive_messages(socket: WebSocket[Any, Any, Any], hub: Hub, outbox: Outbox) -> None:
+    """Handle messages until the connection ends or has to be closed."""
+    received: deque[float] | None = None
     while outbox.close_code is None:
         try:
             text = await socket.receive_text()
         except (WebSocketDisconnect, UnicodeError, KeyError):
             return
         moment = time.monotonic()
-        if arrived is None:
-            arrived = deque(maxlen=MESSAGES_PER_SECOND)
-        if len(arrived) == MESSAGES_PER_SECOND and moment - arrived[0] < 1.0:
-            outbox.close(ABUSE)
+        if received is None:
+            received = deque(maxlen=MESSAGES_PER_SECOND)
+        if len(received) == MESSAGES_PER_SECOND and moment - received[0] < 1.0:
+            outbox.close(POLICY_VIOLATION)
             return
-        arrived.append(moment)
+        received.append(moment)
         try:
             message = msgspec.json.decode(text, type=Resume)
         except (msgspec.MsgspecError, RecursionError, TypeError):
-            outbox.close(ABUSE)
+            outbox.close(POLICY_VIOLATION)
             return
-        channels.resume(outbox, message.resume)
+        hub.resume(outbox, message.resume)
 
 
-def _sequence(text: str | None) -> int | None:
+def _parse_sequence(text: str | None) -> int | None:
     if text is None or not text.isascii() or not text.isdigit():
         return None
-    return min(int(text[:20]), LARGEST_SEQUENCE)
+    return min(int(text[:LONGEST_SEQUENCE]), LARGEST_SEQUENCE)

@@ -7,7 +7,7 @@ from litestar.response import Redirect
 
 from almenara.config.suggestions import suggest
 from almenara.panels.formats import encode_query
-from almenara.web.authorization import VIEWER, seen
+from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.filter_form import build_panel_form, suggest_values
 from almenara.web.layout import (
     PageRequest,
@@ -37,7 +37,7 @@ async def panel(
         filters = panel.parse_filters(values)
     except ValueError as error:
         problem, filters = str(error), panel.parse_filters({})
-    view = seen(services, request)
+    view = scoped_view(services, request)
     dashboards = [
         dashboard
         for dashboard in services.list_dashboards(view)

@@ -6,7 +6,7 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 
 from almenara.plugins import PluginInfo
-from almenara.web.authorization import VIEWER, seen
+from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.layout import PageRequest, render_page, render_panel
 from almenara.web.services import Services
 
@@ -18,7 +18,7 @@ SEVERITIES: Final = {"failed": "ERROR", "disabled": "DEBUG"}
 @get("/sources", name="sources", opt=VIEWER, include_in_schema=False)
 async def sources(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Render the Sources page. Plugins are listed for viewers whose scope has no limit."""
-    view = seen(services, request)
+    view = scoped_view(services, request)
     panels = [services.panels[name] for name in PANELS]
     return render_page(
         services,

@@ -13,7 +13,7 @@ from almenara.panels.event_rows import event_row, link_to_events
 from almenara.panels.formats import format_duration
 from almenara.signals import Event, Severity
 from almenara.units import SECOND
-from almenara.web.authorization import VIEWER, seen
+from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.layout import PageRequest, render_page
 from almenara.web.services import Services
 
@@ -31,7 +31,7 @@ async def timeline(
 ) -> Response[str]:
     """Render the timeline of a correlation ID, or the form that asks for one."""
     correlation = correlation.strip()
-    history = seen(services, request).history
+    history = scoped_view(services, request).history
     event_filter = Filter(correlation=correlation)
     records = await history.events(event_filter, limit=EVENT_LIMIT) if correlation else []
     context = {

@@ -8,7 +8,7 @@ from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
 from almenara.panels.formats import encode_query
-from almenara.web.authorization import VIEWER, seen
+from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.routes.api.models import EventItem, EventPage, build_event_item
 from almenara.web.routes.api.parameters import (
     EVENT_PROBLEMS,
@@ -57,7 +57,7 @@ async def events(
     limit: LimitParameter = 100,
 ) -> EventPage:
     """List the events that match a filter, newest first. With `after` alone, those that follow."""
-    history = seen(services, request).history
+    history = scoped_view(services, request).history
     records = await history.events(parse_filter(request), after=after, before=before, limit=limit)
     is_full = len(records) == limit
     oldest = records[-1].sequence if records else 0
@@ -75,7 +75,7 @@ async def event(
     request: Request[Any, Any, Any], services: NamedDependency[Services], sequence: FromPath[int]
 ) -> EventItem:
     """Return one event by its sequence."""
-    record = await seen(services, request).history.event(sequence)
+    record = await scoped_view(services, request).history.event(sequence)
     if record is None:
         raise NotFoundException(
             f"There is no event {sequence}. It may have been removed because it was older than the"

@@ -12,7 +12,7 @@ from litestar.response import Stream
 
 from almenara.bus import Record
 from almenara.signals import Event
-from almenara.web.authorization import VIEWER, seen
+from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.routes.api.models import build_event_item
 from almenara.web.routes.api.parameters import (
     QUERY_PROBLEMS,
@@ -57,7 +57,7 @@ async def select_batches(
 
     Raises `BadParameterError` before anything is sent.
     """
-    event_filter, history = parse_filter(request), seen(services, request).history
+    event_filter, history = parse_filter(request), scoped_view(services, request).history
 
     async def read_batches() -> AsyncIterator[list[Record]]:
         cursor, end = after or 0, await history.last_sequence() + 1

@@ -5,7 +5,7 @@ from typing import Any
 from litestar import Request, get
 from litestar.di import NamedDependency
 
-from almenara.web.authorization import VIEWER, seen
+from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.routes.api.models import ResourceItem, build_resource_item
 from almenara.web.routes.api.parameters import (
     PARAMETER_PROBLEMS,
@@ -23,7 +23,7 @@ async def resources(
 ) -> list[ResourceItem]:
     """List the latest known state of each resource."""
     check_parameters(request, {"kind"})
-    known = seen(services, request).resources
+    known = scoped_view(services, request).resources
     return [
         build_resource_item(resource, known.metrics(resource))
         for resource in (known.all() if kind is None else known.of_kind(kind))

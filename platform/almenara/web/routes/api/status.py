@@ -7,7 +7,7 @@ from litestar.di import NamedDependency
 
 from almenara.plugins import PluginInfo
 from almenara.supervisor import SourceState
-from almenara.web.authorization import UNLIMITED, VIEWER, seen
+from almenara.web.authorization import ALL_SOURCES, VIEWER, scoped_view
 from almenara.web.routes.api.models import Health, format_api_time
 from almenara.web.routes.api.parameters import ACCESS_PROBLEMS
 from almenara.web.services import Services
@@ -18,10 +18,10 @@ async def sources(
     request: Request[Any, Any, Any], services: NamedDependency[Services]
 ) -> list[SourceState]:
     """List the sources with their status; times are in microseconds since the Unix epoch."""
-    return seen(services, request).sources.states()
+    return scoped_view(services, request).sources.states()
 
 
-@get("/api/plugins", opt=UNLIMITED, tags=["sources"], responses=ACCESS_PROBLEMS)
+@get("/api/plugins", opt=ALL_SOURCES, tags=["sources"], responses=ACCESS_PROBLEMS)
 async def plugins(services: NamedDependency[Services]) -> list[PluginInfo]:
     """List the plugins that were discovered, including failed and disabled ones."""
     return list(services.list_plugins())
@@ -30,7 +30,7 @@ async def plugins(services: NamedDependency[Services]) -> list[PluginInfo]:
 @get("/api/health", opt=VIEWER, tags=["health"], responses=ACCESS_PROBLEMS)
 async def health(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Health:
     """Report the status of Almenara. Always 200: read `status`, or probe `/readyz`."""
-    view = seen(services, request)
+    view = scoped_view(services, request)
     states = view.sources.states()
     is_healthy = services.bus.write_problem is None and all(
         state.status == "running" for state in states

@@ -1,0 +1,71 @@
+"""The parts of authentication, put together from the settings."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from almenara.bus import Bus
+from almenara.config import Settings
+from almenara.hookspecs import ClusterRight
+from almenara.security.audit import Audit
+from almenara.security.auth_context import IdentityProvider
+from almenara.security.authenticator import Authenticator
+from almenara.security.connections import OpenConnections
+from almenara.security.credentials import Credentials
+from almenara.security.modes import mode_of
+from almenara.security.resolver import IdentityResolver
+from almenara.security.reviewer import Reviewer
+from almenara.security.sign_in import SignIn
+
+
+class AccessControl:
+    """Everything that decides who may connect; `web` has no other way to the parts."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        bus: Bus,
+        namespaces: Callable[[], Iterable[str]],
+        rights: Callable[[], Iterable[ClusterRight]],
+    ) -> None:
+        """`namespaces` and `rights` list what to ask the cluster for, where it decides scopes."""
+        auth = settings.auth
+        self.mode = mode_of(settings)
+        self.server = settings.server
+        self.audit = Audit(bus)
+        self.credentials = Credentials(settings, self.mode)
+        self.sessions, self.tokens = self.credentials.sessions, self.credentials.tokens
+        self.connections = OpenConnections(settings.server, self.mode)
+        self.resolver = IdentityResolver(auth, self.mode, namespaces, rights)
+        self.authenticator = Authenticator(
+            settings, self.mode, self.credentials, self.resolver, self.audit
+        )
+        self.reviewer = Reviewer(
+            auth, self.mode, self.credentials, self.resolver, self.connections, self.audit
+        )
+        self.sign_in = SignIn(self.authenticator, self.reviewer)
+        self.provider: IdentityProvider | None = None
+        if self.mode == "oidc" and auth.oidc is not None:
+            # Imported here, because its libraries are installed with an extra.
+            from almenara.security.oidc import OidcProvider
+
+            self.provider = OidcProvider(auth.oidc, self.sign_in)
+
+    @property
+    def has_access_token(self) -> bool:
+        """Whether there is an access token to sign in with."""
+        return self.credentials.access_token.exists
+
+    async def start(self) -> None:
+        """Read the stored tokens and sessions."""
+        await self.credentials.load()
+
+    async def run(self) -> None:
+        """Publish the access log and review sessions and connections, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.audit.run(), name="access log")
+                group.create_task(self.reviewer.run(), name="review of access")
+        finally:
+            await self.resolver.close()
+            if self.provider is not None:
+                await self.provider.close()

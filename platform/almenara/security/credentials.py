@@ -1,0 +1,106 @@
+"""What `access.db` contains, in memory: read at start, and again whenever a command changed it."""
+
+import asyncio
+
+from almenara.config import Settings
+from almenara.security.access_token import HOLDER, AccessToken
+from almenara.security.identity import Identity
+from almenara.security.modes import Mode
+from almenara.security.secret_hash import SecretVerifier
+from almenara.security.sessions import Sessions
+from almenara.security.store import AccessStore, ApiToken, SessionRecord, StoredAccess
+from almenara.security.tokens import TokenRegistry, identity_of, parse_token
+from almenara.signals import now
+
+
+class Credentials:
+    """The access token, API tokens and sessions of one data folder."""
+
+    def __init__(self, settings: Settings, mode: Mode) -> None:
+        self.mode = mode
+        self.store = AccessStore(settings.storage.dir)
+        self.sessions = Sessions(self.store, settings.auth)
+        self.tokens = TokenRegistry()
+        self._verifier = SecretVerifier()
+        self.access_token = AccessToken(settings.auth.token, self._verifier)
+        self._stamp: tuple[int, int] | None = None
+
+    async def load(self) -> None:
+        """Read the file. Sessions that only a provider or a cluster can confirm are deleted: what
+        it takes to confirm them ended with the process."""
+        stored = await asyncio.to_thread(self.store.read)
+        self._stamp = self.store.stamp()
+        self._replace(stored)
+        await self.access_token.refresh_mark()
+        for record in stored.sessions:
+            identity = self._identity_of(record)
+            if identity is not None and now() < record.expires:
+                self.sessions.restore(record, identity)
+            else:
+                await asyncio.to_thread(self.store.remove_session, record.id)
+
+    def _identity_of(self, record: SessionRecord) -> Identity | None:
+        if record.user.token_id:
+            token = self.tokens.get(record.user.token_id)
+            return None if token is None else identity_of(token)
+        if self.mode == "token" and record.access_token_mark == self.access_token.mark:
+            return HOLDER
+        return None
+
+    def _replace(self, stored: StoredAccess) -> None:
+        self.access_token.set_hash(stored.access_hash)
+        self.tokens.replace(stored.tokens)
+
+    async def reload(self) -> bool:
+        """Read the file again if it changed; return whether it had."""
+        async with self.sessions.lock:
+            stamp = await asyncio.to_thread(self.store.stamp)
+            if stamp == self._stamp:
+                return False
+            stored = await asyncio.to_thread(self.store.read)
+            self._stamp = stamp
+            self._replace(stored)
+            stored_ids = {record.id for record in stored.sessions}
+            for session in self.sessions:
+                if session.id not in stored_ids:
+                    self.sessions.drop(session)
+            return True
+
+    async def add_token(self, token: ApiToken) -> None:
+        """Store an API token, which is valid at once."""
+        await asyncio.to_thread(self.store.add_token, token)
+        await self.reload()
+
+    async def remove_token(self, token_id: str) -> bool:
+        """Delete an API token; return whether it existed."""
+        return await asyncio.to_thread(self.store.remove_token, token_id)
+
+    async def end_invalid_sessions(self) -> None:
+        """End the sessions that expired, or whose API token or access token was withdrawn."""
+        for session in self.sessions:
+            user, mark = session.record.user, session.record.access_token_mark
+            if (
+                (user.token_id and self.tokens.get(user.token_id) is None)
+                or not self.sessions.is_alive(session)
+                or (mark and mark != self.access_token.mark)
+            ):
+                await self.sessions.end(session)
+
+    def is_verified(self, token: str) -> bool:
+        """Return whether this API token or access token was verified before."""
+        if parsed := parse_token(token):
+            return self.tokens.is_verified(*parsed)
+        return self.access_token.is_verified(token)
+
+    async def verify_api_token(self, token_id: str, secret: str) -> ApiToken | None:
+        """Return the token that this secret belongs to; None where it is unknown, expired or the
+        secret is wrong. Raises `AuthUnavailable`."""
+        token = self.tokens.get(token_id)
+        if token is None:
+            return None
+        if not self.tokens.is_verified(token_id, secret):
+            if not await self._verifier.verify(secret, token.hash):
+                return None
+            self.tokens.mark_verified(token_id, secret)
+        # Verifying takes a moment, in which the token may have been revoked.
+        return self.tokens.get(token_id)

@@ -1,0 +1,95 @@
+"""From users to identities: the roles of the configuration, and rights in the cluster."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from almenara.config import AuthSettings
+from almenara.errors import Unavailable, describe_error
+from almenara.hookspecs import ClusterRight
+from almenara.security.errors import AuthUnavailable
+from almenara.security.identity import Identity, User, resolve_identity
+from almenara.security.modes import Mode
+
+if TYPE_CHECKING:
+    from almenara.security.kubernetes import AccessReviews, ReviewClient, TokenReviews
+
+log = structlog.get_logger(__name__)
+
+
+class IdentityResolver:
+    """Assigns role and scope to users, and asks the cluster where the configuration says so."""
+
+    def __init__(
+        self,
+        settings: AuthSettings,
+        mode: Mode,
+        namespaces: Callable[[], Iterable[str]],
+        rights: Callable[[], Iterable[ClusterRight]],
+    ) -> None:
+        self.settings = settings
+        self._client: ReviewClient | None = None
+        self._token_reviews: TokenReviews | None = None
+        self._access_reviews: AccessReviews | None = None
+        if mode == "kubernetes" or settings.authorization == "kubernetes":
+            # Imported here, because httpx is installed with an extra.
+            from almenara.security import kubernetes
+
+            self._client = kubernetes.ReviewClient(settings.kubernetes)
+            self._token_reviews = kubernetes.TokenReviews(
+                self._client, settings.kubernetes.token_review_interval
+            )
+            if settings.authorization == "kubernetes":
+                self._access_reviews = kubernetes.AccessReviews(
+                    self._client, settings.kubernetes, namespaces, rights
+                )
+
+    @property
+    def depends_on_cluster(self) -> bool:
+        """Whether scopes follow rights in the cluster, which can change at any time."""
+        return self._access_reviews is not None
+
+    async def resolve(self, user: User | None) -> Identity | None:
+        """Return the identity of a user; None where it has no role. Raises `AuthUnavailable`."""
+        identity = None if user is None else resolve_identity(user, self.settings)
+        if identity is None or self._access_reviews is None:
+            return identity
+        try:
+            return await self._access_reviews.restrict(identity)
+        except* Unavailable as group:
+            log.warning("cannot review access in the cluster", reason=describe_error(group))
+        raise AuthUnavailable(
+            "The Kubernetes API server cannot review your access at the moment. The reason is in"
+            " the log of Almenara."
+        )
+
+    async def review_token(self, token: str) -> User | None:
+        """Return the user of a Kubernetes token; None where it is invalid, or the mode does not
+        use such tokens. Raises `AuthUnavailable`."""
+        if self._token_reviews is None:
+            return None
+        try:
+            return await self._token_reviews.fetch_user(token)
+        except Unavailable as error:
+            log.warning("cannot review a token in the cluster", reason=describe_error(error))
+            raise AuthUnavailable(
+                "The Kubernetes API server cannot review your token at the moment. The reason is"
+                " in the log of Almenara."
+            ) from None
+
+    async def close(self) -> None:
+        """Close the connections to the API server."""
+        if self._client is not None:
+            await self._client.close()
+
+
+class TokenRefresher:
+    """The `UserRefresher` of a session that was started with a Kubernetes token."""
+
+    def __init__(self, resolver: IdentityResolver, token: str) -> None:
+        self._resolver, self._token = resolver, token
+        self.interval = resolver.settings.kubernetes.token_review_interval
+
+    async def fetch_user(self) -> User | None:
+        return await self._resolver.review_token(self._token)

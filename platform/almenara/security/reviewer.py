@@ -1,0 +1,153 @@
+"""The periodic review: sessions and live pages end soon after their permission does.
+
+Two loops, so that a provider or a cluster that hangs delays no revocation: `review` uses only what
+is known here, `_refresh_due` asks the systems that authenticated the users.
+"""
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from almenara.config import AuthSettings
+from almenara.errors import describe_error
+from almenara.security.audit import Audit
+from almenara.security.auth_context import UserRefresher
+from almenara.security.connections import RECONNECT, Connection, OpenConnections
+from almenara.security.credentials import Credentials
+from almenara.security.identity import Identity
+from almenara.security.modes import Mode
+from almenara.security.resolver import IdentityResolver
+from almenara.security.sessions import Session
+from almenara.security.tokens import identity_of
+from almenara.signals import now
+from almenara.units import SECOND
+
+log = structlog.get_logger(__name__)
+
+INTERVAL: Final = 1.0
+"""Seconds between two reviews of the file, of lifetimes and of open WebSockets."""
+
+
+class Reviewer:
+    """Ends sessions and closes WebSockets whose permission ended."""
+
+    def __init__(
+        self,
+        settings: AuthSettings,
+        mode: Mode,
+        credentials: Credentials,
+        resolver: IdentityResolver,
+        connections: OpenConnections,
+        audit: Audit,
+    ) -> None:
+        self.settings, self.mode = settings, mode
+        self.credentials, self.resolver = credentials, resolver
+        self.connections, self.audit = connections, audit
+
+    async def run(self) -> None:
+        """Review until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run_refreshes(), name="refresh of identities")
+            while True:
+                await asyncio.sleep(INTERVAL)
+                try:
+                    await self.review()
+                except Exception:
+                    log.exception("the review of sessions failed; it is retried")
+
+    async def review(self) -> None:
+        """Apply what changed in the file and by the passing of time."""
+        credentials = self.credentials
+        await credentials.reload()
+        for connection in self.connections:
+            # An open page counts as activity of its session.
+            session = connection.context.session
+            if session is not None and session.identity is not None:
+                session.last_seen = now()
+        await credentials.access_token.refresh_mark()
+        await credentials.end_invalid_sessions()
+        await credentials.sessions.save_last_seen()
+        self.check_connections()
+
+    def check_connections(self) -> None:
+        """Close the WebSockets whose identity changed, as far as it is known here."""
+        for connection in self.connections:
+            self.connections.compare(connection, self._current_identity(connection))
+
+    def _current_identity(self, connection: Connection) -> Identity | None:
+        context = connection.context
+        if context.session is not None:
+            return context.session.identity
+        if context.api_token_id:
+            token = self.credentials.tokens.get(context.api_token_id)
+            return None if token is None else identity_of(token)
+        if self.mode in ("proxy", "kubernetes"):
+            if now() - connection.since > self.settings.proxy.reauthentication_interval * SECOND:
+                # The new connection is authenticated again, which tells whether it is permitted.
+                connection.close(RECONNECT)
+        elif self.mode == "token" and context.token_digest != self.credentials.access_token.mark:
+            return None
+        return context.identity
+
+    async def _run_refreshes(self) -> None:
+        """Refresh each session and connection in a task of its own: one that hangs delays no
+        other."""
+        pending: set[Session | Connection] = set()
+
+        async def refresh(item: Session | Connection) -> None:
+            try:
+                if isinstance(item, Session):
+                    await self._refresh_session(item)
+                else:
+                    await self._refresh_connection(item)
+            except Exception as error:
+                # The last answer stays valid for as long as the session may last.
+                log.warning("cannot refresh an identity", reason=describe_error(error))
+            finally:
+                pending.discard(item)
+
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await asyncio.sleep(INTERVAL)
+                for item in self._due():
+                    if item not in pending:
+                        pending.add(item)
+                        group.create_task(refresh(item), name="refresh of an identity")
+
+    def _due(self) -> list[Session | Connection]:
+        due: list[Session | Connection] = [
+            session for session in self.credentials.sessions if self._is_due(session)
+        ]
+        if self.resolver.depends_on_cluster:
+            due += [item for item in self.connections if item.context.session is None]
+        return due
+
+    def _is_due(self, session: Session) -> bool:
+        if session.identity is None or session.refresher is None:
+            return False
+        interval = session.refresher.interval
+        if self.resolver.depends_on_cluster:
+            interval = min(interval, self.settings.kubernetes.access_review_interval)
+        return bool(now() - session.refreshed >= interval * SECOND)
+
+    async def _refresh_session(self, session: Session) -> None:
+        refresher: UserRefresher = session.refresher
+        session.refreshed = now()
+        identity = await self.resolver.resolve(await refresher.fetch_user())
+        if session.identity is None:
+            return
+        if identity is None:
+            record = session.record
+            await self.credentials.sessions.end(session)
+            self.audit.record(
+                "session_ended", user=record.user.name, address=record.address, session=session.id
+            )
+        else:
+            session.identity = identity
+        self.check_connections()
+
+    async def _refresh_connection(self, connection: Connection) -> None:
+        if not connection.context.api_token_id:
+            user = connection.context.identity.user
+            self.connections.compare(connection, await self.resolver.resolve(user))

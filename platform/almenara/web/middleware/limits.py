@@ -1,0 +1,109 @@
+"""Limits of a request: methods, the sizes of URL, headers and body, and the time for the body."""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final
+
+from litestar.enums import ScopeType
+from litestar.exceptions import ClientException
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from almenara.config import ServerSettings
+from almenara.web.middleware.refusal import Refusal, send_refusal
+
+METHODS: Final = frozenset(("GET", "HEAD", "POST"))
+"""An allowlist: lists of dangerous methods have proved incomplete elsewhere."""
+LONGEST_LENGTH: Final = 18
+"""Digits of Content-Length."""
+
+
+class RequestLimitsMiddleware:
+    """Refuses requests beyond the limits of `server.*`."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (refusal := check_limits(scope, self.settings)) is not None:
+            await send_refusal(refusal, scope, receive, send)
+            return
+        if scope["type"] == ScopeType.HTTP:
+            receive = LimitedBody(receive, self.settings).receive
+        await self.app(scope, receive, send)
+
+
+def check_limits(scope: Scope, settings: ServerSettings) -> Refusal | None:
+    """Return why method, URL or headers of a request are refused; None where they are not."""
+    path: Any = scope.get("raw_path") or b""
+    query: Any = scope.get("query_string") or b""
+    if len(path) + len(query) > settings.max_url_bytes:
+        return Refusal(
+            HTTPStatus.REQUEST_URI_TOO_LONG,
+            "URL too long",
+            f"The URL exceeds {settings.max_url_bytes} bytes (server.max_url_bytes).",
+        )
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > settings.max_header_bytes:
+        return Refusal(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "Headers too large",
+            f"The headers exceed {settings.max_header_bytes} bytes (server.max_header_bytes).",
+        )
+    method: Any = scope.get("method", "GET")
+    if method not in METHODS:
+        return Refusal(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            "Method not allowed",
+            f"The method {str(method)[:20]} is not supported.",
+            headers=((b"allow", ", ".join(sorted(METHODS)).encode()),),
+        )
+    if scope["type"] != ScopeType.HTTP:
+        return None
+    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+    is_malformed = any(not text.isdigit() or len(text) > LONGEST_LENGTH for text in lengths)
+    if is_malformed or len(lengths) > 1:
+        return Refusal(HTTPStatus.BAD_REQUEST, "Bad request", "Content-Length is malformed.")
+    if lengths and int(lengths[0]) > settings.max_body_bytes:
+        return Refusal(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Body too large", _body_detail(settings)
+        )
+    return None
+
+
+def _body_detail(settings: ServerSettings) -> str:
+    return f"The body exceeds {settings.max_body_bytes} bytes (server.max_body_bytes)."
+
+
+class LimitedBody:
+    """Receives a body of bounded size and duration.
+
+    Raises `ClientException` inside the application, because the response may have a status and a
+    page of its own there.
+    """
+
+    def __init__(self, receive: Receive, settings: ServerSettings) -> None:
+        self._receive, self._settings = receive, settings
+        self._remaining = settings.max_body_bytes
+        self._deadline = asyncio.get_running_loop().time() + settings.body_timeout
+        self._is_complete = False
+
+    async def receive(self) -> Any:
+        """Return the next ASGI message."""
+        if self._is_complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message: Any = await self._receive()
+        except TimeoutError:
+            raise ClientException(
+                f"The body was not complete within {self._settings.body_timeout:g} s"
+                " (server.body_timeout).",
+                status_code=HTTPStatus.REQUEST_TIMEOUT,
+            ) from None
+        if message["type"] == "http.request":
+            self._remaining -= len(message.get("body", b""))
+            self._is_complete = not message.get("more_body", False)
+            if self._remaining < 0:
+                raise ClientException(
+                    _body_detail(self._settings), status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+                )
+        return message
