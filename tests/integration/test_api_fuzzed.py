@@ -14,8 +14,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from almenara.config import Settings
-from almenara.web.app import routed
-from support.kubernetes_source import OURS, THEIRS, Watched
+from almenara.web.app import create_router
+from support.secured_server import OURS, THEIRS, SecuredServer
 
 EXAMPLES = int(os.environ.get("ALMENARA_FUZZED", "6"))
 """Generated cases of each operation, besides those at the limits of what its parameters take."""
@@ -30,7 +30,7 @@ LEFT_OUT = [
 
 def described() -> Any:
     services: Any = SimpleNamespace(settings=Settings(), version="test")
-    document = routed(services).openapi_schema.to_schema()
+    document = create_router(services).openapi_schema.to_schema()
     # Who asks is ours to say; what was generated for it would stand where our token does.
     assert document.pop("security") == [{"token": []}, {"session": []}]
     return schemathesis.openapi.from_dict(document)
@@ -45,11 +45,11 @@ answers: Counter[tuple[str | None, int]] = Counter()
           suppress_health_check=list(HealthCheck),
           phases=(Phase.explicit, Phase.generate))  # fmt: skip
 def test_each_role_gets_what_the_document_says_and_what_is_in_its_scope(
-    case: Case, watched: Watched
+    case: Case, secured: SecuredServer
 ) -> None:
     for who in ROLES:
-        headers = {} if who is None else {"authorization": f"Bearer {watched.tokens[who]}"}
-        response = case.call(base_url=watched.url, headers=headers)
+        headers = {} if who is None else {"authorization": f"Bearer {secured.tokens[who]}"}
+        response = case.call(base_url=secured.url, headers=headers)
         answers[who, response.status_code] += 1
         case.validate_response(response, excluded_checks=LEFT_OUT)
         assert response.status_code < 500

@@ -4,18 +4,14 @@ import asyncio
 import contextlib
 import http.client
 import json
-import os
 import resource
-import shutil
 import socket
 import ssl
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -30,84 +26,9 @@ from support.api_server import Authority
 from support.application import Almenara
 from support.raw_nats import RawClient
 from support.servers import NatsServer, wait_until
+from support.tls import NO_NATS, Encrypted
 
 pytestmark = pytest.mark.anyio
-
-NO_NATS = "nats://127.0.0.1:1"
-
-
-class Encrypted(Almenara):
-    """An Almenara that serves https, from a folder that is swapped as Kubernetes swaps a secret."""
-
-    def __init__(self, folder: Path, nats_url: str = NO_NATS, **settings: str) -> None:
-        folder.mkdir(parents=True)
-        self.authority = Authority(folder)
-        self.secret = folder / "secret"
-        self.versions = 0
-        self.secret.mkdir()
-        self.trust = ssl.create_default_context(cafile=str(self.authority.path))
-        for name in ("tls.crt", "tls.key", "ca.crt"):
-            (self.secret / name).symlink_to(Path("..data") / name)
-        settings = {
-            "SERVER__HEADER_TIMEOUT": "1",
-            "PANELS__SEND_TIMEOUT": "1",
-            "SERVER__TLS__CERT": str(self.secret / "tls.crt"),
-            "SERVER__TLS__KEY": str(self.secret / "tls.key"),
-            **settings,
-        }
-        super().__init__(folder / "a", nats_url, **settings)
-
-    @property
-    def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
-
-    def put(self, cert: Path, key: Path, ca: Path | None = None) -> None:
-        """New content of the secret, there all at once."""
-        self.versions += 1
-        version = self.secret / f"..{self.versions}"
-        version.mkdir()
-        for name, path in (("tls.crt", cert), ("tls.key", key), ("ca.crt", ca or cert)):
-            # Times that tell nothing, as those of copies do.
-            shutil.copy(path, version / name)
-            os.utime(version / name, (0, 0))
-        fresh = self.secret / "..data_tmp"
-        fresh.symlink_to(version.name)
-        fresh.replace(self.secret / "..data")
-
-    def issue(self) -> int:
-        """A new certificate and its key; its number."""
-        paths = self.authority.issue(f"server{self.versions}", server=True)
-        self.put(*paths)
-        return x509.load_pem_x509_certificate(paths[0].read_bytes()).serial_number
-
-    def connection(self, context: ssl.SSLContext | None = None) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(
-            "127.0.0.1", self.port, context=context or self.trust, timeout=10
-        )
-
-    def serial(self) -> int:
-        """The number of the certificate that a new connection gets."""
-        with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=10) as plain,
-            self.trust.wrap_socket(plain, server_hostname="127.0.0.1") as sock,
-        ):
-            found = sock.getpeercert(binary_form=True)
-        assert found is not None
-        return x509.load_der_x509_certificate(found).serial_number
-
-    def status(self, path: str, **headers: str) -> int:
-        connection = self.connection()
-        try:
-            connection.request("GET", path, headers=headers)
-            return connection.getresponse().status
-        except OSError:
-            return 0
-        finally:
-            connection.close()
-
-    def text(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=30, context=self.trust) as response:
-            return str(response.read().decode())
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +46,7 @@ def live(almenara: Encrypted) -> connect:
     )  # fmt: skip
 
 
-def test_pages_come_over_https_and_say_so_to_browsers(encrypted: Encrypted) -> None:
+def test_tls_pages_set_hsts(encrypted: Encrypted) -> None:
     connection = encrypted.connection()
     connection.request("GET", "/events")
     answer = connection.getresponse()
@@ -138,7 +59,7 @@ def test_pages_come_over_https_and_say_so_to_browsers(encrypted: Encrypted) -> N
         plain.getresponse()
 
 
-def test_protocols_older_than_tls_1_2_are_refused(encrypted: Encrypted) -> None:
+def test_tls_below_1_2_is_refused(encrypted: Encrypted) -> None:
     old = ssl.create_default_context(cafile=str(encrypted.authority.path))
     # By itself the client's library would not even ask for so old a protocol.
     old.set_ciphers("DEFAULT:@SECLEVEL=0")
@@ -159,7 +80,7 @@ async def alive(page: ClientConnection) -> None:
     await (await page.ping())
 
 
-async def test_a_new_certificate_is_taken_without_a_connection_lost(encrypted: Encrypted) -> None:
+async def test_tls_certificate_reload_keeps_connections(encrypted: Encrypted) -> None:
     before = encrypted.serial()
     kept = encrypted.connection()
     kept.request("GET", "/healthz")
@@ -181,7 +102,7 @@ async def test_a_new_certificate_is_taken_without_a_connection_lost(encrypted: E
     kept.close()
 
 
-async def test_a_bad_certificate_leaves_the_old_one_and_is_named_in_the_log(
+async def test_tls_invalid_certificate_keeps_the_old_one(
     encrypted: Encrypted, tmp_path: Path
 ) -> None:
     before = encrypted.serial()
@@ -218,7 +139,7 @@ async def test_a_bad_certificate_leaves_the_old_one_and_is_named_in_the_log(
     wait_until(lambda: encrypted.serial() == fresh, "the certificate that is good again")
 
 
-def test_a_handshake_that_never_ends_is_dropped(encrypted: Encrypted) -> None:
+def test_tls_unfinished_handshake_is_dropped(encrypted: Encrypted) -> None:
     """As headers that never come are: within `server.header_timeout`, here one second."""
     hello = bytes.fromhex("1603010200010001fc0303") + b"\x00" * 40
     parked = []
@@ -240,7 +161,7 @@ def test_a_handshake_that_never_ends_is_dropped(encrypted: Encrypted) -> None:
     assert encrypted.status("/healthz") == 200
 
 
-def test_without_a_descriptor_for_another_connection_it_waits_and_says_so(
+def test_tls_accept_waits_without_file_descriptors(
     encrypted: Encrypted,
 ) -> None:
     assert encrypted.process is not None
@@ -264,7 +185,7 @@ def test_without_a_descriptor_for_another_connection_it_waits_and_says_so(
         kept.close()
 
 
-async def test_who_reads_nothing_over_tls_is_dropped_while_others_go_on(
+async def test_tls_client_that_stops_reading_is_dropped(
     tmp_path: Path, nats_server: NatsServer
 ) -> None:
     client = RawClient(nats_server.port)
@@ -300,7 +221,7 @@ async def test_who_reads_nothing_over_tls_is_dropped_while_others_go_on(
     client.close()
 
 
-def test_with_a_client_authority_nobody_connects_without_its_certificate(tmp_path: Path) -> None:
+def test_tls_client_ca_requires_client_certificates(tmp_path: Path) -> None:
     almenara = Encrypted(tmp_path / "it")
     almenara.environment["ALMENARA_SERVER__TLS__CLIENT_CA"] = str(almenara.secret / "ca.crt")
     clients, others = ((tmp_path / it) for it in ("clients", "others"))
@@ -336,7 +257,7 @@ def test_with_a_client_authority_nobody_connects_without_its_certificate(tmp_pat
         assert [answered(it) for it in (known, unknown, without)] == [False, True, False]
 
 
-def test_it_says_what_is_wrong_with_a_certificate_and_does_not_start(tmp_path: Path) -> None:
+def test_tls_invalid_files_are_named_at_start(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     cert, key = authority.issue("ours", server=True)
     other, _ = authority.issue("other", server=True)

@@ -15,12 +15,13 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from almenara.config import KubernetesAccessSettings, OidcSettings, Secret
+from almenara.errors import Unavailable
 from almenara.security import kubernetes as clusters
 from almenara.security import oidc
-from almenara.security.identity import Identity, Person, Role, everybody
-from almenara.security.kubernetes import LIST_PODS, Cluster
-from almenara.security.oidc import Provider
-from almenara.security.request import ClusterError, Refused
+from almenara.security.errors import AuthError
+from almenara.security.identity import Identity, Role, User, anonymous_identity
+from almenara.security.kubernetes import LIST_PODS, ReviewClient
+from almenara.security.oidc import OidcProvider
 
 pytestmark = pytest.mark.anyio
 
@@ -121,24 +122,29 @@ class Known:
     sessions: Any = ()
 
     def __init__(self) -> None:
-        self.persons: list[Person] = []
+        self.persons: list[User] = []
 
-    async def identity(self, person: Person | None) -> Identity | None:
+    async def resolve(self, person: User | None) -> Identity | None:
         if person is not None:
             self.persons.append(person)
-        return None if person is None else everybody(Role.VIEWER)
+        return None if person is None else anonymous_identity(Role.VIEWER)
 
-    async def begin(
-        self, asking: Any, identity: Identity, *, access: str = "", renewal: Any = None
+    async def start_session(
+        self,
+        request_info: Any,
+        identity: Identity,
+        *,
+        access_token_mark: str = "",
+        refresher: Any = None,
     ) -> str:
         return "a session"
 
-    async def end(self, session: Any) -> None:
+    async def end_session(self, session: Any) -> None:
         pass
 
 
 async def sign_in(hostile: Hostile, known: Known | None = None, **settings: Any) -> str:
-    """Somebody goes to the provider and back; the secret of their session. Raises `Refused`."""
+    """Somebody goes to the provider and back; the secret of their session. Raises `AuthError`."""
     nonce = ""
 
     def tokens() -> dict[str, Any]:
@@ -160,25 +166,25 @@ async def sign_in(hostile: Hostile, known: Known | None = None, **settings: Any)
         **hostile.answers,
     }  # fmt: skip
     chosen = OidcSettings(issuer=hostile.url, client_id="almenara", **settings)
-    provider = Provider(chosen, known or Known())
+    provider = OidcProvider(chosen, known or Known())
     try:
-        address, tie = await provider.begin("192.0.2.1", CALLBACK, "/")
+        address, tie = await provider.start_login("192.0.2.1", CALLBACK, "/")
         asked = parse_qs(urlsplit(address).query)
         nonce = asked["nonce"][0]
         came = {"state": asked["state"][0], "code": "x"}
-        secret, _ = await provider.finish(None, came, tie)  # type: ignore[arg-type]
+        secret, _ = await provider.finish_login(None, came, tie)  # type: ignore[arg-type]
         return secret
     finally:
         await provider.close()
 
 
-async def ask_cluster(hostile: Hostile, path: str) -> Person | bool | None:
-    """What a cluster says. Raises `ClusterError`."""
-    cluster = Cluster(KubernetesAccessSettings(server=hostile.url, token=Secret.of("ours")))
+async def ask_cluster(hostile: Hostile, path: str) -> User | bool | None:
+    """What a cluster says. Raises `Unavailable`."""
+    cluster = ReviewClient(KubernetesAccessSettings(server=hostile.url, token=Secret.of("ours")))
     try:
         if "tokenreviews" in path:
-            return await cluster.person("theirs")
-        return await cluster.may(Person(name="ada", subject="x"), LIST_PODS, "default")
+            return await cluster.review_token("theirs")
+        return await cluster.review_access(User(name="ada", subject="x"), LIST_PODS, "default")
     finally:
         await cluster.close()
 
@@ -190,7 +196,7 @@ OF_CLUSTER = (
 )
 
 
-async def test_whatever_a_provider_or_a_cluster_answers_is_bounded_and_lets_nobody_in(
+async def test_hostile_responses_are_bounded_and_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with Hostile().running() as honest:
@@ -205,7 +211,7 @@ async def test_whatever_a_provider_or_a_cluster_answers_is_bounded_and_lets_nobo
         nonlocal most, reached
         async with turns, Hostile().running() as hostile:
             hostile.answers = {path: answers[name]}
-            with pytest.raises((Refused, ClusterError)) as refused:
+            with pytest.raises((AuthError, Unavailable)) as refused:
                 if path in OF_PROVIDER:
                     await sign_in(hostile)
                 else:
@@ -224,8 +230,8 @@ async def test_whatever_a_provider_or_a_cluster_answers_is_bounded_and_lets_nobo
         (slow.keys(), PATIENCE, 36),
     ):
         reached, turns = 0, asyncio.Semaphore(at_once)
-        monkeypatch.setattr(oidc, "WHOLE_ANSWER", patience)
-        monkeypatch.setattr(clusters, "WHOLE_ANSWER", patience)
+        monkeypatch.setattr(oidc, "RESPONSE_TIMEOUT", patience)
+        monkeypatch.setattr(clusters, "RESPONSE_TIMEOUT", patience)
         async with asyncio.timeout(120), asyncio.TaskGroup() as group:
             for path in (*OF_PROVIDER, *OF_CLUSTER):
                 for name in several:
@@ -239,7 +245,7 @@ async def test_whatever_a_provider_or_a_cluster_answers_is_bounded_and_lets_nobo
     )
 
 
-async def test_a_provider_names_no_address_that_is_none() -> None:
+async def test_provider_endpoints_must_be_urls() -> None:
     for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"):
         for address in ("javascript:alert(1)", "file:///etc/passwd", "//evil.test", "http:", "x"):
             async with Hostile().running() as hostile:
@@ -249,12 +255,12 @@ async def test_a_provider_names_no_address_that_is_none() -> None:
                     name: address,
                 }  # fmt: skip
                 hostile.answers["/.well-known/openid-configuration"] = said
-                with pytest.raises(Refused):
+                with pytest.raises(AuthError):
                     await sign_in(hostile)
                 assert len(hostile.asked) == 1
 
 
-async def test_nobody_goes_by_an_address_that_the_provider_did_not_verify() -> None:
+async def test_display_name_needs_a_verified_email() -> None:
     root = "root@example.org"
     for told, settings, name in (
         ({"preferred_username": "Ada", "email": root}, {}, "Ada"),
@@ -273,7 +279,7 @@ async def test_nobody_goes_by_an_address_that_the_provider_did_not_verify() -> N
         assert [it.name for it in known.persons] == [name], told
 
 
-async def test_a_cluster_is_told_all_that_it_said_of_somebody() -> None:
+async def test_access_review_repeats_the_user_of_the_token_review() -> None:
     """An authorizer may heed what a token is good for, as OpenShift's does."""
     user = {"username": "ada", "uid": "7", "groups": ["sre"],
             "extra": {"scopes.authorization.openshift.io": ["user:info"]}}  # fmt: skip
@@ -282,10 +288,12 @@ async def test_a_cluster_is_told_all_that_it_said_of_somebody() -> None:
             OF_CLUSTER[0]: {"status": {"authenticated": True, "user": user}},
             OF_CLUSTER[1]: {"status": {"allowed": True}},
         }
-        cluster = Cluster(KubernetesAccessSettings(server=hostile.url, token=Secret.of("ours")))
-        person = await cluster.person("theirs")
+        cluster = ReviewClient(
+            KubernetesAccessSettings(server=hostile.url, token=Secret.of("ours"))
+        )
+        person = await cluster.review_token("theirs")
         assert person is not None
-        assert await cluster.may(person, LIST_PODS, "default")
+        assert await cluster.review_access(person, LIST_PODS, "default")
         await cluster.close()
     asked = json.loads(hostile.bodies[-1])["spec"]
     assert {
@@ -294,24 +302,24 @@ async def test_a_cluster_is_told_all_that_it_said_of_somebody() -> None:
     } == user
 
 
-async def test_nobody_pushes_out_the_sign_ins_that_others_began(
+async def test_pending_logins_of_one_address_push_out_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(oidc, "PENDING", 40)
-    monkeypatch.setattr(oidc, "PENDING_OF_ADDRESS", 10)
+    monkeypatch.setattr(oidc, "MAX_PENDING", 40)
+    monkeypatch.setattr(oidc, "MAX_PENDING_PER_ADDRESS", 10)
     async with Hostile().running() as hostile:
         hostile.answers["/.well-known/openid-configuration"] = {
             "issuer": hostile.url, "authorization_endpoint": f"{hostile.url}/authorize",
             "token_endpoint": f"{hostile.url}/token", "jwks_uri": f"{hostile.url}/keys",
         }  # fmt: skip
-        provider = Provider(OidcSettings(issuer=hostile.url, client_id="almenara"), Known())
-        away, _ = await provider.begin("192.0.2.1", CALLBACK, "/")
+        provider = OidcProvider(OidcSettings(issuer=hostile.url, client_id="almenara"), Known())
+        away, _ = await provider.start_login("192.0.2.1", CALLBACK, "/")
         for number in range(60):
             # All addresses of an IPv6 site are one customer's.
-            await provider.begin(f"2001:db8::{number:x}", CALLBACK, "/")
+            await provider.start_login(f"2001:db8::{number:x}", CALLBACK, "/")
         asked = parse_qs(urlsplit(away).query)
-        with pytest.raises(Refused) as refused:
-            await provider.finish(None, {"state": asked["state"][0]}, "of another")  # type: ignore[arg-type]
+        with pytest.raises(AuthError) as refused:
+            await provider.finish_login(None, {"state": asked["state"][0]}, "of another")  # type: ignore[arg-type]
         # It is known still, and refused for another reason.
         assert "in another browser" in refused.value.detail
         await provider.close()

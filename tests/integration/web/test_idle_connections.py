@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from test_tls import Encrypted
 
 from support.application import Almenara
 from support.servers import wait_until
+from support.tls import Encrypted
 
 COUNT = 10_000
 TIMEOUT = 5.0
@@ -123,7 +123,7 @@ def almenara(tmp_path: Path, many_files: None) -> Iterator[Almenara]:
         yield running
 
 
-def test_ten_thousand_half_open_connections_are_dropped_in_time_and_others_answered(
+def test_idle_connections_ten_thousand_are_dropped_in_time(
     almenara: Almenara,
 ) -> None:
     assert almenara.process is not None
@@ -160,7 +160,7 @@ def test_ten_thousand_half_open_connections_are_dropped_in_time_and_others_answe
     assert almenara.status("/healthz") == 200
 
 
-def test_beyond_the_limit_the_oldest_half_open_connections_go_at_once(tmp_path: Path) -> None:
+def test_idle_connections_beyond_the_limit_drop_the_oldest(tmp_path: Path) -> None:
     with Almenara(
         tmp_path / "a",
         "nats://127.0.0.1:1",
@@ -191,7 +191,7 @@ def test_beyond_the_limit_the_oldest_half_open_connections_go_at_once(tmp_path: 
         attackers.close()
 
 
-def test_nobody_is_kept_by_what_is_no_request(tmp_path: Path) -> None:
+def test_idle_connections_are_not_extended_by_stray_bytes(tmp_path: Path) -> None:
     with Almenara(
         tmp_path / "a",
         "nats://127.0.0.1:1",
@@ -233,7 +233,7 @@ def test_nobody_is_kept_by_what_is_no_request(tmp_path: Path) -> None:
         ("", f"/live?panel=events&text={'a' * 9_000}"),
     ],
 )
-def test_a_handshake_that_is_none_is_answered_and_keeps_nobody_from_stopping(
+def test_websocket_handshake_malformed_is_answered_and_shutdown_works(
     tmp_path: Path, more: str, address: str
 ) -> None:
     with Almenara(tmp_path / "a", "nats://127.0.0.1:1", PLUGINS__DISABLED="[nats]") as almenara:
@@ -257,7 +257,7 @@ def client_hello(trust: ssl.SSLContext) -> bytes:
     return sent.read()
 
 
-def test_ten_thousand_unfinished_tls_handshakes_are_few_at_a_time_and_others_answered(
+def test_tls_handshakes_ten_thousand_unfinished_are_bounded(
     tmp_path: Path, many_files: None
 ) -> None:
     limit = 1_000  # as it is by default

@@ -53,7 +53,7 @@ def running(folder: Path, server: ApiServer, namespace: str) -> Almenara:
     return almenara
 
 
-async def test_a_log_is_shown_to_who_may_get_it_and_to_nobody_who_may_only_list_pods(
+async def test_logs_need_the_right_to_get_them(
     tmp_path: Path, api_server: ApiServer, namespace: str
 ) -> None:
     kubelet = Kubelet(api_server)
@@ -119,7 +119,7 @@ async def test_a_log_is_shown_to_who_may_get_it_and_to_nobody_who_may_only_list_
         await asyncio.to_thread(api_server.delete, node)
 
 
-async def test_yaml_is_shown_to_who_may_get_the_object_and_never_a_secret(
+async def test_yaml_needs_the_right_to_get_the_object(
     tmp_path: Path, api_server: ApiServer, namespace: str
 ) -> None:
     planted = "hunter2hunter2"
@@ -218,7 +218,7 @@ def live(almenara: Almenara, token: str, panel: str) -> connect:
     return connect(url, origin=almenara.url, additional_headers=headers)  # type: ignore[arg-type]
 
 
-async def test_somebody_sees_the_namespaces_they_may_list_and_loses_them_within_5_seconds(
+async def test_visible_namespaces_follow_rights_within_5_seconds(
     tmp_path: Path, api_server: ApiServer, namespace: str
 ) -> None:
     other = f"{namespace}-other"

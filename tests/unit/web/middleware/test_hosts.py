@@ -1,7 +1,7 @@
 import pytest
 
 from almenara.config import ServerSettings
-from almenara.web.middleware.hosts import host_allowed, parse_host
+from almenara.web.middleware.hosts import is_host_allowed, parse_host
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,7 @@ from almenara.web.middleware.hosts import host_allowed, parse_host
         ("a/b", ["*"], False),
     ],
 )
-def test_a_host_is_answered_for_by_name_or_address(
-    header: str, allowed: list[str], right: bool
-) -> None:
+def test_host_is_allowed_by_name_or_address(header: str, allowed: list[str], right: bool) -> None:
     host = parse_host(header)
     settings = ServerSettings(allowed_hosts=allowed)
-    assert (host is not None and host_allowed(host[0], settings)) is right
+    assert (host is not None and is_host_allowed(host[0], settings)) is right

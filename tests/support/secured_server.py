@@ -17,7 +17,7 @@ from support.servers import NatsServer, wait_until
 OURS, THEIRS = "marker-of-team-a", "marker-of-team-b"
 
 
-class Watched:
+class SecuredServer:
     """A running Almenara in token mode, with two teams' events and tokens of every kind."""
 
     def __init__(self, almenara: Almenara) -> None:
@@ -66,11 +66,16 @@ class Watched:
     def get(self, path: str, who: str | None = None, **more: Any) -> httpx.Response:
         return self.request("GET", path, who, **more)
 
+    def token_status(self, token: str) -> int:
+        """The status of a request with a bearer token."""
+        headers = {"authorization": f"Bearer {token}"}
+        return httpx.get(self.url + "/api/session", headers=headers).status_code
+
     def browser(self) -> httpx.Client:
         """A browser that nobody signed in with."""
         return httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=20)
 
-    def signed_in(self, token: str | None = None) -> tuple[httpx.Client, str]:
+    def sign_in(self, token: str | None = None) -> tuple[httpx.Client, str]:
         """A browser with a session, and what its forms hold."""
         client = self.browser()
         page = client.get("/sign-in")
@@ -88,7 +93,7 @@ class Watched:
 
 
 @contextmanager
-def watching(folder: Path) -> Iterator[Watched]:
+def run_secured_server(folder: Path) -> Iterator[SecuredServer]:
     """Almenara in token mode, with events of two teams."""
     with NatsServer(folder / "nats") as server:
         client = RawClient(server.port)
@@ -114,7 +119,7 @@ def watching(folder: Path) -> Iterator[Watched]:
                 return answer.status_code == 200 and answer.json()["events_stored"] >= 10
 
             wait_until(stored, "the events of both teams")
-            found = Watched(running)
+            found = SecuredServer(running)
             yield found
             found.client.close()
         client.close()

@@ -125,7 +125,7 @@ async def closing(almenara: Almenara, browser: httpx.Client) -> tuple[int, float
             return (error.rcvd.code if error.rcvd else 0), time.monotonic()
 
 
-async def test_people_come_in_with_the_role_of_their_groups(
+async def test_oidc_users_get_the_role_of_their_groups(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, _ = pair
@@ -141,7 +141,7 @@ async def test_people_come_in_with_the_role_of_their_groups(
     assert "Warning" not in almenara.log
 
 
-async def test_a_refresh_goes_on_without_a_new_connection_and_a_loss_ends_it(
+async def test_oidc_refresh_keeps_the_page_until_access_is_lost(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, provider = pair
@@ -158,7 +158,7 @@ async def test_a_refresh_goes_on_without_a_new_connection_and_a_loss_ends_it(
         assert ended - began < 5
 
 
-async def test_signing_out_at_the_provider_ends_the_session_here(
+async def test_oidc_back_channel_logout_ends_the_session(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, provider = pair
@@ -173,7 +173,7 @@ async def test_signing_out_at_the_provider_ends_the_session_here(
     assert code == 4401, almenara.log[-2000:]
 
 
-async def test_signing_out_here_leads_to_signing_out_there(
+async def test_oidc_sign_out_continues_at_the_provider(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, provider = pair
@@ -195,7 +195,7 @@ async def test_signing_out_here_leads_to_signing_out_there(
     assert 'name="xsrf"' in browser.get(address).text
 
 
-async def test_a_browser_that_signs_out_gets_to_the_provider(
+async def test_oidc_sign_out_in_a_browser_reaches_the_provider(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, provider = pair
@@ -214,7 +214,7 @@ async def test_a_browser_that_signs_out_gets_to_the_provider(
         await browser.close()
 
 
-async def test_keys_that_the_provider_changes_are_fetched(
+async def test_oidc_rotated_keys_are_downloaded(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, provider = pair
@@ -244,7 +244,7 @@ async def test_keys_that_the_provider_changes_are_fetched(
     assert provider.log.count("GET /jwks") - asked <= 2
 
 
-async def test_what_the_provider_did_not_say_is_refused(
+async def test_oidc_forged_callbacks_and_logout_tokens_are_refused(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, _ = pair
@@ -276,7 +276,7 @@ async def test_what_the_provider_did_not_say_is_refused(
         assert answer.status_code == 400
 
 
-async def test_over_https_the_way_back_counts_only_with_a_cookie_that_no_other_host_can_set(
+async def test_oidc_callback_over_https_needs_the_host_cookie(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, _ = pair
@@ -292,7 +292,7 @@ async def test_over_https_the_way_back_counts_only_with_a_cookie_that_no_other_h
         assert answer.status_code == status
 
 
-async def test_a_provider_that_hangs_keeps_nobody_in_who_was_revoked(
+async def test_oidc_hanging_provider_delays_no_revocation(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, provider = pair
@@ -329,7 +329,7 @@ async def test_a_provider_that_hangs_keeps_nobody_in_who_was_revoked(
         provider.process.send_signal(signal.SIGCONT)
 
 
-async def test_a_provider_that_is_away_keeps_nobody_from_being_told(
+async def test_oidc_unreachable_provider_is_reported(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, provider = pair

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from support.kubernetes_source import OURS, THEIRS, Watched
+from support.secured_server import OURS, THEIRS, SecuredServer
 
 SECRET_TEXTS = (OURS, THEIRS, "root:x:0", "{% extends", "{% block", "SQLite format 3", "[project]",
                 "hookimpl", "jetstream {")  # fmt: skip
@@ -20,8 +20,8 @@ SECRET_TEXTS = (OURS, THEIRS, "root:x:0", "{% extends", "{% block", "SQLite form
 class Client:
     """Sends paths and headers as they are, which libraries would put right."""
 
-    def __init__(self, watched: Watched) -> None:
-        self.port = watched.almenara.port
+    def __init__(self, secured: SecuredServer) -> None:
+        self.port = secured.almenara.port
         self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
 
     def ask(
@@ -80,8 +80,8 @@ def other_ways(seed: int, count: int) -> set[str]:
     return ways
 
 
-def test_no_other_way_to_write_a_path_leads_past_the_sign_in(watched: Watched) -> None:
-    seed, client = 5, Client(watched)
+def test_paths_written_otherwise_need_sign_in_too(secured: SecuredServer) -> None:
+    seed, client = 5, Client(secured)
     ways = sorted(other_ways(seed, 2_000))
     statuses: Counter[int] = Counter()
     for way in ways:
@@ -117,9 +117,9 @@ def climbing() -> list[str]:
     return found
 
 
-def test_no_path_climbs_out_of_static_files_and_templates(watched: Watched) -> None:
-    client = Client(watched)
-    signed_in = (("Authorization", f"Bearer {watched.tokens['admin']}"),)
+def test_paths_cannot_leave_the_static_folder(secured: SecuredServer) -> None:
+    client = Client(secured)
+    signed_in = (("Authorization", f"Bearer {secured.tokens['admin']}"),)
     statuses: Counter[int] = Counter()
     paths = climbing()
     for path in paths:
@@ -147,10 +147,10 @@ VALUES = ("admin", "127.0.0.1", "for=127.0.0.1;host=127.0.0.1;proto=https", "/he
           "almenara=admin", "__Host-almenara=x; almenara=x")  # fmt: skip
 
 
-def test_no_header_says_who_somebody_is_where_nobody_is_asked_to_believe_it(
-    watched: Watched,
+def test_identity_headers_are_ignored_without_proxy_mode(
+    secured: SecuredServer,
 ) -> None:
-    client = Client(watched)
+    client = Client(secured)
     statuses: Counter[int] = Counter()
     for name, value in itertools.product(SPOOFED, VALUES):
         for path in ("/api/session", "/api/events"):
@@ -162,9 +162,9 @@ def test_no_header_says_who_somebody_is_where_nobody_is_asked_to_believe_it(
     print(f"{statuses.total()} requests with a spoofed header, 0 believed; {dict(statuses)}")
 
 
-def test_no_site_may_frame_what_is_answered_and_each_policy_is_strict(watched: Watched) -> None:
-    client, nonces = Client(watched), Counter[str]()
-    signed_in = (("Authorization", f"Bearer {watched.tokens['admin']}"),)
+def test_responses_all_have_a_strict_policy(secured: SecuredServer) -> None:
+    client, nonces = Client(secured), Counter[str]()
+    signed_in = (("Authorization", f"Bearer {secured.tokens['admin']}"),)
     own = ("Host", "127.0.0.1")
     tried = [(it, signed_in, "GET") for it in (*PROTECTED, *OPEN, "/nowhere", "/api/nothing")]
     tried += [(it, (), "GET") for it in (*PROTECTED, *OPEN)]
@@ -195,11 +195,11 @@ def test_no_site_may_frame_what_is_answered_and_each_policy_is_strict(watched: W
 
 
 @pytest.mark.parametrize("way", ["query", "path"])
-def test_no_address_fixes_a_session(watched: Watched, way: str) -> None:
+def test_session_cannot_be_set_by_url(secured: SecuredServer, way: str) -> None:
     """A session is known by its cookie alone, which only signing in gives."""
-    client, _ = watched.signed_in()
+    client, _ = secured.sign_in()
     secret = client.cookies["almenara"]
-    ask = Client(watched).ask
+    ask = Client(secured).ask
     path = f"/api/session?almenara={secret}&__Host-almenara={secret}&session={secret}"
     if way == "path":
         path = f"/api/session;almenara={secret}"
@@ -207,7 +207,7 @@ def test_no_address_fixes_a_session(watched: Watched, way: str) -> None:
     assert ask("/api/session", (("Cookie", f"almenara={secret}"),))[0] == 200
 
 
-def test_no_filter_that_anybody_writes_holds_up_the_others(watched: Watched) -> None:
+def test_filters_with_costly_patterns_stay_fast(secured: SecuredServer) -> None:
     evil = ("*" * 40 + "!", "*a" * 40 + "!", "*.*" * 20 + "!", "(a+)+" * 9, "a" * 3_000 + "*",
             "-1e999", "%s" * 99, "\x00*", "NEAR(" * 99, '"' * 99 + "*", "a* " * 99)  # fmt: skip
     names = ("type", "origin", "source", "subject", "text", "correlation", "name", "namespace",
@@ -219,7 +219,7 @@ def test_no_filter_that_anybody_writes_holds_up_the_others(watched: Watched) -> 
         for name in names:
             for value in evil:
                 began = time.monotonic()
-                answer = watched.get(path, "viewer", params={name: value})
+                answer = secured.get(path, "viewer", params={name: value})
                 slowest = max(slowest, time.monotonic() - began)
                 assert answer.status_code < 500, (path, name, value)
                 asked += 1

@@ -6,7 +6,7 @@ import pytest
 import structlog
 
 from almenara.config import ServerSettings
-from almenara.web.middleware.hosts import refused
+from almenara.web.middleware.origins import check_origin
 from support.origins import forged
 
 OWN = "watch.example"
@@ -22,7 +22,7 @@ def status(
     headers += [(b"x-forwarded-proto", it.encode()) for it in forwarded]
     scope: Any = {"type": "websocket", "scheme": scheme, "path": "/live", "headers": headers}
     settings = ServerSettings(allowed_hosts=[OWN, "localhost"], allowed_origins=list(ALLOWED))
-    refusal = refused(scope, settings)
+    refusal = check_origin(scope, settings)
     return None if refusal is None else refusal.status
 
 
@@ -136,7 +136,7 @@ REFUSED: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def test_an_origin_is_ours_by_scheme_name_and_port() -> None:
+def test_origin_is_compared_by_scheme_name_and_port() -> None:
     for origin, more in LET_IN:
         assert status([origin], **more) is None, (origin, more)
     for origin, more in REFUSED:
@@ -146,7 +146,7 @@ def test_an_origin_is_ours_by_scheme_name_and_port() -> None:
     print(f"{len(LET_IN)} origins let in, {len(REFUSED) + 2} refused, 0 wrong")
 
 
-def test_no_forged_origin_of_ten_thousand_passes() -> None:
+def test_origin_refuses_ten_thousand_forged_ones() -> None:
     seed, count = 20_260, 10_000
     right = frozenset((
         "http://watch.example:8080", "https://watch.example:8080", *ALLOWED,
@@ -166,9 +166,7 @@ def test_no_forged_origin_of_ten_thousand_passes() -> None:
 
 @pytest.mark.parametrize(("came", "shown"), [(["https://evil.example"], "https://evil.example"),
                                              (["null"], "null"), ([], None)])  # fmt: skip
-def test_the_log_says_which_origin_came_and_which_were_expected(
-    came: list[str], shown: str | None
-) -> None:
+def test_origin_refusal_logs_the_expected_ones(came: list[str], shown: str | None) -> None:
     with structlog.testing.capture_logs() as logs:
         assert status(came, host=f"{OWN}:8080") == 403
     assert logs == [{

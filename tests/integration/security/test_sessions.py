@@ -1,0 +1,201 @@
+"""Sessions: starting, rotating, ending and counting them, on a running server."""
+
+import asyncio
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from support.application import Almenara
+from support.secured_server import SecuredServer
+from support.servers import NatsServer, wait_until
+
+pytestmark = pytest.mark.anyio
+
+
+async def closing(secured: SecuredServer, cookie: httpx.Client) -> tuple[int, float]:
+    """The code an open page is closed with, and when."""
+    url = f"{secured.url.replace('http', 'ws')}/live?panel=events"
+    told = "; ".join(f"{name}={value}" for name, value in cookie.cookies.items())
+    async with connect(url, origin=secured.url, additional_headers={"cookie": told}) as socket:  # type: ignore[arg-type]
+        try:
+            async with asyncio.timeout(20):
+                while True:
+                    await socket.recv()
+        except ConnectionClosed as error:
+            return (error.rcvd.code if error.rcvd else 0), time.monotonic()
+
+
+async def test_session_revocation_closes_pages_with_4401_within_5_seconds(
+    secured: SecuredServer,
+) -> None:
+    taken = []
+    for how in ("sign out", "revoked by an admin", "revoked by command"):
+        client, csrf = await asyncio.to_thread(secured.sign_in)
+        waiting = asyncio.create_task(closing(secured, client))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        ids = re.findall(r"/account/sessions/(\w+)/end", client.get("/account").text)
+        began = time.monotonic()
+        if how == "sign out":
+            assert client.post("/sign-out", data={"csrf": csrf}).status_code == 303
+        elif how == "revoked by an admin":
+            done = client.post(f"/account/sessions/{ids[0]}/end", data={"csrf": csrf})
+            assert done.status_code == 303
+        else:
+            for it in ids:
+                await asyncio.to_thread(secured.command, "revoke", it)
+            began = time.monotonic()
+        code, ended = await waiting
+        assert code == 4401, how
+        taken.append(ended - began)
+        assert client.get("/events").status_code == 303
+    print(f"revoked -> closed with 4401: {max(taken):.2f} s at most")
+    assert max(taken) < 5
+
+
+async def test_websocket_without_session_is_accepted_and_closed_with_4401(
+    secured: SecuredServer,
+) -> None:
+    url = f"{secured.url.replace('http', 'ws')}/live?panel=events"
+    async with connect(url, origin=secured.url) as socket:  # type: ignore[arg-type]
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4401
+
+
+async def test_sign_in_ignores_a_planted_cookie(secured: SecuredServer) -> None:
+    planted = "planted-by-somebody-else"
+    client = secured.browser()
+    client.cookies.set("almenara", planted, domain="127.0.0.1")
+    csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/sign-in").text)
+    assert csrf is not None
+    done = client.post("/sign-in", data={"csrf": csrf[1], "token": secured.access_token})
+    assert done.status_code == 303
+    cookie = done.headers["set-cookie"]
+    assert planted not in cookie
+    assert "HttpOnly" in cookie
+    assert "samesite=lax" in cookie.lower()
+    assert httpx.get(secured.url + "/api/session", cookies={"almenara": planted}).status_code == 401
+    secure = secured.browser()
+    host = f"127.0.0.1:{secured.almenara.port}"
+    page = secure.get("/sign-in", headers={"origin": f"https://{host}"})
+    assert "__Host-almenara-form=" in page.headers["set-cookie"]
+    assert "Secure" in page.headers["set-cookie"]
+    assert "strict-transport-security" in page.headers
+
+
+async def test_sign_in_redirects_to_local_paths_only(secured: SecuredServer) -> None:
+    for bad in ("https://evil.example", "//evil.example", "/\\evil.example", "javascript:x",
+                "/\t/evil.example", "evil", "/%09/x\r\nset-cookie: a=b"):  # fmt: skip
+        client = secured.browser()
+        csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/sign-in").text)
+        assert csrf is not None
+        done = client.post(
+            "/sign-in", data={"csrf": csrf[1], "token": secured.access_token, "next": bad}
+        )
+        assert done.status_code == 303
+        assert done.headers["location"] == "/", bad
+
+
+async def test_websockets_beyond_the_user_limit_are_refused(secured: SecuredServer) -> None:
+    url = f"{secured.url.replace('http', 'ws')}/live?panel=events"
+    headers = {"authorization": f"Bearer {secured.tokens['operator']}"}
+    sockets = [
+        await connect(url, origin=secured.url, additional_headers=headers)  # type: ignore[arg-type]
+        for _ in range(4)
+    ]
+    began = time.monotonic()
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(url, origin=secured.url, additional_headers=headers):  # type: ignore[arg-type]
+            pass
+    print(f"over the cap: 503 after {(time.monotonic() - began) * 1000:.0f} ms")
+    assert refused.value.response.status_code == 503
+    for it in sockets:
+        await it.close()
+
+    def none_left() -> bool:
+        return bool(secured.get("/api/health", "viewer").json()["subscribers"] == 0)
+
+    await asyncio.to_thread(wait_until, none_left, "the end of those that were closed")
+    # All at once they are no more either: what is being opened counts.
+    trying = [connect(url, origin=secured.url, additional_headers=headers) for _ in range(40)]  # type: ignore[arg-type]
+    came = await asyncio.gather(*trying, return_exceptions=True)
+    opened = [it for it in came if not isinstance(it, BaseException)]
+    assert len(opened) == 4
+    for it in opened:
+        await it.close()
+
+
+async def test_access_token_rotation_ends_sessions_of_the_old_one(secured: SecuredServer) -> None:
+    client, _ = secured.sign_in()
+    old = secured.access_token
+    secured.access_token = secured.command("rotate")
+    assert secured.token_status(secured.access_token) == 200, "it is good at once"
+    assert secured.token_status(secured.command("create", "at once")) == 200
+    wait_until(lambda: client.get("/events").status_code == 303, "the old session's end")
+    assert secured.token_status(old) == 401
+    client, _ = secured.sign_in()
+    assert client.get("/events").status_code == 200
+
+
+async def test_sessions_survive_a_restart_and_expire(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    almenara = Almenara(
+        tmp_path / "a", nats_server.url, AUTH__MODE="token", AUTH__SESSION_ROTATION="1"
+    )
+    token = almenara.command("access", "rotate").stdout.strip()
+
+    def sign_in() -> httpx.Client:
+        browser = httpx.Client(base_url=almenara.url, headers={"origin": almenara.url}, timeout=20)
+        csrf = re.search(r'name="csrf" value="([^"]+)"', browser.get("/sign-in").text)
+        assert csrf is not None
+        browser.post("/sign-in", data={"csrf": csrf[1], "token": token})
+        return browser
+
+    with almenara:
+        browser = sign_in()
+        first = browser.cookies["almenara"]
+        time.sleep(1.2)
+        browser.get("/", headers={"sec-fetch-dest": "document"})
+        assert browser.cookies["almenara"] != first, "the cookie was exchanged"
+        # Where the answer with the new one never came, the old one goes on and is exchanged again.
+        held = browser.cookies["almenara"]
+        browser.get("/")
+        time.sleep(1.2)
+        lost = httpx.get(
+            almenara.url, cookies={"almenara": held}, headers={"sec-fetch-dest": "document"}
+        ).cookies["almenara"]
+        time.sleep(1.2)
+        again = httpx.get(
+            almenara.url, cookies={"almenara": held}, headers={"sec-fetch-dest": "document"}
+        )
+        assert again.status_code == 200
+        got = again.cookies["almenara"]
+        for cookie, status in ((got, 200), (held, 200), (lost, 303)):
+            assert httpx.get(almenara.url, cookies={"almenara": cookie}).status_code == status
+        # Tabs that are opened at once have one exchange between them.
+        time.sleep(1.2)
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda _: httpx.get(
+                almenara.url, cookies={"almenara": got}, headers={"sec-fetch-dest": "document"}
+            ), range(6)))  # fmt: skip
+        assert [it.status_code for it in answers] == [200] * 6
+        fresh = [it.cookies["almenara"] for it in answers if "almenara" in it.cookies]
+        assert len(fresh) == 1
+        browser.cookies.set("almenara", fresh[0], domain="127.0.0.1")
+        almenara.stop()
+        almenara.environment["ALMENARA_AUTH__SESSION_LIFETIME"] = "3"
+        almenara.start()
+        assert browser.get("/events").status_code == 200
+        began = time.monotonic()
+        short = sign_in()
+        wait_until(lambda: short.get("/events").status_code == 303, "its end", 20)
+        assert time.monotonic() - began > 2.9
