@@ -102,7 +102,7 @@ def run_secured_server(folder: Path) -> Iterator[SecuredServer]:
             client.make_stream(team, f"{subject}.>")
         running = Almenara(
             folder / "almenara", server.url, AUTH__MODE="token",
-            AUTH__ATTEMPTS="10000", SERVER__WEBSOCKETS_PER_USER="4",
+            AUTH__MAX_SIGN_IN_ATTEMPTS="10000", SERVER__WEBSOCKETS_PER_USER="4",
             SERVER__REQUESTS_PER_SECOND="10000", SERVER__REQUEST_BURST="10000",
         )  # fmt: skip
         with running:

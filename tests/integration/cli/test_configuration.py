@@ -92,17 +92,17 @@ WRONG_AT_START = [
     ("auth: {mode: oidc}", "auth.oidc: the mode `oidc` needs `issuer` and `client_id` here"),
     ("auth: {mode: token, token: s3cr3t-word}", "auth.token: it is shorter than 20 characters"),
     ("server: {trusted_proxies: [proxy.local]}",
-     "server.trusted_proxies: 'proxy.local' is no address and no network"),
+     "server.trusted_proxies: 'proxy.local' is not an address or a network"),
     ("server: {tls: {cert: /no/cert.pem, key: /no/key.pem}}",
-     "server.tls.cert: /no/cert.pem cannot be read: No such file or directory"),
+     "server.tls.cert: cannot read /no/cert.pem: No such file or directory"),
     ("server: {tls: {cert: almenara.yaml, key: almenara.yaml}}",
-     "server.tls.cert: almenara.yaml holds no certificate in PEM"),
+     "server.tls.cert: almenara.yaml contains no certificate in PEM"),
     ("auth: {mode: oidc, roles: [{role: viewer, groups: ['*']}],"
      " oidc: {issuer: 'https://a.example.org', client_id: a, ca: /no/ca.pem}}",
-     "auth.oidc.ca: /no/ca.pem cannot be used (No such file or directory)"),
+     "auth.oidc.ca: cannot use /no/ca.pem (No such file or directory)"),
     ("auth: {mode: kubernetes, authorization: kubernetes, kubernetes: {server: 'https://a',"
      " client_cert: almenara.yaml}}",
-     "auth.kubernetes.client_cert: almenara.yaml cannot be used"),
+     "auth.kubernetes.client_cert: cannot use almenara.yaml"),
 ]  # fmt: skip
 """Settings of the right type that refer to something missing or unusable."""
 

@@ -91,7 +91,7 @@ async def test_routes_require_their_role(secured: SecuredServer) -> None:
                 asked += 1
                 closed = handler.opt[REQUIRED_ROLE] is not None and (
                     level < handler.opt[REQUIRED_ROLE]
-                    or (handler.opt.get("unlimited") and who.startswith("scoped"))
+                    or (handler.opt.get("all_sources") and who.startswith("scoped"))
                 )
                 assert (answer.status_code == 403) is bool(closed), (method, address, who)
                 assert answer.status_code < 500, (method, address, who)

@@ -93,7 +93,7 @@ def pair(tmp_path: Path, modules: Path) -> Iterator[tuple[Almenara, OidcProvider
         "ALMENARA_AUTH__OIDC__ISSUER": provider.url,
         "ALMENARA_AUTH__OIDC__CLIENT_ID": "almenara",
         "ALMENARA_AUTH__OIDC__CLIENT_SECRET": SECRET,
-        "ALMENARA_AUTH__OIDC__REFRESH": "1",
+        "ALMENARA_AUTH__OIDC__REFRESH_INTERVAL": "1",
         "ALMENARA_AUTH__ROLES": "[{role: admin, groups: [sre]},"
         " {role: viewer, groups: [payments], grants: [{sources: [nats/PAY]}]}]",
     }

@@ -149,7 +149,7 @@ async def test_sessions_survive_a_restart_and_expire(
     tmp_path: Path, nats_server: NatsServer
 ) -> None:
     almenara = Almenara(
-        tmp_path / "a", nats_server.url, AUTH__MODE="token", AUTH__SESSION_ROTATION="1"
+        tmp_path / "a", nats_server.url, AUTH__MODE="token", AUTH__SESSION_ROTATION_INTERVAL="1"
     )
     token = almenara.command("access", "rotate").stdout.strip()
 

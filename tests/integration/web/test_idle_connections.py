@@ -117,7 +117,7 @@ def almenara(tmp_path: Path, many_files: None) -> Iterator[Almenara]:
         "nats://127.0.0.1:1",
         PLUGINS__DISABLED="[nats]",
         # As many as can be: the deadline is what must drop them.
-        SERVER__HALF_OPEN=str(COUNT),
+        SERVER__MAX_IDLE_CONNECTIONS=str(COUNT),
         SERVER__HEADER_TIMEOUT=str(TIMEOUT),
     ) as running:
         yield running
@@ -165,7 +165,7 @@ def test_idle_connections_beyond_the_limit_drop_the_oldest(tmp_path: Path) -> No
         tmp_path / "a",
         "nats://127.0.0.1:1",
         PLUGINS__DISABLED="[nats]",
-        SERVER__HALF_OPEN="50",
+        SERVER__MAX_IDLE_CONNECTIONS="50",
         SERVER__HEADER_TIMEOUT="60",
     ) as almenara:
         attackers = Attackers(almenara.port)

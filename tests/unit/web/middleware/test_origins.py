@@ -170,7 +170,7 @@ def test_origin_refusal_logs_the_expected_ones(came: list[str], shown: str | Non
     with structlog.testing.capture_logs() as logs:
         assert status(came, host=f"{OWN}:8080") == 403
     assert logs == [{
-        "event": "a request from another origin was refused", "log_level": "warning",
+        "event": "refused a request from another origin", "log_level": "warning",
         "origin": shown,
         "expected": ["http://watch.example:8080", "https://watch.example:8080", *ALLOWED],
     }]  # fmt: skip
