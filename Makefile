@@ -87,7 +87,7 @@ chart: $(CHART)/.chart $(VENV)/.dev ## Write the chart's schema, README and rule
 lint-chart: $(CHART)/.chart $(VENV)/.dev ## Check that the chart follows from the code, and lint it and the Dockerfile
 	$(CHART)/bin/python helm/generate.py --almenara $(BIN)/almenara --check
 	$(CHART)/bin/hadolint Dockerfile
-	$(PYTEST_CHART) tests/chart/test_rendering.py -k "lint or described or hub"
+	$(PYTEST_CHART) tests/chart/test_rendering.py -k "lint or describes or artifact_hub"
 
 .PHONY: test-chart
 test-chart: $(CHART)/.chart $(VENV)/.dev ## Test the chart and the image (PYTEST="-k ingress")

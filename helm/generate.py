@@ -1,8 +1,9 @@
-"""Writes what of the chart follows from elsewhere: its schema, its README and its rules.
+"""Generates the parts of the chart that follow from the code: its schema, README and rules.
 
-The schema is the application's own (`almenara config schema`) under `config`, the types of
-types.yaml for the chart's keys, the API types of Kubernetes where a key takes one, and what
-values.yaml says of each key. With `--check` it only says what would change, and fails.
+values.schema.json combines the application's JSON Schema (`almenara config schema`) under `config`,
+the types of types.yaml for the keys of the chart, the API types of Kubernetes for the keys that
+take one, and the comments of values.yaml as descriptions. With `--check` nothing is written, and
+the exit status is 1 if a file would change.
 """
 
 import argparse
@@ -18,212 +19,238 @@ from typing import Any, Final
 import kubernetes_validate
 import yaml
 
-HERE: Final = Path(__file__).parent
-CHART: Final = HERE / "almenara"
-KEY: Final = re.compile(r"( *)([\w.-]+):(?: |$)")
-KUBERNETES: Final = (
+HELM: Final = Path(__file__).parent
+CHART: Final = HELM / "almenara"
+VALUES: Final = CHART / "values.yaml"
+YAML_KEY: Final = re.compile(r"( *)([\w.-]+):(?: |$)")
+KUBERNETES_SCHEMA: Final = (
     Path(kubernetes_validate.__file__).parent
     / "kubernetes-json-schema"
     / f"v{kubernetes_validate.latest_version()}-local-strict"
     / "_definitions.json"
 )
 SET_BY_CHART: Final = {
-    ("Settings", "plugins_dir"): "what `plugins.files` and `plugins.existingConfigMap` hold",
+    ("Settings", "plugins_dir"): "`plugins.files` and `plugins.existingConfigMap`",
     ("StorageSettings", "dir"): "the volume of `persistence`",
 }
-"""What `config` may not say, and what says it."""
-
-SHOWN: Final = 40
-"""Lines of a change that `--check` shows."""
+"""Settings that `config` must not contain, and what sets them."""
+NOT_EXPANDED: Final = {"config", "resources", "podSecurityContext", "securityContext"}
+"""Keys that the table of the README does not expand."""
+MAX_DIFF_LINES: Final = 40
 
 Tree = dict[str, Any]
 
 
-def comments(text: str) -> dict[str, str]:
-    """What the comment above each key of a YAML text says of it, by the key's dotted path.
-
-    Lines of a comment that are set in are examples, and left out.
-    """
-    found: dict[str, str] = {}
-    path: list[tuple[int, str]] = []
-    waiting: list[str] = []
-    for line in text.splitlines():
-        bare = line.strip()
-        if bare.startswith("#"):
-            waiting.append(bare[1:])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--almenara", default="almenara", help="Path of the `almenara` command.")
+    parser.add_argument("--check", action="store_true", help="Write nothing; fail on a difference.")
+    arguments = parser.parse_args()
+    outputs: dict[Path, Callable[[], str]] = {
+        CHART / "values.schema.json": lambda: generate_schema(arguments.almenara),
+        CHART / "templates" / "_generated.tpl": lambda: generate_template(arguments.almenara),
+        CHART / "README.md": generate_readme,
+    }
+    is_stale = False
+    for path, generate in outputs.items():
+        new = generate()
+        old = path.read_text("utf-8") if path.exists() else ""
+        if new == old:
             continue
-        key = KEY.match(line)
+        if arguments.check:
+            is_stale = True
+            name = str(path.relative_to(HELM.parent))
+            diff = difflib.unified_diff(old.splitlines(True), new.splitlines(True), name)
+            sys.stderr.writelines(list(diff)[:MAX_DIFF_LINES])
+            sys.stderr.write(f"{name} is out of date; run `make chart`\n")
+        else:
+            path.write_text(new, "utf-8")
+    raise SystemExit(is_stale)
+
+
+# values.schema.json
+
+
+def generate_schema(almenara: str) -> str:
+    """Return the text of values.schema.json. Raises `ValueError` if its inputs disagree."""
+    types = yaml.safe_load((HELM / "types.yaml").read_text("utf-8"))
+    text = VALUES.read_text("utf-8")
+    definitions, rules = types.pop("$defs"), types.pop("rules")
+    builder = SchemaBuilder(types, read_comments(text))
+    root = builder.describe("", yaml.safe_load(text))
+    # Helm passes these to every chart, and a parent chart may set them.
+    root["properties"] |= builder.resolve(types["$subchart"])
+    if unknown := set(types) - builder.used - {"$subchart"}:
+        raise ValueError(f"types.yaml has {sorted(unknown)}, which values.yaml does not have")
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Values of the chart almenara",
+        **root,
+        "allOf": builder.resolve(rules),
+        "$defs": {
+            **definitions,
+            **application_definitions(almenara),
+            **dict(sorted(kubernetes_definitions(builder.kubernetes_types).items())),
+        },
+    }
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+class SchemaBuilder:
+    """Builds the schema of values.yaml from its comments and the types of types.yaml."""
+
+    def __init__(self, types: Tree, comments: dict[str, str]) -> None:
+        self.types, self.comments = types, comments
+        self.used: set[str] = set()
+        """The keys of types.yaml that were used."""
+        self.kubernetes_types: set[str] = set()
+        """The API types that were referred to."""
+
+    def describe(self, path: str, value: Any) -> Tree:
+        """Return the schema of the key at `path` with the default `value`."""
+        if path and path not in self.comments:
+            raise ValueError(f"values.yaml has no comment for {path}")
+        description = {"description": self.comments[path]} if path else {}
+        if path == "config":
+            return {**description, "$ref": "#/$defs/Application.Settings"}
+        if path in self.types:
+            self.used.add(path)
+            return {**description, **self.resolve(self.types[path])}
+        if not isinstance(value, dict) or not value:
+            raise ValueError(f"types.yaml has no type for {path}")
+        return {
+            **description,
+            "type": "object",
+            "properties": {
+                name: self.describe(f"{path}.{name}".lstrip("."), child)
+                for name, child in value.items()
+            },
+            "additionalProperties": False,
+        }
+
+    def resolve(self, node: Any) -> Any:
+        """Return a schema of types.yaml in which `kubernetes: TYPE` is a reference."""
+        if isinstance(node, list):
+            return [self.resolve(child) for child in node]
+        if not isinstance(node, dict):
+            return node
+        if "kubernetes" in node:
+            self.kubernetes_types.add(node["kubernetes"])
+            others = {name: child for name, child in node.items() if name != "kubernetes"}
+            return {**others, "$ref": f"#/$defs/{node['kubernetes']}"}
+        return {name: self.resolve(child) for name, child in node.items()}
+
+
+def read_comments(text: str) -> dict[str, str]:
+    """Return the comment above each key of a YAML text, by the dotted path of the key.
+
+    Indented lines of a comment are examples and left out.
+    """
+    comments: dict[str, str] = {}
+    path: list[tuple[int, str]] = []
+    pending: list[str] = []
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("#"):
+            pending.append(stripped[1:])
+            continue
+        key = YAML_KEY.match(line)
         if key is not None:
             indent = len(key[1])
-            path = [it for it in path if it[0] < indent]
+            path = [part for part in path if part[0] < indent]
             path.append((indent, key[2]))
-            said = [it.strip() for it in waiting if not it.startswith("   ")]
-            if said:
-                found[".".join(name for _, name in path)] = " ".join(said)
-        waiting = []
-    return found
+            sentences = [part.strip() for part in pending if not part.startswith("   ")]
+            if sentences:
+                comments[".".join(name for _, name in path)] = " ".join(sentences)
+        pending = []
+    return comments
 
 
-def first_sentence(text: str) -> str:
-    return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]
+def kubernetes_definitions(names: set[str]) -> Tree:
+    """Return the definitions of API types and of all types they refer to, with short texts."""
+    known = json.loads(KUBERNETES_SCHEMA.read_text("utf-8"))["$defs"]
+    definitions: Tree = {}
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name not in definitions:
+            definitions[name] = _shorten(known[name])
+            pending += re.findall(r"#/\$defs/([\w.]+)", json.dumps(definitions[name]))
+    return definitions
 
 
-def kubernetes_types(names: set[str]) -> Tree:
-    """The definitions of API types and of all that they are made of, briefly described."""
-    definitions = json.loads(KUBERNETES.read_text("utf-8"))["$defs"]
-    found: Tree = {}
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        found[name] = _brief(definitions[name])
-        waiting += re.findall(r"#/\$defs/([\w.]+)", json.dumps(found[name]))
-    return found
-
-
-def _brief(node: Any) -> Any:
+def _shorten(node: Any) -> Any:
+    """Return a schema with the first sentence of each description and without formats."""
     if isinstance(node, list):
-        return [_brief(it) for it in node]
+        return [_shorten(child) for child in node]
     if not isinstance(node, dict):
         return node
-    found = {name: _brief(it) for name, it in node.items() if name != "format"}
-    if isinstance(found.get("description"), str):
-        found["description"] = first_sentence(found["description"])
-    if "$ref" in found:
-        found["$ref"] = "#/$defs/" + found["$ref"].rpartition("/")[2]
+    result = {name: _shorten(child) for name, child in node.items() if name != "format"}
+    if isinstance(result.get("description"), str):
+        text = " ".join(result["description"].split())
+        result["description"] = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
+    if "$ref" in result:
+        result["$ref"] = "#/$defs/" + result["$ref"].rpartition("/")[2]
     if node.get("oneOf") == [{"type": ["string", "null"]}, {"type": ["number", "null"]}]:
-        # A quantity; null would match both and so neither.
-        del found["oneOf"]
-        found["type"] = ["string", "number", "null"]
-    return found
+        # A quantity. `null` matches both alternatives, so `oneOf` would refuse it.
+        del result["oneOf"]
+        result["type"] = ["string", "number", "null"]
+    return result
 
 
-def printed(*command: str) -> Any:
-    """The JSON that a command of the application prints."""
-    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
-    return json.loads(done.stdout)
-
-
-def application_types(almenara: str) -> Tree:
-    """The application's own schema, as definitions whose names begin with `Application.`."""
-    whole = json.dumps(printed(almenara, "config", "schema"))
-    definitions = json.loads(whole.replace('"#/$defs/', '"#/$defs/Application.'))["$defs"]
-    for (kind, name), instead in SET_BY_CHART.items():
-        definitions[kind]["properties"][name] = {
-            "description": f"Set by the chart; it is {instead}.",
-            "enum": [None, f"nothing: it is {instead}"],
+def application_definitions(almenara: str) -> Tree:
+    """Return the definitions of the application's schema, with names `Application.<name>`."""
+    text = json.dumps(run_json(almenara, "config", "schema"))
+    definitions = json.loads(text.replace('"#/$defs/', '"#/$defs/Application.'))["$defs"]
+    for (struct, name), origin in SET_BY_CHART.items():
+        definitions[struct]["properties"][name] = {
+            "description": f"Set by the chart from {origin}.",
+            "enum": [None, f"not set here: it is set by {origin}"],
         }
     settings = definitions["Settings"]["properties"]
     del settings["plugins"]["properties"]["disabled"]
     definitions["ServerSettings"]["properties"]["port"]["minimum"] = 1
     for definition in definitions.values():
-        for name, told in definition.get("properties", {}).items():
-            definition["properties"][name] = told = _without_text(told)
-            reference = told.get("$ref", "").rpartition(".")[2]
-            if reference in definitions and "description" not in told:
-                told["description"] = definitions[reference].get("description", reference)
-    for name, told in settings["plugins"]["properties"].items():
-        told.setdefault("description", f"Settings of the plugin {name}.")
-    return {f"Application.{name}": it for name, it in definitions.items()}
+        for name, property_ in definition.get("properties", {}).items():
+            definition["properties"][name] = property_ = _without_plain_secret(property_)
+            reference = property_.get("$ref", "").rpartition(".")[2]
+            if reference in definitions and "description" not in property_:
+                property_["description"] = definitions[reference].get("description", reference)
+    for name, plugin in settings["plugins"]["properties"].items():
+        plugin.setdefault("description", f"Settings of the plugin {name}.")
+    return {f"Application.{name}": definition for name, definition in definitions.items()}
 
 
-def _without_text(told: Tree) -> Tree:
-    """A setting; where it is a secret, the text itself is no choice, as a ConfigMap holds it."""
-    for choices in ("oneOf", "anyOf"):
-        for choice in told.get(choices, ()):
-            if choices == "oneOf" and "env" in choice.get("properties", {}):
+def _without_plain_secret(schema: Tree) -> Tree:
+    """Return a setting's schema in which a secret is not a plain text, since a ConfigMap has it."""
+    for keyword in ("oneOf", "anyOf"):
+        for choice in schema.get(keyword, ()):
+            if keyword == "oneOf" and "env" in choice.get("properties", {}):
                 return {
-                    "description": told.get("description", "A secret."),
+                    "description": schema.get("description", "A secret."),
                     "type": "object",
                     "properties": {
-                        "env": {"type": "string", "description": "Variable of the environment."},
-                        "file": {"type": "string", "description": "File, as of `secrets`."},
+                        "env": {"type": "string", "description": "Environment variable."},
+                        "file": {"type": "string", "description": "File, such as of `secrets`."},
                     },
                     "minProperties": 1,
                     "maxProperties": 1,
                     "additionalProperties": False,
                 }
-        if choices in told:
-            told[choices] = [_without_text(it) for it in told[choices]]
-    return told
+        if keyword in schema:
+            schema[keyword] = [_without_plain_secret(choice) for choice in schema[keyword]]
+    return schema
 
 
-def schema(almenara: str) -> str:
-    """The text of values.schema.json. Raises `ValueError` where the sources do not agree."""
-    types = yaml.safe_load((HERE / "types.yaml").read_text("utf-8"))
-    text = (CHART / "values.yaml").read_text("utf-8")
-    values, said = yaml.safe_load(text), comments(text)
-    own, rules = types.pop("$defs"), types.pop("rules")
-    taken: set[str] = set()
-    unused = set(types)
-
-    def resolved(node: Any) -> Any:
-        if isinstance(node, list):
-            return [resolved(it) for it in node]
-        if not isinstance(node, dict):
-            return node
-        if "kubernetes" in node:
-            taken.add(node["kubernetes"])
-            rest = {name: it for name, it in node.items() if name != "kubernetes"}
-            return {**rest, "$ref": f"#/$defs/{node['kubernetes']}"}
-        return {name: resolved(it) for name, it in node.items()}
-
-    def described(path: str, value: Any) -> Tree:
-        if path and path not in said:
-            raise ValueError(f"values.yaml says nothing of {path}")
-        about = {"description": said[path]} if path else {}
-        if path == "config":
-            return {**about, "$ref": "#/$defs/Application.Settings"}
-        if path in types:
-            unused.discard(path)
-            return {**about, **resolved(types[path])}
-        if not isinstance(value, dict) or not value:
-            raise ValueError(f"types.yaml says nothing of {path}")
-        return {
-            **about,
-            "type": "object",
-            "properties": {
-                name: described(f"{path}.{name}".lstrip("."), it) for name, it in value.items()
-            },
-            "additionalProperties": False,
-        }
-
-    whole = described("", values)
-    # What helm itself passes to charts.
-    whole["properties"]["global"] = {"type": "object", "description": "Values of a parent chart."}
-    if unused:
-        raise ValueError(f"types.yaml speaks of {sorted(unused)}, which values.yaml does not have")
-    return (
-        json.dumps(
-            {
-                "$schema": "https://json-schema.org/draft/2020-12/schema",
-                "title": "Values of the chart almenara",
-                **whole,
-                "allOf": resolved(rules),
-                "$defs": {
-                    **own,
-                    **application_types(almenara),
-                    **dict(sorted(kubernetes_types(taken).items())),
-                },
-            },
-            indent=1,
-            ensure_ascii=False,
-        )
-        + "\n"
-    )
+def run_json(*command: str) -> Any:
+    """Return the JSON that a command of the application prints."""
+    process = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    return json.loads(process.stdout)
 
 
-def generated(almenara: str) -> str:
-    """The text of templates/_generated.tpl: what templates must know of the application."""
-    settings = application_types(almenara)["Application.Settings"]
-    return GENERATED.format(
-        known=json.dumps(sorted(settings["properties"]["plugins"]["properties"])),
-        kubernetes=json.dumps(printed(str(Path(almenara).parent / "python"), "-c", RULES)),
-    )
+# templates/_generated.tpl
 
-
-RULES: Final = """
+PERMISSIONS: Final = """
 import json
 from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule, rule_to_read, tree
 from almenara_kubernetes.watched import MEASURED, READABLE, WATCHED
@@ -242,44 +269,41 @@ print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED),
                   "readable": kinds(READABLE.values(), rule_to_read), "logs": tree(LOGS),
                   "namespaces": tree(NAMESPACES), "kuberay": [tree(it) for it in kuberay]}))
 """
-"""What is run in the application's environment: the rules behind `almenara kubernetes rbac`."""
-GENERATED: Final = """\
-{{{{- /* Written by `make chart`. The plugins that come with Almenara. */ -}}}}
-{{{{- define "almenara.known" -}}}}
-{known}
+"""Runs in the application's environment: the rules behind `almenara kubernetes rbac`."""
+TEMPLATE: Final = """\
+{{{{- /* Generated by `make chart`. The bundled plugins, as JSON. */ -}}}}
+{{{{- define "almenara.bundledPlugins" -}}}}
+{plugins}
 {{{{- end }}}}
 
-{{{{- /* What plugins read of Kubernetes, and the rules for it. */ -}}}}
-{{{{- define "almenara.kubernetes" -}}}}
-{kubernetes}
+{{{{- /* What plugins read of Kubernetes, and the rules for it, as JSON. */ -}}}}
+{{{{- define "almenara.kubernetesRules" -}}}}
+{rules}
 {{{{- end }}}}
 """
 
 
-def rows(values: Tree, said: dict[str, str], types: Tree, above: str = "") -> Iterator[str]:
-    """The table of the README: a row for each key that can be set by itself."""
-    for name, value in values.items():
-        path = f"{above}.{name}".lstrip(".")
-        if path == "config" or path in types or not isinstance(value, dict) or not value:
-            default = json.dumps(value) if path not in LONG else "see `values.yaml`"
-            shown = default if path in LONG else f"`{default}`"
-            yield f"| `{path}` | {shown} | {said[path].replace('|', '&#124;')} |"
-        else:
-            yield f"| **`{path}`** | | {said[path].replace('|', '&#124;')} |"
-            yield from rows(value, said, types, path)
+def generate_template(almenara: str) -> str:
+    """Return the text of templates/_generated.tpl: what templates need to know of the code."""
+    settings = application_definitions(almenara)["Application.Settings"]
+    python = str(Path(almenara).parent / "python")
+    return TEMPLATE.format(
+        plugins=json.dumps(sorted(settings["properties"]["plugins"]["properties"])),
+        rules=json.dumps(run_json(python, "-c", PERMISSIONS)),
+    )
 
 
-LONG: Final = {"config", "resources", "podSecurityContext", "securityContext"}
+# README.md
 
 
-def readme() -> str:
-    """The text of README.md."""
-    text = (CHART / "values.yaml").read_text("utf-8")
+def generate_readme() -> str:
+    """Return the text of README.md."""
+    text = VALUES.read_text("utf-8")
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
-    types = yaml.safe_load((HERE / "types.yaml").read_text("utf-8"))
-    table = "\n".join(rows(yaml.safe_load(text), comments(text), types))
+    types = yaml.safe_load((HELM / "types.yaml").read_text("utf-8"))
+    table = "\n".join(_value_rows(yaml.safe_load(text), read_comments(text), types))
     return (
-        (HERE / "README.md.in")
+        (HELM / "README.md.in")
         .read_text("utf-8")
         .replace("{version}", chart["version"])
         .replace("{appVersion}", chart["appVersion"])
@@ -288,31 +312,19 @@ def readme() -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--almenara", default="almenara", help="The command of the application.")
-    parser.add_argument("--check", action="store_true", help="Change nothing; fail where it would.")
-    given = parser.parse_args()
-    written: dict[Path, Callable[[], str]] = {
-        CHART / "values.schema.json": lambda: schema(given.almenara),
-        CHART / "templates" / "_generated.tpl": lambda: generated(given.almenara),
-        CHART / "README.md": readme,
-    }
-    stale = False
-    for path, write in written.items():
-        text = write()
-        before = path.read_text("utf-8") if path.exists() else ""
-        if text == before:
-            continue
-        if given.check:
-            stale = True
-            name = str(path.relative_to(HERE.parent))
-            change = difflib.unified_diff(before.splitlines(True), text.splitlines(True), name)
-            sys.stderr.writelines(list(change)[:SHOWN])
-            sys.stderr.write(f"{name} is not what it follows from; run make chart\n")
+def _value_rows(
+    values: Tree, comments: dict[str, str], types: Tree, parent: str = ""
+) -> Iterator[str]:
+    """Yield a row of the table for each key; keys with sub-keys are headings."""
+    for name, value in values.items():
+        path = f"{parent}.{name}".lstrip(".")
+        description = comments[path].replace("|", "&#124;")
+        if path == "config" or path in types or not isinstance(value, dict) or not value:
+            default = "see `values.yaml`" if path in NOT_EXPANDED else f"`{json.dumps(value)}`"
+            yield f"| `{path}` | {default} | {description} |"
         else:
-            path.write_text(text, "utf-8")
-    raise SystemExit(stale)
+            yield f"| **`{path}`** | | {description} |"
+            yield from _value_rows(value, comments, types, path)
 
 
 if __name__ == "__main__":

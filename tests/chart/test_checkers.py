@@ -1,4 +1,4 @@
-"""Checkers of others, over all that is rendered; each finding is answered or none is left."""
+"""Third-party checkers, over all rendered manifests: only accepted findings remain."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ import yaml
 from support.chart import engine
 from support.paths import ROOT
 
-ANSWERED = yaml.safe_load((Path(__file__).parent / "answered.yaml").read_text("utf-8"))
+ACCEPTED = yaml.safe_load((Path(__file__).parent / "accepted-findings.yaml").read_text("utf-8"))
 BIN = Path(sys.executable).parent
 
 
@@ -22,24 +22,24 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a file for each set of values."""
     folder = tmp_path_factory.mktemp("rendered")
     for name, path in engine.value_sets().items():
-        # One name for all, so that answers can name objects.
+        # The same names everywhere, so that accepted findings can refer to them.
         values = {**engine.read(path), "nameOverride": "", "fullnameOverride": ""}
-        things = engine.render(values)
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump_all(things), "utf-8")
+        manifests = engine.render(values)
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump_all(manifests), "utf-8")
     return folder
 
 
-def unanswered(checker: str, findings: Iterator[tuple[str, str, str]]) -> list[str]:
-    """What is left of findings, each an id, a set of values and a text, after the answers."""
-    left = []
+def unaccepted(checker: str, findings: Iterator[tuple[str, str, str]]) -> list[str]:
+    """Return the findings (id, value set, text) that are not accepted."""
+    remaining = []
     for code, name, text in findings:
-        answers = [
-            it for it in ANSWERED[checker]
+        reasons = [
+            it for it in ACCEPTED[checker]
             if it["id"] == code and name in it.get("in", [name]) and it.get("of", "") in text
         ]  # fmt: skip
-        if not answers:
-            left.append(f"{code} in {name}: {text}")
-    return sorted(left)
+        if not reasons:
+            remaining.append(f"{code} in {name}: {text}")
+    return sorted(remaining)
 
 
 def run(*command: str | Path) -> Any:
@@ -48,16 +48,16 @@ def run(*command: str | Path) -> Any:
     return json.loads(done.stdout)
 
 
-def test_checkov_finds_nothing_that_is_not_answered(rendered: Path) -> None:
+def test_checkov_reports_only_accepted_findings(rendered: Path) -> None:
     report = run(
         BIN / "checkov", "--directory", rendered, "--framework", "kubernetes", "--output", "json",
         "--compact", "--quiet", "--skip-download", "--soft-fail",
     )  # fmt: skip
-    # A checker that silently looked at nothing would find nothing.
+    # A checker that read no file would find nothing.
     assert report["summary"]["passed"] > 1000
     assert not report["summary"]["parsing_errors"]
     assert (
-        unanswered(
+        unaccepted(
             "checkov",
             (
                 (
@@ -72,14 +72,14 @@ def test_checkov_finds_nothing_that_is_not_answered(rendered: Path) -> None:
     )
 
 
-def test_trivy_finds_nothing_that_is_not_answered(rendered: Path) -> None:
+def test_trivy_reports_only_accepted_findings_in_manifests(rendered: Path) -> None:
     report = run(
         BIN / "trivy", "config", "--format", "json", "--skip-check-update", "--skip-version-check",
         "--disable-telemetry", "--quiet", rendered,
     )  # fmt: skip
     assert sum(it["MisconfSummary"]["Successes"] for it in report["Results"]) > 1000
     assert (
-        unanswered(
+        unaccepted(
             "trivy",
             (
                 (it["ID"], Path(result["Target"]).stem, f"{it['Severity']} {it['Message']}")
@@ -91,7 +91,7 @@ def test_trivy_finds_nothing_that_is_not_answered(rendered: Path) -> None:
     )
 
 
-def test_trivy_finds_nothing_in_the_chart_and_the_dockerfile(tmp_path: Path) -> None:
+def test_trivy_reports_only_accepted_findings_in_sources(tmp_path: Path) -> None:
     for folder in ("helm/almenara", "Dockerfile"):
         report = run(
             BIN / "trivy", "config", "--format", "json", "--skip-check-update",
@@ -99,7 +99,7 @@ def test_trivy_finds_nothing_in_the_chart_and_the_dockerfile(tmp_path: Path) -> 
         )  # fmt: skip
         assert report["Results"]
         assert (
-            unanswered(
+            unaccepted(
                 "trivy",
                 (
                     (it["ID"], "defaults", f"{it['Severity']} {it['Message']}")
@@ -111,14 +111,14 @@ def test_trivy_finds_nothing_in_the_chart_and_the_dockerfile(tmp_path: Path) -> 
         )
 
 
-def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+def test_hadolint_reports_only_accepted_findings() -> None:
     done = subprocess.run(
         [BIN / "hadolint", "--format", "json", ROOT / "Dockerfile"],
         capture_output=True,
         check=False,
     )
     assert (
-        unanswered(
+        unaccepted(
             "hadolint",
             ((it["code"], "Dockerfile", it["message"]) for it in json.loads(done.stdout)),
         )
@@ -126,6 +126,6 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     )
 
 
-def test_every_answer_has_a_reason() -> None:
-    for answers in ANSWERED.values():
-        assert all(it["reason"] for it in answers)
+def test_accepted_findings_have_reasons() -> None:
+    for findings in ACCEPTED.values():
+        assert all(it["reason"] for it in findings)

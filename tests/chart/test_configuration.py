@@ -14,7 +14,7 @@ import yaml
 from support.api_server import Authority
 from support.application import Almenara
 from support.chart import engine
-from support.chart.engine import ALMENARA, Thing, render, value_sets, workload
+from support.chart.engine import ALMENARA, Tree, render, value_sets, workload
 from support.servers import free_port, wait_until
 
 SETS = value_sets()
@@ -30,10 +30,10 @@ INSTALLED = {"plugin-install"}
 """Sets whose plugins come from an index that is not there."""
 
 
-def placed(values: Thing, folder: Path) -> Thing:
+def placed(values: Tree, folder: Path) -> Tree:
     """The rendered configuration, with the volumes of the pod as folders of ours."""
-    things = render(values)
-    text = yaml.safe_dump(engine.configuration(things))
+    manifests = render(values)
+    text = yaml.safe_dump(engine.configuration(manifests))
     text = text.replace("/etc/almenara", str(folder)).replace("/data", str(folder / "data"))
     for name, said in values.get("secrets", {}).items():
         place = folder / "secrets" / name
@@ -90,7 +90,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
 
 
 @pytest.mark.parametrize("name", sorted(SETS.keys() - INSTALLED))
-def test_the_application_finds_nothing_wrong_with_it(
+def test_application_accepts_rendered_configuration(
     name: str, checked: dict[str, tuple[int, str]]
 ) -> None:
     code, told = checked[name]
@@ -98,7 +98,7 @@ def test_the_application_finds_nothing_wrong_with_it(
     assert "The configuration is valid." in told
 
 
-def test_the_application_finds_what_is_wrong(tmp_path: Path) -> None:
+def test_application_refuses_wrong_configuration(tmp_path: Path) -> None:
     config = placed({}, tmp_path)
     config["plugins"]["natz"] = {}
     done = Almenara(tmp_path / "product", config=config).command("config", "check")
@@ -111,7 +111,7 @@ def test_the_application_finds_what_is_wrong(tmp_path: Path) -> None:
 )
 def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Almenara, Thing]]:
+) -> Iterator[tuple[Almenara, Tree]]:
     tmp_path = tmp_path_factory.mktemp("running")
     values = engine.read(SETS[request.param])
     config = placed(values, tmp_path)
@@ -122,7 +122,7 @@ def running(
         yield product, workload(render(values))
 
 
-def test_it_serves_and_every_probe_is_answered(running: tuple[Almenara, Thing]) -> None:
+def test_server_responds_to_every_probe(running: tuple[Almenara, Tree]) -> None:
     product, found = running
     server = found["spec"]["template"]["spec"]["containers"][0]
     for name in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -135,14 +135,14 @@ def test_it_serves_and_every_probe_is_answered(running: tuple[Almenara, Thing]) 
             assert response.status == 200
 
 
-def test_a_name_that_the_chart_does_not_know_is_refused(running: tuple[Almenara, Thing]) -> None:
+def test_server_refuses_unknown_host(running: tuple[Almenara, Tree]) -> None:
     product, _ = running
     assert product.status("/readyz", Host="elsewhere.example.org") == 400
     assert product.status("/readyz", Host="rel-almenara.watch.svc.cluster.local") == 200
     assert product.status("/readyz", Host="rel-almenara") == 200
 
 
-def test_a_pod_with_a_certificate_of_its_own_is_probed_over_https(tmp_path: Path) -> None:
+def test_server_with_certificate_is_probed_over_https(tmp_path: Path) -> None:
     values = engine.read(SETS["own-certificate"])
     config = placed(values, tmp_path)
     config["server"].update(port=free_port(), drain_period=0.2)
@@ -169,7 +169,7 @@ def test_a_pod_with_a_certificate_of_its_own_is_probed_over_https(tmp_path: Path
         product.stop()
 
 
-def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
+def test_server_stays_ready_without_nats(tmp_path: Path) -> None:
     config = placed({"config": {"plugins": {"nats": {"servers": [f"nats://127.0.0.1:{free_port()}"]}}}},
                     tmp_path)  # fmt: skip
     config["server"].update(port=free_port(), drain_period=0.2)
@@ -183,7 +183,7 @@ def test_it_stays_alive_and_ready_while_nats_is_away(tmp_path: Path) -> None:
         assert product.status("/readyz") == 200
 
 
-def test_it_stops_being_ready_before_it_ends(tmp_path: Path) -> None:
+def test_server_is_not_ready_during_shutdown(tmp_path: Path) -> None:
     config = placed({}, tmp_path)
     config["server"].update(port=free_port(), drain_period=3.0)
     with Almenara(tmp_path / "product", config=config) as product:

@@ -45,9 +45,7 @@ def size(folder: Path) -> int:
     return sum(seen.values())
 
 
-def test_it_is_small_and_says_what_takes_the_room(
-    image: Image, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_image_size_is_bounded(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
     own = image.root / "opt" / "almenara"
     total = size(own)
     packages = next(own.glob("lib/python3*/site-packages"))
@@ -60,7 +58,7 @@ def test_it_is_small_and_says_what_takes_the_room(
     assert total < LARGEST
 
 
-def test_it_holds_nothing_that_builds(image: Image) -> None:
+def test_image_has_no_build_tools(image: Image) -> None:
     packages = next((image.root / "opt" / "almenara").glob("lib/python3*/site-packages"))
     names = {it.name.partition("-")[0] for it in packages.iterdir()}
     assert not names & {"pip", "setuptools", "wheel", "hatchling", "nats_server", "pytest"}
@@ -71,7 +69,7 @@ def test_it_holds_nothing_that_builds(image: Image) -> None:
     assert {it for it in commands if not it.startswith("python")} == {"almenara"}
 
 
-def test_what_was_left_out_of_it_is_missed_by_nobody(image: Image, tmp_path: Path) -> None:
+def test_image_imports_all_modules(image: Image, tmp_path: Path) -> None:
     command, _ = run_in(image, tmp_path, "plugins", "list", "--json")
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     active = {it["name"] for it in json.loads(done.stdout) if it["state"] == "active"}
@@ -82,7 +80,7 @@ def test_what_was_left_out_of_it_is_missed_by_nobody(image: Image, tmp_path: Pat
     assert done.returncode == 0, done.stderr
 
 
-def test_its_labels_and_its_user_are_what_clusters_look_at(image: Image) -> None:
+def test_image_labels_and_user(image: Image) -> None:
     labels = image.config["Labels"]
     assert isinstance(labels, dict)
     for name in ("title", "description", "licenses", "version", "revision"):
@@ -93,9 +91,7 @@ def test_its_labels_and_its_user_are_what_clusters_look_at(image: Image) -> None
     assert labels["org.opencontainers.image.version"] == chart["appVersion"]
 
 
-def test_it_serves_as_another_user_from_a_root_that_cannot_be_written(
-    image: Image, tmp_path: Path
-) -> None:
+def test_image_serves_read_only_as_other_user(image: Image, tmp_path: Path) -> None:
     port = free_port()
     command, data = run_in(image, tmp_path, "serve", port=port)
     server = workload(render({}))["spec"]["template"]["spec"]["containers"][0]
@@ -127,12 +123,12 @@ def test_it_serves_as_another_user_from_a_root_that_cannot_be_written(
         assert time.monotonic() - begin < grace
 
 
-def test_the_same_input_gives_the_same_layers(image: Image, image_work: Path) -> None:
+def test_image_build_is_reproducible(image: Image, image_work: Path) -> None:
     again = Image(image_work, "again", "--no-cache", "--timestamp", "1700000000")
     assert again.layers[1:] == image.layers[1:]
 
 
-def test_it_is_built_with_the_plugins_that_are_asked_for(image_work: Path, tmp_path: Path) -> None:
+def test_image_build_has_requested_plugins(image_work: Path, tmp_path: Path) -> None:
     image = Image(image_work, "small", "--build-arg", "EXTRAS=http")
     command, _ = run_in(image, tmp_path, "plugins", "list", "--json")
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

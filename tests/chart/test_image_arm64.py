@@ -39,7 +39,7 @@ def arm64(image_work: Path) -> Image:
     return Image(image_work, "arm64", "--timestamp", "1700000000", architecture="arm64")
 
 
-def test_all_that_is_compiled_in_it_is_for_arm64(arm64: Image) -> None:
+def test_arm64_image_has_only_arm64_binaries(arm64: Image) -> None:
     assert arm64.inspected["OCIv1"]["architecture"] == "arm64"
     machines = {}
     for it in (arm64.root / "opt" / "almenara").rglob("*"):
@@ -53,7 +53,7 @@ def test_all_that_is_compiled_in_it_is_for_arm64(arm64: Image) -> None:
     assert set(machines.values()) == {AARCH64}, machines
 
 
-def test_its_bytecode_is_that_of_the_python_that_runs_it(arm64: Image) -> None:
+def test_arm64_image_bytecode_matches_its_python(arm64: Image) -> None:
     packages = next((arm64.root / "opt" / "almenara").glob("lib/python3*/site-packages"))
     compiled = next((packages / "almenara" / "__pycache__").glob("cli.*.pyc")).read_bytes()
     said = subprocess.run(
@@ -65,9 +65,7 @@ def test_its_bytecode_is_that_of_the_python_that_runs_it(arm64: Image) -> None:
     assert said == ["aarch64", compiled[:4].hex()]
 
 
-def test_it_serves_on_arm64_as_another_user_from_a_root_that_cannot_be_written(
-    arm64: Image, tmp_path: Path
-) -> None:
+def test_arm64_image_serves_read_only_as_other_user(arm64: Image, tmp_path: Path) -> None:
     port = free_port()
     command, data = run_in(arm64, tmp_path, "serve", port=port)
     server = workload(render({}))["spec"]["template"]["spec"]["containers"][0]

@@ -26,12 +26,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from playwright.sync_api import Page, expect, sync_playwright
-from test_install import Cluster, define_gateway_api
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from support.api_server import ApiServer, Authority, private_pem
 from support.application import Almenara
-from support.chart.engine import ALMENARA, CHART, Thing
+from support.chart.cluster import Cluster, define_gateway_api
+from support.chart.engine import ALMENARA, CHART, Tree
 from support.chart.live import Live, opened
 from support.raw_nats import RawClient
 from support.servers import NatsServer, accepts, free_port, wait_until
@@ -131,7 +131,7 @@ def fleet(
         publisher = RawClient(nats.port)
         publisher.make_stream("FLEET", "fleet.>")
         trusted = [f"{pod_address}/32"]
-        values: Thing = {
+        values: Tree = {
             "ingress": {"enabled": True, "className": "traefik", "host": HOST},
             "gateway": {
                 "enabled": True, "hostnames": [ROUTED],
@@ -283,9 +283,7 @@ def browser_page(fleet: Fleet) -> Iterator[Page]:
         browser.close()
 
 
-def test_a_browser_signs_in_and_sees_what_happens_without_a_gap(
-    fleet: Fleet, browser_page: Page
-) -> None:
+def test_ingress_serves_browser_without_missing_events(fleet: Fleet, browser_page: Page) -> None:
     page = browser_page
     sockets: list[str] = []
     page.on("websocket", lambda it: sockets.append(it.url))
@@ -330,7 +328,7 @@ def test_a_browser_signs_in_and_sees_what_happens_without_a_gap(
     assert len(sockets) > 1
 
 
-def test_a_route_of_the_gateway_api_leads_to_it_as_the_ingress_does(fleet: Fleet) -> None:
+def test_http_route_routes_like_ingress(fleet: Fleet) -> None:
     wait_until(lambda: routed(fleet, ROUTED), "the route of the gateway", 60)
 
     def accepted() -> bool:
@@ -354,9 +352,7 @@ def test_a_route_of_the_gateway_api_leads_to_it_as_the_ingress_does(fleet: Fleet
     assert refusal.value.response.status_code == 403
 
 
-def test_the_doctor_finds_nothing_wrong_from_where_browsers_are(
-    fleet: Fleet, tmp_path: Path
-) -> None:
+def test_doctor_passes_through_ingress(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text(f"127.0.0.1 localhost {HOST}\n")
     (tmp_path / "token").write_text(TOKEN)
     done = subprocess.run(
@@ -371,7 +367,7 @@ def test_the_doctor_finds_nothing_wrong_from_where_browsers_are(
     assert "pages of other sites are refused" in " ".join(done.stdout.split())
 
 
-def test_a_websocket_outlives_the_idle_timeouts_of_the_ingress(fleet: Fleet) -> None:
+def test_websocket_outlives_idle_timeouts_of_ingress(fleet: Fleet) -> None:
     with fleet.live(f"https://{HOST}:{fleet.traefik.secure}") as live:
         end = time.monotonic() + 5 * IDLE + 2
         frames = 0
@@ -397,14 +393,14 @@ def test_a_websocket_outlives_the_idle_timeouts_of_the_ingress(fleet: Fleet) -> 
         None,
     ],
 )
-def test_a_forged_origin_is_refused_behind_the_ingress(fleet: Fleet, origin: str | None) -> None:
+def test_ingress_refuses_forged_origin(fleet: Fleet, origin: str | None) -> None:
     forged = origin and origin.format(host=HOST, port=fleet.traefik.secure)
     with pytest.raises(InvalidStatus) as refusal, fleet.live(forged):
         pass
     assert refusal.value.response.status_code == 403
 
 
-def test_nobody_gets_in_without_signing_in(fleet: Fleet) -> None:
+def test_ingress_requires_sign_in(fleet: Fleet) -> None:
     context = ssl.create_default_context(cafile=str(fleet.authority.path))
     for path, expected in (("/events", {303, 302, 401}), ("/metrics", {401, 403}),
                            ("/api/events", {401}), ("/readyz", {200})):  # fmt: skip
@@ -418,7 +414,7 @@ def test_nobody_gets_in_without_signing_in(fleet: Fleet) -> None:
         connection.close()
 
 
-def test_what_comes_without_tls_is_not_routed(fleet: Fleet) -> None:
+def test_ingress_does_not_route_plain_http(fleet: Fleet) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.traefik.plain, timeout=10)
     connection.request("GET", "/readyz", headers={"Host": HOST})
     assert connection.getresponse().status == 404

@@ -20,47 +20,23 @@ import helm_python
 import httpx
 import pytest
 import yaml
-from test_rights import Right, rights
 
 from support.api_server import ApiError, ApiServer
 from support.application import Almenara
 from support.chart import engine
-from support.chart.engine import CHART, Thing
-from support.chart.release import Helm, HelmError
+from support.chart.cluster import Cluster, define_gateway_api
+from support.chart.engine import CHART, Tree
+from support.chart.permissions import Permission, permissions
+from support.chart.release import HelmError
 from support.paths import ROOT
-from support.servers import NatsServer, free_port, wait_until
+from support.servers import NatsServer, free_port
 
 PREVIOUS = sorted((Path(__file__).parent / "previous").glob("*.tgz"))[-1]
-WATCHING: Thing = {"plugins": {"enabled": ["nats", "kubernetes"]}}
+WATCHING: Tree = {"plugins": {"enabled": ["nats", "kubernetes"]}}
 TOKEN = "a-token-that-only-this-test-knows"
 NUMBERS = itertools.count(1)
 AT_ONCE = 4
 """Questions that the API server is asked at once."""
-
-
-class Cluster:
-    """A namespace of the API server, and Helm that works in it."""
-
-    def __init__(self, programs: Path, server: ApiServer, namespace: str) -> None:
-        self.server, self.namespace = server, namespace
-        self.helm = Helm(programs / "helm", server, namespace)
-
-    def get(self, api: str, kind: str, name: str, namespace: str | None = None) -> Thing:
-        found: Thing = self.server.send(
-            "GET", self.server.path(api, kind, namespace or self.namespace, name)
-        )
-        return found
-
-    def exists(self, thing: Thing) -> bool:
-        metadata = thing["metadata"]
-        try:
-            self.get(
-                thing["apiVersion"], thing["kind"], metadata["name"], metadata.get("namespace")
-            )
-        except ApiError as error:
-            assert error.status == 404, error
-            return False
-        return True
 
 
 @pytest.fixture
@@ -74,42 +50,25 @@ def gateway_api(programs: Path, api_server: ApiServer) -> None:
     define_gateway_api(programs, api_server)
 
 
-def define_gateway_api(programs: Path, server: ApiServer) -> None:
-    kinds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    for file in sorted((programs / "gateway").glob("*.yaml")):
-        for definition in yaml.load_all(file.read_text("utf-8"), yaml.CSafeLoader):
-            if definition and definition["kind"] == "CustomResourceDefinition":
-                with contextlib.suppress(ApiError):
-                    server.send("POST", kinds, definition)
-
-    def served() -> bool:
-        with contextlib.suppress(ApiError):
-            found = server.send("GET", "/apis/gateway.networking.k8s.io/v1")["resources"]
-            return {"httproutes", "gateways", "gatewayclasses"} <= {it["name"] for it in found}
-        return False
-
-    wait_until(served, "the Gateway API")
-
-
 OPERATORS = {"Certificate", "ServiceMonitor", "PrometheusRule"}
 """Kinds of operators that are not there; test_rendering.py reads them as those do."""
 
 
 @pytest.mark.usefixtures("gateway_api")
-def test_each_set_of_values_is_taken_by_the_api_server(api_server: ApiServer) -> None:
+def test_api_server_accepts_every_value_set(api_server: ApiServer) -> None:
     """Server-side, with its validation and its defaults, and nothing left behind."""
     taken: set[str] = set()
     for name, path in engine.value_sets().items():
         values = {**engine.read(path), "namespaceOverride": ""}
-        things = [it for it in engine.render(values) if it["kind"] not in OPERATORS]
-        for namespace in {"watch"} | {it["metadata"].get("namespace", "watch") for it in things}:
+        manifests = [it for it in engine.render(values) if it["kind"] not in OPERATORS]
+        for namespace in {"watch"} | {it["metadata"].get("namespace", "watch") for it in manifests}:
             with contextlib.suppress(ApiError):
                 api_server.namespace(namespace)
-        for thing in things:
-            kind, metadata = thing["kind"], thing["metadata"]
-            at = api_server.path(thing["apiVersion"], kind, metadata.get("namespace"))
+        for manifest in manifests:
+            kind, metadata = manifest["kind"], manifest["metadata"]
+            at = api_server.path(manifest["apiVersion"], kind, metadata.get("namespace"))
             try:
-                api_server.send("POST", f"{at}?dryRun=All&fieldValidation=Strict", thing)
+                api_server.send("POST", f"{at}?dryRun=All&fieldValidation=Strict", manifest)
                 taken.add(kind)
             except ApiError as error:
                 # What needs something else that is there: a ServiceAccount's admission, a class.
@@ -118,7 +77,7 @@ def test_each_set_of_values_is_taken_by_the_api_server(api_server: ApiServer) ->
 
 
 @pytest.mark.parametrize("name", sorted(it.stem for it in (ROOT / "helm" / "examples").iterdir()))
-def test_helm_itself_renders_what_the_other_tests_look_at(cluster: Cluster, name: str) -> None:
+def test_helm_renders_the_same_manifests(cluster: Cluster, name: str) -> None:
     text = cluster.helm.template(CHART, "rel", engine.read(engine.value_sets()[name]))
     theirs = [it for it in yaml.safe_load_all(text) if it]
     values = engine.read(engine.value_sets()[name])
@@ -128,14 +87,14 @@ def test_helm_itself_renders_what_the_other_tests_look_at(cluster: Cluster, name
     assert all(it in theirs for it in ours)
 
 
-def test_it_is_installed_changed_rolled_back_and_removed(cluster: Cluster) -> None:
-    things = cluster.helm.install(CHART, "rel", WATCHING)
+def test_release_installs_upgrades_rolls_back_and_uninstalls(cluster: Cluster) -> None:
+    manifests = cluster.helm.install(CHART, "rel", WATCHING)
     assert [it["status"] for it in cluster.helm.history("rel")] == ["deployed"]
     assert {"StatefulSet", "Service", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim",
             "NetworkPolicy", "ClusterRole", "ClusterRoleBinding"} <= {
-        it["kind"] for it in things
+        it["kind"] for it in manifests
     }  # fmt: skip
-    assert all(cluster.exists(it) for it in things)
+    assert all(cluster.exists(it) for it in manifests)
 
     def checksum() -> str:
         found = cluster.get("apps/v1", "StatefulSet", "rel-almenara")
@@ -154,19 +113,19 @@ def test_it_is_installed_changed_rolled_back_and_removed(cluster: Cluster) -> No
     assert [it["status"] for it in cluster.helm.history("rel")][-1] == "deployed"
 
     cluster.helm.uninstall("rel")
-    left = [it["kind"] for it in things if cluster.exists(it)]
+    left = [it["kind"] for it in manifests if cluster.exists(it)]
     # The history stays with its claim, until somebody takes it away.
     assert left == ["PersistentVolumeClaim"]
 
 
-def test_the_volume_grows_with_its_value(cluster: Cluster) -> None:
+def test_upgrade_grows_the_volume(cluster: Cluster) -> None:
     growing = {
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
         "metadata": {"name": f"growing-{cluster.namespace}"},
         "provisioner": "example.org/disk", "allowVolumeExpansion": True,
     }  # fmt: skip
     cluster.server.send("POST", "/apis/storage.k8s.io/v1/storageclasses", growing)
-    values: Thing = {"persistence": {"storageClass": f"growing-{cluster.namespace}"}}
+    values: Tree = {"persistence": {"storageClass": f"growing-{cluster.namespace}"}}
     cluster.helm.install(CHART, "rel", values)
     # As the volume controller does once there is a volume.
     claim = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")
@@ -182,7 +141,7 @@ def test_the_volume_grows_with_its_value(cluster: Cluster) -> None:
     cluster.helm.uninstall("rel")
 
 
-def test_a_wrong_value_changes_nothing(cluster: Cluster) -> None:
+def test_wrong_value_changes_nothing(cluster: Cluster) -> None:
     cluster.helm.install(CHART, "rel", {})
     with pytest.raises(HelmError, match="ingres"):
         cluster.helm.upgrade(CHART, "rel", {"ingres": {}})
@@ -192,7 +151,7 @@ def test_a_wrong_value_changes_nothing(cluster: Cluster) -> None:
     cluster.helm.uninstall("rel")
 
 
-def test_the_previous_version_is_upgraded_to_this_one_and_back(cluster: Cluster) -> None:
+def test_previous_chart_upgrades_and_rolls_back(cluster: Cluster) -> None:
     assert helm_python.Chart.load(PREVIOUS).metadata["version"] == "0.1.0"
     cluster.helm.install(PREVIOUS, "rel", {})
     claim = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")["metadata"]["uid"]
@@ -205,11 +164,11 @@ def test_the_previous_version_is_upgraded_to_this_one_and_back(cluster: Cluster)
     cluster.helm.uninstall("rel")
 
 
-def test_a_volume_more_or_less_is_an_upgrade_as_any_other(cluster: Cluster) -> None:
+def test_upgrade_adds_and_removes_a_volume(cluster: Cluster) -> None:
     cluster.helm.install(CHART, "rel", {})
     without = {"persistence": {"enabled": False}}
-    things = cluster.helm.upgrade(CHART, "rel", without)
-    assert "Deployment" in {it["kind"] for it in things}
+    manifests = cluster.helm.upgrade(CHART, "rel", without)
+    assert "Deployment" in {it["kind"] for it in manifests}
     gone = {"apiVersion": "apps/v1", "kind": "StatefulSet",
             "metadata": {"name": "rel-almenara", "namespace": cluster.namespace}}  # fmt: skip
     assert not cluster.exists(gone)
@@ -229,12 +188,12 @@ def served(server: ApiServer) -> Iterator[tuple[str, str, bool, str]]:
 
 
 @pytest.fixture(scope="module")
-def anybody_may(api_server: ApiServer) -> Callable[[Iterable[Right]], dict[Right, bool]]:
+def anybody_may(api_server: ApiServer) -> Callable[[Iterable[Permission]], dict[Permission, bool]]:
     """What every account may, whatever the chart does; each right is asked for once."""
     bare = api_server.service_account("default", "bare")
-    known: dict[Right, bool] = {}
+    known: dict[Permission, bool] = {}
 
-    def answer(asked: Iterable[Right]) -> dict[Right, bool]:
+    def answer(asked: Iterable[Permission]) -> dict[Permission, bool]:
         known.update(asyncio.run(may(api_server, bare, set(asked) - known.keys())))
         return known
 
@@ -244,9 +203,9 @@ def anybody_may(api_server: ApiServer) -> Callable[[Iterable[Right]], dict[Right
 @pytest.mark.parametrize(
     "name", ["defaults", "kubernetes", "kubernetes-namespaces", "auth-kubernetes"]
 )
-def test_the_account_may_do_what_its_plugins_need_and_nothing_else(
+def test_service_account_has_exactly_the_needed_permissions(
     cluster: Cluster,
-    anybody_may: Callable[[Iterable[Right]], dict[Right, bool]],
+    anybody_may: Callable[[Iterable[Permission]], dict[Permission, bool]],
     name: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -254,9 +213,9 @@ def test_the_account_may_do_what_its_plugins_need_and_nothing_else(
         with contextlib.suppress(ApiError):
             cluster.server.namespace(namespace)
     values = engine.read(engine.value_sets()[name])
-    things = cluster.helm.install(CHART, "rel", values)
-    roles = [it for it in things if it["kind"] in ("Role", "ClusterRole")]
-    granted = rights(roles)
+    manifests = cluster.helm.install(CHART, "rel", values)
+    roles = [it for it in manifests if it["kind"] in ("Role", "ClusterRole")]
+    granted = permissions(roles)
     token = cluster.server.token(cluster.namespace, "rel-almenara")
     # A resource that the server does not serve is asked for as well, where a rule names it.
     everything = {*served(cluster.server), *((g, r, True, v) for _, g, r, v in granted)}
@@ -281,7 +240,7 @@ def test_the_account_may_do_what_its_plugins_need_and_nothing_else(
     cluster.helm.uninstall("rel")
 
 
-async def may(server: ApiServer, token: str, asked: Iterable[Right]) -> dict[Right, bool]:
+async def may(server: ApiServer, token: str, asked: Iterable[Permission]) -> dict[Permission, bool]:
     """Whether the account of a token has each right, asked of the API server a few at once.
 
     In one thread: httpx sets the protocols of a TLS context for each connection, which spoils
@@ -289,9 +248,9 @@ async def may(server: ApiServer, token: str, asked: Iterable[Right]) -> dict[Rig
     """
     context = ssl.create_default_context(cafile=str(server.ca))
     few = asyncio.Semaphore(AT_ONCE)
-    allowed: dict[Right, bool] = {}
+    allowed: dict[Permission, bool] = {}
 
-    async def ask(client: httpx.AsyncClient, right: Right) -> None:
+    async def ask(client: httpx.AsyncClient, right: Permission) -> None:
         namespace, group, resource, verb = right
         name, _, below = resource.partition("/")
         async with few:
@@ -353,7 +312,7 @@ class Kubelet:
                     done.add(pod["metadata"]["uid"])
                     self._run(server, {**pod, "apiVersion": "v1", "kind": "Pod"})
 
-    def _run(self, server: "ApiServerView", pod: Thing) -> None:
+    def _run(self, server: "ApiServerView", pod: Tree) -> None:
         codes: list[int] = []
         threads = [
             threading.Thread(target=lambda it=it: codes.append(self._container(pod, it)))
@@ -366,7 +325,7 @@ class Kubelet:
         phase = "Failed" if any(codes) else "Succeeded"
         server.patch_status(pod, {"phase": phase})
 
-    def _container(self, pod: Thing, container: Thing) -> int:
+    def _container(self, pod: Tree, container: Tree) -> int:
         config = self.cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"]
         file = self.folder / f"{container['name']}.yaml"
         text = config.replace("/data", str(self.folder / "data"))
@@ -409,7 +368,7 @@ def nats(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="names of services need a mount namespace")
-def test_helm_test_sees_an_event_come_back_over_the_websocket(
+def test_helm_test_receives_event_over_websocket(
     cluster: Cluster, nats: NatsServer, tmp_path: Path
 ) -> None:
     port = free_port()

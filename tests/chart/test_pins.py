@@ -19,7 +19,7 @@ def pins(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("extra", sorted(EXTRAS))
-def test_each_extra_has_its_pins_and_is_in_the_image(extra: str) -> None:
+def test_extra_is_pinned_and_in_image(extra: str) -> None:
     found = pins(f"image/{extra}.txt")
     assert found.items() <= pins("run.txt").items()
     assert pins("image/core.txt").items() <= found.items()
@@ -29,7 +29,7 @@ def test_each_extra_has_its_pins_and_is_in_the_image(extra: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["image/core.txt", "image/build.txt", "chart.txt"])
-def test_every_pin_has_hashes(name: str) -> None:
+def test_pins_have_hashes(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text("utf-8")
     requirements = [it for it in text.split("\n") if re.match(r"[a-z0-9]", it)]
     assert requirements

@@ -17,7 +17,7 @@ import pytest
 
 from support.api_server import Authority
 from support.chart import engine
-from support.chart.engine import ALMENARA, Thing
+from support.chart.engine import ALMENARA, Tree
 
 PASSWORD = "a-password-that-only-this-test-knows"
 """Of the index; the netrc of a Secret holds it."""
@@ -53,10 +53,10 @@ class Pod:
     def install(self, digest: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
         netrc = f"machine 127.0.0.1\nlogin fleet\npassword {password}\n"
         (self.folder / "index" / "netrc").write_text(netrc)
-        things = engine.render(self.values(digest))
-        map_of = engine.only(things, "ConfigMap")
+        manifests = engine.render(self.values(digest))
+        map_of = engine.only(manifests, "ConfigMap")
         (self.folder / "requirements.txt").write_text(map_of["data"]["requirements.txt"])
-        (container,) = engine.workload(things)["spec"]["template"]["spec"]["initContainers"]
+        (container,) = engine.workload(manifests)["spec"]["template"]["spec"]["initContainers"]
         assert container["command"][0] == "python"
         own = {it["name"]: self.placed(it["value"]) for it in container["env"]}
         return subprocess.run(
@@ -66,7 +66,7 @@ class Pod:
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
 
-    def values(self, digest: str) -> Thing:
+    def values(self, digest: str) -> Tree:
         return {
             "plugins": {
                 "enabled": ["weather"],
@@ -118,7 +118,7 @@ def pod(tmp_path: Path, wheel: Path) -> Iterator[Pod]:
         thread.join()
 
 
-def test_a_plugin_is_installed_from_a_private_index_and_found_by_the_application(pod: Pod) -> None:
+def test_plugin_installs_from_private_index(pod: Pod) -> None:
     # A second attempt, after one that was broken off, replaces what is there.
     (pod.site / "almenara_weather").mkdir()
     (pod.site / "almenara_weather" / "__init__.py").write_text("half of it")
@@ -126,10 +126,10 @@ def test_a_plugin_is_installed_from_a_private_index_and_found_by_the_application
     assert done.returncode == 0, done.stderr
     assert not (pod.folder / "tmp" / "pip").exists()
     config = pod.folder / "almenara.yaml"
-    things = engine.render(pod.values(pod.digest))
-    text = json.dumps(engine.configuration(things)).replace("/data", str(pod.folder / "data"))
+    manifests = engine.render(pod.values(pod.digest))
+    text = json.dumps(engine.configuration(manifests)).replace("/data", str(pod.folder / "data"))
     config.write_text(text)
-    server = engine.workload(things)["spec"]["template"]["spec"]["containers"][0]
+    server = engine.workload(manifests)["spec"]["template"]["spec"]["containers"][0]
     (path,) = [it["value"] for it in server["env"] if it["name"] == "PYTHONPATH"]
     done = subprocess.run(
         [ALMENARA, "--config", config, "plugins", "list", "--json"],
@@ -140,14 +140,14 @@ def test_a_plugin_is_installed_from_a_private_index_and_found_by_the_application
     assert {it["name"] for it in json.loads(done.stdout) if it["state"] == "active"} == {"weather"}
 
 
-def test_a_wheel_of_another_hash_is_not_installed(pod: Pod) -> None:
+def test_plugin_install_refuses_wrong_hash(pod: Pod) -> None:
     done = pod.install("0" * 64)
     assert done.returncode != 0
     assert "DO NOT MATCH THE HASHES" in done.stderr
     assert list(pod.site.rglob("*.py")) == []
 
 
-def test_credentials_of_the_index_come_from_the_secret_and_are_not_told(pod: Pod) -> None:
+def test_plugin_install_hides_index_credentials(pod: Pod) -> None:
     done = pod.install(pod.digest, password="another-password")
     assert done.returncode != 0
     assert list(pod.site.rglob("*.py")) == []

@@ -167,7 +167,7 @@ def who(answer: tuple[int, str]) -> tuple[str, str]:
     return told["name"], told["role"]
 
 
-def test_who_the_proxy_names_is_in_and_nobody_else(behind: tuple[Front, Almenara]) -> None:
+def test_proxy_identity_signs_in(behind: tuple[Front, Almenara]) -> None:
     front, _ = behind
     assert who(front.get("/api/session", "ada")) == ("ada", "admin")
     assert who(front.get("/api/session", "grace")) == ("grace", "viewer")
@@ -178,7 +178,7 @@ def test_who_the_proxy_names_is_in_and_nobody_else(behind: tuple[Front, Almenara
     assert (status, "has no role here" in text) == (403, True)
 
 
-def test_identity_headers_of_a_browser_are_worth_nothing_through_the_proxy(
+def test_proxy_replaces_identity_headers_of_browser(
     behind: tuple[Front, Almenara],
 ) -> None:
     front, _ = behind
@@ -195,7 +195,7 @@ def test_identity_headers_of_a_browser_are_worth_nothing_through_the_proxy(
         assert status == 400, name
 
 
-def test_identity_headers_past_the_proxy_are_refused(behind: tuple[Front, Almenara]) -> None:
+def test_identity_headers_without_proxy_are_refused(behind: tuple[Front, Almenara]) -> None:
     _, product = behind
     name = {"X-Forwarded-User": "ada", "X-Forwarded-Groups": "sre"}
     for headers, source, status in (
@@ -210,7 +210,7 @@ def test_identity_headers_past_the_proxy_are_refused(behind: tuple[Front, Almena
         assert asked(product.port, "/api/session", headers, source)[0] == status, (headers, source)
 
 
-def test_the_access_log_has_the_address_of_the_browser_whatever_it_claims(
+def test_access_log_has_real_client_address(
     behind: tuple[Front, Almenara],
 ) -> None:
     front, product = behind
@@ -231,7 +231,7 @@ def test_the_access_log_has_the_address_of_the_browser_whatever_it_claims(
     assert SECRET not in product.log
 
 
-def test_live_pages_come_through_and_end_when_the_proxy_says_so(
+def test_live_pages_end_with_proxy_session(
     behind: tuple[Front, Almenara],
 ) -> None:
     front, _ = behind
@@ -258,7 +258,7 @@ def test_live_pages_come_through_and_end_when_the_proxy_says_so(
     front.groups["grace"] = "payments"
 
 
-def test_a_certificate_of_the_proxy_does_what_the_secret_does(tmp_path: Path) -> None:
+def test_client_certificate_replaces_proxy_secret(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     server, client = authority.issue("server", server=True), authority.issue("proxy")
     port = free_port()

@@ -1,4 +1,4 @@
-"""Wrong values are refused before anything is changed, with a message that names the place."""
+"""Wrong values are refused before anything changes, with a message that names the key."""
 
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,16 @@ import yaml
 
 from support.chart.engine import chart
 
-WRONG = yaml.safe_load((Path(__file__).parent / "wrong.yaml").read_text("utf-8"))
+WRONG = yaml.safe_load((Path(__file__).parent / "wrong-values.yaml").read_text("utf-8"))
 
 
-def test_there_are_enough_wrong_values() -> None:
+def test_wrong_values_are_enough() -> None:
     assert len(WRONG) >= 30
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=[it["of"] for it in WRONG])
-def test_it_refuses(wrong: dict[str, Any]) -> None:
+@pytest.mark.parametrize("case", WRONG, ids=[case["case"] for case in WRONG])
+def test_chart_refuses(case: dict[str, Any]) -> None:
     with pytest.raises((helm_python.HelmValuesError, helm_python.HelmRenderError)) as refusal:
-        chart().render(wrong["values"], name="rel", namespace="watch")
-    for part in wrong["says"]:
+        chart().render(case["values"], name="rel", namespace="watch")
+    for part in case["message"]:
         assert part in str(refusal.value)

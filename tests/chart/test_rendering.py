@@ -17,7 +17,7 @@ from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 from support.chart import engine
 from support.chart.engine import (
     CHART,
-    Thing,
+    Tree,
     containers,
     of_kind,
     only,
@@ -48,12 +48,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def values(name: str) -> Thing:
+def values(name: str) -> Tree:
     return engine.read(SETS[name])
 
 
 @pytest.fixture(scope="module")
-def things(name: str) -> list[Thing]:
+def manifests(name: str) -> list[Tree]:
     return engine.rendered(name)
 
 
@@ -76,11 +76,11 @@ def taken(text: str, minor: str) -> None:
     kubernetes_validate.validate(json.loads(text), minor, strict=True)
 
 
-def test_there_are_enough_sets() -> None:
+def test_value_sets_are_enough() -> None:
     assert len(SETS) >= 30
 
 
-def test_it_lints_without_a_complaint(values: Thing) -> None:
+def test_lint_has_no_messages(values: Tree) -> None:
     report = helm_python.lint(CHART, values, strict=True, namespace="watch")
     assert not report["errors"]
     assert [it for it in report["messages"] if it["severity"] > 1] == []
@@ -88,39 +88,41 @@ def test_it_lints_without_a_complaint(values: Thing) -> None:
 
 @pytest.mark.parametrize("minor", MINORS)
 @pytest.mark.usefixtures("schemas_read_once")
-def test_each_minor_of_kubernetes_takes_it(things: list[Thing], minor: str) -> None:
-    for thing in things:
-        if thing["kind"] not in CUSTOM.keys() | ELSEWHERE:
-            taken(json.dumps(thing, sort_keys=True), minor)
+def test_manifests_match_schema_of_kubernetes_version(manifests: list[Tree], minor: str) -> None:
+    for manifest in manifests:
+        if manifest["kind"] not in CUSTOM.keys() | ELSEWHERE:
+            taken(json.dumps(manifest, sort_keys=True), minor)
 
 
-def test_custom_resources_are_what_their_operators_read(things: list[Thing]) -> None:
-    for thing in things:
-        if (model := CUSTOM.get(thing["kind"])) is not None:
-            read = model.model_validate(thing)
+def test_custom_resources_match_models(manifests: list[Tree]) -> None:
+    for manifest in manifests:
+        if (model := CUSTOM.get(manifest["kind"])) is not None:
+            read = model.model_validate(manifest)
             # The model leaves out what it does not know, so that this finds typing errors.
-            assert json.loads(read.model_dump_json(by_alias=True, exclude_unset=True)) == thing
+            assert json.loads(read.model_dump_json(by_alias=True, exclude_unset=True)) == manifest
 
 
-def test_every_object_has_a_namespace_and_the_standard_labels(things: list[Thing]) -> None:
-    for thing in things:
-        metadata = thing["metadata"]
+def test_manifests_have_namespace_and_standard_labels(manifests: list[Tree]) -> None:
+    for manifest in manifests:
+        metadata = manifest["metadata"]
         if metadata["name"].endswith("-more"):
             continue
-        if not thing["kind"].startswith("Cluster"):
+        if not manifest["kind"].startswith("Cluster"):
             assert metadata["namespace"]
         labels = {it.removeprefix("app.kubernetes.io/") for it in metadata["labels"]}
         assert {"name", "instance", "version", "component", "part-of", "managed-by",
                 "helm.sh/chart"} <= labels  # fmt: skip
 
 
-def test_no_two_objects_share_a_name(things: list[Thing]) -> None:
-    names = [(it["kind"], it["metadata"].get("namespace"), it["metadata"]["name"]) for it in things]
+def test_manifest_names_are_unique(manifests: list[Tree]) -> None:
+    names = [
+        (it["kind"], it["metadata"].get("namespace"), it["metadata"]["name"]) for it in manifests
+    ]
     assert len(names) == len(set(names))
 
 
-def test_pods_keep_the_restricted_standard_and_more(values: Thing, things: list[Thing]) -> None:
-    for _, pod in pods(things):
+def test_pods_comply_with_restricted_standard(values: Tree, manifests: list[Tree]) -> None:
+    for _, pod in pods(manifests):
         security = pod["securityContext"]
         assert security["runAsNonRoot"] is True
         assert security["runAsUser"] > 10_000
@@ -151,8 +153,8 @@ def test_pods_keep_the_restricted_standard_and_more(values: Thing, things: list[
             assert not any("hostPort" in port for port in container.get("ports", []))
 
 
-def test_the_server_is_probed_by_what_depends_on_nothing_else(things: list[Thing]) -> None:
-    server = workload(things)["spec"]["template"]["spec"]["containers"][0]
+def test_probes_are_independent_of_observed_systems(manifests: list[Tree]) -> None:
+    server = workload(manifests)["spec"]["template"]["spec"]["containers"][0]
     asked = {
         name: server[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")
     }
@@ -164,8 +166,8 @@ def test_the_server_is_probed_by_what_depends_on_nothing_else(things: list[Thing
     assert startup["failureThreshold"] * startup["periodSeconds"] >= 60
 
 
-def test_only_one_pod_ever_has_the_bus(things: list[Thing]) -> None:
-    found = workload(things)
+def test_workload_never_runs_two_pods(manifests: list[Tree]) -> None:
+    found = workload(manifests)
     assert found["spec"]["replicas"] == 1
     (data,) = [it for it in found["spec"]["template"]["spec"]["volumes"] if it["name"] == "data"]
     if "persistentVolumeClaim" in data:
@@ -175,29 +177,29 @@ def test_only_one_pod_ever_has_the_bus(things: list[Thing]) -> None:
         assert found["spec"]["strategy"] == {"type": "Recreate"}
 
 
-def test_selectors_find_the_server_and_nothing_else(things: list[Thing]) -> None:
-    labels = workload(things)["spec"]["template"]["metadata"]["labels"]
-    assert workload(things)["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    for service in of_kind(things, "Service"):
+def test_selectors_match_only_the_server(manifests: list[Tree]) -> None:
+    labels = workload(manifests)["spec"]["template"]["metadata"]["labels"]
+    assert workload(manifests)["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    for service in of_kind(manifests, "Service"):
         selector = service["spec"]["selector"]
         assert selector.items() <= labels.items()
-        for thing in things:
-            if thing["kind"] in ("Pod", "Job"):
-                of_pod = thing.get("spec", {}).get("template", thing)["metadata"]["labels"]
+        for manifest in manifests:
+            if manifest["kind"] in ("Pod", "Job"):
+                of_pod = manifest.get("spec", {}).get("template", manifest)["metadata"]["labels"]
                 assert not selector.items() <= of_pod.items()
-    for budget in of_kind(things, "PodDisruptionBudget"):
+    for budget in of_kind(manifests, "PodDisruptionBudget"):
         assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    for monitor in of_kind(things, "ServiceMonitor"):
+    for monitor in of_kind(manifests, "ServiceMonitor"):
         wanted = monitor["spec"]["selector"]["matchLabels"]
         chosen = [
             it
-            for it in of_kind(things, "Service")
+            for it in of_kind(manifests, "Service")
             if wanted.items() <= it["metadata"]["labels"].items()
         ]
         assert len(chosen) == 1
 
 
-def test_no_annotation_gives_a_secret_away_to_who_guesses() -> None:
+def test_annotations_do_not_depend_on_secrets() -> None:
     made = [
         workload(render({"secrets": {"nats": {"data": {"password": word}}}}))["spec"]["template"]
         for word in ("hunter2", "another")
@@ -205,24 +207,24 @@ def test_no_annotation_gives_a_secret_away_to_who_guesses() -> None:
     assert made[0] == made[1]
 
 
-def test_nothing_secret_is_in_a_config_map_or_the_environment(things: list[Thing]) -> None:
-    for thing in of_kind(things, "ConfigMap"):
-        assert "not-a-real-one" not in json.dumps(thing)
-    for _, pod in pods(things):
+def test_secrets_are_not_in_config_map_or_environment(manifests: list[Tree]) -> None:
+    for manifest in of_kind(manifests, "ConfigMap"):
+        assert "not-a-real-one" not in json.dumps(manifest)
+    for _, pod in pods(manifests):
         for container in containers(pod):
             assert not any(
                 "secretKeyRef" in it.get("valueFrom", {}) for it in container.get("env", [])
             )
 
 
-def test_the_network_policy_denies_what_is_not_named(values: Thing, things: list[Thing]) -> None:
-    policies = of_kind(things, "NetworkPolicy")
+def test_network_policy_denies_by_default(values: Tree, manifests: list[Tree]) -> None:
+    policies = of_kind(manifests, "NetworkPolicy")
     if values.get("networkPolicy", {}).get("enabled") is False:
         assert policies == []
         return
     (policy,) = policies
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
-    labels = workload(things)["spec"]["template"]["metadata"]["labels"]
+    labels = workload(manifests)["spec"]["template"]["metadata"]["labels"]
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
     for rule in policy["spec"]["ingress"]:
         assert rule["from"]
@@ -231,8 +233,8 @@ def test_the_network_policy_denies_what_is_not_named(values: Thing, things: list
         assert rule["ports"]
 
 
-def test_rights_are_to_read_and_never_to_secrets(things: list[Thing]) -> None:
-    for role in (*of_kind(things, "Role"), *of_kind(things, "ClusterRole")):
+def test_roles_are_read_only_and_exclude_secrets(manifests: list[Tree]) -> None:
+    for role in (*of_kind(manifests, "Role"), *of_kind(manifests, "ClusterRole")):
         for rule in role["rules"]:
             assert "*" not in {*rule["verbs"], *rule["resources"], *rule["apiGroups"]}
             assert "secrets" not in rule["resources"]
@@ -243,39 +245,39 @@ def test_rights_are_to_read_and_never_to_secrets(things: list[Thing]) -> None:
             assert not {"pods/exec", "pods/attach", "pods/portforward"} & set(rule["resources"])
 
 
-def test_there_is_time_to_drain(things: list[Thing]) -> None:
-    server = engine.configuration(things)["server"]
-    grace = workload(things)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+def test_grace_period_covers_shutdown(manifests: list[Tree]) -> None:
+    server = engine.configuration(manifests)["server"]
+    grace = workload(manifests)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace >= server["drain_period"] + server.get("shutdown_timeout", 10)
 
 
-def test_every_name_in_the_address_bar_is_answered_for(things: list[Thing]) -> None:
-    allowed = engine.configuration(things)["server"]["allowed_hosts"]
-    for ingress in of_kind(things, "Ingress"):
+def test_allowed_hosts_include_all_routes(manifests: list[Tree]) -> None:
+    allowed = engine.configuration(manifests)["server"]["allowed_hosts"]
+    for ingress in of_kind(manifests, "Ingress"):
         assert {it["host"] for it in ingress["spec"]["rules"]} <= set(allowed)
-    for route in of_kind(things, "HTTPRoute"):
+    for route in of_kind(manifests, "HTTPRoute"):
         assert set(route["spec"]["hostnames"]) <= set(allowed)
-    for service in of_kind(things, "Service"):
+    for service in of_kind(manifests, "Service"):
         if service["spec"].get("clusterIP") != "None":
             assert service["metadata"]["name"] in allowed
 
 
-def test_ingress_and_route_lead_to_the_service(things: list[Thing]) -> None:
-    for ingress in of_kind(things, "Ingress"):
+def test_ingress_and_route_refer_to_the_service(manifests: list[Tree]) -> None:
+    for ingress in of_kind(manifests, "Ingress"):
         for rule in ingress["spec"]["rules"]:
             (path,) = rule["http"]["paths"]
-            service = only(things, "Service", path["backend"]["service"]["name"])
+            service = only(manifests, "Service", path["backend"]["service"]["name"])
             assert path["backend"]["service"]["port"]["name"] in {
                 it["name"] for it in service["spec"]["ports"]
             }
-    for route in of_kind(things, "HTTPRoute"):
+    for route in of_kind(manifests, "HTTPRoute"):
         (backend,) = route["spec"]["rules"][0]["backendRefs"]
-        service = only(things, "Service", backend["name"])
+        service = only(manifests, "Service", backend["name"])
         assert backend["port"] in {it["port"] for it in service["spec"]["ports"]}
 
 
-def test_a_change_of_what_is_configured_rolls_the_pods(values: Thing, things: list[Thing]) -> None:
-    before = workload(things)["spec"]["template"]["metadata"]["annotations"]
+def test_configuration_change_restarts_the_pod(values: Tree, manifests: list[Tree]) -> None:
+    before = workload(manifests)["spec"]["template"]["metadata"]["annotations"]
     after = workload(
         render({**values, "config": {**values.get("config", {}), "log": {"level": "error"}}})
     )
@@ -287,7 +289,7 @@ def test_a_change_of_what_is_configured_rolls_the_pods(values: Thing, things: li
     assert again == before
 
 
-def test_alerts_are_promql_about_figures_that_exist(metric_names: set[str]) -> None:
+def test_alerts_use_existing_metrics(metric_names: set[str]) -> None:
     rule = only(render({"metrics": {"prometheusRule": {"enabled": True}}}), "PrometheusRule")
     rules = rule["spec"]["groups"][0]["rules"]
     assert len(rules) >= 5
@@ -297,9 +299,9 @@ def test_alerts_are_promql_about_figures_that_exist(metric_names: set[str]) -> N
         assert used <= metric_names, it["alert"]
 
 
-def test_credentials_are_mounted_as_files_that_only_the_group_reads() -> None:
-    things = render(engine.read(SETS["secrets"]))
-    pod = workload(things)["spec"]["template"]["spec"]
+def test_secrets_are_mounted_for_the_group_only() -> None:
+    manifests = render(engine.read(SETS["secrets"]))
+    pod = workload(manifests)["spec"]["template"]["spec"]
     volumes = {it["name"]: it.get("secret") for it in pod["volumes"]}
     assert volumes["secret-nats"] == {"secretName": "nats-credentials", "defaultMode": 0o440}
     assert volumes["secret-proxy"] == {"secretName": "rel-almenara-proxy", "defaultMode": 0o440}
@@ -326,18 +328,16 @@ def test_credentials_are_mounted_as_files_that_only_the_group_reads() -> None:
         ),
     ],
 )  # fmt: skip
-def test_the_policy_lets_in_those_who_are_named_or_else_only_where_somebody_is_to_come(
-    values: Thing, others: list[Thing]
-) -> None:
-    things = render(values)
-    (rule,) = only(things, "NetworkPolicy")["spec"]["ingress"]
-    own = only(things, "NetworkPolicy")["spec"]["podSelector"]
+def test_network_policy_allows_expected_clients(values: Tree, others: list[Tree]) -> None:
+    manifests = render(values)
+    (rule,) = only(manifests, "NetworkPolicy")["spec"]["ingress"]
+    own = only(manifests, "NetworkPolicy")["spec"]["podSelector"]
     assert rule["from"] == [*others, {"podSelector": own}]
 
 
-def test_the_policy_opens_the_ports_of_what_is_configured() -> None:
-    things = render(engine.read(SETS["http-only"]))
-    rules = only(things, "NetworkPolicy")["spec"]["egress"]
+def test_network_policy_allows_configured_ports() -> None:
+    manifests = render(engine.read(SETS["http-only"]))
+    rules = only(manifests, "NetworkPolicy")["spec"]["egress"]
     ports = {port["port"] for rule in rules for port in rule["ports"]}
     assert ports == {53, "http", 443, 9000}
 
@@ -372,33 +372,31 @@ def test_the_policy_opens_the_ports_of_what_is_configured() -> None:
         ),
     ],
 )  # fmt: skip
-def test_the_policy_opens_the_ports_of_whatever_is_spoken_to(
-    values: Thing, expected: set[int]
-) -> None:
+def test_network_policy_allows_ports_of_all_targets(values: Tree, expected: set[int]) -> None:
     rules = only(render(values), "NetworkPolicy")["spec"]["egress"]
     assert expected <= {port["port"] for rule in rules for port in rule["ports"]}
 
 
-def test_what_is_installed_fits_what_the_pod_may_write() -> None:
+def test_install_container_storage_limit_fits() -> None:
     pod = workload(render(engine.read(SETS["plugin-install"])))["spec"]["template"]["spec"]
     (install,) = [it for it in pod["initContainers"] if it["name"] == "install"]
     # The volume of 512 MiB, and what a container may write by default.
     assert install["resources"]["limits"]["ephemeral-storage"] == str((512 + 256) * 2**20)
 
 
-def test_a_simulated_cluster_stands_alone_and_is_granted_nothing() -> None:
-    things = render(engine.read(SETS["simulated"]))
-    assert "clusters" not in engine.configuration(things)["plugins"]["kubernetes"]
-    assert not [it for it in things if it["kind"] in ("ClusterRole", "Role")]
+def test_simulated_cluster_has_no_permissions() -> None:
+    manifests = render(engine.read(SETS["simulated"]))
+    assert "clusters" not in engine.configuration(manifests)["plugins"]["kubernetes"]
+    assert not [it for it in manifests if it["kind"] in ("ClusterRole", "Role")]
 
 
-def test_what_the_bus_may_hold_fits_its_volume() -> None:
+def test_retention_size_fits_the_volume() -> None:
     assert engine.configuration(render({}))["storage"]["retention_size"] == 8 * 2**30
     given = engine.configuration(render(engine.read(SETS["retention-given"])))
     assert given["storage"]["retention_size"] == 10737418240
 
 
-def test_the_claim_is_kept_unless_told_otherwise() -> None:
+def test_claim_is_kept_by_default() -> None:
     claim = only(render({}), "PersistentVolumeClaim")
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     claim = only(render({"persistence": {"keep": False}}), "PersistentVolumeClaim")
@@ -418,25 +416,25 @@ def test_the_claim_is_kept_unless_told_otherwise() -> None:
         ),
     ],
 )
-def test_each_controller_is_told_what_it_needs(values: Thing, key: str, value: str) -> None:
-    things = render({"ingress": {"enabled": True, "host": "a.example.org", **values}})
-    assert only(things, "Ingress")["metadata"]["annotations"][key] == value
+def test_ingress_has_annotations_of_controller(values: Tree, key: str, value: str) -> None:
+    manifests = render({"ingress": {"enabled": True, "host": "a.example.org", **values}})
+    assert only(manifests, "Ingress")["metadata"]["annotations"][key] == value
 
 
-def test_notes_say_the_address_and_what_to_check() -> None:
+def test_notes_show_url_and_checks() -> None:
     notes = engine.files(engine.read(SETS["ingress-nginx"]))["almenara/templates/NOTES.txt"]
     assert "https://almenara.example.org/" in notes
     assert "almenara doctor" in notes
     assert "helm --namespace watch test rel" in notes
     without = engine.files({"persistence": {"enabled": False}})["almenara/templates/NOTES.txt"]
-    assert "last as long as the pod" in without
-    assert "Every pod of the cluster may reach the web port" in notes
-    assert "Nothing but kubectl port-forward reaches the web port" in without
+    assert "are\nlost with the pod" in without
+    assert "All pods of the cluster can connect to the web port" in notes
+    assert "Only kubectl port-forward can connect to the web port" in without
     narrow = engine.files(engine.read(SETS["network-policy-narrow"]))
     assert "the web port" not in narrow["almenara/templates/NOTES.txt"]
 
 
-def test_every_key_of_the_schema_is_described() -> None:
+def test_schema_describes_every_key() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
     missing = []
 
@@ -461,7 +459,7 @@ def test_every_key_of_the_schema_is_described() -> None:
     assert missing == []
 
 
-def test_the_chart_tells_artifact_hub_what_it_is() -> None:
+def test_chart_has_artifact_hub_metadata() -> None:
     told = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
     annotations = told["annotations"]
     (image,) = yaml.safe_load(annotations["artifacthub.io/images"])
@@ -470,3 +468,71 @@ def test_the_chart_tells_artifact_hub_what_it_is() -> None:
         0
     ].keys()
     assert Path(CHART / "README.md").is_file()
+
+
+def test_images_have_registry_and_pull_secrets_of_parent_chart() -> None:
+    pod = workload(render(engine.read(SETS["private-registry"])))["spec"]["template"]["spec"]
+    images = {container["name"]: container["image"] for container in containers(pod)}
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    assert images == {
+        "almenara": f"registry.example.org:5000/almenara/almenara:{chart['appVersion']}",
+        "install": "registry.example.org:5000/python:3.13-slim",
+    }
+    assert [secret["name"] for secret in pod["imagePullSecrets"]] == ["shared", "mirror", "own"]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("ghcr.io/a/python:3", "ghcr.io/a/python:3"),
+        ("localhost/python:3", "localhost/python:3"),
+        ("mirror:5000/python", "mirror:5000/python"),
+        ("a/python:3", "r.example.org/a/python:3"),
+        ("python:3", "r.example.org/python:3"),
+    ],
+)
+def test_install_image_keeps_its_own_registry(image: str, expected: str) -> None:
+    values = engine.read(SETS["private-registry"])
+    values["global"]["imageRegistry"] = "r.example.org"
+    values["plugins"]["install"]["image"] = image
+    pod = workload(render(values))["spec"]["template"]["spec"]
+    assert pod["initContainers"][0]["image"] == expected
+
+
+YAML_LOOKALIKES = ["2024", "1e3", "true", "null", "no", "0x1f", "1-1", "on"]
+"""Names that Kubernetes accepts and that YAML reads as something else without quotes."""
+
+
+@pytest.mark.parametrize("word", YAML_LOOKALIKES)
+@pytest.mark.parametrize("name", SETS)
+def test_names_and_labels_are_strings(name: str, word: str) -> None:
+    values = {**engine.read(SETS[name]), "nameOverride": "", "fullnameOverride": ""}
+    manifests = render(values, name=word, namespace=word)
+    assert manifests
+    for manifest in manifests:
+        assert all(isinstance(text, str) for text in names_in(manifest)), manifest
+        if manifest["kind"] == "Service":
+            # A Service's name is a DNS-1035 label, which starts with a letter.
+            assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", manifest["metadata"]["name"])
+
+
+NAME_KEYS = {
+    "name", "namespace", "serviceName", "serviceAccountName", "secretName", "claimName", "host",
+    "storageClassName", "ingressClassName", "priorityClassName", "runtimeClassName", "volumeName",
+}  # fmt: skip
+STRING_MAPS = {"labels", "annotations", "matchLabels", "nodeSelector", "data", "stringData"}
+
+
+def names_in(node: object, key: str = "") -> Iterator[object]:
+    """Yield the values of all names, labels and annotations of a manifest."""
+    if key in STRING_MAPS and isinstance(node, dict):
+        yield from node
+        yield from node.values()
+    elif isinstance(node, dict):
+        for child_key, child in node.items():
+            yield from names_in(child, child_key)
+    elif isinstance(node, list):
+        for child in node:
+            yield from names_in(child, key if key == "matchNames" else "")
+    elif key in NAME_KEYS or key == "matchNames":
+        yield node

@@ -1,11 +1,11 @@
-{{- /* The application's configuration: what `config` says, and what only the chart can know. */ -}}
+{{- /* The configuration of the application: `config`, and the settings that the chart derives. */ -}}
 {{- define "almenara.configuration" -}}
 {{- $config := deepCopy .Values.config }}
 {{- $server := default dict $config.server }}
 {{- $service := include "almenara.fullname" . }}
 {{- $namespace := include "almenara.namespace" . }}
-{{- $inside := list "localhost" $service (printf "%s.%s" $service $namespace) (printf "%s.%s.svc" $service $namespace) (printf "%s.%s.svc.%s" $service $namespace .Values.clusterDomain) }}
-{{- $hosts := concat (default list $server.allowed_hosts) ((include "almenara.hosts" . | fromYaml).hosts) $inside | uniq }}
+{{- $serviceHosts := list "localhost" $service (printf "%s.%s" $service $namespace) (printf "%s.%s.svc" $service $namespace) (printf "%s.%s.svc.%s" $service $namespace .Values.clusterDomain) }}
+{{- $hosts := concat (default list $server.allowed_hosts) ((include "almenara.hosts" . | fromYaml).hosts) $serviceHosts | uniq }}
 {{- $_ := set $config "server" (set $server "allowed_hosts" $hosts) }}
 {{- $storage := default dict $config.storage }}
 {{- $_ = set $storage "dir" "/data" }}
@@ -15,19 +15,19 @@
 {{- $_ = set $config "storage" $storage }}
 {{- $plugins := dict }}
 {{- $disabled := list }}
-{{- range $name, $said := default dict $config.plugins }}
+{{- range $name, $settings := default dict $config.plugins }}
 {{- if has $name $.Values.plugins.enabled }}
-{{- $_ = set $plugins $name $said }}
+{{- $_ = set $plugins $name $settings }}
 {{- end }}
 {{- end }}
-{{- range $name := include "almenara.known" . | fromJsonArray }}
+{{- range $name := include "almenara.bundledPlugins" . | fromJsonArray }}
 {{- if not (has $name $.Values.plugins.enabled) }}
 {{- $disabled = append $disabled $name }}
 {{- end }}
 {{- end }}
 {{- $_ = set $plugins "disabled" $disabled }}
 {{- if has "kubernetes" .Values.plugins.enabled }}
-{{- with include "almenara.clusters" . | fromJsonArray }}
+{{- with include "almenara.kubernetesClusters" . | fromJsonArray }}
 {{- $_ = set $plugins "kubernetes" (merge (dict "clusters" .) (default dict $plugins.kubernetes)) }}
 {{- end }}
 {{- end }}
@@ -45,46 +45,46 @@
 {{- mul $number (int64 $factor) }}
 {{- end }}
 
-{{- /* Ports of what is observed, from the addresses in `config`, as JSON. */ -}}
+{{- /* The ports that the server connects to, from the URLs in `config`, as JSON. */ -}}
 {{- define "almenara.egressPorts" -}}
 {{- $plugins := default dict .Values.config.plugins }}
-{{- $addresses := list }}
+{{- $urls := list }}
 {{- if has "nats" .Values.plugins.enabled }}
 {{- range default list (default dict $plugins.nats).servers }}
-{{- /* The library takes them without a scheme as well. */}}
-{{- $addresses = append $addresses (contains "://" . | ternary . (printf "nats://%s" .)) }}
+{{- /* The NATS client accepts addresses without a scheme. */}}
+{{- $urls = append $urls (contains "://" . | ternary . (printf "nats://%s" .)) }}
 {{- end }}
 {{- end }}
 {{- if has "http" .Values.plugins.enabled }}
 {{- range default list (default dict $plugins.http).checks }}
-{{- $addresses = append $addresses .url }}
+{{- $urls = append $urls .url }}
 {{- end }}
 {{- end }}
 {{- if has "prometheus" .Values.plugins.enabled }}
 {{- range default list (default dict $plugins.prometheus).targets }}
-{{- $addresses = append $addresses .url }}
+{{- $urls = append $urls .url }}
 {{- end }}
 {{- end }}
 {{- if has "ray" .Values.plugins.enabled }}
 {{- range default list (default dict $plugins.ray).clusters }}
-{{- $addresses = append $addresses .url }}
+{{- $urls = append $urls .url }}
 {{- end }}
-{{- range include "almenara.kuberay" . | fromJsonArray }}
-{{- $addresses = append $addresses (default "http://ray:8265" .dashboard | replace "{service}" "ray" | replace "{namespace}" "ray") }}
+{{- range include "almenara.kuberayClusters" . | fromJsonArray }}
+{{- $urls = append $urls (default "http://ray:8265" .dashboard | replace "{service}" "ray" | replace "{namespace}" "ray") }}
 {{- end }}
 {{- end }}
 {{- with dig "auth" "oidc" "issuer" "" .Values.config }}
-{{- $addresses = append $addresses . }}
+{{- $urls = append $urls . }}
 {{- end }}
 {{- with dig "auth" "kubernetes" "server" "" .Values.config }}
-{{- $addresses = append $addresses . }}
+{{- $urls = append $urls . }}
 {{- end }}
 {{- if .Values.plugins.install.enabled }}
-{{- $addresses = append $addresses .Values.plugins.install.indexUrl }}
+{{- $urls = append $urls .Values.plugins.install.indexUrl }}
 {{- end }}
 {{- $defaults := dict "nats" 4222 "tls" 4222 "ws" 80 "wss" 443 "http" 80 "https" 443 }}
 {{- $ports := list }}
-{{- range $addresses }}
+{{- range $urls }}
 {{- $parts := urlParse . }}
 {{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $parts.host) }}
 {{- $ports = append $ports (int (default (get $defaults $parts.scheme | default 443) $port)) }}
@@ -95,38 +95,38 @@
 {{- $ports | uniq | toJson }}
 {{- end }}
 
-{{- /* The clusters that are watched, as JSON: those of `config`, or the one we are in; none where
-one is simulated. */ -}}
-{{- define "almenara.clusters" -}}
+{{- /* The observed Kubernetes clusters, as JSON: those of `config`, or else the own one, but none with a
+simulated one. */ -}}
+{{- define "almenara.kubernetesClusters" -}}
 {{- $clusters := dig "plugins" "kubernetes" "clusters" list .Values.config }}
-{{- $otherwise := ternary list (list dict) (gt (int (dig "plugins" "kubernetes" "simulated" 0 .Values.config)) 0) }}
-{{- default $otherwise $clusters | toJson }}
+{{- $default := ternary list (list dict) (gt (int (dig "plugins" "kubernetes" "simulated" 0 .Values.config)) 0) }}
+{{- default $default $clusters | toJson }}
 {{- end }}
 
-{{- /* What KubeRay makes, in which clusters, as JSON. */ -}}
-{{- define "almenara.kuberay" -}}
+{{- /* The clusters in which KubeRay resources are observed, as JSON. */ -}}
+{{- define "almenara.kuberayClusters" -}}
 {{- if has "ray" .Values.plugins.enabled }}
 {{- default (list) (dig "plugins" "ray" "kuberay" (list) .Values.config) | toJson }}
 {{- else }}[]
 {{- end }}
 {{- end }}
 
-{{- /* Whether the API server of any cluster is spoken to; empty where none is. */ -}}
-{{- define "almenara.reachesApiServer" -}}
-{{- $places := include "almenara.kuberay" . | fromJsonArray }}
+{{- /* "yes" if the server connects to the API server of any cluster, else empty. */ -}}
+{{- define "almenara.connectsToApiServer" -}}
+{{- $clusters := include "almenara.kuberayClusters" . | fromJsonArray }}
 {{- if has "kubernetes" .Values.plugins.enabled }}
-{{- $places = concat $places (include "almenara.clusters" . | fromJsonArray) }}
+{{- $clusters = concat $clusters (include "almenara.kubernetesClusters" . | fromJsonArray) }}
 {{- end }}
-{{- if or $places (include "almenara.needsApiServer" .) }}yes{{ end }}
+{{- if or $clusters (include "almenara.needsApiServer" .) }}yes{{ end }}
 {{- end }}
 
-{{- /* Whether the cluster we are in is watched; empty where it is not. */ -}}
+{{- /* Not empty if the own cluster is observed. */ -}}
 {{- define "almenara.watchesOwnCluster" -}}
-{{- $places := include "almenara.kuberay" . | fromJsonArray }}
+{{- $clusters := include "almenara.kuberayClusters" . | fromJsonArray }}
 {{- if has "kubernetes" .Values.plugins.enabled }}
-{{- $places = concat $places (include "almenara.clusters" . | fromJsonArray) }}
+{{- $clusters = concat $clusters (include "almenara.kubernetesClusters" . | fromJsonArray) }}
 {{- end }}
-{{- range $places }}
+{{- range $clusters }}
 {{- if not .kubeconfig }}yes{{ end }}
 {{- end }}
 {{- end }}

@@ -1,3 +1,4 @@
+{{- /* Names that start with a digit are not valid for a Service, so the chart's name comes first. */ -}}
 {{- define "almenara.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" }}
 {{- end }}
@@ -7,7 +8,12 @@
 {{- .Values.fullnameOverride }}
 {{- else }}
 {{- $name := include "almenara.name" . }}
-{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 50 | trimSuffix "-" }}
+{{- $release := .Release.Name }}
+{{- $full := ternary $release (printf "%s-%s" $release $name) (contains $name $release) }}
+{{- if regexMatch "^[0-9]" $full }}
+{{- $full = printf "%s-%s" (ternary "almenara" $name (regexMatch "^[0-9]" $name)) $release }}
+{{- end }}
+{{- $full | trunc 50 | trimSuffix "-" }}
 {{- end }}
 {{- end }}
 
@@ -16,30 +22,23 @@
 {{- end }}
 
 {{- define "almenara.serviceAccountName" -}}
-{{- $own := ternary (include "almenara.fullname" .) "default" .Values.serviceAccount.create }}
-{{- default $own .Values.serviceAccount.name }}
+{{- $default := ternary (include "almenara.fullname" .) "default" .Values.serviceAccount.create }}
+{{- default $default .Values.serviceAccount.name }}
 {{- end }}
 
-{{- define "almenara.image" -}}
-{{- $tag := default .Chart.AppVersion .Values.image.tag }}
-{{- if .Values.image.digest }}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
-{{- else }}
-{{- printf "%s:%s" .Values.image.repository $tag }}
-{{- end }}
-{{- end }}
-
+{{- /* Labels that select the pods of the release. */ -}}
 {{- define "almenara.selector" -}}
-app.kubernetes.io/name: {{ include "almenara.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "almenara.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- /* Metadata of an object: a dict of `root`, and maybe `suffix`, `component`, `labels`,
+{{- /* Metadata of an object: a dict of `root`, and optionally `suffix`, `component`, `labels`,
 `annotations`. */ -}}
 {{- define "almenara.metadata" -}}
 {{- $annotations := merge (dict) (default dict .annotations) .root.Values.commonAnnotations -}}
-name: {{ include "almenara.fullname" .root }}{{ with .suffix }}-{{ . }}{{ end }}
-namespace: {{ include "almenara.namespace" .root }}
+{{- $suffix := ternary (printf "-%s" .suffix) "" (not (empty .suffix)) -}}
+name: {{ printf "%s%s" (include "almenara.fullname" .root) $suffix | quote }}
+namespace: {{ include "almenara.namespace" .root | quote }}
 labels:
   {{- include "almenara.labels" . | nindent 2 }}
 {{- with $annotations }}
@@ -58,7 +57,7 @@ annotations:
 {{- toYaml (merge $standard (default dict .labels) .root.Values.commonLabels) }}
 {{- end }}
 
-{{- /* Every name that a browser may ask for. */ -}}
+{{- /* The host names of ingress and gateway. */ -}}
 {{- define "almenara.hosts" -}}
 {{- $hosts := list }}
 {{- if .Values.ingress.enabled }}
@@ -70,7 +69,7 @@ annotations:
 {{- toYaml (dict "hosts" ($hosts | uniq)) }}
 {{- end }}
 
-{{- /* How the pod is spoken to: https where it has a certificate of its own. */ -}}
+{{- /* The scheme of the web port: https if the server has a certificate. */ -}}
 {{- define "almenara.scheme" -}}
 {{- ternary "https" "http" (not (empty .Values.config.server.tls)) }}
 {{- end }}

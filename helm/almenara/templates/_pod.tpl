@@ -1,21 +1,19 @@
-{{- /* What every pod of the chart has. */ -}}
+{{- /* The part of a pod that all pods of the chart share. */ -}}
 {{- define "almenara.pod.common" -}}
-serviceAccountName: {{ include "almenara.serviceAccountName" . }}
+serviceAccountName: {{ include "almenara.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
   {{- toYaml .Values.podSecurityContext | nindent 2 }}
-{{- with .Values.image.pullSecrets }}
+{{- with include "almenara.pullSecrets" . | fromJsonArray }}
 imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector:
@@ -33,15 +31,18 @@ tolerations:
 hostAliases:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
 {{- with .Values.dnsConfig }}
 dnsConfig:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{- /* What every container of the chart has that runs Almenara. */ -}}
+{{- /* The part of a container that all containers with Almenara share. */ -}}
 {{- define "almenara.container.common" -}}
-image: {{ include "almenara.image" . }}
+image: {{ include "almenara.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 securityContext:
   {{- toYaml .Values.securityContext | nindent 2 }}
@@ -91,15 +92,15 @@ env:
 {{- define "almenara.volumes.common" -}}
 - name: config
   configMap:
-    name: {{ include "almenara.fullname" . }}
+    name: {{ include "almenara.fullname" . | quote }}
     defaultMode: 0444
 - name: tmp
   emptyDir:
     sizeLimit: {{ .Values.tmpSize }}
-{{- range $name, $said := .Values.secrets }}
+{{- range $name, $secret := .Values.secrets }}
 - name: secret-{{ $name }}
   secret:
-    secretName: {{ default (printf "%s-%s" (include "almenara.fullname" $) $name) $said.existingSecret }}
+    secretName: {{ default (printf "%s-%s" (include "almenara.fullname" $) $name) $secret.existingSecret | quote }}
     defaultMode: 0440
 {{- end }}
 {{- if or .Values.plugins.files .Values.plugins.existingConfigMap }}
@@ -109,11 +110,11 @@ env:
     sources:
       {{- if .Values.plugins.files }}
       - configMap:
-          name: {{ include "almenara.fullname" . }}-plugins
+          name: {{ printf "%s-plugins" (include "almenara.fullname" .) | quote }}
       {{- end }}
       {{- with .Values.plugins.existingConfigMap }}
       - configMap:
-          name: {{ . }}
+          name: {{ . | quote }}
       {{- end }}
 {{- end }}
 {{- if .Values.plugins.install.enabled }}
@@ -123,7 +124,7 @@ env:
 {{- if .Values.plugins.install.existingSecret }}
 - name: index
   secret:
-    secretName: {{ .Values.plugins.install.existingSecret }}
+    secretName: {{ .Values.plugins.install.existingSecret | quote }}
     defaultMode: 0440
 {{- end }}
 {{- end }}
@@ -132,8 +133,8 @@ env:
 {{- end }}
 {{- end }}
 
-{{- /* The token of the ServiceAccount, where something needs the API server: bound to the pod,
-short-lived and rotated, in place of the automatic one. */ -}}
+{{- /* The token of the ServiceAccount: bound to the pod, short-lived and rotated, in place of the
+automatic mount. */ -}}
 {{- define "almenara.tokenVolume" -}}
 - name: token
   projected:
@@ -155,8 +156,8 @@ short-lived and rotated, in place of the automatic one. */ -}}
                 fieldPath: metadata.namespace
 {{- end }}
 
-{{- /* What is installed counts as ephemeral storage of the pod, whose limit is the largest of an
-init container's and the sum of the others. */ -}}
+{{- /* Resources of the init container. Installed distributions count as ephemeral storage of the pod,
+whose limit is the larger of an init container's and the sum of the other containers'. */ -}}
 {{- define "almenara.installResources" -}}
 {{- $resources := deepCopy .Values.resources }}
 {{- with dig "limits" "ephemeral-storage" "" $resources }}
@@ -170,7 +171,7 @@ init container's and the sum of the others. */ -}}
 
 {{- define "almenara.installContainer" -}}
 - name: install
-  image: {{ .Values.plugins.install.image }}
+  image: {{ include "almenara.installImage" . | quote }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [python, -m, pip, install]
   args:
@@ -178,7 +179,7 @@ init container's and the sum of the others. */ -}}
     - "--only-binary=:all:"
     - --no-deps
     - --no-cache-dir
-    # What an attempt that was broken off has left is replaced.
+    # Replaces the files of an interrupted attempt.
     - --upgrade
     - --disable-pip-version-check
     - --index-url={{ .Values.plugins.install.indexUrl }}
@@ -189,7 +190,7 @@ init container's and the sum of the others. */ -}}
     {{- toYaml . | nindent 4 }}
   {{- end }}
   env:
-    # Wheels are unpacked where they end up: /tmp is too small for large ones.
+    # Wheels are unpacked on the target volume, because /tmp is too small for large ones.
     - name: TMPDIR
       value: /site
     {{- if .Values.plugins.install.existingSecret }}

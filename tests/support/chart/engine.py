@@ -15,7 +15,7 @@ CHART = ROOT / "helm" / "almenara"
 ALMENARA = Path(os.environ.get("ALMENARA_COMMAND", ROOT / ".venv" / "bin" / "almenara"))
 """The command of the product, which lives in an environment of its own."""
 
-Thing = dict[str, Any]
+Tree = dict[str, Any]
 
 
 @functools.cache
@@ -30,64 +30,64 @@ def value_sets() -> dict[str, Path]:
     return {it.stem: it for folder in folders for it in sorted(folder.glob("*.yaml"))}
 
 
-def read(path: Path) -> Thing:
+def read(path: Path) -> Tree:
     return yaml.safe_load(path.read_text("utf-8")) or {}
 
 
-def files(values: Thing, name: str = "rel", namespace: str = "watch") -> dict[str, str]:
+def files(values: Tree, name: str = "rel", namespace: str = "watch") -> dict[str, str]:
     """The text of each template that renders to something."""
     rendered = chart().render(values, name=name, namespace=namespace)
     return {path: text for path, text in rendered.items() if text.strip()}
 
 
-def render(values: Thing, name: str = "rel", namespace: str = "watch") -> list[Thing]:
+def render(values: Tree, name: str = "rel", namespace: str = "watch") -> list[Tree]:
     """The objects of a release, those of its hooks among them."""
     return [
-        thing
+        manifest
         for path, text in files(values, name, namespace).items()
         if path.endswith(".yaml")
-        for thing in yaml.safe_load_all(text)
-        if thing
+        for manifest in yaml.safe_load_all(text)
+        if manifest
     ]
 
 
 @functools.cache
-def rendered(name: str) -> list[Thing]:
+def rendered(name: str) -> list[Tree]:
     """The objects of a set of values, made once for all who only look at them."""
     return render(read(value_sets()[name]))
 
 
-def of_kind(things: list[Thing], kind: str) -> list[Thing]:
-    return [it for it in things if it["kind"] == kind]
+def of_kind(manifests: list[Tree], kind: str) -> list[Tree]:
+    return [it for it in manifests if it["kind"] == kind]
 
 
-def only(things: list[Thing], kind: str, suffix: str = "") -> Thing:
+def only(manifests: list[Tree], kind: str, suffix: str = "") -> Tree:
     """The one object of a kind, or of those the one whose name ends so."""
-    (found,) = [it for it in of_kind(things, kind) if it["metadata"]["name"].endswith(suffix)]
+    (found,) = [it for it in of_kind(manifests, kind) if it["metadata"]["name"].endswith(suffix)]
     return found
 
 
-def workload(things: list[Thing]) -> Thing:
-    (found,) = [it for it in things if it["kind"] in ("Deployment", "StatefulSet")]
+def workload(manifests: list[Tree]) -> Tree:
+    (found,) = [it for it in manifests if it["kind"] in ("Deployment", "StatefulSet")]
     return found
 
 
-def pods(things: list[Thing]) -> Iterator[tuple[str, Thing]]:
+def pods(manifests: list[Tree]) -> Iterator[tuple[str, Tree]]:
     """The specification of each pod, by whose it is."""
-    for it in things:
+    for it in manifests:
         if it["kind"] == "Pod":
             yield it["metadata"]["name"], it["spec"]
         elif "template" in it.get("spec", {}):
             yield it["metadata"]["name"], it["spec"]["template"]["spec"]
 
 
-def containers(pod: Mapping[str, Any]) -> list[Thing]:
+def containers(pod: Mapping[str, Any]) -> list[Tree]:
     return [*pod.get("initContainers", []), *pod["containers"]]
 
 
-def configuration(things: list[Thing]) -> Thing:
+def configuration(manifests: list[Tree]) -> Tree:
     """What the application is given."""
-    for it in of_kind(things, "ConfigMap"):
+    for it in of_kind(manifests, "ConfigMap"):
         if "almenara.yaml" in it["data"]:
             return yaml.safe_load(it["data"]["almenara.yaml"])
     raise AssertionError("no ConfigMap holds almenara.yaml")

@@ -58,8 +58,8 @@ class Image:
 def run_in(image: Image, tmp_path: Path, *arguments: str, port: int = 0) -> tuple[list[str], Path]:
     """How to begin a command in the image, with the volumes of the rendered pod."""
     tmp_path.mkdir(exist_ok=True)
-    things = render({})
-    config = engine.configuration(things)
+    manifests = render({})
+    config = engine.configuration(manifests)
     if port:
         config["server"].update(port=port, drain_period=1.0)
         # Who may look is not what is looked at here.

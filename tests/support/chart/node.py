@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from support.api_server import ApiError, ApiServer
-from support.chart.engine import Thing
+from support.chart.engine import Tree
 from support.chart.image import ENVIRONMENT, Image
 from support.chart.root import isolated
 from support.servers import accepts, free_port, wait_until
@@ -125,7 +125,7 @@ class Node:
     def _pods(self, name: str = "") -> str:
         return self.server.path("v1", "Pod", self.namespace, name)
 
-    def _live(self, pod: Thing) -> None:
+    def _live(self, pod: Tree) -> None:
         """A pod from its binding to its end."""
         name, spec = pod["metadata"]["name"], pod["spec"]
         assert not spec.get("initContainers"), "this node runs no init containers"
@@ -172,7 +172,7 @@ class Node:
                 process.kill()
                 process.wait()
 
-    def _start(self, pod: Thing, container: Thing) -> subprocess.Popen[bytes]:
+    def _start(self, pod: Tree, container: Tree) -> subprocess.Popen[bytes]:
         name = f"{self.namespace}_{pod['metadata']['name']}_{container['name']}"
         place = self.folder / "pods" / pod["metadata"]["uid"]
         volumes = {it["name"]: self._volume(it, place, pod) for it in pod["spec"]["volumes"]}
@@ -214,7 +214,7 @@ class Node:
             return Path(f"/proc/{process.pid}/root").readlink() != Path("/")
         return False
 
-    def _volume(self, volume: Thing, place: Path, pod: Thing) -> Path:
+    def _volume(self, volume: Tree, place: Path, pod: Tree) -> Path:
         """The folder of a volume, with what is in it."""
         folder = place / volume["name"]
         if "persistentVolumeClaim" in volume:
@@ -241,7 +241,7 @@ class Node:
             data = base64.b64decode(text) if kind == "Secret" else text.encode()
             (folder / key).write_bytes(data)
 
-    def _ready(self, container: Thing) -> bool:
+    def _ready(self, container: Tree) -> bool:
         probe = container.get("readinessProbe")
         if probe is None:
             return True
@@ -254,7 +254,7 @@ class Node:
         except OSError:
             return False
 
-    def _status(self, pod: Thing, codes: dict[str, int | None], ready: bool) -> Thing:
+    def _status(self, pod: Tree, codes: dict[str, int | None], ready: bool) -> Tree:
         phase = "Running"
         if None not in codes.values() and pod["spec"]["restartPolicy"] == "Never":
             phase = "Failed" if any(codes.values()) else "Succeeded"
@@ -281,5 +281,5 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def condition(kind: str, holds: bool) -> Thing:
+def condition(kind: str, holds: bool) -> Tree:
     return {"type": kind, "status": str(holds), "lastTransitionTime": now()}

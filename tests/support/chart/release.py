@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from support.api_server import ApiServer
-from support.chart.engine import Thing
+from support.chart.engine import Tree
 
 
 class HelmError(Exception):
@@ -23,7 +23,7 @@ class Helm:
             str(program), "--kubeconfig", str(server.admin_kubeconfig), "--namespace", namespace,
         ]  # fmt: skip
 
-    def _run(self, *arguments: str | Path, values: Thing | None = None) -> str:
+    def _run(self, *arguments: str | Path, values: Tree | None = None) -> str:
         given = ["--values", "-"] if values is not None else []
         done = subprocess.run(
             [*self.command, *map(str, arguments), *given], input=yaml.safe_dump(values or {}),
@@ -33,15 +33,15 @@ class Helm:
             raise HelmError(done.stderr)
         return done.stdout
 
-    def install(self, chart: Path, name: str, values: Thing) -> list[Thing]:
+    def install(self, chart: Path, name: str, values: Tree) -> list[Tree]:
         """The objects of the new release, without those of hooks."""
         return self._objects("install", name, chart, values=values)
 
-    def upgrade(self, chart: Path, name: str, values: Thing) -> list[Thing]:
+    def upgrade(self, chart: Path, name: str, values: Tree) -> list[Tree]:
         """The objects of the release from now on, without those of hooks."""
         return self._objects("upgrade", name, chart, values=values)
 
-    def _objects(self, *arguments: str | Path, values: Thing) -> list[Thing]:
+    def _objects(self, *arguments: str | Path, values: Tree) -> list[Tree]:
         release = json.loads(self._run(*arguments, "--output", "json", values=values))
         return [it for it in yaml.safe_load_all(release["manifest"]) if it]
 
@@ -58,5 +58,5 @@ class Helm:
     def uninstall(self, name: str) -> None:
         self._run("uninstall", name)
 
-    def template(self, chart: Path, name: str, values: Thing) -> str:
+    def template(self, chart: Path, name: str, values: Tree) -> str:
         return self._run("template", name, chart, values=values)

@@ -1,10 +1,11 @@
-{{- /* A Role and its binding in a namespace, or a ClusterRole and its binding without one. */ -}}
-{{- define "almenara.granted" }}
+{{- /* A Role and its binding in a namespace, or without one a ClusterRole and its binding. */ -}}
+{{- define "almenara.roleAndBinding" }}
 {{- $metadata := include "almenara.metadata" (dict "root" .root "suffix" .suffix) | fromYaml }}
 {{- if .namespace }}
 {{- $_ := set $metadata "namespace" .namespace }}
 {{- else }}
-{{- /* Of the whole cluster: the namespace keeps two releases of one name apart. */}}
+{{- /* Cluster-wide names contain the namespace, because two namespaces may have a release of the
+same name. */}}
 {{- $_ := set $metadata "name" (printf "%s-%s" (include "almenara.namespace" .root) $metadata.name) }}
 {{- $_ := unset $metadata "namespace" }}
 {{- end }}
@@ -23,9 +24,9 @@ metadata:
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: {{ ternary "Role" "ClusterRole" (ne .namespace "") }}
-  name: {{ $metadata.name }}
+  name: {{ $metadata.name | quote }}
 subjects:
   - kind: ServiceAccount
-    name: {{ include "almenara.serviceAccountName" .root }}
-    namespace: {{ include "almenara.namespace" .root }}
+    name: {{ include "almenara.serviceAccountName" .root | quote }}
+    namespace: {{ include "almenara.namespace" .root | quote }}
 {{ end }}
