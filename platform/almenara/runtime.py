@@ -87,7 +87,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
                 assets=assets,
                 version=__version__,
                 list_plugins=plugins.infos,
-                check_ready=lambda: "draining" if channels.draining else None,
+                check_ready=lambda: bus.failure or ("draining" if channels.draining else None),
             )
             running = create_server(
                 create_app(services),

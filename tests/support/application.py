@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -102,16 +102,19 @@ class Almenara:
         except OSError:
             return 0
 
-    def text(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=30) as response:
+    def text(self, path: str, headers: Mapping[str, str] | None = None) -> str:
+        request = urllib.request.Request(self.url + path, headers=dict(headers or {}))
+        with urllib.request.urlopen(request, timeout=30) as response:
             return str(response.read().decode())
 
-    def get(self, path: str) -> Any:
-        return json.loads(self.text(path))
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Any:
+        return json.loads(self.text(path, headers))
 
-    def events(self, query: str = "") -> list[dict[str, Any]]:
+    def events(
+        self, query: str = "", headers: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
         """Every event in history, oldest first."""
-        lines = self.text(f"/api/events.ndjson{query}").splitlines()
+        lines = self.text(f"/api/events.ndjson{query}", headers).splitlines()
         return [json.loads(line) for line in lines]
 
     def stored(self) -> int:

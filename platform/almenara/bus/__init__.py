@@ -2,34 +2,42 @@
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
 from almenara.errors import Unavailable
 from almenara.signals import Signal
 
+if TYPE_CHECKING:
+    from almenara.bus.codec import RowDecoder
+
 T = TypeVar("T")
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A signal and the place the bus gave it."""
+    """A signal and its place in the log."""
 
     sequence: int
     signal: Signal
 
 
 class BusClosedError(Unavailable):
-    """The bus has been closed; nothing of the batch was kept."""
+    """The bus is closed; nothing of the batch was stored."""
 
 
 class LogReader(Protocol):
     """Runs queries of history: the embedded log, or the index of a replica."""
 
+    @property
+    def decoder(self) -> "RowDecoder":
+        """What turns the rows of a query into records."""
+
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run `query` off the event loop and return its result.
 
-        Raises `almenara.bus.readers.QueryTooSlowError`.
+        Raises `LimitExceeded` where it takes too long or too many are waiting, and `Unavailable`
+        where the database cannot be read.
         """
 
 
@@ -38,32 +46,45 @@ class BusCounters(msgspec.Struct):
 
     ingested: int = 0
     deduplicated: int = 0
+    refused: int = 0
+    """Batches with a wrong signal, of which nothing was stored."""
     commits: int = 0
     commit_seconds: float = 0.0
     last_commit_seconds: float = 0.0
     removed: int = 0
     waiting: int = 0
+    resources_dropped: int = 0
+    """New resources that were not stored because their source has too many."""
 
 
 class Bus(Protocol):
-    """The log, wherever it is kept."""
+    """The log, wherever it is stored."""
 
     counters: BusCounters
 
     @property
     def last_sequence(self) -> int:
-        """The highest sequence given so far; 0 for an empty log."""
+        """The highest sequence in use; 0 for an empty log."""
 
     @property
     def write_problem(self) -> str | None:
-        """Why nothing can be written at the moment, and what to do; None while all is well."""
+        """Why nothing can be written at the moment, and what to do; None while writing works."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the bus has stopped for good, so that the process must be restarted; else None."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator should know while everything still works, one sentence or two each."""
 
     async def publish(self, batch: Sequence[Signal], origin: str) -> None:
         """Return once the batch is durable and numbered.
 
         Events whose `source` and `id` were seen within the deduplication window are left out.
-        Waits while the log cannot be written. Raises `BusClosedError`.
+        Waits while the log cannot be written. Raises `InvalidSignalError`, after which nothing of
+        the batch is stored, and `BusClosedError`.
         """
 
     def subscribe(self, after: int) -> AsyncIterator[list[Record]]:
-        """Every record after the sequence `after`: those in the log, then those to come."""
+        """Yield every record after the sequence `after`: those in the log, then new ones."""

@@ -1,23 +1,31 @@
 """How a signal is written into the embedded log and read back."""
 
 import hashlib
-import math
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from almenara.bus import Record
+from almenara.bus.names import NO_NAMESPACE, NameCache, StoredName
+from almenara.bus.validation import InvalidSignalError, check_signal, describe_signal
+from almenara.errors import describe_error
 from almenara.signals import Event, Resource, Sample, Severity, Signal
+
+log = structlog.get_logger(__name__)
 
 EVENT_COLUMNS: Final = (
     "e.sequence, e.id, e.source, e.origin, e.type, e.subject, e.time, e.severity, e.correlation,"
     " e.attributes, e.problem, e.raw, e.data"
 )
-NAMES_REMEMBERED: Final = 20_000
 SEVERITIES: Final = {int(severity): severity for severity in Severity}
-LARGEST_INTEGER: Final = 2**63 - 1
+NAMESPACE_ATTRIBUTE: Final = "namespace"
+
+Redact = Callable[[Signal], Signal]
+"""Returns a signal with its secrets masked."""
 
 decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
 check_json = msgspec.json.Decoder().decode
@@ -35,75 +43,67 @@ decode_observation = msgspec.json.Decoder(Observation).decode
 
 
 def event_key(event: Event) -> bytes:
-    """The identity of an event, as deduplication remembers it: 16 bytes of `source` and `id`."""
+    """Return the identity of an event for deduplication: 16 bytes of `source` and `id`."""
     return hashlib.blake2b(f"{event.source}\0{event.id}".encode(), digest_size=16).digest()
 
 
-def normalize(signal: Signal, origin: str) -> Signal:
-    """The signal as the log keeps it: with an origin, and an event's data as JSON text.
+def normalize(signal: Signal, origin: str, redact: Redact | None = None) -> Signal:
+    """Return a signal as the log stores it: checked, masked, with an origin and with data as JSON.
 
-    Raises `ValueError` where a field cannot be written, naming the field and the signal.
+    Raises `InvalidSignalError` where a field is wrong or cannot be stored.
     """
-    if not isinstance(signal, Event):
-        return _normalize_observation(signal, origin)
-    event, data = signal, signal.data
+    check_signal(signal)
+    try:
+        masked = signal if redact is None else redact(signal)
+        if isinstance(masked, Event):
+            return _normalize_event(masked, origin)
+        # Encoding is the only test of a state; the row is encoded again with its origin.
+        encode(masked)
+        return masked if masked.origin else msgspec.structs.replace(masked, origin=origin)
+    except InvalidSignalError:
+        raise
+    except Exception as error:
+        # Whatever a plugin's own classes raise while they are written: it is the plugin's fault.
+        raise InvalidSignalError(
+            f"{describe_signal(signal)} cannot be stored: {describe_error(error)}"
+        ) from error
+
+
+def _normalize_event(event: Event, origin: str) -> Event:
+    data = event.data
     try:
         if isinstance(data, msgspec.Raw):
-            decoded = check_json(data)
-            if b"\\u" in bytes(data):
-                # Escaped letters would hide from the text search.
-                data = msgspec.Raw(encode(decoded))
+            # The bytes stay as they came: decoding would change numbers and repeated keys.
+            check_json(data)
         else:
             data = msgspec.Raw(encode(data))
         bytes(data).decode()
-    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise ValueError(f"data of event {event.id!r} is not JSON: {error}") from error
-    try:
-        "\0".join(
-            (
-                event.id,
-                event.source,
-                event.type,
-                event.subject,
-                event.origin,
-                event.correlation or "",
-                event.problem or "",
-            )
-        ).encode()
-        encode(event.attributes)
-        _check_time(event.time)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"event {event.id!r} cannot be kept: {error}") from error
-    if data is event.data and event.origin:
-        return event
-    return msgspec.structs.replace(event, data=data, origin=event.origin or origin)
+    except Exception as error:
+        raise InvalidSignalError(
+            f"{describe_signal(event)}: data is not JSON: {describe_error(error)}"
+        ) from error
+    "\0".join(
+        (
+            event.id,
+            event.source,
+            event.type,
+            event.subject,
+            event.origin,
+            event.correlation or "",
+            event.problem or "",
+            *event.attributes,
+            *event.attributes.values(),
+        )
+    ).encode()
+    # A copy of the attributes: the publisher may go on to use its own.
+    return msgspec.structs.replace(
+        event, data=data, origin=event.origin or origin, attributes=dict(event.attributes)
+    )
 
 
-def _normalize_observation(signal: Resource | Sample, origin: str) -> Resource | Sample:
-    try:
-        _check_time(signal.time)
-        if isinstance(signal, Sample):
-            _check_value(signal.value)
-        encode(signal)
-    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
-        kind = type(signal).__name__.lower()
-        raise ValueError(f"{kind} {signal.kind} {signal.name!r} cannot be kept: {error}") from error
-    return signal if signal.origin else msgspec.structs.replace(signal, origin=origin)
-
-
-def _check_value(value: float) -> None:
-    # As JSON these would be null, and nobody could read the log from there on.
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"value {value!r} is no finite number")
-
-
-def _check_time(time: int) -> None:
-    if not -LARGEST_INTEGER <= time <= LARGEST_INTEGER:
-        raise ValueError(f"time {time} is no 64-bit number of microseconds")
-
-
-def event_row(sequence: int, event: Event, number: Callable[[str], int]) -> tuple[Any, ...]:
-    """The row of a settled event; `number` gives the number of a name."""
+def event_row(sequence: int, event: Event, number: Callable[[str], StoredName]) -> tuple[Any, ...]:
+    """Return the row of a normalized event; `number` gives the number of a name."""
+    namespace = event.attributes.get(NAMESPACE_ATTRIBUTE, "")
     return (
         sequence,
         event.id,
@@ -118,67 +118,99 @@ def event_row(sequence: int, event: Event, number: Callable[[str], int]) -> tupl
         event.problem,
         event.raw,
         bytes(event.data).decode(),
+        number(namespace) if namespace else NO_NAMESPACE,
     )
 
 
-class Names:
-    """The texts behind the numbers in events; a number never changes its text."""
-
-    def __init__(self) -> None:
-        self.known: dict[int, str] = {}
-
-    def text(self, connection: sqlite3.Connection, number: int) -> str:
-        """The text of a number, read once."""
-        text = self.known.get(number)
-        if text is None:
-            (text,) = connection.execute(
-                "SELECT text FROM names WHERE number = ?", (number,)
-            ).fetchone()
-            if len(self.known) >= NAMES_REMEMBERED:
-                self.known.clear()
-            self.known[number] = text
-        return str(text)
-
-
-def event_records(
-    connection: sqlite3.Connection, found: Iterable[tuple[Any, ...]], names: Names
-) -> list[Record]:
-    """The records of rows of `EVENT_COLUMNS`."""
-    known, text = names.known.get, names.text
-    return [
-        Record(
-            row[0],
-            Event(
-                id=row[1],
-                source=known(row[2]) or text(connection, row[2]),
-                origin=known(row[3]) or text(connection, row[3]),
-                type=known(row[4]) or text(connection, row[4]),
-                subject=row[5],
-                time=row[6],
-                severity=SEVERITIES[row[7]],
-                correlation=row[8],
-                attributes=decode_attributes(row[9]) if row[9] else {},
-                problem=row[10],
-                raw=row[11],
-                data=msgspec.Raw(row[12].encode()),
-            ),
-        )
-        for row in found
-    ]
-
-
 def observation_row(sequence: int, signal: Resource | Sample) -> tuple[int, int, str]:
-    """The row of a resource or a sample."""
+    """Return the row of a resource or a sample."""
     body = (
         Observation(resource=signal) if isinstance(signal, Resource) else Observation(sample=signal)
     )
     return sequence, signal.time, encode(body).decode()
 
 
+class RowDecoder:
+    """Turns rows into records. A row that cannot be decoded is counted, logged and left out.
+
+    One row that a fault of the disk, or an earlier version, left behind must not take the page, the
+    export or the start with it.
+    """
+
+    def __init__(self) -> None:
+        self.names = NameCache()
+        self.skipped = 0
+        self._lock = threading.Lock()
+
+    def events(
+        self, connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]
+    ) -> list[Record]:
+        """Return the records of rows of `EVENT_COLUMNS`."""
+        known, text = self.names.known.get, self.names.text
+        records: list[Record] = []
+        for row in rows:
+            try:
+                data = row[12].encode()
+                check_json(data)
+                records.append(
+                    Record(
+                        row[0],
+                        Event(
+                            id=row[1],
+                            source=known(row[2]) or text(connection, row[2]),
+                            origin=known(row[3]) or text(connection, row[3]),
+                            type=known(row[4]) or text(connection, row[4]),
+                            subject=row[5],
+                            time=row[6],
+                            severity=SEVERITIES[row[7]],
+                            correlation=row[8],
+                            attributes=decode_attributes(row[9]) if row[9] else {},
+                            problem=row[10],
+                            raw=row[11],
+                            data=msgspec.Raw(data),
+                        ),
+                    )
+                )
+            except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                self.skip(row[0], error)
+        return records
+
+    def observations(self, rows: Iterable[tuple[int, str]]) -> list[Record]:
+        """Return the records of rows of `sequence, body`."""
+        records: list[Record] = []
+        for sequence, body in rows:
+            try:
+                records.append(Record(sequence, _decode_observation(body)))
+            except (TypeError, ValueError, RecursionError) as error:
+                self.skip(sequence, error)
+        return records
+
+    def skip(self, sequence: int, error: BaseException) -> None:
+        """Count a signal that cannot be read; the first are logged."""
+        with self._lock:
+            self.skipped += 1
+            count = self.skipped
+        if count <= 10:
+            log.error(
+                "a stored signal cannot be read and is left out; run `almenara storage check`",
+                sequence=sequence,
+                error=describe_error(error),
+            )
+
+
+def _decode_observation(body: str) -> Resource | Sample:
+    observation = decode_observation(body)
+    signal = observation.resource or observation.sample
+    if signal is None:
+        raise ValueError("the row holds neither a resource nor a sample")
+    return signal
+
+
 def read_after(
-    connection: sqlite3.Connection, after: int, limit: int, names: Names
-) -> list[Record]:
-    """Up to `limit` records that follow the sequence `after`, in order."""
+    connection: sqlite3.Connection, after: int, limit: int, decoder: RowDecoder
+) -> tuple[list[Record], int]:
+    """Return up to `limit` records that follow a sequence, in order, and the sequence that the
+    reading came to: beyond the last record where rows at the end were left out."""
     events = connection.execute(
         f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?",  # nosec B608 # constant fragments, bound values
         (after, limit),
@@ -187,24 +219,19 @@ def read_after(
         "SELECT sequence, body FROM observations WHERE sequence > ? ORDER BY sequence LIMIT ?",
         (after, limit),
     ).fetchall()
-    records = event_records(connection, events, names)
-    records += [observation_record(row) for row in observations]
-    records.sort(key=lambda record: record.sequence)
-    return records[:limit]
+    read = sorted([row[0] for row in events] + [row[0] for row in observations])[:limit]
+    if not read:
+        return [], after
+    end = read[-1]
+    records = decoder.events(connection, events) + decoder.observations(observations)
+    return sorted((it for it in records if it.sequence <= end), key=lambda it: it.sequence), end
 
 
-def read_latest_observations(connection: sqlite3.Connection, limit: int) -> list[Record]:
-    """The last `limit` records of resources and samples, in order."""
-    found = connection.execute(
+def read_latest_observations(
+    connection: sqlite3.Connection, limit: int, decoder: RowDecoder | None = None
+) -> list[Record]:
+    """Return the last `limit` records of resources and samples, in order."""
+    rows = connection.execute(
         "SELECT sequence, body FROM observations ORDER BY sequence DESC LIMIT ?", (limit,)
     ).fetchall()
-    return [observation_record(row) for row in reversed(found)]
-
-
-def observation_record(row: tuple[int, str]) -> Record:
-    """The record of a row in `observations`."""
-    observation = decode_observation(row[1])
-    signal = observation.resource or observation.sample
-    if signal is None:
-        raise ValueError(f"the observation {row[0]} holds neither a resource nor a sample")
-    return Record(row[0], signal)
+    return (decoder or RowDecoder()).observations(reversed(rows))

@@ -1,5 +1,6 @@
-"""Room set aside on the disk, given up when the disk is full so that retention can work."""
+"""Space set aside on the disk, released when the disk is full so that retention can work."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -7,40 +8,51 @@ from typing import Final
 MARGIN: Final = 1024**2
 
 
-class Reserve:
+class DiskReserve:
     """A file of `size` bytes beside the database.
 
-    SQLite cannot even delete rows on a full disk; giving up this file lets it.
+    SQLite cannot even delete rows on a full disk; releasing this file lets it. No method raises:
+    where the disk fails, the reserve is simply not there.
     """
 
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size = path, size
 
-    def free(self) -> int:
-        """Bytes the file system of the reserve has left."""
-        found = os.statvfs(self.path.parent)
-        return found.f_bavail * found.f_frsize
+    def free_bytes(self) -> int:
+        """Return how many bytes the file system has left; 0 where it does not answer."""
+        try:
+            status = os.statvfs(self.path.parent)
+        except OSError:
+            return 0
+        return status.f_bavail * status.f_frsize
 
-    @property
-    def needs(self) -> int:
-        """Bytes that must be free before writing can go on safely."""
-        # More than the reserve takes, or writing would go on only to stop again at once.
-        return MARGIN if self.path.exists() else 2 * self.size + MARGIN
+    def bytes_needed(self) -> int:
+        """Return how many bytes must be free before writing can continue safely."""
+        # More than the reserve takes, or writing would continue only to stop again at once.
+        return MARGIN if self._is_allocated() else 2 * self.size + MARGIN
 
-    def take(self) -> bool:
-        """Set the room aside if it is not and there is enough; whether it is."""
-        if self.path.exists() and self.path.stat().st_size >= self.size:
+    def allocate(self) -> bool:
+        """Set the space aside unless it is already or there is too little; whether it is."""
+        if self._is_allocated():
             return True
-        if self.free() < self.size + MARGIN:
+        if self.free_bytes() < self.size + MARGIN:
             return False
         try:
-            with self.path.open("wb") as file:
+            with os.fdopen(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
                 os.posix_fallocate(file.fileno(), 0, self.size)
         except OSError:
-            self.path.unlink(missing_ok=True)
+            self.release()
             return False
         return True
 
-    def give_up(self) -> None:
-        """Let others have the room."""
-        self.path.unlink(missing_ok=True)
+    def release(self) -> None:
+        """Give the space back to the file system."""
+        # A disk that fails to remove the file has other problems than its size.
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _is_allocated(self) -> bool:
+        try:
+            return self.path.stat().st_size >= self.size
+        except OSError:
+            return False

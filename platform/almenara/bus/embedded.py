@@ -1,86 +1,80 @@
 """The log on one machine: SQLite, one writer thread, and a tail in memory."""
 
 import asyncio
-import queue
 import sqlite3
-import threading
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Self, TypeVar
 
 import structlog
 
-from almenara.bus import BusClosedError, BusCounters, Record, codec, retention
-from almenara.bus.disk_reserve import Reserve
+from almenara.bus import BusClosedError, BusCounters, Record, codec
+from almenara.bus.codec import Redact, RowDecoder
 from almenara.bus.readers import Readers
-from almenara.bus.writer import Redact, StateWrite, Submission, Writer, describe_write_error
+from almenara.bus.storage_errors import DamagedDatabaseError
+from almenara.bus.tail import Tail
+from almenara.bus.validation import check_batch, check_state
+from almenara.bus.writer import Finish, StateWrite, Submission, Work
+from almenara.bus.writer_thread import WriterThread
+from almenara.clock import Clock
 from almenara.config import StorageSettings
-from almenara.signals import Event, Signal, now
+from almenara.signals import Signal
 
 log = structlog.get_logger(__name__)
 
-DATABASE: Final = "almenara.db"
-RESERVE: Final = "almenara.reserve"
 REPLAY_BATCH: Final = 1_000
-TAIL_SIGNALS: Final = 2_000
-TAIL_BYTES: Final = 4 * 1024**2
-SIGNAL_OVERHEAD: Final = 500
-"""Bytes a signal in the tail costs besides its payload, about."""
 
 T = TypeVar("T")
-Finish = Callable[[Exception | None], None]
 
 
 class EmbeddedBus:
-    """The bus in a folder. Use as an async context manager; it owns its writer thread."""
+    """The bus in a folder. Use as an async context manager; it owns its threads."""
 
-    def __init__(self, settings: StorageSettings, redact: Redact = lambda signal: signal) -> None:
-        self.settings, self._redact = settings, redact
+    def __init__(
+        self, settings: StorageSettings, redact: Redact | None = None, clock: Clock | None = None
+    ) -> None:
+        self.settings = settings
         self.counters = BusCounters()
-        self.path = settings.dir / DATABASE
-        self._reserve = Reserve(settings.dir / RESERVE, settings.disk_reserve)
-        self._names = codec.Names()
+        self._decoder = RowDecoder()
+        self._writer = WriterThread(settings, self, redact, clock)
+        self.path = self._writer.path
         self._last_sequence = 0
+        self._tail = Tail(0)
+        self._readers: tuple[Readers, ...] = ()
         self._write_problem: str | None = None
-        self._queue: queue.SimpleQueue[Submission | StateWrite | None] = queue.SimpleQueue()
-        self._tail: deque[Record] = deque()
-        self._tail_floor = 0
-        self._tail_bytes = 0
+        self._failure: str | None = None
+        self._storage_warnings: list[str] = []
         self._advanced = asyncio.Event()
-        self._room = asyncio.Event()
-        self._stopping = threading.Event()
+        self._has_space = asyncio.Event()
         self._closed = False
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        opened: asyncio.Future[int] = self._loop.create_future()
-        self._thread = threading.Thread(target=self._work, args=(opened,), name="bus-writer")
-        self._thread.start()
-        try:
-            self._last_sequence = self._tail_floor = await opened
-        except BaseException:
-            self._stopping.set()
-            self._queue.put(None)
-            await asyncio.to_thread(self._thread.join)
-            raise
-        settings = self.settings
+        self._move_to(await self._writer.start())
         self._queries = Readers(
-            self.path, settings.max_concurrent_queries, settings.query_timeout, "history"
+            self.path,
+            self.settings.max_concurrent_queries,
+            self.settings.query_timeout,
+            "history",
+            max_waiting=self.settings.max_waiting_queries,
         )
-        # Replays have a thread of their own, so that slow queries do not hold up what is live.
-        self._replays = Readers(self.path, 1, settings.query_timeout, "replay")
+        # Replays have a thread of their own, so that slow queries do not delay live delivery.
+        self._replays = Readers(self.path, 1, self.settings.query_timeout, "replay")
+        self._readers = (self._queries, self._replays)
         return self
 
     async def __aexit__(self, *error: object) -> None:
         self._closed = True
-        self._stopping.set()
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._writer.drain()
         self._advanced.set()
-        self._room.set()
-        await asyncio.to_thread(self._queries.close)
-        await asyncio.to_thread(self._replays.close)
+        self._has_space.set()
+        # The readers first: only the last connection that closes can empty the write-ahead log, and
+        # the database file must be complete without it.
+        for readers in self._readers:
+            await asyncio.to_thread(readers.close)
+        await self._writer.close()
+
+    @property
+    def decoder(self) -> RowDecoder:
+        return self._decoder
 
     @property
     def last_sequence(self) -> int:
@@ -90,22 +84,47 @@ class EmbeddedBus:
     def write_problem(self) -> str | None:
         return self._write_problem
 
+    @property
+    def failure(self) -> str | None:
+        if self._failure is None and not self._closed and not self._writer.is_alive:
+            return "The thread that writes the database has ended. Restart Almenara."
+        return self._failure
+
+    @property
+    def warnings(self) -> list[str]:
+        if not (skipped := self._decoder.skipped):
+            return self._storage_warnings
+        return [
+            *self._storage_warnings,
+            f"{skipped:,} stored signals could not be read and were left out. Run `almenara storage"
+            " check` to find and remove them.",
+        ]
+
+    # -- writing
+
     async def publish(self, batch: Sequence[Signal], origin: str) -> None:
+        check_batch(batch)
         if not batch:
             return
         while self.counters.waiting >= self.settings.max_queued_signals and not self._closed:
-            self._room.clear()
-            await self._room.wait()
-        self.counters.waiting += len(batch)
-        await self._submit(lambda finish: Submission(batch, origin, finish))
+            self._has_space.clear()
+            await self._has_space.wait()
+        signals = tuple(batch)
+        await self._submit(lambda finish: Submission(signals, origin, finish))
 
     async def save(self, plugin: str, key: str, value: bytes) -> None:
-        """Store a plugin's value durably, after every batch published before."""
+        """Store a plugin's value durably, after every batch published before.
+
+        Raises `InvalidSignalError` for anything but bytes.
+        """
+        check_state(key, value)
         await self._submit(lambda finish: StateWrite(plugin, key, value, finish))
 
-    async def _submit(self, make: Callable[[Finish], Submission | StateWrite]) -> None:
+    async def _submit(self, make: Callable[[Finish], Work]) -> None:
         if self._closed:
             raise BusClosedError("the bus is closed")
+        if (failure := self.failure) is not None:
+            raise BusClosedError(failure)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def finish(refused: Exception | None) -> None:
@@ -116,22 +135,26 @@ class EmbeddedBus:
             else:
                 done.set_exception(refused)
 
-        self._queue.put(make(finish))
+        item = make(finish)
+        self.counters.waiting += _count_signals(item)
+        self._writer.submit(item)
         await done
 
+    # -- reading
+
     async def load(self, plugin: str, key: str) -> bytes | None:
-        """The value that a plugin stored, or None."""
+        """Return the value that a plugin stored, or None."""
 
         def query(connection: sqlite3.Connection) -> bytes | None:
-            found = connection.execute(
+            row = connection.execute(
                 "SELECT value FROM plugin_state WHERE plugin = ? AND key = ?", (plugin, key)
             ).fetchone()
-            return found[0] if found else None
+            return row[0] if row else None
 
         return await self._replays.run(query)
 
     async def known_resources(self, source: str, kind: str = "") -> list[tuple[str, str, str]]:
-        """The resources that a source has published and not deleted; of one kind, or of all."""
+        """Return the resources that a source has published and not deleted; of one kind or all."""
 
         def query(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
             return connection.execute(
@@ -156,179 +179,94 @@ class EmbeddedBus:
                     return
                 await advanced.wait()
                 continue
-            batch = self._from_tail(cursor)
-            if batch is None:
-                batch = await self._replays.run(
-                    lambda connection, cursor=cursor: codec.read_after(  # type: ignore[misc]
-                        connection, cursor, REPLAY_BATCH, self._names
-                    )
-                )
-            if batch:
-                cursor = batch[-1].sequence
-                yield batch
-            else:
-                # Retention removed everything between the cursor and `end`.
+            batch = self._tail.after(cursor)
+            if batch is not None:
                 cursor = end
+            else:
+                batch, reached = await self._replay(cursor)
+                # Where nothing follows, retention has removed everything up to `end`.
+                cursor = reached if reached > cursor else end
+            if batch:
+                yield batch
 
-    def _from_tail(self, cursor: int) -> list[Record] | None:
-        if cursor < self._tail_floor:
-            return None
-        wanted: list[Record] = []
-        for record in reversed(self._tail):
-            if record.sequence <= cursor:
-                break
-            wanted.append(record)
-        wanted.reverse()
-        return wanted
+    async def _replay(self, cursor: int) -> tuple[list[Record], int]:
+        """Read the records after a sequence. Damaged pages of the file are stepped over."""
+        try:
+            return await self._replays.run(
+                lambda it: codec.read_after(it, cursor, REPLAY_BATCH, self._decoder)
+            )
+        except DamagedDatabaseError:
+            return await self._replays.run(lambda it: self._replay_around(it, cursor))
 
-    def _announce(
-        self, group: Sequence[Submission | StateWrite], records: Sequence[Record], seconds: float
-    ) -> None:
+    def _replay_around(
+        self, connection: sqlite3.Connection, cursor: int
+    ) -> tuple[list[Record], int]:
+        end = min(cursor + REPLAY_BATCH, self._last_sequence)
+        records: list[Record] = []
+        for sequence in range(cursor + 1, end + 1):
+            try:
+                rows, _ = codec.read_after(connection, sequence - 1, 1, self._decoder)
+                records += [row for row in rows if row.sequence == sequence]
+            except sqlite3.DatabaseError as error:
+                self._decoder.skip(sequence, error)
+        return records, end
+
+    # -- reports of the writer thread
+
+    def on_open(self, last_sequence: int) -> None:
+        self._move_to(last_sequence)
+        for readers in self._readers:
+            readers.reconnect()
+
+    def _move_to(self, last_sequence: int) -> None:
+        """Go on after signals that are in the database and did not pass through the tail."""
+        if last_sequence > self._last_sequence:
+            self._last_sequence = last_sequence
+            self._tail = Tail(last_sequence)
+            self._wake_subscribers()
+
+    def on_commit(self, group: Sequence[Work], records: Sequence[Record], seconds: float) -> None:
         counters = self.counters
-        counters.commits += 1
-        counters.commit_seconds += seconds
-        counters.last_commit_seconds = seconds
+        if seconds:
+            counters.commits += 1
+            counters.commit_seconds += seconds
+            counters.last_commit_seconds = seconds
         counters.ingested += len(records)
         if records:
             self._tail.extend(records)
-            self._tail_bytes += sum(_cost(record) for record in records)
-            while len(self._tail) > TAIL_SIGNALS or self._tail_bytes > TAIL_BYTES:
-                oldest = self._tail.popleft()
-                self._tail_floor = oldest.sequence
-                self._tail_bytes -= _cost(oldest)
             self._last_sequence = records[-1].sequence
             self._wake_subscribers()
         for item in group:
+            counters.waiting -= _count_signals(item)
+            counters.refused += item.refused is not None
             if isinstance(item, Submission):
                 counters.deduplicated += item.duplicates
-                counters.waiting -= len(item.signals)
             item.finish(item.refused)
-        self._room.set()
+        self._has_space.set()
 
     def _wake_subscribers(self) -> None:
         advanced, self._advanced = self._advanced, asyncio.Event()
         advanced.set()
 
-    def _report_write_problem(self, reason: str | None) -> None:
+    def on_write_problem(self, reason: str | None) -> None:
         if reason is not None and self._write_problem is None:
             log.error("the bus cannot write", reason=reason)
         elif reason is None and self._write_problem is not None:
             log.info("the bus writes again")
         self._write_problem = reason
 
-    def _work(self, opened: "asyncio.Future[int]") -> None:
-        call = self._loop.call_soon_threadsafe
-        try:
-            writer = self._open()
-        except Exception as error:
-            call(_fail, opened, error)
-            return
-        call(_succeed, opened, writer.last_sequence)
-        next_retention = time.monotonic() + self.settings.retention_interval
-        pending = 0
-        try:
-            while True:
-                group, last = self._next_group(0.0 if pending else next_retention)
-                if group:
-                    self._write(writer, group)
-                if last:
-                    return
-                if pending or time.monotonic() >= next_retention:
-                    pending = self._retain(writer)
-                    next_retention = time.monotonic() + self.settings.retention_interval
-        finally:
-            writer.close()
-
-    def _open(self) -> Writer:
-        self.settings.dir.mkdir(parents=True, exist_ok=True)
-        try:
-            writer = Writer(self.path, self.settings, self._redact)
-        except sqlite3.OperationalError:
-            # A full disk can keep SQLite from opening its log.
-            self._reserve.give_up()
-            writer = Writer(self.path, self.settings, self._redact)
-        self._reserve.take()
-        return writer
-
-    def _next_group(self, until: float) -> tuple[list[Submission | StateWrite], bool]:
-        """What waits, up to a full batch, after at least one item or the moment `until` came."""
-        group: list[Submission | StateWrite] = []
-        signals = 0
-        timeout = max(until - time.monotonic(), 0.0)
-        while signals < self.settings.max_batch_signals:
-            try:
-                item = self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if item is None:
-                return group, True
-            group.append(item)
-            signals += len(item.signals) if isinstance(item, Submission) else 0
-            timeout = 0.0
-        return group, False
-
-    def _write(self, writer: Writer, group: Sequence[Submission | StateWrite]) -> None:
-        call = self._loop.call_soon_threadsafe
-        failed = False
-        while True:
-            start = time.perf_counter()
-            try:
-                records = writer.write(group)
-            except sqlite3.Error as error:
-                failed = True
-                call(self._report_write_problem, describe_write_error(error, self.settings.dir))
-            else:
-                call(self._announce, group, records, time.perf_counter() - start)
-                if failed:
-                    self._reserve.take()
-                    call(self._report_write_problem, None)
-                return
-            if not self._wait_for_space(writer):
-                closed = BusClosedError("the bus was closed while it could not write")
-                for item in group:
-                    call(item.finish, closed)
-                return
-
-    def _wait_for_space(self, writer: Writer) -> bool:
-        """Wait until another attempt makes sense; False if the bus is closed before."""
-        self._reserve.give_up()
-        while not self._stopping.wait(self.settings.write_retry_interval):
-            self._retain(writer)
-            if self._reserve.free() >= self._reserve.needs:
-                return True
-        return False
-
-    def _retain(self, writer: Writer) -> int:
-        """One step of retention; how many signals went. Trouble with the disk is left to writing,
-        which has somebody to tell."""
-        try:
-            removed = retention.remove_step(writer.connection, self.settings, now())
-            retention.release_pages(writer.connection)
-            if self._write_problem is not None:
-                writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlite3.Error as error:
-            log.warning("retention could not remove signals", reason=str(error))
-            return 0
-        if removed:
-            self._loop.call_soon_threadsafe(self._count_removed, removed)
-        return removed
-
-    def _count_removed(self, removed: int) -> None:
+    def on_retention(self, removed: int, warnings: list[str]) -> None:
         self.counters.removed += removed
+        for text in warnings:
+            if text.split(". ")[0] not in {it.split(". ")[0] for it in self._storage_warnings}:
+                log.warning("storage needs attention", reason=text)
+        self._storage_warnings = warnings
+
+    def on_failure(self, reason: str) -> None:
+        self._failure = f"{reason}. Restart Almenara."
+        self._write_problem = self._failure
+        self._has_space.set()
 
 
-def _cost(record: Record) -> int:
-    signal = record.signal
-    if isinstance(signal, Event):
-        return SIGNAL_OVERHEAD + len(bytes(signal.data)) + len(signal.raw or b"")
-    return SIGNAL_OVERHEAD
-
-
-def _succeed(opened: "asyncio.Future[int]", sequence: int) -> None:
-    if not opened.done():
-        opened.set_result(sequence)
-
-
-def _fail(opened: "asyncio.Future[int]", error: Exception) -> None:
-    if not opened.done():
-        opened.set_exception(error)
+def _count_signals(item: Work) -> int:
+    return len(item.signals) if isinstance(item, Submission) else 0

@@ -1,37 +1,86 @@
 """What is removed from the embedded log, and when: the retention rule.
 
-Signals older than an age go, and the oldest go while the database holds more bytes than it may.
-Removal is in steps of a bounded number of signals, so that batches are written between them.
+Signals older than an age are removed, and the oldest while the database holds more bytes than it
+may. Age is measured by the log's own time (`almenara.bus.log_clock`). Removal is in steps of a
+bounded number of signals, so that batches are written between them.
 """
 
 import sqlite3
 from typing import Final
 
-from almenara.bus.schema import INDEXED_DATA
+from almenara.bus.names import release_uses
+from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_DATA_BEFORE_4
 from almenara.config import StorageSettings
+from almenara.units import SECOND
 
 VACUUM_PAGES: Final = 512
-SECOND: Final = 1_000_000
+ROW_OVERHEAD: Final = 40
+"""Bytes of a row and its index entries besides its text, about."""
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
-    """Bytes of the database that hold something; free pages do not count."""
+    """Return the bytes of the database that hold something; free pages do not count."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     (size,) = connection.execute("PRAGMA page_size").fetchone()
     return int((pages - free) * size)
 
 
+def fixed_bytes(connection: sqlite3.Connection) -> int:
+    """Return about how many bytes removing signals cannot free: names, known resources, state.
+
+    They do not count against `retention_size`, or a plugin that stores much would empty history.
+    """
+    (names,) = connection.execute(
+        "SELECT coalesce(sum(2 * length(text) + ?), 0) FROM names", (ROW_OVERHEAD,)
+    ).fetchone()
+    (resources,) = connection.execute(
+        "SELECT coalesce(sum(length(source) + length(kind) + length(namespace) + length(name) + ?),"
+        " 0) FROM known_resources",
+        (ROW_OVERHEAD,),
+    ).fetchone()
+    (state,) = connection.execute(
+        "SELECT coalesce(sum(length(value) + length(key) + ?), 0) FROM plugin_state",
+        (ROW_OVERHEAD,),
+    ).fetchone()
+    return int(names + resources + state)
+
+
+def repair_clock(connection: sqlite3.Connection, time: int) -> None:
+    """Make the notes of `clock` monotone: a later sequence never has an earlier time.
+
+    Notes of earlier versions follow the system clock, wrong dates included. A note that a later one
+    contradicts is moved to the latest time before it, and none is later than `time`, so that
+    signals are kept too long rather than removed too soon.
+    """
+    notes = connection.execute("SELECT time, sequence FROM clock ORDER BY sequence").fetchall()
+    latest = 0
+    repaired: dict[int, int] = {}
+    for noted, sequence in notes:
+        latest = max(latest, min(noted, time))
+        repaired[latest] = sequence
+    if list(repaired.items()) != notes:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DELETE FROM clock")
+        connection.executemany("INSERT INTO clock VALUES (?, ?)", list(repaired.items()))
+        connection.execute("COMMIT")
+
+
 def sequence_at(connection: sqlite3.Connection, time: int) -> int:
-    """The last sequence given by `time`, as far as the clock was noted; 0 before that."""
-    found = connection.execute(
+    """Return the last sequence noted by `time`; 0 before the first note."""
+    row = connection.execute(
         "SELECT sequence FROM clock WHERE time <= ? ORDER BY time DESC LIMIT 1", (time,)
     ).fetchone()
-    return int(found[0]) if found else 0
+    return int(row[0]) if row else 0
 
 
-def remove_step(connection: sqlite3.Connection, settings: StorageSettings, time: int) -> int:
-    """Remove at most one step of what should go at `time`; how many signals went."""
+def remove_step(
+    connection: sqlite3.Connection, settings: StorageSettings, time: int, fixed: int = 0
+) -> int:
+    """Remove at most one batch of what should be removed at `time`; return how many signals.
+
+    `fixed` are the bytes that do not count against `retention_size`.
+    """
     limit = settings.retention_batch
     outdated = time - int(settings.retention_age * SECOND)
     if removed := _remove_events(connection, sequence_at(connection, outdated), limit):
@@ -40,7 +89,7 @@ def remove_step(connection: sqlite3.Connection, settings: StorageSettings, time:
     if removed := _remove_observations(connection, sequence_at(connection, observed), limit):
         return removed
     connection.execute("DELETE FROM clock WHERE time < ?", (outdated,))
-    if used_bytes(connection) > settings.retention_size:
+    if used_bytes(connection) - fixed > settings.retention_size:
         return _remove_oldest(connection, limit)
     return 0
 
@@ -61,21 +110,26 @@ def _remove_oldest(connection: sqlite3.Connection, limit: int) -> int:
 
 
 def _remove_events(connection: sqlite3.Connection, through: int, limit: int) -> int:
-    found = connection.execute(
+    last, count = connection.execute(
         "SELECT max(sequence), count(*) FROM ("
         "SELECT sequence FROM events WHERE sequence <= ? ORDER BY sequence LIMIT ?)",
         (through, limit),
     ).fetchone()
-    last, count = found
     if not count:
         return 0
     connection.execute("BEGIN IMMEDIATE")
     try:
+        # The index has no copy of the text, so it must be given what was entered for each row; that
+        # differs for events from before schema 4.
         connection.execute(
             "INSERT INTO events_text (events_text, rowid, subject, data)"  # nosec B608 # constant fragments, bound values
-            f" SELECT 'delete', sequence, subject, {INDEXED_DATA} FROM events WHERE sequence <= ?",
+            " SELECT 'delete', sequence, subject,"
+            " CASE WHEN sequence <= (SELECT text_changed_at FROM position)"
+            f" THEN {SEARCHED_DATA_BEFORE_4} ELSE {SEARCHED_DATA} END"
+            " FROM events WHERE sequence <= ?",
             (last,),
         )
+        release_uses(connection, last)
         connection.execute("DELETE FROM events WHERE sequence <= ?", (last,))
         connection.execute("UPDATE position SET events = events - ?", (count,))
         connection.execute("COMMIT")

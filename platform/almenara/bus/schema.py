@@ -1,13 +1,15 @@
 """The tables of the embedded log, which history reads too."""
 
+import os
 import re
 import sqlite3
 from pathlib import Path
 from typing import Final
 
+from almenara.bus.text_index import searched_text
 from almenara.errors import AlmenaraError
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 KNOWN_RESOURCES: Final = """
 CREATE TABLE known_resources (
@@ -15,20 +17,25 @@ CREATE TABLE known_resources (
     PRIMARY KEY (source, kind, namespace, name)
 ) WITHOUT ROWID;
 """
-RENAME_TOLD: Final = """
-ALTER TABLE told RENAME TO known_resources;
-UPDATE observations
-    SET body = json_remove(json_set(body, '$.resource.deleted', json('true')), '$.resource.gone')
-    WHERE json_extract(body, '$.resource.gone');
-"""
 TABLES: Final = f"""
 {KNOWN_RESOURCES}
 CREATE TABLE position (
-    only INTEGER PRIMARY KEY CHECK (only = 1), last_sequence INTEGER NOT NULL,
-    seen_generation INTEGER NOT NULL, seen_count INTEGER NOT NULL, events INTEGER NOT NULL
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    last_sequence INTEGER NOT NULL,
+    seen_generation INTEGER NOT NULL,
+    seen_count INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    last_name INTEGER NOT NULL DEFAULT 0,
+    names_counted_from INTEGER NOT NULL DEFAULT 0,
+    has_inline_names INTEGER NOT NULL DEFAULT 0,
+    text_changed_at INTEGER NOT NULL DEFAULT 0,
+    anchor TEXT
 );
-INSERT INTO position VALUES (1, 0, 0, 0, 0);
-CREATE TABLE names (number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
+INSERT INTO position (only, last_sequence, seen_generation, seen_count, events)
+    VALUES (1, 0, 0, 0, 0);
+CREATE TABLE names (
+    number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE, uses INTEGER NOT NULL DEFAULT 0
+);
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
@@ -42,7 +49,8 @@ CREATE TABLE events (
     attributes TEXT,
     problem TEXT,
     raw BLOB,
-    data TEXT NOT NULL
+    data TEXT NOT NULL,
+    namespace INTEGER
 );
 CREATE INDEX events_by_type ON events (type, sequence, severity);
 CREATE INDEX events_by_origin ON events (origin, sequence, severity);
@@ -61,11 +69,42 @@ CREATE TABLE plugin_state (
     plugin TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (plugin, key)
 ) WITHOUT ROWID;
 """  # nosec B608 # tables of ours
-STEPS: Final = ("", KNOWN_RESOURCES.replace("known_resources", "told"), RENAME_TOLD)
+
+RENAME_TOLD: Final = """
+ALTER TABLE told RENAME TO known_resources;
+UPDATE observations
+    SET body = json_remove(json_set(body, '$.resource.deleted', json('true')), '$.resource.gone')
+    WHERE json_valid(body) AND json_extract(body, '$.resource.gone');
+"""
+COUNT_NAMES: Final = """
+ALTER TABLE position ADD COLUMN last_name INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE position ADD COLUMN names_counted_from INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE position ADD COLUMN has_inline_names INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE position ADD COLUMN text_changed_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE position ADD COLUMN anchor TEXT;
+ALTER TABLE names ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE events ADD COLUMN namespace INTEGER;
+UPDATE position SET
+    last_name = (SELECT coalesce(max(number), 0) FROM names),
+    names_counted_from = last_sequence,
+    text_changed_at = last_sequence;
+"""
+STEPS: Final = (
+    "",
+    KNOWN_RESOURCES.replace("known_resources", "told"),
+    RENAME_TOLD,
+    COUNT_NAMES,
+)
 """By version: the statements that turn the tables of that version into those of the next."""
 
-INDEXED_DATA: Final = r"replace(replace(data, '\n', '  '), '\t', '  ')"
-"""The text of `data` that is searched: JSON's escapes for line ends would stick to the words."""
+POSITIONS: Final = """
+UPDATE position SET last_sequence = max(
+    last_sequence,
+    coalesce((SELECT max(sequence) FROM events), 0),
+    coalesce((SELECT max(sequence) FROM observations), 0)
+);
+"""
+"""What makes the position right where something else has written to the file."""
 
 
 class SchemaTooNewError(AlmenaraError):
@@ -76,10 +115,17 @@ def _regexp(expression: str, text: str) -> bool:
     return re.fullmatch(expression, text, re.DOTALL) is not None
 
 
-def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
-    """A connection to the log at `path`, for use in one thread at a time."""
+def connect(path: Path, *, writable: bool, immutable: bool = False) -> sqlite3.Connection:
+    """Return a connection to the log at `path`, for use in one thread at a time.
+
+    `immutable` reads the file alone, where not even the index of the write-ahead log can be made:
+    on a full disk after a clean stop, for example.
+    """
+    if writable:
+        create_private(path)
+    mode = "immutable=1" if immutable else "mode=ro"
     connection = sqlite3.connect(
-        path if writable else f"file:{path}?mode=ro",
+        path if writable else f"{path.absolute().as_uri()}?{mode}",
         uri=not writable,
         timeout=10,
         isolation_level=None,
@@ -87,18 +133,38 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         cached_statements=256,
     )
     connection.create_function("regexp", 2, _regexp, deterministic=True)
-    if writable:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL")
-        # An upstream acknowledgement hangs on the commit, so the commit must reach the disk.
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA journal_size_limit = 67108864")
-        connection.execute("PRAGMA cache_size = -16384")
-        connection.execute("PRAGMA wal_autocheckpoint = 4000")
-    else:
+    connection.create_function("searched_text", 1, searched_text, deterministic=True)
+    try:
+        _configure(connection, writable)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _configure(connection: sqlite3.Connection, writable: bool) -> None:
+    if not writable:
         connection.execute("PRAGMA cache_size = -2048")
         connection.execute("PRAGMA query_only = ON")
-    return connection
+        return
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    # An upstream acknowledgement depends on the commit, so the commit must reach the disk.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    connection.execute("PRAGMA cache_size = -16384")
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+
+
+def create_private(path: Path) -> None:
+    """Create a file that only its owner may read, or make an existing one such where it is ours.
+
+    SQLite gives the files beside the database the same permissions.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    status = path.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        path.chmod(0o600)
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -109,10 +175,10 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise SchemaTooNewError(
-            f"{path} was written by a newer Almenara (schema {version}, this one knows {VERSION});"
-            " upgrade Almenara or point storage.dir at another folder"
+            f"{path} was written by a newer Almenara (schema {version}, this version reads up to"
+            f" {VERSION}). Upgrade Almenara, or set storage.dir to another folder."
         )
-    if version == VERSION:
-        return
-    script = TABLES if version == 0 else "".join(STEPS[version:])
-    connection.executescript(f"BEGIN; {script} PRAGMA user_version = {VERSION}; COMMIT;")
+    if version < VERSION:
+        script = TABLES if version == 0 else "".join(STEPS[version:])
+        connection.executescript(f"BEGIN; {script} PRAGMA user_version = {VERSION}; COMMIT;")
+    connection.executescript(f"BEGIN IMMEDIATE; {POSITIONS} COMMIT;")

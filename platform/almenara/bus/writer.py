@@ -1,33 +1,38 @@
-"""What the writer thread does with the database: batches in, each in one transaction."""
+"""What the writer thread does with the database: batches in, each group in one transaction."""
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from almenara.bus import Record, codec
-from almenara.bus.schema import INDEXED_DATA, connect, migrate
+from almenara.bus import Record, codec, retention
+from almenara.bus.codec import Redact
+from almenara.bus.known_resources import KnownResources
+from almenara.bus.log_clock import Anchor, LogClock
+from almenara.bus.names import NameTable
+from almenara.bus.schema import connect, migrate
+from almenara.bus.text_index import SEARCHED_DATA
+from almenara.bus.validation import InvalidSignalError
+from almenara.clock import Clock
 from almenara.config import StorageSettings
-from almenara.signals import Event, Resource, Signal, now
+from almenara.signals import Event, Signal
+from almenara.units import SECOND
 
-NAMES_REMEMBERED: Final = 10_000
 KEYS_PER_QUERY: Final = 500
-Redact = Callable[[Signal], Signal]
-"""What a signal becomes before it is written: secrets in it are masked."""
-CLOCK_SHARE: Final = 1_000
-"""The clock is noted this many times within the shortest retention."""
+CLOCK_NOTES: Final = 1_000
+"""Notes of the log's time within the shortest retention, which bounds how exact removal is."""
+
+Finish = Callable[[Exception | None], None]
 
 
 class Submission(msgspec.Struct):
-    """A batch that waits for the writer, and what became of it."""
+    """A batch that waits for the writer, and its outcome."""
 
     signals: Sequence[Signal]
     origin: str
-    finish: Callable[[Exception | None], None]
-    """Called on the event loop once the batch is durable, or with why it was refused."""
-    records: list[Record] = []
+    finish: Finish
+    """Called on the event loop once the batch is durable, or with the error it was refused with."""
     duplicates: int = 0
     refused: Exception | None = None
 
@@ -38,55 +43,96 @@ class StateWrite(msgspec.Struct):
     plugin: str
     key: str
     value: bytes
-    finish: Callable[[Exception | None], None]
+    finish: Finish
     refused: Exception | None = None
+
+
+Work = Submission | StateWrite
+Accepted = list[tuple[Submission, list[Signal]]]
+"""Batches with their signals as they are to be stored."""
 
 
 class Writer:
     """The one connection that writes the log."""
 
     def __init__(
-        self, path: Path, settings: StorageSettings, redact: Redact = lambda signal: signal
+        self,
+        path: Path,
+        settings: StorageSettings,
+        redact: Redact | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self.settings, self.redact = settings, redact
+        self.settings, self._redact = settings, redact
         self.connection = connect(path, writable=True)
         try:
             migrate(self.connection, path)
-            self.last_sequence, self._generation, self._seen = self.connection.execute(
-                "SELECT last_sequence, seen_generation, seen_count FROM position"
-            ).fetchone()
+            self.names = NameTable(self.connection, settings.max_names)
+            self.known_resources = KnownResources(self.connection, settings.max_resources)
+            self._read_position()
+            self.clock = self._open_clock(clock)
         except BaseException:
             self.connection.close()
             raise
-        self._numbers: dict[str, int] = {}
-        self._last_clock = 0
+        self._last_note = 0
         shortest = min(settings.retention_age, settings.sample_retention_age)
-        self._clock_interval = int(shortest * 1_000_000 / CLOCK_SHARE)
+        self._note_interval = int(shortest * SECOND / CLOCK_NOTES)
+
+    def _read_position(self) -> None:
+        self.last_sequence, self._generation, self._seen = self.connection.execute(
+            "SELECT last_sequence, seen_generation, seen_count FROM position"
+        ).fetchone()
+
+    def _open_clock(self, clock: Clock | None) -> LogClock:
+        (stored,) = self.connection.execute("SELECT anchor FROM position").fetchone()
+        anchor: Anchor | None
+        if stored is not None:
+            anchor = msgspec.json.decode(stored, type=Anchor)
+        else:
+            # A log from before schema 4: its newest note is the best that is known.
+            retention.repair_clock(self.connection, LogClock(None, clock).advance())
+            (noted,) = self.connection.execute("SELECT max(time) FROM clock").fetchone()
+            anchor = None if noted is None else Anchor(noted, 0, "")
+        return LogClock(anchor, clock)
 
     def close(self) -> None:
-        self.connection.close()
+        """Store the log's time, move everything into the database file, and close it."""
+        try:
+            if not self.connection.in_transaction:
+                self._store_anchor()
+                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            self.connection.close()
 
-    def write(self, group: Sequence[Submission | StateWrite]) -> list[Record]:
+    def _store_anchor(self) -> None:
+        self.clock.advance()
+        anchor = msgspec.json.encode(self.clock.anchor()).decode()
+        self.connection.execute("UPDATE position SET anchor = ?", (anchor,))
+
+    def write(self, group: Sequence[Work]) -> list[Record]:
         """Write everything of the group or, on an error of the database, nothing.
 
-        Events seen before are left out; a batch that holds something unwritable is refused whole.
+        Events seen before are left out; a batch with a wrong signal is refused whole, by itself.
         Raises `sqlite3.Error`, after which the group may be written again.
         """
-        batches = [item for item in group if isinstance(item, Submission)]
-        settled = [(batch, signals) for batch in batches if (signals := self._settled(batch))]
+        accepted = [
+            (item, signals)
+            for item in group
+            if isinstance(item, Submission) and (signals := self._accept(item)) is not None
+        ]
         connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            records, keys = self._number(settled)
+            accepted = [
+                (batch, self.known_resources.admit(batch.origin, signals))
+                for batch, signals in accepted
+            ]
+            records, keys = self._number(accepted)
             self._insert(records, keys)
-            self._note_known_resources(settled)
+            for batch, signals in accepted:
+                self.known_resources.store(batch.origin, signals)
             for item in group:
                 if isinstance(item, StateWrite):
-                    connection.execute(
-                        "INSERT INTO plugin_state VALUES (?, ?, ?)"
-                        " ON CONFLICT DO UPDATE SET value = excluded.value",
-                        (item.plugin, item.key, item.value),
-                    )
+                    self._save(item)
             last = self.last_sequence + len(records)
             generation, seen = self._generation, self._seen + len(keys)
             if seen >= self.settings.deduplication_window:
@@ -98,40 +144,44 @@ class Writer:
                     " events = events + ?",
                     (last, generation, seen, len(keys)),
                 )
-                moment = now()
-                if abs(moment - self._last_clock) >= self._clock_interval:
-                    connection.execute("INSERT OR REPLACE INTO clock VALUES (?, ?)", (moment, last))
-                    self._last_clock = moment
+                self._note_time(last)
             connection.execute("COMMIT")
         except BaseException:
-            self._numbers.clear()
-            self._last_clock = 0
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            self.reload()
             raise
         self.last_sequence, self._generation, self._seen = last, generation, seen
         return records
 
-    def _settled(self, batch: Submission) -> list[Signal]:
-        try:
-            return [codec.normalize(self.redact(it), batch.origin) for it in batch.signals]
-        except ValueError as error:
-            batch.refused = error
-            return []
+    def reload(self) -> None:
+        """Drop what is remembered of the tables and may not be in them."""
+        self._last_note = 0
+        self.names.reload()
+        self.known_resources.reload()
 
-    def _number(
-        self, settled: Sequence[tuple[Submission, list[Signal]]]
-    ) -> tuple[list[Record], list[bytes]]:
+    def _accept(self, batch: Submission) -> list[Signal] | None:
+        batch.refused, batch.duplicates = None, 0
+        signals: list[Signal] = []
+        for index, signal in enumerate(batch.signals):
+            try:
+                signals.append(codec.normalize(signal, batch.origin, self._redact))
+            except InvalidSignalError as error:
+                batch.refused = InvalidSignalError(f"batch[{index}]: {error}")
+                batch.refused.__cause__ = error.__cause__
+                return None
+        return signals
+
+    def _number(self, accepted: Accepted) -> tuple[list[Record], list[bytes]]:
         keyed = [
             [(codec.event_key(it) if isinstance(it, Event) else None, it) for it in signals]
-            for _, signals in settled
+            for _, signals in accepted
         ]
         seen = self._already_seen([key for part in keyed for key, _ in part if key is not None])
         records: list[Record] = []
         keys: list[bytes] = []
         sequence = self.last_sequence
-        for (batch, _), part in zip(settled, keyed, strict=True):
-            batch.records, batch.duplicates = [], 0
+        for (batch, _), part in zip(accepted, keyed, strict=True):
             for key, signal in part:
                 if key is not None:
                     if key in seen:
@@ -140,24 +190,21 @@ class Writer:
                     seen.add(key)
                     keys.append(key)
                 sequence += 1
-                batch.records.append(Record(sequence, signal))
-            records.extend(batch.records)
+                records.append(Record(sequence, signal))
         return records, keys
 
     def _already_seen(self, keys: Sequence[bytes]) -> set[bytes]:
-        found: set[bytes] = set()
+        seen: set[bytes] = set()
         for start in range(0, len(keys), KEYS_PER_QUERY):
             part = keys[start : start + KEYS_PER_QUERY]
             marks = ",".join("?" * len(part))
             for table in ("seen_0", "seen_1"):
-                found.update(
-                    row[0]
-                    for row in self.connection.execute(
-                        f"SELECT key FROM {table} WHERE key IN ({marks})",  # nosec B608 # constant fragments, bound values
-                        part,
-                    )
+                rows = self.connection.execute(
+                    f"SELECT key FROM {table} WHERE key IN ({marks})",  # nosec B608 # constant fragments, bound values
+                    part,
                 )
-        return found
+                seen.update(row[0] for row in rows)
+        return seen
 
     def _insert(self, records: Sequence[Record], keys: Sequence[bytes]) -> None:
         execute, many = self.connection.execute, self.connection.executemany
@@ -165,68 +212,31 @@ class Writer:
         observations: list[tuple[int, int, str]] = []
         for record in records:
             if isinstance(record.signal, Event):
-                events.append(codec.event_row(record.sequence, record.signal, self._name))
+                events.append(codec.event_row(record.sequence, record.signal, self.names.number))
             else:
                 observations.append(codec.observation_row(record.sequence, record.signal))
         if events:
-            many("INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", events)
+            many(f"INSERT INTO events VALUES ({','.join('?' * len(events[0]))})", events)  # nosec B608 # constant fragments, bound values
             execute(
                 "INSERT INTO events_text (rowid, subject, data)"  # nosec B608 # constant fragments, bound values
-                f" SELECT sequence, subject, {INDEXED_DATA} FROM events WHERE sequence >= ?",
+                f" SELECT sequence, subject, {SEARCHED_DATA} FROM events WHERE sequence >= ?",
                 (events[0][0],),
             )
             many(f"INSERT INTO seen_{self._generation} VALUES (?)", ((key,) for key in keys))  # nosec B608 # constant fragments, bound values
+            self.names.store_uses()
         if observations:
             many("INSERT INTO observations VALUES (?, ?, ?)", observations)
 
-    def _note_known_resources(self, settled: Sequence[tuple[Submission, list[Signal]]]) -> None:
-        last = {
-            (batch.origin, *it.key): it.deleted
-            for batch, signals in settled
-            for it in signals
-            if isinstance(it, Resource)
-        }
-        if there := [key for key, gone in last.items() if not gone]:
-            self.connection.executemany(
-                "INSERT OR IGNORE INTO known_resources VALUES (?, ?, ?, ?)",
-                there,
-            )
-        if gone := [key for key, gone in last.items() if gone]:
-            self.connection.executemany(
-                "DELETE FROM known_resources"
-                " WHERE source = ? AND kind = ? AND namespace = ? AND name = ?",
-                gone,
-            )
-
-    def _name(self, text: str) -> int:
-        number = self._numbers.get(text)
-        if number is None:
-            found = self.connection.execute(
-                "SELECT number FROM names WHERE text = ?", (text,)
-            ).fetchone()
-            if found is None:
-                number = self.connection.execute(
-                    "INSERT INTO names (text) VALUES (?)", (text,)
-                ).lastrowid
-            else:
-                number = found[0]
-            if number is None:
-                raise RuntimeError(f"SQLite gave the name {text!r} no number")
-            if len(self._numbers) >= NAMES_REMEMBERED:
-                self._numbers.clear()
-            self._numbers[text] = number
-        return number
-
-
-def describe_write_error(error: sqlite3.Error, folder: Path) -> str:
-    """What an error of the database means for the person who runs it, and what to do."""
-    name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-    if name == "SQLITE_FULL":
-        return (
-            f"The disk that holds {folder} is full. Sources are held back and nothing is lost;"
-            " free some space, or lower storage.retention_size, and writing goes on by itself."
+    def _save(self, item: StateWrite) -> None:
+        self.connection.execute(
+            "INSERT INTO plugin_state VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET value = excluded.value",
+            (item.plugin, item.key, item.value),
         )
-    return (
-        f"The database in {folder} cannot be written: {error} ({name}). Sources are held back and"
-        " nothing is lost; check the disk and the folder's permissions. Writing is tried again."
-    )
+
+    def _note_time(self, last: int) -> None:
+        moment = self.clock.advance()
+        if moment - self._last_note >= self._note_interval:
+            self.connection.execute("INSERT OR REPLACE INTO clock VALUES (?, ?)", (moment, last))
+            self._store_anchor()
+            self._last_note = moment

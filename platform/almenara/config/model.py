@@ -112,7 +112,14 @@ class StorageSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     max_concurrent_queries: Count = 3
     """Maximum history queries that run at the same time."""
     query_timeout: Positive = 15.0
-    """Seconds after which a history query is canceled."""
+    """Seconds after which a history query is canceled, counted from its arrival."""
+    max_waiting_queries: Count = 100
+    """Maximum history queries of one user that wait for a reader; further ones are refused."""
+    max_names: Count = 50_000
+    """Maximum distinct types, sources, origins and namespaces that are indexed; events with further
+    names are stored, and searching by those names is slow."""
+    max_resources: Count = 200_000
+    """Maximum resources of one source; beyond it, new ones are left out and reported."""
 
 
 Isolation = typing.Literal["thread", "process", "task"]

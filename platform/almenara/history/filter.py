@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from almenara.bus.text_index import searched_text
 from almenara.patterns import compile_pattern
 from almenara.signals import Event, Severity, format_time, now, parse_severity, parse_time
 from almenara.units import DAY, HOUR, MINUTE, SECOND, WEEK
@@ -184,13 +185,27 @@ def split_words(text: str) -> list[str]:
 
 
 def _contains(event: Event, phrases: list[tuple[list[str], bool]]) -> bool:
-    data = event.data if isinstance(event.data, msgspec.Raw) else msgspec.json.encode(event.data)
-    text = bytes(data).decode("utf-8", "replace").replace("\\n", "  ").replace("\\t", "  ")
-    fields = [split_words(event.subject), split_words(text)]
+    fields = _words_of(event)
     return all(
         any(_has_phrase(field, phrase, is_prefix) for field in fields)
         for phrase, is_prefix in phrases
     )
+
+
+def _words_of(event: Event) -> tuple[list[str], list[str]]:
+    """The words of an event's subject and data. The last event is remembered: when one arrives, the
+    filters of all channels look at it one after the other."""
+    cached = _last_words[0]
+    if cached is not None and cached[0] is event:
+        return cached[1]
+    data = event.data if isinstance(event.data, msgspec.Raw) else msgspec.json.encode(event.data)
+    text = searched_text(bytes(data).decode("utf-8", "replace"))
+    words = split_words(event.subject), split_words(text)
+    _last_words[0] = event, words
+    return words
+
+
+_last_words: list[tuple[Event, tuple[list[str], list[str]]] | None] = [None]
 
 
 def _has_phrase(field: list[str], phrase: list[str], is_prefix: bool) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from almenara.bus.names import INLINE, NO_NAMESPACE, StoredName
 from almenara.history.filter import Filter, parse_phrases
 from almenara.patterns import compile_pattern
 from almenara.scope import LABELS, NAMESPACE, Scope, compile_scope
@@ -28,6 +29,8 @@ MAX_BRANCHES: Final = 24
 """Names of a pattern that are each looked up in an index; with more of them the log is scanned."""
 SMALL_WINDOW: Final = 20_000
 """Events in a window of time that are cheaper to sort than to look for along the log."""
+SEPARATORS: Final = "(length(e.subject) - length(replace(replace(e.subject, '.', ''), '/', '')))"
+"""The number of separators of parts in a subject."""
 NOT_IN_PHRASE: Final = re.compile(r'["\x00]')
 SMALLEST, LARGEST = -(2**63), 2**63 - 1
 
@@ -72,14 +75,19 @@ class EventColumns:
         self._connection = connection
 
     def name_matches(self, column: Literal["origin", "type"], patterns: Sequence[str]) -> Condition:
-        numbers = {number for text in patterns for number in find_numbers(self._connection, text)}
-        return _is_in(f"e.{column}", sorted(numbers))
+        return find_names(self._connection, patterns).condition(f"e.{column}")
 
     def namespace_matches(self, patterns: Sequence[str]) -> Condition:
-        return Condition(f"coalesce({_attribute(NAMESPACE)}, '') REGEXP ?", (_any_of(patterns),))
+        names = find_names(self._connection, patterns)
+        return _namespace_condition(
+            names, Condition(f"{OLD_NAMESPACE} REGEXP ?", (_any_of(patterns),))
+        )
 
     def namespace_is_in(self, names: Sequence[str]) -> Condition:
-        return _is_in(f"coalesce({_attribute(NAMESPACE)}, '')", names)
+        stored = find_names(self._connection, [name for name in names if name], is_exact=True)
+        if "" in names:
+            stored.values.append(NO_NAMESPACE)
+        return _namespace_condition(stored, _is_in(OLD_NAMESPACE, names))
 
     def has_label(self, name: str, value: str) -> Condition:
         return Condition(
@@ -117,11 +125,11 @@ def build_plan(
 
     if (visible := scope_condition(connection, scope)) is not None:
         add(visible)
-    names: dict[str, list[int]] = {}
+    names: dict[str, StoredNames] = {}
     for name in ("source", "origin", "type"):
         if (text := getattr(chosen, name)) is not None:
-            names[name] = find_numbers(connection, text)
-            if not names[name]:
+            names[name] = find_names(connection, [text])
+            if not names[name].values and names[name].inline is None:
                 return None
     if chosen.subject is not None:
         add(_subject_condition(chosen.subject))
@@ -139,8 +147,8 @@ def build_plan(
         conditions.append(f"e.severity >= {int(chosen.severity)}")
 
     def add_names() -> None:
-        for name, numbers in names.items():
-            add(_is_in(f"e.{name}", numbers))
+        for name, stored in names.items():
+            add(stored.condition(f"e.{name}"))
 
     if chosen.text is not None:
         add_names()
@@ -181,12 +189,12 @@ def build_plan(
     for name in ("type", "origin"):
         # With `=` on one number the index gives its events in order of sequence; with IN SQLite
         # would collect and sort them all. Hence a branch each, and their first rows are merged.
-        if name in names and len(names[name]) <= MAX_BRANCHES:
-            numbers = names.pop(name)
+        if name in names and names[name].has_few:
+            values = names.pop(name).values
             add_names()
             return Plan(
                 f"events e INDEXED BY events_by_{name}",
-                [(f"e.{name} = ?", number) for number in numbers],
+                [(f"e.{name} = ?", value) for value in values],
                 conditions,
                 parameters,
             )
@@ -204,16 +212,51 @@ def build_plan(
     return Plan("events e NOT INDEXED", [], conditions, parameters)
 
 
-def find_numbers(connection: sqlite3.Connection, text: str) -> list[int]:
-    """Return the numbers of the stored names that a pattern matches."""
-    expression = compile_pattern(text)
-    if expression is None:
-        rows = connection.execute("SELECT number FROM names WHERE text = ?", (text,))
-        return [number for (number,) in rows]
-    # What stands before the first star narrows the range of the index; the expression decides.
-    prefix = text.partition("*")[0].removesuffix(">")
-    rows = connection.execute("SELECT number, text FROM names WHERE text >= ?", (prefix,))
-    return [number for number, name in rows if expression.fullmatch(name)]
+class StoredNames(msgspec.Struct):
+    """What columns hold for the names that some patterns match."""
+
+    values: list[StoredName]
+    inline: str | None = None
+    """An expression of the matching names among those that events hold as text. Only logs with too
+    many names have such (`almenara.bus.names`)."""
+
+    @property
+    def has_few(self) -> bool:
+        """Whether each can be looked up in an index."""
+        return self.inline is None and len(self.values) <= MAX_BRANCHES
+
+    def condition(self, column: str) -> Condition:
+        """SQL for: the column holds one of the names."""
+        is_numbered = _is_in(column, self.values)
+        if self.inline is None:
+            return is_numbered
+        is_inline = f"(typeof({column}) = 'text' AND substr({column}, 2) REGEXP ?)"
+        return Condition.join("OR", [is_numbered, Condition(is_inline, (self.inline,))])
+
+
+def find_names(
+    connection: sqlite3.Connection, patterns: Sequence[str], *, is_exact: bool = False
+) -> StoredNames:
+    """Return how the names that match one of the patterns are stored."""
+    (has_inline,) = connection.execute("SELECT has_inline_names FROM position").fetchone()
+    values: set[StoredName] = set()
+    expressions: list[str] = []
+    for text in patterns:
+        expression = None if is_exact else compile_pattern(text)
+        if expression is None:
+            rows = connection.execute("SELECT number FROM names WHERE text = ?", (text,))
+            values.update(number for (number,) in rows)
+            if has_inline:
+                values.add(INLINE + text)
+            continue
+        # What stands before the first star narrows the range of the index; the expression decides.
+        prefix = text.partition("*")[0].removesuffix(">")
+        rows = connection.execute("SELECT number, text FROM names WHERE text >= ?", (prefix,))
+        values.update(number for number, name in rows if expression.fullmatch(name))
+        if has_inline:
+            expressions.append(expression.pattern)
+    inline = f"(?:{'|'.join(expressions)})" if expressions else None
+    return StoredNames(sorted(values, key=str), inline)
 
 
 def match_expression(text: str) -> str:
@@ -231,10 +274,15 @@ def _subject_condition(text: str) -> Condition:
     expression = compile_pattern(text)
     if expression is None:
         return Condition("e.subject = ?", (text,))
-    # GLOB knows no parts and lets too much through, but it runs in C and spares most rows the
-    # expression, for which SQLite has to call Python.
+    # GLOB knows no parts and lets too much through, but it runs in C: calling Python for each row
+    # would hold up everything else in this process.
     literal = re.sub(r"[\[?]", r"[\g<0>]", text)
-    glob = Condition("e.subject GLOB ?", (f"{literal[:-1]}?*" if text.endswith(">") else literal,))
+    if not text.endswith(">"):
+        # A subject has the separators of the pattern, and those that its stars have swallowed. If
+        # the numbers are equal, the stars have swallowed none, as it must be.
+        separators = text.count(".") + text.count("/")
+        return Condition(f"(e.subject GLOB ? AND {SEPARATORS} = ?)", (literal, separators))
+    glob = Condition("e.subject GLOB ?", (f"{literal[:-1]}?*",))
     if "*" not in text:
         return glob
     return Condition.join("AND", [glob, Condition("e.subject REGEXP ?", (expression.pattern,))])
@@ -250,7 +298,7 @@ def _is_small_window(connection: sqlite3.Connection, chosen: Filter) -> bool:
     return bool(number <= SMALL_WINDOW)
 
 
-def _is_in(expression: str, values: Iterable[int | str]) -> Condition:
+def _is_in(expression: str, values: Iterable[StoredName]) -> Condition:
     # One bound value whatever the number of values, so that the prepared statement is found again.
     listed = msgspec.json.encode(list(values)).decode()
     return Condition(f"{expression} IN (SELECT value FROM json_each(?))", (listed,))  # nosec B608 # constant fragments, bound values
@@ -258,6 +306,19 @@ def _is_in(expression: str, values: Iterable[int | str]) -> Condition:
 
 def _attribute(name: str) -> str:
     return f"json_extract(e.attributes, '$.{name}')"
+
+
+OLD_NAMESPACE: Final = f"coalesce({_attribute(NAMESPACE)}, '')"
+
+
+def _namespace_condition(stored: StoredNames, old: Condition) -> Condition:
+    """The test of a namespace by number; for events from before schema 4, which have no number, by
+    the attribute."""
+    numbered = stored.condition("e.namespace")
+    return Condition(
+        f"(CASE WHEN e.namespace IS NULL THEN {old.sql} ELSE {numbered.sql} END)",
+        (*old.parameters, *numbered.parameters),
+    )
 
 
 def _any_of(texts: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, Self
 import msgspec
 
 from almenara.bus import LogReader, Record, codec
+from almenara.bus.codec import RowDecoder
 from almenara.history.filter import Filter
 from almenara.history.planner import Plan, build_plan, scope_condition
 from almenara.scope import FULL_SCOPE, Scope
@@ -23,7 +24,6 @@ class History:
 
     def __init__(self, log: LogReader, scope: Scope = FULL_SCOPE) -> None:
         self._log = log
-        self._names = codec.Names()
         self._scope = scope
 
     def within(self, scope: Scope) -> Self:
@@ -51,7 +51,7 @@ class History:
             if plan is None:
                 return []
             rows = _fetch(connection, plan, order, limit)
-            records = codec.event_records(connection, rows, self._names)
+            records = self._log.decoder.events(connection, rows)
             if order == "ASC":
                 records.reverse()
             return records
@@ -70,7 +70,7 @@ class History:
                 f"SELECT {codec.EVENT_COLUMNS} FROM events e WHERE {where.sql}",  # nosec B608 # constant fragments, bound values
                 where.parameters,
             ).fetchall()
-            return next(iter(codec.event_records(connection, rows, self._names)), None)
+            return next(iter(self._log.decoder.events(connection, rows)), None)
 
         if not 0 <= sequence < 2**63:
             return None
@@ -122,11 +122,15 @@ class History:
 
     async def origins(self) -> list[str]:
         """List the origins that events have, sorted."""
-        return await self._log.read(lambda it: _distinct_names(it, "origin", self._scope))
+        return await self._distinct("origin")
 
     async def types(self) -> list[str]:
         """List the types that events have, sorted."""
-        return await self._log.read(lambda it: _distinct_names(it, "type", self._scope))
+        return await self._distinct("type")
+
+    async def _distinct(self, column: Literal["origin", "type"]) -> list[str]:
+        decoder, scope = self._log.decoder, self._scope
+        return await self._log.read(lambda it: _distinct_names(it, decoder, column, scope))
 
     async def count_stored(self) -> int:
         """Count all stored events."""
@@ -164,24 +168,27 @@ def _fetch(
 
 
 def _distinct_names(
-    connection: sqlite3.Connection, column: Literal["origin", "type"], scope: Scope
+    connection: sqlite3.Connection,
+    decoder: RowDecoder,
+    column: Literal["origin", "type"],
+    scope: Scope,
 ) -> list[str]:
     visible = scope_condition(connection, scope)
     if visible is not None:
         rows = connection.execute(
-            f"SELECT DISTINCT n.text FROM events e NOT INDEXED"  # nosec B608 # constant fragments, bound values
-            f" JOIN names n ON n.number = e.{column}"
+            f"SELECT DISTINCT e.{column} FROM events e NOT INDEXED"  # nosec B608 # constant fragments, bound values
             " WHERE e.sequence > (SELECT last_sequence FROM position) - ?"
-            f" AND {visible.sql} ORDER BY n.text LIMIT ?",
+            f" AND {visible.sql} LIMIT ?",
             (RECENT_SIGNALS, *visible.parameters, MAX_NAMES),
-        )
-        return [text for (text,) in rows]
-    # Each step jumps to the next value in the index instead of reading all the events.
-    rows = connection.execute(
-        f"WITH RECURSIVE step(number) AS (SELECT min({column}) FROM events UNION ALL"  # nosec B608 # constant fragments, bound values
-        f" SELECT (SELECT min({column}) FROM events WHERE {column} > number) FROM step"
-        " WHERE number IS NOT NULL)"
-        " SELECT text FROM step JOIN names USING (number) ORDER BY text LIMIT ?",
-        (MAX_NAMES,),
-    )
-    return [text for (text,) in rows]
+        ).fetchall()
+    else:
+        # Each step jumps to the next value in the index instead of reading all the events. The
+        # names that events hold as text follow the numbers.
+        rows = connection.execute(
+            f"WITH RECURSIVE step(name) AS (SELECT min({column}) FROM events UNION ALL"  # nosec B608 # constant fragments, bound values
+            f" SELECT (SELECT min({column}) FROM events WHERE {column} > name) FROM step"
+            " WHERE name IS NOT NULL)"
+            " SELECT name FROM step WHERE name IS NOT NULL LIMIT ?",
+            (MAX_NAMES,),
+        ).fetchall()
+    return sorted(decoder.names.text(connection, name) for (name,) in rows)

@@ -41,7 +41,9 @@ class Resources:
 
     async def rebuild(self, log: LogReader) -> None:
         """Read the newest observations of the log; sources soon publish the rest again."""
-        self.accept(await log.read(lambda it: read_latest_observations(it, OBSERVATIONS_READ)))
+        self.accept(
+            await log.read(lambda it: read_latest_observations(it, OBSERVATIONS_READ, log.decoder))
+        )
 
     async def follow(self, bus: Bus, after: int) -> None:
         """Apply every signal after a sequence, until cancelled."""

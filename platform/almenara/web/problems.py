@@ -9,7 +9,8 @@ from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.response import Redirect
 
-from almenara.bus.readers import QueryTooSlowError
+from almenara.bus import BusClosedError
+from almenara.errors import LimitExceeded, Unavailable
 from almenara.panels.formats import encode_query
 from almenara.security.errors import AuthError, Unauthenticated
 from almenara.web.layout import render_problem_page
@@ -51,7 +52,9 @@ class BadParameterError(HTTPException):
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """Return the response to any error."""
     status, detail = _classify(error)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, QueryTooSlowError):
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(
+        error, (LimitExceeded, BusClosedError)
+    ):
         log.error("a request failed", path=request.url.path, exc_info=error)
     title = HTTPStatus(status).phrase
     if detail == title:
@@ -89,11 +92,15 @@ def _is_for_programs(path: str) -> bool:
     return path.startswith("/api/") or path in ("/healthz", "/readyz", "/metrics")
 
 
+def _format_sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
 def _classify(error: Exception) -> tuple[int, str]:
-    if isinstance(error, QueryTooSlowError):
-        return HTTPStatus.SERVICE_UNAVAILABLE, f"{str(error)[:1].upper()}{str(error)[1:]}."
     if isinstance(error, AuthError):
         return error.status, error.detail
+    if isinstance(error, (LimitExceeded, Unavailable)):
+        return HTTPStatus.SERVICE_UNAVAILABLE, _format_sentence(str(error))
     if isinstance(error, HTTPException):
         detail = error.detail
         if isinstance(error.extra, list):

@@ -1,13 +1,23 @@
+"""The tables of the log: migration from every earlier version."""
+
+import asyncio
+import shutil
+import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.schema import SchemaTooNewError, connect
 from almenara.config import StorageSettings
-from almenara.history import History
-from almenara.signals import Resource
-from support.bus import make_event
+from almenara.history import Filter, History
+from almenara.signals import Event, Resource
+from almenara.state.resources import Resources
+from support.bus import collect_records, make_event
+from support.paths import FIXTURES
+
+CENTURY = 3e9
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +28,7 @@ async def test_migrate_refuses_newer_schema_with_remedy(tmp_path: Path) -> None:
     connection = connect(tmp_path / "almenara.db", writable=True)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(SchemaTooNewError, match="upgrade Almenara"):
+    with pytest.raises(SchemaTooNewError, match="Upgrade Almenara"):
         async with EmbeddedBus(StorageSettings(dir=tmp_path)):
             pass
 
@@ -30,9 +40,104 @@ async def test_migrate_upgrades_schema_1_with_its_events(
     async with EmbeddedBus(settings) as bus:
         await bus.publish([make_event(1)], "x")
     connection = connect(tmp_path / "almenara.db", writable=True)
-    connection.executescript("DROP TABLE known_resources; PRAGMA user_version = 1")
+    added = (
+        "names DROP COLUMN uses", "events DROP COLUMN namespace", "position DROP COLUMN last_name",
+        "position DROP COLUMN names_counted_from", "position DROP COLUMN has_inline_names",
+        "position DROP COLUMN text_changed_at", "position DROP COLUMN anchor",
+    )  # fmt: skip
+    connection.executescript(
+        "DROP TABLE known_resources; PRAGMA user_version = 1;"
+        + "".join(f"ALTER TABLE {column};" for column in added)
+    )
     connection.close()
     async with EmbeddedBus(settings) as bus:
         await bus.publish([make_event(2), Resource(kind="pod", name="x")], "cluster")
         assert await History(bus).count_stored() == 2
         assert await bus.known_resources("cluster") == [("pod", "", "x")]
+
+
+@pytest.fixture
+def version_0_1(tmp_path: Path) -> StorageSettings:
+    """The settings of an installation that version 0.1.0 left behind."""
+    shutil.copy(FIXTURES / "v0.1" / "almenara.db", tmp_path)
+    return StorageSettings(dir=tmp_path, retention_age=CENTURY, sample_retention_age=CENTURY)
+
+
+def downgrade_to_schema_1(settings: StorageSettings) -> None:
+    connection = sqlite3.connect(settings.dir / "almenara.db")
+    connection.executescript("DROP TABLE told; PRAGMA user_version = 1")
+    connection.close()
+
+
+async def test_migrate_keeps_every_signal_of_version_0_1(version_0_1: StorageSettings) -> None:
+    async with EmbeddedBus(version_0_1) as bus:
+        history, resources = History(bus), Resources()
+        assert await history.count_stored() == 43
+        records = await history.events(Filter(), limit=100)
+        assert [it.sequence for it in records] == list(range(43, 0, -1))
+        by_number = {int(it.signal.id.removeprefix("e-")): it.signal for it in records}  # type: ignore[union-attr]
+        event = by_number[40]
+        assert isinstance(event, Event)
+        assert (event.source, event.origin, event.type) == ("/fleet/0", "nats/S0", "plan.approved")
+        assert event.attributes == {"traceparent": "00-1-2-01", "namespace": "shop"}
+        damaged = by_number[41]
+        assert isinstance(damaged, Event)
+        assert (damaged.raw, damaged.problem) == (b"\xff\x00no text", "the payload is not UTF-8")
+        for text in ("word7", "café", '"next line"'):
+            assert await history.count(Filter(text=text)) == (1 if text == "word7" else 41)
+        await resources.rebuild(bus)
+        pods = {it.name: (it.deleted, it.origin) for it in resources.of_kind("pod")}
+        assert pods == {
+            "web-1": (False, "kubernetes/eu"),
+            "web-2": (True, "kubernetes"),
+            "web-3": (False, "kubernetes/eu"),
+        }
+        assert resources.latest("pod", "shop", "web-1", "cpu") == 2.25
+        assert len(resources.series("pod", "shop", "web-1", "cpu")) == 10
+        assert len(await collect_records(bus, 0, bus.last_sequence)) == bus.last_sequence == 59
+
+
+async def test_migrate_keeps_known_resources_state_and_deduplication_of_version_0_1(
+    version_0_1: StorageSettings,
+) -> None:
+    async with EmbeddedBus(version_0_1) as bus:
+        assert sorted(await bus.known_resources("kubernetes")) == [
+            ("nats.stream", "", "ORDERS"),
+            ("node", "", "n1"),
+            ("pod", "shop", "web-1"),
+            ("pod", "shop", "web-3"),
+        ]
+        assert await bus.load("nats", "position:ORDERS") == b"\x00\x01position 4711"
+        assert await bus.load("ray", "jobs") == b'{"job-1":"RUNNING"}'
+        repeated = [make_event(0, id=f"e-{it}", source=f"/fleet/{it % 2}") for it in range(43)]
+        await bus.publish([*repeated, make_event(43, id="e-43", source="/fleet/1")], "nats")
+        assert bus.counters.deduplicated == 43
+        assert await History(bus).count_stored() == 44
+
+
+async def test_migrate_upgrades_schema_1_to_the_current_one(version_0_1: StorageSettings) -> None:
+    downgrade_to_schema_1(version_0_1)
+    async with EmbeddedBus(version_0_1) as bus:
+        assert await History(bus).count_stored() == 43
+        await bus.publish([make_event(44), Resource(kind="pod", name="x")], "cluster")
+        assert await bus.known_resources("cluster") == [("pod", "", "x")]
+        resources = Resources()
+        await resources.rebuild(bus)
+        assert [it.name for it in resources.of_kind("pod") if it.deleted] == ["web-2"]
+
+
+async def test_retention_removes_events_of_version_0_1_and_their_text_index(
+    version_0_1: StorageSettings,
+) -> None:
+    async with EmbeddedBus(version_0_1):
+        pass
+    settings = msgspec.structs.replace(version_0_1, retention_size=1, retention_interval=0.05)
+    async with EmbeddedBus(settings) as bus:
+        history = History(bus)
+        async with asyncio.timeout(10):
+            while await history.count_stored():
+                await asyncio.sleep(0.02)
+        await bus.publish([make_event(1, data="a new start")], "nats")
+        rows = "SELECT count(*) FROM events_text WHERE events_text MATCH ?"
+        (left,) = await bus.read(lambda it: it.execute(rows, ("word7 OR café",)).fetchone())
+        assert left == 0

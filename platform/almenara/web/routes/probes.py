@@ -11,9 +11,11 @@ from almenara.web.services import Services
 
 
 @get("/healthz", opt=PUBLIC, media_type="text/plain", include_in_schema=False)
-async def healthz() -> str:
-    """Respond 200 while the process is alive, whatever the state of upstream systems."""
-    return "alive\n"
+async def healthz(services: NamedDependency[Services]) -> Response[str]:
+    """Respond 200 while the process is alive, whatever the state of upstream systems; 503 with the
+    reason when a vital part has ended and only a restart helps."""
+    failure = services.bus.failure
+    return Response(f"{failure or 'alive'}\n", status_code=503 if failure else 200)
 
 
 @get("/readyz", opt=PUBLIC, media_type="text/plain", include_in_schema=False)

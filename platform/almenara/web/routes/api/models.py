@@ -72,7 +72,9 @@ class Health(msgspec.Struct, kw_only=True):
     events_stored: int
     last_sequence: int
     bus_full: str | None
-    """Why the bus cannot write; null while it can."""
+    """Why nothing can be stored at the moment; null while storing works."""
+    warnings: list[str] = []
+    """What an operator should know about the storage, one text each."""
 
 
 def format_api_time(microseconds: int) -> str | None:

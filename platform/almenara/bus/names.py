@@ -1,0 +1,142 @@
+"""Numbers for the names in events: sources, origins, types and namespaces.
+
+Most events repeat a few names, so the table `events` holds numbers. A log with more than
+`storage.max_names` names (an id in each type, say) stores further ones in the event itself, as text
+behind `INLINE`: nothing is lost, and the table of names stays small enough to be searched.
+"""
+
+import sqlite3
+from collections import Counter
+from typing import Any, Final
+
+NAMES_CACHED: Final = 10_000
+INLINE: Final = "="
+"""Marks a name in place of a number; without it SQLite would turn digits into a number."""
+NO_NAMESPACE: Final = 0
+NUMBERED_COLUMNS: Final = ("source", "origin", "type", "namespace")
+
+StoredName = int | str
+
+
+class NameTable:
+    """The names that the writer numbers, and how many events use each."""
+
+    def __init__(self, connection: sqlite3.Connection, limit: int) -> None:
+        self._connection, self.limit = connection, limit
+        self._numbers: dict[str, int] = {}
+        self._new_uses: Counter[int] = Counter()
+        self.reload()
+
+    def reload(self) -> None:
+        """Count again, after a transaction was rolled back or names were removed."""
+        self._numbers.clear()
+        self._new_uses.clear()
+        (self.count, highest) = self._connection.execute(
+            "SELECT count(*), max(number) FROM names"
+        ).fetchone()
+        last, self._has_inline = self._connection.execute(
+            "SELECT last_name, has_inline_names FROM position"
+        ).fetchone()
+        # Numbers are never used again: readers remember the text of each.
+        self._last = max(last, highest or 0)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether new names are stored in events."""
+        return bool(self.count >= self.limit)
+
+    def number(self, text: str) -> StoredName:
+        """Return what the event stores for a name, and count the use."""
+        number = self._numbers.get(text)
+        if number is None:
+            row = self._connection.execute(
+                "SELECT number FROM names WHERE text = ?", (text,)
+            ).fetchone()
+            if row is not None:
+                number = row[0]
+            elif self.is_full:
+                self._note_inline()
+                return INLINE + text
+            else:
+                number = self._add(text)
+            if len(self._numbers) >= NAMES_CACHED:
+                self._numbers.clear()
+            self._numbers[text] = number
+        self._new_uses[number] += 1
+        return number
+
+    def _note_inline(self) -> None:
+        if not self._has_inline:
+            self._connection.execute("UPDATE position SET has_inline_names = 1")
+            self._has_inline = True
+
+    def _add(self, text: str) -> int:
+        number = int(self._last) + 1
+        self._connection.execute("INSERT INTO names (number, text) VALUES (?, ?)", (number, text))
+        self._connection.execute("UPDATE position SET last_name = ?", (number,))
+        self._last, self.count = number, self.count + 1
+        return number
+
+    def store_uses(self) -> None:
+        """Write the uses that were counted since the last call."""
+        if self._new_uses:
+            self._connection.executemany(
+                "UPDATE names SET uses = uses + ? WHERE number = ?",
+                [(uses, number) for number, uses in self._new_uses.items()],
+            )
+            self._new_uses.clear()
+
+
+def release_uses(connection: sqlite3.Connection, through: int) -> int:
+    """Count down the names of the events up to a sequence, which are about to be removed, and
+    remove the names that no event uses any more. Returns how many were removed.
+
+    Events from before schema 4 were not counted, so names are removed only once all of those are.
+    """
+    (counted_from,) = connection.execute("SELECT names_counted_from FROM position").fetchone()
+    uses: Counter[int] = Counter()
+    for column in NUMBERED_COLUMNS:
+        rows = connection.execute(
+            f"SELECT {column}, count(*) FROM events NOT INDEXED"  # nosec B608 # constant fragments, bound values
+            " WHERE sequence > ? AND sequence <= ?"
+            f" AND typeof({column}) = 'integer' GROUP BY {column}",
+            (counted_from, through),
+        )
+        uses.update(dict(rows.fetchall()))
+    connection.executemany(
+        "UPDATE names SET uses = uses - ? WHERE number = ?",
+        [(count, number) for number, count in uses.items()],
+    )
+    if through < counted_from:
+        return 0
+    if counted_from:
+        # The last of the uncounted events goes with this step: from now on every count is right.
+        connection.execute("UPDATE position SET names_counted_from = 0")
+        return connection.execute("DELETE FROM names WHERE uses <= 0").rowcount
+    return connection.executemany(
+        "DELETE FROM names WHERE number = ? AND uses <= 0", [(number,) for number in uses]
+    ).rowcount
+
+
+class NameCache:
+    """The texts behind the numbers, as readers remember them."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, str] = {}
+
+    def text(self, connection: sqlite3.Connection, stored: Any) -> str:
+        """Return the text of a name in an event. Raises `KeyError` for an unknown number."""
+        if isinstance(stored, str):
+            return stored.removeprefix(INLINE)
+        text = self.known.get(stored)
+        if text is None:
+            row = connection.execute(
+                "SELECT text FROM names WHERE number = ?", (stored,)
+            ).fetchone()
+            if row is None:
+                raise KeyError(f"no name has the number {stored}")
+            text = str(row[0])
+            if len(self.known) >= NAMES_CACHED:
+                self.known.clear()
+            self.known[stored] = text
+        return text

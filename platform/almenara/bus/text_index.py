@@ -1,0 +1,37 @@
+"""What the full-text index holds of an event's data: JSON text with its escapes decoded.
+
+The index and live filters split this text into words, so that they find the same events. JSON
+without escapes needs no decoding: quotes, braces and commas separate words as spaces do.
+"""
+
+import json
+import re
+from typing import Final
+
+MAX_TEXT: Final = 256 * 1024
+"""Characters of an event's data that are searched; the rest of a longer payload is stored only."""
+
+_ESCAPES: Final = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\.", re.DOTALL)
+_CONTROL: Final = {r"\b": " ", r"\f": " ", r"\n": " ", r"\r": " ", r"\t": " "}
+
+SEARCHED_DATA: Final = (
+    rf"CASE WHEN instr(substr(data, 1, {MAX_TEXT}), '\') = 0 THEN substr(data, 1, {MAX_TEXT})"
+    " ELSE searched_text(data) END"
+)
+"""`searched_text` in SQL; Python is called only for data with escapes."""
+SEARCHED_DATA_BEFORE_4: Final = r"replace(replace(data, '\n', '  '), '\t', '  ')"
+"""The same in the schemas before version 4. A row must leave the index as it was entered."""
+
+
+def searched_text(data: str) -> str:
+    """Return the text of JSON that is searched."""
+    text = data[:MAX_TEXT]
+    return _ESCAPES.sub(_decode, text) if "\\" in text else text
+
+
+def _decode(match: re.Match[str]) -> str:
+    escape = match[0]
+    if escape[1] != "u":
+        return _CONTROL.get(escape, escape[1])
+    # A pair of surrogates is one letter; half of one is none, and is dropped.
+    return str(json.loads(f'"{escape}"')).encode("utf-8", "ignore").decode()
