@@ -1,19 +1,19 @@
-# Built from pinned and hashed requirements, twice the same from the same input:
+# Reproducible: pinned and hashed requirements, and the same image from the same input.
 #   docker build --build-arg EXTRAS="nats http" --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) .
 ARG BASE=python:3.13-slim
 
-# The build runs as the machine that builds, whatever the image is for: wheels are chosen for the
-# other architecture, and nothing of it is run.
+# The build stage runs on the architecture of the build machine: it selects wheels for the target
+# architecture and runs nothing of them, so no emulation is needed.
 FROM --platform=${BUILDPLATFORM} ${BASE} AS build
-# The plugins' libraries to bring: each names an extra of pyproject.toml.
+# The libraries to install for plugins: extras of pyproject.toml.
 ARG EXTRAS="nats http prometheus kubernetes ray oidc kubernetes-access"
-# Set by the builder; without it the image is for where it is built.
+# Set by BuildKit and buildah; the default is the architecture of the build machine.
 ARG TARGETARCH
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY requirements/image requirements/image
-# Of nkeys there is no wheel; it is Python alone. Whatever else had none would be compiled for here,
-# so that is refused.
+# nkeys has no wheel, but is pure Python. Any other sdist is refused, because it would be compiled for
+# the build machine.
 RUN python3 -m venv tools \
  && tools/bin/pip install --require-hashes --only-binary=:all: -r requirements/image/build.txt \
  && case "${TARGETARCH}" in \
@@ -21,7 +21,7 @@ RUN python3 -m venv tools \
     esac \
  && platforms=$(tools/bin/python -c "from packaging.tags import platform_tags; print(*platform_tags())") \
  && set -- \
- && for it in ${platforms}; do set -- "$@" --platform "${it%%"$(uname -m)"}${machine}"; done \
+ && for tag in ${platforms}; do set -- "$@" --platform "${tag%%"$(uname -m)"}${machine}"; done \
  && for extra in core ${EXTRAS}; do set -- "$@" -r "requirements/image/${extra}.txt"; done \
  && tools/bin/pip download --require-hashes --no-deps --no-build-isolation \
         --only-binary=:all: --no-binary=nkeys --dest wheels "$@" \
@@ -31,11 +31,11 @@ COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY platform platform
 COPY plugins plugins
 ARG SOURCE_DATE_EPOCH=0
-# Of the Kubernetes client the typed calls and objects are left out, generated code of 75 MiB: the
-# plugin asks by address and reads what it needs. So is what makes up examples for descriptions of
-# APIs, 25 MiB that are imported for nothing else, and the commands of libraries. The environment has
-# no pip of its own, as nothing is installed where it runs. Its bytecode is trusted as it is: it can't
-# be written there, and the times of files differ from build to build.
+# Left out to keep the image small: the typed calls and objects of the Kubernetes client (75 MiB of
+# generated code; the plugin requests paths and reads JSON), faker (25 MiB; only generates examples for
+# API descriptions) and the commands of libraries. The environment has no pip, because nothing is
+# installed at run time. Bytecode is not checked against its source: it can't be written at run time,
+# and the modification times of files differ from build to build.
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
  && python3 -m venv --without-pip /opt/almenara \
  && PYTHONPATH=$(echo tools/lib/python3*/site-packages) \
@@ -57,7 +57,7 @@ LABEL org.opencontainers.image.title="Almenara" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/almenara /opt/almenara
 COPY --from=build --chown=10001:10001 /build/data /data
-# By number, so that a cluster can see that it is not root.
+# Numeric, so that Kubernetes can verify runAsNonRoot.
 USER 10001:10001
 WORKDIR /data
 ENV PATH=/opt/almenara/bin:$PATH \
