@@ -1,10 +1,11 @@
-"""What the Ray panels take with ten past jobs and with a hundred thousand.
+"""What the Ray panels take with ten past jobs and with a hundred thousand: `make bench-ray`.
 
-python tests/benchmarks/ray_history.py
+`--short` compares with two thousand. It fails where a panel has no content.
 """
 
 import asyncio
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,13 +29,15 @@ from almenara_ray.views.job_page import prepare_job
 from almenara_ray.views.jobs import prepare_jobs
 from almenara_ray.views.timeline import prepare_timeline
 
+SHORT = "--short" in sys.argv
+MANY = 2_000 if SHORT else 100_000
 BATCH = 5_000
-REPEATS = 30
+REPEATS = 2 if SHORT else 30
 LOG = "\n".join(f"step {number} loss 0.{number:04d}" for number in range(60))
 
 
-def past(many: int) -> Sequence[list[Signal]]:
-    """Batches of the events of many jobs of two clusters, one of which has one in a thousand."""
+def make_past_jobs(many: int) -> Sequence[list[Signal]]:
+    """Batches of the events of jobs of two clusters; the small one has one job in a thousand."""
     large, small = ClusterState("large", SavedState()), ClusterState("small", SavedState())
     begin = now() - many * 20_000_000
     batches = []
@@ -44,65 +47,63 @@ def past(many: int) -> Sequence[list[Signal]]:
             cluster = small if number % 1000 == 500 or (many < 1000 and number == 5) else large
             status = "FAILED" if number % 20 == 0 else "SUCCEEDED"
             submitted = begin + number * 20_000_000
-            it = Job(
+            submission = Job(
                 id=f"job-{number:06d}", status=status, submitted=submitted,
                 ended=submitted + 60_000_000, entrypoint=f"python train.py --run {number % 7}",
             )  # fmt: skip
-            end = Transition(job=it, event=status.lower(), time=it.ended or 0)
+            end = Transition(job=submission, event=status.lower(), time=submission.ended or 0)
             if status == "FAILED":
                 end.log, end.reason = LOG, "ValueError: loss is nan"
-            submission = Transition(job=it, event="submitted", time=submitted)
-            batch += [
-                signal
-                for signal in cluster.job_signals([submission, end])
-                if isinstance(signal, Event)
-            ]
+            submit = Transition(job=submission, event="submitted", time=submitted)
+            signals = cluster.job_signals([submit, end])
+            batch += [signal for signal in signals if isinstance(signal, Event)]
         batches.append(batch)
     return batches
 
 
-async def median(what: Callable[[], Awaitable[object]]) -> float:
+async def measure_median(render: Callable[[], Awaitable[object]]) -> float:
     took = []
     for _ in range(REPEATS):
-        began = time.perf_counter()
-        await what()
-        took.append((time.perf_counter() - began) * 1000)
+        started = time.perf_counter()
+        content = await render()
+        took.append((time.perf_counter() - started) * 1000)
+        assert content
     return statistics.median(took)
 
 
 async def measure(many: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         async with EmbeddedBus(StorageSettings(dir=Path(folder))) as bus:
-            for batch in past(many):
+            for batch in make_past_jobs(many):
                 await bus.publish(batch, "ray/large")
             view = View(
                 bus=bus, history=History(bus), resources=Resources(),
                 sources=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
                 log_feeds=LogFeeds(),
             )  # fmt: skip
-            look: DataView = PanelDataView(view)
-            deep = str(await bus.read(lambda it: it.execute(
+            data: DataView = PanelDataView(view)
+            deep = str(await bus.read(lambda connection: connection.execute(
                 "SELECT max(sequence) / 2 FROM events").fetchone()[0]))  # fmt: skip
             settings = RaySettings()
-            asked = {
-                "jobs": lambda: prepare_jobs(look, {}),
-                "failed jobs": lambda: prepare_jobs(look, {"status": "FAILED"}),
-                "jobs of a small cluster": lambda: prepare_jobs(look, {"namespace": "small"}),
-                "jobs halfway down": lambda: prepare_jobs(look, {"before": deep}),
-                "jobs with a word": lambda: prepare_jobs(look, {"text": "nan"}),
-                "timeline": lambda: prepare_timeline(look, {"span": "1h"}),
+            panels = {
+                "jobs": lambda: prepare_jobs(data, {}),
+                "failed jobs": lambda: prepare_jobs(data, {"status": "FAILED"}),
+                "jobs of a small cluster": lambda: prepare_jobs(data, {"namespace": "small"}),
+                "jobs halfway down": lambda: prepare_jobs(data, {"before": deep}),
+                "jobs with a word": lambda: prepare_jobs(data, {"text": "nan"}),
+                "timeline": lambda: prepare_timeline(data, {"span": "1h"}),
                 "one job": lambda: prepare_job(
-                    settings, look, {"namespace": "large", "name": f"job-{many // 4 * 2:06d}"}
+                    settings, data, {"namespace": "large", "name": f"job-{many // 4 * 2:06d}"}
                 ),
             }  # fmt: skip
-            return {name: await median(what) for name, what in asked.items()}
+            return {name: await measure_median(render) for name, render in panels.items()}
 
 
 def main() -> None:
-    few, many = (asyncio.run(measure(it)) for it in (10, 100_000))
-    print(f"{'median of ' + str(REPEATS) + ', in ms':28}{'10 jobs':>10}{'100,000':>10}")
+    few, many = (asyncio.run(measure(count)) for count in (10, MANY))
+    print(f"{f'median of {REPEATS}, in ms':28}{'10 jobs':>10}{f'{MANY:,}':>10}{'ratio':>8}")
     for name, took in few.items():
-        print(f"{name:28}{took:10.1f}{many[name]:10.1f}")
+        print(f"{name:28}{took:10.1f}{many[name]:10.1f}{many[name] / took:8.1f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,17 @@
-"""The figures we hold ourselves to, each on one line: `make bench [BENCH="ingest memory"]`.
+"""The figures we hold ourselves to: `make bench [BENCH="ingest memory"]`.
 
-Speeds are ratios to the same work done without us, side by side in one run.
+Speeds are ratios to the same work without Almenara, measured side by side in one run. `--short`
+measures little and judges no speed: it fails only where something breaks. `--against FOLDER`
+measures another checkout in the same run, benchmark by benchmark:
+
+    git worktree add ../before v0.1.0
+    python tests/benchmarks/run.py --against ../before start memory
 """
 
+import argparse
 import asyncio
+import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -13,7 +21,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nats
@@ -23,25 +31,50 @@ from nats.js.api import ConsumerConfig, StreamConfig
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from almenara.bus.embedded import EmbeddedBus
-from almenara.config import Isolation, Settings, StorageSettings
+from almenara.config import StorageSettings
 from almenara.history import Filter, History
-from almenara.plugins import PluginRegistry, plugins_in_folder
-from almenara.plugins.host import PluginHost
-from almenara.signals import Event, Severity, now
-from almenara.supervisor import Supervisor
+from almenara.signals import Event, Severity, now, parse_time
 from support.application import Almenara
 from support.servers import NatsServer, wait_until
 
-MESSAGES = 60_000
-EVENTS = int(os.environ.get("BENCH_EVENTS", "5000000"))
 BATCH = 500
-REPEATS = 200
-ON_DISK = 200_000
 STEMS = ("lay", "do", "view", "mit", "run", "take", "plan", "set", "write", "build", "work", "load")
-WORDS = [f"{it}{stem}" for it in ("re", "un", "over", "sub") for stem in STEMS]
+WORDS = [f"{prefix}{stem}" for prefix in ("re", "un", "over", "sub") for stem in STEMS]
 
 
-def payload(number: int) -> bytes:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is measured."""
+
+    messages: int = 60_000
+    queried: int = int(os.environ.get("BENCH_EVENTS", "5000000"))
+    stored: int = 200_000
+    pages: int = 200
+    starts: int = 5
+    rest: float = 5.0
+    """Seconds before idle memory is read."""
+    batches: int = 120
+    singles: int = 200
+
+
+SHORT = Size(
+    messages=2_000, queried=20_000, stored=5_000, pages=10,
+    starts=1, rest=0.2, batches=10, singles=20,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A line of the table; the reference is the same work without Almenara, or a budget."""
+
+    name: str
+    measured: str
+    reference: str
+    ratio: float
+    goal: str = ""
+
+
+def make_payload(number: int) -> bytes:
     return json.dumps(
         {
             "event_type": "DELIBERATION_STARTED",
@@ -55,63 +88,61 @@ def payload(number: int) -> bytes:
     ).encode()
 
 
-async def fill(server: NatsServer) -> None:
+async def fill_stream(server: NatsServer, messages: int) -> None:
     client = await nats.connect(server.url)
     jetstream = client.jetstream()
     await jetstream.add_stream(StreamConfig(name="LOAD", subjects=["load.>"]))
-    for start in range(0, MESSAGES, BATCH):
+    for start in range(0, messages, BATCH):
         await asyncio.gather(
-            *(jetstream.publish("load.x", payload(it)) for it in range(start, start + BATCH))
+            *(
+                jetstream.publish("load.x", make_payload(number))
+                for number in range(start, min(start + BATCH, messages))
+            )
         )
     await client.close()
 
 
-async def only_acknowledge(server: NatsServer) -> float:
+async def acknowledge_only(server: NatsServer, messages: int) -> float:
     """Messages a second of a bare nats-py consumer that acknowledges and does nothing else."""
     client = await nats.connect(server.url)
     jetstream = client.jetstream()
     config = ConsumerConfig(max_ack_pending=10_000)
     subscription = await jetstream.pull_subscribe("load.>", durable="bare", config=config)
-    began, done = time.perf_counter(), 0
-    while done < MESSAGES:
-        messages = await subscription.fetch(BATCH, timeout=5)
-        for message in messages:
+    started, done = time.perf_counter(), 0
+    while done < messages:
+        batch = await subscription.fetch(BATCH, timeout=5)
+        for message in batch:
             await message.ack()
-        done += len(messages)
-    took = time.perf_counter() - began
+        done += len(batch)
+    took = time.perf_counter() - started
     await client.close()
-    return MESSAGES / took
+    return messages / took
 
 
-def ingest(folder: Path) -> str:
+def measure_ingest(folder: Path, size: Size) -> Iterator[Result]:
     """Durable ingest with deduplication and text index against only acknowledging."""
     with NatsServer(folder / "nats") as server:
-        asyncio.run(fill(server))
-        bare = asyncio.run(only_acknowledge(server))
+        asyncio.run(fill_stream(server, size.messages))
+        bare = asyncio.run(acknowledge_only(server, size.messages))
         with Almenara(folder / "almenara", server.url) as almenara:
-            wait_until(lambda: almenara.stored() >= MESSAGES, "all messages", 120)
-            events = almenara.get("/api/health")
-            assert events["events_stored"] == MESSAGES
-            began, ended = span(folder / "almenara" / "var" / "almenara.db", almenara)
-        ours = MESSAGES / (ended - began)
-    return (
-        f"durable ingest {ours:,.0f}/s, only acknowledging {bare:,.0f}/s:"
-        f" ratio {ours / bare:.2f} (at least 0.35)"
-    )
+            wait_until(lambda: almenara.stored() >= size.messages, "all messages", 120)
+            assert almenara.get("/api/health")["events_stored"] == size.messages
+            started, ended = find_ingest_span(folder / "almenara" / "var" / "almenara.db", almenara)
+    rate = size.messages / (ended - started)
+    yield Result("durable ingest", f"{rate:,.0f}/s", f"{bare:,.0f}/s only acknowledging",
+                 rate / bare, "at least 0.35")  # fmt: skip
 
 
-def span(path: Path, almenara: Almenara) -> tuple[float, float]:
-    """When the source began to run, and when the last event was written."""
-    began = next(
+def find_ingest_span(path: Path, almenara: Almenara) -> tuple[float, float]:
+    """When the source started, and when the last event was written."""
+    started = next(
         json.loads(line) for line in almenara.log.splitlines() if "a source is running" in line
     )
-    from almenara.signals import parse_time
-
     ended = max(path.stat().st_mtime, path.with_name("almenara.db-wal").stat().st_mtime)
-    return parse_time(began["timestamp"]) / 1e6, ended
+    return parse_time(started["timestamp"]) / 1e6, ended
 
 
-def memory(folder: Path) -> str:
+def measure_memory(folder: Path, size: Size) -> Iterator[Result]:
     """Resident memory at rest, a NATS connection included."""
     with (
         NatsServer(folder / "nats") as server,
@@ -119,24 +150,24 @@ def memory(folder: Path) -> str:
     ):
         wait_until(lambda: almenara.get("/api/sources")[0]["status"] == "running", "running")
         almenara.text("/")
-        time.sleep(5)
+        time.sleep(size.rest)
         assert almenara.process is not None
         status = Path(f"/proc/{almenara.process.pid}/status").read_text()
-        resident = next(int(it.split()[1]) for it in status.splitlines() if "VmRSS" in it) / 1024
-    return f"idle memory {resident:.0f} MiB: ratio to 80 MiB {resident / 80:.2f} (at most 1)"
+    resident = next(int(line.split()[1]) for line in status.splitlines() if "VmRSS" in line) / 1024
+    yield Result("idle memory", f"{resident:.0f} MiB", "80 MiB", resident / 80, "at most 1")
 
 
-def start(folder: Path) -> str:
+def measure_start(folder: Path, size: Size) -> Iterator[Result]:
     """Time from starting the process to being ready."""
     took = []
     with NatsServer(folder / "nats") as server:
-        for number in range(5):
+        for number in range(size.starts):
             almenara = Almenara(folder / f"almenara-{number}", server.url)
-            began = time.perf_counter()
+            started = time.perf_counter()
             with almenara:
-                took.append(time.perf_counter() - began)
+                took.append(time.perf_counter() - started)
     median = statistics.median(took)
-    return f"start to ready {median:.2f} s: ratio to 1.5 s {median / 1.5:.2f} (at most 1)"
+    yield Result("start to ready", f"{median:.2f} s", "1.5 s", median / 1.5, "at most 1")
 
 
 ROW = (
@@ -163,63 +194,64 @@ PAGES = (
 )  # fmt: skip
 
 
-def query(folder: Path) -> str:
+def measure_queries(folder: Path, size: Size) -> Iterator[Result]:
     """Pages of history over millions of events against the same queries in bare sqlite3."""
 
-    async def build_and_ask() -> dict[str, tuple[float, float]]:
+    async def build_and_query() -> dict[str, tuple[float, float]]:
         settings = StorageSettings(dir=folder, deduplication_window=10_000)
         async with EmbeddedBus(settings) as bus:
             base = now()
-            for first in range(0, EVENTS, 20_000):
-                await bus.publish([sample(it, base) for it in range(first, first + 20_000)], "x")
+            for first in range(0, size.queried, 20_000):
+                numbers = range(first, min(first + 20_000, size.queried))
+                await bus.publish([make_event(number, base) for number in numbers], "x")
             history, connection = History(bus), sqlite3.connect(bus.path)
             return {
-                name: await compare(history, connection, chosen, statement, parameters)
-                for name, chosen, statement, parameters in PAGES
+                name: await compare(history, connection, query, statement, parameters, size)
+                for name, query, statement, parameters in PAGES
             }
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        found = runner.run(build_and_ask())
-    ours, bare = (sum(times) * 1000 for times in zip(*found.values(), strict=True))
-    each = ", ".join(f"{name} {ours / bare:.2f}" for name, (ours, bare) in found.items())
-    return (
-        f"{len(found)} pages over {EVENTS:,} events {ours:.2f} ms, bare sqlite3 {bare:.2f} ms:"
-        f" ratio {ours / bare:.2f} (at most 1.5; {each})"
-    )
+        pages = runner.run(build_and_query())
+    pages["all pages"] = tuple(map(sum, zip(*pages.values(), strict=True)))  # type: ignore[assignment]
+    for name, (ours, bare) in pages.items():
+        yield Result(f"query {name}, {size.queried:,} events", f"{ours * 1e3:.2f} ms",
+                     f"{bare * 1e3:.2f} ms in bare sqlite3", ours / bare,
+                     "at most 1.5" if name == "all pages" else "")  # fmt: skip
 
 
 async def compare(
     history: History,
     connection: sqlite3.Connection,
-    chosen: Filter,
+    filters: Filter,
     statement: str,
     parameters: tuple[str, ...],
+    size: Size,
 ) -> tuple[float, float]:
     """Median seconds of a page through history and of the statement alone."""
     ours: list[float] = []
     bare: list[float] = []
 
-    async def ask(before: int) -> list[int]:
-        began = time.perf_counter()
-        found = await history.events(chosen, before=before, limit=100)
-        ours.append(time.perf_counter() - began)
-        return [it.sequence for it in found]
+    async def query(before: int) -> list[int]:
+        started = time.perf_counter()
+        events = await history.events(filters, before=before, limit=100)
+        ours.append(time.perf_counter() - started)
+        return [event.sequence for event in events]
 
-    async def ask_bare(before: int) -> list[int]:
-        began = time.perf_counter()
-        found = connection.execute(statement, (*parameters, before)).fetchall()
-        bare.append(time.perf_counter() - began)
-        return [it[0] for it in found]
+    async def query_bare(before: int) -> list[int]:
+        started = time.perf_counter()
+        rows = connection.execute(statement, (*parameters, before)).fetchall()
+        bare.append(time.perf_counter() - started)
+        return [row[0] for row in rows]
 
-    for number in range(REPEATS):
-        before = EVENTS - number * (EVENTS // REPEATS // 2)
-        # Who comes second finds the pages in the processor's caches, so they take turns.
-        first, second = (ask, ask_bare) if number % 2 else (ask_bare, ask)
+    for number in range(size.pages):
+        before = size.queried - number * (size.queried // size.pages // 2)
+        # The second of the two finds the pages in the processor's caches, so they take turns.
+        first, second = (query, query_bare) if number % 2 else (query_bare, query)
         assert await first(before) == await second(before)
     return statistics.median(ours), statistics.median(bare)
 
 
-def sample(number: int, base: int) -> Event:
+def make_event(number: int, base: int) -> Event:
     return Event(
         id=str(number),
         source=f"source-{number % 5}",
@@ -232,7 +264,7 @@ def sample(number: int, base: int) -> Event:
     )
 
 
-def disk(folder: Path) -> str:
+def measure_disk(folder: Path, size: Size) -> Iterator[Result]:
     """What an event of a fleet takes on the disk, with indices, text search and its id."""
     numbers = random.Random(1)
     events = [
@@ -245,125 +277,158 @@ def disk(folder: Path) -> str:
             severity=Severity.INFO,
             correlation=f"US-{number % 500}",
             data={
-                **json.loads(payload(number)),
+                **json.loads(make_payload(number)),
                 "reason": " ".join(numbers.choices(WORDS, k=12)),
             },
         )
-        for number in range(ON_DISK)
+        for number in range(size.stored)
     ]
-    sent = sum(len(json.dumps(it.data)) for it in events) / ON_DISK
+    payload = sum(len(json.dumps(event.data)) for event in events) / size.stored
 
     async def write() -> Path:
         async with EmbeddedBus(StorageSettings(dir=folder)) as bus:
-            for first in range(0, ON_DISK, BATCH):
+            for first in range(0, size.stored, BATCH):
                 await bus.publish(events[first : first + BATCH], "nats")
             return bus.path
 
     path = asyncio.run(write())
-    taken = sum(it.stat().st_size for it in folder.glob(f"{path.name}*")) / ON_DISK
-    return (
-        f"on disk {taken:.0f} bytes an event, whose data has {sent:.0f}: ratio {taken / sent:.1f};"
-        f" 10 events/s are {taken * 864_000 / 1e6:,.0f} MB a day"
-    )
+    stored = sum(file.stat().st_size for file in folder.glob(f"{path.name}*")) / size.stored
+    yield Result("on disk", f"{stored:.0f} B an event", f"{payload:.0f} B of JSON",
+                 stored / payload)  # fmt: skip
 
 
-BOUNDARY_PLUGIN = """
-import almenara, time
+ISOLATION_PLUGIN = """
+import almenara, asyncio, time
 from almenara.signals import Event, now
 
-BATCHES, SIZE = 120, 500
+BATCHES, SINGLES, SIZE = {batches}, {singles}, 500
 
 class Measured:
     name = "measured"
     rate_limit = 1e9
-    def __init__(self, context): self.context = context
+
     async def run(self, publish):
         took = []
-        for number in range(200):
-            began = time.perf_counter()
-            await publish([Event(id=f"one-{number}-{now()}", source="b", type="one", time=now())])
-            took.append(time.perf_counter() - began)
+        for number in range(SINGLES):
+            started = time.perf_counter()
+            await publish([Event(id=f"one-{{number}}", source="b", type="one", time=now())])
+            took.append(time.perf_counter() - started)
         batches = [
-            [Event(id=f"{n}-{i}-{now()}", source="b", type="t", time=now(), subject=f"s.{i % 9}",
-                   data={"story_id": f"US-{i}", "role": "DEV", "num_agents": 3})
-             for i in range(SIZE)]
-            for n in range(BATCHES)
+            [Event(id=f"{{batch}}-{{number}}", source="b", type="t", time=now(),
+                   subject=f"s.{{number % 9}}",
+                   data={{"story_id": f"US-{{number}}", "role": "DEV", "num_agents": 3}})
+             for number in range(SIZE)]
+            for batch in range(BATCHES)
         ]
-        began, cpu = time.perf_counter(), time.process_time()
+        started = time.perf_counter()
         for batch in batches:
             await publish(batch)
-        took.sort()
-        rate = BATCHES * SIZE / (time.perf_counter() - began)
-        await self.context.save("figures", f"{rate} {took[100]}".encode())
-        await __import__("asyncio").Event().wait()
+        rate = BATCHES * SIZE / (time.perf_counter() - started)
+        data = {{"rate": rate, "single": sorted(took)[SINGLES // 2]}}
+        await publish([Event(id="figures", source="b", type="figures", time=now(), data=data)])
+        await asyncio.Event().wait()
 
 @almenara.hookimpl
-def almenara_sources(context): return [Measured(context)]
+def almenara_sources(): return [Measured()]
 """
 
 
-async def through(folder: Path, isolation: Isolation) -> tuple[float, float]:
+def measure_through(folder: Path, isolation: str, size: Size) -> tuple[float, float]:
     """Signals a second, and median seconds for one alone, through an isolation."""
-    (folder / "plugins").mkdir(parents=True)
-    (folder / "plugins" / "measured.py").write_text(BOUNDARY_PLUGIN)
-    settings = Settings(plugins_dir=folder / "plugins")
-    settings.storage.dir = folder
-    settings.supervisor.isolation = isolation
-    plugins = PluginRegistry()
-    for found in plugins_in_folder(folder / "plugins"):
-        plugins.load(found)
-    async with EmbeddedBus(settings.storage) as bus:
-        supervisor = Supervisor(bus, settings.supervisor)
-        PluginHost(settings, plugins, bus, supervisor, Nowhere(), Nowhere()).add("measured")
-        running = asyncio.create_task(supervisor.run())
-        async with asyncio.timeout(120):
-            while (figures := await bus.load("measured", "figures")) is None:
-                await asyncio.sleep(0.05)
-        running.cancel()
-        await asyncio.wait([running])
-    rate, single = figures.split()
-    return float(rate), float(single)
+    plugins = folder / "plugins"
+    plugins.mkdir(parents=True)
+    text = ISOLATION_PLUGIN.format(batches=size.batches, singles=size.singles)
+    (plugins / "measured.py").write_text(text)
+    with Almenara(
+        folder / "almenara", "nats://127.0.0.1:9", plugins_dir=str(plugins),
+        plugins__disabled="[nats]", supervisor__isolation=isolation,
+    ) as almenara:  # fmt: skip
+        wait_until(lambda: almenara.get("/api/events?type=figures")["events"], "figures", 120)
+        (event,) = almenara.get("/api/events?type=figures")["events"]
+    return event["data"]["rate"], event["data"]["single"]
 
 
-class Nowhere:
-    """Where the panels of a plugin without any go."""
-
-    def add(self, *_: object) -> None: ...
-
-    def remove(self, plugin: str) -> None: ...
-
-
-def boundary(folder: Path) -> str:
-    """What it costs to keep a source in a thread or a process, against none of both."""
-    told = []
-    bare_rate, bare_single = asyncio.run(through(folder / "task", "task"))
+def measure_isolation(folder: Path, size: Size) -> Iterator[Result]:
+    """What it costs to isolate a source in a thread or a process, against a task."""
+    task_rate, task_single = measure_through(folder / "task", "task", size)
     for isolation in ("thread", "process"):
-        rate, single = asyncio.run(through(folder / isolation, isolation))
-        told.append(
-            f"{isolation} {rate:,.0f}/s, ratio {rate / bare_rate:.2f};"
-            f" one alone {single * 1e3:.2f} ms, ratio {single / bare_single:.2f}"
-        )
-    return (
-        f"isolation: task {bare_rate:,.0f} signals/s in batches of 500, one alone"
-        f" {bare_single * 1e3:.2f} ms; " + "; ".join(told)
-    )
+        rate, single = measure_through(folder / isolation, isolation, size)
+        yield Result(f"isolation {isolation}, batches of 500", f"{rate:,.0f}/s",
+                     f"{task_rate:,.0f}/s as a task", rate / task_rate)  # fmt: skip
+        yield Result(f"isolation {isolation}, one signal", f"{single * 1e3:.2f} ms",
+                     f"{task_single * 1e3:.2f} ms as a task", single / task_single)  # fmt: skip
 
 
-BENCHMARKS: dict[str, Callable[[Path], str]] = {
-    "ingest": ingest,
-    "memory": memory,
-    "start": start,
-    "boundary": boundary,
-    "disk": disk,
-    "query": query,
+BENCHMARKS: dict[str, Callable[[Path, Size], Iterator[Result]]] = {
+    "ingest": measure_ingest,
+    "memory": measure_memory,
+    "start": measure_start,
+    "boundary": measure_isolation,
+    "disk": measure_disk,
+    "query": measure_queries,
 }
 
 
+IN_PROCESS = {"disk", "query"}
+"""Benchmarks that import the code they measure, so that they can't measure another checkout."""
+
+
+@contextlib.contextmanager
+def use_checkout(checkout: Path) -> Iterator[None]:
+    """Start Almenara from the code of another checkout, with the libraries of this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "almenara"
+        path = f"{checkout.resolve()}/platform:{checkout.resolve()}/plugins"
+        program.write_text(
+            f'#!/bin/sh\nPYTHONPATH="{path}" exec "{sys.executable}" -m almenara "$@"\n'
+        )
+        program.chmod(0o755)
+        os.environ["ALMENARA_COMMAND"] = str(program)
+        try:
+            yield
+        finally:
+            del os.environ["ALMENARA_COMMAND"]
+
+
+def measure(name: str, size: Size) -> list[Result]:
+    print(f"measuring {name}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        return list(BENCHMARKS[name](Path(folder), size))
+
+
+def print_table(results: list[Result], others: dict[str, Result]) -> None:
+    """`others` are the results of another checkout; a ratio of 1 means as fast or as large."""
+    rows = [["", "Almenara", "reference", "ratio", "goal"]]
+    rows[0] += ["other checkout", "ratio to it"] if others else []
+    for result in results:
+        row = [result.name, result.measured, result.reference, f"{result.ratio:.2f}", result.goal]
+        if (other := others.get(result.name)) is not None:
+            # Both were measured against the same reference, minutes apart.
+            row += [other.measured, f"{result.ratio / other.ratio:.2f}"]
+        rows.append(row + [""] * (len(rows[0]) - len(row)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
 def main() -> None:
-    wanted = sys.argv[1:] or os.environ.get("BENCH", "").split() or list(BENCHMARKS)
-    for name in wanted:
-        with tempfile.TemporaryDirectory() as folder:
-            print(BENCHMARKS[name](Path(folder)), flush=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="measure little, judge no speed")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    options = parser.parse_args()
+    if unknown := set(options.names) - BENCHMARKS.keys():
+        parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}")
+    size = SHORT if options.short else Size()
+    results: list[Result] = []
+    others: dict[str, Result] = {}
+    for name in options.names or BENCHMARKS:
+        if options.against is not None and name not in IN_PROCESS:
+            with use_checkout(options.against):
+                others |= {result.name: result for result in measure(name, size)}
+        results += measure(name, size)
+    print_table(results, others)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From published to painted in a real browser, and what the page costs it."""
+"""The time from publishing to painting in a real browser, and what the page costs it."""
 
 import os
 import shutil
@@ -8,20 +8,20 @@ from typing import Any, Final
 
 import msgspec
 from playwright.sync_api import CDPSession, sync_playwright
-from scenario import HERE, WARM_UP, Program, Scenario, running
+from scenario import HERE, WARM_UP, Program, Scenario, run_server
 
 RATE: Final = 1_000.0
 WATCH: Final = """
 (() => {
-  const found = (window.found = []);
+  const delays = (window.delays = []);
   let newest = 0;
   const painted = (stamps) => requestAnimationFrame(() => {
     // A message comes after the frame that the callback belongs to.
     const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => { for (const it of stamps) found.push(Date.now() - it); };
+    port1.onmessage = () => { for (const stamp of stamps) delays.push(Date.now() - stamp); };
     port2.postMessage(0);
   });
-  const look = () => {
+  const scan = () => {
     const stamps = [];
     let seen = newest;
     for (const row of document.querySelectorAll("#event-rows > .event")) {
@@ -35,15 +35,15 @@ WATCH: Final = """
     if (stamps.length) painted(stamps);
   };
   document.addEventListener("DOMContentLoaded", () => {
-    look();
-    new MutationObserver(look).observe(document.body, { childList: true, subtree: true });
+    scan();
+    new MutationObserver(scan).observe(document.body, { childList: true, subtree: true });
   });
 })();
 """
 
 
 class BrowserFigures(msgspec.Struct, kw_only=True):
-    """What a page cost a browser, and how late it was."""
+    """What a page costs a browser, and how late it is."""
 
     seconds: float
     rate: float
@@ -54,45 +54,48 @@ class BrowserFigures(msgspec.Struct, kw_only=True):
     busy: float
     """Seconds that the main thread worked in each second."""
     heap: list[float]
-    """MiB in use after collecting, at even distances."""
+    """MiB in use after garbage collection, sampled at equal intervals."""
     shown: int
-    """The most rows that the page ever held."""
+    """The most rows that the page ever had."""
 
 
 def run(folder: Path, seconds: float, samples: int = 6) -> BrowserFigures:
-    """Look at `/events` while events come."""
+    """Open `/events` while events arrive."""
     path = os.environ.get("ALMENARA_CHROMIUM") or shutil.which("chromium")
-    with running(Scenario(server="almenara", clients=1, rate=RATE), folder) as (tested, server):
+    with run_server(Scenario(server="almenara", clients=1, rate=RATE), folder) as (
+        server_under_test,
+        server,
+    ):
         publisher = Program(str(HERE / "publisher.py"), str(server.port), str(RATE), "50")
         try:
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
                 page = browser.new_page(viewport={"width": 1440, "height": 900})
                 page.add_init_script(WATCH)
-                page.goto(f"http://127.0.0.1:{tested.port}/events")
+                page.goto(f"http://127.0.0.1:{server_under_test.port}/events")
                 session = page.context.new_cdp_session(page)
                 session.send("Performance.enable")
                 time.sleep(WARM_UP * 2)
-                page.evaluate("window.found.length = 0")
+                page.evaluate("window.delays.length = 0")
                 late: list[float] = []
                 heap, shown, busy, took = [], 0, 0.0, 0.0
                 for _ in range(samples):
-                    before, began = metrics(session)["TaskDuration"], time.monotonic()
-                    end = began + seconds / samples
+                    before, started = read_metrics(session)["TaskDuration"], time.monotonic()
+                    end = started + seconds / samples
                     while time.monotonic() < end:
                         time.sleep(1)
                         count = "document.querySelectorAll('#event-rows > .event').length"
                         shown = max(shown, page.evaluate(count))
-                    busy += metrics(session)["TaskDuration"] - before
-                    took += time.monotonic() - began
-                    # What we note must not pass for growth of the page.
-                    late += page.evaluate("window.found.splice(0)")
-                    # Outside the time measured: nobody collects by hand in a browser.
+                    busy += read_metrics(session)["TaskDuration"] - before
+                    took += time.monotonic() - started
+                    # The recorded delays must not count as growth of the page.
+                    late += page.evaluate("window.delays.splice(0)")
+                    # Not part of the measured time: browsers collect on their own.
                     session.send("HeapProfiler.collectGarbage")
-                    heap.append(metrics(session)["JSHeapUsedSize"] / 2**20)
+                    heap.append(read_metrics(session)["JSHeapUsedSize"] / 2**20)
                 browser.close()
         finally:
-            publisher.ask("")
+            publisher.request("")
             publisher.stop()
     late.sort()
     return BrowserFigures(
@@ -102,6 +105,6 @@ def run(folder: Path, seconds: float, samples: int = 6) -> BrowserFigures:
     )  # fmt: skip
 
 
-def metrics(session: CDPSession) -> dict[str, Any]:
-    """Chromium's own figures of the page."""
-    return {it["name"]: it["value"] for it in session.send("Performance.getMetrics")["metrics"]}
+def read_metrics(session: CDPSession) -> dict[str, Any]:
+    """Chromium's own metrics of the page."""
+    return {row["name"]: row["value"] for row in session.send("Performance.getMetrics")["metrics"]}

@@ -1,9 +1,9 @@
-"""What people would use instead, fed by the same events: `peers.py <which> <port> <port of NATS>`.
+"""Alternatives to Almenara, fed by the same events: `peers.py <which> <port> <port of NATS>`.
 
-`naive` is the broadcaster that most dashboards are: for each event one JSON frame to each socket,
-in a loop. `plugin` is Litestar's own ChannelsPlugin with one message for each event. Both keep
-nothing and render nothing. `nats-py` serves nobody: it reads the stream as its documentation says,
-and acknowledges; `/read` tells how much it has read.
+`naive` is the broadcaster of most dashboards: for each event one JSON frame to each socket, in a
+loop. `plugin` is Litestar's own ChannelsPlugin with one message for each event. Both store and
+render nothing. `nats-py` serves no viewers: it reads the stream as its documentation recommends and
+acknowledges; `/read` returns how many messages it has read.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ Handle = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def following(port: int, handle: Handle) -> AsyncIterator[None]:
+async def subscribe_events(port: int, handle: Handle) -> AsyncIterator[None]:
     async def take(message: Msg) -> None:
         await handle(json.loads(message.data))
 
@@ -45,7 +45,7 @@ async def following(port: int, handle: Handle) -> AsyncIterator[None]:
     await client.close()
 
 
-def naive(port: int) -> Any:
+def make_naive(port: int) -> Any:
     sockets: set[WebSocket] = set()
 
     async def live(socket: WebSocket) -> None:
@@ -68,12 +68,12 @@ def naive(port: int) -> Any:
                 sockets.discard(socket)
 
     def lifespan(app: Starlette) -> contextlib.AbstractAsyncContextManager[None]:
-        return following(port, broadcast)
+        return subscribe_events(port, broadcast)
 
     return Starlette(routes=[WebSocketRoute("/live", live)], lifespan=lifespan)
 
 
-def plugin(port: int) -> Any:
+def make_plugin(port: int) -> Any:
     channels = ChannelsPlugin(
         backend=MemoryChannelsBackend(),
         channels=["live"],
@@ -84,45 +84,47 @@ def plugin(port: int) -> Any:
 
     async def broadcast(event: dict[str, Any]) -> None:
         channels.publish(json.dumps(event, separators=(",", ":")), "live")
-        # The plugin's queue is filled without waiting; its own tasks need a turn.
+        # `publish` does not wait, so the plugin's own tasks need a turn.
         await asyncio.sleep(0)
 
     return Litestar(
-        plugins=[channels], lifespan=[lambda app: following(port, broadcast)], logging_config=None
+        plugins=[channels],
+        lifespan=[lambda app: subscribe_events(port, broadcast)],
+        logging_config=None,
     )
 
 
-def reader(port: int) -> Any:
+def make_reader(port: int) -> Any:
     read = 0
 
-    async def read_on() -> None:
+    async def read_messages() -> None:
         nonlocal read
         client = await nats.connect(f"nats://127.0.0.1:{port}")
         jetstream = client.jetstream()
         config = ConsumerConfig(ack_policy=AckPolicy.ALL, max_ack_pending=BATCH * 20)
-        pulled = await jetstream.pull_subscribe(
+        subscription = await jetstream.pull_subscribe(
             SUBJECTS, durable="reader", stream="BENCH", config=config
         )
         while True:
             with contextlib.suppress(nats.errors.TimeoutError):
-                batch = await pulled.fetch(BATCH, timeout=0.1)
-                # One acknowledgement for all of them: the least that can be done.
+                batch = await subscription.fetch(BATCH, timeout=0.1)
+                # One acknowledgement for the whole batch: the least work possible.
                 await batch[-1].ack()
                 read += len(batch)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(read_on())
+        task = asyncio.create_task(read_messages())
         yield
         task.cancel()
 
-    async def told(request: Request) -> JSONResponse:
+    async def count(request: Request) -> JSONResponse:
         return JSONResponse(read)
 
-    return Starlette(routes=[Route("/read", told)], lifespan=lifespan)
+    return Starlette(routes=[Route("/read", count)], lifespan=lifespan)
 
 
-PEERS: Final = {"naive": naive, "plugin": plugin, "nats-py": reader}
+PEERS: Final = {"naive": make_naive, "plugin": make_plugin, "nats-py": make_reader}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The picture of the figures: `plot.py <figures.json> <picture.svg>`, in the peers' environment."""
+"""Draws the figures: `plot.py <figures.json> <picture.svg>`, in the environment of the peers."""
 
 import json
 import sys
@@ -20,51 +20,55 @@ NAMES = {
 }
 
 
-def held(it: dict[str, Any]) -> bool:
-    short = it["expected"] > 0 and it["frames"] < it["expected"] * 0.97
-    return not (it["p99"] > 1.0 or short or it["missing"] or it["untold"])
+def keeps_up(row: dict[str, Any]) -> bool:
+    short = row["expected"] > 0 and row["frames"] < row["expected"] * 0.97
+    return not (row["p99"] > 1.0 or short or row["missing"] or row["unreported"])
 
 
 def main() -> None:
     figures = json.loads(Path(sys.argv[1]).read_text())["figures"]
     plain = [
-        it for it in figures
-        if it["scenario"]["server"] in NAMES
-        and not any(it["scenario"].get(name) for name in ("slow", "stalled", "storm"))
-        and it["scenario"].get("filters", 1) == 1
+        row for row in figures
+        if row["scenario"]["server"] in NAMES
+        and not any(row["scenario"].get(name) for name in ("slow", "stalled", "storm"))
+        and row["scenario"].get("filters", 1) == 1
     ]  # fmt: skip
     picture, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for server, name in NAMES.items():
-        at = sorted(
-            (it["scenario"]["clients"], it["cpu"], held(it)) for it in plain
-            if it["scenario"]["server"] == server and it["scenario"]["rate"] == 1000
-            and it["scenario"]["clients"]
+        points = sorted(
+            (row["scenario"]["clients"], row["cpu"], keeps_up(row)) for row in plain
+            if row["scenario"]["server"] == server and row["scenario"]["rate"] == 1000
+            and row["scenario"]["clients"]
         )  # fmt: skip
         left.plot(
-            [it[0] for it in at], [it[1] for it in at], "-", color=COLOURS[server], label=name
+            [point[0] for point in points],
+            [point[1] for point in points],
+            "-",
+            color=COLOURS[server],
+            label=name,
         )
-        for clients, cpu, kept in at:
-            left.plot(clients, cpu, "o" if kept else "x", color=COLOURS[server], markersize=7)
+        for clients, cpu, kept_up in points:
+            left.plot(clients, cpu, "o" if kept_up else "x", color=COLOURS[server], markersize=7)
     left.set(
         xscale="log", xlabel="clients", ylabel="processor cores", ylim=(0, 1.08),
         title="1,000 events/s (× could not keep up)",
     )  # fmt: skip
     left.legend(frameon=False)
     rates = (10, 1000, 10000)
-    found = {
-        (it["scenario"]["clients"], it["scenario"]["rate"]): it["cpu"] for it in plain
-        if it["scenario"]["server"] == "almenara"
+    cores = {
+        (row["scenario"]["clients"], row["scenario"]["rate"]): row["cpu"] for row in plain
+        if row["scenario"]["server"] == "almenara"
     }  # fmt: skip
     places = range(len(rates))
-    alone = [found[0, rate] for rate in rates]
-    viewers = [max(found[5000, rate] - found[0, rate], 0) for rate in rates]
-    right.bar(places, alone, 0.55, color="#94a3b8", label="ingest, nobody looks")
+    alone = [cores[0, rate] for rate in rates]
+    viewers = [max(cores[5000, rate] - cores[0, rate], 0) for rate in rates]
+    right.bar(places, alone, 0.55, color="#94a3b8", label="ingest, no viewers")
     right.bar(places, viewers, 0.55, bottom=alone, color=COLOURS["almenara"], label="5,000 viewers")
     right.set(
         xlabel="events a second", ylabel="processor cores", ylim=(0, 1.08),
         title="Almenara with 5,000 clients",
     )  # fmt: skip
-    right.set_xticks(places, [f"{it:,}" for it in rates])
+    right.set_xticks(places, [f"{rate:,}" for rate in rates])
     right.legend(frameon=False)
     for axes in (left, right):
         axes.grid(axis="y", alpha=0.25)

@@ -1,6 +1,6 @@
-"""Publishes events at a rate, each with the time at which it was sent, until told to stop.
+"""Publishes events at a rate, each with its send time, until it reads a line.
 
-`publisher.py <port of NATS> <events a second> <number of types>`; at the end it writes how many.
+`publisher.py <port of NATS> <events a second> <number of types>`; at the end it prints how many.
 """
 
 import select
@@ -16,8 +16,8 @@ from support.raw_nats import RawClient
 STEP: Final = 0.002
 
 
-def message(number: int, types: int) -> tuple[bytes, bytes]:
-    """Subject and payload of an event, sent now."""
+def make_message(number: int, types: int) -> tuple[bytes, bytes]:
+    """Subject and payload of an event with the current time."""
     kind = number % types
     payload = (
         b'{"stamp":%d,"event_type":"BENCH_%d","story_id":"US-%d","task_id":"task-%06d","role":"DEV",'
@@ -29,16 +29,16 @@ def message(number: int, types: int) -> tuple[bytes, bytes]:
 def main() -> None:
     port, rate, types = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     client = RawClient(port)
-    began = time.monotonic()
+    started = time.monotonic()
     sent = 0
     while sys.stdin not in (ready := select.select([sys.stdin, client.socket], [], [], 0)[0]):
         if ready and b"PING" in client.socket.recv(4096):
             client.socket.sendall(b"PONG\r\n")
-        due = int((time.monotonic() - began) * rate)
+        due = int((time.monotonic() - started) * rate)
         if due > sent:
             lines = []
             for number in range(sent, due):
-                subject, payload = message(number, types)
+                subject, payload = make_message(number, types)
                 lines.append(b"PUB %b %d\r\n%b\r\n" % (subject, len(payload), payload))
             client.socket.sendall(b"".join(lines))
             sent = due

@@ -1,7 +1,7 @@
-"""Live pages for thousands, measured against what people would use instead: `make bench-fanout`.
+"""Live pages for thousands of viewers, measured against alternatives: `make bench-fanout`.
 
 Without an option all scenarios run and `docs/performance.md` is written. `--short` runs a few of
-them, and fails where something is lost, grows or delays others; it judges no speed.
+them, and fails where rows are lost, memory grows or a client delays others; it judges no speed.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Final
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import msgspec
-from report import Measured, write
+from report import Report, write
 from scenario import CORES, Figures, Scenario, run
 
 import browser
@@ -23,7 +23,7 @@ from browser import BrowserFigures
 ROOT: Final = Path(__file__).parents[3]
 SAVED: Final = ROOT / "var" / "fanout.json"
 LASTING: Final = ROOT / "var" / "fanout-browser.json"
-"""The last long look at the browser, which is not repeated with each run."""
+"""The last long run of the browser, which is not repeated with each run."""
 
 OURS: Final = [
     *(
@@ -71,132 +71,140 @@ SHORT: Final = [
     Scenario(server="almenara", clients=500, rate=100, storm=True, seconds=3),
 ]
 MOST_PER_CLIENT: Final = 128 * 1024
-"""Bytes; far above what a client costs, far below what one that is not bounded would."""
+"""Bytes; far more than a client costs, far less than an unbounded buffer would."""
 MOST_GROWTH: Final = 96 * 1024**2
 LONG: Final = 10.0
-"""Minutes from which on looking at the browser tells of the growth of its heap."""
+"""Minutes from which on a run of the browser shows growth of its heap."""
 
 
-def line(it: Figures) -> str:
+def format_figures(figures: Figures) -> str:
+    p50, p99, longest, lag = (
+        f"{seconds * 1e3:.0f}"
+        for seconds in (figures.p50, figures.p99, figures.longest, figures.lag)
+    )
     return (
-        f"{it.scenario.name:52} cpu {it.cpu:.3f}  p50 {it.p50 * 1e3:.0f} p99 {it.p99 * 1e3:.0f}"
-        f" max {it.longest * 1e3:.0f} ms  {it.rss_idle / 2**20:.0f}+{it.rss / 2**20:.0f} MiB"
-        f"  {it.frames:,.0f} frames/s {it.megabytes:.1f} MB/s  missing {it.missing} untold"
-        f" {it.untold} live {it.live} dropped {it.dropped}  viewers {it.cpu_viewers:.2f}"
-        f" lag {it.lag * 1e3:.0f} ms{' ' + str(it.storm) if it.storm else ''}"
+        f"{figures.scenario.name:52} cpu {figures.cpu:.3f}  p50 {p50} p99 {p99} max {longest} ms"
+        f"  {figures.rss_idle / 2**20:.0f}+{figures.rss / 2**20:.0f} MiB"
+        f"  {figures.frames:,.0f} frames/s {figures.megabytes:.1f} MB/s"
+        f"  missing {figures.missing} unreported {figures.unreported} live {figures.live}"
+        f" dropped {figures.dropped}  viewers {figures.cpu_viewers:.2f} lag {lag} ms"
+        f"{' ' + str(figures.storm) if figures.storm else ''}"
     )
 
 
-def measured(scenario: Scenario) -> Figures:
+def measure(scenario: Scenario) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
-        found = run(scenario, Path(folder))
-    print(line(found), flush=True)
-    return found
+        figures = run(scenario, Path(folder))
+    print(format_figures(figures), flush=True)
+    return figures
 
 
-def wrong(it: Figures) -> list[str]:
-    """What must hold at any speed, and does not."""
-    scenario = it.scenario
+def find_faults(figures: Figures) -> list[str]:
+    """What is wrong at any speed."""
+    scenario = figures.scenario
     stalled = scenario.clients * scenario.stalled // 100
-    found = []
-    if it.missing:
-        found.append(f"{it.missing} rows are not on the screens that should show them")
-    if it.untold:
-        found.append(f"{it.untold} rows were neither shown nor told of")
-    if it.live != scenario.clients - stalled and not scenario.slow:
-        found.append(f"{it.live} clients are live, not {scenario.clients - stalled}")
-    if it.rss > MOST_GROWTH + MOST_PER_CLIENT * scenario.clients:
-        found.append(f"memory grew by {it.rss / 2**20:.0f} MiB")
-    if scenario.stalled and it.sockets != scenario.clients - stalled:
-        found.append(f"{it.sockets} sockets are open: those that read nothing were not dropped")
-    return found
+    faults = []
+    if figures.missing:
+        faults.append(f"{figures.missing} rows are missing on the screens that should show them")
+    if figures.unreported:
+        faults.append(f"{figures.unreported} rows were neither shown nor counted in a note")
+    if figures.live != scenario.clients - stalled and not scenario.slow:
+        faults.append(f"{figures.live} clients are live, not {scenario.clients - stalled}")
+    if figures.rss > MOST_GROWTH + MOST_PER_CLIENT * scenario.clients:
+        faults.append(f"memory grew by {figures.rss / 2**20:.0f} MiB")
+    if scenario.stalled and figures.sockets != scenario.clients - stalled:
+        faults.append(f"{figures.sockets} sockets are open: stalled clients were not dropped")
+    return faults
 
 
-def short() -> int:
+def run_short() -> int:
     faults = [
-        f"{scenario.name}: {fault}" for scenario in SHORT for fault in wrong(measured(scenario))
+        f"{scenario.name}: {fault}"
+        for scenario in SHORT
+        for fault in find_faults(measure(scenario))
     ]
-    print("\n".join(faults) or "nothing lost, nothing grown, nobody delayed by others")
+    print("\n".join(faults) or "nothing lost, no memory growth, no client delays others")
     return 1 if faults else 0
 
 
-def one(words: list[str]) -> None:
+def measure_one(words: list[str]) -> None:
     server, clients, rate, *more = words
-    extra = {name: int(value) for name, value in (it.split("=") for it in more)}
-    measured(Scenario(server=server, clients=int(clients), rate=float(rate), **extra))  # type: ignore[arg-type]
+    extra = {name: int(value) for name, value in (word.split("=") for word in more)}
+    measure(Scenario(server=server, clients=int(clients), rate=float(rate), **extra))  # type: ignore[arg-type]
 
 
-def again(part: str) -> None:
+def measure_again(part: str) -> None:
     """Measure some scenarios of the last run again."""
-    found = msgspec.json.decode(SAVED.read_bytes(), type=Measured)
+    report = msgspec.json.decode(SAVED.read_bytes(), type=Report)
     for scenario in (*OURS, *PEERS):
         if part in scenario.name:
-            others = [it for it in found.figures if it.scenario != scenario]
-            found.figures = [*others, measured(scenario)]
-            found.again = sorted({*found.again, scenario.name})
+            others = [row for row in report.figures if row.scenario != scenario]
+            report.figures = [*others, measure(scenario)]
+            report.again = sorted({*report.again, scenario.name})
     order = {scenario: place for place, scenario in enumerate((*OURS, *PEERS))}
-    found.figures = sorted(
-        (it for it in found.figures if it.scenario in order), key=lambda it: order[it.scenario]
+    report.figures = sorted(
+        (row for row in report.figures if row.scenario in order),
+        key=lambda row: order[row.scenario],
     )
-    SAVED.write_bytes(msgspec.json.encode(found))
-    write(found, ROOT, SAVED)
+    SAVED.write_bytes(msgspec.json.encode(report))
+    write(report, ROOT, SAVED)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true", help="only what must hold at any speed")
+    parser.add_argument("--short", action="store_true", help="a few scenarios, judge no speed")
     parser.add_argument("--one", nargs="+", help="server clients rate [name=value …]")
-    parser.add_argument("--again", help="measure again what has this in its name, in the report")
+    parser.add_argument("--again", help="measure scenarios with this in their name again")
     parser.add_argument("--report", action="store_true", help="write the report of the last run")
     parser.add_argument(
-        "--only-browser", action="store_true", help="only the browser, in the report"
+        "--only-browser", action="store_true", help="measure only the browser, for the report"
     )
     parser.add_argument("--browser-minutes", type=float, default=1.0)
     options = parser.parse_args()
     if options.one:
-        one(options.one)
+        measure_one(options.one)
         return 0
     if options.short:
-        return short()
+        return run_short()
     if options.again:
-        again(options.again)
+        measure_again(options.again)
         return 0
     if options.report:
-        write(msgspec.json.decode(SAVED.read_bytes(), type=Measured), ROOT, SAVED)
+        write(msgspec.json.decode(SAVED.read_bytes(), type=Report), ROOT, SAVED)
         return 0
     if len(CORES) < 2:
         raise SystemExit("two processor cores are needed, one of them for the server under test")
-    began = time.time()
+    started = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        looked = browser.run(Path(folder), options.browser_minutes * 60)
-    print(looked, flush=True)
+        page = browser.run(Path(folder), options.browser_minutes * 60)
+    print(page, flush=True)
     if options.only_browser:
         lasting = options.browser_minutes >= LONG
         SAVED.parent.mkdir(exist_ok=True)
         if lasting:
-            LASTING.write_bytes(msgspec.json.encode(looked))
+            LASTING.write_bytes(msgspec.json.encode(page))
         if SAVED.exists():
-            found = msgspec.json.decode(SAVED.read_bytes(), type=Measured)
+            report = msgspec.json.decode(SAVED.read_bytes(), type=Report)
             if lasting:
-                found.endurance = looked
+                report.endurance = page
             else:
-                found.browser = looked
-                found.again = sorted({*found.again, "the browser"})
-            SAVED.write_bytes(msgspec.json.encode(found))
-            write(found, ROOT, SAVED)
+                report.browser = page
+                report.again = sorted({*report.again, "the browser"})
+            SAVED.write_bytes(msgspec.json.encode(report))
+            write(report, ROOT, SAVED)
         return 0
-    found = Measured(
-        figures=[], browser=looked, began=began, took=0.0,
+    report = Report(
+        figures=[], browser=page, started=started, took=0.0,
         endurance=msgspec.json.decode(LASTING.read_bytes(), type=BrowserFigures)
         if LASTING.exists() else None,
     )  # fmt: skip
     SAVED.parent.mkdir(exist_ok=True)
     for scenario in (*OURS, *PEERS):
-        found.figures.append(measured(scenario))
-        found.took = time.time() - began
-        # At once, so that what was measured is kept if a later scenario fails.
-        SAVED.write_bytes(msgspec.json.encode(found))
-    write(found, ROOT, SAVED)
+        report.figures.append(measure(scenario))
+        report.took = time.time() - started
+        # At once, so that a failing scenario does not lose the figures of those before it.
+        SAVED.write_bytes(msgspec.json.encode(report))
+    write(report, ROOT, SAVED)
     return 0
 
 

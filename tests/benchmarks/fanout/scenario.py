@@ -26,7 +26,7 @@ OTHERS: Final = set(CORES[1:]) or UNDER_TEST
 BENCH_PYTHON: Final = Path(sys.executable).parents[1] / "bench" / "bin" / "python"
 WARM_UP: Final = 1.5
 SLOWEST: Final = 5
-"""Seconds that a slow viewer may take for what is on its way to it."""
+"""Seconds that a slow viewer may take for the data that was already sent to it."""
 SPREAD: Final = 2.0
 VISIBLE: Final = 100
 TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -38,7 +38,7 @@ Server = Literal["almenara", "almenara, plain frames", "naive", "plugin", "nats"
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of a server."""
+    """The load on a server."""
 
     server: Server
     clients: int
@@ -47,11 +47,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     filters: int = 1
     """Channels that the clients spread over; each shows one type of event, or all where it is 1."""
     slow: int = 0
-    """Percent of clients that read a little twice a second."""
+    """Percentage of clients that read little, twice a second."""
     stalled: int = 0
-    """Percent of clients that read nothing."""
+    """Percentage of clients that read nothing."""
     storm: bool = False
-    """Whether all drop in the end, and return within two seconds."""
+    """Whether all clients disconnect at the end, and reconnect within two seconds."""
     seconds: float = 8.0
     observe: int = 1
     """Of a stream of single events, one connection in this many is read event by event."""
@@ -61,17 +61,17 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         parts = [f"{self.server}: {self.clients:,} × {self.rate:,.0f}/s"]
         if self.filters > 1:
             parts.append(f"{self.filters} filters")
-        parts += [f"{it} % {what}" for it, what in self._troubles() if it]
+        parts += [f"{percent} % {what}" for percent, what in self._impaired() if percent]
         if self.storm:
             parts.append("storm")
         return ", ".join(parts)
 
-    def _troubles(self) -> tuple[tuple[int, str], ...]:
+    def _impaired(self) -> tuple[tuple[int, str], ...]:
         return (self.slow, "slow"), (self.stalled, "stalled")
 
 
 class Figures(msgspec.Struct, kw_only=True):
-    """What a scenario came to."""
+    """The measurements of a scenario."""
 
     scenario: Scenario
     published: int
@@ -92,28 +92,28 @@ class Figures(msgspec.Struct, kw_only=True):
     lag: float
     """99th percentile of how late the viewers' own event loop was, in seconds."""
     expected: float = 0.0
-    """Messages that all clients together should have got in each second: one for each event."""
+    """Messages that all clients together should receive in each second: one for each event."""
     missing: int = 0
-    """Rows that viewers should show in the end and do not."""
-    untold: int = 0
-    """Rows that viewers neither were shown nor told of."""
+    """Rows that viewers should show at the end and don't."""
+    unreported: int = 0
+    """Rows that viewers neither received nor got counted in a note."""
     live: int = 0
     """Clients connected at the end."""
     dropped: int = 0
     """Clients that the server closed."""
     sockets: int = 0
-    """WebSockets that the server has open in the end."""
+    """WebSockets that the server has open at the end."""
     storm: dict[str, float] = {}
     peak: int = 0
     """The most bytes that were ever resident."""
 
     @property
-    def held(self) -> bool:
-        """Whether the server kept up: all was delivered, and within seconds."""
+    def keeps_up(self) -> bool:
+        """Whether everything was delivered, and within a second."""
         late = self.p99 > 1.0
-        # What nobody received is late without end.
+        # A message that no client received has no latency, so messages are counted too.
         short = self.expected > 0 and self.frames < self.expected * 0.97
-        return not (late or short or self.missing or self.untold)
+        return not (late or short or self.missing or self.unreported)
 
     @property
     def rss_client(self) -> float:
@@ -121,8 +121,8 @@ class Figures(msgspec.Struct, kw_only=True):
 
 
 @contextlib.contextmanager
-def on(cores: set[int]) -> Iterator[None]:
-    """What is started within runs on these cores."""
+def pin_to(cores: set[int]) -> Iterator[None]:
+    """Processes started in the block run on these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -131,8 +131,8 @@ def on(cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def more_files() -> None:
-    """Let this process and its children have a file for each client."""
+def raise_file_limit() -> None:
+    """Allow this process and its children one open file for each client."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < FILES:
         if hard < FILES:
@@ -140,19 +140,19 @@ def more_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
 
 
-def cpu(pid: int) -> float:
+def read_cpu(pid: int) -> float:
     """Seconds of processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def resident(pid: int) -> int:
-    """Bytes of a process in memory."""
+def read_resident(pid: int) -> int:
+    """Resident bytes of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
 
 
-def peak(pid: int) -> int:
-    """The most bytes that a process ever had in memory."""
+def read_peak(pid: int) -> int:
+    """The most resident bytes that a process ever had."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
@@ -161,7 +161,7 @@ class Program:
     """A helper process that answers each command with a line of JSON."""
 
     def __init__(self, *arguments: str) -> None:
-        with on(OTHERS):
+        with pin_to(OTHERS):
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
                 stdin=subprocess.PIPE,
@@ -169,18 +169,18 @@ class Program:
                 text=True,
             )
 
-    def answer(self) -> Any:
+    def read_answer(self) -> Any:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}")
         return json.loads(line)
 
-    def ask(self, command: str) -> Any:
+    def request(self, command: str) -> Any:
         assert self.process.stdin is not None
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
-        return self.answer()
+        return self.read_answer()
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -195,8 +195,8 @@ class Program:
                 self.process.wait()
 
 
-class Tested(msgspec.Struct):
-    """A server under test that runs."""
+class ServerUnderTest(msgspec.Struct):
+    """A running server."""
 
     pid: int
     port: int
@@ -205,32 +205,37 @@ class Tested(msgspec.Struct):
 
 
 @contextlib.contextmanager
-def running(scenario: Scenario, folder: Path) -> Iterator[tuple[Tested, NatsServer]]:
-    """The server under test alone on its core, and a nats-server."""
-    kinds = {"almenara": almenara, "almenara, plain frames": almenara, "nats": listener}
-    with kinds.get(scenario.server, peer)(scenario, folder) as found:
-        yield found
+def run_server(scenario: Scenario, folder: Path) -> Iterator[tuple[ServerUnderTest, NatsServer]]:
+    """Run the server under test alone on its core, and a nats-server."""
+    runners = {
+        "almenara": run_almenara,
+        "almenara, plain frames": run_almenara,
+        "nats": run_nats,
+    }
+    with runners.get(scenario.server, run_peer)(scenario, folder) as servers:
+        yield servers
 
 
 @contextlib.contextmanager
-def almenara(scenario: Scenario, folder: Path) -> Iterator[tuple[Tested, NatsServer]]:
-    with on(OTHERS):
+def run_almenara(scenario: Scenario, folder: Path) -> Iterator[tuple[ServerUnderTest, NatsServer]]:
+    with pin_to(OTHERS):
         server = NatsServer(folder / "nats").start()
     with contextlib.closing(RawClient(server.port)) as client:
         client.make_stream("BENCH", "bench.>")
     app = Almenara(folder / "almenara", server.url, SERVER__MAX_WEBSOCKETS="10000")
     try:
-        with on(UNDER_TEST):
+        with pin_to(UNDER_TEST):
             app.start()
         assert app.process is not None
         paths = (
-            [f"/live?panel=events%3Ftype%3DBENCH_{it}" for it in range(scenario.filters)]
+            [f"/live?panel=events%3Ftype%3DBENCH_{kind}" for kind in range(scenario.filters)]
             if scenario.filters > 1
             else ["/live?panel=events"]
         )
         job = {"kind": "almenara", "paths": paths, "deflate": scenario.server == "almenara"}
+        database = folder / "almenara" / "var" / "almenara.db"
         yield (
-            Tested(app.process.pid, app.port, job, folder / "almenara" / "var" / "almenara.db"),
+            ServerUnderTest(app.process.pid, app.port, job, database),
             server,
         )
     finally:
@@ -239,8 +244,8 @@ def almenara(scenario: Scenario, folder: Path) -> Iterator[tuple[Tested, NatsSer
 
 
 @contextlib.contextmanager
-def peer(scenario: Scenario, folder: Path) -> Iterator[tuple[Tested, NatsServer]]:
-    with on(OTHERS):
+def run_peer(scenario: Scenario, folder: Path) -> Iterator[tuple[ServerUnderTest, NatsServer]]:
+    with pin_to(OTHERS):
         server = NatsServer(folder / "nats").start()
     if scenario.server == "nats-py":
         with contextlib.closing(RawClient(server.port)) as client:
@@ -249,11 +254,11 @@ def peer(scenario: Scenario, folder: Path) -> Iterator[tuple[Tested, NatsServer]
     command = [
         str(BENCH_PYTHON), str(HERE / "peers.py"), scenario.server, str(port), str(server.port)
     ]  # fmt: skip
-    with on(UNDER_TEST), (folder / "peer.log").open("ab") as log:
+    with pin_to(UNDER_TEST), (folder / "peer.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_until(lambda: accepts(port), scenario.server)
-        yield Tested(process.pid, port, {"kind": "stream", "paths": ["/live"]}), server
+        yield ServerUnderTest(process.pid, port, {"kind": "stream", "paths": ["/live"]}), server
     finally:
         process.terminate()
         try:
@@ -265,139 +270,141 @@ def peer(scenario: Scenario, folder: Path) -> Iterator[tuple[Tested, NatsServer]
 
 
 @contextlib.contextmanager
-def listener(scenario: Scenario, folder: Path) -> Iterator[tuple[Tested, NatsServer]]:
+def run_nats(scenario: Scenario, folder: Path) -> Iterator[tuple[ServerUnderTest, NatsServer]]:
     server, port = NatsServer(folder / "nats"), free_port()
     with server.config.open("a") as config:
         config.write(f'websocket {{ listen: "127.0.0.1:{port}", no_tls: true }}\n')
         config.write("max_connections: 20000\n")
-    with on(UNDER_TEST):
+    with pin_to(UNDER_TEST):
         server.start()
     assert server.process is not None
     try:
         wait_until(lambda: accepts(port), "the WebSocket listener of nats-server")
         job = {"kind": "nats", "paths": ["/"], "subjects": ["bench.>"]}
-        yield Tested(server.process.pid, port, job), server
+        yield ServerUnderTest(server.process.pid, port, job), server
     finally:
         server.stop()
 
 
 def run(scenario: Scenario, folder: Path) -> Figures:
-    """Have a scenario happen, and measure it."""
-    more_files()
+    """Run a scenario and measure it."""
+    raise_file_limit()
     with contextlib.ExitStack() as stack:
-        tested, server = stack.enter_context(running(scenario, folder))
-        idle = resident(tested.pid)
+        tested, server = stack.enter_context(run_server(scenario, folder))
+        idle = read_resident(tested.pid)
         job = {
             **tested.job, "port": tested.port, "count": scenario.clients, "slow": scenario.slow,
             "stalled": scenario.stalled, "observe": scenario.observe,
         }  # fmt: skip
         viewers = Program(str(HERE / "viewers.py"), json.dumps(job))
         stack.callback(viewers.stop)
-        viewers.answer()
+        viewers.read_answer()
         types = max(scenario.filters, 50)
         publisher = Program(
             str(HERE / "publisher.py"), str(server.port), str(scenario.rate), str(types)
         )
         stack.callback(publisher.stop)
         time.sleep(WARM_UP)
-        before_viewers = viewers.ask("begin")["cpu"]
-        before, began = cpu(tested.pid), time.monotonic()
+        before_viewers = viewers.request("begin")["cpu"]
+        before, started = read_cpu(tested.pid), time.monotonic()
         time.sleep(scenario.seconds)
-        used, took = cpu(tested.pid) - before, time.monotonic() - began
-        rss, told = resident(tested.pid), viewers.ask("figures")
-        storm = viewers.ask(f"storm {SPREAD}") if scenario.storm else {}
-        published = int(publisher.ask(""))
-        p50, p99, longest = percentiles(told["latencies"], (0.5, 0.99, 1.0))
-        found = Figures(
+        used, took = read_cpu(tested.pid) - before, time.monotonic() - started
+        rss, received = read_resident(tested.pid), viewers.request("figures")
+        storm = viewers.request(f"storm {SPREAD}") if scenario.storm else {}
+        published = int(publisher.request(""))
+        p50, p99, longest = find_percentiles(received["latencies"], (0.5, 0.99, 1.0))
+        figures = Figures(
             scenario=scenario,
             published=published,
             seconds=took,
             cpu=used / took,
-            cpu_viewers=(told["cpu"] - before_viewers) / took,
+            cpu_viewers=(received["cpu"] - before_viewers) / took,
             rss=rss - idle,
             rss_idle=idle,
-            frames=told["frames"] / took,
-            megabytes=told["bytes"] / took / 1e6,
+            frames=received["frames"] / took,
+            megabytes=received["bytes"] / took / 1e6,
             p50=p50,
             p99=p99,
             longest=longest,
-            lag=told["lag_p99"],
-            dropped=told["drops"],
+            lag=received["lag_p99"],
+            dropped=received["drops"],
             storm=storm,
         )
         if scenario.server == "nats-py":
-            wait_until(lambda: read(tested.port) >= published, "all to be read", 60)
+            wait_until(lambda: count_read(tested.port) >= published, "all messages", 60)
         elif tested.database is None:
-            found.expected = scenario.clients * scenario.rate
-            found.live = told["connected"]
+            figures.expected = scenario.clients * scenario.rate
+            figures.live = received["connected"]
         else:
             calm = SLOWEST if scenario.slow else 1
-            screens = settled(viewers, tested.database, published, calm)
-            judge(found, screens, sequences(tested.database, scenario.filters))
-            found.sockets = sockets(tested.port)
-        found.peak = peak(tested.pid)
-        return found
+            screens = wait_for_screens(viewers, tested.database, published, calm)
+            count_losses(figures, screens, read_sequences(tested.database, scenario.filters))
+            figures.sockets = count_sockets(tested.port)
+        figures.peak = read_peak(tested.pid)
+        return figures
 
 
-def sockets(port: int) -> int:
+def count_sockets(port: int) -> int:
     """WebSockets that an Almenara has open."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=10) as response:
         return int(json.load(response)["subscribers"])
 
 
-def read(port: int) -> int:
-    """Messages that the peer that only reads has read."""
+def count_read(port: int) -> int:
+    """Messages that the peer `nats-py` has read."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/read", timeout=10) as response:
         return int(json.load(response))
 
 
-def percentiles(bins: Sequence[Sequence[int]], shares: Sequence[float]) -> list[float]:
-    """Seconds under which these shares of the counted latencies lie; 0 where none was counted."""
+def find_percentiles(bins: Sequence[Sequence[int]], shares: Sequence[float]) -> list[float]:
+    """Seconds that these shares of the counted latencies stay under; 0 where none was counted."""
     total = sum(count for _, count in bins)
-    found = []
+    seconds = []
     for share in shares:
         passed = 0
         for number, count in bins:
             passed += count
             if passed >= share * total:
-                found.append((number + 1) * BIN)
+                seconds.append((number + 1) * BIN)
                 break
         else:
-            found.append(0.0)
-    return found
+            seconds.append(0.0)
+    return seconds
 
 
-def settled(viewers: Program, database: Path, published: int, calm: int) -> list[dict[str, Any]]:
-    """What the viewers show once all events are stored and no screen changed for `calm` seconds."""
+def wait_for_screens(
+    viewers: Program, database: Path, published: int, calm: int
+) -> list[dict[str, Any]]:
+    """The screens once all events are stored and no screen changed for `calm` seconds."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
 
-        def stored() -> bool:
+        def has_stored_all() -> bool:
             (events,) = connection.execute("SELECT events FROM position").fetchone()
             return bool(events >= published)
 
-        wait_until(stored, f"{published:,} events in history", 60)
-    before: list[dict[str, Any]] = viewers.ask("screens")
+        wait_until(has_stored_all, f"{published:,} events in history", 60)
+    before: list[dict[str, Any]] = viewers.request("screens")
     same = 0
     for _ in range(20):
         time.sleep(1)
-        found: list[dict[str, Any]] = viewers.ask("screens")
-        same = same + 1 if found == before else 0
+        screens: list[dict[str, Any]] = viewers.request("screens")
+        same = same + 1 if screens == before else 0
         if same == calm:
             break
-        before = found
+        before = screens
     return before
 
 
-def sequences(database: Path, filters: int) -> list[list[int]]:
-    """For each channel the sequences of its events, in order."""
+def read_sequences(database: Path, filters: int) -> list[list[int]]:
+    """The ordered sequences of the events of each channel."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         if filters == 1:
             rows = connection.execute("SELECT sequence FROM events ORDER BY sequence")
-            return [[it[0] for it in rows]]
+            return [[row[0] for row in rows]]
         return [
             [
-                it[0]
-                for it in connection.execute(
+                row[0]
+                for row in connection.execute(
                     "SELECT e.sequence FROM events e JOIN names t ON t.number = e.type"
                     " WHERE t.text = ? ORDER BY e.sequence",
                     (f"BENCH_{number}",),
@@ -407,20 +414,20 @@ def sequences(database: Path, filters: int) -> list[list[int]]:
         ]
 
 
-def judge(
+def count_losses(
     figures: Figures, screens: Sequence[dict[str, Any]], history: Sequence[Sequence[int]]
 ) -> None:
-    """Hold what the viewers show, and what they were told, against history."""
-    for it in screens:
-        stored, viewers = history[it["channel"]], it["viewers"]
+    """Compare what the viewers show, and what was reported to them, with history."""
+    for screen in screens:
+        stored, viewers = history[screen["channel"]], screen["viewers"]
         newest = list(reversed(stored[-VISIBLE:]))
         figures.live += viewers
-        figures.missing += len(set(newest) - set(it["rows"])) * viewers
-        if it["rows"] != newest and set(it["rows"]) >= set(newest):
+        figures.missing += len(set(newest) - set(screen["rows"])) * viewers
+        if screen["rows"] != newest and set(screen["rows"]) >= set(newest):
             figures.missing += viewers
-        if not it["slow"]:
-            base = it["base"] or 0
+        if not screen["slow"]:
+            base = screen["base"] or 0
             since = sum(sequence > base for sequence in stored)
-            untold = since - it["told"] - it["missed"]
-            if not (it["more"] and untold > 0):
-                figures.untold += abs(untold) * viewers
+            unreported = since - screen["reported"] - screen["missed"]
+            if not (screen["more"] and unreported > 0):
+                figures.unreported += abs(unreported) * viewers

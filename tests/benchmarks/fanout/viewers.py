@@ -1,11 +1,10 @@
-"""Thousands of browsers without a screen in one process: what they receive, when, and what of it
-would be on their screens.
+"""Thousands of simulated browsers in one process: what they receive, when, and what they show.
 
-Frames of a channel are the same bytes for all who look, so each is read once and what a viewer
-then does is a lookup; per-event streams of the peers are read in whole chunks. So that the
-viewers are not what is measured.
+Frames of a channel are the same bytes for all its viewers, so each is parsed once, and for each
+viewer it is a lookup. Streams of single events of the peers are read in whole chunks. Otherwise the
+viewers would be the bottleneck.
 
-Started by `run.py`, which writes commands to its standard input and reads one line of JSON each.
+`run.py` starts it, writes commands to its standard input and reads one line of JSON for each.
 """
 
 import asyncio
@@ -41,7 +40,7 @@ BIN: Final = 0.001
 
 
 class Frame:
-    """A frame of Almenara, read once for all who receive it."""
+    """A frame of Almenara, parsed once for all who receive it."""
 
     __slots__ = ("arrived", "channel", "missed", "more", "rows", "sequences", "whole")
 
@@ -50,13 +49,13 @@ class Frame:
         content, target = frame.get("content", ""), frame.get("target", "")
         self.channel = channel
         self.whole = target == "#panel-events"
-        found = ROW.findall(content) if self.whole or target == "#event-rows" else []
-        self.rows = [(int(sequence), int(stamp) / 1e6) for sequence, stamp in found]
+        rows = ROW.findall(content) if self.whole or target == "#event-rows" else []
+        self.rows = [(int(sequence), int(stamp) / 1e6) for sequence, stamp in rows]
         self.sequences = tuple(sequence for sequence, _ in self.rows)
         self.arrived = int(frame.get("arrived", 0))
-        told = MISSED.search(content) if target == "#event-note" else None
-        self.missed = int(told[1].replace(",", "")) if told else 0
-        self.more = bool(told and told[2])
+        note = MISSED.search(content) if target == "#event-note" else None
+        self.missed = int(note[1].replace(",", "")) if note else 0
+        self.more = bool(note and note[2])
 
 
 class Tally:
@@ -80,7 +79,7 @@ class Tally:
         self.lags = []
 
     def step(self, screen: int, frame: Frame) -> int:
-        """The screen that a frame makes of a screen."""
+        """The screen that results from applying a frame to a screen."""
         rows = self.screens[screen]
         rows = frame.sequences if frame.whole else (frame.sequences + rows)[:VISIBLE]
         number = self.numbers.get(rows)
@@ -91,19 +90,19 @@ class Tally:
         return number
 
     def latencies(self) -> Counter[int]:
-        """How many rows took how many bins from being published to being received."""
-        found: Counter[int] = Counter()
+        """How many rows took how many bins from publishing to receiving."""
+        counts: Counter[int] = Counter()
         for (frame, newest), times in self.hits.items():
-            moments = Counter(int(it / BIN) for it in times)
+            moments = Counter(int(moment / BIN) for moment in times)
             stamps = Counter(
                 int(stamp / BIN) for sequence, stamp in frame.rows if sequence > newest
             )
             for moment, viewers in moments.items():
                 for stamp, rows in stamps.items():
-                    found[max(moment - stamp, 0)] += viewers * rows
+                    counts[max(moment - stamp, 0)] += viewers * rows
         for moment, stamp in self.streamed:
-            found[max(int((moment - stamp) / BIN), 0)] += 1
-        return found
+            counts[max(int((moment - stamp) / BIN), 0)] += 1
+        return counts
 
 
 class Viewer(asyncio.Protocol):
@@ -117,18 +116,18 @@ class Viewer(asyncio.Protocol):
         share = (number // len(paths)) % 100
         self.stalled = share < job.get("stalled", 0)
         self.slow = not self.stalled and share < job.get("slow", 0) + job.get("stalled", 0)
-        self.screen = self.told = self.missed = 0
+        self.screen = self.reported = self.missed = 0
         self.more = False
-        """Whether it was told of "500+", which is at least that many."""
+        """Whether a note counted "500+", which is at least that many."""
         self.base: int | None = None
         self.live: asyncio.Future[float] | None = None
         self.transport: asyncio.Transport | None = None
         self.pending = b""
         self.upgraded = False
-        self.wanted = True
+        self.should_be_connected = True
 
     async def connect(self) -> None:
-        """Return once the first frame is there (or, for streams, the handshake done)."""
+        """Return once the first frame arrived or, for streams, the handshake is complete."""
         loop = asyncio.get_running_loop()
         self.pending, self.upgraded = b"", False
         self.live = loop.create_future()
@@ -187,20 +186,20 @@ class Viewer(asyncio.Protocol):
             return b""
         self.pending = b""
         if not head.startswith(b"HTTP/1.1 101"):
-            raise RuntimeError(f"the server refused: {head[:300]!r}")
+            raise RuntimeError(f"the server refused the handshake: {head[:300]!r}")
         self.upgraded = True
         self.greet()
         if self.stalled and self.transport is not None:
             self.transport.pause_reading()
-            self.be_live()
+            self.mark_live()
         return rest
 
-    def be_live(self) -> None:
+    def mark_live(self) -> None:
         if self.live is not None and not self.live.done():
             self.live.set_result(time.time())
 
     def greet(self) -> None:
-        """What the client says first."""
+        """Send the first messages of the client."""
 
     def read(self, data: bytes, moment: float) -> None:
         raise NotImplementedError
@@ -214,12 +213,12 @@ class Viewer(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
         if self.live is not None and not self.live.done():
-            self.live.set_exception(error or ConnectionResetError("closed before it was live"))
-        elif self.wanted:
+            self.live.set_exception(error or ConnectionResetError("closed before the first frame"))
+        elif self.should_be_connected:
             self.tally.drops += 1
 
     def drop(self) -> None:
-        self.wanted = False
+        self.should_be_connected = False
         if self.transport is not None:
             self.transport.abort()
 
@@ -273,17 +272,17 @@ class ChannelViewer(Viewer):
         if self.base is not None:
             if not self.slow:
                 times.append(moment)
-            self.told += frame.arrived or sum(it > newest for it in frame.sequences)
+            self.reported += frame.arrived or sum(sequence > newest for sequence in frame.sequences)
         step = tally.steps.get((self.screen, frame))
         self.screen = tally.step(self.screen, frame) if step is None else step
         if self.base is None:
             self.base = self.newest
-        self.be_live()
+        self.mark_live()
 
 
 class StreamViewer(Viewer):
-    """Counts the events of a peer that sends one message for each; on some connections each is
-    read and its time taken."""
+    """Counts the events of a peer that sends one message for each; some connections also parse each
+    to measure its latency."""
 
     observer = False
     nats_subject: str | None = None
@@ -294,32 +293,32 @@ class StreamViewer(Viewer):
             self.send(2, b'CONNECT {"verbose":false}\r\n')
             self.send(2, f"SUB {self.job['subjects'][self.channel]} 1\r\nPING\r\n".encode())
         else:
-            self.be_live()
+            self.mark_live()
 
     def read(self, data: bytes, moment: float) -> None:
         text = self.pending + data
         count = text.count(MARK)
         if count:
-            self.told += count
+            self.reported += count
             self.tally.frames += count
         elif b"PONG" in data:
-            self.be_live()
+            self.mark_live()
         if not self.observer:
             self.pending = text[-(len(MARK) - 1) :]
             return
         end = 0
-        for found in STAMP.finditer(text):
-            self.tally.streamed.append((moment, int(found[1]) / 1e6))
-            end = found.end()
+        for match in STAMP.finditer(text):
+            self.tally.streamed.append((moment, int(match[1]) / 1e6))
+            end = match.end()
         self.pending = text[max(end, len(text) - 24) :]
-        # What a cut leaves of a marker that was counted must not be counted again.
+        # A counted marker in the part that is kept must not be counted again.
         if MARK in self.pending:
-            self.told -= 1
+            self.reported -= 1
             self.tally.frames -= 1
 
 
 async def watch_lag(tally: Tally) -> None:
-    """How late this process is with what it has to do, which adds to every latency."""
+    """Measure how late the event loop of this process is, which adds to every latency."""
     loop = asyncio.get_running_loop()
     while True:
         before = loop.time()
@@ -330,46 +329,46 @@ async def watch_lag(tally: Tally) -> None:
 async def connect_all(viewers: list[Viewer]) -> None:
     waiting = iter(viewers)
 
-    async def some() -> None:
-        for it in waiting:
-            await it.connect()
+    async def connect_next() -> None:
+        for viewer in waiting:
+            await viewer.connect()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(HANDSHAKES_AT_ONCE):
-            group.create_task(some())
+            group.create_task(connect_next())
 
 
 async def storm(viewers: list[Viewer], spread: float, seed: int) -> dict[str, Any]:
-    """All drop at once and return within `spread` seconds; when the last was live again."""
+    """Disconnect all at once, reconnect them within `spread` seconds; when they were live again."""
     chance = random.Random(seed)
-    for it in viewers:
-        it.drop()
-    began = time.time()
+    for viewer in viewers:
+        viewer.drop()
+    started = time.time()
     took: list[float] = []
     tries = 0
 
-    async def back(it: Viewer) -> None:
+    async def reconnect(viewer: Viewer) -> None:
         nonlocal tries
         await asyncio.sleep(chance.uniform(0, spread))
         while True:
             tries += 1
             try:
-                it.wanted = True
-                await it.connect()
+                viewer.should_be_connected = True
+                await viewer.connect()
                 break
             except OSError:
                 await asyncio.sleep(chance.uniform(0.2, 0.5))
-        assert it.live is not None
-        took.append(it.live.result() - began)
+        assert viewer.live is not None
+        took.append(viewer.live.result() - started)
 
     async with asyncio.TaskGroup() as group:
-        for it in viewers:
-            group.create_task(back(it))
+        for viewer in viewers:
+            group.create_task(reconnect(viewer))
     took.sort()
     return {"median": took[len(took) // 2], "last": took[-1], "tries": tries}
 
 
-def figures(tally: Tally, viewers: list[Viewer]) -> dict[str, Any]:
+def collect_figures(tally: Tally, viewers: list[Viewer]) -> dict[str, Any]:
     tally.lags.sort()
     return {
         "bytes": tally.bytes,
@@ -379,22 +378,25 @@ def figures(tally: Tally, viewers: list[Viewer]) -> dict[str, Any]:
         "latencies": sorted(tally.latencies().items()),
         "lag_p99": tally.lags[int(len(tally.lags) * 0.99)] if tally.lags else 0.0,
         "cpu": time.process_time(),
-        "connected": sum(it.transport is not None for it in viewers),
+        "connected": sum(viewer.transport is not None for viewer in viewers),
     }
 
 
-def screens(tally: Tally, viewers: list[Viewer]) -> list[dict[str, Any]]:
-    """The distinct ends of the viewers that still look: what they show, and what they were told."""
+def collect_screens(tally: Tally, viewers: list[Viewer]) -> list[dict[str, Any]]:
+    """The distinct states of the connected viewers: rows they show, and counts reported to them."""
     groups: Counter[tuple[Any, ...]] = Counter()
-    for it in viewers:
-        if it.transport is not None and not it.stalled:
-            groups[it.channel, it.slow, it.base, it.told, it.missed, it.more, it.screen] += 1
+    for viewer in viewers:
+        if viewer.transport is not None and not viewer.stalled:
+            groups[
+                viewer.channel, viewer.slow, viewer.base, viewer.reported, viewer.missed,
+                viewer.more, viewer.screen,
+            ] += 1  # fmt: skip
     return [
         {
-            "channel": channel, "slow": slow, "base": base, "told": told, "missed": missed,
+            "channel": channel, "slow": slow, "base": base, "reported": reported, "missed": missed,
             "more": more, "rows": tally.screens[screen], "viewers": count,
         }
-        for (channel, slow, base, told, missed, more, screen), count in groups.items()
+        for (channel, slow, base, reported, missed, more, screen), count in groups.items()
     ]  # fmt: skip
 
 
@@ -408,25 +410,25 @@ async def serve(job: dict[str, Any]) -> None:
     lagging = asyncio.create_task(watch_lag(tally))
     async with asyncio.timeout(CONNECTED_WITHIN):
         await connect_all(viewers)
-    answer({"connected": len(viewers)})
+    write_answer({"connected": len(viewers)})
     while command := (await lines.get()).split():
         match command[0]:
             case "begin":
                 tally.begin()
-                answer({"cpu": time.process_time()})
+                write_answer({"cpu": time.process_time()})
             case "figures":
-                answer(figures(tally, viewers))
+                write_answer(collect_figures(tally, viewers))
             case "screens":
-                answer(screens(tally, viewers))
+                write_answer(collect_screens(tally, viewers))
             case "storm":
-                answer(await storm(viewers, float(command[1]), job.get("seed", 1)))
+                write_answer(await storm(viewers, float(command[1]), job.get("seed", 1)))
     lagging.cancel()
-    for it in viewers:
-        it.drop()
+    for viewer in viewers:
+        viewer.drop()
 
 
-def answer(what: Any) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
+def write_answer(result: Any) -> None:
+    sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
 
 
