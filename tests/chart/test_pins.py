@@ -28,7 +28,7 @@ def test_extra_is_pinned_and_in_image(extra: str) -> None:
     assert extra in default.split()
 
 
-@pytest.mark.parametrize("name", ["image/core.txt", "image/build.txt", "chart.txt"])
+@pytest.mark.parametrize("name", ["image/core.txt", "image/build.txt", "chart.txt", "site.txt"])
 def test_pins_have_hashes(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text("utf-8")
     requirements = [it for it in text.split("\n") if re.match(r"[a-z0-9]", it)]

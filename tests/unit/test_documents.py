@@ -1,10 +1,13 @@
-"""What the documents for contributors name exists."""
+"""What the documents and configuration for contributors name exists and agrees."""
 
 import re
+import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 CODE = re.compile(r"`([^`\n]+)`")
@@ -44,3 +47,22 @@ def test_contributing_names_only_make_targets_that_exist() -> None:
     named = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE))
     assert named >= {"check", "test"}
     assert named <= targets
+
+
+def test_pre_commit_runs_the_checks_of_make_check() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    (checks,) = re.findall(r"^check: (.*?) ##", makefile, re.MULTILINE)
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    assert [hook["entry"] for hook in hooks[0]["hooks"]] == [
+        f"make {name}" for name in checks.split()
+    ]
+
+
+def test_release_check_compares_tag_with_versions() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    check = [ROOT / ".ci" / "check-version"]
+    subprocess.run([*check, f"v{version}"], check=True, timeout=20)
+    done = subprocess.run([*check, "v99.0.0"], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    assert f"The tag is v99.0.0, but pyproject.toml has {version}" in done.stderr
