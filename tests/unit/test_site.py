@@ -97,7 +97,7 @@ def test_navigation_lists_new_pages_by_folder(site: types.ModuleType, tmp_path: 
         {"Operations": [
             "operations/README.md", "operations/b.md", "operations/a.md", "operations/new.md",
         ]},
-        {"New_folder": ["new_folder/page.md"]},
+        {"New folder": ["new_folder/page.md"]},
         {"Reference": ["extra.md"]},
         {"Project": ["changelog.md"]},
     ]  # fmt: skip
