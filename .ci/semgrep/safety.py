@@ -81,11 +81,19 @@ urllib.request.urlopen(address)
 httpx.AsyncClient(timeout=5, follow_redirects=False)
 
 
-async def whole(client, answer):
+async def read_whole(http, client, response):
     # ruleid: whole-answer-without-a-limit
-    found = await client.get("/api/jobs")
+    body = await http.get("/api/jobs")
     # ruleid: whole-answer-without-a-limit
-    await answer.aread()
+    await response.aread()
+    # ok: whole-answer-without-a-limit
+    body = await client.get("/api/jobs")
+    async with httpx.AsyncClient(timeout=5) as own:
+        # ruleid: whole-answer-without-a-limit
+        body = await own.post("/api/jobs")
+    made = httpx.AsyncClient(timeout=5)
+    # ruleid: whole-answer-without-a-limit
+    body = await made.get("/api/jobs")
 
 
 # ruleid: unsafe-reading
