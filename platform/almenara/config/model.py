@@ -187,6 +187,8 @@ class PanelSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     outbox_bytes: Count = 65_536
     """Maximum bytes queued for one browser; beyond it, the browser skips frames and then gets a
     snapshot."""
+    channels_per_user: Count = 128
+    """Maximum live panels of one user with different filters, over all connections."""
     send_timeout: Positive = 2.0
     """Seconds a browser may take to receive what is queued for it; a slower one is
     disconnected."""

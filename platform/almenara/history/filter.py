@@ -161,7 +161,9 @@ def _compile_checks(chosen: Filter) -> tuple[Callable[[Event], bool], ...]:
     if (until := chosen.until) is not None:
         checks.append(lambda event: event.time < until)
     if chosen.text is not None:
-        phrases = [(split_words(phrase), prefix) for phrase, prefix in parse_phrases(chosen.text)]
+        phrases = [
+            (" ".join(split_words(phrase)), prefix) for phrase, prefix in parse_phrases(chosen.text)
+        ]
         checks.append(lambda event: _contains(event, phrases))
     return tuple(checks)
 
@@ -184,36 +186,58 @@ def split_words(text: str) -> list[str]:
     return TOKEN.findall(text.lower())
 
 
-def _contains(event: Event, phrases: list[tuple[list[str], bool]]) -> bool:
-    fields = _words_of(event)
+def _contains(event: Event, phrases: list[tuple[str, bool]]) -> bool:
+    fields = _SEARCH_TEXTS.get(event)
     return all(
-        any(_has_phrase(field, phrase, is_prefix) for field in fields)
+        any((f" {phrase}" if is_prefix else f" {phrase} ") in field for field in fields)
         for phrase, is_prefix in phrases
     )
 
 
-def _words_of(event: Event) -> tuple[list[str], list[str]]:
-    """The words of an event's subject and data. The last event is remembered: when one arrives, the
-    filters of all channels look at it one after the other."""
-    cached = _last_words[0]
-    if cached is not None and cached[0] is event:
-        return cached[1]
+class _SearchTexts:
+    """The words of events, computed once for all filters that a batch is tested against.
+
+    An event is tested against the filter of every live list; its words cost far more than to search
+    in them. The texts in memory are bounded: beyond that, all are dropped.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        # By identity, because events with the same content are different events; the event is
+        # stored as well, so that its identity can't be reused meanwhile.
+        self._texts: dict[int, tuple[Event, tuple[str, str]]] = {}
+
+    def get(self, event: Event) -> tuple[str, str]:
+        """The words of the subject and of the payload, each with a space before and after."""
+        known = self._texts.get(id(event))
+        if known is not None:
+            return known[1]
+        fields = _spaced_words(event.subject), _spaced_words(_payload_text(event))
+        size = len(fields[0]) + len(fields[1])
+        if self._size + size > self._limit:
+            self.clear()
+        self._size += size
+        self._texts[id(event)] = event, fields
+        return fields
+
+    def clear(self) -> None:
+        self._texts.clear()
+        self._size = 0
+
+
+_SEARCH_TEXTS: Final = _SearchTexts(4 * 1024 * 1024)
+
+
+def forget_search_texts() -> None:
+    """Drop the words of events; to be called when a batch has been tested."""
+    _SEARCH_TEXTS.clear()
+
+
+def _payload_text(event: Event) -> str:
     data = event.data if isinstance(event.data, msgspec.Raw) else msgspec.json.encode(event.data)
-    text = searched_text(bytes(data).decode("utf-8", "replace"))
-    words = split_words(event.subject), split_words(text)
-    _last_words[0] = event, words
-    return words
+    return searched_text(bytes(data).decode("utf-8", "replace"))
 
 
-_last_words: list[tuple[Event, tuple[list[str], list[str]]] | None] = [None]
-
-
-def _has_phrase(field: list[str], phrase: list[str], is_prefix: bool) -> bool:
-    count = len(phrase)
-    for start in range(len(field) - count + 1):
-        part = field[start : start + count]
-        if part == phrase:
-            return True
-        if is_prefix and part[:-1] == phrase[:-1] and part[-1].startswith(phrase[-1]):
-            return True
-    return False
+def _spaced_words(text: str) -> str:
+    return f" {' '.join(split_words(text))} "

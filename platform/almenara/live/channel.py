@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from almenara.bus import Record
+from almenara.live.budget import UserBudget, measure_steps
 from almenara.live.frames import Frame, make_frame
 from almenara.live.outbox import Counters, Outbox
 from almenara.panels.filters import PanelFilters
@@ -26,6 +28,10 @@ channels together use about a fifth of the processor, however many viewers they 
 MAX_BYTES_PER_SECOND: Final = 1_000_000
 """Bytes of frames that one channel sends to a browser in a second, at most: a map of thousands of
 things is sent less often than a short list."""
+SHARED_BY_MANY: Final = 16
+"""From this many users on, a channel is charged to no one: each would owe next to nothing."""
+
+T = TypeVar("T")
 
 
 class Channel:
@@ -54,6 +60,9 @@ class Channel:
         self._changed = asyncio.Event()
         self._frame: Frame | None = None
         self._send_seconds = 0.0
+        self._loop_seconds = 0.0
+        self.budgets: Counter[UserBudget] = Counter()
+        """The users who are subscribed, with the number of their connections."""
 
     @property
     def exact_match(self) -> tuple[str, str] | None:
@@ -115,13 +124,13 @@ class Channel:
                 spent, size = 0.0, 0
                 try:
                     if not is_open:
-                        await self.open()
+                        await self._measured(self.open())
                         is_open = True
                         self.ready.set()
                     else:
                         await self._wait_for_change()
                         started = time.monotonic()
-                        frame = await self.tick()
+                        frame = await self._measured(self.tick())
                         if frame is not None:
                             self._send(frame)
                             size = frame.size
@@ -134,9 +143,25 @@ class Channel:
                 # What takes long, be it a query over millions of events or five thousand
                 # browsers on this channel or on all, is done less often.
                 idle = IDLE_RATIO * max(spent, self.counters.send_seconds)
-                await asyncio.sleep(max(self.min_pause, idle, size / MAX_BYTES_PER_SECOND))
+                pause = max(self.min_pause, idle, size / MAX_BYTES_PER_SECOND)
+                await asyncio.sleep(max(pause, self._charge_users()))
         finally:
             self._record_send_seconds(0.0)
+
+    async def _measured(self, work: Coroutine[Any, Any, T]) -> T:
+        return await measure_steps(work, self._record_loop_seconds)
+
+    def _record_loop_seconds(self, seconds: float) -> None:
+        self._loop_seconds += seconds
+
+    def _charge_users(self) -> float:
+        """Charge the last tick to the users; the seconds to wait until one of them may go on."""
+        seconds, self._loop_seconds = self._loop_seconds, 0.0
+        if not self.budgets or len(self.budgets) > SHARED_BY_MANY:
+            return 0.0
+        for budget in self.budgets:
+            budget.charge(seconds / len(self.budgets))
+        return min(budget.delay() for budget in self.budgets)
 
     async def _wait_for_change(self) -> None:
         if not self._changed.is_set():

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
+from weakref import WeakValueDictionary
 
 import structlog
 
 from almenara.bus import BusClosedError
 from almenara.config import suggest
 from almenara.errors import LimitExceeded, NotFound
+from almenara.live.budget import UserBudget
 from almenara.live.channel import RETRY_DELAY, Channel
 from almenara.live.event_channel import EventChannel
 from almenara.live.frames import Frame
@@ -26,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 CHANNELS_PER_CONNECTION: Final = 32
 HEARTBEAT_INTERVAL: Final = 5.0
+HEARTBEAT: Final = Frame('{"beat": 1}', 11, rows=False)
+"""The same for all: a sequence in it would tell how many signals a viewer may not see."""
 
 Subscription = tuple[str, Panel, PanelFilters]
 """The key of a channel, its panel and its filters."""
@@ -48,6 +52,8 @@ class Hub:
         self._channels: dict[str, Channel] = {}
         self._router = SignalRouter()
         self._tasks: list[asyncio.Task[None]] = []
+        # A budget lives as long as a connection of its user.
+        self._budgets: WeakValueDictionary[str, UserBudget] = WeakValueDictionary()
 
     @property
     def clients(self) -> int:
@@ -104,10 +110,8 @@ class Hub:
         """Send a sign of life, by which a page tells a quiet fleet from a frozen server."""
         while True:
             await asyncio.sleep(HEARTBEAT_INTERVAL)
-            text = f'{{"beat": {self.view.bus.last_sequence}}}'
-            frame = Frame(text, len(text), rows=False)
             for outbox in self.outboxes:
-                outbox.send(None, frame)
+                outbox.send(None, HEARTBEAT)
 
     async def _drop_slow_browsers(self) -> None:
         """Close connections that take nothing of what is buffered for the send timeout."""
@@ -137,9 +141,18 @@ class Hub:
                 self._router.add(channel)
             channel.mark_changed()
 
-    def connect(self, peer: Peer) -> Outbox:
-        """Add a browser and return its outbox."""
-        outbox = Outbox(peer, self.settings.outbox_bytes, self.counters)
+    def connect(self, peer: Peer, user: str = "") -> Outbox:
+        """Add a browser and return its outbox.
+
+        All connections of a user share one budget. Without sign-in the user is empty, and there is
+        no budget.
+        """
+        budget = None
+        if user:
+            budget = self._budgets.get(user)
+            if budget is None:
+                budget = self._budgets[user] = UserBudget(self.settings.channels_per_user)
+        outbox = Outbox(peer, self.settings.outbox_bytes, self.counters, budget)
         self.outboxes.add(outbox)
         return outbox
 
@@ -174,13 +187,22 @@ class Hub:
         """Subscribe an outbox to channels, from a snapshot on.
 
         `after` is the sequence of the newest row that the browser shows, `scope` that of its
-        user. Raises what `parse_channels` raises.
+        user. Raises what `parse_channels` raises, and `LimitExceeded` where the user has too many
+        channels.
         """
         for key, panel, filters in self.parse_channels(names, scope):
-            channel = self._channels.get(key) or self._open_channel(key, panel, filters, scope)
+            channel = self._channels.get(key)
+            if channel in outbox.channels:
+                continue
+            if outbox.budget is not None:
+                outbox.budget.add(key)
+            if channel is None:
+                channel = self._open_channel(key, panel, filters, scope)
             # Before the wait, so that the channel is not closed when its only other viewer leaves.
             channel.outboxes.add(outbox)
             outbox.channels.add(channel)
+            if outbox.budget is not None:
+                channel.budgets[outbox.budget] += 1
             outbox.behind[channel] = after
             await channel.ready.wait()
             if channel in outbox.behind:
@@ -188,13 +210,20 @@ class Hub:
                 channel.catch_up(outbox, after)
 
     def _open_channel(self, key: str, panel: Panel, filters: PanelFilters, scope: Scope) -> Channel:
-        kind = EventChannel if panel.is_event_list else LogChannel if panel.log_query else Channel
+        kind = self.channel_type(panel)
         view = self.view.within(scope)
         channel = kind(key, panel, filters, view, self.renderer, self.counters)
         self._channels[key] = channel
         self._router.add(channel)
         channel.task = asyncio.create_task(channel.run(), name=f"channel {key}")
         return channel
+
+    @staticmethod
+    def channel_type(panel: Panel) -> type[Channel]:
+        """The class of a panel's channels."""
+        if panel.is_event_list:
+            return EventChannel
+        return LogChannel if panel.log_query is not None else Channel
 
     def resume(self, outbox: Outbox, after: int | None) -> None:
         """Send the current state of every channel of the outbox."""
@@ -210,6 +239,11 @@ class Hub:
             if channel is not publisher:
                 continue
             channel.outboxes.discard(outbox)
+            if outbox.budget is not None:
+                outbox.budget.discard(channel.key)
+                channel.budgets[outbox.budget] -= 1
+                if channel.budgets[outbox.budget] <= 0:
+                    del channel.budgets[outbox.budget]
             if not channel.outboxes:
                 del self._channels[channel.key]
                 self._router.discard(channel)

@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from almenara.live.budget import UserBudget
 from almenara.live.frames import Frame
 
 GOING_AWAY: Final = 1012
@@ -60,11 +61,13 @@ class Outbox:
     """
 
     __slots__ = (
-        "behind", "blocked_since", "channels", "close_code", "counters", "limit", "peer", "user",
+        "behind", "blocked_since", "budget", "channels", "close_code", "counters", "limit", "peer",
     )  # fmt: skip
 
-    def __init__(self, peer: Peer, limit: int, counters: Counters, user: str = "") -> None:
-        self.peer, self.limit, self.counters, self.user = peer, limit, counters, user
+    def __init__(
+        self, peer: Peer, limit: int, counters: Counters, budget: UserBudget | None = None
+    ) -> None:
+        self.peer, self.limit, self.counters, self.budget = peer, limit, counters, budget
         self.channels: set[Publisher] = set()
         self.behind: dict[Publisher, int | None] = {}
         """The channels that it has to catch up with, and the newest row that it shows of each."""

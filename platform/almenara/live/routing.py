@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from almenara.bus import Record
+from almenara.history.filter import forget_search_texts
 from almenara.live.channel import Channel
 from almenara.panels.view import View
 from almenara.signals import Event, Sample, Signal
@@ -108,3 +109,4 @@ class SignalRouter:
         """Give every channel the part of a batch that may concern it, in order."""
         for router in self._routers.values():
             router.accept(batch)
+        forget_search_texts()
