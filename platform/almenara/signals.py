@@ -31,7 +31,8 @@ def parse_severity(name: str) -> Severity:
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened. Immutable; the envelope of CloudEvents 1.0.
 
-    `source` and `id` together are the event's identity: the bus keeps one event of each.
+    `source` and `id` together are the event's identity: the bus keeps one event of each, unless
+    `deduplication_key` says otherwise.
     """
 
     id: str
@@ -55,6 +56,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The bytes as they came, kept only where `data` could not be read from them."""
     problem: str | None = None
     """What was wrong with the event as it came, for the person who reads it."""
+    deduplication_key: str = ""
+    """What the bus deduplicates the event by instead of `source` and `id`: the place of a message
+    in a log, if publishers may repeat an id for another message. It is not stored."""
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

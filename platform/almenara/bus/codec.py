@@ -43,8 +43,10 @@ decode_observation = msgspec.json.Decoder(Observation).decode
 
 
 def event_key(event: Event) -> bytes:
-    """Return the identity of an event for deduplication: 16 bytes of `source` and `id`."""
-    return hashlib.blake2b(f"{event.source}\0{event.id}".encode(), digest_size=16).digest()
+    """Return the identity of an event for deduplication: 16 bytes of its `deduplication_key`, or of
+    its `source` and `id` where it has none."""
+    identity = event.deduplication_key or f"{event.source}\0{event.id}"
+    return hashlib.blake2b(identity.encode(), digest_size=16).digest()
 
 
 def normalize(signal: Signal, origin: str, redact: Redact | None = None) -> Signal:
@@ -91,6 +93,7 @@ def _normalize_event(event: Event, origin: str) -> Event:
             event.origin,
             event.correlation or "",
             event.problem or "",
+            event.deduplication_key,
             *event.attributes,
             *event.attributes.values(),
         )

@@ -28,6 +28,7 @@ EVENT_FIELDS: Final = {
     "attributes": (dict,),
     "raw": (bytes, type(None)),
     "problem": (str, type(None)),
+    "deduplication_key": (str,),
 }
 RESOURCE_FIELDS: Final = {
     "kind": (str,),
@@ -108,6 +109,7 @@ def _check_event(event: Event) -> None:
         and type(event.attributes) is dict
         and (event.raw is None or type(event.raw) is bytes)
         and (event.problem is None or type(event.problem) is str)
+        and type(event.deduplication_key) is str
     ):
         _raise_wrong_field(event, EVENT_FIELDS)
     for name, value in event.attributes.items():

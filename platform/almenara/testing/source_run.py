@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from almenara.bus.codec import normalize
+from almenara.bus.codec import event_key, normalize
 from almenara.clock import CLOCK, Clock
 from almenara.hookspecs import ResourceKey
 from almenara.signals import Event, Resource, Sample, Signal
@@ -51,7 +51,7 @@ class MemoryBus:
         """Events that were published again with the same identity."""
         self.known_resources: dict[str, dict[ResourceKey, None]] = defaultdict(dict)
         """The resources that exist, by the name of the source that published them."""
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: set[bytes] = set()
 
     def accept(self, batch: Sequence[Signal], source: str = "test") -> None:
         """Store a batch of a source. Raises `TypeError` and `ValueError` as the bus does."""
@@ -60,10 +60,11 @@ class MemoryBus:
                 raise TypeError(f"{type(signal).__name__} is not an Event, a Resource or a Sample")
             stored = normalize(signal, source)
             if isinstance(stored, Event):
-                if (stored.source, stored.id) in self._seen:
+                key = event_key(stored)
+                if key in self._seen:
                     self.repeats.append(stored)
                     continue
-                self._seen.add((stored.source, stored.id))
+                self._seen.add(key)
             elif isinstance(stored, Resource):
                 known = self.known_resources[source]
                 if stored.deleted:
