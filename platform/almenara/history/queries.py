@@ -2,6 +2,8 @@
 
 import copy
 import sqlite3
+import sys
+from collections.abc import Iterable
 from typing import Any, Final, Literal, Self
 
 import msgspec
@@ -17,6 +19,15 @@ from almenara.visibility import Condition
 RECENT_SIGNALS: Final = 100_000
 """Newest signals among which the names are collected that a limited scope may see."""
 MAX_NAMES: Final = 2_000
+MAX_BYTES: Final = 8 * 1024**2
+"""Payloads of one result together. What one request holds in memory is a small multiple of this."""
+PREVIEW_CHARACTERS: Final = 16_384
+"""Characters of a payload, and bytes of an undecodable one, in a preview."""
+PREVIEW_COLUMNS: Final = codec.EVENT_COLUMNS.removesuffix("e.raw, e.data") + (
+    f"substr(e.raw, 1, {PREVIEW_CHARACTERS}),"
+    f" CASE WHEN length(e.data) > {PREVIEW_CHARACTERS}"
+    f" THEN json_quote(substr(e.data, 1, {PREVIEW_CHARACTERS})) ELSE e.data END"
+)
 
 
 class History:
@@ -39,10 +50,14 @@ class History:
         after: int | None = None,
         before: int | None = None,
         limit: int = 100,
+        max_bytes: int = MAX_BYTES,
+        is_preview: bool = False,
     ) -> list[Record]:
         """Return up to `limit` records between two sequences, neither included, newest first.
 
-        With `after` alone they are those that follow it directly, otherwise the newest.
+        With `after` alone they are those that follow it directly, otherwise the newest. Fewer come
+        where their payloads would exceed `max_bytes` together, but at least one. A preview comes
+        whole, with only the beginning of long payloads, as a JSON string.
         """
         order: Literal["ASC", "DESC"] = "ASC" if after is not None and before is None else "DESC"
 
@@ -50,7 +65,12 @@ class History:
             plan = build_plan(connection, chosen, self._scope, after=after, before=before)
             if plan is None:
                 return []
-            rows = _fetch(connection, plan, order, limit)
+            # Rows of a preview are short enough that `limit` bounds them.
+            rows = (
+                _fetch(connection, plan, PREVIEW_COLUMNS, order, limit, sys.maxsize)
+                if is_preview
+                else _fetch(connection, plan, codec.EVENT_COLUMNS, order, limit, max_bytes)
+            )
             records = self._log.decoder.events(connection, rows)
             if order == "ASC":
                 records.reverse()
@@ -152,19 +172,37 @@ class History:
 
 
 def _fetch(
-    connection: sqlite3.Connection, plan: Plan, order: Literal["ASC", "DESC"], limit: int
+    connection: sqlite3.Connection,
+    plan: Plan,
+    columns: str,
+    order: Literal["ASC", "DESC"],
+    limit: int,
+    max_bytes: int,
 ) -> list[tuple[Any, ...]]:
     if len(plan.branches) > 1:
         # The branches give sequences from their indexes alone; rows are read for the page only.
         statement, parameters = plan.select("e.sequence AS sequence", order, limit)
         statement = (
-            f"SELECT {codec.EVENT_COLUMNS} FROM events e WHERE e.sequence IN"  # nosec B608 # constant fragments, bound values
+            f"SELECT {columns} FROM events e WHERE e.sequence IN"  # nosec B608 # constant fragments, bound values
             f" (SELECT sequence FROM ({statement}) ORDER BY sequence {order} LIMIT ?)"
             f" ORDER BY e.sequence {order}"
         )
-        return connection.execute(statement, [*parameters, limit]).fetchall()
-    statement, parameters = plan.select(codec.EVENT_COLUMNS, order, limit)
-    return connection.execute(statement, parameters).fetchall()
+        return _take(connection.execute(statement, [*parameters, limit]), max_bytes)
+    statement, parameters = plan.select(columns, order, limit)
+    return _take(connection.execute(statement, parameters), max_bytes)
+
+
+def _take(rows: Iterable[tuple[Any, ...]], max_bytes: int) -> list[tuple[Any, ...]]:
+    """Take rows while their payloads fit, and the first row in any case."""
+    taken: list[tuple[Any, ...]] = []
+    size = 0
+    for row in rows:
+        *_, raw, data = row
+        size += len(data) + len(raw or b"")
+        if taken and size > max_bytes:
+            break
+        taken.append(row)
+    return taken
 
 
 def _distinct_names(

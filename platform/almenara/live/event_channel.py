@@ -105,7 +105,9 @@ class EventChannel(Channel):
         return self._rows[-1][0] if len(self._rows) == self._rows.maxlen else 0
 
     async def open(self) -> None:
-        records = await self.view.history.events(self._filter, limit=self._recent_limit)
+        records = await self.view.history.events(
+            self._filter, limit=self._recent_limit, is_preview=True
+        )
         # Events may have arrived during the query; those that it returned are not new.
         known = records[0].sequence if records else 0
         self._newest = max(self._newest, known)

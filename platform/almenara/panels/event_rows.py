@@ -12,6 +12,8 @@ from almenara.signals import Event
 
 MAX_SUMMARY: Final = 160
 MAX_PART: Final = 80
+MAX_DECODED: Final = 16_384
+"""Bytes of a payload that are still decoded for its summary, as many as a preview has."""
 LEADING_FIELDS: Final = (
     "error", "reason", "message", "title", "token", "proposal", "rationale", "status",
 )  # fmt: skip
@@ -31,12 +33,17 @@ def link_to_events(**filters: Any) -> str:
 def summarize(event: Event) -> str:
     """The payload in one short line, the most telling fields first."""
     if event.raw is None and isinstance(event.data, msgspec.Raw):
-        try:
-            data = msgspec.json.decode(event.data)
-        except (msgspec.MsgspecError, RecursionError):
-            data = None
-        if isinstance(data, dict):
-            return _summarize_fields(data)
+        encoded = memoryview(event.data)
+        # Of a long payload the row shows the beginning: decoding megabytes would stall the loop.
+        if encoded.nbytes <= MAX_DECODED or encoded[:1].tobytes() == b'"':
+            try:
+                data = msgspec.json.decode(encoded)
+            except (msgspec.MsgspecError, RecursionError):
+                data = None
+            if isinstance(data, dict):
+                return _summarize_fields(data)
+            if isinstance(data, str):
+                return data if len(data) <= MAX_SUMMARY else data[:MAX_SUMMARY] + "\u2026"
     return _start_of_payload(event)
 
 
@@ -67,7 +74,12 @@ def _start_of_payload(event: Event) -> str:
     if event.data is None:
         return ""
     try:
-        text = msgspec.json.encode(event.data)[: MAX_SUMMARY * 4].decode("utf-8", "ignore")
+        encoded = (
+            memoryview(event.data)[: MAX_SUMMARY * 4].tobytes()
+            if isinstance(event.data, msgspec.Raw)
+            else msgspec.json.encode(event.data)[: MAX_SUMMARY * 4]
+        )
+        text = encoded.decode("utf-8", "ignore")
     except (TypeError, ValueError, OverflowError, RecursionError):
         return "payload that cannot be written as JSON"
     return text if len(text) <= MAX_SUMMARY else text[:MAX_SUMMARY] + "\u2026"

@@ -13,6 +13,7 @@ from almenara.bus import BusClosedError
 from almenara.errors import LimitExceeded, Unavailable
 from almenara.panels.formats import encode_query
 from almenara.security.errors import AuthError, Unauthenticated
+from almenara.web.exports import TooManyExportsError
 from almenara.web.layout import render_problem_page
 
 log = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """Return the response to any error."""
     status, detail = _classify(error)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(
-        error, (LimitExceeded, BusClosedError)
+        error, (LimitExceeded, BusClosedError, TooManyExportsError)
     ):
         log.error("a request failed", path=request.url.path, exc_info=error)
     title = HTTPStatus(status).phrase

@@ -18,6 +18,7 @@ from almenara.signals import now
 from almenara.supervisor import Supervisor
 from almenara.web.assets import Assets
 from almenara.web.dashboards import Dashboard, build_dashboards
+from almenara.web.exports import ExportLimiter
 from almenara.web.metrics import LoopLag, ServiceMetrics, build_registry
 
 
@@ -41,6 +42,7 @@ class Services:
     started: int = field(default_factory=now)
     """When this process started, in microseconds since the Unix epoch."""
     loop_lag: LoopLag = field(default_factory=LoopLag)
+    exports: ExportLimiter = field(default_factory=ExportLimiter)
 
     def list_dashboards(self, view: View) -> list[Dashboard]:
         """Return the dashboards for a viewer, the overview first."""

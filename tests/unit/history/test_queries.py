@@ -1,11 +1,13 @@
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import StorageSettings
 from almenara.history import Filter, History
+from almenara.history.queries import PREVIEW_CHARACTERS
 from almenara.signals import Event, Severity, now
 
 TYPES = ("planning.story.created", "planning.plan.approved", "vllm_token", "x")
@@ -134,3 +136,25 @@ async def test_history_lists_each_name_once(tmp_path: Path) -> None:
         await bus.publish(fleet(500), "x")
         assert await History(bus).types() == sorted(TYPES)
         assert await History(bus).origins() == [f"nats/S{it}" for it in range(4)]
+
+
+@pytest.mark.anyio
+async def test_history_bounds_a_result_by_bytes_and_previews_long_payloads(tmp_path: Path) -> None:
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        events = [
+            Event(id=str(number), source="x", type="t", time=number, data={"text": "é" * length})
+            for number, length in enumerate((50_000, 10, 50_000, 50_000))
+        ]
+        await bus.publish(events, "x")
+        history = History(bus)
+        ids: list[str] = []
+        before: int | None = None
+        while page := await history.events(Filter(type="t"), before=before, max_bytes=60_000):
+            assert len(page) <= 2
+            ids += [record.signal.id for record in page]  # type: ignore[union-attr]
+            before = page[-1].sequence
+        assert ids == ["3", "2", "1", "0"]
+        preview = await history.events(Filter(), max_bytes=1, is_preview=True)
+        payloads = [msgspec.json.decode(record.signal.data) for record in preview]  # type: ignore[union-attr]
+        assert [type(payload) for payload in payloads] == [str, str, dict, str]
+        assert payloads[0] == ('{"text":"' + "é" * 50_000)[:PREVIEW_CHARACTERS]

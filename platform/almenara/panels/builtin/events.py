@@ -11,7 +11,9 @@ from almenara.panels.view import View
 
 
 async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
-    records = await view.history.events(filters, limit=view.settings.visible_events)
+    records = await view.history.events(
+        filters, limit=view.settings.visible_events, is_preview=True
+    )
     return {"rows": [event_row(record) for record in records]}
 
 

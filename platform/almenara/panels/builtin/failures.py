@@ -14,7 +14,9 @@ ROWS: Final = 8
 
 
 async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
-    records = await view.history.events(Filter(severity=Severity.ERROR), limit=ROWS)
+    records = await view.history.events(
+        Filter(severity=Severity.ERROR), limit=ROWS, is_preview=True
+    )
     return {
         "rows": [event_row(record) for record in records],
         "all_failures": link_to_events(severity=Severity.ERROR),

@@ -35,7 +35,7 @@ def build(plugin: str, declaration: EventsPanel, link: str) -> Panel:
 async def query_rows(view: View, query: EventQuery, filters: Filter) -> list[Mapping[str, Any]]:
     """The rows of the events that match both the query and the filters."""
     merged = Filter.from_query({**filters.to_query(), **query.filter})
-    records = await view.history.events(merged, limit=query.limit)
+    records = await view.history.events(merged, limit=query.limit, is_preview=True)
     # Where both have a value for the same field, the history applied that of the query alone.
     return [
         event_row(record)

@@ -75,8 +75,8 @@ async def describe_event(
     history: History, record: Record, event: Event, event_filter: Filter
 ) -> dict[str, Any]:
     """Return the values of `event_detail.html`, with links to the neighbours in a filtered list."""
-    older = await history.events(event_filter, before=record.sequence, limit=1)
-    newer = await history.events(event_filter, after=record.sequence, limit=1)
+    older = await history.events(event_filter, before=record.sequence, limit=1, is_preview=True)
+    newer = await history.events(event_filter, after=record.sequence, limit=1, is_preview=True)
     suffix = encode_query(event_filter.to_query())
     text = encode_json(event.data)
     # An event that could not be decoded has its bytes in `raw` and null as data.

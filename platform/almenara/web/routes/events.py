@@ -46,13 +46,15 @@ async def events(
     is_paged = after is not None or before is not None
     history = view.history
     limit = services.settings.panels.visible_events
-    records = await history.events(event_filter, after=after, before=before, limit=limit)
+    records = await history.events(
+        event_filter, after=after, before=before, limit=limit, is_preview=True
+    )
     older_link = newer_link = ""
     if records:
         oldest, newest = records[-1].sequence, records[0].sequence
-        if await history.events(event_filter, before=oldest, limit=1):
+        if await history.events(event_filter, before=oldest, limit=1, is_preview=True):
             older_link = "/events" + encode_query({**parameters, "before": str(oldest)})
-        if is_paged and await history.events(event_filter, after=newest, limit=1):
+        if is_paged and await history.events(event_filter, after=newest, limit=1, is_preview=True):
             newer_link = "/events" + encode_query({**parameters, "after": str(newest)})
     histogram = services.panels["histogram"]
     channel = encode_query(event_filter.to_query())

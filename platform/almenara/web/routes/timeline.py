@@ -33,7 +33,11 @@ async def timeline(
     correlation = correlation.strip()
     history = scoped_view(services, request).history
     event_filter = Filter(correlation=correlation)
-    records = await history.events(event_filter, limit=EVENT_LIMIT) if correlation else []
+    records = (
+        await history.events(event_filter, limit=EVENT_LIMIT, is_preview=True)
+        if correlation
+        else []
+    )
     context = {
         "correlation": correlation,
         "list_link": link_to_events(correlation=correlation) if correlation else "/events",

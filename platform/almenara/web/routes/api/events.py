@@ -58,11 +58,16 @@ async def events(
 ) -> EventPage:
     """List the events that match a filter, newest first. With `after` alone, those that follow."""
     history = scoped_view(services, request).history
-    records = await history.events(parse_filter(request), after=after, before=before, limit=limit)
-    is_full = len(records) == limit
+    event_filter = parse_filter(request)
+    records = await history.events(event_filter, after=after, before=before, limit=limit)
     oldest = records[-1].sequence if records else 0
     newest = records[0].sequence if records else after or 0
-    has_older = is_full or (records and after)
+    has_older = bool(records) and (len(records) == limit or after is not None)
+    if records and not has_older:
+        # A page with long payloads ends before the limit.
+        has_older = bool(
+            await history.events(event_filter, before=oldest, limit=1, is_preview=True)
+        )
     return EventPage(
         events=[build_event_item(record) for record in records],
         older=build_page_address(request, before=oldest) if has_older else None,

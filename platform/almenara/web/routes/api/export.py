@@ -12,10 +12,10 @@ from litestar.response import Stream
 
 from almenara.bus import Record
 from almenara.signals import Event
-from almenara.web.authorization import VIEWER, scoped_view
+from almenara.web.authorization import VIEWER, get_auth_context, scoped_view
 from almenara.web.routes.api.models import build_event_item
 from almenara.web.routes.api.parameters import (
-    QUERY_PROBLEMS,
+    EXPORT_PROBLEMS,
     AfterParameter,
     BeforeParameter,
     CorrelationParameter,
@@ -32,6 +32,8 @@ from almenara.web.routes.api.parameters import (
 from almenara.web.services import Services
 
 BATCH_EVENTS: Final = 500
+BATCH_BYTES: Final = 2 * 1024**2
+"""Payloads of a batch. An export holds a batch or two: the next is read once this one is sent."""
 COLUMNS: Final = ("sequence", "time", "severity", "type", "source", "origin", "subject",
                   "correlation", "id", "data", "problem")  # fmt: skip
 FORMULA_PREFIXES: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -55,23 +57,37 @@ async def select_batches(
 ) -> AsyncIterator[list[Record]]:
     """Return the batches of an export, up to the newest event at the time of the request.
 
-    Raises `BadParameterError` before anything is sent.
+    The first is read before anything is sent, so that a refusal is a response of its own. Raises
+    `BadParameterError`, `TooManyExportsError`, and what the query raises.
     """
     event_filter, history = parse_filter(request), scoped_view(services, request).history
+    context = get_auth_context(request)
+    user = context.user_key if context is not None else ""
 
     async def read_batches() -> AsyncIterator[list[Record]]:
-        cursor, end = after or 0, await history.last_sequence() + 1
-        if before is not None:
-            end = min(end, before)
-        while True:
-            records = await history.events(event_filter, after=cursor, limit=BATCH_EVENTS)
-            records = [record for record in reversed(records) if record.sequence < end]
-            if not records:
-                return
-            yield records
-            cursor = records[-1].sequence
+        with services.exports.run(user):
+            cursor, end = after or 0, await history.last_sequence() + 1
+            if before is not None:
+                end = min(end, before)
+            while True:
+                records = await history.events(
+                    event_filter, after=cursor, limit=BATCH_EVENTS, max_bytes=BATCH_BYTES
+                )
+                records = [record for record in reversed(records) if record.sequence < end]
+                yield records
+                if not records:
+                    return
+                cursor = records[-1].sequence
 
-    return read_batches()
+    batches = read_batches()
+    first = await anext(batches)
+
+    async def continue_batches() -> AsyncIterator[list[Record]]:
+        yield first
+        async for records in batches:
+            yield records
+
+    return continue_batches()
 
 
 BATCHES: Final = {"batches": Provide(select_batches)}
@@ -79,7 +95,7 @@ BATCHES: Final = {"batches": Provide(select_batches)}
 Batches = NamedDependency[AsyncIterator[list[Record]]]
 
 
-@get("/api/events.ndjson", opt=VIEWER, tags=["events"], responses=QUERY_PROBLEMS,
+@get("/api/events.ndjson", opt=VIEWER, tags=["events"], responses=EXPORT_PROBLEMS,
      media_type="application/x-ndjson", dependencies=BATCHES)  # fmt: skip
 async def export_ndjson(batches: Batches) -> Stream:
     """Export all events that match a filter, oldest first, one JSON object a line."""
@@ -105,7 +121,7 @@ def escape_formula(value: Any) -> str:
     return text
 
 
-@get("/api/events.csv", opt=VIEWER, tags=["events"], responses=QUERY_PROBLEMS,
+@get("/api/events.csv", opt=VIEWER, tags=["events"], responses=EXPORT_PROBLEMS,
      media_type="text/csv", dependencies=BATCHES)  # fmt: skip
 async def export_csv(batches: Batches) -> Stream:
     """Export the same events as a table. A cell that could be a formula gets a leading `'`."""

@@ -83,6 +83,21 @@ def format_api_time(microseconds: int) -> str | None:
     return format_time(microseconds) if inside else None
 
 
+def join_lines(data: Any) -> Any:
+    """Return encoded JSON without line breaks; other values unchanged.
+
+    `msgspec` copies a `Raw` value as it is, so that the pretty-printed payload of a publisher would
+    spread its event over several lines of NDJSON. Line breaks are whitespace between tokens: those
+    inside strings are escaped in JSON.
+    """
+    if not isinstance(data, msgspec.Raw):
+        return data
+    encoded = bytes(data)
+    if b"\n" not in encoded and b"\r" not in encoded:
+        return data
+    return msgspec.Raw(encoded.replace(b"\n", b" ").replace(b"\r", b" "))
+
+
 def build_event_item(record: Record) -> EventItem:
     """Return the event of a record as the API shows it."""
     event = record.signal
@@ -99,7 +114,7 @@ def build_event_item(record: Record) -> EventItem:
         severity=event.severity.name,
         origin=event.origin,
         correlation=event.correlation,
-        data=event.data,
+        data=join_lines(event.data),
         attributes=event.attributes,
         problem=event.problem,
         raw=None if event.raw is None else base64.b64encode(event.raw).decode(),

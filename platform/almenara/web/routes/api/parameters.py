@@ -41,6 +41,10 @@ PARAMETER_PROBLEMS: Final = {
     400: describe_problem("A parameter is unknown or invalid"),
 }
 QUERY_PROBLEMS: Final = {**PARAMETER_PROBLEMS, 503: describe_problem("The query took too long")}
+EXPORT_PROBLEMS: Final = {
+    **PARAMETER_PROBLEMS,
+    503: describe_problem("The query took too long, or too many exports are running"),
+}
 EVENT_PROBLEMS: Final = {**PARAMETER_PROBLEMS, 404: describe_problem("There is no such event")}
 
 
