@@ -1,20 +1,23 @@
-"""The source: every check on its own, and an event for each change of its state."""
+"""The source: every check on its own, and an event for each change of its status."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.sdk import every, now
+from almenara.sdk import HealthAggregator, every, monotonic, now
+from almenara.sdk.http import Resolver
 from almenara.signals import Event, Resource, Sample, Severity, Signal
-from almenara_http.client import Answer, ask
+from almenara.units import DAY, SECOND
+from almenara_http.client import Outcome, perform_check
 from almenara_http.settings import CheckSettings, HttpSettings
 
 KIND: Final = "http.check"
-DAY: Final = 86_400.0
+SCHEDULE: Final = "schedule"
+LATE_SHARE: Final = 0.5
+"""Share of its interval by which a check may start late before that is reported."""
 Status = Literal["up", "slow", "down"]
 SEVERITIES: Final[dict[Status, Severity]] = {
     "up": Severity.INFO,
@@ -23,29 +26,37 @@ SEVERITIES: Final[dict[Status, Severity]] = {
 }
 
 
-class Known(msgspec.Struct):
-    """What is remembered of a check, over restarts as well."""
+class CheckState(msgspec.Struct):
+    """What is remembered of a check, also over restarts."""
 
     status: Status | None = None
     since: int = 0
     """Microseconds since the epoch."""
     failures: int = 0
+    """Failures in a row."""
+    deviations: int = 0
+    """Successful responses in a row that were slow while the check is up, or fast while it is
+    slow."""
     expiring: float | None = None
-    """The end of the certificate that was warned of, in seconds since the epoch."""
+    """The expiry that a warning was published for, in seconds since the epoch."""
 
 
 class HttpSource:
-    """Asks for every URL, each at its own pace; a slow one delays no other."""
+    """Performs every check at its own interval; a slow one delays no other."""
 
     name = "http"
 
     def __init__(self, settings: HttpSettings, context: Context) -> None:
         self.settings, self.context = settings, context
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._resolver = Resolver()
+        self._delays: dict[str, float] = {}
+        """Seconds by which the last request of a check started late, where that is too much."""
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Check until cancelled."""
-        room = asyncio.Semaphore(self.settings.at_once)
-        report.recovered()
+        health = HealthAggregator(report)
+        health.clear(SCHEDULE)
         names = {check.name for check in self.settings.checks}
         await publish(
             [
@@ -56,86 +67,114 @@ class HttpSource:
         )
         async with asyncio.TaskGroup() as group:
             for check in self.settings.checks:
-                group.create_task(self._follow(check, publish, room))
+                group.create_task(self._repeat(check, publish, health), name=f"check {check.name}")
 
-    async def _follow(
-        self, check: CheckSettings, publish: Publish, room: asyncio.Semaphore
+    async def _repeat(
+        self, check: CheckSettings, publish: Publish, health: HealthAggregator
     ) -> None:
-        known = await self._load(check)
+        state = await self._load(check)
         async for _ in every(check.every):
-            async with room:
-                answer = await ask(check)
-            before = msgspec.structs.replace(known)
-            signals = judge(check, known, answer)
-            await publish(signals)
-            # After the events are safe: one that is told again has the same id and is dropped.
-            if known != before:
-                await self.context.save(check.name, msgspec.json.encode(known))
+            due = monotonic()
+            async with self._slots:
+                self._note_delay(check, monotonic() - due, health)
+                outcome = await perform_check(check, self._resolver)
+            before = msgspec.structs.replace(state)
+            await publish(evaluate(check, state, outcome))
+            # Saved once the events are durable: published again, they have the same ids.
+            if state != before:
+                await self.context.save(check.name, msgspec.json.encode(state))
 
-    async def _load(self, check: CheckSettings) -> Known:
+    def _note_delay(self, check: CheckSettings, delay: float, health: HealthAggregator) -> None:
+        if delay > check.every * LATE_SHARE:
+            self._delays[check.name] = delay
+        else:
+            self._delays.pop(check.name, None)
+        if self._delays:
+            health.note(
+                SCHEDULE,
+                f"{len(self._delays)} checks start late, as {self.settings.concurrency} others are"
+                " in progress; raise plugins.http.concurrency or the intervals (every)",
+            )
+        else:
+            health.clear(SCHEDULE)
+
+    async def _load(self, check: CheckSettings) -> CheckState:
         stored = await self.context.load(check.name)
         try:
-            return msgspec.json.decode(stored, type=Known) if stored else Known()
+            return msgspec.json.decode(stored, type=CheckState) if stored else CheckState()
         except msgspec.MsgspecError:
-            return Known()
+            return CheckState()
 
 
-def judge(check: CheckSettings, known: Known, answer: Answer) -> Sequence[Signal]:
-    """What an answer means, given what is known; `known` is brought up to date."""
+def evaluate(check: CheckSettings, state: CheckState, outcome: Outcome) -> Sequence[Signal]:
+    """The signals of an outcome, given the state of the check, which is updated."""
     moment = now()
     events: list[Event] = []
-    known.failures = known.failures + 1 if answer.wrong is not None else 0
-    status = _status(check, known, answer)
-    if status != known.status:
-        if known.status is not None or status == "down":
-            events.append(_changed(check, known, status, answer, moment))
-        known.status, known.since = status, moment
-    if (warning := _expiring(check, known, answer, moment)) is not None:
+    status = _next_status(check, state, outcome)
+    if status != state.status:
+        if state.status is not None or status == "down":
+            events.append(_change_event(check, state, status, outcome, moment))
+        state.status, state.since = status, moment
+    if (warning := _expiry_event(check, state, outcome, moment)) is not None:
         events.append(warning)
     samples = [Sample(kind=KIND, name=check.name, metric="up", value=float(status != "down"))]
-    if answer.latency is not None:
+    if outcome.latency is not None:
         samples.append(
-            Sample(kind=KIND, name=check.name, metric="latency", value=answer.latency, unit="s")
+            Sample(kind=KIND, name=check.name, metric="latency", value=outcome.latency, unit="s")
         )
-    if answer.expires is not None:
-        left = answer.expires - time.time()
+    if outcome.expires is not None:
+        left = outcome.expires - moment / SECOND
         samples.append(
             Sample(kind=KIND, name=check.name, metric="tls_expires_in", value=left, unit="s")
         )
-    return [_resource(check, known, answer), *samples, *events]
+    return [_resource(check, state, outcome), *samples, *events]
 
 
-def _status(check: CheckSettings, known: Known, answer: Answer) -> Status:
-    if answer.wrong is not None:
-        # A single failure changes nothing yet; a check that was never seen is down at once.
-        if known.status is not None and known.failures < check.attempts:
-            return known.status
+def _next_status(check: CheckSettings, state: CheckState, outcome: Outcome) -> Status:
+    """The status after an outcome: every change but the first takes `attempts` in a row."""
+    if outcome.failure is not None:
+        state.failures, state.deviations = state.failures + 1, 0
+        # A check without a status has never succeeded, so it is down at once.
+        if state.status is not None and state.failures < check.attempts:
+            return state.status
         return "down"
-    return "slow" if (answer.latency or 0) > check.slow_after else "up"
+    state.failures = 0
+    observed: Status = "slow" if (outcome.latency or 0) > check.slow_after else "up"
+    if state.status is None or state.status in ("down", observed):
+        state.deviations = 0
+        return observed
+    state.deviations += 1
+    if state.deviations < check.attempts:
+        return state.status
+    state.deviations = 0
+    return observed
 
 
-def _resource(check: CheckSettings, known: Known, answer: Answer) -> Resource:
-    status = known.status or "down"
-    state = {
-        "url": check.url,
-        "method": check.method,
-        "code": answer.code,
-        "reason": answer.wrong,
-        "failures": known.failures,
-        "since": known.since,
-        "bytes": answer.size,
-    }
+def _resource(check: CheckSettings, state: CheckState, outcome: Outcome) -> Resource:
+    status = state.status or "down"
     return Resource(
-        kind=KIND, name=check.name, status=status, severity=SEVERITIES[status], state=state
+        kind=KIND,
+        name=check.name,
+        status=status,
+        severity=SEVERITIES[status],
+        state={
+            "url": check.url,
+            "method": check.method,
+            "code": outcome.code,
+            "reason": outcome.failure,
+            "failures": state.failures,
+            "since": state.since,
+            "bytes": outcome.size,
+        },
     )
 
 
-def _changed(
-    check: CheckSettings, known: Known, status: Status, answer: Answer, moment: int
+def _change_event(
+    check: CheckSettings, state: CheckState, status: Status, outcome: Outcome, moment: int
 ) -> Event:
     return Event(
-        # What it changed from, and since when: the same however often this change is told.
-        id=f"{check.name}/{known.status}/{known.since}/{status}",
+        # Made from the status before and its time: the same however often it is published.
+        id=f"{check.name}/{state.status}/{state.since}/{status}",
         source=f"http/{check.name}",
         type=f"{KIND}.{status}",
         subject=check.name,
@@ -143,26 +182,29 @@ def _changed(
         severity=SEVERITIES[status],
         data={
             "url": check.url,
-            "from": known.status,
-            "reason": answer.wrong or f"answered in {answer.latency or 0:.3f} s",
-            "code": answer.code,
+            "from": state.status,
+            "reason": outcome.failure or f"responded in {outcome.latency or 0:.3f} s",
+            "code": outcome.code,
         },
     )
 
 
-def _expiring(check: CheckSettings, known: Known, answer: Answer, moment: int) -> Event | None:
-    if answer.expires is None or answer.expires == known.expiring:
+def _expiry_event(
+    check: CheckSettings, state: CheckState, outcome: Outcome, moment: int
+) -> Event | None:
+    if outcome.expires is None or outcome.expires == state.expiring:
         return None
-    left = answer.expires - moment / 1_000_000
-    if left > check.expiry_days * DAY:
+    days = (outcome.expires * SECOND - moment) / DAY
+    if days > check.expiry_days:
         return None
-    known.expiring = answer.expires
+    state.expiring = outcome.expires
+    expiry = "has expired" if days < 0 else f"expires in {days:.1f} days"
     return Event(
-        id=f"{check.name}/expiring/{answer.expires:.0f}",
+        id=f"{check.name}/expiring/{outcome.expires:.0f}",
         source=f"http/{check.name}",
         type=f"{KIND}.tls_expiring",
         subject=check.name,
         time=moment,
         severity=Severity.WARN,
-        data={"url": check.url, "reason": f"its certificate ends in {left / DAY:.1f} days"},
+        data={"url": check.url, "reason": f"a certificate of its chain {expiry}"},
     )
