@@ -1,6 +1,16 @@
 """Patterns as in NATS subjects, for names with parts between dots or slashes."""
 
 import re
+from typing import Final
+
+SEPARATORS: Final = "./"
+SEGMENT_PART: Final = "*"
+"""Token for any number of characters within a part."""
+ANY: Final = "any"
+"""Token for one character of any kind."""
+REST: Final = "rest"
+"""Token for any number of characters of any kind."""
+REPEATED: Final = (SEGMENT_PART, REST)
 
 
 def compile_pattern(text: str) -> re.Pattern[str] | None:
@@ -26,3 +36,45 @@ def compile_pattern(text: str) -> re.Pattern[str] | None:
             if others:
                 written += f"(?>[^./]*{re.escape(others[-1])})"
     return re.compile(written, re.DOTALL)
+
+
+def patterns_overlap(one: str, other: str) -> bool:
+    """Return whether any name matches both patterns; a plain name matches itself.
+
+    Exact: it searches the product of the two automata, of at most (n + 1) * (m + 1) states.
+    """
+    left, right = _tokenize(one), _tokenize(other)
+    pending, visited = [(0, 0)], {(0, 0)}
+    while pending:
+        i, j = pending.pop()
+        if i == len(left) and j == len(right):
+            return True
+        following = []
+        if i < len(left) and left[i] in REPEATED:
+            following.append((i + 1, j))
+        if j < len(right) and right[j] in REPEATED:
+            following.append((i, j + 1))
+        if i < len(left) and j < len(right) and _share_character(left[i], right[j]):
+            following.append((i + (left[i] not in REPEATED), j + (right[j] not in REPEATED)))
+        pending += [state for state in following if state not in visited]
+        visited.update(following)
+    return False
+
+
+def _tokenize(text: str) -> list[str]:
+    """Return a pattern as tokens; each is a character or one of the constants above."""
+    *parts, last = re.split(r"([./])", text)
+    if last == ">":
+        return [*"".join(parts), ANY, REST]
+    return list(text)
+
+
+def _share_character(one: str, other: str) -> bool:
+    """Return whether a character exists that both tokens match."""
+    if one in (ANY, REST) or other in (ANY, REST):
+        return True
+    if one == SEGMENT_PART:
+        return other not in SEPARATORS
+    if other == SEGMENT_PART:
+        return one not in SEPARATORS
+    return one == other

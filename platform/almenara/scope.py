@@ -6,11 +6,12 @@ the log, so that live pages and history agree.
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 import msgspec
 
+from almenara.patterns import patterns_overlap
 from almenara.signals import Event, Resource, Signal
 from almenara.visibility import (
     AllOf,
@@ -28,6 +29,7 @@ from almenara.visibility import (
     matches_any,
 )
 
+EVERY_ORIGIN: Final = ">"
 ACCESS_LOG: Final = "almenara/access"
 """The origin of events about sign-ins and refused requests."""
 NAMESPACE: Final = "namespace"
@@ -106,14 +108,13 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
         Rights in a cluster belong to one user: grants that depend on them are not delegated.
         """
-        guarded = {text.partition("/")[0] for text in self.guarded}
         parts = [grant.intersect(requested) for grant in self.grants]
-        return [
-            part
-            for part in parts
-            if part is not None
-            and not (guarded and any(_may_name(text, guarded) for text in part.sources or ("*",)))
-        ]
+        return [part for part in parts if part is not None and not self._guards_any_of(part)]
+
+    def _guards_any_of(self, grant: Grant) -> bool:
+        """Whether a grant shows anything of a source that is guarded."""
+        guarded = [origin for text in self.guarded for origin in _origins(text)]
+        return _overlap(guarded, grant.origins or (EVERY_ORIGIN,))
 
     def permits(self, signal: Signal) -> bool:
         """Whether a signal may be seen."""
@@ -133,23 +134,24 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
     def has_cluster_right(self, right: str, origin: str, namespace: str) -> bool:
         """Whether a right that is needed besides visibility is granted in a namespace."""
-        guarded = any(matches(it, origin) for text in self.guarded for it in _origins(text))
-        return not guarded or (right, namespace) in self.rights
+        guarded = [pattern for text in self.guarded for pattern in _origins(text)]
+        return not matches_any(guarded, origin) or (right, namespace) in self.rights
 
     def source_share(self, name: str) -> Share:
         """How much of a source is visible."""
         if self.is_full:
             return "whole"
         share: Share = "none"
+        is_guarded = self._guards_any_of(Grant(sources=(name,)))
         for grant in self.grants:
-            is_covered = not grant.sources or any(
-                matches(text, name) or matches(text, f"{name}/-") for text in grant.origins
+            is_covered = (
+                not grant.sources
+                or _is_within("sources", name, grant.sources)
+                or matches_any(grant.origins, f"{name}/-")
             )
             if is_covered and not (grant.types or grant.namespaces or grant.labels):
-                guarded = any(matches(it, f"{name}/-") or it == name for it in self.guarded)
-                return "part" if guarded else "whole"
-            names_part = any(text == name or text.startswith(f"{name}/") for text in grant.sources)
-            if is_covered or names_part:
+                return "part" if is_guarded else "whole"
+            if is_covered or _overlap(grant.origins, _origins(name)):
                 share = "part"
         return share
 
@@ -233,9 +235,16 @@ def _compile_grant(grant: Grant) -> Test:
 
 
 def _origins(text: str) -> tuple[str, ...]:
-    """The patterns of origins that the name of a source, or a pattern, stands for."""
-    is_plain = "*" not in text and not text.endswith(">")
-    return (text, f"{text}/>") if is_plain else (text,)
+    """The patterns of origins that the name of a source, or a pattern, stands for.
+
+    Either stands for itself and for everything below it, so that `nats` and `nat*` both include the
+    streams of the source `nats`.
+    """
+    return (text,) if text.endswith(">") else (text, f"{text}/>")
+
+
+def _overlap(some: Iterable[str], others: Sequence[str]) -> bool:
+    return any(patterns_overlap(one, other) for one in some for other in others)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -246,16 +255,18 @@ def _key(scope: Scope) -> str:
 
 
 def _is_within(part: str, text: str, patterns: Iterable[str]) -> bool:
-    """Whether patterns cover everything that another one matches, as far as can be decided."""
+    """Whether patterns cover everything that another one matches.
+
+    False where that can't be decided: of two different patterns with wildcards.
+    """
     if text in patterns:
         return True
-    if part == "sources":
-        # The name of a source stands for all its origins.
-        return any(text.startswith(f"{it}/") for it in patterns if len(_origins(it)) > 1)
-    return compiled(text) is None and matches_any(patterns, text)
-
-
-def _may_name(text: str, names: Iterable[str]) -> bool:
-    """Whether a source of these names, or of some cluster of one, may match a pattern."""
-    first = text.partition("/")[0]
-    return first in names or "*" in first or first.endswith(">")
+    if part != "sources":
+        return compiled(text) is None and matches_any(patterns, text)
+    if compiled(text) is not None:
+        # Everything below a plain name is covered by it, whatever a pattern selects there.
+        return any(compiled(it) is None and text.startswith(f"{it}/") for it in patterns)
+    # A name stands for everything below it, which is covered once the name or one above matches.
+    parts = text.split("/")
+    names = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return any(matches(pattern, name) for pattern in patterns for name in names)

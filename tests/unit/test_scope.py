@@ -75,7 +75,7 @@ def is_visible_in_history(connection: sqlite3.Connection, scope: Scope, event: E
     return bool(connection.execute(statement, visible.parameters).fetchall())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scope=scopes, event=events)
 def test_scope_permits_what_history_shows(
     database: sqlite3.Connection, scope: Scope, event: Event
