@@ -56,16 +56,22 @@ class AuthContext(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity
     session: Session | None = None
     api_token_id: str = ""
-    token_digest: str = ""
-    """The digest of any other bearer token; empty with a session."""
+    access_token_mark: str = ""
+    """Identifies the access token, where the request carries it."""
+    refresher: UserRefresher | None = None
+    """Verifies another bearer token again, for connections that outlive the request."""
     from_header: bool = False
     """Whether the credentials came in a header that browsers never send on their own, so that no
     other site can have caused the request."""
 
     @property
     def user_key(self) -> str:
-        """The key under which connections and requests of one user are counted."""
+        """The key under which connections and requests of one user are counted.
+
+        The access token is used by several people, so each of its sessions counts as a user. An API
+        token counts as one, however many sessions it starts.
+        """
         user = self.identity.user
-        if user.is_shared and self.session is not None:
+        if user.is_shared and not user.token_id and self.session is not None:
             return self.session.id
         return user.subject

@@ -13,8 +13,7 @@ from almenara.security.modes import Mode
 from almenara.security.proxy_headers import ProxyHeaders
 from almenara.security.rate_limit import FailureLimiter
 from almenara.security.request import RequestInfo
-from almenara.security.resolver import IdentityResolver
-from almenara.security.secret_hash import digest
+from almenara.security.resolver import IdentityResolver, TokenRefresher
 from almenara.security.tokens import identity_of, parse_token
 from almenara.security.trusted_proxies import TrustedProxies, rate_key
 
@@ -100,12 +99,15 @@ class Authenticator:
             )
         if self.mode == "token" and await credentials.access_token.verify(token):
             return AuthContext(
-                identity=HOLDER, token_digest=credentials.access_token.mark, from_header=True
+                identity=HOLDER,
+                access_token_mark=credentials.access_token.mark,
+                from_header=True,
             )
         if self.mode == "kubernetes":
             identity = await self.resolver.resolve(await self.resolver.review_token(token))
             if identity is not None:
-                return AuthContext(identity=identity, token_digest=digest(token), from_header=True)
+                refresher = TokenRefresher(self.resolver, token)
+                return AuthContext(identity=identity, refresher=refresher, from_header=True)
         return None
 
     async def _authenticate_proxy(self, request_info: RequestInfo) -> AuthContext | None:

@@ -26,6 +26,8 @@ class Connection(msgspec.Struct, eq=False):
     close: Callable[[int], None]
     since: int
     address: str
+    refreshed: int
+    """When the identity was last confirmed, in microseconds."""
 
 
 class OpenConnections:
@@ -55,7 +57,8 @@ class OpenConnections:
 
     def add(self, context: AuthContext, address: str, close: Callable[[int], None]) -> Connection:
         """Register a WebSocket; `close` is called with a close code when its identity changes."""
-        connection = Connection(context, close, now(), address)
+        moment = now()
+        connection = Connection(context, close, moment, address, moment)
         self._connections.add(connection)
         self._by_address[rate_key(address)] += 1
         self._by_user[context.user_key] += 1

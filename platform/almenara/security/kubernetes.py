@@ -176,11 +176,11 @@ class TokenReviews:
         self._users: OrderedDict[str, tuple[float, User]] = OrderedDict()
         """The time of the review and the user, by the digest of the token."""
 
-    async def fetch_user(self, token: str) -> User | None:
+    async def fetch_user(self, token: str, max_age: float | None = None) -> User | None:
         """Return the user of a token; None where it is invalid. Raises `Unavailable`."""
-        key = digest(token)
+        key, max_age = digest(token), self.seconds if max_age is None else max_age
         cached = self._users.get(key)
-        if cached is not None and time.monotonic() - cached[0] < self.seconds:
+        if cached is not None and time.monotonic() - cached[0] < max_age:
             return cached[1]
         self._users.pop(key, None)
         user = await self.client.review_token(token)

@@ -1,7 +1,7 @@
 """From users to identities: the roles of the configuration, and rights in the cluster."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from almenara.security.kubernetes import AccessReviews, ReviewClient, TokenReviews
 
 log = structlog.get_logger(__name__)
+
+SHARED_REVIEW_AGE: Final = 2.0
+"""Seconds for which a review serves all sessions and connections of a token. Little, since it adds
+to the time that a revoked token stays valid."""
 
 
 class IdentityResolver:
@@ -64,13 +68,17 @@ class IdentityResolver:
             " the log of Almenara."
         )
 
-    async def review_token(self, token: str) -> User | None:
+    async def review_token(self, token: str, max_age: float | None = None) -> User | None:
         """Return the user of a Kubernetes token; None where it is invalid, or the mode does not
-        use such tokens. Raises `AuthUnavailable`."""
+        use such tokens.
+
+        A cached review counts for `max_age` seconds, by default for
+        `auth.kubernetes.token_review_interval`. Raises `AuthUnavailable`.
+        """
         if self._token_reviews is None:
             return None
         try:
-            return await self._token_reviews.fetch_user(token)
+            return await self._token_reviews.fetch_user(token, max_age)
         except Unavailable as error:
             log.warning("cannot review a token in the cluster", reason=describe_error(error))
             raise AuthUnavailable(
@@ -85,11 +93,11 @@ class IdentityResolver:
 
 
 class TokenRefresher:
-    """The `UserRefresher` of a session that was started with a Kubernetes token."""
+    """The `UserRefresher` of sessions and connections with a Kubernetes token."""
 
     def __init__(self, resolver: IdentityResolver, token: str) -> None:
         self._resolver, self._token = resolver, token
         self.interval = resolver.settings.kubernetes.token_review_interval
 
     async def fetch_user(self) -> User | None:
-        return await self._resolver.review_token(self._token)
+        return await self._resolver.review_token(self._token, SHARED_REVIEW_AGE)

@@ -5,6 +5,7 @@ is known here, `_refresh_due` asks the systems that authenticated the users.
 """
 
 import asyncio
+import math
 from typing import Final
 
 import structlog
@@ -15,7 +16,7 @@ from almenara.security.audit import Audit
 from almenara.security.auth_context import UserRefresher
 from almenara.security.connections import RECONNECT, Connection, OpenConnections
 from almenara.security.credentials import Credentials
-from almenara.security.identity import Identity
+from almenara.security.identity import Identity, User
 from almenara.security.modes import Mode
 from almenara.security.resolver import IdentityResolver
 from almenara.security.sessions import Session
@@ -82,12 +83,17 @@ class Reviewer:
         if context.api_token_id:
             token = self.credentials.tokens.get(context.api_token_id)
             return None if token is None else identity_of(token)
-        if self.mode in ("proxy", "kubernetes"):
-            if now() - connection.since > self.settings.proxy.reauthentication_interval * SECOND:
-                # The new connection is authenticated again, which tells whether it is permitted.
-                connection.close(RECONNECT)
-        elif self.mode == "token" and context.token_digest != self.credentials.access_token.mark:
+        if context.access_token_mark not in ("", self.credentials.access_token.mark):
             return None
+        # The new connection is authenticated again. Headers of a proxy cannot be verified without
+        # one; a token can, and gets no longer than a session where the cluster is unreachable.
+        age = (now() - connection.since) / SECOND
+        limits = {
+            "proxy": self.settings.proxy.reauthentication_interval,
+            "kubernetes": self.settings.session_lifetime,
+        }
+        if age > limits.get(self.mode, math.inf):
+            connection.close(RECONNECT)
         return context.identity
 
     async def _run_refreshes(self) -> None:
@@ -116,20 +122,31 @@ class Reviewer:
                         group.create_task(refresh(item), name="refresh of an identity")
 
     def _due(self) -> list[Session | Connection]:
-        due: list[Session | Connection] = [
-            session for session in self.credentials.sessions if self._is_due(session)
+        sessions = [
+            session for session in self.credentials.sessions if session.identity is not None
+        ]
+        connections = [
+            connection
+            for connection in self.connections
+            if connection.context.session is None and not connection.context.api_token_id
+        ]
+        due: list[Session | Connection] = []
+        due += [item for item in sessions if self._is_due(item.refresher, item.refreshed)]
+        due += [
+            item for item in connections if self._is_due(item.context.refresher, item.refreshed)
         ]
         if self.resolver.depends_on_cluster:
-            due += [item for item in self.connections if item.context.session is None]
+            # Reviews of access are cached, so asking for them often costs little.
+            due += [item for item in connections if item.context.refresher is None]
         return due
 
-    def _is_due(self, session: Session) -> bool:
-        if session.identity is None or session.refresher is None:
+    def _is_due(self, refresher: UserRefresher | None, refreshed: int) -> bool:
+        if refresher is None:
             return False
-        interval = session.refresher.interval
+        interval = refresher.interval
         if self.resolver.depends_on_cluster:
             interval = min(interval, self.settings.kubernetes.access_review_interval)
-        return bool(now() - session.refreshed >= interval * SECOND)
+        return now() - refreshed >= interval * SECOND
 
     async def _refresh_session(self, session: Session) -> None:
         refresher: UserRefresher = session.refresher
@@ -148,6 +165,9 @@ class Reviewer:
         self.check_connections()
 
     async def _refresh_connection(self, connection: Connection) -> None:
-        if not connection.context.api_token_id:
-            user = connection.context.identity.user
-            self.connections.compare(connection, await self.resolver.resolve(user))
+        connection.refreshed = now()
+        context = connection.context
+        user: User | None = context.identity.user
+        if context.refresher is not None:
+            user = await context.refresher.fetch_user()
+        self.connections.compare(connection, await self.resolver.resolve(user))

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import structlog
 
 from almenara.config import AuthSettings
 from almenara.errors import describe_error
-from almenara.security.identity import Identity
+from almenara.security.identity import Identity, User
 from almenara.security.secret_hash import digest, generate_secret
 from almenara.security.store import AccessStore, SessionRecord
 from almenara.signals import now
@@ -28,6 +29,10 @@ SEEN_STEP: Final = 60 * SECOND
 """How far `last_seen` may run ahead of the file before it is written."""
 LARGEST_AGENT: Final = 200
 MAX_SESSIONS: Final = 5_000
+MAX_USER_SESSIONS: Final = 50
+"""Sessions of one user or API token; a further sign-in ends its oldest."""
+MAX_SHARED_SESSIONS: Final = 1_000
+"""Sessions that were started with the access token."""
 
 
 class Session:
@@ -95,12 +100,32 @@ class Sessions:
             access_token_mark=access_token_mark,
         )
         async with self.lock:
-            if len(self._by_id) >= MAX_SESSIONS:
-                await self._remove(min(self._by_id.values(), key=lambda other: other.last_seen))
+            await self._make_room(identity.user)
             await asyncio.to_thread(self.store.put_session, record)
             session = Session(record, identity, refresher)
             self._add(session)
         return session, secret
+
+    async def _make_room(self, user: User) -> None:
+        """End the oldest sessions beyond the limits: those of the same user first, so that no user
+        can sign others out by signing in often."""
+        own = sorted(
+            (it for it in self._by_id.values() if it.record.user.subject == user.subject),
+            key=lambda session: session.last_seen,
+        )
+        # The access token is used by several people.
+        limit = MAX_SHARED_SESSIONS if user.is_shared and not user.token_id else MAX_USER_SESSIONS
+        for session in own[: max(len(own) - limit + 1, 0)]:
+            await self._remove(session)
+        if len(self._by_id) >= MAX_SESSIONS:
+            counts = Counter(session.record.user.subject for session in self._by_id.values())
+            largest = max(counts, key=lambda subject: counts[subject])
+            await self._remove(
+                min(
+                    (it for it in self._by_id.values() if it.record.user.subject == largest),
+                    key=lambda session: session.last_seen,
+                )
+            )
 
     def restore(self, record: SessionRecord, identity: Identity) -> None:
         """Add a session that the file has from before a restart."""

@@ -5,7 +5,6 @@ from almenara.security.authenticator import LONGEST_TOKEN, UNKNOWN_CREDENTIALS, 
 from almenara.security.errors import AccessDenied, Unauthenticated
 from almenara.security.identity import Identity, User
 from almenara.security.request import RequestInfo
-from almenara.security.resolver import TokenRefresher
 from almenara.security.reviewer import Reviewer
 from almenara.security.sessions import Session
 from almenara.security.trusted_proxies import rate_key
@@ -40,13 +39,11 @@ class SignIn:
         if context is None:
             authenticator.record_failure(request_info, "the token was wrong")
             raise Unauthenticated(UNKNOWN_CREDENTIALS)
-        refresher = None
-        if authenticator.mode == "kubernetes" and not context.api_token_id:
-            refresher = TokenRefresher(authenticator.resolver, token)
-        is_access_token = not context.api_token_id and refresher is None
-        mark = authenticator.credentials.access_token.mark if is_access_token else ""
         return await self.start_session(
-            request_info, context.identity, access_token_mark=mark, refresher=refresher
+            request_info,
+            context.identity,
+            access_token_mark=context.access_token_mark,
+            refresher=context.refresher,
         )
 
     async def resolve(self, user: User | None) -> Identity | None:

@@ -199,3 +199,26 @@ async def test_sessions_survive_a_restart_and_expire(
         short = sign_in()
         wait_until(lambda: short.get("/events").status_code == 303, "its end", 20)
         assert time.monotonic() - began > 2.9
+
+
+async def test_websockets_of_one_token_count_together_over_its_sessions(
+    secured: SecuredServer,
+) -> None:
+    token = secured.command("create", "many-sessions", "--role", "viewer")
+    wait_until(lambda: secured.token_status(token) == 200, "the token")
+    browsers = [(await asyncio.to_thread(secured.sign_in, token))[0] for _ in range(3)]
+    url = f"{secured.url.replace('http', 'ws')}/live?panel=events"
+    opened, refused = [], 0
+    for browser in browsers:
+        cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+        headers = {"cookie": cookies}
+        for _ in range(3):
+            try:
+                socket = connect(url, origin=secured.url, additional_headers=headers)  # type: ignore[arg-type]
+                opened.append(await socket)
+            except InvalidStatus as error:
+                assert error.response.status_code == 503
+                refused += 1
+    assert (len(opened), refused) == (4, 5), "server.websockets_per_user is 4"
+    for socket in opened:
+        await socket.close()
