@@ -9,7 +9,6 @@ from weakref import WeakValueDictionary
 import structlog
 
 from almenara.bus import BusClosedError
-from almenara.config import suggest
 from almenara.errors import LimitExceeded, NotFound
 from almenara.live.budget import UserBudget
 from almenara.live.channel import RETRY_DELAY, Channel
@@ -152,7 +151,7 @@ class Hub:
             budget = self._budgets.get(user)
             if budget is None:
                 budget = self._budgets[user] = UserBudget(self.settings.channels_per_user)
-        outbox = Outbox(peer, self.settings.outbox_bytes, self.counters, budget)
+        outbox = Outbox(peer, self.settings.outbox_bytes, self.counters, user, budget)
         self.outboxes.add(outbox)
         return outbox
 
@@ -171,8 +170,7 @@ class Hub:
             panel_name, _, query = name.partition("?")
             panel = self.panels.get(panel_name)
             if panel is None:
-                hint = suggest(panel_name, self.panels)
-                raise NotFound(f"There is no panel {panel_name[:40]!r}; {hint}")
+                raise NotFound(f"There is no panel {panel_name[:40]!r}.")
             filters = panel.parse_filters(dict(parse_qsl(query)))
             subscriptions.append((channel_key(panel, filters, scope), panel, filters))
         return subscriptions
@@ -197,7 +195,8 @@ class Hub:
             if outbox.budget is not None:
                 outbox.budget.add(key)
             if channel is None:
-                channel = self._open_channel(key, panel, filters, scope)
+                view = self.view.within(scope, outbox.user)
+                channel = self._open_channel(key, panel, filters, view)
             # Before the wait, so that the channel is not closed when its only other viewer leaves.
             channel.outboxes.add(outbox)
             outbox.channels.add(channel)
@@ -209,9 +208,8 @@ class Hub:
                 del outbox.behind[channel]
                 channel.catch_up(outbox, after)
 
-    def _open_channel(self, key: str, panel: Panel, filters: PanelFilters, scope: Scope) -> Channel:
+    def _open_channel(self, key: str, panel: Panel, filters: PanelFilters, view: View) -> Channel:
         kind = self.channel_type(panel)
-        view = self.view.within(scope)
         channel = kind(key, panel, filters, view, self.renderer, self.counters)
         self._channels[key] = channel
         self._router.add(channel)

@@ -23,6 +23,7 @@ MAX_LINE: Final = 4_000
 LINGER: Final = 10.0
 """Seconds that a feed without users goes on, as between a page and its WebSocket."""
 MAX_FEEDS: Final = 64
+FEEDS_PER_USER: Final = 16
 FIRST_RETRY: Final = 1.0
 MAX_RETRY: Final = 15.0
 STOP_TIMEOUT: Final = 2.0
@@ -37,9 +38,11 @@ class LogFeed:
     """The last lines of one log stream with one set of filters: `panels.view.LogFeed`."""
 
     def __init__(
-        self, name: str, stream: LogStream, filters: Mapping[str, str], limit: int
+        self, name: str, stream: LogStream, filters: Mapping[str, str], limit: int, user: str = ""
     ) -> None:
         self.name, self.stream, self.filters, self.limit = name, stream, filters, limit
+        self.user = user
+        """Who opened it; others share it at no cost."""
         self.lines: deque[NumberedLine] = deque(maxlen=limit)
         self.read_count = 0
         self.state: State = "starting"
@@ -148,15 +151,16 @@ class LogFeeds:
             raise NotFound(f"The plugin {plugin} has no log stream named {name}.")
         return stream
 
-    def open(self, plugin: str, stream: str, filters: Mapping[str, str], limit: int) -> LogFeed:
+    def open(
+        self, plugin: str, stream: str, filters: Mapping[str, str], limit: int, user: str = ""
+    ) -> LogFeed:
         name = f"{plugin}.{stream}"
         key = (name, tuple(sorted(filters.items())), limit)
         feed = self._feeds.get(key)
         if feed is None:
             log_stream = self.stream(plugin, stream)
-            if len(self._feeds) >= MAX_FEEDS:
-                raise LimitExceeded(f"{MAX_FEEDS} logs are open already. Close one and try again.")
-            feed = self._feeds[key] = LogFeed(name, log_stream, filters, limit)
+            self._make_room(user)
+            feed = self._feeds[key] = LogFeed(name, log_stream, filters, limit, user)
             feed.task = asyncio.create_task(feed.run(), name=f"log feed {name}")
             self._tasks.add(feed.task)
             feed.task.add_done_callback(self._tasks.discard)
@@ -165,6 +169,36 @@ class LogFeeds:
             feed.linger_timer.cancel()
             feed.linger_timer = None
         return feed
+
+    def _make_room(self, user: str) -> None:
+        """End a feed where the user, or all together, have as many as they may.
+
+        A user's own that no one looks at goes first. Of those of all, one that no one looks at or,
+        without any, one that has failed: what does not exist must not keep others from their logs.
+        """
+        if user:
+            own = {key: feed for key, feed in self._feeds.items() if feed.user == user}
+            if len(own) >= FEEDS_PER_USER and not self._end_first(own, lambda feed: not feed.users):
+                raise LimitExceeded(
+                    f"You have {FEEDS_PER_USER} logs open already. Close one and reload this page."
+                )
+        if len(self._feeds) >= MAX_FEEDS and not (
+            self._end_first(self._feeds, lambda feed: not feed.users)
+            or self._end_first(self._feeds, lambda feed: feed.state in ("failed", "ended"))
+        ):
+            raise LimitExceeded(
+                f"{MAX_FEEDS} logs are open already. Wait until one is closed, then reload."
+            )
+
+    def _end_first(
+        self, feeds: Mapping[FeedKey, LogFeed], condition: Callable[[LogFeed], bool]
+    ) -> bool:
+        """End the oldest feed that meets a condition; whether there was one."""
+        for key, feed in feeds.items():
+            if condition(feed):
+                self._end(key, feed)
+                return True
+        return False
 
     def close_feed(self, feed: view.LogFeed) -> None:
         key, own = next(

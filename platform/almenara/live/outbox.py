@@ -61,13 +61,27 @@ class Outbox:
     """
 
     __slots__ = (
-        "behind", "blocked_since", "budget", "channels", "close_code", "counters", "limit", "peer",
-    )  # fmt: skip
+        "behind",
+        "blocked_since",
+        "budget",
+        "channels",
+        "close_code",
+        "counters",
+        "limit",
+        "peer",
+        "user",
+    )
 
     def __init__(
-        self, peer: Peer, limit: int, counters: Counters, budget: UserBudget | None = None
+        self,
+        peer: Peer,
+        limit: int,
+        counters: Counters,
+        user: str = "",
+        budget: UserBudget | None = None,
     ) -> None:
         self.peer, self.limit, self.counters, self.budget = peer, limit, counters, budget
+        self.user = user
         self.channels: set[Publisher] = set()
         self.behind: dict[Publisher, int | None] = {}
         """The channels that it has to catch up with, and the newest row that it shows of each."""

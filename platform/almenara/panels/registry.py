@@ -11,6 +11,7 @@ from almenara.panels.kinds import build_panel
 from almenara.panels.panel import Panel
 from almenara.panels.renderer import Renderer
 from almenara.panels.validation import NAME
+from almenara.panels.view import View
 
 
 def resolve_link(
@@ -123,6 +124,13 @@ class PanelRegistry(Mapping[str, Panel]):
         self._panels = {
             name: panel for name, panel in self._panels.items() if panel.plugin != plugin
         }
+
+    def names_for(self, view: View) -> list[str]:
+        """The panels that may be named to a viewer: the core's, and those of visible sources."""
+        if view.scope.sees_all_sources:
+            return list(self._panels)
+        plugins = {"", *(state.plugin for state in view.sources.states())}
+        return [name for name, panel in self._panels.items() if panel.plugin in plugins]
 
     def of_plugin(self, plugin: str) -> list[Panel]:
         """The panels of a plugin, in its order."""

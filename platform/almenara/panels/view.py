@@ -89,9 +89,13 @@ class LogFeeds(Protocol):
     def stream(self, plugin: str, name: str) -> LogStream:
         """A log stream of a plugin. Raises `NotFound`."""
 
-    def open(self, plugin: str, stream: str, filters: Mapping[str, str], limit: int) -> LogFeed:
-        """Open a feed; each `open` is followed by a `close_feed`. Raises `NotFound`, and
-        `LimitExceeded` where too many are open."""
+    def open(
+        self, plugin: str, stream: str, filters: Mapping[str, str], limit: int, user: str = ""
+    ) -> LogFeed:
+        """Open a feed for a user; each `open` is followed by a `close_feed`.
+
+        Raises `NotFound`, and `LimitExceeded` where the user or all together have too many open.
+        """
 
     def close_feed(self, feed: LogFeed) -> None:
         """Close a feed for one of its users; it ends shortly after the last."""
@@ -107,15 +111,18 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     settings: PanelSettings
     log_feeds: LogFeeds
     scope: Scope = FULL_SCOPE
+    user: str = ""
+    """Whose limits apply to what is opened for this view; empty where no one signs in."""
 
-    def within(self, scope: Scope) -> Self:
-        """The same view, limited to a scope."""
+    def within(self, scope: Scope, user: str = "") -> Self:
+        """The same view, limited to a scope, on behalf of a user."""
         if scope.is_full:
-            return self
+            return msgspec.structs.replace(self, user=user) if user else self
         return msgspec.structs.replace(
             self,
             history=self.history.within(scope),
             resources=self.resources.within(scope),
             sources=ScopedSources(self.sources, scope),
             scope=scope,
+            user=user,
         )

@@ -17,6 +17,7 @@ from almenara.scope import EMPTY_SCOPE
 from almenara.security.auth_context import AuthContext
 from almenara.security.errors import AccessDenied, AuthError, Unauthenticated
 from almenara.security.identity import Role
+from almenara.security.modes import SIGN_IN_OFF
 from almenara.security.request import RequestInfo
 from almenara.web.cookies import FORM_COOKIES
 from almenara.web.services import Services
@@ -58,7 +59,14 @@ def get_request_info(connection: Connection) -> RequestInfo:
 def scoped_view(services: Services, connection: Connection) -> View:
     """Return the data view of a request, limited to the caller's scope."""
     context = get_auth_context(connection)
-    return services.hub.view.within(EMPTY_SCOPE if context is None else context.identity.scope)
+    if context is None:
+        return services.hub.view.within(EMPTY_SCOPE)
+    return services.hub.view.within(context.identity.scope, limited_user(services, context))
+
+
+def limited_user(services: Services, context: AuthContext) -> str:
+    """Return whose limits a request counts to, over all sessions; empty without sign-in."""
+    return "" if services.access.mode in SIGN_IN_OFF else context.identity.user.subject
 
 
 async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:

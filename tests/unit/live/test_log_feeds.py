@@ -12,6 +12,7 @@ import pytest
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import PanelSettings, StorageSettings, SupervisorSettings
+from almenara.errors import LimitExceeded
 from almenara.history import History
 from almenara.hookspecs import ClusterRight, Line, LogAccess, LogPanel, LogQuery
 from almenara.live import log_feed
@@ -259,3 +260,73 @@ async def test_log_requires_its_scope_and_cluster_right(channels: Hub, log: Log)
     less = msgspec.structs.replace(in_cluster, rights=())
     assert in_cluster.covers(less)
     assert not less.covers(in_cluster)
+
+
+class Catalog(Log):
+    """A log stream in which only the names that begin with `real` exist."""
+
+    async def lines(self, filters: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
+        if not filters.get("name", "").startswith("real"):
+            raise NotFound(f"there is no pod named {filters.get('name')}")
+        yield [Line(text=f"line of {filters['name']}")]
+        await asyncio.Event().wait()
+
+
+async def open_logs(channels: Hub, user: str, names: Sequence[str]) -> list[str]:
+    """What a user sees of each log, opened one after the other and left open."""
+    scope = FULL_SCOPE
+    texts = []
+    for place in range(0, len(names), 8):
+        screens = [Screen(channels, f"p.log?name={name}") for name in names[place : place + 8]]
+        for screen in screens:
+            screen.outbox = channels.connect(screen, user)
+            await screen.subscribe(scope)
+        await until(lambda screens=screens: all("waiting" not in it.text.lower() for it in screens))
+        texts += [screen.text for screen in screens]
+    return texts
+
+
+@pytest.mark.parametrize("log", [Catalog()])
+async def test_one_user_cannot_take_the_logs_of_all(channels: Hub, log: Log) -> None:
+    limit, total = log_feed.FEEDS_PER_USER, log_feed.MAX_FEEDS
+    greedy = await open_logs(channels, "mallory", [f"no{number}" for number in range(limit + 4)])
+    assert all("there is no pod named" in text for text in greedy[:limit])
+    assert all(f"You have {limit} logs open already" in text for text in greedy[limit:])
+    assert len(channels.view.log_feeds) == limit  # type: ignore[arg-type]
+    # Others open theirs, also once all places are taken: what has failed makes room.
+    for user in range((total - limit) // limit):
+        texts = await open_logs(channels, f"u{user}", [f"real{user}-{n}" for n in range(limit)])
+        assert all("line of real" in text for text in texts)
+    assert len(channels.view.log_feeds) == total  # type: ignore[arg-type]
+    texts = await open_logs(channels, "ada", ["real-ada"])
+    assert "line of real-ada" in texts[0]
+    assert len(channels.view.log_feeds) == total  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("log", [Catalog()])
+async def test_feeds_that_no_one_looks_at_make_room_first(
+    channels: Hub, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_feed, "LINGER", 60.0)
+    feeds = channels.view.log_feeds
+    for number in range(log_feed.FEEDS_PER_USER):
+        feeds.close_feed(feeds.open("p", "log", {"name": f"real{number}"}, 20, "ada"))
+    feed = feeds.open("p", "log", {"name": "real-new"}, 20, "ada")
+    await feed.wait_until_started(5)
+    assert [each.line.text for each in feed.lines] == ["line of real-new"]
+    assert len(feeds) == log_feed.FEEDS_PER_USER  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("log", [Catalog()])
+async def test_logs_that_are_all_in_use_refuse_one_more_with_a_reason(
+    channels: Hub, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_feed, "MAX_FEEDS", 2)
+    feeds = channels.view.log_feeds
+    used = [feeds.open("p", "log", {"name": f"real{number}"}, 20) for number in range(2)]
+    for feed in used:
+        await feed.wait_until_started(5)
+    with pytest.raises(LimitExceeded, match="2 logs are open already"):
+        feeds.open("p", "log", {"name": "real-more"}, 20)
+    # The same log again is no further feed.
+    assert feeds.open("p", "log", {"name": "real0"}, 20) is used[0]

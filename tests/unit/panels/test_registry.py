@@ -1,6 +1,7 @@
 """Pages and panels that plugins register, links between them, and values that they prepare."""
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,10 @@ from almenara.hookspecs import (
 )
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
+from almenara.panels.view import ScopedSources
+from almenara.scope import FULL_SCOPE, Grant, Scope
 from almenara.signals import Event, Resource, Sample, Severity, now
+from almenara.supervisor import SourceState
 from almenara.testing.rendering import render_panels
 
 pytestmark = pytest.mark.anyio
@@ -166,3 +170,20 @@ async def test_template_includes_and_imports_others_of_its_plugin() -> None:
     drawn = await render_panels("p", [panel], templates, [])
     assert drawn["p.own"].startswith("-end-x<span")
     assert drawn["p.own"].endswith("-end-")
+
+
+async def test_names_for_leaves_out_panels_of_sources_beyond_the_scope() -> None:
+    class States:
+        def states(self) -> list[SourceState]:
+            return [SourceState(name=name, plugin=name) for name in ("open", "vault")]
+
+    registry = PanelRegistry(Renderer())
+    for plugin in ("open", "vault"):
+        registry.add(plugin, [TABLE, DETAIL], None, [JOB])
+    view: Any = SimpleNamespace(scope=FULL_SCOPE, sources=States())
+    assert {"open.jobs", "vault.jobs"} <= set(registry.names_for(view))
+    scope = Scope(grants=(Grant(sources=("open",)),), access_log=False)
+    view = SimpleNamespace(scope=scope, sources=ScopedSources(States(), scope))
+    assert "open.jobs" in registry.names_for(view)
+    assert not [name for name in registry.names_for(view) if "vault" in name]
+    assert "events" in registry.names_for(view)

@@ -74,7 +74,7 @@ def open_feed(view: View, plugin: str, query: LogQuery, filters: PanelFilters) -
             f"Reading this log requires the right to `{right}` in the namespace"
             f" {access.namespace}, which you do not have in the cluster."
         )
-    return view.log_feeds.open(plugin, query.stream, values, query.limit)
+    return view.log_feeds.open(plugin, query.stream, values, query.limit, view.user)
 
 
 def matches_text(numbered: NumberedLine, text: str) -> bool:

@@ -15,10 +15,13 @@ from litestar.exceptions import WebSocketDisconnect
 from almenara.errors import AlmenaraError
 from almenara.live.hub import Hub
 from almenara.live.outbox import GOING_AWAY, Outbox
-from almenara.security.auth_context import AuthContext
 from almenara.security.errors import Unauthenticated
-from almenara.web.authorization import VIEWER, get_auth_context, get_request_info
-from almenara.web.layout import NO_SIGN_IN
+from almenara.web.authorization import (
+    VIEWER,
+    get_auth_context,
+    get_request_info,
+    limited_user,
+)
 from almenara.web.protocol import EXTENSION, AsgiPeer, LiveProtocol
 from almenara.web.services import Services
 
@@ -52,7 +55,7 @@ async def live(socket: WebSocket[Any, Any, Any], services: NamedDependency[Servi
     after = _parse_sequence(socket.query_params.get("after"))
     extensions: Any = socket.scope["extensions"]
     peer: LiveProtocol | AsgiPeer = extensions.get(EXTENSION) or AsgiPeer(socket)
-    outbox = peer.outbox = hub.connect(peer, budget_owner(services, context))
+    outbox = peer.outbox = hub.connect(peer, limited_user(services, context))
     connections = services.access.connections
     connection = connections.add(context, get_request_info(socket).address, outbox.close)
     try:
@@ -99,11 +102,6 @@ async def _receive_messages(socket: WebSocket[Any, Any, Any], hub: Hub, outbox: 
             outbox.close(POLICY_VIOLATION)
             return
         hub.resume(outbox, message.resume)
-
-
-def budget_owner(services: Services, context: AuthContext) -> str:
-    """The user whose budget a connection counts to, over all sessions; empty without sign-in."""
-    return "" if services.access.mode in NO_SIGN_IN else context.identity.user.subject
 
 
 def _parse_sequence(text: str | None) -> int | None:

@@ -26,7 +26,7 @@ async def panel(
     """Render one panel with its filters, and a link to the dashboard that has it."""
     panel = services.panels.get(name)
     if panel is None:
-        hint = suggest(name, services.panels)
+        hint = suggest(name, services.panels.names_for(scoped_view(services, request)))
         detail = f"There is no panel {name!r}; {hint} Is its plugin enabled?"
         return render_problem_page(services, request, 404, "Panel not found", detail)
     values = strip_parameters(request, panel.filters)
