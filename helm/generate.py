@@ -252,22 +252,25 @@ def run_json(*command: str) -> Any:
 
 PERMISSIONS: Final = """
 import json
-from almenara_kubernetes.rbac import LOGS, NAMESPACES, rule, rule_to_read, tree
-from almenara_kubernetes.watched import MEASURED, READABLE, WATCHED
+from almenara_kubernetes.kinds import KINDS, METRICS, READABLE
+from almenara_kubernetes.rbac import (
+    READ_LOGS, WATCH_NAMESPACES, read_rule, role_rule, watch_rule,
+)
 from almenara_ray import almenara_requirements
 from almenara_ray.settings import KubeRaySettings, RaySettings
 
-def kinds(table, rule=rule):
+def kinds(table, rule=watch_rule):
     return [
-        {"kind": it.kind.removeprefix("kubernetes."), "namespaced": it.namespaced,
-         "rule": tree(rule(it))}
-        for it in table
+        {"kind": kind.kind.removeprefix("kubernetes."), "namespaced": kind.namespaced,
+         "rule": role_rule(rule(kind))}
+        for kind in table
     ]
 
 kuberay = almenara_requirements(RaySettings(kuberay=[KubeRaySettings()]))
-print(json.dumps({"watched": kinds(WATCHED), "measured": kinds(MEASURED),
-                  "readable": kinds(READABLE.values(), rule_to_read), "logs": tree(LOGS),
-                  "namespaces": tree(NAMESPACES), "kuberay": [tree(it) for it in kuberay]}))
+print(json.dumps({"watched": kinds(KINDS), "measured": kinds(METRICS),
+                  "readable": kinds(READABLE.values(), read_rule), "logs": role_rule(READ_LOGS),
+                  "namespaces": role_rule(WATCH_NAMESPACES),
+                  "kuberay": [role_rule(rule) for rule in kuberay]}))
 """
 """Runs in the application's environment: the rules behind `almenara kubernetes rbac`."""
 TEMPLATE: Final = """\

@@ -10,10 +10,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from almenara.sdk import Backoff, ExpiredError, monotonic, sleep
-from almenara_kube.client import AnswerTooLongError, ApiClient
+from almenara_kube.client import ApiClient
 from almenara_kube.errors import ApiError, ProtocolError, UnreachableError
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.objects import DECODE_ERRORS, KubernetesObject
+from almenara_kube.transport import AnswerTooLongError
 
 STREAMED_LISTS_SINCE: Final = (1, 32)
 """Older servers may ignore `sendInitialEvents`, and then never mark the end of the list."""

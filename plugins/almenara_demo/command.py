@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from almenara_demo.kubernetes_cluster import simulated_cluster
 from almenara_demo.nats_load import create_streams, publish_messages, run_stalling_consumer
 from almenara_demo.processes import (
     DemoError,
@@ -30,6 +31,8 @@ from almenara_demo.ray_cluster import run_simulated_cluster
 from almenara_demo.real_ray import run_real_cluster
 
 SIMULATED_PODS: Final = 180
+USAGE_EVERY: Final = 5
+"""Seconds between measurements of the simulated cluster, so that charts fill soon."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,12 +85,13 @@ async def run_demo(options: Options) -> None:
         run_process("nats-server", folder, server) as nats,
         _ignore_errors_when(stopping),
         run_ray_cluster(options) as cluster,
+        run_kubernetes_cluster(options) as kubernetes_settings,
     ):
         await wait_until_ready(
             lambda: accepts_connections(nats_port), "nats-server", nats, stopping
         )
         await create_streams(nats_url)
-        environment = make_environment(options, nats_url, cluster)
+        environment = {**make_environment(options, nats_url, cluster), **kubernetes_settings}
         serve = [sys.executable, "-m", "almenara", "serve"]
         async with run_process("almenara", folder, serve, environment) as almenara:
             await wait_until_ready(
@@ -134,17 +138,14 @@ def make_environment(options: Options, nats_url: str, cluster: Mapping[str, Any]
         "ALMENARA_STORAGE__DIR": str(options.data_dir / "almenara"),
         "ALMENARA_SERVER__PORT": str(options.port),
         "ALMENARA_PLUGINS__RAY__CLUSTERS": msgspec.json.encode([cluster]).decode(),
-        **choose_kubernetes_settings(),
     }
 
 
-def choose_kubernetes_settings() -> dict[str, str]:
-    """Return settings for the cluster of the kubeconfig or, without one, for a simulated one."""
+def has_kubeconfig() -> bool:
+    """Whether there is a kubeconfig that kubectl would use."""
     named = [path for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]
     default = Path.home() / ".kube" / "config"
-    if any(Path(path).is_file() for path in named or [str(default)]):
-        return {"ALMENARA_PLUGINS__KUBERNETES__CLUSTERS": "[{}]"}
-    return {"ALMENARA_PLUGINS__KUBERNETES__SIMULATED": str(SIMULATED_PODS)}
+    return any(Path(path).is_file() for path in named or [str(default)])
 
 
 def find_nats_server() -> str:
@@ -178,6 +179,25 @@ async def run_ray_cluster(options: Options) -> AsyncIterator[dict[str, Any]]:
     async with run_simulated_cluster(port, options.seed):
         url = f"http://127.0.0.1:{port}"
         yield {"name": SIMULATED_CLUSTER, "url": url, "simulated": True}
+
+
+@contextlib.asynccontextmanager
+async def run_kubernetes_cluster(options: Options) -> AsyncIterator[dict[str, str]]:
+    """Yield settings for the cluster of the kubeconfig or, without one, for a simulated one."""
+    if has_kubeconfig():
+        yield {"ALMENARA_PLUGINS__KUBERNETES__CLUSTERS": "[{}]"}
+        return
+    async with simulated_cluster(
+        SIMULATED_PODS, options.data_dir / "simulated.kubeconfig", options.seed
+    ) as kubeconfig:
+        settings: dict[str, Any] = {
+            "clusters": [{"kubeconfig": str(kubeconfig), "simulated": True}],
+            "logs": True, "yaml": True, "usage_every": USAGE_EVERY,
+        }  # fmt: skip
+        yield {
+            f"ALMENARA_PLUGINS__KUBERNETES__{name.upper()}": msgspec.json.encode(value).decode()
+            for name, value in settings.items()
+        }
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Kubernetes: pods, workloads, nodes and the rest as resources, what happens to them as events."""
+"""Kubernetes: pods, workloads, nodes and more as resources, their transitions as events."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,22 +31,11 @@ def almenara_sources(
 ) -> Sequence[Source | ReportingSource]:
     from almenara_kubernetes.source import ClusterSource
 
-    found: list[Source | ReportingSource] = [
-        ClusterSource(cluster, settings, context) for cluster in settings.clusters
-    ]
-    if settings.simulated:
-        from almenara_kubernetes.simulated import SimulatedCluster
-
-        found.append(SimulatedCluster(settings.simulated, context))
-    return found
+    return [ClusterSource(cluster, settings, context) for cluster in settings.clusters]
 
 
 @almenara.hookimpl
 def almenara_log_streams(settings: KubernetesSettings) -> Sequence[LogStream]:
-    if settings.simulated:
-        from almenara_kubernetes.simulated import SimulatedLogs, SimulatedManifests
-
-        return [SimulatedLogs(), SimulatedManifests()]
     from almenara_kubernetes.logs import PodLogs
     from almenara_kubernetes.manifests import Manifests
 
@@ -64,9 +53,9 @@ def almenara_commands(
 
 @almenara.hookimpl
 def almenara_requirements(settings: KubernetesSettings) -> Sequence[KubernetesRule]:
-    from almenara_kubernetes.rbac import rules
+    from almenara_kubernetes.rbac import needed_rules
 
-    return rules(settings)
+    return needed_rules(settings)
 
 
 @almenara.hookimpl
@@ -79,7 +68,7 @@ async def almenara_review(requirements: Sequence[Requirement]) -> Sequence[Findi
 
 @almenara.hookimpl
 async def almenara_diagnose(settings: KubernetesSettings) -> Sequence[Finding]:
-    from almenara_kubernetes.diagnosis import diagnose
+    from almenara_kubernetes.doctor import diagnose
 
     return await diagnose(settings)
 
@@ -88,14 +77,14 @@ async def almenara_diagnose(settings: KubernetesSettings) -> Sequence[Finding]:
 def almenara_panels(settings: KubernetesSettings) -> Sequence[Panel]:
     from almenara_kubernetes.panels import panels
 
-    return panels(settings) if _watches(settings) else []
+    return panels(settings) if settings.clusters else []
 
 
 @almenara.hookimpl
 def almenara_pages(settings: KubernetesSettings) -> Sequence[Page]:
     from almenara_kubernetes.panels import pages
 
-    return pages(settings) if _watches(settings) else []
+    return pages(settings) if settings.clusters else []
 
 
 @almenara.hookimpl
@@ -106,7 +95,3 @@ def almenara_templates() -> Path:
 @almenara.hookimpl
 def almenara_static() -> Path:
     return Path(__file__).parent / "static"
-
-
-def _watches(settings: KubernetesSettings) -> bool:
-    return bool(settings.clusters or settings.simulated)

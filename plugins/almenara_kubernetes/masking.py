@@ -1,4 +1,4 @@
-"""An object as people may read it: without what may be secret, and no longer than can be shown."""
+"""Objects as viewers may read them: without what may be secret, and bounded in size."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ LONGEST_TEXT: Final = 2_000
 PARTS: Final = 20_000
 """Values of one object."""
 DEPTH: Final = 40
-SECRETIVE: Final = re.compile(
+SECRET_NAME: Final = re.compile(
     r"passw|passphrase|secret|token|credential|api[-_.]?key|private[-_.]?key|access[-_.]?key"
     r"|auth(?!or)|bearer|cookie|dsn\b|connection[-_.]?string|last-applied",
     re.IGNORECASE,
 )
-"""Names under which secrets are kept."""
+"""Names of members that may hold secrets."""
 REFERENCES: Final = frozenset((
     "secretName", "secretKeyRef", "secretRef", "secret", "tokenExpirationSeconds",
     "serviceAccountToken", "automountServiceAccountToken", "imagePullSecrets",
     "nodePublishSecretRef",
 ))  # fmt: skip
-"""Names that only say where a secret is."""
+"""Names of members that only refer to a secret."""
 ARGUMENT: Final = re.compile(r"^(-{0,2}[\w.-]+)(?:(=|:\s*)(.+))?$", re.DOTALL)
-IN_TEXT: Final = (
+SECRET_TEXT: Final = (
     re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"),
     re.compile(r"-----BEGIN [^-]*PRIVATE KEY-----.*?(?:-----END [^-]*-----|\Z)", re.DOTALL),
     re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
@@ -36,13 +36,13 @@ IN_TEXT: Final = (
         re.IGNORECASE,
     ),
 )
-"""What is secret wherever it stands: passwords in addresses, keys, tokens, `password=`."""
-TEXTS: Final = frozenset(("command", "args"))
-QUIET_METADATA: Final = ("managedFields", "selfLink")
+"""Secrets in any text: passwords in addresses, keys, tokens, `password=`."""
+COMMAND_LINES: Final = frozenset(("command", "args"))
+DROPPED_METADATA: Final = ("managedFields", "selfLink")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists a step further in, and no anchors: each value is written where it is."""
+    """Indents lists by one more step, and writes values instead of anchors."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -51,121 +51,123 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def manifest(tree: Mapping[str, Any]) -> Sequence[str]:
-    """The lines of an object as YAML, masked and bounded.
-
-    What is left out for its length is said in the last line.
-    """
-    shown, left = masked(tree)
+def render_manifest(tree: Mapping[str, Any]) -> Sequence[str]:
+    """The lines of an object as YAML, masked and bounded; the last one says what is left out."""
+    shown, left_out = mask(tree)
     text: str = yaml.dump(shown, Dumper=_Dumper, sort_keys=False, width=10_000)
     lines = text.splitlines()
-    return [*lines, f"# {left}"] if left else lines
+    return [*lines, f"# {left_out}"] if left_out else lines
 
 
-def masked(tree: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """An object without its secrets, and what was left out, where anything was."""
+def mask(tree: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """An object without its secrets, and a sentence on what was left out."""
     walk = _Walk()
-    kept = {name: it for name, it in tree.items() if name not in ("data", "stringData")}
-    metadata = kept.get("metadata")
+    members = {name: value for name, value in tree.items() if name not in ("data", "stringData")}
+    metadata = members.get("metadata")
     if isinstance(metadata, dict):
-        kept["metadata"] = {name: it for name, it in metadata.items() if name not in QUIET_METADATA}
-    found = walk.mapping(kept, 0)
-    return found, walk.left
+        members["metadata"] = {
+            name: value for name, value in metadata.items() if name not in DROPPED_METADATA
+        }
+    return walk.mapping(members, 0), walk.left_out
 
 
 class _Walk:
+    """Copies a tree, masked, and counts its values."""
+
     def __init__(self) -> None:
-        self.parts, self.left = 0, ""
+        self.parts, self.left_out = 0, ""
 
     def mapping(self, tree: Mapping[str, Any], depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, it in tree.items():
-            if not self._room(depth):
+        members: dict[str, Any] = {}
+        for name, value in tree.items():
+            if not self._has_room(depth):
                 break
-            found[text(str(name))] = self._member(str(name), it, depth)
-        return found
+            members[mask_text(str(name))] = self._member(str(name), value, depth)
+        return members
 
-    def _member(self, name: str, it: Any, depth: int) -> Any:
-        if name in ("env", "httpHeaders") and isinstance(it, list):
-            return self._items([_without_value(one) for one in it], depth)
-        if name in TEXTS and isinstance(it, list):
-            return self._items(arguments(it), depth)
-        if name == "annotations" and isinstance(it, dict):
-            return self.mapping({key: _annotation(one) for key, one in it.items()}, depth + 1)
-        if name not in REFERENCES and SECRETIVE.search(name) and isinstance(it, str) and it:
+    def _member(self, name: str, value: Any, depth: int) -> Any:
+        if name in ("env", "httpHeaders") and isinstance(value, list):
+            return self._items([_without_value(entry) for entry in value], depth)
+        if name in COMMAND_LINES and isinstance(value, list):
+            return self._items(mask_arguments(value), depth)
+        if name == "annotations" and isinstance(value, dict):
+            masked = {key: _annotation(annotation) for key, annotation in value.items()}
+            return self.mapping(masked, depth + 1)
+        if name not in REFERENCES and SECRET_NAME.search(name) and isinstance(value, str) and value:
             return MASKED
-        return self._value(it, depth + 1)
+        return self._value(value, depth + 1)
 
-    def _value(self, it: Any, depth: int) -> Any:
-        if isinstance(it, dict):
-            return self.mapping(it, depth)
-        if isinstance(it, list):
-            return self._items(it, depth)
-        return text(it) if isinstance(it, str) else it
+    def _value(self, value: Any, depth: int) -> Any:
+        if isinstance(value, dict):
+            return self.mapping(value, depth)
+        if isinstance(value, list):
+            return self._items(value, depth)
+        return mask_text(value) if isinstance(value, str) else value
 
-    def _items(self, found: Sequence[Any], depth: int) -> list[Any]:
-        shown: list[Any] = []
-        for it in found:
-            if not self._room(depth):
+    def _items(self, values: Sequence[Any], depth: int) -> list[Any]:
+        items: list[Any] = []
+        for value in values:
+            if not self._has_room(depth):
                 break
-            shown.append(self._value(it, depth + 1))
-        return shown
+            items.append(self._value(value, depth + 1))
+        return items
 
-    def _room(self, depth: int) -> bool:
+    def _has_room(self, depth: int) -> bool:
         self.parts += 1
         if depth > DEPTH:
-            self.left = self.left or f"what is more than {DEPTH} levels deep is left out"
+            self.left_out = self.left_out or f"what is more than {DEPTH} levels deep is left out"
             return False
         if self.parts > PARTS:
-            self.left = f"only the first {PARTS:,} values are shown"
+            self.left_out = f"only the first {PARTS:,} values are shown"
             return False
         return True
 
 
-def _without_value(one: Any) -> Any:
-    if not isinstance(one, dict) or not one.get("value"):
-        return one
-    return {**one, "value": MASKED}
+def _without_value(entry: Any) -> Any:
+    if not isinstance(entry, dict) or not entry.get("value"):
+        return entry
+    return {**entry, "value": MASKED}
 
 
-def _annotation(it: Any) -> Any:
-    # A copy of the object, or of anything else: nobody can say what is in it.
-    if isinstance(it, str) and (it.lstrip()[:1] in ("{", "[") or "\n" in it.strip()):
-        return f"{MASKED[:-1]}, {len(it):,} characters)"
-    return it
+def _annotation(value: Any) -> Any:
+    # Often a copy of the object, or of another: its contents are unknown.
+    if isinstance(value, str) and (value.lstrip()[:1] in ("{", "[") or "\n" in value.strip()):
+        return f"{MASKED[:-1]}, {len(value):,} characters)"
+    return value
 
 
-def arguments(found: Sequence[Any]) -> list[Any]:
-    """A command line, without the values of what is named like a secret."""
-    shown: list[Any] = []
-    secret = False
-    for it in found:
-        if not isinstance(it, str):
-            shown.append(it)
+def mask_arguments(values: Sequence[Any]) -> list[Any]:
+    """A command line, without the values of arguments that are named like secrets."""
+    arguments: list[Any] = []
+    is_secret = False
+    for value in values:
+        if not isinstance(value, str):
+            arguments.append(value)
             continue
-        match = ARGUMENT.match(it)
-        if secret and not it.startswith("-"):
-            shown.append(MASKED)
-            secret = False
+        match = ARGUMENT.match(value)
+        if is_secret and not value.startswith("-"):
+            arguments.append(MASKED)
+            is_secret = False
             continue
-        secret = False
-        if match is not None and SECRETIVE.search(match[1]):
+        is_secret = False
+        argument = value
+        if match is not None and SECRET_NAME.search(match[1]):
             if match[3]:
-                it = f"{match[1]}{match[2]}{MASKED}"
+                argument = f"{match[1]}{match[2]}{MASKED}"
             else:
-                secret = match[1].startswith("-")
-        shown.append(it)
-    return shown
+                is_secret = match[1].startswith("-")
+        arguments.append(argument)
+    return arguments
 
 
-def text(it: str) -> str:
-    """A text without what is a secret wherever it stands, and no longer than is shown."""
-    for pattern in IN_TEXT:
-        it = pattern.sub(_hidden, it)
-    if len(it) > LONGEST_TEXT:
-        return f"{it[:LONGEST_TEXT]}\u2026 ({len(it):,} characters)"
-    return it
+def mask_text(text: str) -> str:
+    """A text without secrets, and no longer than is displayed."""
+    for pattern in SECRET_TEXT:
+        text = pattern.sub(_mask_match, text)
+    if len(text) > LONGEST_TEXT:
+        return f"{text[:LONGEST_TEXT]}\u2026 ({len(text):,} characters)"
+    return text
 
 
-def _hidden(match: "re.Match[str]") -> str:
+def _mask_match(match: "re.Match[str]") -> str:
     return (match[1] if match.re.groups else "") + MASKED

@@ -1,5 +1,6 @@
-"""The panels and pages of the plugin: what each shows, accepts and is drawn anew by."""
+"""The panels and pages of the plugin: the filters, queries and templates of each."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -17,107 +18,150 @@ from almenara.hookspecs import (
     TablePanel,
     TemplatePanel,
 )
-from almenara_kubernetes import showing
-from almenara_kubernetes.grouping import GROUPINGS
-from almenara_kubernetes.settings import KubernetesSettings
-from almenara_kubernetes.watched import custom
+from almenara_kubernetes.links import WORKLOAD_KINDS
+from almenara_kubernetes.pod_filter import GROUPINGS, STATUS_GROUPS
+from almenara_kubernetes.settings import (
+    CustomResource,
+    KubernetesSettings,
+    custom_resource_kind,
+)
+from almenara_kubernetes.views import activity, details, maps, overview, tables
 
-TEXT: Final = Filter(
-    name="text", label="Search", hint="words of name, image, node"
-)  # fmt: skip
+TEXT: Final = Filter(name="text", label="Search", hint="words of name, image, node")
 LABEL: Final = Filter(name="label", label="Label", hint="app=web")
-STATUS: Final = Filter(name="status", label="Status", hint="Running, or bad, wait, ok, done")
-NAMESPACE: Final = Filter(name="namespace", label="Namespace", hint="its whole name")
+STATUS: Final = Filter(
+    name="status", label="Status", hint=f"Running, or {', '.join(STATUS_GROUPS)}"
+)
+NAMESPACE: Final = Filter(name="namespace", label="Namespace", hint="exact namespace")
 WORKLOAD: Final = Filter(name="workload", label="Workload", hint="Deployment/checkout")
-SERVICE: Final = Filter(name="service", label="Service", hint="its name")
-NODE: Final = Filter(name="node", label="Node", hint="its name, or none")
-GROUP: Final = Filter(name="group", label="Grouped by", choices=tuple(GROUPINGS), hint="namespace")
+SERVICE: Final = Filter(name="service", label="Service", hint="service name")
+NODE: Final = Filter(name="node", label="Node", hint="node name, or none")
+GROUP: Final = Filter(name="group", label="Group by", choices=tuple(GROUPINGS), hint="namespace")
 KIND: Final = Filter(
-    name="kind", label="Kind", choices=(*showing.API_KINDS, "RayCluster"), hint="any"
-)  # fmt: skip
-SINCE: Final = Filter(name="since", label="Since", hint="15m, 2h, or a date")
+    name="kind", label="Kind", choices=(*WORKLOAD_KINDS.values(), "RayCluster"), hint="any"
+)
+SINCE: Final = Filter(name="since", label="From", hint="15m, 2h, or a date")
 SEVERITY: Final = Filter(name="severity", label="Severity")
-IN_LOG: Final = Filter(name="text", label="Search the log", hint="every word")
-CONTAINER: Final = Filter(name="container", label="Log of container", hint="all that run")
-PREVIOUS: Final = Filter(
-    name="previous", label="Log before the last restart", choices=("yes",), hint="no"
-)  # fmt: skip
-IN_YAML: Final = Filter(name="text", label="Lines with", hint="every word")
-NARROWING: Final = (NAMESPACE, WORKLOAD, SERVICE, NODE, LABEL, STATUS, TEXT)
+LOG_TEXT: Final = Filter(name="text", label="Search logs", hint="every word")
+CONTAINER: Final = Filter(name="container", label="Container", hint="default containers")
+PREVIOUS: Final = Filter(name="previous", label="Previous container", choices=("yes",), hint="no")
+YAML_TEXT: Final = Filter(name="text", label="Filter lines", hint="every word")
+POD_FILTERS: Final = (NAMESPACE, WORKLOAD, SERVICE, NODE, LABEL, STATUS, TEXT)
+OBJECT: Final = ("namespace", "name")
 PODS: Final = ResourceQuery(kind="kubernetes.pod")
-ANY: Final = ResourceQuery(kind="kubernetes.>")
+RESOURCES: Final = ResourceQuery(kind="kubernetes.>")
 EVENTS: Final = EventQuery(filter={"type": "kubernetes.>"})
 AGES: Final = 10.0
-"""Seconds after which ages are drawn anew."""
+"""Seconds after which panels with ages are rendered again."""
 TITLES: Final[Mapping[str, str]] = {
     "service": "Services", "ingress": "Ingresses", "certificate": "Certificates",
-    "persistentvolumeclaim": "Volume claims", "horizontalpodautoscaler": "Autoscalers",
+    "persistentvolumeclaim": "Persistent volume claims",
+    "horizontalpodautoscaler": "Horizontal pod autoscalers",
 }  # fmt: skip
-
-
-def _drawn(
-    name: str, title: str, template: str, prepare: Prepare, *,
-    query: ResourceQuery | EventQuery = PODS, filters: Sequence[str | Filter] = NARROWING,
-    **more: Any,
-) -> Panel:  # fmt: skip
-    return TemplatePanel(
-        name=name, title=title, template=f"{template}.html", prepare=prepare,
-        query=query, filters=filters, width=more.pop("width", 12), **more,
-    )  # fmt: skip
+CUSTOM_COLUMNS: Final = 9
 
 
 def panels(settings: KubernetesSettings) -> Sequence[Panel]:
     """Every panel of the plugin."""
-    one = ("namespace", "name")
     return [
-        _drawn("head", "Pods by status", "head", showing.head, query=ANY,
-               filters=(*NARROWING, "tab")),
-        _drawn("glance", "Kubernetes", "glance", showing.glance, query=ANY, filters=(), width=6,
-               on_overview=True),
-        _drawn("access", "Not seen", "access", showing.access,
-               query=ResourceQuery(kind="kubernetes.access"), filters=()),
-        _drawn("map", "Pods", "map", showing.pod_map, filters=(*NARROWING, GROUP)),
-        _drawn(
-            "workloads", "Workloads", "workloads", showing.workload_table, query=ANY,
-            filters=(*NARROWING, KIND, "sort"), refresh=AGES,
+        *_cluster_panels(),
+        *_object_panels(),
+        *_log_panels(),
+        *_tables(),
+        *(_custom_table(resource, settings) for resource in settings.custom),
+    ]
+
+
+def _template(
+    name: str, title: str, template: str, prepare: Prepare, *,
+    query: ResourceQuery | EventQuery = PODS, filters: Sequence[str | Filter] = POD_FILTERS,
+    width: int = 12, **more: Any,
+) -> Panel:  # fmt: skip
+    return TemplatePanel(
+        name=name, title=title, template=f"{template}.html", prepare=prepare, query=query,
+        filters=filters, width=width, **more,
+    )  # fmt: skip
+
+
+def _cluster_panels() -> Sequence[Panel]:
+    return [
+        _template(
+            "head", "Pods by status", "head", overview.head, query=RESOURCES,
+            filters=(*POD_FILTERS, "tab"),
         ),
-        _drawn(
-            "pods", "Pods", "pods", showing.pod_table, filters=(*NARROWING, "sort"), refresh=AGES,
+        _template(
+            "glance", "Kubernetes", "glance", overview.glance, query=RESOURCES, filters=(),
+            width=6, on_overview=True,
         ),
-        _drawn("nodes", "Nodes", "nodes", showing.node_map, query=ANY),
-        _drawn(
-            "events", "Kubernetes events", "happened", showing.events, query=EVENTS,
+        _template(
+            "access", "Missing permissions", "access", overview.access,
+            query=ResourceQuery(kind="kubernetes.access"), filters=(),
+        ),
+        _template("map", "Pods", "map", maps.pod_map, filters=(*POD_FILTERS, GROUP)),
+        _template(
+            "workloads", "Workloads", "workloads", tables.workload_table, query=RESOURCES,
+            filters=(*POD_FILTERS, KIND, "sort"), refresh=AGES,
+        ),
+        _template(
+            "pods", "Pods", "pods", tables.pod_table, filters=(*POD_FILTERS, "sort"),
+            refresh=AGES,
+        ),
+        _template("nodes", "Nodes", "nodes", maps.node_map, query=RESOURCES),
+        _template(
+            "events", "Kubernetes events", "activity", activity.events, query=EVENTS,
             filters=(NAMESPACE, SEVERITY, TEXT, SINCE), refresh=AGES,
         ),
-        _drawn("pod", "Pod", "pod", showing.pod_detail, query=ANY, filters=one, refresh=AGES,
-               width=7),
-        _drawn("usage", "Usage", "usage", showing.usage, filters=one, width=5),
-        _drawn("containers", "Containers", "containers", showing.containers, filters=one,
-               refresh=AGES),
-        _drawn("timeline", "What happened", "happened", showing.timeline, query=EVENTS,
-               filters=one, refresh=AGES, width=4, height=6),
+    ]  # fmt: skip
+
+
+def _object_panels() -> Sequence[Panel]:
+    return [
+        _template(
+            "pod", "Pod", "pod", details.pod_detail, query=RESOURCES, filters=OBJECT,
+            refresh=AGES, width=7,
+        ),
+        _template("usage", "Usage", "usage", details.usage, filters=OBJECT, width=5),
+        _template(
+            "containers", "Containers", "containers", details.containers, filters=OBJECT,
+            refresh=AGES,
+        ),
+        _template(
+            "timeline", "Activity", "activity", activity.pod_activity, query=EVENTS,
+            filters=OBJECT, refresh=AGES, width=4, height=6,
+        ),
+        _template(
+            "workload", "Workload", "workload", details.workload_detail, query=RESOURCES,
+            filters=OBJECT, refresh=AGES, width=7,
+        ),
+        _template(
+            "workload_pods", "Pods", "pods", tables.workload_pods, filters=OBJECT, refresh=AGES
+        ),
+        _template(
+            "workload_timeline", "Activity", "activity", activity.workload_activity,
+            query=EVENTS, filters=OBJECT, refresh=AGES, width=5, height=8,
+        ),
+        _template(
+            "node", "Node", "node", details.node_detail, query=RESOURCES, filters=OBJECT,
+            refresh=AGES, width=7,
+        ),
+        _template("node_pods", "Pods", "pods", tables.node_pods, filters=OBJECT, refresh=AGES),
+        _template(
+            "node_timeline", "Activity", "activity", activity.node_activity, query=EVENTS,
+            filters=OBJECT, refresh=AGES, width=5, height=8,
+        ),
+    ]  # fmt: skip
+
+
+def _log_panels() -> Sequence[Panel]:
+    return [
         LogPanel(
             name="logs", title="Logs", query=LogQuery(stream="pod-logs", limit=500),
-            filters=(*one, CONTAINER, PREVIOUS, IN_LOG), width=8,
-            empty="No line was written yet.",
+            filters=(*OBJECT, CONTAINER, PREVIOUS, LOG_TEXT), width=8, empty="No lines yet.",
         ),
         LogPanel(
-            name="manifest", title="As the API server has it, without its secrets",
-            query=LogQuery(stream="manifest", limit=5000), filters=(*one, IN_YAML), width=12,
+            name="manifest", title="YAML, with secrets masked",
+            query=LogQuery(stream="manifest", limit=5000), filters=(*OBJECT, YAML_TEXT), width=12,
         ),
-        _drawn("workload", "Workload", "workload", showing.workload_detail, query=ANY,
-               filters=one, refresh=AGES, width=7),
-        _drawn("workload_pods", "Its pods", "pods", showing.workload_pods, filters=one,
-               refresh=AGES),
-        _drawn("workload_timeline", "What happened", "happened", showing.workload_timeline,
-               query=EVENTS, filters=one, refresh=AGES, width=5, height=8),
-        _drawn("node", "Node", "node", showing.node_detail, query=ANY, filters=one, refresh=AGES,
-               width=7),
-        _drawn("node_pods", "Its pods", "pods", showing.node_pods, filters=one, refresh=AGES),
-        _drawn("node_timeline", "What happened", "happened", showing.node_timeline, query=EVENTS,
-               filters=one, refresh=AGES, width=5, height=8),
-        *_tables(),
-        *_custom(settings),
     ]  # fmt: skip
 
 
@@ -143,51 +187,50 @@ def _tables() -> Sequence[Panel]:
         _table("service", [
             ("Type", "state.type"), ("Ready", "state.ready", "number"),
             ("Endpoints", "state.endpoints", "number"), ("Ports", "state.ports"),
-            ("Address", "state.cluster_ip"), ("Outside", "state.external"),
+            ("Cluster IP", "state.cluster_ip"), ("External IP", "state.external"),
             ("Age", "state.created", "age"),
-        ], empty="No service is known."),
+        ], empty="No services."),
         _table("ingress", [
             ("Hosts", "state.hosts"), ("Rules", "state.rules"), ("Class", "state.class"),
             ("Address", "state.address"), ("Age", "state.created", "age"),
-        ], empty="No ingress is known."),
+        ], empty="No ingresses."),
         _table("certificate", [
             ("Names", "state.names"), ("Expires", "state.expires", "time"),
             ("Renewal", "state.renewal", "time"), ("Issuer", "state.issuer"),
-            ("Why", "state.message"),
-        ], empty="No certificate of cert-manager is known."),
+            ("Message", "state.message"),
+        ], empty="No certificates of cert-manager."),
         _table("persistentvolumeclaim", [
-            ("Asked for", "state.requested", "bytes"), ("Has", "state.capacity", "bytes"),
+            ("Requested", "state.requested", "bytes"), ("Capacity", "state.capacity", "bytes"),
             ("Class", "state.class"), ("Volume", "state.volume"), ("Age", "state.created", "age"),
-        ], empty="No volume claim is known."),
+        ], empty="No persistent volume claims."),
         _table("horizontalpodautoscaler", [
-            ("Steers", "state.target"), ("Now", "state.current", "number"),
-            ("Wanted", "state.desired", "number"), ("From", "state.min", "number"),
-            ("To", "state.max", "number"), ("Why", "state.message"),
-        ], empty="No autoscaler is known."),
+            ("Target", "state.target"), ("Current", "state.current", "number"),
+            ("Desired", "state.desired", "number"), ("Min", "state.min", "number"),
+            ("Max", "state.max", "number"), ("Message", "state.message"),
+        ], empty="No horizontal pod autoscalers."),
     ]  # fmt: skip
 
 
-def _custom(settings: KubernetesSettings) -> Sequence[Panel]:
-    return [
-        _table(
-            f"custom_{it.plural}",
-            # What has dots in its title would be looked for further down.
-            [(column.title, f"state.{column.title}") for column in it.columns][:9],
-            title=it.kind,
-            query=ResourceQuery(
-                kind=custom(
-                    group=it.group, version=it.version, plural=it.plural, kind=it.kind
-                ).kind
-            ),
-            empty=f"No {it.kind} is known.",
-        )
-        for it in settings.custom
-    ]  # fmt: skip
+def _custom_panel_name(resource: CustomResource) -> str:
+    """The panel of a custom resource: kinds of several groups may share a plural."""
+    return re.sub(r"[^a-z0-9_-]", "_", f"custom_{resource.plural}_{resource.group}".lower())
+
+
+def _custom_table(resource: CustomResource, settings: KubernetesSettings) -> Panel:
+    is_ambiguous = sum(other.kind == resource.kind for other in settings.custom) > 1
+    return _table(
+        _custom_panel_name(resource),
+        # A title with dots would be looked up as a path.
+        [(column.title, f"state.{column.title}") for column in resource.columns][:CUSTOM_COLUMNS],
+        title=f"{resource.kind} ({resource.group})" if is_ambiguous else resource.kind,
+        query=ResourceQuery(kind=custom_resource_kind(resource).kind),
+        empty=f"No objects of {resource.kind}.",
+    )
 
 
 def pages(settings: KubernetesSettings) -> Sequence[Page]:
     """The pages that the panels make up."""
-    custom_panels = [f"custom_{it.plural}" for it in settings.custom]
+    custom_panels = list(map(_custom_panel_name, settings.custom))
     return [
         Page(name="main", title="Kubernetes", panels=[_head(""), "map", "workloads"],
              filters=("namespace", "label", "text")),
@@ -197,14 +240,14 @@ def pages(settings: KubernetesSettings) -> Sequence[Page]:
              filters=("namespace", "label", "text")),
         Page(name="events", title="Kubernetes events", panels=[_head("events"), "events"],
              filters=("namespace", "severity", "text", "since")),
-        Page(name="cluster", title="Traffic and storage",
+        Page(name="cluster", title="Network and storage",
              panels=[_head("cluster"), *TITLES, *custom_panels], filters=("namespace", "text")),
         Page(name="pod", title="Pod", panels=["pod", "usage", "containers", "logs", "timeline"],
              filters=("container", "previous", "text")),
         Page(name="workload", title="Workload",
              panels=["workload", "workload_timeline", "workload_pods"]),
         Page(name="node", title="Node", panels=["node", "node_timeline", "node_pods"]),
-        Page(name="access", title="What is not seen", panels=["access"]),
+        Page(name="access", title="Missing permissions", panels=["access"]),
         Page(name="yaml", title="YAML", panels=["manifest"], filters=("text",)),
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Quantities and times as Kubernetes writes them.
+"""Quantities and timestamps of the Kubernetes API.
 
 https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 """
@@ -21,16 +21,16 @@ SUFFIXES: Final[Mapping[str, float]] = {
 LONGEST: Final = 64
 
 
-def quantity(written: str | float | None) -> float | None:
-    """The number that a quantity means: cores of `250m`, bytes of `1.5Gi`; None for no quantity."""
-    if written is None or isinstance(written, bool):
+def parse_quantity(text: str | float | None) -> float | None:
+    """The number of a quantity: cores of `250m`, bytes of `1.5Gi`; None where it is not one."""
+    if text is None or isinstance(text, bool):
         return None
-    if isinstance(written, int | float):
+    if isinstance(text, int | float):
         try:
-            return _finite(float(written))
+            return _finite(float(text))
         except OverflowError:
             return None
-    match = QUANTITY.fullmatch(written.strip()[:LONGEST])
+    match = QUANTITY.fullmatch(text.strip()[:LONGEST])
     if match is None:
         return None
     value, exponent, suffix = match.groups()
@@ -47,11 +47,11 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def moment(written: str) -> int | None:
-    """Microseconds since the epoch of a timestamp; None where there is none or it is no time."""
-    if not written:
+def parse_timestamp(text: str) -> int | None:
+    """Microseconds since the epoch of a timestamp; None where it is empty or not a time."""
+    if not text:
         return None
     try:
-        return parse_time(written)
+        return parse_time(text)
     except (ValueError, OverflowError):
         return None

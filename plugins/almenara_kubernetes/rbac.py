@@ -1,4 +1,4 @@
-"""The rules that a configuration needs, from the same table as the watches."""
+"""The RBAC rules that a configuration needs, from the same table as the watches."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,74 +7,79 @@ import yaml
 
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.rules import KubernetesRule
+from almenara_kubernetes.kinds import METRICS, READABLE
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings, watched_kinds
-from almenara_kubernetes.watched import MEASURED, READABLE
+
+READ_LOGS = KubernetesRule(resources=("pods/log",), verbs=("get",))
+WATCH_NAMESPACES = KubernetesRule(resources=("namespaces",), verbs=("list", "watch"))
 
 
-def rule(watched: WatchedKind) -> KubernetesRule:
-    """The rule that lets us watch a kind, or list it where it cannot be watched."""
+def watch_rule(kind: WatchedKind) -> KubernetesRule:
+    """The rule to watch a kind, or to list it where it cannot be watched."""
     return KubernetesRule(
-        group=watched.group, resources=(watched.plural,),
-        verbs=("list",) if watched.polled else ("list", "watch"), optional=watched.optional,
+        group=kind.group, resources=(kind.plural,),
+        verbs=("list",) if kind.polled else ("list", "watch"), optional=kind.optional,
     )  # fmt: skip
 
 
-def rule_to_read(watched: WatchedKind) -> KubernetesRule:
-    """The rule that lets us read one object of a kind whole, to show it as YAML."""
-    return KubernetesRule(group=watched.group, resources=(watched.plural,), verbs=("get",))
+def read_rule(kind: WatchedKind) -> KubernetesRule:
+    """The rule to read one object of a kind whole, to display it as YAML."""
+    return KubernetesRule(group=kind.group, resources=(kind.plural,), verbs=("get",))
 
 
-LOGS = KubernetesRule(resources=("pods/log",), verbs=("get",))
-NAMESPACES = KubernetesRule(resources=("namespaces",), verbs=("list", "watch"))
+def metrics_kinds(settings: KubernetesSettings, cluster: ClusterSettings) -> list[WatchedKind]:
+    """The kinds of metrics.k8s.io to list: those of pods and nodes, where these are watched."""
+    watched = {kind.kind for kind in watched_kinds(settings, cluster)}
+    return [kind for kind in METRICS if settings.usage and kind.kind in watched]
 
 
-def measured_kinds(settings: KubernetesSettings, cluster: ClusterSettings) -> list[WatchedKind]:
-    """What is asked of metrics.k8s.io: of pods and of nodes as far as they are watched."""
-    watched = {it.kind for it in watched_kinds(settings, cluster)}
-    return [it for it in MEASURED if settings.usage and it.kind in watched]
-
-
-def rules(settings: KubernetesSettings) -> Sequence[KubernetesRule]:
+def needed_rules(settings: KubernetesSettings) -> Sequence[KubernetesRule]:
     """The rules of all clusters."""
     return [
         msgspec.structs.replace(
-            it, cluster=cluster.name, kubeconfig=cluster.kubeconfig, context=cluster.context
+            rule, cluster=cluster.name, kubeconfig=cluster.kubeconfig, context=cluster.context
         )
         for cluster in settings.clusters
-        for it in _rules(settings, cluster)
+        for rule in _cluster_rules(settings, cluster)
     ]
 
 
-def _rules(settings: KubernetesSettings, cluster: ClusterSettings) -> Iterator[KubernetesRule]:
-    inside = tuple(cluster.namespaces)
-    for it in (*watched_kinds(settings, cluster), *measured_kinds(settings, cluster)):
-        yield msgspec.structs.replace(rule(it), namespaces=inside if it.namespaced else ())
+def _cluster_rules(
+    settings: KubernetesSettings, cluster: ClusterSettings
+) -> Iterator[KubernetesRule]:
+    namespaces = tuple(cluster.namespaces)
+    for kind in (*watched_kinds(settings, cluster), *metrics_kinds(settings, cluster)):
+        inside = namespaces if kind.namespaced else ()
+        yield msgspec.structs.replace(watch_rule(kind), namespaces=inside)
     if settings.logs:
-        yield msgspec.structs.replace(LOGS, namespaces=inside)
+        yield msgspec.structs.replace(READ_LOGS, namespaces=namespaces)
     if settings.yaml:
-        watched = {it.kind for it in watched_kinds(settings, cluster)}
-        for it in READABLE.values():
-            if it.kind in watched:
-                yield msgspec.structs.replace(rule_to_read(it), namespaces=inside)
+        watched = {kind.kind for kind in watched_kinds(settings, cluster)}
+        for kind in READABLE.values():
+            if kind.kind in watched:
+                yield msgspec.structs.replace(read_rule(kind), namespaces=namespaces)
     if cluster.namespace_selector:
-        # Which namespaces have the labels is not known before, and changes.
-        yield NAMESPACES
+        # Which namespaces have the labels is unknown beforehand, and changes.
+        yield WATCH_NAMESPACES
 
 
-def missing(watched: WatchedKind, namespace: str) -> str:
-    """The rule that is missing, as YAML, with where it belongs."""
+def describe_missing(kind: WatchedKind, namespace: str) -> str:
+    """The missing rule as YAML, with the Role it belongs to."""
     role = f"a Role in the namespace {namespace}" if namespace else "a ClusterRole"
-    return f"# in the rules of {role}\n" + yaml.safe_dump([tree(rule(watched))], sort_keys=False)
+    rule = yaml.safe_dump([role_rule(watch_rule(kind))], sort_keys=False)
+    return f"# in the rules of {role}\n{rule}"
 
 
-def tree(it: KubernetesRule) -> dict[str, list[str]]:
-    """A rule as a Role has it."""
+def role_rule(rule: KubernetesRule) -> dict[str, list[str]]:
+    """A rule in the form of a Role."""
     return {
-        "apiGroups": [it.group], "resources": list(it.resources), "verbs": list(it.verbs),
+        "apiGroups": [rule.group], "resources": list(rule.resources), "verbs": list(rule.verbs),
     }  # fmt: skip
 
 
-def flow(it: KubernetesRule) -> str:
-    """A rule in one line of YAML."""
-    text: str = yaml.safe_dump(tree(it), default_flow_style=True, sort_keys=False, width=10_000)
+def dump_inline(rule: KubernetesRule) -> str:
+    """A rule as one line of YAML."""
+    text: str = yaml.safe_dump(
+        role_rule(rule), default_flow_style=True, sort_keys=False, width=10_000
+    )
     return text.strip()

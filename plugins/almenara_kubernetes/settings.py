@@ -2,22 +2,23 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
+from almenara.config import suggest
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.settings import ClientSettings, KubeContext, Positive
-from almenara_kubernetes.watched import BY_KIND, CustomColumn, custom
+from almenara_kubernetes.kinds import BY_KIND, CustomColumn, custom_kind
 
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
-SECRETIVE: Final = frozenset({"secrets", "configmaps"})
-"""Core kinds that may hold secrets in any field."""
+SECRET_KINDS: Final = frozenset({"secrets", "configmaps"})
+"""Core kinds that may contain secrets in any field."""
 PREFIX: Final = "kubernetes."
 
 
 class CustomResource(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A custom resource that is watched as well."""
+    """A kind of custom resource to watch."""
 
     group: str
     """Its API group: `argoproj.io`."""
@@ -30,34 +31,37 @@ class CustomResource(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     namespaced: bool = True
     """Whether its objects are in namespaces."""
     columns: list[CustomColumn] = []
-    """What of it is shown."""
+    """The values to display."""
     status: str = ""
-    """Path of the word that is its status: `status.phase`."""
+    """Path of the value that is its status: `status.phase`; empty to find it in the health, phase
+    and conditions of the object."""
 
     def __post_init__(self) -> None:
         if self.group in ("", "core"):
             raise ValueError(
                 f"custom takes the kinds of custom resources; {self.plural!r} has no group"
             )
-        if self.plural in SECRETIVE:
-            raise ValueError(f"custom does not take {self.plural}: what is secret is not watched")
+        if self.plural in SECRET_KINDS:
+            raise ValueError(f"custom does not take {self.plural}, which may contain secrets")
 
 
 class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A cluster, and what of it is watched."""
+    """A cluster to watch."""
 
     name: str = ""
-    """How it is called here, in lower case; needed where there are several."""
+    """Its name here, in lower case; needed where there are several."""
     kubeconfig: Path | None = None
     """File to connect by; without one the ServiceAccount of the pod that Almenara runs in, and
-    outside of a cluster what KUBECONFIG names or ~/.kube/config."""
+    outside of a cluster the files of KUBECONFIG or ~/.kube/config."""
     context: str = ""
     """Context of the kubeconfig; empty for its current one."""
     namespaces: list[str] = []
-    """Namespaces to watch; empty for all. Each kind is watched in each namespace by itself: for
-    more than some dozens watch all."""
+    """Namespaces to watch; empty for all. Each kind is watched in each namespace separately, so
+    watch all of them instead of more than some dozens."""
     namespace_selector: str = ""
-    """Watch the namespaces with these labels, `team=search,env!=test`, in place of a list."""
+    """Labels of the namespaces to watch, `team=search,env!=test`, instead of a list."""
+    simulated: bool = False
+    """Whether its data is simulated, as in the demo; its pages say so."""
 
     def __post_init__(self) -> None:
         if self.name and not NAME.fullmatch(self.name):
@@ -66,13 +70,13 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             )
         for namespace in self.namespaces:
             if not NAME.fullmatch(namespace):
-                raise ValueError(f"namespaces has {namespace!r}, which no namespace can be called")
+                raise ValueError(f"namespaces has {namespace!r}, which is not a valid name")
         if self.namespaces and self.namespace_selector:
-            raise ValueError("give namespaces or namespace_selector, not both")
+            raise ValueError("set namespaces or namespace_selector, not both")
 
     @property
     def kube_context(self) -> KubeContext:
-        """What its credentials come from."""
+        """The source of its credentials."""
         return KubeContext(self.kubeconfig, self.context)
 
     @property
@@ -81,38 +85,28 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return not self.namespaces and not self.namespace_selector
 
 
-def source_name(cluster: ClusterSettings) -> str:
-    """The name of the source that observes a cluster."""
-    return f"kubernetes-{cluster.name}" if cluster.name else "kubernetes"
-
-
 class KubernetesSettings(ClientSettings, kw_only=True, forbid_unknown_fields=True):
-    """Which clusters are watched, and what of them."""
+    """The clusters to watch, and what to watch of them."""
 
     clusters: list[ClusterSettings] = []
-    """Clusters to watch; `[{}]` is the one that Almenara runs in, or that kubectl would talk to."""
-    simulated: Annotated[int, msgspec.Meta(ge=0, le=20_000)] = 0
-    """Pods of a simulated cluster, to look around without one of your own; 0 for none. Its pages
-    say that nothing on them is real."""
+    """Clusters to watch; `[{}]` is the one that Almenara runs in, or that of your kubeconfig."""
     kinds: list[str] = []
-    """Kinds to watch, `[pod, deployment, node]`; empty for all that Almenara knows. Kinds outside
-    of namespaces, such as node, are watched where all namespaces are, or where named here."""
+    """Kinds to watch, `[pod, deployment, node]`; empty for all that Almenara knows. Kinds without
+    namespaces, such as node, are watched where all namespaces are, or where named here."""
     custom: list[CustomResource] = []
-    """Custom resources to watch besides."""
+    """Custom resources to watch as well."""
     usage: bool = True
-    """Whether CPU and memory in use are asked for, of the metrics.k8s.io API where it is served."""
+    """Whether to read the CPU and memory in use, where the metrics.k8s.io API is served."""
     usage_every: Positive = 15.0
-    """Seconds between two such questions."""
+    """Seconds between two reads of usage."""
     logs: bool = False
-    """Whether people may read the logs of pods; it needs a rule more, and shows them whatever the
-    programs write there."""
+    """Whether viewers may read the logs of pods. It needs one more rule, and displays whatever
+    programs write."""
     yaml: bool = False
-    """Whether people may read pods and workloads as YAML; it needs `get` of them. Values of
+    """Whether viewers may read pods and workloads as YAML. It needs `get` of them. Values of
     environment variables, and whatever else looks like a secret, are masked."""
 
     def __post_init__(self) -> None:
-        if self.simulated and self.clusters:
-            raise ValueError("simulated stands alone: leave it out, or leave out clusters")
         names = [cluster.name for cluster in self.clusters]
         if len(names) > 1 and "" in names:
             raise ValueError("clusters has several; give each a name")
@@ -122,21 +116,33 @@ class KubernetesSettings(ClientSettings, kw_only=True, forbid_unknown_fields=Tru
         known = [kind.removeprefix(PREFIX) for kind in BY_KIND]
         for kind in self.kinds:
             if kind not in known:
-                raise ValueError(f"kinds has {kind!r}; the kinds are {', '.join(known)}")
+                raise ValueError(f"kinds has {kind!r}; {suggest(kind, known)}")
+        custom = [(resource.plural, resource.group) for resource in self.custom]
+        for plural, group in custom:
+            if custom.count((plural, group)) > 1:
+                raise ValueError(f"custom has {plural}.{group} twice")
+
+
+def source_name(cluster: ClusterSettings) -> str:
+    """The name of the source that observes a cluster."""
+    return f"kubernetes-{cluster.name}" if cluster.name else "kubernetes"
 
 
 def watched_kinds(settings: KubernetesSettings, cluster: ClusterSettings) -> list[WatchedKind]:
-    """What is watched of a cluster, owners before what they own."""
-    chosen = [
-        it
-        for kind, it in BY_KIND.items()
-        if (not settings.kinds or kind.removeprefix(PREFIX) in settings.kinds)
-        and (it.namespaced or cluster.everywhere or kind.removeprefix(PREFIX) in settings.kinds)
+    """The kinds to watch in a cluster, owners before what they own."""
+    selected = [
+        kind
+        for name, kind in BY_KIND.items()
+        if name.removeprefix(PREFIX) in settings.kinds
+        or (not settings.kinds and (kind.namespaced or cluster.everywhere))
     ]
-    return chosen + [
-        custom(
-            group=it.group, version=it.version, plural=it.plural, kind=it.kind,
-            namespaced=it.namespaced, columns=it.columns, status=it.status,
-        )
-        for it in settings.custom
-    ]  # fmt: skip
+    return [*selected, *map(custom_resource_kind, settings.custom)]
+
+
+def custom_resource_kind(resource: CustomResource) -> WatchedKind:
+    """The kind of a configured custom resource."""
+    return custom_kind(
+        group=resource.group, version=resource.version, plural=resource.plural,
+        kind=resource.kind, namespaced=resource.namespaced, columns=resource.columns,
+        status=resource.status,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The source: one for each cluster, made of a reflector for each kind and namespace."""
+"""The source of a cluster: a list-watch for each kind and namespace."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,15 +7,18 @@ from typing import Final
 import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.sdk import every, now
-from almenara.signals import Resource, Severity, Signal
+from almenara.sdk import every
+from almenara.signals import Resource, Signal
 from almenara_kube.client import ApiClient, connect
 from almenara_kube.errors import ApiError, ProtocolError, UnreachableError
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.list_watch import Batch, Listing, Reflector, WatchStatus, list_pages
-from almenara_kube.objects import KubernetesObject, Malformed
-from almenara_kubernetes.rbac import measured_kinds, missing
-from almenara_kubernetes.reading import Reading
+from almenara_kube.objects import Malformed
+from almenara_kubernetes.cluster_status import CLUSTER, ClusterStatus
+from almenara_kubernetes.differ import ClusterDiffer
+from almenara_kubernetes.kinds import NAMESPACES
+from almenara_kubernetes.outbox import Outbox
+from almenara_kubernetes.rbac import metrics_kinds
 from almenara_kubernetes.settings import (
     ClusterSettings,
     KubernetesSettings,
@@ -23,82 +26,27 @@ from almenara_kubernetes.settings import (
     watched_kinds,
 )
 
-RATE: Final = 20_000.0
-WAITING: Final = 10_000
-"""Signals that wait for the bus before the watches are read no further."""
-BATCH: Final = 2_000
-MEASURED: Final = 100
-"""Objects whose use is told in one batch: what changes waits for no more of them than these."""
+RATE_LIMIT: Final = 20_000.0
+SAMPLED: Final = 100
+"""Objects whose samples are published in one batch, so that changes wait for no more of them."""
 TICK: Final = 60.0
-CLUSTER: Final = "kubernetes.cluster"
-ACCESS: Final = "kubernetes.access"
-NAMESPACES: Final = WatchedKind(
-    kind="kubernetes.namespace", group="", version="v1", plural="namespaces",
-    api_kind="Namespace", type=KubernetesObject, namespaced=False,
-)  # fmt: skip
 
 
-class Outbox:
-    """What waits to be published, in order; who adds more than the bus takes has to wait.
+class UsageAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a request for usage."""
 
-    Samples are published while nothing else waits: thousands of them come at once, and people look
-    at what changes.
-    """
-
-    def __init__(self, publish: Publish) -> None:
-        self._publish = publish
-        self._waiting: list[Signal] = []
-        self._samples: asyncio.Queue[Sequence[Signal]] = asyncio.Queue(maxsize=1)
-        self._filled, self._room = asyncio.Event(), asyncio.Event()
-        self._room.set()
-
-    async def add(self, signals: Sequence[Signal]) -> None:
-        """Take signals; returns when there is room for more."""
-        if not signals:
-            return
-        self._waiting += signals
-        self._filled.set()
-        if len(self._waiting) > WAITING:
-            self._room.clear()
-        await self._room.wait()
-
-    async def measured(self, samples: Sequence[Signal]) -> None:
-        """Take samples; returns when those before them are about to be published."""
-        if samples:
-            await self._samples.put(samples)
-            self._filled.set()
-
-    async def run(self) -> None:
-        """Publish, until cancelled."""
-        while True:
-            await self._filled.wait()
-            if self._waiting:
-                batch: Sequence[Signal] = self._waiting[:BATCH]
-                self._waiting = self._waiting[BATCH:]
-                if len(self._waiting) <= WAITING:
-                    self._room.set()
-            else:
-                batch = self._samples.get_nowait()
-            if not self._waiting and self._samples.empty():
-                self._filled.clear()
-            await self._publish(batch)
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of asking for usage."""
-
-    standing: WatchStatus
+    status: WatchStatus
     reason: str = ""
     unmeasured: str | None = None
-    """Why nobody measures, empty where somebody does; None where that is not known."""
-    overloaded: bool = False
-    """Whether to ask for no more in this round."""
+    """Why metrics are not served, empty where they are; None where that is unknown."""
+    is_overloaded: bool = False
+    """Whether to send no further request in this round."""
 
 
 class ClusterSource:
     """Observes one cluster."""
 
-    rate_limit = RATE
+    rate_limit = RATE_LIMIT
 
     def __init__(
         self, cluster: ClusterSettings, settings: KubernetesSettings, context: Context
@@ -108,173 +56,138 @@ class ClusterSource:
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Observe until cancelled."""
-        async with connect(self.cluster.kube_context, self.settings) as connection:
-            await Observation(self, connection, publish, report).run()
+        async with connect(self.cluster.kube_context, self.settings) as client:
+            await ClusterWatch(self, client, publish, report).run()
 
 
-class Observation:
-    """One run of a source."""
+class ClusterWatch:
+    """One run of a source: the watches of its kinds, and the requests for usage."""
 
     def __init__(
-        self,
-        source: ClusterSource,
-        connection: ApiClient,
-        publish: Publish,
-        report: SourceReport,
+        self, source: ClusterSource, client: ApiClient, publish: Publish, report: SourceReport
     ) -> None:
         self.cluster, self.settings = source.cluster, source.settings
         self.context, self.name = source.context, source.name
-        self.connection, self.report = connection, report
-        self.outbox, self.reading = Outbox(publish), Reading(source.cluster.name)
+        self.client, self.report = client, report
+        self.outbox, self.differ = Outbox(publish), ClusterDiffer(source.cluster.name)
+        self.status = ClusterStatus(source.cluster, source.settings, client, self.outbox, report)
         self.reflectors: dict[tuple[str, str], Reflector] = {}
         self._kinds = watched_kinds(source.settings, source.cluster)
-        self._unreachable: str | None = "it has not answered yet"
-        self._since = now()
-        """Microseconds since the epoch: since when the cluster stands as it does."""
-        self._problems: dict[tuple[str, str], tuple[WatchStatus, str]] = {}
-        self._pending: set[tuple[str, str]] = set()
-        """The kinds and namespaces whose first list is not complete."""
-        self._told_problems: set[tuple[str, str]] = set()
-        self._unmeasured: dict[tuple[str, str], str] = {}
-        """Why nobody tells what things of a kind in a namespace use, where that is so."""
-        self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Observe until cancelled."""
-        await self._recall()
+        await self._restore()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.outbox.run(), name="publishing")
-            group.create_task(self.connection.monitor(self._heard), name="probing")
-            group.create_task(self._tell(), name="telling how it stands")
-            group.create_task(self._tick(), name="ticking")
-            for watched in measured_kinds(self.settings, self.cluster):
-                group.create_task(self._measure(watched), name=f"measuring {watched.kind}")
-            for watched in self._kinds:
-                if not watched.namespaced:
-                    group.create_task(self._reflect(watched, ""))
+            group.create_task(self.client.monitor(self.status.note_reachable), name="probing")
+            for kind in metrics_kinds(self.settings, self.cluster):
+                group.create_task(self._poll_usage(kind), name=f"usage of {kind.kind}")
+            for kind in self._kinds:
+                if not kind.namespaced:
+                    self.start(group, kind, "")
             if self.cluster.namespace_selector:
-                group.create_task(self._select(group))
+                group.create_task(self._watch_namespaces(group), name="watching namespaces")
                 namespaces: Sequence[str] = ()
             else:
                 namespaces = self.cluster.namespaces or ("",)
-            for watched in self._kinds:
-                if watched.namespaced:
+            for kind in self._kinds:
+                if kind.namespaced:
                     for namespace in namespaces:
-                        group.create_task(self._reflect(watched, namespace))
+                        self.start(group, kind, namespace)
+            group.create_task(self.status.run(), name="publishing the status")
+            group.create_task(self._tick(), name="ticking")
 
-    # What is there
+    # Watches
 
-    async def _reflect(self, watched: WatchedKind, namespace: str) -> None:
-        key = watched.kind, namespace
+    def start(
+        self, group: asyncio.TaskGroup, kind: WatchedKind, namespace: str
+    ) -> "asyncio.Task[None]":
+        """Start the watch of a kind in a namespace."""
+        # Pending from the start, so that nothing counts as healthy before it is listed.
+        self.status.note_watch((kind.kind, namespace), kind, "pending", "")
+        return group.create_task(
+            self._reflect(kind, namespace), name=f"watching {kind.plural} {namespace}".strip()
+        )
+
+    async def _reflect(self, kind: WatchedKind, namespace: str) -> None:
+        part = kind.kind, namespace
 
         async def accept(batch: Batch) -> None:
-            await self._take(watched, namespace, batch)
+            await self.accept(kind, namespace, batch)
 
-        def told(standing: WatchStatus, reason: str) -> None:
-            self._stands(key, watched, standing, reason)
+        def on_status(status: WatchStatus, reason: str) -> None:
+            self.status.note_watch(part, kind, status, reason)
 
-        reflector = Reflector(self.connection, watched, namespace, accept, told)
-        self.reflectors[key] = reflector
+        reflector = Reflector(self.client, kind, namespace, accept, on_status)
+        self.reflectors[part] = reflector
         try:
             await reflector.run()
         finally:
-            del self.reflectors[key]
+            del self.reflectors[part]
 
-    async def _take(self, watched: WatchedKind, namespace: str, batch: Batch) -> None:
+    async def accept(self, kind: WatchedKind, namespace: str, batch: Batch) -> None:
+        """Publish a batch of a kind in a namespace."""
         signals: list[Signal] = []
         if isinstance(batch, Listing):
-            signals = self.reading.listed(watched, namespace, batch.objects)
-            malformed = sum(isinstance(it, Malformed) for it in batch.objects)
+            objects = list(batch.objects)
+            signals += self.differ.replace_all(kind, namespace, objects)
         else:
-            for thing, deleted in batch.changes:
-                read = self.reading.deleted if deleted else self.reading.changed
-                signals += read(watched, thing)
-            malformed = sum(isinstance(it, Malformed) for it, _ in batch.changes)
-        if malformed:
+            objects = [obj for obj, _ in batch.changes]
+            for obj, is_deleted in batch.changes:
+                change = self.differ.remove if is_deleted else self.differ.update
+                signals += change(kind, obj)
+        if malformed := sum(isinstance(obj, Malformed) for obj in objects):
             self.report.rejected(malformed)
         await self.outbox.add(signals)
 
-    async def _select(self, group: asyncio.TaskGroup) -> None:
+    async def _watch_namespaces(self, group: asyncio.TaskGroup) -> None:
         """Watch the namespaces that have the labels, as they come and go."""
-        running: dict[str, list[asyncio.Task[None]]] = {}
+        selection = NamespaceSelection(self, group)
 
-        async def change(name: str, there: bool) -> None:
-            kinds = [it for it in self._kinds if it.namespaced]
-            if there and name not in running:
-                running[name] = [group.create_task(self._reflect(it, name)) for it in kinds]
-            elif not there and name in running:
-                tasks = running.pop(name)
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
-                for watched in kinds:
-                    self._stands((watched.kind, name), watched, "ok", "")
-                    await self._take(watched, name, Listing(()))
-                for watched in measured_kinds(self.settings, self.cluster):
-                    self._stands((f"{watched.kind}.usage", name), watched, "ok", "")
-                    self._measured((watched.kind, name), "")
-
-        async def accept(batch: Batch) -> None:
-            if isinstance(batch, Listing):
-                names = [it.metadata.name for it in batch.objects]
-                for gone in [it for it in running if it not in names]:
-                    await change(gone, False)
-                # Those that an earlier run watched, and that have lost their labels since.
-                for left in self.reading.namespaces() - set(names) - set(running):
-                    for watched in self._kinds:
-                        if watched.namespaced:
-                            await self._take(watched, left, Listing(()))
-                for name in names:
-                    await change(name, True)
-                return
-            for thing, deleted in batch.changes:
-                await change(thing.metadata.name, not deleted)
-
-        def told(standing: WatchStatus, reason: str) -> None:
-            self._stands((NAMESPACES.kind, ""), NAMESPACES, standing, reason)
+        def on_status(status: WatchStatus, reason: str) -> None:
+            self.status.note_watch((NAMESPACES.kind, ""), NAMESPACES, status, reason)
 
         await Reflector(
-            self.connection, NAMESPACES, "", accept, told,
+            self.client, NAMESPACES, "", selection.accept, on_status,
             selector=self.cluster.namespace_selector, metadata_only=True,
         ).run()  # fmt: skip
 
-    async def _measure(self, watched: WatchedKind) -> None:
-        """Ask for what is used, where somebody measures it."""
+    # Usage
+
+    async def _poll_usage(self, kind: WatchedKind) -> None:
+        """Request usage at intervals, where the cluster measures it."""
         async for _ in every(self.settings.usage_every):
-            await self.connection.wait_until_reachable()
-            for namespace in self._namespaces() if watched.namespaced else [""]:
-                asked = await self._ask_usage(watched, namespace)
-                if watched.namespaced and namespace not in self._namespaces():
-                    # It lost its labels meanwhile, and nothing is said of it any more.
+            await self.client.wait_until_reachable()
+            for namespace in self._namespaces() if kind.namespaced else [""]:
+                answer = await self._request_usage(kind, namespace)
+                if kind.namespaced and namespace not in self._namespaces():
+                    # It has lost its labels meanwhile, and nothing about it is reported any more.
                     continue
-                key = f"{watched.kind}.usage", namespace
-                self._stands(key, watched, asked.standing, asked.reason)
-                if asked.unmeasured is not None:
-                    self._measured((watched.kind, namespace), asked.unmeasured)
-                if asked.overloaded:
+                part = f"{kind.kind}.usage", namespace
+                self.status.note_watch(part, kind, answer.status, answer.reason)
+                if answer.unmeasured is not None:
+                    self.status.note_usage((kind.kind, namespace), answer.unmeasured)
+                if answer.is_overloaded:
                     break
 
-    async def _ask_usage(self, watched: WatchedKind, namespace: str) -> Asked:
-        """Tell of what is used in a namespace, and how that stands."""
+    async def _request_usage(self, kind: WatchedKind, namespace: str) -> UsageAnswer:
+        """Publish what is used in a namespace; return how that went."""
         try:
-            found, _ = await list_pages(
-                self.connection, watched, namespace, limit=self.settings.page
-            )
+            objects, _ = await list_pages(self.client, kind, namespace, limit=self.settings.page)
         except ApiError as error:
             # Without a metrics server the API is absent, or answers 503.
-            standing: WatchStatus = "forbidden" if error.status == 403 else "absent"
-            return Asked(
-                standing=standing,
+            return UsageAnswer(
+                status="forbidden" if error.status == 403 else "absent",
                 reason=str(error),
-                unmeasured=f"{watched.path} answers {error.status}: {error}",
-                overloaded=error.status == 429,
+                unmeasured=f"{kind.path} answers {error.status}: {error}",
+                is_overloaded=error.status == 429,
             )
         except (UnreachableError, ProtocolError) as error:
-            return Asked(standing="failing", reason=f"{watched.plural}: {error}")
-        for start in range(0, len(found), MEASURED):
-            part = found[start : start + MEASURED]
-            await self.outbox.measured(self.reading.usage(watched, part))
-        return Asked(standing="ok", unmeasured="")
+            return UsageAnswer(status="failing", reason=f"{kind.plural}: {error}")
+        for start in range(0, len(objects), SAMPLED):
+            part = objects[start : start + SAMPLED]
+            await self.outbox.add_samples(self.differ.usage(kind, part))
+        return UsageAnswer(status="ok", unmeasured="")
 
     def _namespaces(self) -> list[str]:
         if self.cluster.everywhere:
@@ -285,159 +198,73 @@ class Observation:
 
     async def _tick(self) -> None:
         async for _ in every(TICK):
-            await self.outbox.add(self.reading.tick())
+            await self.outbox.add(self.differ.tick())
 
-    # How it stands
-
-    def _heard(self, reason: str) -> None:
-        """The API server does not answer, for this reason; or, without one, it does."""
-        text = reason or None
-        if (text is None) != (self._unreachable is None):
-            self._since = now()
-        if text != self._unreachable:
-            self._unreachable = text
-            self._changed.set()
-
-    def _measured(self, key: tuple[str, str], why_not: str) -> None:
-        before = self._unmeasured.pop(key, "")
-        if why_not:
-            self._unmeasured[key] = why_not
-        if why_not != before:
-            self._changed.set()
-
-    def _stands(
-        self, key: tuple[str, str], watched: WatchedKind, standing: WatchStatus, reason: str
-    ) -> None:
-        if standing == "pending":
-            self._pending.add(key)
-        elif key in self._pending:
-            self._pending.discard(key)
-            if not self._pending:
-                self._changed.set()
-        fine = standing in ("ok", "pending") or (standing == "absent" and watched.optional)
-        before = self._problems.get(key)
-        if fine:
-            self._problems.pop(key, None)
-        else:
-            self._problems[key] = standing, reason
-        if before != self._problems.get(key):
-            self._changed.set()
-
-    async def _tell(self) -> None:
-        """Publish how the cluster stands, whenever that changes."""
-        while True:
-            self._changed.clear()
-            problems = dict(self._problems)
-            if self._unreachable is not None:
-                self.report.degraded(self._unreachable)
-            elif problems:
-                self.report.degraded(_summary(problems))
-            elif not self._pending:
-                self.report.recovered()
-            await self.outbox.add([self._standing(problems), *self._access(problems)])
-            await self._changed.wait()
-
-    def _standing(self, problems: dict[tuple[str, str], tuple[WatchStatus, str]]) -> Resource:
-        status, severity, reason = "ok", Severity.INFO, ""
-        if self._unreachable is not None:
-            status, severity, reason = "unreachable", Severity.ERROR, self._unreachable
-        elif problems:
-            status, severity, reason = "partial", Severity.WARN, _summary(problems)
-        elif self._pending:
-            status, reason = "syncing", "not every kind is listed yet"
-        unmeasured = next(iter(self._unmeasured.values()), "")
-        version = (
-            ".".join(map(str, self.connection.version)) if any(self.connection.version) else ""
-        )
-        return Resource(
-            kind=CLUSTER,
-            name=self.cluster.name or "cluster",
-            status=status,
-            severity=severity,
-            state={
-                "server": self.connection.server, "version": version, "since": self._since,
-                **({"reason": reason} if reason else {}),
-                **({"usage": unmeasured} if unmeasured else {}),
-            },
-        )  # fmt: skip
-
-    def _access(
-        self, problems: dict[tuple[str, str], tuple[WatchStatus, str]]
-    ) -> Sequence[Resource]:
-        """What cannot be watched, each with the rule that is missing; and what can be again."""
-        solved = self._told_problems - set(problems)
-        self._told_problems = set(problems)
-        return [
-            *(self._access_to(key, deleted=True) for key in solved),
-            *(self._access_to(key, *told) for key, told in problems.items()),
-        ]
-
-    def _access_to(
-        self,
-        key: tuple[str, str],
-        standing: WatchStatus = "ok",
-        reason: str = "",
-        deleted: bool = False,
-    ) -> Resource:
-        kind, namespace = key
-        state = {"kind": kind, "reason": reason}
-        if standing == "forbidden":
-            state["rule"] = missing(self._watched(kind), namespace)
-        return Resource(
-            kind=ACCESS,
-            namespace="/".join(filter(None, (self.cluster.name, namespace))),
-            name=kind.removeprefix("kubernetes."),
-            status=standing,
-            severity=Severity.WARN,
-            state=state,
-            deleted=deleted,
-        )
-
-    def _watched(self, kind: str) -> WatchedKind:
-        measured = measured_kinds(self.settings, self.cluster)
-        for it in (*self._kinds, NAMESPACES):
-            if it.kind == kind:
-                return it
-        return next(it for it in measured if f"{it.kind}.usage" == kind)
-
-    # What was there before a restart
-
-    async def _recall(self) -> None:
-        """Take over what earlier runs told of, so that what is gone since is told as gone."""
-        kinds = {it.kind for it in self._kinds}
+    async def _restore(self) -> None:
+        """Restore what earlier runs published, so that what was deleted since is published so."""
+        kinds = {kind.kind for kind in self._kinds}
         prefix = f"{self.cluster.name}/" if self.cluster.name else ""
         kept, dropped = list[Resource](), list[Resource]()
         for kind, namespace, name in await self.context.known_resources(self.name):
             if kind == CLUSTER:
                 continue
-            # What is in no namespace stands in that of its cluster.
+            # Resources without a namespace are in that of their cluster.
             inside = "" if namespace == self.cluster.name else namespace.removeprefix(prefix)
-            there = not self.cluster.namespaces or inside in ("", *self.cluster.namespaces)
-            watched = kind in kinds and there
-            it = Resource(kind=kind, namespace=namespace, name=name, deleted=not watched)
-            (kept if watched else dropped).append(it)
-        self.reading.adopt(kept)
-        # Nobody watches these any more, by the configuration; and what stands in the way now is
-        # told anew.
+            is_selected = not self.cluster.namespaces or inside in ("", *self.cluster.namespaces)
+            is_watched = kind in kinds and is_selected
+            resource = Resource(kind=kind, namespace=namespace, name=name, deleted=not is_watched)
+            (kept if is_watched else dropped).append(resource)
+        self.differ.restore(kept)
+        # The configuration selects these no longer; and missing permissions are published again.
         await self.outbox.add(dropped)
 
 
-def _summary(problems: dict[tuple[str, str], tuple[WatchStatus, str]]) -> str:
-    """The problems in a sentence."""
-    forbidden = sorted(
-        f"{kind.removeprefix('kubernetes.')}{f' in {namespace}' if namespace else ''}"
-        for (kind, namespace), (standing, _) in problems.items()
-        if standing == "forbidden"
-    )
-    parts = []
-    if forbidden:
-        more = f" and {len(forbidden) - 5} more" if len(forbidden) > 5 else ""
-        parts.append(
-            f"RBAC forbids {', '.join(forbidden[:5])}{more}; `almenara kubernetes rbac` prints the"
-            " rules that are needed"
-        )
-    others = [reason for standing, reason in problems.values() if standing != "forbidden"]
-    if others:
-        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-        parts.append(f"{others[0]}{more}")
-    return "; ".join(parts)
+class NamespaceSelection:
+    """The namespaces that match the selector: their watches start and end with their labels."""
+
+    def __init__(self, watch: ClusterWatch, group: asyncio.TaskGroup) -> None:
+        self.watch, self.group = watch, group
+        self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._kinds = [
+            kind for kind in watched_kinds(watch.settings, watch.cluster) if kind.namespaced
+        ]
+
+    async def accept(self, batch: Batch) -> None:
+        """Follow a batch of the watch of namespaces."""
+        if not isinstance(batch, Listing):
+            for namespace, is_deleted in batch.changes:
+                name = namespace.metadata.name
+                await (self._leave(name) if is_deleted else self._enter(name))
+            return
+        names = [namespace.metadata.name for namespace in batch.objects]
+        for name in [name for name in self._tasks if name not in names]:
+            await self._leave(name)
+        # Those that an earlier run watched, and that have lost their labels since.
+        for name in self.watch.differ.namespaces() - set(names) - set(self._tasks):
+            await self._clear(name)
+        for name in names:
+            await self._enter(name)
+
+    async def _enter(self, name: str) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = [self.watch.start(self.group, kind, name) for kind in self._kinds]
+
+    async def _leave(self, name: str) -> None:
+        tasks = self._tasks.pop(name, None)
+        if tasks is None:
+            return
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        status = self.watch.status
+        for kind in self._kinds:
+            status.forget_watch((kind.kind, name))
+        for kind in metrics_kinds(self.watch.settings, self.watch.cluster):
+            status.forget_watch((f"{kind.kind}.usage", name))
+            status.note_usage((kind.kind, name), "")
+        await self._clear(name)
+
+    async def _clear(self, name: str) -> None:
+        """Publish everything in a namespace as deleted."""
+        for kind in self._kinds:
+            await self.watch.accept(kind, name, Listing(()))

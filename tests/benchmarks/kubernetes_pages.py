@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.application import Almenara
 from support.servers import wait_until
+from support.simulated_kubernetes import simulated_kubernetes
 
 SHORT = "--short" in sys.argv
 PODS = int(os.environ.get("BENCH_PODS", "600" if SHORT else "5000"))
@@ -114,11 +115,13 @@ def main() -> None:
         plugins = Path(folder) / "plugins"
         plugins.mkdir()
         (plugins / "churn.py").write_text(CHURN)
-        almenara = Almenara(
-            Path(folder) / "almenara", "nats://127.0.0.1:1", plugins_dir=str(plugins),
-            plugins__disabled="[nats]", plugins__kubernetes__simulated=str(PODS - CHANGING),
-        )  # fmt: skip
-        with almenara:
+        with (
+            simulated_kubernetes(Path(folder) / "kubernetes", PODS - CHANGING) as settings,
+            Almenara(
+                Path(folder) / "almenara", "nats://127.0.0.1:1", plugins_dir=str(plugins),
+                plugins__disabled="[nats]", **settings,
+            ) as almenara,
+        ):  # fmt: skip
             last = f"{KUBERNETES}.pods?text=churning-{CHANGING - 1}"
             wait_until(lambda: f"churning-{CHANGING - 1}</a>" in almenara.text(last), "pods", 90)
             path = os.environ.get("ALMENARA_CHROMIUM")

@@ -8,6 +8,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from support.application import Almenara
 from support.raw_nats import RawClient
 from support.servers import NatsServer, wait_until
+from support.simulated_kubernetes import simulated_kubernetes
 
 DESKTOP = {"width": 1440, "height": 900}
 
@@ -42,11 +43,11 @@ def publisher(nats_server: NatsServer) -> Iterator[RawClient]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
     """An Almenara with a simulated cluster of 80 pods and nothing else."""
-    almenara = Almenara(
-        tmp_path_factory.mktemp("kubernetes"), "nats://127.0.0.1:1",
-        plugins__disabled="[nats]", plugins__kubernetes__simulated="80",
-    )  # fmt: skip
-    with almenara:
+    folder = tmp_path_factory.mktemp("kubernetes")
+    with (
+        simulated_kubernetes(folder, 80) as settings,
+        Almenara(folder, "nats://127.0.0.1:1", plugins__disabled="[nats]", **settings) as almenara,
+    ):
         wait_until(
             lambda: "context-indexer" in almenara.text("/dashboards/kubernetes"), "the cluster"
         )

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.application import Almenara
 from support.servers import free_port, wait_until
+from support.simulated_kubernetes import simulated_kubernetes
 
 FOLDER = ROOT / "docs" / "pictures"
 DESKTOP, PHONE = (1280, 800), (390, 844)
@@ -71,11 +72,11 @@ def main() -> None:
         finally:
             demo.send_signal(signal.SIGINT)
             demo.wait(30)
-        large = Almenara(
-            Path(data) / "large", "nats://127.0.0.1:1", plugins__disabled="[nats]",
-            plugins__kubernetes__simulated="5000",
-        )  # fmt: skip
-        with large:
+        folder = Path(data) / "large"
+        with (
+            simulated_kubernetes(folder, 5000) as settings,
+            Almenara(folder, "nats://127.0.0.1:1", plugins__disabled="[nats]", **settings) as large,
+        ):
             wait_until(lambda: "team-195" in large.text(KUBERNETES), "5,000 pods", 90)
             take(browser, large.url, LARGE)
         browser.close()

@@ -17,6 +17,7 @@ from support.application import Almenara
 from support.hostile import payloads, spoilt
 from support.paths import ROOT
 from support.servers import accepts, free_port, wait_until
+from support.simulated_kubernetes import simulated_kubernetes
 
 PLUGIN = """
 import asyncio, itertools, json
@@ -207,11 +208,14 @@ def besieged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Besieged]:
     ray = subprocess.Popen([sys.executable, "-c", RAY, str(port)])
     try:
         wait_until(lambda: accepts(port), "the simulated Ray")
-        with Almenara(
-            folder / "almenara", "nats://127.0.0.1:1", plugins_dir=str(plugins),
-            plugins__disabled="[nats]", plugins__kubernetes__simulated="60",
-            plugins__ray__clusters=json.dumps([{"name": "sim", "url": f"http://127.0.0.1:{port}"}]),
-        ) as almenara:  # fmt: skip
+        clusters = json.dumps([{"name": "sim", "url": f"http://127.0.0.1:{port}"}])
+        with (
+            simulated_kubernetes(folder / "kubernetes", 60) as settings,
+            Almenara(
+                folder / "almenara", "nats://127.0.0.1:1", plugins_dir=str(plugins),
+                plugins__disabled="[nats]", plugins__ray__clusters=clusters, **settings,
+            ) as almenara,
+        ):  # fmt: skip
             yield Besieged(almenara, plugins)
     finally:
         ray.terminate()

@@ -59,7 +59,7 @@ def a_pod(page: Page, almenara: Almenara, workload: str) -> None:
 @pytest.mark.usefixtures("problems")
 def test_pod_map_groups_pods_by_choice(cluster: Almenara, page: Page) -> None:
     live(page, cluster.url + KUBERNETES)
-    expect(page.locator(".k-simulated")).to_contain_text("Nothing on this page is real")
+    expect(page.locator(".k-simulated")).to_contain_text("Simulated data")
     for group, tile in (
         ("Workload", "council/StatefulSet"), ("Service", "council/orchestrator"),
         ("Node", "worker-01"), ("App", "neo4j"), ("Part of", "inference"), ("Namespace", "ray"),
@@ -133,6 +133,7 @@ def test_workload_page_links_to_pods_and_logs(cluster: Almenara, page: Page) -> 
     )
     expect(page.locator("#panel-kubernetes-containers tbody tr")).to_have_count(2)
     # The lines of the charts go from left to right only.
+    page.wait_for_selector(".k-chart polyline", state="attached")
     lines = page.eval_on_selector_all(
         ".k-chart polyline", "all => all.map(it => it.getAttribute('points'))"
     )
@@ -140,9 +141,9 @@ def test_workload_page_links_to_pods_and_logs(cluster: Almenara, page: Page) -> 
     for line in lines:
         across = [float(point.split(",")[0]) for point in line.split()]
         assert across == sorted(across)
-    page.get_by_role("link", name="Log of proxy", exact=True).click()
+    page.get_by_role("link", name="Logs of proxy", exact=True).click()
     arrived(page, "container=proxy")
-    expect(page.get_by_label("Log of container")).to_have_value("proxy")
+    expect(page.get_by_label("Container", exact=True)).to_have_value("proxy")
     page.locator(".k-chain a").first.click()
     expect(page.locator("h1")).to_contain_text("Deployment/model-gateway")
 
@@ -154,12 +155,12 @@ def test_pod_log_follows_searches_and_selects_containers(cluster: Almenara, page
     expect(lines.first).to_be_visible()
     before = lines.count()
     expect(lines).not_to_have_count(before)
-    page.get_by_label("Search the log").fill("heartbeat")
+    page.get_by_label("Search logs").fill("heartbeat")
     page.get_by_role("button", name="Filter").click()
     arrived(page, "text=heartbeat")
     expect(page.locator(".log-state")).to_contain_text("lines match “heartbeat”")
     assert all("heartbeat" in it for it in lines.all_inner_texts())
-    page.get_by_label("Log before the last restart").select_option("yes")
+    page.get_by_label("Previous container").select_option("yes")
     page.get_by_role("button", name="Filter").click()
     arrived(page, "previous=yes")
     expect(page.locator(".log-state")).to_contain_text("The log has ended")
@@ -178,7 +179,7 @@ def test_yaml_page_redacts_secrets(cluster: Almenara, page: Page) -> None:
     assert "image: example/model-gateway:2.4.1" in text
     assert "value: (masked)" in text
     assert "secretKeyRef" in text
-    page.get_by_label("Lines with").fill("image:")
+    page.get_by_label("Filter lines").fill("image:")
     page.get_by_role("button", name="Filter").click()
     lines = page.locator("#panel-kubernetes-manifest-lines li").all_inner_texts()
     assert lines

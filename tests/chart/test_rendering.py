@@ -386,7 +386,8 @@ def test_install_container_storage_limit_fits() -> None:
 
 def test_simulated_cluster_has_no_permissions() -> None:
     manifests = render(engine.read(SETS["simulated"]))
-    assert "clusters" not in engine.configuration(manifests)["plugins"]["kubernetes"]
+    (cluster,) = engine.configuration(manifests)["plugins"]["kubernetes"]["clusters"]
+    assert cluster == {"kubeconfig": "/etc/almenara/simulated.kubeconfig", "simulated": True}
     assert not [it for it in manifests if it["kind"] in ("ClusterRole", "Role")]
 
 

@@ -95,12 +95,10 @@
 {{- $ports | uniq | toJson }}
 {{- end }}
 
-{{- /* The observed Kubernetes clusters, as JSON: those of `config`, or else the own one, but none with a
-simulated one. */ -}}
+{{- /* The observed Kubernetes clusters, as JSON: those of `config`, or else the own one. */ -}}
 {{- define "almenara.kubernetesClusters" -}}
 {{- $clusters := dig "plugins" "kubernetes" "clusters" list .Values.config }}
-{{- $default := ternary list (list dict) (gt (int (dig "plugins" "kubernetes" "simulated" 0 .Values.config)) 0) }}
-{{- default $default $clusters | toJson }}
+{{- default (list dict) $clusters | toJson }}
 {{- end }}
 
 {{- /* The clusters in which KubeRay resources are observed, as JSON. */ -}}

@@ -8,12 +8,12 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
-from test_kubernetes_logs import Kubelet
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from support.api_server import ApiServer
 from support.application import Almenara
+from support.kubelet import Kubelet
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio

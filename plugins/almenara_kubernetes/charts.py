@@ -1,0 +1,177 @@
+"""Pods as cells and samples as lines: the geometry of small SVG pictures."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import msgspec
+
+from almenara.signals import Resource, Severity
+
+TONES: Final = ("bad", "wait", "ok", "done")
+"""The tones of pods, worst first: each has a colour and a shape of its own. The interface calls
+them failing, pending, ready and completed."""
+TONE_OF: Final[Mapping[Severity, str]] = {
+    Severity.DEBUG: "done", Severity.INFO: "ok", Severity.WARN: "wait",
+    Severity.ERROR: "bad", Severity.FATAL: "bad",
+}  # fmt: skip
+ORDER: Final = {tone: place for place, tone in enumerate(TONES)}
+WIDTH: Final = 160
+GAP: Final = 2
+SIDES: Final = ((0.1, 6), (0.5, 8), (2.0, 11))
+"""Upper bounds of requested cores, and the side of a cell up to each."""
+LARGEST: Final = 15
+"""The side of a cell beyond, and of pods that request devices."""
+CHART: Final = (600, 120)
+PAUSE: Final = 6
+"""A gap between samples of this many usual steps is drawn as a gap."""
+
+
+class Cell(msgspec.Struct, frozen=True, gc=False):
+    """A pod in a picture."""
+
+    tone: str
+    side: int
+    pod: Resource
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """Cells, drawn as one path for each tone, or as one for each pod where each is a link."""
+
+    height: int
+    paths: Sequence[tuple[str, str]]
+    """Tone and path."""
+    cells: Sequence[tuple[Resource, str, str]] = ()
+    """Pod, tone and path."""
+    left_out: int = 0
+    """Cells without room; the worst are never among them."""
+
+
+def make_cell(pod: Resource) -> Cell:
+    """The cell of a pod."""
+    cores = pod.state.get("cpu_request", 0.0)
+    side = next((side for most, side in SIDES if cores <= most), LARGEST)
+    if "devices" in pod.state:
+        side = LARGEST
+    return Cell(TONE_OF.get(pod.severity, "bad"), side, pod)
+
+
+def draw_cells(cells: Iterable[Cell], *, room: int, each: bool) -> Picture:
+    """Arrange cells in rows, the worst and largest first, `room` of them at most.
+
+    `each` makes a path for every cell instead of one for every tone.
+    """
+    ordered = sorted(cells, key=lambda cell: (ORDER[cell.tone], -cell.side))
+    paths: dict[str, list[str]] = {}
+    single: list[tuple[Resource, str, str]] = []
+    x = y = tallest = 0
+    for cell in ordered[:room]:
+        if x + cell.side > WIDTH:
+            x, y, tallest = 0, y + tallest + GAP, 0
+        path = _shape(cell.tone, x, y, cell.side)
+        if each:
+            single.append((cell.pod, cell.tone, path))
+        else:
+            paths.setdefault(cell.tone, []).append(path)
+        x += cell.side + GAP
+        tallest = max(tallest, cell.side)
+    return Picture(
+        height=max(y + tallest, 1),
+        paths=[(tone, "".join(parts)) for tone, parts in paths.items()],
+        cells=single,
+        left_out=max(len(ordered) - room, 0),
+    )
+
+
+def _shape(tone: str, x: int, y: int, side: int) -> str:
+    if tone == "bad":
+        half = side / 2
+        return f"M{x + half:g} {y}l{half:g} {half:g}-{half:g} {half:g}-{half:g}-{half:g}z"
+    if tone == "wait":
+        return f"M{x} {y + side}h{side}l-{side / 2:g}-{side}z"
+    if tone == "done":
+        # An outline, a unit wide.
+        return f"M{x} {y}h{side}v{side}h-{side}zm1 1v{side - 2}h{side - 2}v-{side - 2}z"
+    return f"M{x} {y}h{side}v{side}h-{side}z"
+
+
+def display_status(pod: Resource) -> str:
+    """The status of a pod among others: one that runs and is not ready is `NotReady`.
+
+    kubectl prints `Running` for both, beside a column of its own.
+    """
+    is_unready = pod.status == "Running" and pod.severity == Severity.WARN
+    return "NotReady" if is_unready else pod.status
+
+
+def count_statuses(pods: Iterable[Resource]) -> list[tuple[str, str, int]]:
+    """Tone, status and number of pods, the worst and then the most frequent first."""
+    counts = Counter((TONE_OF.get(pod.severity, "bad"), display_status(pod)) for pod in pods)
+    return sorted(
+        ((tone, status, count) for (tone, status), count in counts.items()),
+        key=lambda row: (ORDER[row[0]], -row[2], row[1]),
+    )
+
+
+def draw_bar(counts: Sequence[tuple[str, str, int]], width: int = 100) -> list[dict[str, Any]]:
+    """The parts of a bar of a width: the start, width and tone of each."""
+    total = sum(count for _, _, count in counts) or 1
+    parts: list[dict[str, Any]] = []
+    start = 0.0
+    for tone in TONES:
+        count = sum(count for part_tone, _, count in counts if part_tone == tone)
+        if count:
+            # Few failing pods stay visible among many.
+            part_width = max(count / total * width, 1.5)
+            parts.append({"tone": tone, "x": round(start, 1), "width": round(part_width, 1)})
+            start += part_width
+    return parts
+
+
+class Chart(msgspec.Struct, frozen=True, kw_only=True):
+    """A line over time, with levels to compare with."""
+
+    pieces: Sequence[str]
+    """Points of the line, in pieces where samples are missing."""
+    levels: Sequence[tuple[str, float, float]]
+    """Name, value and height of each level."""
+    top: float
+    first: int
+    last: int
+    newest: float
+
+
+def draw_chart(
+    points: Sequence[tuple[int, float]], levels: Mapping[str, float | None]
+) -> Chart | None:
+    """The chart of samples; None where they are too few for a line."""
+    if len(points) < 2:
+        return None
+    # Samples are in the order of their arrival, and some arrive late.
+    points = sorted(points)
+    width, height = CHART
+    known = {name: value for name, value in levels.items() if value}
+    top = max(max(value for _, value in points), *known.values(), 1e-9) * 1.08
+    first, last = points[0][0], points[-1][0]
+    steps = sorted(after[0] - before[0] for before, after in pairwise(points))
+    usual_step = steps[len(steps) // 2]
+
+    def y_of(value: float) -> float:
+        return round(height - max(value, 0.0) / top * height, 1)
+
+    pieces: list[list[str]] = [[]]
+    before = first
+    for time, value in points:
+        if usual_step and time - before > usual_step * PAUSE:
+            pieces.append([])
+        before = time
+        pieces[-1].append(f"{(time - first) / max(last - first, 1) * width:.1f},{y_of(value)}")
+    return Chart(
+        pieces=[" ".join(piece) for piece in pieces if len(piece) > 1],
+        levels=[(name, value, y_of(value)) for name, value in known.items()],
+        top=top,
+        first=first,
+        last=last,
+        newest=points[-1][1],
+    )

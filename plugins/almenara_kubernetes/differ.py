@@ -1,0 +1,391 @@
+"""The objects of a cluster as signals: what differs from what was published before.
+
+Pure and synchronous: the source passes in what it lists and watches, in the order of its arrival.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from almenara.sdk import describe_error, now
+from almenara.signals import Event, Resource, Sample, Severity, Signal
+from almenara_kube.kinds import WatchedKind
+from almenara_kube.objects import KubernetesObject, Malformed, Metadata, OwnerReference
+from almenara_kubernetes.endpoints import EndpointIndex
+from almenara_kubernetes.kinds import (
+    CERTIFICATES,
+    ENDPOINT_SLICES,
+    EVENTS,
+    PODS,
+    REPLICA_SETS,
+    SERVICES,
+    CustomKind,
+)
+from almenara_kubernetes.mapping import Mapped, workloads
+from almenara_kubernetes.mapping.autoscalers import map_autoscaler
+from almenara_kubernetes.mapping.certificates import map_certificate
+from almenara_kubernetes.mapping.custom import map_custom
+from almenara_kubernetes.mapping.events import event_count, map_event
+from almenara_kubernetes.mapping.network import map_ingress, map_service
+from almenara_kubernetes.mapping.nodes import map_node
+from almenara_kubernetes.mapping.owners import (
+    Chain,
+    Key,
+    OwnerIndex,
+    qualified_kind,
+    select_labels,
+    top_workload,
+)
+from almenara_kubernetes.mapping.pods import map_pod
+from almenara_kubernetes.mapping.storage import map_claim
+from almenara_kubernetes.mapping.transitions import make_events, scope_attributes
+from almenara_kubernetes.models import (
+    Certificate,
+    CustomObject,
+    EndpointSlice,
+    KubernetesEvent,
+    Pod,
+    Service,
+)
+from almenara_kubernetes.quantities import parse_timestamp
+from almenara_kubernetes.usage import UsageSampler
+
+LABELS: Final = ("app.kubernetes.io/*", "app", "k8s-app", "ray.io/*")
+"""The labels that resources have."""
+OWNERS: Final = "owners"
+MALFORMED: Final = "Malformed"
+SOURCE: Final = "kubernetes"
+MAPPERS: Final[Mapping[str, Callable[[Any], Mapped]]] = {
+    **workloads.MAPPERS,
+    "kubernetes.node": map_node,
+    "kubernetes.ingress": map_ingress,
+    "kubernetes.persistentvolumeclaim": map_claim,
+    "kubernetes.certificate": map_certificate,
+    "kubernetes.horizontalpodautoscaler": map_autoscaler,
+}
+"""By the kind of the resource, where the object alone is enough."""
+
+
+class ClusterDiffer:
+    """Turns the objects of one cluster into signals, and remembers what was published.
+
+    `cluster` is its name where there are several, and stands in front of every namespace:
+    `<cluster>/<namespace>`. `source` is the source of its events, as CloudEvents defines it.
+    `labels` are the names of labels to keep, where a `*` at the end matches the rest.
+
+    A resource is published when it differs from before. Transitions are reported between what was
+    known and what is new; of an object that is observed for the first time, only those of the last
+    minutes, so that a new installation does not start with the events of last year. Ids are stable:
+    what is reported again after a restart is the same event.
+    """
+
+    def __init__(
+        self, cluster: str = "", *, source: str = "", labels: Sequence[str] = LABELS
+    ) -> None:
+        self.cluster = cluster
+        self.source = source or f"{SOURCE}/{cluster}".rstrip("/")
+        self._labels = tuple(labels)
+        self._published: dict[str, dict[Key, Resource]] = defaultdict(dict)
+        """The resources as they were last published, by kind."""
+        self._uids: dict[str, dict[Key, str]] = defaultdict(dict)
+        """The uid of every known object, including those that are not resources, by kind."""
+        self._owners = OwnerIndex()
+        self._endpoints = EndpointIndex()
+        self._services: dict[Key, Service] = {}
+        self._certificates: dict[Key, Certificate] = {}
+        self._event_counts: dict[str, int] = {}
+        """The last published count of an event of Kubernetes, by uid."""
+        self._usage = UsageSampler()
+
+    def restore(self, resources: Iterable[Resource]) -> None:
+        """Add what an earlier run published, so that what was deleted since is published as
+        deleted, and what has not changed is not published again."""
+        for resource in resources:
+            if resource.deleted or not resource.kind.startswith("kubernetes."):
+                continue
+            key = (self._native_namespace(resource.namespace), resource.name)
+            self._published[resource.kind][key] = resource
+            self._uids[resource.kind][key] = str(resource.state.get("uid", ""))
+
+    def namespaces(self) -> set[str]:
+        """The namespaces with known objects, by their names in the cluster."""
+        return {namespace for known in self._uids.values() for namespace, _ in known} - {""}
+
+    def replace_all(
+        self, kind: WatchedKind, namespace: str, objects: Sequence[KubernetesObject]
+    ) -> list[Signal]:
+        """The signals of a complete list of a kind in a namespace, which is empty for all of them
+        and for kinds without namespaces."""
+        signals: list[Signal] = []
+        listed = {_key(obj.metadata) for obj in objects}
+        for key in [key for key in self._uids[kind.kind] if key not in listed]:
+            if not namespace or key[0] == namespace:
+                signals += self._remove(kind, key)
+        for obj in objects:
+            signals += self.update(kind, obj)
+        return signals
+
+    def update(self, kind: WatchedKind, obj: KubernetesObject) -> list[Signal]:
+        """The signals of an object that is new or has changed. Raises nothing: an object that
+        cannot be read becomes a resource that says so."""
+        try:
+            return self._update(kind, obj)
+        except Exception as error:
+            # Whatever an object contains, the next one must be read.
+            problem = f"{type(error).__name__}: {describe_error(error, 300)}"
+            return self._reject(kind, Malformed(metadata=obj.metadata, problem=problem))
+
+    def remove(self, kind: WatchedKind, obj: KubernetesObject) -> list[Signal]:
+        """The signals of an object that is deleted."""
+        return self._remove(kind, _key(obj.metadata))
+
+    def usage(self, kind: WatchedKind, objects: Sequence[KubernetesObject]) -> list[Sample]:
+        """Samples of what known pods or nodes use."""
+        return self._usage.sample(kind, objects, self._published[kind.kind], self.cluster)
+
+    def tick(self) -> list[Signal]:
+        """What changes with time alone: certificates come near their end. Call it about once a
+        minute."""
+        return [
+            signal
+            for certificate in list(self._certificates.values())
+            for signal in self.update(CERTIFICATES, certificate)
+        ]
+
+    # Objects
+
+    def _update(self, kind: WatchedKind, obj: KubernetesObject) -> list[Signal]:
+        if isinstance(obj, Malformed):
+            return self._reject(kind, obj)
+        key = _key(obj.metadata)
+        if not key[1]:
+            return self._reject(kind, Malformed(problem="the object has no name"))
+        self._uids[kind.kind][key] = obj.metadata.uid
+        if isinstance(obj, KubernetesEvent):
+            return self._update_event(obj)
+        if isinstance(obj, EndpointSlice):
+            return self._update_services(self._endpoints.update(key, obj))
+        if isinstance(obj, Pod):
+            return self._update_pod(kind, key, obj)
+        signals: list[Signal] = []
+        for pod in self._owners.add(_kind_name(kind), obj.metadata):
+            signals += self._update_owners(pod)
+        if isinstance(obj, Service):
+            self._services[key] = obj
+        if isinstance(obj, Certificate):
+            self._certificates[key] = obj
+        chain = self._owners.chain(obj.metadata)
+        if kind.kind == REPLICA_SETS.kind and chain:
+            # The replica sets of a Deployment are only links of a chain.
+            return signals
+        text, severity, state = self._map(kind, key, obj)
+        if "rollout" in state:
+            state[workloads.ROLLOUT_OF] = self._rollout_generation(kind, key, obj, state)
+        state[OWNERS] = [f"{owner_kind}/{name}" for owner_kind, name, _ in chain]
+        state["labels"] = select_labels(obj.metadata.labels, self._labels)
+        mapped = (text, severity, {**_base_state(obj.metadata), **state})
+        return signals + self._publish(kind, key, mapped)
+
+    def _map(self, kind: WatchedKind, key: Key, obj: KubernetesObject) -> Mapped:
+        if isinstance(obj, Service):
+            return map_service(obj, self._endpoints.endpoints(key))
+        if isinstance(obj, CustomObject) and isinstance(kind, CustomKind):
+            return map_custom(obj, kind)
+        return MAPPERS[kind.kind](obj)
+
+    def _rollout_generation(
+        self, kind: WatchedKind, key: Key, obj: KubernetesObject, state: Mapping[str, Any]
+    ) -> int | None:
+        before = self._published[kind.kind].get(key)
+        is_same = before is not None and before.state.get("uid") == obj.metadata.uid
+        return workloads.rollout_generation(
+            before.state if before is not None and is_same else None,
+            state,
+            obj.metadata.generation,
+        )
+
+    def _update_pod(self, kind: WatchedKind, key: Key, pod: Pod) -> list[Signal]:
+        text, severity, state = map_pod(pod, select_labels(pod.metadata.labels, self._labels))
+        chain = self._owners.chain(pod.metadata)
+        self._owners.add_pod(key, chain)
+        state = {**_base_state(pod.metadata), **state, **_owner_state(chain, key[1])}
+        return self._publish(kind, key, (text, severity, state))
+
+    def _update_owners(self, key: Key) -> list[Signal]:
+        """The signals of a pod whose owners have become known."""
+        before = self._published[PODS.kind].get(key)
+        if before is None:
+            return []
+        uids, owners = before.state.get("owner_uids"), before.state.get(OWNERS)
+        if not uids or not owners:
+            return []
+        kind, _, name = str(owners[0]).partition("/")
+        reference = OwnerReference(kind=kind, name=name, uid=uids[0], controller=True)
+        chain = self._owners.chain(Metadata(owner_references=[reference]))
+        state = {**before.state, **_owner_state(chain, key[1])}
+        if state == before.state:
+            return []
+        self._owners.add_pod(key, chain)
+        after = msgspec.structs.replace(before, state=state, time=now())
+        self._published[PODS.kind][key] = after
+        return [after]
+
+    def _update_services(self, keys: Iterable[Key]) -> list[Signal]:
+        """The signals of services whose endpoints may have changed."""
+        services = [self._services[key] for key in keys if key in self._services]
+        return [signal for service in services for signal in self._update(SERVICES, service)]
+
+    def _update_event(self, event: KubernetesEvent) -> list[Signal]:
+        count = event_count(event)
+        if self._event_counts.get(event.metadata.uid) == count:
+            return []
+        self._event_counts[event.metadata.uid] = count
+        regarding = event.regarding
+        kind = qualified_kind(regarding.kind, regarding.api_version)
+        namespace = regarding.namespace
+        subject = self._subject(kind, namespace, regarding.name) if kind else ""
+        mapped = map_event(
+            event,
+            subject=subject,
+            correlation=self._correlation_of(kind, (namespace, regarding.name)) or subject,
+            source=self.source,
+        )
+        attributes = scope_attributes(self._namespace(namespace) if namespace else "")
+        return [msgspec.structs.replace(mapped, attributes=attributes)]
+
+    def _remove(self, kind: WatchedKind, key: Key) -> list[Signal]:
+        uid = self._uids[kind.kind].pop(key, "")
+        self._owners.remove(uid)
+        self._usage.forget(kind.kind, key)
+        signals: list[Signal] = []
+        match kind.kind:
+            case ENDPOINT_SLICES.kind:
+                signals += self._update_services(self._endpoints.remove(key))
+            case EVENTS.kind:
+                self._event_counts.pop(uid, None)
+            case SERVICES.kind:
+                self._services.pop(key, None)
+            case CERTIFICATES.kind:
+                self._certificates.pop(key, None)
+        before = self._published[kind.kind].pop(key, None)
+        if before is None:
+            return signals
+        if kind.kind == PODS.kind:
+            self._owners.remove_pod(key, before.state.get("owner_uids", ()))
+        return [*signals, msgspec.structs.replace(before, deleted=True, time=now())]
+
+    def _reject(self, kind: WatchedKind, obj: Malformed) -> list[Signal]:
+        """The signals of an object that cannot be read: that it exists, and its problem."""
+        key = _key(obj.metadata)
+        subject = self._subject(_kind_name(kind), *key)
+        event = Event(
+            id=f"{obj.metadata.uid or subject}/malformed/{obj.problem}",
+            source=self.source, type=f"{SOURCE}.malformed", subject=subject, time=now(),
+            severity=Severity.WARN, correlation=subject,
+            attributes=scope_attributes(self._namespace(key[0]) if key[0] else ""),
+            data={"reason": obj.problem, "kind": kind.api_kind, "plural": kind.plural},
+            problem=f"this {kind.api_kind} cannot be read: {obj.problem}",
+        )  # fmt: skip
+        if not key[1]:
+            return [event]
+        self._uids[kind.kind][key] = obj.metadata.uid
+        after = Resource(
+            kind=kind.kind, namespace=self._namespace(key[0]), name=key[1], status=MALFORMED,
+            severity=Severity.ERROR, state={"uid": obj.metadata.uid, "problem": obj.problem},
+            time=now(),
+        )  # fmt: skip
+        before = self._published[kind.kind].get(key)
+        if before is not None and _is_unchanged(before, after):
+            return []
+        self._published[kind.kind][key] = after
+        return [after, event]
+
+    # Signals
+
+    def _publish(self, kind: WatchedKind, key: Key, mapped: Mapped) -> list[Signal]:
+        """The resource and its transitions, where it differs from what was published."""
+        text, severity, state = mapped
+        after = Resource(
+            kind=kind.kind, namespace=self._namespace(key[0]), name=key[1], status=text,
+            severity=severity, time=now(),
+            state={
+                name: value
+                for name, value in state.items()
+                if value is not None and value not in ("", [], {})
+            },
+        )  # fmt: skip
+        before = self._published[kind.kind].get(key)
+        if before is not None and _is_unchanged(before, after):
+            return []
+        self._published[kind.kind][key] = after
+        if before is not None and before.state.get("uid", "") != (state.get("uid") or ""):
+            # Another object of the same name: the first one's transitions are not this one's.
+            before = None
+        subject = self._subject(_kind_name(kind), *key)
+        events = make_events(
+            before,
+            after,
+            subject=subject,
+            correlation=self._correlation(after, key[0]) or subject,
+            source=self.source,
+        )
+        return [after, *events]
+
+    def _correlation(self, resource: Resource, namespace: str) -> str:
+        """What ties the events of a workload and all its parts together: the workload's subject."""
+        top = resource.state.get("workload") or next(reversed(resource.state.get(OWNERS, ())), "")
+        kind, slash, name = str(top).partition("/")
+        return self._subject(kind, namespace, name) if slash else ""
+
+    def _correlation_of(self, kind: str, key: Key) -> str:
+        known = self._published.get(f"{SOURCE}.{kind.lower()}", {}).get(key)
+        if known is not None:
+            return self._correlation(known, key[0])
+        if kind != "ReplicaSet":
+            return ""
+        uid = self._uids[REPLICA_SETS.kind].get(key)
+        owner = self._owners.owner_of(uid) if uid else None
+        if owner is None:
+            return ""
+        return self._subject(qualified_kind(owner.kind, owner.api_version), key[0], owner.name)
+
+    def _subject(self, kind: str, namespace: str, name: str) -> str:
+        return "/".join(filter(None, (kind.lower(), self._namespace(namespace), name)))
+
+    def _namespace(self, namespace: str) -> str:
+        return "/".join(filter(None, (self.cluster, namespace)))
+
+    def _native_namespace(self, namespace: str) -> str:
+        if not self.cluster:
+            return namespace
+        return namespace.removeprefix(self.cluster).removeprefix("/")
+
+
+def _kind_name(kind: WatchedKind) -> str:
+    return qualified_kind(kind.api_kind, kind.api_version)
+
+
+def _key(metadata: Metadata) -> Key:
+    return metadata.namespace, metadata.name
+
+
+def _base_state(metadata: Metadata) -> dict[str, Any]:
+    return {"uid": metadata.uid, "created": parse_timestamp(metadata.creation_timestamp)}
+
+
+def _owner_state(chain: Chain, name: str) -> dict[str, Any]:
+    state: dict[str, Any] = {"workload": top_workload(chain, name)}
+    if chain:
+        state[OWNERS] = [f"{kind}/{owner}" for kind, owner, _ in chain]
+        state["owner_uids"] = [uid for _, _, uid in chain if uid]
+    return state
+
+
+def _is_unchanged(before: Resource, after: Resource) -> bool:
+    return (
+        before.state == after.state
+        and before.status == after.status
+        and before.severity == after.severity
+    )

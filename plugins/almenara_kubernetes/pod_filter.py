@@ -1,0 +1,174 @@
+"""Selecting pods, and grouping them by workload, service, node, namespace or label."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from almenara.hookspecs import DataView, ResourceQuery
+from almenara.signals import Resource, Severity
+from almenara_kubernetes.charts import display_status
+from almenara_kubernetes.links import page_url
+from almenara_kubernetes.mapping.kubectl_columns import FINAL_PHASES
+
+ALL: Final = 200_000
+"""A limit that no cluster reaches."""
+GROUPINGS: Final[Mapping[str, str]] = {
+    "namespace": "Namespace", "workload": "Workload", "service": "Service", "node": "Node",
+    "app.kubernetes.io/name": "App", "app.kubernetes.io/part-of": "Part of",
+}  # fmt: skip
+"""The groupings to choose from, by the value of the filter `group`, which may be any label."""
+NONE: Final = "none"
+"""The group of pods that are in no other."""
+STATUS_GROUPS: Final[Mapping[str, Sequence[Severity]]] = {
+    "failing": (Severity.ERROR, Severity.FATAL), "pending": (Severity.WARN,),
+    "ready": (Severity.INFO,), "completed": (Severity.DEBUG,),
+}  # fmt: skip
+"""Values of the filter `status` that stand for many statuses."""
+STATUS_GROUP_OF: Final = {
+    severity: name for name, severities in STATUS_GROUPS.items() for severity in severities
+}
+
+Group = tuple[str, str]
+"""Namespace, empty where it has none, and name."""
+
+
+def all_resources(view: DataView, kind: str, namespace: str = "") -> Sequence[Resource]:
+    """All resources of a kind, of one namespace or of all."""
+    return view.resources(ResourceQuery(kind=f"kubernetes.{kind}", namespace=namespace, limit=ALL))
+
+
+def is_active(pod: Resource) -> bool:
+    """Whether a pod uses what it requests: all do until they have succeeded or failed."""
+    return pod.state.get("phase") not in FINAL_PHASES
+
+
+class PodFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which pods to select; an empty field selects all."""
+
+    namespace: str = ""
+    workload: str = ""
+    """`Deployment/checkout`."""
+    service: str = ""
+    node: str = ""
+    label: str = ""
+    """`app.kubernetes.io/name=checkout`, or the name alone."""
+    status: str = ""
+    """As kubectl prints it, or one of `STATUS_GROUPS`."""
+    text: str = ""
+
+    @classmethod
+    def from_filters(cls, filters: Mapping[str, str]) -> "PodFilter":
+        """The selection by the filters of a panel."""
+        return cls(**{name: filters.get(name, "") for name in cls.__struct_fields__})
+
+    def to_filters(self) -> dict[str, str]:
+        """The filters of a panel that select the same."""
+        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name))}
+
+
+def select_pods(view: DataView, selection: PodFilter) -> list[Resource]:
+    """The selected pods, by namespace and name."""
+    tests: list[Callable[[Resource], bool]] = []
+    if selection.namespace:
+        tests.append(lambda pod: pod.namespace == selection.namespace)
+    if selection.workload:
+        tests.append(lambda pod: pod.state.get("workload") == selection.workload)
+    if selection.node:
+        node = "" if selection.node == NONE else selection.node
+        tests.append(lambda pod: pod.state.get("node", "") == node)
+    if selection.status in STATUS_GROUPS:
+        severities = STATUS_GROUPS[selection.status]
+        tests.append(lambda pod: pod.severity in severities)
+    elif selection.status:
+        status = selection.status.casefold()
+        tests.append(lambda pod: display_status(pod).casefold() == status)
+    if selection.label:
+        tests.append(_label_test(selection.label))
+    if selection.service:
+        pods = {
+            (service.namespace, name)
+            for service in all_resources(view, "service")
+            if service.name == selection.service
+            for name in service.state.get("pods", ())
+        }
+        tests.append(lambda pod: (pod.namespace, pod.name) in pods)
+    if selection.text:
+        words = selection.text.casefold().split()
+        tests.append(lambda pod: all(word in _searchable_text(pod) for word in words))
+    pods_inside = all_resources(view, "pod", selection.namespace)
+    return [pod for pod in pods_inside if all(test(pod) for test in tests)]
+
+
+def _label_test(label: str) -> Callable[[Resource], bool]:
+    name, equals, value = label.partition("=")
+
+    def test(pod: Resource) -> bool:
+        actual = pod.state.get("labels", {}).get(name)
+        return actual is not None and (not equals or actual == value)
+
+    return test
+
+
+def _searchable_text(pod: Resource) -> str:
+    state = pod.state
+    labels = " ".join(f"{name}={value}" for name, value in state.get("labels", {}).items())
+    return (
+        f"{pod.namespace} {pod.name} {pod.status} {state.get('workload', '')}"
+        f" {state.get('node', '')} {state.get('image', '')} {labels}"
+    ).casefold()
+
+
+def group_pods(view: DataView, pods: Iterable[Resource], by: str) -> dict[Group, list[Resource]]:
+    """Pods by their group. One behind several services is in the group of each."""
+    groups: dict[Group, list[Resource]] = defaultdict(list)
+    if by == "service":
+        services: dict[Group, list[str]] = defaultdict(list)
+        for service in all_resources(view, "service"):
+            for name in service.state.get("pods", ()):
+                services[service.namespace, name].append(service.name)
+        for pod in pods:
+            for name in services.get((pod.namespace, pod.name), [""]):
+                groups[(pod.namespace, name) if name else ("", NONE)].append(pod)
+        return groups
+    for pod in pods:
+        groups[_group_of(pod, by)].append(pod)
+    return groups
+
+
+def _group_of(pod: Resource, by: str) -> Group:
+    match by:
+        case "namespace":
+            return "", pod.namespace
+        case "node":
+            return "", pod.state.get("node", NONE)
+        case "workload":
+            return pod.namespace, pod.state.get("workload", f"Pod/{pod.name}")
+        case _:
+            return "", pod.state.get("labels", {}).get(by, NONE)
+
+
+def group_url(by: str, group: Group) -> str:
+    """The page of a group."""
+    namespace, name = group
+    match by:
+        case "namespace":
+            return page_url(namespace=name)
+        case "node":
+            return page_url("node", name=name) if name != NONE else page_url("pods", node=NONE)
+        case "workload":
+            return page_url("workload", namespace=namespace, name=name)
+        case "service":
+            return page_url("pods", namespace=namespace, service=name)
+        case _:
+            return page_url("pods", label=f"{by}={name}")
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """A key to sort names by, so that `node-2` comes before `node-10`."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part)
+        for part in re.split(r"(\d{1,18})", name)
+    ]

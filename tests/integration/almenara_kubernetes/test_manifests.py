@@ -1,0 +1,81 @@
+"""YAML of objects, of a real API server under a Role."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from almenara.sdk import NotFound
+from almenara_kube.roles import make_roles
+from almenara_kubernetes.manifests import Manifests
+from almenara_kubernetes.rbac import needed_rules
+from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
+from support.api_server import ApiServer
+
+pytestmark = pytest.mark.anyio
+
+PLANTED = "hunter2hunter2"
+HOSTILE = "<script>window.pwned=1</script>\u202e\n# {{ 7*7 }}"
+
+
+async def lines(settings: KubernetesSettings, **asked: str) -> list[str]:
+    found: list[str] = []
+    async with asyncio.timeout(20):
+        async for batch in Manifests(settings).lines(asked):
+            found += [it.text for it in batch]
+    return found
+
+
+async def test_kubernetes_yaml_is_read_under_the_printed_role_and_without_secrets(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    spec: dict[str, Any] = {
+        "containers": [{
+            "name": "main", "image": "x", "args": [f"--token={PLANTED}"],
+            "env": [{"name": "PASSWORD", "value": PLANTED}, {"name": "HOSTILE", "value": HOSTILE}],
+        }],
+    }  # fmt: skip
+    made = await asyncio.to_thread(api_server.pod, namespace, "web-1", spec=spec)
+    annotations = {
+        "kubectl.kubernetes.io/last-applied-configuration": f'{{"password":"{PLANTED}"}}',
+        "note": HOSTILE,
+        "plain": "<b>kept</b>",
+    }
+    await asyncio.to_thread(api_server.patch, made, {"metadata": {"annotations": annotations}})
+    token = await asyncio.to_thread(api_server.service_account, namespace, "reader")
+    path = api_server.kubeconfig(token=token, path=tmp_path / "kubeconfig")
+    cluster = ClusterSettings(kubeconfig=path, namespaces=[namespace])
+    settings = KubernetesSettings(clusters=[cluster], yaml=True)
+
+    with pytest.raises(NotFound) as refused:
+        await lines(settings, namespace=namespace, name="Pod/web-1")
+    assert "{apiGroups: [''], resources: [pods], verbs: [get]}" in str(refused.value)
+
+    for role in make_roles(needed_rules(settings)):
+        if role["kind"] == "Role":
+            await asyncio.to_thread(
+                api_server.allow, f"{namespace}/reader", role["rules"], namespace
+            )
+    found = await lines(settings, namespace=namespace, name="Pod/web-1")
+    whole = "\n".join(found)
+    assert "kind: Pod" in found
+    assert "managedFields" not in whole
+    assert PLANTED not in whole
+    assert "pwned" not in whole
+    assert "    plain: <b>kept</b>" in found
+    assert all(it.isprintable() for it in found)
+
+    with pytest.raises(NotFound, match="any more"):
+        await lines(settings, namespace=namespace, name="Pod/gone")
+    for wrong in ("Secret/a", "Pod/../../secrets/a", "Pod/a?b", "", "pod/web-1"):
+        with pytest.raises(NotFound, match="choose one of"):
+            await lines(settings, namespace=namespace, name=wrong)
+    with pytest.raises(NotFound, match="is not watched"):
+        await lines(settings, namespace="kube-system", name="Pod/a")
+
+
+async def test_kubernetes_yaml_is_shown_only_where_it_is_switched_on(tmp_path: Path) -> None:
+    settings = KubernetesSettings(clusters=[ClusterSettings(kubeconfig=tmp_path / "none")])
+    with pytest.raises(NotFound, match="switched off"):
+        await lines(settings, namespace="a", name="Pod/b")

@@ -1,0 +1,169 @@
+"""Listing and watching whatever bytes an API server sends."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from almenara.sdk import ExpiredError
+from almenara_kube.client import ApiClient
+from almenara_kube.credentials import CredentialLoader
+from almenara_kube.errors import ApiError, ProtocolError
+from almenara_kube.list_watch import Batch, Changes, Reflector, list_pages
+from almenara_kube.objects import KubernetesObject
+from almenara_kube.settings import KubeContext
+from almenara_kubernetes.kinds import PODS
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(("type", "object", "metadata", "spec", "code", "reason", "extra")),
+            inner, max_size=4,
+        )
+    ),
+    max_leaves=12,
+)  # fmt: skip
+DEEP = b'{"type":"ADDED","object":' + b"[" * 5_000 + b"]" * 5_000 + b"}"
+
+
+def change(number: int, kind: str = "MODIFIED", **more: Any) -> bytes:
+    metadata = {"name": f"pod-{number}", "namespace": "shop", "resourceVersion": str(number)}
+    return msgspec.json.encode({"type": kind, "object": {"metadata": metadata, **more}})
+
+
+def garbled(line: bytes, place: int) -> bytes:
+    """The line, cut within its bytes, those of a letter among them."""
+    return line[: max(1, place % len(line))]
+
+
+CHANGE = st.builds(
+    change,
+    st.integers(1, 99),
+    st.sampled_from(("ADDED", "MODIFIED", "DELETED")),
+    status=JSON, spec=JSON, somethingNew=JSON,
+)  # fmt: skip
+GARBAGE = (
+    st.binary(max_size=60)
+    | st.builds(garbled, st.just(change(7, status={"phase": "\u00dcn\U0001f600"})), st.integers())
+    | st.builds(msgspec.json.encode, JSON)
+    | st.builds(
+        lambda code, reason: msgspec.json.encode(
+            {"type": "ERROR", "object": {"code": code, "reason": reason}}
+        ),
+        st.sampled_from((0, 410, 429, 500)) | JSON,
+        st.sampled_from(("", "Expired")) | JSON,
+    )
+    | st.sampled_from(
+        (DEEP, b'{"type":"\xff","object":{}}', b'{"type":"ADDED"}', b"\xef\xbb\xbf{}")
+    )
+).filter(lambda it: b"\n" not in it)
+
+
+class OneAnswer(ApiClient):
+    """A connection on which these bytes come, and end."""
+
+    def __init__(self, chunks: Sequence[bytes]) -> None:
+        super().__init__(CredentialLoader(KubeContext()).load)
+        self.parts = chunks
+
+    async def get(self, *_: Any, **__: Any) -> bytes:
+        return b"".join(self.parts)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        parts = self.parts
+
+        class Coming:
+            async def chunks(self) -> AsyncIterator[bytes]:
+                for it in parts:
+                    yield it
+
+        yield Coming()
+
+
+def in_parts(whole: bytes, cuts: Sequence[int]) -> list[bytes]:
+    places = sorted({it % (len(whole) + 1) for it in cuts} | {0, len(whole)})
+    return [whole[first:last] for first, last in pairwise(places)]
+
+
+def watched(chunks: Sequence[bytes]) -> tuple[list[tuple[KubernetesObject, bool]], Any, str | None]:
+    """The changes that a watch of these bytes brings, what it ends with, and where it then is."""
+    taken: list[tuple[KubernetesObject, bool]] = []
+
+    async def accept(batch: Batch) -> None:
+        assert isinstance(batch, Changes)
+        taken.extend(batch.changes)
+
+    async def watch() -> tuple[Any, str | None]:
+        reflector = Reflector(OneAnswer(chunks), PODS, "", accept, lambda *_: None)
+        reflector.position = "0"
+        error: Exception | None = None
+        try:
+            await reflector._watch(reflector._parameters("0"))
+        except (ProtocolError, ExpiredError, ApiError) as caught:
+            error = caught
+        return error, reflector.position
+
+    error, position = asyncio.run(watch())
+    return taken, error, position
+
+
+@given(
+    good=st.lists(CHANGE, max_size=4),
+    garbage=GARBAGE,
+    cuts=st.lists(st.integers(0, 10_000), max_size=6),
+)
+@example(good=[change(1), change(2)], garbage=b"{nonsense", cuts=[30])
+@example(good=[change(1)], garbage=DEEP, cuts=[])
+@settings(max_examples=300, deadline=None)
+def test_what_a_kubernetes_watch_brings_before_garbage_is_taken_in_and_nothing_is_skipped(
+    good: list[bytes], garbage: bytes, cuts: list[int]
+) -> None:
+    behind = change(100)
+    whole = b"".join(line + b"\n" for line in (*good, garbage, behind))
+
+    taken, error, position = watched(in_parts(whole, cuts))
+
+    names = [it.metadata.name for it, _ in taken]
+    expected = [msgspec.json.decode(it)["object"]["metadata"] for it in good]
+    assert names[: len(good)] == [it["name"] for it in expected]
+    if error is None:
+        # It was a change after all, or an empty line: then what is behind it was taken in as well.
+        assert (names[-1], position) == ("pod-100", "100")
+    else:
+        # The next watch begins before the garbage, so that nothing is left out.
+        assert len(names) == len(good)
+        assert position == (expected[-1]["resourceVersion"] if expected else "0")
+        assert str(error) or isinstance(error, ExpiredError)
+        assert len(str(error)) < 1_000
+
+
+def test_a_kubernetes_watch_that_brings_a_line_without_end_is_given_up() -> None:
+    taken, error, position = watched([change(1) + b"\n", *[b"x" * 1024**2] * 17])
+
+    assert [it.metadata.name for it, _ in taken] == ["pod-1"]
+    assert isinstance(error, ProtocolError)
+    assert (str(error), position) == ("a change of pods has no end", "1")
+
+
+@given(body=st.binary(max_size=80) | st.builds(msgspec.json.encode, JSON | st.fixed_dictionaries(
+    {"metadata": JSON, "items": st.lists(JSON, max_size=3) | JSON})))  # fmt: skip
+@example(body=b'{"items":' + b"[" * 5_000 + b"]" * 5_000 + b"}")
+@example(body=b'{"metadata":{"continue":"\xff"},"items":[]}')
+@settings(max_examples=200, deadline=None)
+def test_whatever_a_kubernetes_list_is_it_is_read_or_told_as_none(body: bytes) -> None:
+    async def read() -> None:
+        with contextlib.suppress(ProtocolError):
+            # A list that always says that it goes on is asked for once more, and then enough.
+            async with asyncio.timeout(0.05):
+                await list_pages(OneAnswer([body]), PODS, "", limit=500)
+
+    with contextlib.suppress(TimeoutError):
+        asyncio.run(read())

@@ -1,0 +1,46 @@
+"""The lines of logs, whatever bytes a container writes."""
+
+import msgspec
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from almenara_kubernetes.log_lines import LONGEST_LINE, LineTracker
+
+STAMP = st.builds(
+    lambda seconds, nanos: f"2026-01-01T00:00:{seconds:02}.{nanos:09}".rstrip("0").encode() + b"Z",
+    st.integers(0, 59), st.integers(1, 999_999_999),
+)  # fmt: skip
+LINE = st.binary(max_size=80) | st.builds(lambda *it: b" ".join(it), STAMP, st.binary(max_size=40))
+
+
+@given(lines=st.lists(LINE, max_size=12))
+@example(lines=[b"", b" ", b"\xff\xfe", b"9999-99-99T00:00:00Z x", b"0001-01-01T00:00:00-23:59 x"])
+@example(lines=["2026-01-01T00:00:00.5Z \u00fcber".encode()[:-4]])
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_in_a_log_each_line_of_it_is_shown_once_and_can_be_written(
+    lines: list[bytes],
+) -> None:
+    seen = LineTracker()
+    shown = [it for raw in lines if (it := seen.accept(raw, "main")) is not None]
+
+    msgspec.json.encode(shown)
+    assert len(shown) == len(lines)
+    assert all(len(it.text) <= LONGEST_LINE for it in shown)
+    # Gone on with from the second of the newest: what of it was shown is not shown again, what is
+    # new is. What has no time may be new, and is shown.
+    for _ in range(2):
+        seen.resume()
+        newest = seen.time // 1_000_000
+        for raw, before in zip(lines, shown, strict=True):
+            if before.time is not None and before.time // 1_000_000 >= newest:
+                assert seen.accept(raw, "main") is None
+    new = b"2026-01-01T00:00:59.5Z one that comes later"
+    assert seen.accept(new, "main") is not None
+    assert seen.accept(new, "main") is not None
+
+
+def test_a_huge_line_of_a_log_is_shown_up_to_its_bound() -> None:
+    line = LineTracker().accept(b"2026-01-01T00:00:00Z " + b"\xc3\xbc" * 10**6, "")
+
+    assert line is not None
+    assert len(line.text) <= LONGEST_LINE

@@ -1,0 +1,96 @@
+"""What is shown of an object, and what never is."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from almenara.sdk import NotFound
+from almenara_kubernetes.manifests import render_object
+from almenara_kubernetes.masking import PARTS, mask, render_manifest
+
+PLANTED = "hunter2hunter2"
+
+
+def shown(tree: dict[str, Any]) -> str:
+    return "\n".join(render_manifest(tree))
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"spec": {"containers": [{"env": [{"name": "PLAIN", "value": PLANTED}]}]}},
+        {"spec": {"template": {"spec": {"initContainers": [{"env": [{"value": PLANTED}]}]}}}},
+        {"spec": {"containers": [{"args": [f"--password={PLANTED}", "--verbose"]}]}},
+        {"spec": {"containers": [{"args": ["--api-key", PLANTED]}]}},
+        {"spec": {"containers": [{"command": ["sh", "-c", f"DB_PASSWORD='{PLANTED}' run"]}]}},
+        {"spec": {"containers": [{"command": ["psql", f"postgres://me:{PLANTED}@db/x"]}]}},
+        {"spec": {"containers": [{"livenessProbe": {"httpGet": {"httpHeaders": [
+            {"name": "X", "value": PLANTED}]}}}]}},
+        {"metadata": {"annotations": {
+            "kubectl.kubernetes.io/last-applied-configuration": f'{{"a":"{PLANTED}"}}'}}},
+        {"metadata": {"annotations": {"copy": f'{{"env":[{{"value":"{PLANTED}"}}]}}'}}},
+        {"metadata": {"annotations": {"vault/token": PLANTED}}},
+        {"metadata": {"managedFields": [{"fieldsV1": {"f:data": PLANTED}}]}},
+        {"kind": "Secret", "data": {"a": PLANTED}, "stringData": {"b": PLANTED}},
+        {"spec": {"volumes": [{"csi": {"volumeAttributes": {"clientSecret": PLANTED}}}]}},
+        {"status": {"message": f"Authorization: Bearer {PLANTED}.x"}},
+        {"spec": {"x": f"-----BEGIN RSA PRIVATE KEY-----\n{PLANTED}\n-----END"}},
+    ],
+)  # fmt: skip
+def test_a_secret_is_masked_wherever_it_is_written(tree: dict[str, Any]) -> None:
+    assert PLANTED in msgspec.json.encode(tree).decode()
+    assert PLANTED not in shown(tree)
+
+
+def test_what_only_says_where_a_secret_is_stays() -> None:
+    tree = {
+        "metadata": {"labels": {"app": "web"}, "annotations": {"note": "one line"}},
+        "spec": {
+            "imagePullSecrets": [{"name": "registry"}], "automountServiceAccountToken": False,
+            "volumes": [{"secret": {"secretName": "tls"}}],
+            "containers": [{
+                "args": ["--port=80", "--verbose"],
+                "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+                        {"name": "EMPTY", "value": ""}],
+            }],
+        },
+    }  # fmt: skip
+    assert mask(tree) == (tree, "")
+
+
+def test_an_object_of_any_size_ends() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(400):
+        deep = {"a": deep}
+    assert "levels deep" in render_manifest({"spec": deep})[-1]
+    many = render_manifest({"spec": {"list": list(range(PARTS * 2))}})
+    assert len(many) < PARTS + 5
+    assert "only the first" in many[-1]
+    long = shown({"spec": {"text": "x" * 100_000}})
+    assert "100,000 characters" in long
+    assert len(long) < 3_000
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(
+            st.text() | st.sampled_from(("env", "args", "annotations", "command", "metadata")),
+            inner,
+        ),
+        max_leaves=30,
+    )
+)  # fmt: skip
+def test_whatever_an_object_holds_is_lines_that_stay_lines(value: Any) -> None:
+    for line in render_manifest({"metadata": value, "spec": value}):
+        assert line.isprintable()
+        assert line.isascii() or "\\" in line or line.isprintable()
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"a":', b"[" * 5000, b"\xff"])
+def test_an_answer_that_is_no_object_is_told(body: bytes) -> None:
+    with pytest.raises(NotFound, match="cannot be read"):
+        render_object(body)

@@ -1,0 +1,250 @@
+"""The panels of Kubernetes: pods as cells, tables, one pod, one workload, and what was refused."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import almenara_kubernetes
+from almenara.sdk import now
+from almenara.signals import Event, Resource, Sample, Severity, Signal
+from almenara.testing.rendering import render_panels
+from almenara_demo.kubernetes_cluster import measure_nodes, measure_pods
+from almenara_demo.kubernetes_world import World
+from almenara_kube.kinds import WatchedKind
+from almenara_kube.objects import KubernetesObject
+from almenara_kubernetes.charts import TONES, draw_cells, draw_chart, make_cell
+from almenara_kubernetes.differ import ClusterDiffer
+from almenara_kubernetes.kinds import KINDS, NODE_METRICS, POD_METRICS
+from almenara_kubernetes.panels import panels
+from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
+
+EVERY = (
+    "glance", "head", "access", "map", "workloads", "pods", "nodes", "events", "pod", "containers",
+    "usage", "timeline", "workload",
+    "workload_pods", "workload_timeline", "node", "node_pods", "node_timeline",
+)  # fmt: skip
+EVIL = "<script>alert(1)</script><img src=x>"
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Sequence[Signal]:
+    """What the simulated cluster tells at its start, with something wrong in it."""
+    world = World(100, now)
+    it = world.kept["council/council-dev"]
+    broken = world.pods_of(it)[0]
+    world.ends(broken, "Error", 1)
+    world.waits(broken, "CrashLoopBackOff", "back-off 40s")
+    world.happens("Pod", broken, "BackOff", "restarting", bad=True, count=4, name="again")
+    world.count(it)
+    differ = ClusterDiffer()
+    signals: list[Signal] = []
+    for kind in KINDS:
+        trees = world.objects.get(kind.api_kind, {}).values()
+        signals += differ.replace_all(kind, "", [decode(kind, tree) for tree in trees])
+    for time in (now() - 9_000_000, now()):
+        for kind, measure in ((POD_METRICS, measure_pods), (NODE_METRICS, measure_nodes)):
+            signals += differ.usage(kind, [decode(kind, tree) for tree in measure(world, time)])
+    return signals
+
+
+def decode(kind: WatchedKind, tree: Any) -> KubernetesObject:
+    return kind.decode(msgspec.json.encode(tree))
+
+
+def pod(name: str = "it", **more: Any) -> Resource:
+    state = {"ready": 1, "total": 1, "restarts": 0, "node": "n", "workload": "Deployment/web"}
+    return Resource(
+        kind="kubernetes.pod", namespace=more.pop("namespace", "shop"), name=name,
+        status=more.pop("status", "Running"), severity=more.pop("severity", Severity.INFO),
+        state={**state, **more},
+    )  # fmt: skip
+
+
+async def shown(panel: str, signals: Sequence[Signal], **query: str) -> str:
+    (declared,) = (
+        it for it in panels(KubernetesSettings(clusters=[ClusterSettings()])) if it.name == panel
+    )
+    templates = Path(almenara_kubernetes.__file__).parent / "templates"
+    drawn = await render_panels("kubernetes", [declared], templates, signals, query)
+    found = drawn[f"kubernetes.{panel}"]
+    assert "broken-panel" not in found, found
+    return found
+
+
+@pytest.mark.anyio
+async def test_every_pod_is_a_cell_and_the_group_in_trouble_is_first(
+    fleet: Sequence[Signal],
+) -> None:
+    text = await shown("map", fleet)
+
+    assert text.count("<path class=") - len(TONES) >= sum(
+        isinstance(one, Resource) and one.kind == "kubernetes.pod" for one in fleet
+    )
+    assert text.index(">council<") < text.index(">cert-manager<")
+    assert "CrashLoopBackOff" in text
+
+
+@pytest.mark.anyio
+async def test_the_overview_counts_what_fails_and_waits_and_leads_there() -> None:
+    node = {"cordoned": False}
+    text = await shown("glance", [
+        pod("a"), pod("b"), pod("c", status="CrashLoopBackOff", severity=Severity.ERROR),
+        pod("d", status="Pending", severity=Severity.WARN, namespace="other"),
+        Resource(kind="kubernetes.node", name="n", status="Ready", state=node),
+        Resource(kind="kubernetes.node", name="m", status="NotReady", severity=Severity.ERROR,
+                 state=node),
+    ])  # fmt: skip
+    figures = re.findall(
+        r'href="([^"]+)"(?: class="(\w+)")?><span class="figure big">(\d+)</span>'
+        r'<span class="label">([^<]+)<', text
+    )  # fmt: skip
+    pods = "/dashboards/kubernetes.pods"
+    assert figures == [
+        (f"{pods}?status=failing", "bad", "1", "failing pod"),
+        (f"{pods}?status=pending", "warn", "1", "pending pod"),
+        (pods, "", "4", "pods"),
+        ("/dashboards/kubernetes.nodes", "bad", "1", "unhealthy node (of 2)"),
+    ]
+    for status, name in (("failing", "c"), ("pending", "d")):
+        assert f">{name}<" in await shown(
+            "pods", [pod("a"), pod("c", status="CrashLoopBackOff", severity=Severity.ERROR),
+                     pod("d", status="Pending", severity=Severity.WARN)], status=status
+        )  # fmt: skip
+    # Where nodes cannot be seen nothing is said of them.
+    assert "node" not in (await shown("glance", [pod()])).partition("<ul")[2]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("group", ["workload", "service", "node", "app", "nothing"])
+async def test_pods_can_be_grouped_by_anything(fleet: Sequence[Signal], group: str) -> None:
+    assert "k-tile" in await shown("map", fleet, group=group)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"namespace": "context"}, "neo4j-0"), ({"workload": "StatefulSet/nats"}, "nats-1"),
+        ({"service": "valkey"}, "valkey-2"), ({"status": "crashloopbackoff"}, "council-dev-"),
+        ({"status": "failing"}, "council-dev-"), ({"label": "app=neo4j"}, "neo4j-1"),
+        ({"text": "neo4j context"}, "neo4j-2"), ({"node": "gpu-1"}, "vllm-"),
+    ],
+)  # fmt: skip
+async def test_filters_of_the_address_narrow_the_pods(
+    fleet: Sequence[Signal], query: dict[str, str], found: str
+) -> None:
+    text = await shown("pods", fleet, **query)
+
+    assert found in text
+    assert "coredns" not in text
+
+
+@pytest.mark.anyio
+async def test_a_workload_is_shown_with_its_pods_and_a_pod_with_its_owners(
+    fleet: Sequence[Signal],
+) -> None:
+    name = next(
+        one.name for one in fleet if isinstance(one, Resource) and one.status == "CrashLoopBackOff"
+    )
+
+    workload = await shown("workload", fleet, namespace="council", name="Deployment/council-dev")
+    detail = await shown("pod", fleet, namespace="council", name=name)
+    story = await shown("workload_timeline", fleet, namespace="council",
+                        name="Deployment/council-dev")  # fmt: skip
+
+    assert name in workload
+    assert "5/6 available" in workload
+    assert "Deployment/council-dev" in detail
+    containers = await shown("containers", fleet, namespace="council", name=name)
+    assert "back-off 40s" in containers
+    assert "container=council" in containers
+    assert "4 over" in story or "first" in story
+
+
+@pytest.mark.anyio
+async def test_usage_is_drawn_beside_what_is_asked_for(fleet: Sequence[Signal]) -> None:
+    text = await shown("usage", fleet, namespace="context", name="neo4j-0")
+
+    assert "<polyline" in text
+    assert "limit" in text
+
+
+@pytest.mark.anyio
+async def test_a_simulated_cluster_says_so_and_a_refused_kind_names_the_missing_rule() -> None:
+    label = Resource(kind="kubernetes.cluster", name="s", status="simulated",
+                     severity=Severity.WARN, state={"simulated": True})  # fmt: skip
+    refused = Resource(kind="kubernetes.access", name="node", status="forbidden",
+                       state={"reason": "may not list nodes", "rule": "verbs: [list]"})  # fmt: skip
+
+    text = await shown("head", [label, refused])
+
+    assert "Simulated data." in text
+    assert "verbs: [list]" in text
+
+    several = [
+        Resource(kind="kubernetes.access", namespace=space, name="pod", status="forbidden",
+                 state={"reason": f"may not list pods in {space}",
+                        "rule": f"# in the rules of a Role in {space}\n- verbs: [list]\n"})
+        for space in ("a", "b", "c")
+    ]  # fmt: skip
+    head = await shown("head", several)
+    whole = await shown("access", several)
+    assert "3 kinds cannot be watched" in head
+    assert "kubernetes.access" in head
+    assert whole.count("- verbs: [list]") == 3
+    assert "in the rules of a Role in b" in whole
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("panel", EVERY)
+async def test_what_a_cluster_says_is_escaped_and_nothing_need_be_there(panel: str) -> None:
+    evil = {
+        "workload": f"Deployment/{EVIL}", "node": EVIL, "image": EVIL, "version": EVIL,
+        "message": EVIL, "reason": EVIL, "owners": [f"Deployment/{EVIL}"], "labels": {EVIL: EVIL},
+        "conditions": [{"type": EVIL, "status": EVIL, "message": EVIL}],
+        "containers": [{"name": EVIL, "state": EVIL, "image": EVIL, "message": EVIL}],
+        "last": {"reason": EVIL, "container": EVIL},
+    }  # fmt: skip
+    event = Event(
+        id="1", source="kubernetes", type="kubernetes.event.X", subject=f"pod/{EVIL}/{EVIL}",
+        correlation=f"deployment/{EVIL}/{EVIL}", time=now(),
+        data={"reason": EVIL, "message": EVIL, "count": 3, "first": 1, "last": 2},
+    )  # fmt: skip
+    signals: list[Signal] = [
+        pod(EVIL, namespace=EVIL, status=EVIL, severity=Severity.ERROR, **evil),
+        Resource(kind="kubernetes.pod", namespace=EVIL, name="bare", status="Malformed"),
+        Resource(kind="kubernetes.node", name=EVIL, status=EVIL, state={**evil, "taints": [EVIL]}),
+        Resource(kind="kubernetes.deployment", namespace=EVIL, name=EVIL, status=EVIL, state=evil),
+        Sample(kind="kubernetes.pod", namespace=EVIL, name=EVIL, metric="cpu", value=1.0),
+        event,
+    ]
+
+    about = {"workload": f"Deployment/{EVIL}"}.get(panel.partition("_")[0], EVIL)
+    for query in ({"namespace": EVIL, "name": about}, {"namespace": EVIL}, {}):
+        text = await shown(panel, signals, **query)
+        assert "<script>alert" not in text
+        assert "<img src=x" not in text
+
+
+def test_what_there_is_no_room_for_is_never_the_worst() -> None:
+    pods = [pod(str(number)) for number in range(50)]
+    pods.append(pod("bad", status="Error", severity=Severity.ERROR))
+
+    picture = draw_cells(map(make_cell, pods), room=10, each=True)
+
+    assert picture.left_out == 41
+    assert picture.cells[0][0].name == "bad"
+
+
+def test_a_pause_between_samples_is_a_pause_of_the_line() -> None:
+    points = [(second * 1_000_000, 1.0) for second in (*range(5), *range(60, 65))]
+
+    found = draw_chart(points, {"limit": 4.0})
+
+    assert found is not None
+    assert len(found.pieces) == 2
+    assert draw_chart(points[:1], {}) is None

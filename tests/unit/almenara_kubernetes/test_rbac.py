@@ -1,0 +1,166 @@
+"""The rules that are printed are those of the configuration, and never more."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from almenara.config import Settings
+from almenara.hookspecs import Finding
+from almenara.plugins import PluginRegistry, load_plugins, plugins_in_folder
+from almenara.plugins.doctor import diagnose
+from almenara_kube.access_review import describe_missing
+from almenara_kube.roles import make_roles
+from almenara_kube.rules import KubernetesRule
+from almenara_kubernetes.commands import kubernetes_commands
+from almenara_kubernetes.kinds import PODS
+from almenara_kubernetes.rbac import describe_missing as describe_rule
+from almenara_kubernetes.rbac import needed_rules
+from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
+from almenara_ray.kuberay_models import WATCHED as KUBERAY
+from almenara_ray.permissions import list_rules as ray_rules
+from almenara_ray.settings import KubeRaySettings, RaySettings
+
+NARROW = ClusterSettings(name="b", namespaces=["x", "y"])
+EVERYTHING = [KubernetesSettings(clusters=[it]) for it in (ClusterSettings(name="a"), NARROW)]
+
+
+def rules_of(settings: KubernetesSettings) -> list[dict[str, list[str]]]:
+    return [rule for it in make_roles(needed_rules(settings)) for rule in it["rules"]]
+
+
+def pods_alone(*namespaces: str, **more: Any) -> KubernetesSettings:
+    return KubernetesSettings(
+        clusters=[ClusterSettings(namespaces=list(namespaces))], kinds=["pod"], usage=False, **more
+    )
+
+
+@pytest.mark.parametrize("settings", EVERYTHING)
+def test_kubernetes_rules_only_ever_read_and_never_a_secret(settings: KubernetesSettings) -> None:
+    for rule in rules_of(settings):
+        assert set(rule["verbs"]) <= {"get", "list", "watch"}
+        assert not {"secrets", "configmaps", "pods/exec", "pods/log", "*"} & set(rule["resources"])
+        assert "*" not in rule["apiGroups"]
+
+
+def test_kubernetes_rules_for_pods_alone_are_for_pods_alone() -> None:
+    pods = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
+    assert rules_of(pods_alone()) == [pods]
+    (role,) = make_roles(needed_rules(pods_alone("x")))
+    assert (role["kind"], role["metadata"]["namespace"]) == ("Role", "x")
+    (rule,) = yaml.safe_load(describe_rule(PODS, "x"))
+    assert rule == pods
+
+
+def test_kubernetes_logs_are_in_the_rules_only_where_they_are_switched_on() -> None:
+    logs = {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]}
+    assert logs in rules_of(pods_alone(logs=True))
+
+
+def test_kubernetes_objects_are_read_whole_only_where_yaml_is_switched_on() -> None:
+    get = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}
+    assert get in rules_of(pods_alone(yaml=True))
+    assert get not in rules_of(pods_alone(logs=True))
+
+
+def test_a_role_in_a_namespace_never_grants_what_is_outside_of_namespaces() -> None:
+    made = make_roles(needed_rules(EVERYTHING[1]))
+    assert {it["kind"] for it in made} == {"Role"}
+    assert not any("nodes" in rule["resources"] for it in made for rule in it["rules"])
+
+
+def test_the_kubernetes_rules_of_ray_are_for_what_it_watches_of_kuberay() -> None:
+    (rule,) = ray_rules(RaySettings(kuberay=[KubeRaySettings(namespaces=["ml"])]))
+    assert (rule.group, rule.namespaces, rule.optional) == ("ray.io", ("ml",), True)
+    assert set(rule.resources) == {it.plural for it in KUBERAY}
+    assert ray_rules(RaySettings()) == []
+
+
+def printed(of_plugins: dict[str, Any], *arguments: str) -> Result:
+    settings = Settings(plugins=of_plugins)
+    group = kubernetes_commands(lambda: load_plugins().requirements(settings))
+    return CliRunner().invoke(group, ["rbac", *arguments])
+
+
+def test_almenara_kubernetes_rbac_prints_them_with_their_bindings() -> None:
+    several = {"kubernetes": {"clusters": [
+        {"name": "a", "kubeconfig": "/a"}, {"name": "b", "namespaces": ["x", "y"]}
+    ]}}  # fmt: skip
+    result = printed(several, "--cluster", "b", "--service-account", "almenara/almenara")
+    assert result.exit_code == 0, result.output
+    whole = list(yaml.safe_load_all(result.output))
+    assert [it["kind"] for it in whole] == ["Role", "RoleBinding"] * 2
+    for arguments, said in (
+        ((), "several clusters; name one with --cluster: a, b"),
+        (("--cluster", "c"), "no cluster is named 'c'; known: a, b"),
+        (("--service-account", "almenara"), "NAMESPACE/NAME"),
+    ):
+        refused = printed(several, *arguments)
+        assert refused.exit_code == 1
+        assert said in refused.output
+    assert "needs no permission in Kubernetes" in printed({}).output
+
+
+def test_almenara_kubernetes_rbac_puts_the_rules_of_all_plugins_of_a_cluster_together() -> None:
+    result = printed(
+        {
+            "kubernetes": {"clusters": [{"namespaces": ["ml"]}], "kinds": ["pod"], "usage": False},
+            "ray": {"kuberay": [{"name": "here", "namespaces": ["ml"]}]},
+        }
+    )
+    (role,) = yaml.safe_load_all(result.output)
+    assert role["metadata"]["namespace"] == "ml"
+    assert [(it["apiGroups"], it["resources"]) for it in role["rules"]] == [
+        ([""], ["pods"]), (["ray.io"], ["rayclusters", "rayjobs", "rayservices"]),
+    ]  # fmt: skip
+    # Another kubeconfig is another cluster, by its path where it has no name.
+    other = {"kubernetes": {"clusters": [{}]}, "ray": {"kuberay": [{"kubeconfig": "/etc/lab"}]}}
+    assert "name one with --cluster: in-cluster, /etc/lab" in printed(other).output
+    (role,) = yaml.safe_load_all(printed(other, "--cluster", "/etc/lab").output)
+    assert role["kind"] == "ClusterRole"
+    assert len(role["rules"]) == 1
+
+
+@pytest.mark.anyio
+async def test_rules_that_no_plugin_can_ask_for_are_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "watcher.py").write_text(
+        "import almenara\nfrom almenara_kube.rules import KubernetesRule\n"
+        "@almenara.hookimpl\ndef almenara_requirements():\n"
+        "    return [KubernetesRule(group='example.org', resources=('zones',), verbs=('list',))]\n"
+    )
+    plugins = PluginRegistry()
+    for found in plugins_in_folder(tmp_path):
+        plugins.load(found)
+    (rule,) = plugins.requirements(Settings())
+    assert isinstance(rule, KubernetesRule)
+    (finding,) = await diagnose(plugins, Settings())
+    assert isinstance(finding, Finding)
+    assert finding.verdict == "warning"
+    assert "no active plugin can review them" in finding.message
+
+
+def test_what_is_not_granted_in_kubernetes_is_told_in_few_words() -> None:
+    pods = [("", "pods", "list"), ("", "pods", "watch")]
+    assert describe_missing(
+        {"ml": [*pods, ("ray.io", "rayjobs", "list"), ("ray.io", "rayjobs", "watch")]}
+    ) == ("not granted: list, watch of pods, rayjobs.ray.io in the namespace ml")
+    assert describe_missing({"": [("", "nodes", "list")], "x": pods}) == (
+        "not granted: list of nodes in the whole cluster; list, watch of pods in the namespace x"
+    )
+
+
+def test_secrets_cannot_be_watched_by_calling_them_custom() -> None:
+    for group in ("", "core"):
+        with pytest.raises(ValueError, match="custom takes"):
+            CustomResource(group=group, version="v1", plural="secrets", kind="Secret")
+
+
+def test_wrong_kubernetes_settings_say_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="kinds has 'pods'; did you mean pod"):
+        KubernetesSettings(kinds=["pods"])
+    with pytest.raises(ValueError, match="give each a name"):
+        KubernetesSettings(clusters=[ClusterSettings(), ClusterSettings(name="a")])
+    with pytest.raises(ValueError, match="not both"):
+        ClusterSettings(namespaces=["a"], namespace_selector="b=c")
