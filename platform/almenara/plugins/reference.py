@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara import API_VERSION, hookspecs, sdk, signals
+from almenara import API_VERSION, hookspecs, panel_specs, sdk, signals
 from almenara.config.reference import render_field_table
+
+CONTRACT_MODULES: Final = (hookspecs.__name__, panel_specs.__name__)
 
 HEAD: Final = """# The contract
 
@@ -35,7 +37,7 @@ def render_contract_reference() -> str:
         parts += _render_function(hook)
     parts.append("## Types\n")
     for name, value in vars(hookspecs).items():
-        if inspect.isclass(value) and value.__module__ == hookspecs.__name__:
+        if inspect.isclass(value) and value.__module__ in CONTRACT_MODULES:
             parts += _render_class(name, value)
     parts.append("## `almenara.signals`\n")
     for kind in (signals.Event, signals.Resource, signals.Sample, signals.Severity):
@@ -50,9 +52,7 @@ def render_contract_reference() -> str:
 def _link(struct: type) -> str:
     """Return a struct's name, linked to its heading where the page has one."""
     name = struct.__name__
-    return (
-        f"[`{name}`](#{name.lower()})" if struct.__module__ == hookspecs.__name__ else f"`{name}`"
-    )
+    return f"[`{name}`](#{name.lower()})" if struct.__module__ in CONTRACT_MODULES else f"`{name}`"
 
 
 def _docstring(value: Any) -> str:

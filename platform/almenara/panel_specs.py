@@ -1,0 +1,261 @@
+"""The panels and pages that a plugin declares, with their queries and filters.
+
+Part of the contract: `almenara.hookspecs` has all of these names.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Protocol
+
+import msgspec
+
+from almenara.config import PlacedPanel
+from almenara.signals import Event, Resource, Severity
+from almenara.structs import NamedStructMeta
+
+Columns = Annotated[int, msgspec.Meta(ge=1, le=12)]
+
+
+class EventQuery(
+    msgspec.Struct, frozen=True, kw_only=True, tag="events", metaclass=NamedStructMeta
+):
+    """Events, newest first."""
+
+    filter: Mapping[str, str] = {}
+    """As in the address of the events page: `{"type": "http.*", "severity": "WARN"}`."""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 50
+    """Events shown at most."""
+
+
+class ResourceQuery(
+    msgspec.Struct, frozen=True, kw_only=True, tag="resources", metaclass=NamedStructMeta
+):
+    """Resources that exist now, by namespace and name."""
+
+    kind: str
+    """Kind, or a pattern as in NATS subjects: `ray.job`, `kubernetes.*`."""
+    namespace: str = ""
+    """Namespace, or a pattern; empty for all."""
+    name: str = ""
+    """Name, or a pattern; empty for all."""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=200_000)] = 200
+    """Resources given at most."""
+
+
+class SampleQuery(
+    msgspec.Struct, frozen=True, kw_only=True, tag="samples", metaclass=NamedStructMeta
+):
+    """The last samples of a metric of the resources of a kind."""
+
+    kind: str
+    metric: str
+    namespace: str = ""
+    name: str = ""
+    combine: Literal["sum", "mean", "max", "min"] = "sum"
+    """How the samples of several resources are combined into one number."""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=50)] = 8
+    """Lines of a time series at most: those with the highest newest values."""
+
+
+class LogQuery(msgspec.Struct, frozen=True, kw_only=True, tag="log", metaclass=NamedStructMeta):
+    """The lines of a log stream, which is read while a panel that shows it is open."""
+
+    stream: str
+    """Name of a `LogStream` of the plugin."""
+    limit: Annotated[int, msgspec.Meta(ge=10, le=5000)] = 500
+    """Lines shown at most: the last ones."""
+
+
+Query = EventQuery | ResourceQuery | SampleQuery | LogQuery
+Format = Literal["text", "number", "bytes", "seconds", "percent", "time", "age", "status"]
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
+    """A column of a table of resources, or a line of a detail."""
+
+    title: str
+    path: str
+    """Where the value is: `name`, `namespace`, `status`, `time`; `state.code` within the state,
+    with dots between the levels; `sample.latency` for the newest sample of a metric."""
+    format: Format = "text"
+    """How the value is displayed. `seconds` and `bytes` take the number, `percent` the share (0.5
+    is 50 %), `time` and `age` microseconds since the epoch."""
+    spark: str = ""
+    """A metric whose last samples are displayed as a sparkline beside the value."""
+
+
+class DataView(Protocol):
+    """Read access for a panel that prepares its own values, limited to the viewer's scope."""
+
+    def resources(self, query: ResourceQuery) -> Sequence[Resource]:
+        """The resources that exist now, by kind, namespace and name."""
+
+    def resource(self, kind: str, namespace: str, name: str) -> Resource | None:
+        """One resource; None where it does not exist or is outside the scope."""
+
+    def latest(self, resource: Resource, metric: str) -> float | None:
+        """The newest sample of a metric of a resource."""
+
+    def series(self, resource: Resource, metric: str) -> Sequence[tuple[int, float]]:
+        """Time in microseconds and value of the last samples of a metric, oldest first."""
+
+    async def events(
+        self,
+        filter: Mapping[str, str],  # noqa: A002
+        *,
+        limit: int = 50,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> Sequence[tuple[int, Event]]:
+        """Events with their sequence, newest first; `filter` as in `EventQuery`, `before` and
+        `after` are sequences that bound them. Raises `ValueError` for an invalid filter."""
+
+    async def count(self, filter: Mapping[str, str], *, limit: int = 10_000) -> int:  # noqa: A002
+        """The number of events that match a filter; counting stops at `limit`."""
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
+    """How a filter of panels is entered on their pages."""
+
+    name: str
+    """The name of its parameter in the address."""
+    label: str = ""
+    """The label of the field; the default is the name."""
+    hint: str = ""
+    """The placeholder of the empty field, such as an example."""
+    choices: Sequence[str] = ()
+    """The valid values; with them the field is a list to choose from."""
+
+
+Prepare = Callable[[DataView, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
+"""Makes the values of a template from a `DataView` and the panel's filters in the address. It runs
+on the server's event loop, once for all viewers of the panel, and must not block."""
+
+
+class Panel(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", metaclass=NamedStructMeta):
+    """A server-rendered view of signals that stays live: what all kinds of panels have in common.
+
+    Return one of the kinds: `EventsPanel`, `TablePanel`, `DetailPanel`, `StatusPanel`,
+    `NumberPanel`, `SeriesPanel` and `LogPanel` render themselves; a `TemplatePanel` is rendered by
+    a template of the plugin.
+    """
+
+    name: str
+    """In letters, digits, `_` and `-`; the full name is `<plugin>.<name>`."""
+    title: str
+    refresh: Annotated[float, msgspec.Meta(ge=0.5)] | None = None
+    """Seconds after which the panel is rendered again without a signal, for what changes with the
+    time alone. Panels that show ages do so every 5 seconds without it."""
+    filters: Sequence[str | Filter] = ()
+    """The filters that the panel accepts from the address of its page: names, or `Filter`s that
+    describe how they are entered. Panels of events accept the filters of the events page; panels
+    of resources and samples `namespace`, `name`, `status` and `text`; log panels `text` and what
+    the log stream knows; template panels with `prepare` any."""
+    width: Columns = 6
+    """Columns of the twelve of the grid."""
+    height: Annotated[int, msgspec.Meta(ge=0, le=12)] = 0
+    """Rows of the grid, after which the panel scrolls; 0 for as tall as its content."""
+    empty: str = "Nothing to show yet."
+    """The text of the panel while there is nothing to show."""
+    on_overview: bool = False
+    """Whether the panel is displayed on the overview instead of the plugin's page. Without such a
+    panel, the overview displays the plugin's `StatusPanel`s and `NumberPanel`s."""
+
+
+class EventsPanel(Panel, frozen=True, kw_only=True, tag="events"):
+    """A list of events, newest first."""
+
+    query: EventQuery
+
+
+class TablePanel(Panel, frozen=True, kw_only=True, tag="table"):
+    """A table with a row for each resource, sortable by each column (the filter `sort`)."""
+
+    query: ResourceQuery
+    columns: Annotated[Sequence[Column], msgspec.Meta(min_length=1)]
+    sort: str = ""
+    """The path of the column that sorts the table at first; `-` in front for descending."""
+    link: str = ""
+    """The page or panel of this plugin that a name links to, with `namespace` and `name` in its
+    address; empty to link to the events about the resource."""
+    severities: Mapping[str, Severity] = {}
+    """The severity of a status, for resources that report none; it colours the status."""
+
+
+class DetailPanel(Panel, frozen=True, kw_only=True, tag="detail"):
+    """The facts about one resource, or a few: a list of titles and values for each."""
+
+    query: ResourceQuery
+    columns: Annotated[Sequence[Column], msgspec.Meta(min_length=1)]
+    link: str = ""
+    """As for a `TablePanel`."""
+    severities: Mapping[str, Severity] = {}
+    """As for a `TablePanel`."""
+
+
+class StatusPanel(Panel, frozen=True, kw_only=True, tag="status"):
+    """A chip with the status of each resource, the worst first."""
+
+    query: ResourceQuery
+    link: str = ""
+    """As for a `TablePanel`."""
+    severities: Mapping[str, Severity] = {}
+    """As for a `TablePanel`."""
+
+
+class NumberPanel(Panel, frozen=True, kw_only=True, tag="number"):
+    """The newest sample as a large number, with a sparkline."""
+
+    query: SampleQuery
+    format: Format = "number"
+
+
+class SeriesPanel(Panel, frozen=True, kw_only=True, tag="series"):
+    """A chart with a line for each resource."""
+
+    query: SampleQuery
+    format: Format = "number"
+    """How values are written, on the axis as well."""
+
+
+class LogPanel(Panel, frozen=True, kw_only=True, tag="log"):
+    """The last lines of a `LogStream`, followed while the panel is open."""
+
+    query: LogQuery
+
+
+class TemplatePanel(Panel, frozen=True, kw_only=True, tag="template"):
+    """A panel rendered by a template of the plugin."""
+
+    query: EventQuery | ResourceQuery | SampleQuery
+    """What the template is given, as `events`, `resources` or `series`. With `prepare` it only
+    decides which signals have the panel rendered again."""
+    template: Annotated[str, msgspec.Meta(min_length=1)]
+    """A name that `almenara_templates` provides. It is given `panel`, `moment`, and the result of
+    the query or of `prepare`; `{% import "macros.html" as ui %}` imports the parts that our own
+    templates are made of."""
+    prepare: Prepare | None = None
+    """An `async def prepare(data, filters)` that returns the values of the template besides
+    `panel` and `moment`, from a `DataView` and the panel's filters in the address. It must not
+    block."""
+    severities: Mapping[str, Severity] = {}
+    """As for a `TablePanel`, for the `severity` of each of the `resources`."""
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
+    """A page of panels of a plugin, at `/dashboards/<plugin>.<name>`.
+
+    Each panel receives the parameters of the page's address that are filters of its own, so that a
+    page with `?namespace=a&name=b` is about one resource. The page named `main` is the main page of
+    the plugin; without one, the main page has the panels that are on no other page.
+    """
+
+    name: str
+    """In letters, digits, `_` and `-`."""
+    title: str
+    panels: Sequence[str | PlacedPanel]
+    """Panels of this plugin by their name, or of another by their full name."""
+    filters: Sequence[str | Filter] = ()
+    """The filters that can be entered on the page: names, or `Filter`s that describe how they are
+    entered; `namespace` and `name` are part of the page's title unless they are among these."""
+    navigation: bool = False
+    """Whether the navigation links to the page; it should not for pages about one resource."""
