@@ -1,8 +1,10 @@
-"""A running Almenara: its parts started from the ground up, and stopped from the top down."""
+"""The composition root: creates the parts of Almenara, runs them, and stops them in reverse."""
 
 import asyncio
 import contextlib
 import gc
+import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -37,103 +39,127 @@ log = structlog.get_logger(__name__)
 TEMPLATES: Final = Path(__file__).parent / "web" / "templates"
 
 
-async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = False) -> None:
-    """Run until SIGTERM or SIGINT; with `reload`, plugins of the plugins directory are loaded
-    again when they are saved.
+@dataclass(frozen=True, kw_only=True)
+class Application:
+    """The parts of one Almenara, created and not yet running."""
 
-    Raises `web.server.PortTakenError`, `settings.ConfigError`, and what opening the database
-    raises.
+    services: Services
+    host: PluginHost
+    resources: Resources
+    log_feeds: LogFeeds
+    replay_from: int
+    """The sequence after which resources follow the bus; those before are in them already."""
+
+
+async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = False) -> None:
+    """Run until SIGTERM or SIGINT; with `reload`, plugins of the plugins directory are reloaded
+    when their files change.
+
+    Raises `ConfigError`, `web.server.PortTakenError`, and what opening the database raises.
     """
     check_access(settings)
     plugins.check(settings)
-    with contextlib.closing(open_listener(settings.server)) as sock:
+    # The port is taken first: nothing is written to disk when another process listens on it.
+    with contextlib.closing(open_listener(settings.server)) as listener:
         async with EmbeddedBus(settings.storage, Redactor(settings.redaction)) as bus:
-            resources = Resources()
-            replay_from = bus.last_sequence
-            await resources.rebuild(bus)
-            supervisor = Supervisor(bus, settings.supervisor)
-            renderer = Renderer([TEMPLATES])
-            catalogue, assets, feeds = PanelRegistry(renderer), Assets(), LogFeeds()
-            renderer.environment.globals["asset"] = assets.url
-            host = PluginHost(settings, plugins, bus, supervisor, catalogue, assets, feeds)
-            for plugin in list(plugins.modules):
-                host.add(plugin)
-            history = History(bus)
-            access = AccessControl(settings, bus, resources.namespaces, feeds.rights)
-            await access.start()
-            tell_of_access(access)
-            view = View(
-                bus=bus,
-                history=history,
-                resources=resources,
-                sources=supervisor,
-                settings=settings.panels,
-                log_feeds=feeds,
-            )
-            channels = Hub(view, catalogue, renderer)
-            check_dashboards(
-                settings.dashboards,
-                catalogue,
-                [it.name for it in plugins.infos() if it.state != "active"],
-            )
-            services = Services(
-                settings=settings,
-                bus=bus,
-                access=access,
-                supervisor=supervisor,
-                hub=channels,
-                renderer=renderer,
-                panels=catalogue,
-                assets=assets,
-                version=__version__,
-                list_plugins=plugins.infos,
-                check_ready=lambda: bus.failure or ("draining" if channels.draining else None),
-            )
-            running = create_server(
-                create_app(services),
-                settings.server,
-                lambda: channels.drain(settings.server.drain_period),
-            )
-            channels.start()
-            if not reload:
-                # What is here now stays. Looked at by each collection, it would hold up live pages.
-                gc.freeze()
-            try:
-                async with asyncio.TaskGroup() as group:
-                    background = [
-                        group.create_task(resources.follow(bus, replay_from), name="resources"),
-                        group.create_task(access.run(), name="access"),
-                        group.create_task(services.loop_lag.run(), name="loop lag"),
-                        group.create_task(supervisor.run(), name="supervisor"),
-                    ]
-                    if (tls := settings.server.tls) is not None:
-                        background.append(
-                            group.create_task(
-                                follow_certificate(tls, running.use_context), name="certificate"
-                            )
-                        )
-                    if reload and settings.plugins_dir is not None:
-                        background.append(
-                            group.create_task(
-                                reload_saved(settings.plugins_dir, host, channels.rerender),
-                                name="reloading",
-                            )
-                        )
-                    host, port = sock.getsockname()[:2]
-                    scheme = "https" if settings.server.tls is not None else "http"
-                    log.info("almenara is ready", address=f"{scheme}://{host}:{port}/")
-                    await running.serve(sockets=[sock])
-                    for task in background:
-                        task.cancel()
-            finally:
-                await channels.close()
-                await feeds.close()
+            application = await compose(settings, plugins, bus)
+            await run(application, listener, reload=reload)
     log.info("almenara has stopped")
 
 
-def tell_of_access(access: AccessControl) -> None:
-    """Say in the log what an operator has to know of who may look."""
+async def compose(settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus) -> Application:
+    """Create the parts, from the bus upwards, and hand out those of the plugins."""
+    resources = Resources()
+    replay_from = bus.last_sequence
+    await resources.rebuild(bus)
+    supervisor = Supervisor(bus, settings.supervisor)
+    renderer, assets, log_feeds = Renderer([TEMPLATES]), Assets(), LogFeeds()
+    renderer.environment.globals["asset"] = assets.url
+    panels = PanelRegistry(renderer)
+    host = PluginHost(settings, plugins, bus, supervisor, panels, assets, log_feeds)
+    for plugin in list(plugins.modules):
+        host.add(plugin)
+    check_dashboards(
+        settings.dashboards,
+        panels,
+        [info.name for info in plugins.infos() if info.state != "active"],
+    )
+    access = AccessControl(settings, bus, resources.namespaces, log_feeds.rights)
+    await access.start()
+    warn_about_access(access)
+    view = View(
+        bus=bus,
+        history=History(bus),
+        resources=resources,
+        sources=supervisor,
+        settings=settings.panels,
+        log_feeds=log_feeds,
+    )
+    hub = Hub(view, panels, renderer)
+    services = Services(
+        settings=settings,
+        bus=bus,
+        access=access,
+        supervisor=supervisor,
+        hub=hub,
+        renderer=renderer,
+        panels=panels,
+        assets=assets,
+        version=__version__,
+        list_plugins=plugins.infos,
+        check_ready=lambda: bus.failure or ("draining" if hub.draining else None),
+    )
+    return Application(
+        services=services,
+        host=host,
+        resources=resources,
+        log_feeds=log_feeds,
+        replay_from=replay_from,
+    )
+
+
+async def run(application: Application, listener: socket.socket, *, reload: bool) -> None:
+    """Serve on `listener` until a signal to stop, with everything that runs beside the server."""
+    services = application.services
+    settings, hub = services.settings, services.hub
+    server = create_server(
+        create_app(services), settings.server, lambda: hub.drain(settings.server.drain_period)
+    )
+    hub.start()
+    if not reload:
+        # What exists now stays. Traversed by every garbage collection, it would delay live pages.
+        gc.freeze()
+    try:
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(
+                    application.resources.follow(services.bus, application.replay_from),
+                    name="resources",
+                ),
+                group.create_task(services.access.run(), name="access"),
+                group.create_task(services.loop_lag.run(), name="loop lag"),
+                group.create_task(services.supervisor.run(), name="supervisor"),
+            ]
+            if (tls := settings.server.tls) is not None:
+                certificate = follow_certificate(tls, server.use_context)
+                background.append(group.create_task(certificate, name="certificate"))
+            if reload and settings.plugins_dir is not None:
+                reloading = reload_saved(settings.plugins_dir, application.host, hub.rerender)
+                background.append(group.create_task(reloading, name="reload"))
+            host, port = listener.getsockname()[:2]
+            scheme = "https" if settings.server.tls is not None else "http"
+            log.info("almenara is ready", address=f"{scheme}://{host}:{port}/")
+            await server.serve(sockets=[listener])
+            for task in background:
+                task.cancel()
+    finally:
+        await hub.close()
+        await application.log_feeds.close()
+
+
+def warn_about_access(access: AccessControl) -> None:
+    """Log what an operator must know about who can see the data."""
     if access.mode == "insecure-none":
-        log.warning("everybody who can connect sees everything: auth.mode is insecure-none")
+        log.warning("everyone who can connect sees everything: auth.mode is insecure-none")
     if access.mode == "token" and not access.has_access_token:
-        log.warning("nobody can sign in yet; `almenara access rotate` makes an access token")
+        log.warning("no one can sign in yet; create an access token with `almenara access rotate`")
