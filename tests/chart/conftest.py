@@ -34,10 +34,10 @@ def metric_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]
 def programs() -> Path:
     """The folder with helm, the controllers of Kubernetes and a node."""
     build = ROOT / "tests" / "kubernetes" / "build-cluster"
-    found = subprocess.run([build, "--found"], capture_output=True, text=True, check=False)
-    if found.returncode:
-        pytest.skip(found.stderr)
-    return Path(found.stdout.strip())
+    result = subprocess.run([build, "--found"], capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.skip(result.stderr)
+    return Path(result.stdout.strip())
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def image(image_work: Path) -> Image:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Know the mark also where pytest-xdist is not asked for."""
+    """Register the marker also without pytest-xdist."""
     config.addinivalue_line("markers", "xdist_group(name): tests that one process runs")
 
 

@@ -59,9 +59,9 @@ from almenara.cli.main import main
 
 for file in sys.argv[1:]:
     if (child := os.fork()) == 0:
-        with open(f"{file}.told", "w") as told:
-            os.dup2(told.fileno(), 1)
-            os.dup2(told.fileno(), 2)
+        with open(f"{file}.output", "w") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
         sys.argv = ["almenara", "--config", file, "config", "check"]
         sys.exit(main())
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -84,7 +84,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     )  # fmt: skip
     codes = map(int, done.stdout.split())
     return {
-        name: (code, Path(f"{file}.told").read_text())
+        name: (code, Path(f"{file}.output").read_text())
         for (name, file), code in zip(files.items(), codes, strict=True)
     }
 
@@ -93,9 +93,9 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
 def test_application_accepts_rendered_configuration(
     name: str, checked: dict[str, tuple[int, str]]
 ) -> None:
-    code, told = checked[name]
-    assert code == 0, told
-    assert "The configuration is valid." in told
+    code, output = checked[name]
+    assert code == 0, output
+    assert "The configuration is valid." in output
 
 
 def test_application_refuses_wrong_configuration(tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def running(
 
 
 def test_server_responds_to_every_probe(running: tuple[Almenara, Tree]) -> None:
-    product, found = running
-    server = found["spec"]["template"]["spec"]["containers"][0]
+    product, result = running
+    server = result["spec"]["template"]["spec"]["containers"][0]
     for name in ("startupProbe", "livenessProbe", "readinessProbe"):
         probe = server[name]
         # As the kubelet asks: by address, and patient for as long as the probe says.

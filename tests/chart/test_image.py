@@ -1,5 +1,5 @@
 """The image, built from its Dockerfile and run as a cluster runs it: another user, a root that
-nobody can write, and nothing but the volumes of the pod.
+no one can write, and nothing but the volumes of the pod.
 
 It needs root and buildah, and skips where either is missing.
 """
@@ -53,8 +53,8 @@ def test_image_size_is_bounded(image: Image, capsys: pytest.CaptureFixture[str])
         ((size(it), it.name) for it in packages.iterdir() if it.is_dir()), reverse=True
     )
     with capsys.disabled():
-        told = ", ".join(f"{name} {taken / 2**20:.0f}" for taken, name in largest[:6])
-        print(f"\nimage: {total / 2**20:.0f} MiB beyond the base, of them {told}")
+        summary = ", ".join(f"{name} {taken / 2**20:.0f}" for taken, name in largest[:6])
+        print(f"\nimage: {total / 2**20:.0f} MiB beyond the base, of them {summary}")
     assert total < LARGEST
 
 
@@ -137,7 +137,7 @@ def test_image_build_has_requested_plugins(image_work: Path, tmp_path: Path) -> 
         # Both need the same library.
         {"http", "prometheus"}
     )
-    # What the configuration asks for and the image has not is told before it is imported.
+    # A configured plugin that the image lacks is reported before it is imported.
     command, _ = run_in(image, tmp_path / "oidc", "config", "check")
     oidc = {"issuer": "https://accounts.example.org", "client_id": "almenara"}
     auth = {"mode": "oidc", "oidc": oidc, "roles": [{"role": "viewer", "groups": ["*"]}]}

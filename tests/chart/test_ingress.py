@@ -178,10 +178,10 @@ def fleet(
             Traefik(folder, api_server, token) as traefik,
         ):
             gateway(cluster, traefik.secure)
-            found = Fleet(traefik, product, publisher, authority)
-            wait_until(lambda: routed(found), "the route of the ingress", 60)
-            found.cluster = cluster
-            yield found
+            result = Fleet(traefik, product, publisher, authority)
+            wait_until(lambda: routed(result), "the route of the ingress", 60)
+            result.cluster = cluster
+            yield result
         publisher.close()
         cluster.helm.uninstall("rel")
 

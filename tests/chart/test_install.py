@@ -36,7 +36,7 @@ WATCHING: Tree = {"plugins": {"enabled": ["nats", "kubernetes"]}}
 TOKEN = "a-token-that-only-this-test-knows"
 NUMBERS = itertools.count(1)
 AT_ONCE = 4
-"""Questions that the API server is asked at once."""
+"""Requests to the API server at the same time."""
 
 
 @pytest.fixture
@@ -97,8 +97,8 @@ def test_release_installs_upgrades_rolls_back_and_uninstalls(cluster: Cluster) -
     assert all(cluster.exists(it) for it in manifests)
 
     def checksum() -> str:
-        found = cluster.get("apps/v1", "StatefulSet", "rel-almenara")
-        return str(found["spec"]["template"]["metadata"]["annotations"]["checksum/config"])
+        workload = cluster.get("apps/v1", "StatefulSet", "rel-almenara")
+        return str(workload["spec"]["template"]["metadata"]["annotations"]["checksum/config"])
 
     before = checksum()
     changed = {**WATCHING, "config": {"log": {"level": "debug"}}}
@@ -114,7 +114,7 @@ def test_release_installs_upgrades_rolls_back_and_uninstalls(cluster: Cluster) -
 
     cluster.helm.uninstall("rel")
     left = [it["kind"] for it in manifests if cluster.exists(it)]
-    # The history stays with its claim, until somebody takes it away.
+    # The history stays with its claim until someone deletes it.
     assert left == ["PersistentVolumeClaim"]
 
 
@@ -159,8 +159,8 @@ def test_previous_chart_upgrades_and_rolls_back(cluster: Cluster) -> None:
     cluster.helm.rollback("rel", 1)
     cluster.helm.upgrade(CHART, "rel", WATCHING)
     # Through all of it the history lies in the same claim.
-    found = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")["metadata"]
-    assert found["uid"] == claim
+    metadata = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")["metadata"]
+    assert metadata["uid"] == claim
     cluster.helm.uninstall("rel")
 
 
@@ -188,13 +188,13 @@ def served(server: ApiServer) -> Iterator[tuple[str, str, bool, str]]:
 
 
 @pytest.fixture(scope="module")
-def anybody_may(api_server: ApiServer) -> Callable[[Iterable[Permission]], dict[Permission, bool]]:
-    """What every account may, whatever the chart does; each right is asked for once."""
+def everyone_may(api_server: ApiServer) -> Callable[[Iterable[Permission]], dict[Permission, bool]]:
+    """The permissions of every account, without the chart; each is requested once."""
     bare = api_server.service_account("default", "bare")
     known: dict[Permission, bool] = {}
 
-    def answer(asked: Iterable[Permission]) -> dict[Permission, bool]:
-        known.update(asyncio.run(may(api_server, bare, set(asked) - known.keys())))
+    def answer(requested: Iterable[Permission]) -> dict[Permission, bool]:
+        known.update(asyncio.run(may(api_server, bare, set(requested) - known.keys())))
         return known
 
     return answer
@@ -205,7 +205,7 @@ def anybody_may(api_server: ApiServer) -> Callable[[Iterable[Permission]], dict[
 )
 def test_service_account_has_exactly_the_needed_permissions(
     cluster: Cluster,
-    anybody_may: Callable[[Iterable[Permission]], dict[Permission, bool]],
+    everyone_may: Callable[[Iterable[Permission]], dict[Permission, bool]],
     name: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -217,31 +217,34 @@ def test_service_account_has_exactly_the_needed_permissions(
     roles = [it for it in manifests if it["kind"] in ("Role", "ClusterRole")]
     granted = permissions(roles)
     token = cluster.server.token(cluster.namespace, "rel-almenara")
-    # A resource that the server does not serve is asked for as well, where a rule names it.
+    # A resource of a rule is requested even if the server does not serve it.
     everything = {*served(cluster.server), *((g, r, True, v) for _, g, r, v in granted)}
     places = (
         ("shop", "elsewhere", cluster.namespace) if name == "kubernetes-namespaces" else ("shop",)
     )
-    asked = [
+    requested = [
         (namespace, group, resource, verb)
         for group, resource, namespaced, verb in sorted(everything)
         for namespace in (places if namespaced else ("",))
     ]
-    anybody = anybody_may(asked)
-    allowed = asyncio.run(may(cluster.server, token, asked))
-    expected = {it: bool(granted & {it, ("", *it[1:])}) or anybody[it] for it in asked}
-    found = [f"{it}: not {expected[it]}" for it in asked if allowed[it] is not expected[it]]
+    everyone = everyone_may(requested)
+    allowed = asyncio.run(may(cluster.server, token, requested))
+    expected = {it: bool(granted & {it, ("", *it[1:])}) or everyone[it] for it in requested}
+    wrong = [f"{it}: not {expected[it]}" for it in requested if allowed[it] is not expected[it]]
     with capsys.disabled():
         print(
-            f"\nrights with {name}: {len(asked)} asked, {len(granted)} granted, {len(found)} wrong"
+            f"\npermissions with {name}: {len(requested)} requested,"
+            f" {len(granted)} granted, {len(wrong)} wrong"
         )
-    assert found == []
-    assert len(asked) > 500
+    assert wrong == []
+    assert len(requested) > 500
     cluster.helm.uninstall("rel")
 
 
-async def may(server: ApiServer, token: str, asked: Iterable[Permission]) -> dict[Permission, bool]:
-    """Whether the account of a token has each right, asked of the API server a few at once.
+async def may(
+    server: ApiServer, token: str, requested: Iterable[Permission]
+) -> dict[Permission, bool]:
+    """Return whether the account of a token has each permission, a few requests at a time.
 
     In one thread: httpx sets the protocols of a TLS context for each connection, which spoils
     the hello that another thread is about to send with the same context.
@@ -275,7 +278,7 @@ async def may(server: ApiServer, token: str, asked: Iterable[Permission]) -> dic
         httpx.AsyncClient(base_url=server.url, verify=context) as client,
         asyncio.TaskGroup() as group,
     ):
-        for right in asked:
+        for right in requested:
             group.create_task(ask(client, right))
     return allowed
 
@@ -395,11 +398,11 @@ def test_helm_test_receives_event_over_websocket(
     assert done.returncode == 0, done.stderr
     with product, Kubelet(cluster, tmp_path, service) as kubelet:
         cluster.helm.test("rel")
-        told = " ".join("\n".join(kubelet.outputs).split())
-        assert "is ready" in told
-        assert "arrived over the WebSocket" in told
-        assert "pages of other sites are refused" in told
-        assert "Stored in FLEET" in told
+        output = " ".join("\n".join(kubelet.outputs).split())
+        assert "is ready" in output
+        assert "arrived over the WebSocket" in output
+        assert "pages of other sites are refused" in output
+        assert "Stored in FLEET" in output
     # And it fails where nothing serves.
     with Kubelet(cluster, tmp_path, service) as kubelet:
         values["test"]["timeout"] = 2

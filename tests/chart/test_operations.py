@@ -50,8 +50,8 @@ pytestmark = pytest.mark.skipif(
 def blocks(document: str, language: str) -> list[str]:
     """The fenced texts of a document, in their order."""
     text = (DOCUMENTS / f"{document}.md").read_text("utf-8")
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    return [re.sub(rf"^{indent}", "", it, flags=re.MULTILINE) for indent, it in found]
+    result = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", it, flags=re.MULTILINE) for indent, it in result]
 
 
 def commands(text: str) -> list[str]:
@@ -89,9 +89,9 @@ class Operator:
 
     def runs(self, text: str) -> str:
         """What a block of commands prints; it ends with the first that fails."""
-        wanted = [it for it in commands(text) if not it.startswith(tuple(NOT_RUN))]
+        expected = [it for it in commands(text) if not it.startswith(tuple(NOT_RUN))]
         process = subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", "\n".join(wanted)], cwd=self.folder,
+            ["bash", "-euo", "pipefail", "-c", "\n".join(expected)], cwd=self.folder,
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         for _ in range(240):
@@ -104,12 +104,12 @@ class Operator:
             process.kill()
             printed, complaints = process.communicate()
         assert process.returncode == 0, f"{text}\n{printed[-2000:]}\n{complaints[-2000:]}"
-        self.done += wanted
+        self.done += expected
         return printed
 
 
 class Publisher:
-    """Numbered events, one after the other until it is told to end."""
+    """Numbered events, one after the other until it is stopped."""
 
     def __init__(self, nats: NatsServer) -> None:
         self.published, self._over = 0, threading.Event()
@@ -176,12 +176,12 @@ def test_operations_guide_works_as_written(
         with Publisher(nats) as publisher:
             begin = time.monotonic()
             notes = operator.runs(installing)
-            told = operator.runs(looking)
+            output = operator.runs(looking)
             took = time.monotonic() - begin
             with capsys.disabled():
                 print(f"\noperations: installed, rolled out, examined and tested in {took:.0f} s")
-            assert "rolling update complete" in told
-            assert "Phase:          Succeeded" in told
+            assert "rolling update complete" in output
+            assert "Phase:          Succeeded" in output
             # The notes of the release have commands as well.
             noted = re.findall(r"^  ((?:kubectl|helm) .*)$", notes, re.MULTILINE)
             assert f"https://{HOST}/" in notes
@@ -224,7 +224,7 @@ def test_operations_guide_works_as_written(
         (operator.folder / "restore.yaml").write_text(pod)
         operator.runs(restoring)
         operator.runs(commands(looking)[0])
-        # The volume had the tokens as well, so that they are made anew.
+        # The volume had the tokens as well, so they are created again.
         token = made(operator.runs("\n".join(it for it in noted if "rotate" in it)))
         wait_until(lambda: len(held()) >= publisher.published, "every event after the restore", 60)
         assert held() == list(range(publisher.published))

@@ -24,10 +24,10 @@ def test_rules_equal_those_of_the_plugin(name: str, tmp_path: Path) -> None:
     product = Almenara(tmp_path, config=config)
     done = product.command("kubernetes", "rbac", "--service-account", "watch/rel-almenara")
     assert done.returncode == 0, done.stderr
-    wanted = [it for it in yaml.safe_load_all(done.stdout) if it]
+    expected = [it for it in yaml.safe_load_all(done.stdout) if it]
     kinds = ("Role", "ClusterRole")
     ours = [it for kind in kinds for it in of_kind(manifests, kind)]
-    assert permissions(ours) == permissions(it for it in wanted if it["kind"] in kinds)
+    assert permissions(ours) == permissions(it for it in expected if it["kind"] in kinds)
     assert permissions(ours)
     for binding in (*of_kind(manifests, "RoleBinding"), *of_kind(manifests, "ClusterRoleBinding")):
         assert binding["subjects"] == [

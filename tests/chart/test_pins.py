@@ -20,9 +20,9 @@ def pins(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("extra", sorted(EXTRAS))
 def test_extra_is_pinned_and_in_image(extra: str) -> None:
-    found = pins(f"image/{extra}.txt")
-    assert found.items() <= pins("run.txt").items()
-    assert pins("image/core.txt").items() <= found.items()
+    result = pins(f"image/{extra}.txt")
+    assert result.items() <= pins("run.txt").items()
+    assert pins("image/core.txt").items() <= result.items()
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
     (default,) = re.findall(r'^ARG EXTRAS="(.*)"', dockerfile, re.MULTILINE)
     assert extra in default.split()

@@ -98,8 +98,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):  # fmt: skip
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = folder.glob("simple/almenara-weather/*.whl")
-    return found
+    (result,) = folder.glob("simple/almenara-weather/*.whl")
+    return result
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ ROLES = [
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Says who somebody is by a cookie, as a service for forward-auth does."""
+    """Identifies users by a cookie, as a forward-auth service does."""
 
     groups: dict[str, str]
 
@@ -115,9 +115,9 @@ class Front:
     def get(
         self, path: str, who: str = "", source: str = "127.0.0.1", **headers: str
     ) -> tuple[int, str]:
-        """Status and text of an answer through Traefik, asked from an address of this machine."""
+        """Return status and text of a response through Traefik, from an address of this machine."""
         cookie = {"cookie": f"session={who}"} if who else {}
-        return asked(self.port, path, {**cookie, **headers}, source)
+        return request_from(self.port, path, {**cookie, **headers}, source)
 
     def live(self, who: str, origin: str | None = None) -> AbstractContextManager[Live]:
         return opened(
@@ -127,7 +127,7 @@ class Front:
         )
 
 
-def asked(
+def request_from(
     port: int, path: str, headers: dict[str, str], source: str = "127.0.0.1"
 ) -> tuple[int, str]:
     connection = http.client.HTTPConnection(
@@ -163,8 +163,8 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Front, Al
 
 
 def who(answer: tuple[int, str]) -> tuple[str, str]:
-    told = json.loads(answer[1])
-    return told["name"], told["role"]
+    session = json.loads(answer[1])
+    return session["name"], session["role"]
 
 
 def test_proxy_identity_signs_in(behind: tuple[Front, Almenara]) -> None:
@@ -172,8 +172,8 @@ def test_proxy_identity_signs_in(behind: tuple[Front, Almenara]) -> None:
     assert who(front.get("/api/session", "ada")) == ("ada", "admin")
     assert who(front.get("/api/session", "grace")) == ("grace", "viewer")
     assert front.get("/events", "ada")[0] == 200
-    for nobody in ("", "eve"):
-        assert front.get("/api/session", nobody)[0] == 401
+    for stranger in ("", "eve"):
+        assert front.get("/api/session", stranger)[0] == 401
     status, text = front.get("/api/session", "mallory")
     assert (status, "has no role here" in text) == (403, True)
 
@@ -207,7 +207,10 @@ def test_identity_headers_without_proxy_are_refused(behind: tuple[Front, Almenar
          "127.0.0.2", 403),
         ({**name, "X-Almenara-Proxy-Secret": SECRET}, "127.0.0.1", 200),
     ):  # fmt: skip
-        assert asked(product.port, "/api/session", headers, source)[0] == status, (headers, source)
+        assert request_from(product.port, "/api/session", headers, source)[0] == status, (
+            headers,
+            source,
+        )
 
 
 def test_access_log_has_real_client_address(
@@ -217,8 +220,8 @@ def test_access_log_has_real_client_address(
     front.get("/events", "grace", "127.0.0.3", **{"X_Forwarded_User": "root",
                                                   "X-Forwarded-For": "6.6.6.6, 127.0.0.1",
                                                   "Forwarded": "for=6.6.6.6"})  # fmt: skip
-    asked(product.port, "/events", {"X-Forwarded-User": "direct", "X-Forwarded-For": "6.6.6.6"},
-          "127.0.0.4")  # fmt: skip
+    headers = {"X-Forwarded-User": "direct", "X-Forwarded-For": "6.6.6.6"}
+    request_from(product.port, "/events", headers, "127.0.0.4")
     query = "/api/events?origin=almenara/access&type=almenara.access.identity_refused&limit=200"
 
     def addresses() -> set[str]:
@@ -235,13 +238,13 @@ def test_live_pages_end_with_proxy_session(
     behind: tuple[Front, Almenara],
 ) -> None:
     front, _ = behind
-    for nobody, origin, status in (
+    for stranger, origin, status in (
         ("", None, 401), ("eve", None, 401), ("mallory", None, 403),
         ("ada", "http://evil.example", 403), ("ada", f"http://127.0.0.1:{front.port}0", 403),
     ):  # fmt: skip
-        with pytest.raises(InvalidStatus) as refused, front.live(nobody, origin):
+        with pytest.raises(InvalidStatus) as refused, front.live(stranger, origin):
             pass
-        assert refused.value.response.status_code == status, (nobody, origin)
+        assert refused.value.response.status_code == status, (stranger, origin)
     with front.live("grace") as page:
         assert "event-note" in str(page.recv(10))
         del front.groups["grace"]
@@ -250,7 +253,7 @@ def test_live_pages_end_with_proxy_session(
             while True:
                 page.recv(20)
     assert closed.value.rcvd is not None
-    # It is told to come again, so that it passes the proxy, which does not let it.
+    # It has to reconnect through the proxy, which refuses it.
     assert closed.value.rcvd.code == 1012
     assert time.monotonic() - began < RECHECK + 10
     with pytest.raises(InvalidStatus), front.live("grace"):

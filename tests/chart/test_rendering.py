@@ -155,26 +155,26 @@ def test_pods_comply_with_restricted_standard(values: Tree, manifests: list[Tree
 
 def test_probes_are_independent_of_observed_systems(manifests: list[Tree]) -> None:
     server = workload(manifests)["spec"]["template"]["spec"]["containers"][0]
-    asked = {
+    probes = {
         name: server[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")
     }
-    assert {name: it["path"] for name, it in asked.items()} == {
+    assert {name: it["path"] for name, it in probes.items()} == {
         "startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz",
     }  # fmt: skip
-    assert {it["port"] for it in asked.values()} == {server["ports"][0]["name"]}
+    assert {it["port"] for it in probes.values()} == {server["ports"][0]["name"]}
     startup = server["startupProbe"]
     assert startup["failureThreshold"] * startup["periodSeconds"] >= 60
 
 
 def test_workload_never_runs_two_pods(manifests: list[Tree]) -> None:
-    found = workload(manifests)
-    assert found["spec"]["replicas"] == 1
-    (data,) = [it for it in found["spec"]["template"]["spec"]["volumes"] if it["name"] == "data"]
+    server = workload(manifests)
+    assert server["spec"]["replicas"] == 1
+    (data,) = [it for it in server["spec"]["template"]["spec"]["volumes"] if it["name"] == "data"]
     if "persistentVolumeClaim" in data:
         # A StatefulSet starts no pod before the one of the same name is known to be gone.
-        assert found["kind"] == "StatefulSet"
+        assert server["kind"] == "StatefulSet"
     else:
-        assert found["spec"]["strategy"] == {"type": "Recreate"}
+        assert server["spec"]["strategy"] == {"type": "Recreate"}
 
 
 def test_selectors_match_only_the_server(manifests: list[Tree]) -> None:
@@ -190,11 +190,11 @@ def test_selectors_match_only_the_server(manifests: list[Tree]) -> None:
     for budget in of_kind(manifests, "PodDisruptionBudget"):
         assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
     for monitor in of_kind(manifests, "ServiceMonitor"):
-        wanted = monitor["spec"]["selector"]["matchLabels"]
+        expected = monitor["spec"]["selector"]["matchLabels"]
         chosen = [
             it
             for it in of_kind(manifests, "Service")
-            if wanted.items() <= it["metadata"]["labels"].items()
+            if expected.items() <= it["metadata"]["labels"].items()
         ]
         assert len(chosen) == 1
 
@@ -441,8 +441,8 @@ def test_schema_describes_every_key() -> None:
 
     def look(node: object, path: str) -> None:
         if isinstance(node, dict):
-            for name, told in node.get("properties", {}).items():
-                if isinstance(told, dict) and not told.get("description"):
+            for name, property_ in node.get("properties", {}).items():
+                if isinstance(property_, dict) and not property_.get("description"):
                     missing.append(f"{path}.{name}")
             if node.get("type") == "object" and "properties" in node and path != "$.allOf":
                 assert (
@@ -461,10 +461,10 @@ def test_schema_describes_every_key() -> None:
 
 
 def test_chart_has_artifact_hub_metadata() -> None:
-    told = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
-    annotations = told["annotations"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    annotations = chart["annotations"]
     (image,) = yaml.safe_load(annotations["artifacthub.io/images"])
-    assert image["image"].endswith(f":{told['appVersion']}")
+    assert image["image"].endswith(f":{chart['appVersion']}")
     assert {"kind", "description"} <= yaml.safe_load(annotations["artifacthub.io/changes"])[
         0
     ].keys()

@@ -71,9 +71,10 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     complete, or kept alive. Beyond it, the oldest are closed."""
     header_timeout: Positive = 5.0
     """Seconds a client may take for the TLS handshake, and to send the headers of a request."""
-    keep_alive: Positive = 30.0
-    """Seconds an idle connection stays open for another request. It must be longer than the idle
-    timeout of a reverse proxy to its backends; a shorter one causes occasional 502 errors."""
+    keep_alive: Positive = 95.0
+    """Seconds an idle connection stays open for another request. It must be longer than a reverse
+    proxy keeps its connections to backends (ingress-nginx 60, Traefik 90); otherwise the proxy
+    occasionally responds with 502."""
     tcp_user_timeout: Positive = 10.0
     """Seconds that sent data may stay unacknowledged before the connection is closed."""
     drain_period: Annotated[float, msgspec.Meta(ge=0)] = 4.0

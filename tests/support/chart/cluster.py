@@ -19,10 +19,10 @@ class Cluster:
         self.helm = Helm(programs / "helm", server, namespace)
 
     def get(self, api: str, kind: str, name: str, namespace: str | None = None) -> Tree:
-        found: Tree = self.server.send(
+        result: Tree = self.server.send(
             "GET", self.server.path(api, kind, namespace or self.namespace, name)
         )
-        return found
+        return result
 
     def exists(self, manifest: Tree) -> bool:
         metadata = manifest["metadata"]
@@ -49,8 +49,8 @@ def define_gateway_api(programs: Path, server: ApiServer) -> None:
 
     def served() -> bool:
         with contextlib.suppress(ApiError):
-            found = server.send("GET", "/apis/gateway.networking.k8s.io/v1")["resources"]
-            return {"httproutes", "gateways", "gatewayclasses"} <= {it["name"] for it in found}
+            result = server.send("GET", "/apis/gateway.networking.k8s.io/v1")["resources"]
+            return {"httproutes", "gateways", "gatewayclasses"} <= {it["name"] for it in result}
         return False
 
     wait_until(served, "the Gateway API")

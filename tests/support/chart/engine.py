@@ -63,13 +63,13 @@ def of_kind(manifests: list[Tree], kind: str) -> list[Tree]:
 
 def only(manifests: list[Tree], kind: str, suffix: str = "") -> Tree:
     """The one object of a kind, or of those the one whose name ends so."""
-    (found,) = [it for it in of_kind(manifests, kind) if it["metadata"]["name"].endswith(suffix)]
-    return found
+    (result,) = [it for it in of_kind(manifests, kind) if it["metadata"]["name"].endswith(suffix)]
+    return result
 
 
 def workload(manifests: list[Tree]) -> Tree:
-    (found,) = [it for it in manifests if it["kind"] in ("Deployment", "StatefulSet")]
-    return found
+    (result,) = [it for it in manifests if it["kind"] in ("Deployment", "StatefulSet")]
+    return result
 
 
 def pods(manifests: list[Tree]) -> Iterator[tuple[str, Tree]]:

@@ -28,7 +28,7 @@ ENVIRONMENT = {
 
 
 class Image:
-    """The image for an architecture, with what else buildah is told."""
+    """The image for an architecture, with further options of buildah."""
 
     def __init__(self, work: Path, name: str, *options: str, architecture: str = OWN) -> None:
         done = subprocess.run(
@@ -47,8 +47,8 @@ class Image:
 
     @property
     def config(self) -> dict[str, object]:
-        found: dict[str, object] = self.inspected["Docker"]["config"]
-        return found
+        result: dict[str, object] = self.inspected["Docker"]["config"]
+        return result
 
     @property
     def layers(self) -> list[str]:

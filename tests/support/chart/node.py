@@ -133,15 +133,15 @@ class Node:
                    "target": {"kind": "Node", "name": "node"}}  # fmt: skip
         self.server.send("POST", f"{self._pods(name)}/binding", binding)
         running = {it["name"]: self._start(pod, it) for it in spec["containers"]}
-        told: object = None
+        reported: object = None
         deadline = float("inf")
         try:
             while True:
                 codes = {it: process.poll() for it, process in running.items()}
                 ended = None not in codes.values()
                 ready = not ended and all(self._ready(it) for it in spec["containers"])
-                if (codes, ready) != told:
-                    told = codes, ready
+                if (codes, ready) != reported:
+                    reported = codes, ready
                     self.server.send(
                         "PATCH", f"{self._pods(name)}/status",
                         {"status": self._status(pod, codes, ready)},
@@ -236,8 +236,8 @@ class Node:
         return folder
 
     def _files(self, folder: Path, kind: str, name: str) -> None:
-        found = self.server.send("GET", self.server.path("v1", kind, self.namespace, name))
-        for key, text in found.get("data", {}).items():
+        result = self.server.send("GET", self.server.path("v1", kind, self.namespace, name))
+        for key, text in result.get("data", {}).items():
             data = base64.b64decode(text) if kind == "Secret" else text.encode()
             (folder / key).write_bytes(data)
 

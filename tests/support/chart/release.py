@@ -49,8 +49,8 @@ class Helm:
         self._run("rollback", name, str(revision))
 
     def history(self, name: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self._run("history", name, "--output", "json"))
-        return found
+        result: list[dict[str, Any]] = json.loads(self._run("history", name, "--output", "json"))
+        return result
 
     def test(self, name: str) -> str:
         return self._run("test", name, "--timeout", "60s")

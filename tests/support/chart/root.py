@@ -48,7 +48,7 @@ def isolated(
 
 def _bind(what: Path, where: Path, *, read_only: bool = False) -> list[str]:
     source, target = shlex.quote(str(what)), shlex.quote(str(where))
-    found = [f"mount --bind {source} {target}"]
+    result = [f"mount --bind {source} {target}"]
     if read_only:
-        found.append(f"mount -o remount,bind,ro {target}")
-    return found
+        result.append(f"mount -o remount,bind,ro {target}")
+    return result
