@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from almenara.urls import redact_urls
+
 LONGEST: Final = 500
 """Characters of an error that are shown; what a library reports can be a whole page."""
 
@@ -34,6 +36,7 @@ class Unavailable(AlmenaraError):  # noqa: N818
 def describe_error(error: BaseException, limit: int = LONGEST, *, with_type: bool = False) -> str:
     """Return an error as one line of at most `limit` characters; its type where it has no text.
 
+    Credentials in URLs are redacted, since libraries put the URL of a request into their errors.
     `with_type` puts the type in front of errors that are not Almenara's own, for people who can
     read the code that raised it. Of a group the errors inside are described.
     """
@@ -41,7 +44,7 @@ def describe_error(error: BaseException, limit: int = LONGEST, *, with_type: boo
         inner = (describe_error(part, limit, with_type=with_type) for part in error.exceptions)
         return "; ".join(dict.fromkeys(inner))[:limit]
     name = type(error).__name__
-    text = " ".join(str(error).split())
+    text = redact_urls(" ".join(str(error).split()))
     if with_type and text and not isinstance(error, AlmenaraError):
         text = f"{name}: {text}"
     text = text or name

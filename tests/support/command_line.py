@@ -3,17 +3,23 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
 def run_almenara(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command in `folder`, with none of Almenara's variables but those passed."""
+    """Run the command in `folder`, with none of Almenara's variables but those passed.
+
+    `prefix` is a command that runs it, such as `setpriv`.
+    """
     inherited = {name: value for name, value in os.environ.items() if "ALMENARA" not in name}
     return subprocess.run(
-        [sys.executable, "-m", "almenara", *arguments],
+        [*prefix, sys.executable, "-m", "almenara", *arguments],
         capture_output=True,
         text=True,
         timeout=60,

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from almenara.bus.schema import create_private
+from almenara.bus.schema import check_version, create_private
 from almenara.bus.writer_thread import DATABASE
 
 PAGES: Final = 4096
@@ -20,7 +20,7 @@ def copy_database(folder: Path, target: Path) -> int:
     when it started. It is complete when it appears under its name. Only its owner can read it.
 
     Raises `FileNotFoundError` where there is no database, `FileExistsError` where the target
-    exists, and `sqlite3.Error`.
+    exists, `SchemaTooNewError` and `sqlite3.Error`.
     """
     source = folder / DATABASE
     if not source.exists():
@@ -40,6 +40,7 @@ def copy_database(folder: Path, target: Path) -> int:
             reading.execute("BEGIN")
             reading.execute("SELECT 1 FROM sqlite_master").fetchone()
             reading.backup(writing, pages=PAGES)
+            check_version(writing, source)
             (events,) = writing.execute("SELECT events FROM position").fetchone()
             if writing.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError(

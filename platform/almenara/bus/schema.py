@@ -167,17 +167,23 @@ def create_private(path: Path) -> None:
         path.chmod(0o600)
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables of an empty database, or bring those of an earlier version up to date.
-
-    Raises `SchemaTooNewError`.
-    """
+def check_version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the schema's version of a database. Raises `SchemaTooNewError`."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise SchemaTooNewError(
             f"{path} was written by a newer Almenara (schema {version}, this version reads up to"
             f" {VERSION}). Upgrade Almenara, or set storage.dir to another folder."
         )
+    return int(version)
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the tables of an empty database, or bring those of an earlier version up to date.
+
+    Raises `SchemaTooNewError`.
+    """
+    version = check_version(connection, path)
     if version < VERSION:
         script = TABLES if version == 0 else "".join(STEPS[version:])
         connection.executescript(f"BEGIN; {script} PRAGMA user_version = {VERSION}; COMMIT;")

@@ -9,6 +9,7 @@ import rich_click as click
 
 from almenara.config import ConfigError, Settings, load_settings
 from almenara.terminal import escape_control_characters
+from almenara.urls import redact_urls
 
 CONFIG_VARIABLE: Final = "ALMENARA_CONFIG"
 PLUGINS_DIR_VARIABLE: Final = "ALMENARA_PLUGINS_DIR"
@@ -27,10 +28,15 @@ PLUGINS_DIR_OPTION: Final = click.option(
 
 
 class CommandError(click.ClickException):
-    """An error of a command, printed without control characters."""
+    """An error of a command, printed without control characters and credentials of URLs."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(escape_control_characters(message, keep_newlines=True))
+        super().__init__(printable_text(message))
+
+
+def printable_text(text: str) -> str:
+    """Return a text without control characters and without the credentials in its URLs."""
+    return redact_urls(escape_control_characters(text, keep_newlines=True))
 
 
 def override_options(context: click.Context, **options: Any) -> None:

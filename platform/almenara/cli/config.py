@@ -5,7 +5,14 @@ from pathlib import Path
 
 import rich_click as click
 
-from almenara.cli.common import FilePath, configuration_error, override_options, read_settings
+from almenara.cli.common import (
+    CommandError,
+    FilePath,
+    configuration_error,
+    override_options,
+    printable_text,
+    read_settings,
+)
 from almenara.cli.validation import validate_configuration
 from almenara.config import ConfigError
 from almenara.plugins import PluginRegistry, load_plugins
@@ -48,4 +55,13 @@ def check(context: click.Context, file: Path | None) -> None:
         validate_configuration(plugins, settings)
     except ConfigError as error:
         raise configuration_error(error) from None
+    failed = [info for info in plugins.infos() if info.state == "failed"]
+    for info in failed:
+        click.echo(f"Plugin {info.name} failed: {printable_text(info.error or '')}", err=True)
+    configured = [info.name for info in failed if info.name in settings.plugin_settings]
+    if configured:
+        raise CommandError(
+            f"The configuration is valid, but {', '.join(configured)} cannot be used: fix or update"
+            " each plugin, or remove it from `plugins`."
+        )
     click.echo("The configuration is valid.")

@@ -1,7 +1,8 @@
 """`almenara doctor`: check the configuration, the disk and the systems that plugins observe."""
 
-import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -16,16 +17,17 @@ from almenara.cli.common import (
     CommandError,
     ExistingFilePath,
     override_options,
+    printable_text,
     read_settings,
     run_async,
 )
 from almenara.cli.validation import validate_configuration
 from almenara.config import ConfigError, LogSettings, Settings
+from almenara.errors import AlmenaraError
 from almenara.hookspecs import Finding
 from almenara.logs import configure_logging
 from almenara.plugins import PluginRegistry
 from almenara.plugins.doctor import diagnose
-from almenara.terminal import escape_control_characters
 
 VERDICT_STYLES: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 LOW_DISK_SPACE: Final = 1024**3
@@ -96,6 +98,8 @@ def check_installation(context: click.Context) -> list[Finding]:
     plugins: PluginRegistry = context.obj
     path: Path | None = context.find_root().params.get("config")
     findings = [check_configuration(path, settings, plugins), check_disk(settings)]
+    if findings[-1].verdict != "failed":
+        findings += check_database(settings)
 
     async def collect() -> None:
         findings.extend(await diagnose(plugins, settings))
@@ -122,15 +126,12 @@ def check_configuration(path: Path | None, settings: Settings, plugins: PluginRe
 
 def check_disk(settings: Settings) -> Finding:
     """Return whether the directory of the database is writable and has enough space."""
+    from almenara.bus.folder import check_folder
+
     directory = settings.storage.dir.absolute()
+    if (problem := check_folder(directory)) is not None:
+        return _storage_failure("disk", problem)
     existing = next(path for path in (directory, *directory.parents) if path.exists())
-    if not os.access(existing, os.W_OK):
-        return Finding(
-            check="disk",
-            verdict="failed",
-            message=f"{existing} is not writable",
-            remedy="Change its owner, or set storage.dir to another directory.",
-        )
     free = shutil.disk_usage(existing).free
     limit = settings.storage.retention_size
     used = (
@@ -149,14 +150,39 @@ def check_disk(settings: Settings) -> Finding:
     return Finding(check="disk", verdict="ok", message=message)
 
 
+def check_database(settings: Settings) -> list[Finding]:
+    """Return whether the database, if it exists, can be used by this version."""
+    from almenara.bus.schema import check_version, connect
+    from almenara.bus.storage_errors import describe_open_error
+    from almenara.bus.writer_thread import DATABASE
+
+    path = settings.storage.dir.absolute() / DATABASE
+    if not path.exists():
+        return []
+    try:
+        with closing(connect(path, writable=False)) as connection:
+            check_version(connection, path)
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except AlmenaraError as error:
+        return [_storage_failure("database", str(error))]
+    except (OSError, sqlite3.Error) as error:
+        return [_storage_failure("database", describe_open_error(error, path.parent))]
+    return [Finding(check="database", verdict="ok", message=f"{path} can be opened")]
+
+
+def _storage_failure(check: str, problem: str) -> Finding:
+    """Return a finding for a text whose sentences after the first say what to do."""
+    message, _, remedy = problem.partition(". ")
+    return Finding(check=check, verdict="failed", message=message, remedy=remedy)
+
+
 def print_findings(findings: list[Finding]) -> None:
     """Print the findings as a table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for finding in findings:
-        text = Text(escape_control_characters(finding.message, keep_newlines=True))
+        text = Text(printable_text(finding.message))
         if finding.remedy:
-            remedy = escape_control_characters(finding.remedy, keep_newlines=True)
-            text.append(f"\n{remedy}", style="bold")
+            text.append(f"\n{printable_text(finding.remedy)}", style="bold")
         verdict = Text(finding.verdict, style=VERDICT_STYLES[finding.verdict])
         table.add_row(verdict, Text(finding.check), text)
     Console().print(table)

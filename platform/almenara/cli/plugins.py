@@ -39,7 +39,11 @@ def list_plugins(registry: PluginRegistry, as_json: bool) -> None:
     """List all plugins with version, origin, API version, state and hooks."""
     infos = registry.infos()
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(infos), indent=2))
+        absent = [
+            {"name": name, "state": "not installed", "error": command}
+            for name, command in registry.absent.items()
+        ]
+        click.echo(json.dumps([*msgspec.to_builtins(infos), *absent], indent=2))
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("Name", "Version", "Origin", "API", "State", "Hooks"):
@@ -53,6 +57,9 @@ def list_plugins(registry: PluginRegistry, as_json: bool) -> None:
             info.name, info.version or "-", info.origin, str(info.api_version),
             Text(info.state, style=STATE_STYLES[info.state]), details,
         )  # fmt: skip
+    for name, command in registry.absent.items():
+        state = Text("not installed", style=STATE_STYLES["disabled"])
+        table.add_row(name, "-", "-", "-", state, Text(command))
     Console().print(table)
 
 

@@ -5,6 +5,7 @@ import sqlite3
 import sys
 import threading
 from pathlib import Path
+from typing import Final
 
 import rich_click as click
 import structlog
@@ -19,9 +20,11 @@ from almenara.cli.common import (
     run_async,
 )
 from almenara.config import ConfigError, Settings
+from almenara.errors import AlmenaraError, describe_error
 from almenara.logs import configure_logging
 from almenara.plugins import PluginRegistry
 
+MAX_ERROR: Final = 2_000
 HOST_OPTION = click.option("--host", help="Address to listen on. Overrides `server.host`.")
 PORT_OPTION = click.option(
     "--port", type=click.IntRange(0, 65535), help="Port to listen on. Overrides `server.port`."
@@ -70,11 +73,8 @@ def run_server(
     configure_logging(settings.log)
     try:
         run_async(lambda: serve_until_stopped(settings, plugins, reload=reload))
-    except* (ConfigError, OSError, sqlite3.Error, ValueError) as group:
-        error = group.exceptions[0]
-        if not isinstance(error, ConfigError | OSError | sqlite3.Error):
-            raise
-        raise start_error(error, settings) from None
+    except* (AlmenaraError, OSError, sqlite3.Error) as group:
+        raise start_error(group.exceptions[0], settings) from None
     exit_despite_threads()
 
 
@@ -92,12 +92,11 @@ def exit_despite_threads() -> None:
 
 def start_error(error: BaseException, settings: Settings) -> CommandError:
     """Return why the server could not start, and what to do."""
+    from almenara.bus.storage_errors import describe_open_error
+
     if isinstance(error, ConfigError):
         return configuration_error(error)
     if isinstance(error, sqlite3.Error):
-        return CommandError(
-            f"The database in {settings.storage.dir} cannot be opened: {error}. Check that the"
-            " directory is writable, has free space, and is not in use by another Almenara."
-        )
-    text = str(error)
-    return CommandError(text[:1].upper() + text[1:])
+        reason = describe_open_error(error, settings.storage.dir)
+        return CommandError(f"Almenara cannot start. {reason}")
+    return CommandError(f"Almenara cannot start: {describe_error(error, limit=MAX_ERROR)}")

@@ -9,7 +9,8 @@ def validate_configuration(plugins: PluginRegistry, settings: Settings) -> None:
     """Raise `ConfigError` for everything that keeps `almenara serve` from starting.
 
     Besides the settings it checks the files they name, the settings of each plugin, and the panels
-    of dashboards.
+    of dashboards. A plugin that fails is recorded in `plugins`, and an error only if it is
+    configured; Almenara starts without it.
     """
     # The web server is imported here, so that the other commands start without it.
     from almenara.panels.registry import PanelRegistry

@@ -14,9 +14,10 @@ import msgspec
 import yaml
 
 from almenara.config.model import Settings
-from almenara.config.secrets import Secret, redact_url_credentials
+from almenara.config.secrets import Secret
 from almenara.config.suggestions import suggest
 from almenara.errors import ConfigError
+from almenara.urls import redact_urls
 
 ENVIRONMENT_PREFIX: Final = "ALMENARA_"
 SECRET_NAME_PARTS: Final = ("password", "token", "secret", "nkey", "seed")
@@ -24,6 +25,8 @@ SECRET_NAME_PARTS: Final = ("password", "token", "secret", "nkey", "seed")
 SECRET_ERROR: Final = "secret: "  # noqa: S105
 """Marks the errors of secrets, since msgspec wraps them in its own."""
 MAX_SHOWN_VALUE: Final = 120
+CONTENT_ERRORS: Final = (yaml.constructor.ConstructorError, yaml.composer.ComposerError)
+CONTENT_PROBLEM: Final = re.compile(r"\b(tag|alias|anchor|directive)\b")
 
 S = typing.TypeVar("S", bound=msgspec.Struct)
 
@@ -41,8 +44,10 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
             raise ConfigError(
                 f"{path} cannot be read: {error.strerror}. Check the path of --config."
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path} is not YAML: it is not UTF-8 text") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{path} is not YAML: {_describe_yaml_error(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} contains {type(tree).__name__}, expected `name: value` lines")
     apply_environment(tree, environment)
@@ -62,7 +67,27 @@ def apply_environment(tree: dict[str, Any], environment: Mapping[str, str]) -> N
             branch = branch.setdefault(section, {})
             if not isinstance(branch, dict):
                 raise ConfigError(f"{name} sets a part of {section}, which is a single value")
-        branch[last] = yaml.safe_load(text)
+        try:
+            branch[last] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"the environment variable {name} is not YAML: {_describe_yaml_error(error)}"
+            ) from None
+
+
+def _describe_yaml_error(error: BaseException) -> str:
+    """Return the problem and its place, without the text at that place, which may be a secret."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = error.problem or error.context or "invalid syntax"
+        if isinstance(error, CONTENT_ERRORS) or re.search(CONTENT_PROBLEM, problem):
+            # These errors quote the value.
+            problem = "a value that starts with `!`, `&`, `*` or `%` must be in quotes"
+        return f"{problem}{place}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"it contains the character U+{error.character:04X}, which YAML does not allow"
+    return "a value is not valid"
 
 
 def decode_settings(kind: type[S], tree: Any, *, place: str) -> S:
@@ -77,6 +102,7 @@ def decode_settings(kind: type[S], tree: Any, *, place: str) -> S:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         setting = f"{place}{path.rstrip('`')}".lstrip(".") or "the configuration"
+        message = redact_urls(message)
         if message.startswith(SECRET_ERROR):
             raise ConfigError(f"{setting}: {message.removeprefix(SECRET_ERROR)}") from None
         if message.startswith("Invalid enum value") and (choices := _literal_choices(kind, path)):
@@ -84,6 +110,14 @@ def decode_settings(kind: type[S], tree: Any, *, place: str) -> S:
         value = _displayed_value(tree, path)
         suffix = f", found {value}" if value else ""
         raise ConfigError(f"{setting}: {message}{suffix}") from None
+    except Exception as error:
+        # msgspec reports a ValueError or TypeError of `__post_init__` as above. The text of any
+        # other error may contain a value.
+        name = type(error).__name__
+        raise ConfigError(
+            f"{place or 'the configuration'}: its validation failed with {name}; report this to"
+            " the author"
+        ) from error
 
 
 def _decode_value(kind: type, value: Any) -> Any:
@@ -150,6 +184,8 @@ def _displayed_value(tree: Any, path: str) -> str:
 
     Empty for a whole section: its text would not help, and a secret may be in it.
     """
+    if not path:
+        return ""
     value = tree
     for step in path.rstrip("`").replace("[", ".").replace("]", "").strip(".").split("."):
         if any(part in step for part in SECRET_NAME_PARTS):
@@ -160,4 +196,4 @@ def _displayed_value(tree: Any, path: str) -> str:
             return "nothing"
     if isinstance(value, dict | list):
         return ""
-    return redact_url_credentials(repr(value))[:MAX_SHOWN_VALUE]
+    return redact_urls(repr(value))[:MAX_SHOWN_VALUE]

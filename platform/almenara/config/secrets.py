@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import SplitResult, urlsplit
 
+from almenara.urls import REDACTED
+
 CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
-URL_CREDENTIALS: Final = re.compile(r"//[^/@\s]+@")
-"""The user and the password in a URL."""
-REDACTED: Final = "***"
+ENVIRONMENT_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,99}")
+"""Names of variables as people choose them. Any other text may be the secret itself, in the wrong
+place, and is not shown."""
 
 
 class Secret:
@@ -41,15 +43,19 @@ class Secret:
         if isinstance(setting, dict) and len(setting) == 1:
             ((kind, location),) = setting.items()
             if kind == "env" and isinstance(location, str):
+                is_name = ENVIRONMENT_NAME.fullmatch(location)
+                origin = f"the environment variable {location if is_name else 'named here'}"
                 value = os.environ.get(location, "").strip()
                 if not value:
-                    raise ValueError(f"the environment variable {location} is not set")
-                _check_single_line(value, f"the environment variable {location}")
-                return cls(lambda: value, f"from {location}")
+                    raise ValueError(f"{origin} is not set")
+                _check_single_line(value, origin)
+                return cls(lambda: value, f"from {origin}")
             if kind == "file" and isinstance(location, str):
                 path = Path(location).expanduser()
-                _read_secret_file(path)
-                return cls(lambda: _reveal_file(path), f"from {path}")
+                # A text without a folder may be the secret itself, put in the wrong place.
+                origin = f"the file {path}" if "/" in location else "the file named here"
+                _read_secret_file(path, origin)
+                return cls(lambda: _reveal_file(path, origin), f"from {origin}")
         if isinstance(setting, str | int | float) and not isinstance(setting, bool):
             value = str(setting).strip()
             _check_single_line(value, "the value")
@@ -79,23 +85,25 @@ def _check_single_line(value: str, origin: str) -> None:
         raise ValueError(f"{origin} is not valid Unicode") from None
 
 
-def _read_secret_file(path: Path) -> str:
+def _read_secret_file(path: Path, origin: str) -> str:
     """Return the line in a secret's file. Raises `ValueError` that does not contain it."""
     try:
         value = path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
-        raise ValueError(f"the file {path} is not UTF-8 text") from None
+        raise ValueError(f"{origin} is not UTF-8 text") from None
     except OSError as error:
-        raise ValueError(f"the file {path} cannot be read: {error.strerror}") from None
+        raise ValueError(f"{origin} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ValueError(f"{origin} cannot be read: the path is not valid") from None
     if not value:
-        raise ValueError(f"the file {path} is empty")
-    _check_single_line(value, f"the file {path}")
+        raise ValueError(f"{origin} is empty")
+    _check_single_line(value, origin)
     return value
 
 
-def _reveal_file(path: Path) -> str:
+def _reveal_file(path: Path, origin: str) -> str:
     try:
-        return _read_secret_file(path)
+        return _read_secret_file(path, origin)
     except ValueError as error:
         raise OSError(str(error)) from None
 
@@ -134,8 +142,3 @@ def redact_secrets(text: str, secrets: Iterable[Secret | None]) -> str:
                 if form:
                     text = text.replace(form, REDACTED)
     return text
-
-
-def redact_url_credentials(text: str) -> str:
-    """Return the text with `***` in place of the user and the password of each URL in it."""
-    return URL_CREDENTIALS.sub(f"//{REDACTED}@", text)

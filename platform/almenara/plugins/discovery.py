@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ from almenara.errors import AlmenaraError
 
 GROUP: Final = "almenara"
 """The entry point group, and pluggy's project name."""
+EXTRA_REQUIREMENT: Final = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)[^;]*;\s*extra\s*==\s*['\"](?P<extra>[^'\"]+)['\"]\s*"
+)
+"""A requirement of an extra, as the metadata of a distribution has it, without further markers."""
 FOLDER_PACKAGE: Final = "almenara_plugins_dir"
 """The package that the modules of a plugins directory are imported into."""
 
@@ -61,15 +66,10 @@ def installed_candidates() -> Iterator[PluginCandidate]:
         distribution = point.dist
 
         def load(point: importlib.metadata.EntryPoint = point) -> ModuleType | None:
-            try:
-                module: ModuleType = point.load()
-            except ModuleNotFoundError as error:
-                # A first-party plugin whose extra is not installed is absent, not an error.
-                if str(error.name).startswith(point.module.partition(".")[0]):
-                    raise
-                if point.dist is None or point.dist.name != "almenara":
-                    raise
+            if point.dist is not None and missing_requirements(point.dist, point.name):
+                # A plugin whose extra is not installed is absent, not an error.
                 return None
+            module: ModuleType = point.load()
             return module
 
         yield PluginCandidate(
@@ -78,6 +78,19 @@ def installed_candidates() -> Iterator[PluginCandidate]:
             distribution.version if distribution else "",
             load,
         )
+
+
+def missing_requirements(distribution: importlib.metadata.Distribution, extra: str) -> list[str]:
+    """Return the distributions of an extra that are not installed."""
+    missing = []
+    for requirement in distribution.requires or ():
+        match = EXTRA_REQUIREMENT.fullmatch(requirement)
+        if match is not None and match["extra"] == extra:
+            try:
+                importlib.metadata.version(match["name"])
+            except importlib.metadata.PackageNotFoundError:
+                missing.append(match["name"])
+    return missing
 
 
 def find_plugin(plugin: str) -> PluginCandidate:

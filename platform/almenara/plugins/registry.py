@@ -56,8 +56,8 @@ class PluginRegistry:
         """The stamps of the files of each plugin of the plugins directory, as imported."""
         self.from_folder: set[str] = set()
         """The plugins of the plugins directory."""
-        self.absent: set[str] = set()
-        """Plugins that come with Almenara and whose libraries are not installed."""
+        self.absent: dict[str, str] = {}
+        """Plugins whose libraries are not installed, with the command that installs them."""
         self._infos: dict[str, PluginInfo] = {}
 
     @property
@@ -162,7 +162,7 @@ class PluginRegistry:
         try:
             module = candidate.load()
             if module is None:
-                self.absent.add(name)
+                self.absent[name] = f"pip install '{origin}[{name}]'"
             else:
                 self.register(name, module, origin=origin, version=version)
                 if candidate.path is not None:
@@ -220,8 +220,8 @@ class PluginRegistry:
             if name in self.absent:
                 if name in settings.plugin_settings:
                     raise ConfigError(
-                        f"{place} needs libraries that are not installed: pip install"
-                        f" 'almenara[{name}]', or a container image with the extra {name}"
+                        f"{place} needs libraries that are not installed: {self.absent[name]},"
+                        f" or a container image with the extra {name}"
                     )
             elif name not in self._infos:
                 hint = suggest(name, sorted(self._infos))

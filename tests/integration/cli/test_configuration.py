@@ -1,6 +1,7 @@
 """Every kind of wrong configuration is refused with its path and a remedy."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -168,3 +169,67 @@ def test_config_schema_describes_core_and_plugins(folder: Path) -> None:
     assert mine["properties"]["every"]["description"] == "Seconds."
     assert core["properties"]["plugins_dir"]["description"].startswith("Directory of plugins")
     assert "env" in json.dumps(schema["$defs"]["NatsSettings"]["properties"]["password"])
+
+
+def test_config_check_fails_for_configured_plugin_that_cannot_be_imported(folder: Path) -> None:
+    (folder / "plugins" / "broken.py").write_text("import no_such_library\n")
+    (folder / "almenara.yaml").write_text("plugins_dir: plugins\nplugins: {broken: {}}")
+    process = run_almenara(folder, "config", "check", "almenara.yaml")
+    output = output_of(process)
+    assert process.returncode == 1
+    assert "Plugin broken failed: it cannot be imported" in output
+    assert "No module named 'no_such_library'" in output
+    assert "broken cannot be used: fix or update each plugin" in output
+    assert "Traceback" not in output
+
+
+def test_config_check_reports_failed_plugin_that_is_not_configured(folder: Path) -> None:
+    (folder / "plugins" / "broken.py").write_text("import no_such_library\n")
+    (folder / "almenara.yaml").write_text("plugins_dir: plugins\n")
+    process = run_almenara(folder, "config", "check", "almenara.yaml")
+    assert process.returncode == 0
+    assert "Plugin broken failed: it cannot be imported" in process.stderr
+    assert "The configuration is valid." in process.stdout
+
+
+@pytest.fixture
+def without_extras(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process in which the libraries of the extra `nats` are missing."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WITHOUT_NATS)
+    return {
+        "PYTHONPATH": os.pathsep.join((str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")))
+    }
+
+
+WITHOUT_NATS = """
+import importlib.metadata, sys
+
+find = importlib.metadata.version
+
+def version(name):
+    if name in ("nats-py", "nats_py"):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return find(name)
+
+importlib.metadata.version = version
+sys.modules["nats"] = None
+"""
+
+
+def test_commands_work_without_an_extra_and_name_it(
+    folder: Path, without_extras: dict[str, str]
+) -> None:
+    for command in (("--version",), ("plugins", "list"), ("config", "check"), ("config", "schema")):
+        process = run_almenara(folder, *command, environment=without_extras)
+        assert process.returncode == 0, process.stderr
+        assert process.stderr == ""
+        if command == ("plugins", "list"):
+            assert "pip install 'almenara[nats]'" in output_of(process)
+    (folder / "almenara.yaml").write_text("plugins: {nats: {servers: ['nats://a']}}")
+    process = run_almenara(folder, "config", "check", "almenara.yaml", environment=without_extras)
+    assert process.returncode == 1
+    assert "plugins.nats needs libraries that are not installed: pip install 'almenara[nats]'" in (
+        output_of(process)
+    )
+    assert "ModuleNotFoundError" not in output_of(process)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from almenara.config import ConfigError, Settings, load_settings
+from almenara.config import ConfigError, Settings, decode_settings, load_settings
 
 
 def test_load_settings_prefers_environment_to_file(tmp_path: Path) -> None:
@@ -43,3 +44,55 @@ def test_load_settings_reports_path_of_wrong_setting(
 def test_load_settings_reports_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_settings(tmp_path / "missing.yaml", {})
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["!s3cr3t-word", "*s3cr3t-word", "&s3cr3t-word x: y", "!s3cr3t!word x", "%s3cr3t-word",
+     "s3cr3t-word: a: b", "'s3cr3t-word", "{s3cr3t-word", "@s3cr3t-word", "s3cr3t\x07word",
+     "2026-13-45", "[" * 5000 + "s3cr3t"],
+)  # fmt: skip
+def test_load_settings_does_not_show_values_of_invalid_yaml(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "almenara.yaml"
+    path.write_text(f"auth:\n  token: {value}\n")
+    for arguments in ((path, {}), (None, {"ALMENARA_AUTH__TOKEN": value})):
+        with pytest.raises(ConfigError) as error:
+            load_settings(*arguments)
+        assert "s3cr3t" not in str(error.value)
+        assert "Traceback" not in str(error.value)
+
+
+class Validated(msgspec.Struct, forbid_unknown_fields=True):
+    """Settings that validate themselves."""
+
+    size: int = 1
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        if self.size > 5:
+            raise ValueError("size must be at most 5; lower it")
+        if self.text:
+            raise KeyError(self.text)
+
+
+class Outer(msgspec.Struct, forbid_unknown_fields=True):
+    """Settings with parts that validate themselves."""
+
+    parts: list[Validated] = []
+
+
+def test_decode_settings_reports_own_validation_as_written() -> None:
+    with pytest.raises(ConfigError) as error:
+        decode_settings(Validated, {"size": 9}, place="plugins.mine")
+    assert str(error.value) == "plugins.mine: size must be at most 5; lower it"
+    with pytest.raises(ConfigError) as error:
+        decode_settings(Outer, {"parts": [{}, {"size": 9}]}, place="plugins.mine")
+    assert str(error.value) == "plugins.mine.parts[1]: size must be at most 5; lower it"
+
+
+def test_decode_settings_reports_failing_validation_without_values() -> None:
+    with pytest.raises(ConfigError) as error:
+        decode_settings(Validated, {"text": "s3cr3t-word"}, place="plugins.mine")
+    assert str(error.value) == (
+        "plugins.mine: its validation failed with KeyError; report this to the author"
+    )
