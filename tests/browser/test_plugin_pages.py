@@ -15,6 +15,8 @@ import almenara
 from almenara.hookspecs import (
     Column,
     DetailPanel,
+    EventQuery,
+    EventsPanel,
     Line,
     LogPanel,
     LogQuery,
@@ -22,7 +24,7 @@ from almenara.hookspecs import (
     ResourceQuery,
     TablePanel,
 )
-from almenara.signals import Resource
+from almenara.signals import Event, Resource, now
 
 class Jobs:
     async def run(self, publish):
@@ -31,6 +33,7 @@ class Jobs:
                 Resource(kind="job", namespace="team", name=it, status=f"turn {turn}")
                 for it in ("alpha", "beta")
             ])
+            await publish([Event(id=f"{now()}", source="jobs", type="turn.taken", time=now())])
             await asyncio.sleep(0.2)
 
 class Log:
@@ -59,6 +62,7 @@ def almenara_panels():
               columns=state, filters=["namespace", "name"]),
         LogPanel(name="log", title="Log", query=LogQuery(stream="log", limit=30),
               filters=["namespace", "name", "text"], width=12),
+        EventsPanel(name="changes", title="Changes", query=EventQuery(), width=6, height=2),
     ]
 
 @almenara.hookimpl
@@ -115,7 +119,7 @@ def test_row_links_to_a_live_page_with_log(watching: Almenara, page: Page) -> No
     expect(page).to_have_url(
         watching.url + "/dashboards/jobs.job?text=says+1&namespace=team&name=beta"
     )
-    expect(page.locator(".log-state")).to_contain_text("have")
+    expect(page.locator(".log-state")).to_contain_text("match")
     assert problems == []
 
 
@@ -128,3 +132,35 @@ def test_resource_page_works_without_scripts(watching: Almenara, page: Page) -> 
     expect(plain.locator("#panel-jobs-state")).to_contain_text("turn")
     expect(plain.locator("#panel-jobs-log-lines li").first).to_contain_text("beta says")
     context.close()
+
+
+def test_rows_of_an_events_panel_with_a_height_are_not_clipped(
+    watching: Almenara, page: Page
+) -> None:
+    page.goto(watching.url + "/dashboards/jobs")
+    rows = page.locator("#panel-jobs-changes .event")
+    wait_until(lambda: rows.count() > 12, "more rows than the panel is high")
+    box = page.locator("#panel-jobs-changes").evaluate(
+        "panel => { const row = panel.querySelector('.event').getBoundingClientRect(),"
+        " box = panel.getBoundingClientRect();"
+        " return { left: row.left - box.left, right: box.left + panel.clientWidth - row.right,"
+        " sideways: panel.scrollWidth - panel.clientWidth, below: panel.scrollHeight -"
+        " panel.clientHeight }; }"
+    )
+    assert box["left"] >= 0
+    assert box["right"] >= 0
+    assert box["sideways"] == 0
+    assert box["below"] > 0
+
+
+def test_column_header_sorts_the_table_on_its_page(watching: Almenara, page: Page) -> None:
+    page.goto(watching.url + "/dashboards/jobs")
+    names = page.locator("#panel-jobs-jobs tbody th")
+    expect(names).to_have_text(["alpha", "beta"])
+    header = page.locator("#panel-jobs-jobs th a.sort").first
+    header.click()
+    expect(page).to_have_url(watching.url + "/dashboards/jobs?sort=name")
+    header.click()
+    expect(page).to_have_url(watching.url + "/dashboards/jobs?sort=-name")
+    expect(names).to_have_text(["beta", "alpha"])
+    expect(page.locator("#panel-jobs-changes .event").first).to_be_visible()

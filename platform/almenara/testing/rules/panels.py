@@ -1,5 +1,6 @@
 """Rules about the panels of a plugin."""
 
+import html
 import re
 from collections.abc import Sequence
 from typing import Any, Final
@@ -24,7 +25,7 @@ async def escapes_what_it_renders(subject: Subject) -> None:
         )
         text = rendered[f"{subject.name}.{panel.name}"]
         if 'class="broken-panel"' in text:
-            reason = " ".join(re.sub(r"<[^>]*>", " ", text).split())
+            reason = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
             raise AssertionError(f"panel {panel.name} cannot be rendered: {reason}")
         if "<script>alert" in text or "<img src=x" in text:
             raise AssertionError(

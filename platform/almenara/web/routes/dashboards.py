@@ -32,7 +32,8 @@ async def overview(request: PageRequest, services: NamedDependency[Services]) ->
     """Render the default dashboard."""
     dashboards = services.list_dashboards(scoped_view(services, request))
     default = next(dashboard for dashboard in dashboards if dashboard.name == DEFAULT_DASHBOARD)
-    return await render_dashboard(services, request, default, {}, name="overview")
+    values = strip_parameters(request, frozenset(("sort",)))
+    return await render_dashboard(services, request, default, values, name="overview")
 
 
 @get("/dashboards/{name:str}", name="dashboard", opt=VIEWER, include_in_schema=False)

@@ -425,6 +425,17 @@
 
   const plainClick = (event) => event.button === 0 && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
 
+  // A table sorts on the page that it is on, with the filters of that page; without JavaScript its
+  // headers link to the table alone.
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("th a.sort");
+    if (!link || !plainClick(event) || !(page === "overview" || page.startsWith("dashboard"))) return;
+    event.preventDefault();
+    const address = new URL(location.href);
+    address.searchParams.set("sort", new URL(link.href).searchParams.get("sort"));
+    location.assign(address);
+  });
+
   if (drawer) {
     document.addEventListener("click", (event) => {
       const link = event.target.closest?.("#event-rows .event-link, #drawer a[data-open]");
