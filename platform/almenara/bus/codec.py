@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final
+from zlib import crc32
 
 import msgspec
 import structlog
@@ -19,8 +20,11 @@ log = structlog.get_logger(__name__)
 
 EVENT_COLUMNS: Final = (
     "e.sequence, e.id, e.source, e.origin, e.type, e.subject, e.time, e.severity, e.correlation,"
-    " e.attributes, e.problem, e.raw, e.data"
+    " e.attributes, e.problem, e.raw, e.data, e.checksum"
 )
+LOGGED: Final = 10
+"""Rows that cannot be decoded and are logged each; further ones are only counted."""
+OBSERVATION_COLUMNS: Final = "sequence, body, checksum"
 SEVERITIES: Final = {int(severity): severity for severity in Severity}
 NAMESPACE_ATTRIBUTE: Final = "namespace"
 
@@ -107,6 +111,8 @@ def _normalize_event(event: Event, origin: str) -> Event:
 def event_row(sequence: int, event: Event, number: Callable[[str], StoredName]) -> tuple[Any, ...]:
     """Return the row of a normalized event; `number` gives the number of a name."""
     namespace = event.attributes.get(NAMESPACE_ATTRIBUTE, "")
+    attributes = encode(event.attributes).decode() if event.attributes else None
+    data = bytes(event.data).decode()
     return (
         sequence,
         event.id,
@@ -117,20 +123,35 @@ def event_row(sequence: int, event: Event, number: Callable[[str], StoredName]) 
         event.time,
         int(event.severity),
         event.correlation,
-        encode(event.attributes).decode() if event.attributes else None,
+        attributes,
         event.problem,
         event.raw,
-        bytes(event.data).decode(),
+        data,
         number(namespace) if namespace else NO_NAMESPACE,
+        event_checksum(sequence, event, attributes, data),
     )
 
 
-def observation_row(sequence: int, signal: Resource | Sample) -> tuple[int, int, str]:
+def event_checksum(sequence: int, event: Event, attributes: str | None, data: str) -> int:
+    """Return the CRC-32 of everything that a row and its names say of an event.
+
+    SQLite notices a damaged page only where its structure is wrong; this notices the rest.
+    """
+    text = (
+        f"{sequence}\0{event.id}\0{event.source}\0{event.origin}\0{event.type}\0{event.subject}\0"
+        f"{event.time}\0{int(event.severity)}\0{event.correlation}\0{attributes}\0{event.problem}\0"
+        f"{data}"
+    )
+    return crc32(event.raw or b"", crc32(text.encode("utf-8", "surrogateescape")))
+
+
+def observation_row(sequence: int, signal: Resource | Sample) -> tuple[int, int, str, int]:
     """Return the row of a resource or a sample."""
     body = (
         Observation(resource=signal) if isinstance(signal, Resource) else Observation(sample=signal)
     )
-    return sequence, signal.time, encode(body).decode()
+    encoded = encode(body)
+    return sequence, signal.time, encoded.decode(), crc32(encoded)
 
 
 class RowDecoder:
@@ -140,9 +161,10 @@ class RowDecoder:
     export or the start with it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_quiet: bool = False) -> None:
         self.names = NameCache()
         self.skipped = 0
+        self._is_quiet = is_quiet
         self._lock = threading.Lock()
 
     def events(
@@ -153,37 +175,32 @@ class RowDecoder:
         records: list[Record] = []
         for row in rows:
             try:
-                data = row[12].encode()
-                check_json(data)
-                records.append(
-                    Record(
-                        row[0],
-                        Event(
-                            id=row[1],
-                            source=known(row[2]) or text(connection, row[2]),
-                            origin=known(row[3]) or text(connection, row[3]),
-                            type=known(row[4]) or text(connection, row[4]),
-                            subject=row[5],
-                            time=row[6],
-                            severity=SEVERITIES[row[7]],
-                            correlation=row[8],
-                            attributes=decode_attributes(row[9]) if row[9] else {},
-                            problem=row[10],
-                            raw=row[11],
-                            data=msgspec.Raw(data),
-                        ),
-                    )
+                event = Event(
+                    id=row[1],
+                    source=known(row[2]) or text(connection, row[2]),
+                    origin=known(row[3]) or text(connection, row[3]),
+                    type=known(row[4]) or text(connection, row[4]),
+                    subject=row[5],
+                    time=row[6],
+                    severity=SEVERITIES[row[7]],
+                    correlation=row[8],
+                    attributes=decode_attributes(row[9]) if row[9] else {},
+                    problem=row[10],
+                    raw=row[11],
+                    data=msgspec.Raw(row[12].encode()),
                 )
+                _check_event(row, event)
+                records.append(Record(row[0], event))
             except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
                 self.skip(row[0], error)
         return records
 
-    def observations(self, rows: Iterable[tuple[int, str]]) -> list[Record]:
-        """Return the records of rows of `sequence, body`."""
+    def observations(self, rows: Iterable[tuple[int, str, int | None]]) -> list[Record]:
+        """Return the records of rows of `OBSERVATION_COLUMNS`."""
         records: list[Record] = []
-        for sequence, body in rows:
+        for sequence, body, checksum in rows:
             try:
-                records.append(Record(sequence, _decode_observation(body)))
+                records.append(Record(sequence, _decode_observation(body, checksum)))
             except (TypeError, ValueError, RecursionError) as error:
                 self.skip(sequence, error)
         return records
@@ -193,7 +210,7 @@ class RowDecoder:
         with self._lock:
             self.skipped += 1
             count = self.skipped
-        if count <= 10:
+        if count <= LOGGED and not self._is_quiet:
             log.error(
                 "a stored signal cannot be read and is left out; run `almenara storage check`",
                 sequence=sequence,
@@ -201,7 +218,20 @@ class RowDecoder:
             )
 
 
-def _decode_observation(body: str) -> Resource | Sample:
+def _check_event(row: tuple[Any, ...], event: Event) -> None:
+    checksum = row[13]
+    if checksum is None:
+        # From before schema 4: it must at least be JSON, or the page that shows it is none.
+        check_json(event.data)
+        if row[10] is not None and type(row[10]) is not str:
+            raise TypeError("the problem is not text")
+    elif checksum != event_checksum(row[0], event, row[9], row[12]):
+        raise ValueError("the checksum does not match: the row was changed on the disk")
+
+
+def _decode_observation(body: str, checksum: int | None) -> Resource | Sample:
+    if checksum is not None and checksum != crc32(body.encode()):
+        raise ValueError("the checksum does not match: the row was changed on the disk")
     observation = decode_observation(body)
     signal = observation.resource or observation.sample
     if signal is None:
@@ -219,7 +249,8 @@ def read_after(
         (after, limit),
     ).fetchall()
     observations = connection.execute(
-        "SELECT sequence, body FROM observations WHERE sequence > ? ORDER BY sequence LIMIT ?",
+        f"SELECT {OBSERVATION_COLUMNS} FROM observations WHERE sequence > ?"  # nosec B608 # constant fragments, bound values
+        " ORDER BY sequence LIMIT ?",
         (after, limit),
     ).fetchall()
     read = sorted([row[0] for row in events] + [row[0] for row in observations])[:limit]
@@ -235,6 +266,7 @@ def read_latest_observations(
 ) -> list[Record]:
     """Return the last `limit` records of resources and samples, in order."""
     rows = connection.execute(
-        "SELECT sequence, body FROM observations ORDER BY sequence DESC LIMIT ?", (limit,)
+        f"SELECT {OBSERVATION_COLUMNS} FROM observations ORDER BY sequence DESC LIMIT ?",  # nosec B608 # constant fragments, bound values
+        (limit,),
     ).fetchall()
     return (decoder or RowDecoder()).observations(reversed(rows))

@@ -241,6 +241,7 @@ class EmbeddedBus:
             counters.refused += item.refused is not None
             if isinstance(item, Submission):
                 counters.deduplicated += item.duplicates
+                counters.resources_dropped += item.dropped
             item.finish(item.refused)
         self._has_space.set()
 

@@ -99,7 +99,8 @@ def read_boot_id() -> str:
 def format_duration(microseconds: int) -> str:
     """Return a duration in its largest unit: `365 days`, `2 hours`."""
     for unit, name in ((DAY, "day"), (HOUR, "hour"), (MINUTE, "minute"), (SECOND, "second")):
-        if microseconds >= unit:
+        # 59 minutes and 59 seconds are an hour.
+        if microseconds >= 0.99 * unit:
             count = round(microseconds / unit)
             return f"{count} {name}{'' if count == 1 else 's'}"
     return "less than a second"

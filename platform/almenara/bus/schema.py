@@ -50,7 +50,8 @@ CREATE TABLE events (
     problem TEXT,
     raw BLOB,
     data TEXT NOT NULL,
-    namespace INTEGER
+    namespace INTEGER,
+    checksum INTEGER
 );
 CREATE INDEX events_by_type ON events (type, sequence, severity);
 CREATE INDEX events_by_origin ON events (origin, sequence, severity);
@@ -61,7 +62,9 @@ CREATE INDEX failures_by_time ON events (time) WHERE severity >= 17;
 CREATE VIRTUAL TABLE events_text USING fts5 (
     subject, data, content=''
 );
-CREATE TABLE observations (sequence INTEGER PRIMARY KEY, time INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE TABLE observations (
+    sequence INTEGER PRIMARY KEY, time INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER
+);
 CREATE TABLE clock (time INTEGER PRIMARY KEY, sequence INTEGER NOT NULL);
 CREATE TABLE seen_0 (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE seen_1 (key BLOB PRIMARY KEY) WITHOUT ROWID;
@@ -84,6 +87,8 @@ ALTER TABLE position ADD COLUMN text_changed_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE position ADD COLUMN anchor TEXT;
 ALTER TABLE names ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE events ADD COLUMN namespace INTEGER;
+ALTER TABLE events ADD COLUMN checksum INTEGER;
+ALTER TABLE observations ADD COLUMN checksum INTEGER;
 UPDATE position SET
     last_name = (SELECT coalesce(max(number), 0) FROM names),
     names_counted_from = last_sequence,

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from almenara.bus.disk_reserve import DiskReserve
+from almenara.bus.disk_reserve import MARGIN, DiskReserve
 from almenara.errors import AlmenaraError, Unavailable, describe_error
 
 DAMAGED: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
@@ -54,15 +54,16 @@ def may_pass(error: BaseException, folder: Path) -> bool:
 
 def describe_write_error(error: BaseException, folder: Path, reserve: DiskReserve) -> str:
     """Return what an error of writing means, and what to do."""
-    if is_full(error):
+    if is_damage(error):
+        return describe_damage(error, folder)
+    # Without space SQLite also reports that it cannot open or enlarge one of its files.
+    if is_full(error) or reserve.free_bytes() < MARGIN:
         return (
             f"The disk that holds {folder} is full. Sources wait, and nothing is lost. Free at"
             f" least {format_bytes(reserve.bytes_needed())}"
             f" ({format_bytes(reserve.free_bytes())} are free now) or lower"
             " storage.retention_size; writing then continues without a restart."
         )
-    if is_damage(error):
-        return describe_damage(error, folder)
     return (
         f"The database in {folder} cannot be written: {describe_error(error)} ({_name(error)})."
         " Sources wait, and nothing is lost. Check the disk, its mount and the permissions of the"

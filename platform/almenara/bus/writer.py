@@ -34,6 +34,8 @@ class Submission(msgspec.Struct):
     finish: Finish
     """Called on the event loop once the batch is durable, or with the error it was refused with."""
     duplicates: int = 0
+    dropped: int = 0
+    """New resources that were left out, because their source has too many."""
     refused: Exception | None = None
 
 
@@ -123,8 +125,7 @@ class Writer:
         connection.execute("BEGIN IMMEDIATE")
         try:
             accepted = [
-                (batch, self.known_resources.admit(batch.origin, signals))
-                for batch, signals in accepted
+                (batch, self._limit_resources(batch, signals)) for batch, signals in accepted
             ]
             records, keys = self._number(accepted)
             self._insert(records, keys)
@@ -172,6 +173,11 @@ class Writer:
                 return None
         return signals
 
+    def _limit_resources(self, batch: Submission, signals: list[Signal]) -> list[Signal]:
+        admitted = self.known_resources.admit(batch.origin, signals)
+        batch.dropped = len(signals) - len(admitted)
+        return admitted
+
     def _number(self, accepted: Accepted) -> tuple[list[Record], list[bytes]]:
         keyed = [
             [(codec.event_key(it) if isinstance(it, Event) else None, it) for it in signals]
@@ -209,7 +215,7 @@ class Writer:
     def _insert(self, records: Sequence[Record], keys: Sequence[bytes]) -> None:
         execute, many = self.connection.execute, self.connection.executemany
         events: list[tuple[Any, ...]] = []
-        observations: list[tuple[int, int, str]] = []
+        observations: list[tuple[int, int, str, int]] = []
         for record in records:
             if isinstance(record.signal, Event):
                 events.append(codec.event_row(record.sequence, record.signal, self.names.number))
@@ -225,7 +231,7 @@ class Writer:
             many(f"INSERT INTO seen_{self._generation} VALUES (?)", ((key,) for key in keys))  # nosec B608 # constant fragments, bound values
             self.names.store_uses()
         if observations:
-            many("INSERT INTO observations VALUES (?, ?, ?)", observations)
+            many("INSERT INTO observations VALUES (?, ?, ?, ?)", observations)
 
     def _save(self, item: StateWrite) -> None:
         self.connection.execute(

@@ -17,13 +17,14 @@ from almenara.cli.dev import dev
 from almenara.cli.doctor import doctor
 from almenara.cli.plugins import plugin_alias, plugins
 from almenara.cli.serve import serve
+from almenara.cli.storage import storage
 from almenara.cli.tail import tail
 from almenara.config import ConfigError, LogSettings, Settings, load_settings
 from almenara.logs import configure_logging
 from almenara.plugins import PluginRegistry, load_plugins
 
 RUN_COMMANDS = (serve, dev, backup)
-INSPECT_COMMANDS = (tail, doctor, plugins, config, access)
+INSPECT_COMMANDS = (tail, doctor, storage, plugins, config, access)
 
 
 def main() -> None:

@@ -23,10 +23,12 @@ MAX_BYTES: Final = 8 * 1024**2
 """Payloads of one result together. What one request holds in memory is a small multiple of this."""
 PREVIEW_CHARACTERS: Final = 16_384
 """Characters of a payload, and bytes of an undecodable one, in a preview."""
-PREVIEW_COLUMNS: Final = codec.EVENT_COLUMNS.removesuffix("e.raw, e.data") + (
+PREVIEW_COLUMNS: Final = codec.EVENT_COLUMNS.removesuffix("e.raw, e.data, e.checksum") + (
     f"substr(e.raw, 1, {PREVIEW_CHARACTERS}),"
     f" CASE WHEN length(e.data) > {PREVIEW_CHARACTERS}"
-    f" THEN json_quote(substr(e.data, 1, {PREVIEW_CHARACTERS})) ELSE e.data END"
+    f" THEN json_quote(substr(e.data, 1, {PREVIEW_CHARACTERS})) ELSE e.data END,"
+    f" CASE WHEN length(e.data) > {PREVIEW_CHARACTERS} OR length(e.raw) > {PREVIEW_CHARACTERS}"
+    " THEN NULL ELSE e.checksum END"
 )
 
 
@@ -197,7 +199,7 @@ def _take(rows: Iterable[tuple[Any, ...]], max_bytes: int) -> list[tuple[Any, ..
     taken: list[tuple[Any, ...]] = []
     size = 0
     for row in rows:
-        *_, raw, data = row
+        *_, raw, data, _ = row
         size += len(data) + len(raw or b"")
         if taken and size > max_bytes:
             break

@@ -41,7 +41,9 @@ async def test_migrate_upgrades_schema_1_with_its_events(
         await bus.publish([make_event(1)], "x")
     connection = connect(tmp_path / "almenara.db", writable=True)
     added = (
-        "names DROP COLUMN uses", "events DROP COLUMN namespace", "position DROP COLUMN last_name",
+        "names DROP COLUMN uses", "events DROP COLUMN namespace",
+        "events DROP COLUMN checksum", "observations DROP COLUMN checksum",
+        "position DROP COLUMN last_name",
         "position DROP COLUMN names_counted_from", "position DROP COLUMN has_inline_names",
         "position DROP COLUMN text_changed_at", "position DROP COLUMN anchor",
     )  # fmt: skip

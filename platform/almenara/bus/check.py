@@ -1,0 +1,260 @@
+"""Checks every row of the database, and saves what is readable of a damaged one into a new file."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from almenara.bus.codec import EVENT_COLUMNS, OBSERVATION_COLUMNS, RowDecoder
+from almenara.bus.folder import FolderLock
+from almenara.bus.schema import VERSION, check_version, connect, migrate
+from almenara.bus.storage_errors import StorageError
+from almenara.bus.text_index import SEARCHED_DATA
+from almenara.bus.writer_thread import DATABASE
+from almenara.errors import describe_error
+
+ROWS_AT_ONCE: Final = 500
+PAGE_PROBLEMS: Final = 20
+"""Problems of SQLite's own check that are reported."""
+SEQUENCES_NAMED: Final = 20
+SMALL_TABLES: Final = ("names", "known_resources", "plugin_state", "clock", "seen_0", "seen_1")
+"""Tables that are copied whole; of a damaged one as far as it can be read."""
+
+
+class CheckReport(msgspec.Struct):
+    """What a check found."""
+
+    path: Path
+    events: int = 0
+    observations: int = 0
+    damaged: list[int] = []
+    """Sequences of signals that cannot be read, or not as they were written."""
+    page_problems: list[str] = []
+    """What SQLite says of the structure of the file."""
+
+    @property
+    def is_intact(self) -> bool:
+        return not (self.damaged or self.page_problems)
+
+    def describe(self) -> str:
+        """Return the result for people, in a few lines."""
+        lines = [
+            f"{self.path}: {self.events:,} events and {self.observations:,} resources and samples"
+            " are readable."
+        ]
+        if self.damaged:
+            named = ", ".join(map(str, self.damaged[:SEQUENCES_NAMED]))
+            more = ", …" if len(self.damaged) > SEQUENCES_NAMED else ""
+            lines.append(f"{len(self.damaged):,} signals are damaged: sequence {named}{more}")
+        lines += [f"SQLite: {problem}" for problem in self.page_problems]
+        if not self.is_intact:
+            lines.append(
+                "Restore the last backup. Without one, stop Almenara and run `almenara storage"
+                " check --repair`: it writes what is readable into a new database and keeps the"
+                " damaged file beside it."
+            )
+        return "\n".join(lines)
+
+
+def check_database(folder: Path) -> CheckReport:
+    """Read every row; the database may be in use.
+
+    Raises `FileNotFoundError` where there is no database, `StorageError` for an older schema, and
+    `SchemaTooNewError`.
+    """
+    path = _database_in(folder)
+    report = CheckReport(path)
+    try:
+        with closing(connect(path, writable=False)) as connection:
+            version = check_version(connection, path)
+            if version < VERSION:
+                raise StorageError(
+                    f"{path} has the older schema {version}. Start Almenara once: it migrates the"
+                    " database. Then check it."
+                )
+            report.page_problems = _check_pages(connection)
+            for _ in _read_events(connection, report):
+                pass
+            for _ in _read_observations(connection, report):
+                pass
+    except sqlite3.Error as error:
+        report.page_problems.append(describe_error(error))
+    return report
+
+
+def repair_database(folder: Path) -> tuple[CheckReport, Path]:
+    """Write everything readable into a new database that takes the place of the damaged one.
+
+    Returns what was readable, and where the damaged file is now. Raises `FolderInUseError` while
+    Almenara runs, and what `check_database` raises.
+    """
+    path = _database_in(folder)
+    lock = FolderLock.acquire(folder)
+    try:
+        report = CheckReport(path)
+        target = path.with_name(f"{DATABASE}.repaired")
+        target.unlink(missing_ok=True)
+        with (
+            closing(connect(path, writable=False)) as reading,
+            closing(connect(target, writable=True)) as writing,
+        ):
+            migrate(writing, target)
+            writing.execute("BEGIN")
+            _copy(reading, writing, report)
+            writing.execute("COMMIT")
+            writing.execute("PRAGMA journal_mode = DELETE").fetchall()
+        damaged = _unused_name(path.with_name(f"{DATABASE}.damaged"))
+        path.rename(damaged)
+        for suffix in ("-wal", "-shm"):
+            rest = path.with_name(f"{DATABASE}{suffix}")
+            if rest.exists():
+                rest.rename(damaged.with_name(f"{damaged.name}{suffix}"))
+        target.rename(path)
+    finally:
+        lock.release()
+    return report, damaged
+
+
+def _database_in(folder: Path) -> Path:
+    path = folder / DATABASE
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} has no database; check storage.dir")
+    return path
+
+
+def _check_pages(connection: sqlite3.Connection) -> list[str]:
+    try:
+        rows = connection.execute(f"PRAGMA integrity_check({PAGE_PROBLEMS})").fetchall()
+    except sqlite3.Error as error:
+        return [describe_error(error)]
+    return [str(text) for (text,) in rows if text != "ok"]
+
+
+def _read_events(connection: sqlite3.Connection, report: CheckReport) -> Iterator[int]:
+    """Yield the sequences of events that can be read as they were written."""
+    statement = (
+        f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.sequence > ? AND e.sequence <= ?"  # nosec B608 # constant fragments, bound values
+        " ORDER BY e.sequence LIMIT ?"
+    )
+    decoder = RowDecoder(is_quiet=True)
+    for rows in _read_rows(connection, "events", statement, report):
+        good = {it.sequence for it in decoder.events(connection, rows)}
+        report.damaged += [row[0] for row in rows if row[0] not in good]
+        report.events += len(good)
+        yield from sorted(good)
+
+
+def _read_observations(connection: sqlite3.Connection, report: CheckReport) -> Iterator[int]:
+    statement = (
+        f"SELECT {OBSERVATION_COLUMNS} FROM observations WHERE sequence > ? AND sequence <= ?"  # nosec B608 # constant fragments, bound values
+        " ORDER BY sequence LIMIT ?"
+    )
+    decoder = RowDecoder(is_quiet=True)
+    for rows in _read_rows(connection, "observations", statement, report):
+        good = {it.sequence for it in decoder.observations(rows)}
+        report.damaged += [row[0] for row in rows if row[0] not in good]
+        report.observations += len(good)
+        yield from sorted(good)
+
+
+def _read_rows(
+    connection: sqlite3.Connection, table: str, statement: str, report: CheckReport
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield the rows of a table in groups; around damaged pages one by one."""
+    try:
+        first, last = connection.execute(
+            f"SELECT min(sequence), max(sequence) FROM {table}"  # nosec B608 # a table of ours
+        ).fetchone()
+    except sqlite3.Error as error:
+        report.page_problems.append(f"{table}: {describe_error(error)}")
+        return
+    if first is None:
+        return
+    cursor = first - 1
+    while cursor < last:
+        try:
+            rows = connection.execute(statement, (cursor, last, ROWS_AT_ONCE)).fetchall()
+        except sqlite3.Error:
+            end = min(cursor + ROWS_AT_ONCE, last)
+            for sequence in range(cursor + 1, end + 1):
+                try:
+                    rows = connection.execute(statement, (sequence - 1, sequence, 1)).fetchall()
+                except sqlite3.Error:
+                    report.damaged.append(sequence)
+                else:
+                    yield rows
+            cursor = end
+            continue
+        if not rows:
+            return
+        cursor = rows[-1][0]
+        yield rows
+
+
+def _copy(reading: sqlite3.Connection, writing: sqlite3.Connection, report: CheckReport) -> None:
+    for table in SMALL_TABLES:
+        _copy_table(reading, writing, table, report)
+    for sequence in _read_events(reading, report):
+        row = reading.execute("SELECT * FROM events WHERE sequence = ?", (sequence,)).fetchone()
+        marks = ",".join("?" * len(row))
+        writing.execute(f"INSERT INTO events VALUES ({marks})", row)  # nosec B608 # constant fragments, bound values
+    for sequence in _read_observations(reading, report):
+        row = reading.execute(
+            "SELECT * FROM observations WHERE sequence = ?", (sequence,)
+        ).fetchone()
+        marks = ",".join("?" * len(row))
+        writing.execute(f"INSERT INTO observations VALUES ({marks})", row)  # nosec B608 # constant fragments, bound values
+    writing.execute(
+        "INSERT INTO events_text (rowid, subject, data)"  # nosec B608 # constant fragments, bound values
+        f" SELECT sequence, subject, {SEARCHED_DATA} FROM events"
+    )
+    last = max([0, *report.damaged])
+    writing.execute(
+        "UPDATE position SET last_sequence = max(?,"
+        " (SELECT coalesce(max(sequence), 0) FROM events),"
+        " (SELECT coalesce(max(sequence), 0) FROM observations)),"
+        " events = (SELECT count(*) FROM events),"
+        " seen_count = (SELECT count(*) FROM seen_0),"
+        " last_name = (SELECT coalesce(max(number), 0) FROM names),"
+        " has_inline_names = 1",
+        (last,),
+    )
+    _copy_position(reading, writing)
+    # Counts of uses may be wrong by what is lost. As for events from before schema 4, names are
+    # removed only after all events of now.
+    writing.execute("UPDATE names SET uses = 0")
+    writing.execute("UPDATE position SET names_counted_from = last_sequence")
+
+
+def _copy_position(reading: sqlite3.Connection, writing: sqlite3.Connection) -> None:
+    """Take over the time of the log and the last sequence, so that no sequence is used twice."""
+    try:
+        last, anchor = reading.execute("SELECT last_sequence, anchor FROM position").fetchone()
+    except (sqlite3.Error, TypeError):
+        return
+    writing.execute(
+        "UPDATE position SET last_sequence = max(last_sequence, ?), anchor = ?", (last, anchor)
+    )
+
+
+def _copy_table(
+    reading: sqlite3.Connection, writing: sqlite3.Connection, table: str, report: CheckReport
+) -> None:
+    try:
+        for row in reading.execute(f"SELECT * FROM {table}"):  # nosec B608 # a table of ours
+            marks = ",".join("?" * len(row))
+            writing.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)  # nosec B608 # constant fragments, bound values
+    except sqlite3.Error as error:
+        report.page_problems.append(f"{table}: {describe_error(error)}")
+
+
+def _unused_name(path: Path) -> Path:
+    number = 1
+    candidate = path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

@@ -1,0 +1,49 @@
+"""`almenara storage`: check the database, and repair a damaged one."""
+
+from pathlib import Path
+
+import rich_click as click
+
+from almenara.bus.check import check_database, repair_database
+from almenara.cli.common import CONFIG_OPTION, CommandError, override_options, read_settings
+from almenara.errors import AlmenaraError
+
+
+@click.group()
+def storage() -> None:
+    """Check the database, and repair a damaged one."""
+
+
+@storage.command()
+@CONFIG_OPTION
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Write what is readable into a new database. Almenara must not be running.",
+)
+@click.pass_context
+def check(context: click.Context, config: Path | None, repair: bool) -> None:
+    """Read every row of the database and report damaged ones.
+
+    Almenara may be running. The exit status is 1 if something is damaged.
+
+    With `--repair`, everything readable is written into a new database; the damaged file stays
+    beside it, and the signals that are lost are named.
+    """
+    override_options(context, config=config)
+    folder = read_settings(context).storage.dir
+    try:
+        report = check_database(folder)
+        click.echo(report.describe())
+        if report.is_intact:
+            return
+        if repair:
+            report, damaged = repair_database(folder)
+            click.echo(
+                f"Repaired: the new database contains {report.events:,} events. The damaged file is"
+                f" {damaged}."
+            )
+            return
+    except (AlmenaraError, OSError) as error:
+        raise CommandError(str(error)) from None
+    raise SystemExit(1)
