@@ -3,6 +3,8 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+import msgspec
+
 from almenara.bus import Record
 from almenara.history.filter import forget_search_texts
 from almenara.live.channel import Channel
@@ -16,9 +18,11 @@ def is_visible(view: View, signal: Signal) -> bool:
         return True
     if not isinstance(signal, Sample):
         return False
-    # A sample has no labels; those of its resource count, if the same source publishes both.
+    # A sample has no labels: those of its resource count, if that is visible.
     resource = view.resources.get(*signal.key)
-    return resource is not None and resource.origin == signal.origin
+    return resource is not None and view.scope.permits(
+        msgspec.structs.replace(resource, origin=signal.origin)
+    )
 
 
 class ScopeRouter:

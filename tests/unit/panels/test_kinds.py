@@ -128,7 +128,7 @@ async def test_table_reports_how_many_rows_are_not_shown() -> None:
 
 
 def series(name: str, *values: float, metric: str = "load") -> list[Signal]:
-    start = now() - 60_000_000
+    start = now() - 10_000_000
     return [
         Sample(kind="node", name=name, metric=metric, value=value, time=start + place * 1_000_000)
         for place, value in enumerate(values)
@@ -273,3 +273,50 @@ def test_combined_series_keep_values_until_the_next_sample() -> None:
     two = [(30_000_000, 10.0)]
     found = combine_series([one, two], "sum")
     assert (found[0], found[-1]) == (1.0, 13.0)
+
+
+def samples_until(age: float, name: str = "a", *, every: float = 1.0) -> list[Signal]:
+    """Ten samples of the value 12, the last of them `age` seconds ago."""
+    return [
+        Sample(
+            kind="node", name=name, metric="load", value=12.0,
+            time=now() - round((age + place * every) * 1_000_000),
+        )
+        for place in reversed(range(10))
+    ]  # fmt: skip
+
+
+NUMBER = NumberPanel(name="n", title="N", query=SampleQuery(kind="node", metric="load"))
+
+
+async def test_number_without_new_samples_shows_no_value_but_its_age() -> None:
+    current = await render(NUMBER, samples_until(1))
+    assert re.search(r'big">12<', current)
+    assert "No data" not in current
+    stale = await render(NUMBER, samples_until(125))
+    assert re.search(r'big quiet">\u2013<', stale)
+    assert re.search(r"No data for 2m[5-9]s, last 12<", stale)
+    # Three usual intervals may pass: an hourly value is current for hours.
+    hourly = await render(NUMBER, samples_until(7_200, every=3_600))
+    assert re.search(r'big">12<', hourly)
+
+
+async def test_number_combines_what_has_data_and_counts_what_has_not() -> None:
+    signals = [*samples_until(1, "a"), *samples_until(1, "b"), *samples_until(300, "c")]
+    text = await render(NUMBER, signals)
+    assert re.search(r'big">24<', text)
+    assert "sum of 2, 1 without data" in text
+
+
+async def test_series_axis_ends_now_and_stopped_lines_have_no_value() -> None:
+    panel = SeriesPanel(name="s", title="S", query=SampleQuery(kind="node", metric="load"))
+    text = await render(panel, [*samples_until(300, "old"), *samples_until(0, "new", every=40)])
+    first, second = re.findall(r'points="([^"]*)"', text)
+    ends = sorted(float(points.split()[-1].split(",")[0]) for points in (first, second))
+    assert ends[0] < 300
+    assert ends[1] == pytest.approx(600, abs=10)
+    assert re.search(r'line-name">old</span> <span class="quiet">no data for 5m', text)
+    assert re.search(r'line-name">new</span> <b class="figure">12</b>', text)
+    alone = await render(panel, samples_until(300, "old"))
+    (points,) = re.findall(r'points="([^"]*)"', alone)
+    assert float(points.split()[-1].split(",")[0]) < 100

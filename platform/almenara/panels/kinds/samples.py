@@ -1,13 +1,22 @@
 """The series of samples that a query selects, and how several become one."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 from almenara.hookspecs import SampleQuery
 from almenara.panels.filters import ResourceFilters, matches_pattern
+from almenara.panels.formats import format_age
 from almenara.panels.view import View
 from almenara.signals import Resource
+from almenara.units import SECOND
 
+STALE_STEPS: Final = 3
+"""Usual intervals without a sample after which a series has no current value."""
+STALE_AFTER: Final = 30 * SECOND
+"""The least time after which it has none, whatever its interval."""
+REFRESH: Final = 5.0
+"""Seconds after which a panel is rendered again although no sample arrives: to show just that."""
 STEPS: Final = 60
 """Steps of a series that several were combined into."""
 
@@ -35,6 +44,23 @@ def select_series(
         and not resource.deleted
         and filters.matches(resource)
     ]
+
+
+def usual_interval(points: Points) -> int:
+    """The median time between two samples, in microseconds; 0 for a single sample."""
+    intervals = sorted(after[0] - before[0] for before, after in pairwise(points))
+    return intervals[len(intervals) // 2] if intervals else 0
+
+
+def stale_age(points: Points, moment: int) -> str:
+    """How long a series has been without a sample, if that is too long; empty otherwise.
+
+    A value that is no longer measured is not the current value: panels show it as missing.
+    """
+    age = moment - points[-1][0]
+    if age <= max(STALE_STEPS * usual_interval(points), STALE_AFTER):
+        return ""
+    return format_age(age / SECOND)
 
 
 def combine_series(series: Sequence[Points], how: str) -> list[float]:

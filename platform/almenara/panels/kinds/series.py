@@ -1,16 +1,22 @@
 """Charts with a line for each resource."""
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any, Final
 
 from almenara.hookspecs import SeriesPanel
 from almenara.panels.filters import ResourceFilters
 from almenara.panels.formats import format_value
 from almenara.panels.kinds.base import affected_by_resources, make_panel
-from almenara.panels.kinds.samples import Points, select_series
+from almenara.panels.kinds.samples import (
+    REFRESH,
+    Points,
+    select_series,
+    stale_age,
+    usual_interval,
+)
 from almenara.panels.panel import Panel
 from almenara.panels.view import View
+from almenara.signals import now
 
 WIDTH: Final = 600.0
 HEIGHT: Final = 150.0
@@ -32,7 +38,9 @@ def build(plugin: str, declaration: SeriesPanel, link: str) -> Panel:
         if not visible:
             return {"lines": []}
         first = min(points[0][0] for _, points in visible)
-        last = max(points[-1][0] for _, points in visible)
+        # Up to now, so that a line whose samples have stopped ends before the axis does.
+        moment = now()
+        last = max(moment, *(points[-1][0] for _, points in visible))
         low = min(0.0, *(value for _, points in visible for _, value in points))
         high = round_up(max(value for _, points in visible for _, value in points))
         return {
@@ -43,6 +51,7 @@ def build(plugin: str, declaration: SeriesPanel, link: str) -> Panel:
                     if resource.namespace
                     else resource.name,
                     "newest": points[-1][1],
+                    "no_data_for": stale_age(points, moment),
                     "pieces": line_pieces(points, first, last, low, high),
                 }
                 for place, (resource, points) in enumerate(visible)
@@ -56,7 +65,13 @@ def build(plugin: str, declaration: SeriesPanel, link: str) -> Panel:
             "more": len(selected) - len(visible),
         }
 
-    return make_panel(plugin, declaration, prepare, is_affected=affected_by_resources(query))
+    return make_panel(
+        plugin,
+        declaration,
+        prepare,
+        is_affected=affected_by_resources(query),
+        refresh=declaration.refresh or REFRESH,
+    )
 
 
 def round_up(value: float) -> float:
@@ -74,8 +89,7 @@ def round_up(value: float) -> float:
 def line_pieces(points: Points, first: int, last: int, low: float, high: float) -> list[str]:
     """The points of a line in the units of the plot, in pieces between the gaps."""
     span = max(last - first, 1)
-    steps = sorted(after[0] - before[0] for before, after in pairwise(points))
-    usual = steps[len(steps) // 2] if steps else 0
+    usual = usual_interval(points)
     pieces: list[list[str]] = [[]]
     previous = points[0][0]
     for moment, value in points:
