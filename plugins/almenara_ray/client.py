@@ -21,6 +21,7 @@ from almenara_ray.errors import (
     AnswerTooLargeError,
     DashboardError,
     MissingError,
+    TimedOutError,
 )
 from almenara_ray.settings import ClusterSettings, RaySettings
 
@@ -64,15 +65,22 @@ class DashboardClient:
             await self._http.aclose()
             self._http = None
 
-    async def get(self, endpoint: str, *, job: str = "", **query: str | float) -> bytes:
-        """Return the body of an answer; `endpoint` is a key of `PATHS`. Raises `DashboardError`."""
+    async def get(
+        self, endpoint: str, *, job: str = "", within: float = 0.0, **query: str | float
+    ) -> bytes:
+        """Return the body of an answer; `endpoint` is a key of `PATHS`.
+
+        `within` are the seconds for the complete answer, by default the setting `timeout`. Raises
+        `DashboardError`.
+        """
         limit = self.settings.body_limit
+        within = within or self.settings.timeout
         parts: list[bytes] = []
         size = 0
         try:
             async with (
-                asyncio.timeout(self.settings.timeout),
-                self._send(endpoint, job, query) as response,
+                asyncio.timeout(within),
+                self._send(endpoint, job, query, within) as response,
             ):
                 async for part in response.aiter_bytes():
                     size += len(part)
@@ -80,7 +88,7 @@ class DashboardClient:
                         raise AnswerTooLargeError(f"its answer is longer than {limit:,} bytes")
                     parts.append(part)
         except TimeoutError:
-            raise DashboardError(f"no complete answer within {self.settings.timeout:g} s") from None
+            raise TimedOutError(f"no complete answer within {within:g} s") from None
         return b"".join(parts)
 
     async def stream(
@@ -90,7 +98,7 @@ class DashboardClient:
 
         Raises `DashboardError`.
         """
-        async with self._send(endpoint, job, query, is_stream=True) as response:
+        async with self._send(endpoint, job, query, None) as response:
             async for part in response.aiter_bytes():
                 yield part
 
@@ -100,8 +108,7 @@ class DashboardClient:
         endpoint: str,
         job: str,
         query: Mapping[str, str | float],
-        *,
-        is_stream: bool = False,
+        within: float | None,
     ) -> AsyncIterator[httpx.Response]:
         if self._http is None:
             raise RuntimeError("use a DashboardClient within `async with`")
@@ -109,9 +116,7 @@ class DashboardClient:
             raise MissingError("the id of the job cannot be part of an address")
         settings = self.settings
         # A log that nothing is written to is silent for long, so that a stream has no read limit.
-        timeout = httpx.Timeout(
-            None if is_stream else settings.timeout, connect=settings.connect_timeout
-        )
+        timeout = httpx.Timeout(within, connect=settings.connect_timeout)
         try:
             async with self._http.stream(
                 "GET",
@@ -125,13 +130,15 @@ class DashboardClient:
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise
+            if isinstance(error, httpx.ReadTimeout):
+                raise TimedOutError(f"no answer within {within or 0:g} s") from None
             raise DashboardError(self._describe(error)) from None
 
     def _describe(self, error: Exception) -> str:
         if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
             return f"no connection within {self.settings.connect_timeout:g} s"
         if isinstance(error, httpx.TimeoutException):
-            return f"no answer within {self.settings.timeout:g} s"
+            return "no request could be sent in time"
         if isinstance(error, httpx.ConnectError) and "attempts failed" in str(error):
             return "connection refused"
         text = describe_error(error)

@@ -62,9 +62,10 @@ class ClusterState:
         self.jobs = JobTracker(saved, pending_after=pending_after, finished_limit=finished_limit)
         self.nodes = NodeTracker(name, self.source)
         self.version = Version()
-        self.status = ClusterStatus()
-        self.actors: dict[str, int] = {}
-        self.tasks: dict[str, int] = {}
+        self.status: ClusterStatus | None = None
+        """Usage and demand; None while they are unknown, as are actors and tasks."""
+        self.actors: dict[str, int] | None = None
+        self.tasks: dict[str, int] | None = None
         self.applications: list[Application] = []
         self.failing_parts: dict[str, str] = {}
         """Endpoints that fail while the cluster answers, with their reasons."""
@@ -74,6 +75,7 @@ class ClusterState:
         self.address = ""
         self.is_simulated = False
         self._last_answer = 0
+        self._jobs_known_at = 0
         self._snapshots = {kind: Snapshots() for kind in (JOB, NODE, APPLICATION, CLUSTER)}
 
     async def restore(self, context: Context, source: str) -> None:
@@ -87,6 +89,7 @@ class ClusterState:
 
     def job_signals(self, transitions: Sequence[Transition]) -> list[Signal]:
         """Return the events of transitions, and the jobs that changed."""
+        self._jobs_known_at = now()
         signals: list[Signal] = [self._job_event(transition) for transition in transitions]
         signals += _duration_samples(self.name, transitions)
         # Of an id that was used again, the later run is the one that is shown.
@@ -143,7 +146,7 @@ class ClusterState:
 
     def snapshot(self) -> dict[str, Any]:
         """Return nodes and usage in brief, as stored with the end of a job."""
-        alive = self.nodes.alive
+        alive, status = self.nodes.alive, self.status or ClusterStatus()
         return {
             "ray": self.version.ray,
             "nodes": [
@@ -158,8 +161,8 @@ class ClusterState:
             ],
             "count": len(alive),
             "dead": self.nodes.dead_count,
-            "usage": {name: list(amounts) for name, amounts in self.status.usage.items()},
-            "demand": self.status.waiting,
+            "usage": {name: list(amounts) for name, amounts in status.usage.items()},
+            "demand": status.waiting,
         }
 
     # Head, nodes and Serve
@@ -272,28 +275,27 @@ class ClusterState:
 
     def cluster_signals(self) -> Sequence[Signal]:
         """Return the cluster's resource, where it changed."""
-        health = self.health
+        health, status = self.health, self.status
+        # A part that cannot be read is None, which is unknown: 0 would claim that it was read.
+        has_nodes, has_jobs = self.nodes.is_current, self.jobs.is_current
         parts = "; ".join(f"{part}: {reason}" for part, reason in self.failing_parts.items())
         state: dict[str, Any] = {
             "ray": self.version.ray,
             "reason": self.reason or parts,
-            "nodes": len(self.nodes.alive),
-            "dead": self.nodes.dead_count,
-            "usage": {name: list(amounts) for name, amounts in self.status.usage.items()},
-            "demand": [msgspec.to_builtins(demand) for demand in self.status.demand[:DEMAND_LIMIT]],
-            "waiting": self.status.waiting,
-            "starting": self.status.starting,
-            "start_failures": self.status.failed,
-            "autoscaler_error": self.status.error,
+            "nodes": len(self.nodes.alive) if has_nodes else None,
+            "dead": self.nodes.dead_count if has_nodes else None,
+            **_describe_status(status),
             "actors": self.actors,
             "tasks": self.tasks,
-            "jobs": self.jobs.counts,
+            "jobs": self.jobs.counts if has_jobs else None,
             "applications": {
                 application.name: application.status for application in self.applications
             },
         }
         if health in ("stale", "down"):
             state["last_answer"] = self._last_answer
+        if not has_jobs or health in ("stale", "down"):
+            state["jobs_known_at"] = self._jobs_known_at
         if self.address:
             state["address"] = self.address
         if self.is_simulated:
@@ -305,17 +307,16 @@ class ClusterState:
         return self._snapshots[CLUSTER].difference([resource])
 
     def samples(self) -> list[Signal]:
-        """Return the measurements of the cluster."""
-        measurements: dict[str, float] = {
-            "nodes": len(self.nodes.alive),
-            "waiting": self.status.waiting,
-            "running": self.jobs.counts.get("RUNNING", 0),
-            "pending": self.jobs.counts.get("PENDING", 0),
-        }
-        for metric, name in SHARES.items():
-            used, total = self.status.usage.get(name, (0.0, 0.0))
-            if total > 0:
-                measurements[metric] = used / total
+        """Return the measurements of the cluster, of the parts that could be read."""
+        measurements: dict[str, float] = {}
+        if self.nodes.is_current:
+            measurements["nodes"] = len(self.nodes.alive)
+        if self.jobs.is_current:
+            measurements["running"] = self.jobs.counts.get("RUNNING", 0)
+            measurements["pending"] = self.jobs.counts.get("PENDING", 0)
+        if self.status is not None:
+            measurements["waiting"] = self.status.waiting
+            measurements |= _measure_shares(self.status)
         return [
             Sample(kind=CLUSTER, name=self.name, metric=metric, value=float(value))
             for metric, value in measurements.items()
@@ -329,6 +330,27 @@ class ClusterState:
             type=f"{CLUSTER}.{name}", subject=self.name, time=now(), severity=severity,
             data={"cluster": self.name, **data},
         )  # fmt: skip
+
+
+def _describe_status(status: ClusterStatus | None) -> dict[str, Any]:
+    if status is None:
+        return {
+            "usage": None, "demand": None, "waiting": None, "starting": None,
+            "start_failures": None, "autoscaler_error": "",
+        }  # fmt: skip
+    return {
+        "usage": {name: list(amounts) for name, amounts in status.usage.items()},
+        "demand": [msgspec.to_builtins(demand) for demand in status.demand[:DEMAND_LIMIT]],
+        "waiting": status.waiting,
+        "starting": status.starting,
+        "start_failures": status.failed,
+        "autoscaler_error": status.error,
+    }
+
+
+def _measure_shares(status: ClusterStatus) -> dict[str, float]:
+    amounts = {metric: status.usage.get(name, (0.0, 0.0)) for metric, name in SHARES.items()}
+    return {metric: used / total for metric, (used, total) in amounts.items() if total > 0}
 
 
 def _duration_samples(cluster: str, transitions: Sequence[Transition]) -> Iterable[Signal]:

@@ -19,5 +19,9 @@ class AccessDeniedError(DashboardError):
     """The dashboard rejects the token, or the headers."""
 
 
+class TimedOutError(DashboardError):
+    """The dashboard gave no complete answer in time."""
+
+
 class AnswerTooLargeError(DashboardError):
     """The answer is longer than `body_limit`."""

@@ -4,7 +4,7 @@ No I/O happens here. A run of a job is identified by its id and its time of subm
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -45,6 +45,8 @@ class JobTracker:
         """The last jobs that ended, by key."""
         self.counts: dict[str, int] = {}
         """How many jobs of the last list had each status."""
+        self.is_current = False
+        """Whether the last request for the job list succeeded."""
         self._listed_ends: set[str] = set()
         """Keys of the finished jobs of the last list."""
         self._absences: dict[str, int] = {}
@@ -66,12 +68,14 @@ class JobTracker:
         *,
         restarted: bool = False,
         partial: bool = False,
+        forgotten: Collection[str] = (),
         closed: str = "",
     ) -> list[Transition]:
         """Return what happened since the previous list, in order of time.
 
-        `restarted`: the head was restarted in between. `partial`: the list lacks finished jobs.
-        `closed`: why there will be no further list; every unfinished job is then lost.
+        `restarted`: the head was restarted in between. `partial`: the list may lack jobs, of which
+        those with the keys in `forgotten` do not exist any more. `closed`: why there will be no
+        further list; every unfinished job is then lost.
         """
         moment = now()
         # Ends of this list move the horizon, which must not hide later entries of the same list.
@@ -84,13 +88,17 @@ class JobTracker:
                 transitions += self._update_finished(job, moment, horizon)
             elif job.status in UNFINISHED:
                 transitions += self._update_unfinished(job, moment)
-        if not partial:
-            listed = {job.key for job in jobs}
-            reason = closed or (HEAD_RESTARTED if restarted else "")
-            transitions += self._find_lost(listed, moment, reason)
+        listed = {job.key for job in jobs}
+        absent = (
+            forgotten if partial else [key for key in self.saved.unfinished if key not in listed]
+        )
+        self._absences = {key: self._absences.get(key, 0) + 1 for key in absent}
+        reason = closed or (HEAD_RESTARTED if restarted else "")
+        transitions += self._find_lost(moment, reason)
         # A published end that is still listed stays known, whatever the head's clock reads.
         self._listed_ends = self._listed_ends | ended if partial else ended
         self.counts = dict(Counter(job.status for job in jobs))
+        self.is_current = True
         self._drop_old()
         return sorted(transitions, key=lambda transition: transition.time)
 
@@ -126,15 +134,11 @@ class JobTracker:
             reason = job.message or "Ray does not report what it waits for"
             yield Transition(job=job, event="pending", time=moment, reason=reason)
 
-    def _find_lost(self, listed: set[str], moment: int, reason: str) -> Iterable[Transition]:
-        for key, job in list(self.saved.unfinished.items()):
-            if key in listed:
-                self._absences.pop(key, None)
+    def _find_lost(self, moment: int, reason: str) -> Iterable[Transition]:
+        for key, count in list(self._absences.items()):
+            if not reason and count < ABSENT_LIMIT:
                 continue
-            self._absences[key] = self._absences.get(key, 0) + 1
-            if not reason and self._absences[key] < ABSENT_LIMIT:
-                continue
-            lost = msgspec.structs.replace(job, status=LOST, ended=moment)
+            lost = msgspec.structs.replace(self.saved.unfinished[key], status=LOST, ended=moment)
             self._end(lost, moment)
             yield Transition(job=lost, event="lost", time=moment, reason=reason or NOT_LISTED)
 

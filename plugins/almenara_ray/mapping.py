@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara_ray.autoscaler_text import parse_autoscaler_text
 from almenara_ray.errors import MalformedAnswerError
 from almenara_ray.models import (
     FINISHED,
@@ -239,11 +240,16 @@ def _parse_gpu(gpu: dict[str, Any]) -> dict[str, Any]:
 # Usage, demand, tasks and actors
 
 
-def parse_status(body: bytes) -> ClusterStatus:
-    """Return usage, demand and autoscaler of `/api/cluster_status`."""
+def parse_status(body: bytes) -> ClusterStatus | None:
+    """Return usage, demand and autoscaler of `/api/cluster_status`; None where they are unknown.
+
+    An autoscaler v2 writes no such status: it is null, and only the text of `format=1` has it.
+    """
     data = unwrap(body)
     status = as_object(data.get("clusterStatus"))
     load = as_object(status.get("loadMetricsReport"))
+    if not load:
+        return None
     report = as_object(status.get("autoscalerReport"))
     launches = as_amounts(report.get("pendingLaunches"))
     demand = [
@@ -261,6 +267,11 @@ def parse_status(body: bytes) -> ClusterStatus:
         failed=_count(report.get("failedNodes")),
         error=redact(as_text(data.get("autoscalingError"))[:1000]),
     )
+
+
+def parse_formatted_status(body: bytes) -> ClusterStatus | None:
+    """Return the status in the text of `/api/cluster_status?format=1`; None where it is unknown."""
+    return parse_autoscaler_text(as_text(unwrap(body).get("clusterStatus")))
 
 
 def _count(value: Any) -> int:

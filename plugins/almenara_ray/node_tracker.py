@@ -24,6 +24,8 @@ class NodeTracker:
         self.nodes: dict[str, Node] = {}
         self.is_known = False
         """Whether the nodes have been read since the head started."""
+        self.is_current = False
+        """Whether the last request for the nodes succeeded."""
         self._dead_since: dict[str, float] = {}
         self._spilled: dict[str, float] = {}
         """Bytes spilled at the last answer, by node id."""
@@ -43,12 +45,13 @@ class NodeTracker:
     def reset(self) -> None:
         """Forget all nodes: the head was restarted."""
         self.nodes, self._dead_since, self._spilled, self._spilling_at = {}, {}, {}, {}
-        self.is_known = False
+        self.is_known = self.is_current = False
 
     def update(self, nodes: Sequence[Node]) -> list[Event]:
         """Replace the nodes, and return the events of those that changed."""
         previous, is_first = self.nodes, not self.is_known
-        self.nodes, self.is_known = {node.id: node for node in nodes}, True
+        self.nodes = {node.id: node for node in nodes}
+        self.is_known = self.is_current = True
         events: list[Event] = []
         for key, node in self.nodes.items():
             before = previous.get(key)

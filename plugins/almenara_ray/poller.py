@@ -1,4 +1,8 @@
-"""Polls one dashboard: jobs at a fast pace, everything else at a slower one."""
+"""Polls one dashboard: jobs at a fast pace, everything else at a slower one.
+
+Each endpoint is a part of its own: one that fails, is too large or too slow makes that part
+unknown, and the cluster `partial`. The cluster is down only when nothing answers.
+"""
 
 import asyncio
 import contextlib
@@ -13,24 +17,21 @@ from almenara.sdk import Backoff, HealthAggregator, monotonic, sleep
 from almenara.signals import Signal
 from almenara_ray.client import DashboardClient
 from almenara_ray.cluster_state import ClusterState
-from almenara_ray.errors import AnswerTooLargeError, DashboardError, MissingError
+from almenara_ray.errors import AccessDeniedError, DashboardError, MissingError, TimedOutError
+from almenara_ray.job_lister import JobLister
 from almenara_ray.logs import attach_logs
 from almenara_ray.mapping import (
     NODE_LIMIT,
-    JobListParser,
     parse_applications,
-    parse_job,
-    parse_job_entries,
+    parse_formatted_status,
     parse_node_metrics,
     parse_nodes,
     parse_state_counts,
-    parse_state_rows,
     parse_status,
     parse_version,
 )
-from almenara_ray.models import UNFINISHED, Application, ClusterStatus, Job, Node, Version
+from almenara_ray.models import Node, Version
 from almenara_ray.settings import RaySettings
-from almenara_ray.values import decode_json
 
 T = TypeVar("T")
 
@@ -39,21 +40,39 @@ FIRST_RETRY: Final = 1.0
 """Seconds before the second attempt, which tells a dead dashboard from a slow moment."""
 LONGEST_RETRY: Final = 5.0
 """Longest pause between attempts, so that a dashboard that returns is noticed in time."""
+LOAD_SHARE: Final = 0.2
+"""Share of the time that a dashboard spends on answers to one loop at most."""
+LONGEST_PAUSE: Final = 60.0
 BATCH: Final = 1_000
-CLUSTER_BUDGET: Final = 12.0
+TURN_BUDGET: Final = 12.0
 """Seconds for all endpoints besides the job list in one turn."""
+DEAD_AFTER: Final = 2
+"""Endpoints that fail at the start of a turn before the others are not requested."""
 MISSING_RETRY: Final = 300.0
 """Seconds after which an endpoint that this Ray lacks is requested again."""
-UNFINISHED_LIMIT: Final = 1_000
-END_LIMIT: Final = 100
-"""Jobs whose end is requested one by one in a turn, where the job list is too large."""
 DASHBOARD: Final = "dashboard"
-"""The part of the source's health that the job list stands for."""
+"""The part of the source's health that fails when nothing answers."""
+JOBS: Final = "jobs"
 MEASURED: Final = (
     "name", "cpu", "memory_used", "memory_total", "object_used", "object_total", "spilled", "disk",
     "gpus",
 )  # fmt: skip
 """Fields of a node that `/nodes` measures."""
+
+
+class Turn:
+    """One round of requests for everything besides the job list."""
+
+    def __init__(self) -> None:
+        self.deadline = monotonic() + TURN_BUDGET
+        self.answers = 0
+        self.failures = 0
+        self.error = ""
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether nothing has answered, and enough has failed to expect nothing of the rest."""
+        return self.failures >= DEAD_AFTER and not self.answers
 
 
 class ClusterPoller:
@@ -71,13 +90,12 @@ class ClusterPoller:
         self.cluster, self.client, self.settings = cluster, client, settings
         self.publish, self.report, self.context = publish, report, context
         self._health = HealthAggregator(report)
-        self._parser = JobListParser()
-        self._body = b""
-        """The last job list, and the jobs parsed from it."""
-        self._jobs: Sequence[Job] = ()
+        self._lister = JobLister(client, cluster.saved, settings)
         self._saved = b""
         self._is_up = asyncio.Event()
         self._polling = asyncio.Lock()
+        self._last_answer = float("-inf")
+        """When an endpoint besides the job list last answered, by the monotonic clock."""
         self._missing_since: dict[str, float] = {}
         """When an endpoint was last missing, by name."""
 
@@ -91,25 +109,15 @@ class ClusterPoller:
             try:
                 await self._update_jobs()
             except DashboardError as error:
-                self._is_up.clear()
-                await self.publish(self.cluster.record_failure(str(error)))
-                await self._save()
-                interval = backoff.failed()
-                self._health.note(
-                    DASHBOARD,
-                    f"The dashboard of {self.cluster.name} cannot be read: {error}."
-                    f" It is retried (attempt {backoff.failures}).",
-                )
-            else:
-                self._is_up.set()
-                self._health.clear(DASHBOARD)
-                backoff.succeeded()
-                is_active = self.cluster.jobs.is_active
-                interval = (
-                    self.settings.active_interval if is_active else (self.settings.idle_interval)
-                )
-                interval = _vary(interval)
-            await _pause(interval, since=started)
+                await self._record_failure(str(error))
+                await sleep(backoff.failed())
+                continue
+            self._is_up.set()
+            self._health.clear(DASHBOARD)
+            backoff.succeeded()
+            is_active = self.cluster.jobs.is_active
+            settings = self.settings
+            await pause(settings.active_interval if is_active else settings.idle_interval, started)
 
     async def update_now(self) -> None:
         """Poll the job list once, besides the loop; return when it is published, or has failed."""
@@ -131,11 +139,25 @@ class ClusterPoller:
             await self._update_jobs_locked()
 
     async def _update_jobs_locked(self) -> None:
-        jobs, is_partial, malformed = await self._list_jobs()
-        cluster = self.cluster
+        started, cluster = monotonic(), self.cluster
+        try:
+            listing = await self._lister.list_jobs()
+        except DashboardError as error:
+            if isinstance(error, AccessDeniedError) or not await self._answers_since(started):
+                raise
+            if isinstance(error, TimedOutError):
+                self._lister.allow_more_time()
+            cluster.jobs.is_current = False
+            self._note_part(JOBS, str(error))
+            await self.publish(cluster.record_answer())
+            await self._save()
+            return
+        self._note_part(JOBS, listing.problem)
         restart: list[Signal] = []
         is_restarted = False
-        if not self._is_up.is_set() or (not is_partial and cluster.jobs.has_missing(jobs)):
+        if not self._is_up.is_set() or (
+            not listing.is_partial and cluster.jobs.has_missing(listing.jobs)
+        ):
             session = cluster.saved.session
             version = await self._read_version()
             is_restarted = bool(session and version.session and version.session != session)
@@ -143,10 +165,15 @@ class ClusterPoller:
             if restart:
                 # The new head may have endpoints that the one before lacked.
                 self._missing_since.clear()
-        transitions = cluster.jobs.update(jobs, restarted=is_restarted, partial=is_partial)
+        transitions = cluster.jobs.update(
+            listing.jobs,
+            restarted=is_restarted,
+            partial=listing.is_partial,
+            forgotten=listing.forgotten,
+        )
         await attach_logs(self.client, transitions, self.settings)
-        if malformed:
-            self.report.rejected(malformed)
+        if listing.malformed:
+            self.report.rejected(listing.malformed)
         # The answer after an outage comes first: what it reports happened before, but was seen
         # with it.
         signals = [
@@ -157,49 +184,42 @@ class ClusterPoller:
             await self.publish(signals[start : start + BATCH])
         await self._save()
 
+    async def _answers_since(self, started: float) -> bool:
+        """Return whether any endpoint has answered since, or the smallest one answers now."""
+        if self._last_answer > started:
+            return True
+        try:
+            parse_version(await self.client.get("version", within=self.settings.connect_timeout))
+        except DashboardError as error:
+            return isinstance(error, MissingError)
+        return True
+
     async def _read_version(self) -> Version:
         try:
             version = parse_version(await self.client.get("version"))
-        except MissingError:
-            version = Version()
+        except DashboardError:
+            # It is one part of several, and the job list has been read.
+            return Version()
         self.client.ray_version = version.ray
         return version
 
-    async def _list_jobs(self) -> tuple[Sequence[Job], bool, int]:
-        """Return the jobs, whether finished ones may be missing, and how many are malformed."""
-        failing = self.cluster.failing_parts
-        try:
-            body = await self.client.get("jobs")
-        except AnswerTooLargeError as error:
-            failing["jobs"] = f"{error}; short jobs may be missed"
-            return await self._list_unfinished(), True, 0
-        failing.pop("jobs", None)
-        if body == self._body:
-            return self._jobs, False, 0
-        jobs, malformed = self._parser.parse(body)
-        self._body, self._jobs = body, jobs
-        return jobs, False, malformed
+    async def _record_failure(self, reason: str) -> None:
+        self._is_up.clear()
+        await self.publish(self.cluster.record_failure(reason))
+        await self._save()
+        self._health.note(
+            DASHBOARD,
+            f"The dashboard of {self.cluster.name} cannot be read: {reason}. It is retried"
+            f" (attempt {self.cluster.failures}).",
+        )
 
-    async def _list_unfinished(self) -> list[Job]:
-        """Return the unfinished jobs from the State API, and those known ones that ended."""
-        jobs: dict[str, Job] = {}
-        for status in sorted(UNFINISHED):
-            body = await self.client.get(
-                "unfinished", limit=UNFINISHED_LIMIT, filter_keys="status", filter_predicates="=",
-                filter_values=status, detail=1,
-            )  # fmt: skip
-            listed, _ = parse_job_entries(parse_state_rows(body))
-            jobs.update((job.key, job) for job in listed)
-        for key, job in list(self.cluster.saved.unfinished.items())[:END_LIMIT]:
-            if key in jobs:
-                continue
-            try:
-                ended = parse_job(decode_json(await self.client.get("job", job=job.id)))
-            except MissingError:
-                continue
-            if ended is not None and ended.key == key:
-                jobs[key] = ended
-        return list(jobs.values())
+    def _note_part(self, part: str, reason: str) -> None:
+        """Note why a part cannot be read; an empty reason when it can."""
+        if reason:
+            self.cluster.failing_parts[part] = reason
+        else:
+            self.cluster.failing_parts.pop(part, None)
+        self._health.note(part, f"{part} of {self.cluster.name}: {reason}" if reason else "")
 
     async def _save(self) -> None:
         # After the events are durable: one that is published again has the same id and is dropped.
@@ -215,70 +235,70 @@ class ClusterPoller:
         while True:
             await self._is_up.wait()
             started = monotonic()
-            signals = await self._update_cluster()
-            if self._is_up.is_set():
+            turn = Turn()
+            signals = await self._update_cluster(turn)
+            if turn.is_dead and not self._polling.locked():
+                # While the job list is read as well, its loop decides: it may keep Ray busy.
+                await self._record_failure(turn.error)
+            elif self._is_up.is_set():
                 cluster = self.cluster
                 await self.publish([*signals, *cluster.cluster_signals(), *cluster.samples()])
-            await _pause(_vary(self.settings.cluster_interval), since=started)
+            await pause(self.settings.cluster_interval, started)
 
-    async def _update_cluster(self) -> list[Signal]:
-        cluster, read = self.cluster, self._read_part
-        deadline = monotonic() + CLUSTER_BUDGET
-        version = await read("version", parse_version, Version(), deadline)
-        nodes: list[Node] | None = await read(
-            "nodes", parse_nodes, None, deadline, detail=1, limit=NODE_LIMIT
-        )
-        no_nodes: dict[str, Node] = {}
-        measured = await read(
-            "node_metrics", parse_node_metrics, no_nodes, deadline, view="summary"
-        )
-        if nodes is None:
-            # Dashboards had no State API before Ray 2.3.
-            nodes = list(measured.values())
-        _copy_measurements(measured, nodes)
+    async def _update_cluster(self, turn: Turn) -> list[Signal]:
+        cluster = self.cluster
+        version = await self._read_part(turn, "version", parse_version)
+        listed = await self._read_part(turn, "nodes", parse_nodes, detail=1, limit=NODE_LIMIT)
+        measured = await self._read_part(turn, "node_metrics", parse_node_metrics, view="summary")
+        # Dashboards had no State API before Ray 2.3.
+        nodes = listed or list((measured or {}).values())
+        _copy_measurements(measured or {}, nodes)
         head = next((node.id for node in nodes if node.head and node.alive), "")
-        signals = cluster.update_version(version, head)
+        signals = cluster.update_version(version or Version(), head)
         if signals:
             self._missing_since.clear()
         if nodes:
             signals += cluster.update_nodes(nodes)
-        cluster.status = await read("status", parse_status, ClusterStatus(), deadline)
-        cluster.actors = await read("actors", parse_state_counts, {}, deadline)
-        cluster.tasks = await read("tasks", parse_state_counts, {}, deadline)
-        no_applications: list[Application] = []
-        applications = await read("serve", parse_applications, no_applications, deadline)
-        if "serve" not in cluster.failing_parts:
-            # A failed request deletes no application.
-            signals += cluster.update_applications(applications)
+        else:
+            cluster.nodes.is_current = False
+        cluster.status = await self._read_part(turn, "status", parse_status)
+        if cluster.status is None and "status" not in cluster.failing_parts:
+            cluster.status = await self._read_part(turn, "status", parse_formatted_status, format=1)
+        cluster.actors = await self._read_part(turn, "actors", parse_state_counts)
+        cluster.tasks = await self._read_part(turn, "tasks", parse_state_counts)
+        applications = await self._read_part(turn, "serve", parse_applications)
+        if "serve" not in cluster.failing_parts and not turn.is_dead:
+            # A failed request deletes no application; a Ray without Serve has none.
+            signals += cluster.update_applications(applications or [])
         return signals
 
     async def _read_part(
-        self,
-        endpoint: str,
-        parse: Callable[[bytes], T],
-        default: T,
-        deadline: float,
-        **query: str | float,
-    ) -> T:
-        """Return what one endpoint reports, or `default` where it is missing or fails; a failure is
-        noted in `failing_parts`."""
-        failing = self.cluster.failing_parts
+        self, turn: Turn, endpoint: str, parse: Callable[[bytes], T], **query: str | float
+    ) -> T | None:
+        """Return what one endpoint reports; None where it is missing, or fails, which is noted."""
+        if turn.is_dead:
+            return None
         if self._missing_since.get(endpoint, -MISSING_RETRY) + MISSING_RETRY > monotonic():
-            return default
-        if monotonic() > deadline:
-            failing[endpoint] = f"the other parts took more than {CLUSTER_BUDGET:g} s"
-            return default
+            return None
+        if monotonic() > turn.deadline:
+            self._note_part(endpoint, f"the other parts took more than {TURN_BUDGET:g} s")
+            return None
         try:
-            value = parse(await self.client.get(endpoint, job="", **query))
+            value = parse(await self.client.get(endpoint, job="", within=0.0, **query))
         except MissingError:
             # An older Ray, or one without Serve, which is not a failure.
             self._missing_since[endpoint] = monotonic()
-            failing.pop(endpoint, None)
-            return default
+            turn.answers += 1
+            self._note_part(endpoint, "")
+            return None
         except DashboardError as error:
-            failing[endpoint] = str(error)
-            return default
-        failing.pop(endpoint, None)
+            turn.failures += 1
+            turn.error = turn.error or str(error)
+            self._note_part(endpoint, str(error))
+            return None
+        turn.answers += 1
+        self._last_answer = monotonic()
+        self._note_part(endpoint, "")
         return value
 
 
@@ -289,10 +309,10 @@ def _copy_measurements(measured: dict[str, Node], nodes: Sequence[Node]) -> None
                 setattr(node, field, getattr(measurement, field))
 
 
-def _vary(interval: float) -> float:
-    return interval * (1 + random.uniform(-JITTER, JITTER))  # nosec B311 # spreads requests, guards nothing
-
-
-async def _pause(interval: float, *, since: float) -> None:
-    """Sleep until `interval` seconds after `since`, but at least a quarter of the interval."""
-    await sleep(max(interval - (monotonic() - since), interval / 4))
+async def pause(interval: float, started: float) -> None:
+    """Sleep until `interval` seconds after `started`, varied so that clusters are not polled in
+    step, and long enough that a slow dashboard has other things to do most of the time."""
+    took = monotonic() - started
+    interval *= 1 + random.uniform(-JITTER, JITTER)  # nosec B311 # spreads requests, guards nothing
+    least = min(took * (1 / LOAD_SHARE - 1), LONGEST_PAUSE)
+    await sleep(max(interval - took, least, interval / 4))

@@ -5,6 +5,7 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,13 +20,16 @@ from almenara.sdk import NotFound
 from almenara.signals import Event, Severity, Signal
 from almenara.testing import SourceRun, render_panel
 from almenara.testing.source_run import MemoryContext
+from almenara_kube.list_watch import Reflector, WatchStatus
 from almenara_kube.roles import make_roles
+from almenara_ray.kuberay_models import WATCHED
 from almenara_ray.kuberay_source import KubeRaySource
 from almenara_ray.logs import JobLogs
 from almenara_ray.settings import KubeRaySettings, RaySettings
 from support.api_server import ApiServer, programs, why_not
 from support.kuberay import install, make_object
 from support.ray_head import RayHead
+from support.ray_source import list_events
 
 pytestmark = pytest.mark.anyio
 HOUR = 3_600
@@ -134,7 +138,7 @@ async def test_rayjob_whose_cluster_is_deleted_after_its_failure_stays_in_histor
         await asyncio.to_thread(server.delete, cluster)
         await asyncio.to_thread(server.delete, job)
         await run.until(lambda: name not in run.resources and "train" not in run.resources, 30)
-        events = {event.type: event for event in run.events}
+        events = {event.type: event for event in list_events(run)}
         assert not any(event.type == "ray.job.lost" for event in run.events)
     with pytest.raises(NotFound, match="does not exist"):
         async for _ in JobLogs(make_settings(server, head, namespace), context).lines(
@@ -206,18 +210,18 @@ async def test_jobs_of_a_raycluster_deleted_during_downtime_are_lost(
     await asyncio.to_thread(head.submit, "sleep 300", submission_id="interrupted")
     context = MemoryContext(tmp_path)
 
-    def list_events(run: SourceRun) -> list[str]:
+    def list_types(run: SourceRun) -> list[str]:
         return [event.type for event in run.events if event.subject == "interrupted"]
 
     async with run_source(server, head, tmp_path, context, [namespace]) as run:
-        await run.until(lambda: "ray.job.running" in list_events(run), 60)
+        await run.until(lambda: "ray.job.running" in list_types(run), 60)
     await asyncio.to_thread(server.delete, cluster)
     async with run_source(server, head, tmp_path, context, [namespace]) as again:
-        await again.until(lambda: list_events(again)[-1] == "ray.job.lost", 30)
+        await again.until(lambda: list_types(again)[-1] == "ray.job.lost", 30)
         # Neither the RayCluster nor its jobs and nodes exist any more.
         await again.until(lambda: not again.resources, 30)
     await asyncio.to_thread(head.stop_job, "interrupted")
-    assert list_events(again) == ["ray.job.submitted", "ray.job.running", "ray.job.lost"]
+    assert list_types(again) == ["ray.job.submitted", "ray.job.running", "ray.job.lost"]
 
 
 async def test_raycluster_beyond_the_limit_is_followed_later(
@@ -244,13 +248,24 @@ async def test_raycluster_beyond_the_limit_is_followed_later(
 
 
 async def test_cluster_without_kuberay_is_healthy(
-    own_api_server: ApiServer, head: RayHead, tmp_path: Path
+    own_api_server: ApiServer, head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    absent: set[str] = set()
+
+    class RecordingReflector(Reflector):
+        def __init__(
+            self, api: Any, kind: Any, namespace: str, accept: Any, on_status: Any
+        ) -> None:
+            def record(status: WatchStatus, reason: str) -> None:
+                on_status(status, reason)
+                if status == "absent":
+                    absent.add(kind.plural)
+
+            super().__init__(api, kind, namespace, accept, record)
+
+    monkeypatch.setattr("almenara_ray.kuberay_source.Reflector", RecordingReflector)
     async with run_source(own_api_server, head, tmp_path) as run:
-        heard: list[bool] = []
-        run.recovered = lambda: heard.append(True)  # type: ignore[method-assign]
-        # The API server answers, and each of the three kinds is absent.
-        await run.until(lambda: len(heard) >= 4, 30)
+        await run.until(lambda: len(absent) == len(WATCHED), 30)
     assert run.degraded_for == []
     assert run.bus.signals == []
 

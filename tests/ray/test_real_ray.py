@@ -19,6 +19,7 @@ from almenara_ray.settings import ClusterSettings, RaySettings
 from support.ray_head import RayHead
 from support.ray_source import (
     find_job_event,
+    list_events,
     list_job_events,
     make_settings,
     run_source,
@@ -174,11 +175,11 @@ async def test_spilling_and_a_driver_without_submission_are_published(
         )  # fmt: skip
         await run.until(lambda: any(event.type == "ray.node.spilling" for event in run.events), 60)
         assert await driver.wait() == 0
-        drivers = [event for event in run.events if event.data.get("driver")]
+        drivers = [event for event in list_events(run) if event.data.get("driver")]
         await run.until(
             lambda: any(
                 event.type == "ray.job.succeeded" and event.data.get("driver")
-                for event in run.events
+                for event in list_events(run)
             ),
             30,
         )

@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,7 +34,7 @@ def version() -> tuple[int, ...]:
     return tuple(map(int, (os.environ.get("RAY_VERSION") or pinned.strip()).split(".")))
 
 
-def environment() -> Path:
+def find_environment() -> Path:
     """The folder in which `make ray` has installed Ray."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "almenara" / f"ray-{'.'.join(map(str, version()))}"
@@ -74,8 +74,17 @@ class RayHead:
     """`ray start --head`. A restart has the same ports, and loses all jobs unless they are stored
     in `redis`."""
 
-    def __init__(self, folder: Path, cpus: int = 2, *, token: bool = True, redis: str = "") -> None:
-        self.python = environment() / "bin" / "python"
+    def __init__(
+        self,
+        folder: Path,
+        cpus: int = 2,
+        *,
+        token: bool = True,
+        redis: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.python = find_environment() / "bin" / "python"
+        self.environment = environment or {}
         if not self.python.exists():
             raise RuntimeError("Ray is not installed; `make ray` installs it")
         self.folder, self.cpus, self.redis = folder, cpus, redis
@@ -105,6 +114,7 @@ class RayHead:
             "RAY_AUTH_MODE": "token" if self.token else "disabled",
             **({"RAY_AUTH_TOKEN": self.token} if self.token else {}),
             **({"RAY_REDIS_ADDRESS": self.redis} if self.redis else {}),
+            **self.environment,
         }
 
     def start(self) -> Self:

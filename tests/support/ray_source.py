@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from almenara.config import Secret
 from almenara.signals import Event
 from almenara.testing import SourceRun
@@ -47,10 +49,22 @@ def list_job_events(run: SourceRun, job: str) -> list[str]:
     ]
 
 
+def list_events(run: SourceRun) -> list[Event]:
+    """The published events with their data decoded."""
+    return [
+        msgspec.structs.replace(event, data=msgspec.json.decode(event.data))
+        if isinstance(event.data, msgspec.Raw)
+        else event
+        for event in run.events
+    ]
+
+
 def find_job_event(run: SourceRun, job: str, name: str) -> Event:
-    """One event of a job."""
+    """One event of a job, with its data decoded."""
     return next(
-        event for event in run.events if (event.subject, event.type) == (job, f"ray.job.{name}")
+        event
+        for event in list_events(run)
+        if (event.subject, event.type) == (job, f"ray.job.{name}")
     )
 
 

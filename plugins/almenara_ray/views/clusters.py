@@ -9,7 +9,7 @@ from almenara.sdk import now
 from almenara.signals import Resource, Severity, format_time
 from almenara.units import HOUR, MINUTE
 from almenara_ray.kinds import CLUSTER, END_EVENTS, JOB
-from almenara_ray.views.jobs import COUNT_LIMIT
+from almenara_ray.views.jobs import COUNT_LIMIT, list_unknown_clusters
 from almenara_ray.views.links import events_address, page_address
 
 CLUSTER_LIMIT: Final = 500
@@ -32,7 +32,11 @@ async def prepare_overview(data: DataView, _filters: Mapping[str, str]) -> Mappi
     clusters = data.resources(ResourceQuery(kind=CLUSTER, limit=CLUSTER_LIMIT))
     unhealthy = sum(cluster.severity >= Severity.WARN for cluster in clusters)
     jobs = data.resources(ResourceQuery(kind=JOB, limit=JOB_LIMIT))
-    statuses = Counter(job.status for job in jobs)
+    # Jobs of a cluster whose job list cannot be read are unknown, whatever they were before.
+    unknown = list_unknown_clusters(data)
+    statuses = Counter(job.status for job in jobs if job.namespace not in unknown)
+    suffix = f" ({len(unknown):,} {'cluster' if len(unknown) == 1 else 'clusters'} unknown)"
+    suffix = suffix if unknown else ""
     # In whole minutes, so that the link does not change with every frame.
     since = (now() - HOUR) // MINUTE * MINUTE
     failed_filter = {"type": END_EVENTS["FAILED"], "since": format_time(since)}
@@ -43,9 +47,9 @@ async def prepare_overview(data: DataView, _filters: Mapping[str, str]) -> Mappi
             {"value": failed, "more": "+" if failed >= COUNT_LIMIT else "",
              "label": "failed jobs, last hour", "link": events_address(**failed_filter),
              "worry": failed and "bad"},
-            {"value": statuses["RUNNING"], "label": "running jobs",
+            {"value": statuses["RUNNING"], "label": f"running jobs{suffix}",
              "link": page_address("ray", status="RUNNING")},
-            {"value": statuses["PENDING"], "label": "pending jobs",
+            {"value": statuses["PENDING"], "label": f"pending jobs{suffix}",
              "link": page_address("ray", status="PENDING")},
             {"value": unhealthy, "label": f"unhealthy {noun} (of {len(clusters):,})",
              "link": page_address("ray"), "worry": unhealthy and "bad"},
@@ -71,7 +75,7 @@ async def prepare_clusters(data: DataView, filters: Mapping[str, str]) -> Mappin
 
 def _make_card(cluster: Resource) -> dict[str, Any]:
     state = cluster.state
-    jobs, actors = state.get("jobs") or {}, state.get("actors") or {}
+    jobs, actors = state.get("jobs"), state.get("actors")
     return {
         "name": cluster.name,
         "link": page_address("ray", namespace=cluster.name),
@@ -83,19 +87,20 @@ def _make_card(cluster: Resource) -> dict[str, Any]:
         "address": state.get("address", ""),
         "reason": state.get("reason", ""),
         "bars": _make_bars(state.get("usage") or {}),
-        "nodes": state.get("nodes", 0),
-        "dead": state.get("dead", 0),
+        # None is unknown, which the card says.
+        "nodes": state.get("nodes"),
+        "dead": state.get("dead"),
         "starting": state.get("starting", 0),
         "start_failures": state.get("start_failures", 0),
         "autoscaler_error": state.get("autoscaler_error", ""),
-        "waiting": state.get("waiting", 0),
+        "waiting": state.get("waiting"),
         "demand": [
             _describe_demand(demand) for demand in (state.get("demand") or [])[:DEMAND_LIMIT]
         ],
-        "running": jobs.get("RUNNING", 0),
-        "pending": jobs.get("PENDING", 0),
-        "actors": actors.get("ALIVE", 0),
-        "restarting": actors.get("RESTARTING", 0),
+        "running": None if jobs is None else jobs.get("RUNNING", 0),
+        "pending": None if jobs is None else jobs.get("PENDING", 0),
+        "actors": None if actors is None else actors.get("ALIVE", 0),
+        "restarting": None if actors is None else actors.get("RESTARTING", 0),
         "tasks": {
             name: count
             for name, count in (state.get("tasks") or {}).items()

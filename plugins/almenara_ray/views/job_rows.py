@@ -58,7 +58,10 @@ def make_event_row(event: Event, moment: int) -> dict[str, Any]:
 
 
 def make_row(record: Mapping[str, Any], status: str, moment: int) -> dict[str, Any]:
-    """Return the row of a job from its record, which resources and events share."""
+    """Return the row of a job from its record, which resources and events share.
+
+    `known_at` is for the caller to set where the job is unknown since some time.
+    """
     name, cluster = str(record.get("id", "")), str(record.get("cluster", ""))
     submitted, ended = record.get("submitted") or 0, record.get("ended")
     median = record.get("median")
@@ -76,6 +79,7 @@ def make_row(record: Mapping[str, Any], status: str, moment: int) -> dict[str, A
         "driver": bool(record.get("driver")),
         "submitted": submitted or None,
         "ended": ended,
+        "known_at": None,
         "seconds": seconds,
         "median": median,
         "ratio": ratio,

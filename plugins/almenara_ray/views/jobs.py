@@ -20,13 +20,22 @@ COUNT_LIMIT: Final = 1_000
 CURRENT_LIMIT: Final = 2_000
 
 
+def list_unknown_clusters(data: DataView) -> dict[str, int]:
+    """Return the clusters whose jobs are unknown now, with the time they were last known."""
+    return {
+        cluster.name: cluster.state.get("jobs_known_at") or cluster.time or 0
+        for cluster in data.resources(ResourceQuery(kind=CLUSTER))
+        if cluster.status in ("stale", "down") or cluster.state.get("jobs") is None
+    }
+
+
 async def prepare_jobs(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
     """Return the jobs that pass the filters `namespace`, `status` and `text`, of the page that
     `before`, a sequence, starts."""
     cluster, text = filters.get("namespace", ""), filters.get("text", "").strip()
     status = filters.get("status", "").upper()
     before = _parse_sequence(filters.get("before", ""))
-    moment = now()
+    moment, unknown = now(), list_unknown_clusters(data)
     query = ResourceQuery(kind=JOB, namespace=cluster, limit=CURRENT_LIMIT)
     current = [
         job for job in data.resources(query) if job.status in CURRENT and contains_words(job, text)
@@ -45,7 +54,7 @@ async def prepare_jobs(data: DataView, filters: Mapping[str, str]) -> Mapping[st
     return {
         "current": []
         if before is not None
-        else [make_row(job.state, job.status, moment) for job in visible],
+        else [_make_current_row(job, unknown.get(job.namespace), moment) for job in visible],
         "ended": [make_event_row(event, moment) for _, event in ended[:PAGE_SIZE]],
         "chips": await _make_chips(data, current, chosen),
         "older": page_address("ray", **chosen, before=str(older)) if older is not None else "",
@@ -53,6 +62,11 @@ async def prepare_jobs(data: DataView, filters: Mapping[str, str]) -> Mapping[st
         "several": len(data.resources(ResourceQuery(kind=CLUSTER))) > 1,
         "problem": problem,
     }
+
+
+def _make_current_row(job: Resource, known_at: int | None, moment: int) -> dict[str, Any]:
+    # The duration of a job that is unknown since some time does not go on.
+    return {**make_row(job.state, job.status, known_at or moment), "known_at": known_at}
 
 
 async def _make_chips(

@@ -23,6 +23,7 @@ from almenara_ray.errors import AnswerTooLargeError, DashboardError
 from almenara_ray.settings import ClusterSettings, RaySettings
 from almenara_ray.source import RaySource
 from support.certificates import make_server_context
+from support.paths import FIXTURES
 from support.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -325,6 +326,173 @@ async def test_oversized_job_list_falls_back_to_unfinished_jobs(
             await run.until(lambda: any(event.type == "ray.job.failed" for event in run.events))
             assert run.resources["c0"].status == "partial"
             assert "short jobs may be missed" in run.resources["c0"].state["reason"]
+
+
+VERSION = json.dumps({"version": "4", "ray_version": "2.60.0", "session_name": "s"}).encode()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "reason"),
+    [
+        (silent, "no complete answer within"),
+        (endless, "no complete answer within"),
+        (respond(b"oh no", "500 Internal Server Error"), "answers 500"),
+        (respond(b"<html>busy</html>"), "its answer is HTML"),
+    ],
+)
+async def test_failing_job_list_alone_makes_jobs_unknown_and_not_the_cluster_down(
+    jobs: Handler, reason: str, tmp_path: Path
+) -> None:
+    nodes = (FIXTURES / "ray-2.60" / "nodes.json").read_bytes()
+    is_failing = False
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        path = head.split(" ")[1]
+        if path == "/api/jobs/" and is_failing:
+            await jobs(head, writer)
+        elif path == "/api/jobs/":
+            job = {"submission_id": "a", "status": "RUNNING", "start_time": 1_790_000_000_000}
+            await respond(json.dumps([job]).encode())(head, writer)
+        else:
+            await respond(VERSION if path == "/api/version" else nodes)(head, writer)
+
+    async with serve(answer) as url:
+        settings = make_settings(url, body_limit=10_000_000_000)
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
+        async with SourceRun(source) as run:
+            await run.until(lambda: "c0" in run.resources and "a" in run.resources)
+            await run.until(lambda: run.resources["c0"].state["jobs"] == {"RUNNING": 1})
+            is_failing = True
+            await run.until(lambda: run.resources["c0"].state["jobs"] is None, patience=10)
+            turns = count_turns(run)
+            await run.until(lambda: count_turns(run) > turns + 1, patience=10)
+            cluster = run.resources["c0"]
+            assert cluster.status == "partial"
+            assert reason in cluster.state["reason"]
+            assert reason in run.degraded_for[-1]
+            assert run.samples[-1].metric == "nodes"
+            assert not any(event.type == "ray.cluster.down" for event in run.events)
+            is_failing = False
+            await run.until(lambda: run.resources["c0"].state["jobs"] is not None, patience=20)
+
+
+async def test_many_large_unfinished_jobs_are_listed_without_their_details(tmp_path: Path) -> None:
+    """900 pending jobs with 10 kB of metadata: neither list of them fits into the limit."""
+    started = 1_790_000_000_000
+    ids = [f"job-{number:03d}" for number in range(900)]
+
+    def describe(job: str, detail: bool) -> dict[str, Any]:
+        details = {"start_time": started, "metadata": {"note": "x" * 10_000}}
+        return {"submission_id": job, "status": "PENDING", **(details if detail else {})}
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        path = head.split(" ")[1]
+        if path == "/api/jobs/":
+            body = json.dumps([describe(job, True) for job in ids]).encode()
+        elif path.startswith("/api/v0/jobs?"):
+            listed = ids if "filter_values=PENDING" in path else []
+            rows = [describe(job, "detail=1" in path) for job in listed]
+            body = json.dumps({"result": True, "data": {"result": {"result": rows}}}).encode()
+        elif path.startswith("/api/jobs/"):
+            body = json.dumps(describe(path.removeprefix("/api/jobs/"), True)).encode()
+        else:
+            body = VERSION
+        await respond(body)(head, writer)
+
+    async with serve(answer) as url:
+        settings = make_settings(url, body_limit=1_000_000, timeout=4.0)
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
+        async with SourceRun(source) as run:
+            await run.until(
+                lambda: "c0" in run.resources and bool(run.resources["c0"].state["jobs"]), 20
+            )
+            assert run.resources["c0"].status == "partial"
+            assert "short jobs may be missed" in run.resources["c0"].state["reason"]
+            submitted = {event.subject for event in run.events if event.type == "ray.job.submitted"}
+            assert submitted
+            assert submitted <= set(ids)
+
+
+async def test_endpoint_that_fails_alone_is_unknown_and_not_zero(tmp_path: Path) -> None:
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        path = head.split(" ")[1].partition("?")[0]
+        body = {"/api/jobs/": b"[]", "/api/version": VERSION}.get(path)
+        if body is not None:
+            await respond(body)(head, writer)
+        else:
+            await respond(b"no", "500 Internal Server Error")(head, writer)
+
+    async with serve(answer) as url:
+        settings = make_settings(url)
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
+        async with SourceRun(source) as run:
+            await run.until(lambda: len(run.samples) > 4)
+            cluster = run.resources["c0"]
+            assert cluster.status == "partial"
+            for part in ("nodes", "waiting", "usage", "actors", "tasks"):
+                assert cluster.state[part] is None, part
+            assert {sample.metric for sample in run.samples} == {"running", "pending"}
+
+
+async def test_status_of_an_autoscaler_v2_is_read_from_its_text(tmp_path: Path) -> None:
+    text = (
+        "Pending:\n (no pending nodes)\nRecent failures:\n (no failures)\n\nTotal Usage:\n"
+        " 1.0/2.0 CPU\n\nPending Demands:\n {'CPU': 64.0}: 3+ pending tasks/actors\n"
+    )
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        path, _, query = head.split(" ")[1].partition("?")
+        status = text if query == "format=1" else None
+        bodies = {
+            "/api/jobs/": b"[]",
+            "/api/version": VERSION,
+            "/api/cluster_status": json.dumps(
+                {"result": True, "data": {"autoscalingError": None, "clusterStatus": status}}
+            ).encode(),
+        }
+        body = bodies.get(path)
+        await respond(body or b"", "200 OK" if body else "404 Not Found")(head, writer)
+
+    async with serve(answer) as url:
+        settings = make_settings(url)
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
+        async with SourceRun(source) as run:
+            await run.until(
+                lambda: "c0" in run.resources and bool(run.resources["c0"].state["usage"])
+            )
+            cluster = run.resources["c0"]
+            assert cluster.status == "up"
+            assert cluster.state["usage"] == {"CPU": [1.0, 2.0]}
+            assert cluster.state["waiting"] == 3
+            text = "No cluster status. It may take a few seconds."
+            await run.until(lambda: run.resources["c0"].state["usage"] is None)
+            assert run.resources["c0"].state["waiting"] is None
+
+
+def count_turns(run: SourceRun) -> int:
+    """How many rounds of requests for everything besides the jobs are complete."""
+    return sum(sample.metric == "nodes" for sample in run.samples)
+
+
+async def test_dashboard_that_stops_answering_between_two_job_lists_is_stale(
+    tmp_path: Path,
+) -> None:
+    is_silent = False
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        if is_silent:
+            await silent(head, writer)
+        path = head.split(" ")[1]
+        await respond(b"[]" if path == "/api/jobs/" else VERSION)(head, writer)
+
+    async with serve(answer) as url:
+        settings = make_settings(url, active_interval=600.0, idle_interval=600.0)
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
+        async with SourceRun(source) as run:
+            await run.until(lambda: "c0" in run.resources and bool(run.samples))
+            is_silent = True
+            await run.until(lambda: run.resources["c0"].status == "stale", patience=10)
+            assert run.is_degraded
 
 
 class CombinedSource:

@@ -193,3 +193,9 @@ def test_parse_nodes_finds_alive_nodes_after_many_dead_ones() -> None:
     body = {"result": True, "data": {"result": {"result": rows}}}
     nodes = parse_nodes(json.dumps(body).encode())
     assert [node.id for node in nodes if node.alive] == ["ffff"]
+
+
+@pytest.mark.parametrize("status", [None, {}, {"autoscalerReport": {}}, {"loadMetricsReport": {}}])
+def test_parse_status_without_load_is_unknown(status: object) -> None:
+    body = {"result": True, "data": {"clusterStatus": status}}
+    assert parse_status(json.dumps(body).encode()) is None

@@ -208,6 +208,24 @@ async def test_clusters_panel_has_usage_demand_and_outage() -> None:
     assert "127.0.0.1" not in html
 
 
+async def test_parts_that_cannot_be_read_are_unknown_and_not_zero() -> None:
+    cluster = ClusterState("lab", SavedState())
+    signals = [*cluster.record_answer()]
+    signals += cluster.job_signals(cluster.jobs.update([job("a", "RUNNING")]))
+    cluster.jobs.is_current = False
+    cluster.failing_parts["jobs"] = "no complete answer within 4 s"
+    signals += cluster.cluster_signals()
+    html = await render("clusters", signals)
+    assert html.count(">unknown<") == 3
+    assert "Usage and pending demand: unknown" in html
+    assert "jobs: no complete answer within 4 s" in html
+    html = await render("overview", signals)
+    assert "running jobs (1 cluster unknown)" in html
+    html = await render("jobs", signals)
+    assert "unknown since" in html
+    assert "data-stale" in html
+
+
 async def test_timeline_has_a_row_for_each_entrypoint() -> None:
     html = await render(
         "timeline",

@@ -1,0 +1,67 @@
+"""The text status of an autoscaler v2 becomes usage and demand, or unknown."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from almenara_ray.autoscaler_text import parse_autoscaler_text
+from almenara_ray.models import Demand
+
+STATUS = """\
+======== Autoscaler status: 2026-11-28 08:00:00.000000 ========
+Node status
+---------------------------------------------------------------
+Active:
+ 1 headgroup
+Idle:
+ (no idle nodes)
+Pending:
+ gpu-workers, 2 launching
+ instance-7: cpu-workers, starting ray
+Recent failures:
+ gpu-workers: LaunchFailed (latest_attempt: 08:00:00)
+
+Resources
+---------------------------------------------------------------
+Total Usage:
+ 1.0/2.0 CPU
+ 0B/1.50GiB memory
+ 108.32KiB/76.29MiB object_store_memory
+
+From request_resources:
+ {'CPU': 4}: 2 from request_resources()
+Pending Demands:
+ {'CPU': 64.0}: 3+ pending tasks/actors
+ {'CPU': 1.0, 'GPU': 1.0}: 1+ pending tasks/actors (1+ using placement groups)
+ {'GPU': 2.0} * 2, {'CPU': 1.0} * 1 (STRICT_SPREAD): 1+ pending placement groups
+"""
+
+
+def test_parse_autoscaler_text_has_usage_demand_and_nodes() -> None:
+    status = parse_autoscaler_text(STATUS)
+    assert status is not None
+    assert status.usage == {
+        "CPU": (1.0, 2.0),
+        "memory": (0.0, 1.5 * 2**30),
+        "object_store_memory": (pytest.approx(108.32 * 2**10), pytest.approx(76.29 * 2**20)),
+    }
+    assert status.demand == [
+        Demand(resources={"CPU": 64.0}, count=3),
+        Demand(resources={"CPU": 1.0, "GPU": 1.0}, count=1),
+        Demand(resources={"GPU": 4.0, "CPU": 1.0}, count=1, group="STRICT_SPREAD"),
+    ]
+    assert (status.starting, status.failed, status.waiting) == (3, 1, 5)
+    assert "LaunchFailed" in status.error
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "No cluster status. It may take a few seconds.", "Total Usage:\n\n", "<html></html>"],
+)
+def test_parse_autoscaler_text_without_usage_is_unknown(text: str) -> None:
+    assert parse_autoscaler_text(text) is None
+
+
+@given(st.text(max_size=200) | st.text(max_size=60).map(lambda text: f"{STATUS}\n {text}"))
+def test_parse_autoscaler_text_accepts_any_text(text: str) -> None:
+    parse_autoscaler_text(text)
