@@ -54,10 +54,13 @@ class ApiClient:
         self.version = (0, 0)
         """Major and minor version of the server; zeros until it has answered."""
         self.requests = 0
-        self.list_turn = asyncio.Semaphore(1)
-        """Lists run one after another, owners first, so that not all are in memory at once."""
+        self.list_turns = asyncio.Semaphore(1)
+        """Lists run one after another, owners first, so that not all are in memory at once. One
+        that takes longer than `ListTurn.LIMIT` does not keep the others waiting."""
+        self.failed_streamed_lists = 0
+        """Kinds whose streamed list did not end."""
         self._session = AuthenticatedSession(load)
-        self._is_reachable, self._needs_probe = asyncio.Event(), asyncio.Event()
+        self._reachable, self._needs_probe = asyncio.Event(), asyncio.Event()
         self._paused_until = 0.0
         self._streams: set[ResponseStream] = set()
 
@@ -202,13 +205,18 @@ class ApiClient:
 
     def request_probe(self) -> None:
         """Have the server probed before further requests: something failed on the way to it."""
-        self._is_reachable.clear()
+        self._reachable.clear()
         self._needs_probe.set()
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the last probe was answered, and nothing has failed since."""
+        return self._reachable.is_set()
 
     async def wait_until_reachable(self) -> None:
         """Return while the API server answers; wait until it does."""
-        if not self._is_reachable.is_set():
-            await self._is_reachable.wait()
+        if not self._reachable.is_set():
+            await self._reachable.wait()
             await sleep(random.uniform(0, SPREAD))  # nosec B311 # spreads requests, guards nothing
 
     async def monitor(self, on_change: Callable[[str], None]) -> None:
@@ -225,7 +233,7 @@ class ApiClient:
             try:
                 await self._probe()
             except UnreachableError as error:
-                self._is_reachable.clear()
+                self._reachable.clear()
                 lost_at = started if lost_at is None else lost_at
                 on_change(str(error))
                 await sleep(backoff.failed())
@@ -235,7 +243,7 @@ class ApiClient:
                 self._close_silent_streams(lost_at)
                 lost_at = None
             on_change("")
-            self._is_reachable.set()
+            self._reachable.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.probe_every):
                     await self._needs_probe.wait()

@@ -10,6 +10,10 @@ class UnreachableError(Unavailable, ConnectionError):
     """
 
 
+class SilentError(UnreachableError):
+    """A connection is established, and no data has arrived on it for too long."""
+
+
 class ApiError(AlmenaraError):
     """The API server answered with an error: its HTTP status, and the reason of its `Status`."""
 

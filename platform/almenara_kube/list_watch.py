@@ -3,6 +3,7 @@
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal
@@ -11,13 +12,17 @@ import msgspec
 
 from almenara.sdk import Backoff, ExpiredError, monotonic, sleep
 from almenara_kube.client import ApiClient
-from almenara_kube.errors import ApiError, ProtocolError, UnreachableError
+from almenara_kube.errors import ApiError, ProtocolError, SilentError, UnreachableError
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.objects import DECODE_ERRORS, KubernetesObject
 from almenara_kube.transport import AnswerTooLongError
 
 STREAMED_LISTS_SINCE: Final = (1, 32)
 """Older servers may ignore `sendInitialEvents`, and then never mark the end of the list."""
+LIST_SILENCE: Final = 10.0
+"""Seconds without any data after which a streamed list is given up."""
+FAILED_STREAMED_LISTS: Final = 2
+"""Kinds whose streamed list did not end, from which on no further kind tries one."""
 INITIAL_END: Final = "k8s.io/initial-events-end"
 LONGEST_LINE: Final = 16 * 1024**2
 TRIES_FROM_ONE_POSITION: Final = 4
@@ -74,6 +79,38 @@ class _Error(msgspec.Struct):
 EVENT_DECODER: Final = msgspec.json.Decoder(_WatchEvent)
 LIST_DECODER: Final = msgspec.json.Decoder(_List)
 ERROR_DECODER: Final = msgspec.json.Decoder(_Error)
+
+
+class UnendedListError(Exception):
+    """A streamed list was not ended by its bookmark."""
+
+
+class ListTurn:
+    """A turn to list, held until the list is complete or for `LIMIT` seconds.
+
+    One list that hangs does not keep the other kinds waiting.
+    """
+
+    LIMIT: Final = 3.0
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns = turns
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> "ListTurn":
+        await self._turns.acquire()
+        self._timer = asyncio.get_running_loop().call_later(self.LIMIT, self.end)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End the turn; another one may begin."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+            self._turns.release()
 
 
 class Reflector:
@@ -157,24 +194,40 @@ class Reflector:
         if self.position is not None:
             await self._watch(self._parameters(self.position))
             return
-        if self._is_streamed and self.client.version >= STREAMED_LISTS_SINCE:
-            try:
-                await self._watch(
-                    {
-                        **self._parameters(""),
-                        "sendInitialEvents": "true",
-                        "resourceVersionMatch": "NotOlderThan",
-                    },
-                    initial=True,
-                )
-            except ApiError as error:
-                if error.status not in (400, 406, 422):
-                    raise
-                self._is_streamed = False
-            else:
+        async with ListTurn(self.client.list_turns) as turn:
+            if self._uses_streamed_list() and await self._watch_from_list(turn):
                 return
-        async with self.client.list_turn:
             await self._list()
+
+    def _uses_streamed_list(self) -> bool:
+        return (
+            self._is_streamed
+            and self.client.version >= STREAMED_LISTS_SINCE
+            and self.client.failed_streamed_lists < FAILED_STREAMED_LISTS
+        )
+
+    async def _watch_from_list(self, turn: "ListTurn") -> bool:
+        """Watch from the list that the server streams; return whether it does.
+
+        A proxy or an aggregated API may drop the bookmark that ends the list, so that it has no
+        end: it is given up after a while, and pages are requested instead.
+        """
+        parameters = {
+            **self._parameters(""),
+            "sendInitialEvents": "true",
+            "resourceVersionMatch": "NotOlderThan",
+        }
+        try:
+            await self._watch(parameters, turn)
+        except ApiError as error:
+            if error.status not in (400, 406, 422):
+                raise
+        except UnendedListError:
+            self.client.failed_streamed_lists += 1
+        else:
+            return True
+        self._is_streamed = False
+        return False
 
     def _parameters(self, position: str) -> dict[str, str]:
         seconds = self.settings.watch_seconds * (1 + random.uniform(-0.1, 0.1))  # nosec B311 # spreads requests, guards nothing
@@ -209,18 +262,22 @@ class Reflector:
                 raise
             return await self._list_pages(0)
 
-    async def _watch(self, parameters: dict[str, str], *, initial: bool = False) -> None:
-        if initial:
-            await self.client.list_turn.acquire()
-        has_turn = initial
-        listed: list[KubernetesObject] | None = [] if initial else None
-        accept = METADATA_ONLY if self.metadata_only else ""
+    async def _watch(self, parameters: dict[str, str], turn: "ListTurn | None" = None) -> None:
+        """Watch until the watch ends. With a turn it begins with the list of all objects, and the
+        turn ends with that."""
+        listed: list[KubernetesObject] | None = [] if turn is not None else None
+        silence = self.settings.silence
+        limit = self.settings.answer_timeout if turn is not None else None
         try:
-            async with self.client.stream(
-                self.kind.path_in(self.namespace), parameters,
-                silence=self.settings.silence, accept=accept,
-            ) as stream:  # fmt: skip
-                if not initial:
+            async with (
+                asyncio.timeout(limit) as bound,
+                self.client.stream(
+                    self.kind.path_in(self.namespace), parameters,
+                    silence=silence if turn is None else min(LIST_SILENCE, silence),
+                    accept=METADATA_ONLY if self.metadata_only else "",
+                ) as stream,
+            ):  # fmt: skip
+                if turn is None:
                     self.on_status("ok", "")
                 rest = b""
                 async for chunk in stream.chunks():
@@ -229,18 +286,24 @@ class Reflector:
                     if len(rest) > LONGEST_LINE:
                         raise ProtocolError(f"a change of {self.kind.plural} has no end")
                     listed = await self._take_lines(lines, listed)
-                    if has_turn and listed is None:
-                        self.client.list_turn.release()
-                        has_turn = False
+                    if turn is not None and listed is None:
+                        turn.end()
+                        turn = None
+                        bound.reschedule(None)
+                        stream.silence = silence
             if listed is not None:
                 raise ProtocolError(f"the list of {self.kind.plural} broke off")
         except ApiError as error:
             if error.status == 410:
                 raise ExpiredError from None
             raise
-        finally:
-            if has_turn:
-                self.client.list_turn.release()
+        except (TimeoutError, SilentError) as error:
+            # An API server that does not answer at all sends no other list either.
+            if turn is None or not self.client.is_reachable:
+                if isinstance(error, SilentError):
+                    raise
+                raise UnreachableError(f"the list of {self.kind.plural} did not end") from None
+            raise UnendedListError from None
 
     async def _take_lines(
         self, lines: Sequence[bytes], listed: list[KubernetesObject] | None

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from almenara.sdk import describe_error, monotonic
-from almenara_kube.errors import ApiError, UnreachableError
+from almenara_kube.errors import ApiError, SilentError, UnreachableError
 from almenara_kube.objects import DECODE_ERRORS
 
 LONGEST_ERROR: Final = 65_536
@@ -46,7 +46,8 @@ class ResponseStream:
 
     def __init__(self, response: aiohttp.ClientResponse, silence: float | None) -> None:
         self.response, self.last_data = response, monotonic()
-        self._silence = silence
+        self.silence = silence
+        """Seconds without data after which the connection counts as dead; None for no limit."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the bytes as they arrive. Raises `UnreachableError` where the connection breaks or
@@ -54,14 +55,14 @@ class ResponseStream:
         content = self.response.content
         try:
             while True:
-                async with asyncio.timeout(self._silence):
+                async with asyncio.timeout(self.silence):
                     chunk = await content.readany()
                 if not chunk:
                     return
                 self.last_data = monotonic()
                 yield chunk
         except TimeoutError:
-            raise UnreachableError(f"nothing arrived for {self._silence:g} s") from None
+            raise SilentError(f"nothing arrived for {self.silence:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise UnreachableError(
                 f"the connection broke: {describe_transport_error(error)}"
