@@ -50,7 +50,7 @@ class Bench:
         return {name: it.state["uid"] for name, it in found.items() if not it.deleted}
 
     def failed(self) -> set[str]:
-        """Pods that were last told as failed."""
+        """Pods that were last published as failed."""
         last = {
             it.name: it.status
             for it in self.run.bus.signals
@@ -59,7 +59,7 @@ class Bench:
         return {name for name, word in last.items() if word in ("Failed", "Error")}
 
     async def agrees(self, patience: float = PATIENCE) -> None:
-        """Return once what was told is what the API server lists, within the patience."""
+        """Return once what was published is what the API server lists, within the patience."""
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         items = (await asyncio.to_thread(self.server.send, "GET", path))["items"]
         listed = {it["metadata"]["name"]: it["metadata"]["uid"] for it in items}
@@ -95,7 +95,7 @@ async def bench(
             await run.stop()
 
 
-async def test_a_kubernetes_watch_that_breaks_goes_on_from_where_it_was(
+async def test_broken_watch_continues_from_its_position(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     async with bench(api_server, namespace, tmp_path) as it:
@@ -111,7 +111,7 @@ async def test_a_kubernetes_watch_that_breaks_goes_on_from_where_it_was(
 EXPIRED = b'{"type":"ERROR","object":' + status(410, "Expired").encode() + b"}"
 
 
-async def test_an_expired_kubernetes_watch_lists_once(
+async def test_expired_watch_lists_once(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     async with bench(api_server, namespace, tmp_path) as it:
@@ -122,7 +122,7 @@ async def test_an_expired_kubernetes_watch_lists_once(
         assert len(it.proxy.asked(LISTS, since)) == 1
 
 
-async def test_a_kubernetes_server_that_expires_every_watch_is_not_stormed(
+async def test_server_that_expires_every_watch_is_not_flooded(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     async with bench(api_server, namespace, tmp_path) as it:
@@ -143,7 +143,7 @@ async def test_a_kubernetes_server_that_expires_every_watch_is_not_stormed(
         await it.agrees()
 
 
-async def test_a_real_compaction_while_away_is_recovered_from(
+async def test_compaction_during_an_outage_is_recovered_from(
     tmp_path: Path, own_api_server: ApiServer
 ) -> None:
     server = own_api_server
@@ -164,7 +164,7 @@ async def test_a_real_compaction_while_away_is_recovered_from(
         await it.run.until(lambda: not it.run.is_degraded)
 
 
-async def test_too_many_requests_are_answered_with_the_silence_that_was_asked_for(
+async def test_retry_after_pauses_all_requests(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     async with bench(api_server, namespace, tmp_path) as it:
@@ -198,7 +198,7 @@ async def test_too_many_requests_are_answered_with_the_silence_that_was_asked_fo
     ],
     ids=["500", "503", "504", "empty", "half", "nonsense", "nothing"],
 )
-async def test_a_kubernetes_server_that_fails_is_asked_ever_more_seldom(
+async def test_failing_server_gets_requests_with_backoff(
     api_server: ApiServer, namespace: str, tmp_path: Path, made: bytes
 ) -> None:
     async with bench(api_server, namespace, tmp_path) as it:
@@ -214,7 +214,7 @@ async def test_a_kubernetes_server_that_fails_is_asked_ever_more_seldom(
 
 
 @pytest.mark.parametrize("line", [b"{nonsense", b'{"type":"ODD","object":{}}', b"\xff\xfe", b"[]"])
-async def test_garbage_in_a_kubernetes_watch_loses_nothing(
+async def test_garbage_in_a_watch_loses_nothing(
     api_server: ApiServer, namespace: str, tmp_path: Path, line: bytes
 ) -> None:
     async with bench(api_server, namespace, tmp_path) as it:
@@ -225,7 +225,7 @@ async def test_garbage_in_a_kubernetes_watch_loses_nothing(
         assert it.proxy.asked(LISTS, since) == []
 
 
-async def test_a_half_open_connection_to_kubernetes_shows_as_stale_and_is_given_up(
+async def test_half_open_connection_is_stale_and_replaced(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     async with bench(api_server, namespace, tmp_path) as it:
@@ -243,7 +243,7 @@ async def test_a_half_open_connection_to_kubernetes_shows_as_stale_and_is_given_
         await it.run.until(lambda: not it.run.is_degraded)
 
 
-async def test_a_watch_that_alone_is_half_open_is_found_by_its_silence(
+async def test_half_open_watch_ends_by_its_silence(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     async with bench(api_server, namespace, tmp_path, silence=1.5) as it:
@@ -255,7 +255,7 @@ async def test_a_watch_that_alone_is_half_open_is_found_by_its_silence(
         await it.agrees()
 
 
-async def test_a_frozen_and_a_killed_kubernetes_server_are_noticed_and_caught_up_with(
+async def test_frozen_and_killed_server_is_noticed_and_caught_up_with(
     own_api_server: ApiServer, tmp_path: Path
 ) -> None:
     server = own_api_server
@@ -279,7 +279,7 @@ async def test_a_frozen_and_a_killed_kubernetes_server_are_noticed_and_caught_up
         await it.run.until(lambda: not it.run.is_degraded)
 
 
-async def test_without_streamed_lists_pages_are_read_and_an_expired_page_begins_anew(
+async def test_pages_are_read_without_streamed_lists_and_restart_when_expired(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     for number in range(7):
@@ -305,14 +305,14 @@ async def test_without_streamed_lists_pages_are_read_and_an_expired_page_begins_
         assert any("limit=3" in path for path in it.proxy.asked(PODS, since))
 
         def watches() -> bool:
-            # What the list told may have been heard before the watch that goes on from it began.
+            # The list may be published before the watch that continues from it starts.
             asked = it.proxy.asked(PODS, since)
             return any("watch=true" in path and "sendInitial" not in path for path in asked)
 
         await it.run.until(watches, PATIENCE)
 
 
-async def test_a_slow_kubernetes_server_is_waited_for(
+async def test_slow_server_is_waited_for(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     async with bench(api_server, namespace, tmp_path, probe_timeout=4.0) as it:
@@ -323,7 +323,7 @@ async def test_a_slow_kubernetes_server_is_waited_for(
         assert not it.run.is_degraded or "connection broke" in it.run.degraded_for[-1]
 
 
-async def test_a_deleted_namespace_takes_its_pods_along_and_may_come_again(
+async def test_deleted_namespace_deletes_its_pods_and_may_be_recreated(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     async with bench(api_server, namespace, tmp_path, refused_every=0.5) as it:

@@ -27,7 +27,7 @@ def listed(server: ApiServer, namespace: str) -> dict[str, str]:
     }
 
 
-def test_what_was_deleted_while_almenara_was_killed_vanishes_and_after_churn_nothing_was_missed(
+def test_kill_under_churn_misses_no_change(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     other = api_server.namespace(f"{namespace}-left")

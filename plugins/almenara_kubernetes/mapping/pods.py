@@ -27,7 +27,7 @@ def pod_severity(status: str, pod: Pod, columns: KubectlColumns) -> Severity:
     pending one, `ERROR` for a failing one."""
     if pod.status.phase == "Failed":
         return Severity.ERROR
-    if status in COMPLETED:
+    if pod.status.phase == "Succeeded" or status in COMPLETED:
         return Severity.DEBUG
     if status == "Running":
         # Its containers may be ready while the pod is not: the node is lost, or a gate is closed.

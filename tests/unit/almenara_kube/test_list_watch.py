@@ -123,7 +123,7 @@ def watched(chunks: Sequence[bytes]) -> tuple[list[tuple[KubernetesObject, bool]
 @example(good=[change(1), change(2)], garbage=b"{nonsense", cuts=[30])
 @example(good=[change(1)], garbage=DEEP, cuts=[])
 @settings(max_examples=300, deadline=None)
-def test_what_a_kubernetes_watch_brings_before_garbage_is_taken_in_and_nothing_is_skipped(
+def test_watch_accepts_changes_before_garbage_and_skips_nothing(
     good: list[bytes], garbage: bytes, cuts: list[int]
 ) -> None:
     behind = change(100)
@@ -145,7 +145,7 @@ def test_what_a_kubernetes_watch_brings_before_garbage_is_taken_in_and_nothing_i
         assert len(str(error)) < 1_000
 
 
-def test_a_kubernetes_watch_that_brings_a_line_without_end_is_given_up() -> None:
+def test_watch_gives_up_a_line_without_end() -> None:
     taken, error, position = watched([change(1) + b"\n", *[b"x" * 1024**2] * 17])
 
     assert [it.metadata.name for it, _ in taken] == ["pod-1"]
@@ -158,7 +158,7 @@ def test_a_kubernetes_watch_that_brings_a_line_without_end_is_given_up() -> None
 @example(body=b'{"items":' + b"[" * 5_000 + b"]" * 5_000 + b"}")
 @example(body=b'{"metadata":{"continue":"\xff"},"items":[]}')
 @settings(max_examples=200, deadline=None)
-def test_whatever_a_kubernetes_list_is_it_is_read_or_told_as_none(body: bytes) -> None:
+def test_list_pages_reads_or_rejects_any_bytes(body: bytes) -> None:
     async def read() -> None:
         with contextlib.suppress(ProtocolError):
             # A list that always says that it goes on is asked for once more, and then enough.

@@ -1,4 +1,4 @@
-"""Objects of Kubernetes to signals: what is told, when, and of whatever comes."""
+"""Objects of Kubernetes to signals: what is sent, when, and of whatever comes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -73,74 +73,74 @@ def deployment(revision: int, updated: int, *, reason: str = "ReplicaSetUpdated"
     )  # fmt: skip
 
 
-def test_what_has_not_changed_is_not_told_again() -> None:
-    reading = ClusterDiffer()
-    assert len(resources(reading.replace_all(PODS, "", [pod(running())]))) == 1
+def test_update_publishes_only_changes() -> None:
+    differ = ClusterDiffer()
+    assert len(resources(differ.replace_all(PODS, "", [pod(running())]))) == 1
 
-    assert reading.update(PODS, pod(running(), meta={"resourceVersion": "7"})) == []
-    assert reading.replace_all(PODS, "", [pod(running())]) == []
+    assert differ.update(PODS, pod(running(), meta={"resourceVersion": "7"})) == []
+    assert differ.replace_all(PODS, "", [pod(running())]) == []
 
 
-def test_a_list_ends_what_is_not_in_it_only_in_its_own_namespace() -> None:
-    reading = ClusterDiffer()
+def test_replace_all_deletes_only_in_its_namespace() -> None:
+    differ = ClusterDiffer()
     elsewhere = pod(running(), meta={"namespace": "other"})
-    reading.replace_all(PODS, "shop", [pod(running())])
-    reading.replace_all(PODS, "other", [elsewhere])
+    differ.replace_all(PODS, "shop", [pod(running())])
+    differ.replace_all(PODS, "other", [elsewhere])
 
-    (gone,) = reading.replace_all(PODS, "shop", [])
+    (gone,) = differ.replace_all(PODS, "shop", [])
 
     assert isinstance(gone, Resource)
     assert (gone.namespace, gone.deleted) == ("shop", True)
 
 
-def test_what_went_while_almenara_was_away_is_told_as_gone() -> None:
+def test_replace_all_deletes_what_restore_knew() -> None:
     before = resources(ClusterDiffer().replace_all(PODS, "", [pod(running())]))
-    reading = ClusterDiffer()
-    reading.restore(before)
+    differ = ClusterDiffer()
+    differ.restore(before)
 
-    assert [one.deleted for one in resources(reading.replace_all(PODS, "", []))] == [True]
+    assert [one.deleted for one in resources(differ.replace_all(PODS, "", []))] == [True]
 
 
 @pytest.mark.parametrize("first", ["pod", "replica set"])
-def test_a_pod_is_told_with_the_workload_at_the_top_whoever_comes_first(first: str) -> None:
-    reading = ClusterDiffer()
+def test_pod_has_its_top_workload_in_any_order_of_arrival(first: str) -> None:
+    differ = ClusterDiffer()
     theirs = pod(running(), meta=owned_by("ReplicaSet", "web-77", "rs"))
     sets = it(REPLICA_SETS, "web-77", meta={"uid": "rs", **owned_by("Deployment", "web", "d")})
     steps = [(PODS, theirs), (REPLICA_SETS, sets)]
 
-    told = [
+    sent = [
         signal
         for watched, one in (steps if first == "pod" else reversed(steps))
-        for signal in reading.update(watched, one)
+        for signal in differ.update(watched, one)
     ]
 
-    assert resources(told)[-1].state["workload"] == "Deployment/web"
-    assert {one.kind for one in resources(told)} == {"kubernetes.pod"}
+    assert resources(sent)[-1].state["workload"] == "Deployment/web"
+    assert {one.kind for one in resources(sent)} == {"kubernetes.pod"}
 
 
-def test_the_hash_of_a_pod_gives_its_deployment_away_where_replica_sets_are_not_seen() -> None:
+def test_pod_has_its_deployment_by_hash_without_replica_sets() -> None:
     meta = {"labels": {"pod-template-hash": "77"}, **owned_by("ReplicaSet", "web-77", "rs")}
 
-    (told,) = resources(ClusterDiffer().update(PODS, pod(running(), meta=meta)))
+    (sent,) = resources(ClusterDiffer().update(PODS, pod(running(), meta=meta)))
 
-    assert told.state["workload"] == "Deployment/web"
+    assert sent.state["workload"] == "Deployment/web"
 
 
-def test_a_restart_after_running_out_of_memory_is_two_events_told_once() -> None:
-    reading = ClusterDiffer()
+def test_oom_restart_is_two_events_reported_once() -> None:
+    differ = ClusterDiffer()
     oom = termination(137, "OOMKilled")
-    reading.update(PODS, pod(running(), conditions=true("Ready")))
-    first = events(reading.update(PODS, pod(ended(code=137, reason="OOMKilled"))))
-    again = reading.update(PODS, pod(waiting(reason="CrashLoopBackOff", restarts=1, last=oom)))
+    differ.update(PODS, pod(running(), conditions=true("Ready")))
+    first = events(differ.update(PODS, pod(ended(code=137, reason="OOMKilled"))))
+    again = differ.update(PODS, pod(waiting(reason="CrashLoopBackOff", restarts=1, last=oom)))
 
     assert first["kubernetes.pod.oom_killed"].severity == Severity.ERROR
     assert set(events(again)) == {"kubernetes.pod.restarted"}
-    told = events(again)["kubernetes.pod.restarted"]
-    assert told.id == "uid-it/main/restart/1"
-    assert told.data["reason"] == "OOMKilled"
+    sent = events(again)["kubernetes.pod.restarted"]
+    assert sent.id == "uid-it/main/restart/1"
+    assert sent.data["reason"] == "OOMKilled"
 
 
-def test_a_new_installation_does_not_begin_with_the_news_of_last_year() -> None:
+def test_new_objects_report_only_recent_transitions() -> None:
     old = [{"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}]
     fresh = [{"type": "Ready", "status": "True", "lastTransitionTime": format_time(now() - 60)}]
 
@@ -148,25 +148,25 @@ def test_a_new_installation_does_not_begin_with_the_news_of_last_year() -> None:
     assert events(ClusterDiffer().replace_all(PODS, "", [pod(running(), conditions=fresh)]))
 
 
-def test_an_eviction_is_told() -> None:
-    reading = ClusterDiffer()
-    reading.update(PODS, pod(running()))
+def test_eviction_is_an_event() -> None:
+    differ = ClusterDiffer()
+    differ.update(PODS, pod(running()))
     evicted = it(PODS, spec={}, status={"phase": "Failed", "reason": "Evicted", "message": "low"})
 
-    assert events(reading.update(PODS, evicted))["kubernetes.pod.evicted"].data["message"] == "low"
+    assert events(differ.update(PODS, evicted))["kubernetes.pod.evicted"].data["message"] == "low"
 
 
-def test_a_rollout_begins_and_finishes_and_scaling_is_none() -> None:
-    reading = ClusterDiffer()
+def test_rollout_starts_and_finishes_and_scaling_is_not_one() -> None:
+    differ = ClusterDiffer()
     done = "NewReplicaSetAvailable"
-    reading.update(DEPLOYMENTS, deployment(1, 2, reason=done))
+    differ.update(DEPLOYMENTS, deployment(1, 2, reason=done))
 
-    assert set(events(reading.update(DEPLOYMENTS, deployment(1, 1, reason=done)))) == set()
-    assert set(events(reading.update(DEPLOYMENTS, deployment(2, 0)))) == {
+    assert set(events(differ.update(DEPLOYMENTS, deployment(1, 1, reason=done)))) == set()
+    assert set(events(differ.update(DEPLOYMENTS, deployment(2, 0)))) == {
         "kubernetes.rollout.started"
     }
-    assert set(events(reading.update(DEPLOYMENTS, deployment(2, 1)))) == set()
-    assert set(events(reading.update(DEPLOYMENTS, deployment(2, 2, reason=done)))) == {
+    assert set(events(differ.update(DEPLOYMENTS, deployment(2, 1)))) == set()
+    assert set(events(differ.update(DEPLOYMENTS, deployment(2, 2, reason=done)))) == {
         "kubernetes.rollout.finished"
     }
 
@@ -184,41 +184,41 @@ def stateful_set(current: str, update: str, generation: int, observed: int = 0) 
     )  # fmt: skip
 
 
-def test_each_rollout_of_a_stateful_set_is_told_also_one_back_to_what_it_was() -> None:
-    reading, bus = ClusterDiffer(), MemoryBus()
+def test_stateful_set_reports_each_rollout_and_rollback() -> None:
+    differ, bus = ClusterDiffer(), MemoryBus()
     for state in (("a", "a", 1), ("a", "b", 2), ("b", "b", 2), ("b", "a", 3), ("a", "a", 3),
                   ("a", "b", 4), ("b", "b", 4)):  # fmt: skip
-        bus.accept(reading.update(STATEFUL_SETS, stateful_set(*state)))
-    told = [one.type.rpartition(".")[2] for one in bus.signals if isinstance(one, Event)]
-    assert told == ["started", "finished"] * 3
+        bus.accept(differ.update(STATEFUL_SETS, stateful_set(*state)))
+    sent = [one.type.rpartition(".")[2] for one in bus.signals if isinstance(one, Event)]
+    assert sent == ["started", "finished"] * 3
     assert not bus.repeats
 
     # A change of its number is none, although the controller has yet to see it; and what is seen
-    # again after a restart is what was told.
-    for run in (reading, ClusterDiffer()):
+    # again after a restart is what was sent.
+    for run in (differ, ClusterDiffer()):
         for state in (("b", "b", 4), ("b", "b", 5, 4), ("b", "b", 5)):
             bus.accept(run.update(STATEFUL_SETS, stateful_set(*state)))
-    assert len([one for one in bus.signals if isinstance(one, Event)]) == len(told)
+    assert len([one for one in bus.signals if isinstance(one, Event)]) == len(sent)
 
 
-def test_a_rollout_that_was_under_way_at_a_restart_is_told_to_have_finished() -> None:
-    reading = ClusterDiffer()
-    reading.update(STATEFUL_SETS, stateful_set("a", "b", 2))
-    assert set(events(reading.update(STATEFUL_SETS, stateful_set("b", "b", 2)))) == {
+def test_rollout_under_way_at_a_restart_is_reported_as_finished() -> None:
+    differ = ClusterDiffer()
+    differ.update(STATEFUL_SETS, stateful_set("a", "b", 2))
+    assert set(events(differ.update(STATEFUL_SETS, stateful_set("b", "b", 2)))) == {
         "kubernetes.rollout.finished"
     }
 
 
-def test_a_stalled_rollout_is_an_error() -> None:
-    reading = ClusterDiffer()
-    reading.update(DEPLOYMENTS, deployment(1, 1))
+def test_stalled_rollout_is_an_error() -> None:
+    differ = ClusterDiffer()
+    differ.update(DEPLOYMENTS, deployment(1, 1))
 
-    told = events(reading.update(DEPLOYMENTS, deployment(1, 1, reason="ProgressDeadlineExceeded")))
+    sent = events(differ.update(DEPLOYMENTS, deployment(1, 1, reason="ProgressDeadlineExceeded")))
 
-    assert told["kubernetes.rollout.stalled"].severity == Severity.ERROR
+    assert sent["kubernetes.rollout.stalled"].severity == Severity.ERROR
 
 
-def test_a_node_that_is_not_heard_of_is_told_and_again_when_it_is() -> None:
+def test_node_reports_not_ready_and_ready() -> None:
     def node(status: str) -> Any:
         return it(
             NODES, meta={"namespace": ""}, status={"conditions": [
@@ -226,20 +226,18 @@ def test_a_node_that_is_not_heard_of_is_told_and_again_when_it_is() -> None:
             ]},
         )  # fmt: skip
 
-    reading = ClusterDiffer()
-    reading.update(NODES, node("True"))
+    differ = ClusterDiffer()
+    differ.update(NODES, node("True"))
 
-    assert set(events(reading.update(NODES, node("Unknown")))) == {"kubernetes.node.not_ready"}
-    assert set(events(reading.update(NODES, node("True")))) == {"kubernetes.node.ready"}
+    assert set(events(differ.update(NODES, node("Unknown")))) == {"kubernetes.node.not_ready"}
+    assert set(events(differ.update(NODES, node("True")))) == {"kubernetes.node.ready"}
 
 
 @pytest.mark.parametrize(
     ("condition", "good"), [("NetworkingReady", "True"), ("EtcdIsVoter", "True"),
                             ("MemoryPressure", "False"), ("KernelDeadlock", "False")],
 )  # fmt: skip
-def test_a_node_is_under_pressure_where_a_condition_is_not_as_it_should_be(
-    condition: str, good: str
-) -> None:
+def test_node_pressure_follows_polarity_of_conditions(condition: str, good: str) -> None:
     def node(status: str) -> Any:
         since = format_time(now())
         return it(
@@ -249,16 +247,16 @@ def test_a_node_is_under_pressure_where_a_condition_is_not_as_it_should_be(
             ]},
         )  # fmt: skip
 
-    reading = ClusterDiffer()
-    first = reading.update(NODES, node(good))
+    differ = ClusterDiffer()
+    first = differ.update(NODES, node(good))
     assert resources(first)[0].severity == Severity.INFO
     assert "kubernetes.node.pressure" not in events(first)
-    bad = reading.update(NODES, node("False" if good == "True" else "True"))
+    bad = differ.update(NODES, node("False" if good == "True" else "True"))
     assert resources(bad)[0].state["pressures"] == [condition]
     assert events(bad)["kubernetes.node.pressure"].data["condition"] == condition
 
 
-def test_the_columns_of_a_custom_resource_may_point_anywhere() -> None:
+def test_custom_columns_may_point_anywhere() -> None:
     watched = custom_kind(
         group="g.io", version="v1", plural="xs", kind="X", status="metadata.labels.tier",
         columns=[CustomColumn(title="made", path="metadata.creationTimestamp"),
@@ -269,19 +267,23 @@ def test_the_columns_of_a_custom_resource_may_point_anywhere() -> None:
         watched, meta={"creationTimestamp": made, "labels": {"tier": "gold"}},
         rules=[{"name": "first"}], whole="of its own",
     )  # fmt: skip
-    (told,) = resources(ClusterDiffer().update(watched, thing))
-    assert (told.status, told.state["made"], told.state["rule"]) == ("gold", made, "first")
+    (sent,) = resources(ClusterDiffer().update(watched, thing))
+    assert (sent.status, sent.state["made"], sent.state["rule"]) == (
+        "gold",
+        made,
+        "first",
+    )
 
 
 @pytest.mark.parametrize("spec", [b"1e999", b'"\xff"', b"[" * 5_000 + b"]" * 5_000, b'"\\ud800"'])
-def test_a_custom_resource_that_cannot_be_read_is_told_as_such(spec: bytes) -> None:
+def test_malformed_custom_resource_is_marked(spec: bytes) -> None:
     watched = custom_kind(group="g.io", version="v1", plural="xs", kind="X")
     raw = b'{"metadata": {"name": "x", "uid": "1"}, "spec": ' + spec + b"}"
-    told = ClusterDiffer().update(watched, watched.decode(raw))
-    assert "this X cannot be read" in (events(told)["kubernetes.malformed"].problem or "")
+    sent = ClusterDiffer().update(watched, watched.decode(raw))
+    assert "this X cannot be read" in (events(sent)["kubernetes.malformed"].problem or "")
 
 
-def test_a_first_rollout_is_told_once_although_its_revision_comes_later() -> None:
+def test_first_rollout_is_reported_once_with_a_late_revision() -> None:
     bus = MemoryBus()
     made = {"creationTimestamp": format_time(now()), "generation": 1}
     unseen = it(DEPLOYMENTS, meta=made, spec={"replicas": 2})
@@ -290,40 +292,40 @@ def test_a_first_rollout_is_told_once_although_its_revision_comes_later() -> Non
         meta={**made, "annotations": {"deployment.kubernetes.io/revision": "1"}},
     )  # fmt: skip
     for changes in ([unseen, seen], [seen]):
-        reading = ClusterDiffer()
+        differ = ClusterDiffer()
         for change in changes:
-            bus.accept(reading.update(DEPLOYMENTS, change))
-    told = [one.type for one in bus.signals if isinstance(one, Event)]
-    assert told == ["kubernetes.rollout.started"]
+            bus.accept(differ.update(DEPLOYMENTS, change))
+    sent = [one.type for one in bus.signals if isinstance(one, Event)]
+    assert sent == ["kubernetes.rollout.started"]
 
 
-def test_what_a_pod_itself_asks_for_counts_before_what_its_containers_do() -> None:
+def test_pod_level_requests_override_those_of_containers() -> None:
     spec = {
         "containers": [{"name": "a"}, {"name": "b", "resources": {"requests": {"cpu": "100m"}}}],
         "resources": {"requests": {"cpu": "4"}, "limits": {"cpu": "4", "memory": "8Gi"}},
         "overhead": {"cpu": "250m"},
     }
-    (told,) = resources(ClusterDiffer().update(PODS, it(PODS, spec=spec)))
-    assert told.state["cpu_request"] == told.state["cpu_limit"] == 4.25
-    assert told.state["memory_limit"] == 8 * 1024**3
-    assert "memory_request" not in told.state
+    (sent,) = resources(ClusterDiffer().update(PODS, it(PODS, spec=spec)))
+    assert sent.state["cpu_request"] == sent.state["cpu_limit"] == 4.25
+    assert sent.state["memory_limit"] == 8 * 1024**3
+    assert "memory_request" not in sent.state
 
 
-def test_a_certificate_is_told_of_once_when_it_comes_near_its_end() -> None:
-    reading = ClusterDiffer()
+def test_certificate_near_its_end_is_reported_once() -> None:
+    differ = ClusterDiffer()
     near = it(
         CERTIFICATES, spec={"dnsNames": ["a.example.org"]},
         status={"notAfter": format_time(now() + 9 * DAY),
                 "conditions": [{"type": "Ready", "status": "True"}]},
     )  # fmt: skip
 
-    told = events(reading.replace_all(CERTIFICATES, "", [near]))
+    sent = events(differ.replace_all(CERTIFICATES, "", [near]))
 
-    assert told["kubernetes.certificate.expires_soon"].severity == Severity.WARN
-    assert reading.tick() == []
+    assert sent["kubernetes.certificate.expires_soon"].severity == Severity.WARN
+    assert differ.tick() == []
 
 
-def test_a_service_counts_the_ready_endpoints_of_all_its_slices() -> None:
+def test_service_counts_ready_endpoints_of_all_slices() -> None:
     def part(name: str, **ready: bool) -> Any:
         return it(
             ENDPOINT_SLICES, name, meta={"labels": {"kubernetes.io/service-name": "it"}},
@@ -334,18 +336,18 @@ def test_a_service_counts_the_ready_endpoints_of_all_its_slices() -> None:
             ],
         )  # fmt: skip
 
-    reading = ClusterDiffer()
-    (before,) = resources(reading.update(SERVICES, it(SERVICES, spec={"selector": {"a": "b"}})))
-    reading.update(ENDPOINT_SLICES, part("one", a=True, b=False))
-    (after,) = resources(reading.update(ENDPOINT_SLICES, part("two", c=True)))
-    (less,) = resources(reading.remove(ENDPOINT_SLICES, part("one")))
+    differ = ClusterDiffer()
+    (before,) = resources(differ.update(SERVICES, it(SERVICES, spec={"selector": {"a": "b"}})))
+    differ.update(ENDPOINT_SLICES, part("one", a=True, b=False))
+    (after,) = resources(differ.update(ENDPOINT_SLICES, part("two", c=True)))
+    (less,) = resources(differ.remove(ENDPOINT_SLICES, part("one")))
 
     assert (before.status, before.severity) == ("No endpoints", Severity.ERROR)
     assert (after.state["ready"], after.state["endpoints"]) == (2, 3)
     assert (less.state["ready"], less.state["endpoints"]) == (1, 1)
 
 
-def test_each_count_of_a_series_is_one_event_of_the_same_story() -> None:
+def test_each_count_of_a_series_is_one_event_of_a_correlation() -> None:
     def event(count: int) -> Any:
         return it(
             EVENTS, "e", reason="BackOff", type="Warning", note="again",
@@ -355,35 +357,35 @@ def test_each_count_of_a_series_is_one_event_of_the_same_story() -> None:
                if count > 1 else {"series": None}),
         )  # fmt: skip
 
-    reading = ClusterDiffer()
-    reading.update(PODS, pod(running(), meta=owned_by("StatefulSet", "db", "s")))
-    told = [
+    differ = ClusterDiffer()
+    differ.update(PODS, pod(running(), meta=owned_by("StatefulSet", "db", "s")))
+    sent = [
         one
         for count in (1, 1, 4)
-        for one in reading.update(EVENTS, event(count))
+        for one in differ.update(EVENTS, event(count))
         if isinstance(one, Event)
     ]
 
-    assert [one.id for one in told] == ["uid-e/1", "uid-e/4"]
-    assert {one.type for one in told} == {"kubernetes.event.BackOff"}
-    assert {one.correlation for one in told} == {"statefulset/shop/db"}
-    assert told[1].data["count"] == 4
+    assert [one.id for one in sent] == ["uid-e/1", "uid-e/4"]
+    assert {one.type for one in sent} == {"kubernetes.event.BackOff"}
+    assert {one.correlation for one in sent} == {"statefulset/shop/db"}
+    assert sent[1].data["count"] == 4
 
 
-def test_usage_is_the_sum_of_the_containers_of_known_pods() -> None:
-    reading = ClusterDiffer("west")
-    reading.update(PODS, pod(running()))
+def test_usage_sums_containers_of_known_pods() -> None:
+    differ = ClusterDiffer("west")
+    differ.update(PODS, pod(running()))
     used = [{"name": "a", "usage": {"cpu": "250m", "memory": "1Mi"}},
             {"name": "b", "usage": {"cpu": "50000000n", "memory": "1Mi"}}]  # fmt: skip
     measured = it(POD_METRICS, timestamp="2026-11-24T10:00:00Z", containers=used)
     unknown = it(POD_METRICS, "other", timestamp="2026-11-24T10:00:00Z", containers=used)
 
-    told = reading.usage(POD_METRICS, [measured, unknown])
+    sent = differ.usage(POD_METRICS, [measured, unknown])
 
-    assert [(one.metric, one.value, one.namespace) for one in told if isinstance(one, Sample)] == [
+    assert [(one.metric, one.value, one.namespace) for one in sent if isinstance(one, Sample)] == [
         ("cpu", pytest.approx(0.3), "west/shop"), ("memory", 2097152.0, "west/shop"),
     ]  # fmt: skip
-    assert reading.usage(POD_METRICS, [measured]) == []
+    assert differ.usage(POD_METRICS, [measured]) == []
 
 
 @pytest.mark.parametrize(
@@ -391,19 +393,19 @@ def test_usage_is_the_sum_of_the_containers_of_known_pods() -> None:
     [("1", 1.0), ("250m", 0.25), ("1.5Gi", 1.5 * 2**30), ("2e3", 2000.0), ("100k", 1e5), (3, 3.0),
      ("", None), ("1x", None), ("1e999", None), ("many", None), (True, None)],
 )  # fmt: skip
-def test_quantities_are_numbers(written: Any, value: float | None) -> None:
+def test_parse_quantity_returns_numbers(written: Any, value: float | None) -> None:
     assert parse_quantity(written) == (value if value is None else pytest.approx(value))
 
 
-def test_an_object_that_cannot_be_read_is_a_marked_resource_and_an_event() -> None:
-    reading = ClusterDiffer()
+def test_malformed_object_is_a_marked_resource_and_an_event() -> None:
+    differ = ClusterDiffer()
 
-    told = reading.update(PODS, it(PODS, spec=["what"]))
+    sent = differ.update(PODS, it(PODS, spec=["what"]))
 
-    (marked,) = resources(told)
+    (marked,) = resources(sent)
     assert (marked.status, marked.severity) == ("Malformed", Severity.ERROR)
-    assert events(told)["kubernetes.malformed"].problem
-    assert resources(reading.update(PODS, pod(running())))[0].status == "Running"
+    assert events(sent)["kubernetes.malformed"].problem
+    assert resources(differ.update(PODS, pod(running())))[0].status == "Running"
 
 
 FOUND = custom_kind(group="example.org", version="v1", plural="things", kind="Thing")
@@ -432,25 +434,23 @@ GARBAGE = st.fixed_dictionaries(
 
 @given(watched=st.sampled_from([*KINDS, FOUND]), tree=GARBAGE | ANYTHING)
 @settings(max_examples=400, deadline=None)
-def test_whatever_an_object_holds_reading_goes_on_and_what_it_tells_can_be_written(
-    watched: WatchedKind, tree: Any
-) -> None:
-    reading = ClusterDiffer()
+def test_update_survives_any_object_and_encodes(watched: WatchedKind, tree: Any) -> None:
+    differ = ClusterDiffer()
     one = watched.decode(msgspec.json.encode(tree))
 
-    told = [
-        *reading.replace_all(watched, "", [one]),
-        *reading.update(watched, one),
-        *reading.tick(),
+    sent = [
+        *differ.replace_all(watched, "", [one]),
+        *differ.update(watched, one),
+        *differ.tick(),
     ]
 
-    msgspec.json.encode(told)
-    assert told or reading.replace_all(watched, "", []) is not None
-    reading.remove(watched, one)
+    msgspec.json.encode(sent)
+    assert sent or differ.replace_all(watched, "", []) is not None
+    differ.remove(watched, one)
 
 
 @given(raw=st.binary(max_size=200))
-def test_whatever_bytes_come_are_an_object(raw: bytes) -> None:
+def test_decode_makes_an_object_of_any_bytes(raw: bytes) -> None:
     one = PODS.decode(raw)
 
     assert ClusterDiffer().update(PODS, one)
@@ -473,7 +473,7 @@ def test_whatever_bytes_come_are_an_object(raw: bytes) -> None:
         ([["a.example.org"]], [], "No rules", None),
     ],
 )  # fmt: skip
-def test_an_ingress_says_which_of_its_hosts_have_tls(
+def test_ingress_reports_which_hosts_have_tls(
     tls: list[list[str]], hosts: list[str], status: str, routes: str | None
 ) -> None:
     backend = {"service": {"name": "web", "port": {"number": 80}}}
@@ -486,7 +486,95 @@ def test_an_ingress_says_which_of_its_hosts_have_tls(
         },
     )  # fmt: skip
 
-    (told,) = resources(ClusterDiffer().update(INGRESSES, one))
+    (sent,) = resources(ClusterDiffer().update(INGRESSES, one))
 
-    assert (told.status, told.state.get("rules")) == (status, routes)
-    assert (told.severity == Severity.INFO) == (status == "TLS")
+    assert (sent.status, sent.state.get("rules")) == (status, routes)
+    assert (sent.severity == Severity.INFO) == (status == "TLS")
+
+
+def endpoint_slice(name: str, service: str, *endpoints: tuple[str, dict[str, Any]]) -> Any:
+    return it(
+        ENDPOINT_SLICES, name, meta={"labels": {"kubernetes.io/service-name": service}},
+        endpoints=[
+            {"addresses": ["10.0.0.1"], "conditions": conditions,
+             "targetRef": {"kind": "Pod", "name": pod_name}}
+            for pod_name, conditions in endpoints
+        ],
+    )  # fmt: skip
+
+
+def test_endpoint_slice_that_changes_its_service_updates_both() -> None:
+    differ = ClusterDiffer()
+    for name in ("old", "new"):
+        differ.update(SERVICES, it(SERVICES, name, spec={"selector": {"app": name}}))
+    differ.update(ENDPOINT_SLICES, endpoint_slice("slice", "old", ("a", {"ready": True})))
+
+    sent = resources(
+        differ.update(ENDPOINT_SLICES, endpoint_slice("slice", "new", ("a", {"ready": True})))
+    )
+
+    assert {(one.name, one.status) for one in sent} == {("old", "No endpoints"), ("new", "Serving")}
+
+
+READY = {"ready": True, "serving": True, "terminating": False}
+DRAINING = {"ready": False, "serving": True, "terminating": True}
+ENDING = {"ready": False, "serving": False, "terminating": True}
+UNREADY = {"ready": False, "serving": False, "terminating": False}
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "status", "ready", "total"),
+    [
+        ([READY, DRAINING], "Serving", 1, 1),
+        ([READY, ENDING, ENDING], "Serving", 1, 1),
+        ([READY, UNREADY, DRAINING], "Degraded", 1, 2),
+        ([DRAINING, ENDING], "Draining", 0, 0),
+        ([ENDING], "No endpoints", 0, 0),
+        ([UNREADY, DRAINING], "Draining", 0, 1),
+        ([{}], "Serving", 1, 1),
+        ([{"ready": True, "terminating": True}], "Draining", 0, 0),
+    ],
+)
+def test_service_counts_terminating_endpoints_as_they_route(
+    endpoints: list[dict[str, Any]], status: str, ready: int, total: int
+) -> None:
+    differ = ClusterDiffer()
+    differ.update(SERVICES, it(SERVICES, "web", spec={"selector": {"app": "web"}}))
+    named = [(f"pod-{place}", conditions) for place, conditions in enumerate(endpoints)]
+
+    differ.update(ENDPOINT_SLICES, endpoint_slice("slice", "web", *named))
+
+    # The state of the service, whether or not it differs from before.
+    (service,) = differ._published["kubernetes.service"].values()
+    assert (service.status, service.state["ready"], service.state["endpoints"]) == (
+        status, ready, total,
+    )  # fmt: skip
+
+
+def test_workload_of_another_api_group_is_not_that_of_kubernetes() -> None:
+    differ = ClusterDiffer()
+    owner = {"kind": "StatefulSet", "name": "db", "uid": "k", "controller": True}
+    kruise = {"ownerReferences": [{**owner, "apiVersion": "apps.kruise.io/v1beta1"}]}
+    apps = {"ownerReferences": [{**owner, "uid": "a", "apiVersion": "apps/v1"}]}
+
+    (other,) = resources(differ.update(PODS, pod(running(), meta={**kruise, "name": "one"})))
+    (own,) = resources(differ.update(PODS, pod(running(), meta={**apps, "name": "two"})))
+
+    assert other.state["workload"] == "StatefulSet.apps.kruise.io/db"
+    assert own.state["workload"] == "StatefulSet/db"
+
+
+def test_event_about_another_api_group_is_not_about_that_of_kubernetes() -> None:
+    differ = ClusterDiffer()
+    differ.update(STATEFUL_SETS, it(STATEFUL_SETS, "db"))
+
+    def regarding(api_version: str) -> Event:
+        about = {"kind": "StatefulSet", "namespace": "shop", "name": "db",
+                 "apiVersion": api_version}  # fmt: skip
+        event = it(EVENTS, api_version, reason="Created", regarding=about)
+        (sent,) = differ.update(EVENTS, event)
+        assert isinstance(sent, Event)
+        return sent
+
+    assert regarding("apps/v1").subject == "statefulset/shop/db"
+    assert regarding("apps.kruise.io/v1beta1").subject == "statefulset.apps.kruise.io/shop/db"

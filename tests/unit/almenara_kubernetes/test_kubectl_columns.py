@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
-from almenara.signals import parse_time
+from almenara.signals import Severity, parse_time
 from almenara_kubernetes.kinds import PODS
 from almenara_kubernetes.mapping.kubectl_columns import kubectl_columns
+from almenara_kubernetes.mapping.pods import map_pod
 from almenara_kubernetes.models import Pod
 from support.awkward_pods import AWKWARD, LATER, Awkward
 
@@ -17,7 +18,7 @@ def read(case: Awkward) -> Pod:
 
 
 @pytest.mark.parametrize("case", AWKWARD, ids=lambda it: it.name)
-def test_the_columns_of_a_pod_are_those_of_kubectl(case: Awkward) -> None:
+def test_kubectl_columns_match_the_printer(case: Awkward) -> None:
     columns = kubectl_columns(read(case))
 
     assert columns.status == case.status
@@ -25,9 +26,19 @@ def test_the_columns_of_a_pod_are_those_of_kubectl(case: Awkward) -> None:
     assert columns.restarts == case.restarts
 
 
-def test_the_last_restart_is_the_newest_of_all_containers_that_count() -> None:
+def test_kubectl_columns_report_the_newest_restart() -> None:
     by_name = {it.name: it for it in AWKWARD}
 
     assert kubectl_columns(read(by_name["plain"])).restarted is None
     found = kubectl_columns(read(by_name["sidecar-restarts-count"])).restarted
     assert found == parse_time(LATER)
+
+
+@pytest.mark.parametrize("case", AWKWARD, ids=lambda it: it.name)
+def test_map_pod_never_calls_a_failed_pod_completed(case: Awkward) -> None:
+    text, severity, _ = map_pod(read(case), {})
+
+    if case.phase == "Failed":
+        assert severity >= Severity.ERROR
+    elif case.phase == "Succeeded":
+        assert (text, severity) == (case.status, Severity.DEBUG)

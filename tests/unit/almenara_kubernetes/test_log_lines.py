@@ -17,7 +17,7 @@ LINE = st.binary(max_size=80) | st.builds(lambda *it: b" ".join(it), STAMP, st.b
 @example(lines=[b"", b" ", b"\xff\xfe", b"9999-99-99T00:00:00Z x", b"0001-01-01T00:00:00-23:59 x"])
 @example(lines=["2026-01-01T00:00:00.5Z \u00fcber".encode()[:-4]])
 @settings(max_examples=300, deadline=None)
-def test_whatever_is_in_a_log_each_line_of_it_is_shown_once_and_can_be_written(
+def test_tracker_accepts_each_line_once_whatever_its_bytes(
     lines: list[bytes],
 ) -> None:
     seen = LineTracker()
@@ -39,7 +39,7 @@ def test_whatever_is_in_a_log_each_line_of_it_is_shown_once_and_can_be_written(
     assert seen.accept(new, "main") is not None
 
 
-def test_a_huge_line_of_a_log_is_shown_up_to_its_bound() -> None:
+def test_tracker_cuts_a_huge_line() -> None:
     line = LineTracker().accept(b"2026-01-01T00:00:00Z " + b"\xc3\xbc" * 10**6, "")
 
     assert line is not None

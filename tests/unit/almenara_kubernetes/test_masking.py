@@ -40,12 +40,12 @@ def shown(tree: dict[str, Any]) -> str:
         {"spec": {"x": f"-----BEGIN RSA PRIVATE KEY-----\n{PLANTED}\n-----END"}},
     ],
 )  # fmt: skip
-def test_a_secret_is_masked_wherever_it_is_written(tree: dict[str, Any]) -> None:
+def test_mask_hides_secrets_anywhere(tree: dict[str, Any]) -> None:
     assert PLANTED in msgspec.json.encode(tree).decode()
     assert PLANTED not in shown(tree)
 
 
-def test_what_only_says_where_a_secret_is_stays() -> None:
+def test_mask_keeps_references_to_secrets() -> None:
     tree = {
         "metadata": {"labels": {"app": "web"}, "annotations": {"note": "one line"}},
         "spec": {
@@ -61,7 +61,7 @@ def test_what_only_says_where_a_secret_is_stays() -> None:
     assert mask(tree) == (tree, "")
 
 
-def test_an_object_of_any_size_ends() -> None:
+def test_mask_bounds_objects_of_any_size() -> None:
     deep: dict[str, Any] = {}
     for _ in range(400):
         deep = {"a": deep}
@@ -84,13 +84,13 @@ def test_an_object_of_any_size_ends() -> None:
         max_leaves=30,
     )
 )  # fmt: skip
-def test_whatever_an_object_holds_is_lines_that_stay_lines(value: Any) -> None:
+def test_render_manifest_keeps_lines_whatever_the_object(value: Any) -> None:
     for line in render_manifest({"metadata": value, "spec": value}):
         assert line.isprintable()
         assert line.isascii() or "\\" in line or line.isprintable()
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"a":', b"[" * 5000, b"\xff"])
-def test_an_answer_that_is_no_object_is_told(body: bytes) -> None:
+def test_render_object_rejects_what_is_not_an_object(body: bytes) -> None:
     with pytest.raises(NotFound, match="cannot be read"):
         render_object(body)

@@ -19,8 +19,8 @@ from almenara_kube.objects import KubernetesObject
 from almenara_kubernetes.charts import TONES, draw_cells, draw_chart, make_cell
 from almenara_kubernetes.differ import ClusterDiffer
 from almenara_kubernetes.kinds import KINDS, NODE_METRICS, POD_METRICS
-from almenara_kubernetes.panels import panels
-from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
+from almenara_kubernetes.panels import pages, panels
+from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
 
 EVERY = (
     "glance", "head", "access", "map", "workloads", "pods", "nodes", "events", "pod", "containers",
@@ -76,7 +76,7 @@ async def shown(panel: str, signals: Sequence[Signal], **query: str) -> str:
 
 
 @pytest.mark.anyio
-async def test_every_pod_is_a_cell_and_the_group_in_trouble_is_first(
+async def test_map_draws_every_pod_and_failing_groups_first(
     fleet: Sequence[Signal],
 ) -> None:
     text = await shown("map", fleet)
@@ -89,7 +89,7 @@ async def test_every_pod_is_a_cell_and_the_group_in_trouble_is_first(
 
 
 @pytest.mark.anyio
-async def test_the_overview_counts_what_fails_and_waits_and_leads_there() -> None:
+async def test_glance_counts_failing_and_pending_pods_with_links() -> None:
     node = {"cordoned": False}
     text = await shown("glance", [
         pod("a"), pod("b"), pod("c", status="CrashLoopBackOff", severity=Severity.ERROR),
@@ -120,7 +120,7 @@ async def test_the_overview_counts_what_fails_and_waits_and_leads_there() -> Non
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("group", ["workload", "service", "node", "app", "nothing"])
-async def test_pods_can_be_grouped_by_anything(fleet: Sequence[Signal], group: str) -> None:
+async def test_map_groups_pods_by_anything(fleet: Sequence[Signal], group: str) -> None:
     assert "k-tile" in await shown("map", fleet, group=group)
 
 
@@ -134,7 +134,7 @@ async def test_pods_can_be_grouped_by_anything(fleet: Sequence[Signal], group: s
         ({"text": "neo4j context"}, "neo4j-2"), ({"node": "gpu-1"}, "vllm-"),
     ],
 )  # fmt: skip
-async def test_filters_of_the_address_narrow_the_pods(
+async def test_pod_table_applies_filters(
     fleet: Sequence[Signal], query: dict[str, str], found: str
 ) -> None:
     text = await shown("pods", fleet, **query)
@@ -144,7 +144,7 @@ async def test_filters_of_the_address_narrow_the_pods(
 
 
 @pytest.mark.anyio
-async def test_a_workload_is_shown_with_its_pods_and_a_pod_with_its_owners(
+async def test_workload_has_its_pods_and_a_pod_its_owners(
     fleet: Sequence[Signal],
 ) -> None:
     name = next(
@@ -166,7 +166,7 @@ async def test_a_workload_is_shown_with_its_pods_and_a_pod_with_its_owners(
 
 
 @pytest.mark.anyio
-async def test_usage_is_drawn_beside_what_is_asked_for(fleet: Sequence[Signal]) -> None:
+async def test_usage_is_drawn_beside_request_and_limit(fleet: Sequence[Signal]) -> None:
     text = await shown("usage", fleet, namespace="context", name="neo4j-0")
 
     assert "<polyline" in text
@@ -174,7 +174,7 @@ async def test_usage_is_drawn_beside_what_is_asked_for(fleet: Sequence[Signal]) 
 
 
 @pytest.mark.anyio
-async def test_a_simulated_cluster_says_so_and_a_refused_kind_names_the_missing_rule() -> None:
+async def test_head_marks_simulated_data_and_names_missing_rules() -> None:
     label = Resource(kind="kubernetes.cluster", name="s", status="simulated",
                      severity=Severity.WARN, state={"simulated": True})  # fmt: skip
     refused = Resource(kind="kubernetes.access", name="node", status="forbidden",
@@ -201,7 +201,7 @@ async def test_a_simulated_cluster_says_so_and_a_refused_kind_names_the_missing_
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("panel", EVERY)
-async def test_what_a_cluster_says_is_escaped_and_nothing_need_be_there(panel: str) -> None:
+async def test_panels_escape_hostile_text_and_need_no_field(panel: str) -> None:
     evil = {
         "workload": f"Deployment/{EVIL}", "node": EVIL, "image": EVIL, "version": EVIL,
         "message": EVIL, "reason": EVIL, "owners": [f"Deployment/{EVIL}"], "labels": {EVIL: EVIL},
@@ -230,7 +230,7 @@ async def test_what_a_cluster_says_is_escaped_and_nothing_need_be_there(panel: s
         assert "<img src=x" not in text
 
 
-def test_what_there_is_no_room_for_is_never_the_worst() -> None:
+def test_draw_cells_leaves_out_the_best() -> None:
     pods = [pod(str(number)) for number in range(50)]
     pods.append(pod("bad", status="Error", severity=Severity.ERROR))
 
@@ -240,7 +240,7 @@ def test_what_there_is_no_room_for_is_never_the_worst() -> None:
     assert picture.cells[0][0].name == "bad"
 
 
-def test_a_pause_between_samples_is_a_pause_of_the_line() -> None:
+def test_draw_chart_breaks_the_line_at_a_pause() -> None:
     points = [(second * 1_000_000, 1.0) for second in (*range(5), *range(60, 65))]
 
     found = draw_chart(points, {"limit": 4.0})
@@ -248,3 +248,68 @@ def test_a_pause_between_samples_is_a_pause_of_the_line() -> None:
     assert found is not None
     assert len(found.pieces) == 2
     assert draw_chart(points[:1], {}) is None
+
+
+def figures(text: str) -> tuple[str, str]:
+    """The numbers of pods and of cores on the page of a node."""
+    plain = " ".join(re.sub(r"<[^>]*>", " ", text).split())
+    pods = re.search(r"\d+ of \d+ pods", plain)
+    cores = re.search(r"requests \S+ % of \S+ cores", plain)
+    assert pods is not None, plain
+    assert cores is not None, plain
+    return pods[0], cores[0]
+
+
+@pytest.mark.anyio
+async def test_sums_leave_out_pods_that_have_succeeded_or_failed_and_only_those() -> None:
+    request = {"cpu_request": 2.0, "memory_request": 2.0**30}
+    node = Resource(kind="kubernetes.node", name="n", status="Ready",
+                    state={"cpu": 8.0, "memory": 2.0**34, "pods": 110})  # fmt: skip
+    evicted = [
+        pod(f"evicted-{number}", status="Evicted", severity=Severity.ERROR, phase="Failed",
+            **request)
+        for number in range(10)
+    ]  # fmt: skip
+    completed = pod("done", status="Completed", severity=Severity.DEBUG, phase="Succeeded",
+                    **request)  # fmt: skip
+    leaving = pod("leaving", status="Terminating", severity=Severity.DEBUG, phase="Running",
+                  **request)  # fmt: skip
+
+    without = await shown("node", [node, *evicted, completed], name="n")
+    with_one = await shown("node", [node, *evicted, completed, leaving], name="n")
+
+    assert figures(without) == ("0 of 110 pods", "requests 0.0 % of 8 cores")
+    assert figures(with_one) == ("1 of 110 pods", "requests 25.0 % of 8 cores")
+    table = await shown("workloads", [*evicted, leaving])
+    assert re.search(r"1 GiB|1\.0 GiB", table)
+    assert "22" not in re.sub(r"<[^>]*>", " ", table)
+
+
+@pytest.mark.anyio
+async def test_unready_pods_are_counted_as_not_ready() -> None:
+    pods = [pod("a"), pod("b", severity=Severity.WARN, ready=0)]
+
+    head = await shown("head", pods)
+    table = await shown("pods", pods, status="NotReady")
+
+    assert "status=NotReady" in head
+    assert ">b<" in table
+    assert ">a<" not in table
+
+
+def test_custom_kinds_of_two_groups_may_share_a_plural() -> None:
+    custom = [
+        CustomResource(group=group, version="v1", plural="clusters", kind="Cluster")
+        for group in ("a.example.org", "b.example.org")
+    ]
+    settings = KubernetesSettings(clusters=[ClusterSettings()], custom=custom)
+
+    names = [panel.name for panel in panels(settings)]
+    titles = [panel.title for panel in panels(settings) if panel.name.startswith("custom_")]
+
+    assert len(names) == len(set(names))
+    assert titles == ["Cluster (a.example.org)", "Cluster (b.example.org)"]
+    (page,) = (page for page in pages(settings) if page.name == "cluster")
+    assert {name for name in names if name.startswith("custom_")} <= set(map(str, page.panels))
+    with pytest.raises(ValueError, match="twice"):
+        KubernetesSettings(custom=[custom[0], custom[0]])

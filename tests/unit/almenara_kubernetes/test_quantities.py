@@ -14,9 +14,7 @@ from almenara_kubernetes.quantities import SUFFIXES, parse_quantity, parse_times
     number=st.decimals(-(10**6), 10**6, places=3), suffix=st.sampled_from(sorted(SUFFIXES)),
     exponent=st.none() | st.integers(-9, 9),
 )  # fmt: skip
-def test_every_quantity_of_kubernetes_means_its_number(
-    number: Any, suffix: str, exponent: int | None
-) -> None:
+def test_parse_quantity_reads_every_suffix(number: Any, suffix: str, exponent: int | None) -> None:
     written = f"{number}{suffix if exponent is None else f'e{exponent}'}"
     factor = SUFFIXES[suffix] if exponent is None else 10.0**exponent
 
@@ -32,7 +30,7 @@ def test_every_quantity_of_kubernetes_means_its_number(
 @example(written="9" * 400)
 @example(written=10**400)
 @example(written="\u0661\u0662")
-def test_whatever_stands_where_a_quantity_should_it_is_a_finite_number_or_none(
+def test_parse_quantity_returns_a_finite_number_or_none(
     written: Any,
 ) -> None:
     found = parse_quantity(written)
@@ -44,9 +42,7 @@ def test_whatever_stands_where_a_quantity_should_it_is_a_finite_number_or_none(
     when=st.datetimes(datetime(1970, 1, 2), datetime(9998, 1, 1)),  # noqa: DTZ001
     offset=st.integers(-14 * 60, 14 * 60),
 )
-def test_every_time_that_kubernetes_writes_is_read_to_the_microsecond(
-    when: datetime, offset: int
-) -> None:
+def test_parse_timestamp_is_exact_to_the_microsecond(when: datetime, offset: int) -> None:
     zone = timezone(timedelta(minutes=offset))
     expected = (when.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(
         microseconds=1
@@ -60,7 +56,7 @@ def test_every_time_that_kubernetes_writes_is_read_to_the_microsecond(
 @example(written="0001-01-01T00:00:00Z")
 @example(written="9999-12-31T23:59:59-23:59")
 @example(written="2026-01-01T00:00:00.123456789Z")
-def test_whatever_stands_where_a_time_should_it_is_one_or_none(written: str) -> None:
+def test_parse_timestamp_returns_a_time_or_none(written: str) -> None:
     found = parse_timestamp(written)
 
     assert found is None or isinstance(found, int)

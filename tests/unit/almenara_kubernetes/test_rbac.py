@@ -38,14 +38,14 @@ def pods_alone(*namespaces: str, **more: Any) -> KubernetesSettings:
 
 
 @pytest.mark.parametrize("settings", EVERYTHING)
-def test_kubernetes_rules_only_ever_read_and_never_a_secret(settings: KubernetesSettings) -> None:
+def test_rules_only_read_and_never_secrets(settings: KubernetesSettings) -> None:
     for rule in rules_of(settings):
         assert set(rule["verbs"]) <= {"get", "list", "watch"}
         assert not {"secrets", "configmaps", "pods/exec", "pods/log", "*"} & set(rule["resources"])
         assert "*" not in rule["apiGroups"]
 
 
-def test_kubernetes_rules_for_pods_alone_are_for_pods_alone() -> None:
+def test_rules_for_pods_alone_grant_pods_alone() -> None:
     pods = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
     assert rules_of(pods_alone()) == [pods]
     (role,) = make_roles(needed_rules(pods_alone("x")))
@@ -54,24 +54,24 @@ def test_kubernetes_rules_for_pods_alone_are_for_pods_alone() -> None:
     assert rule == pods
 
 
-def test_kubernetes_logs_are_in_the_rules_only_where_they_are_switched_on() -> None:
+def test_rules_grant_logs_only_where_enabled() -> None:
     logs = {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]}
     assert logs in rules_of(pods_alone(logs=True))
 
 
-def test_kubernetes_objects_are_read_whole_only_where_yaml_is_switched_on() -> None:
+def test_rules_grant_yaml_only_where_enabled() -> None:
     get = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}
     assert get in rules_of(pods_alone(yaml=True))
     assert get not in rules_of(pods_alone(logs=True))
 
 
-def test_a_role_in_a_namespace_never_grants_what_is_outside_of_namespaces() -> None:
+def test_role_of_a_namespace_grants_nothing_outside() -> None:
     made = make_roles(needed_rules(EVERYTHING[1]))
     assert {it["kind"] for it in made} == {"Role"}
     assert not any("nodes" in rule["resources"] for it in made for rule in it["rules"])
 
 
-def test_the_kubernetes_rules_of_ray_are_for_what_it_watches_of_kuberay() -> None:
+def test_rules_of_ray_grant_the_watched_kuberay_kinds() -> None:
     (rule,) = ray_rules(RaySettings(kuberay=[KubeRaySettings(namespaces=["ml"])]))
     assert (rule.group, rule.namespaces, rule.optional) == ("ray.io", ("ml",), True)
     assert set(rule.resources) == {it.plural for it in KUBERAY}
@@ -84,7 +84,7 @@ def printed(of_plugins: dict[str, Any], *arguments: str) -> Result:
     return CliRunner().invoke(group, ["rbac", *arguments])
 
 
-def test_almenara_kubernetes_rbac_prints_them_with_their_bindings() -> None:
+def test_rbac_command_prints_roles_with_bindings() -> None:
     several = {"kubernetes": {"clusters": [
         {"name": "a", "kubeconfig": "/a"}, {"name": "b", "namespaces": ["x", "y"]}
     ]}}  # fmt: skip
@@ -103,7 +103,7 @@ def test_almenara_kubernetes_rbac_prints_them_with_their_bindings() -> None:
     assert "needs no permission in Kubernetes" in printed({}).output
 
 
-def test_almenara_kubernetes_rbac_puts_the_rules_of_all_plugins_of_a_cluster_together() -> None:
+def test_rbac_command_merges_the_rules_of_all_plugins() -> None:
     result = printed(
         {
             "kubernetes": {"clusters": [{"namespaces": ["ml"]}], "kinds": ["pod"], "usage": False},
@@ -124,7 +124,7 @@ def test_almenara_kubernetes_rbac_puts_the_rules_of_all_plugins_of_a_cluster_tog
 
 
 @pytest.mark.anyio
-async def test_rules_that_no_plugin_can_ask_for_are_not_passed_over(tmp_path: Path) -> None:
+async def test_review_reports_requirements_without_a_reviewer(tmp_path: Path) -> None:
     (tmp_path / "watcher.py").write_text(
         "import almenara\nfrom almenara_kube.rules import KubernetesRule\n"
         "@almenara.hookimpl\ndef almenara_requirements():\n"
@@ -141,7 +141,7 @@ async def test_rules_that_no_plugin_can_ask_for_are_not_passed_over(tmp_path: Pa
     assert "no active plugin can review them" in finding.message
 
 
-def test_what_is_not_granted_in_kubernetes_is_told_in_few_words() -> None:
+def test_describe_missing_is_short() -> None:
     pods = [("", "pods", "list"), ("", "pods", "watch")]
     assert describe_missing(
         {"ml": [*pods, ("ray.io", "rayjobs", "list"), ("ray.io", "rayjobs", "watch")]}
@@ -151,13 +151,13 @@ def test_what_is_not_granted_in_kubernetes_is_told_in_few_words() -> None:
     )
 
 
-def test_secrets_cannot_be_watched_by_calling_them_custom() -> None:
+def test_settings_refuse_secrets_as_custom_resources() -> None:
     for group in ("", "core"):
         with pytest.raises(ValueError, match="custom takes"):
             CustomResource(group=group, version="v1", plural="secrets", kind="Secret")
 
 
-def test_wrong_kubernetes_settings_say_what_is_wrong() -> None:
+def test_settings_name_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="kinds has 'pods'; did you mean pod"):
         KubernetesSettings(kinds=["pods"])
     with pytest.raises(ValueError, match="give each a name"):
