@@ -1,45 +1,14 @@
 """One bad plugin beside two healthy sources: it is named, and they keep their latency."""
 
-import statistics
 import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support.application import Almenara
+from support.fleet import Fleet
 from support.servers import wait_until
-
-HEALTHY = """
-import asyncio, itertools, time
-import almenara
-from almenara.signals import Event, now
-
-RUN = time.time_ns()
-
-class Healthy:
-    def __init__(self, name):
-        self.name = name
-
-    async def run(self, publish):
-        late, due = 0.0, time.monotonic()
-        for number in itertools.count():
-            began = time.monotonic()
-            await publish([Event(
-                id=f"{RUN}-{number}", source=self.name, type="healthy.tick", time=now(),
-                data={"late": late},
-            )])
-            took = time.monotonic() - began
-            due = max(due + 0.05, time.monotonic() - 1)
-            await asyncio.sleep(max(due - time.monotonic(), 0))
-            late = time.monotonic() - due + took
-
-@almenara.hookimpl
-def almenara_sources():
-    return [Healthy("first"), Healthy("second")]
-"""
 
 BAD = """
 import asyncio, ctypes, os, signal, time
@@ -51,7 +20,7 @@ class Bad:
     async def run(self, publish):
         await publish([Event(id=f"begin-{{now()}}", source="bad", type="bad.begins", time=now())])
         await asyncio.sleep({delay})
-        open({begun!r}, "w").close()
+        open({marker!r}, "w").close()
 {body}
 
 @almenara.hookimpl
@@ -61,53 +30,6 @@ def almenara_sources():
 
 DELAY = 1.5
 NAMED_WITHIN = 5.0
-LATE_AT_MOST = 1.5
-"""Seconds, of half the signals. What a bad source holds up would be late by the whole hour that it
-blocks; what a machine with two cores is late by while it does other things is less than this."""
-
-
-class Fleet:
-    """A running Almenara with two healthy sources and a bad plugin."""
-
-    def __init__(self, folder: Path, bad: str, **settings: str) -> None:
-        plugins = folder / "plugins"
-        plugins.mkdir(parents=True)
-        (plugins / "healthy.py").write_text(HEALTHY)
-        (plugins / "bad.py").write_text(bad)
-        self.begun = folder / "begun"
-        self.almenara = Almenara(
-            folder / "almenara",
-            "nats://127.0.0.1:1",
-            plugins_dir=str(plugins),
-            plugins__disabled="[nats, http, prometheus]",
-            **settings,
-        )
-
-    def source(self, name: str = "bad") -> dict[str, Any]:
-        found = {it["name"]: it for it in self.almenara.get("/api/sources")}
-        return dict(found.get(name, {}))
-
-    def wait_for(self, condition: Callable[[dict[str, Any]], bool], what: str) -> float:
-        """Seconds until the bad source is as wanted."""
-        began = time.monotonic()
-        wait_until(lambda: condition(self.source()), what, 30)
-        return time.monotonic() - began
-
-    def lateness(self, seconds: float = 3.0) -> dict[str, float]:
-        """How late the healthy sources' signals were from now on, in the middle."""
-        after = self.almenara.get("/api/events?limit=1&type=healthy.tick")["events"][0]["sequence"]
-        time.sleep(seconds)
-        late: dict[str, list[float]] = {"first": [], "second": []}
-        for event in self.almenara.events(f"?type=healthy.tick&after={after}"):
-            late[event["source"]].append(event["data"]["late"])
-        return {
-            name: statistics.median(values) if len(values) > 20 else float("inf")
-            for name, values in late.items()
-        }
-
-    def assert_healthy(self) -> None:
-        late = self.lateness()
-        assert all(value < LATE_AT_MOST for value in late.values()), late
 
 
 @pytest.fixture
@@ -117,13 +39,13 @@ def fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
     def start(body: str, *, plugin: str = "", **settings: str) -> Fleet:
         bad = plugin or BAD.format(
             delay=DELAY,
-            begun=str(tmp_path / "begun"),
+            marker=str(tmp_path / "started"),
             body=textwrap.indent(textwrap.dedent(body), " " * 8),
         )
         fleet = Fleet(tmp_path, bad, **settings)
         started.append(fleet)
         fleet.almenara.start()
-        wait_until(lambda: fleet.source("first").get("events", 0) > 20, "the healthy sources")
+        fleet.wait_for_healthy_sources()
         return fleet
 
     yield start
@@ -343,7 +265,7 @@ def test_source_that_does_not_stop_is_abandoned_at_shutdown(
         supervisor__stop_timeout="1",
         server__drain_period="0",
     )
-    wait_until(it.begun.exists, "the bad source at its worst", 30)
+    wait_until(it.marker.exists, "the bad source at its worst", 30)
     began = time.monotonic()
     assert it.almenara.stop() == 0
     assert time.monotonic() - began < 10

@@ -71,8 +71,20 @@ def normalize(signal: Signal, origin: str, redact: Redact | None = None) -> Sign
     except Exception as error:
         # Whatever a plugin's own classes raise while they are written: it is the plugin's fault.
         raise InvalidSignalError(
-            f"{describe_signal(signal)} cannot be stored: {describe_error(error)}"
+            f"{describe_signal(signal)} cannot be stored: {_locate(signal)}{describe_error(error)}"
         ) from error
+
+
+def _locate(signal: Signal) -> str:
+    """The name of the field that cannot be encoded, with a colon; empty where none is at fault."""
+    for name in signal.__struct_fields__:
+        if name == "data":
+            continue
+        try:
+            encode(getattr(signal, name))
+        except Exception:
+            return f"{name}: "
+    return ""
 
 
 def _normalize_event(event: Event, origin: str) -> Event:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from almenara.bus import Bus
+from almenara.bus.validation import check_batch
 from almenara.signals import Signal
 from almenara.supervisor.state import SourceError, SourceState
 
@@ -39,6 +40,7 @@ class PublishLimiter:
 
     async def publish(self, batch: Sequence[Signal]) -> None:
         """Return once the batch is durable. Raises `FloodError`, and what the bus raises."""
+        check_batch(batch)
         size = len(batch)
         if self.waiting and self.waiting + size > self.waiting_limit:
             raise FloodError(
