@@ -23,6 +23,7 @@ import msgspec
 import almenara
 from almenara.hookspecs import (
     Column,
+    Context,
     EventQuery,
     EventsPanel,
     NumberPanel,
@@ -76,11 +77,14 @@ class Host:
 
     name = "host"
 
-    def __init__(self, settings: HostSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: HostSettings, context: Context) -> None:
+        self.settings, self.context = settings, context
         self.snapshots = Snapshots(events_of)
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
+        # Disks that are no longer configured, or gone since the last run, are deleted.
+        await self.snapshots.restore(self.context, self.name)
+
         async def measure() -> None:
             # A network file system may block for long: never on the event loop.
             disks = await asyncio.gather(*(self.disk(path) for path in self.settings.folders))
@@ -123,8 +127,8 @@ def almenara_settings() -> type[HostSettings]:
 
 
 @almenara.hookimpl
-def almenara_sources(settings: HostSettings) -> Sequence[Host]:
-    return [Host(settings)]
+def almenara_sources(settings: HostSettings, context: Context) -> Sequence[Host]:
+    return [Host(settings, context)]
 
 
 @almenara.hookimpl

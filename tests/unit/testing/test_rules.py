@@ -20,16 +20,20 @@ import almenara, msgspec
 from almenara.hookspecs import *
 from almenara.config import Secret
 from almenara.signals import Event, Resource, Sample, now
-from almenara.sdk import every
+from almenara.sdk import Snapshots, every
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
     password: Secret | None = None
     '''A password.'''
 
 class Source:
+    name = "mine"
     def __init__(self, settings, context):
         self.settings, self.context = settings, context
     async def run(self, publish):
+        snapshots = Snapshots()
+        await snapshots.restore(self.context, self.name)
+        await publish(snapshots.difference([Resource(kind="k", name="n")]))
         await publish([Event(id="1", source="s", type="t", time=now(), subject="a", data={})])
         await asyncio.Event().wait()
 
@@ -88,6 +92,12 @@ BREAKING: dict[str, tuple[str, str]] = {
         "    await asyncio.Event().wait()\n"
         "Source.run = run",
         "after a restart it published t of a again"),
+    "deletes what disappeared while it was stopped": (
+        "async def run(self, publish):\n"
+        "    await publish([Resource(kind='k', name='n')])\n"
+        "    await asyncio.Event().wait()\n"
+        "Source.run = run",
+        "a resource of kind k that disappeared while source mine was stopped"),
     "escapes what it renders": (
         "@almenara.hookimpl\ndef almenara_templates(): return {'p.html': '{{ resources[0]."
         "resource.name|safe }}'}\n"

@@ -18,6 +18,7 @@ from almenara.testing.rules.settings import (
     types_its_settings,
 )
 from almenara.testing.rules.sources import (
+    deletes_what_disappeared_while_it_was_stopped,
     does_not_block,
     ends_when_cancelled,
     keeps_identity_over_restarts,
@@ -42,6 +43,7 @@ RULES: Final[dict[str, Callable[[Subject], Coroutine[Any, Any, None]]]] = {
     "does not block": does_not_block,
     "keeps identity over restarts": keeps_identity_over_restarts,
     "restarts after a failure without repeats": restarts_after_a_failure_without_repeats,
+    "deletes what disappeared while it was stopped": deletes_what_disappeared_while_it_was_stopped,
     "escapes what it renders": escapes_what_it_renders,
     "shows no secret": shows_no_secret,
 }

@@ -18,6 +18,8 @@ from almenara.testing.source_run import SourceRun
 BLOCK_LIMIT: Final = 0.25
 """Seconds for which a source may block its event loop."""
 CHECK_INTERVAL: Final = 0.02
+GHOST: Final = "resource-that-disappeared"
+"""The name of a resource that an earlier run has published and that no longer exists."""
 
 
 async def names_its_sources(subject: Subject) -> None:
@@ -92,6 +94,36 @@ async def keeps_identity_over_restarts(subject: Subject) -> None:
 
 async def restarts_after_a_failure_without_repeats(subject: Subject) -> None:
     await _run_twice(subject, failing=True)
+
+
+async def deletes_what_disappeared_while_it_was_stopped(subject: Subject) -> None:
+    with memory_context() as context:
+        bus = context.bus
+        for source in subject.require_sources(context):
+            run = SourceRun(source, bus=bus).start()
+            await let_run(run)
+            await run.stop()
+        ghosts = [
+            (source, (kind, namespace, GHOST))
+            for source, keys in bus.known_resources.items()
+            for kind, namespace in dict.fromkeys(key[:2] for key in keys)
+        ]
+        if not ghosts:
+            raise Skip("it published no resource while it was examined")
+        for name, key in ghosts:
+            bus.known_resources[name][key] = None
+        for source in subject.require_sources(context):
+            run = SourceRun(source, bus=bus).start()
+            await let_run(run)
+            await run.stop()
+    for name, key in ghosts:
+        if key in bus.known_resources[name]:
+            kind = key[0]
+            raise AssertionError(
+                f"a resource of kind {kind} that disappeared while source {name} was stopped is"
+                " still published; compare context.known_resources(name) with what exists, once, at the"
+                " start (Snapshots.restore does it)"
+            )
 
 
 class _FailingRun(SourceRun):
