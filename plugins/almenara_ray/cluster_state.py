@@ -30,6 +30,7 @@ from almenara_ray.kinds import (
 )
 from almenara_ray.models import Application, ClusterStatus, Job, Node, SavedState, Version
 from almenara_ray.node_tracker import NodeTracker
+from almenara_ray.text import find_error
 
 STALE_AFTER: Final = 1
 DOWN_AFTER: Final = 2
@@ -229,7 +230,11 @@ class ClusterState:
             subject=application.name,
             time=moment,
             severity=APPLICATION_STATUSES.get(application.status, Severity.INFO),
-            data={"cluster": self.name, "from": before, "reason": application.message},
+            data={
+                "cluster": self.name,
+                "from": before,
+                "reason": find_error(application.message) or application.message,
+            },
         )
 
     # The cluster

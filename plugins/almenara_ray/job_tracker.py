@@ -18,7 +18,6 @@ RECENT: Final = 10 * MINUTE
 Older ones count as published, so that a long list costs no memory."""
 ABSENT_LIMIT: Final = 2
 """Lists in a row that an unfinished job is missing from before it counts as lost."""
-REASON_LIMIT: Final = 300
 HEAD_RESTARTED: Final = "the head was restarted and does not know it; it ended with the old head"
 NOT_LISTED: Final = "Ray no longer lists it, and did not report how it ended"
 
@@ -175,21 +174,13 @@ class JobTracker:
 
 
 def find_reason(job: Job) -> str:
-    """Return in one line why a job failed: the last line of its driver, or Ray's message."""
-    if job.status not in ("FAILED", LOST):
-        return ""
-    head, _, log = job.message.partition("last available logs")
-    written = [line.strip() for line in log.partition(":\n")[2].splitlines() if line.strip()]
-    if written:
-        code = f" (exit code {job.exit_code})" if job.exit_code is not None else ""
-        return f"{written[-1][:REASON_LIMIT]}{code}"
-    first = next((line.strip() for line in job.message.splitlines() if line.strip()), "")
-    return first[:REASON_LIMIT] or job.error_type or head[:REASON_LIMIT]
+    """Return in one line why a job failed."""
+    return job.reason or (job.error_type if job.status == "FAILED" else "")
 
 
 def _submission(job: Job, moment: int) -> Transition:
     # The job as it was when submitted, also where it is first listed after its end.
     submitted = msgspec.structs.replace(
-        job, status="PENDING", ended=None, message="", error_type="", exit_code=None
+        job, status="PENDING", ended=None, reason="", message="", error_type="", exit_code=None
     )
     return Transition(job=submitted, event="submitted", time=job.submitted or moment)

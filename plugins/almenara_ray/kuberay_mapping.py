@@ -10,6 +10,7 @@ from almenara_kube.objects import Condition, KubernetesObject
 from almenara_ray.kinds import RAY_CLUSTER, RAY_JOB, RAY_SERVICE, correlation_id
 from almenara_ray.kuberay_models import RayCluster, RayJob, RayService
 from almenara_ray.redaction import redact
+from almenara_ray.text import clean_text, find_error, keep_end
 
 TEXT_LIMIT: Final = 2_000
 REASON_LIMIT: Final = 1_000
@@ -70,7 +71,8 @@ def job_signals(job: RayJob, source: str, snapshot: Mapping[str, Any] | None) ->
 def _job_state(job: RayJob, cluster: str) -> dict[str, Any]:
     status, metadata = job.status, job.metadata
     started, ended = parse_optional_time(status.start_time), parse_optional_time(status.end_time)
-    reason = ": ".join(part for part in (status.reason, status.message) if part)
+    message = redact(clean_text(status.message))
+    reason = ": ".join(part for part in (status.reason, find_error(message) or message) if part)
     state: dict[str, Any] = {
         "id": status.job_id,
         "cluster": cluster,
@@ -87,7 +89,7 @@ def _job_state(job: RayJob, cluster: str) -> dict[str, Any]:
     if started and ended:
         state["seconds"] = max(ended - started, 0) / SECOND
     if reason:
-        state["reason"] = redact(reason)[:TEXT_LIMIT]
+        state["reason"] = keep_end(reason, TEXT_LIMIT)
     return state
 
 
@@ -116,7 +118,7 @@ def cluster_signals(cluster: RayCluster) -> list[Signal]:
                 "desired": status.desired_worker_replicas,
                 "available": status.available_worker_replicas,
                 "head": status.head.pod_name,
-                "reason": redact(reason[:REASON_LIMIT]),
+                "reason": keep_end(redact(clean_text(reason)), REASON_LIMIT),
                 "created": parse_optional_time(metadata.creation_timestamp),
                 "conditions": {
                     condition.type: condition.status for condition in status.conditions
@@ -140,7 +142,7 @@ def service_signals(service: RayService) -> list[Signal]:
             severity=Severity.WARN if is_unready else Severity.INFO,
             state={
                 "endpoints": status.num_serve_endpoints,
-                "reason": redact(reason[:REASON_LIMIT]),
+                "reason": keep_end(redact(clean_text(reason)), REASON_LIMIT),
             },
         )
     ]  # fmt: skip

@@ -20,11 +20,9 @@ from almenara_ray.mapping import parse_job, parse_log, parse_version
 from almenara_ray.models import FINISHED, Job, SavedState
 from almenara_ray.redaction import redact
 from almenara_ray.settings import ClusterSettings, RaySettings
+from almenara_ray.text import LINE_LIMIT, clean_text
 from almenara_ray.values import decode_json
 
-ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-LINE_LIMIT: Final = 4_000
-"""Characters of a line."""
 VISIBLE_LINES: Final = 500
 PLAIN_SINCE: Final = (2, 40)
 """The first tested Ray that returns parts of a log unchanged. Earlier ones start each part with a
@@ -114,14 +112,6 @@ def log_name(job: str) -> str:
 
 
 # Text
-
-
-def clean_text(text: str) -> str:
-    """Return the text without colours, and each line as a terminal would show it."""
-    text = ESCAPES.sub("", text)
-    # A progress bar overwrites itself with carriage returns; what it wrote last counts.
-    lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return "\n".join(line[:LINE_LIMIT] for line in lines).strip("\n")
 
 
 def keep_line_end(text: str) -> str:

@@ -22,6 +22,13 @@ from almenara_ray.models import (
     Version,
 )
 from almenara_ray.redaction import redact
+from almenara_ray.text import (
+    clean_text,
+    find_error,
+    find_first_line,
+    find_last_line,
+    keep_end,
+)
 from almenara_ray.values import (
     as_amounts,
     as_integer,
@@ -40,6 +47,9 @@ from almenara_ray.values import (
 ENTRYPOINT_LIMIT: Final = 2_000
 MESSAGE_LIMIT: Final = 4_000
 """Characters of a job's message that are stored: the last ones, which have the reason."""
+MESSAGE_READ: Final = 64 * 1024
+"""Characters of a message that are read: Ray's own limit for the log in it is 20,000."""
+REASON_LIMIT: Final = 300
 DEMAND_LIMIT: Final = 50
 NODE_LIMIT: Final = 10_000
 """The most that Ray lists; it lists the last 1,000 dead nodes beside those that are alive."""
@@ -119,6 +129,8 @@ def parse_job(entry: Any) -> Job | None:
     status = as_text(entry.get("status")).upper()[:40]
     if not job_id or not status:
         return None
+    message = _clean_message(entry.get("message"))
+    exit_code = as_integer(entry.get("driver_exit_code"))
     return Job(
         id=job_id[:256],
         status=status,
@@ -126,15 +138,35 @@ def parse_job(entry: Any) -> Job | None:
         ended=as_time(entry.get("end_time")) if status in FINISHED else None,
         driver=not as_text(entry.get("submission_id")),
         entrypoint=redact(as_text(entry.get("entrypoint"))[:ENTRYPOINT_LIMIT]),
-        # Redact before the final cut: it could remove a secret's name and leave the value.
-        message=redact(as_text(entry.get("message"))[-2 * MESSAGE_LIMIT :])[-MESSAGE_LIMIT:],
+        reason=_find_reason(message, exit_code) if status == "FAILED" else "",
+        # Redacted before the cut, which could remove a secret's name and leave the value.
+        message=keep_end(message, MESSAGE_LIMIT),
         error_type=as_text(entry.get("error_type"))[:100],
-        exit_code=as_integer(entry.get("driver_exit_code")),
+        exit_code=exit_code,
         job_id=as_text(entry.get("job_id"))[:64],
         node_id=as_text(entry.get("driver_node_id"))[:128],
         metadata=as_redacted_object(entry.get("metadata")),
         runtime_env=as_redacted_object(entry.get("runtime_env")),
     )
+
+
+def _clean_message(message: Any) -> str:
+    return redact(clean_text(as_text(message)[-MESSAGE_READ:], MESSAGE_READ))
+
+
+def _find_reason(message: str, exit_code: int | None) -> str:
+    """Return why a job failed, in one line: its error, else the last line of its log, else the
+    first line of the message.
+
+    Ray's message is "…, last available logs (truncated to 20,000 chars):" and the log.
+    """
+    _, has_log, log = message.partition("last available logs")
+    error = find_error(log or message)
+    reason = error or (find_last_line(log.partition(":\n")[2]) if has_log else "")
+    if has_log and reason:
+        code = f" (exit code {exit_code})" if exit_code is not None else ""
+        return f"{reason[:REASON_LIMIT]}{code}"
+    return (reason or find_first_line(message))[:REASON_LIMIT]
 
 
 def parse_log(body: bytes) -> str:
@@ -328,7 +360,7 @@ def parse_applications(body: bytes) -> list[Application]:
         Application(
             name=name[:200],
             status=as_text(details.get("status"))[:40],
-            message=redact(as_text(details.get("message"))[:1000]),
+            message=keep_end(_clean_message(details.get("message")), MESSAGE_LIMIT),
             route=as_text(details.get("route_prefix"))[:200],
             deployments=_parse_deployments(details.get("deployments")),
         )
@@ -342,7 +374,7 @@ def _parse_deployments(deployments: Any) -> list[dict[str, Any]]:
         {
             "name": name[:200],
             "status": as_text(details.get("status"))[:40],
-            "message": redact(as_text(details.get("message"))[:500]),
+            "message": keep_end(_clean_message(details.get("message")), 500),
             "replicas": sum(
                 as_object(replica).get("state") == "RUNNING"
                 for replica in as_list(details.get("replicas"))

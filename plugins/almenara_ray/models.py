@@ -30,7 +30,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     driver: bool = False
     """Whether it is a driver that was started by hand and not submitted."""
     entrypoint: str = ""
+    reason: str = ""
+    """Why it failed, in one line."""
     message: str = ""
+    """The end of Ray's message, which has the end of the log of a job that failed."""
     error_type: str = ""
     exit_code: int | None = None
     job_id: str = ""

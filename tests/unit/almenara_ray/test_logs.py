@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from almenara_ray.logs import LINE_LIMIT, clean_text, keep_line_end, make_line
+from almenara_ray.logs import keep_line_end, make_line
+from almenara_ray.text import LINE_LIMIT, clean_text
 
 
 def test_clean_text_shows_what_a_terminal_would() -> None:

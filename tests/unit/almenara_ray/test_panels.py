@@ -74,7 +74,8 @@ async def test_jobs_panel_has_running_jobs_first_with_median_and_reasons() -> No
     done = [
         job(f"d{number}", "SUCCEEDED", ago=900, took=100, entrypoint="train") for number in range(3)
     ]
-    failed = job("broken", "FAILED", ago=500, took=5, message="Job failed.\nmore")
+    failed = job("broken", "FAILED", ago=500, took=5, message="Job failed.\nmore",
+                 reason="Job failed.")  # fmt: skip
     html = await render(
         "jobs", make_signals("lab", *done, failed, job("now", "RUNNING", entrypoint="train"))
     )
@@ -130,6 +131,7 @@ async def test_jobs_panel_pages_to_older_jobs() -> None:
 async def test_failed_job_looks_the_same_after_its_cluster_was_deleted() -> None:
     failed = job("broken", "FAILED", took=30, exit_code=1, entrypoint="train",
                  message="failed, last available logs (x):\nValueError: loss is nan\n",
+                 reason="ValueError: loss is nan (exit code 1)",
                  metadata={"team": "search"})  # fmt: skip
     live = make_signals("lab", failed)
     history = [event for event in live if isinstance(event, Event)]
