@@ -3,7 +3,7 @@ import threading
 import time
 from pathlib import Path
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect
 
 from support.application import Almenara
 from support.browser_proxy import Proxy
@@ -311,3 +311,96 @@ def test_frozen_server_shows_as_stale(tmp_path: Path, nats_server: NatsServer, p
         finally:
             os.kill(almenara.process.pid, signal.SIGCONT)
         expect(indicator).to_have_attribute("data-state", "live", timeout=30_000)
+
+
+def test_page_polls_where_a_proxy_blocks_websockets(
+    almenara: Almenara, publisher: RawClient, page: Page
+) -> None:
+    with Proxy(almenara.port, blocks_websockets=True) as proxy:
+        page.goto(proxy.url + "/events")
+        indicator = page.locator("#live")
+        expect(indicator).to_have_attribute("data-state", "polling")
+        expect(indicator).to_contain_text("WebSocket blocked")
+        assert "/live" in str(indicator.get_attribute("title"))
+        publisher.publish("fleet.polled", b'{"event_type":"POLLED"}')
+        expect(page.locator("#event-rows")).to_contain_text("POLLED", timeout=15_000)
+        expect(page.locator("#panel-histogram")).to_contain_text("1 event")
+        proxy.blocks_websockets = False
+        expect(indicator).to_have_attribute("data-state", "live", timeout=30_000)
+
+
+def test_page_names_one_time_zone_and_offers_the_local_one(
+    almenara: Almenara, publisher: RawClient, browser: Browser
+) -> None:
+    moment = "2026-03-01T20:15:30.123Z"
+    publisher.publish("fleet.a", ce(id="1", source="s", type="TIMED", time=moment))
+    almenara.wait_for_events(1)
+    context = browser.new_context(timezone_id="Asia/Kolkata")
+    page = context.new_page()
+    page.goto(almenara.url + "/events?since=2026-03-01T20:00:00Z&until=2026-03-01T20:30:00Z")
+    row_time = page.locator("#event-rows time")
+    page.keyboard.press("t")
+    expect(row_time).to_have_text("20:15:30.123")
+    zone = page.locator(".bottom .zone-switch")
+    expect(zone).to_have_text("Times in UTC")
+    row_time.hover()
+    expect(row_time).to_have_attribute("title", "2026-03-01 20:15:30.123 UTC")
+    first = page.locator(".histogram time").first
+    expect(first).to_have_text("20:00:00")
+    zone.click()
+    expect(zone).to_have_text("Times in UTC+05:30")
+    expect(row_time).to_have_text("01:45:30.123")
+    expect(first).to_have_text("01:30:00")
+    row_time.hover()
+    expect(row_time).to_have_attribute("title", "2026-03-02 01:45:30.123 UTC+05:30")
+    page.reload()
+    expect(row_time).to_have_text("01:45:30.123")
+    context.close()
+
+
+def test_rows_can_be_selected_and_copies_carry_the_time(
+    almenara: Almenara, publisher: RawClient, browser: Browser
+) -> None:
+    moment = "2026-03-01T20:15:30.123Z"
+    publisher.publish("fleet.a", ce(id="1", source="s", type="COPIED", time=moment, subject="fir"))
+    publisher.publish("fleet.a", ce(id="2", source="s", type="COPIED", time=moment, subject="elm"))
+    almenara.wait_for_events(2)
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(almenara.url + "/events?until=2026-03-02T00:00:00Z")
+    rows = page.locator("#event-rows .event")
+    expect(rows).to_have_count(2)
+
+    def drag(start: Locator, end: Locator) -> str:
+        first, last = start.bounding_box(), end.bounding_box()
+        assert first is not None
+        assert last is not None
+        page.mouse.move(first["x"] + 2, first["y"] + first["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(last["x"] + last["width"] - 2, last["y"] + last["height"] / 2, steps=8)
+        page.mouse.up()
+        page.keyboard.press("Control+c")
+        return str(page.evaluate("navigator.clipboard.readText()"))
+
+    copied = drag(rows.first.locator(".badge"), rows.last.locator(".summary"))
+    lines = copied.splitlines()
+    assert [line.split("\t")[:3] for line in lines] == [
+        ["INFO", "2026-03-01 20:15:30.123 UTC", "COPIED"]
+    ] * 2
+    assert ["elm" in lines[0], "fir" in lines[1]] == [True, True]
+    page.locator("h1").click()
+    copied = drag(rows.first.locator(".type"), rows.first.locator(".type"))
+    assert copied.strip()
+    assert copied.strip() in "COPIED"
+    expect(page.locator("#drawer")).to_be_hidden()
+    context.close()
+
+
+def test_events_page_refuses_an_empty_time_range(almenara: Almenara, page: Page) -> None:
+    response = page.goto(
+        almenara.url + "/events?since=2026-03-02T00:00:00Z&until=2026-03-01T00:00:00Z"
+    )
+    assert response is not None
+    assert response.status == 400
+    expect(page.locator("main")).to_contain_text("the time range is empty")
+    expect(page.locator("#filter-since")).to_have_value("2026-03-02T00:00:00Z")

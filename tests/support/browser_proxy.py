@@ -8,10 +8,13 @@ from typing import Self
 
 
 class Proxy:
-    """Passes bytes between whoever connects and a port of this machine."""
+    """Passes bytes between clients and a port of this machine.
 
-    def __init__(self, target: int) -> None:
-        self.target = target
+    With `blocks_websockets` it refuses upgrades, as some corporate proxies do.
+    """
+
+    def __init__(self, target: int, *, blocks_websockets: bool = False) -> None:
+        self.target, self.blocks_websockets = target, blocks_websockets
         self.is_cut = threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.listener.getsockname()[1])
@@ -55,6 +58,9 @@ class Proxy:
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if self.blocks_websockets and b"upgrade: websocket" in data.lower():
+                    source.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                    break
                 sink.sendall(data)
         for it in (source, sink):
             with contextlib.suppress(OSError):

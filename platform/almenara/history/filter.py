@@ -15,8 +15,8 @@ from almenara.units import DAY, HOUR, MINUTE, SECOND, WEEK
 
 WORD: Final = re.compile(r'"([^"]*)"|(\S+)')
 TOKEN: Final = re.compile(r"[^\W_]+", re.UNICODE)
-AGO: Final = re.compile(r"(\d{1,9})\s*(s|m|h|d|w)", re.IGNORECASE)
-UNITS: Final = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
+AGO: Final = re.compile(r"(\d{1,9})\s*(s|min|m|h|d|w)", re.IGNORECASE)
+UNITS: Final = {"s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 MAX_LENGTH: Final = 512
 
 
@@ -63,6 +63,11 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("since", "until"):
             if value := query.get(name, "").strip():
                 values[name] = _parse_moment(name, value)
+        if "since" in values and "until" in values and values["since"] >= values["until"]:
+            raise ValueError(
+                f"the time range is empty: since {query['since']} is not before until"
+                f" {query['until']}"
+            )
         if text := values.get("text"):
             parse_phrases(text)
         return cls(**values)

@@ -82,6 +82,8 @@ def _start_of_payload(event: Event) -> str:
         text = encoded.decode("utf-8", "ignore")
     except (TypeError, ValueError, OverflowError, RecursionError):
         return "payload that cannot be written as JSON"
+    if text == "null":
+        return ""
     return text if len(text) <= MAX_SUMMARY else text[:MAX_SUMMARY] + "\u2026"
 
 

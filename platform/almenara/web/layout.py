@@ -1,6 +1,6 @@
 """Whole pages: the layout around their content, its navigation, and pages that report a problem."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -12,6 +12,7 @@ from almenara.panels.panel import Panel
 from almenara.panels.view import View
 from almenara.signals import now
 from almenara.web.authorization import csrf_token, get_auth_context, scoped_view
+from almenara.web.dashboards import OVERVIEW, Dashboard
 from almenara.web.services import Services
 
 PageRequest = Request[Any, Any, Any]
@@ -49,6 +50,8 @@ def render_page(
     """Render a whole page. Its one WebSocket follows `channels`; without any it stays unchanged."""
     panels = [("panel", channel) for channel in channels]
     auth = get_auth_context(request)
+    is_fragment = "hx-request" in request.headers
+    dashboards = services.list_dashboards(scoped_view(services, request)) if auth else []
     mode = services.access.mode
     content = services.renderer.render(
         template,
@@ -56,10 +59,11 @@ def render_page(
             "page": name,
             "title": title,
             "version": services.version,
-            "nonce": request.scope["state"].get("nonce", ""),
+            # A page that only refreshes its panels inserts no scripts.
+            "nonce": "" if is_fragment else request.scope["state"].get("nonce", ""),
             "asset": services.assets.url,
             "style_sheets": services.assets.plugin_style_sheets(),
-            "navigation": build_navigation(services, request, name) if auth is not None else [],
+            "navigation": build_navigation(dashboards, name),
             "identity": auth.identity if auth is not None else None,
             "signed_in": auth is not None and mode not in NO_SIGN_IN,
             "sign_in_off": mode in NO_SIGN_IN,
@@ -90,14 +94,14 @@ def render_problem_page(
     )
 
 
-def build_navigation(services: Services, request: PageRequest, page: str) -> list[NavigationEntry]:
+def build_navigation(dashboards: Sequence[Dashboard], page: str) -> list[NavigationEntry]:
     """Return the entries of the navigation; `page` is the name of the page they are for.
 
-    One entry is current: the page's own, or the dashboard whose plugin the page belongs to.
+    One entry is current: the page's own or, for a page without one, that of the page it belongs to.
     """
     addresses = {"overview": ("/", "Overview"), "events": ("/events", "Events")}
-    for dashboard in services.list_dashboards(scoped_view(services, request)):
-        if dashboard.navigation and dashboard.name != "overview":
+    for dashboard in dashboards:
+        if dashboard.navigation and dashboard.name != OVERVIEW:
             addresses[f"dashboard {dashboard.name}"] = (dashboard.address, dashboard.title)
     addresses["sources"] = ("/sources", "Sources")
     parent = EVENT_PAGES.get(page) or page.partition(".")[0]

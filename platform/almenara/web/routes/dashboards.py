@@ -49,8 +49,7 @@ async def dashboard(
         known = ", ".join(each.title for each in dashboards.values() if each.navigation)
         detail = f"There is no dashboard {name!r}. Dashboards: {known}."
         return render_problem_page(services, request, 404, "Dashboard not found", detail)
-    accepted = frozenset[str]().union(*(place.panel.filters for place in dashboards[name].panels))
-    values = strip_parameters(request, accepted)
+    values = strip_parameters(request, dashboards[name].parameters)
     if values != dict(request.query_params):
         return Redirect(f"/dashboards/{name}" + encode_query(values), status_code=303)
     return await render_dashboard(

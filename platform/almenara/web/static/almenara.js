@@ -10,8 +10,14 @@
   const visibleEvents = Number(body.dataset.visibleEvents) || 100;
   // Rows that stay while the viewer has scrolled down and reads.
   const readingEvents = visibleEvents * 5;
+  const pageAddress = location.pathname + location.search;
   const STALE_AFTER = 12_000;
   const GIVE_UP_AFTER = 20_000;
+  const POLL_INTERVAL = 5_000;
+  const POLL_AFTER = 10_000;
+  const POLL_AFTER_LOSS = 30_000;
+  const BLOCKED_HELP =
+    "A proxy between this browser and Almenara does not pass WebSockets. Let it forward upgrade requests to /live.";
   // New rows at once that are highlighted at most, and from which on the list counts as fast.
   const HIGHLIGHTED_ROWS = 4;
   const FAST_ROWS = 12;
@@ -51,15 +57,64 @@
     return passed < 0 ? "in " + text : text;
   };
 
+  // All times of a page are in one zone, which the page names: UTC, as the server writes them, or
+  // the zone of the viewer's machine.
+  const LOCAL_ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone || "local time";
+  let zone = stored("almenara.zone") === "local" ? "local" : "UTC";
+  let hasLocalTimes = zone === "local";
+  const offsetMinutes = (moment) => (zone === "UTC" ? 0 : -new Date(moment).getTimezoneOffset());
+  const toZone = (moment) => new Date(moment + offsetMinutes(moment) * 60_000).toISOString();
+  const zoneLabel = (moment) => {
+    const offset = offsetMinutes(moment);
+    if (zone === "UTC") return "UTC";
+    const clock = new Date(Math.abs(offset) * 60_000).toISOString().slice(11, 16);
+    return "UTC" + (offset < 0 ? "\u2212" : "+") + clock;
+  };
+  const formatClock = (moment) => toZone(moment).slice(11, 19);
+  const formatFull = (moment) => toZone(moment).slice(0, 23).replace("T", " ") + " " + zoneLabel(moment);
+  const momentOf = (time) => Date.parse(time.dateTime);
+
+  const isAbsolute = (time) => "absolute" in time.dataset || time.closest(".detail") !== null;
   const refreshTimes = () => {
-    for (const time of document.querySelectorAll("time:not([data-absolute])")) {
-      if (time.closest(".detail")) continue;
-      const moment = Date.parse(time.dateTime);
+    for (const time of document.querySelectorAll(hasLocalTimes ? "time" : "time:not([data-absolute])")) {
+      const absolute = isAbsolute(time);
+      if (absolute && !hasLocalTimes) continue;
+      const moment = momentOf(time);
       if (Number.isNaN(moment)) continue;
-      const text = showAges ? formatAge(moment) : time.title.slice(11, 23);
+      // A time of day keeps its precision: 8 characters to the second, 12 to the millisecond.
+      const length = absolute ? time.textContent.trim().length : 12;
+      if (length !== 8 && length !== 12) continue;
+      const text = showAges && !absolute ? formatAge(moment) : toZone(moment).slice(11, 11 + length);
       if (time.textContent !== text) time.textContent = text;
     }
   };
+
+  const showZone = () => {
+    const other = zone === "UTC" ? LOCAL_ZONE : "UTC";
+    for (const button of document.querySelectorAll(".zone-switch")) {
+      const short = "short" in button.dataset;
+      button.hidden = false;
+      button.disabled = false;
+      button.textContent = (short ? "" : "Times in ") + zoneLabel(Date.now());
+      button.title = "Times are in " + (zone === "UTC" ? "UTC" : LOCAL_ZONE) + ". Switch to " + other + ".";
+    }
+    for (const name of document.querySelectorAll(".zone-name")) name.textContent = zoneLabel(Date.now());
+  };
+
+  const toggleZone = () => {
+    zone = zone === "UTC" ? "local" : "UTC";
+    hasLocalTimes = true;
+    store("almenara.zone", zone);
+    showZone();
+    refreshTimes();
+    updateIndicator();
+  };
+
+  for (const button of document.querySelectorAll(".zone-switch")) button.addEventListener("click", toggleZone);
+  document.addEventListener("pointerover", (event) => {
+    const time = event.target.closest?.("time");
+    if (time && !Number.isNaN(momentOf(time))) time.title = formatFull(momentOf(time));
+  });
 
   const toggleTimes = () => {
     showAges = !showAges;
@@ -81,7 +136,7 @@
   let bufferedCount = 0;
   let hasMoreBuffered = false;
 
-  const formatClock = (moment) => new Date(moment).toTimeString().slice(0, 8);
+  const formatSince = () => formatClock(since + clockOffset) + " " + zoneLabel(since);
   const formatDuration = (milliseconds) => {
     const seconds = Math.max(0, Math.floor(milliseconds / 1000));
     return seconds < 60 ? seconds + " s" : Math.floor(seconds / 60) + " min " + (seconds % 60) + " s";
@@ -93,13 +148,16 @@
       live: "live",
       paused: "paused",
       connecting: "connecting",
-      reconnecting: "reconnecting since " + formatClock(since),
-      stale: "no data since " + formatClock(since),
-      ended: "disconnected since " + formatClock(since) + "; reload the page",
+      reconnecting: "reconnecting since " + formatSince(),
+      stale: "no data since " + formatSince(),
+      ended: "disconnected since " + formatSince() + "; reload the page",
       denied: "signed out; reload the page to sign in",
+      polling: "WebSocket blocked; refreshing every " + POLL_INTERVAL / 1000 + " s",
     }[displayed];
     if (text === undefined) return;
     indicator.dataset.state = displayed === "denied" ? "ended" : displayed;
+    body.dataset.connection = indicator.dataset.state;
+    indicator.title = displayed === "polling" ? BLOCKED_HELP : "";
     if (words.textContent !== text) words.textContent = text;
     const counting = displayed === "reconnecting" || displayed === "stale";
     counter.textContent = counting ? formatDuration(Date.now() - since) : "";
@@ -166,6 +224,7 @@
         event.preventDefault();
         return;
       }
+      if (connection === null) setTimeout(() => hasConnected || startPolling(), POLL_AFTER);
       connection = event.detail.connection;
       updateResumePoint();
       if (state === "static") setState("connecting");
@@ -173,6 +232,7 @@
     document.addEventListener("htmx:ws:after:connection", () => {
       lastMessageAt = Date.now();
       hasHeartbeat = false;
+      hasConnected = true;
       setState("live");
     });
     document.addEventListener("htmx:ws:close", (event) => {
@@ -182,7 +242,8 @@
       if (document.hidden) setState("connecting");
       else if (code === 4401) setState("denied");
       else if (code === 1000 || code === 1008 || (code >= 4000 && code < 5000)) setState("ended");
-      else setState("reconnecting");
+      else if (state !== "polling") setState("reconnecting");
+      if (!hasConnected && !document.hidden && ++failedAttempts >= 2) startPolling();
     });
     document.addEventListener("htmx:ws:before:message:incoming", (event) => {
       lastMessageAt = Date.now();
@@ -218,6 +279,46 @@
     }
     if (state === "stale" && Date.now() - lastMessageAt > GIVE_UP_AFTER) connection?.socket?.close();
     if (state === "reconnecting" || state === "stale") updateIndicator();
+    if (state === "reconnecting" && Date.now() - since > POLL_AFTER_LOSS) startPolling();
+  };
+
+  // ---- polling, where a proxy blocks the WebSocket; hx-ws continues to try
+
+  let hasConnected = false;
+  let failedAttempts = 0;
+  let polling = false;
+
+  const fetchPage = async () => {
+    try {
+      const response = await fetch(pageAddress, { headers: { "HX-Request": "true" } });
+      if (response.redirected && new URL(response.url).pathname === "/sign-in") return { denied: true };
+      return { text: response.ok ? await response.text() : undefined };
+    } catch {
+      return {};
+    }
+  };
+
+  const poll = async () => {
+    const { denied, text } = await fetchPage();
+    if (state === "live") return;
+    if (denied || text === undefined) {
+      setState(denied ? "denied" : "reconnecting");
+      return;
+    }
+    setState("polling");
+    for (const panel of document.querySelectorAll('main section > div[id^="panel-"]')) {
+      await htmx.swap({ sourceElement: body, target: panel, swap: "outerMorph", select: "#" + panel.id, text });
+    }
+  };
+
+  const startPolling = async () => {
+    if (polling) return;
+    polling = true;
+    while (!["live", "ended", "denied"].includes(state)) {
+      if (!document.hidden && !paused && following) await poll();
+      await new Promise((resolve) => setTimeout(resolve, POLL_INTERVAL));
+    }
+    polling = false;
   };
 
   // ---- pause and follow
@@ -344,7 +445,6 @@
 
   const drawer = byId("drawer");
   const drawerBody = byId("drawer-body");
-  const listAddress = location.pathname + location.search;
   let openSequence = 0;
   let requestedSequence = 0;
   let loading = false;
@@ -374,7 +474,7 @@
     try {
       while (openSequence !== requestedSequence && requestedSequence) {
         const target = requestedSequence;
-        const parameters = new URLSearchParams(location.pathname === "/events" ? location.search : listAddress.split("?")[1]);
+        const parameters = new URLSearchParams(location.pathname === "/events" ? location.search : pageAddress.split("?")[1]);
         parameters.delete("after");
         parameters.delete("before");
         parameters.set("part", "detail");
@@ -439,7 +539,7 @@
   if (drawer) {
     document.addEventListener("click", (event) => {
       const link = event.target.closest?.("#event-rows .event-link, #drawer a[data-open]");
-      if (!link || !plainClick(event)) return;
+      if (!link || !plainClick(event) || event.defaultPrevented) return;
       event.preventDefault();
       open(Number(new URL(link.href).pathname.split("/").pop()));
     });
@@ -452,6 +552,60 @@
     // After a reload of an event opened in the drawer, Back leads to the list: load it.
     window.addEventListener("popstate", () => location.reload());
   }
+
+  // ---- selecting and copying rows
+
+  const selectsRow = (link) => {
+    const selection = getSelection();
+    return selection.type === "Range" && selection.containsNode(link, true);
+  };
+  // A link is dragged by default, which keeps its text from being selected.
+  document.addEventListener("pointerdown", (event) => {
+    const link = event.target.closest?.(".event-link, .step-body");
+    if (link) link.draggable = false;
+  });
+  document.addEventListener(
+    "click",
+    (event) => {
+      const link = event.target.closest?.(".event-link, .step-body");
+      if (link && selectsRow(link)) event.preventDefault();
+    },
+    { capture: true },
+  );
+
+  // An age means nothing where it is pasted: copies carry the full time, a row a line.
+  const textOf = (node) => {
+    const walker = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
+    const parts = [];
+    while (walker.nextNode()) parts.push(walker.currentNode.data.trim());
+    return parts.filter((part) => part !== "").join("\t");
+  };
+  document.addEventListener("copy", (event) => {
+    const selection = getSelection();
+    if (!selection.rangeCount || event.target.closest?.("input, textarea")) return;
+    const copied = selection.getRangeAt(0).cloneContents();
+    const times = copied.querySelectorAll(".event time");
+    const inRow = copied.querySelector("time") && selection.anchorNode.parentElement?.closest(".event");
+    if (!times.length && !inRow) return;
+    for (const time of copied.querySelectorAll("time")) time.textContent = formatFull(momentOf(time));
+    const rows = copied.querySelectorAll(".event");
+    const lines = rows.length ? [...rows].map(textOf) : [textOf(copied)];
+    event.clipboardData.setData("text/plain", lines.filter((line) => line !== "").join("\n"));
+    event.preventDefault();
+  });
+
+  // ---- sorting a table within its page
+
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.(".grid a.sort");
+    if (!link || !plainClick(event)) return;
+    event.preventDefault();
+    const address = new URL(location.href);
+    const target = new URL(link.href);
+    const panel = decodeURIComponent(target.pathname.split("/").pop());
+    address.searchParams.set("sort." + panel, target.searchParams.get("sort") ?? "");
+    location.assign(address);
+  });
 
   // ---- keyboard shortcuts
 
@@ -503,12 +657,14 @@
     else if (event.key === "j") selectRow(1);
     else if (event.key === "k") selectRow(-1);
     else if (event.key === "t") toggleTimes();
+    else if (event.key === "z") toggleZone();
     else if (event.key === "?") help.showModal();
     else return;
     event.preventDefault();
   });
 
   body.classList.toggle("clocks", !showAges);
+  showZone();
   refreshTimes();
   observer.takeRecords();
   setInterval(() => {
