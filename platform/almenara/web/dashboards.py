@@ -60,11 +60,7 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def parameters(self) -> frozenset[str]:
         """The parameters that its address can have."""
-        filters = frozenset[str]().union(*(place.panel.filters for place in self.panels))
-        sorts = {
-            f"sort.{place.panel.name}" for place in self.panels if "sort" in place.panel.filters
-        }
-        return filters | sorts
+        return frozenset[str]().union(*(place.panel.filters for place in self.panels))
 
     @property
     def address(self) -> str:
@@ -75,8 +71,7 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
 def apply_filters(dashboard: Dashboard, values: Mapping[str, str]) -> Dashboard:
     """Return the dashboard with each panel narrowed by those values that are filters of its own.
 
-    `sort.<panel>` sorts one table of a page. A filter that is fixed for a panel wins. Raises
-    `ValueError` for an invalid value.
+    A filter that is fixed for a panel wins. Raises `ValueError` for an invalid value.
     """
     places = [_narrow(place, values) for place in dashboard.panels]
     return msgspec.structs.replace(dashboard, panels=places)
@@ -84,8 +79,6 @@ def apply_filters(dashboard: Dashboard, values: Mapping[str, str]) -> Dashboard:
 
 def _narrow(place: PanelPlace, values: Mapping[str, str]) -> PanelPlace:
     own = {name: text for name, text in values.items() if name in place.panel.filters}
-    if "sort" in place.panel.filters and (order := values.get(f"sort.{place.panel.name}")):
-        own["sort"] = order
     narrowed = msgspec.structs.replace(place, filter={**own, **place.filter})
     place.panel.parse_filters(narrowed.filter)
     return narrowed

@@ -594,19 +594,6 @@
     event.preventDefault();
   });
 
-  // ---- sorting a table within its page
-
-  document.addEventListener("click", (event) => {
-    const link = event.target.closest?.(".grid a.sort");
-    if (!link || !plainClick(event)) return;
-    event.preventDefault();
-    const address = new URL(location.href);
-    const target = new URL(link.href);
-    const panel = decodeURIComponent(target.pathname.split("/").pop());
-    address.searchParams.set("sort." + panel, target.searchParams.get("sort") ?? "");
-    location.assign(address);
-  });
-
   // ---- keyboard shortcuts
 
   const help = byId("help");
