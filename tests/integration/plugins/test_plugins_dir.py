@@ -72,7 +72,7 @@ def test_example_plugin_dropped_into_folder_shows_its_page(developing: Developin
     wait_until(lambda: developing.status("/dashboards/host") == 200, "the page of the example")
     wait_until(lambda: developing.get("/api/resources?kind=host.disk"), "a disk")
     page = developing.text("/dashboards/host")
-    for words in ("Load per processor", "Disks that became full", 'scope="row"'):
+    for words in ("Load per processor", "Disk status changes", 'scope="row"'):
         assert words in page
     assert "Load per processor" in developing.text("/")
 

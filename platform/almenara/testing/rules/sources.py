@@ -120,9 +120,9 @@ async def deletes_what_disappeared_while_it_was_stopped(subject: Subject) -> Non
         if key in bus.known_resources[name]:
             kind = key[0]
             raise AssertionError(
-                f"a resource of kind {kind} that disappeared while source {name} was stopped is"
-                " still published; compare context.known_resources(name) with what exists, once, at the"
-                " start (Snapshots.restore does it)"
+                f"a resource of kind {kind} that disappeared while source {name} was stopped"
+                " is still published; compare context.known_resources(name) with what exists,"
+                " once, at the start (Snapshots.restore does it)"
             )
 
 
