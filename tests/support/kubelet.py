@@ -19,10 +19,10 @@ class Kubelet:
         """What it answers at first, as a bad request."""
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[int]:
+    async def running(self, port: int = 0) -> AsyncIterator[int]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self.server._certificate)
-        listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+        listener = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=context)
         try:
             yield listener.sockets[0].getsockname()[1]
         finally:

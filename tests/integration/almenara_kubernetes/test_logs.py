@@ -1,6 +1,7 @@
 """Logs through a real API server, from a kubelet that the test plays."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from almenara_kubernetes.logs import PodLogs
 from almenara_kubernetes.settings import ClusterSettings, KubernetesSettings
 from support.api_server import ApiServer, container
 from support.kubelet import Kubelet, node_of
+from support.servers import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -134,3 +136,30 @@ async def test_logs_need_to_be_enabled(tmp_path: Path) -> None:
         with pytest.raises(NotFound):
             async for _ in PodLogs(chosen).lines({"namespace": namespace, "name": name}):
                 pass
+
+
+async def test_logs_report_why_the_node_does_not_send_them_and_continue(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    kubelet = Kubelet(api_server)
+    kubelet.answers = [b"2026-01-01T00:00:01.5Z hello\n"]
+    path = api_server.kubeconfig(client=api_server.admin_certificate, path=tmp_path / "kubeconfig")
+    settings = KubernetesSettings(clusters=[ClusterSettings(kubeconfig=path)], logs=True)
+    port = free_port()
+    node = node_of(namespace, port)
+    await asyncio.to_thread(api_server.create, node)
+    spec: dict[str, Any] = {
+        "nodeName": f"node-{namespace}", "containers": [{"name": "main", "image": "x"}],
+    }  # fmt: skip
+    await asyncio.to_thread(api_server.pod, namespace, "one", spec=spec)
+    found: list[Line] = []
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(30):
+        async for batch in PodLogs(settings).lines({"namespace": namespace, "name": "one"}):
+            if not found:
+                await stack.enter_async_context(kubelet.running(port))
+            found += batch
+    await asyncio.to_thread(api_server.delete, node)
+
+    assert "connection refused" in found[0].text
+    assert found[0].severity.name == "WARN"
+    assert [line.text for line in found[1:]] == ["hello"]

@@ -279,7 +279,7 @@ async def test_sums_leave_out_pods_that_have_succeeded_or_failed_and_only_those(
     with_one = await shown("node", [node, *evicted, completed, leaving], name="n")
 
     assert figures(without) == ("0 of 110 pods", "requests 0.0 % of 8 cores")
-    assert figures(with_one) == ("1 of 110 pods", "requests 25.0 % of 8 cores")
+    assert figures(with_one) == ("1 of 110 pods", "requests 25 % of 8 cores")
     table = await shown("workloads", [*evicted, leaving])
     assert re.search(r"1 GiB|1\.0 GiB", table)
     assert "22" not in re.sub(r"<[^>]*>", " ", table)
