@@ -104,7 +104,9 @@ async def _find_missing(
         ]
 
     permissions = list(needed)
-    answers = await asyncio.gather(*(find_refused(it, needed[it]) for it in permissions))
+    answers = await asyncio.gather(
+        *(find_refused(permission, needed[permission]) for permission in permissions)
+    )
     missing: dict[str, list[Permission]] = defaultdict(list)
     for permission, namespaces in zip(permissions, answers, strict=True):
         for namespace in namespaces:

@@ -91,7 +91,7 @@ class CredentialLoader:
             remedy = REMOVED_PROVIDERS.get(name, "use an exec plugin")
             raise UnreachableError(f"the auth-provider {name!r} is not supported; {remedy}")
         known = [token for token in (self._id_token, read_id_token(provider)) if token is not None]
-        token = max(known, key=lambda it: it.expires, default=None)
+        token = max(known, key=lambda candidate: candidate.expires, default=None)
         if token is None or token.expires - EARLY <= now() / SECOND:
             refresh_token = token.refresh_token if token is not None else ""
             token = await refresh_id_token(

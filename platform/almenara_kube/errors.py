@@ -1,4 +1,4 @@
-"""The errors of a request to an API server, which callers tell apart."""
+"""The errors of a request to an API server, which callers distinguish."""
 
 from almenara.errors import AlmenaraError, Unavailable
 

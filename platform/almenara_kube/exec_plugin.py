@@ -155,7 +155,12 @@ def _environment(config: ExecConfig, cluster: Cluster, ca: bytes | None) -> dict
             "certificate-authority-data": base64.b64encode(ca).decode() if ca else "",
             "proxy-url": cluster.proxy_url,
             "config": next(
-                (it.extension for it in cluster.extensions if it.name == CLUSTER_EXTENSION), None
+                (
+                    extension.extension
+                    for extension in cluster.extensions
+                    if extension.name == CLUSTER_EXTENSION
+                ),
+                None,
             ),
         }
         spec["cluster"] = {key: value for key, value in info.items() if value}

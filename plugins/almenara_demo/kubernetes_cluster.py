@@ -22,7 +22,9 @@ from aiohttp import web
 from almenara.sdk import blocking, every, now, sleep
 from almenara.signals import format_time, parse_time
 from almenara.units import SECOND
-from almenara_demo.kubernetes_world import GIB, KINDS, LINES, PODS, Change, Kind, Tree, World
+from almenara_demo.kubernetes_fleet import GIB, LINES
+from almenara_demo.kubernetes_kinds import KINDS, PODS, Change, Kind, Tree
+from almenara_demo.kubernetes_world import World
 
 NAME: Final = "simulated"
 STEP: Final = 1.0
@@ -60,9 +62,9 @@ class SimulatedCluster:
     async def run(self) -> None:
         """Let things happen, until cancelled."""
         world = self.world
-        world.begin(world.rollout(world.kept["council/council-qa"], fails=False))
-        world.begin(world.rollout(world.kept["planning/story-board"], fails=True))
-        world.begin(world.crash_loop(world.kept["context/context-indexer"]))
+        world.begin(world.rollout(world.workloads["council/council-qa"], fails=False))
+        world.begin(world.rollout(world.workloads["planning/story-board"], fails=True))
+        world.begin(world.crash_loop(world.workloads["context/context-indexer"]))
         world.begin(world.job())
         async for step in every(STEP):
             if step % INCIDENT_EVERY == INCIDENT_EVERY - 1:

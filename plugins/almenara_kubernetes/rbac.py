@@ -64,8 +64,12 @@ def _cluster_rules(
 
 
 def describe_missing(kind: WatchedKind, namespace: str) -> str:
-    """The missing rule as YAML, with the Role it belongs to."""
-    role = f"a Role in the namespace {namespace}" if namespace else "a ClusterRole"
+    """The missing rule as YAML, with the Role it belongs to, or the setting to do without."""
+    role = f"a Role in the namespace {namespace}"
+    if not namespace:
+        role = "a ClusterRole"
+        if kind.namespaced:
+            role += ", or set `namespaces` to those with a Role"
     rule = yaml.safe_dump([role_rule(watch_rule(kind))], sort_keys=False)
     return f"# in the rules of {role}\n{rule}"
 

@@ -46,7 +46,7 @@ def map_custom(custom: CustomObject, kind: CustomKind) -> Mapped:
     if metadata.deletion_timestamp:
         text, severity = "Terminating", max(severity, Severity.DEBUG)
     elif isinstance(observed, int) and observed < metadata.generation and severity < Severity.WARN:
-        # Its controller has not seen the latest change, so its status is of an older one.
+        # Its controller has not observed the latest change, so its status is of an older one.
         text, severity = "Progressing", Severity.WARN
     if kind.status:
         text = _as_text(value_at(custom.whole, kind.status))

@@ -67,6 +67,7 @@ def map_pod(pod: Pod, labels: Mapping[str, str]) -> Mapped:
         "restarted": columns.restarted,
         "phase": status.phase,
         "node": spec.node_name,
+        "nominated_node": status.nominated_node_name,
         "ip": status.pod_ip,
         "qos": status.qos_class,
         "reason": status.reason,

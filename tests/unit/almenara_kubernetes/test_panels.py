@@ -34,7 +34,7 @@ EVIL = "<script>alert(1)</script><img src=x>"
 def fleet() -> Sequence[Signal]:
     """What the simulated cluster tells at its start, with something wrong in it."""
     world = World(100, now)
-    it = world.kept["council/council-dev"]
+    it = world.workloads["council/council-dev"]
     broken = world.pods_of(it)[0]
     world.ends(broken, "Error", 1)
     world.waits(broken, "CrashLoopBackOff", "back-off 40s")
