@@ -1,108 +1,228 @@
-"""Connects to NATS, and notices when the connection is no good any more."""
+"""Connects to NATS and notices when a connection is no longer usable."""
 
 import asyncio
 import re
 import ssl
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import structlog
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from almenara.config import redact_secrets
-from almenara_nats.settings import NatsSettings
+from almenara_nats.credentials import read_credentials, read_seed
+from almenara_nats.errors import (
+    NatsUnavailableError,
+    PermissionDeniedError,
+    describe_nats_error,
+    suggest_connection_remedy,
+)
+from almenara_nats.settings import NatsSettings, TlsSettings
 
 log = structlog.get_logger(__name__)
 
 USERINFO: Final = re.compile(r"(?<=://)[^/@\s]+@")
+VIOLATION: Final = re.compile(
+    r"permissions violation for (publish|subscription) to \"?([^\s\"']+)", re.IGNORECASE
+)
 CLOSE_TIMEOUT: Final = 1.0
-"""Seconds a connection may take to say goodbye before it is cut."""
+"""Seconds until a connection that does not close is aborted."""
 WATCH_INTERVAL: Final = 0.25
-GATHER: Final = 0.02
-"""Seconds between two readings of the socket while messages come. To read a message alone, and to
-make it durable alone, costs about as much as to do both with a hundred."""
+READ_PAUSE: Final = 0.02
+"""Seconds between two reads of the socket while messages arrive. Reading one message, and making it
+durable, costs about as much as doing both for a hundred."""
+REMEMBERED_SUBJECTS: Final = 1_000
 
-Take = Callable[[bytes, bytes, bytes, bytes], None]
-"""Takes one message: subject, reply, payload and headers, the bytes as they came."""
+MessageHandler = Callable[[bytes, bytes, bytes, bytes], None]
+"""Receives one message as it arrived: subject, reply, payload and header block."""
+ViolationHandler = Callable[[str, str], None]
+"""Receives the action (`publish` or `subscription`) and the subject that the server denied."""
 
 
-class NatsUnavailableError(ConnectionError):
-    """No server could be reached, or the connection broke; the text says where and why."""
+class PlaintextRefusedError(NatsError):
+    """TLS is required by the settings and not offered by the server."""
+
+    def __str__(self) -> str:
+        return "the server does not offer TLS, which tls:// or the section tls requires"
 
 
 class Connection(Client):
-    """A client that hands the messages of chosen subscriptions over as they came.
+    """A client that passes the messages of some subscriptions on without decoding them.
 
-    Client's own way costs a queue and a task step a message, and one subject or header that is
+    The way of `Client` costs a queue and a task switch per message, and a subject or header that is
     not UTF-8 ends its reading for good. Here such a message is a value like any other.
+
+    Permission violations are reported by the server without a reference to the request. They are
+    matched by subject, so that a denied request fails at once and names its subject.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, requires_tls: bool = False) -> None:
         super().__init__()
-        self.takers: dict[int, Take] = {}
-        self._resting = False
+        self.requires_tls = requires_tls
+        self.message_handlers: dict[int, MessageHandler] = {}
+        self.on_violation: ViolationHandler | None = None
+        self.denied_subscriptions: set[str] = set()
+        self._requests_by_subject: dict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        """Futures of requests by lower-case subject; they fail when the subject is denied."""
+        self._subjects: dict[str, str] = {}
+        """Recently used subjects by their lower-case form, the only one that errors have."""
+        self._is_read_paused = False
+
+    @property
+    def server_info(self) -> dict[str, Any]:
+        """The INFO of the server."""
+        return self._server_info
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # The last moment before CONNECT, which carries the user and the password.
+        if initial_connection and self.requires_tls and not self._has_tls():
+            if not (info.get("tls_required") or info.get("tls_available")):
+                raise PlaintextRefusedError
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection=initial_connection)
+
+    def _has_tls(self) -> bool:
+        is_websocket = self._current_server is not None and (
+            self._current_server.uri.scheme == "wss"
+        )
+        return is_websocket or bool(self.options["tls_handshake_first"])
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
-        take = self.takers.get(sid)
-        if take is not None:
-            take(bytes(subject), bytes(reply), data, headers or b"")
-            if not self._resting:
-                self._rest()
+        handler = self.message_handlers.get(sid)
+        if handler is not None:
+            handler(bytes(subject), bytes(reply), data, headers or b"")
+            if not self._is_read_paused:
+                self._pause_reading()
             return
         try:
             await super()._process_msg(sid, subject, reply, data, headers)
         except (UnicodeError, IndexError, ValueError):
-            log.warning("NATS answered with headers that cannot be read")
+            log.warning("NATS sent a response with invalid headers")
 
-    def _rest(self) -> None:
-        """Let what follows closely gather in the kernel; the first message is not held up."""
+    def _pause_reading(self) -> None:
+        """Let the messages that follow collect in the kernel; the first one is not delayed."""
         writer = getattr(self._transport, "_io_writer", None)
         if writer is None or writer.transport.is_closing():
             return
         transport = writer.transport
-        self._resting = True
+        self._is_read_paused = True
         transport.pause_reading()
 
-        def read_on() -> None:
-            self._resting = False
+        def resume() -> None:
+            self._is_read_paused = False
             if not transport.is_closing():
                 transport.resume_reading()
 
-        asyncio.get_running_loop().call_later(GATHER, read_on)
+        asyncio.get_running_loop().call_later(READ_PAUSE, resume)
 
-    async def follow(self, subject: str, take: Take) -> Callable[[], Awaitable[None]]:
-        """Give every message on `subject` to `take`; the returned function ends that."""
+    async def subscribe_raw(
+        self, subject: str, handler: MessageHandler
+    ) -> Callable[[], Awaitable[None]]:
+        """Pass every message on `subject` to `handler`; the returned function unsubscribes."""
+        self._remember(subject)
         subscription = await self.subscribe(subject)
         sid = subscription._id
-        self.takers[sid] = take
+        self.message_handlers[sid] = handler
 
-        async def unfollow() -> None:
-            # The server goes on answering requests of an inbox as long as somebody listens there.
+        async def unsubscribe() -> None:
+            # The server continues to answer pull requests while an inbox has a subscription.
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
-            self.takers.pop(sid, None)
+            self.message_handlers.pop(sid, None)
 
-        return unfollow
+        return unsubscribe
 
-    async def lost(self) -> None:
-        """Return when the connection is no longer good."""
-        while self.is_connected:  # noqa: ASYNC110  # the client tells nobody
+    async def publish_noted(self, subject: str, payload: bytes, reply: str = "") -> None:
+        """Publish, and name the subject in the report if it is denied."""
+        self._remember(subject)
+        await self.publish(subject, payload, reply=reply)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,  # noqa: ASYNC109  # the signature of the client
+        old_style: bool = False,
+        headers: dict[str, Any] | None = None,
+    ) -> Msg:
+        """Send a request. Raises `PermissionDeniedError` as soon as the server denies it."""
+        self._raise_if_inbox_denied(subject)
+        denial: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pending = self._requests_by_subject[subject.lower()]
+        pending.add(denial)
+        request = asyncio.ensure_future(
+            super().request(subject, payload, timeout, old_style, headers)
+        )
+        try:
+            waiting: set[asyncio.Future[Any]] = {request, denial}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if not request.done():
+                self._raise_if_inbox_denied(subject)
+                raise PermissionDeniedError(f"the server denies publishing to {subject}")
+            return request.result()
+        finally:
+            pending.discard(denial)
+            if not pending:
+                self._requests_by_subject.pop(subject.lower(), None)
+            denial.cancel()
+            request.cancel()
+
+    def note_violation(self, text: str) -> bool:
+        """Handle the text of a permission violation; False for another error."""
+        match = VIOLATION.search(text)
+        if match is None:
+            return False
+        action, subject = match[1].lower(), match[2].lower()
+        is_inbox = subject.startswith(f"{self._inbox_prefix.decode()}.".lower())
+        if action == "subscription":
+            self.denied_subscriptions.add(self._subjects.get(subject, subject))
+        denied = (
+            [future for futures in self._requests_by_subject.values() for future in futures]
+            if action == "subscription" and is_inbox
+            else list(self._requests_by_subject.get(subject, ()))
+        )
+        for future in denied:
+            if not future.done():
+                future.set_result(None)
+        if self.on_violation is not None:
+            self.on_violation(action, self._subjects.get(subject, subject))
+        return True
+
+    def _raise_if_inbox_denied(self, subject: str) -> None:
+        prefix = f"{self._inbox_prefix.decode()}.".lower()
+        if any(denied.lower().startswith(prefix) for denied in self.denied_subscriptions):
+            raise PermissionDeniedError(
+                f"the server denies subscribing to {self._inbox_prefix.decode()}.>, where the"
+                f" response of {subject} arrives"
+            )
+
+    def _remember(self, subject: str) -> None:
+        if len(self._subjects) >= REMEMBERED_SUBJECTS:
+            self._subjects.clear()
+        self._subjects[subject.lower()] = subject
+
+    async def wait_closed(self) -> None:
+        """Return when the connection is no longer usable."""
+        while self.is_connected:  # noqa: ASYNC110  # the client has no event for it
             await asyncio.sleep(WATCH_INTERVAL)
 
 
-def masked(text: str, settings: NatsSettings) -> str:
-    """The text without the secrets of the settings, for messages and logs."""
+def redact_nats_secrets(text: str, settings: NatsSettings) -> str:
+    """Return a text without the secrets of the settings, for messages and logs."""
     text = redact_secrets(text, (settings.password, settings.token))
     return USERINFO.sub("***@", text)
 
 
-def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
-    """The TLS context of the settings; raises `NatsUnavailableError` naming the file at fault."""
-    tls = settings.tls
+def create_tls_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
+    """Return the TLS context of the settings. Raises `NatsUnavailableError` that names the file
+    that cannot be read."""
     if tls is None:
         return None
     try:
@@ -123,12 +243,12 @@ def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
 
 
 async def connect(settings: NatsSettings) -> Connection:
-    """A connection to the first server that takes us; it does not reconnect by itself.
+    """Return a connection to the first server that accepts one. It does not reconnect.
 
-    A client that reconnects by itself keeps subscriptions and requests of which nobody knows
-    whether the server still does. A new connection starts from what is known.
+    A client that reconnects keeps subscriptions and requests whose state on the server is unknown.
+    A new connection starts from a known state.
 
-    Raises `NatsUnavailableError` that says of every server why not.
+    Raises `NatsUnavailableError` with the reason of each server.
     """
     reasons = []
     for server in settings.servers:
@@ -140,80 +260,69 @@ async def connect(settings: NatsSettings) -> Connection:
 
 
 async def _connect_to(server: str, settings: NatsSettings) -> Connection:
-    connection, errors = Connection(), list[BaseException]()
+    options = create_options(settings)
+    is_secure = urlsplit(server).scheme in ("tls", "wss")
+    connection = Connection(requires_tls=is_secure or settings.requires_tls)
+    errors = list[BaseException]()
 
-    async def heard(error: Exception) -> None:
+    async def note_error(error: Exception) -> None:
         errors.append(error)
-        if connection.is_connected:
-            log.warning("NATS complains", reason=masked(sentence(error), settings))
         del errors[:-5]
+        if connection.note_violation(str(error)) or connection.is_connected:
+            text = redact_nats_secrets(describe_nats_error(error), settings)
+            log.warning("NATS reports an error", reason=text)
 
-    context = tls_context(settings)
-    for name, path in (("credentials", settings.credentials), ("nkey", settings.nkey)):
-        if path is not None and not path.is_file():
-            raise NatsUnavailableError(f"there is no file {path} ({name}); put it there")
     try:
         async with asyncio.timeout(settings.connect_timeout * 3):
-            await connection.connect(
-                servers=[server],
-                name=settings.name,
-                error_cb=heard,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0,
-                connect_timeout=settings.connect_timeout,  # type: ignore[arg-type]
-                ping_interval=settings.ping_interval,
-                max_outstanding_pings=settings.max_outstanding_pings,
-                user=settings.user or None,
-                password=settings.password.reveal() if settings.password else None,
-                token=settings.token.reveal() if settings.token else None,
-                user_credentials=str(settings.credentials) if settings.credentials else None,
-                nkeys_seed=str(settings.nkey) if settings.nkey else None,
-                tls=context,
-                tls_hostname=(settings.tls.hostname or None) if settings.tls else None,
-                inbox_prefix=settings.inbox_prefix,
-            )
+            await connection.connect(servers=[server], error_cb=note_error, **options)
     except asyncio.CancelledError:
         await close(connection)
         raise
     except Exception as error:
         await close(connection)
         cause = errors[-1] if errors else error
-        text = masked(sentence(cause), settings)
-        asked = connection._server_info.get("auth_required")
-        if asked and isinstance(cause, ConnectionError):
-            # The reset that follows a refused login sometimes outruns the refusal.
-            text += ", after it asked for a login; authentication has probably failed"
-        hint = remedy(text)
+        text = redact_nats_secrets(describe_nats_error(cause), settings)
+        requires_login = connection.server_info.get("auth_required")
+        if requires_login and isinstance(cause, ConnectionError):
+            # The reset that follows a refused login sometimes overtakes the refusal.
+            text += ", after it required authentication, which has probably failed"
         raise NatsUnavailableError(
-            f"NATS at {masked(server, settings)} cannot be reached: {text}. {hint}"
+            f"NATS at {redact_nats_secrets(server, settings)} cannot be reached: {text}."
+            f" {suggest_connection_remedy(text)}"
         ) from None
     return connection
 
 
-def remedy(text: str) -> str:
-    """What to do about an error of connecting."""
-    low = text.lower()
-    if "authorization" in low or "authentication" in low:
-        return "Check credentials, nkey, user and password, or token."
-    if "certificate" in low or "ssl" in low or "tls" in low:
-        return "Check tls.ca, tls.certificate, tls.key and tls.hostname."
-    return "Check that it runs and that the servers setting is right."
-
-
-def sentence(error: BaseException) -> str:
-    """An error in one line, with words where it has none."""
-    if isinstance(error, BaseExceptionGroup):
-        return "; ".join(dict.fromkeys(sentence(it) for it in error.exceptions))
-    text = " ".join(str(error).split()).removeprefix("nats: ")
-    if isinstance(error, TimeoutError) and text in ("", "timeout"):
-        return "no answer in time"
-    return text or type(error).__name__
+def create_options(settings: NatsSettings) -> dict[str, Any]:
+    """Return the options of `Client.connect`. Raises `NatsUnavailableError` for a wrong file."""
+    options: dict[str, Any] = {
+        "name": settings.name,
+        "allow_reconnect": False,
+        "max_reconnect_attempts": 1,
+        "reconnect_time_wait": 0,
+        "connect_timeout": settings.connect_timeout,
+        "ping_interval": settings.ping_interval,
+        "max_outstanding_pings": settings.max_outstanding_pings,
+        "user": settings.user or None,
+        "password": settings.password.reveal() if settings.password else None,
+        "token": settings.token.reveal() if settings.token else None,
+        "tls": create_tls_context(settings.tls),
+        "tls_hostname": (settings.tls.hostname or None) if settings.tls else None,
+        "tls_handshake_first": settings.tls.handshake_first if settings.tls else False,
+        "inbox_prefix": settings.inbox_prefix,
+    }
+    if settings.credentials is not None:
+        credentials = read_credentials(settings.credentials)
+        options["user_jwt_cb"] = lambda: bytearray(credentials.jwt.encode())
+        options["signature_cb"] = credentials.sign
+    if settings.nkey is not None:
+        options["nkeys_seed_str"] = read_seed(settings.nkey)
+    return options
 
 
 async def close(connection: Connection) -> None:
-    """Close a connection, whatever state it is in; a frozen server does not hold us."""
-    connection.takers.clear()
+    """Close a connection in any state; a frozen server does not delay it."""
+    connection.message_handlers.clear()
     with suppress(TimeoutError, OSError, NatsError, AssertionError):
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await connection.close()
@@ -226,7 +335,7 @@ async def close(connection: Connection) -> None:
 
 @asynccontextmanager
 async def connected(settings: NatsSettings) -> AsyncIterator[Connection]:
-    """A connection for the length of a block. Raises `NatsUnavailableError`."""
+    """Connect for the length of a block. Raises `NatsUnavailableError`."""
     connection = await connect(settings)
     try:
         yield connection

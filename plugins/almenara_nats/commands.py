@@ -1,8 +1,8 @@
 """`almenara streams` and `almenara publish`."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
@@ -13,15 +13,32 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
 from almenara.config import ConfigError
-from almenara_nats.client import NatsUnavailableError, connected, sentence
+from almenara_nats.client import connected
+from almenara_nats.errors import (
+    NatsUnavailableError,
+    PermissionDeniedError,
+    describe_nats_error,
+    suggest_jetstream_remedy,
+)
 from almenara_nats.settings import NatsSettings, StreamDefinition
+
+T = TypeVar("T")
+
+COMPARED_FIELDS: Final = (
+    "subjects",
+    "num_replicas",
+    "max_age",
+    "max_bytes",
+    "duplicate_window",
+)
+"""What `apply` changes in an existing stream; the storage of a stream cannot be changed."""
 
 
 class StreamChange(msgspec.Struct, frozen=True):
-    """What became of one stream."""
+    """The result for one stream."""
 
     name: str
-    done: str
+    result: str
 
 
 async def apply_streams(settings: NatsSettings) -> list[StreamChange]:
@@ -32,45 +49,44 @@ async def apply_streams(settings: NatsSettings) -> list[StreamChange]:
     changes = []
     async with connected(settings) as connection:
         jetstream = connection.jetstream()
-        for wanted in settings.apply:
-            config = stream_config(wanted)
+        for definition in settings.apply:
+            config = build_stream_config(definition)
             try:
-                before = (await jetstream.stream_info(wanted.name)).config
+                current = (await jetstream.stream_info(definition.name)).config
             except NotFoundError:
                 await jetstream.add_stream(config)
-                changes.append(StreamChange(wanted.name, "created"))
+                changes.append(StreamChange(definition.name, "created"))
                 continue
             different = [
-                name
-                for name in ("subjects", "num_replicas", "max_age", "max_bytes", "duplicate_window")
-                if getattr(before, name) != getattr(config, name)
+                field
+                for field in COMPARED_FIELDS
+                if getattr(current, field) != getattr(config, field)
             ]
             if different:
-                await jetstream.update_stream(before.evolve(**{
-                    name: getattr(config, name) for name in different
-                }))  # fmt: skip
-            done = f"updated ({', '.join(different)})" if different else "already right"
-            changes.append(StreamChange(wanted.name, done))
+                values = {field: getattr(config, field) for field in different}
+                await jetstream.update_stream(current.evolve(**values))
+            result = f"updated ({', '.join(different)})" if different else "unchanged"
+            changes.append(StreamChange(definition.name, result))
     return changes
 
 
-def stream_config(wanted: StreamDefinition) -> StreamConfig:
-    """The configuration that the server is asked for."""
+def build_stream_config(definition: StreamDefinition) -> StreamConfig:
+    """Return the configuration that is sent to the server."""
     return StreamConfig(
-        name=wanted.name,
-        subjects=wanted.subjects,
-        storage=StorageType(wanted.storage),
-        num_replicas=wanted.replicas,
-        max_age=wanted.max_age,
-        max_bytes=wanted.max_bytes,
-        duplicate_window=wanted.duplicate_window,
+        name=definition.name,
+        subjects=definition.subjects,
+        storage=StorageType(definition.storage),
+        num_replicas=definition.replicas,
+        max_age=definition.max_age,
+        max_bytes=definition.max_bytes,
+        duplicate_window=definition.duplicate_window,
     )
 
 
 async def publish_message(
     settings: NatsSettings, subject: str, payload: bytes, headers: dict[str, str]
 ) -> str:
-    """Publish one message; what became of it, in a sentence."""
+    """Publish one message and return the result in a sentence."""
     async with connected(settings) as connection:
         try:
             ack = await connection.jetstream().publish(
@@ -80,30 +96,45 @@ async def publish_message(
             await connection.publish(subject, payload, headers=headers or None)
             await connection.flush()
             return (
-                f"No stream takes {subject}; it was published on core NATS, and only who listens"
-                " at this moment got it."
+                f"No stream stores {subject}; it was published on core NATS, and only current"
+                " subscribers received it."
             )
         return f"Stored in {ack.stream} as message {ack.seq}."
+
+
+def run_action(
+    action: Callable[[NatsSettings], Coroutine[Any, Any, T]], read_settings: Callable[[], Any]
+) -> T:
+    """Run an action of a command; its errors become messages for the terminal."""
+    try:
+        return asyncio.run(action(read_settings()))
+    except (ConfigError, NatsUnavailableError) as error:
+        raise click.ClickException(str(error)) from None
+    except APIError as error:
+        raise click.ClickException(f"NATS refuses: {describe_nats_error(error)}") from None
+    except (NatsError, JetStreamError, PermissionDeniedError, TimeoutError) as error:
+        raise click.ClickException(
+            f"NATS failed: {describe_nats_error(error)}. {suggest_jetstream_remedy(error)}."
+        ) from None
+
+
+def parse_header_options(options: Sequence[str]) -> dict[str, str]:
+    """Return the headers of `--header NAME=VALUE`. Raises `click.ClickException`."""
+    headers = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise click.ClickException(f"--header {option!r} is not NAME=VALUE")
+        headers[name] = value
+    return headers
 
 
 def commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
     """The commands of the plugin."""
 
-    def run(action: Callable[[NatsSettings], Any]) -> Any:
-        try:
-            return asyncio.run(action(read_settings()))
-        except (ConfigError, NatsUnavailableError) as error:
-            raise click.ClickException(str(error)) from None
-        except APIError as error:
-            raise click.ClickException(
-                f"NATS refuses: {error.description} (code {error.err_code})"
-            ) from None
-        except (NatsError, JetStreamError, TimeoutError) as error:
-            raise click.ClickException(f"NATS did not do it: {sentence(error)}") from None
-
     @click.group()
     def streams() -> None:
-        """Look after the streams that are configured."""
+        """Manage the streams of the configuration."""
 
     @streams.command()
     def apply() -> None:
@@ -113,30 +144,29 @@ def commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
                 "No stream is configured; list them under plugins.nats.apply, each with a name and"
                 " its subjects."
             )
-        for change in run(apply_streams):
-            click.echo(f"{change.name}: {change.done}")
+        for change in run_action(apply_streams, read_settings):
+            click.echo(f"{change.name}: {change.result}")
 
     @click.command()
     @click.argument("subject")
     @click.argument("payload", metavar="JSON")
-    @click.option("--header", "-H", multiple=True, metavar="NAME=VALUE", help="A header.")
-    @click.option("--raw", is_flag=True, help="Publish the text even where it is not JSON.")
+    @click.option("--header", "-H", multiple=True, metavar="NAME=VALUE", help="Add a header.")
+    @click.option("--raw", is_flag=True, help="Publish the text even if it is not JSON.")
     def publish(subject: str, payload: str, header: tuple[str, ...], raw: bool) -> None:
-        """Publish a test event."""
+        """Publish a test event to a NATS subject."""
         try:
             msgspec.json.decode(payload)
         except (msgspec.MsgspecError, RecursionError) as error:
             if not raw:
                 raise click.ClickException(
-                    f"The payload is not JSON: {error}. Quote it for the shell, or publish it as"
-                    " it is with --raw."
+                    f"The payload is not JSON: {error}. Quote it for the shell, or publish it"
+                    " unchanged with --raw."
                 ) from None
-        headers = {}
-        for text in header:
-            name, equals, value = text.partition("=")
-            if not equals or not name:
-                raise click.ClickException(f"--header {text!r} is not NAME=VALUE")
-            headers[name] = value
-        click.echo(run(lambda it: publish_message(it, subject, payload.encode(), headers)))
+        headers = parse_header_options(header)
+
+        async def send(settings: NatsSettings) -> str:
+            return await publish_message(settings, subject, payload.encode(), headers)
+
+        click.echo(run_action(send, read_settings))
 
     return [streams, publish]

@@ -1,40 +1,42 @@
-"""What `almenara doctor` says about NATS."""
+"""What `almenara doctor` checks of NATS: the connection, the account, streams and consumers."""
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, Literal
 
 from nats.errors import Error as NatsError
 from nats.js.api import RetentionPolicy, StreamInfo
-from nats.js.errors import APIError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Finding
-from almenara_nats.client import Connection, NatsUnavailableError, connected, sentence
+from almenara_nats.client import Connection, connected
+from almenara_nats.consumer import Position, add_consumer, build_config, find_consumer
+from almenara_nats.errors import (
+    NatsUnavailableError,
+    PermissionDeniedError,
+    describe_nats_error,
+    suggest_jetstream_remedy,
+)
+from almenara_nats.jetstream import list_streams
 from almenara_nats.settings import NatsSettings
-from almenara_nats.source import HIDDEN, all_streams
+from almenara_nats.stream_manager import describe_read_error, select_streams
 
-SCARCE = 0.9
-SLOW = 0.25
+NEARLY_FULL: Final = 0.9
+SLOW: Final = 0.25
+
+RequestFailed = (NatsError, JetStreamError, PermissionDeniedError, TimeoutError)
 
 
 async def diagnose(settings: NatsSettings) -> Sequence[Finding]:
-    """Findings on the connection, the account, the streams and our consumers."""
+    """Return the findings. Each check that fails is one of them and ends no other."""
     try:
         async with connected(settings) as connection:
-            findings = [await _connection(connection)]
-            try:
-                findings += await _account(connection)
-                findings += await _streams(connection, settings)
-            except (APIError, NatsError, JetStreamError, TimeoutError) as error:
-                findings.append(
-                    Finding(
-                        check="JetStream",
-                        verdict="failed",
-                        message=f"it does not answer: {sentence(error)}",
-                        remedy="Enable JetStream on the server and for this account.",
-                    )
-                )
-            return findings
+            return [
+                await check_connection(connection),
+                *await check_account(connection),
+                *await check_streams(connection, settings),
+            ]
     except NatsUnavailableError as error:
         return [
             Finding(
@@ -46,24 +48,50 @@ async def diagnose(settings: NatsSettings) -> Sequence[Finding]:
         ]
 
 
-async def _connection(connection: Connection) -> Finding:
+def describe_failure(check: str, error: Exception) -> Finding:
+    """Return the finding of a JetStream request that failed."""
+    return Finding(
+        check=check,
+        verdict="failed",
+        message=describe_nats_error(error),
+        remedy=f"{suggest_jetstream_remedy(error)}.",
+    )
+
+
+async def check_connection(connection: Connection) -> Finding:
+    """Return how fast the server answers."""
     start = time.perf_counter()
-    await connection.flush()
-    took = time.perf_counter() - start
-    info = connection._server_info
-    found = f"nats-server {info.get('version')} answers in {took * 1000:.1f} ms"
-    if took > SLOW:
+    try:
+        await connection.flush()
+    except RequestFailed as error:
+        return describe_failure("NATS connection", error)
+    duration = time.perf_counter() - start
+    version = connection.server_info.get("version")
+    message = f"nats-server {version} answers in {duration * 1000:.1f} ms"
+    if duration > SLOW:
         return Finding(
             check="NATS connection",
             verdict="warning",
-            message=found,
-            remedy="Look at the network between here and there, and at the server's load.",
+            message=message,
+            remedy="Check the network between Almenara and the server, and the server's load.",
         )
-    return Finding(check="NATS connection", verdict="ok", message=found)
+    return Finding(check="NATS connection", verdict="ok", message=message)
 
 
-async def _account(connection: Connection) -> list[Finding]:
-    info = await connection.jetstream().account_info()
+async def check_account(connection: Connection) -> list[Finding]:
+    """Return how much of the account's limits is used. Reading needs no right to know it."""
+    try:
+        info = await connection.jetstream().account_info()
+    except PermissionDeniedError as error:
+        return [
+            Finding(
+                check="account limits",
+                verdict="ok",
+                message=f"not checked: {error}; reading does not need it",
+            )
+        ]
+    except RequestFailed as error:
+        return [describe_failure("JetStream", error)]
     findings = []
     for name, used, limit in (
         ("file storage", info.storage, info.limits.max_storage),
@@ -71,24 +99,27 @@ async def _account(connection: Connection) -> list[Finding]:
         ("streams", info.streams, info.limits.max_streams),
         ("consumers", info.consumers, info.limits.max_consumers),
     ):
-        if limit is None or limit < 0:
-            found, verdict = f"{used:,} used, no limit", "ok"
-        else:
-            found = f"{used:,} of {limit:,} used"
-            verdict = "warning" if used >= limit * SCARCE else "ok"
+        is_limited = limit is not None and limit >= 0
+        is_nearly_full = is_limited and used >= limit * NEARLY_FULL
+        verdict: Literal["ok", "warning"] = "warning" if is_nearly_full else "ok"
         findings.append(
             Finding(
                 check=f"account limit: {name}",
-                verdict="warning" if verdict == "warning" else "ok",
-                message=found,
-                remedy="Raise the limit of the account." if verdict == "warning" else "",
+                verdict=verdict,
+                message=f"{used:,} of {limit:,} used" if is_limited else f"{used:,} used, no limit",
+                remedy="Raise the limit of the account." if is_nearly_full else "",
             )
         )
     return findings
 
 
-async def _streams(connection: Connection, settings: NatsSettings) -> list[Finding]:
-    there = {it.config.name or "": it for it in await all_streams(connection)}
+async def check_streams(connection: Connection, settings: NatsSettings) -> list[Finding]:
+    """Return a finding for each stream that is read, missing, offline or different."""
+    try:
+        listing = await list_streams(connection)
+    except RequestFailed as error:
+        return [describe_failure("list of streams", error)]
+    names = listing.streams.keys() | listing.offline.keys()
     findings = [
         Finding(
             check=f"stream {name}",
@@ -97,56 +128,87 @@ async def _streams(connection: Connection, settings: NatsSettings) -> list[Findi
             remedy="Create it with `almenara streams apply`, or correct plugins.nats.streams.",
         )
         for name in settings.streams
-        if name not in there
+        if name not in names
     ]
-    for wanted in settings.apply:
-        info = there.get(wanted.name)
-        if info is None or sorted(info.config.subjects or []) != sorted(wanted.subjects):
-            findings.append(
-                Finding(
-                    check=f"stream {wanted.name}",
-                    verdict="warning",
-                    message="it is not as configured",
-                    remedy="Run `almenara streams apply`.",
-                )
-            )
-    if not there:
+    findings += [
+        Finding(
+            check=f"stream {name}",
+            verdict="failed",
+            message=f"it is offline: {reason}",
+            remedy="Start the servers that store it; `nats stream report` lists them.",
+        )
+        for name, reason in listing.offline.items()
+    ]
+    findings += check_definitions(listing.streams, settings)
+    if not names:
         findings.append(
             Finding(
                 check="streams",
                 verdict="warning",
-                message="the account has none",
+                message="the account has no streams",
                 remedy="Configure some under plugins.nats.apply and run `almenara streams apply`.",
             )
         )
-    for name, info in there.items():
-        if (settings.streams and name not in settings.streams) or name.startswith(HIDDEN):
-            continue
-        findings.append(await _stream(connection, name, info, settings))
+    selected = select_streams(listing.streams, settings)
+    for name, info in listing.streams.items():
+        if name in selected:
+            findings.append(await check_stream(connection, info, settings))
+        elif info.config.retention == RetentionPolicy.WORK_QUEUE and not settings.streams:
+            findings.append(
+                Finding(
+                    check=f"stream {name}",
+                    verdict="ok",
+                    message=f"{describe_size(info)}; a work queue, whose messages are left to its"
+                    " workers",
+                )
+            )
     return findings
 
 
-async def _stream(
-    connection: Connection, name: str, info: StreamInfo, settings: NatsSettings
-) -> Finding:
-    subjects = ", ".join(info.config.subjects or [])
-    found = f"{info.state.messages:,} messages on {subjects or 'no subject'}"
-    if info.config.retention == RetentionPolicy.WORK_QUEUE and name not in settings.streams:
-        return Finding(
-            check=f"stream {name}",
-            verdict="ok",
-            message=f"{found}; a work queue, whose messages are left to its workers",
+def check_definitions(streams: dict[str, StreamInfo], settings: NatsSettings) -> list[Finding]:
+    """Return the streams of `apply` that differ from the settings."""
+    return [
+        Finding(
+            check=f"stream {definition.name}",
+            verdict="warning",
+            message="it differs from plugins.nats.apply",
+            remedy="Run `almenara streams apply`.",
         )
+        for definition in settings.apply
+        if (info := streams.get(definition.name)) is None
+        or sorted(info.config.subjects or []) != sorted(definition.subjects)
+    ]
+
+
+def describe_size(info: StreamInfo) -> str:
+    """Return the number of messages of a stream, and its subjects."""
+    subjects = ", ".join(info.config.subjects or [])
+    return f"{info.state.messages:,} messages on {subjects or 'no subject'}"
+
+
+async def check_stream(connection: Connection, info: StreamInfo, settings: NatsSettings) -> Finding:
+    """Return whether a stream is read, or can be read: where it is not read yet, its consumer is
+    created for a moment."""
+    name, size = str(info.config.name), describe_size(info)
+    check = f"stream {name}"
+    jetstream = connection.jetstream()
     try:
-        consumer = await connection.jetstream().consumer_info(name, settings.durable)
-    except NotFoundError:
+        consumer = await find_consumer(jetstream, name, settings.durable)
+        if consumer is None:
+            end = Position(str(info.created), info.state.last_seq)
+            await add_consumer(jetstream, name, build_config(settings, info, end))
+            with suppress(*RequestFailed):
+                await jetstream.delete_consumer(name, settings.durable)
+            return Finding(check=check, verdict="ok", message=f"{size}; not read yet")
+    except RequestFailed as error:
         return Finding(
-            check=f"stream {name}",
-            verdict="ok",
-            message=f"{found}; not read yet",
+            check=check,
+            verdict="failed",
+            message=describe_read_error(name, error),
+            remedy="Almenara cannot read this stream until this is fixed.",
         )
     return Finding(
-        check=f"stream {name}",
+        check=check,
         verdict="ok",
-        message=f"{found}; {consumer.num_pending or 0:,} not read yet",
+        message=f"{size}; {consumer.num_pending or 0:,} not read yet",
     )

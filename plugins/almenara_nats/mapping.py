@@ -1,79 +1,76 @@
-"""Reads a NATS message: whatever its bytes are, they become an event.
+"""Maps a NATS message to an event, whatever its bytes are.
 
-The fleet publishes three generations of payloads side by side: bare fields, an envelope with an
+Three generations of payloads are published side by side: bare fields, an envelope with an
 `idempotency_key`, and CloudEvents (structured, or in `ce-*` headers).
 """
 
-import hashlib
-import re
 import uuid
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
-from almenara.cloudevents import CloudEventError, from_binary, from_structured, is_structured
-from almenara.signals import Event, Severity, parse_severity, parse_time
+from almenara.cloudevents import CloudEventError, from_binary, from_structured
+from almenara.signals import Event
+from almenara_nats.payload import Payload, parse_payload, read_structured_data
+from almenara_nats.severity import read_severity
+from almenara_nats.text import bound_attributes, bound_name, replace_control_characters, to_text
+from almenara_nats.timestamps import is_plausible, read_timestamp
 
-LONGEST_NAME: Final = 512
-"""Characters of an id, type, subject or correlation; longer ones are cut and end in a hash."""
-MOST_ATTRIBUTES: Final = 64
-LONGEST_ATTRIBUTE: Final = 1024
-DEEPEST: Final = 200
-"""Levels of nesting that every reader of the history can take."""
-DAY: Final = 86_400_000_000
-EARLIEST: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
-
-CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-BAD: Final = re.compile(r"fail|error|fatal|dead[._ -]?letter|exception|crash")
-WORRYING: Final = re.compile(r"reject|time[_-]?d?[_-]?out|warn|retry")
-LEVELS: Final = {
-    "TRACE": Severity.DEBUG,
-    "WARNING": Severity.WARN,
-    "NOTICE": Severity.INFO,
-    "INFORMATION": Severity.INFO,
-    "CRITICAL": Severity.FATAL,
-    "EMERGENCY": Severity.FATAL,
-    "ALERT": Severity.FATAL,
-    "PANIC": Severity.FATAL,
-    "ERR": Severity.ERROR,
-}
 CORE: Final = "core"
+"""The name of the origin of messages that no stream stored: `nats/core`."""
+VERSION_HEADER: Final = "ce-specversion"
+ID_HEADER: Final = "nats-msg-id"
+CORRELATION_FIELDS: Final = ("correlation_id", "correlationid", "story_id")
+NESTED_FIELDS: Final = ("payload", "constraints", "data")
 
 
-class Fields(msgspec.Struct):
-    """What is read of a message too long to be decoded whole."""
+class Message(msgspec.Struct):
+    """A message as it was received."""
 
-    specversion: Any = None
-    id: Any = None
-    source: Any = None
-    type: Any = None
-    subject: Any = None
-    time: Any = None
+    subject: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    payload: bytes
+    stream: str
+    sequence: int
+    """Sequence in the stream; 0 for a message of core NATS."""
+    received: int
+    """When the server stored it, or when a message of core NATS arrived, in microseconds."""
+
+    @property
+    def origin(self) -> str:
+        return f"nats/{self.stream}"
+
+    @property
+    def place(self) -> str:
+        """Stream, time and sequence: unique, also in a stream that was recreated."""
+        return f"{self.stream}@{self.received}:{self.sequence}"
+
+    @property
+    def fallback_id(self) -> str:
+        """The id of a message without one of its own."""
+        return self.place if self.sequence else str(uuid.uuid4())
+
+
+class Draft(msgspec.Struct):
+    """What the envelope of a message declares."""
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: int
+    correlation: str
+    attributes: dict[str, str]
+    data: Any
+    raw: bytes | None
     severity: Any = None
-    level: Any = None
-    event_type: Any = None
-    timestamp: Any = None
-    idempotency_key: Any = None
-    correlation_id: Any = None
-    correlationid: Any = None
-    traceparent: Any = None
-    tracestate: Any = None
-    story_id: Any = None
-    task_id: Any = None
-    status: Any = None
-    error: Any = None
-    error_type: Any = None
-
-
-decode_whole = msgspec.json.Decoder().decode
-decode_fields = msgspec.json.Decoder(Fields).decode
 
 
 def parse_headers(block: bytes) -> dict[str, str]:
-    """The headers in a NATS header block, names in lower case; repeated ones are joined."""
-    found: dict[str, str] = {}
+    """Return the headers of a NATS header block, names in lower case; repeated ones are joined."""
+    headers: dict[str, str] = {}
     for line in block.split(b"\r\n")[1:]:
         name, colon, value = line.partition(b":")
         if not colon:
@@ -81,8 +78,8 @@ def parse_headers(block: bytes) -> dict[str, str]:
         key = name.strip().decode("utf-8", "replace").lower()
         text = value.strip().decode("utf-8", "replace")
         if key:
-            found[key] = f"{found[key]}, {text}" if key in found else text
-    return found
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
 
 
 def read_message(
@@ -95,293 +92,142 @@ def read_message(
     received: int,
     raw_limit: int = 64 * 1024,
     data_limit: int = 1024**2,
+    by_place: bool = False,
 ) -> Event:
-    """The event of one message; never raises, whatever the bytes are.
+    """Return the event of one message; never raises, whatever the bytes are.
 
     `headers` have their names in lower case. `received` is JetStream's timestamp of the message, or
-    the time of arrival of a core message (`sequence` 0), in microseconds.
+    the time of arrival of a core message (`sequence` 0), in microseconds. `by_place` makes each
+    stored message an event of its own, even if its id was used before.
     """
+    message = Message(subject, headers, payload, stream, sequence, received)
+    parsed = parse_payload(payload, raw_limit=raw_limit, data_limit=data_limit)
     problems: list[str] = []
-    body: Any = None
-    data: Any = None
-    raw: bytes | None = None
-    wrong = ""
-    try:
-        if len(payload) <= data_limit:
-            body = decode_whole(payload)
-            if payload.count(b"[") + payload.count(b"{") > DEEPEST and too_deep(body):
-                wrong = f"the JSON is nested more than {DEEPEST} levels deep"
-            else:
-                data = msgspec.Raw(payload)
-        else:
-            wrong = f"the message has {len(payload):,} bytes, more than the {data_limit:,} kept"
-            body = _fields(payload)
-    except RecursionError:
-        wrong = f"the JSON is nested more than {DEEPEST} levels deep"
-    except UnicodeDecodeError as error:
-        wrong = f"the message is not UTF-8: {error.reason} at byte {error.start:,}"
-    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
-        wrong = wrong or _not_json(payload, error)
-    if wrong:
-        body = body if isinstance(body, dict) else None
-        if body is None and len(payload) <= data_limit:
-            body = _salvaged(payload)
-        raw = payload[:raw_limit]
-        kept = f"; the first {raw_limit:,} of {len(payload):,} bytes are kept"
-        problems.append(wrong + (kept if len(payload) > raw_limit else ""))
-        data = None
-
-    origin = f"nats/{stream}"
-    fields: dict[str, Any] = body if isinstance(body, dict) else {}
-    event: Event | None = None
-    if "ce-specversion" in headers or (fields and is_structured(fields)):
-        event = _cloudevent(subject, headers, fields, payload, data, raw, received, problems)
-    if event is not None:
-        identity, source, kind = event.id, event.source, event.type
-        named, moment = event.subject or subject, event.time
-        correlation = event.correlation or _correlation(fields)
-        attributes = dict(event.attributes)
-        data, raw = event.data, event.raw
-        said = headers.get("ce-severity") or fields.get("severity")
-        if event.subject and event.subject != subject:
-            attributes["nats_subject"] = subject
-        for name, value in headers.items():
-            if not name.startswith("ce-"):
-                attributes.setdefault(name, value)
-        if not _plausible(moment, received):
-            problems.append("its time is out of any bounds; the time of arrival stands in")
-            moment = received
-    else:
-        source, named = origin, subject
-        identity = _text(fields.get("idempotency_key")) or headers.get("nats-msg-id", "")
-        if not identity:
-            # The moment makes a sequence unique, also where a stream was made anew.
-            identity = f"{stream}@{received}:{sequence}" if sequence else str(uuid.uuid4())
-        kind = _text(fields.get("event_type")) or _text(fields.get("type")) or subject
-        moment = _moment(fields.get("timestamp"), received, problems)
-        correlation = _correlation(fields)
-        attributes = dict(headers) if headers else {}
-        for name in ("traceparent", "tracestate"):
-            if name not in attributes and (value := _text(fields.get(name))):
-                attributes[name] = value
-        said = fields.get("severity")
-
-    severity = _severity(said, fields, kind, subject, problems)
-    if attributes:
-        attributes = _bounded(attributes, problems)
+    draft = _draft_cloudevent(message, parsed, problems) or _draft_plain(message, parsed, problems)
+    if parsed.problem:
+        problems.insert(0, parsed.problem)
+    severity = read_severity(
+        draft.severity, parsed.fields, draft.type, subject, parsed.text, problems
+    )
+    attributes = bound_attributes(draft.attributes, problems) if draft.attributes else {}
+    correlation = draft.correlation
     return Event(
-        id=_name(identity, "id", problems),
-        source=_name(source, "source", problems),
-        type=_name(kind, "type", problems) or "unknown",
-        subject=_name(named, "subject", problems),
-        time=moment,
-        data=data,
+        id=bound_name(draft.id, "id", problems),
+        source=bound_name(draft.source, "source", problems),
+        type=bound_name(draft.type, "type", problems) or "unknown",
+        subject=bound_name(draft.subject, "subject", problems),
+        time=draft.time,
+        data=draft.data,
         severity=severity,
-        origin=_name(origin, "origin", problems),
-        correlation=_name(correlation, "correlation", problems) if correlation else None,
+        origin=bound_name(message.origin, "origin", problems),
+        correlation=bound_name(correlation, "correlation", problems) if correlation else None,
         attributes=attributes,
-        raw=raw,
-        problem=CONTROL.sub("\ufffd", "; ".join(problems)) if problems else None,
+        raw=draft.raw,
+        problem=replace_control_characters("; ".join(problems)) if problems else None,
+        deduplication_key=f"nats/{message.place}" if by_place and sequence else "",
     )
 
 
-def _cloudevent(
-    subject: str,
-    headers: Mapping[str, str],
-    fields: dict[str, Any],
-    payload: bytes,
-    data: Any,
-    raw: bytes | None,
-    received: int,
-    problems: list[str],
-) -> Event | None:
-    """The CloudEvent in a message, or None with a problem noted where it only claims to be one."""
+def _draft_plain(message: Message, parsed: Payload, problems: list[str]) -> Draft:
+    """A message without a CloudEvents envelope, or with one that is malformed."""
+    fields = parsed.fields
+    attributes = dict(message.headers)
+    for name in ("traceparent", "tracestate"):
+        if name not in attributes and (value := to_text(fields.get(name))):
+            attributes[name] = value
+    return Draft(
+        id=to_text(fields.get("idempotency_key"))
+        or message.headers.get(ID_HEADER, "")
+        or message.fallback_id,
+        source=message.origin,
+        type=to_text(fields.get("event_type")) or to_text(fields.get("type")) or message.subject,
+        subject=message.subject,
+        time=read_timestamp(fields, message.received, problems),
+        correlation=find_correlation(fields),
+        attributes=attributes,
+        data=parsed.data,
+        raw=parsed.raw,
+        severity=fields.get("severity"),
+    )
+
+
+def _draft_cloudevent(message: Message, parsed: Payload, problems: list[str]) -> Draft | None:
+    """The CloudEvent in a message; None, with a problem noted, where it only claims to be one."""
+    is_binary = VERSION_HEADER in message.headers
+    if not is_binary and not _is_structured(parsed.fields):
+        return None
     try:
-        if "ce-specversion" in headers:
-            content = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if raw is not None and content.startswith("text/") and len(payload) == len(raw):
-                # Text is what its producer said it is, and no fault.
-                data, raw = payload.decode(), None
-                problems.clear()
-            event = from_binary(headers, data, received=received)
-        else:
-            event = from_structured(fields, received=received)
-            if raw is None and event.raw is None:
-                data = msgspec.Raw(msgspec.json.encode(event.data))
-            elif raw is None:
-                data, raw = event.data, event.raw
-        if event.problem:
-            problems.append(event.problem)
-        return msgspec.structs.replace(event, data=data, raw=raw)
+        event = _read_binary(message, parsed) if is_binary else _read_structured(message, parsed)
     except (CloudEventError, UnicodeError) as error:
         problems.append(str(error))
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        problems.append(f"the CloudEvent cannot be read: {error}")
-    return None
-
-
-def _fields(payload: bytes) -> dict[str, Any]:
-    found = decode_fields(payload)
-    return {
-        name: value
-        for name in Fields.__struct_fields__
-        if (value := getattr(found, name)) is not None
-    }
-
-
-def _salvaged(payload: bytes) -> dict[str, Any] | None:
-    """The known fields of a message that is wrong elsewhere."""
-    try:
-        return _fields(payload)
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return None
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        problems.append(f"the CloudEvent is malformed: {error}")
+        return None
+    if event.problem:
+        problems.append(event.problem)
+    attributes = dict(event.attributes)
+    if event.subject and event.subject != message.subject:
+        attributes["nats_subject"] = message.subject
+    for name, value in message.headers.items():
+        if not name.startswith("ce-"):
+            attributes.setdefault(name, value)
+    moment = event.time
+    if not is_plausible(moment, message.received):
+        problems.append("its time is out of bounds; the time of arrival is used")
+        moment = message.received
+    return Draft(
+        id=event.id,
+        source=event.source,
+        type=event.type,
+        subject=event.subject or message.subject,
+        time=moment,
+        correlation=event.correlation or find_correlation(parsed.fields),
+        attributes=attributes,
+        data=event.data,
+        raw=event.raw,
+        severity=message.headers.get("ce-severity") or parsed.fields.get("severity"),
+    )
 
 
-def _not_json(payload: bytes, error: Exception) -> str:
-    if not payload:
-        return "the message is empty"
-    try:
-        payload.decode()
-    except UnicodeDecodeError as encoding:
-        return f"the message is not UTF-8: {encoding.reason} at byte {encoding.start:,}"
-    if b"\0" in payload:
-        return f"the message holds a NUL byte, at byte {payload.index(0):,}"
-    return f"the message is not JSON: {str(error)[:200]}"
+def _is_structured(fields: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is a CloudEvent; one without an id is named by its place."""
+    return all(fields.get(name) is not None for name in ("specversion", "source", "type"))
 
 
-def too_deep(value: Any) -> bool:
-    """Whether a decoded value is nested deeper than `DEEPEST`, told without recursion."""
-    levels: list[Iterator[Any]] = [iter((value,))]
-    while levels:
-        for item in levels[-1]:
-            if isinstance(item, dict):
-                levels.append(iter(item.values()))
-                break
-            if isinstance(item, list):
-                levels.append(iter(item))
-                break
-        else:
-            levels.pop()
-        if len(levels) > DEEPEST + 1:
-            return True
-    return False
+def _read_binary(message: Message, parsed: Payload) -> Event:
+    headers = message.headers
+    if not headers.get("ce-id"):
+        headers = {**headers, "ce-id": message.fallback_id}
+    content_type = headers.get("content-type", "").strip().lower()
+    if parsed.problem and content_type.startswith("text/") and parsed.is_whole(message.payload):
+        # Text that happens to begin as JSON does is what its publisher declared it to be.
+        parsed.data = msgspec.Raw(msgspec.json.encode(message.payload.decode()))
+        parsed.raw, parsed.problem = None, ""
+    event = from_binary(headers, parsed.data, received=message.received)
+    return msgspec.structs.replace(event, data=parsed.data, raw=parsed.raw)
 
 
-def _text(value: Any) -> str:
-    """A value that can name something, as text; empty for any other."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
-        return str(value)
-    return ""
+def _read_structured(message: Message, parsed: Payload) -> Event:
+    # To CloudEvents, an attribute that is null is one that is not there.
+    fields = {name: value for name, value in parsed.fields.items() if value is not None}
+    if not fields.get("id"):
+        fields["id"] = message.fallback_id
+    event = from_structured(fields, received=message.received)
+    if parsed.raw is not None:
+        return msgspec.structs.replace(event, data=parsed.data, raw=parsed.raw)
+    if event.raw is not None:
+        return event
+    return msgspec.structs.replace(event, data=read_structured_data(message.payload))
 
 
-def _correlation(fields: dict[str, Any]) -> str:
-    for name in ("correlation_id", "correlationid", "story_id"):
-        if found := _text(fields.get(name)):
-            return found
-    for name in ("payload", "constraints", "data"):
+def find_correlation(fields: Mapping[str, Any]) -> str:
+    """Return the id that ties a message to others; empty where it has none."""
+    for name in CORRELATION_FIELDS:
+        if value := to_text(fields.get(name)):
+            return value
+    for name in NESTED_FIELDS:
         inner = fields.get(name)
-        if isinstance(inner, dict) and (found := _text(inner.get("story_id"))):
-            return found
-    return _text(fields.get("task_id"))
-
-
-def _moment(stamp: Any, received: int, problems: list[str]) -> int:
-    if stamp is None:
-        return received
-    moment: int | None = None
-    if isinstance(stamp, str):
-        try:
-            moment = parse_time(stamp)
-        except (ValueError, OverflowError):
-            moment = None
-    elif isinstance(stamp, int | float) and not isinstance(stamp, bool):
-        size = abs(stamp)
-        for bound, scale in ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0), (1e20, 1e-3)):
-            if size < bound:
-                moment = int(stamp * scale)
-                break
-    if moment is None:
-        shown = msgspec.json.encode(stamp).decode()[:80]
-        problems.append(f"timestamp {shown} is no time; the time of arrival stands in")
-        return received
-    if not _plausible(moment, received):
-        shown = msgspec.json.encode(stamp).decode()[:80]
-        problems.append(f"timestamp {shown} is out of any bounds; the time of arrival stands in")
-        return received
-    return moment
-
-
-def _plausible(moment: int, received: int) -> bool:
-    return EARLIEST <= moment <= received + DAY
-
-
-def _severity(
-    said: Any, fields: dict[str, Any], kind: str, subject: str, problems: list[str]
-) -> Severity:
-    """What the message says of itself, else what its words let one think."""
-    for name in (said, fields.get("level")):
-        if not isinstance(name, str):
-            continue
-        level = LEVELS.get(name.strip().upper())
-        if level is not None:
-            return level
-        try:
-            return parse_severity(name)
-        except ValueError as error:
-            text = str(error)[:200]
-            # A level may mean something else than severity, as in a game.
-            if name is said and text not in problems:
-                problems.append(text)
-    if kind == "vllm_token":
-        return Severity.DEBUG
-    inner = fields.get("payload") or fields.get("data")
-    status = fields.get("status")
-    if status is None and isinstance(inner, dict):
-        status = inner.get("status")
-    words = f"{kind} {subject} {status if isinstance(status, str) else ''}".lower()
-    if BAD.search(words) or fields.get("error") or fields.get("error_type"):
-        return Severity.ERROR
-    if WORRYING.search(words):
-        return Severity.WARN
-    return Severity.INFO
-
-
-def _bounded(attributes: dict[str, str], problems: list[str]) -> dict[str, str]:
-    if len(attributes) > MOST_ATTRIBUTES:
-        problems.append(
-            f"it has {len(attributes)} headers and attributes; {MOST_ATTRIBUTES} are kept"
-        )
-        # The trace and the subject are what people look for, so they are kept first.
-        first = [
-            name for name in ("traceparent", "tracestate", "nats_subject") if name in attributes
-        ]
-        rest = [name for name in attributes if name not in first]
-        attributes = {name: attributes[name] for name in (first + rest)[:MOST_ATTRIBUTES]}
-    kept = {}
-    for name, value in attributes.items():
-        key = CONTROL.sub("\ufffd", name[:128])
-        if len(value) > LONGEST_ATTRIBUTE:
-            problems.append(f"{key} has {len(value):,} characters; {LONGEST_ATTRIBUTE} are kept")
-            value = value[:LONGEST_ATTRIBUTE]
-        kept[key] = CONTROL.sub("\ufffd", value)
-    return kept
-
-
-def _name(text: str, what: str, problems: list[str]) -> str:
-    """The text as a name: of bounded length and without control characters."""
-    if len(text) <= LONGEST_NAME and text.isprintable():
-        return text
-    if len(text) > LONGEST_NAME:
-        problems.append(f"its {what} has {len(text):,} characters and is cut")
-        digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
-        text = f"{text[: LONGEST_NAME - 17]}~{digest}"
-    clean = CONTROL.sub("\ufffd", text)
-    if clean != text:
-        digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
-        if what == "id":
-            # Two ids that differ in control characters alone stay two.
-            clean = f"{clean[: LONGEST_NAME - 17]}~{digest}"
-        problems.append(f"its {what} holds control characters, shown as \ufffd")
-    return clean
+        if isinstance(inner, dict) and (value := to_text(inner.get("story_id"))):
+            return value
+    return to_text(fields.get("task_id"))

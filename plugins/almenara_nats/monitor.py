@@ -1,115 +1,193 @@
-"""Streams and consumers as resources with samples, so that a stuck consumer is seen."""
+"""Streams and consumers as resources with samples, so that a stuck consumer is visible.
+
+A resource is `ok` only while the server answers. What it does not answer about becomes `unknown`,
+with the time of the last answer and the reason, and publishes no samples.
+"""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 import structlog
-from nats.js.api import ConsumerInfo, StreamInfo
+from nats.js.api import ConsumerInfo, DiscardPolicy, StreamInfo
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Context, Publish, ResourceKey
-from almenara.sdk import honor_cancellation
+from almenara.sdk import Snapshots, now
 from almenara.signals import Resource, Sample, Severity, Signal
 from almenara_nats.client import Connection
+from almenara_nats.errors import PermissionDeniedError, describe_nats_error
+from almenara_nats.jetstream import StreamList, list_consumers
+from almenara_nats.kinds import CONSUMER, OFFLINE, SERVER, SOURCE, STREAM, UNKNOWN
 from almenara_nats.settings import NatsSettings
 
 log = structlog.get_logger(__name__)
 
-STREAM: Final = "nats.stream"
-CONSUMER: Final = "nats.consumer"
-SERVER: Final = "nats.server"
-PAGE: Final = 256
 PER_SECOND: Final = "1/s"
 BYTES: Final = "By"
+FIRST_LIST_INTERVAL: Final = 0.1
 
-
-FIRST_LOOK: Final = 0.1
-SOURCE: Final = "nats"
+NoteLag = Callable[[str, int], None]
 
 
 class Progress(msgspec.Struct):
     """How far a consumer is, and since when."""
 
+    delivered: int
     acknowledged: int
     since: float
 
 
-class Observer:
-    """Looks at all streams and consumers of an account at regular times."""
+class Monitor:
+    """Observes all streams and consumers of an account, over one connection after another."""
 
-    def __init__(self, connection: Connection, settings: NatsSettings, context: Context) -> None:
-        self.connection, self.settings, self.context = connection, settings, context
-        self.streams: dict[str, StreamInfo] | None = None
-        """The streams there are, as the last look at the account found them; None before that."""
-        self._told: dict[ResourceKey, Resource | None] = {}
-        """What was told last; None where only an earlier run knows what."""
-        self._last: dict[str, tuple[float, int]] = {}
+    def __init__(self, settings: NatsSettings, context: Context) -> None:
+        self.settings, self.context = settings, context
+        self._snapshots = Snapshots()
+        self._resources: dict[ResourceKey, Resource] = {}
+        """All resources in their last published state."""
+        self._last_answer: dict[ResourceKey, int] = {}
+        self._listing: StreamList | None = None
+        """The last list of streams; None before the first one of a connection."""
+        self._failure = ""
+        """Why the streams could not be listed the last time."""
+        self._rates: dict[str, tuple[float, int]] = {}
         self._progress: dict[tuple[str, str], Progress] = {}
+        self._is_restored = False
 
-    async def run(self, publish: Publish, lag: Callable[[str, int], None]) -> None:
-        """Publish what is seen, until cancelled; `lag` is told what waits for our consumers."""
-        self._told = dict.fromkeys(await self.context.known_resources(SOURCE))
+    async def restore(self) -> None:
+        """Load what an earlier run published. It is unknown until the server answers."""
+        if self._is_restored:
+            return
+        await self._snapshots.restore(self.context, SOURCE)
+        for kind, namespace, name in await self.context.known_resources(SOURCE):
+            resource = Resource(kind=kind, namespace=namespace, name=name)
+            self._resources[resource.key] = resource
+        self._is_restored = True
+
+    def update(self, listing: StreamList) -> None:
+        """Set the newest list of streams."""
+        self._listing, self._failure = listing, ""
+
+    def fail(self, reason: str) -> None:
+        """Note that the streams could not be listed."""
+        self._listing, self._failure = None, reason
+
+    def _reset_listing(self) -> None:
+        self._listing, self._failure = None, ""
+
+    async def mark_unreachable(self, publish: Publish, reason: str) -> None:
+        """Publish all resources as unknown: no server answers about them."""
+        self._listing = None
+        self._rates.clear()
+        self._progress.clear()
+        for key, resource in self._resources.items():
+            self._resources[key] = self._mark_stale(resource, UNKNOWN, reason)
+        await self._publish(publish, [])
+
+    async def run(self, connection: Connection, publish: Publish, note_lag: NoteLag) -> None:
+        """Publish resources and samples until cancelled; `note_lag` receives the messages that wait
+        for our own consumers."""
+        self._reset_listing()
         while True:
-            if self.streams is None:
-                await asyncio.sleep(FIRST_LOOK)
+            if self._listing is None and not self._failure:
+                await asyncio.sleep(FIRST_LIST_INTERVAL)
                 continue
-            signals: list[Signal] = [*self._server()]
-            unsure: set[str] = set()
-            for name, info in list(self.streams.items()):
-                signals += self._stream(name, info)
-                try:
-                    consumers = await self._consumers(name)
-                except (JetStreamError, TimeoutError) as error:
-                    log.debug("consumers cannot be listed", stream=name, reason=str(error))
-                    unsure.add(name)
-                    continue
-                for consumer in consumers:
-                    signals += self._consumer(name, consumer)
-                    if consumer.name == self.settings.durable:
-                        lag(name, (consumer.num_pending or 0) + (consumer.num_ack_pending or 0))
-            await publish(self._changed(signals, unsure))
+            if self._listing is None:
+                await self.mark_unreachable(publish, self._failure)
+            else:
+                await self._observe(connection, self._listing, publish, note_lag)
             await asyncio.sleep(self.settings.observe)
 
-    async def _consumers(self, stream: str) -> list[ConsumerInfo]:
-        jetstream = self.connection.jetstream()
-        found: list[ConsumerInfo] = []
-        while True:
-            page = await honor_cancellation(jetstream.consumers_info(stream, offset=len(found)))
-            found += page
-            if len(page) < PAGE:
-                return found
+    async def _observe(
+        self, connection: Connection, listing: StreamList, publish: Publish, note_lag: NoteLag
+    ) -> None:
+        before, self._resources = self._resources, {}
+        samples: list[Signal] = []
+        self._put(describe_server(connection.server_info))
+        for name, info in list(listing.streams.items()):
+            self._put(describe_stream(name, info))
+            samples += self._sample_stream(name, info)
+            samples += await self._observe_consumers(connection, name, before, note_lag)
+        for name, reason in listing.offline.items():
+            stale = before.get((STREAM, "", name), Resource(kind=STREAM, name=name))
+            self._resources[stale.key] = self._mark_stale(stale, OFFLINE, reason)
+            self._retain_consumers(name, before, reason)
+            self._rates.pop(name, None)
+        await self._publish(publish, samples)
 
-    def _server(self) -> list[Signal]:
-        info: dict[str, Any] = self.connection._server_info
-        return [
-            Resource(
-                kind=SERVER,
-                name=str(info.get("server_name") or info.get("server_id") or "server"),
-                status="connected",
-                state={"version": str(info.get("version", "")), "host": str(info.get("host", ""))},
-            )
-        ]
+    async def _observe_consumers(
+        self,
+        connection: Connection,
+        stream: str,
+        before: Mapping[ResourceKey, Resource],
+        note_lag: NoteLag,
+    ) -> list[Signal]:
+        try:
+            listing = await list_consumers(connection, stream)
+        except (JetStreamError, TimeoutError, PermissionDeniedError) as error:
+            reason = f"its consumers cannot be listed: {describe_nats_error(error)}"
+            log.debug("consumers cannot be listed", stream=stream, reason=reason)
+            self._retain_consumers(stream, before, reason)
+            return []
+        samples: list[Signal] = []
+        for consumer in listing.consumers:
+            figures = read_figures(consumer)
+            self._put(self._describe_consumer(stream, consumer, figures))
+            samples += [
+                Sample(
+                    kind=CONSUMER, namespace=stream, name=consumer.name, metric=metric,
+                    value=float(value),
+                )
+                for metric, value in figures.items()
+            ]  # fmt: skip
+            if consumer.name == self.settings.durable:
+                note_lag(stream, figures["pending"] + figures["ack_pending"])
+        if listing.offline:
+            reason = "no server that stores it responds"
+            self._retain_consumers(stream, before, reason, only=listing.offline)
+        return samples
 
-    def _stream(self, name: str, info: StreamInfo) -> list[Signal]:
+    def _put(self, resource: Resource) -> None:
+        self._resources[resource.key] = resource
+        self._last_answer[resource.key] = now()
+
+    def _retain_consumers(
+        self,
+        stream: str,
+        before: Mapping[ResourceKey, Resource],
+        reason: str,
+        only: set[str] | None = None,
+    ) -> None:
+        """Keep the consumers of a stream that nothing is known of, as unknown."""
+        for key, resource in before.items():
+            is_affected = key[:2] == (CONSUMER, stream) and (only is None or key[2] in only)
+            if is_affected and key not in self._resources:
+                self._resources[key] = self._mark_stale(resource, UNKNOWN, reason)
+
+    def _mark_stale(self, resource: Resource, status: str, reason: str) -> Resource:
+        if resource.status == status and resource.state.get("reason") == reason:
+            return resource
+        since = self._last_answer.get(resource.key)
+        state = {**resource.state, "reason": reason}
+        if since is not None:
+            state.setdefault("stale_since", since)
+        return Resource(
+            kind=resource.kind,
+            namespace=resource.namespace,
+            name=resource.name,
+            status=status,
+            severity=Severity.ERROR if status == OFFLINE else Severity.WARN,
+            state=state,
+        )
+
+    def _sample_stream(self, name: str, info: StreamInfo) -> list[Signal]:
         state, moment = info.state, time.monotonic()
-        before = self._last.get(name)
-        self._last[name] = (moment, state.last_seq)
-        subjects = [str(it) for it in info.config.subjects or []]
-        signals: list[Signal] = [
-            Resource(
-                kind=STREAM,
-                name=name,
-                status="ok",
-                state={
-                    "subjects": subjects,
-                    "storage": str(info.config.storage or ""),
-                    "retention": str(info.config.retention or ""),
-                    "created": str(info.created),
-                },
-            ),
+        before = self._rates.get(name)
+        self._rates[name] = (moment, state.last_seq)
+        samples: list[Signal] = [
             Sample(kind=STREAM, name=name, metric="messages", value=float(state.messages)),
             Sample(kind=STREAM, name=name, metric="bytes", value=float(state.bytes), unit=BYTES),
             Sample(
@@ -118,66 +196,107 @@ class Observer:
         ]
         if before is not None and moment > before[0]:
             rate = max(state.last_seq - before[1], 0) / (moment - before[0])
-            signals.append(
+            samples.append(
                 Sample(kind=STREAM, name=name, metric="rate", value=rate, unit=PER_SECOND)
             )
-        return signals
+        return samples
 
-    def _consumer(self, stream: str, info: ConsumerInfo) -> list[Signal]:
-        acknowledged = info.ack_floor.stream_seq if info.ack_floor else 0
-        figures = {
-            "pending": info.num_pending or 0,
-            "ack_pending": info.num_ack_pending or 0,
-            "redelivered": info.num_redelivered or 0,
-            "waiting": info.num_waiting or 0,
-        }
+    def _describe_consumer(
+        self, stream: str, info: ConsumerInfo, figures: Mapping[str, int]
+    ) -> Resource:
+        """A consumer is stalled when it has work and neither receives nor acknowledges any. One
+        message that takes long does not stall it: others are delivered and acknowledged."""
+        delivered = info.delivered.consumer_seq if info.delivered else 0
+        acknowledged = info.ack_floor.consumer_seq if info.ack_floor else 0
+        # The floor stays at the oldest message in work, while later ones are acknowledged.
+        acknowledged += delivered - figures["ack_pending"]
         progress = self._progress.get((stream, info.name))
         has_work = figures["pending"] or figures["ack_pending"]
-        if progress is None or progress.acknowledged != acknowledged or not has_work:
-            progress = self._progress[stream, info.name] = Progress(acknowledged, time.monotonic())
-        stalled = time.monotonic() - progress.since >= self.settings.stalled_after
-        return [
-            Resource(
-                kind=CONSUMER,
-                namespace=stream,
-                name=info.name,
-                status="stalled" if stalled else "ok",
-                severity=Severity.WARN if stalled else Severity.INFO,
-                state={"ack_policy": str(info.config.ack_policy or "")},
-            ),
-            *(
-                Sample(
-                    kind=CONSUMER, namespace=stream, name=info.name, metric=metric,
-                    value=float(value),
-                )
-                for metric, value in figures.items()
-            ),
-        ]  # fmt: skip
+        if (
+            progress is None
+            or (progress.delivered, progress.acknowledged) != (delivered, acknowledged)
+            or not has_work
+        ):
+            progress = Progress(delivered, acknowledged, time.monotonic())
+            self._progress[stream, info.name] = progress
+        status, severity = "ok", Severity.INFO
+        if info.paused:
+            status = "paused"
+        elif time.monotonic() - progress.since >= self.settings.stalled_after:
+            status, severity = "stalled", Severity.WARN
+        return Resource(
+            kind=CONSUMER,
+            namespace=stream,
+            name=info.name,
+            status=status,
+            severity=severity,
+            state={"ack_policy": str(info.config.ack_policy or "")},
+        )
 
-    def _changed(self, signals: list[Signal], unsure: set[str]) -> list[Signal]:
-        """The signals without resources told before, and with those that are gone.
+    async def _publish(self, publish: Publish, samples: list[Signal]) -> None:
+        changed = list(self._snapshots.difference(self._resources.values()))
+        for key in self._last_answer.keys() - self._resources.keys():
+            del self._last_answer[key]
+            self._rates.pop(key[2], None)
+            self._progress.pop(key[1:], None)
+        if changed or samples:
+            await publish([*changed, *samples])
 
-        Nothing is said of the consumers of the streams `unsure`, which could not be asked.
-        """
-        seen: dict[ResourceKey, Resource | None] = {}
-        changed: list[Signal] = []
-        for signal in signals:
-            if not isinstance(signal, Resource):
-                changed.append(signal)
-                continue
-            seen[signal.key] = signal
-            told = self._told.get(signal.key)
-            if told is None or (told.status, told.state) != (signal.status, signal.state):
-                changed.append(signal)
-        for key in self._told.keys() - seen.keys():
-            kind, namespace, name = key
-            if kind == CONSUMER and namespace in unsure:
-                seen[key] = self._told[key]
-                continue
-            changed.append(
-                Resource(kind=kind, namespace=namespace, name=name, status="gone", deleted=True)
-            )
-            self._last.pop(name, None)
-            self._progress.pop((namespace, name), None)
-        self._told = seen
-        return changed
+
+def read_figures(info: ConsumerInfo) -> dict[str, int]:
+    """Return the numbers of a consumer, by metric."""
+    return {
+        "pending": info.num_pending or 0,
+        "ack_pending": info.num_ack_pending or 0,
+        "redelivered": info.num_redelivered or 0,
+        "waiting": info.num_waiting or 0,
+    }
+
+
+def describe_server(info: Mapping[str, Any]) -> Resource:
+    """Return the resource of the server that is connected, from its INFO."""
+    return Resource(
+        kind=SERVER,
+        name=str(info.get("server_name") or info.get("server_id") or "server"),
+        status="connected",
+        state={"version": str(info.get("version", "")), "host": str(info.get("host", ""))},
+    )
+
+
+def describe_stream(name: str, info: StreamInfo) -> Resource:
+    """Return the resource of a stream."""
+    status, severity = judge_stream(info)
+    state: dict[str, Any] = {
+        "subjects": [str(subject) for subject in info.config.subjects or []],
+        "storage": str(info.config.storage or ""),
+        "retention": str(info.config.retention or ""),
+        "created": str(info.created),
+    }
+    if info.cluster is not None and info.cluster.replicas:
+        state["leader"] = info.cluster.leader or ""
+        state["replicas"] = {
+            str(peer.name): "offline" if peer.offline else "current" if peer.current else "behind"
+            for peer in info.cluster.replicas
+        }
+    return Resource(kind=STREAM, name=name, status=status, severity=severity, state=state)
+
+
+def judge_stream(info: StreamInfo) -> tuple[str, Severity]:
+    """Return the status of a stream whose figures are known, and how severe it is."""
+    cluster = info.cluster
+    if cluster is not None and cluster.name and not cluster.leader:
+        return "no leader", Severity.ERROR
+    if is_full(info):
+        return "full", Severity.ERROR
+    if cluster is not None and any(peer.offline for peer in cluster.replicas or []):
+        return "replica offline", Severity.WARN
+    return "ok", Severity.INFO
+
+
+def is_full(info: StreamInfo) -> bool:
+    """Whether a stream refuses new messages because it reached a limit."""
+    config, state = info.config, info.state
+    if config.discard != DiscardPolicy.NEW:
+        return False
+    limits = ((config.max_msgs, state.messages), (config.max_bytes, state.bytes))
+    return any(limit is not None and 0 < limit <= value for limit, value in limits)

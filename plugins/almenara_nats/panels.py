@@ -8,8 +8,9 @@ from almenara.hookspecs import DataView, Page, Panel, ResourceQuery, TemplatePan
 from almenara.sdk import now
 from almenara.signals import Resource, format_time
 from almenara.units import MINUTE, SECOND
+from almenara_nats.kinds import CONSUMER, STALE_STATUSES, STREAM
 
-STREAMS: Final = ResourceQuery(kind="nats.stream")
+STREAMS: Final = ResourceQuery(kind=STREAM)
 QUERY: Final = ResourceQuery(kind="nats.*")
 """Streams and consumers: the row of a stream shows both."""
 REFRESH: Final = 10.0
@@ -45,7 +46,7 @@ def link_to_events(**filters: str) -> str:
 async def prepare_streams(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
     """The rows of the streams, by name."""
     consumers: dict[str, list[Resource]] = {}
-    for consumer in data.resources(ResourceQuery(kind="nats.consumer", limit=10_000)):
+    for consumer in data.resources(ResourceQuery(kind=CONSUMER, limit=10_000)):
         consumers.setdefault(consumer.namespace, []).append(consumer)
     # On full ten seconds, so that the links stay the same between two frames.
     minute_ago = (now() - MINUTE) // (10 * SECOND) * 10 * SECOND
@@ -60,8 +61,12 @@ async def prepare_streams(data: DataView, filters: Mapping[str, str]) -> Mapping
 def describe_stream(
     data: DataView, stream: Resource, consumers: Sequence[Resource], minute_ago: int
 ) -> dict[str, Any]:
-    """The row of a stream. Its status is that of its failing consumers, where there are any."""
+    """The row of a stream. Its status is that of its failing consumers, where there are any.
+
+    Of a stream that no server answers about, the last known figures are shown as such, and no rate.
+    """
     origin = f"nats/{stream.name}"
+    is_stale = stream.status in STALE_STATUSES
     failing = [consumer for consumer in consumers if consumer.severity > stream.severity]
     pending = [
         value
@@ -69,18 +74,23 @@ def describe_stream(
         for metric in ("pending", "ack_pending")
         if (value := data.latest(consumer, metric)) is not None
     ]
-    rate = data.latest(stream, "rate")
+    rate = None if is_stale else data.latest(stream, "rate")
     backlog = sum(pending) if pending else None
     return {
         "name": stream.name,
+        "is_stale": is_stale,
+        "stale_since": stream.state.get("stale_since") if is_stale else None,
+        "reason": str(stream.state.get("reason", "")) if is_stale else "",
         "status": ", ".join(f"{each.name} {each.status}" for each in failing) or stream.status,
         "severity": max((each.severity for each in failing), default=stream.severity).name,
         "rate": rate,
-        "rates": [value for _, value in data.series(stream, "rate")],
+        "rates": [] if is_stale else [value for _, value in data.series(stream, "rate")],
         "messages": data.latest(stream, "messages"),
         "bytes": data.latest(stream, "bytes"),
         "backlog": backlog,
-        "is_backlog_high": backlog is not None and backlog > 100 + 10 * (rate or 0),
+        "is_backlog_high": not is_stale
+        and backlog is not None
+        and backlog > 100 + 10 * (rate or 0),
         "consumers": len(consumers),
         "link": link_to_events(origin=origin),
         "recent_errors": link_to_events(

@@ -10,21 +10,23 @@ from almenara.config import Secret
 from almenara.signals import parse_time
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
-DURABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 Count = Annotated[int, msgspec.Meta(ge=1)]
+DURABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """TLS towards the servers."""
+    """TLS to the servers."""
 
     ca: Path | None = None
     """File with the certificates of the authorities to trust, instead of the system's."""
     certificate: Path | None = None
     """File with the client certificate."""
     key: Path | None = None
-    """File with the key of the client certificate."""
+    """File with the private key of the client certificate."""
     hostname: str | None = None
-    """Name that the servers' certificates must carry, where it is not the one in the address."""
+    """Name that the servers' certificates must have, if it differs from the name in `servers`."""
+    handshake_first: bool = False
+    """Start TLS before the server's greeting, for servers with `handshake_first`."""
 
 
 class StreamDefinition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -33,74 +35,85 @@ class StreamDefinition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     name: str
     """Name of the stream."""
     subjects: list[str]
-    """Subjects it takes, wildcards allowed."""
+    """Subjects that it stores; wildcards are allowed."""
     storage: Literal["file", "memory"] = "file"
-    """Where the server keeps it."""
+    """Where the server stores its messages."""
     replicas: Count = 1
-    """Servers that keep a copy."""
+    """Number of servers that store a copy."""
     max_age: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """Seconds that messages are kept; 0 for ever."""
+    """Seconds after which messages are deleted; 0 for no limit."""
     max_bytes: int = -1
-    """Bytes it may hold; -1 for no limit."""
+    """Maximum size in bytes; -1 for no limit."""
     duplicate_window: Positive = 120.0
-    """Seconds within which a repeated Nats-Msg-Id is dropped by the server."""
+    """Seconds within which the server drops a repeated `Nats-Msg-Id`."""
 
 
 class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Where NATS is, and what to read from it."""
+    """The NATS servers of one account, and what to read from them."""
 
     servers: list[str] = msgspec.field(default_factory=lambda: ["nats://127.0.0.1:4222"])
-    """Addresses of the servers of one account; `tls://` for TLS."""
+    """Addresses of the servers of one account. With `tls://`, or with the section `tls`, nothing is
+    sent to a server that does not offer TLS."""
     credentials: Path | None = None
-    """Credentials file of a user."""
+    """Credentials file of a user (`.creds`)."""
     nkey: Path | None = None
-    """File with an nkey seed."""
+    """File with the nkey seed of a user."""
     user: str | None = None
     """User name."""
     password: Secret | None = None
-    """Password."""
+    """Password of the user."""
     token: Secret | None = None
-    """Token, in place of a user."""
+    """Token, instead of a user."""
     tls: TlsSettings | None = None
-    """TLS with own certificates."""
+    """TLS with a private authority or a client certificate."""
     streams: list[str] = []
-    """Streams to read; empty reads every stream but key-value buckets and object stores."""
+    """Streams to read. Empty reads all streams except work queues, key-value buckets, object stores
+    and mirrors of streams that are read."""
     subjects: list[str] = []
-    """Core NATS subjects to read besides; at most once, as core NATS has no memory."""
+    """Core NATS subjects to read in addition. Delivery is at most once."""
     start: str = "all"
-    """Where to begin in a stream that was never read: `all`, `new`, or an RFC 3339 time."""
+    """Where to start in a stream that was never read: `all`, `new` or an RFC 3339 time."""
+    deduplicate_by: Literal["message", "id"] = "message"
+    """What makes two stored messages the same event. `message`: nothing; each message of a stream
+    is one event, and a repeated id is marked with `repeat_of`. `id`: the id that the publisher set
+    (CloudEvents `source` and `id`, `idempotency_key` or `Nats-Msg-Id`); later messages with the
+    same id are dropped, within `bus.deduplication_window`."""
     durable: str = "almenara"
-    """Name of the consumer in each stream; two installations on one account need two names."""
+    """Name of the durable consumer in each stream. Two installations on one account need two
+    names."""
     batch: Count = 500
-    """Messages handed to the bus at once, at most."""
+    """Maximum number of messages that are published to the bus at once."""
     batch_bytes: Count = 16 * 1024**2
-    """Bytes of messages asked for at once; never less than the server's largest message twice."""
+    """Bytes of messages that are requested at once, over all streams. The server closes connections
+    on which more than its `max_pending` (64 MiB) is waiting."""
     ack_wait: Positive = 30.0
-    """Seconds after which the server sends unacknowledged messages again."""
+    """Seconds after which the server delivers unacknowledged messages again."""
     heartbeat: Annotated[float, msgspec.Meta(gt=0, le=15)] = 5.0
-    """Seconds between signs of life of an idle stream; two missing ones start it anew."""
+    """Seconds between heartbeats of an idle stream; reading restarts when two are missing."""
     rescan: Positive = 2.0
-    """Seconds between looks for new and changed streams."""
+    """Seconds between two lists of the streams."""
     observe: Positive = 5.0
-    """Seconds between samples of streams and consumers."""
+    """Seconds between two samples of streams and consumers."""
     stalled_after: Positive = 60.0
-    """Seconds a consumer with work may go without progress before it is called stalled."""
+    """Seconds after which a consumer with pending messages that neither receives nor acknowledges
+    any is reported as stalled."""
     ping_interval: Count = 2
     """Seconds between pings."""
     max_outstanding_pings: Count = 2
-    """Pings that may go unanswered before a connection is given up."""
+    """Number of unanswered pings after which a connection is closed."""
     name: str = "almenara"
-    """Name of the connection, as the server lists it."""
+    """Name of the connection in the server's list of connections."""
     inbox_prefix: str = "_INBOX"
-    """Prefix of the subjects for answers, where an account allows only some."""
+    """Prefix of the subjects for responses, if the account allows only some."""
     connect_timeout: Positive = 2.0
-    """Seconds a connection may take to come about."""
+    """Seconds until a connection attempt is given up."""
     raw_limit: Count = 65_536
-    """Bytes kept of a message that cannot be read."""
+    """Maximum number of bytes stored of a message that cannot be parsed."""
     data_limit: Count = 1_048_576
-    """Bytes of a readable payload that are kept whole; of longer ones the beginning is."""
+    """Maximum size in bytes of a payload that is stored as data. Of larger ones the first
+    `raw_limit` bytes are stored."""
     apply: list[StreamDefinition] = []
-    """Streams that `almenara streams apply` takes care of."""
+    """Streams that `almenara streams apply` creates or updates."""
 
     def __post_init__(self) -> None:
         if self.start not in ("all", "new"):
@@ -113,5 +126,10 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
                 ) from None
         if not DURABLE.fullmatch(self.durable):
             raise ValueError(
-                f"durable must be letters, digits, _ and - only; it is {self.durable!r}"
+                f"durable must consist of letters, digits, _ and -; it is {self.durable!r}"
             )
+
+    @property
+    def requires_tls(self) -> bool:
+        """Whether no server may be used without TLS."""
+        return self.tls is not None

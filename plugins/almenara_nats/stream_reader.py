@@ -1,371 +1,376 @@
-"""Follows one stream: pulls its messages, publishes them, and acknowledges what is durable.
+"""Reads one stream: pulls its messages, publishes them, and acknowledges what is durable.
 
-The consumer acknowledges everything up to a message at once, which is right only as long as no
-message was left out. So every gap in the deliveries, a new connection or a changed stream makes
-the consumer anew behind the last message that the bus has. A work queue wants each message
-acknowledged by itself, and drops it then: what is left in it is what the bus has not.
+The consumer acknowledges everything up to a message at once, which is right only while no message
+was left out. So every gap in the deliveries, a new connection or a changed stream recreates the
+consumer behind the last message that the bus has. A work queue needs each message acknowledged by
+itself and deletes it then: what is left in it is what the bus does not have.
 """
 
 import asyncio
-import contextlib
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
-from nats.js import JetStreamContext
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    ConsumerInfo,
-    DeliverPolicy,
-    RetentionPolicy,
-    StreamInfo,
-)
-from nats.js.errors import Error as JetStreamError
-from nats.js.errors import NotFoundError
+from nats.js.api import RetentionPolicy, StreamInfo
 
+from almenara.errors import AlmenaraError
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.sdk import honor_cancellation
-from almenara.signals import EPOCH, Event, parse_time
+from almenara.signals import Event, Severity, now
 from almenara_nats.client import Connection
+from almenara_nats.consumer import Position, create_consumer
+from almenara_nats.deliveries import (
+    HEARTBEAT,
+    ORDINARY_ENDS,
+    UNAVAILABLE,
+    Delivery,
+    RequestLimits,
+    parse_delivery,
+    parse_status,
+)
 from almenara_nats.mapping import parse_headers, read_message
 from almenara_nats.settings import NatsSettings
 
 log = structlog.get_logger(__name__)
 
-EXPIRES: Final = 30.0
+REQUEST_LIFETIME: Final = 30.0
 SAVE_INTERVAL: Final = 1.0
-HEARTBEAT: Final = b"100"
-ENDINGS: Final = frozenset((b"404", b"408"))
-"""Statuses that end a request in the ordinary way."""
-CONSUMER_GONE: Final = "the consumer is gone"
-FROM_THE_START: Final[dict[str, Any]] = {"deliver_policy": DeliverPolicy.ALL}
-MICROSECOND: Final = 1_000
+CONSUMER_DELETED: Final = "the consumer was deleted"
+NANOSECONDS: Final = 1_000
+REMEMBERED_IDS: Final = 20_000
+"""Ids of a stream in which a repeat is recognised."""
+ROLLED_BACK: Final = "nats.stream.rolled_back"
 
 
-class Position(msgspec.Struct):
-    """The last message of a stream that the bus has."""
+class InterruptedReadError(AlmenaraError):
+    """The consumer has to be recreated; the text says why."""
 
-    created: str
-    """When the stream was created: a stream made anew counts from 1 again."""
-    sequence: int
-
-
-class Delivery(msgspec.Struct):
-    """A message as it came."""
-
-    subject: str
-    headers: bytes
-    payload: bytes
-    reply: str
-    stream_sequence: int
-    consumer_sequence: int
-    time: int
-    pending: int
-
-
-class Interrupted(Exception):  # noqa: N818
-    """The consumer has to be made anew; the text says why."""
-
-    def __init__(self, reason: str, *, taken: bool = False) -> None:
+    def __init__(self, reason: str, *, may_be_in_use: bool = False) -> None:
         super().__init__(reason)
-        self.taken = taken
-        """Whether somebody else may have taken the consumer."""
+        self.may_be_in_use = may_be_in_use
+        """Whether another client may have taken over the consumer."""
 
 
-class ContestedError(Exception):
-    """Somebody else reads through the consumer of that name."""
+class RolledBackError(AlmenaraError):
+    """The stream has another message at the position: it was restored from an older copy."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__(f"another message has sequence {position.sequence}")
+        self.position = position
 
 
-class Follower:
+class ReadBudget:
+    """The bytes that all readers of a connection request at once.
+
+    The server closes a connection on which too much is waiting to be sent (nats-server#520).
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.readers = 0
+
+    @property
+    def share(self) -> int:
+        """Bytes that one reader may request."""
+        return max(self.total // max(self.readers, 1), 1)
+
+
+class RepeatFinder:
+    """Finds the events of a stream whose publisher used the same id before."""
+
+    def __init__(self) -> None:
+        self._places: OrderedDict[int, str] = OrderedDict()
+
+    def mark(self, event: Event, place: str) -> Event:
+        """Return the event, with `repeat_of` where an earlier message had the same id."""
+        if event.id == place:
+            return event
+        key = hash((event.source, event.id))
+        first = self._places.setdefault(key, place)
+        if len(self._places) > REMEMBERED_IDS:
+            self._places.popitem(last=False)
+        if first == place:
+            return event
+        return msgspec.structs.replace(event, attributes={**event.attributes, "repeat_of": first})
+
+
+class ReaderContext(msgspec.Struct):
+    """What the readers of all streams share."""
+
+    connection: Connection
+    settings: NatsSettings
+    context: Context
+    publish: Publish
+    report: SourceReport
+    note_lag: Callable[[str, int], None]
+    """Receives the messages that wait in a stream."""
+    budget: ReadBudget
+
+
+class StreamReader:
     """Reads one stream over one connection."""
 
     def __init__(
         self,
-        connection: Connection,
+        shared: ReaderContext,
         stream: str,
-        settings: NatsSettings,
-        context: Context,
-        publish: Publish,
-        report: SourceReport,
-        lag: Callable[[str, int], None],
         *,
-        newborn: bool = False,
-        wary: bool = False,
+        is_new: bool = False,
+        respect_other_reader: bool = False,
     ) -> None:
-        self.connection, self.stream, self.settings = connection, stream, settings
-        self.context, self.publish, self.report, self.lag = context, publish, report, lag
-        self.newborn = newborn
-        """Whether the stream came into being before our eyes, and is read from its start."""
-        self.wary = wary
-        """Whether to leave a consumer alone that somebody else seems to read through."""
-        self._arrived: deque[Delivery] = deque()
+        self.shared, self.stream = shared, stream
+        self.connection, self.settings = shared.connection, shared.settings
+        self.is_new = is_new
+        """Whether the stream was created while the source ran, and is read from its start."""
+        self.respect_other_reader = respect_other_reader
+        """Whether to leave a consumer alone that another client seems to read through."""
+        self._deliveries: deque[Delivery] = deque()
         self._wake = asyncio.Event()
-        self._asked = 0
-        self._answers = 0
-        self._oversize = False
-        self._well = False
-        self._heard = time.monotonic()
-        self._trouble: str | None = None
+        self._requested = 0
+        """Messages that the server may still deliver for the open requests."""
+        self._delivered = 0
+        """Messages delivered since the last request."""
+        self._is_oversize = False
+        """Whether the next message is larger than a request allows, and has to come alone."""
+        self._is_healthy = False
+        self._last_activity = time.monotonic()
+        self._failure = ""
         self._saved = 0.0
-
-    def anew(self, *, wary: bool = False) -> "Follower":
-        """A follower of the same stream that remembers nothing."""
-        return Follower(
-            self.connection,
-            self.stream,
-            self.settings,
-            self.context,
-            self.publish,
-            self.report,
-            self.lag,
-            newborn=self.newborn,
-            wary=wary,
+        self._repeats = RepeatFinder()
+        self._limits = RequestLimits(
+            self.settings.batch * 2, REQUEST_LIFETIME, self.settings.batch_bytes
         )
 
-    async def run(self, info: StreamInfo, ready: Callable[[], None]) -> None:
-        """Follow until cancelled; `ready` is called once the server delivers or is silent well.
+    def recreate(self, *, respect_other_reader: bool = False) -> "StreamReader":
+        """Return a new reader of the same stream, without any state."""
+        return StreamReader(
+            self.shared, self.stream, is_new=self.is_new, respect_other_reader=respect_other_reader
+        )
 
-        Raises `Interrupted`, `ContestedError` and the errors of the connection.
+    async def run(self, info: StreamInfo, on_healthy: Callable[[], None]) -> None:
+        """Read until cancelled; `on_healthy` is called once the server delivers or is idle.
+
+        Raises `InterruptedReadError`, `ConsumerInUseError` and the errors of the connection.
         """
-        jetstream = self.connection.jetstream()
-        created = str(info.created)
-        alone = info.config.retention == RetentionPolicy.WORK_QUEUE
-        position = await self._position(created, info)
-        if position is None and (self.newborn or self.settings.start == "new"):
-            # Noted at once, so that what comes while we are away is not taken for old.
-            position = Position(created, 0 if self.newborn else info.state.last_seq)
-            await self._save(position, now=True)
-        await self._make_consumer(jetstream, position, info)
+        position = await self._load_position(info)
+        if position is None and (self.is_new or self.settings.start == "new"):
+            # Saved at once, so that messages that arrive while Almenara is stopped are read.
+            sequence = 0 if self.is_new else info.state.last_seq
+            position = Position(str(info.created), sequence)
+            await self._save(position, at_once=True)
+        if position is not None and position.is_rolled_back:
+            await self._report_rollback(position, info)
+        try:
+            await self._read(info, position, on_healthy)
+        except RolledBackError as error:
+            position = error.position
+            position.is_rolled_back = True
+            await self._report_rollback(position, info)
+            self._requested = 0
+            self._deliveries.clear()
+            await self._read(info, position, on_healthy)
+
+    async def _read(
+        self, info: StreamInfo, position: Position | None, on_healthy: Callable[[], None]
+    ) -> None:
+        is_queue = info.config.retention == RetentionPolicy.WORK_QUEUE
+        starts_at_position = await create_consumer(
+            self.connection.jetstream(),
+            self.settings,
+            info,
+            position,
+            respect_other_reader=self.respect_other_reader,
+        )
         inbox = self.connection.new_inbox()
-        unfollow = await self.connection.follow(inbox, self._take)
-        self._heard = time.monotonic()
+        unsubscribe = await self.connection.subscribe_raw(inbox, self._accept)
+        self.shared.budget.readers += 1
+        self._last_activity = time.monotonic()
         expected = 1
         try:
             while True:
-                await self._ask(inbox)
-                if self._well:
-                    ready()
-                if not self._arrived:
+                await self._request(inbox)
+                if self._is_healthy:
+                    on_healthy()
+                if not self._deliveries:
                     await self._wait()
                     continue
                 batch = self._next_batch()
-                for delivery in batch:
-                    if delivery.consumer_sequence != expected:
-                        raise Interrupted(
-                            f"delivery {expected} is missing, {delivery.consumer_sequence} came",
-                            taken=True,
-                        )
-                    expected += 1
-                await self._publish(batch)
+                if starts_at_position and expected == 1 and position is not None:
+                    is_known = is_at_position(batch[0], position)
+                else:
+                    is_known = False
+                expected = check_gaps(batch, expected)
+                await self._publish(batch[1:] if is_known else batch)
                 last = batch[-1]
-                for delivery in batch if alone else [last]:
-                    await self.connection.publish(delivery.reply, b"+ACK")
-                self.lag(self.stream, last.pending)
-                position = Position(created, last.stream_sequence)
+                for delivery in batch if is_queue else [last]:
+                    await self.connection.publish_noted(delivery.reply, b"+ACK")
+                self.shared.note_lag(self.stream, last.pending)
+                position = Position(str(info.created), last.stream_sequence, last.time)
                 await self._save(position)
         finally:
-            await unfollow()
-            if position is not None:
-                await self._save(position, now=True)
+            self.shared.budget.readers -= 1
+            await unsubscribe()
+            if position is not None and not position.is_rolled_back:
+                await self._save(position, at_once=True)
 
-    def _take(self, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
-        self._heard = time.monotonic()
-        delivery = delivered(subject, reply, payload, headers)
-        if delivery is not None:
-            self._arrived.append(delivery)
-            self._asked -= 1
-            self._answers += 1
-            self._well = True
-            self._oversize = False
-            self._wake.set()
-            return
-        status, description = status_of(headers)
-        if status == HEARTBEAT:
-            self._well = True
-            self._wake.set()
-            return
-        # Every other word ends a request; asking again is the answer to all but two of them.
-        self._asked = 0
-        if b"Message Size" in description:
-            # A message alone is longer than what was asked for: it has to come without a bound.
-            self._oversize = self._answers == 0
-        elif status not in ENDINGS and b"Completed" not in description and not self._answers:
-            self._trouble = f"the server refuses to deliver: {description.decode(errors='replace')}"
-        if b"Consumer Deleted" in description or b"No Responders" in description:
-            self._trouble = CONSUMER_GONE
-        elif status == b"503":
-            self._trouble = "the stream does not answer"
+    def _accept(self, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
+        """Handle a message in the inbox: a delivery, or a status."""
+        self._last_activity = time.monotonic()
         self._wake.set()
-
-    async def _ask(self, inbox: str) -> None:
-        if self._asked > self.settings.batch // 2 or len(self._arrived) > self.settings.batch:
+        delivery = parse_delivery(subject, reply, payload, headers)
+        if delivery is not None:
+            self._deliveries.append(delivery)
+            self._requested -= 1
+            self._delivered += 1
+            self._is_healthy = True
+            self._is_oversize = False
             return
-        batch = 1 if self._oversize else self.settings.batch * 2 - self._asked
-        most = max(self.settings.batch_bytes, 2 * self.connection.max_payload)
-        self._answers = 0
+        status = parse_status(headers)
+        if status.code == HEARTBEAT:
+            self._is_healthy = True
+            return
+        # Every other status ends a request; most are answered with the next request.
+        self._requested = 0
+        if b"Message Size" in status.description:
+            self._is_oversize = self._delivered == 0
+        elif self._limits.lower(status):
+            log.info("the server limits requests", stream=self.stream, limit=str(status))
+        elif (
+            status.code not in ORDINARY_ENDS
+            and b"Completed" not in status.description
+            and not self._delivered
+        ):
+            self._failure = f"the server refuses to deliver: {status}"
+        if b"Consumer Deleted" in status.description or b"No Responders" in status.description:
+            self._failure = CONSUMER_DELETED
+        elif status.code == UNAVAILABLE:
+            self._failure = "the stream does not respond"
+
+    async def _request(self, inbox: str) -> None:
+        """Request more messages, unless enough are on their way or waiting."""
+        limit = self._limits.batch
+        if self._requested > limit // 4 or len(self._deliveries) > self.settings.batch:
+            return
+        batch = 1 if self._is_oversize else max(limit - self._requested, 1)
+        self._delivered = 0
         request = {
             "batch": batch,
-            **({} if self._oversize else {"max_bytes": most}),
-            "expires": int(EXPIRES * 1e9),
-            "idle_heartbeat": int(self.settings.heartbeat * 1e9),
+            "expires": int(self._limits.expires * 1e9),
+            "idle_heartbeat": int(min(self.settings.heartbeat, self._limits.expires / 3) * 1e9),
         }
-        self._asked += batch
+        if not self._is_oversize:
+            request["max_bytes"] = min(self._limits.max_bytes, self.shared.budget.share)
+        self._requested += batch
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.settings.durable}"
-        await self.connection.publish(subject, msgspec.json.encode(request), reply=inbox)
+        await self.connection.publish_noted(subject, msgspec.json.encode(request), reply=inbox)
 
     async def _wait(self) -> None:
-        if self._trouble is not None:
-            raise Interrupted(self._trouble, taken=self._trouble == CONSUMER_GONE)
+        """Wait for a message or a status. Raises `InterruptedReadError` when reading failed."""
+        if self._failure:
+            raise InterruptedReadError(
+                self._failure, may_be_in_use=self._failure == CONSUMER_DELETED
+            )
         self._wake.clear()
         try:
             async with asyncio.timeout(self.settings.heartbeat):
                 await self._wake.wait()
         except TimeoutError:
-            silence = time.monotonic() - self._heard
+            silence = time.monotonic() - self._last_activity
             if silence > self.settings.heartbeat * 2 + 1:
-                raise Interrupted(f"no sign of life for {silence:.0f} s") from None
+                raise InterruptedReadError(f"no heartbeat for {silence:.0f} s") from None
 
     def _next_batch(self) -> list[Delivery]:
-        count = min(len(self._arrived), self.settings.batch)
-        return [self._arrived.popleft() for _ in range(count)]
+        count = min(len(self._deliveries), self.settings.batch)
+        return [self._deliveries.popleft() for _ in range(count)]
 
     async def _publish(self, batch: list[Delivery]) -> None:
-        events = [self._read(delivery) for delivery in batch]
+        if not batch:
+            return
+        events = [self._read_event(delivery) for delivery in batch]
         if problems := sum(event.problem is not None for event in events):
-            self.report.rejected(problems)
-        await self.publish(events)
+            self.shared.report.rejected(problems)
+        await self.shared.publish(events)
 
-    def _read(self, delivery: Delivery) -> Event:
-        return read_message(
+    def _read_event(self, delivery: Delivery) -> Event:
+        received = delivery.time // NANOSECONDS
+        by_place = self.settings.deduplicate_by == "message"
+        event = read_message(
             delivery.subject,
             parse_headers(delivery.headers),
             delivery.payload,
             stream=self.stream,
             sequence=delivery.stream_sequence,
-            received=delivery.time // MICROSECOND,
+            received=received,
             raw_limit=self.settings.raw_limit,
             data_limit=self.settings.data_limit,
+            by_place=by_place,
         )
+        if not by_place:
+            return event
+        return self._repeats.mark(event, f"{self.stream}@{received}:{delivery.stream_sequence}")
 
-    async def _position(self, created: str, info: StreamInfo) -> Position | None:
-        stored = await self.context.load(f"position/{self.stream}")
+    async def _load_position(self, info: StreamInfo) -> Position | None:
+        stored = await self.shared.context.load(f"position/{self.stream}")
         if stored is None:
             return None
         position = msgspec.json.decode(stored, type=Position)
-        if position.created != created or position.sequence > info.state.last_seq:
-            log.warning("a stream was made anew and is read from its start", stream=self.stream)
-            return Position(created, 0)
+        if position.created != str(info.created):
+            log.warning("a stream was recreated and is read from its start", stream=self.stream)
+            return Position(str(info.created), 0)
+        position.is_rolled_back = position.sequence > info.state.last_seq
         return position
 
-    async def _save(self, position: Position, *, now: bool = False) -> None:
-        if now or time.monotonic() - self._saved >= SAVE_INTERVAL:
+    async def _save(self, position: Position, *, at_once: bool = False) -> None:
+        if at_once or time.monotonic() - self._saved >= SAVE_INTERVAL:
             self._saved = time.monotonic()
             key = f"position/{self.stream}"
-            await self.context.save(key, msgspec.json.encode(position))
+            await self.shared.context.save(key, msgspec.json.encode(position))
 
-    async def _make_consumer(
-        self, jetstream: JetStreamContext, position: Position | None, info: StreamInfo
-    ) -> None:
-        """A consumer that has delivered nothing yet, behind the position."""
-        durable = self.settings.durable
-        try:
-            before = await honor_cancellation(jetstream.consumer_info(self.stream, durable))
-        except NotFoundError:
-            before = None
-        if before is not None:
-            if self.wary and before.num_waiting:
-                raise ContestedError(
-                    f"another reader uses consumer {durable!r} of stream {self.stream}; give this"
-                    " Almenara a name of its own with plugins.nats.durable"
-                )
-            if info.config.retention == RetentionPolicy.INTEREST and await self._reset(
-                jetstream, before, position
-            ):
-                return
-            with contextlib.suppress(NotFoundError):
-                await honor_cancellation(jetstream.delete_consumer(self.stream, durable))
-        queue = info.config.retention == RetentionPolicy.WORK_QUEUE
-        config = ConsumerConfig(
-            durable_name=durable,
-            description="Almenara reads this stream; what is acknowledged is in its history.",
-            ack_policy=AckPolicy.EXPLICIT if queue else AckPolicy.ALL,
-            ack_wait=self.settings.ack_wait,
-            max_ack_pending=self.settings.batch * 20,
-            **(FROM_THE_START if queue else starting(position, self.settings.start)),
+    async def _report_rollback(self, position: Position, info: StreamInfo) -> None:
+        """Report that the server was restored from a copy older than the position."""
+        log.warning(
+            "a stream was restored from an older copy; messages stored since are read",
+            stream=self.stream,
+            position=position.sequence,
         )
-        await honor_cancellation(jetstream.add_consumer(self.stream, config))
+        event = Event(
+            id=f"{self.stream}/{position.sequence}/{position.time}",
+            source=f"nats/{self.stream}",
+            origin=f"nats/{self.stream}",
+            type=ROLLED_BACK,
+            subject=self.stream,
+            time=now(),
+            severity=Severity.WARN,
+            data={
+                "message": "The stream was restored from a copy older than what is in history."
+                " Messages stored since are read; some in history are no longer in the stream.",
+                "read_sequence": position.sequence,
+                "last_sequence": info.state.last_seq,
+            },
+        )
+        await self.shared.publish([event])
 
-    async def _reset(
-        self, jetstream: JetStreamContext, before: ConsumerInfo, position: Position | None
-    ) -> bool:
-        """Set a consumer back in place; False where the server is too old to know how.
 
-        A stream that keeps messages only while somebody is interested would drop those that come
-        between the end of one consumer and the making of the next.
-        """
-        if before.config.ack_policy != AckPolicy.ALL:
-            return False
-        acknowledged = before.ack_floor.stream_seq if before.ack_floor else 0
-        start = max(position.sequence if position else 0, acknowledged) + 1
-        try:
-            await honor_cancellation(
-                jetstream.reset_consumer(self.stream, self.settings.durable, start)
+def check_gaps(batch: list[Delivery], expected: int) -> int:
+    """Return the consumer sequence that follows the batch. Raises `InterruptedReadError` where a
+    delivery is missing."""
+    for delivery in batch:
+        if delivery.consumer_sequence != expected:
+            raise InterruptedReadError(
+                f"delivery {expected} is missing, {delivery.consumer_sequence} was received",
+                may_be_in_use=True,
             )
-        except JetStreamError:
-            return False
-        return True
+        expected += 1
+    return expected
 
 
-def starting(position: Position | None, start: str) -> dict[str, Any]:
-    """Where a consumer begins: behind the position, or where the settings say."""
-    if position is not None and position.sequence > 0:
-        return {
-            "deliver_policy": DeliverPolicy.BY_START_SEQUENCE,
-            "opt_start_seq": position.sequence + 1,
-        }
-    if position is not None or start == "all":
-        return FROM_THE_START
-    if start == "new":
-        return {"deliver_policy": DeliverPolicy.NEW}
-    moment = EPOCH + timedelta(microseconds=parse_time(start))
-    return {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": moment}
-
-
-def delivered(subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> Delivery | None:
-    """The delivery of a consumer; None for what is not one, a status for example.
-
-    The reply subject tells the rest: `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream
-    sequence>.<consumer sequence>.<time>.<pending>`, with domain and account in newer servers.
-    """
-    if not reply.startswith(b"$JS.ACK."):
-        return None
-    parts = reply.split(b".")
-    base = 2 if len(parts) == 9 else 4
-    try:
-        _, stream_sequence, consumer_sequence, moment, pending = map(
-            int, parts[base + 2 : base + 7]
-        )
-    except ValueError:
-        return None
-    return Delivery(
-        subject.decode("utf-8", "replace"),
-        headers,
-        payload,
-        reply.decode(),
-        stream_sequence,
-        consumer_sequence,
-        moment,
-        pending,
-    )
-
-
-def status_of(headers: bytes) -> tuple[bytes, bytes]:
-    """Code and description of a status: `NATS/1.0 409 Consumer Deleted`."""
-    line = headers.partition(b"\r\n")[0].removeprefix(b"NATS/1.0").strip()
-    code, _, description = line.partition(b" ")
-    return code, description
+def is_at_position(delivery: Delivery, position: Position) -> bool:
+    """Whether a delivery is the message that the bus has already. Raises `RolledBackError` where
+    another message has its sequence."""
+    if delivery.stream_sequence != position.sequence:
+        return False
+    if delivery.time != position.time:
+        raise RolledBackError(position)
+    return True

@@ -22,7 +22,8 @@ KILLS_OF_NATS = 5
 
 
 class Publisher:
-    """Publishes at a rate and repeats each event until the server acknowledged it."""
+    """Publishes at a rate and repeats each event until the server acknowledged it, so that the
+    stream may store an event twice: its id is what makes it one."""
 
     def __init__(self, server: NatsServer) -> None:
         self.server = server
@@ -47,7 +48,7 @@ class Publisher:
         await self.client.close()
 
     async def ignore(self, error: Exception) -> None:
-        """Lost connections are what this is about."""
+        """Lost connections are the subject of the test."""
 
     async def publish(self, identity: str) -> None:
         body = {"event_type": "LOAD", "idempotency_key": identity, "story_id": "US-1"}
@@ -71,7 +72,8 @@ async def test_kills_lose_and_double_no_event(tmp_path: Path, nats_server: NatsS
     await client.jetstream().add_stream(StreamConfig(name="LOAD", subjects=["load.>"]))
     await client.close()
     publisher = Publisher(nats_server)
-    with Almenara(tmp_path / "almenara", nats_server.url) as almenara:
+    by_id = {"PLUGINS__NATS__DEDUPLICATE_BY": "id"}
+    with Almenara(tmp_path / "almenara", nats_server.url, **by_id) as almenara:
         publishing = asyncio.create_task(publisher.run())
         victims = ["almenara"] * KILLS_OF_ALMENARA + ["nats"] * KILLS_OF_NATS
         chance.shuffle(victims)
@@ -96,7 +98,7 @@ async def test_kills_lose_and_double_no_event(tmp_path: Path, nats_server: NatsS
         expected = publisher.acknowledged
         assert len(expected) > RATE * 5
         await asyncio.to_thread(almenara.wait_for_events, len(expected), 60)
-        found = [it["id"] for it in await asyncio.to_thread(almenara.events, "?type=LOAD")]
-        assert len(found) == len(set(found))
-        assert set(found) == expected
+        ids = [event["id"] for event in await asyncio.to_thread(almenara.events, "?type=LOAD")]
+        assert len(ids) == len(set(ids))
+        assert set(ids) == expected
         assert almenara.stored() == len(expected)

@@ -1,4 +1,4 @@
-"""The NATS source alone, against a real server, where a message could be lost or kept quiet."""
+"""The NATS source alone, against a real server, where a message could be lost silently."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 LOSS = "almenara.messages.dropped"
 
 
-class Running:
+class SourceHarness:
     """A running source: what it published, what it reported."""
 
     def __init__(self, memory: MemoryContext) -> None:
@@ -32,7 +32,7 @@ class Running:
         self.signals: list[Signal] = []
         self.open = asyncio.Event()
         self.open.set()
-        self.status, self.reason, self.lagging, self.marked = "starting", "", 0, 0
+        self.status, self.reason, self.waiting, self.rejected_count = "starting", "", 0, 0
 
     async def publish(self, batch: Sequence[Signal]) -> None:
         await self.open.wait()
@@ -46,19 +46,19 @@ class Running:
         self.status, self.reason = "running", ""
 
     def lag(self, messages: int) -> None:
-        self.lagging = messages
+        self.waiting = messages
 
     def rejected(self, count: int = 1) -> None:
-        self.marked += count
+        self.rejected_count += count
 
     @property
     def events(self) -> list[Event]:
-        return [it for it in self.signals if isinstance(it, Event)]
+        return [signal for signal in self.signals if isinstance(signal, Event)]
 
     @property
     def numbers(self) -> list[int]:
         """The `n` of every message that is JSON, in the order they were published."""
-        return [json.loads(bytes(it.data))["n"] for it in self.events if is_json(it)]
+        return [json.loads(bytes(event.data))["n"] for event in self.events if is_json(event)]
 
 
 def is_json(event: Event) -> bool:
@@ -68,12 +68,12 @@ def is_json(event: Event) -> bool:
 @asynccontextmanager
 async def running(
     server: NatsServer, memory: MemoryContext, **settings: Any
-) -> AsyncIterator[Running]:
-    it = Running(memory)
+) -> AsyncIterator[SourceHarness]:
+    run = SourceHarness(memory)
     source = NatsSource(NatsSettings(servers=[server.url], **settings), memory)
-    task = asyncio.create_task(source.run(it.publish, it))
+    task = asyncio.create_task(source.run(run.publish, run))
     try:
-        yield it
+        yield run
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -83,11 +83,11 @@ async def running(
 async def until(condition: Callable[[], bool], what: str, patience: float = 15.0) -> None:
     end = time.monotonic() + patience
     while not condition():
-        assert time.monotonic() < end, f"{what} did not come about within {patience:g} s"
+        assert time.monotonic() < end, f"{what}: not within {patience:g} s"
         await asyncio.sleep(0.02)
 
 
-async def until_followed(jetstream: Any, stream: str) -> None:
+async def until_read(jetstream: Any, stream: str) -> None:
     async with asyncio.timeout(15):
         while True:
             with suppress(NotFoundError):
@@ -96,7 +96,7 @@ async def until_followed(jetstream: Any, stream: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def put(jetstream: Any, subject: str, numbers: range) -> None:
+async def publish_numbers(jetstream: Any, subject: str, numbers: range) -> None:
     for number in numbers:
         await jetstream.publish(subject, json.dumps({"n": number}).encode())
 
@@ -113,31 +113,34 @@ async def client(nats_server: NatsServer) -> AsyncIterator[Any]:
     await connection.close()
 
 
-async def test_what_came_while_away_is_read_although_it_starts_with_new_messages(
+async def test_start_new_reads_what_arrived_while_stopped(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="S", subjects=["s"])
-    await put(jetstream, "s", range(3))
+    await publish_numbers(jetstream, "s", range(3))
     async with running(nats_server, memory, start="new"):
-        await until_followed(jetstream, "S")
-    await put(jetstream, "s", range(3, 8))
-    async with running(nats_server, memory, start="new") as it:
-        await until(lambda: it.numbers == [3, 4, 5, 6, 7], "what came while away")
+        await until_read(jetstream, "S")
+    await publish_numbers(jetstream, "s", range(3, 8))
+    async with running(nats_server, memory, start="new") as run:
+        await until(lambda: run.numbers == [3, 4, 5, 6, 7], "what came while away")
 
 
-async def test_a_stream_made_before_our_eyes_is_read_from_its_first_message(
+async def test_stream_created_while_running_is_read_from_its_start(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
-    async with running(nats_server, memory, start="new", rescan=1.0) as it:
-        await until(lambda: any(isinstance(one, Resource) for one in it.signals), "the first look")
+    async with running(nats_server, memory, start="new", rescan=1.0) as run:
+        await until(
+            lambda: any(isinstance(signal, Resource) for signal in run.signals),
+            "the first resources",
+        )
         await jetstream.add_stream(name="LATER", subjects=["later"])
-        await put(jetstream, "later", range(5))
-        await until(lambda: it.numbers == [0, 1, 2, 3, 4], "the stream's first messages")
+        await publish_numbers(jetstream, "later", range(5))
+        await until(lambda: run.numbers == [0, 1, 2, 3, 4], "the stream's first messages")
 
 
-async def test_a_stream_that_keeps_what_interests_somebody_loses_nothing_over_restarts(
+async def test_interest_stream_loses_nothing_over_restarts(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
@@ -153,7 +156,7 @@ async def test_a_stream_that_keeps_what_interests_somebody_loses_nothing_over_re
 
     async with asyncio.TaskGroup() as group:
         async with running(nats_server, memory) as first:
-            await until_followed(jetstream, "I")
+            await until_read(jetstream, "I")
             group.create_task(keep_publishing())
             await until(lambda: len(first.numbers) > 200, "the first messages")
         seen.update(first.numbers)
@@ -171,10 +174,10 @@ async def test_nothing_is_acknowledged_before_it_is_durable(
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="S", subjects=["s"])
-    await put(jetstream, "s", range(1500))
+    await publish_numbers(jetstream, "s", range(1500))
     async with running(nats_server, memory) as blocked:
         blocked.open.clear()
-        await until_followed(jetstream, "S")
+        await until_read(jetstream, "S")
         async with asyncio.timeout(10):
             while True:
                 info = await jetstream.consumer_info("S", "almenara")
@@ -182,18 +185,18 @@ async def test_nothing_is_acknowledged_before_it_is_durable(
                     break
                 await asyncio.sleep(0.02)
         assert info.ack_floor.stream_seq == 0
-    async with running(nats_server, memory) as it:
-        await until(lambda: sorted(it.numbers) == list(range(1500)), "each message once")
+    async with running(nats_server, memory) as run:
+        await until(lambda: sorted(run.numbers) == list(range(1500)), "each message once")
 
 
-async def test_a_message_longer_than_a_request_comes_alone_and_makes_no_hot_loop(
+async def test_oversize_message_arrives_alone_without_hot_loop(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="S", subjects=["s"])
-    await put(jetstream, "s", range(3))
+    await publish_numbers(jetstream, "s", range(3))
     await jetstream.publish("s", b'{"n": 3, "x": "' + b"a" * 8 * 1024**2 + b'"}', timeout=10)
-    await put(jetstream, "s", range(4, 6))
+    await publish_numbers(jetstream, "s", range(4, 6))
     await client.close()
     nats_server.stop()
     text = nats_server.config.read_text()
@@ -206,15 +209,15 @@ async def test_a_message_longer_than_a_request_comes_alone_and_makes_no_hot_loop
 
     watcher = await nats.connect(nats_server.url)
     await watcher.subscribe("$JS.API.CONSUMER.MSG.NEXT.>", cb=note)
-    async with running(nats_server, memory, batch_bytes=1024) as it:
-        await until(lambda: len(it.events) == 6, "the messages behind the long one")
-        assert it.numbers == [0, 1, 2, 4, 5]
-        assert it.marked == 1
+    async with running(nats_server, memory, batch_bytes=1024) as run:
+        await until(lambda: len(run.events) == 6, "the messages behind the long one")
+        assert run.numbers == [0, 1, 2, 4, 5]
+        assert run.rejected_count == 1
         assert len(requests) < 30
     await watcher.close()
 
 
-async def test_subjects_and_headers_that_are_no_text_do_not_end_the_reading(
+async def test_subjects_and_headers_that_are_not_utf8_do_not_end_reading(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
@@ -235,191 +238,191 @@ async def test_subjects_and_headers_that_are_no_text_do_not_end_the_reading(
     async with asyncio.timeout(5):
         while await reader.readline() != b"PONG\r\n":
             pass
-    await put(jetstream, "s.a", range(5, 8))
-    async with running(nats_server, memory) as it:
-        await until(lambda: sorted(it.numbers) == list(range(8)), "every message")
+    await publish_numbers(jetstream, "s.a", range(5, 8))
+    async with running(nats_server, memory) as run:
+        await until(lambda: sorted(run.numbers) == list(range(8)), "every message")
     writer.close()
 
 
-async def test_a_stream_that_cannot_be_read_is_told_with_the_reason(
+async def test_unreadable_stream_is_reported_with_the_reason(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="FULL", subjects=["full"], max_consumers=1)
     await jetstream.add_consumer("FULL", durable_name="other", ack_policy="explicit")
-    async with running(nats_server, memory) as it:
-        await until(lambda: it.status == "degraded", "the report")
-        assert "FULL" in it.reason
-        assert "maximum consumers limit" in it.reason
+    async with running(nats_server, memory) as run:
+        await until(lambda: run.status == "degraded", "the report")
+        assert "FULL" in run.reason
+        assert "maximum consumers limit" in run.reason
         await jetstream.delete_consumer("FULL", "other")
-        await put(jetstream, "full", range(1))
-        await until(lambda: it.status == "running" and it.numbers == [0], "its recovery")
+        await publish_numbers(jetstream, "full", range(1))
+        await until(lambda: run.status == "running" and run.numbers == [0], "its recovery")
 
 
-async def test_a_work_queue_is_left_to_its_workers(
+async def test_work_queue_is_left_to_its_workers(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="WORK", subjects=["work"], retention="workqueue")
     await jetstream.add_stream(name="S", subjects=["s"])
-    await put(jetstream, "work", range(3))
-    await put(jetstream, "s", range(1))
-    async with running(nats_server, memory) as it:
-        await until(lambda: it.numbers == [0], "the other stream")
+    await publish_numbers(jetstream, "work", range(3))
+    await publish_numbers(jetstream, "s", range(1))
+    async with running(nats_server, memory) as run:
+        await until(lambda: run.numbers == [0], "the other stream")
         assert (await jetstream.stream_info("WORK")).state.messages == 3
         assert await jetstream.consumers_info("WORK") == []
 
 
-async def test_a_work_queue_that_is_named_is_emptied_and_nothing_of_it_is_lost_over_a_restart(
+async def test_named_work_queue_is_emptied_without_loss_over_a_restart(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="WORK", subjects=["work"], retention="workqueue")
-    await put(jetstream, "work", range(3))
+    await publish_numbers(jetstream, "work", range(3))
 
-    async def emptied() -> None:
+    async def wait_until_empty() -> None:
         async with asyncio.timeout(15):
             while (await jetstream.stream_info("WORK")).state.messages:
                 await asyncio.sleep(0.05)
 
-    async with running(nats_server, memory, streams=["WORK"]) as it:
-        await until(lambda: it.numbers == [0, 1, 2], "what was there")
-        await emptied()
-        it.open.clear()
-        await put(jetstream, "work", range(3, 5))
+    async with running(nats_server, memory, streams=["WORK"]) as run:
+        await until(lambda: run.numbers == [0, 1, 2], "what was there")
+        await wait_until_empty()
+        run.open.clear()
+        await publish_numbers(jetstream, "work", range(3, 5))
         await asyncio.sleep(0.2)
         assert (await jetstream.stream_info("WORK")).state.messages == 2
-    await put(jetstream, "work", range(5, 7))
+    await publish_numbers(jetstream, "work", range(5, 7))
     async with running(nats_server, memory, streams=["WORK"], start="new") as again:
-        await until(lambda: again.numbers == [3, 4, 5, 6], "what the bus had not")
-        await emptied()
+        await until(lambda: again.numbers == [3, 4, 5, 6], "what the bus did not have")
+        await wait_until_empty()
         assert again.status == "running"
     assert not memory.bus.repeats
 
 
-async def test_a_work_queue_of_other_workers_is_refused_with_what_to_do_instead(
+async def test_work_queue_in_use_is_refused_with_a_remedy(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="WORK", subjects=["work"], retention="workqueue")
     await jetstream.add_consumer("WORK", durable_name="worker", ack_policy="explicit")
-    async with running(nats_server, memory, streams=["WORK"]) as it:
-        await until(lambda: it.status == "degraded", "the report")
-        assert "name its subjects in plugins.nats.subjects" in it.reason
-    async with running(nats_server, memory, subjects=["work"]) as it:
+    async with running(nats_server, memory, streams=["WORK"]) as run:
+        await until(lambda: run.status == "degraded", "the report")
+        assert "name its subjects in plugins.nats.subjects" in run.reason
+    async with running(nats_server, memory, subjects=["work"]) as run:
         async with asyncio.timeout(15):
-            while not it.events:
-                await put(jetstream, "work", range(1))
+            while not run.events:
+                await publish_numbers(jetstream, "work", range(1))
                 await asyncio.sleep(0.05)
         queued = (await jetstream.stream_info("WORK")).state.messages
-        assert queued >= len(it.events)
+        assert queued >= len(run.events)
 
 
-async def test_the_lag_of_a_stream_goes_with_the_stream(
+async def test_lag_of_a_deleted_stream_is_dropped(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="S", subjects=["s"])
-    await put(jetstream, "s", range(300))
-    async with running(nats_server, memory, batch=10, rescan=0.2, observe=0.1) as it:
-        await until(lambda: bool(it.numbers), "the first batch")
-        it.open.clear()
-        await until(lambda: it.lagging > 0, "the lag")
+    await publish_numbers(jetstream, "s", range(300))
+    async with running(nats_server, memory, batch=10, rescan=0.2, observe=0.1) as run:
+        await until(lambda: bool(run.numbers), "the first batch")
+        run.open.clear()
+        await until(lambda: run.waiting > 0, "the lag")
         await jetstream.delete_stream("S")
-        it.open.set()
-        await until(lambda: it.lagging == 0, "its end")
-        assert it.status == "running"
+        run.open.set()
+        await until(lambda: run.waiting == 0, "its end")
+        assert run.status == "running"
 
 
-async def test_a_stream_deleted_while_we_were_away_is_told_as_gone(
+async def test_stream_deleted_while_stopped_is_published_as_deleted(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     jetstream = client.jetstream()
     await jetstream.add_stream(name="S", subjects=["s"])
     key = ("nats.stream", "", "S")
 
-    def told(it: Running, deleted: bool) -> bool:
+    def is_published(run: SourceHarness, deleted: bool) -> bool:
         return any(
-            isinstance(one, Resource) and one.key == key and one.deleted is deleted
-            for one in it.signals
+            isinstance(signal, Resource) and signal.key == key and signal.deleted is deleted
+            for signal in run.signals
         )
 
-    async with running(nats_server, memory) as it:
-        await until(lambda: told(it, False), "the stream as a resource")
+    async with running(nats_server, memory) as run:
+        await until(lambda: is_published(run, False), "the stream as a resource")
     await jetstream.delete_stream("S")
     async with running(nats_server, memory) as again:
-        await until(lambda: told(again, True), "the stream as gone")
+        await until(lambda: is_published(again, True), "the stream as deleted")
 
 
-async def test_the_widest_wildcard_brings_none_of_our_own_talk_with_the_server(
+async def test_wildcard_excludes_our_own_requests_and_responses(
     nats_server: NatsServer, client: Any, memory: MemoryContext
 ) -> None:
     await client.jetstream().add_stream(name="S", subjects=["s"])
-    ours = {"inbox_prefix": "_ALM", "rescan": 0.1, "observe": 0.1}
-    async with running(nats_server, memory, subjects=[">"], **ours) as it:
+    intervals = {"inbox_prefix": "_ALM", "rescan": 0.1, "observe": 0.1}
+    async with running(nats_server, memory, subjects=[">"], **intervals) as run:
         async with asyncio.timeout(15):
-            while not it.events:
+            while not run.events:
                 await client.publish("c", b'{"n": 1}')
                 await asyncio.sleep(0.05)
-        # Every look asks for something, and the answer comes on a subject of the prefix.
-        looks = len(it.signals)
-        await until(lambda: len(it.signals) > looks + 4, "further looks")
+        # Every round sends requests, whose responses arrive on a subject of the prefix.
+        rounds = len(run.signals)
+        await until(lambda: len(run.signals) > rounds + 4, "further rounds")
         await client.publish("c", b'{"n": 2}')
-        await until(lambda: 2 in it.numbers, "what came after them")
-        assert {one.subject for one in it.events} == {"c"}
+        await until(lambda: 2 in run.numbers, "what came after them")
+        assert {signal.subject for signal in run.events} == {"c"}
 
 
-async def test_a_loss_on_core_subjects_is_shown_for_its_time_however_much_comes_after_it(
+async def test_core_loss_is_reported_for_its_time(
     nats_server: NatsServer, client: Any, memory: MemoryContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("almenara_nats.source.CORE_WAITING", 10)
-    monkeypatch.setattr("almenara_nats.source.DROPS_SHOWN", 1.0)
-    async with running(nats_server, memory, subjects=["c"]) as it:
+    monkeypatch.setattr("almenara_nats.core_subjects.QUEUE_LENGTH", 10)
+    monkeypatch.setattr("almenara_nats.core_subjects.DROPS_REPORTED", 1.0)
+    async with running(nats_server, memory, subjects=["c"]) as run:
 
-        async def come(over: Callable[[], bool]) -> None:
+        async def publish_until(is_done: Callable[[], bool]) -> None:
             async with asyncio.timeout(15):
-                while not over():
+                while not is_done():
                     await client.publish("c", b'{"n": 1}')
                     await asyncio.sleep(0.05)
 
-        await come(lambda: bool(it.events))
-        it.open.clear()
+        await publish_until(lambda: bool(run.events))
+        run.open.clear()
         for _ in range(30):
             await client.publish("c", b'{"n": 1}')
         await client.flush()
-        it.open.set()
-        await come(lambda: it.status == "degraded")
-        await come(lambda: it.status == "running")
+        run.open.set()
+        await publish_until(lambda: run.status == "degraded")
+        await publish_until(lambda: run.status == "running")
 
 
-async def test_a_flood_on_core_subjects_is_bounded_and_each_loss_is_counted(
+async def test_core_flood_is_bounded_and_every_loss_is_counted(
     nats_server: NatsServer, client: Any, memory: MemoryContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("almenara_nats.source.CORE_BYTES", 200_000)
-    async with running(nats_server, memory, subjects=["c"]) as it:
+    monkeypatch.setattr("almenara_nats.core_subjects.QUEUE_BYTES", 200_000)
+    async with running(nats_server, memory, subjects=["c"]) as run:
         async with asyncio.timeout(15):
             # A core message is seen only once the subscription stands.
-            while not it.events:
+            while not run.events:
                 await client.publish("c", b'{"n": -1}')
                 await asyncio.sleep(0.05)
-        before = len(it.events)
-        it.open.clear()
+        before = len(run.events)
+        run.open.clear()
         sent = 800
         body = b'{"n": 1, "x": "' + b"a" * 20_000 + b'"}'
         for _ in range(sent):
             await client.publish("c", body)
         await client.flush(20)
-        it.open.set()
-        await until(lambda: it.status == "degraded", "the report of the loss")
+        run.open.set()
+        await until(lambda: run.status == "degraded", "the report of the loss")
 
         def accounted() -> int:
-            lost = sum(one.data["dropped"] for one in it.events if one.type == LOSS)
-            return lost + sum(is_json(one) for one in it.events[before:])
+            lost = sum(signal.data["dropped"] for signal in run.events if signal.type == LOSS)
+            return lost + sum(is_json(signal) for signal in run.events[before:])
 
-        await until(lambda: accounted() == sent, "word of every message, kept or lost")
-        losses = [one for one in it.events if one.type == LOSS]
+        await until(lambda: accounted() == sent, "an account of every message, stored or lost")
+        losses = [signal for signal in run.events if signal.type == LOSS]
         assert losses[0].severity is Severity.WARN
-        lost = sum(one.data["dropped"] for one in losses)
-        assert f"{lost:,} messages" in it.reason
+        lost = sum(signal.data["dropped"] for signal in losses)
+        assert f"{lost:,} messages" in run.reason
         await client.publish("c", b'{"n": 2}')
-        await until(lambda: 2 in it.numbers, "messages after the flood")
+        await until(lambda: 2 in run.numbers, "messages after the flood")

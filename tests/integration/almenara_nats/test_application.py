@@ -35,10 +35,17 @@ async def with_streams(server: NatsServer, *names: str) -> Any:
     return client
 
 
-async def test_every_payload_on_every_stream_is_in_history_once(
-    nats_server: NatsServer, almenara: Almenara
+async def test_history_has_every_message_of_every_stream_once(
+    tmp_path: Path, nats_server: NatsServer
 ) -> None:
     client = await with_streams(nats_server)
+    by_id = {"PLUGINS__NATS__DEDUPLICATE_BY": "id"}
+    with Almenara(tmp_path / "almenara", nats_server.url, **by_id) as almenara:
+        check_history_of_every_stream(nats_server, almenara)
+    await client.close()
+
+
+def check_history_of_every_stream(nats_server: NatsServer, almenara: Almenara) -> None:
     raw = RawClient(nats_server.port)
     ce = {"specversion": "1.0", "id": "ce-s", "source": "/fleet", "type": "org.example.approved"}
     messages: list[tuple[str, bytes, dict[str, str] | None]] = [
@@ -52,7 +59,7 @@ async def test_every_payload_on_every_stream_is_in_history_once(
         ("agent.results.t-1", b'{"n":1}', {"Nats-Msg-Id": "m-1"}),
         ("vllm.streaming.a", b'{"type":"vllm_token","token":"a"}', None),
         ("deadletter", b'{"topic":"t","reason":"r","raw":"x"}', None),
-        ("context.odd", b"not json", None),
+        ("context.odd", b'{"not": json}', None),
         ("context.odd", b"\xff\xfe\x00", None),
         ("context.odd", b"", None),
         ("context.odd", b"[" * 1000 + b"]" * 1000, None),
@@ -60,7 +67,7 @@ async def test_every_payload_on_every_stream_is_in_history_once(
     ]  # fmt: skip
     for subject, payload, headers in messages:
         raw.publish(subject, payload, headers)
-    # The same identities again: nothing of it may be kept.
+    # The same ids again: nothing of it may be stored.
     raw.publish("planning.again", json.dumps({**ce, "data": {"a": 2}}).encode())
     raw.publish("context.again", b'{"event_type":"E","idempotency_key":"k1"}')
     raw.publish("context.last", b'{"event_type":"LAST"}')
@@ -70,18 +77,17 @@ async def test_every_payload_on_every_stream_is_in_history_once(
     wait_until(lambda: almenara.events("?type=LAST"), "the last message")
     events = almenara.events()
     assert len(events) == len(messages) + 1
-    assert {it["origin"] for it in events} == {f"nats/{name}" for name in STREAMS}
-    named = {it["id"] for it in events}
-    assert {"ce-s", "ce-b", "k1", "m-1"} <= named
-    odd = [it for it in events if it["problem"]]
+    assert {event["origin"] for event in events} == {f"nats/{name}" for name in STREAMS}
+    ids = {event["id"] for event in events}
+    assert {"ce-s", "ce-b", "k1", "m-1"} <= ids
+    odd = [event for event in events if event["problem"]]
     assert len(odd) == 5
-    assert all(it["raw"] is not None for it in odd)
+    assert all(event["raw"] is not None for event in odd)
     (failed,) = almenara.events("?severity=ERROR&type=agent.response.failed")
     assert failed["correlation"] == "t-1"
-    await client.close()
 
 
-async def test_it_starts_without_nats_and_reads_once_it_is_there(tmp_path: Path) -> None:
+async def test_source_starts_without_nats_and_reads_when_it_runs(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats")
     with Almenara(tmp_path / "almenara", server.url) as almenara:
         wait_until(lambda: almenara.get("/api/sources")[0]["status"] == "degraded", "degraded")
@@ -96,16 +102,16 @@ async def test_it_starts_without_nats_and_reads_once_it_is_there(tmp_path: Path)
             await client.close()
 
 
-async def test_a_frozen_server_is_noticed_and_reading_goes_on_after_it(
+async def test_frozen_server_is_noticed_and_reading_continues(
     nats_server: NatsServer, almenara: Almenara
 ) -> None:
     client = await with_streams(nats_server, "PLANNING_EVENTS")
     await client.jetstream().publish("planning.a", b"{}")
     almenara.wait_for_events(1)
     nats_server.freeze()
-    began = time.monotonic()
+    started = time.monotonic()
     wait_until(lambda: almenara.get("/api/sources")[0]["status"] != "running", "notice", 10)
-    noticed = time.monotonic() - began
+    noticed = time.monotonic() - started
     nats_server.thaw()
     assert noticed <= 7
     await client.jetstream().publish("planning.b", b"{}")
@@ -113,7 +119,7 @@ async def test_a_frozen_server_is_noticed_and_reading_goes_on_after_it(
     await client.close()
 
 
-async def test_a_stream_or_consumer_made_anew_loses_and_doubles_nothing(
+async def test_recreated_stream_or_consumer_loses_and_doubles_nothing(
     nats_server: NatsServer, almenara: Almenara
 ) -> None:
     client = await with_streams(nats_server, "PLANNING_EVENTS")
@@ -129,8 +135,8 @@ async def test_a_stream_or_consumer_made_anew_loses_and_doubles_nothing(
     for number in range(5):
         await jetstream.publish("planning.a", json.dumps({"second": number}).encode())
     almenara.wait_for_events(11)
-    found = [json.dumps(it["data"]) for it in almenara.events()]
-    assert len(found) == len(set(found)) == 11
+    payloads = [json.dumps(event["data"]) for event in almenara.events()]
+    assert len(payloads) == len(set(payloads)) == 11
     await client.close()
 
 
@@ -149,7 +155,8 @@ async def test_streams_and_consumers_are_resources_with_samples(
 
         def stalled() -> bool:
             return any(
-                it["name"] == "forgetful" and it["status"] == "stalled" for it in almenara.get(path)
+                each["name"] == "forgetful" and each["status"] == "stalled"
+                for each in almenara.get(path)
             )
 
         wait_until(stalled, "a stalled consumer")
@@ -159,14 +166,14 @@ async def test_streams_and_consumers_are_resources_with_samples(
             ),
             "the samples of the stream",
         )
-        consumer = next(it for it in almenara.get(path) if it["name"] == "forgetful")
+        consumer = next(each for each in almenara.get(path) if each["name"] == "forgetful")
         assert consumer["samples"]["pending"] == 3
         assert consumer["severity"] == "WARN"
         assert "forgetful stalled" in almenara.text("/")
     await client.close()
 
 
-async def test_core_subjects_are_read_and_marked_at_most_once(
+async def test_core_subjects_are_marked_at_most_once(
     tmp_path: Path, nats_server: NatsServer
 ) -> None:
     settings = {"PLUGINS__NATS__SUBJECTS": "[core.>]"}
@@ -174,46 +181,44 @@ async def test_core_subjects_are_read_and_marked_at_most_once(
         client = await nats.connect(nats_server.url)
         wait_until(lambda: almenara.get("/api/sources")[0]["status"] == "running", "running")
 
-        async def heard() -> None:
+        async def publish_until_stored() -> None:
             while almenara.stored() < 1:
                 await client.publish("core.a", b'{"event_type":"CORE"}')
                 await client.flush()
 
-        await heard()
+        await publish_until_stored()
         event = almenara.events()[0]
         assert event["origin"] == "nats/core"
         assert event["attributes"]["delivery"] == "at-most-once"
         await client.close()
 
 
-async def test_only_new_messages_are_read_where_the_settings_say_so(
-    tmp_path: Path, nats_server: NatsServer
-) -> None:
+async def test_start_new_reads_new_messages_only(tmp_path: Path, nats_server: NatsServer) -> None:
     client = await with_streams(nats_server, "PLANNING_EVENTS")
     await client.jetstream().publish("planning.a", b'{"old": 1}')
     with Almenara(tmp_path / "a", nats_server.url, PLUGINS__NATS__START="new") as almenara:
 
-        async def consumer_made() -> None:
+        async def wait_for_consumer() -> None:
             while not await client.jetstream().consumers_info("PLANNING_EVENTS"):
                 pass
 
-        await consumer_made()
+        await wait_for_consumer()
         await client.jetstream().publish("planning.a", b'{"new": 1}')
         almenara.wait_for_events(1)
-        assert [it["data"] for it in almenara.events()] == [{"new": 1}]
+        assert [event["data"] for event in almenara.events()] == [{"new": 1}]
     await client.close()
 
 
-async def test_commands_apply_streams_publish_tail_and_diagnose(
+async def test_commands_apply_publish_tail_and_diagnose(
     tmp_path: Path, nats_server: NatsServer
 ) -> None:
     apply = "[{name: PLANNING_EVENTS, subjects: ['planning.>']}]"
     with Almenara(tmp_path / "a", nats_server.url, PLUGINS__NATS__APPLY=apply) as almenara:
         assert "PLANNING_EVENTS: created" in almenara.command("streams", "apply").stdout
-        assert "already right" in almenara.command("streams", "apply").stdout
+        assert "unchanged" in almenara.command("streams", "apply").stdout
         done = almenara.command("publish", "planning.story.created", '{"story_id": "US-7"}')
         assert "Stored in PLANNING_EVENTS" in done.stdout
-        assert "core NATS" in almenara.command("publish", "nobody.listens", "{}").stdout
+        assert "core NATS" in almenara.command("publish", "no.subscriber", "{}").stdout
         refused = almenara.command("publish", "planning.x", "{not json")
         assert refused.returncode == 1
         assert "is not JSON" in refused.stderr
@@ -230,7 +235,7 @@ async def test_commands_apply_streams_publish_tail_and_diagnose(
         assert "cannot be reached" in doctor.stdout
 
 
-async def test_passwords_are_needed_used_and_never_shown(tmp_path: Path) -> None:
+async def test_password_is_used_and_never_shown(tmp_path: Path) -> None:
     server = NatsServer(tmp_path / "nats")
     server.config.write_text(
         server.config.read_text()
@@ -243,9 +248,9 @@ async def test_passwords_are_needed_used_and_never_shown(tmp_path: Path) -> None
         wrong = {"PLUGINS__NATS__USER": "watch", "PLUGINS__NATS__PASSWORD": "wr0ng-word"}
         with Almenara(tmp_path / "wrong", server.url, **wrong) as almenara:
             wait_until(lambda: almenara.get("/api/sources")[0]["status"] == "degraded", "degraded")
-            said = almenara.text("/sources") + almenara.text("/api/sources") + almenara.log
-            assert "Check credentials" in said
-            assert "wr0ng-word" not in said
+            output = almenara.text("/sources") + almenara.text("/api/sources") + almenara.log
+            assert "Check credentials" in output
+            assert "wr0ng-word" not in output
 
 
 def certificate(folder: Path, name: str, *options: str) -> None:
@@ -258,7 +263,7 @@ def certificate(folder: Path, name: str, *options: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
-async def test_tls_with_an_own_authority_and_client_certificate(tmp_path: Path) -> None:
+async def test_tls_with_private_authority_and_client_certificate(tmp_path: Path) -> None:
     certificate(tmp_path, "authority")
     issued = ("-CA", "authority.crt", "-CAkey", "authority.key")
     certificate(tmp_path, "server", *issued, "-addext", "subjectAltName=IP:127.0.0.1")
@@ -283,7 +288,7 @@ async def test_tls_with_an_own_authority_and_client_certificate(tmp_path: Path) 
             wait_until(reached, state)
 
 
-async def test_tokens_and_nkeys_let_in_and_a_dead_server_is_passed_over(tmp_path: Path) -> None:
+async def test_token_and_nkey_connect_past_a_dead_server(tmp_path: Path) -> None:
     seed = encode_seed(os.urandom(32), PREFIX_BYTE_USER)
     public = nkeys.from_seed(seed).public_key.decode()
     (tmp_path / "seed").write_bytes(seed)
@@ -291,10 +296,10 @@ async def test_tokens_and_nkeys_let_in_and_a_dead_server_is_passed_over(tmp_path
         "token": ('token: "t0ken-word"', {"TOKEN": "t0ken-word"}),
         "nkey": (f'users: [{{nkey: "{public}"}}]', {"NKEY": str(tmp_path / "seed")}),
     }
-    for name, (rule, given) in ways.items():
+    for name, (rule, values) in ways.items():
         server = NatsServer(tmp_path / f"nats-{name}")
         server.config.write_text(f"{server.config.read_text()}authorization {{ {rule} }}\n")
-        settings = {f"PLUGINS__NATS__{key}": value for key, value in given.items()}
+        settings = {f"PLUGINS__NATS__{key}": value for key, value in values.items()}
         dead = f"nats://127.0.0.1:{free_port()}"
         settings["PLUGINS__NATS__SERVERS"] = f'["{dead}", "{server.url}"]'
         with server, Almenara(tmp_path / name, server.url, **settings) as almenara:

@@ -17,7 +17,7 @@ def read(payload: object, subject: str = "planning.x", **headers: str) -> Event:
     return read_message(subject, named, raw, stream="S", sequence=7, received=RECEIVED)
 
 
-def test_a_bare_payload_is_read() -> None:
+def test_bare_payload_is_read() -> None:
     event = read(
         {"event_type": "STORY_CREATED", "story_id": "US-101", "timestamp": "2025-10-17T10:00:00Z"}
     )
@@ -27,7 +27,7 @@ def test_a_bare_payload_is_read() -> None:
     assert event.problem is None
 
 
-def test_an_envelope_gives_identity_and_correlation() -> None:
+def test_envelope_gives_id_and_correlation() -> None:
     event = read(
         {
             "event_type": "X", "payload": {"story_id": "US-1"}, "idempotency_key": "key-1",
@@ -40,7 +40,7 @@ def test_an_envelope_gives_identity_and_correlation() -> None:
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_cloudevents_are_read_in_both_modes(binary: bool) -> None:
+def test_cloudevent_is_read_in_both_modes(binary: bool) -> None:
     attributes = {
         "specversion": "1.0", "id": "ce-1", "source": "/fleet", "type": "t.x",
         "time": "2025-10-17T10:00:00Z", "traceparent": "00-1-2-01",
@@ -56,7 +56,7 @@ def test_cloudevents_are_read_in_both_modes(binary: bool) -> None:
     assert json.loads(bytes(event.data)) == {"story_id": "US-1"}
 
 
-def test_without_an_id_of_its_own_a_message_is_named_by_its_place() -> None:
+def test_id_falls_back_to_place_in_stream() -> None:
     assert read({"a": 1}).id == f"S@{RECEIVED}:7"
     assert read({"a": 1}, nats_msg_id="m-1").id == "m-1"
 
@@ -73,17 +73,17 @@ def test_without_an_id_of_its_own_a_message_is_named_by_its_place() -> None:
         ("vllm.streaming.a", {"type": "vllm_token", "token": "failed"}, Severity.DEBUG),
     ],
 )
-def test_severity_is_read_from_what_the_message_says(
+def test_severity_is_read_from_fields_and_words(
     subject: str, payload: object, severity: Severity
 ) -> None:
     assert read(payload, subject).severity is severity
 
 
 @pytest.mark.parametrize(
-    ("payload", "said"),
+    ("payload", "reason"),
     [
         (b"", "empty"),
-        (b"cache warmed", "not JSON"),
+        (b'{"a": 1', "not JSON"),
         (b'{"a": "\xff"}', "UTF-8"),
         (b"[" * 1000 + b"]" * 1000, "nested"),
         (b'{"a":' * 300 + b"1" + b"}" * 300, "nested"),
@@ -91,12 +91,10 @@ def test_severity_is_read_from_what_the_message_says(
         (b'{"a": "\x00"}', "NUL"),
     ],
 )
-def test_what_cannot_be_read_is_kept_with_its_bytes_and_the_reason(
-    payload: bytes, said: str
-) -> None:
+def test_malformed_payload_is_stored_with_bytes_and_reason(payload: bytes, reason: str) -> None:
     event = read(payload)
     assert event.problem is not None
-    assert said in event.problem
+    assert reason in event.problem
     assert event.raw == payload[:65536]
     assert normalize(event, "x")
 
@@ -104,7 +102,7 @@ def test_what_cannot_be_read_is_kept_with_its_bytes_and_the_reason(
 @pytest.mark.parametrize(
     "stamp", ["soon", 10**30, -5, "9999-99-99", "0001-01-01T00:00:00Z", [], {}]
 )
-def test_an_absurd_time_is_marked_and_the_servers_stands_in(stamp: object) -> None:
+def test_implausible_time_is_marked_and_replaced(stamp: object) -> None:
     event = read({"timestamp": stamp})
     assert event.time == RECEIVED
     assert event.problem is not None
@@ -126,21 +124,21 @@ def test_an_absurd_time_is_marked_and_the_servers_stands_in(stamp: object) -> No
                 max_size=8,
             ),
             max_leaves=20,
-        ).map(lambda it: json.dumps(it).encode()),
+        ).map(lambda body: json.dumps(body).encode()),
     ),
     st.dictionaries(st.text(max_size=20), st.text(max_size=30), max_size=5),
     st.text(min_size=1, max_size=40),
 )  # fmt: skip
-def test_every_message_becomes_an_event_that_the_bus_takes(
+def test_every_message_becomes_an_event_that_the_bus_accepts(
     payload: bytes, headers: dict[str, str], subject: str
 ) -> None:
     event = read_message(subject, headers, payload, stream="S", sequence=1, received=RECEIVED)
-    kept = normalize(event, "x")
-    assert isinstance(kept, Event)
-    assert kept.id
-    assert kept.type
+    stored = normalize(event, "x")
+    assert isinstance(stored, Event)
+    assert stored.id
+    assert stored.type
 
 
 @given(st.binary(max_size=200))
-def test_every_block_of_headers_is_read(block: bytes) -> None:
+def test_every_header_block_is_parsed(block: bytes) -> None:
     parse_headers(b"NATS/1.0\r\n" + block)

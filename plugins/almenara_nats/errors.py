@@ -1,0 +1,66 @@
+"""Errors of NATS: the plugin's own, and how those of the client library are described."""
+
+from typing import Final
+
+from nats.errors import NoRespondersError
+from nats.js.errors import APIError, NoStreamResponseError
+
+from almenara.errors import Unavailable, describe_error
+
+JETSTREAM_DISABLED: Final = frozenset((10039, 10076))
+"""JSNotEnabledForAccountErr and JSNotEnabledErr, of nats-server's server/errors.json."""
+
+
+class NatsUnavailableError(Unavailable, ConnectionError):
+    """No server is reachable, or the connection was lost; the text names the server and the
+    reason."""
+
+
+class PermissionDeniedError(Unavailable):
+    """The server denied publishing or subscribing to a subject; the text names it."""
+
+
+def describe_nats_error(error: BaseException) -> str:
+    """Return an error of the client library in one line, with words where it has none."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(describe_nats_error(part) for part in error.exceptions))
+    if isinstance(error, NoRespondersError | NoStreamResponseError):
+        return "JetStream does not respond on this account"
+    if isinstance(error, APIError):
+        if error.description:
+            return f"{error.description} (code {error.err_code or error.code})"
+        return "JetStream does not respond on this account"
+    text = describe_error(error).removeprefix("nats: ")
+    if isinstance(error, TimeoutError) and text in ("TimeoutError", "timeout"):
+        return "no response in time"
+    return text
+
+
+def is_jetstream_disabled(error: BaseException) -> bool:
+    """Whether an error means that the server or the account has no JetStream."""
+    if isinstance(error, APIError):
+        return error.err_code in JETSTREAM_DISABLED or (error.code is None and not error.err_code)
+    return isinstance(error, NoRespondersError | NoStreamResponseError)
+
+
+def suggest_jetstream_remedy(error: BaseException) -> str:
+    """Return what to do about an error of a JetStream request."""
+    if isinstance(error, PermissionDeniedError):
+        return "Allow it for this user; the plugin's README lists the permissions"
+    if is_jetstream_disabled(error):
+        return "Enable JetStream on the server and for this account"
+    if isinstance(error, TimeoutError):
+        return "Check that the JetStream cluster has a leader"
+    return "Check the server's log"
+
+
+def suggest_connection_remedy(text: str) -> str:
+    """Return what to do about the text of an error of connecting."""
+    low = text.lower()
+    if "authorization" in low or "authentication" in low:
+        return "Check credentials, nkey, user and password, or token."
+    if "does not offer tls" in low:
+        return "Enable TLS on the server, or use nats:// without tls."
+    if "certificate" in low or "ssl" in low or "tls" in low:
+        return "Check tls.ca, tls.certificate, tls.key and tls.hostname."
+    return "Check that it runs and that the servers setting is right."

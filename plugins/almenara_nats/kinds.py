@@ -1,0 +1,12 @@
+"""The kinds of resources that the plugin publishes, and the statuses that views depend on."""
+
+from typing import Final
+
+SOURCE: Final = "nats"
+STREAM: Final = "nats.stream"
+CONSUMER: Final = "nats.consumer"
+SERVER: Final = "nats.server"
+UNKNOWN: Final = "unknown"
+OFFLINE: Final = "offline"
+STALE_STATUSES: Final = frozenset((UNKNOWN, OFFLINE))
+"""Statuses whose figures are the last known ones; `stale_since` in the state says since when."""
