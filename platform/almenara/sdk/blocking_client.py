@@ -1,4 +1,4 @@
-"""Blocking clients, kept off the event loop."""
+"""Blocking clients, in threads of their own."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ Job = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[[Any], An
 
 
 class BlockingClient(Generic[C]):
-    """A client that blocks, in a thread of its own in which it is made, used and closed.
+    """A client that blocks, in a thread of its own in which it is created, used and closed.
 
         async with BlockingClient(connect) as client:
             rows = await client.call(lambda connection: connection.query(...))
 
-    Calls run one after another. One that hangs can be left by a timeout or by cancellation: the
-    thread is then given up, which keeps neither the source nor the process from ending, and the
-    next call is made on a new client.
+    Calls run one after another. A call that hangs can be left by a timeout or by cancellation: the
+    thread is then abandoned, which keeps neither the source nor the process from ending, and the
+    next call uses a new client.
     """
 
     def __init__(self, make: Callable[[], C], *, close: Callable[[C], Any] | None = None) -> None:
@@ -32,10 +32,10 @@ class BlockingClient(Generic[C]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._give_up()
+        self._abandon()
 
     async def call(self, work: Callable[[C], T]) -> T:
-        """What `work` returns or raises, run in the thread; making the client may raise as well."""
+        """Run `work` in the thread; return its result or raise its error, or that of the client."""
         if self._jobs is None:
             self._jobs = queue.SimpleQueue()
             threading.Thread(
@@ -47,10 +47,10 @@ class BlockingClient(Generic[C]):
         try:
             return await future
         except asyncio.CancelledError:
-            self._give_up()
+            self._abandon()
             raise
 
-    def _give_up(self) -> None:
+    def _abandon(self) -> None:
         if self._jobs is not None:
             self._jobs.put(None)
             self._jobs = None
@@ -65,9 +65,9 @@ class BlockingClient(Generic[C]):
                         client = self._make()
                     result: Any = work(client)
                 except BaseException as error:
-                    _settle(loop, future, None, error)
+                    _set_result(loop, future, None, error)
                 else:
-                    _settle(loop, future, result, None)
+                    _set_result(loop, future, result, None)
 
 
 @contextlib.contextmanager
@@ -80,29 +80,29 @@ def _closing(client: Callable[[], Any], close: Callable[[Any], Any] | None) -> I
                 close(client())
 
 
-def _settle(
+def _set_result(
     loop: asyncio.AbstractEventLoop,
     future: "asyncio.Future[Any]",
     result: Any,
     error: BaseException | None,
 ) -> None:
-    def settle() -> None:
+    def set_result() -> None:
         if future.done():
             return
         if error is not None:
-            # A future refuses StopIteration, and a source cannot do anything with it either.
+            # A future refuses StopIteration, and a source could not handle it either.
             wrong = isinstance(error, StopIteration)
             future.set_exception(RuntimeError("StopIteration") if wrong else error)
         else:
             future.set_result(result)
 
-    # The loop may be gone by the time an abandoned call comes back.
+    # The loop may be closed by the time an abandoned call returns.
     with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(settle)
+        loop.call_soon_threadsafe(set_result)
 
 
 async def blocking(work: Callable[[], T]) -> T:
-    """What one blocking call returns, run in a thread that is left behind on cancellation."""
+    """Run one blocking call in a thread, which is abandoned on cancellation; return its result."""
     async with _one_call() as client:
         return await client.call(lambda _: work())
 

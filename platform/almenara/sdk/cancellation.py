@@ -1,4 +1,4 @@
-"""Ending when told to, also where a library does not pass that on."""
+"""Cancellation that a library may swallow."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -8,10 +8,10 @@ T = TypeVar("T")
 
 
 async def honor_cancellation(call: Awaitable[T]) -> T:
-    """What a call of a library gives, or `CancelledError` where it swallowed a cancellation.
+    """Await a call of a library; raise `CancelledError` if the library swallowed a cancellation.
 
-    `asyncio.wait_for` of Python 3.11 does, where what it waits for is done at the same moment
-    (python/cpython#86296): a source that calls a library that uses it would go on for ever.
+    `asyncio.wait_for` of Python 3.11 swallows one that arrives when the awaited call is just done
+    (python/cpython#86296): a source that calls such a library would never end.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0

@@ -1,4 +1,4 @@
-"""Asking again and again: with jitter, so that many do not ask at once, and backing off."""
+"""Polling: at an interval with jitter, so that many sources do not poll at once, with backoff."""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,22 +12,22 @@ JITTER: Final = 0.1
 
 
 async def every(seconds: float, *, jitter: float = JITTER) -> AsyncIterator[int]:
-    """Yield 0 at once and then the next number every so many seconds.
+    """Yield 0 at once, and then the next number every `seconds`.
 
-    A wait varies by up to the share `jitter`. What the body takes counts as part of the wait, and
-    turns that it overran are left out, not made up for.
+    A wait varies by up to the share `jitter`. The time that the body takes is part of the wait;
+    turns that it overran are skipped.
     """
     turn = 0
     while True:
-        began = monotonic()
+        started = monotonic()
         yield turn
         turn += 1
         wait = seconds * (1 + random.uniform(-jitter, jitter))  # nosec B311 # spreads requests, guards nothing
-        await sleep(max(began + wait - monotonic(), 0.0))
+        await sleep(max(started + wait - monotonic(), 0.0))
 
 
 class Backoff:
-    """How long to wait before the next try: doubled after each failure, and never the same twice.
+    """The wait before the next retry: doubled after each failure, with jitter.
 
     `first` and `limit` are seconds; `jitter` is the share by which a wait varies.
     """
@@ -37,19 +37,19 @@ class Backoff:
         self.failures = 0
 
     def succeeded(self) -> None:
-        """Start over."""
+        """Reset to the first wait."""
         self.failures = 0
 
     def failed(self) -> float:
-        """Note a failure; the seconds to wait."""
-        # Beyond some doublings the limit holds, and a float has no room for thousands of them.
+        """Count a failure; return the seconds to wait."""
+        # The limit applies after some doublings; thousands of them would overflow a float.
         wait = min(self.first * 2.0 ** min(self.failures, 32), self.limit)
         self.failures += 1
         return wait * (1 + random.uniform(-self.jitter, self.jitter))  # nosec B311 # spreads requests, guards nothing
 
 
 async def poll(
-    ask: Callable[[], Awaitable[None]],
+    request: Callable[[], Awaitable[None]],
     *,
     seconds: float,
     report: SourceReport | None = None,
@@ -57,26 +57,26 @@ async def poll(
     limit: float = 60.0,
     jitter: float = JITTER,
 ) -> None:
-    """Call `ask` every so many seconds, until cancelled.
+    """Call `request` every `seconds`, until cancelled.
 
     An error of the `transient` types degrades the source and makes the next wait longer, up to
-    `limit` seconds; the first success brings both back. Any other error is raised.
+    `limit` seconds; the first success resets both. Any other error is raised.
     """
     backoff = Backoff(seconds, max(limit, seconds))
     while True:
-        began = monotonic()
+        started = monotonic()
         try:
-            await ask()
+            await request()
         except transient as error:
             wait = backoff.failed()
             if report is not None:
                 report.degraded(
-                    f"{describe_error(error)}; tried {backoff.failures} times, next in {wait:.0f} s"
+                    f"{describe_error(error)} (attempt {backoff.failures}, next in {wait:.0f} s)"
                 )
         else:
             if report is not None:
                 report.recovered()
             backoff.succeeded()
             wait = seconds * (1 + random.uniform(-jitter, jitter))  # nosec B311 # spreads requests, guards nothing
-            wait -= monotonic() - began
+            wait -= monotonic() - started
         await sleep(max(wait, 0.0))

@@ -1,4 +1,4 @@
-"""Listing once and then watching from there, through every way in which a watch ends."""
+"""List and watch: follow a system from a position, through every way in which a watch ends."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
@@ -13,7 +13,7 @@ Position = TypeVar("Position")
 
 
 class ExpiredError(Exception):
-    """The position is too old to watch from: what happened since has to be listed anew."""
+    """The position is too old to watch from: everything has to be listed again."""
 
 
 async def watch(
@@ -29,16 +29,16 @@ async def watch(
 ) -> None:
     """Follow a system that can be listed and watched, until cancelled.
 
-    `list_all` takes in everything and returns the position to watch from. `changes_after` yields
-    each change with the position after it; `accept` takes it in. After an end or a `transient`
-    error the watch goes on from the last position that was accepted, with backoff from `first` to
-    `limit` seconds where it keeps failing; after `ExpiredError` everything is listed anew.
+    `list_all` processes everything and returns the position to watch from. `changes_after` yields
+    each change with the position after it, and `accept` processes the change. After an end or a
+    `transient` error the watch continues from the last accepted position, with backoff from `first`
+    to `limit` seconds while it keeps failing; after `ExpiredError` everything is listed again.
     `resume` is a position from an earlier run.
     """
     position = resume
     backoff = Backoff(first, limit)
     while True:
-        began = monotonic()
+        started = monotonic()
         try:
             if position is None:
                 position = await list_all()
@@ -55,8 +55,8 @@ async def watch(
         except transient as error:
             wait = backoff.failed()
             if report is not None:
-                report.degraded(f"{describe_error(error)}; the next try is in {wait:.0f} s")
+                report.degraded(f"{describe_error(error)}; next retry in {wait:.0f} s")
         else:
-            # A server that ends every watch at once would otherwise be asked without a pause.
-            wait = backoff.failed() if monotonic() - began < first else 0.0
+            # A server that ends every watch at once would otherwise be queried without a pause.
+            wait = backoff.failed() if monotonic() - started < first else 0.0
         await sleep(wait)

@@ -105,7 +105,7 @@ async def test_poll_backs_off_and_recovers_at_once() -> None:
     async def ask() -> None:
         asked.append(monotonic())
         if 1 < len(asked) <= 5:
-            raise ConnectionError("nobody answers")
+            raise ConnectionError("no answer")
 
     async with Story(lambda: poll(ask, seconds=10, report=report, limit=40)) as clock:
         await clock.advance(400)
@@ -114,7 +114,7 @@ async def test_poll_backs_off_and_recovers_at_once() -> None:
     for gap, wanted in zip(gaps[1:5], (10, 20, 40, 40), strict=True):
         assert wanted * 0.7 <= gap <= wanted * 1.3
     assert 9 <= gaps[5] <= 11
-    assert report.reasons[0].startswith("nobody answers; tried 1 times, next in ")
+    assert report.reasons[0].startswith("no answer (attempt 1, next in ")
     assert report.recoveries >= 2
 
 
@@ -225,7 +225,7 @@ async def test_watch_continues_from_last_accepted_position() -> None:
     assert [after for after, _ in upstream.watches] == [100, 102, 102, 103]
     assert upstream.accepted == [101, 102, 103]
     assert len(upstream.lists) == 1
-    assert report.reasons[0].startswith("reset; the next try is in ")
+    assert report.reasons[0].startswith("reset; next retry in ")
 
 
 async def test_watch_lists_again_after_expiry_with_backoff() -> None:
