@@ -14,6 +14,7 @@ ENTRYPOINT: Final = "ray.entrypoint"
 RAY_JOB: Final = "ray.rayjob"
 RAY_CLUSTER: Final = "ray.raycluster"
 RAY_SERVICE: Final = "ray.rayservice"
+RAY_CRON_JOB: Final = "ray.raycronjob"
 JOB_STATUSES: Final[Mapping[str, Severity]] = {
     "FAILED": Severity.ERROR,
     LOST: Severity.WARN,

@@ -1,30 +1,28 @@
 """How the custom resources of KubeRay become resources and events."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from almenara.sdk import now
 from almenara.signals import Event, Resource, Severity, Signal, parse_time
 from almenara.units import SECOND
-from almenara_kube.objects import Condition, KubernetesObject
-from almenara_ray.kinds import RAY_CLUSTER, RAY_JOB, RAY_SERVICE, correlation_id
-from almenara_ray.kuberay_models import RayCluster, RayJob, RayService
+from almenara_kube.objects import KubernetesObject, Metadata
+from almenara_ray.kinds import RAY_CLUSTER, RAY_CRON_JOB, RAY_JOB, RAY_SERVICE, correlation_id
+from almenara_ray.kuberay_models import RayCluster, RayCronJob, RayJob, RayService
+from almenara_ray.kuberay_phases import (
+    Phase,
+    PhaseLog,
+    cluster_phase,
+    cron_job_phase,
+    job_phase,
+    phase_key,
+    service_phase,
+)
 from almenara_ray.redaction import redact
 from almenara_ray.text import clean_text, find_error, keep_end
 
 TEXT_LIMIT: Final = 2_000
 REASON_LIMIT: Final = 1_000
-SEVERITIES: Final[Mapping[str, Severity]] = {
-    "Failed": Severity.ERROR,
-    "FAILED": Severity.ERROR,
-    "failed": Severity.ERROR,
-    "ValidationFailed": Severity.ERROR,
-    "unhealthy": Severity.ERROR,
-    "Retrying": Severity.WARN,
-    "Suspended": Severity.WARN,
-    "suspended": Severity.WARN,
-}
-"""Severity of a status of any of the kinds; INFO for any other."""
 
 
 def cluster_name(namespace: str, raycluster: str) -> str:
@@ -40,35 +38,37 @@ def parse_optional_time(text: str) -> int | None:
         return None
 
 
-def job_signals(job: RayJob, source: str, snapshot: Mapping[str, Any] | None) -> list[Signal]:
-    """Return the resource of a RayJob, and the event of its current phase.
+def job_signals(
+    job: RayJob, source: str, phases: PhaseLog, snapshot: Mapping[str, Any] | None
+) -> list[Signal]:
+    """Return the resource of a RayJob, and an event where its phase is new.
 
-    The event has the same id each time the job is seen in the same phase of the same attempt.
     `snapshot` is that of its cluster, which the event of an end stores.
     """
-    status, metadata = job.status, job.metadata
-    phase, severity = job.phase, SEVERITIES.get(job.phase, Severity.INFO)
+    status, metadata, phase = job.status, job.metadata, job_phase(job)
     cluster = cluster_name(metadata.namespace, status.ray_cluster_name)
-    state = _job_state(job, cluster)
+    state = _job_state(job, phase, cluster)
+    resource = _make_resource(RAY_JOB, metadata, phase, state)
+    # Each retry has a cluster of its own, in which it enters each phase again.
+    count = phases.enter(phase_key(RAY_JOB, metadata), f"{status.ray_cluster_name}/{phase.event}")
+    if not count:
+        return [resource]
+    occurrence = f"/{count}" if count > 1 else ""
     event = Event(
-        id=f"{metadata.uid}/{status.failed}/{status.ray_cluster_name}/{phase}",
+        id=f"{metadata.uid}/{status.failed}/{status.ray_cluster_name}/{phase.name}{occurrence}",
         source=source,
         origin=source,
-        type=f"{RAY_JOB}.{phase.lower()}",
+        type=f"{RAY_JOB}.{phase.event}",
         subject=metadata.name,
-        time=_event_time(job) or now(),
-        severity=severity,
+        time=_event_time(job, phase) or now(),
+        severity=phase.severity,
         correlation=correlation_id(cluster, status.job_id) if status.job_id else None,
         data={**state, **({"snapshot": snapshot} if job.has_ended and snapshot else {})},
     )
-    resource = Resource(
-        kind=RAY_JOB, namespace=metadata.namespace, name=metadata.name, status=phase,
-        severity=severity, state=state,
-    )  # fmt: skip
     return [resource, event]
 
 
-def _job_state(job: RayJob, cluster: str) -> dict[str, Any]:
+def _job_state(job: RayJob, phase: Phase, cluster: str) -> dict[str, Any]:
     status, metadata = job.status, job.metadata
     started, ended = parse_optional_time(status.start_time), parse_optional_time(status.end_time)
     message = redact(clean_text(status.message))
@@ -77,7 +77,7 @@ def _job_state(job: RayJob, cluster: str) -> dict[str, Any]:
         "id": status.job_id,
         "cluster": cluster,
         "rayjob": f"{metadata.namespace}/{metadata.name}",
-        "status": status.job_status or job.phase,
+        "status": status.job_status or phase.name,
         "deployment": status.job_deployment_status,
         "entrypoint": redact(job.spec.entrypoint[:TEXT_LIMIT]),
         "submitted": started or parse_optional_time(metadata.creation_timestamp) or 0,
@@ -93,59 +93,88 @@ def _job_state(job: RayJob, cluster: str) -> dict[str, Any]:
     return state
 
 
-def _event_time(job: RayJob) -> int | None:
+def _event_time(job: RayJob, phase: Phase) -> int | None:
     if job.has_ended:
         return parse_optional_time(job.status.end_time)
-    return parse_optional_time(job.status.start_time) if job.phase == "Initializing" else None
+    return parse_optional_time(job.status.start_time) if phase.name == "Initializing" else None
 
 
-def cluster_signals(cluster: RayCluster) -> list[Signal]:
-    """Return the resource of a RayCluster."""
-    status, metadata = cluster.status, cluster.metadata
-    head_ready = _find_condition(status.conditions, "HeadPodReady")
-    word = status.state or (head_ready.reason if head_ready is not None else "")
-    # KubeRay deprecates `state` and its reason in favour of the conditions.
-    failure = _find_condition(status.conditions, "ReplicaFailure")
-    failed = failure is not None and failure.status == "True"
-    reason = status.reason or (failure.message if failure is not None and failed else "")
-    return [
-        Resource(
-            kind=RAY_CLUSTER, namespace=metadata.namespace, name=metadata.name,
-            status=word or "starting",
-            severity=SEVERITIES.get(word, Severity.WARN if failed else Severity.INFO),
-            state={
-                "cluster": cluster_name(metadata.namespace, metadata.name),
-                "desired": status.desired_worker_replicas,
-                "available": status.available_worker_replicas,
-                "head": status.head.pod_name,
-                "reason": keep_end(redact(clean_text(reason)), REASON_LIMIT),
-                "created": parse_optional_time(metadata.creation_timestamp),
-                "conditions": {
-                    condition.type: condition.status for condition in status.conditions
-                },
-            },
-        )
-    ]  # fmt: skip
+def cluster_signals(cluster: RayCluster, source: str, phases: PhaseLog) -> list[Signal]:
+    """Return the resource of a RayCluster, and an event where its phase is new."""
+    status, metadata, phase = cluster.status, cluster.metadata, cluster_phase(cluster)
+    state = {
+        "cluster": cluster_name(metadata.namespace, metadata.name),
+        "desired": status.desired_worker_replicas,
+        "available": status.available_worker_replicas,
+        "head": status.head.pod_name,
+        "reason": _clean_reason(phase.reason),
+        "created": parse_optional_time(metadata.creation_timestamp),
+        "conditions": {condition.type: condition.status for condition in status.conditions},
+    }
+    return _make_signals(RAY_CLUSTER, metadata, phase, state, source, phases)
 
 
-def service_signals(service: RayService) -> list[Signal]:
-    """Return the resource of a RayService."""
+def service_signals(service: RayService, source: str, phases: PhaseLog) -> list[Signal]:
+    """Return the resource of a RayService, and an event where its phase is new."""
     status, metadata = service.status, service.metadata
-    ready = _find_condition(status.conditions, "Ready")
-    is_ready = ready is not None and ready.status == "True"
-    reason = ready.message if ready is not None and ready.status == "False" else ""
-    is_unready = ready is not None and ready.status == "False"
-    return [
-        Resource(
-            kind=RAY_SERVICE, namespace=metadata.namespace, name=metadata.name,
-            status=status.service_status or ("Running" if is_ready else "starting"),
-            severity=Severity.WARN if is_unready else Severity.INFO,
-            state={
-                "endpoints": status.num_serve_endpoints,
-                "reason": keep_end(redact(clean_text(reason)), REASON_LIMIT),
-            },
-        )
-    ]  # fmt: skip
+    phase = service_phase(service, phases.previous(phase_key(RAY_SERVICE, metadata)))
+    active, pending = status.active_service_status, status.pending_service_status
+    state = {
+        "endpoints": status.num_serve_endpoints,
+        "reason": _clean_reason(phase.reason),
+        "active_cluster": active.ray_cluster_name,
+        "pending_cluster": pending.ray_cluster_name,
+        "target_capacity": pending.target_capacity,
+        "traffic_percent": pending.traffic_routed_percent,
+        "applications": {
+            name: application.status for name, application in active.application_statuses.items()
+        },
+    }
+    return _make_signals(RAY_SERVICE, metadata, phase, state, source, phases)
+
+
+def cron_job_signals(cron_job: RayCronJob, source: str, phases: PhaseLog) -> list[Signal]:
+    """Return the resource of a RayCronJob, and an event where it was suspended or resumed."""
+    state = {
+        "schedule": cron_job.spec.schedule[:TEXT_LIMIT],
+        "last_schedule": parse_optional_time(cron_job.status.last_schedule_time),
+    }
+    phase = cron_job_phase(cron_job)
+    return _make_signals(RAY_CRON_JOB, cron_job.metadata, phase, state, source, phases)
+
+
+def _make_signals(
+    kind: str,
+    metadata: Metadata,
+    phase: Phase,
+    state: dict[str, Any],
+    source: str,
+    phases: PhaseLog,
+) -> list[Signal]:
+    resource = _make_resource(kind, metadata, phase, state)
+    key = phase_key(kind, metadata)
+    previous = phases.previous(key)
+    count = phases.enter(key, phase.event)
+    # That an object exists and is healthy is not an event when it is first seen.
+    if not count or (not previous and phase.severity < Severity.WARN):
+        return [resource]
+    event = Event(
+        id=f"{metadata.uid}/{phase.event}/{count}", source=source, origin=source,
+        type=f"{kind}.{phase.event}", subject=metadata.name, time=now(), severity=phase.severity,
+        data={"object": f"{metadata.namespace}/{metadata.name}", "from": previous, **state},
+    )  # fmt: skip
+    return [resource, event]
+
+
+def _make_resource(kind: str, metadata: Metadata, phase: Phase, state: dict[str, Any]) -> Resource:
+    return Resource(
+        kind=kind, namespace=metadata.namespace, name=metadata.name, status=phase.name,
+        severity=phase.severity, state=state,
+    )  # fmt: skip
+
+
+def _clean_reason(reason: str) -> str:
+    return keep_end(redact(clean_text(reason)), REASON_LIMIT)
 
 
 def deletion_signals(item: KubernetesObject, kind: str) -> list[Signal]:
@@ -155,7 +184,3 @@ def deletion_signals(item: KubernetesObject, kind: str) -> list[Signal]:
             kind=kind, namespace=item.metadata.namespace, name=item.metadata.name, deleted=True
         )
     ]
-
-
-def _find_condition(conditions: Sequence[Condition], kind: str) -> Condition | None:
-    return next((condition for condition in conditions if condition.type == kind), None)

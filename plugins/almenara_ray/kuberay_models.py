@@ -10,7 +10,7 @@ import msgspec
 
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.objects import Condition, KubernetesObject, Part
-from almenara_ray.kinds import RAY_CLUSTER, RAY_JOB, RAY_SERVICE
+from almenara_ray.kinds import RAY_CLUSTER, RAY_CRON_JOB, RAY_JOB, RAY_SERVICE
 
 
 class Head(Part, frozen=True):
@@ -69,15 +69,6 @@ class RayJob(KubernetesObject, frozen=True):
     status: RayJobStatus = RayJobStatus()
 
     @property
-    def phase(self) -> str:
-        """Its deployment status and, once complete, its job status: `Initializing`, `Running`,
-        `SUCCEEDED`, `Failed`."""
-        status = self.status
-        if status.job_deployment_status == "Complete":
-            return status.job_status or "Complete"
-        return status.job_deployment_status or "New"
-
-    @property
     def has_ended(self) -> bool:
         """Whether it will not run any further."""
         return self.status.job_status in ("SUCCEEDED", "FAILED", "STOPPED") or (
@@ -85,9 +76,27 @@ class RayJob(KubernetesObject, frozen=True):
         )
 
 
+class ApplicationStatus(Part, frozen=True):
+    """A Serve application, as KubeRay reports it."""
+
+    status: str = ""
+    message: str = ""
+
+
+class ServiceStatus(Part, frozen=True):
+    """One of the two RayClusters of a RayService: the active or, in an upgrade, the pending one."""
+
+    ray_cluster_name: str = ""
+    application_statuses: dict[str, ApplicationStatus] = msgspec.field(default_factory=dict)
+    target_capacity: int | None = None
+    traffic_routed_percent: int | None = None
+
+
 class RayServiceStatus(Part, frozen=True):
     service_status: str = ""
     num_serve_endpoints: int = 0
+    active_service_status: ServiceStatus = ServiceStatus()
+    pending_service_status: ServiceStatus = ServiceStatus()
     conditions: list[Condition] = msgspec.field(default_factory=list)
 
 
@@ -95,6 +104,22 @@ class RayService(KubernetesObject, frozen=True):
     """Serve applications that KubeRay runs and upgrades."""
 
     status: RayServiceStatus = RayServiceStatus()
+
+
+class RayCronJobSpec(Part, frozen=True):
+    schedule: str = ""
+    suspend: bool = False
+
+
+class RayCronJobStatus(Part, frozen=True):
+    last_schedule_time: str = ""
+
+
+class RayCronJob(KubernetesObject, frozen=True):
+    """A schedule by which KubeRay creates RayJobs."""
+
+    spec: RayCronJobSpec = RayCronJobSpec()
+    status: RayCronJobStatus = RayCronJobStatus()
 
 
 def _watched(kind: str, plural: str, api_kind: str, model: type[KubernetesObject]) -> WatchedKind:
@@ -108,4 +133,5 @@ WATCHED: Final = (
     _watched(RAY_CLUSTER, "rayclusters", "RayCluster", RayCluster),
     _watched(RAY_JOB, "rayjobs", "RayJob", RayJob),
     _watched(RAY_SERVICE, "rayservices", "RayService", RayService),
+    _watched(RAY_CRON_JOB, "raycronjobs", "RayCronJob", RayCronJob),
 )

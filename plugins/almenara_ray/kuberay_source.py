@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.sdk import HealthAggregator
+from almenara.sdk import Backoff, HealthAggregator, sleep
 from almenara.signals import Resource
 from almenara_kube.client import ApiClient, connect
 from almenara_kube.kinds import WatchedKind
@@ -18,15 +18,18 @@ from almenara_ray.client import DashboardClient
 from almenara_ray.cluster_state import ClusterState
 from almenara_ray.cluster_state_store import ClusterStateStore, load_state
 from almenara_ray.durations import Durations
+from almenara_ray.errors import DashboardError
 from almenara_ray.kinds import RAY_CLUSTER
 from almenara_ray.kuberay_mapping import (
     cluster_name,
     cluster_signals,
+    cron_job_signals,
     deletion_signals,
     job_signals,
     service_signals,
 )
-from almenara_ray.kuberay_models import WATCHED, RayCluster, RayJob, RayService
+from almenara_ray.kuberay_models import WATCHED, RayCluster, RayCronJob, RayJob, RayService
+from almenara_ray.kuberay_phases import STORE_KEY, PhaseLog, phase_key
 from almenara_ray.poller import ClusterPoller
 from almenara_ray.settings import KubeRaySettings, RaySettings
 
@@ -34,6 +37,8 @@ DURATIONS: Final = "(durations)"
 """Key of the durations, which outlive the clusters they were measured on."""
 CLUSTER_LIMIT: Final = 200
 """RayClusters that are followed at most."""
+FIRST_RETRY: Final = 5.0
+LONGEST_RETRY: Final = 60.0
 API_SERVER: Final = "API server"
 LIMIT: Final = "limit"
 
@@ -87,6 +92,7 @@ class KubeRaySource:
             followers = ClusterFollowers(self, publish, report, health, store, group)
             await followers.restore()
             watcher = ResourceWatcher(self, publish, report, health, store, followers)
+            await watcher.phases.restore(store)
             group.create_task(api.monitor(watcher.note_api_server), name="API server probe")
             for kind in WATCHED:
                 for namespace in self.kuberay.namespaces or [""]:
@@ -160,7 +166,7 @@ class ClusterFollowers:
         """Close the clusters that were deleted while Almenara did not run, in one namespace or, for
         an empty name, in all."""
         for name in self.store.list_keys():
-            if name == DURATIONS or namespace not in ("", name.partition(".")[0]):
+            if name in (DURATIONS, STORE_KEY) or namespace not in ("", name.partition(".")[0]):
                 continue
             if name not in self._current and name not in self.followed:
                 await self._close(name, await self._load(name))
@@ -232,9 +238,16 @@ class ClusterFollowers:
 
 
 async def _poll(poller: ClusterPoller, client: DashboardClient) -> None:
-    async with client, asyncio.TaskGroup() as group:
-        group.create_task(poller.poll_jobs())
-        group.create_task(poller.poll_cluster())
+    backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
+    while True:
+        try:
+            async with client, asyncio.TaskGroup() as group:
+                group.create_task(poller.poll_jobs())
+                group.create_task(poller.poll_cluster())
+        except DashboardError as error:
+            # The file `ca` cannot be read, which must not end the source of all clusters.
+            await poller.publish(poller.cluster.record_failure(str(error)))
+            await sleep(backoff.failed())
 
 
 class ResourceWatcher:
@@ -251,6 +264,7 @@ class ResourceWatcher:
     ) -> None:
         self.source, self.publish, self.report = source, publish, report
         self.health, self.store, self.followers = health, store, followers
+        self.phases = PhaseLog()
         self._objects: dict[str, dict[tuple[str, str], KubernetesObject]] = {}
         """The objects that exist, by kind, and by namespace and name."""
 
@@ -297,8 +311,11 @@ class ResourceWatcher:
                 await self._handle_change(item)
         if isinstance(batch, Listing):
             await self._delete_vanished(kind, namespace)
+            keys = {phase_key(kind, item.metadata) for item in known.values()}
+            self.phases.keep_only(kind, namespace, keys)
             if kind == RAY_CLUSTER:
                 await self.followers.close_deleted(namespace)
+        await self.phases.save(self.store)
 
     async def _delete_vanished(self, kind: str, namespace: str) -> None:
         """Publish the deletion of objects that were deleted while Almenara did not run."""
@@ -312,13 +329,16 @@ class ResourceWatcher:
         )
 
     async def _handle_change(self, item: KubernetesObject) -> None:
+        source, phases = self.source.name, self.phases
         if isinstance(item, RayCluster):
             await self.followers.update(item)
-            await self.publish(cluster_signals(item))
+            await self.publish(cluster_signals(item, source, phases))
         elif isinstance(item, RayJob):
             await self._handle_job(item)
         elif isinstance(item, RayService):
-            await self.publish(service_signals(item))
+            await self.publish(service_signals(item, source, phases))
+        elif isinstance(item, RayCronJob):
+            await self.publish(cron_job_signals(item, source, phases))
 
     async def _handle_job(self, job: RayJob) -> None:
         name = cluster_name(job.metadata.namespace, job.status.ray_cluster_name)
@@ -327,12 +347,13 @@ class ResourceWatcher:
             # Its cluster may be deleted at any moment: read now how the job ended.
             await poller.update_now()
         snapshot = poller.cluster.snapshot() if poller is not None else None
-        await self.publish(job_signals(job, self.source.name, snapshot))
+        await self.publish(job_signals(job, self.source.name, self.phases, snapshot))
 
     async def _handle_deletion(self, item: KubernetesObject, kind: str) -> None:
         if kind == RAY_CLUSTER:
             self.followers.remove(item)
         await self.publish(deletion_signals(item, kind))
+        self.phases.forget(phase_key(kind, item.metadata))
 
 
 def _key(item: KubernetesObject) -> tuple[str, str]:

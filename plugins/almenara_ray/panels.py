@@ -20,7 +20,15 @@ from almenara.hookspecs import (
     TemplatePanel,
 )
 from almenara.signals import Severity
-from almenara_ray.kinds import APPLICATION, JOB, NODE, RAY_CLUSTER, RAY_JOB, RAY_SERVICE
+from almenara_ray.kinds import (
+    APPLICATION,
+    JOB,
+    NODE,
+    RAY_CLUSTER,
+    RAY_CRON_JOB,
+    RAY_JOB,
+    RAY_SERVICE,
+)
 from almenara_ray.settings import RaySettings
 from almenara_ray.views.clusters import prepare_clusters, prepare_overview
 from almenara_ray.views.job_page import prepare_job
@@ -32,7 +40,7 @@ STATUS: Final = Filter(name="status", label="Status", choices=STATUSES)
 TEXT: Final = Filter(name="text", label="Search text", hint="in jobs and their reasons")
 SPAN: Final = Filter(name="span", label="Hours", choices=tuple(SPANS))
 JOB_NAME: Final = Filter(name="name", label="Job")
-KUBERAY_PANELS: Final = ("rayjobs", "rayclusters", "rayservices")
+KUBERAY_PANELS: Final = ("rayjobs", "rayclusters", "rayservices", "raycronjobs")
 
 
 def list_panels(settings: RaySettings) -> Sequence[Panel]:
@@ -113,9 +121,33 @@ def list_kuberay_panels() -> Sequence[Panel]:
             query=ResourceQuery(kind=RAY_CLUSTER), prepare=prepare_rayclusters, refresh=10.0,
             width=12, height=5, empty="No RayClusters.",
         ),
-        StatusPanel(
-            name="rayservices", title="RayServices", query=ResourceQuery(kind=RAY_SERVICE),
-            width=12, empty="No RayServices.",
+        TablePanel(
+            name="rayservices", title="RayServices",
+            query=ResourceQuery(kind=RAY_SERVICE, limit=500),
+            columns=[
+                Column(title="RayService", path="name"),
+                Column(title="Namespace", path="namespace"),
+                Column(title="State", path="status", format="status"),
+                Column(title="Endpoints", path="state.endpoints", format="number"),
+                Column(title="Active cluster", path="state.active_cluster"),
+                Column(title="Pending cluster", path="state.pending_cluster"),
+                Column(title="Traffic to pending, %", path="state.traffic_percent",
+                       format="number"),
+                Column(title="Message", path="state.reason"),
+            ],
+            width=12, height=5, empty="No RayServices.",
+        ),
+        TablePanel(
+            name="raycronjobs", title="RayCronJobs",
+            query=ResourceQuery(kind=RAY_CRON_JOB, limit=500),
+            columns=[
+                Column(title="RayCronJob", path="name"),
+                Column(title="Namespace", path="namespace"),
+                Column(title="State", path="status", format="status"),
+                Column(title="Schedule", path="state.schedule"),
+                Column(title="Last schedule", path="state.last_schedule", format="time"),
+            ],
+            width=12, height=5, empty="No RayCronJobs.",
         ),
     ]  # fmt: skip
 

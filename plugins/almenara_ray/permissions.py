@@ -9,7 +9,7 @@ from typing import Final
 from almenara_kube.rules import KubernetesRule
 from almenara_ray.settings import RaySettings
 
-RESOURCES: Final = ("rayclusters", "rayjobs", "rayservices")
+RESOURCES: Final = ("rayclusters", "raycronjobs", "rayjobs", "rayservices")
 
 
 def list_rules(settings: RaySettings) -> Sequence[KubernetesRule]:

@@ -47,9 +47,11 @@ class ClusterSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class KubeRaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A Kubernetes cluster whose RayClusters, RayJobs and RayServices are watched.
+    """A Kubernetes cluster whose RayClusters, RayJobs, RayServices and RayCronJobs are
+    watched.
 
-    It needs `list` and `watch` of `rayclusters`, `rayjobs` and `rayservices` of `ray.io`.
+    It needs `list` and `watch` of `rayclusters`, `raycronjobs`, `rayjobs` and `rayservices` of
+    `ray.io`.
     """
 
     name: str = ""

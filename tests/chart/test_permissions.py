@@ -53,7 +53,7 @@ def test_rules_are_absent_without_own_cluster(name: str) -> None:
 
 
 def kuberay(namespace: str) -> set[Permission]:
-    plurals = ("rayclusters", "rayjobs", "rayservices")
+    plurals = ("rayclusters", "raycronjobs", "rayjobs", "rayservices")
     return {(namespace, "ray.io", it, verb) for it in plurals for verb in ("list", "watch")}
 
 

@@ -17,7 +17,7 @@ from almenara.history import Filter, History
 from almenara.plugins import PluginRegistry, find_plugin
 from almenara.plugins.doctor import diagnose
 from almenara.sdk import NotFound
-from almenara.signals import Event, Severity, Signal
+from almenara.signals import Event, Resource, Severity, Signal
 from almenara.testing import SourceRun, render_panel
 from almenara.testing.source_run import MemoryContext
 from almenara_kube.list_watch import Reflector, WatchStatus
@@ -176,6 +176,10 @@ async def test_rayjob_whose_cluster_is_deleted_after_its_failure_stays_in_histor
         assert text in html
 
 
+def count_resources(run: SourceRun) -> int:
+    return sum(isinstance(signal, Resource) for signal in run.bus.signals)
+
+
 async def test_restart_of_almenara_repeats_no_rayjob_event(
     kuberay: ApiServer, head: RayHead, tmp_path: Path
 ) -> None:
@@ -192,7 +196,9 @@ async def test_restart_of_almenara_repeats_no_rayjob_event(
             lambda: any(event.type == "ray.rayjob.succeeded" for event in run.events), 30
         )
     async with run_source(server, head, tmp_path, context, [namespace]) as again:
-        await again.until(lambda: len(again.bus.repeats) > 0, 30)
+        # The list has been read once its resource is published again.
+        before = count_resources(again)
+        await again.until(lambda: count_resources(again) > before, 30)
     assert [event.type for event in run.events] == ["ray.rayjob.succeeded"]
     # What was deleted while Almenara did not run is deleted now.
     await asyncio.to_thread(server.delete, job)
@@ -284,12 +290,12 @@ async def test_doctor_names_missing_permissions_and_the_printed_roles_grant_them
     (finding,) = await diagnose(plugins, settings)
     assert (finding.check, finding.verdict) == ("Kubernetes permissions", "warning")
     assert finding.message == (
-        "not granted: list, watch of rayclusters.ray.io, rayjobs.ray.io, rayservices.ray.io in the"
-        f" namespace {namespace}"
+        "not granted: list, watch of rayclusters.ray.io, raycronjobs.ray.io, rayjobs.ray.io,"
+        f" rayservices.ray.io in the namespace {namespace}"
     )
     assert "almenara kubernetes rbac" in finding.remedy
     needed = plugins.requirements(settings)
     for role in make_roles(needed, f"{namespace}/almenara"):
         await asyncio.to_thread(server.create, role)
     (finding,) = await diagnose(plugins, settings)
-    assert (finding.verdict, finding.message) == ("ok", "all 6 permissions are granted")
+    assert (finding.verdict, finding.message) == ("ok", "all 8 permissions are granted")

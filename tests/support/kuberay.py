@@ -26,8 +26,10 @@ STATUSES: dict[str, dict[str, Any]] = {
     },
     "RayService": {
         "serviceStatus": TEXT, "numServeEndpoints": NUMBER,
+        "activeServiceStatus": ANY, "pendingServiceStatus": ANY,
         "conditions": {"type": "array", "items": ANY},
     },
+    "RayCronJob": {"lastScheduleTime": TIME},
 }  # fmt: skip
 """The fields of the statuses as KubeRay publishes them."""
 

@@ -113,7 +113,7 @@ def test_rbac_command_merges_the_rules_of_all_plugins() -> None:
     (role,) = yaml.safe_load_all(result.output)
     assert role["metadata"]["namespace"] == "ml"
     assert [(it["apiGroups"], it["resources"]) for it in role["rules"]] == [
-        ([""], ["pods"]), (["ray.io"], ["rayclusters", "rayjobs", "rayservices"]),
+        ([""], ["pods"]), (["ray.io"], ["rayclusters", "raycronjobs", "rayjobs", "rayservices"]),
     ]  # fmt: skip
     # Another kubeconfig is another cluster, by its path where it has no name.
     other = {"kubernetes": {"clusters": [{}]}, "ray": {"kuberay": [{"kubeconfig": "/etc/lab"}]}}

@@ -19,6 +19,7 @@ from almenara_ray.kuberay_models import (
     RayJobSpec,
     RayJobStatus,
 )
+from almenara_ray.kuberay_phases import PhaseLog
 from almenara_ray.models import ClusterStatus, Demand, Job, Node, SavedState, Version
 from almenara_ray.settings import RaySettings
 from almenara_ray.views.timeline import lay_out
@@ -278,7 +279,10 @@ async def test_kuberay_panels_have_reasons_and_workers() -> None:
             state="ready", desired_worker_replicas=3, available_worker_replicas=2
         ),
     )
-    signals = [*job_signals(job_object, "ray/kuberay", None), *cluster_signals(cluster_object)]
+    signals = [
+        *job_signals(job_object, "ray/kuberay", PhaseLog(), None),
+        *cluster_signals(cluster_object, "ray/kuberay", PhaseLog()),
+    ]
     settings = {"kuberay": [{"namespaces": ["ml"]}]}
     html = await render_panel("ray", "rayjobs", signals, settings=settings)
     for text in ("train", "Failed", "DeadlineExceeded: too late", "1 min 40 s", "ml.c"):
