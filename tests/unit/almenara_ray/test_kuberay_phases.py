@@ -9,7 +9,6 @@ import pytest
 
 from almenara.signals import Event, Resource, Severity, Signal
 from almenara.testing.source_run import MemoryContext
-from almenara_kube.objects import Metadata
 from almenara_ray.kuberay_mapping import (
     cluster_signals,
     cron_job_signals,
