@@ -31,9 +31,8 @@ COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY platform platform
 COPY plugins plugins
 ARG SOURCE_DATE_EPOCH=0
-# Left out to keep the image small: the typed calls and objects of the Kubernetes client (75 MiB of
-# generated code; the plugin requests paths and reads JSON), faker (25 MiB; only generates examples for
-# API descriptions) and the commands of libraries. The environment has no pip, because nothing is
+# Left out to keep the image small: faker (25 MiB; only generates examples for API descriptions) and
+# the commands of libraries. The environment has no pip, because nothing is
 # installed at run time. Bytecode is not checked against its source: it can't be written at run time,
 # and the modification times of files differ from build to build.
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
@@ -42,8 +41,6 @@ RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
     /opt/almenara/bin/python -m installer --no-compile-bytecode wheels/*.whl \
  && rm -r /opt/almenara/lib/python3*/site-packages/faker \
  && find /opt/almenara/bin -type f ! -name almenara -delete \
- && find /opt/almenara -path '*/kubernetes/*client/api/*_api.py' -delete \
- && find /opt/almenara -path '*/kubernetes/*client/models/*.py' ! -name __init__.py -delete \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/almenara/lib \
  && install -d -o 10001 -g 10001 data
 

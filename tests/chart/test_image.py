@@ -24,8 +24,6 @@ from support.servers import free_port, wait_until
 
 LARGEST = 180 * 1024**2
 LAZY = shlex.quote(
-    "from kubernetes.aio import config; from kubernetes.aio.client import ApiClient, Configuration;"
-    "from kubernetes.aio.config.incluster_config import InClusterConfigLoader;"
     "import almenara_kubernetes.source, almenara_kube.credentials,"
     " almenara.security.kubernetes, almenara.security.oidc, almenara_nats.source,"
     " almenara_http.source, almenara_prometheus.source"
