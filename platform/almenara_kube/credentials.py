@@ -18,6 +18,7 @@ from almenara_kube.errors import UnreachableError
 from almenara_kube.exec_plugin import ExecStatus, run_plugin
 from almenara_kube.kubeconfig import Entry, User, read_entry
 from almenara_kube.oidc import EARLY, IdToken, read_id_token, refresh_id_token
+from almenara_kube.proxy import find_proxy
 from almenara_kube.settings import KubeContext
 from almenara_kube.tls import TlsConfig
 
@@ -108,8 +109,10 @@ def _read_service_account() -> Credentials:
     where = "the ServiceAccount of this pod"
     token = _read_file(SERVICE_ACCOUNT / "token", f"the token of {where}")
     ca = _read_file(SERVICE_ACCOUNT / "ca.crt", f"the certificate authority of {where}")
+    server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
     return Credentials(
-        server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
+        server=server,
+        proxy=_proxy(server, ""),
         authorization=_bearer(token, f"the token of {where}"),
         tls=TlsConfig(ca=ca),
     )
@@ -122,10 +125,6 @@ def _from_entry(entry: Entry) -> Credentials:
     parts = urlsplit(server)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UnreachableError("the server of the kubeconfig's cluster is not an https:// address")
-    if cluster.proxy_url and urlsplit(cluster.proxy_url).scheme not in PROXY_SCHEMES:
-        raise UnreachableError(
-            f"the proxy-url of the kubeconfig must begin with {' or '.join(PROXY_SCHEMES)}://"
-        )
     return Credentials(
         server=server.rstrip("/"),
         authorization=_authorization(user, entry.user_folder),
@@ -145,8 +144,21 @@ def _from_entry(entry: Entry) -> Credentials:
             verify=not cluster.insecure_skip_tls_verify,
         ),
         server_name=cluster.tls_server_name,
-        proxy=cluster.proxy_url,
+        proxy=_proxy(server, cluster.proxy_url),
     )  # fmt: skip
+
+
+def _proxy(server: str, configured: str) -> str:
+    """The proxy to the server: that of the kubeconfig, or that of the environment."""
+    proxy = configured or find_proxy(server)
+    if proxy and urlsplit(proxy).scheme not in PROXY_SCHEMES:
+        # The address may hold a password.
+        name = "proxy-url of the kubeconfig" if configured else "proxy of the environment"
+        raise UnreachableError(
+            f"the {name} is not {' or '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}, the"
+            " only kinds that are supported"
+        )
+    return proxy
 
 
 def _authorization(user: User, folder: Path) -> str:
