@@ -79,10 +79,10 @@ class ClusterState:
         self._jobs_known_at = 0
         self._snapshots = {kind: Snapshots() for kind in (JOB, NODE, APPLICATION, CLUSTER)}
 
-    async def restore(self, context: Context, source: str) -> None:
-        """Load which resources of this cluster earlier runs of a source have published, so that
-        those which no longer exist are deleted."""
-        own = _ClusterResources(context, self.name)
+    async def restore(self, context: Context, source: str, *, is_shared: bool = False) -> None:
+        """Load which resources earlier runs of a source have published, so that those which no
+        longer exist are deleted; of a source that is shared by clusters those of this one."""
+        own = _ClusterResources(context, self.name) if is_shared else context
         for kind, snapshots in self._snapshots.items():
             await snapshots.restore(own, source, [kind])
 

@@ -201,7 +201,7 @@ class ClusterFollowers:
             name, saved,
             pending_after=settings.pending_after, finished_limit=settings.finished_limit,
         )  # fmt: skip
-        await state.restore(self.store, self.source.name)
+        await state.restore(self.store, self.source.name, is_shared=True)
         return state
 
     def _stop(self, name: str) -> None:

@@ -86,7 +86,7 @@ async def test_resources_of_an_earlier_run_are_deleted_once(tmp_path: Path) -> N
     other = Resource(kind=JOB, namespace="other", name="elsewhere")
     context.bus.accept([*resources, other, Resource(kind=CLUSTER, name="lab")], "ray/lab")
     cluster = ClusterState("lab", SavedState())
-    await cluster.restore(context, "ray/lab")
+    await cluster.restore(context, "ray/lab", is_shared=True)
 
     def deleted(signals: Sequence[Signal]) -> list[str]:
         return [
