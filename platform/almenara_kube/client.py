@@ -15,6 +15,7 @@ from almenara_kube.errors import ApiError, UnreachableError
 from almenara_kube.objects import DECODE_ERRORS
 from almenara_kube.session import AuthenticatedSession, Load
 from almenara_kube.settings import ClientSettings, KubeContext
+from almenara_kube.socks import is_socks
 from almenara_kube.transport import (
     ResponseStream,
     describe_transport_error,
@@ -179,7 +180,8 @@ class ApiClient:
                         total=None, sock_connect=self.settings.connect_timeout
                     ),
                     server_hostname=credentials.server_name or None,
-                    proxy=credentials.proxy or None, allow_redirects=False,
+                    proxy=None if is_socks(credentials.proxy) else credentials.proxy or None,
+                    allow_redirects=False,
                 )  # fmt: skip
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 self.request_probe()

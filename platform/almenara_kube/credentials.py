@@ -28,7 +28,7 @@ REMOVED_PROVIDERS: Final[Mapping[str, str]] = {
     "gcp": "use the exec plugin gke-gcloud-auth-plugin",
     "azure": "use the exec plugin kubelogin",
 }
-PROXY_SCHEMES: Final = ("http", "https")
+PROXY_SCHEMES: Final = ("http", "https", "socks5", "socks5h")
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -155,8 +155,7 @@ def _proxy(server: str, configured: str) -> str:
         # The address may hold a password.
         name = "proxy-url of the kubeconfig" if configured else "proxy of the environment"
         raise UnreachableError(
-            f"the {name} is not {' or '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}, the"
-            " only kinds that are supported"
+            f"the {name} must begin with {', '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}"
         )
     return proxy
 

@@ -10,6 +10,7 @@ import aiohttp
 from almenara.sdk import blocking, monotonic
 from almenara_kube.credentials import Credentials
 from almenara_kube.errors import UnreachableError
+from almenara_kube.socks import is_socks
 from almenara_kube.tls import make_tls_context
 from almenara_kube.transport import describe_tls_error, make_session
 
@@ -69,7 +70,7 @@ class AuthenticatedSession:
         before = self._current
         try:
             credentials = await self._load()
-            if before is not None and credentials.tls == before[0].tls:
+            if before is not None and _share_connections(before[0], credentials):
                 self._current = credentials, before[1]
                 return
             context = await blocking(lambda: make_tls_context(credentials.tls))
@@ -87,7 +88,7 @@ class AuthenticatedSession:
             ) from None
         finally:
             self._loaded_at = monotonic()
-        self._current = credentials, make_session(context)
+        self._current = credentials, make_session(context, credentials.proxy)
         if before is not None:
             # Its watches break off and continue from their positions on the new session.
             await before[1].close()
@@ -100,6 +101,12 @@ class AuthenticatedSession:
             if current is not None and current[0] is used and is_due:
                 await self._reload()
         return self._current is not None and self._current[0] != used
+
+
+def _share_connections(before: Credentials, after: Credentials) -> bool:
+    return before.tls == after.tls and (
+        before.proxy == after.proxy or not (is_socks(before.proxy) or is_socks(after.proxy))
+    )
 
 
 def _is_expired(credentials: Credentials, early: float = 0.0) -> bool:

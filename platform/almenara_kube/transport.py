@@ -13,6 +13,7 @@ import msgspec
 from almenara.sdk import describe_error, monotonic
 from almenara_kube.errors import ApiError, SilentError, UnreachableError
 from almenara_kube.objects import DECODE_ERRORS
+from almenara_kube.socks import SocksConnector, is_socks
 
 LONGEST_ERROR: Final = 65_536
 LONGEST_ANSWER: Final = 64 * 1024**2
@@ -69,10 +70,14 @@ class ResponseStream:
             ) from None
 
 
-def make_session(context: ssl.SSLContext) -> aiohttp.ClientSession:
-    """A pool of connections; a request never waits for one of them."""
-    connector = aiohttp.TCPConnector(
-        limit=0, ssl=context, keepalive_timeout=30, socket_factory=_make_socket
+def make_session(context: ssl.SSLContext, proxy: str) -> aiohttp.ClientSession:
+    """A pool of connections; a request never waits for one of them. A proxy over HTTP is that of
+    each request instead."""
+    options: dict[str, Any] = {"limit": 0, "ssl": context, "keepalive_timeout": 30}
+    connector = (
+        SocksConnector(proxy, **options)
+        if is_socks(proxy)
+        else aiohttp.TCPConnector(socket_factory=_make_socket, **options)
     )
     return aiohttp.ClientSession(
         connector=connector, trust_env=False, headers={"user-agent": "almenara-kubernetes"},

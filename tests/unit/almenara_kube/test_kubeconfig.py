@@ -179,7 +179,7 @@ async def test_load_names_the_file_and_what_is_wrong_with_it(
 
 @pytest.mark.anyio
 async def test_load_refuses_a_proxy_that_is_not_supported(tmp_path: Path) -> None:
-    path = kubeconfig(tmp_path / "config", **{"proxy-url": f"socks5://u:{SECRET}@proxy:1080"})
+    path = kubeconfig(tmp_path / "config", **{"proxy-url": f"socks4://u:{SECRET}@proxy:1080"})
 
     reason = await refusal(path)
 
