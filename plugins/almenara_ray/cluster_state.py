@@ -202,13 +202,12 @@ class ClusterState:
 
     def update_applications(self, applications: Sequence[Application]) -> list[Signal]:
         """Replace the Serve applications, and return what changed."""
-        before = {application.name: application.status for application in self.applications}
+        before = self.saved.applications
         self.applications = list(applications)
         events = [
-            self._application_event(application, before[application.name])
+            self._application_event(application, before.get(application.name, ""))
             for application in applications
-            if application.status
-            and before.get(application.name, application.status) != application.status
+            if _is_new_status(application, before.get(application.name, ""))
         ]
         resources = [
             Resource(
@@ -219,6 +218,12 @@ class ClusterState:
             for application in applications
         ]  # fmt: skip
         return [*events, *self._snapshots[APPLICATION].difference(resources)]
+
+    def note_published(self) -> None:
+        """Remember, after their events are durable, which statuses were published."""
+        self.saved.applications = {
+            application.name: application.status for application in self.applications
+        }
 
     def _application_event(self, application: Application, before: str) -> Event:
         moment = now()
@@ -335,6 +340,13 @@ class ClusterState:
             type=f"{CLUSTER}.{name}", subject=self.name, time=now(), severity=severity,
             data={"cluster": self.name, **data},
         )  # fmt: skip
+
+
+def _is_new_status(application: Application, before: str) -> bool:
+    """Return whether a status is an event: a changed one, and a failure that is first seen."""
+    if not before:
+        return application.status in APPLICATION_STATUSES
+    return bool(application.status) and application.status != before
 
 
 def _describe_status(status: ClusterStatus | None) -> dict[str, Any]:

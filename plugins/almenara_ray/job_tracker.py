@@ -76,7 +76,7 @@ class JobTracker:
         those with the keys in `forgotten` do not exist any more. `closed`: why there will be no
         further list; every unfinished job is then lost.
         """
-        moment = now()
+        moment, jobs = now(), self._complete_starts(jobs)
         # Ends of this list move the horizon, which must not hide later entries of the same list.
         horizon = self.saved.horizon
         transitions: list[Transition] = []
@@ -100,6 +100,33 @@ class JobTracker:
         self.is_current = True
         self._drop_old()
         return sorted(transitions, key=lambda transition: transition.time)
+
+    def _complete_starts(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Return the jobs with the time of submission that their runs are known by.
+
+        Some versions of Ray report 0 in one API, or while a job is pending, and the time in the
+        other, or later: both are the same run.
+        """
+        known = {job.id: job for job in self.saved.unfinished.values()}
+        completed = []
+        for job in jobs:
+            run = known.get(job.id)
+            if run is not None and run.submitted and not job.submitted:
+                completed.append(msgspec.structs.replace(job, submitted=run.submitted))
+                continue
+            if run is not None and job.submitted and not run.submitted:
+                self._rename(run, job.submitted)
+            completed.append(job)
+        return completed
+
+    def _rename(self, run: Job, submitted: int) -> None:
+        saved = self.saved
+        renamed = msgspec.structs.replace(run, submitted=submitted)
+        del saved.unfinished[run.key]
+        saved.unfinished[renamed.key] = renamed
+        for keys in (saved.running, saved.stuck):
+            if run.key in keys:
+                keys[keys.index(run.key)] = renamed.key
 
     def _update_finished(self, job: Job, moment: int, horizon: int) -> Iterable[Transition]:
         was_unfinished = job.key in self.saved.unfinished

@@ -76,6 +76,8 @@ class SavedState(msgspec.Struct, kw_only=True):
     """Ends that were published, near the horizon, by key."""
     down_since: int = 0
     """When it became unreachable, in microseconds since the epoch; 0 while it answers."""
+    applications: dict[str, str] = {}
+    """Published status of each Serve application, by name."""
     durations: Durations = msgspec.field(default_factory=Durations)
 
 

@@ -243,6 +243,7 @@ class ClusterPoller:
             elif self._is_up.is_set():
                 cluster = self.cluster
                 await self.publish([*signals, *cluster.cluster_signals(), *cluster.samples()])
+                cluster.note_published()
             await pause(self.settings.cluster_interval, started)
 
     async def _update_cluster(self, turn: Turn) -> list[Signal]:

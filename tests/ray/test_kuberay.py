@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from almenara.bus import retention
-from almenara.bus.embedded import DATABASE, EmbeddedBus
+from almenara.bus.embedded import EmbeddedBus
+from almenara.bus.writer_thread import DATABASE
 from almenara.clock import CLOCK, SystemClock
 from almenara.config import Secret, Settings, StorageSettings
 from almenara.history import Filter, History

@@ -266,10 +266,44 @@ def test_spilling_gets_one_event() -> None:
 def test_unhealthy_application_gets_an_event() -> None:
     cluster = ClusterState("lab", SavedState())
     cluster.update_applications([Application(name="chat", status="RUNNING")])
+    cluster.note_published()
     signals = cluster.update_applications(
         [Application(name="chat", status="UNHEALTHY", message="no replica")]
     )
     assert types(signals) == ["ray.application.unhealthy"]
+
+
+def test_application_first_seen_as_failed_gets_an_event_once() -> None:
+    cluster = ClusterState("lab", SavedState())
+    failed = [
+        Application(name="chat", status="DEPLOY_FAILED", message="x\nImportError: no torch"),
+        Application(name="fine", status="RUNNING"),
+    ]
+    (event,) = [
+        signal for signal in cluster.update_applications(failed) if isinstance(signal, Event)
+    ]
+    assert (event.type, event.severity) == ("ray.application.deploy_failed", Severity.ERROR)
+    assert event.data["reason"] == "ImportError: no torch"
+    cluster.note_published()
+    # A restart of Almenara finds it as it was, and notices what changed meanwhile.
+    cluster = restart_almenara(cluster)
+    assert types(cluster.update_applications(failed)) == []
+    cluster.note_published()
+    running = [Application(name="chat", status="RUNNING")]
+    assert types(restart_almenara(cluster).update_applications(running)) == [
+        "ray.application.running"
+    ]
+
+
+def test_job_whose_start_is_reported_late_or_not_always_is_one_run() -> None:
+    cluster = ClusterState("lab", SavedState())
+    events = update(cluster, job("a", "PENDING", submitted=0))
+    events += update(cluster, job("a", "RUNNING", submitted=T0))
+    events += update(cluster, job("a", "RUNNING", submitted=0), partial=True)
+    events += update(cluster, job("a", "SUCCEEDED", submitted=T0, ended=T0 + MINUTE))
+    events += update(cluster, job("a", "SUCCEEDED", submitted=T0, ended=T0 + MINUTE))
+    assert events == ["a submitted", "a running", "a succeeded"]
+    assert not cluster.saved.unfinished
 
 
 def test_cluster_is_down_after_two_failures_and_up_again() -> None:
