@@ -1,38 +1,30 @@
-"""A page of metrics, read and mapped to samples.
-
-The text format: https://prometheus.io/docs/instrumenting/exposition_formats/.
-"""
+"""Maps the series of a page to readings: values of samples."""
 
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import accumulate
 from typing import Final
 
 import msgspec
-from prometheus_client.parser import text_string_to_metric_families
 
+from almenara_prometheus.exposition import MetricFilter, MetricsPage, Series
 from almenara_prometheus.settings import MetricSettings
 
-PLACE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 LONGEST_NAME: Final = 200
-PROBLEMS_TOLD: Final = 3
 
+Counts = Mapping[float, float]
+"""Counts up to each limit; of a counter, which has no limits, up to infinity."""
+Combine = Callable[[Sequence[float]], float]
 
-class Series(msgspec.Struct, frozen=True):
-    """One line of a page."""
-
-    name: str
-    labels: Mapping[str, str]
-    value: float
-
-
-class Page(msgspec.Struct, frozen=True):
-    """What a page says, and which of its lines could not be read."""
-
-    series: Sequence[Series]
-    problems: Sequence[str]
+COMBINE: Final[Mapping[str, Combine]] = {
+    "sum": math.fsum,
+    "mean": lambda values: math.fsum(values) / len(values),
+    "max": max,
+    "min": min,
+}
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,132 +35,119 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     value: float
 
 
-def read_page(body: bytes) -> Page:
-    """The series of a page; a line that cannot be read is a problem and spoils no other."""
-    lines = body.decode("utf-8", "replace").split("\n")
-    # By what is said of types, the parser gives counters names that the page does not have.
-    said = [line for line in lines if not _is_comment(line)]
-    try:
-        return Page(list(_series("\n".join(said) + "\n")), [])
-    except Exception:
-        # The parser raises what it happens to run into. Line by line, the rest can still be read.
-        return _line_by_line(lines)
+class Slot(msgspec.Struct, frozen=True):
+    """What several series are combined into: one metric of one resource."""
+
+    mapping: int
+    """Index of the mapping."""
+    name: str
+    """Name of the resource."""
 
 
-def _is_comment(line: str) -> bool:
-    return line.lstrip().startswith("#")
+class SeriesKey(msgspec.Struct, frozen=True):
+    """One series of a mapping, over several pages."""
+
+    mapping: int
+    labels: Set[tuple[str, str]]
+    """Its labels without the limit of a bucket."""
 
 
-def _series(text: str) -> Iterable[Series]:
-    for family in text_string_to_metric_families(text):
-        for it in family.samples:
-            yield Series(it.name, it.labels, float(it.value))
+class Counter(msgspec.Struct):
+    """The counts of one series that counts up."""
+
+    slot: Slot
+    counts: dict[float, float]
 
 
-def _line_by_line(lines: Sequence[str]) -> Page:
-    found: list[Series] = []
-    problems: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or _is_comment(line):
-            continue
-        try:
-            found += _series(line + "\n")
-        except Exception:
-            problems.append(f"line {number}: {line.strip()[:60]!r}")
-    return Page(found, problems)
+class MetricMapper:
+    """Makes readings of the pages of one target; remembers the last page, for counters.
 
-
-def told(problems: Sequence[str]) -> str:
-    """The lines that could not be read, in one sentence."""
-    shown = "; ".join(problems[:PROBLEMS_TOLD])
-    more = len(problems) - PROBLEMS_TOLD
-    return f"cannot be read: {shown}" + (f" and {more} more" if more > 0 else "")
-
-
-Place = tuple[int, str]
-"""Which mapping, by its `id`, and the name that it gives."""
-SeriesKey = tuple[int, Set[tuple[str, str]]]
-"""Which mapping, and the labels of a series of it, without the limit of a bucket."""
-Counts = Mapping[float, float]
-"""How many there are up to each limit; of a counter, which has no limits, up to infinity."""
-
-
-class Mapper:
-    """Makes readings of pages; remembers the last page, for what counts up.
-
-    What a counter or a histogram has grown by is taken of each series alone and then added up, so
-    that neither one that goes nor one that is new makes a peak: as `rate` of Prometheus has it, a
+    The increase of a counter or a histogram is taken of each series alone and then combined, so
+    that neither one that disappears nor a new one makes a peak: as with `rate` of Prometheus, a
     series counts from its second page on.
     """
 
     def __init__(self, target: str, mappings: Sequence[MetricSettings]) -> None:
-        self.target = target
-        self._by_name: dict[str, list[MetricSettings]] = defaultdict(list)
-        for mapping in mappings:
-            name = f"{mapping.metric}_bucket" if mapping.quantile is not None else mapping.metric
-            self._by_name[name].append(mapping)
+        self.target, self.mappings = target, mappings
+        self._by_metric: dict[str, list[int]] = defaultdict(list)
+        for index, mapping in enumerate(mappings):
+            suffix = "_bucket" if mapping.quantile is not None else ""
+            self._by_metric[f"{mapping.metric}{suffix}"].append(index)
+        self.filter = MetricFilter(self._by_metric.keys())
+        """Selects the lines of a page that are mapped."""
         self._moment = 0.0
-        self._before: Mapping[SeriesKey, Counts] = {}
-        """The counts of each series that counts up."""
-        self._held: set[tuple[str, str]] = set()
+        self._counters: dict[SeriesKey, Counter] = {}
+        self._present: set[tuple[str, str]] = set()
 
-    def map(self, page: Page, moment: float) -> list[Reading]:
-        """The readings of a page that was read at `moment`, in seconds that never go back."""
-        sums: dict[Place, float] = defaultdict(float)
-        counts: dict[SeriesKey, dict[float, float]] = defaultdict(lambda: defaultdict(float))
-        grown: dict[Place, dict[float, float]] = defaultdict(lambda: defaultdict(float))
-        mappings: dict[int, MetricSettings] = {}
-        names: dict[SeriesKey, str] = {}
-        self._held = set()
+    def map(self, page: MetricsPage, moment: float) -> list[Reading]:
+        """Return the readings of a page that was read at `moment`, in seconds of a monotonic
+        clock."""
+        gauges: dict[Slot, list[float]] = defaultdict(list)
+        counters: dict[SeriesKey, Counter] = {}
+        self._present = set()
         for series in page.series:
-            for mapping in self._by_name.get(series.name, ()):
-                if any(series.labels.get(it) != value for it, value in mapping.labels.items()):
-                    continue
-                if math.isnan(series.value):
-                    continue
-                name = self._named(mapping, series.labels)
-                mappings[id(mapping)] = mapping
-                self._held.add((mapping.kind, name))
-                if not mapping.rate and mapping.quantile is None:
-                    sums[id(mapping), name] += series.value
-                    continue
-                limit = math.inf if mapping.rate else _number(series.labels.get("le", ""))
-                if limit is not None and math.isfinite(series.value):
-                    labels = frozenset(it for it in series.labels.items() if it[0] != "le")
-                    counts[id(mapping), labels][limit] += series.value
-                    names[id(mapping), labels] = name
-        for key, after in counts.items():
-            if (before := self._before.get(key)) is not None:
-                total = grown[key[0], names[key]]
-                for limit, count in increase(before, after).items():
-                    total[limit] += count
-        passed = moment - self._moment
-        self._before, self._moment = counts, moment
-        values = list(sums.items())
-        for place, more in grown.items():
-            share = mappings[place[0]].quantile
-            if share is None:
-                values += [(place, more[math.inf] / passed)] if passed > 0 else []
-            elif (value := quantile(share, more)) is not None:
-                values.append((place, value))
-        return [
-            Reading(mapping=mappings[which], name=name, value=value * mappings[which].scale)
-            for (which, name), value in values
-            if math.isfinite(value * mappings[which].scale)
-        ]
+            for index in self._by_metric.get(series.name, ()):
+                self._collect(index, series, gauges, counters)
+        interval = moment - self._moment
+        rates, histograms = increases(self._counters, counters)
+        self._counters, self._moment = counters, moment
+        readings = [self._combine(slot, values) for slot, values in gauges.items()]
+        for slot, growth in rates.items():
+            if self.mappings[slot.mapping].rate and interval > 0:
+                readings.append(self._combine(slot, [each / interval for each in growth]))
+        for slot, counts in histograms.items():
+            share = self.mappings[slot.mapping].quantile
+            if share is not None and (value := quantile(share, counts)) is not None:
+                readings.append(self._combine(slot, [value]))
+        return [reading for reading in readings if math.isfinite(reading.value)]
 
-    def holds(self, kind: str, name: str) -> bool:
-        """Whether the last page had something of this name, even if no reading came of it."""
-        return (kind, name) in self._held
+    def _collect(
+        self,
+        index: int,
+        series: Series,
+        gauges: dict[Slot, list[float]],
+        counters: dict[SeriesKey, Counter],
+    ) -> None:
+        """Note a series under its mapping, if its labels fit."""
+        mapping = self.mappings[index]
+        if any(series.labels.get(label) != value for label, value in mapping.labels.items()):
+            return
+        if math.isnan(series.value):
+            return
+        slot = Slot(index, self._resource_name(mapping, series.labels))
+        self._present.add((mapping.kind, slot.name))
+        if not mapping.rate and mapping.quantile is None:
+            gauges[slot].append(series.value)
+            return
+        limit = math.inf if mapping.rate else parse_limit(series.labels.get("le", ""))
+        if limit is None or not math.isfinite(series.value):
+            return
+        labels = frozenset(item for item in series.labels.items() if item[0] != "le")
+        counter = counters.setdefault(SeriesKey(index, labels), Counter(slot, {}))
+        counter.counts[limit] = counter.counts.get(limit, 0.0) + series.value
 
-    def _named(self, mapping: MetricSettings, labels: Mapping[str, str]) -> str:
-        name = PLACE.sub(
-            lambda it: self.target if it[1] == "target" else labels.get(it[1], ""), mapping.name
-        )
-        return name[:LONGEST_NAME] or self.target
+    def _combine(self, slot: Slot, values: Sequence[float]) -> Reading:
+        mapping = self.mappings[slot.mapping]
+        try:
+            value = COMBINE[mapping.how_to_combine](values) * mapping.scale
+        except (OverflowError, ValueError):
+            # `fsum` of infinities of both signs, or of what exceeds a float.
+            value = math.nan
+        return Reading(mapping=mapping, name=slot.name, value=value)
+
+    def is_present(self, kind: str, name: str) -> bool:
+        """Whether the last page had a series of this resource, even without a reading."""
+        return (kind, name) in self._present
+
+    def _resource_name(self, mapping: MetricSettings, labels: Mapping[str, str]) -> str:
+        def fill(match: re.Match[str]) -> str:
+            return self.target if match[1] == "target" else labels.get(match[1], "")
+
+        return PLACEHOLDER.sub(fill, mapping.name)[:LONGEST_NAME] or self.target
 
 
-def _number(text: str) -> float | None:
+def parse_limit(text: str) -> float | None:
+    """Return the upper limit of a bucket; None where it is not a number."""
     try:
         value = float(text)
     except ValueError:
@@ -176,33 +155,50 @@ def _number(text: str) -> float | None:
     return None if math.isnan(value) else value
 
 
+def increases(
+    before: Mapping[SeriesKey, Counter], after: Mapping[SeriesKey, Counter]
+) -> tuple[dict[Slot, list[float]], dict[Slot, dict[float, float]]]:
+    """Return what each series has grown by since the last page: in total, a value per series, and
+    per limit, added up over the series of a histogram."""
+    totals: dict[Slot, list[float]] = defaultdict(list)
+    limits: dict[Slot, dict[float, float]] = defaultdict(lambda: defaultdict(float))
+    for key, counter in after.items():
+        if key not in before:
+            continue
+        growth = increase(before[key].counts, counter.counts)
+        totals[counter.slot].append(growth.get(math.inf, 0.0))
+        for limit, count in growth.items():
+            limits[counter.slot][limit] += count
+    return totals, limits
+
+
 def increase(before: Counts, after: Counts) -> Counts:
-    """What came between two pages. Counts that are lower than before were started over: all of
-    them is new."""
+    """Return what was counted between two pages. Counts lower than before have been reset, so all
+    of them are new."""
     if any(after[limit] < before.get(limit, 0.0) for limit in after):
         return after
     return {limit: count - before.get(limit, 0.0) for limit, count in after.items()}
 
 
 def quantile(share: float, counts: Counts) -> float | None:
-    """The value below which a share of what was counted lies; None where nothing was.
+    """Return the value below which a share of the counted values lies; None without any.
 
-    As `histogram_quantile` of Prometheus has it: evenly spread within a bucket; the upper limit of
-    the last but one where the rank is in the last, which has none.
+    As `histogram_quantile` of Prometheus does: values are spread evenly within a bucket; the upper
+    limit of the last but one where the rank is in the last, which has no limit.
     """
     limits = sorted(counts)
     if not limits or limits[-1] != math.inf:
         return None
-    # Buckets are read one after another while the server counts; make them rise.
-    risen = list(accumulate((counts[it] for it in limits), max))
-    total = risen[-1]
+    # The server counts while its buckets are read; make them monotonic.
+    cumulative = list(accumulate((counts[limit] for limit in limits), max))
+    total = cumulative[-1]
     if total <= 0:
         return None
     rank = share * total
-    place = next(it for it, count in enumerate(risen) if count >= rank)
-    if limits[place] == math.inf:
-        return limits[place - 1] if place else None
-    lower = limits[place - 1] if place else min(0.0, limits[0])
-    under = risen[place - 1] if place else 0.0
-    within = risen[place] - under
-    return lower + (limits[place] - lower) * ((rank - under) / within if within else 1.0)
+    bucket = next(index for index, count in enumerate(cumulative) if count >= rank)
+    if limits[bucket] == math.inf:
+        return limits[bucket - 1] if bucket else None
+    lower = limits[bucket - 1] if bucket else min(0.0, limits[0])
+    below = cumulative[bucket - 1] if bucket else 0.0
+    within = cumulative[bucket] - below
+    return lower + (limits[bucket] - lower) * ((rank - below) / within if within else 1.0)

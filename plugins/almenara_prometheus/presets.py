@@ -1,56 +1,68 @@
-"""Ready-made mappings of pages that many people have.
+"""Predefined mappings of widely used pages.
 
-vLLM: https://docs.vllm.ai/en/stable/usage/metrics/ ; older servers call the use of the cache
-`gpu_cache_usage_perc` and the time between tokens `time_per_output_token_seconds`.
+vLLM: https://docs.vllm.ai/en/stable/usage/metrics/ ; older servers call the usage of the cache
+`gpu_cache_usage_perc` and the time between tokens `time_per_output_token_seconds`. Ray Serve
+exports the same metrics as `ray_vllm_…`, older versions as `ray_vllm:…`.
 """
 
 from typing import Any, Final
 
-_MODEL: Final = {"kind": "vllm.model", "name": "{model_name}"}
-_PROCESS: Final = {"kind": "process", "name": "{target}"}
+Mapping = dict[str, Any]
 
-PRESETS: Final[dict[str, list[dict[str, Any]]]] = {
-    "vllm": [
-        {**_MODEL, "metric": "vllm:num_requests_running", "sample": "running"},
-        {**_MODEL, "metric": "vllm:num_requests_waiting", "sample": "waiting"},
-        {**_MODEL, "metric": "vllm:kv_cache_usage_perc", "sample": "kv_cache"},
-        {**_MODEL, "metric": "vllm:gpu_cache_usage_perc", "sample": "kv_cache"},
-        {
-            **_MODEL, "metric": "vllm:prompt_tokens_total", "sample": "prompt_tokens",
-            "rate": True, "unit": "1/s",
-        },
-        {
-            **_MODEL, "metric": "vllm:generation_tokens_total", "sample": "generated_tokens",
-            "rate": True, "unit": "1/s",
-        },
-        {
-            **_MODEL, "metric": "vllm:request_success_total", "sample": "requests",
-            "rate": True, "unit": "1/s",
-        },
-        {
-            **_MODEL, "metric": "vllm:num_preemptions_total", "sample": "preemptions",
-            "rate": True, "unit": "1/s",
-        },
-        {
-            **_MODEL, "metric": "vllm:time_to_first_token_seconds", "sample": "first_token_p95",
-            "quantile": 0.95, "unit": "s",
-        },
-        {
-            **_MODEL, "metric": "vllm:inter_token_latency_seconds",
-            "sample": "between_tokens_p95", "quantile": 0.95, "unit": "s",
-        },
-        {
-            **_MODEL, "metric": "vllm:time_per_output_token_seconds",
-            "sample": "between_tokens_p95", "quantile": 0.95, "unit": "s",
-        },
-        {
-            **_MODEL, "metric": "vllm:e2e_request_latency_seconds", "sample": "request_p95",
-            "quantile": 0.95, "unit": "s",
-        },
-    ],
-    "process": [
-        {**_PROCESS, "metric": "process_resident_memory_bytes", "sample": "memory", "unit": "By"},
-        {**_PROCESS, "metric": "process_cpu_seconds_total", "sample": "cpu", "rate": True},
-        {**_PROCESS, "metric": "process_open_fds", "sample": "open_files"},
-    ],
-}  # fmt: skip
+VLLM_PREFIXES: Final = ("vllm:", "ray_vllm_", "ray_vllm:")
+
+VLLM_GAUGES: Final = {
+    "num_requests_running": "running",
+    "num_requests_waiting": "waiting",
+    "kv_cache_usage_perc": "kv_cache",
+    "gpu_cache_usage_perc": "kv_cache",
+}
+VLLM_COUNTERS: Final = {
+    "prompt_tokens_total": "prompt_tokens",
+    "generation_tokens_total": "generated_tokens",
+    "request_success_total": "requests",
+    "num_preemptions_total": "preemptions",
+    "prefix_cache_queries_total": "prefix_cache_queries",
+    "prefix_cache_hits_total": "prefix_cache_hits",
+}
+VLLM_HISTOGRAMS: Final = {
+    "time_to_first_token_seconds": "first_token_p95",
+    "inter_token_latency_seconds": "between_tokens_p95",
+    "time_per_output_token_seconds": "between_tokens_p95",
+    "e2e_request_latency_seconds": "request_p95",
+    "request_queue_time_seconds": "queue_p95",
+    "request_prefill_time_seconds": "prefill_p95",
+    "request_decode_time_seconds": "decode_p95",
+}
+
+
+def vllm_mappings() -> list[Mapping]:
+    """The mappings of a vLLM server. The usage of the cache of several engines is their highest."""
+    mappings: list[Mapping] = []
+    for prefix in VLLM_PREFIXES:
+        model = {"kind": "vllm.model", "name": "{model_name}"}
+        for metric, sample in VLLM_GAUGES.items():
+            combine = {"combine": "max"} if sample == "kv_cache" else {}
+            mappings.append({**model, "metric": prefix + metric, "sample": sample, **combine})
+        for metric, sample in VLLM_COUNTERS.items():
+            rate = {"rate": True, "unit": "1/s"}
+            mappings.append({**model, "metric": prefix + metric, "sample": sample, **rate})
+        for metric, sample in VLLM_HISTOGRAMS.items():
+            p95 = {"quantile": 0.95, "unit": "s"}
+            mappings.append({**model, "metric": prefix + metric, "sample": sample, **p95})
+    return mappings
+
+
+def process_mappings() -> list[Mapping]:
+    """The mappings of what most client libraries export about their process."""
+    process = {"kind": "process", "name": "{target}"}
+    memory = {"metric": "process_resident_memory_bytes", "sample": "memory", "unit": "By"}
+    processor = {"metric": "process_cpu_seconds_total", "sample": "cpu", "rate": True}
+    files = {"metric": "process_open_fds", "sample": "open_files"}
+    return [{**process, **mapping} for mapping in (memory, processor, files)]
+
+
+PRESETS: Final[dict[str, list[Mapping]]] = {
+    "vllm": vllm_mappings(),
+    "process": process_mappings(),
+}

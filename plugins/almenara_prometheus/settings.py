@@ -1,7 +1,7 @@
 """The Prometheus plugin's part of the configuration."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -10,6 +10,7 @@ from almenara_prometheus.presets import PRESETS
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+SHARE_SUFFIXES: Final = ("_ratio", "_perc", "_percent", "_percentage", "_utilization")
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
@@ -17,42 +18,56 @@ class MetricSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How one metric family becomes a sample of a resource."""
 
     metric: str
-    """Name of the series, as the page has it, `_total` included; for a quantile the name of the
-    histogram, without `_bucket`."""
+    """Name of the series as on the page, with `_total`; for a quantile the name of the histogram,
+    without `_bucket`."""
     sample: str
-    """What the sample is called."""
+    """Name of the sample."""
     unit: str = ""
-    """Its unit by its UCUM code: `s`, `By`."""
+    """Unit of the sample by its UCUM code: `s`, `By`."""
     kind: str = "prometheus.series"
-    """Kind of the resource it is a sample of."""
+    """Kind of the resource that the sample belongs to."""
     name: str = "{target}"
-    """Name of that resource; `{label}` stands for the value of a label, `{target}` for the name of
-    the target. Series that come to the same name are added up."""
+    """Name of that resource; `{label}` is replaced by the value of a label, `{target}` by the name
+    of the target. Several series with the same name are combined."""
+    combine: Literal["sum", "mean", "max", "min"] | None = None
+    """How several series of one resource become one value. By default `sum`, but `max` for shares:
+    metrics named `_ratio`, `_perc`, `_percent`, `_percentage` or `_utilization`."""
     labels: dict[str, str] = {}
-    """Only series with these values of labels."""
+    """Only series with these labels."""
     rate: bool = False
-    """Whether it counts up: the sample is then the increase a second."""
+    """Whether the metric is a counter: the sample is its increase per second."""
     quantile: Share | None = None
-    """Of a histogram: the share below which this many of the last interval's values lie."""
+    """Quantile of a histogram, between 0 and 1, over the last interval."""
     scale: float = 1.0
-    """What the value is multiplied with."""
+    """Factor that the value is multiplied by."""
 
     def __post_init__(self) -> None:
         if self.rate and self.quantile is not None:
             raise ValueError(f"the metric {self.metric} has both rate and quantile; choose one")
+        if self.combine is not None and self.quantile is not None:
+            raise ValueError(
+                f"the metric {self.metric} has both combine and quantile; the buckets of a"
+                " histogram are always added up, so remove combine"
+            )
+
+    @property
+    def how_to_combine(self) -> str:
+        """How several series of one resource become one value."""
+        return self.combine or ("max" if self.metric.endswith(SHARE_SUFFIXES) else "sum")
 
 
 class TargetSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One page of metrics."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
-    """What people call it; no two targets share one."""
+    """Name of the target, unique among targets."""
     url: str
     """Address of the page, such as `http://vllm:8000/metrics`."""
     presets: list[Literal["vllm", "process"]] = []
-    """Ready-made mappings: `vllm` for a vLLM server, `process` for what most clients export."""
+    """Predefined mappings: `vllm` for a vLLM server, also behind Ray Serve; `process` for what most
+    client libraries export."""
     metrics: list[MetricSettings] = []
-    """Further mappings."""
+    """Additional mappings."""
     headers: dict[str, Secret] = {}
     """Headers to send; each value may be a secret."""
     bearer: Secret | None = None
@@ -60,39 +75,41 @@ class TargetSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     every: Positive = 10.0
     """Seconds between scrapes."""
     timeout: Positive = 5.0
-    """Seconds for the whole of a scrape."""
+    """Seconds until a scrape is given up."""
     ca: Path | None = None
     """File with the certificates of the authorities to trust, instead of the system's."""
     body_limit: Count = 16 * 1024**2
-    """Bytes of a page at most."""
+    """Maximum size of a page in bytes."""
     series_limit: Count = 500
-    """Resources that one page may become at most; more are left out, and that is told."""
+    """Maximum number of resources of one page; the target is `partial` if there are more."""
 
     def __post_init__(self) -> None:
         parse_http_url(self.url, f"the target {self.name}", "use bearer or headers")
         if not self.presets and not self.metrics:
             raise ValueError(
-                f"the target {self.name} says nothing of what to read; give it metrics, or presets"
+                f"the target {self.name} has nothing to read; add metrics, or presets"
                 f" ({', '.join(PRESETS)})"
             )
 
     @property
     def mappings(self) -> list[MetricSettings]:
         """Its own mappings and those of its presets."""
-        found = [
-            msgspec.convert(it, MetricSettings) for name in self.presets for it in PRESETS[name]
+        predefined = [
+            msgspec.convert(mapping, MetricSettings)
+            for preset in self.presets
+            for mapping in PRESETS[preset]
         ]
-        return [*found, *self.metrics]
+        return [*predefined, *self.metrics]
 
 
 class PrometheusSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The pages to read."""
+    """The pages to scrape."""
 
     targets: list[TargetSettings] = []
-    """The pages; without any the plugin does nothing."""
+    """The targets; without any the plugin does nothing."""
 
     def __post_init__(self) -> None:
         names = [target.name for target in self.targets]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"targets holds two named {name!r}; each needs its own name")
+                raise ValueError(f"two targets are named {name!r}; rename one of them")

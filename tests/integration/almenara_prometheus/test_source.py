@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,15 +10,16 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from almenara.config import Secret
-from almenara.signals import Event, Resource, Sample, Signal
+from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara.testing.source_run import MemoryBus, MemoryContext
+from almenara_prometheus.doctor import diagnose
 from almenara_prometheus.settings import MetricSettings, PrometheusSettings, TargetSettings
-from almenara_prometheus.source import PrometheusSource, diagnose
+from almenara_prometheus.source import PrometheusSource
 
 pytestmark = pytest.mark.anyio
 
 
-class Kept(MemoryContext):
+class SourceHarness(MemoryContext):
     """A context and a report in memory."""
 
     def __init__(self, bus: MemoryBus | None = None) -> None:
@@ -41,16 +42,32 @@ class Kept(MemoryContext):
             task.cancel()
             await asyncio.wait([task])
 
-    async def until(self, wanted: object) -> None:
+    async def until(self, condition: object) -> None:
         async with asyncio.timeout(10):
-            while not any(wanted(it) for it in self.signals):  # type: ignore[operator]
+            while not any(condition(signal) for signal in self.signals):  # type: ignore[operator]
                 await asyncio.sleep(0.02)
 
     def events(self) -> list[Event]:
-        return [it for it in self.signals if isinstance(it, Event)]
+        return [signal for signal in self.signals if isinstance(signal, Event)]
+
+    def sampled(self, kind: str) -> set[str]:
+        """The names of the resources of a kind that have samples."""
+        samples = [signal for signal in self.signals if isinstance(signal, Sample)]
+        return {sample.name for sample in samples if sample.kind == kind}
 
     def last(self, name: str) -> Resource:
-        return [it for it in self.signals if isinstance(it, Resource) and it.name == name][-1]
+        resources = [signal for signal in self.signals if isinstance(signal, Resource)]
+        return [resource for resource in resources if resource.name == name][-1]
+
+
+def is_sample(signal: Signal, metric: str, above: float = -1.0) -> bool:
+    return isinstance(signal, Sample) and signal.metric == metric and signal.value > above
+
+
+def is_resource(signal: Signal, **fields: object) -> bool:
+    return isinstance(signal, Resource) and all(
+        getattr(signal, name) == value for name, value in fields.items()
+    )
 
 
 ROUTE = MetricSettings(metric="hits_total", sample="hits", kind="route", name="{route}", rate=True)
@@ -64,51 +81,74 @@ def target(port: int, *mappings: MetricSettings, **settings: object) -> TargetSe
     )  # fmt: skip
 
 
-async def test_a_real_page_becomes_samples_of_resources_and_its_loss_an_event() -> None:
+async def test_page_becomes_samples_and_its_loss_an_event() -> None:
     registry = CollectorRegistry()
     hits = Counter("hits", "Hits.", ["route"], registry=registry)
     Gauge("depth", "Depth.", ["queue"], registry=registry).labels("a").set(4)
     server, thread = start_http_server(0, "127.0.0.1", registry)
-    it = Kept()
-    async with it.running(target(server.server_port, ROUTE, DEPTH)):
+    run = SourceHarness()
+    async with run.running(target(server.server_port, ROUTE, DEPTH)):
         hits.labels("/x").inc(10)
-        await it.until(lambda s: isinstance(s, Sample) and s.metric == "depth" and s.value == 4)
+        await run.until(
+            lambda signal: (
+                isinstance(signal, Sample) and signal.metric == "depth" and signal.value == 4
+            )
+        )
         hits.labels("/x").inc(10)
-        await it.until(lambda s: isinstance(s, Sample) and s.metric == "hits" and s.value > 0)
-        assert (it.last("a").kind, it.last("a").namespace) == ("queue", "it")
-        assert it.last("it").status == "up"
-        assert it.events() == []
+        await run.until(
+            lambda signal: (
+                isinstance(signal, Sample) and signal.metric == "hits" and signal.value > 0
+            )
+        )
+        assert (run.last("a").kind, run.last("a").namespace) == ("queue", "it")
+        assert run.last("it").status == "up"
+        assert run.events() == []
         server.shutdown()
         server.server_close()
         thread.join()
-        await it.until(lambda s: isinstance(s, Event))
-    (down,) = it.events()
+        await run.until(lambda signal: isinstance(signal, Event))
+    (down,) = run.events()
     assert (down.type, down.subject) == ("prometheus.target.down", "it")
-    again = Kept()
-    again.values = it.values
+    again = SourceHarness()
+    again.values = run.values
     async with again.running(target(server.server_port, ROUTE)):
-        await again.until(lambda s: isinstance(s, Resource) and s.status == "down")
+        await again.until(lambda signal: isinstance(signal, Resource) and signal.status == "down")
     assert again.events() == []
 
 
-async def test_too_many_series_are_cut_and_that_is_told() -> None:
+async def test_series_limit_is_applied_and_reported() -> None:
     registry = CollectorRegistry()
     depth = Gauge("depth", "Depth.", ["queue"], registry=registry)
     for number in range(30):
         depth.labels(f"q{number:02}").set(number)
     server, thread = start_http_server(0, "127.0.0.1", registry)
-    it = Kept()
-    async with it.running(target(server.server_port, DEPTH, series_limit=10)):
-        await it.until(lambda s: isinstance(s, Resource) and s.status == "partial")
-        # One that comes before them pushes the last one out, which is told.
+    run = SourceHarness()
+    async with run.running(target(server.server_port, DEPTH, series_limit=10)):
+        await run.until(lambda signal: isinstance(signal, Resource) and signal.status == "partial")
+        # A resource that sorts before them displaces the last one, which is deleted.
         depth.labels("a").set(1)
-        await it.until(lambda s: isinstance(s, Resource) and s.name == "q09" and s.deleted)
-        names = {s.name for s in it.signals if isinstance(s, Sample) and s.kind == "queue"}
+        await run.until(
+            lambda signal: isinstance(signal, Resource) and signal.name == "q09" and signal.deleted
+        )
+        names = {
+            signal.name
+            for signal in run.signals
+            if isinstance(signal, Sample) and signal.kind == "queue"
+        }
         assert "q10" not in names
-        it.signals = [s for s in it.signals if not isinstance(s, Sample)]
-        await it.until(lambda s: isinstance(s, Sample) and s.name == "q08")
-    assert "31 resources, of which 10 are kept (series_limit)" in it.last("it").state["reason"]
-    assert len({s.name for s in it.signals if isinstance(s, Sample) and s.kind == "queue"}) == 10
+        run.signals = [signal for signal in run.signals if not isinstance(signal, Sample)]
+        await run.until(lambda signal: isinstance(signal, Sample) and signal.name == "q08")
+    assert "31 resources, of which 10 are kept (series_limit)" in run.last("it").state["reason"]
+    assert (
+        len(
+            {
+                signal.name
+                for signal in run.signals
+                if isinstance(signal, Sample) and signal.kind == "queue"
+            }
+        )
+        == 10
+    )
     server.shutdown()
     server.server_close()
     thread.join()
@@ -122,12 +162,10 @@ async def test_too_many_series_are_cut_and_that_is_told() -> None:
         (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{nonsense", "1 lines of its page cannot"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + b"a 1\n" * 500, "longer than 1,000"),
         (b"", "Server disconnected"),
-        (None, "no whole page within 1 s"),
+        (None, "no complete page within 1 s"),
     ],
 )
-async def test_a_page_that_cannot_be_had_or_read_is_told_with_the_reason(
-    answer: bytes | None, reason: str
-) -> None:
+async def test_failed_scrape_is_reported_with_the_reason(answer: bytes | None, reason: str) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
@@ -140,15 +178,15 @@ async def test_a_page_that_cannot_be_had_or_read_is_told_with_the_reason(
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    it = Kept()
-    wanted = target(port, DEPTH, body_limit=1000, bearer=Secret.of("b3arer-word"))
-    async with it.running(wanted):
-        await it.until(lambda s: isinstance(s, Event))
-    (finding,) = await diagnose(PrometheusSettings(targets=[wanted]))
+    run = SourceHarness()
+    settings = target(port, DEPTH, body_limit=1000, bearer=Secret.of("b3arer-word"))
+    async with run.running(settings):
+        await run.until(lambda signal: isinstance(signal, Event))
+    (finding,) = await diagnose(PrometheusSettings(targets=[settings]))
     server.close()
-    assert reason in it.last("it").state["reason"]
+    assert reason in run.last("it").state["reason"]
     assert finding.verdict in ("failed", "warning")
-    assert "b3arer-word" not in f"{it.signals} {finding} {wanted}"
+    assert "b3arer-word" not in f"{run.signals} {finding} {settings}"
 
 
 @contextlib.contextmanager
@@ -162,7 +200,7 @@ def exposing(registry: CollectorRegistry) -> Iterator[int]:
         thread.join()
 
 
-async def test_what_is_wrong_with_one_target_is_told_of_it_and_holds_up_no_other(
+async def test_failure_of_one_target_is_reported_and_delays_no_other(
     tmp_path: Path,
 ) -> None:
     word = tmp_path / "word"
@@ -171,9 +209,9 @@ async def test_what_is_wrong_with_one_target_is_told_of_it_and_holds_up_no_other
     word.unlink()
     registry = CollectorRegistry()
     Gauge("depth", "Depth.", ["queue"], registry=registry).labels("a").set(4)
-    it = Kept()
+    run = SourceHarness()
     with exposing(registry) as port:
-        async with it.running(
+        async with run.running(
             *(
                 msgspec.structs.replace(target(port, DEPTH, **settings), name=name)
                 for name, settings in {
@@ -194,17 +232,19 @@ async def test_what_is_wrong_with_one_target_is_told_of_it_and_holds_up_no_other
                 ("letters", "up", ""),
                 ("good", "up", ""),
             ):
-                await it.until(lambda s, n=name: isinstance(s, Resource) and s.name == n)
-                told = it.last(name)
-                assert told.status == status, told
-                assert reason in (told.state["reason"] or ""), told
-            # It is taken up as soon as its file is there.
+                await run.until(
+                    lambda signal, n=name: isinstance(signal, Resource) and signal.name == n
+                )
+                resource = run.last(name)
+                assert resource.status == status, resource
+                assert reason in (resource.state["reason"] or ""), resource
+            # It is scraped as soon as its file exists.
             word.write_text("a-token\n")
-            await it.until(lambda _: it.last("no-secret").status == "up")
-    assert "w0rd-of-a" not in str(it.signals)
+            await run.until(lambda _: run.last("no-secret").status == "up")
+    assert "w0rd-of-a" not in str(run.signals)
 
 
-async def test_what_left_the_settings_or_the_page_while_away_is_told_as_gone() -> None:
+async def test_what_left_the_settings_or_the_page_while_stopped_is_deleted() -> None:
     lane = MetricSettings(metric="lanes", sample="lanes", kind="lane", name="{queue}")
     registry = CollectorRegistry()
     depth = Gauge("depth", "Depth.", ["queue"], registry=registry)
@@ -212,22 +252,116 @@ async def test_what_left_the_settings_or_the_page_while_away_is_told_as_gone() -
     for queue in ("a", "b"):
         depth.labels(queue).set(1)
         lanes.labels(queue).set(1)
-    first = Kept()
+    first = SourceHarness()
     with exposing(registry) as port:
         kept = target(port, DEPTH, lane)
         async with first.running(kept, msgspec.structs.replace(kept, name="other")):
             for name in ("it", "other"):
                 for kind in ("queue", "lane"):
                     key = (kind, name, "b")
-                    await first.until(lambda s, key=key: isinstance(s, Resource) and s.key == key)
+                    await first.until(
+                        lambda signal, key=key: isinstance(signal, Resource) and signal.key == key
+                    )
         # Of the name b, the one kind goes and the other stays.
         depth.remove("b")
-        again = Kept(first.bus)
+        again = SourceHarness(first.bus)
         async with again.running(kept):
             await again.until(
-                lambda s: isinstance(s, Resource) and s.key == ("queue", "it", "b") and s.deleted
+                lambda signal: (
+                    isinstance(signal, Resource)
+                    and signal.key == ("queue", "it", "b")
+                    and signal.deleted
+                )
             )
-        assert sorted(await again.told("prometheus")) == [
+        assert sorted(await again.known_resources("prometheus")) == [
             ("lane", "it", "a"), ("lane", "it", "b"),
             ("prometheus.target", "", "it"), ("queue", "it", "a"),
         ]  # fmt: skip
+
+
+Reply = Callable[[], bytes]
+
+
+@contextlib.asynccontextmanager
+async def answering(reply: Reply) -> AsyncIterator[int]:
+    """A server on the wire that answers each request with `reply`; its port."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(reply())
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def response(body: bytes, content_type: str = "text/plain; version=0.0.4") -> bytes:
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}"
+    return f"{head}\r\nconnection: close\r\n\r\n".encode() + body
+
+
+METRICS = b'depth{queue="a"} 4\n'
+
+
+async def test_resources_of_a_dead_target_become_unknown_and_recover() -> None:
+    replies = [response(METRICS)]
+    run = SourceHarness()
+    async with answering(lambda: replies[-1]) as port, run.running(target(port, DEPTH)):
+        await run.until(lambda signal: is_resource(signal, name="a", status="scraped"))
+        replies.append(b"HTTP/1.1 503 Unavailable\r\ncontent-length: 0\r\n\r\n")
+        await run.until(lambda signal: is_resource(signal, name="a", status="unknown"))
+        unknown = run.last("a")
+        assert unknown.severity is Severity.WARN
+        assert unknown.state["stale_since"] > 0
+        assert "it is down" in unknown.state["reason"]
+        run.signals.clear()
+        replies.append(response(METRICS))
+        await run.until(lambda signal: is_resource(signal, name="a", status="scraped"))
+    assert not any(isinstance(signal, Resource) and signal.deleted for signal in run.signals)
+
+
+async def test_target_down_at_the_start_makes_known_resources_unknown() -> None:
+    first = SourceHarness()
+    async with answering(lambda: response(METRICS)) as port, first.running(target(port, DEPTH)):
+        await first.until(lambda signal: is_resource(signal, name="a"))
+    again = SourceHarness(first.bus)
+    async with again.running(target(port, DEPTH)):
+        await again.until(lambda signal: is_resource(signal, name="a", status="unknown"))
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "reason"),
+    [
+        (b"<html>Sign in</html>", "text/html", "it sends text/html"),
+        (b'{"error": "unauthorized"}', "application/json", "it sends application/json"),
+        (METRICS, "application/vnd.google.protobuf; proto=x", "vnd.google.protobuf"),
+        (b"<html>\n<body>Sign in</body>\n", "text/plain", "2 lines of its page cannot be read"),
+        (b"# nothing here\n", "text/plain", "its page has no series"),
+    ],
+)
+async def test_page_without_metrics_is_down_and_keeps_the_resources(
+    body: bytes, content_type: str, reason: str
+) -> None:
+    replies = [response(METRICS)]
+    run = SourceHarness()
+    async with answering(lambda: replies[-1]) as port, run.running(target(port, DEPTH)):
+        await run.until(lambda signal: is_resource(signal, name="a", status="scraped"))
+        replies.append(response(body, content_type))
+        await run.until(lambda signal: is_resource(signal, name="it", status="down"))
+    assert reason in run.last("it").state["reason"]
+    assert run.last("a").status == "unknown"
+
+
+async def test_page_of_other_metrics_deletes_resources_and_stays_up() -> None:
+    replies = [response(METRICS)]
+    run = SourceHarness()
+    async with answering(lambda: replies[-1]) as port, run.running(target(port, DEPTH)):
+        await run.until(lambda signal: is_resource(signal, name="a", status="scraped"))
+        replies.append(response(b"other 1\n"))
+        await run.until(lambda signal: is_resource(signal, name="a", deleted=True))
+    assert run.last("it").status == "up"

@@ -1,10 +1,12 @@
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from almenara_prometheus.mapping import Mapper, increase, quantile, read_page
+from almenara_prometheus.exposition import MetricFilter, read_page
+from almenara_prometheus.mapping import MetricMapper, increase, quantile
 from almenara_prometheus.presets import PRESETS
 from almenara_prometheus.settings import MetricSettings, TargetSettings
 
@@ -20,26 +22,76 @@ memory 1.5e6
 
 
 def mapped(mapping: MetricSettings, *pages: bytes) -> dict[str, float]:
-    mapper = Mapper("it", [mapping])
-    found: dict[str, float] = {}
+    mapper = MetricMapper("it", [mapping])
+    values: dict[str, float] = {}
     for number, page in enumerate(pages):
-        found = {it.name: it.value for it in mapper.map(read_page(page), number * 10.0)}
-    return found
+        readings = mapper.map(read_page(page, mapper.filter), number * 10.0)
+        values = {reading.name: reading.value for reading in readings}
+    return values
 
 
-def test_series_that_come_to_the_same_name_are_added_up() -> None:
+def test_series_with_the_same_name_are_added_up() -> None:
     mapping = MetricSettings(metric="requests_total", sample="requests", name="{route}")
     assert mapped(mapping, PAGE) == {"/a": 105, "/b": 7}
 
 
-def test_only_series_with_the_wanted_labels_count() -> None:
+ENGINES = b'kv_cache_perc{engine="0"} 0.6\nkv_cache_perc{engine="1"} 0.7\n'
+
+
+@pytest.mark.parametrize(
+    ("combine", "value"), [(None, 0.7), ("max", 0.7), ("min", 0.6), ("mean", 0.65), ("sum", 1.3)]
+)
+def test_combine_says_how_series_become_one_value(combine: Any, value: float) -> None:
+    mapping = MetricSettings(metric="kv_cache_perc", sample="kv_cache", combine=combine)
+    assert mapped(mapping, ENGINES)["it"] == pytest.approx(value)
+
+
+def test_combine_applies_to_rates() -> None:
+    mapping = MetricSettings(metric="hits_total", sample="hits", rate=True, combine="max")
+    before = b'hits_total{host="a"} 0\nhits_total{host="b"} 0\n'
+    after = b'hits_total{host="a"} 10\nhits_total{host="b"} 30\n'
+    assert mapped(mapping, before, after) == {"it": 3}
+
+
+@pytest.mark.parametrize("prefix", ["vllm:", "ray_vllm_", "ray_vllm:"])
+def test_kv_cache_of_two_vllm_engines_is_not_added_up(prefix: str) -> None:
+    target = TargetSettings(name="v", url="http://x/metrics", presets=["vllm"])
+    mapper = MetricMapper("v", target.mappings)
+    page = "".join(
+        f'{prefix}kv_cache_usage_perc{{engine="{engine}",model_name="m"}} {usage}\n'
+        for engine, usage in ((0, 0.6), (1, 0.7))
+    )
+    (reading,) = mapper.map(read_page(page.encode(), mapper.filter), 0.0)
+    assert (reading.name, reading.value) == ("m", 0.7)
+
+
+def test_series_twice_on_a_page_counts_once_and_is_a_problem() -> None:
+    page = read_page(b'x{a="1",b="2"} 5\nx{b="2",a="1"} 5\n')
+    assert [series.value for series in page.series] == [5]
+    assert page.problems == ["x is on the page twice with the same labels"]
+
+
+def test_only_mapped_lines_are_parsed() -> None:
+    body = b'other{ broken\n# HELP x X.\nx 1\n  x{a="b"} 2\nx_total 3\nxy 4\n\nx\t5 6\n'
+    page = read_page(body, MetricFilter(["x"]))
+    assert [series.value for series in page.series] == [1, 2]
+    assert page.lines == 6
+    assert page.is_readable
+
+
+def test_malformed_mapped_line_is_named_by_its_number_on_the_page() -> None:
+    page = read_page(b"# c\nother 1\nx 1\nx{ 2\n", MetricFilter(["x"]))
+    assert page.problems[0].startswith("line 4: ")
+
+
+def test_labels_select_series() -> None:
     mapping = MetricSettings(
         metric="requests_total", sample="r", name="{target}", labels={"code": "500"}, scale=2
     )
     assert mapped(mapping, PAGE) == {"it": 10}
 
 
-def test_a_counter_becomes_an_increase_a_second_and_may_start_over() -> None:
+def test_counter_becomes_increase_per_second_and_may_reset() -> None:
     mapping = MetricSettings(metric="requests_total", sample="r", name="{route}", rate=True)
     assert mapped(mapping, PAGE) == {}
     later = PAGE.replace(b" 100\n", b" 200\n")
@@ -48,11 +100,12 @@ def test_a_counter_becomes_an_increase_a_second_and_may_start_over() -> None:
     assert mapped(mapping, PAGE, restarted) == {"/a": 2}
 
 
-def test_a_series_that_goes_or_comes_makes_no_peak_in_what_the_others_add_up_to() -> None:
+def test_new_or_missing_series_makes_no_peak_in_a_sum() -> None:
     hits = MetricSettings(metric="hits_total", sample="hits", rate=True)
 
     def page(**hosts: int) -> bytes:
-        return "".join(f'hits_total{{host="{it}"}} {hosts[it]}\n' for it in hosts).encode()
+        lines = [f'hits_total{{host="{host}"}} {count}\n' for host, count in hosts.items()]
+        return "".join(lines).encode()
 
     assert mapped(hits, page(a=1_000_000, b=500), page(a=1_000_010)) == {"it": 1}
     assert mapped(hits, page(a=100), page(a=110, b=900_000)) == {"it": 1}
@@ -71,7 +124,7 @@ def test_a_series_that_goes_or_comes_makes_no_peak_in_what_the_others_add_up_to(
     assert mapped(took, first, histogram(a=(100, 1100), b=(10, 10), c=(0, 9000)))["it"] < 0.1
 
 
-def test_a_counter_is_found_by_the_name_that_the_page_gives_it() -> None:
+def test_counter_is_matched_by_its_name_on_the_page() -> None:
     page = b"# TYPE nginx_connections_accepted counter\nnginx_connections_accepted 5\n"
     mapping = MetricSettings(metric="nginx_connections_accepted", sample="accepted")
     assert mapped(mapping, page) == {"it": 5}
@@ -79,7 +132,7 @@ def test_a_counter_is_found_by_the_name_that_the_page_gives_it() -> None:
 
 
 @pytest.mark.parametrize("value", [b"+Inf", b"-Inf", b"NaN", b"1e308"])
-def test_what_is_no_finite_number_is_no_reading(value: bytes) -> None:
+def test_value_that_is_not_finite_is_not_a_reading(value: bytes) -> None:
     ten = b"x 10\n"
     for mapping in (
         MetricSettings(metric="x", sample="x", scale=10),
@@ -89,7 +142,7 @@ def test_what_is_no_finite_number_is_no_reading(value: bytes) -> None:
         assert mapped(mapping, b"x " + value + b"\n", ten, ten)
 
 
-def test_a_quantile_is_that_of_what_came_between_two_pages() -> None:
+def test_quantile_is_of_what_was_counted_between_two_pages() -> None:
     before = {0.1: 100.0, 1.0: 100.0, math.inf: 100.0}
     after = {0.1: 100.0, 1.0: 200.0, math.inf: 200.0}
     assert quantile(0.5, increase(before, after)) == pytest.approx(0.55)
@@ -103,7 +156,7 @@ def test_a_quantile_is_that_of_what_came_between_two_pages() -> None:
     st.lists(st.integers(0, 1000), min_size=9, max_size=9),
     st.floats(0.01, 0.99),
 )
-def test_a_quantile_lies_within_the_limits_of_the_histogram(
+def test_quantile_lies_within_the_limits_of_the_histogram(
     limits: list[float], counts: list[int], share: float
 ) -> None:
     limits = [*sorted(limits), math.inf]
@@ -116,28 +169,28 @@ def test_a_quantile_lies_within_the_limits_of_the_histogram(
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_are_a_page_or_problems_and_never_an_error(body: bytes) -> None:
+def test_page_of_any_bytes_raises_no_error(body: bytes) -> None:
     page = read_page(body)
-    assert all(isinstance(it.value, float) for it in page.series)
+    assert all(isinstance(series.value, float) for series in page.series)
 
 
 @given(st.text(alphabet='abc_{}="0123456789 .\\\n#+-eNaInf,', max_size=300))
-def test_text_that_is_nearly_a_page_spoils_none_of_its_good_lines(noise: str) -> None:
+def test_malformed_lines_leave_the_others_readable(noise: str) -> None:
     body = f"{PAGE.decode()}\n{noise}\n".encode()
-    names = [it.name for it in read_page(body).series]
+    names = [series.name for series in read_page(body).series]
     assert names.count("memory") >= 1
     assert names.count("requests_total") >= 3
 
 
-def test_a_bad_line_is_named_by_its_number() -> None:
+def test_malformed_line_is_named_by_its_number() -> None:
     page = read_page(b"good 1\nbad{ 2\nbetter 3\n")
-    assert [it.name for it in page.series] == ["good", "better"]
+    assert [series.name for series in page.series] == ["good", "better"]
     assert page.problems == ["line 2: 'bad{ 2'"]
 
 
-def test_presets_are_mappings_and_vllm_reads_what_a_vllm_server_says() -> None:
+def test_presets_read_the_page_of_a_vllm_server() -> None:
     target = TargetSettings(name="vllm-a", url="http://x/metrics", presets=list(PRESETS))
-    mapper = Mapper(target.name, target.mappings)
+    mapper = MetricMapper(target.name, target.mappings)
 
     def page(requests: int) -> bytes:
         model = 'model_name="m/one"'
@@ -152,13 +205,13 @@ vllm:time_to_first_token_seconds_bucket{{engine="0",le="+Inf",{model}}} {request
 process_resident_memory_bytes 5e8
 """.encode()
 
-    mapper.map(read_page(page(10)), 0.0)
-    found = {
-        (it.mapping.kind, it.name, it.mapping.sample): it.value
-        for it in mapper.map(read_page(page(20)), 10.0)
+    mapper.map(read_page(page(10), mapper.filter), 0.0)
+    values = {
+        (reading.mapping.kind, reading.name, reading.mapping.sample): reading.value
+        for reading in mapper.map(read_page(page(20), mapper.filter), 10.0)
     }
-    assert found[("vllm.model", "m/one", "running")] == 3
-    assert found[("vllm.model", "m/one", "kv_cache")] == 0.25
-    assert found[("vllm.model", "m/one", "generated_tokens")] == 100
-    assert found[("vllm.model", "m/one", "first_token_p95")] == pytest.approx(0.19)
-    assert found[("process", "vllm-a", "memory")] == 5e8
+    assert values[("vllm.model", "m/one", "running")] == 3
+    assert values[("vllm.model", "m/one", "kv_cache")] == 0.25
+    assert values[("vllm.model", "m/one", "generated_tokens")] == 100
+    assert values[("vllm.model", "m/one", "first_token_p95")] == pytest.approx(0.19)
+    assert values[("process", "vllm-a", "memory")] == 5e8
