@@ -72,6 +72,11 @@ class Almenara:
         return f"http://{self.address}:{self.port}"
 
     @property
+    def session_cookie(self) -> str:
+        """The name of the session cookie, over http."""
+        return f"almenara-{self.port}"
+
+    @property
     def log(self) -> str:
         return (self.folder / "almenara.log").read_text("utf-8", "replace")
 

@@ -100,6 +100,7 @@ def check_installation(context: click.Context) -> list[Finding]:
     findings = [check_configuration(path, settings, plugins), check_disk(settings)]
     if findings[-1].verdict != "failed":
         findings += check_database(settings)
+    findings += check_proxies(settings)
 
     async def collect() -> None:
         findings.extend(await diagnose(plugins, settings))
@@ -122,6 +123,25 @@ def check_configuration(path: Path | None, settings: Settings, plugins: PluginRe
         )
     message = str(path) if path else "defaults, because --config is not set"
     return Finding(check="configuration", verdict="ok", message=message)
+
+
+def check_proxies(settings: Settings) -> list[Finding]:
+    """Return a warning where a proxy is likely and would hide the addresses of clients."""
+    from almenara.security.config_check import find_unlisted_proxy
+
+    host = find_unlisted_proxy(settings)
+    if host is None:
+        return []
+    return [
+        Finding(
+            check="proxies",
+            verdict="warning",
+            message=f"Users open {host}, and server.trusted_proxies is empty. If a reverse proxy"
+            " serves that name, all users have its address, so that wrong tokens of one user delay"
+            " the sign-in of all.",
+            remedy="Add the addresses of the proxy to server.trusted_proxies.",
+        )
+    ]
 
 
 def check_disk(settings: Settings) -> Finding:

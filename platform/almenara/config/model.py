@@ -42,9 +42,14 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     allowed_origins: list[str] = []
     """Further origins that may open a WebSocket, such as `https://name:port`."""
     trusted_proxies: list[str] = []
-    """Addresses or networks (`10.0.0.0/8`) of reverse proxies. From them, `X-Forwarded-For` and
-    `X-Forwarded-Proto` set the client's address and scheme. `Forwarded` is ignored, because a proxy
+    """Addresses or networks (`10.0.0.0/8`) of reverse proxies. From them, `X-Forwarded-For`,
+    `-Proto`, `-Host` and `-Port` set the client's address and the address in the browser. In each
+    list the entry of the outermost trusted proxy counts. `Forwarded` is ignored, because a proxy
     that sets one of the two headers passes the other on unchanged."""
+    url: str = ""
+    """Address that users open, such as `https://almenara.example.com`, if a proxy changes host,
+    port or scheme without reporting it. It is used in redirects of an OpenID Connect provider, and
+    its host and origin are allowed."""
     tls: TlsSettings | None = None
     """Serve HTTPS directly, without a proxy."""
     max_websockets: Count = 1000
@@ -52,7 +57,8 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     websockets_per_address: Count = 200
     """Maximum open WebSockets of one client address, except the loopback addresses."""
     websockets_per_user: Count = 20
-    """Maximum open WebSockets of one user, or of one session where several share a token."""
+    """Maximum open WebSockets of one user or API token. Each session of the access token counts as
+    a user."""
     requests_per_second: Positive = 50.0
     """Sustained request rate per client address and per user; requests beyond it get status 429.
     Loopback addresses are limited per user only."""
@@ -281,7 +287,12 @@ class ProxySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     user_header: str = "X-Forwarded-User"
     """Header with the user's name."""
     groups_header: str = "X-Forwarded-Groups"
-    """Header with the user's groups, separated by commas."""
+    """Header with the user's groups."""
+    groups_separator: Annotated[str, msgspec.Meta(min_length=1, max_length=4)] = ","
+    """Text between two groups in `groups_header`: `|` for authentik."""
+    sign_out_url: str = ""
+    """Address of the proxy that signs users out, such as `/oauth2/sign_out`. Without it there is no
+    Sign out button, because the proxy would sign the user in again."""
     secret: Secret | None = None
     """Shared secret that the proxy sends in `secret_header`, so that no other client can set the
     identity headers. It is optional if `server.tls.client_ca` admits only the proxy."""

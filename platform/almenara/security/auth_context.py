@@ -23,14 +23,28 @@ class UserRefresher(Protocol):
         """
 
 
+class LoginStart(msgspec.Struct, frozen=True):
+    """A login whose browser leaves for the provider."""
+
+    url: str
+    """Where to send the browser."""
+    state: str
+    """Identifies the login when the browser comes back."""
+    binding: str
+    """The secret of a cookie, so that only the same browser can complete the login."""
+
+
 class IdentityProvider(Protocol):
     """An external system that users sign in with, such as an OpenID Connect provider."""
 
     name: str
     """The name that users know it by."""
 
-    async def start_login(self, address: str, redirect_uri: str, next_page: str) -> tuple[str, str]:
-        """Return the provider's URL and the secret that binds the callback to this browser."""
+    async def start_login(self, address: str, redirect_uri: str, next_page: str) -> LoginStart:
+        """Start a login for a client address; `next_page` is the path to continue with."""
+
+    def next_page(self, state: str) -> str:
+        """Return the page that a pending login continues with; `/` where it is unknown."""
 
     async def finish_login(
         self, request_info: RequestInfo, parameters: Mapping[str, str], binding: str

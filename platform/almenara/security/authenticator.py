@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import structlog
+
 from almenara.config import Settings
 from almenara.security.access_token import HOLDER
 from almenara.security.audit import Audit
@@ -16,6 +18,8 @@ from almenara.security.request import RequestInfo
 from almenara.security.resolver import IdentityResolver, TokenRefresher
 from almenara.security.tokens import identity_of, parse_token
 from almenara.security.trusted_proxies import TrustedProxies, rate_key
+
+log = structlog.get_logger(__name__)
 
 LONGEST_TOKEN: Final = 8192
 UNKNOWN_CREDENTIALS: Final = "The token is unknown, expired or revoked."
@@ -138,7 +142,21 @@ class Authenticator:
 
     def record_failure(self, request_info: RequestInfo, reason: str) -> None:
         """Count a wrong secret of the address, and record it in the access log."""
-        self.attempts.record_failure(rate_key(request_info.address))
-        self.audit.record_refusal(
-            "sign_in_refused", user="", address=request_info.address, reason=reason
-        )
+        address = request_info.address
+        count = self.attempts.record_failure(rate_key(address))
+        self.audit.record_refusal("sign_in_refused", user="", address=address, reason=reason)
+        if count == self.attempts.free:
+            self._report_lockout(request_info)
+
+    def _report_lockout(self, request_info: RequestInfo) -> None:
+        """Report an address that has to wait from now on; behind a proxy that is not trusted, it is
+        the address of all clients."""
+        address = request_info.address
+        reason = f"{self.attempts.free} wrong tokens; each further one makes the address wait"
+        if request_info.peer == address and request_info.headers.get("x-forwarded-for"):
+            reason += (
+                ". The address is that of a proxy, so all of its clients have to wait: add it to"
+                " server.trusted_proxies to count them separately"
+            )
+        log.warning("sign-in of an address is slowed down", address=address, reason=reason)
+        self.audit.record_refusal("sign_in_locked", user="", address=address, reason=reason)

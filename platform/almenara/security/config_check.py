@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from almenara.config import ConfigError, KubernetesAccessSettings, OidcSettings, Settings
-from almenara.security.modes import mode_of
+from almenara.security.modes import is_loopback, mode_of
+from almenara.security.public_address import configured_address
 from almenara.security.trusted_proxies import TrustedProxies
 
 LIBRARIES: Final = {"oidc": ("authlib", "joserfc", "httpx"), "kubernetes-access": ("httpx",)}
@@ -18,6 +19,8 @@ def check_access(settings: Settings) -> None:
     auth = settings.auth
     mode = mode_of(settings)
     TrustedProxies(settings.server.trusted_proxies)
+    configured_address(settings.server)
+    _check_sign_out_url(auth.proxy.sign_out_url)
     if mode == "oidc" and auth.oidc is not None:
         _check_libraries("auth.mode", "oidc", "oidc")
         provider_context(auth.oidc)
@@ -25,6 +28,30 @@ def check_access(settings: Settings) -> None:
         if value == "kubernetes":
             _check_libraries(setting, value, "kubernetes-access")
             cluster_context(auth.kubernetes, auth.kubernetes.ca)
+
+
+def find_unlisted_proxy(settings: Settings) -> str | None:
+    """Return the public host name of a server that seems to be behind a proxy that is not in
+    `server.trusted_proxies`; None where there is nothing to suspect.
+
+    Only plain HTTP: with `server.tls` clients usually connect directly.
+    """
+    server = settings.server
+    if server.trusted_proxies or server.tls is not None:
+        return None
+    configured = configured_address(server)
+    names = [*([] if configured is None else [configured.name]), *server.allowed_hosts]
+    return next((name for name in names if not is_loopback(name)), None)
+
+
+def _check_sign_out_url(url: str) -> None:
+    """Raise `ConfigError` for what is neither a path nor a URL, such as a script."""
+    is_path = url.startswith("/") and not url.startswith("//")
+    if url and not is_path and not url.startswith(("https://", "http://")):
+        raise ConfigError(
+            f"auth.proxy.sign_out_url: {url!r} is neither a path nor a URL; write /oauth2/sign_out"
+            " or https://proxy.example.com/sign-out"
+        )
 
 
 def provider_context(settings: OidcSettings) -> ssl.SSLContext:

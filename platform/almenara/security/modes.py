@@ -5,6 +5,7 @@ import ipaddress
 from typing import Final, Literal
 
 from almenara.config import ConfigError, Settings
+from almenara.security.public_address import configured_address
 
 SHORTEST_TOKEN: Final = 20
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
@@ -33,12 +34,14 @@ def mode_of(settings: Settings) -> Mode:
     a setting that the mode needs is missing.
     """
     auth, server = settings.auth, settings.server
-    public_hosts = [host for host in server.allowed_hosts if not is_loopback(host)]
+    configured = configured_address(server)
+    hosts = [*server.allowed_hosts, *([] if configured is None else [configured.name])]
+    public_hosts = [host for host in hosts if not is_loopback(host)]
     is_private = is_loopback(server.host) and not public_hosts
     mode: Mode = ("none" if is_private else "token") if auth.mode == "auto" else auth.mode
     if mode == "none" and not is_private:
         exposure = (
-            f"server.allowed_hosts contains {public_hosts[0]}, so a proxy exposes it"
+            f"server.allowed_hosts or server.url names {public_hosts[0]}, so a proxy exposes it"
             if is_loopback(server.host)
             else f"server.host is {server.host}, which other machines can reach"
         )

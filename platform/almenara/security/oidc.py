@@ -25,7 +25,7 @@ from joserfc.jwk import KeySet
 
 from almenara.config import OidcSettings
 from almenara.errors import describe_error
-from almenara.security.auth_context import UserRefresher
+from almenara.security.auth_context import LoginStart, UserRefresher
 from almenara.security.bounded_http import BoundedTransport
 from almenara.security.config_check import provider_context
 from almenara.security.errors import AccessDenied, AuthUnavailable, InvalidRequest
@@ -223,11 +223,8 @@ class OidcProvider:
 
     # -- login
 
-    async def start_login(self, address: str, redirect_uri: str, next_page: str) -> tuple[str, str]:
-        """Return the provider's URL and the secret that binds the callback to this browser.
-
-        Raises `AuthUnavailable`.
-        """
+    async def start_login(self, address: str, redirect_uri: str, next_page: str) -> LoginStart:
+        """Start a login for a client address. Raises `AuthUnavailable`."""
         state, nonce, code_verifier, binding = (generate_secret() for _ in range(4))
         try:
             metadata = await self._get_metadata()
@@ -250,7 +247,12 @@ class OidcProvider:
             next_page=next_page,
         )
         self._drop_oldest_pending(rate_key(address))
-        return str(url), binding
+        return LoginStart(str(url), state, binding)
+
+    def next_page(self, state: str) -> str:
+        """Return the page that a pending login continues with; `/` where it is unknown."""
+        login = self._pending.get(state)
+        return "/" if login is None else login.next_page
 
     def _drop_oldest_pending(self, key: str) -> None:
         same_address = [state for state, login in self._pending.items() if login.rate_key == key]

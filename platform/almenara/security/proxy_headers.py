@@ -41,7 +41,7 @@ class ProxyHeaders:
             )
         if not name or len(name) > LONGEST_NAME or not name.isprintable():
             raise InvalidRequest("The proxy sent no valid user name.")
-        values = request_info.header(self.groups_header).split(",")
+        values = request_info.header(self.groups_header).split(self.settings.groups_separator)
         groups = tuple(sorted({group.strip() for group in values} - {""}))
         return User(name=name, subject=f"proxy:{name}", groups=groups)
 

@@ -49,8 +49,8 @@ class FailureLimiter:
         pause = min(2.0 ** min(count - self.free, LARGEST_EXPONENT), LONGEST_WAIT)
         return max(last + pause - time.monotonic(), 0.0)
 
-    def record_failure(self, key: str) -> None:
-        """Count a wrong secret."""
+    def record_failure(self, key: str) -> int:
+        """Count a wrong secret; return how many there are now."""
         count, last = self._failures.get(key, (0, 0.0))
         moment = time.monotonic()
         if moment - last > FORGET_AFTER:
@@ -59,6 +59,7 @@ class FailureLimiter:
         self._failures.move_to_end(key)
         if len(self._failures) > LARGEST_TABLE:
             self._failures.popitem(last=False)
+        return count + 1
 
     def reset(self, key: str) -> None:
         """Forget the failures of a key after a successful attempt."""

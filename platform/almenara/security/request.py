@@ -20,6 +20,10 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the browser used https."""
     is_local: bool
     """Whether the Host is a loopback name or address, which no other machine can have."""
+    origin: str = ""
+    """The origin in the browser's address bar, or that of `server.url`."""
+    port: int | None = None
+    """The port there; None for the default port."""
 
     def header(self, name: str) -> str:
         """Return the value of a header that was sent exactly once; empty otherwise."""
@@ -32,22 +36,35 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
         kind, _, token = self.header("authorization").partition(" ")
         return token.strip() if kind.lower() == "bearer" else ""
 
-    def cookie(self, *names: str) -> str:
-        """Return the value of the first of these cookies that was sent; empty if none was."""
+    def cookies(self) -> dict[str, str]:
+        """Return all cookies by name; of one that was sent twice the first."""
         cookies: dict[str, str] = {}
         for header in self.headers.get("cookie", ()):
             for part in header.split(";"):
                 name, equals, value = part.strip().partition("=")
                 if equals and name not in cookies:
                     cookies[name] = value
+        return cookies
+
+    def cookie(self, *names: str) -> str:
+        """Return the value of the first of these cookies that was sent; empty if none was."""
+        cookies = self.cookies()
         return next((cookies[name] for name in names if cookies.get(name)), "")
+
+    @property
+    def cookie_suffix(self) -> str:
+        """The end of cookie names: browsers share cookies among the ports of a host, so that two
+        Almenaras on one host would overwrite each other's."""
+        return "" if self.port is None else f"-{self.port}"
 
     def session_cookie(self, *, allow_plain: bool) -> str:
         """Return the secret of the session cookie.
 
         The plain name counts on this machine and where `allow_plain` is set: over http, another
-        host could have set it.
+        host could have set it. Names without a port are those of versions before 0.2.
         """
+        names = [SECURE_COOKIE]
         if self.is_local or allow_plain:
-            return self.cookie(SECURE_COOKIE, PLAIN_COOKIE)
-        return self.cookie(SECURE_COOKIE)
+            names.append(PLAIN_COOKIE)
+        suffix = self.cookie_suffix
+        return self.cookie(*(f"{name}{suffix}" for name in names), *names)

@@ -40,6 +40,18 @@ class TrustedProxies:
             address = str(hop)
         return address
 
+    def count_hops(self, peer: str, forwarded_for: Sequence[str]) -> int:
+        """Return how many trusted proxies a request passed, the peer included."""
+        hops, address = 0, peer
+        remaining = split_list(forwarded_for)
+        while address in self:
+            hops += 1
+            hop = parse_address(remaining.pop()) if remaining else None
+            if hop is None:
+                break
+            address = str(hop)
+        return hops
+
 
 def split_list(values: Sequence[str]) -> list[str]:
     """Return the items of a header that is a comma-separated list, sent in one or more parts."""

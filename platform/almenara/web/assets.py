@@ -27,6 +27,8 @@ class Asset(msgspec.Struct, frozen=True):
 
     content: bytes
     media_type: str
+    is_public: bool = True
+    """Whether it is served before sign-in. Files of plugins are not: they tell which are loaded."""
 
 
 class Assets:
@@ -48,7 +50,7 @@ class Assets:
             digest = hashlib.sha256(content).hexdigest()[:HASH_LENGTH]
             hashed = f"{name.removesuffix(path.suffix)}.{digest}{path.suffix}"
             self._urls[name] = f"/static/{hashed}"
-            self._assets[hashed] = Asset(content, media_type)
+            self._assets[hashed] = Asset(content, media_type, is_public=not prefix)
 
     def url(self, name: str) -> str:
         """Return the address of a file. Raises `KeyError` for an unknown one."""

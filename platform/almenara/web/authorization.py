@@ -4,12 +4,10 @@ A route declares its rule with one of the options below; a route without a rule 
 rules are in `web` because they are options of routes; `security` resolves who the caller is.
 """
 
-import hmac
 from typing import Any, Final
 
 import structlog
 from litestar import Request
-from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from almenara.panels.view import View
@@ -18,13 +16,11 @@ from almenara.security.auth_context import AuthContext
 from almenara.security.errors import AccessDenied, AuthError, Unauthenticated
 from almenara.security.identity import Role
 from almenara.security.modes import SIGN_IN_OFF
-from almenara.security.request import RequestInfo
-from almenara.web.cookies import FORM_COOKIES
+from almenara.web.csrf import check_csrf
 from almenara.web.services import Services
+from almenara.web.state import Connection, get_auth_context
 
 log = structlog.get_logger(__name__)
-
-Connection = ASGIConnection[Any, Any, Any, Any]
 
 REQUIRED_ROLE: Final = "required_role"
 PUBLIC: Final[dict[str, Any]] = {REQUIRED_ROLE: None}
@@ -38,22 +34,6 @@ SERVER_TO_SERVER: Final[dict[str, Any]] = {**PUBLIC, "csrf": False}
 """For requests of another server, which are authenticated by their content."""
 
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
-CSRF_FIELD: Final = "csrf"
-CSRF_HEADER: Final = "x-csrf-token"
-
-
-def get_auth_context(connection: Connection) -> AuthContext | None:
-    """Return the identity of a request; None where no one is signed in."""
-    context = connection.scope["state"].get("auth_context")
-    return context if isinstance(context, AuthContext) else None
-
-
-def get_request_info(connection: Connection) -> RequestInfo:
-    """Return what the authentication middleware read of a request."""
-    request_info = connection.scope["state"]["request_info"]
-    if not isinstance(request_info, RequestInfo):
-        raise TypeError("the request did not pass the authentication middleware")
-    return request_info
 
 
 def scoped_view(services: Services, connection: Connection) -> View:
@@ -90,34 +70,4 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
             raise AccessDenied("This needs a scope that includes all sources.")
     needs_csrf = rule.get("csrf", True)
     if needs_csrf and isinstance(connection, Request) and connection.method not in SAFE_METHODS:
-        await _check_csrf(connection, context)
-
-
-def csrf_token(connection: Connection) -> str:
-    """Return the CSRF token of a caller's forms; empty where a cookie has to be set first."""
-    context = get_auth_context(connection)
-    if context is not None and context.session is not None:
-        return context.session.csrf
-    return get_request_info(connection).cookie(*FORM_COOKIES)
-
-
-async def _check_csrf(request: Request[Any, Any, Any], context: AuthContext | None) -> None:
-    if context is not None and context.from_header:
-        # Browsers never send that header on their own.
-        return
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    expected = csrf_token(request)
-    # The Origin check compared the origin with ours if there is one; here it is required.
-    if site == "same-origin" and "origin" in request.headers and expected:
-        sent = request.headers.get(CSRF_HEADER)
-        if sent is None:
-            sent = str((await request.form()).get(CSRF_FIELD, ""))
-        if hmac.compare_digest(
-            expected.encode("utf-8", "replace"), sent.encode("utf-8", "replace")
-        ):
-            return
-    raise AccessDenied("The form expired, or was not sent by this site. Reload it and try again.")
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "replace")
+        await check_csrf(connection)

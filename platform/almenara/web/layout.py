@@ -11,9 +11,10 @@ from almenara.panels.filters import PanelFilters
 from almenara.panels.panel import Panel
 from almenara.panels.view import View
 from almenara.signals import now
-from almenara.web.authorization import csrf_token, get_auth_context, scoped_view
+from almenara.web.authorization import scoped_view
 from almenara.web.dashboards import OVERVIEW, Dashboard
 from almenara.web.services import Services
+from almenara.web.state import get_auth_context
 
 PageRequest = Request[Any, Any, Any]
 
@@ -62,13 +63,12 @@ def render_page(
             # A page that only refreshes its panels inserts no scripts.
             "nonce": "" if is_fragment else request.scope["state"].get("nonce", ""),
             "asset": services.assets.url,
-            "style_sheets": services.assets.plugin_style_sheets(),
+            "style_sheets": services.assets.plugin_style_sheets() if auth else [],
             "navigation": build_navigation(dashboards, name),
             "identity": auth.identity if auth is not None else None,
             "signed_in": auth is not None and mode not in NO_SIGN_IN,
             "sign_in_off": mode in NO_SIGN_IN,
             "open_to_network": mode == "insecure-none",
-            "csrf": csrf_token(request) if "request_info" in request.scope["state"] else "",
             "live_url": f"/live?{urlencode(panels)}" if panels else "",
             "has_state": name not in PAGES_WITHOUT_STATE,
             "rendered_at": now(),

@@ -1,5 +1,6 @@
 """Responses to errors: RFC 9457 problem details for programs, a page for people."""
 
+import math
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -13,11 +14,14 @@ from almenara.bus import BusClosedError
 from almenara.errors import LimitExceeded, Unavailable
 from almenara.panels.formats import encode_query
 from almenara.security.errors import AuthError, Unauthenticated
+from almenara.web.csrf import FormExpired, csrf_token, set_form_cookie
 from almenara.web.exports import TooManyExportsError
-from almenara.web.layout import render_problem_page
+from almenara.web.layout import render_page, render_problem_page
+from almenara.web.services import Services
 
 log = structlog.get_logger(__name__)
 
+SIGN_IN_PATH: Final = "/sign-in"
 PROBLEM_TYPE: Final = "application/problem+json"
 LONGEST_RETURN_ADDRESS: Final = 2_000
 """Characters of the address that a sign-in returns to; beyond, it returns to the overview."""
@@ -67,17 +71,54 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     else:
         # Such as `Allow` with status 405.
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if isinstance(error, AuthError) and error.retry_after:
+        headers["retry-after"] = str(math.ceil(error.retry_after))
     if _is_for_programs(request.url.path):
         problem = Problem(title=title, status=status, detail=detail, instance=request.url.path)
         return Response(problem, status_code=status, media_type=PROBLEM_TYPE, headers=headers)
     services = request.app.state.services
     try:
-        page = render_problem_page(services, request, status, title, detail)
+        if isinstance(error, FormExpired):
+            page = _render_expired_form(services, request, error)
+        else:
+            page = render_problem_page(services, request, status, title, detail)
     except Exception:
         log.exception("the page of an error could not be rendered", path=request.url.path)
         page = Response(detail, status_code=status, media_type=MediaType.TEXT)
     page.headers.update(headers)
     return page
+
+
+def _render_expired_form(
+    services: Services, request: Request[Any, Any, Any], error: FormExpired
+) -> Response[str]:
+    """Return a page that offers to submit the form again, with a new token and the same input."""
+    path = request.url.path
+    if path == SIGN_IN_PATH:
+        # A typed token is not repeated; the path to continue with is.
+        next_page = error.fields.get("next", "/")
+        address = SIGN_IN_PATH + encode_query({"next": next_page})
+        fields: list[tuple[str, str]] = []
+    else:
+        address, fields = path, list(error.fields.items())
+    response = render_page(
+        services,
+        request,
+        "form_expired_page.html",
+        {
+            "detail": error.detail,
+            "address": address,
+            "is_sign_in": path == SIGN_IN_PATH,
+            "fields": fields,
+            "csrf": csrf_token(request),
+        },
+        name="problem",
+        title="Form expired",
+        status_code=error.status,
+    )
+    response.headers["cache-control"] = "no-store"
+    set_form_cookie(request, response)
+    return response
 
 
 def _return_address(request: Request[Any, Any, Any]) -> str:

@@ -168,11 +168,11 @@ async def sign_in(hostile: Hostile, known: Known | None = None, **settings: Any)
     chosen = OidcSettings(issuer=hostile.url, client_id="almenara", **settings)
     provider = OidcProvider(chosen, known or Known())
     try:
-        address, tie = await provider.start_login("192.0.2.1", CALLBACK, "/")
-        asked = parse_qs(urlsplit(address).query)
+        login = await provider.start_login("192.0.2.1", CALLBACK, "/")
+        asked = parse_qs(urlsplit(login.url).query)
         nonce = asked["nonce"][0]
         came = {"state": asked["state"][0], "code": "x"}
-        secret, _ = await provider.finish_login(None, came, tie)  # type: ignore[arg-type]
+        secret, _ = await provider.finish_login(None, came, login.binding)  # type: ignore[arg-type]
         return secret
     finally:
         await provider.close()
@@ -313,11 +313,11 @@ async def test_pending_logins_of_one_address_push_out_no_others(
             "token_endpoint": f"{hostile.url}/token", "jwks_uri": f"{hostile.url}/keys",
         }  # fmt: skip
         provider = OidcProvider(OidcSettings(issuer=hostile.url, client_id="almenara"), Known())
-        away, _ = await provider.start_login("192.0.2.1", CALLBACK, "/")
+        login = await provider.start_login("192.0.2.1", CALLBACK, "/")
         for number in range(60):
             # All addresses of an IPv6 site are one customer's.
             await provider.start_login(f"2001:db8::{number:x}", CALLBACK, "/")
-        asked = parse_qs(urlsplit(away).query)
+        asked = parse_qs(urlsplit(login.url).query)
         with pytest.raises(AuthError) as refused:
             await provider.finish_login(None, {"state": asked["state"][0]}, "of another")  # type: ignore[arg-type]
         # It is known still, and refused for another reason.

@@ -247,7 +247,8 @@ async def test_visible_namespaces_follow_rights_within_5_seconds(
         assert csrf is not None
         done = browser.post("/sign-in", data={"csrf": csrf[1], "token": token})
         assert done.status_code == 303, done.text
-        cookie = f"almenara={browser.cookies['almenara']}"
+        name = almenara.session_cookie
+        cookie = f"{name}={browser.cookies[name]}"
         url = f"ws://127.0.0.1:{almenara.port}/live?panel=events"
         async with connect(url, origin=almenara.url, additional_headers={"cookie": cookie}) as it:  # type: ignore[arg-type]
             await it.recv()

@@ -115,7 +115,8 @@ def signed_in(almenara: Almenara, who: str) -> httpx.Client:
 
 async def closing(almenara: Almenara, browser: httpx.Client) -> tuple[int, float]:
     url = f"ws://127.0.0.1:{almenara.port}/live?panel=events"
-    cookie = f"almenara={browser.cookies.get('almenara')}"
+    name = almenara.session_cookie
+    cookie = f"{name}={browser.cookies.get(name)}"
     async with connect(url, origin=almenara.url, additional_headers={"cookie": cookie}) as socket:  # type: ignore[arg-type]
         try:
             async with asyncio.timeout(20):
@@ -265,7 +266,7 @@ async def test_oidc_forged_callbacks_and_logout_tokens_are_refused(
     ):
         answer = client.get(callback, params=asked)
         assert answer.status_code == status, asked
-        assert "almenara=" not in answer.headers.get("set-cookie", "")
+        assert f"{almenara.session_cookie}=" not in answer.headers.get("set-cookie", "")
     away = browser.get(f"{almenara.url}/sign-in/start")
     state = httpx.URL(away.headers["location"]).params["state"]
     assert browser.get(callback, params={"state": state, "code": "forged"}).status_code == 503
@@ -281,13 +282,15 @@ async def test_oidc_callback_over_https_needs_the_host_cookie(
 ) -> None:
     almenara, _ = pair
     over_https = {"origin": almenara.url.replace("http:", "https:")}
-    for name, status in (("almenara-state", 400), ("__Host-almenara-state", 503)):
+    for prefix, status in (("almenara-state", 400), ("__Host-almenara-state", 503)):
         away = httpx.get(f"{almenara.url}/sign-in/start", headers=over_https)
-        (tie,) = re.findall("__Host-almenara-state=([^;]+)", away.headers["set-cookie"])
+        ((suffix, binding),) = re.findall(
+            "__Host-almenara-state(-[^=]+)=([^;]+)", away.headers["set-cookie"]
+        )
         asked = {"state": httpx.URL(away.headers["location"]).params["state"], "code": "forged"}
         answer = httpx.get(
             f"{almenara.url}/sign-in/callback", params=asked,
-            headers={**over_https, "cookie": f"{name}={tie}"},
+            headers={**over_https, "cookie": f"{prefix}{suffix}={binding}"},
         )  # fmt: skip
         assert answer.status_code == status
 
@@ -340,3 +343,71 @@ async def test_oidc_unreachable_provider_is_reported(
     assert browser.get(f"{almenara.url}/api/session").status_code == 200
     away = httpx.get(f"{almenara.url}/sign-in/start")
     assert away.status_code in (303, 503)
+
+
+async def test_oidc_sign_in_in_several_tabs_leads_each_to_its_page(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, _ = pair
+    browser = httpx.Client(timeout=20)
+    browser.cookies.set("who", "ada", domain="127.0.0.1", path="/")
+
+    def start(page: str) -> str:
+        """Open the sign-in of a tab; return the address at the provider."""
+        away = browser.get(f"{almenara.url}/sign-in/start", params={"next": page})
+        assert away.status_code == 303
+        return str(away.headers["location"])
+
+    first, second = start("/sources"), start("/events?text=x")
+    # The tab that started first is not the one that was started last.
+    done = browser.get(first, follow_redirects=True)
+    assert str(done.url) == f"{almenara.url}/sources"
+    session = browser.cookies[almenara.session_cookie]
+    callback = done.history[-1].url
+    done = browser.get(second, follow_redirects=True)
+    assert str(done.url) == f"{almenara.url}/events?text=x"
+    assert browser.cookies[almenara.session_cookie] == session, "the first tab keeps its session"
+    # A reload of the callback, and another sign-in, just continue.
+    assert browser.get(callback).headers["location"] == "/"
+    assert start("/sources") == "/sources"
+    assert browser.get(f"{almenara.url}/sources").status_code == 200
+
+
+async def test_oidc_failed_sign_in_keeps_the_page(pair: tuple[Almenara, OidcProvider]) -> None:
+    almenara, _ = pair
+    browser = httpx.Client(timeout=20)
+    away = browser.get(f"{almenara.url}/sign-in/start", params={"next": "/events?text=x"})
+    state = httpx.URL(away.headers["location"]).params["state"]
+    parameters = {"state": state, "error": "access_denied"}
+    page = browser.get(f"{almenara.url}/sign-in/callback", params=parameters)
+    assert page.status_code == 403
+    assert "/sign-in/start?next=%2Fevents%3Ftext%3Dx" in page.text
+
+
+async def test_oidc_redirect_uri_is_the_public_address(
+    pair: tuple[Almenara, OidcProvider],
+) -> None:
+    almenara, _ = pair
+
+    def redirect_uri(**headers: str) -> str:
+        away = httpx.get(f"{almenara.url}/sign-in/start", headers=headers)
+        return str(httpx.URL(away.headers["location"]).params["redirect_uri"])
+
+    assert redirect_uri() == f"{almenara.url}/sign-in/callback"
+    forwarded = {
+        "x-forwarded-for": "203.0.113.9, 127.0.0.2", "x-forwarded-proto": "https,http",
+        "x-forwarded-host": "watch.example", "x-forwarded-port": "8443",
+    }  # fmt: skip
+    assert redirect_uri(**forwarded) == f"{almenara.url}/sign-in/callback", "nothing is trusted"
+    almenara.stop()
+    almenara.environment |= {
+        "ALMENARA_SERVER__TRUSTED_PROXIES": '["127.0.0.0/8"]',
+        "ALMENARA_SERVER__ALLOWED_HOSTS": '["watch.example", "inner"]',
+    }
+    almenara.start()
+    assert redirect_uri(**forwarded) == "https://watch.example:8443/sign-in/callback"
+    almenara.stop()
+    almenara.environment["ALMENARA_SERVER__URL"] = "https://public.example"
+    almenara.start()
+    lost = {"host": "inner", "x-forwarded-for": "203.0.113.9"}
+    assert redirect_uri(**lost) == "https://public.example/sign-in/callback"

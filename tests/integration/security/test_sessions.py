@@ -73,7 +73,7 @@ async def test_websocket_without_session_is_accepted_and_closed_with_4401(
 async def test_sign_in_ignores_a_planted_cookie(secured: SecuredServer) -> None:
     planted = "planted-by-somebody-else"
     client = secured.browser()
-    client.cookies.set("almenara", planted, domain="127.0.0.1")
+    client.cookies.set(secured.almenara.session_cookie, planted, domain="127.0.0.1")
     csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/sign-in").text)
     assert csrf is not None
     done = client.post("/sign-in", data={"csrf": csrf[1], "token": secured.access_token})
@@ -82,11 +82,16 @@ async def test_sign_in_ignores_a_planted_cookie(secured: SecuredServer) -> None:
     assert planted not in cookie
     assert "HttpOnly" in cookie
     assert "samesite=lax" in cookie.lower()
-    assert httpx.get(secured.url + "/api/session", cookies={"almenara": planted}).status_code == 401
+    assert (
+        httpx.get(
+            secured.url + "/api/session", cookies={secured.almenara.session_cookie: planted}
+        ).status_code
+        == 401
+    )
     secure = secured.browser()
     host = f"127.0.0.1:{secured.almenara.port}"
     page = secure.get("/sign-in", headers={"origin": f"https://{host}"})
-    assert "__Host-almenara-form=" in page.headers["set-cookie"]
+    assert f"__Host-almenara-form-{secured.almenara.port}=" in page.headers["set-cookie"]
     assert "Secure" in page.headers["set-cookie"]
     assert "strict-transport-security" in page.headers
 
@@ -160,37 +165,38 @@ async def test_sessions_survive_a_restart_and_expire(
         browser.post("/sign-in", data={"csrf": csrf[1], "token": token})
         return browser
 
+    name = almenara.session_cookie
     with almenara:
         browser = sign_in()
-        first = browser.cookies["almenara"]
+        first = browser.cookies[name]
         time.sleep(1.2)
         browser.get("/", headers={"sec-fetch-dest": "document"})
-        assert browser.cookies["almenara"] != first, "the cookie was exchanged"
+        assert browser.cookies[name] != first, "the cookie was exchanged"
         # Where the answer with the new one never came, the old one goes on and is exchanged again.
-        held = browser.cookies["almenara"]
+        held = browser.cookies[name]
         browser.get("/")
         time.sleep(1.2)
         lost = httpx.get(
-            almenara.url, cookies={"almenara": held}, headers={"sec-fetch-dest": "document"}
-        ).cookies["almenara"]
+            almenara.url, cookies={name: held}, headers={"sec-fetch-dest": "document"}
+        ).cookies[name]
         time.sleep(1.2)
         again = httpx.get(
-            almenara.url, cookies={"almenara": held}, headers={"sec-fetch-dest": "document"}
+            almenara.url, cookies={name: held}, headers={"sec-fetch-dest": "document"}
         )
         assert again.status_code == 200
-        got = again.cookies["almenara"]
+        got = again.cookies[name]
         for cookie, status in ((got, 200), (held, 200), (lost, 303)):
-            assert httpx.get(almenara.url, cookies={"almenara": cookie}).status_code == status
+            assert httpx.get(almenara.url, cookies={name: cookie}).status_code == status
         # Tabs that are opened at once have one exchange between them.
         time.sleep(1.2)
         with ThreadPoolExecutor(6) as pool:
             answers = list(pool.map(lambda _: httpx.get(
-                almenara.url, cookies={"almenara": got}, headers={"sec-fetch-dest": "document"}
+                almenara.url, cookies={name: got}, headers={"sec-fetch-dest": "document"}
             ), range(6)))  # fmt: skip
         assert [it.status_code for it in answers] == [200] * 6
-        fresh = [it.cookies["almenara"] for it in answers if "almenara" in it.cookies]
+        fresh = [it.cookies[name] for it in answers if name in it.cookies]
         assert len(fresh) == 1
-        browser.cookies.set("almenara", fresh[0], domain="127.0.0.1")
+        browser.cookies.set(name, fresh[0], domain="127.0.0.1")
         almenara.stop()
         almenara.environment["ALMENARA_AUTH__SESSION_LIFETIME"] = "3"
         almenara.start()

@@ -198,13 +198,14 @@ def test_responses_all_have_a_strict_policy(secured: SecuredServer) -> None:
 def test_session_cannot_be_set_by_url(secured: SecuredServer, way: str) -> None:
     """A session is known by its cookie alone, which only signing in gives."""
     client, _ = secured.sign_in()
-    secret = client.cookies["almenara"]
+    name = secured.almenara.session_cookie
+    secret = client.cookies[name]
     ask = Client(secured).ask
-    path = f"/api/session?almenara={secret}&__Host-almenara={secret}&session={secret}"
+    path = f"/api/session?{name}={secret}&__Host-almenara={secret}&session={secret}"
     if way == "path":
-        path = f"/api/session;almenara={secret}"
+        path = f"/api/session;{name}={secret}"
     assert ask(path)[0] in (401, 404)
-    assert ask("/api/session", (("Cookie", f"almenara={secret}"),))[0] == 200
+    assert ask("/api/session", (("Cookie", f"{name}={secret}"),))[0] == 200
 
 
 def test_filters_with_costly_patterns_stay_fast(secured: SecuredServer) -> None:

@@ -59,3 +59,14 @@ def test_proxy_headers_are_accepted_from_the_proxy_only() -> None:
         with pytest.raises(AuthError):
             read_user(headers, trusted)
     print(f"{len(cases)} smuggled identities, 0 believed")
+
+
+def test_groups_are_split_at_the_configured_separator() -> None:
+    headers = {**GOOD, "x-forwarded-groups": ["sre team|dev, ops| "]}
+    request_info = RequestInfo(
+        headers=headers, address="a", peer="p", is_secure=True, is_local=False
+    )
+    settings = ProxySettings(secret=Secret.of(SECRET), groups_separator="|")
+    user = ProxyHeaders(settings, has_client_ca=False).read_user(request_info, is_trusted=True)
+    assert user is not None
+    assert user.groups == ("dev, ops", "sre team")

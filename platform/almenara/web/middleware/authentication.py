@@ -12,20 +12,21 @@ import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from almenara.config import ServerSettings
 from almenara.security.access import AccessControl
 from almenara.security.auth_context import AuthContext
 from almenara.security.connections import SIGNED_OUT
 from almenara.security.errors import AuthError
 from almenara.security.modes import SIGN_IN_OFF, is_loopback
+from almenara.security.public_address import PublicAddress, configured_address
 from almenara.security.rate_limit import RequestLimiter
 from almenara.security.request import RequestInfo
 from almenara.security.trusted_proxies import TrustedProxies, rate_key
 from almenara.web.cookies import session_cookie
 from almenara.web.middleware.refusal import Refusal, refusal_of, send_refusal
+from almenara.web.public_address import SECURE_SCHEMES, read_host, read_public_address
 
 FORWARDED_FOR: Final = "x-forwarded-for"
-FORWARDED_PROTO: Final = "x-forwarded-proto"
-SECURE_SCHEMES: Final = ("https", "wss")
 RATE_EXCEEDED: Final = Refusal(
     HTTPStatus.TOO_MANY_REQUESTS, "Too many requests", "Too many requests. Retry in a moment.", 1.0
 )
@@ -41,8 +42,8 @@ class AuthenticationMiddleware:
         self._by_user = RequestLimiter(server.requests_per_second, server.request_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        authenticator = self.access.authenticator
-        request_info = read_request_info(scope, authenticator.proxies)
+        access, authenticator = self.access, self.access.authenticator
+        request_info = read_request_info(scope, access.server, authenticator.proxies)
         state = scope.setdefault("state", {})
         state["request_info"] = request_info
         is_websocket = scope["type"] == ScopeType.WEBSOCKET
@@ -113,31 +114,36 @@ class AuthenticationMiddleware:
         return send_with_cookie
 
 
-def read_request_info(scope: Scope, proxies: TrustedProxies) -> RequestInfo:
+def read_request_info(
+    scope: Scope, settings: ServerSettings, proxies: TrustedProxies
+) -> RequestInfo:
     """Return what authentication needs of a request, with the client's address and scheme."""
     headers: dict[str, list[str]] = defaultdict(list)
     for key, value in scope["headers"]:
         headers[key.decode("latin-1").lower()].append(_decode(value))
     client: Any = scope.get("client")
     peer = str(client[0]) if client else ""
-    is_secure = scope["scheme"] in SECURE_SCHEMES
-    if peer in proxies:
-        schemes = headers[FORWARDED_PROTO]
-        is_secure = is_secure or (
-            len(schemes) == 1 and schemes[0].strip().lower() in SECURE_SCHEMES
-        )
+    address = scope.get("state", {}).get("public_address") or read_public_address(
+        scope, settings, proxies
+    )
+    if address is None:
+        address = PublicAddress(is_secure=scope["scheme"] in SECURE_SCHEMES, name="", port=None)
     origins = headers.get("origin", [])
-    if len(origins) == 1 and origins[0].startswith("https://"):
+    if len(origins) == 1 and origins[0].startswith("https://") and not address.is_secure:
         # Sent by the browser of its own page: the Origin check compared it with the host.
-        is_secure = True
-    host = headers.get("host", [""])[0]
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        address = msgspec.structs.replace(address, is_secure=True)
+    host = read_host(scope)
+    is_local = host is not None and is_loopback(host[0]) and is_loopback(address.name)
+    configured = configured_address(settings)
+    public = configured if configured is not None and not is_local else address
     return RequestInfo(
         headers=dict(headers),
         address=proxies.client_address(peer, headers.get(FORWARDED_FOR, ())),
         peer=peer,
-        is_secure=is_secure,
-        is_local=is_loopback(name),
+        is_secure=address.is_secure,
+        is_local=is_local,
+        origin=public.origin,
+        port=public.port,
     )
 
 

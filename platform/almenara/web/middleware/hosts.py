@@ -1,35 +1,47 @@
 """The Host check, which keeps DNS rebinding out."""
 
 import ipaddress
-import re
 from http import HTTPStatus
-from typing import Final
 
 import structlog
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from almenara.config import ServerSettings
+from almenara.security.public_address import configured_address
+from almenara.security.trusted_proxies import TrustedProxies
 from almenara.web.middleware.refusal import Refusal, send_refusal
+from almenara.web.public_address import read_host, read_public_address
 
 log = structlog.get_logger(__name__)
 
-HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(?::(0|[1-9][0-9]{0,4}))?")
-LARGEST_PORT: Final = 65535
+LONGEST_HOST = 100
 
 
 class HostMiddleware:
-    """Refuses requests whose Host is neither an IP address nor in `server.allowed_hosts`."""
+    """Refuses requests whose Host is neither an IP address nor in `server.allowed_hosts`.
+
+    Sets `state["public_address"]`. A host that a trusted proxy reports is checked besides the Host
+    header and not instead of it: some proxies pass X-Forwarded-Host of the client on, where a page
+    of a rebound name could set it.
+    """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self.app, self.settings = app, settings
+        self.proxies = TrustedProxies(settings.trusted_proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        host = request_host(scope)
-        if host is not None and is_host_allowed(host[0], self.settings):
-            await self.app(scope, receive, send)
-            return
+        host = read_host(scope)
+        address = read_public_address(scope, self.settings, self.proxies)
+        if host is not None and address is not None:
+            names = {host[0], address.name}
+            if all(is_host_allowed(name, self.settings) for name in names):
+                scope.setdefault("state", {})["public_address"] = address
+                await self.app(scope, receive, send)
+                return
         headers = [value for name, value in scope["headers"] if name == b"host"]
-        shown = headers[0].decode("latin-1")[:100] if headers else ""
+        shown = headers[0].decode("latin-1")[:LONGEST_HOST] if headers else ""
+        if address is not None and host is not None and is_host_allowed(host[0], self.settings):
+            shown = address.name[:LONGEST_HOST]
         log.warning("refused a request for another host", host=shown)
         refusal = Refusal(
             HTTPStatus.BAD_REQUEST,
@@ -40,23 +52,6 @@ class HostMiddleware:
         await send_refusal(refusal, scope, receive, send)
 
 
-def request_host(scope: Scope) -> tuple[str, int | None] | None:
-    """Return name and port of the Host header; None where it is missing, malformed or repeated."""
-    hosts = [value for name, value in scope["headers"] if name == b"host"]
-    return parse_host(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
-
-
-def parse_host(text: str) -> tuple[str, int | None] | None:
-    """Return the name in lower case and the port of a Host header; None where it is malformed."""
-    match = HOST.fullmatch(text)
-    if match is None:
-        return None
-    port = int(match[2]) if match[2] else None
-    if port is not None and port > LARGEST_PORT:
-        return None
-    return match[1].lower().removesuffix("."), port
-
-
 def is_host_allowed(name: str, settings: ServerSettings) -> bool:
     """Return whether this server answers for a name.
 
@@ -65,6 +60,9 @@ def is_host_allowed(name: str, settings: ServerSettings) -> bool:
     if _is_address(name):
         return True
     allowed = settings.allowed_hosts or ["localhost", settings.host]
+    configured = configured_address(settings)
+    if configured is not None:
+        allowed = [*allowed, configured.name]
     return any(
         pattern == "*"
         or name == pattern.lower()

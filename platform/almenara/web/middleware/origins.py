@@ -10,14 +10,13 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from almenara.config import ServerSettings
-from almenara.web.middleware.hosts import parse_host, request_host
+from almenara.security.public_address import DEFAULT_PORTS, configured_address, parse_host
+from almenara.security.trusted_proxies import TrustedProxies, split_list
 from almenara.web.middleware.refusal import Refusal, send_refusal
+from almenara.web.public_address import FORWARDED_PROTO, SECURE_SCHEMES, read_public_address
 
 log = structlog.get_logger(__name__)
 
-DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-SECURE_SCHEMES: Final = ("https", "wss")
-FORWARDED_PROTO: Final = b"x-forwarded-proto"
 LONGEST_ORIGIN: Final = 200
 
 
@@ -44,18 +43,24 @@ def check_origin(scope: Scope, settings: ServerSettings) -> Refusal | None:
     if not origins and scope["type"] == ScopeType.HTTP:
         return None
     origin = origins[0] if len(origins) == 1 else ""
-    host = request_host(scope) or ("", None)
-    # Accepted from anyone, since it can only make the check stricter.
-    forwarded = [value.strip().lower() for name, value in headers if name == FORWARDED_PROTO]
-    is_secure = scope["scheme"] in SECURE_SCHEMES or any(
-        value.decode("latin-1") in SECURE_SCHEMES for value in forwarded
+    address = scope.get("state", {}).get("public_address") or read_public_address(
+        scope, settings, TrustedProxies(settings.trusted_proxies)
     )
-    if is_origin_allowed(origin, host, is_secure, settings.allowed_origins):
+    host = (address.name, address.port) if address is not None else ("", None)
+    # Accepted from anyone, since it can only make the check stricter.
+    values = [value.decode("latin-1") for name, value in headers if name == FORWARDED_PROTO]
+    is_secure = (address is not None and address.is_secure) or any(
+        entry.strip().lower() in SECURE_SCHEMES for entry in split_list(values)
+    )
+    allowed = list(settings.allowed_origins)
+    if (configured := configured_address(settings)) is not None:
+        allowed.append(configured.origin)
+    if is_origin_allowed(origin, host, is_secure, allowed):
         return None
     log.warning(
         "refused a request from another origin",
         origin=origin[:LONGEST_ORIGIN] if origins else None,
-        expected=expected_origins(host, is_secure, settings.allowed_origins),
+        expected=expected_origins(host, is_secure, allowed),
     )
     return Refusal(
         HTTPStatus.FORBIDDEN,

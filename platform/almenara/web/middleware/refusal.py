@@ -28,7 +28,7 @@ PAGE: Final = """\
 <p>{status}</p>
 <h1>{title}</h1>
 <p>{detail}</p>
-<p><a href="/">Overview</a></p>
+<p>Go back to keep the input of the page, or open the <a href="/">overview</a>.</p>
 </main>
 </body>
 </html>

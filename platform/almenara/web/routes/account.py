@@ -1,6 +1,6 @@
 """The account page: permissions, sessions and, for admins, API tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,15 +20,21 @@ from almenara.security.store import ApiToken
 from almenara.security.tokens import identity_of
 from almenara.signals import now
 from almenara.units import SECOND
-from almenara.web.authorization import VIEWER, get_auth_context, get_request_info
+from almenara.web.authorization import VIEWER
+from almenara.web.csrf import csrf_token, set_form_cookie
 from almenara.web.layout import PageRequest, render_page
 from almenara.web.routes.api.parameters import ACCESS_PROBLEMS
 from almenara.web.services import Services
+from almenara.web.state import get_auth_context, get_request_info
 
 LIFETIMES: Final = ((1, "1 day"), (7, "7 days"), (30, "30 days"), (90, "90 days"))
 """The lifetimes that the form offers, in days."""
 DAY_SECONDS: Final = 86_400
 LISTED_SESSIONS: Final = 200
+EMPTY_FORM: Final = {
+    "name": "", "role": "viewer", "days": "7", "sources": "", "types": "", "namespaces": "",
+}  # fmt: skip
+"""The fields of the form that creates a token."""
 
 
 class SessionInfo(msgspec.Struct, kw_only=True):
@@ -95,9 +101,15 @@ def _describe_grant(grant: Grant) -> str:
 
 
 def account_response(
-    request: PageRequest, services: Services, *, created_token: str = "", problem: str = ""
+    request: PageRequest,
+    services: Services,
+    *,
+    created_token: str = "",
+    problem: str = "",
+    form: Mapping[str, str] = EMPTY_FORM,
 ) -> Response[str]:
-    """Return the account page, with a token that was just created or the problem of a form."""
+    """Return the account page, with a token that was just created, or with the problem of a form
+    and what was entered in it."""
     context, access = require_context(request), services.access
     is_admin = context.identity.role >= Role.ADMIN
     visible = [
@@ -107,6 +119,8 @@ def account_response(
     ]
     visible.sort(key=lambda session: -session.last_seen)
     longest = services.settings.auth.max_token_lifetime
+    proxy = services.settings.auth.proxy
+    sign_out_url = proxy.sign_out_url if access.mode == "proxy" and not context.session else ""
     response = render_page(
         services,
         request,
@@ -121,12 +135,17 @@ def account_response(
             "lifetimes": [entry for entry in LIFETIMES if entry[0] * DAY_SECONDS <= longest],
             "created_token": created_token,
             "problem": problem,
+            "form": {**EMPTY_FORM, **form},
+            "csrf": csrf_token(request),
+            "can_sign_out": context.session is not None,
+            "sign_out_url": sign_out_url,
         },
         name="account",
         title="Account",
         status_code=400 if problem else 200,
     )
     response.headers["cache-control"] = "no-store"
+    set_form_cookie(request, response)
     return response
 
 

@@ -16,14 +16,10 @@ from almenara.errors import AlmenaraError
 from almenara.live.hub import Hub
 from almenara.live.outbox import GOING_AWAY, Outbox
 from almenara.security.errors import Unauthenticated
-from almenara.web.authorization import (
-    VIEWER,
-    get_auth_context,
-    get_request_info,
-    limited_user,
-)
+from almenara.web.authorization import VIEWER, limited_user
 from almenara.web.protocol import EXTENSION, AsgiPeer, LiveProtocol
 from almenara.web.services import Services
+from almenara.web.state import get_auth_context, get_request_info
 
 log = structlog.get_logger(__name__)
 

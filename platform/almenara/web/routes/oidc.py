@@ -9,14 +9,23 @@ from litestar.response import Redirect
 
 from almenara.security.auth_context import IdentityProvider
 from almenara.security.errors import AuthError
-from almenara.web.authorization import PUBLIC, SERVER_TO_SERVER, get_request_info
-from almenara.web.cookies import LOGIN_COOKIES, build_cookie, select_name, session_cookie
+from almenara.web.authorization import PUBLIC, SERVER_TO_SERVER
+from almenara.web.cookies import (
+    build_cookie,
+    list_login_cookies,
+    login_cookie_name,
+    session_cookie,
+)
 from almenara.web.layout import PageRequest
 from almenara.web.routes.sign_in import local_path, sign_in_response
 from almenara.web.services import Services
+from almenara.web.state import get_auth_context, get_request_info
 
+CALLBACK: Final = "/sign-in/callback"
 LOGIN_COOKIE_AGE: Final = 600
 """Seconds."""
+MAX_LOGIN_COOKIES: Final = 10
+"""Logins of one browser that may be pending; further ones replace others."""
 
 
 def _get_provider(services: Services) -> IdentityProvider:
@@ -26,49 +35,56 @@ def _get_provider(services: Services) -> IdentityProvider:
     return provider
 
 
-def _redirect_uri(request: PageRequest) -> str:
-    scheme = "https" if get_request_info(request).is_secure else "http"
-    return f"{scheme}://{request.headers['host']}/sign-in/callback"
-
-
 @get("/sign-in/start", name="start", opt=PUBLIC, include_in_schema=False)
 async def start(
     request: PageRequest, services: NamedDependency[Services]
 ) -> Response[str] | Redirect:
-    """Redirect the browser to the provider."""
+    """Redirect the browser to the provider; whoever is signed in continues with the page."""
     request_info, provider = get_request_info(request), _get_provider(services)
     next_page = local_path(request.query_params.get("next", "/"))
+    if get_auth_context(request) is not None:
+        return Redirect(next_page, status_code=303)
     try:
         services.access.sign_in.check_encrypted(request_info)
-        url, binding = await provider.start_login(
-            request_info.address, _redirect_uri(request), next_page
+        login = await provider.start_login(
+            request_info.address, f"{request_info.origin}{CALLBACK}", next_page
         )
     except AuthError as error:
         return sign_in_response(request, services, next_page=next_page, error=error)
-    response = Redirect(url, status_code=303)
-    # Over https only the `__Host-` cookie counts: with a cookie that another host planted, a user
-    # would be signed in as the attacker.
-    name = select_name(LOGIN_COOKIES, request_info)
-    response.cookies.append(build_cookie(name, binding, request_info, max_age=LOGIN_COOKIE_AGE))
+    response = Redirect(login.url, status_code=303)
+    name = login_cookie_name(request_info, login.state)
+    response.cookies.append(
+        build_cookie(name, login.binding, request_info, max_age=LOGIN_COOKIE_AGE)
+    )
+    for abandoned in list_login_cookies(request_info)[MAX_LOGIN_COOKIES - 1 :]:
+        response.cookies.append(build_cookie(abandoned, "", request_info))
     return response
 
 
-@get("/sign-in/callback", name="callback", opt=PUBLIC, include_in_schema=False)
+@get(CALLBACK, name="callback", opt=PUBLIC, include_in_schema=False)
 async def callback(
     request: PageRequest, services: NamedDependency[Services]
 ) -> Response[str] | Redirect:
-    """Complete the login with the code that the provider sent along."""
+    """Complete the login with the code that the provider sent along.
+
+    A browser that is signed in by now, in another tab or by the same link before, just continues.
+    """
     request_info, provider = get_request_info(request), _get_provider(services)
-    cookie_name = select_name(LOGIN_COOKIES, request_info)
-    try:
-        secret, next_page = await provider.finish_login(
-            request_info, dict(request.query_params), request_info.cookie(cookie_name)
-        )
-    except AuthError as error:
-        return sign_in_response(request, services, next_page="/", error=error)
+    state = request.query_params.get("state", "")
     # `local_path` checked it when the login started; it is not from this request.
+    next_page = provider.next_page(state)
+    cookie_name = login_cookie_name(request_info, state)
+    secret = ""
+    if get_auth_context(request) is None:
+        try:
+            secret, next_page = await provider.finish_login(
+                request_info, dict(request.query_params), request_info.cookie(cookie_name)
+            )
+        except AuthError as error:
+            return sign_in_response(request, services, next_page=next_page, error=error)
     response = Redirect(next_page, status_code=303)  # nosemgrep: address-from-a-request-is-followed
-    response.cookies.append(session_cookie(request_info, secret))
+    if secret:
+        response.cookies.append(session_cookie(request_info, secret))
     response.cookies.append(build_cookie(cookie_name, "", request_info))
     return response
 

@@ -1,6 +1,5 @@
 """The sign-in page, and signing in and out with it."""
 
-import secrets
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -9,24 +8,18 @@ from litestar.di import NamedDependency
 from litestar.response import Redirect
 
 from almenara.security.errors import AuthError
-from almenara.security.sessions import PLAIN_COOKIE, SECURE_COOKIE
-from almenara.web.authorization import (
-    PUBLIC,
-    VIEWER,
-    csrf_token,
-    get_auth_context,
-    get_request_info,
-)
-from almenara.web.cookies import FORM_COOKIES, build_cookie, select_name, session_cookie
+from almenara.web.authorization import PUBLIC, VIEWER
+from almenara.web.cookies import expired_session_cookies, session_cookie
+from almenara.web.csrf import csrf_token, set_form_cookie
 from almenara.web.layout import PageRequest, render_page
 from almenara.web.services import Services
+from almenara.web.state import get_auth_context, get_request_info
 
 TOKEN_LABELS: Final = {
     "token": "Access token or API token",  # nosec B105 # a label
     "kubernetes": "Token of a ServiceAccount or user",
 }
 """The label of the token field, by mode. Other modes sign in without a typed token."""
-FORM_SECRET_BYTES: Final = 32
 
 
 def local_path(text: str) -> str:
@@ -45,8 +38,6 @@ def sign_in_response(
 ) -> Response[str]:
     """Return the sign-in page, with the error of a failed attempt."""
     request_info, access = get_request_info(request), services.access
-    csrf = csrf_token(request)
-    form_secret = "" if csrf else secrets.token_urlsafe(FORM_SECRET_BYTES)
     try:
         access.sign_in.check_encrypted(request_info)
         warning = ""
@@ -64,16 +55,14 @@ def sign_in_response(
             "provider": access.provider.name if access.provider is not None else "",
             "warning": warning,
             "needs_access_token": access.mode == "token" and not access.has_access_token,
-            "csrf": csrf or form_secret,
+            "csrf": csrf_token(request),
         },
         name="sign in",
         title="Sign in",
         status_code=error.status if error is not None else 200,
     )
     response.headers["cache-control"] = "no-store"
-    if form_secret:
-        name = select_name(FORM_COOKIES, request_info)
-        response.cookies.append(build_cookie(name, form_secret, request_info))
+    set_form_cookie(request, response)
     return response
 
 
@@ -132,9 +121,7 @@ async def sign_out(
             title="Sign out",
         )
         response.headers["cache-control"] = "no-store"
-    for name in (SECURE_COOKIE, PLAIN_COOKIE):
-        if request_info.is_secure or name == PLAIN_COOKIE:
-            response.cookies.append(build_cookie(name, "", request_info))
+    response.cookies += expired_session_cookies(request_info)
     return response
 
 

@@ -1,7 +1,7 @@
 """Creating and revoking API tokens, on the account page."""
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 from litestar import Response, post
 from litestar.di import NamedDependency
@@ -12,7 +12,7 @@ from litestar.response import Redirect
 from almenara.scope import Grant
 from almenara.security.identity import Role
 from almenara.security.tokens import create_token
-from almenara.web.authorization import ADMIN, get_request_info
+from almenara.web.authorization import ADMIN
 from almenara.web.layout import PageRequest
 from almenara.web.routes.account import (
     DAY_SECONDS,
@@ -21,6 +21,7 @@ from almenara.web.routes.account import (
     require_context,
 )
 from almenara.web.services import Services
+from almenara.web.state import get_request_info
 
 LONGEST_NAME: Final = 60
 LARGEST_LIST: Final = 50
@@ -36,15 +37,18 @@ async def create_api_token(
     request: PageRequest, services: NamedDependency[Services]
 ) -> Response[str]:
     """Create an API token; the response shows it once."""
-    context, access, form = require_context(request), services.access, await request.form()
-    name = str(form.get("name", "")).strip()
-    role = str(form.get("role", "viewer")).upper()
-    days = str(form.get("days", "7"))
+    context, access = require_context(request), services.access
+    form = {name: str(value) for name, value in (await request.form()).items()}
+    name = form.get("name", "").strip()
+    role = form.get("role", "viewer").upper()
+    days = form.get("days", "7")
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         problem = f"Enter a name of at most {LONGEST_NAME} characters."
-        return account_response(request, services, problem=problem)
+        return account_response(request, services, problem=problem, form=form)
     if role not in Role.__members__ or days not in {str(count) for count, _ in LIFETIMES}:
-        return account_response(request, services, problem="Choose a role and an expiry.")
+        return account_response(
+            request, services, problem="Choose a role and an expiry.", form=form
+        )
     requested = Grant(
         sources=_split_names(form.get("sources")),
         types=_split_names(form.get("types")),
@@ -53,7 +57,7 @@ async def create_api_token(
     grants = context.identity.scope.delegate(requested)
     if not grants:
         # Otherwise an admin of a part could see the rest with a token.
-        return account_response(request, services, problem=BEYOND_SCOPE)
+        return account_response(request, services, problem=BEYOND_SCOPE, form=form)
     lifetime = min(int(days) * DAY_SECONDS, services.settings.auth.max_token_lifetime)
     token, secret = await asyncio.to_thread(
         create_token, name, Role[role], grants, lifetime, created_by=context.identity.name
@@ -70,8 +74,8 @@ async def create_api_token(
     return account_response(request, services, created_token=secret)
 
 
-def _split_names(text: Any) -> tuple[str, ...]:
-    return tuple(sorted(set(str(text or "").replace(",", " ").split()[:LARGEST_LIST])))
+def _split_names(text: str | None) -> tuple[str, ...]:
+    return tuple(sorted(set((text or "").replace(",", " ").split()[:LARGEST_LIST])))
 
 
 @post("/account/tokens/{token_id:str}/revoke", name="revoke token", opt=ADMIN,

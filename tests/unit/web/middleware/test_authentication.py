@@ -2,11 +2,13 @@
 
 import pytest
 
+from almenara.config import ServerSettings
 from almenara.security.trusted_proxies import TrustedProxies
 from almenara.web.middleware.authentication import read_request_info
 
 PROXIES = TrustedProxies(["10.0.0.0/8", "192.0.2.7", "2001:db8:1::/48"])
 BROWSER = "203.0.113.9"
+PROTO_HTTPS = (b"x-forwarded-proto", b"https")
 
 
 def test_request_info_trusts_proxies_only() -> None:
@@ -20,11 +22,21 @@ def test_request_info_trusts_proxies_only() -> None:
         ("10.0.0.1", [(b"x-forwarded-for", BROWSER.encode())], BROWSER, False),
         ("10.0.0.1", [(b"x-forwarded-proto", b"https")], "6.6.6.6", True),
         ("10.0.0.1", [(b"x-forwarded-proto", b"https, http")], "6.6.6.6", False),
-        ("10.0.0.1", [(b"x-forwarded-proto", b"https")] * 2, "6.6.6.6", False),
+        ("10.0.0.1", [PROTO_HTTPS] * 2, "6.6.6.6", True),
+        (
+            "10.0.0.1",
+            [(b"x-forwarded-proto", b"https"), (b"x-forwarded-proto", b"http")],
+            "6.6.6.6",
+            False,
+        ),
     ):
         scope = {"type": "http", "scheme": "http", "client": (peer, 1), "headers": [*forged, *more]}
-        asking = read_request_info(scope, PROXIES)  # type: ignore[arg-type]
-        assert (asking.address, asking.is_secure, asking.peer) == (address, secure, peer)
+        request_info = read_request_info(scope, ServerSettings(), PROXIES)  # type: ignore[arg-type]
+        assert (request_info.address, request_info.is_secure, request_info.peer) == (
+            address,
+            secure,
+            peer,
+        )
 
 
 @pytest.mark.parametrize("written", ["José".encode(), "José".encode("latin-1")])
@@ -33,5 +45,5 @@ def test_request_info_decodes_utf8_and_latin1(written: bytes) -> None:
         "scheme": "http", "client": ("10.0.0.1", 1), "state": {},
         "headers": [(b"host", b"a"), (b"x-forwarded-user", written)],
     }  # fmt: skip
-    asking = read_request_info(scope, PROXIES)  # type: ignore[arg-type]
-    assert asking.header("x-forwarded-user") == "José"
+    request_info = read_request_info(scope, ServerSettings(), PROXIES)  # type: ignore[arg-type]
+    assert request_info.header("x-forwarded-user") == "José"

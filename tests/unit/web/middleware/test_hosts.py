@@ -1,7 +1,8 @@
 import pytest
 
 from almenara.config import ServerSettings
-from almenara.web.middleware.hosts import is_host_allowed, parse_host
+from almenara.security.public_address import parse_host
+from almenara.web.middleware.hosts import is_host_allowed
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from litestar.response import Stream
 
 from almenara.bus import Record
 from almenara.signals import Event
-from almenara.web.authorization import VIEWER, get_auth_context, scoped_view
+from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.routes.api.models import build_event_item
 from almenara.web.routes.api.parameters import (
     EXPORT_PROBLEMS,
@@ -30,6 +30,7 @@ from almenara.web.routes.api.parameters import (
     parse_filter,
 )
 from almenara.web.services import Services
+from almenara.web.state import get_auth_context
 
 BATCH_EVENTS: Final = 500
 BATCH_BYTES: Final = 2 * 1024**2
