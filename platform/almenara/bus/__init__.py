@@ -33,8 +33,10 @@ class LogReader(Protocol):
     def decoder(self) -> "RowDecoder":
         """What turns the rows of a query into records."""
 
-    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    async def read(self, query: Callable[[sqlite3.Connection], T], caller: str = "") -> T:
         """Run `query` off the event loop and return its result.
+
+        Callers share the readers fairly; the empty name is Almenara itself, which has no limit.
 
         Raises `LimitExceeded` where it takes too long or too many are waiting, and `Unavailable`
         where the database cannot be read.

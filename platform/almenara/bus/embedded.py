@@ -165,9 +165,9 @@ class EmbeddedBus:
 
         return await self._replays.run(query)
 
-    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    async def read(self, query: Callable[[sqlite3.Connection], T], caller: str = "") -> T:
         """Run a query of history with a reading connection, off the event loop."""
-        return await self._queries.run(query)
+        return await self._queries.run(query, caller)
 
     async def subscribe(self, after: int) -> AsyncIterator[list[Record]]:
         cursor = after

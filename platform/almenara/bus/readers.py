@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -35,9 +34,6 @@ log = structlog.get_logger(__name__)
 OPCODES_BETWEEN_CHECKS: Final = 20_000
 UNLIMITED: Final = 2**31
 
-CALLER: Final[ContextVar[str]] = ContextVar("caller", default="")
-"""Whose share of the readers a query takes: a user, an address; empty for Almenara itself."""
-
 T = TypeVar("T")
 
 
@@ -55,6 +51,7 @@ class PendingQuery(msgspec.Struct):
     run: Callable[[sqlite3.Connection], Any]
     result: "asyncio.Future[Any]"
     caller: str
+    """Whose share of the readers it takes; empty for Almenara itself."""
     deadline: float
     """On the monotonic clock, counted from the arrival of the query."""
     is_abandoned: bool = False
@@ -75,10 +72,10 @@ class FairQueue:
         """Add a query. Raises `TooManyQueriesError`."""
         with self._lock:
             waiting = self._waiting.setdefault(query.caller, deque())
-            if len(waiting) >= self._max_waiting:
+            if query.caller and len(waiting) >= self._max_waiting:
                 while waiting and waiting[0].is_abandoned:
                     waiting.popleft()
-            if len(waiting) >= self._max_waiting:
+            if query.caller and len(waiting) >= self._max_waiting:
                 raise TooManyQueriesError(
                     f"{len(waiting)} queries of yours are waiting already; try again when they are"
                     " done"
@@ -155,15 +152,15 @@ class Readers:
         for thread in self._threads:
             thread.start()
 
-    async def run(self, run: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what `run` returns; it is interrupted when the caller is cancelled.
+    async def run(self, run: Callable[[sqlite3.Connection], T], caller: str = "") -> T:
+        """Return what `run` returns; it is interrupted when this call is cancelled.
 
         Raises `LimitExceeded`, `Unavailable`, and what `run` raises.
         """
         if self._closed:
             raise BusClosedError("the bus is closed")
         query = PendingQuery(
-            run, self._loop.create_future(), CALLER.get(), time.monotonic() + self.timeout
+            run, self._loop.create_future(), caller, time.monotonic() + self.timeout
         )
         self._queue.put(query)
         try:

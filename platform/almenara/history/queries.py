@@ -17,7 +17,7 @@ from almenara.signals import Severity
 from almenara.visibility import Condition
 
 RECENT_SIGNALS: Final = 100_000
-"""Newest signals among which the names are collected that a limited scope may see."""
+"""Newest signals among which names and numbers are collected for a limited scope."""
 MAX_NAMES: Final = 2_000
 MAX_BYTES: Final = 8 * 1024**2
 """Payloads of one result together. What one request holds in memory is a small multiple of this."""
@@ -38,11 +38,12 @@ class History:
     def __init__(self, log: LogReader, scope: Scope = FULL_SCOPE) -> None:
         self._log = log
         self._scope = scope
+        self._user = ""
 
-    def within(self, scope: Scope) -> Self:
-        """Return the same history, limited to a scope."""
+    def within(self, scope: Scope, user: str = "") -> Self:
+        """Return the same history, limited to a scope, whose queries take the share of a user."""
         narrowed = copy.copy(self)
-        narrowed._scope = scope
+        narrowed._scope, narrowed._user = scope, user
         return narrowed
 
     async def events(
@@ -78,7 +79,7 @@ class History:
                 records.reverse()
             return records
 
-        return await self._log.read(query)
+        return await self._log.read(query, self._user)
 
     async def event(self, sequence: int) -> Record | None:
         """Return the event at a sequence; None where there is no such event any more."""
@@ -96,7 +97,7 @@ class History:
 
         if not 0 <= sequence < 2**63:
             return None
-        return await self._log.read(query)
+        return await self._log.read(query, self._user)
 
     async def count(self, chosen: Filter, limit: int | None = None) -> int:
         """Count the events that match; counting stops at `limit`."""
@@ -112,7 +113,7 @@ class History:
             ).fetchone()
             return int(number) if limit is None else min(int(number), limit)
 
-        return await self._log.read(query)
+        return await self._log.read(query, self._user)
 
     async def buckets(
         self, chosen: Filter, *, since: int, until: int, width: int
@@ -140,7 +141,7 @@ class History:
                 parameters,
             ).fetchall()
 
-        return await self._log.read(query)
+        return await self._log.read(query, self._user)
 
     async def origins(self) -> list[str]:
         """List the origins that events have, sorted."""
@@ -152,17 +153,39 @@ class History:
 
     async def _distinct(self, column: Literal["origin", "type"]) -> list[str]:
         decoder, scope = self._log.decoder, self._scope
-        return await self._log.read(lambda it: _distinct_names(it, decoder, column, scope))
+        return await self._log.read(
+            lambda it: _distinct_names(it, decoder, column, scope), self._user
+        )
 
     async def count_stored(self) -> int:
-        """Count all stored events."""
+        """Count all stored events; of a limited scope those among the `RECENT_SIGNALS` newest.
+
+        Every request of the status counts, so the work must not grow with history.
+        """
         if not self._scope.is_full:
-            return await self.count(Filter())
+            return await self._count_recent()
 
         def query(connection: sqlite3.Connection) -> int:
             return int(connection.execute("SELECT events FROM position").fetchone()[0])
 
-        return await self._log.read(query)
+        return await self._log.read(query, self._user)
+
+    async def _count_recent(self) -> int:
+        def query(connection: sqlite3.Connection) -> int:
+            (last,) = connection.execute("SELECT last_sequence FROM position").fetchone()
+            plan = build_plan(
+                connection, Filter(), self._scope, after=max(last - RECENT_SIGNALS, 0)
+            )
+            if plan is None:
+                return 0
+            statement, parameters = plan.select("1 AS one")
+            (number,) = connection.execute(
+                f"SELECT count(*) FROM ({statement})",  # nosec B608 # constant fragments, bound values
+                parameters,
+            ).fetchone()
+            return int(number)
+
+        return await self._log.read(query, self._user)
 
     async def last_sequence(self) -> int:
         """Return the sequence of the newest stored signal; subscribers may not have it yet."""
@@ -170,7 +193,7 @@ class History:
         def query(connection: sqlite3.Connection) -> int:
             return int(connection.execute("SELECT last_sequence FROM position").fetchone()[0])
 
-        return await self._log.read(query)
+        return await self._log.read(query, self._user)
 
 
 def _fetch(

@@ -116,11 +116,14 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     def within(self, scope: Scope, user: str = "") -> Self:
         """The same view, limited to a scope, on behalf of a user."""
+        if scope.is_full and not user:
+            return self
+        history = self.history.within(scope, user)
         if scope.is_full:
-            return msgspec.structs.replace(self, user=user) if user else self
+            return msgspec.structs.replace(self, history=history, user=user)
         return msgspec.structs.replace(
             self,
-            history=self.history.within(scope),
+            history=history,
             resources=self.resources.within(scope),
             sources=ScopedSources(self.sources, scope),
             scope=scope,

@@ -15,6 +15,7 @@ from litestar.types import ASGIApp
 from almenara.security.sessions import SECURE_COOKIE
 from almenara.web.authorization import VIEWER, authorize
 from almenara.web.middleware.authentication import AuthenticationMiddleware
+from almenara.web.middleware.disconnects import DisconnectMiddleware
 from almenara.web.middleware.headers import SecurityHeadersMiddleware
 from almenara.web.middleware.hosts import HostMiddleware
 from almenara.web.middleware.limits import RequestLimitsMiddleware
@@ -47,6 +48,7 @@ def create_app(services: Services) -> ASGIApp:
     """Return the whole web application. The last middleware here sees a request first."""
     server, hub = services.settings.server, services.hub
     app: ASGIApp = create_router(services)
+    app = DisconnectMiddleware(app)
     app = AuthenticationMiddleware(app, services.access)
     app = WebSocketLimitMiddleware(app, server.max_websockets, lambda: hub.clients)
     app = OriginMiddleware(app, server)

@@ -44,5 +44,9 @@ async def health(request: Request[Any, Any, Any], services: NamedDependency[Serv
         events_stored=await view.history.count_stored(),
         last_sequence=services.bus.last_sequence,
         bus_full=services.bus.write_problem,
-        warnings=services.bus.warnings if view.scope.sees_all_sources else [],
+        warnings=(
+            [*services.bus.warnings, *view.resources.warnings]
+            if view.scope.sees_all_sources
+            else []
+        ),
     )
