@@ -1,4 +1,4 @@
-"""What time it is, and waiting: one clock that tests can hold in their hand."""
+"""The current time, and waiting. Tests replace the clock by one that they advance."""
 
 import asyncio
 import time
@@ -7,20 +7,20 @@ from typing import Final, Protocol
 
 
 class Clock(Protocol):
-    """Where time comes from."""
+    """A source of time."""
 
     def now(self) -> int:
-        """Microseconds since the Unix epoch."""
+        """Return microseconds since the Unix epoch."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Return seconds since some moment; never goes back."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait that many seconds."""
 
 
 class SystemClock:
-    """The time of the machine."""
+    """The clock of the machine."""
 
     def now(self) -> int:
         return time.time_ns() // 1_000
@@ -33,19 +33,19 @@ class SystemClock:
 
 
 CLOCK: Final[ContextVar[Clock]] = ContextVar("clock", default=SystemClock())  # noqa: B039
-"""The clock of the running task; tests of sources put one here that they advance themselves."""
+"""The clock of the running task; tests of sources set one that they advance."""
 
 
 def now() -> int:
-    """Microseconds since the Unix epoch."""
+    """Return microseconds since the Unix epoch."""
     return CLOCK.get().now()
 
 
 def monotonic() -> float:
-    """Seconds since some moment; never goes back."""
+    """Return seconds since some moment; never goes back."""
     return CLOCK.get().monotonic()
 
 
 async def sleep(seconds: float) -> None:
-    """Wait that many seconds of the clock."""
+    """Wait that many seconds of the task's clock."""
     await CLOCK.get().sleep(seconds)

@@ -14,28 +14,29 @@ REPEATED: Final = (SEGMENT_PART, REST)
 
 
 def compile_pattern(text: str) -> re.Pattern[str] | None:
-    """The expression of a NATS-like pattern; None for a plain name.
+    """Return the regular expression of a NATS-like pattern; None for a plain name.
 
-    Sources have parts between slashes as well: `nats/*` is every stream.
+    `*` matches within one part, a final `>` all remaining parts. Names of sources have parts
+    between slashes as well: `nats/*` matches every stream.
     """
     if "*" not in text and not text.endswith(">"):
         return None
     parts = re.split(r"([./])", text)
-    written = ""
-    for place, part in enumerate(parts):
-        if part == ">" and place == len(parts) - 1:
-            written += ".+"
+    expression = ""
+    for index, part in enumerate(parts):
+        if part == ">" and index == len(parts) - 1:
+            expression += ".+"
         else:
             first, *others = re.split(r"\*+", part)
-            written += re.escape(first)
-            # The first place where a piece stands is as good as any later one, and for the last
-            # piece only the last place is. Nothing is tried twice, so that nobody can write a
-            # pattern that takes for ever.
+            expression += re.escape(first)
+            # The first place where a piece matches is as good as any later one, and for the last
+            # piece only the last place is. So each group is atomic: nothing is tried twice, and no
+            # pattern of a user can take exponential time.
             for piece in others[:-1]:
-                written += f"(?>[^./]*?{re.escape(piece)})"
+                expression += f"(?>[^./]*?{re.escape(piece)})"
             if others:
-                written += f"(?>[^./]*{re.escape(others[-1])})"
-    return re.compile(written, re.DOTALL)
+                expression += f"(?>[^./]*{re.escape(others[-1])})"
+    return re.compile(expression, re.DOTALL)
 
 
 def patterns_overlap(one: str, other: str) -> bool:

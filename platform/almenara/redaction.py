@@ -1,4 +1,4 @@
-"""What must not be stored is masked: values of keys that name a secret, before the bus has them."""
+"""Masks secrets before signals are stored: values of keys that name one, in data and in text."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,19 +10,24 @@ from almenara.config import RedactionSettings
 from almenara.patterns import compile_pattern
 from almenara.signals import Event, Resource, Signal
 
+# Numbers stay as they were written: a float would change `0.1000` and long fractions.
+decode_exactly = msgspec.json.Decoder(float_hook=lambda text: msgspec.Raw(text.encode())).decode
+
 MASK: Final = "***"
 WORDS: Final = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])|[A-Z]")
-DEEPEST: Final = 200
+MAX_DEPTH: Final = 200
+"""Levels of nesting that are searched."""
 
-Spared = Callable[[str], bool]
+IsExcluded = Callable[[str], bool]
+"""Whether the value of a key stays as it is, for a certain event."""
 
 
 class Redactor:
-    """Masks what the configuration names."""
+    """Masks the secrets that `redaction.keys` names. Call it with a signal."""
 
     def __init__(self, settings: RedactionSettings) -> None:
         self._names = tuple(tuple(_words(it)) for it in settings.keys if _words(it))
-        self._spare = {
+        self._exclude = {
             " ".join(_words(name)): [
                 compile_pattern(it) or re.compile(re.escape(it)) for it in texts
             ]
@@ -39,110 +44,113 @@ class Redactor:
         )
 
     def names_secret(self, key: str) -> bool:
-        """Whether a key names a secret: one of the configured, alone or as its last words."""
+        """Whether the words of a key are, or end with, those of a configured name."""
         words = tuple(_words(key))
         return any(words[-len(it) :] == it for it in self._names)
 
     def __call__(self, signal: Signal) -> Signal:
-        """The signal with its secrets masked; the same one where it has none."""
+        """Return a signal with its secrets masked; the same object where it has none."""
         if self._hint is None:
             return signal
         if isinstance(signal, Event):
-            return self._event(signal)
+            return self._mask_event(signal)
         if isinstance(signal, Resource):
             changed: dict[str, Any] = {}
             if signal.state:
-                state = self._masked(signal.state, lambda key: False, 0)
+                state = self._mask(signal.state, lambda key: False, 0)
                 if state is not signal.state:
                     changed["state"] = state
-            if self._hints(signal.status.encode("utf-8", "replace")):
-                changed["status"] = self._text(signal.status)
+            if self._may_hold_secret(signal.status.encode("utf-8", "replace")):
+                changed["status"] = self._mask_text(signal.status)
             return msgspec.structs.replace(signal, **changed) if changed else signal
         return signal
 
-    def _hints(self, text: bytes) -> bool:
-        """Whether a text may hold a secret. Most hold none, and this is all they cost."""
-        # Looking for plain words first takes a tenth of what the expression does.
+    def _may_hold_secret(self, text: bytes) -> bool:
+        """Whether a text may contain a secret. For most texts this is the only work."""
+        # Searching for plain words first takes a tenth of the time of the expression.
         low = text.lower()
         if b"\\u" in low:
-            # JSON can write any letter so, and what is stored has it plain.
+            # JSON can write any letter as an escape.
             return True
         for word in self._plain:
             if word in low:
                 return self._hint is not None and self._hint.search(text) is not None
         return False
 
-    def _event(self, event: Event) -> Event:
+    def _mask_event(self, event: Event) -> Event:
         changed: dict[str, Any] = {}
-        spared = self._spared(event)
+        is_excluded = self._exclusion(event)
         data = event.data
         if isinstance(data, msgspec.Raw):
-            if self._hints(bytes(data)):
+            if self._may_hold_secret(bytes(data)):
                 try:
-                    read = msgspec.json.decode(data)
-                    masked = self._masked(read, spared, 0)
+                    read = decode_exactly(data)
+                    masked = self._mask(read, is_excluded, 0)
                     if masked is not read:
                         changed["data"] = msgspec.Raw(msgspec.json.encode(masked))
                 except (msgspec.MsgspecError, RecursionError):
-                    # It is refused where it is written, with a reason.
+                    # Data that is not JSON is refused where it is stored, with the reason.
                     pass
         elif data is not None:
-            masked = self._masked(data, spared, 0)
+            masked = self._mask(data, is_excluded, 0)
             if masked is not data:
                 changed["data"] = masked
         if event.attributes:
-            attributes = self._masked(event.attributes, spared, 0)
+            attributes = self._mask(event.attributes, is_excluded, 0)
             if attributes is not event.attributes:
                 changed["attributes"] = attributes
-        if event.problem and self._hints(event.problem.encode("utf-8", "replace")):
-            changed["problem"] = self._text(event.problem)
-        if event.raw is not None and self._hints(event.raw):
+        if event.problem and self._may_hold_secret(event.problem.encode("utf-8", "replace")):
+            changed["problem"] = self._mask_text(event.problem)
+        if event.raw is not None and self._may_hold_secret(event.raw):
             text = event.raw.decode("utf-8", "surrogateescape")
-            masked_text = self._text(text)
+            masked_text = self._mask_text(text)
             if masked_text != text:
                 changed["raw"] = masked_text.encode("utf-8", "surrogateescape")
         return msgspec.structs.replace(event, **changed) if changed else event
 
-    def _spared(self, event: Event) -> Spared:
-        def spared(key: str) -> bool:
-            patterns = self._spare.get(" ".join(_words(key)), ())
-            return any(it.fullmatch(event.type) or it.fullmatch(event.subject) for it in patterns)
+    def _exclusion(self, event: Event) -> IsExcluded:
+        def is_excluded(key: str) -> bool:
+            patterns = self._exclude.get(" ".join(_words(key)), ())
+            return any(
+                pattern.fullmatch(event.type) or pattern.fullmatch(event.subject)
+                for pattern in patterns
+            )
 
-        return spared
+        return is_excluded
 
-    def _masked(self, value: Any, spared: Spared, depth: int) -> Any:
-        """The value with secrets masked; the very same object where it holds none."""
-        if depth > DEEPEST:
+    def _mask(self, value: Any, is_excluded: IsExcluded, depth: int) -> Any:
+        """Return a value with secrets masked; the same object where it contains none."""
+        if depth > MAX_DEPTH:
             return value
         if isinstance(value, Mapping):
-            found: dict[Any, Any] = {}
-            changed = False
+            result: dict[Any, Any] = {}
+            has_changed = False
             for key, inner in value.items():
-                if isinstance(key, str) and self.names_secret(key) and not spared(key):
-                    new = MASK if _holds(inner) else inner
+                if isinstance(key, str) and self.names_secret(key) and not is_excluded(key):
+                    new = MASK if _is_maskable(inner) else inner
                 else:
-                    new = self._masked(inner, spared, depth + 1)
-                changed = changed or new is not inner
-                found[key] = new
-            return found if changed else value
+                    new = self._mask(inner, is_excluded, depth + 1)
+                has_changed = has_changed or new is not inner
+                result[key] = new
+            return result if has_changed else value
         if isinstance(value, list | tuple):
-            items = [self._masked(it, spared, depth + 1) for it in value]
+            items = [self._mask(item, is_excluded, depth + 1) for item in value]
             same = all(new is old for new, old in zip(items, value, strict=True))
             return value if same else items
         if isinstance(value, str):
-            text = self._text(value)
+            text = self._mask_text(value)
             return value if text == value else text
         return value
 
-    def _text(self, text: str) -> str:
+    def _mask_text(self, text: str) -> str:
         return self._in_text.sub(rf"\g<1>{MASK}", text)
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name, whichever way they are joined: `refreshToken`, `X-Auth-Token`."""
-    return [it.lower() for it in WORDS.findall(name)]
+    """Split a name into words, however they are joined: `refreshToken`, `X-Auth-Token`."""
+    return [word.lower() for word in WORDS.findall(name)]
 
 
-def _holds(value: Any) -> bool:
-    """Whether there is anything to hide."""
+def _is_maskable(value: Any) -> bool:
+    """Whether a value has anything to hide."""
     return value is not None and value != "" and not isinstance(value, bool) and value != MASK

@@ -10,7 +10,10 @@ from almenara.clock import now as now
 
 
 class Severity(IntEnum):
-    """How bad it is, by the OpenTelemetry short names; the values are the OpenTelemetry numbers."""
+    """How severe an event is: OpenTelemetry's short names, and its numbers as values.
+
+    https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber
+    """
 
     DEBUG = 5
     INFO = 9
@@ -20,7 +23,7 @@ class Severity(IntEnum):
 
 
 def parse_severity(name: str) -> Severity:
-    """The severity called `name`, in any case; raises `ValueError` that lists the valid names."""
+    """Return the severity of a name in any case. Raises `ValueError` that lists the valid names."""
     try:
         return Severity[name.strip().upper()]
     except KeyError:
@@ -37,7 +40,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str
     source: str
-    """Who emitted it, as CloudEvents means it: a URI-reference such as `nats/PLANNING_EVENTS`."""
+    """What emitted it, as in CloudEvents: a URI reference such as `nats/PLANNING_EVENTS`."""
     type: str
     time: int
     """Microseconds since the Unix epoch, UTC."""
@@ -46,16 +49,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The payload: anything msgspec can write as JSON, or `msgspec.Raw` that holds JSON already."""
     severity: Severity = Severity.INFO
     origin: str = ""
-    """Where Almenara read it, `<source name>/<part>`: `nats/PLANNING_EVENTS`. Empty: the bus fills
-    in the name of the source that published it."""
+    """Where Almenara read it, `<source name>/<part>`: `nats/PLANNING_EVENTS`. If empty, the bus
+    sets the name of the source that published it."""
     correlation: str | None = None
-    """The id that ties together the events of one story, request or job."""
+    """The id that the events of one request, story or job share."""
     attributes: dict[str, str] = {}
     """CloudEvents extensions and transport headers, `traceparent` and `tracestate` among them."""
     raw: bytes | None = None
-    """The bytes as they came, kept only where `data` could not be read from them."""
+    """The original bytes, only where `data` could not be read from them."""
     problem: str | None = None
-    """What was wrong with the event as it came, for the person who reads it."""
+    """What was wrong with the original event, for the person who reads it."""
     deduplication_key: str = ""
     """What the bus deduplicates the event by instead of `source` and `id`: the place of a message
     in a log, if publishers may repeat an id for another message. It is not stored."""
@@ -68,9 +71,9 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     namespace: str = ""
     status: str = ""
-    """One word that a person reads first: `ok`, `Running`, `stalled`."""
+    """One word for people: `ok`, `Running`, `stalled`."""
     severity: Severity = Severity.INFO
-    """How much that status should worry: `INFO` for a healthy one."""
+    """How severe that status is: `INFO` for a healthy one."""
     state: dict[str, Any] = {}
     time: int = msgspec.field(default_factory=now)
     deleted: bool = False
@@ -106,7 +109,8 @@ MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def parse_time(text: str) -> int:
-    """Microseconds since the epoch of an RFC 3339 or ISO 8601 timestamp, UTC if it has no offset.
+    """Return the microseconds since the epoch of an RFC 3339 or ISO 8601 timestamp; without an
+    offset it is UTC.
 
     Raises `ValueError` for anything else, years outside 1 to 9999 included.
     """
@@ -117,6 +121,9 @@ def parse_time(text: str) -> int:
 
 
 def format_time(microseconds: int) -> str:
-    """The RFC 3339 timestamp, in UTC, of microseconds since the epoch."""
+    """Return the RFC 3339 timestamp in UTC of microseconds since the epoch.
+
+    Raises `OverflowError` for times outside the years 1 to 9999.
+    """
     moment = EPOCH + timedelta(microseconds=microseconds)
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -80,3 +80,10 @@ def test_redactor_returns_same_signal_without_secrets() -> None:
     plain = event(msgspec.Raw(b'{"a": "the token bucket"}'))
     assert Redactor(RedactionSettings())(plain) is plain
     assert Redactor(RedactionSettings(keys=[]))(event({"password": "x"})).data == {"password": "x"}  # type: ignore[union-attr]
+
+
+def test_redactor_keeps_numbers_as_they_were_written() -> None:
+    raw = msgspec.Raw(b'{"password":"hunter2","n":12345678901234567.891,"m":[0.1000,-1E5,7]}')
+    masked = Redactor(RedactionSettings())(event(raw))
+    assert isinstance(masked, Event)
+    assert bytes(masked.data) == b'{"password":"***","n":12345678901234567.891,"m":[0.1000,-1E5,7]}'
