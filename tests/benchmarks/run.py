@@ -13,7 +13,9 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import math
 import os
+import queue
 import random
 import sqlite3
 import statistics
@@ -31,6 +33,8 @@ from nats.js.api import ConsumerConfig, StreamConfig
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from almenara.bus.embedded import EmbeddedBus
+from almenara.bus.readers import FairQueue, PendingQuery
+from almenara.bus.validation import check_signal
 from almenara.config import StorageSettings
 from almenara.history import Filter, History
 from almenara.signals import Event, Severity, now, parse_time
@@ -264,6 +268,62 @@ def make_event(number: int, base: int) -> Event:
     )
 
 
+def measure_validation(folder: Path, size: Size) -> Iterator[Result]:
+    """What checking every field of every signal takes of storing them."""
+    base = now()
+    events = [make_event(number, base) for number in range(size.stored)]
+
+    async def store() -> float:
+        async with EmbeddedBus(StorageSettings(dir=folder)) as bus:
+            started = time.perf_counter()
+            for first in range(0, size.stored, BATCH):
+                await bus.publish(events[first : first + BATCH], "nats")
+            return time.perf_counter() - started
+
+    stored = asyncio.run(store())
+    started = time.perf_counter()
+    for event in events:
+        check_signal(event)
+    checked = time.perf_counter() - started
+    yield Result("validation", f"{checked / size.stored * 1e6:.2f} µs an event",
+                 f"{stored / size.stored * 1e6:.1f} µs to store it", checked / stored,
+                 "at most 0.03")  # fmt: skip
+
+
+def measure_fairness(folder: Path, size: Size) -> Iterator[Result]:
+    """What taking turns between callers takes of a page of history."""
+
+    async def read() -> tuple[float, float]:
+        async with EmbeddedBus(StorageSettings(dir=folder)) as bus:
+            base = now()
+            await bus.publish([make_event(number, base) for number in range(5_000)], "nats")
+            history = History(bus)
+            pages = []
+            for _ in range(size.pages):
+                started = time.perf_counter()
+                await history.events(Filter(), limit=100)
+                pages.append(time.perf_counter() - started)
+            fair, plain = FairQueue(3, 100), queue.SimpleQueue[PendingQuery]()
+            result = asyncio.get_running_loop().create_future()
+            query = PendingQuery(lambda connection: None, result, "user", math.inf)
+            spent = []
+            for _ in range(size.pages * 10):
+                started = time.perf_counter()
+                fair.put(query)
+                taken = fair.get()
+                assert taken is query
+                fair.done(query)
+                middle = time.perf_counter()
+                plain.put(query)
+                plain.get()
+                spent.append(middle - started - (time.perf_counter() - middle))
+            return statistics.median(spent), statistics.median(pages)
+
+    fairness, page = asyncio.run(read())
+    yield Result("fairness", f"{fairness * 1e6:.2f} µs a query", f"{page * 1e6:.0f} µs a page",
+                 fairness / page, "at most 0.03")  # fmt: skip
+
+
 def measure_disk(folder: Path, size: Size) -> Iterator[Result]:
     """What an event of a fleet takes on the disk, with indices, text search and its id."""
     numbers = random.Random(1)
@@ -365,11 +425,13 @@ BENCHMARKS: dict[str, Callable[[Path, Size], Iterator[Result]]] = {
     "start": measure_start,
     "boundary": measure_isolation,
     "disk": measure_disk,
+    "validation": measure_validation,
+    "fairness": measure_fairness,
     "query": measure_queries,
 }
 
 
-IN_PROCESS = {"disk", "query"}
+IN_PROCESS = {"disk", "validation", "fairness", "query"}
 """Benchmarks that import the code they measure, so that they can't measure another checkout."""
 
 

@@ -24,7 +24,7 @@ class NameTable:
     def __init__(self, connection: sqlite3.Connection, limit: int) -> None:
         self._connection, self.limit = connection, limit
         self._numbers: dict[str, int] = {}
-        self._new_uses: Counter[int] = Counter()
+        self._new_uses: dict[int, int] = {}
         self.reload()
 
     def reload(self) -> None:
@@ -62,7 +62,7 @@ class NameTable:
             if len(self._numbers) >= NAMES_CACHED:
                 self._numbers.clear()
             self._numbers[text] = number
-        self._new_uses[number] += 1
+        self._new_uses[number] = self._new_uses.get(number, 0) + 1
         return number
 
     def _note_inline(self) -> None:

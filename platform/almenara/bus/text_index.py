@@ -15,10 +15,10 @@ _ESCAPES: Final = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\.", re.DOTALL)
 _CONTROL: Final = {r"\b": " ", r"\f": " ", r"\n": " ", r"\r": " ", r"\t": " "}
 
 SEARCHED_DATA: Final = (
-    rf"CASE WHEN instr(substr(data, 1, {MAX_TEXT}), '\') = 0 THEN substr(data, 1, {MAX_TEXT})"
+    rf"CASE WHEN instr(data, '\') = 0 AND length(data) <= {MAX_TEXT} THEN data"
     " ELSE searched_text(data) END"
 )
-"""`searched_text` in SQL; Python is called only for data with escapes."""
+"""`searched_text` in SQL; Python is called only for long data and data with escapes."""
 SEARCHED_DATA_BEFORE_4: Final = r"replace(replace(data, '\n', '  '), '\t', '  ')"
 """The same in the schemas before version 4. A row must leave the index as it was entered."""
 

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Final, Self
@@ -13,7 +13,7 @@ from almenara.bus import Bus, LogReader, Record
 from almenara.bus.codec import read_latest_observations
 from almenara.scope import FULL_SCOPE, Scope, namespace_of
 from almenara.signals import Resource, Sample
-from almenara.state.samples import Key, Series, SeriesTable
+from almenara.state.samples import MAX_SERIES, Key, Series, SeriesTable
 
 OBSERVATIONS_READ: Final = 5_000
 """Newest resources and samples that are read from the log at start."""
@@ -79,6 +79,15 @@ class Resources:
                 self._order.pop(resource.kind, None)
                 self._samples.discard(resource.key)
 
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator should know about the memory of samples."""
+        return [
+            f"{origin} publishes more series of samples than are kept in memory ({MAX_SERIES:,});"
+            f" {count:,} samples are not in charts. Limit what the source observes."
+            for origin, count in self._samples.dropped.items()
+        ]
+
     def namespaces(self) -> set[str]:
         """Return the namespaces that resources are in, or are themselves."""
         return {
@@ -104,14 +113,35 @@ class Resources:
     def of_kind(self, kind: str, namespace: str = "") -> list[Resource]:
         """List the resources of a kind, by namespace and name; of one namespace, or of all."""
         of_kind = self._kinds.get(kind, {})
-        keys = self._order.get(kind)
-        if keys is None:
-            keys = self._order[kind] = sorted(of_kind)
+        keys = self._sorted_keys(kind)
         if namespace:
             first = bisect_left(keys, (kind, namespace, ""))
             keys = keys[first : bisect_left(keys, (kind, namespace + "\0", ""))]
         resources = [of_kind[key] for key in keys]
         return resources if self._scope.is_full else [*filter(self._scope.permits, resources)]
+
+    def page(self, kind: str | None, after: Key | None, limit: int) -> list[Resource]:
+        """List up to `limit` resources that follow a key; of one kind, or of all kinds."""
+        kinds = [kind] if kind is not None else sorted(self._kinds)
+        page: list[Resource] = []
+        for name in kinds:
+            if after is not None and name < after[0]:
+                continue
+            keys = self._sorted_keys(name)
+            first = bisect_right(keys, after) if after is not None else 0
+            for key in keys[first:]:
+                resource = self._kinds[name][key]
+                if self._scope.permits(resource):
+                    page.append(resource)
+                    if len(page) == limit:
+                        return page
+        return page
+
+    def _sorted_keys(self, kind: str) -> list[Key]:
+        keys = self._order.get(kind)
+        if keys is None:
+            keys = self._order[kind] = sorted(self._kinds.get(kind, {}))
+        return keys
 
     def get(self, kind: str, namespace: str, name: str) -> Resource | None:
         """Return one resource; None where it is unknown or hidden."""

@@ -1,13 +1,18 @@
 """The last samples of every metric of every resource, in memory."""
 
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Final
 
 from almenara.signals import Sample
+from almenara.units import MINUTE
 
 SAMPLES_PER_SERIES: Final = 120
+MAX_SERIES: Final = 250_000
+"""Series of one origin; each takes up to 2 KiB of memory."""
+SERIES_STALE: Final = 10 * MINUTE
+PRUNE_INTERVAL: Final = MINUTE
 
 Key = tuple[str, str, str]
 """Kind, namespace and name."""
@@ -65,17 +70,32 @@ class Series:
 class SeriesTable:
     """Series by metric and key."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_series: int = MAX_SERIES) -> None:
         self._by_metric: dict[str, dict[Key, Series]] = defaultdict(dict)
+        self._max_series = max_series
+        self._counts: Counter[str] = Counter()
+        self._pruned: dict[str, int] = {}
+        self.dropped: Counter[str] = Counter()
+        """Samples that were left out, because their origin has too many series."""
 
     def add(self, sample: Sample) -> None:
-        """Append a sample to the series of its origin."""
+        """Append a sample to the series of its origin.
+
+        A new series of an origin that has `max_series` is left out, once those without a sample for
+        `SERIES_STALE` have been removed.
+        """
         of_metric, key = self._by_metric[sample.metric], sample.key
         first = of_metric.get(key)
         series = first
         while series is not None and series.origin != sample.origin:
             series = series.other
         if series is None:
+            if not self._has_space(sample):
+                self.dropped[sample.origin] += 1
+                return
+            # Removing stale series may have removed the first of this chain.
+            first = of_metric.get(key)
+            self._counts[sample.origin] += 1
             series = Series(sample.origin)
             series.other = first
             of_metric[key] = series
@@ -97,4 +117,31 @@ class SeriesTable:
     def discard(self, key: Key) -> None:
         """Remove all series of a resource."""
         for of_metric in self._by_metric.values():
-            of_metric.pop(key, None)
+            first = of_metric.pop(key, None)
+            if first is not None:
+                self._counts.subtract(series.origin for series in first.chain())
+
+    def _has_space(self, sample: Sample) -> bool:
+        if self._counts[sample.origin] < self._max_series:
+            return True
+        # Looking at every series is expensive, and so is done rarely while an origin is full.
+        if sample.time - self._pruned.get(sample.origin, 0) >= PRUNE_INTERVAL:
+            self._pruned[sample.origin] = sample.time
+            self._prune(sample.origin, sample.time - SERIES_STALE)
+        return self._counts[sample.origin] < self._max_series
+
+    def _prune(self, origin: str, before: int) -> None:
+        """Remove the series of an origin whose newest sample is older than a time."""
+        for of_metric in self._by_metric.values():
+            for key, first in list(of_metric.items()):
+                chain = list(first.chain())
+                fresh = [it for it in chain if it.origin != origin or it.newest_time >= before]
+                if len(fresh) == len(chain):
+                    continue
+                self._counts[origin] -= len(chain) - len(fresh)
+                for series, following in zip(fresh, [*fresh[1:], None], strict=False):
+                    series.other = following
+                if fresh:
+                    of_metric[key] = fresh[0]
+                else:
+                    del of_metric[key]

@@ -4,8 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from almenara.bus import Record
+from almenara.scope import FULL_SCOPE, Grant, build_scope
 from almenara.signals import Resource, Sample, Signal
 from almenara.state.resources import Resources
+
+JOBS_ONLY = build_scope([Grant(sources=("job",))], access_log=False)
 
 
 def with_signals(*signals: Signal) -> Resources:
@@ -53,3 +56,45 @@ def test_resources_return_newest_value_of_every_metric() -> None:
     assert resources.series(*it.key, "cpu")[0] == (80, 80.0)
     assert resources.series(*it.key, "none") == []
     assert resources.latest("pod", "shop", "two", "cpu") is None
+
+
+def test_page_walks_through_all_visible_resources() -> None:
+    resources = with_signals(
+        *(
+            Resource(kind=kind, namespace=namespace, name=str(number), origin=f"{kind}/eu")
+            for kind in ("pod", "node", "job")
+            for namespace in ("", "a", "b")
+            for number in range(7)
+        )
+    )
+    for scope, kinds in ((FULL_SCOPE, 3), (JOBS_ONLY, 1)):
+        narrowed = resources.within(scope)
+        for kind in (None, "job"):
+            walked: list[Resource] = []
+            while page := narrowed.page(kind, walked[-1].key if walked else None, 4):
+                walked += page
+            assert walked == (narrowed.all() if kind is None else narrowed.of_kind(kind))
+            assert len(walked) == 21 * (kinds if kind is None else 1)
+
+
+def test_samples_of_a_hidden_origin_are_hidden_whoever_owns_the_resource() -> None:
+    key = {"kind": "pod", "namespace": "shop", "name": "one"}
+    resources = with_signals(
+        Resource(**key, origin="job/eu", state={"labels": {"app": "web"}}),
+        Sample(**key, metric="cpu", value=1.0, time=1, origin="job/eu"),
+        Sample(**key, metric="cpu", value=99.0, time=2, origin="vault"),
+        Sample(**key, metric="secret", value=7.0, time=2, origin="vault"),
+    )
+    pod = ("pod", "shop", "one")
+    assert resources.latest(*pod, "cpu") == 99.0
+    assert resources.latest(*pod, "secret") == 7.0
+    narrowed = resources.within(JOBS_ONLY)
+    assert narrowed.latest(*pod, "cpu") == 1.0
+    assert narrowed.series(*pod, "cpu") == [(1, 1.0)]
+    assert narrowed.latest(*pod, "secret") is None
+    assert narrowed.with_metric("secret") == []
+    assert [it.origin for it in narrowed.with_metric("cpu")] == ["job/eu"]
+    (resource,) = narrowed.all()
+    assert narrowed.metrics(resource) == {"cpu": 1.0}
+    labelled = build_scope([Grant(labels=(("app", "web"),))], access_log=False)
+    assert resources.within(labelled).latest(*pod, "cpu") == 99.0
