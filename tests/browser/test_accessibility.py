@@ -1,20 +1,33 @@
-"""Every page, looked at by axe-core, and used with a keyboard alone."""
+"""Every page of the router and of the dashboards, checked by axe-core and with a keyboard."""
 
+import re
 import shutil
 import subprocess
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from almenara.config import load_settings
+from almenara.panels.registry import PanelRegistry
+from almenara.panels.renderer import Renderer
+from almenara.plugins.registry import load_plugins
+from almenara.web.dashboards import build_plugin_pages
+from almenara.web.routes import PAGES
 from support.application import Almenara
 from support.paths import TESTS
+from support.raw_nats import RawClient
+from support.servers import NatsServer, wait_until
+from support.simulated_kubernetes import simulated_kubernetes
+from support.simulated_ray import simulated_ray
 
 HERE = TESTS / "axe"
-LOOKED_FOR = """
+FIND_VIOLATIONS = """
 async (rules) => (await axe.run(document, {runOnly: rules, resultTypes: ["violations"]})).violations
-  // Cells of pods are as large as what they ask for; the table of pods has the same links.
+  // The size of a pod's cell shows its requests; the table of pods has the same links.
   .map(it => [it, it.nodes.map(one => one.target.join(" ")).filter(
     target => it.id !== "target-size" || !target.includes("k-cells"))])
   .filter(([it, nodes]) => nodes.length && ["serious", "critical"].includes(it.impact))
@@ -26,20 +39,10 @@ RULES = {
     "light": ["color-contrast"],
 }
 KUBERNETES = "/dashboards/kubernetes"
-PAGES = (
-    "/", "/events", "/events?severity=ERROR&type=kubernetes.node.*",
-    "/events?text=nothing-at-all", "/events?since=x",
-    "/timeline?correlation=deployment%2Fcontext%2Fcontext-indexer", "/sources", "/nothing",
-    # Of what there is much a part is enough: it is the same markup.
-    *(f"{KUBERNETES}{it}?namespace=ray" for it in (".pods", ".nodes", ".events", ".cluster")),
-    KUBERNETES,
-    f"{KUBERNETES}?group=workload&namespace=council", f"{KUBERNETES}.pods?text=nothing",
-    f"{KUBERNETES}.node?name=worker-01",
-    f"{KUBERNETES}.workload?namespace=context&name=Deployment/context-indexer",
-    f"{KUBERNETES}.pod?namespace=context&name=neo4j-0",
-    f"{KUBERNETES}.access", f"{KUBERNETES}.yaml?namespace=context&name=Pod/neo4j-0",
-    "/panels/kubernetes.pods?namespace=ray",
-)  # fmt: skip
+PROBLEMS = ("/events?text=nothing-at-all", "/events?since=x", "/nothing")
+"""Pages that report something and that no link leads to."""
+SHAPES_PER_PATH = 3
+VISITED = re.compile(r"/(dashboards|panels|timeline|events|sources|account)\b")
 FOCUSED = """
 () => {
   const it = document.activeElement, style = getComputedStyle(it);
@@ -62,33 +65,96 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
 
 
-def faults(page: Page, axe: str, theme: str = "dark") -> list[Any]:
+def run_axe(page: Page, axe: str, theme: str = "dark") -> list[Any]:
     page.evaluate(axe)
-    found: list[Any] = page.evaluate(LOOKED_FOR, RULES[theme])
-    return found
+    violations: list[Any] = page.evaluate(FIND_VIOLATIONS, RULES[theme])
+    return violations
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
+    """An Almenara with NATS, a simulated Kubernetes cluster and a simulated Ray cluster."""
+    folder = tmp_path_factory.mktemp("fleet")
+    with (
+        NatsServer(folder / "nats") as nats,
+        simulated_kubernetes(folder / "kubernetes", 80) as kubernetes,
+        simulated_ray() as ray,
+        Almenara(folder / "almenara", nats.url, **kubernetes, **ray) as almenara,
+    ):
+        client = RawClient(nats.port)
+        client.make_stream("FLEET", "fleet.>")
+        client.publish("fleet.a.failed", b'{"error":"x","correlation_id":"US-1"}')
+        client.close()
+        wait_until(lambda: "context-indexer" in almenara.text(KUBERNETES), "the cluster")
+        wait_until(lambda: "/dashboards/ray.job?" in almenara.text("/dashboards/ray"), "Ray jobs")
+        wait_until(lambda: "FLEET" in almenara.text("/dashboards/nats"), "the stream")
+        yield almenara
+
+
+def declared_dashboards(almenara: Almenara) -> set[str]:
+    """The addresses of all dashboards, by the pages that plugins declare."""
+    settings = load_settings(None, almenara.environment)
+    plugins = load_plugins()
+    registry = PanelRegistry(Renderer())
+    for name in plugins.modules:
+        plugin_settings = plugins.settings(name, settings)
+        panels = plugins.hooks.panels(name, plugin_settings)
+        pages = plugins.hooks.pages(name, plugin_settings)
+        registry.add(name, panels, plugins.hooks.templates(name), pages)
+    return {
+        dashboard.address
+        for plugin in registry.plugins()
+        for dashboard in build_plugin_pages(registry, plugin)
+    }
+
+
+def shape(address: str) -> tuple[str, tuple[str, ...]]:
+    """The path of an address and its parameters: pages of one shape have the same markup."""
+    path, _, query = address.partition("?")
+    kind = re.sub(r"/\d+$", "/0", path)
+    return kind, tuple(sorted({pair.partition("=")[0] for pair in query.split("&")}))
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_pages_have_no_serious_axe_violations(
-    cluster: Almenara, browser: Browser, axe: str, theme: Any
+    fleet: Almenara, browser: Browser, axe: str, theme: Any
 ) -> None:
     context = browser.new_context(
         viewport={"width": 1280, "height": 800}, color_scheme=theme, reduced_motion="reduce"
     )
     page = context.new_page()
-    found: dict[str, Any] = {}
-    # The colours of the other pages are the same ones.
-    for address in PAGES if theme == "dark" else PAGES[::3]:
-        page.goto(cluster.url + address)
-        if these := faults(page, axe, theme):
-            found[address] = these
-    page.goto(f"{cluster.url}/events")
+    violations: dict[str, Any] = {}
+    declared = declared_dashboards(fleet)
+    routed = [path for handler in PAGES for path in handler.paths if "{" not in path]
+    waiting = deque([*routed, *sorted(declared), *PROBLEMS])
+    visited: set[tuple[str, tuple[str, ...]]] = set()
+    while waiting:
+        address = waiting.popleft().partition("#")[0]
+        path, _ = key = shape(address)
+        if key in visited or sum(path == other for other, _ in visited) >= SHAPES_PER_PATH:
+            continue
+        visited.add(key)
+        # Colours do not depend on the filters.
+        if theme == "light" and "?" in address and len(key[1]) > 2:
+            continue
+        page.goto(fleet.url + address)
+        if faults := run_axe(page, axe, theme):
+            violations[address] = faults
+        links = page.eval_on_selector_all(
+            "main a[href^='/']", "links => links.map(link => link.getAttribute('href'))"
+        )
+        waiting.extend(link for link in links if VISITED.match(link))
+    page.goto(f"{fleet.url}/events")
     page.locator("#event-rows .event-link").first.click()
     page.locator("#drawer .detail").first.wait_for()
-    if these := faults(page, axe, theme):
-        found["the drawer"] = these
+    if faults := run_axe(page, axe, theme):
+        violations["the drawer"] = faults
     context.close()
-    assert not found, "\n".join(f"{address} {these}" for address, these in found.items())
+    paths = {path for path, _ in visited}
+    assert declared | set(routed) <= paths
+    about_one = {"/events/0", "/dashboards/kubernetes.pod", "/dashboards/ray.job", "/timeline"}
+    assert about_one <= paths
+    assert not violations, "\n".join(f"{page} {faults}" for page, faults in violations.items())
 
 
 def test_sign_in_page_has_no_serious_axe_violations(tmp_path: Path, page: Page, axe: str) -> None:
@@ -99,7 +165,7 @@ def test_sign_in_page_has_no_serious_axe_violations(tmp_path: Path, page: Page, 
     with almenara:
         page.goto(almenara.url + "/")
         expect(page.get_by_role("textbox")).to_be_visible()
-        assert faults(page, axe) == []
+        assert run_axe(page, axe) == []
 
 
 def test_pages_show_focus_and_honor_reduced_motion(cluster: Almenara, page: Page) -> None:

@@ -3,8 +3,6 @@
 import itertools
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,9 @@ from playwright.sync_api import Browser, Page, Response, expect
 from support.application import Almenara
 from support.hostile import payloads, spoilt
 from support.paths import ROOT
-from support.servers import accepts, free_port, wait_until
+from support.servers import wait_until
 from support.simulated_kubernetes import simulated_kubernetes
+from support.simulated_ray import simulated_ray
 
 PLUGIN = """
 import asyncio, itertools, json
@@ -128,16 +127,6 @@ def almenara_pages():
         Page(name="thing", title="Thing", panels=["one"]),
     ]
 """
-RAY = """
-import asyncio, sys
-from almenara_demo.ray_cluster import run_simulated_cluster
-
-async def main():
-    async with run_simulated_cluster(int(sys.argv[1]), 1):
-        await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
 WATCHING = """
 window.hits = []; window.violations = [];
 window.pwn = number => window.hits.push(number);
@@ -204,22 +193,15 @@ def besieged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Besieged]:
     plugins.mkdir()
     (plugins / "hostile.py").write_text(PLUGIN)
     (plugins / "texts.json").write_text(json.dumps(TEXTS))
-    port = free_port()
-    ray = subprocess.Popen([sys.executable, "-c", RAY, str(port)])
-    try:
-        wait_until(lambda: accepts(port), "the simulated Ray")
-        clusters = json.dumps([{"name": "sim", "url": f"http://127.0.0.1:{port}"}])
-        with (
-            simulated_kubernetes(folder / "kubernetes", 60) as settings,
-            Almenara(
-                folder / "almenara", "nats://127.0.0.1:1", plugins_dir=str(plugins),
-                plugins__disabled="[nats]", plugins__ray__clusters=clusters, **settings,
-            ) as almenara,
-        ):  # fmt: skip
-            yield Besieged(almenara, plugins)
-    finally:
-        ray.terminate()
-        ray.wait()
+    with (
+        simulated_ray() as ray,
+        simulated_kubernetes(folder / "kubernetes", 60) as kubernetes,
+        Almenara(
+            folder / "almenara", "nats://127.0.0.1:1", plugins_dir=str(plugins),
+            plugins__disabled="[nats]", **ray, **kubernetes,
+        ) as almenara,
+    ):  # fmt: skip
+        yield Besieged(almenara, plugins)
 
 
 def event(number: int, text: str, **more: Any) -> dict[str, Any]:

@@ -163,8 +163,9 @@ def build_overview(registry: PanelRegistry, view: View) -> Dashboard:
     of_plugins = [
         place for plugin in registry.plugins() for place in select_for_overview(registry, plugin)
     ]
-    last = place_panel(registry["failures"], width=COLUMNS)
-    panels = [*first, *fill_rows(of_plugins), last]
+    # Narrow panels first, so that they share their rows.
+    of_plugins.sort(key=lambda place: place.width > COLUMNS // 2)
+    panels = [*first, *fill_rows([*of_plugins, place_panel(registry["failures"])])]
     return Dashboard(name=OVERVIEW, title="Overview", panels=panels[:LARGEST_PAGE])
 
 
