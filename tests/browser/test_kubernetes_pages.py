@@ -141,7 +141,7 @@ def test_workload_page_links_to_pods_and_logs(cluster: Almenara, page: Page) -> 
     for line in lines:
         across = [float(point.split(",")[0]) for point in line.split()]
         assert across == sorted(across)
-    page.get_by_role("link", name="Logs of proxy", exact=True).click()
+    page.get_by_role("link", name="current logs of proxy", exact=True).click()
     arrived(page, "container=proxy")
     expect(page.get_by_label("Container", exact=True)).to_have_value("proxy")
     page.locator(".k-chain a").first.click()
