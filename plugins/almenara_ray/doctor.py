@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from almenara.hookspecs import Finding
 from almenara_ray.client import DashboardClient
-from almenara_ray.errors import AccessDeniedError, DashboardError
+from almenara_ray.errors import AccessDeniedError, DashboardError, MissingError
 from almenara_ray.mapping import parse_jobs, parse_version
+from almenara_ray.models import Version
 from almenara_ray.settings import ClusterSettings, RaySettings
 
 
@@ -22,8 +23,8 @@ async def check_cluster(cluster: ClusterSettings, settings: RaySettings) -> Find
     check = f"Ray cluster {cluster.name}"
     try:
         async with DashboardClient(cluster, settings) as client:
-            version = parse_version(await client.get("version"))
-            jobs, _ = parse_jobs(await client.get("jobs"))
+            version = await _read_version(client)
+            count, problem = await _count_jobs(client, version)
     except AccessDeniedError as error:
         return Finding(
             check=check, verdict="failed", message=f"{cluster.url}: {error}",
@@ -36,12 +37,38 @@ async def check_cluster(cluster: ClusterSettings, settings: RaySettings) -> Find
             remedy="Check `url`, that the head runs with its dashboard, and that the dashboard"
             " listens on a reachable address (`--dashboard-host`).",
         )  # fmt: skip
-    summary = f"Ray {version.ray or '(unknown version)'}, {len(jobs)} jobs"
+    ray = f"Ray {version.ray or '(unknown version)'}"
+    if problem:
+        return Finding(
+            check=check, verdict="warning",
+            message=f"{ray}; its job list cannot be read: {problem}",
+            remedy="Delete old jobs from Ray, or raise `timeout` or `body_limit`. Everything else"
+            " is monitored.",
+        )  # fmt: skip
     if cluster.token is None and not cluster.headers:
         return Finding(
             check=check, verdict="warning",
-            message=f"{summary}; anyone who can reach it can run code on it",
+            message=f"{ray}, {count} jobs; anyone who can reach it can run code on it",
             remedy="Start Ray with `RAY_AUTH_MODE=token`, and restrict access to its dashboard with"
             " a network policy.",
         )  # fmt: skip
-    return Finding(check=check, verdict="ok", message=summary)
+    return Finding(check=check, verdict="ok", message=f"{ray}, {count} jobs")
+
+
+async def _read_version(client: DashboardClient) -> Version:
+    try:
+        return parse_version(await client.get("version"))
+    except MissingError:
+        return Version()
+
+
+async def _count_jobs(client: DashboardClient, version: Version) -> tuple[int, str]:
+    """Return how many jobs there are, or why they cannot be listed by a dashboard that answers
+    otherwise, which the source reports as `partial`."""
+    try:
+        jobs, _ = parse_jobs(await client.get("jobs"))
+    except DashboardError as error:
+        if isinstance(error, AccessDeniedError) or not version.ray:
+            raise
+        return 0, str(error)
+    return len(jobs), ""

@@ -101,6 +101,11 @@ def list_panels(settings: RaySettings) -> Sequence[Panel]:
             prepare=functools.partial(prepare_job, settings), filters=[cluster, JOB_NAME],
             refresh=2.0, width=12,
         ),
+        TemplatePanel(
+            name="job-details", title="Details", template="job_details.html",
+            query=ResourceQuery(kind=JOB), prepare=functools.partial(prepare_job, settings),
+            filters=[cluster, JOB_NAME], refresh=2.0, width=12, empty="No details.",
+        ),
         LogPanel(
             name="job-log", title="Log", query=LogQuery(stream="job-logs", limit=500),
             filters=[cluster, JOB_NAME, "text"], width=12,
@@ -162,7 +167,7 @@ def list_pages(settings: RaySettings) -> Sequence[Page]:
                     PlacedPanel(panel="events", width=8), *kuberay_panels, "nodes"],
             filters=[make_cluster_filter(settings), STATUS, TEXT], navigation=True,
         ),
-        Page(name="job", title="Ray job", panels=["job", "job-log"]),
+        Page(name="job", title="Ray job", panels=["job", "job-log", "job-details"]),
     ]  # fmt: skip
 
 

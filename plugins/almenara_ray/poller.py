@@ -40,7 +40,7 @@ FIRST_RETRY: Final = 1.0
 """Seconds before the second attempt, which tells a dead dashboard from a slow moment."""
 LONGEST_RETRY: Final = 5.0
 """Longest pause between attempts, so that a dashboard that returns is noticed in time."""
-LOAD_SHARE: Final = 0.2
+LOAD_SHARE: Final = 0.25
 """Share of the time that a dashboard spends on answers to one loop at most."""
 LONGEST_PAUSE: Final = 60.0
 BATCH: Final = 1_000
@@ -92,6 +92,8 @@ class ClusterPoller:
         self._health = HealthAggregator(report)
         self._lister = JobLister(client, cluster.saved, settings)
         self._saved = b""
+        self._list_seconds = 0.0
+        """How long the last job list took to arrive."""
         self._is_up = asyncio.Event()
         self._polling = asyncio.Lock()
         self._last_answer = float("-inf")
@@ -117,7 +119,8 @@ class ClusterPoller:
             backoff.succeeded()
             is_active = self.cluster.jobs.is_active
             settings = self.settings
-            await pause(settings.active_interval if is_active else settings.idle_interval, started)
+            interval = settings.active_interval if is_active else settings.idle_interval
+            await pause(interval, started, self._list_seconds)
 
     async def update_now(self) -> None:
         """Poll the job list once, besides the loop; return when it is published, or has failed."""
@@ -141,7 +144,10 @@ class ClusterPoller:
     async def _update_jobs_locked(self) -> None:
         started, cluster = monotonic(), self.cluster
         try:
-            listing = await self._lister.list_jobs()
+            try:
+                listing = await self._lister.list_jobs()
+            finally:
+                self._list_seconds = monotonic() - started
         except DashboardError as error:
             if isinstance(error, AccessDeniedError) or not await self._answers_since(started):
                 raise
@@ -237,6 +243,7 @@ class ClusterPoller:
             started = monotonic()
             turn = Turn()
             signals = await self._update_cluster(turn)
+            busy = monotonic() - started
             if turn.is_dead and not self._polling.locked():
                 # While the job list is read as well, its loop decides: it may keep Ray busy.
                 await self._record_failure(turn.error)
@@ -244,7 +251,7 @@ class ClusterPoller:
                 cluster = self.cluster
                 await self.publish([*signals, *cluster.cluster_signals(), *cluster.samples()])
                 cluster.note_published()
-            await pause(self.settings.cluster_interval, started)
+            await pause(self.settings.cluster_interval, started, busy)
 
     async def _update_cluster(self, turn: Turn) -> list[Signal]:
         cluster = self.cluster
@@ -310,10 +317,11 @@ def _copy_measurements(measured: dict[str, Node], nodes: Sequence[Node]) -> None
                 setattr(node, field, getattr(measurement, field))
 
 
-async def pause(interval: float, started: float) -> None:
+async def pause(interval: float, started: float, busy: float) -> None:
     """Sleep until `interval` seconds after `started`, varied so that clusters are not polled in
-    step, and long enough that a slow dashboard has other things to do most of the time."""
+    step, and long enough that a dashboard that was `busy` with the answers for so many seconds is
+    idle most of the time."""
     took = monotonic() - started
     interval *= 1 + random.uniform(-JITTER, JITTER)  # nosec B311 # spreads requests, guards nothing
-    least = min(took * (1 / LOAD_SHARE - 1), LONGEST_PAUSE)
+    least = min(busy * (1 / LOAD_SHARE - 1), LONGEST_PAUSE)
     await sleep(max(interval - took, least, interval / 4))

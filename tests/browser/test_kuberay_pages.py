@@ -129,7 +129,7 @@ def test_kuberay_resources_appear_change_and_disappear_live(
     job_panel = page.locator("#panel-ray-job")
     expect(job_panel).to_contain_text("AppFailed: it exited with 1")
     expect(job_panel).to_contain_text("python train.py")
-    job_panel.get_by_role("link", name="train-head").click()
+    page.locator("#panel-ray-job-details").get_by_role("link", name="train-head").click()
     expect(page.locator("h1")).to_contain_text("ml / train-head")
 
     page.goto(almenara.url + "/dashboards/ray")

@@ -166,11 +166,13 @@ async def test_rayjob_whose_cluster_is_deleted_after_its_failure_stays_in_histor
     history = await read_after_an_hour(run.bus.signals, tmp_path / "an-hour")
     assert all(isinstance(event, Event) for event in history)
     CLOCK.set(LaterClock())
-    html = await render_panel(
-        "ray", "job", history,
-        settings={"kuberay": [{"kubeconfig": str(server.admin_kubeconfig)}]},
-        query={"namespace": name, "name": submission},
-    )  # fmt: skip
+    settings = {"kuberay": [{"kubeconfig": str(server.admin_kubeconfig)}]}
+    query = {"namespace": name, "name": submission}
+    panels = [
+        await render_panel("ray", panel, history, settings=settings, query=query)
+        for panel in ("job", "job-details")
+    ]
+    html = "".join(panels)
     node = end.data["snapshot"]["nodes"][0]["name"]
     took = f"{end.data['seconds']:.1f} s"
     for text in ("loss is nan (exit code 1)", "epoch 3", "AppFailed", "FAILED", took, node):

@@ -11,6 +11,7 @@ from almenara.signals import Event, Resource
 from almenara_ray.kinds import END_EVENTS, JOB, RAY_JOB, correlation_id
 from almenara_ray.settings import RaySettings
 from almenara_ray.views.job_rows import decode_data, make_row
+from almenara_ray.views.jobs import list_unknown_clusters
 from almenara_ray.views.links import events_address, page_address, pod_address
 
 EVENT_LIMIT: Final = 100
@@ -58,6 +59,7 @@ async def prepare_job(
     return {
         "simulated": configured is not None and configured.simulated,
         "job": make_row(record, status, now()),
+        "is_live": live is not None and cluster not in list_unknown_clusters(data),
         "record": {**DEFAULTS, **record},
         "reason": record.get("reason", ""),
         "log": end.get("log", ""),

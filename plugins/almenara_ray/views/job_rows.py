@@ -11,8 +11,8 @@ from almenara.units import SECOND
 from almenara_ray.kinds import END_EVENTS, JOB_STATUSES
 from almenara_ray.views.links import job_address
 
-OVERDUE: Final = 1.5
-"""A running job is marked once it takes this many times its median duration."""
+SLOW: Final = 1.5
+"""A job is marked once it takes this many times its median duration; a running one is overdue."""
 
 
 def decode_data(event: Event) -> dict[str, Any]:
@@ -67,7 +67,8 @@ def make_row(record: Mapping[str, Any], status: str, moment: int) -> dict[str, A
     median = record.get("median")
     seconds = ((ended or moment) - submitted) / SECOND if submitted else None
     ratio = seconds / median if seconds is not None and median else None
-    is_overdue = ratio is not None and ratio > OVERDUE and ended is None
+    is_slow = ratio is not None and ratio > SLOW
+    is_overdue = is_slow and ended is None
     severity = JOB_STATUSES.get(status, Severity.INFO)
     return {
         "name": name,
@@ -85,6 +86,7 @@ def make_row(record: Mapping[str, Any], status: str, moment: int) -> dict[str, A
         "ratio": ratio,
         # The bar is as wide as twice the median, so that a usual run fills half of it.
         "bar": round(min(ratio / 2, 1.0) * 100, 1) if ratio is not None else None,
+        "slow": is_slow,
         "overdue": is_overdue,
         "reason": record.get("reason", ""),
         "message": record.get("message", "") if status == "PENDING" else "",

@@ -19,14 +19,17 @@ from almenara.testing import SourceRun
 from almenara.testing.source_run import MemoryContext
 from almenara_demo.ray_cluster import run_simulated_cluster
 from almenara_ray.client import PATHS, DashboardClient
+from almenara_ray.doctor import diagnose
 from almenara_ray.errors import AnswerTooLargeError, DashboardError
 from almenara_ray.settings import ClusterSettings, RaySettings
 from almenara_ray.source import RaySource
-from support.certificates import make_server_context
+from support.certificates import issue_self_signed
 from support.paths import FIXTURES
 from support.servers import free_port
 
 pytestmark = pytest.mark.anyio
+
+VERSION = json.dumps({"version": "4", "ray_version": "2.60.0", "session_name": "s"}).encode()
 
 T = TypeVar("T")
 Handler = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
@@ -175,6 +178,18 @@ async def test_misbehaving_dashboard_is_reported_in_time(
             assert url.removeprefix("http://") not in published
 
 
+async def test_doctor_warns_of_a_job_list_that_fails_alone() -> None:
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        is_jobs = head.split(" ")[1] == "/api/jobs/"
+        await respond(b"x" * 2_000 if is_jobs else VERSION)(head, writer)
+
+    async with serve(answer) as url:
+        (finding,) = await diagnose(make_settings(url, body_limit=1_000))
+    assert finding.verdict == "warning"
+    assert "Ray 2.60.0; its job list cannot be read: its answer is longer" in finding.message
+    assert "body_limit" in finding.remedy
+
+
 async def test_redirect_is_not_followed_and_receives_no_token() -> None:
     requests: list[str] = []
 
@@ -280,7 +295,7 @@ async def test_failed_serve_request_deletes_no_application(tmp_path: Path) -> No
 async def test_certificate_is_verified_with_the_ca_of_the_cluster(
     tmp_path: Path,
 ) -> None:
-    tls = make_server_context(tmp_path, days=5)
+    tls = issue_self_signed(tmp_path, days=5)
     async with serve(respond(b"[]"), tls) as url:
         settings = RaySettings(clusters=[ClusterSettings(name="a", url=url)])
         async with DashboardClient(settings.clusters[0], settings) as client:
@@ -326,9 +341,6 @@ async def test_oversized_job_list_falls_back_to_unfinished_jobs(
             await run.until(lambda: any(event.type == "ray.job.failed" for event in run.events))
             assert run.resources["c0"].status == "partial"
             assert "short jobs may be missed" in run.resources["c0"].state["reason"]
-
-
-VERSION = json.dumps({"version": "4", "ray_version": "2.60.0", "session_name": "s"}).encode()
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,18 @@ async def test_jobs_panel_pages_to_older_jobs() -> None:
     assert ">j39<" not in older
 
 
+LOG_TAIL = '<details class="ray-log-tail"'
+
+
+async def render_job(signals: list[Signal]) -> str:
+    """The panels of the page of the job `broken`."""
+    panels = [
+        await render(panel, signals, namespace="lab", name="broken")
+        for panel in ("job", "job-details")
+    ]
+    return "".join(panels)
+
+
 async def test_failed_job_looks_the_same_after_its_cluster_was_deleted() -> None:
     failed = job("broken", "FAILED", took=30, exit_code=1, entrypoint="train",
                  message="failed, last available logs (x):\nValueError: loss is nan\n",
@@ -136,8 +148,8 @@ async def test_failed_job_looks_the_same_after_its_cluster_was_deleted() -> None
                  metadata={"team": "search"})  # fmt: skip
     live = make_signals("lab", failed)
     history = [event for event in live if isinstance(event, Event)]
-    shown = await render("job", live, namespace="lab", name="broken")
-    past = await render("job", history, namespace="lab", name="broken")
+    shown = await render_job(live)
+    past = await render_job(history)
     for html in (shown, past):
         assert "ValueError: loss is nan (exit code 1)" in html
         assert "epoch 1" in html
@@ -145,7 +157,9 @@ async def test_failed_job_looks_the_same_after_its_cluster_was_deleted() -> None
         assert "search" in html
         assert "<script>" not in html
         assert "30.0 s" in html
-    assert shown == past
+    # The stored log is open where the live log of the deleted cluster is not available.
+    assert past.count(LOG_TAIL + " open>") == 1
+    assert shown == past.replace(LOG_TAIL + " open>", LOG_TAIL + ">")
 
 
 async def test_job_links_to_its_pod_where_kubernetes_is_watched() -> None:
@@ -171,7 +185,7 @@ async def test_job_of_kuberay_links_to_the_pods_of_its_cluster_only() -> None:
         pod("another", "other", "head"),
     ]  # fmt: skip
     html = await render_panel(
-        "ray", "job", signals, settings={"kuberay": [{}]},
+        "ray", "job-details", signals, settings={"kuberay": [{}]},
         query={"namespace": "ml.train", "name": "runs"},
     )  # fmt: skip
     assert html.index("name=the-head") < html.index("name=a-worker")
@@ -192,6 +206,15 @@ async def test_simulated_cluster_is_marked() -> None:
     assert "imulated" not in await render(
         "clusters", make_signals("lab", job("a", "SUCCEEDED", took=3))
     )
+
+
+async def test_slow_job_has_its_ratio_to_the_median() -> None:
+    done = [job(f"d{number}", "SUCCEEDED", ago=9_000, took=100, entrypoint="train")
+            for number in range(3)]  # fmt: skip
+    slow = job("slow", "SUCCEEDED", ago=500, took=210, entrypoint="train")
+    html = await render("jobs", make_signals("lab", *done, slow))
+    assert '<span class="warn">\u00d72.1 of median</span>' in html
+    assert html.count("of median") == 1
 
 
 async def test_unknown_job_is_reported() -> None:
