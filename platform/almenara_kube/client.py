@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 
 from almenara.sdk import Backoff, monotonic, sleep
-from almenara_kube.credentials import CredentialLoader
+from almenara_kube.credentials import shared_loader
 from almenara_kube.errors import ApiError, UnreachableError
 from almenara_kube.objects import DECODE_ERRORS
 from almenara_kube.session import AuthenticatedSession, Load
@@ -39,8 +39,10 @@ class _Version(msgspec.Struct):
 
 
 def connect(context: KubeContext, settings: ClientSettings | None = None) -> "ApiClient":
-    """A client with the credentials of a kubeconfig or of the pod that Almenara runs in."""
-    return ApiClient(CredentialLoader(context).load, settings)
+    """A client with the credentials of a kubeconfig or of the pod that Almenara runs in, which
+    clients of the same event loop share."""
+    loader = shared_loader(context)
+    return ApiClient(loader.load, settings, on_close=loader.release)
 
 
 class ApiClient:
@@ -50,7 +52,13 @@ class ApiClient:
     all, `monitor` probes it on behalf of all watches, which wait in `wait_until_reachable`.
     """
 
-    def __init__(self, load: Load, settings: ClientSettings | None = None) -> None:
+    def __init__(
+        self,
+        load: Load,
+        settings: ClientSettings | None = None,
+        *,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
         self.settings = settings if settings is not None else ClientSettings()
         self.version = (0, 0)
         """Major and minor version of the server; zeros until it has answered."""
@@ -60,7 +68,7 @@ class ApiClient:
         that takes longer than `ListTurn.LIMIT` does not keep the others waiting."""
         self.failed_streamed_lists = 0
         """Kinds whose streamed list did not end."""
-        self._session = AuthenticatedSession(load)
+        self._session, self._on_close = AuthenticatedSession(load), on_close
         self._reachable, self._needs_probe = asyncio.Event(), asyncio.Event()
         self._paused_until = 0.0
         self._streams: set[ResponseStream] = set()
@@ -73,6 +81,9 @@ class ApiClient:
 
     async def close(self) -> None:
         """Close all connections."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
         await self._session.close()
 
     @property

@@ -3,12 +3,14 @@
 Loaded again and again: tokens in files are replaced, exec plugins and OIDC tokens expire.
 """
 
+import asyncio
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import msgspec
 
@@ -28,6 +30,8 @@ REMOVED_PROVIDERS: Final[Mapping[str, str]] = {
     "gcp": "use the exec plugin gke-gcloud-auth-plugin",
     "azure": "use the exec plugin kubelogin",
 }
+RENEWED_BEFORE: Final = 60.0
+"""Seconds before the end of credentials at which they are renewed."""
 PROXY_SCHEMES: Final = ("http", "https", "socks5", "socks5h")
 Headers = tuple[tuple[str, str], ...]
 
@@ -50,6 +54,10 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     is_costly: bool = False
     """Whether loading them runs a program or sends a request to another server."""
 
+    def expires_within(self, seconds: float) -> bool:
+        """Whether they end within so many seconds."""
+        return self.expires is not None and self.expires - now() / SECOND < seconds
+
     @property
     def address(self) -> str:
         """The server's address as it may be displayed, without a user and password in it."""
@@ -59,14 +67,29 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CredentialLoader:
-    """Loads the credentials of a cluster, and remembers the tokens that it refreshed."""
+    """Loads the credentials of a cluster for all its clients in an event loop.
+
+    What a program or an issuer returned is shared between them until it expires or is refused, so
+    that viewers who open logs do not each run the exec plugin.
+    """
 
     def __init__(self, context: KubeContext) -> None:
         self.context = context
+        self.users = 0
+        """Clients that are open."""
+        self._lock = asyncio.Lock()
+        self._plugin: tuple[Entry, ExecStatus] | None = None
         self._id_token: IdToken | None = None
 
-    async def load(self) -> Credentials:
-        """Return the credentials that are valid now; may run an exec plugin.
+    def release(self) -> None:
+        """Note that a client was closed; the last one leaves nothing behind."""
+        self.users -= 1
+        if self.users == 0:
+            self._plugin = None
+
+    async def load(self, refused: Credentials | None = None) -> Credentials:
+        """Return the credentials that are valid now, and other ones than were refused, if there are
+        any; may run an exec plugin.
 
         Raises `UnreachableError`, whose text never contains a value of a kubeconfig.
         """
@@ -74,16 +97,30 @@ class CredentialLoader:
             return await blocking(_read_service_account)
         entry = await blocking(lambda: read_entry(self.context))
         credentials = await blocking(lambda: _from_entry(entry))
-        if entry.user.exec is not None:
-            status = await run_plugin(entry, credentials.tls.ca)
-            return _with_plugin(credentials, status)
-        if entry.user.auth_provider is not None:
+        if entry.user.exec is None and entry.user.auth_provider is None:
+            return credentials
+        # One plugin at a time: whoever waits here takes what the one before got.
+        async with self._lock:
+            if entry.user.exec is not None:
+                return await self._load_by_plugin(entry, credentials, refused)
             token = await self._refresh(entry)
-            return msgspec.structs.replace(
-                credentials, authorization=f"Bearer {token.text}", expires=token.expires,
-                is_costly=True,
-            )  # fmt: skip
-        return credentials
+        return msgspec.structs.replace(
+            credentials, authorization=f"Bearer {token.text}", expires=token.expires,
+            is_costly=True,
+        )  # fmt: skip
+
+    async def _load_by_plugin(
+        self, entry: Entry, credentials: Credentials, refused: Credentials | None
+    ) -> Credentials:
+        known = self._plugin
+        if known is not None and known[0] == entry:
+            loaded = _with_plugin(credentials, known[1])
+            if loaded != refused and not loaded.expires_within(RENEWED_BEFORE):
+                return loaded
+        self._plugin = None
+        status = await run_plugin(entry, credentials.tls.ca)
+        self._plugin = entry, status
+        return _with_plugin(credentials, status)
 
     async def _refresh(self, entry: Entry) -> IdToken:
         provider = entry.user.auth_provider
@@ -101,6 +138,22 @@ class CredentialLoader:
             )  # fmt: skip
         self._id_token = token
         return token
+
+
+_loaders: MutableMapping[
+    asyncio.AbstractEventLoop, MutableMapping[KubeContext, CredentialLoader]
+] = WeakKeyDictionary()
+
+
+def shared_loader(context: KubeContext) -> CredentialLoader:
+    """The loader of a cluster in the running event loop, for a client that releases it when it is
+    closed."""
+    loaders = _loaders.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    loader = loaders.get(context)
+    if loader is None:
+        loader = loaders[context] = CredentialLoader(context)
+    loader.users += 1
+    return loader
 
 
 def _read_service_account() -> Credentials:

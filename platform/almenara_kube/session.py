@@ -1,14 +1,13 @@
 """Credentials in use, and the connections that were made with them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import Final
+from collections.abc import Awaitable
+from typing import Final, Protocol
 
 import aiohttp
 
 from almenara.sdk import blocking, monotonic
-from almenara_kube.credentials import Credentials
+from almenara_kube.credentials import RENEWED_BEFORE, Credentials
 from almenara_kube.errors import UnreachableError
 from almenara_kube.socks import is_socks
 from almenara_kube.tls import make_tls_context
@@ -16,11 +15,15 @@ from almenara_kube.transport import describe_tls_error, make_session
 
 RENEWED_EVERY: Final = 60.0
 """Seconds after which credentials are loaded again: a token in a file is replaced in time."""
-RENEWED_BEFORE: Final = 60.0
-"""Seconds before the end of credentials at which they are renewed."""
 REFUSED_PAUSE: Final = 5.0
 """Seconds between loading credentials again that the API server refuses."""
-Load = Callable[[], Awaitable[Credentials]]
+
+
+class Load(Protocol):
+    """Loads credentials: other ones than were refused, if there are any. Raises
+    `UnreachableError`."""
+
+    def __call__(self, refused: Credentials | None = None) -> Awaitable[Credentials]: ...
 
 
 class AuthenticatedSession:
@@ -50,7 +53,11 @@ class AuthenticatedSession:
         """The credentials and a session for them; loads them where they are outdated."""
         current = self._current
         if current is None or self._is_outdated(current[0]):
-            if current is not None and self._loading.locked() and not _is_expired(current[0]):
+            if (
+                current is not None
+                and self._loading.locked()
+                and not current[0].expires_within(0.0)
+            ):
                 # They are being renewed, which may take a program a while, and still do.
                 return current
             async with self._loading:
@@ -63,13 +70,13 @@ class AuthenticatedSession:
     def _is_outdated(self, credentials: Credentials) -> bool:
         age = monotonic() - self._loaded_at
         if credentials.expires is not None:
-            return _is_expired(credentials, RENEWED_BEFORE) and age > REFUSED_PAUSE
+            return credentials.expires_within(RENEWED_BEFORE) and age > REFUSED_PAUSE
         return not credentials.is_costly and age > RENEWED_EVERY
 
-    async def _reload(self) -> None:
+    async def _reload(self, refused: Credentials | None = None) -> None:
         before = self._current
         try:
-            credentials = await self._load()
+            credentials = await self._load(refused)
             if before is not None and _share_connections(before[0], credentials):
                 self._current = credentials, before[1]
                 return
@@ -99,7 +106,7 @@ class AuthenticatedSession:
             current = self._current
             is_due = monotonic() - self._loaded_at > REFUSED_PAUSE
             if current is not None and current[0] is used and is_due:
-                await self._reload()
+                await self._reload(used)
         return self._current is not None and self._current[0] != used
 
 
@@ -107,9 +114,3 @@ def _share_connections(before: Credentials, after: Credentials) -> bool:
     return before.tls == after.tls and (
         before.proxy == after.proxy or not (is_socks(before.proxy) or is_socks(after.proxy))
     )
-
-
-def _is_expired(credentials: Credentials, early: float = 0.0) -> bool:
-    """Whether credentials end within `early` seconds."""
-    expires = credentials.expires
-    return expires is not None and expires - datetime.now(UTC).timestamp() < early

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from almenara_kube import session
 from almenara_kube.client import connect
 from almenara_kube.errors import ApiError, UnreachableError
 from almenara_kube.settings import ClientSettings, KubeContext
@@ -187,3 +188,47 @@ async def test_current_context_of_several_files_is_that_of_kubectl(
         theirs["users"][0]["user"].get("token", ""),
         theirs["users"][0]["user"].get("username", ""),
     )
+
+
+async def test_exec_plugin_runs_once_for_all_clients_until_its_token_is_refused(
+    api_server: ApiServer, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "REFUSED_PAUSE", 0.0)
+    token = await asyncio.to_thread(api_server.service_account, namespace, "shared")
+    runs, current = tmp_path / "runs", tmp_path / "token"
+    current.write_text(token)
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        textwrap.dedent(f"""\
+            import json, pathlib, time
+            with open({str(runs)!r}, "a") as file:
+                file.write("x")
+            time.sleep(0.3)
+            token = pathlib.Path({str(current)!r}).read_text()
+            print(json.dumps({{"apiVersion": "client.authentication.k8s.io/v1",
+                               "kind": "ExecCredential", "status": {{"token": token}}}}))
+        """)
+    )
+    path = api_server.kubeconfig(
+        exec_plugin=[sys.executable, str(plugin)], path=tmp_path / "config"
+    )
+
+    async def answers() -> None:
+        async with connect(KubeContext(path)) as client:
+            await client.measure_answer()
+
+    async with connect(KubeContext(path)) as client:
+        await asyncio.gather(client.measure_answer(), *(answers() for _ in range(5)))
+        assert runs.read_text() == "x"
+
+        account = f"/api/v1/namespaces/{namespace}/serviceaccounts/shared"
+        await asyncio.to_thread(api_server.send, "DELETE", account)
+        current.write_text(await asyncio.to_thread(api_server.service_account, namespace, "other"))
+        # The API server remembers tokens for ten seconds.
+        async with asyncio.timeout(30):
+            while runs.read_text() == "x":
+                await answers()
+                await asyncio.sleep(0.5)
+        assert runs.read_text() == "xx"
+        await client.measure_answer()
+        assert runs.read_text() == "xx"
