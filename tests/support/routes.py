@@ -26,14 +26,14 @@ def handlers_of(route: Any) -> list[BaseRouteHandler]:
 
 def routes() -> list[tuple[str, str, HTTPRouteHandler]]:
     """Every method and path of the application, from its router."""
-    found = [
+    entries = [
         (str(method), route.path_format, handler)
         for route in router().routes
         if isinstance(route, HTTPRoute)
         for method, (handler, _) in route.route_handler_map.items()
         if method not in ("OPTIONS", "HEAD")
     ]
-    return [(method, typed_path(handler, path), handler) for method, path, handler in found]
+    return [(method, typed_path(handler, path), handler) for method, path, handler in entries]
 
 
 def typed_path(handler: HTTPRouteHandler, path: str) -> str:
@@ -69,8 +69,8 @@ def filled(path: str, secured: SecuredServer) -> list[str]:
     if path == "/timeline":
         return [f"/timeline?correlation=corr-{THEIRS}", f"/timeline?correlation=corr-{OURS}"]
     if path in ("/events", "/api/events", "/api/events.ndjson", "/api/events.csv"):
-        # Words of what is out of scope, written so that an echo of them is not taken for a find.
+        # Text of hidden events, written so that an echo of the filter is not taken for a leak.
         return [path, f'{path}?text="of team b"', f"{path}?origin=nats/*_B", f"{path}?type=teamb.*"]
-    # What a new route takes must be said here, or nobody asks it for what is out of scope.
-    assert "{" not in path or path in WITHOUT_SCOPE, f"{path}: what is there to ask for?"
+    # A new route with parameters needs requests here, or its scope is not tested.
+    assert "{" not in path or path in WITHOUT_SCOPE, f"{path}: add requests that reach it"
     return [re.sub(r"{\w+(:\w+)?}", "unknown", path)]

@@ -1,4 +1,4 @@
-"""A running Almenara that people sign in to, and what each of them may see."""
+"""A running Almenara with sign-in, and clients of every role and scope."""
 
 import json
 import re
@@ -23,9 +23,9 @@ class SecuredServer:
     def __init__(self, almenara: Almenara) -> None:
         self.almenara = almenara
         self.url = almenara.url
-        # One pool of connections: a client for each request would read all certificates anew.
+        # One pool of connections: a client for each request would read all certificates again.
         self.client = httpx.Client(base_url=self.url, timeout=20)
-        wanted = {
+        commands = {
             "viewer": ("create", "all", "--role", "viewer"),
             "operator": ("create", "op", "--role", "operator"),
             "admin": ("create", "adm", "--role", "admin"),
@@ -34,12 +34,12 @@ class SecuredServer:
             "": ("rotate",),
         }
         # Each is a process of its own, and most of its time goes into starting.
-        with ThreadPoolExecutor(len(wanted)) as pool:
-            done = pool.map(lambda it: self.command(*it), wanted.values())
-        self.tokens = dict(zip(wanted, done, strict=True))
+        with ThreadPoolExecutor(len(commands)) as pool:
+            done = pool.map(lambda it: self.command(*it), commands.values())
+        self.tokens = dict(zip(commands, done, strict=True))
         self.access_token = self.tokens.pop("")
         for who in self.tokens:
-            # Each by itself: the file may have been read between one and another.
+            # Each on its own: the file may have been read between two of them.
             wait_until(lambda who=who: self.get("/api/session", who).status_code == 200, who)
         self.sequences = {
             it["sequence"]: THEIRS if THEIRS in json.dumps(it["data"]) else OURS
@@ -72,11 +72,11 @@ class SecuredServer:
         return httpx.get(self.url + "/api/session", headers=headers).status_code
 
     def browser(self) -> httpx.Client:
-        """A browser that nobody signed in with."""
+        """A browser without a session."""
         return httpx.Client(base_url=self.url, headers={"origin": self.url}, timeout=20)
 
     def sign_in(self, token: str | None = None) -> tuple[httpx.Client, str]:
-        """A browser with a session, and what its forms hold."""
+        """A browser with a session, and the CSRF token of its forms."""
         client = self.browser()
         page = client.get("/sign-in")
         csrf = re.search(r'name="csrf" value="([^"]+)"', page.text)
@@ -119,7 +119,7 @@ def run_secured_server(folder: Path) -> Iterator[SecuredServer]:
                 return answer.status_code == 200 and answer.json()["events_stored"] >= 10
 
             wait_until(stored, "the events of both teams")
-            found = SecuredServer(running)
-            yield found
-            found.client.close()
+            secured = SecuredServer(running)
+            yield secured
+            secured.client.close()
         client.close()

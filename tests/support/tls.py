@@ -71,9 +71,9 @@ class Encrypted(Almenara):
             socket.create_connection(("127.0.0.1", self.port), timeout=10) as plain,
             self.trust.wrap_socket(plain, server_hostname="127.0.0.1") as sock,
         ):
-            found = sock.getpeercert(binary_form=True)
-        assert found is not None
-        return x509.load_der_x509_certificate(found).serial_number
+            certificate = sock.getpeercert(binary_form=True)
+        assert certificate is not None
+        return x509.load_der_x509_certificate(certificate).serial_number
 
     def status(self, path: str, **headers: str) -> int:
         connection = self.connection()

@@ -75,11 +75,11 @@ async def test_routes_without_a_rule_are_refused() -> None:
 
 async def test_routes_require_their_role(secured: SecuredServer) -> None:
     levels = {"viewer": 1, "operator": 2, "admin": 3, "scoped": 1, "scoped admin": 3}
-    asked = 0
+    requests = 0
     for method, path, handler in ROUTES:
         for address in filled(path, secured):
             anonymous = secured.request(method, address)
-            asked += 1
+            requests += 1
             if handler.opt[REQUIRED_ROLE] is not None:
                 assert anonymous.status_code in (401, 303, 403), (method, address)
                 assert OURS not in anonymous.text
@@ -88,14 +88,14 @@ async def test_routes_require_their_role(secured: SecuredServer) -> None:
                 if path == "/sign-out" or path.startswith("/sign-in"):
                     continue
                 answer = secured.request(method, address, who)
-                asked += 1
+                requests += 1
                 closed = handler.opt[REQUIRED_ROLE] is not None and (
                     level < handler.opt[REQUIRED_ROLE]
                     or (handler.opt.get("all_sources") and who.startswith("scoped"))
                 )
                 assert (answer.status_code == 403) is bool(closed), (method, address, who)
                 assert answer.status_code < 500, (method, address, who)
-    print(f"{len(ROUTES)} routes, {asked} requests, 0 answered against a rule")
+    print(f"{len(ROUTES)} routes, {requests} requests, 0 against a rule")
 
 
 async def test_responses_contain_nothing_out_of_scope(secured: SecuredServer) -> None:
@@ -106,7 +106,7 @@ async def test_responses_contain_nothing_out_of_scope(secured: SecuredServer) ->
         for address in filled(path, secured):
             for who in seen:
                 text = secured.get(address, who).text
-                # What was asked for may be in the page; what was not must be in none.
+                # A filter may be repeated on the page; anything else out of scope must not appear.
                 shown = text.replace(f"corr-{THEIRS}", "")
                 if THEIRS in shown:
                     seen[who] += 1
@@ -187,7 +187,7 @@ async def test_access_log_is_visible_to_operators_only(secured: SecuredServer) -
         page = secured.get("/api/events?origin=almenara/access&limit=200", who).json()
         return {it["type"] for it in page["events"]}
 
-    wanted = {"almenara.access.signed_in", "almenara.access.sign_in_refused"}
-    wait_until(lambda: wanted <= types("operator"), "the access log")
+    expected = {"almenara.access.signed_in", "almenara.access.sign_in_refused"}
+    wait_until(lambda: expected <= types("operator"), "the access log")
     assert types("viewer") == set()
     assert types("scoped") == set()

@@ -62,7 +62,7 @@ NONSENSE: dict[str, bytes] = {
         "an error": b'{"error": {"a": []}}', "other types":
         b'{"keys": 1, "status": [], "issuer": {}, "sub": [], "id_token": 7, "access_token": {}}',
         "wrong keys": b'{"keys": [{"kty": "RSA", "n": "!", "e": 1}, {"kty": []}, 7, null]}',
-        "a token of nobody": b'{"id_token": "a.b.c", "access_token": "x", "token_type": "bearer"}',
+        "an unsigned token": b'{"id_token": "a.b.c", "access_token": "x", "token_type": "bearer"}',
         "long numbers": b'{"keys": ' + b"9" * 100_000 + b"}",
     }.items()
 }  # fmt: skip
@@ -74,7 +74,7 @@ class Hostile:
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer | Callable[[], Answer]] = {}
-        self.asked: list[str] = []
+        self.paths: list[str] = []
         self.bodies: list[bytes] = []
         self.taken = 0
         self.url = ""
@@ -92,9 +92,9 @@ class Hostile:
             length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
             self.bodies.append(await reader.readexactly(int(length[1]) if length else 0))
             path = head.split(b" ")[1].decode()
-            self.asked.append(path)
-            found = self.answers[path]
-            answer = found() if callable(found) else found
+            self.paths.append(path)
+            response = self.answers[path]
+            answer = response() if callable(response) else response
             if isinstance(answer, dict):
                 answer = whole(json.dumps(answer).encode())
             begin, mark, more = answer.partition(ENDLESS if ENDLESS in answer else DRIP)
@@ -169,10 +169,10 @@ async def sign_in(hostile: Hostile, known: Known | None = None, **settings: Any)
     provider = OidcProvider(chosen, known or Known())
     try:
         login = await provider.start_login("192.0.2.1", CALLBACK, "/")
-        asked = parse_qs(urlsplit(login.url).query)
-        nonce = asked["nonce"][0]
-        came = {"state": asked["state"][0], "code": "x"}
-        secret, _ = await provider.finish_login(None, came, login.binding)  # type: ignore[arg-type]
+        parameters = parse_qs(urlsplit(login.url).query)
+        nonce = parameters["nonce"][0]
+        callback = {"state": parameters["state"][0], "code": "x"}
+        secret, _ = await provider.finish_login(None, callback, login.binding)  # type: ignore[arg-type]
         return secret
     finally:
         await provider.close()
@@ -201,8 +201,8 @@ async def test_hostile_responses_are_bounded_and_refused(
 ) -> None:
     async with Hostile().running() as honest:
         assert await sign_in(honest) == "a session"
-        assert honest.asked == list(dict.fromkeys(honest.asked)), "each is asked once"
-        assert set(OF_PROVIDER) == set(honest.asked)
+        assert honest.paths == list(dict.fromkeys(honest.paths)), "each is requested once"
+        assert set(OF_PROVIDER) == set(honest.paths)
     answers = TOO_MUCH | NONSENSE | AWAY
     slow = {name: it for name, it in answers.items() if DRIP in it}
     most, reached = 0, 0
@@ -220,7 +220,7 @@ async def test_hostile_responses_are_bounded_and_refused(
             # Of an endless one some is under way in the buffers of both sides.
             assert hostile.taken < 16 * MIB, (path, name)
             most = max(most, hostile.taken)
-            reached += path in hostile.asked
+            reached += path in hostile.paths
 
     began = time.monotonic()
     # Those that never end in time wait side by side for the end of little patience; the others are
@@ -240,8 +240,8 @@ async def test_hostile_responses_are_bounded_and_refused(
         # On a busy machine one may be given up before what is hostile comes.
         assert reached > tried * (0.9 if at_once == 1 else 0.3), f"{reached} of {tried} answered"
     print(
-        f"{len(answers) * 6} hostile answers of a provider and a cluster: nobody in, at most"
-        f" {most / MIB:.1f} MiB taken of one, {time.monotonic() - began:.1f} s for all"
+        f"{len(answers) * 6} hostile responses of a provider and a cluster: no one signed in, at"
+        f" most {most / MIB:.1f} MiB read of one, {time.monotonic() - began:.1f} s for all"
     )
 
 
@@ -257,12 +257,12 @@ async def test_provider_endpoints_must_be_urls() -> None:
                 hostile.answers["/.well-known/openid-configuration"] = said
                 with pytest.raises(AuthError):
                     await sign_in(hostile)
-                assert len(hostile.asked) == 1
+                assert len(hostile.paths) == 1
 
 
 async def test_display_name_needs_a_verified_email() -> None:
     root = "root@example.org"
-    for told, settings, name in (
+    for claims, settings, name in (
         ({"preferred_username": "Ada", "email": root}, {}, "Ada"),
         ({"email": root, "email_verified": True}, {}, root),
         ({"email": root}, {}, "ada"),
@@ -274,9 +274,9 @@ async def test_display_name_needs_a_verified_email() -> None:
     ):
         known = Known()
         async with Hostile().running() as provider:
-            provider.answers["/who"] = {"sub": "ada", "groups": ["sre"], **told}
+            provider.answers["/who"] = {"sub": "ada", "groups": ["sre"], **claims}
             await sign_in(provider, known, **settings)
-        assert [it.name for it in known.persons] == [name], told
+        assert [it.name for it in known.persons] == [name], claims
 
 
 async def test_access_review_repeats_the_user_of_the_token_review() -> None:
@@ -295,10 +295,10 @@ async def test_access_review_repeats_the_user_of_the_token_review() -> None:
         assert person is not None
         assert await cluster.review_access(person, LIST_PODS, "default")
         await cluster.close()
-    asked = json.loads(hostile.bodies[-1])["spec"]
+    review = json.loads(hostile.bodies[-1])["spec"]
     assert {
-        "username": asked["user"],
-        **{it: asked[it] for it in ("uid", "groups", "extra")},
+        "username": review["user"],
+        **{name: review[name] for name in ("uid", "groups", "extra")},
     } == user
 
 
@@ -317,9 +317,9 @@ async def test_pending_logins_of_one_address_push_out_no_others(
         for number in range(60):
             # All addresses of an IPv6 site are one customer's.
             await provider.start_login(f"2001:db8::{number:x}", CALLBACK, "/")
-        asked = parse_qs(urlsplit(login.url).query)
+        parameters = parse_qs(urlsplit(login.url).query)
         with pytest.raises(AuthError) as refused:
-            await provider.finish_login(None, {"state": asked["state"][0]}, "of another")  # type: ignore[arg-type]
+            await provider.finish_login(None, {"state": parameters["state"][0]}, "of another")  # type: ignore[arg-type]
         # It is known still, and refused for another reason.
         assert "in another browser" in refused.value.detail
         await provider.close()

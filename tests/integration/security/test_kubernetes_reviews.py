@@ -1,4 +1,4 @@
-"""The cluster as the one who says who somebody is and what they may see: a real API server."""
+"""Authentication and scopes by reviews of a real API server."""
 
 import asyncio
 import re
@@ -111,7 +111,7 @@ async def test_logs_need_the_right_to_get_them(
                                 await it.recv()
                 assert closed.value.rcvd is not None
                 assert closed.value.rcvd.code == 4401
-                print(f"pods/log taken away -> 4401 after {time.monotonic() - began:.1f} s")
+                print(f"pods/log withdrawn -> 4401 after {time.monotonic() - began:.1f} s")
                 assert time.monotonic() - began < 5
                 assert "it takes the right" in await page("reader")
         finally:
@@ -159,9 +159,9 @@ async def test_yaml_needs_the_right_to_get_the_object(
 
             async def page(who: str, panel: str) -> str:
                 headers = {"authorization": f"Bearer {tokens[who]}"}
-                found = (await client.get(f"/panels/{panel}", headers=headers)).text
-                assert planted not in found, (who, panel)
-                return found
+                text = (await client.get(f"/panels/{panel}", headers=headers)).text
+                assert planted not in text, (who, panel)
+                return text
 
             async with asyncio.timeout(30):
                 while "kind: Pod" not in await page("reader", path("Pod")):
@@ -202,7 +202,7 @@ async def test_yaml_needs_the_right_to_get_the_object(
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 4401
             print(
-                f"{len(seen)} asked for, {len(expected)} shown; `get` taken away -> 4401 after"
+                f"{len(seen)} requested, {len(expected)} visible; `get` withdrawn -> 4401 after"
                 f" {took:.1f} s"
             )
             assert took < 5
@@ -231,8 +231,12 @@ async def test_visible_namespaces_follow_rights_within_5_seconds(
         headers = {"authorization": f"Bearer {token}"}
 
         def pods() -> set[str]:
-            found = httpx.get(f"{almenara.url}/api/resources?kind=kubernetes.pod", headers=headers)
-            return {it["name"] for it in found.json()} if found.status_code == 200 else set()
+            response = httpx.get(
+                f"{almenara.url}/api/resources?kind=kubernetes.pod", headers=headers
+            )
+            if response.status_code != 200:
+                return set()
+            return {resource["name"] for resource in response.json()}
 
         wait_until(lambda: "ours" in pods(), "our pod")
         assert "theirs" not in pods()
@@ -260,6 +264,6 @@ async def test_visible_namespaces_follow_rights_within_5_seconds(
                         await it.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4401
-        print(f"a right taken away -> 4401 after {time.monotonic() - began:.1f} s")
+        print(f"a right withdrawn -> 4401 after {time.monotonic() - began:.1f} s")
         assert time.monotonic() - began < 5
         assert pods() == set()

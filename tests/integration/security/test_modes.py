@@ -30,5 +30,5 @@ async def test_start_is_refused_where_data_would_be_public(tmp_path: Path) -> No
         return " ".join(done.stderr.replace("│", " ").split())
 
     answers = await asyncio.gather(*(asyncio.to_thread(refused, it) for it in range(len(refusals))))
-    for (settings, said), told in zip(refusals, answers, strict=True):
-        assert said in told, (settings, told)
+    for (settings, expected), message in zip(refusals, answers, strict=True):
+        assert expected in message, (settings, message)

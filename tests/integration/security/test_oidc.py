@@ -132,13 +132,13 @@ async def test_oidc_users_get_the_role_of_their_groups(
     almenara, _ = pair
     ada = signed_in(almenara, "ada")
     assert ada.get(f"{almenara.url}/sources").status_code == 200
-    told = ada.get(f"{almenara.url}/api/session").json()
-    assert (told["name"], told["role"], told["groups"]) == ("ada", "admin", ["sre"])
+    session = ada.get(f"{almenara.url}/api/session").json()
+    assert (session["name"], session["role"], session["groups"]) == ("ada", "admin", ["sre"])
     grace = signed_in(almenara, "grace").get(f"{almenara.url}/api/session").json()
     assert grace["role"] == "viewer"
     assert grace["scope"][0]["sources"] == ["nats/PAY"]
-    nobody = signed_in(almenara, "nobody")
-    assert nobody.get(f"{almenara.url}/api/session").status_code == 401
+    without_role = signed_in(almenara, "nobody")
+    assert without_role.get(f"{almenara.url}/api/session").status_code == 401
     assert "Warning" not in almenara.log
 
 
@@ -234,15 +234,15 @@ async def test_oidc_rotated_keys_are_downloaded(
     began = time.monotonic()
     wait_until(comes_in, "a sign-in with the new keys", 20)
     print(f"signed in with new keys after {time.monotonic() - began:.1f} s")
-    # Not asked for again with every token that fits none of them.
-    asked = provider.log.count("GET /jwks")
+    # Tokens with unknown keys do not cause a download each.
+    downloads = provider.log.count("GET /jwks")
     for _ in range(20):
         token = "eyJhbGciOiJSUzI1NiIsImtpZCI6Im1hZGUtdXAifQ.e30.AAAA"
         answer = httpx.post(
             f"{almenara.url}/sign-in/back-channel-logout", data={"logout_token": token}
         )
         assert answer.status_code == 400
-    assert provider.log.count("GET /jwks") - asked <= 2
+    assert provider.log.count("GET /jwks") - downloads <= 2
 
 
 async def test_oidc_forged_callbacks_and_logout_tokens_are_refused(
@@ -257,15 +257,15 @@ async def test_oidc_forged_callbacks_and_logout_tokens_are_refused(
     state = address.params["state"]
     callback = f"{almenara.url}/sign-in/callback"
     other = httpx.Client(timeout=20)
-    for client, asked, status in (
+    for client, parameters, status in (
         (other, {"state": state, "code": "x"}, 400),  # another browser
         (browser, {"state": state, "code": "x"}, 400),  # used up by the one before
         (browser, {"state": "made-up", "code": "x"}, 400),
         (browser, {"code": "x"}, 400),
         (browser, {}, 400),
     ):
-        answer = client.get(callback, params=asked)
-        assert answer.status_code == status, asked
+        answer = client.get(callback, params=parameters)
+        assert answer.status_code == status, parameters
         assert f"{almenara.session_cookie}=" not in answer.headers.get("set-cookie", "")
     away = browser.get(f"{almenara.url}/sign-in/start")
     state = httpx.URL(away.headers["location"]).params["state"]
@@ -287,9 +287,12 @@ async def test_oidc_callback_over_https_needs_the_host_cookie(
         ((suffix, binding),) = re.findall(
             "__Host-almenara-state(-[^=]+)=([^;]+)", away.headers["set-cookie"]
         )
-        asked = {"state": httpx.URL(away.headers["location"]).params["state"], "code": "forged"}
+        parameters = {
+            "state": httpx.URL(away.headers["location"]).params["state"],
+            "code": "forged",
+        }
         answer = httpx.get(
-            f"{almenara.url}/sign-in/callback", params=asked,
+            f"{almenara.url}/sign-in/callback", params=parameters,
             headers={**over_https, "cookie": f"{prefix}{suffix}={binding}"},
         )  # fmt: skip
         assert answer.status_code == status
@@ -311,7 +314,7 @@ async def test_oidc_hanging_provider_delays_no_revocation(
         url = f"ws://127.0.0.1:{almenara.port}/live?panel=events"
         async with connect(url, origin=almenara.url, additional_headers=headers) as page:  # type: ignore[arg-type]
             await page.recv()
-            # Their sessions are being asked about by now, and no answer comes.
+            # Their sessions are due for a refresh by now, which hangs.
             await asyncio.sleep(2.5)
             done = await asyncio.to_thread(
                 almenara.command, "access", "revoke", token.split("_")[1]

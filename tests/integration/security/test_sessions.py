@@ -21,8 +21,8 @@ pytestmark = pytest.mark.anyio
 async def closing(secured: SecuredServer, cookie: httpx.Client) -> tuple[int, float]:
     """The code an open page is closed with, and when."""
     url = f"{secured.url.replace('http', 'ws')}/live?panel=events"
-    told = "; ".join(f"{name}={value}" for name, value in cookie.cookies.items())
-    async with connect(url, origin=secured.url, additional_headers={"cookie": told}) as socket:  # type: ignore[arg-type]
+    header = "; ".join(f"{name}={value}" for name, value in cookie.cookies.items())
+    async with connect(url, origin=secured.url, additional_headers={"cookie": header}) as socket:  # type: ignore[arg-type]
         try:
             async with asyncio.timeout(20):
                 while True:
@@ -71,7 +71,7 @@ async def test_websocket_without_session_is_accepted_and_closed_with_4401(
 
 
 async def test_sign_in_ignores_a_planted_cookie(secured: SecuredServer) -> None:
-    planted = "planted-by-somebody-else"
+    planted = "planted-by-another-host"
     client = secured.browser()
     client.cookies.set(secured.almenara.session_cookie, planted, domain="127.0.0.1")
     csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/sign-in").text)
@@ -173,19 +173,19 @@ async def test_sessions_survive_a_restart_and_expire(
         browser.get("/", headers={"sec-fetch-dest": "document"})
         assert browser.cookies[name] != first, "the cookie was exchanged"
         # Where the answer with the new one never came, the old one goes on and is exchanged again.
-        held = browser.cookies[name]
+        previous = browser.cookies[name]
         browser.get("/")
         time.sleep(1.2)
         lost = httpx.get(
-            almenara.url, cookies={name: held}, headers={"sec-fetch-dest": "document"}
+            almenara.url, cookies={name: previous}, headers={"sec-fetch-dest": "document"}
         ).cookies[name]
         time.sleep(1.2)
         again = httpx.get(
-            almenara.url, cookies={name: held}, headers={"sec-fetch-dest": "document"}
+            almenara.url, cookies={name: previous}, headers={"sec-fetch-dest": "document"}
         )
         assert again.status_code == 200
         got = again.cookies[name]
-        for cookie, status in ((got, 200), (held, 200), (lost, 303)):
+        for cookie, status in ((got, 200), (previous, 200), (lost, 303)):
             assert httpx.get(almenara.url, cookies={name: cookie}).status_code == status
         # Tabs that are opened at once have one exchange between them.
         time.sleep(1.2)

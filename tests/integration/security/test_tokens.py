@@ -20,8 +20,8 @@ pytestmark = pytest.mark.anyio
 async def closing(secured: SecuredServer, cookie: httpx.Client) -> tuple[int, float]:
     """The code an open page is closed with, and when."""
     url = f"{secured.url.replace('http', 'ws')}/live?panel=events"
-    told = "; ".join(f"{name}={value}" for name, value in cookie.cookies.items())
-    async with connect(url, origin=secured.url, additional_headers={"cookie": told}) as socket:  # type: ignore[arg-type]
+    header = "; ".join(f"{name}={value}" for name, value in cookie.cookies.items())
+    async with connect(url, origin=secured.url, additional_headers={"cookie": header}) as socket:  # type: ignore[arg-type]
         try:
             async with asyncio.timeout(20):
                 while True:
@@ -48,18 +48,18 @@ async def test_scoped_admin_cannot_create_a_token_beyond_the_scope(secured: Secu
     client, csrf = secured.sign_in(secured.tokens["scoped admin"])
 
     def made(**more: str) -> str:
-        """The token that the account page shows; empty where it made none."""
+        """Return the token that the account page shows; empty where it was refused."""
         form = {"csrf": csrf, "name": "it", "role": "admin", "days": "1", **more}
-        found = re.search(r"\balm_[\w-]+", client.post("/account/tokens", data=form).text)
-        return found[0] if found else ""
+        match = re.search(r"\balm_[\w-]+", client.post("/account/tokens", data=form).text)
+        return match[0] if match else ""
 
     for more in ({"types": "teamb.>"}, {"types": ">"}, {"types": "teama.> teamb.happened"}):
         assert made(**more) == "", more
     token = made()
     wait_until(lambda: secured.token_status(token) == 200, "the token")
     secured.tokens["made"] = token
-    told = secured.get("/api/session", "made").json()
-    assert (told["role"], told["scope"][0]["types"]) == ("admin", ["teama.>"])
+    session = secured.get("/api/session", "made").json()
+    assert (session["role"], session["scope"][0]["types"]) == ("admin", ["teama.>"])
     for path in ("/api/events?limit=1000", "/api/events.ndjson", "/events", "/api/resources"):
         assert THEIRS not in secured.get(path, "made").text
     del secured.tokens["made"]
@@ -76,7 +76,7 @@ async def test_wrong_tokens_do_not_delay_verified_ones(tmp_path: Path) -> None:
             return httpx.get(f"{almenara.url}/api/session", headers=headers).status_code
 
         assert status(good) == 200
-        wait_until(lambda: status("a-token-that-is-wrong") == 429, "others being held up")
+        wait_until(lambda: status("a-token-that-is-wrong") == 429, "the wait after wrong tokens")
         assert status(good) == 200
         almenara.command("access", "rotate")
         wait_until(lambda: status(good) != 200, "the end of what was good")
@@ -89,7 +89,7 @@ async def test_secrets_are_neither_logged_nor_stored(secured: SecuredServer) -> 
     texts = [it.read_bytes() for it in folder.rglob("*") if it.is_file() and "nats" not in str(it)]
     for secret in secrets:
         if secret == csrf:
-            continue  # of a session that is no longer anybody's once its cookie is gone
+            continue  # worthless without the cookie
         assert not any(secret.encode() in text for text in texts)
         if secret.startswith("alm_"):
             # The secret part of an API token, which stands behind its id.

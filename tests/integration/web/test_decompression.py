@@ -1,4 +1,4 @@
-"""Little that unfolds into much: in what browsers send, and in what plugins fetch."""
+"""Little that decompresss into much: in what browsers send, and in what plugins fetch."""
 
 import asyncio
 import gzip
@@ -39,7 +39,7 @@ def bomb(size: int) -> bytes:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers whatever is asked for with the same few bytes, compressed in one way or another."""
+    """Answers every request with the same few bytes, compressed in one way or another."""
 
     daemon_threads = True
     body = b""
@@ -85,7 +85,7 @@ def server() -> Iterator[Server]:
 
 
 def peak(pid: int) -> float:
-    """MiB of memory that a process has held at most."""
+    """Peak resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(it for it in status.splitlines() if it.startswith("VmHWM")).split()[1]) / 1024
 
@@ -120,22 +120,22 @@ def test_compressed_upstream_responses_are_bounded(tmp_path: Path, server: Serve
     ) as almenara:
         assert almenara.process is not None
         before = peak(almenara.process.pid)
-        asked = server.answers
+        answers = server.answers
 
         def all_asked() -> bool:
             assert almenara.status("/healthz") == 200
-            whole = {"/http", "/prometheus", "/api/v1/pods"} <= asked.keys()
-            tried = min(asked[it] for it in ("/http", "/prometheus")) >= 2 * len(ENCODINGS)
-            return whole and tried and any("/api/jobs" in it for it in asked)
+            whole = {"/http", "/prometheus", "/api/v1/pods"} <= answers.keys()
+            tried = min(answers[path] for path in ("/http", "/prometheus")) >= 2 * len(ENCODINGS)
+            return whole and tried and any("/api/jobs" in path for path in answers)
 
         wait_until(all_asked, "everybody who fetches", 60)
         after = peak(almenara.process.pid)
-        told = [it for it in almenara.get("/api/resources") if it["severity"] == "ERROR"]
+        failing = [it for it in almenara.get("/api/resources") if it["severity"] == "ERROR"]
     print(
-        f"{asked.total()} answers of {len(server.body) / MIB:.1f} MiB that unfold to"
+        f"{answers.total()} answers of {len(server.body) / MIB:.1f} MiB that decompress to"
         f" {UNFOLDED / MIB:.0f} MiB: {after - before:.0f} MiB more at most"
     )
-    assert {it["origin"].split("/")[0] for it in told} >= {"http", "prometheus", "ray"}
+    assert {it["origin"].split("/")[0] for it in failing} >= {"http", "prometheus", "ray"}
     assert after - before < BOUND
 
 
@@ -166,14 +166,14 @@ async def test_compressed_requests_are_bounded(tmp_path: Path) -> None:
                     async with asyncio.timeout(10):
                         while True:
                             await socket.recv()
-                # Who goes on sending to a closed connection is told by a reset.
+                # A client that still sends to a closed connection gets a reset.
                 closed[end.value.rcvd.code if end.value.rcvd else 1006] += 1
         assert closed.keys() <= {1009, 1006}
         assert closed[1009] >= 1
         assert almenara.status("/healthz") == 200
         after = peak(almenara.process.pid)
     print(
-        f"{answers.total()} forms of {len(form)} bytes that unfold to 60 MiB, and"
+        f"{answers.total()} forms of {len(form)} bytes that decompress to 60 MiB, and"
         f" {closed.total()} messages to 15 MiB: {after - before:.1f} MiB more at most"
     )
     assert after - before < 8

@@ -106,15 +106,15 @@ def climbing() -> list[str]:
               "kubernetes/pod.html", "__init__.py")  # fmt: skip
     roots = ("/static/", "/static/vendor/", "/static/kubernetes/", "/static/ray/", "/panels/",
              "/panels/kubernetes.", "/dashboards/", "/dashboards/ray.", "/events/")  # fmt: skip
-    found = [
+    paths = [
         f"{root}{'/'.join([up] * depth)}/{place}"
         for root, up, place in itertools.product(roots, ups, places)
         for depth in (1 + (len(root) + len(place)) % 3 * 3,)
     ]
     others = ("/etc/passwd", "//etc/passwd", "%2fetc%2fpasswd", "file:///etc/passwd", "C:%5cwin",
               "layout.html", "almenara.css%00.html", "vendor/../layout.html")  # fmt: skip
-    found += [f"/static/{it}" for it in others]
-    return found
+    paths += [f"/static/{it}" for it in others]
+    return paths
 
 
 def test_paths_cannot_leave_the_static_folder(secured: SecuredServer) -> None:
@@ -215,7 +215,7 @@ def test_filters_with_costly_patterns_stay_fast(secured: SecuredServer) -> None:
              "kind", "since", "status", "severity")  # fmt: skip
     paths = ("/events", "/api/events", "/api/resources", "/panels/events", "/panels/sources",
              "/timeline", "/dashboards/overview")  # fmt: skip
-    asked, slowest = 0, 0.0
+    requests, slowest = 0, 0.0
     for path in paths:
         for name in names:
             for value in evil:
@@ -223,5 +223,5 @@ def test_filters_with_costly_patterns_stay_fast(secured: SecuredServer) -> None:
                 answer = secured.get(path, "viewer", params={name: value})
                 slowest = max(slowest, time.monotonic() - began)
                 assert answer.status_code < 500, (path, name, value)
-                asked += 1
-    print(f"{asked} filters that are hard to match: the slowest answer after {slowest:.2f} s")
+                requests += 1
+    print(f"{requests} filters that are hard to match: the slowest answer after {slowest:.2f} s")

@@ -68,10 +68,10 @@ class Attackers:
             it = key.fileobj
             assert isinstance(it, socket.socket)
             try:
-                gone = it.recv(4096) == b""
+                is_closed = it.recv(4096) == b""
             except ConnectionError:
-                gone = True
-            if gone:
+                is_closed = True
+            if is_closed:
                 self.waiting.unregister(it)
                 it.close()
                 self.last = time.monotonic()
@@ -151,7 +151,7 @@ def test_idle_connections_ten_thousand_are_dropped_in_time(
     left, took = attackers.left, attackers.last - opened
     attackers.close()
     print(
-        f"{COUNT} half-open connections: {left} left, the last gone {took:.1f} s after it was"
+        f"{COUNT} idle connections: {left} left, the last dropped {took:.1f} s after it was"
         f" opened, {most - before:.0f} MiB more, slowest answer meanwhile {slowest * 1000:.0f} ms"
     )
     assert left == 0
@@ -176,17 +176,17 @@ def test_idle_connections_beyond_the_limit_drop_the_oldest(tmp_path: Path) -> No
             attackers.look(0)
             return attackers.left <= 50
 
-        wait_until(only_the_newest, "the oldest gone")
+        wait_until(only_the_newest, "the oldest to be dropped")
         assert attackers.left == 50
         assert almenara.status("/healthz") == 200
         attackers.close()
 
         # Those that have been answered and are kept for another request are no better.
         attackers = Attackers(almenara.port)
-        asked = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n\r\n".encode()
+        request = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n\r\n".encode()
         for number in range(400):
-            attackers.open(asked, f"127.0.0.{2 + number % 8}")
-        wait_until(only_the_newest, "the oldest of those that were answered gone")
+            attackers.open(request, f"127.0.0.{2 + number % 8}")
+        wait_until(only_the_newest, "the oldest answered ones to be dropped")
         assert almenara.status("/healthz") == 200
         attackers.close()
 
@@ -200,7 +200,7 @@ def test_idle_connections_are_not_extended_by_stray_bytes(tmp_path: Path) -> Non
     ) as almenara:
         head = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n"
         attackers = {}
-        # Line ends that belong to no request, and a body that nobody reads.
+        # Line ends that belong to no request, and a body that is not read.
         for drip, more in ((b"\r\n", ""), (b"x", "Content-Length: 60000\r\n")):
             it = socket.create_connection(("127.0.0.1", almenara.port), timeout=10)
             it.sendall(f"{head}{more}\r\n".encode())
@@ -213,12 +213,12 @@ def test_idle_connections_are_not_extended_by_stray_bytes(tmp_path: Path) -> Non
             for it, drip in list(attackers.items()):
                 try:
                     it.sendall(drip)
-                    gone = it.recv(4096) == b""
+                    is_closed = it.recv(4096) == b""
                 except TimeoutError:
                     continue
                 except ConnectionError:
-                    gone = True
-                if gone:
+                    is_closed = True
+                if is_closed:
                     it.close()
                     del attackers[it]
 
@@ -316,7 +316,7 @@ def test_tls_handshakes_ten_thousand_unfinished_are_bounded(
         attackers = Attackers(almenara.port)
         for number in range(100):
             attackers.open(beginnings[number % 4], "127.0.0.2")
-        # One that was closing when the idle ones were counted may be gone by now.
+        # One that was closing when the idle ones were counted may be closed by now.
         wait_until(lambda: descriptors(pid) >= idle + 98, "all of them there")
         assert almenara.stop() == 0
         attackers.close()

@@ -128,7 +128,7 @@ async def test_tls_invalid_certificate_keeps_the_old_one(
             assert encrypted.serial() == before
         (encrypted.secret / "..data").unlink()
         await asyncio.to_thread(
-            wait_until, lambda: "cannot read " in encrypted.log, "that files are gone"
+            wait_until, lambda: "cannot read " in encrypted.log, "the log entry"
         )
         assert encrypted.status("/healthz") == 200
         # Longer than a page may take to take what is sent: this one takes all of it.
@@ -156,7 +156,7 @@ def test_tls_unfinished_handshake_is_dropped(encrypted: Encrypted) -> None:
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             assert sock.recv(100) == b""
         sock.close()
-    print(f"60 half-open connections gone after {time.monotonic() - began:.1f} s")
+    print(f"60 unfinished connections dropped after {time.monotonic() - began:.1f} s")
     assert time.monotonic() - began < 5
     assert encrypted.status("/healthz") == 200
 
@@ -214,7 +214,7 @@ async def test_tls_client_that_stops_reading_is_dropped(
                 for _ in range(100):
                     client.publish("planning.a", filling)
                 await asyncio.sleep(0.05)
-            print(f"who reads nothing is gone after {time.monotonic() - began:.1f} s")
+            print(f"a client that reads nothing is dropped after {time.monotonic() - began:.1f} s")
             await alive(page)
         assert "almenara_slow_browsers_total 1.0" in almenara.text("/metrics")
         stalled.close()
@@ -231,13 +231,13 @@ def test_tls_client_ca_requires_client_certificates(tmp_path: Path) -> None:
     server = almenara.authority.issue("server", server=True)
 
     def context(authority: Authority | None) -> ssl.SSLContext:
-        found = ssl.create_default_context(cafile=str(almenara.authority.path))
+        created = ssl.create_default_context(cafile=str(almenara.authority.path))
         if authority is not None:
-            found.load_cert_chain(*authority.issue("proxy"))
-        return found
+            created.load_cert_chain(*authority.issue("proxy"))
+        return created
 
-    def answered(found: ssl.SSLContext) -> bool:
-        connection = almenara.connection(found)
+    def answered(tls: ssl.SSLContext) -> bool:
+        connection = almenara.connection(tls)
         try:
             connection.request("GET", "/healthz")
             return connection.getresponse().status == 200

@@ -1,4 +1,4 @@
-"""How many live pages somebody has open, counted as they come and go."""
+"""Open WebSockets, counted by user and address."""
 
 import random
 from collections import Counter
@@ -10,7 +10,7 @@ from almenara.security.connections import Connection, OpenConnections
 from almenara.security.identity import Identity, Role, User
 
 
-def ticket(subject: str) -> AuthContext:
+def context_of(subject: str) -> AuthContext:
     user = User(name=subject, subject=subject)
     return AuthContext(identity=Identity(user=user, role=Role.VIEWER, scope=FULL_SCOPE))
 
@@ -19,8 +19,8 @@ def test_connections_are_counted_by_user_and_address() -> None:
     seed = 7
     chance = random.Random(seed)
     server = ServerSettings(websockets_per_address=7, websockets_per_user=5)
-    them = OpenConnections(server, "token")
-    users = [ticket(f"user-{it}") for it in range(40)]
+    connections = OpenConnections(server, "token")
+    users = [context_of(f"user-{it}") for it in range(40)]
     # Of IPv6 the addresses of one site are one.
     addresses = [f"192.0.2.{it}" for it in range(15)]
     addresses += [f"2001:db8:0:{it % 5}::{it}" for it in range(15)]
@@ -29,20 +29,22 @@ def test_connections_are_counted_by_user_and_address() -> None:
     full = 0
     for _ in range(20_000):
         if opened and chance.random() < 0.49:
-            them.remove(opened.pop(chance.randrange(len(opened))))
+            connections.remove(opened.pop(chance.randrange(len(opened))))
             continue
         who, address = chance.choice(users), chance.choice(addresses)
         of_user = sum(it.context.user_key == who.user_key for it in opened)
         of_address = sum(sites[it.address] == sites[address] for it in opened)
-        refused = them.check_limits(who, address) is not None
+        refused = connections.check_limits(who, address) is not None
         assert refused is (of_user >= 5 or of_address >= 7)
         full += refused
         if not refused:
-            opened.append(them.add(who, address, lambda _: None))
+            opened.append(connections.add(who, address, lambda _: None))
     assert full > 200
     for it in opened:
-        them.remove(it)
-    assert list(them) == []
-    assert (them._by_address, them._by_user) == (Counter(), Counter())
-    assert not them._by_address.keys() | them._by_user.keys()
-    print(f"seed {seed}: 20,000 comings and goings, {full} over a limit refused, 0 miscounted")
+        connections.remove(it)
+    assert list(connections) == []
+    assert (connections._by_address, connections._by_user) == (Counter(), Counter())
+    assert not connections._by_address.keys() | connections._by_user.keys()
+    print(
+        f"seed {seed}: 20,000 connects and disconnects, {full} over a limit refused, 0 miscounted"
+    )

@@ -8,7 +8,7 @@ from almenara.security.identity import User
 from almenara.security.proxy_headers import ProxyHeaders
 from almenara.security.request import RequestInfo
 
-SECRET = "of-the-proxy-and-nobody-else"
+SECRET = "secret-of-the-proxy"
 GOOD = {"x-forwarded-user": ["ada"], "x-forwarded-groups": ["sre,dev"],
         "x-almenara-proxy-secret": [SECRET]}  # fmt: skip
 SPELLINGS = [

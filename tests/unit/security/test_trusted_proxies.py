@@ -1,4 +1,4 @@
-"""Whose address counts behind proxies, and what no forged header changes about it."""
+"""The address of a client behind proxies, with forged headers."""
 
 import ipaddress
 
@@ -17,7 +17,7 @@ BROWSER = "203.0.113.9"
     ("peer", "forwarded", "client"),
     [
         (BROWSER, [], BROWSER),
-        (BROWSER, ["198.51.100.1"], BROWSER),  # nobody's word but our proxies' counts
+        (BROWSER, ["198.51.100.1"], BROWSER),  # only trusted proxies count
         ("10.0.0.1", [], "10.0.0.1"),
         ("10.0.0.1", [BROWSER], BROWSER),
         ("::ffff:10.0.0.1", [BROWSER], BROWSER),
