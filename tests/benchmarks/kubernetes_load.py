@@ -275,7 +275,7 @@ def measure_cpu(*processes: ProcessUse) -> Iterator[list[float]]:
 
 def poll(server: ApiServer) -> int:
     """List all pods every few seconds, as a client without a watch does; returns bytes a list."""
-    connection = server._connection(anew=True)
+    connection = server._connection(reconnect=True)
     for _ in range(POLLS):
         started = time.monotonic()
         connection.request("GET", "/api/v1/pods", headers={"accept": "application/json"})

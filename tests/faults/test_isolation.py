@@ -106,9 +106,9 @@ def test_unusable_plugin_is_reported_and_others_run(
 
 
 def test_raising_source_is_reported_and_restarted(fleet: Callable[..., Fleet]) -> None:
-    it = fleet('raise ConnectionError("nobody answers at db.example")')
+    it = fleet('raise ConnectionError("no answer from db.example")')
     assert it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart") < NAMED_WITHIN
-    assert it.source()["error"] == "ConnectionError: nobody answers at db.example"
+    assert it.source()["error"] == "ConnectionError: no answer from db.example"
     it.assert_healthy()
 
 
@@ -285,9 +285,9 @@ class Bad:
         self.context = context
 
     async def run(self, publish):
-        told = await self.context.known_resources(self.name, "thing")
+        known = await self.context.known_resources(self.name, "thing")
         await publish([Event(
-            id=f"{now()}", source="bad", type="bad.told", time=now(), data=[it[2] for it in told],
+            id=f"{now()}", source="bad", type="bad.known", time=now(), data=[key[2] for key in known],
         )])
         await publish([Resource(kind="thing", name=it) for it in ("a", "b")])
         await publish([
@@ -307,9 +307,9 @@ def test_restarted_source_reads_its_known_resources(tmp_path: Path, isolation: s
     it.almenara.start()
     try:
         it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
-        wait_until(lambda: len(it.almenara.events("?type=bad.told")) >= 2, "two runs")
-        told = [one["data"] for one in it.almenara.events("?type=bad.told")][:2]
-        assert told == [[], ["a"]]
+        wait_until(lambda: len(it.almenara.events("?type=bad.known")) >= 2, "two runs")
+        runs = [event["data"] for event in it.almenara.events("?type=bad.known")][:2]
+        assert runs == [[], ["a"]]
     finally:
         it.almenara.stop()
 

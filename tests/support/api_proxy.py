@@ -41,7 +41,7 @@ class ApiProxy:
         self.delay = 0.0
         """Seconds before each request is passed on."""
         self.requests: list[tuple[float, str]] = []
-        """When, by the monotonic clock, and what was asked: `/path?query`."""
+        """When, by the monotonic clock, and the request: `/path?query`."""
         self._flows = asyncio.Event()
         self._flows.set()
         self._open: dict[asyncio.StreamWriter, str] = {}
@@ -53,7 +53,7 @@ class ApiProxy:
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 
-    def asked(self, pattern: str = "", since: float = 0.0) -> list[str]:
+    def requests(self, pattern: str = "", since: float = 0.0) -> list[str]:
         """The requests that match, probes left out."""
         return [
             path

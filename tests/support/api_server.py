@@ -43,7 +43,7 @@ PLURALS = {
 
 
 def programs() -> Path | None:
-    """The folder with kube-apiserver and etcd, or None where there is none yet."""
+    """The folder with kube-apiserver and etcd, or None before it is built."""
     found = subprocess.run([BUILD, "--found"], capture_output=True, text=True, check=False)
     return Path(found.stdout.strip()) if found.returncode == 0 else None
 
@@ -160,7 +160,7 @@ class ApiServer:
             "service-account-key-file": str(folder / "accounts.key"),
             "service-account-signing-key-file": str(folder / "accounts.key"),
             "service-cluster-ip-range": "10.96.0.0/16",
-            # Nobody makes the ServiceAccount that this would give to each pod.
+            # No controller creates the ServiceAccount that this would require.
             "disable-admission-plugins": "ServiceAccount",
             "etcd-compaction-interval": "0",
             "profiling": "false",
@@ -272,9 +272,9 @@ class ApiServer:
 
     # What follows asks the API, as the administrator or by a token.
 
-    def _connection(self, *, anew: bool) -> http.client.HTTPSConnection:
+    def _connection(self, *, reconnect: bool) -> http.client.HTTPSConnection:
         held: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
-        if held is None or anew:
+        if held is None or reconnect:
             context = ssl.create_default_context(cafile=str(self.ca))
             context.load_cert_chain(*self.admin_certificate)
             held = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=20, context=context)
@@ -299,7 +299,7 @@ class ApiServer:
                 context=ssl.create_default_context(cafile=str(self.ca)),
             )  # fmt: skip
         else:
-            connection = self._connection(anew=False)
+            connection = self._connection(reconnect=False)
         encoded = json.dumps(body) if body is not None else None
         try:
             connection.request(method, path, encoded, headers)
@@ -308,7 +308,7 @@ class ApiServer:
             connection.close()
             if token is not None:
                 raise
-            connection = self._connection(anew=True)
+            connection = self._connection(reconnect=True)
             connection.request(method, path, encoded, headers)
             response = connection.getresponse()
         text = response.read().decode()

@@ -10,17 +10,21 @@ Tree = Mapping[str, Any]
 
 
 def running(name: str = "main", *, ready: bool = True, restarts: int = 0, **more: Any) -> Tree:
-    return told(name, {"running": {"startedAt": EARLIER}}, ready=ready, restarts=restarts, **more)
+    return container_status(
+        name, {"running": {"startedAt": EARLIER}}, ready=ready, restarts=restarts, **more
+    )
 
 
 def waiting(name: str = "main", reason: str = "", *, restarts: int = 0, **more: Any) -> Tree:
-    return told(name, {"waiting": {"reason": reason} if reason else {}}, restarts=restarts, **more)
+    return container_status(
+        name, {"waiting": {"reason": reason} if reason else {}}, restarts=restarts, **more
+    )
 
 
 def ended(
     name: str = "main", code: int = 0, reason: str = "", signal: int = 0, **more: Any
 ) -> Tree:
-    return told(name, {"terminated": termination(code, reason, signal)}, **more)
+    return container_status(name, {"terminated": termination(code, reason, signal)}, **more)
 
 
 def termination(code: int = 0, reason: str = "", signal: int = 0, at: str = LATER) -> Tree:
@@ -28,7 +32,7 @@ def termination(code: int = 0, reason: str = "", signal: int = 0, at: str = LATE
     return found | ({"reason": reason} if reason else {}) | ({"signal": signal} if signal else {})
 
 
-def told(
+def container_status(
     name: str, state: Tree, *, ready: bool = False, restarts: int = 0, last: Tree | None = None,
     **more: Any,
 ) -> Tree:  # fmt: skip
@@ -88,7 +92,7 @@ class Awkward:
             found["nodeName"] = "node-1"
         return found
 
-    def told(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """Its status, as kubelet would write it."""
         found: dict[str, Any] = {
             "phase": self.phase, "conditions": list(self.conditions),
@@ -102,7 +106,7 @@ class Awkward:
         stamp = {"deletionTimestamp": LATER} if self.deleted else {}
         return {
             "metadata": {"name": self.name, "namespace": "awkward", "uid": self.name, **stamp},
-            "spec": self.spec(), "status": self.told(),
+            "spec": self.spec(), "status": self.status(),
         }  # fmt: skip
 
 

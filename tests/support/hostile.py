@@ -1,6 +1,6 @@
 """Text that would run, load, hide or break something on a page that did not take it for text.
 
-Each payload holds its number, so that what happens, and what is shown, can be told apart. Whatever
+Each payload holds its number, so that what happens, and what is shown, can be distinguished. Whatever
 runs calls `pwn(number)`; whatever loads asks for `/pwned/number`.
 """
 

@@ -37,11 +37,11 @@ class MetricsServer:
         """What each container uses, by namespace and name of the pod."""
         self.nodes: dict[str, Usage] = {}
         self.timestamp: datetime | None = None
-        """When that was measured; None for now, whenever somebody asks."""
+        """When that was measured; None for the time of each request."""
         self.status = 200
         """The status of its answers about usage."""
-        self.asked: list[str] = []
-        """The paths that were asked for about usage."""
+        self.requests: list[str] = []
+        """The paths of the requests for usage."""
         self._listener: http.server.ThreadingHTTPServer | None = None
 
     @property
@@ -53,7 +53,7 @@ class MetricsServer:
         path = path.partition("?")[0]
         if not path.startswith(f"{ROOT}/"):
             return (200, _discovery()) if path == ROOT else (404, {"kind": "Status", "code": 404})
-        self.asked.append(path)
+        self.requests.append(path)
         if self.status != 200:
             return self.status, {"kind": "Status", "code": self.status, "message": "made up"}
         match path.removeprefix(f"{ROOT}/").split("/"):
@@ -84,13 +84,13 @@ class MetricsServer:
         }  # fmt: skip
 
     def __enter__(self) -> Self:
-        asked = self._answer
+        answer = self._answer
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                status, body = asked(self.path)
+                status, body = answer(self.path)
                 written = json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")

@@ -18,7 +18,7 @@ GIVEN: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that was given to nobody before."""
+    """A port without a listener that was not returned before."""
     while True:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))

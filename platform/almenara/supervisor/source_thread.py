@@ -137,7 +137,7 @@ class SourceThread:
                     f"{self.name}.isolation: process"
                 )
             )
-            # Marks the exception as retrieved: nobody may be waiting for it any more.
+            # Marks the exception as retrieved: no task may be waiting for it any more.
             self._result.exception()
 
     async def _publish(self, batch: Sequence[Signal]) -> None:

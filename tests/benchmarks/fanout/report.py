@@ -45,7 +45,7 @@ class Goal(msgspec.Struct, frozen=True):
     limit: str
     measured: str
     ratio: float
-    """Measured to limit, so at most 1 is reached; the count itself where the limit is none."""
+    """Measured to limit, so at most 1 is reached; the count itself without a limit."""
     note: str = ""
 
 

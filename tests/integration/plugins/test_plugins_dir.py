@@ -129,7 +129,7 @@ def test_name_of_an_installed_plugin_is_reported(developing: Developing) -> None
     shutil.copy(EXAMPLE, developing.plugins / "http.py")
     wait_until(
         lambda: any("its name is taken" in (it["error"] or "")
-                    for it in developing.get("/api/plugins")), "its being told"
+                    for it in developing.get("/api/plugins")), "the report of the name"
     )  # fmt: skip
     assert developing.plugin("http")["state"] == "active"
 

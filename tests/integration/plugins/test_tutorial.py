@@ -24,7 +24,7 @@ BLOCK = re.compile(r"^```(?P<kind>\w+)(?: (?P<how>[^\n]+))?\n(?P<text>.*?)^```",
 
 
 class Reader:
-    """Somebody who types what the tutorial says."""
+    """A reader who types the commands of the tutorial."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -49,7 +49,7 @@ class Reader:
             )
             wait_until(lambda: self.get("/api/sources") is not None, "almenara", 30)
         else:
-            assert kind == "shell", f"a block of the tutorial that nobody follows: {kind} {how}"
+            assert kind == "shell", f"a block of the tutorial that no test runs: {kind} {how}"
             subprocess.run(
                 ["sh", "-ec", text], cwd=self.folder, env=self.environment, check=True, timeout=60
             )
@@ -88,8 +88,8 @@ def late(reader: Reader) -> set[str]:
     return {it["name"] for it in found if it["status"] == "late"}
 
 
-def told(reader: Reader) -> list[str]:
-    """The files of which it was told that they are late, once for each time."""
+def late_files(reader: Reader) -> list[str]:
+    """The file of each event about a late file."""
     return [it["subject"] for it in reader.get("/api/events?type=inbox.file.late")["events"]]
 
 
@@ -99,7 +99,7 @@ def test_tutorial_works_as_written(reader: Reader) -> None:
     checks = {
         "touch inbox/a inbox/b inbox/c\n": lambda: waiting(reader) == 3,
         "almenara dev --config almenara.yaml\n": lambda: late(reader) == set("abc"),
-        "touch inbox/d inbox/e inbox/f\n": lambda: set(told(reader)) >= set("def"),
+        "touch inbox/d inbox/e inbox/f\n": lambda: set(late_files(reader)) >= set("def"),
     }
     for kind, how, text in blocks:
         reader.follow(kind, how, text)
@@ -109,7 +109,7 @@ def test_tutorial_works_as_written(reader: Reader) -> None:
     page = reader.get("/dashboards/inbox")
     assert "Files waiting" in page
     assert page.count("inbox.file.late") >= 3
-    assert len(told(reader)) == len(set(told(reader)))
+    assert len(late_files(reader)) == len(set(late_files(reader)))
     (source,) = reader.get("/api/sources")
     assert (source["name"], source["status"], source["error"]) == ("inbox", "running", None)
     assert (reader.folder / "almenara-postbox" / "pyproject.toml").is_file()

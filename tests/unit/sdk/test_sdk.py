@@ -99,20 +99,20 @@ async def test_every_skips_overrun_turns() -> None:
 
 
 async def test_poll_backs_off_and_recovers_at_once() -> None:
-    asked: list[float] = []
+    calls: list[float] = []
     report = Report()
 
     async def ask() -> None:
-        asked.append(monotonic())
-        if 1 < len(asked) <= 5:
+        calls.append(monotonic())
+        if 1 < len(calls) <= 5:
             raise ConnectionError("no answer")
 
     async with Story(lambda: poll(ask, seconds=10, report=report, limit=40)) as clock:
         await clock.advance(400)
-    gaps = [after - before for before, after in itertools.pairwise(asked)]
+    gaps = [after - before for before, after in itertools.pairwise(calls)]
     assert 9 <= gaps[0] <= 11
-    for gap, wanted in zip(gaps[1:5], (10, 20, 40, 40), strict=True):
-        assert wanted * 0.7 <= gap <= wanted * 1.3
+    for gap, expected in zip(gaps[1:5], (10, 20, 40, 40), strict=True):
+        assert expected * 0.7 <= gap <= expected * 1.3
     assert 9 <= gaps[5] <= 11
     assert report.reasons[0].startswith("no answer (attempt 1, next in ")
     assert report.recoveries >= 2
@@ -180,7 +180,7 @@ async def test_blocking_client_abandons_a_hanging_call() -> None:
 
 
 class Upstream:
-    """A system that can be listed and watched, told what to do next."""
+    """A system that can be listed and watched, with a script of its answers."""
 
     def __init__(self, *acts: Any) -> None:
         self.acts = list(acts)
@@ -252,7 +252,7 @@ async def test_watch_resumes_without_listing() -> None:
     assert upstream.lists == []
 
 
-def told(change: Changes) -> Sequence[Event]:
+def events_of(change: Changes) -> Sequence[Event]:
     before = change.before.status if change.before else None
     after = change.after.status if change.after else None
     thing = change.after or change.before
@@ -265,14 +265,14 @@ def state(**statuses: str) -> list[Resource]:
 
 
 def test_first_snapshot_publishes_resources_and_no_events() -> None:
-    snapshots = Snapshots(told)
+    snapshots = Snapshots(events_of)
     first = snapshots.difference(state(a="up", b="up"))
     assert [type(it) for it in first] == [Resource, Resource]
     assert snapshots.difference(state(a="up", b="up")) == []
 
 
 def test_snapshot_changes_are_published_once_with_their_event() -> None:
-    snapshots = Snapshots(told)
+    snapshots = Snapshots(events_of)
     snapshots.difference(state(a="up", b="up"))
     signals = snapshots.difference(state(a="down", c="up"))
     assert {(it.name, it.status, it.deleted) for it in signals if isinstance(it, Resource)} == {

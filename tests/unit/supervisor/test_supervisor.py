@@ -37,7 +37,7 @@ class Failing:
     name = "failing"
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
-        raise ConnectionError("nobody answers at db.example")
+        raise ConnectionError("no answer from db.example")
 
 
 class Ending:
@@ -74,7 +74,7 @@ async def test_failing_source_is_restarted_and_others_run(tmp_path: Path) -> Non
         await until(lambda: failing.restarts >= 3 and ending.restarts >= 3 and ticking.events > 50)
         failing, ticking, ending = supervisor.states()
         assert failing.status in ("backing_off", "starting")
-        assert failing.error == "ConnectionError: nobody answers at db.example"
+        assert failing.error == "ConnectionError: no answer from db.example"
         assert failing.error_time is not None
         assert "run() returned" in (ending.error or "")
         assert (ticking.status, ticking.restarts, ticking.error) == ("running", 0, None)

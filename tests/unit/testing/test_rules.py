@@ -138,10 +138,10 @@ def test_every_rule_has_a_breaking_plugin() -> None:
 def test_rule_fails_for_the_breaking_plugin_with_remedy(
     plugin: Callable[[str], str], rule: str
 ) -> None:
-    code, told = BREAKING[rule]
+    code, reason = BREAKING[rule]
     result = examine(plugin(code), None, rule)
     assert result.verdict == "failed"
-    assert told in result.text
+    assert reason in result.text
 
 
 @pytest.mark.parametrize(
