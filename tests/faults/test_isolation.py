@@ -287,7 +287,8 @@ class Bad:
     async def run(self, publish):
         known = await self.context.known_resources(self.name, "thing")
         await publish([Event(
-            id=f"{now()}", source="bad", type="bad.known", time=now(), data=[key[2] for key in known],
+            id=f"{now()}", source="bad", type="bad.known", time=now(),
+            data=[key[2] for key in known],
         )])
         await publish([Resource(kind="thing", name=it) for it in ("a", "b")])
         await publish([

@@ -90,8 +90,8 @@ async def test_usage_is_published_beside_requests(
             assert {it.time for it in run.samples} == {1_767_225_600_000_000}
             # What is not known otherwise, and what was measured once, is published no more.
             assert used(run, "unknown") == []
-            rounds = len(metrics.asked)
-            await run.until(lambda: len(metrics.asked) > rounds + 4)
+            rounds = len(metrics.requests)
+            await run.until(lambda: len(metrics.requests) > rounds + 4)
             assert len(used(run, "one")) == 2
             # A value that is none is left out, and its neighbour is published.
             metrics.pods[namespace, "odd"] = {"main": {"cpu": "lots", "memory": "7"}}
