@@ -67,12 +67,18 @@ class Test(Protocol):
     def holds(self, labels: Mapping[str, str]) -> bool:
         """The result of a reduced test."""
 
+    def decide(self, origin: str, event_type: str) -> bool | None:
+        """The result for events of this origin and type; None where that depends on the event."""
+
     def condition(self, columns: Columns) -> Condition:
         """The same test as SQL."""
 
 
 class _OfNames:
     """A test that names alone decide."""
+
+    def decide(self, origin: str, event_type: str) -> bool | None:
+        return None
 
     def holds(self, labels: Mapping[str, str]) -> bool:
         raise TypeError("a test of names is decided by `reduce`")
@@ -87,6 +93,9 @@ class NameMatches(_OfNames, msgspec.Struct, frozen=True):
     def reduce(self, names: SignalNames) -> bool:
         name = names.origin if self.column == "origin" else names.type
         return name is not None and matches_any(self.patterns, name)
+
+    def decide(self, origin: str, event_type: str) -> bool:
+        return matches_any(self.patterns, origin if self.column == "origin" else event_type)
 
     def condition(self, columns: Columns) -> Condition:
         return columns.name_matches(self.column, self.patterns)
@@ -128,6 +137,9 @@ class HasLabel(msgspec.Struct, frozen=True):
     def holds(self, labels: Mapping[str, str]) -> bool:
         return labels.get(self.name) == self.value
 
+    def decide(self, origin: str, event_type: str) -> None:
+        return None
+
     def condition(self, columns: Columns) -> Condition:
         return columns.has_label(self.name, self.value)
 
@@ -142,6 +154,9 @@ class Not(msgspec.Struct, frozen=True):
 
     def holds(self, labels: Mapping[str, str]) -> bool:
         return not self.part.holds(labels)
+
+    def decide(self, origin: str, event_type: str) -> bool:
+        return not self.part.decide(origin, event_type)
 
     def condition(self, columns: Columns) -> Condition:
         inner = self.part.condition(columns)
@@ -166,6 +181,10 @@ class AllOf(msgspec.Struct, frozen=True):
     def holds(self, labels: Mapping[str, str]) -> bool:
         return all(part.holds(labels) for part in self.parts)
 
+    def decide(self, origin: str, event_type: str) -> bool | None:
+        decisions = {part.decide(origin, event_type) for part in self.parts}
+        return False if False in decisions else None if None in decisions else True
+
     def condition(self, columns: Columns) -> Condition:
         return Condition.join("AND", [part.condition(columns) for part in self.parts])
 
@@ -188,6 +207,10 @@ class AnyOf(msgspec.Struct, frozen=True):
     def holds(self, labels: Mapping[str, str]) -> bool:
         return any(part.holds(labels) for part in self.parts)
 
+    def decide(self, origin: str, event_type: str) -> bool | None:
+        decisions = {part.decide(origin, event_type) for part in self.parts}
+        return True if True in decisions else None if None in decisions else False
+
     def condition(self, columns: Columns) -> Condition:
         return Condition.join("OR", [part.condition(columns) for part in self.parts])
 
@@ -199,6 +222,9 @@ class Visibility:
         self.test = test
         # Signals come with the same few names again and again; labels are rarely needed.
         self._reduce = functools.lru_cache(maxsize=REMEMBERED)(test.reduce)
+        self.decide = functools.lru_cache(maxsize=REMEMBERED)(test.decide)
+        """Whether all events of an origin and a type are visible, or none; None where that depends
+        on the event."""
 
     def permits(self, names: SignalNames, get_labels: GetLabels) -> bool:
         """Whether a signal may be seen; `get_labels` is called only where names do not decide."""

@@ -223,6 +223,11 @@ def _copy(reading: sqlite3.Connection, writing: sqlite3.Connection, report: Chec
         (last,),
     )
     _copy_position(reading, writing)
+    writing.execute("DELETE FROM name_pairs")
+    writing.execute(
+        "INSERT INTO name_pairs SELECT origin, type, count(*) FROM events"
+        " WHERE typeof(origin) = 'integer' AND typeof(type) = 'integer' GROUP BY origin, type"
+    )
     # Counts of uses may be wrong by what is lost. As for events from before schema 4, names are
     # removed only after all events of now.
     writing.execute("UPDATE names SET uses = 0")

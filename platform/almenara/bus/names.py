@@ -7,6 +7,7 @@ behind `INLINE`: nothing is lost, and the table of names stays small enough to b
 
 import sqlite3
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Final
 
 NAMES_CACHED: Final = 10_000
@@ -93,6 +94,7 @@ def release_uses(connection: sqlite3.Connection, through: int) -> int:
 
     Events from before schema 4 were not counted, so names are removed only once all of those are.
     """
+    _release_pairs(connection, through)
     (counted_from,) = connection.execute("SELECT names_counted_from FROM position").fetchone()
     uses: Counter[int] = Counter()
     for column in NUMBERED_COLUMNS:
@@ -116,6 +118,38 @@ def release_uses(connection: sqlite3.Connection, through: int) -> int:
     return connection.executemany(
         "DELETE FROM names WHERE number = ? AND uses <= 0", [(number,) for number in uses]
     ).rowcount
+
+
+def count_pairs(connection: sqlite3.Connection, pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Count the origins and types of new events together.
+
+    From these pairs history knows which names a scope may see, without looking at events.
+    """
+    uses = Counter(pairs)
+    connection.executemany(
+        "INSERT INTO name_pairs VALUES (?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET uses = uses + excluded.uses",
+        [
+            (origin, event_type, count)
+            for (origin, event_type), count in uses.items()
+            if isinstance(origin, int) and isinstance(event_type, int)
+        ],
+    )
+
+
+def _release_pairs(connection: sqlite3.Connection, through: int) -> None:
+    rows = connection.execute(
+        "SELECT count(*), origin, type FROM events NOT INDEXED WHERE sequence <= ?"
+        " GROUP BY origin, type",
+        (through,),
+    ).fetchall()
+    connection.executemany(
+        "UPDATE name_pairs SET uses = uses - ? WHERE origin = ? AND type = ?", rows
+    )
+    connection.executemany(
+        "DELETE FROM name_pairs WHERE origin = ? AND type = ? AND uses <= 0",
+        [(origin, event_type) for _, origin, event_type in rows],
+    )
 
 
 class NameCache:

@@ -17,6 +17,12 @@ CREATE TABLE known_resources (
     PRIMARY KEY (source, kind, namespace, name)
 ) WITHOUT ROWID;
 """
+NAME_PAIRS: Final = """
+CREATE TABLE name_pairs (
+    origin INTEGER NOT NULL, type INTEGER NOT NULL, uses INTEGER NOT NULL,
+    PRIMARY KEY (origin, type)
+) WITHOUT ROWID;
+"""
 TABLES: Final = f"""
 {KNOWN_RESOURCES}
 CREATE TABLE position (
@@ -36,6 +42,7 @@ INSERT INTO position (only, last_sequence, seen_generation, seen_count, events)
 CREATE TABLE names (
     number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE, uses INTEGER NOT NULL DEFAULT 0
 );
+{NAME_PAIRS}
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
@@ -79,7 +86,9 @@ UPDATE observations
     SET body = json_remove(json_set(body, '$.resource.deleted', json('true')), '$.resource.gone')
     WHERE json_valid(body) AND json_extract(body, '$.resource.gone');
 """
-COUNT_NAMES: Final = """
+COUNT_NAMES: Final = f"""
+{NAME_PAIRS}
+INSERT INTO name_pairs SELECT origin, type, count(*) FROM events GROUP BY origin, type;
 ALTER TABLE position ADD COLUMN last_name INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE position ADD COLUMN names_counted_from INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE position ADD COLUMN has_inline_names INTEGER NOT NULL DEFAULT 0;
@@ -93,7 +102,7 @@ UPDATE position SET
     last_name = (SELECT coalesce(max(number), 0) FROM names),
     names_counted_from = last_sequence,
     text_changed_at = last_sequence;
-"""
+"""  # nosec B608 # tables of ours
 STEPS: Final = (
     "",
     KNOWN_RESOURCES.replace("known_resources", "told"),

@@ -10,7 +10,7 @@ from almenara.bus import Record, codec, retention
 from almenara.bus.codec import Redact
 from almenara.bus.known_resources import KnownResources
 from almenara.bus.log_clock import Anchor, LogClock
-from almenara.bus.names import NameTable
+from almenara.bus.names import NameTable, count_pairs
 from almenara.bus.schema import connect, migrate
 from almenara.bus.text_index import SEARCHED_DATA
 from almenara.bus.validation import InvalidSignalError
@@ -22,6 +22,9 @@ from almenara.units import SECOND
 KEYS_PER_QUERY: Final = 500
 CLOCK_NOTES: Final = 1_000
 """Notes of the log's time within the shortest retention, which bounds how exact removal is."""
+
+ORIGIN, TYPE = 3, 4
+"""Columns of the row of an event."""
 
 Finish = Callable[[Exception | None], None]
 
@@ -230,6 +233,7 @@ class Writer:
             )
             many(f"INSERT INTO seen_{self._generation} VALUES (?)", ((key,) for key in keys))  # nosec B608 # constant fragments, bound values
             self.names.store_uses()
+            count_pairs(self.connection, ((row[ORIGIN], row[TYPE]) for row in events))
         if observations:
             many("INSERT INTO observations VALUES (?, ?, ?, ?)", observations)
 

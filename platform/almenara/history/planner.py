@@ -9,11 +9,13 @@ statement names its index. The choice, from the most selective:
 4. type or origin: one branch for each number, each already in the order of the log;
 5. severity: the partial index of warnings and worse;
 6. otherwise the log itself, newest first: most filters match soon.
+
+For a limited scope, the visible names come first: see `NamePairs`.
 """
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -27,6 +29,8 @@ from almenara.visibility import Condition
 
 MAX_BRANCHES: Final = 24
 """Names of a pattern that are each looked up in an index; with more of them the log is scanned."""
+MAX_PAIRS: Final = 5_000
+"""Pairs of origin and type up to which a limited scope is planned from them."""
 SMALL_WINDOW: Final = 20_000
 """Events in a window of time that are cheaper to sort than to look for along the log."""
 SEPARATORS: Final = "(length(e.subject) - length(replace(replace(e.subject, '.', ''), '/', '')))"
@@ -111,108 +115,184 @@ def build_plan(
     before: int | None = None,
     is_count: bool = False,
 ) -> Plan | None:
-    """Return how to find what a filter lets through; None where nothing can match.
+    """Return how to find what a filter lets through; None where no visible name matches it.
 
     `after` and `before` are sequences, neither included. `is_count`: the order of the events does
     not matter, and no more than their time and severity is read.
     """
-    if not scope.grants and not scope.access_log:
-        # A condition that is never true leaves SQLite no way to use the indexes named below.
+    names = {
+        name: find_names(connection, [text])
+        for name in ("source", "origin", "type")
+        if (text := getattr(chosen, name)) is not None
+    }
+    pairs = None if scope.is_full else read_pairs(connection, scope)
+    lead: str | None = None
+    if pairs is not None:
+        lead = pairs.narrow(names)
+        if not pairs.kept:
+            return None
+    if any(not stored.values and stored.inline is None for stored in names.values()):
         return None
-    conditions: list[str] = []
-    parameters: list[Any] = []
-
-    def add(condition: Condition) -> None:
-        conditions.append(condition.sql)
-        parameters.extend(condition.parameters)
-
+    where = _Where()
     if (visible := scope_condition(connection, scope)) is not None:
-        add(visible)
-    names: dict[str, StoredNames] = {}
-    for name in ("source", "origin", "type"):
-        if (text := getattr(chosen, name)) is not None:
-            names[name] = find_names(connection, [text])
-            if not names[name].values and names[name].inline is None:
-                return None
+        where.add(visible)
     if chosen.subject is not None:
-        add(_subject_condition(chosen.subject))
+        where.add(_subject_condition(chosen.subject))
     for column, lower, upper in (
         ("e.time", (">=", chosen.since), ("<", chosen.until)),
         ("e.sequence", (">", after), ("<", before)),
     ):
         for sign, bound in (lower, upper):
             if bound is not None:
-                add(Condition(f"{column} {sign} ?", (_clamp(bound),)))
+                where.add(Condition(f"{column} {sign} ?", (_clamp(bound),)))
     if chosen.severity is not None:
         # Written into the statement, because SQLite uses a partial index only where the condition
         # of the index stands in the query word for word (below); it does not see that one bound
         # implies another.
-        conditions.append(f"e.severity >= {int(chosen.severity)}")
-
-    def add_names() -> None:
-        for name, stored in names.items():
-            add(stored.condition(f"e.{name}"))
+        where.add(Condition(f"e.severity >= {int(chosen.severity)}"))
 
     if chosen.text is not None:
-        add_names()
-        if chosen.correlation is not None:
-            add(Condition("e.correlation = ?", (chosen.correlation,)))
-        # The full-text index is read in the order of its rowid, so bounds and order apply to that
-        # column; CROSS JOIN keeps SQLite from turning the join around.
-        bounds = [
-            (f"f.rowid {sign} ?", _clamp(bound))
-            for bound, sign in ((after, ">"), (before, "<"))
-            if bound is not None
-        ]
-        return Plan(
-            "events_text f CROSS JOIN events e ON e.sequence = f.rowid",
-            [],
-            ["f.events_text MATCH ?", *(condition for condition, _ in bounds), *conditions],
-            [match_expression(chosen.text), *(value for _, value in bounds), *parameters],
-            "f.rowid",
-        )
+        where.add_names(names)
+        return _plan_text(chosen.text, chosen.correlation, where, after, before)
     if chosen.correlation is not None:
-        add_names()
-        return Plan(
-            "events e INDEXED BY events_by_correlation",
-            [("e.correlation = ?", chosen.correlation)],
-            conditions,
-            parameters,
-        )
+        where.add_names(names)
+        branch = ("e.correlation = ?", chosen.correlation)
+        return where.plan("events e INDEXED BY events_by_correlation", [branch])
     is_windowed = chosen.since is not None or chosen.until is not None
     # A page needs the events of the window sorted by sequence, which is worth it for few of them;
     # a count needs no order, and the index by time covers it at any size.
     if is_windowed and (is_count or _is_small_window(connection, chosen)):
-        add_names()
+        where.add_names(names)
         failures_only = chosen.severity is not None and chosen.severity >= Severity.ERROR
         if failures_only:
-            conditions.append(f"e.severity >= {int(Severity.ERROR)}")
+            where.add(Condition(f"e.severity >= {int(Severity.ERROR)}"))
         index = "failures_by_time" if failures_only else "events_by_time"
-        return Plan(f"events e INDEXED BY {index}", [], conditions, parameters)
-    for name in ("type", "origin"):
+        return where.plan(f"events e INDEXED BY {index}", [])
+    if lead is None:
+        lead = next((it for it in ("type", "origin") if it in names and names[it].has_few), None)
+    if lead is not None:
         # With `=` on one number the index gives its events in order of sequence; with IN SQLite
         # would collect and sort them all. Hence a branch each, and their first rows are merged.
-        if name in names and names[name].has_few:
-            values = names.pop(name).values
-            add_names()
-            return Plan(
-                f"events e INDEXED BY events_by_{name}",
-                [(f"e.{name} = ?", value) for value in values],
-                conditions,
-                parameters,
-            )
-    add_names()
+        values = names.pop(lead).values
+        where.add_names(names)
+        return where.plan(
+            f"events e INDEXED BY events_by_{lead}", [(f"e.{lead} = ?", it) for it in values]
+        )
+    where.add_names(names)
     if chosen.severity is not None and chosen.severity >= Severity.WARN:
-        conditions.append(f"e.severity >= {int(Severity.WARN)}")
-        return Plan(
+        where.add(Condition(f"e.severity >= {int(Severity.WARN)}"))
+        levels = [level for level in Severity if level >= chosen.severity]
+        return where.plan(
             "events e INDEXED BY events_by_severity",
-            [("e.severity = ?", int(level)) for level in Severity if level >= chosen.severity],
-            conditions,
-            parameters,
+            [("e.severity = ?", int(level)) for level in levels],
         )
     # An index by origin or type would be chosen for IN and its rows sorted; along the log the page
     # is full after a few rows more.
-    return Plan("events e NOT INDEXED", [], conditions, parameters)
+    return where.plan("events e NOT INDEXED", [])
+
+
+class _Where:
+    """Conditions of a plan, with their values in the same order."""
+
+    def __init__(self) -> None:
+        self.conditions: list[str] = []
+        self.parameters: list[Any] = []
+
+    def add(self, condition: Condition) -> None:
+        self.conditions.append(condition.sql)
+        self.parameters.extend(condition.parameters)
+
+    def add_names(self, names: "Mapping[str, StoredNames]") -> None:
+        for name, stored in names.items():
+            self.add(stored.condition(f"e.{name}"))
+
+    def plan(self, table: str, branches: list[tuple[str, Any]]) -> Plan:
+        return Plan(table, branches, self.conditions, self.parameters)
+
+
+def _plan_text(
+    text: str, correlation: str | None, where: _Where, after: int | None, before: int | None
+) -> Plan:
+    if correlation is not None:
+        where.add(Condition("e.correlation = ?", (correlation,)))
+    # The full-text index is read in the order of its rowid, so bounds and order apply to that
+    # column; CROSS JOIN keeps SQLite from turning the join around.
+    bounds = [
+        (f"f.rowid {sign} ?", _clamp(bound))
+        for bound, sign in ((after, ">"), (before, "<"))
+        if bound is not None
+    ]
+    return Plan(
+        "events_text f CROSS JOIN events e ON e.sequence = f.rowid",
+        [],
+        ["f.events_text MATCH ?", *(sql for sql, _ in bounds), *where.conditions],
+        [match_expression(text), *(value for _, value in bounds), *where.parameters],
+        "f.rowid",
+    )
+
+
+class NamePairs:
+    """Which origins and types events have together, and what of that a scope shows.
+
+    A limited scope is planned from these, before any event is looked at: what is hidden must not
+    make a query slower than what does not exist, or its time would tell.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[int, int, int, bool | None]]) -> None:
+        self._pairs = pairs
+        self.kept = [
+            (origin, kind) for origin, kind, _, is_visible in pairs if is_visible is not False
+        ]
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether names alone decide what is visible."""
+        return all(is_visible is not None for *_, is_visible in self._pairs)
+
+    def count_visible(self) -> int:
+        """Count the visible events, where names alone decide."""
+        return sum(uses for _, _, uses, is_visible in self._pairs if is_visible)
+
+    def visible_numbers(self, column: Literal["origin", "type"]) -> list[int]:
+        """List the numbers of the visible origins or types, where names alone decide."""
+        return sorted({pair[column == "type"] for pair in self.kept})
+
+    def narrow(self, names: "dict[str, StoredNames]") -> str | None:
+        """Limit the names of a filter to visible ones; return the column whose index leads to
+        visible events alone, or None where no index does."""
+        for index, column in enumerate(("origin", "type")):
+            if column in names:
+                allowed = set(names[column].values)
+                self.kept = [pair for pair in self.kept if pair[index] in allowed]
+        hidden = [{pair[index] for pair in self._pairs if pair[3] is False} for index in range(2)]
+        lead: str | None = None
+        for index, column in ((1, "type"), (0, "origin")):
+            values: list[StoredName] = sorted({pair[index] for pair in self.kept})
+            is_pure = not hidden[index].intersection(values) and len(values) <= MAX_BRANCHES
+            if lead is None and is_pure and (column in names or column == "origin"):
+                lead = column
+            if column in names or lead == column:
+                names[column] = StoredNames(values)
+        return lead
+
+
+def read_pairs(connection: sqlite3.Connection, scope: Scope) -> NamePairs | None:
+    """Return the pairs of origins and types; None for a log with too many, which is planned without
+    them."""
+    (has_inline,) = connection.execute("SELECT has_inline_names FROM position").fetchone()
+    if has_inline:
+        return None
+    rows = connection.execute(
+        "SELECT p.origin, p.type, p.uses, o.text, t.text FROM name_pairs p"
+        " JOIN names o ON o.number = p.origin JOIN names t ON t.number = p.type LIMIT ?",
+        (MAX_PAIRS + 1,),
+    ).fetchall()
+    if len(rows) > MAX_PAIRS:
+        return None
+    decide = compile_scope(scope).decide
+    return NamePairs(
+        [(origin, kind, uses, decide(source, name)) for origin, kind, uses, source, name in rows]
+    )
 
 
 class StoredNames(msgspec.Struct):

@@ -11,7 +11,7 @@ import msgspec
 from almenara.bus import LogReader, Record, codec
 from almenara.bus.codec import RowDecoder
 from almenara.history.filter import Filter
-from almenara.history.planner import Plan, build_plan, scope_condition
+from almenara.history.planner import Plan, build_plan, read_pairs, scope_condition
 from almenara.scope import FULL_SCOPE, Scope
 from almenara.signals import Severity
 from almenara.visibility import Condition
@@ -158,9 +158,8 @@ class History:
         )
 
     async def count_stored(self) -> int:
-        """Count all stored events; of a limited scope those among the `RECENT_SIGNALS` newest.
-
-        Every request of the status counts, so the work must not grow with history.
+        """Count all stored events. Where a scope depends on namespaces or labels, those among the
+        `RECENT_SIGNALS` newest: each status request counts, so the work must not grow with history.
         """
         if not self._scope.is_full:
             return await self._count_recent()
@@ -172,6 +171,9 @@ class History:
 
     async def _count_recent(self) -> int:
         def query(connection: sqlite3.Connection) -> int:
+            pairs = read_pairs(connection, self._scope)
+            if pairs is not None and pairs.is_decided:
+                return pairs.count_visible()
             (last,) = connection.execute("SELECT last_sequence FROM position").fetchone()
             plan = build_plan(
                 connection, Filter(), self._scope, after=max(last - RECENT_SIGNALS, 0)
@@ -237,6 +239,10 @@ def _distinct_names(
     scope: Scope,
 ) -> list[str]:
     visible = scope_condition(connection, scope)
+    pairs = None if visible is None else read_pairs(connection, scope)
+    if pairs is not None and pairs.is_decided:
+        names = decoder.names
+        return sorted(names.text(connection, it) for it in pairs.visible_numbers(column))
     if visible is not None:
         rows = connection.execute(
             f"SELECT DISTINCT e.{column} FROM events e NOT INDEXED"  # nosec B608 # constant fragments, bound values

@@ -48,7 +48,7 @@ async def test_migrate_upgrades_schema_1_with_its_events(
         "position DROP COLUMN text_changed_at", "position DROP COLUMN anchor",
     )  # fmt: skip
     connection.executescript(
-        "DROP TABLE known_resources; PRAGMA user_version = 1;"
+        "DROP TABLE known_resources; DROP TABLE name_pairs; PRAGMA user_version = 1;"
         + "".join(f"ALTER TABLE {column};" for column in added)
     )
     connection.close()
