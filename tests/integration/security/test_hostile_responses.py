@@ -92,6 +92,10 @@ class Hostile:
             length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
             self.bodies.append(await reader.readexactly(int(length[1]) if length else 0))
             path = head.split(b" ")[1].decode()
+            if path not in self.answers:
+                # Of another program that still uses the port's number.
+                writer.close()
+                return
             self.paths.append(path)
             response = self.answers[path]
             answer = response() if callable(response) else response

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.anyio
 async def test_protocol_supports_the_installed_uvicorn() -> None:
     assert missing_attributes() == [], (
         "uvicorn changed: live pages go through ASGI now, at three times the cost; bring"
-        " almenara/web/wire.py up to date"
+        " almenara/web/protocol.py up to date"
     )
 
 
