@@ -90,7 +90,7 @@ async def test_logs_need_the_right_to_get_them(
                     while "the-secret-line" not in await page("reader"):
                         await asyncio.sleep(0.2)
                 refused = await page("lister")
-                assert "it takes the right to `get pods/log` in the namespace" in refused
+                assert "requires the right to `get pods/log` in the namespace" in refused
                 assert "the-secret-line" not in refused
                 frames = []
                 for who in ("lister", "reader"):
@@ -113,7 +113,7 @@ async def test_logs_need_the_right_to_get_them(
                 assert closed.value.rcvd.code == 4401
                 print(f"pods/log withdrawn -> 4401 after {time.monotonic() - began:.1f} s")
                 assert time.monotonic() - began < 5
-                assert "it takes the right" in await page("reader")
+                assert "requires the right" in await page("reader")
         finally:
             await asyncio.to_thread(almenara.stop)
         await asyncio.to_thread(api_server.delete, node)
@@ -178,11 +178,11 @@ async def test_yaml_needs_the_right_to_get_the_object(
             for panel, right in ((path("Pod"), "get pods"),
                                  (path("Deployment"), "get deployments.apps")):  # fmt: skip
                 refused = await page("lister", panel)
-                assert f"it takes the right to `{right}` in the namespace" in refused
+                assert f"requires the right to `{right}` in the namespace" in refused
 
             async with live(almenara, tokens["lister"], path("Pod")) as it:
                 frame = str(await it.recv())
-                assert "it takes the right" in frame
+                assert "requires the right" in frame
                 assert "image: x" not in frame
             async with live(almenara, tokens["reader"], path("Pod")) as it:
                 text = ""
@@ -206,7 +206,7 @@ async def test_yaml_needs_the_right_to_get_the_object(
                 f" {took:.1f} s"
             )
             assert took < 5
-            assert "it takes the right" in await page("reader", path("Pod"))
+            assert "requires the right" in await page("reader", path("Pod"))
         assert planted not in almenara.log
     finally:
         await asyncio.to_thread(almenara.stop)
