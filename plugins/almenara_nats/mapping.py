@@ -7,6 +7,7 @@ Three generations of payloads are published side by side: bare fields, an envelo
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 
@@ -196,7 +197,11 @@ def _is_structured(fields: Mapping[str, Any]) -> bool:
 
 
 def _read_binary(message: Message, parsed: Payload) -> Event:
-    headers = message.headers
+    # Attributes in headers are percent-encoded (NATS protocol binding, section 3.1.3.2).
+    headers = {
+        name: unquote(value) if name.startswith("ce-") else value
+        for name, value in message.headers.items()
+    }
     if not headers.get("ce-id"):
         headers = {**headers, "ce-id": message.fallback_id}
     content_type = headers.get("content-type", "").strip().lower()

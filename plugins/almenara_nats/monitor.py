@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 PER_SECOND: Final = "1/s"
 BYTES: Final = "By"
 FIRST_LIST_INTERVAL: Final = 0.1
+MISSING_CONFIRMED: Final = 2.0
+"""Seconds for which a resource has to be missing from the server's lists to count as deleted."""
 
 NoteLag = Callable[[str, int], None]
 
@@ -55,6 +57,8 @@ class Monitor:
         """Why the streams could not be listed the last time."""
         self._rates: dict[str, tuple[float, int]] = {}
         self._progress: dict[tuple[str, str], Progress] = {}
+        self._missing: dict[ResourceKey, float] = {}
+        """Resources that were not in the last lists, with the time of the first of these."""
         self._is_restored = False
 
     async def restore(self) -> None:
@@ -81,6 +85,7 @@ class Monitor:
     async def mark_unreachable(self, publish: Publish, reason: str) -> None:
         """Publish all resources as unknown: no server answers about them."""
         self._listing = None
+        self._missing.clear()
         self._rates.clear()
         self._progress.clear()
         for key, resource in self._resources.items():
@@ -106,6 +111,24 @@ class Monitor:
     ) -> None:
         before, self._resources = self._resources, {}
         samples: list[Signal] = []
+        try:
+            samples += await self._collect(connection, listing, before, note_lag)
+        except BaseException:
+            # A round that was interrupted, by the end of the connection for example, proves nothing.
+            self._resources = {**before, **self._resources}
+            raise
+        self._retain_missing(before)
+        await self._publish(publish, samples)
+
+    async def _collect(
+        self,
+        connection: Connection,
+        listing: StreamList,
+        before: Mapping[ResourceKey, Resource],
+        note_lag: NoteLag,
+    ) -> list[Signal]:
+        """Note the resources of a list of streams, and return their samples."""
+        samples: list[Signal] = []
         self._put(describe_server(connection.server_info))
         for name, info in list(listing.streams.items()):
             self._put(describe_stream(name, info))
@@ -116,7 +139,7 @@ class Monitor:
             self._resources[stale.key] = self._mark_stale(stale, OFFLINE, reason)
             self._retain_consumers(name, before, reason)
             self._rates.pop(name, None)
-        await self._publish(publish, samples)
+        return samples
 
     async def _observe_consumers(
         self,
@@ -149,6 +172,20 @@ class Monitor:
             reason = "no server that stores it responds"
             self._retain_consumers(stream, before, reason, only=listing.offline)
         return samples
+
+    def _retain_missing(self, before: Mapping[ResourceKey, Resource]) -> None:
+        """Keep what has been missing for a moment only: a server that shuts down answers with empty
+        lists until it is gone."""
+        moment = time.monotonic()
+        missing = {
+            key: self._missing.get(key, moment)
+            for key in before
+            if key not in self._resources and key[0] != SERVER
+        }
+        for key, since in missing.items():
+            if moment - since < MISSING_CONFIRMED:
+                self._resources[key] = before[key]
+        self._missing = missing
 
     def _put(self, resource: Resource) -> None:
         self._resources[resource.key] = resource
