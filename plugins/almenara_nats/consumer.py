@@ -44,6 +44,15 @@ class Position(msgspec.Struct):
     after `time` are new then, whatever their sequence."""
 
 
+class CreatedConsumer(msgspec.Struct):
+    """A consumer that has delivered nothing yet."""
+
+    pending: int
+    """Messages that wait for it, if the server says so."""
+    starts_at_position: bool
+    """Whether it starts with the message at the position, which is compared with the known one."""
+
+
 class ConsumerInUseError(AlmenaraError):
     """Another client reads through the consumer of that name."""
 
@@ -55,11 +64,10 @@ async def create_consumer(
     position: Position | None,
     *,
     respect_other_reader: bool = False,
-) -> bool:
+) -> CreatedConsumer:
     """Create a consumer that has delivered nothing yet, at the position.
 
-    Returns whether it starts with the message at the position, which the caller compares with the
-    one it knows. Raises `ConsumerInUseError` and the errors of JetStream.
+    Raises `ConsumerInUseError` and the errors of JetStream.
     """
     stream, durable = str(info.config.name), settings.durable
     existing = await find_consumer(jetstream, stream, durable)
@@ -72,15 +80,16 @@ async def create_consumer(
         if info.config.retention == RetentionPolicy.INTEREST and await _reset(
             jetstream, stream, existing, position
         ):
-            return False
+            return CreatedConsumer(pending=0, starts_at_position=False)
         with suppress(NotFoundError):
             await honor_cancellation(jetstream.delete_consumer(stream, durable))
     config = build_config(settings, info, position)
-    await add_consumer(jetstream, stream, config)
-    return (
-        config.deliver_policy == DeliverPolicy.BY_START_SEQUENCE
+    created = await add_consumer(jetstream, stream, config)
+    return CreatedConsumer(
+        pending=created.num_pending or 0,
+        starts_at_position=config.deliver_policy == DeliverPolicy.BY_START_SEQUENCE
         and position is not None
-        and config.opt_start_seq == position.sequence
+        and config.opt_start_seq == position.sequence,
     )
 
 
@@ -92,16 +101,18 @@ async def find_consumer(jetstream: JetStreamContext, stream: str, name: str) -> 
         return None
 
 
-async def add_consumer(jetstream: JetStreamContext, stream: str, config: ConsumerConfig) -> None:
+async def add_consumer(
+    jetstream: JetStreamContext, stream: str, config: ConsumerConfig
+) -> ConsumerInfo:
     """Create a consumer, with fewer unacknowledged messages where the server limits them."""
     try:
-        await honor_cancellation(jetstream.add_consumer(stream, config))
+        return await honor_cancellation(jetstream.add_consumer(stream, config))
     except APIError as error:
         limit = LIMIT.search(error.description or "")
         if limit is None or int(limit[1]) < 1:
             raise
         config = config.evolve(max_ack_pending=int(limit[1]))
-        await honor_cancellation(jetstream.add_consumer(stream, config))
+        return await honor_cancellation(jetstream.add_consumer(stream, config))
 
 
 def build_config(

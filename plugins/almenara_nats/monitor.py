@@ -114,7 +114,7 @@ class Monitor:
         try:
             samples += await self._collect(connection, listing, before, note_lag)
         except BaseException:
-            # A round that was interrupted, by the end of the connection for example, proves nothing.
+            # A round that was interrupted, as by a lost connection, proves nothing.
             self._resources = {**before, **self._resources}
             raise
         self._retain_missing(before)

@@ -176,13 +176,14 @@ class StreamReader:
         self, info: StreamInfo, position: Position | None, on_healthy: Callable[[], None]
     ) -> None:
         is_queue = info.config.retention == RetentionPolicy.WORK_QUEUE
-        starts_at_position = await create_consumer(
+        consumer = await create_consumer(
             self.connection.jetstream(),
             self.settings,
             info,
             position,
             respect_other_reader=self.respect_other_reader,
         )
+        self.shared.note_lag(self.stream, consumer.pending)
         inbox = self.connection.new_inbox()
         unsubscribe = await self.connection.subscribe_raw(inbox, self._accept)
         self.shared.budget.readers += 1
@@ -197,7 +198,7 @@ class StreamReader:
                     await self._wait()
                     continue
                 batch = self._next_batch()
-                if starts_at_position and expected == 1 and position is not None:
+                if consumer.starts_at_position and expected == 1 and position is not None:
                     is_known = is_at_position(batch[0], position)
                 else:
                     is_known = False

@@ -23,6 +23,8 @@ class SourceHarness:
     def __init__(self, memory: MemoryContext) -> None:
         self.memory = memory
         self.signals: list[Signal] = []
+        self.reasons: list[str] = []
+        """All reasons for being degraded."""
         self.open = asyncio.Event()
         self.open.set()
         self.status, self.reason, self.waiting, self.rejected_count = "starting", "", 0, 0
@@ -34,6 +36,7 @@ class SourceHarness:
 
     def degraded(self, reason: str) -> None:
         self.status, self.reason = "degraded", reason
+        self.reasons.append(reason)
 
     def recovered(self) -> None:
         self.status, self.reason = "running", ""
