@@ -1,5 +1,6 @@
 """What the documents and configuration for contributors name exists and agrees."""
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -66,3 +67,30 @@ def test_release_check_compares_tag_with_versions() -> None:
     done = subprocess.run([*check, "v99.0.0"], capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
     assert f"The tag is v99.0.0, but pyproject.toml has {version}" in done.stderr
+
+
+def test_architecture_shows_the_layers_of_import_linter() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    block = re.search(r"^```layers\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (layers,) = [each["layers"] for each in contracts if each["name"].startswith("Layers: ")]
+    assert block[1].splitlines() == layers
+
+
+def test_architecture_names_functions_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = re.findall(r"`([\w/]+\.py):([\w.]+)`", text)
+    assert len(named) >= 12
+    for path, name in named:
+        tree: ast.AST = ast.parse((ROOT / path).read_text("utf-8"))
+        for part in name.split("."):
+            matches = [
+                node
+                for node in ast.iter_child_nodes(tree)
+                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                and node.name == part
+            ]
+            assert matches, f"{path} has no {name}"
+            tree = matches[0]

@@ -18,6 +18,8 @@ from almenara.testing.source_run import SourceRun
 BLOCK_LIMIT: Final = 0.25
 """Seconds for which a source may block its event loop."""
 CHECK_INTERVAL: Final = 0.02
+DELETE_TIMEOUT: Final = 5.0
+"""Seconds after its start within which a source deletes what disappeared."""
 GHOST: Final = "resource-that-disappeared"
 """The name of a resource that an earlier run has published and that no longer exists."""
 
@@ -112,18 +114,20 @@ async def deletes_what_disappeared_while_it_was_stopped(subject: Subject) -> Non
             raise Skip("it published no resource while it was examined")
         for name, key in ghosts:
             bus.known_resources[name][key] = None
-        for source in subject.require_sources(context):
-            run = SourceRun(source, bus=bus).start()
-            await let_run(run)
+        runs = [SourceRun(source, bus=bus).start() for source in subject.require_sources(context)]
+        end = time.monotonic() + DELETE_TIMEOUT
+        left = ghosts
+        while left and time.monotonic() < end:
+            await asyncio.sleep(CHECK_INTERVAL)
+            left = [(name, key) for name, key in left if key in bus.known_resources[name]]
+        for run in runs:
             await run.stop()
-    for name, key in ghosts:
-        if key in bus.known_resources[name]:
-            kind = key[0]
-            raise AssertionError(
-                f"a resource of kind {kind} that disappeared while source {name} was stopped"
-                " is still published; compare context.known_resources(name) with what exists,"
-                " once, at the start (Snapshots.restore does it)"
-            )
+    for name, (kind, _, _) in left:
+        raise AssertionError(
+            f"a resource of kind {kind} that disappeared while source {name} was stopped is still"
+            " published; compare context.known_resources(name) with what exists, once, at the"
+            " start (Snapshots.restore does it)"
+        )
 
 
 class _FailingRun(SourceRun):
