@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, Request, Response
 
 from support.application import Almenara
 from support.servers import wait_until
+from support.simulated_kubernetes import simulated_kubernetes
 
 TOKEN = "of-the-tests-and-long-enough-for-one"
 ALLOWED = "allow-scripts allow-forms allow-popups allow-same-origin allow-top-navigation"
@@ -83,10 +84,14 @@ def hostile() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
-    with Almenara(
-        tmp_path_factory.mktemp("framed") / "a", "nats://127.0.0.1:1", PLUGINS__DISABLED="[nats]",
-        PLUGINS__KUBERNETES__SIMULATED="20", AUTH__MODE="token", AUTH__TOKEN=TOKEN,
-    ) as almenara:  # fmt: skip
+    folder = tmp_path_factory.mktemp("framed")
+    with (
+        simulated_kubernetes(folder / "kubernetes", 20) as kubernetes,
+        Almenara(
+            folder / "a", "nats://127.0.0.1:1", PLUGINS__DISABLED="[nats]", AUTH__MODE="token",
+            AUTH__TOKEN=TOKEN, **kubernetes,
+        ) as almenara,
+    ):  # fmt: skip
         yield almenara
 
 

@@ -170,9 +170,11 @@ MADE_OF = "".join(
 TAGS = set(re.findall(r"<([a-z][a-z0-9-]*)", MADE_OF))
 """The elements and attributes that our templates are made of."""
 ATTRIBUTES = set(re.findall(r"[\s}](data-[a-z-]+|[a-z][a-z:-]*(?==))", MADE_OF))
+# The scripts set this one on rows, so that their text can be selected.
+ATTRIBUTES.add("draggable")
 OURS = re.compile(r"^(/(?!/)|#|\?|https?://|width=|dark|#0c|#f7|\{)")
 TEXTS = payloads()
-SCRIPTS = ["almenara", "htmx", "hx-csp", "hx-ws"]
+SCRIPTS = ["times", "almenara", "htmx", "hx-csp", "hx-ws"]
 
 
 class Besieged:

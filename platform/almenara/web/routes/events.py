@@ -11,6 +11,7 @@ from almenara.history import Filter
 from almenara.panels.event_rows import event_row
 from almenara.panels.filters import EVENT_FILTERS
 from almenara.panels.formats import encode_query
+from almenara.signals import now
 from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.filter_form import CURSORS, build_event_form
 from almenara.web.layout import PageRequest, render_page, render_panel, strip_parameters
@@ -44,6 +45,9 @@ async def events(
             status_code=400,
         )
     is_paged = after is not None or before is not None
+    # Neither an older page nor a range that has ended can get new events.
+    is_closed = event_filter.until is not None and event_filter.until <= now()
+    is_live = not is_paged and not is_closed
     history = view.history
     limit = services.settings.panels.visible_events
     records = await history.events(
@@ -82,12 +86,12 @@ async def events(
             "newer_link": newer_link,
             "newest_link": "/events" + encode_query(parameters),
             "is_paged": is_paged,
+            "is_live": is_live,
             "filter_query": urlencode(parameters),
         },
         name="events",
         title="Events",
-        # Older pages stay unchanged: what is new belongs on the first.
-        channels=[] if is_paged else ["events" + channel, "histogram" + channel],
+        channels=["events" + channel, "histogram" + channel] if is_live else [],
     )
 
 
