@@ -65,7 +65,7 @@ def build_cli(registry: PluginRegistry) -> click.RichGroup:
     plugin_commands = registry.commands(lambda: read_settings(get_current_context()))
     for command in (*RUN_COMMANDS, *INSPECT_COMMANDS, plugin_alias, *plugin_commands):
         almenara.add_command(command)
-    click.rich_click.USE_MARKDOWN = True
+    click.rich_click.TEXT_MARKUP = "markdown"
     click.rich_click.COMMAND_GROUPS = {
         "almenara": [
             {"name": title, "commands": [str(command.name) for command in commands]}

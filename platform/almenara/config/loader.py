@@ -6,14 +6,14 @@
 import os
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
 import msgspec
 import yaml
 
-from almenara.config.model import Settings
+from almenara.config.model import Settings, nested_structs
 from almenara.config.secrets import Secret
 from almenara.config.suggestions import suggest
 from almenara.errors import ConfigError
@@ -24,6 +24,8 @@ SECRET_NAME_PARTS: Final = ("password", "token", "secret", "nkey", "seed")
 """A setting with one of these in its name may hold a secret, whatever its type."""
 SECRET_ERROR: Final = "secret: "  # noqa: S105
 """Marks the errors of secrets, since msgspec wraps them in its own."""
+ENUM_ERROR: Final = "Invalid enum value"
+PLAIN_WORD: Final = re.compile(r"[A-Za-z]{0,12}|[0-9.]{0,6}")
 MAX_SHOWN_VALUE: Final = 120
 CONTENT_ERRORS: Final = (yaml.constructor.ConstructorError, yaml.composer.ComposerError)
 CONTENT_PROBLEM: Final = re.compile(r"\b(tag|alias|anchor|directive)\b")
@@ -101,15 +103,18 @@ def decode_settings(kind: type[S], tree: Any, *, place: str) -> S:
         return msgspec.convert(tree, kind, strict=False, dec_hook=_decode_value)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
-        setting = f"{place}{path.rstrip('`')}".lstrip(".") or "the configuration"
-        message = redact_urls(message)
+        path = path.rstrip("`")
+        setting = f"{place}{path}".lstrip(".") or "the configuration"
         if message.startswith(SECRET_ERROR):
             raise ConfigError(f"{setting}: {message.removeprefix(SECRET_ERROR)}") from None
-        if message.startswith("Invalid enum value") and (choices := _literal_choices(kind, path)):
-            raise ConfigError(f"{setting}: {message}, expected one of {choices}") from None
-        value = _displayed_value(tree, path)
+        value = _displayed_value(kind, tree, path)
+        if message.startswith(ENUM_ERROR) and (choices := _literal_choices(kind, path)):
+            found = f" {value}" if value else ""
+            raise ConfigError(
+                f"{setting}: {ENUM_ERROR}{found}, expected one of {choices}"
+            ) from None
         suffix = f", found {value}" if value else ""
-        raise ConfigError(f"{setting}: {message}{suffix}") from None
+        raise ConfigError(f"{setting}: {redact_urls(message)}{suffix}") from None
     except Exception as error:
         # msgspec reports a ValueError or TypeError of `__post_init__` as above. The text of any
         # other error may contain a value.
@@ -165,35 +170,71 @@ def _check_nested_names(kind: Any, value: Any, path: str) -> None:
         check_setting_names(kind, value, path)
 
 
-def _literal_choices(kind: Any, path: str) -> str:
-    """Return the values a `Literal` setting accepts, separated by commas; empty for other types."""
+def _types_at(kind: Any, path: str) -> Iterator[Any]:
+    """Yield the types along a msgspec path such as `.checks[0].url`, from `kind` to the last."""
+    yield kind
     for step in re.findall(r"[A-Za-z_]\w*|\[", path):
-        types = [part for part in (kind, *get_args(kind)) if isinstance(part, type)]
-        structs = [part for part in types if issubclass(part, msgspec.Struct)]
-        if step == "[":
-            kind = get_args(kind)[-1] if get_args(kind) else kind
-        elif structs:
+        structs = nested_structs(kind) if step != "[" else []
+        if structs:
             fields = {field.encode_name: field.type for field in msgspec.structs.fields(structs[0])}
             kind = fields.get(step)
-    literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is typing.Literal]
+        else:
+            # The entry of a list or a mapping, the second of which may also be optional.
+            kind = get_args(kind)[-1] if get_args(kind) else kind
+        yield kind
+
+
+def _literal_choices(kind: Any, path: str) -> str:
+    """Return the values a `Literal` setting accepts, separated by commas; empty for other types."""
+    *_, last = _types_at(kind, path)
+    literals = [part for part in (last, *get_args(last)) if get_origin(part) is typing.Literal]
     return ", ".join(str(choice) for literal in literals for choice in get_args(literal))
 
 
-def _displayed_value(tree: Any, path: str) -> str:
-    """Return the value at a msgspec path such as `.server.port`, unless it may hold a secret.
+def _displayed_value(kind: Any, tree: Any, path: str) -> str:
+    """Return the value at a msgspec path such as `.server.port`, unless it may be a secret.
 
-    Empty for a whole section: its text would not help, and a secret may be in it.
+    Empty for a whole section: its text would not help, and a secret may be in it. A text beside a
+    secret may be the secret on the wrong line, so that only words and numbers are shown there.
     """
     if not path:
         return ""
     value = tree
-    for step in path.rstrip("`").replace("[", ".").replace("]", "").strip(".").split("."):
+    for step in path.replace("[", ".").replace("]", "").strip(".").split("."):
         if any(part in step for part in SECRET_NAME_PARTS):
             return "a secret value"
         try:
             value = value[int(step)] if isinstance(value, list) else value[step]
         except (KeyError, IndexError, ValueError, TypeError):
-            return "nothing"
+            return ""
     if isinstance(value, dict | list):
         return ""
+    *parents, last = _types_at(kind, path)
+    may_be_secret = _has_secret(last) or any(
+        _has_secret(field.type)
+        for parent in parents[-1:]
+        for struct in nested_structs(parent)
+        for field in msgspec.structs.fields(struct)
+    )
+    if may_be_secret and isinstance(value, str) and not PLAIN_WORD.fullmatch(value):
+        return f"a text of {len(value)} characters"
     return redact_urls(repr(value))[:MAX_SHOWN_VALUE]
+
+
+def _has_secret(kind: Any) -> bool:
+    """Return whether a value of this type contains a secret."""
+    return kind is Secret or any(
+        _has_secret(part)
+        for part in (
+            *get_args(kind),
+            *(
+                field.type
+                for struct in _structs_of(kind)
+                for field in msgspec.structs.fields(struct)
+            ),
+        )
+    )
+
+
+def _structs_of(kind: Any) -> list[type[msgspec.Struct]]:
+    return [kind] if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else []

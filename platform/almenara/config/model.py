@@ -6,7 +6,7 @@ JSON Schema are generated from them. Times are in seconds and sizes in bytes.
 
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 
@@ -436,3 +436,10 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def plugin_settings(self) -> dict[str, dict[str, Any]]:
         """The settings of each plugin as they are in the file, not yet decoded."""
         return {name: tree or {} for name, tree in self.plugins.items() if name != "disabled"}
+
+
+def nested_structs(kind: Any) -> list[type[msgspec.Struct]]:
+    """Return the structs in a type, such as `A` and `B` in `list[A | B]`."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [kind]
+    return [struct for part in get_args(kind) for struct in nested_structs(part)]

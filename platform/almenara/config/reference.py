@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
-from almenara.config.model import Settings
+from almenara.config.model import Settings, nested_structs
 from almenara.config.secrets import Secret
 
 HEAD: Final = """# Configuration
@@ -139,13 +139,6 @@ def describe_type(kind: Any, name_struct: Callable[[type], str]) -> str:
     if arguments:
         return " or ".join(dict.fromkeys(describe_type(part, name_struct) for part in arguments))
     return str(getattr(kind, "__name__", kind))
-
-
-def nested_structs(kind: Any) -> list[type[msgspec.Struct]]:
-    """Return the structs in a type, such as `A` and `B` in `list[A | B]`."""
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return [kind]
-    return [struct for part in get_args(kind) for struct in nested_structs(part)]
 
 
 def _default(field: Any) -> str:

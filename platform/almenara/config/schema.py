@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.config.model import Settings
-from almenara.config.reference import field_docs, nested_structs
+from almenara.config.model import Settings, nested_structs
+from almenara.config.reference import field_docs
 from almenara.config.secrets import Secret
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"

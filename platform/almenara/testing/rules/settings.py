@@ -10,7 +10,8 @@ import msgspec
 import structlog
 
 from almenara.config import Secret
-from almenara.config.reference import field_docs, nested_structs
+from almenara.config.model import nested_structs
+from almenara.config.reference import field_docs
 from almenara.testing.rules.subject import Skip, Subject, let_run, memory_context
 from almenara.testing.source_run import SourceRun
 
