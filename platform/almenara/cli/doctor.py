@@ -100,13 +100,15 @@ def check_installation(context: click.Context) -> list[Finding]:
     findings = [check_configuration(path, settings, plugins), check_disk(settings)]
     if findings[-1].verdict != "failed":
         findings += check_database(settings)
+    if findings[0].verdict == "failed":
+        # The other checks rely on valid settings.
+        return findings
     findings += check_proxies(settings)
 
     async def collect() -> None:
         findings.extend(await diagnose(plugins, settings))
 
-    if findings[0].verdict != "failed":
-        run_async(collect)
+    run_async(collect)
     return findings
 
 

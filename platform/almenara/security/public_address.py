@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from almenara.config import ConfigError, ServerSettings
+from almenara.urls import redact_urls
 
 HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(?::(0|[1-9][0-9]{0,4}))?")
 LARGEST_PORT: Final = 65535
@@ -52,13 +53,13 @@ def parse_url(text: str) -> PublicAddress:
         parts, host = urlsplit(""), None
     if host is None or parts.scheme not in DEFAULT_PORTS:
         raise ConfigError(
-            f"server.url: {text!r} is not a URL; write the address that users open, such as"
-            " https://almenara.example.com"
+            f"server.url: {redact_urls(text)!r} is not a URL; write the address that users open,"
+            " such as https://almenara.example.com"
         )
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise ConfigError(
-            f"server.url: {text!r} has a path; Almenara needs a host name or port of its own, such"
-            f" as {parts.scheme}://{parts.netloc}"
+            f"server.url: {redact_urls(text)!r} has a path; Almenara needs a host name or port of"
+            f" its own, such as {parts.scheme}://{parts.netloc}"
         )
     name, port = host
     port = None if port == DEFAULT_PORTS[parts.scheme] else port
