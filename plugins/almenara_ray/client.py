@@ -7,7 +7,6 @@ no redirect, which could lead the request, or its token, elsewhere.
 import asyncio
 import contextlib
 import re
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from typing import Final, Self
 from urllib.parse import quote
@@ -16,6 +15,7 @@ import httpx
 
 from almenara.config import redact_secrets
 from almenara.sdk import blocking, describe_error
+from almenara.sdk.http import create_client, describe_http_error
 from almenara_ray.errors import (
     AccessDeniedError,
     AnswerTooLargeError,
@@ -57,7 +57,7 @@ class DashboardClient:
         self._http: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
-        self._http = _make_http_client(self.cluster, await _make_tls_context(self.cluster))
+        self._http = await blocking(lambda: _make_http_client(self.cluster))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -135,46 +135,29 @@ class DashboardClient:
             raise DashboardError(self._describe(error)) from None
 
     def _describe(self, error: Exception) -> str:
-        if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
-            return f"no connection within {self.settings.connect_timeout:g} s"
-        if isinstance(error, httpx.TimeoutException):
-            return "no request could be sent in time"
         if isinstance(error, httpx.ConnectError) and "attempts failed" in str(error):
             return "connection refused"
-        text = describe_error(error)
-        if "CERTIFICATE_VERIFY_FAILED" in text:
-            _, _, detail = text.partition("certificate verify failed: ")
-            return f"its certificate is not valid: {(detail or text).partition(' (_ssl')[0]}"
+        text = describe_http_error(error, self.settings.connect_timeout)
         return hide_address(text, self.cluster)[:ERROR_LIMIT]
 
 
-async def _make_tls_context(cluster: ClusterSettings) -> ssl.SSLContext:
-    """Return the context that trusts the file `ca`, or without one the system's authorities.
-
-    Raises `DashboardError` where the file cannot be read.
-    """
-    if not cluster.url.startswith("https:"):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    cafile = str(cluster.ca) if cluster.ca is not None else None
+def _make_http_client(cluster: ClusterSettings) -> httpx.AsyncClient:
     try:
-        # Loading a bundle of authorities takes tens of milliseconds.
-        return await blocking(lambda: ssl.create_default_context(cafile=cafile))
-    except (OSError, ssl.SSLError) as error:
-        raise DashboardError(
-            f"the file {cluster.ca} of `ca` cannot be read: {describe_error(error)}"
-        ) from None
-
-
-def _make_http_client(cluster: ClusterSettings, context: ssl.SSLContext) -> httpx.AsyncClient:
-    # Each request has its own time limit.
-    return httpx.AsyncClient(  # nosemgrep: client-without-limits
-        base_url=cluster.url.rstrip("/") + "/",
-        verify=context,
-        follow_redirects=False,
-        trust_env=False,
-        # One request at a time, besides the logs that viewers follow.
-        limits=httpx.Limits(max_connections=8, max_keepalive_connections=1, keepalive_expiry=30),
-    )
+        # Each request has its own time limit. A dashboard is reached directly: no proxy of the
+        # environment may see its token.
+        return create_client(  # nosemgrep: client-without-limits
+            cluster.url,
+            ca=cluster.ca,
+            use_environment=False,
+            base_url=cluster.url.rstrip("/") + "/",
+            follow_redirects=False,
+            # One request at a time, besides the logs that viewers follow.
+            limits=httpx.Limits(
+                max_connections=8, max_keepalive_connections=1, keepalive_expiry=30
+            ),
+        )
+    except OSError as error:
+        raise DashboardError(describe_error(error)) from None
 
 
 def _make_headers(cluster: ClusterSettings) -> httpx.Headers:

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import Context, ResourceKey
-from almenara.sdk import Snapshots, now
+from almenara.hookspecs import Context
+from almenara.sdk import now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara.units import SECOND
 from almenara_ray.durations import normalize_entrypoint
@@ -30,6 +30,7 @@ from almenara_ray.kinds import (
 )
 from almenara_ray.models import Application, ClusterStatus, Job, Node, SavedState, Version
 from almenara_ray.node_tracker import NodeTracker
+from almenara_ray.published_resources import PARTS, PublishedResources
 from almenara_ray.text import find_error
 
 STALE_AFTER: Final = 1
@@ -76,28 +77,24 @@ class ClusterState:
         self.address = ""
         self.is_simulated = False
         self._last_answer = 0
-        self._jobs_known_at = 0
-        self._snapshots = {kind: Snapshots() for kind in (JOB, NODE, APPLICATION, CLUSTER)}
+        self.published = PublishedResources()
 
     async def restore(self, context: Context, source: str, *, is_shared: bool = False) -> None:
-        """Load which resources earlier runs of a source have published, so that those which no
-        longer exist are deleted; of a source that is shared by clusters those of this one."""
-        own = _ClusterResources(context, self.name) if is_shared else context
-        for kind, snapshots in self._snapshots.items():
-            await snapshots.restore(own, source, [kind])
+        """Load which resources earlier runs of a source have published; of a source that is shared
+        by clusters those of this one."""
+        await self.published.restore(context, source, self.name if is_shared else "")
 
     # Jobs
 
     def job_signals(self, transitions: Sequence[Transition]) -> list[Signal]:
         """Return the events of transitions, and the jobs that changed."""
-        self._jobs_known_at = now()
         signals: list[Signal] = [self._job_event(transition) for transition in transitions]
         signals += _duration_samples(self.name, transitions)
         # Of an id that was used again, the later run is the one that is shown.
         current = [*self.jobs.finished.values(), *self.saved.unfinished.values()]
         by_id = {job.id: job for job in sorted(current, key=lambda job: job.submitted)}
         resources = [self._job_resource(job) for job in by_id.values()]
-        return [*signals, *self._snapshots[JOB].difference(resources)]
+        return [*signals, *self.published.update(JOB, resources)]
 
     def describe_job(self, job: Job) -> dict[str, Any]:
         """Return a job as resources and events have it."""
@@ -197,7 +194,7 @@ class ClusterState:
     def update_nodes(self, nodes: Sequence[Node]) -> list[Signal]:
         """Replace the nodes, and return what changed and what was measured."""
         events = self.nodes.update(nodes)
-        changes = self._snapshots[NODE].difference(self.nodes.resources())
+        changes = self.published.update(NODE, self.nodes.resources())
         return [*events, *changes, *self.nodes.samples()]
 
     def update_applications(self, applications: Sequence[Application]) -> list[Signal]:
@@ -217,7 +214,7 @@ class ClusterState:
             )
             for application in applications
         ]  # fmt: skip
-        return [*events, *self._snapshots[APPLICATION].difference(resources)]
+        return [*events, *self.published.update(APPLICATION, resources)]
 
     def note_published(self) -> None:
         """Remember, after their events are durable, which statuses were published."""
@@ -266,13 +263,23 @@ class ClusterState:
             events.append(
                 self._event("down", f"{self.saved.down_since}", Severity.ERROR, {"reason": reason})
             )
-        return [*events, *self.cluster_signals()]
+        signals = [*events, *self.cluster_signals()]
+        if self.health == "down":
+            for kind in PARTS:
+                signals += self.published.mark_unknown(kind, f"cluster {self.name} is down")
+        return signals
+
+    def mark_unknown(self, kind: str, reason: str) -> Sequence[Signal]:
+        """Return the resources of a part that cannot be read, as unknown."""
+        if kind == JOB:
+            self.jobs.is_current = False
+        elif kind == NODE:
+            self.nodes.is_current = False
+        return self.published.mark_unknown(kind, reason)
 
     def delete_resources(self) -> list[Signal]:
         """Return the deletion of everything that was published of the cluster."""
-        return [
-            signal for snapshots in self._snapshots.values() for signal in snapshots.difference([])
-        ]
+        return self.published.delete_all()
 
     @property
     def health(self) -> str:
@@ -305,7 +312,7 @@ class ClusterState:
         if health in ("stale", "down"):
             state["last_answer"] = self._last_answer
         if not has_jobs or health in ("stale", "down"):
-            state["jobs_known_at"] = self._jobs_known_at
+            state["jobs_known_at"] = self.published.known_at(JOB)
         if self.address:
             state["address"] = self.address
         if self.is_simulated:
@@ -314,7 +321,7 @@ class ClusterState:
             kind=CLUSTER, name=self.name, status=health, severity=CLUSTER_STATUSES[health],
             state=state,
         )  # fmt: skip
-        return self._snapshots[CLUSTER].difference([resource])
+        return self.published.update(CLUSTER, [resource])
 
     def samples(self) -> list[Signal]:
         """Return the measurements of the cluster, of the parts that could be read."""
@@ -378,18 +385,3 @@ def _duration_samples(cluster: str, transitions: Sequence[Transition]) -> Iterab
                 kind=ENTRYPOINT, namespace=cluster, name=normalize_entrypoint(job.entrypoint),
                 metric="duration", value=job.seconds, unit="s", time=transition.time,
             )  # fmt: skip
-
-
-class _ClusterResources:
-    """A `Context` that knows only the resources of one of a source's clusters."""
-
-    def __init__(self, context: Context, cluster: str) -> None:
-        self._context, self._cluster = context, cluster
-        self.data_dir = context.data_dir
-        self.load, self.save = context.load, context.save
-
-    async def known_resources(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
-        # A cluster is a resource without a namespace; all others are in that of their cluster.
-        position = 2 if kind == CLUSTER else 1
-        known = await self._context.known_resources(source, kind)
-        return [key for key in known if key[position] == self._cluster]

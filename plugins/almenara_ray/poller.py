@@ -19,6 +19,7 @@ from almenara_ray.client import DashboardClient
 from almenara_ray.cluster_state import ClusterState
 from almenara_ray.errors import AccessDeniedError, DashboardError, MissingError, TimedOutError
 from almenara_ray.job_lister import JobLister
+from almenara_ray.kinds import APPLICATION, JOB, NODE
 from almenara_ray.logs import attach_logs
 from almenara_ray.mapping import (
     NODE_LIMIT,
@@ -153,9 +154,9 @@ class ClusterPoller:
                 raise
             if isinstance(error, TimedOutError):
                 self._lister.allow_more_time()
-            cluster.jobs.is_current = False
             self._note_part(JOBS, str(error))
-            await self.publish(cluster.record_answer())
+            unknown = cluster.mark_unknown(JOB, str(error))
+            await self.publish([*unknown, *cluster.record_answer()])
             await self._save()
             return
         self._note_part(JOBS, listing.problem)
@@ -268,15 +269,18 @@ class ClusterPoller:
         if nodes:
             signals += cluster.update_nodes(nodes)
         else:
-            cluster.nodes.is_current = False
+            signals += cluster.mark_unknown(NODE, cluster.failing_parts.get("nodes", "not listed"))
         cluster.status = await self._read_part(turn, "status", parse_status)
         if cluster.status is None and "status" not in cluster.failing_parts:
             cluster.status = await self._read_part(turn, "status", parse_formatted_status, format=1)
         cluster.actors = await self._read_part(turn, "actors", parse_state_counts)
         cluster.tasks = await self._read_part(turn, "tasks", parse_state_counts)
         applications = await self._read_part(turn, "serve", parse_applications)
-        if "serve" not in cluster.failing_parts and not turn.is_dead:
+        if "serve" in cluster.failing_parts or turn.is_dead:
             # A failed request deletes no application; a Ray without Serve has none.
+            reason = cluster.failing_parts.get("serve", turn.error)
+            signals += cluster.mark_unknown(APPLICATION, reason)
+        else:
             signals += cluster.update_applications(applications or [])
         return signals
 

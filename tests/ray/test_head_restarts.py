@@ -35,6 +35,7 @@ async def test_killed_head_is_down_and_up_in_time_without_false_events(
             assert "connection refused" in run.resources["lab"].state["reason"]
             # While it is down the state of its jobs is unknown.
             assert list_job_events(run, "long") == ["submitted", "running"]
+            assert run.resources["long"].status == "unknown"
             await asyncio.to_thread(head.start)
             started = time.monotonic()
             await run.until(lambda: run.resources["lab"].status == "up", NOTICE_LIMIT)

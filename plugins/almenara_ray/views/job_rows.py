@@ -8,7 +8,7 @@ import msgspec
 from almenara.hookspecs import DataView
 from almenara.signals import Event, Severity
 from almenara.units import SECOND
-from almenara_ray.kinds import END_EVENTS, JOB_STATUSES
+from almenara_ray.kinds import END_EVENTS, JOB_STATUSES, UNKNOWN
 from almenara_ray.views.links import job_address
 
 SLOW: Final = 1.5
@@ -69,7 +69,7 @@ def make_row(record: Mapping[str, Any], status: str, moment: int) -> dict[str, A
     ratio = seconds / median if seconds is not None and median else None
     is_slow = ratio is not None and ratio > SLOW
     is_overdue = is_slow and ended is None
-    severity = JOB_STATUSES.get(status, Severity.INFO)
+    severity = Severity.WARN if status == UNKNOWN else JOB_STATUSES.get(status, Severity.INFO)
     return {
         "name": name,
         "link": job_address(cluster, name),

@@ -8,7 +8,7 @@ import msgspec
 from almenara.hookspecs import DataView, ResourceQuery
 from almenara.sdk import now
 from almenara.signals import Event, Resource, Severity
-from almenara_ray.kinds import CLUSTER, END_EVENTS, JOB, JOB_STATUSES
+from almenara_ray.kinds import CLUSTER, END_EVENTS, JOB, JOB_STATUSES, UNKNOWN
 from almenara_ray.views.job_rows import end_filter, make_event_row, make_row, read_ends
 from almenara_ray.views.links import page_address
 
@@ -38,10 +38,14 @@ async def prepare_jobs(data: DataView, filters: Mapping[str, str]) -> Mapping[st
     moment, unknown = now(), list_unknown_clusters(data)
     query = ResourceQuery(kind=JOB, namespace=cluster, limit=CURRENT_LIMIT)
     current = [
-        job for job in data.resources(query) if job.status in CURRENT and contains_words(job, text)
+        job
+        for job in data.resources(query)
+        if job.status in (*CURRENT, UNKNOWN) and contains_words(job, text)
     ]
-    visible = [job for job in current if not status or job.status == status]
-    visible.sort(key=lambda job: (job.status != "RUNNING", -int(job.state.get("submitted") or 0)))
+    visible = [job for job in current if not status or last_status(job) == status]
+    visible.sort(
+        key=lambda job: (last_status(job) != "RUNNING", -int(job.state.get("submitted") or 0))
+    )
     ended: list[tuple[int, Event]] = []
     problem = ""
     if status not in CURRENT:
@@ -66,7 +70,13 @@ async def prepare_jobs(data: DataView, filters: Mapping[str, str]) -> Mapping[st
 
 def _make_current_row(job: Resource, known_at: int | None, moment: int) -> dict[str, Any]:
     # The duration of a job that is unknown since some time does not go on.
-    return {**make_row(job.state, job.status, known_at or moment), "known_at": known_at}
+    known_at = job.state.get("stale_since") or known_at
+    return {**make_row(job.state, last_status(job), known_at or moment), "known_at": known_at}
+
+
+def last_status(job: Resource) -> str:
+    """Return the status of a job, of an unknown one the last that was known."""
+    return str(job.state.get("last_status") or job.status)
 
 
 async def _make_chips(

@@ -8,7 +8,7 @@ from almenara.hookspecs import DataView, ResourceQuery
 from almenara.sdk import now
 from almenara.units import HOUR
 from almenara_ray.durations import normalize_entrypoint
-from almenara_ray.kinds import JOB
+from almenara_ray.kinds import JOB, UNKNOWN
 from almenara_ray.views.job_rows import decode_data, make_row, read_ends
 from almenara_ray.views.jobs import CURRENT, CURRENT_LIMIT
 
@@ -38,6 +38,12 @@ async def prepare_timeline(data: DataView, filters: Mapping[str, str]) -> Mappin
     query = ResourceQuery(kind=JOB, namespace=cluster, limit=CURRENT_LIMIT)
     records: list[tuple[Record, str]] = [
         (job.state, job.status) for job in data.resources(query) if job.status in CURRENT
+    ]
+    # What is unknown is drawn until it was last known.
+    records += [
+        ({**job.state, "ended": job.state.get("stale_since")}, job.status)
+        for job in data.resources(query)
+        if job.status == UNKNOWN
     ]
     ends = await read_ends(data, cluster, "", "", limit=END_LIMIT)
     for _, event in ends:

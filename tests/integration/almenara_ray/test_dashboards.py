@@ -299,7 +299,7 @@ async def test_certificate_is_verified_with_the_ca_of_the_cluster(
     async with serve(respond(b"[]"), tls) as url:
         settings = RaySettings(clusters=[ClusterSettings(name="a", url=url)])
         async with DashboardClient(settings.clusters[0], settings) as client:
-            with pytest.raises(DashboardError, match="its certificate is not valid: self-signed"):
+            with pytest.raises(DashboardError, match="the certificate is not valid: self-signed"):
                 await client.get("jobs")
         trusting = ClusterSettings(name="a", url=url, ca=tmp_path / "cert.pem")
         async with DashboardClient(trusting, settings) as client:

@@ -295,6 +295,34 @@ def test_application_first_seen_as_failed_gets_an_event_once() -> None:
     ]
 
 
+def test_parts_of_a_cluster_that_is_down_are_unknown_and_come_back() -> None:
+    cluster = ClusterState("lab", SavedState())
+    cluster.record_answer()
+    jobs = [job("a", "RUNNING"), job("done", "SUCCEEDED")]
+    cluster.job_signals(cluster.jobs.update(jobs))
+    cluster.update_nodes(nodes("h"))
+    cluster.update_applications([Application(name="chat", status="RUNNING")])
+
+    def list_statuses(signals: Sequence[Signal]) -> dict[str, str]:
+        return {
+            signal.name: signal.status
+            for signal in signals
+            if isinstance(signal, Resource) and signal.kind != CLUSTER
+        }
+
+    assert list_statuses(cluster.record_failure("no answer")) == {}
+    signals = cluster.record_failure("no answer")
+    assert list_statuses(signals) == dict.fromkeys(("a", "h" * 12, "chat"), "unknown")
+    running = next(signal for signal in signals if getattr(signal, "name", "") == "a")
+    assert isinstance(running, Resource)
+    assert running.state["last_status"] == "RUNNING"
+    assert running.state["stale_since"] > 0
+    assert list_statuses(cluster.record_failure("no answer")) == {}
+    cluster.record_answer()
+    assert list_statuses(cluster.job_signals(cluster.jobs.update(jobs))) == {"a": "RUNNING"}
+    assert list_statuses(cluster.update_nodes(nodes("h"))) == {"h" * 12: "alive"}
+
+
 def test_job_whose_start_is_reported_late_or_not_always_is_one_run() -> None:
     cluster = ClusterState("lab", SavedState())
     events = update(cluster, job("a", "PENDING", submitted=0))

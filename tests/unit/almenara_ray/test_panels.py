@@ -252,6 +252,20 @@ async def test_parts_that_cannot_be_read_are_unknown_and_not_zero() -> None:
     assert "data-stale" in html
 
 
+async def test_jobs_of_a_cluster_that_is_down_stay_in_the_list_as_unknown() -> None:
+    cluster = ClusterState("lab", SavedState())
+    signals = [*cluster.record_answer()]
+    signals += cluster.job_signals(cluster.jobs.update([job("a", "RUNNING", entrypoint="train")]))
+    for _ in range(2):
+        signals += cluster.record_failure("no answer")
+    html = await render("jobs", signals)
+    assert ">a<" in html
+    assert "unknown since" in html
+    html = await render("overview", signals)
+    assert '>0</span><span class="label">running jobs (1 cluster unknown)<' in html
+    assert ">train<" in await render("timeline", signals)
+
+
 async def test_timeline_has_a_row_for_each_entrypoint() -> None:
     html = await render(
         "timeline",
