@@ -70,6 +70,7 @@ class ApiClient:
         """Kinds whose streamed list did not end."""
         self._session, self._on_close = AuthenticatedSession(load), on_close
         self._reachable, self._needs_probe = asyncio.Event(), asyncio.Event()
+        self._has_failed = False
         self._paused_until = 0.0
         self._streams: set[ResponseStream] = set()
 
@@ -219,6 +220,7 @@ class ApiClient:
     def request_probe(self) -> None:
         """Have the server probed before further requests: something failed on the way to it."""
         self._reachable.clear()
+        self._has_failed = True
         self._needs_probe.set()
 
     @property
@@ -230,7 +232,9 @@ class ApiClient:
         """Return while the API server answers; wait until it does."""
         if not self._reachable.is_set():
             await self._reachable.wait()
-            await sleep(random.uniform(0, SPREAD))  # nosec B311 # spreads requests, guards nothing
+            # All watches of all replicas wait here; at the start there is nothing to spread.
+            if self._has_failed:
+                await sleep(random.uniform(0, SPREAD))  # nosec B311 # spreads requests, guards nothing
 
     async def monitor(self, on_change: Callable[[str], None]) -> None:
         """Probe the API server at intervals, until cancelled.
@@ -247,6 +251,7 @@ class ApiClient:
                 await self._probe()
             except UnreachableError as error:
                 self._reachable.clear()
+                self._has_failed = True
                 lost_at = started if lost_at is None else lost_at
                 on_change(str(error))
                 await sleep(backoff.failed())

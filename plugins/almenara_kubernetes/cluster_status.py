@@ -26,6 +26,11 @@ Part = tuple[str, str]
 """The kind of resource and the namespace of a watch."""
 
 
+def cluster_name(cluster: ClusterSettings) -> str:
+    """The name of the resource of a cluster."""
+    return cluster.name or "cluster"
+
+
 class ClusterStatus:
     """Publishes the status of a cluster as a resource, and reports the health of its source.
 
@@ -132,7 +137,7 @@ class ClusterStatus:
         version = ".".join(map(str, self.client.version)) if any(self.client.version) else ""
         return Resource(
             kind=CLUSTER,
-            name=self.cluster.name or "cluster",
+            name=cluster_name(self.cluster),
             status=status,
             severity=severity,
             state={

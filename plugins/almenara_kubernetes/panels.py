@@ -52,7 +52,7 @@ PODS: Final = ResourceQuery(kind="kubernetes.pod")
 RESOURCES: Final = ResourceQuery(kind="kubernetes.>")
 EVENTS: Final = EventQuery(filter={"type": "kubernetes.>"})
 AGES: Final = 10.0
-"""Seconds after which panels with ages are rendered again."""
+"""Seconds after which panels are rendered again, for ages and for clusters that do not answer."""
 TITLES: Final[Mapping[str, str]] = {
     "service": "Services", "ingress": "Ingresses", "certificate": "Certificates",
     "persistentvolumeclaim": "Persistent volume claims",
@@ -97,7 +97,9 @@ def _cluster_panels() -> Sequence[Panel]:
             "access", "Missing permissions", "access", overview.access,
             query=ResourceQuery(kind="kubernetes.access"), filters=(),
         ),
-        _template("map", "Pods", "map", maps.pod_map, filters=(*POD_FILTERS, GROUP)),
+        _template(
+            "map", "Pods", "map", maps.pod_map, filters=(*POD_FILTERS, GROUP), refresh=AGES
+        ),
         _template(
             "workloads", "Workloads", "workloads", tables.workload_table, query=RESOURCES,
             filters=(*POD_FILTERS, KIND, "sort"), refresh=AGES,

@@ -14,7 +14,7 @@ from almenara_kube.errors import ApiError, ProtocolError, UnreachableError
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.list_watch import Batch, Listing, Reflector, WatchStatus, list_pages
 from almenara_kube.objects import Malformed
-from almenara_kubernetes.cluster_status import CLUSTER, ClusterStatus
+from almenara_kubernetes.cluster_status import CLUSTER, ClusterStatus, cluster_name
 from almenara_kubernetes.differ import ClusterDiffer
 from almenara_kubernetes.kinds import NAMESPACES
 from almenara_kubernetes.outbox import Outbox
@@ -206,7 +206,8 @@ class ClusterWatch:
         prefix = f"{self.cluster.name}/" if self.cluster.name else ""
         kept, dropped = list[Resource](), list[Resource]()
         for kind, namespace, name in await self.context.known_resources(self.name):
-            if kind == CLUSTER:
+            if (kind, name) == (CLUSTER, cluster_name(self.cluster)):
+                # Published again at once, with its present status.
                 continue
             # Resources without a namespace are in that of their cluster.
             inside = "" if namespace == self.cluster.name else namespace.removeprefix(prefix)

@@ -27,7 +27,15 @@ FEEDS_PER_USER: Final = 16
 FIRST_RETRY: Final = 1.0
 MAX_RETRY: Final = 15.0
 STOP_TIMEOUT: Final = 2.0
-COLOR_CODES: Final = re.compile("\x1b\\[[0-9;:]*[mK]")
+ESCAPE_SEQUENCES: Final = re.compile(
+    "\x1b(?:"
+    "\\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor movement, erasing
+    "|[\\]P^_X][^\x07\x1b]*(?:\x07|\x1b\\\\)"  # OSC and other strings: titles, hyperlinks
+    "|[ -/]+[0-~]"  # character sets
+    "|[0-Z\\\\^-~]"  # single functions, such as reset
+    ")"
+)
+"""What ECMA-48 terminals act on instead of displaying it."""
 
 State = Literal["starting", "following", "ended", "failed"]
 FeedKey = tuple[str, tuple[tuple[str, str], ...], int]
@@ -106,8 +114,8 @@ class LogFeed:
 
 
 def _clean(line: Line) -> Line:
-    """The line without colour codes, cut to `MAX_LINE` characters."""
-    text = COLOR_CODES.sub("", line.text.rstrip("\r\n"))
+    """The line without escape sequences, cut to `MAX_LINE` characters."""
+    text = ESCAPE_SEQUENCES.sub("", line.text.rstrip("\r\n"))
     if len(text) > MAX_LINE:
         text = f"{text[:MAX_LINE]}\u2026 ({len(text):,} characters)"
     return line if text == line.text else msgspec.structs.replace(line, text=text)

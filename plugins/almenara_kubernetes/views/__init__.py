@@ -1,12 +1,15 @@
 """The values of the panels' templates, made of what a viewer may see."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from almenara.signals import Resource
 
+UNREACHABLE: Final = "unreachable"
+UNNAMED: Final = "cluster"
+"""The resource of a cluster without a name."""
 Values = Mapping[str, Any]
 """The values of a template."""
 Filters = Mapping[str, str]
@@ -31,6 +34,20 @@ def _lenient(value: Any) -> Any:
     if isinstance(value, list):
         return [_lenient(item) for item in value]
     return value
+
+
+class Freshness:
+    """Which resources are of clusters that do not answer, so that their state is the last known."""
+
+    def __init__(self, clusters: Iterable[Resource]) -> None:
+        self.unreachable = [cluster for cluster in clusters if cluster.status == UNREACHABLE]
+        # A single cluster without a name stands in front of no namespace.
+        self._is_all = any(cluster.name == UNNAMED for cluster in self.unreachable)
+        self._names = {cluster.name for cluster in self.unreachable}
+
+    def is_stale(self, namespace: str) -> bool:
+        """Whether the state of resources in a namespace is the last known one."""
+        return self._is_all or namespace.partition("/")[0] in self._names
 
 
 def total(resources: Iterable[Resource], name: str) -> float:

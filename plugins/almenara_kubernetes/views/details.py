@@ -9,7 +9,7 @@ from almenara_kubernetes.charts import draw_cells, draw_chart, make_cell
 from almenara_kubernetes.kinds import READABLE
 from almenara_kubernetes.links import owner_url, page_url
 from almenara_kubernetes.pod_filter import PodFilter, all_resources, select_pods
-from almenara_kubernetes.views import Filters, LenientState, Values, lenient
+from almenara_kubernetes.views import UNNAMED, Filters, Freshness, LenientState, Values, lenient
 from almenara_kubernetes.views.maps import LINKED, node_fill
 from almenara_kubernetes.views.tables import workload_row
 
@@ -23,6 +23,18 @@ def _find_pod(view: DataView, filters: Filters) -> Resource | None:
 def _owner_links(namespace: str, state: Mapping[str, Any]) -> list[tuple[str, str]]:
     owners = reversed(state.get("owners") or ())
     return [(owner, owner_url(namespace, owner)) for owner in owners]
+
+
+def _unreachable(view: DataView, namespace: str) -> Resource | None:
+    """The cluster of a namespace where it does not answer, so that what is displayed is old."""
+    freshness = Freshness(all_resources(view, "cluster"))
+    if not freshness.is_stale(namespace):
+        return None
+    name = namespace.partition("/")[0]
+    return next(
+        (lenient(cluster) for cluster in freshness.unreachable if cluster.name in (name, UNNAMED)),
+        None,
+    )
 
 
 async def pod_detail(view: DataView, filters: Filters) -> Values:
@@ -39,6 +51,7 @@ async def pod_detail(view: DataView, filters: Filters) -> Values:
     ]
     return {
         "pod": pod, "state": pod.state, "services": services,
+        "unreachable": _unreachable(view, namespace),
         "owners": _owner_links(namespace, pod.state),
         "node_link": page_url("node", name=pod.state.get("node", "")),
         "namespace_link": page_url(namespace=namespace),
@@ -108,6 +121,7 @@ async def workload_detail(view: DataView, filters: Filters) -> Values:
     return {
         "row": workload_row(resource, pods, (namespace, full_name)) if exists else None,
         "name": full_name, "state": state, "pods": len(pods),
+        "unreachable": _unreachable(view, namespace),
         "picture": draw_cells(map(make_cell, pods), room=LINKED, each=True),
         "owners": _owner_links(namespace, state),
         "autoscalers": [
@@ -139,6 +153,7 @@ async def node_detail(view: DataView, filters: Filters) -> Values:
     pods = select_pods(view, PodFilter(node=name))
     return {
         **node_fill(view, node, pods),
+        "unreachable": _unreachable(view, node.namespace),
         "state": lenient(node).state,
         "picture": draw_cells(map(make_cell, pods), room=LINKED, each=True),
     }

@@ -19,7 +19,7 @@ from almenara_kubernetes.pod_filter import (
     natural_key,
     select_pods,
 )
-from almenara_kubernetes.views import Filters, Values, lenient, share, total
+from almenara_kubernetes.views import Filters, Freshness, Values, lenient, share, total
 
 TILES: Final = 320
 """Groups drawn at most, failing ones first."""
@@ -86,11 +86,15 @@ def _draw_tiles(
     drawn = ordered[:TILES]
     rooms = _share_cells([len(groups[group]) for group in drawn])
     is_linked = len(pods) <= LINKED
+    freshness = Freshness(all_resources(view, "cluster"))
     tiles = []
     for group, room in zip(drawn, rooms, strict=True):
         inside = groups[group]
         counts = count_statuses(inside)
         node = (nodes or {}).get(group[1])
+        namespaces = {pod.namespace for pod in inside}
+        if node is not None:
+            namespaces.add(node.namespace)
         picture = draw_cells(map(make_cell, inside), room=room, each=is_linked)
         tiles.append(
             {
@@ -99,6 +103,7 @@ def _draw_tiles(
                 "name": group[1] if group[1] != NONE else NO_GROUP.get(by, "without it"),
                 "link": group_url(by, group),
                 "count": len(inside),
+                "is_stale": all(map(freshness.is_stale, namespaces)),
                 "tone": counts[0][0] if counts else "ok",
                 "problems": [row for row in counts if row[0] in ("bad", "wait")][:PROBLEMS],
                 "picture": picture,

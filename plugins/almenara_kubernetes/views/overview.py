@@ -8,7 +8,7 @@ from almenara.signals import Severity
 from almenara_kubernetes.charts import TONE_OF, count_statuses, draw_bar
 from almenara_kubernetes.links import page_url
 from almenara_kubernetes.pod_filter import PodFilter, all_resources, select_pods
-from almenara_kubernetes.views import Filters, Values, lenient, plural
+from almenara_kubernetes.views import Filters, Freshness, Values, lenient, plural
 
 STATUSES: Final = 12
 REFUSALS: Final = 2
@@ -74,9 +74,12 @@ async def glance(view: DataView, _filters: Filters) -> Values:
             {"value": unhealthy, "label": f"{label} (of {len(nodes):,})",
              "link": page_url("nodes"), "worry": unhealthy and "bad"}
         )  # fmt: skip
+    clusters = list(map(lenient, all_resources(view, "cluster")))
+    unreachable = Freshness(clusters).unreachable
     return {
         "figures": figures,
-        "clusters": list(map(lenient, all_resources(view, "cluster"))),
+        "clusters": clusters,
+        "is_stale": bool(clusters) and len(unreachable) == len(clusters),
         "address": page_url(),
     }
 

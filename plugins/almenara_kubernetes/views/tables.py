@@ -17,7 +17,7 @@ from almenara_kubernetes.pod_filter import (
     is_active,
     select_pods,
 )
-from almenara_kubernetes.views import Filters, Values, lenient, total
+from almenara_kubernetes.views import Filters, Freshness, Values, lenient, total
 
 Item = TypeVar("Item")
 Workload = tuple[Resource | None, Sequence[Resource], Group]
@@ -71,6 +71,9 @@ async def workload_table(view: DataView, filters: Filters) -> Values:
     else:
         # Rows that are not displayed are not computed.
         rows = [workload_row(*workload) for workload in selected[:ROWS]]
+    freshness = Freshness(all_resources(view, "cluster"))
+    for row in rows:
+        row["is_stale"] = freshness.is_stale(row["namespace"])
     return {
         "rows": rows,
         "more": max(0, len(selected) - ROWS),
@@ -200,12 +203,14 @@ async def pod_table(view: DataView, filters: Filters) -> Values:
     sort = filters.get("sort", "")
     if value_of := POD_VALUES.get(sort.removeprefix("-")):
         pods = _sort_by([(value_of(view, pod), pod) for pod in pods], sort)
+    freshness = Freshness(all_resources(view, "cluster"))
     return {
         "rows": [
             {
                 "pod": lenient(pod),
                 "link": page_url("pod", namespace=pod.namespace, name=pod.name),
                 "severity": pod.severity, "tone": TONE_OF[pod.severity],
+                "is_stale": freshness.is_stale(pod.namespace),
                 **{name: value_of(view, pod) for name, value_of in POD_VALUES.items()},
             }
             for pod in pods[:ROWS]

@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from almenara_kubernetes.log_lines import LONGEST_LINE, LineTracker
+from almenara_kubernetes.log_lines import LONGEST_LINE, LineSplitter, LineTracker
 
 STAMP = st.builds(
     lambda seconds, nanos: f"2026-01-01T00:00:{seconds:02}.{nanos:09}".rstrip("0").encode() + b"Z",
@@ -44,3 +44,26 @@ def test_tracker_cuts_a_huge_line() -> None:
 
     assert line is not None
     assert len(line.text) <= LONGEST_LINE
+
+
+@given(
+    lines=st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=6),
+    long=st.integers(0, 3 * LONGEST_LINE),
+    step=st.integers(1, 2 * LONGEST_LINE),
+)
+@example(lines=[b"a", b"b"], long=100_000, step=4_096)
+def test_splitter_makes_one_row_of_a_long_line_whatever_the_chunks(
+    lines: list[bytes], long: int, step: int
+) -> None:
+    expected = [*lines, b"x" * long, b"after"]
+    whole = b"".join(line + b"\n" for line in expected)
+    splitter = LineSplitter()
+
+    rows = [
+        row
+        for start in range(0, len(whole), step)
+        for row in splitter.split(whole[start : start + step])
+    ]
+
+    assert rows == [line[:LONGEST_LINE] for line in expected]
+    assert splitter.last() == b""

@@ -313,3 +313,38 @@ def test_custom_kinds_of_two_groups_may_share_a_plural() -> None:
     assert {name for name in names if name.startswith("custom_")} <= set(map(str, page.panels))
     with pytest.raises(ValueError, match="twice"):
         KubernetesSettings(custom=[custom[0], custom[0]])
+
+
+def unreachable(name: str) -> Resource:
+    return Resource(
+        kind="kubernetes.cluster", name=name, status="unreachable", severity=Severity.ERROR,
+        state={"since": now() - 120_000_000, "reason": "it has not answered within 4 s"},
+    )  # fmt: skip
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("panel", ["glance", "map", "pods", "workloads", "nodes"])
+async def test_state_of_an_unreachable_cluster_is_marked_as_the_last_known(panel: str) -> None:
+    node = Resource(kind="kubernetes.node", name="n", status="Ready", state={"cpu": 1})
+    reachable = Resource(kind="kubernetes.cluster", name="cluster", status="ok")
+
+    fresh = await shown(panel, [pod(), node, reachable])
+    stale = await shown(panel, [pod(), node, unreachable("cluster")])
+
+    assert "k-stale" not in fresh
+    assert "k-stale" in stale
+
+
+@pytest.mark.anyio
+async def test_only_the_unreachable_one_of_several_clusters_is_marked() -> None:
+    pods = [pod("a", namespace="east/shop"), pod("b", namespace="west/shop")]
+    clusters = [unreachable("east"), Resource(kind="kubernetes.cluster", name="west", status="ok")]
+
+    table = await shown("pods", [*pods, *clusters])
+    of_east = await shown("pod", [*pods, *clusters], namespace="east/shop", name="a")
+    of_west = await shown("pod", [*pods, *clusters], namespace="west/shop", name="b")
+
+    assert table.count("k-stale") == 1
+    assert "last known state" in of_east
+    assert "last known state" not in of_west
+    assert "k-stale" not in await shown("glance", [*pods, *clusters])

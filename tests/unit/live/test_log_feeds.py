@@ -224,6 +224,28 @@ async def test_lines_lose_colours_and_reveal_invisible_characters(channels: Hub,
     assert len(long) < 4100
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\x1b[1;38:5:196mred\x1b[m", "red"),
+        ("\x1b[2K\x1b[1G\x1b[?25ldone\x1b[?25h", "done"),
+        ("see \x1b]8;;https://example.org/a?b\x1b\\the docs\x1b]8;;\x1b\\.", "see the docs."),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b(B\x1b=plain\x1bc", "plain"),
+        ("[31mnot a sequence", "[31mnot a sequence"),
+    ],
+)
+async def test_lines_lose_escape_sequences(
+    channels: Hub, log: Log, text: str, expected: str
+) -> None:
+    screen = Screen(channels)
+    await screen.subscribe()
+    log.queued += [text]
+    await until(lambda: len(screen.lines) == 2)
+
+    assert screen.lines[1] == expected
+
+
 class Guarded(Log):
     """A log stream of several sources that requires a right in the cluster."""
 
