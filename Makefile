@@ -66,7 +66,7 @@ test-kubernetes: $(VENV)/.dev ## Run the Kubernetes tests; fails without Go or a
 
 .PHONY: fuzz
 fuzz: $(VENV)/.dev ## Send the API many more generated requests than the tests do (FUZZED=500)
-	ALMENARA_FUZZED=$(or $(FUZZED),300) $(BIN)/pytest -s tests/integration/test_api_fuzzed.py
+	ALMENARA_FUZZED=$(or $(FUZZED),300) $(BIN)/pytest -s tests/integration/web/test_api_fuzzing.py
 
 .PHONY: check
 check: lint types layers check-docs ## Check style, types, layers and generated documentation

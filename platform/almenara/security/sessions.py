@@ -109,23 +109,21 @@ class Sessions:
     async def _make_room(self, user: User) -> None:
         """End the oldest sessions beyond the limits: those of the same user first, so that no user
         can sign others out by signing in often."""
-        own = sorted(
-            (it for it in self._by_id.values() if it.record.user.subject == user.subject),
-            key=lambda session: session.last_seen,
-        )
+        own = self._list_oldest_first(user.subject)
         # The access token is used by several people.
         limit = MAX_SHARED_SESSIONS if user.is_shared and not user.token_id else MAX_USER_SESSIONS
         for session in own[: max(len(own) - limit + 1, 0)]:
             await self._remove(session)
         if len(self._by_id) >= MAX_SESSIONS:
             counts = Counter(session.record.user.subject for session in self._by_id.values())
-            largest = max(counts, key=lambda subject: counts[subject])
-            await self._remove(
-                min(
-                    (it for it in self._by_id.values() if it.record.user.subject == largest),
-                    key=lambda session: session.last_seen,
-                )
-            )
+            ((largest, _),) = counts.most_common(1)
+            await self._remove(self._list_oldest_first(largest)[0])
+
+    def _list_oldest_first(self, subject: str) -> list[Session]:
+        sessions = [
+            session for session in self._by_id.values() if session.record.user.subject == subject
+        ]
+        return sorted(sessions, key=lambda session: session.last_seen)
 
     def restore(self, record: SessionRecord, identity: Identity) -> None:
         """Add a session that the file has from before a restart."""

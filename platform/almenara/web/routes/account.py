@@ -129,7 +129,9 @@ def account_response(
             "permissions": describe_scope(context.identity),
             "role": context.identity.role.name.lower(),
             "admin": is_admin,
-            "sessions": [_session_row(it, context.session) for it in visible[:LISTED_SESSIONS]],
+            "sessions": [
+                _session_row(session, context.session) for session in visible[:LISTED_SESSIONS]
+            ],
             "tokens": [_token_row(token) for token in access.tokens] if is_admin else [],
             "roles": [role.name.lower() for role in Role],
             "lifetimes": [entry for entry in LIFETIMES if entry[0] * DAY_SECONDS <= longest],

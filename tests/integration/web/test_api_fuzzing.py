@@ -1,4 +1,4 @@
-"""The API as its OpenAPI document describes it, asked by every role for what is generated of it."""
+"""The API against its OpenAPI document: generated requests with every role."""
 
 import os
 from collections import Counter
@@ -18,25 +18,25 @@ from almenara.web.app import create_router
 from support.secured_server import OURS, THEIRS, SecuredServer
 
 EXAMPLES = int(os.environ.get("ALMENARA_FUZZED", "6"))
-"""Generated cases of each operation, besides those at the limits of what its parameters take."""
+"""Generated cases of each operation, besides those at the limits of its parameters."""
 ROLES = ("viewer", "operator", "admin", "scoped", "scoped admin", None)
-LEFT_OUT = [
-    # What is answered nowhere is refused before it is known what else an address answers.
+EXCLUDED_CHECKS = [
+    # Unsupported methods are refused before routing, which would know the allowed ones.
     allow_header_conformance,
-    # What a time or a query may be is said in words.
+    # Times and queries are described in words, not by a pattern.
     positive_data_acceptance,
 ]
 
 
-def described() -> Any:
+def load_schema() -> Any:
     services: Any = SimpleNamespace(settings=Settings(), version="test")
     document = create_router(services).openapi_schema.to_schema()
-    # Who asks is ours to say; what was generated for it would stand where our token does.
+    # The tests set the credentials; generated ones would replace them.
     assert document.pop("security") == [{"token": []}, {"session": []}]
     return schemathesis.openapi.from_dict(document)
 
 
-api = described()
+api = load_schema()
 answers: Counter[tuple[str | None, int]] = Counter()
 
 
@@ -44,14 +44,12 @@ answers: Counter[tuple[str | None, int]] = Counter()
 @settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES < 100,
           suppress_health_check=list(HealthCheck),
           phases=(Phase.explicit, Phase.generate))  # fmt: skip
-def test_each_role_gets_what_the_document_says_and_what_is_in_its_scope(
-    case: Case, secured: SecuredServer
-) -> None:
+def test_api_conforms_to_its_document_for_every_role(case: Case, secured: SecuredServer) -> None:
     for who in ROLES:
         headers = {} if who is None else {"authorization": f"Bearer {secured.tokens[who]}"}
         response = case.call(base_url=secured.url, headers=headers)
         answers[who, response.status_code] += 1
-        case.validate_response(response, excluded_checks=LEFT_OUT)
+        case.validate_response(response, excluded_checks=EXCLUDED_CHECKS)
         assert response.status_code < 500
         if who is None:
             assert response.status_code in (401, 404, 405)
@@ -61,7 +59,7 @@ def test_each_role_gets_what_the_document_says_and_what_is_in_its_scope(
             assert "TEAM_B" not in response.text
 
 
-def test_all_roles_were_asked_and_some_saw_something() -> None:
+def test_api_was_requested_with_every_role_and_status() -> None:
     for who in ROLES[:-1]:
         assert answers[who, 200] > 30
         assert answers[who, 400] > 30
