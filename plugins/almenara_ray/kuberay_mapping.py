@@ -49,8 +49,7 @@ def job_signals(
     cluster = cluster_name(metadata.namespace, status.ray_cluster_name)
     state = _job_state(job, phase, cluster)
     resource = _make_resource(RAY_JOB, metadata, phase, state)
-    # Each retry has a cluster of its own, in which it enters each phase again.
-    count = phases.enter(phase_key(RAY_JOB, metadata), f"{status.ray_cluster_name}/{phase.event}")
+    count = phases.enter(phase_key(RAY_JOB, metadata), _phase_name(job, phase))
     if not count:
         return [resource]
     occurrence = f"/{count}" if count > 1 else ""
@@ -66,6 +65,17 @@ def job_signals(
         data={**state, **({"snapshot": snapshot} if job.has_ended and snapshot else {})},
     )
     return [resource, event]
+
+
+def is_new_end(job: RayJob, phases: PhaseLog) -> bool:
+    """Return whether a RayJob has ended, in a phase that has not been published."""
+    name = _phase_name(job, job_phase(job))
+    return job.has_ended and phases.previous(phase_key(RAY_JOB, job.metadata)) != name
+
+
+def _phase_name(job: RayJob, phase: Phase) -> str:
+    # Each retry has a cluster of its own, in which it enters each phase again.
+    return f"{job.status.ray_cluster_name}/{phase.event}"
 
 
 def _job_state(job: RayJob, phase: Phase, cluster: str) -> dict[str, Any]:

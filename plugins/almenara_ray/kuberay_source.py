@@ -25,6 +25,7 @@ from almenara_ray.kuberay_mapping import (
     cluster_signals,
     cron_job_signals,
     deletion_signals,
+    is_new_end,
     job_signals,
     service_signals,
 )
@@ -40,6 +41,8 @@ CLUSTER_LIMIT: Final = 200
 FIRST_RETRY: Final = 5.0
 LONGEST_RETRY: Final = 60.0
 API_SERVER: Final = "API server"
+UPDATE_LIMIT: Final = 5.0
+"""Seconds that the watch waits for the job list of a cluster whose RayJob has ended."""
 LIMIT: Final = "limit"
 
 
@@ -343,9 +346,11 @@ class ResourceWatcher:
     async def _handle_job(self, job: RayJob) -> None:
         name = cluster_name(job.metadata.namespace, job.status.ray_cluster_name)
         poller = self.followers.poller(name)
-        if poller is not None and job.has_ended:
-            # Its cluster may be deleted at any moment: read now how the job ended.
-            await poller.update_now()
+        if poller is not None and is_new_end(job, self.phases):
+            # Its cluster may be deleted at any moment: read now how the job ended. A head that
+            # hangs keeps the watch no longer than this, and is read to the end nevertheless.
+            update = self.followers.group.create_task(poller.update_now(), name=f"end in {name}")
+            await asyncio.wait([update], timeout=UPDATE_LIMIT)
         snapshot = poller.cluster.snapshot() if poller is not None else None
         await self.publish(job_signals(job, self.source.name, self.phases, snapshot))
 

@@ -31,6 +31,8 @@ RETRY: Final = 2.0
 CONCURRENT_LOGS: Final = 4
 LOG_LIMIT: Final = 50
 """Logs read after one job list: those of the newest failures."""
+LOG_BUDGET: Final = 8.0
+"""Seconds for all of them: events wait for their logs, and must not wait for a node that hangs."""
 SEVERITIES: Final[Sequence[tuple[re.Pattern[str], Severity]]] = (
     (re.compile(r"\b(?:CRITICAL|FATAL)\b"), Severity.FATAL),
     (re.compile(r"\bERROR\b|^Traceback \(most recent|^\w*(?:\.\w+)*(?:Error|Exception): "),
@@ -64,9 +66,13 @@ async def attach_logs(
                 client, transition.job, settings
             )
 
-    async with asyncio.TaskGroup() as group:
-        for transition in failures[-LOG_LIMIT:]:
-            group.create_task(attach(transition))
+    for transition in failures[-LOG_LIMIT:]:
+        # Replaced by the log, or by the reason why there is none.
+        transition.log_note = f"its log could not be read within {LOG_BUDGET:g} s"
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LOG_BUDGET), asyncio.TaskGroup() as group:
+            for transition in failures[-LOG_LIMIT:]:
+                group.create_task(attach(transition))
 
 
 async def read_log_end(client: DashboardClient, job: Job, settings: RaySettings) -> tuple[str, str]:

@@ -425,6 +425,36 @@ async def test_many_large_unfinished_jobs_are_listed_without_their_details(tmp_p
             assert submitted <= set(ids)
 
 
+async def test_logs_that_hang_delay_no_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("almenara_ray.logs.LOG_BUDGET", 0.5)
+    jobs = [
+        {"submission_id": f"job-{number}", "status": "FAILED", "start_time": 1_790_000_000_000,
+         "end_time": 1_790_000_001_000, "driver_node_id": "n"}
+        for number in range(40)
+    ]  # fmt: skip
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        path = head.split(" ")[1]
+        if path == "/api/jobs/":
+            await respond(json.dumps(jobs).encode())(head, writer)
+        elif "log" in path:
+            await silent(head, writer)
+        else:
+            await respond(VERSION)(head, writer)
+
+    async with serve(answer) as url:
+        # Without a budget the logs take 80 times the timeout, four at a time.
+        settings = make_settings(url, timeout=3.0)
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
+        async with SourceRun(source) as run:
+            await run.until(
+                lambda: sum(event.type == "ray.job.failed" for event in run.events) == 40, 10
+            )
+            assert b"could not be read within 0.5 s" in bytes(run.events[-1].data)
+
+
 async def test_endpoint_that_fails_alone_is_unknown_and_not_zero(tmp_path: Path) -> None:
     async def answer(head: str, writer: asyncio.StreamWriter) -> None:
         path = head.split(" ")[1].partition("?")[0]
