@@ -17,7 +17,6 @@ import pytest
 from almenara.bus.check import check_database, repair_database
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.folder import FolderInUseError, check_folder, find_owner
-from almenara.bus.storage_errors import StorageError
 from almenara.config import StorageSettings
 from almenara.errors import AlmenaraError
 from almenara.history import Filter, History
@@ -167,6 +166,35 @@ def test_writing_continues_after_errors_of_the_disk(tmp_path: Path) -> None:
     assert numbers == list(range(len(numbers)))
 
 
+def test_probes_fail_and_publishers_are_answered_when_the_writer_has_ended(tmp_path: Path) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "killer.py").write_text(
+        "import almenara, asyncio, ctypes, threading\n"
+        "from almenara.signals import Event, now\n"
+        "class Killer:\n"
+        "    name = 'killer'\n"
+        "    async def run(self, publish):\n"
+        "        writer = next(it for it in threading.enumerate() if it.name == 'bus-writer')\n"
+        "        ctypes.pythonapi.PyThreadState_SetAsyncExc(\n"
+        "            ctypes.c_ulong(writer.ident), ctypes.py_object(SystemExit))\n"
+        "        await publish([Event(id='1', source='x', type='x', time=now())])\n"
+        "        await asyncio.Event().wait()\n"
+        "@almenara.hookimpl\n"
+        "def almenara_sources(context): return [Killer()]\n"
+    )
+    almenara = Almenara(tmp_path / "almenara", plugins_dir=str(plugins))
+    almenara.launch()
+    try:
+        wait_until(lambda: almenara.status("/healthz") == 503, "liveness to fail", 60)
+        assert almenara.status("/readyz") == 503
+        assert almenara.status("/api/events") == 200
+        assert almenara.status("/sources") == 200
+    finally:
+        almenara.stop()
+    assert "the bus has stopped" in almenara.log
+
+
 def write_publisher(folder: Path) -> Path:
     """A plugin that publishes numbered events, each batch only when the one before is stored."""
     plugins = folder / "plugins"
@@ -284,31 +312,35 @@ async def fill(settings: StorageSettings) -> dict[int, Event]:
 
 async def read_everything(settings: StorageSettings, events: dict[int, Event]) -> str:
     """Read a damaged database in every way; what came of it. Raises where a reader fails."""
+    bus = EmbeddedBus(settings)
     try:
-        async with EmbeddedBus(settings) as bus:
-            await Resources().rebuild(bus)
-            for chosen in (Filter(), Filter(type="type-7"), Filter(text="n"), Filter(origin="x")):
-                try:
-                    for record in await History(bus).events(chosen, limit=5_000):
-                        assert record.signal == events[record.sequence], "a wrong row was returned"
-                except AlmenaraError as error:
-                    assert "is damaged" in str(error)
-            async with asyncio.timeout(30):
-                cursor = 0
-                async for batch in bus.subscribe(0):
-                    for record in batch:
-                        assert record.sequence > cursor
-                        cursor = record.sequence
-                        if isinstance(record.signal, Event):
-                            assert record.signal == events[record.sequence]
-                    if cursor >= bus.last_sequence - 600 and bus.decoder.skipped:
-                        break
-                    if cursor >= bus.last_sequence:
-                        break
-            return "skipped" if bus.decoder.skipped else "intact"
-    except (StorageError, AlmenaraError) as error:
+        await bus.__aenter__()
+    except AlmenaraError as error:
         assert "is damaged" in str(error), error
         return "refused"
+    try:
+        await Resources().rebuild(bus)
+        for chosen in (Filter(), Filter(type="type-7"), Filter(text="n"), Filter(origin="x")):
+            try:
+                for record in await History(bus).events(chosen, limit=5_000):
+                    assert record.signal == events[record.sequence], "a wrong row was returned"
+            except AlmenaraError as error:
+                assert "is damaged" in str(error)
+        async with asyncio.timeout(30):
+            cursor = 0
+            async for batch in bus.subscribe(0):
+                for record in batch:
+                    assert record.sequence > cursor
+                    cursor = record.sequence
+                    if isinstance(record.signal, Event):
+                        assert record.signal == events[record.sequence]
+                if cursor >= bus.last_sequence - 600 and bus.decoder.skipped:
+                    break
+                if cursor >= bus.last_sequence:
+                    break
+        return "skipped" if bus.decoder.skipped else "intact"
+    finally:
+        await bus.__aexit__()
 
 
 async def test_flipped_bytes_are_noticed_named_and_contained(tmp_path: Path) -> None:

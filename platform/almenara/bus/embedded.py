@@ -17,6 +17,7 @@ from almenara.bus.writer import Finish, StateWrite, Submission, Work
 from almenara.bus.writer_thread import WriterThread
 from almenara.clock import Clock
 from almenara.config import StorageSettings
+from almenara.errors import LimitExceeded, Unavailable, describe_error
 from almenara.signals import Signal
 
 log = structlog.get_logger(__name__)
@@ -183,7 +184,15 @@ class EmbeddedBus:
             if batch is not None:
                 cursor = end
             else:
-                batch, reached = await self._replay(cursor)
+                try:
+                    batch, reached = await self._replay(cursor)
+                except BusClosedError:
+                    raise
+                except (Unavailable, LimitExceeded) as error:
+                    # A disk that does not answer must not end what follows the bus.
+                    log.warning("the log cannot be read", reason=describe_error(error))
+                    await asyncio.sleep(self.settings.write_retry_interval)
+                    continue
                 # Where nothing follows, retention has removed everything up to `end`.
                 cursor = reached if reached > cursor else end
             if batch:

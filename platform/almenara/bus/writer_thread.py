@@ -81,6 +81,8 @@ class WriterThread:
         self._drained, self._may_close = threading.Event(), threading.Event()
         self._lock: FolderLock | None = None
         self._writer: Writer | None = None
+        self._in_hand: Sequence[Work] = []
+        """What is being written, and must be answered whatever happens."""
         self._has_problem = False
         self._fixed_bytes = 0
 
@@ -133,6 +135,7 @@ class WriterThread:
         finally:
             if reason:
                 self._call(self._listener.on_failure, reason)
+            self._finish(self._in_hand, BusClosedError(reason or "the bus is closed"))
             self._refuse_queued(reason or "the bus is closed")
             self._drained.set()
             # The readers close their connections before the last one is closed here.
@@ -190,7 +193,9 @@ class WriterThread:
                 until = min(until, time.monotonic() + self.settings.write_retry_interval)
             group, is_last = self._next_group(until)
             if group:
+                self._in_hand = group
                 self._write(group)
+                self._in_hand = []
             elif self._writer is None:
                 self._try_to_open()
             if is_last:

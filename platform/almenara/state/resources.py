@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 import msgspec
+import structlog
 
 from almenara.bus import Bus, LogReader, Record
 from almenara.bus.codec import read_latest_observations
+from almenara.errors import LimitExceeded, Unavailable, describe_error
 from almenara.scope import FULL_SCOPE, Scope, namespace_of
 from almenara.signals import Resource, Sample
 from almenara.state.samples import MAX_SERIES, Key, Series, SeriesTable
+
+logger = structlog.get_logger(__name__)
 
 OBSERVATIONS_READ: Final = 5_000
 """Newest resources and samples that are read from the log at start."""
@@ -40,10 +44,21 @@ class Resources:
         return narrowed
 
     async def rebuild(self, log: LogReader) -> None:
-        """Read the newest observations of the log; sources soon publish the rest again."""
-        self.accept(
-            await log.read(lambda it: read_latest_observations(it, OBSERVATIONS_READ, log.decoder))
-        )
+        """Read the newest observations of the log; sources soon publish the rest again.
+
+        Where the log cannot be read, the state starts empty rather than not at all.
+        """
+        try:
+            records = await log.read(
+                lambda it: read_latest_observations(it, OBSERVATIONS_READ, log.decoder)
+            )
+        except (Unavailable, LimitExceeded) as error:
+            logger.warning(
+                "the current state could not be restored; sources publish it again",
+                reason=describe_error(error),
+            )
+            return
+        self.accept(records)
 
     async def follow(self, bus: Bus, after: int) -> None:
         """Apply every signal after a sequence, until cancelled."""

@@ -72,6 +72,8 @@ class ServiceMetrics(Collector):
              bus.last_commit_seconds),
             ("almenara_bus_full", "1 while the bus cannot write.",
              float(self.bus.write_problem is not None)),
+            ("almenara_storage_warnings", "Problems of the storage that need attention.",
+             len(self.bus.warnings)),
             ("almenara_websocket_clients", "Browsers connected.", self.hub.clients),
             ("almenara_channels", "Channels with at least one browser.", len(self.hub)),
             ("almenara_loop_lag_seconds", "Latest delay of the event loop.", lag.last),

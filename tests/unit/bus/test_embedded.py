@@ -214,3 +214,23 @@ async def test_history_reads_events_before_subscribers_receive_them(
         assert stored == await history.last_sequence() == 2
         await publishing
         assert len(await history.events(Filter(), limit=10)) == 2
+
+
+async def test_bus_reports_failure_when_the_writer_thread_ends(tmp_path: Path) -> None:
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        await bus.publish([make_event(1)], "x")
+        assert bus.failure is None
+
+        def end(until: float) -> None:
+            raise SystemExit("the thread is ended by this test")
+
+        bus._writer._next_group = end  # type: ignore[assignment, method-assign]
+        async with asyncio.timeout(10):
+            with pytest.raises(BusClosedError, match="has ended"):
+                while True:
+                    await bus.publish([make_event(2)], "x")
+        assert bus.failure is not None
+        assert "Restart Almenara" in bus.failure
+        with pytest.raises(BusClosedError, match="has ended"):
+            await bus.publish([make_event(3)], "x")
+        assert [it.signal.id for it in await History(bus).events(Filter())][-1] == "1"  # type: ignore[union-attr]
