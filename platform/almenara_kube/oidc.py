@@ -81,6 +81,7 @@ async def refresh_id_token(provider: AuthProvider, folder: Path, refresh_token: 
             address = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
             async with session.get(address, allow_redirects=False) as response:
                 discovery = msgspec.json.decode(await _read(response), type=_Discovery)
+            _check_endpoint(discovery.token_endpoint)
             async with session.post(
                 discovery.token_endpoint, data=form, allow_redirects=False
             ) as response:
@@ -102,6 +103,11 @@ async def refresh_id_token(provider: AuthProvider, folder: Path, refresh_token: 
             " tool that wrote the kubeconfig"
         )
     return IdToken(answer.id_token, expires, answer.refresh_token or refresh_token)
+
+
+def _check_endpoint(url: str) -> None:
+    if not url.startswith("https://"):
+        raise UnreachableError("the token endpoint of the OIDC issuer is not https://")
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

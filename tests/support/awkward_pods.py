@@ -92,7 +92,7 @@ class Awkward:
             found["nodeName"] = "node-1"
         return found
 
-    def status(self) -> dict[str, Any]:
+    def pod_status(self) -> dict[str, Any]:
         """Its status, as kubelet would write it."""
         found: dict[str, Any] = {
             "phase": self.phase, "conditions": list(self.conditions),
@@ -106,7 +106,7 @@ class Awkward:
         stamp = {"deletionTimestamp": LATER} if self.deleted else {}
         return {
             "metadata": {"name": self.name, "namespace": "awkward", "uid": self.name, **stamp},
-            "spec": self.spec(), "status": self.status(),
+            "spec": self.spec(), "status": self.pod_status(),
         }  # fmt: skip
 
 

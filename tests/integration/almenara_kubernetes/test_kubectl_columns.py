@@ -33,7 +33,7 @@ def awkward(api_server: ApiServer, namespace: str) -> str:
                 },
             }
         )  # fmt: skip
-        api_server.patch_status(pod, case.told())
+        api_server.patch_status(pod, case.pod_status())
         if case.deleted:
             # Kubelet would end it; without one it stays, with the time of its deletion.
             api_server.send(
