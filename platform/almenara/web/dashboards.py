@@ -15,6 +15,8 @@ from almenara.panels.registry import PanelRegistry
 from almenara.panels.view import View
 
 OVERVIEW: Final = "overview"
+DEFAULT_DASHBOARD: Final = OVERVIEW
+"""The dashboard at `/`, where a viewer arrives after signing in."""
 MAIN: Final = "main"
 """The name of a plugin's page that stands at the plugin's own name."""
 OVERVIEW_KINDS: Final = frozenset(("status", "number"))
@@ -65,7 +67,7 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def address(self) -> str:
         """Its address."""
-        return "/" if self.name == OVERVIEW else f"/dashboards/{self.name}"
+        return "/" if self.name == DEFAULT_DASHBOARD else f"/dashboards/{self.name}"
 
 
 def apply_filters(dashboard: Dashboard, values: Mapping[str, str]) -> Dashboard:

@@ -12,7 +12,7 @@ from almenara.panels.panel import Panel
 from almenara.panels.view import View
 from almenara.signals import now
 from almenara.web.authorization import scoped_view
-from almenara.web.dashboards import OVERVIEW, Dashboard
+from almenara.web.dashboards import DEFAULT_DASHBOARD, Dashboard
 from almenara.web.services import Services
 from almenara.web.state import get_auth_context
 
@@ -101,7 +101,7 @@ def build_navigation(dashboards: Sequence[Dashboard], page: str) -> list[Navigat
     """
     addresses = {"overview": ("/", "Overview"), "events": ("/events", "Events")}
     for dashboard in dashboards:
-        if dashboard.navigation and dashboard.name != OVERVIEW:
+        if dashboard.navigation and dashboard.name != DEFAULT_DASHBOARD:
             addresses[f"dashboard {dashboard.name}"] = (dashboard.address, dashboard.title)
     addresses["sources"] = ("/sources", "Sources")
     parent = EVENT_PAGES.get(page) or page.partition(".")[0]

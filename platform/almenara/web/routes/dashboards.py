@@ -10,7 +10,7 @@ from litestar.response import Redirect
 
 from almenara.panels.formats import encode_query
 from almenara.web.authorization import VIEWER, scoped_view
-from almenara.web.dashboards import OVERVIEW, Dashboard, apply_filters
+from almenara.web.dashboards import DEFAULT_DASHBOARD, Dashboard, apply_filters
 from almenara.web.filter_form import build_panel_form, suggest_values
 from almenara.web.layout import (
     PageRequest,
@@ -21,8 +21,6 @@ from almenara.web.layout import (
 )
 from almenara.web.services import Services
 
-DEFAULT_DASHBOARD: Final = OVERVIEW
-"""The dashboard at `/`, which is also where people arrive after signing in."""
 SUBJECT_PARAMETERS: Final = ("namespace", "name")
 """The parameters that name the resource a page is about; they become part of its title."""
 
