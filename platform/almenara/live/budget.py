@@ -1,26 +1,29 @@
 """What one user may take of the event loop: a number of channels, and a share of its time."""
 
+import asyncio
 import time
 import types
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from typing import Any, Final, TypeVar
 
 from almenara.errors import LimitExceeded
+from almenara.panels.slices import SLICE
 
 T = TypeVar("T")
 
 LOOP_SHARE: Final = 0.25
 """The share of the event loop's time that the panels of one user get in the long run."""
-BURST: Final = 0.5
+BURST: Final = 0.25
 """Seconds of the loop's time that they may take at once, as when a page is opened."""
 
 
 class UserBudget:
-    """The channels of one user, and the time that rendering them has taken.
+    """The channels of one user, and the time that rendering them takes.
 
-    Each second of rendering has to be paid off with `1 / LOOP_SHARE` seconds of time. Until then,
-    the user's channels render later, and those of others are not affected.
+    The steps of all panels of a user take turns: each reserves the time of a slice, paid off with
+    `1 / LOOP_SHARE` times as much waiting. Up to `BURST` may be owed. Whatever a user has open,
+    others wait for one slice of it at a time.
     """
 
     def __init__(self, channel_limit: int) -> None:
@@ -46,26 +49,40 @@ class UserBudget:
         if self._channels[channel] <= 0:
             del self._channels[channel]
 
-    def charge(self, seconds: float) -> None:
-        """Record time of the event loop that was spent on a panel of this user."""
-        self._paid_off_at = max(self._paid_off_at, time.monotonic()) + seconds / LOOP_SHARE
+    @property
+    def debt(self) -> float:
+        """Seconds until everything is paid off."""
+        return max(self._paid_off_at - time.monotonic(), 0.0)
 
-    def delay(self) -> float:
-        """Seconds to wait before the next panel of this user is rendered."""
-        return max(self._paid_off_at - time.monotonic() - BURST / LOOP_SHARE, 0.0)
+    def reserve(self) -> float:
+        """Reserve the time of a slice; the seconds to wait until it may be used."""
+        delay = max(self.debt - BURST / LOOP_SHARE, 0.0)
+        self._charge(SLICE)
+        return delay
+
+    def settle(self, seconds: float) -> None:
+        """Correct a reservation by the time that was used."""
+        self._charge(seconds - SLICE)
+
+    def _charge(self, seconds: float) -> None:
+        self._paid_off_at = max(self._paid_off_at, time.monotonic()) + seconds / LOOP_SHARE
 
 
 @types.coroutine
-def measure_steps(
-    coroutine: Coroutine[Any, Any, T], record: Callable[[float], None]
-) -> Generator[Any, Any, T]:
-    """Run a coroutine, and record the time that it kept the event loop busy.
+def run_within(coroutine: Coroutine[Any, Any, T], budget: UserBudget) -> Generator[Any, Any, T]:
+    """Run a coroutine so that each of its steps on the event loop waits for a user's budget.
 
-    Unlike the time between its start and its end, that has no waiting in it, as for the database.
+    A step is what runs between two awaits. The time in which the coroutine waits, as for the
+    database, is not charged.
     """
     error: BaseException | None = None
     value: Any = None
     while True:
+        try:
+            if error is None and (delay := budget.reserve()) > 0:
+                yield from asyncio.sleep(delay).__await__()
+        except BaseException as thrown:  # cancelled while it waited for its turn
+            error = thrown
         started = time.perf_counter()
         try:
             step = coroutine.send(value) if error is None else coroutine.throw(error)
@@ -73,7 +90,7 @@ def measure_steps(
             result: T = stop.value
             return result
         finally:
-            record(time.perf_counter() - started)
+            budget.settle(time.perf_counter() - started)
         error = None
         try:
             value = yield step

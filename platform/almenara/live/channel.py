@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from almenara.bus import Record
-from almenara.live.budget import UserBudget, measure_steps
+from almenara.live.budget import UserBudget, run_within
 from almenara.live.frames import Frame, make_frame
 from almenara.live.outbox import Counters, Outbox
 from almenara.panels.filters import PanelFilters
@@ -60,7 +60,6 @@ class Channel:
         self._changed = asyncio.Event()
         self._frame: Frame | None = None
         self._send_seconds = 0.0
-        self._loop_seconds = 0.0
         self.budgets: Counter[UserBudget] = Counter()
         """The users who are subscribed, with the number of their connections."""
 
@@ -124,13 +123,13 @@ class Channel:
                 spent, size = 0.0, 0
                 try:
                     if not is_open:
-                        await self._measured(self.open())
+                        await self._within_budget(self.open())
                         is_open = True
                         self.ready.set()
                     else:
                         await self._wait_for_change()
                         started = time.monotonic()
-                        frame = await self._measured(self.tick())
+                        frame = await self._within_budget(self.tick())
                         if frame is not None:
                             self._send(frame)
                             size = frame.size
@@ -143,25 +142,15 @@ class Channel:
                 # What takes long, be it a query over millions of events or five thousand
                 # browsers on this channel or on all, is done less often.
                 idle = IDLE_RATIO * max(spent, self.counters.send_seconds)
-                pause = max(self.min_pause, idle, size / MAX_BYTES_PER_SECOND)
-                await asyncio.sleep(max(pause, self._charge_users()))
+                await asyncio.sleep(max(self.min_pause, idle, size / MAX_BYTES_PER_SECOND))
         finally:
             self._record_send_seconds(0.0)
 
-    async def _measured(self, work: Coroutine[Any, Any, T]) -> T:
-        return await measure_steps(work, self._record_loop_seconds)
-
-    def _record_loop_seconds(self, seconds: float) -> None:
-        self._loop_seconds += seconds
-
-    def _charge_users(self) -> float:
-        """Charge the last tick to the users; the seconds to wait until one of them may go on."""
-        seconds, self._loop_seconds = self._loop_seconds, 0.0
+    async def _within_budget(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run the work at the expense of the subscribed user who owes least, if there is one."""
         if not self.budgets or len(self.budgets) > SHARED_BY_MANY:
-            return 0.0
-        for budget in self.budgets:
-            budget.charge(seconds / len(self.budgets))
-        return min(budget.delay() for budget in self.budgets)
+            return await work
+        return await run_within(work, min(self.budgets, key=lambda budget: budget.debt))
 
     async def _wait_for_change(self) -> None:
         if not self._changed.is_set():

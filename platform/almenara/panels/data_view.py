@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from almenara.history import Filter
 from almenara.hookspecs import ResourceQuery
-from almenara.panels.filters import matches_pattern
+from almenara.panels.filters import ResourceFilters, matches_pattern
+from almenara.panels.slices import map_in_slices
 from almenara.panels.view import View
 from almenara.patterns import compile_pattern
 from almenara.signals import Event, Resource
@@ -23,6 +24,15 @@ def select_resources(view: View, query: ResourceQuery) -> list[Resource]:
         and (is_plain or matches_pattern(namespace, resource.namespace))
         and matches_pattern(query.name, resource.name)
     ]
+
+
+async def find_resources(
+    view: View, query: ResourceQuery, filters: ResourceFilters
+) -> list[Resource]:
+    """The resources that a query selects and that pass the filters, without its limit."""
+    resources = select_resources(view, query)
+    matches = await map_in_slices(filters.matches, resources)
+    return [resource for resource, is_match in zip(resources, matches, strict=True) if is_match]
 
 
 class PanelDataView:

@@ -1,5 +1,6 @@
 """The values of a panel's filters, read from the address of its page and written back to it."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol, Self
@@ -35,8 +36,14 @@ def matches_pattern(pattern: str, name: str) -> bool:
     """Whether a name equals or matches a pattern as in NATS subjects; empty matches all."""
     if not pattern or pattern == name or pattern == ">":
         return True
-    expression: re.Pattern[str] | None = compile_pattern(pattern)
+    expression = _compile(pattern)
     return expression is not None and expression.fullmatch(name) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _compile(pattern: str) -> re.Pattern[str] | None:
+    # Every resource and every signal is matched against the patterns of all channels.
+    return compile_pattern(pattern)
 
 
 class ResourceFilters(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,7 +91,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
             async with asyncio.timeout(RENDER_TIMEOUT):
                 values = await self.prepare(view, filters)
             context = {"filter": filters, "panel": self, "moment": now(), **values}
-            text = renderer.render(self.template, context)
+            text = await renderer.render_in_slices(self.template, context)
         except Exception as error:
             if self.name not in renderer.failed_panels:
                 log.exception("a panel could not be rendered", panel=self.name, plugin=self.plugin)

@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from almenara.panels.formats import FILTERS
+from almenara.panels.slices import map_in_slices
 from almenara.panels.sparkline import render_sparkline
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -124,6 +125,11 @@ class Renderer:
     def _clear_cache(self) -> None:
         if self.environment.cache is not None:
             self.environment.cache.clear()
+
+    async def render_in_slices(self, template: str, context: Mapping[str, Any]) -> Markup:
+        """`render`, with turns for others on the event loop while a long text is rendered."""
+        parts = self.environment.get_template(template).generate(context)
+        return Markup("".join(await map_in_slices(str, parts)))  # noqa: S704  # nosec B704 # nosemgrep: markup-made-in-python # a template of ours, which escapes
 
     def render(self, template: str, context: Mapping[str, Any]) -> Markup:
         """Render a template to safe text. Raises what Jinja and the template raise."""

@@ -8,6 +8,7 @@ import msgspec
 from almenara.hookspecs import Column, DetailPanel, StatusPanel, TablePanel, TemplatePanel
 from almenara.panels.event_rows import link_to_events
 from almenara.panels.formats import encode_query, format_value
+from almenara.panels.slices import map_in_slices
 from almenara.panels.sparkline import render_sparkline
 from almenara.panels.validation import RESOURCE_FIELDS
 from almenara.panels.view import View
@@ -90,18 +91,19 @@ def _sparkline(view: View, resource: Resource, metric: str) -> Any:
     return render_sparkline([value for _, value in series], f"{metric} of {resource.name}")
 
 
-def make_rows(
+async def make_rows(
     view: View, resources: Sequence[Resource], panel: TablePanel | DetailPanel
 ) -> list[dict[str, Any]]:
     """A row for each resource: its severity, the parameters of its page, and its cells."""
-    return [
-        {
+
+    def make_row(resource: Resource) -> dict[str, Any]:
+        return {
             "severity": severity_of(resource, panel),
             "query": query_of(resource),
             "cells": [make_cell(view, resource, column) for column in panel.columns],
         }
-        for resource in resources
-    ]
+
+    return await map_in_slices(make_row, resources)
 
 
 def refresh_of(panel: TablePanel | DetailPanel) -> float | None:

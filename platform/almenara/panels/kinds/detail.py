@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from almenara.hookspecs import DetailPanel
-from almenara.panels.data_view import select_resources
+from almenara.panels.data_view import find_resources
 from almenara.panels.filters import ResourceFilters
 from almenara.panels.kinds.base import affected_by_resources, make_panel
 from almenara.panels.kinds.cells import make_rows, refresh_of
@@ -17,12 +17,12 @@ def build(plugin: str, declaration: DetailPanel, link: str) -> Panel:
     query = declaration.query
 
     async def prepare(view: View, filters: ResourceFilters) -> Mapping[str, Any]:
-        resources = [each for each in select_resources(view, query) if filters.matches(each)]
+        resources = await find_resources(view, query, filters)
         visible = resources[: query.limit]
         return {
             "link": link,
             "titles": [column.title for column in declaration.columns],
-            "rows": make_rows(view, visible, declaration),
+            "rows": await make_rows(view, visible, declaration),
             "more": len(resources) - len(visible),
         }
 

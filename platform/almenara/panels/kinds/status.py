@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from almenara.hookspecs import StatusPanel
-from almenara.panels.data_view import select_resources
+from almenara.panels.data_view import find_resources
 from almenara.panels.event_rows import link_to_events
 from almenara.panels.filters import ResourceFilters
 from almenara.panels.kinds.base import affected_by_resources, make_panel
@@ -19,7 +19,7 @@ def build(plugin: str, declaration: StatusPanel, link: str) -> Panel:
     query = declaration.query
 
     async def prepare(view: View, filters: ResourceFilters) -> Mapping[str, Any]:
-        resources = [each for each in select_resources(view, query) if filters.matches(each)]
+        resources = await find_resources(view, query, filters)
         # What is wrong comes first, so that a strip that is cut off still shows it.
         resources.sort(key=lambda resource: -Severity[severity_of(resource, declaration)])
         visible = resources[: query.limit]

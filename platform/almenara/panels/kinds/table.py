@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from almenara.hookspecs import TablePanel
-from almenara.panels.data_view import select_resources
+from almenara.panels.data_view import find_resources
 from almenara.panels.filters import ResourceFilters, filter_names
 from almenara.panels.formats import encode_query
 from almenara.panels.kinds.base import affected_by_resources, make_panel
@@ -21,14 +21,14 @@ def build(plugin: str, declaration: TablePanel, link: str) -> Panel:
 
     async def prepare(view: View, filters: ResourceFilters) -> Mapping[str, Any]:
         order = order_of(declaration, filters)
-        resources = [each for each in select_resources(view, query) if filters.matches(each)]
+        resources = await find_resources(view, query, filters)
         if order:
             resources = sort_resources(view, resources, order)
         visible = resources[: query.limit]
         return {
             "link": link,
             "columns": _headers(declaration, filters, order, address),
-            "rows": make_rows(view, visible, declaration),
+            "rows": await make_rows(view, visible, declaration),
             "more": len(resources) - len(visible),
         }
 

@@ -6,7 +6,7 @@ from typing import Any
 from almenara import hookspecs
 from almenara.history import Filter
 from almenara.hookspecs import EventQuery, ResourceQuery, SampleQuery, TemplatePanel
-from almenara.panels.data_view import PanelDataView, select_resources
+from almenara.panels.data_view import PanelDataView, find_resources
 from almenara.panels.filters import CustomFilters, PanelFilters, ResourceFilters
 from almenara.panels.kinds.base import affected_by_events, affected_by_resources, make_panel
 from almenara.panels.kinds.cells import severity_of
@@ -57,7 +57,7 @@ def _prepare_events(query: EventQuery) -> Prepare:
 
 def _prepare_resources(query: ResourceQuery, declaration: TemplatePanel) -> Prepare:
     async def prepare(view: View, filters: ResourceFilters) -> Mapping[str, Any]:
-        resources = [each for each in select_resources(view, query) if filters.matches(each)]
+        resources = await find_resources(view, query, filters)
         return {
             "resources": [
                 {
