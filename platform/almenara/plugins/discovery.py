@@ -153,6 +153,18 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
+def module_location(error: BaseException, module: ModuleType) -> str:
+    """The file and line of an imported plugin where an error was raised, in parentheses."""
+    file = Path(getattr(module, "__file__", None) or "")
+    own = file.parent if file.name == "__init__.py" else file
+    steps = [
+        step
+        for step in traceback.extract_tb(error.__traceback__)
+        if Path(step.filename).is_relative_to(own)
+    ]
+    return f" ({Path(steps[-1].filename).name}, line {steps[-1].lineno})" if steps else ""
+
+
 def error_location(error: BaseException, candidate: PluginCandidate) -> str:
     """The file and line of the plugin where an error was raised, in parentheses; may be empty."""
     where = candidate.path.parent if candidate.path is not None else None

@@ -21,7 +21,7 @@ from almenara.hookspecs import (
     Panel,
     Requirement,
 )
-from almenara.plugins.discovery import GROUP, PluginError
+from almenara.plugins.discovery import GROUP, PluginError, module_location
 
 T = TypeVar("T")
 
@@ -73,13 +73,16 @@ class PluginHooks:
         return await result if inspect.isawaitable(result) else result
 
     def _list(self, name: str, hook: str, kind: type[T], settings: Any) -> list[T]:
-        entries = list(self.call(name, hook, settings=settings) or ())
+        try:
+            entries = list(self.call(name, hook, settings=settings) or ())
+        except TypeError as error:
+            # A declaration with a field that is unknown or missing: its text names the object.
+            place = module_location(error, self.modules[name])
+            raise PluginError(f"{hook} of plugin {name}: {error}{place}") from error
         for entry in entries:
             if not isinstance(entry, kind):
-                # A union such as Panel has no name of its own.
-                expected = getattr(kind, "__name__", "Panel")
                 raise PluginError(
-                    f"{hook} of plugin {name} must return almenara.hookspecs.{expected};"
+                    f"{hook} of plugin {name} must return almenara.hookspecs.{kind.__name__};"
                     f" it returned {type(entry).__name__}"
                 )
         return entries

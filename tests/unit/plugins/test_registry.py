@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from almenara.plugins import PluginRegistry, plugins_in_folder
+from almenara.plugins import PluginError, PluginRegistry, plugins_in_folder
 
 
 def load(folder: Path, text: str) -> PluginRegistry:
@@ -47,3 +47,32 @@ def test_registry_ignores_imported_hook_specifications(tmp_path: Path) -> None:
     )
     (info,) = load(tmp_path, text).infos()
     assert (info.state, info.hooks) == ("active", ["almenara_panels"])
+
+
+@pytest.mark.parametrize(
+    ("panel", "reason"),
+    [
+        (
+            "EventsPanel(name='a', titel='A', query=EventQuery())",
+            "almenara_panels of plugin mine: EventsPanel 'a' has no field 'titel'; did you mean"
+            " title? (mine.py, line 6)",
+        ),
+        (
+            "TablePanel(name='a', title='A', query=ResourceQuery(kind='k'))",
+            "almenara_panels of plugin mine: TablePanel 'a': Missing required argument 'columns'"
+            " (mine.py, line 6)",
+        ),
+        ("'a'", "almenara_panels of plugin mine must return almenara.hookspecs.Panel"),
+    ],
+)
+def test_hooks_name_panel_field_and_line_of_a_wrong_declaration(
+    tmp_path: Path, panel: str, reason: str
+) -> None:
+    text = (
+        "import almenara\nfrom almenara.hookspecs import *\n"
+        f"@almenara.hookimpl\ndef almenara_panels():\n    return [\n        {panel}\n    ]\n"
+    )
+    plugins = load(tmp_path, text)
+    with pytest.raises(PluginError) as refused:
+        plugins.hooks.panels("mine", None)
+    assert reason in str(refused.value)
