@@ -1,8 +1,8 @@
 """Reads and checks the files of a user's credentials before anything is connected."""
 
 import base64
+import binascii
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -76,11 +76,19 @@ def _read_text(path: Path, setting: str) -> str:
 
 
 def _check_seed(seed: str, path: Path, setting: str) -> None:
-    # The error of the library may contain the seed.
-    check: Callable[[bytearray], nkeys.KeyPair] = nkeys.from_seed
+    # No error of a library is shown: it may contain the seed.
     try:
-        check(bytearray(seed.encode())).wipe()
+        nkeys.from_seed(bytearray(seed.encode())).wipe()
+        is_valid = has_valid_checksum(seed)
     except Exception:
+        is_valid = False
+    if not is_valid:
         raise NatsUnavailableError(
             f"the file {path} ({setting}) has no valid seed, which starts with SU; {EXPORT_HINT}"
-        ) from None
+        )
+
+
+def has_valid_checksum(key: str) -> bool:
+    """Whether an nkey ends in the CRC-16 of what precedes it, which the library does not check."""
+    decoded = base64.b32decode(key + "=" * (-len(key) % 8))
+    return binascii.crc_hqx(decoded[:-2], 0) == int.from_bytes(decoded[-2:], "little")

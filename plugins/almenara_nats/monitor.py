@@ -7,11 +7,12 @@ with the time of the last answer and the reason, and publishes no samples.
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 import structlog
-from nats.js.api import ConsumerInfo, DiscardPolicy, StreamInfo
+from nats.js.api import ConsumerInfo, DiscardPolicy, PeerInfo, StreamInfo
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Context, Publish, ResourceKey
@@ -27,9 +28,12 @@ log = structlog.get_logger(__name__)
 
 PER_SECOND: Final = "1/s"
 BYTES: Final = "By"
-FIRST_LIST_INTERVAL: Final = 0.1
+CONCURRENT_LISTS: Final = 8
 MISSING_CONFIRMED: Final = 2.0
 """Seconds for which a resource has to be missing from the server's lists to count as deleted."""
+
+PEER_SILENCE: Final = 10_000_000_000
+"""Nanoseconds without activity after which a replica that is behind counts as offline."""
 
 NoteLag = Callable[[str, int], None]
 
@@ -53,6 +57,8 @@ class Monitor:
         self._last_answer: dict[ResourceKey, int] = {}
         self._listing: StreamList | None = None
         """The last list of streams; None before the first one of a connection."""
+        self._changed = asyncio.Event()
+        """Set when streams went offline or came back, or can no longer be listed."""
         self._failure = ""
         """Why the streams could not be listed the last time."""
         self._rates: dict[str, tuple[float, int]] = {}
@@ -73,10 +79,15 @@ class Monitor:
 
     def update(self, listing: StreamList) -> None:
         """Set the newest list of streams."""
+        before = self._listing
+        if before is None or before.offline.keys() != listing.offline.keys():
+            self._changed.set()
         self._listing, self._failure = listing, ""
 
     def fail(self, reason: str) -> None:
         """Note that the streams could not be listed."""
+        if self._failure != reason:
+            self._changed.set()
         self._listing, self._failure = None, reason
 
     def _reset_listing(self) -> None:
@@ -97,18 +108,22 @@ class Monitor:
         for our own consumers."""
         self._reset_listing()
         while True:
-            if self._listing is None and not self._failure:
-                await asyncio.sleep(FIRST_LIST_INTERVAL)
-                continue
-            if self._listing is None:
-                await self.mark_unreachable(publish, self._failure)
-            else:
+            self._changed.clear()
+            if self._listing is not None:
                 await self._observe(connection, self._listing, publish, note_lag)
-            await asyncio.sleep(self.settings.observe)
+            elif self._failure:
+                await self.mark_unreachable(publish, self._failure)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.observe):
+                    await self._changed.wait()
 
     async def _observe(
         self, connection: Connection, listing: StreamList, publish: Publish, note_lag: NoteLag
     ) -> None:
+        if any(self._status(name) != OFFLINE for name in listing.offline):
+            # At once: the lists of consumers that follow may take seconds to fail.
+            self._mark_offline(listing, self._resources)
+            await self._publish(publish, [])
         before, self._resources = self._resources, {}
         samples: list[Signal] = []
         try:
@@ -117,6 +132,7 @@ class Monitor:
             # A round that was interrupted, as by a lost connection, proves nothing.
             self._resources = {**before, **self._resources}
             raise
+        self._mark_offline(listing, before)
         self._retain_missing(before)
         await self._publish(publish, samples)
 
@@ -129,17 +145,32 @@ class Monitor:
     ) -> list[Signal]:
         """Note the resources of a list of streams, and return their samples."""
         samples: list[Signal] = []
+        slots = asyncio.Semaphore(CONCURRENT_LISTS)
+
+        async def observe_consumers(stream: str) -> None:
+            # A list that gets no answer must not delay those of other streams.
+            async with slots:
+                samples.extend(await self._observe_consumers(connection, stream, before, note_lag))
+
         self._put(describe_server(connection.server_info))
-        for name, info in list(listing.streams.items()):
-            self._put(describe_stream(name, info))
-            samples += self._sample_stream(name, info)
-            samples += await self._observe_consumers(connection, name, before, note_lag)
+        async with asyncio.TaskGroup() as group:
+            for name, info in listing.streams.items():
+                self._put(describe_stream(name, info))
+                samples += self._sample_stream(name, info)
+                group.create_task(observe_consumers(name))
+        return samples
+
+    def _status(self, stream: str) -> str:
+        resource = self._resources.get((STREAM, "", stream))
+        return resource.status if resource is not None else ""
+
+    def _mark_offline(self, listing: StreamList, before: Mapping[ResourceKey, Resource]) -> None:
+        """Mark the streams that no server answers about, and their consumers."""
         for name, reason in listing.offline.items():
             stale = before.get((STREAM, "", name), Resource(kind=STREAM, name=name))
             self._resources[stale.key] = self._mark_stale(stale, OFFLINE, reason)
-            self._retain_consumers(name, before, reason)
+            self._mark_consumers(name, dict(before), reason)
             self._rates.pop(name, None)
-        return samples
 
     async def _observe_consumers(
         self,
@@ -153,7 +184,7 @@ class Monitor:
         except (JetStreamError, TimeoutError, PermissionDeniedError) as error:
             reason = f"its consumers cannot be listed: {describe_nats_error(error)}"
             log.debug("consumers cannot be listed", stream=stream, reason=reason)
-            self._retain_consumers(stream, before, reason)
+            self._mark_consumers(stream, before, reason)
             return []
         samples: list[Signal] = []
         for consumer in listing.consumers:
@@ -170,7 +201,7 @@ class Monitor:
                 note_lag(stream, figures["pending"] + figures["ack_pending"])
         if listing.offline:
             reason = "no server that stores it responds"
-            self._retain_consumers(stream, before, reason, only=listing.offline)
+            self._mark_consumers(stream, before, reason, only=listing.offline)
         return samples
 
     def _retain_missing(self, before: Mapping[ResourceKey, Resource]) -> None:
@@ -191,17 +222,16 @@ class Monitor:
         self._resources[resource.key] = resource
         self._last_answer[resource.key] = now()
 
-    def _retain_consumers(
+    def _mark_consumers(
         self,
         stream: str,
         before: Mapping[ResourceKey, Resource],
         reason: str,
         only: set[str] | None = None,
     ) -> None:
-        """Keep the consumers of a stream that nothing is known of, as unknown."""
+        """Mark the consumers of a stream that no server answers about as unknown."""
         for key, resource in before.items():
-            is_affected = key[:2] == (CONSUMER, stream) and (only is None or key[2] in only)
-            if is_affected and key not in self._resources:
+            if key[:2] == (CONSUMER, stream) and (only is None or key[2] in only):
                 self._resources[key] = self._mark_stale(resource, UNKNOWN, reason)
 
     def _mark_stale(self, resource: Resource, status: str, reason: str) -> Resource:
@@ -312,7 +342,11 @@ def describe_stream(name: str, info: StreamInfo) -> Resource:
     if info.cluster is not None and info.cluster.replicas:
         state["leader"] = info.cluster.leader or ""
         state["replicas"] = {
-            str(peer.name): "offline" if peer.offline else "current" if peer.current else "behind"
+            str(peer.name): "offline"
+            if is_offline(peer)
+            else "current"
+            if peer.current
+            else "behind"
             for peer in info.cluster.replicas
         }
     return Resource(kind=STREAM, name=name, status=status, severity=severity, state=state)
@@ -325,9 +359,16 @@ def judge_stream(info: StreamInfo) -> tuple[str, Severity]:
         return "no leader", Severity.ERROR
     if is_full(info):
         return "full", Severity.ERROR
-    if cluster is not None and any(peer.offline for peer in cluster.replicas or []):
+    if cluster is not None and any(is_offline(peer) for peer in cluster.replicas or []):
         return "replica offline", Severity.WARN
     return "ok", Severity.INFO
+
+
+def is_offline(peer: PeerInfo) -> bool:
+    """Whether a replica is offline. The server marks one that crashed only minutes later; until
+    then it is behind, and was last active long ago or never."""
+    active = peer.active or 0
+    return bool(peer.offline) or (not peer.current and (active == 0 or active > PEER_SILENCE))
 
 
 def is_full(info: StreamInfo) -> bool:

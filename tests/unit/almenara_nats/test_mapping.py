@@ -1,5 +1,6 @@
 import json
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -142,3 +143,125 @@ def test_every_message_becomes_an_event_that_the_bus_accepts(
 @given(st.binary(max_size=200))
 def test_every_header_block_is_parsed(block: bytes) -> None:
     parse_headers(b"NATS/1.0\r\n" + block)
+
+
+TEXT = [
+    (b"ERROR disk full on node zebra", Severity.ERROR),
+    (b"cache warmed", Severity.INFO),
+    (b"2026-11-28T10:00:00Z WARN retrying", Severity.WARN),
+    (b"[2026-11-28 10:00:00] [error] broken", Severity.ERROR),
+    (b"time=x level=debug msg=hello", Severity.DEBUG),
+    (b"E1128 10:00:00.000000 1 main.go:1] failed", Severity.ERROR),
+    (b"\x1b[31mCRITICAL\x1b[0m out of memory", Severity.FATAL),
+    (b"panic: runtime error", Severity.FATAL),
+    (b"caf\xc3\xa9 opened, no errors", Severity.INFO),
+    (b"{not json}", Severity.INFO),
+]
+
+
+@pytest.mark.parametrize(("payload", "severity"), TEXT)
+def test_plain_text_is_data_with_a_level_and_no_problem(payload: bytes, severity: Severity) -> None:
+    event = read(payload)
+    assert json.loads(bytes(event.data)) == payload.decode()
+    assert event.problem is None
+    assert event.raw is None
+    assert event.severity is severity
+
+
+def test_broken_json_is_searchable_and_marked() -> None:
+    event = read(b'{"order": "zebra"')
+    assert json.loads(bytes(event.data)) == '{"order": "zebra"'
+    assert event.problem is not None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"12345678901234567.891",
+        b'{"a": 0.1000, "b":1e3}',
+        b'{"a":1,"a":2}',
+        b'{ "pretty" :\n [ 1 ] }',
+        b'"\\u00e9"',
+    ],
+)
+def test_json_is_stored_as_the_bytes_that_arrived(payload: bytes) -> None:
+    attributes = {"specversion": "1.0", "id": "c", "source": "/s", "type": "t"}
+    assert bytes(read(payload).data) == payload
+    structured = json.dumps(attributes)[:-1].encode() + b', "data": ' + payload + b"}"
+    assert bytes(read(structured).data) == payload
+    headers = {f"ce-{name}": value for name, value in attributes.items()}
+    assert bytes(read(payload, **headers).data) == payload
+
+
+def test_cloudevent_headers_are_percent_decoded() -> None:
+    headers = {
+        "ce-specversion": "1.0", "ce-id": "c", "ce-source": "/s", "ce-type": "t",
+        "ce-subject": "caf%C3%A9", "ce-city": "M%C3%BCnchen%20%25", "other": "100%25",
+    }  # fmt: skip
+    event = read({}, **headers)
+    assert event.subject == "café"
+    assert event.attributes["city"] == "München %"
+    assert event.attributes["other"] == "100%25"
+
+
+@pytest.mark.parametrize("name", ["subject", "time", "correlationid", "traceparent", "severity"])
+def test_null_attribute_of_a_cloudevent_is_absent(name: str) -> None:
+    attributes = {"specversion": "1.0", "id": "c", "source": "/s", "type": "t", "data": 1}
+    without, with_null = read(attributes), read({**attributes, name: None})
+    assert msgspec.structs.replace(with_null, data=None) == msgspec.structs.replace(
+        without, data=None
+    )
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_cloudevent_without_an_id_is_named_by_its_place(binary: bool) -> None:
+    attributes: dict[str, str | None] = {"specversion": "1.0", "source": "/s", "type": "t"}
+    headers = {f"ce-{name}": str(value) for name, value in attributes.items()}
+    event = read({}, **headers) if binary else read({**attributes, "id": None})
+    assert (event.id, event.source, event.type) == (f"S@{RECEIVED}:7", "/s", "t")
+    assert event.problem is None
+
+
+def test_place_is_the_identity_where_it_is_requested() -> None:
+    def identify(sequence: int, by_place: bool) -> str:
+        return read_message(
+            "s", {"nats-msg-id": "m"}, b"{}", stream="S", sequence=sequence, received=RECEIVED,
+            by_place=by_place,
+        ).deduplication_key  # fmt: skip
+
+    assert identify(7, True) == f"nats/S@{RECEIVED}:7"
+    assert identify(8, True) != identify(7, True)
+    assert identify(7, False) == identify(0, True) == ""
+
+
+@pytest.mark.parametrize(
+    ("payload", "severity"),
+    [
+        ({"severityText": "WARN"}, Severity.WARN),
+        ({"severityNumber": 17}, Severity.ERROR),
+        ({"severityNumber": 2}, Severity.DEBUG),
+        ({"level": 50, "msg": "x"}, Severity.ERROR),
+        ({"levelname": "CRITICAL"}, Severity.FATAL),
+        ({"@l": "Warning"}, Severity.WARN),
+        ({"log.level": "error"}, Severity.ERROR),
+        ({"log": {"level": "error"}}, Severity.ERROR),
+        ({"level": 3}, Severity.INFO),
+        ({"type": "io.nats.jetstream.advisory.v1.max_deliver"}, Severity.ERROR),
+        ({"type": "io.nats.jetstream.advisory.v1.stream_leader_elected"}, Severity.INFO),
+        ({"type": "io.nats.jetstream.advisory.v1.consumer_quorum_lost"}, Severity.ERROR),
+    ],
+)
+def test_severity_is_read_as_common_loggers_write_it(
+    payload: dict[str, object], severity: Severity
+) -> None:
+    assert read(payload, "x").severity is severity
+
+
+@pytest.mark.parametrize("name", ["time", "ts", "@timestamp", "timestamp"])
+@pytest.mark.parametrize("value", ["2025-10-17T10:00:00Z", 1760695200, 1760695200000])
+def test_time_is_read_as_common_loggers_write_it(name: str, value: object) -> None:
+    assert format_time(read({name: value}).time) == "2025-10-17T10:00:00.000000Z"
+
+
+def test_byte_order_mark_is_not_part_of_the_json() -> None:
+    assert read(b'\xef\xbb\xbf{"event_type": "x"}').type == "x"

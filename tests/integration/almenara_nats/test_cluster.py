@@ -1,0 +1,100 @@
+"""A cluster of three servers: what no server answers about is offline, and never zero."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+
+from almenara.signals import Severity
+from almenara.testing.source_run import MemoryContext
+from almenara_nats.doctor import diagnose
+from almenara_nats.settings import NatsSettings
+from support.nats_source import publish_numbers, running, until
+from support.servers import NatsServer, free_port
+
+pytestmark = pytest.mark.anyio
+
+STREAM, CONSUMER = "nats.stream", "nats.consumer"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
+    servers = [NatsServer(tmp_path / f"nats-{number}") for number in range(3)]
+    ports = [free_port() for _ in servers]
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    for number, (server, port) in enumerate(zip(servers, ports, strict=True)):
+        server.config.write_text(
+            server.config.read_text() + f"server_name: n{number}\n"
+            f'cluster {{ name: c, listen: "127.0.0.1:{port}", routes: [{routes}] }}\n'
+        )
+    try:
+        for server in servers:
+            server.start()
+        yield servers
+    finally:
+        for server in servers:
+            server.stop()
+
+
+async def create_stream(client: Any, name: str, replicas: int) -> str:
+    """Create a stream once the cluster has a leader; the name of the server that leads it."""
+    jetstream = client.jetstream(timeout=2)
+
+    async def create() -> bool:
+        try:
+            await jetstream.add_stream(name=name, subjects=[name.lower()], num_replicas=replicas)
+        except Exception:
+            return False
+        return True
+
+    for _ in range(60):
+        if await create():
+            break
+    info = await jetstream.stream_info(name)
+    return str(info.cluster.leader)
+
+
+async def test_offline_stream_is_offline_with_its_last_figures(
+    cluster: list[NatsServer], memory: MemoryContext
+) -> None:
+    client = await nats.connect([server.url for server in cluster], reconnect_time_wait=0.2)
+    leader = await create_stream(client, "ONE", 1)
+    await create_stream(client, "THREE", 3)
+    await publish_numbers(client.jetstream(), "one", range(3))
+    await publish_numbers(client.jetstream(), "three", range(10, 13))
+    victim = cluster[int(leader[1:])]
+    others = [server.url for server in cluster if server is not victim]
+    async with running(victim, memory, servers=others) as run:
+        await until(lambda: len(run.numbers) == 6, "the messages", 30)
+        await until(lambda: run.status_of(STREAM, "ONE") == "ok", "the stream", 30)
+        await until(lambda: run.status_of(STREAM, "THREE") == "ok", "the replicas", 30)
+        victim.kill()
+        # Until the servers have elected a leader, they answer about no stream.
+        await until(lambda: run.status_of(STREAM, "ONE") in ("unknown", "offline"), "the loss", 10)
+        await until(lambda: run.status_of(STREAM, "ONE") == "offline", "the offline stream", 60)
+        stream = run.resource(STREAM, "ONE")
+        assert stream is not None
+        assert stream.severity is Severity.ERROR
+        assert stream.state["subjects"] == ["one"]
+        assert stream.state["stale_since"] > 0
+        assert run.samples("messages")[-1].name != "ONE"
+        assert all(sample.value == 3 for sample in run.samples("messages")[10:])
+        await until(lambda: "offline streams: ONE" in run.reason, "the report")
+        await until(lambda: run.status_of(STREAM, "THREE") == "replica offline", "R3", 60)
+        consumers = {
+            signal.key for signal in run.signals if getattr(signal, "kind", "") == CONSUMER
+        }
+        assert {key[2] for key in consumers} == {"almenara"}
+        await publish_numbers(client.jetstream(), "three", range(13, 16))
+        await until(lambda: set(range(10, 16)) <= set(run.numbers), "R3 is read", 30)
+        findings = {each.check: each for each in await diagnose(NatsSettings(servers=others))}
+        assert findings["stream ONE"].verdict == "failed"
+        assert "offline" in findings["stream ONE"].message
+        assert findings["stream THREE"].verdict == "ok"
+        assert "Enable JetStream" not in str(findings)
+        victim.start()
+        await until(lambda: run.status_of(STREAM, "ONE") == "ok", "the stream again", 60)
+        assert not any(getattr(signal, "deleted", False) for signal in run.signals)
+    await client.close()
