@@ -212,6 +212,9 @@ class ClusterPoller:
 
     async def _record_failure(self, reason: str) -> None:
         self._is_up.clear()
+        for part in list(self.cluster.failing_parts):
+            # Nothing answers, which is more than that a part does not.
+            self._note_part(part, "")
         await self.publish(self.cluster.record_failure(reason))
         await self._save()
         self._health.note(
@@ -244,10 +247,12 @@ class ClusterPoller:
             started = monotonic()
             turn = Turn()
             signals = await self._update_cluster(turn)
-            busy = monotonic() - started
-            if turn.is_dead and not self._polling.locked():
+            # A dashboard that does not answer is not busy: once it does, everything is read.
+            busy = 0.0 if turn.is_dead else monotonic() - started
+            if turn.is_dead:
                 # While the job list is read as well, its loop decides: it may keep Ray busy.
-                await self._record_failure(turn.error)
+                if not self._polling.locked():
+                    await self._record_failure(turn.error)
             elif self._is_up.is_set():
                 cluster = self.cluster
                 await self.publish([*signals, *cluster.cluster_signals(), *cluster.samples()])

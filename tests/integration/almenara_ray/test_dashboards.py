@@ -14,7 +14,7 @@ import pytest
 
 from almenara.config import ConfigError, Secret, decode_settings
 from almenara.hookspecs import Publish, SourceReport
-from almenara.signals import Event
+from almenara.signals import Event, Resource
 from almenara.testing import SourceRun
 from almenara.testing.source_run import MemoryContext
 from almenara_demo.ray_cluster import run_simulated_cluster
@@ -509,6 +509,40 @@ async def test_status_of_an_autoscaler_v2_is_read_from_its_text(tmp_path: Path) 
             text = "No cluster status. It may take a few seconds."
             await run.until(lambda: run.resources["c0"].state["usage"] is None)
             assert run.resources["c0"].state["waiting"] is None
+
+
+async def test_dashboard_that_answers_again_is_up_and_complete_soon(tmp_path: Path) -> None:
+    is_silent = False
+    nodes = (FIXTURES / "ray-2.60" / "nodes.json").read_bytes()
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        if is_silent:
+            writer.close()
+            return
+        path = head.split(" ")[1].partition("?")[0]
+        bodies = {"/api/jobs/": b"[]", "/api/version": VERSION, "/api/v0/nodes": nodes}
+        body = bodies.get(path)
+        await respond(body or b"", "200 OK" if body else "404 Not Found")(head, writer)
+
+    async with serve(answer) as url:
+        settings = make_settings(url)
+        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
+        async with SourceRun(source) as run:
+            await run.until(lambda: "c0" in run.resources and run.resources["c0"].state["nodes"])
+            is_silent = True
+            await run.until(lambda: run.resources["c0"].status == "down", patience=10)
+            is_silent = False
+            await run.until(lambda: run.resources["c0"].status == "up", patience=10)
+            turns = count_turns(run)
+            await run.until(lambda: count_turns(run) > turns, patience=10)
+            node = next(item for item in run.resources.values() if item.kind == "ray.node")
+            assert node.status == "alive"
+            statuses = [
+                signal.status
+                for signal in run.bus.signals
+                if isinstance(signal, Resource) and signal.name == "c0"
+            ]
+            assert "partial" not in statuses
 
 
 def count_turns(run: SourceRun) -> int:
