@@ -33,7 +33,7 @@ class Bench:
         self._number = 0
 
     async def change(self) -> None:
-        """Something of everything: a pod comes, one changes, one goes."""
+        """Create a pod, change one and delete one."""
         self._number += 1
         number = self._number
         await asyncio.to_thread(self.server.pod, self.namespace, f"new-{number}")

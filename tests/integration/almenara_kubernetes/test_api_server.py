@@ -1,4 +1,4 @@
-"""The API server of the tests is a real one: it authorises, forgets and comes back."""
+"""The API server of the tests is a real one, with authorization."""
 
 import pytest
 

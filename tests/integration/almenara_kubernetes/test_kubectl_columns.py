@@ -1,4 +1,4 @@
-"""What Almenara says of awkward pods beside what a real kubectl prints of a real API server."""
+"""The columns of awkward pods are those that kubectl prints, at a real API server."""
 
 import json
 import re
@@ -28,14 +28,14 @@ def awkward(api_server: ApiServer, namespace: str) -> str:
                 "apiVersion": "v1", "kind": "Pod", "spec": case.spec(),
                 "metadata": {
                     "name": case.name, "namespace": namespace,
-                    # What has ended would be gone at once.
+                    # A finished pod would be deleted at once.
                     "finalizers": ["example.org/kept"] if case.deleted else [],
                 },
             }
         )  # fmt: skip
         api_server.patch_status(pod, case.pod_status())
         if case.deleted:
-            # Kubelet would end it; without one it stays, with the time of its deletion.
+            # No kubelet ends it, so it stays with a deletion timestamp.
             api_server.send(
                 "DELETE", f"/api/v1/namespaces/{namespace}/pods/{case.name}",
                 {"gracePeriodSeconds": 3600},

@@ -61,13 +61,13 @@ async def test_logs_of_any_container_or_the_default_ones(
     path = api_server.kubeconfig(client=api_server.admin_certificate, path=tmp_path / "kubeconfig")
     chosen = KubernetesSettings(clusters=[ClusterSettings(kubeconfig=path)], logs=True)
 
-    async def read(pod: str, **asked: str) -> tuple[set[str], set[str]]:
-        """The containers whose log the kubelet was asked for, and those that lines are of."""
+    async def read(pod: str, **filters: str) -> tuple[set[str], set[str]]:
+        """The containers whose log the kubelet served, and those with lines."""
         kubelet.requests.clear()
         found: list[Line] = []
         async with asyncio.timeout(20):
-            wanted = {"namespace": namespace, "name": pod, **asked}
-            async for batch in PodLogs(chosen).lines(wanted):
+            selection = {"namespace": namespace, "name": pod, **filters}
+            async for batch in PodLogs(chosen).lines(selection):
                 found += batch
         assert all(it.text == "hello" for it in found)
         return (

@@ -19,10 +19,10 @@ PLANTED = "hunter2hunter2"
 HOSTILE = "<script>window.pwned=1</script>\u202e\n# {{ 7*7 }}"
 
 
-async def lines(settings: KubernetesSettings, **asked: str) -> list[str]:
+async def lines(settings: KubernetesSettings, **filters: str) -> list[str]:
     found: list[str] = []
     async with asyncio.timeout(20):
-        async for batch in Manifests(settings).lines(asked):
+        async for batch in Manifests(settings).lines(filters):
             found += [it.text for it in batch]
     return found
 

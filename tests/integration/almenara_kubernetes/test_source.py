@@ -49,7 +49,7 @@ def source(chosen: KubernetesSettings, context: MemoryContext) -> ClusterSource:
 
 
 def of(run: SourceRun, kind: str, name: str) -> Resource | None:
-    """A resource as it was last published, also where it is gone."""
+    """A resource as it was last published, deleted or not."""
     found = [
         it
         for it in run.bus.signals

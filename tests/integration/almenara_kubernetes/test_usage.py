@@ -64,8 +64,8 @@ async def test_usage_is_published_beside_requests(
         "status": {"allocatable": capacity, "capacity": capacity},
     }  # fmt: skip
     api_server.create(made)
-    asked = {"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}}
-    containers = [{"name": it, "image": "x", "resources": asked} for it in ("main", "side")]
+    resources = {"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}}
+    containers = [{"name": it, "image": "x", "resources": resources} for it in ("main", "side")]
     api_server.pod(namespace, "one", spec={"containers": containers})
     metrics.timestamp = MEASURED
     metrics.nodes = {node: {"cpu": "1500m", "memory": "2Gi"}, "unknown": {"cpu": "1"}}
@@ -142,9 +142,9 @@ async def test_usage_reports_the_missing_rule(
     path = api_server.kubeconfig(token=token, path=tmp_path / "kubeconfig")
     it, chosen = source(path, MemoryContext(tmp_path), namespace, kinds=["pod"])
     printed = [role_rule(one) for one in needed_rules(chosen)]
-    (wanted,) = [one for one in printed if one["apiGroups"] == ["metrics.k8s.io"]]
-    assert (wanted["resources"], wanted["verbs"]) == (["pods"], ["list"])
-    others = [one for one in printed if one is not wanted]
+    (rule,) = [one for one in printed if one["apiGroups"] == ["metrics.k8s.io"]]
+    assert (rule["resources"], rule["verbs"]) == (["pods"], ["list"])
+    others = [one for one in printed if one is not rule]
     api_server.allow(f"{namespace}/almenara", others, namespace)
     api_server.pod(namespace, "one")
     metrics.pods = {(namespace, "one"): {"main": {"cpu": "1", "memory": "1Mi"}}}

@@ -161,7 +161,7 @@ def test_watch_gives_up_a_line_without_end() -> None:
 def test_list_pages_reads_or_rejects_any_bytes(body: bytes) -> None:
     async def read() -> None:
         with contextlib.suppress(ProtocolError):
-            # A list that always says that it goes on is asked for once more, and then enough.
+            # A list that always continues would be requested without end.
             async with asyncio.timeout(0.05):
                 await list_pages(OneAnswer([body]), PODS, "", limit=500)
 

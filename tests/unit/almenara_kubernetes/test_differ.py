@@ -1,4 +1,4 @@
-"""Objects of Kubernetes to signals: what is sent, when, and of whatever comes."""
+"""The differ publishes what changed of Kubernetes objects, whatever they contain."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The status text of pods. That kubectl says the same is a test with a real API server."""
+"""The columns of pods; an integration test compares them with kubectl."""
 
 import msgspec
 import pytest
