@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -155,6 +156,9 @@ def describe_os_error(error: OSError) -> str:
         return describe_tls_error(error)
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if error.errno is not None and error.errno > 0:
+        # asyncio puts the address there, which is in the message already.
+        return os.strerror(error.errno)
     return error.strerror or describe_error(error)
 
 
