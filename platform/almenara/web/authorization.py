@@ -16,7 +16,7 @@ from almenara.security.auth_context import AuthContext
 from almenara.security.errors import AccessDenied, AuthError, Unauthenticated
 from almenara.security.identity import Role
 from almenara.security.modes import SIGN_IN_OFF
-from almenara.web.csrf import check_csrf
+from almenara.web.csrf import SessionEnded, check_csrf, is_own_form, read_fields
 from almenara.web.services import Services
 from almenara.web.state import Connection, get_auth_context
 
@@ -63,6 +63,8 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
         if isinstance(error, AuthError):
             raise error
         if context is None:
+            if isinstance(connection, Request) and connection.method not in SAFE_METHODS:
+                await _refuse_form(connection)
             raise Unauthenticated("Sign in first.")
         if context.identity.role < rule[REQUIRED_ROLE]:
             raise AccessDenied(f"This needs the role {rule[REQUIRED_ROLE].name.lower()}.")
@@ -71,3 +73,9 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
     needs_csrf = rule.get("csrf", True)
     if needs_csrf and isinstance(connection, Request) and connection.method not in SAFE_METHODS:
         await check_csrf(connection)
+
+
+async def _refuse_form(request: Request[Any, Any, Any]) -> None:
+    """Raise `SessionEnded` for a form of our own page, so that its input is not lost."""
+    if is_own_form(request):
+        raise SessionEnded(await read_fields(request))

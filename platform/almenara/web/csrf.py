@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from litestar import Request, Response
 
-from almenara.security.errors import AccessDenied
+from almenara.security.errors import AccessDenied, Unauthenticated
 from almenara.web.cookies import FORM_COOKIES, build_cookie, cookie_name
 from almenara.web.state import Connection, get_auth_context, get_request_info
 
@@ -34,6 +34,18 @@ class FormExpired(AccessDenied):
         super().__init__(
             "The form expired: you signed in again, or Almenara restarted, after the page was"
             " loaded. Nothing was changed. Your input is kept."
+        )
+        self.fields = fields
+        """What was typed, except secrets."""
+
+
+class SessionEnded(Unauthenticated):
+    """A form of our own page that was sent after the session had ended."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__(
+            "Your session ended. Nothing was changed. Your input is kept: sign in in another tab,"
+            " then submit it again here."
         )
         self.fields = fields
         """What was typed, except secrets."""
@@ -66,22 +78,33 @@ async def check_csrf(request: Request[Any, Any, Any]) -> None:
     if context is not None and context.from_header:
         # Browsers never send that header on their own.
         return
-    # `OriginMiddleware` compared the origin with ours if there is one; here it is required.
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    if site != "same-origin" or "origin" not in request.headers:
+    if not is_own_form(request):
         raise AccessDenied("The form was not sent by a page of this site. Nothing was changed.")
     expected = _expected_token(request)
-    sent, fields = request.headers.get(CSRF_HEADER), {}
+    sent = request.headers.get(CSRF_HEADER)
     if sent is None:
-        form = await request.form()
-        sent = str(form.get(CSRF_FIELD, ""))
-        fields = {
-            name: str(value)[:LONGEST_VALUE]
-            for name, value in list(form.items())[:MOST_FIELDS]
-            if name not in SECRET_FIELDS
-        }
+        sent = str((await request.form()).get(CSRF_FIELD, ""))
     if not expected or not hmac.compare_digest(_encode(expected), _encode(sent)):
-        raise FormExpired(fields)
+        raise FormExpired(await read_fields(request))
+
+
+def is_own_form(request: Request[Any, Any, Any]) -> bool:
+    """Return whether a form was sent by a page of this site, with or without a valid token.
+
+    `OriginMiddleware` compared the origin with ours if there is one; here it is required.
+    """
+    site = request.headers.get("sec-fetch-site", "same-origin")
+    return site == "same-origin" and "origin" in request.headers
+
+
+async def read_fields(request: Request[Any, Any, Any]) -> dict[str, str]:
+    """Return what was typed in a form, except secrets."""
+    form = await request.form()
+    return {
+        name: str(value)[:LONGEST_VALUE]
+        for name, value in list(form.items())[:MOST_FIELDS]
+        if name not in SECRET_FIELDS
+    }
 
 
 def _expected_token(connection: Connection) -> str:

@@ -14,7 +14,7 @@ from almenara.bus import BusClosedError
 from almenara.errors import LimitExceeded, Unavailable
 from almenara.panels.formats import encode_query
 from almenara.security.errors import AuthError, Unauthenticated
-from almenara.web.csrf import FormExpired, csrf_token, set_form_cookie
+from almenara.web.csrf import FormExpired, SessionEnded, csrf_token, set_form_cookie
 from almenara.web.exports import TooManyExportsError
 from almenara.web.layout import render_page, render_problem_page
 from almenara.web.services import Services
@@ -78,7 +78,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         return Response(problem, status_code=status, media_type=PROBLEM_TYPE, headers=headers)
     services = request.app.state.services
     try:
-        if isinstance(error, FormExpired):
+        if isinstance(error, FormExpired | SessionEnded):
             page = _render_expired_form(services, request, error)
         else:
             page = render_problem_page(services, request, status, title, detail)
@@ -90,7 +90,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
 
 
 def _render_expired_form(
-    services: Services, request: Request[Any, Any, Any], error: FormExpired
+    services: Services, request: Request[Any, Any, Any], error: FormExpired | SessionEnded
 ) -> Response[str]:
     """Return a page that offers to submit the form again, with a new token and the same input."""
     path = request.url.path
@@ -109,11 +109,12 @@ def _render_expired_form(
             "detail": error.detail,
             "address": address,
             "is_sign_in": path == SIGN_IN_PATH,
+            "is_signed_out": isinstance(error, SessionEnded),
             "fields": fields,
             "csrf": csrf_token(request),
         },
         name="problem",
-        title="Form expired",
+        title="Form expired" if isinstance(error, FormExpired) else "Session ended",
         status_code=error.status,
     )
     response.headers["cache-control"] = "no-store"

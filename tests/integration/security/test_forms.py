@@ -100,14 +100,14 @@ def test_forms_need_the_token_of_the_caller_for_every_method_of_sign_in(
         page = "/sign-in" if method == "not signed in" else "/account"
         has_forms = method != "sign-in off"
         foreign = csrf_of(new_client(), page) if has_forms else "of-another-browser"
+        client = new_client()
+        own = csrf_of(client, page) if has_forms else "wrong"
         for path in FORMS:
             for kind in ("none", "wrong", "another browser's", "cross-site", "own"):
                 if kind == "own" and (not has_forms or path == "/sign-out"):
                     continue
-                client = new_client()
-                token = csrf_of(client, page) if has_forms else "wrong"
                 headers = {"sec-fetch-site": "cross-site"} if kind == "cross-site" else {}
-                sent = {"none": "", "wrong": "wrong", "another browser's": foreign}.get(kind, token)
+                sent = {"none": "", "wrong": "wrong", "another browser's": foreign}.get(kind, own)
                 response = client.post(path, data={"csrf": sent}, headers=headers)
                 cases += 1
                 if kind == "own":
@@ -118,7 +118,7 @@ def test_forms_need_the_token_of_the_caller_for_every_method_of_sign_in(
                 else:
                     assert response.status_code in (401, 403), (method, path, kind)
                     refused += 1
-                client.close()
+        client.close()
     print(
         f"{len(clients)} methods x {len(FORMS)} forms: {cases} cases, {refused} forged ones"
         f" refused, {accepted} own ones accepted, 0 wrong"
@@ -132,7 +132,7 @@ def test_proxy_users_create_and_revoke_tokens(proxied: Almenara) -> None:
         form = {"csrf": csrf_of(client), "name": "script", "role": "viewer", "days": "1"}
         page = client.post("/account/tokens", data=form)
         assert page.status_code == 200
-        created = re.search(r"\balm_([\w]+)_[\w-]+", page.text)
+        created = re.search(r"\balm_([0-9a-f]+)_[\w-]+", page.text)
         assert created is not None
         headers = {"authorization": f"Bearer {created[0]}"}
         assert httpx.get(f"{proxied.url}/api/session", headers=headers).status_code == 200
@@ -196,6 +196,30 @@ def test_expired_form_shows_a_page_and_keeps_the_input(secured: SecuredServer) -
     assert refused.status_code == 403
     assert "/sign-in?next=%2Fevents%3Ftext%3Dx" in refused.text
     assert secret not in refused.text
+
+
+def test_form_of_an_ended_session_keeps_the_input(secured: SecuredServer) -> None:
+    client, csrf = secured.sign_in()
+    form = {"csrf": csrf, "name": "weekly report", "role": "viewer", "days": "1"}
+    assert client.post("/sign-out", data={"csrf": csrf}).status_code == 303
+    refused = client.post("/account/tokens", data=form, headers=DOCUMENT)
+    assert refused.status_code == 401
+    assert "Your session ended" in refused.text
+    assert 'href="/sign-in?next=/account"' in refused.text
+    # Signed in again, as in another tab, the same form leads to one that can be submitted.
+    page = csrf_of(client, "/sign-in")
+    client.post("/sign-in", data={"csrf": page, "token": secured.access_token})
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', refused.text))
+    again = client.post("/account/tokens", data=fields, headers=DOCUMENT)
+    assert again.status_code == 403
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', again.text))
+    created = client.post("/account/tokens", data=fields, headers=DOCUMENT)
+    assert created.status_code == 200
+    assert "weekly report" in created.text
+    # A form of another site gets no such page.
+    foreign = httpx.post(secured.url + "/account/tokens", data=form, headers=DOCUMENT)
+    assert foreign.status_code == 401
+    assert "weekly report" not in foreign.text
 
 
 def test_invalid_form_keeps_the_input(secured: SecuredServer) -> None:
