@@ -30,7 +30,7 @@ decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class CloudEventError(AlmenaraError, ValueError):
-    """A message claims to be a CloudEvent and is not one; the text says what is wrong."""
+    """A message claims to be a CloudEvent and is not one; the text names what is wrong."""
 
 
 def is_structured(body: Mapping[str, Any]) -> bool:

@@ -19,25 +19,25 @@ MAX_DEPTH: Final = 200
 """Levels of nesting that are searched."""
 
 IsExcluded = Callable[[str], bool]
-"""Whether the value of a key stays as it is, for a certain event."""
+"""Whether the value of a key is not masked, for a certain event."""
 
 
 class Redactor:
     """Masks the secrets that `redaction.keys` names. Call it with a signal."""
 
     def __init__(self, settings: RedactionSettings) -> None:
-        self._names = tuple(tuple(_words(it)) for it in settings.keys if _words(it))
+        self._names = tuple(tuple(_words(key)) for key in settings.keys if _words(key))
         self._exclude = {
             " ".join(_words(name)): [
-                compile_pattern(it) or re.compile(re.escape(it)) for it in texts
+                compile_pattern(text) or re.compile(re.escape(text)) for text in texts
             ]
             for name, texts in settings.exclude.items()
         }
-        joined = "|".join("[^a-z0-9]?".join(map(re.escape, it)) for it in self._names)
+        joined = "|".join("[^a-z0-9]?".join(map(re.escape, name)) for name in self._names)
         self._hint = re.compile(joined.encode(), re.IGNORECASE) if joined else None
-        words = {max(it, key=len).encode() for it in self._names}
+        words = {max(name, key=len).encode() for name in self._names}
         self._plain = tuple(
-            it for it in words if not any(other in it for other in words if other != it)
+            word for word in words if not any(other in word for other in words if other != word)
         )
         self._in_text = re.compile(
             rf"(?i)((?:{joined})[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic)\s+)?)([^\s\"',;&}}]+)"
@@ -46,7 +46,7 @@ class Redactor:
     def names_secret(self, key: str) -> bool:
         """Whether the words of a key are, or end with, those of a configured name."""
         words = tuple(_words(key))
-        return any(words[-len(it) :] == it for it in self._names)
+        return any(words[-len(name) :] == name for name in self._names)
 
     def __call__(self, signal: Signal) -> Signal:
         """Return a signal with its secrets masked; the same object where it has none."""

@@ -35,7 +35,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened. Immutable; the envelope of CloudEvents 1.0.
 
     `source` and `id` together are the event's identity: the bus keeps one event of each, unless
-    `deduplication_key` says otherwise.
+    it has a `deduplication_key`.
     """
 
     id: str

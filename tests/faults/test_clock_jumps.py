@@ -94,10 +94,10 @@ async def test_retention_is_exact_under_random_clock_jumps(tmp_path: Path) -> No
             number = str(len(written))
             await bus.publish([make_event(0, id=number)], "x")
             written[number] = moment
-            asked = time.monotonic()
+            queried = time.monotonic()
             stored = {it.signal.id for it in await history.events(Filter(), limit=1_000)}  # type: ignore[union-attr]
             # What is younger than the retention age is there; a second is what a step may make up.
-            young = {it for it, at in written.items() if at > asked - settings.retention_age + 1}
+            young = {it for it, at in written.items() if at > queried - settings.retention_age + 1}
             assert young <= stored, f"seed {seed}"
             await asyncio.sleep(0.02)
         assert bus.counters.removed > 0, "retention goes on by elapsed time"

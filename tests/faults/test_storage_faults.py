@@ -428,8 +428,8 @@ async def test_names_without_bound_empty_nothing_and_are_removed_with_their_even
             event = record.signal
             assert isinstance(event, Event)
             for chosen in (Filter(type=event.type), Filter(source=event.source)):
-                found = await history.events(chosen)
-                assert [it.signal for it in found] == [event]
+                records = await history.events(chosen)
+                assert [it.signal for it in records] == [event]
         assert await history.count(Filter(type="type.of.1199*")) == 11
         assert await history.count(Filter(type="type.of.*")) == await history.count_stored()
         for start in range(20_000, 40_000, 500):

@@ -42,8 +42,8 @@ def test_binary_mode_round_trips_an_event() -> None:
 
 def test_structured_mode_round_trips_bytes_as_base64() -> None:
     event = msgspec.structs.replace(EVENT, data=None, raw=b"\xff\x00")
-    found = from_structured(to_structured(event), received=0)
-    assert found.raw == b"\xff\x00"
+    restored = from_structured(to_structured(event), received=0)
+    assert restored.raw == b"\xff\x00"
 
 
 @pytest.mark.parametrize("missing", ["id", "source", "type", "specversion"])

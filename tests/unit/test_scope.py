@@ -28,23 +28,23 @@ events = st.builds(
 )  # fmt: skip
 
 
-def several(*found: str) -> st.SearchStrategy[tuple[str, ...]]:
-    return st.lists(st.sampled_from(found), max_size=2).map(tuple)
+def up_to_two(*names: str) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(st.sampled_from(names), max_size=2).map(tuple)
 
 
 grants = st.builds(
     Grant,
-    sources=several("nats", "nats/A", "nats/*", "kubernetes", ">"),
-    types=several("planning.>", "planning.*", "agent.done", "*"),
-    namespaces=several("payments", "payments*", "*", "search"),
+    sources=up_to_two("nats", "nats/A", "nats/*", "kubernetes", ">"),
+    types=up_to_two("planning.>", "planning.*", "agent.done", "*"),
+    namespaces=up_to_two("payments", "payments*", "*", "search"),
     labels=st.sampled_from([(), (("app", "web"),), (("app", "web"), ("team", "a"))]),
 )
 scopes = st.builds(
     build_scope,
     st.lists(grants, max_size=3),
     access_log=st.booleans(),
-    guarded=several("kubernetes"),
-    namespaces=several("", "payments", "search"),
+    guarded=up_to_two("kubernetes"),
+    namespaces=up_to_two("", "payments", "search"),
 )
 
 

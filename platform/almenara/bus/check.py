@@ -25,7 +25,7 @@ SMALL_TABLES: Final = ("names", "known_resources", "plugin_state", "clock", "see
 
 
 class CheckReport(msgspec.Struct):
-    """What a check found."""
+    """The result of a check."""
 
     path: Path
     events: int = 0
@@ -33,7 +33,7 @@ class CheckReport(msgspec.Struct):
     damaged: list[int] = []
     """Sequences of signals that cannot be read, or not as they were written."""
     page_problems: list[str] = []
-    """What SQLite says of the structure of the file."""
+    """Errors that SQLite reports in the structure of the file."""
 
     @property
     def is_intact(self) -> bool:
@@ -141,7 +141,7 @@ def _read_events(connection: sqlite3.Connection, report: CheckReport) -> Iterato
     )
     decoder = RowDecoder(is_quiet=True)
     for rows in _read_rows(connection, "events", statement, report):
-        good = {it.sequence for it in decoder.events(connection, rows)}
+        good = {record.sequence for record in decoder.events(connection, rows)}
         report.damaged += [row[0] for row in rows if row[0] not in good]
         report.events += len(good)
         yield from sorted(good)
@@ -154,7 +154,7 @@ def _read_observations(connection: sqlite3.Connection, report: CheckReport) -> I
     )
     decoder = RowDecoder(is_quiet=True)
     for rows in _read_rows(connection, "observations", statement, report):
-        good = {it.sequence for it in decoder.observations(rows)}
+        good = {record.sequence for record in decoder.observations(rows)}
         report.damaged += [row[0] for row in rows if row[0] not in good]
         report.observations += len(good)
         yield from sorted(good)

@@ -233,7 +233,7 @@ class RowDecoder:
 def _check_event(row: tuple[Any, ...], event: Event) -> None:
     checksum = row[13]
     if checksum is None:
-        # From before schema 4: it must at least be JSON, or the page that shows it is none.
+        # From before schema 4: it must at least be JSON, or the response that embeds it is invalid.
         check_json(event.data)
         if row[10] is not None and type(row[10]) is not str:
             raise TypeError("the problem is not text")
@@ -270,7 +270,8 @@ def read_after(
         return [], after
     end = read[-1]
     records = decoder.events(connection, events) + decoder.observations(observations)
-    return sorted((it for it in records if it.sequence <= end), key=lambda it: it.sequence), end
+    read_in_full = [record for record in records if record.sequence <= end]
+    return sorted(read_in_full, key=lambda record: record.sequence), end
 
 
 def read_latest_observations(

@@ -202,10 +202,12 @@ class EmbeddedBus:
         """Read the records after a sequence. Damaged pages of the file are stepped over."""
         try:
             return await self._replays.run(
-                lambda it: codec.read_after(it, cursor, REPLAY_BATCH, self._decoder)
+                lambda connection: codec.read_after(connection, cursor, REPLAY_BATCH, self._decoder)
             )
         except DamagedDatabaseError:
-            return await self._replays.run(lambda it: self._replay_around(it, cursor))
+            return await self._replays.run(
+                lambda connection: self._replay_around(connection, cursor)
+            )
 
     def _replay_around(
         self, connection: sqlite3.Connection, cursor: int
@@ -268,7 +270,9 @@ class EmbeddedBus:
     def on_retention(self, removed: int, warnings: list[str]) -> None:
         self.counters.removed += removed
         for text in warnings:
-            if text.split(". ")[0] not in {it.split(". ")[0] for it in self._storage_warnings}:
+            if text.split(". ")[0] not in {
+                known.split(". ")[0] for known in self._storage_warnings
+            }:
                 log.warning("storage needs attention", reason=text)
         self._storage_warnings = warnings
 

@@ -113,7 +113,9 @@ def check_folder(folder: Path) -> str | None:
 
     Changes nothing: for `almenara doctor`.
     """
-    existing = next((it for it in (folder, *folder.absolute().parents) if it.exists()), folder)
+    existing = next(
+        (path for path in (folder, *folder.absolute().parents) if path.exists()), folder
+    )
     if not existing.is_dir():
         return f"storage.dir is {folder}, and {existing} is a file. Set storage.dir to a folder."
     if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):

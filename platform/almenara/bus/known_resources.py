@@ -32,7 +32,7 @@ class KnownResources:
 
         The rest of the batch is stored: an overfull source must not lose its events as well.
         """
-        published = sum(isinstance(it, Resource) and not it.deleted for it in signals)
+        published = sum(isinstance(signal, Resource) and not signal.deleted for signal in signals)
         free = self.limit - self.counts.get(source, 0)
         if published <= free:
             return signals
@@ -59,7 +59,7 @@ class KnownResources:
 
     def store(self, source: str, signals: Iterable[Signal]) -> None:
         """Add and remove the resources of a batch; the last state of each counts."""
-        deleted = {it.key: it.deleted for it in signals if isinstance(it, Resource)}
+        deleted = {signal.key: signal.deleted for signal in signals if isinstance(signal, Resource)}
         added = [(source, *key) for key, is_deleted in deleted.items() if not is_deleted]
         removed = [(source, *key) for key, is_deleted in deleted.items() if is_deleted]
         change = 0

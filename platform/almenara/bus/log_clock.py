@@ -73,7 +73,7 @@ class LogClock:
 
     @property
     def problem(self) -> str | None:
-        """What to tell an operator whose system clock differs from the time that has passed."""
+        """The warning for a system clock that differs from the time that has passed; else None."""
         if abs(self.ahead) <= TOLERANCE:
             return None
         direction = "ahead of" if self.ahead > 0 else "behind"

@@ -2,7 +2,8 @@
 
 Callers take turns: whoever queues a hundred slow queries waits for them, and others do not. One
 caller occupies all threads but one at most, may have `max_waiting` queries waiting, and its queries
-have their deadline from the moment they arrive. A query whose caller has gone is interrupted.
+have their deadline from the moment they arrive. A query is interrupted
+when its caller is cancelled.
 """
 
 import asyncio
@@ -38,11 +39,11 @@ T = TypeVar("T")
 
 
 class QueryTooSlowError(LimitExceeded):
-    """A query took longer than it may; the text says what to do."""
+    """A query took longer than it may; the text has a remedy."""
 
 
 class TooManyQueriesError(LimitExceeded):
-    """A caller has too many queries waiting; the text says what to do."""
+    """A caller has too many queries waiting; the text has a remedy."""
 
 
 class PendingQuery(msgspec.Struct):

@@ -51,7 +51,7 @@ def repair_clock(connection: sqlite3.Connection, time: int) -> None:
 
     Notes of earlier versions follow the system clock, wrong dates included. A note that a later one
     contradicts is moved to the latest time before it, and none is later than `time`, so that
-    signals are kept too long rather than removed too soon.
+    signals are removed too late rather than too soon.
     """
     notes = connection.execute("SELECT time, sequence FROM clock ORDER BY sequence").fetchall()
     latest = 0
@@ -119,7 +119,7 @@ def _remove_events(connection: sqlite3.Connection, through: int, limit: int) -> 
         return 0
     connection.execute("BEGIN IMMEDIATE")
     try:
-        # The index has no copy of the text, so it must be given what was entered for each row; that
+        # The index has no copy of the text, so deleting needs what was entered for each row; that
         # differs for events from before schema 4.
         connection.execute(
             "INSERT INTO events_text (events_text, rowid, subject, data)"  # nosec B608 # constant fragments, bound values

@@ -122,7 +122,7 @@ UPDATE position SET last_sequence = max(
 
 
 class SchemaTooNewError(AlmenaraError):
-    """A newer Almenara wrote this database; the text says which file and what to do."""
+    """A newer Almenara wrote this database; the text names the file and a remedy."""
 
 
 def _regexp(expression: str, text: str) -> bool:

@@ -23,11 +23,11 @@ OF_ONE_BATCH: Final = (
 
 
 class StorageError(AlmenaraError):
-    """The storage folder cannot be used at all; the text says why and what to do."""
+    """The storage folder cannot be used at all; the text has the reason and a remedy."""
 
 
 class DamagedDatabaseError(Unavailable):
-    """The database file is damaged; the text says what still works and how to restore it."""
+    """The database file is damaged; the text names what still works and a remedy."""
 
 
 def is_damage(error: BaseException) -> bool:

@@ -31,7 +31,10 @@ def searched_text(data: str) -> str:
 
 def _decode(match: re.Match[str]) -> str:
     escape = match[0]
+    if escape == r"\u":
+        # The text was cut within an escape.
+        return " "
     if escape[1] != "u":
         return _CONTROL.get(escape, escape[1])
-    # A pair of surrogates is one letter; half of one is none, and is dropped.
+    # A pair of surrogates is one letter; a single one is not a letter and is dropped.
     return str(json.loads(f'"{escape}"')).encode("utf-8", "ignore").decode()

@@ -175,7 +175,9 @@ def _raise_wrong_field(signal: Signal, fields: Mapping[str, Collection[type]]) -
         value = getattr(signal, name)
         # A bool is an int in Python, and True is not a time; hence the exact type.
         if type(value) not in types:
-            expected = " or ".join("None" if it is type(None) else it.__name__ for it in types)
+            expected = " or ".join(
+                "None" if kind is type(None) else kind.__name__ for kind in types
+            )
             hint = f", for example Severity.{Severity.WARN.name}" if Severity in types else ""
             raise InvalidSignalError(
                 f"{describe_signal(signal)}: {name} is {_show(value)}; it must be of type"

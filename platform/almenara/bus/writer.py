@@ -116,7 +116,7 @@ class Writer:
     def write(self, group: Sequence[Work]) -> list[Record]:
         """Write everything of the group or, on an error of the database, nothing.
 
-        Events seen before are left out; a batch with a wrong signal is refused whole, by itself.
+        Events seen before are left out; a batch with a wrong signal is refused whole, and no other.
         Raises `sqlite3.Error`, after which the group may be written again.
         """
         accepted = [
@@ -183,7 +183,10 @@ class Writer:
 
     def _number(self, accepted: Accepted) -> tuple[list[Record], list[bytes]]:
         keyed = [
-            [(codec.event_key(it) if isinstance(it, Event) else None, it) for it in signals]
+            [
+                (codec.event_key(signal) if isinstance(signal, Event) else None, signal)
+                for signal in signals
+            ]
             for _, signals in accepted
         ]
         seen = self._already_seen([key for part in keyed for key, _ in part if key is not None])

@@ -1,8 +1,8 @@
 """The thread that owns the writing connection: commits what is queued, and applies retention.
 
 Nothing that a batch holds and nothing that the disk does ends it. An error of one batch is refused
-to its publisher; an error of the disk is retried, with the connection opened anew, until it passes.
-Should the thread end all the same, `failure` says so and the process reports itself as not alive.
+to its publisher; an error of the disk is retried, with a new connection, until it passes.
+Should the thread end nevertheless, `failure` is set and the liveness probe fails.
 """
 
 import asyncio
@@ -236,7 +236,7 @@ class WriterThread:
                 self._write_one_by_one(group, error)
                 return
             except sqlite3.IntegrityError as error:
-                # Positions are read anew when the database is opened; if that does not help, the
+                # Positions are read again when the database is opened; if that does not help, the
                 # batch itself is wrong.
                 if attempt:
                     self._write_one_by_one(group, error)
@@ -244,6 +244,10 @@ class WriterThread:
                 self._close_writer()
                 continue
             except (sqlite3.Error, OSError) as error:
+                if "user-defined function" in str(error):
+                    # Not the disk: a value of the batch has made a function of ours fail.
+                    self._write_one_by_one(group, error)
+                    return
                 self._report_problem(error)
                 if not is_full(error):
                     # The connection may hold a file that is not there any more.
@@ -359,7 +363,7 @@ class WriterThread:
                 self._finish([item], BusClosedError(reason))
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
-        # After the loop has been closed, nothing is left that could be told.
+        # After the loop has been closed, no one is left to report to.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
 

@@ -129,7 +129,7 @@ def build_plan(
     lead: str | None = None
     if pairs is not None:
         lead = pairs.narrow(names)
-        if not pairs.kept:
+        if not pairs.visible:
             return None
     if any(not stored.values and stored.inline is None for stored in names.values()):
         return None
@@ -169,14 +169,16 @@ def build_plan(
         index = "failures_by_time" if failures_only else "events_by_time"
         return where.plan(f"events e INDEXED BY {index}", [])
     if lead is None:
-        lead = next((it for it in ("type", "origin") if it in names and names[it].has_few), None)
+        lead = next(
+            (name for name in ("type", "origin") if name in names and names[name].has_few), None
+        )
     if lead is not None:
         # With `=` on one number the index gives its events in order of sequence; with IN SQLite
         # would collect and sort them all. Hence a branch each, and their first rows are merged.
         values = names.pop(lead).values
         where.add_names(names)
         return where.plan(
-            f"events e INDEXED BY events_by_{lead}", [(f"e.{lead} = ?", it) for it in values]
+            f"events e INDEXED BY events_by_{lead}", [(f"e.{lead} = ?", value) for value in values]
         )
     where.add_names(names)
     if chosen.severity is not None and chosen.severity >= Severity.WARN:
@@ -235,12 +237,12 @@ class NamePairs:
     """Which origins and types events have together, and what of that a scope shows.
 
     A limited scope is planned from these, before any event is looked at: what is hidden must not
-    make a query slower than what does not exist, or its time would tell.
+    make a query slower than what does not exist, or its duration would reveal it.
     """
 
     def __init__(self, pairs: Sequence[tuple[int, int, int, bool | None]]) -> None:
         self._pairs = pairs
-        self.kept = [
+        self.visible = [
             (origin, kind) for origin, kind, _, is_visible in pairs if is_visible is not False
         ]
 
@@ -255,7 +257,7 @@ class NamePairs:
 
     def visible_numbers(self, column: Literal["origin", "type"]) -> list[int]:
         """List the numbers of the visible origins or types, where names alone decide."""
-        return sorted({pair[column == "type"] for pair in self.kept})
+        return sorted({pair[column == "type"] for pair in self.visible})
 
     def narrow(self, names: "dict[str, StoredNames]") -> str | None:
         """Limit the names of a filter to visible ones; return the column whose index leads to
@@ -263,11 +265,11 @@ class NamePairs:
         for index, column in enumerate(("origin", "type")):
             if column in names:
                 allowed = set(names[column].values)
-                self.kept = [pair for pair in self.kept if pair[index] in allowed]
+                self.visible = [pair for pair in self.visible if pair[index] in allowed]
         hidden = [{pair[index] for pair in self._pairs if pair[3] is False} for index in range(2)]
         lead: str | None = None
         for index, column in ((1, "type"), (0, "origin")):
-            values: list[StoredName] = sorted({pair[index] for pair in self.kept})
+            values: list[StoredName] = sorted({pair[index] for pair in self.visible})
             is_pure = not hidden[index].intersection(values) and len(values) <= MAX_BRANCHES
             if lead is None and is_pure and (column in names or column == "origin"):
                 lead = column
@@ -382,7 +384,7 @@ def _is_small_window(connection: sqlite3.Connection, chosen: Filter) -> bool:
 
 
 def _is_in(expression: str, values: Iterable[StoredName]) -> Condition:
-    # One bound value whatever the number of values, so that the prepared statement is found again.
+    # One bound value whatever the number of values, so that the prepared statement is reused.
     listed = msgspec.json.encode(list(values)).decode()
     return Condition(f"{expression} IN (SELECT value FROM json_each(?))", (listed,))  # nosec B608 # constant fragments, bound values
 

@@ -154,7 +154,7 @@ class History:
     async def _distinct(self, column: Literal["origin", "type"]) -> list[str]:
         decoder, scope = self._log.decoder, self._scope
         return await self._log.read(
-            lambda it: _distinct_names(it, decoder, column, scope), self._user
+            lambda connection: _distinct_names(connection, decoder, column, scope), self._user
         )
 
     async def count_stored(self) -> int:
@@ -214,22 +214,22 @@ def _fetch(
             f" (SELECT sequence FROM ({statement}) ORDER BY sequence {order} LIMIT ?)"
             f" ORDER BY e.sequence {order}"
         )
-        return _take(connection.execute(statement, [*parameters, limit]), max_bytes)
+        return _limit_bytes(connection.execute(statement, [*parameters, limit]), max_bytes)
     statement, parameters = plan.select(columns, order, limit)
-    return _take(connection.execute(statement, parameters), max_bytes)
+    return _limit_bytes(connection.execute(statement, parameters), max_bytes)
 
 
-def _take(rows: Iterable[tuple[Any, ...]], max_bytes: int) -> list[tuple[Any, ...]]:
-    """Take rows while their payloads fit, and the first row in any case."""
-    taken: list[tuple[Any, ...]] = []
+def _limit_bytes(rows: Iterable[tuple[Any, ...]], max_bytes: int) -> list[tuple[Any, ...]]:
+    """Return rows while their payloads fit, and the first row in any case."""
+    accepted: list[tuple[Any, ...]] = []
     size = 0
     for row in rows:
         *_, raw, data, _ = row
         size += len(data) + len(raw or b"")
-        if taken and size > max_bytes:
+        if accepted and size > max_bytes:
             break
-        taken.append(row)
-    return taken
+        accepted.append(row)
+    return accepted
 
 
 def _distinct_names(
@@ -242,7 +242,7 @@ def _distinct_names(
     pairs = None if visible is None else read_pairs(connection, scope)
     if pairs is not None and pairs.is_decided:
         names = decoder.names
-        return sorted(names.text(connection, it) for it in pairs.visible_numbers(column))
+        return sorted(names.text(connection, number) for number in pairs.visible_numbers(column))
     if visible is not None:
         rows = connection.execute(
             f"SELECT DISTINCT e.{column} FROM events e NOT INDEXED"  # nosec B608 # constant fragments, bound values

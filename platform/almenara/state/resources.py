@@ -50,7 +50,9 @@ class Resources:
         """
         try:
             records = await log.read(
-                lambda it: read_latest_observations(it, OBSERVATIONS_READ, log.decoder)
+                lambda connection: read_latest_observations(
+                    connection, OBSERVATIONS_READ, log.decoder
+                )
             )
         except (Unavailable, LimitExceeded) as error:
             logger.warning(
@@ -98,7 +100,7 @@ class Resources:
     def warnings(self) -> list[str]:
         """What an operator should know about the memory of samples."""
         return [
-            f"{origin} publishes more series of samples than are kept in memory ({MAX_SERIES:,});"
+            f"{origin} publishes more series of samples than fit in memory ({MAX_SERIES:,});"
             f" {count:,} samples are not in charts. Limit what the source observes."
             for origin, count in self._samples.dropped.items()
         ]

@@ -135,7 +135,11 @@ class SeriesTable:
         for of_metric in self._by_metric.values():
             for key, first in list(of_metric.items()):
                 chain = list(first.chain())
-                fresh = [it for it in chain if it.origin != origin or it.newest_time >= before]
+                fresh = [
+                    series
+                    for series in chain
+                    if series.origin != origin or series.newest_time >= before
+                ]
                 if len(fresh) == len(chain):
                     continue
                 self._counts[origin] -= len(chain) - len(fresh)

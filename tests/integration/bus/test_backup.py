@@ -36,8 +36,8 @@ def test_backup_under_load_restores_every_event_once(
         almenara.wait_for_events(count)
         over.set()
         thread.join()
-    held = int(done.stdout.split("contains ")[1].split()[0])
-    assert held >= len(before)
+    copied = int(done.stdout.split("contains ")[1].split()[0])
+    assert copied >= len(before)
 
     # Another installation, of which nothing is left but the copy.
     restored = Almenara(tmp_path / "second", nats_server.url)
@@ -45,7 +45,7 @@ def test_backup_under_load_restores_every_event_once(
     copy.rename(tmp_path / "second" / "var" / "almenara.db")
     with restored:
         restored.wait_for_events(len(published))
-        found = [it["data"]["n"] for it in restored.events() if it["type"] == "LOAD"]
+        restored_numbers = [it["data"]["n"] for it in restored.events() if it["type"] == "LOAD"]
     # What the copy had, and from the stream what came after it: each once.
-    assert before <= set(found)
-    assert sorted(found) == published
+    assert before <= set(restored_numbers)
+    assert sorted(restored_numbers) == published

@@ -117,7 +117,7 @@ async def test_bus_blocks_publishers_on_full_disk_and_recovers(tmp_path: Path) -
         stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     if await mount.wait():
-        pytest.skip("this machine lets nobody mount a disk")
+        pytest.skip("this machine does not allow mounting a disk")
     try:
         settings = StorageSettings(dir=disk, disk_reserve=1024**2, write_retry_interval=0.05)
         async with EmbeddedBus(settings) as bus:
@@ -186,7 +186,7 @@ async def test_known_resources_lists_published_and_not_deleted(tmp_path: Path) -
             ("pod", "a", "z"),
         ]
         assert await bus.known_resources("cluster", "node") == [("node", "", "n")]
-        assert await bus.known_resources("nobody") == []
+        assert await bus.known_resources("unknown") == []
 
 
 async def test_known_resources_outlive_their_observations(

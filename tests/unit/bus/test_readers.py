@@ -141,7 +141,7 @@ async def test_run_counts_the_deadline_from_the_arrival(readers: AsyncReaders) -
 async def test_run_interrupts_the_query_of_a_cancelled_caller(readers: AsyncReaders) -> None:
     async with readers(count=1, timeout=60) as opened:
         endless = [
-            asyncio.create_task(opened.run(lambda it: it.execute(ENDLESS).fetchone(), "gone"))
+            asyncio.create_task(opened.run(lambda it: it.execute(ENDLESS).fetchone(), "cancelled"))
             for _ in range(20)
         ]
         await asyncio.sleep(0.1)

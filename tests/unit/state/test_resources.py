@@ -30,16 +30,16 @@ def test_resources_of_a_kind_are_sorted_and_selected_by_namespace(
     published: list[tuple[str, str, bool]],
 ) -> None:
     resources, known = Resources(), dict[tuple[str, str], bool]()
-    for number, (namespace, name, gone) in enumerate(published, 1):
-        it = Resource(kind="pod", namespace=namespace, name=name, deleted=gone)
+    for number, (namespace, name, deleted) in enumerate(published, 1):
+        it = Resource(kind="pod", namespace=namespace, name=name, deleted=deleted)
         resources.accept([Record(number, it)])
-        known[namespace, name] = gone
+        known[namespace, name] = deleted
         # Asked in between, so that what is sorted already is up to date all the same.
-        found = [(it.namespace, it.name, it.deleted) for it in resources.of_kind("pod")]
-        assert found == [(*key, known[key]) for key in sorted(known)]
-        for wanted in {space for space, _ in known} - {""}:
-            inside = [it.name for it in resources.of_kind("pod", wanted)]
-            assert inside == sorted(name for space, name in known if space == wanted)
+        listed = [(it.namespace, it.name, it.deleted) for it in resources.of_kind("pod")]
+        assert listed == [(*key, known[key]) for key in sorted(known)]
+        for selected in {space for space, _ in known} - {""}:
+            inside = [it.name for it in resources.of_kind("pod", selected)]
+            assert inside == sorted(name for space, name in known if space == selected)
 
 
 def test_resources_return_newest_value_of_every_metric() -> None:

@@ -17,14 +17,14 @@ from almenara.units import MINUTE
     )
 )
 def test_series_keeps_its_last_samples_unchanged(samples: list[tuple[int, float]]) -> None:
-    series, kept = Series(), deque[tuple[int, float]](maxlen=SAMPLES_PER_SERIES)
+    series, expected = Series(), deque[tuple[int, float]](maxlen=SAMPLES_PER_SERIES)
     for moment, value in samples:
         series.append(moment, value)
-        kept.append((moment, value))
+        expected.append((moment, value))
 
         assert series.newest == value
 
-    assert series.points() == list(kept)
+    assert series.points() == list(expected)
 
 
 def sample(name: str, origin: str = "x", time: int = 0) -> Sample:
