@@ -377,6 +377,15 @@ def test_network_policy_allows_ports_of_all_targets(values: Tree, expected: set[
     assert expected <= {port["port"] for rule in rules for port in rule["ports"]}
 
 
+def test_network_policy_allows_dns_ports() -> None:
+    for ports in ([53], [53, 5353]):
+        values = {"networkPolicy": {"egress": {"dnsPorts": ports}}}
+        dns = only(render(values), "NetworkPolicy")["spec"]["egress"][0]
+        assert {(it["port"], it["protocol"]) for it in dns["ports"]} == {
+            (port, protocol) for port in ports for protocol in ("UDP", "TCP")
+        }
+
+
 def test_install_container_storage_limit_fits() -> None:
     pod = workload(render(engine.read(SETS["plugin-install"])))["spec"]["template"]["spec"]
     (install,) = [it for it in pod["initContainers"] if it["name"] == "install"]

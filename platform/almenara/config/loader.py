@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
 import msgspec
-import yaml
 
 from almenara.config.model import Settings, nested_structs
 from almenara.config.secrets import Secret
 from almenara.config.suggestions import suggest
+from almenara.config.yaml_text import YamlError, parse_yaml
 from almenara.errors import ConfigError
 from almenara.urls import redact_urls
 
@@ -27,8 +27,6 @@ SECRET_ERROR: Final = "secret: "  # noqa: S105
 ENUM_ERROR: Final = "Invalid enum value"
 PLAIN_WORD: Final = re.compile(r"[A-Za-z]{0,12}|[0-9.]{0,6}")
 MAX_SHOWN_VALUE: Final = 120
-CONTENT_ERRORS: Final = (yaml.constructor.ConstructorError, yaml.composer.ComposerError)
-CONTENT_PROBLEM: Final = re.compile(r"\b(tag|alias|anchor|directive)\b")
 
 S = typing.TypeVar("S", bound=msgspec.Struct)
 
@@ -41,15 +39,15 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
     tree: Any = {}
     if path is not None:
         try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            tree = parse_yaml(path.read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be read: {error.strerror}. Check the path of --config."
             ) from None
         except UnicodeDecodeError:
             raise ConfigError(f"{path} is not YAML: it is not UTF-8 text") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} is not YAML: {_describe_yaml_error(error)}") from None
+        except YamlError as error:
+            raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} contains {type(tree).__name__}, expected `name: value` lines")
     apply_environment(tree, environment)
@@ -70,26 +68,11 @@ def apply_environment(tree: dict[str, Any], environment: Mapping[str, str]) -> N
             if not isinstance(branch, dict):
                 raise ConfigError(f"{name} sets a part of {section}, which is a single value")
         try:
-            branch[last] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(
-                f"the environment variable {name} is not YAML: {_describe_yaml_error(error)}"
-            ) from None
-
-
-def _describe_yaml_error(error: BaseException) -> str:
-    """Return the problem and its place, without the text at that place, which may be a secret."""
-    if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = error.problem or error.context or "invalid syntax"
-        if isinstance(error, CONTENT_ERRORS) or re.search(CONTENT_PROBLEM, problem):
-            # These errors quote the value.
-            problem = "a value that starts with `!`, `&`, `*` or `%` must be in quotes"
-        return f"{problem}{place}"
-    if isinstance(error, yaml.reader.ReaderError):
-        return f"it contains the character U+{error.character:04X}, which YAML does not allow"
-    return "a value is not valid"
+            value = parse_yaml(text)
+        except YamlError as error:
+            raise ConfigError(f"the environment variable {name} is not YAML: {error}") from None
+        # As text, since a secret may look like a number; settings that are numbers convert it.
+        branch[last] = text.strip() if isinstance(value, float) else value
 
 
 def decode_settings(kind: type[S], tree: Any, *, place: str) -> S:

@@ -56,7 +56,9 @@ class Secret:
                 origin = f"the file {path}" if "/" in location else "the file named here"
                 _read_secret_file(path, origin)
                 return cls(lambda: _reveal_file(path, origin), f"from {origin}")
-        if isinstance(setting, str | int | float) and not isinstance(setting, bool):
+        if isinstance(setting, float | bool):
+            raise ValueError("a secret that looks like a number or a boolean must be in quotes")  # noqa: TRY004
+        if isinstance(setting, str | int):
             value = str(setting).strip()
             _check_single_line(value, "the value")
             return cls.of(value)

@@ -50,7 +50,7 @@ def test_load_settings_reports_missing_file(tmp_path: Path) -> None:
     "value",
     ["!s3cr3t-word", "*s3cr3t-word", "&s3cr3t-word x: y", "!s3cr3t!word x", "%s3cr3t-word",
      "s3cr3t-word: a: b", "'s3cr3t-word", "{s3cr3t-word", "@s3cr3t-word", "s3cr3t\x07word",
-     "2026-13-45", "[" * 5000 + "s3cr3t"],
+     "[" * 5000 + "s3cr3t"],
 )  # fmt: skip
 def test_load_settings_does_not_show_values_of_invalid_yaml(tmp_path: Path, value: str) -> None:
     path = tmp_path / "almenara.yaml"
@@ -96,3 +96,63 @@ def test_decode_settings_reports_failing_validation_without_values() -> None:
     assert str(error.value) == (
         "plugins.mine: its validation failed with KeyError; report this to the author"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0123",
+        "12345678901234567890",
+        "1_000",
+        "12:30:45",
+        "0x1f",
+        "2026-01-31",
+        "2026-13-45",
+        "1e5",
+        "-7",
+    ],
+)
+def test_load_settings_reads_secrets_that_look_like_numbers(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "almenara.yaml"
+    path.write_text(f"auth: {{proxy: {{secret: {text}}}}}\n")
+    for arguments in ((path, {}), (None, {"ALMENARA_AUTH__PROXY__SECRET": text})):
+        secret = load_settings(*arguments).auth.proxy.secret
+        assert secret is not None
+        assert secret.reveal() == text
+
+
+def test_load_settings_keeps_floats_of_the_environment_exact(tmp_path: Path) -> None:
+    path = tmp_path / "almenara.yaml"
+    path.write_text("auth: {proxy: {secret: 12.50}}\n")
+    with pytest.raises(ConfigError, match="looks like a number or a boolean must be in quotes"):
+        load_settings(path, {})
+    settings = load_settings(
+        None, {"ALMENARA_AUTH__PROXY__SECRET": "12.50", "ALMENARA_SERVER__KEEP_ALIVE": "12.50"}
+    )
+    assert settings.auth.proxy.secret is not None
+    assert settings.auth.proxy.secret.reveal() == "12.50"
+    assert settings.server.keep_alive == 12.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("server: {port: 1}\nlog: {}\nserver: {host: a}\n", "`server` is there twice in line 3"),
+        ("server:\n  port: 1\n  port: 2\n", "`port` is there twice in line 3, column 3"),
+    ],
+)
+def test_load_settings_refuses_duplicate_keys(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "almenara.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_settings(path, {})
+
+
+def test_load_settings_accepts_merge_keys(tmp_path: Path) -> None:
+    path = tmp_path / "almenara.yaml"
+    path.write_text(
+        "log: &log {level: debug}\nserver: {port: 1}\nredaction:\n  keys: [a]\n"
+        "supervisor: {sources: {a: &limits {burst: 1}, b: {<<: *limits, burst: 2}}}\n"
+    )
+    sources = load_settings(path, {}).supervisor.sources
+    assert (sources["a"].burst, sources["b"].burst) == (1, 2)
