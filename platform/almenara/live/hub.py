@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 CHANNELS_PER_CONNECTION: Final = 32
 HEARTBEAT_INTERVAL: Final = 5.0
 HEARTBEAT: Final = Frame('{"beat": 1}', 11, rows=False)
-"""The same for all: a sequence in it would tell how many signals a viewer may not see."""
+"""The same for all: a sequence in it would show how many signals a viewer may not see."""
 
 Subscription = tuple[str, Panel, PanelFilters]
 """The key of a channel, its panel and its filters."""
@@ -74,7 +74,7 @@ class Hub:
         ]
 
     async def close(self) -> None:
-        """Stop; browsers that are still connected are asked to reconnect."""
+        """Stop; browsers that are still connected reconnect."""
         self.draining = True
         for outbox in self.outboxes:
             outbox.close(GOING_AWAY)

@@ -68,7 +68,7 @@ class Viewer:
 
     @property
     def waiting(self) -> int:
-        return sum(it.size for it in self._waiting)
+        return sum(frame.size for frame in self._waiting)
 
     def write(self, frame: Frame) -> None:
         if self._stalled:
@@ -103,28 +103,29 @@ class Viewer:
             self.reported += int(missed[1].replace(",", ""))
         if target not in ("#event-rows", "#panel-events"):
             return
-        found = [int(it.split('"')[0]) for it in frame["content"].split('data-sequence="')[1:]]
+        parts = frame["content"].split('data-sequence="')[1:]
+        sequences = [int(part.split('"')[0]) for part in parts]
         newest = self.rows[0] if self.rows else 0
-        self.reported += frame.get("arrived", 0) or sum(it > newest for it in found)
-        self.rows = found + self.rows if frame["swap"] == "afterbegin" else found
+        self.reported += frame.get("arrived", 0) or sum(sequence > newest for sequence in sequences)
+        self.rows = sequences + self.rows if frame["swap"] == "afterbegin" else sequences
         del self.rows[SETTINGS.visible_events :]
 
 
 async def publish(channels: Hub, start: int, count: int, size: int = 10) -> None:
     await channels.view.bus.publish(
         [
-            Event(id=str(it), source="s", type="t", time=now(), data={"x": "y" * size})
-            for it in range(start, start + count)
+            Event(id=str(number), source="s", type="t", time=now(), data={"x": "y" * size})
+            for number in range(start, start + count)
         ],
         "test",
     )
 
 
 async def newest(channels: Hub) -> list[int]:
-    found = await channels.view.history.events(
+    records = await channels.view.history.events(
         next(iter(channels.parse_channels(["events"])))[2], limit=SETTINGS.visible_events
     )
-    return [it.sequence for it in found]
+    return [record.sequence for record in records]
 
 
 async def until_equal(viewer: Viewer, channels: Hub) -> None:
@@ -135,25 +136,25 @@ async def until_equal(viewer: Viewer, channels: Hub) -> None:
 
 async def test_channel_renders_once_for_all_viewers(channels: Hub) -> None:
     viewers = [Viewer(channels) for _ in range(30)]
-    for it in viewers:
-        await channels.subscribe(it.outbox, ["events"], None)
+    for viewer in viewers:
+        await channels.subscribe(viewer.outbox, ["events"], None)
     assert len(channels) == 1
     renders = channels.counters.renders
     for start in range(0, 2000, 100):
         await publish(channels, start, 100)
-    for it in viewers:
-        await until_equal(it, channels)
-        assert it.reported == 2000
+    for viewer in viewers:
+        await until_equal(viewer, channels)
+        assert viewer.reported == 2000
     assert channels.counters.renders - renders < 20
-    for it in viewers:
-        channels.disconnect(it.outbox)
+    for viewer in viewers:
+        channels.disconnect(viewer.outbox)
     assert (channels.clients, len(channels)) == (0, 0)
 
 
 async def test_stalled_browser_is_dropped_and_delays_no_other(channels: Hub) -> None:
     slow, quick = Viewer(channels), Viewer(channels)
-    for it in (slow, quick):
-        await channels.subscribe(it.outbox, ["events"], None)
+    for viewer in (slow, quick):
+        await channels.subscribe(viewer.outbox, ["events"], None)
     slow.stall()
     for start in range(0, 500, 10):
         await publish(channels, start, 10, 3000)
@@ -193,35 +194,35 @@ async def test_returning_browser_gets_every_row_or_the_missed_count(
     channels: Hub,
 ) -> None:
     before = [Viewer(channels) for _ in range(20)]
-    for it in before:
-        await channels.subscribe(it.outbox, ["events"], None)
+    for viewer in before:
+        await channels.subscribe(viewer.outbox, ["events"], None)
     await publish(channels, 0, 50)
-    for it in before:
-        await until_equal(it, channels)
+    for viewer in before:
+        await until_equal(viewer, channels)
     stays = Viewer(channels)
     await channels.subscribe(stays.outbox, ["events"], None)
-    for it in before:
-        channels.disconnect(it.outbox)
+    for viewer in before:
+        channels.disconnect(viewer.outbox)
     await publish(channels, 50, 100)
     await until_equal(stays, channels)
     after = []
     for left in before:
-        it = Viewer(channels)
-        it.rows = left.rows
-        await channels.subscribe(it.outbox, ["events"], left.rows[0])
-        after.append(it)
+        viewer = Viewer(channels)
+        viewer.rows = left.rows
+        await channels.subscribe(viewer.outbox, ["events"], left.rows[0])
+        after.append(viewer)
     await publish(channels, 150, 5)
-    for it in after:
-        await until_equal(it, channels)
-        assert it.reported == 105
+    for viewer in after:
+        await until_equal(viewer, channels)
+        assert viewer.reported == 105
     # Beyond the limit the count says so, also to a browser that was away before the first viewer.
     long_away = Viewer(channels)
     await publish(channels, 155, 700)
     await until_equal(stays, channels)
     await channels.subscribe(long_away.outbox, ["events"], 1)
     assert "500+ events" in long_away.frames[-1]["content"]
-    for it in (stays, long_away, *after):
-        channels.disconnect(it.outbox)
+    for viewer in (stays, long_away, *after):
+        channels.disconnect(viewer.outbox)
     assert len(channels) == 0
     alone = Viewer(channels)
     await channels.subscribe(alone.outbox, ["events"], 700)
@@ -233,9 +234,9 @@ async def test_router_gives_exact_matches_their_events_and_others_all(
 ) -> None:
     names = ("events", "events?type=t", "events?type=other", "events?type=t*&source=s",
              "events?subject=here&severity=ERROR")  # fmt: skip
-    viewers = {it: Viewer(channels) for it in names}
-    for name, it in viewers.items():
-        await channels.subscribe(it.outbox, [name], None)
+    viewers = {name: Viewer(channels) for name in names}
+    for name, viewer in viewers.items():
+        await channels.subscribe(viewer.outbox, [name], None)
     await publish(channels, 0, 10)
     await channels.view.bus.publish(
         [
@@ -252,7 +253,7 @@ async def test_router_gives_exact_matches_their_events_and_others_all(
         "events?subject=here&severity=ERROR": 1,
     }  # fmt: skip
     async with asyncio.timeout(10):
-        while {name: len(it.rows) for name, it in viewers.items()} != expected:
+        while {name: len(viewer.rows) for name, viewer in viewers.items()} != expected:
             await asyncio.sleep(0.02)
     channels.disconnect(viewers["events?type=t"].outbox)
     await publish(channels, 10, 1)
@@ -264,13 +265,13 @@ async def test_router_gives_exact_matches_their_events_and_others_all(
 
 async def test_channel_key_ignores_filters_of_other_panels_and_their_order(channels: Hub) -> None:
     first, second = (
-        next(iter(channels.parse_channels([it])))[0]
-        for it in ("strip?severity=ERROR", "strip?text=x")
+        next(iter(channels.parse_channels([name])))[0]
+        for name in ("strip?severity=ERROR", "strip?text=x")
     )
     assert first == second
     first, second = (
-        next(iter(channels.parse_channels([it])))[0]
-        for it in ("events?severity=ERROR&type=a", "events?type=a&severity=ERROR")
+        next(iter(channels.parse_channels([name])))[0]
+        for name in ("events?severity=ERROR&type=a", "events?type=a&severity=ERROR")
     )
     assert first == second
 

@@ -57,7 +57,7 @@ class Log:
                     raise self.error()
                 lines, self.queued = self.queued, []
                 if lines:
-                    yield [Line(text=it) for it in lines]
+                    yield [Line(text=text) for text in lines]
                 await asyncio.sleep(0.01)
         finally:
             self.closed += 1
@@ -111,8 +111,8 @@ class Screen:
 
     @property
     def lines(self) -> list[str]:
-        found = [it.split("<")[0] for it in self.text.split('class="text">')[1:]]
-        return found[-PANEL.query.limit :]  # type: ignore[union-attr]
+        texts = [part.split("<")[0] for part in self.text.split('class="text">')[1:]]
+        return texts[-PANEL.query.limit :]  # type: ignore[union-attr]
 
     async def subscribe(self, scope: Scope = FULL_SCOPE) -> None:
         await self.channels.subscribe(self.outbox, [self.panel], None, scope)
@@ -128,17 +128,17 @@ async def test_feed_is_read_once_for_all_viewers_and_ends_with_the_last(
     channels: Hub, log: Log
 ) -> None:
     screens = [Screen(channels) for _ in range(3)]
-    for it in screens:
-        await it.subscribe()
+    for screen in screens:
+        await screen.subscribe()
     for number in range(50):
         log.queued.append(f"line {number}")
         await asyncio.sleep(0.005)
     late = Screen(channels)
     await late.subscribe()
     log.queued.append("last")
-    await until(lambda: all(it.lines[-1:] == ["last"] for it in [*screens, late]))
-    expected = [*(f"line {it}" for it in range(31, 50)), "last"]
-    assert [it.lines for it in [*screens, late]] == [expected] * 4
+    await until(lambda: all(screen.lines[-1:] == ["last"] for screen in [*screens, late]))
+    expected = [*(f"line {number}" for number in range(31, 50)), "last"]
+    assert [screen.lines for screen in [*screens, late]] == [expected] * 4
     assert len(log.opened) == 1
     assert log.threads.isdisjoint({threading.get_ident()})
     for screen in [*screens, late]:
@@ -151,7 +151,7 @@ async def test_search_filters_lines_of_the_same_feed(channels: Hub, log: Log) ->
     whole, part = Screen(channels), Screen(channels, "p.log?text=ODD+line")
     await whole.subscribe()
     await part.subscribe()
-    log.queued += [f"{'odd' if it % 2 else 'even'} line {it}" for it in range(6)]
+    log.queued += [f"{'odd' if number % 2 else 'even'} line {number}" for number in range(6)]
     await until(lambda: len(whole.lines) == 7)
     await until(lambda: len(part.lines) == 3)
     assert part.lines == ["odd line 1", "odd line 3", "odd line 5"]
@@ -192,7 +192,7 @@ class Flooding(Log):
 
     async def lines(self, filters: Mapping[str, str]) -> AsyncIterator[Sequence[Line]]:
         for number in itertools.count():
-            yield [Line(text=f"{number}-{it}" + "x" * 200) for it in range(100)]
+            yield [Line(text=f"{number}-{place}" + "x" * 200) for place in range(100)]
             if number % 50 == 0:
                 await asyncio.sleep(0)
 
@@ -278,7 +278,7 @@ async def test_log_requires_its_scope_and_cluster_right(channels: Hub, log: Log)
         await screen.subscribe(scope)
         assert message in screen.text.replace("&#39;", "'"), (name, message)
         channels.disconnect(screen.outbox)
-    assert {it["name"] for it in log.opened} == {"a", "b"}
+    assert {filters["name"] for filters in log.opened} == {"a", "b"}
     less = msgspec.structs.replace(in_cluster, rights=())
     assert in_cluster.covers(less)
     assert not less.covers(in_cluster)
@@ -303,7 +303,9 @@ async def open_logs(channels: Hub, user: str, names: Sequence[str]) -> list[str]
         for screen in screens:
             screen.outbox = channels.connect(screen, user)
             await screen.subscribe(scope)
-        await until(lambda screens=screens: all("waiting" not in it.text.lower() for it in screens))
+        await until(
+            lambda screens=screens: all("waiting" not in screen.text.lower() for screen in screens)
+        )
         texts += [screen.text for screen in screens]
     return texts
 

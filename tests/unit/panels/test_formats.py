@@ -22,10 +22,17 @@ def test_format_value_writes_what_people_read(value: object, form: str, text: st
 
 
 def test_durations_and_axes_are_round() -> None:
-    assert [format_duration(it) for it in (0, 0.003, 3600, 200_000)] == [
+    assert [format_duration(number) for number in (0, 0.003, 3600, 200_000)] == [
         "0 s", "3.0 ms", "1 h 0 min", "2 d 7 h",
     ]  # fmt: skip
-    assert [round_up(it) for it in (0, 0.03, 7, 10, 101, 240)] == [1.0, 0.05, 10, 10, 200, 250]
+    assert [round_up(number) for number in (0, 0.03, 7, 10, 101, 240)] == [
+        1.0,
+        0.05,
+        10,
+        10,
+        200,
+        250,
+    ]
 
 
 def test_format_age_is_as_short_as_that_of_kubectl() -> None:

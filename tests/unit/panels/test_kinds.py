@@ -51,7 +51,7 @@ async def render(panel: Panel, signals: list[Signal], **query: str) -> str:
     return rendered[f"p.{panel.name}"]
 
 
-OWN = '{% import "macros.html" as it %}{% for r in resources %}{{ it.status(r.resource.name) }}'
+OWN = '{% import "macros.html" as ui %}{% for r in resources %}{{ ui.status(r.resource.name) }}'
 OWN += (
     "{{ r.samples.load }}{% endfor %}{% for e in events|default([]) %}{{ e.summary }}{% endfor %}"
 )
@@ -76,7 +76,7 @@ def names(text: str) -> list[str]:
 async def test_table_sorts_by_any_column_with_missing_values_last(
     sort: str, order: list[str]
 ) -> None:
-    signals = sorted(NODES, key=lambda it: it.name)
+    signals = sorted(NODES, key=lambda node: node.name)
     text = await render(TABLE, [*signals], sort=sort)
     assert sorted(names(text)) == ["a", "b", "c"]
     if sort:
@@ -105,8 +105,8 @@ async def test_table_filters_rows(query: dict[str, str], expected: list[str]) ->
 
 
 async def test_table_formats_values_and_shows_a_dash_for_missing_ones() -> None:
-    samples = [Sample(kind="node", name="b", metric="load", value=it, time=now() + it)
-               for it in range(3)]  # fmt: skip
+    samples = [Sample(kind="node", name="b", metric="load", value=number, time=now() + number)
+               for number in range(3)]  # fmt: skip
     text = await render(TABLE, [*NODES, *samples], sort="name")
     assert "25 %" in text
     assert "2.0 KiB" in text
@@ -117,7 +117,7 @@ async def test_table_formats_values_and_shows_a_dash_for_missing_ones() -> None:
 
 
 async def test_table_reports_how_many_rows_are_not_shown() -> None:
-    many = [Resource(kind="node", name=f"n{it:03}") for it in range(30)]
+    many = [Resource(kind="node", name=f"n{number:03}") for number in range(30)]
     panel = TablePanel(
         name="t", title="T", query=ResourceQuery(kind="node", limit=10),
         columns=[Column(title="N", path="name")],

@@ -72,8 +72,8 @@ async def prepare_values(data: DataView, filters: Mapping[str, str]) -> Mapping[
     assert z is not None
     return {
         "values": [
-            filters.get("node"), [it.name for it in jobs], data.resource("job", "", "old"),
-            data.latest(z, "cpu"), len(data.series(z, "cpu")), [it.type for _, it in events],
+            filters.get("node"), [job.name for job in jobs], data.resource("job", "", "old"),
+            data.latest(z, "cpu"), len(data.series(z, "cpu")), [event.type for _, event in events],
             await data.count({"severity": "ERROR"}),
         ],
     }  # fmt: skip
@@ -162,8 +162,8 @@ async def test_template_includes_and_imports_others_of_its_plugin() -> None:
         query=ResourceQuery(kind="job"),
     )  # fmt: skip
     templates = {
-        "own.html": '{% import "parts.html" as own %}{% import "macros.html" as it %}'
-        '{{ own.named("x") }}{{ it.status("fine") }}{% include "end.html" %}',
+        "own.html": '{% import "parts.html" as own %}{% import "macros.html" as ui %}'
+        '{{ own.named("x") }}{{ ui.status("fine") }}{% include "end.html" %}',
         "parts.html": "{% macro named(name) %}{% include 'end.html' %}{{ name }}{% endmacro %}",
         "end.html": "-end-",
     }
