@@ -45,7 +45,7 @@ RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
  && install -d -o 10001 -g 10001 data
 
 FROM ${BASE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=""
 LABEL org.opencontainers.image.title="Almenara" \
       org.opencontainers.image.description="Real-time monitoring for fleets" \

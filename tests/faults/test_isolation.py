@@ -73,7 +73,7 @@ def fleet(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
         ),
         (
             "ALMENARA_API_VERSION = 99\n",
-            "needs version 99 of the plugin API, and Almenara 0.1.0 has version 1; install a newer",
+            "needs version 99 of the plugin API, and Almenara 0.2.0 has version 1; install a newer",
         ),
         (
             "import almenara\n@almenara.hookimpl\ndef almenara_sources(): raise OSError('no')\n",
