@@ -19,7 +19,7 @@ LOG_LINES: Final = 15
 
 
 class DemoError(RuntimeError):
-    """The demo cannot continue; the text says why and what to do."""
+    """The demo cannot continue; the text has the reason and the remedy."""
 
 
 @contextlib.asynccontextmanager

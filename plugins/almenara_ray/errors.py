@@ -4,7 +4,7 @@ from almenara.sdk import Unavailable
 
 
 class DashboardError(Unavailable):
-    """A dashboard gave no answer that can be used; the text says why."""
+    """A dashboard gave no answer that can be used; the text has the reason."""
 
 
 class MalformedAnswerError(DashboardError):

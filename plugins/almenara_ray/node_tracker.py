@@ -125,7 +125,7 @@ class NodeTracker:
                 yield self._event(
                     "spilling", node, Severity.WARN,
                     "its object store is full and writes objects to disk",
-                    # The amount tells one period of spilling from the next.
+                    # The amount distinguishes one period of spilling from the next.
                     occurrence=f"/{before:.0f}",
                 )  # fmt: skip
             self._spilling_at[node.id] = monotonic()

@@ -18,7 +18,7 @@ from almenara.signals import Signal
 from almenara_ray.client import DashboardClient
 from almenara_ray.cluster_state import ClusterState
 from almenara_ray.errors import AccessDeniedError, DashboardError, MissingError, TimedOutError
-from almenara_ray.job_lister import JobLister
+from almenara_ray.job_lister import JobLister, JobListing
 from almenara_ray.kinds import APPLICATION, JOB, NODE
 from almenara_ray.logs import attach_logs
 from almenara_ray.mapping import (
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 JITTER: Final = 0.1
 FIRST_RETRY: Final = 1.0
-"""Seconds before the second attempt, which tells a dead dashboard from a slow moment."""
+"""Seconds before the second attempt, which distinguishes a dead dashboard from a slow moment."""
 LONGEST_RETRY: Final = 5.0
 """Longest pause between attempts, so that a dashboard that returns is noticed in time."""
 LOAD_SHARE: Final = 0.25
@@ -143,22 +143,28 @@ class ClusterPoller:
             await self._update_jobs_locked()
 
     async def _update_jobs_locked(self) -> None:
-        started, cluster = monotonic(), self.cluster
+        started = monotonic()
         try:
-            try:
-                listing = await self._lister.list_jobs()
-            finally:
-                self._list_seconds = monotonic() - started
+            listing = await self._lister.list_jobs()
         except DashboardError as error:
+            self._list_seconds = monotonic() - started
             if isinstance(error, AccessDeniedError) or not await self._answers_since(started):
                 raise
-            if isinstance(error, TimedOutError):
-                self._lister.allow_more_time()
-            self._note_part(JOBS, str(error))
-            unknown = cluster.mark_unknown(JOB, str(error))
-            await self.publish([*unknown, *cluster.record_answer()])
-            await self._save()
-            return
+            await self._record_unknown_jobs(error)
+        else:
+            self._list_seconds = monotonic() - started
+            await self._publish_jobs(listing)
+
+    async def _record_unknown_jobs(self, error: DashboardError) -> None:
+        if isinstance(error, TimedOutError):
+            self._lister.allow_more_time()
+        self._note_part(JOBS, str(error))
+        unknown = self.cluster.mark_unknown(JOB, str(error))
+        await self.publish([*unknown, *self.cluster.record_answer()])
+        await self._save()
+
+    async def _publish_jobs(self, listing: JobListing) -> None:
+        cluster = self.cluster
         self._note_part(JOBS, listing.problem)
         restart: list[Signal] = []
         is_restarted = False

@@ -189,7 +189,7 @@ async def test_restart_of_almenara_repeats_no_rayjob_event(
     server, namespace = kuberay, kuberay.namespace("again")
     job = make_object("RayJob", namespace, "again", entrypoint="x")
     await asyncio.to_thread(server.create, job)
-    status = {"jobId": "again-1", "rayClusterName": "gone", "jobStatus": "SUCCEEDED",
+    status = {"jobId": "again-1", "rayClusterName": "deleted", "jobStatus": "SUCCEEDED",
               "jobDeploymentStatus": "Complete", "startTime": "2026-10-17T10:00:00Z",
               "endTime": "2026-10-17T10:00:09Z"}  # fmt: skip
     await asyncio.to_thread(server.patch_status, job, status)

@@ -87,7 +87,7 @@ def _make_card(cluster: Resource) -> dict[str, Any]:
         "address": state.get("address", ""),
         "reason": state.get("reason", ""),
         "bars": _make_bars(state.get("usage") or {}),
-        # None is unknown, which the card says.
+        # None is displayed as unknown.
         "nodes": state.get("nodes"),
         "dead": state.get("dead"),
         "starting": state.get("starting", 0),

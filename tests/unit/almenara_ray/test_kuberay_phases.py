@@ -161,7 +161,7 @@ def test_new_rayservice_is_starting_and_then_running() -> None:
     assert (resource.status, resource.severity) == ("starting", Severity.WARN)
     (event,) = list_events(service_signals(serve("True"), SOURCE, phases))
     assert event.type == "ray.rayservice.running"
-    # The condition alone does not tell, but it has served before.
+    # The condition has no reason, but the service has been running before.
     unready = make(RayService, conditions=[condition("Ready", "False")])
     assert find_resource(service_signals(unready, SOURCE, phases)).status == "not ready"
 

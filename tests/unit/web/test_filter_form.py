@@ -14,9 +14,7 @@ FLEET = [
     Resource(kind="kubernetes.node", name="worker-2", origin="kubernetes/a"),
     Resource(kind="kubernetes.node", name="worker-3", origin="kubernetes/a", deleted=True),
     *(
-        Resource(
-            kind="kubernetes.pod", namespace=space, name=f"p{number}", origin="kubernetes/a"
-        )
+        Resource(kind="kubernetes.pod", namespace=space, name=f"p{number}", origin="kubernetes/a")
         for space in ("web", "data")
         for number in range(1000)
     ),
