@@ -104,8 +104,8 @@ async def test_broken_watch_continues_from_its_position(
             it.proxy.cut()
             await it.change()
             await it.agrees()
-        assert it.proxy.requests(LISTS, since) == []
-        assert len(it.proxy.requests(PODS, since)) <= 6
+        assert it.proxy.matching(LISTS, since) == []
+        assert len(it.proxy.matching(PODS, since)) <= 6
 
 
 EXPIRED = b'{"type":"ERROR","object":' + status(410, "Expired").encode() + b"}"
@@ -119,7 +119,7 @@ async def test_expired_watch_lists_once(
         assert it.proxy.inject(EXPIRED) == 1
         await it.change()
         await it.agrees()
-        assert len(it.proxy.requests(LISTS, since)) == 1
+        assert len(it.proxy.matching(LISTS, since)) == 1
 
 
 async def test_server_that_expires_every_watch_is_not_flooded(
@@ -137,7 +137,7 @@ async def test_server_that_expires_every_watch_is_not_flooded(
         it.proxy.instead = expired
         it.proxy.cut()
         await asyncio.sleep(6)
-        assert 2 <= len(it.proxy.requests(LISTS, since)) <= 6
+        assert 2 <= len(it.proxy.matching(LISTS, since)) <= 6
         it.proxy.instead = lambda _: None
         await it.change()
         await it.agrees()
@@ -160,7 +160,7 @@ async def test_compaction_during_an_outage_is_recovered_from(
         since = time.monotonic()
         it.proxy.instead = lambda _: None
         await it.agrees()
-        assert len(it.proxy.requests(LISTS, since)) == 1
+        assert len(it.proxy.matching(LISTS, since)) == 1
         await it.run.until(lambda: not it.run.is_degraded)
 
 
@@ -179,10 +179,10 @@ async def test_retry_after_pauses_all_requests(
         await it.change()
         await it.run.until(lambda: it.run.is_degraded)
         await asyncio.sleep(5)
-        assert 1 <= len(it.proxy.requests(PODS, since)) <= 3
+        assert 1 <= len(it.proxy.matching(PODS, since)) <= 3
         it.proxy.instead = lambda _: None
         await it.agrees()
-        assert it.proxy.requests(LISTS, since) == []
+        assert it.proxy.matching(LISTS, since) == []
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ async def test_failing_server_gets_requests_with_backoff(
         it.proxy.cut()
         await it.change()
         await asyncio.sleep(5)
-        assert 2 <= len(it.proxy.requests(PODS, since)) <= 6
+        assert 2 <= len(it.proxy.matching(PODS, since)) <= 6
         it.proxy.instead = lambda _: None
         await it.agrees()
         await it.run.until(lambda: not it.run.is_degraded, PATIENCE)
@@ -222,7 +222,7 @@ async def test_garbage_in_a_watch_loses_nothing(
         assert it.proxy.inject(line) == 1
         await it.change()
         await it.agrees()
-        assert it.proxy.requests(LISTS, since) == []
+        assert it.proxy.matching(LISTS, since) == []
 
 
 async def test_half_open_connection_is_stale_and_replaced(
@@ -236,7 +236,7 @@ async def test_half_open_connection_is_stale_and_replaced(
         await it.change()
         await asyncio.sleep(3)
         # While there is no answer, a single probe stands for all requests.
-        assert it.proxy.requests(PODS, since) == []
+        assert it.proxy.matching(PODS, since) == []
         assert len(it.proxy.requests) < 12
         it.proxy.thaw()
         await it.agrees(5)
@@ -272,7 +272,7 @@ async def test_frozen_and_killed_server_is_noticed_and_caught_up_with(
         await asyncio.to_thread(server.kill)
         await it.run.until(lambda: it.run.is_degraded, 10)
         await asyncio.sleep(3)
-        assert len(it.proxy.requests(PODS, since)) <= 2
+        assert len(it.proxy.matching(PODS, since)) <= 2
         await asyncio.to_thread(server.start)
         await it.change()
         await it.agrees()
@@ -302,11 +302,11 @@ async def test_pages_are_read_without_streamed_lists_and_restart_when_expired(
         await it.change()
         await it.agrees()
         assert expired == 1
-        assert any("limit=3" in path for path in it.proxy.requests(PODS, since))
+        assert any("limit=3" in path for path in it.proxy.matching(PODS, since))
 
         def watches() -> bool:
             # The list may be published before the watch that continues from it starts.
-            paths = it.proxy.requests(PODS, since)
+            paths = it.proxy.matching(PODS, since)
             return any("watch=true" in path and "sendInitial" not in path for path in paths)
 
         await it.run.until(watches, PATIENCE)

@@ -53,7 +53,7 @@ class ApiProxy:
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 
-    def requests(self, pattern: str = "", since: float = 0.0) -> list[str]:
+    def matching(self, pattern: str = "", since: float = 0.0) -> list[str]:
         """The requests that match, probes left out."""
         return [
             path
