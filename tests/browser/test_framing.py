@@ -42,7 +42,7 @@ BAIT = "can be framed"
 
 
 class Hostile(http.server.BaseHTTPRequestHandler):
-    """A site that frames what it is told to; `/bait` is a page that anybody may frame."""
+    """A site that frames the requested address; `/bait` is a page that any site may frame."""
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
@@ -155,12 +155,12 @@ def test_pages_cannot_be_framed_by_another_site(
     page.wait_for_url(victim.url + "/")
     signed_in: list[dict[str, int]] = []
 
-    def told() -> bool:
-        found = page.evaluate("fetch('/api/events?limit=1').then(it => it.json())")
-        signed_in[:] = found["events"]
+    def has_event() -> bool:
+        answer = page.evaluate("fetch('/api/events?limit=1').then(response => response.json())")
+        signed_in[:] = answer["events"]
         return bool(signed_in)
 
-    wait_until(told, "the event of the sign-in")
+    wait_until(has_event, "the event of the sign-in")
     pages = [
         "/", "/events", f"/events/{signed_in[0]['sequence']}", "/sources", "/account",
         "/timeline", "/dashboards/kubernetes.pods", "/panels/kubernetes.pods", "/nowhere",

@@ -45,13 +45,13 @@ TEXTS = json.loads((FOLDER / "texts.json").read_text())
 KINDS = {"event": Event, "resource": Resource, "sample": Sample}
 
 
-def signal(told):
-    kind = KINDS[told.pop("signal")]
+def make_signal(fields):
+    kind = KINDS[fields.pop("signal")]
     if kind is not Sample:
-        told["severity"] = Severity[told.get("severity", "ERROR")]
-    if "raw" in told:
-        told["raw"] = told["raw"].encode()
-    return kind(**told)
+        fields["severity"] = Severity[fields.get("severity", "ERROR")]
+    if "raw" in fields:
+        fields["raw"] = fields["raw"].encode()
+    return kind(**fields)
 
 
 class Replay:
@@ -60,10 +60,11 @@ class Replay:
     async def run(self, publish):
         done = 0
         while True:
-            path = FOLDER / "told.jsonl"
+            path = FOLDER / "signals.jsonl"
             lines = path.read_text("utf-8").split("\\n")[done:-1] if path.exists() else []
             for start in range(0, len(lines), 200):
-                await publish([signal(json.loads(it)) for it in lines[start : start + 200]])
+                batch = lines[start : start + 200]
+                await publish([make_signal(json.loads(line)) for line in batch])
             done += len(lines)
             await asyncio.sleep(0.1)
 
@@ -81,7 +82,7 @@ class Failing:
 class Log:
     name = "log"
 
-    async def lines(self, asked):
+    async def lines(self, filters):
         yield [Line(text=it, source=it) for it in TEXTS]
         await asyncio.sleep(3600)
 
@@ -132,7 +133,7 @@ window.hits = []; window.violations = [];
 window.pwn = number => window.hits.push(number);
 document.addEventListener('securitypolicyviolation', it =>
     window.violations.push(`${it.violatedDirective} ${it.blockedURI} ${it.sample}`));
-new ReportingObserver(found => window.violations.push(...found.map(it => JSON.stringify(it))),
+new ReportingObserver(all => window.violations.push(...all.map(one => JSON.stringify(one))),
     {types: ['csp-violation'], buffered: true}).observe();
 for (const name of ['alert', 'confirm', 'prompt']) window[name] = () => window.hits.push(name);
 """
@@ -183,8 +184,8 @@ class Besieged:
     def __init__(self, almenara: Almenara, folder: Path) -> None:
         self.almenara, self.folder = almenara, folder
 
-    def tell(self, signals: list[dict[str, Any]]) -> None:
-        with (self.folder / "told.jsonl").open("a", encoding="utf-8") as file:
+    def publish(self, signals: list[dict[str, Any]]) -> None:
+        with (self.folder / "signals.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(it) + "\n" for it in signals)
 
 
@@ -216,19 +217,19 @@ def event(number: int, text: str, **more: Any) -> dict[str, Any]:
 
 
 def signals(resources: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Everything that can be told, with every payload in every field."""
-    told: list[dict[str, Any]] = []
+    """Every kind of signal, with every payload in every field."""
+    hostile: list[dict[str, Any]] = []
     for number, text in enumerate(TEXTS):
-        told.append(event(number, text))
-        told.append(event(number + 10_000, text, data=None, raw=text))
+        hostile.append(event(number, text))
+        hostile.append(event(number + 10_000, text, data=None, raw=text))
         thing = {"kind": "thing", "namespace": text, "name": text}
-        told.append({
+        hostile.append({
             "signal": "resource", **thing, "status": text, "origin": text,
             "state": {"text": text, text: text, "deep": {"list": [text], text: {text: text}}},
         })  # fmt: skip
-        told.append({"signal": "resource", "kind": text, "name": text, "status": text})
-        told.append({"signal": "sample", **thing, "metric": "m", "value": number, "unit": text})
-        told.append({"signal": "sample", **thing, "metric": text, "value": number})
+        hostile.append({"signal": "resource", "kind": text, "name": text, "status": text})
+        hostile.append({"signal": "sample", **thing, "metric": "m", "value": number, "unit": text})
+        hostile.append({"signal": "sample", **thing, "metric": text, "value": number})
     by_kind: dict[str, dict[str, Any]] = {}
     for it in resources:
         # The one that says most of a kind shows most of what its panels show.
@@ -240,7 +241,7 @@ def signals(resources: list[dict[str, Any]], events: list[dict[str, Any]]) -> li
         for number, text in list(enumerate(TEXTS))[turn % step :: step]:
             counting = itertools.count(number)
             words = number % 2 == 0
-            told.append({
+            hostile.append({
                 "signal": "resource", "kind": kind, "origin": it["origin"],
                 "namespace": it["namespace"] and (text if number % 3 else it["namespace"]),
                 "name": text, "status": text if words else it["status"], "severity": "ERROR",
@@ -250,17 +251,17 @@ def signals(resources: list[dict[str, Any]], events: list[dict[str, Any]]) -> li
     for it in by_type.values():
         for number, text in enumerate(TEXTS[::5]):
             counting = itertools.count(number)
-            told.append(event(
+            hostile.append(event(
                 next(NUMBERS), text, type=it["type"], origin=it["origin"],
                 data=spoilt(it["data"], counting, TEXTS),
             ))  # fmt: skip
     for start in range(0, len(TEXTS), 25):
         # Several in one, so that a few open events show all.
         part = TEXTS[start : start + 25]
-        told.append(event(next(NUMBERS), part[0], type="together",
+        hostile.append(event(next(NUMBERS), part[0], type="together",
                           data={it: it for it in part},
                           attributes={it: it for it in part}))  # fmt: skip
-    return told
+    return hostile
 
 
 NUMBERS = itertools.count(20_000)
@@ -274,10 +275,10 @@ def test_pages_neither_execute_nor_load_nor_hide_hostile_text(
     context.add_init_script(WATCHING)
     page = context.new_page()
     page.set_default_timeout(30_000)
-    asked: list[str] = []
+    requested: list[str] = []
     complaints: list[str] = []
-    context.on("request", lambda it: asked.append(it.url))
-    page.on("websocket", lambda it: asked.append(it.url))
+    context.on("request", lambda it: requested.append(it.url))
+    page.on("websocket", lambda it: requested.append(it.url))
     page.on("pageerror", lambda it: complaints.append(str(it)))
     page.on("console", lambda it: complaints.append(it.text) if it.type == "error" else None)
 
@@ -301,13 +302,13 @@ def test_pages_neither_execute_nor_load_nor_hide_hostile_text(
     dashboards = page.eval_on_selector_all(
         "nav a[href^='/dashboards/']", "all => all.map(it => it.getAttribute('href'))"
     )
-    found = almenara.get("/api/resources")
-    pod = next(it for it in found if it["kind"] == "kubernetes.pod")
-    job = next(it for it in found if it["kind"] == "ray.job")
+    resources = almenara.get("/api/resources")
+    pod = next(it for it in resources if it["kind"] == "kubernetes.pod")
+    job = next(it for it in resources if it["kind"] == "ray.job")
 
     def address(resource: dict[str, Any], page_name: str, **other: str) -> str:
-        told = {"namespace": resource["namespace"], "name": resource["name"], **other}
-        return f"/dashboards/{page_name}?{urlencode(told)}"
+        parameters = {"namespace": resource["namespace"], "name": resource["name"], **other}
+        return f"/dashboards/{page_name}?{urlencode(parameters)}"
 
     listed = page.eval_on_selector_all(
         "a[href^='/panels/']", "all => all.map(it => it.getAttribute('href'))"
@@ -321,14 +322,14 @@ def test_pages_neither_execute_nor_load_nor_hide_hostile_text(
         names |= set(seen["names"])
         tags |= set(seen["tags"])
 
-    # What is told while pages are open comes over their sockets.
+    # Signals published while pages are open arrive over their sockets.
     live = [context.new_page() for _ in range(2)]
     for tab, it in zip(live, ("/events", "/"), strict=True):
         tab.goto(almenara.url + it)
         expect(tab.locator("#live")).to_have_attribute("data-state", "live")
-    told = signals(found, almenara.events())
-    besieged.tell(told)
-    count = sum(it["signal"] == "event" for it in told)
+    published = signals(resources, almenara.events())
+    besieged.publish(published)
+    count = sum(it["signal"] == "event" for it in published)
     wait_until(
         lambda: len(almenara.get("/api/events?limit=1000&type=together")["events"]) >= 13,
         "all of it in history", 60,
@@ -378,13 +379,15 @@ def test_pages_neither_execute_nor_load_nor_hide_hostile_text(
         look(page, f"the drawer of {row}")
         page.keyboard.press("Escape")
     context.close()
-    wanted = {re.findall(r"9\d{3}9", it)[0] for it in TEXTS}
-    assert shown >= wanted, wanted - shown
-    assert [it for it in asked if "/pwned" in it.split("?")[0]] == []
-    foreign = [it for it in asked if not re.match(rf"(http|ws)://127.0.0.1:{almenara.port}/", it)]
+    expected = {re.findall(r"9\d{3}9", it)[0] for it in TEXTS}
+    assert shown >= expected, expected - shown
+    assert [it for it in requested if "/pwned" in it.split("?")[0]] == []
+    foreign = [
+        it for it in requested if not re.match(rf"(http|ws)://127.0.0.1:{almenara.port}/", it)
+    ]
     assert foreign == []
     assert complaints == [], "\n".join(complaints)
     print(
-        f"{len(TEXTS)} payloads in {len(told)} signals ({count} events), {looks} looks at pages:"
-        " 0 executed, 0 requested, 0 policy violations, 0 new attributes"
+        f"{len(TEXTS)} payloads in {len(published)} signals ({count} events), {looks} looks at"
+        " pages: 0 executed, 0 requested, 0 policy violations, 0 new attributes"
     )

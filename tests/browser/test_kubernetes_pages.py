@@ -27,11 +27,11 @@ WIDER = "document.documentElement.scrollWidth - document.documentElement.clientW
 @pytest.fixture
 def problems(page: Page) -> Iterator[list[str]]:
     """What the browser complains of while a test runs: nothing."""
-    found: list[str] = []
-    page.on("pageerror", lambda error: found.append(str(error)))
-    page.on("console", lambda it: found.append(it.text) if it.type == "error" else None)
-    yield found
-    assert found == []
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda it: problems.append(it.text) if it.type == "error" else None)
+    yield problems
+    assert problems == []
 
 
 def live(page: Page, url: str) -> None:
@@ -113,11 +113,11 @@ def test_pages_follow_the_cluster_without_a_reload(cluster: Almenara, page: Page
     page.evaluate("window.sameDocument = true")
     table = page.locator("#panel-kubernetes-workloads")
 
-    def told() -> str:
+    def read_workloads() -> str:
         return re.sub(r"\d+[smhd]", "", table.inner_text())
 
-    before = told()
-    wait_until(lambda: told() != before, "a change of a workload", 30)
+    before = read_workloads()
+    wait_until(lambda: read_workloads() != before, "a change of a workload", 30)
     assert page.evaluate("window.sameDocument")
 
 

@@ -140,7 +140,7 @@ def test_rows_equal_history_after_disconnect_and_restart(
             expect(page.locator("#live")).to_have_attribute("data-state", "reconnecting")
             cut_at = almenara.stored()
             wait_until(lambda: almenara.stored() > cut_at + 60, "events that the page misses")
-            proxy.mend()
+            proxy.restore()
             # A page that has been away for long tries less often.
             expect(page.locator("#live")).to_have_attribute("data-state", "live", timeout=30_000)
             almenara.stop()
@@ -169,7 +169,7 @@ def test_events_page_reports_missed_events(
         for number in range(250):
             publisher.publish("fleet.n", json.dumps({"n": number}).encode())
         almenara.wait_for_events(251)
-        proxy.mend()
+        proxy.restore()
         expect(page.locator("#event-note")).to_contain_text("150 events", timeout=30_000)
         wait_until(lambda: displayed_rows(page) == stored_rows(almenara), "the newest rows")
         page.locator("#event-note a").click()

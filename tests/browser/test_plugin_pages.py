@@ -38,9 +38,9 @@ class Jobs:
 
 class Log:
     name = "log"
-    async def lines(self, asked):
+    async def lines(self, filters):
         for number in itertools.count():
-            text = f"{asked.get('name')} says {number} <script>window.pwned=1</script>"
+            text = f"{filters.get('name')} says {number} <script>window.pwned=1</script>"
             yield [Line(text=text, source="app")]
             await asyncio.sleep(0.02)
 
@@ -107,7 +107,7 @@ def test_row_links_to_a_live_page_with_log(watching: Almenara, page: Page) -> No
     wait_until(full, "a full log")
     numbers = page.eval_on_selector_all(
         "#panel-jobs-log-lines .text",
-        "found => found.map(it => Number(it.textContent.split(' ')[2]))",
+        "lines => lines.map(line => Number(line.textContent.split(' ')[2]))",
     )
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     assert page.evaluate("window.pwned") is None

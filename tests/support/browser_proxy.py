@@ -1,4 +1,4 @@
-"""A TCP proxy that can be cut, for faults of a network that no server can be made to show."""
+"""A TCP proxy that can drop connections and block WebSockets."""
 
 import contextlib
 import socket
@@ -26,15 +26,16 @@ class Proxy:
         return f"http://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
-        """Reset what is open and refuse what comes."""
+        """Reset open connections and refuse new ones."""
         self.is_cut.set()
-        for it in list(self.open):
+        for connection in list(self.open):
             with contextlib.suppress(OSError):
-                it.shutdown(socket.SHUT_RDWR)
-            it.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
         self.open.clear()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
+        """Accept connections again."""
         self.is_cut.clear()
 
     def _accept(self) -> None:
@@ -62,11 +63,11 @@ class Proxy:
                     source.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
                     break
                 sink.sendall(data)
-        for it in (source, sink):
+        for connection in (source, sink):
             with contextlib.suppress(OSError):
-                it.shutdown(socket.SHUT_RDWR)
-            it.close()
-            self.open.discard(it)
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+            self.open.discard(connection)
 
     def __enter__(self) -> Self:
         self.thread.start()

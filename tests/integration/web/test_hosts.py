@@ -33,9 +33,9 @@ def test_live_refuses_forged_origins_and_logs_the_expected_ones(
     def answer(came: str | None) -> bytes:
         with socket.create_connection(("127.0.0.1", almenara.port), timeout=10) as raw:
             # Bytes that no header may hold are the business of the server, not of the decision.
-            told = "" if came is None else f"Origin: {came}\r\n"
+            header = "" if came is None else f"Origin: {came}\r\n"
             raw.sendall(
-                f"GET /live?panel=events HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n{told}"
+                f"GET /live?panel=events HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n{header}"
                 "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode("latin-1")
             )
@@ -50,8 +50,10 @@ def test_live_refuses_forged_origins_and_logs_the_expected_ones(
     # The first of them, because the log leaves out what comes in floods.
     answers = {answer(it) for it in ["https://evil.example", *tried, None, "null"]}
     assert answers <= {b"HTTP/1.1 403", b"HTTP/1.1 400"}
-    told = [json.loads(it) for it in almenara.log.splitlines() if '"https://evil.example"' in it]
-    assert [it["origin"] for it in told] == ["https://evil.example"]
+    refusals = [
+        json.loads(line) for line in almenara.log.splitlines() if '"https://evil.example"' in line
+    ]
+    assert [entry["origin"] for entry in refusals] == ["https://evil.example"]
     assert '"error"' not in almenara.log
-    assert told[0]["expected"] == [almenara.url, almenara.url.replace("http:", "https:")]
+    assert refusals[0]["expected"] == [almenara.url, almenara.url.replace("http:", "https:")]
     print(f"{len(tried) + 3} handshakes of a forged origin, 0 accepted")

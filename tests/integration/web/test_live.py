@@ -132,8 +132,8 @@ async def test_live_disconnects_a_stalled_client_alone(
             async with asyncio.timeout(20):
                 while shown < newest:
                     frame = json.loads(await reader.recv())
-                    found = re.findall(r'data-sequence="(\d+)"', frame.get("content", ""))
-                    shown = max([shown, *map(int, found)])
+                    sequences = re.findall(r'data-sequence="(\d+)"', frame.get("content", ""))
+                    shown = max([shown, *map(int, sequences)])
         assert "almenara_slow_browsers_total 1.0" in almenara.text("/metrics")
         stalled.close()
 
@@ -197,7 +197,7 @@ async def test_shutdown_drains_in_time_despite_a_stalled_client(
             except ConnectionClosed as error:
                 ended.append((time.monotonic(), error.rcvd.code if error.rcvd else 0))
 
-        began = time.monotonic()
+        started = time.monotonic()
         readiness: list[int] = []
 
         async def stop() -> None:
@@ -212,5 +212,5 @@ async def test_shutdown_drains_in_time_despite_a_stalled_client(
         assert readiness == [503]
         assert [code for _, code in ended] == [1012] * 10
         assert max(it for it, _ in ended) - min(it for it, _ in ended) > 1
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - started < 15
         assert "almenara has stopped" in almenara.log

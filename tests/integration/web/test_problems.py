@@ -23,11 +23,11 @@ pytestmark = pytest.mark.anyio
 def test_unknown_address_is_reported_to_programs_and_people(
     almenara: Almenara, method: str, path: str, status: int, kind: str
 ) -> None:
-    asked = urllib.request.Request(
+    request = urllib.request.Request(
         almenara.url + path, method=method, headers={"origin": almenara.url}
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(asked, timeout=10)
+        urllib.request.urlopen(request, timeout=10)
     answer = refused.value
     assert answer.code == status
     assert answer.headers.get_content_type() == kind
