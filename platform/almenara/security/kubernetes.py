@@ -219,12 +219,13 @@ class AccessReviews:
         self._cache: OrderedDict[User, UserAccess] = OrderedDict()
         self._locks: dict[User, asyncio.Lock] = {}
 
-    async def restrict(self, identity: Identity) -> Identity:
+    async def restrict(self, identity: Identity, max_age: float | None = None) -> Identity:
         """Return the identity with a scope that ends where its rights in the cluster end.
 
-        Raises `Unavailable`, alone or in a group.
+        A cached review counts for `max_age` seconds, by default for
+        `auth.kubernetes.access_review_interval`. Raises `Unavailable`, alone or in a group.
         """
-        access = await self._access_of(identity.user)
+        access = await self._access_of(identity.user, max_age)
         prefix = self.settings.namespace_prefix
         visible = (
             f"{prefix}{name}" if name != CLUSTER else prefix.rstrip("/") for name in access.visible
@@ -237,8 +238,9 @@ class AccessReviews:
         )
         return msgspec.structs.replace(identity, scope=scope)
 
-    async def _access_of(self, user: User) -> UserAccess:
+    async def _access_of(self, user: User, max_age: float | None) -> UserAccess:
         prefix = self.settings.namespace_prefix
+        max_age = self.settings.access_review_interval if max_age is None else max_age
         names = frozenset(
             name.removeprefix(prefix)
             for name in self.namespaces()
@@ -247,10 +249,7 @@ class AccessReviews:
         # Concurrent requests of one user share one review.
         async with self._locks.setdefault(user, asyncio.Lock()):
             access = self._cache.get(user)
-            if (
-                access is None
-                or time.monotonic() - access.since >= self.settings.access_review_interval
-            ):
+            if access is None or time.monotonic() - access.since >= max_age:
                 access = await self._review(user, names)
                 if await self.client.review_access(user, LIST_NODES, CLUSTER):
                     visible = access.visible | {CLUSTER}

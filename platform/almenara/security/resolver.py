@@ -1,5 +1,6 @@
 """From users to identities: the roles of the configuration, and rights in the cluster."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SHARED_REVIEW_AGE: Final = 2.0
-"""Seconds for which a review serves all sessions and connections of a token. Little, since it adds
-to the time that a revoked token stays valid."""
+REFRESH_RATE: Final = 2
+"""Refreshes in each review interval. Each uses a review of at most one such part, so that all
+sessions and connections of a user share reviews, and none is older than the interval in total."""
 
 
 class IdentityResolver:
@@ -54,13 +55,24 @@ class IdentityResolver:
         """Whether scopes follow rights in the cluster, which can change at any time."""
         return self._access_reviews is not None
 
-    async def resolve(self, user: User | None) -> Identity | None:
-        """Return the identity of a user; None where it has no role. Raises `AuthUnavailable`."""
+    @property
+    def access_refresh_interval(self) -> float:
+        """Seconds between two refreshes of rights in the cluster; infinite without such rights."""
+        if self._access_reviews is None:
+            return math.inf
+        return self.settings.kubernetes.access_review_interval / REFRESH_RATE
+
+    async def resolve(self, user: User | None, max_age: float | None = None) -> Identity | None:
+        """Return the identity of a user; None where it has no role.
+
+        Cached reviews of its rights in the cluster count for `max_age` seconds, by default for
+        `auth.kubernetes.access_review_interval`. Raises `AuthUnavailable`.
+        """
         identity = None if user is None else resolve_identity(user, self.settings)
         if identity is None or self._access_reviews is None:
             return identity
         try:
-            return await self._access_reviews.restrict(identity)
+            return await self._access_reviews.restrict(identity, max_age)
         except* Unavailable as group:
             log.warning("cannot review access in the cluster", reason=describe_error(group))
         raise AuthUnavailable(
@@ -97,7 +109,7 @@ class TokenRefresher:
 
     def __init__(self, resolver: IdentityResolver, token: str) -> None:
         self._resolver, self._token = resolver, token
-        self.interval = resolver.settings.kubernetes.token_review_interval
+        self.interval = resolver.settings.kubernetes.token_review_interval / REFRESH_RATE
 
     async def fetch_user(self) -> User | None:
-        return await self._resolver.review_token(self._token, SHARED_REVIEW_AGE)
+        return await self._resolver.review_token(self._token, self.interval)

@@ -143,15 +143,18 @@ class Reviewer:
     def _is_due(self, refresher: UserRefresher | None, refreshed: int) -> bool:
         if refresher is None:
             return False
-        interval = refresher.interval
-        if self.resolver.depends_on_cluster:
-            interval = min(interval, self.settings.kubernetes.access_review_interval)
+        interval = min(refresher.interval, self.resolver.access_refresh_interval)
         return now() - refreshed >= interval * SECOND
 
     async def _refresh_session(self, session: Session) -> None:
         refresher: UserRefresher = session.refresher
-        session.refreshed = now()
-        identity = await self.resolver.resolve(await refresher.fetch_user())
+        session.refreshed = moment = now()
+        user: User | None = session.identity.user if session.identity is not None else None
+        if moment - session.user_fetched >= refresher.interval * SECOND:
+            # Rights in the cluster are reviewed more often than a provider is asked.
+            session.user_fetched = moment
+            user = await refresher.fetch_user()
+        identity = await self.resolver.resolve(user, self.resolver.access_refresh_interval)
         if session.identity is None:
             return
         if identity is None:
@@ -167,7 +170,10 @@ class Reviewer:
     async def _refresh_connection(self, connection: Connection) -> None:
         connection.refreshed = now()
         context = connection.context
-        user: User | None = context.identity.user
-        if context.refresher is not None:
+        if context.refresher is None:
+            # Due every second, so that the age of the cached review is the bound.
+            identity = await self.resolver.resolve(context.identity.user)
+        else:
             user = await context.refresher.fetch_user()
-        self.connections.compare(connection, await self.resolver.resolve(user))
+            identity = await self.resolver.resolve(user, self.resolver.access_refresh_interval)
+        self.connections.compare(connection, identity)

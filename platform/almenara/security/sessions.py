@@ -45,6 +45,9 @@ class Session:
         self.refresher = refresher
         """A `UserRefresher`, in memory only: it holds tokens of the provider or the cluster."""
         self.refreshed = now()
+        """When the identity was last resolved."""
+        self.user_fetched = self.refreshed
+        """When the user was last fetched by the refresher."""
         self.last_seen = record.last_seen
         self.rotated = now()
         self.previous_digest = ""
