@@ -48,7 +48,7 @@ class CreatedConsumer(msgspec.Struct):
     """A consumer that has delivered nothing yet."""
 
     pending: int
-    """Messages that wait for it, if the server says so."""
+    """Messages that wait for it, as far as the server reports it."""
     starts_at_position: bool
     """Whether it starts with the message at the position, which is compared with the known one."""
 
@@ -132,7 +132,7 @@ def build_config(
 
 
 def choose_start(position: Position | None, start: str) -> dict[str, Any]:
-    """Return where a consumer starts: at the position, or where the settings say."""
+    """Return where a consumer starts: at the position, or as the settings define."""
     if position is not None and position.is_rolled_back and position.time:
         moment = EPOCH + timedelta(microseconds=position.time // NANOSECONDS)
         return {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": moment}

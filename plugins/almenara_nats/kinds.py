@@ -9,4 +9,4 @@ SERVER: Final = "nats.server"
 UNKNOWN: Final = "unknown"
 OFFLINE: Final = "offline"
 STALE_STATUSES: Final = frozenset((UNKNOWN, OFFLINE))
-"""Statuses whose figures are the last known ones; `stale_since` in the state says since when."""
+"""Statuses whose figures are the last known ones; `stale_since` in the state holds the time."""

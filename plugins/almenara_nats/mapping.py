@@ -193,7 +193,11 @@ def _draft_cloudevent(message: Message, parsed: Payload, problems: list[str]) ->
 
 def _is_structured(fields: Mapping[str, Any]) -> bool:
     """Whether a JSON object is a CloudEvent; one without an id is named by its place."""
-    return all(fields.get(name) is not None for name in ("specversion", "source", "type"))
+    return (
+        fields.get("specversion") is not None
+        and fields.get("source") is not None
+        and fields.get("type") is not None
+    )
 
 
 def _read_binary(message: Message, parsed: Payload) -> Event:

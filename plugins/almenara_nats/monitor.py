@@ -206,7 +206,7 @@ class Monitor:
 
     def _retain_missing(self, before: Mapping[ResourceKey, Resource]) -> None:
         """Keep what has been missing for a moment only: a server that shuts down answers with empty
-        lists until it is gone."""
+        lists until its end."""
         moment = time.monotonic()
         missing = {
             key: self._missing.get(key, moment)

@@ -22,8 +22,11 @@ LEVELS: Final = {
     "PANIC": Severity.FATAL,
     "ERR": Severity.ERROR,
 }
-LEVEL_FIELDS: Final = ("level", "severityText", "severity_text", "levelname", "@l", "log.level")
+TEXT_LEVEL_FIELDS: Final = (
+    "level", "severityText", "severity_text", "levelname", "@l", "log.level",
+)  # fmt: skip
 """Fields of OpenTelemetry, Python's logging, Serilog and ECS besides `severity`."""
+LEVEL_FIELDS: Final = frozenset((*TEXT_LEVEL_FIELDS, "log", "severityNumber", "severity_number"))
 PINO_LEVELS: Final = {
     10: Severity.DEBUG,
     20: Severity.DEBUG,
@@ -66,6 +69,7 @@ ADVISORIES: Final = {
     "slow_consumer": Severity.WARN,
 }
 """Severity of the advisories of JetStream, by the last part of their type."""
+ADVISORY_PREFIX: Final = "io.nats."
 ADVISORY_TYPE: Final = re.compile(r"io\.nats\.(?:jetstream|server)\.advisory\.v\d+\.(\w+)")
 
 
@@ -89,9 +93,10 @@ def read_severity(
     problems: list[str],
 ) -> Severity:
     """Return the severity that the message declares, else the one that its words suggest."""
-    advisory = ADVISORY_TYPE.fullmatch(kind)
-    if advisory is not None and declared is None:
-        return ADVISORIES.get(advisory[1], Severity.INFO)
+    if kind.startswith(ADVISORY_PREFIX) and declared is None:
+        advisory = ADVISORY_TYPE.fullmatch(kind)
+        if advisory is not None:
+            return ADVISORIES.get(advisory[1], Severity.INFO)
     severity = _read_declared(declared, problems) or _read_level_fields(fields)
     if severity is None and text is not None:
         return find_level(text) or Severity.INFO
@@ -113,9 +118,12 @@ def _read_declared(declared: Any, problems: list[str]) -> Severity | None:
 
 
 def _read_level_fields(fields: Mapping[str, Any]) -> Severity | None:
+    # This runs for each message, most of which have none of the fields.
+    if LEVEL_FIELDS.isdisjoint(fields):
+        return None
     log = fields.get("log")
     nested = log.get("level") if isinstance(log, dict) else None
-    for value in (*(fields.get(name) for name in LEVEL_FIELDS), nested):
+    for value in (*(fields.get(name) for name in TEXT_LEVEL_FIELDS), nested):
         # A level may mean something else than severity, as in a game: no problem is noted.
         if isinstance(value, str) and (severity := parse_level(value)) is not None:
             return severity

@@ -45,12 +45,12 @@ ROLLED_BACK: Final = "nats.stream.rolled_back"
 
 
 class InterruptedReadError(AlmenaraError):
-    """The consumer has to be recreated; the text says why."""
+    """The consumer has to be recreated; the text gives the reason."""
 
     def __init__(self, reason: str, *, may_be_in_use: bool = False) -> None:
         super().__init__(reason)
         self.may_be_in_use = may_be_in_use
-        """Whether another client may have taken over the consumer."""
+        """Whether another client may use the consumer."""
 
 
 class RolledBackError(AlmenaraError):

@@ -10,7 +10,7 @@ LONGEST_ATTRIBUTE_NAME: Final = 128
 LONGEST_ATTRIBUTE: Final = 1024
 MOST_ATTRIBUTES: Final = 64
 FIRST_ATTRIBUTES: Final = ("traceparent", "tracestate", "nats_subject")
-"""Attributes that are searched for most, and are kept first."""
+"""Attributes that are searched for most, and are stored first."""
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 

@@ -43,7 +43,7 @@ def read_timestamp(fields: Mapping[str, Any], received: int, problems: list[str]
     value = fields.get("timestamp")
     if value is None:
         for name in OTHER_FIELDS:
-            moment = parse_timestamp(fields.get(name))
+            moment = parse_timestamp(fields[name]) if name in fields else None
             if moment is not None and is_plausible(moment, received):
                 return moment
         return received

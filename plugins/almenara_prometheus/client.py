@@ -20,7 +20,7 @@ LONGEST_REASON: Final = 300
 
 
 class ScrapeError(Unavailable):
-    """A page could not be read; the text says why."""
+    """A page could not be read; the text gives the reason."""
 
 
 def open_client(target: TargetSettings, resolver: Resolver | None = None) -> httpx.AsyncClient:

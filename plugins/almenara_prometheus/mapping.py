@@ -62,7 +62,7 @@ class Counter(msgspec.Struct):
 class MetricMapper:
     """Makes readings of the pages of one target; remembers the last page, for counters.
 
-    The increase of a counter or a histogram is taken of each series alone and then combined, so
+    The increase of a counter or a histogram is computed for each series alone and then combined, so
     that neither one that disappears nor a new one makes a peak: as with `rate` of Prometheus, a
     series counts from its second page on.
     """

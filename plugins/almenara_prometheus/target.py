@@ -164,7 +164,7 @@ def describe_partial(page: MetricsPage, resources: int, limit: int) -> str:
         return f"{len(page.problems)} lines of its page {describe_problems(page.problems)}"
     if resources > limit:
         return (
-            f"its page became {resources:,} resources, of which {limit:,} are kept (series_limit);"
+            f"its page became {resources:,} resources, of which {limit:,} are used (series_limit);"
             " use fewer labels in names, or filter by labels"
         )
     return ""

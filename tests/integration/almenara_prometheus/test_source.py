@@ -138,7 +138,7 @@ async def test_series_limit_is_applied_and_reported() -> None:
         assert "q10" not in names
         run.signals = [signal for signal in run.signals if not isinstance(signal, Sample)]
         await run.until(lambda signal: isinstance(signal, Sample) and signal.name == "q08")
-    assert "31 resources, of which 10 are kept (series_limit)" in run.last("it").state["reason"]
+    assert "31 resources, of which 10 are used (series_limit)" in run.last("it").state["reason"]
     assert (
         len(
             {
@@ -254,8 +254,8 @@ async def test_what_left_the_settings_or_the_page_while_stopped_is_deleted() -> 
         lanes.labels(queue).set(1)
     first = SourceHarness()
     with exposing(registry) as port:
-        kept = target(port, DEPTH, lane)
-        async with first.running(kept, msgspec.structs.replace(kept, name="other")):
+        settings = target(port, DEPTH, lane)
+        async with first.running(settings, msgspec.structs.replace(settings, name="other")):
             for name in ("it", "other"):
                 for kind in ("queue", "lane"):
                     key = (kind, name, "b")
@@ -265,7 +265,7 @@ async def test_what_left_the_settings_or_the_page_while_stopped_is_deleted() -> 
         # Of the name b, the one kind goes and the other stays.
         depth.remove("b")
         again = SourceHarness(first.bus)
-        async with again.running(kept):
+        async with again.running(settings):
             await again.until(
                 lambda signal: (
                     isinstance(signal, Resource)
