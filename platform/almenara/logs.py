@@ -60,6 +60,17 @@ def configure_logging(settings: LogSettings) -> None:
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
 
 
+def silence_logging() -> None:
+    """Drop all events below critical until `configure_logging` is called.
+
+    Loggers are not cached meanwhile, so that the later configuration applies to all of them.
+    """
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        cache_logger_on_first_use=False,
+    )
+
+
 class LogThrottle:
     """Limits repeated warnings and errors, which anyone on the network may cause.
 

@@ -200,7 +200,7 @@ def test_operations_guide_works_as_written(
             assert after["metadata"]["uid"] != before["metadata"]["uid"]
             assert after["metadata"]["labels"]["team"] == "fleet"
 
-            copying, restoring = blocks("backup", "sh")
+            copying, restoring, checking_storage = blocks("backup", "sh")
             in_copy = publisher.published
             wait_until(lambda: len(held()) >= in_copy, "what was before the backup")
             operator.runs(copying)
@@ -229,6 +229,7 @@ def test_operations_guide_works_as_written(
         wait_until(lambda: len(held()) >= publisher.published, "every event after the restore", 60)
         assert held() == list(range(publisher.published))
 
+        assert "are readable" in operator.runs(checking_storage)
         (checking,) = blocks("troubleshooting", "sh")
         assert "NATS" in operator.runs(checking)
         operator.runs(f"helm rollback almenara 1 --namespace {NAMESPACE}")

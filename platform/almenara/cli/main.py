@@ -20,7 +20,7 @@ from almenara.cli.serve import serve
 from almenara.cli.storage import storage
 from almenara.cli.tail import tail
 from almenara.config import ConfigError, LogSettings, Settings, load_settings
-from almenara.logs import configure_logging
+from almenara.logs import configure_logging, silence_logging
 from almenara.plugins import PluginRegistry, load_plugins
 
 RUN_COMMANDS = (serve, dev, backup)
@@ -29,8 +29,11 @@ INSPECT_COMMANDS = (tail, doctor, storage, plugins, config, access)
 
 def main() -> None:
     """Run the command line of this process."""
+    # Commands report plugins that failed themselves where it matters, and serve logs them.
+    silence_logging()
+    cli = build_cli(load_requested_plugins(sys.argv[1:]))
     configure_logging(LogSettings(level="error"))
-    build_cli(load_requested_plugins(sys.argv[1:]))(prog_name="almenara")
+    cli(prog_name="almenara")
 
 
 def build_cli(registry: PluginRegistry) -> click.RichGroup:

@@ -24,6 +24,8 @@ from almenara.errors import AlmenaraError, describe_error
 from almenara.logs import configure_logging
 from almenara.plugins import PluginRegistry
 
+log = structlog.get_logger(__name__)
+
 MAX_ERROR: Final = 2_000
 HOST_OPTION = click.option("--host", help="Address to listen on. Overrides `server.host`.")
 PORT_OPTION = click.option(
@@ -71,6 +73,9 @@ def run_server(
     if port is not None:
         settings.server.port = port
     configure_logging(settings.log)
+    for info in plugins.infos():
+        if info.state == "failed":
+            log.error("a plugin failed", plugin=info.name, error=info.error)
     try:
         run_async(lambda: serve_until_stopped(settings, plugins, reload=reload))
     except* (AlmenaraError, OSError, sqlite3.Error) as group:
@@ -84,7 +89,7 @@ def exit_despite_threads() -> None:
         thread.name for thread in threading.enumerate() if thread is not threading.main_thread()
     ]
     if threads:
-        structlog.get_logger(__name__).warning("exiting with running threads", threads=threads)
+        log.warning("exiting with running threads", threads=threads)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

@@ -192,6 +192,19 @@ def test_config_check_reports_failed_plugin_that_is_not_configured(folder: Path)
     assert "The configuration is valid." in process.stdout
 
 
+def test_only_serve_logs_a_plugin_that_fails(folder: Path) -> None:
+    (folder / "plugins" / "broken.py").write_text("import no_such_library\n")
+    (folder / "almenara.yaml").write_text("plugins_dir: plugins\nstorage: {dir: almenara.yaml}")
+    for command in ("--version",), ("plugins", "list"), ("access", "list", "--help"):
+        process = run_almenara(folder, "--config", "almenara.yaml", *command)
+        assert process.returncode == 0, process.stderr
+        assert process.stderr == ""
+    process = run_almenara(folder, "--config", "almenara.yaml", "serve", "--port", "0")
+    (line,) = [line for line in process.stderr.splitlines() if "a plugin failed" in line]
+    assert json.loads(line)["plugin"] == "broken"
+    assert "no_such_library" in json.loads(line)["error"]
+
+
 @pytest.fixture
 def without_extras(tmp_path: Path) -> dict[str, str]:
     """The environment of a process in which the libraries of the extra `nats` are missing."""
