@@ -55,8 +55,11 @@ def placed(values: Tree, folder: Path) -> Tree:
 
 CHECK = """
 import os, sys
-from almenara.cli.main import main
+from almenara.cli.main import build_cli, main
+from almenara.plugins import load_plugins
 
+# Imports what plugins import, once for all.
+build_cli(load_plugins())
 for file in sys.argv[1:]:
     if (child := os.fork()) == 0:
         with open(f"{file}.output", "w") as output:
@@ -66,7 +69,7 @@ for file in sys.argv[1:]:
         sys.exit(main())
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-"""The command of the application for each file, which is imported once."""
+"""Runs the command for each file in a process of its own, with everything imported before."""
 
 
 @pytest.fixture(scope="module")
