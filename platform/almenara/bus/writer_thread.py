@@ -202,7 +202,7 @@ class WriterThread:
                 return
             if pending or time.monotonic() >= next_retention:
                 if not pending:
-                    self._measure_fixed_bytes()
+                    self._fixed_bytes = _measure_fixed_bytes(self._writer)
                 pending = self._retain()
                 next_retention = time.monotonic() + self.settings.retention_interval
 
@@ -312,11 +312,6 @@ class WriterThread:
             self._reserve.allocate()
             self._call(self._listener.on_write_problem, None)
 
-    def _measure_fixed_bytes(self) -> None:
-        if self._writer is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._fixed_bytes = retention.fixed_bytes(self._writer.connection)
-
     def _retain(self) -> int:
         """Do one step of retention and return how many signals it removed. Errors are left to
         writing, which has a way to report them."""
@@ -366,6 +361,15 @@ class WriterThread:
         # After the loop has been closed, no one is left to report to.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _measure_fixed_bytes(writer: Writer | None) -> int:
+    if writer is None:
+        return 0
+    try:
+        return retention.fixed_bytes(writer.connection)
+    except sqlite3.Error:
+        return 0
 
 
 def _list_warnings(writer: Writer) -> list[str]:
