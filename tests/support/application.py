@@ -113,13 +113,14 @@ class Almenara:
             return str(response.read().decode())
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Any:
-        return json.loads(self.text(path, headers))
+        return json.loads(self.text(path, headers) if headers else self.text(path))
 
     def events(
         self, query: str = "", headers: Mapping[str, str] | None = None
     ) -> list[dict[str, Any]]:
         """Every event in history, oldest first."""
-        lines = self.text(f"/api/events.ndjson{query}", headers).splitlines()
+        path = f"/api/events.ndjson{query}"
+        lines = (self.text(path, headers) if headers else self.text(path)).splitlines()
         return [json.loads(line) for line in lines]
 
     def stored(self) -> int:
