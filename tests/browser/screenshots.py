@@ -12,11 +12,11 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from support.paths import ROOT
-
+# The program runs without pytest, which adds this folder otherwise.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.application import Almenara
+from support.paths import ROOT
 from support.servers import free_port, wait_until
 from support.simulated_kubernetes import simulated_kubernetes
 
