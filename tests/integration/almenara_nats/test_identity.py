@@ -7,6 +7,7 @@ from typing import Any
 
 import nats
 import pytest
+from nats.js.api import StreamSource
 
 from almenara.testing.source_run import MemoryContext
 from support.nats_source import publish_numbers, running, until
@@ -120,3 +121,19 @@ async def test_messages_after_a_restored_copy_are_read(
         async with running(server, memory) as last:
             await until(lambda: last.status_of("nats.consumer", "almenara") == "ok", "a round")
             assert last.events == []
+
+
+async def test_mirrored_message_is_one_event_of_its_origin(
+    nats_server: NatsServer, client: Any, memory: MemoryContext
+) -> None:
+    jetstream = client.jetstream()
+    await jetstream.add_stream(name="ORIGIN", subjects=["s"])
+    await jetstream.add_stream(name="COPY", mirror=StreamSource(name="ORIGIN"))
+    event = {"specversion": "1.0", "source": "/s", "type": "t", "id": "c-1", "data": 1}
+    await jetstream.publish("s", json.dumps(event).encode())
+    async with running(nats_server, memory, rescan=0.1, observe=0.1) as run:
+        await until(lambda: run.status_of("nats.stream", "COPY") == "ok", "the mirror")
+        await until(lambda: len(run.samples("rate")) > 8, "some rounds")
+        assert [each.origin for each in run.events] == ["nats/ORIGIN"]
+    async with running(nats_server, MemoryContext(memory.data_dir), streams=["COPY"]) as run:
+        await until(lambda: [each.origin for each in run.events] == ["nats/COPY"], "the mirror")
