@@ -4,6 +4,7 @@ import asyncio
 import re
 import ssl
 import time
+import zlib
 from typing import Any, Final
 
 import httpx
@@ -16,6 +17,8 @@ from almenara_http.settings import CheckSettings, parse_codes
 
 REDIRECTS: Final = 10
 USER_AGENT: Final = "almenara-http"
+ZLIB_OR_GZIP: Final = zlib.MAX_WBITS | 32
+"""Window bits for which zlib detects the header of either format (zlib.h, inflateInit2)."""
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -121,13 +124,19 @@ def _credentials(check: CheckSettings) -> httpx.BasicAuth | None:
 
 
 async def _read_body(response: httpx.Response, limit: int) -> bytes:
-    """The first `limit` bytes of the decoded body; the rest is not waited for."""
+    """The first `limit` bytes of the decoded body; the rest is not waited for.
+
+    httpx would decode a chunk at once, and a small one can expand to all memory there is.
+    """
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    decoder = zlib.decompressobj(ZLIB_OR_GZIP) if encoding in ("gzip", "deflate") else None
     parts: list[bytes] = []
     size = 0
-    async for part in response.aiter_bytes():
+    async for raw in response.aiter_raw():
+        part = raw if decoder is None else decoder.decompress(raw, limit - size)
         parts.append(part[: limit - size])
         size += len(parts[-1])
-        if size >= limit:
+        if size >= limit or (decoder is not None and decoder.eof):
             break
     return b"".join(parts)
 

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -280,6 +281,23 @@ async def test_body_is_matched_decoded() -> None:
     handler = compressed(body, "gzip", "text/plain; charset=iso-8859-1")
     async with serving(handler) as url:
         assert (await perform_check(check(url, contains="Grüße"))).failure is None
+
+
+async def test_compressed_body_is_decoded_up_to_the_limit() -> None:
+    handler = compressed(gzip.compress(b"x" * 64 * 1024**2), "gzip", "text/plain")
+    async with serving(handler) as url:
+        tracemalloc.start()
+        outcome = await perform_check(check(url, body_limit=100_000))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert (outcome.failure, outcome.size) == (None, 100_000)
+    assert peak < 8 * 1024**2
+
+
+async def test_broken_compression_fails_the_check() -> None:
+    async with serving(compressed(b"this is not gzip", "gzip", "text/plain")) as url:
+        outcome = await perform_check(check(url))
+    assert "incorrect header check" in (outcome.failure or "")
 
 
 async def test_tls_context_is_loaded_once_and_after_a_change(tmp_path: Path) -> None:
