@@ -19,7 +19,7 @@ RATE = 2_000
 BURST = 100
 KILLS_OF_ALMENARA = 20
 KILLS_OF_NATS = 5
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds; a start takes a second, and much longer where other tests run beside."""
 
 
