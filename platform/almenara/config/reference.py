@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
+from almenara.clock import now
 from almenara.config.model import Settings, nested_structs
 from almenara.config.secrets import Secret
 
@@ -142,6 +143,8 @@ def describe_type(kind: Any, name_struct: Callable[[type], str]) -> str:
 
 
 def _default(field: Any) -> str:
+    if field.default_factory is now:
+        return "the current time"
     if field.default_factory is not msgspec.NODEFAULT:
         value = field.default_factory()
     elif field.default is not msgspec.NODEFAULT:

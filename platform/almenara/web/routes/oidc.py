@@ -74,17 +74,17 @@ async def callback(
     # `local_path` checked it when the login started; it is not from this request.
     next_page = provider.next_page(state)
     cookie_name = login_cookie_name(request_info, state)
-    secret = ""
+    session_cookie_value = None
     if get_auth_context(request) is None:
         try:
-            secret, next_page = await provider.finish_login(
+            session_cookie_value, next_page = await provider.finish_login(
                 request_info, dict(request.query_params), request_info.cookie(cookie_name)
             )
         except AuthError as error:
             return sign_in_response(request, services, next_page=next_page, error=error)
     response = Redirect(next_page, status_code=303)  # nosemgrep: address-from-a-request-is-followed
-    if secret:
-        response.cookies.append(session_cookie(request_info, secret))
+    if session_cookie_value:
+        response.cookies.append(session_cookie(request_info, session_cookie_value))
     response.cookies.append(build_cookie(cookie_name, "", request_info))
     return response
 
