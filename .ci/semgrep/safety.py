@@ -23,7 +23,7 @@ async def away(request):
 
 async def back(request):
     # ok: address-from-a-request-is-followed
-    return Redirect(local_address(request.query_params.get("next", "/")), status_code=303)
+    return Redirect(local_path(request.query_params.get("next", "/")), status_code=303)
 
 
 async def file(request):

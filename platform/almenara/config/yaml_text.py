@@ -55,7 +55,7 @@ SettingsLoader.yaml_implicit_resolvers = {
 def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text. Raises `YamlError`."""
     try:
-        return yaml.load(text, SettingsLoader)  # noqa: S506  # nosec B506 # it is a SafeLoader
+        return yaml.load(text, SettingsLoader)  # noqa: S506  # nosec B506 # nosemgrep: unsafe-reading # it is a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise YamlError(_describe(error)) from None
 

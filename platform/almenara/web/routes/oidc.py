@@ -71,7 +71,7 @@ async def callback(
     """
     request_info, provider = get_request_info(request), _get_provider(services)
     state = request.query_params.get("state", "")
-    # `local_path` checked it when the login started; it is not from this request.
+    # `local_path` checked the page when the login started; it is not from this request.
     next_page = provider.next_page(state)
     cookie_name = login_cookie_name(request_info, state)
     session_cookie_value = None
