@@ -41,7 +41,7 @@ async def prepare_overview(data: DataView, _filters: Mapping[str, str]) -> Mappi
     since = (now() - HOUR) // MINUTE * MINUTE
     failed_filter = {"type": END_EVENTS["FAILED"], "since": format_time(since)}
     failed = await data.count(failed_filter, limit=COUNT_LIMIT)
-    noun = "cluster" if len(clusters) == 1 else "clusters"
+    noun = "cluster" if unhealthy == 1 else "clusters"
     return {
         "figures": [
             {"value": failed, "more": "+" if failed >= COUNT_LIMIT else "",

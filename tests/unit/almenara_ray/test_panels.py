@@ -95,7 +95,7 @@ async def test_overview_counts_failed_running_and_pending_jobs_and_unhealthy_clu
     figures = re.findall(r'big">([\d+]+)</span><span class="label">([^<]+)<', html)
     assert figures == [
         ("1", "failed jobs, last hour"), ("1", "running jobs"), ("1", "pending jobs"),
-        ("0", "unhealthy cluster (of 1)"),
+        ("0", "unhealthy clusters (of 1)"),
     ]  # fmt: skip
     assert 'href="/dashboards/ray?status=PENDING"' in html
     assert 'href="/events?type=ray.job.failed&amp;since=' in html
