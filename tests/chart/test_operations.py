@@ -65,7 +65,7 @@ def made(printed: str) -> str:
 
 
 class Operator:
-    """Somebody with a shell, a copy of the repository, helm and kubectl."""
+    """An operator with a shell, a copy of the repository, helm and kubectl."""
 
     def __init__(self, folder: Path, programs: Path, server: ApiServer, nats: NatsServer) -> None:
         self.folder, self.port, self.failures = folder, free_port(), list[str]()

@@ -1,4 +1,4 @@
-// A real OpenID Connect provider on 127.0.0.1, told by its environment whom it knows. It signs in
+// A real OpenID Connect provider on 127.0.0.1, configured by its environment. It signs in
 // whoever `ada` or `grace` is, and takes them out again on request.
 import { generateKeyPairSync, randomUUID } from "node:crypto";
 import { Provider } from "oidc-provider";
@@ -27,7 +27,7 @@ const provider = new Provider(issuer, {
   conformIdTokenClaims: false,
   pkce: { required: () => true },
   features: { backchannelLogout: { enabled: true }, devInteractions: { enabled: false }, rpInitiatedLogout: { enabled: true } },
-  // The server that is told lives on this machine, which the provider would rather not call.
+  // The notified server is on this machine, which the provider would rather not call.
   fetch: globalThis.fetch,
   ttl: { AccessToken: 60, IdToken: 60, RefreshToken: 3600, Session: 3600, Grant: 3600, Interaction: 600, AuthorizationCode: 60 },
   issueRefreshToken: async () => true,
@@ -40,9 +40,9 @@ const provider = new Provider(issuer, {
 
 provider.use(async (ctx, next) => {
   console.log(ctx.method, ctx.path);
-  const told = ctx.path.match(/^\/control\/(gone|groups|logout)\/(\w+)(?:\/(\w*))?$/);
-  if (told) {
-    const [, what, who, more] = told;
+  const control = ctx.path.match(/^\/control\/(gone|groups|logout)\/(\w+)(?:\/(\w*))?$/);
+  if (control) {
+    const [, what, who, more] = control;
     if (what === "gone") gone.add(who);
     if (what === "groups") groups[who] = more ? [more] : [];
     ctx.body = "done";

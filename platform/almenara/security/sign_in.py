@@ -60,7 +60,7 @@ class SignIn:
     ) -> str:
         """Start a session for an authenticated user; return the secret of its cookie.
 
-        The session that the browser had before ends, so that nobody can plant one (session
+        The session that the browser had before ends, so that no attacker can plant one (session
         fixation).
         """
         authenticator = self.authenticator

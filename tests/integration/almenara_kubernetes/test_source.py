@@ -132,7 +132,7 @@ async def test_source_works_with_exactly_the_printed_cluster_role(
             await run.until(gone(run, "pod", "one"))
             await asyncio.to_thread(api_server.patch, it, labelled)
             await run.until(says(run, "pod", "one", "Running"))
-        # What lost its labels while nobody looked is gone as well.
+        # What lost its labels meanwhile is deleted as well.
         await asyncio.to_thread(api_server.patch, it, unlabelled)
         async with SourceRun(source(chosen, context), bus=context.bus) as run:
             await run.until(gone(run, "pod", "one"), 15)
@@ -202,7 +202,7 @@ async def test_source_watches_custom_resources(
     chosen = settings(cluster, kinds=["pod"], custom=[lamp])
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     async with SourceRun(source(chosen, context)) as run:
-        # The kind comes into being while we run, as when somebody installs an operator.
+        # The kind comes into being while we run, as when an operator is installed.
         await run.until(says(run, "cluster", "cluster", "ok"), 15)
         await asyncio.to_thread(
             api_server.create,
@@ -340,7 +340,7 @@ async def test_source_names_a_missing_or_wrong_kubeconfig(
     path.write_text("clusters: nonsense")
     async with SourceRun(source(chosen, context)) as run:
         await run.until(lambda: any(str(path) in it for it in run.degraded_for), 15)
-        # Once it is there it is used: nobody has to start anything again.
+        # Once it is there it is used, without a restart.
         path.write_text(api_server.admin_kubeconfig.read_text())
         await run.until(lambda: not run.is_degraded, 15)
 

@@ -148,7 +148,7 @@ class Known:
 
 
 async def sign_in(hostile: Hostile, known: Known | None = None, **settings: Any) -> str:
-    """Somebody goes to the provider and back; the secret of their session. Raises `AuthError`."""
+    """Sign in at the provider and return the secret of the session. Raises `AuthError`."""
     nonce = ""
 
     def tokens() -> dict[str, Any]:
