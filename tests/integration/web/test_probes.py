@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 async def test_probes_and_metrics_respond_without_upstream(
     nats_server: NatsServer, almenara: Almenara
 ) -> None:
-    await publish_planning(nats_server, b"{}", b"not json")
+    await publish_planning(nats_server, b"{}", b'{"broken": ')
     almenara.wait_for_events(2)
     nats_server.stop()
     assert almenara.status("/healthz") == 200
