@@ -225,7 +225,8 @@ def _limit_bytes(rows: Iterable[tuple[Any, ...]], max_bytes: int) -> list[tuple[
     size = 0
     for row in rows:
         *_, raw, data, _ = row
-        size += len(data) + len(raw or b"")
+        # In a damaged row the columns can be of any type; decoding reports it.
+        size += sum(len(value) for value in (data, raw) if isinstance(value, str | bytes))
         if accepted and size > max_bytes:
             break
         accepted.append(row)

@@ -18,7 +18,7 @@ async def test_config_check_reports_errors_with_a_remedy(tmp_path: Path) -> None
         ("plugins:\n  nast: {}\n", "plugins.nast"),
         ("plugins:\n  nats:\n    stream: []\n", "did you mean streams?"),
         ("plugins:\n  nats:\n    start: yesterday\n", "start must be all, new"),
-        ("plugins:\n  nats:\n    durable: a b\n", "durable must be"),
+        ("plugins:\n  nats:\n    durable: a b\n", "durable must consist of"),
         ("a: [", "not YAML"),
     ):
         config.write_text(text)

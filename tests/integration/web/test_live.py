@@ -20,10 +20,10 @@ pytestmark = pytest.mark.anyio
 
 
 UNSUPPORTED_UVICORN = """
-from almenara import cli
+from almenara.cli.main import main
 from almenara.web import server
-server.lacking = lambda: ["conn"]
-cli.main()
+server.missing_attributes = lambda: ["conn"]
+main()
 """
 
 
@@ -79,7 +79,7 @@ async def test_live_works_with_an_unsupported_uvicorn(
     with Almenara(
         tmp_path / "other", nats_server.url, serve=begin, PANELS__OUTBOX_BYTES="20000"
     ) as other:
-        assert "another than the one known" in other.log
+        assert "unsupported uvicorn version" in other.log
         url = live_url(other)
         async with connect(url, origin=other.url) as socket:  # type: ignore[arg-type]
             snapshot = json.loads(await socket.recv())
