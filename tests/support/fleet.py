@@ -68,20 +68,22 @@ class Fleet:
     def wait_for(self, condition: Callable[[dict[str, Any]], bool], what: str) -> float:
         """The seconds until the condition holds for the bad source."""
         started = time.monotonic()
-        wait_until(lambda: condition(self.source()), what, 30)
+        wait_until(lambda: condition(self.source()), what, 90)
         return time.monotonic() - started
 
-    def lateness(self, seconds: float = 3.0) -> dict[str, float]:
-        """The median lateness in seconds of each healthy source, from now on."""
+    def lateness(self) -> dict[str, float]:
+        """The median lateness in seconds of each healthy source, over 20 ticks from now on."""
         after = self.almenara.get("/api/events?limit=1&type=healthy.tick")["events"][0]["sequence"]
-        time.sleep(seconds)
-        late: dict[str, list[float]] = {"first": [], "second": []}
-        for event in self.almenara.events(f"?type=healthy.tick&after={after}"):
-            late[event["source"]].append(event["data"]["late"])
-        return {
-            name: statistics.median(values) if len(values) > 20 else float("inf")
-            for name, values in late.items()
-        }
+        late: dict[str, list[float]] = {}
+
+        def has_ticks() -> bool:
+            late.update(first=[], second=[])
+            for event in self.almenara.events(f"?type=healthy.tick&after={after}"):
+                late[event["source"]].append(event["data"]["late"])
+            return all(len(values) > 20 for values in late.values())
+
+        wait_until(has_ticks, "20 ticks of each healthy source", 60)
+        return {name: statistics.median(values) for name, values in late.items()}
 
     def assert_healthy(self) -> None:
         late = self.lateness()
