@@ -1,7 +1,9 @@
 """A running Almenara with sign-in, and clients of every role and scope."""
 
+import asyncio
 import json
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from support.application import Almenara
 from support.raw_nats import RawClient
@@ -123,3 +127,16 @@ def run_secured_server(folder: Path) -> Iterator[SecuredServer]:
             yield secured
             secured.client.close()
         client.close()
+
+
+async def wait_for_close(secured: SecuredServer, client: httpx.Client) -> tuple[int, float]:
+    """Open a live connection; return the code that it is closed with, and the monotonic time."""
+    url = f"{secured.url.replace('http', 'ws')}/live?panel=events"
+    header = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    async with connect(url, origin=secured.url, additional_headers={"cookie": header}) as socket:  # type: ignore[arg-type]
+        try:
+            async with asyncio.timeout(20):
+                while True:
+                    await socket.recv()
+        except ConnectionClosed as error:
+            return (error.rcvd.code if error.rcvd else 0), time.monotonic()

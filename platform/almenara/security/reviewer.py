@@ -151,7 +151,7 @@ class Reviewer:
         session.refreshed = moment = now()
         user: User | None = session.identity.user if session.identity is not None else None
         if moment - session.user_fetched >= refresher.interval * SECOND:
-            # Rights in the cluster are reviewed more often than a provider is asked.
+            # Rights in the cluster are reviewed more often than those of a provider are refreshed.
             session.user_fetched = moment
             user = await refresher.fetch_user()
         identity = await self.resolver.resolve(user, self.resolver.access_refresh_interval)

@@ -12,23 +12,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.application import Almenara
-from support.secured_server import SecuredServer
+from support.secured_server import SecuredServer, wait_for_close
 from support.servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
-
-
-async def closing(secured: SecuredServer, cookie: httpx.Client) -> tuple[int, float]:
-    """The code an open page is closed with, and when."""
-    url = f"{secured.url.replace('http', 'ws')}/live?panel=events"
-    header = "; ".join(f"{name}={value}" for name, value in cookie.cookies.items())
-    async with connect(url, origin=secured.url, additional_headers={"cookie": header}) as socket:  # type: ignore[arg-type]
-        try:
-            async with asyncio.timeout(20):
-                while True:
-                    await socket.recv()
-        except ConnectionClosed as error:
-            return (error.rcvd.code if error.rcvd else 0), time.monotonic()
 
 
 async def test_session_revocation_closes_pages_with_4401_within_5_seconds(
@@ -37,7 +24,7 @@ async def test_session_revocation_closes_pages_with_4401_within_5_seconds(
     taken = []
     for how in ("sign out", "revoked by an admin", "revoked by command"):
         client, csrf = await asyncio.to_thread(secured.sign_in)
-        waiting = asyncio.create_task(closing(secured, client))
+        waiting = asyncio.create_task(wait_for_close(secured, client))
         await asyncio.sleep(0.5)
         assert not waiting.done()
         ids = re.findall(r"/account/sessions/(\w+)/end", client.get("/account").text)

@@ -2,39 +2,23 @@
 
 import asyncio
 import re
-import time
 from pathlib import Path
 
 import httpx
 import pytest
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
 
 from support.application import Almenara
-from support.secured_server import THEIRS, SecuredServer
+from support.secured_server import THEIRS, SecuredServer, wait_for_close
 from support.servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
-
-
-async def closing(secured: SecuredServer, cookie: httpx.Client) -> tuple[int, float]:
-    """The code an open page is closed with, and when."""
-    url = f"{secured.url.replace('http', 'ws')}/live?panel=events"
-    header = "; ".join(f"{name}={value}" for name, value in cookie.cookies.items())
-    async with connect(url, origin=secured.url, additional_headers={"cookie": header}) as socket:  # type: ignore[arg-type]
-        try:
-            async with asyncio.timeout(20):
-                while True:
-                    await socket.recv()
-        except ConnectionClosed as error:
-            return (error.rcvd.code if error.rcvd else 0), time.monotonic()
 
 
 async def test_token_revocation_ends_its_sessions(secured: SecuredServer) -> None:
     token = secured.command("create", "short", "--role", "viewer")
     wait_until(lambda: secured.token_status(token) == 200, "the token")
     client, _ = secured.sign_in(token)
-    waiting = asyncio.create_task(closing(secured, client))
+    waiting = asyncio.create_task(wait_for_close(secured, client))
     await asyncio.sleep(0.3)
     secured.command("revoke", token.split("_")[1])
     code, _ = await waiting

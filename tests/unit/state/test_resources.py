@@ -34,7 +34,7 @@ def test_resources_of_a_kind_are_sorted_and_selected_by_namespace(
         it = Resource(kind="pod", namespace=namespace, name=name, deleted=deleted)
         resources.accept([Record(number, it)])
         known[namespace, name] = deleted
-        # Asked in between, so that what is sorted already is up to date all the same.
+        # Queried in between, so that what is sorted already is up to date all the same.
         listed = [(it.namespace, it.name, it.deleted) for it in resources.of_kind("pod")]
         assert listed == [(*key, known[key]) for key in sorted(known)]
         for selected in {space for space, _ in known} - {""}:
