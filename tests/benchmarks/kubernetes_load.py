@@ -255,7 +255,7 @@ def is_in_sync(server: ApiServer, almenara: Almenara) -> bool:
     known = {
         (pod["namespace"], pod["name"]): pod["status"]
         for pod in almenara.get("/api/resources?kind=kubernetes.pod&limit=10000")
-        if not pod.get("gone")
+        if not pod["deleted"]
     }
     return known == listed
 

@@ -16,8 +16,8 @@ PODS = 45
 
 def shown(almenara: Almenara, kind: str = "kubernetes.pod") -> dict[str, str]:
     """The status of each pod that is there, by name."""
-    found = almenara.get(f"/api/resources?kind={kind}")
-    return {it["name"]: it["status"] for it in found if not it.get("gone")}
+    resources = almenara.get(f"/api/resources?kind={kind}")
+    return {entry["name"]: entry["status"] for entry in resources if not entry["deleted"]}
 
 
 def listed(server: ApiServer, namespace: str) -> dict[str, str]:
