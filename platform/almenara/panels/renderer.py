@@ -21,6 +21,10 @@ INVISIBLE: Final = re.compile(
 """Characters that hide themselves or reorder their neighbours; tab and line feed are harmless."""
 LINE_BREAK: Final = re.compile(r"(?<=[>}])[ \t]*\n\s*(?=[<{])")
 """A line break between two tags of a template, with the indentation that follows."""
+INSIDE_TABLE: Final = re.compile(
+    r"(?<=>)[ \t]*\n\s*(?=</?(?:table|caption|thead|tbody|tfoot|tr|th|td|dl|dt|dd)\b)"
+)
+"""The same before a part of a table or of a description list, where no browser shows it."""
 
 
 def reveal_invisible(text: str) -> str:
@@ -70,17 +74,21 @@ class _PluginLoader(jinja2.PrefixLoader):
 
 
 class _CompactLoader(jinja2.FileSystemLoader):
-    """Templates of panels, written one element a line and rendered without the line breaks.
+    """Templates of panels, written one element a line and rendered without `breaks`.
 
     Frames go to every browser many times a second. Each break becomes a comment with as many
     lines, so that the line numbers in errors stay right.
     """
 
+    def __init__(self, folder: Path, breaks: re.Pattern[str]) -> None:
+        super().__init__(folder)
+        self._breaks = breaks
+
     def get_source(
         self, environment: jinja2.Environment, template: str
     ) -> tuple[str, str, Callable[[], bool]]:
         source, path, is_fresh = super().get_source(environment, template)
-        compact = LINE_BREAK.sub(lambda match: "{#" + "\n" * match[0].count("\n") + "#}", source)
+        compact = self._breaks.sub(lambda match: "{#" + "\n" * match[0].count("\n") + "#}", source)
         return compact, path, is_fresh
 
 
@@ -95,7 +103,7 @@ class Renderer:
             loader=jinja2.ChoiceLoader(
                 [
                     _PluginLoader(self._plugin_loaders),
-                    _CompactLoader(TEMPLATES),
+                    _CompactLoader(TEMPLATES, LINE_BREAK),
                     jinja2.FileSystemLoader([*folders]),
                 ]
             ),
@@ -111,7 +119,7 @@ class Renderer:
     def add(self, plugin: str, templates: Path | Mapping[str, str]) -> None:
         """Make the templates of a plugin available as `<plugin>/<name>`."""
         self._plugin_loaders[plugin] = (
-            jinja2.FileSystemLoader(templates)
+            _CompactLoader(templates, INSIDE_TABLE)
             if isinstance(templates, Path)
             else jinja2.DictLoader(templates)
         )

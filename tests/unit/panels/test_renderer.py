@@ -1,7 +1,9 @@
 """Untrusted text on a page: hidden and reordering characters are written out."""
 
 import unicodedata
+from pathlib import Path
 
+import jinja2
 import pytest
 from hypothesis import given
 
@@ -23,3 +25,19 @@ def test_visible_writes_out_control_and_reordering_characters(text: str) -> None
 def test_renderer_writes_out_characters_in_every_template(text: str) -> None:
     template = Renderer().environment.from_string("{{ it }}|{% for c in [it] %}{{ c }}{% endfor %}")
     assert not interpreted_characters(template.render(it=text)) - {"\n"}
+
+
+def test_renderer_leaves_out_line_breaks_inside_tables_of_plugins(tmp_path: Path) -> None:
+    (tmp_path / "pods.html").write_text(
+        "<table>\n  <tr>\n    <td>{{ name }}</td>\n    <td>2</td>\n  </tr>\n</table>\n"
+        "<b>a</b>\n<i>b</i>\n{{ missing }}\n"
+    )
+    renderer = Renderer()
+    renderer.add("own", tmp_path)
+    with pytest.raises(jinja2.UndefinedError) as caught:
+        renderer.render("own/pods.html", {"name": "web"})
+    lines = [entry.lineno + 1 for entry in caught.traceback if "pods.html" in str(entry.path)]
+    assert lines == [9]
+    text = renderer.render("own/pods.html", {"name": "web", "missing": ""})
+    # Between other elements a browser shows a line break as a space.
+    assert text == ("<table><tr><td>web</td><td>2</td></tr></table>\n<b>a</b>\n<i>b</i>\n")
