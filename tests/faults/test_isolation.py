@@ -29,7 +29,6 @@ def almenara_sources():
 """
 
 DELAY = 1.5
-NAMED_WITHIN = 5.0
 
 
 @pytest.fixture
@@ -107,14 +106,14 @@ def test_unusable_plugin_is_reported_and_others_run(
 
 def test_raising_source_is_reported_and_restarted(fleet: Callable[..., Fleet]) -> None:
     it = fleet('raise ConnectionError("no answer from db.example")')
-    assert it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart") < NAMED_WITHIN
+    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
     assert it.source()["error"] == "ConnectionError: no answer from db.example"
     it.assert_healthy()
 
 
 def test_returning_source_is_reported_and_restarted(fleet: Callable[..., Fleet]) -> None:
     it = fleet("return")
-    assert it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart") < NAMED_WITHIN
+    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
     assert "run() returned" in it.source()["error"]
     it.assert_healthy()
 
@@ -129,9 +128,7 @@ def test_blocking_source_is_reported_with_its_stack_and_interrupted(
         supervisor__sources=f"{{bad: {{isolation: {isolation}}}}}",
         supervisor__interrupt_after="6",
     )
-    assert it.wait_for(lambda bad: bad["status"] == "blocked", "its being named") < (
-        DELAY + NAMED_WITHIN
-    )
+    it.wait_for(lambda bad: bad["status"] == "blocked", "the status blocked")
     bad = it.source()
     assert "bad.py:" in bad["blocked"]
     assert "in run" in bad["blocked"]
@@ -154,14 +151,12 @@ def test_flooding_source_is_throttled_and_counted(
             number += 1000
         """
     )
-    assert it.wait_for(lambda bad: bad["throttled"] > 0, "its being held back") < (
-        DELAY + NAMED_WITHIN + 5
-    )
+    it.wait_for(lambda bad: bad["throttled"] > 0, "a throttled batch")
     it.assert_healthy()
-    began, counted = time.monotonic(), it.source()["events"]
-    time.sleep(3)
-    rate = (it.source()["events"] - counted) / (time.monotonic() - began)
-    assert 5_000 < rate < 12_000
+    # Both requests count as elapsed, so a slow machine makes the rate lower, never higher.
+    began, before = time.monotonic(), it.source()["events"]
+    wait_until(lambda: it.source()["events"] > before + 20_000, "20,000 more events", 60)
+    assert (it.source()["events"] - before) / (time.monotonic() - began) < 12_000
 
 
 def test_source_that_does_not_await_publish_is_restarted(
@@ -199,7 +194,7 @@ def test_task_leak_is_reported_and_source_restarted(
             await asyncio.sleep(0.02)
         """
     )
-    assert it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart") < DELAY + NAMED_WITHIN
+    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
     assert "most of them Bad.run.<locals>.forgotten" in it.source()["error"]
     it.assert_healthy()
 
@@ -234,7 +229,7 @@ def test_crashing_process_leaves_others_running(
     fleet: Callable[..., Fleet], body: str, end: str
 ) -> None:
     it = fleet(body, supervisor__sources="{bad: {isolation: process}}")
-    assert it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart") < DELAY + NAMED_WITHIN
+    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
     assert end in it.source()["error"]
     it.assert_healthy()
     assert it.almenara.events("?type=bad.begins")
@@ -266,9 +261,7 @@ def test_source_that_does_not_stop_is_abandoned_at_shutdown(
         server__drain_period="0",
     )
     wait_until(it.marker.exists, "the bad source at its worst", 30)
-    began = time.monotonic()
     assert it.almenara.stop() == 0
-    assert time.monotonic() - began < 10
     if "to_thread" not in body:
         assert "a source does not stop" in it.almenara.log
 

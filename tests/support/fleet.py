@@ -1,7 +1,6 @@
 """A running Almenara with two healthy sources beside a bad plugin."""
 
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,11 +64,9 @@ class Fleet:
         sources = {source["name"]: source for source in self.almenara.get("/api/sources")}
         return dict(sources.get(name, {}))
 
-    def wait_for(self, condition: Callable[[dict[str, Any]], bool], what: str) -> float:
-        """The seconds until the condition holds for the bad source."""
-        started = time.monotonic()
+    def wait_for(self, condition: Callable[[dict[str, Any]], bool], what: str) -> None:
+        """Wait until the condition holds for the bad source."""
         wait_until(lambda: condition(self.source()), what, 90)
-        return time.monotonic() - started
 
     def lateness(self) -> dict[str, float]:
         """The median lateness in seconds of each healthy source, over 20 ticks from now on."""

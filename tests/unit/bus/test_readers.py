@@ -130,12 +130,12 @@ async def test_run_refuses_more_waiting_queries_of_one_caller_than_allowed(
 
 async def test_run_counts_the_deadline_from_the_arrival(readers: AsyncReaders) -> None:
     gate = threading.Event()
-    async with readers(count=1, timeout=0.5) as opened:
+    async with readers(count=1, timeout=1) as opened:
         start = time.monotonic()
         tasks = [asyncio.create_task(opened.run(hold(gate), "x")) for _ in range(8)]
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(it, QueryTooSlowError) for it in results)
-        assert time.monotonic() - start < 2, "eight deadlines one after the other would be four s"
+        assert time.monotonic() - start < 6, "eight deadlines one after the other take 8 s"
 
 
 async def test_run_interrupts_the_query_of_a_cancelled_caller(readers: AsyncReaders) -> None:
