@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.api_server import Authority
 from support.application import Almenara
+from support.authority import Authority
 from support.chart import engine
 from support.chart.engine import ALMENARA, Tree, render, value_sets, workload
 from support.servers import free_port, wait_until

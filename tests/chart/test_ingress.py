@@ -28,8 +28,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from playwright.sync_api import Page, expect, sync_playwright
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
-from support.api_server import ApiServer, Authority, private_pem
+from support.api_server import ApiServer
 from support.application import Almenara
+from support.authority import Authority, private_pem
 from support.chart.cluster import Cluster, define_gateway_api
 from support.chart.engine import ALMENARA, CHART, Tree
 from support.chart.live import Live, opened

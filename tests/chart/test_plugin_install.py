@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from support.api_server import Authority
+from support.authority import Authority
 from support.chart import engine
 from support.chart.engine import ALMENARA, Tree
 

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from support.api_server import Authority
 from support.application import Almenara
+from support.authority import Authority
 from support.chart.live import Live, opened
 from support.servers import accepts, free_port, wait_until
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from support.api_server import Authority
 from support.application import Almenara
+from support.authority import Authority
 
 NO_NATS = "nats://127.0.0.1:1"
 

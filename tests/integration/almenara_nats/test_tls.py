@@ -13,7 +13,7 @@ from almenara.testing.source_run import MemoryContext
 from almenara_nats.client import connect, connected
 from almenara_nats.errors import NatsUnavailableError
 from almenara_nats.settings import NatsSettings, TlsSettings
-from support.api_server import Authority
+from support.authority import Authority
 from support.nats_source import running, until
 from support.servers import NatsServer
 

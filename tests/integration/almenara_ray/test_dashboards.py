@@ -4,15 +4,11 @@ import asyncio
 import contextlib
 import gzip
 import json
-import ssl
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from almenara.config import ConfigError, Secret, decode_settings
 from almenara.hookspecs import Publish, SourceReport
 from almenara.signals import Event, Resource
 from almenara.testing import SourceRun
@@ -24,119 +20,23 @@ from almenara_ray.errors import AnswerTooLargeError, DashboardError
 from almenara_ray.settings import ClusterSettings, RaySettings
 from almenara_ray.source import RaySource
 from support.certificates import issue_self_signed
+from support.dashboards import (
+    VERSION,
+    Handler,
+    dripping,
+    endless,
+    garbage,
+    make_settings,
+    respond,
+    respond_by_path,
+    run_in_thread,
+    serve,
+    silent,
+)
 from support.paths import FIXTURES
 from support.servers import free_port
 
 pytestmark = pytest.mark.anyio
-
-VERSION = json.dumps({"version": "4", "ray_version": "2.60.0", "session_name": "s"}).encode()
-
-T = TypeVar("T")
-Handler = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
-
-
-@contextlib.asynccontextmanager
-async def run_in_thread(manager: contextlib.AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """Run a server on an event loop of its own, so that its tasks do not count as the source's."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    async def end() -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-
-    def submit(call: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, loop))
-
-    try:
-        yield await submit(manager.__aenter__())
-    finally:
-        await submit(manager.__aexit__(None, None, None))
-        await submit(end())
-        loop.call_soon_threadsafe(loop.stop)
-        await asyncio.to_thread(thread.join)
-        loop.close()
-
-
-def serve(
-    handler: Handler, tls: ssl.SSLContext | None = None
-) -> contextlib.AbstractAsyncContextManager[str]:
-    """Run a server that reads the head of each request and leaves the answer to the handler."""
-    return run_in_thread(listen(handler, tls))
-
-
-@contextlib.asynccontextmanager
-async def listen(handler: Handler, tls: ssl.SSLContext | None) -> AsyncIterator[str]:
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(
-            ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError
-        ):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                await handler(head.decode(), writer)
-        writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
-    port = server.sockets[0].getsockname()[1]
-    try:
-        yield f"http{'s' if tls else ''}://127.0.0.1:{port}"
-    finally:
-        server.close()
-
-
-def respond(body: bytes, status: str = "200 OK", headers: str = "", length: int = 0) -> Handler:
-    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
-        size = length or len(body)
-        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {size}\r\n{headers}\r\n".encode())
-        writer.write(body)
-        await writer.drain()
-        if length:
-            writer.close()
-
-    return answer
-
-
-async def silent(head: str, writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(600)
-
-
-async def endless(head: str, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\n\r\n[")
-    while True:
-        writer.write(b"0," * 32768)
-        await writer.drain()
-
-
-async def dripping(head: str, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
-    while True:
-        writer.write(b"[")
-        await writer.drain()
-        await asyncio.sleep(0.1)
-
-
-async def garbage(head: str, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"\x00\xff not HTTP at all\r\n\r\n")
-    await writer.drain()
-
-
-def make_settings(*urls: str, **more: Any) -> RaySettings:
-    clusters = [
-        ClusterSettings(name=f"c{number}", url=url, token=Secret.of("t0ken-word"))
-        for number, url in enumerate(urls)
-    ]
-    fast = {
-        "active_interval": 0.1,
-        "idle_interval": 0.1,
-        "cluster_interval": 0.3,
-        "timeout": 0.8,
-        "connect_timeout": 0.5,
-    }
-    return RaySettings(clusters=clusters, **{**fast, **more})
 
 
 FAULTS: list[tuple[Handler, str]] = [
@@ -227,21 +127,6 @@ async def test_client_only_gets_known_paths(tmp_path: Path) -> None:
     assert paths <= set(PATHS.values())
     assert all("authorization: bearer t0ken-word" in head.lower() for head in heads)
     assert not any("mozilla" in head.lower() for head in heads)
-
-
-def respond_by_path(
-    known: dict[str, bytes], statuses: dict[str, str], requested: list[str]
-) -> Handler:
-    """Respond to known paths, with the status in `statuses` where there is one; the paths of all
-    requests are added to `requested`."""
-
-    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
-        path = head.split(" ")[1].partition("?")[0]
-        requested.append(path)
-        status = statuses.get(path, "200 OK" if path in known else "404 Not Found")
-        await respond(known.get(path, b"no"), status)(head, writer)
-
-    return answer
 
 
 SERVE = "/api/serve/applications/"
@@ -476,41 +361,6 @@ async def test_endpoint_that_fails_alone_is_unknown_and_not_zero(tmp_path: Path)
             assert {sample.metric for sample in run.samples} == {"running", "pending"}
 
 
-async def test_status_of_an_autoscaler_v2_is_read_from_its_text(tmp_path: Path) -> None:
-    text = (
-        "Pending:\n (no pending nodes)\nRecent failures:\n (no failures)\n\nTotal Usage:\n"
-        " 1.0/2.0 CPU\n\nPending Demands:\n {'CPU': 64.0}: 3+ pending tasks/actors\n"
-    )
-
-    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
-        path, _, query = head.split(" ")[1].partition("?")
-        status = text if query == "format=1" else None
-        bodies = {
-            "/api/jobs/": b"[]",
-            "/api/version": VERSION,
-            "/api/cluster_status": json.dumps(
-                {"result": True, "data": {"autoscalingError": None, "clusterStatus": status}}
-            ).encode(),
-        }
-        body = bodies.get(path)
-        await respond(body or b"", "200 OK" if body else "404 Not Found")(head, writer)
-
-    async with serve(answer) as url:
-        settings = make_settings(url)
-        source = RaySource(settings.clusters[0], settings, MemoryContext(tmp_path))
-        async with SourceRun(source) as run:
-            await run.until(
-                lambda: "c0" in run.resources and bool(run.resources["c0"].state["usage"])
-            )
-            cluster = run.resources["c0"]
-            assert cluster.status == "up"
-            assert cluster.state["usage"] == {"CPU": [1.0, 2.0]}
-            assert cluster.state["waiting"] == 3
-            text = "No cluster status. It may take a few seconds."
-            await run.until(lambda: run.resources["c0"].state["usage"] is None)
-            assert run.resources["c0"].state["waiting"] is None
-
-
 async def test_dashboard_that_answers_again_is_up_and_complete_soon(tmp_path: Path) -> None:
     is_silent = False
     nodes = (FIXTURES / "ray-2.60" / "nodes.json").read_bytes()
@@ -628,31 +478,3 @@ async def test_dead_and_hanging_clusters_delay_no_other(
         assert {states[f"c{at}"] for at in range(7)} == {"up"}
         assert {states[f"c{at}"] for at in range(7, 10)} <= {"stale", "down"}
         print(f"the slowest submission was published after {worst:.2f} s")
-
-
-@pytest.mark.parametrize(
-    ("tree", "reason"),
-    [
-        ({"name": "a b", "url": "http://x"}, "name of a cluster must be letters"),
-        ({"name": "a", "url": "ftp://x"}, "must start with http:// or https://"),
-        (
-            {"name": "a", "url": "http://u:secret-word@x"},
-            "must not contain a user name or password",
-        ),
-        ({"name": "a", "url": "http://x", "token": {"env": "NOT_SET"}}, "NOT_SET is not set"),
-        ({"name": "a", "url": "http://x", "tokn": "b"}, "token"),
-    ],
-)
-def test_invalid_cluster_settings_are_rejected_with_a_remedy(
-    tree: dict[str, Any], reason: str
-) -> None:
-    with pytest.raises(ConfigError) as refused:
-        decode_settings(RaySettings, {"clusters": [tree]}, place="plugins.ray")
-    assert reason in str(refused.value)
-    assert "secret-word" not in str(refused.value)
-
-
-def test_duplicate_cluster_names_are_rejected() -> None:
-    tree = {"clusters": [{"name": "a", "url": "http://x"}, {"name": "a", "url": "http://y"}]}
-    with pytest.raises(ConfigError, match="two entries named 'a'"):
-        decode_settings(RaySettings, tree, place="plugins.ray")

@@ -1,67 +1,31 @@
 """The differ publishes what changed of Kubernetes objects, whatever they contain."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from almenara.signals import Event, Resource, Sample, Severity, Signal, format_time, now
+from almenara.signals import Event, Resource, Sample, Severity, format_time, now
 from almenara.testing.source_run import MemoryBus
-from almenara_kube.kinds import WatchedKind
 from almenara_kubernetes.differ import ClusterDiffer
 from almenara_kubernetes.kinds import (
     CERTIFICATES,
     DEPLOYMENTS,
-    ENDPOINT_SLICES,
     EVENTS,
-    INGRESSES,
-    KINDS,
     NODES,
     POD_METRICS,
     PODS,
     REPLICA_SETS,
-    SERVICES,
     STATEFUL_SETS,
     CustomColumn,
     custom_kind,
 )
 from almenara_kubernetes.quantities import parse_quantity
 from support.awkward_pods import ended, running, termination, true, waiting
-
-DAY = 86_400_000_000
-
-
-def it(watched: WatchedKind, name: str = "it", **parts: Any) -> Any:
-    metadata = {"name": name, "namespace": "shop", "uid": f"uid-{name}", **parts.pop("meta", {})}
-    return watched.decode(msgspec.json.encode({"metadata": metadata, **parts}))
-
-
-def pod(*containers: Any, phase: str = "Running", conditions: Any = (), **parts: Any) -> Any:
-    return it(
-        PODS,
-        spec={"containers": [{"name": one["name"], "image": "a/b:1.2"} for one in containers]},
-        status={"phase": phase, "containerStatuses": containers, "conditions": list(conditions)},
-        **parts,
-    )
-
-
-def events(signals: Sequence[Signal]) -> dict[str, Event]:
-    return {one.type: one for one in signals if isinstance(one, Event)}
-
-
-def resources(signals: Sequence[Signal]) -> list[Resource]:
-    return [one for one in signals if isinstance(one, Resource)]
-
-
-def owned_by(kind: str, name: str, uid: str) -> dict[str, Any]:
-    return {"ownerReferences": [{"kind": kind, "name": name, "uid": uid, "controller": True}]}
+from support.kubernetes_objects import DAY, events, make_object, owned_by, pod, resources
 
 
 def deployment(revision: int, updated: int, *, reason: str = "ReplicaSetUpdated") -> Any:
-    return it(
+    return make_object(
         DEPLOYMENTS,
         meta={"generation": 1, "annotations": {"deployment.kubernetes.io/revision": str(revision)}},
         spec={"replicas": 2},
@@ -105,7 +69,9 @@ def test_replace_all_deletes_what_restore_knew() -> None:
 def test_pod_has_its_top_workload_in_any_order_of_arrival(first: str) -> None:
     differ = ClusterDiffer()
     theirs = pod(running(), meta=owned_by("ReplicaSet", "web-77", "rs"))
-    sets = it(REPLICA_SETS, "web-77", meta={"uid": "rs", **owned_by("Deployment", "web", "d")})
+    sets = make_object(
+        REPLICA_SETS, "web-77", meta={"uid": "rs", **owned_by("Deployment", "web", "d")}
+    )
     steps = [(PODS, theirs), (REPLICA_SETS, sets)]
 
     sent = [
@@ -151,7 +117,9 @@ def test_new_objects_report_only_recent_transitions() -> None:
 def test_eviction_is_an_event() -> None:
     differ = ClusterDiffer()
     differ.update(PODS, pod(running()))
-    evicted = it(PODS, spec={}, status={"phase": "Failed", "reason": "Evicted", "message": "low"})
+    evicted = make_object(
+        PODS, spec={}, status={"phase": "Failed", "reason": "Evicted", "message": "low"}
+    )
 
     assert events(differ.update(PODS, evicted))["kubernetes.pod.evicted"].data["message"] == "low"
 
@@ -172,7 +140,7 @@ def test_rollout_starts_and_finishes_and_scaling_is_not_one() -> None:
 
 
 def stateful_set(current: str, update: str, generation: int, observed: int = 0) -> Any:
-    return it(
+    return make_object(
         STATEFUL_SETS,
         meta={"generation": generation},
         spec={"replicas": 2, "updateStrategy": {"type": "RollingUpdate"}},
@@ -220,7 +188,7 @@ def test_stalled_rollout_is_an_error() -> None:
 
 def test_node_reports_not_ready_and_ready() -> None:
     def node(status: str) -> Any:
-        return it(
+        return make_object(
             NODES, meta={"namespace": ""}, status={"conditions": [
                 {"type": "Ready", "status": status, "lastTransitionTime": format_time(now())}
             ]},
@@ -240,7 +208,7 @@ def test_node_reports_not_ready_and_ready() -> None:
 def test_node_pressure_follows_polarity_of_conditions(condition: str, good: str) -> None:
     def node(status: str) -> Any:
         since = format_time(now())
-        return it(
+        return make_object(
             NODES, meta={"namespace": ""}, status={"conditions": [
                 {"type": name, "status": one, "lastTransitionTime": since}
                 for name, one in (("Ready", "True"), (condition, status))
@@ -263,7 +231,7 @@ def test_custom_columns_may_point_anywhere() -> None:
                  CustomColumn(title="rule", path="rules[0].name")],
     )  # fmt: skip
     made = "2026-01-01T00:00:00Z"
-    thing = it(
+    thing = make_object(
         watched, meta={"creationTimestamp": made, "labels": {"tier": "gold"}},
         rules=[{"name": "first"}], whole="of its own",
     )  # fmt: skip
@@ -275,19 +243,11 @@ def test_custom_columns_may_point_anywhere() -> None:
     )
 
 
-@pytest.mark.parametrize("spec", [b"1e999", b'"\xff"', b"[" * 5_000 + b"]" * 5_000, b'"\\ud800"'])
-def test_malformed_custom_resource_is_marked(spec: bytes) -> None:
-    watched = custom_kind(group="g.io", version="v1", plural="xs", kind="X")
-    raw = b'{"metadata": {"name": "x", "uid": "1"}, "spec": ' + spec + b"}"
-    sent = ClusterDiffer().update(watched, watched.decode(raw))
-    assert "this X cannot be read" in (events(sent)["kubernetes.malformed"].problem or "")
-
-
 def test_first_rollout_is_reported_once_with_a_late_revision() -> None:
     bus = MemoryBus()
     made = {"creationTimestamp": format_time(now()), "generation": 1}
-    unseen = it(DEPLOYMENTS, meta=made, spec={"replicas": 2})
-    seen = it(
+    unseen = make_object(DEPLOYMENTS, meta=made, spec={"replicas": 2})
+    seen = make_object(
         DEPLOYMENTS, spec={"replicas": 2},
         meta={**made, "annotations": {"deployment.kubernetes.io/revision": "1"}},
     )  # fmt: skip
@@ -305,7 +265,7 @@ def test_pod_level_requests_override_those_of_containers() -> None:
         "resources": {"requests": {"cpu": "4"}, "limits": {"cpu": "4", "memory": "8Gi"}},
         "overhead": {"cpu": "250m"},
     }
-    (sent,) = resources(ClusterDiffer().update(PODS, it(PODS, spec=spec)))
+    (sent,) = resources(ClusterDiffer().update(PODS, make_object(PODS, spec=spec)))
     assert sent.state["cpu_request"] == sent.state["cpu_limit"] == 4.25
     assert sent.state["memory_limit"] == 8 * 1024**3
     assert "memory_request" not in sent.state
@@ -313,7 +273,7 @@ def test_pod_level_requests_override_those_of_containers() -> None:
 
 def test_certificate_near_its_end_is_reported_once() -> None:
     differ = ClusterDiffer()
-    near = it(
+    near = make_object(
         CERTIFICATES, spec={"dnsNames": ["a.example.org"]},
         status={"notAfter": format_time(now() + 9 * DAY),
                 "conditions": [{"type": "Ready", "status": "True"}]},
@@ -325,31 +285,9 @@ def test_certificate_near_its_end_is_reported_once() -> None:
     assert differ.tick() == []
 
 
-def test_service_counts_ready_endpoints_of_all_slices() -> None:
-    def part(name: str, **ready: bool) -> Any:
-        return it(
-            ENDPOINT_SLICES, name, meta={"labels": {"kubernetes.io/service-name": "it"}},
-            endpoints=[
-                {"addresses": ["10.0.0.1"], "conditions": {"ready": one},
-                 "targetRef": {"kind": "Pod", "name": pod_name}}
-                for pod_name, one in ready.items()
-            ],
-        )  # fmt: skip
-
-    differ = ClusterDiffer()
-    (before,) = resources(differ.update(SERVICES, it(SERVICES, spec={"selector": {"a": "b"}})))
-    differ.update(ENDPOINT_SLICES, part("one", a=True, b=False))
-    (after,) = resources(differ.update(ENDPOINT_SLICES, part("two", c=True)))
-    (less,) = resources(differ.remove(ENDPOINT_SLICES, part("one")))
-
-    assert (before.status, before.severity) == ("No endpoints", Severity.ERROR)
-    assert (after.state["ready"], after.state["endpoints"]) == (2, 3)
-    assert (less.state["ready"], less.state["endpoints"]) == (1, 1)
-
-
 def test_each_count_of_a_series_is_one_event_of_a_correlation() -> None:
     def event(count: int) -> Any:
-        return it(
+        return make_object(
             EVENTS, "e", reason="BackOff", type="Warning", note="again",
             eventTime="2026-11-24T10:00:00Z", regarding={"kind": "Pod", "namespace": "shop",
                                                          "name": "it"},
@@ -377,8 +315,8 @@ def test_usage_sums_containers_of_known_pods() -> None:
     differ.update(PODS, pod(running()))
     used = [{"name": "a", "usage": {"cpu": "250m", "memory": "1Mi"}},
             {"name": "b", "usage": {"cpu": "50000000n", "memory": "1Mi"}}]  # fmt: skip
-    measured = it(POD_METRICS, timestamp="2026-11-24T10:00:00Z", containers=used)
-    unknown = it(POD_METRICS, "other", timestamp="2026-11-24T10:00:00Z", containers=used)
+    measured = make_object(POD_METRICS, timestamp="2026-11-24T10:00:00Z", containers=used)
+    unknown = make_object(POD_METRICS, "other", timestamp="2026-11-24T10:00:00Z", containers=used)
 
     sent = differ.usage(POD_METRICS, [measured, unknown])
 
@@ -397,160 +335,6 @@ def test_parse_quantity_returns_numbers(written: Any, value: float | None) -> No
     assert parse_quantity(written) == (value if value is None else pytest.approx(value))
 
 
-def test_malformed_object_is_a_marked_resource_and_an_event() -> None:
-    differ = ClusterDiffer()
-
-    sent = differ.update(PODS, it(PODS, spec=["what"]))
-
-    (marked,) = resources(sent)
-    assert (marked.status, marked.severity) == ("Malformed", Severity.ERROR)
-    assert events(sent)["kubernetes.malformed"].problem
-    assert resources(differ.update(PODS, pod(running())))[0].status == "Running"
-
-
-FOUND = custom_kind(group="example.org", version="v1", plural="things", kind="Thing")
-FIELDS = sorted(
-    {
-        msgspec.structs.fields(kind)[place].encode_name
-        for kind in (type(it(PODS).spec), type(it(PODS).status), type(it(PODS).metadata))
-        for place in range(len(msgspec.structs.fields(kind)))
-    }
-    | {"spec", "status", "metadata", "series", "endpoints", "template", "replicas", "rules", "tls"}
-)
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
-ANYTHING = st.recursive(
-    LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), inner, max_size=5)
-    ),
-    max_leaves=25,
-)
-GARBAGE = st.fixed_dictionaries(
-    {"metadata": ANYTHING | st.fixed_dictionaries({"name": st.text(), "namespace": st.text()}),
-     "spec": ANYTHING, "status": ANYTHING}
-)  # fmt: skip
-
-
-@given(watched=st.sampled_from([*KINDS, FOUND]), tree=GARBAGE | ANYTHING)
-@settings(max_examples=400, deadline=None)
-def test_update_survives_any_object_and_encodes(watched: WatchedKind, tree: Any) -> None:
-    differ = ClusterDiffer()
-    one = watched.decode(msgspec.json.encode(tree))
-
-    sent = [
-        *differ.replace_all(watched, "", [one]),
-        *differ.update(watched, one),
-        *differ.tick(),
-    ]
-
-    msgspec.json.encode(sent)
-    assert sent or differ.replace_all(watched, "", []) is not None
-    differ.remove(watched, one)
-
-
-@given(raw=st.binary(max_size=200))
-def test_decode_makes_an_object_of_any_bytes(raw: bytes) -> None:
-    one = PODS.decode(raw)
-
-    assert ClusterDiffer().update(PODS, one)
-
-
-@pytest.mark.parametrize(
-    ("tls", "hosts", "status", "routes"),
-    [
-        ([["a.example.org"]], ["a.example.org"], "TLS", "a.example.org/ to web:80"),
-        ([], ["a.example.org"], "Plain HTTP", "a.example.org/ to web:80 without TLS"),
-        ([["a.example.org"]], ["a.example.org", "b.example.org"], "Partly plain HTTP",
-         "a.example.org/ to web:80, b.example.org/ to web:80 without TLS"),
-        ([["*.example.org"]], ["a.example.org", "b.a.example.org", "example.org"],
-         "Partly plain HTTP",
-         "a.example.org/ to web:80, b.a.example.org/ to web:80 without TLS,"
-         " example.org/ to web:80 without TLS"),
-        ([[]], ["a.example.org", ""], "TLS", "a.example.org/ to web:80, / to web:80"),
-        ([["a.example.org"]], [""], "Plain HTTP", "/ to web:80 without TLS"),
-        ([["*.example.org"]], ["*.example.org"], "TLS", "*.example.org/ to web:80"),
-        ([["a.example.org"]], [], "No rules", None),
-    ],
-)  # fmt: skip
-def test_ingress_reports_which_hosts_have_tls(
-    tls: list[list[str]], hosts: list[str], status: str, routes: str | None
-) -> None:
-    backend = {"service": {"name": "web", "port": {"number": 80}}}
-    one = it(
-        INGRESSES,
-        spec={
-            "tls": [{"hosts": names, "secretName": "keys"} for names in tls],
-            "rules": [{"host": name, "http": {"paths": [{"path": "/", "backend": backend}]}}
-                      for name in hosts],
-        },
-    )  # fmt: skip
-
-    (sent,) = resources(ClusterDiffer().update(INGRESSES, one))
-
-    assert (sent.status, sent.state.get("rules")) == (status, routes)
-    assert (sent.severity == Severity.INFO) == (status == "TLS")
-
-
-def endpoint_slice(name: str, service: str, *endpoints: tuple[str, dict[str, Any]]) -> Any:
-    return it(
-        ENDPOINT_SLICES, name, meta={"labels": {"kubernetes.io/service-name": service}},
-        endpoints=[
-            {"addresses": ["10.0.0.1"], "conditions": conditions,
-             "targetRef": {"kind": "Pod", "name": pod_name}}
-            for pod_name, conditions in endpoints
-        ],
-    )  # fmt: skip
-
-
-def test_endpoint_slice_that_changes_its_service_updates_both() -> None:
-    differ = ClusterDiffer()
-    for name in ("old", "new"):
-        differ.update(SERVICES, it(SERVICES, name, spec={"selector": {"app": name}}))
-    differ.update(ENDPOINT_SLICES, endpoint_slice("slice", "old", ("a", {"ready": True})))
-
-    sent = resources(
-        differ.update(ENDPOINT_SLICES, endpoint_slice("slice", "new", ("a", {"ready": True})))
-    )
-
-    assert {(one.name, one.status) for one in sent} == {("old", "No endpoints"), ("new", "Serving")}
-
-
-READY = {"ready": True, "serving": True, "terminating": False}
-DRAINING = {"ready": False, "serving": True, "terminating": True}
-ENDING = {"ready": False, "serving": False, "terminating": True}
-UNREADY = {"ready": False, "serving": False, "terminating": False}
-
-
-@pytest.mark.parametrize(
-    ("endpoints", "status", "ready", "total"),
-    [
-        ([READY, DRAINING], "Serving", 1, 1),
-        ([READY, ENDING, ENDING], "Serving", 1, 1),
-        ([READY, UNREADY, DRAINING], "Degraded", 1, 2),
-        ([DRAINING, ENDING], "Draining", 0, 0),
-        ([ENDING], "No endpoints", 0, 0),
-        ([UNREADY, DRAINING], "Draining", 0, 1),
-        ([{}], "Serving", 1, 1),
-        ([{"ready": True, "terminating": True}], "Draining", 0, 0),
-    ],
-)
-def test_service_counts_terminating_endpoints_as_they_route(
-    endpoints: list[dict[str, Any]], status: str, ready: int, total: int
-) -> None:
-    differ = ClusterDiffer()
-    differ.update(SERVICES, it(SERVICES, "web", spec={"selector": {"app": "web"}}))
-    named = [(f"pod-{place}", conditions) for place, conditions in enumerate(endpoints)]
-
-    differ.update(ENDPOINT_SLICES, endpoint_slice("slice", "web", *named))
-
-    # The state of the service, whether or not it differs from before.
-    (service,) = differ._published["kubernetes.service"].values()
-    assert (service.status, service.state["ready"], service.state["endpoints"]) == (
-        status, ready, total,
-    )  # fmt: skip
-
-
 def test_workload_of_another_api_group_is_not_that_of_kubernetes() -> None:
     differ = ClusterDiffer()
     owner = {"kind": "StatefulSet", "name": "db", "uid": "k", "controller": True}
@@ -566,12 +350,12 @@ def test_workload_of_another_api_group_is_not_that_of_kubernetes() -> None:
 
 def test_event_about_another_api_group_is_not_about_that_of_kubernetes() -> None:
     differ = ClusterDiffer()
-    differ.update(STATEFUL_SETS, it(STATEFUL_SETS, "db"))
+    differ.update(STATEFUL_SETS, make_object(STATEFUL_SETS, "db"))
 
     def regarding(api_version: str) -> Event:
         about = {"kind": "StatefulSet", "namespace": "shop", "name": "db",
                  "apiVersion": api_version}  # fmt: skip
-        event = it(EVENTS, api_version, reason="Created", regarding=about)
+        event = make_object(EVENTS, api_version, reason="Created", regarding=about)
         (sent,) = differ.update(EVENTS, event)
         assert isinstance(sent, Event)
         return sent
