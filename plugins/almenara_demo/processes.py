@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from almenara.sdk import finish_within
+
 READY_LIMIT: Final = 30.0
 """Seconds within which a process must be ready."""
 STOP_LIMIT: Final = 20.0
@@ -47,8 +49,7 @@ async def stop_process(process: Process) -> None:
         return
     process.terminate()
     try:
-        async with asyncio.timeout(STOP_LIMIT):
-            await process.wait()
+        await finish_within(STOP_LIMIT, process.wait())
     except TimeoutError:
         process.kill()
         await process.wait()

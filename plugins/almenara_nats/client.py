@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from almenara.config import redact_secrets
+from almenara.sdk import finish_within
 from almenara_nats.credentials import read_credentials, read_seed
 from almenara_nats.errors import (
     NatsUnavailableError,
@@ -324,8 +325,7 @@ async def close(connection: Connection) -> None:
     """Close a connection in any state; a frozen server does not delay it."""
     connection.message_handlers.clear()
     with suppress(TimeoutError, OSError, NatsError, AssertionError):
-        async with asyncio.timeout(CLOSE_TIMEOUT):
-            await connection.close()
+        await finish_within(CLOSE_TIMEOUT, connection.close())
     transport = connection._transport
     writer = getattr(transport, "_io_writer", None)
     if writer is not None:

@@ -12,7 +12,7 @@ from almenara.errors import (
     describe_error,
 )
 from almenara.sdk.blocking_client import BlockingClient, blocking
-from almenara.sdk.cancellation import honor_cancellation
+from almenara.sdk.cancellation import finish_within, honor_cancellation
 from almenara.sdk.health import HealthAggregator
 from almenara.sdk.polling import Backoff, every, poll
 from almenara.sdk.snapshots import Changes, Snapshots
@@ -35,6 +35,7 @@ __all__ = [
     "blocking",
     "describe_error",
     "every",
+    "finish_within",
     "honor_cancellation",
     "monotonic",
     "now",

@@ -1,4 +1,4 @@
-"""Cancellation that a library may swallow."""
+"""Cancellation that a library may swallow, and time limits of cleanup after it."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -20,3 +20,21 @@ async def honor_cancellation(call: Awaitable[T]) -> T:
     finally:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+async def finish_within(seconds: float, call: Awaitable[T]) -> T:
+    """Await the cleanup of a task that may be cancelled; raise `TimeoutError` after `seconds`.
+
+    Inside a cancelled task `asyncio.timeout` of Python 3.11.0 to 3.11.2 raises `CancelledError` in
+    place of `TimeoutError` (python/cpython#102780), so that what follows a timeout is skipped.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    if not done:
+        raise TimeoutError
+    return task.result()

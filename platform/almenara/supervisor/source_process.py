@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.sdk import finish_within
 from almenara.supervisor import protocol
 from almenara.supervisor.state import SourceError, SourceState
 
@@ -218,10 +219,7 @@ class SourceProcess:
     async def _stop(self, reader: asyncio.StreamReader, stop_timeout: float) -> None:
         self._send(protocol.Stop())
         try:
-            async with asyncio.timeout(stop_timeout):
-                # Further messages are discarded; the end of the stream is the end of the source.
-                while await reader.read(65_536):
-                    pass
+            await finish_within(stop_timeout, _discard(reader))
         except TimeoutError:
             log.warning(
                 "a source does not stop and its process is killed",
@@ -229,6 +227,12 @@ class SourceProcess:
             )  # fmt: skip
         except ConnectionError:
             pass
+
+
+async def _discard(reader: asyncio.StreamReader) -> None:
+    """Discard messages up to the end of the stream, which is the end of the source."""
+    while await reader.read(65_536):
+        pass
 
 
 def describe_exit(code: int) -> str:

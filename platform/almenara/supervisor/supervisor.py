@@ -10,6 +10,7 @@ from almenara.bus import Bus
 from almenara.config import SupervisorSettings
 from almenara.errors import describe_error
 from almenara.hookspecs import Context
+from almenara.sdk import finish_within
 from almenara.supervisor.protocol import Start
 from almenara.supervisor.runner import SourceRunner, cancel_and_wait
 from almenara.supervisor.state import SourceState
@@ -118,8 +119,7 @@ class Supervisor:
                 await self._stop(tasks)
         finally:
             try:
-                async with asyncio.timeout(self.settings.stop_timeout):
-                    await shutdown()
+                await finish_within(self.settings.stop_timeout, shutdown())
             except Exception as error:
                 log.warning(
                     "a plugin failed to shut down",

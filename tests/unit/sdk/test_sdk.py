@@ -22,6 +22,7 @@ from almenara.sdk import (
     Snapshots,
     blocking,
     every,
+    finish_within,
     honor_cancellation,
     monotonic,
     poll,
@@ -339,3 +340,30 @@ async def test_honor_cancellation_returns_result_after_a_failed_group() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(fail())
     assert await honor_cancellation(asyncio.sleep(0, 7)) == 7
+
+
+async def test_finish_within_limits_the_cleanup_of_a_cancelled_task() -> None:
+    outcomes: list[str] = []
+
+    async def clean_up() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            outcomes.append("cancelled")
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            try:
+                await finish_within(0.01, clean_up())
+            except TimeoutError:
+                outcomes.append("timed out")
+            outcomes.append(await finish_within(60, asyncio.sleep(0, "finished")))
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert outcomes == ["cancelled", "timed out", "finished"]
