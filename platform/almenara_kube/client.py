@@ -17,6 +17,7 @@ from almenara_kube.session import AuthenticatedSession, Load
 from almenara_kube.settings import ClientSettings, KubeContext
 from almenara_kube.socks import is_socks
 from almenara_kube.transport import (
+    LONGEST_ANSWER,
     ResponseStream,
     describe_transport_error,
     read_refusal,
@@ -58,7 +59,9 @@ class ApiClient:
         settings: ClientSettings | None = None,
         *,
         on_close: Callable[[], None] | None = None,
+        longest_answer: int = LONGEST_ANSWER,
     ) -> None:
+        self.longest_answer = longest_answer
         self.settings = settings if settings is not None else ClientSettings()
         self.version = (0, 0)
         """Major and minor version of the server; zeros until it has answered."""
@@ -101,7 +104,7 @@ class ApiClient:
         return await self._request(path, parameters or {}, accept, None)
 
     async def post(self, path: str, body: bytes) -> bytes:
-        """POST JSON and return the whole answer. Raises `UnreachableError` and `ApiError`."""
+        """POST a review and return the whole answer. Raises `UnreachableError` and `ApiError`."""
         return await self._request(path, {}, "", body)
 
     async def _request(
@@ -115,7 +118,7 @@ class ApiClient:
             async with asyncio.timeout(limit):
                 response = await self._send(path, parameters, accept, body=body)
                 try:
-                    return await read_whole(response)
+                    return await read_whole(response, self.longest_answer)
                 finally:
                     response.release()
         except TimeoutError:
@@ -172,6 +175,7 @@ class ApiClient:
         encoding: str = "gzip",
         body: bytes | None = None,
     ) -> aiohttp.ClientResponse:
+        is_retried = body is None
         while True:
             credentials, session = await self._session.authenticate()
             headers = [
@@ -196,6 +200,11 @@ class ApiClient:
                     allow_redirects=False,
                 )  # fmt: skip
             except (aiohttp.ClientError, OSError, ValueError) as error:
+                # The server may have closed an idle connection. aiohttp retries a GET then, and a
+                # POST is a review, which changes nothing either.
+                if not is_retried and not isinstance(error, aiohttp.ClientConnectorError):
+                    is_retried = True
+                    continue
                 self.request_probe()
                 raise UnreachableError(
                     f"the API server at {credentials.address} cannot be reached:"

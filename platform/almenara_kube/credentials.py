@@ -94,7 +94,7 @@ class CredentialLoader:
         Raises `UnreachableError`, whose text never contains a value of a kubeconfig.
         """
         if self.context.is_in_cluster:
-            return await blocking(_read_service_account)
+            return await blocking(read_configured)
         entry = await blocking(lambda: read_entry(self.context))
         credentials = await blocking(lambda: _from_entry(entry))
         if entry.user.exec is None and entry.user.auth_provider is None:
@@ -156,19 +156,46 @@ def shared_loader(context: KubeContext) -> CredentialLoader:
     return loader
 
 
-def _read_service_account() -> Credentials:
+def read_configured(
+    server: str = "",
+    *,
+    token: str = "",
+    ca: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+) -> Credentials:
+    """Credentials for an address and files; blocks.
+
+    Without a server they are those of the pod that Almenara runs in, except for what is passed.
+    Raises `UnreachableError`.
+    """
+    bearer = _bearer(token.encode(), "the configured token") if token else ""
+    if not server:
+        server = _pod_server()
+        ca = ca or SERVICE_ACCOUNT / "ca.crt"
+        if not bearer and certificate is None:
+            what = "the token of the ServiceAccount of this pod"
+            bearer = _bearer(_read_file(SERVICE_ACCOUNT / "token", what), what)
+    return Credentials(
+        server=server.rstrip("/"),
+        proxy=_proxy(server, ""),
+        authorization=bearer,
+        tls=TlsConfig(
+            ca=_read_optional(ca, "the certificate authority"),
+            certificate=_read_optional(certificate, "the client certificate"),
+            key=_read_optional(key, "the client key"),
+        ),
+    )
+
+
+def _pod_server() -> str:
     host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
     port = os.environ.get("KUBERNETES_SERVICE_PORT", "") or "443"
-    where = "the ServiceAccount of this pod"
-    token = _read_file(SERVICE_ACCOUNT / "token", f"the token of {where}")
-    ca = _read_file(SERVICE_ACCOUNT / "ca.crt", f"the certificate authority of {where}")
-    server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
-    return Credentials(
-        server=server,
-        proxy=_proxy(server, ""),
-        authorization=_bearer(token, f"the token of {where}"),
-        tls=TlsConfig(ca=ca),
-    )
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _read_optional(path: Path | None, what: str) -> bytes | None:
+    return None if path is None else _read_file(path, what)
 
 
 def _from_entry(entry: Entry) -> Credentials:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import ssl
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
+from aiohttp.client_proto import ResponseHandler
 
 from almenara.sdk import describe_error, monotonic
 from almenara_kube.errors import ApiError, SilentError, UnreachableError
@@ -17,6 +19,8 @@ from almenara_kube.objects import DECODE_ERRORS
 from almenara_kube.socks import SocksConnector, is_socks
 
 LONGEST_ERROR: Final = 65_536
+LONGEST_HEAD: Final = 1024**2
+"""Bytes of a status line and headers."""
 LONGEST_ANSWER: Final = 64 * 1024**2
 """Bytes of a decompressed answer that is not a watch; a page of a list is a tenth of it."""
 REFUSAL_TIMEOUT: Final = 5.0
@@ -71,6 +75,35 @@ class ResponseStream:
             ) from None
 
 
+class _BoundedHandler(ResponseHandler):
+    """Closes a connection whose response has more than `LONGEST_HEAD` bytes of headers.
+
+    The parser bounds each header, except for the white space in front of its value.
+    """
+
+    _head: int | None = None
+    """Bytes since the request, while the headers are incomplete."""
+
+    def set_response_params(self, **parameters: Any) -> None:
+        self._head = 0
+        super().set_response_params(**parameters)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        self._head = None
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head is None:
+            return
+        self._head += len(data)
+        if self._head > LONGEST_HEAD and self.transport is not None:
+            self.set_exception(
+                aiohttp.ClientPayloadError(f"the headers are longer than {LONGEST_HEAD:,} bytes")
+            )
+            self.transport.abort()
+
+
 def make_session(context: ssl.SSLContext, proxy: str) -> aiohttp.ClientSession:
     """A pool of connections; a request never waits for one of them. A proxy over HTTP is that of
     each request instead."""
@@ -80,6 +113,11 @@ def make_session(context: ssl.SSLContext, proxy: str) -> aiohttp.ClientSession:
         if is_socks(proxy)
         else aiohttp.TCPConnector(socket_factory=_make_socket, **options)
     )
+    # aiohttp has no public way to choose the protocol of its connections.
+    factory: functools.partial[Any] = functools.partial(
+        _BoundedHandler, loop=asyncio.get_running_loop()
+    )
+    connector._factory = factory
     return aiohttp.ClientSession(
         connector=connector, trust_env=False, headers={"user-agent": "almenara-kubernetes"},
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -93,15 +131,15 @@ def _make_socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-async def read_whole(response: aiohttp.ClientResponse) -> bytes:
+async def read_whole(response: aiohttp.ClientResponse, longest: int = LONGEST_ANSWER) -> bytes:
     """The whole body. Raises `AnswerTooLongError`, and what the HTTP library raises."""
     parts: list[bytes] = []
     size = 0
     async for part in response.content.iter_any():
         size += len(part)
-        if size > LONGEST_ANSWER:
+        if size > longest:
             response.close()
-            raise AnswerTooLongError(f"an answer is longer than {LONGEST_ANSWER:,} bytes")
+            raise AnswerTooLongError(f"an answer is longer than {longest:,} bytes")
         parts.append(part)
     return b"".join(parts)
 

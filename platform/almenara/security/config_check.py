@@ -10,7 +10,7 @@ from almenara.security.modes import is_loopback, mode_of
 from almenara.security.public_address import configured_address
 from almenara.security.trusted_proxies import TrustedProxies
 
-LIBRARIES: Final = {"oidc": ("authlib", "joserfc", "httpx"), "kubernetes-access": ("httpx",)}
+LIBRARIES: Final = {"oidc": ("authlib", "joserfc", "httpx"), "kubernetes-access": ("aiohttp",)}
 """The libraries that each extra installs, which are imported only where a mode needs them."""
 
 
@@ -27,7 +27,7 @@ def check_access(settings: Settings) -> None:
     for setting, value in (("auth.mode", mode), ("auth.authorization", auth.authorization)):
         if value == "kubernetes":
             _check_libraries(setting, value, "kubernetes-access")
-            cluster_context(auth.kubernetes, auth.kubernetes.ca)
+            _check_cluster_certificates(auth.kubernetes)
 
 
 def find_unlisted_proxy(settings: Settings) -> str | None:
@@ -59,12 +59,9 @@ def provider_context(settings: OidcSettings) -> ssl.SSLContext:
     return _client_context("auth.oidc.ca", settings.ca)
 
 
-def cluster_context(settings: KubernetesAccessSettings, ca: Path | None) -> ssl.SSLContext:
-    """Return the TLS context for the API server whose certificate `ca` signed.
-
-    Raises `ConfigError`.
-    """
-    context = _client_context("auth.kubernetes.ca", ca)
+def _check_cluster_certificates(settings: KubernetesAccessSettings) -> None:
+    """Raise `ConfigError` for certificates that no connection to the API server can use."""
+    context = _client_context("auth.kubernetes.ca", settings.ca)
     if settings.client_cert is not None:
         try:
             context.load_cert_chain(settings.client_cert, settings.client_key)
@@ -74,7 +71,6 @@ def cluster_context(settings: KubernetesAccessSettings, ca: Path | None) -> ssl.
                 f"auth.kubernetes.client_cert: cannot use {' and '.join(map(str, files))}"
                 f" ({_reason(error)}); expected a certificate and its private key in PEM"
             ) from None
-    return context
 
 
 def _client_context(setting: str, file: Path | None) -> ssl.SSLContext:

@@ -9,24 +9,27 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import msgspec
 
 from almenara.config import ConfigError, KubernetesAccessSettings
 from almenara.errors import Unavailable, describe_error
 from almenara.hookspecs import ClusterRight
-from almenara.security.bounded_http import BoundedTransport
-from almenara.security.config_check import cluster_context
+from almenara.sdk import blocking
 from almenara.security.identity import Identity, User
 from almenara.security.secret_hash import digest
+from almenara_kube.client import ApiClient
+from almenara_kube.credentials import Credentials, read_configured
+from almenara_kube.errors import ApiError, UnreachableError
+from almenara_kube.objects import DECODE_ERRORS
+from almenara_kube.settings import ClientSettings
 
-SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 RESPONSE_TIMEOUT: Final = 5.0
 """Seconds from the request to the last byte of the response."""
 CONNECT_TIMEOUT: Final = 2.0
+LARGEST_RESPONSE: Final = 1024 * 1024
+"""Bytes; a review takes some hundreds."""
 LARGEST_CACHE: Final = 2_000
 CONCURRENT: Final = 16
 CLUSTER: Final = ""
@@ -65,37 +68,34 @@ class ReviewClient:
 
     def __init__(self, settings: KubernetesAccessSettings) -> None:
         """Raises `ConfigError` where no API server is configured outside a cluster."""
+        if not settings.server and not os.environ.get("KUBERNETES_SERVICE_HOST"):
+            raise ConfigError(
+                "auth.kubernetes.server: Almenara does not run in a cluster; set the address"
+                " of the API server here"
+            )
         self.settings = settings
         self._slots = asyncio.Semaphore(CONCURRENT)
-        server, ca = settings.server, settings.ca
-        self._read_token: Callable[[], str] = lambda: ""
-        if settings.token is not None:
-            self._read_token = settings.token.reveal
-        if not server:
-            host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
-            port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-            if not host:
-                raise ConfigError(
-                    "auth.kubernetes.server: Almenara does not run in a cluster; set the address"
-                    " of the API server here"
-                )
-            server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-            ca = ca or SERVICE_ACCOUNT / "ca.crt"
-            if settings.token is None:
-                # The kubelet rotates it, so it is read for each request.
-                file = SERVICE_ACCOUNT / "token"
-                self._read_token = lambda: file.read_text(encoding="utf-8").strip()
-        self._client = httpx.AsyncClient(
-            base_url=server,
-            transport=BoundedTransport(cluster_context(settings, ca), RESPONSE_TIMEOUT),
-            timeout=httpx.Timeout(RESPONSE_TIMEOUT, connect=CONNECT_TIMEOUT),
-            trust_env=False,
-            follow_redirects=False,
+        self._client = ApiClient(
+            self._load,
+            ClientSettings(answer_timeout=RESPONSE_TIMEOUT, connect_timeout=CONNECT_TIMEOUT),
+            longest_answer=LARGEST_RESPONSE,
+        )
+
+    async def _load(self, refused: Credentials | None = None) -> Credentials:
+        settings = self.settings
+        return await blocking(
+            lambda: read_configured(
+                settings.server,
+                token=settings.token.reveal() if settings.token is not None else "",
+                ca=settings.ca,
+                certificate=settings.client_cert,
+                key=settings.client_key,
+            )
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def review_token(self, token: str) -> User | None:
         """Return the user of a token; None where it is invalid. Raises `Unavailable`."""
@@ -140,32 +140,22 @@ class ReviewClient:
         return status.allowed and not status.denied
 
     async def _create(self, group: str, kind: str, spec: dict[str, Any]) -> ReviewStatus:
-        body = {"apiVersion": f"{group}/v1", "kind": kind, "spec": spec}
-        token = await self._own_token()
-        headers = {"authorization": f"Bearer {token}"} if token else {}
+        body = msgspec.json.encode({"apiVersion": f"{group}/v1", "kind": kind, "spec": spec})
         try:
-            async with self._slots:
-                response = await self._client.post(
-                    f"/apis/{group}/v1/{kind.lower()}s", json=body, headers=headers
-                )
-            if response.status_code not in (200, 201):
-                raise Unavailable(
-                    f"the API server answered {response.status_code} to a {kind}; Almenara needs"
-                    " the rights of the ClusterRole system:auth-delegator"
-                )
-            return msgspec.json.decode(response.content, type=Review).status
-        except (httpx.HTTPError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+            # The limit includes the wait that the server demands by Retry-After.
+            async with self._slots, asyncio.timeout(RESPONSE_TIMEOUT):
+                response = await self._client.post(f"/apis/{group}/v1/{kind.lower()}s", body)
+            return msgspec.json.decode(response, type=Review).status
+        except ApiError as error:
             raise Unavailable(
-                f"the API server did not answer a {kind}: {describe_error(error)}"
+                f"the API server answered {error.status} to a {kind}; Almenara needs the rights of"
+                " the ClusterRole system:auth-delegator"
             ) from None
-
-    async def _own_token(self) -> str:
-        try:
-            return await asyncio.to_thread(self._read_token)
-        except OSError as error:
-            raise Unavailable(
-                f"cannot read the ServiceAccount token of Almenara: {describe_error(error)}"
-            ) from None
+        except TimeoutError:
+            reason = f"no complete answer within {RESPONSE_TIMEOUT:g} s"
+        except (UnreachableError, *DECODE_ERRORS) as error:
+            reason = describe_error(error)
+        raise Unavailable(f"the API server did not answer a {kind}: {reason}")
 
 
 class TokenReviews:

@@ -38,7 +38,7 @@ class IdentityResolver:
         self._token_reviews: TokenReviews | None = None
         self._access_reviews: AccessReviews | None = None
         if mode == "kubernetes" or settings.authorization == "kubernetes":
-            # Imported here, because httpx is installed with an extra.
+            # Imported here, because aiohttp is installed with an extra.
             from almenara.security import kubernetes
 
             self._client = kubernetes.ReviewClient(settings.kubernetes)
