@@ -11,6 +11,7 @@ from nats.js.errors import APIError
 from nats.js.errors import Error as JetStreamError
 
 from almenara.sdk import HealthAggregator, honor_cancellation
+from almenara.signals import parse_time
 from almenara_nats.consumer import ConsumerInUseError
 from almenara_nats.errors import (
     PermissionDeniedError,
@@ -41,6 +42,10 @@ class RunningReader(msgspec.Struct):
 
     task: asyncio.Task[None]
     created: str
+    created_at: int
+    """The same in microseconds since the epoch."""
+    first_sequence: int
+    """The first message that the stream had then."""
 
 
 class StreamManager:
@@ -106,7 +111,12 @@ class StreamManager:
                     self._read(StreamReader(self.shared, name, is_new=name in new)),
                     name=f"nats stream {name}",
                 )
-                self._readers[name] = RunningReader(reader_task, str(info.created))
+                self._readers[name] = RunningReader(
+                    reader_task,
+                    str(info.created),
+                    parse_time(str(info.created)) if info.created else 0,
+                    info.state.first_seq,
+                )
 
     def _stop(self, name: str) -> None:
         self._readers.pop(name).task.cancel()
@@ -130,6 +140,17 @@ class StreamManager:
         self.health.note(
             part,
             f"offline streams: {names}. Check the servers that store them" if names else "",
+        )
+
+    def is_read(self, stream: str, sequence: int, stored: int) -> bool:
+        """Whether a message of a stream is read from it, of which a copy was stored at `stored`.
+
+        A copy of what the stream deleted before it was read, or had before it was recreated, is
+        not in it any more.
+        """
+        reader = self._readers.get(stream)
+        return (
+            reader is not None and sequence >= reader.first_sequence and reader.created_at <= stored
         )
 
     def note_lag(self, stream: str, pending: int) -> None:

@@ -9,7 +9,7 @@ itself and deletes it then: what is left in it is what the bus does not have.
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -42,6 +42,7 @@ NANOSECONDS: Final = 1_000
 REMEMBERED_IDS: Final = 20_000
 """Ids of a stream in which a repeat is recognised."""
 ROLLED_BACK: Final = "nats.stream.rolled_back"
+SOURCE_HEADER: Final = b"Nats-Stream-Source"
 
 
 class InterruptedReadError(AlmenaraError):
@@ -106,6 +107,9 @@ class ReaderContext(msgspec.Struct):
     report: SourceReport
     note_lag: Callable[[str, int], None]
     """Receives the messages that wait in a stream."""
+    is_read_at_origin: Callable[[str, int, int], bool]
+    """Whether a message of a stream, by its sequence there, is read from that stream; the last
+    argument is when its copy was stored, in microseconds."""
     budget: ReadBudget
 
 
@@ -287,12 +291,21 @@ class StreamReader:
         return [self._deliveries.popleft() for _ in range(count)]
 
     async def _publish(self, batch: list[Delivery]) -> None:
-        if not batch:
+        events = [self._read_event(delivery) for delivery in batch if not self._is_copy(delivery)]
+        if not events:
             return
-        events = [self._read_event(delivery) for delivery in batch]
         if problems := sum(event.problem is not None for event in events):
             self.shared.report.rejected(problems)
         await self.shared.publish(events)
+
+    def _is_copy(self, delivery: Delivery) -> bool:
+        """Whether a message was copied from a stream (`sources`) from which it is read too."""
+        if SOURCE_HEADER not in delivery.headers:
+            return False
+        origin = parse_origin(parse_headers(delivery.headers))
+        return origin is not None and self.shared.is_read_at_origin(
+            *origin, delivery.time // NANOSECONDS
+        )
 
     def _read_event(self, delivery: Delivery) -> Event:
         received = delivery.time // NANOSECONDS
@@ -352,6 +365,20 @@ class StreamReader:
             },
         )
         await self.shared.publish([event])
+
+
+def parse_origin(headers: Mapping[str, str]) -> tuple[str, int] | None:
+    """Return the stream of this account that a message was copied from, and its sequence there.
+
+    The header has the stream, with a hash where it is in another account or domain, the sequence,
+    the filter, the transform and the subject.
+    https://docs.nats.io/nats-concepts/jetstream/headers
+    """
+    name, _, rest = headers.get(SOURCE_HEADER.decode().lower(), "").partition(" ")
+    sequence = rest.partition(" ")[0]
+    if not name or ":" in name or not (sequence.isascii() and sequence.isdigit()):
+        return None
+    return name, int(sequence)
 
 
 def check_gaps(batch: list[Delivery], expected: int) -> int:

@@ -1,5 +1,7 @@
 """Each stored message is one event, whatever ids publishers use and whatever the server forgets."""
 
+import asyncio
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import nats
 import pytest
 from nats.js.api import StreamSource
+from nats.js.errors import NotFoundError
 
 from almenara.testing.source_run import MemoryContext
 from support.nats_source import publish_numbers, running, until
@@ -20,6 +23,17 @@ ROLLED_BACK = "nats.stream.rolled_back"
 
 def copies(run: Any) -> list[dict[str, Any]]:
     return [json.loads(bytes(event.data)) for event in run.events]
+
+
+async def until_acknowledged(jetstream: Any, stream: str) -> None:
+    async with asyncio.timeout(15):
+        last = (await jetstream.stream_info(stream)).state.last_seq
+        while True:
+            with contextlib.suppress(NotFoundError):
+                consumer = await jetstream.consumer_info(stream, "almenara")
+                if consumer.ack_floor.stream_seq == last:
+                    return
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +151,53 @@ async def test_mirrored_message_is_one_event_of_its_origin(
         assert [each.origin for each in run.events] == ["nats/ORIGIN"]
     async with running(nats_server, MemoryContext(memory.data_dir), streams=["COPY"]) as run:
         await until(lambda: [each.origin for each in run.events] == ["nats/COPY"], "the mirror")
+
+
+async def test_copied_message_is_one_event_of_its_origin(
+    nats_server: NatsServer, client: Any, memory: MemoryContext
+) -> None:
+    jetstream = client.jetstream()
+    await jetstream.add_stream(name="ONE", subjects=["one.>"])
+    await jetstream.add_stream(name="TWO", subjects=["two.>"])
+    copied = [StreamSource(name="ONE"), StreamSource(name="TWO", filter_subject="two.a")]
+    await jetstream.add_stream(name="ALL", subjects=["own"], sources=copied)
+    for subject in ("one.a", "two.a", "two.b", "own"):
+        await jetstream.publish(subject, b"{}")
+    while (await jetstream.stream_info("ALL")).state.messages < 3:
+        await asyncio.sleep(0.01)
+    async with running(nats_server, memory, rescan=0.1) as run:
+        await until(lambda: len(run.events) == 4, "the messages")
+        await jetstream.publish("one.b", b"{}")
+        await jetstream.publish("own", b"{}")
+        await until(lambda: len(run.events) == 6, "what is published meanwhile")
+        await until_acknowledged(jetstream, "ALL")
+        origins = sorted(event.origin for event in run.events)
+    assert origins == ["nats/ALL"] * 2 + ["nats/ONE"] * 2 + ["nats/TWO"] * 2
+    async with running(nats_server, MemoryContext(memory.data_dir), streams=["ALL"]) as run:
+        await until(lambda: len(run.events) == 5, "all messages of the stream that copies")
+        assert {event.origin for event in run.events} == {"nats/ALL"}
+
+
+async def test_copy_of_what_its_origin_deleted_is_read(
+    nats_server: NatsServer, client: Any, memory: MemoryContext
+) -> None:
+    jetstream = client.jetstream()
+    await jetstream.add_stream(name="ONE", subjects=["one"], max_msgs=1)
+    await jetstream.add_stream(name="ALL", sources=[StreamSource(name="ONE")])
+    for number in range(1, 4):
+        await jetstream.publish("one", json.dumps({"n": number}).encode())
+        while (await jetstream.stream_info("ALL")).state.messages < number:
+            await asyncio.sleep(0.01)
+    async with running(nats_server, memory, rescan=0.1) as run:
+        await until(lambda: len(run.events) == 3, "the messages")
+        await until_acknowledged(jetstream, "ALL")
+        stored = [(event.origin, json.loads(bytes(event.data))["n"]) for event in run.events]
+    assert sorted(stored) == [("nats/ALL", 1), ("nats/ALL", 2), ("nats/ONE", 3)]
+    # The origin has other messages with the same sequences now.
+    await jetstream.delete_stream("ONE")
+    await jetstream.add_stream(name="ONE", subjects=["one"])
+    await jetstream.publish("one", b'{"n": 4}')
+    async with running(nats_server, MemoryContext(memory.data_dir), rescan=0.1) as run:
+        await until(lambda: len(run.events) == 4, "the messages of before and the new one")
+        stored = [(event.origin, json.loads(bytes(event.data))["n"]) for event in run.events]
+    assert sorted(stored)[-1] == ("nats/ONE", 4)
