@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import click
@@ -14,12 +15,14 @@ from nats.js.errors import Error as JetStreamError
 
 from almenara.config import ConfigError
 from almenara_nats.client import connected
+from almenara_nats.consumer import find_consumer
 from almenara_nats.errors import (
     NatsUnavailableError,
     PermissionDeniedError,
     describe_nats_error,
     suggest_jetstream_remedy,
 )
+from almenara_nats.jetstream import list_streams
 from almenara_nats.settings import NatsSettings, StreamDefinition
 
 T = TypeVar("T")
@@ -67,6 +70,34 @@ async def apply_streams(settings: NatsSettings) -> list[StreamChange]:
                 await jetstream.update_stream(current.evolve(**values))
             result = f"updated ({', '.join(different)})" if different else "unchanged"
             changes.append(StreamChange(definition.name, result))
+    return changes
+
+
+async def forget_streams(settings: NatsSettings) -> list[StreamChange]:
+    """Delete the consumer of this installation in every stream that has one and where nothing
+    reads through it.
+
+    Raises `NatsUnavailableError` and the errors of JetStream.
+    """
+    changes = []
+    async with connected(settings) as connection:
+        jetstream = connection.jetstream()
+        listing = await list_streams(connection)
+        for stream in sorted(listing.streams):
+            consumer = await find_consumer(jetstream, stream, settings.durable)
+            if consumer is None:
+                continue
+            if consumer.num_waiting:
+                result = f"kept, because a client reads through {settings.durable!r}; stop it first"
+                changes.append(StreamChange(stream, result))
+                continue
+            with suppress(NotFoundError):
+                await jetstream.delete_consumer(stream, settings.durable)
+            changes.append(StreamChange(stream, f"consumer {settings.durable!r} deleted"))
+        changes += [
+            StreamChange(stream, "kept, because the stream is offline")
+            for stream in sorted(listing.offline)
+        ]
     return changes
 
 
@@ -146,6 +177,17 @@ def commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
             )
         for change in run_action(apply_streams, read_settings):
             click.echo(f"{change.name}: {change.result}")
+
+    @streams.command()
+    def forget() -> None:
+        """Delete the consumers of this installation, before it is uninstalled."""
+        changes = run_action(forget_streams, read_settings)
+        if not changes:
+            click.echo(f"No stream has the consumer {read_settings().durable!r}.")
+        for change in changes:
+            click.echo(f"{change.name}: {change.result}")
+        if any(change.result.startswith("kept") for change in changes):
+            raise click.exceptions.Exit(1)
 
     @click.command()
     @click.argument("subject")

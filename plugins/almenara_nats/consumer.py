@@ -127,6 +127,7 @@ def build_config(
         ack_policy=AckPolicy.EXPLICIT if is_queue else AckPolicy.ALL,
         ack_wait=settings.ack_wait,
         max_ack_pending=settings.batch * ACK_PENDING_BATCHES,
+        inactive_threshold=settings.inactive_threshold or None,
         **start,
     )
 

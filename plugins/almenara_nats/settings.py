@@ -82,6 +82,10 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     durable: str = "almenara"
     """Name of the durable consumer in each stream. Two installations on one account need two
     names."""
+    inactive_threshold: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Seconds after which the server deletes the consumers of an installation that no longer runs;
+    0 keeps them. Reading continues at the stored position either way, but a stream with the
+    retention `interest` stores nothing for a consumer that was deleted."""
     batch: Count = 500
     """Maximum number of messages that are published to the bus at once."""
     batch_bytes: Count = 16 * 1024**2

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from nats.js.api import StreamConfig
 from nkeys import PREFIX_BYTE_USER, encode_seed
 
 from support.application import Almenara
+from support.nats_source import until_read
 from support.raw_nats import RawClient
 from support.servers import NatsServer, free_port, wait_until
 
@@ -233,6 +235,53 @@ async def test_commands_apply_publish_tail_and_diagnose(
         doctor = almenara.command("doctor")
         assert doctor.returncode == 1
         assert "cannot be reached" in doctor.stdout
+
+
+async def test_forget_deletes_the_consumers_of_a_stopped_installation(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    client = await with_streams(nats_server, "AGENT_RESULTS", "DEAD_LETTERS")
+    jetstream = client.jetstream()
+    await jetstream.add_consumer("AGENT_RESULTS", durable_name="of-another")
+    with Almenara(tmp_path / "a", nats_server.url) as almenara:
+        for stream in ("AGENT_RESULTS", "DEAD_LETTERS"):
+            await until_read(jetstream, stream)
+        refused = almenara.command("streams", "forget")
+        assert refused.returncode == 1
+        assert "AGENT_RESULTS: kept, because a client reads through 'almenara'" in refused.stdout
+    done = almenara.command("streams", "forget")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "AGENT_RESULTS: consumer 'almenara' deleted", "DEAD_LETTERS: consumer 'almenara' deleted",
+    ]  # fmt: skip
+    assert [each.name for each in await jetstream.consumers_info("AGENT_RESULTS")] == ["of-another"]
+    assert "No stream has the consumer" in almenara.command("streams", "forget").stdout
+    await client.close()
+
+
+async def test_inactive_consumer_is_deleted_by_the_server(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    client = await with_streams(nats_server, "AGENT_RESULTS")
+    jetstream = client.jetstream()
+    settings = {"PLUGINS__NATS__INACTIVE_THRESHOLD": "0.5"}
+    with Almenara(tmp_path / "a", nats_server.url, **settings) as almenara:
+        await until_read(jetstream, "AGENT_RESULTS")
+        stored = (await jetstream.stream_info("AGENT_RESULTS")).state.messages
+        almenara.wait_for_events(stored)
+        almenara.stop()
+        async with asyncio.timeout(30):
+            while await jetstream.consumers_info("AGENT_RESULTS"):
+                await asyncio.sleep(0.05)
+        await jetstream.publish(
+            (await jetstream.stream_info("AGENT_RESULTS")).config.subjects[0], b"{}"
+        )
+        almenara.start()
+        # Reading continues at the stored position.
+        almenara.wait_for_events(stored + 1)
+        await until_read(jetstream, "AGENT_RESULTS")
+        assert len(almenara.events()) == stored + 1
+    await client.close()
 
 
 async def test_password_is_used_and_never_shown(tmp_path: Path) -> None:
