@@ -13,6 +13,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
 
 from almenara.config import redact_secrets
 from almenara.sdk import finish_within
@@ -23,7 +24,7 @@ from almenara_nats.errors import (
     describe_nats_error,
     suggest_connection_remedy,
 )
-from almenara_nats.settings import NatsSettings, TlsSettings
+from almenara_nats.settings import API_PREFIX, NatsSettings, TlsSettings
 
 log = structlog.get_logger(__name__)
 
@@ -62,9 +63,11 @@ class Connection(Client):
     matched by subject, so that a denied request fails at once and names its subject.
     """
 
-    def __init__(self, *, requires_tls: bool = False) -> None:
+    def __init__(self, *, requires_tls: bool = False, api_prefix: str = API_PREFIX) -> None:
         super().__init__()
         self.requires_tls = requires_tls
+        self.api_prefix = api_prefix
+        """The first words of every subject of the JetStream API."""
         self.message_handlers: dict[int, MessageHandler] = {}
         self.on_violation: ViolationHandler | None = None
         self.denied_subscriptions: set[str] = set()
@@ -78,6 +81,10 @@ class Connection(Client):
     def server_info(self) -> dict[str, Any]:
         """The INFO of the server."""
         return self._server_info
+
+    def jetstream(self, **options: Any) -> JetStreamContext:
+        """The JetStream API under the prefix of the settings."""
+        return super().jetstream(prefix=self.api_prefix, **options)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # The last moment before CONNECT, which carries the user and the password.
@@ -263,7 +270,9 @@ async def connect(settings: NatsSettings) -> Connection:
 async def _connect_to(server: str, settings: NatsSettings) -> Connection:
     options = create_options(settings)
     is_secure = urlsplit(server).scheme in ("tls", "wss")
-    connection = Connection(requires_tls=is_secure or settings.requires_tls)
+    connection = Connection(
+        requires_tls=is_secure or settings.requires_tls, api_prefix=settings.jetstream_prefix
+    )
     errors = list[BaseException]()
 
     async def note_error(error: Exception) -> None:

@@ -61,7 +61,9 @@ async def list_streams(connection: Connection) -> StreamList:
     listing = StreamList({}, {})
     offset = 0
     while True:
-        response = await request_jetstream(connection, "$JS.API.STREAM.LIST", {"offset": offset})
+        response = await request_jetstream(
+            connection, f"{connection.api_prefix}.STREAM.LIST", {"offset": offset}
+        )
         entries = response.get("streams") or []
         listing.offline.update(_offline_names(response))
         for entry in entries:
@@ -79,7 +81,7 @@ async def list_consumers(connection: Connection, stream: str) -> ConsumerList:
     offset = 0
     while True:
         response = await request_jetstream(
-            connection, f"$JS.API.CONSUMER.LIST.{stream}", {"offset": offset}
+            connection, f"{connection.api_prefix}.CONSUMER.LIST.{stream}", {"offset": offset}
         )
         entries = response.get("consumers") or []
         listing.offline.update(_offline_names(response))

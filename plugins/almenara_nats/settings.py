@@ -11,6 +11,7 @@ from almenara.signals import parse_time
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+API_PREFIX: Final = "$JS.API"
 DURABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -79,6 +80,12 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     is one event, and a repeated id is marked with `repeat_of`. `id`: the id that the publisher set
     (CloudEvents `source` and `id`, `idempotency_key` or `Nats-Msg-Id`); later messages with the
     same id are dropped, within `bus.deduplication_window`."""
+    domain: str = ""
+    """JetStream domain to read from, such as that of the hub behind a leaf node. Empty for the
+    servers' own."""
+    api_prefix: str = ""
+    """Prefix of the JetStream API, where the account imports it as other subjects than `$JS.API`;
+    instead of `domain`."""
     durable: str = "almenara"
     """Name of the durable consumer in each stream. Two installations on one account need two
     names."""
@@ -134,7 +141,24 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
                 f"durable must consist of letters, digits, _ and -; it is {self.durable!r}"
             )
 
+        if self.domain and self.api_prefix:
+            raise ValueError("set domain or api_prefix, not both")
+        if "." in self.domain or not _is_subject(self.jetstream_prefix):
+            name = "domain" if self.domain else "api_prefix"
+            raise ValueError(f"{name} must be words of a subject, without wildcards and spaces")
+
+    @property
+    def jetstream_prefix(self) -> str:
+        """The first words of every subject of the JetStream API."""
+        if self.domain:
+            return f"$JS.{self.domain}.API"
+        return self.api_prefix.rstrip(".") or API_PREFIX
+
     @property
     def requires_tls(self) -> bool:
         """Whether no server may be used without TLS."""
         return self.tls is not None
+
+
+def _is_subject(text: str) -> bool:
+    return all(word and not set(word) & set("*> \t\r\n") for word in text.split("."))

@@ -268,7 +268,8 @@ class StreamReader:
         if not self._is_oversize:
             request["max_bytes"] = min(self._limits.max_bytes, self.shared.budget.share)
         self._requested += batch
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.settings.durable}"
+        prefix = self.connection.api_prefix
+        subject = f"{prefix}.CONSUMER.MSG.NEXT.{self.stream}.{self.settings.durable}"
         await self.connection.publish_noted(subject, msgspec.json.encode(request), reply=inbox)
 
     async def _wait(self) -> None:
