@@ -24,6 +24,38 @@ VLLM_COUNTERS: Final = {
     "num_preemptions_total": "preemptions",
     "prefix_cache_queries_total": "prefix_cache_queries",
     "prefix_cache_hits_total": "prefix_cache_hits",
+    "mm_cache_queries_total": "multimodal_cache_queries",
+    "mm_cache_hits_total": "multimodal_cache_hits",
+    "spec_decode_num_drafts_total": "drafts",
+    "spec_decode_num_draft_tokens_total": "draft_tokens",
+    "spec_decode_num_accepted_tokens_total": "accepted_draft_tokens",
+    "corrupted_requests_total": "corrupted_requests",
+}
+VLLM_LABELED_GAUGES: Final = {
+    ("num_requests_waiting_by_reason", "reason"): {
+        "capacity": "waiting_capacity",
+        "deferred": "waiting_deferred",
+    },
+    ("engine_sleep_state", "sleep_state"): {
+        "awake": "engines_awake",
+        "weights_offloaded": "engines_offloaded",
+        "discard_all": "engines_discarded",
+    },
+}
+"""By metric and label: the sample of each value of the label."""
+VLLM_LABELED_COUNTERS: Final = {
+    ("request_success_total", "finished_reason"): {
+        "stop": "finished_stop",
+        "length": "finished_length",
+        "abort": "finished_abort",
+        "error": "finished_error",
+        "repetition": "finished_repetition",
+    },
+    ("prompt_tokens_by_source_total", "source"): {
+        "local_compute": "prompt_tokens_computed",
+        "local_cache_hit": "prompt_tokens_cached",
+        "external_kv_transfer": "prompt_tokens_transferred",
+    },
 }
 VLLM_HISTOGRAMS: Final = {  # nosec B105 # names of metrics
     "time_to_first_token_seconds": "first_token_p95",
@@ -44,9 +76,18 @@ def vllm_mappings() -> list[Mapping]:
         for metric, sample in VLLM_GAUGES.items():
             combine = {"combine": "max"} if sample == "kv_cache" else {}
             mappings.append({**model, "metric": prefix + metric, "sample": sample, **combine})
+        rate = {"rate": True, "unit": "1/s"}
         for metric, sample in VLLM_COUNTERS.items():
-            rate = {"rate": True, "unit": "1/s"}
             mappings.append({**model, "metric": prefix + metric, "sample": sample, **rate})
+        for table, more in ((VLLM_LABELED_GAUGES, {}), (VLLM_LABELED_COUNTERS, rate)):
+            for (metric, label), samples in table.items():
+                mappings += [
+                    {
+                        **model, "metric": prefix + metric, "labels": {label: value},
+                        "sample": sample, **more,
+                    }
+                    for value, sample in samples.items()
+                ]  # fmt: skip
         for metric, sample in VLLM_HISTOGRAMS.items():
             p95 = {"quantile": 0.95, "unit": "s"}
             mappings.append({**model, "metric": prefix + metric, "sample": sample, **p95})

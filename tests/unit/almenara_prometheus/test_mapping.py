@@ -198,6 +198,16 @@ def test_presets_read_the_page_of_a_vllm_server() -> None:
         return f"""
 vllm:num_requests_running{{engine="0",{model}}} 3.0
 vllm:num_requests_waiting{{engine="0",{model}}} 1.0
+vllm:num_requests_waiting_by_reason{{engine="0",{model},reason="capacity"}} 1.0
+vllm:num_requests_waiting_by_reason{{engine="0",{model},reason="deferred"}} 0.0
+vllm:engine_sleep_state{{engine="0",{model},sleep_state="awake"}} 0.0
+vllm:engine_sleep_state{{engine="0",{model},sleep_state="weights_offloaded"}} 1.0
+vllm:engine_sleep_state{{engine="1",{model},sleep_state="awake"}} 1.0
+vllm:request_success_total{{engine="0",finished_reason="stop",{model}}} {requests * 2}.0
+vllm:request_success_total{{engine="0",finished_reason="length",{model}}} {requests}.0
+vllm:prompt_tokens_by_source_total{{engine="0",{model},source="local_cache_hit"}} {requests}.0
+vllm:spec_decode_num_draft_tokens_total{{engine="0",{model}}} {requests * 4}.0
+vllm:spec_decode_num_accepted_tokens_total{{engine="0",{model}}} {requests * 3}.0
 vllm:kv_cache_usage_perc{{engine="0",{model}}} 0.25
 vllm:generation_tokens_total{{engine="0",{model}}} {requests * 100}.0
 vllm:time_to_first_token_seconds_bucket{{engine="0",le="0.1",{model}}} {requests}.0
@@ -214,6 +224,12 @@ process_resident_memory_bytes 5e8
     assert values[("vllm.model", "m/one", "running")] == 3
     assert values[("vllm.model", "m/one", "kv_cache")] == 0.25
     assert values[("vllm.model", "m/one", "generated_tokens")] == 100
+    model = {sample: value for (kind, _, sample), value in values.items() if kind == "vllm.model"}
+    assert (model["waiting"], model["waiting_capacity"], model["waiting_deferred"]) == (1, 1, 0)
+    assert (model["engines_awake"], model["engines_offloaded"]) == (1, 1)
+    assert (model["requests"], model["finished_stop"], model["finished_length"]) == (3, 2, 1)
+    assert model["prompt_tokens_cached"] == 1
+    assert (model["draft_tokens"], model["accepted_draft_tokens"]) == (4, 3)
     assert values[("vllm.model", "m/one", "first_token_p95")] == pytest.approx(0.19)
     assert values[("process", "vllm-a", "memory")] == 5e8
 
