@@ -27,6 +27,7 @@ from support.chart import engine
 from support.chart.engine import ALMENARA
 from support.chart.image import Image
 from support.chart.node import Node
+from support.nats_credentials import JWT_BLOCK, SEED_BLOCK
 from support.paths import ROOT
 from support.raw_nats import RawClient
 from support.servers import NatsServer, free_port, wait_until
@@ -155,7 +156,7 @@ def test_operations_guide_works_as_written(
         node.knows("almenara")
         # What the example names: a Secret with the credentials for NATS, made before.
         server.namespace(NAMESPACE)
-        (tmp_path / "watch.creds").write_text("NATS asks for none\n")
+        (tmp_path / "watch.creds").write_text(JWT_BLOCK + SEED_BLOCK)
         operator.runs(
             f"kubectl --namespace {NAMESPACE} create secret generic nats-credentials"
             f" --from-file {tmp_path / 'watch.creds'}"

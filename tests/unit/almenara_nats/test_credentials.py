@@ -4,20 +4,12 @@ from pathlib import Path
 
 import nkeys
 import pytest
-from nkeys import PREFIX_BYTE_USER, encode_seed
 
 from almenara_nats.client import create_options
 from almenara_nats.credentials import read_credentials, read_seed
 from almenara_nats.errors import NatsUnavailableError
 from almenara_nats.settings import NatsSettings
-
-SEED = encode_seed(bytes(range(32)), PREFIX_BYTE_USER).decode()
-JWT = "eyJhbGciOiJIUzI1NiJ9.eyJuYW1lIjoidyJ9.c2lnbmF0dXJl"
-JWT_BLOCK = f"-----BEGIN NATS USER JWT-----\n{JWT}\n------END NATS USER JWT------\n\n"
-SEED_BLOCK = (
-    "************************* IMPORTANT *************************\n"
-    f"-----BEGIN USER NKEY SEED-----\n{SEED}\n------END USER NKEY SEED------\n"
-)
+from support.nats_credentials import JWT, JWT_BLOCK, SEED, SEED_BLOCK
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
