@@ -267,10 +267,13 @@ def kinds(table, rule=watch_rule):
     ]
 
 kuberay = almenara_requirements(RaySettings(kuberay=[KubeRaySettings()]))
+with_tokens = almenara_requirements(RaySettings(kuberay=[KubeRaySettings(cluster_tokens=True)]))
+tokens = [rule for rule in with_tokens if rule not in kuberay]
 print(json.dumps({"watched": kinds(KINDS), "measured": kinds(METRICS),
                   "readable": kinds(READABLE.values(), read_rule), "logs": role_rule(READ_LOGS),
                   "namespaces": role_rule(WATCH_NAMESPACES),
-                  "kuberay": [role_rule(rule) for rule in kuberay]}))
+                  "kuberay": [role_rule(rule) for rule in kuberay],
+                  "kuberayTokens": [role_rule(rule) for rule in tokens]}))
 """
 """Runs in the application's environment: the rules behind `almenara kubernetes rbac`."""
 TEMPLATE: Final = """\

@@ -52,6 +52,9 @@ class DashboardClient:
 
     def __init__(self, cluster: ClusterSettings, settings: RaySettings) -> None:
         self.cluster, self.settings = cluster, settings
+        self.denied_hint = ""
+        """What to do where the dashboard refuses the token."""
+        self.was_denied = asyncio.Event()
         self.ray_version = ""
         """The version of Ray that answered last; empty while unknown."""
         self._http: httpx.AsyncClient | None = None
@@ -125,7 +128,11 @@ class DashboardClient:
                 headers=_make_headers(self.cluster),
                 timeout=timeout,
             ) as response:
-                _check_response(response)
+                try:
+                    _check_response(response)
+                except AccessDeniedError as error:
+                    self.was_denied.set()
+                    raise AccessDeniedError(f"{error}{self.denied_hint}") from None
                 yield response
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
             if isinstance(error, TimeoutError):

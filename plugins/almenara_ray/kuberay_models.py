@@ -28,10 +28,30 @@ class RayClusterStatus(Part, frozen=True):
     conditions: list[Condition] = msgspec.field(default_factory=list)
 
 
+class AuthOptions(Part, frozen=True):
+    mode: str = ""
+    secret_name: str = ""
+    enable_k8s_token_auth: bool = False
+
+
+class RayClusterSpec(Part, frozen=True):
+    auth_options: AuthOptions = AuthOptions()
+
+
 class RayCluster(KubernetesObject, frozen=True):
     """A Ray cluster that KubeRay manages."""
 
+    spec: RayClusterSpec = RayClusterSpec()
     status: RayClusterStatus = RayClusterStatus()
+
+    @property
+    def token_secret(self) -> str:
+        """The name of the Secret with the token that its dashboard requires; empty where it
+        requires none of its own."""
+        options = self.spec.auth_options
+        if options.mode != "token" or options.enable_k8s_token_auth:
+            return ""
+        return options.secret_name or self.metadata.name
 
     @property
     def head_service(self) -> str:

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
+from almenara.config import Secret
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.sdk import Backoff, HealthAggregator, sleep
 from almenara.signals import Resource
@@ -13,10 +15,10 @@ from almenara_kube.client import ApiClient, connect
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.list_watch import Batch, Listing, Reflector, WatchStatus
 from almenara_kube.objects import KubernetesObject, Malformed
-from almenara_kube.settings import KubeContext
 from almenara_ray.client import DashboardClient
 from almenara_ray.cluster_state import ClusterState
 from almenara_ray.cluster_state_store import ClusterStateStore, load_state
+from almenara_ray.cluster_tokens import read_token
 from almenara_ray.durations import Durations
 from almenara_ray.errors import DashboardError
 from almenara_ray.kinds import RAY_CLUSTER
@@ -44,6 +46,7 @@ API_SERVER: Final = "API server"
 UPDATE_LIMIT: Final = 5.0
 """Seconds that the watch waits for the job list of a cluster whose RayJob has ended."""
 LIMIT: Final = "limit"
+ReadToken = Callable[[], Awaitable[Secret]]
 
 
 class NullReport:
@@ -71,6 +74,7 @@ class FollowedCluster(msgspec.Struct, frozen=True, kw_only=True):
 
     uid: str
     service: str
+    token_secret: str
     poller: ClusterPoller
     task: "asyncio.Task[None]"
 
@@ -86,13 +90,9 @@ class KubeRaySource:
         """Follow them until cancelled."""
         store = ClusterStateStore(self.context, self.name)
         await store.restore()
-        api_server = KubeContext(self.kuberay.kubeconfig, self.kuberay.context)
-        async with (
-            connect(api_server) as api,
-            asyncio.TaskGroup() as group,
-        ):
+        async with connect(self.kuberay.kube_context) as api, asyncio.TaskGroup() as group:
             health = HealthAggregator(report)
-            followers = ClusterFollowers(self, publish, report, health, store, group)
+            followers = ClusterFollowers(self, publish, report, health, store, group, api)
             await followers.restore()
             watcher = ResourceWatcher(self, publish, report, health, store, followers)
             await watcher.phases.restore(store)
@@ -116,9 +116,10 @@ class ClusterFollowers:
         health: HealthAggregator,
         store: ClusterStateStore,
         group: asyncio.TaskGroup,
+        api: ApiClient,
     ) -> None:
         self.source, self.publish, self.report = source, publish, report
-        self.health, self.store, self.group = health, store, group
+        self.health, self.store, self.group, self.api = health, store, group, api
         self.followed: dict[str, FollowedCluster] = {}
         self.durations = Durations()
         self._current: dict[str, RayCluster] = {}
@@ -146,7 +147,8 @@ class ClusterFollowers:
         self._current[name] = raycluster
         followed = self.followed.get(name)
         if followed is not None:
-            if (followed.uid, followed.service) == (metadata.uid, raycluster.head_service):
+            known = followed.uid, followed.service, followed.token_secret
+            if known == (metadata.uid, raycluster.head_service, raycluster.token_secret):
                 return
             self._stop(name)
         self._waiting.pop(name, None)
@@ -186,14 +188,22 @@ class ClusterFollowers:
         address = kuberay.dashboard.format(
             service=raycluster.head_service, namespace=raycluster.metadata.namespace
         )
-        state.saved.address = address
+        secret = raycluster.token_secret
+        state.saved.address, state.saved.token_secret = address, secret
         client = DashboardClient(kuberay.cluster_settings(name, address), settings)
+        client.denied_hint = _describe_denial(raycluster, kuberay)
+        read = self._read_token(raycluster) if secret and kuberay.cluster_tokens else None
         report = NullReport(self.report)
         poller = ClusterPoller(state, client, settings, self.publish, report, self.store)
-        task = self.group.create_task(_poll(poller, client), name=f"cluster {name}")
+        task = self.group.create_task(_poll(poller, client, read), name=f"cluster {name}")
         self.followed[name] = FollowedCluster(
-            uid=raycluster.metadata.uid, service=raycluster.head_service, poller=poller, task=task
-        )
+            uid=raycluster.metadata.uid, service=raycluster.head_service, token_secret=secret,
+            poller=poller, task=task,
+        )  # fmt: skip
+
+    def _read_token(self, raycluster: RayCluster) -> ReadToken:
+        namespace, secret = raycluster.metadata.namespace, raycluster.token_secret
+        return lambda: read_token(self.api, namespace, secret)
 
     async def _load(self, name: str) -> ClusterState:
         """Return a cluster as an earlier run has left it."""
@@ -240,17 +250,53 @@ class ClusterFollowers:
         )
 
 
-async def _poll(poller: ClusterPoller, client: DashboardClient) -> None:
+async def _poll(poller: ClusterPoller, client: DashboardClient, read: ReadToken | None) -> None:
     backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
     while True:
         try:
+            if read is not None:
+                await _renew_token(client, read)
             async with client, asyncio.TaskGroup() as group:
                 group.create_task(poller.poll_jobs())
                 group.create_task(poller.poll_cluster())
+                if read is not None:
+                    group.create_task(_replace_refused_tokens(client, read))
         except DashboardError as error:
-            # The file `ca` cannot be read, which must not end the source of all clusters.
+            # The file `ca` or the token cannot be read, which must not end the source of all
+            # clusters.
             await poller.publish(poller.cluster.record_failure(str(error)))
             await sleep(backoff.failed())
+
+
+async def _renew_token(client: DashboardClient, read: ReadToken) -> None:
+    client.cluster = msgspec.structs.replace(client.cluster, token=await read())
+
+
+async def _replace_refused_tokens(client: DashboardClient, read: ReadToken) -> None:
+    """Read the token again when the dashboard refuses it: a RayCluster that is created again has
+    another one."""
+    while True:
+        await client.was_denied.wait()
+        # What cannot be read is tried again after the next refusal.
+        with contextlib.suppress(DashboardError):
+            await _renew_token(client, read)
+        client.was_denied.clear()
+        await sleep(FIRST_RETRY)
+
+
+def _describe_denial(raycluster: RayCluster, kuberay: KubeRaySettings) -> str:
+    """What to do where the dashboard of a RayCluster refuses the token."""
+    if raycluster.spec.auth_options.enable_k8s_token_auth:
+        return (
+            "; the RayCluster accepts tokens of Kubernetes users only: set token of"
+            " plugins.ray.kuberay to one of a user with access to RayClusters"
+        )
+    if raycluster.token_secret and not kuberay.cluster_tokens and kuberay.token is None:
+        return (
+            "; the RayCluster has a token of its own: set cluster_tokens of plugins.ray.kuberay to"
+            " true, and grant what `almenara kubernetes rbac` prints"
+        )
+    return ""
 
 
 class ResourceWatcher:

@@ -19,7 +19,7 @@ from almenara_ray.job_tracker import Transition
 from almenara_ray.mapping import parse_job, parse_log, parse_version
 from almenara_ray.models import FINISHED, Job, SavedState
 from almenara_ray.redaction import redact
-from almenara_ray.settings import ClusterSettings, RaySettings
+from almenara_ray.settings import ClusterSettings, KubeRaySettings, RaySettings
 from almenara_ray.text import LINE_LIMIT, clean_text
 from almenara_ray.values import decode_json
 
@@ -142,6 +142,24 @@ def make_line(text: str) -> Line:
 # Logs that viewers follow
 
 
+async def _find_discovered(
+    kuberay: KubeRaySettings, name: str, saved: SavedState
+) -> ClusterSettings | None:
+    """Return a cluster of KubeRay with its own token where it has one. Raises `DashboardError`."""
+    if not saved.address:
+        return None
+    cluster = kuberay.cluster_settings(name, saved.address)
+    if not (kuberay.cluster_tokens and saved.token_secret):
+        return cluster
+    # Imported here, because aiohttp is installed for clusters of KubeRay only.
+    from almenara_kube.client import connect
+    from almenara_ray.cluster_tokens import read_token
+
+    async with connect(kuberay.kube_context) as api:
+        token = await read_token(api, name.partition(".")[0], saved.token_secret)
+    return msgspec.structs.replace(cluster, token=token)
+
+
 class JobLogs:
     """The log stream `job-logs`: the log of a job while it is written."""
 
@@ -177,7 +195,7 @@ class JobLogs:
             with contextlib.suppress(msgspec.MsgspecError):
                 if stored is not None:
                     saved = msgspec.msgpack.decode(stored, type=SavedState)
-                    return kuberay.cluster_settings(name, saved.address) if saved.address else None
+                    return await _find_discovered(kuberay, name, saved)
         return None
 
     async def _read_job(self, client: DashboardClient, name: str) -> Job:

@@ -62,6 +62,8 @@ class SavedState(msgspec.Struct, kw_only=True):
 
     address: str = ""
     """Address of its dashboard, where KubeRay provided it."""
+    token_secret: str = ""
+    """Name of the Secret with its token, where its RayCluster requires one."""
     session: str = ""
     head: str = ""
     unfinished: dict[str, Job] = {}

@@ -14,11 +14,20 @@ RESOURCES: Final = ("rayclusters", "raycronjobs", "rayjobs", "rayservices")
 
 def list_rules(settings: RaySettings) -> Sequence[KubernetesRule]:
     """Return a rule for each Kubernetes cluster that is watched."""
-    return [
+    rules = [
         KubernetesRule(
             group="ray.io", resources=RESOURCES, verbs=("list", "watch"), optional=True,
             namespaces=tuple(kuberay.namespaces), cluster=kuberay.name,
             kubeconfig=kuberay.kubeconfig, context=kuberay.context,
         )
         for kuberay in settings.kuberay
+    ]  # fmt: skip
+    return rules + [
+        KubernetesRule(
+            group="", resources=("secrets",), verbs=("get",),
+            namespaces=tuple(kuberay.namespaces), cluster=kuberay.name,
+            kubeconfig=kuberay.kubeconfig, context=kuberay.context,
+        )
+        for kuberay in settings.kuberay
+        if kuberay.cluster_tokens
     ]  # fmt: skip

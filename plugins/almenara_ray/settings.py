@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from almenara.config import Secret, parse_http_url
+from almenara_kube.settings import KubeContext
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -69,6 +70,10 @@ class KubeRaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     and the token, elsewhere."""
     token: Secret | None = None
     """Token for the header `Authorization: Bearer` of every dashboard."""
+    cluster_tokens: bool = False
+    """Whether to read the token of each RayCluster with `authOptions.mode: token` from its Secret.
+    It is sent to the head of that cluster alone, in place of `token`. Needs `get` of `secrets` in
+    the watched namespaces."""
     headers: dict[str, Secret] = {}
     """Further headers; each value may be a secret."""
     ca: Path | None = None
@@ -84,6 +89,11 @@ class KubeRaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
                 "dashboard of kuberay must be an address with {service} and {namespace}, which are"
                 f" replaced by those of a RayCluster; it is {self.dashboard!r}"
             )
+
+    @property
+    def kube_context(self) -> KubeContext:
+        """The source of the credentials for the API server."""
+        return KubeContext(self.kubeconfig, self.context)
 
     @property
     def source(self) -> str:

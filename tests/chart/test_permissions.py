@@ -71,6 +71,16 @@ def test_rules_for_kuberay_are_read_only() -> None:
     assert sorted(it["metadata"]["namespace"] for it in beside) == ["ml", "research", "shop"]
 
 
+def test_rules_for_tokens_of_rayclusters_allow_reading_secrets_in_their_namespaces() -> None:
+    clusters = [{"namespaces": ["ml"], "cluster_tokens": True}, {"name": "b", "namespaces": ["x"]}]
+    values = {
+        "plugins": {"enabled": ["ray"]}, "config": {"plugins": {"ray": {"kuberay": clusters}}},
+    }  # fmt: skip
+    roles = of_kind(render(values), "Role")
+    secrets = {("ml", "", "secrets", "get")}
+    assert permissions(roles) == kuberay("ml") | kuberay("x") | secrets
+
+
 @pytest.mark.parametrize(("name", "port"), [("kuberay", 8265), ("kuberay-namespaces", 9443)])
 def test_network_policy_allows_kuberay_ports(name: str, port: int) -> None:
     (policy,) = of_kind(render(engine.read(SETS[name])), "NetworkPolicy")
