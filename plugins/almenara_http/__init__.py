@@ -14,13 +14,17 @@ def almenara_settings() -> type[HttpSettings]:
 
 @almenara.hookimpl
 def almenara_sources(settings: HttpSettings, context: Context) -> Sequence[ReportingSource]:
+    if not settings.checks:
+        return []
     from almenara_http.source import HttpSource
 
-    return [HttpSource(settings, context)] if settings.checks else []
+    return [HttpSource(settings, context)]
 
 
 @almenara.hookimpl
 def almenara_panels(settings: HttpSettings) -> Sequence[Panel]:
+    if not settings.checks:
+        return []
     from almenara_http.panels import panels
 
     return panels(settings)

@@ -18,9 +18,7 @@ from almenara_http.source import KIND
 
 
 def panels(settings: HttpSettings) -> Sequence[Panel]:
-    """The panels; none without a check."""
-    if not settings.checks:
-        return []
+    """The panels."""
     checks = ResourceQuery(kind=KIND)
     return [
         StatusPanel(name="states", title="HTTP checks", query=checks, width=12),

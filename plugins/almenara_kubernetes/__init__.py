@@ -29,6 +29,8 @@ def almenara_settings() -> type[KubernetesSettings]:
 def almenara_sources(
     settings: KubernetesSettings, context: Context
 ) -> Sequence[Source | ReportingSource]:
+    if not settings.clusters:
+        return []
     from almenara_kubernetes.source import ClusterSource
 
     return [ClusterSource(cluster, settings, context) for cluster in settings.clusters]
@@ -36,6 +38,8 @@ def almenara_sources(
 
 @almenara.hookimpl
 def almenara_log_streams(settings: KubernetesSettings) -> Sequence[LogStream]:
+    if not settings.clusters:
+        return []
     from almenara_kubernetes.logs import PodLogs
     from almenara_kubernetes.manifests import Manifests
 
@@ -75,16 +79,20 @@ async def almenara_diagnose(settings: KubernetesSettings) -> Sequence[Finding]:
 
 @almenara.hookimpl
 def almenara_panels(settings: KubernetesSettings) -> Sequence[Panel]:
+    if not settings.clusters:
+        return []
     from almenara_kubernetes.panels import panels
 
-    return panels(settings) if settings.clusters else []
+    return panels(settings)
 
 
 @almenara.hookimpl
 def almenara_pages(settings: KubernetesSettings) -> Sequence[Page]:
+    if not settings.clusters:
+        return []
     from almenara_kubernetes.panels import pages
 
-    return pages(settings) if settings.clusters else []
+    return pages(settings)
 
 
 @almenara.hookimpl

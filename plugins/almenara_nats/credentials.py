@@ -4,10 +4,9 @@ import base64
 import binascii
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-import nkeys  # type: ignore[import-untyped]
 
 from almenara_nats.errors import NatsUnavailableError
 
@@ -26,7 +25,7 @@ class UserCredentials(msgspec.Struct):
 
     def sign(self, nonce: str) -> bytes:
         """Return the signature of the server's nonce, as CONNECT has it."""
-        pair = nkeys.from_seed(bytearray(self.seed.encode()))
+        pair = _load_key_pair(self.seed)
         try:
             return base64.b64encode(pair.sign(nonce.encode()))
         finally:
@@ -75,10 +74,17 @@ def _read_text(path: Path, setting: str) -> str:
     return text
 
 
+def _load_key_pair(seed: str) -> Any:
+    # Imported here, because it loads libsodium, which most connections do without.
+    import nkeys  # type: ignore[import-untyped]
+
+    return nkeys.from_seed(bytearray(seed.encode()))
+
+
 def _check_seed(seed: str, path: Path, setting: str) -> None:
     # No error of a library is shown: it may contain the seed.
     try:
-        nkeys.from_seed(bytearray(seed.encode())).wipe()
+        _load_key_pair(seed).wipe()
         is_valid = has_valid_checksum(seed)
     except Exception:
         is_valid = False

@@ -14,13 +14,17 @@ def almenara_settings() -> type[PrometheusSettings]:
 
 @almenara.hookimpl
 def almenara_sources(settings: PrometheusSettings, context: Context) -> Sequence[ReportingSource]:
+    if not settings.targets:
+        return []
     from almenara_prometheus.source import PrometheusSource
 
-    return [PrometheusSource(settings, context)] if settings.targets else []
+    return [PrometheusSource(settings, context)]
 
 
 @almenara.hookimpl
 def almenara_panels(settings: PrometheusSettings) -> Sequence[Panel]:
+    if not settings.targets:
+        return []
     from almenara_prometheus.panels import panels
 
     return panels(settings)

