@@ -41,7 +41,7 @@ RULES = {
 KUBERNETES = "/dashboards/kubernetes"
 PROBLEMS = ("/events?text=nothing-at-all", "/events?since=x", "/nothing")
 """Pages that report something and that no link leads to."""
-SHAPES_PER_PATH = 3
+SHAPES_PER_PATH = 2
 VISITED = re.compile(r"/(dashboards|panels|timeline|events|sources|account)\b")
 FOCUSED = """
 () => {

@@ -293,10 +293,10 @@ async def test_folder_without_rights_is_refused_plainly(tmp_path: Path) -> None:
 # -- damage
 
 
-async def fill(settings: StorageSettings) -> dict[int, Event]:
+async def fill(settings: StorageSettings, count: int = 3_000) -> dict[int, Event]:
     """Publish signals of every kind; the events by sequence."""
     async with EmbeddedBus(settings) as bus:
-        for start in range(0, 3_000, 300):
+        for start in range(0, count, 300):
             await bus.publish(
                 [make_event(it, type=f"type-{it % 40}", data={"n": it, "pad": "x" * 200})
                  for it in range(start, start + 300)], "x",
@@ -348,7 +348,7 @@ async def test_flipped_bytes_are_noticed_named_and_contained(tmp_path: Path) -> 
     print("seed", seed)
     chance = random.Random(seed)
     original = StorageSettings(dir=tmp_path / "original")
-    events = await fill(original)
+    events = await fill(original, 900)
     size = (tmp_path / "original" / "almenara.db").stat().st_size
     outcomes: dict[str, int] = {}
     for number in range(25):
