@@ -17,7 +17,6 @@ from almenara_kube.session import AuthenticatedSession, Load
 from almenara_kube.settings import ClientSettings, KubeContext
 from almenara_kube.socks import is_socks
 from almenara_kube.transport import (
-    LONGEST_ANSWER,
     ResponseStream,
     describe_transport_error,
     read_refusal,
@@ -59,7 +58,7 @@ class ApiClient:
         settings: ClientSettings | None = None,
         *,
         on_close: Callable[[], None] | None = None,
-        longest_answer: int = LONGEST_ANSWER,
+        longest_answer: int | None = None,
     ) -> None:
         self.longest_answer = longest_answer
         self.settings = settings if settings is not None else ClientSettings()

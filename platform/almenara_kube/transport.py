@@ -131,10 +131,13 @@ def _make_socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-async def read_whole(response: aiohttp.ClientResponse, longest: int = LONGEST_ANSWER) -> bytes:
-    """The whole body. Raises `AnswerTooLongError`, and what the HTTP library raises."""
+async def read_whole(response: aiohttp.ClientResponse, longest: int | None = None) -> bytes:
+    """The whole body, of at most `longest` bytes, or `LONGEST_ANSWER`.
+
+    Raises `AnswerTooLongError`, and what the HTTP library raises.
+    """
     parts: list[bytes] = []
-    size = 0
+    size, longest = 0, longest or LONGEST_ANSWER
     async for part in response.content.iter_any():
         size += len(part)
         if size > longest:

@@ -356,9 +356,11 @@ async def test_flipped_bytes_are_noticed_named_and_contained(tmp_path: Path) -> 
         folder.mkdir()
         path = shutil.copy(tmp_path / "original" / "almenara.db", folder)
         with open(path, "r+b") as file:
+            # The first page has the schema, where one byte renames a column.
+            end = chance.choice((4_096, size, size))
             for _ in range(chance.choice((1, 5, 40))):
                 # The header of the file alone is left: without it there is nothing to read.
-                file.seek(chance.randrange(100, size))
+                file.seek(chance.randrange(100, end))
                 file.write(bytes([chance.randrange(256)]))
         outcome = await read_everything(StorageSettings(dir=folder), events)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1

@@ -1,5 +1,6 @@
 """The tables of the embedded log, which history reads too."""
 
+import contextlib
 import os
 import re
 import sqlite3
@@ -150,6 +151,10 @@ def connect(path: Path, *, writable: bool, immutable: bool = False) -> sqlite3.C
     connection.create_function("searched_text", 1, searched_text, deterministic=True)
     try:
         _configure(connection, writable)
+    except UnicodeDecodeError:
+        # The message of SQLite quotes the schema, in which a byte has changed.
+        connection.close()
+        raise sqlite3.DatabaseError("malformed database schema: it is not UTF-8") from None
     except BaseException:
         connection.close()
         raise
@@ -201,4 +206,30 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     if version < VERSION:
         script = TABLES if version == 0 else "".join(STEPS[version:])
         connection.executescript(f"BEGIN; {script} PRAGMA user_version = {VERSION}; COMMIT;")
+    _check_columns(connection)
     connection.executescript(f"BEGIN IMMEDIATE; {POSITIONS} COMMIT;")
+
+
+def _check_columns(connection: sqlite3.Connection) -> None:
+    """Raise `sqlite3.DatabaseError` where a table or column is missing.
+
+    A changed byte in the stored schema renames it, and SQLite notices only when it is used.
+    """
+    actual = _read_columns(connection)
+    with contextlib.closing(sqlite3.connect(":memory:")) as model:
+        model.executescript(TABLES)
+        missing = _read_columns(model) - actual
+    if missing:
+        table, column = min(missing)
+        raise sqlite3.DatabaseError(
+            f"malformed database schema: the table {table} has no column {column}"
+        )
+
+
+def _read_columns(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+    return set(
+        connection.execute(
+            "SELECT tables.name, columns.name FROM sqlite_master tables,"
+            " pragma_table_info(tables.name) columns WHERE tables.type = 'table'"
+        )
+    )

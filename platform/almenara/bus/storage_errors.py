@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,12 @@ from almenara.bus.disk_reserve import MARGIN, DiskReserve
 from almenara.errors import AlmenaraError, Unavailable, describe_error
 
 DAMAGED: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+DAMAGED_SCHEMA: Final = re.compile(
+    r"no such (?:table|column|index|module|function|collation)|malformed database schema"
+    r"|has no column|already exists|duplicate column|vtable constructor failed"
+    r"|unrecognized token|syntax error|Could not decode to UTF-8"
+)
+"""Messages of SQLite for a schema that is not the one that Almenara has written."""
 FULL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT)
 PASSING_ERRNOS: Final = (*FULL_ERRNOS, errno.EIO, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT)
 PASSING: Final = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_NOMEM")
@@ -32,6 +39,9 @@ class DamagedDatabaseError(Unavailable):
 
 def is_damage(error: BaseException) -> bool:
     """Whether an error means that the content of the database is wrong."""
+    if isinstance(error, sqlite3.DatabaseError) and DAMAGED_SCHEMA.search(str(error)):
+        # Statements are constant, so it is the stored schema that has changed.
+        return True
     return _name(error).startswith(DAMAGED)
 
 

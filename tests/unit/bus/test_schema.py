@@ -11,6 +11,7 @@ import pytest
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.schema import SchemaTooNewError, connect
 from almenara.config import StorageSettings
+from almenara.errors import AlmenaraError
 from almenara.history import Filter, History
 from almenara.signals import Event, Resource
 from almenara.state.resources import Resources
@@ -143,3 +144,28 @@ async def test_retention_removes_events_of_version_0_1_and_their_text_index(
         rows = "SELECT count(*) FROM events_text WHERE events_text MATCH ?"
         (left,) = await bus.read(lambda it: it.execute(rows, ("word7 OR café",)).fetchone())
         assert left == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"checksum INTEGER\n", b"chocksum INTEGER\n"),
+        (b"last_sequence INTEGER", b"last_seq\xffence INTEGE"),
+        (b"CREATE TABLE plugin_state", b"CREATE TABLE plugin_stale"),
+        (b"USING fts5", b"USING fts9"),
+    ],
+)
+async def test_changed_byte_in_the_schema_is_damage(
+    tmp_path: Path, before: bytes, after: bytes
+) -> None:
+    settings = StorageSettings(dir=tmp_path)
+    async with EmbeddedBus(settings):
+        pass
+    path = tmp_path / "almenara.db"
+    content = path.read_bytes()
+    assert before in content
+    path.write_bytes(content.replace(before, after))
+    with pytest.raises(AlmenaraError, match="is damaged"):
+        await EmbeddedBus(settings).__aenter__()
+    # Nothing was repaired on the way: the copy that an operator makes now is the evidence.
+    assert after in path.read_bytes()
