@@ -143,6 +143,10 @@ bench-fanout: $(VENV)/.dev $(VENV)/.bench ## Measure thousands of live viewers a
 fanout: $(VENV)/.dev ## Check with many viewers that nothing is lost, grows or delays others
 	$(BIN)/python tests/benchmarks/fanout/run.py --short
 
+.PHONY: bench-hostile
+bench-hostile: $(VENV)/.dev ## Measure what a hostile viewer takes from the others (BENCH_SECONDS=300)
+	$(BIN)/python tests/benchmarks/hostile_viewer.py
+
 .PHONY: bench-kubernetes
 bench-kubernetes: $(VENV)/.dev ## Measure 5,000 pods in 200 namespaces, idle and changing
 	@tests/kubernetes/build-api-server > /dev/null

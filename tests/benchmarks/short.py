@@ -18,6 +18,7 @@ BENCHMARKS = (
     "ray_history.py",
     "kubernetes_load.py",
     "kubernetes_pages.py",
+    "hostile_viewer.py",
     "fanout/run.py",
 )
 NEEDS_API_SERVER = {"kubernetes_load.py"}
