@@ -10,7 +10,7 @@ from almenara_ray.models import SavedState
 
 
 async def load_state(context: Context, cluster: str) -> SavedState:
-    """Return the stored state of a cluster; a fresh one where there is none that can be read."""
+    """Return the stored state of a cluster; a fresh one where none can be read."""
     stored = await context.load(cluster)
     try:
         return msgspec.msgpack.decode(stored, type=SavedState) if stored else SavedState()

@@ -67,7 +67,7 @@ async def attach_logs(
             )
 
     for transition in failures[-LOG_LIMIT:]:
-        # Replaced by the log, or by the reason why there is none.
+        # Replaced by the log, or by the reason why it is missing.
         transition.log_note = f"its log could not be read within {LOG_BUDGET:g} s"
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LOG_BUDGET), asyncio.TaskGroup() as group:

@@ -57,7 +57,7 @@ class ApiError(Exception):
         self.status = status
 
 
-class ApiServer:
+class ApiServerProcess:
     """kube-apiserver and etcd on ports of the system's choice; both keep them when restarted.
 
     `flags` are more flags of kube-apiserver, which win over those of ours.
@@ -205,7 +205,7 @@ class ApiServer:
     ) -> None:
         self.stop()
 
-    # What follows asks the API, as the administrator or by a token.
+    # Requests, as the administrator or by a token
 
     def _connection(self, *, reconnect: bool) -> http.client.HTTPSConnection:
         held: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
@@ -252,6 +252,54 @@ class ApiServer:
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(text)
         return text
+
+    def kubeconfig(
+        self,
+        *,
+        token: str | None = None,
+        token_file: Path | None = None,
+        client: tuple[Path, Path] | None = None,
+        exec_plugin: Sequence[str] = (),
+        server: str | None = None,
+        path: Path | None = None,
+    ) -> Path:
+        """Write a kubeconfig with the context `tests`; its path."""
+        user: dict[str, Any] = {}
+        if token is not None:
+            user["token"] = token
+        if token_file is not None:
+            user["tokenFile"] = str(token_file)
+        if client is not None:
+            user["client-certificate-data"] = base64.b64encode(client[0].read_bytes()).decode()
+            user["client-key-data"] = base64.b64encode(client[1].read_bytes()).decode()
+        if exec_plugin:
+            user["exec"] = {
+                "apiVersion": "client.authentication.k8s.io/v1",
+                "command": exec_plugin[0],
+                "args": list(exec_plugin[1:]),
+                "interactiveMode": "Never",
+            }
+        cluster = {
+            "server": server or self.url, "certificate-authority-data": self.authority.encoded,
+        }  # fmt: skip
+        path = path or self.folder / ("admin.kubeconfig" if client else "kubeconfig")
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "tests",
+                    "contexts": [{"name": "tests", "context": {"cluster": "it", "user": "who"}}],
+                    "clusters": [{"name": "it", "cluster": cluster}],
+                    "users": [{"name": "who", "user": user}],
+                }
+            )
+        )
+        return path
+
+
+class ApiServer(ApiServerProcess):
+    """An API server, with shorthands for the objects of tests."""
 
     def path(
         self, api_version: str, kind: str, namespace: str | None = None, name: str = ""
@@ -380,50 +428,6 @@ class ApiServer:
         for thing in yaml.safe_load_all(document):
             if thing:
                 self.create(thing)
-
-    def kubeconfig(
-        self,
-        *,
-        token: str | None = None,
-        token_file: Path | None = None,
-        client: tuple[Path, Path] | None = None,
-        exec_plugin: Sequence[str] = (),
-        server: str | None = None,
-        path: Path | None = None,
-    ) -> Path:
-        """Write a kubeconfig with the context `tests`; its path."""
-        user: dict[str, Any] = {}
-        if token is not None:
-            user["token"] = token
-        if token_file is not None:
-            user["tokenFile"] = str(token_file)
-        if client is not None:
-            user["client-certificate-data"] = base64.b64encode(client[0].read_bytes()).decode()
-            user["client-key-data"] = base64.b64encode(client[1].read_bytes()).decode()
-        if exec_plugin:
-            user["exec"] = {
-                "apiVersion": "client.authentication.k8s.io/v1",
-                "command": exec_plugin[0],
-                "args": list(exec_plugin[1:]),
-                "interactiveMode": "Never",
-            }
-        cluster = {
-            "server": server or self.url, "certificate-authority-data": self.authority.encoded,
-        }  # fmt: skip
-        path = path or self.folder / ("admin.kubeconfig" if client else "kubeconfig")
-        path.write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "current-context": "tests",
-                    "contexts": [{"name": "tests", "context": {"cluster": "it", "user": "who"}}],
-                    "clusters": [{"name": "it", "cluster": cluster}],
-                    "users": [{"name": "who", "user": user}],
-                }
-            )
-        )
-        return path
 
 
 def container(name: str, **more: Any) -> dict[str, Any]:

@@ -93,7 +93,7 @@ async def test_usage_is_published_beside_requests(
             rounds = len(metrics.requests)
             await run.until(lambda: len(metrics.requests) > rounds + 4)
             assert len(used(run, "one")) == 2
-            # A value that is none is left out, and its neighbour is published.
+            # A malformed value is left out, and its neighbour is published.
             metrics.pods[namespace, "odd"] = {"main": {"cpu": "lots", "memory": "7"}}
             metrics.timestamp = MEASURED + timedelta(seconds=15)
             await run.until(lambda: ("memory", 7.0, "By") in used(run, "odd"))

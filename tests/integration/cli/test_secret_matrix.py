@@ -90,7 +90,7 @@ def failures(place: Place, folder: Path) -> Iterator[tuple[str, Failure]]:
 
 
 def numeric_field(struct: type[msgspec.Struct]) -> str:
-    """Return a field that takes a number only; empty where there is none."""
+    """Return a field that takes a number only; empty if the struct has no such field."""
     numbers = (int, float, bool)
     for field in msgspec.structs.fields(struct):
         if {field.type, *get_args(field.type)[:1]} & {*numbers}:

@@ -161,8 +161,8 @@ def test_stateful_set_reports_each_rollout_and_rollback() -> None:
     assert sent == ["started", "finished"] * 3
     assert not bus.repeats
 
-    # A change of its number is none, although the controller has yet to see it; and what is seen
-    # again after a restart is what was sent.
+    # Another number of replicas is no rollout, before the controller has seen it too; and what is
+    # read again after a restart has been sent.
     for run in (differ, ClusterDiffer()):
         for state in (("b", "b", 4), ("b", "b", 5, 4), ("b", "b", 5)):
             bus.accept(run.update(STATEFUL_SETS, stateful_set(*state)))
