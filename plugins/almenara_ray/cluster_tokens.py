@@ -29,7 +29,7 @@ async def read_token(api: ApiClient, namespace: str, name: str) -> Secret:
     try:
         body = await api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
         encoded = msgspec.json.decode(body, type=_Secret).data.get(KEY, "")
-        token = base64.b64decode(encoded, validate=True).decode("ascii").strip()
+        text = base64.b64decode(encoded, validate=True).decode("ascii").strip()
     except ApiError as error:
         if error.status == 403:
             remedy = "grant `get` of secrets, or set cluster_tokens to false and token instead"
@@ -40,8 +40,8 @@ async def read_token(api: ApiClient, namespace: str, name: str) -> Secret:
     except UnreachableError as error:
         raise DashboardError(f"its token cannot be read: {error}") from None
     except (*DECODE_ERRORS, ValueError):
-        token = ""
+        text = ""
     # A header cannot hold line breaks, and an error of the HTTP library would quote them.
-    if not token or not token.isprintable():
+    if not text or not text.isprintable():
         raise DashboardError(f"its token cannot be read: {secret} has no token under {KEY!r}")
-    return Secret.of(token)
+    return Secret.of(text)
