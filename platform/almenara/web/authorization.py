@@ -16,9 +16,10 @@ from almenara.security.auth_context import AuthContext
 from almenara.security.errors import AccessDenied, AuthError, Unauthenticated
 from almenara.security.identity import Role
 from almenara.security.modes import SIGN_IN_OFF
+from almenara.security.trusted_proxies import rate_key
 from almenara.web.csrf import SessionEnded, check_csrf, is_own_form, read_fields
 from almenara.web.services import Services
-from almenara.web.state import Connection, get_auth_context
+from almenara.web.state import Connection, get_auth_context, get_request_info
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +42,10 @@ def scoped_view(services: Services, connection: Connection) -> View:
     context = get_auth_context(connection)
     if context is None:
         return services.hub.view.within(EMPTY_SCOPE)
-    return services.hub.view.within(context.identity.scope, limited_user(services, context))
+    # Without sign-in everyone is the same user, and queries are shared fairly between addresses.
+    address = get_request_info(connection).address
+    caller = limited_user(services, context) or f"address {rate_key(address)}"
+    return services.hub.view.within(context.identity.scope, caller)
 
 
 def limited_user(services: Services, context: AuthContext) -> str:
