@@ -1,11 +1,12 @@
 """The status of a cluster: whether it answers, what is not listed yet, and what RBAC forbids."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from almenara.hookspecs import SourceReport
-from almenara.sdk import HealthAggregator, now
+from almenara.sdk import HealthAggregator, monotonic, now
 from almenara.signals import Resource, Severity
 from almenara_kube.client import ApiClient
 from almenara_kube.kinds import WatchedKind
@@ -21,7 +22,10 @@ LISTED: Final = 5
 API_SERVER: Final = "API server"
 PERMISSIONS: Final = "permissions"
 LISTING: Final = "listing"
+START_LIMIT: Final = 10.0
+"""Seconds after the start from which it is a problem that something is not known yet."""
 
+NOT_ANSWERED: Final = "it has not answered yet"
 Part = tuple[str, str]
 """The kind of resource and the namespace of a watch."""
 
@@ -52,7 +56,8 @@ class ClusterStatus:
             **{f"{kind.kind}.usage": kind for kind in metrics_kinds(settings, cluster)},
             **{kind.kind: kind for kind in (*watched_kinds(settings, cluster), NAMESPACES)},
         }
-        self._unreachable = "it has not answered yet"
+        self._unreachable = NOT_ANSWERED
+        self._started = monotonic()
         self._since = now()
         """Microseconds since the epoch: since when the server answers, or does not."""
         self._problems: dict[Part, tuple[WatchStatus, str]] = {}
@@ -103,10 +108,19 @@ class ClusterStatus:
             self._report_health()
             problems = dict(self._problems)
             await self.outbox.add([self._cluster_resource(), *self._access_resources(problems)])
-            await self._changed.wait()
+            limit = START_LIMIT - (monotonic() - self._started)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit if self._is_starting else None):
+                    await self._changed.wait()
+
+    @property
+    def _is_starting(self) -> bool:
+        return monotonic() - self._started < START_LIMIT
 
     def _report_health(self) -> None:
         reasons: dict[str, str] = {}
+        if self._unreachable == NOT_ANSWERED and self._is_starting:
+            return
         if self._unreachable:
             # The watches fail for the same reason.
             reasons[API_SERVER] = self._unreachable
@@ -116,7 +130,7 @@ class ClusterStatus:
             for (kind, namespace), (status, reason) in self._problems.items():
                 if status != "forbidden":
                     reasons[f"{kind}/{namespace}"] = reason
-            if self._pending:
+            if self._pending and not self._is_starting:
                 reasons[LISTING] = "not every kind is listed yet"
         for part, reason in reasons.items():
             self._health.note(part, reason)

@@ -197,7 +197,7 @@ async def test_simulated_cluster_is_marked() -> None:
     cluster.is_simulated = True
     settings = {"clusters": [{"name": "made-up", "url": "http://127.0.0.1:1", "simulated": True}]}
     html = await render_panel("ray", "clusters", cluster.record_answer(), settings=settings)
-    assert "<b>Simulated data</b>" in html
+    assert "<b>Simulated data.</b>" in html
     html = await render_panel(
         "ray", "job", make_signals("made-up", job("a", "SUCCEEDED", took=3)), settings=settings,
         query={"namespace": "made-up", "name": "a"},
