@@ -23,12 +23,16 @@ HEALTHY: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "nats.stream": ("nats", ("ok",)),
     "nats.consumer": ("nats", ("ok",)),
     "kubernetes.cluster": ("kubernetes", ("ok",)),
+    "kubernetes.pod": ("kubernetes", ("Running",)),
+    "kubernetes.node": ("kubernetes", ("Ready",)),
     "ray.cluster": ("ray", ("up",)),
     "prometheus.target": ("prometheus", ("up",)),
     "process": ("prometheus", ("scraped",)),
     "http.check": ("http", ("up", "slow")),
 }
 """By kind: the server behind it, and the statuses that claim health."""
+PROVEN_BY_SOURCE = {"kubernetes.pod", "kubernetes.node"}
+"""Kinds whose resources keep their last status; whether it still holds is their source's."""
 
 
 class Metrics(BaseHTTPRequestHandler):
@@ -110,12 +114,15 @@ def links(tmp_path: Path) -> Iterator[tuple[dict[str, FaultyLink], dict[str, str
 
 def claims(almenara: Almenara) -> dict[str, str]:
     """The kinds of resources that claim health, each with a status."""
-    found: dict[str, str] = {}
+    statuses: dict[str, str] = {}
     for resource in almenara.get("/api/resources?limit=5000"):
-        _, healthy = HEALTHY.get(resource["kind"], ("", ()))
-        if resource["status"] in healthy and not resource["deleted"]:
-            found[resource["kind"]] = resource["status"]
-    return found
+        kind, status = resource["kind"], resource["status"]
+        if kind in PROVEN_BY_SOURCE and resource["source_status"] != "running":
+            continue
+        _, healthy = HEALTHY.get(kind, ("", ()))
+        if status in healthy and not resource["deleted"]:
+            statuses[kind] = status
+    return statuses
 
 
 def wait_for_health(almenara: Almenara) -> None:

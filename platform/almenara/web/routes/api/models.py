@@ -1,6 +1,7 @@
 """The objects of the JSON API, and how signals become them."""
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -55,6 +56,10 @@ class ResourceItem(msgspec.Struct, kw_only=True):
     time: str | None
     deleted: bool
     origin: str
+    """The source that published it."""
+    source_status: str
+    """The status of that source at the moment, as in `/api/sources`; `absent` where it no longer
+    exists. Unless it is `running`, everything else is the last that was known."""
     samples: dict[str, float]
 
 
@@ -121,8 +126,10 @@ def build_event_item(record: Record) -> EventItem:
     )
 
 
-def build_resource_item(resource: Resource, samples: dict[str, float]) -> ResourceItem:
-    """Return a resource as the API shows it."""
+def build_resource_item(
+    resource: Resource, samples: dict[str, float], statuses: Mapping[str, str]
+) -> ResourceItem:
+    """Return a resource as the API shows it; `statuses` are those of the sources, by name."""
     return ResourceItem(
         kind=resource.kind,
         namespace=resource.namespace,
@@ -133,5 +140,6 @@ def build_resource_item(resource: Resource, samples: dict[str, float]) -> Resour
         time=format_api_time(resource.time),
         deleted=resource.deleted,
         origin=resource.origin,
+        source_status=statuses.get(resource.origin, "absent"),
         samples=samples,
     )

@@ -42,7 +42,8 @@ async def resources(
     """List the latest known state of each resource, by kind, namespace and name. Where there are
     more, the header `Link` has the address of the next page."""
     check_parameters(request, {"kind", "after", "limit"})
-    known = scoped_view(services, request).resources
+    view = scoped_view(services, request)
+    known = view.resources
     page = known.page(kind, parse_cursor(after), limit + 1)
     headers: dict[str, str] = {}
     if len(page) > limit:
@@ -50,7 +51,8 @@ async def resources(
         cursor = msgspec.json.encode(page[-1].key).decode()
         query = {**request.query_params, "after": cursor}
         headers["link"] = f'<{request.url.path}{encode_query(query)}>; rel="next"'
-    items = [build_resource_item(resource, known.metrics(resource)) for resource in page]
+    statuses = {state.name: str(state.status) for state in view.sources.states()}
+    items = [build_resource_item(each, known.metrics(each), statuses) for each in page]
     return Response(items, headers=headers)
 
 
