@@ -11,8 +11,14 @@ from support.servers import NatsServer
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # What Litestar is going to take away is adapted to before it does. It is not there where the
-    # chart is tested.
+    # Neither Litestar nor Hypothesis is installed where the chart is tested.
+    if importlib.util.find_spec("hypothesis") is not None:
+        from hypothesis import settings
+
+        # A deadline measures the machine. Each test may set one, where time is its subject.
+        settings.register_profile("almenara", deadline=None)
+        settings.load_profile("almenara")
+    # What Litestar is going to take away is adapted to before it does.
     if importlib.util.find_spec("litestar") is not None:
         config.addinivalue_line(
             "filterwarnings", "error::litestar.exceptions.LitestarDeprecationWarning"
