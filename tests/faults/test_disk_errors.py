@@ -31,7 +31,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def problem_of(almenara: Almenara) -> str:
     """The storage problem in words, as the API reports it; empty without one."""
-    return str(almenara.get("/api/health").get("bus_full") or "")
+    return str(almenara.get("/api/health").get("write_problem") or "")
 
 
 @pytest.mark.parametrize("fault", ["EIO\n", "EROFS\n", "EIO\nsync\n", "ENOSPC\n"])

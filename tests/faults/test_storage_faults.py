@@ -154,13 +154,13 @@ def test_writing_continues_after_errors_of_the_disk(tmp_path: Path) -> None:
         almenara.wait_for_events(2_000)
         limit = 256 * 1024
         resource.prlimit(almenara.process.pid, resource.RLIMIT_FSIZE, (limit, -1))
-        wait_until(lambda: almenara.get("/api/health")["bus_full"] is not None, "the fault")
-        problem = almenara.get("/api/health")["bus_full"]
+        wait_until(lambda: almenara.get("/api/health")["write_problem"] is not None, "the fault")
+        problem = almenara.get("/api/health")["write_problem"]
         assert "Writing is tried again" in problem
         assert almenara.status("/healthz") == 200
         stored = almenara.stored()
         resource.prlimit(almenara.process.pid, resource.RLIMIT_FSIZE, (-1, -1))
-        wait_until(lambda: almenara.get("/api/health")["bus_full"] is None, "recovery")
+        wait_until(lambda: almenara.get("/api/health")["write_problem"] is None, "recovery")
         almenara.wait_for_events(stored + 1_000)
         numbers = sorted(it["data"]["n"] for it in almenara.events("?type=load"))
     assert numbers == list(range(len(numbers)))

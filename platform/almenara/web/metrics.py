@@ -70,7 +70,7 @@ class ServiceMetrics(Collector):
             ("almenara_bus_waiting", "Signals waiting for the writer.", bus.waiting),
             ("almenara_bus_last_commit_seconds", "Duration of the last bus transaction.",
              bus.last_commit_seconds),
-            ("almenara_bus_full", "1 while the bus cannot write.",
+            ("almenara_bus_write_failed", "1 while the bus cannot write.",
              float(self.bus.write_problem is not None)),
             ("almenara_storage_warnings", "Problems of the storage that need attention.",
              len(self.bus.warnings)),

@@ -76,7 +76,7 @@ class Health(msgspec.Struct, kw_only=True):
     """Browsers with a live page."""
     events_stored: int
     last_sequence: int
-    bus_full: str | None
+    write_problem: str | None
     """Why nothing can be stored at the moment; null while storing works."""
     warnings: list[str] = []
     """What an operator should know about the storage, one text each."""

@@ -43,7 +43,7 @@ async def health(request: Request[Any, Any, Any], services: NamedDependency[Serv
         subscribers=services.hub.clients,
         events_stored=await view.history.count_stored(),
         last_sequence=services.bus.last_sequence,
-        bus_full=services.bus.write_problem,
+        write_problem=services.bus.write_problem,
         warnings=(
             [*services.bus.warnings, *view.resources.warnings]
             if view.scope.sees_all_sources
