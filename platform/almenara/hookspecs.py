@@ -265,7 +265,12 @@ class Requirement(msgspec.Struct, frozen=True, kw_only=True):
 
 @hookspec(firstresult=True)
 def almenara_settings() -> type[msgspec.Struct]:
-    """The struct of this plugin's settings, `plugins.<name>` in the configuration."""
+    """The struct of this plugin's settings, `plugins.<name>` in the configuration.
+
+    If you rename a setting, list its former and its present name in `RENAMED:
+    ClassVar[dict[str, str]]` of the struct: the error about the former name then has the present
+    one.
+    """
     raise NotImplementedError
 
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -84,6 +84,8 @@ def parse_codes(text: str) -> range:
 
 class HttpSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The URLs to check."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"at_once": "concurrency"}
 
     checks: list[CheckSettings] = []
     """The checks; without any, the plugin does nothing."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -109,6 +109,13 @@ class KubeRaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class RaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The Ray clusters to watch."""
+
+    RENAMED: ClassVar[dict[str, str]] = {
+        "active": "active_interval",
+        "idle": "idle_interval",
+        "finished": "finished_limit",
+        "shape_every": "cluster_interval",
+    }
 
     clusters: list[ClusterSettings] = []
     """Clusters by the address of their dashboards; those of KubeRay are discovered."""

@@ -120,7 +120,10 @@ def _decode_value(kind: type, value: Any) -> Any:
 
 
 def check_setting_names(kind: Any, tree: Any, place: str) -> None:
-    """Raise `ConfigError` for the first unknown name in `tree`, with the closest known one."""
+    """Raise `ConfigError` for the first unknown name in `tree`, with the closest known one.
+
+    A struct may have former names of its settings, with the present ones, in `RENAMED`.
+    """
     if not isinstance(tree, dict) or not (
         isinstance(kind, type) and issubclass(kind, msgspec.Struct)
     ):
@@ -128,6 +131,8 @@ def check_setting_names(kind: Any, tree: Any, place: str) -> None:
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     for name, value in tree.items():
         path = f"{place}.{name}".lstrip(".")
+        if (renamed := getattr(kind, "RENAMED", {}).get(name)) is not None:
+            raise ConfigError(f"{path} is not a setting any more; it is named {renamed} now")
         if name not in fields:
             hint = suggest(str(name), fields, cutoff=0.55)
             raise ConfigError(f"{path} is not a setting; {hint}")

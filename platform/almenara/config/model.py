@@ -6,7 +6,7 @@ JSON Schema are generated from them. Times are in seconds and sizes in bytes.
 
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, ClassVar, Final, get_args
 
 import msgspec
 
@@ -15,6 +15,8 @@ from almenara.config.secrets import Secret
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Renamed = dict[str, str]
+"""The present names of settings, by their former ones, which an error names."""
 
 
 class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -31,6 +33,15 @@ class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The web server."""
+
+    RENAMED: ClassVar[Renamed] = {
+        "drain": "drain_period",
+        "half_open": "max_idle_connections",
+        "largest_address": "max_url_bytes",
+        "largest_body": "max_body_bytes",
+        "largest_headers": "max_header_bytes",
+        "user_timeout": "tcp_user_timeout",
+    }
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -93,6 +104,16 @@ class ServerSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class StorageSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The embedded bus and history: one SQLite database."""
 
+    RENAMED: ClassVar[Renamed] = {
+        "observation_age": "sample_retention_age",
+        "reserve": "disk_reserve",
+        "readers": "max_concurrent_queries",
+        "batch_signals": "max_batch_signals",
+        "queue_signals": "max_queued_signals",
+        "retention_step": "retention_batch",
+        "retry_interval": "write_retry_interval",
+    }
+
     dir: Path = msgspec.field(default_factory=lambda: Path("var"))
     """Directory of the database; a relative path starts at the working directory."""
     retention_age: Positive = 30 * 86400.0
@@ -149,6 +170,12 @@ class SourceLimits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class SupervisorSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How sources are isolated, limited and restarted."""
+
+    RENAMED: ClassVar[Renamed] = {
+        "healthy_after": "backoff_reset_after",
+        "jitter": "backoff_jitter",
+        "waiting_limit": "pending_limit",
+    }
 
     backoff: Positive = 0.5
     """Seconds before the first restart of a failed source; doubled after each further failure."""
@@ -245,6 +272,8 @@ RoleName = typing.Literal["viewer", "operator", "admin"]
 class RoleSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Assignment of a role to users and groups. All assignments that match a user add up."""
 
+    RENAMED: ClassVar[Renamed] = {"sees": "grants"}
+
     role: RoleName
     """`viewer` reads; `operator` also reads the sign-in log; `admin` also creates API tokens and
     ends sessions of other users."""
@@ -258,6 +287,8 @@ class RoleSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class OidcSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Sign-in with an OpenID Connect provider: authorization code flow with PKCE."""
+
+    RENAMED: ClassVar[Renamed] = {"refresh": "refresh_interval"}
 
     issuer: str
     """URL of the provider, such as `https://accounts.example.org`. Its metadata is discovered from
@@ -284,6 +315,8 @@ class OidcSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class ProxySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Identity headers of an authenticating proxy, such as oauth2-proxy, Traefik or nginx."""
 
+    RENAMED: ClassVar[Renamed] = {"recheck": "reauthentication_interval"}
+
     user_header: str = "X-Forwarded-User"
     """Header with the user's name."""
     groups_header: str = "X-Forwarded-Groups"
@@ -304,6 +337,12 @@ class ProxySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class KubernetesAccessSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The Kubernetes API server that reviews tokens and access."""
+
+    RENAMED: ClassVar[Renamed] = {
+        "prefix": "namespace_prefix",
+        "recheck": "token_review_interval",
+        "rights": "access_review_interval",
+    }
 
     server: str = ""
     """URL of the API server; empty for the cluster that Almenara runs in."""
@@ -335,6 +374,15 @@ AuthMode = typing.Literal[
 
 class AuthSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Authentication and authorization."""
+
+    RENAMED: ClassVar[Renamed] = {
+        "attempts": "max_sign_in_attempts",
+        "token_lifetime": "max_token_lifetime",
+        "open_metrics": "public_metrics",
+        "plain_http": "allow_plain_http",
+        "session_idle": "session_idle_timeout",
+        "session_rotation": "session_rotation_interval",
+    }
 
     mode: AuthMode = "auto"
     """How users sign in: with an access `token`; with an `oidc` provider; through an authenticating
@@ -378,6 +426,8 @@ REDACTED_NAMES: Final = (
 
 class RedactionSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Values that are redacted before a signal is stored."""
+
+    RENAMED: ClassVar[Renamed] = {"spare": "exclude"}
 
     keys: list[str] = msgspec.field(default_factory=lambda: list(REDACTED_NAMES))
     """Names whose values are redacted, also as the last words of a longer name: `token` matches

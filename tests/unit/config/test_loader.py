@@ -1,11 +1,13 @@
 """Loading of settings from a file and from the environment."""
 
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from almenara.config import ConfigError, Settings, decode_settings, load_settings
+from almenara.config.model import nested_structs
 
 
 def test_load_settings_prefers_environment_to_file(tmp_path: Path) -> None:
@@ -156,3 +158,31 @@ def test_load_settings_accepts_merge_keys(tmp_path: Path) -> None:
     )
     sources = load_settings(path, {}).supervisor.sources
     assert (sources["a"].burst, sources["b"].burst) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"server": {"drain": 5}}, "server.drain .* any more; it is named drain_period now"),
+        ({"auth": {"roles": [{"sees": {}}]}}, r"auth.roles\[0\].sees .* named grants now"),
+        ({"redaction": {"spare": []}}, "redaction.spare .* named exclude now"),
+    ],
+)
+def test_load_settings_names_the_present_name_of_a_renamed_setting(
+    tmp_path: Path, tree: dict[str, object], message: str
+) -> None:
+    file = tmp_path / "almenara.yaml"
+    file.write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match=message):
+        load_settings(file, {})
+
+
+def test_renamed_settings_exist_under_their_present_names() -> None:
+    kinds: list[type[msgspec.Struct]] = [Settings]
+    for kind in kinds:
+        for field in msgspec.structs.fields(kind):
+            kinds += [each for each in nested_structs(field.type) if each not in kinds]
+        for former, present in getattr(kind, "RENAMED", {}).items():
+            names = {field.encode_name for field in msgspec.structs.fields(kind)}
+            assert present in names, kind
+            assert former not in names, kind
