@@ -377,7 +377,7 @@ class AuthSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     RENAMED: ClassVar[Renamed] = {
         "attempts": "max_sign_in_attempts",
-        "token_lifetime": "max_token_lifetime",
+        "token_lifetime": "max_token_lifetime",  # nosec B105 # names of settings
         "open_metrics": "public_metrics",
         "plain_http": "allow_plain_http",
         "session_idle": "session_idle_timeout",
