@@ -34,7 +34,8 @@ async def finish_within(seconds: float, call: Awaitable[T]) -> T:
     finally:
         if not task.done():
             task.cancel()
-            await asyncio.wait({task})
+            # A library that swallows the cancellation too is abandoned.
+            await asyncio.wait({task}, timeout=seconds)
     if not done:
         raise TimeoutError
     return task.result()
