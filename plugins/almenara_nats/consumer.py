@@ -39,6 +39,9 @@ class Position(msgspec.Struct):
     time: int = 0
     """When the server stored that message, in nanoseconds. A message with this sequence and another
     time shows that the server was restored from an older copy. 0 if it is not known."""
+    first: int = 0
+    """The first message that the stream had when it was read for the first time; 0 where nothing
+    was deleted before that."""
     is_rolled_back: bool = False
     """Whether the server is known to have been restored to before this position. Messages stored
     after `time` are new then, whatever their sequence."""

@@ -95,6 +95,7 @@ class NatsSource:
             publish=publish,
             report=report,
             note_lag=lambda stream, pending: manager.note_lag(stream, pending),
+            first_read={},
             is_read_at_origin=lambda *message: manager.is_read(*message),
             budget=self._budget,
         )

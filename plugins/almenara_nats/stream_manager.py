@@ -149,9 +149,9 @@ class StreamManager:
         not in it any more.
         """
         reader = self._readers.get(stream)
-        return (
-            reader is not None and sequence >= reader.first_sequence and reader.created_at <= stored
-        )
+        if reader is None or stored < reader.created_at:
+            return False
+        return sequence >= self.shared.first_read.get(stream, reader.first_sequence)
 
     def note_lag(self, stream: str, pending: int) -> None:
         """Note how many messages wait in a stream that is read."""

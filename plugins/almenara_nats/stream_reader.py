@@ -107,6 +107,8 @@ class ReaderContext(msgspec.Struct):
     report: SourceReport
     note_lag: Callable[[str, int], None]
     """Receives the messages that wait in a stream."""
+    first_read: dict[str, int]
+    """By stream: the first message that the stream had when it was read for the first time."""
     is_read_at_origin: Callable[[str, int, int], bool]
     """Whether a message of a stream, by its sequence there, is read from that stream; the last
     argument is when its copy was stored, in microseconds."""
@@ -142,6 +144,7 @@ class StreamReader:
         self._last_activity = time.monotonic()
         self._failure = ""
         self._saved = 0.0
+        self._first = 0
         self._repeats = RepeatFinder()
         self._limits = RequestLimits(
             self.settings.batch * 2, REQUEST_LIFETIME, self.settings.batch_bytes
@@ -159,6 +162,8 @@ class StreamReader:
         Raises `InterruptedReadError`, `ConsumerInUseError` and the errors of the connection.
         """
         position = await self._load_position(info)
+        self._first = info.state.first_seq if position is None else position.first
+        self.shared.first_read[self.stream] = self._first
         if position is None and (self.is_new or self.settings.start == "new"):
             # Saved at once, so that messages that arrive while Almenara is stopped are read.
             sequence = 0 if self.is_new else info.state.last_seq
@@ -212,7 +217,9 @@ class StreamReader:
                 for delivery in batch if is_queue else [last]:
                     await self.connection.publish_noted(delivery.reply, b"+ACK")
                 self.shared.note_lag(self.stream, last.pending)
-                position = Position(str(info.created), last.stream_sequence, last.time)
+                position = Position(
+                    str(info.created), last.stream_sequence, last.time, first=self._first
+                )
                 await self._save(position)
         finally:
             self.shared.budget.readers -= 1

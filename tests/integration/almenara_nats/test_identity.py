@@ -201,3 +201,29 @@ async def test_copy_of_what_its_origin_deleted_is_read(
         await until(lambda: len(run.events) == 4, "the messages of before and the new one")
         stored = [(event.origin, json.loads(bytes(event.data))["n"]) for event in run.events]
     assert sorted(stored)[-1] == ("nats/ONE", 4)
+
+
+async def test_copy_is_not_read_again_once_its_origin_has_deleted_the_message(
+    nats_server: NatsServer, client: Any, memory: MemoryContext
+) -> None:
+    jetstream = client.jetstream()
+    await jetstream.add_stream(name="ONE", subjects=["one"])
+    await jetstream.add_stream(name="ALL", subjects=["own"], sources=[StreamSource(name="ONE")])
+    await publish_numbers(jetstream, "one", range(3))
+    async with running(nats_server, memory, rescan=0.1) as run:
+        await until(lambda: len(run.events) == 3, "the messages")
+        await until_acknowledged(jetstream, "ONE")
+    while (await jetstream.stream_info("ALL")).state.messages < 3:
+        await asyncio.sleep(0.01)
+    await jetstream.delete_consumer("ALL", "almenara")
+    await jetstream.purge_stream("ONE")
+    # The stream that copies has not been read so far, as after a long backlog.
+    position = await memory.load("position/ONE")
+    assert position is not None
+    later = MemoryContext(memory.data_dir)
+    await later.save("position/ONE", position)
+    await jetstream.publish("own", b"{}")
+    async with running(nats_server, later, rescan=0.1) as run:
+        await until(lambda: len(run.events) == 1, "the message of its own")
+        await until_acknowledged(jetstream, "ALL")
+        assert [event.origin for event in run.events] == ["nats/ALL"]
