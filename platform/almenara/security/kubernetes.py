@@ -82,16 +82,19 @@ class ReviewClient:
         )
 
     async def _load(self, refused: Credentials | None = None) -> Credentials:
+        return await blocking(self._read_credentials)
+
+    def _read_credentials(self) -> Credentials:
         settings = self.settings
-        return await blocking(
-            lambda: read_configured(
-                settings.server,
-                token=settings.token.reveal() if settings.token is not None else "",
-                ca=settings.ca,
-                certificate=settings.client_cert,
-                key=settings.client_key,
-            )
-        )
+        try:
+            token = settings.token.reveal() if settings.token is not None else ""
+        except (OSError, ValueError) as error:
+            reason = describe_error(error)
+            raise UnreachableError(f"auth.kubernetes.token: {reason}") from None
+        return read_configured(
+            settings.server, token=token, ca=settings.ca,
+            certificate=settings.client_cert, key=settings.client_key,
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Close the connections."""

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -327,3 +328,18 @@ async def test_pending_logins_of_one_address_push_out_no_others(
         # It is known still, and refused for another reason.
         assert "in another browser" in refused.value.detail
         await provider.close()
+
+
+async def test_unreadable_token_of_almenara_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("ours")
+    settings = KubernetesAccessSettings(
+        server="http://127.0.0.1:1", token=Secret.parse({"file": str(file)})
+    )
+    file.unlink()
+    cluster = ReviewClient(settings)
+    with pytest.raises(
+        Unavailable, match=r"auth\.kubernetes\.token: .* cannot be read: No such file"
+    ):
+        await cluster.review_token("theirs")
+    await cluster.close()
