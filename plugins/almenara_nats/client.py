@@ -216,6 +216,16 @@ class Connection(Client):
             self._subjects.clear()
         self._subjects[subject.lower()] = subject
 
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        try:
+            await super()._close(status, do_cbs)
+        except OSError:
+            # The client sends what is pending before it ends its subscriptions. A socket that
+            # breaks then leaves their tasks pending, and no later call ends them.
+            self._pending, self._pending_data_size = [], 0
+            self._status = Client.DISCONNECTED
+            await super()._close(status, do_cbs)
+
     async def wait_closed(self) -> None:
         """Return when the connection is no longer usable."""
         while self.is_connected:  # noqa: ASYNC110  # the client has no event for it
