@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.sdk import describe_error, now
+from almenara.hookspecs import ResourceKey
+from almenara.sdk import Snapshots, describe_error, now
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.objects import KubernetesObject, Malformed, Metadata, OwnerReference
@@ -87,8 +88,7 @@ class ClusterDiffer:
         self.cluster = cluster
         self.source = source or f"{SOURCE}/{cluster}".rstrip("/")
         self._labels = tuple(labels)
-        self._published: dict[str, dict[Key, Resource]] = defaultdict(dict)
-        """The resources as they were last published, by kind."""
+        self._published = Snapshots()
         self._uids: dict[str, dict[Key, str]] = defaultdict(dict)
         """The uid of every known object, including those that are not resources, by kind."""
         self._owners = OwnerIndex()
@@ -105,8 +105,8 @@ class ClusterDiffer:
         for resource in resources:
             if resource.deleted or not resource.kind.startswith("kubernetes."):
                 continue
+            self._published.load([resource])
             key = (self._native_namespace(resource.namespace), resource.name)
-            self._published[resource.kind][key] = resource
             self._uids[resource.kind][key] = str(resource.state.get("uid", ""))
 
     def namespaces(self) -> set[str]:
@@ -143,7 +143,7 @@ class ClusterDiffer:
 
     def usage(self, kind: WatchedKind, objects: Sequence[KubernetesObject]) -> list[Sample]:
         """Samples of what known pods or nodes use."""
-        return self._usage.sample(kind, objects, self._published[kind.kind], self.cluster)
+        return self._usage.sample(kind, objects, self._uids[kind.kind], self.cluster)
 
     def tick(self) -> list[Signal]:
         """What changes with time alone: certificates come near their end. Call it about once a
@@ -198,7 +198,7 @@ class ClusterDiffer:
     def _rollout_generation(
         self, kind: WatchedKind, key: Key, obj: KubernetesObject, state: Mapping[str, Any]
     ) -> int | None:
-        before = self._published[kind.kind].get(key)
+        before = self._published.get(self._resource_key(kind.kind, key))
         is_same = before is not None and before.state.get("uid") == obj.metadata.uid
         return workloads.rollout_generation(
             before.state if before is not None and is_same else None,
@@ -215,7 +215,7 @@ class ClusterDiffer:
 
     def _update_owners(self, key: Key) -> list[Signal]:
         """The signals of a pod whose owners have become known."""
-        before = self._published[PODS.kind].get(key)
+        before = self._published.get(self._resource_key(PODS.kind, key))
         if before is None:
             return []
         uids, owners = before.state.get("owner_uids"), before.state.get(OWNERS)
@@ -228,9 +228,7 @@ class ClusterDiffer:
         if state == before.state:
             return []
         self._owners.add_pod(key, chain)
-        after = msgspec.structs.replace(before, state=state, time=now())
-        self._published[PODS.kind][key] = after
-        return [after]
+        return [*self._published.update(msgspec.structs.replace(before, state=state, time=now()))]
 
     def _update_services(self, keys: Iterable[Key]) -> list[Signal]:
         """The signals of services whose endpoints may have changed."""
@@ -269,12 +267,11 @@ class ClusterDiffer:
                 self._services.pop(key, None)
             case CERTIFICATES.kind:
                 self._certificates.pop(key, None)
-        before = self._published[kind.kind].pop(key, None)
-        if before is None:
-            return signals
-        if kind.kind == PODS.kind:
+        resource_key = self._resource_key(kind.kind, key)
+        before = self._published.get(resource_key)
+        if before is not None and kind.kind == PODS.kind:
             self._owners.remove_pod(key, before.state.get("owner_uids", ()))
-        return [*signals, msgspec.structs.replace(before, deleted=True, time=now())]
+        return [*signals, *self._published.remove(resource_key)]
 
     def _reject(self, kind: WatchedKind, obj: Malformed) -> list[Signal]:
         """The signals of an object that cannot be read: that it exists, and its problem."""
@@ -296,11 +293,8 @@ class ClusterDiffer:
             severity=Severity.ERROR, state={"uid": obj.metadata.uid, "problem": obj.problem},
             time=now(),
         )  # fmt: skip
-        before = self._published[kind.kind].get(key)
-        if before is not None and _is_unchanged(before, after):
-            return []
-        self._published[kind.kind][key] = after
-        return [after, event]
+        signals = self._published.update(after)
+        return [*signals, event] if signals else []
 
     # Signals
 
@@ -316,10 +310,10 @@ class ClusterDiffer:
                 if value is not None and value not in ("", [], {})
             },
         )  # fmt: skip
-        before = self._published[kind.kind].get(key)
-        if before is not None and _is_unchanged(before, after):
+        before = self._published.get(after.key)
+        signals = self._published.update(after)
+        if not signals:
             return []
-        self._published[kind.kind][key] = after
         if before is not None and before.state.get("uid", "") != (state.get("uid") or ""):
             # Another object of the same name: the first one's transitions are not this one's.
             before = None
@@ -331,7 +325,7 @@ class ClusterDiffer:
             correlation=self._correlation(after, key[0]) or subject,
             source=self.source,
         )
-        return [after, *events]
+        return [*signals, *events]
 
     def _correlation(self, resource: Resource, namespace: str) -> str:
         """What ties the events of a workload and all its parts together: the workload's subject."""
@@ -340,7 +334,7 @@ class ClusterDiffer:
         return self._subject(kind, namespace, name) if slash else ""
 
     def _correlation_of(self, kind: str, key: Key) -> str:
-        known = self._published.get(f"{SOURCE}.{kind.lower()}", {}).get(key)
+        known = self._published.get(self._resource_key(f"{SOURCE}.{kind.lower()}", key))
         if known is not None:
             return self._correlation(known, key[0])
         if kind != "ReplicaSet":
@@ -356,6 +350,9 @@ class ClusterDiffer:
 
     def _namespace(self, namespace: str) -> str:
         return "/".join(filter(None, (self.cluster, namespace)))
+
+    def _resource_key(self, kind: str, key: Key) -> ResourceKey:
+        return kind, self._namespace(key[0]), key[1]
 
     def _native_namespace(self, namespace: str) -> str:
         if not self.cluster:
@@ -381,11 +378,3 @@ def _owner_state(chain: Chain, name: str) -> dict[str, Any]:
         state[OWNERS] = [f"{kind}/{owner}" for kind, owner, _ in chain]
         state["owner_uids"] = [uid for _, _, uid in chain if uid]
     return state
-
-
-def _is_unchanged(before: Resource, after: Resource) -> bool:
-    return (
-        before.state == after.state
-        and before.status == after.status
-        and before.severity == after.severity
-    )

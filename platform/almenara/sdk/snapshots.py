@@ -1,4 +1,4 @@
-"""The difference between two snapshots of resources, as the signals to publish."""
+"""What differs between resources as they were published and as they are, as signals."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -20,15 +20,19 @@ Transition = Callable[[Changes], Iterable[Event]]
 
 
 class Snapshots:
-    """Remembers the last snapshot of resources and returns what differs in the next one.
+    """Remembers resources as they were published and returns what differs.
+
+    A source that reads everything at once passes each snapshot to `difference`; one that watches
+    passes each change to `update` and `remove`. Nothing is returned where only the time differs.
 
     `transitions` makes the events of a change. It is called for resources that appear or disappear
     as well, but not for the first snapshot: that things exist is no news when a source starts. Give
     the same change the same event id, such as `f"{name}/{after.time}"`, so that a change observed
     twice is one event.
 
-    A snapshot lives as long as the process. `restore` adds what earlier runs have published, so
-    that resources which were deleted while the source did not run are reported as deleted.
+    What is remembered lives as long as the process. `restore` adds what earlier runs have
+    published, so that resources which were deleted while the source did not run are reported as
+    deleted; `load` adds resources whose last state is known.
     """
 
     def __init__(self, transitions: Transition | None = None) -> None:
@@ -42,34 +46,57 @@ class Snapshots:
         for kind in list(kinds) or [""]:
             self._restored.update(await context.known_resources(source, kind))
 
+    def load(self, resources: Iterable[Resource]) -> None:
+        """Remember resources as an earlier run published them."""
+        self._known.update((resource.key, resource) for resource in resources)
+
+    def get(self, key: ResourceKey) -> Resource | None:
+        """Return the resource as it was last published; None if it is unknown."""
+        return self._known.get(key)
+
+    def update(self, after: Resource) -> Sequence[Signal]:
+        """Return the signals to publish of one resource: it and the events of its transition."""
+        before = self._known.get(after.key)
+        if before is not None and _is_unchanged(before, after):
+            return ()
+        self._known[after.key] = after
+        return after, *self._events(before, after)
+
+    def remove(self, key: ResourceKey) -> Sequence[Signal]:
+        """Return the signals to publish of a resource that no longer exists."""
+        before = self._known.pop(key, None)
+        if before is None:
+            return ()
+        deleted = msgspec.structs.replace(before, deleted=True, time=now())
+        return deleted, *self._events(before, None)
+
     def difference(self, snapshot: Iterable[Resource]) -> Sequence[Signal]:
-        """Return the signals to publish: each resource that is new or differs in more than its
-        time, each one that is missing, marked as deleted, and the events of their transitions."""
+        """Return the signals to publish of a complete snapshot: each resource that is new or
+        differs, each one that is missing, marked as deleted, and the events of their
+        transitions."""
         current = {resource.key: resource for resource in snapshot}
+        missing = [key for key in self._known if key not in current]
         signals: list[Signal] = []
-        for key, after in current.items():
-            before = self._known.get(key)
-            if before is not None and _is_unchanged(before, after):
-                current[key] = before
-                continue
-            signals.append(after)
-            if not self._is_first:
-                signals.extend(self._events(before, after))
-        for key, before in self._known.items():
-            if key not in current:
-                signals.append(msgspec.structs.replace(before, deleted=True, time=now()))
-                signals.extend(self._events(before, None))
-        for kind, namespace, name in sorted(self._restored - current.keys() - self._known.keys()):
+        for after in current.values():
+            signals += self.update(after)
+        for key in missing:
+            signals += self.remove(key)
+        for kind, namespace, name in sorted(self._restored - current.keys() - set(missing)):
             signals.append(Resource(kind=kind, namespace=namespace, name=name, deleted=True))
         self._restored.clear()
-        self._known, self._is_first = current, False
+        self._is_first = False
         return signals
 
     def _events(self, before: Resource | None, after: Resource | None) -> Iterable[Event]:
-        if self._transitions is None:
+        if self._transitions is None or self._is_first:
             return ()
         return self._transitions(Changes(before=before, after=after))
 
 
 def _is_unchanged(before: Resource, after: Resource) -> bool:
-    return msgspec.structs.replace(after, time=before.time) == before
+    return (
+        before.state == after.state
+        and before.status == after.status
+        and before.severity == after.severity
+        and before.deleted == after.deleted
+    )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from almenara.signals import Severity
+from almenara.signals import Resource, Severity
 from almenara_kubernetes.differ import ClusterDiffer
 from almenara_kubernetes.kinds import (
     ENDPOINT_SLICES,
@@ -121,13 +121,14 @@ def test_service_counts_terminating_endpoints_as_they_route(
     endpoints: list[dict[str, Any]], status: str, ready: int, total: int
 ) -> None:
     differ = ClusterDiffer()
-    differ.update(SERVICES, make_object(SERVICES, "web", spec={"selector": {"app": "web"}}))
+    web = make_object(SERVICES, "web", spec={"selector": {"app": "web"}})
+    signals = differ.update(SERVICES, web)
     named = [(f"pod-{place}", conditions) for place, conditions in enumerate(endpoints)]
 
-    differ.update(ENDPOINT_SLICES, endpoint_slice("slice", "web", *named))
+    signals += differ.update(ENDPOINT_SLICES, endpoint_slice("slice", "web", *named))
 
-    # The state of the service, whether or not it differs from before.
-    (service,) = differ._published["kubernetes.service"].values()
+    # The state of the service, whether or not the second update differs from the first.
+    service = [signal for signal in signals if isinstance(signal, Resource)][-1]
     assert (service.status, service.state["ready"], service.state["endpoints"]) == (
         status, ready, total,
     )  # fmt: skip

@@ -284,6 +284,21 @@ def test_snapshot_changes_are_published_once_with_their_event() -> None:
     }  # fmt: skip
 
 
+def test_snapshot_of_watched_resources_differs_once() -> None:
+    snapshots = Snapshots()
+    (up,) = state(a="up")
+    (down,) = state(a="down")
+    snapshots.load([up])
+    assert snapshots.update(msgspec.structs.replace(up, time=up.time + 5)) == ()
+    assert snapshots.update(down) == (down,)
+    assert snapshots.get(down.key) == down
+    (deleted,) = snapshots.remove(down.key)
+    assert isinstance(deleted, Resource)
+    assert (deleted.status, deleted.deleted) == ("down", True)
+    assert snapshots.remove(down.key) == ()
+    assert snapshots.get(down.key) is None
+
+
 @given(
     st.lists(st.dictionaries(st.sampled_from("abcde"), st.sampled_from(["up", "down"])), max_size=8)
 )
