@@ -22,6 +22,10 @@ class Record(msgspec.Struct, frozen=True):
     signal: Signal
 
 
+StateChange = tuple[str, str, bytes | None]
+"""Owner and key of a stored value, and the value; None deletes it."""
+
+
 class BusClosedError(Unavailable):
     """The bus is closed; nothing of the batch was stored."""
 
@@ -80,13 +84,18 @@ class Bus(Protocol):
     def warnings(self) -> list[str]:
         """What an operator should know while everything still works, one sentence or two each."""
 
-    async def publish(self, batch: Sequence[Signal], origin: str) -> None:
-        """Return once the batch is durable and numbered.
+    async def publish(
+        self, batch: Sequence[Signal], origin: str, changes: Sequence[StateChange] = ()
+    ) -> None:
+        """Return once the batch is durable and numbered, and the changes are in the same commit.
 
         Events whose `source` and `id` were seen within the deduplication window are left out.
         Waits while the log cannot be written. Raises `InvalidSignalError`, after which nothing of
         the batch is stored, and `BusClosedError`.
         """
+
+    async def load_all(self, owner: str) -> dict[str, bytes]:
+        """Return every value that is stored for an owner, by key."""
 
     def subscribe(self, after: int) -> AsyncIterator[list[Record]]:
         """Yield every record after the sequence `after`: those in the log, then new ones."""

@@ -7,7 +7,7 @@ from typing import Final, Self, TypeVar
 
 import structlog
 
-from almenara.bus import BusClosedError, BusCounters, Record, codec
+from almenara.bus import BusClosedError, BusCounters, Record, StateChange, codec
 from almenara.bus.codec import Redact, RowDecoder
 from almenara.bus.readers import Readers
 from almenara.bus.storage_errors import DamagedDatabaseError
@@ -103,15 +103,18 @@ class EmbeddedBus:
 
     # -- writing
 
-    async def publish(self, batch: Sequence[Signal], origin: str) -> None:
+    async def publish(
+        self, batch: Sequence[Signal], origin: str, changes: Sequence[StateChange] = ()
+    ) -> None:
         check_batch(batch)
-        if not batch:
+        if not batch and not changes:
             return
         while self.counters.waiting >= self.settings.max_queued_signals and not self._closed:
             self._has_space.clear()
             await self._has_space.wait()
         signals = tuple(batch)
-        await self._submit(lambda finish: Submission(signals, origin, finish))
+        written = tuple(changes)
+        await self._submit(lambda finish: Submission(signals, origin, finish, changes=written))
 
     async def save(self, plugin: str, key: str, value: bytes) -> None:
         """Store a plugin's value durably, after every batch published before.
@@ -151,6 +154,14 @@ class EmbeddedBus:
                 "SELECT value FROM plugin_state WHERE plugin = ? AND key = ?", (plugin, key)
             ).fetchone()
             return row[0] if row else None
+
+        return await self._replays.run(query)
+
+    async def load_all(self, owner: str) -> dict[str, bytes]:
+        def query(connection: sqlite3.Connection) -> dict[str, bytes]:
+            return dict(
+                connection.execute("SELECT key, value FROM plugin_state WHERE plugin = ?", (owner,))
+            )
 
         return await self._replays.run(query)
 

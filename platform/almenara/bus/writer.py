@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.bus import Record, codec, retention
+from almenara.bus import Record, StateChange, codec, retention
 from almenara.bus.codec import Redact
 from almenara.bus.known_resources import KnownResources
 from almenara.bus.log_clock import Anchor, LogClock
@@ -40,6 +40,8 @@ class Submission(msgspec.Struct):
     dropped: int = 0
     """New resources that were left out, because their source has too many."""
     refused: Exception | None = None
+    changes: Sequence[StateChange] = ()
+    """Written in the transaction of the batch, unless the batch is refused."""
 
 
 class StateWrite(msgspec.Struct):
@@ -134,9 +136,11 @@ class Writer:
             self._insert(records, keys)
             for batch, signals in accepted:
                 self.known_resources.store(batch.origin, signals)
+                for change in batch.changes:
+                    self._save(*change)
             for item in group:
                 if isinstance(item, StateWrite):
-                    self._save(item)
+                    self._save(item.plugin, item.key, item.value)
             last = self.last_sequence + len(records)
             generation, seen = self._generation, self._seen + len(keys)
             if seen >= self.settings.deduplication_window:
@@ -240,11 +244,16 @@ class Writer:
         if observations:
             many("INSERT INTO observations VALUES (?, ?, ?, ?)", observations)
 
-    def _save(self, item: StateWrite) -> None:
+    def _save(self, owner: str, key: str, value: bytes | None) -> None:
+        if value is None:
+            self.connection.execute(
+                "DELETE FROM plugin_state WHERE plugin = ? AND key = ?", (owner, key)
+            )
+            return
         self.connection.execute(
             "INSERT INTO plugin_state VALUES (?, ?, ?)"
             " ON CONFLICT DO UPDATE SET value = excluded.value",
-            (item.plugin, item.key, item.value),
+            (owner, key, value),
         )
 
     def _note_time(self, last: int) -> None:
