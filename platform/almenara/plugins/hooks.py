@@ -19,7 +19,9 @@ from almenara.hookspecs import (
     LogStream,
     Page,
     Panel,
+    Processor,
     Requirement,
+    Subscription,
 )
 from almenara.plugins.discovery import GROUP, PluginError, module_location
 
@@ -104,6 +106,25 @@ class PluginHooks:
                     " `async def run(self, publish)`"
                 )
         return sources
+
+    def processors(self, name: str, settings: Any, context: Context) -> list[Processor]:
+        """The processors of a plugin."""
+        processors = list(
+            self.call(name, "almenara_processors", settings=settings, context=context) or ()
+        )
+        for processor in processors:
+            kind = type(processor).__name__
+            if not callable(getattr(processor, "on_signal", None)):
+                raise PluginError(
+                    f"processor {kind} of plugin {name} must have `def on_signal(self, signal,"
+                    " step)`"
+                )
+            if not isinstance(getattr(processor, "subscription", None), Subscription):
+                raise PluginError(
+                    f"processor {kind} of plugin {name} must have a `subscription`, an"
+                    " almenara.hookspecs.Subscription"
+                )
+        return processors
 
     def panels(self, name: str, settings: Any) -> list[Panel]:
         """The panels of a plugin."""

@@ -12,6 +12,7 @@ from almenara.errors import AlmenaraError, describe_error
 from almenara.hookspecs import Context, LogStream, Page, Panel
 from almenara.plugins.context import PluginContext, State
 from almenara.plugins.registry import PluginRegistry
+from almenara.processors.source import ProcessorBus, ProcessorSource
 from almenara.supervisor import Supervisor
 from almenara.supervisor.protocol import Start
 
@@ -46,6 +47,10 @@ class Assets(Protocol):
     def add(self, prefix: str, folder: Path) -> None: ...
 
 
+class HostBus(State, ProcessorBus, Protocol):
+    """The bus, as far as plugins use it."""
+
+
 class PluginHost:
     """Hands out the parts of plugins: sources to the supervisor, panels to their registry."""
 
@@ -53,7 +58,7 @@ class PluginHost:
         self,
         settings: Settings,
         plugins: PluginRegistry,
-        state: State,
+        state: HostBus,
         supervisor: Supervisor,
         panels: Panels,
         assets: Assets,
@@ -102,6 +107,8 @@ class PluginHost:
         start = partial(self._start_message, name, context)
         for source in hooks.sources(name, settings, context):
             self.supervisor.add(source, name, context, start)
+        for processor in hooks.processors(name, settings, context):
+            self.supervisor.add(ProcessorSource(processor, name, self.state), name, context)
         self.supervisor.set_steps(
             name,
             partial(hooks.startup, name, settings, context),

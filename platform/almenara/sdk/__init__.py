@@ -17,6 +17,7 @@ from almenara.sdk.health import HealthAggregator
 from almenara.sdk.polling import Backoff, every, poll
 from almenara.sdk.snapshots import Changes, Snapshots
 from almenara.sdk.watch import ExpiredError, watch
+from almenara.sdk.windows import Window, add_to_window, join
 
 __all__ = [
     "AlmenaraError",
@@ -32,11 +33,14 @@ __all__ = [
     "Secret",
     "Snapshots",
     "Unavailable",
+    "Window",
+    "add_to_window",
     "blocking",
     "describe_error",
     "every",
     "finish_within",
     "honor_cancellation",
+    "join",
     "monotonic",
     "now",
     "poll",

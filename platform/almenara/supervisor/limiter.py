@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from almenara.bus import Bus
+from almenara.bus import Bus, StateChange
 from almenara.bus.validation import check_batch
 from almenara.signals import Signal
 from almenara.supervisor.state import SourceError, SourceState
@@ -38,8 +38,11 @@ class PublishLimiter:
         self._refilled = time.monotonic()
         self._slices = asyncio.Semaphore(CONCURRENT_SLICES)
 
-    async def publish(self, batch: Sequence[Signal]) -> None:
-        """Return once the batch is durable. Raises `FloodError`, and what the bus raises."""
+    async def publish(self, batch: Sequence[Signal], changes: Sequence[StateChange] = ()) -> None:
+        """Return once the batch is durable. Raises `FloodError`, and what the bus raises.
+
+        With changes of a state, the batch is written in one transaction with them.
+        """
         check_batch(batch)
         size = len(batch)
         if self.waiting and self.waiting + size > self.waiting_limit:
@@ -51,10 +54,11 @@ class PublishLimiter:
         self.waiting += size
         try:
             await self._wait_for_tokens(size)
-            for start in range(0, size, SLICE) if size > SLICE else (0,):
+            is_sliced = size > SLICE and not changes
+            for start in range(0, size, SLICE) if is_sliced else (0,):
                 async with self._slices:
-                    part = batch if size <= SLICE else batch[start : start + SLICE]
-                    await self.bus.publish(part, self.state.name)
+                    part = batch[start : start + SLICE] if is_sliced else batch
+                    await self.bus.publish(part, self.state.name, changes)
         finally:
             self.waiting -= size
 

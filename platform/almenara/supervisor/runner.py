@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import structlog
 
-from almenara.bus import Bus, BusClosedError
+from almenara.bus import Bus, BusClosedError, StateChange
 from almenara.config import SourceLimits, SupervisorSettings
 from almenara.errors import describe_error
 from almenara.hookspecs import Context, Publish, SourceReport
@@ -50,6 +50,8 @@ class SourceRunner:
         name = getattr(source, "name", "") or plugin
         own = settings.sources.get(name, SourceLimits())
         self.isolation = own.isolation or settings.isolation
+        if self.isolation == "process" and not getattr(source, "can_have_process", True):
+            self.isolation = "thread"
         self.rate_limit: float = (
             own.rate_limit or getattr(source, "rate_limit", None) or settings.rate_limit
         )
@@ -106,8 +108,8 @@ class SourceRunner:
             waiting_limit=self.settings.pending_limit,
         )  # fmt: skip
 
-        async def publish(batch: Sequence[Signal]) -> None:
-            await limiter.publish(batch)
+        async def publish(batch: Sequence[Signal], changes: Sequence[StateChange] = ()) -> None:
+            await limiter.publish(batch, changes)
             self._count(batch)
 
         try:

@@ -140,10 +140,10 @@ class SourceThread:
             # Marks the exception as retrieved: no task may be waiting for it any more.
             self._result.exception()
 
-    async def _publish(self, batch: Sequence[Signal]) -> None:
+    async def _publish(self, batch: Sequence[Signal], *changes: Any) -> None:
         if self.abandoned:
             raise asyncio.CancelledError
-        await self._publish_at_home(batch)
+        await self._publish_at_home(batch, *changes)
 
     def _main(self) -> None:
         error: BaseException | None = None

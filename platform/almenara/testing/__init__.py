@@ -13,13 +13,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from almenara.testing.clock import ManualClock
+from almenara.testing.processor_run import ProcessorRun, check_processor
 from almenara.testing.rendering import render_panel
 from almenara.testing.source_run import SourceRun
 
 if TYPE_CHECKING:
     from almenara.testing.rules import Settings
 
-__all__ = ["ManualClock", "SourceRun", "conformance", "render_panel"]
+__all__ = [
+    "ManualClock",
+    "ProcessorRun",
+    "SourceRun",
+    "check_processor",
+    "conformance",
+    "render_panel",
+]
 
 
 def conformance(plugin: str, settings: "Settings | None" = None) -> Callable[..., Any]:

@@ -36,6 +36,10 @@ class ManualClock:
         )
         await future
 
+    def shift(self, seconds: float) -> None:
+        """Let time pass where no task waits for it."""
+        self._passed += seconds
+
     @property
     def sleeping(self) -> int:
         """The number of waits on this clock."""

@@ -8,6 +8,7 @@ import pytest
 
 if TYPE_CHECKING:
     from almenara.testing.clock import ManualClock
+    from almenara.testing.processor_run import ProcessorRun
     from almenara.testing.source_run import MemoryContext, SourceRun
 
 
@@ -34,5 +35,16 @@ def run_source(manual_clock: "ManualClock") -> "Callable[[Any], SourceRun]":
 
     def run(source: Any, **options: Any) -> SourceRun:
         return SourceRun(source, **{"clock": manual_clock, **options})
+
+    return run
+
+
+@pytest.fixture
+def run_processor(manual_clock: "ManualClock") -> "Callable[[Callable[[], Any]], ProcessorRun]":
+    """Runs a processor on `manual_clock`: `run = run_processor(MyProcessor)`."""
+    from almenara.testing.processor_run import ProcessorRun
+
+    def run(create: Callable[[], Any], **options: Any) -> ProcessorRun:
+        return ProcessorRun(create, **{"clock": manual_clock, **options})
 
     return run

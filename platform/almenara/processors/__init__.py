@@ -1,0 +1,1 @@
+"""Processors: run the parts of plugins that derive signals from the log."""
