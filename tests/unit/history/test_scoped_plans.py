@@ -113,6 +113,40 @@ async def test_scoped_history_does_the_same_work_with_and_without_hidden_events(
     print(f"{len(QUERIES)} queries with {HIDDEN:,} hidden events and without: 0 differ")
 
 
+DEPENDENT: dict[str, Filter] = {
+    "text": Filter(text="n"),
+    "correlation": Filter(correlation="US-1"),
+    "window": Filter(since=100, until=1_000),
+    "since": Filter(since=1_000),
+    "until": Filter(until=1_000),
+    "text of a type": Filter(text="n", type="shared"),
+}
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+async def test_scoped_answer_that_depends_on_hidden_events_comes_at_a_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    chosen = DEPENDENT[name]
+    sleeps: list[float] = []
+
+    async def note(seconds: float) -> None:
+        sleeps.append(seconds)
+
+    times = iter([0.0, 0.012, 0.0, 0.051, 0.0, 0.1])
+    async with open_log(tmp_path, 0) as log:
+        history = History(log)
+        monkeypatch.setattr("almenara.history.queries.sleep", note)
+        monkeypatch.setattr("almenara.history.queries.monotonic", lambda: next(times))
+        await history.events(chosen)
+        assert sleeps == []
+        scoped = history.within(OPEN)
+        await scoped.events(chosen)
+        await scoped.count(chosen)
+        await scoped.buckets(chosen, since=0, until=1_000, width=100)
+    assert sleeps == pytest.approx([0.038, 0.049, 0.0])
+
+
 async def test_hidden_and_missing_names_take_the_same_work(tmp_path: Path) -> None:
     async with open_log(tmp_path, HIDDEN) as log:
         history = History(log).within(OPEN)
