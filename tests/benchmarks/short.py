@@ -15,6 +15,7 @@ from support.api_server import programs, why_not
 HERE = Path(__file__).parent
 BENCHMARKS = (
     "run.py",
+    "counts.py",
     "ray_history.py",
     "kubernetes_load.py",
     "kubernetes_pages.py",

@@ -231,7 +231,9 @@ def _copy(reading: sqlite3.Connection, writing: sqlite3.Connection, report: Chec
     # Counts of uses may be wrong by what is lost. As for events from before schema 4, names are
     # removed only after all events of now.
     writing.execute("UPDATE names SET uses = 0")
-    writing.execute("UPDATE position SET names_counted_from = last_sequence")
+    writing.execute(
+        "UPDATE position SET names_counted_from = last_sequence, uncounted_through = last_sequence"
+    )
 
 
 def _copy_position(reading: sqlite3.Connection, writing: sqlite3.Connection) -> None:

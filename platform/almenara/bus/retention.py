@@ -8,6 +8,7 @@ bounded number of signals, so that batches are written between them.
 import sqlite3
 from typing import Final
 
+from almenara.bus.counts import release_counts
 from almenara.bus.names import release_uses
 from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_DATA_BEFORE_4
 from almenara.config import StorageSettings
@@ -130,6 +131,7 @@ def _remove_events(connection: sqlite3.Connection, through: int, limit: int) -> 
             (last,),
         )
         release_uses(connection, last)
+        release_counts(connection, last)
         connection.execute("DELETE FROM events WHERE sequence <= ?", (last,))
         connection.execute("UPDATE position SET events = events - ?", (count,))
         connection.execute("COMMIT")

@@ -10,7 +10,7 @@ from typing import Final
 from almenara.bus.text_index import searched_text
 from almenara.errors import AlmenaraError
 
-VERSION: Final = 4
+VERSION: Final = 5
 
 KNOWN_RESOURCES: Final = """
 CREATE TABLE known_resources (
@@ -22,6 +22,13 @@ NAME_PAIRS: Final = """
 CREATE TABLE name_pairs (
     origin INTEGER NOT NULL, type INTEGER NOT NULL, uses INTEGER NOT NULL,
     PRIMARY KEY (origin, type)
+) WITHOUT ROWID;
+"""
+EVENT_COUNTS: Final = """
+CREATE TABLE event_counts (
+    level INTEGER NOT NULL, origin INTEGER NOT NULL, type INTEGER NOT NULL, slot INTEGER NOT NULL,
+    namespace INTEGER NOT NULL, severity INTEGER NOT NULL, events INTEGER NOT NULL,
+    PRIMARY KEY (level, origin, type, slot, namespace, severity)
 ) WITHOUT ROWID;
 """
 TABLES: Final = f"""
@@ -36,7 +43,8 @@ CREATE TABLE position (
     names_counted_from INTEGER NOT NULL DEFAULT 0,
     has_inline_names INTEGER NOT NULL DEFAULT 0,
     text_changed_at INTEGER NOT NULL DEFAULT 0,
-    anchor TEXT
+    anchor TEXT,
+    uncounted_through INTEGER NOT NULL DEFAULT 0
 );
 INSERT INTO position (only, last_sequence, seen_generation, seen_count, events)
     VALUES (1, 0, 0, 0, 0);
@@ -44,6 +52,7 @@ CREATE TABLE names (
     number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE, uses INTEGER NOT NULL DEFAULT 0
 );
 {NAME_PAIRS}
+{EVENT_COUNTS}
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
@@ -104,11 +113,17 @@ UPDATE position SET
     names_counted_from = last_sequence,
     text_changed_at = last_sequence;
 """  # nosec B608 # tables of ours
+COUNT_EVENTS: Final = f"""
+{EVENT_COUNTS}
+ALTER TABLE position ADD COLUMN uncounted_through INTEGER NOT NULL DEFAULT 0;
+UPDATE position SET uncounted_through = last_sequence;
+"""
 STEPS: Final = (
     "",
     KNOWN_RESOURCES.replace("known_resources", "told"),
     RENAME_TOLD,
     COUNT_NAMES,
+    COUNT_EVENTS,
 )
 """By version: the statements that turn the tables of that version into those of the next."""
 

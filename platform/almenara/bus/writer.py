@@ -1,5 +1,6 @@
 """What the writer thread does with the database: batches in, each group in one transaction."""
 
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -8,6 +9,7 @@ import msgspec
 
 from almenara.bus import Record, StateChange, codec, retention
 from almenara.bus.codec import Redact
+from almenara.bus.counts import add_counts
 from almenara.bus.known_resources import KnownResources
 from almenara.bus.log_clock import Anchor, LogClock
 from almenara.bus.names import NameTable, count_pairs
@@ -23,8 +25,9 @@ KEYS_PER_QUERY: Final = 500
 CLOCK_NOTES: Final = 1_000
 """Notes of the log's time within the shortest retention, which bounds how exact removal is."""
 
-ORIGIN, TYPE = 3, 4
+ORIGIN, TYPE, TIME, SEVERITY, NAMESPACE = 3, 4, 6, 7, 13
 """Columns of the row of an event."""
+COUNTED: Final = operator.itemgetter(TIME, ORIGIN, TYPE, NAMESPACE, SEVERITY)
 
 Finish = Callable[[Exception | None], None]
 
@@ -241,6 +244,7 @@ class Writer:
             many(f"INSERT INTO seen_{self._generation} VALUES (?)", ((key,) for key in keys))  # nosec B608 # constant fragments, bound values
             self.names.store_uses()
             count_pairs(self.connection, ((row[ORIGIN], row[TYPE]) for row in events))
+            add_counts(self.connection, map(COUNTED, events))
         if observations:
             many("INSERT INTO observations VALUES (?, ?, ?, ?)", observations)
 

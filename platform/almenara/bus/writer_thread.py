@@ -20,6 +20,7 @@ import structlog
 
 from almenara.bus import BusClosedError, Record, retention
 from almenara.bus.codec import Redact
+from almenara.bus.counts import count_older
 from almenara.bus.disk_reserve import DiskReserve
 from almenara.bus.folder import FolderLock, prepare_folder
 from almenara.bus.schema import connect
@@ -84,6 +85,7 @@ class WriterThread:
         self._in_hand: Sequence[Work] = []
         """What is being written, and must be answered whatever happens."""
         self._has_problem = False
+        self._has_uncounted = True
         self._fixed_bytes = 0
 
     async def start(self) -> int:
@@ -188,7 +190,7 @@ class WriterThread:
         next_retention = time.monotonic() + self.settings.retention_interval
         pending = 0
         while True:
-            until = 0.0 if pending else next_retention
+            until = 0.0 if pending or self._has_uncounted else next_retention
             if self._writer is None:
                 until = min(until, time.monotonic() + self.settings.write_retry_interval)
             group, is_last = self._next_group(until)
@@ -200,9 +202,12 @@ class WriterThread:
                 self._try_to_open()
             if is_last:
                 return
+            if self._has_uncounted:
+                self._count_older()
             if pending or time.monotonic() >= next_retention:
                 if not pending:
                     self._fixed_bytes = _measure_fixed_bytes(self._writer)
+                    self._has_uncounted = True
                 pending = self._retain()
                 next_retention = time.monotonic() + self.settings.retention_interval
 
@@ -332,6 +337,16 @@ class WriterThread:
             return 0
         self._call(self._listener.on_retention, removed, _list_warnings(writer))
         return removed
+
+    def _count_older(self) -> None:
+        """Count a step of the events of a former version; tried again later where it fails."""
+        self._has_uncounted = False
+        if self._writer is None:
+            return
+        try:
+            self._has_uncounted = count_older(self._writer.connection) > 0
+        except Exception as error:
+            log.warning("older events could not be counted", reason=describe_error(error))
 
     def _close_writer(self) -> None:
         writer, self._writer = self._writer, None

@@ -91,7 +91,7 @@ class EventColumns:
         stored = find_names(self._connection, [name for name in names if name], is_exact=True)
         if "" in names:
             stored.values.append(NO_NAMESPACE)
-        return _namespace_condition(stored, _is_in(OLD_NAMESPACE, names))
+        return _namespace_condition(stored, is_in(OLD_NAMESPACE, names))
 
     def has_label(self, name: str, value: str) -> Condition:
         return Condition(
@@ -144,7 +144,7 @@ def build_plan(
     ):
         for sign, bound in (lower, upper):
             if bound is not None:
-                where.add(Condition(f"{column} {sign} ?", (_clamp(bound),)))
+                where.add(Condition(f"{column} {sign} ?", (clamp(bound),)))
     if chosen.severity is not None:
         # Written into the statement, because SQLite uses a partial index only where the condition
         # of the index stands in the query word for word (below); it does not see that one bound
@@ -220,7 +220,7 @@ def _plan_text(
     # The full-text index is read in the order of its rowid, so bounds and order apply to that
     # column; CROSS JOIN keeps SQLite from turning the join around.
     bounds = [
-        (f"f.rowid {sign} ?", _clamp(bound))
+        (f"f.rowid {sign} ?", clamp(bound))
         for bound, sign in ((after, ">"), (before, "<"))
         if bound is not None
     ]
@@ -312,7 +312,7 @@ class StoredNames(msgspec.Struct):
 
     def condition(self, column: str) -> Condition:
         """SQL for: the column holds one of the names."""
-        is_numbered = _is_in(column, self.values)
+        is_numbered = is_in(column, self.values)
         if self.inline is None:
             return is_numbered
         is_inline = f"(typeof({column}) = 'text' AND substr({column}, 2) REGEXP ?)"
@@ -374,8 +374,8 @@ def _subject_condition(text: str) -> Condition:
 
 
 def _is_small_window(connection: sqlite3.Connection, chosen: Filter) -> bool:
-    low = _clamp(chosen.since) if chosen.since is not None else SMALLEST
-    high = _clamp(chosen.until) if chosen.until is not None else LARGEST
+    low = clamp(chosen.since) if chosen.since is not None else SMALLEST
+    high = clamp(chosen.until) if chosen.until is not None else LARGEST
     (number,) = connection.execute(
         "SELECT count(*) FROM (SELECT 1 FROM events WHERE time >= ? AND time < ? LIMIT ?)",
         (low, high, SMALL_WINDOW + 1),
@@ -383,7 +383,8 @@ def _is_small_window(connection: sqlite3.Connection, chosen: Filter) -> bool:
     return bool(number <= SMALL_WINDOW)
 
 
-def _is_in(expression: str, values: Iterable[StoredName]) -> Condition:
+def is_in(expression: str, values: Iterable[StoredName]) -> Condition:
+    """SQL for: an expression has one of the values."""
     # One bound value whatever the number of values, so that the prepared statement is reused.
     listed = msgspec.json.encode(list(values)).decode()
     return Condition(f"{expression} IN (SELECT value FROM json_each(?))", (listed,))  # nosec B608 # constant fragments, bound values
@@ -415,5 +416,6 @@ def _any_of(texts: Iterable[str]) -> str:
     return f"(?=.)(?:{'|'.join(parts)})"
 
 
-def _clamp(value: int) -> int:
+def clamp(value: int) -> int:
+    """Return a value within the integers of SQLite."""
     return max(SMALLEST, min(value, LARGEST))

@@ -13,6 +13,7 @@ import msgspec
 
 from almenara.bus import LogReader, Record, codec
 from almenara.bus.codec import RowDecoder
+from almenara.history.counted import plan_counts
 from almenara.history.filter import Filter
 from almenara.history.planner import Plan, build_plan, read_pairs, scope_condition
 from almenara.scope import FULL_SCOPE, Scope
@@ -109,18 +110,18 @@ class History:
         return await self._log.read(query, self._user)
 
     async def count(self, chosen: Filter, limit: int | None = None) -> int:
-        """Count the events that match; counting stops at `limit`."""
+        """Count the events that match; where the stored counts don't know, counting stops at
+        `limit`."""
 
         def query(connection: sqlite3.Connection) -> int:
-            plan = build_plan(connection, chosen, self._scope, is_count=True)
-            if plan is None:
-                return 0
-            statement, parameters = plan.select("1 AS one", limit=limit)
-            (number,) = connection.execute(
-                f"SELECT count(*) FROM ({statement})",  # nosec B608 # constant fragments, bound values
-                parameters,
-            ).fetchone()
-            return int(number) if limit is None else min(int(number), limit)
+            counted = plan_counts(connection, chosen, self._scope)
+            if counted is None:
+                return _count_rows(connection, chosen, self._scope, limit)
+            number = sum(events for events, _ in counted.read(connection, None).values())
+            for since, until in counted.ends:
+                window = msgspec.structs.replace(chosen, since=since, until=until)
+                number += _count_rows(connection, window, self._scope, limit)
+            return number if limit is None else min(number, limit)
 
         return await self._read(query, chosen)
 
@@ -138,17 +139,18 @@ class History:
         )
 
         def query(connection: sqlite3.Connection) -> list[tuple[int, int, int]]:
-            plan = build_plan(connection, window, self._scope, is_count=True)
-            if plan is None:
-                return []
-            statement, parameters = plan.select("e.time AS time, e.severity AS severity")
-            # SQLite's remainder is negative for times before the epoch; hence twice.
-            return connection.execute(
-                f"SELECT time - ((time % {int(width)}) + {int(width)}) % {int(width)} AS start,"  # nosec B608 # constant fragments, bound values
-                f" count(*), sum(severity >= {int(Severity.ERROR)})"
-                f" FROM ({statement}) GROUP BY start ORDER BY start",
-                parameters,
-            ).fetchall()
+            counted = plan_counts(connection, window, self._scope, width)
+            if counted is None:
+                return _bucket_rows(connection, window, self._scope, width)
+            buckets = {
+                number * width: counts for number, counts in counted.read(connection, width).items()
+            }
+            for first, end in counted.ends:
+                part = msgspec.structs.replace(window, since=first, until=end)
+                for start, events, failures in _bucket_rows(connection, part, self._scope, width):
+                    earlier = buckets.get(start, (0, 0))
+                    buckets[start] = earlier[0] + events, earlier[1] + failures
+            return [(start, *counts) for start, counts in sorted(buckets.items())]
 
         return await self._read(query, window)
 
@@ -167,7 +169,7 @@ class History:
         )
 
     async def count_stored(self) -> int:
-        """Count all stored events. Where a scope depends on namespaces or labels, those among the
+        """Count all stored events. Where a scope depends on labels, those among the
         `RECENT_SIGNALS` newest: each status request counts, so the work must not grow with history.
         """
         if not self._scope.is_full:
@@ -183,18 +185,13 @@ class History:
             pairs = read_pairs(connection, self._scope)
             if pairs is not None and pairs.is_decided:
                 return pairs.count_visible()
+            if (counted := plan_counts(connection, Filter(), self._scope)) is not None:
+                return sum(events for events, _ in counted.read(connection, None).values())
             (last,) = connection.execute("SELECT last_sequence FROM position").fetchone()
             plan = build_plan(
                 connection, Filter(), self._scope, after=max(last - RECENT_SIGNALS, 0)
             )
-            if plan is None:
-                return 0
-            statement, parameters = plan.select("1 AS one")
-            (number,) = connection.execute(
-                f"SELECT count(*) FROM ({statement})",  # nosec B608 # constant fragments, bound values
-                parameters,
-            ).fetchone()
-            return int(number)
+            return 0 if plan is None else _count_plan(connection, plan)
 
         return await self._log.read(query, self._user)
 
@@ -223,6 +220,41 @@ def _depends_on_hidden(chosen: Filter) -> bool:
     return any(
         value is not None for value in (chosen.text, chosen.correlation, chosen.since, chosen.until)
     )
+
+
+def _count_rows(
+    connection: sqlite3.Connection, chosen: Filter, scope: Scope, limit: int | None
+) -> int:
+    plan = build_plan(connection, chosen, scope, is_count=True)
+    if plan is None:
+        return 0
+    number = _count_plan(connection, plan, limit)
+    return number if limit is None else min(number, limit)
+
+
+def _count_plan(connection: sqlite3.Connection, plan: Plan, limit: int | None = None) -> int:
+    statement, parameters = plan.select("1 AS one", limit=limit)
+    (number,) = connection.execute(
+        f"SELECT count(*) FROM ({statement})",  # nosec B608 # constant fragments, bound values
+        parameters,
+    ).fetchone()
+    return int(number)
+
+
+def _bucket_rows(
+    connection: sqlite3.Connection, window: Filter, scope: Scope, width: int
+) -> list[tuple[int, int, int]]:
+    plan = build_plan(connection, window, scope, is_count=True)
+    if plan is None:
+        return []
+    statement, parameters = plan.select("e.time AS time, e.severity AS severity")
+    # SQLite's remainder is negative for times before the epoch; hence twice.
+    return connection.execute(
+        f"SELECT time - ((time % {int(width)}) + {int(width)}) % {int(width)} AS start,"  # nosec B608 # constant fragments, bound values
+        f" count(*), sum(severity >= {int(Severity.ERROR)})"
+        f" FROM ({statement}) GROUP BY start ORDER BY start",
+        parameters,
+    ).fetchall()
 
 
 def _fetch(

@@ -47,10 +47,11 @@ async def test_migrate_upgrades_schema_1_with_its_events(
         "position DROP COLUMN last_name",
         "position DROP COLUMN names_counted_from", "position DROP COLUMN has_inline_names",
         "position DROP COLUMN text_changed_at", "position DROP COLUMN anchor",
+        "position DROP COLUMN uncounted_through",
     )  # fmt: skip
     connection.executescript(
-        "DROP TABLE known_resources; DROP TABLE name_pairs; PRAGMA user_version = 1;"
-        + "".join(f"ALTER TABLE {column};" for column in added)
+        "DROP TABLE known_resources; DROP TABLE name_pairs; DROP TABLE event_counts;"
+        "PRAGMA user_version = 1;" + "".join(f"ALTER TABLE {column};" for column in added)
     )
     connection.close()
     async with EmbeddedBus(settings) as bus:
@@ -127,6 +128,21 @@ async def test_migrate_upgrades_schema_1_to_the_current_one(version_0_1: Storage
         resources = Resources()
         await resources.rebuild(bus)
         assert [it.name for it in resources.of_kind("pod") if it.deleted] == ["web-2"]
+
+
+async def test_migrate_counts_events_of_version_0_1_in_the_background(
+    version_0_1: StorageSettings,
+) -> None:
+    async with EmbeddedBus(version_0_1) as bus:
+        await bus.publish([make_event(43, type="new", time=0)], "nats")
+        left = "SELECT uncounted_through FROM position"
+        async with asyncio.timeout(10):
+            while await bus.read(lambda it: it.execute(left).fetchone()) != (0,):
+                await asyncio.sleep(0.01)
+        total = "SELECT sum(events) FROM event_counts WHERE level = 2 AND type = 0"
+        assert await bus.read(lambda it: it.execute(total).fetchone()) == (44,)
+        assert await History(bus).count(Filter(type="plan.approved")) == 14
+        assert await History(bus).count(Filter(type="new")) == 1
 
 
 async def test_retention_removes_events_of_version_0_1_and_their_text_index(

@@ -9,7 +9,7 @@ from almenara.panels.filters import EVENT_FILTERS
 from almenara.panels.panel import Panel, has_matching_event
 from almenara.panels.view import View
 from almenara.signals import now
-from almenara.units import HOUR, MINUTE, SECOND
+from almenara.units import DAY, HOUR, MINUTE, SECOND
 
 BARS: Final = 60
 BAR_WIDTHS: Final = (
@@ -26,7 +26,8 @@ async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
     until = min(filters.until, now()) if filters.until is not None else now()
     since = filters.since if filters.since is not None else until - DEFAULT_RANGE
     span = max(until - since, SECOND)
-    width = next((each for each in BAR_WIDTHS if each * BARS >= span), -(-span // BARS))
+    days = -(-span // (BARS * DAY))
+    width = next((each for each in BAR_WIDTHS if each * BARS >= span), days * DAY)
     first = since // width * width
     counts = {
         start: (count, errors)

@@ -1,0 +1,127 @@
+"""Counts of events by time, written in the transaction of the events: what histograms and totals
+read, so that their work does not grow with the number of events.
+
+The table `event_counts` has a row for each slot of time, origin, type, namespace and severity that
+has events, at three widths of a slot. Rows with `ALL` as origin and type count all events of a slot
+by severity.
+"""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from almenara.units import DAY, MINUTE, SECOND
+
+WIDTHS: Final = (10 * SECOND, 10 * MINUTE, DAY)
+"""Microseconds of a slot, by level; each width is a multiple of the one before."""
+ALL: Final = 0
+"""Origin and type of the rows that count the events of all."""
+UNNUMBERED: Final = -1
+"""Stands for names that events store as text, and for namespaces from before schema 4."""
+EVENTS_IN_STEP: Final = 5_000
+"""Older events counted in one transaction; pending batches are written between two of them."""
+
+Group = tuple[int, Any, Any, Any, int]
+"""Slot of the first level, origin, type, namespace and severity of several events."""
+
+_KEY: Final = (
+    "level = ? AND origin = ? AND type = ? AND slot = ? AND namespace = ? AND severity = ?"
+)
+_NUMBERS: Final = ", ".join(
+    f"CASE typeof({column}) WHEN 'integer' THEN {column} ELSE {UNNUMBERED} END"
+    for column in ("origin", "type", "namespace")
+)
+_GROUPS: Final = (
+    # SQLite's division rounds towards zero, also for times before the epoch.
+    f"SELECT time / {WIDTHS[0]} - (time % {WIDTHS[0]} < 0), {_NUMBERS}, severity, count(*)"  # nosec B608 # constant fragments, bound values
+    " FROM events NOT INDEXED WHERE sequence > ? AND sequence <= ? GROUP BY 1, 2, 3, 4, 5"
+)
+
+
+def add_counts(
+    connection: sqlite3.Connection, events: Iterable[tuple[int, Any, Any, Any, int]]
+) -> None:
+    """Count new events, each given as time, origin, type, namespace and severity."""
+    width = WIDTHS[0]
+    _add(
+        connection,
+        Counter(
+            (time // width, _number(origin), _number(kind), _number(namespace), severity)
+            for time, origin, kind, namespace, severity in events
+        ),
+    )
+
+
+def release_counts(connection: sqlite3.Connection, through: int) -> None:
+    """Count down the events up to a sequence, which are about to be removed.
+
+    Events that `count_older` has not reached yet were never counted.
+    """
+    (uncounted,) = connection.execute("SELECT uncounted_through FROM position").fetchone()
+    counts = _spread(_read_groups(connection, uncounted, through))
+    connection.executemany(
+        f"UPDATE event_counts SET events = events - ? WHERE {_KEY}",  # nosec B608 # constant fragments, bound values
+        [(events, *key) for key, events in counts.items()],
+    )
+    connection.executemany(
+        f"DELETE FROM event_counts WHERE {_KEY} AND events <= 0",  # nosec B608 # constant fragments, bound values
+        counts,
+    )
+    if 0 < uncounted <= through:
+        connection.execute("UPDATE position SET uncounted_through = 0")
+
+
+def count_older(connection: sqlite3.Connection) -> int:
+    """Count the newest of the events that a former version stored; return how many.
+
+    Until all of them are counted, queries count the events themselves.
+    """
+    (through,) = connection.execute("SELECT uncounted_through FROM position").fetchone()
+    if not through:
+        return 0
+    first, events = connection.execute(
+        "SELECT min(sequence), count(*) FROM ("
+        "SELECT sequence FROM events WHERE sequence <= ? ORDER BY sequence DESC LIMIT ?)",
+        (through, EVENTS_IN_STEP),
+    ).fetchone()
+    after = 0 if first is None else first - 1
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if events:
+            _add(connection, _read_groups(connection, after, through))
+        connection.execute("UPDATE position SET uncounted_through = ?", (after,))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return int(events)
+
+
+def _number(name: Any) -> int:
+    return name if isinstance(name, int) else UNNUMBERED
+
+
+def _read_groups(connection: sqlite3.Connection, after: int, through: int) -> dict[Group, int]:
+    rows = connection.execute(_GROUPS, (after, through))
+    return {(slot, *names): events for slot, *names, events in rows}
+
+
+def _add(connection: sqlite3.Connection, groups: Mapping[Group, int]) -> None:
+    connection.executemany(
+        "INSERT INTO event_counts VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET events = events + excluded.events",
+        [(*key, events) for key, events in sorted(_spread(groups).items())],
+    )
+
+
+def _spread(groups: Mapping[Group, int]) -> Counter[tuple[int, int, int, int, int, int]]:
+    """Return the counts of groups by the key of their rows: of each level, and of all."""
+    counts: Counter[tuple[int, int, int, int, int, int]] = Counter()
+    for (slot, origin, kind, namespace, severity), events in groups.items():
+        for level, width in enumerate(WIDTHS):
+            place = slot // (width // WIDTHS[0])
+            counts[level, origin, kind, place, namespace, severity] += events
+            counts[level, ALL, ALL, place, ALL, severity] += events
+    return counts
