@@ -59,6 +59,11 @@ class DashboardClient:
         """The version of Ray that answered last; empty while unknown."""
         self._http: httpx.AsyncClient | None = None
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The first two numbers of `ray_version`; empty while it is unknown."""
+        return tuple(map(int, re.findall(r"\d+", self.ray_version)[:2]))
+
     async def __aenter__(self) -> Self:
         self._http = await blocking(lambda: _make_http_client(self.cluster))
         return self

@@ -26,6 +26,7 @@ from almenara_ray.kinds import (
     JOB,
     JOB_STATUSES,
     NODE,
+    UNKNOWN,
     correlation_id,
 )
 from almenara_ray.models import Application, ClusterStatus, Job, Node, SavedState, Version
@@ -36,6 +37,9 @@ from almenara_ray.text import find_error
 STALE_AFTER: Final = 1
 DOWN_AFTER: Final = 2
 """Failed requests in a row."""
+PROOF_LIMIT: Final = 4 * SECOND
+"""Microseconds without an answer after which a first failure leaves nothing of the cluster known: a
+second one that times out as well would come too late."""
 DEMAND_LIMIT: Final = 10
 SNAPSHOT_NODE_LIMIT: Final = 50
 SNAPSHOT_RESOURCES: Final = ("CPU", "GPU", "memory", "object_store_memory")
@@ -69,6 +73,8 @@ class ClusterState:
         self.actors: dict[str, int] | None = None
         self.tasks: dict[str, int] | None = None
         self.applications: list[Application] = []
+        self.has_applications = True
+        """Whether the statuses of the Serve applications are those of the last turn."""
         self.failing_parts: dict[str, str] = {}
         """Endpoints that fail while the cluster answers, with their reasons."""
         self.failures = 0
@@ -200,7 +206,7 @@ class ClusterState:
     def update_applications(self, applications: Sequence[Application]) -> list[Signal]:
         """Replace the Serve applications, and return what changed."""
         before = self.saved.applications
-        self.applications = list(applications)
+        self.applications, self.has_applications = list(applications), True
         events = [
             self._application_event(application, before.get(application.name, ""))
             for application in applications
@@ -264,9 +270,10 @@ class ClusterState:
                 self._event("down", f"{self.saved.down_since}", Severity.ERROR, {"reason": reason})
             )
         signals = [*events, *self.cluster_signals()]
-        if self.health == "down":
+        if self.health == "down" or now() - self._last_answer > PROOF_LIMIT:
+            why = f"cluster {self.name} is {self.health}"
             for kind in PARTS:
-                signals += self.published.mark_unknown(kind, f"cluster {self.name} is down")
+                signals += self.published.mark_unknown(kind, why)
         return signals
 
     def mark_unknown(self, kind: str, reason: str) -> Sequence[Signal]:
@@ -275,6 +282,8 @@ class ClusterState:
             self.jobs.is_current = False
         elif kind == NODE:
             self.nodes.is_current = False
+        elif kind == APPLICATION:
+            self.has_applications = False
         return self.published.mark_unknown(kind, reason)
 
     def delete_resources(self) -> list[Signal]:
@@ -306,7 +315,8 @@ class ClusterState:
             "tasks": self.tasks,
             "jobs": self.jobs.counts if has_jobs else None,
             "applications": {
-                application.name: application.status for application in self.applications
+                application.name: application.status if self.has_applications else UNKNOWN
+                for application in self.applications
             },
         }
         if health in ("stale", "down"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from almenara.hookspecs import Finding
 from almenara_ray.client import DashboardClient
 from almenara_ray.errors import AccessDeniedError, DashboardError, MissingError
-from almenara_ray.mapping import parse_jobs, parse_version
+from almenara_ray.mapping import lists_no_job, parse_jobs, parse_version
 from almenara_ray.models import Version
 from almenara_ray.settings import ClusterSettings, RaySettings
 
@@ -24,6 +24,7 @@ async def check_cluster(cluster: ClusterSettings, settings: RaySettings) -> Find
     try:
         async with DashboardClient(cluster, settings) as client:
             version = await _read_version(client)
+            client.ray_version = version.ray
             count, problem = await _count_jobs(client, version)
     except AccessDeniedError as error:
         return Finding(
@@ -66,7 +67,8 @@ async def _count_jobs(client: DashboardClient, version: Version) -> tuple[int, s
     """Return how many jobs there are, or why they cannot be listed by a dashboard that answers
     otherwise, which the source reports as `partial`."""
     try:
-        jobs, _ = parse_jobs(await client.get("jobs"))
+        body = await client.get("jobs")
+        jobs = [] if lists_no_job(body, client.version) else parse_jobs(body)[0]
     except DashboardError as error:
         if isinstance(error, AccessDeniedError) or not version.ray:
             raise

@@ -8,7 +8,7 @@ import msgspec
 from almenara.sdk import monotonic
 from almenara_ray.client import DashboardClient
 from almenara_ray.errors import AnswerTooLargeError, MissingError
-from almenara_ray.mapping import JobListParser, parse_job, parse_state_rows
+from almenara_ray.mapping import JobListParser, lists_no_job, parse_job, parse_state_rows
 from almenara_ray.models import UNFINISHED, Job, SavedState
 from almenara_ray.settings import RaySettings
 from almenara_ray.values import as_object, as_text, decode_json
@@ -54,6 +54,8 @@ class JobLister:
             return await self._list_unfinished(f"{error}; short jobs may be missed")
         if monotonic() - started < self.settings.timeout / 2:
             self._within = self.settings.timeout
+        if lists_no_job(body, self.client.version):
+            return JobListing(jobs=())
         if body == self._body:
             # The same bytes have the same malformed entries, which were counted before.
             return msgspec.structs.replace(self._listing, malformed=0)

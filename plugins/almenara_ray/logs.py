@@ -108,8 +108,7 @@ async def _returns_plain_text(client: DashboardClient) -> bool:
     if not client.ray_version:
         with contextlib.suppress(MissingError):
             client.ray_version = parse_version(await client.get("version")).ray
-    numbers = re.findall(r"\d+", client.ray_version)[:2]
-    return tuple(map(int, numbers)) >= PLAIN_SINCE
+    return client.version >= PLAIN_SINCE
 
 
 def log_name(job: str) -> str:

@@ -44,6 +44,8 @@ from almenara_ray.values import (
     unwrap,
 )
 
+FIRST_LIST: Final = (2, 2)
+"""Version of Ray since which the job list is a list, and no object by id."""
 ENTRYPOINT_LIMIT: Final = 2_000
 MESSAGE_LIMIT: Final = 4_000
 """Characters of a job's message that are stored: the last ones, which have the reason."""
@@ -97,16 +99,19 @@ def _parse_entry(body: bytes) -> Job | None:
 
 
 def _entries(tree: Any) -> Sequence[Any]:
-    # Up to Ray 2.1 the list was an object by id.
-    if isinstance(tree, dict) and "data" not in tree:
-        return [
-            {"submission_id": job_id, **entry}
-            for job_id, entry in tree.items()
-            if isinstance(entry, dict)
-        ]
+    # Before `FIRST_LIST` the list was an object by id. Any other object, such as an error of a
+    # proxy, has no jobs either, and must not end those that are running.
+    if isinstance(tree, dict) and tree and all(isinstance(entry, dict) for entry in tree.values()):
+        return [{"submission_id": job_id, **entry} for job_id, entry in tree.items()]
     if isinstance(tree, list):
         return tree
     raise MalformedAnswerError("its job list is not a list")
+
+
+def lists_no_job(body: bytes, version: tuple[int, ...]) -> bool:
+    """Return whether a body is the empty job list of a version whose lists are objects; of a later
+    or an unknown version it is no list."""
+    return body.strip() == b"{}" and () < version < FIRST_LIST
 
 
 def _sort_jobs(jobs: Collection[Job | None]) -> tuple[list[Job], int]:
@@ -388,9 +393,7 @@ def _parse_deployments(deployments: Any) -> list[dict[str, Any]]:
 
 def parse_version(body: bytes) -> Version:
     """Return what `/api/version` reports."""
-    tree = decode_json(body)
-    if not isinstance(tree, dict):
-        raise MalformedAnswerError("its version is not an object")
-    return Version(
-        ray=as_text(tree.get("ray_version"))[:40], session=as_text(tree.get("session_name"))[:200]
-    )
+    tree = as_object(decode_json(body))
+    if not (ray := as_text(tree.get("ray_version"))):
+        raise MalformedAnswerError("its answer has no version of Ray")
+    return Version(ray=ray[:40], session=as_text(tree.get("session_name"))[:200])

@@ -268,6 +268,8 @@ class ClusterPoller:
     async def _update_cluster(self, turn: Turn) -> list[Signal]:
         cluster = self.cluster
         version = await self._read_part(turn, "version", parse_version)
+        if version is not None:
+            self.client.ray_version = version.ray
         listed = await self._read_part(turn, "nodes", parse_nodes, detail=1, limit=NODE_LIMIT)
         measured = await self._read_part(turn, "node_metrics", parse_node_metrics, view="summary")
         # Dashboards had no State API before Ray 2.3.

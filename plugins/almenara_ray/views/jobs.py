@@ -60,7 +60,7 @@ async def prepare_jobs(data: DataView, filters: Mapping[str, str]) -> Mapping[st
         if before is not None
         else [_make_current_row(job, unknown.get(job.namespace), moment) for job in visible],
         "ended": [make_event_row(event, moment) for _, event in ended[:PAGE_SIZE]],
-        "chips": await _make_chips(data, current, chosen),
+        "chips": await _make_chips(data, current, chosen, unknown),
         "older": page_address("ray", **chosen, before=str(older)) if older is not None else "",
         "newest": page_address("ray", **chosen) if before is not None else "",
         "several": len(data.resources(ResourceQuery(kind=CLUSTER))) > 1,
@@ -80,16 +80,25 @@ def last_status(job: Resource) -> str:
 
 
 async def _make_chips(
-    data: DataView, current: list[Resource], chosen: Mapping[str, str]
+    data: DataView,
+    current: list[Resource],
+    chosen: Mapping[str, str],
+    unknown: Mapping[str, int],
 ) -> list[dict[str, Any]]:
-    """Return a chip with its count for each status, which filters by it."""
-    counts = {name: sum(job.status == name for job in current) for name in CURRENT}
+    """Return a chip with its count for each status, which filters by it; `unknown` are the clusters
+    whose jobs are not counted as running or pending."""
+    counts = {
+        name: sum(job.status == name and job.namespace not in unknown for job in current)
+        for name in CURRENT
+    }
     for name in END_EVENTS:
         event_filter = end_filter(name, chosen["namespace"], "")
         counts[name] = await data.count(event_filter, limit=COUNT_LIMIT)
+    unsure = sum(chosen["namespace"] in ("", cluster) for cluster in unknown)
     return [
         {
             "name": name,
+            "unknown": unsure if name in CURRENT else 0,
             "severity": JOB_STATUSES.get(name, Severity.INFO).name,
             "count": counts[name],
             "more": name in END_EVENTS and counts[name] >= COUNT_LIMIT,

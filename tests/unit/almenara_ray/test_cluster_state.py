@@ -363,3 +363,11 @@ def test_running_job_has_the_median_duration_of_its_entrypoint() -> None:
     running = job("now", "RUNNING", T0 + 10 * MINUTE, entrypoint="train")
     update(cluster, *done, running)
     assert cluster.describe_job(running)["median"] == 120.0
+
+
+def test_first_failure_long_after_the_last_answer_leaves_nothing_known() -> None:
+    cluster = ClusterState("lab", SavedState())
+    cluster.update_nodes(nodes("h"))
+    signals = cluster.record_failure("no complete answer within 4 s")
+    statuses = {each.kind: each.status for each in signals if isinstance(each, Resource)}
+    assert statuses == {CLUSTER: "stale", NODE: "unknown"}

@@ -100,6 +100,19 @@ def test_parse_jobs_of_ray_2_1() -> None:
     assert (job.id, job.seconds, malformed) == ("raysubmit_1", 2.0, 0)
 
 
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"error": "unauthorized"}', b'{"kind": "Status", "items": []}', b'"ok"']
+)
+def test_parse_jobs_refuses_objects_that_list_no_job(body: bytes) -> None:
+    with pytest.raises(MalformedAnswerError):
+        parse_jobs(body)
+
+
+def test_parse_version_refuses_an_object_without_a_version() -> None:
+    with pytest.raises(MalformedAnswerError):
+        parse_version(b"{}")
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner,

@@ -261,6 +261,7 @@ async def test_jobs_of_a_cluster_that_is_down_stay_in_the_list_as_unknown() -> N
     html = await render("jobs", signals)
     assert ">a<" in html
     assert "unknown since" in html
+    assert re.search(r"running <b[^>]*>0</b>\s*<span[^>]*>1 cluster unknown<", html)
     html = await render("overview", signals)
     assert '>0</span><span class="label">running jobs (1 cluster unknown)<' in html
     assert ">train<" in await render("timeline", signals)
