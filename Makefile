@@ -147,6 +147,10 @@ fanout: $(VENV)/.dev ## Check with many viewers that nothing is lost, grows or d
 bench-hostile: $(VENV)/.dev ## Measure what a hostile viewer takes from the others (BENCH_SECONDS=300)
 	$(BIN)/python tests/benchmarks/hostile_viewer.py
 
+.PHONY: soak
+soak: $(VENV)/.dev ## Run the demo with faults of every server, and check each second what is shown (SOAK_SECONDS=7200 SOAK_SEED=1)
+	$(BIN)/python tests/benchmarks/soak/run.py
+
 .PHONY: bench-kubernetes
 bench-kubernetes: $(VENV)/.dev ## Measure 5,000 pods in 200 namespaces, idle and changing
 	@tests/kubernetes/build-api-server > /dev/null

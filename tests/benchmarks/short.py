@@ -21,6 +21,7 @@ BENCHMARKS = (
     "kubernetes_pages.py",
     "hostile_viewer.py",
     "fanout/run.py",
+    "soak/run.py",
 )
 NEEDS_API_SERVER = {"kubernetes_load.py"}
 

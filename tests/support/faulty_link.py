@@ -8,18 +8,31 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Literal, Self
 
-Mode = Literal["pass", "refuse", "reset", "silent", "half", "drip", "garbage"]
+Mode = Literal[
+    "pass", "refuse", "reset", "silent", "half", "drip", "garbage", "slow",
+    "error", "empty", "cut", "page",
+]  # fmt: skip
 FAULTS: tuple[Mode, ...] = ("refuse", "reset", "silent", "half", "drip", "garbage")
+LIES: dict[Mode, tuple[str, str, bytes]] = {
+    "error": ("500 Internal Server Error", "application/json", b'{"kind":"Status","code":500}'),
+    "empty": ("200 OK", "application/json", b"{}"),
+    "cut": ("200 OK", "application/json", b'{"kind":"List","items":[{"metadata":{'),
+    "page": ("200 OK", "text/html", b"<!doctype html><title>Sign in</title><form></form>"),
+}
+"""The status, content type and body of every answer, by mode."""
 HALF = 60
 """Bytes of each direction of the server after which a connection is cut."""
+SLOW = 0.3
+"""Seconds by which a slow link delays each part of an answer."""
 
 
 class FaultyLink:
     """Passes connections on to a port of 127.0.0.1, or does to them what `mode` says.
 
     `refuse` accepts no connection, `reset` closes each at once, `silent` forwards nothing more,
-    `half` cuts what the server sends after some bytes, `drip` forwards a byte now and then, and
-    `garbage` sends random bytes in place of what the server sends.
+    `half` cuts what the server sends after some bytes, `drip` forwards a byte now and then,
+    `garbage` sends random bytes in place of what the server sends, and `slow` delays it. The modes
+    of `LIES` answer every HTTP request in place of the server.
     """
 
     def __init__(self, target: int) -> None:
@@ -65,6 +78,9 @@ class FaultyLink:
         if self.mode == "reset":
             writer.transport.abort()
             return
+        if self.mode in LIES:
+            await self._lie(reader, writer)
+            return
         try:
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
@@ -82,6 +98,25 @@ class FaultyLink:
             for end in ends:
                 end.transport.abort()
             self._connections -= ends
+
+    async def _lie(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request, and close the connection."""
+        status, content_type, body = LIES[self.mode]
+        head = (
+            f"HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self._connections.add(writer)
+        try:
+            with contextlib.suppress(
+                OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
+            ):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(head.encode() + body)
+                await writer.drain()
+            writer.close()
+        finally:
+            self._connections.discard(writer)
 
     async def _forward(
         self,
@@ -104,6 +139,8 @@ class FaultyLink:
                     if self.mode != "drip":
                         break
             elif data:
+                if is_distorted and self.mode == "slow":
+                    await asyncio.sleep(SLOW)
                 writer.write(data)
             sent += len(data)
             await writer.drain()
