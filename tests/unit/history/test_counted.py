@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -87,6 +88,10 @@ def answer(query: Coroutine[Any, Any, T]) -> T:
     return result
 
 
+async def sleep_not(seconds: float) -> None:
+    """Takes the place of the pace at which scoped queries are answered."""
+
+
 def write(writer: Writer, batch: list[Event]) -> list[Event]:
     records = writer.write([Submission(batch, "x", lambda refused: None)])
     return [record.signal for record in records]  # type: ignore[misc]
@@ -108,7 +113,10 @@ def test_counts_are_those_of_a_list(
     chosen: list[Filter],
     width: int,
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch("almenara.history.queries.sleep", sleep_not),
+    ):
         storage = StorageSettings(dir=Path(folder))
         writer = Writer(Path(folder) / "almenara.db", storage)
         with closing(writer.connection):
