@@ -50,7 +50,7 @@ def almenara_log_streams(settings: KubernetesSettings) -> Sequence[LogStream]:
 def almenara_commands(
     read_requirements: Callable[[], Sequence[Requirement]],
 ) -> Sequence[click.Command]:
-    from almenara_kubernetes.commands import kubernetes_commands
+    from almenara_kube.commands import kubernetes_commands
 
     return [kubernetes_commands(read_requirements)]
 

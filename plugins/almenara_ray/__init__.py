@@ -1,7 +1,9 @@
 """Ray: clusters, jobs, nodes and Serve applications, read from dashboards and from KubeRay."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import click
 
 import almenara
 from almenara.config import ConfigError
@@ -86,6 +88,16 @@ async def almenara_diagnose(settings: RaySettings) -> Sequence[Finding]:
     from almenara_ray.doctor import diagnose
 
     return await diagnose(settings)
+
+
+@almenara.hookimpl
+def almenara_commands(
+    read_requirements: Callable[[], Sequence[Requirement]],
+) -> Sequence[click.Command]:
+    # The same command as of the Kubernetes plugin, which may be disabled.
+    from almenara_kube.commands import kubernetes_commands
+
+    return [kubernetes_commands(read_requirements)]
 
 
 @almenara.hookimpl

@@ -65,7 +65,9 @@ def build_cli(registry: PluginRegistry) -> click.RichGroup:
         `ALMENARA_SERVER__PORT=9000` sets `server.port`.
         """
 
-    plugin_commands = registry.commands(lambda: read_settings(get_current_context()))
+    provided = registry.commands(lambda: read_settings(get_current_context()))
+    # Plugins may share a command; the last one of a name is used.
+    plugin_commands = list({command.name: command for command in provided}.values())
     for command in (*RUN_COMMANDS, *INSPECT_COMMANDS, plugin_alias, *plugin_commands):
         almenara.add_command(command)
     click.rich_click.TEXT_MARKUP = "markdown"

@@ -12,9 +12,9 @@ from almenara.hookspecs import Finding
 from almenara.plugins import PluginRegistry, load_plugins, plugins_in_folder
 from almenara.plugins.doctor import diagnose
 from almenara_kube.access_review import describe_missing
+from almenara_kube.commands import kubernetes_commands
 from almenara_kube.roles import make_roles
 from almenara_kube.rules import KubernetesRule
-from almenara_kubernetes.commands import kubernetes_commands
 from almenara_kubernetes.kinds import PODS
 from almenara_kubernetes.rbac import describe_missing as describe_rule
 from almenara_kubernetes.rbac import needed_rules
@@ -22,6 +22,7 @@ from almenara_kubernetes.settings import ClusterSettings, CustomResource, Kubern
 from almenara_ray.kuberay_models import WATCHED as KUBERAY
 from almenara_ray.permissions import list_rules as ray_rules
 from almenara_ray.settings import KubeRaySettings, RaySettings
+from support.command_line import run_almenara
 
 NARROW = ClusterSettings(name="b", namespaces=["x", "y"])
 EVERYTHING = [KubernetesSettings(clusters=[it]) for it in (ClusterSettings(name="a"), NARROW)]
@@ -164,3 +165,15 @@ def test_settings_name_what_is_wrong() -> None:
         KubernetesSettings(clusters=[ClusterSettings(), ClusterSettings(name="a")])
     with pytest.raises(ValueError, match="not both"):
         ClusterSettings(namespaces=["a"], namespace_selector="b=c")
+
+
+def test_rbac_command_remains_where_only_ray_needs_it(tmp_path: Path) -> None:
+    config = tmp_path / "almenara.yaml"
+    config.write_text(
+        "plugins: {disabled: [kubernetes], ray: {kuberay: [{namespaces: [ml]}]}}", "utf-8"
+    )
+    done = run_almenara(tmp_path, "--config", str(config), "kubernetes", "rbac")
+    (role,) = yaml.safe_load_all(done.stdout)
+    assert role["rules"][0]["apiGroups"] == ["ray.io"], done.stderr
+    listed = run_almenara(tmp_path, "--help").stdout
+    assert listed.count("Work with Kubernetes") == 1
