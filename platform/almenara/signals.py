@@ -8,6 +8,11 @@ import msgspec
 
 from almenara.clock import now as now
 
+UNKNOWN: Final = "unknown"
+"""The status of a resource that its source cannot read at the moment."""
+STALE_SINCE: Final = "stale_since"
+"""The key of the state that holds since when state and samples are the last known."""
+
 
 class Severity(IntEnum):
     """How severe an event is: OpenTelemetry's short names, and its numbers as values.
@@ -71,7 +76,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     namespace: str = ""
     status: str = ""
-    """One word for people: `ok`, `Running`, `stalled`."""
+    """One word for people: `ok`, `Running`, `stalled`. `unknown` where the source cannot read it:
+    state and samples are then the last known, of the time `stale_since` in the state."""
     severity: Severity = Severity.INFO
     """How severe that status is: `INFO` for a healthy one."""
     state: dict[str, Any] = {}

@@ -2,11 +2,12 @@
 
 from typing import Final
 
+from almenara.signals import UNKNOWN
+
 SOURCE: Final = "nats"
 STREAM: Final = "nats.stream"
 CONSUMER: Final = "nats.consumer"
 SERVER: Final = "nats.server"
-UNKNOWN: Final = "unknown"
 OFFLINE: Final = "offline"
 STALE_STATUSES: Final = frozenset((UNKNOWN, OFFLINE))
 """Statuses whose figures are the last known ones; `stale_since` in the state holds the time."""

@@ -17,11 +17,11 @@ from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Context, Publish, ResourceKey
 from almenara.sdk import Snapshots, now
-from almenara.signals import Resource, Sample, Severity, Signal
+from almenara.signals import UNKNOWN, Resource, Sample, Severity, Signal
 from almenara_nats.client import Connection
 from almenara_nats.errors import PermissionDeniedError, describe_nats_error
 from almenara_nats.jetstream import StreamList, list_consumers
-from almenara_nats.kinds import CONSUMER, OFFLINE, SERVER, SOURCE, STREAM, UNKNOWN
+from almenara_nats.kinds import CONSUMER, OFFLINE, SERVER, SOURCE, STREAM
 from almenara_nats.settings import NatsSettings
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from almenara.sdk import now
-from almenara.signals import Event, Resource, Sample, Severity, Signal
+from almenara.signals import STALE_SINCE, UNKNOWN, Event, Resource, Sample, Severity, Signal
 from almenara_prometheus.exposition import MetricsPage, describe_problems
 from almenara_prometheus.mapping import MetricMapper, Reading
 from almenara_prometheus.settings import TargetSettings
@@ -17,7 +17,6 @@ PARTIAL: Final = "partial"
 DOWN: Final = "down"
 SEVERITIES: Final = {UP: Severity.INFO, PARTIAL: Severity.WARN, DOWN: Severity.ERROR}
 SCRAPED: Final = "scraped"
-UNKNOWN: Final = "unknown"
 
 ResourceName = tuple[str, str]
 """Kind and name of a resource; its namespace is the target."""
@@ -73,7 +72,7 @@ class Target:
             if self.resources[kind, resource_name] == UNKNOWN:
                 continue
             self.resources[kind, resource_name] = UNKNOWN
-            state = {"reason": f"target {name} is down", "stale_since": self.last_scrape}
+            state = {"reason": f"target {name} is down", STALE_SINCE: self.last_scrape}
             signals.append(
                 Resource(
                     kind=kind, name=resource_name, namespace=name, status=UNKNOWN,

@@ -12,7 +12,7 @@ import msgspec
 
 from almenara.hookspecs import Context
 from almenara.sdk import now
-from almenara.signals import Event, Resource, Sample, Severity, Signal
+from almenara.signals import UNKNOWN, Event, Resource, Sample, Severity, Signal
 from almenara.units import SECOND
 from almenara_ray.durations import normalize_entrypoint
 from almenara_ray.job_tracker import JobTracker, Transition, find_reason
@@ -26,7 +26,6 @@ from almenara_ray.kinds import (
     JOB,
     JOB_STATUSES,
     NODE,
-    UNKNOWN,
     correlation_id,
 )
 from almenara_ray.models import Application, ClusterStatus, Job, Node, SavedState, Version

@@ -7,8 +7,8 @@ import msgspec
 
 from almenara.hookspecs import Context, ResourceKey
 from almenara.sdk import Snapshots, now
-from almenara.signals import Resource, Severity, Signal
-from almenara_ray.kinds import APPLICATION, CLUSTER, JOB, NODE, UNKNOWN
+from almenara.signals import UNKNOWN, Resource, Severity, Signal
+from almenara_ray.kinds import APPLICATION, CLUSTER, JOB, NODE
 from almenara_ray.models import UNFINISHED
 
 PARTS: Final = (JOB, NODE, APPLICATION)

@@ -6,9 +6,9 @@ from typing import Any, Final
 import msgspec
 
 from almenara.hookspecs import DataView
-from almenara.signals import Event, Severity
+from almenara.signals import UNKNOWN, Event, Severity
 from almenara.units import SECOND
-from almenara_ray.kinds import END_EVENTS, JOB_STATUSES, UNKNOWN
+from almenara_ray.kinds import END_EVENTS, JOB_STATUSES
 from almenara_ray.views.links import job_address
 
 SLOW: Final = 1.5

@@ -7,8 +7,8 @@ import msgspec
 
 from almenara.hookspecs import DataView, ResourceQuery
 from almenara.sdk import now
-from almenara.signals import Event, Resource, Severity
-from almenara_ray.kinds import CLUSTER, END_EVENTS, JOB, JOB_STATUSES, UNKNOWN
+from almenara.signals import UNKNOWN, Event, Resource, Severity
+from almenara_ray.kinds import CLUSTER, END_EVENTS, JOB, JOB_STATUSES
 from almenara_ray.views.job_rows import end_filter, make_event_row, make_row, read_ends
 from almenara_ray.views.links import page_address
 

@@ -6,9 +6,10 @@ from urllib.parse import urlencode
 
 from almenara.hookspecs import DataView, ResourceQuery
 from almenara.sdk import now
+from almenara.signals import UNKNOWN
 from almenara.units import HOUR
 from almenara_ray.durations import normalize_entrypoint
-from almenara_ray.kinds import JOB, UNKNOWN
+from almenara_ray.kinds import JOB
 from almenara_ray.views.job_rows import decode_data, make_row, read_ends
 from almenara_ray.views.jobs import CURRENT, CURRENT_LIMIT
 

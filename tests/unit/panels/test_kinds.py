@@ -293,9 +293,13 @@ async def test_number_without_new_samples_shows_no_value_but_its_age() -> None:
     current = await render(NUMBER, samples_until(1))
     assert re.search(r'big">12<', current)
     assert "No data" not in current
+    assert "No data for 1" in await render(NUMBER, samples_until(11))
     stale = await render(NUMBER, samples_until(125))
     assert re.search(r'big quiet">\u2013<', stale)
     assert re.search(r"No data for 2m[5-9]s, last 12<", stale)
+    # A resource that its source cannot read has no current value, however new its sample.
+    unknown = Resource(kind="node", name="a", status="unknown", state={"stale_since": now()})
+    assert "No data for" in await render(NUMBER, [*samples_until(1), unknown])
     # Three usual intervals may pass: an hourly value is current for hours.
     hourly = await render(NUMBER, samples_until(7_200, every=3_600))
     assert re.search(r'big">12<', hourly)

@@ -28,10 +28,10 @@ def build(plugin: str, declaration: NumberPanel, link: str) -> Panel:
         if not selected:
             return {"value": None, "no_data_for": ""}
         moment = now()
-        ages = [stale_age(points, moment) for _, points in selected]
+        ages = [stale_age(resource, points, moment) for resource, points in selected]
         current = [points for (_, points), age in zip(selected, ages, strict=True) if not age]
         series = current or [points for _, points in selected]
-        newest = max(series, key=lambda points: points[-1][0])
+        newest = max(selected, key=lambda pair: pair[1][-1][0])
         values = (
             combine_series(series, query.combine)
             if len(series) > 1
@@ -39,7 +39,7 @@ def build(plugin: str, declaration: NumberPanel, link: str) -> Panel:
         )
         return {
             "value": COMBINE[query.combine]([points[-1][1] for points in series]),
-            "no_data_for": "" if current else stale_age(newest, moment),
+            "no_data_for": "" if current else stale_age(*newest, moment),
             "format": declaration.format,
             "sparkline": render_sparkline(values, declaration.title) if len(values) > 1 else "",
             "count": len(series),

@@ -8,13 +8,15 @@ from almenara.hookspecs import SampleQuery
 from almenara.panels.filters import ResourceFilters, matches_pattern
 from almenara.panels.formats import format_age
 from almenara.panels.view import View
-from almenara.signals import Resource
+from almenara.signals import STALE_SINCE, UNKNOWN, Resource
 from almenara.units import SECOND
 
 STALE_STEPS: Final = 3
 """Usual intervals without a sample after which a series has no current value."""
-STALE_AFTER: Final = 30 * SECOND
+STALE_AFTER: Final = 10 * SECOND
 """The least time after which it has none, whatever its interval."""
+FIRST_STALE_AFTER: Final = 30 * SECOND
+"""The same for a series with one sample, of which the interval is not known."""
 REFRESH: Final = 5.0
 """Seconds after which a panel is rendered again although no sample arrives: to show just that."""
 STEPS: Final = 60
@@ -52,13 +54,16 @@ def usual_interval(points: Points) -> int:
     return intervals[len(intervals) // 2] if intervals else 0
 
 
-def stale_age(points: Points, moment: int) -> str:
-    """How long a series has been without a sample, if that is too long; empty otherwise.
+def stale_age(resource: Resource, points: Points, moment: int) -> str:
+    """How long a series has been without a sample, if that is too long or if its resource is not
+    known any more; empty otherwise.
 
     A value that is no longer measured is not the current value: panels show it as missing.
     """
     age = moment - points[-1][0]
-    if age <= max(STALE_STEPS * usual_interval(points), STALE_AFTER):
+    limit = STALE_AFTER if len(points) > 1 else FIRST_STALE_AFTER
+    is_known = resource.status != UNKNOWN and resource.state.get(STALE_SINCE) is None
+    if is_known and age <= max(STALE_STEPS * usual_interval(points), limit):
         return ""
     return format_age(age / SECOND)
 

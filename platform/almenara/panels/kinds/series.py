@@ -51,7 +51,7 @@ def build(plugin: str, declaration: SeriesPanel, link: str) -> Panel:
                     if resource.namespace
                     else resource.name,
                     "newest": points[-1][1],
-                    "no_data_for": stale_age(points, moment),
+                    "no_data_for": stale_age(resource, points, moment),
                     "pieces": line_pieces(points, first, last, low, high),
                 }
                 for place, (resource, points) in enumerate(visible)
