@@ -61,6 +61,8 @@ class BusCounters(msgspec.Struct):
     waiting: int = 0
     resources_dropped: int = 0
     """New resources that were not stored because their source has too many."""
+    left_out: dict[str, int] = {}
+    """Events that the rules of ingest left out, by the source that published them."""
 
 
 class Bus(Protocol):

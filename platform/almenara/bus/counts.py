@@ -9,8 +9,9 @@ by severity.
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
+from almenara.bus.names import IS_REMOVED
 from almenara.units import DAY, MINUTE, SECOND
 
 WIDTHS: Final = (10 * SECOND, 10 * MINUTE, DAY)
@@ -35,7 +36,7 @@ _NUMBERS: Final = ", ".join(
 _GROUPS: Final = (
     # SQLite's division rounds towards zero, also for times before the epoch.
     f"SELECT time / {WIDTHS[0]} - (time % {WIDTHS[0]} < 0), {_NUMBERS}, severity, count(*)"  # nosec B608 # constant fragments, bound values
-    " FROM events NOT INDEXED WHERE sequence > ? AND sequence <= ? GROUP BY 1, 2, 3, 4, 5"
+    " FROM events NOT INDEXED WHERE sequence > ? AND "
 )
 
 
@@ -53,13 +54,14 @@ def add_counts(
     )
 
 
-def release_counts(connection: sqlite3.Connection, through: int) -> None:
-    """Count down the events up to a sequence, which are about to be removed.
+def release_counts(connection: sqlite3.Connection, oldest_left: int) -> None:
+    """Count down the events in `removed_events`, which are about to be removed. No event before
+    `oldest_left` remains.
 
     Events that `count_older` has not reached yet were never counted.
     """
     (uncounted,) = connection.execute("SELECT uncounted_through FROM position").fetchone()
-    counts = _spread(_read_groups(connection, uncounted, through))
+    counts = _spread(_read_groups(connection, uncounted, IS_REMOVED))
     connection.executemany(
         f"UPDATE event_counts SET events = events - ? WHERE {_KEY}",  # nosec B608 # constant fragments, bound values
         [(events, *key) for key, events in counts.items()],
@@ -68,7 +70,7 @@ def release_counts(connection: sqlite3.Connection, through: int) -> None:
         f"DELETE FROM event_counts WHERE {_KEY} AND events <= 0",  # nosec B608 # constant fragments, bound values
         counts,
     )
-    if 0 < uncounted <= through:
+    if 0 < uncounted < oldest_left:
         connection.execute("UPDATE position SET uncounted_through = 0")
 
 
@@ -89,7 +91,7 @@ def count_older(connection: sqlite3.Connection) -> int:
     connection.execute("BEGIN IMMEDIATE")
     try:
         if events:
-            _add(connection, _read_groups(connection, after, through))
+            _add(connection, _read_groups(connection, after, "sequence <= ?", through))
         connection.execute("UPDATE position SET uncounted_through = ?", (after,))
         connection.execute("COMMIT")
     except BaseException:
@@ -103,8 +105,13 @@ def _number(name: Any) -> int:
     return name if isinstance(name, int) else UNNUMBERED
 
 
-def _read_groups(connection: sqlite3.Connection, after: int, through: int) -> dict[Group, int]:
-    rows = connection.execute(_GROUPS, (after, through))
+def _read_groups(
+    connection: sqlite3.Connection, after: int, condition: LiteralString, *parameters: int
+) -> dict[Group, int]:
+    rows = connection.execute(
+        f"{_GROUPS} {condition} GROUP BY 1, 2, 3, 4, 5",
+        (after, *parameters),
+    )
     return {(slot, *names): events for slot, *names, events in rows}
 
 

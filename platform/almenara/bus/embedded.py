@@ -264,6 +264,9 @@ class EmbeddedBus:
             if isinstance(item, Submission):
                 counters.deduplicated += item.duplicates
                 counters.resources_dropped += item.dropped
+                if item.left_out:
+                    left_out = counters.left_out
+                    left_out[item.origin] = left_out.get(item.origin, 0) + item.left_out
             item.finish(item.refused)
         self._has_space.set()
 

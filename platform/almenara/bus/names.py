@@ -16,6 +16,9 @@ INLINE: Final = "="
 NO_NAMESPACE: Final = 0
 NUMBERED_COLUMNS: Final = ("source", "origin", "type", "namespace")
 
+IS_REMOVED: Final = "sequence IN (SELECT sequence FROM removed_events)"
+"""SQL for: the event is one of those that a step of retention removes."""
+
 StoredName = int | str
 
 
@@ -88,28 +91,29 @@ class NameTable:
             self._new_uses.clear()
 
 
-def release_uses(connection: sqlite3.Connection, through: int) -> int:
-    """Count down the names of the events up to a sequence, which are about to be removed, and
+def release_uses(connection: sqlite3.Connection, oldest_left: int) -> int:
+    """Count down the names of the events in `removed_events`, which are about to be removed, and
     remove the names that no event uses any more. Returns how many were removed.
 
-    Events from before schema 4 were not counted, so names are removed only once all of those are.
+    Events from before schema 4 were not counted, so names are removed only once all of those are:
+    when no event before `oldest_left` remains.
     """
-    _release_pairs(connection, through)
+    _release_pairs(connection)
     (counted_from,) = connection.execute("SELECT names_counted_from FROM position").fetchone()
     uses: Counter[int] = Counter()
     for column in NUMBERED_COLUMNS:
         rows = connection.execute(
             f"SELECT {column}, count(*) FROM events NOT INDEXED"  # nosec B608 # constant fragments, bound values
-            " WHERE sequence > ? AND sequence <= ?"
-            f" AND typeof({column}) = 'integer' GROUP BY {column}",
-            (counted_from, through),
+            f" WHERE {IS_REMOVED} AND sequence > ? AND typeof({column}) = 'integer'"
+            f" GROUP BY {column}",
+            (counted_from,),
         )
         uses.update(dict(rows.fetchall()))
     connection.executemany(
         "UPDATE names SET uses = uses - ? WHERE number = ?",
         [(count, number) for number, count in uses.items()],
     )
-    if through < counted_from:
+    if counted_from > 0 and oldest_left <= counted_from:
         return 0
     if counted_from:
         # The last of the uncounted events goes with this step: from now on every count is right.
@@ -137,11 +141,10 @@ def count_pairs(connection: sqlite3.Connection, pairs: Iterable[tuple[Any, Any]]
     )
 
 
-def _release_pairs(connection: sqlite3.Connection, through: int) -> None:
+def _release_pairs(connection: sqlite3.Connection) -> None:
     rows = connection.execute(
-        "SELECT count(*), origin, type FROM events NOT INDEXED WHERE sequence <= ?"
-        " GROUP BY origin, type",
-        (through,),
+        f"SELECT count(*), origin, type FROM events NOT INDEXED WHERE {IS_REMOVED}"  # nosec B608 # constant fragments, bound values
+        " GROUP BY origin, type"
     ).fetchall()
     connection.executemany(
         "UPDATE name_pairs SET uses = uses - ? WHERE origin = ? AND type = ?", rows

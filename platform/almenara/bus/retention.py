@@ -6,10 +6,11 @@ bounded number of signals, so that batches are written between them.
 """
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Final
 
 from almenara.bus.counts import release_counts
-from almenara.bus.names import release_uses
+from almenara.bus.names import IS_REMOVED, release_uses
 from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_DATA_BEFORE_4
 from almenara.config import StorageSettings
 from almenara.units import SECOND
@@ -111,15 +112,28 @@ def _remove_oldest(connection: sqlite3.Connection, limit: int) -> int:
 
 
 def _remove_events(connection: sqlite3.Connection, through: int, limit: int) -> int:
-    last, count = connection.execute(
-        "SELECT max(sequence), count(*) FROM ("
-        "SELECT sequence FROM events WHERE sequence <= ? ORDER BY sequence LIMIT ?)",
+    rows = connection.execute(
+        "SELECT sequence FROM events WHERE sequence <= ? ORDER BY sequence LIMIT ?",
         (through, limit),
-    ).fetchone()
-    if not count:
-        return 0
+    ).fetchall()
+    if rows:
+        remove_events(connection, [sequence for (sequence,) in rows], oldest_left=rows[-1][0] + 1)
+    return len(rows)
+
+
+def remove_events(
+    connection: sqlite3.Connection, sequences: Sequence[int], oldest_left: int = 0
+) -> None:
+    """Remove events with all that is stored of them. No event before `oldest_left` remains."""
+    connection.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS removed_events (sequence INTEGER PRIMARY KEY)"
+    )
     connection.execute("BEGIN IMMEDIATE")
     try:
+        connection.execute("DELETE FROM removed_events")
+        connection.executemany(
+            "INSERT INTO removed_events VALUES (?)", ((sequence,) for sequence in sequences)
+        )
         # The index has no copy of the text, so deleting needs what was entered for each row; that
         # differs for events from before schema 4.
         connection.execute(
@@ -127,19 +141,17 @@ def _remove_events(connection: sqlite3.Connection, through: int, limit: int) -> 
             " SELECT 'delete', sequence, subject,"
             " CASE WHEN sequence <= (SELECT text_changed_at FROM position)"
             f" THEN {SEARCHED_DATA_BEFORE_4} ELSE {SEARCHED_DATA} END"
-            " FROM events WHERE sequence <= ?",
-            (last,),
+            f" FROM events NOT INDEXED WHERE {IS_REMOVED}"
         )
-        release_uses(connection, last)
-        release_counts(connection, last)
-        connection.execute("DELETE FROM events WHERE sequence <= ?", (last,))
-        connection.execute("UPDATE position SET events = events - ?", (count,))
+        release_uses(connection, oldest_left)
+        release_counts(connection, oldest_left)
+        connection.execute(f"DELETE FROM events WHERE {IS_REMOVED}")  # nosec B608 # constant fragments, bound values
+        connection.execute("UPDATE position SET events = events - ?", (len(sequences),))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    return int(count)
 
 
 def _remove_observations(connection: sqlite3.Connection, through: int, limit: int) -> int:

@@ -117,7 +117,7 @@ COUNT_EVENTS: Final = f"""
 {EVENT_COUNTS}
 ALTER TABLE position ADD COLUMN uncounted_through INTEGER NOT NULL DEFAULT 0;
 UPDATE position SET uncounted_through = last_sequence;
-"""
+"""  # nosec B608 # tables of ours
 STEPS: Final = (
     "",
     KNOWN_RESOURCES.replace("known_resources", "told"),
@@ -188,6 +188,8 @@ def _configure(connection: sqlite3.Connection, writable: bool) -> None:
     connection.execute("PRAGMA journal_size_limit = 67108864")
     connection.execute("PRAGMA cache_size = -16384")
     connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    # Retention must work where the disk is full.
+    connection.execute("PRAGMA temp_store = MEMORY")
 
 
 def create_private(path: Path) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from almenara.bus import Record, StateChange, codec, retention
 from almenara.bus.codec import Redact
 from almenara.bus.counts import add_counts
+from almenara.bus.ingest import IngestRules
 from almenara.bus.known_resources import KnownResources
 from almenara.bus.log_clock import Anchor, LogClock
 from almenara.bus.names import NameTable, count_pairs
@@ -42,6 +43,8 @@ class Submission(msgspec.Struct):
     duplicates: int = 0
     dropped: int = 0
     """New resources that were left out, because their source has too many."""
+    left_out: int = 0
+    """Events that the rules of ingest left out."""
     refused: Exception | None = None
     changes: Sequence[StateChange] = ()
     """Written in the transaction of the batch, unless the batch is refused."""
@@ -73,6 +76,7 @@ class Writer:
         clock: Clock | None = None,
     ) -> None:
         self.settings, self._redact = settings, redact
+        self._ingest = IngestRules(settings.ingest_rules)
         self.connection = connect(path, writable=True)
         try:
             migrate(self.connection, path)
@@ -84,7 +88,8 @@ class Writer:
             self.connection.close()
             raise
         self._last_note = 0
-        shortest = min(settings.retention_age, settings.sample_retention_age)
+        ages = [rule.age for rule in settings.retention_rules]
+        shortest = min(settings.retention_age, settings.sample_retention_age, *ages)
         self._note_interval = int(shortest * SECOND / CLOCK_NOTES)
 
     def _read_position(self) -> None:
@@ -172,15 +177,19 @@ class Writer:
         self.known_resources.reload()
 
     def _accept(self, batch: Submission) -> list[Signal] | None:
-        batch.refused, batch.duplicates = None, 0
+        batch.refused, batch.duplicates, batch.left_out = None, 0, 0
         signals: list[Signal] = []
         for index, signal in enumerate(batch.signals):
             try:
-                signals.append(codec.normalize(signal, batch.origin, self._redact))
+                normalized = codec.normalize(signal, batch.origin, self._redact)
             except InvalidSignalError as error:
                 batch.refused = InvalidSignalError(f"batch[{index}]: {error}")
                 batch.refused.__cause__ = error.__cause__
                 return None
+            if isinstance(normalized, Event) and not self._ingest.accepts(normalized):
+                batch.left_out += 1
+            else:
+                signals.append(normalized)
         return signals
 
     def _limit_resources(self, batch: Submission, signals: list[Signal]) -> list[Signal]:

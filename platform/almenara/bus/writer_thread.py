@@ -23,6 +23,7 @@ from almenara.bus.codec import Redact
 from almenara.bus.counts import count_older
 from almenara.bus.disk_reserve import DiskReserve
 from almenara.bus.folder import FolderLock, prepare_folder
+from almenara.bus.retention_rules import RetentionRules
 from almenara.bus.schema import connect
 from almenara.bus.storage_errors import (
     OF_ONE_BATCH,
@@ -86,6 +87,7 @@ class WriterThread:
         """What is being written, and must be answered whatever happens."""
         self._has_problem = False
         self._has_uncounted = True
+        self._rules = RetentionRules(settings.retention_rules)
         self._fixed_bytes = 0
 
     async def start(self) -> int:
@@ -188,7 +190,7 @@ class WriterThread:
 
     def _work_until_stopped(self) -> None:
         next_retention = time.monotonic() + self.settings.retention_interval
-        pending = 0
+        pending = False
         while True:
             until = 0.0 if pending or self._has_uncounted else next_retention
             if self._writer is None:
@@ -317,16 +319,20 @@ class WriterThread:
             self._reserve.allocate()
             self._call(self._listener.on_write_problem, None)
 
-    def _retain(self) -> int:
-        """Do one step of retention and return how many signals it removed. Errors are left to
-        writing, which has a way to report them."""
+    def _retain(self) -> bool:
+        """Do one step of retention and return whether another is due. Errors are left to writing,
+        which has a way to report them."""
         writer = self._writer
         if writer is None:
-            return 0
+            return False
         try:
             moment = writer.clock.advance()
             connection, settings = writer.connection, self.settings
-            removed = retention.remove_step(connection, settings, moment, self._fixed_bytes)
+            removed = self._rules.remove_step(connection, moment, settings.retention_batch)
+            is_due = self._rules.is_behind
+            if not is_due:
+                removed = retention.remove_step(connection, settings, moment, self._fixed_bytes)
+                is_due = removed > 0
             retention.release_pages(connection)
             if removed:
                 writer.names.reload()
@@ -334,9 +340,9 @@ class WriterThread:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except Exception as error:
             log.warning("retention could not remove signals", reason=describe_error(error))
-            return 0
+            return False
         self._call(self._listener.on_retention, removed, _list_warnings(writer))
-        return removed
+        return is_due
 
     def _count_older(self) -> None:
         """Count a step of the events of a former version; tried again later where it fails."""

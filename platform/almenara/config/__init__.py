@@ -16,7 +16,6 @@ from almenara.config.model import (
     Port,
     Positive,
     ProxySettings,
-    RedactionSettings,
     RoleName,
     RoleSettings,
     ServerSettings,
@@ -26,6 +25,7 @@ from almenara.config.model import (
     SupervisorSettings,
     TlsSettings,
 )
+from almenara.config.rules import EventMatch, IngestRule, RedactionSettings, RetentionRule
 from almenara.config.secrets import Secret, parse_http_url, redact_secrets
 from almenara.config.suggestions import suggest
 from almenara.errors import ConfigError
@@ -36,7 +36,9 @@ __all__ = [
     "ConfigError",
     "Count",
     "DashboardSettings",
+    "EventMatch",
     "GrantSettings",
+    "IngestRule",
     "Isolation",
     "KubernetesAccessSettings",
     "LogSettings",
@@ -47,6 +49,7 @@ __all__ = [
     "Positive",
     "ProxySettings",
     "RedactionSettings",
+    "RetentionRule",
     "RoleName",
     "RoleSettings",
     "Secret",

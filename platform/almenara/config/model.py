@@ -6,10 +6,11 @@ JSON Schema are generated from them. Times are in seconds and sizes in bytes.
 
 import typing
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 import msgspec
 
+from almenara.config.rules import IngestRule, RedactionSettings, RetentionRule, check_ages
 from almenara.config.secrets import Secret
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -126,6 +127,10 @@ class StorageSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Signals deleted in one transaction; pending batches are written between two of them."""
     retention_interval: Positive = 10.0
     """Seconds between two runs of retention."""
+    retention_rules: list[RetentionRule] = []
+    """Events that are deleted sooner, so that noisy ones do not displace rare ones."""
+    ingest_rules: list[IngestRule] = []
+    """Events of which only a share is stored, chosen by their ids, or none."""
     deduplication_window: Count = 1_000_000
     """Minimum number of event ids remembered to recognize duplicates; the maximum is twice as
     many."""
@@ -148,6 +153,9 @@ class StorageSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     names are stored, and searching by those names is slow."""
     max_resources: Count = 200_000
     """Maximum resources of one source; beyond it, new ones are left out and reported."""
+
+    def __post_init__(self) -> None:
+        check_ages(self.retention_rules, self.retention_age)
 
 
 Isolation = typing.Literal["thread", "process", "task"]
@@ -416,27 +424,6 @@ class AuthSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Allow sign-in over HTTP from other machines. Credentials are then readable on the network."""
     public_metrics: bool = False
     """Serve `/metrics` without authentication."""
-
-
-REDACTED_NAMES: Final = (
-    "password", "passwd", "passphrase", "secret", "token", "authorization", "cookie",
-    "api_key", "apikey", "private_key", "credentials",
-)  # fmt: skip
-
-
-class RedactionSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Values that are redacted before a signal is stored."""
-
-    RENAMED: ClassVar[Renamed] = {"spare": "exclude"}
-
-    keys: list[str] = msgspec.field(default_factory=lambda: list(REDACTED_NAMES))
-    """Names whose values are redacted, also as the last words of a longer name: `token` matches
-    `access_token`, `X-Auth-Token` and `refreshToken`, but not `tokens_in`."""
-    exclude: dict[str, list[str]] = msgspec.field(
-        default_factory=lambda: {"token": ["vllm.>", "vllm_token"]}
-    )
-    """Exceptions: for a name, patterns of event types and subjects in which it is not redacted when
-    it stands alone. Streamed output of language models uses the name `token`."""
 
 
 class LogSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -33,6 +33,8 @@ class SourceState(msgspec.Struct, kw_only=True):
     """Messages that wait upstream, where the source knows."""
     rejected: int = 0
     """Messages that could be stored only with a problem marked."""
+    left_out: int = 0
+    """Events not stored because of `storage.ingest_rules`."""
     throttled: int = 0
     """Signals that had to wait because the source was above its rate."""
     tasks: int | None = None

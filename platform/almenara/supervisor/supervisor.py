@@ -61,7 +61,10 @@ class Supervisor:
 
     def states(self) -> list[SourceState]:
         """The state of every source, in the order they were added."""
-        return [runner.snapshot() for runner in self._runners()]
+        states = [runner.snapshot() for runner in self._runners()]
+        for state in states:
+            state.left_out = self.bus.counters.left_out.get(state.name, 0)
+        return states
 
     def unstopped_sources(self) -> list[str]:
         """The names of sources that did not end when they were stopped."""

@@ -92,6 +92,11 @@ def collect_sources(states: Sequence[SourceState]) -> Iterator[Metric]:
         "Malformed messages, stored with their problem.",
         labels=SOURCE_LABELS,
     )
+    left_out = CounterMetricFamily(
+        "almenara_source_left_out",
+        "Events not stored because of storage.ingest_rules.",
+        labels=SOURCE_LABELS,
+    )
     restarts = CounterMetricFamily(
         "almenara_source_restarts", "Restarts of the source.", labels=SOURCE_LABELS
     )
@@ -104,11 +109,12 @@ def collect_sources(states: Sequence[SourceState]) -> Iterator[Metric]:
     for state in states:
         events.add_metric([state.name], state.events)
         rejected.add_metric([state.name], state.rejected)
+        left_out.add_metric([state.name], state.left_out)
         restarts.add_metric([state.name], state.restarts)
         up.add_metric([state.name], float(state.status == "running"))
         if state.lag is not None:
             lag.add_metric([state.name], state.lag)
-    yield from (events, rejected, restarts, up, lag)
+    yield from (events, rejected, left_out, restarts, up, lag)
 
 
 def build_registry(metrics: ServiceMetrics) -> CollectorRegistry:

@@ -22,6 +22,9 @@ def test_load_settings_without_file_returns_defaults() -> None:
     assert load_settings(None, {}) == Settings()
 
 
+RULE = "storage:\n  {}_rules:\n  - match: {}\n    {}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -31,6 +34,28 @@ def test_load_settings_without_file_returns_defaults() -> None:
         ("- a\n", "expected `name: value`"),
         ("a: [", "not YAML"),
         ("storge: {}\n", "did you mean storage?"),
+        (
+            RULE.format("ingest", "{type: a}", "keep: 2"),
+            "ingest_rules[0].keep: Expected `float` <= 1",
+        ),
+        (
+            RULE.format("ingest", "{tpye: a}", "keep: 0"),
+            "match.tpye is not a setting; did you mean type?",
+        ),
+        (
+            RULE.format("ingest", "{}", "keep: 0"),
+            "ingest_rules[0].match: set origin or type; `type: '>'`",
+        ),
+        (
+            RULE.format("ingest", "{type: a, severity_below: BAD}", "keep: 0"),
+            "severity_below: Invalid enum value 'BAD', expected one of INFO, WARN, ERROR, FATAL",
+        ),
+        (
+            RULE.format("retention", "{type: a}", "age: 9e9"),
+            "storage: the age of retention_rules[0] is 9,000,000,000 s, longer than retention_age"
+            " (2,592,000 s), after which every event is deleted; raise retention_age, or remove"
+            " the rule",
+        ),
     ],
 )
 def test_load_settings_reports_path_of_wrong_setting(
