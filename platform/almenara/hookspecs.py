@@ -38,6 +38,30 @@ import click
 import msgspec
 import pluggy
 
+from almenara.notification_specs import (
+    Alert as Alert,
+)
+from almenara.notification_specs import (
+    Capabilities as Capabilities,
+)
+from almenara.notification_specs import (
+    Delivery as Delivery,
+)
+from almenara.notification_specs import (
+    DeliveryError as DeliveryError,
+)
+from almenara.notification_specs import (
+    DeliveryRefusedError as DeliveryRefusedError,
+)
+from almenara.notification_specs import (
+    Notification as Notification,
+)
+from almenara.notification_specs import (
+    Notifier as Notifier,
+)
+from almenara.notification_specs import (
+    NotifierKind as NotifierKind,
+)
 from almenara.panel_specs import (
     Column as Column,
 )
@@ -101,7 +125,7 @@ from almenara.panel_specs import (
 from almenara.panel_specs import (
     TemplatePanel as TemplatePanel,
 )
-from almenara.signals import Event, Severity, Signal
+from almenara.signals import Severity, Signal
 
 hookspec = pluggy.HookspecMarker("almenara")
 
@@ -324,14 +348,6 @@ class LogStream(Protocol):
         """
 
 
-@runtime_checkable
-class Notifier(Protocol):
-    """Delivers notifications; reserved: version 1 of the contract calls no notifier."""
-
-    async def notify(self, events: Sequence[Event]) -> None:
-        """Deliver the events; raise to have them delivered again."""
-
-
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One line of `almenara doctor`."""
 
@@ -410,8 +426,8 @@ def almenara_static() -> Path:
 
 
 @hookspec
-def almenara_notifiers(settings: Any) -> Sequence[Notifier]:
-    """Reserved for notifiers; version 1 of the contract does not call it."""
+def almenara_notifiers(settings: Any) -> Sequence[NotifierKind]:
+    """The kinds of notifiers of this plugin, which receivers of `alerting.receivers` select."""
     raise NotImplementedError
 
 

@@ -78,13 +78,14 @@ def document() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Directory to create. The default is `almenara-NAME` in the working directory.",
 )
-def new(name: str, into: Path | None) -> None:
+@click.option("--notifier", is_flag=True, help="Create a notifier instead of a source.")
+def new(name: str, into: Path | None, notifier: bool) -> None:
     """Create a plugin NAME: a distribution with a source, a panel and tests."""
     from almenara.scaffold import create
 
     directory = into or Path(f"almenara-{name}")
     try:
-        files = create(name, directory)
+        files = create(name, directory, is_notifier=notifier)
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from None
     for file in files:

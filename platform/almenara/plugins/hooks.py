@@ -17,6 +17,7 @@ from almenara.hookspecs import (
     Context,
     Finding,
     LogStream,
+    NotifierKind,
     Page,
     Panel,
     Processor,
@@ -137,6 +138,20 @@ class PluginHooks:
     def requirements(self, name: str, settings: Any) -> list[Requirement]:
         """What a plugin must be permitted to do in other systems."""
         return self._list(name, "almenara_requirements", Requirement, settings)
+
+    def notifiers(self, name: str, settings: Any) -> list[NotifierKind]:
+        """The kinds of notifiers of a plugin."""
+        kinds = self._list(name, "almenara_notifiers", NotifierKind, settings)
+        for kind in kinds:
+            is_struct = isinstance(kind.settings, type) and issubclass(
+                kind.settings, msgspec.Struct
+            )
+            if not is_struct or not callable(kind.create):
+                raise PluginError(
+                    f"notifier {kind.name} of plugin {name} must have a subclass of msgspec.Struct"
+                    " as `settings` and a function as `create`"
+                )
+        return kinds
 
     def log_streams(self, name: str, settings: Any, context: Context) -> list[LogStream]:
         """The log streams of a plugin."""

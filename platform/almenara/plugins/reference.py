@@ -9,10 +9,14 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara import API_VERSION, hookspecs, panel_specs, sdk, signals
+from almenara import API_VERSION, hookspecs, notification_specs, panel_specs, sdk, signals
 from almenara.config.reference import render_field_table
 
-CONTRACT_MODULES: Final = (hookspecs.__name__, panel_specs.__name__)
+CONTRACT_MODULES: Final = (
+    hookspecs.__name__,
+    notification_specs.__name__,
+    panel_specs.__name__,
+)
 
 HEAD: Final = """# The contract
 

@@ -13,7 +13,7 @@ import structlog
 from almenara import API_VERSION, __version__
 from almenara.config import ConfigError, Settings, decode_settings, suggest
 from almenara.errors import describe_error
-from almenara.hookspecs import Context, Requirement
+from almenara.hookspecs import Context, NotifierKind, Requirement
 from almenara.plugins.discovery import (
     GROUP,
     FileStamps,
@@ -239,6 +239,32 @@ class PluginRegistry:
             for name in self.modules
             for requirement in self.hooks.requirements(name, self.settings(name, settings))
         ]
+
+    def notifier_kinds(self, settings: Settings) -> dict[str, NotifierKind]:
+        """The kinds of notifiers of all plugins by their names.
+
+        A plugin that fails is recorded. Raises `ConfigError` where its settings are wrong.
+        """
+        kinds: dict[str, NotifierKind] = {}
+        for name in list(self.modules):
+            plugin_settings = self.settings(name, settings)
+            try:
+                offered = self.hooks.notifiers(name, plugin_settings)
+            except PluginError as error:
+                self.record_failure(name, str(error))
+                continue
+            except Exception as error:
+                reason = describe_error(error, with_type=True)
+                self.record_failure(name, f"almenara_notifiers raised {reason}")
+                continue
+            for kind in offered:
+                if kind.name in kinds:
+                    self.record_failure(
+                        name, f"its notifier {kind.name} has the name of another one; rename it"
+                    )
+                else:
+                    kinds[kind.name] = kind
+        return kinds
 
     def commands(self, read_settings: Callable[[], Settings]) -> list[click.Command]:
         """The commands that plugins add; `read_settings` reads the configuration when one runs."""

@@ -11,12 +11,17 @@ from almenara import __version__
 from almenara.plugins import installed_candidates
 
 FILES: Final = Path(__file__).parent / "files"
+"""The files of a plugin with a source and panels."""
+NOTIFIER_FILES: Final = Path(__file__).parent / "notifier"
+"""The files that a plugin with a notifier has instead."""
 SUFFIX: Final = ".jinja"
 NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
-def create(name: str, folder: Path) -> list[Path]:
+def create(name: str, folder: Path, *, is_notifier: bool = False) -> list[Path]:
     """Write the files of a plugin named `name` into a new folder; return their paths.
+
+    The plugin has a source and panels, or a notifier.
 
     Raises `ValueError` for an invalid or used name, `FileExistsError` for a folder that is not
     empty.
@@ -34,8 +39,9 @@ def create(name: str, folder: Path) -> list[Path]:
         raise FileExistsError(
             f"{folder} exists and is not empty; choose another folder with --into"
         )
+    roots = [NOTIFIER_FILES, FILES] if is_notifier else [FILES]
     environment = jinja2.Environment(  # nosec B701 # writes Python and Markdown, not pages
-        loader=jinja2.FileSystemLoader(FILES),
+        loader=jinja2.FileSystemLoader(roots),
         autoescape=False,  # noqa: S701
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
@@ -56,10 +62,10 @@ def create(name: str, folder: Path) -> list[Path]:
         "version": __version__,
     }
     paths = []
-    for source in sorted(FILES.rglob(f"*{SUFFIX}")):
-        place = source.relative_to(FILES).as_posix().removesuffix(SUFFIX)
+    for template in environment.list_templates(filter_func=lambda name: name.endswith(SUFFIX)):
+        place = template.removesuffix(SUFFIX)
         target = folder / place.replace("PACKAGE", values["package"]).replace("DOT", ".")
-        text = environment.get_template(source.relative_to(FILES).as_posix()).render(values)
+        text = environment.get_template(template).render(values)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
         paths.append(target)

@@ -30,12 +30,15 @@ __all__ = [
 ]
 
 
-def conformance(plugin: str, settings: "Settings | None" = None) -> Callable[..., Any]:
+def conformance(
+    plugin: str, settings: "Settings | None" = None, receivers: "Settings | None" = None
+) -> Callable[..., Any]:
     """A test function that holds a plugin against each rule.
 
     `plugin` is the name of an installed plugin or the path of one. `settings` is its part of the
     configuration, or a function that returns a context manager of it, which may start and stop the
-    system that the plugin observes.
+    system that the plugin observes. `receivers` has, in the same way, the settings of one receiver
+    of each kind of notifier that the plugin offers.
     """
     import pytest
 
@@ -43,7 +46,7 @@ def conformance(plugin: str, settings: "Settings | None" = None) -> Callable[...
 
     @pytest.mark.parametrize("rule", list(RULES))
     def test_conformance(rule: str) -> None:
-        result = examine(plugin, settings, rule)
+        result = examine(plugin, settings, rule, receivers)
         if result.verdict == "skipped":
             pytest.skip(result.text)
         if result.verdict == "failed":

@@ -37,6 +37,17 @@ class Source:
         await publish([Event(id="1", source="s", type="t", time=now(), subject="a", data={})])
         await asyncio.Event().wait()
 
+class Pager:
+    def __init__(self, settings): self.settings = settings
+    async def notify(self, notification):
+        await asyncio.sleep(0)
+        return Delivery(reference="1")
+
+kinds = [NotifierKind(name="pager", settings=Settings, create=Pager)]
+
+@almenara.hookimpl
+def almenara_notifiers(): return kinds
+
 @almenara.hookimpl
 def almenara_settings(): return Settings
 
@@ -49,9 +60,12 @@ def almenara_panels():
                   columns=[Column(title="N", path="name"), Column(title="S", path="state.a.b")])]
 """
 
+RECEIVERS: dict[str, Any] = {"pager": {}}
+
 BREAKING: dict[str, tuple[str, str]] = {
-    "keeps the contract": ("almenara_settings = almenara_sources = almenara_panels = None",
-                           "implements no hook"),
+    "keeps the contract": (
+        "almenara_settings = almenara_sources = almenara_panels = almenara_notifiers = None",
+        "implements no hook"),
     "documents its settings": (
         "class Settings(msgspec.Struct, forbid_unknown_fields=True):\n    every: int = 3",
         "Settings.every is not documented; write a string under it"),
@@ -111,6 +125,22 @@ BREAKING: dict[str, tuple[str, str]] = {
         "    await asyncio.Event().wait()\n"
         "Source.run = run",
         "a secret of its settings is in what it publishes, reports or logs"),
+    "names its notifiers": ("kinds *= 2", "two of its notifiers are named 'pager'"),
+    "delivers notifications": (
+        "async def notify(self, notification): return 'sent'\nPager.notify = notify",
+        "notify of pager must return almenara.hookspecs.Delivery; it returned str"),
+    "ends deliveries when cancelled": (
+        "async def notify(self, notification):\n"
+        "    while True:\n"
+        "        try: await asyncio.sleep(9)\n"
+        "        except asyncio.CancelledError: pass\n"
+        "Pager.notify = notify",
+        "notify of pager did not end within 1 s of its cancellation"),
+    "shows no secret in deliveries": (
+        "async def notify(self, notification):\n"
+        "    raise DeliveryError(f'refused: {self.settings.password.reveal()}')\n"
+        "Pager.notify = notify",
+        "a secret of the settings of pager is in an error or a log line"),
 }  # fmt: skip
 
 
@@ -126,7 +156,7 @@ def plugin(tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.mark.parametrize("rule", list(RULES))
 def test_good_plugin_passes_every_rule(plugin: Callable[[str], str], rule: str) -> None:
-    result = examine(plugin(""), None, rule)
+    result = examine(plugin(""), None, rule, RECEIVERS)
     assert (result.verdict, result.text) == ("passed", "")
 
 
@@ -139,7 +169,7 @@ def test_rule_fails_for_the_breaking_plugin_with_remedy(
     plugin: Callable[[str], str], rule: str
 ) -> None:
     code, reason = BREAKING[rule]
-    result = examine(plugin(code), None, rule)
+    result = examine(plugin(code), None, rule, RECEIVERS)
     assert result.verdict == "failed"
     assert reason in result.text
 

@@ -9,6 +9,12 @@ from typing import Any, Final
 from almenara.config import ConfigError
 from almenara.errors import describe_error
 from almenara.plugins import PluginError
+from almenara.testing.rules.notifiers import (
+    delivers_notifications,
+    ends_deliveries_when_cancelled,
+    names_its_notifiers,
+    shows_no_secret_in_deliveries,
+)
 from almenara.testing.rules.panels import escapes_what_it_renders
 from almenara.testing.rules.settings import (
     documents_its_settings,
@@ -46,20 +52,26 @@ RULES: Final[dict[str, Callable[[Subject], Coroutine[Any, Any, None]]]] = {
     "deletes what disappeared while it was stopped": deletes_what_disappeared_while_it_was_stopped,
     "escapes what it renders": escapes_what_it_renders,
     "shows no secret": shows_no_secret,
+    "names its notifiers": names_its_notifiers,
+    "delivers notifications": delivers_notifications,
+    "ends deliveries when cancelled": ends_deliveries_when_cancelled,
+    "shows no secret in deliveries": shows_no_secret_in_deliveries,
 }
 """By a sentence about the plugin that keeps the rule. A rule raises `AssertionError` with what is
 wrong and what to do, or `Skip` where it does not apply."""
 
 
-def examine(plugin: str, settings: Settings | None, rule: str) -> Result:
+def examine(
+    plugin: str, settings: Settings | None, rule: str, receivers: Settings | None = None
+) -> Result:
     """Hold a plugin against one rule; whatever the plugin raises is a failure of the rule.
 
-    `plugin` is the name of an installed plugin or the path of one.
+    `plugin` is the name of an installed plugin or the path of one; `receivers` has the settings of
+    one receiver of each kind of notifier that is to be examined.
     """
-    prepared = settings() if callable(settings) else contextlib.nullcontext(settings or {})
-    with prepared as tree:
+    with _prepare(settings) as tree, _prepare(receivers) as receiver_trees:
         try:
-            _run(RULES[rule](Subject(plugin, tree)))
+            _run(RULES[rule](Subject(plugin, tree, receiver_trees)))
         except Skip as reason:
             return Result(rule, "skipped", str(reason))
         except (AssertionError, ConfigError, PluginError) as error:
@@ -67,6 +79,10 @@ def examine(plugin: str, settings: Settings | None, rule: str) -> Result:
         except Exception as error:
             return Result(rule, "failed", f"it raised {describe_error(error, with_type=True)}")
     return Result(rule, "passed")
+
+
+def _prepare(settings: Settings | None) -> AbstractContextManager[Mapping[str, Any]]:
+    return settings() if callable(settings) else contextlib.nullcontext(settings or {})
 
 
 def _run(examination: Coroutine[Any, Any, None]) -> None:

@@ -26,7 +26,7 @@ async def keeps_the_contract(subject: Subject) -> None:
 
 
 async def documents_its_settings(subject: Subject) -> None:
-    for kind in _walk_structs(subject.settings_type()):
+    for kind in _all_structs(subject):
         docs = field_docs(kind)
         for field in msgspec.structs.fields(kind):
             if not docs.get(field.name, "").strip():
@@ -41,7 +41,7 @@ async def documents_its_settings(subject: Subject) -> None:
 
 
 async def types_its_settings(subject: Subject) -> None:
-    for kind in _walk_structs(subject.settings_type()):
+    for kind in _all_structs(subject):
         for field in msgspec.structs.fields(kind):
             if _contains(field.type, Any):
                 raise AssertionError(
@@ -51,7 +51,7 @@ async def types_its_settings(subject: Subject) -> None:
 
 
 async def keeps_secrets_as_secrets(subject: Subject) -> None:
-    for kind in _walk_structs(subject.settings_type()):
+    for kind in _all_structs(subject):
         for field in msgspec.structs.fields(kind):
             is_named_secret = any(word in field.name.lower() for word in SECRET_NAMES)
             if is_named_secret and _contains(field.type, str):
@@ -63,12 +63,12 @@ async def keeps_secrets_as_secrets(subject: Subject) -> None:
 
 async def shows_no_secret(subject: Subject) -> None:
     sentinels: list[str] = []
-    tree = _insert_sentinels(subject.settings_type(), subject.tree, sentinels)
+    tree = insert_sentinels(subject.settings_type(), subject.tree, sentinels)
     if not sentinels:
         raise Skip("it has no secret among its settings")
     settings = subject.settings(tree)
     outputs = [repr(settings), str(settings)]
-    with _capture_logs() as captured, memory_context() as context:
+    with capture_logs() as captured, memory_context() as context:
         runs = [SourceRun(source).start() for source in subject.create_sources(context, settings)]
         for run in runs:
             await let_run(run)
@@ -86,6 +86,14 @@ async def shows_no_secret(subject: Subject) -> None:
             )
 
 
+def _all_structs(subject: Subject) -> Iterator[type[msgspec.Struct]]:
+    """The structs of its settings and of those of its notifiers. Raises `Skip` without any."""
+    notifiers = [kind.settings for kind in subject.notifier_kinds()]
+    own = [subject.settings_type()] if subject.has_settings or not notifiers else []
+    for kind in (*own, *notifiers):
+        yield from _walk_structs(kind)
+
+
 def _walk_structs(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
     """A struct and every struct nested in its fields."""
     yield kind
@@ -99,7 +107,7 @@ def _contains(kind: Any, target: Any) -> bool:
     return kind is target or any(_contains(part, target) for part in get_args(kind))
 
 
-def _insert_sentinels(kind: Any, tree: dict[str, Any], sentinels: list[str]) -> dict[str, Any]:
+def insert_sentinels(kind: Any, tree: dict[str, Any], sentinels: list[str]) -> dict[str, Any]:
     """A copy of settings in which every secret is a recognizable value, added to `sentinels`."""
     filled = dict(tree)
     for field in msgspec.structs.fields(kind):
@@ -115,17 +123,17 @@ def _insert_sentinels(kind: Any, tree: dict[str, Any], sentinels: list[str]) -> 
         for inner in nested_structs(field.type):
             value = filled.get(name)
             if isinstance(value, dict):
-                filled[name] = _insert_sentinels(inner, value, sentinels)
+                filled[name] = insert_sentinels(inner, value, sentinels)
             elif isinstance(value, list):
                 filled[name] = [
-                    _insert_sentinels(inner, entry, sentinels) if isinstance(entry, dict) else entry
+                    insert_sentinels(inner, entry, sentinels) if isinstance(entry, dict) else entry
                     for entry in value
                 ]
     return filled
 
 
 @contextmanager
-def _capture_logs() -> Iterator[io.StringIO]:
+def capture_logs() -> Iterator[io.StringIO]:
     """Everything that is logged inside the block, by structlog and by the standard library."""
     captured = io.StringIO()
     handler = logging.StreamHandler(captured)

@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from almenara.config import decode_settings
+from almenara.hookspecs import NotifierKind
 from almenara.plugins import PluginError, PluginRegistry, find_plugin
 from almenara.testing.source_run import MemoryContext, SourceRun
 
@@ -34,8 +36,12 @@ class Skip(Exception):  # noqa: N818
 class Subject:
     """A plugin with its part of the configuration. Raises `PluginError`."""
 
-    def __init__(self, plugin: str, tree: Mapping[str, Any]) -> None:
+    def __init__(
+        self, plugin: str, tree: Mapping[str, Any], receivers: Mapping[str, Any] | None = None
+    ) -> None:
         self.tree = dict(tree)
+        self.receivers = dict(receivers or {})
+        """Settings of one receiver of each kind of notifier that is to be examined."""
         candidate = find_plugin(plugin)
         self.name = candidate.name
         self.plugins = PluginRegistry()
@@ -47,6 +53,19 @@ class Subject:
     def settings(self, tree: Mapping[str, Any] | None = None) -> Any:
         """Its settings. Raises `ConfigError`."""
         return self.plugins.decode_settings(self.name, self.tree if tree is None else tree)
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether it has settings."""
+        return self.plugins.hooks.settings_type(self.name) is not None
+
+    def notifier_kinds(self) -> list[NotifierKind]:
+        """The kinds of notifiers that it offers; may be empty."""
+        return self.plugins.hooks.notifiers(self.name, self.settings())
+
+    def decode_receiver(self, kind: NotifierKind, tree: Mapping[str, Any]) -> Any:
+        """The settings of a receiver. Raises `ConfigError`."""
+        return decode_settings(kind.settings, dict(tree), place=f"receivers.{kind.name}")
 
     def settings_type(self) -> type[msgspec.Struct]:
         """The struct of its settings. Raises `Skip` where it has none."""
