@@ -11,6 +11,9 @@ from typing import Final
 import structlog
 
 from almenara import __version__
+from almenara.alerting.notifications.dispatcher import Dispatcher
+from almenara.alerting.notifications.heartbeat import Heartbeat
+from almenara.alerting.notifications.receivers import check_alerting, create_receivers
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import Settings
 from almenara.history import History
@@ -59,6 +62,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
     """
     check_access(settings)
     plugins.check(settings)
+    check_alerting(settings.alerting, plugins.notifier_kinds(settings))
     # The port is taken first: nothing is written to disk when another process listens on it.
     with contextlib.closing(open_listener(settings.server)) as listener:
         async with EmbeddedBus(settings.storage, Redactor(settings.redaction)) as bus:
@@ -96,6 +100,7 @@ async def compose(settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus)
         log_feeds=log_feeds,
     )
     hub = Hub(view, panels, renderer)
+    notifications = compose_notifications(settings, plugins, bus, resources)
     services = Services(
         settings=settings,
         bus=bus,
@@ -106,6 +111,7 @@ async def compose(settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus)
         panels=panels,
         assets=assets,
         version=__version__,
+        notifications=notifications,
         list_plugins=plugins.infos,
         check_ready=lambda: bus.failure or ("draining" if hub.draining else None),
     )
@@ -115,6 +121,21 @@ async def compose(settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus)
         resources=resources,
         log_feeds=log_feeds,
         replay_from=replay_from,
+    )
+
+
+def compose_notifications(
+    settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus, resources: Resources
+) -> Dispatcher:
+    """Create what notifies receivers of alerts. Raises `ConfigError`."""
+    kinds = plugins.notifier_kinds(settings)
+    return Dispatcher(
+        bus,
+        create_receivers(settings.alerting, kinds),
+        check_alerting(settings.alerting, kinds),
+        fallback_after=settings.alerting.fallback_after,
+        base_url=settings.server.url,
+        open_alerts=lambda: resources.of_kind("almenara.alert"),
     )
 
 
@@ -139,7 +160,11 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
                 group.create_task(services.access.run(), name="access"),
                 group.create_task(services.loop_lag.run(), name="loop lag"),
                 group.create_task(services.supervisor.run(), name="supervisor"),
+                group.create_task(services.notifications.run(), name="notifications"),
             ]
+            if (heartbeat := settings.alerting.heartbeat) is not None:
+                beating = Heartbeat(heartbeat, services.notifications).run()
+                background.append(group.create_task(beating, name="heartbeat"))
             if (tls := settings.server.tls) is not None:
                 certificate = follow_certificate(tls, server.use_context)
                 background.append(group.create_task(certificate, name="certificate"))

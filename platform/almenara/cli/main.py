@@ -10,6 +10,7 @@ from click import get_current_context
 
 from almenara import __version__
 from almenara.cli.access import access
+from almenara.cli.alerts import alerts
 from almenara.cli.backup import backup
 from almenara.cli.common import CONFIG_VARIABLE, PLUGINS_DIR_VARIABLE, FilePath, read_settings
 from almenara.cli.config import config
@@ -24,7 +25,7 @@ from almenara.logs import configure_logging, silence_logging
 from almenara.plugins import PluginRegistry, load_plugins
 
 RUN_COMMANDS = (serve, dev, backup)
-INSPECT_COMMANDS = (tail, doctor, storage, plugins, config, access)
+INSPECT_COMMANDS = (tail, alerts, doctor, storage, plugins, config, access)
 
 
 def main() -> None:

@@ -8,11 +8,12 @@ from almenara.plugins import PluginRegistry
 def validate_configuration(plugins: PluginRegistry, settings: Settings) -> None:
     """Raise `ConfigError` for everything that keeps `almenara serve` from starting.
 
-    Besides the settings it checks the files they name, the settings of each plugin, and the panels
-    of dashboards. A plugin that fails is recorded in `plugins`, and an error only if it is
-    configured; Almenara starts without it.
+    Besides the settings it checks the files they name, the settings of each plugin, the panels of
+    dashboards, and the receivers and routes of alerts. A plugin that fails is recorded in
+    `plugins`, and an error only if it is configured; Almenara starts without it.
     """
     # The web server is imported here, so that the other commands start without it.
+    from almenara.alerting.notifications.receivers import check_alerting
     from almenara.panels.registry import PanelRegistry
     from almenara.panels.renderer import Renderer
     from almenara.security.config_check import check_access
@@ -32,5 +33,6 @@ def validate_configuration(plugins: PluginRegistry, settings: Settings) -> None:
             registry.add(name, panels, plugins.hooks.templates(name), pages)
         except Exception as error:
             plugins.record_failure(name, describe_error(error))
+    check_alerting(settings.alerting, plugins.notifier_kinds(settings))
     unavailable = [info.name for info in plugins.infos() if info.state != "active"]
     check_dashboards(settings.dashboards, registry, unavailable)

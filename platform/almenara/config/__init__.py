@@ -1,20 +1,23 @@
 """The configuration: its model, its loader, and the documents generated from it."""
 
+from almenara.config.alerting import (
+    AlertingSettings,
+    HeartbeatSettings,
+    ReceiverSettings,
+    RouteSettings,
+)
+from almenara.config.common import Count, GrantSettings, Port, Positive
 from almenara.config.loader import apply_environment, decode_settings, load_settings
 from almenara.config.model import (
     AuthMode,
     AuthSettings,
-    Count,
     DashboardSettings,
-    GrantSettings,
     Isolation,
     KubernetesAccessSettings,
     LogSettings,
     OidcSettings,
     PanelSettings,
     PlacedPanel,
-    Port,
-    Positive,
     ProxySettings,
     RoleName,
     RoleSettings,
@@ -31,6 +34,7 @@ from almenara.config.suggestions import suggest
 from almenara.errors import ConfigError
 
 __all__ = [
+    "AlertingSettings",
     "AuthMode",
     "AuthSettings",
     "ConfigError",
@@ -38,6 +42,7 @@ __all__ = [
     "DashboardSettings",
     "EventMatch",
     "GrantSettings",
+    "HeartbeatSettings",
     "IngestRule",
     "Isolation",
     "KubernetesAccessSettings",
@@ -48,10 +53,12 @@ __all__ = [
     "Port",
     "Positive",
     "ProxySettings",
+    "ReceiverSettings",
     "RedactionSettings",
     "RetentionRule",
     "RoleName",
     "RoleSettings",
+    "RouteSettings",
     "Secret",
     "ServerSettings",
     "Settings",

@@ -211,18 +211,14 @@ def _displayed_value(kind: Any, tree: Any, path: str) -> str:
 
 def _has_secret(kind: Any) -> bool:
     """Return whether a value of this type contains a secret."""
-    return kind is Secret or any(
-        _has_secret(part)
-        for part in (
-            *get_args(kind),
-            *(
-                field.type
-                for struct in _structs_of(kind)
-                for field in msgspec.structs.fields(struct)
-            ),
-        )
-    )
-
-
-def _structs_of(kind: Any) -> list[type[msgspec.Struct]]:
-    return [kind] if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else []
+    pending, done = [kind], set()
+    while pending:
+        part = pending.pop()
+        if part is Secret:
+            return True
+        pending += get_args(part)
+        if isinstance(part, type) and issubclass(part, msgspec.Struct) and part not in done:
+            # A struct may contain itself, as routes do.
+            done.add(part)
+            pending += [field.type for field in msgspec.structs.fields(part)]
+    return False

@@ -10,14 +10,10 @@ from typing import Annotated, Any, ClassVar, get_args
 
 import msgspec
 
+from almenara.config.alerting import AlertingSettings
+from almenara.config.common import Count, GrantSettings, Port, Positive, Renamed
 from almenara.config.rules import IngestRule, RedactionSettings, RetentionRule, check_ages
 from almenara.config.secrets import Secret
-
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Renamed = dict[str, str]
-"""The present names of settings, by their former ones, which an error names."""
 
 
 class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -261,19 +257,6 @@ class DashboardSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     """Panels in their order: a name, or `panel:` with `width:`, `height:` and `filter:`."""
 
 
-class GrantSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Signals that a role may read: those that match every field that is set."""
-
-    sources: list[str] = []
-    """Names of sources (`nats`), or patterns of origins (`nats/PLANNING_*`)."""
-    types: list[str] = []
-    """Patterns of event types (`planning.>`). It grants events only, no resources and samples."""
-    namespaces: list[str] = []
-    """Names or patterns of Kubernetes namespaces. It grants no signal without a namespace."""
-    labels: dict[str, str] = {}
-    """Labels that the signal must have, all of them."""
-
-
 RoleName = typing.Literal["viewer", "operator", "admin"]
 
 
@@ -443,6 +426,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     supervisor: SupervisorSettings = msgspec.field(default_factory=SupervisorSettings)
     panels: PanelSettings = msgspec.field(default_factory=PanelSettings)
     auth: AuthSettings = msgspec.field(default_factory=AuthSettings)
+    alerting: AlertingSettings = msgspec.field(default_factory=AlertingSettings)
     redaction: RedactionSettings = msgspec.field(default_factory=RedactionSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
     dashboards: list[DashboardSettings] = []

@@ -53,14 +53,20 @@ def _names_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _render_section(path: str, struct: type[msgspec.Struct]) -> Iterator[str]:
+def _render_section(
+    path: str, struct: type[msgspec.Struct], above: Set[type[msgspec.Struct]] = frozenset()
+) -> Iterator[str]:
     yield f"## `{path}`\n"
     if struct.__doc__:
         yield f"{inspect.cleandoc(struct.__doc__)}\n"
     yield from render_field_table(struct, "setting")
     for field in msgspec.structs.fields(struct):
         for nested in nested_structs(field.type):
-            yield from _render_section(f"{path}.{field.encode_name}", nested)
+            # A struct that contains itself, as routes do, is described once.
+            if nested not in above:
+                yield from _render_section(
+                    f"{path}.{field.encode_name}", nested, above | {struct, nested}
+                )
 
 
 def render_field_table(

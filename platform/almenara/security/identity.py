@@ -91,11 +91,12 @@ def resolve_identity(user: User, settings: AuthSettings) -> Identity | None:
             )
         return None
     role = max(Role[entry.role.upper()] for entry in matching)
-    grants = [grant for entry in matching for grant in _read_grants(entry.grants)]
+    grants = [grant for entry in matching for grant in read_grants(entry.grants)]
     return Identity(user=user, role=role, scope=scope_for_role(role, grants))
 
 
-def _read_grants(grants: Sequence[GrantSettings]) -> list[Grant]:
+def read_grants(grants: Sequence[GrantSettings]) -> list[Grant]:
+    """Return the grants that parts of the configuration describe; without any, everything."""
     return [read_grant(settings) for settings in grants] or [Grant()]
 
 

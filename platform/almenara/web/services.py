@@ -6,6 +6,7 @@ from functools import cached_property
 
 from prometheus_client import CollectorRegistry
 
+from almenara.alerting.notifications.dispatcher import Dispatcher
 from almenara.bus import Bus
 from almenara.config import Settings
 from almenara.live.hub import Hub
@@ -34,6 +35,7 @@ class Services:
     panels: PanelRegistry
     renderer: Renderer
     assets: Assets
+    notifications: Dispatcher
     version: str
     check_ready: Callable[[], str | None]
     """Returns why Almenara cannot serve at the moment; None while it can."""

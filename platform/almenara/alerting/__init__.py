@@ -1,0 +1,1 @@
+"""Alerting: notifications about the alerts on the bus."""
