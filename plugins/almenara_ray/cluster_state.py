@@ -88,6 +88,9 @@ class ClusterState:
         """Load which resources earlier runs of a source have published; of a source that is shared
         by clusters those of this one."""
         await self.published.restore(context, source, self.name if is_shared else "")
+        self.published.restore_jobs(
+            [self._job_resource(job) for job in self.saved.unfinished.values()]
+        )
 
     # Jobs
 
@@ -270,7 +273,7 @@ class ClusterState:
             )
         signals = [*events, *self.cluster_signals()]
         if self.health == "down" or now() - self._last_answer > PROOF_LIMIT:
-            why = f"cluster {self.name} is {self.health}"
+            why = f"cluster {self.name} does not answer"
             for kind in PARTS:
                 signals += self.published.mark_unknown(kind, why)
         return signals

@@ -7,7 +7,7 @@ import msgspec
 
 from almenara.hookspecs import Context, ResourceKey
 from almenara.sdk import Snapshots, now
-from almenara.signals import UNKNOWN, Resource, Severity, Signal
+from almenara.signals import STALE_SINCE, UNKNOWN, Resource, Severity, Signal
 from almenara_ray.kinds import APPLICATION, CLUSTER, JOB, NODE
 from almenara_ray.models import UNFINISHED
 
@@ -22,6 +22,8 @@ class PublishedResources:
         self._snapshots = {kind: Snapshots() for kind in (*PARTS, CLUSTER)}
         self._resources: dict[str, Sequence[Resource]] = {}
         """The last known resources, by kind."""
+        self._restored: dict[str, Sequence[Resource]] = {}
+        """What earlier runs have published and may have claimed to be healthy, by kind."""
         self._known_at: dict[str, int] = {}
 
     async def restore(self, context: Context, source: str, cluster: str = "") -> None:
@@ -30,6 +32,15 @@ class PublishedResources:
         own = _ClusterResources(context, cluster) if cluster else context
         for kind, snapshots in self._snapshots.items():
             await snapshots.restore(own, source, [kind])
+        for kind in (NODE, APPLICATION):
+            self._restored[kind] = [
+                Resource(kind=kind, namespace=namespace, name=name)
+                for _, namespace, name in await own.known_resources(source, kind)
+            ]
+
+    def restore_jobs(self, jobs: Sequence[Resource]) -> None:
+        """Set the unfinished jobs of earlier runs."""
+        self._restored[JOB] = jobs
 
     def update(self, kind: str, resources: Sequence[Resource]) -> Sequence[Signal]:
         """Replace the resources of a kind, and return what changed."""
@@ -39,10 +50,12 @@ class PublishedResources:
     def mark_unknown(self, kind: str, reason: str) -> Sequence[Signal]:
         """Return the resources of a kind as unknown, where that is new: what they were before is no
         proof of what they are. Jobs that have ended stay as they are."""
-        if kind not in self._resources:
-            return ()
-        hide = _make_unknown(reason, self._known_at[kind])
-        return self._snapshots[kind].difference([hide(item) for item in self._resources[kind]])
+        hide, snapshots = _make_unknown(reason, self._known_at.get(kind)), self._snapshots[kind]
+        if kind in self._resources:
+            return snapshots.difference([hide(item) for item in self._resources[kind]])
+        # Nothing was read yet: what else earlier runs have published is left alone.
+        restored = self._restored.get(kind, ())
+        return [signal for item in restored for signal in snapshots.update(hide(item))]
 
     def known_at(self, kind: str) -> int:
         """Return when the resources of a kind were last known, in microseconds since the epoch."""
@@ -55,11 +68,12 @@ class PublishedResources:
         ]
 
 
-def _make_unknown(reason: str, since: int) -> Callable[[Resource], Resource]:
+def _make_unknown(reason: str, since: int | None) -> Callable[[Resource], Resource]:
     def hide(resource: Resource) -> Resource:
         if resource.kind == JOB and resource.status not in UNFINISHED:
             return resource
-        state = {"last_status": resource.status, "stale_since": since, "stale_reason": reason}
+        state = {"last_status": resource.status, STALE_SINCE: since, "stale_reason": reason}
+        state = {name: value for name, value in state.items() if value}
         return msgspec.structs.replace(
             resource, status=UNKNOWN, severity=Severity.WARN, state={**resource.state, **state}
         )

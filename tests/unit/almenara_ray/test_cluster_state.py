@@ -371,3 +371,19 @@ def test_first_failure_long_after_the_last_answer_leaves_nothing_known() -> None
     signals = cluster.record_failure("no complete answer within 4 s")
     statuses = {each.kind: each.status for each in signals if isinstance(each, Resource)}
     assert statuses == {CLUSTER: "stale", NODE: "unknown"}
+
+
+@pytest.mark.anyio
+async def test_cluster_that_is_down_at_the_start_leaves_nothing_of_earlier_runs_known(
+    tmp_path: Path,
+) -> None:
+    context = MemoryContext(tmp_path)
+    for key in ((NODE, "lab", "h"), (APPLICATION, "lab", "chat"), (JOB, "lab", "done")):
+        context.bus.known_resources["ray/lab"][key] = None
+    cluster = ClusterState("lab", SavedState(unfinished={"a": job("a", "RUNNING")}))
+    await cluster.restore(context, "ray/lab")
+    signals = cluster.record_failure("no answer")
+    statuses = {each.name: each.status for each in signals if isinstance(each, Resource)}
+    assert statuses == {"lab": "stale", "a": "unknown", "h": "unknown", "chat": "unknown"}
+    signals = cluster.record_failure("no answer")
+    assert [each.name for each in signals if isinstance(each, Resource)] == ["lab"]
