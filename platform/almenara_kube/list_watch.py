@@ -321,8 +321,13 @@ class Reflector:
                 error = event
                 break
             decoded = self.kind.decode(event.object)
+            version = decoded.metadata.resource_version
+            if listed is None and _is_older(version, position):
+                # The server was restored from a backup, or is another one: it does not send what
+                # it holds, nor what it lacks, to a watch from a position that it has not reached.
+                error = ExpiredError()
+                break
             if event.type == "BOOKMARK":
-                version = decoded.metadata.resource_version
                 if listed is not None and decoded.metadata.annotations.get(INITIAL_END) == "true":
                     await self._accept_listing(listed, version)
                     listed = None
@@ -331,7 +336,7 @@ class Reflector:
                 listed.append(decoded)
             else:
                 changes.append((decoded, event.type == "DELETED"))
-                position = decoded.metadata.resource_version or position
+                position = version or position
         if changes:
             await self.accept(Changes(changes))
         if listed is None:
@@ -340,6 +345,14 @@ class Reflector:
         if error is not None:
             raise error
         return listed
+
+
+def _is_older(version: str, position: str | None) -> bool:
+    """Whether a resourceVersion is before a position; those of the API server are numbers that
+    grow (KEP-5504)."""
+    if not version.isdecimal() or position is None or not position.isdecimal():
+        return False
+    return int(version) < int(position)
 
 
 def _decode_event(line: bytes, kind: WatchedKind) -> _WatchEvent | Exception:

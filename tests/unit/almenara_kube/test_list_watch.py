@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +42,13 @@ def change(number: int, kind: str = "MODIFIED", **more: Any) -> bytes:
 def garbled(line: bytes, place: int) -> bytes:
     """The line, cut within its bytes, those of a letter among them."""
     return line[: max(1, place % len(line))]
+
+
+def sort_changes(lines: list[bytes]) -> list[bytes]:
+    """The changes as an API server sends them, the oldest first."""
+    return sorted(
+        lines, key=lambda it: int(msgspec.json.decode(it)["object"]["metadata"]["resourceVersion"])
+    )
 
 
 CHANGE = st.builds(
@@ -116,7 +124,7 @@ def watched(chunks: Sequence[bytes]) -> tuple[list[tuple[KubernetesObject, bool]
 
 
 @given(
-    good=st.lists(CHANGE, max_size=4),
+    good=st.lists(CHANGE, max_size=4).map(sort_changes),
     garbage=GARBAGE,
     cuts=st.lists(st.integers(0, 10_000), max_size=6),
 )
@@ -143,6 +151,14 @@ def test_watch_accepts_changes_before_garbage_and_skips_nothing(
         assert position == (expected[-1]["resourceVersion"] if expected else "0")
         assert str(error) or isinstance(error, ExpiredError)
         assert len(str(error)) < 1_000
+
+
+@pytest.mark.parametrize("kind", ["MODIFIED", "BOOKMARK"])
+def test_watch_of_a_server_that_was_restored_expires(kind: str) -> None:
+    taken, error, position = watched([change(9) + b"\n", change(8, kind) + b"\n"])
+    assert [it.metadata.name for it, _ in taken] == ["pod-9"]
+    assert isinstance(error, ExpiredError)
+    assert position == "9"
 
 
 def test_watch_gives_up_a_line_without_end() -> None:
