@@ -56,9 +56,11 @@ async def trouble(server: Server, states: States, counts: Counter[str], seed: st
             states.begin(server.name, fault, is_ambiguous=fault in AMBIGUOUS)
             await asyncio.to_thread(server.apply, fault)
             counts[f"{server.name} {fault}"] += 1
+            started = time.strftime("%H:%M:%S")
             await asyncio.sleep(draw.uniform(*HOLD))
             await asyncio.to_thread(server.heal, fault)
             states.end(server.name)
+            print(f"{started} to {time.strftime('%H:%M:%S')} {server.name} {fault}", flush=True)
             await asyncio.sleep(draw.uniform(*REST))
 
 
@@ -72,6 +74,7 @@ async def kill_almenara(
         async with checker.paused():
             await asyncio.to_thread(almenara.kill)
             await asyncio.to_thread(almenara.start)
+            print(f"{time.strftime('%H:%M:%S')} almenara killed and started", flush=True)
         counts["almenara kill"] += 1
 
 
