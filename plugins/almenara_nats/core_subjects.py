@@ -14,7 +14,7 @@ from almenara.hookspecs import Publish, SourceReport
 from almenara.sdk import HealthAggregator
 from almenara.signals import Event, Severity, now
 from almenara_nats.client import Connection
-from almenara_nats.mapping import parse_headers, read_message
+from almenara_nats.mapping import parse_headers, read_messages
 from almenara_nats.settings import NatsSettings
 
 QUEUE_LENGTH: Final = 20_000
@@ -95,14 +95,15 @@ class CoreReader:
     async def _publish_batch(self) -> None:
         count = min(len(self._queue), self.settings.batch)
         messages = [self._queue.popleft() for _ in range(count)]
-        events: Sequence[Event] = [self._read_event(message) for message in messages]
+        events = [event for message in messages for event in self._read_events(message)]
         if problems := sum(event.problem is not None for event in events):
             self.report.rejected(problems)
-        await self.publish(events)
+        for start in range(0, len(events), self.settings.batch):
+            await self.publish(events[start : start + self.settings.batch])
         self._queue_bytes -= sum(len(message.payload) for message in messages)
 
-    def _read_event(self, message: CoreMessage) -> Event:
-        return read_message(
+    def _read_events(self, message: CoreMessage) -> Sequence[Event]:
+        return read_messages(
             message.subject.decode("utf-8", "replace"),
             {**parse_headers(message.headers), **AT_MOST_ONCE},
             message.payload,

@@ -13,13 +13,21 @@ import msgspec
 
 from almenara.cloudevents import CloudEventError, from_binary, from_structured
 from almenara.signals import Event
-from almenara_nats.payload import Payload, parse_payload, read_structured_data
+from almenara_nats.encodings import decode_content, split_batch
+from almenara_nats.payload import (
+    Payload,
+    make_undecoded,
+    parse_payload,
+    read_structured_data,
+)
 from almenara_nats.severity import read_severity
 from almenara_nats.text import bound_attributes, bound_name, replace_control_characters, to_text
 from almenara_nats.timestamps import is_plausible, read_timestamp
 
 CORE: Final = "core"
 """The name of the origin of messages that no stream stored: `nats/core`."""
+KEY_PREFIX: Final = "nats/"
+"""What a key of deduplication begins with, before the place of the message."""
 VERSION_HEADER: Final = "ce-specversion"
 ID_HEADER: Final = "nats-msg-id"
 CORRELATION_FIELDS: Final = ("correlation_id", "correlationid", "story_id")
@@ -38,6 +46,8 @@ class Message(msgspec.Struct):
     """Sequence in the stream; 0 for a message of core NATS."""
     received: int
     """When the server stored it, or when a message of core NATS arrived, in microseconds."""
+    item: int = 0
+    """Number of the event in a batch, from 1; 0 for a message that is one event."""
 
     @property
     def origin(self) -> str:
@@ -46,7 +56,8 @@ class Message(msgspec.Struct):
     @property
     def place(self) -> str:
         """Stream, time and sequence: unique, also in a stream that was recreated."""
-        return f"{self.stream}@{self.received}:{self.sequence}"
+        place = f"{self.stream}@{self.received}:{self.sequence}"
+        return f"{place}/{self.item}" if self.item else place
 
     @property
     def fallback_id(self) -> str:
@@ -83,7 +94,7 @@ def parse_headers(block: bytes) -> dict[str, str]:
     return headers
 
 
-def read_message(
+def read_messages(
     subject: str,
     headers: Mapping[str, str],
     payload: bytes,
@@ -94,21 +105,38 @@ def read_message(
     raw_limit: int = 64 * 1024,
     data_limit: int = 1024**2,
     by_place: bool = False,
-) -> Event:
-    """Return the event of one message; never raises, whatever the bytes are.
+) -> list[Event]:
+    """Return the event of one message, or those of a CloudEvents batch; never raises, whatever the
+    bytes are.
 
     `headers` have their names in lower case. `received` is JetStream's timestamp of the message, or
     the time of arrival of a core message (`sequence` 0), in microseconds. `by_place` makes each
     stored message an event of its own, even if its id was used before.
     """
-    message = Message(subject, headers, payload, stream, sequence, received)
-    parsed = parse_payload(payload, raw_limit=raw_limit, data_limit=data_limit)
+    content = decode_content(headers, payload, data_limit)
+    items = split_batch(headers, content.body) if not content.problem else ()
+    events = []
+    for item, body in enumerate(items or [content.body], 1 if items else 0):
+        message = Message(subject, headers, body, stream, sequence, received, item)
+        if content.problem:
+            parsed = make_undecoded(body, content.problem, raw_limit)
+        else:
+            parsed = parse_payload(body, raw_limit=raw_limit, data_limit=data_limit)
+        events.append(_make_event(message, parsed, by_place=by_place))
+    return events
+
+
+def _make_event(message: Message, parsed: Payload, *, by_place: bool) -> Event:
     problems: list[str] = []
-    draft = _draft_cloudevent(message, parsed, problems) or _draft_plain(message, parsed, problems)
+    draft = _draft_cloudevent(message, parsed, problems)
+    if draft is None:
+        if message.item and not problems:
+            problems.append("this item of its batch is no CloudEvent")
+        draft = _draft_plain(message, parsed, problems)
     if parsed.problem:
         problems.insert(0, parsed.problem)
     severity = read_severity(
-        draft.severity, parsed.fields, draft.type, subject, parsed.text, problems
+        draft.severity, parsed.fields, draft.type, message.subject, parsed.text, problems
     )
     attributes = bound_attributes(draft.attributes, problems) if draft.attributes else {}
     correlation = draft.correlation
@@ -125,7 +153,7 @@ def read_message(
         attributes=attributes,
         raw=draft.raw,
         problem=replace_control_characters("; ".join(problems)) if problems else None,
-        deduplication_key=f"nats/{message.place}" if by_place and sequence else "",
+        deduplication_key=f"{KEY_PREFIX}{message.place}" if by_place and message.sequence else "",
     )
 
 
@@ -227,7 +255,7 @@ def _read_structured(message: Message, parsed: Payload) -> Event:
         return msgspec.structs.replace(event, data=parsed.data, raw=parsed.raw)
     if event.raw is not None:
         return event
-    return msgspec.structs.replace(event, data=read_structured_data(message.payload))
+    return msgspec.structs.replace(event, data=read_structured_data(bytes(parsed.data)))
 
 
 def find_correlation(fields: Mapping[str, Any]) -> str:

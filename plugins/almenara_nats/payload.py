@@ -6,12 +6,15 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara_nats.encodings import quote_special_numbers
+
 DEEPEST: Final = 200
 """Levels of nesting that every reader of the history can handle."""
 BINARY: Final = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 """Characters that plain text does not contain; ESC begins the colours of terminals."""
 JSON_START: Final = re.compile(r"\s*(\{\s*[\"}]|\[\s*[\[{\"])")
 """How objects and arrays begin; a line such as `[2026-01-31] ERROR x` or `{x}` is text."""
+SPECIAL_NUMBERS: Final = "JSON has no NaN and no Infinity; they are stored as text"
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -87,6 +90,12 @@ def parse_payload(payload: bytes, *, raw_limit: int, data_limit: int) -> Payload
     except RecursionError:
         problem = f"the JSON is nested more than {DEEPEST} levels deep"
     except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+        if b"NaN" in content or b"Infinity" in content:
+            quoted = quote_special_numbers(content)
+            if quoted != content and is_json(quoted):
+                parsed = parse_payload(quoted, raw_limit=raw_limit, data_limit=2 * data_limit)
+                parsed.problem = parsed.problem or SPECIAL_NUMBERS
+                return parsed
         problem = describe_malformed(content, error)
     text = _decode_text(content)
     if text and not JSON_START.match(text):
@@ -98,6 +107,15 @@ def parse_payload(payload: bytes, *, raw_limit: int, data_limit: int) -> Payload
     return malformed
 
 
+def is_json(content: bytes) -> bool:
+    """Whether bytes are JSON."""
+    try:
+        decode_json(content)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        return False
+    return True
+
+
 def _decode_text(content: bytes) -> str:
     """Plain text in UTF-8; empty for anything else."""
     try:
@@ -105,6 +123,11 @@ def _decode_text(content: bytes) -> str:
     except UnicodeDecodeError:
         return ""
     return "" if BINARY.search(text) else text
+
+
+def make_undecoded(payload: bytes, problem: str, raw_limit: int) -> Payload:
+    """Return a payload whose bytes are stored as they came."""
+    return _malformed(payload, problem, raw_limit, fields={})
 
 
 def _malformed(payload: bytes, problem: str, raw_limit: int, *, fields: Any) -> Payload:

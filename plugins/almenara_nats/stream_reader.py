@@ -30,7 +30,7 @@ from almenara_nats.deliveries import (
     parse_delivery,
     parse_status,
 )
-from almenara_nats.mapping import parse_headers, read_message
+from almenara_nats.mapping import KEY_PREFIX, parse_headers, read_messages
 from almenara_nats.settings import NatsSettings
 
 log = structlog.get_logger(__name__)
@@ -299,12 +299,19 @@ class StreamReader:
         return [self._deliveries.popleft() for _ in range(count)]
 
     async def _publish(self, batch: list[Delivery]) -> None:
-        events = [self._read_event(delivery) for delivery in batch if not self._is_copy(delivery)]
+        events = [
+            event
+            for delivery in batch
+            if not self._is_copy(delivery)
+            for event in self._read_events(delivery)
+        ]
         if not events:
             return
         if problems := sum(event.problem is not None for event in events):
             self.shared.report.rejected(problems)
-        await self.shared.publish(events)
+        # Each message may be a batch of many.
+        for start in range(0, len(events), self.settings.batch):
+            await self.shared.publish(events[start : start + self.settings.batch])
 
     def _is_copy(self, delivery: Delivery) -> bool:
         """Whether a message was copied from a stream (`sources`) from which it is read too."""
@@ -315,10 +322,10 @@ class StreamReader:
             *origin, delivery.time // NANOSECONDS
         )
 
-    def _read_event(self, delivery: Delivery) -> Event:
+    def _read_events(self, delivery: Delivery) -> list[Event]:
         received = delivery.time // NANOSECONDS
         by_place = self.settings.deduplicate_by == "message"
-        event = read_message(
+        events = read_messages(
             delivery.subject,
             parse_headers(delivery.headers),
             delivery.payload,
@@ -330,8 +337,11 @@ class StreamReader:
             by_place=by_place,
         )
         if not by_place:
-            return event
-        return self._repeats.mark(event, f"{self.stream}@{received}:{delivery.stream_sequence}")
+            return events
+        return [
+            self._repeats.mark(event, event.deduplication_key.removeprefix(KEY_PREFIX))
+            for event in events
+        ]
 
     async def _load_position(self, info: StreamInfo) -> Position | None:
         stored = await self.shared.context.load(f"position/{self.stream}")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from almenara.bus.codec import normalize
 from almenara.signals import Event, Severity, format_time
-from almenara_nats.mapping import parse_headers, read_message
+from almenara_nats.mapping import parse_headers, read_messages
 
 RECEIVED = 1_795_000_000_000_000
 
@@ -15,7 +15,8 @@ RECEIVED = 1_795_000_000_000_000
 def read(payload: object, subject: str = "planning.x", **headers: str) -> Event:
     raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return read_message(subject, named, raw, stream="S", sequence=7, received=RECEIVED)
+    (event,) = read_messages(subject, named, raw, stream="S", sequence=7, received=RECEIVED)
+    return event
 
 
 def test_bare_payload_is_read() -> None:
@@ -133,7 +134,7 @@ def test_implausible_time_is_marked_and_replaced(stamp: object) -> None:
 def test_every_message_becomes_an_event_that_the_bus_accepts(
     payload: bytes, headers: dict[str, str], subject: str
 ) -> None:
-    event = read_message(subject, headers, payload, stream="S", sequence=1, received=RECEIVED)
+    (event,) = read_messages(subject, headers, payload, stream="S", sequence=1, received=RECEIVED)
     stored = normalize(event, "x")
     assert isinstance(stored, Event)
     assert stored.id
@@ -224,10 +225,11 @@ def test_cloudevent_without_an_id_is_named_by_its_place(binary: bool) -> None:
 
 def test_place_is_the_identity_where_it_is_requested() -> None:
     def identify(sequence: int, by_place: bool) -> str:
-        return read_message(
+        (event,) = read_messages(
             "s", {"nats-msg-id": "m"}, b"{}", stream="S", sequence=sequence, received=RECEIVED,
             by_place=by_place,
-        ).deduplication_key  # fmt: skip
+        )  # fmt: skip
+        return event.deduplication_key
 
     assert identify(7, True) == f"nats/S@{RECEIVED}:7"
     assert identify(8, True) != identify(7, True)
