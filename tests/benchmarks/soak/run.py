@@ -16,6 +16,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -139,7 +140,13 @@ async def soak(folder: Path) -> int:
     return 1 if checker.violations or problems else 0
 
 
+def interrupt(*_: object) -> None:
+    """Stop as Ctrl-C does, so that no server is left running."""
+    raise KeyboardInterrupt
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, interrupt)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         return asyncio.run(soak(Path(folder)))
 
