@@ -65,6 +65,13 @@
 {{- $urls = append $urls .url }}
 {{- end }}
 {{- end }}
+{{- if has "valkey" .Values.plugins.enabled }}
+{{- range default list (default dict $plugins.valkey).deployments }}
+{{- range .urls }}
+{{- $urls = append $urls . }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if has "ray" .Values.plugins.enabled }}
 {{- range default list (default dict $plugins.ray).clusters }}
 {{- $urls = append $urls .url }}
@@ -82,7 +89,7 @@
 {{- if .Values.plugins.install.enabled }}
 {{- $urls = append $urls .Values.plugins.install.indexUrl }}
 {{- end }}
-{{- $defaults := dict "nats" 4222 "tls" 4222 "ws" 80 "wss" 443 "http" 80 "https" 443 }}
+{{- $defaults := dict "nats" 4222 "tls" 4222 "ws" 80 "wss" 443 "redis" 6379 "rediss" 6379 "valkey" 6379 "valkeys" 6379 "http" 80 "https" 443 }}
 {{- $ports := list }}
 {{- range $urls }}
 {{- $parts := urlParse . }}

@@ -1,0 +1,53 @@
+"""What `almenara doctor` reports about each deployment."""
+
+import asyncio
+from collections.abc import Sequence
+
+from almenara.hookspecs import Finding
+from almenara_valkey.deployment import Deployment
+from almenara_valkey.settings import DeploymentSettings, ValkeySettings
+
+
+async def diagnose(settings: ValkeySettings) -> Sequence[Finding]:
+    """Observe each deployment once."""
+    return await asyncio.gather(
+        *(check_deployment(deployment) for deployment in settings.deployments)
+    )
+
+
+async def check_deployment(settings: DeploymentSettings) -> Finding:
+    """Whether all servers of a deployment answer, and the user has the rights that are needed."""
+    check = f"Valkey {settings.name}"
+    deployment = Deployment(settings)
+    try:
+        observations = await deployment.observe_all()
+    finally:
+        await deployment.close()
+    silent = [item for item in observations if not item.is_reachable]
+    denied = sorted({item.denied for item in observations} - {""})
+    if silent:
+        first = silent[0].resource
+        message = f"{first.name}: {first.state.get('reason', '')}"
+        if len(silent) > 1:
+            message += f"; and {len(silent) - 1} more servers"
+        return Finding(
+            check=check,
+            verdict="failed" if len(silent) == len(observations) else "warning",
+            message=message,
+            remedy="Check urls, user, password and tls. Addresses that servers announce must be"
+            " reachable from here; otherwise set discover: false and list all servers in urls.",
+        )
+    if denied:
+        return Finding(
+            check=check,
+            verdict="warning",
+            message="; ".join(denied),
+            remedy="Grant the commands in the README of the plugin, or turn off slow_log,"
+            " discover_streams and key_samples.",
+        )
+    versions = sorted({str(item.resource.state.get("version", "")) for item in observations})
+    return Finding(
+        check=check,
+        verdict="ok",
+        message=f"servers that answer: {len(observations)} ({', '.join(versions)})",
+    )

@@ -1,0 +1,66 @@
+"""Why a server cannot be observed, and what to do about it."""
+
+import ssl
+
+from valkey.exceptions import (
+    AskError,
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
+    MovedError,
+    NoPermissionError,
+    ResponseError,
+    ValkeyError,
+)
+
+from almenara.sdk import AlmenaraError, describe_error
+
+
+class ServerError(AlmenaraError):
+    """A server did not answer a command as it should."""
+
+
+class CommandError(ServerError):
+    """The server answered a command with an error; the connection can be used further."""
+
+
+class LoadingError(CommandError):
+    """The server loads its data and answers nothing yet."""
+
+
+class DeniedError(CommandError):
+    """The user may not run a command, or the server does not know it."""
+
+
+class ElsewhereError(CommandError):
+    """The key of a command belongs to another node of the cluster."""
+
+
+def translate_error(error: Exception, command: str, timeout: float) -> ServerError:
+    """The error of a command, as a sentence that has no argument of it."""
+    if isinstance(error, BusyLoadingError):
+        return LoadingError("the server is loading its data into memory")
+    if isinstance(error, NoPermissionError):
+        return DeniedError(
+            f"the user may not run {command}; grant it as the README of the plugin shows"
+        )
+    if "NOAUTH" in str(error) or "Authentication required" in str(error):
+        return ServerError("the server requires a password; set password")
+    if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError):
+        return ServerError("the server refuses the password; check user and password")
+    if isinstance(error, MovedError | AskError):
+        return ElsewhereError("the key belongs to another node")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return ServerError(f"TLS fails: {cause.reason or describe_error(cause)}; check tls")
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return ServerError(f"no response within {timeout:g} s")
+    if isinstance(error, ResponseError):
+        if "unknown command" in str(error).lower():
+            return DeniedError(f"the server does not know {command}")
+        return CommandError(f"{command}: {describe_error(error, 200)}")
+    if isinstance(error, ValkeyError | OSError):
+        return ServerError(describe_error(error, 200))
+    return ServerError(f"the response to {command} cannot be read: {describe_error(error, 200)}")

@@ -1,0 +1,203 @@
+"""One server of a deployment: what it reports at each observation."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from almenara.sdk import monotonic, now
+from almenara.signals import Event, Resource, Sample
+from almenara.units import MINUTE, SECOND
+from almenara_valkey.client import Connection
+from almenara_valkey.errors import DeniedError, LoadingError, ServerError
+from almenara_valkey.info import Info, list_commands, parse_info, read_mode
+from almenara_valkey.kinds import KEY, LOADING, SERVER, SEVERITIES
+from almenara_valkey.mapping import (
+    PRIMARY,
+    Counters,
+    is_evicting,
+    make_samples,
+    map_server,
+    mark_unreachable,
+    read_role,
+    started_at,
+)
+from almenara_valkey.settings import DeploymentSettings
+from almenara_valkey.slow_log import READ, last_number, make_slow_events
+from almenara_valkey.streams import StreamReader
+from almenara_valkey.topology import CLUSTER, Member, list_members
+
+EVICTING_FOR: Final = 30 * SECOND
+"""Microseconds without an eviction after which a server counts as not evicting any more."""
+START_TOLERANCE: Final = 5 * SECOND
+"""Uptimes are in whole seconds, and answers take time."""
+LARGEST: Final = 10
+"""Sampled keys of a server that are shown."""
+
+
+class Observation(msgspec.Struct):
+    """What one server has reported."""
+
+    resource: Resource
+    members: Sequence[Member] = ()
+    """The servers that it names."""
+    info: Info = {}
+    """Empty where it did not answer."""
+    others: Sequence[Resource] = ()
+    """Stream groups and sampled keys."""
+    samples: Sequence[Sample] = ()
+    events: Sequence[Event] = ()
+    denied: str = ""
+    """What the user may not run."""
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the server has answered."""
+        return bool(self.info)
+
+    @property
+    def role(self) -> str:
+        """The last known role."""
+        return str(self.resource.state.get("role", ""))
+
+
+class ServerObserver:
+    """Observes one server over a connection of its own, so that none delays another."""
+
+    def __init__(self, member: Member, settings: DeploymentSettings) -> None:
+        self.member, self.settings = member, settings
+        self.name = str(member.address)
+        self.connection = Connection(member.address, settings, is_sentinel=member.is_sentinel)
+        self.counters: Counters | None = None
+        self._resource: Resource | None = None
+        self._last_answer = 0
+        self._started = 0
+        self._evicted_at = 0
+        self._sampled_at = 0
+        self._keys: dict[str, Resource] = {}
+        self._streams = StreamReader(
+            settings.name, settings.streams, discovers=settings.discover_streams
+        )
+        self._groups: list[Resource] = []
+        self._last_slow = ("", -1)
+        """The run id and the number of the newest entry of the slow log that was published."""
+
+    async def observe(self) -> Observation:
+        """Return what the server reports now. Raises nothing for a server that does not answer."""
+        denied = ""
+        try:
+            info = parse_info(await self.connection.call("INFO", "all"))
+            if read_mode(info) == CLUSTER:
+                # Whether the cluster serves all slots is not part of INFO.
+                try:
+                    reply = await self.connection.call("CLUSTER", "INFO")
+                    info = {**info, **parse_info(reply)}
+                except DeniedError as error:
+                    denied = str(error)
+        except LoadingError:
+            return self._describe_loading()
+        except ServerError as error:
+            return self._describe_failure(str(error))
+        if "run_id" not in info:
+            return self._describe_failure("the server does not answer INFO as Valkey and Redis do")
+        observation = await self._describe(info)
+        observation.denied = observation.denied or denied
+        return observation
+
+    async def _describe(self, info: Info) -> Observation:
+        moment, at = now(), monotonic()
+        if is_evicting(self.counters, info):
+            self._evicted_at = moment
+        started = started_at(info, moment)
+        is_same = self.counters is not None and self.counters.run_id == info["run_id"]
+        if not is_same or abs(started - self._started) > START_TOLERANCE:
+            self._started = started
+        evicts = moment - self._evicted_at < EVICTING_FOR
+        resource = map_server(self.settings.name, self.name, info, self._started, evicts)
+        samples = list(make_samples(self.settings.name, self.name, info, self.counters, at))
+        observation = Observation(resource=resource, info=info, samples=samples)
+        self._resource, self._last_answer = resource, moment
+        self.counters = Counters(run_id=info["run_id"], at=at, info=info)
+        try:
+            await self._add_details(observation, read_role(info))
+        except DeniedError as error:
+            observation.denied = str(error)
+        except ServerError as error:
+            return self._describe_failure(str(error))
+        return observation
+
+    async def _add_details(self, observation: Observation, role: str) -> None:
+        settings, call = self.settings, self.connection.call
+        info = observation.info
+        if settings.discover:
+            members = await list_members(self.connection, info, settings.primary_name or "")
+            observation.members = members
+        if settings.slow_log and role != "sentinel":
+            run_id, reply = info["run_id"], await call("SLOWLOG", "GET", READ)
+            after = self._last_slow[1] if self._last_slow[0] == run_id else -1
+            observation.events = make_slow_events(
+                settings.name, self.name, run_id, reply, after=after, shows_key=settings.show_keys
+            )
+            self._last_slow = run_id, max(after, last_number(reply))
+        if role != PRIMARY or info.get("loading") == "1":
+            return
+        if settings.streams or settings.discover_streams:
+            self._groups, samples = await self._streams.read(
+                self.connection, settings.stalled_after
+            )
+            observation.samples = [*observation.samples, *samples]
+        if settings.key_samples and now() - self._sampled_at >= MINUTE:
+            self._sampled_at = now()
+            await self._sample_keys()
+        observation.others = [*self._groups, *self._keys.values()]
+
+    async def _sample_keys(self) -> None:
+        """Read the sizes of random keys, and of the largest of before; keep the largest."""
+        call = self.connection.call
+        names = dict.fromkeys(self._keys)
+        for _ in range(self.settings.key_samples):
+            name = await call("RANDOMKEY")
+            if not isinstance(name, str):
+                break
+            names[name] = None
+        sizes: dict[str, int] = {}
+        for name in names:
+            # Of an aggregate, five elements are looked at, so that a huge one takes no longer.
+            size = await call("MEMORY", "USAGE", name, "SAMPLES", 5)
+            if isinstance(size, int):
+                sizes[name] = size
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:LARGEST]
+        self._keys = {
+            name: Resource(
+                kind=KEY, namespace=self.settings.name, name=name[:500],
+                state={"bytes": sizes[name], "server": self.name},
+            )
+            for name in largest
+        }  # fmt: skip
+
+    def _describe_loading(self) -> Observation:
+        before = self._resource or Resource(
+            kind=SERVER, namespace=self.settings.name, name=self.name
+        )
+        resource = msgspec.structs.replace(
+            before, status=LOADING, severity=SEVERITIES[LOADING], time=now(),
+            state={**before.state, "reason": "is loading its data into memory"},
+        )  # fmt: skip
+        return Observation(resource=resource)
+
+    def _describe_failure(self, reason: str) -> Observation:
+        """The last known state, as that of a server that does not answer."""
+        self.counters = None
+        before = self._resource or Resource(
+            kind=SERVER, namespace=self.settings.name, name=self.name
+        )
+        resource = mark_unreachable(before, reason, self._last_answer or now())
+        if self._last_answer == 0:
+            self._last_answer = now()
+        return Observation(resource=resource)
+
+    def command_calls(self) -> dict[str, tuple[int, float]]:
+        """Calls and microseconds of each command since the statistics were reset."""
+        if self.counters is None:
+            return {}
+        return {name: (calls, usec) for name, calls, usec in list_commands(self.counters.info)}
