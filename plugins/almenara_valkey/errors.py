@@ -1,6 +1,8 @@
 """Why a server cannot be observed, and what to do about it."""
 
+import socket
 import ssl
+from typing import TypeVar
 
 from valkey.exceptions import (
     AskError,
@@ -14,6 +16,8 @@ from valkey.exceptions import (
 )
 
 from almenara.sdk import AlmenaraError, describe_error
+
+E = TypeVar("E", bound=BaseException)
 
 
 class ServerError(AlmenaraError):
@@ -50,11 +54,12 @@ def translate_error(error: Exception, command: str, timeout: float) -> ServerErr
         return ServerError("the server refuses the password; check user and password")
     if isinstance(error, MovedError | AskError):
         return ElsewhereError("the key belongs to another node")
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return ServerError(f"TLS fails: {cause.reason or describe_error(cause)}; check tls")
-        cause = cause.__cause__ or cause.__context__
+    if (cause := _find_cause(error, ssl.SSLError)) is not None:
+        return ServerError(f"TLS fails: {describe_error(cause, 200)}; check tls")
+    if _find_cause(error, ConnectionRefusedError) is not None:
+        return ServerError("the connection is refused; nothing listens on this port")
+    if (failure := _find_cause(error, socket.gaierror)) is not None:
+        return ServerError(f"the name cannot be resolved: {describe_error(failure, 200)}")
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return ServerError(f"no response within {timeout:g} s")
     if isinstance(error, ResponseError):
@@ -64,3 +69,12 @@ def translate_error(error: Exception, command: str, timeout: float) -> ServerErr
     if isinstance(error, ValkeyError | OSError):
         return ServerError(describe_error(error, 200))
     return ServerError(f"the response to {command} cannot be read: {describe_error(error, 200)}")
+
+
+def _find_cause(error: BaseException | None, kind: type[E]) -> E | None:
+    """The first error of a kind among an error and its causes."""
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

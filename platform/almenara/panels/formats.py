@@ -69,11 +69,13 @@ def color_index(text: str) -> int:
 
 
 def format_duration(seconds: float | None) -> str:
-    """A length of time: `3 ms`, `4.2 s`, `3 min 5 s`, `2 h 3 min`, `9 d 4 h`."""
+    """A length of time: `12 µs`, `3 ms`, `4.2 s`, `3 min 5 s`, `2 h 3 min`, `9 d 4 h`."""
     if seconds is None or not math.isfinite(seconds):
         return DASH
     if seconds < 0:
         return f"\u2212{format_duration(-seconds)}"
+    if 0 < seconds < 0.0001:
+        return f"{seconds * 1e6:.0f} \u00b5s" if seconds >= 0.000001 else "< 1 \u00b5s"
     if seconds < 0.0095:
         return f"{seconds * 1000:.1f} ms" if seconds else "0 s"
     if seconds < 1:

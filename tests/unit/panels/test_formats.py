@@ -10,8 +10,9 @@ from almenara.panels.kinds.series import round_up
     ("value", "form", "text"),
     [
         (None, "number", "\u2013"), (True, "text", "yes"), (1234567, "number", "1,234,567"),
-        (0.0421, "seconds", "42 ms"), (75.0, "seconds", "1 min 15 s"),
-        (-5, "seconds", "\u22125.0 s"),
+        (0.0421, "seconds", "42 ms"), (0.0000124, "seconds", "12 µs"),
+        (0.0000001, "seconds", "< 1 µs"), (0.0002, "seconds", "0.2 ms"),
+        (75.0, "seconds", "1 min 15 s"), (-5, "seconds", "\u22125.0 s"),
         (0.5, "percent", "50 %"), (1536, "bytes", "1.5 KiB"), ("x", "bytes", "x"),
         ({"a": [1]}, "text", '{"a":[1]}'), (float("nan"), "number", "\u2013"),
         (float("inf"), "bytes", "\u2013"), (float("inf"), "seconds", "\u2013"),
