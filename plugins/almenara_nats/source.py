@@ -50,8 +50,9 @@ class NatsSource:
         self._budget = ReadBudget(settings.batch_bytes)
         self._server_id = ""
         """The server process of the last connection."""
-        self._was_reading = False
-        """Whether messages were waiting when the last connection was lost."""
+        self._had_backlog = False
+        """Whether so much was waiting when the last connection was lost that the server may have
+        closed it for that."""
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         """Observe until cancelled; connects again without end."""
@@ -94,29 +95,35 @@ class NatsSource:
             context=self.context,
             publish=publish,
             report=report,
-            note_lag=lambda stream, pending: manager.note_lag(stream, pending),
+            note_lag=lambda stream, pending: note_lag(stream, pending),
             first_read={},
             is_read_at_origin=lambda *message: manager.is_read(*message),
             budget=self._budget,
         )
         manager = StreamManager(shared, self.monitor, health, self._known_streams)
+
+        def note_lag(stream: str, pending: int) -> None:
+            manager.note_lag(stream, pending)
+            if not any(manager.lag.values()):
+                health.clear(READING_PART)
+
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(watch_connection(connection))
                 group.create_task(manager.run())
-                group.create_task(self.monitor.run(connection, publish, manager.note_lag))
+                group.create_task(self.monitor.run(connection, publish, note_lag))
                 if self.settings.subjects:
                     core = CoreReader(connection, self.settings, publish, report, health)
                     group.create_task(core.run())
         finally:
             self._known_streams = manager.known
-            self._was_reading = any(manager.lag.values())
+            self._had_backlog = manager.backlog_bytes >= SMALLEST_BUDGET
 
     def _adapt_budget(self, connection: Connection, health: HealthAggregator) -> None:
-        """Request less at once if the same server process closed the last connection while
-        messages were waiting: it does so when it has too much to send (`max_pending`)."""
+        """Request less at once if the same server process closed the last connection while much
+        was waiting: it does so when it has too much to send (`max_pending`)."""
         server_id = str(connection.server_info.get("server_id", ""))
-        if server_id and server_id == self._server_id and self._was_reading:
+        if server_id and server_id == self._server_id and self._had_backlog:
             self._budget.total = max(self._budget.total // 2, SMALLEST_BUDGET)
             text = (
                 "the server closed the connection while it was sending messages; at most"
@@ -128,7 +135,7 @@ class NatsSource:
         elif server_id != self._server_id:
             self._budget.total = self.settings.batch_bytes
         self._budget.readers = 0
-        self._server_id, self._was_reading = server_id, False
+        self._server_id, self._had_backlog = server_id, False
 
 
 async def watch_connection(connection: Connection) -> None:

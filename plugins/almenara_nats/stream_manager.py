@@ -64,6 +64,9 @@ class StreamManager:
         """Streams seen so far, also over earlier connections; a stream that is not among them was
         created while the source ran. None until the first list."""
         self.lag: dict[str, int] = {}
+        """Messages that wait in each stream that is read."""
+        self._message_bytes: dict[str, float] = {}
+        """Average size of the messages of each stream."""
         self._readers: dict[str, RunningReader] = {}
 
     async def run(self) -> None:
@@ -93,6 +96,9 @@ class StreamManager:
     def _update(self, listing: StreamList, group: asyncio.TaskGroup) -> None:
         """Stop the readers of streams that were deleted or recreated, and start missing ones."""
         selected = select_streams(listing.streams, self.settings)
+        self._message_bytes = {
+            name: info.state.bytes / max(info.state.messages, 1) for name, info in selected.items()
+        }
         names = listing.streams.keys() | listing.offline.keys()
         new = set[str]() if self.known is None else names - self.known
         self.known = (self.known or set()) | names
@@ -158,6 +164,13 @@ class StreamManager:
         if stream in self.lag:
             self.lag[stream] = pending
             self._report_lag()
+
+    @property
+    def backlog_bytes(self) -> float:
+        """Bytes that wait in all streams, estimated."""
+        return sum(
+            count * self._message_bytes.get(stream, 0.0) for stream, count in self.lag.items()
+        )
 
     def _report_lag(self) -> None:
         self.shared.report.lag(sum(self.lag.values()))

@@ -10,6 +10,7 @@ from nats.js.api import StreamConfig, StreamConsumerLimits
 from almenara.testing.source_run import MemoryContext
 from almenara_nats.doctor import diagnose
 from almenara_nats.settings import NatsSettings
+from support.faulty_link import FaultyLink
 from support.nats_source import publish_numbers, running, until
 from support.servers import NatsServer
 
@@ -91,6 +92,28 @@ async def test_connection_that_the_server_cuts_for_its_backlog_is_retried_with_l
             was_cut = any("connection to NATS was lost" in reason for reason in run.reasons)
             assert not was_cut or any("batch_bytes" in reason for reason in run.reasons)
             assert len(run.events) == 48
+            # What was read to its end needs no attention any more.
+            await until(lambda: run.status == "running", "recovery")
+
+
+async def test_connection_that_breaks_is_not_attributed_to_a_small_backlog(
+    nats_server: NatsServer, client: Any, memory: MemoryContext
+) -> None:
+    jetstream = client.jetstream()
+    await jetstream.add_stream(name="S", subjects=["s"])
+    await publish_numbers(jetstream, "s", range(100))
+    with FaultyLink(nats_server.port) as link:
+        servers = [f"nats://127.0.0.1:{link.port}"]
+        async with running(nats_server, memory, servers=servers, batch=10) as run:
+            await until(lambda: run.waiting > 0 or len(run.events) == 100, "a backlog")
+            run.open.clear()
+            link.set("reset")
+            link.set("pass")
+            run.open.set()
+            await until(lambda: len(run.events) == 100, "all messages")
+            await until(lambda: run.status == "running", "recovery")
+            assert any("connection to NATS was lost" in reason for reason in run.reasons)
+            assert not any("batch_bytes" in reason for reason in run.reasons)
 
 
 async def test_budget_is_shared_by_the_streams(
