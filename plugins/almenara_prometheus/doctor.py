@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from almenara.hookspecs import Finding
+from almenara.sdk.exposition import describe_problems, read_page
 from almenara_prometheus.client import ScrapeError, open_client, scrape
-from almenara_prometheus.exposition import describe_problems, read_page
 from almenara_prometheus.mapping import MetricMapper
 from almenara_prometheus.settings import PrometheusSettings, TargetSettings
 from almenara_prometheus.target import describe_unreadable

@@ -4,19 +4,17 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
-from itertools import accumulate
 from typing import Final
 
 import msgspec
 
-from almenara_prometheus.exposition import MetricFilter, MetricsPage, Series
+from almenara.sdk.exposition import MetricFilter, MetricsPage, Series
+from almenara.sdk.histograms import increase, parse_limit, quantile
 from almenara_prometheus.settings import MetricSettings
 
 PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 LONGEST_NAME: Final = 200
 
-Counts = Mapping[float, float]
-"""Counts up to each limit; of a counter, which has no limits, up to infinity."""
 Combine = Callable[[Sequence[float]], float]
 
 COMBINE: Final[Mapping[str, Combine]] = {
@@ -146,15 +144,6 @@ class MetricMapper:
         return PLACEHOLDER.sub(fill, mapping.name)[:LONGEST_NAME] or self.target
 
 
-def parse_limit(text: str) -> float | None:
-    """Return the upper limit of a bucket; None where it is not a number."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return None if math.isnan(value) else value
-
-
 def increases(
     before: Mapping[SeriesKey, Counter], after: Mapping[SeriesKey, Counter]
 ) -> tuple[dict[Slot, list[float]], dict[Slot, dict[float, float]]]:
@@ -170,35 +159,3 @@ def increases(
         for limit, count in growth.items():
             limits[counter.slot][limit] += count
     return totals, limits
-
-
-def increase(before: Counts, after: Counts) -> Counts:
-    """Return what was counted between two pages. Counts lower than before have been reset, so all
-    of them are new."""
-    if any(after[limit] < before.get(limit, 0.0) for limit in after):
-        return after
-    return {limit: count - before.get(limit, 0.0) for limit, count in after.items()}
-
-
-def quantile(share: float, counts: Counts) -> float | None:
-    """Return the value below which a share of the counted values lies; None without any.
-
-    As `histogram_quantile` of Prometheus does: values are spread evenly within a bucket; the upper
-    limit of the last but one where the rank is in the last, which has no limit.
-    """
-    limits = sorted(counts)
-    if not limits or limits[-1] != math.inf:
-        return None
-    # The server counts while its buckets are read; make them monotonic.
-    cumulative = list(accumulate((counts[limit] for limit in limits), max))
-    total = cumulative[-1]
-    if total <= 0:
-        return None
-    rank = share * total
-    bucket = next(index for index, count in enumerate(cumulative) if count >= rank)
-    if limits[bucket] == math.inf:
-        return limits[bucket - 1] if bucket else None
-    lower = limits[bucket - 1] if bucket else min(0.0, limits[0])
-    below = cumulative[bucket - 1] if bucket else 0.0
-    within = cumulative[bucket] - below
-    return lower + (limits[bucket] - lower) * ((rank - below) / within if within else 1.0)

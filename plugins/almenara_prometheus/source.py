@@ -8,10 +8,10 @@ import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.sdk import every, monotonic
+from almenara.sdk.exposition import read_page
 from almenara.sdk.http import Resolver
 from almenara.signals import Resource, Signal
 from almenara_prometheus.client import ScrapeError, open_client, scrape
-from almenara_prometheus.exposition import read_page
 from almenara_prometheus.settings import PrometheusSettings, TargetSettings
 from almenara_prometheus.target import KIND, ResourceName, Target, TargetState
 

@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 
 from almenara.sdk import now
+from almenara.sdk.exposition import MetricsPage, describe_problems
 from almenara.signals import STALE_SINCE, UNKNOWN, Event, Resource, Sample, Severity, Signal
-from almenara_prometheus.exposition import MetricsPage, describe_problems
 from almenara_prometheus.mapping import MetricMapper, Reading
 from almenara_prometheus.settings import TargetSettings
 

@@ -3,11 +3,10 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from almenara_prometheus.exposition import MetricFilter, read_page
-from almenara_prometheus.mapping import MetricMapper, increase, quantile
+from almenara.sdk.exposition import MetricFilter, read_page
+from almenara.sdk.histograms import increase, quantile
+from almenara_prometheus.mapping import MetricMapper
 from almenara_prometheus.presets import PRESETS
 from almenara_prometheus.settings import MetricSettings, TargetSettings
 
@@ -150,43 +149,6 @@ def test_quantile_is_of_what_was_counted_between_two_pages() -> None:
     assert quantile(0.5, increase(after, after)) is None
     assert quantile(0.99, {1.0: 1.0, math.inf: 100.0}) == 1.0
     assert quantile(0.5, increase(after, before)) == pytest.approx(0.05)
-
-
-@given(
-    st.lists(st.floats(0, 1e6), min_size=1, max_size=8, unique=True),
-    st.lists(st.integers(0, 1000), min_size=9, max_size=9),
-    st.floats(0.01, 0.99),
-)
-def test_quantile_lies_within_the_limits_of_the_histogram(
-    limits: list[float], counts: list[int], share: float
-) -> None:
-    limits = [*sorted(limits), math.inf]
-    total, after = 0.0, {}
-    for limit, count in zip(limits, counts, strict=False):
-        total += count
-        after[limit] = total
-    value = quantile(share, after)
-    assert value is None or 0 <= value <= limits[-2]
-
-
-@given(st.binary(max_size=400))
-def test_page_of_any_bytes_raises_no_error(body: bytes) -> None:
-    page = read_page(body)
-    assert all(isinstance(series.value, float) for series in page.series)
-
-
-@given(st.text(alphabet='abc_{}="0123456789 .\\\n#+-eNaInf,', max_size=300))
-def test_malformed_lines_leave_the_others_readable(noise: str) -> None:
-    body = f"{PAGE.decode()}\n{noise}\n".encode()
-    names = [series.name for series in read_page(body).series]
-    assert names.count("memory") >= 1
-    assert names.count("requests_total") >= 3
-
-
-def test_malformed_line_is_named_by_its_number() -> None:
-    page = read_page(b"good 1\nbad{ 2\nbetter 3\n")
-    assert [series.name for series in page.series] == ["good", "better"]
-    assert page.problems == ["line 2: 'bad{ 2'"]
 
 
 def test_presets_read_the_page_of_a_vllm_server() -> None:

@@ -1,0 +1,33 @@
+"""Pages of metrics, whatever they contain."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from almenara.sdk.exposition import read_page
+
+PAGE = b"""\
+requests_total{code="200"} 100
+requests_total{code="500"} 5
+requests_total{code="404"} 7
+memory 1.5e6
+"""
+
+
+@given(st.binary(max_size=400))
+def test_page_of_any_bytes_raises_no_error(body: bytes) -> None:
+    page = read_page(body)
+    assert all(isinstance(series.value, float) for series in page.series)
+
+
+@given(st.text(alphabet='abc_{}="0123456789 .\\\n#+-eNaInf,', max_size=300))
+def test_malformed_lines_leave_the_others_readable(noise: str) -> None:
+    body = f"{PAGE.decode()}\n{noise}\n".encode()
+    names = [series.name for series in read_page(body).series]
+    assert names.count("memory") >= 1
+    assert names.count("requests_total") >= 3
+
+
+def test_malformed_line_is_named_by_its_number() -> None:
+    page = read_page(b"good 1\nbad{ 2\nbetter 3\n")
+    assert [series.name for series in page.series] == ["good", "better"]
+    assert page.problems == ["line 2: 'bad{ 2'"]
