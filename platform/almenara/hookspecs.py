@@ -38,6 +38,27 @@ import click
 import msgspec
 import pluggy
 
+from almenara.config.alert_rules import (
+    AbsenceCondition as AbsenceCondition,
+)
+from almenara.config.alert_rules import (
+    AlertRule as AlertRule,
+)
+from almenara.config.alert_rules import (
+    Condition as Condition,
+)
+from almenara.config.alert_rules import (
+    EventCondition as EventCondition,
+)
+from almenara.config.alert_rules import (
+    ResourceCondition as ResourceCondition,
+)
+from almenara.config.alert_rules import (
+    ResourceLink as ResourceLink,
+)
+from almenara.config.alert_rules import (
+    SampleCondition as SampleCondition,
+)
 from almenara.notification_specs import (
     Alert as Alert,
 )
@@ -391,6 +412,19 @@ def almenara_sources(settings: Any, context: Context) -> Sequence[Source | Repor
 @hookspec
 def almenara_processors(settings: Any, context: Context) -> Sequence[Processor | TimedProcessor]:
     """The processors of this plugin, created from its settings."""
+    raise NotImplementedError
+
+
+@hookspec
+def almenara_alert_rules(settings: Any) -> Sequence[AlertRule]:
+    """Alert rules for what this plugin observes: few, and of what needs a person. Users can disable
+    and replace each."""
+    raise NotImplementedError
+
+
+@hookspec
+def almenara_resource_links(settings: Any) -> Sequence[ResourceLink]:
+    """On which others the resources of this plugin depend."""
     raise NotImplementedError
 
 

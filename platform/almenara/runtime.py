@@ -14,6 +14,7 @@ from almenara import __version__
 from almenara.alerting.notifications.dispatcher import Dispatcher
 from almenara.alerting.notifications.heartbeat import Heartbeat
 from almenara.alerting.notifications.receivers import check_alerting, create_receivers
+from almenara.alerting.service import Alerting, read_rules
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import Settings
 from almenara.history import History
@@ -50,6 +51,8 @@ class Application:
     host: PluginHost
     resources: Resources
     log_feeds: LogFeeds
+    alerting: Alerting | None
+    """None where it is not enabled."""
     replay_from: int
     """The sequence after which resources follow the bus; those before are in them already."""
 
@@ -83,6 +86,8 @@ async def compose(settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus)
     host = PluginHost(settings, plugins, bus, supervisor, panels, assets, log_feeds)
     for plugin in list(plugins.modules):
         host.add(plugin)
+    rules = read_rules(settings, plugins)
+    alerting = Alerting(rules, bus, supervisor) if settings.alerting.enabled else None
     check_dashboards(
         settings.dashboards,
         panels,
@@ -120,6 +125,7 @@ async def compose(settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus)
         host=host,
         resources=resources,
         log_feeds=log_feeds,
+        alerting=alerting,
         replay_from=replay_from,
     )
 
@@ -165,6 +171,8 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
             if (heartbeat := settings.alerting.heartbeat) is not None:
                 beating = Heartbeat(heartbeat, services.notifications).run()
                 background.append(group.create_task(beating, name="heartbeat"))
+            if application.alerting is not None:
+                background.append(group.create_task(application.alerting.run(), name="alerting"))
             if (tls := settings.server.tls) is not None:
                 certificate = follow_certificate(tls, server.use_context)
                 background.append(group.create_task(certificate, name="certificate"))

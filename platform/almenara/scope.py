@@ -34,6 +34,9 @@ ACCESS_LOG: Final = "almenara/access"
 """The origin of events about sign-ins and refused requests."""
 NAMESPACE: Final = "namespace"
 """The attribute of an event that names the namespace it is about."""
+ALERT_KIND: Final = "almenara.alert"
+OWN_LABELS: Final = "own_labels"
+"""The part of an alert's state with the labels of what it is about."""
 LABELS: Final = "labels"
 """The attribute of an event, `a=b,c=d`, and the part of a resource's state, with its labels."""
 
@@ -181,8 +184,12 @@ def namespace_of(signal: Signal) -> str:
     """Return the namespace that a signal is about; empty for none."""
     if isinstance(signal, Event):
         return signal.attributes.get(NAMESPACE, "")
-    if isinstance(signal, Resource) and not signal.namespace and signal.kind.endswith(".namespace"):
-        return signal.name
+    if isinstance(signal, Resource):
+        if signal.kind == ALERT_KIND:
+            # Its key has the name of the rule there.
+            return str(signal.state.get(NAMESPACE, ""))
+        if not signal.namespace and signal.kind.endswith(".namespace"):
+            return signal.name
     return signal.namespace
 
 
@@ -191,8 +198,11 @@ def labels_of(signal: Signal) -> Mapping[str, str]:
     if isinstance(signal, Event):
         pairs = signal.attributes.get(LABELS, "").split(",")
         return {name: value for name, _, value in (pair.partition("=") for pair in pairs) if name}
-    if isinstance(signal, Resource) and isinstance(labels := signal.state.get(LABELS), Mapping):
-        return {str(name): str(value) for name, value in labels.items()}
+    if isinstance(signal, Resource):
+        # The labels of an alert have those of its rule as well, which grant nothing.
+        name = OWN_LABELS if signal.kind == ALERT_KIND else LABELS
+        if isinstance(labels := signal.state.get(name), Mapping):
+            return {str(name): str(value) for name, value in labels.items()}
     return {}
 
 

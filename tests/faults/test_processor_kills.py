@@ -11,11 +11,10 @@ import msgspec
 import pytest
 
 from almenara.bus import Record
-from almenara.bus.embedded import EmbeddedBus
-from almenara.config import StorageSettings
 from almenara.processors.fold import Fold
 from almenara.signals import Event
 from support.application import Almenara
+from support.bus import read_log
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -92,17 +91,6 @@ def almenara_processors(settings, context):
 '''
 
 
-async def read_log(folder: Path) -> tuple[list[Record], int]:
-    """Every record of the log, and the position of the processor."""
-    async with EmbeddedBus(StorageSettings(dir=folder)) as bus:
-        records: list[Record] = []
-        async for batch in bus.subscribe(0):
-            records += batch
-            if records[-1].sequence == bus.last_sequence:
-                break
-        return records, int((await bus.load_all("processor/failures"))["cursor"])
-
-
 def fold_again(records: list[Record], end: int) -> list[Event]:
     """The events that an undisturbed processor derives of the log up to a position."""
     namespace: dict[str, Any] = {}
@@ -136,7 +124,7 @@ async def test_derived_events_equal_those_of_an_undisturbed_run(tmp_path: Path) 
         await asyncio.to_thread(
             wait_until, lambda: almenara.get(newest) != before, "a timer of the last run", 60
         )
-    records, position = await read_log(tmp_path / "almenara" / "var")
+    records, position = await read_log(tmp_path / "almenara" / "var", "failures")
     stored = [
         record.signal
         for record in records

@@ -1,8 +1,11 @@
 """Events to publish, and records read back from a bus."""
 
 import asyncio
+from pathlib import Path
 
 from almenara.bus import Bus, Record
+from almenara.bus.embedded import EmbeddedBus
+from almenara.config import StorageSettings
 from almenara.signals import Event, now
 
 
@@ -23,3 +26,14 @@ async def collect_records(bus: Bus, after: int, count: int) -> list[Record]:
             if len(records) >= count:
                 return records
     return records
+
+
+async def read_log(folder: Path, processor: str) -> tuple[list[Record], int]:
+    """Every record of the log in a folder, and the position of a processor."""
+    async with EmbeddedBus(StorageSettings(dir=folder)) as bus:
+        records: list[Record] = []
+        async for batch in bus.subscribe(0):
+            records += batch
+            if records[-1].sequence == bus.last_sequence:
+                break
+        return records, int((await bus.load_all(f"processor/{processor}"))["cursor"])

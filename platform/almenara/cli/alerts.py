@@ -1,22 +1,88 @@
-"""`almenara alerts`: receivers of notifications, and tests of them."""
+"""`almenara alerts`: rules and receivers, and tests of them."""
 
+import contextlib
 import json
+import sqlite3
 from typing import Any, Final
 
+import msgspec
 import rich_click as click
 from rich.console import Console
 from rich.table import Table
 
-from almenara.cli.common import CommandError, configuration_error, read_settings, run_async
+from almenara.cli.common import (
+    CommandError,
+    configuration_error,
+    printable_text,
+    read_settings,
+    run_async,
+)
 from almenara.config import ConfigError, Settings, suggest
+from almenara.errors import AlmenaraError
 from almenara.plugins import PluginRegistry
 
+DATABASE: Final = "almenara.db"
+MAX_EPISODES: Final = 100
 CAPABILITIES: Final = ("edit", "thread", "acknowledge", "tracks_groups")
 
 
 @click.group()
 def alerts() -> None:
-    """List the receivers of notifications, and test them."""
+    """List alert rules and the receivers of notifications, and test them."""
+
+
+@alerts.command()
+@click.pass_context
+def rules(context: click.Context) -> None:
+    """List the rules of the configuration and of plugins."""
+    settings = read_settings(context)
+    for rule in _read_rules(context.obj, settings).rules.values():
+        origin = rule.plugin or "configuration"
+        click.echo(f"{rule.name:<32} {rule.settings.severity:<6} {origin}")
+    if not settings.alerting.enabled:
+        click.echo("Rules are not evaluated: set alerting.enabled to true.", err=True)
+
+
+@alerts.command()
+@click.argument("rule")
+@click.option("--since", default="24h", show_default=True, help="RFC 3339, or `15m`, `2h`, `7d`.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@click.pass_context
+def test(context: click.Context, rule: str, since: str, as_json: bool) -> None:
+    """Replay history through RULE and print when its alerts would have fired.
+
+    It reads the database of `storage.dir`; Almenara may be running. Nothing is published. Rules of
+    the configuration are tried as they are in the file, so a rule can be tried before it is used.
+    """
+    from almenara.alerting.replay import read_log, replay
+    from almenara.bus.schema import connect
+    from almenara.history import Filter
+    from almenara.signals import now
+
+    settings = read_settings(context)
+    known = _read_rules(context.obj, settings)
+    if rule not in known.rules:
+        raise CommandError(f"No rule is named {rule!r}; {suggest(rule, known.rules)}")
+    try:
+        start = Filter.from_query({"since": since}).since or 0
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    path = settings.storage.dir / DATABASE
+    if not path.exists():
+        raise CommandError(f"{path} does not exist; check storage.dir")
+    try:
+        with contextlib.closing(connect(path, writable=False)) as connection:
+            one = known.with_rules([known.rules[rule]])
+            result = replay(one, read_log(connection, start), start, now())
+    except (AlmenaraError, OSError, sqlite3.Error) as error:
+        raise CommandError(str(error)) from None
+    if as_json:
+        for episode in result.episodes:
+            click.echo(msgspec.json.encode(episode).decode())
+    else:
+        _print(rule, since, result)
+    if result.failures:
+        raise CommandError(f"The rule failed: {result.failures[0]}")
 
 
 @alerts.command()
@@ -84,5 +150,39 @@ def _create_receivers(settings: Settings, plugins: PluginRegistry) -> dict[str, 
 
     try:
         return create_receivers(settings.alerting, plugins.notifier_kinds(settings))
+    except ConfigError as error:
+        raise configuration_error(error) from None
+
+
+def _print(rule: str, since: str, result: Any) -> None:
+    from almenara.alerting.templates import format_duration
+    from almenara.signals import format_time
+    from almenara.units import SECOND
+
+    for episode in result.episodes[:MAX_EPISODES]:
+        fired = format_time(episode.fired)[:19] + "Z"
+        if episode.resolved is None:
+            lasted = "still firing"
+        else:
+            seconds = (episode.resolved - episode.fired) / SECOND
+            lasted = f"for {format_duration(seconds)}"
+        click.echo(printable_text(f"{fired}  {lasted:<16} {episode.summary}"))
+    more = len(result.episodes) - MAX_EPISODES
+    if more > 0:
+        click.echo(f"… and {more:,} more")
+    groups = len({episode.alert for episode in result.episodes})
+    never = f" {result.pending - len(result.episodes)} times it was pending and did not fire."
+    click.echo(
+        f"{rule} would have fired {len(result.episodes):,} times for {groups:,} alerts since"
+        f" {since}; {result.records:,} signals were read."
+        + (never if result.pending > len(result.episodes) else "")
+    )
+
+
+def _read_rules(plugins: PluginRegistry, settings: Settings) -> Any:
+    from almenara.alerting.service import read_rules
+
+    try:
+        return read_rules(settings, plugins)
     except ConfigError as error:
         raise configuration_error(error) from None

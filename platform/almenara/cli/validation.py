@@ -14,6 +14,7 @@ def validate_configuration(plugins: PluginRegistry, settings: Settings) -> None:
     """
     # The web server is imported here, so that the other commands start without it.
     from almenara.alerting.notifications.receivers import check_alerting
+    from almenara.alerting.service import read_rules
     from almenara.panels.registry import PanelRegistry
     from almenara.panels.renderer import Renderer
     from almenara.security.config_check import check_access
@@ -22,6 +23,7 @@ def validate_configuration(plugins: PluginRegistry, settings: Settings) -> None:
 
     check_access(settings)
     plugins.check(settings)
+    read_rules(settings, plugins)
     if settings.server.tls is not None:
         tls_context(settings.server.tls)
     registry = PanelRegistry(Renderer())

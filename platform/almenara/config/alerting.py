@@ -1,9 +1,10 @@
-"""The settings of alerting: where notifications go, and when."""
+"""The settings of alerting: rules, where notifications go, and when."""
 
 from typing import Annotated, Any
 
 import msgspec
 
+from almenara.config.alert_rules import AlertMatch, AlertRule, FlappingSettings, NotNegative
 from almenara.config.common import Count, GrantSettings, Positive
 from almenara.config.secrets import Secret
 
@@ -79,8 +80,26 @@ class HeartbeatSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
 
 class AlertingSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Alerting: who is notified of which alerts, and when."""
+    """Alerting: rules, and who is notified of which alerts, and when."""
 
+    enabled: bool = False
+    """Evaluate rules, and add the Alerts page."""
+    default_rules: bool = True
+    """Use the rules that come with plugins. A rule of the configuration replaces one of the same
+    name."""
+    disabled_rules: list[str] = []
+    """Names of rules of plugins that are not used."""
+    rules: list[AlertRule] = []
+    """Rules."""
+    inhibit: list[AlertMatch] = []
+    """Inhibition, besides what follows from the resources: while a node, a cluster or a source has
+    an alert, those of what depends on it do not notify."""
+    flapping: FlappingSettings = msgspec.field(default_factory=FlappingSettings)
+    """Flapping alerts."""
+    source_grace: NotNegative = 30.0
+    """Seconds for which a source may fail before its alerts are unknown."""
+    max_alerts_per_rule: Count = 1_000
+    """Maximum alerts of one rule; further groups are left out, and the rule is reported."""
     receivers: list[ReceiverSettings] = []
     """Receivers of notifications. Without any, no notification is sent."""
     route: RouteSettings = msgspec.field(default_factory=RouteSettings)

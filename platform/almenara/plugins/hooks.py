@@ -13,6 +13,7 @@ import pluggy
 from almenara import hookspecs
 from almenara.errors import describe_error
 from almenara.hookspecs import (
+    AlertRule,
     ClusterRight,
     Context,
     Finding,
@@ -22,6 +23,7 @@ from almenara.hookspecs import (
     Panel,
     Processor,
     Requirement,
+    ResourceLink,
     Subscription,
 )
 from almenara.plugins.discovery import GROUP, PluginError, module_location
@@ -126,6 +128,14 @@ class PluginHooks:
                     " almenara.hookspecs.Subscription"
                 )
         return processors
+
+    def alert_rules(self, name: str, settings: Any) -> list[AlertRule]:
+        """The alert rules of a plugin."""
+        return self._list(name, "almenara_alert_rules", AlertRule, settings)
+
+    def resource_links(self, name: str, settings: Any) -> list[ResourceLink]:
+        """On which others the resources of a plugin depend."""
+        return self._list(name, "almenara_resource_links", ResourceLink, settings)
 
     def panels(self, name: str, settings: Any) -> list[Panel]:
         """The panels of a plugin."""

@@ -10,10 +10,12 @@ from typing import Any, Final
 import msgspec
 
 from almenara import API_VERSION, hookspecs, notification_specs, panel_specs, sdk, signals
+from almenara.config import alert_rules
 from almenara.config.reference import render_field_table
 
 CONTRACT_MODULES: Final = (
     hookspecs.__name__,
+    alert_rules.__name__,
     notification_specs.__name__,
     panel_specs.__name__,
 )

@@ -1,0 +1,322 @@
+"""Conditions of rules: which signals they select, and whether they hold."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from almenara.alerting.model import Alert
+from almenara.alerting.signals import read_path, show_value
+from almenara.config.alert_rules import (
+    AbsenceCondition,
+    EventCondition,
+    ResourceCondition,
+    SampleCondition,
+)
+from almenara.patterns import compile_pattern
+from almenara.scope import namespace_of
+from almenara.signals import Event, Resource, Sample, Severity, Signal, parse_severity
+from almenara.units import SECOND
+
+MAX_SAMPLES: Final = 1_000
+
+
+class Verdict(msgspec.Struct):
+    """Whether a condition holds after a signal, and until when that is known."""
+
+    holds: bool
+    value: float | str | None = None
+    threshold: float | str | None = None
+    until: int | None = None
+    """When it ends without a further signal."""
+    absent_at: int | None = None
+    """When it begins without a further signal."""
+    stale_at: int | None = None
+    """When it is unknown without a further signal."""
+
+
+class Condition:
+    """A compiled condition."""
+
+    events: tuple[str, ...] = ()
+    """Types of events that it reads; kinds of resources and metrics of samples likewise."""
+    resources: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
+    has_memory = False
+    """Whether a group is stored while the condition does not hold."""
+
+    def selects(self, signal: Signal) -> bool:
+        """Whether a signal that it reads matters to it."""
+        raise NotImplementedError
+
+    def observe(self, signal: Signal, alert: Alert, time: int) -> Verdict:
+        """Evaluate it with a signal; it may change the window of the alert."""
+        raise NotImplementedError
+
+    def expire(self, alert: Alert, time: int) -> Verdict:
+        """Evaluate it at the end that an earlier verdict has set."""
+        return Verdict(holds=alert.holds, value=alert.value, threshold=alert.threshold)
+
+    def describe(self, alert: Alert) -> str:
+        """Why it holds, in one line."""
+        raise NotImplementedError
+
+
+def make_test(pattern: str) -> Callable[[str], bool]:
+    """Return whether a text matches a pattern; the empty pattern matches all."""
+    if not pattern:
+        return lambda text: True
+    expression = compile_pattern(pattern)
+    if expression is None:
+        return lambda text: text == pattern
+    return lambda text: expression.fullmatch(text) is not None
+
+
+def make_any_test(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Return whether a text matches any of some patterns."""
+    tests = [make_test(pattern) for pattern in patterns]
+    return lambda text: any(test(text) for test in tests)
+
+
+def make_source_test(pattern: str) -> Callable[[str], bool]:
+    """Return whether an origin is that of a source, or matches a pattern."""
+    if not pattern:
+        return lambda origin: True
+    exact, below = make_test(pattern), make_test(f"{pattern}/>")
+    return lambda origin: exact(origin) or below(origin)
+
+
+class Events(Condition):
+    """A number of events within a window."""
+
+    def __init__(self, settings: EventCondition) -> None:
+        self.settings = settings
+        self.events = (*settings.types, *settings.until)
+        self._is_counted = make_any_test(settings.types)
+        self._is_end = make_any_test(settings.until) if settings.until else lambda _: False
+        self._severity = parse_severity(settings.severity)
+        self._source = make_source_test(settings.source)
+        self._subject, self._namespace = make_test(settings.subject), make_test(settings.namespace)
+        self._data = [(path, make_test(value)) for path, value in settings.data.items()]
+        self._span = int(settings.within * SECOND)
+        self.has_memory = settings.count > 1
+
+    def selects(self, signal: Signal) -> bool:
+        if not isinstance(signal, Event):
+            return False
+        if not (
+            self._source(signal.origin)
+            and self._subject(signal.subject)
+            and self._namespace(namespace_of(signal))
+        ):
+            return False
+        if self._is_end(signal.type):
+            return True
+        return signal.severity >= self._severity and all(
+            test(show_value(read_path(signal.data, path))) for path, test in self._data
+        )
+
+    def observe(self, signal: Signal, alert: Alert, time: int) -> Verdict:
+        assert isinstance(signal, Event)  # noqa: S101 # nosec B101 # narrows the type
+        needed = self.settings.count
+        if self._is_end(signal.type) and not self._is_counted(signal.type):
+            alert.window = []
+            return self._judge(alert)
+        window = sorted([*alert.window, (time, 1.0)])
+        start = window[-1][0] - self._span
+        alert.window = [entry for entry in window if entry[0] > start][-max(needed, 100) :]
+        return self._judge(alert)
+
+    def expire(self, alert: Alert, time: int) -> Verdict:
+        alert.window = [entry for entry in alert.window if entry[0] > time - self._span]
+        return self._judge(alert)
+
+    def _judge(self, alert: Alert) -> Verdict:
+        needed, window = self.settings.count, alert.window
+        holds = len(window) >= needed
+        until = None
+        if window:
+            until = window[-needed if holds else -1][0] + self._span
+        return Verdict(holds=holds, value=float(len(window)), threshold=float(needed), until=until)
+
+    def describe(self, alert: Alert) -> str:
+        count = len(alert.window)
+        names = ", ".join(self.settings.types)
+        return f"{count} events {names} in {self.settings.within:g} s"
+
+
+class ResourceStatus(Condition):
+    """The status or a field of a resource."""
+
+    def __init__(self, settings: ResourceCondition) -> None:
+        self.settings = settings
+        self.resources = (settings.kind,)
+        self._source = make_source_test(settings.source)
+        self._namespace, self._name = make_test(settings.namespace), make_test(settings.name)
+        self._status = make_any_test(settings.status) if settings.status else make_test("")
+        self._severity = parse_severity(settings.severity or Severity.DEBUG.name)
+        self._equals = None if settings.equals is None else make_test(settings.equals)
+
+    def selects(self, signal: Signal) -> bool:
+        return (
+            isinstance(signal, Resource)
+            and self._source(signal.origin)
+            and self._namespace(namespace_of(signal))
+            and self._name(signal.name)
+        )
+
+    def observe(self, signal: Signal, alert: Alert, time: int) -> Verdict:
+        assert isinstance(signal, Resource)  # noqa: S101 # nosec B101 # narrows the type
+        settings = self.settings
+        value: float | str | None = signal.status
+        threshold: float | str | None = None
+        holds = (
+            not signal.deleted and self._status(signal.status) and signal.severity >= self._severity
+        )
+        if settings.field:
+            field = read_path(signal.state, settings.field)
+            value = float(field) if is_number(field) else show_value(field)
+            if self._equals is not None:
+                values = field if isinstance(field, list) else [field]
+                holds = holds and any(self._equals(show_value(each)) for each in values)
+                threshold = settings.equals
+            else:
+                holds = holds and is_number(field) and _is_beyond(float(field), settings)
+                threshold = settings.above if settings.above is not None else settings.below
+        return Verdict(holds=holds, value=value, threshold=threshold)
+
+    def describe(self, alert: Alert) -> str:
+        name = " ".join(filter(None, (alert.group.get("namespace"), alert.group.get("name"))))
+        field = f"{self.settings.field} is " if self.settings.field else "is "
+        return f"{self.settings.kind} {name} {field}{show_number(alert.value)}"
+
+
+class SampleThreshold(Condition):
+    """A threshold on the samples of a metric."""
+
+    def __init__(self, settings: SampleCondition) -> None:
+        self.settings = settings
+        self.samples = (settings.metric,)
+        self._kind, self._name = make_test(settings.kind), make_test(settings.name)
+        self._source, self._namespace = (
+            make_source_test(settings.source), make_test(settings.namespace),
+        )  # fmt: skip
+        self._span = int(settings.within * SECOND)
+        self.has_memory = settings.aggregation != "last"
+
+    def selects(self, signal: Signal) -> bool:
+        return (
+            isinstance(signal, Sample)
+            and self._kind(signal.kind)
+            and self._name(signal.name)
+            and self._namespace(signal.namespace)
+            and self._source(signal.origin)
+        )
+
+    def observe(self, signal: Signal, alert: Alert, time: int) -> Verdict:
+        assert isinstance(signal, Sample)  # noqa: S101 # nosec B101 # narrows the type
+        settings = self.settings
+        if settings.aggregation == "last":
+            newest = alert.window[-1][0] if alert.window else 0
+            if time >= newest:
+                alert.window = [(time, signal.value)]
+        else:
+            window = sorted([*alert.window, (time, float(signal.value))])
+            start = window[-1][0] - self._span
+            alert.window = [entry for entry in window if entry[0] > start][-MAX_SAMPLES:]
+        value = aggregate(settings.aggregation, alert.window)
+        return Verdict(
+            holds=value is not None and _is_beyond(value, settings),
+            value=value,
+            threshold=settings.above if settings.above is not None else settings.below,
+            stale_at=alert.window[-1][0] + int(settings.no_data * SECOND),
+        )
+
+    def describe(self, alert: Alert) -> str:
+        settings = self.settings
+        name = " ".join(filter(None, (alert.group.get("namespace"), alert.group.get("name"))))
+        what = settings.metric if settings.aggregation == "last" else (
+            f"{settings.aggregation} of {settings.metric} in {settings.within:g} s"
+        )  # fmt: skip
+        bound = "above" if settings.above is not None else "below"
+        limit = show_number(alert.threshold)
+        return f"{what} of {name} is {show_number(alert.value)}, {bound} {limit}"
+
+
+class Absence(Condition):
+    """No event for some time."""
+
+    has_memory = True
+
+    def __init__(self, settings: AbsenceCondition) -> None:
+        self.settings = settings
+        self.events = tuple(settings.types)
+        self._source, self._subject = (
+            make_source_test(settings.source), make_test(settings.subject),
+        )  # fmt: skip
+        self._span = int(settings.within * SECOND)
+
+    def selects(self, signal: Signal) -> bool:
+        return (
+            isinstance(signal, Event)
+            and self._source(signal.origin)
+            and self._subject(signal.subject)
+        )
+
+    def observe(self, signal: Signal, alert: Alert, time: int) -> Verdict:
+        newest = max(time, alert.window[-1][0] if alert.window else 0)
+        alert.window = [(newest, 1.0)]
+        return self.expect(newest)
+
+    def expect(self, since: int) -> Verdict:
+        """Return the verdict of a moment with an event, or at which waiting for one begins."""
+        return Verdict(holds=False, threshold=self.settings.within, absent_at=since + self._span)
+
+    def describe(self, alert: Alert) -> str:
+        what = ", ".join(self.settings.types)
+        what = "event" if what == ">" else what
+        source = f" of {self.settings.source}" if self.settings.source else ""
+        return f"no {what}{source} for {self.settings.within:g} s"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that can be compared."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_beyond(value: float, settings: ResourceCondition | SampleCondition) -> bool:
+    return (settings.above is None or value > settings.above) and (
+        settings.below is None or value < settings.below
+    )
+
+
+def aggregate(name: str, window: Sequence[tuple[int, float]]) -> float | None:
+    """Return an aggregation of times in microseconds and values; None where it has too few."""
+    values = [value for _, value in window]
+    if not values:
+        return None
+    if name == "rate":
+        seconds = (window[-1][0] - window[0][0]) / SECOND
+        if seconds <= 0:
+            return None
+        # A counter that restarts counts from zero.
+        steps = itertools.pairwise(values)
+        return (
+            sum(after - before if after >= before else after for before, after in steps) / seconds
+        )
+    functions: dict[str, Callable[[list[float]], float]] = {
+        "last": lambda all_values: all_values[-1],
+        "avg": lambda all_values: sum(all_values) / len(all_values),
+        "min": min,
+        "max": max,
+        "sum": sum,
+    }
+    return functions[name](values)
+
+
+def show_number(value: float | str | None) -> str:
+    """Return a value for people."""
+    if not isinstance(value, int | float):
+        return value or ""
+    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"

@@ -1,0 +1,169 @@
+"""An alert: what is stored of it, and the resource and the event that it is published as."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from almenara.alerting import ALERT, ORIGIN
+from almenara.signals import Event, Resource, Severity, parse_severity
+
+Phase = Literal["inactive", "pending", "firing", "resolved"]
+Status = Literal[
+    "pending", "firing", "acknowledged", "silenced", "inhibited", "flapping", "resolved", "unknown"
+]
+STATUSES: Final = (
+    "firing", "unknown", "flapping", "acknowledged", "silenced", "inhibited", "pending", "resolved",
+)  # fmt: skip
+"""The statuses in the order of their importance."""
+ACTIVE: Final = frozenset(STATUSES) - {"pending", "resolved"}
+"""Statuses of an alert whose condition holds, or is unknown."""
+QUIET: Final = frozenset(("pending", "resolved", "acknowledged", "silenced", "inhibited"))
+"""Statuses that need no one's attention now."""
+
+Deadline = Literal["for", "keep", "until", "absent", "stale", "settle", "forget"]
+Key = tuple[str, str, str]
+Place = tuple[str, str, str, str]
+"""Origin, kind, namespace and name of a resource."""
+
+
+class Alert(msgspec.Struct, kw_only=True):
+    """One alert of a rule. Times are microseconds since the epoch."""
+
+    rule: str
+    fingerprint: str
+    group: dict[str, str]
+    labels: dict[str, str]
+    phase: Phase = "inactive"
+    status: str = ""
+    """As published last; empty before."""
+    holds: bool = False
+    """Whether the condition holds."""
+    since: int = 0
+    """Since when the condition holds, or held the last time."""
+    started: int = 0
+    ended: int = 0
+    value: float | str | None = None
+    threshold: float | str | None = None
+    annotations: dict[str, str] = {}
+    resource: Key | None = None
+    parents: list[Place] = []
+    origin: str = ""
+    namespace: str = ""
+    own_labels: dict[str, str] = {}
+    """Labels of what it is about, which scopes may grant."""
+    correlation: str | None = None
+    cause: str = ""
+    window: list[tuple[int, float]] = []
+    deadlines: dict[str, int] = {}
+    fires: list[int] = []
+    """When it began to fire, within the window of flapping."""
+    is_flapping: bool = False
+    is_blind: bool = False
+    """Whether its source cannot observe its system."""
+    acknowledged_by: str = ""
+    comment: str = ""
+    inhibited_by: str = ""
+    silenced_by: str = ""
+    published: int = 0
+
+    @property
+    def key(self) -> str:
+        """`<rule>/<fingerprint>`."""
+        return f"{self.rule}/{self.fingerprint}"
+
+    def match_labels(self, severity: str) -> dict[str, str]:
+        """The labels that matchers see."""
+        return {"severity": severity, **self.labels, "rule": self.rule}
+
+
+def make_fingerprint(rule: str, group: Mapping[str, str]) -> str:
+    """Return the name of an alert: a hash of its group."""
+    text = msgspec.json.encode([rule, sorted(group.items())])
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def displayed_status(alert: Alert) -> str:
+    """Return the status of an alert from its phase and what overlays it."""
+    if alert.phase != "firing":
+        return "" if alert.phase == "inactive" else alert.phase
+    overlays = (
+        ("unknown", alert.is_blind),
+        ("silenced", bool(alert.silenced_by)),
+        ("inhibited", bool(alert.inhibited_by)),
+        ("acknowledged", bool(alert.acknowledged_by)),
+        ("flapping", alert.is_flapping),
+    )
+    return next((status for status, holds in overlays if holds), "firing")
+
+
+def make_state(alert: Alert, *, runbook: str, notify: list[str]) -> dict[str, Any]:
+    """Return what the resource and the events of an alert have as state and data."""
+    state: dict[str, Any] = {
+        "rule": alert.rule,
+        "labels": alert.labels,
+        "annotations": alert.annotations,
+        "runbook": runbook,
+        "value": alert.value,
+        "threshold": alert.threshold,
+        "since": alert.since,
+        "started": alert.started or None,
+        "ended": alert.ended or None,
+        "notify": notify,
+        "cause": alert.cause,
+        "origin": alert.origin,
+    }
+    optional = {
+        "by": alert.acknowledged_by,
+        "comment": alert.comment,
+        "inhibited_by": alert.inhibited_by,
+        "silenced_by": alert.silenced_by,
+        "namespace": alert.namespace,
+        "own_labels": alert.own_labels,
+    }
+    state |= {name: value for name, value in optional.items() if value}
+    if alert.resource is not None:
+        kind, namespace, name = alert.resource
+        state["resource"] = {"kind": kind, "namespace": namespace, "name": name}
+    return state
+
+
+def status_severity(status: str, severity: str) -> Severity:
+    """Return the severity of a status of an alert: that of its rule while it needs attention."""
+    return Severity.INFO if status in QUIET else parse_severity(severity)
+
+
+def make_resource(alert: Alert, state: dict[str, Any], severity: str, time: int) -> Resource:
+    """Return the resource of an alert; deleted where it is inactive."""
+    return Resource(
+        kind=ALERT,
+        namespace=alert.rule,
+        name=alert.fingerprint,
+        status=alert.status,
+        severity=status_severity(alert.status, severity),
+        state=state,
+        time=time,
+        origin=alert.origin or ORIGIN,
+        deleted=not alert.status,
+    )
+
+
+def make_event(
+    alert: Alert, state: dict[str, Any], severity: str, time: int, identity: str
+) -> Event:
+    """Return the event of the transition of an alert to its present status."""
+    labels = ",".join(f"{name}={value}" for name, value in alert.own_labels.items())
+    attributes = {"namespace": alert.namespace, "labels": labels}
+    return Event(
+        id=identity,
+        source=ORIGIN,
+        type=f"{ALERT}.{alert.status}",
+        subject=alert.key,
+        time=time,
+        severity=status_severity(alert.status, severity),
+        data=state,
+        origin=alert.origin or ORIGIN,
+        correlation=alert.correlation,
+        attributes={name: value for name, value in attributes.items() if value},
+    )
