@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import almenara
-from almenara.hookspecs import Context, Finding, Panel, ReportingSource
+from almenara.hookspecs import AlertRule, Context, Finding, Panel, ReportingSource
 from almenara_http.settings import HttpSettings
 
 
@@ -35,3 +35,12 @@ async def almenara_diagnose(settings: HttpSettings) -> Sequence[Finding]:
     from almenara_http.doctor import diagnose
 
     return await diagnose(settings)
+
+
+@almenara.hookimpl
+def almenara_alert_rules(settings: HttpSettings) -> Sequence[AlertRule]:
+    if not settings.checks:
+        return []
+    from almenara_http.alert_rules import RULES
+
+    return RULES

@@ -7,6 +7,7 @@ import click
 
 import almenara
 from almenara.hookspecs import (
+    AlertRule,
     Context,
     Finding,
     LogStream,
@@ -14,6 +15,7 @@ from almenara.hookspecs import (
     Panel,
     ReportingSource,
     Requirement,
+    ResourceLink,
     Source,
 )
 from almenara_kube.rules import KubernetesRule
@@ -103,3 +105,19 @@ def almenara_templates() -> Path:
 @almenara.hookimpl
 def almenara_static() -> Path:
     return Path(__file__).parent / "static"
+
+
+@almenara.hookimpl
+def almenara_alert_rules(settings: KubernetesSettings) -> Sequence[AlertRule]:
+    if not settings.clusters:
+        return []
+    from almenara_kubernetes.alert_rules import RULES
+
+    return RULES
+
+
+@almenara.hookimpl
+def almenara_resource_links() -> Sequence[ResourceLink]:
+    from almenara_kubernetes.alert_rules import LINKS
+
+    return LINKS

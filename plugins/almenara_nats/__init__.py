@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 import almenara
-from almenara.hookspecs import Context, Finding, Page, Panel, ReportingSource
+from almenara.hookspecs import (
+    AlertRule,
+    Context,
+    Finding,
+    Page,
+    Panel,
+    ReportingSource,
+    ResourceLink,
+)
 from almenara_nats.settings import NatsSettings
 
 
@@ -54,3 +62,17 @@ async def almenara_diagnose(settings: NatsSettings) -> Sequence[Finding]:
     from almenara_nats.doctor import diagnose
 
     return await diagnose(settings)
+
+
+@almenara.hookimpl
+def almenara_alert_rules(settings: NatsSettings) -> Sequence[AlertRule]:
+    from almenara_nats.alert_rules import RULES
+
+    return RULES
+
+
+@almenara.hookimpl
+def almenara_resource_links() -> Sequence[ResourceLink]:
+    from almenara_nats.alert_rules import LINKS
+
+    return LINKS

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import almenara
-from almenara.hookspecs import Context, Finding, Panel, ReportingSource
+from almenara.hookspecs import AlertRule, Context, Finding, Panel, ReportingSource
 from almenara_prometheus.settings import PrometheusSettings
 
 
@@ -35,3 +35,12 @@ async def almenara_diagnose(settings: PrometheusSettings) -> Sequence[Finding]:
     from almenara_prometheus.doctor import diagnose
 
     return await diagnose(settings)
+
+
+@almenara.hookimpl
+def almenara_alert_rules(settings: PrometheusSettings) -> Sequence[AlertRule]:
+    if not settings.targets:
+        return []
+    from almenara_prometheus.alert_rules import RULES
+
+    return RULES

@@ -8,6 +8,7 @@ import click
 import almenara
 from almenara.config import ConfigError
 from almenara.hookspecs import (
+    AlertRule,
     Context,
     Finding,
     LogStream,
@@ -15,6 +16,7 @@ from almenara.hookspecs import (
     Panel,
     ReportingSource,
     Requirement,
+    ResourceLink,
 )
 from almenara_kube.rules import KubernetesRule
 from almenara_ray.settings import RaySettings
@@ -115,3 +117,19 @@ async def almenara_review(requirements: Sequence[Requirement]) -> Sequence[Findi
         return None
     rules = [rule for rule in requirements if isinstance(rule, KubernetesRule)]
     return await review(rules) if rules else None
+
+
+@almenara.hookimpl
+def almenara_alert_rules(settings: RaySettings) -> Sequence[AlertRule]:
+    if not settings.is_enabled:
+        return []
+    from almenara_ray.alert_rules import RULES
+
+    return RULES
+
+
+@almenara.hookimpl
+def almenara_resource_links() -> Sequence[ResourceLink]:
+    from almenara_ray.alert_rules import LINKS
+
+    return LINKS

@@ -1,0 +1,28 @@
+"""The alert rules about HTTP checks."""
+
+from typing import Final
+
+from almenara.hookspecs import AlertRule, Condition, ResourceCondition, SampleCondition
+from almenara_http.source import KIND
+
+DAYS: Final = 86_400.0
+
+RULES: Final = (
+    AlertRule(
+        # The status changes after `attempts` failures in a row, so it needs no further delay.
+        name="http-check-down",
+        when=Condition(resource=ResourceCondition(kind=KIND, status=["down"])),
+        severity="ERROR",
+        annotations={
+            "summary": "Check {{ name }} is down: {{ state.reason|default('') }}",
+            "description": "{{ state.url }}",
+        },
+    ),
+    AlertRule(
+        name="http-certificate-expires",
+        when=Condition(sample=SampleCondition(metric="tls_expires_in", kind=KIND, below=7 * DAYS)),
+        annotations={
+            "summary": "The certificate of check {{ name }} expires in {{ value|duration }}"
+        },
+    ),
+)

@@ -1,0 +1,93 @@
+"""The rules that come with the core and the bundled plugins."""
+
+from typing import Any
+
+import pytest
+
+from almenara.alerting.service import read_rules
+from almenara.config import Settings, decode_settings
+from almenara.plugins import load_plugins
+from almenara.signals import Event, Resource, Sample, Severity, Signal
+from support.alerting import START, Evaluation
+from support.paths import ROOT
+
+PLUGINS = {
+    "kubernetes": {"clusters": [{"name": "prod", "simulated": True}]},
+    "ray": {"clusters": [{"name": "prod", "url": "http://127.0.0.1:1"}]},
+    "http": {"checks": [{"name": "site", "url": "http://127.0.0.1:1"}]},
+    "prometheus": {
+        "targets": [{"name": "app", "url": "http://127.0.0.1:1", "presets": ["process"]}]
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def rules() -> Any:
+    settings = decode_settings(Settings, {"plugins": PLUGINS}, place="")
+    plugins = load_plugins()
+    found = read_rules(settings, plugins)
+    assert not [info.error for info in plugins.infos() if info.state == "failed"]
+    return found
+
+
+def resource(kind: str, status: str, severity: str = "ERROR", **fields: Any) -> Resource:
+    return Resource(
+        kind=kind, name="a", status=status, severity=Severity[severity], time=START, origin="s",
+        **fields,
+    )  # fmt: skip
+
+
+def event(kind: str, **data: Any) -> Event:
+    return Event(id=kind, source="s", type=kind, subject="a", time=START, origin="s", data=data)
+
+
+CASES: dict[str, Signal] = {
+    "source-blind": resource("almenara.source", "degraded", "WARN"),
+    "kubernetes-pod-crash-looping": resource("kubernetes.pod", "CrashLoopBackOff", namespace="n"),
+    "kubernetes-workload-stalled": resource("kubernetes.deployment", "Stalled", namespace="n"),
+    "kubernetes-node-not-ready": resource("kubernetes.node", "NotReady,SchedulingDisabled"),
+    "kubernetes-node-disk-full": resource(
+        "kubernetes.node", "Ready", "WARN", state={"pressures": ["PIDPressure", "DiskPressure"]}
+    ),
+    "kubernetes-job-failed": event("kubernetes.job.failed"),
+    "kubernetes-certificate-expires": resource("kubernetes.certificate", "Expires soon", "WARN"),
+    "ray-job-failed": event("ray.job.failed", reason="exit code 1"),
+    "ray-cluster-unreachable": resource("ray.cluster", "unreachable"),
+    "ray-application-unhealthy": resource("ray.application", "UNHEALTHY"),
+    "nats-consumer-stalled": resource("nats.consumer", "stalled", "WARN", namespace="ORDERS"),
+    "nats-stream-offline": resource("nats.stream", "offline"),
+    "http-check-down": resource("http.check", "down", state={"reason": "refused"}),
+    "http-certificate-expires": Sample(
+        kind="http.check", name="a", metric="tls_expires_in", value=86_400.0, time=START
+    ),
+    "prometheus-target-down": resource("prometheus.target", "down"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_default_rule_fires_with_a_summary(rules: Any, name: str) -> None:
+    run = Evaluation(rules)
+    run.feed(CASES[name])
+    for _ in range(3):
+        run.advance(1_300)
+    assert f"{name}/" in [event.subject[: len(name) + 1] for event in run.alert_events]
+    fired = next(event for event in run.alert_events if event.type == "almenara.alert.firing")
+    summary = fired.data["annotations"]["summary"]
+    assert summary
+    assert "{{" not in summary
+    assert not [name for name, health in run.health.items() if health.error]
+
+
+def test_every_default_rule_has_a_case_and_is_documented(rules: Any) -> None:
+    assert set(rules.rules) == {*CASES, "rule-failing"}
+    page = (ROOT / "docs" / "operations" / "alerts.md").read_text("utf-8")
+    assert all(f"| `{name}` |" in page for name in rules.rules)
+
+
+def test_pods_of_a_broken_node_are_inhibited(rules: Any) -> None:
+    run = Evaluation(rules)
+    run.feed(resource("kubernetes.node", "NotReady"))
+    pod = resource("kubernetes.pod", "CrashLoopBackOff", namespace="n", state={"node": "a"})
+    run.feed(pod)
+    run.advance(61)
+    assert run.statuses[-2:] == ["firing", "inhibited"]
