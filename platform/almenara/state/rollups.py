@@ -1,0 +1,116 @@
+"""Rollups: minimum, maximum, sum, number and increase of the samples in buckets of time."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from math import fsum
+from typing import Final
+
+from almenara.state.sample_codec import Points, Rollups, scale_values
+from almenara.units import HOUR, MILLISECOND
+
+STEPS_PER_FALL: Final = 16
+"""A series that falls more than once, and in more than one of so many steps, is a gauge and has no
+rate."""
+LONGEST_STEP: Final = 2 * HOUR // MILLISECOND
+"""Milliseconds between two samples beyond which it is unknown by how much a counter rose."""
+
+
+def roll_up(points: Points, width: int, before: tuple[int, float] | None = None) -> Rollups:
+    """Return the rollups of samples in buckets of `width` milliseconds.
+
+    `before` is the last sample before these, from which a counter rises. Sums of decimal values are
+    exact.
+    """
+    times, values = points.times, points.values
+    rollups = Rollups([], [], [], [], [])
+    if not values:
+        return rollups
+    if before is not None and times[0] - before[0] > LONGEST_STEP:
+        before = None
+    known = values if before is None else [before[1], *values]
+    scaled = scale_values(known)
+    numbers: Sequence[float] = known if scaled is None else scaled[1]
+    factor = 1.0 if scaled is None else 10.0 ** scaled[0]
+    add = add_floats if scaled is None else sum
+    steps = [after - first if after >= first else after for first, after in pairwise(numbers)]
+    falls = sum(after < first for first, after in pairwise(numbers))
+    if before is None:
+        steps.insert(0, 0)
+    else:
+        numbers = numbers[1:]
+    if times[-1] - times[0] > LONGEST_STEP:
+        for place, (earlier, time) in enumerate(pairwise(times), 1):
+            if time - earlier > LONGEST_STEP:
+                steps[place] = 0
+    increases: list[float] = []
+    starts = [time // width * width for time in times]
+    first, count = 0, len(values)
+    while first < count:
+        start = starts[first]
+        end = bisect_left(starts, start + 1, first)
+        bucket = numbers[first:end]
+        rollups.times.append(start)
+        rollups.lows.append(min(bucket) / factor)
+        rollups.highs.append(max(bucket) / factor)
+        rollups.totals.append(add(bucket) / factor)
+        rollups.counts.append(end - first)
+        increases.append(add(steps[first:end]) / factor)
+        first = end
+    if falls <= max(len(steps) // STEPS_PER_FALL, 1):
+        rollups.increases = increases
+    return rollups
+
+
+def add_floats(values: Sequence[float]) -> float:
+    """Return the exact sum, rounded once; infinite where it is beyond the range of floats."""
+    try:
+        return fsum(values)
+    except OverflowError:
+        return sum(values)
+
+
+def coarsen(rollups: Rollups, width: int) -> Rollups:
+    """Return the same rollups in buckets of `width` milliseconds, a multiple of theirs."""
+    coarse = Rollups([], [], [], [], [], None if rollups.increases is None else [])
+    starts = [time // width * width for time in rollups.times]
+    first, count = 0, len(starts)
+    while first < count:
+        end = bisect_left(starts, starts[first] + 1, first)
+        coarse.times.append(starts[first])
+        coarse.lows.append(min(rollups.lows[first:end]))
+        coarse.highs.append(max(rollups.highs[first:end]))
+        coarse.totals.append(add_floats(rollups.totals[first:end]))
+        coarse.counts.append(sum(rollups.counts[first:end]))
+        if coarse.increases is not None and rollups.increases is not None:
+            coarse.increases.append(add_floats(rollups.increases[first:end]))
+        first = end
+    return coarse
+
+
+def join(parts: Iterable[Rollups]) -> Rollups:
+    """Return the rollups of several stretches of time as one, in the order of time.
+
+    Where two have the same bucket, the later part counts. A part without increases makes the whole
+    one without.
+    """
+    rows: dict[int, tuple[float, float, float, int, float]] = {}
+    has_increases = True
+    for part in parts:
+        has_increases = has_increases and (part.increases is not None or not part.times)
+        increases = part.increases or [0.0] * len(part.times)
+        rows.update(
+            zip(
+                part.times,
+                zip(part.lows, part.highs, part.totals, part.counts, increases, strict=True),
+                strict=True,
+            )
+        )
+    times = sorted(rows)
+    if not times:
+        return Rollups([], [], [], [], [])
+    lows, highs, totals, counts, rises = zip(*(rows[time] for time in times), strict=True)
+    return Rollups(
+        times, list(lows), list(highs), list(totals), list(counts),
+        list(rises) if has_increases else None,
+    )  # fmt: skip
