@@ -30,6 +30,9 @@ from almenara.redaction import Redactor
 from almenara.security.access import AccessControl
 from almenara.security.config_check import check_access
 from almenara.state.resources import Resources
+from almenara.state.sample_history import SampleHistory
+from almenara.state.sample_restore import restore_samples
+from almenara.state.sample_store import SampleStore
 from almenara.supervisor import Supervisor
 from almenara.web.app import create_app
 from almenara.web.assets import Assets
@@ -50,6 +53,7 @@ class Application:
     services: Services
     host: PluginHost
     resources: Resources
+    samples: SampleStore
     log_feeds: LogFeeds
     alerting: Alerting | None
     """None where it is not enabled."""
@@ -68,15 +72,22 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
     check_alerting(settings.alerting, plugins.notifier_kinds(settings))
     # The port is taken first: nothing is written to disk when another process listens on it.
     with contextlib.closing(open_listener(settings.server)) as listener:
-        async with EmbeddedBus(settings.storage, Redactor(settings.redaction)) as bus:
-            application = await compose(settings, plugins, bus)
+        async with (
+            EmbeddedBus(settings.storage, Redactor(settings.redaction)) as bus,
+            SampleStore(
+                settings.storage.dir, settings.samples, bus, settings.storage.query_timeout
+            ) as samples,
+        ):
+            application = await compose(settings, plugins, bus, samples)
             await run(application, listener, reload=reload)
     log.info("almenara has stopped")
 
 
-async def compose(settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus) -> Application:
+async def compose(
+    settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus, samples: SampleStore
+) -> Application:
     """Create the parts, from the bus upwards, and hand out those of the plugins."""
-    resources = Resources()
+    resources = Resources(samples)
     replay_from = bus.last_sequence
     await resources.rebuild(bus)
     supervisor = Supervisor(bus, settings.supervisor)
@@ -103,6 +114,7 @@ async def compose(settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus)
         sources=supervisor,
         settings=settings.panels,
         log_feeds=log_feeds,
+        samples=SampleHistory(samples, resources),
     )
     hub = Hub(view, panels, renderer)
     notifications = compose_notifications(settings, plugins, bus, resources)
@@ -124,6 +136,7 @@ async def compose(settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus)
         services=services,
         host=host,
         resources=resources,
+        samples=samples,
         log_feeds=log_feeds,
         alerting=alerting,
         replay_from=replay_from,
@@ -162,6 +175,11 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
                 group.create_task(
                     application.resources.follow(services.bus, application.replay_from),
                     name="resources",
+                ),
+                group.create_task(application.samples.run(), name="samples"),
+                group.create_task(
+                    restore_samples(application.resources, application.samples),
+                    name="restore samples",
                 ),
                 group.create_task(services.access.run(), name="access"),
                 group.create_task(services.loop_lag.run(), name="loop lag"),

@@ -29,6 +29,7 @@ from almenara.config.model import (
     TlsSettings,
 )
 from almenara.config.rules import EventMatch, IngestRule, RedactionSettings, RetentionRule
+from almenara.config.samples import SampleSettings
 from almenara.config.secrets import Secret, parse_http_url, redact_secrets
 from almenara.config.suggestions import suggest
 from almenara.errors import ConfigError
@@ -59,6 +60,7 @@ __all__ = [
     "RoleName",
     "RoleSettings",
     "RouteSettings",
+    "SampleSettings",
     "Secret",
     "ServerSettings",
     "Settings",

@@ -13,6 +13,7 @@ import msgspec
 from almenara.config.alerting import AlertingSettings
 from almenara.config.common import Count, GrantSettings, Port, Positive, Renamed
 from almenara.config.rules import IngestRule, RedactionSettings, RetentionRule, check_ages
+from almenara.config.samples import SampleSettings
 from almenara.config.secrets import Secret
 
 
@@ -115,8 +116,9 @@ class StorageSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Directory of the database; a relative path starts at the working directory."""
     retention_age: Positive = 30 * 86400.0
     """Seconds after which events are deleted."""
-    sample_retention_age: Positive = 86400.0
-    """Seconds after which samples and earlier states of resources are deleted."""
+    sample_retention_age: Positive = 7200.0
+    """Seconds after which samples and earlier states of resources are deleted from the bus; the
+    sample store has settings of its own."""
     retention_size: Count = 20 * 1024**3
     """Maximum size of the database in bytes; beyond it, the oldest signals are deleted."""
     retention_batch: Count = 500
@@ -423,6 +425,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     server: ServerSettings = msgspec.field(default_factory=ServerSettings)
     storage: StorageSettings = msgspec.field(default_factory=StorageSettings)
+    samples: SampleSettings = msgspec.field(default_factory=SampleSettings)
     supervisor: SupervisorSettings = msgspec.field(default_factory=SupervisorSettings)
     panels: PanelSettings = msgspec.field(default_factory=PanelSettings)
     auth: AuthSettings = msgspec.field(default_factory=AuthSettings)

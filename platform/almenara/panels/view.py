@@ -11,6 +11,7 @@ from almenara.history import History
 from almenara.hookspecs import Line, LogStream
 from almenara.scope import FULL_SCOPE, Scope
 from almenara.state.resources import Resources
+from almenara.state.sample_history import SampleHistory
 from almenara.supervisor import SourceState
 
 
@@ -110,6 +111,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     sources: Sources
     settings: PanelSettings
     log_feeds: LogFeeds
+    samples: SampleHistory | None = None
+    """Stored samples; None where they are not stored, as in tests of panels."""
     scope: Scope = FULL_SCOPE
     user: str = ""
     """Whose limits apply to what is opened for this view; empty where no one signs in."""
@@ -119,12 +122,15 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         if scope.is_full and not user:
             return self
         history = self.history.within(scope, user)
+        resources = self.resources if scope.is_full else self.resources.within(scope)
+        samples = None if self.samples is None else self.samples.within(resources, user)
         if scope.is_full:
-            return msgspec.structs.replace(self, history=history, user=user)
+            return msgspec.structs.replace(self, history=history, samples=samples, user=user)
         return msgspec.structs.replace(
             self,
             history=history,
-            resources=self.resources.within(scope),
+            resources=resources,
+            samples=samples,
             sources=ScopedSources(self.sources, scope),
             scope=scope,
             user=user,

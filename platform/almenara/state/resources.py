@@ -15,7 +15,11 @@ from almenara.bus.codec import read_latest_observations
 from almenara.errors import LimitExceeded, Unavailable, describe_error
 from almenara.scope import FULL_SCOPE, Scope, namespace_of
 from almenara.signals import Resource, Sample
+from almenara.state.sample_codec import Points
+from almenara.state.sample_schema import SeriesName
+from almenara.state.sample_store import SampleStore
 from almenara.state.samples import MAX_SERIES, Key, Series, SeriesTable
+from almenara.units import MILLISECOND
 
 logger = structlog.get_logger(__name__)
 
@@ -28,8 +32,9 @@ DELETED_VISIBLE: Final = 300.0
 class Resources:
     """What exists now, restored from the log at start and followed from there."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: SampleStore | None = None) -> None:
         self.sequence = 0
+        self._store = store
         self._scope = FULL_SCOPE
         self._kinds: dict[str, dict[Key, Resource]] = defaultdict(dict)
         self._order: dict[str, list[Key]] = {}
@@ -69,14 +74,18 @@ class Resources:
 
     def accept(self, batch: Sequence[Record]) -> None:
         """Apply records, in the order of the log."""
+        stored: list[Record] = []
         for record in batch:
             signal = record.signal
             if isinstance(signal, Sample):
-                self._samples.add(signal)
+                if self._samples.add(signal):
+                    stored.append(record)
             elif isinstance(signal, Resource):
                 self._put(signal)
         if batch:
             self.sequence = batch[-1].sequence
+            if self._store is not None:
+                self._store.accept(stored, self.sequence)
         self._remove_deleted()
 
     def _put(self, resource: Resource) -> None:
@@ -98,12 +107,24 @@ class Resources:
 
     @property
     def warnings(self) -> list[str]:
-        """What an operator should know about the memory of samples."""
+        """What an operator should know about samples: those in memory, and the store."""
         return [
-            f"{origin} publishes more series of samples than fit in memory ({MAX_SERIES:,});"
-            f" {count:,} samples are not in charts. Limit what the source observes."
-            for origin, count in self._samples.dropped.items()
+            *(
+                f"{origin} publishes more series of samples than fit in memory ({MAX_SERIES:,});"
+                f" {count:,} samples are not in charts. Limit what the source observes."
+                for origin, count in self._samples.dropped.items()
+            ),
+            *(() if self._store is None else self._store.warnings),
         ]
+
+    def restore_series(self, name: SeriesName, points: Points) -> None:
+        """Add stored samples of a series before those that were published since."""
+        moments = [time * MILLISECOND for time in points.times]
+        self._samples.restore(name.metric, name.key, name.origin, moments, points.values)
+
+    def permits_series(self, name: SeriesName) -> bool:
+        """Whether the scope shows a series, which may be that of a resource that is deleted."""
+        return self._scope.is_full or self._permits(name.key, name.origin)
 
     def namespaces(self) -> set[str]:
         """Return the namespaces that resources are in, or are themselves."""
@@ -176,7 +197,7 @@ class Resources:
         Where a source published samples and never the resource, only its names are filled in.
         """
         return [
-            self._described(key, series)
+            self._described(key, series.origin)
             for key in self._samples.keys(metric)
             if (series := self._visible_series(metric, key)) is not None
         ]
@@ -194,23 +215,23 @@ class Resources:
             if (series := self._visible_series(metric, resource.key)) is not None
         }
 
-    def _described(self, key: Key, series: Series) -> Resource:
+    def _described(self, key: Key, origin: str) -> Resource:
         """The resource that a series is about; its names alone where it is unknown or hidden."""
         resource = self._kinds.get(key[0], {}).get(key)
         if resource is not None and self._scope.permits(resource):
             return resource
-        return Resource(kind=key[0], namespace=key[1], name=key[2], origin=series.origin)
+        return Resource(kind=key[0], namespace=key[1], name=key[2], origin=origin)
 
     def _visible_series(self, metric: str, key: Key) -> Series | None:
         """The newest series of a metric among those of the origins that the scope shows."""
         first = self._samples.get(metric, key)
         if first is None or (first.other is None and self._scope.is_full):
             return first
-        visible = [series for series in first.chain() if self._permits_series(key, series)]
+        visible = [series for series in first.chain() if self._permits(key, series.origin)]
         return max(visible, key=lambda series: series.newest_time, default=None)
 
-    def _permits_series(self, key: Key, series: Series) -> bool:
+    def _permits(self, key: Key, origin: str) -> bool:
         # The origin of the series decides, and never that of the resource: another source may own
         # it. Labels come from the resource, and only where that is visible too.
-        described = self._described(key, series)
-        return self._scope.permits(msgspec.structs.replace(described, origin=series.origin))
+        described = self._described(key, origin)
+        return self._scope.permits(msgspec.structs.replace(described, origin=origin))

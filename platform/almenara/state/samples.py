@@ -2,11 +2,11 @@
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from almenara.signals import Sample
-from almenara.units import MINUTE
+from almenara.units import MILLISECOND, MINUTE
 
 SAMPLES_PER_SERIES: Final = 120
 MAX_SERIES: Final = 250_000
@@ -44,6 +44,20 @@ class Series:
         self._values[self._oldest] = value
         self._oldest = (self._oldest + 1) % SAMPLES_PER_SERIES
 
+    def prepend(self, moments: Sequence[int], values: Sequence[float]) -> None:
+        """Add samples that are older than those that are there; the newest of all stay."""
+        points = self.points()
+        oldest = points[0][0] // MILLISECOND if points else None
+        older = [
+            (moment, value)
+            for moment, value in zip(moments, values, strict=True)
+            if oldest is None or moment // MILLISECOND < oldest
+        ]
+        points = (older + points)[-SAMPLES_PER_SERIES:]
+        self._times = array("q", [moment for moment, _ in points])
+        self._values = array("d", [value for _, value in points])
+        self._oldest = 0
+
     @property
     def newest(self) -> float:
         """The value of the last sample; a stored series has at least one."""
@@ -78,28 +92,46 @@ class SeriesTable:
         self.dropped: Counter[str] = Counter()
         """Samples that were left out, because their origin has too many series."""
 
-    def add(self, sample: Sample) -> None:
-        """Append a sample to the series of its origin.
+    def add(self, sample: Sample) -> bool:
+        """Append a sample to the series of its origin, and return whether there was space.
 
         A new series of an origin that has `max_series` is left out, once those without a sample for
         `SERIES_STALE` have been removed.
         """
-        of_metric, key = self._by_metric[sample.metric], sample.key
-        first = of_metric.get(key)
-        series = first
-        while series is not None and series.origin != sample.origin:
-            series = series.other
+        series = self._find(sample.metric, sample.key, sample.origin)
         if series is None:
-            if not self._has_space(sample):
+            if not self._has_space(sample.origin, sample.time):
                 self.dropped[sample.origin] += 1
-                return
-            # Removing stale series may have removed the first of this chain.
-            first = of_metric.get(key)
-            self._counts[sample.origin] += 1
-            series = Series(sample.origin)
-            series.other = first
-            of_metric[key] = series
+                return False
+            series = self._create(sample.metric, sample.key, sample.origin)
         series.append(sample.time, sample.value)
+        return True
+
+    def restore(
+        self, metric: str, key: Key, origin: str, moments: Sequence[int], values: Sequence[float]
+    ) -> None:
+        """Add stored samples before those that were published since; times in microseconds."""
+        if not moments:
+            return
+        series = self._find(metric, key, origin)
+        if series is None:
+            if self._counts[origin] >= self._max_series:
+                return
+            series = self._create(metric, key, origin)
+        series.prepend(moments, values)
+
+    def _find(self, metric: str, key: Key, origin: str) -> Series | None:
+        series = self._by_metric[metric].get(key)
+        while series is not None and series.origin != origin:
+            series = series.other
+        return series
+
+    def _create(self, metric: str, key: Key, origin: str) -> Series:
+        self._counts[origin] += 1
+        series, of_metric = Series(origin), self._by_metric[metric]
+        series.other = of_metric.get(key)
+        of_metric[key] = series
+        return series
 
     def get(self, metric: str, key: Key) -> Series | None:
         """Return the series of a metric of one resource; those of further origins follow it."""
@@ -121,14 +153,14 @@ class SeriesTable:
             if first is not None:
                 self._counts.subtract(series.origin for series in first.chain())
 
-    def _has_space(self, sample: Sample) -> bool:
-        if self._counts[sample.origin] < self._max_series:
+    def _has_space(self, origin: str, moment: int) -> bool:
+        if self._counts[origin] < self._max_series:
             return True
         # Looking at every series is expensive, and so is done rarely while an origin is full.
-        if sample.time - self._pruned.get(sample.origin, 0) >= PRUNE_INTERVAL:
-            self._pruned[sample.origin] = sample.time
-            self._prune(sample.origin, sample.time - SERIES_STALE)
-        return self._counts[sample.origin] < self._max_series
+        if moment - self._pruned.get(origin, 0) >= PRUNE_INTERVAL:
+            self._pruned[origin] = moment
+            self._prune(origin, moment - SERIES_STALE)
+        return self._counts[origin] < self._max_series
 
     def _prune(self, origin: str, before: int) -> None:
         """Remove the series of an origin whose newest sample is older than a time."""

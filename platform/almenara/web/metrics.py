@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from almenara.bus import Bus
 from almenara.live.hub import Hub
+from almenara.state.sample_store import SampleStore
 from almenara.supervisor import SourceState, Supervisor
 
 SOURCE_LABELS: Final = ("source",)
@@ -37,14 +38,23 @@ class LoopLag:
 class ServiceMetrics(Collector):
     """The metrics of a running Almenara, read at each scrape."""
 
-    def __init__(self, bus: Bus, supervisor: Supervisor, hub: Hub, loop_lag: LoopLag) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        supervisor: Supervisor,
+        hub: Hub,
+        loop_lag: LoopLag,
+        samples: SampleStore | None,
+    ) -> None:
         self.bus, self.supervisor = bus, supervisor
-        self.hub, self.loop_lag = hub, loop_lag
+        self.hub, self.loop_lag, self.samples = hub, loop_lag, samples
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric with its current value."""
         yield from self._collect_counters()
         yield from self._collect_gauges()
+        if self.samples is not None:
+            yield from collect_samples(self.samples)
         yield from collect_sources(self.supervisor.states())
 
     def _collect_counters(self) -> Iterator[Metric]:
@@ -80,6 +90,28 @@ class ServiceMetrics(Collector):
             ("almenara_loop_lag_longest_seconds", "Longest delay of the event loop.", lag.longest),
         ):  # fmt: skip
             yield GaugeMetricFamily(name, help_text, value)
+
+
+def collect_samples(store: SampleStore) -> Iterator[Metric]:
+    """Yield the metrics of the sample store; those of left out samples by their origin."""
+    report = store.report
+    for name, help_text, value in (
+        ("almenara_samples_waiting", "Samples that are not written yet.", store.pending),
+        ("almenara_sample_series", "Series of samples that are stored.", report.series),
+        ("almenara_sample_store_bytes", "Size of the sample store.", report.bytes_used),
+        ("almenara_sample_store_write_failed", "1 while samples cannot be stored.",
+         float(report.problem is not None)),
+    ):  # fmt: skip
+        yield GaugeMetricFamily(name, help_text, value)
+    left_out = CounterMetricFamily(
+        "almenara_samples_left_out",
+        "Samples that were not stored: too many series, or a wrong time.",
+        labels=("origin", "reason"),
+    )
+    for reason, counts in (("series", report.refused), ("time", store.out_of_range)):
+        for origin, count in counts.items():
+            left_out.add_metric([origin, reason], count)
+    yield left_out
 
 
 def collect_sources(states: Sequence[SourceState]) -> Iterator[Metric]:

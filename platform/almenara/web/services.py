@@ -53,5 +53,12 @@ class Services:
     @cached_property
     def metrics_registry(self) -> CollectorRegistry:
         """The metrics for Prometheus."""
-        metrics = ServiceMetrics(self.bus, self.supervisor, self.hub, self.loop_lag)
+        samples = self.hub.view.samples
+        metrics = ServiceMetrics(
+            self.bus,
+            self.supervisor,
+            self.hub,
+            self.loop_lag,
+            None if samples is None else samples.store,
+        )
         return build_registry(metrics)

@@ -22,7 +22,9 @@ async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
             for state in view.sources.states()
         ],
         "write_error": view.bus.write_problem,
-        "warnings": view.bus.warnings if view.scope.sees_all_sources else (),
+        "warnings": (
+            (*view.bus.warnings, *view.resources.warnings) if view.scope.sees_all_sources else ()
+        ),
     }
 
 

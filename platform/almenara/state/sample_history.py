@@ -1,0 +1,263 @@
+"""Queries over stored samples: series in steps of time, limited to what a scope shows."""
+
+import copy
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal, Self, TypeVar
+
+import msgspec
+
+from almenara.bus.readers import QueryTooSlowError
+from almenara.errors import LimitExceeded
+from almenara.state.resources import Resources
+from almenara.state.rollups import coarsen, roll_up
+from almenara.state.sample_chunks import Chunks, read_points, read_rollups, split_windows
+from almenara.state.sample_codec import Points, Rollups
+from almenara.state.sample_retention import list_levels
+from almenara.state.sample_schema import (
+    DAY_WINDOW,
+    HOUR_WIDTH,
+    MINUTE_WIDTH,
+    WINDOW,
+    SeriesName,
+    StoredSeries,
+)
+from almenara.state.sample_store import SampleStore
+
+MAX_POINTS: Final = 600
+"""Points of a series, about; a longer stretch of time has longer steps."""
+MAX_CANDIDATES: Final = 50_000
+"""Series that are compared with a query and a scope."""
+MAX_CHUNKS: Final = 60_000
+"""Chunks that one query reads: some seconds of work."""
+SERIES_PER_READ: Final = 50
+"""Series that are read before other queries have their turn."""
+
+T = TypeVar("T")
+
+Function = Literal["mean", "min", "max", "sum", "rate"]
+FUNCTIONS: Final[tuple[Function, ...]] = ("mean", "min", "max", "sum", "rate")
+
+
+class SeriesMatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Which series a query is about: those with these names that pass the test."""
+
+    metric: str | None = None
+    kind: str | None = None
+    namespace: str | None = None
+    name: str | None = None
+    origin: str | None = None
+    test: Callable[[SeriesName], bool] | None = None
+
+    def equal(self) -> list[tuple[int, str]]:
+        """The names that are given, by their place in the name of a series."""
+        names = (self.metric, self.kind, self.namespace, self.name, self.origin)
+        return [(place, name) for place, name in enumerate(names) if name is not None]
+
+
+class SeriesRollups(msgspec.Struct, frozen=True):
+    """A series and its rollups in steps of time; a step without a sample is missing."""
+
+    name: SeriesName
+    unit: str
+    rollups: Rollups
+
+
+class SeriesPoints(msgspec.Struct, frozen=True):
+    """A series and its samples; of times for which only rollups are stored, their means."""
+
+    name: SeriesName
+    unit: str
+    points: Points
+    increases: list[float] | None
+    """By how much a counter rose since the point before."""
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """From what a query is answered: buckets of milliseconds, 0 for single samples."""
+
+    width: int
+
+    def chunks(self, since: int, until: int) -> int:
+        """How many chunks of a series are between two times."""
+        span = DAY_WINDOW if self.width == HOUR_WIDTH else WINDOW
+        return (until - since) // span + 2
+
+
+class SampleHistory:
+    """Stored samples and those in memory, as one."""
+
+    def __init__(self, store: SampleStore, resources: Resources) -> None:
+        self.store = store
+        self._resources = resources
+        self._user = ""
+
+    def within(self, resources: Resources, user: str = "") -> Self:
+        """Return the same samples, limited to the scope of resources, on behalf of a user."""
+        narrowed = copy.copy(self)
+        narrowed._resources, narrowed._user = resources, user
+        return narrowed
+
+    def resolve(self, since: int, until: int, step: int, moment: int) -> tuple[Resolution, int]:
+        """Return what answers a query of a step, and the step of its points.
+
+        The step is the least that is at least `step`, gives about `MAX_POINTS`, and is a multiple
+        of the rollups that are still stored since then. Times in milliseconds.
+        """
+        step = max(step, -(-(until - since) // MAX_POINTS), 1)
+        raw, minutes, _ = list_levels(self.store.settings)
+        width = 0
+        if since < moment - raw.age or step >= MINUTE_WIDTH:
+            width = MINUTE_WIDTH
+        if since < moment - minutes.age or step >= HOUR_WIDTH:
+            width = HOUR_WIDTH
+        return Resolution(width), -(-step // width) * width if width else step
+
+    async def find(self, match: SeriesMatch, since: int, until: int) -> list[StoredSeries]:
+        """Return the visible series that match and may have samples between two times, sorted.
+
+        Times in milliseconds. Raises `LimitExceeded` where they are too many to look at.
+        """
+        equal = match.equal()
+        condition = "".join(f" AND {SeriesName._fields[place]} = ?" for place, _ in equal)
+
+        def query(connection: sqlite3.Connection) -> list[StoredSeries]:
+            # What is written of the first and last sample is at most a window off.
+            rows = connection.execute(
+                "SELECT metric, kind, namespace, name, origin, unit, number FROM series"  # nosec B608 # constant fragments, bound values
+                f" WHERE first < ? AND last >= ?{condition} LIMIT ?",
+                (
+                    until + WINDOW,
+                    since - WINDOW,
+                    *(value for _, value in equal),
+                    MAX_CANDIDATES + 1,
+                ),
+            ).fetchall()
+            if len(rows) > MAX_CANDIDATES:
+                raise LimitExceeded(
+                    f"more than {MAX_CANDIDATES:,} series match; name a metric, kind or namespace"
+                )
+            return [StoredSeries(SeriesName(*row[:5]), row[5], row[6]) for row in rows]
+
+        found = {series.name: series for series in await self.store.read(query, self._user)}
+        for name, unit in self.store.series_in_memory(equal).items():
+            found.setdefault(name, StoredSeries(name, unit))
+        return [
+            found[name]
+            for name in sorted(found)
+            if (match.test is None or match.test(name)) and self._resources.permits_series(name)
+        ]
+
+    async def rollups(
+        self, match: SeriesMatch, *, since: int, until: int, step: int, moment: int
+    ) -> tuple[int, list[SeriesRollups]]:
+        """Return the series that match, rolled up in steps between two times, and the step.
+
+        Steps start at multiples of the step since the epoch. Times in milliseconds; `moment` is
+        now. Raises `LimitExceeded` and `Unavailable`.
+        """
+        resolution, step = self.resolve(since, until, step, moment)
+        since = since // step * step
+
+        def read(
+            chunks: Chunks, series: StoredSeries, pieces: Mapping[int, Points]
+        ) -> SeriesRollups:
+            if resolution.width:
+                fine = read_rollups(chunks, series.number, since, until, resolution.width, pieces)
+                rollups = fine if step == resolution.width else coarsen(fine, step)
+            else:
+                points, before = read_points(chunks, series.number, since, until, pieces)
+                rollups = roll_up(points, step, before)
+            return SeriesRollups(series.name, series.unit, rollups)
+
+        found = await self._read(match, since, until, resolution, read)
+        return step, [series for series in found if series.rollups.times]
+
+    async def points(
+        self, match: SeriesMatch, *, since: int, until: int, step: int, moment: int
+    ) -> tuple[int, list[SeriesPoints]]:
+        """Return the samples of the series that match, and the width of the rollups whose means
+        stand for them, 0 for single samples. Times and errors as above; a mean is at the end of its
+        bucket."""
+        resolution, _ = self.resolve(since, until, step, moment)
+
+        def read(
+            chunks: Chunks, series: StoredSeries, pieces: Mapping[int, Points]
+        ) -> SeriesPoints:
+            if not resolution.width:
+                points, before = read_points(chunks, series.number, since, until, pieces)
+                increases = roll_up(points, 1, before).increases
+                return SeriesPoints(series.name, series.unit, points, increases)
+            width = resolution.width
+            found = read_rollups(chunks, series.number, since - width, until, width, pieces)
+            means = [total / count for total, count in zip(found.totals, found.counts, strict=True)]
+            ends = [start + width for start in found.times]
+            return SeriesPoints(series.name, series.unit, Points(ends, means), found.increases)
+
+        found = await self._read(match, since, until, resolution, read)
+        return resolution.width, [series for series in found if series.points.times]
+
+    async def _read(
+        self,
+        match: SeriesMatch,
+        since: int,
+        until: int,
+        resolution: Resolution,
+        read: Callable[[Chunks, StoredSeries, Mapping[int, Points]], T],
+    ) -> list[T]:
+        deadline = time.monotonic() + self.store.query_timeout
+        found = await self.find(match, since, until)
+        if len(found) * (count := resolution.chunks(since, until)) > MAX_CHUNKS:
+            raise LimitExceeded(
+                f"the query needs {len(found) * count:,} chunks of samples, {count:,} of each of"
+                f" {len(found):,} series, and may read {MAX_CHUNKS:,}; narrow it to fewer series or"
+                " a shorter time, or use a longer step"
+            )
+        results: list[T] = []
+        for first in range(0, len(found), SERIES_PER_READ):
+            group = found[first : first + SERIES_PER_READ]
+            # Before the database is read: what is flushed meanwhile is then in both, and counts
+            # once.
+            pieces = [self.store.in_memory(series.name) for series in group]
+
+            def query(
+                connection: sqlite3.Connection,
+                group: Sequence[StoredSeries] = group,
+                pieces: Sequence[list[Points]] = pieces,
+            ) -> list[T]:
+                chunks = Chunks(connection)
+                rows = []
+                for series, buffered in zip(group, pieces, strict=True):
+                    if time.monotonic() > deadline:
+                        raise QueryTooSlowError("too slow")
+                    rows.append(read(chunks, series, _split(buffered)))
+                return rows
+
+            results += await self.store.read(query, self._user)
+        return results
+
+
+def _split(buffered: Sequence[Points]) -> dict[int, Points]:
+    times = [time for points in buffered for time in points.times]
+    values = [value for points in buffered for value in points.values]
+    return split_windows(Points(times, values)) if times else {}
+
+
+def compute(rollups: Rollups, function: Function, step: int) -> list[float] | None:
+    """Return one number for each step; None for the rate of a series that is no counter."""
+    match function:
+        case "mean":
+            return [
+                total / count for total, count in zip(rollups.totals, rollups.counts, strict=True)
+            ]
+        case "min":
+            return rollups.lows
+        case "max":
+            return rollups.highs
+        case "sum":
+            return rollups.totals
+        case "rate":
+            if rollups.increases is None:
+                return None
+            return [increase * 1000 / step for increase in rollups.increases]
