@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 BENCHMARKS = (
     "run.py",
     "counts.py",
+    "samples.py",
     "ray_history.py",
     "kubernetes_load.py",
     "kubernetes_pages.py",

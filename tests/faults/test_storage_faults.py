@@ -8,8 +8,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -24,24 +22,12 @@ from almenara.signals import Event, Resource, Sample
 from almenara.state.resources import Resources
 from support.application import Almenara
 from support.bus import collect_records, make_event
+from support.disks import small_disk
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk")
-
-
-@asynccontextmanager
-async def small_disk(folder: Path, size: str) -> AsyncIterator[Path]:
-    """A file system of a few bytes, mounted on a folder."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("this machine does not allow mounting a disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 # -- two processes
