@@ -401,7 +401,9 @@ def test_simulated_cluster_has_no_permissions() -> None:
 
 
 def test_retention_size_fits_the_volume() -> None:
-    assert engine.configuration(render({}))["storage"]["retention_size"] == 8 * 2**30
+    default = engine.configuration(render({}))
+    assert default["storage"]["retention_size"] == 8 * 2**30
+    assert default["samples"]["retention_size"] == 2**30
     given = engine.configuration(render(engine.read(SETS["retention-given"])))
     assert given["storage"]["retention_size"] == 10737418240
 

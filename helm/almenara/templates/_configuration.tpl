@@ -13,6 +13,11 @@
 {{- $_ = set $storage "retention_size" (div (mul (include "almenara.bytes" .Values.persistence.size | int64) 4) 5) }}
 {{- end }}
 {{- $_ = set $config "storage" $storage }}
+{{- $samples := default dict $config.samples }}
+{{- if not (hasKey $samples "retention_size") }}
+{{- $_ = set $samples "retention_size" (div (include "almenara.bytes" .Values.persistence.size | int64) 10) }}
+{{- end }}
+{{- $_ = set $config "samples" $samples }}
 {{- $plugins := dict }}
 {{- $disabled := list }}
 {{- range $name, $settings := default dict $config.plugins }}
