@@ -1,13 +1,15 @@
 """The source: every check on its own, and an event for each change of its status."""
 
 import asyncio
+import heapq
+import random
 from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.sdk import HealthAggregator, every, monotonic, now
+from almenara.sdk import HealthAggregator, monotonic, now, sleep
 from almenara.sdk.http import Resolver
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara.units import DAY, SECOND
@@ -16,6 +18,10 @@ from almenara_http.settings import CheckSettings, HttpSettings
 
 KIND: Final = "http.check"
 SCHEDULE: Final = "schedule"
+JITTER: Final = 0.1
+"""Share by which an interval varies, so that many checks are not performed at once."""
+START_SPACING: Final = 0.005
+"""Seconds between the first requests of two checks."""
 LATE_SHARE: Final = 0.5
 """Share of its interval by which a check may start late before that is reported."""
 Status = Literal["up", "slow", "down"]
@@ -41,6 +47,14 @@ class CheckState(msgspec.Struct):
     """The expiry that a warning was published for, in seconds since the epoch."""
 
 
+class ScheduledCheck(msgspec.Struct, order=True):
+    """A check and when its next request is due, by the monotonic clock."""
+
+    due: float
+    number: int
+    """Its place in the settings."""
+
+
 class HttpSource:
     """Performs every check at its own interval; a slow one delays no other."""
 
@@ -48,8 +62,7 @@ class HttpSource:
 
     def __init__(self, settings: HttpSettings, context: Context) -> None:
         self.settings, self.context = settings, context
-        self._slots = asyncio.Semaphore(settings.concurrency)
-        self._resolver = Resolver()
+        self._states: dict[str, CheckState] = {}
         self._delays: dict[str, float] = {}
         """Seconds by which the last request of a check started late, where that is too much."""
 
@@ -57,7 +70,8 @@ class HttpSource:
         """Check until cancelled."""
         health = HealthAggregator(report)
         health.clear(SCHEDULE)
-        names = {check.name for check in self.settings.checks}
+        checks = self.settings.checks
+        names = {check.name for check in checks}
         await publish(
             [
                 Resource(kind=KIND, name=name, deleted=True)
@@ -65,24 +79,52 @@ class HttpSource:
                 if name not in names
             ]
         )
+        # What an earlier run has not published and saved did not happen.
+        self._states.clear()
+        self._delays.clear()
+        started = monotonic()
+        schedule = [
+            ScheduledCheck(started + min(number * START_SPACING, check.every), number)
+            for number, check in enumerate(checks)
+        ]
+        heapq.heapify(schedule)
+        resolver = Resolver()
         async with asyncio.TaskGroup() as group:
-            for check in self.settings.checks:
-                group.create_task(self._repeat(check, publish, health), name=f"check {check.name}")
+            # A task each would be thousands, nearly all of which wait.
+            for number in range(min(self.settings.concurrency, len(checks))):
+                worker = self._work(schedule, publish, health, resolver)
+                group.create_task(worker, name=f"checks {number}")
 
-    async def _repeat(
-        self, check: CheckSettings, publish: Publish, health: HealthAggregator
+    async def _work(
+        self,
+        schedule: list[ScheduledCheck],
+        publish: Publish,
+        health: HealthAggregator,
+        resolver: Resolver,
     ) -> None:
-        state = await self._load(check)
-        async for _ in every(check.every):
-            due = monotonic()
-            async with self._slots:
-                self._note_delay(check, monotonic() - due, health)
-                outcome = await perform_check(check, self._resolver)
-            before = msgspec.structs.replace(state)
-            await publish(evaluate(check, state, outcome))
-            # Saved once the events are durable: published again, they have the same ids.
-            if state != before:
-                await self.context.save(check.name, msgspec.json.encode(state))
+        """Perform the check that is due next, again and again. `schedule` is a heap of the checks
+        that no worker has taken."""
+        while True:
+            scheduled = heapq.heappop(schedule)
+            check = self.settings.checks[scheduled.number]
+            await sleep(max(scheduled.due - monotonic(), 0.0))
+            started = monotonic()
+            self._note_delay(check, started - scheduled.due, health)
+            await self._perform(check, publish, resolver)
+            interval = check.every * (1 + random.uniform(-JITTER, JITTER))  # nosec B311 # spreads requests, guards nothing
+            scheduled.due = max(started + interval, monotonic())
+            heapq.heappush(schedule, scheduled)
+
+    async def _perform(self, check: CheckSettings, publish: Publish, resolver: Resolver) -> None:
+        state = self._states.get(check.name)
+        if state is None:
+            state = self._states[check.name] = await self._load(check)
+        outcome = await perform_check(check, resolver)
+        before = msgspec.structs.replace(state)
+        await publish(evaluate(check, state, outcome))
+        # Saved once the events are durable: published again, they have the same ids.
+        if state != before:
+            await self.context.save(check.name, msgspec.json.encode(state))
 
     def _note_delay(self, check: CheckSettings, delay: float, health: HealthAggregator) -> None:
         if delay > check.every * LATE_SHARE:

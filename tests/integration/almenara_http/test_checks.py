@@ -409,3 +409,24 @@ async def test_checks_that_start_late_degrade_the_source(tmp_path: Path) -> None
         # The tasks of the server are in this loop as well.
         await run.stop()
     assert "checks start late" in run.degraded_for[-1]
+
+
+async def test_many_checks_need_no_task_each(tmp_path: Path) -> None:
+    async with serving(answering()) as url:
+        checks = [CheckSettings(name=f"c{number}", url=url, every=60) for number in range(1_200)]
+        source = HttpSource(HttpSettings(checks=checks, concurrency=20), MemoryContext(tmp_path))
+        before = len(asyncio.all_tasks())
+        run = SourceRun(source).start()
+        most = 0
+
+        def is_complete() -> bool:
+            nonlocal most
+            most = max(most, len(asyncio.all_tasks()) - before)
+            return len(run.resources) == len(checks)
+
+        await run.until(is_complete, 60)
+        await run.stop()
+    assert {resource.status for resource in run.resources.values()} == {"up"}
+    assert not run.degraded_for
+    # A task of the server for each connection, and some of the client for each request.
+    assert most < 200
