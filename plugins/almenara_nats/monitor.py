@@ -107,6 +107,8 @@ class Monitor:
         """Publish resources and samples until cancelled; `note_lag` receives the messages that wait
         for our own consumers."""
         self._reset_listing()
+        # The event loop may be another than that of the connection before.
+        self._changed = asyncio.Event()
         while True:
             self._changed.clear()
             if self._listing is not None:

@@ -87,6 +87,10 @@ BREAKING: dict[str, tuple[str, str]] = {
         "        except asyncio.CancelledError: pass\n"
         "Source.run = run",
         "did not end within 1 s"),
+    "runs again on another event loop": (
+        "async def run(self, publish):\n    await self.stopped.wait()\n"
+        "Source.run, Source.stopped = run, asyncio.Event()",
+        "when it was started again on another event loop; create events"),
     "does not block": (
         "async def run(self, publish):\n    time.sleep(0.9)\n    await asyncio.Event().wait()\n"
         "Source.run = run",

@@ -30,6 +30,7 @@ from almenara.testing.rules.sources import (
     keeps_identity_over_restarts,
     names_its_sources,
     restarts_after_a_failure_without_repeats,
+    runs_again_on_another_event_loop,
 )
 from almenara.testing.rules.subject import Result, Skip, Subject
 
@@ -46,6 +47,7 @@ RULES: Final[dict[str, Callable[[Subject], Coroutine[Any, Any, None]]]] = {
     "keeps secrets as secrets": keeps_secrets_as_secrets,
     "names its sources": names_its_sources,
     "ends when cancelled": ends_when_cancelled,
+    "runs again on another event loop": runs_again_on_another_event_loop,
     "does not block": does_not_block,
     "keeps identity over restarts": keeps_identity_over_restarts,
     "restarts after a failure without repeats": restarts_after_a_failure_without_repeats,

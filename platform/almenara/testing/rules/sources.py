@@ -51,6 +51,32 @@ async def ends_when_cancelled(subject: Subject) -> None:
                 )
 
 
+async def runs_again_on_another_event_loop(subject: Subject) -> None:
+    """The supervisor starts a source that failed again, in a thread of its own."""
+    with memory_context() as context:
+        for source in subject.require_sources(context):
+            run = SourceRun(source, bus=context.bus).start()
+            await let_run(run, RUN_TIME / 2)
+            await run.stop()
+            again = SourceRun(source, bus=context.bus)
+            error = await asyncio.to_thread(asyncio.run, _run_once(again))
+            if error is not None:
+                reason = describe_error(error, with_type=True)
+                raise AssertionError(
+                    f"its run() raised {reason} when it was started again on another event loop;"
+                    " create events, locks and semaphores in run()"
+                )
+
+
+async def _run_once(run: SourceRun) -> BaseException | None:
+    run.start()
+    await let_run(run, RUN_TIME / 2)
+    task = run.task
+    error = task.exception() if task is not None and task.done() and not task.cancelled() else None
+    await run.stop()
+    return error
+
+
 async def does_not_block(subject: Subject) -> None:
     heartbeat = Heartbeat()
     stack: list[str] = []
