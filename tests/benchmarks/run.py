@@ -11,7 +11,6 @@ measures another checkout in the same run, benchmark by benchmark:
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -31,51 +30,23 @@ import uvloop
 from nats.js.api import ConsumerConfig, StreamConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from results import SHORT, Result, Size, print_table
+from source_costs import find_ingest_span, measure_backlog, measure_checks, measure_page
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.readers import FairQueue, PendingQuery
 from almenara.bus.validation import check_signal
 from almenara.config import StorageSettings
 from almenara.history import Filter, History
-from almenara.signals import Event, Severity, now, parse_time
+from almenara.signals import Event, Severity, now
 from support.application import Almenara
 from support.servers import NatsServer, wait_until
 
 BATCH = 500
 STEMS = ("lay", "do", "view", "mit", "run", "take", "plan", "set", "write", "build", "work", "load")
 WORDS = [f"{prefix}{stem}" for prefix in ("re", "un", "over", "sub") for stem in STEMS]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Size:
-    """How much is measured."""
-
-    messages: int = 60_000
-    queried: int = int(os.environ.get("BENCH_EVENTS", "5000000"))
-    stored: int = 200_000
-    pages: int = 200
-    starts: int = 5
-    rest: float = 5.0
-    """Seconds before idle memory is read."""
-    batches: int = 120
-    singles: int = 200
-
-
-SHORT = Size(
-    messages=2_000, queried=20_000, stored=5_000, pages=10,
-    starts=1, rest=0.2, batches=10, singles=20,
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """A line of the table; the reference is the same work without Almenara, or a budget."""
-
-    name: str
-    measured: str
-    reference: str
-    ratio: float
-    goal: str = ""
 
 
 def make_payload(number: int) -> bytes:
@@ -135,15 +106,6 @@ def measure_ingest(folder: Path, size: Size) -> Iterator[Result]:
     rate = size.messages / (ended - started)
     yield Result("durable ingest", f"{rate:,.0f}/s", f"{bare:,.0f}/s only acknowledging",
                  rate / bare, "at least 0.35")  # fmt: skip
-
-
-def find_ingest_span(path: Path, almenara: Almenara) -> tuple[float, float]:
-    """When the source started, and when the last event was written."""
-    started = next(
-        json.loads(line) for line in almenara.log.splitlines() if "a source is running" in line
-    )
-    ended = max(path.stat().st_mtime, path.with_name("almenara.db-wal").stat().st_mtime)
-    return parse_time(started["timestamp"]) / 1e6, ended
 
 
 def measure_memory(folder: Path, size: Size) -> Iterator[Result]:
@@ -428,10 +390,13 @@ BENCHMARKS: dict[str, Callable[[Path, Size], Iterator[Result]]] = {
     "validation": measure_validation,
     "fairness": measure_fairness,
     "query": measure_queries,
+    "checks": measure_checks,
+    "page": measure_page,
+    "backlog": measure_backlog,
 }
 
 
-IN_PROCESS = {"disk", "validation", "fairness", "query"}
+IN_PROCESS = {"disk", "validation", "fairness", "query", "page"}
 """Benchmarks that import the code they measure, so that they can't measure another checkout."""
 
 
@@ -456,22 +421,6 @@ def measure(name: str, size: Size) -> list[Result]:
     print(f"measuring {name}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         return list(BENCHMARKS[name](Path(folder), size))
-
-
-def print_table(results: list[Result], others: dict[str, Result]) -> None:
-    """`others` are the results of another checkout; a ratio of 1 means as fast or as large."""
-    rows = [["", "Almenara", "reference", "ratio", "goal"]]
-    rows[0] += ["other checkout", "ratio to it"] if others else []
-    for result in results:
-        row = [result.name, result.measured, result.reference, f"{result.ratio:.2f}", result.goal]
-        if (other := others.get(result.name)) is not None:
-            # Both were measured against the same reference, minutes apart.
-            row += [other.measured, f"{result.ratio / other.ratio:.2f}"]
-        rows.append(row + [""] * (len(rows[0]) - len(row)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
 
 
 def main() -> None:
