@@ -1,6 +1,8 @@
 """A cluster of three servers: what no server answers about is offline, and never zero."""
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,38 @@ async def test_offline_stream_is_offline_with_its_last_figures(
         await until(lambda: run.status_of(STREAM, "ONE") == "ok", "the stream again", 60)
         assert not any(getattr(signal, "deleted", False) for signal in run.signals)
     await client.close()
+
+
+async def test_replicated_stream_is_read_on_after_its_leader_was_killed(
+    cluster: list[NatsServer], memory: MemoryContext
+) -> None:
+    client = await nats.connect([server.url for server in cluster], reconnect_time_wait=0.2)
+    leader = await create_stream(client, "THREE", 3)
+    await publish_numbers(client.jetstream(), "three", range(5))
+    victim = cluster[int(leader[1:])]
+    others = [server.url for server in cluster if server is not victim]
+    async with running(victim, memory, servers=others) as run:
+        await until(lambda: len(run.numbers) == 5, "the messages", 30)
+        await until(lambda: run.status_of(STREAM, "THREE") == "ok", "the replicas", 30)
+        victim.kill()
+        for number in range(5, 10):
+            await publish_until_stored(client, "three", number)
+        await until(lambda: set(range(10)) <= set(run.numbers), "the messages after it", 60)
+        await until(lambda: run.status_of(STREAM, "THREE") == "replica offline", "the loss", 60)
+        assert sorted(run.numbers) == list(range(10))
+        victim.start()
+        await until(lambda: run.status_of(STREAM, "THREE") == "ok", "all replicas", 60)
+    await client.close()
+
+
+async def publish_until_stored(client: Any, subject: str, number: int) -> None:
+    """Publish a message once, however often that is retried while a leader is elected."""
+    headers = {"Nats-Msg-Id": str(number)}
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError):
+                await client.jetstream(timeout=2).publish(
+                    subject, b'{"n": %d}' % number, headers=headers
+                )
+                return
+            await asyncio.sleep(0.2)
