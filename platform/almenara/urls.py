@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`|\\]+")
+URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://[^\s\"'<>`|\\]+")
 TRAILING: Final = ".,;:!?)]}"
 """Characters at the end of a URL that rather belong to the sentence around it."""
 REDACTED: Final = "***"

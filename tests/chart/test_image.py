@@ -26,7 +26,8 @@ LARGEST = 180 * 1024**2
 LAZY = shlex.quote(
     "import almenara_kubernetes.source, almenara_kube.credentials,"
     " almenara.security.kubernetes, almenara.security.oidc, almenara_nats.source,"
-    " almenara_http.source, almenara_prometheus.source, almenara_valkey.source"
+    " almenara_http.source, almenara_prometheus.source, almenara_valkey.source,"
+    " almenara_notifiers.slack, almenara_notifiers.mail"
 )
 """What is imported only when it is needed."""
 

@@ -25,6 +25,7 @@ SECRET = "s3cr3t-word"
         ("https://a.example.org:8443/path", "https://a.example.org:8443/path"),
         ("see https://a.example.org/docs.", "see https://a.example.org/docs."),
         ("https://[::1]:8080/readyz", "https://[::1]:8080/readyz"),
+        (f"{'a' * 60}://u:{SECRET}@a/?x={SECRET}", f"{'a' * 60}://***@a/?x=***"),
         ("no URL: user@host?key=value", "no URL: user@host?key=value"),
     ],
 )

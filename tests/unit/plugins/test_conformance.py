@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from almenara.testing import conformance
+from support.notification_receivers import HttpReceiver, SmtpReceiver
 from support.paths import ROOT
 from support.servers import NatsServer
 
@@ -66,9 +67,29 @@ def scraped() -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+@contextlib.contextmanager
+def notified() -> Iterator[dict[str, Any]]:
+    with HttpReceiver() as receiver, SmtpReceiver() as mail:
+        url = receiver.url
+        yield {
+            "slack": {"url": url, "token": "x", "channel": "C1"},
+            "slack_webhook": {"url": url},
+            "email": {"host": "127.0.0.1", "port": mail.port, "security": "none",
+                      "from": "almenara@example.com", "to": ["ops@example.com"]},
+            "webhook": {"url": url, "secret": "x", "bearer": "y", "headers": {"X-Key": "z"}},
+            "pagerduty": {"url": url, "routing_key": "x"},
+            "teams": {"url": url},
+            "ntfy": {"url": url, "topic": "t", "token": "x"},
+            "alertmanager": {"url": url, "bearer": "x"},
+        }  # fmt: skip
+
+
 test_nats_keeps_the_rules = conformance("nats", nats)
 test_http_keeps_the_rules = conformance("http", checked)
 test_prometheus_keeps_the_rules = conformance("prometheus", scraped)
+test_notifiers_keep_the_rules = conformance(
+    str(ROOT / "plugins" / "almenara_notifiers"), receivers=notified
+)
 test_demo_keeps_the_rules = conformance("demo")
 test_the_example_keeps_the_rules = conformance(
     str(ROOT / "docs" / "examples" / "host.py"), {"full_at": 0.0001}

@@ -19,6 +19,7 @@ for name in set(plugins.modules) - {"nats"}:
     plugins.hooks.pages(name, settings)
     plugins.hooks.log_streams(name, settings, context)
     plugins.hooks.requirements(name, settings)
+    plugins.hooks.notifiers(name, settings)
 plugins.commands(lambda: None)
 print(" ".join(sorted(sys.modules)))
 """
@@ -30,4 +31,11 @@ def test_unconfigured_plugins_load_no_client_libraries() -> None:
     )
     loaded = set(done.stdout.split())
     assert {"almenara_http", "almenara_kubernetes", "almenara_ray", "almenara_demo"} <= loaded
-    assert not loaded & {"httpx", "httpcore", "aiohttp.web", "nacl", "almenara_kube.client"}
+    assert not loaded & {
+        "httpx",
+        "httpcore",
+        "aiosmtplib",
+        "aiohttp.web",
+        "nacl",
+        "almenara_kube.client",
+    }

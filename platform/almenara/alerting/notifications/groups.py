@@ -80,8 +80,9 @@ class Groups:
                 if key not in wanted or change.alert.status not in ADDED:
                     continue
                 group = group or self._create(key, *wanted[key], now)
-            moved = change.alert.is_open and key not in wanted
-            self._store_alert(group, _resolve(change) if moved else change)
+            if change.alert.is_open and key not in wanted:
+                change = _resolve(change)
+            self._store_alert(group, change if known is None else _keep_severity(change, known))
 
     def flush(self, now: int) -> None:
         """Compare the groups that are due with what their receivers know."""
@@ -328,6 +329,15 @@ class Groups:
 
     def _put(self, key: str, row: msgspec.Struct) -> None:
         self._changes[key] = encode_row(row)
+
+
+def _keep_severity(change: AlertChange, known: AlertChange) -> AlertChange:
+    """The change of an alert that ends, with the severity that it had: receivers compare alerts by
+    their labels, and the severity is one of them."""
+    if change.alert.is_open:
+        return change
+    alert = msgspec.structs.replace(change.alert, severity=known.alert.severity)
+    return msgspec.structs.replace(change, alert=alert)
 
 
 def _resolve(change: AlertChange) -> AlertChange:
