@@ -31,8 +31,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str = ""
     runbook: str = ""
     """Address of instructions, or instructions in Markdown."""
-    value: float | None = None
-    threshold: float | None = None
+    value: float | str | None = None
+    threshold: float | str | None = None
     since: int = 0
     """Microseconds since the epoch at which it reached its status."""
     started: int = 0

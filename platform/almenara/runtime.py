@@ -27,6 +27,7 @@ from almenara.plugins import PluginRegistry
 from almenara.plugins.host import PluginHost
 from almenara.plugins.reload import reload_saved
 from almenara.redaction import Redactor
+from almenara.scope import ALERT_KIND
 from almenara.security.access import AccessControl
 from almenara.security.config_check import check_access
 from almenara.state.resources import Resources
@@ -147,6 +148,8 @@ def compose_notifications(
     settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus, resources: Resources
 ) -> Dispatcher:
     """Create what notifies receivers of alerts. Raises `ConfigError`."""
+    if settings.alerting.receivers and not settings.alerting.enabled:
+        log.warning("no rule is evaluated, so receivers get no alerts: set alerting.enabled")
     kinds = plugins.notifier_kinds(settings)
     return Dispatcher(
         bus,
@@ -154,7 +157,7 @@ def compose_notifications(
         check_alerting(settings.alerting, kinds),
         fallback_after=settings.alerting.fallback_after,
         base_url=settings.server.url,
-        open_alerts=lambda: resources.of_kind("almenara.alert"),
+        open_alerts=lambda: resources.of_kind(ALERT_KIND),
     )
 
 

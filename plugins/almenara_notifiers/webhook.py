@@ -111,7 +111,7 @@ def annotations_of(alert: Alert) -> dict[str, str]:
         "summary": alert.summary,
         "description": alert.description,
         "runbook_url": alert.runbook,
-        "value": "" if alert.value is None else f"{alert.value:g}",
+        "value": f"{alert.value:g}" if isinstance(alert.value, float) else alert.value or "",
         "status": "" if alert.status in ("firing", "resolved") else alert.status,
     }
     return {name: text for name, text in texts.items() if text}

@@ -1,6 +1,5 @@
 """Alerts as they are on the bus, and a run of the state machine of notifications in memory."""
 
-import random
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -12,14 +11,13 @@ from almenara.alerting.notifications.groups import Groups
 from almenara.alerting.notifications.records import Entry
 from almenara.alerting.notifications.routes import Route, compile_routes
 from almenara.config import RouteSettings
-from almenara.signals import Event, Severity
+from almenara.signals import Resource, Severity
 from almenara.units import SECOND
 
 START = 1_767_225_600 * SECOND
-ORIGIN = "almenara/alerts"
 
 
-def make_alert_event(
+def make_alert_resource(
     status: str,
     fingerprint: str = "a",
     *,
@@ -27,20 +25,22 @@ def make_alert_event(
     time: int = START,
     severity: Severity = Severity.ERROR,
     labels: Mapping[str, str] | None = None,
-    origin: str = ORIGIN,
+    origin: str = "kubernetes/nodes",
     **state: Any,
-) -> Event:
-    """The event of a transition, as the engine of the rules publishes it."""
-    return Event(
-        id=f"{rule}/{fingerprint}/{status}/{time}/{random.randrange(2**32)}",
-        source="almenara/alerts",
-        type=f"almenara.alert.{status}",
-        subject=f"{rule}/{fingerprint}",
+) -> Resource:
+    """An alert as the evaluation of rules publishes it."""
+    return Resource(
+        kind="almenara.alert",
+        namespace=rule,
+        name=fingerprint,
+        status=status,
+        # What needs no one's attention is published with a lower severity.
+        severity=severity if status in ("firing", "flapping") else Severity.INFO,
         time=time,
-        severity=severity,
         origin=origin,
-        data={
+        state={
             "rule": rule,
+            "severity": severity.name,
             "labels": {"node": fingerprint, **(labels or {})},
             "annotations": {"summary": f"The disk of {fingerprint} is full"},
             "value": 95.0,
@@ -88,8 +88,8 @@ class NotificationRun:
     def publish(self, status: str, fingerprint: str = "a", **fields: Any) -> None:
         """An alert changes now."""
         self.sequence += 1
-        event = make_alert_event(status, fingerprint, time=self.now, **fields)
-        change = read_change(event, self.sequence)
+        alert = make_alert_resource(status, fingerprint, time=self.now, **fields)
+        change = read_change(alert, self.sequence)
         assert change is not None
         self.groups.apply(change, self.now)
 

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from almenara.alerting.notifications.alert_events import KIND
 from almenara.alerting.notifications.dispatcher import Dispatcher
 from almenara.alerting.notifications.receivers import check_alerting, create_receivers
 from almenara.bus.embedded import EmbeddedBus
@@ -26,8 +25,8 @@ from almenara.hookspecs import (
     Notification,
     NotifierKind,
 )
-from almenara.signals import Event, Resource, Severity, Signal, now
-from support.alerts import make_alert_event
+from almenara.signals import Event, Resource, Signal, now
+from support.alerts import make_alert_resource
 
 pytestmark = pytest.mark.anyio
 FAST = {"group_wait": 0.05, "group_interval": 0.1}
@@ -147,8 +146,8 @@ async def until_logged(bus: EmbeddedBus, kind: str, count: int = 1) -> None:
 
 
 async def publish(bus: EmbeddedBus, status: str, fingerprint: str = "a", **fields: Any) -> None:
-    event = make_alert_event(status, fingerprint, **{"time": now(), **fields})
-    await bus.publish([event], "almenara/alerts")
+    alert = make_alert_resource(status, fingerprint, **{"time": now(), **fields})
+    await bus.publish([alert], "alerts")
 
 
 async def test_alert_is_delivered_with_title_text_and_link(bus: EmbeddedBus) -> None:
@@ -194,19 +193,18 @@ async def test_restart_repeats_nothing_and_loses_nothing(bus: EmbeddedBus) -> No
     assert sorted(alert.fingerprint for alert in second.alerts) == ["a", "b"]
     assert second.reference == "m1"
     async with running(make_dispatcher(bus, line)):
-        ends = [make_alert_event("resolved", name, time=now()) for name in ("a", "b")]
-        await bus.publish(ends, "almenara/alerts")
+        ends = [make_alert_resource("resolved", name, time=now()) for name in ("a", "b")]
+        await bus.publish(ends, "alerts")
         await until(lambda: len(line.sent["ops"]) == 3)
     assert line.sent["ops"][2].status == "resolved"
 
 
 async def test_first_start_notifies_of_alerts_that_are_open(bus: EmbeddedBus) -> None:
     line = Line()
-    alert = Resource(kind=KIND, namespace="disk_full", name="a", status="firing",
-                     severity=Severity.ERROR, origin="almenara/alerts")  # fmt: skip
-    async with running(make_dispatcher(bus, line, open_alerts=[alert])):
+    alerts = [make_alert_resource("firing"), make_alert_resource("resolved", "b")]
+    async with running(make_dispatcher(bus, line, open_alerts=alerts)):
         await until(lambda: line.sent["ops"])
-    assert line.sent["ops"][0].alerts[0].fingerprint == "a"
+    assert [alert.fingerprint for alert in line.sent["ops"][0].alerts] == ["a"]
 
 
 async def test_failed_delivery_is_retried_after_what_the_receiver_names(bus: EmbeddedBus) -> None:
@@ -220,8 +218,8 @@ async def test_failed_delivery_is_retried_after_what_the_receiver_names(bus: Emb
         assert time.monotonic() - started >= 2.5
         await until_logged(bus, "almenara.notification.delivered")
     events = [s.type for s in await signals_of(bus, "almenara.") if isinstance(s, Event)]
-    assert events == ["almenara.alert.firing", "almenara.receiver.failing",
-                      "almenara.receiver.recovered", "almenara.notification.delivered"]  # fmt: skip
+    assert events == ["almenara.receiver.failing", "almenara.receiver.recovered",
+                      "almenara.notification.delivered"]  # fmt: skip
     resources = await signals_of(bus, "almenara.receiver")
     failing = [r for r in resources if isinstance(r, Resource) and r.status == "failing"]
     assert failing[0].state["error"] == "status 429"
@@ -284,8 +282,8 @@ async def test_storm_is_a_digest(bus: EmbeddedBus) -> None:
     line = Line()
     dispatcher = make_dispatcher(bus, line, route={"group_by": ["..."]}, rate_limit=60, burst=3)
     async with running(dispatcher):
-        events = [make_alert_event("firing", f"n{n}", time=now()) for n in range(40)]
-        await bus.publish(events, "almenara/alerts")
+        events = [make_alert_resource("firing", f"n{n}", time=now()) for n in range(40)]
+        await bus.publish(events, "alerts")
         await until(lambda: line.sent["ops"] and line.sent["ops"][-1].group == "digest")
         await until(lambda: not dispatcher.waiting("ops"))
     *single, digest = line.sent["ops"]
@@ -302,8 +300,8 @@ async def test_receiver_that_tracks_groups_gets_no_digest(bus: EmbeddedBus) -> N
         capabilities=Capabilities(tracks_groups=True),
     )  # fmt: skip
     async with running(dispatcher):
-        events = [make_alert_event("firing", f"n{n}", time=now()) for n in range(20)]
-        await bus.publish(events, "almenara/alerts")
+        events = [make_alert_resource("firing", f"n{n}", time=now()) for n in range(20)]
+        await bus.publish(events, "alerts")
         await until(lambda: len(line.sent["ops"]) == 20)
     assert len({notification.group for notification in line.sent["ops"]}) == 20
 
@@ -311,7 +309,10 @@ async def test_receiver_that_tracks_groups_gets_no_digest(bus: EmbeddedBus) -> N
 async def test_event_of_another_system_notifies_nobody(bus: EmbeddedBus) -> None:
     line = Line()
     async with running(make_dispatcher(bus, line)):
-        await publish(bus, "firing", "forged", origin="nats/ALERTS")
+        alert = make_alert_resource("firing", "forged")
+        forged = Event(id="1", source="almenara.alerting", type="almenara.alert.firing", time=now(),
+                       subject="disk_full/forged", data=alert.state)  # fmt: skip
+        await bus.publish([forged], "nats/ALERTS")
         await publish(bus, "firing", "real")
         await until(lambda: line.sent["ops"])
     (notification,) = line.sent["ops"]
@@ -322,8 +323,8 @@ async def test_receiver_gets_what_it_may_read_only(bus: EmbeddedBus) -> None:
     line = Line()
     dispatcher = make_dispatcher(bus, line, grants=[{"labels": {"team": "db"}}])
     async with running(dispatcher):
-        await publish(bus, "firing", "hidden", labels={"team": "web"})
-        await publish(bus, "firing", "visible", labels={"team": "db"})
+        await publish(bus, "firing", "hidden", own_labels={"team": "web"})
+        await publish(bus, "firing", "visible", own_labels={"team": "db"})
         await until(lambda: line.sent["ops"])
     (notification,) = line.sent["ops"]
     assert [alert.fingerprint for alert in notification.alerts] == ["visible"]

@@ -1,4 +1,8 @@
-"""Alerts as they are on the bus: events of type `almenara.alert.<status>`, and resources."""
+"""Alerts as they are on the bus: resources of kind `almenara.alert`.
+
+Every transition is an event too. Events are not read: a message that some system has sent can have
+any type, and must not choose who is notified of what. Resources are made by Almenara alone.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, get_args
@@ -7,13 +11,9 @@ import msgspec
 
 from almenara.hookspecs import Alert
 from almenara.notification_specs import AlertStatus
-from almenara.scope import Scope
-from almenara.signals import Event, Resource, Severity, Signal
+from almenara.scope import ALERT_KIND, LABELS, NAMESPACE, OWN_LABELS, Scope
+from almenara.signals import Event, Resource, Severity, Signal, parse_severity
 
-KIND: Final = "almenara.alert"
-ORIGINS: Final = "almenara/"
-"""How the origins of alerts start. Almenara itself publishes them: an event of the same type that
-some system has sent is not an alert, and must not choose who is notified."""
 STATUSES: Final[frozenset[str]] = frozenset(get_args(AlertStatus))
 MAX_LABELS: Final = 64
 MAX_NAME: Final = 200
@@ -23,12 +23,15 @@ LARGEST_TIME: Final = 2**63 - 1
 
 
 class AlertChange(msgspec.Struct, frozen=True, kw_only=True):
-    """An alert that has changed."""
+    """An alert that was published."""
 
     alert: Alert
     sequence: int
     """The place of the change in the log."""
     origin: str = ""
+    namespace: str = ""
+    own_labels: dict[str, str] = {}
+    """The labels of what it is about, by which scopes grant it."""
     notify: tuple[str, ...] = ()
     """The receivers that its rule names; empty for those of the routing tree."""
 
@@ -42,83 +45,72 @@ class AlertChange(msgspec.Struct, frozen=True, kw_only=True):
         if scope.is_full:
             return True
         alert = self.alert
-        namespace = alert.resource[1] if alert.resource else alert.labels.get("namespace", "")
         # Labels are in one attribute, separated by commas: a value with a comma could add another.
         labels = ",".join(
             f"{name}={value}"
-            for name, value in alert.labels.items()
+            for name, value in self.own_labels.items()
             if "," not in name + value and "=" not in name
         )
         return scope.permits(
             Event(
                 id=alert.fingerprint,
                 source=alert.rule,
-                type=f"{KIND}.{alert.status}",
+                type=f"{ALERT_KIND}.{alert.status}",
                 time=alert.since,
                 origin=self.origin,
-                attributes={"namespace": namespace, "labels": labels},
+                attributes={NAMESPACE: self.namespace, LABELS: labels},
             )
         )
 
 
 def read_change(signal: Signal, sequence: int) -> AlertChange | None:
-    """Return the alert that an event or a resource is about; None for any other signal."""
-    if not isinstance(signal, Event | Resource) or not signal.origin.startswith(ORIGINS):
+    """Return the alert that a resource is; None for any other signal."""
+    if not isinstance(signal, Resource) or signal.kind != ALERT_KIND:
         return None
-    if isinstance(signal, Event):
-        prefix, _, status = signal.type.rpartition(".")
-        if prefix != KIND:
-            return None
-        rule, _, fingerprint = signal.subject.rpartition("/")
-        data = _decode(signal.data)
-    else:
-        if signal.kind != KIND:
-            return None
-        status = "resolved" if signal.deleted else signal.status
-        rule, fingerprint, data = signal.namespace, signal.name, signal.state
-    rule = _text(data.get("rule"), MAX_NAME) or rule
+    status = "resolved" if signal.deleted else signal.status
+    rule, fingerprint, state = signal.namespace, signal.name, signal.state
     if status not in STATUSES or not fingerprint or not rule:
         return None
     return AlertChange(
-        alert=_read_alert(rule, fingerprint, status, signal.severity, data, signal.time),
+        alert=_read_alert(signal, status),
         sequence=sequence,
         origin=signal.origin,
-        notify=_names(data.get("notify")),
+        namespace=_text(state.get(NAMESPACE), MAX_NAME),
+        own_labels=_labels(state.get(OWN_LABELS)),
+        notify=_names(state.get("notify")),
     )
 
 
-def _decode(data: Any) -> Mapping[str, Any]:
-    if isinstance(data, msgspec.Raw):
-        try:
-            data = msgspec.json.decode(data)
-        except msgspec.DecodeError:
-            data = None
-    return data if isinstance(data, Mapping) else {}
-
-
-def _read_alert(
-    rule: str, fingerprint: str, status: Any, severity: Severity, data: Mapping[str, Any], time: int
-) -> Alert:
-    annotations = data.get("annotations")
+def _read_alert(signal: Resource, status: Any) -> Alert:
+    state, time = signal.state, signal.time
+    annotations = state.get("annotations")
     annotations = annotations if isinstance(annotations, Mapping) else {}
     return Alert(
-        rule=rule[:MAX_NAME],
-        fingerprint=fingerprint[:MAX_NAME],
+        rule=signal.namespace[:MAX_NAME],
+        fingerprint=signal.name[:MAX_NAME],
         status=status,
-        severity=severity,
-        labels=_labels(data.get("labels")),
+        severity=_severity(state.get("severity"), signal.severity),
+        labels=_labels(state.get("labels")),
         summary=_text(annotations.get("summary"), MAX_VALUE),
         description=_text(annotations.get("description"), MAX_DESCRIPTION),
-        runbook=_text(data.get("runbook"), MAX_DESCRIPTION),
-        value=_number(data.get("value")),
-        threshold=_number(data.get("threshold")),
-        since=_time(data.get("since")) or time,
-        started=_time(data.get("started")) or time,
-        ended=_time(data.get("ended")) or (time if status == "resolved" else None),
-        resource=_resource(data.get("resource")),
-        cause=_text(data.get("cause"), MAX_VALUE),
-        by=_text(data.get("by"), MAX_NAME),
+        runbook=_text(state.get("runbook"), MAX_DESCRIPTION),
+        value=_value(state.get("value")),
+        threshold=_value(state.get("threshold")),
+        since=_time(state.get("since")) or time,
+        started=_time(state.get("started")) or time,
+        ended=(_time(state.get("ended")) or time) if status == "resolved" else None,
+        resource=_resource(state.get("resource")),
+        cause=_text(state.get("cause"), MAX_VALUE),
+        by=_text(state.get("by"), MAX_NAME),
     )
+
+
+def _severity(value: Any, default: Severity) -> Severity:
+    """The severity of the rule; that of the resource is lower while no one has to act."""
+    try:
+        return parse_severity(value)
+    except (ValueError, AttributeError):
+        return default
 
 
 def _text(value: Any, limit: int) -> str:
@@ -127,7 +119,9 @@ def _text(value: Any, limit: int) -> str:
     return str(value)[:limit]
 
 
-def _number(value: Any) -> float | None:
+def _value(value: Any) -> float | str | None:
+    if isinstance(value, str):
+        return value[:MAX_NAME]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -106,8 +106,8 @@ def _describe_alert(alert: Alert) -> Fields:
     return Fields(data)
 
 
-def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:.6g}"
+def _number(value: float | str | None) -> str | None:
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def render(notification: Notification, content: Content, note: str = "") -> Notification:

@@ -27,7 +27,7 @@ from almenara.bus import Bus, Record
 from almenara.clock import now, sleep
 from almenara.errors import NotFound, describe_error
 from almenara.sdk import Backoff
-from almenara.signals import Event, Resource, Signal
+from almenara.signals import Resource, Signal
 from almenara.units import SECOND
 
 log = structlog.get_logger(__name__)
@@ -278,10 +278,5 @@ class Dispatcher:
 
 
 def _read_changes(records: Sequence[Record]) -> list[AlertChange]:
-    # Events have every transition. Resources are published more often, as values change.
-    changes = (
-        read_change(record.signal, record.sequence)
-        for record in records
-        if isinstance(record.signal, Event)
-    )
+    changes = (read_change(record.signal, record.sequence) for record in records)
     return [change for change in changes if change is not None]

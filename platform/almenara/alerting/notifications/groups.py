@@ -80,9 +80,9 @@ class Groups:
                 if key not in wanted or change.alert.status not in ADDED:
                     continue
                 group = group or self._create(key, *wanted[key], now)
-            if change.alert.is_open and key not in wanted:
-                change = _resolve(change)
-            self._store_alert(group, change if known is None else _keep_severity(change, known))
+            moved = change.alert.is_open and key not in wanted
+            stored = _resolve(change) if moved else change
+            self._store_alert(group, stored if known is None else _keep_severity(stored, known))
 
     def flush(self, now: int) -> None:
         """Compare the groups that are due with what their receivers know."""
@@ -242,9 +242,12 @@ class Groups:
         return group
 
     def _store_alert(self, group: Group, change: AlertChange) -> None:
+        known = group.alerts.get(change.key)
         group.alerts[change.key] = change
         self._groups_of[change.key].add(group.row.key)
-        self._put(_alert_key(group.row.key, change.key), change)
+        # An alert is published often while its value changes; that alone is not worth a write.
+        if known is None or known.alert.status != change.alert.status:
+            self._put(_alert_key(group.row.key, change.key), change)
 
     def _flush_group(self, group: Group, now: int) -> None:
         """Make the notifications that are needed."""
