@@ -9,7 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.sdk import HealthAggregator, monotonic, now, sleep
+from almenara.sdk import HealthAggregator, Snapshots, monotonic, now, sleep
 from almenara.sdk.http import Resolver
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara.units import DAY, SECOND
@@ -63,6 +63,7 @@ class HttpSource:
     def __init__(self, settings: HttpSettings, context: Context) -> None:
         self.settings, self.context = settings, context
         self._states: dict[str, CheckState] = {}
+        self._snapshots = Snapshots()
         self._delays: dict[str, float] = {}
         """Seconds by which the last request of a check started late, where that is too much."""
 
@@ -71,17 +72,9 @@ class HttpSource:
         health = HealthAggregator(report)
         health.clear(SCHEDULE)
         checks = self.settings.checks
-        names = {check.name for check in checks}
-        await publish(
-            [
-                Resource(kind=KIND, name=name, deleted=True)
-                for _, _, name in await self.context.known_resources(self.name, KIND)
-                if name not in names
-            ]
-        )
         # What an earlier run has not published and saved did not happen.
-        self._states.clear()
-        self._delays.clear()
+        self._states, self._delays, self._snapshots = {}, {}, Snapshots()
+        await publish(await self._delete_unconfigured())
         started = monotonic()
         schedule = [
             ScheduledCheck(started + min(number * START_SPACING, check.every), number)
@@ -94,6 +87,14 @@ class HttpSource:
             for number in range(min(self.settings.concurrency, len(checks))):
                 worker = self._work(schedule, publish, health, resolver)
                 group.create_task(worker, name=f"checks {number}")
+
+    async def _delete_unconfigured(self) -> Sequence[Signal]:
+        known = await self.context.known_resources(self.name, KIND)
+        self._snapshots.load(Resource(kind=KIND, name=name) for _, _, name in known)
+        names = {check.name for check in self.settings.checks}
+        return [
+            signal for key in known if key[2] not in names for signal in self._snapshots.remove(key)
+        ]
 
     async def _work(
         self,
@@ -121,7 +122,8 @@ class HttpSource:
             state = self._states[check.name] = await self._load(check)
         outcome = await perform_check(check, resolver)
         before = msgspec.structs.replace(state)
-        await publish(evaluate(check, state, outcome))
+        resource, *others = evaluate(check, state, outcome)
+        await publish([*self._snapshots.update(resource), *others])
         # Saved once the events are durable: published again, they have the same ids.
         if state != before:
             await self.context.save(check.name, msgspec.json.encode(state))
@@ -148,8 +150,11 @@ class HttpSource:
             return CheckState()
 
 
-def evaluate(check: CheckSettings, state: CheckState, outcome: Outcome) -> Sequence[Signal]:
-    """The signals of an outcome, given the state of the check, which is updated."""
+def evaluate(
+    check: CheckSettings, state: CheckState, outcome: Outcome
+) -> tuple[Resource, *tuple[Signal, ...]]:
+    """The resource, samples and events of an outcome, given the state of the check, which is
+    updated."""
     moment = now()
     events: list[Event] = []
     status = _next_status(check, state, outcome)
@@ -169,7 +174,7 @@ def evaluate(check: CheckSettings, state: CheckState, outcome: Outcome) -> Seque
         samples.append(
             Sample(kind=KIND, name=check.name, metric="tls_expires_in", value=left, unit="s")
         )
-    return [_resource(check, state, outcome), *samples, *events]
+    return (_resource(check, state, outcome), *samples, *events)
 
 
 def _next_status(check: CheckSettings, state: CheckState, outcome: Outcome) -> Status:

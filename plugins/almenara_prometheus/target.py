@@ -1,11 +1,11 @@
 """The state of one target, and the signals of its changes."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from almenara.sdk import now
+from almenara.sdk import Snapshots, now
 from almenara.sdk.exposition import MetricsPage, describe_problems
 from almenara.signals import STALE_SINCE, UNKNOWN, Event, Resource, Sample, Severity, Signal
 from almenara_prometheus.mapping import MetricMapper, Reading
@@ -38,9 +38,11 @@ class Target:
     ) -> None:
         self.settings, self.state = settings, state
         self.mapper = MetricMapper(settings.name, settings.mappings)
-        self.resources: dict[ResourceName, str] = dict.fromkeys(published, "")
-        """The status of each resource; empty for those that an earlier run published."""
+        self.names = set(published)
+        """The resources that the page became, those of an earlier run among them."""
         self.last_scrape: int | None = None
+        self._snapshots = Snapshots()
+        self._snapshots.load(self._resource(name) for name in self.names)
 
     def accept(self, page: MetricsPage, started: float, duration: float) -> Sequence[Signal]:
         """Return the signals of a page whose scrape started at `started` and took `duration`."""
@@ -52,10 +54,11 @@ class Target:
         limit = self.settings.series_limit
         accepted, rejected = set(names[:limit]), set(names[limit:])
         reason = describe_partial(page, len(names), limit)
+        present = {name for name in self.names if self.mapper.is_present(*name)}
+        self.names = accepted | (present - rejected)
         return [
-            *self._change(PARTIAL if reason else UP, reason),
+            *self._change(PARTIAL if reason else UP, reason, SCRAPED),
             *self._target_samples(page, duration),
-            *self._update_resources(accepted, rejected),
             *(
                 self._sample(reading)
                 for reading in readings
@@ -66,39 +69,20 @@ class Target:
     def fail(self, reason: str) -> Sequence[Signal]:
         """Return the signals of a failed scrape. The resources stay, and are no longer known."""
         name = self.settings.name
-        signals = [*self._change(DOWN, reason)]
-        signals.append(Sample(kind=KIND, name=name, metric="up", value=0.0))
-        for kind, resource_name in sorted(self.resources):
-            if self.resources[kind, resource_name] == UNKNOWN:
-                continue
-            self.resources[kind, resource_name] = UNKNOWN
-            state = {"reason": f"target {name} is down", STALE_SINCE: self.last_scrape}
-            signals.append(
-                Resource(
-                    kind=kind, name=resource_name, namespace=name, status=UNKNOWN,
-                    severity=Severity.WARN,
-                    state={key: value for key, value in state.items() if value is not None},
-                )
-            )  # fmt: skip
-        return signals
+        state = {"reason": f"target {name} is down", STALE_SINCE: self.last_scrape}
+        known = {key: value for key, value in state.items() if value is not None}
+        return [
+            *self._change(DOWN, reason, UNKNOWN, known),
+            Sample(kind=KIND, name=name, metric="up", value=0.0),
+        ]
 
-    def _update_resources(
-        self, accepted: set[ResourceName], rejected: set[ResourceName]
-    ) -> list[Signal]:
-        """Publish new and recovered resources, and delete those that left the page."""
-        name = self.settings.name
-        signals: list[Signal] = []
-        present = {each for each in self.resources if self.mapper.is_present(*each)} - rejected
-        for kind, resource_name in sorted(accepted | present):
-            if self.resources.get((kind, resource_name)) != SCRAPED:
-                self.resources[kind, resource_name] = SCRAPED
-                signals.append(
-                    Resource(kind=kind, name=resource_name, namespace=name, status=SCRAPED)
-                )
-        for kind, resource_name in sorted(self.resources.keys() - accepted - present):
-            del self.resources[kind, resource_name]
-            signals.append(Resource(kind=kind, name=resource_name, namespace=name, deleted=True))
-        return signals
+    def _resource(
+        self, name: ResourceName, status: str = "", state: dict[str, Any] | None = None
+    ) -> Resource:
+        return Resource(
+            kind=name[0], name=name[1], namespace=self.settings.name, status=status,
+            severity=Severity.WARN if status == UNKNOWN else Severity.INFO, state=state or {},
+        )  # fmt: skip
 
     def _sample(self, reading: Reading) -> Sample:
         mapping = reading.mapping
@@ -119,22 +103,21 @@ class Target:
             Sample(kind=KIND, name=name, metric="series", value=float(page.lines)),
         ]
 
-    def _change(self, status: str, reason: str) -> list[Signal]:
-        """Return the target's resource, and an event where its status changed."""
+    def _change(
+        self, status: str, reason: str, resource_status: str, state: dict[str, Any] | None = None
+    ) -> list[Signal]:
+        """Return what changed of the target and of the resources of its page, and an event where
+        its status did."""
         before = msgspec.structs.replace(self.state)
         name, url = self.settings.name, self.settings.url
-        signals: list[Signal] = []
         if status != before.status:
             self.state.status, self.state.since = status, now()
-        signals.append(
-            Resource(
-                kind=KIND,
-                name=name,
-                status=status,
-                severity=SEVERITIES[status],
-                state={"url": url, "reason": reason or None, "since": self.state.since},
-            )
-        )
+        target = Resource(
+            kind=KIND, name=name, status=status, severity=SEVERITIES[status],
+            state={"url": url, "reason": reason or None, "since": self.state.since},
+        )  # fmt: skip
+        resources = [self._resource(each, resource_status, state) for each in sorted(self.names)]
+        signals = list(self._snapshots.difference([target, *resources]))
         if status != before.status and (before.status or status != UP):
             signals.append(
                 Event(
