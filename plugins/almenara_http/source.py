@@ -164,17 +164,20 @@ def evaluate(
         state.status, state.since = status, moment
     if (warning := _expiry_event(check, state, outcome, moment)) is not None:
         events.append(warning)
-    samples = [Sample(kind=KIND, name=check.name, metric="up", value=float(status != "down"))]
+    signals: list[Signal] = [
+        Sample(kind=KIND, name=check.name, metric="up", value=float(status != "down"))
+    ]
     if outcome.latency is not None:
-        samples.append(
+        signals.append(
             Sample(kind=KIND, name=check.name, metric="latency", value=outcome.latency, unit="s")
         )
     if outcome.expires is not None:
         left = outcome.expires - moment / SECOND
-        samples.append(
+        signals.append(
             Sample(kind=KIND, name=check.name, metric="tls_expires_in", value=left, unit="s")
         )
-    return (_resource(check, state, outcome), *samples, *events)
+    signals += events
+    return (_resource(check, state, outcome), *signals)
 
 
 def _next_status(check: CheckSettings, state: CheckState, outcome: Outcome) -> Status:
