@@ -27,7 +27,7 @@ LAZY = shlex.quote(
     "import almenara_kubernetes.source, almenara_kube.credentials,"
     " almenara.security.kubernetes, almenara.security.oidc, almenara_nats.source,"
     " almenara_http.source, almenara_prometheus.source, almenara_valkey.source,"
-    " almenara_notifiers.slack, almenara_notifiers.mail"
+    " almenara_vllm.source, almenara_notifiers.slack, almenara_notifiers.mail"
 )
 """What is imported only when it is needed."""
 

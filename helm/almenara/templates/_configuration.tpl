@@ -77,6 +77,11 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if has "vllm" .Values.plugins.enabled }}
+{{- range default list (default dict $plugins.vllm).servers }}
+{{- $urls = append $urls .url }}
+{{- end }}
+{{- end }}
 {{- if has "ray" .Values.plugins.enabled }}
 {{- range default list (default dict $plugins.ray).clusters }}
 {{- $urls = append $urls .url }}

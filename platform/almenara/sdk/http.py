@@ -13,13 +13,14 @@ import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 from socket import AF_UNSPEC, SOCK_STREAM, getaddrinfo
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpcore
 import httpx
 
 from almenara.errors import Unavailable, describe_error
 
+E = TypeVar("E", bound=BaseException)
 LOOKUPS: Final = 64
 """Name look-ups at the same time; a hanging resolver holds each of them for minutes."""
 
@@ -222,7 +223,9 @@ def describe_http_error(error: Exception, timeout: float) -> str:
         return describe_error(error) if str(error) else f"no connection within {timeout:g} s"
     if isinstance(error, httpx.TimeoutException):
         return f"no answer within {timeout:g} s"
-    text = describe_error(_find_tls_error(error) or error)
+    if _find_cause(error, ConnectionRefusedError) is not None:
+        return "the connection is refused; nothing listens on this port"
+    text = describe_error(_find_cause(error, ssl.SSLError) or error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         _, _, reason = text.partition("certificate verify failed: ")
         return f"the certificate is not valid: {(reason or text).partition(' (_ssl')[0]}"
@@ -239,11 +242,15 @@ def describe_http_error(error: Exception, timeout: float) -> str:
     return text
 
 
-def _find_tls_error(error: BaseException) -> ssl.SSLError | None:
-    """The TLS error that caused an error of httpx, which often has no text of its own."""
+def _find_cause(error: BaseException, kind: type[E]) -> E | None:
+    """The first error of a kind among the causes of an error of httpx, which often has no text of
+    its own."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, kind):
             return cause
+        if isinstance(cause, BaseExceptionGroup):
+            # One error for each address of a name.
+            return next(filter(None, (_find_cause(each, kind) for each in cause.exceptions)), None)
         cause = cause.__cause__ or cause.__context__
     return None
