@@ -92,6 +92,7 @@ async def compose(
     replay_from = bus.last_sequence
     await resources.rebuild(bus)
     supervisor = Supervisor(bus, settings.supervisor)
+    resources.unproven_sources = supervisor.unproven_sources
     renderer, assets, log_feeds = Renderer([TEMPLATES]), Assets(), LogFeeds()
     renderer.environment.globals["asset"] = assets.url
     panels = PanelRegistry(renderer)

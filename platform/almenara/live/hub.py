@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 CHANNELS_PER_CONNECTION: Final = 32
 HEARTBEAT_INTERVAL: Final = 5.0
+SOURCES_INTERVAL: Final = 1.0
 HEARTBEAT: Final = Frame('{"beat": 1}', 11, rows=False)
 """The same for all: a sequence in it would show how many signals a viewer may not see."""
 
@@ -70,6 +71,7 @@ class Hub:
                 ("follow the bus", self._follow_bus),
                 ("send heartbeats", self._send_heartbeats),
                 ("drop slow browsers", self._drop_slow_browsers),
+                ("follow failing sources", self._follow_failing_sources),
             )
         ]
 
@@ -104,6 +106,17 @@ class Hub:
             except Exception:
                 log.exception("the channels lost the bus and subscribe again", after=after)
             await asyncio.sleep(RETRY_DELAY)
+
+    async def _follow_failing_sources(self) -> None:
+        """Render everything again when a source stops to work, or works again: no signal does."""
+        before: set[str] = set()
+        while True:
+            await asyncio.sleep(SOURCES_INTERVAL)
+            failing = set(self.view.resources.unproven_sources())
+            if failing != before:
+                before = failing
+                for channel in self._channels.values():
+                    channel.mark_changed()
 
     async def _send_heartbeats(self) -> None:
         """Send a sign of life, by which a page tells a quiet fleet from a frozen server."""

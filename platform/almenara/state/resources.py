@@ -4,7 +4,7 @@ import copy
 import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Self
 
 import msgspec
@@ -14,7 +14,7 @@ from almenara.bus import Bus, LogReader, Record
 from almenara.bus.codec import read_latest_observations
 from almenara.errors import LimitExceeded, Unavailable, describe_error
 from almenara.scope import FULL_SCOPE, Scope, namespace_of
-from almenara.signals import Resource, Sample
+from almenara.signals import STALE_SINCE, UNKNOWN, Resource, Sample, Severity
 from almenara.state.sample_codec import Points
 from almenara.state.sample_schema import SeriesName
 from almenara.state.sample_store import SampleStore
@@ -41,6 +41,9 @@ class Resources:
         """The sorted keys of a kind, until one is added or removed."""
         self._samples = SeriesTable()
         self._deleted: deque[tuple[float, Resource]] = deque()
+        self.unproven_sources: Callable[[], Mapping[str, int]] = dict
+        """Returns the sources that do not work, by name, and since when: what they published is
+        shown as unknown, as no one reports what becomes of it."""
 
     def within(self, scope: Scope) -> Self:
         """Return the same resources, limited to a scope."""
@@ -156,7 +159,9 @@ class Resources:
             first = bisect_left(keys, (kind, namespace, ""))
             keys = keys[first : bisect_left(keys, (kind, namespace + "\0", ""))]
         resources = [of_kind[key] for key in keys]
-        return resources if self._scope.is_full else [*filter(self._scope.permits, resources)]
+        if not self._scope.is_full:
+            resources = [*filter(self._scope.permits, resources)]
+        return self._mark_unproven(resources)
 
     def page(self, kind: str | None, after: Key | None, limit: int) -> list[Resource]:
         """List up to `limit` resources that follow a key; of one kind, or of all kinds."""
@@ -172,8 +177,19 @@ class Resources:
                 if self._scope.permits(resource):
                     page.append(resource)
                     if len(page) == limit:
-                        return page
-        return page
+                        return self._mark_unproven(page)
+        return self._mark_unproven(page)
+
+    def _mark_unproven(self, resources: list[Resource]) -> list[Resource]:
+        unproven = self.unproven_sources()
+        if not unproven:
+            return resources
+        return [
+            mark_unknown(resource, unproven[resource.origin])
+            if resource.origin in unproven
+            else resource
+            for resource in resources
+        ]
 
     def _sorted_keys(self, kind: str) -> list[Key]:
         keys = self._order.get(kind)
@@ -184,7 +200,9 @@ class Resources:
     def get(self, kind: str, namespace: str, name: str) -> Resource | None:
         """Return one resource; None where it is unknown or hidden."""
         resource = self._kinds.get(kind, {}).get((kind, namespace, name))
-        return resource if resource is not None and self._scope.permits(resource) else None
+        if resource is None or not self._scope.permits(resource):
+            return None
+        return self._mark_unproven([resource])[0]
 
     def series(self, kind: str, namespace: str, name: str, metric: str) -> list[tuple[int, float]]:
         """Return time and value of the last samples of a metric, oldest first."""
@@ -219,7 +237,7 @@ class Resources:
         """The resource that a series is about; its names alone where it is unknown or hidden."""
         resource = self._kinds.get(key[0], {}).get(key)
         if resource is not None and self._scope.permits(resource):
-            return resource
+            return self._mark_unproven([resource])[0]
         return Resource(kind=key[0], namespace=key[1], name=key[2], origin=origin)
 
     def _visible_series(self, metric: str, key: Key) -> Series | None:
@@ -235,3 +253,17 @@ class Resources:
         # it. Labels come from the resource, and only where that is visible too.
         described = self._described(key, origin)
         return self._scope.permits(msgspec.structs.replace(described, origin=origin))
+
+
+def mark_unknown(resource: Resource, since: int) -> Resource:
+    """Return a resource as unknown because its source does not work since some time."""
+    if resource.deleted or resource.status == UNKNOWN:
+        return resource
+    state = {
+        **resource.state,
+        "last_status": resource.status,
+        STALE_SINCE: since,
+        "reason": f"source {resource.origin} does not run",
+    }
+    severity = max(resource.severity, Severity.WARN)
+    return msgspec.structs.replace(resource, status=UNKNOWN, severity=severity, state=state)

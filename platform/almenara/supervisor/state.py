@@ -1,14 +1,19 @@
 """The state of a source, for the Sources page, the API and the metrics."""
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from almenara.clock import now
 from almenara.config import Isolation
 from almenara.errors import LONGEST, AlmenaraError
+from almenara.units import SECOND
 
 Status = Literal["starting", "running", "degraded", "blocked", "backing_off", "stopped"]
+WORKING: Final = frozenset(("running", "degraded"))
+"""Statuses in which a source reports itself what it does not know."""
+UNPROVEN_AFTER: Final = 5 * SECOND
+"""Microseconds in other statuses after which nothing that a source has published is known."""
 
 
 class SourceState(msgspec.Struct, kw_only=True):
@@ -44,8 +49,21 @@ class SourceState(msgspec.Struct, kw_only=True):
     blocked: str | None = None
     """The stack where its event loop is blocked, innermost call last; None while it runs."""
 
+    idle_since: int | None = None
+    """Since when it has failed or is blocked, whatever it tries meanwhile; None while it works."""
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether it has not worked for so long that nothing it has published is known any more."""
+        return self.idle_since is not None and now() - self.idle_since > UNPROVEN_AFTER
+
     def set_status(self, status: Status) -> None:
         """Set the status, and since when it holds."""
+        if status in WORKING:
+            self.idle_since = None
+        elif status != "starting" and self.idle_since is None:
+            # A source that starts has not failed yet, or has not recovered yet.
+            self.idle_since = now()
         if self.status != status:
             self.status = status
             self.since = now()

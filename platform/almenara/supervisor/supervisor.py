@@ -66,6 +66,14 @@ class Supervisor:
             state.left_out = self.bus.counters.left_out.get(state.name, 0)
         return states
 
+    def unproven_sources(self) -> dict[str, int]:
+        """The sources that do not work, by name, and since when."""
+        return {
+            runner.state.name: runner.state.idle_since or runner.state.since
+            for runner in self._runners()
+            if runner.state.is_unproven
+        }
+
     def unstopped_sources(self) -> list[str]:
         """The names of sources that did not end when they were stopped."""
         return [runner.state.name for runner in self._runners() if runner.abandoned]

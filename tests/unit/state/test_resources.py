@@ -98,3 +98,27 @@ def test_samples_of_a_hidden_origin_are_hidden_whoever_owns_the_resource() -> No
     assert narrowed.metrics(resource) == {"cpu": 1.0}
     labelled = build_scope([Grant(labels=(("app", "web"),))], access_log=False)
     assert resources.within(labelled).latest(*pod, "cpu") == 99.0
+
+
+def test_resources_of_a_source_that_does_not_run_are_unknown_and_keep_their_state() -> None:
+    resources = with_signals(
+        Resource(kind="pod", name="a", status="ok", state={"n": 1}, origin="one"),
+        Resource(kind="pod", name="b", status="ok", origin="other"),
+        Sample(kind="pod", name="a", metric="m", value=1.0, origin="one"),
+    )
+    resources.unproven_sources = lambda: {"one": 7}
+    within = resources.within(JOBS_ONLY)
+    assert within.unproven_sources() == {"one": 7}
+    listed = (
+        resources.of_kind("pod")[0], resources.get("pod", "", "a"), resources.with_metric("m")[0],
+        resources.page(None, None, 10)[0],
+    )  # fmt: skip
+    for resource in listed:
+        assert resource is not None
+        assert (resource.status, resource.severity.name) == ("unknown", "WARN")
+        assert resource.state == {
+            "n": 1, "last_status": "ok", "stale_since": 7, "reason": "source one does not run",
+        }  # fmt: skip
+    assert resources.of_kind("pod")[1].status == "ok"
+    resources.unproven_sources = dict
+    assert resources.of_kind("pod")[0].status == "ok"
