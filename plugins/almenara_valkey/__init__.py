@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 
 import almenara
-from almenara.hookspecs import Context, Finding, Page, Panel, ReportingSource
+from almenara.hookspecs import (
+    AlertRule,
+    Context,
+    Finding,
+    Page,
+    Panel,
+    ReportingSource,
+    ResourceLink,
+)
 from almenara_valkey.settings import ValkeySettings
 
 
@@ -46,3 +54,19 @@ async def almenara_diagnose(settings: ValkeySettings) -> Sequence[Finding]:
     from almenara_valkey.doctor import diagnose
 
     return await diagnose(settings)
+
+
+@almenara.hookimpl
+def almenara_alert_rules(settings: ValkeySettings) -> Sequence[AlertRule]:
+    if not settings.deployments:
+        return []
+    from almenara_valkey.alert_rules import RULES
+
+    return RULES
+
+
+@almenara.hookimpl
+def almenara_resource_links() -> Sequence[ResourceLink]:
+    from almenara_valkey.alert_rules import LINKS
+
+    return LINKS

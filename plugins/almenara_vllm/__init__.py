@@ -4,7 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import almenara
-from almenara.hookspecs import Context, Finding, Page, Panel, ReportingSource
+from almenara.hookspecs import (
+    AlertRule,
+    Context,
+    Finding,
+    Page,
+    Panel,
+    ReportingSource,
+)
 from almenara_vllm.settings import VllmSettings
 
 
@@ -57,3 +64,12 @@ async def almenara_diagnose(settings: VllmSettings) -> Sequence[Finding]:
     from almenara_vllm.doctor import diagnose
 
     return await diagnose(settings)
+
+
+@almenara.hookimpl
+def almenara_alert_rules(settings: VllmSettings) -> Sequence[AlertRule]:
+    if not settings.servers:
+        return []
+    from almenara_vllm.alert_rules import RULES
+
+    return RULES

@@ -15,6 +15,8 @@ PLUGINS = {
     "kubernetes": {"clusters": [{"name": "prod", "simulated": True}]},
     "ray": {"clusters": [{"name": "prod", "url": "http://127.0.0.1:1"}]},
     "http": {"checks": [{"name": "site", "url": "http://127.0.0.1:1"}]},
+    "valkey": {"deployments": [{"name": "cache", "urls": ["redis://127.0.0.1:1"]}]},
+    "vllm": {"servers": [{"name": "chat", "url": "http://127.0.0.1:1"}]},
     "prometheus": {
         "targets": [{"name": "app", "url": "http://127.0.0.1:1", "presets": ["process"]}]
     },
@@ -61,6 +63,14 @@ CASES: dict[str, Signal] = {
         kind="http.check", name="a", metric="tls_expires_in", value=86_400.0, time=START
     ),
     "prometheus-target-down": resource("prometheus.target", "down"),
+    "valkey-deployment-down": resource("valkey.deployment", "no primary"),
+    "valkey-server-failing": resource("valkey.server", "persistence failing", namespace="cache"),
+    "valkey-memory-full": resource("valkey.server", "memory full", namespace="cache"),
+    "valkey-stream-group-stalled": resource(
+        "valkey.stream_group", "stalled", "WARN", namespace="c"
+    ),
+    "vllm-server-failing": resource("vllm.server", "unhealthy"),
+    "vllm-server-saturated": resource("vllm.server", "preempting", "WARN"),
 }
 
 
