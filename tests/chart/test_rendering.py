@@ -370,6 +370,21 @@ def test_network_policy_allows_configured_ports() -> None:
                  "token": {"file": "/etc/almenara/secrets/x/token"}}}}},
             {7443},
         ),
+        (
+            {"plugins": {"enabled": ["notifiers"]},
+             "secrets": {"x": {"existingSecret": "x"}},
+             "config": {"alerting": {
+                 "heartbeat": {"url": {"file": "/etc/almenara/secrets/x/heartbeat"}},
+                 "receivers": [
+                     {"name": "a", "kind": "email", "settings": {"host": "h"}},
+                     {"name": "b", "kind": "email", "settings": {"security": "tls"}},
+                     {"name": "c", "kind": "email", "settings": {"port": 2525}},
+                     {"name": "d", "kind": "webhook", "settings": {"url": "http://hook:8088/x"}},
+                     {"name": "e", "kind": "slack_webhook", "settings": {
+                         "url": {"file": "/etc/almenara/secrets/x/url"}}},
+                 ]}}},
+            {587, 465, 2525, 8088, 443},
+        ),
     ],
 )  # fmt: skip
 def test_network_policy_allows_ports_of_all_targets(values: Tree, expected: set[int]) -> None:

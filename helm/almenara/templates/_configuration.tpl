@@ -90,6 +90,22 @@
 {{- $urls = append $urls (default "http://ray:8265" .dashboard | replace "{service}" "ray" | replace "{namespace}" "ray") }}
 {{- end }}
 {{- end }}
+{{- if has "notifiers" .Values.plugins.enabled }}
+{{- $mail := dict "starttls" 587 "tls" 465 "none" 25 }}
+{{- range dig "alerting" "receivers" list .Values.config }}
+{{- $settings := default dict .settings }}
+{{- if eq .kind "email" }}
+{{- $port := default (get $mail (default "starttls" $settings.security)) $settings.port }}
+{{- $urls = append $urls (printf "smtp://mail:%d" (int $port)) }}
+{{- else }}
+{{- /* An address in a secret is not known here; receivers are mostly services on port 443. */}}
+{{- $urls = append $urls (kindIs "string" $settings.url | ternary $settings.url "https://secret") }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if dig "alerting" "heartbeat" "" .Values.config }}
+{{- $urls = append $urls "https://secret" }}
+{{- end }}
 {{- with dig "auth" "oidc" "issuer" "" .Values.config }}
 {{- $urls = append $urls . }}
 {{- end }}
