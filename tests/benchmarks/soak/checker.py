@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import re
 import time
@@ -20,12 +21,19 @@ from websockets.exceptions import WebSocketException
 
 from support.application import Almenara
 
-FAILURE_LIMIT: Final = 10.0
-"""Seconds after which no surface may claim the health of a server that fails."""
-RECOVERY_LIMIT: Final = 30.0
-"""Seconds after which no surface may claim the failure of a server that answers."""
-NUMBER_LIMIT: Final = 3.0
-"""Seconds for which a number may be outside of its window, which is 12 s long."""
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Seconds after which a claim that is wrong is a violation."""
+
+    failure: float = 10.0
+    """The claim that a server which fails is healthy."""
+    recovery: float = 30.0
+    """The claim that a server which answers fails."""
+    number: float = 3.0
+    """A number outside of its window, which is 12 s long."""
+
+
 TICK: Final = 1.0
 LATE: Final = 1.0
 """Seconds of delay by the machine from which on a tick is not judged; less is subtracted."""
@@ -79,8 +87,9 @@ class Checker:
         servers: dict[str, Server],
         states: States,
         last_sequences: dict[str, int],
+        limits: Limits,
     ) -> None:
-        self.almenara, self.states = almenara, states
+        self.almenara, self.states, self.limits = almenara, states, limits
         self.truth = Truth(servers, last_sequences)
         self.violations: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -140,7 +149,9 @@ class Checker:
             except (httpx.HTTPError, OSError, ValueError) as error:
                 if self._is_paused:
                     continue
-                self._judge("any", "answers", f"Almenara does not answer: {error!r}", FAILURE_LIMIT)
+                self._judge(
+                    "any", "answers", f"Almenara does not answer: {error!r}", self.limits.failure
+                )
                 self._clock += TICK
                 continue
             seconds = time.monotonic() - started
@@ -152,7 +163,7 @@ class Checker:
             self._slowest = max(self._slowest, seconds)
             self._clock += max(TICK, seconds) - delay
             self.counts["seconds judged"] += 1
-            self._judge("any", "answers", "", FAILURE_LIMIT)
+            self._judge("any", "answers", "", self.limits.failure)
             self._check(view)
 
     def _read_delay(self) -> float:
@@ -192,13 +203,13 @@ class Checker:
             state = self.states.state(rule.server)
             healthy = rule.claims_health(view) if state == "down" else ""
             failing = rule.claims_failure(view) if state == "up" else ""
-            self._judge(rule.server, f"{rule.name} claims health", healthy, FAILURE_LIMIT)
-            self._judge(rule.server, f"{rule.name} claims failure", failing, RECOVERY_LIMIT)
+            self._judge(rule.server, f"{rule.name} claims health", healthy, self.limits.failure)
+            self._judge(rule.server, f"{rule.name} claims failure", failing, self.limits.recovery)
         for server, name, wrong in self.truth.contradictions(view):
             self.counts["checks of numbers"] += 1
-            if self.states.seconds_up(server) < RECOVERY_LIMIT:
+            if self.states.seconds_up(server) < self.limits.recovery:
                 wrong = ""
-            self._judge(server, name, wrong, NUMBER_LIMIT)
+            self._judge(server, name, wrong, self.limits.number)
 
     def _judge(self, server: str, name: str, wrong: str, limit: float) -> None:
         """Note a claim that is wrong, and report it once it was for longer than the limit."""
