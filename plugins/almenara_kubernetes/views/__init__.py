@@ -5,9 +5,10 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.signals import Resource
+from almenara.signals import UNKNOWN, Resource
 
-UNREACHABLE: Final = "unreachable"
+LAST_KNOWN: Final = frozenset(("unreachable", UNKNOWN))
+"""Statuses of a cluster that does not answer, or that is not watched at the moment."""
 UNNAMED: Final = "cluster"
 """The resource of a cluster without a name."""
 Values = Mapping[str, Any]
@@ -40,7 +41,7 @@ class Freshness:
     """Which resources are of clusters that do not answer, so that their state is the last known."""
 
     def __init__(self, clusters: Iterable[Resource]) -> None:
-        self.unreachable = [cluster for cluster in clusters if cluster.status == UNREACHABLE]
+        self.unreachable = [cluster for cluster in clusters if cluster.status in LAST_KNOWN]
         # A single cluster without a name stands in front of no namespace.
         self._is_all = any(cluster.name == UNNAMED for cluster in self.unreachable)
         self._names = {cluster.name for cluster in self.unreachable}

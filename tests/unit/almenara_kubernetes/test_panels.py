@@ -315,9 +315,9 @@ def test_custom_kinds_of_two_groups_may_share_a_plural() -> None:
         KubernetesSettings(custom=[custom[0], custom[0]])
 
 
-def unreachable(name: str) -> Resource:
+def unreachable(name: str, status: str = "unreachable") -> Resource:
     return Resource(
-        kind="kubernetes.cluster", name=name, status="unreachable", severity=Severity.ERROR,
+        kind="kubernetes.cluster", name=name, status=status, severity=Severity.ERROR,
         state={"since": now() - 120_000_000, "reason": "it has not answered within 4 s"},
     )  # fmt: skip
 
@@ -333,6 +333,8 @@ async def test_state_of_an_unreachable_cluster_is_marked_as_the_last_known(panel
 
     assert "k-stale" not in fresh
     assert "k-stale" in stale
+    # Its source does not run.
+    assert "k-stale" in await shown(panel, [pod(), node, unreachable("cluster", "unknown")])
 
 
 @pytest.mark.anyio
