@@ -156,10 +156,10 @@ def test_flooding_source_is_throttled_and_counted(
     it.wait_for(lambda bad: bad["throttled"] > 0, "a throttled batch")
     it.assert_healthy()
     # Both requests count as elapsed, so a slow machine makes the rate lower, never higher.
-    began, before = time.monotonic(), it.source()["events"]
+    counted_from, before = time.monotonic(), it.source()["events"]
     wait_until(lambda: it.source()["events"] >= before + 5_000, "5,000 more events", 60)
     # What is left of the burst comes on top of the rate.
-    assert it.source()["events"] - before < 2_000 + 1_200 * (time.monotonic() - began)
+    assert it.source()["events"] - before < 2_000 + 1_200 * (time.monotonic() - counted_from)
 
 
 def test_source_that_does_not_await_publish_is_restarted(

@@ -64,7 +64,7 @@ def test_kill_under_churn_misses_no_change(
         clusters[0]["namespaces"] = [namespace]
         almenara.environment[f"ALMENARA_{plugin}clusters".upper()] = json.dumps(clusters)
         almenara.start()
-        began = time.monotonic()
+        started = time.monotonic()
 
         def without_ghosts() -> bool:
             return shown(almenara) == listed(api_server, namespace) and not shown(
@@ -72,7 +72,7 @@ def test_kill_under_churn_misses_no_change(
             )
 
         wait_until(without_ghosts, "no ghosts", WITHIN + 110)
-        print(f"no ghosts {time.monotonic() - began:.1f} s after the start")
+        print(f"no ghosts {time.monotonic() - started:.1f} s after the start")
         # Killed in the middle of changes, it has missed nothing of them either.
         with ThreadPoolExecutor(4) as pool:
             changes = [pool.submit(churn, number) for number in range(PODS // 3, PODS)]

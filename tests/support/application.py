@@ -18,7 +18,7 @@ from support.servers import free_port, wait_until
 
 
 def program() -> list[str]:
-    """How to begin it; ALMENARA_COMMAND where the tests have an environment of their own."""
+    """The command that starts it: `ALMENARA_COMMAND`, or the module of this Python."""
     own = os.environ.get("ALMENARA_COMMAND")
     return [own] if own else [sys.executable, "-m", "almenara"]
 
@@ -26,8 +26,9 @@ def program() -> list[str]:
 class Almenara:
     """`almenara serve` on a folder; it keeps port and data when it is started again.
 
-    Its configuration is `config`, as a file, or where that is None the environment; `settings` are
-    of the environment in both. `serve` is how to begin it elsewhere, in another root for example.
+    `config` is written to a configuration file; without it the environment configures everything.
+    `settings` are variables of the environment in both cases. `serve` replaces the command, to
+    start it in another root for example.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class Almenara:
         self.process.wait()
 
     def stop(self) -> int:
-        """Ask it to end; its exit status."""
+        """Stop it with SIGTERM and return its exit code."""
         if self.process is None:
             return 0
         if self.process.poll() is None:

@@ -22,12 +22,12 @@ class Healthy:
     async def run(self, publish):
         late, due = 0.0, time.monotonic()
         for number in itertools.count():
-            began = time.monotonic()
+            started_at = time.monotonic()
             await publish([Event(
                 id=f"{RUN}-{number}", source=self.name, type="healthy.tick", time=now(),
                 data={"late": late},
             )])
-            took = time.monotonic() - began
+            took = time.monotonic() - started_at
             due = max(due + 0.05, time.monotonic() - 1)
             await asyncio.sleep(max(due - time.monotonic(), 0))
             late = time.monotonic() - due + took

@@ -14,7 +14,8 @@ from typing import Self
 PATIENCE = 20.0
 
 
-GIVEN: set[int] = set()
+ISSUED: set[int] = set()
+"""Ports that `free_port` has returned."""
 
 
 def free_port() -> int:
@@ -23,14 +24,14 @@ def free_port() -> int:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             port = int(sock.getsockname()[1])
-        # Who was given it may not listen on it yet.
-        if port not in GIVEN:
-            GIVEN.add(port)
+        # The server that got a port may not listen on it yet.
+        if port not in ISSUED:
+            ISSUED.add(port)
             return port
 
 
 def executable(name: str) -> str:
-    """A program beside this Python, or on the path."""
+    """The path of a program: beside this Python, or on the PATH."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
@@ -39,11 +40,11 @@ def executable(name: str) -> str:
 
 
 def wait_until(condition, what: str, patience: float = PATIENCE) -> None:
-    """Return once `condition()` is true; fail with `what` was awaited."""
+    """Return once `condition()` is true. Raises `AssertionError` with `what` did not happen."""
     end = time.monotonic() + patience
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError(f"{what} did not come about within {patience:g} s")
+            raise AssertionError(f"waited {patience:g} s for {what}")
         time.sleep(0.02)
 
 
@@ -85,7 +86,7 @@ class NatsServer:
         os.kill(self.process.pid, number)
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill it, as a crash would."""
         self.signal(signal.SIGKILL)
         assert self.process is not None
         self.process.wait()

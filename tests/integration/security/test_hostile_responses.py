@@ -227,7 +227,7 @@ async def test_hostile_responses_are_bounded_and_refused(
             most = max(most, hostile.taken)
             reached += path in hostile.paths
 
-    began = time.monotonic()
+    started = time.monotonic()
     # Those that never end in time wait side by side for the end of little patience; the others are
     # tried one after another, because reading them keeps this loop busy.
     for several, patience, at_once in (
@@ -246,7 +246,7 @@ async def test_hostile_responses_are_bounded_and_refused(
         assert reached > tried * (0.9 if at_once == 1 else 0.3), f"{reached} of {tried} answered"
     print(
         f"{len(answers) * 6} hostile responses of a provider and a cluster: no one signed in, at"
-        f" most {most / MIB:.1f} MiB read of one, {time.monotonic() - began:.1f} s for all"
+        f" most {most / MIB:.1f} MiB read of one, {time.monotonic() - started:.1f} s for all"
     )
 
 

@@ -100,7 +100,7 @@ async def test_logs_need_the_right_to_get_them(
 
                 async with live(almenara, tokens["reader"], path) as it:
                     await it.recv()
-                    began = time.monotonic()
+                    started = time.monotonic()
                     await asyncio.to_thread(api_server.disallow, namespace, "reader")
                     await asyncio.to_thread(
                         api_server.allow, f"{namespace}/reader", LIST_PODS, namespace, name="less"
@@ -111,7 +111,7 @@ async def test_logs_need_the_right_to_get_them(
                                 await it.recv()
                 assert closed.value.rcvd is not None
                 assert closed.value.rcvd.code == 4401
-                print(f"pods/log withdrawn -> 4401 after {time.monotonic() - began:.1f} s")
+                print(f"pods/log withdrawn -> 4401 after {time.monotonic() - started:.1f} s")
                 assert "requires the right" in await page("reader")
         finally:
             await asyncio.to_thread(almenara.stop)
@@ -189,7 +189,7 @@ async def test_yaml_needs_the_right_to_get_the_object(
                     text += str(await it.recv())
                 assert planted not in text
                 await asyncio.to_thread(api_server.disallow, namespace, "reader")
-                began = time.monotonic()
+                started = time.monotonic()
                 await asyncio.to_thread(
                     api_server.allow, f"{namespace}/reader", LIST_PODS, namespace, name="less"
                 )
@@ -197,7 +197,7 @@ async def test_yaml_needs_the_right_to_get_the_object(
                     async with asyncio.timeout(30):
                         while True:
                             await it.recv()
-            took = time.monotonic() - began
+            took = time.monotonic() - started
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 4401
             print(
@@ -254,7 +254,7 @@ async def test_visible_namespaces_follow_rights_within_5_seconds(
         url = f"ws://127.0.0.1:{almenara.port}/live?panel=events"
         async with connect(url, origin=almenara.url, additional_headers={"cookie": cookie}) as it:  # type: ignore[arg-type]
             await it.recv()
-            began = time.monotonic()
+            started = time.monotonic()
             await asyncio.to_thread(api_server.disallow, namespace)
             with pytest.raises(ConnectionClosed) as closed:
                 async with asyncio.timeout(30):
@@ -262,5 +262,5 @@ async def test_visible_namespaces_follow_rights_within_5_seconds(
                         await it.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4401
-        print(f"a right withdrawn -> 4401 after {time.monotonic() - began:.1f} s")
+        print(f"a right withdrawn -> 4401 after {time.monotonic() - started:.1f} s")
         assert pods() == set()

@@ -93,9 +93,9 @@ class Attackers:
 
 
 def answered(client: httpx.Client) -> float:
-    began = time.monotonic()
+    started = time.monotonic()
     assert client.get("/healthz").status_code == 200
-    return time.monotonic() - began
+    return time.monotonic() - started
 
 
 @pytest.fixture
@@ -207,9 +207,9 @@ def test_idle_connections_are_not_extended_by_stray_bytes(tmp_path: Path) -> Non
             assert it.recv(4096).startswith(b"HTTP/1.1 200")
             it.settimeout(0.05)
             attackers[it] = drip
-        began = time.monotonic()
+        started = time.monotonic()
         while attackers:
-            assert time.monotonic() - began < 20, f"{len(attackers)} are still kept"
+            assert time.monotonic() - started < 20, f"{len(attackers)} are still kept"
             for it, drip in list(attackers.items()):
                 try:
                     it.sendall(drip)
@@ -270,9 +270,9 @@ def test_tls_handshakes_ten_thousand_unfinished_are_bounded(
         pid = almenara.process.pid
 
         def answered_anew() -> float:
-            began = time.monotonic()
+            started = time.monotonic()
             assert almenara.status("/healthz") == 200
-            return time.monotonic() - began
+            return time.monotonic() - started
 
         answered_anew()
         idle, before = descriptors(pid), resident(pid)

@@ -87,14 +87,14 @@ async def test_tls_certificate_reload_keeps_connections(encrypted: Encrypted) ->
     kept.getresponse().read()
     async with live(encrypted) as page:
         assert await page.recv()
-        began = time.monotonic()
+        started = time.monotonic()
         fresh = encrypted.issue()
         assert fresh != before
         refused = 0
         while encrypted.serial() != fresh:
             refused += encrypted.status("/healthz") != 200
-            assert time.monotonic() - began < 60, "the new certificate is not used"
-        print(f"a new certificate is used after {time.monotonic() - began:.1f} s")
+            assert time.monotonic() - started < 60, "the new certificate is not used"
+        print(f"a new certificate is used after {time.monotonic() - started:.1f} s")
         assert refused == 0
         await alive(page)
         kept.request("GET", "/healthz")
@@ -110,7 +110,7 @@ async def test_tls_invalid_certificate_keeps_the_old_one(
     ours = encrypted.authority.issue("ours", server=True)
     broken = tmp_path / "broken"
     broken.write_text("-----BEGIN CERTIFICATE-----\nnone\n")
-    began = time.monotonic()
+    started = time.monotonic()
     async with live(encrypted) as page:
         for cert, key, said in (
             (other, ours[1], "is not the key of the certificate"),
@@ -132,7 +132,7 @@ async def test_tls_invalid_certificate_keeps_the_old_one(
         )
         assert encrypted.status("/healthz") == 200
         # Longer than a page may take to take what is sent: this one takes all of it.
-        assert time.monotonic() - began > 6
+        assert time.monotonic() - started > 6
         assert "beat" in [name for _ in range(2) for name in json.loads(await page.recv())]
         await alive(page)
     fresh = encrypted.issue()
@@ -151,12 +151,12 @@ def test_tls_unfinished_handshake_is_dropped(encrypted: Encrypted) -> None:
             sock = encrypted.trust.wrap_socket(sock, server_hostname="127.0.0.1")
             sock.sendall(b"GET / HTTP/1.1\r\nHost: loc")
         parked.append(sock)
-    began = time.monotonic()
+    started = time.monotonic()
     for sock in parked:
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             assert sock.recv(100) == b""
         sock.close()
-    print(f"60 unfinished connections dropped after {time.monotonic() - began:.1f} s")
+    print(f"60 unfinished connections dropped after {time.monotonic() - started:.1f} s")
     assert encrypted.status("/healthz") == 200
 
 
@@ -207,13 +207,15 @@ async def test_tls_client_that_stops_reading_is_dropped(
             await page.recv()
             wait_until(lambda: almenara.get("/api/health")["subscribers"] == 2, "both")
             filling = json.dumps({"event_type": "FILLING", "x": "y" * 80}).encode()
-            began = time.monotonic()
+            started = time.monotonic()
             while almenara.get("/api/health")["subscribers"] == 2:
-                assert time.monotonic() - began < 60
+                assert time.monotonic() - started < 60
                 for _ in range(100):
                     client.publish("planning.a", filling)
                 await asyncio.sleep(0.05)
-            print(f"a client that reads nothing is dropped after {time.monotonic() - began:.1f} s")
+            print(
+                f"a client that reads nothing is dropped after {time.monotonic() - started:.1f} s"
+            )
             await alive(page)
         assert "almenara_slow_browsers_total 1.0" in almenara.text("/metrics")
         stalled.close()

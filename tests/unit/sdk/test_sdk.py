@@ -171,11 +171,11 @@ async def test_blocking_client_abandons_a_hanging_call() -> None:
     made: list[int] = []
     release = threading.Event()
     async with BlockingClient(lambda: made.append(1) or len(made)) as client:
-        began = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await client.call(lambda _: release.wait(30))
-        assert time.monotonic() - began < 25, "the call takes 30 s"
+        assert time.monotonic() - started < 25, "the call takes 30 s"
         assert await client.call(lambda number: number) == 2
     release.set()
 

@@ -228,12 +228,12 @@ async def test_manual_clock_controls_a_source(
 ) -> None:
     async with run_source(Counting()) as run:
         await run.until(lambda: len(run.events) == 1)
-        began = manual_clock.now()
+        first = manual_clock.now()
         await manual_clock.advance(200)
         assert len(run.events) == 4
         assert run.resources["it"].status == "3"
         assert [it.value for it in run.samples] == [0, 1, 2, 3]
-        assert 180_000_000 * 0.9 < run.events[-1].time - began < 180_000_000 * 1.1
+        assert 180_000_000 * 0.9 < run.events[-1].time - first < 180_000_000 * 1.1
 
 
 @pytest.mark.anyio
