@@ -23,7 +23,7 @@ LOST: Final = frozenset(
      "thread_not_found")
 )  # fmt: skip
 """Errors after which a new message is sent in place of an edited one."""
-HINTS: Final = {
+HINTS: Final = {  # nosec B105 # errors of Slack
     "invalid_auth": "check token",
     "not_authed": "check token",
     "token_revoked": "check token",

@@ -59,7 +59,7 @@ COUNTERS: Final = {
         )
     },
 }
-HISTOGRAMS: Final = {
+HISTOGRAMS: Final = {  # nosec B105 # names of metrics
     "time_to_first_token_seconds": "first_token",
     "inter_token_latency_seconds": "between_tokens",
     "time_per_output_token_seconds": "between_tokens",
