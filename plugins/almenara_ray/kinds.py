@@ -15,6 +15,8 @@ RAY_JOB: Final = "ray.rayjob"
 RAY_CLUSTER: Final = "ray.raycluster"
 RAY_SERVICE: Final = "ray.rayservice"
 RAY_CRON_JOB: Final = "ray.raycronjob"
+FINAL_DEPLOYMENTS: Final = ("Complete", "Failed", "ValidationFailed")
+"""Deployment statuses of a RayJob that do not change any more."""
 JOB_STATUSES: Final[Mapping[str, Severity]] = {
     "FAILED": Severity.ERROR,
     LOST: Severity.WARN,

@@ -33,6 +33,7 @@ from almenara_ray.kuberay_mapping import (
 )
 from almenara_ray.kuberay_models import WATCHED, RayCluster, RayCronJob, RayJob, RayService
 from almenara_ray.kuberay_phases import STORE_KEY, PhaseLog, phase_key
+from almenara_ray.kuberay_resources import CustomResources
 from almenara_ray.poller import ClusterPoller
 from almenara_ray.settings import KubeRaySettings, RaySettings
 
@@ -94,8 +95,11 @@ class KubeRaySource:
             health = HealthAggregator(report)
             followers = ClusterFollowers(self, publish, report, health, store, group, api)
             await followers.restore()
-            watcher = ResourceWatcher(self, publish, report, health, store, followers)
+            resources = CustomResources(publish, followers.mark_unknown)
+            await resources.restore(store, self.name)
+            watcher = ResourceWatcher(self, resources, report, health, store, followers)
             await watcher.phases.restore(store)
+            group.create_task(resources.follow_api_server(), name="silence of the API server")
             group.create_task(api.monitor(watcher.note_api_server), name="API server probe")
             for kind in WATCHED:
                 for namespace in self.kuberay.namespaces or [""]:
@@ -166,6 +170,14 @@ class ClusterFollowers:
         self._waiting.pop(name, None)
         self._note_limit()
         self._stop(name)
+
+    async def mark_unknown(self, reason: str) -> None:
+        """Publish clusters of an earlier run as unknown, which no one follows until the API server
+        answers."""
+        for name in self.store.list_keys():
+            if name not in (DURATIONS, STORE_KEY, *self.followed):
+                state = await self._load(name)
+                await self.publish(state.record_failure(reason))
 
     async def close_deleted(self, namespace: str) -> None:
         """Close the clusters that were deleted while Almenara did not run, in one namespace or, for
@@ -305,13 +317,14 @@ class ResourceWatcher:
     def __init__(
         self,
         source: KubeRaySource,
-        publish: Publish,
+        resources: CustomResources,
         report: SourceReport,
         health: HealthAggregator,
         store: ClusterStateStore,
         followers: ClusterFollowers,
     ) -> None:
-        self.source, self.publish, self.report = source, publish, report
+        self.source, self.resources, self.report = source, resources, report
+        self.publish = resources.publish
         self.health, self.store, self.followers = health, store, followers
         self.phases = PhaseLog()
         self._objects: dict[str, dict[tuple[str, str], KubernetesObject]] = {}
@@ -320,6 +333,7 @@ class ResourceWatcher:
     def note_api_server(self, reason: str) -> None:
         """Note why the API server does not answer; an empty reason when it does."""
         self._note(API_SERVER, reason)
+        self.resources.note_api_server(reason)
 
     def _note(self, part: str, reason: str) -> None:
         self.health.note(part, f"KubeRay's resources cannot be watched: {reason}" if reason else "")

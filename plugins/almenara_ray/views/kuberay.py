@@ -5,14 +5,12 @@ from typing import Any, Final
 
 from almenara.hookspecs import DataView, ResourceQuery
 from almenara.sdk import now
-from almenara.signals import Resource
+from almenara.signals import STALE_SINCE, Resource
 from almenara.units import SECOND
-from almenara_ray.kinds import RAY_CLUSTER, RAY_JOB
+from almenara_ray.kinds import FINAL_DEPLOYMENTS, RAY_CLUSTER, RAY_JOB
 from almenara_ray.views.links import events_address, job_address, page_address
 
 LIMIT: Final = 500
-FINAL: Final = ("Complete", "Failed", "ValidationFailed")
-"""Deployment statuses of a RayJob that do not change any more."""
 
 
 async def prepare_rayjobs(data: DataView, _filters: Mapping[str, str]) -> Mapping[str, Any]:
@@ -25,9 +23,11 @@ async def prepare_rayjobs(data: DataView, _filters: Mapping[str, str]) -> Mappin
 
 def _make_job_row(job: Resource, moment: int) -> dict[str, Any]:
     state = job.state
+    # The duration of a job that is unknown since some time does not go on.
+    moment = state.get(STALE_SINCE) or moment
     started, ended = state.get("submitted"), state.get("ended")
     cluster, job_id = str(state.get("cluster", "")), str(state.get("id", ""))
-    has_duration = started and (ended or state.get("deployment") not in FINAL)
+    has_duration = started and (ended or state.get("deployment") not in FINAL_DEPLOYMENTS)
     return {
         "name": job.name,
         "namespace": job.namespace,
