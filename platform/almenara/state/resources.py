@@ -214,11 +214,13 @@ class Resources:
 
         Where a source published samples and never the resource, only its names are filled in.
         """
-        return [
-            self._described(key, series.origin)
-            for key in self._samples.keys(metric)
-            if (series := self._visible_series(metric, key)) is not None
-        ]
+        return self._mark_unproven(
+            [
+                self._described(key, series.origin)
+                for key in self._samples.keys(metric)
+                if (series := self._visible_series(metric, key)) is not None
+            ]
+        )
 
     def latest(self, kind: str, namespace: str, name: str, metric: str) -> float | None:
         """Return the newest value of a metric; None without a sample."""
@@ -237,7 +239,7 @@ class Resources:
         """The resource that a series is about; its names alone where it is unknown or hidden."""
         resource = self._kinds.get(key[0], {}).get(key)
         if resource is not None and self._scope.permits(resource):
-            return self._mark_unproven([resource])[0]
+            return resource
         return Resource(kind=key[0], namespace=key[1], name=key[2], origin=origin)
 
     def _visible_series(self, metric: str, key: Key) -> Series | None:
