@@ -62,6 +62,19 @@ def roll_up(points: Points, width: int, before: tuple[int, float] | None = None)
     return rollups
 
 
+def single_rollups(points: Points, before: tuple[int, float] | None) -> Rollups:
+    """Return samples as rollups of one sample each, with what each rises by, also of a gauge."""
+    times, values = points.times, points.values
+    earlier = [*([before] if before is not None else []), *zip(times, values, strict=True)]
+    increases = [
+        0.0 if time - previous > LONGEST_STEP else value - first if value >= first else value
+        for (previous, first), (time, value) in pairwise(earlier)
+    ]
+    if values and before is None:
+        increases.insert(0, 0.0)
+    return Rollups(times, values, values, values, [1] * len(times), increases)
+
+
 def add_floats(values: Sequence[float]) -> float:
     """Return the exact sum, rounded once; infinite where it is beyond the range of floats."""
     try:

@@ -3,7 +3,7 @@
 import copy
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, Literal, Self, TypeVar
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from almenara.bus.readers import QueryTooSlowError
 from almenara.errors import LimitExceeded
 from almenara.state.resources import Resources
-from almenara.state.rollups import coarsen, roll_up
+from almenara.state.rollups import coarsen, roll_up, single_rollups
 from almenara.state.sample_chunks import Chunks, read_points, read_rollups, split_windows
 from almenara.state.sample_codec import Points, Rollups
 from almenara.state.sample_retention import list_levels
@@ -64,16 +64,6 @@ class SeriesRollups(msgspec.Struct, frozen=True):
     rollups: Rollups
 
 
-class SeriesPoints(msgspec.Struct, frozen=True):
-    """A series and its samples; of times for which only rollups are stored, their means."""
-
-    name: SeriesName
-    unit: str
-    points: Points
-    increases: list[float] | None
-    """By how much a counter rose since the point before."""
-
-
 class Resolution(msgspec.Struct, frozen=True):
     """From what a query is answered: buckets of milliseconds, 0 for single samples."""
 
@@ -113,6 +103,11 @@ class SampleHistory:
         if since < moment - minutes.age or step >= HOUR_WIDTH:
             width = HOUR_WIDTH
         return Resolution(width), -(-step // width) * width if width else step
+
+    def _limit(self, since: int, until: int, moment: int) -> tuple[int, int]:
+        """Return a stretch of time without what can't be stored, so that it costs nothing."""
+        hours = list_levels(self.store.settings)[-1]
+        return max(since, moment - hours.age - DAY_WINDOW), min(until, moment + DAY_WINDOW)
 
     async def find(self, match: SeriesMatch, since: int, until: int) -> list[StoredSeries]:
         """Return the visible series that match and may have samples between two times, sorted.
@@ -158,7 +153,7 @@ class SampleHistory:
         now. Raises `LimitExceeded` and `Unavailable`.
         """
         resolution, step = self.resolve(since, until, step, moment)
-        since = since // step * step
+        since, until = self._limit(since // step * step, until, moment)
 
         def read(
             chunks: Chunks, series: StoredSeries, pieces: Mapping[int, Points]
@@ -171,32 +166,40 @@ class SampleHistory:
                 rollups = roll_up(points, step, before)
             return SeriesRollups(series.name, series.unit, rollups)
 
-        found = await self._read(match, since, until, resolution, read)
-        return step, [series for series in found if series.rollups.times]
+        groups = self._read(match, since, until, resolution, read)
+        return step, [series async for group in groups for series in group if series.rollups.times]
 
-    async def points(
-        self, match: SeriesMatch, *, since: int, until: int, step: int, moment: int
-    ) -> tuple[int, list[SeriesPoints]]:
-        """Return the samples of the series that match, and the width of the rollups whose means
-        stand for them, 0 for single samples. Times and errors as above; a mean is at the end of its
-        bucket."""
+    async def evaluate(
+        self,
+        match: SeriesMatch,
+        function: Callable[[Rollups, int], T],
+        *,
+        since: int,
+        until: int,
+        step: int,
+        moment: int,
+    ) -> AsyncIterator[list[tuple[SeriesName, T]]]:
+        """Yield what a function makes of each series that matches, some series at a time.
+
+        It runs in a reading thread, and is called with rollups and their width: 0 where each is a
+        single sample. Those before `since` by that width are included. Times and errors as above.
+        """
         resolution, _ = self.resolve(since, until, step, moment)
+        width = resolution.width
+        since, until = self._limit(since, until, moment)
 
         def read(
             chunks: Chunks, series: StoredSeries, pieces: Mapping[int, Points]
-        ) -> SeriesPoints:
-            if not resolution.width:
+        ) -> tuple[SeriesName, T]:
+            if width:
+                rollups = read_rollups(chunks, series.number, since - width, until, width, pieces)
+            else:
                 points, before = read_points(chunks, series.number, since, until, pieces)
-                increases = roll_up(points, 1, before).increases
-                return SeriesPoints(series.name, series.unit, points, increases)
-            width = resolution.width
-            found = read_rollups(chunks, series.number, since - width, until, width, pieces)
-            means = [total / count for total, count in zip(found.totals, found.counts, strict=True)]
-            ends = [start + width for start in found.times]
-            return SeriesPoints(series.name, series.unit, Points(ends, means), found.increases)
+                rollups = single_rollups(points, before)
+            return series.name, function(rollups, width)
 
-        found = await self._read(match, since, until, resolution, read)
-        return resolution.width, [series for series in found if series.points.times]
+        async for group in self._read(match, since, until, resolution, read):
+            yield group
 
     async def _read(
         self,
@@ -205,8 +208,10 @@ class SampleHistory:
         until: int,
         resolution: Resolution,
         read: Callable[[Chunks, StoredSeries, Mapping[int, Points]], T],
-    ) -> list[T]:
+    ) -> AsyncIterator[list[T]]:
         deadline = time.monotonic() + self.store.query_timeout
+        if since >= until:
+            return
         found = await self.find(match, since, until)
         if len(found) * (count := resolution.chunks(since, until)) > MAX_CHUNKS:
             raise LimitExceeded(
@@ -214,7 +219,6 @@ class SampleHistory:
                 f" {len(found):,} series, and may read {MAX_CHUNKS:,}; narrow it to fewer series or"
                 " a shorter time, or use a longer step"
             )
-        results: list[T] = []
         for first in range(0, len(found), SERIES_PER_READ):
             group = found[first : first + SERIES_PER_READ]
             # Before the database is read: what is flushed meanwhile is then in both, and counts
@@ -234,8 +238,7 @@ class SampleHistory:
                     rows.append(read(chunks, series, _split(buffered)))
                 return rows
 
-            results += await self.store.read(query, self._user)
-        return results
+            yield await self.store.read(query, self._user)
 
 
 def _split(buffered: Sequence[Points]) -> dict[int, Points]:

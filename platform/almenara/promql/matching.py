@@ -1,0 +1,74 @@
+"""Labels of series, and which series a selector matches.
+
+A series has the labels `__name__` (its metric), `kind`, `namespace`, `name` and `origin`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+from almenara.promql.syntax import METRIC_LABEL, LabelMatcher, QueryError, Selector
+from almenara.state.sample_history import SeriesMatch
+from almenara.state.sample_schema import SeriesName
+
+LABELS: Final = (METRIC_LABEL, "kind", "namespace", "name", "origin")
+"""The labels, in the order of the fields of `SeriesName`."""
+LONGEST_EXPRESSION: Final = 1_000
+EXPRESSION_MEMORY: Final = 1024**2
+"""Bytes of a compiled regular expression and of its search."""
+
+
+def label_series(name: SeriesName) -> dict[str, str]:
+    """Return the labels of a series; those without a value are left out."""
+    return {label: value for label, value in zip(LABELS, name, strict=True) if value}
+
+
+def build_match(selector: Selector) -> SeriesMatch:
+    """Return what a selector matches. Raises `QueryError` for a wrong regular expression."""
+    equal: dict[str, str] = {}
+    tests: list[Callable[[SeriesName], bool]] = []
+    for matcher in selector.matchers:
+        field = "metric" if matcher.label == METRIC_LABEL else matcher.label
+        if matcher.operator == "=" and matcher.label in LABELS and field not in equal:
+            equal[field] = matcher.value
+        else:
+            tests.append(_build_test(matcher))
+    test = None if not tests else lambda name: all(test(name) for test in tests)
+    return SeriesMatch(**equal, test=test)
+
+
+def _build_test(matcher: LabelMatcher) -> Callable[[SeriesName], bool]:
+    place = LABELS.index(matcher.label) if matcher.label in LABELS else None
+    is_expected = matcher.operator in ("=", "=~")
+    expression = None if matcher.operator in ("=", "!=") else compile_expression(matcher.value)
+
+    def test(name: SeriesName) -> bool:
+        value = "" if place is None else name[place]
+        if expression is None:
+            return (value == matcher.value) == is_expected
+        return (expression.fullmatch(value) is not None) == is_expected
+
+    return test
+
+
+@functools.lru_cache(maxsize=100)
+def compile_expression(text: str) -> Any:
+    """Return a regular expression as Prometheus has them. Raises `QueryError`.
+
+    RE2 takes linear time, whatever the expression: Python's own could take forever.
+    """
+    # Loaded only where a query has an expression.
+    import re2
+
+    if len(text) > LONGEST_EXPRESSION:
+        raise QueryError(f"a regular expression is longer than {LONGEST_EXPRESSION:,} characters")
+    options = re2.Options()
+    options.log_errors = False
+    options.dot_nl = True
+    options.max_mem = EXPRESSION_MEMORY
+    try:
+        return re2.compile(text, options)
+    except re2.error as error:
+        reason = error.args[0] if error.args else "invalid"
+        reason = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else reason
+        raise QueryError(f"the regular expression {text[:60]!r} is wrong: {reason}") from None
