@@ -71,6 +71,11 @@ def filled(path: str, secured: SecuredServer) -> list[str]:
     if path in ("/events", "/api/events", "/api/events.ndjson", "/api/events.csv"):
         # Text of hidden events, written so that an echo of the filter is not taken for a leak.
         return [path, f'{path}?text="of team b"', f"{path}?origin=nats/*_B", f"{path}?type=teamb.*"]
+    if path == "/api/v1/label/{label:str}/values":
+        return [f"/api/v1/label/{it}/values" for it in ("__name__", "name", "origin", "unknown")]
+    if path in ("/api/v1/query", "/api/v1/query_range", "/api/v1/series"):
+        more = "start=0&end=9999999999&step=1000000&match[]={origin=~'.%2B'}"
+        return [path, f"{path}?query=last_over_time({{origin=~'.%2B'}}[1d])&{more}"]
     # A new route with parameters needs requests here, or its scope is not tested.
     assert "{" not in path or path in WITHOUT_SCOPE, f"{path}: add requests that reach it"
     return [re.sub(r"{\w+(:\w+)?}", "unknown", path)]

@@ -27,6 +27,8 @@ from almenara.state.sample_store import SampleStore
 
 MAX_POINTS: Final = 600
 """Points of a series, about; a longer stretch of time has longer steps."""
+SECOND: Final = 1_000
+"""Milliseconds; steps are whole seconds."""
 MAX_CANDIDATES: Final = 50_000
 """Series that are compared with a query and a scope."""
 MAX_CHUNKS: Final = 60_000
@@ -96,6 +98,8 @@ class SampleHistory:
         of the rollups that are still stored since then. Times in milliseconds.
         """
         step = max(step, -(-(until - since) // MAX_POINTS), 1)
+        if step > SECOND:
+            step = -(-step // SECOND) * SECOND
         raw, minutes, _ = list_levels(self.store.settings)
         width = 0
         if since < moment - raw.age or step >= MINUTE_WIDTH:

@@ -13,6 +13,7 @@ from litestar.response import Redirect
 from almenara.bus import BusClosedError
 from almenara.errors import LimitExceeded, Unavailable
 from almenara.panels.formats import encode_query
+from almenara.promql.syntax import QueryError, QueryTooLargeError
 from almenara.security.errors import AuthError, Unauthenticated
 from almenara.web.csrf import FormExpired, SessionEnded, csrf_token, set_form_cookie
 from almenara.web.exports import TooManyExportsError
@@ -25,6 +26,17 @@ SIGN_IN_PATH: Final = "/sign-in"
 PROBLEM_TYPE: Final = "application/problem+json"
 LONGEST_RETURN_ADDRESS: Final = 2_000
 """Characters of the address that a sign-in returns to; beyond, it returns to the overview."""
+PROMETHEUS_PREFIX: Final = "/api/v1/"
+PROMETHEUS_ERRORS: Final = {
+    HTTPStatus.BAD_REQUEST: "bad_data",
+    HTTPStatus.UNAUTHORIZED: "unauthorized",
+    HTTPStatus.FORBIDDEN: "forbidden",
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.TOO_MANY_REQUESTS: "too_many_requests",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "execution",
+    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
+}
+"""The types of errors of Prometheus' API, by status."""
 DETAILS: Final = {
     HTTPStatus.NOT_FOUND: (
         "Nothing is at this address. Check its spelling; the pages of a plugin exist only while the"
@@ -46,6 +58,15 @@ class Problem(msgspec.Struct, kw_only=True):
     instance: str = ""
     """The path of the request; empty where the request was refused before routing."""
     type: str = "about:blank"
+
+
+class QueryProblem(msgspec.Struct, kw_only=True):
+    """A failed query of Prometheus' API,
+    https://prometheus.io/docs/prometheus/latest/querying/api/."""
+
+    status: str = "error"
+    errorType: str  # noqa: N815
+    error: str
 
 
 class BadParameterError(HTTPException):
@@ -73,6 +94,12 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, AuthError) and error.retry_after:
         headers["retry-after"] = str(math.ceil(error.retry_after))
+    if request.url.path.startswith(PROMETHEUS_PREFIX):
+        kind = PROMETHEUS_ERRORS.get(HTTPStatus(status), "internal")
+        query_problem = QueryProblem(errorType=kind, error=detail)
+        return Response(
+            query_problem, status_code=status, media_type=MediaType.JSON, headers=headers
+        )
     if _is_for_programs(request.url.path):
         problem = Problem(title=title, status=status, detail=detail, instance=request.url.path)
         return Response(problem, status_code=status, media_type=PROBLEM_TYPE, headers=headers)
@@ -142,6 +169,10 @@ def _format_sentence(text: str) -> str:
 def _classify(error: Exception) -> tuple[int, str]:
     if isinstance(error, AuthError):
         return error.status, error.detail
+    if isinstance(error, QueryTooLargeError):
+        return HTTPStatus.UNPROCESSABLE_ENTITY, str(error)
+    if isinstance(error, QueryError):
+        return HTTPStatus.BAD_REQUEST, str(error)
     if isinstance(error, (LimitExceeded, Unavailable)):
         return HTTPStatus.SERVICE_UNAVAILABLE, _format_sentence(str(error))
     if isinstance(error, HTTPException):

@@ -6,9 +6,12 @@ from litestar.handlers import HTTPRouteHandler
 
 from almenara.web.routes.api.events import event, events
 from almenara.web.routes.api.export import export_csv, export_ndjson
+from almenara.web.routes.api.prometheus import PROMETHEUS
 from almenara.web.routes.api.resources import resources
+from almenara.web.routes.api.samples import samples, samples_csv
 from almenara.web.routes.api.status import health, plugins, sources
 
 API: Final[list[HTTPRouteHandler]] = [
-    events, event, export_ndjson, export_csv, resources, sources, plugins, health,
+    events, event, export_ndjson, export_csv, resources, samples, samples_csv, sources, plugins,
+    health, *PROMETHEUS,
 ]  # fmt: skip
