@@ -1,9 +1,12 @@
 """Requests to receivers: bounded, without redirects, with errors that tell what to do."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -16,6 +19,8 @@ from almenara_notifiers.settings import TrustSettings
 
 TIMEOUT: Final = 30.0
 """Seconds of a request at most; the timeout of the receiver is usually shorter."""
+MIN_PART: Final = 6
+"""Characters from which a part of a secret URL is hidden: `hook` is no secret."""
 MAX_RESPONSE: Final = 65_536
 MAX_CONSIDERED: Final = 2_000
 MAX_EXCERPT: Final = 200
@@ -58,7 +63,7 @@ async def post(
     body: Any,
     settings: TrustSettings,
     *,
-    secrets: Iterable[Secret | None] = (),
+    secrets: Sequence[Secret | None] = (),
     headers: Mapping[str, str] | None = None,
     auth: tuple[str, str] | None = None,
     content_type: str = "application/json",
@@ -68,7 +73,7 @@ async def post(
     Redirects are not followed: they could lead to another server, or into the local network.
     `secrets` are removed from errors. Raises `DeliveryError` and `DeliveryRefusedError`.
     """
-    hidden = list(secrets)
+    hidden = [*secrets, *_parts_of_urls(secrets)]
     try:
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
         sent = {"content-type": content_type, "user-agent": USER_AGENT, **(headers or {})}
@@ -87,6 +92,21 @@ async def post(
         raise DeliveryError(reason) from None
     check_status(response, text, hidden)
     return Response(response.status_code, text)
+
+
+def _parts_of_urls(secrets: Sequence[Secret | None]) -> Iterator[Secret]:
+    """The path of each secret that is a URL, and the longer parts of path and query: a receiver may
+    repeat them without the rest."""
+    for secret in secrets:
+        if secret is None:
+            continue
+        with contextlib.suppress(OSError):
+            parts = urlsplit(secret.reveal())
+            if parts.scheme not in ("http", "https"):
+                continue
+            texts = [f"{parts.path}?{parts.query}", parts.path, parts.query]
+            texts += re.split("[/&=?]", f"{parts.path}?{parts.query}")
+            yield from (Secret.of(text) for text in texts if len(text) >= MIN_PART)
 
 
 async def _read(response: httpx.Response) -> bytes:

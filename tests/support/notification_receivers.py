@@ -2,6 +2,7 @@
 hang, limit and redirect."""
 
 import asyncio
+import contextlib
 import http.server
 import json
 import ssl
@@ -52,7 +53,11 @@ class HttpReceiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                length = int(self.headers.get("content-length", 0))
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    # The client was killed while it sent the request.
+                    return
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 request = Request(self.path, headers, body)
                 receiver.requests.append(request)
@@ -70,7 +75,8 @@ class HttpReceiver:
                     self.send_header(name, value)
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content)
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(content)
 
             def log_message(self, *_: object) -> None: ...
 

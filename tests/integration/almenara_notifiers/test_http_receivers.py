@@ -17,7 +17,7 @@ from almenara.signals import Severity, now
 from almenara_notifiers import KINDS
 from almenara_notifiers.client import parse_retry_after
 from support.certificates import issue_self_signed
-from support.notification_receivers import HttpReceiver, Slack
+from support.notification_receivers import Answer, HttpReceiver, Request, Slack
 from support.notifications import HOSTILE, START, make_alert, make_notification, resolved
 
 pytestmark = pytest.mark.anyio
@@ -102,9 +102,11 @@ async def test_closed_connection_is_an_error_without_secrets(
 async def test_error_that_repeats_the_request_shows_no_secret(
     kind: str, receiver: HttpReceiver
 ) -> None:
-    receiver.answer = lambda request: (
-        500, {}, f"{receiver.url}{request.path} {request.headers} {request.body!r}".encode(),
-    )  # fmt: skip
+    def repeat(request: Request) -> Answer:
+        url = f"{receiver.url}{request.path}"
+        return 500, {}, f"{request.path} {url} {request.headers} {request.body!r}".encode()
+
+    receiver.answer = repeat
     with pytest.raises(DeliveryError) as error:
         await notifier_for(kind, receiver).notify(make_notification())
     assert SECRET not in str(error.value)

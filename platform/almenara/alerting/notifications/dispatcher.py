@@ -10,14 +10,14 @@ delivered again, with the same version.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
 
 from almenara.alerting.notifications.alert_events import AlertChange, read_change
 from almenara.alerting.notifications.groups import Changes, Groups
-from almenara.alerting.notifications.health import SOURCE, ReceiverHealth
+from almenara.alerting.notifications.health import KIND, SOURCE, ReceiverHealth
 from almenara.alerting.notifications.receivers import Receiver
 from almenara.alerting.notifications.records import Entry
 from almenara.alerting.notifications.routes import Route
@@ -26,6 +26,7 @@ from almenara.alerting.notifications.worker import Outcome, Worker
 from almenara.bus import Bus, Record
 from almenara.clock import now, sleep
 from almenara.errors import NotFound, describe_error
+from almenara.hookspecs import ResourceKey
 from almenara.sdk import Backoff
 from almenara.signals import Resource, Signal
 from almenara.units import SECOND
@@ -48,6 +49,12 @@ class Batch(msgspec.Struct, frozen=True):
     changes: Sequence[AlertChange]
 
 
+class NotificationBus(Bus, Protocol):
+    """What the dispatcher needs from the bus."""
+
+    async def known_resources(self, source: str, kind: str = "") -> Sequence[ResourceKey]: ...
+
+
 Report = tuple[Outcome, "asyncio.Future[None]"]
 
 
@@ -56,7 +63,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        bus: Bus,
+        bus: NotificationBus,
         receivers: Mapping[str, Receiver],
         root: Route,
         *,
@@ -92,8 +99,11 @@ class Dispatcher:
         """Follow the log and deliver, until cancelled. After an error it continues from what is
         durable: a failing notification must not stop Almenara, and Almenara not notifications."""
         backoff = Backoff(1.0, 60.0)
-        while self.receivers:
+        while True:
             try:
+                await self._delete_removed()
+                if not self.receivers:
+                    return
                 await self._run_once()
             except Exception as error:
                 self.problem = describe_error(error)
@@ -148,6 +158,17 @@ class Dispatcher:
         await send_test(receiver, self.base_url)
 
     # -- inside
+
+    async def _delete_removed(self) -> None:
+        """Publish receivers as deleted that are not in the configuration any more."""
+        known = await self.bus.known_resources(SOURCE, KIND)
+        moment = now()
+        deleted = [
+            Resource(kind=KIND, name=name, time=moment, deleted=True)
+            for _, _, name in known
+            if name not in self.receivers
+        ]
+        await self.bus.publish(deleted, SOURCE)
 
     async def _restore(self) -> None:
         rows = await self.bus.load_all(OWNER)

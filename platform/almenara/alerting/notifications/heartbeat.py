@@ -21,7 +21,8 @@ SETTING: Final = "alerting.heartbeat"
 class Notifications(Protocol):
     """What is supervised: the dispatcher."""
 
-    bus: Bus
+    @property
+    def bus(self) -> Bus: ...
 
     @property
     def is_current(self) -> bool: ...
