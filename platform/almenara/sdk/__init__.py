@@ -11,6 +11,7 @@ from almenara.errors import (
     Unavailable,
     describe_error,
 )
+from almenara.patterns import compile_pattern
 from almenara.sdk.blocking_client import BlockingClient, blocking
 from almenara.sdk.cancellation import finish_within, honor_cancellation
 from almenara.sdk.health import HealthAggregator
@@ -36,6 +37,7 @@ __all__ = [
     "Window",
     "add_to_window",
     "blocking",
+    "compile_pattern",
     "describe_error",
     "every",
     "finish_within",

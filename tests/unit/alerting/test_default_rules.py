@@ -71,6 +71,8 @@ CASES: dict[str, Signal] = {
     ),
     "vllm-server-failing": resource("vllm.server", "unhealthy"),
     "vllm-server-saturated": resource("vllm.server", "preempting", "WARN"),
+    "agents-agent-stuck": resource("agents.agent", "stuck", "WARN"),
+    "agents-deliberation-failed": event("agents.deliberation.failed", reason="no end"),
 }
 
 

@@ -1,0 +1,61 @@
+"""AI agents: what they work on, their councils and deliberations, and who is stuck."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+import almenara
+from almenara.hookspecs import AlertRule, Page, Panel, TimedProcessor
+from almenara_agents.settings import AgentsSettings
+
+
+@almenara.hookimpl
+def almenara_settings() -> type[AgentsSettings]:
+    return AgentsSettings
+
+
+@almenara.hookimpl
+def almenara_processors(settings: AgentsSettings) -> Sequence[TimedProcessor]:
+    from almenara_agents.processor import AgentsProcessor
+
+    return [AgentsProcessor(settings)]
+
+
+@almenara.hookimpl
+def almenara_panels(settings: AgentsSettings) -> Sequence[Panel]:
+    from almenara_agents.panels import list_panels
+
+    return list_panels()
+
+
+@almenara.hookimpl
+def almenara_pages(settings: AgentsSettings) -> Sequence[Page]:
+    from almenara_agents.panels import list_pages
+
+    return list_pages()
+
+
+@almenara.hookimpl
+def almenara_templates() -> Path | Mapping[str, str]:
+    return Path(__file__).parent / "templates"
+
+
+@almenara.hookimpl
+def almenara_static() -> Path:
+    return Path(__file__).parent / "static"
+
+
+@almenara.hookimpl
+def almenara_alert_rules(settings: AgentsSettings) -> Sequence[AlertRule]:
+    from almenara_agents.alert_rules import RULES
+
+    return RULES
+
+
+@almenara.hookimpl
+def almenara_commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
+    from almenara_agents.commands import commands
+
+    return commands(read_settings)

@@ -1,0 +1,103 @@
+"""Publishes derived resources and events, and remembers what is usual and what has finished."""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from statistics import median
+from typing import Any, Final
+
+import msgspec
+
+from almenara.hookspecs import Step
+from almenara.signals import Event, Resource, Severity, Signal
+from almenara_agents.kinds import DELIBERATION, SEVERITIES, SOURCE, TASK
+from almenara_agents.settings import AgentsSettings
+
+USUAL_VALUES: Final = 50
+"""Durations from which the usual one is computed: the last ones."""
+MIN_USUAL_VALUES: Final = 5
+
+
+class Publication:
+    """What one step derives: signals, with the parts of the state that all derivations share."""
+
+    def __init__(self, step: Step, settings: AgentsSettings) -> None:
+        self.step, self.state, self.settings = step, step.state, settings
+        self.signals: list[Signal] = []
+
+    def resource(
+        self,
+        kind: str,
+        name: str,
+        status: str,
+        state: Mapping[str, Any],
+        severity: Severity | None = None,
+    ) -> None:
+        """Publish a resource, unless it is the same as before."""
+        known = {key: value for key, value in state.items() if value not in (None, "", [], {})}
+        content = msgspec.json.encode((status, known), order="deterministic")
+        key, digest = f"published/{kind}/{name}", blake2b(content, digest_size=8).hexdigest()
+        if self.state.get(key, str) == digest:
+            return
+        self.state.set(key, digest)
+        self.signals.append(
+            Resource(
+                kind=kind,
+                name=name,
+                status=status,
+                severity=SEVERITIES.get(status, Severity.INFO) if severity is None else severity,
+                state=known,
+                time=self.step.time,
+            )
+        )
+
+    def delete(self, kind: str, name: str) -> None:
+        """Publish a resource as deleted, if it was published."""
+        key = f"published/{kind}/{name}"
+        if self.state.get(key, str) is not None:
+            self.state.delete(key)
+            self.signals.append(Resource(kind=kind, name=name, time=self.step.time, deleted=True))
+
+    def event(
+        self, kind: str, subject: str, severity: Severity, story: str, data: dict[str, Any]
+    ) -> None:
+        """Publish an event."""
+        self.signals.append(
+            Event(
+                id=self.step.event_id(kind, subject),
+                source=SOURCE,
+                type=kind,
+                subject=subject,
+                severity=severity,
+                time=self.step.time,
+                correlation=story or None,
+                data=data,
+            )
+        )
+
+    def learn(self, role: str, step: str, seconds: float) -> None:
+        """Add a duration to those of a role and a step."""
+        values = self.state.get(f"usual/{step}/{role}", list[float]) or []
+        self.state.set(f"usual/{step}/{role}", [*values, round(seconds, 3)][-USUAL_VALUES:])
+
+    def usual(self, role: str, step: str) -> float | None:
+        """The usual seconds of a step of a role: the median; None while too few are known."""
+        values = self.state.get(f"usual/{step}/{role}", list[float]) or []
+        return round(median(values), 3) if len(values) >= MIN_USUAL_VALUES else None
+
+    def silence_limit(self, role: str, step: str) -> float:
+        """The seconds of silence from which on an agent of a role is stuck in a step."""
+        usual = self.usual(role, step)
+        if usual is None:
+            return self.settings.default_silence
+        return max(usual * self.settings.stuck_factor, self.settings.min_silence)
+
+    def close_task(self, task: str) -> None:
+        """Note that a task has finished, and delete the oldest ones above the limit."""
+        finished = self.state.get("finished", list[str]) or []
+        finished.append(task)
+        for oldest in finished[: -self.settings.finished_limit]:
+            self.state.delete(f"task/{oldest}")
+            self.step.cancel_timer(f"task/{oldest}")
+            self.delete(DELIBERATION, oldest)
+            self.delete(TASK, oldest)
+        self.state.set("finished", finished[-self.settings.finished_limit :])
