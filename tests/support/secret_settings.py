@@ -67,16 +67,22 @@ def _walk(
 
 
 def _walk_struct(
-    steps: tuple[Step, ...], struct: type[msgspec.Struct]
+    steps: tuple[Step, ...],
+    struct: type[msgspec.Struct],
+    outer: frozenset[type[msgspec.Struct]] = frozenset(),
 ) -> Iterator[tuple[Place, Any, str]]:
+    """Yield the fields of a struct. One that is inside itself, as a route, is not entered again."""
+    outer |= {struct}
     for field in msgspec.structs.fields(struct):
         here = (*steps, field.encode_name)
         yield Place(here, struct), field.type, field.encode_name
         for inner, more in _containers(field.type):
             if _is_secret(inner) and more:
                 yield Place((*here, *more), struct), inner, field.encode_name
-            elif isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-                yield from _walk_struct((*here, *more), inner)
+            elif (
+                isinstance(inner, type) and issubclass(inner, msgspec.Struct) and inner not in outer
+            ):
+                yield from _walk_struct((*here, *more), inner, outer)
 
 
 def _containers(kind: Any, steps: tuple[Step, ...] = ()) -> Iterator[tuple[Any, tuple[Step, ...]]]:
