@@ -124,6 +124,12 @@ class Checker:
             self._wrong_since.clear()
             self._is_paused = False
 
+    async def wait(self, seconds: float) -> None:
+        """Return once so many seconds were judged, or three times as many have passed."""
+        end, started = self._clock + seconds, time.monotonic()
+        while self._clock < end and time.monotonic() < started + 3 * seconds:
+            await asyncio.sleep(0.2)
+
     async def run(self) -> None:
         """Look each second, until cancelled."""
         async with asyncio.TaskGroup() as group:
