@@ -17,7 +17,7 @@ PORT ?= 8080
 RATE ?= 20
 PYTEST ?=
 # Most of the tests wait for real servers, so they run in parallel.
-WORKERS ?= 2
+WORKERS ?= 3
 # `no` skips the tests that need a kube-apiserver instead of building one.
 APISERVER ?= yes
 RAY ?=
