@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+from soak.history import Publisher
 from soak.rules import RULES, View
 from soak.servers import Server
 from soak.states import States
@@ -86,11 +87,11 @@ class Checker:
         almenara: Almenara,
         servers: dict[str, Server],
         states: States,
-        last_sequences: dict[str, int],
+        publisher: Publisher,
         limits: Limits,
     ) -> None:
         self.almenara, self.states, self.limits = almenara, states, limits
-        self.truth = Truth(servers, last_sequences)
+        self.truth = Truth(servers, publisher)
         self.violations: list[str] = []
         self.counts: Counter[str] = Counter()
         self._pages = [LivePage(almenara.url, path) for path in PAGES]

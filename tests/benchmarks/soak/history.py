@@ -17,6 +17,8 @@ from almenara_demo.nats_load import STREAMS
 from support.application import Almenara
 
 HEADER = "soak-id"
+STREAM_OF = {subject.partition(".")[0]: stream for stream, subject in STREAMS.items()}
+"""Streams by the first word of their subjects."""
 LATE = 15.0
 """Seconds after which a stored message must be in history, while NATS is healthy."""
 SETTLED = 30.0
@@ -33,6 +35,10 @@ class Publisher:
         """When the server acknowledged a message, by its id."""
         self.failed = 0
         self.last_sequences: dict[str, int] = dict.fromkeys(STREAMS, 0)
+        self.unconfirmed: Counter[str] = Counter()
+        """By stream: messages since the last sequence that the server may have stored or not."""
+        self.pending: Counter[str] = Counter()
+        """By stream: messages without an answer yet."""
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -44,15 +50,20 @@ class Publisher:
         slots = asyncio.Semaphore(200)
 
         async def publish(subject: str, payload: bytes, headers: dict[str, str]) -> None:
+            stream = STREAM_OF[subject.partition(".")[0]]
+            self.pending[stream] += 1
             try:
                 answer = await jetstream.publish(subject, payload, headers=headers)
             except (NatsError, JetStreamError, TimeoutError, OSError):
                 self.failed += 1
+                self.unconfirmed[stream] += 1
             else:
                 self.acknowledged[headers[HEADER]] = time.monotonic()
                 last = self.last_sequences[answer.stream]
                 self.last_sequences[answer.stream] = max(last, answer.seq)
+                self.unconfirmed.pop(answer.stream, None)
             finally:
+                self.pending[stream] -= 1
                 slots.release()
 
         try:
@@ -65,6 +76,10 @@ class Publisher:
         finally:
             with contextlib.suppress(NatsError, TimeoutError):
                 await client.close()
+
+    def most_messages(self, stream: str) -> int:
+        """The number of messages that a stream has at most."""
+        return self.last_sequences[stream] + self.unconfirmed[stream] + self.pending[stream]
 
     async def read_streams(self) -> set[str]:
         """The ids of all messages in the streams, read without Almenara."""

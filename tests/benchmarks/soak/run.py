@@ -106,7 +106,7 @@ async def soak(folder: Path) -> int:
         states = States(servers)
         publisher = Publisher(nats_url, RATE, SEED)
         history = HistoryChecker(almenara, publisher, states)
-        checker = Checker(almenara, servers, states, publisher.last_sequences, LIMITS)
+        checker = Checker(almenara, servers, states, publisher, LIMITS)
         background = [
             asyncio.create_task(call)
             for call in (

@@ -8,11 +8,13 @@ from collections.abc import Container, Iterator, Mapping
 from typing import Any, Final
 
 import httpx
+from soak.history import Publisher
 from soak.rules import View, live_resources, text_of
 from soak.servers import Server
 
 WINDOW: Final = 12.0
 """Seconds that a number may be old: 10, and the time between two looks at both sides."""
+
 
 Statuses = Mapping[str, str]
 
@@ -74,15 +76,16 @@ class Window:
 class Truth:
     """Asks each server directly, and compares the numbers of a view with the answers."""
 
-    def __init__(self, servers: dict[str, Server], published: dict[str, int]) -> None:
-        self.servers, self.published = servers, published
-        """The last sequence of each stream, as the server acknowledged it."""
+    def __init__(self, servers: dict[str, Server], publisher: Publisher) -> None:
+        self.servers, self.publisher = servers, publisher
         self.windows = {name: Window() for name in ("nats", "kubernetes", "ray")}
         self._client = httpx.AsyncClient(timeout=2)
 
     async def update(self, down: set[str]) -> None:
         """Ask every server that has no fault."""
-        self.windows["nats"].add({name: str(last) for name, last in self.published.items()})
+        self.windows["nats"].add(
+            {name: str(last) for name, last in self.publisher.last_sequences.items()}
+        )
         await asyncio.gather(
             *(
                 self._update(name, request)
@@ -146,8 +149,8 @@ class Truth:
         samples = self.windows["nats"].samples
         for name, number in shown.items():
             least = min(int(statuses.get(name, 0)) for statuses in samples)
-            greatest = self.published.get(name, 0) + 1
-            if not least <= number <= greatest + 1:
+            greatest = self.publisher.most_messages(name)
+            if not least <= number <= greatest:
                 return f"{name} has {least} to {greatest} messages, and {number:g} are shown"
         return ""
 
