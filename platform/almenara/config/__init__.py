@@ -7,6 +7,7 @@ from almenara.config.alerting import (
     RouteSettings,
 )
 from almenara.config.common import Count, GrantSettings, Port, Positive
+from almenara.config.intake import IntakeKind, IntakeSettings, WebhookMapping
 from almenara.config.loader import apply_environment, decode_settings, load_settings
 from almenara.config.model import (
     AuthMode,
@@ -45,6 +46,8 @@ __all__ = [
     "GrantSettings",
     "HeartbeatSettings",
     "IngestRule",
+    "IntakeKind",
+    "IntakeSettings",
     "Isolation",
     "KubernetesAccessSettings",
     "LogSettings",
@@ -68,6 +71,7 @@ __all__ = [
     "StorageSettings",
     "SupervisorSettings",
     "TlsSettings",
+    "WebhookMapping",
     "apply_environment",
     "decode_settings",
     "load_settings",

@@ -12,6 +12,7 @@ import msgspec
 
 from almenara.config.alerting import AlertingSettings
 from almenara.config.common import Count, GrantSettings, Port, Positive, Renamed
+from almenara.config.intake import IntakeSettings, check_intake_names
 from almenara.config.rules import IngestRule, RedactionSettings, RetentionRule, check_ages
 from almenara.config.samples import SampleSettings
 from almenara.config.secrets import Secret
@@ -432,6 +433,9 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     alerting: AlertingSettings = msgspec.field(default_factory=AlertingSettings)
     redaction: RedactionSettings = msgspec.field(default_factory=RedactionSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
+    intake: dict[str, IntakeSettings] = {}
+    """Intakes by name: senders that push signals over HTTP. The signals have the origin
+    `intake/<name>`. Without any, nothing can be pushed."""
     dashboards: list[DashboardSettings] = []
     """Dashboards. One named `overview` replaces the start page, and one named like a plugin
     replaces that plugin's page. Without any, each plugin with panels has a page."""
@@ -442,6 +446,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Settings of each plugin, by its name; and `disabled`, the list of plugins not to load."""
 
     def __post_init__(self) -> None:
+        check_intake_names(self.intake)
         disabled = self.plugins.get("disabled", [])
         if not isinstance(disabled, list) or not all(isinstance(name, str) for name in disabled):
             raise ValueError("plugins.disabled must be a list of plugin names")
@@ -450,6 +455,11 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
                 raise ValueError(
                     f"plugins.{name} must contain `name: value` lines, found {type(tree).__name__}"
                 )
+
+    @property
+    def max_intake_bytes(self) -> int:
+        """The largest body that any intake accepts; 0 without an intake."""
+        return max((intake.max_body_bytes for intake in self.intake.values()), default=0)
 
     @property
     def disabled_plugins(self) -> list[str]:
