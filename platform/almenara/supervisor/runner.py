@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -19,13 +18,11 @@ from almenara.supervisor.limiter import PublishLimiter
 from almenara.supervisor.protocol import Start
 from almenara.supervisor.source_process import SourceProcess
 from almenara.supervisor.source_thread import SourceThread
-from almenara.supervisor.state import SourceError, SourceState
+from almenara.supervisor.state import RateMeter, SourceError, SourceState
 from almenara.supervisor.watchdog import Heartbeat
 
 log = structlog.get_logger(__name__)
 
-RATE_WINDOW: Final = 10.0
-"""Seconds over which the rate of a source is measured."""
 CHECK_INTERVAL: Final = 0.5
 """Seconds between checks of a running source."""
 ABANDON_AFTER: Final = 5.0
@@ -61,7 +58,7 @@ class SourceRunner:
         self.state = SourceState(name=name, plugin=plugin, isolation=self.isolation)
         self.abandoned = 0
         """Threads and tasks of it that did not end when they were stopped."""
-        self._published: deque[tuple[float, int]] = deque()
+        self._rate = RateMeter()
 
     # SourceReport
 
@@ -87,16 +84,13 @@ class SourceRunner:
     def _count(self, batch: Sequence[Signal]) -> None:
         events = sum(isinstance(signal, Event) for signal in batch)
         self.state.events += events
-        self._published.append((time.monotonic(), events))
+        self._rate.count(events)
         if self.state.status == "starting":
             self.recovered()
 
     def snapshot(self) -> SourceState:
         """The state as of now."""
-        start = time.monotonic() - RATE_WINDOW
-        while self._published and self._published[0][0] < start:
-            self._published.popleft()
-        self.state.rate = sum(events for _, events in self._published) / RATE_WINDOW
+        self.state.rate = self._rate.per_second()
         return self.state
 
     # Running

@@ -1,5 +1,7 @@
 """The state of a source, for the Sources page, the API and the metrics."""
 
+import time
+from collections import deque
 from typing import Final, Literal
 
 import msgspec
@@ -14,6 +16,32 @@ WORKING: Final = frozenset(("running", "degraded"))
 """Statuses in which a source reports itself what it does not know."""
 UNPROVEN_AFTER: Final = 5 * SECOND
 """Microseconds in other statuses after which nothing that a source has published is known."""
+
+
+RATE_WINDOW: Final = 10.0
+"""Seconds over which the rate of a source is measured."""
+
+
+class RateMeter:
+    """Events per second over the last `RATE_WINDOW`."""
+
+    def __init__(self) -> None:
+        self._counts: deque[tuple[float, int]] = deque()
+
+    def count(self, events: int) -> None:
+        """Count events that were published now."""
+        self._counts.append((time.monotonic(), events))
+        self._forget()
+
+    def per_second(self) -> float:
+        """Return the rate as of now."""
+        self._forget()
+        return sum(events for _, events in self._counts) / RATE_WINDOW
+
+    def _forget(self) -> None:
+        start = time.monotonic() - RATE_WINDOW
+        while self._counts and self._counts[0][0] < start:
+            self._counts.popleft()
 
 
 class SourceState(msgspec.Struct, kw_only=True):
@@ -40,6 +68,10 @@ class SourceState(msgspec.Struct, kw_only=True):
     """Messages that could be stored only with a problem marked."""
     left_out: int = 0
     """Events not stored because of `storage.ingest_rules`."""
+    refused: int = 0
+    """Requests of a sender that were refused: invalid, too large, or above its limits."""
+    last_received: int | None = None
+    """When a sender last pushed signals that were stored; None for a source that reads."""
     throttled: int = 0
     """Signals that had to wait because the source was above its rate."""
     tasks: int | None = None

@@ -32,7 +32,12 @@ class Supervisor:
         self._plugins: dict[str, list[SourceRunner]] = {}
         self._steps: dict[str, tuple[Step, Step]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._senders: list[Callable[[], SourceState]] = []
         self._is_running = False
+
+    def add_sender(self, snapshot: Callable[[], SourceState]) -> None:
+        """Add the state of a sender that pushes signals: it is listed with the sources."""
+        self._senders.append(snapshot)
 
     def add(
         self,
@@ -60,8 +65,9 @@ class Supervisor:
         self._steps[plugin] = startup, shutdown
 
     def states(self) -> list[SourceState]:
-        """The state of every source, in the order they were added."""
+        """The state of every source and sender, in the order they were added."""
         states = [runner.snapshot() for runner in self._runners()]
+        states += [snapshot() for snapshot in self._senders]
         for state in states:
             state.left_out = self.bus.counters.left_out.get(state.name, 0)
         return states

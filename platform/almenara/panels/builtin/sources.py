@@ -16,7 +16,7 @@ async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
         "states": [
             {
                 "state": state,
-                "events_link": link_to_events(origin=f"{state.name}/>"),
+                "events_link": link_to_events(origin=origin_of(state)),
                 "usage": describe_usage(state),
             }
             for state in view.sources.states()
@@ -26,6 +26,11 @@ async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
             (*view.bus.warnings, *view.resources.warnings) if view.scope.sees_all_sources else ()
         ),
     }
+
+
+def origin_of(state: SourceState) -> str:
+    """Return the pattern of the origins of a source; a sender has exactly one origin."""
+    return state.name if state.plugin == "intake" else f"{state.name}/>"
 
 
 def describe_usage(state: SourceState) -> str:
