@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Final
 
 import rich_click as click
+from click.core import ParameterSource
 
 from almenara.cli.common import CommandError, read_settings
-from almenara.config import Settings
+from almenara.config import Settings, suggest
 from almenara.scope import Grant
-from almenara.security.identity import Role
+from almenara.security.identity import USER_ROLES, Role
 from almenara.security.secret_hash import generate_secret, hash_secret
 from almenara.security.store import AccessStore
-from almenara.security.tokens import create_token
+from almenara.security.tokens import create_token, describe_role
 from almenara.signals import format_time, now
 from almenara.terminal import escape_control_characters
 from almenara.units import DAY, HOUR, SECOND
@@ -49,7 +50,7 @@ def rotate(context: click.Context) -> None:
 @click.argument("name")
 @click.option(
     "--role",
-    type=click.Choice([role.name.lower() for role in Role]),
+    type=click.Choice([role.name.lower() for role in USER_ROLES]),
     default="viewer",
     show_default=True,
     help="Role of the token.",
@@ -58,6 +59,7 @@ def rotate(context: click.Context) -> None:
 @click.option("--source", "sources", multiple=True, help="Grant only this source; repeatable.")
 @click.option("--type", "types", multiple=True, help="Grant only this pattern of event types.")
 @click.option("--namespace", "namespaces", multiple=True, help="Grant only this namespace.")
+@click.option("--intake", help="Only push signals to this intake of the configuration.")
 @click.pass_context
 def create(
     context: click.Context,
@@ -67,6 +69,7 @@ def create(
     sources: Sequence[str],
     types: Sequence[str],
     namespaces: Sequence[str],
+    intake: str | None,
 ) -> None:
     """Create an API token called NAME for a script and print it, once."""
     settings = read_settings(context)
@@ -78,10 +81,13 @@ def create(
             f"--expires {expires} is not valid. Write 12h or 30d, and at most"
             f" {longest / LIFETIME_SECONDS['d']:.0f}d (auth.max_token_lifetime)."
         )
+    if intake is not None:
+        _check_intake(context, settings, intake)
     grant = Grant(sources=tuple(sources), types=tuple(types), namespaces=tuple(namespaces))
     token, value = create_token(
-        name, Role[role.upper()], [grant], lifetime, created_by="the command line"
-    )
+        name, Role[role.upper()], [grant], lifetime, created_by="the command line",
+        intake=intake or "",
+    )  # fmt: skip
     _open_store(settings).add_token(token)
     click.echo(value)
 
@@ -94,7 +100,7 @@ def list_access(context: click.Context) -> None:
     for token in stored.tokens:
         expired = "" if token.expires > now() else "  expired"
         click.echo(
-            f"token    {token.id}  {Role(token.role).name.lower():8}"
+            f"token    {token.id}  {describe_role(token):8}"
             f"  until {format_time(token.expires)[:16]}{expired}"
             f"  {escape_control_characters(token.name)}"
         )
@@ -116,6 +122,22 @@ def revoke(context: click.Context, id_: str) -> None:
     if not (store.remove_token(id_) or store.remove_session(id_)):
         raise CommandError(f"No session and no API token has the id {id_}.")
     click.echo("Revoked. Its open pages close within two seconds.")
+
+
+def _check_intake(context: click.Context, settings: Settings, intake: str) -> None:
+    """Raise `CommandError` for an intake that is not configured, and for options that grant more
+    than pushing."""
+    if intake not in settings.intake:
+        raise CommandError(
+            f"No intake is named {intake}; {suggest(intake, settings.intake)}. Add it to the"
+            " section intake of the configuration first."
+        )
+    for option in ("role", "sources", "types", "namespaces"):
+        if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
+            raise CommandError(
+                "A token with --intake reads nothing, so --role, --source, --type and --namespace"
+                " do not apply to it."
+            )
 
 
 def _open_store(settings: Settings) -> AccessStore:

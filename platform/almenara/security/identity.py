@@ -16,9 +16,15 @@ ALL_USERS: Final = "*"
 class Role(IntEnum):
     """What an identity may do; each role includes those before it."""
 
+    INTAKE = 0
+    """Pushes signals to one intake. It reads nothing, and no user has it: only API tokens do."""
     VIEWER = 1
     OPERATOR = 2
     ADMIN = 3
+
+
+USER_ROLES: Final = (Role.VIEWER, Role.OPERATOR, Role.ADMIN)
+"""The roles that users can have."""
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +55,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     user: User
     role: Role
     scope: Scope
+    intake: str = ""
+    """The intake that the role `INTAKE` may push to."""
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 from almenara.security.auth_context import UserRefresher
 from almenara.security.authenticator import LONGEST_TOKEN, UNKNOWN_CREDENTIALS, Authenticator
 from almenara.security.errors import AccessDenied, Unauthenticated
-from almenara.security.identity import Identity, User
+from almenara.security.identity import Identity, Role, User
 from almenara.security.request import RequestInfo
 from almenara.security.reviewer import Reviewer
 from almenara.security.sessions import Session
@@ -39,6 +39,8 @@ class SignIn:
         if context is None:
             authenticator.record_failure(request_info, "the token was wrong")
             raise Unauthenticated(UNKNOWN_CREDENTIALS)
+        if context.identity.role < Role.VIEWER:
+            raise AccessDenied("This token can only push signals. Sign in with another one.")
         return await self.start_session(
             request_info,
             context.identity,

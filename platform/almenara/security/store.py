@@ -29,7 +29,10 @@ CREATE TABLE sessions (id TEXT PRIMARY KEY, body TEXT NOT NULL);
 
 
 class ApiToken(msgspec.Struct, frozen=True, kw_only=True):
-    """An API token: its role, its scope and its expiry. All times in microseconds."""
+    """An API token: its role, its scope and its expiry. All times in microseconds.
+
+    New fields have defaults, so that tokens of earlier versions stay valid.
+    """
 
     id: str
     name: str
@@ -39,6 +42,8 @@ class ApiToken(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     expires: int
     created_by: str = msgspec.field(name="by")
+    intake: str = ""
+    """The intake that it may push to and do nothing else; empty for a token that reads."""
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):

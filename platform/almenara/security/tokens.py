@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from almenara.scope import Grant
+from almenara.scope import EMPTY_SCOPE, Grant
 from almenara.security.identity import Identity, Role, User, scope_for_role
 from almenara.security.secret_hash import digest, generate_secret, hash_secret
 from almenara.security.store import ApiToken
@@ -17,10 +17,17 @@ ID_BYTES: Final = 6
 
 
 def create_token(
-    name: str, role: Role, grants: Sequence[Grant], lifetime: float, *, created_by: str
+    name: str,
+    role: Role,
+    grants: Sequence[Grant],
+    lifetime: float,
+    *,
+    created_by: str,
+    intake: str = "",
 ) -> tuple[ApiToken, str]:
     """Return a new token to store and the text that its holder sends; `lifetime` is in seconds.
 
+    With `intake`, the token may push to that intake, and nothing else.
     Takes some milliseconds of processor for the hash: call it in a thread.
     """
     token_id, secret, moment = secrets.token_hex(ID_BYTES), generate_secret(), now()
@@ -28,11 +35,12 @@ def create_token(
         id=token_id,
         name=name,
         hash=hash_secret(secret),
-        role=int(role),
-        grants=tuple(grants) or (Grant(),),
+        role=int(Role.INTAKE if intake else role),
+        grants=() if intake else tuple(grants) or (Grant(),),
         created=moment,
         expires=moment + int(lifetime * SECOND),
         created_by=created_by,
+        intake=intake,
     )
     return token, f"{PREFIX}_{token_id}_{secret}"
 
@@ -47,11 +55,19 @@ def parse_token(text: str) -> tuple[str, str] | None:
 def identity_of(token: ApiToken) -> Identity:
     """Return the identity that a token stands for."""
     role = Role(token.role)
+    user = User(name=token.name, subject=f"api:{token.id}", token_id=token.id, is_shared=True)
+    if token.intake:
+        return Identity(user=user, role=Role.INTAKE, scope=EMPTY_SCOPE, intake=token.intake)
     return Identity(
-        user=User(name=token.name, subject=f"api:{token.id}", token_id=token.id, is_shared=True),
+        user=user,
         role=role,
         scope=scope_for_role(role, token.grants),
     )
+
+
+def describe_role(token: ApiToken) -> str:
+    """Return what a token may do, for lists of tokens: a role, or `intake:` and a name."""
+    return f"intake:{token.intake}" if token.intake else Role(token.role).name.lower()
 
 
 class TokenRegistry:

@@ -14,10 +14,10 @@ from almenara.panels.formats import format_duration
 from almenara.scope import Grant
 from almenara.security.auth_context import AuthContext
 from almenara.security.errors import Unauthenticated
-from almenara.security.identity import Identity, Role
+from almenara.security.identity import USER_ROLES, Identity, Role
 from almenara.security.sessions import Session
 from almenara.security.store import ApiToken
-from almenara.security.tokens import identity_of
+from almenara.security.tokens import describe_role, identity_of
 from almenara.signals import now
 from almenara.units import SECOND
 from almenara.web.authorization import VIEWER
@@ -133,7 +133,7 @@ def account_response(
                 _session_row(session, context.session) for session in visible[:LISTED_SESSIONS]
             ],
             "tokens": [_token_row(token) for token in access.tokens] if is_admin else [],
-            "roles": [role.name.lower() for role in Role],
+            "roles": [role.name.lower() for role in USER_ROLES],
             "lifetimes": [entry for entry in LIFETIMES if entry[0] * DAY_SECONDS <= longest],
             "created_token": created_token,
             "problem": problem,
@@ -170,7 +170,7 @@ def _token_row(token: ApiToken) -> dict[str, Any]:
     return {
         "id": token.id,
         "name": token.name,
-        "role": Role(token.role).name.lower(),
+        "role": describe_role(token),
         "permissions": "; ".join(describe_scope(identity_of(token))),
         "created_by": token.created_by,
         "expires": f"in {format_duration(remaining)}" if remaining > 0 else "expired",

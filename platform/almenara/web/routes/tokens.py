@@ -10,7 +10,7 @@ from litestar.params import FromPath
 from litestar.response import Redirect
 
 from almenara.scope import Grant
-from almenara.security.identity import Role
+from almenara.security.identity import USER_ROLES, Role
 from almenara.security.tokens import create_token
 from almenara.web.authorization import ADMIN
 from almenara.web.layout import PageRequest
@@ -45,7 +45,9 @@ async def create_api_token(
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         problem = f"Enter a name of at most {LONGEST_NAME} characters."
         return account_response(request, services, problem=problem, form=form)
-    if role not in Role.__members__ or days not in {str(count) for count, _ in LIFETIMES}:
+    if role not in {known.name for known in USER_ROLES} or days not in {
+        str(count) for count, _ in LIFETIMES
+    }:
         return account_response(
             request, services, problem="Choose a role and an expiry.", form=form
         )
