@@ -18,6 +18,7 @@ from almenara.alerting.service import Alerting, read_rules
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import Settings
 from almenara.history import History
+from almenara.intake.intakes import Intakes
 from almenara.live.hub import Hub
 from almenara.live.log_feed import LogFeeds
 from almenara.panels.registry import PanelRegistry
@@ -93,6 +94,9 @@ async def compose(
     await resources.rebuild(bus)
     supervisor = Supervisor(bus, settings.supervisor)
     resources.unproven_sources = supervisor.unproven_sources
+    intakes = Intakes(settings, bus)
+    for intake in intakes:
+        supervisor.add_sender(intake.snapshot)
     renderer, assets, log_feeds = Renderer([TEMPLATES]), Assets(), LogFeeds()
     renderer.environment.globals["asset"] = assets.url
     panels = PanelRegistry(renderer)
@@ -131,6 +135,7 @@ async def compose(
         assets=assets,
         version=__version__,
         notifications=notifications,
+        intakes=intakes,
         list_plugins=plugins.infos,
         check_ready=lambda: bus.failure or ("draining" if hub.draining else None),
     )
@@ -167,7 +172,10 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
     services = application.services
     settings, hub = services.settings, services.hub
     server = create_server(
-        create_app(services), settings.server, lambda: hub.drain(settings.server.drain_period)
+        create_app(services),
+        settings.server,
+        lambda: hub.drain(settings.server.drain_period),
+        settings.max_intake_bytes,
     )
     hub.start()
     if not reload:

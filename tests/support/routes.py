@@ -52,7 +52,7 @@ SOCKETS = [it.path for it in router().routes if isinstance(it, WebSocketRoute)]
 
 WITHOUT_SCOPE = {
     "/static/{name:path}", "/api/openapi.json/{path}", "/account/tokens/{token_id:str}/revoke",
-    "/account/sessions/{session_id:str}/end",
+    "/account/sessions/{session_id:str}/end", "/intake/webhook/{name:str}",
 }  # fmt: skip
 
 

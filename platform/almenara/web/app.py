@@ -25,6 +25,7 @@ from almenara.web.problems import handle
 from almenara.web.routes import PAGES
 from almenara.web.routes.account import ACCOUNT
 from almenara.web.routes.api import API
+from almenara.web.routes.intake import INTAKES
 from almenara.web.routes.live import live
 from almenara.web.routes.oidc import OIDC
 from almenara.web.routes.probes import PROBES
@@ -53,7 +54,7 @@ def create_app(services: Services) -> ASGIApp:
     app = WebSocketLimitMiddleware(app, server.max_websockets, lambda: hub.clients)
     app = OriginMiddleware(app, server)
     app = HostMiddleware(app, server)
-    app = RequestLimitsMiddleware(app, server)
+    app = RequestLimitsMiddleware(app, server, services.settings.max_intake_bytes)
     return SecurityHeadersMiddleware(app)
 
 
@@ -71,7 +72,7 @@ class MsgspecLitestar(Litestar):
 def create_router(services: Services) -> Litestar:
     """Return the routes, each guarded by its authorization rule."""
     return MsgspecLitestar(
-        route_handlers=[*PAGES, *API, *PROBES, *SIGN_IN, *OIDC, *ACCOUNT, *TOKENS, live],
+        route_handlers=[*PAGES, *API, *PROBES, *SIGN_IN, *OIDC, *ACCOUNT, *TOKENS, *INTAKES, live],
         guards=[authorize],
         request_max_body_size=services.settings.server.max_body_bytes,
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},

@@ -31,6 +31,10 @@ ADMIN: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.ADMIN}
 ALL_SOURCES: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.VIEWER, "all_sources": True}
 """For viewers who see all sources, because the response cannot be narrowed to a scope."""
 METRICS: Final[dict[str, Any]] = {**ALL_SOURCES, "metrics": True}
+INTAKE: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.ADMIN, "all_sources": True, "intake": True,
+                                 "csrf": False}  # fmt: skip
+"""For tokens of an intake, and for tokens of admins without a limited scope. A webhook with a
+signature needs no token. Sessions and cookies do not count, so no page can cause a push."""
 SERVER_TO_SERVER: Final[dict[str, Any]] = {**PUBLIC, "csrf": False}
 """For requests of another server, which are authenticated by their content."""
 
@@ -61,6 +65,8 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
         raise AccessDenied("This address is closed, because its route has no authorization rule.")
     context = get_auth_context(connection)
     services: Services = connection.app.state.services
+    if rule.get("intake") and _may_push(connection, context, services):
+        return
     is_open = rule.get("metrics") and services.settings.auth.public_metrics
     if rule[REQUIRED_ROLE] is not None and not is_open:
         error = connection.scope["state"].get("auth_error")
@@ -77,6 +83,23 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
     needs_csrf = rule.get("csrf", True)
     if needs_csrf and isinstance(connection, Request) and connection.method not in SAFE_METHODS:
         await check_csrf(connection)
+
+
+def _may_push(connection: Connection, context: AuthContext | None, services: Services) -> bool:
+    """Return whether a token or a signature permits the push; the handler checks the latter and for
+    which intake the token is.
+
+    False leaves the decision to the role. Raises `Unauthenticated` where there is no token.
+    """
+    name = connection.path_params.get("name")
+    if isinstance(name, str) and services.intakes.has_signature(name):
+        return True
+    if context is None or not context.from_header:
+        raise Unauthenticated(
+            "Send a token in the Authorization header: `almenara access create NAME --intake"
+            " INTAKE` creates one."
+        )
+    return bool(context.identity.intake)
 
 
 async def _refuse_form(request: Request[Any, Any, Any]) -> None:

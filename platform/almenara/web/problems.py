@@ -12,6 +12,7 @@ from litestar.response import Redirect
 
 from almenara.bus import BusClosedError
 from almenara.errors import LimitExceeded, Unavailable
+from almenara.intake.errors import IntakeBusyError, RefusedPushError
 from almenara.panels.formats import encode_query
 from almenara.promql.syntax import QueryError, QueryTooLargeError
 from almenara.security.errors import AuthError, Unauthenticated
@@ -92,7 +93,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     else:
         # Such as `Allow` with status 405.
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    if isinstance(error, AuthError) and error.retry_after:
+    if isinstance(error, AuthError | IntakeBusyError) and error.retry_after:
         headers["retry-after"] = str(math.ceil(error.retry_after))
     if request.url.path.startswith(PROMETHEUS_PREFIX):
         kind = PROMETHEUS_ERRORS.get(HTTPStatus(status), "internal")
@@ -159,7 +160,7 @@ def _return_address(request: Request[Any, Any, Any]) -> str:
 
 
 def _is_for_programs(path: str) -> bool:
-    return path.startswith("/api/") or path in ("/healthz", "/readyz", "/metrics")
+    return path.startswith(("/api/", "/intake/")) or path in ("/healthz", "/readyz", "/metrics")
 
 
 def _format_sentence(text: str) -> str:
@@ -167,7 +168,7 @@ def _format_sentence(text: str) -> str:
 
 
 def _classify(error: Exception) -> tuple[int, str]:
-    if isinstance(error, AuthError):
+    if isinstance(error, AuthError | RefusedPushError):
         return error.status, error.detail
     if isinstance(error, QueryTooLargeError):
         return HTTPStatus.UNPROCESSABLE_ENTITY, str(error)

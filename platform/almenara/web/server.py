@@ -66,9 +66,12 @@ HEADERS_TOO_LARGE: Final = (
 )
 
 
-def deadline_protocol(settings: ServerSettings, idle: IdleConnections) -> type[HttpToolsProtocol]:
+def deadline_protocol(
+    settings: ServerSettings, idle: IdleConnections, max_intake_bytes: int
+) -> type[HttpToolsProtocol]:
     """Return uvicorn's HTTP protocol with a deadline and a size limit for the headers of each
     request, and a limit of connections that wait for one."""
+    largest_request = settings.max_header_bytes + max(settings.max_body_bytes, max_intake_bytes)
 
     class DeadlineHttpProtocol(HttpToolsProtocol):
         deadline: asyncio.TimerHandle | None = None
@@ -102,7 +105,7 @@ def deadline_protocol(settings: ServerSettings, idle: IdleConnections) -> type[H
             if self.deadline is not None:
                 # An upper bound, since a part of the body may be included.
                 self.header_bytes += len(data)
-                if self.header_bytes > settings.max_header_bytes + settings.max_body_bytes:
+                if self.header_bytes > largest_request:
                     self.transport.write(HEADERS_TOO_LARGE)
                     self.transport.close()
                     return
@@ -190,9 +193,14 @@ class DrainingServer(uvicorn.Server):
 
 
 def create_server(
-    app: Any, settings: ServerSettings, drain: Callable[[], Awaitable[None]]
+    app: Any,
+    settings: ServerSettings,
+    drain: Callable[[], Awaitable[None]],
+    max_intake_bytes: int = 0,
 ) -> DrainingServer:
     """Return the server of an application, ready to `serve(sockets=[open_listener(…)])`.
+
+    `max_intake_bytes` is the largest body that senders may push.
 
     Raises `ConfigError` where the certificate is invalid.
     """
@@ -204,7 +212,7 @@ def create_server(
     config = uvicorn.Config(
         app,
         ssl_context_factory=(lambda *_: tls_context(tls)) if tls is not None else None,
-        http=deadline_protocol(settings, idle),
+        http=deadline_protocol(settings, idle, max_intake_bytes),
         ws="auto" if missing else LiveProtocol,
         ws_max_size=LARGEST_FRAME,
         ws_ping_interval=PING_INTERVAL,

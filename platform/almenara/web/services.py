@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from almenara.alerting.notifications.dispatcher import Dispatcher
 from almenara.bus import Bus
 from almenara.config import Settings
+from almenara.intake.intakes import Intakes
 from almenara.live.hub import Hub
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
@@ -36,6 +37,7 @@ class Services:
     renderer: Renderer
     assets: Assets
     notifications: Dispatcher
+    intakes: Intakes
     version: str
     check_ready: Callable[[], str | None]
     """Returns why Almenara cannot serve at the moment; None while it can."""

@@ -88,6 +88,9 @@ class AuthenticationMiddleware:
         if self.access.mode in SIGN_IN_OFF:
             # Everyone is the same user; only the address tells callers apart.
             return True
+        if context.identity.intake:
+            # An intake has a rate of its own, in signals.
+            return True
         key, address = context.user_key, request_info.address
         return self._by_user.try_acquire(f"{key} {address}" if is_loopback(address) else key)
 

@@ -54,7 +54,7 @@ def refusal_of(error: AuthError) -> Refusal:
 
 def expects_page(scope: Scope) -> bool:
     """Return whether the client is a browser that opens a page or sends a form."""
-    if scope["path"].startswith("/api/"):
+    if scope["path"].startswith(("/api/", "/intake/")):
         return False
     accepted = [value for name, value in scope["headers"] if name == b"accept"]
     return any(value.startswith(b"text/html") for value in accepted)
