@@ -95,3 +95,22 @@ def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="is not empty"):
         create("weather", tmp_path)
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_scaffolded_notifier_passes_its_tests(tmp_path: Path) -> None:
+    folder = tmp_path / "almenara-gong"
+    create("gong", folder, is_notifier=True)
+    # Known as an installed plugin, without an environment of its own.
+    metadata = folder / "src" / "almenara_gong-0.1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: almenara-gong\nVersion: 0.1.0\n"
+    )
+    (metadata / "entry_points.txt").write_text("[almenara]\ngong = almenara_gong\n")
+    path = os.pathsep.join(filter(None, [str(folder / "src"), os.environ.get("PYTHONPATH")]))
+    tests = run(
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=folder,
+        PYTHONPATH=path,
+    )  # fmt: skip
+    assert "failed" not in tests
+    assert " passed" in tests.splitlines()[-1]
