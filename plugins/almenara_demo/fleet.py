@@ -7,7 +7,7 @@ without a type or a time, and some that are not JSON.
 import itertools
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -35,6 +35,9 @@ ERRORS: Final = (
     ("ToolError", "pytest exited with status 1: 3 failed, 42 passed"),
 )
 MODEL: Final = "qwen-coder-32b"
+PAUSE_CHANCE: Final = 0.03
+PAUSE: Final = 75.0
+"""Seconds for which an agent that does not answer holds up its story."""
 
 
 class Message(msgspec.Struct):
@@ -44,6 +47,8 @@ class Message(msgspec.Struct):
     payload: bytes
     headers: dict[str, str] = {}
     wait: float = 0.0
+    pause: float = 0.0
+    """Seconds for which its story has no further message."""
 
 
 class Fleet:
@@ -61,14 +66,21 @@ class Fleet:
     def messages(self, rate: float) -> Iterator[Message]:
         """Yield messages without end, `rate` per second on average."""
         stories = [self.story() for _ in range(4)]
+        passed, paused_until = 0.0, [0.0] * len(stories)
         while True:
             index = self.random.randrange(len(stories))
+            if paused_until[index] > passed:
+                # One pauses at a time, so that the others go on.
+                index = (index + 1) % len(stories)
             try:
                 message = next(stories[index])
             except StopIteration:
                 stories[index] = self.story()
                 continue
             message.wait = self.random.expovariate(rate)
+            passed += message.wait
+            if message.pause and max(paused_until) <= passed:
+                paused_until[index] = passed + message.pause
             yield message
 
     def story(self) -> Iterator[Message]:
@@ -108,8 +120,10 @@ class Fleet:
         )  # fmt: skip
         speaker = self.random.choice(agents)
         yield from self.tokens(speaker, role, story)
+        yield from self.proposals(task, story, role, agents)
         duration = self.random.randint(900, 9000)
         winner = self.random.choice(agents)
+        yield from self.votes(task, agents, winner)
         yield self.bare(
             "orchestration.deliberation.completed", "DELIBERATION_COMPLETED", story_id=story,
             task_id=task, role=role, winner_agent_id=winner, duration_ms=duration,
@@ -141,6 +155,30 @@ class Fleet:
             constraints={"story_id": story, "plan_id": f"PL-{story}", "metadata": {}},
             metrics={"tokens_in": tokens * 3, "tokens_out": tokens, "latency_ms": duration // 3},
         )  # fmt: skip
+
+    def proposals(
+        self, task: str, story: str, role: str, agents: Sequence[str]
+    ) -> Iterator[Message]:
+        """Yield the proposal of each agent; sometimes one takes long."""
+        for agent in self.random.sample(agents, len(agents)):
+            message = self.bare(
+                "agent.response.completed", None, task_id=task, agent_id=agent, role=role,
+                status="completed", num_agents=len(agents),
+                proposal=self.random.choice(SENTENCES), constraints={"story_id": story},
+            )  # fmt: skip
+            if self.random.random() < PAUSE_CHANCE:
+                message.pause = PAUSE
+            yield message
+
+    def votes(self, task: str, agents: Sequence[str], winner: str) -> Iterator[Message]:
+        """Yield the vote of each agent: a majority for the winner."""
+        dissenter = self.random.choice([None, *agents])
+        for agent in agents:
+            choice = winner if agent != dissenter else self.random.choice(agents)
+            yield self.bare(
+                "orchestration.vote.cast", "VOTE_CAST", task_id=task, agent_id=agent,
+                choice=choice,
+            )  # fmt: skip
 
     def tokens(self, agent: str, role: str, story: str) -> Iterator[Message]:
         """Yield the answer of a model, one message per token."""
