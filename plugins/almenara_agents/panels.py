@@ -1,5 +1,6 @@
 """The panels and the page of the plugin."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,7 +12,6 @@ from almenara.hookspecs import (
     Page,
     Panel,
     ResourceQuery,
-    StatusPanel,
     TemplatePanel,
 )
 from almenara.sdk import now
@@ -28,6 +28,8 @@ from almenara_agents.kinds import (
     RUNNING,
     STORY,
     STUCK,
+    WAITING,
+    WORKING,
 )
 
 MAX_ROWS: Final = 200
@@ -46,9 +48,10 @@ STATUS: Final = Filter(name="status", label="Agent status", choices=ORDER)
 def list_panels() -> Sequence[Panel]:
     """The panels."""
     return [
-        StatusPanel(
-            name="states", title="Councils of agents", query=ResourceQuery(kind=COUNCIL), width=12,
-            on_overview=True, empty="No deliberation was reported yet.",
+        TemplatePanel(
+            name="overview", title="Agents", template="agents_overview.html", width=12,
+            query=ResourceQuery(kind="agents.*"), prepare=prepare_overview, on_overview=True,
+            empty="No agent was reported yet.",
         ),
         TemplatePanel(
             name="councils", title="Councils", template="agents_councils.html", width=12,
@@ -111,6 +114,28 @@ def position(order: Sequence[str], status: str) -> int:
     return order.index(status) if status in order else len(order)
 
 
+async def prepare_overview(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+    """Counts of agents and deliberations, with links to them."""
+    agents = Counter(each.status for each in data.resources(ResourceQuery(kind=AGENT, limit=5_000)))
+    talks = Counter(
+        each.status for each in data.resources(ResourceQuery(kind=DELIBERATION, limit=10_000))
+    )
+    counts = (
+        (agents[STUCK], "stuck agents", f"?status={STUCK}", "warn"),
+        (agents[FAILED], "failed agents", f"?status={FAILED}", "bad"),
+        (agents[WORKING] + agents[WAITING], f"active agents (of {agents.total()})", "", ""),
+        (talks[RUNNING] + talks[STUCK], "running deliberations", "", ""),
+    )
+    return {
+        "any": bool(agents or talks),
+        "figures": [
+            {"value": value, "label": label, "link": f"/dashboards/agents{query}",
+             "worry": worry if value else ""}
+            for value, label, query, worry in counts
+        ],
+    }  # fmt: skip
+
+
 async def prepare_councils(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
     """The councils, those with trouble first, each with its members and its deliberation."""
     agents = {each.name: each for each in data.resources(ResourceQuery(kind=AGENT, limit=5_000))}
@@ -128,6 +153,7 @@ async def prepare_councils(data: DataView, filters: Mapping[str, str]) -> Mappin
                 "name": council.name,
                 "status": council.status,
                 "severity": council.severity.name,
+                "worst": max((council, *members), key=lambda each: each.severity).severity.name,
                 "running": council.state.get("deliberations", 0),
                 "members": [describe_agent(each) for each in members],
                 "counts": [

@@ -151,9 +151,7 @@ def examine(record: TaskRecord) -> TaskView:
     talk_facts = [fact for fact in facts if fact.step in DELIBERATION]
     dispatch = next((fact for fact in facts if fact.step == "task_dispatched"), None)
     outcome = next((fact for fact in reversed(facts) if fact.step in OUTCOMES), None)
-    results = [
-        fact for fact in facts if is_result(fact, dispatch, outcome, has_talk=bool(talk_facts))
-    ]
+    results = find_results(facts, dispatch, outcome, has_talk=bool(talk_facts))
     answers = [
         fact
         for fact in facts
@@ -180,21 +178,31 @@ def last_of(texts: Sequence[str]) -> str:
     return next((text for text in reversed(texts) if text), "")
 
 
-def is_result(fact: Fact, dispatch: Fact | None, outcome: Fact | None, *, has_talk: bool) -> bool:
-    """Whether a response is the result of the work, and not a proposal of a deliberation."""
-    if fact.step not in RESPONSES:
-        return False
-    if not has_talk:
-        return True
-    worker = (dispatch.agent if dispatch else "") or (outcome.winner if outcome else "")
-    if worker and fact.agent and fact.agent != worker:
-        return False
+def find_results(
+    facts: Sequence[Fact], dispatch: Fact | None, outcome: Fact | None, *, has_talk: bool
+) -> list[Fact]:
+    """The responses that are results of the work, and not proposals of a deliberation.
+
+    Clocks differ, and events of several streams are not in order. So a response shortly before the
+    end of the deliberation is a result if its agent had responded before, or if it came later.
+    """
+    responses = [fact for fact in facts if fact.step in RESPONSES]
     end = outcome or dispatch
+    if not has_talk:
+        return responses
     if end is None:
-        return False
-    if fact.time > end.time:
-        return True
-    return fact.time > end.time - CLOCK_SKEW and fact.sequence > end.sequence
+        return []
+    worker = (dispatch.agent if dispatch else "") or (outcome.winner if outcome else "")
+    results, has_responded = [], set()
+    for fact in responses:
+        is_worker = not worker or fact.agent in ("", worker)
+        is_close = fact.time > end.time - CLOCK_SKEW and (
+            fact.agent in has_responded or fact.sequence > end.sequence
+        )
+        if is_worker and (fact.time > end.time or is_close):
+            results.append(fact)
+        has_responded.add(fact.agent)
+    return results
 
 
 def examine_deliberation(
