@@ -121,6 +121,7 @@ async def compose(
         settings=settings.panels,
         log_feeds=log_feeds,
         samples=SampleHistory(samples, resources),
+        rules=alerting,
     )
     hub = Hub(view, panels, renderer)
     notifications = compose_notifications(settings, plugins, bus, resources)
@@ -136,6 +137,7 @@ async def compose(
         version=__version__,
         notifications=notifications,
         intakes=intakes,
+        alerting=alerting,
         list_plugins=plugins.infos,
         check_ready=lambda: bus.failure or ("draining" if hub.draining else None),
     )

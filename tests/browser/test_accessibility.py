@@ -42,7 +42,7 @@ KUBERNETES = "/dashboards/kubernetes"
 PROBLEMS = ("/events?text=nothing-at-all", "/events?since=x", "/nothing")
 """Pages that report something and that no link leads to."""
 SHAPES_PER_PATH = 2
-VISITED = re.compile(r"/(dashboards|panels|timeline|events|sources|account)\b")
+VISITED = re.compile(r"/(dashboards|panels|timeline|events|sources|account|alerts)\b")
 FOCUSED = """
 () => {
   const it = document.activeElement, style = getComputedStyle(it);
@@ -79,7 +79,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
         NatsServer(folder / "nats") as nats,
         simulated_kubernetes(folder / "kubernetes", 80) as kubernetes,
         simulated_ray() as ray,
-        Almenara(folder / "almenara", nats.url, **kubernetes, **ray) as almenara,
+        Almenara(
+            folder / "almenara", nats.url, alerting__enabled="true", **kubernetes, **ray
+        ) as almenara,
     ):
         client = RawClient(nats.port)
         client.make_stream("FLEET", "fleet.>")
@@ -88,6 +90,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
         wait_until(lambda: "context-indexer" in almenara.text(KUBERNETES), "the cluster")
         wait_until(lambda: "/dashboards/ray.job?" in almenara.text("/dashboards/ray"), "Ray jobs")
         wait_until(lambda: "FLEET" in almenara.text("/dashboards/nats"), "the stream")
+        wait_until(lambda: "alert-row" in almenara.text("/alerts"), "alerts", 60)
         yield almenara
 
 
@@ -112,6 +115,7 @@ def shape(address: str) -> tuple[str, tuple[str, ...]]:
     """The path of an address and its parameters: pages of one shape have the same markup."""
     path, _, query = address.partition("?")
     kind = re.sub(r"/\d+$", "/0", path)
+    kind = re.sub(r"^/alerts/[^/]+/[0-9a-f]{16}$", "/alerts/0", kind)
     return kind, tuple(sorted({pair.partition("=")[0] for pair in query.split("&")}))
 
 
@@ -152,7 +156,8 @@ def test_pages_have_no_serious_axe_violations(
     context.close()
     paths = {path for path, _ in visited}
     assert declared | set(routed) <= paths
-    about_one = {"/events/0", "/dashboards/kubernetes.pod", "/dashboards/ray.job", "/timeline"}
+    about_one = {"/events/0", "/dashboards/kubernetes.pod", "/dashboards/ray.job", "/timeline",
+                 "/alerts/0"}  # fmt: skip
     assert about_one <= paths
     assert not violations, "\n".join(f"{page} {faults}" for page, faults in violations.items())
 

@@ -53,6 +53,11 @@ SOCKETS = [it.path for it in router().routes if isinstance(it, WebSocketRoute)]
 WITHOUT_SCOPE = {
     "/static/{name:path}", "/api/openapi.json/{path}", "/account/tokens/{token_id:str}/revoke",
     "/account/sessions/{session_id:str}/end", "/intake/webhook/{name:str}",
+    "/api/silences/{silence_id:str}/end",
+    # tests/integration/alerting/test_access.py has their scopes.
+    "/alerts/{rule:str}/{fingerprint:str}",
+    "/api/alerts/{rule:str}/{fingerprint:str}/acknowledge",
+    "/api/alerts/{rule:str}/{fingerprint:str}/unacknowledge",
 }  # fmt: skip
 
 

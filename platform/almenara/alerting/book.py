@@ -35,7 +35,7 @@ class AlertBook:
         self.step, self.derived = step, []
 
     def save(self, alert: Alert, rule: Rule) -> None:
-        """Store an alert, and publish it where its status or its value has changed."""
+        """Store an alert, and publish it where its status, value or text has changed."""
         store, time = self.store, self.step.time
         alert.silenced_by = alert.inhibited_by = ""
         if alert.phase == "firing":
@@ -44,10 +44,12 @@ class AlertBook:
             alert.inhibited_by = store.dependencies.find_root(alert)
         before, alert.status = alert.status, displayed_status(alert)
         known = store.alerts.get(alert.key)
-        has_new_value = known is not None and known.value != alert.value
+        has_news = known is not None and (
+            known.value != alert.value or known.annotations != alert.annotations
+        )
         if alert.status != before:
             self._publish(alert, rule, with_event=bool(alert.status))
-        elif alert.status and has_new_value and time - alert.published >= REFRESH:
+        elif alert.status and has_news and time - alert.published >= REFRESH:
             self._publish(alert, rule, with_event=False)
         self._put(alert)
 

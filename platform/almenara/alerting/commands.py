@@ -88,7 +88,7 @@ def make_silence(
     matchers: Sequence[str], author: str, comment: str, ends: int, starts: int | None = None
 ) -> Event:
     """Return the command to create a silence. Raises `ValueError` that says what is wrong."""
-    parsed = [_parse(text) for text in matchers]
+    parsed = [parse_plain_matcher(text) for text in matchers]
     if not parsed:
         raise ValueError("a silence needs at least one matcher, such as rule=node-not-ready")
     if not comment.strip():
@@ -109,9 +109,11 @@ def make_unsilence(identity: str, by: str) -> Event:
     return _make(SILENCE_ENDED, SilenceEnd(id=identity, by=by[:MAX_NAME]), subject=identity)
 
 
-def _parse(text: str) -> Matcher:
-    """Return a matcher that compares fast, whatever the labels are: people with the role operator
-    write these, and a regular expression can take for ever."""
+def parse_plain_matcher(text: str) -> Matcher:
+    """Return a matcher that compares fast, whatever the labels are. Raises `ValueError`.
+
+    Users write these, and a regular expression can take for ever.
+    """
     matcher = parse_matcher(text)
     if matcher.operator in ("=~", "!~") and (
         not PLAIN_EXPRESSION.fullmatch(matcher.value) or matcher.value.count(".*") > MAX_WILDCARDS

@@ -88,7 +88,8 @@ class Evaluator:
                     for rule in self.rules.rules.values():
                         self._publish_rule(rule, book)
             return
-        if isinstance(signal, Resource) and signal.kind == SOURCE:
+        # Only the platform publishes a source with the name of the source as origin.
+        if isinstance(signal, Resource) and signal.kind == SOURCE and signal.origin == signal.name:
             self._note_source(signal, book)
         for rule in self.rules.of_signal(signal):
             self._evaluate(rule, signal, book)

@@ -24,7 +24,7 @@ from almenara.alerting.signals import (
     resource_key,
     show_value,
 )
-from almenara.alerting.templates import TextTemplate
+from almenara.alerting.templates import TextTemplate, format_duration
 from almenara.config import ConfigError, suggest
 from almenara.config.alert_rules import AlertRule
 from almenara.config.alerting import AlertingSettings
@@ -69,6 +69,24 @@ class Rule:
             name: _compile(text, f"{place}.annotations.{name}")
             for name, text in settings.annotations.items()
         }
+
+    def describe(self) -> str:
+        """Return when the rule fires, in one line."""
+        when = self.settings.when
+        parts = []
+        for kind in when.__struct_fields__:
+            if (condition := getattr(when, kind)) is not None:
+                written = msgspec.to_builtins(condition)
+                default = {field.name: field.default for field in msgspec.structs.fields(condition)}
+                parts = [
+                    f"{name} {_describe_value(value)}"
+                    for name, value in written.items()
+                    if value not in (None, "", [], {}) and value != default[name]
+                ]
+                parts.insert(0, kind)
+        if self.settings.for_:
+            parts.append(f"for {format_duration(self.settings.for_)}")
+        return " · ".join(parts)
 
     def selects(self, signal: Signal) -> bool:
         """Whether a signal that the rule reads matters to it."""
@@ -262,6 +280,14 @@ def compile_rules(
             if each.name not in rules and each.name not in settings.disabled_rules:
                 rules[each.name] = Rule(each, f"rule {each.name} of plugin {plugin}", plugin)
     return RuleSet(rules.values(), settings, links)
+
+
+def _describe_value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={each}" for name, each in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _make_condition(settings: AlertRule) -> Condition:

@@ -31,6 +31,24 @@ class Alerting:
         self._bus, self._supervisor = bus, supervisor
         supervisor.add(ProcessorSource(self.evaluator, NAME, bus), NAME)
 
+    def list_rules(self) -> list[dict[str, Any]]:
+        """Return a row for each rule, with its last evaluation."""
+        rows = []
+        for name, rule in self.rules.rules.items():
+            health = self.evaluator.health[name]
+            rows.append(
+                {
+                    "name": name,
+                    "condition": rule.describe(),
+                    "severity": rule.settings.severity,
+                    "origin": describe_origin(rule.plugin),
+                    "evaluations": health.evaluations,
+                    "evaluated": health.evaluated,
+                    "error": health.error,
+                }
+            )
+        return rows
+
     async def run(self) -> None:
         """Start the evaluation, and publish the status of sources, until cancelled."""
         await self.command(make_started())
@@ -39,6 +57,13 @@ class Alerting:
     async def command(self, command: Event) -> None:
         """Publish a command; it takes effect once the evaluator has read it."""
         await self._bus.publish([command], ORIGIN)
+
+
+def describe_origin(plugin: str) -> str:
+    """Return where a rule comes from."""
+    if plugin == CORE:
+        return "built in"
+    return f"plugin {plugin}" if plugin else "configuration"
 
 
 def read_rules(settings: Settings, plugins: PluginRegistry) -> RuleSet:

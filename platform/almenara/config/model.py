@@ -269,8 +269,8 @@ class RoleSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     RENAMED: ClassVar[Renamed] = {"sees": "grants"}
 
     role: RoleName
-    """`viewer` reads; `operator` also reads the sign-in log; `admin` also creates API tokens and
-    ends sessions of other users."""
+    """`viewer` reads; `operator` also reads the sign-in log, acknowledges and silences alerts;
+    `admin` also creates API tokens and ends sessions of other users."""
     groups: list[str] = []
     """Groups that have the role; `*` stands for every user who is signed in."""
     users: list[str] = []

@@ -1,7 +1,7 @@
 """What panels read: history, resources, sources and logs, limited to the viewer's scope."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -102,6 +102,14 @@ class LogFeeds(Protocol):
         """Close a feed for one of its users; it ends shortly after the last."""
 
 
+class AlertRules(Protocol):
+    """The alert rules, and how their last evaluation went."""
+
+    def list_rules(self) -> list[dict[str, Any]]:
+        """A row for each: `name`, `condition`, `severity`, `origin`, `evaluations`, `evaluated`,
+        `error`."""
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that panels and pages are rendered from, limited to a scope."""
 
@@ -113,6 +121,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     log_feeds: LogFeeds
     samples: SampleHistory | None = None
     """Stored samples; None where they are not stored, as in tests of panels."""
+    rules: AlertRules | None = None
+    """None where alerting is not enabled."""
     scope: Scope = FULL_SCOPE
     user: str = ""
     """Whose limits apply to what is opened for this view; empty where no one signs in."""

@@ -24,6 +24,7 @@ from almenara.web.middleware.websockets import WebSocketLimitMiddleware
 from almenara.web.problems import handle
 from almenara.web.routes import PAGES
 from almenara.web.routes.account import ACCOUNT
+from almenara.web.routes.alert_actions import ALERT_ACTIONS
 from almenara.web.routes.api import API
 from almenara.web.routes.intake import INTAKES
 from almenara.web.routes.live import live
@@ -72,7 +73,18 @@ class MsgspecLitestar(Litestar):
 def create_router(services: Services) -> Litestar:
     """Return the routes, each guarded by its authorization rule."""
     return MsgspecLitestar(
-        route_handlers=[*PAGES, *API, *PROBES, *SIGN_IN, *OIDC, *ACCOUNT, *TOKENS, *INTAKES, live],
+        route_handlers=[
+            *PAGES,
+            *API,
+            *PROBES,
+            *SIGN_IN,
+            *OIDC,
+            *ACCOUNT,
+            *TOKENS,
+            *INTAKES,
+            *ALERT_ACTIONS,
+            live,
+        ],
         guards=[authorize],
         request_max_body_size=services.settings.server.max_body_bytes,
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},

@@ -27,9 +27,11 @@ REQUIRED_ROLE: Final = "required_role"
 PUBLIC: Final[dict[str, Any]] = {REQUIRED_ROLE: None}
 """For everyone, signed in or not."""
 VIEWER: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.VIEWER}
+OPERATOR: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.OPERATOR}
 ADMIN: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.ADMIN}
 ALL_SOURCES: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.VIEWER, "all_sources": True}
 """For viewers who see all sources, because the response cannot be narrowed to a scope."""
+OPERATOR_OF_ALL_SOURCES: Final[dict[str, Any]] = {**OPERATOR, "all_sources": True}
 METRICS: Final[dict[str, Any]] = {**ALL_SOURCES, "metrics": True}
 INTAKE: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.ADMIN, "all_sources": True, "intake": True,
                                  "csrf": False}  # fmt: skip

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 import msgspec
 from litestar import MediaType, Request, Response
 
+from almenara.panels.builtin.alerts import BADGE, count_urgent
 from almenara.panels.filters import PanelFilters
 from almenara.panels.panel import Panel
 from almenara.panels.view import View
@@ -49,8 +50,12 @@ def render_page(
     status_code: int = 200,
 ) -> Response[str]:
     """Render a whole page. Its one WebSocket follows `channels`; without any it stays unchanged."""
-    panels = [("panel", channel) for channel in channels]
     auth = get_auth_context(request)
+    has_badge = auth is not None and services.alerting is not None
+    live = list(channels)
+    if has_badge and live:
+        live.append(BADGE.name)
+    panels = [("panel", channel) for channel in live]
     is_fragment = "hx-request" in request.headers
     dashboards = services.list_dashboards(scoped_view(services, request)) if auth else []
     mode = services.access.mode
@@ -64,7 +69,10 @@ def render_page(
             "nonce": "" if is_fragment else request.scope["state"].get("nonce", ""),
             "asset": services.assets.url,
             "style_sheets": services.assets.plugin_style_sheets() if auth else [],
-            "navigation": build_navigation(dashboards, name),
+            "navigation": build_navigation(
+                dashboards, name, has_alerts=services.alerting is not None
+            ),
+            "alert_badge": _render_badge(services, request) if has_badge else None,
             "identity": auth.identity if auth is not None else None,
             "signed_in": auth is not None and mode not in NO_SIGN_IN,
             "sign_in_off": mode in NO_SIGN_IN,
@@ -94,12 +102,20 @@ def render_problem_page(
     )
 
 
-def build_navigation(dashboards: Sequence[Dashboard], page: str) -> list[NavigationEntry]:
+def _render_badge(services: Services, request: PageRequest) -> str:
+    return services.renderer.render(BADGE.template, count_urgent(scoped_view(services, request)))
+
+
+def build_navigation(
+    dashboards: Sequence[Dashboard], page: str, *, has_alerts: bool = False
+) -> list[NavigationEntry]:
     """Return the entries of the navigation; `page` is the name of the page they are for.
 
     One entry is current: the page's own or, for a page without one, that of the page it belongs to.
     """
     addresses = {"overview": ("/", "Overview"), "events": ("/events", "Events")}
+    if has_alerts:
+        addresses["alerts"] = ("/alerts", "Alerts")
     for dashboard in dashboards:
         if dashboard.navigation and dashboard.name != DEFAULT_DASHBOARD:
             addresses[f"dashboard {dashboard.name}"] = (dashboard.address, dashboard.title)

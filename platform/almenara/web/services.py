@@ -7,6 +7,7 @@ from functools import cached_property
 from prometheus_client import CollectorRegistry
 
 from almenara.alerting.notifications.dispatcher import Dispatcher
+from almenara.alerting.service import Alerting
 from almenara.bus import Bus
 from almenara.config import Settings
 from almenara.intake.intakes import Intakes
@@ -41,6 +42,8 @@ class Services:
     version: str
     check_ready: Callable[[], str | None]
     """Returns why Almenara cannot serve at the moment; None while it can."""
+    alerting: Alerting | None = None
+    """None where it is not enabled."""
     list_plugins: Callable[[], Sequence[PluginInfo]] = lambda: ()
     """Returns every plugin that was discovered, with the errors of those that failed."""
     started: int = field(default_factory=now)

@@ -1,5 +1,7 @@
 """Rules over a log: what fires when, and in which status."""
 
+import msgspec
+
 from almenara.signals import Event, Resource
 from support.alerting import START, AlertRun, failure, pod, sample, source
 
@@ -159,6 +161,14 @@ def test_blind_source_makes_alerts_unknown_and_not_resolved() -> None:
     assert run.alerts == {"crashing db": "unknown", "crashing api": "firing"}
     run.feed_now(source("kube", "running"))
     assert run.alerts == {"crashing db": "firing", "crashing api": "firing"}
+
+
+def test_source_that_another_sender_reports_makes_nothing_unknown() -> None:
+    run = AlertRun(CRASHING.replace("for: 60", "for: 0"))
+    forged = msgspec.structs.replace(source("kube", "degraded"), origin="intake/x")
+    run.feed_now(pod("db", "CrashLoopBackOff"), forged)
+    run.advance(60)
+    assert run.statuses == ["firing"]
 
 
 def test_short_failure_of_a_source_changes_nothing() -> None:

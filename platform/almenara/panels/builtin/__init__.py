@@ -2,7 +2,15 @@
 
 from typing import Final
 
-from almenara.panels.builtin import events, failures, histogram, numbers, sources
+from almenara.panels.builtin import (
+    alert_rules,
+    alerts,
+    events,
+    failures,
+    histogram,
+    numbers,
+    sources,
+)
 
 BUILTIN_PANELS: Final = (
     sources.STRIP,
@@ -11,4 +19,9 @@ BUILTIN_PANELS: Final = (
     events.PANEL,
     histogram.PANEL,
     sources.PANEL,
+    alerts.LIST,
+    alerts.DETAIL,
+    alerts.BADGE,
+    alert_rules.RULES,
+    alert_rules.SILENCES,
 )

@@ -1,9 +1,10 @@
-"""The JSON API, read-only; `/api/openapi.json` describes it."""
+"""The JSON API; `/api/openapi.json` describes it. Only alerts and silences can be changed."""
 
 from typing import Final
 
 from litestar.handlers import HTTPRouteHandler
 
+from almenara.web.routes.api.alerts import ALERTS
 from almenara.web.routes.api.events import event, events
 from almenara.web.routes.api.export import export_csv, export_ndjson
 from almenara.web.routes.api.prometheus import PROMETHEUS
@@ -13,5 +14,5 @@ from almenara.web.routes.api.status import health, plugins, sources
 
 API: Final[list[HTTPRouteHandler]] = [
     events, event, export_ndjson, export_csv, resources, samples, samples_csv, sources, plugins,
-    health, *PROMETHEUS,
+    health, *PROMETHEUS, *ALERTS,
 ]  # fmt: skip

@@ -32,7 +32,7 @@ def describe_problem(description: str) -> ResponseSpec:
 ACCESS_PROBLEMS: Final = {
     401: describe_problem("No one is signed in, or the token is invalid"),
     403: describe_problem("Another role, or a scope without limits, is required"),
-    405: describe_problem("Only GET and HEAD are allowed"),
+    405: describe_problem("The address does not allow this method"),
     429: describe_problem("Too many requests, or too many invalid tokens"),
 }
 """The problems that any address of the API can respond with."""

@@ -1,0 +1,196 @@
+"""What people do with alerts, from their pages: acknowledge and silence."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from litestar import Response, post
+from litestar.di import NamedDependency
+from litestar.exceptions import NotFoundException
+from litestar.response import Redirect
+
+from almenara.alerting import ALERT, SILENCE
+from almenara.alerting.commands import (
+    make_acknowledge,
+    make_silence,
+    make_unacknowledge,
+    make_unsilence,
+    parse_plain_matcher,
+)
+from almenara.alerting.service import Alerting
+from almenara.security.errors import Unauthenticated
+from almenara.signals import Event, Resource, now
+from almenara.units import HOUR
+from almenara.web.authorization import OPERATOR, OPERATOR_OF_ALL_SOURCES, scoped_view
+from almenara.web.layout import PageRequest
+from almenara.web.routes.alerts import DURATIONS, EMPTY_FORM, preview_silence, render_silences
+from almenara.web.services import Services
+from almenara.web.state import get_auth_context, get_request_info
+
+EFFECT_TIMEOUT: Final = 2.0
+"""Seconds that a response waits for its effect, so that the page it leads to shows it."""
+EFFECT_INTERVAL: Final = 0.02
+
+
+def user_name(request: PageRequest) -> str:
+    """Return the name of the user of a request. Raises `Unauthenticated`."""
+    context = get_auth_context(request)
+    if context is None:
+        raise Unauthenticated("Sign in first.")
+    return context.identity.name
+
+
+def require_alerting(services: Services) -> Alerting:
+    """Return the evaluation of alerts. Raises `NotFoundException` where it is not enabled."""
+    if services.alerting is None:
+        raise NotFoundException("Alerting is off; set alerting.enabled in the configuration.")
+    return services.alerting
+
+
+def find_alert(request: PageRequest, services: Services, key: str) -> Resource:
+    """Return an alert that the user can see. Raises `NotFoundException`."""
+    rule, _, name = key.partition("/")
+    alert = scoped_view(services, request).resources.get(ALERT, rule, name)
+    if alert is None or alert.deleted:
+        raise NotFoundException("There is no such alert; it may have been resolved.")
+    return alert
+
+
+async def perform(
+    request: PageRequest,
+    services: Services,
+    command: Event,
+    action: str,
+    is_done: Callable[[], bool],
+) -> None:
+    """Publish a command, record it in the access log, and wait until its effect is visible."""
+    await require_alerting(services).command(command)
+    services.access.audit.record(
+        action,
+        user=user_name(request),
+        address=get_request_info(request).address,
+        target=command.subject,
+    )
+    for _ in range(round(EFFECT_TIMEOUT / EFFECT_INTERVAL)):
+        if is_done():
+            return
+        await asyncio.sleep(EFFECT_INTERVAL)
+
+
+async def acknowledge_alert(
+    request: PageRequest, services: Services, key: str, comment: str = ""
+) -> None:
+    """Acknowledge an alert on behalf of the user. Raises `NotFoundException`."""
+    require_alerting(services)
+    find_alert(request, services, key)
+    command = make_acknowledge(key, user_name(request), comment)
+    await perform(
+        request, services, command, "alert_acknowledged",
+        lambda: bool(find_alert(request, services, key).state.get("by")),
+    )  # fmt: skip
+
+
+async def unacknowledge_alert(request: PageRequest, services: Services, key: str) -> None:
+    """Take an acknowledgement back. Raises `NotFoundException`."""
+    require_alerting(services)
+    find_alert(request, services, key)
+    command = make_unacknowledge(key, user_name(request))
+    await perform(
+        request, services, command, "alert_unacknowledged",
+        lambda: not find_alert(request, services, key).state.get("by"),
+    )  # fmt: skip
+
+
+async def create_silence(
+    request: PageRequest, services: Services, matchers: list[str], comment: str, ends: int,
+    starts: int | None = None,
+) -> str:  # fmt: skip
+    """Create a silence on behalf of the user, and return its id. Raises `ValueError`."""
+    require_alerting(services)
+    author = user_name(request)
+    command = make_silence(matchers, author, comment, ends, starts)
+    resources = services.hub.view.resources
+    await perform(
+        request, services, command, "silence_created",
+        lambda: resources.get(SILENCE, "", command.subject) is not None,
+    )  # fmt: skip
+    return command.subject
+
+
+async def end_silence(request: PageRequest, services: Services, identity: str) -> None:
+    """End a silence. Raises `NotFoundException`."""
+    require_alerting(services)
+    resources = services.hub.view.resources
+
+    def has_ended() -> bool:
+        silence = resources.get(SILENCE, "", identity)
+        return silence is None or silence.deleted
+
+    if has_ended():
+        raise NotFoundException("There is no such silence; it may have ended already.")
+    command = make_unsilence(identity, user_name(request))
+    await perform(request, services, command, "silence_ended", has_ended)
+
+
+def read_hours(text: str) -> int:
+    """Return the duration that a form has. Raises `ValueError`."""
+    if text not in dict(DURATIONS):
+        raise ValueError("Choose a duration.")
+    return int(text)
+
+
+async def read_form(request: PageRequest) -> dict[str, str]:
+    """Return the fields of a form as text."""
+    return {name: str(value) for name, value in (await request.form()).items()}
+
+
+@post("/alerts/acknowledge", name="acknowledge alert", opt=OPERATOR, include_in_schema=False,
+      status_code=303)  # fmt: skip
+async def acknowledge(request: PageRequest, services: NamedDependency[Services]) -> Redirect:
+    """Acknowledge an alert until it resolves."""
+    form = await read_form(request)
+    key = form.get("alert", "")
+    await acknowledge_alert(request, services, key, form.get("comment", ""))
+    return Redirect("/alerts" if "comment" not in form else f"/alerts/{key}", status_code=303)
+
+
+@post("/alerts/unacknowledge", name="unacknowledge alert", opt=OPERATOR, include_in_schema=False,
+      status_code=303)  # fmt: skip
+async def unacknowledge(request: PageRequest, services: NamedDependency[Services]) -> Redirect:
+    """Take an acknowledgement back."""
+    key = (await read_form(request)).get("alert", "")
+    await unacknowledge_alert(request, services, key)
+    return Redirect(f"/alerts/{key}", status_code=303)
+
+
+@post("/alerts/silences", name="create silence", opt=OPERATOR_OF_ALL_SOURCES,
+      include_in_schema=False, status_code=200)  # fmt: skip
+async def submit_silence(
+    request: PageRequest, services: NamedDependency[Services]
+) -> Response[str] | Redirect:
+    """Create a silence, or show what it would cover."""
+    require_alerting(services)
+    form = {**EMPTY_FORM, **await read_form(request)}
+    texts = [line.strip() for line in form["matchers"].splitlines() if line.strip()]
+    try:
+        hours = read_hours(form["hours"])
+        if form.get("action") == "preview":
+            matchers = [parse_plain_matcher(text) for text in texts]
+            preview = preview_silence(scoped_view(services, request), matchers) if matchers else []
+            return await render_silences(request, services, form, preview=preview)
+        ends = now() + hours * HOUR
+        await create_silence(request, services, texts, form["comment"], ends)
+    except ValueError as error:
+        return await render_silences(request, services, form, problem=str(error))
+    return Redirect("/alerts/silences", status_code=303)
+
+
+@post("/alerts/silences/end", name="end silence", opt=OPERATOR_OF_ALL_SOURCES,
+      include_in_schema=False, status_code=303)  # fmt: skip
+async def submit_silence_end(request: PageRequest, services: NamedDependency[Services]) -> Redirect:
+    """End a silence."""
+    await end_silence(request, services, (await read_form(request)).get("silence", ""))
+    return Redirect("/alerts/silences", status_code=303)
+
+
+ALERT_ACTIONS: Final = [acknowledge, unacknowledge, submit_silence, submit_silence_end]

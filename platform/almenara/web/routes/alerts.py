@@ -1,0 +1,169 @@
+"""The pages of alerts: the list, one alert, the rules and the silences."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from almenara.alerting import ALERT
+from almenara.alerting.matchers import Matcher, match_all
+from almenara.alerting.model import ACTIVE
+from almenara.history import Filter
+from almenara.panels.builtin.alerts import describe_alert, list_alerts
+from almenara.panels.formats import encode_query
+from almenara.panels.view import View
+from almenara.security.identity import Role
+from almenara.web.authorization import ALL_SOURCES, VIEWER, scoped_view
+from almenara.web.csrf import csrf_token, set_form_cookie
+from almenara.web.layout import PageRequest, render_page, render_panel, render_problem_page
+from almenara.web.services import Services
+from almenara.web.state import get_auth_context
+
+DURATIONS: Final = (
+    ("1", "1 hour"), ("4", "4 hours"), ("12", "12 hours"), ("24", "1 day"), ("168", "1 week"),
+    ("720", "30 days"),
+)  # fmt: skip
+"""The durations of a silence that the form offers, in hours."""
+EMPTY_FORM: Final = {"matchers": "", "hours": "4", "comment": ""}
+
+
+def can_act(request: PageRequest) -> bool:
+    """Whether the user may acknowledge alerts."""
+    context = get_auth_context(request)
+    return context is not None and context.identity.role >= Role.OPERATOR
+
+
+def can_silence(request: PageRequest) -> bool:
+    """Whether the user may create silences, which cover alerts of every scope."""
+    context = get_auth_context(request)
+    return can_act(request) and context is not None and context.identity.scope.sees_all_sources
+
+
+def list_tabs(request: PageRequest) -> list[tuple[str, str]]:
+    """Return the addresses of the pages of alerts that the user may open, with their titles."""
+    context = get_auth_context(request)
+    tabs = [("/alerts", "Alerts")]
+    if context is not None and context.identity.scope.sees_all_sources:
+        tabs += [("/alerts/rules", "Rules"), ("/alerts/silences", "Silences")]
+    return tabs
+
+
+async def render_alert_page(
+    request: PageRequest,
+    services: Services,
+    template: str,
+    panel: str,
+    *,
+    title: str,
+    tab: str = "",
+    filters: Mapping[str, str] | None = None,
+    status_code: int = 200,
+    **context: Any,
+) -> Response[str]:
+    """Render a page of alerts around its one live panel."""
+    view = scoped_view(services, request)
+    shown = services.panels[panel]
+    parsed = shown.parse_filters(filters or {})
+    values = {
+        "tabs": list_tabs(request),
+        "tab": tab,
+        "enabled": services.alerting is not None,
+        "can_act": can_act(request),
+        "can_silence": can_silence(request),
+        "csrf": csrf_token(request),
+        "panels": {panel: await render_panel(services, view, shown, parsed)},
+        **context,
+    }
+    response = render_page(
+        services, request, template, values, name="alerts", title=title,
+        channels=[panel + encode_query(parsed.to_query())], status_code=status_code,
+    )  # fmt: skip
+    set_form_cookie(request, response)
+    return response
+
+
+@get("/alerts", name="alerts", opt=VIEWER, include_in_schema=False)
+async def alerts(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
+    """Render the alerts, those that need attention first."""
+    return await render_alert_page(
+        request, services, "alerts_page.html", "alerts", title="Alerts", tab="/alerts"
+    )
+
+
+@get("/alerts/rules", name="alert rules", opt=ALL_SOURCES, include_in_schema=False)
+async def alert_rules(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
+    """Render the rules, with the last evaluation of each."""
+    return await render_alert_page(
+        request, services, "alert_rules_page.html", "alert-rules",
+        title="Alert rules", tab="/alerts/rules",
+    )  # fmt: skip
+
+
+@get("/alerts/silences", name="silences", opt=ALL_SOURCES, include_in_schema=False)
+async def silences(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
+    """Render the silences, and the form that creates one."""
+    matchers = request.query_params.get("matchers", "")[:2_000]
+    return await render_silences(request, services, {**EMPTY_FORM, "matchers": matchers})
+
+
+async def render_silences(
+    request: PageRequest,
+    services: Services,
+    form: Mapping[str, str],
+    *,
+    problem: str = "",
+    preview: list[dict[str, Any]] | None = None,
+) -> Response[str]:
+    """Render the silences with what was entered in the form, its problem and its preview."""
+    return await render_alert_page(
+        request, services, "silences_page.html", "silences", title="Silences",
+        tab="/alerts/silences", form=form, durations=DURATIONS, problem=problem, preview=preview,
+        status_code=400 if problem else 200,
+    )  # fmt: skip
+
+
+def preview_silence(view: View, matchers: list[Matcher]) -> list[dict[str, Any]]:
+    """Return the active alerts that matchers cover."""
+    return [
+        describe_alert(alert)
+        for alert in list_alerts(view)
+        if alert.status in ACTIVE
+        and match_all(
+            matchers,
+            {
+                "severity": alert.state.get("severity", ""),
+                **alert.state.get("labels", {}),
+                "rule": alert.namespace,
+            },
+        )
+    ]
+
+
+@get("/alerts/{rule:str}/{fingerprint:str}", name="alert", opt=VIEWER, include_in_schema=False)
+async def alert(
+    request: PageRequest,
+    services: NamedDependency[Services],
+    rule: FromPath[str],
+    fingerprint: FromPath[str],
+) -> Response[str]:
+    """Render one alert: why it fires, since when, and everything that happened to it."""
+    view = scoped_view(services, request)
+    known = view.resources.get(ALERT, rule, fingerprint)
+    if (known is None or known.deleted) and not await has_history(view, f"{rule}/{fingerprint}"):
+        detail = "There is no such alert. It may have been removed by the retention."
+        return render_problem_page(services, request, 404, "Alert not found", detail)
+    matchers = [f"rule={rule}"]
+    if known is not None and (resource := known.state.get("resource")):
+        matchers.append(f"name={resource['name']}")
+    return await render_alert_page(
+        request, services, "alert_page.html", "alert", title=f"Alert {rule}",
+        filters={"rule": rule, "name": fingerprint}, rule=rule, fingerprint=fingerprint,
+        silence_link="/alerts/silences" + encode_query({"matchers": "\n".join(matchers)}),
+    )  # fmt: skip
+
+
+async def has_history(view: View, key: str) -> bool:
+    """Whether history has a transition of an alert."""
+    return bool(await view.history.events(Filter(type=f"{ALERT}.*", subject=key), limit=1))

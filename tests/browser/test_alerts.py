@@ -1,0 +1,141 @@
+"""The pages of alerts in a browser: live, by keyboard, on a phone, and without scripts."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from support.application import Almenara
+from support.servers import wait_until
+
+PLUGIN = """
+import pathlib
+
+import almenara
+from almenara.sdk import every
+from almenara.signals import Resource, Severity
+
+FAILING = pathlib.Path(__file__).parent / "failing.txt"
+
+
+class Pods:
+    name = "pods"
+
+    async def run(self, publish):
+        async for _ in every(0.2):
+            failing = FAILING.read_text().split("|")
+            await publish([
+                Resource(
+                    kind="pod", namespace="prod", name=name,
+                    status="CrashLoopBackOff" if name in failing else "Running",
+                    severity=Severity.ERROR if name in failing else Severity.INFO,
+                )
+                for name in ("web-0", "web-1", "<img src=x onerror=alert(1)>")
+            ])
+
+
+@almenara.hookimpl
+def almenara_sources(settings):
+    return [Pods()]
+"""
+RULE = {
+    "name": "crash-looping",
+    "severity": "ERROR",
+    "when": {"resource": {"kind": "pod", "status": ["CrashLoop*"]}},
+    "annotations": {"summary": "Pod {{ name }} is crash-looping"},
+    "runbook": "https://runbooks.example/crash",
+}
+
+
+class Pods:
+    """A running Almenara whose pods a test lets fail."""
+
+    def __init__(self, folder: Path) -> None:
+        plugins = folder / "plugins"
+        plugins.mkdir()
+        self.file = plugins / "failing.txt"
+        self.fail()
+        (plugins / "pods.py").write_text(PLUGIN, "utf-8")
+        config = {
+            "alerting": {"enabled": True, "rules": [RULE]},
+            "plugins_dir": str(plugins), "plugins": {"disabled": ["nats"]},
+        }  # fmt: skip
+        self.almenara = Almenara(folder / "almenara", config=config)
+
+    def fail(self, *names: str) -> None:
+        self.file.write_text("|".join(names), "utf-8")
+
+
+@pytest.fixture
+def pods(tmp_path: Path) -> Iterator[Pods]:
+    pods = Pods(tmp_path)
+    with pods.almenara:
+        yield pods
+
+
+def test_alert_appears_is_acknowledged_by_keyboard_and_resolves(pods: Pods, page: Page) -> None:
+    page.goto(f"{pods.almenara.url}/alerts")
+    expect(page.get_by_text("No alerts.")).to_be_visible()
+    pods.fail("web-0")
+    urgent = page.get_by_role("region", name="Needs attention")
+    expect(urgent.get_by_role("link", name="Pod web-0 is crash-looping")).to_be_visible(
+        timeout=20_000
+    )
+    badge = page.locator("#panel-alert-badge a")
+    expect(badge).to_contain_text("1 alert")
+    button = urgent.get_by_role("button", name="Acknowledge Pod web-0 is crash-looping")
+    button.focus()
+    page.keyboard.press("Enter")
+    acknowledged = page.get_by_role("region", name="Acknowledged")
+    expect(acknowledged.get_by_role("link", name="Pod web-0 is crash-looping")).to_be_visible()
+    expect(badge).to_have_count(0)
+    acknowledged.get_by_role("link", name="Pod web-0 is crash-looping").click()
+    expect(page.get_by_role("link", name="https://runbooks.example/crash")).to_be_visible()
+    history = page.get_by_role("region", name="History")
+    expect(history.get_by_role("listitem")).to_have_count(2)
+    pods.fail()
+    expect(history.get_by_role("listitem")).to_have_count(3, timeout=20_000)
+    expect(history).to_contain_text("resolved")
+
+
+def test_silence_form_previews_and_creates(pods: Pods, page: Page) -> None:
+    pods.fail("web-0", "web-1")
+    wait_until(lambda: "web-1 is crash" in pods.almenara.text("/alerts"), "two alerts", 60)
+    page.goto(f"{pods.almenara.url}/alerts/silences")
+    page.get_by_label("Matchers, one per line").fill("name=web-1")
+    page.get_by_label("Comment").fill("upgrade")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.get_by_text("Covers 1 active alert:")).to_be_visible()
+    page.get_by_role("button", name="Create").click()
+    row = page.get_by_role("row", name=re.compile("upgrade"))
+    expect(row).to_be_visible()
+    row.get_by_role("button", name=re.compile("^End silence")).click()
+    expect(page.get_by_text("No silences.")).to_be_visible()
+
+
+def test_pages_fit_a_phone_and_hostile_names_stay_text(pods: Pods, page: Page) -> None:
+    pods.fail("<img src=x onerror=alert(1)>")
+    wait_until(lambda: "is crash" in pods.almenara.text("/alerts"), "an alert", 60)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    link = re.search(r'href="(/alerts/crash-looping/\w+)"', pods.almenara.text("/alerts"))
+    assert link is not None
+    for address in ("/alerts", link[1], "/alerts/rules", "/alerts/silences"):
+        page.goto(pods.almenara.url + address)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390, (address, width)
+    page.goto(f"{pods.almenara.url}/alerts")
+    expect(page.get_by_text("Pod <img src=x onerror=alert(1)> is crash-looping")).to_be_visible()
+
+
+def test_pages_work_without_scripts(pods: Pods, browser: Browser) -> None:
+    pods.fail("web-0")
+    wait_until(lambda: "web-0 is crash" in pods.almenara.text("/alerts"), "an alert", 60)
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{pods.almenara.url}/alerts")
+    page.get_by_role("button", name=re.compile("^Acknowledge Pod web-0")).click()
+    expect(page.get_by_role("region", name="Acknowledged")).to_contain_text("Pod web-0")
+    context.close()
