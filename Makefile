@@ -143,6 +143,10 @@ bench-fanout: $(VENV)/.dev $(VENV)/.bench ## Measure thousands of live viewers a
 fanout: $(VENV)/.dev ## Check with many viewers that nothing is lost, grows or delays others
 	$(BIN)/python tests/benchmarks/fanout/run.py --short
 
+.PHONY: bench-alerts
+bench-alerts: $(VENV)/.dev ## Measure what 1,000 alert rules cost beside the ingest
+	$(BIN)/python tests/benchmarks/alert_rules.py
+
 .PHONY: bench-hostile
 bench-hostile: $(VENV)/.dev ## Measure what a hostile viewer takes from the others (BENCH_SECONDS=300)
 	$(BIN)/python tests/benchmarks/hostile_viewer.py

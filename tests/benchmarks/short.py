@@ -15,6 +15,7 @@ from support.api_server import programs, why_not
 HERE = Path(__file__).parent
 BENCHMARKS = (
     "run.py",
+    "alert_rules.py",
     "counts.py",
     "samples.py",
     "ray_history.py",
