@@ -227,6 +227,11 @@ class Resources:
         series = self._visible_series(metric, (kind, namespace, name))
         return None if series is None else series.newest
 
+    def latest_time(self, kind: str, namespace: str, name: str, metric: str) -> int | None:
+        """Return when the newest sample of a metric was taken; None without a sample."""
+        series = self._visible_series(metric, (kind, namespace, name))
+        return None if series is None else series.newest_time
+
     def metrics(self, resource: Resource) -> dict[str, float]:
         """Return the newest value of every metric of a resource."""
         return {

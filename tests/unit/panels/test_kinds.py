@@ -324,3 +324,17 @@ async def test_series_axis_ends_now_and_stopped_lines_have_no_value() -> None:
     alone = await render(panel, samples_until(300, "old"))
     (points,) = re.findall(r'points="([^"]*)"', alone)
     assert float(points.split()[-1].split(",")[0]) < 100
+
+
+async def test_table_has_no_value_of_a_metric_that_is_no_longer_measured() -> None:
+    node = Resource(kind="node", name="a", status="ok")
+    unknown = Resource(kind="node", name="a", status="unknown")
+    for signals, is_shown in (
+        ([node, *samples_until(1)], True),
+        ([node, *samples_until(20)], False),
+        ([node, *samples_until(20, every=10)], True),
+        ([*samples_until(1), unknown], False),
+    ):
+        text = await render(TABLE, signals)
+        assert ('<td class="right figure">12' in text) == is_shown
+        assert ('<td class="right figure">\u2013<svg' in text) == (not is_shown)

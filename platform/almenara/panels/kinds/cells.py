@@ -8,6 +8,7 @@ import msgspec
 from almenara.hookspecs import Column, DetailPanel, StatusPanel, TablePanel, TemplatePanel
 from almenara.panels.event_rows import link_to_events
 from almenara.panels.formats import encode_query, format_value
+from almenara.panels.kinds.samples import current_value
 from almenara.panels.slices import map_in_slices
 from almenara.panels.sparkline import render_sparkline
 from almenara.panels.validation import RESOURCE_FIELDS
@@ -52,7 +53,7 @@ def value_at(view: View, resource: Resource, path: str) -> Any:
         return value.name if isinstance(value, Severity) else value
     start, _, rest = path.partition(".")
     if start == "sample":
-        return view.resources.latest(resource.kind, resource.namespace, resource.name, rest)
+        return current_value(view, resource, rest)
     value = resource.state
     while rest:
         if not isinstance(value, Mapping):
@@ -107,6 +108,8 @@ async def make_rows(
 
 
 def refresh_of(panel: TablePanel | DetailPanel) -> float | None:
-    """Seconds after which the panel is rendered again, for its ages."""
-    has_ages = any(column.format == "age" for column in panel.columns)
-    return panel.refresh or (AGE_REFRESH if has_ages else None)
+    """Seconds after which the panel is rendered again, for its ages, and for samples that stop."""
+    changes_alone = any(
+        column.format == "age" or column.path.startswith("sample.") for column in panel.columns
+    )
+    return panel.refresh or (AGE_REFRESH if changes_alone else None)

@@ -8,7 +8,7 @@ from almenara.hookspecs import SampleQuery
 from almenara.panels.filters import ResourceFilters, matches_pattern
 from almenara.panels.formats import format_age
 from almenara.panels.view import View
-from almenara.signals import STALE_SINCE, UNKNOWN, Resource
+from almenara.signals import STALE_SINCE, UNKNOWN, Resource, now
 from almenara.units import SECOND
 
 STALE_STEPS: Final = 3
@@ -62,10 +62,27 @@ def stale_age(resource: Resource, points: Points, moment: int) -> str:
     """
     age = moment - points[-1][0]
     limit = STALE_AFTER if len(points) > 1 else FIRST_STALE_AFTER
-    is_known = resource.status != UNKNOWN and resource.state.get(STALE_SINCE) is None
-    if is_known and age <= max(STALE_STEPS * usual_interval(points), limit):
+    if is_known(resource) and age <= max(STALE_STEPS * usual_interval(points), limit):
         return ""
     return format_age(age / SECOND)
+
+
+def current_value(view: View, resource: Resource, metric: str) -> float | None:
+    """The newest value of a metric of a resource; None where it is no longer measured."""
+    resources, key = view.resources, resource.key
+    moment, newest = now(), resources.latest_time(*key, metric)
+    if newest is None:
+        return None
+    is_recent = moment - newest <= STALE_AFTER and is_known(resource)
+    # Its usual interval is needed for an older one alone.
+    if not is_recent and stale_age(resource, resources.series(*key, metric), moment):
+        return None
+    return resources.latest(*key, metric)
+
+
+def is_known(resource: Resource) -> bool:
+    """Whether the source of a resource can read it."""
+    return resource.status != UNKNOWN and resource.state.get(STALE_SINCE) is None
 
 
 def combine_series(series: Sequence[Points], how: str) -> list[float]:
