@@ -31,6 +31,7 @@ from almenara.redaction import Redactor
 from almenara.scope import ALERT_KIND
 from almenara.security.access import AccessControl
 from almenara.security.config_check import check_access
+from almenara.state.recorder import StateRecorder
 from almenara.state.resources import Resources
 from almenara.state.sample_history import SampleHistory
 from almenara.state.sample_restore import restore_samples
@@ -56,6 +57,7 @@ class Application:
     host: PluginHost
     resources: Resources
     samples: SampleStore
+    recorder: StateRecorder
     log_feeds: LogFeeds
     alerting: Alerting | None
     """None where it is not enabled."""
@@ -79,17 +81,22 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
             SampleStore(
                 settings.storage.dir, settings.samples, bus, settings.storage.query_timeout
             ) as samples,
+            StateRecorder(settings.storage.dir, settings.checkpoints) as recorder,
         ):
-            application = await compose(settings, plugins, bus, samples)
+            application = await compose(settings, plugins, bus, samples, recorder)
             await run(application, listener, reload=reload)
     log.info("almenara has stopped")
 
 
 async def compose(
-    settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus, samples: SampleStore
+    settings: Settings,
+    plugins: PluginRegistry,
+    bus: EmbeddedBus,
+    samples: SampleStore,
+    recorder: StateRecorder,
 ) -> Application:
     """Create the parts, from the bus upwards, and hand out those of the plugins."""
-    resources = Resources(samples)
+    resources = Resources(samples, recorder)
     replay_from = bus.last_sequence
     await resources.rebuild(bus)
     supervisor = Supervisor(bus, settings.supervisor)
@@ -103,6 +110,7 @@ async def compose(
     host = PluginHost(settings, plugins, bus, supervisor, panels, assets, log_feeds)
     for plugin in list(plugins.modules):
         host.add(plugin)
+    resources.retain_sources({state.name for state in supervisor.states()})
     rules = read_rules(settings, plugins)
     alerting = Alerting(rules, bus, supervisor) if settings.alerting.enabled else None
     check_dashboards(
@@ -146,6 +154,7 @@ async def compose(
         host=host,
         resources=resources,
         samples=samples,
+        recorder=recorder,
         log_feeds=log_feeds,
         alerting=alerting,
         replay_from=replay_from,
@@ -191,6 +200,9 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
                     name="resources",
                 ),
                 group.create_task(application.samples.run(), name="samples"),
+                group.create_task(
+                    application.recorder.run(application.resources.present), name="checkpoints"
+                ),
                 group.create_task(
                     restore_samples(application.resources, application.samples),
                     name="restore samples",

@@ -18,6 +18,7 @@ BENCHMARKS = (
     "alert_rules.py",
     "counts.py",
     "samples.py",
+    "checkpoints.py",
     "ray_history.py",
     "kubernetes_load.py",
     "kubernetes_pages.py",

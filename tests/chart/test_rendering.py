@@ -419,6 +419,7 @@ def test_retention_size_fits_the_volume() -> None:
     default = engine.configuration(render({}))
     assert default["storage"]["retention_size"] == 8 * 2**30
     assert default["samples"]["retention_size"] == 2**30
+    assert default["checkpoints"]["retention_size"] == 10 * 2**30 * 3 // 100
     given = engine.configuration(render(engine.read(SETS["retention-given"])))
     assert given["storage"]["retention_size"] == 10737418240
 

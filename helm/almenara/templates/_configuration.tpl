@@ -18,6 +18,11 @@
 {{- $_ = set $samples "retention_size" (div (include "almenara.bytes" .Values.persistence.size | int64) 10) }}
 {{- end }}
 {{- $_ = set $config "samples" $samples }}
+{{- $checkpoints := default dict $config.checkpoints }}
+{{- if not (hasKey $checkpoints "retention_size") }}
+{{- $_ = set $checkpoints "retention_size" (div (mul (include "almenara.bytes" .Values.persistence.size | int64) 3) 100) }}
+{{- end }}
+{{- $_ = set $config "checkpoints" $checkpoints }}
 {{- $plugins := dict }}
 {{- $disabled := list }}
 {{- range $name, $settings := default dict $config.plugins }}

@@ -6,6 +6,7 @@ from almenara.config.alerting import (
     ReceiverSettings,
     RouteSettings,
 )
+from almenara.config.checkpoints import CheckpointSettings
 from almenara.config.common import Count, GrantSettings, Port, Positive
 from almenara.config.intake import IntakeKind, IntakeSettings, WebhookMapping
 from almenara.config.loader import apply_environment, decode_settings, load_settings
@@ -39,6 +40,7 @@ __all__ = [
     "AlertingSettings",
     "AuthMode",
     "AuthSettings",
+    "CheckpointSettings",
     "ConfigError",
     "Count",
     "DashboardSettings",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, get_args
 import msgspec
 
 from almenara.config.alerting import AlertingSettings
+from almenara.config.checkpoints import CheckpointSettings
 from almenara.config.common import Count, GrantSettings, Port, Positive, Renamed
 from almenara.config.intake import IntakeSettings, check_intake_names
 from almenara.config.rules import IngestRule, RedactionSettings, RetentionRule, check_ages
@@ -427,6 +428,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     server: ServerSettings = msgspec.field(default_factory=ServerSettings)
     storage: StorageSettings = msgspec.field(default_factory=StorageSettings)
     samples: SampleSettings = msgspec.field(default_factory=SampleSettings)
+    checkpoints: CheckpointSettings = msgspec.field(default_factory=CheckpointSettings)
     supervisor: SupervisorSettings = msgspec.field(default_factory=SupervisorSettings)
     panels: PanelSettings = msgspec.field(default_factory=PanelSettings)
     auth: AuthSettings = msgspec.field(default_factory=AuthSettings)

@@ -4,7 +4,7 @@ import copy
 import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final, Self
 
 import msgspec
@@ -15,6 +15,7 @@ from almenara.bus.codec import read_latest_observations
 from almenara.errors import LimitExceeded, Unavailable, describe_error
 from almenara.scope import FULL_SCOPE, Scope, namespace_of
 from almenara.signals import STALE_SINCE, UNKNOWN, Resource, Sample, Severity
+from almenara.state.recorder import StateRecorder
 from almenara.state.sample_codec import Points
 from almenara.state.sample_schema import SeriesName
 from almenara.state.sample_store import SampleStore
@@ -25,6 +26,8 @@ logger = structlog.get_logger(__name__)
 
 OBSERVATIONS_READ: Final = 5_000
 """Newest resources and samples that are read from the log at start."""
+OWN_ORIGINS: Final = "almenara"
+"""How the origins of what Almenara itself publishes start."""
 DELETED_VISIBLE: Final = 300.0
 """Seconds for which a deleted resource is still listed."""
 
@@ -32,9 +35,11 @@ DELETED_VISIBLE: Final = 300.0
 class Resources:
     """What exists now, restored from the log at start and followed from there."""
 
-    def __init__(self, store: SampleStore | None = None) -> None:
+    def __init__(
+        self, store: SampleStore | None = None, recorder: StateRecorder | None = None
+    ) -> None:
         self.sequence = 0
-        self._store = store
+        self._store, self._recorder = store, recorder
         self._scope = FULL_SCOPE
         self._kinds: dict[str, dict[Key, Resource]] = defaultdict(dict)
         self._order: dict[str, list[Key]] = {}
@@ -52,10 +57,14 @@ class Resources:
         return narrowed
 
     async def rebuild(self, log: LogReader) -> None:
-        """Read the newest observations of the log; sources soon publish the rest again.
+        """Read the newest checkpoint and what follows it in the log.
 
-        Where the log cannot be read, the state starts empty rather than not at all.
+        Without a checkpoint, they are the newest observations of the log; sources soon publish the
+        rest again. Where neither can be read, the state starts empty rather than not at all.
         """
+        state = None if self._recorder is None else await self._recorder.restore()
+        self._fill({} if state is None else state.resources)
+        after = 0 if state is None else state.sequence
         try:
             records = await log.read(
                 lambda connection: read_latest_observations(
@@ -68,7 +77,39 @@ class Resources:
                 reason=describe_error(error),
             )
             return
-        self.accept(records)
+        self.accept([record for record in records if record.sequence > after])
+
+    def retain_sources(self, names: Set[str]) -> None:
+        """Remove what was restored of sources that no longer exist; Almenara's own stays.
+
+        No one would ever report what becomes of it.
+        """
+        for of_kind in self._kinds.values():
+            for key, resource in list(of_kind.items()):
+                parts = resource.origin.split("/")
+                sources = {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
+                if not sources & names and not resource.origin.startswith(OWN_ORIGINS):
+                    del of_kind[key]
+        self._order.clear()
+
+    def _fill(self, resources: Mapping[Key, Resource]) -> None:
+        for key, resource in resources.items():
+            self._kinds[key[0]][key] = resource
+
+    async def at(self, moment: int) -> Self | None:
+        """Return the resources as of a moment in microseconds since the epoch, without samples.
+
+        None where that is further back than checkpoints. Raises `Unavailable`.
+        """
+        if self._recorder is None:
+            raise Unavailable("the past of resources is not stored")
+        resources = await self._recorder.read_at(moment)
+        if resources is None:
+            return None
+        past = type(self)()
+        past._scope = self._scope
+        past._fill(resources)
+        return past
 
     async def follow(self, bus: Bus, after: int) -> None:
         """Apply every signal after a sequence, until cancelled."""
@@ -78,26 +119,32 @@ class Resources:
     def accept(self, batch: Sequence[Record]) -> None:
         """Apply records, in the order of the log."""
         stored: list[Record] = []
+        changed: list[Resource] = []
         for record in batch:
             signal = record.signal
             if isinstance(signal, Sample):
                 if self._samples.add(signal):
                     stored.append(record)
-            elif isinstance(signal, Resource):
-                self._put(signal)
+            elif isinstance(signal, Resource) and self._put(signal):
+                changed.append(signal)
         if batch:
             self.sequence = batch[-1].sequence
+            if self._recorder is not None:
+                self._recorder.accept(changed, self.sequence)
             if self._store is not None:
                 self._store.accept(stored, self.sequence)
         self._remove_deleted()
 
-    def _put(self, resource: Resource) -> None:
+    def _put(self, resource: Resource) -> bool:
+        """Store a resource, and return whether more than its time has changed."""
         of_kind, key = self._kinds[resource.kind], resource.key
-        if key not in of_kind:
+        before = of_kind.get(key)
+        if before is None:
             self._order.pop(resource.kind, None)
         of_kind[key] = resource
         if resource.deleted:
             self._deleted.append((time.monotonic(), resource))
+        return before is None or msgspec.structs.replace(resource, time=before.time) != before
 
     def _remove_deleted(self) -> None:
         while self._deleted and self._deleted[0][0] < time.monotonic() - DELETED_VISIBLE:
@@ -118,6 +165,16 @@ class Resources:
                 for origin, count in self._samples.dropped.items()
             ),
             *(() if self._store is None else self._store.warnings),
+            *(() if self._recorder is None else self._recorder.warnings),
+        ]
+
+    def present(self) -> list[Resource]:
+        """List every resource that exists now, whatever the scope, in no order."""
+        return [
+            resource
+            for of_kind in self._kinds.values()
+            for resource in of_kind.values()
+            if not resource.deleted
         ]
 
     def restore_series(self, name: SeriesName, points: Points) -> None:

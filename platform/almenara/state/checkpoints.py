@@ -1,0 +1,200 @@
+"""Checkpoints of all resources, and what changed in between: the state as of any moment.
+
+They are in a database of their own, `resources.db`. A checkpoint holds every resource, compressed;
+a piece of changes holds those of some seconds. The state as of a moment is the checkpoint before it
+and the changes up to it. What is not written when the process is killed is still in the bus: a
+start reads the newest checkpoint, the changes after it, and the bus from there.
+"""
+
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from almenara.bus.schema import create_private
+from almenara.config import CheckpointSettings
+from almenara.errors import AlmenaraError
+from almenara.signals import Resource
+from almenara.state.samples import Key
+from almenara.units import SECOND
+
+DATABASE: Final = "resources.db"
+VERSION: Final = 1
+LEVEL: Final = 3
+"""Of zlib: a checkpoint is read as quickly at any, and written in half the time of the default."""
+PART: Final = 200
+"""Resources that are encoded and decoded at once, so that others get the interpreter in between."""
+TABLES: Final = """
+CREATE TABLE checkpoints (
+    time INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE TABLE changes (
+    last INTEGER PRIMARY KEY, first INTEGER NOT NULL, sequence INTEGER NOT NULL, body BLOB NOT NULL
+);
+"""
+
+Change = tuple[int, Resource]
+"""When a resource changed, in microseconds since the epoch, and what it is since."""
+
+
+class CheckpointsTooNewError(AlmenaraError):
+    """A newer Almenara wrote this database; the text names the file and a remedy."""
+
+
+class DamagedCheckpointError(sqlite3.DatabaseError):
+    """The bytes of a checkpoint are not what was written."""
+
+
+class StoredState(msgspec.Struct, frozen=True):
+    """Resources as of a moment."""
+
+    time: int
+    """Of the checkpoint, or of the last change after it."""
+    sequence: int
+    """Of the bus: everything up to it is in the state."""
+    resources: dict[Key, Resource]
+
+
+class CheckpointDatabase:
+    """The database; its methods block, and are for one thread at a time."""
+
+    def __init__(self, path: Path, settings: CheckpointSettings) -> None:
+        """Raises `CheckpointsTooNewError`, `OSError` and `sqlite3.Error`."""
+        self.path, self._settings = path, settings
+        create_private(path)
+        self._connection = sqlite3.connect(
+            path, timeout=10, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._open()
+        except UnicodeDecodeError:
+            # The message of SQLite quotes the schema, in which a byte has changed.
+            self._connection.close()
+            raise sqlite3.DatabaseError("malformed database schema: it is not UTF-8") from None
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _open(self) -> None:
+        connection = self._connection
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        # What a power failure takes is read again from the bus, so no commit waits for the disk.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA journal_size_limit = 16777216")
+        connection.execute("PRAGMA cache_size = -1024")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise CheckpointsTooNewError(
+                f"{self.path} was written by a newer Almenara (schema {version}, this version reads"
+                f" up to {VERSION}). Upgrade Almenara, or remove the file."
+            )
+        if version == 0:
+            connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+        connection.execute("SELECT max(time), max(last) FROM checkpoints, changes").fetchone()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def store_changes(self, changes: list[Change], sequence: int) -> None:
+        """Store changes in their order; `sequence` is that of the bus after them."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?)",
+            (changes[-1][0], changes[0][0], sequence, _encode(changes)),
+        )
+
+    def store_checkpoint(self, time: int, sequence: int, resources: Iterable[Resource]) -> None:
+        """Store every resource as of a moment, and remove what is older than it may be."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)",
+            (time, sequence, _encode(list(resources))),
+        )
+        self._remove(time)
+
+    def read_latest(self) -> StoredState | None:
+        """Return the newest state; None without a checkpoint."""
+        return self.read_at(2**62)
+
+    def read_at(self, time: int) -> StoredState | None:
+        """Return the state as of a moment; None for one before the first checkpoint."""
+        row = self._connection.execute(
+            "SELECT time, sequence, body FROM checkpoints WHERE time <= ?"
+            " ORDER BY time DESC LIMIT 1",
+            (time,),
+        ).fetchone()
+        if row is None:
+            return None
+        start, sequence, body = row
+        resources: dict[Key, Resource] = {}
+        for part in _decode(body, list[Resource]):
+            resources.update((resource.key, resource) for resource in part)
+        reached = start
+        pieces = self._connection.execute(
+            "SELECT last, sequence, body FROM changes WHERE last > ? AND first <= ? ORDER BY last",
+            (start, time),
+        )
+        for reached, sequence, piece in pieces:  # noqa: B007
+            for changes in _decode(piece, list[Change]):
+                apply_changes(resources, changes, start, time)
+        return StoredState(reached, sequence, resources)
+
+    def _remove(self, time: int) -> None:
+        """Remove checkpoints beyond the age, and the oldest beyond the size; the newest stays."""
+        connection, settings = self._connection, self._settings
+        earliest = time - int(settings.retention_age * SECOND)
+        sizes = connection.execute(
+            "SELECT time, length(body) + (SELECT coalesce(sum(length(body)), 0) FROM changes"
+            " WHERE last > checkpoints.time AND last <= coalesce((SELECT min(later.time)"
+            " FROM checkpoints later WHERE later.time > checkpoints.time), 1 << 62))"
+            " FROM checkpoints ORDER BY time DESC"
+        ).fetchall()
+        total, first = 0, time
+        for start, size in sizes:
+            total += size
+            if total > settings.retention_size and start < first:
+                break
+            first = start
+            if start < earliest:
+                # The one before the age still has the state as of then.
+                break
+        connection.execute("DELETE FROM checkpoints WHERE time < ?", (first,))
+        connection.execute("DELETE FROM changes WHERE last <= ?", (first,))
+        connection.execute("PRAGMA incremental_vacuum").fetchall()
+
+
+def apply_changes(
+    resources: dict[Key, Resource], changes: Iterable[Change], after: int, until: int
+) -> None:
+    """Apply changes after one moment and up to another."""
+    for time, resource in changes:
+        if after < time <= until:
+            if resource.deleted:
+                resources.pop(resource.key, None)
+            else:
+                resources[resource.key] = resource
+
+
+def _encode(values: Sequence[object]) -> bytes:
+    """Return values in parts, each of which takes a few milliseconds to decode."""
+    out = bytearray()
+    for first in range(0, len(values), PART):
+        body = zlib.compress(msgspec.json.encode(values[first : first + PART]), LEVEL)
+        out += len(body).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body
+    return bytes(out)
+
+
+def _decode(body: bytes, kind: Any) -> Iterator[Any]:
+    """Yield the parts. Raises `DamagedCheckpointError`."""
+    place = 0
+    while place < len(body):
+        length = int.from_bytes(body[place : place + 4], "little")
+        checksum = int.from_bytes(body[place + 4 : place + 8], "little")
+        part = body[place + 8 : place + 8 + length]
+        if zlib.crc32(part) != checksum:
+            raise DamagedCheckpointError("the checksum of a checkpoint is wrong")
+        yield msgspec.json.decode(zlib.decompress(part), type=kind)
+        place += 8 + length
