@@ -146,11 +146,11 @@ class TaskView(msgspec.Struct):
 
 def examine(record: TaskRecord) -> TaskView:
     """Compute what the facts about a task say."""
-    facts = record.facts
+    facts = select_round(record.facts)
     role = last_of([fact.role for fact in facts if fact.step != "vote"])
     talk_facts = [fact for fact in facts if fact.step in DELIBERATION]
     dispatch = next((fact for fact in facts if fact.step == "task_dispatched"), None)
-    outcome = next((fact for fact in reversed(facts) if fact.step in OUTCOMES), None)
+    outcome = find_outcome(facts)
     results = find_results(facts, dispatch, outcome, has_talk=bool(talk_facts))
     answers = [
         fact
@@ -171,6 +171,24 @@ def examine(record: TaskRecord) -> TaskView:
         deliberation=deliberation,
         work=work,
     )
+
+
+def select_round(facts: Sequence[Fact]) -> Sequence[Fact]:
+    """The facts since a deliberation was started again, after one that had ended."""
+    starts = [fact for fact in facts if fact.step == "deliberation_started"]
+    if not starts:
+        return facts
+    newest = starts[-1].time
+    before = newest - CLOCK_SKEW
+    was_started = starts[0].time < before
+    has_ended = any(fact.step in OUTCOMES and fact.time < before for fact in facts)
+    return [fact for fact in facts if fact.time >= newest] if was_started and has_ended else facts
+
+
+def find_outcome(facts: Sequence[Fact]) -> Fact | None:
+    """The end of a deliberation: what was reported last, when it was first reported."""
+    last = next((fact for fact in reversed(facts) if fact.step in OUTCOMES), None)
+    return next((fact for fact in facts if last and fact.step == last.step), None)
 
 
 def last_of(texts: Sequence[str]) -> str:

@@ -123,6 +123,16 @@ def test_result_with_a_slow_clock_from_another_stream_is_not_a_proposal() -> Non
     assert find(run, "deliberation").state["proposals"][MEMBERS[1]] == "a queue"
 
 
+def test_deliberation_that_is_started_again_is_running() -> None:
+    run = ProcessorRun(create)
+    run.feed(started(), completed(), completed(6), started(20))
+    assert find(run, "deliberation").status == "running"
+    assert find(run, "agent", MEMBERS[0]).status == "working"
+    run.feed(completed(22, MEMBERS[2]))
+    assert find(run, "deliberation").state["winner"] == MEMBERS[2]
+    assert find(run, "deliberation").state["duration"] == 2.0
+
+
 def test_a_winner_that_is_not_certain_is_marked() -> None:
     cases = (
         ([started(), completed(winner="agent-x")], "not a member"),
