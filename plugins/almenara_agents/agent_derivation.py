@@ -68,6 +68,10 @@ def find_silent(publication: Publication, agent: AgentRecord) -> dict[str, int]:
 def store_agent(publication: Publication, name: str, agent: AgentRecord) -> None:
     """Store and publish an agent, with the timer of its silence."""
     step = publication.step
+    if publication.state.get(f"agent/{name}", AgentRecord) is None and not publication.admit(
+        "agents"
+    ):
+        return
     due = find_silent(publication, agent)
     for key, assignment in agent.assignments.items():
         if assignment.stuck and due.get(key, step.time + 1) > step.time:
@@ -98,6 +102,7 @@ def check_silence(publication: Publication, name: str) -> bool:
     forgotten = agent.heard + int(publication.settings.agent_retention * SECOND)
     if moment >= forgotten:
         publication.state.delete(f"agent/{name}")
+        publication.release("agents")
         publication.delete(AGENT, name)
         return False
     store_agent(publication, name, agent)

@@ -15,6 +15,8 @@ from almenara_agents.settings import AgentsSettings
 USUAL_VALUES: Final = 50
 """Durations from which the usual one is computed: the last ones."""
 MIN_USUAL_VALUES: Final = 5
+LIMITS: Final = {"agents": 5_000, "councils": 300, "tasks": 10_000, "usual": 1_000}
+"""Records of each kind that are stored at most; what would need another one is left out."""
 
 
 class Publication:
@@ -74,9 +76,24 @@ class Publication:
             )
         )
 
+    def admit(self, kind: str) -> bool:
+        """Count one more record of a kind; False where its limit is reached."""
+        count = self.state.get(f"count/{kind}", int) or 0
+        if count < LIMITS[kind]:
+            self.state.set(f"count/{kind}", count + 1)
+            return True
+        return False
+
+    def release(self, kind: str) -> None:
+        """Count one record less of a kind."""
+        self.state.set(f"count/{kind}", max((self.state.get(f"count/{kind}", int) or 0) - 1, 0))
+
     def learn(self, role: str, step: str, seconds: float) -> None:
         """Add a duration to those of a role and a step."""
-        values = self.state.get(f"usual/{step}/{role}", list[float]) or []
+        values = self.state.get(f"usual/{step}/{role}", list[float])
+        if values is None and not self.admit("usual"):
+            return
+        values = values or []
         self.state.set(f"usual/{step}/{role}", [*values, round(seconds, 3)][-USUAL_VALUES:])
 
     def usual(self, role: str, step: str) -> float | None:
@@ -97,6 +114,7 @@ class Publication:
         finished.append(task)
         for oldest in finished[: -self.settings.finished_limit]:
             self.state.delete(f"task/{oldest}")
+            self.release("tasks")
             self.step.cancel_timer(f"task/{oldest}")
             self.delete(DELIBERATION, oldest)
             self.delete(TASK, oldest)

@@ -29,7 +29,10 @@ MAX_PUBLISHED_TEXT: Final = 160
 
 def derive_task(publication: Publication, fact: Fact) -> None:
     """Derive from an event about a task."""
-    record = publication.state.get(f"task/{fact.task}", TaskRecord) or TaskRecord()
+    record = publication.state.get(f"task/{fact.task}", TaskRecord)
+    if record is None and not publication.admit("tasks"):
+        return
+    record = record or TaskRecord()
     before = examine(record) if record.facts else None
     if not record.add(fact):
         publication.state.set(f"task/{fact.task}", record)
@@ -206,7 +209,10 @@ def quorum(talk: Deliberation) -> str:
 def update_council(publication: Publication, task: str, view: TaskView, talk: Deliberation) -> None:
     """Derive the council of a role from one of its deliberations."""
     name = view.role
-    council = publication.state.get(f"council/{name}", CouncilRecord) or CouncilRecord()
+    council = publication.state.get(f"council/{name}", CouncilRecord)
+    if council is None and not publication.admit("councils"):
+        return
+    council = council or CouncilRecord()
     for member in talk.members:
         council.members[member] = publication.step.time
     while len(council.members) > MAX_COUNCIL_MEMBERS:
@@ -234,6 +240,7 @@ def leave_council(publication: Publication, task: str, name: str) -> None:
     council.running.pop(task, None)
     if not council.running and (council.last is None or council.last.id == task):
         publication.state.delete(f"council/{name}")
+        publication.release("councils")
         publication.delete(COUNCIL, name)
         return
     publication.state.set(f"council/{name}", council)

@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 import msgspec
+import pytest
 
 from almenara.signals import Event, Resource
 from almenara.testing import ProcessorRun, check_processor, conformance
@@ -228,6 +229,22 @@ def test_finished_deliberations_and_stories_are_bounded() -> None:
     kinds = [kind for kind, _ in last(run)]
     assert kinds.count("agents.deliberation") == 3
     assert kinds.count("agents.story") == 2
+
+
+def test_names_without_an_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"agents": 5, "councils": 3, "tasks": 10, "usual": 2}
+    monkeypatch.setattr("almenara_agents.publication.LIMITS", limits)
+    run = ProcessorRun(lambda: create(finished_limit=4))
+    for number in range(12):
+        names = [f"a-{number}"]
+        run.feed(started(number, f"t{number}", f"R{number}", agents=names))
+    kinds = [kind for kind, _ in last(run)]
+    assert kinds.count("agents.agent") == 5
+    assert kinds.count("agents.council") == 3
+    assert kinds.count("agents.deliberation") == 10
+    run.feed(*(completed(20, "a-1", f"t{number}") for number in range(10)), started(30, "new"))
+    assert ("agents.deliberation", "new") in last(run)
+    assert not run.failures
 
 
 def test_configured_mapping_reads_other_field_paths() -> None:
