@@ -90,6 +90,14 @@ def test_samples_are_returned_in_steps(almenara: Almenara) -> None:
     assert almenara.get("/api/samples?metric=cpu&until=1h&since=2h")["series"] == []
 
 
+def test_metrics_report_the_sample_store(almenara: Almenara) -> None:
+    names = {line.split("{")[0].split(" ")[0] for line in almenara.text("/metrics").splitlines()}
+    assert {
+        "almenara_samples_waiting", "almenara_sample_series", "almenara_sample_store_bytes",
+        "almenara_sample_store_write_failed",
+    } <= names  # fmt: skip
+
+
 def test_samples_are_exported_as_a_table_without_formulas(almenara: Almenara) -> None:
     table = [*csv.DictReader(io.StringIO(almenara.text("/api/samples.csv?name=web-1&step=10m")))]
     assert {row["metric"] for row in table} == {"cpu", "requests_total", "'=formula"}

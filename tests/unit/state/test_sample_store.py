@@ -25,31 +25,13 @@ from almenara.state.sample_restore import restore_samples
 from almenara.state.sample_schema import SLOT, WINDOW
 from almenara.state.sample_store import SampleStore
 from almenara.units import MILLISECOND
+from support.moved_clock import MovedClock
 
 pytestmark = pytest.mark.anyio
 
 START = 1_767_225_600_000
 """Milliseconds; the start of a window and a day."""
 HOURS = 10
-
-
-class MovedClock:
-    """A clock that tests move; nothing of the store waits on it."""
-
-    def __init__(self, start: int) -> None:
-        self._start, self._passed = start, 0.0
-
-    def move(self, seconds: float) -> None:
-        self._passed += seconds
-
-    def now(self) -> int:
-        return self._start + round(self._passed * 1_000_000)
-
-    def monotonic(self) -> float:
-        return self._passed
-
-    async def sleep(self, seconds: float) -> None:
-        raise AssertionError("the store must not wait on the clock")
 
 
 @dataclasses.dataclass
