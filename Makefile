@@ -183,7 +183,7 @@ screenshots: $(VENV)/.dev ## Take the screenshots of the documentation
 	ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/browser/screenshots.py
 
 # The extras of pyproject.toml that an image can be built with or without.
-EXTRAS := nats http prometheus valkey vllm kubernetes ray notifiers oidc kubernetes-access
+EXTRAS := nats http prometheus valkey vllm kubernetes ray notifiers otlp oidc kubernetes-access
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --no-emit-package almenara
 

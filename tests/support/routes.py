@@ -58,6 +58,7 @@ WITHOUT_SCOPE = {
     "/alerts/{rule:str}/{fingerprint:str}",
     "/api/alerts/{rule:str}/{fingerprint:str}/acknowledge",
     "/api/alerts/{rule:str}/{fingerprint:str}/unacknowledge",
+    "/intake/otlp/v1/{kind:str}",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import msgspec
 from almenara.config.common import Count, Positive
 from almenara.config.secrets import Secret
 
-IntakeKind = Literal["cloudevents", "webhook", "alertmanager", "grafana"]
+IntakeKind = Literal["cloudevents", "webhook", "alertmanager", "grafana", "otlp"]
 INTAKE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -43,7 +43,7 @@ class IntakeSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     kind: IntakeKind
     """What the sender pushes, and so its address: `/intake/<kind>`, and `/intake/webhook/<name>` of
-    a webhook."""
+    a webhook. `otlp` is OpenTelemetry: its endpoint is `/intake/otlp`."""
     mapping: WebhookMapping | None = None
     """Fields of the events, only with the kind `webhook`. The default fits `signature`."""
     signature: Literal["github", "gitlab"] | None = None

@@ -19,6 +19,7 @@ from almenara.intake.alerts import read_alerts
 from almenara.intake.body import decompress
 from almenara.intake.cloudevents import read_events
 from almenara.intake.errors import IntakeBusyError, RefusedPushError
+from almenara.intake.repeats import RecentSamples
 from almenara.intake.signatures import check_signature
 from almenara.intake.webhook import read_webhook
 from almenara.signals import Event, Signal, now
@@ -47,7 +48,7 @@ class Intake:
             name=self.origin, plugin=PREFIX, isolation="task", status="running"
         )
         self._bus, self._max_queued = bus, max_queued
-        self._rate = RateMeter()
+        self._rate, self._samples = RateMeter(), RecentSamples()
         self._running = 0
         # A token bucket that may go into debt, so that a batch above `burst` is admitted as well.
         self._tokens = float(settings.burst)
@@ -108,8 +109,9 @@ class Intake:
         # In a thread, since a large body takes a while; the readers keep no state.
         signals = await asyncio.to_thread(self._read, body, headers, read)
         self._tokens -= max(len(signals) - 1, 0)
-        if signals:
-            await self._publish(signals)
+        if fresh := self._samples.without_repeats(signals):
+            await self._publish(fresh)
+            self._samples.remember(fresh)
         self.state.last_received = now()
         events = sum(isinstance(signal, Event) for signal in signals)
         self.state.events += events
@@ -193,7 +195,8 @@ class Intakes:
 
 
 def reader_of(intake: Intake, headers: Mapping[str, str]) -> Read:
-    """Return what turns the decoded body of a request to an intake into signals."""
+    """Return what turns the decoded body of a request to an intake into signals; requests of
+    OpenTelemetry have an `OtlpReader`, since their responses depend on what was read."""
     settings, received = intake.settings, now()
     match settings.kind:
         case "cloudevents":
@@ -205,3 +208,5 @@ def reader_of(intake: Intake, headers: Mapping[str, str]) -> Read:
             )  # fmt: skip
         case "alertmanager" | "grafana":
             return partial(read_alerts, sender=settings.kind, settings=settings, received=received)
+        case "otlp":
+            raise ValueError("requests of OpenTelemetry are read by OtlpReader")

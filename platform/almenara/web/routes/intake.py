@@ -4,14 +4,17 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
-from litestar import Request, post
+from litestar import Request, Response, post
 from litestar.di import NamedDependency
+from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from almenara.config import IntakeKind
 from almenara.intake.errors import RefusedPushError
 from almenara.intake.intakes import Intake, reader_of
+from almenara.intake.otlp import OtlpReader
+from almenara.intake.otlp_model import REQUESTS
 from almenara.web.authorization import INTAKE
 from almenara.web.services import Services
 from almenara.web.state import get_auth_context, get_request_info
@@ -59,22 +62,47 @@ async def push_grafana(request: IntakeRequest, services: NamedDependency[Service
     return await _push(request, services, "grafana")
 
 
+@post("/intake/otlp/v1/{kind:str}", opt=INTAKE, include_in_schema=False, status_code=200,
+      request_max_body_size=None)  # fmt: skip
+async def push_otlp(
+    request: IntakeRequest, services: NamedDependency[Services], kind: FromPath[str]
+) -> Response[bytes]:
+    """Store what OpenTelemetry exports: log records, spans and metrics."""
+    if kind not in REQUESTS:
+        raise NotFoundException
+    intake, headers = _find(request, services, "otlp", ""), _read_headers(request)
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    reader = OtlpReader(kind, content_type, intake.settings)
+    with intake.admit():
+        await intake.push(await _read_body(request, intake), headers, reader.read)
+    intake.state.rejected += reader.rejected
+    return Response(reader.response(), media_type=content_type)
+
+
 async def _push(
     request: IntakeRequest, services: Services, kind: IntakeKind, name: str = ""
 ) -> Accepted:
-    intake = _find(request, services, kind, name)
+    intake, headers = _find(request, services, kind, name), _read_headers(request)
     with intake.admit():
-        headers = {
-            header: ", ".join(values)
-            for header, values in get_request_info(request).headers.items()
-        }
-        body = await request.body()
-        if len(body) > (limit := intake.settings.max_body_bytes):
-            raise RefusedPushError(
-                f"The body exceeds {limit} bytes (intake.{intake.name}.max_body_bytes).",
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            )
+        body = await _read_body(request, intake)
         return Accepted(await intake.push(body, headers, reader_of(intake, headers)))
+
+
+def _read_headers(request: IntakeRequest) -> dict[str, str]:
+    """Return the headers by lower-case name; values of a repeated one are joined."""
+    headers = get_request_info(request).headers
+    return {name: ", ".join(values) for name, values in headers.items()}
+
+
+async def _read_body(request: IntakeRequest, intake: Intake) -> bytes:
+    """Return the body as it was sent. Raises `RefusedPushError` beyond the limit of the intake."""
+    body = await request.body()
+    if len(body) > (limit := intake.settings.max_body_bytes):
+        raise RefusedPushError(
+            f"The body exceeds {limit} bytes (intake.{intake.name}.max_body_bytes).",
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        )
+    return body
 
 
 def _find(request: IntakeRequest, services: Services, kind: IntakeKind, name: str) -> Intake:
@@ -101,5 +129,5 @@ def _find(request: IntakeRequest, services: Services, kind: IntakeKind, name: st
 
 
 INTAKES: Final[list[HTTPRouteHandler]] = [
-    push_cloudevents, push_webhook, push_alertmanager, push_grafana,
+    push_cloudevents, push_webhook, push_alertmanager, push_grafana, push_otlp,
 ]  # fmt: skip
