@@ -30,6 +30,7 @@ from almenara.web.routes.intake import INTAKES
 from almenara.web.routes.live import live
 from almenara.web.routes.oidc import OIDC
 from almenara.web.routes.probes import PROBES
+from almenara.web.routes.receivers import RECEIVERS
 from almenara.web.routes.sign_in import SIGN_IN
 from almenara.web.routes.tokens import TOKENS
 from almenara.web.services import Services
@@ -83,6 +84,7 @@ def create_router(services: Services) -> Litestar:
             *TOKENS,
             *INTAKES,
             *ALERT_ACTIONS,
+            *RECEIVERS,
             live,
         ],
         guards=[authorize],

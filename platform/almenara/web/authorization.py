@@ -32,6 +32,7 @@ ADMIN: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.ADMIN}
 ALL_SOURCES: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.VIEWER, "all_sources": True}
 """For viewers who see all sources, because the response cannot be narrowed to a scope."""
 OPERATOR_OF_ALL_SOURCES: Final[dict[str, Any]] = {**OPERATOR, "all_sources": True}
+ADMIN_OF_ALL_SOURCES: Final[dict[str, Any]] = {**ADMIN, "all_sources": True}
 METRICS: Final[dict[str, Any]] = {**ALL_SOURCES, "metrics": True}
 INTAKE: Final[dict[str, Any]] = {REQUIRED_ROLE: Role.ADMIN, "all_sources": True, "intake": True,
                                  "csrf": False}  # fmt: skip

@@ -15,7 +15,7 @@ SOURCE: Final = "almenara/notifications"
 LISTED_ALERTS: Final = 20
 STATUSES: Final = {
     "ready": Severity.INFO,
-    "idle": Severity.INFO,
+    "idle": Severity.DEBUG,
     "failing": Severity.ERROR,
 }
 

@@ -9,6 +9,7 @@ from almenara.panels.builtin import (
     failures,
     histogram,
     numbers,
+    receivers,
     sources,
 )
 
@@ -24,4 +25,5 @@ BUILTIN_PANELS: Final = (
     alerts.BADGE,
     alert_rules.RULES,
     alert_rules.SILENCES,
+    receivers.PANEL,
 )

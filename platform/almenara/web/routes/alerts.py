@@ -47,6 +47,7 @@ def list_tabs(request: PageRequest) -> list[tuple[str, str]]:
     tabs = [("/alerts", "Alerts")]
     if context is not None and context.identity.scope.sees_all_sources:
         tabs += [("/alerts/rules", "Rules"), ("/alerts/silences", "Silences")]
+        tabs.append(("/alerts/receivers", "Receivers"))
     return tabs
 
 
