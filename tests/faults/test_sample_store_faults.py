@@ -71,14 +71,19 @@ async def read_all(
     history = SampleHistory(store, resources)
     step = 3_600_000
     for first in range(since // MILLISECOND, until, step):
-        _, found = await history.points(
-            SeriesMatch(), since=first, until=min(first + step, until), step=1,
+        async for group in history.evaluate(
+            SeriesMatch(),
+            lambda rollups, width: (width, rollups),
+            since=first,
+            until=min(first + step, until),
+            step=1,
             moment=now() // MILLISECOND,
-        )  # fmt: skip
-        for series in found:
-            samples.setdefault(series.name.name, []).extend(
-                zip(series.points.times, series.points.values, strict=True)
-            )
+        ):
+            for name, (width, rollups) in group:
+                assert width == 0
+                samples.setdefault(name.name, []).extend(
+                    zip(rollups.times, rollups.totals, strict=True)
+                )
     return samples
 
 
