@@ -18,6 +18,8 @@ def almenara_settings() -> type[AgentsSettings]:
 
 @almenara.hookimpl
 def almenara_processors(settings: AgentsSettings) -> Sequence[TimedProcessor]:
+    if not settings.enabled:
+        return []
     from almenara_agents.processor import AgentsProcessor
 
     return [AgentsProcessor(settings)]
@@ -25,6 +27,8 @@ def almenara_processors(settings: AgentsSettings) -> Sequence[TimedProcessor]:
 
 @almenara.hookimpl
 def almenara_panels(settings: AgentsSettings) -> Sequence[Panel]:
+    if not settings.enabled:
+        return []
     from almenara_agents.panels import list_panels
 
     return list_panels()
@@ -32,6 +36,8 @@ def almenara_panels(settings: AgentsSettings) -> Sequence[Panel]:
 
 @almenara.hookimpl
 def almenara_pages(settings: AgentsSettings) -> Sequence[Page]:
+    if not settings.enabled:
+        return []
     from almenara_agents.panels import list_pages
 
     return list_pages()
@@ -49,6 +55,8 @@ def almenara_static() -> Path:
 
 @almenara.hookimpl
 def almenara_alert_rules(settings: AgentsSettings) -> Sequence[AlertRule]:
+    if not settings.enabled:
+        return []
     from almenara_agents.alert_rules import RULES
 
     return RULES

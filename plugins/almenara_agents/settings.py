@@ -27,6 +27,8 @@ class MappingSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class AgentsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Agents, councils, deliberations, tasks and stories, derived from events."""
 
+    enabled: bool = False
+    """Whether agents are derived from the events of a fleet, and the page about them exists."""
     mappings: list[MappingSettings] = []
     """Further vocabularies of events; they take precedence over the built-in one."""
     stuck_factor: Annotated[float, msgspec.Meta(gt=1)] = 2.0

@@ -110,6 +110,7 @@ def make_environment(options: Options, nats_url: str, cluster: Mapping[str, Any]
     return {
         **os.environ,
         "ALMENARA_PLUGINS__NATS__SERVERS": f'["{nats_url}"]',
+        "ALMENARA_PLUGINS__AGENTS__ENABLED": "true",
         "ALMENARA_STORAGE__DIR": str(options.data_dir / "almenara"),
         "ALMENARA_SERVER__PORT": str(options.port),
         "ALMENARA_PLUGINS__RAY__CLUSTERS": msgspec.json.encode([cluster]).decode(),

@@ -15,6 +15,7 @@ PLUGINS = {
     "kubernetes": {"clusters": [{"name": "prod", "simulated": True}]},
     "ray": {"clusters": [{"name": "prod", "url": "http://127.0.0.1:1"}]},
     "http": {"checks": [{"name": "site", "url": "http://127.0.0.1:1"}]},
+    "agents": {"enabled": True},
     "valkey": {"deployments": [{"name": "cache", "urls": ["redis://127.0.0.1:1"]}]},
     "vllm": {"servers": [{"name": "chat", "url": "http://127.0.0.1:1"}]},
     "prometheus": {

@@ -1,5 +1,6 @@
 """The panels of agents: trouble first, and text of the fleet only as text."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from almenara_agents.processor import AgentsProcessor
 from almenara_agents.settings import AgentsSettings
 
 pytestmark = pytest.mark.anyio
+render = partial(render_panel, "agents", settings={"enabled": True})
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -45,7 +47,7 @@ async def test_councils_have_trouble_first_with_proposals_and_dissent() -> None:
         ("VOTE_CAST", {"task_id": "t1", "agent_id": "A-2", "choice": "A-2"}),
         completion("t1", "A-1"), deliberation("Z", "t2"), advance=1,
     )  # fmt: skip
-    html = await render_panel("agents", "councils", signals)
+    html = await render("councils", signals)
     assert html.index("<b>Z</b>") < html.index("<b>A</b>")
     assert 'data-status="stuck" href="/events?subject=Z-1"' in html
     assert "dissents" in html
@@ -58,25 +60,25 @@ async def test_agents_are_filtered_by_role_and_status() -> None:
     signals = derive(
         deliberation("A", "t1"), completion("t1", "A-1"), deliberation("Z", "t2"), advance=1
     )
-    html = await render_panel("agents", "agents", signals)
+    html = await render("agents", signals)
     assert html.index(">Z-1<") < html.index(">A-1<")
     assert "silent for " in html
-    html = await render_panel("agents", "agents", signals, query={"status": "idle"})
+    html = await render("agents", signals, query={"status": "idle"})
     assert ">A-1<" in html
     assert ">Z-1<" not in html
-    html = await render_panel("agents", "agents", signals, query={"role": "z"})
+    html = await render("agents", signals, query={"role": "z"})
     assert ">A-1<" not in html
 
 
 async def test_overview_counts_stuck_agents() -> None:
-    html = await render_panel("agents", "overview", derive(deliberation("Z", "t2"), advance=1))
+    html = await render("overview", derive(deliberation("Z", "t2"), advance=1))
     assert 'class="warn"' in html
     assert "active agents (of 2)" in html
 
 
 async def test_deliberations_mark_a_winner_that_is_not_certain() -> None:
     signals = derive(deliberation("A", "t1"), completion("t1", "stranger"))
-    html = await render_panel("agents", "deliberations", signals)
+    html = await render("deliberations", signals)
     assert "uncertain" in html
     assert "the reported winner stranger is not a member" in html
 
@@ -86,7 +88,7 @@ async def test_stories_are_a_board_by_phase() -> None:
         *(("STORY_CREATED", {"story_id": f"US-{n}", "title": HOSTILE}) for n in range(10)),
         ("STORY_TRANSITIONED", {"story_id": "US-1", "to_state": "BUILD"}),
     )
-    html = await render_panel("agents", "stories", signals)
+    html = await render("stories", signals)
     assert html.index("created") < html.index("BUILD")
     assert "and 1 more" in html
     assert HOSTILE not in html
@@ -94,4 +96,4 @@ async def test_stories_are_a_board_by_phase() -> None:
 
 @pytest.mark.parametrize("panel", ["councils", "agents", "deliberations", "stories", "overview"])
 async def test_panels_without_a_fleet_have_a_text(panel: str) -> None:
-    assert "reported yet" in await render_panel("agents", panel, [])
+    assert "reported yet" in await render(panel, [])

@@ -18,7 +18,7 @@ START = 1_767_225_600 * SECOND
 MEMBERS = ["agent-dev-001", "agent-dev-002", "agent-dev-003"]
 TASK = "task-001"
 
-test_conformance = conformance("agents")
+test_conformance = conformance("agents", {"enabled": True})
 
 
 def create(**settings: Any) -> AgentsProcessor:
