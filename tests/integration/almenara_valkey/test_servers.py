@@ -258,12 +258,12 @@ async def test_stream_groups_have_pending_and_stall(tmp_path: Path, run: Any) ->
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        (f"redis://127.0.0.1:{free_port()}", "the connection is refused"),
+        ("redis://127.0.0.1:{port}", "the connection is refused"),
         ("redis://does-not-exist.invalid", "the name cannot be resolved"),
     ],
 )
 async def test_reason_of_failed_connection_is_plain(run: Any, url: str, reason: str) -> None:
-    async with run(url, timeout=5.0) as source:
+    async with run(url.format(port=free_port()), timeout=5.0) as source:
         await source.until(lambda: "lab" in source.resources)
         assert reason in source.resources["lab"].state["reason"]
 
