@@ -90,7 +90,7 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     reference: str = ""
     """What the previous delivery of this episode returned; empty for the first."""
     is_quiet: bool = False
-    """Whether nobody needs to be alerted, because only an acknowledgement or the like has changed.
+    """Whether no one needs to be alerted, because only an acknowledgement or the like has changed.
     Receivers that can neither edit nor acknowledge get none of these."""
     is_repeat: bool = False
     """Whether it repeats what has not changed since the previous one."""

@@ -143,7 +143,7 @@ def decode_rollups(body: bytes) -> Rollups:
 def scale_values(values: Sequence[float]) -> tuple[int, list[int]] | None:
     """Return the least power of ten that makes every value an integer, and those integers.
 
-    None where there is none up to `LARGEST_SCALE`, or an integer would not be exact.
+    None where no scale up to `LARGEST_SCALE` is exact, or an integer would not be exact.
     """
     known = list(values)
     if known and not -LARGEST_INTEGER < min(known) <= max(known) < LARGEST_INTEGER:

@@ -55,7 +55,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TargetRow(msgspec.Struct, kw_only=True):
-    """What one receiver knows about one group, and what it is to be told next."""
+    """What one receiver knows about one group, and what is sent to it next."""
 
     group: str
     receiver: str
