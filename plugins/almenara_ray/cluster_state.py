@@ -210,7 +210,7 @@ class ClusterState:
         before = self.saved.applications
         self.applications, self.has_applications = list(applications), True
         events = [
-            self._application_event(application, before.get(application.name, ""))
+            make_application_event(self, application, before.get(application.name, ""))
             for application in applications
             if _is_new_status(application, before.get(application.name, ""))
         ]
@@ -229,23 +229,6 @@ class ClusterState:
         self.saved.applications = {
             application.name: application.status for application in self.applications
         }
-
-    def _application_event(self, application: Application, before: str) -> Event:
-        moment = now()
-        return Event(
-            id=f"{self.saved.head}/{application.name}/{application.status}/{moment}",
-            source=self.source,
-            origin=self.source,
-            type=f"{APPLICATION}.{application.status.lower()}",
-            subject=application.name,
-            time=moment,
-            severity=APPLICATION_STATUSES.get(application.status, Severity.INFO),
-            data={
-                "cluster": self.name,
-                "from": before,
-                "reason": find_error(application.message) or application.message,
-            },
-        )
 
     # The cluster
 
@@ -359,6 +342,25 @@ class ClusterState:
             type=f"{CLUSTER}.{name}", subject=self.name, time=now(), severity=severity,
             data={"cluster": self.name, **data},
         )  # fmt: skip
+
+
+def make_application_event(state: ClusterState, application: Application, before: str) -> Event:
+    """Return the event of an application whose status was `before`."""
+    moment = now()
+    return Event(
+        id=f"{state.saved.head}/{application.name}/{application.status}/{moment}",
+        source=state.source,
+        origin=state.source,
+        type=f"{APPLICATION}.{application.status.lower()}",
+        subject=application.name,
+        time=moment,
+        severity=APPLICATION_STATUSES.get(application.status, Severity.INFO),
+        data={
+            "cluster": state.name,
+            "from": before,
+            "reason": find_error(application.message) or application.message,
+        },
+    )
 
 
 def _is_new_status(application: Application, before: str) -> bool:

@@ -205,7 +205,7 @@ class WriterThread:
             if is_last:
                 return
             if self._has_uncounted:
-                self._count_older()
+                self._has_uncounted = _count_older(self._writer)
             if pending or time.monotonic() >= next_retention:
                 if not pending:
                     self._fixed_bytes = _measure_fixed_bytes(self._writer)
@@ -344,16 +344,6 @@ class WriterThread:
         self._call(self._listener.on_retention, removed, _list_warnings(writer))
         return is_due
 
-    def _count_older(self) -> None:
-        """Count a step of the events of a former version; tried again later where it fails."""
-        self._has_uncounted = False
-        if self._writer is None:
-            return
-        try:
-            self._has_uncounted = count_older(self._writer.connection) > 0
-        except Exception as error:
-            log.warning("older events could not be counted", reason=describe_error(error))
-
     def _close_writer(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
@@ -361,27 +351,48 @@ class WriterThread:
                 writer.connection.close()
 
     def _close(self) -> None:
-        if self._writer is not None:
-            try:
-                self._writer.close()
-            except Exception as error:
-                log.warning("the database could not be closed", reason=describe_error(error))
+        _close_database(self._writer)
         if self._lock is not None:
             self._lock.release()
 
     def _refuse_queued(self, reason: str) -> None:
-        while True:
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return
-            if item is not None:
-                self._finish([item], BusClosedError(reason))
+        self._finish(_drain(self._queue), BusClosedError(reason))
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         # After the loop has been closed, no one is left to report to.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _close_database(writer: Writer | None) -> None:
+    if writer is None:
+        return
+    try:
+        writer.close()
+    except Exception as error:
+        log.warning("the database could not be closed", reason=describe_error(error))
+
+
+def _drain(items: "queue.SimpleQueue[Work | None]") -> list[Work]:
+    """Take everything out of a queue; what ends the thread is left out."""
+    drained: list[Work] = []
+    with contextlib.suppress(queue.Empty):
+        while True:
+            if (item := items.get_nowait()) is not None:
+                drained.append(item)
+    return drained
+
+
+def _count_older(writer: Writer | None) -> bool:
+    """Count a step of the events of a former version, and return whether more may be left; tried
+    again later where it fails."""
+    if writer is None:
+        return False
+    try:
+        return count_older(writer.connection) > 0
+    except Exception as error:
+        log.warning("older events could not be counted", reason=describe_error(error))
+        return False
 
 
 def _measure_fixed_bytes(writer: Writer | None) -> int:

@@ -9,7 +9,15 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara import API_VERSION, hookspecs, notification_specs, panel_specs, sdk, signals
+from almenara import (
+    API_VERSION,
+    hookspecs,
+    notification_specs,
+    panel_specs,
+    processor_specs,
+    sdk,
+    signals,
+)
 from almenara.config import alert_rules
 from almenara.config.reference import render_field_table
 
@@ -18,6 +26,7 @@ CONTRACT_MODULES: Final = (
     alert_rules.__name__,
     notification_specs.__name__,
     panel_specs.__name__,
+    processor_specs.__name__,
 )
 
 HEAD: Final = """# The contract

@@ -125,17 +125,20 @@ async def test_bus_blocks_publishers_on_full_disk_and_recovers(tmp_path: Path) -
 
             async def publish_much() -> None:
                 nonlocal acknowledged
-                for number in range(12_000):
-                    await bus.publish([make_event(number, data="x" * 500)], "x")
-                    acknowledged += 1
+                for start in range(0, 12_000, 20):
+                    numbers = range(start, start + 20)
+                    await bus.publish(
+                        [make_event(number, data="x" * 500) for number in numbers], "x"
+                    )
+                    acknowledged += 20
 
             publishing = asyncio.create_task(publish_much())
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while bus.write_problem is None:
                     await asyncio.sleep(0.01)
             assert "is full" in bus.write_problem
             blocked_at = -1
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while blocked_at != acknowledged or bus.write_problem is None:
                     blocked_at = acknowledged
                     await asyncio.sleep(0.5)
