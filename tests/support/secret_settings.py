@@ -124,6 +124,10 @@ def _fill(
         for part, _ in _containers(field.type)
         if isinstance(part, type) and issubclass(part, msgspec.Struct)
     ]
+    if get_origin(field.type) is dict and rest and inner:
+        # A mapping of structs by names of the user's choice.
+        parent[key] = {}
+        parent, key, rest = parent[key], rest[0], rest[1:]
     if rest and inner:
         parent[key] = {}
         _fill(parent[key], inner[0], rest, value, siblings)
@@ -137,7 +141,11 @@ def _fill(
 
 def _required(struct: type[msgspec.Struct]) -> Tree:
     return {
-        field.encode_name: EXAMPLES.get(field.encode_name, _example(field.type))
+        field.encode_name: (
+            _example(field.type)
+            if get_origin(field.type) is Literal
+            else EXAMPLES.get(field.encode_name, _example(field.type))
+        )
         for field in msgspec.structs.fields(struct)
         if field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT
     }

@@ -45,6 +45,8 @@ class Resources:
         self._order: dict[str, list[Key]] = {}
         """The sorted keys of a kind, until one is added or removed."""
         self._samples = SeriesTable()
+        self._observed: frozenset[Key] = frozenset()
+        """The resources that the log had at start."""
         self._deleted: deque[tuple[float, Resource]] = deque()
         self.unproven_sources: Callable[[], Mapping[str, int]] = dict
         """Returns the sources that do not work, by name, and since when: what they published is
@@ -77,10 +79,14 @@ class Resources:
                 reason=describe_error(error),
             )
             return
+        self._observed = frozenset(
+            record.signal.key for record in records if isinstance(record.signal, Resource)
+        )
         self.accept([record for record in records if record.sequence > after])
 
     def retain_sources(self, names: Set[str]) -> None:
-        """Remove what was restored of sources that no longer exist; Almenara's own stays.
+        """Remove what a checkpoint had of sources that no longer exist; Almenara's own stays, and
+        what the log has, until retention removes it there.
 
         No one would ever report what becomes of it.
         """
@@ -88,7 +94,9 @@ class Resources:
             for key, resource in list(of_kind.items()):
                 parts = resource.origin.split("/")
                 sources = {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
-                if not sources & names and not resource.origin.startswith(OWN_ORIGINS):
+                if key in self._observed or resource.origin.startswith(OWN_ORIGINS):
+                    continue
+                if not sources & names:
                     del of_kind[key]
         self._order.clear()
 

@@ -46,7 +46,7 @@ WRONG_SETTINGS = [
     ("server: {prot: 80}", "server.prot is not a setting; did you mean port?"),
     ("server: {port: eighty}", "server.port: Expected `int`, got `str`, found 'eighty'"),
     ("server: {port: 99999}", "server.port: Expected `int` <= 65535, found 99999"),
-    ("serving: {}", "serving is not a setting; did you mean server?"),
+    ("serve: {}", "serve is not a setting; did you mean server?"),
     ("- a\n- b", "contains list, expected `name: value` lines"),
     ("a: [", "is not YAML"),
     ("plugins: {mien: {}}", "plugins.mien is not a plugin that is installed; did you mean mine?"),
@@ -162,7 +162,8 @@ def test_config_schema_describes_core_and_plugins(folder: Path) -> None:
     core = schema["$defs"][schema["$ref"].rpartition("/")[2]]
     plugins = core["properties"]["plugins"]
     assert set(plugins["properties"]) == {
-        "disabled", "demo", "http", "kubernetes", "mine", "nats", "prometheus", "ray",
+        "agents", "disabled", "demo", "http", "kubernetes", "mine", "nats", "notifiers",
+        "prometheus", "ray", "valkey", "vllm",
     }  # fmt: skip
     assert plugins["additionalProperties"] is False
     mine = schema["$defs"][plugins["properties"]["mine"]["$ref"].rpartition("/")[2]]
