@@ -92,7 +92,7 @@ async def test_connection_that_the_server_cuts_for_its_backlog_is_retried_with_l
             was_cut = any("connection to NATS was lost" in reason for reason in run.reasons)
             assert not was_cut or any("batch_bytes" in reason for reason in run.reasons)
             # Read again after a cut, a message has the same id, and the bus stores it once.
-        assert len({event.id for event in run.events}) == 48
+            assert len({event.id for event in run.events}) == 48
             # What was read to its end needs no attention any more.
             await until(lambda: run.status == "running", "recovery")
 
