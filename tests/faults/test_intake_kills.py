@@ -55,9 +55,12 @@ async def test_kills_lose_and_double_no_pushed_event(tmp_path: Path) -> None:
     chance = random.Random(seed)
     load = {"kind": "cloudevents", "rate_limit": 1_000_000, "burst": 1_000_000}
     config = {"plugins": {"disabled": ["nats"]}, "intake": {"load": load}}
+    token, value = create_token("load", Role.INTAKE, [], 3600, created_by="test", intake="load")
+    # Before the start: a running process may take two seconds to know a token.
+    storage = tmp_path / "a" / "var"
+    storage.mkdir(parents=True, mode=0o700)
+    AccessStore(storage).add_token(token)
     with Almenara(tmp_path / "a", config=config) as almenara:
-        token, value = create_token("load", Role.INTAKE, [], 3600, created_by="test", intake="load")
-        AccessStore(almenara.folder / "var").add_token(token)
         stopping = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             pushing = [
