@@ -39,6 +39,9 @@ POD = "198.51.100.8"
 NOT_RUN = {
     "docker ": "There is no Docker daemon; test_image.py builds and runs the same with buildah.",
     "almenara doctor --url https://": "It asks a host of its own; test_ingress.py runs it there.",
+    "curl ": "Samples are tested in web/test_samples_api.py, pushes in web/test_intake.py.",
+    "almenara access create ci-main": "It is for the pushes of web/test_intake.py.",
+    "export OTEL_": "The exporter of the SDK is tested in web/test_intake_otlp.py.",
 }
 """How commands begin that are not run here, and why."""
 
