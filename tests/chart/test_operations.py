@@ -264,7 +264,9 @@ def test_chart_accepts_yaml_of_operations_guide(document: str) -> None:
     for text in blocks(document, "yaml"):
         manifest = yaml.safe_load(text)
         if "apiVersion" not in manifest:
-            engine.render(manifest)
+            # Settings of the application are below `config` of the chart.
+            is_settings = not manifest.keys() & engine.read(engine.CHART / "values.yaml").keys()
+            engine.render({"config": manifest} if is_settings else manifest)
         elif manifest["kind"] == "ClusterIssuer":
             read = cert_manager.ClusterIssuer.model_validate(manifest)
             assert json.loads(read.model_dump_json(by_alias=True, exclude_unset=True)) == manifest
