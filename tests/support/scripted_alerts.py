@@ -26,10 +26,10 @@ class Script:
     async def run(self, publish):
         published = {}
         async for _ in every(0.05, jitter=0):
-            wanted = json.loads(self.file.read_text())
-            changed = [name for name in wanted if published.get(name) != wanted[name]]
-            await publish([self.alert(name, wanted[name]) for name in changed])
-            published = wanted
+            written = json.loads(self.file.read_text())
+            changed = [name for name in written if published.get(name) != written[name]]
+            await publish([self.alert(name, written[name]) for name in changed])
+            published = written
 
     def alert(self, name, status):
         return Resource(

@@ -58,7 +58,7 @@ class Alert(msgspec.Struct, kw_only=True):
     window: list[tuple[int, float]] = []
     deadlines: dict[str, int] = {}
     fires: list[int] = []
-    """When it began to fire, within the window of flapping."""
+    """When it started to fire, within the window of flapping."""
     is_flapping: bool = False
     is_blind: bool = False
     """Whether its source cannot observe its system."""

@@ -1,4 +1,4 @@
-"""What the servers hold, asked without Almenara, and which displayed numbers contradict it."""
+"""What the servers have, read without Almenara, and which displayed numbers contradict it."""
 
 import asyncio
 import re

@@ -114,7 +114,7 @@ SCENARIOS: dict[str, Scenario] = {
     "data that is back is no news": (
         ALL, [OPS], "0 a firing, 100 a unknown, 400 a firing", 2 * HOUR,
         ["30 ops firing a:firing"]),
-    "missing data of an alert that nobody knows is not sent": (ALL, [OPS], "0 a unknown", HOUR, []),
+    "missing data of an alert that no one knows is not sent": (ALL, [OPS], "0 a unknown", HOUR, []),
     "two receivers of a route are both notified": (
         {"receivers": ["ops", "mail"]}, [OPS, MAIL], "0 a firing", 100,
         ["30 ops firing a:firing", "30 mail firing a:firing"]),

@@ -69,18 +69,18 @@ class Groups:
 
     def apply(self, change: AlertChange, now: int) -> None:
         """Apply a change of an alert. One that has been applied already has no effect."""
-        wanted = self._groups_for(change) if change.alert.is_open else {}
+        routed = self._groups_for(change) if change.alert.is_open else {}
         present = set(self._groups_of.get(change.key, ()))
-        for key in present | wanted.keys():
+        for key in present | routed.keys():
             group = self._groups.get(key)
             known = group.alerts.get(change.key) if group is not None else None
             if known is not None and known.sequence >= change.sequence:
                 continue
             if group is None or known is None:
-                if key not in wanted or change.alert.status not in ADDED:
+                if key not in routed or change.alert.status not in ADDED:
                     continue
-                group = group or self._create(key, *wanted[key], now)
-            moved = change.alert.is_open and key not in wanted
+                group = group or self._create(key, *routed[key], now)
+            moved = change.alert.is_open and key not in routed
             stored = _resolve(change) if moved else change
             self._store_alert(group, stored if known is None else _keep_severity(stored, known))
 
@@ -212,10 +212,10 @@ class Groups:
         """Move an open alert to the groups that the configuration assigns it to."""
         if not change.alert.is_open:
             return
-        wanted, present = self._groups_for(change), set(self._groups_of.get(change.key, ()))
-        for key in wanted.keys() - present:
-            self._store_alert(self._groups.get(key) or self._create(key, *wanted[key], now), change)
-        for key in present - wanted.keys():
+        routed, present = self._groups_for(change), set(self._groups_of.get(change.key, ()))
+        for key in routed.keys() - present:
+            self._store_alert(self._groups.get(key) or self._create(key, *routed[key], now), change)
+        for key in present - routed.keys():
             self._store_alert(self._groups[key], _resolve(change))
 
     # -- inside
