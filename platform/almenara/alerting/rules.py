@@ -13,8 +13,10 @@ from almenara.alerting.conditions import (
     ResourceStatus,
     SampleThreshold,
 )
+from almenara.alerting.formats import format_duration
 from almenara.alerting.matchers import Matcher, match_all, parse_matcher
 from almenara.alerting.model import Alert, Place
+from almenara.alerting.sandbox import Template, TemplateError
 from almenara.alerting.signals import (
     FIELDS,
     PATHS,
@@ -24,7 +26,6 @@ from almenara.alerting.signals import (
     resource_key,
     show_value,
 )
-from almenara.alerting.templates import TextTemplate, format_duration
 from almenara.config import ConfigError, suggest
 from almenara.config.alert_rules import AlertRule
 from almenara.config.alerting import AlertingSettings
@@ -38,6 +39,8 @@ VARIABLES: Final = (
     "kind", "namespace", "name", "origin", "type", "subject", "status", "data", "state", "metric",
 )  # fmt: skip
 """Variables of the templates of annotations."""
+MAX_ANNOTATION: Final = 2_000
+"""Characters of an annotation; more are cut."""
 RESERVED_LABELS: Final = ("rule", "severity")
 WEB_SCHEMES: Final = ("https://", "http://")
 REMEMBERED_NAMES: Final = 10_000
@@ -315,11 +318,11 @@ def _make_inhibitions(settings: AlertingSettings) -> list[Inhibition]:
     return inhibitions
 
 
-def _compile(text: str, place: str) -> TextTemplate:
+def _compile(text: str, place: str) -> Template:
     try:
-        return TextTemplate(text, VARIABLES)
-    except ValueError as error:
-        raise ConfigError(f"{place}: {error}") from None
+        return Template(text, VARIABLES, limit=MAX_ANNOTATION, has_loops=False)
+    except TemplateError as error:
+        raise ConfigError(f"{place}: the template is wrong: {error}") from None
 
 
 def _check_field(name: str, place: str) -> None:

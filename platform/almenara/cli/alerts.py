@@ -155,7 +155,7 @@ def _create_receivers(settings: Settings, plugins: PluginRegistry) -> dict[str, 
 
 
 def _print(rule: str, since: str, result: Any) -> None:
-    from almenara.alerting.templates import format_duration
+    from almenara.alerting.formats import format_duration
     from almenara.signals import format_time
     from almenara.units import SECOND
 

@@ -207,7 +207,7 @@ rules:
     run.feed_now(pod("db", "CrashLoopBackOff"))
     assert run.alerts == {"other db": "firing", "rule-failing wrong": "firing"}
     assert run.resources["wrong"].status == "failing"
-    assert run.resources["wrong"].state["error"].startswith("UndefinedError")
+    assert run.resources["wrong"].state["error"].startswith("'restarts' is undefined")
     run.feed_now(pod("db", "CrashLoopBackOff", state={"restarts": 5}))
     assert run.alerts["rule-failing wrong"] == "resolved"
     assert run.alerts["wrong db"] == "firing"

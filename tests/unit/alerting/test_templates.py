@@ -12,7 +12,7 @@ from almenara.alerting.notifications.content import (
     describe,
     render,
 )
-from almenara.alerting.notifications.templates import Template, TemplateError
+from almenara.alerting.sandbox import Template, TemplateError
 from almenara.config import ConfigError, ReceiverSettings
 
 DATA = describe(SAMPLE)
@@ -20,7 +20,10 @@ NESTED = "{% for a in d %}" * 5 + "{% set x = 1 %}" + "{% endfor %}" * 5
 
 
 def compiled(source: str, limit: int = 200) -> Template:
-    return Template(source, DATA, limit=limit)
+    """Compile a template and try it, as that of a receiver."""
+    template = Template(source, DATA.keys(), limit=limit)
+    template.render(DATA)
+    return template
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,17 @@ import msgspec
 import structlog
 
 from almenara.alerting.notifications.records import Entry
-from almenara.alerting.notifications.templates import (
-    MAX_TEXT,
-    MAX_TITLE,
-    Fields,
-    Template,
-    TemplateError,
-)
+from almenara.alerting.sandbox import Fields, Template, TemplateError
 from almenara.config import ConfigError, ReceiverSettings
 from almenara.hookspecs import Alert, Notification
 from almenara.signals import Severity
 
 log = structlog.get_logger(__name__)
 
+MAX_TITLE: Final = 250
+"""Characters of a title."""
+MAX_TEXT: Final = 12_000
+"""Characters of a text."""
 DEFAULT_TITLE: Final = (
     "[{{ status|upper }}{% if count > 1 %} {{ count }}{% endif %}] {{ name }}"
     "{% if count == 1 and alerts[0].summary %}: {{ alerts[0].summary }}{% endif %}"
@@ -61,14 +59,17 @@ def compile_content(settings: ReceiverSettings, path: str) -> Content:
     Raises `ConfigError` with the path, the line and the reason.
     """
     templates = []
+    sample = describe(SAMPLE)
     for name, source, limit in (
         ("title", settings.title or DEFAULT_TITLE, MAX_TITLE),
         ("text", settings.text or DEFAULT_TEXT, MAX_TEXT),
     ):
         try:
-            templates.append(Template(source, describe(SAMPLE), limit=limit))
+            template = Template(source, sample.keys(), limit=limit)
+            template.render(sample)
         except TemplateError as error:
             raise ConfigError(f"{path}.{name}: the template is wrong: {error}") from None
+        templates.append(template)
     return Content(*templates)
 
 

@@ -1,13 +1,13 @@
-"""Templates of notifications: Jinja in a sandbox, with limits of time and size.
+"""Templates of annotations and notifications: Jinja in a sandbox, with limits of time and size.
 
-A template is written by the operator, and what it renders comes from outside: it reads the data of
-a notification and nothing else, calls nothing, and its output is plain text that each notifier
-escapes for its receiver.
+A template is written by the operator, and what it renders comes from outside: it reads the data
+that it is given and nothing else, calls nothing, and its output is plain text that pages and
+notifiers escape for their medium.
 """
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import jinja2
@@ -15,16 +15,15 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from almenara.alerting.formats import format_duration, format_number
 from almenara.config import suggest
 from almenara.signals import format_time
 from almenara.terminal import escape_control_characters
 
 T = TypeVar("T")
 
-MAX_TITLE: Final = 250
-"""Characters of a title."""
-MAX_TEXT: Final = 12_000
-"""Characters of a text."""
+MAX_SOURCE: Final = 4_096
+"""Characters of a template."""
 MAX_VALUE: Final = 65_536
 """Characters or entries of a value while a template is rendered."""
 MAX_BITS: Final = 256
@@ -40,9 +39,13 @@ ALLOWED_NODES: Final = (
     nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Neg, nodes.Pos, nodes.Concat, nodes.List,
     nodes.Tuple, nodes.Slice, nodes.Keyword,
 )  # fmt: skip
+PLAIN_NODES: Final = tuple(
+    each for each in ALLOWED_NODES if each not in (nodes.For, nodes.Assign, nodes.Mul, nodes.Mod)
+)
+"""Nodes of a template that takes time in proportion to its length, whatever the values are."""
 FILTERS: Final = (
     "abs", "capitalize", "d", "default", "first", "float", "int", "items", "last", "length",
-    "list", "lower", "round", "sort", "title", "trim", "truncate", "upper",
+    "list", "lower", "round", "sort", "string", "title", "trim", "truncate", "unique", "upper",
 )  # fmt: skip
 """Filters of Jinja that are available; none of them expands a short text to a long one."""
 TESTS: Final = (
@@ -58,6 +61,10 @@ NODE_NAMES: Final = {
     nodes.Macro: "a macro",
     nodes.Block: "a block",
     nodes.Pow: "**",
+    nodes.For: "a loop",
+    nodes.Assign: "set",
+    nodes.Mul: "*",
+    nodes.Mod: "%",
 }
 
 
@@ -130,6 +137,8 @@ def _limited(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 OWN_FILTERS: Final[dict[str, Callable[..., Any]]] = {
+    "duration": format_duration,
+    "number": format_number,
     "join": _join,
     "moment": _format_moment,
     "_bounded": _bounded,
@@ -140,12 +149,16 @@ OWN_FILTERS: Final[dict[str, Callable[..., Any]]] = {
 class _Restriction(NodeTransformer):
     """Refuses what a template does not need, and puts limits around what could grow."""
 
+    def __init__(self, *, has_loops: bool) -> None:
+        self._allowed = ALLOWED_NODES if has_loops else PLAIN_NODES
+
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
-        if not isinstance(node, ALLOWED_NODES):
+        if not isinstance(node, self._allowed):
             name = NODE_NAMES.get(type(node), type(node).__name__)
             raise TemplateError(f"line {node.lineno}: {name} is not allowed in a template")
         if isinstance(node, nodes.Filter) and node.name not in ENVIRONMENT.filters:
-            hint = suggest(node.name, [*FILTERS, "join", "moment"])
+            known = [*FILTERS, *(name for name in OWN_FILTERS if not name.startswith("_"))]
+            hint = suggest(node.name, known)
             raise TemplateError(f"line {node.lineno}: {node.name} is not a filter; {hint}")
         if isinstance(node, nodes.Test) and node.name not in ENVIRONMENT.tests:
             hint = suggest(node.name, TESTS)
@@ -216,24 +229,30 @@ ENVIRONMENT: Final = _Environment()
 
 
 class Template:
-    """A template that has been compiled and tried on `sample`.
+    """A compiled template that reads the variables `names` and renders at most `limit` characters.
 
     Raises `TemplateError` where it is wrong: its syntax, a name or filter that does not exist, or
-    something that a template must not use.
+    something that a template must not use; without `has_loops` also loops, and what can make a
+    long text of a short one.
     """
 
-    def __init__(self, source: str, sample: Mapping[str, Any], *, limit: int) -> None:
+    def __init__(
+        self, source: str, names: Collection[str], *, limit: int, has_loops: bool = True
+    ) -> None:
         self._limit = limit
+        if len(source) > MAX_SOURCE:
+            raise TemplateError(
+                f"it has {len(source):,} characters; at most {MAX_SOURCE:,} are allowed"
+            )
         try:
             tree = ENVIRONMENT.parse(source)
-            _check_names(tree, sample)
-            code = ENVIRONMENT.compile(_Restriction().visit(tree))
+            _check_names(tree, names)
+            code = ENVIRONMENT.compile(_Restriction(has_loops=has_loops).visit(tree))
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"line {error.lineno}: {error.message}") from None
         except RecursionError:
             raise TemplateError("it is nested too deeply") from None
         self._template = jinja2.Template.from_code(ENVIRONMENT, code, {})
-        self.render(sample)
 
     def render(self, data: Mapping[str, Any]) -> str:
         """Return the text, cut at the limit. Raises `TemplateError`."""
@@ -254,11 +273,11 @@ class Template:
         return escape_control_characters(text, keep_newlines=True)
 
 
-def _check_names(tree: nodes.Template, sample: Mapping[str, Any]) -> None:
-    """Raise `TemplateError` for a variable that no notification has."""
+def _check_names(tree: nodes.Template, names: Collection[str]) -> None:
+    """Raise `TemplateError` for a variable that does not exist."""
     assigned = {node.name for node in tree.find_all(nodes.Name) if node.ctx in ("store", "param")}
     for node in tree.find_all(nodes.Name):
-        if node.ctx == "load" and node.name not in {*sample, *assigned, "loop"}:
+        if node.ctx == "load" and node.name not in {*names, *assigned, "loop"}:
             raise TemplateError(
-                f"line {node.lineno}: {node.name} is not a variable; {suggest(node.name, sample)}"
+                f"line {node.lineno}: {node.name} is not a variable; {suggest(node.name, names)}"
             )
