@@ -30,7 +30,8 @@ replica."""
 CONCURRENCY: Final = 50
 MAX_COMMANDS: Final = 50
 """The most called commands that are shown."""
-PERMISSIONS: Final = "permissions"
+COMMANDS: Final = "commands"
+"""The part of the health that is about refused commands."""
 
 
 class Deployment:
@@ -226,10 +227,10 @@ class Deployment:
             name = observation.resource.name
             reason = str(observation.resource.state.get("reason", ""))
             health.note(name, "" if observation.is_reachable else f"{name}: {reason}")
-        denied = {observation.denied for observation in observations} - {""}
-        health.note(PERMISSIONS, "; ".join(sorted(denied)))
+        problems = {observation.problem for observation in observations} - {""}
+        health.note(COMMANDS, "; ".join(sorted(problems)))
         known = {observation.resource.name for observation in observations}
-        for part in health.failing.keys() - known - {PERMISSIONS}:
+        for part in health.failing.keys() - known - {COMMANDS}:
             health.clear(part)
 
 

@@ -24,7 +24,7 @@ async def check_deployment(settings: DeploymentSettings) -> Finding:
     finally:
         await deployment.close()
     silent = [item for item in observations if not item.is_reachable]
-    denied = sorted({item.denied for item in observations} - {""})
+    problems = sorted({item.problem for item in observations} - {""})
     if silent:
         first = silent[0].resource
         message = f"{first.name}: {first.state.get('reason', '')}"
@@ -37,11 +37,11 @@ async def check_deployment(settings: DeploymentSettings) -> Finding:
             remedy="Check urls, user, password and tls. Addresses that servers announce must be"
             " reachable from here; otherwise set discover: false and list all servers in urls.",
         )
-    if denied:
+    if problems:
         return Finding(
             check=check,
             verdict="warning",
-            message="; ".join(denied),
+            message="; ".join(problems),
             remedy="Grant the commands in the README of the plugin, or turn off slow_log,"
             " discover_streams and key_samples.",
         )

@@ -28,14 +28,6 @@ class CommandError(ServerError):
     """The server answered a command with an error; the connection can be used further."""
 
 
-class LoadingError(CommandError):
-    """The server loads its data and answers nothing yet."""
-
-
-class DeniedError(CommandError):
-    """The user may not run a command, or the server does not know it."""
-
-
 class ElsewhereError(CommandError):
     """The key of a command belongs to another node of the cluster."""
 
@@ -43,9 +35,9 @@ class ElsewhereError(CommandError):
 def translate_error(error: Exception, command: str, timeout: float) -> ServerError:
     """The error of a command, as a sentence that has no argument of it."""
     if isinstance(error, BusyLoadingError):
-        return LoadingError("the server is loading its data into memory")
+        return CommandError("the server is loading its data into memory")
     if isinstance(error, NoPermissionError):
-        return DeniedError(
+        return CommandError(
             f"the user may not run {command}; grant it as the README of the plugin shows"
         )
     if "NOAUTH" in str(error) or "Authentication required" in str(error):
@@ -64,7 +56,7 @@ def translate_error(error: Exception, command: str, timeout: float) -> ServerErr
         return ServerError(f"no response within {timeout:g} s")
     if isinstance(error, ResponseError):
         if "unknown command" in str(error).lower():
-            return DeniedError(f"the server does not know {command}")
+            return CommandError(f"the server does not know {command}")
         return CommandError(f"{command}: {describe_error(error, 200)}")
     if isinstance(error, ValkeyError | OSError):
         return ServerError(describe_error(error, 200))

@@ -9,9 +9,9 @@ from almenara.sdk import monotonic, now
 from almenara.signals import Event, Resource, Sample
 from almenara.units import MINUTE, SECOND
 from almenara_valkey.client import Connection
-from almenara_valkey.errors import DeniedError, LoadingError, ServerError
+from almenara_valkey.errors import CommandError, ServerError
 from almenara_valkey.info import Info, list_commands, parse_info, read_mode
-from almenara_valkey.kinds import KEY, LOADING, SERVER, SEVERITIES
+from almenara_valkey.kinds import KEY, SERVER
 from almenara_valkey.mapping import (
     PRIMARY,
     Counters,
@@ -47,8 +47,8 @@ class Observation(msgspec.Struct):
     """Stream groups and sampled keys."""
     samples: Sequence[Sample] = ()
     events: Sequence[Event] = ()
-    denied: str = ""
-    """What the user may not run."""
+    problem: str = ""
+    """Why a part cannot be read: a command that the user may not run, for example."""
 
     @property
     def is_reachable(self) -> bool:
@@ -84,7 +84,7 @@ class ServerObserver:
 
     async def observe(self) -> Observation:
         """Return what the server reports now. Raises nothing for a server that does not answer."""
-        denied = ""
+        problem = ""
         try:
             info = parse_info(await self.connection.call("INFO", "all"))
             if read_mode(info) == CLUSTER:
@@ -92,16 +92,14 @@ class ServerObserver:
                 try:
                     reply = await self.connection.call("CLUSTER", "INFO")
                     info = {**info, **parse_info(reply)}
-                except DeniedError as error:
-                    denied = str(error)
-        except LoadingError:
-            return self._describe_loading()
+                except CommandError as error:
+                    problem = str(error)
         except ServerError as error:
             return self._describe_failure(str(error))
         if "run_id" not in info:
             return self._describe_failure("the server does not answer INFO as Valkey and Redis do")
         observation = await self._describe(info)
-        observation.denied = observation.denied or denied
+        observation.problem = observation.problem or problem
         return observation
 
     async def _describe(self, info: Info) -> Observation:
@@ -120,8 +118,9 @@ class ServerObserver:
         self.counters = Counters(run_id=info["run_id"], at=at, info=info)
         try:
             await self._add_details(observation, read_role(info))
-        except DeniedError as error:
-            observation.denied = str(error)
+        except CommandError as error:
+            # The server answers, but not this.
+            observation.problem = str(error)
         except ServerError as error:
             return self._describe_failure(str(error))
         return observation
@@ -174,16 +173,6 @@ class ServerObserver:
             )
             for name in largest
         }  # fmt: skip
-
-    def _describe_loading(self) -> Observation:
-        before = self._resource or Resource(
-            kind=SERVER, namespace=self.settings.name, name=self.name
-        )
-        resource = msgspec.structs.replace(
-            before, status=LOADING, severity=SEVERITIES[LOADING], time=now(),
-            state={**before.state, "reason": "is loading its data into memory"},
-        )  # fmt: skip
-        return Observation(resource=resource)
 
     def _describe_failure(self, reason: str) -> Observation:
         """The last known state, as that of a server that does not answer."""

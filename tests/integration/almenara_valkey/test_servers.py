@@ -100,6 +100,23 @@ async def test_frozen_server_is_unreachable_and_not_restarted(tmp_path: Path, ru
     assert events_of(source, "valkey.server.restarted") == []
 
 
+async def test_server_that_loads_its_data_is_loading(tmp_path: Path, run: Any) -> None:
+    server = ValkeyServer(
+        tmp_path / "a", "key-load-delay 3000", "loading-process-events-interval-bytes 1024"
+    )
+    with run_servers(server):
+        for number in range(1_000):
+            server.call("SET", f"key-{number}", "x" * 100)
+        server.call("SAVE")
+        server.kill()
+        server.start()
+        async with run(server.url) as source:
+            await source.until(lambda: status_of(source, server.address) == "loading")
+            await source.until(lambda: source.resources["lab"].status == "degraded")
+            await source.until(lambda: status_of(source, server.address) == "ok")
+    assert not events_of(source, "valkey.server.unreachable")
+
+
 async def test_unreachable_server_of_earlier_run_is_still_known(tmp_path: Path, run: Any) -> None:
     server = ValkeyServer(tmp_path / "a")
     with run_servers(server):
