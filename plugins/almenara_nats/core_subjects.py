@@ -13,6 +13,7 @@ import msgspec
 from almenara.hookspecs import Publish, SourceReport
 from almenara.sdk import HealthAggregator
 from almenara.signals import Event, Severity, now
+from almenara_nats.binary_formats import ProtobufDecoder
 from almenara_nats.client import Connection
 from almenara_nats.mapping import parse_headers, read_messages
 from almenara_nats.settings import NatsSettings
@@ -49,9 +50,11 @@ class CoreReader:
         publish: Publish,
         report: SourceReport,
         health: HealthAggregator,
+        protobuf: ProtobufDecoder,
     ) -> None:
         self.connection, self.settings = connection, settings
         self.publish, self.report, self.health = publish, report, health
+        self.protobuf = protobuf
         self._queue: deque[CoreMessage] = deque()
         self._queue_bytes = 0
         self._wake = asyncio.Event()
@@ -110,6 +113,7 @@ class CoreReader:
             received=message.received,
             raw_limit=self.settings.raw_limit,
             data_limit=self.settings.data_limit,
+            protobuf=self.protobuf,
         )
 
     async def _report_drops(self) -> None:

@@ -1,5 +1,6 @@
 """What `almenara doctor` checks of NATS: the connection, the account, streams and consumers."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ from nats.js.api import RetentionPolicy, StreamInfo
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Finding
+from almenara_nats.binary_formats import ProtobufDecoder
 from almenara_nats.client import Connection, connected
 from almenara_nats.consumer import Position, add_consumer, build_config, find_consumer
 from almenara_nats.errors import (
@@ -30,22 +32,38 @@ RequestFailed = (NatsError, JetStreamError, PermissionDeniedError, TimeoutError)
 
 async def diagnose(settings: NatsSettings) -> Sequence[Finding]:
     """Return the findings. Each check that fails is one of them and ends no other."""
+    schemas = await asyncio.to_thread(check_schemas, settings)
     try:
         async with connected(settings) as connection:
             return [
+                *schemas,
                 await check_connection(connection),
                 *await check_account(connection),
                 *await check_streams(connection, settings),
             ]
     except NatsUnavailableError as error:
         return [
+            *schemas,
             Finding(
                 check="NATS connection",
                 verdict="failed",
                 message=str(error),
                 remedy="Nothing else of NATS could be checked.",
-            )
+            ),
         ]
+
+
+def check_schemas(settings: NatsSettings) -> list[Finding]:
+    """Return a finding for each schema of Protobuf that cannot be used."""
+    return [
+        Finding(
+            check="Protobuf schemas",
+            verdict="failed",
+            message=problem,
+            remedy="Fix plugins.nats.protobuf. The messages are stored undecoded until then.",
+        )
+        for problem in ProtobufDecoder(settings.protobuf).load()
+    ]
 
 
 def describe_failure(check: str, error: Exception) -> Finding:

@@ -1,15 +1,17 @@
-"""Decodes what publishers wrap JSON and text in: compression, UTF-16, MessagePack, batches.
+"""Decodes what publishers wrap JSON and text in: compression, UTF-16, binary formats, batches.
 
-What a header declares is decoded where the standard library or msgspec can; of anything else the
-bytes are stored, with the name of what they are.
+Of what cannot be decoded the bytes are stored, with the name of what they are.
 """
 
 import re
+import sys
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import msgspec
+
+from almenara_nats.binary_formats import ProtobufDecoder, decode_cbor, decode_msgpack
 
 GZIP: Final = zlib.MAX_WBITS | 16
 WINDOW_BITS: Final[Mapping[str, tuple[int, ...]]] = {
@@ -19,18 +21,24 @@ WINDOW_BITS: Final[Mapping[str, tuple[int, ...]]] = {
     "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS),
 }
 """Formats of a content encoding, as zlib numbers them."""
-MSGPACK: Final = frozenset(
-    ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
-)
-BINARY_TYPES: Final[Mapping[str, str]] = {
-    "application/cbor": "CBOR",
-    "application/protobuf": "Protobuf",
-    "application/x-protobuf": "Protobuf",
-    "application/vnd.google.protobuf": "Protobuf",
-    "application/avro": "Avro",
-    "avro/binary": "Avro",
+ZSTD: Final = "zstd"
+DECODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "application/msgpack": decode_msgpack,
+    "application/x-msgpack": decode_msgpack,
+    "application/vnd.msgpack": decode_msgpack,
+    "application/cbor": decode_cbor,
 }
-"""Content types whose bytes cannot be decoded, or not without a schema."""
+PROTOBUF: Final = frozenset(
+    ("application/protobuf", "application/x-protobuf", "application/vnd.google.protobuf")
+)
+UNDECODED: Final[Mapping[str, str]] = {
+    "application/avro": "it is Avro, which is not decoded",
+    "avro/binary": "it is Avro, which is not decoded",
+    **dict.fromkeys(
+        PROTOBUF, "it is Protobuf of an unknown schema; name the schema in plugins.nats.protobuf"
+    ),
+}
+"""Why the bytes of a content type are stored as they came."""
 BATCH: Final = "application/cloudevents-batch+json"
 BATCH_LIMIT: Final = 1_000
 """Events of a batch; a longer one is one event."""
@@ -50,22 +58,39 @@ class Content(msgspec.Struct, frozen=True):
     """Why the body is the payload as it came."""
 
 
-def decode_content(headers: Mapping[str, str], payload: bytes, limit: int) -> Content:
+def decode_content(
+    headers: Mapping[str, str],
+    payload: bytes,
+    limit: int,
+    subject: str = "",
+    protobuf: ProtobufDecoder | None = None,
+) -> Content:
     """Return the JSON or text in a payload, of `limit` bytes at most; never raises."""
     encoding = headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
-        if encoding not in WINDOW_BITS:
+        if encoding not in WINDOW_BITS and encoding != ZSTD:
             return Content(payload, f"its content encoding {encoding[:40]!r} is not decoded")
         try:
-            payload = _decompress(payload, encoding, limit)
+            payload = (
+                _decompress_zstd(payload, limit)
+                if encoding == ZSTD
+                else _decompress(payload, encoding, limit)
+            )
         except ValueError as error:
             return Content(payload, str(error))
     content_type, _, parameters = headers.get("content-type", "").lower().partition(";")
     content_type = content_type.strip()
-    if content_type in MSGPACK:
-        return _decode_msgpack(payload)
-    if content_type in BINARY_TYPES:
-        return Content(payload, f"it is {BINARY_TYPES[content_type]}, which is not decoded")
+    try:
+        if protobuf is not None and content_type in ("", *PROTOBUF):
+            decoded = protobuf.decode(subject, payload)
+            if decoded is not None:
+                return Content(decoded)
+        if content_type in DECODERS:
+            return Content(DECODERS[content_type](payload))
+    except ValueError as error:
+        return Content(payload, str(error))
+    if content_type in UNDECODED:
+        return Content(payload, UNDECODED[content_type])
     if payload.startswith(UTF_16_MARKS) or "utf-16" in parameters:
         return _decode_utf_16(payload, parameters)
     return Content(payload)
@@ -89,20 +114,23 @@ def _decompress(payload: bytes, encoding: str, limit: int) -> bytes:
     raise ValueError(reason)
 
 
-def _decode_msgpack(payload: bytes) -> Content:
+def _decompress_zstd(payload: bytes, limit: int) -> bytes:
+    """Raises `ValueError` with the reason where the payload is damaged or too long."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+
+    decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 27})
     try:
-        tree = msgspec.msgpack.decode(payload)
-        return Content(msgspec.json.encode(tree, enc_hook=_encode_extension))
-    except RecursionError:
-        return Content(payload, "its MessagePack is nested too deeply")
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
-        return Content(payload, f"its MessagePack cannot be written as JSON: {str(error)[:200]}")
-
-
-def _encode_extension(value: Any) -> Any:
-    if isinstance(value, msgspec.msgpack.Ext):
-        return {"type": value.code, "data": bytes(value.data)}
-    raise TypeError(f"{type(value).__name__} is no JSON")
+        body = decompressor.decompress(payload, limit + 1)
+    except zstd.ZstdError as error:
+        raise ValueError(f"it is not zstd, as its content encoding says: {error}") from error
+    if len(body) > limit:
+        raise ValueError(f"it has more than {limit:,} bytes once decompressed")
+    if not decompressor.eof:
+        raise ValueError("its zstd data is cut off")
+    return body
 
 
 def _decode_utf_16(payload: bytes, parameters: str) -> Content:

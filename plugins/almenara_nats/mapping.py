@@ -13,6 +13,7 @@ import msgspec
 
 from almenara.cloudevents import CloudEventError, from_binary, from_structured
 from almenara.signals import Event
+from almenara_nats.binary_formats import ProtobufDecoder
 from almenara_nats.encodings import decode_content, split_batch
 from almenara_nats.payload import (
     Payload,
@@ -105,6 +106,7 @@ def read_messages(
     raw_limit: int = 64 * 1024,
     data_limit: int = 1024**2,
     by_place: bool = False,
+    protobuf: ProtobufDecoder | None = None,
 ) -> list[Event]:
     """Return the event of one message, or those of a CloudEvents batch; never raises, whatever the
     bytes are.
@@ -113,7 +115,7 @@ def read_messages(
     the time of arrival of a core message (`sequence` 0), in microseconds. `by_place` makes each
     stored message an event of its own, even if its id was used before.
     """
-    content = decode_content(headers, payload, data_limit)
+    content = decode_content(headers, payload, data_limit, subject, protobuf)
     items = split_batch(headers, content.body) if not content.problem else ()
     events = []
     for item, body in enumerate(items or [content.body], 1 if items else 0):

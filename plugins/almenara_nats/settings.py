@@ -49,6 +49,17 @@ class StreamDefinition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     """Seconds within which the server drops a repeated `Nats-Msg-Id`."""
 
 
+class ProtobufSchema(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The schema of Protobuf messages, which do not describe themselves."""
+
+    subjects: list[str]
+    """Subjects of the messages; wildcards are allowed. The first entry that matches is used."""
+    message: str
+    """Full name of the message, such as `fleet.v1.Event`."""
+    descriptor_set: Path
+    """File written by `protoc --include_imports --descriptor_set_out`."""
+
+
 class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The NATS servers of one account, and what to read from them."""
 
@@ -124,6 +135,8 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     data_limit: Count = 1_048_576
     """Maximum size in bytes of a payload that is stored as data. Of larger ones the first
     `raw_limit` bytes are stored."""
+    protobuf: list[ProtobufSchema] = []
+    """Schemas by which Protobuf messages are stored as JSON."""
     apply: list[StreamDefinition] = []
     """Streams that `almenara streams apply` creates or updates."""
 

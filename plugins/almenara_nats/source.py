@@ -9,6 +9,7 @@ from nats.errors import Error as NatsError
 
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.sdk import HealthAggregator, honor_cancellation
+from almenara_nats.binary_formats import ProtobufDecoder
 from almenara_nats.client import Connection, close, connect
 from almenara_nats.core_subjects import CoreReader
 from almenara_nats.errors import NatsUnavailableError, PermissionDeniedError, describe_nats_error
@@ -24,6 +25,7 @@ RETRY: Final = 1.0
 RETRY_LIMIT: Final = 2.0
 JITTER: Final = 0.3
 SMALLEST_BUDGET: Final = 1024**2
+SCHEMAS_PART: Final = "schemas"
 READING_PART: Final = "closed by the server"
 ACK_SUBJECT: Final = "$JS.ACK."
 
@@ -89,6 +91,9 @@ class NatsSource:
         connection.on_violation = lambda action, subject: note_violation(
             health, self.settings, action, subject
         )
+        protobuf = ProtobufDecoder(self.settings.protobuf)
+        if problems := await asyncio.to_thread(protobuf.load):
+            health.note(SCHEMAS_PART, "; ".join(problems))
         shared = ReaderContext(
             connection=connection,
             settings=self.settings,
@@ -99,6 +104,7 @@ class NatsSource:
             first_read={},
             is_read_at_origin=lambda *message: manager.is_read(*message),
             budget=self._budget,
+            protobuf=protobuf,
         )
         manager = StreamManager(shared, self.monitor, health, self._known_streams)
 
@@ -113,7 +119,7 @@ class NatsSource:
                 group.create_task(manager.run())
                 group.create_task(self.monitor.run(connection, publish, note_lag))
                 if self.settings.subjects:
-                    core = CoreReader(connection, self.settings, publish, report, health)
+                    core = CoreReader(connection, self.settings, publish, report, health, protobuf)
                     group.create_task(core.run())
         finally:
             self._known_streams = manager.known

@@ -19,6 +19,7 @@ from nats.js.api import RetentionPolicy, StreamInfo
 from almenara.errors import AlmenaraError
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.signals import Event, Severity, now
+from almenara_nats.binary_formats import ProtobufDecoder
 from almenara_nats.client import Connection
 from almenara_nats.consumer import Position, create_consumer
 from almenara_nats.deliveries import (
@@ -113,6 +114,7 @@ class ReaderContext(msgspec.Struct):
     """Whether a message of a stream, by its sequence there, is read from that stream; the last
     argument is when its copy was stored, in microseconds."""
     budget: ReadBudget
+    protobuf: ProtobufDecoder
 
 
 class StreamReader:
@@ -335,6 +337,7 @@ class StreamReader:
             raw_limit=self.settings.raw_limit,
             data_limit=self.settings.data_limit,
             by_place=by_place,
+            protobuf=self.shared.protobuf,
         )
         if not by_place:
             return events

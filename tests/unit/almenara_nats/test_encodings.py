@@ -2,8 +2,13 @@
 
 import gzip
 import json
+import sys
 import zlib
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
 
+import cbor2
 import msgspec
 import pytest
 from hypothesis import example, given
@@ -11,8 +16,15 @@ from hypothesis import strategies as st
 
 from almenara.bus.codec import normalize
 from almenara.signals import Event
+from almenara_nats.binary_formats import ProtobufDecoder, decode_cbor, matches_subject
 from almenara_nats.encodings import quote_special_numbers
 from almenara_nats.mapping import read_messages
+from support.protobuf import NOTE, write_schema
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 RECEIVED = 1_795_000_000_000_000
 BODY = {"event_type": "STORY_CREATED", "story_id": "US-101", "level": "error"}
@@ -21,6 +33,17 @@ CLOUDEVENT = {"specversion": "1.0", "source": "/s", "type": "t", "data": {"n": 1
 BATCH = {"content-type": "application/cloudevents-batch+json; charset=utf-8"}
 # As `pack({"event_type": …})` of other libraries: text keys, a byte string, a time, an extension.
 MSGPACK = msgspec.msgpack.encode({**BODY, "raw": b"\x00\xff", 7: msgspec.msgpack.Ext(5, b"x")})
+# A decimal fraction, a time, a set, a key that is no text, undefined, and a tag nobody registered.
+CBOR = cbor2.dumps(
+    {
+        **BODY, "price": Decimal("2.5"), "at": datetime(2026, 1, 31, tzinfo=UTC), 7: b"\x00\xff",
+        "set": {1}, "none": cbor2.undefined, "tag": cbor2.CBORTag(6_000, "x"),
+    }
+)  # fmt: skip
+SHARED = bytes.fromhex("82d81c81f6d81d00")
+"""CBOR in which one list stands at two places."""
+REPEATED = bytes.fromhex("d901008263616263d81900")
+"""CBOR in which one string stands at two places."""
 
 
 def read_all(payload: bytes, **headers: str) -> list[Event]:
@@ -48,6 +71,9 @@ def read(payload: bytes, **headers: str) -> Event:
         (MSGPACK, {"content_type": "application/msgpack"}),
         (gzip.compress(MSGPACK, mtime=0), {"content_type": "application/x-msgpack",
                                   "content_encoding": "gzip"}),
+        (CBOR, {"content_type": "application/cbor"}),
+        (zstd.compress(CBOR), {"content_type": "application/cbor", "content_encoding": "zstd"}),
+        (zstd.compress(JSON), {"content_encoding": "zstd"}),
         (JSON.decode().encode("utf-16"), {}),
         (JSON.decode().encode("utf-16-be"), {"content_type": "application/json; charset=utf-16"}),
         (JSON.decode().encode("utf-16-le"), {"content_type": "application/json;charset=UTF-16LE"}),
@@ -67,10 +93,17 @@ def test_encoded_payload_is_read_as_what_it_contains(
 @pytest.mark.parametrize(
     ("payload", "headers", "reason"),
     [
-        (b"\x28\xb5\x2f\xfd\x00", {"content_encoding": "zstd"}, "'zstd' is not decoded"),
+        (b"zstd" * 5, {"content_encoding": "zstd"}, "it is not zstd"),
+        (zstd.compress(JSON)[:-3], {"content_encoding": "zstd"}, "cut off"),
+        (zstd.compress(b"0" * 2_000_000), {"content_encoding": "zstd"}, "1,048,576 bytes once"),
         (b"\xff\x06\x00\x00sNaPpY", {"content_encoding": "snappy"}, "'snappy' is not decoded"),
-        (b"\xa1aa\x01", {"content_type": "application/cbor"}, "it is CBOR"),
-        (b"\x0a\x01x", {"content_type": "application/x-protobuf"}, "it is Protobuf"),
+        (b"\xa1aa", {"content_type": "application/cbor"}, "CBOR"),
+        (b"\x81" * 100_000, {"content_type": "application/cbor"}, "nesting"),
+        (b"\xc1\x1b" + b"\xff" * 8, {"content_type": "application/cbor"}, "CBOR"),
+        (SHARED, {"content_type": "application/cbor"}, "references"),
+        (REPEATED, {"content_type": "application/cbor"}, "references"),
+        (b"\x0a\x01x", {"content_type": "application/x-protobuf"}, "unknown schema"),
+        (b"Obj\x01", {"content_type": "avro/binary"}, "it is Avro"),
         (JSON, {"content_encoding": "gzip"}, "it is not gzip"),
         (gzip.compress(JSON, mtime=0)[:-12], {"content_encoding": "gzip"}, "cut off"),
         (
@@ -153,3 +186,67 @@ def test_no_payload_fails_whatever_its_headers_declare(
     payload: bytes, encoding: str, content_type: str
 ) -> None:
     assert read_all(payload, content_encoding=encoding, content_type=content_type)
+
+
+@given(st.binary(max_size=200))
+def test_decode_cbor_returns_json_or_refuses(content: bytes) -> None:
+    try:
+        decoded = decode_cbor(content)
+    except ValueError:
+        return
+    json.loads(decoded)
+
+
+def read_protobuf(
+    payload: bytes, decoder: ProtobufDecoder, subject: str = "notes.a", content_type: str = ""
+) -> Event:
+    headers = {"content-type": content_type} if content_type else {}
+    (event,) = read_messages(
+        subject, headers, payload, stream="S", sequence=7, received=RECEIVED, protobuf=decoder
+    )
+    return event
+
+
+@pytest.mark.parametrize("content_type", ["", "application/protobuf"])
+def test_protobuf_is_decoded_by_the_schema_of_its_subject(
+    tmp_path: Path, content_type: str
+) -> None:
+    decoder = ProtobufDecoder([write_schema(tmp_path / "note.binpb")])
+    assert decoder.load() == []
+    event = read_protobuf(NOTE, decoder, content_type=content_type)
+    assert (event.correlation, event.severity.name, event.problem) == ("US-101", "ERROR", None)
+    assert json.loads(bytes(event.data)) == {"story_id": "US-101", "level": "error", "count": "150"}
+    damaged = read_protobuf(NOTE[:-1], decoder)
+    assert damaged.raw == NOTE[:-1]
+    assert "it is no fleet.v1.Note" in str(damaged.problem)
+    assert read_protobuf(JSON, decoder, content_type="application/json").problem is None
+    assert read_protobuf(JSON, decoder, subject="other").problem is None
+
+
+def test_protobuf_schema_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    schema = write_schema(tmp_path / "note.binpb")
+    (tmp_path / "broken").write_bytes(b"\x0a\xff")
+    for change, reason in (
+        ({"descriptor_set": tmp_path / "absent"}, "absent cannot be read: No such file"),
+        ({"message": "fleet.v1.Other"}, "has no message fleet.v1.Other"),
+        ({"descriptor_set": tmp_path / "broken"}, "is no complete descriptor set"),
+    ):
+        decoder = ProtobufDecoder([msgspec.structs.replace(schema, **change)])
+        (problem,) = decoder.load()
+        assert reason in problem
+        event = read_protobuf(NOTE, decoder)
+        assert (event.raw, event.problem) == (NOTE, problem)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "matches"),
+    [
+        ("a.b", "a.b", True), ("a.b", "a.c", False), ("a.b", "a.b.c", False), ("a", "a.b", False),
+        ("a.*", "a.b", True), ("a.*", "a.b.c", False), ("*.b", "a.b", True),
+        ("a.>", "a.b.c", True), ("a.>", "a", False), (">", "a", True),
+    ],
+)  # fmt: skip
+def test_matches_subject_follows_the_wildcards_of_nats(
+    pattern: str, subject: str, matches: bool
+) -> None:
+    assert matches_subject(pattern, subject) is matches
