@@ -82,7 +82,7 @@ class ProtobufDecoder:
     def __init__(self, schemas: Sequence[ProtobufSchema]) -> None:
         self._schemas = schemas
         self._types: list[type[Message] | str] = ["the schema is not loaded yet"] * len(schemas)
-        """The class of each schema, or why there is none."""
+        """The class of each schema, or why it cannot be used."""
 
     def load(self) -> list[str]:
         """Read the files of the schemas, and return what is wrong with them."""

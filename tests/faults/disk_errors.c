@@ -28,7 +28,7 @@ static int descriptor_in_folder(int fd) {
 }
 
 /* The error to return now, or 0. */
-static int wanted(int is_sync) {
+static int injected_error(int is_sync) {
     static int (*real_open)(const char *, int, ...);
     static ssize_t (*real_read)(int, void *, size_t);
     if (!real_open) real_open = dlsym(RTLD_NEXT, "open");
@@ -51,7 +51,7 @@ static int wanted(int is_sync) {
 
 static int fails(int fd, int is_sync) {
     if (!descriptor_in_folder(fd)) return 0;
-    int error = wanted(is_sync);
+    int error = injected_error(is_sync);
     if (error) errno = error;
     return error;
 }

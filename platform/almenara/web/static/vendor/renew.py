@@ -57,9 +57,9 @@ def renew(package: dict[str, Any], version: str) -> dict[str, Any]:
 
 def main() -> None:
     manifest = json.loads(MANIFEST.read_text())
-    wanted = sys.argv[1] if len(sys.argv) > 1 else None
+    new_version = sys.argv[1] if len(sys.argv) > 1 else None
     manifest["packages"] = [
-        renew(package, wanted or package["version"]) for package in manifest["packages"]
+        renew(package, new_version or package["version"]) for package in manifest["packages"]
     ]
     MANIFEST.write_text(json.dumps(manifest, indent=2) + "\n")
     for package in manifest["packages"]:
