@@ -196,14 +196,19 @@ def namespace_of(signal: Signal) -> str:
 def labels_of(signal: Signal) -> Mapping[str, str]:
     """Return the labels of what a signal is about."""
     if isinstance(signal, Event):
-        pairs = signal.attributes.get(LABELS, "").split(",")
-        return {name: value for name, _, value in (pair.partition("=") for pair in pairs) if name}
+        return parse_labels(signal.attributes.get(LABELS, ""))
     if isinstance(signal, Resource):
         # The labels of an alert have those of its rule as well, which grant nothing.
         name = OWN_LABELS if signal.kind == ALERT_KIND else LABELS
         if isinstance(labels := signal.state.get(name), Mapping):
             return {str(name): str(value) for name, value in labels.items()}
     return {}
+
+
+def parse_labels(text: str) -> dict[str, str]:
+    """Return the labels in the attribute of an event."""
+    pairs = (pair.partition("=") for pair in text.split(","))
+    return {name: value for name, _, value in pairs if name}
 
 
 def build_scope(

@@ -17,7 +17,7 @@ class IngestRules:
     """The rules, compiled; the first that matches an event decides."""
 
     def __init__(self, rules: Sequence[IngestRule]) -> None:
-        self._rules = [(_compile(rule.match), round(rule.keep * SHARES)) for rule in rules]
+        self._rules = [(compile_match(rule.match), round(rule.keep * SHARES)) for rule in rules]
 
     def accepts(self, event: Event) -> bool:
         """Whether to store an event. The same event has the same answer at each delivery."""
@@ -28,7 +28,8 @@ class IngestRules:
         return True
 
 
-def _compile(match: EventMatch) -> Callable[[Event], bool]:
+def compile_match(match: EventMatch) -> Callable[[Event], bool]:
+    """Return whether an event matches, as a function."""
     limit = None if match.severity_below is None else Severity[match.severity_below]
     tests = [
         _compile_name(name, text) for name in ("origin", "type") if (text := getattr(match, name))

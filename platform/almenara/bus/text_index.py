@@ -6,11 +6,19 @@ without escapes needs no decoding: quotes, braces and commas separate words as s
 
 import json
 import re
+import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 MAX_TEXT: Final = 256 * 1024
 """Characters of an event's data that are searched; the rest of a longer payload is stored only."""
 
+_TOKEN: Final = re.compile(r"[^\W_]+", re.UNICODE)
+_SPACED: Final = bytes(
+    ord(letter.lower()) if letter.isascii() and letter.isalnum() else ord(" ")
+    for letter in map(chr, range(256))
+)
+"""Lower-case letters and digits of ASCII, and a space for every other byte."""
 _ESCAPES: Final = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\.", re.DOTALL)
 _CONTROL: Final = {r"\b": " ", r"\f": " ", r"\n": " ", r"\r": " ", r"\t": " "}
 
@@ -38,3 +46,28 @@ def _decode(match: re.Match[str]) -> str:
         return _CONTROL.get(escape, escape[1])
     # A pair of surrogates is one letter; a single one is not a letter and is dropped.
     return str(json.loads(f'"{escape}"')).encode("utf-8", "ignore").decode()
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a text as the index stores them: in lower case, without accents."""
+    if not text.isascii():
+        text = "".join(
+            letter
+            for letter in unicodedata.normalize("NFD", text)
+            if unicodedata.category(letter) != "Mn"
+        )
+    return _TOKEN.findall(text.lower())
+
+
+def collect_words(texts: Iterable[str]) -> set[str]:
+    """Return the distinct words of several texts."""
+    words: set[str] = set()
+    plain: list[str] = []
+    for text in texts:
+        if text.isascii():
+            plain.append(text)
+        else:
+            words.update(split_words(text))
+    # One pass over all of them takes a fraction of one over each.
+    words.update(" ".join(plain).encode().translate(_SPACED).decode().split())
+    return words

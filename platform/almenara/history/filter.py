@@ -2,19 +2,17 @@
 
 import functools
 import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 import msgspec
 
-from almenara.bus.text_index import searched_text
+from almenara.bus.text_index import searched_text, split_words
 from almenara.patterns import compile_pattern
 from almenara.signals import Event, Severity, format_time, now, parse_severity, parse_time
 from almenara.units import DAY, HOUR, MINUTE, SECOND, WEEK
 
 WORD: Final = re.compile(r'"([^"]*)"|(\S+)')
-TOKEN: Final = re.compile(r"[^\W_]+", re.UNICODE)
 AGO: Final = re.compile(r"(\d{1,9})\s*(s|min|m|h|d|w)", re.IGNORECASE)
 UNITS: Final = {"s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 MAX_LENGTH: Final = 512
@@ -178,17 +176,6 @@ def _pattern_check(name: str, text: str) -> Callable[[Event], bool]:
     if expression is None:
         return lambda event: getattr(event, name) == text
     return lambda event: expression.fullmatch(getattr(event, name)) is not None
-
-
-def split_words(text: str) -> list[str]:
-    """Return the words of a text as the index stores them: in lower case, without accents."""
-    if not text.isascii():
-        text = "".join(
-            letter
-            for letter in unicodedata.normalize("NFD", text)
-            if unicodedata.category(letter) != "Mn"
-        )
-    return TOKEN.findall(text.lower())
 
 
 def _contains(event: Event, phrases: list[tuple[str, bool]]) -> bool:

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from almenara.bus.embedded import EmbeddedBus
-from almenara.bus.text_index import MAX_TEXT, SEARCHED_DATA, searched_text
+from almenara.bus.text_index import MAX_TEXT, SEARCHED_DATA, searched_text, split_words
 from almenara.config import StorageSettings
 from almenara.history import Filter, History
-from almenara.history.filter import split_words
 from support.bus import make_event
 
 ESCAPED = {
