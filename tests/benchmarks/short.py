@@ -19,6 +19,7 @@ BENCHMARKS = (
     "counts.py",
     "samples.py",
     "checkpoints.py",
+    "formats.py",
     "ray_history.py",
     "kubernetes_load.py",
     "kubernetes_pages.py",

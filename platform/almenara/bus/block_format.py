@@ -1,0 +1,314 @@
+"""The format of a sealed block: events as compressed columns, with a checksum of each.
+
+    b"ALMB" version:1 | length of header:4 | CRC-32 of header:4 | header (JSON) | columns
+
+The header has the number of events, and for each column its name, kind, stored length and the
+CRC-32 of what is stored. Columns are compressed with zlib: zstd at its default level is a third
+faster to write and as fast to search, takes 2 % more, and is a dependency. Numbers are
+little-endian. Kinds:
+
+- `numbers`: 8 bytes each, the difference to the number before;
+- `levels`: 1 byte each;
+- `names`: the distinct texts as a JSON array, preceded by its length in 4 bytes, then the place of
+  each event's text in it, 2 bytes each; the array may contain null;
+- `texts` and `bytes`: the length of each in 4 bytes, -1 for null, then all of them in one piece.
+
+The names in a block are texts, so that a block can be read without any other table.
+"""
+
+import itertools
+import struct
+import sys
+import zlib
+from array import array
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Final, TypeVar
+from zlib import crc32
+
+import msgspec
+
+from almenara.signals import Event
+
+T = TypeVar("T")
+
+MAGIC: Final = b"ALMB"
+VERSION: Final = 1
+LEVEL: Final = 6
+COMPRESSED_IN_STEP: Final = 64 * 1024
+_PREFIX: Final = struct.Struct("<4sBII")
+_LENGTH: Final = struct.Struct("<I")
+
+
+def compress(content: bytes) -> bytes:
+    """Return content compressed; `decompress` reverses it."""
+    return zlib.compress(content, LEVEL)
+
+
+def decompress(content: bytes) -> bytes:
+    """Return what was compressed. Raises `DamagedBlockError`."""
+    try:
+        return zlib.decompress(content)
+    except zlib.error as error:
+        raise DamagedBlockError(f"compressed content is damaged: {error}") from error
+
+
+def finish(steps: Generator[None, None, T]) -> T:
+    """Run all steps of work that is done in steps, and return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stopped:
+            result: T = stopped.value
+            return result
+
+
+class DamagedBlockError(ValueError):
+    """A block is not as it was written, or of a newer format."""
+
+
+class ColumnHeader(msgspec.Struct, array_like=True):
+    """Where a column is, and how to check it."""
+
+    name: str
+    kind: str
+    length: int
+    checksum: int
+
+
+class Header(msgspec.Struct):
+    """What stands before the columns."""
+
+    events: int
+    columns: list[ColumnHeader]
+
+
+def _json(event: Event) -> str | None:
+    return msgspec.json.encode(event.attributes).decode() if event.attributes else None
+
+
+_COLUMNS: Final[tuple[tuple[str, str, Callable[[Event], Any]], ...]] = (
+    ("time", "numbers", lambda event: event.time),
+    ("severity", "levels", lambda event: int(event.severity)),
+    ("source", "names", lambda event: event.source),
+    ("origin", "names", lambda event: event.origin),
+    ("type", "names", lambda event: event.type),
+    ("subject", "names", lambda event: event.subject),
+    ("correlation", "names", lambda event: event.correlation),
+    ("attributes", "names", _json),
+    ("problem", "names", lambda event: event.problem),
+    ("id", "texts", lambda event: event.id),
+    ("data", "texts", lambda event: bytes(event.data)),
+    ("raw", "bytes", lambda event: event.raw),
+)
+
+
+Column = tuple[ColumnHeader, bytes]
+
+
+def encode_columns(events: Sequence[tuple[int, Event]]) -> Generator[None, None, list[Column]]:
+    """Return the columns of events; yield after each short step."""
+    columns = [("sequence", "numbers", [sequence for sequence, _ in events])]
+    columns += [
+        (name, kind, [value(event) for _, event in events]) for name, kind, value in _COLUMNS
+    ]
+    encoded: list[Column] = []
+    for name, kind, values in columns:
+        content = _ENCODERS[kind](values)
+        yield
+        compressor = zlib.compressobj(LEVEL)
+        parts = []
+        for start in range(0, len(content), COMPRESSED_IN_STEP):
+            parts.append(compressor.compress(content[start : start + COMPRESSED_IN_STEP]))
+            yield
+        stored = b"".join((*parts, compressor.flush()))
+        encoded.append((ColumnHeader(name, kind, len(stored), crc32(stored)), stored))
+    return encoded
+
+
+def join_columns(events: int, columns: Sequence[Column]) -> bytes:
+    """Return the block of the columns of a number of events."""
+    header = msgspec.json.encode(Header(events, [column for column, _ in columns]))
+    prefix = _PREFIX.pack(MAGIC, VERSION, len(header), crc32(header))
+    return b"".join((prefix, header, *(stored for _, stored in columns)))
+
+
+def encode_block(events: Sequence[tuple[int, Event]]) -> bytes:
+    """Return events, in order of their sequences, as a block; the same events give the same."""
+    return join_columns(len(events), finish(encode_columns(events)))
+
+
+class Block:
+    """A block that decompresses a column when it is first read.
+
+    Raises `DamagedBlockError` where the header or any column is damaged.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        try:
+            magic, version, length, checksum = _PREFIX.unpack_from(content)
+            header = content[_PREFIX.size : _PREFIX.size + length]
+            if magic != MAGIC or crc32(header) != checksum:
+                raise DamagedBlockError("the header of a block is damaged")
+            if version > VERSION:
+                raise DamagedBlockError(f"a block has the format {version}; upgrade Almenara")
+            decoded = msgspec.json.decode(header, type=Header)
+        except (struct.error, TypeError, msgspec.MsgspecError) as error:
+            raise DamagedBlockError("the header of a block is damaged") from error
+        self.events = decoded.events
+        ends = list(
+            itertools.accumulate(
+                (column.length for column in decoded.columns), initial=_PREFIX.size + length
+            )
+        )
+        self._columns: dict[str, bytes] = {}
+        for column, start in zip(decoded.columns, ends, strict=False):
+            stored = content[start : start + column.length]
+            if len(stored) != column.length or crc32(stored) != column.checksum:
+                raise DamagedBlockError(f"the column {column.name} of a block is damaged")
+            self._columns[column.name] = stored
+        self._decoded: dict[str, Any] = {}
+
+    def numbers(self, name: str) -> list[int]:
+        """Return a column of numbers or levels."""
+        values: list[int] = self._read(name, _decode_numbers)
+        return values
+
+    def names(self, name: str) -> tuple[list[str | None], Sequence[int]]:
+        """Return the distinct texts of a column, and the place of each event's text in them."""
+        values: tuple[list[str | None], Sequence[int]] = self._read(name, _decode_names)
+        return values
+
+    def texts(self, name: str) -> tuple[bytes, list[int], Sequence[int]]:
+        """Return all texts in one piece, where each starts, and the length of each; -1 for null."""
+        values: tuple[bytes, list[int], Sequence[int]] = self._read(name, _decode_texts)
+        return values
+
+    def _read(self, name: str, decode: Callable[[bytes, int], Any]) -> Any:
+        if (known := self._decoded.get(name)) is None:
+            known = self._decoded[name] = decode(decompress(self._columns[name]), self.events)
+        return known
+
+    def rows(self, places: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Return the events at some places as rows of `EVENT_COLUMNS`, with names as text."""
+        sequences, times, levels = map(self.numbers, ("sequence", "time", "severity"))
+        names = {
+            name: self.names(name)
+            for name in (
+                "source",
+                "origin",
+                "type",
+                "subject",
+                "correlation",
+                "attributes",
+                "problem",
+            )
+        }
+
+        def name_at(name: str, place: int) -> str | None:
+            texts, codes = names[name]
+            return texts[codes[place]]
+
+        rows: list[tuple[Any, ...]] = []
+        for place in places:
+            source, origin, kind = (
+                f"={name_at(name, place)}" for name in ("source", "origin", "type")
+            )
+            data = self.text_at("data", place)
+            identity = self.text_at("id", place)
+            rows.append(
+                (
+                    sequences[place],
+                    None if identity is None else identity.decode(),
+                    source,
+                    origin,
+                    kind,
+                    name_at("subject", place),
+                    times[place],
+                    levels[place],
+                    name_at("correlation", place),
+                    name_at("attributes", place),
+                    name_at("problem", place),
+                    self.text_at("raw", place),
+                    None if data is None else data.decode(),
+                    None,
+                )
+            )
+        return rows
+
+    def text_at(self, name: str, place: int) -> bytes | None:
+        """Return the text of one event; None for null."""
+        piece, starts, lengths = self.texts(name)
+        length = lengths[place]
+        return None if length < 0 else piece[starts[place] : starts[place] + length]
+
+
+def _little_endian(values: "array[int]") -> bytes:
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tobytes()
+
+
+def _from_little_endian(typecode: str, content: bytes) -> "array[int]":
+    values: array[int] = array(typecode)
+    values.frombytes(content)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def _encode_numbers(values: Sequence[int]) -> bytes:
+    # Differences of 64-bit numbers may need 65 bits; they wrap around, and back again.
+    differences = (
+        (value - before + 2**63) % 2**64 - 2**63
+        for before, value in itertools.pairwise((0, *values))
+    )
+    return _little_endian(array("q", differences))
+
+
+def _encode_levels(values: Sequence[int]) -> bytes:
+    return bytes(values)
+
+
+def _encode_names(values: Sequence[str | None]) -> bytes:
+    places = {text: place for place, text in enumerate(dict.fromkeys(values))}
+    listed = msgspec.json.encode(list(places))
+    codes = array("H", (places[text] for text in values))
+    return _LENGTH.pack(len(listed)) + listed + _little_endian(codes)
+
+
+def _encode_texts(values: Sequence[str | bytes | None]) -> bytes:
+    encoded = [value.encode() if isinstance(value, str) else value for value in values]
+    lengths = array("i", (-1 if value is None else len(value) for value in encoded))
+    return _little_endian(lengths) + b"".join(value for value in encoded if value)
+
+
+_ENCODERS: Final[dict[str, Callable[[Sequence[Any]], bytes]]] = {
+    "numbers": _encode_numbers,
+    "levels": _encode_levels,
+    "names": _encode_names,
+    "texts": _encode_texts,
+    "bytes": _encode_texts,
+}
+
+
+def _decode_numbers(content: bytes, events: int) -> list[int]:
+    if len(content) == events:
+        return list(content)
+    values = list(itertools.accumulate(_from_little_endian("q", content)))
+    if min(values) >= -(2**63) and max(values) < 2**63:
+        return values
+    return [(value + 2**63) % 2**64 - 2**63 for value in values]
+
+
+def _decode_names(content: bytes, events: int) -> tuple[list[str | None], Sequence[int]]:
+    (length,) = _LENGTH.unpack_from(content)
+    end = _LENGTH.size + length
+    texts = msgspec.json.decode(content[_LENGTH.size : end], type=list[str | None])
+    return texts, _from_little_endian("H", content[end:])
+
+
+def _decode_texts(content: bytes, events: int) -> tuple[bytes, list[int], Sequence[int]]:
+    lengths = _from_little_endian("i", content[: 4 * events])
+    present = lengths if min(lengths) >= 0 else [max(length, 0) for length in lengths]
+    starts = list(itertools.accumulate(present, initial=4 * events))
+    return content, starts[:-1], lengths
