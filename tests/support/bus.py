@@ -1,10 +1,13 @@
 """Events to publish, and records read back from a bus."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from almenara.bus import Bus, Record
 from almenara.bus.embedded import EmbeddedBus
+from almenara.bus.retention import used_bytes
+from almenara.bus.sealing import BLOCK_EVENTS
 from almenara.config import StorageSettings
 from almenara.signals import Event, now
 
@@ -15,6 +18,11 @@ def make_event(number: int, **fields: object) -> Event:
         "id": str(number), "source": "test", "type": "t", "time": now(), "data": {"n": number},
     }  # fmt: skip
     return Event(**{**defaults, **fields})  # type: ignore[arg-type]
+
+
+def make_events(start: int, count: int) -> list[Event]:
+    """Return events with consecutive numbers, of five types."""
+    return [make_event(number, type=f"t{number % 5}") for number in range(start, start + count)]
 
 
 async def collect_records(bus: Bus, after: int, count: int) -> list[Record]:
@@ -37,3 +45,15 @@ async def read_log(folder: Path, processor: str) -> tuple[list[Record], int]:
             if records[-1].sequence == bus.last_sequence:
                 break
         return records, int((await bus.load_all(f"processor/{processor}"))["cursor"])
+
+
+async def store_and_seal(settings: StorageSettings, events: Sequence[Event]) -> int:
+    """Store events, wait until those beyond `hot_events` are sealed, and return the bytes used."""
+    async with EmbeddedBus(settings) as bus:
+        for first in range(0, len(events), 500):
+            await bus.publish(events[first : first + 500], "nats")
+        rows = "SELECT events - sealed_events FROM position"
+        most = settings.hot_events + BLOCK_EVENTS
+        while (await bus.read(lambda it: it.execute(rows).fetchone()))[0] >= most:
+            await asyncio.sleep(0.05)
+        return await bus.read(used_bytes)

@@ -10,8 +10,9 @@ from almenara.alerting import ALERT
 from almenara.alerting.commands import make_started
 from almenara.alerting.evaluator import NAME, Evaluator
 from almenara.alerting.rules import RuleSet
-from almenara.bus import Record, codec
+from almenara.bus import Record
 from almenara.bus.codec import RowDecoder
+from almenara.bus.replay import read_after
 from almenara.processors.fold import Fold
 from almenara.signals import Event, Signal
 
@@ -101,7 +102,7 @@ def read_log(
     cursor = row[0] or 0
     decoder = decoder or RowDecoder()
     while True:
-        records, end = codec.read_after(connection, cursor, BATCH, decoder)
+        records, end = read_after(connection, cursor, BATCH, decoder)
         if end == cursor:
             return
         cursor = end

@@ -1,13 +1,15 @@
 """Checks every row of the database, and saves what is readable of a damaged one into a new file."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from almenara.bus.block_format import DamagedBlockError
+from almenara.bus.blocks import copy_block, read_block, read_summary
 from almenara.bus.codec import EVENT_COLUMNS, OBSERVATION_COLUMNS, RowDecoder
 from almenara.bus.folder import FolderLock
 from almenara.bus.schema import VERSION, check_version, connect, migrate
@@ -15,11 +17,13 @@ from almenara.bus.storage_errors import StorageError
 from almenara.bus.text_index import SEARCHED_DATA
 from almenara.bus.writer_thread import DATABASE
 from almenara.errors import describe_error
+from almenara.signals import format_time
 
 ROWS_AT_ONCE: Final = 500
 PAGE_PROBLEMS: Final = 20
 """Problems of SQLite's own check that are reported."""
 SEQUENCES_NAMED: Final = 20
+NAMES_SHOWN: Final = 12
 SMALL_TABLES: Final = ("names", "known_resources", "plugin_state", "clock", "seen_0", "seen_1")
 """Tables that are copied whole; of a damaged one as far as it can be read."""
 
@@ -32,12 +36,14 @@ class CheckReport(msgspec.Struct):
     observations: int = 0
     damaged: list[int] = []
     """Sequences of signals that cannot be read, or not as they were written."""
+    damaged_blocks: list[str] = []
+    """What sealed blocks that cannot be read had, as far as that is known."""
     page_problems: list[str] = []
     """Errors that SQLite reports in the structure of the file."""
 
     @property
     def is_intact(self) -> bool:
-        return not (self.damaged or self.page_problems)
+        return not (self.damaged or self.damaged_blocks or self.page_problems)
 
     def describe(self) -> str:
         """Return the result for people, in a few lines."""
@@ -49,6 +55,7 @@ class CheckReport(msgspec.Struct):
             named = ", ".join(map(str, self.damaged[:SEQUENCES_NAMED]))
             more = ", …" if len(self.damaged) > SEQUENCES_NAMED else ""
             lines.append(f"{len(self.damaged):,} signals are damaged: sequence {named}{more}")
+        lines += [f"Damaged: {block}" for block in self.damaged_blocks]
         lines += [f"SQLite: {problem}" for problem in self.page_problems]
         if not self.is_intact:
             lines.append(
@@ -75,8 +82,11 @@ def check_database(folder: Path) -> CheckReport:
                     f"{path} has the older schema {version}. Start Almenara once: it migrates the"
                     " database. Then check it."
                 )
+            # One transaction: sealing moves events between the tables.
+            connection.execute("BEGIN")
             report.page_problems = _check_pages(connection)
-            for _ in _read_events(connection, report):
+            readable = list(_read_blocks(connection, report))
+            for _ in _read_events(connection, report, readable):
                 pass
             for _ in _read_observations(connection, report):
                 pass
@@ -133,14 +143,79 @@ def _check_pages(connection: sqlite3.Connection) -> list[str]:
     return [str(text) for (text,) in rows if text != "ok"]
 
 
-def _read_events(connection: sqlite3.Connection, report: CheckReport) -> Iterator[int]:
-    """Yield the sequences of events that can be read as they were written."""
+def _read_blocks(connection: sqlite3.Connection, report: CheckReport) -> Iterator[int]:
+    """Yield the ends of the blocks that can be read as they were written."""
+    ends: set[int] = set()
+    for statement in ("SELECT last_sequence FROM blocks", "SELECT block FROM block_words"):
+        try:
+            for (last,) in connection.execute(statement):
+                ends.add(last)
+        except sqlite3.Error as error:
+            report.page_problems.append(f"blocks: {describe_error(error)}")
+    for last in sorted(ends):
+        try:
+            block = read_block(connection, last)
+            rows = block.rows(range(block.events))
+            good = RowDecoder(is_quiet=True).events(connection, rows)
+            read_summary(connection, last)
+        except (DamagedBlockError, sqlite3.Error):
+            report.damaged_blocks.append(_describe_block(connection, last))
+            continue
+        report.events += len(good)
+        # Rows that were damaged before they were sealed.
+        report.damaged += sorted({row[0] for row in rows} - {record.sequence for record in good})
+        yield last
+
+
+def _describe_block(connection: sqlite3.Connection, last: int) -> str:
+    try:
+        first, events, *times = connection.execute(
+            "SELECT first_sequence, events, first_time, last_time FROM blocks"
+            " WHERE last_sequence = ?",
+            (last,),
+        ).fetchone()
+        since, until = map(format_time, times)
+        names = connection.execute(
+            "SELECT text FROM block_names JOIN names USING (number) WHERE block = ?"
+            " ORDER BY text LIMIT ?",
+            (last, NAMES_SHOWN),
+        ).fetchall()
+    except (sqlite3.Error, TypeError, ValueError, OverflowError):
+        return f"the block of events that ends with sequence {last}"
+    return (
+        f"a block of {events:,} events, sequence {first} to {last}, from {since} to {until}, with"
+        f" the names {', '.join(text for (text,) in names)}"
+    )
+
+
+def _list_sealed_rows(
+    connection: sqlite3.Connection, readable: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Return ranges of rows whose events are in a block too; rows of a damaged block count."""
+    try:
+        (newest,) = connection.execute("SELECT max(last_sequence) FROM blocks").fetchone()
+        if newest in readable:
+            return connection.execute("SELECT * FROM sealed_rows").fetchall()
+    except sqlite3.Error:
+        pass
+    return []
+
+
+def _read_events(
+    connection: sqlite3.Connection, report: CheckReport, readable: Sequence[int]
+) -> Iterator[int]:
+    """Yield the sequences of rows that can be read as they were written.
+
+    `readable` are the ends of the blocks that can be read; what these have is left out.
+    """
+    sealed = _list_sealed_rows(connection, readable)
     statement = (
         f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.sequence > ? AND e.sequence <= ?"  # nosec B608 # constant fragments, bound values
         " ORDER BY e.sequence LIMIT ?"
     )
     decoder = RowDecoder(is_quiet=True)
-    for rows in _read_rows(connection, "events", statement, report):
+    for part in _read_rows(connection, "events", statement, report):
+        rows = [row for row in part if not any(first <= row[0] <= last for first, last in sealed)]
         good = {record.sequence for record in decoder.events(connection, rows)}
         report.damaged += [row[0] for row in rows if row[0] not in good]
         report.events += len(good)
@@ -197,7 +272,11 @@ def _read_rows(
 def _copy(reading: sqlite3.Connection, writing: sqlite3.Connection, report: CheckReport) -> None:
     for table in SMALL_TABLES:
         _copy_table(reading, writing, table, report)
-    for sequence in _read_events(reading, report):
+    readable = []
+    for last in _read_blocks(reading, report):
+        copy_block(reading, writing, last)
+        readable.append(last)
+    for sequence in _read_events(reading, report, readable):
         row = reading.execute("SELECT * FROM events WHERE sequence = ?", (sequence,)).fetchone()
         marks = ",".join("?" * len(row))
         writing.execute(f"INSERT INTO events VALUES ({marks})", row)  # nosec B608 # nosemgrep: values-written-into-a-statement # constant fragments, bound values
@@ -215,18 +294,21 @@ def _copy(reading: sqlite3.Connection, writing: sqlite3.Connection, report: Chec
     writing.execute(
         "UPDATE position SET last_sequence = max(?,"
         " (SELECT coalesce(max(sequence), 0) FROM events),"
+        " (SELECT coalesce(max(last_sequence), 0) FROM blocks),"
         " (SELECT coalesce(max(sequence), 0) FROM observations)),"
-        " events = (SELECT count(*) FROM events),"
+        " events = (SELECT count(*) FROM events) + (SELECT coalesce(sum(events), 0) FROM blocks),"
+        " sealed_events = (SELECT coalesce(sum(events), 0) FROM blocks),"
+        " sealed_through = (SELECT coalesce(max(last_sequence), 0) FROM blocks),"
         " seen_count = (SELECT count(*) FROM seen_0),"
         " last_name = (SELECT coalesce(max(number), 0) FROM names),"
         " has_inline_names = 1",
         (last,),
     )
     _copy_position(reading, writing)
-    writing.execute("DELETE FROM name_pairs")
     writing.execute(
         "INSERT INTO name_pairs SELECT origin, type, count(*) FROM events"
         " WHERE typeof(origin) = 'integer' AND typeof(type) = 'integer' GROUP BY origin, type"
+        " ON CONFLICT DO UPDATE SET uses = uses + excluded.uses"
     )
     # Counts of uses may be wrong by what is lost. As for events from before schema 4, names are
     # removed only after all events of now.

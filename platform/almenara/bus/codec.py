@@ -217,12 +217,12 @@ class RowDecoder:
                 self.skip(sequence, error)
         return records
 
-    def skip(self, sequence: int, error: BaseException) -> None:
-        """Count a signal that cannot be read; the first are logged."""
+    def skip(self, sequence: int, error: BaseException, signals: int = 1) -> None:
+        """Count signals that cannot be read; the first are logged."""
         with self._lock:
-            self.skipped += 1
-            count = self.skipped
-        if count <= LOGGED and not self._is_quiet:
+            is_logged = self.skipped < LOGGED
+            self.skipped += signals
+        if is_logged and not self._is_quiet:
             log.error(
                 "a stored signal cannot be read and is left out; run `almenara storage check`",
                 sequence=sequence,
@@ -249,29 +249,6 @@ def _decode_observation(body: str, checksum: int | None) -> Resource | Sample:
     if signal is None:
         raise ValueError("the row holds neither a resource nor a sample")
     return signal
-
-
-def read_after(
-    connection: sqlite3.Connection, after: int, limit: int, decoder: RowDecoder
-) -> tuple[list[Record], int]:
-    """Return up to `limit` records that follow a sequence, in order, and the sequence that the
-    reading came to: beyond the last record where rows at the end were left out."""
-    events = connection.execute(
-        f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?",  # nosec B608 # constant fragments, bound values
-        (after, limit),
-    ).fetchall()
-    observations = connection.execute(
-        f"SELECT {OBSERVATION_COLUMNS} FROM observations WHERE sequence > ?"  # nosec B608 # constant fragments, bound values
-        " ORDER BY sequence LIMIT ?",
-        (after, limit),
-    ).fetchall()
-    read = sorted([row[0] for row in events] + [row[0] for row in observations])[:limit]
-    if not read:
-        return [], after
-    end = read[-1]
-    records = decoder.events(connection, events) + decoder.observations(observations)
-    read_in_full = [record for record in records if record.sequence <= end]
-    return sorted(read_in_full, key=lambda record: record.sequence), end
 
 
 def read_latest_observations(

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, LiteralString
 
-from almenara.bus.names import IS_REMOVED
 from almenara.units import DAY, MINUTE, SECOND
 
 WIDTHS: Final = (10 * SECOND, 10 * MINUTE, DAY)
@@ -23,7 +22,7 @@ UNNUMBERED: Final = -1
 EVENTS_IN_STEP: Final = 5_000
 """Older events counted in one transaction; pending batches are written between two of them."""
 
-Group = tuple[int, Any, Any, Any, int]
+Group = tuple[int, int, int, int, int]
 """Slot of the first level, origin, type, namespace and severity of several events."""
 
 _KEY: Final = (
@@ -44,24 +43,23 @@ def add_counts(
     connection: sqlite3.Connection, events: Iterable[tuple[int, Any, Any, Any, int]]
 ) -> None:
     """Count new events, each given as time, origin, type, namespace and severity."""
+    add_groups(connection, group_events(events))
+
+
+def group_events(events: Iterable[tuple[int, Any, Any, Any, int]]) -> Counter[Group]:
+    """Return the numbers of events, given as time, origin, type, namespace and severity."""
     width = WIDTHS[0]
-    _add(
-        connection,
-        Counter(
-            (time // width, _number(origin), _number(kind), _number(namespace), severity)
-            for time, origin, kind, namespace, severity in events
-        ),
+    return Counter(
+        (time // width, _number(origin), _number(kind), _number(namespace), severity)
+        for time, origin, kind, namespace, severity in events
     )
 
 
-def release_counts(connection: sqlite3.Connection, oldest_left: int) -> None:
-    """Count down the events in `removed_events`, which are about to be removed. No event before
-    `oldest_left` remains.
-
-    Events that `count_older` has not reached yet were never counted.
-    """
-    (uncounted,) = connection.execute("SELECT uncounted_through FROM position").fetchone()
-    counts = _spread(_read_groups(connection, uncounted, IS_REMOVED))
+def release_counts(
+    connection: sqlite3.Connection, groups: Mapping[Group, int], oldest_left: int
+) -> None:
+    """Count down events that are removed. No event before the sequence `oldest_left` remains."""
+    counts = _spread(groups)
     connection.executemany(
         f"UPDATE event_counts SET events = events - ? WHERE {_KEY}",  # nosec B608 # constant fragments, bound values
         [(events, *key) for key, events in counts.items()],
@@ -70,8 +68,9 @@ def release_counts(connection: sqlite3.Connection, oldest_left: int) -> None:
         f"DELETE FROM event_counts WHERE {_KEY} AND events <= 0",  # nosec B608 # constant fragments, bound values
         counts,
     )
-    if 0 < uncounted < oldest_left:
-        connection.execute("UPDATE position SET uncounted_through = 0")
+    connection.execute(
+        "UPDATE position SET uncounted_through = 0 WHERE uncounted_through < ?", (oldest_left,)
+    )
 
 
 def count_older(connection: sqlite3.Connection) -> int:
@@ -91,7 +90,7 @@ def count_older(connection: sqlite3.Connection) -> int:
     connection.execute("BEGIN IMMEDIATE")
     try:
         if events:
-            _add(connection, _read_groups(connection, after, "sequence <= ?", through))
+            add_groups(connection, read_groups(connection, after, "sequence <= ?", through))
         connection.execute("UPDATE position SET uncounted_through = ?", (after,))
         connection.execute("COMMIT")
     except BaseException:
@@ -105,9 +104,10 @@ def _number(name: Any) -> int:
     return name if isinstance(name, int) else UNNUMBERED
 
 
-def _read_groups(
+def read_groups(
     connection: sqlite3.Connection, after: int, condition: LiteralString, *parameters: int
 ) -> dict[Group, int]:
+    """Return the numbers of the events after a sequence that meet a condition, in groups."""
     rows = connection.execute(
         f"{_GROUPS} {condition} GROUP BY 1, 2, 3, 4, 5",
         (after, *parameters),
@@ -115,7 +115,8 @@ def _read_groups(
     return {(slot, *names): events for slot, *names, events in rows}
 
 
-def _add(connection: sqlite3.Connection, groups: Mapping[Group, int]) -> None:
+def add_groups(connection: sqlite3.Connection, groups: Mapping[Group, int]) -> None:
+    """Count events that are given in groups."""
     connection.executemany(
         "INSERT INTO event_counts VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET events = events + excluded.events",

@@ -7,9 +7,10 @@ from typing import Final, Self, TypeVar
 
 import structlog
 
-from almenara.bus import BusClosedError, BusCounters, Record, StateChange, codec
+from almenara.bus import BusClosedError, BusCounters, Record, StateChange
 from almenara.bus.codec import Redact, RowDecoder
 from almenara.bus.readers import Readers
+from almenara.bus.replay import read_after
 from almenara.bus.storage_errors import DamagedDatabaseError
 from almenara.bus.tail import Tail
 from almenara.bus.validation import check_batch, check_state
@@ -56,9 +57,12 @@ class EmbeddedBus:
             self.settings.query_timeout,
             "history",
             max_waiting=self.settings.max_waiting_queries,
+            in_transaction=True,
         )
         # Replays have a thread of their own, so that slow queries do not delay live delivery.
-        self._replays = Readers(self.path, 1, self.settings.query_timeout, "replay")
+        self._replays = Readers(
+            self.path, 1, self.settings.query_timeout, "replay", in_transaction=True
+        )
         self._readers = (self._queries, self._replays)
         return self
 
@@ -213,7 +217,7 @@ class EmbeddedBus:
         """Read the records after a sequence. Damaged pages of the file are stepped over."""
         try:
             return await self._replays.run(
-                lambda connection: codec.read_after(connection, cursor, REPLAY_BATCH, self._decoder)
+                lambda connection: read_after(connection, cursor, REPLAY_BATCH, self._decoder)
             )
         except DamagedDatabaseError:
             return await self._replays.run(
@@ -227,7 +231,7 @@ class EmbeddedBus:
         records: list[Record] = []
         for sequence in range(cursor + 1, end + 1):
             try:
-                rows, _ = codec.read_after(connection, sequence - 1, 1, self._decoder)
+                rows, _ = read_after(connection, sequence - 1, 1, self._decoder)
                 records += [row for row in rows if row.sequence == sequence]
             except sqlite3.DatabaseError as error:
                 self._decoder.skip(sequence, error)

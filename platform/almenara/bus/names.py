@@ -7,7 +7,7 @@ behind `INLINE`: nothing is lost, and the table of names stays small enough to b
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 NAMES_CACHED: Final = 10_000
@@ -15,9 +15,6 @@ INLINE: Final = "="
 """Marks a name in place of a number; without it SQLite would turn digits into a number."""
 NO_NAMESPACE: Final = 0
 NUMBERED_COLUMNS: Final = ("source", "origin", "type", "namespace")
-
-IS_REMOVED: Final = "sequence IN (SELECT sequence FROM removed_events)"
-"""SQL for: the event is one of those that a step of retention removes."""
 
 StoredName = int | str
 
@@ -91,37 +88,27 @@ class NameTable:
             self._new_uses.clear()
 
 
-def release_uses(connection: sqlite3.Connection, oldest_left: int) -> int:
-    """Count down the names of the events in `removed_events`, which are about to be removed, and
-    remove the names that no event uses any more. Returns how many were removed.
+def release_uses(connection: sqlite3.Connection, uses: Mapping[int, int], oldest_left: int) -> None:
+    """Count down the names of removed events, and remove names that no event uses any more.
 
     Events from before schema 4 were not counted, so names are removed only once all of those are:
     when no event before `oldest_left` remains.
     """
-    _release_pairs(connection)
     (counted_from,) = connection.execute("SELECT names_counted_from FROM position").fetchone()
-    uses: Counter[int] = Counter()
-    for column in NUMBERED_COLUMNS:
-        rows = connection.execute(
-            f"SELECT {column}, count(*) FROM events NOT INDEXED"  # nosec B608 # constant fragments, bound values
-            f" WHERE {IS_REMOVED} AND sequence > ? AND typeof({column}) = 'integer'"
-            f" GROUP BY {column}",
-            (counted_from,),
-        )
-        uses.update(dict(rows.fetchall()))
     connection.executemany(
         "UPDATE names SET uses = uses - ? WHERE number = ?",
         [(count, number) for number, count in uses.items()],
     )
     if counted_from > 0 and oldest_left <= counted_from:
-        return 0
+        return
     if counted_from:
         # The last of the uncounted events goes with this step: from now on every count is right.
         connection.execute("UPDATE position SET names_counted_from = 0")
-        return connection.execute("DELETE FROM names WHERE uses <= 0").rowcount
-    return connection.executemany(
+        connection.execute("DELETE FROM names WHERE uses <= 0")
+        return
+    connection.executemany(
         "DELETE FROM names WHERE number = ? AND uses <= 0", [(number,) for number in uses]
-    ).rowcount
+    )
 
 
 def count_pairs(connection: sqlite3.Connection, pairs: Iterable[tuple[Any, Any]]) -> None:
@@ -141,17 +128,14 @@ def count_pairs(connection: sqlite3.Connection, pairs: Iterable[tuple[Any, Any]]
     )
 
 
-def _release_pairs(connection: sqlite3.Connection) -> None:
-    rows = connection.execute(
-        f"SELECT count(*), origin, type FROM events NOT INDEXED WHERE {IS_REMOVED}"  # nosec B608 # constant fragments, bound values
-        " GROUP BY origin, type"
-    ).fetchall()
+def release_pairs(connection: sqlite3.Connection, pairs: Mapping[tuple[int, int], int]) -> None:
+    """Count down the origins and types of events that are removed."""
     connection.executemany(
-        "UPDATE name_pairs SET uses = uses - ? WHERE origin = ? AND type = ?", rows
+        "UPDATE name_pairs SET uses = uses - ? WHERE origin = ? AND type = ?",
+        [(uses, *pair) for pair, uses in pairs.items()],
     )
     connection.executemany(
-        "DELETE FROM name_pairs WHERE origin = ? AND type = ? AND uses <= 0",
-        [(origin, event_type) for _, origin, event_type in rows],
+        "DELETE FROM name_pairs WHERE origin = ? AND type = ? AND uses <= 0", list(pairs)
     )
 
 

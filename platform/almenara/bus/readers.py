@@ -38,6 +38,24 @@ UNLIMITED: Final = 2**31
 T = TypeVar("T")
 
 
+class _Running(threading.local):
+    """The query that a thread runs."""
+
+    check: Callable[[], None] | None = None
+
+
+_RUNNING: Final = _Running()
+
+
+def check_deadline() -> None:
+    """To be called by queries between steps of their own, which SQLite can't interrupt.
+
+    Raises `QueryTooSlowError` where the query of this thread is cancelled or takes too long.
+    """
+    if _RUNNING.check is not None:
+        _RUNNING.check()
+
+
 class QueryTooSlowError(LimitExceeded):
     """A query took longer than it may; the text has a remedy."""
 
@@ -140,9 +158,15 @@ class Readers:
     """
 
     def __init__(
-        self, path: Path, count: int, timeout: float, name: str, max_waiting: int = UNLIMITED
+        self,
+        path: Path,
+        count: int,
+        timeout: float,
+        name: str,
+        max_waiting: int = UNLIMITED,
+        in_transaction: bool = False,
     ) -> None:
-        self.path, self.timeout = path, timeout
+        self.path, self.timeout, self._in_transaction = path, timeout, in_transaction
         self._queue = FairQueue(count, max_waiting)
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -228,6 +252,10 @@ class Readers:
         connection.set_progress_handler(
             lambda: query.is_abandoned or time.monotonic() > query.deadline, OPCODES_BETWEEN_CHECKS
         )
+        _RUNNING.check = lambda: self._check(query)
+        if self._in_transaction:
+            # An event that is sealed meanwhile is read once.
+            connection.execute("BEGIN")
         try:
             try:
                 return query.run(connection)
@@ -245,6 +273,13 @@ class Readers:
             raise
         finally:
             connection.set_progress_handler(None, 0)
+            _RUNNING.check = None
+            if connection.in_transaction:
+                connection.rollback()
+
+    def _check(self, query: PendingQuery) -> None:
+        if query.is_abandoned or time.monotonic() > query.deadline:
+            raise self._too_slow()
 
     def _too_slow(self) -> QueryTooSlowError:
         return QueryTooSlowError(

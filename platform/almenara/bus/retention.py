@@ -9,9 +9,14 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-from almenara.bus.counts import release_counts
-from almenara.bus.names import IS_REMOVED, release_uses
-from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_DATA_BEFORE_4
+from almenara.bus.blocks import remove_block
+from almenara.bus.removal import (
+    create_selection,
+    delete_selected,
+    release,
+    select_events,
+    tally_selected,
+)
 from almenara.config import StorageSettings
 from almenara.units import SECOND
 
@@ -85,7 +90,10 @@ def remove_step(
     """
     limit = settings.retention_batch
     outdated = time - int(settings.retention_age * SECOND)
-    if removed := _remove_events(connection, sequence_at(connection, outdated), limit):
+    through = sequence_at(connection, outdated)
+    if removed := _remove_block(connection, through):
+        return removed
+    if removed := _remove_events(connection, through, limit):
         return removed
     observed = time - int(min(settings.sample_retention_age, settings.retention_age) * SECOND)
     if removed := _remove_observations(connection, sequence_at(connection, observed), limit):
@@ -104,11 +112,25 @@ def release_pages(connection: sqlite3.Connection) -> None:
 def _remove_oldest(connection: sqlite3.Connection, limit: int) -> int:
     (event,) = connection.execute("SELECT min(sequence) FROM events").fetchone()
     (observation,) = connection.execute("SELECT min(sequence) FROM observations").fetchone()
+    row = connection.execute(
+        "SELECT first_sequence FROM blocks ORDER BY last_sequence LIMIT 1"
+    ).fetchone()
+    others = [sequence for sequence in (event, observation) if sequence is not None]
+    if row is not None and all(row[0] < sequence for sequence in others):
+        return _remove_block(connection, 2**62)
     if event is None and observation is None:
         return 0
     if observation is None or (event is not None and event < observation):
         return _remove_events(connection, 2**62, limit)
     return _remove_observations(connection, 2**62, limit)
+
+
+def _remove_block(connection: sqlite3.Connection, through: int) -> int:
+    row = connection.execute(
+        "SELECT last_sequence FROM blocks WHERE last_sequence <= ? ORDER BY last_sequence LIMIT 1",
+        (through,),
+    ).fetchone()
+    return remove_block(connection, row[0]) if row else 0
 
 
 def _remove_events(connection: sqlite3.Connection, through: int, limit: int) -> int:
@@ -124,29 +146,13 @@ def _remove_events(connection: sqlite3.Connection, through: int, limit: int) -> 
 def remove_events(
     connection: sqlite3.Connection, sequences: Sequence[int], oldest_left: int = 0
 ) -> None:
-    """Remove events with all that is stored of them. No event before `oldest_left` remains."""
-    connection.execute(
-        "CREATE TEMP TABLE IF NOT EXISTS removed_events (sequence INTEGER PRIMARY KEY)"
-    )
+    """Remove rows of events. No event before the sequence `oldest_left` remains."""
+    create_selection(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.execute("DELETE FROM removed_events")
-        connection.executemany(
-            "INSERT INTO removed_events VALUES (?)", ((sequence,) for sequence in sequences)
-        )
-        # The index has no copy of the text, so deleting needs what was entered for each row; that
-        # differs for events from before schema 4.
-        connection.execute(
-            "INSERT INTO events_text (events_text, rowid, subject, data)"  # nosec B608 # constant fragments, bound values
-            " SELECT 'delete', sequence, subject,"
-            " CASE WHEN sequence <= (SELECT text_changed_at FROM position)"
-            f" THEN {SEARCHED_DATA_BEFORE_4} ELSE {SEARCHED_DATA} END"
-            f" FROM events NOT INDEXED WHERE {IS_REMOVED}"
-        )
-        release_uses(connection, oldest_left)
-        release_counts(connection, oldest_left)
-        connection.execute(f"DELETE FROM events WHERE {IS_REMOVED}")  # nosec B608 # constant fragments, bound values
-        connection.execute("UPDATE position SET events = events - ?", (len(sequences),))
+        select_events(connection, sequences)
+        release(connection, tally_selected(connection), oldest_left)
+        delete_selected(connection)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

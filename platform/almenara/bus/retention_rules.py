@@ -4,6 +4,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from almenara.bus.block_format import DamagedBlockError
+from almenara.bus.blocks import remove_from_block
+from almenara.bus.ingest import compile_match
 from almenara.bus.retention import remove_events, sequence_at
 from almenara.config import RetentionRule
 from almenara.patterns import compile_pattern
@@ -35,6 +38,14 @@ class RetentionRules:
                 after = self._reached.get((index, number), 0)
                 if after >= through:
                     continue
+                sealed = self._find_block(connection, number, after)
+                if sealed is not None:
+                    # A block is rewritten once: when the rule applies to all of it.
+                    if sealed <= through:
+                        self._reached[index, number] = sealed
+                        self.is_behind = True
+                        return self._remove_sealed(connection, sealed, rule)
+                    continue
                 bounds = (number, after, through)
                 last, sequences = self._read_entries(connection, rule, column, bounds, limit)
                 if sequences:
@@ -44,6 +55,23 @@ class RetentionRules:
                     self.is_behind = True
                     return len(sequences)
         return 0
+
+    def _find_block(self, connection: sqlite3.Connection, number: int, after: int) -> int | None:
+        """Return the end of the next block with a name."""
+        row = connection.execute(
+            "SELECT block FROM block_names WHERE number = ? AND block > ? ORDER BY block LIMIT 1",
+            (number, after),
+        ).fetchone()
+        return int(row[0]) if row else None
+
+    def _remove_sealed(
+        self, connection: sqlite3.Connection, block: int, rule: RetentionRule
+    ) -> int:
+        try:
+            return remove_from_block(connection, block, compile_match(rule.match))
+        except DamagedBlockError:
+            # Reported where it is read; it is removed at its age.
+            return 0
 
     def _read_entries(
         self,

@@ -10,7 +10,9 @@ from typing import Final
 from almenara.bus.text_index import searched_text
 from almenara.errors import AlmenaraError
 
-VERSION: Final = 5
+VERSION: Final = 6
+CHECKPOINT_PAGES: Final = 4_000
+"""Pages of the write-ahead log that are moved into the file at once."""
 
 KNOWN_RESOURCES: Final = """
 CREATE TABLE known_resources (
@@ -31,6 +33,27 @@ CREATE TABLE event_counts (
     PRIMARY KEY (level, origin, type, slot, namespace, severity)
 ) WITHOUT ROWID;
 """
+MERGE_LATER: Final = "INSERT INTO events_text (events_text, rank) VALUES ('automerge', 0);"
+"""Parts of the index are merged between batches (`almenara.bus.upkeep`)."""
+BLOCKS: Final = """
+CREATE TABLE blocks (
+    last_sequence INTEGER PRIMARY KEY,
+    first_sequence INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    first_time INTEGER NOT NULL,
+    last_time INTEGER NOT NULL,
+    severity INTEGER NOT NULL,
+    summary BLOB NOT NULL
+);
+CREATE TABLE block_contents (block INTEGER PRIMARY KEY, content BLOB NOT NULL);
+CREATE INDEX blocks_by_time ON blocks (last_time, first_time);
+CREATE TABLE block_words (block INTEGER PRIMARY KEY, words BLOB NOT NULL);
+CREATE TABLE block_names (
+    number INTEGER NOT NULL, block INTEGER NOT NULL, PRIMARY KEY (number, block)
+) WITHOUT ROWID;
+CREATE INDEX block_names_by_block ON block_names (block);
+CREATE TABLE sealed_rows (first_sequence INTEGER PRIMARY KEY, last_sequence INTEGER NOT NULL);
+"""
 TABLES: Final = f"""
 {KNOWN_RESOURCES}
 CREATE TABLE position (
@@ -44,7 +67,9 @@ CREATE TABLE position (
     has_inline_names INTEGER NOT NULL DEFAULT 0,
     text_changed_at INTEGER NOT NULL DEFAULT 0,
     anchor TEXT,
-    uncounted_through INTEGER NOT NULL DEFAULT 0
+    uncounted_through INTEGER NOT NULL DEFAULT 0,
+    sealed_through INTEGER NOT NULL DEFAULT 0,
+    sealed_events INTEGER NOT NULL DEFAULT 0
 );
 INSERT INTO position (only, last_sequence, seen_generation, seen_count, events)
     VALUES (1, 0, 0, 0, 0);
@@ -53,6 +78,7 @@ CREATE TABLE names (
 );
 {NAME_PAIRS}
 {EVENT_COUNTS}
+{BLOCKS}
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
@@ -79,6 +105,7 @@ CREATE INDEX failures_by_time ON events (time) WHERE severity >= 17;
 CREATE VIRTUAL TABLE events_text USING fts5 (
     subject, data, content=''
 );
+{MERGE_LATER}
 CREATE TABLE observations (
     sequence INTEGER PRIMARY KEY, time INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER
 );
@@ -118,12 +145,19 @@ COUNT_EVENTS: Final = f"""
 ALTER TABLE position ADD COLUMN uncounted_through INTEGER NOT NULL DEFAULT 0;
 UPDATE position SET uncounted_through = last_sequence;
 """  # nosec B608 # tables of ours
+SEAL_EVENTS: Final = f"""
+{BLOCKS}
+ALTER TABLE position ADD COLUMN sealed_through INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE position ADD COLUMN sealed_events INTEGER NOT NULL DEFAULT 0;
+{MERGE_LATER}
+"""  # nosec B608 # tables of ours
 STEPS: Final = (
     "",
     KNOWN_RESOURCES.replace("known_resources", "told"),
     RENAME_TOLD,
     COUNT_NAMES,
     COUNT_EVENTS,
+    SEAL_EVENTS,
 )
 """By version: the statements that turn the tables of that version into those of the next."""
 
@@ -187,7 +221,7 @@ def _configure(connection: sqlite3.Connection, writable: bool) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA journal_size_limit = 67108864")
     connection.execute("PRAGMA cache_size = -16384")
-    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     # Retention must work where the disk is full.
     connection.execute("PRAGMA temp_store = MEMORY")
 

@@ -25,6 +25,7 @@ from almenara.bus.disk_reserve import DiskReserve
 from almenara.bus.folder import FolderLock, prepare_folder
 from almenara.bus.retention_rules import RetentionRules
 from almenara.bus.schema import connect
+from almenara.bus.sealing import Sealer, clear_rows
 from almenara.bus.storage_errors import (
     OF_ONE_BATCH,
     StorageError,
@@ -33,6 +34,7 @@ from almenara.bus.storage_errors import (
     is_full,
     may_pass,
 )
+from almenara.bus.upkeep import Upkeep, merge_words
 from almenara.bus.validation import InvalidSignalError
 from almenara.bus.writer import Submission, Work, Writer
 from almenara.clock import Clock
@@ -87,6 +89,9 @@ class WriterThread:
         """What is being written, and must be answered whatever happens."""
         self._has_problem = False
         self._has_uncounted = True
+        sealer = Sealer(settings.hot_events)
+        self._sealing = Upkeep(sealer.seal, lambda: sealer.pause)
+        self._merging = Upkeep(merge_words, lambda: 1.0)
         self._rules = RetentionRules(settings.retention_rules)
         self._fixed_bytes = 0
 
@@ -192,7 +197,10 @@ class WriterThread:
         next_retention = time.monotonic() + self.settings.retention_interval
         pending = False
         while True:
-            until = 0.0 if pending or self._has_uncounted else next_retention
+            is_busy = pending or self._has_uncounted
+            until = (
+                0.0 if is_busy else min(next_retention, self._sealing.due_at, self._merging.due_at)
+            )
             if self._writer is None:
                 until = min(until, time.monotonic() + self.settings.write_retry_interval)
             group, is_last = self._next_group(until)
@@ -200,16 +208,20 @@ class WriterThread:
                 self._in_hand = group
                 self._write(group)
                 self._in_hand = []
+                self._merging.wake()
             elif self._writer is None:
                 self._try_to_open()
             if is_last:
                 return
             if self._has_uncounted:
                 self._has_uncounted = _count_older(self._writer)
+            else:
+                self._run_upkeep()
             if pending or time.monotonic() >= next_retention:
                 if not pending:
                     self._fixed_bytes = _measure_fixed_bytes(self._writer)
                     self._has_uncounted = True
+                    self._sealing.wake()
                 pending = self._retain()
                 next_retention = time.monotonic() + self.settings.retention_interval
 
@@ -328,6 +340,9 @@ class WriterThread:
         try:
             moment = writer.clock.advance()
             connection, settings = writer.connection, self.settings
+            if clear_rows(connection):
+                # Rows of sealed events must not be removed a second time.
+                return True
             removed = self._rules.remove_step(connection, moment, settings.retention_batch)
             is_due = self._rules.is_behind
             if not is_due:
@@ -336,6 +351,9 @@ class WriterThread:
             retention.release_pages(connection)
             if removed:
                 writer.names.reload()
+                # Rows that are being sealed may be missing.
+                self._sealing.stop()
+                self._sealing.wake()
             if self._has_problem:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except Exception as error:
@@ -344,7 +362,21 @@ class WriterThread:
         self._call(self._listener.on_retention, removed, _list_warnings(writer))
         return is_due
 
+    def _run_upkeep(self) -> None:
+        """Do the steps that are due; what fails is started again later."""
+        if self._writer is None or self._has_problem:
+            self._sealing.stop()
+            self._merging.stop()
+            return
+        try:
+            self._merging.run_step(self._writer.connection)
+            self._sealing.run_step(self._writer.connection)
+        except Exception as error:
+            log.warning("the database could not be maintained", reason=describe_error(error))
+
     def _close_writer(self) -> None:
+        self._sealing.stop()
+        self._merging.stop()
         writer, self._writer = self._writer, None
         if writer is not None:
             with contextlib.suppress(Exception):

@@ -127,6 +127,9 @@ class StorageSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Signals deleted in one transaction; pending batches are written between two of them."""
     retention_interval: Positive = 10.0
     """Seconds between two runs of retention."""
+    hot_events: Annotated[int, msgspec.Meta(ge=0)] = 200_000
+    """Newest events that are stored as rows, for the fastest pages. Older ones are sealed in
+    compressed blocks, which take a fifteenth of the space."""
     retention_rules: list[RetentionRule] = []
     """Events that are deleted sooner, so that noisy ones do not displace rare ones."""
     ingest_rules: list[IngestRule] = []

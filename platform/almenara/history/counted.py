@@ -192,7 +192,15 @@ def _find_slots(connection: sqlite3.Connection, chosen: Filter) -> tuple[int, in
 
 
 def _has_event(connection: sqlite3.Connection, since: int, until: int) -> bool:
+    bounds = clamp(since), clamp(until)
     row = connection.execute(
-        "SELECT 1 FROM events WHERE time >= ? AND time < ? LIMIT 1", (clamp(since), clamp(until))
+        "SELECT 1 FROM events WHERE time >= ? AND time < ? LIMIT 1", bounds
     ).fetchone()
+    # A block is judged by its range of times, so it may have no event between.
+    row = (
+        row
+        or connection.execute(
+            "SELECT 1 FROM blocks WHERE last_time >= ? AND first_time < ? LIMIT 1", bounds
+        ).fetchone()
+    )
     return row is not None

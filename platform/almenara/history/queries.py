@@ -1,11 +1,12 @@
 """Queries over stored events: pages, counts, buckets of time and lists of names."""
 
 import copy
+import itertools
 import math
 import sqlite3
 import sys
 from asyncio import sleep
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -16,6 +17,7 @@ from almenara.bus.codec import RowDecoder
 from almenara.history.counted import plan_counts
 from almenara.history.filter import Filter
 from almenara.history.planner import Plan, build_plan, read_pairs, scope_condition
+from almenara.history.sealed import Access, Order, SealedSearch
 from almenara.scope import FULL_SCOPE, Scope
 from almenara.signals import Severity
 from almenara.visibility import Condition
@@ -72,24 +74,28 @@ class History:
         where their payloads would exceed `max_bytes` together, but at least one. A preview comes
         whole, with only the beginning of long payloads, as a JSON string.
         """
-        order: Literal["ASC", "DESC"] = "ASC" if after is not None and before is None else "DESC"
+        order: Order = "ASC" if after is not None and before is None else "DESC"
+        access = Access()
 
         def query(connection: sqlite3.Connection) -> list[Record]:
-            plan = build_plan(connection, chosen, self._scope, after=after, before=before)
-            if plan is None:
-                return []
+            columns = PREVIEW_COLUMNS if is_preview else codec.EVENT_COLUMNS
+            bounds = after, before
+            rows = _select_rows(connection, chosen, self._scope, bounds, order, limit, columns)
+            search = SealedSearch(connection, self._log.decoder, chosen, self._scope, access)
+            sealed = search.rows(order, after, before)
+            if is_preview:
+                sealed = map(_preview, sealed)
+            # Rows are read as the page needs them, so blocks only where the rows do not fill it.
+            parts = (sealed, rows) if order == "ASC" else (rows, sealed)
             # Rows of a preview are short enough that `limit` bounds them.
-            rows = (
-                _fetch(connection, plan, PREVIEW_COLUMNS, order, limit, sys.maxsize)
-                if is_preview
-                else _fetch(connection, plan, codec.EVENT_COLUMNS, order, limit, max_bytes)
-            )
-            records = self._log.decoder.events(connection, rows)
+            page = itertools.islice(itertools.chain(*parts), limit)
+            accepted = _limit_bytes(page, sys.maxsize if is_preview else max_bytes)
+            records = self._log.decoder.events(connection, accepted)
             if order == "ASC":
                 records.reverse()
             return records
 
-        return await self._read(query, chosen)
+        return await self._read(query, chosen, access)
 
     async def event(self, sequence: int) -> Record | None:
         """Return the event at a sequence; None where there is no such event any more."""
@@ -103,6 +109,9 @@ class History:
                 f"SELECT {codec.EVENT_COLUMNS} FROM events e WHERE {where.sql}",  # nosec B608 # constant fragments, bound values
                 where.parameters,
             ).fetchall()
+            if not rows:
+                search = SealedSearch(connection, self._log.decoder, Filter(), self._scope)
+                rows = list(search.rows("DESC", sequence - 1, sequence + 1))
             return next(iter(self._log.decoder.events(connection, rows)), None)
 
         if not 0 <= sequence < 2**63:
@@ -113,17 +122,28 @@ class History:
         """Count the events that match; where the stored counts don't know, counting stops at
         `limit`."""
 
+        access = Access()
+
         def query(connection: sqlite3.Connection) -> int:
             counted = plan_counts(connection, chosen, self._scope)
             if counted is None:
-                return _count_rows(connection, chosen, self._scope, limit)
+                return self._count_events(connection, chosen, limit, access)
             number = sum(events for events, _ in counted.read(connection, None).values())
             for since, until in counted.ends:
                 window = msgspec.structs.replace(chosen, since=since, until=until)
-                number += _count_rows(connection, window, self._scope, limit)
+                number += self._count_events(connection, window, limit, access)
             return number if limit is None else min(number, limit)
 
-        return await self._read(query, chosen)
+        return await self._read(query, chosen, access)
+
+    def _count_events(
+        self, connection: sqlite3.Connection, chosen: Filter, limit: int | None, access: Access
+    ) -> int:
+        number = _count_rows(connection, chosen, self._scope, limit)
+        if limit is not None and number >= limit:
+            return limit
+        search = SealedSearch(connection, self._log.decoder, chosen, self._scope, access)
+        return number + search.count(None if limit is None else limit - number)
 
     async def buckets(
         self, chosen: Filter, *, since: int, until: int, width: int
@@ -138,21 +158,28 @@ class History:
             until=min(until, chosen.until) if chosen.until is not None else until,
         )
 
+        access = Access()
+
         def query(connection: sqlite3.Connection) -> list[tuple[int, int, int]]:
             counted = plan_counts(connection, window, self._scope, width)
-            if counted is None:
-                return _bucket_rows(connection, window, self._scope, width)
-            buckets = {
-                number * width: counts for number, counts in counted.read(connection, width).items()
-            }
-            for first, end in counted.ends:
-                part = msgspec.structs.replace(window, since=first, until=end)
-                for start, events, failures in _bucket_rows(connection, part, self._scope, width):
+            buckets: dict[int, tuple[int, int]] = {}
+            parts = [window]
+            if counted is not None:
+                for number, counts in counted.read(connection, width).items():
+                    buckets[number * width] = counts
+                parts = [
+                    msgspec.structs.replace(window, since=first, until=end)
+                    for first, end in counted.ends
+                ]
+            for part in parts:
+                search = SealedSearch(connection, self._log.decoder, part, self._scope, access)
+                rows = _bucket_rows(connection, part, self._scope, width)
+                for start, events, failures in itertools.chain(rows, search.buckets(width)):
                     earlier = buckets.get(start, (0, 0))
                     buckets[start] = earlier[0] + events, earlier[1] + failures
             return [(start, *counts) for start, counts in sorted(buckets.items())]
 
-        return await self._read(query, window)
+        return await self._read(query, window, access)
 
     async def origins(self) -> list[str]:
         """List the origins that events have, sorted."""
@@ -203,15 +230,19 @@ class History:
 
         return await self._log.read(query, self._user)
 
-    async def _read(self, query: Callable[[sqlite3.Connection], T], chosen: Filter) -> T:
-        if self._scope.is_full or not _depends_on_hidden(chosen):
+    async def _read(
+        self, query: Callable[[sqlite3.Connection], T], chosen: Filter, access: Access
+    ) -> T:
+        if self._scope.is_full:
             return await self._log.read(query, self._user)
         arrived = monotonic()
         try:
             return await self._log.read(query, self._user)
         finally:
-            elapsed = monotonic() - arrived
-            await sleep(math.ceil(elapsed / PACE) * PACE - elapsed)
+            # A block holds hidden events too.
+            if access.has_read_blocks or _depends_on_hidden(chosen):
+                elapsed = monotonic() - arrived
+                await sleep(math.ceil(elapsed / PACE) * PACE - elapsed)
 
 
 def _depends_on_hidden(chosen: Filter) -> bool:
@@ -225,7 +256,7 @@ def _depends_on_hidden(chosen: Filter) -> bool:
 def _count_rows(
     connection: sqlite3.Connection, chosen: Filter, scope: Scope, limit: int | None
 ) -> int:
-    plan = build_plan(connection, chosen, scope, is_count=True)
+    plan = build_plan(connection, chosen, scope, after=_sealed_through(connection), is_count=True)
     if plan is None:
         return 0
     number = _count_plan(connection, plan, limit)
@@ -244,7 +275,7 @@ def _count_plan(connection: sqlite3.Connection, plan: Plan, limit: int | None = 
 def _bucket_rows(
     connection: sqlite3.Connection, window: Filter, scope: Scope, width: int
 ) -> list[tuple[int, int, int]]:
-    plan = build_plan(connection, window, scope, is_count=True)
+    plan = build_plan(connection, window, scope, after=_sealed_through(connection), is_count=True)
     if plan is None:
         return []
     statement, parameters = plan.select("e.time AS time, e.severity AS severity")
@@ -257,14 +288,29 @@ def _bucket_rows(
     ).fetchall()
 
 
-def _fetch(
+def _sealed_through(connection: sqlite3.Connection) -> int | None:
+    """Return the sequence up to which events are in blocks; None where no event is."""
+    (sealed,) = connection.execute("SELECT sealed_through FROM position").fetchone()
+    return sealed or None
+
+
+def _select_rows(
     connection: sqlite3.Connection,
-    plan: Plan,
-    columns: str,
-    order: Literal["ASC", "DESC"],
+    chosen: Filter,
+    scope: Scope,
+    bounds: tuple[int | None, int | None],
+    order: Order,
     limit: int,
-    max_bytes: int,
-) -> list[tuple[Any, ...]]:
+    columns: str,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield matching rows of events that are not sealed, between two sequences."""
+    after, before = bounds
+    sealed = _sealed_through(connection)
+    if sealed is not None:
+        after = sealed if after is None else max(after, sealed)
+    plan = build_plan(connection, chosen, scope, after=after, before=before)
+    if plan is None:
+        return
     if len(plan.branches) > 1:
         # The branches give sequences from their indexes alone; rows are read for the page only.
         statement, parameters = plan.select("e.sequence AS sequence", order, limit)
@@ -273,9 +319,18 @@ def _fetch(
             f" (SELECT sequence FROM ({statement}) ORDER BY sequence {order} LIMIT ?)"
             f" ORDER BY e.sequence {order}"
         )
-        return _limit_bytes(connection.execute(statement, [*parameters, limit]), max_bytes)
-    statement, parameters = plan.select(columns, order, limit)
-    return _limit_bytes(connection.execute(statement, parameters), max_bytes)
+        yield from connection.execute(statement, [*parameters, limit])
+    else:
+        statement, parameters = plan.select(columns, order, limit)
+        yield from connection.execute(statement, parameters)
+
+
+def _preview(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a row with only the beginning of its payload, as `PREVIEW_COLUMNS` does."""
+    *fields, raw, data, checksum = row
+    if isinstance(data, str) and len(data) > PREVIEW_CHARACTERS:
+        data = msgspec.json.encode(data[:PREVIEW_CHARACTERS]).decode()
+    return (*fields, None if raw is None else raw[:PREVIEW_CHARACTERS], data, checksum)
 
 
 def _limit_bytes(rows: Iterable[tuple[Any, ...]], max_bytes: int) -> list[tuple[Any, ...]]:
@@ -303,6 +358,7 @@ def _distinct_names(
     if pairs is not None and pairs.is_decided:
         names = decoder.names
         return sorted(names.text(connection, number) for number in pairs.visible_numbers(column))
+    sealed: list[tuple[int]] = []
     if visible is not None:
         rows = connection.execute(
             f"SELECT DISTINCT e.{column} FROM events e NOT INDEXED"  # nosec B608 # constant fragments, bound values
@@ -320,4 +376,10 @@ def _distinct_names(
             " SELECT name FROM step WHERE name IS NOT NULL LIMIT ?",
             (MAX_NAMES,),
         ).fetchall()
-    return sorted(decoder.names.text(connection, name) for (name,) in rows)
+        if _sealed_through(connection) is not None:
+            sealed = connection.execute(
+                f"SELECT DISTINCT {column} FROM name_pairs LIMIT ?",  # nosec B608 # constant fragments, bound values
+                (MAX_NAMES,),
+            ).fetchall()
+    distinct = {*rows, *sealed}
+    return sorted({decoder.names.text(connection, name) for (name,) in distinct})[:MAX_NAMES]

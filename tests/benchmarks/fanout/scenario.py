@@ -222,7 +222,13 @@ def run_almenara(scenario: Scenario, folder: Path) -> Iterator[tuple[ServerUnder
         server = NatsServer(folder / "nats").start()
     with contextlib.closing(RawClient(server.port)) as client:
         client.make_stream("BENCH", "bench.>")
-    app = Almenara(folder / "almenara", server.url, SERVER__MAX_WEBSOCKETS="10000")
+    app = Almenara(
+        folder / "almenara",
+        server.url,
+        SERVER__MAX_WEBSOCKETS="10000",
+        # Rows are compared with what viewers received.
+        STORAGE__HOT_EVENTS="100000000",
+    )
     try:
         with pin_to(UNDER_TEST):
             app.start()

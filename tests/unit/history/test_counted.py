@@ -3,10 +3,8 @@
 import asyncio
 import sqlite3
 import tempfile
-from collections.abc import Callable, Coroutine
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
 from unittest.mock import patch
 
 import msgspec
@@ -16,10 +14,9 @@ from hypothesis import strategies as st
 
 from almenara.bus import retention
 from almenara.bus.check import repair_database
-from almenara.bus.codec import RowDecoder
 from almenara.bus.counts import count_older
 from almenara.bus.embedded import EmbeddedBus
-from almenara.bus.writer import Submission, Writer
+from almenara.bus.writer import Writer
 from almenara.config import StorageSettings
 from almenara.history import Filter, History
 from almenara.history.counted import cover, plan_counts
@@ -27,8 +24,8 @@ from almenara.scope import FULL_SCOPE, Grant, Scope, build_scope
 from almenara.signals import Event, Severity
 from almenara.units import DAY, MINUTE, SECOND
 from support.bus import make_event
+from support.log import Log, answer, sleep_not, write
 
-T = TypeVar("T")
 TIMES = (0, 1, 10 * SECOND, 10 * MINUTE, DAY, -DAY, 3 * DAY + 7 * SECOND, -(2**63) + 1, 2**63 - 1)
 ORIGINS, TYPES, NAMESPACES = ("nats/A", "nats/B", "k8s"), ("a.x", "a.y", "b"), ("", "shop", "east")
 SCOPES: tuple[Scope, ...] = (
@@ -68,33 +65,6 @@ filters = st.builds(
     until=st.none() | times,
 )
 widths = st.sampled_from((SECOND, 10 * SECOND, 30 * SECOND, 20 * MINUTE, DAY, 3 * DAY))
-
-
-class Log:
-    """Runs queries directly on the connection of a writer."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection, self.decoder = connection, RowDecoder()
-
-    async def read(self, query: Callable[[sqlite3.Connection], T], caller: str = "") -> T:
-        return query(self.connection)
-
-
-def answer(query: Coroutine[Any, Any, T]) -> T:
-    """Return the result of a coroutine that waits for nothing."""
-    with pytest.raises(StopIteration) as stopped:
-        query.send(None)
-    result: T = stopped.value.value
-    return result
-
-
-async def sleep_not(seconds: float) -> None:
-    """Takes the place of the pace at which scoped queries are answered."""
-
-
-def write(writer: Writer, batch: list[Event]) -> list[Event]:
-    records = writer.write([Submission(batch, "x", lambda refused: None)])
-    return [record.signal for record in records]  # type: ignore[misc]
 
 
 def forget_counts(connection: sqlite3.Connection) -> None:

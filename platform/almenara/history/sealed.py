@@ -1,0 +1,243 @@
+"""Searches sealed blocks: which of them may have matches, and which events of a block match.
+
+A block is skipped by its ranges of sequence and time, its highest severity, its names and its
+words. Of one that is read, each column is decompressed only when a test needs it, and a name is
+tested once for all the events that have it. The answers are those of `Filter.matches` and
+`Scope.permits`.
+"""
+
+import sqlite3
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from almenara.bus.block_format import Block, DamagedBlockError
+from almenara.bus.blocks import read_block
+from almenara.bus.codec import RowDecoder
+from almenara.bus.counts import UNNUMBERED
+from almenara.bus.readers import check_deadline
+from almenara.bus.text_index import split_words
+from almenara.bus.word_filter import CORRELATION, may_have
+from almenara.history.filter import Filter, parse_phrases
+from almenara.history.planner import clamp, find_names, read_pairs
+from almenara.history.text_finder import TextFinder
+from almenara.patterns import compile_pattern
+from almenara.scope import LABELS, NAMESPACE, Scope, compile_scope, parse_labels
+from almenara.signals import Severity
+from almenara.visibility import SignalNames
+
+NAMED: Final = ("source", "origin", "type", "subject")
+Order = Literal["ASC", "DESC"]
+
+decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
+
+
+class Access:
+    """What a query has read."""
+
+    has_read_blocks = False
+
+
+class SealedSearch:
+    """The events in blocks that a filter and a scope let through."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        decoder: RowDecoder,
+        chosen: Filter,
+        scope: Scope,
+        access: Access | None = None,
+    ) -> None:
+        self._connection, self._decoder = connection, decoder
+        self._access = access or Access()
+        self._chosen, self._scope = chosen, scope
+        self._phrases = parse_phrases(chosen.text) if chosen.text is not None else []
+
+    def rows(
+        self, order: Order, after: int | None = None, before: int | None = None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield matching events as rows of `EVENT_COLUMNS`, between two sequences."""
+        for block, places in self._matches(order, after, before):
+            # Rows are made as they are needed: the page may be full after a few.
+            for place in places:
+                yield from block.rows((place,))
+
+    def count(self, limit: int | None = None) -> int:
+        """Count the matching events, up to a limit."""
+        number = 0
+        for _, places in self._matches("DESC"):
+            number += sum(1 for _ in places)
+            if limit is not None and number >= limit:
+                return limit
+        return number
+
+    def buckets(self, width: int) -> list[tuple[int, int, int]]:
+        """Return the start, the events and the failures of each bucket of time with matches."""
+        events: Counter[int] = Counter()
+        failures: Counter[int] = Counter()
+        for block, places in self._matches("DESC"):
+            times, levels = block.numbers("time"), block.numbers("severity")
+            for place in places:
+                start = times[place] // width * width
+                events[start] += 1
+                failures[start] += levels[place] >= Severity.ERROR
+        return [(start, count, failures[start]) for start, count in events.items()]
+
+    def _matches(
+        self, order: Order, after: int | None = None, before: int | None = None
+    ) -> Iterator[tuple[Block, Iterator[int]]]:
+        for last, events in self._find_blocks(order, after, before):
+            check_deadline()
+            self._access.has_read_blocks = True
+            try:
+                block = read_block(self._connection, last)
+                yield (
+                    block,
+                    _find_places(
+                        block, self._chosen, self._phrases, self._scope, order, after, before
+                    ),
+                )
+            except DamagedBlockError as error:
+                self._decoder.skip(last, error, events)
+
+    def _find_blocks(
+        self, order: Order, after: int | None, before: int | None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield the ends of the blocks that may have matches, and how many events each has."""
+        chosen = self._chosen
+        conditions: list[str] = []
+        parameters: list[Any] = []
+        for condition, bound in (
+            ("b.last_sequence > ?", after),
+            ("b.first_sequence < ?", before),
+            ("b.last_time >= ?", chosen.since),
+            ("b.first_time < ?", chosen.until),
+            ("b.severity >= ?", chosen.severity),
+        ):
+            if bound is not None:
+                conditions.append(condition)
+                parameters.append(clamp(int(bound)))
+        for numbers in self._list_names():
+            conditions.append(
+                "EXISTS (SELECT 1 FROM json_each(?) j JOIN block_names n"
+                " ON n.number = j.value AND n.block = b.last_sequence)"
+            )
+            parameters.append(msgspec.json.encode(numbers).decode())
+        words = self._list_words()
+        columns = "b.last_sequence, b.events"
+        tables = "blocks b"
+        if words:
+            columns += ", w.words"
+            tables += " JOIN block_words w ON w.block = b.last_sequence"
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        rows = self._connection.execute(
+            f"SELECT {columns} FROM {tables}{where} ORDER BY b.last_sequence {order}",  # nosec B608 # constant fragments, bound values
+            parameters,
+        )
+        for last, events, *filters in rows:
+            if not filters or not isinstance(filters[0], bytes) or may_have(filters[0], words):
+                yield last, events
+
+    def _list_names(self) -> Iterator[list[int]]:
+        """Yield lists of numbers, of each of which a block with matches has at least one."""
+        for name in ("source", "origin", "type"):
+            if (text := getattr(self._chosen, name)) is not None:
+                stored = find_names(self._connection, [text])
+                yield [*(each for each in stored.values if isinstance(each, int)), UNNUMBERED]
+        if not self._scope.is_full:
+            pairs = read_pairs(self._connection, self._scope)
+            if pairs is not None:
+                yield [*{origin for origin, _ in pairs.visible}, UNNUMBERED]
+
+    def _list_words(self) -> list[str]:
+        words = [
+            word
+            for phrase, is_prefix in self._phrases
+            for word in (split_words(phrase)[:-1] if is_prefix else split_words(phrase))
+        ]
+        if self._chosen.correlation is not None:
+            words.append(CORRELATION + self._chosen.correlation)
+        return words
+
+
+def _find_places(
+    block: Block,
+    chosen: Filter,
+    phrases: Sequence[tuple[str, bool]],
+    scope: Scope,
+    order: Order,
+    after: int | None,
+    before: int | None,
+) -> Iterator[int]:
+    """Yield the places of matching events in a block."""
+    places: Sequence[int] = range(block.events)
+    if after is not None or before is not None:
+        sequences = block.numbers("sequence")
+        first = 0 if after is None else bisect_right(sequences, after)
+        end = len(sequences) if before is None else bisect_right(sequences, before - 1)
+        places = range(first, end)
+    for name, lower, upper in (
+        ("severity", chosen.severity, None),
+        ("time", chosen.since, chosen.until),
+    ):
+        if lower is not None or upper is not None:
+            values = block.numbers(name)
+            places = [
+                place
+                for place in places
+                if (lower is None or values[place] >= lower)
+                and (upper is None or values[place] < upper)
+            ]
+    for name in NAMED:
+        if (text := getattr(chosen, name)) is not None:
+            places = _select_names(block, name, _name_test(text), places)
+    if chosen.correlation is not None:
+        correlation = chosen.correlation
+        places = _select_names(block, "correlation", lambda text: text == correlation, places)
+    if not scope.is_full and places:
+        places = _select_visible(block, scope, places)
+    ordered: Iterator[int] = iter(places if order == "ASC" else reversed(places))
+    if phrases and places:
+        finder = TextFinder(block, phrases)
+        return (place for place in ordered if finder.matches(place))
+    return ordered
+
+
+def _select_names(
+    block: Block, name: str, test: Callable[[str | None], bool], places: Sequence[int]
+) -> Sequence[int]:
+    texts, codes = block.names(name)
+    results = [test(text) for text in texts]
+    if all(results):
+        return places
+    return [place for place in places if results[codes[place]]] if any(results) else ()
+
+
+def _name_test(text: str) -> Callable[[str | None], bool]:
+    expression = compile_pattern(text)
+    if expression is None:
+        return lambda name: name == text
+    return lambda name: name is not None and expression.fullmatch(name) is not None
+
+
+def _select_visible(block: Block, scope: Scope, places: Sequence[int]) -> Sequence[int]:
+    permits = compile_scope(scope).permits
+    columns = [block.names(name) for name in ("origin", "type", "attributes")]
+    known: dict[tuple[int, ...], bool] = {}
+
+    def is_visible(place: int) -> bool:
+        key = tuple(codes[place] for _, codes in columns)
+        if key not in known:
+            origin, kind, stored = (
+                texts[code] for (texts, _), code in zip(columns, key, strict=True)
+            )
+            attributes = decode_attributes(stored) if stored else {}
+            names = SignalNames(origin or "", kind, attributes.get(NAMESPACE, ""))
+            known[key] = permits(names, lambda: parse_labels(attributes.get(LABELS, "")))
+        return known[key]
+
+    return [place for place in places if is_visible(place)]

@@ -1,0 +1,16 @@
+"""Turns a database back into one of a former version, to test migration."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+
+def downgrade_to_5(path: Path) -> None:
+    """Remove what schema 6 added; no event may be sealed."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "DROP TABLE blocks; DROP TABLE block_contents; DROP TABLE block_words;"
+            "DROP TABLE block_names;"
+            "DROP TABLE sealed_rows; ALTER TABLE position DROP COLUMN sealed_through;"
+            "ALTER TABLE position DROP COLUMN sealed_events; PRAGMA user_version = 5;"
+        )

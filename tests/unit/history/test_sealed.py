@@ -1,0 +1,103 @@
+"""Rows, sealed blocks and both together answer every query as a plain list of events does."""
+
+import itertools
+import random
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from unittest.mock import patch
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from almenara.bus import Record, retention
+from almenara.bus.retention_rules import RetentionRules
+from almenara.bus.sealing import Sealer, clear_rows
+from almenara.bus.writer import Writer
+from almenara.config import EventMatch, RetentionRule, StorageSettings
+from almenara.history import Filter
+from almenara.signals import Event
+from almenara.units import SECOND
+from support.log import (
+    check_log,
+    check_queries,
+    random_event,
+    random_filter,
+    sleep_not,
+    write,
+)
+
+
+def seal(writer: Writer, hot_events: int, steps: int = sys.maxsize) -> None:
+    for _ in itertools.islice(Sealer(hot_events).seal(writer.connection), steps):
+        pass
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.integers(0, 40),
+    st.integers(1, 9),
+    st.sampled_from((0, 0, 1, 10, 60)),
+    st.booleans(),
+    st.integers(1, 12),
+    st.integers(1, 200),
+)
+def test_rows_and_blocks_answer_as_a_list(
+    seed: int, hot_events: int, block: int, removed: int, has_rule: bool, limit: int, steps: int
+) -> None:
+    chance = random.Random(seed)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch("almenara.bus.sealing.BLOCK_EVENTS", block),
+        patch("almenara.bus.sealing.CLEARED_EVENTS", 2),
+        patch("almenara.history.queries.sleep", sleep_not),
+    ):
+        storage = StorageSettings(dir=Path(folder))
+        writer = Writer(Path(folder) / "almenara.db", storage)
+        with closing(writer.connection):
+            stored: list[Event] = []
+            for _ in range(3):
+                batch = [random_event(chance, chance.randrange(200)) for _ in range(30)]
+                stored += write(writer, batch)
+                seal(writer, hot_events)
+            records = [Record(place, event) for place, event in enumerate(stored, 1)]
+            # Sealing may stop between any two steps.
+            seal(writer, 0, steps)
+            check_queries(writer.connection, records, random_filter(chance), limit)
+            check_log(writer.connection, records)
+            while clear_rows(writer.connection):
+                pass
+            if has_rule:
+                records = apply_rule(writer, records)
+            records = remove_oldest(writer, records, removed)
+            for each in (Filter(), *(random_filter(chance) for _ in range(4))):
+                check_queries(writer.connection, records, each, limit)
+            check_log(writer.connection, records)
+
+
+def apply_rule(writer: Writer, records: list[Record]) -> list[Record]:
+    """Remove the events of a type."""
+    rules = RetentionRules([RetentionRule(match=EventMatch(type="a.x"), age=1)])
+    now = writer.clock.advance() + 10 * SECOND
+    writer.connection.execute(
+        "INSERT OR REPLACE INTO clock VALUES (?, ?)", (now - 5 * SECOND, writer.last_sequence)
+    )
+    removed = rules.remove_step(writer.connection, now, 7)
+    while rules.is_behind:
+        removed += rules.remove_step(writer.connection, now, 7)
+    remaining = [record for record in records if record.signal.type != "a.x"]  # type: ignore[union-attr]
+    assert removed == len(records) - len(remaining)
+    writer.names.reload()
+    return remaining
+
+
+def remove_oldest(writer: Writer, records: list[Record], count: int) -> list[Record]:
+    """Remove the oldest events, in whole blocks first."""
+    settings = StorageSettings(retention_size=1, retention_batch=max(count, 1))
+    removed = 0
+    while removed < count and removed < len(records):
+        removed += retention.remove_step(writer.connection, settings, writer.clock.advance())
+    writer.names.reload()
+    return records[removed:]
