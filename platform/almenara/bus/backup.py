@@ -2,12 +2,15 @@
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from almenara.bus.schema import check_version, create_private
 from almenara.bus.writer_thread import DATABASE
+
+T = TypeVar("T")
 
 PAGES: Final = 4096
 """Pages copied in one step; between two steps the writer has its turn."""
@@ -25,6 +28,17 @@ def copy_database(folder: Path, target: Path) -> int:
     source = folder / DATABASE
     if not source.exists():
         raise FileNotFoundError(f"{folder} has no database; check storage.dir")
+
+    def count_events(copy: sqlite3.Connection) -> int:
+        check_version(copy, source)
+        (events,) = copy.execute("SELECT events FROM position").fetchone()
+        return int(events)
+
+    return copy_file(source, target, count_events)
+
+
+def copy_file(source: Path, target: Path, inspect: Callable[[sqlite3.Connection], T]) -> T:
+    """Copy any database in the same way; return what `inspect` returns for the copy."""
     if target.exists():
         raise FileExistsError(f"{target} exists already; name a new file")
     unfinished = target.with_name(target.name + ".part")
@@ -40,8 +54,7 @@ def copy_database(folder: Path, target: Path) -> int:
             reading.execute("BEGIN")
             reading.execute("SELECT 1 FROM sqlite_master").fetchone()
             reading.backup(writing, pages=PAGES)
-            check_version(writing, source)
-            (events,) = writing.execute("SELECT events FROM position").fetchone()
+            result = inspect(writing)
             if writing.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError(
                     "the copy is damaged, and so is the database; run `almenara storage check`"
@@ -51,4 +64,4 @@ def copy_database(folder: Path, target: Path) -> int:
         unfinished.rename(target)
     finally:
         unfinished.unlink(missing_ok=True)
-    return int(events)
+    return result

@@ -1,4 +1,4 @@
-"""`almenara storage`: check the database, and repair a damaged one."""
+"""`almenara storage`: check the databases, and repair a damaged one."""
 
 from pathlib import Path
 
@@ -7,11 +7,12 @@ import rich_click as click
 from almenara.bus.check import check_database, repair_database
 from almenara.cli.common import CONFIG_OPTION, CommandError, override_options, read_settings
 from almenara.errors import AlmenaraError
+from almenara.state.check import check_state
 
 
 @click.group()
 def storage() -> None:
-    """Check the database, and repair a damaged one."""
+    """Check the databases, and repair a damaged one."""
 
 
 @storage.command()
@@ -23,21 +24,26 @@ def storage() -> None:
 )
 @click.pass_context
 def check(context: click.Context, config: Path | None, repair: bool) -> None:
-    """Read every row of the database and report damaged ones.
+    """Read every row of the databases and report damaged ones.
 
     Almenara may be running. The exit status is 1 if something is damaged.
 
-    With `--repair`, everything readable is written into a new database; the damaged file stays
-    beside it, and the signals that are lost are named.
+    With `--repair`, everything readable of the history is written into a new database; the damaged
+    file stays beside it, and the signals that are lost are named. Samples and checkpoints need no
+    repair: what is damaged of them is left out.
     """
     override_options(context, config=config)
     folder = read_settings(context).storage.dir
     try:
         report = check_database(folder)
         click.echo(report.describe())
+        others = check_state(folder)
+        for other in others:
+            click.echo(other.describe())
         if report.is_intact:
-            return
-        if repair:
+            if all(other.is_intact for other in others):
+                return
+        elif repair:
             report, damaged = repair_database(folder)
             click.echo(
                 f"Repaired: the new database contains {report.events:,} events. The damaged file is"

@@ -130,7 +130,7 @@ class CheckpointDatabase:
             return None
         start, sequence, body = row
         resources: dict[Key, Resource] = {}
-        for part in _decode(body, list[Resource]):
+        for part in decode_parts(body, list[Resource]):
             resources.update((resource.key, resource) for resource in part)
         reached = start
         pieces = self._connection.execute(
@@ -138,7 +138,7 @@ class CheckpointDatabase:
             (start, time),
         )
         for reached, sequence, piece in pieces:  # noqa: B007
-            for changes in _decode(piece, list[Change]):
+            for changes in decode_parts(piece, list[Change]):
                 apply_changes(resources, changes, start, time)
         return StoredState(reached, sequence, resources)
 
@@ -187,8 +187,8 @@ def _encode(values: Sequence[object]) -> bytes:
     return bytes(out)
 
 
-def _decode(body: bytes, kind: Any) -> Iterator[Any]:
-    """Yield the parts. Raises `DamagedCheckpointError`."""
+def decode_parts(body: bytes, kind: Any) -> Iterator[Any]:
+    """Yield the values of each part of a stored body. Raises `DamagedCheckpointError`."""
     place = 0
     while place < len(body):
         length = int.from_bytes(body[place : place + 4], "little")
