@@ -20,6 +20,7 @@ BENCHMARKS = (
     "samples.py",
     "checkpoints.py",
     "formats.py",
+    "sealing.py",
     "ray_history.py",
     "kubernetes_load.py",
     "kubernetes_pages.py",
