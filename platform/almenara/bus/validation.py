@@ -6,13 +6,16 @@ fast path of a valid signal, a fraction of a microsecond; the error is worked ou
 """
 
 import math
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from almenara.errors import AlmenaraError
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 
 LARGEST_INTEGER: Final = 2**63 - 1
+RESERVED_ORIGIN: Final = re.compile(r"almenara(?![\w-])")
+"""Origins of what Almenara publishes itself: `almenara`, `almenara.alerting`."""
 SHOWN: Final = 60
 """Characters of a wrong value in the error."""
 
@@ -63,6 +66,19 @@ def check_batch(batch: object) -> None:
         raise InvalidSignalError(
             f"publish() takes a list of signals, and was called with {_show(batch)}"
         )
+
+
+def check_origins(batch: Sequence[Any]) -> None:
+    """Check that no signal of a plugin has an origin of Almenara's own, whose commands and audit
+    events are trusted. Raises `InvalidSignalError`.
+    """
+    for index, signal in enumerate(batch):
+        origin = getattr(signal, "origin", "")
+        if isinstance(origin, str) and RESERVED_ORIGIN.match(origin):
+            raise InvalidSignalError(
+                f"batch[{index}]: {describe_signal(signal)}: the origin {_show(origin, False)} is"
+                " reserved for Almenara; leave origin empty, or begin it with the source's name"
+            )
 
 
 def check_state(key: object, value: object) -> None:

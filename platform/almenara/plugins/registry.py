@@ -29,8 +29,8 @@ from almenara.plugins.hooks import PluginHooks
 log = structlog.get_logger(__name__)
 
 VERSION_NAME: Final = "ALMENARA_API_VERSION"
-RESERVED: Final = frozenset(("disabled",))
-"""Names that `plugins` of the configuration uses itself."""
+RESERVED: Final = frozenset(("disabled", "alerts", "almenara"))
+"""Names that the configuration and the core use themselves."""
 
 
 class PluginInfo(msgspec.Struct, kw_only=True):
@@ -70,7 +70,7 @@ class PluginRegistry:
     ) -> None:
         """Add a plugin. Raises `PluginError` where it does not keep the contract."""
         if name in RESERVED:
-            raise PluginError(f"no plugin can be named {name}: the configuration uses that name")
+            raise PluginError(f"no plugin can be named {name}: Almenara uses that name itself")
         required = getattr(module, VERSION_NAME, 1)
         if not isinstance(required, int) or required > API_VERSION:
             raise PluginError(

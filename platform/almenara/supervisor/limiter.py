@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from almenara.bus import Bus, StateChange
-from almenara.bus.validation import check_batch
+from almenara.bus.validation import check_batch, check_origins
 from almenara.signals import Signal
 from almenara.supervisor.state import SourceError, SourceState
 
 SLICE: Final = 1_000
 """Signals handed to the bus at once, so that batches of other sources get in between."""
 CONCURRENT_SLICES: Final = 10
+CORE: Final = "alerts"
+"""The plugin that stands for the core's own sources."""
 
 
 class FloodError(SourceError):
@@ -44,6 +46,8 @@ class PublishLimiter:
         With changes of a state, the batch is written in one transaction with them.
         """
         check_batch(batch)
+        if self.state.plugin != CORE:
+            check_origins(batch)
         size = len(batch)
         if self.waiting and self.waiting + size > self.waiting_limit:
             raise FloodError(

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from almenara.bus import Bus
+from almenara.bus.validation import RESERVED_ORIGIN
 from almenara.config import SupervisorSettings
 from almenara.errors import describe_error
 from almenara.hookspecs import Context
@@ -46,11 +47,16 @@ class Supervisor:
         context: Context | None = None,
         start: Callable[[str], Start] | None = None,
     ) -> None:
-        """Add a source. Raises `ValueError` for a name that is taken.
+        """Add a source. Raises `ValueError` for a name that is taken or reserved.
 
         `start` makes the first message to a process of the source's own, from the source's name.
         """
         runner = SourceRunner(source, plugin, self.settings, context, start)
+        if RESERVED_ORIGIN.match(runner.state.name):
+            raise ValueError(
+                f"plugin {plugin} has a source named {runner.state.name!r}; names that begin with"
+                " almenara are reserved"
+            )
         for other in self._runners():
             if other.state.name == runner.state.name:
                 raise ValueError(

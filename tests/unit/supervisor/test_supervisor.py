@@ -103,3 +103,34 @@ async def test_duplicate_source_name_is_refused(tmp_path: Path) -> None:
         supervisor.add(Ticking(), "one")
         with pytest.raises(ValueError, match="source names must be unique"):
             supervisor.add(Ticking(), "two")
+
+
+@pytest.mark.parametrize("origin", ["almenara", "almenara.alerting", "almenara/notifications"])
+async def test_source_cannot_publish_under_an_origin_of_the_core(
+    tmp_path: Path, origin: str
+) -> None:
+    class Forging:
+        name = "forging"
+
+        async def run(self, publish: Publish, report: SourceReport) -> None:
+            command = "almenara.alerting.silence"
+            event = Event(id="1", source="x", type=command, time=now(), origin=origin)
+            await publish([event])
+
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        supervisor = Supervisor(bus, QUICK)
+        supervisor.add(Forging(), "forging")
+        running = asyncio.create_task(supervisor.run())
+        await until(lambda: supervisor.states()[0].restarts > 0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert "is reserved for Almenara" in str(supervisor.states()[0].error)
+        assert bus.last_sequence == 0
+
+
+async def test_source_cannot_have_a_name_of_the_core(tmp_path: Path) -> None:
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        supervisor = Supervisor(bus, QUICK)
+        with pytest.raises(ValueError, match="reserved"):
+            supervisor.add(Ticking("almenara.alerting"), "ticking")
+        supervisor.add(Ticking("almenara-lab"), "ticking")
