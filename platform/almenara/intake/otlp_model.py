@@ -140,8 +140,56 @@ class NumberPoints(Message):
     data_points: list[NumberDataPoint] = []
 
 
-class OtherPoints(Message):
-    data_points: list[msgspec.Raw] = []
+class DataPoint(Message):
+    attributes: list[KeyValue] = []
+    time_unix_nano: int = 0
+    count: int = 0
+    flags: int = 0
+
+
+class HistogramDataPoint(DataPoint):
+    sum: float | str | None = None
+    min: float | str | None = None
+    max: float | str | None = None
+    bucket_counts: list[int] = []
+    explicit_bounds: list[float] = []
+
+
+class Buckets(Message):
+    offset: int = 0
+    bucket_counts: list[int] = []
+
+
+class ExponentialHistogramDataPoint(DataPoint):
+    sum: float | str | None = None
+    min: float | str | None = None
+    max: float | str | None = None
+    scale: int = 0
+    zero_count: int = 0
+    positive: Buckets = msgspec.field(default_factory=Buckets)
+    negative: Buckets = msgspec.field(default_factory=Buckets)
+
+
+class QuantileValue(Message):
+    quantile: float = 0.0
+    value: float | str = 0.0
+
+
+class SummaryDataPoint(DataPoint):
+    sum: float | str = 0.0
+    quantile_values: list[QuantileValue] = []
+
+
+class HistogramPoints(Message):
+    data_points: list[HistogramDataPoint] = []
+
+
+class ExponentialHistogramPoints(Message):
+    data_points: list[ExponentialHistogramDataPoint] = []
+
+
+class SummaryPoints(Message):
+    data_points: list[SummaryDataPoint] = []
 
 
 class Metric(Message):
@@ -149,9 +197,9 @@ class Metric(Message):
     unit: str = ""
     gauge: NumberPoints | None = None
     sum: NumberPoints | None = None
-    histogram: OtherPoints | None = None
-    exponential_histogram: OtherPoints | None = None
-    summary: OtherPoints | None = None
+    histogram: HistogramPoints | None = None
+    exponential_histogram: ExponentialHistogramPoints | None = None
+    summary: SummaryPoints | None = None
 
 
 class ScopeMetrics(Message):

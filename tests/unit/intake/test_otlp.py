@@ -75,7 +75,7 @@ def test_metrics_are_samples_and_the_rest_is_rejected() -> None:
         {"name": "tokens", "unit": "{token}", "sum": {"dataPoints": [point]}},
         {"name": "load", "unit": "1", "gauge": {"dataPoints": [{"asDouble": 0.5},
                                                                 {"asDouble": "NaN"}]}},
-        {"name": "latency", "histogram": {"dataPoints": [{}, {}]}},
+        {"gauge": {"dataPoints": [{"asDouble": 0.5}]}},
     ]  # fmt: skip
     body = {"resourceMetrics": [{"resource": RESOURCE, "scopeMetrics": [{"metrics": metrics}]}]}
     reader = OtlpReader("metrics", JSON, SETTINGS)
@@ -86,10 +86,40 @@ def test_metrics_are_samples_and_the_rest_is_rejected() -> None:
     assert service.key == tokens.key == ("otel.service", "", "agents")
     assert (tokens.metric, tokens.value, tokens.time) == ("tokens{model=m}", 7, START // 1_000)
     assert (load.metric, load.value, load.unit) == ("load", 0.5, "")
-    assert json.loads(reader.response())["partialSuccess"]["rejectedDataPoints"] == "3"
+    assert json.loads(reader.response())["partialSuccess"]["rejectedDataPoints"] == "2"
     reader.content_type = PROTOBUF
     answer = ExportMetricsServiceResponse.FromString(reader.response())
-    assert answer.partial_success.rejected_data_points == 3
+    assert answer.partial_success.rejected_data_points == 2
+
+
+def read_samples(*metrics: dict[str, Any]) -> dict[str, float]:
+    body = {"resourceMetrics": [{"scopeMetrics": [{"metrics": [*metrics]}]}]}
+    signals = read("metrics", body)
+    return {signal.metric: signal.value for signal in signals if isinstance(signal, Sample)}
+
+
+def test_histograms_are_cumulative_buckets_with_count_and_sum() -> None:
+    point = {"timeUnixNano": str(START), "count": "6", "sum": 2.5, "max": 1.5,
+             "bucketCounts": ["1", "2", "3"], "explicitBounds": [0.1, 1.0],
+             "attributes": [{"key": "model", "value": {"stringValue": "m"}}]}  # fmt: skip
+    assert read_samples({"name": "latency", "histogram": {"dataPoints": [point]}}) == {
+        "latency_count{model=m}": 6, "latency_sum{model=m}": 2.5, "latency_max{model=m}": 1.5,
+        "latency_bucket{le=0.1,model=m}": 1, "latency_bucket{le=1,model=m}": 3,
+        "latency_bucket{le=+Inf,model=m}": 6,
+    }  # fmt: skip
+
+
+def test_exponential_histograms_and_summaries_are_samples() -> None:
+    exponential = {"count": "4", "sum": 9.0, "scale": 0, "zeroCount": "1",
+                   "positive": {"offset": 0, "bucketCounts": ["1", "2"]}}  # fmt: skip
+    summary = {"count": "2", "sum": 3.0, "quantileValues": [{"quantile": 0.5, "value": 1.5}]}
+    assert read_samples(
+        {"name": "a", "exponentialHistogram": {"dataPoints": [exponential]}},
+        {"name": "b", "summary": {"dataPoints": [summary]}},
+    ) == {
+        "a_count": 4, "a_sum": 9, "a_bucket{le=2}": 2, "a_bucket{le=4}": 4, "a_bucket{le=+Inf}": 4,
+        "b_count": 2, "b_sum": 3, "b{quantile=0.5}": 1.5,
+    }  # fmt: skip
 
 
 def test_both_encodings_have_the_same_signals() -> None:
@@ -121,7 +151,9 @@ fields = st.sampled_from(
     ["resourceLogs", "scopeLogs", "logRecords", "resourceSpans", "scopeSpans", "spans", "resource",
      "resourceMetrics", "scopeMetrics", "metrics", "attributes", "key", "value", "kvlistValue",
      "values", "gauge", "dataPoints", "asInt", "asDouble", "name", "traceId", "spanId", "body",
-     "timeUnixNano", "severityNumber", "doubleValue", "startTimeUnixNano", "status"]
+     "timeUnixNano", "severityNumber", "doubleValue", "startTimeUnixNano", "status", "histogram",
+     "exponentialHistogram", "summary", "count", "sum", "bucketCounts", "explicitBounds", "scale",
+     "positive", "quantileValues"]
 )  # fmt: skip
 hostile = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

@@ -1,0 +1,147 @@
+"""Metrics of OpenTelemetry: their numbers become samples, named as Prometheus names them."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from almenara.intake.otlp_values import (
+    optional,
+    read_attributes,
+    read_number,
+    read_time,
+    service_of,
+    walk,
+    write_labels,
+)
+from almenara.signals import Resource, Sample, Signal
+
+SERVICE_KIND: Final = "otel.service"
+NO_VALUE: Final = 1
+"""The flag of a data point without a value."""
+MAX_BUCKETS: Final = 200
+"""Buckets of a histogram that are stored; of one with more, only count and sum are."""
+
+Number = tuple[str, dict[str, Any], float]
+"""The end of a metric's name, its labels besides those of the data point, and its value."""
+
+
+class Read(msgspec.Struct, frozen=True):
+    """What a request contains, and how much of it has no signal."""
+
+    signals: Sequence[Signal]
+    rejected: int = 0
+
+
+def read_metrics(request: Any, received: int) -> Read:
+    """Return the samples of each data point, and a resource for each service.
+
+    Data points without a finite number are rejected.
+    """
+    signals: list[Signal] = []
+    services: set[tuple[str, str]] = set()
+    rejected = 0
+    for resource, _, metric in walk(request, "resource_metrics", "scope_metrics", "metrics"):
+        name, namespace = service_of(resource), str(resource.get("service.namespace", ""))
+        for point, read in _data_points(metric):
+            if point.flags & NO_VALUE:
+                continue
+            numbers = [*read(point)] if metric.name else []
+            if not numbers:
+                rejected += 1
+                continue
+            if (namespace, name) not in services:
+                services.add((namespace, name))
+                signals.append(
+                    Resource(
+                        kind=SERVICE_KIND, name=name, namespace=namespace, status="reporting",
+                        state={"attributes": resource}, time=received,
+                    )
+                )  # fmt: skip
+            labels = read_attributes(point.attributes)
+            unit = "" if metric.unit == "1" else metric.unit
+            signals += (
+                Sample(
+                    kind=SERVICE_KIND, name=name, namespace=namespace,
+                    metric=metric.name + suffix + write_labels({**labels, **own}), value=value,
+                    unit="" if suffix in ("_count", "_bucket") else unit,
+                    time=read_time(point.time_unix_nano, received),
+                )
+                for suffix, own, value in numbers
+            )  # fmt: skip
+    return Read(signals, rejected)
+
+
+def read_single(point: Any) -> Iterator[Number]:
+    """Yield the number of a point of a gauge or sum."""
+    value = optional(point, "as_int")
+    if value is None:
+        value = optional(point, "as_double")
+    if (number := read_number(value)) is not None:
+        yield "", {}, number
+
+
+def read_totals(point: Any) -> Iterator[Number]:
+    """Yield the count and the sum of a distribution, and its extremes where they are known."""
+    yield "_count", {}, float(point.count)
+    for field in ("sum", "min", "max"):
+        if (number := read_number(optional(point, field))) is not None:
+            yield f"_{field}", {}, number
+
+
+def read_histogram(point: Any) -> Iterator[Number]:
+    """Yield the totals of a histogram, and for each bound how many values are not above it."""
+    yield from read_totals(point)
+    counts, bounds = list(point.bucket_counts), list(point.explicit_bounds)
+    if not counts or len(counts) != len(bounds) + 1 or len(counts) > MAX_BUCKETS:
+        return
+    if any(not isinstance(bound, int | float) or not math.isfinite(bound) for bound in bounds):
+        return
+    names = [*(f"{bound:g}" for bound in bounds), "+Inf"]
+    for name, count in zip(names, itertools.accumulate(counts), strict=True):
+        yield "_bucket", {"le": name}, float(count)
+
+
+def read_exponential(point: Any) -> Iterator[Number]:
+    """Yield the totals of an exponential histogram, and its buckets with their upper bounds."""
+    yield from read_totals(point)
+    counts = list(point.positive.bucket_counts)
+    if point.negative.bucket_counts or len(counts) > MAX_BUCKETS or not -10 <= point.scale <= 20:
+        return
+    base = 2.0**-point.scale
+    total = float(point.zero_count)
+    for index, count in enumerate(counts):
+        total += count
+        exponent = (point.positive.offset + index + 1) * base
+        if -1_000 < exponent < 1_000:
+            yield "_bucket", {"le": f"{2.0**exponent:g}"}, total
+    yield "_bucket", {"le": "+Inf"}, float(point.count)
+
+
+def read_summary(point: Any) -> Iterator[Number]:
+    """Yield the count, the sum and the quantiles of a summary."""
+    yield "_count", {}, float(point.count)
+    for suffix, labels, value in (
+        ("_sum", {}, point.sum),
+        *(("", {"quantile": f"{q.quantile:g}"}, q.value) for q in point.quantile_values),
+    ):
+        if (number := read_number(value)) is not None:
+            yield suffix, labels, number
+
+
+POINTS: Final[Mapping[str, Callable[[Any], Iterator[Number]]]] = {
+    "gauge": read_single,
+    "sum": read_single,
+    "histogram": read_histogram,
+    "exponential_histogram": read_exponential,
+    "summary": read_summary,
+}
+
+
+def _data_points(metric: Any) -> Iterator[tuple[Any, Callable[[Any], Iterator[Number]]]]:
+    for field, read in POINTS.items():
+        if (points := optional(metric, field)) is not None:
+            for point in points.data_points:
+                yield point, read
