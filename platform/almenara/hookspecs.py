@@ -59,6 +59,15 @@ from almenara.config.alert_rules import (
 from almenara.config.alert_rules import (
     SampleCondition as SampleCondition,
 )
+from almenara.intake_specs import (
+    IntakeKind as IntakeKind,
+)
+from almenara.intake_specs import (
+    Push as Push,
+)
+from almenara.intake_specs import (
+    PushRefusedError as PushRefusedError,
+)
 from almenara.notification_specs import (
     Alert as Alert,
 )
@@ -162,6 +171,12 @@ from almenara.processor_specs import (
     TimedProcessor as TimedProcessor,
 )
 from almenara.signals import Severity, Signal
+from almenara.text_specs import (
+    LiveText as LiveText,
+)
+from almenara.text_specs import (
+    TextStream as TextStream,
+)
 
 hookspec = pluggy.HookspecMarker("almenara")
 
@@ -368,6 +383,12 @@ def almenara_log_streams(settings: Any, context: Context) -> Sequence[LogStream]
     raise NotImplementedError
 
 
+@hookspec
+def almenara_text_streams(settings: Any, context: Context) -> Sequence[TextStream]:
+    """The texts that `TemplatePanel`s show while they are written."""
+    raise NotImplementedError
+
+
 @hookspec(firstresult=True)
 def almenara_templates() -> Path | Mapping[str, str]:
     """A folder of Jinja templates, or templates by name, for `TemplatePanel`s."""
@@ -384,6 +405,12 @@ def almenara_static() -> Path:
 @hookspec
 def almenara_notifiers(settings: Any) -> Sequence[NotifierKind]:
     """The kinds of notifiers of this plugin, which receivers of `alerting.receivers` select."""
+    raise NotImplementedError
+
+
+@hookspec
+def almenara_intakes(settings: Any) -> Sequence[IntakeKind]:
+    """The kinds of intakes of this plugin: what senders push to `/intake/<kind>`."""
     raise NotImplementedError
 
 

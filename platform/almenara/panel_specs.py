@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 
 from almenara.config import PlacedPanel
-from almenara.signals import Event, Resource, Severity
+from almenara.signals import Event, Resource, Severity, Signal
 from almenara.structs import NamedStructMeta
 
 Columns = Annotated[int, msgspec.Meta(ge=1, le=12)]
@@ -97,6 +97,12 @@ class DataView(Protocol):
 
     def series(self, resource: Resource, metric: str) -> Sequence[tuple[int, float]]:
         """Time in microseconds and value of the last samples of a metric, oldest first."""
+
+    def permits(self, signal: Signal) -> bool:
+        """Whether the viewer's scope shows a signal, such as one that is not stored."""
+
+    def has_role(self, role: Literal["viewer", "operator"]) -> bool:
+        """Whether the viewer has at least this role."""
 
     async def events(
         self,
@@ -239,6 +245,10 @@ class TemplatePanel(Panel, frozen=True, kw_only=True, tag="template"):
     block."""
     severities: Mapping[str, Severity] = {}
     """As for a `TablePanel`, for the `severity` of each of the `resources`."""
+    texts: str = ""
+    """Name of a `TextStream` of the plugin, whose texts the template displays as `texts`, by their
+    key: `{{ ui.live_text(texts[key]) }}`. New text is sent without rendering the panel again. Needs
+    `prepare`."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):

@@ -142,6 +142,10 @@ class Redactor:
             return value if text == value else text
         return value
 
+    def mask_text(self, text: str) -> str:
+        """Return a text with its secrets masked."""
+        return text if self._hint is None else self._mask_text(text)
+
     def _mask_text(self, text: str) -> str:
         return self._in_text.sub(rf"\g<1>{MASK}", text)
 

@@ -18,9 +18,10 @@ from almenara.alerting.service import Alerting, read_rules
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import Settings
 from almenara.history import History
-from almenara.intake.intakes import Intakes
+from almenara.intake.intakes import Intakes, check_intakes
 from almenara.live.hub import Hub
 from almenara.live.log_feed import LogFeeds
+from almenara.live.text_streams import TextStreams
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
 from almenara.panels.view import View
@@ -74,6 +75,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
     check_access(settings)
     plugins.check(settings)
     check_alerting(settings.alerting, plugins.notifier_kinds(settings))
+    check_intakes(settings, plugins.intake_kinds(settings))
     # The port is taken first: nothing is written to disk when another process listens on it.
     with contextlib.closing(open_listener(settings.server)) as listener:
         async with (
@@ -101,13 +103,15 @@ async def compose(
     await resources.rebuild(bus)
     supervisor = Supervisor(bus, settings.supervisor)
     resources.unproven_sources = supervisor.unproven_sources
-    intakes = Intakes(settings, bus)
+    intakes = Intakes(settings, bus, plugins.intake_kinds(settings))
     for intake in intakes:
         supervisor.add_sender(intake.snapshot)
     renderer, assets, log_feeds = Renderer([TEMPLATES]), Assets(), LogFeeds()
     renderer.environment.globals["asset"] = assets.url
     panels = PanelRegistry(renderer)
-    host = PluginHost(settings, plugins, bus, supervisor, panels, assets, log_feeds)
+    text_streams = TextStreams()
+    bus.select_stored = text_streams.select_stored
+    host = PluginHost(settings, plugins, bus, supervisor, panels, assets, log_feeds, text_streams)
     for plugin in list(plugins.modules):
         host.add(plugin)
     resources.retain_sources({state.name for state in supervisor.states()})
@@ -130,6 +134,8 @@ async def compose(
         log_feeds=log_feeds,
         samples=SampleHistory(samples, resources),
         rules=alerting,
+        text_streams=text_streams,
+        redact_text=Redactor(settings.redaction).mask_text,
     )
     hub = Hub(view, panels, renderer)
     notifications = compose_notifications(settings, plugins, bus, resources)

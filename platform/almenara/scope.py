@@ -96,6 +96,11 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         return self is FULL_SCOPE or (self.access_log and self.sees_all_sources)
 
     @property
+    def is_operator(self) -> bool:
+        """Whether it is the scope of at least an operator, who sees the sign-ins as well."""
+        return self.access_log
+
+    @property
     def sees_all_sources(self) -> bool:
         """Whether nothing that sources publish is hidden."""
         return not self.guarded and Grant() in self.grants

@@ -11,6 +11,7 @@ from almenara.hookspecs import (
     AlertRule,
     Context,
     Finding,
+    IntakeKind,
     LogStream,
     Page,
     Panel,
@@ -55,6 +56,13 @@ def almenara_log_streams(settings: RaySettings, context: Context) -> Sequence[Lo
     from almenara_ray.logs import JobLogs
 
     return [JobLogs(settings, context)]
+
+
+@almenara.hookimpl
+def almenara_intakes() -> Sequence[IntakeKind]:
+    from almenara_ray.event_export import INTAKE
+
+    return [INTAKE]
 
 
 @almenara.hookimpl

@@ -48,6 +48,8 @@ class EmbeddedBus:
         self._advanced = asyncio.Event()
         self._has_space = asyncio.Event()
         self._closed = False
+        self.select_stored: Callable[[Sequence[Signal], str], Sequence[Signal]] | None = None
+        """Returns what is stored of a batch of an origin; None for all of it."""
 
     async def __aenter__(self) -> Self:
         self._move_to(await self._writer.start())
@@ -111,6 +113,8 @@ class EmbeddedBus:
         self, batch: Sequence[Signal], origin: str, changes: Sequence[StateChange] = ()
     ) -> None:
         check_batch(batch)
+        if self.select_stored is not None:
+            batch = self.select_stored(batch, origin)
         if not batch and not changes:
             return
         while self.counters.waiting >= self.settings.max_queued_signals and not self._closed:

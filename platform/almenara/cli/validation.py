@@ -15,6 +15,7 @@ def validate_configuration(plugins: PluginRegistry, settings: Settings) -> None:
     # The web server is imported here, so that the other commands start without it.
     from almenara.alerting.notifications.receivers import check_alerting
     from almenara.alerting.service import read_rules
+    from almenara.intake.intakes import check_intakes
     from almenara.panels.registry import PanelRegistry
     from almenara.panels.renderer import Renderer
     from almenara.security.config_check import check_access
@@ -36,5 +37,6 @@ def validate_configuration(plugins: PluginRegistry, settings: Settings) -> None:
         except Exception as error:
             plugins.record_failure(name, describe_error(error))
     check_alerting(settings.alerting, plugins.notifier_kinds(settings))
+    check_intakes(settings, plugins.intake_kinds(settings))
     unavailable = [info.name for info in plugins.infos() if info.state != "active"]
     check_dashboards(settings.dashboards, registry, unavailable)

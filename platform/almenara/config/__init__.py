@@ -8,7 +8,12 @@ from almenara.config.alerting import (
 )
 from almenara.config.checkpoints import CheckpointSettings
 from almenara.config.common import Count, GrantSettings, Port, Positive
-from almenara.config.intake import IntakeKind, IntakeSettings, WebhookMapping
+from almenara.config.intake import (
+    BUILTIN_INTAKES,
+    INTAKE_NAME,
+    IntakeSettings,
+    WebhookMapping,
+)
 from almenara.config.loader import apply_environment, decode_settings, load_settings
 from almenara.config.model import (
     AuthMode,
@@ -37,6 +42,8 @@ from almenara.config.suggestions import suggest
 from almenara.errors import ConfigError
 
 __all__ = [
+    "BUILTIN_INTAKES",
+    "INTAKE_NAME",
     "AlertingSettings",
     "AuthMode",
     "AuthSettings",
@@ -48,7 +55,6 @@ __all__ = [
     "GrantSettings",
     "HeartbeatSettings",
     "IngestRule",
-    "IntakeKind",
     "IntakeSettings",
     "Isolation",
     "KubernetesAccessSettings",

@@ -9,7 +9,8 @@ import msgspec
 from almenara.config.common import Count, Positive
 from almenara.config.secrets import Secret
 
-IntakeKind = Literal["cloudevents", "webhook", "alertmanager", "grafana", "otlp"]
+BUILTIN_INTAKES: Final = ("cloudevents", "webhook", "alertmanager", "grafana", "otlp")
+"""Kinds of intakes without a plugin."""
 INTAKE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -41,9 +42,10 @@ class WebhookMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class IntakeSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One intake: what its sender pushes, and its limits."""
 
-    kind: IntakeKind
-    """What the sender pushes, and so its address: `/intake/<kind>`, and `/intake/webhook/<name>` of
-    a webhook. `otlp` is OpenTelemetry: its endpoint is `/intake/otlp`."""
+    kind: str
+    """What the sender pushes, and so its address: `cloudevents`, `alertmanager`, `grafana`, or a
+    kind of a plugin, such as `ray`, at `/intake/<kind>`; `webhook` at `/intake/webhook/<name>`;
+    `otlp` for OpenTelemetry, with the endpoint `/intake/otlp`."""
     mapping: WebhookMapping | None = None
     """Fields of the events, only with the kind `webhook`. The default fits `signature`."""
     signature: Literal["github", "gitlab"] | None = None

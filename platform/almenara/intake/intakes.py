@@ -13,10 +13,11 @@ import structlog
 
 from almenara.bus import Bus, BusClosedError
 from almenara.bus.validation import InvalidSignalError
-from almenara.config import IntakeKind, IntakeSettings, Settings
+from almenara.config import BUILTIN_INTAKES, ConfigError, IntakeSettings, Settings, suggest
 from almenara.errors import describe_error
+from almenara.hookspecs import IntakeKind, Push, PushRefusedError
 from almenara.intake.alerts import read_alerts
-from almenara.intake.body import decompress
+from almenara.intake.body import check_nesting, decompress
 from almenara.intake.cloudevents import read_events
 from almenara.intake.errors import IntakeBusyError, RefusedPushError
 from almenara.intake.repeats import RecentSamples
@@ -41,8 +42,17 @@ Read = Callable[[bytes], Sequence[Signal]]
 class Intake:
     """One intake: what it accepts, how fast, and what the Sources page shows of it."""
 
-    def __init__(self, name: str, settings: IntakeSettings, bus: Bus, max_queued: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: IntakeSettings,
+        bus: Bus,
+        max_queued: int,
+        kind: IntakeKind | None = None,
+    ) -> None:
         self.name, self.settings = name, settings
+        self.kind = kind
+        """The kind, if a plugin has it."""
         self.origin = f"{PREFIX}/{name}"
         self.state = SourceState(
             name=self.origin, plugin=PREFIX, isolation="task", status="running"
@@ -155,9 +165,13 @@ class Intake:
 class Intakes:
     """All intakes, by name."""
 
-    def __init__(self, settings: Settings, bus: Bus) -> None:
+    def __init__(
+        self, settings: Settings, bus: Bus, kinds: Mapping[str, IntakeKind] | None = None
+    ) -> None:
+        kinds = kinds or {}
+        limit = settings.storage.max_queued_signals
         self._intakes = {
-            name: Intake(name, intake, bus, settings.storage.max_queued_signals)
+            name: Intake(name, intake, bus, limit, kinds.get(intake.kind))
             for name, intake in settings.intake.items()
         }
 
@@ -169,7 +183,7 @@ class Intakes:
         intake = self._intakes.get(name)
         return intake is not None and intake.settings.signature is not None
 
-    def find(self, kind: IntakeKind, name: str = "") -> Intake:
+    def find(self, kind: str, name: str = "") -> Intake:
         """Return the intake of a kind with a name; without a name the only one of the kind.
 
         Raises `RefusedPushError`.
@@ -194,6 +208,31 @@ class Intakes:
         return self._intakes[names[0]]
 
 
+def check_intakes(settings: Settings, kinds: Mapping[str, IntakeKind]) -> None:
+    """Raise `ConfigError` for an intake of a kind that neither Almenara nor a plugin has."""
+    known = [*BUILTIN_INTAKES, *kinds]
+    for name, intake in settings.intake.items():
+        if intake.kind not in known:
+            raise ConfigError(
+                f"intake.{name}.kind: {intake.kind!r} is not a kind of intake;"
+                f" {suggest(intake.kind, known)}"
+            )
+
+
+def read_with_plugin(body: bytes, intake: Intake, headers: Mapping[str, str]) -> Sequence[Signal]:
+    """Return the signals of a push of a plugin's kind. Raises `RefusedPushError`."""
+    if intake.kind is None:
+        raise RefusedPushError(
+            f"The plugin of the kind {intake.settings.kind} has failed.", HTTPStatus.NOT_FOUND
+        )
+    if intake.kind.is_json:
+        check_nesting(body, intake.settings.max_nesting)
+    try:
+        return intake.kind.read(Push(body=body, headers=headers, received=now()))
+    except (PushRefusedError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RefusedPushError(f"{describe_error(error)}.") from None
+
+
 def reader_of(intake: Intake, headers: Mapping[str, str]) -> Read:
     """Return what turns the decoded body of a request to an intake into signals; requests of
     OpenTelemetry have an `OtlpReader`, since their responses depend on what was read."""
@@ -210,3 +249,5 @@ def reader_of(intake: Intake, headers: Mapping[str, str]) -> Read:
             return partial(read_alerts, sender=settings.kind, settings=settings, received=received)
         case "otlp":
             raise ValueError("requests of OpenTelemetry are read by OtlpReader")
+        case _:
+            return partial(read_with_plugin, intake=intake, headers=headers)

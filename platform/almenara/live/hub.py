@@ -17,6 +17,7 @@ from almenara.live.frames import Frame
 from almenara.live.log_channel import LogChannel
 from almenara.live.outbox import GOING_AWAY, TOO_SLOW, Counters, Outbox, Peer
 from almenara.live.routing import SignalRouter
+from almenara.live.text_channel import TextChannel
 from almenara.panels.filters import PanelFilters
 from almenara.panels.panel import Panel
 from almenara.panels.renderer import Renderer
@@ -234,6 +235,8 @@ class Hub:
         """The class of a panel's channels."""
         if panel.is_event_list:
             return EventChannel
+        if panel.text_stream:
+            return TextChannel
         return LogChannel if panel.log_query is not None else Channel
 
     def resume(self, outbox: Outbox, after: int | None) -> None:

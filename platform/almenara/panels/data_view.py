@@ -1,6 +1,7 @@
 """What a plugin's panel reads when it prepares its own values."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from almenara.history import Filter
 from almenara.hookspecs import ResourceQuery
@@ -8,7 +9,7 @@ from almenara.panels.filters import ResourceFilters, matches_pattern
 from almenara.panels.slices import map_in_slices
 from almenara.panels.view import View
 from almenara.patterns import compile_pattern
-from almenara.signals import Event, Resource
+from almenara.signals import Event, Resource, Signal
 
 
 def select_resources(view: View, query: ResourceQuery) -> list[Resource]:
@@ -53,6 +54,12 @@ class PanelDataView:
 
     def series(self, resource: Resource, metric: str) -> Sequence[tuple[int, float]]:
         return self._view.resources.series(*resource.key, metric)
+
+    def permits(self, signal: Signal) -> bool:
+        return self._view.scope.permits(signal)
+
+    def has_role(self, role: Literal["viewer", "operator"]) -> bool:
+        return role == "viewer" or self._view.scope.is_operator
 
     async def events(
         self,

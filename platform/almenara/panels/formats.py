@@ -1,6 +1,7 @@
 """Values as text: numbers, sizes, durations, ages and times, as people read them."""
 
 import functools
+import hashlib
 import math
 import zlib
 from collections.abc import Callable, Mapping
@@ -147,6 +148,12 @@ def _cut(text: str) -> str:
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "\u2026"
 
 
+def text_anchor(panel_anchor: str, key: str) -> str:
+    """The id of the element of a live text, in characters that are safe in a selector."""
+    digest = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=6).hexdigest()
+    return f"{panel_anchor}-text-{digest}"
+
+
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "timestamp": format_timestamp,
     "time_of_day": format_time_of_day,
@@ -157,5 +164,6 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "duration": format_duration,
     "percent": format_percent,
     "formatted": format_value,
+    "text_anchor": text_anchor,
 }
 """The filters of templates, by name."""

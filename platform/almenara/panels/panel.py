@@ -75,6 +75,8 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is a list of events, to which new ones are added at the top."""
     log_query: LogQuery | None = None
     """The log it follows, for panels of the kind `log`."""
+    text_stream: str = ""
+    """The text stream of its plugin that it displays, if any."""
 
     @property
     def anchor(self) -> str:
@@ -85,12 +87,23 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
         """Read the panel's filters from the parameters of an address. Raises `ValueError`."""
         return self.parse({name: text for name, text in query.items() if name in self.filters})
 
-    async def render(self, view: View, filters: PanelFilters, renderer: Renderer) -> str:
-        """Render the panel as of now or, where that fails, the error in its place."""
+    async def render(
+        self,
+        view: View,
+        filters: PanelFilters,
+        renderer: Renderer,
+        replaced: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Render the panel as of now or, where that fails, the error in its place.
+
+        `replaced` are values of the template that replace those which the panel prepares.
+        """
         try:
             async with asyncio.timeout(RENDER_TIMEOUT):
                 values = await self.prepare(view, filters)
-            context = {"filter": filters, "panel": self, "moment": now(), **values}
+            context = {
+                "filter": filters, "panel": self, "moment": now(), **values, **(replaced or {}),
+            }  # fmt: skip
             text = await renderer.render_in_slices(self.template, context)
         except Exception as error:
             if self.name not in renderer.failed_panels:

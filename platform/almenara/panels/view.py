@@ -8,7 +8,7 @@ import msgspec
 from almenara.bus import Bus
 from almenara.config import PanelSettings
 from almenara.history import History
-from almenara.hookspecs import Line, LogStream
+from almenara.hookspecs import Line, LogStream, TextStream
 from almenara.scope import FULL_SCOPE, Scope
 from almenara.state.resources import Resources
 from almenara.state.sample_history import SampleHistory
@@ -102,6 +102,13 @@ class LogFeeds(Protocol):
         """Close a feed for one of its users; it ends shortly after the last."""
 
 
+class TextStreams(Protocol):
+    """The text streams of plugins."""
+
+    def stream(self, plugin: str, name: str) -> TextStream:
+        """A text stream of a plugin. Raises `NotFound`."""
+
+
 class AlertRules(Protocol):
     """The alert rules, and how their last evaluation went."""
 
@@ -123,6 +130,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Stored samples; None where they are not stored, as in tests of panels."""
     rules: AlertRules | None = None
     """None where alerting is not enabled."""
+    text_streams: TextStreams | None = None
+    """None where no panel displays texts while they are written."""
+    redact_text: Callable[[str], str] = str
+    """Masks the secrets in a text that was not stored."""
     scope: Scope = FULL_SCOPE
     user: str = ""
     """Whose limits apply to what is opened for this view; empty where no one signs in."""

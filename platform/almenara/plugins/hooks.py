@@ -11,12 +11,14 @@ import msgspec
 import pluggy
 
 from almenara import hookspecs
+from almenara.config import BUILTIN_INTAKES, INTAKE_NAME
 from almenara.errors import describe_error
 from almenara.hookspecs import (
     AlertRule,
     ClusterRight,
     Context,
     Finding,
+    IntakeKind,
     LogStream,
     NotifierKind,
     Page,
@@ -25,6 +27,7 @@ from almenara.hookspecs import (
     Requirement,
     ResourceLink,
     Subscription,
+    TextStream,
 )
 from almenara.plugins.discovery import GROUP, PluginError, module_location
 
@@ -163,6 +166,17 @@ class PluginHooks:
                 )
         return kinds
 
+    def intakes(self, name: str, settings: Any) -> list[IntakeKind]:
+        """The kinds of intakes of a plugin."""
+        kinds = self._list(name, "almenara_intakes", IntakeKind, settings)
+        for kind in kinds:
+            if INTAKE_NAME.fullmatch(kind.name) is None or kind.name in BUILTIN_INTAKES:
+                raise PluginError(
+                    f"intake {kind.name!r} of plugin {name} must be named in lower-case letters,"
+                    f" digits, _ and -, and not be one of {', '.join(BUILTIN_INTAKES)}"
+                )
+        return kinds
+
     def log_streams(self, name: str, settings: Any, context: Context) -> list[LogStream]:
         """The log streams of a plugin."""
         streams = list(
@@ -181,6 +195,19 @@ class PluginHooks:
                 raise PluginError(
                     f"`rights` of log stream {stream.name} of plugin {name} must hold"
                     " almenara.hookspecs.ClusterRight; with several, `access_for` must choose one"
+                )
+        return streams
+
+    def text_streams(self, name: str, settings: Any, context: Context) -> list[TextStream]:
+        """The text streams of a plugin."""
+        streams = list(
+            self.call(name, "almenara_text_streams", settings=settings, context=context) or ()
+        )
+        for stream in streams:
+            if not isinstance(stream, TextStream):
+                raise PluginError(
+                    f"text stream {type(stream).__name__} of plugin {name} must have `name`,"
+                    " `types`, `accept`, `read` and `listen`"
                 )
         return streams
 

@@ -9,7 +9,7 @@ import structlog
 
 from almenara.config import ConfigError, Settings
 from almenara.errors import AlmenaraError, describe_error
-from almenara.hookspecs import Context, LogStream, Page, Panel
+from almenara.hookspecs import Context, LogStream, Page, Panel, TextStream
 from almenara.plugins.context import PluginContext, State
 from almenara.plugins.registry import PluginRegistry
 from almenara.processors.source import ProcessorBus, ProcessorSource
@@ -41,6 +41,14 @@ class LogFeeds(Protocol):
     def remove(self, plugin: str) -> None: ...
 
 
+class TextStreams(Protocol):
+    """Where text streams go: `live.text_streams.TextStreams`, in a layer above."""
+
+    def add(self, plugin: str, streams: Sequence[TextStream], /) -> None: ...
+
+    def remove(self, plugin: str) -> None: ...
+
+
 class Assets(Protocol):
     """Where static files go: `web.assets.Assets`, in a layer above."""
 
@@ -63,10 +71,11 @@ class PluginHost:
         panels: Panels,
         assets: Assets,
         log_feeds: LogFeeds,
+        text_streams: TextStreams,
     ) -> None:
         self.settings, self.plugins, self.state = settings, plugins, state
         self.supervisor, self.panels, self.assets = supervisor, panels, assets
-        self.log_feeds = log_feeds
+        self.log_feeds, self.text_streams = log_feeds, text_streams
 
     def add(self, name: str) -> None:
         """Hand out the parts of a plugin. A part that fails is recorded and affects no other.
@@ -78,6 +87,7 @@ class PluginHost:
         for part in (
             partial(self._add_panels, name, settings),
             partial(self._add_log_streams, name, settings, context),
+            partial(self._add_text_streams, name, settings, context),
             partial(self._add_sources, name, settings, context),
         ):
             try:
@@ -101,6 +111,9 @@ class PluginHost:
 
     def _add_log_streams(self, name: str, settings: Any, context: Context) -> None:
         self.log_feeds.add(name, self.plugins.hooks.log_streams(name, settings, context))
+
+    def _add_text_streams(self, name: str, settings: Any, context: Context) -> None:
+        self.text_streams.add(name, self.plugins.hooks.text_streams(name, settings, context))
 
     def _add_sources(self, name: str, settings: Any, context: Context) -> None:
         hooks = self.plugins.hooks
@@ -131,4 +144,5 @@ class PluginHost:
         await self.supervisor.remove(name)
         self.panels.remove(name)
         self.log_feeds.remove(name)
+        self.text_streams.remove(name)
         self.plugins.unregister(name)

@@ -12,11 +12,13 @@ import msgspec
 from almenara import (
     API_VERSION,
     hookspecs,
+    intake_specs,
     notification_specs,
     panel_specs,
     processor_specs,
     sdk,
     signals,
+    text_specs,
 )
 from almenara.config import alert_rules
 from almenara.config.reference import render_field_table
@@ -24,9 +26,11 @@ from almenara.config.reference import render_field_table
 CONTRACT_MODULES: Final = (
     hookspecs.__name__,
     alert_rules.__name__,
+    intake_specs.__name__,
     notification_specs.__name__,
     panel_specs.__name__,
     processor_specs.__name__,
+    text_specs.__name__,
 )
 
 HEAD: Final = """# The contract

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import click
 import msgspec
@@ -13,7 +13,7 @@ import structlog
 from almenara import API_VERSION, __version__
 from almenara.config import ConfigError, Settings, decode_settings, suggest
 from almenara.errors import describe_error
-from almenara.hookspecs import Context, NotifierKind, Requirement
+from almenara.hookspecs import Context, IntakeKind, NotifierKind, Requirement
 from almenara.plugins.discovery import (
     GROUP,
     FileStamps,
@@ -27,6 +27,8 @@ from almenara.plugins.discovery import (
 from almenara.plugins.hooks import PluginHooks
 
 log = structlog.get_logger(__name__)
+
+K = TypeVar("K", IntakeKind, NotifierKind)
 
 VERSION_NAME: Final = "ALMENARA_API_VERSION"
 RESERVED: Final = frozenset(("disabled", "alerts", "almenara"))
@@ -245,22 +247,31 @@ class PluginRegistry:
 
         A plugin that fails is recorded. Raises `ConfigError` where its settings are wrong.
         """
-        kinds: dict[str, NotifierKind] = {}
+        return self._collect_kinds(settings, "notifier", self.hooks.notifiers)
+
+    def intake_kinds(self, settings: Settings) -> dict[str, IntakeKind]:
+        """The kinds of intakes of all plugins by their names; as for notifiers."""
+        return self._collect_kinds(settings, "intake", self.hooks.intakes)
+
+    def _collect_kinds(
+        self, settings: Settings, what: str, offers: Callable[[str, Any], Sequence[K]]
+    ) -> dict[str, K]:
+        kinds: dict[str, K] = {}
         for name in list(self.modules):
             plugin_settings = self.settings(name, settings)
             try:
-                offered = self.hooks.notifiers(name, plugin_settings)
+                offered = offers(name, plugin_settings)
             except PluginError as error:
                 self.record_failure(name, str(error))
                 continue
             except Exception as error:
                 reason = describe_error(error, with_type=True)
-                self.record_failure(name, f"almenara_notifiers raised {reason}")
+                self.record_failure(name, f"almenara_{what}s raised {reason}")
                 continue
             for kind in offered:
                 if kind.name in kinds:
                     self.record_failure(
-                        name, f"its notifier {kind.name} has the name of another one; rename it"
+                        name, f"its {what} {kind.name} has the name of another one; rename it"
                     )
                 else:
                     kinds[kind.name] = kind

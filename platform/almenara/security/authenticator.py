@@ -67,8 +67,24 @@ class Authenticator:
 
     async def _authenticate_header(self, request_info: RequestInfo) -> AuthContext:
         token = request_info.bearer_token
+        if not token and (password := request_info.basic_password):
+            return await self._authenticate_sender(request_info, password)
         if not token or len(token) > LONGEST_TOKEN:
             raise Unauthenticated("The Authorization header must be `Bearer` and one token.")
+        return await self._authenticate_token(request_info, token)
+
+    async def _authenticate_sender(self, request_info: RequestInfo, password: str) -> AuthContext:
+        """Authenticate a sender that can only be configured with an address: the token of an intake
+        is the password in it. No other token is: browsers would send it along with requests that
+        other pages cause."""
+        if parse_token(password) is None or len(password) > LONGEST_TOKEN:
+            raise Unauthenticated("The password must be the token of an intake.")
+        context = await self._authenticate_token(request_info, password)
+        if not context.identity.intake:
+            raise Unauthenticated("The password must be the token of an intake.")
+        return context
+
+    async def _authenticate_token(self, request_info: RequestInfo, token: str) -> AuthContext:
         # A token that was valid before does not wait because of wrong ones from its address.
         if self.credentials.is_verified(token):
             context = await self._find_token(token)

@@ -1,5 +1,6 @@
 """A request as far as authentication needs it."""
 
+import base64
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -35,6 +36,18 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
         """The token of the Authorization header; empty where there is no bearer token."""
         kind, _, token = self.header("authorization").partition(" ")
         return token.strip() if kind.lower() == "bearer" else ""
+
+    @property
+    def basic_password(self) -> str:
+        """The password of an Authorization header of the kind Basic; empty without one."""
+        kind, _, encoded = self.header("authorization").partition(" ")
+        if kind.lower() != "basic":
+            return ""
+        try:
+            decoded = base64.b64decode(encoded.strip(), validate=True).decode()
+        except ValueError:
+            return ""
+        return decoded.partition(":")[2]
 
     def cookies(self) -> dict[str, str]:
         """Return all cookies by name; of one that was sent twice the first."""

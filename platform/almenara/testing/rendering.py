@@ -8,8 +8,9 @@ from typing import Any
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import PanelSettings, StorageSettings, SupervisorSettings
 from almenara.history import History
-from almenara.hookspecs import LogStream, Page, Panel
+from almenara.hookspecs import LogStream, Page, Panel, TextStream
 from almenara.live.log_feed import LogFeeds
+from almenara.live.text_streams import TextStreams
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
 from almenara.panels.view import View
@@ -29,6 +30,7 @@ async def render_panels(
     *,
     pages: Sequence[Page] = (),
     log_streams: Sequence[LogStream] = (),
+    text_streams: Sequence[TextStream] = (),
     only: str = "",
 ) -> dict[str, str]:
     """Render each panel, or `only` one, of these signals; return HTML by the panel's full name.
@@ -40,16 +42,19 @@ async def render_panels(
     registry.add(plugin, panels, templates, pages)
     feeds = LogFeeds()
     feeds.add(plugin, log_streams)
+    texts = TextStreams()
+    texts.add(plugin, text_streams)
     renderer.environment.globals["asset"] = lambda name: f"/static/{name}"
     with tempfile.TemporaryDirectory() as folder:
         async with EmbeddedBus(StorageSettings(dir=Path(folder))) as bus:
+            bus.select_stored = texts.select_stored
             await bus.publish(signals, plugin)
             resources = Resources()
             await resources.rebuild(bus)
             view = View(
                 bus=bus, history=History(bus), resources=resources,
                 sources=Supervisor(bus, SupervisorSettings()), settings=PanelSettings(),
-                log_feeds=feeds,
+                log_feeds=feeds, text_streams=texts,
             )  # fmt: skip
             try:
                 return {
@@ -80,12 +85,12 @@ async def render_panel(
     known = plugins.decode_settings(candidate.name, settings or {})
     panels = plugins.hooks.panels(candidate.name, known)
     with tempfile.TemporaryDirectory() as data_dir:
+        context = MemoryContext(Path(data_dir))
         rendered = await render_panels(
             candidate.name, panels, plugins.hooks.templates(candidate.name), signals, query,
             pages=plugins.hooks.pages(candidate.name, known),
-            log_streams=plugins.hooks.log_streams(
-                candidate.name, known, MemoryContext(Path(data_dir))
-            ),
+            log_streams=plugins.hooks.log_streams(candidate.name, known, context),
+            text_streams=plugins.hooks.text_streams(candidate.name, known, context),
             only=panel,
         )  # fmt: skip
     try:

@@ -33,7 +33,8 @@ def load_schema() -> Any:
     document = create_router(services).openapi_schema.to_schema()
     # The tests set the credentials; generated ones would replace them.
     assert document.pop("security") == [{"token": []}, {"session": []}]
-    return schemathesis.openapi.from_dict(document)
+    # What is pushed is the subject of other tests, with a token of its own for each intake.
+    return schemathesis.openapi.from_dict(document).exclude(path_regex="^/intake/")
 
 
 api = load_schema()

@@ -43,6 +43,24 @@ class Pager:
         await asyncio.sleep(0)
         return Delivery(reference="1")
 
+def read(push):
+    run = msgspec.json.decode(push.body, type=dict[str, str])
+    return [Event(id=run["id"], source="s", type="t", time=push.received)] if "id" in run else []
+
+intakes = [IntakeKind(name="runs", read=read)]
+
+@almenara.hookimpl
+def almenara_intakes(): return intakes
+
+class Words:
+    name, types = "words", ("word.*",)
+    def accept(self, event): return [event]
+    def read(self, data, filters): return []
+    def listen(self, filters, listener): return lambda: None
+
+@almenara.hookimpl
+def almenara_text_streams(): return [Words()]
+
 kinds = [NotifierKind(name="pager", settings=Settings, create=Pager)]
 
 @almenara.hookimpl
@@ -64,7 +82,8 @@ RECEIVERS: dict[str, Any] = {"pager": {}}
 
 BREAKING: dict[str, tuple[str, str]] = {
     "keeps the contract": (
-        "almenara_settings = almenara_sources = almenara_panels = almenara_notifiers = None",
+        "almenara_settings = almenara_sources = almenara_panels = almenara_notifiers = None\n"
+        "almenara_intakes = almenara_text_streams = None",
         "implements no hook"),
     "documents its settings": (
         "class Settings(msgspec.Struct, forbid_unknown_fields=True):\n    every: int = 3",
@@ -129,6 +148,14 @@ BREAKING: dict[str, tuple[str, str]] = {
         "    await asyncio.Event().wait()\n"
         "Source.run = run",
         "a secret of its settings is in what it publishes, reports or logs"),
+    "refuses hostile pushes": (
+        "def read(push): return [Event(id=msgspec.json.decode(push.body)['id'], source='s',"
+        " type='t', time=1)]\nintakes[0] = IntakeKind(name='runs', read=read)",
+        "intake runs raised TypeError"),
+    "accepts hostile pieces of text": (
+        "def accept(self, event): return [msgspec.json.decode(event.data)['word']]\n"
+        "Words.accept = accept",
+        "text stream words raised TypeError"),
     "names its notifiers": ("kinds *= 2", "two of its notifiers are named 'pager'"),
     "delivers notifications": (
         "async def notify(self, notification): return 'sent'\nPager.notify = notify",

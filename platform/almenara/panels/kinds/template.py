@@ -12,6 +12,7 @@ from almenara.panels.kinds.base import affected_by_events, affected_by_resources
 from almenara.panels.kinds.cells import severity_of
 from almenara.panels.kinds.events import query_rows
 from almenara.panels.kinds.samples import select_series
+from almenara.panels.live_texts import read_texts
 from almenara.panels.panel import Panel, Prepare
 from almenara.panels.view import View
 
@@ -23,6 +24,8 @@ def build(plugin: str, declaration: TemplatePanel, link: str) -> Panel:
     parse: Callable[[Mapping[str, str]], PanelFilters]
     if declaration.prepare is not None:
         prepare, parse = _prepare_with(declaration.prepare), CustomFilters.from_query
+        if declaration.texts:
+            prepare = _add_texts(prepare, plugin, declaration.texts)
     elif isinstance(query, EventQuery):
         prepare, parse = _prepare_events(query), Filter.from_query
     elif isinstance(query, ResourceQuery):
@@ -35,6 +38,7 @@ def build(plugin: str, declaration: TemplatePanel, link: str) -> Panel:
         prepare,
         template=f"{plugin}/{declaration.template}",
         parse=parse,
+        text_stream=declaration.texts,
         is_affected=affected_by_events(query)
         if isinstance(query, EventQuery)
         else affected_by_resources(query),
@@ -46,6 +50,18 @@ def _prepare_with(prepare_values: hookspecs.Prepare) -> Prepare:
         return await prepare_values(PanelDataView(view), filters.to_query())
 
     return prepare
+
+
+def _add_texts(prepare: Prepare, plugin: str, stream: str) -> Prepare:
+    """Add the live texts of a stream to the values of a template."""
+
+    async def prepare_with_texts(view: View, filters: CustomFilters) -> Mapping[str, Any]:
+        return {
+            **await prepare(view, filters),
+            "texts": read_texts(view, plugin, stream, filters),
+        }
+
+    return prepare_with_texts
 
 
 def _prepare_events(query: EventQuery) -> Prepare:

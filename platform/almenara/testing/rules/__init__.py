@@ -9,6 +9,10 @@ from typing import Any, Final
 from almenara.config import ConfigError
 from almenara.errors import describe_error
 from almenara.plugins import PluginError
+from almenara.testing.rules.intakes import (
+    accepts_hostile_pieces_of_text,
+    refuses_hostile_pushes,
+)
 from almenara.testing.rules.notifiers import (
     delivers_notifications,
     ends_deliveries_when_cancelled,
@@ -54,6 +58,8 @@ RULES: Final[dict[str, Callable[[Subject], Coroutine[Any, Any, None]]]] = {
     "deletes what disappeared while it was stopped": deletes_what_disappeared_while_it_was_stopped,
     "escapes what it renders": escapes_what_it_renders,
     "shows no secret": shows_no_secret,
+    "refuses hostile pushes": refuses_hostile_pushes,
+    "accepts hostile pieces of text": accepts_hostile_pieces_of_text,
     "names its notifiers": names_its_notifiers,
     "delivers notifications": delivers_notifications,
     "ends deliveries when cancelled": ends_deliveries_when_cancelled,

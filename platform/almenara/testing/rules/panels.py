@@ -8,7 +8,7 @@ from typing import Any, Final
 from almenara.hookspecs import Column, EventQuery, LogQuery, Panel, SampleQuery
 from almenara.signals import Event, Resource, Sample, Severity, Signal, now
 from almenara.testing.rendering import render_panels
-from almenara.testing.rules.subject import Skip, Subject
+from almenara.testing.rules.subject import Skip, Subject, memory_context
 
 HOSTILE: Final = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>"
 
@@ -19,10 +19,14 @@ async def escapes_what_it_renders(subject: Subject) -> None:
     if not panels:
         raise Skip("it has no panel with these settings")
     templates, pages = hooks.templates(subject.name), hooks.pages(subject.name, settings)
+    with memory_context() as context:
+        text_streams = hooks.text_streams(subject.name, settings, context)
     for panel in panels:
         rendered = await render_panels(
-            subject.name, panels, templates, _hostile_signals(panel), pages=pages, only=panel.name
-        )
+            subject.name, panels, templates, _hostile_signals(panel), pages=pages,
+            text_streams=text_streams, only=panel.name,
+        )  # fmt: skip
+
         text = rendered[f"{subject.name}.{panel.name}"]
         if 'class="broken-panel"' in text:
             reason = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
