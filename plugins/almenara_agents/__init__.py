@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import almenara
-from almenara.hookspecs import AlertRule, Page, Panel, TimedProcessor
+from almenara.hookspecs import AlertRule, Page, Panel, TextStream, TimedProcessor
 from almenara_agents.settings import AgentsSettings
 
 
@@ -31,7 +31,7 @@ def almenara_panels(settings: AgentsSettings) -> Sequence[Panel]:
         return []
     from almenara_agents.panels import list_panels
 
-    return list_panels()
+    return list_panels(settings)
 
 
 @almenara.hookimpl
@@ -40,7 +40,16 @@ def almenara_pages(settings: AgentsSettings) -> Sequence[Page]:
         return []
     from almenara_agents.panels import list_pages
 
-    return list_pages()
+    return list_pages(settings)
+
+
+@almenara.hookimpl
+def almenara_text_streams(settings: AgentsSettings) -> Sequence[TextStream]:
+    if not settings.enabled:
+        return []
+    from almenara_agents.token_stream import TokenStream
+
+    return [TokenStream(settings)]
 
 
 @almenara.hookimpl

@@ -120,10 +120,15 @@ def report_stuck(
         AGENT_STUCK, name, Severity.WARN, assignment.story or agent.story,
         {
             "role": agent.role or UNKNOWN_ROLE, "step": assignment.step, "usual": usual,
-            "task": "" if key == GENERATION else key, "silent": silent,
+            "task": "" if is_activity(key) else key, "silent": silent,
             "reason": f"silent for {silent:.0f} s in step {assignment.step}, {known}",
         },
     )  # fmt: skip
+
+
+def is_activity(key: str) -> bool:
+    """Whether an assignment is a text or a turn, and so no task."""
+    return key == GENERATION or key.startswith("turn/")
 
 
 def publish_agent(publication: Publication, name: str, agent: AgentRecord) -> None:
@@ -134,13 +139,14 @@ def publish_agent(publication: Publication, name: str, agent: AgentRecord) -> No
         "completed": agent.completed, "failed": agent.failed,
         "tokens": agent.tokens_in + agent.tokens_out, "tokens_in": agent.tokens_in,
         "tokens_out": agent.tokens_out, "streamed": agent.streamed,
+        "cost": round(agent.cost, 6) or None,
     }  # fmt: skip
     if agent.status == FAILED:
         state["reason"] = agent.failure
     if (current := agent.current()) is not None:
         key, assignment = current
         state |= {
-            "task": "" if key == GENERATION else key, "step": assignment.step,
+            "task": "" if is_activity(key) else key, "step": assignment.step,
             "story": assignment.story, "step_since": assignment.since,
             "tasks": len(agent.assignments),
         }  # fmt: skip

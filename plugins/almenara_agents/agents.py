@@ -33,6 +33,7 @@ class AgentRecord(msgspec.Struct, omit_defaults=True):
     tokens_in: int = 0
     tokens_out: int = 0
     streamed: int = 0
+    cost: float = 0.0
     generation_ended: int = 0
     call: str = ""
     """The last tool call."""
@@ -124,6 +125,7 @@ class StoryRecord(msgspec.Struct, omit_defaults=True):
     """Time, sequence and name, oldest first."""
     heard: int = 0
     tokens: int = 0
+    cost: float = 0.0
 
     def add(self, fact: Fact) -> None:
         """Add what a fact reports."""

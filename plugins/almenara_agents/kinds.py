@@ -11,10 +11,21 @@ DELIBERATION: Final = "agents.deliberation"
 TASK: Final = "agents.task"
 STORY: Final = "agents.story"
 
+TURN: Final = "agents.turn"
+"""What an agent does from a request to its result, as its spans report it."""
+USAGE: Final = "agents.usage"
+
 AGENT_STUCK: Final = "agents.agent.stuck"
 AGENT_RECOVERED: Final = "agents.agent.recovered"
 AGENT_LOOPING: Final = "agents.agent.looping"
+AGENT_RETRYING: Final = "agents.agent.retrying"
+AGENT_REFUSED: Final = "agents.agent.refused"
+AGENT_CONTEXT_GROWING: Final = "agents.agent.context_growing"
+BUDGET_EXCEEDED: Final = "agents.budget.exceeded"
 DELIBERATION_FAILED: Final = "agents.deliberation.failed"
+
+GENERATION_PROGRESS: Final = "agents.generation.progress"
+"""A sign of life of a text while it is written; the tokens are not stored."""
 
 IDLE: Final = "idle"
 WORKING: Final = "working"
@@ -57,4 +68,5 @@ StepName = Literal[
 FieldName = Literal[
     "story", "task", "agent", "role", "members", "size", "winner", "choice", "text", "phase",
     "title", "status", "duration_ms", "tokens_in", "tokens_out", "model", "tool", "arguments",
+    "decisions", "token", "position", "finish_reason",
 ]  # fmt: skip

@@ -14,12 +14,13 @@ import msgspec
 
 from almenara.sdk import compile_pattern
 from almenara.signals import Event
-from almenara_agents.kinds import FieldName, StepName
+from almenara_agents.kinds import GENERATION_PROGRESS, FieldName, StepName
 from almenara_agents.settings import MappingSettings
 
 MAX_NAME: Final = 200
 MAX_TEXT: Final = 300
 MAX_MEMBERS: Final = 100
+MAX_DECISIONS: Final = 20
 REMEMBERED_TYPES: Final = 10_000
 ENVELOPES: Final = ("payload", "data")
 UNKNOWN_ROLE: Final = "unknown"
@@ -42,6 +43,10 @@ PATHS: Final[Mapping[FieldName, Sequence[str]]] = {
     "model": ("model", "stream_info.model"),
     "tool": ("tool", "tool_name"),
     "arguments": ("arguments", "args"),
+    "decisions": ("decisions",),
+    "token": ("token", "text"),
+    "position": ("position",),
+    "finish_reason": ("finish_reason",),
 }
 
 
@@ -89,6 +94,7 @@ VOCABULARY: Final = (
     ),
     MappingSettings(types=["vllm_stream_start"], step="generation_started", subject="agent"),
     MappingSettings(types=["vllm_token"], step="token", subject="agent"),
+    MappingSettings(types=[GENERATION_PROGRESS], step="token"),
     MappingSettings(types=["vllm_stream_complete"], step="generation_completed", subject="agent"),
     MappingSettings(types=["TOOL_CALLED", *with_prefixes("agent.tool.called")], step="tool_called"),
 )
@@ -118,6 +124,8 @@ class Fact(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str = ""
     call: str = ""
     """A tool, and a digest of its arguments."""
+    decisions: tuple[tuple[str, str], ...] = ()
+    """Type and rationale of each decision."""
 
 
 class Unusable(msgspec.Struct, frozen=True):
@@ -178,6 +186,7 @@ class Mapper:
             tokens_out=fields.count("tokens_out"),
             model=fields.name("model"),
             call=fields.call() if step == "tool_called" else "",
+            decisions=fields.decisions() if step == "deliberation_completed" else (),
         )
         missing = [name for name in required_fields(step) if not getattr(fact, name)]
         return Unusable(f"{' and '.join(missing)} missing") if missing else fact
@@ -233,6 +242,21 @@ class Fields:
         value = self.value(field)
         items = value[:MAX_MEMBERS] if isinstance(value, list) else ()
         return tuple(dict.fromkeys(name for item in items if (name := to_name(item))))
+
+    def decisions(self) -> tuple[tuple[str, str], ...]:
+        """Type and rationale of each decision."""
+        value = self.value("decisions")
+        items = value[:MAX_DECISIONS] if isinstance(value, list) else ()
+        return tuple(
+            (to_name(item.get("type")), to_name(item.get("rationale"), MAX_TEXT))
+            for item in items
+            if isinstance(item, dict)
+        )
+
+    def text(self, field: FieldName) -> str:
+        """A field as it is written; empty for anything but text."""
+        value = self.value(field)
+        return value if isinstance(value, str) else ""
 
     def count(self, field: FieldName) -> int:
         """A number from 0 on; 0 for anything else."""

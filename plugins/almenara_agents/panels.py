@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from almenara.hookspecs import (
@@ -14,9 +15,14 @@ from almenara.hookspecs import (
     ResourceQuery,
     TemplatePanel,
 )
-from almenara.sdk import now
 from almenara.signals import Resource
-from almenara.units import SECOND
+from almenara_agents.describe import (
+    describe_agent,
+    describe_deliberation,
+    has_role,
+    position,
+    seconds_since,
+)
 from almenara_agents.kinds import (
     AGENT,
     COUNCIL,
@@ -28,26 +34,39 @@ from almenara_agents.kinds import (
     RUNNING,
     STORY,
     STUCK,
+    TURN,
+    USAGE,
     WAITING,
     WORKING,
 )
+from almenara_agents.room import describe_turn, prepare_room
+from almenara_agents.settings import AgentsSettings
 
 MAX_ROWS: Final = 200
 MAX_DELIBERATIONS: Final = 20
 MAX_CARDS: Final = 8
+MAX_COST_ROWS: Final = 8
 COUNCIL_ORDER: Final = (STUCK, FAILED, DELIBERATING, IDLE)
 PHASES: Final = (
     "created", "DRAFT", "PLANNED", "BUILD", "IN_PROGRESS", "TEST", "REVIEW", "DONE", "COMPLETED",
     "CANCELLED",
 )  # fmt: skip
 """How columns of the board are sorted; other phases are behind these, by name."""
+COUNCIL_NAME: Final = Filter(name="council", label="Council", hint="DEV")
+DELIBERATION_NAME: Final = Filter(name="deliberation", label="Deliberation", hint="the current one")
 ROLE: Final = Filter(name="role", label="Role", hint="DEV")
 STATUS: Final = Filter(name="status", label="Agent status", choices=ORDER)
 
 
-def list_panels() -> Sequence[Panel]:
+def list_panels(settings: AgentsSettings) -> Sequence[Panel]:
     """The panels."""
     return [
+        TemplatePanel(
+            name="room", title="Deliberation", template="agents_room.html", width=12,
+            query=ResourceQuery(kind="agents.*"), prepare=prepare_room, texts="tokens",
+            refresh=5.0, filters=[COUNCIL_NAME, DELIBERATION_NAME],
+            empty="No council of this name has deliberated yet.",
+        ),
         TemplatePanel(
             name="overview", title="Agents", template="agents_overview.html", width=12,
             query=ResourceQuery(kind="agents.*"), prepare=prepare_overview, on_overview=True,
@@ -74,44 +93,38 @@ def list_panels() -> Sequence[Panel]:
             query=ResourceQuery(kind=STORY), prepare=prepare_stories, refresh=10.0,
             empty="No story was reported yet.",
         ),
+        TemplatePanel(
+            name="turns", title="Turns", template="agents_turns.html", width=12,
+            query=ResourceQuery(kind=TURN), prepare=prepare_turns, refresh=5.0,
+            empty="No agent has sent spans of OpenTelemetry yet.",
+        ),
+        TemplatePanel(
+            name="cost", title="Tokens and cost", template="agents_cost.html", width=12,
+            query=ResourceQuery(kind=USAGE), prepare=partial(prepare_cost, settings.currency),
+            empty="No tokens were reported yet.",
+        ),
         EventsPanel(
-            name="trouble", title="Stuck agents, loops and failed deliberations", width=12,
+            name="trouble", title="Stuck agents, loops, refusals and failures", width=12,
             query=EventQuery(filter={"type": "agents.>"}, limit=20),
             filters=["severity", "subject"], empty="No agent was stuck.",
         ),
     ]  # fmt: skip
 
 
-def list_pages() -> Sequence[Page]:
-    """The page of the plugin."""
-    names = [panel.name for panel in list_panels() if not panel.on_overview]
-    return [
-        Page(name="main", title="Agents", panels=names, navigation=True, filters=[ROLE, STATUS])
+def list_pages(settings: AgentsSettings) -> Sequence[Page]:
+    """The main page of the plugin, and the room of one council."""
+    names = [
+        panel.name
+        for panel in list_panels(settings)
+        if not panel.on_overview and panel.name != "room"
     ]
-
-
-def has_role(resource: Resource, filters: Mapping[str, str]) -> bool:
-    """Whether a resource is of the role in the filter."""
-    role = filters.get("role", "")
-    return not role or str(resource.state.get("role", "")).lower() == role.lower()
-
-
-def seconds_since(time: Any) -> float | None:
-    """The seconds since a time in microseconds."""
-    return max((now() - time) / SECOND, 0.0) if isinstance(time, int) else None
-
-
-def compare(seconds: float | None, usual: Any) -> dict[str, Any]:
-    """A duration beside the usual one, and how far a bar of twice the usual is filled."""
-    share = None
-    if seconds is not None and isinstance(usual, int | float) and usual > 0:
-        share = min(seconds / (2 * usual), 1.0)
-    return {"seconds": seconds, "usual": usual, "share": share, "slow": bool(share and share >= 1)}
-
-
-def position(order: Sequence[str], status: str) -> int:
-    """The place of a status in an order; unknown ones are last."""
-    return order.index(status) if status in order else len(order)
+    return [
+        Page(name="main", title="Agents", panels=names, navigation=True, filters=[ROLE, STATUS]),
+        Page(
+            name="room", title="Council room", panels=["room"],
+            filters=[COUNCIL_NAME, DELIBERATION_NAME],
+        ),
+    ]  # fmt: skip
 
 
 async def prepare_overview(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
@@ -211,6 +224,53 @@ async def prepare_stories(data: DataView, filters: Mapping[str, str]) -> Mapping
     }
 
 
+async def prepare_turns(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+    """Running turns, then the last that have ended."""
+    turns = list(data.resources(ResourceQuery(kind=TURN, limit=10_000)))
+    turns.sort(key=lambda each: (each.status != RUNNING, -(each.state.get("started") or 0)))
+    rows = []
+    for turn in turns[:MAX_DELIBERATIONS]:
+        seconds = turn.state.get("duration")
+        if turn.status == RUNNING:
+            seconds = seconds_since(turn.state.get("started"))
+        agent = str(turn.state.get("agent", ""))
+        rows.append({**describe_turn(turn), "agent": agent, "seconds": seconds})
+    return {"rows": rows, "hidden": len(turns) - len(rows)}
+
+
+async def prepare_cost(
+    currency: str, data: DataView, filters: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """Tokens and cost by model, by role and by story, the most expensive first."""
+    usages = data.resources(ResourceQuery(kind=USAGE, limit=2_000))
+    stories = data.resources(ResourceQuery(kind=STORY, limit=5_000))
+    return {
+        "currency": currency,
+        "any": bool(usages),
+        "groups": [
+            {"title": "Model", "rows": add_up(usages, "model")},
+            {"title": "Role", "rows": add_up(usages, "role")},
+            {"title": "Story", "rows": add_up([s for s in stories if s.state.get("tokens")], "")},
+        ],
+    }
+
+
+def add_up(resources: Sequence[Resource], field: str) -> list[dict[str, Any]]:
+    """Tokens and cost by a field of the state, or by name; with their share of the largest."""
+    sums: dict[str, dict[str, Any]] = {}
+    for each in resources:
+        name = str(each.state.get(field, "")) if field else each.name
+        row = sums.setdefault(name, {"name": name, "tokens": 0, "cost": 0.0, "priced": False})
+        row["tokens"] += each.state.get("tokens", 0)
+        row["cost"] += each.state.get("cost", 0.0)
+        row["priced"] = bool(row["cost"])
+    rows = sorted(sums.values(), key=lambda row: (-row["cost"], -row["tokens"], row["name"]))
+    largest = max((row["cost"] or row["tokens"] for row in rows), default=0)
+    for row in rows:
+        row["share"] = (row["cost"] or row["tokens"]) / largest if largest else 0.0
+    return rows[:MAX_COST_ROWS]
+
+
 def describe_column(phase: str, stories: list[Resource]) -> dict[str, Any]:
     """A column of the board; of final phases, the newest stories are first."""
     is_final = position(PHASES, phase) >= PHASES.index("DONE") and phase in PHASES
@@ -229,67 +289,5 @@ def describe_column(phase: str, stories: list[Resource]) -> dict[str, Any]:
                 "problem": each.state.get("problem", ""),
             }
             for each in stories[:MAX_CARDS]
-        ],
-    }
-
-
-def describe_agent(agent: Resource) -> dict[str, Any]:
-    """The row of an agent."""
-    state = agent.state
-    elapsed = seconds_since(state.get("step_since") or state.get("since"))
-    return {
-        "name": agent.name,
-        "status": agent.status,
-        "severity": agent.severity.name,
-        "role": state.get("role", ""),
-        "task": state.get("task", ""),
-        "step": state.get("step", ""),
-        "story": state.get("story", ""),
-        "model": state.get("model", ""),
-        "tokens": state.get("tokens"),
-        "completed": state.get("completed", 0),
-        "failed": state.get("failed", 0),
-        "reason": state.get("reason", ""),
-        "silence": seconds_since(state.get("silent_since")),
-        "time": compare(elapsed, state.get("usual")),
-    }
-
-
-def describe_deliberation(deliberation: Resource) -> dict[str, Any]:
-    """The row of a deliberation."""
-    state = deliberation.state
-    is_running = deliberation.status in (RUNNING, STUCK)
-    seconds = seconds_since(state.get("started")) if is_running else state.get("duration")
-    proposals, votes = state.get("proposals", {}), state.get("votes", {})
-    failures, dissent = state.get("failures", {}), state.get("dissent", ())
-    return {
-        "name": deliberation.name,
-        "status": deliberation.status,
-        "severity": deliberation.severity.name,
-        "is_running": is_running,
-        "role": state.get("role", ""),
-        "story": state.get("story", ""),
-        "phase": state.get("phase", ""),
-        "quorum": state.get("quorum", ""),
-        "started": state.get("started"),
-        "ended": state.get("ended"),
-        "answered": bool(proposals or failures),
-        "winner": state.get("winner", ""),
-        "votes": votes,
-        "dissent": dissent,
-        "reason": state.get("reason", ""),
-        "problem": state.get("problem", ""),
-        "time": compare(seconds, state.get("usual")),
-        "members": [
-            {
-                "name": name,
-                "proposal": proposals.get(name, ""),
-                "failure": failures.get(name, ""),
-                "vote": votes.get(name, ""),
-                "answered": name in proposals or name in failures,
-                "dissents": name in dissent,
-                "wins": name == state.get("winner"),
-            }
-            for name in state.get("members", ())
         ],
     }

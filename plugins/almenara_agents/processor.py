@@ -6,12 +6,14 @@ from typing import Final
 from almenara.hookspecs import Step, Subscription
 from almenara.signals import Event, Signal
 from almenara_agents.agent_derivation import check_silence, derive_activity
+from almenara_agents.genai import SPAN_TYPES, read_span
 from almenara_agents.kinds import SOURCE
-from almenara_agents.mapping import Fact, Mapper, Unusable
+from almenara_agents.mapping import Fact, Mapper, Unusable, to_name
 from almenara_agents.publication import Publication
 from almenara_agents.settings import AgentsSettings
 from almenara_agents.story_derivation import derive_story
 from almenara_agents.task_derivation import check_task, derive_task, remove_member
+from almenara_agents.turn_derivation import check_trace, derive_turn
 
 ACTIVITIES: Final = frozenset(
     ("generation_started", "token", "generation_completed", "tool_called")
@@ -26,12 +28,14 @@ class AgentsProcessor:
 
     def __init__(self, settings: AgentsSettings) -> None:
         self._settings, self._mapper = settings, Mapper(settings.mappings)
-        self.subscription = Subscription(events=self._mapper.types)
+        self.subscription = Subscription(events=(*self._mapper.types, *SPAN_TYPES))
 
     def on_signal(self, signal: Signal, step: Step) -> Iterable[Signal]:
         """Derive from an event."""
         if not isinstance(signal, Event):
             return ()
+        if signal.type in SPAN_TYPES and self._mapper.find_rule(signal.type) is None:
+            return derive_span(signal, step, self._settings)
         fact = self._mapper.read(signal, step.time, step.sequence)
         return () if isinstance(fact, Unusable) else derive(fact, step, self._settings)
 
@@ -41,9 +45,20 @@ class AgentsProcessor:
         kind, _, name = key.partition("/")
         if kind == "task":
             check_task(publication, name)
+        elif kind == "trace":
+            check_trace(publication, name)
         elif not check_silence(publication, name):
             remove_member(publication, name)
         return publication.signals
+
+
+def derive_span(event: Event, step: Step, settings: AgentsSettings) -> list[Signal]:
+    """What an event about a span changes."""
+    publication = Publication(step, settings)
+    fact, trace = read_span(event, step.time), to_name(event.correlation)
+    if fact is not None and trace:
+        derive_turn(publication, trace, fact)
+    return publication.signals
 
 
 def derive(fact: Fact, step: Step, settings: AgentsSettings) -> list[Signal]:

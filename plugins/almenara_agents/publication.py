@@ -1,6 +1,6 @@
 """Publishes derived resources and events, and remembers what is usual and what has finished."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from statistics import median
 from typing import Any, Final
@@ -9,13 +9,16 @@ import msgspec
 
 from almenara.hookspecs import Step
 from almenara.signals import Event, Resource, Severity, Signal
-from almenara_agents.kinds import DELIBERATION, SEVERITIES, SOURCE, TASK
+from almenara_agents.kinds import DELIBERATION, SEVERITIES, SOURCE, TASK, TURN
 from almenara_agents.settings import AgentsSettings
 
 USUAL_VALUES: Final = 50
 """Durations from which the usual one is computed: the last ones."""
 MIN_USUAL_VALUES: Final = 5
-LIMITS: Final = {"agents": 5_000, "councils": 300, "tasks": 10_000, "usual": 1_000}
+LIMITS: Final = {
+    "agents": 5_000, "councils": 300, "tasks": 10_000, "traces": 5_000, "usual": 1_000,
+    "usages": 1_000,
+}  # fmt: skip
 """Records of each kind that are stored at most; what would need another one is left out."""
 
 
@@ -107,6 +110,18 @@ class Publication:
         if usual is None:
             return self.settings.default_silence
         return max(usual * self.settings.stuck_factor, self.settings.min_silence)
+
+    def close_trace(self, trace: str, turns: Sequence[str]) -> None:
+        """Note that a trace has finished, and delete the oldest ones above the limit."""
+        finished = self.state.get("finished traces", list[tuple[str, list[str]]]) or []
+        finished.append((trace, [*turns]))
+        for oldest, names in finished[: -self.settings.finished_limit]:
+            self.state.delete(f"trace/{oldest}")
+            self.release("traces")
+            self.step.cancel_timer(f"trace/{oldest}")
+            for name in names:
+                self.delete(TURN, name)
+        self.state.set("finished traces", finished[-self.settings.finished_limit :])
 
     def close_task(self, task: str) -> None:
         """Note that a task has finished, and delete the oldest ones above the limit."""

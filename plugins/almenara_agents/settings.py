@@ -1,6 +1,6 @@
 """The settings of the agents plugin."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -8,6 +8,7 @@ from almenara_agents.kinds import FieldName, StepName
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=5_000)]
+Tokens = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class MappingSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -22,6 +23,15 @@ class MappingSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     listed are read as in the built-in vocabulary."""
     subject: FieldName | None = None
     """Field that the last part of the subject has, if the payload does not have it."""
+
+
+class Price(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The price of a model."""
+
+    input: Annotated[float, msgspec.Meta(ge=0)]
+    """Price of a million input tokens."""
+    output: Annotated[float, msgspec.Meta(ge=0)]
+    """Price of a million output tokens."""
 
 
 class AgentsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -46,5 +56,28 @@ class AgentsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Finished deliberations and tasks that remain as resources."""
     story_limit: Count = 300
     """Stories that remain as resources: those with the newest events."""
+    texts: Literal["hidden", "operator", "viewer"] = "hidden"
+    """Who can read what language models write, while they write it: no one, operators, or every
+    viewer whose scope includes its source. It is not stored either way."""
+    store_tokens: bool = False
+    """Whether each token is stored as an event. By default only the start and the end of a text
+    are, with a summary."""
+    store_content: bool = False
+    """Whether prompts and completions in spans are stored. By default a digest is, so that they
+    appear nowhere."""
+    prices: dict[str, Price] = {}
+    """Prices by model, or by a pattern of models: the first that matches."""
+    currency: str = "USD"
+    """Currency of the prices, as it is displayed."""
+    agent_budget: Positive | None = None
+    """Cost of an agent above which an event is published."""
+    story_budget: Positive | None = None
+    """Cost of a story above which an event is published."""
+    retry_limit: Annotated[int, msgspec.Meta(ge=2)] = 3
+    """Failed calls of a turn in a row that are reported."""
+    context_growth: Annotated[float, msgspec.Meta(gt=1)] = 4.0
+    """Growth of the context within a turn that is reported: a multiple of its first request."""
+    context_minimum: Tokens = 5_000
+    """Tokens of a context below which its growth is not reported."""
     loop_length: Annotated[int, msgspec.Meta(ge=2)] = 5
     """Equal tool calls in a row that are a loop."""

@@ -37,6 +37,7 @@ def store_story(publication: Publication, name: str, story: StoryRecord) -> None
         {
             "title": story.title, "phase": phase, "since": since or story.heard,
             "created": story.created or None, "tokens": story.tokens,
+            "cost": round(story.cost, 6) or None,
             "problem": "" if story.created else "no creation was reported",
         },
     )  # fmt: skip

@@ -21,6 +21,7 @@ from almenara_agents.mapping import Fact
 from almenara_agents.publication import Publication
 from almenara_agents.story_derivation import add_tokens
 from almenara_agents.tasks import RESPONSES, Deliberation, TaskRecord, TaskView, Work, examine
+from almenara_agents.usage import add_usage
 
 MAX_COUNCIL_MEMBERS: Final = 500
 MAX_RUNNING: Final = 50
@@ -61,6 +62,11 @@ def update_agents(
         if fact is not None and name == speaker:
             agent.hear(fact)
             count_response(agent, fact)
+            if fact.step in RESPONSES:
+                add_usage(
+                    publication, agent, name, view.role, view.story, fact.model or agent.model,
+                    fact.tokens_in, fact.tokens_out,
+                )  # fmt: skip
         agent.heard = agent.heard or (fact.time if fact else publication.step.time)
         store_agent(publication, name, agent)
 
@@ -181,6 +187,10 @@ def publish_deliberation(
             "proposals": {name: text[:MAX_PUBLISHED_TEXT] for name, text in talk.proposals.items()},
             "failures": {name: text[:MAX_PUBLISHED_TEXT] for name, text in talk.failures.items()},
             "votes": talk.votes, "dissent": dissent, "winner": talk.winner,
+            "decisions": [
+                [kind, text[:MAX_PUBLISHED_TEXT]] for kind, text in talk.decisions
+            ],
+            "round": talk.round if talk.round > 1 else None,
             "started": talk.started, "ended": talk.ended or None, "duration": talk.duration,
             "usual": publication.usual(view.role, "deliberation"), "reason": talk.reason,
             "problem": "; ".join(talk.problems),

@@ -76,6 +76,8 @@ class Deliberation(msgspec.Struct):
     failures: dict[str, str] = {}
     votes: dict[str, str] = {}
     winner: str = ""
+    decisions: list[tuple[str, str]] = []
+    round: int = 1
     reason: str = ""
     problems: list[str] = []
 
@@ -235,6 +237,7 @@ def examine_deliberation(
         members=list(members),
         size=max([len(listed), *(fact.size for fact in [*facts, *answers])]),
         started=start.time if start else min(fact.time for fact in [*facts, *answers]),
+        round=max(1, sum(fact.step == "deliberation_started" for fact in record.facts)),
     )
     for fact in answers:
         if fact.step == "response_failed":
@@ -273,6 +276,7 @@ def examine_deliberation(
 def finish(talk: Deliberation, outcome: Fact, facts: Sequence[Fact], listed: Sequence[str]) -> None:
     """Set the end of a deliberation. A winner that its events leave open is not guessed."""
     talk.ended, talk.phase = outcome.time, "ended"
+    talk.decisions = list(outcome.decisions)
     if outcome.step == "deliberation_failed":
         talk.status, talk.reason = FAILED, outcome.text or "reported as failed"
         return

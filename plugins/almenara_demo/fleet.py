@@ -118,8 +118,7 @@ class Fleet:
             "orchestration.deliberation.started", "DELIBERATION_STARTED", story_id=story,
             task_id=task, role=role, num_agents=len(agents), agents=agents,
         )  # fmt: skip
-        speaker = self.random.choice(agents)
-        yield from self.tokens(speaker, role, story)
+        yield from self.interleave([self.tokens(agent, role, story) for agent in agents])
         yield from self.proposals(task, story, role, agents)
         duration = self.random.randint(900, 9000)
         winner = self.random.choice(agents)
@@ -183,7 +182,7 @@ class Fleet:
     def tokens(self, agent: str, role: str, story: str) -> Iterator[Message]:
         """Yield the answer of a model, one message per token."""
         subject = f"vllm.streaming.{agent}"
-        words = self.random.choice(SENTENCES).split()[: self.random.randint(4, 14)]
+        words = self.random.choice(SENTENCES).split()
         common = {"agent_id": agent, "story_id": story}
         yield self.typed(
             subject, "vllm_stream_start", **common,
@@ -192,7 +191,21 @@ class Fleet:
         )  # fmt: skip
         for position, word in enumerate(words):
             yield self.typed(subject, "vllm_token", **common, token=f"{word} ", position=position)
-        yield self.typed(subject, "vllm_stream_complete", **common, total_tokens=len(words))
+        yield self.typed(
+            subject, "vllm_stream_complete", **common, total_tokens=len(words),
+            finish_reason="stop",
+        )  # fmt: skip
+
+    def interleave(self, texts: Sequence[Iterator[Message]]) -> Iterator[Message]:
+        """Yield the messages of several texts that are written at the same time."""
+        active = list(texts)
+        while active:
+            text = self.random.choice(active)
+            message = next(text, None)
+            if message is None:
+                active.remove(text)
+            else:
+                yield message
 
     def oddities(self, story: str) -> Iterator[Message]:
         """Yield messages of the irregular kinds that real fleets publish too."""

@@ -7,13 +7,14 @@ import shutil
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import msgspec
 
+from almenara_demo.agent_spans import push_spans
 from almenara_demo.kubernetes_cluster import simulated_cluster
 from almenara_demo.nats_load import create_streams, publish_messages, run_stalling_consumer
 from almenara_demo.processes import (
@@ -30,6 +31,8 @@ from almenara_demo.ray_cluster import NAME as SIMULATED_CLUSTER
 from almenara_demo.ray_cluster import run_simulated_cluster
 from almenara_demo.real_ray import run_real_cluster
 
+INTAKE: Final = "agents"
+PRICES: Final = {"qwen-*": {"input": 0.4, "output": 1.6}}
 SIMULATED_PODS: Final = 180
 USAGE_EVERY: Final = 5
 """Seconds between measurements of the simulated cluster, so that charts fill soon."""
@@ -67,6 +70,7 @@ async def run_demo(options: Options) -> None:
         )
         await create_streams(nats_url)
         environment = {**make_environment(options, nats_url, cluster), **kubernetes_settings}
+        token = await create_token(environment)
         serve = [sys.executable, "-m", "almenara", "serve"]
         async with run_process("almenara", folder, serve, environment) as almenara:
             await wait_until_ready(
@@ -77,19 +81,27 @@ async def run_demo(options: Options) -> None:
                     f"\n  Almenara: {address}\n\n  A simulated fleet publishes {options.rate:g}"
                     f" events per second to {nats_url}.\n  Press Ctrl-C to stop.\n"
                 )
-            await run_load(options, nats_url, nats, almenara, stopping)
+            loads = [
+                publish_messages(nats_url, options.rate, options.seed),
+                run_stalling_consumer(nats_url),
+                push_spans(address, token, options.seed),
+            ]
+            await run_loads(loads, options, nats, almenara, stopping)
             click.echo("Stopping.")
 
 
-async def run_load(
-    options: Options, nats_url: str, nats: Process, almenara: Process, stopping: asyncio.Event
+async def run_loads(
+    loads: Sequence[Coroutine[Any, Any, object]],
+    options: Options,
+    nats: Process,
+    almenara: Process,
+    stopping: asyncio.Event,
 ) -> None:
-    """Publish and consume messages until the demo is stopping. Raises `DemoError` where a process
+    """Publish, push and consume until the demo is stopping. Raises `DemoError` where a process
     exits."""
     folder = options.data_dir
-    calls: list[Coroutine[Any, Any, object]] = [
-        publish_messages(nats_url, options.rate, options.seed),
-        run_stalling_consumer(nats_url),
+    calls = [
+        *loads,
         fail_on_exit("nats-server", nats, folder),
         fail_on_exit("almenara", almenara, folder),
         stopping.wait(),
@@ -105,12 +117,28 @@ async def run_load(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def create_token(environment: Mapping[str, str]) -> str:
+    """Create the token with which the simulated agents push their spans. Raises `DemoError`."""
+    command = ("-m", "almenara", "access", "create", "demo", "--intake", INTAKE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, errors = await process.communicate()
+    if process.returncode:
+        raise DemoError(f"no token could be created: {errors.decode('utf-8', 'replace').strip()}")
+    return output.decode().strip()
+
+
 def make_environment(options: Options, nats_url: str, cluster: Mapping[str, Any]) -> dict[str, str]:
     """Return the environment of Almenara, which has its settings."""
     return {
         **os.environ,
         "ALMENARA_PLUGINS__NATS__SERVERS": f'["{nats_url}"]',
         "ALMENARA_PLUGINS__AGENTS__ENABLED": "true",
+        "ALMENARA_PLUGINS__AGENTS__TEXTS": "viewer",
+        "ALMENARA_PLUGINS__AGENTS__PRICES": msgspec.json.encode(PRICES).decode(),
+        f"ALMENARA_INTAKE__{INTAKE.upper()}__KIND": "otlp",
         "ALMENARA_STORAGE__DIR": str(options.data_dir / "almenara"),
         "ALMENARA_SERVER__PORT": str(options.port),
         "ALMENARA_PLUGINS__RAY__CLUSTERS": msgspec.json.encode([cluster]).decode(),

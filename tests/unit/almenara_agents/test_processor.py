@@ -271,7 +271,7 @@ def test_state_is_a_function_of_the_log() -> None:
 
 def test_events_of_the_demo_fleet_leave_nothing_uncertain() -> None:
     run = ProcessorRun(create)
-    for sequence, message in enumerate(itertools.islice(Fleet(1).messages(50), 800), 1):
+    for sequence, message in enumerate(itertools.islice(Fleet(1).messages(50), 2_500), 1):
         run.clock.shift(message.wait)
         run.feed(
             *read_messages(
@@ -282,7 +282,7 @@ def test_events_of_the_demo_fleet_leave_nothing_uncertain() -> None:
     assert not run.failures
     resources = last(run)
     assert {kind for kind, _ in resources} == {
-        f"agents.{kind}" for kind in ("agent", "council", "deliberation", "task", "story")
+        f"agents.{kind}" for kind in ("agent", "council", "deliberation", "task", "story", "usage")
     }
     ended = [
         resource

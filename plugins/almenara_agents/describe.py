@@ -1,0 +1,97 @@
+"""Resources as panels display them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from almenara.sdk import now
+from almenara.signals import Resource
+from almenara.units import SECOND
+from almenara_agents.kinds import RUNNING, STUCK
+
+
+def has_role(resource: Resource, filters: Mapping[str, str]) -> bool:
+    """Whether a resource is of the role in the filter."""
+    role = filters.get("role", "")
+    return not role or str(resource.state.get("role", "")).lower() == role.lower()
+
+
+def seconds_since(time: Any) -> float | None:
+    """The seconds since a time in microseconds."""
+    return max((now() - time) / SECOND, 0.0) if isinstance(time, int) else None
+
+
+def compare(seconds: float | None, usual: Any) -> dict[str, Any]:
+    """A duration beside the usual one, and how far a bar of twice the usual is filled."""
+    share = None
+    if seconds is not None and isinstance(usual, int | float) and usual > 0:
+        share = min(seconds / (2 * usual), 1.0)
+    return {"seconds": seconds, "usual": usual, "share": share, "slow": bool(share and share >= 1)}
+
+
+def position(order: Sequence[str], status: str) -> int:
+    """The place of a status in an order; unknown ones are last."""
+    return order.index(status) if status in order else len(order)
+
+
+def describe_agent(agent: Resource) -> dict[str, Any]:
+    """The row of an agent."""
+    state = agent.state
+    elapsed = seconds_since(state.get("step_since") or state.get("since"))
+    return {
+        "name": agent.name,
+        "status": agent.status,
+        "severity": agent.severity.name,
+        "role": state.get("role", ""),
+        "task": state.get("task", ""),
+        "step": state.get("step", ""),
+        "story": state.get("story", ""),
+        "model": state.get("model", ""),
+        "tokens": state.get("tokens"),
+        "completed": state.get("completed", 0),
+        "failed": state.get("failed", 0),
+        "reason": state.get("reason", ""),
+        "silence": seconds_since(state.get("silent_since")),
+        "time": compare(elapsed, state.get("usual")),
+    }
+
+
+def describe_deliberation(deliberation: Resource) -> dict[str, Any]:
+    """The row of a deliberation."""
+    state = deliberation.state
+    is_running = deliberation.status in (RUNNING, STUCK)
+    seconds = seconds_since(state.get("started")) if is_running else state.get("duration")
+    proposals, votes = state.get("proposals", {}), state.get("votes", {})
+    failures, dissent = state.get("failures", {}), state.get("dissent", ())
+    return {
+        "name": deliberation.name,
+        "status": deliberation.status,
+        "severity": deliberation.severity.name,
+        "is_running": is_running,
+        "role": state.get("role", ""),
+        "story": state.get("story", ""),
+        "phase": state.get("phase", ""),
+        "round": state.get("round"),
+        "decisions": state.get("decisions", ()),
+        "quorum": state.get("quorum", ""),
+        "started": state.get("started"),
+        "ended": state.get("ended"),
+        "answered": bool(proposals or failures),
+        "winner": state.get("winner", ""),
+        "votes": votes,
+        "dissent": dissent,
+        "reason": state.get("reason", ""),
+        "problem": state.get("problem", ""),
+        "time": compare(seconds, state.get("usual")),
+        "members": [
+            {
+                "name": name,
+                "proposal": proposals.get(name, ""),
+                "failure": failures.get(name, ""),
+                "vote": votes.get(name, ""),
+                "answered": name in proposals or name in failures,
+                "dissents": name in dissent,
+                "wins": name == state.get("winner"),
+            }
+            for name in state.get("members", ())
+        ],
+    }
