@@ -3,12 +3,12 @@
 from typing import Final
 
 from almenara.hookspecs import AlertRule, Condition, ResourceCondition, ResourceLink
-from almenara_nats.kinds import CONSUMER, OFFLINE, STREAM
+from almenara_nats.kinds import CONSUMER, OFFLINE, STALLED, STREAM
 
 RULES: Final = (
     AlertRule(
         name="nats-consumer-stalled",
-        when=Condition(resource=ResourceCondition(kind=CONSUMER, status=["stalled"])),
+        when=Condition(resource=ResourceCondition(kind=CONSUMER, status=[STALLED])),
         for_=60.0,
         severity="ERROR",
         annotations={

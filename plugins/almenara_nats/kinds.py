@@ -9,5 +9,6 @@ STREAM: Final = "nats.stream"
 CONSUMER: Final = "nats.consumer"
 SERVER: Final = "nats.server"
 OFFLINE: Final = "offline"
+STALLED: Final = "stalled"
 STALE_STATUSES: Final = frozenset((UNKNOWN, OFFLINE))
 """Statuses whose figures are the last known ones; `stale_since` in the state holds the time."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-import msgspec
 import structlog
 from nats.js.api import ConsumerInfo, DiscardPolicy, PeerInfo, StreamInfo
 from nats.js.errors import Error as JetStreamError
@@ -19,6 +18,7 @@ from almenara.hookspecs import Context, Publish, ResourceKey
 from almenara.sdk import Snapshots, now
 from almenara.signals import UNKNOWN, Resource, Sample, Severity, Signal
 from almenara_nats.client import Connection
+from almenara_nats.consumer_health import ConsumerHealth
 from almenara_nats.errors import PermissionDeniedError, describe_nats_error
 from almenara_nats.jetstream import StreamList, list_consumers
 from almenara_nats.kinds import CONSUMER, OFFLINE, SERVER, SOURCE, STREAM
@@ -38,14 +38,6 @@ PEER_SILENCE: Final = 10_000_000_000
 NoteLag = Callable[[str, int], None]
 
 
-class Progress(msgspec.Struct):
-    """How far a consumer is, and since when."""
-
-    delivered: int
-    acknowledged: int
-    since: float
-
-
 class Monitor:
     """Observes all streams and consumers of an account, over one connection after another."""
 
@@ -62,7 +54,7 @@ class Monitor:
         self._failure = ""
         """Why the streams could not be listed the last time."""
         self._rates: dict[str, tuple[float, int]] = {}
-        self._progress: dict[tuple[str, str], Progress] = {}
+        self._consumers = ConsumerHealth(settings.stalled_after)
         self._missing: dict[ResourceKey, float] = {}
         """Resources that were not in the last lists, with the time of the first of these."""
         self._is_restored = False
@@ -72,6 +64,7 @@ class Monitor:
         if self._is_restored:
             return
         await self._snapshots.restore(self.context, SOURCE)
+        await self._consumers.restore(self.context)
         for kind, namespace, name in await self.context.known_resources(SOURCE):
             resource = Resource(kind=kind, namespace=namespace, name=name)
             self._resources[resource.key] = resource
@@ -98,7 +91,7 @@ class Monitor:
         self._listing = None
         self._missing.clear()
         self._rates.clear()
-        self._progress.clear()
+        self._consumers.reset()
         for key, resource in self._resources.items():
             self._resources[key] = self._mark_stale(resource, UNKNOWN, reason)
         await self._publish(publish, [])
@@ -191,7 +184,7 @@ class Monitor:
         samples: list[Signal] = []
         for consumer in listing.consumers:
             figures = read_figures(consumer)
-            self._put(self._describe_consumer(stream, consumer, figures))
+            self._put(self._consumers.describe(stream, consumer, figures))
             samples += [
                 Sample(
                     kind=CONSUMER, namespace=stream, name=consumer.name, metric=metric,
@@ -270,46 +263,15 @@ class Monitor:
             )
         return samples
 
-    def _describe_consumer(
-        self, stream: str, info: ConsumerInfo, figures: Mapping[str, int]
-    ) -> Resource:
-        """A consumer is stalled when it has work and neither receives nor acknowledges any. One
-        message that takes long does not stall it: others are delivered and acknowledged."""
-        delivered = info.delivered.consumer_seq if info.delivered else 0
-        acknowledged = info.ack_floor.consumer_seq if info.ack_floor else 0
-        # The floor stays at the oldest message in work, while later ones are acknowledged.
-        acknowledged += delivered - figures["ack_pending"]
-        progress = self._progress.get((stream, info.name))
-        has_work = figures["pending"] or figures["ack_pending"]
-        if (
-            progress is None
-            or (progress.delivered, progress.acknowledged) != (delivered, acknowledged)
-            or not has_work
-        ):
-            progress = Progress(delivered, acknowledged, time.monotonic())
-            self._progress[stream, info.name] = progress
-        status, severity = "ok", Severity.INFO
-        if info.paused:
-            status = "paused"
-        elif time.monotonic() - progress.since >= self.settings.stalled_after:
-            status, severity = "stalled", Severity.WARN
-        return Resource(
-            kind=CONSUMER,
-            namespace=stream,
-            name=info.name,
-            status=status,
-            severity=severity,
-            state={"ack_policy": str(info.config.ack_policy or "")},
-        )
-
     async def _publish(self, publish: Publish, samples: list[Signal]) -> None:
         changed = list(self._snapshots.difference(self._resources.values()))
         for key in self._last_answer.keys() - self._resources.keys():
             del self._last_answer[key]
             self._rates.pop(key[2], None)
-            self._progress.pop(key[1:], None)
+        self._consumers.keep_only({key[1:] for key in self._resources if key[0] == CONSUMER})
         if changed or samples:
-            await publish([*changed, *samples])
+            await publish([*changed, *samples, *self._consumers.events])
+        await self._consumers.save(self.context)
 
 
 def read_figures(info: ConsumerInfo) -> dict[str, int]:

@@ -8,7 +8,7 @@ from almenara.hookspecs import DataView, Page, Panel, ResourceQuery, TemplatePan
 from almenara.sdk import now
 from almenara.signals import Resource, format_time
 from almenara.units import MINUTE, SECOND
-from almenara_nats.kinds import CONSUMER, STALE_STATUSES, STREAM
+from almenara_nats.kinds import CONSUMER, STALE_STATUSES, STALLED, STREAM
 
 STREAMS: Final = ResourceQuery(kind=STREAM)
 QUERY: Final = ResourceQuery(kind="nats.*")
@@ -50,11 +50,14 @@ async def prepare_streams(data: DataView, filters: Mapping[str, str]) -> Mapping
         consumers.setdefault(consumer.namespace, []).append(consumer)
     # On full ten seconds, so that the links stay the same between two frames.
     minute_ago = (now() - MINUTE) // (10 * SECOND) * 10 * SECOND
+    stalled = sum(each.status == STALLED for group in consumers.values() for each in group)
     return {
+        "stalled": stalled,
+        "stalled_link": link_to_events(type=f"{CONSUMER}.{STALLED}"),
         "rows": [
             describe_stream(data, stream, consumers.get(stream.name, ()), minute_ago)
             for stream in data.resources(STREAMS)
-        ]
+        ],
     }
 
 
@@ -68,6 +71,7 @@ def describe_stream(
     origin = f"nats/{stream.name}"
     is_stale = stream.status in STALE_STATUSES
     failing = [consumer for consumer in consumers if consumer.severity > stream.severity]
+    stalls = [each.state["since"] for each in failing if each.status == STALLED]
     pending = [
         value
         for consumer in consumers
@@ -79,7 +83,7 @@ def describe_stream(
     return {
         "name": stream.name,
         "is_stale": is_stale,
-        "stale_since": stream.state.get("stale_since") if is_stale else None,
+        "since": stream.state.get("stale_since") if is_stale else min(stalls, default=None),
         "reason": str(stream.state.get("reason", "")) if is_stale else "",
         "status": ", ".join(f"{each.name} {each.status}" for each in failing) or stream.status,
         "severity": max((each.severity for each in failing), default=stream.severity).name,

@@ -1,0 +1,110 @@
+"""A stalled consumer is one until its backlog falls, and each stall and recovery is an event."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.js.api import ConsumerInfo
+
+from almenara.signals import Event, Resource, Severity
+from almenara.testing.source_run import MemoryContext
+from almenara_nats import consumer_health
+from almenara_nats.consumer_health import ConsumerHealth
+from almenara_nats.monitor import read_figures
+
+
+class Clock:
+    """The monotonic clock of the module."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(consumer_health, "time", clock)
+    return clock
+
+
+def observe(health: ConsumerHealth, delivered: int, pending: int, **more: Any) -> Resource:
+    info = ConsumerInfo.from_response({
+        "name": "workers", "stream_name": "S", "created": "2026-01-01T00:00:00Z",
+        "config": {"ack_policy": "explicit"},
+        "delivered": {"consumer_seq": delivered, "stream_seq": delivered},
+        "ack_floor": {"consumer_seq": delivered, "stream_seq": delivered},
+        "num_pending": pending, "num_ack_pending": 0, **more,
+    })  # fmt: skip
+    return health.describe("S", info, read_figures(info))
+
+
+def take_events(health: ConsumerHealth) -> list[Event]:
+    events = list(health.events)
+    health.events.clear()
+    return events
+
+
+def test_stalled_consumer_stays_stalled_until_its_backlog_falls(clock: Clock) -> None:
+    health = ConsumerHealth(60.0)
+    assert observe(health, 1, 100).status == "ok"
+    clock.seconds += 60
+    stalled = observe(health, 1, 120)
+    assert (stalled.status, stalled.severity) == ("stalled", Severity.WARN)
+    (event,) = take_events(health)
+    assert (event.type, event.subject, event.severity) == (
+        "nats.consumer.stalled", "workers", Severity.WARN,
+    )  # fmt: skip
+    assert event.data["since"] == stalled.state["since"]
+    # One message is delivered again, and more wait than before.
+    clock.seconds += 1
+    assert observe(health, 2, 500).status == "stalled"
+    clock.seconds += 1
+    assert observe(health, 12, 460).status == "stalled"
+    assert take_events(health) == []
+    clock.seconds += 1
+    assert observe(health, 60, 450).status == "ok"
+    (event,) = take_events(health)
+    assert (event.type, event.severity) == ("nats.consumer.recovered", Severity.INFO)
+
+
+def test_each_stall_is_an_event_of_its_own(clock: Clock) -> None:
+    health, events = ConsumerHealth(60.0), []
+    for round_number in range(2):
+        observe(health, round_number * 10, 1)
+        clock.seconds += 60
+        observe(health, round_number * 10, 1)
+        clock.seconds += 1
+        observe(health, round_number * 10 + 1, 0)
+        events += take_events(health)
+    assert [event.type.rpartition(".")[2] for event in events] == ["stalled", "recovered"] * 2
+    assert len({event.id for event in events}) == 4
+
+
+def test_paused_consumer_is_not_stalled(clock: Clock) -> None:
+    health = ConsumerHealth(60.0)
+    observe(health, 1, 5, paused=True)
+    clock.seconds += 600
+    assert observe(health, 1, 5, paused=True).status == "paused"
+    assert take_events(health) == []
+
+
+@pytest.mark.anyio
+async def test_stall_survives_a_restart_without_another_event(clock: Clock, tmp_path: Path) -> None:
+    context, health = MemoryContext(tmp_path), ConsumerHealth(60.0)
+    observe(health, 1, 5)
+    clock.seconds += 60
+    since = observe(health, 1, 5).state["since"]
+    await health.save(context)
+    again = ConsumerHealth(60.0)
+    await again.restore(context)
+    resource = observe(again, 1, 5)
+    assert (resource.status, resource.state["since"]) == ("stalled", since)
+    assert again.events == []
+    again.keep_only(set())
+    await again.save(context)
+    last = ConsumerHealth(60.0)
+    await last.restore(context)
+    assert observe(last, 1, 5).status == "ok"
