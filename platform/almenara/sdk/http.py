@@ -189,6 +189,22 @@ def environment_proxy(url: str) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
+def create_transport(
+    context: ssl.SSLContext,
+    *,
+    proxy: str | None = None,
+    resolver: Resolver | None = None,
+    limits: httpx.Limits | None = None,
+) -> httpx.AsyncHTTPTransport:
+    """A transport of httpx whose name look-ups are bounded; through a proxy where one is named."""
+    transport = httpx.AsyncHTTPTransport(
+        verify=context, trust_env=False, limits=limits or httpx.Limits(), proxy=proxy
+    )
+    # httpx offers no way to pass a network backend; a test holds that it is used.
+    transport._pool._network_backend = _Backend(resolver or Resolver())
+    return transport
+
+
 def create_client(
     url: str,
     *,
@@ -204,14 +220,12 @@ def create_client(
     A source with many clients passes one `resolver` to all of them, which bounds its look-ups.
     Raises `OSError` where the file `ca` cannot be read.
     """
-    transport = httpx.AsyncHTTPTransport(
-        verify=trust_context(ca, verify=verify),
-        trust_env=False,
-        limits=limits or httpx.Limits(),
+    transport = create_transport(
+        trust_context(ca, verify=verify),
         proxy=environment_proxy(url) if use_environment else None,
+        resolver=resolver,
+        limits=limits,
     )
-    # httpx offers no way to pass a network backend; a test holds that it is used.
-    transport._pool._network_backend = _Backend(resolver or Resolver())
     return httpx.AsyncClient(  # nosemgrep: client-without-limits # the defaults of httpx
         transport=transport, trust_env=False, **options
     )

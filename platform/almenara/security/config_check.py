@@ -56,6 +56,11 @@ def _check_sign_out_url(url: str) -> None:
 
 def provider_context(settings: OidcSettings) -> ssl.SSLContext:
     """Return the TLS context for the OpenID Connect provider. Raises `ConfigError`."""
+    if settings.ca is None:
+        # Imported here, because httpx is installed for OpenID Connect only.
+        from almenara.sdk.http import trust_context
+
+        return trust_context()
     return _client_context("auth.oidc.ca", settings.ca)
 
 

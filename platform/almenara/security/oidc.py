@@ -25,6 +25,7 @@ from joserfc.jwk import KeySet
 
 from almenara.config import OidcSettings
 from almenara.errors import describe_error
+from almenara.sdk.http import Resolver
 from almenara.security.auth_context import LoginStart, UserRefresher
 from almenara.security.bounded_http import BoundedTransport
 from almenara.security.config_check import provider_context
@@ -142,8 +143,9 @@ class OidcProvider:
         self.settings, self.session_issuer = settings, issuer
         self.name = urlsplit(settings.issuer).netloc
         self._tls_context = provider_context(settings)
+        self._resolver = Resolver()
         self._http = httpx.AsyncClient(
-            transport=BoundedTransport(self._tls_context, RESPONSE_TIMEOUT),
+            transport=BoundedTransport(self._tls_context, RESPONSE_TIMEOUT, self._resolver),
             timeout=TIMEOUT,
             trust_env=False,
         )
@@ -216,7 +218,7 @@ class OidcProvider:
             scope=" ".join(self.settings.scopes) if redirect_uri else None,
             redirect_uri=redirect_uri or None,
             code_challenge_method="S256",
-            transport=BoundedTransport(self._tls_context, RESPONSE_TIMEOUT),
+            transport=BoundedTransport(self._tls_context, RESPONSE_TIMEOUT, self._resolver),
             timeout=TIMEOUT,
             trust_env=False,
         )
