@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from almenara.hookspecs import Finding
+from almenara.sdk import redact_urls
 from almenara_http.client import perform_check
 from almenara_http.settings import CheckSettings, HttpSettings
 
@@ -16,7 +17,7 @@ async def diagnose(settings: HttpSettings) -> Sequence[Finding]:
         async with slots:
             outcome = await perform_check(check)
         name = f"HTTP {check.name}"
-        address = check.url.partition("?")[0]
+        address = redact_urls(check.url)
         if outcome.failure is None:
             latency = (outcome.latency or 0) * 1000
             message = f"{address} responds with {outcome.code} in {latency:.0f} ms"

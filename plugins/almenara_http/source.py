@@ -9,7 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.sdk import HealthAggregator, Snapshots, monotonic, now, sleep
+from almenara.sdk import HealthAggregator, Snapshots, monotonic, now, redact_urls, sleep
 from almenara.sdk.http import Resolver
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara.units import DAY, SECOND
@@ -208,7 +208,7 @@ def _resource(check: CheckSettings, state: CheckState, outcome: Outcome) -> Reso
         status=status,
         severity=SEVERITIES[status],
         state={
-            "url": check.url,
+            "url": redact_urls(check.url),
             "method": check.method,
             "code": outcome.code,
             "reason": outcome.failure,
@@ -231,7 +231,7 @@ def _change_event(
         time=moment,
         severity=SEVERITIES[status],
         data={
-            "url": check.url,
+            "url": redact_urls(check.url),
             "from": state.status,
             "reason": outcome.failure or f"responded in {outcome.latency or 0:.3f} s",
             "code": outcome.code,
@@ -256,5 +256,5 @@ def _expiry_event(
         subject=check.name,
         time=moment,
         severity=Severity.WARN,
-        data={"url": check.url, "reason": f"a certificate of its chain {expiry}"},
+        data={"url": redact_urls(check.url), "reason": f"a certificate of its chain {expiry}"},
     )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from almenara.hookspecs import Finding
+from almenara.sdk import redact_urls
 from almenara.sdk.exposition import describe_problems, read_page
 from almenara_prometheus.client import ScrapeError, open_client, scrape
 from almenara_prometheus.mapping import MetricMapper
@@ -24,6 +25,7 @@ async def check_target(target: TargetSettings) -> Finding:
             body = await scrape(client, target)
     except ScrapeError as error:
         return describe_failure(target, str(error))
+    url = redact_urls(target.url)
     page = read_page(body, MetricMapper(target.name, target.mappings).filter)
     if not page.is_readable:
         return describe_failure(target, describe_unreadable(page))
@@ -31,14 +33,14 @@ async def check_target(target: TargetSettings) -> Finding:
         return Finding(
             check=check,
             verdict="warning",
-            message=f"{target.url} {describe_problems(page.problems)}",
+            message=f"{url} {describe_problems(page.problems)}",
             remedy="Fix the application that exports the page.",
         )
     if not page.series:
         return Finding(
             check=check,
             verdict="warning",
-            message=f"{target.url} has {page.lines:,} series, and no mapping matches any",
+            message=f"{url} has {page.lines:,} series, and no mapping matches any",
             remedy="Check metrics and presets of the target.",
         )
     return Finding(
@@ -53,6 +55,6 @@ def describe_failure(target: TargetSettings, reason: str) -> Finding:
     return Finding(
         check=f"metrics of {target.name}",
         verdict="failed",
-        message=f"{target.url}: {reason}",
+        message=f"{redact_urls(target.url)}: {reason}",
         remedy="Check the server, and url, bearer and headers of the target.",
     )

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.sdk import Snapshots, now
+from almenara.sdk import Snapshots, now, redact_urls
 from almenara.sdk.exposition import MetricsPage, describe_problems
 from almenara.signals import STALE_SINCE, UNKNOWN, Event, Resource, Sample, Severity, Signal
 from almenara_prometheus.mapping import MetricMapper, Reading
@@ -109,7 +109,7 @@ class Target:
         """Return what changed of the target and of the resources of its page, and an event where
         its status did."""
         before = msgspec.structs.replace(self.state)
-        name, url = self.settings.name, self.settings.url
+        name, url = self.settings.name, redact_urls(self.settings.url)
         if status != before.status:
             self.state.status, self.state.since = status, now()
         target = Resource(

@@ -19,6 +19,7 @@ from almenara.sdk.polling import Backoff, every, poll
 from almenara.sdk.snapshots import Changes, Snapshots
 from almenara.sdk.watch import ExpiredError, watch
 from almenara.sdk.windows import Window, add_to_window, join
+from almenara.urls import redact_urls
 
 __all__ = [
     "AlmenaraError",
@@ -46,6 +47,7 @@ __all__ = [
     "monotonic",
     "now",
     "poll",
+    "redact_urls",
     "sleep",
     "suggest",
     "watch",

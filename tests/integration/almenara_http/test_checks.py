@@ -161,12 +161,21 @@ async def test_secrets_are_sent_and_never_shown() -> None:
         await answering()(head, writer)
 
     async with serving(keep) as url:
-        shop = check(url, bearer=Secret.of("b3arer-word"), headers={"x-key": Secret.of("k3y-word")})
+        shop = check(
+            f"{url}/?sig=qu3ry-word",
+            bearer=Secret.of("b3arer-word"),
+            headers={"x-key": Secret.of("k3y-word")},
+        )
         outcome = await perform_check(shop)
         (finding,) = await diagnose(HttpSettings(checks=[shop]))
     assert "authorization: bearer b3arer-word" in heads[0].lower()
     assert "x-key: k3y-word" in heads[0].lower()
-    shown = f"{shop} {outcome} {finding} {evaluate(shop, CheckState(), outcome)}"
+    assert "?sig=qu3ry-word" in heads[0]
+    failed = Outcome(failure="no answer")
+    signals = *evaluate(shop, CheckState(), outcome), *evaluate(shop, CheckState(), failed)
+    shown = f"{outcome} {finding} {signals}"
+    assert "qu3ry-word" not in shown
+    shown += f"{shop}"
     assert "b3arer-word" not in shown
     assert "k3y-word" not in shown
 

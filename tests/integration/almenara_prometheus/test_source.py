@@ -180,6 +180,7 @@ async def test_failed_scrape_is_reported_with_the_reason(answer: bytes | None, r
     port = server.sockets[0].getsockname()[1]
     run = SourceHarness()
     settings = target(port, DEPTH, body_limit=1000, bearer=Secret.of("b3arer-word"))
+    settings.url += "?key=qu3ry-word"
     async with run.running(settings):
         await run.until(lambda signal: isinstance(signal, Event))
     (finding,) = await diagnose(PrometheusSettings(targets=[settings]))
@@ -187,6 +188,7 @@ async def test_failed_scrape_is_reported_with_the_reason(answer: bytes | None, r
     assert reason in run.last("it").state["reason"]
     assert finding.verdict in ("failed", "warning")
     assert "b3arer-word" not in f"{run.signals} {finding} {settings}"
+    assert "qu3ry-word" not in f"{run.signals} {finding}"
 
 
 @contextlib.contextmanager
