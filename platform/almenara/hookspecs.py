@@ -135,6 +135,9 @@ from almenara.panel_specs import (
     Prepare as Prepare,
 )
 from almenara.panel_specs import (
+    PrepareRows as PrepareRows,
+)
+from almenara.panel_specs import (
     Query as Query,
 )
 from almenara.panel_specs import (

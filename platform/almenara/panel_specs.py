@@ -70,12 +70,14 @@ Format = Literal["text", "number", "bytes", "seconds", "percent", "time", "age",
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
-    """A column of a table of resources, or a line of a detail."""
+    """A column of a table, or a line of a detail."""
 
     title: str
     path: str
-    """Where the value is: `name`, `namespace`, `status`, `time`; `state.code` within the state,
-    with dots between the levels; `sample.latency` for the newest sample of a metric."""
+    """Where the value is. Of a resource: `name`, `namespace`, `status`, `time`; `state.code` within
+    the state, with dots between the levels; `sample.latency` for the newest sample of a metric. Of
+    an event: `time`, `type`, `subject`, `severity`, `origin`, `source`, `correlation`, `id`,
+    `summary`; `data.code` within the payload, `attributes.traceparent`."""
     format: Format = "text"
     """How the value is displayed. `seconds` and `bytes` take the number, `percent` the share (0.5
     is 50 %), `time` and `age` microseconds since the epoch."""
@@ -135,6 +137,8 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMet
 Prepare = Callable[[DataView, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
 """Makes the values of a template from a `DataView` and the panel's filters in the address. It runs
 on the server's event loop, once for all viewers of the panel, and must not block."""
+PrepareRows = Callable[[DataView, Mapping[str, str]], Awaitable[Sequence[Mapping[str, Any]]]]
+"""Makes the rows of a table, as `Prepare` makes the values of a template."""
 
 
 class Panel(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", metaclass=NamedStructMeta):
@@ -154,8 +158,9 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", metacla
     filters: Sequence[str | Filter] = ()
     """The filters that the panel accepts from the address of its page: names, or `Filter`s that
     describe how they are entered. Panels of events accept the filters of the events page; panels
-    of resources and samples `namespace`, `name`, `status` and `text`; log panels `text` and what
-    the log stream knows; template panels with `prepare` any."""
+    of resources and samples `namespace`, `name`, `status`, `text` and `state.…`, the path of a
+    value in the state; log panels `text` and what the log stream knows; panels with `prepare`
+    any."""
     width: Columns = 6
     """Columns of the twelve of the grid."""
     height: Annotated[int, msgspec.Meta(ge=0, le=12)] = 0
@@ -171,6 +176,11 @@ class EventsPanel(Panel, frozen=True, kw_only=True, tag="events"):
     """A list of events, newest first."""
 
     query: EventQuery
+    columns: Sequence[Column] = ()
+    """Columns of a table in place of the usual rows."""
+    severities: Mapping[str, Severity] = {}
+    """The severity of events of a type, by name or pattern, where it is INFO in itself; it colours
+    their rows. The first that matches counts."""
 
 
 class TablePanel(Panel, frozen=True, kw_only=True, tag="table"):
@@ -185,6 +195,11 @@ class TablePanel(Panel, frozen=True, kw_only=True, tag="table"):
     address; empty to link to the events about the resource."""
     severities: Mapping[str, Severity] = {}
     """The severity of a status, for resources that report none; it colours the status."""
+    prepare: PrepareRows | None = None
+    """An `async def prepare(data, filters)` that returns the rows, in place of the resources of the
+    query, which then decides which signals have the panel rendered again. Each row maps the paths
+    of columns, which may have any names, to values; `severity` colours a status, and `link` is the
+    address that its first column links to. It must not block."""
 
 
 class DetailPanel(Panel, frozen=True, kw_only=True, tag="detail"):
@@ -269,3 +284,9 @@ class Page(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta)
     entered; `namespace` and `name` are part of the page's title unless they are among these."""
     navigation: bool = False
     """Whether the navigation links to the page; it should not for pages about one resource."""
+    order: int = 0
+    """Its place in the navigation among the pages of plugins: lower ones come first, and equal ones
+    in the order of the names of their plugins."""
+    icon: str = ""
+    """An image of `almenara_static` in front of its title in the navigation, such as
+    `icon.svg`."""

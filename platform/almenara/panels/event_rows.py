@@ -30,20 +30,27 @@ def link_to_events(**filters: Any) -> str:
     return "/events" + encode_query(Filter(**filters).to_query())
 
 
+def decode_data(event: Event) -> Any:
+    """The payload as Python values; None where it is none, is not JSON, or is a long object."""
+    if event.raw is not None or not isinstance(event.data, msgspec.Raw):
+        return None
+    encoded = memoryview(event.data)
+    # Of a long payload a row shows the beginning: decoding megabytes would stall the loop.
+    if encoded.nbytes > MAX_DECODED and encoded[:1].tobytes() != b'"':
+        return None
+    try:
+        return msgspec.json.decode(encoded)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
 def summarize(event: Event) -> str:
     """The payload in one short line, the most telling fields first."""
-    if event.raw is None and isinstance(event.data, msgspec.Raw):
-        encoded = memoryview(event.data)
-        # Of a long payload the row shows the beginning: decoding megabytes would stall the loop.
-        if encoded.nbytes <= MAX_DECODED or encoded[:1].tobytes() == b'"':
-            try:
-                data = msgspec.json.decode(encoded)
-            except (msgspec.MsgspecError, RecursionError):
-                data = None
-            if isinstance(data, dict):
-                return _summarize_fields(data)
-            if isinstance(data, str):
-                return data if len(data) <= MAX_SUMMARY else data[:MAX_SUMMARY] + "\u2026"
+    data = decode_data(event)
+    if isinstance(data, dict):
+        return _summarize_fields(data)
+    if isinstance(data, str):
+        return data if len(data) <= MAX_SUMMARY else data[:MAX_SUMMARY] + "\u2026"
     return _start_of_payload(event)
 
 

@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import msgspec
 
@@ -16,7 +16,9 @@ EVENT_FILTERS: Final = frozenset(
 )
 """The filters of events: those of the events page."""
 RESOURCE_FILTERS: Final = ("namespace", "name", "status", "text")
-"""The filters of resources and samples."""
+"""The filters of resources and samples, besides those of values in the state."""
+STATE_PREFIX: Final = "state."
+"""What the names of filters of values in the state begin with."""
 MAX_VALUE: Final = 200
 """Characters of a value that are read."""
 
@@ -30,6 +32,27 @@ class PanelFilters(Protocol):
 def filter_names(filters: Sequence[str | FilterField]) -> list[str]:
     """The names of filters, however they were declared."""
     return [each if isinstance(each, str) else each.name for each in filters]
+
+
+def is_resource_filter(name: str) -> bool:
+    """Whether panels of resources can have a filter of this name."""
+    return name in RESOURCE_FILTERS or (name.startswith(STATE_PREFIX) and name != STATE_PREFIX)
+
+
+def find_value(tree: Any, path: str) -> Any:
+    """The value at a path with dots between the levels; None where it is missing.
+
+    A key that has dots itself is found before the levels of the same name.
+    """
+    value = tree
+    while path:
+        if not isinstance(value, Mapping):
+            return None
+        if path in value:
+            return value[path]
+        name, _, path = path.partition(".")
+        value = value.get(name)
+    return value
 
 
 def matches_pattern(pattern: str, name: str) -> bool:
@@ -54,21 +77,28 @@ class ResourceFilters(msgspec.Struct, frozen=True, kw_only=True):
     status: str = ""
     text: str = ""
     sort: str = ""
+    state: tuple[tuple[str, str], ...] = ()
+    """Paths in the state, and the value or pattern that each must have."""
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Self:
         """Read the filters from the parameters of an address."""
+        values = {name: text.strip()[:MAX_VALUE] for name, text in query.items() if text.strip()}
         return cls(
-            **{
-                field: query[field].strip()[:MAX_VALUE]
-                for field in cls.__struct_fields__
-                if query.get(field)
-            }
+            **{field: values[field] for field in (*RESOURCE_FILTERS, "sort") if field in values},
+            state=tuple(
+                sorted(
+                    (name.removeprefix(STATE_PREFIX), text)
+                    for name, text in values.items()
+                    if name.startswith(STATE_PREFIX)
+                )
+            ),
         )
 
     def to_query(self) -> dict[str, str]:
         """The parameters that `from_query` reads back."""
-        values = {field: getattr(self, field) for field in self.__struct_fields__}
+        values = {field: getattr(self, field) for field in (*RESOURCE_FILTERS, "sort")}
+        values |= {STATE_PREFIX + path: text for path, text in self.state}
         return {field: value for field, value in values.items() if value}
 
     def matches(self, resource: Resource) -> bool:
@@ -79,11 +109,28 @@ class ResourceFilters(msgspec.Struct, frozen=True, kw_only=True):
             return False
         if self.status and self.status.casefold() != resource.status.casefold():
             return False
+        if not all(_has_value(resource, path, text) for path, text in self.state):
+            return False
         if not self.text:
             return True
         state = msgspec.json.encode(resource.state, enc_hook=str).decode("utf-8", "replace")
         text = f"{resource.namespace} {resource.name} {resource.status} {state}".casefold()
         return all(word in text for word in self.text.casefold().split())
+
+
+def _has_value(resource: Resource, path: str, expected: str) -> bool:
+    value = find_value(resource.state, path)
+    values = value if isinstance(value, list | tuple) else (value,)
+    return any(
+        matches_pattern(expected.casefold(), format_state(each).casefold()) for each in values
+    )
+
+
+def format_state(value: Any) -> str:
+    """A value of the state as it is written in a filter; empty for what has no text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 class CustomFilters(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,8 +7,21 @@ from typing import Final
 from almenara import hookspecs
 from almenara.config import suggest
 from almenara.history import Filter
-from almenara.hookspecs import Column, DetailPanel, EventQuery, LogPanel, TablePanel, TemplatePanel
-from almenara.panels.filters import EVENT_FILTERS, RESOURCE_FILTERS, filter_names
+from almenara.hookspecs import (
+    Column,
+    DetailPanel,
+    EventQuery,
+    EventsPanel,
+    LogPanel,
+    TablePanel,
+)
+from almenara.panels.filters import (
+    EVENT_FILTERS,
+    RESOURCE_FILTERS,
+    STATE_PREFIX,
+    filter_names,
+    is_resource_filter,
+)
 from almenara.structs import find_type_error
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -16,6 +29,10 @@ CUSTOM_FILTER: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 """Names of filters whose meaning only the plugin knows."""
 RESOURCE_FIELDS: Final = ("name", "namespace", "kind", "status", "severity", "time", "origin")
 """Paths of columns besides `state.…` and `sample.…`."""
+EVENT_FIELDS: Final = (
+    "time", "type", "subject", "severity", "origin", "source", "correlation", "id", "summary",
+)  # fmt: skip
+"""Paths of columns of events besides `data.…` and `attributes.…`."""
 
 
 def validate_panel(plugin: str, panel: hookspecs.Panel) -> None:
@@ -27,29 +44,38 @@ def validate_panel(plugin: str, panel: hookspecs.Panel) -> None:
         raise ValueError(f"{place}: {error}")
     if not NAME.fullmatch(panel.name):
         raise ValueError(f"{place}: the name must be letters, digits, _ and - only")
-    if isinstance(panel, TablePanel | DetailPanel):
-        _validate_columns(place, panel.columns)
+    has_prepare = getattr(panel, "prepare", None) is not None
+    if isinstance(panel, EventsPanel):
+        _validate_columns(place, panel.columns, EVENT_FIELDS, ("data.", "attributes."))
+    elif isinstance(panel, TablePanel | DetailPanel) and not has_prepare:
+        _validate_columns(place, panel.columns, RESOURCE_FIELDS, ("state.", "sample."))
     query = getattr(panel, "query", None)
     if isinstance(query, EventQuery):
         _validate_event_query(place, query)
-    if isinstance(panel, LogPanel) or (isinstance(panel, TemplatePanel) and panel.prepare):
+    if isinstance(panel, LogPanel) or has_prepare:
         _validate_custom_filters(place, panel)
     else:
-        known = EVENT_FILTERS if isinstance(query, EventQuery) else RESOURCE_FILTERS
-        for name in filter_names(panel.filters):
-            if name not in known:
-                hint = suggest(name, sorted(known))
-                raise ValueError(f"{place}: {name!r} is not a filter of its query; {hint}")
+        _validate_filters(place, panel, isinstance(query, EventQuery))
 
 
-def _validate_columns(place: str, columns: Sequence[Column]) -> None:
+def _validate_filters(place: str, panel: hookspecs.Panel, of_events: bool) -> None:
+    known = sorted(EVENT_FILTERS) if of_events else [*RESOURCE_FILTERS, f"{STATE_PREFIX}\u2026"]
+    for name in filter_names(panel.filters):
+        if not (name in EVENT_FILTERS if of_events else is_resource_filter(name)):
+            hint = suggest(name, known)
+            raise ValueError(f"{place}: {name!r} is not a filter of its query; {hint}")
+
+
+def _validate_columns(
+    place: str, columns: Sequence[Column], fields: Sequence[str], prefixes: tuple[str, ...]
+) -> None:
     for column in columns:
-        if column.path in RESOURCE_FIELDS or column.path.startswith(("state.", "sample.")):
+        if column.path in fields or column.path.startswith(prefixes):
             continue
-        hint = suggest(column.path, RESOURCE_FIELDS)
+        hint = suggest(column.path, fields)
         raise ValueError(
             f"{place}: the path {column.path!r} of the column {column.title!r} must be one of"
-            f" {', '.join(RESOURCE_FIELDS)}, or begin with state. or sample.; {hint}"
+            f" {', '.join(fields)}, or begin with {' or '.join(prefixes)}; {hint}"
         )
 
 

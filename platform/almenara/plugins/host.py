@@ -11,6 +11,7 @@ from almenara.config import ConfigError, Settings
 from almenara.errors import AlmenaraError, describe_error
 from almenara.hookspecs import Context, LogStream, Page, Panel, TextStream
 from almenara.plugins.context import PluginContext, State
+from almenara.plugins.discovery import PluginError
 from almenara.plugins.registry import PluginRegistry
 from almenara.processors.source import ProcessorBus, ProcessorSource
 from almenara.supervisor import Supervisor
@@ -53,6 +54,8 @@ class Assets(Protocol):
     """Where static files go: `web.assets.Assets`, in a layer above."""
 
     def add(self, prefix: str, folder: Path) -> None: ...
+
+    def __contains__(self, name: str) -> bool: ...
 
 
 class HostBus(State, ProcessorBus, Protocol):
@@ -108,6 +111,12 @@ class PluginHost:
         pages = hooks.pages(name, settings)
         if panels or pages or templates is not None:
             self.panels.add(name, panels, templates, pages)
+        for page in pages:
+            if page.icon and f"{name}/{page.icon}" not in self.assets:
+                raise PluginError(
+                    f"page {page.name!r} of plugin {name}: its icon {page.icon!r} is not an image"
+                    " in the folder of almenara_static"
+                )
 
     def _add_log_streams(self, name: str, settings: Any, context: Context) -> None:
         self.log_feeds.add(name, self.plugins.hooks.log_streams(name, settings, context))

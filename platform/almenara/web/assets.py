@@ -52,6 +52,9 @@ class Assets:
             self._urls[name] = f"/static/{hashed}"
             self._assets[hashed] = Asset(content, media_type, is_public=not prefix)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._urls
+
     def url(self, name: str) -> str:
         """Return the address of a file. Raises `KeyError` for an unknown one."""
         return self._urls[name]

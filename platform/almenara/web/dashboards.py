@@ -58,6 +58,10 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     """How the form shows those filters that the author declared with a label, hint or choices."""
     navigation: bool = True
     """Whether it is in the navigation."""
+    order: int = 0
+    """Its place there: lower ones come first."""
+    icon: str = ""
+    """The static file with its image there; empty for none."""
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -156,6 +160,8 @@ def build_plugin_pages(registry: PanelRegistry, plugin: str) -> Iterator[Dashboa
                 field.name: field for field in page.filters if isinstance(field, Filter)
             },
             navigation=is_main or page.navigation,
+            order=page.order,
+            icon=f"{plugin}/{page.icon}" if page.icon else "",
         )
 
 

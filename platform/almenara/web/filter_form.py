@@ -89,7 +89,8 @@ def build_panel_form(
 def _build_field(
     name: str, declared: hookspecs.Filter | None, usual: Field | None, suggestions: Sequence[str]
 ) -> Field:
-    usual = usual or Field(name, name.replace("_", " ").capitalize())
+    # Of the path of a value in the state, the last part says what it is.
+    usual = usual or Field(name, name.rpartition(".")[2].replace("_", " ").capitalize())
     if declared is None:
         return msgspec.structs.replace(usual, suggestions=suggestions)
     return Field(

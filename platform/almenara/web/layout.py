@@ -36,6 +36,8 @@ class NavigationEntry(msgspec.Struct, frozen=True):
     current: str
     """The value of `aria-current`: `page` for the page itself, `true` for one that belongs to it,
     empty for all others."""
+    icon: str = ""
+    """The static file with the image in front of the title; empty for none."""
 
 
 def render_page(
@@ -69,6 +71,7 @@ def render_page(
             "nonce": "" if is_fragment else request.scope["state"].get("nonce", ""),
             "asset": services.assets.url,
             "style_sheets": services.assets.plugin_style_sheets() if auth else [],
+            "has_asset": services.assets.__contains__,
             "navigation": build_navigation(
                 dashboards, name, has_alerts=services.alerting is not None
             ),
@@ -113,18 +116,19 @@ def build_navigation(
 
     One entry is current: the page's own or, for a page without one, that of the page it belongs to.
     """
-    addresses = {"overview": ("/", "Overview"), "events": ("/events", "Events")}
+    addresses = {"overview": ("/", "Overview", ""), "events": ("/events", "Events", "")}
     if has_alerts:
-        addresses["alerts"] = ("/alerts", "Alerts")
-    for dashboard in dashboards:
+        addresses["alerts"] = ("/alerts", "Alerts", "")
+    for dashboard in sorted(dashboards, key=lambda each: each.order):
         if dashboard.navigation and dashboard.name != DEFAULT_DASHBOARD:
-            addresses[f"dashboard {dashboard.name}"] = (dashboard.address, dashboard.title)
-    addresses["sources"] = ("/sources", "Sources")
+            entry = dashboard.address, dashboard.title, dashboard.icon
+            addresses[f"dashboard {dashboard.name}"] = entry
+    addresses["sources"] = ("/sources", "Sources", "")
     parent = EVENT_PAGES.get(page) or page.partition(".")[0]
     current, relation = (page, "page") if page in addresses else (parent, "true")
     return [
-        NavigationEntry(title, address, relation if name == current else "")
-        for name, (address, title) in addresses.items()
+        NavigationEntry(title, address, relation if name == current else "", icon)
+        for name, (address, title, icon) in addresses.items()
     ]
 
 

@@ -1,12 +1,15 @@
 """The kinds of panels, rendered from real signals."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from almenara.hookspecs import (
     Column,
+    DataView,
     EventQuery,
     EventsPanel,
     NumberPanel,
@@ -125,6 +128,102 @@ async def test_table_reports_how_many_rows_are_not_shown() -> None:
     text = await render(panel, [*many])
     assert len(names(text)) == 10
     assert "20 more are not shown" in text
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"state.team": "search"}, ["a", "c"]),
+        ({"state.team": "Sea*"}, ["a", "c"]),
+        ({"state.team": "*"}, ["a", "b", "c"]),
+        ({"state.disk.full": "true"}, ["b"]),
+        ({"state.tags": "gpu"}, ["a", "b"]),
+        ({"state.size": "10", "name": "a"}, ["a"]),
+        ({"state.none": "x"}, []),
+    ],
+)
+async def test_table_filters_rows_by_values_in_the_state(
+    query: dict[str, str], expected: list[str]
+) -> None:
+    signals: list[Signal] = [
+        Resource(kind="node", name="a", state={"team": "search", "tags": ["gpu"], "size": 10}),
+        Resource(kind="node", name="b", state={"team": "ml", "tags": ["gpu", "a100"],
+                                               "disk": {"full": True}}),
+        Resource(kind="node", name="c", state={"team": "Search", "size": 10}),
+    ]  # fmt: skip
+    panel = TablePanel(
+        name="t", title="T", query=ResourceQuery(kind="node"),
+        columns=[Column(title="N", path="name")],
+        filters=["name", "state.team", "state.disk.full", "state.tags", "state.size", "state.none"],
+    )  # fmt: skip
+    validate_panel("p", panel)
+    assert names(await render(panel, signals, **query)) == expected
+
+
+async def test_table_shows_the_rows_that_the_plugin_prepares() -> None:
+    async def prepare(data: DataView, filters: Mapping[str, str]) -> list[dict[str, Any]]:
+        rows = [{"rank": 2, "who": {"name": HOSTILE}, "state": "late", "severity": Severity.WARN,
+                 "link": "/events?type=a"},
+                {"rank": 1, "who": {"name": "b"}, "link": "javascript:alert(1)"},
+                {"rank": 3, "who": {"name": "c"}, "link": "//evil.example/"}]  # fmt: skip
+        return [row for row in rows if filters.get("team") != "none"]
+
+    panel = TablePanel(
+        name="t", title="T", query=ResourceQuery(kind="node", limit=2), filters=["team"],
+        sort="rank", prepare=prepare,
+        columns=[Column(title="Who", path="who.name"), Column(title="Rank", path="rank"),
+                 Column(title="State", path="state", format="status")],
+    )  # fmt: skip
+    validate_panel("p", panel)
+    text = await render(panel, [])
+    assert names(text) == ["b", "&lt;script&gt;alert(1)&lt;/script&gt;"]
+    assert "1 more are not shown" in text
+    assert '<a href="/events?type=a">' in text
+    assert "javascript:" not in text
+    assert 'data-severity="WARN"' in text
+    text = await render(panel, [], sort="-rank")
+    assert names(text) == ["c", "&lt;script&gt;alert(1)&lt;/script&gt;"]
+    assert "evil.example" not in text
+    assert names(await render(panel, [], team="none")) == []
+
+
+async def test_events_panel_has_columns_and_severities_of_its_own() -> None:
+    events: list[Signal] = [
+        Event(id="1", source="shop", type="shop.order.paid", time=now(), subject="A-1",
+              data={"total": {"net": 2.5}, "who": HOSTILE}, attributes={"region": "eu"}),
+        Event(id="2", source="shop", type="shop.stock.low", time=now(), data={"total": 3}),
+        Event(id="3", source="shop", type="shop.stock.none", time=now(), severity=Severity.ERROR),
+    ]  # fmt: skip
+    panel = EventsPanel(
+        name="e", title="E", query=EventQuery(filter={"type": "shop.>"}),
+        columns=[Column(title="Order", path="subject"), Column(title="Time", path="time",
+                 format="time"), Column(title="Net", path="data.total.net", format="number"),
+                 Column(title="Who", path="data.who"),
+                 Column(title="Region", path="attributes.region"),
+                 Column(title="Severity", path="severity", format="status")],
+        severities={"shop.stock.*": Severity.WARN},
+    )  # fmt: skip
+    validate_panel("p", panel)
+    text = await render(panel, events)
+    for title in ("Order", "Net", "Region"):
+        assert f">{title}</th>" in text
+    assert ">2.5<" in text.replace(" ", "")
+    assert ">eu<" in text.replace("\n", "").replace(" ", "")
+    assert "&lt;script&gt;" in text
+    assert "<script>" not in text
+    assert re.findall(r'<tr data-severity="(\w+)"', text) == ["ERROR", "WARN", "INFO"]
+    plain = msgspec.structs.replace(panel, columns=())
+    assert re.findall(r'class="event"[^>]*data-severity="(\w+)"', await render(plain, events)) == [
+        "ERROR", "WARN", "INFO",
+    ]  # fmt: skip
+
+
+def test_registration_refuses_a_column_that_events_do_not_have() -> None:
+    panel = EventsPanel(
+        name="e", title="E", query=EventQuery(), columns=[Column(title="N", path="subjct")]
+    )
+    with pytest.raises(ValueError, match=r"panel 'e' of plugin p: .*did you mean subject\?"):
+        validate_panel("p", panel)
 
 
 def series(name: str, *values: float, metric: str = "load") -> list[Signal]:
@@ -253,7 +352,7 @@ def test_registration_refuses_a_panel_of_no_kind() -> None:
 @pytest.mark.parametrize(
     ("make", "fields", "message"),
     [
-        (EventsPanel, {"query": EventQuery(), "columns": []}, "has no field 'columns'"),
+        (EventsPanel, {"query": EventQuery(), "sort": "time"}, "has no field 'sort'"),
         (TablePanel, {"titel": "x"}, "has no field 'titel'; did you mean title?"),
         (TablePanel, {"template": "x.html"}, "has no field 'template'"),
         (TemplatePanel, {"query": EventQuery()}, "Missing required argument 'template'"),

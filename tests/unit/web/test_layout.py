@@ -33,3 +33,17 @@ def test_navigation_marks_one_entry_as_current(page: str, current: tuple[str, st
     assert titles == ["Overview", "Events", "Kubernetes", "Pods", "Sources"]
     marked = [(entry.title, entry.current) for entry in entries if entry.current]
     assert marked == ([] if current is None else [current])
+
+
+def test_navigation_has_the_order_and_icons_of_pages() -> None:
+    dashboards = [
+        Dashboard(name="a", title="A", panels=[], order=5),
+        Dashboard(name="b", title="B", panels=[], icon="b/icon.svg"),
+        Dashboard(name="c", title="C", panels=[], order=-1),
+        Dashboard(name="d", title="D", panels=[]),
+    ]
+    entries = build_navigation(dashboards, "overview")
+    assert [entry.title for entry in entries] == [
+        "Overview", "Events", "C", "B", "D", "A", "Sources",
+    ]  # fmt: skip
+    assert [entry.icon for entry in entries if entry.icon] == ["b/icon.svg"]

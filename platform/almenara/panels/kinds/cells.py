@@ -1,12 +1,20 @@
 """Values of resources as cells of tables and details."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import Column, DetailPanel, StatusPanel, TablePanel, TemplatePanel
+from almenara.hookspecs import (
+    Column,
+    DetailPanel,
+    EventsPanel,
+    StatusPanel,
+    TablePanel,
+    TemplatePanel,
+)
 from almenara.panels.event_rows import link_to_events
+from almenara.panels.filters import find_value
 from almenara.panels.formats import encode_query, format_value
 from almenara.panels.kinds.samples import current_value
 from almenara.panels.slices import map_in_slices
@@ -44,25 +52,14 @@ def severity_of(
 
 
 def value_at(view: View, resource: Resource, path: str) -> Any:
-    """The value at the path of a column; None where it is missing.
-
-    Below `state.`, a key that has dots itself is found before the levels of the same name.
-    """
+    """The value at the path of a column; None where it is missing."""
     if path in RESOURCE_FIELDS:
         value = getattr(resource, path)
         return value.name if isinstance(value, Severity) else value
     start, _, rest = path.partition(".")
     if start == "sample":
         return current_value(view, resource, rest)
-    value = resource.state
-    while rest:
-        if not isinstance(value, Mapping):
-            return None
-        if rest in value:
-            return value[rest]
-        name, _, rest = rest.partition(".")
-        value = value.get(name)
-    return value
+    return find_value(resource.state, rest)
 
 
 def query_of(resource: Resource) -> str:
@@ -71,15 +68,24 @@ def query_of(resource: Resource) -> str:
     return encode_query({name: value for name, value in values.items() if value})
 
 
-def make_cell(view: View, resource: Resource, column: Column) -> Cell:
-    """The cell of a column for a resource."""
-    value = value_at(view, resource, column.path)
+def make_value_cell(value: Any, column: Column, *, events: str = "", sparkline: Any = "") -> Cell:
+    """The cell of a column for a value."""
     is_time = column.format == "time" and isinstance(value, int | float)
     return Cell(
         text=format_value(value, column.format),
         format=column.format,
         right=column.format in RIGHT_ALIGNED,
         moment=int(value) if is_time else None,
+        events=events,
+        sparkline=sparkline,
+    )
+
+
+def make_cell(view: View, resource: Resource, column: Column) -> Cell:
+    """The cell of a column for a resource."""
+    return make_value_cell(
+        value_at(view, resource, column.path),
+        column,
         events=link_to_events(subject=resource.name) if column.path == "name" else "",
         sparkline=_sparkline(view, resource, column.spark) if column.spark else "",
     )
@@ -101,13 +107,14 @@ async def make_rows(
         return {
             "severity": severity_of(resource, panel),
             "query": query_of(resource),
+            "link": "",
             "cells": [make_cell(view, resource, column) for column in panel.columns],
         }
 
     return await map_in_slices(make_row, resources)
 
 
-def refresh_of(panel: TablePanel | DetailPanel) -> float | None:
+def refresh_of(panel: TablePanel | DetailPanel | EventsPanel) -> float | None:
     """Seconds after which the panel is rendered again, for its ages, and for samples that stop."""
     changes_alone = any(
         column.format == "age" or column.path.startswith("sample.") for column in panel.columns
