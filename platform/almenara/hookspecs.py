@@ -173,6 +173,24 @@ from almenara.processor_specs import (
 from almenara.processor_specs import (
     TimedProcessor as TimedProcessor,
 )
+from almenara.shared_log import (
+    LeaseChange as LeaseChange,
+)
+from almenara.shared_log import (
+    LogBounds as LogBounds,
+)
+from almenara.shared_log import (
+    LogMessage as LogMessage,
+)
+from almenara.shared_log import (
+    LogSession as LogSession,
+)
+from almenara.shared_log import (
+    SharedLog as SharedLog,
+)
+from almenara.shared_log import (
+    SharedLogKind as SharedLogKind,
+)
 from almenara.signals import Severity, Signal
 from almenara.text_specs import (
     LiveText as LiveText,
@@ -418,11 +436,22 @@ def almenara_intakes(settings: Any) -> Sequence[IntakeKind]:
 
 
 @hookspec
+def almenara_shared_logs(settings: Any) -> Sequence[SharedLogKind]:
+    """The kinds of shared logs of this plugin, one of which `bus.kind` may select. Replicas that
+    share a log have the same history."""
+    raise NotImplementedError
+
+
+@hookspec
 def almenara_commands(
-    read_settings: Callable[[], Any], read_requirements: Callable[[], Sequence[Requirement]]
+    read_settings: Callable[[], Any],
+    read_requirements: Callable[[], Sequence[Requirement]],
+    read_shared_log: Callable[[], SharedLog | None],
 ) -> Sequence[click.Command]:
-    """Commands added to `almenara`. When called, `read_settings` reads this plugin's settings, and
-    `read_requirements` the requirements of all plugins as they are configured."""
+    """Commands added to `almenara`. When called, `read_settings` reads this plugin's settings,
+    `read_requirements` the requirements of all plugins as they are configured, and
+    `read_shared_log` the log that `bus.kind` selects, of whatever plugin; None where the bus is
+    embedded."""
     raise NotImplementedError
 
 

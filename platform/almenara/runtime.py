@@ -6,7 +6,7 @@ import gc
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 
@@ -19,6 +19,7 @@ from almenara.bus.embedded import EmbeddedBus
 from almenara.config import Settings
 from almenara.history import History
 from almenara.intake.intakes import Intakes, check_intakes
+from almenara.leases import Publisher, SoleLeases
 from almenara.live.hub import Hub
 from almenara.live.log_feed import LogFeeds
 from almenara.live.text_streams import TextStreams
@@ -45,8 +46,13 @@ from almenara.web.server import create_server, open_listener
 from almenara.web.services import Services
 from almenara.web.tls import follow_certificate
 
+if TYPE_CHECKING:
+    from almenara.bus.shared import SharedBus
+    from almenara.leases.shared import SharedLeases
+
 log = structlog.get_logger(__name__)
 
+RuntimeBus: TypeAlias = "EmbeddedBus | SharedBus"
 TEMPLATES: Final = Path(__file__).parent / "web" / "templates"
 
 
@@ -62,6 +68,7 @@ class Application:
     log_feeds: LogFeeds
     alerting: Alerting | None
     """None where it is not enabled."""
+    leases: "SharedLeases | SoleLeases"
     replay_from: int
     """The sequence after which resources follow the bus; those before are in them already."""
 
@@ -79,7 +86,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
     # The port is taken first: nothing is written to disk when another process listens on it.
     with contextlib.closing(open_listener(settings.server)) as listener:
         async with (
-            EmbeddedBus(settings.storage, Redactor(settings.redaction)) as bus,
+            create_bus(settings, plugins) as bus,
             SampleStore(
                 settings.storage.dir, settings.samples, bus, settings.storage.query_timeout
             ) as samples,
@@ -90,10 +97,21 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
     log.info("almenara has stopped")
 
 
+def create_bus(settings: Settings, plugins: PluginRegistry) -> RuntimeBus:
+    """Create the bus that `bus.kind` selects. Raises `ConfigError`."""
+    shared_log, redactor = plugins.shared_log(settings), Redactor(settings.redaction)
+    if shared_log is None:
+        return EmbeddedBus(settings.storage, redactor)
+    # Imported here, because what it needs is installed with the plugin that stores the log.
+    from almenara.bus.shared import SharedBus
+
+    return SharedBus(settings.storage, shared_log, redactor)
+
+
 async def compose(
     settings: Settings,
     plugins: PluginRegistry,
-    bus: EmbeddedBus,
+    bus: RuntimeBus,
     samples: SampleStore,
     recorder: StateRecorder,
 ) -> Application:
@@ -101,7 +119,8 @@ async def compose(
     resources = Resources(samples, recorder)
     replay_from = bus.last_sequence
     await resources.rebuild(bus)
-    supervisor = Supervisor(bus, settings.supervisor)
+    leases = create_leases(settings, bus)
+    supervisor = Supervisor(bus, settings.supervisor, leases)
     resources.unproven_sources = supervisor.unproven_sources
     intakes = Intakes(settings, bus, plugins.intake_kinds(settings))
     for intake in intakes:
@@ -153,7 +172,7 @@ async def compose(
         intakes=intakes,
         alerting=alerting,
         list_plugins=plugins.infos,
-        check_ready=lambda: bus.failure or ("draining" if hub.draining else None),
+        check_ready=lambda: bus.failure or bus.not_ready or ("draining" if hub.draining else None),
     )
     return Application(
         services=services,
@@ -164,11 +183,36 @@ async def compose(
         log_feeds=log_feeds,
         alerting=alerting,
         replay_from=replay_from,
+        leases=leases,
     )
 
 
+def create_leases(settings: Settings, bus: RuntimeBus) -> "SharedLeases | SoleLeases":
+    """Create what decides whether this process runs a source."""
+    if isinstance(bus, EmbeddedBus):
+        return SoleLeases(bus)
+    from almenara.leases.shared import SharedLeases
+
+    return SharedLeases(bus, settings.bus.replica or socket.gethostname())
+
+
+async def notify(application: Application) -> None:
+    """Notify receivers, and send the heartbeat, while this replica has the lease for it."""
+    notifications = application.services.notifications
+    heartbeat = application.services.settings.alerting.heartbeat
+
+    async def work(publisher: Publisher) -> None:
+        notifications.publisher = publisher
+        async with asyncio.TaskGroup() as group:
+            group.create_task(notifications.run(), name="notifications")
+            if heartbeat is not None:
+                group.create_task(Heartbeat(heartbeat, notifications).run(), name="heartbeat")
+
+    await application.leases.run("notifications", work, lambda: None)
+
+
 def compose_notifications(
-    settings: Settings, plugins: PluginRegistry, bus: EmbeddedBus, resources: Resources
+    settings: Settings, plugins: PluginRegistry, bus: RuntimeBus, resources: Resources
 ) -> Dispatcher:
     """Create what notifies receivers of alerts. Raises `ConfigError`."""
     if settings.alerting.receivers and not settings.alerting.enabled:
@@ -216,11 +260,11 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
                 group.create_task(services.access.run(), name="access"),
                 group.create_task(services.loop_lag.run(), name="loop lag"),
                 group.create_task(services.supervisor.run(), name="supervisor"),
-                group.create_task(services.notifications.run(), name="notifications"),
+                group.create_task(notify(application), name="notifications"),
             ]
-            if (heartbeat := settings.alerting.heartbeat) is not None:
-                beating = Heartbeat(heartbeat, services.notifications).run()
-                background.append(group.create_task(beating, name="heartbeat"))
+            if not isinstance(application.leases, SoleLeases):
+                keeping = application.leases.run_keeper()
+                background.append(group.create_task(keeping, name="leases"))
             if application.alerting is not None:
                 background.append(group.create_task(application.alerting.run(), name="alerting"))
             if (tls := settings.server.tls) is not None:

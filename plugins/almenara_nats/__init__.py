@@ -15,6 +15,8 @@ from almenara.hookspecs import (
     Panel,
     ReportingSource,
     ResourceLink,
+    SharedLog,
+    SharedLogKind,
 )
 from almenara_nats.settings import NatsSettings
 
@@ -29,6 +31,18 @@ def almenara_sources(settings: NatsSettings, context: Context) -> Sequence[Repor
     from almenara_nats.source import NatsSource
 
     return [NatsSource(settings, context)]
+
+
+@almenara.hookimpl
+def almenara_shared_logs(settings: NatsSettings) -> Sequence[SharedLogKind]:
+    from almenara_nats.bus_settings import JetStreamBusSettings
+
+    def create(bus: JetStreamBusSettings) -> SharedLog:
+        from almenara_nats.bus_log import JetStreamLog
+
+        return JetStreamLog(settings, bus)
+
+    return [SharedLogKind(name="jetstream", settings=JetStreamBusSettings, create=create)]
 
 
 @almenara.hookimpl
@@ -51,10 +65,12 @@ def almenara_templates() -> Path:
 
 
 @almenara.hookimpl
-def almenara_commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
+def almenara_commands(
+    read_settings: Callable[[], Any], read_shared_log: Callable[[], SharedLog | None]
+) -> Sequence[click.Command]:
     from almenara_nats.commands import commands
 
-    return commands(read_settings)
+    return commands(read_settings, read_shared_log)
 
 
 @almenara.hookimpl

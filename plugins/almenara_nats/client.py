@@ -76,6 +76,8 @@ class Connection(Client):
         self._subjects: dict[str, str] = {}
         """Recently used subjects by their lower-case form, the only one that errors have."""
         self._is_read_paused = False
+        self.collects_messages = True
+        """Whether messages are read in groups, which delays each by up to `READ_PAUSE`."""
 
     @property
     def server_info(self) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class Connection(Client):
         handler = self.message_handlers.get(sid)
         if handler is not None:
             handler(bytes(subject), bytes(reply), data, headers or b"")
-            if not self._is_read_paused:
+            if self.collects_messages and not self._is_read_paused:
                 self._pause_reading()
             return
         try:

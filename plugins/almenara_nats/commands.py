@@ -14,6 +14,8 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
 from almenara.config import ConfigError
+from almenara.hookspecs import SharedLog
+from almenara_nats.bus_log import JetStreamLog
 from almenara_nats.client import connected
 from almenara_nats.consumer import find_consumer
 from almenara_nats.errors import (
@@ -160,7 +162,9 @@ def parse_header_options(options: Sequence[str]) -> dict[str, str]:
     return headers
 
 
-def commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
+def commands(
+    read_settings: Callable[[], Any], read_shared_log: Callable[[], SharedLog | None]
+) -> Sequence[click.Command]:
     """The commands of the plugin."""
 
     @click.group()
@@ -169,13 +173,22 @@ def commands(read_settings: Callable[[], Any]) -> Sequence[click.Command]:
 
     @streams.command()
     def apply() -> None:
-        """Create or update the streams in plugins.nats.apply."""
-        if not read_settings().apply:
+        """Create or update the streams in plugins.nats.apply, and that of the bus."""
+        settings, shared_log = read_settings(), read_shared_log()
+        if not settings.apply and not isinstance(shared_log, JetStreamLog):
             raise click.ClickException(
                 "No stream is configured; list them under plugins.nats.apply, each with a name and"
                 " its subjects."
             )
-        for change in run_action(apply_streams, read_settings):
+
+        async def apply_all(settings: NatsSettings) -> list[StreamChange]:
+            changes = await apply_streams(settings) if settings.apply else []
+            if isinstance(shared_log, JetStreamLog):
+                result = await shared_log.prepare()
+                changes.append(StreamChange(shared_log.bus.stream, result))
+            return changes
+
+        for change in run_action(apply_all, read_settings):
             click.echo(f"{change.name}: {change.result}")
 
     @streams.command()

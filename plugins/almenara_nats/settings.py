@@ -79,9 +79,9 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tls: TlsSettings | None = None
     """TLS with a private authority or a client certificate."""
     streams: list[str] = []
-    """Streams to read. Empty reads all streams except work queues, key-value buckets, object stores
-    and mirrors of streams that are read. What a stream copies (`sources`) from a stream that is
-    read is an event of that stream alone."""
+    """Streams to read. Empty reads all streams except work queues, key-value buckets, object
+    stores, the bus of Almenara, and mirrors of streams that are read. What a stream copies
+    (`sources`) from a stream that is read is an event of that stream alone."""
     subjects: list[str] = []
     """Core NATS subjects to read in addition. Delivery is at most once."""
     start: str = "all"

@@ -16,6 +16,7 @@ SEVERITIES: Final = {
     "running": Severity.INFO,
     "degraded": Severity.WARN,
     "stopped": Severity.WARN,
+    "standby": Severity.INFO,
     "blocked": Severity.ERROR,
     "backing_off": Severity.ERROR,
 }
@@ -44,6 +45,10 @@ async def publish_sources(bus: SourceBus, list_states: Callable[[], Sequence[Sou
             for name in sorted(known - states.keys())
         ]
         for name, state in states.items():
+            if state.status == "standby":
+                # The replica that runs it publishes it.
+                published.pop(name, None)
+                continue
             reason = (state.error or "") if SEVERITIES[state.status] > Severity.INFO else ""
             if published.get(name) != (state.status, reason):
                 published[name] = state.status, reason

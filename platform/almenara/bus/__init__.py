@@ -68,7 +68,9 @@ class BusCounters(msgspec.Struct):
 class Bus(Protocol):
     """The log, wherever it is stored."""
 
-    counters: BusCounters
+    @property
+    def counters(self) -> BusCounters:
+        """What the bus has done since it was opened."""
 
     @property
     def last_sequence(self) -> int:
@@ -95,6 +97,13 @@ class Bus(Protocol):
         Waits while the log cannot be written. Raises `InvalidSignalError`, after which nothing of
         the batch is stored, and `BusClosedError`.
         """
+
+    def distance(self, after: int, through: int) -> int:
+        """Return about how much lies between two sequences: signals, or batches of a shared log,
+        whose sequences have gaps."""
+
+    async def reach(self, sequence: int) -> None:
+        """Wait, for some seconds, until a sequence that another replica has seen is here too."""
 
     async def load_all(self, owner: str) -> dict[str, bytes]:
         """Return every value that is stored for an owner, by key."""

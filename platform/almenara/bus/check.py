@@ -11,7 +11,7 @@ import msgspec
 from almenara.bus.block_format import DamagedBlockError
 from almenara.bus.blocks import copy_block, read_block, read_summary
 from almenara.bus.codec import EVENT_COLUMNS, OBSERVATION_COLUMNS, RowDecoder
-from almenara.bus.folder import FolderLock
+from almenara.bus.folder import FolderLock, set_aside
 from almenara.bus.schema import VERSION, check_version, connect, migrate
 from almenara.bus.storage_errors import StorageError
 from almenara.bus.text_index import SEARCHED_DATA
@@ -116,12 +116,7 @@ def repair_database(folder: Path) -> tuple[CheckReport, Path]:
             _copy(reading, writing, report)
             writing.execute("COMMIT")
             writing.execute("PRAGMA journal_mode = DELETE").fetchall()
-        damaged = _unused_name(path.with_name(f"{DATABASE}.damaged"))
-        path.rename(damaged)
-        for suffix in ("-wal", "-shm"):
-            rest = path.with_name(f"{DATABASE}{suffix}")
-            if rest.exists():
-                rest.rename(damaged.with_name(f"{damaged.name}{suffix}"))
+        damaged = set_aside(folder, DATABASE, "damaged")
         target.rename(path)
     finally:
         lock.release()
@@ -338,12 +333,3 @@ def _copy_table(
             writing.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)  # nosec B608 # nosemgrep: values-written-into-a-statement # constant fragments, bound values
     except sqlite3.Error as error:
         report.page_problems.append(f"{table}: {describe_error(error)}")
-
-
-def _unused_name(path: Path) -> Path:
-    number = 1
-    candidate = path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate

@@ -14,7 +14,7 @@ from almenara.bus.replay import read_after
 from almenara.bus.storage_errors import DamagedDatabaseError
 from almenara.bus.tail import Tail
 from almenara.bus.validation import check_batch, check_state
-from almenara.bus.writer import Finish, StateWrite, Submission, Work
+from almenara.bus.work import Finish, LogEntry, StateWrite, Submission, Work
 from almenara.bus.writer_thread import WriterThread
 from almenara.clock import Clock
 from almenara.config import StorageSettings
@@ -97,6 +97,21 @@ class EmbeddedBus:
             return "The thread that writes the database has ended. Restart Almenara."
         return self._failure
 
+    def distance(self, after: int, through: int) -> int:
+        return through - after
+
+    async def reach(self, sequence: int) -> None:
+        """Return at once: no other process has seen more of the log."""
+
+    async def advance(self) -> None:
+        """Return once the log has grown."""
+        await self._advanced.wait()
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why requests should not be served yet: never, since the log is here."""
+        return None
+
     @property
     def warnings(self) -> list[str]:
         if not (skipped := self._decoder.skipped):
@@ -117,12 +132,21 @@ class EmbeddedBus:
             batch = self.select_stored(batch, origin)
         if not batch and not changes:
             return
-        while self.counters.waiting >= self.settings.max_queued_signals and not self._closed:
-            self._has_space.clear()
-            await self._has_space.wait()
+        await self.wait_for_space()
         signals = tuple(batch)
         written = tuple(changes)
         await self._submit(lambda finish: Submission(signals, origin, finish, changes=written))
+
+    async def wait_for_space(self) -> None:
+        """Return once another batch may wait for the writer."""
+        while self.counters.waiting >= self.settings.max_queued_signals and not self._closed:
+            self._has_space.clear()
+            await self._has_space.wait()
+
+    def apply(self, entry: LogEntry) -> None:
+        """Queue an entry of a shared log; its `finish` is called with the outcome."""
+        self.counters.waiting += _count_signals(entry)
+        self._writer.submit(entry)
 
     async def save(self, plugin: str, key: str, value: bytes) -> None:
         """Store a plugin's value durably, after every batch published before.

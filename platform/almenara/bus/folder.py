@@ -47,6 +47,27 @@ def prepare_folder(folder: Path) -> None:
         raise StorageError(describe_open_error(PermissionError("permission denied"), folder))
 
 
+def set_aside(folder: Path, name: str, suffix: str) -> Path:
+    """Rename a database of the folder with the files beside it, and return its new path."""
+    path = folder / name
+    target = unused_name(path.with_name(f"{name}.{suffix}"))
+    for ending in ("", "-wal", "-shm"):
+        part = path.with_name(f"{name}{ending}")
+        if part.exists():
+            part.rename(target.with_name(f"{target.name}{ending}"))
+    return target
+
+
+def unused_name(path: Path) -> Path:
+    """Return the path, or one with a number behind it where the path exists."""
+    number = 1
+    candidate = path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
 class FolderLock:
     """Keeps other processes from writing to the folder, until closed or until this process ends.
 

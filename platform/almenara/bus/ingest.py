@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from almenara.bus.codec import event_key
+from almenara.bus.codec import Redact, event_key, normalize
+from almenara.bus.validation import InvalidSignalError
 from almenara.config import EventMatch, IngestRule
 from almenara.patterns import compile_pattern
-from almenara.signals import Event, Severity
+from almenara.signals import Event, Severity, Signal
 
 OWN_ORIGINS: Final = "almenara/"
 """Events of Almenara itself, such as its access log, are all stored."""
@@ -26,6 +27,30 @@ class IngestRules:
                 is_chosen = int.from_bytes(event_key(event)[:8], "big") < share
                 return is_chosen or event.origin.startswith(OWN_ORIGINS)
         return True
+
+
+def normalize_batch(
+    batch: Sequence[Signal], origin: str, redact: Redact | None, rules: IngestRules
+) -> tuple[list[Signal], int]:
+    """Return the signals of a batch as the log stores them, and how many events the rules leave
+    out.
+
+    Raises `InvalidSignalError` that names the place of a wrong signal.
+    """
+    signals: list[Signal] = []
+    left_out = 0
+    for index, signal in enumerate(batch):
+        try:
+            normalized = normalize(signal, origin, redact)
+        except InvalidSignalError as error:
+            refused = InvalidSignalError(f"batch[{index}]: {error}")
+            refused.__cause__ = error.__cause__
+            raise refused from error.__cause__
+        if isinstance(normalized, Event) and not rules.accepts(normalized):
+            left_out += 1
+        else:
+            signals.append(normalized)
+    return signals, left_out
 
 
 def compile_match(match: EventMatch) -> Callable[[Event], bool]:

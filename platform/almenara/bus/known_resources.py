@@ -27,6 +27,11 @@ class KnownResources:
             self._connection.execute("SELECT source, count(*) FROM known_resources GROUP BY source")
         )
 
+    @property
+    def highest(self) -> int:
+        """The resources of the source that has the most."""
+        return max(self.counts.values(), default=0)
+
     def admit(self, source: str, signals: list[Signal]) -> list[Signal]:
         """Return the signals without the new resources that are beyond the bound of their source.
 

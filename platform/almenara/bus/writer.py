@@ -1,22 +1,24 @@
 """What the writer thread does with the database: batches in, each group in one transaction."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from almenara.bus import Record, StateChange, codec, retention
+from almenara.bus import Record, codec, retention
 from almenara.bus.codec import Redact
 from almenara.bus.counts import add_counts
-from almenara.bus.ingest import IngestRules
+from almenara.bus.ingest import IngestRules, normalize_batch
 from almenara.bus.known_resources import KnownResources
 from almenara.bus.log_clock import Anchor, LogClock
+from almenara.bus.log_state import Fences
 from almenara.bus.names import NameTable, count_pairs
 from almenara.bus.schema import connect, migrate
 from almenara.bus.text_index import SEARCHED_DATA
 from almenara.bus.validation import InvalidSignalError
+from almenara.bus.work import LogEntry, StateWrite, Submission, Work
 from almenara.clock import Clock
 from almenara.config import StorageSettings
 from almenara.signals import Event, Signal
@@ -30,37 +32,6 @@ ORIGIN, TYPE, TIME, SEVERITY, NAMESPACE = 3, 4, 6, 7, 13
 """Columns of the row of an event."""
 COUNTED: Final = operator.itemgetter(TIME, ORIGIN, TYPE, NAMESPACE, SEVERITY)
 
-Finish = Callable[[Exception | None], None]
-
-
-class Submission(msgspec.Struct):
-    """A batch that waits for the writer, and its outcome."""
-
-    signals: Sequence[Signal]
-    origin: str
-    finish: Finish
-    """Called on the event loop once the batch is durable, or with the error it was refused with."""
-    duplicates: int = 0
-    dropped: int = 0
-    """New resources that were left out, because their source has too many."""
-    left_out: int = 0
-    """Events that the rules of ingest left out."""
-    refused: Exception | None = None
-    changes: Sequence[StateChange] = ()
-    """Written in the transaction of the batch, unless the batch is refused."""
-
-
-class StateWrite(msgspec.Struct):
-    """A plugin's value that waits for the writer."""
-
-    plugin: str
-    key: str
-    value: bytes
-    finish: Finish
-    refused: Exception | None = None
-
-
-Work = Submission | StateWrite
 Accepted = list[tuple[Submission, list[Signal]]]
 """Batches with their signals as they are to be stored."""
 
@@ -82,6 +53,7 @@ class Writer:
             migrate(self.connection, path)
             self.names = NameTable(self.connection, settings.max_names)
             self.known_resources = KnownResources(self.connection, settings.max_resources)
+            self.fences = Fences(self.connection)
             self._read_position()
             self.clock = self._open_clock(clock)
         except BaseException:
@@ -129,45 +101,71 @@ class Writer:
         Events seen before are left out; a batch with a wrong signal is refused whole, and no other.
         Raises `sqlite3.Error`, after which the group may be written again.
         """
-        accepted = [
-            (item, signals)
-            for item in group
-            if isinstance(item, Submission) and (signals := self._accept(item)) is not None
-        ]
         connection = self.connection
+        prepared = self._prepare(group)
+        before = self.last_sequence, self._generation, self._seen
+        records: list[Record] = []
         connection.execute("BEGIN IMMEDIATE")
         try:
-            accepted = [
-                (batch, self._limit_resources(batch, signals)) for batch, signals in accepted
-            ]
-            records, keys = self._number(accepted)
-            self._insert(records, keys)
-            for batch, signals in accepted:
-                self.known_resources.store(batch.origin, signals)
-                for change in batch.changes:
-                    self._save(*change)
+            for batches in self._split(prepared):
+                records += self._store(batches)
             for item in group:
                 if isinstance(item, StateWrite):
                     self._save(item.plugin, item.key, item.value)
-            last = self.last_sequence + len(records)
-            generation, seen = self._generation, self._seen + len(keys)
-            if seen >= self.settings.deduplication_window:
-                generation, seen = 1 - generation, 0
-                connection.execute(f"DELETE FROM seen_{generation}")  # nosec B608 # constant fragments, bound values
+            entries = [item for item in group if isinstance(item, LogEntry)]
+            for change in self.fences.take_changes(entries):
+                self._save(*change)
             if records:
-                connection.execute(
-                    "UPDATE position SET last_sequence = ?, seen_generation = ?, seen_count = ?,"
-                    " events = events + ?",
-                    (last, generation, seen, len(keys)),
-                )
-                self._note_time(last)
+                self._note_time(self.last_sequence)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            self.last_sequence, self._generation, self._seen = before
             self.reload()
             raise
-        self.last_sequence, self._generation, self._seen = last, generation, seen
+        return records
+
+    def _split(self, prepared: Accepted) -> list[Accepted]:
+        """Return the batches that are stored together.
+
+        Entries of a shared log come in groups that differ between replicas. Near a limit, what is
+        stored would depend on the group, so they are stored one by one.
+        """
+        if not any(isinstance(batch, LogEntry) for batch, _ in prepared):
+            return [prepared]
+        signals = sum(len(signals) for _, signals in prepared)
+        is_near_limit = (
+            self._seen + signals >= self.settings.deduplication_window
+            or self.known_resources.highest + signals > self.known_resources.limit
+        )
+        return [[batch] for batch in prepared] if is_near_limit else [prepared]
+
+    def _store(self, batches: Accepted) -> list[Record]:
+        """Store batches in the open transaction and return their records."""
+        accepted = [
+            (batch, self._limit_resources(batch, signals))
+            for batch, signals in batches
+            if not isinstance(batch, LogEntry) or self.fences.admit(batch)
+        ]
+        records, keys = self._number(accepted)
+        self._insert(records, keys)
+        for batch, signals in accepted:
+            self.known_resources.store(batch.origin, signals)
+            for change in batch.changes:
+                self._save(*change)
+        if records:
+            self.last_sequence = records[-1].sequence
+        self._seen += len(keys)
+        if self._seen >= self.settings.deduplication_window:
+            self._generation, self._seen = 1 - self._generation, 0
+            self.connection.execute(f"DELETE FROM seen_{self._generation}")  # nosec B608 # constant fragments, bound values
+        if records:
+            self.connection.execute(
+                "UPDATE position SET last_sequence = ?, seen_generation = ?, seen_count = ?,"
+                " events = events + ?",
+                (self.last_sequence, self._generation, self._seen, len(keys)),
+            )
         return records
 
     def reload(self) -> None:
@@ -175,22 +173,26 @@ class Writer:
         self._last_note = 0
         self.names.reload()
         self.known_resources.reload()
+        self.fences.reload()
 
-    def _accept(self, batch: Submission) -> list[Signal] | None:
-        batch.refused, batch.duplicates, batch.left_out = None, 0, 0
-        signals: list[Signal] = []
-        for index, signal in enumerate(batch.signals):
-            try:
-                normalized = codec.normalize(signal, batch.origin, self._redact)
-            except InvalidSignalError as error:
-                batch.refused = InvalidSignalError(f"batch[{index}]: {error}")
-                batch.refused.__cause__ = error.__cause__
-                return None
-            if isinstance(normalized, Event) and not self._ingest.accepts(normalized):
-                batch.left_out += 1
-            else:
-                signals.append(normalized)
-        return signals
+    def _prepare(self, group: Sequence[Work]) -> Accepted:
+        """Return the batches of a group without those that have a wrong signal."""
+        prepared: Accepted = []
+        for item in group:
+            if isinstance(item, LogEntry):
+                item.refused, item.duplicates = None, 0
+                prepared.append((item, list(item.signals)))
+            elif isinstance(item, Submission):
+                item.refused, item.duplicates = None, 0
+                try:
+                    signals, item.left_out = normalize_batch(
+                        item.signals, item.origin, self._redact, self._ingest
+                    )
+                except InvalidSignalError as error:
+                    item.refused = error
+                else:
+                    prepared.append((item, signals))
+        return prepared
 
     def _limit_resources(self, batch: Submission, signals: list[Signal]) -> list[Signal]:
         admitted = self.known_resources.admit(batch.origin, signals)
@@ -210,14 +212,15 @@ class Writer:
         keys: list[bytes] = []
         sequence = self.last_sequence
         for (batch, _), part in zip(accepted, keyed, strict=True):
-            for key, signal in part:
+            first = batch.first_sequence if isinstance(batch, LogEntry) else 0
+            for place, (key, signal) in enumerate(part):
                 if key is not None:
                     if key in seen:
                         batch.duplicates += 1
                         continue
                     seen.add(key)
                     keys.append(key)
-                sequence += 1
+                sequence = first + place if first else sequence + 1
                 records.append(Record(sequence, signal))
         return records, keys
 

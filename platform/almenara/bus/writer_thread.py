@@ -36,7 +36,8 @@ from almenara.bus.storage_errors import (
 )
 from almenara.bus.upkeep import Upkeep, merge_words
 from almenara.bus.validation import InvalidSignalError
-from almenara.bus.writer import Submission, Work, Writer
+from almenara.bus.work import Submission, Work
+from almenara.bus.writer import Writer
 from almenara.clock import Clock
 from almenara.config import StorageSettings
 from almenara.errors import AlmenaraError, describe_error

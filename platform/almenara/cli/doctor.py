@@ -23,7 +23,7 @@ from almenara.cli.common import (
 )
 from almenara.cli.validation import validate_configuration
 from almenara.config import ConfigError, LogSettings, Settings
-from almenara.errors import AlmenaraError
+from almenara.errors import AlmenaraError, Unavailable
 from almenara.hookspecs import Finding
 from almenara.logs import configure_logging
 from almenara.plugins import PluginRegistry
@@ -106,6 +106,7 @@ def check_installation(context: click.Context) -> list[Finding]:
     findings += check_proxies(settings)
 
     async def collect() -> None:
+        findings.extend(await check_bus(plugins, settings))
         findings.extend(await diagnose(plugins, settings))
 
     run_async(collect)
@@ -125,6 +126,23 @@ def check_configuration(path: Path | None, settings: Settings, plugins: PluginRe
         )
     message = str(path) if path else "defaults, because --config is not set"
     return Finding(check="configuration", verdict="ok", message=message)
+
+
+async def check_bus(plugins: PluginRegistry, settings: Settings) -> list[Finding]:
+    """Return the findings about a bus that replicas share; none where it is embedded."""
+    shared_log = plugins.shared_log(settings)
+    if shared_log is None:
+        return []
+    check = f"bus ({settings.bus.kind})"
+    try:
+        problems = await shared_log.check()
+    except Unavailable as error:
+        return [_storage_failure(check, str(error))]
+    findings = [
+        Finding(check=check, verdict="warning", message=message, remedy=remedy)
+        for message, _, remedy in (problem.partition(". ") for problem in problems)
+    ]
+    return findings or [Finding(check=check, verdict="ok", message="it stores what is published")]
 
 
 def check_proxies(settings: Settings) -> list[Finding]:

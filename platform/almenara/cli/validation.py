@@ -24,6 +24,7 @@ def validate_configuration(plugins: PluginRegistry, settings: Settings) -> None:
 
     check_access(settings)
     plugins.check(settings)
+    plugins.shared_log(settings)
     read_rules(settings, plugins)
     if settings.server.tls is not None:
         tls_context(settings.server.tls)

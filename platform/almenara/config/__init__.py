@@ -6,6 +6,7 @@ from almenara.config.alerting import (
     ReceiverSettings,
     RouteSettings,
 )
+from almenara.config.bus import EMBEDDED, BusSettings
 from almenara.config.checkpoints import CheckpointSettings
 from almenara.config.common import Count, GrantSettings, Port, Positive
 from almenara.config.intake import (
@@ -43,10 +44,12 @@ from almenara.errors import ConfigError
 
 __all__ = [
     "BUILTIN_INTAKES",
+    "EMBEDDED",
     "INTAKE_NAME",
     "AlertingSettings",
     "AuthMode",
     "AuthSettings",
+    "BusSettings",
     "CheckpointSettings",
     "ConfigError",
     "Count",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, get_args
 import msgspec
 
 from almenara.config.alerting import AlertingSettings
+from almenara.config.bus import BusSettings
 from almenara.config.checkpoints import CheckpointSettings
 from almenara.config.common import Count, GrantSettings, Port, Positive, Renamed
 from almenara.config.intake import IntakeSettings, check_intake_names
@@ -429,6 +430,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
     server: ServerSettings = msgspec.field(default_factory=ServerSettings)
+    bus: BusSettings = msgspec.field(default_factory=BusSettings)
     storage: StorageSettings = msgspec.field(default_factory=StorageSettings)
     samples: SampleSettings = msgspec.field(default_factory=SampleSettings)
     checkpoints: CheckpointSettings = msgspec.field(default_factory=CheckpointSettings)

@@ -26,6 +26,8 @@ from almenara.hookspecs import (
     Processor,
     Requirement,
     ResourceLink,
+    SharedLog,
+    SharedLogKind,
     Subscription,
     TextStream,
 )
@@ -152,6 +154,20 @@ class PluginHooks:
         """What a plugin must be permitted to do in other systems."""
         return self._list(name, "almenara_requirements", Requirement, settings)
 
+    def shared_logs(self, name: str, settings: Any) -> list[SharedLogKind]:
+        """The kinds of shared logs of a plugin."""
+        kinds = self._list(name, "almenara_shared_logs", SharedLogKind, settings)
+        for kind in kinds:
+            is_struct = isinstance(kind.settings, type) and issubclass(
+                kind.settings, msgspec.Struct
+            )
+            if not is_struct or not callable(kind.create):
+                raise PluginError(
+                    f"shared log {kind.name} of plugin {name} must have a subclass of"
+                    " msgspec.Struct as `settings` and a function as `create`"
+                )
+        return kinds
+
     def notifiers(self, name: str, settings: Any) -> list[NotifierKind]:
         """The kinds of notifiers of a plugin."""
         kinds = self._list(name, "almenara_notifiers", NotifierKind, settings)
@@ -234,6 +250,7 @@ class PluginHooks:
         name: str,
         read_settings: Callable[[], Any],
         read_requirements: Callable[[], Sequence[Requirement]],
+        read_shared_log: Callable[[], SharedLog | None],
     ) -> list[click.Command]:
         """The commands that a plugin adds to `almenara`."""
         return list(
@@ -242,6 +259,7 @@ class PluginHooks:
                 "almenara_commands",
                 read_settings=read_settings,
                 read_requirements=read_requirements,
+                read_shared_log=read_shared_log,
             )
             or ()
         )

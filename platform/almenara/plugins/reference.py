@@ -17,6 +17,7 @@ from almenara import (
     panel_specs,
     processor_specs,
     sdk,
+    shared_log,
     signals,
     text_specs,
 )
@@ -31,6 +32,7 @@ CONTRACT_MODULES: Final = (
     panel_specs.__name__,
     processor_specs.__name__,
     text_specs.__name__,
+    shared_log.__name__,
 )
 
 HEAD: Final = """# The contract

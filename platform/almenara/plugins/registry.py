@@ -11,9 +11,16 @@ import msgspec
 import structlog
 
 from almenara import API_VERSION, __version__
-from almenara.config import ConfigError, Settings, decode_settings, suggest
+from almenara.config import EMBEDDED, ConfigError, Settings, decode_settings, suggest
 from almenara.errors import describe_error
-from almenara.hookspecs import Context, IntakeKind, NotifierKind, Requirement
+from almenara.hookspecs import (
+    Context,
+    IntakeKind,
+    NotifierKind,
+    Requirement,
+    SharedLog,
+    SharedLogKind,
+)
 from almenara.plugins.discovery import (
     GROUP,
     FileStamps,
@@ -242,6 +249,42 @@ class PluginRegistry:
             for requirement in self.hooks.requirements(name, self.settings(name, settings))
         ]
 
+    def shared_log_kinds(self, settings: Settings) -> dict[str, SharedLogKind]:
+        """The kinds of shared logs of all plugins by their names.
+
+        A plugin that fails is recorded. Raises `ConfigError` where its settings are wrong.
+        """
+        kinds: dict[str, SharedLogKind] = {}
+        for name in list(self.modules):
+            plugin_settings = self.settings(name, settings)
+            try:
+                offered = self.hooks.shared_logs(name, plugin_settings)
+            except PluginError as error:
+                self.record_failure(name, str(error))
+                continue
+            except Exception as error:
+                reason = describe_error(error, with_type=True)
+                self.record_failure(name, f"almenara_shared_logs raised {reason}")
+                continue
+            for kind in offered:
+                kinds.setdefault(kind.name, kind)
+        return kinds
+
+    def shared_log(self, settings: Settings) -> SharedLog | None:
+        """The log that `bus.kind` selects; None where the bus is embedded. Raises `ConfigError`."""
+        bus = settings.bus
+        if bus.kind == EMBEDDED:
+            return None
+        kinds = self.shared_log_kinds(settings)
+        kind = kinds.get(bus.kind)
+        if kind is None:
+            raise ConfigError(
+                f"bus.kind: {bus.kind!r} is not a kind of bus;"
+                f" {suggest(bus.kind, sorted([EMBEDDED, *kinds]))}. Kinds come with plugins:"
+                " `almenara plugins list` shows which are not installed."
+            )
+        return kind.create(decode_settings(kind.settings, bus.settings, place="bus.settings"))
+
     def notifier_kinds(self, settings: Settings) -> dict[str, NotifierKind]:
         """The kinds of notifiers of all plugins by their names.
 
@@ -286,6 +329,7 @@ class PluginRegistry:
                     name,
                     partial(self._read_settings, name, read_settings),
                     lambda: self.requirements(read_settings()),
+                    lambda: self.shared_log(read_settings()),
                 )
             except Exception as error:
                 reason = describe_error(error, with_type=True)

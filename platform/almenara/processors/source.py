@@ -45,6 +45,8 @@ class ProcessorBus(Protocol):
 
     async def load_all(self, owner: str) -> dict[str, bytes]: ...
 
+    def distance(self, after: int, through: int) -> int: ...
+
 
 class ProcessorSource:
     """Runs one processor; a source for the supervisor. Create it on the event loop of the bus."""
@@ -147,7 +149,8 @@ class Run:
             self._report_failures(failures)
         if self._derived:
             await self._commit()
-        self.report.lag(self.source.bus.last_sequence - self.cursor)
+        bus = self.source.bus
+        self.report.lag(bus.distance(self.cursor, bus.last_sequence))
 
     async def _commit(self) -> None:
         changes = [(self.source.owner, key, value) for key, value in self.fold.state.take_changes()]
@@ -158,7 +161,10 @@ class Run:
 
     @property
     def _commit_due_in(self) -> float:
-        if not self.fold.state.has_changes and self.cursor - self._committed < SLICE:
+        if (
+            not self.fold.state.has_changes
+            and self.source.bus.distance(self._committed, self.cursor) < SLICE
+        ):
             # Records that it does not read are cheap to read again.
             return IDLE
         return max(self._committed_at + COMMIT_INTERVAL - monotonic(), 0.0)

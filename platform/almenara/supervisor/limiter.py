@@ -5,8 +5,9 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from almenara.bus import Bus, StateChange
+from almenara.bus import StateChange
 from almenara.bus.validation import check_batch, check_origins
+from almenara.leases import Publisher
 from almenara.signals import Signal
 from almenara.supervisor.state import SourceError, SourceState
 
@@ -30,7 +31,7 @@ class PublishLimiter:
     """
 
     def __init__(
-        self, bus: Bus, state: SourceState, *, rate: float, burst: int, waiting_limit: int
+        self, bus: Publisher, state: SourceState, *, rate: float, burst: int, waiting_limit: int
     ) -> None:
         self.bus, self.state = bus, state
         self.rate, self.burst, self.waiting_limit = rate, burst, waiting_limit

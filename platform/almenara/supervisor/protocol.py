@@ -10,21 +10,14 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara.bus import wire
 from almenara.bus.codec import normalize
 from almenara.bus.validation import check_batch
-from almenara.signals import Event, Resource, Sample, Signal
+from almenara.bus.wire import WireSignal
+from almenara.signals import Signal
 
 LENGTH: Final = 4
 LARGEST: Final = 256 * 1024**2
-
-
-class WireSignal(msgspec.Struct, array_like=True):
-    """A signal on the wire; the payload of an event and a whole resource are JSON there, as on the
-    bus, so that both sides accept the same values."""
-
-    event: Event | None = None
-    resource: bytes | None = None
-    sample: Sample | None = None
 
 
 class Start(msgspec.Struct, tag=True):
@@ -112,8 +105,6 @@ ToChild = Start | Stop | Reply
 FromChild = Publish | Save | Load | ListResources | Report | Alive | Blocked | Exit
 
 encode = msgspec.msgpack.Encoder(enc_hook=str).encode
-encode_json = msgspec.json.Encoder().encode
-decode_resource = msgspec.json.Decoder(Resource).decode
 _decode_to_child = msgspec.msgpack.Decoder(ToChild, dec_hook=lambda kind, value: kind(value)).decode
 _decode_from_child = msgspec.msgpack.Decoder(FromChild).decode
 
@@ -147,28 +138,9 @@ async def read_to_child(reader: asyncio.StreamReader) -> ToChild:
 def to_wire(batch: Sequence[Signal]) -> list[WireSignal]:
     """Signals for the wire, checked as the bus checks them. Raises `ValueError`."""
     check_batch(batch)
-    return [_to_wire(normalize(signal, "")) for signal in batch]
-
-
-def _to_wire(signal: Signal) -> WireSignal:
-    if isinstance(signal, Event):
-        return WireSignal(event=msgspec.structs.replace(signal, data=bytes(signal.data)))
-    if isinstance(signal, Resource):
-        return WireSignal(resource=encode_json(signal))
-    # msgpack has 64-bit integers only; a sample is a floating-point number in any case.
-    return WireSignal(sample=msgspec.structs.replace(signal, value=float(signal.value)))
+    return [wire.to_wire(normalize(signal, "")) for signal in batch]
 
 
 def from_wire(batch: Sequence[WireSignal]) -> list[Signal]:
     """The signals of a message. Raises `ValueError` for an entry without any."""
-    return [_from_wire(entry) for entry in batch]
-
-
-def _from_wire(entry: WireSignal) -> Signal:
-    if entry.event is not None:
-        return msgspec.structs.replace(entry.event, data=msgspec.Raw(entry.event.data))
-    if entry.resource is not None:
-        return decode_resource(entry.resource)
-    if entry.sample is None:
-        raise ValueError("an entry without a signal was received from the process of a source")
-    return entry.sample
+    return [wire.from_wire(entry) for entry in batch]

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import structlog
 
-from almenara.bus import Bus, BusClosedError, StateChange
+from almenara.bus import BusClosedError, StateChange
 from almenara.config import SourceLimits, SupervisorSettings
 from almenara.errors import describe_error
 from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.leases import Publisher
 from almenara.signals import Event, Signal
 from almenara.supervisor.limiter import PublishLimiter
 from almenara.supervisor.protocol import Start
@@ -95,7 +96,7 @@ class SourceRunner:
 
     # Running
 
-    async def run(self, bus: Bus) -> None:
+    async def run(self, bus: Publisher) -> None:
         """Run the source until cancelled, with a restart after each end."""
         limiter = PublishLimiter(
             bus, self.state, rate=self.rate_limit, burst=self.burst,

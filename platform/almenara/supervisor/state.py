@@ -11,7 +11,7 @@ from almenara.config import Isolation
 from almenara.errors import LONGEST, AlmenaraError
 from almenara.units import SECOND
 
-Status = Literal["starting", "running", "degraded", "blocked", "backing_off", "stopped"]
+Status = Literal["starting", "running", "degraded", "blocked", "backing_off", "stopped", "standby"]
 WORKING: Final = frozenset(("running", "degraded"))
 """Statuses in which a source reports itself what it does not know."""
 UNPROVEN_AFTER: Final = 5 * SECOND
@@ -52,6 +52,8 @@ class SourceState(msgspec.Struct, kw_only=True):
     isolation: Isolation = "thread"
     """How it is isolated from the others."""
     status: Status = "starting"
+    replica: str = ""
+    """The replica that runs it; empty where it is the only one, or none runs it."""
     since: int = msgspec.field(default_factory=now)
     """When it entered that status, in microseconds since the epoch."""
     error: str | None = None
@@ -91,7 +93,7 @@ class SourceState(msgspec.Struct, kw_only=True):
 
     def set_status(self, status: Status) -> None:
         """Set the status, and since when it holds."""
-        if status in WORKING:
+        if status in WORKING or status == "standby":
             self.idle_since = None
         elif status != "starting" and self.idle_since is None:
             # A source that starts has not failed yet, or has not recovered yet.

@@ -11,6 +11,7 @@ from almenara.bus.validation import RESERVED_ORIGIN
 from almenara.config import SupervisorSettings
 from almenara.errors import describe_error
 from almenara.hookspecs import Context
+from almenara.leases import Leases, SoleLeases
 from almenara.sdk import finish_within
 from almenara.supervisor.protocol import Start
 from almenara.supervisor.runner import SourceRunner, cancel_and_wait
@@ -28,8 +29,11 @@ async def do_nothing() -> None:
 class Supervisor:
     """All sources, by plugin. `run` keeps them running until it is cancelled."""
 
-    def __init__(self, bus: Bus, settings: SupervisorSettings) -> None:
+    def __init__(
+        self, bus: Bus, settings: SupervisorSettings, leases: Leases | None = None
+    ) -> None:
         self.bus, self.settings = bus, settings
+        self.leases = leases or SoleLeases(bus)
         self._plugins: dict[str, list[SourceRunner]] = {}
         self._steps: dict[str, tuple[Step, Step]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -75,6 +79,7 @@ class Supervisor:
         states = [runner.snapshot() for runner in self._runners()]
         states += [snapshot() for snapshot in self._senders]
         for state in states:
+            state.replica = self.leases.holder(state.name)
             state.left_out = self.bus.counters.left_out.get(state.name, 0)
         return states
 
@@ -132,7 +137,7 @@ class Supervisor:
             await self._start_up(plugin, startup, runners)
             tasks = {
                 asyncio.create_task(
-                    runner.run(self.bus), name=f"source {runner.state.name}"
+                    self._run_source(runner), name=f"source {runner.state.name}"
                 ): runner
                 for runner in runners
             }
@@ -149,6 +154,13 @@ class Supervisor:
                     plugin=plugin,
                     error=describe_error(error, with_type=True),
                 )
+
+    async def _run_source(self, runner: SourceRunner) -> None:
+        """Run a source while this replica has its lease."""
+
+        await self.leases.run(
+            runner.state.name, runner.run, lambda: runner.state.set_status("standby")
+        )
 
     async def _stop(self, tasks: dict[asyncio.Task[None], SourceRunner]) -> None:
         for task in tasks:

@@ -7,7 +7,8 @@ import pytest
 from almenara.bus import retention
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.retention_rules import RetentionRules
-from almenara.bus.writer import Submission, Writer
+from almenara.bus.work import Submission
+from almenara.bus.writer import Writer
 from almenara.config import EventMatch, RetentionRule, StorageSettings
 from almenara.history import Filter, History
 from almenara.signals import Event, Sample, Severity

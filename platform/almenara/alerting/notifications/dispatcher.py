@@ -27,6 +27,7 @@ from almenara.bus import Bus, Record
 from almenara.clock import now, sleep
 from almenara.errors import NotFound, describe_error
 from almenara.hookspecs import ResourceKey
+from almenara.leases import Publisher
 from almenara.sdk import Backoff
 from almenara.signals import Resource, Signal
 from almenara.units import SECOND
@@ -72,6 +73,8 @@ class Dispatcher:
         open_alerts: Callable[[], Iterable[Resource]] = tuple,
     ) -> None:
         self.bus, self.receivers, self.base_url = bus, receivers, base_url
+        self.publisher: Publisher = bus
+        """What it publishes with: under the lease of the replica that notifies."""
         self._root, self._fallback_after = root, fallback_after
         self._open_alerts = open_alerts
         self._first = bus.last_sequence
@@ -99,6 +102,7 @@ class Dispatcher:
         """Follow the log and deliver, until cancelled. After an error it continues from what is
         durable: a failing notification must not stop Almenara, and Almenara not notifications."""
         backoff = Backoff(1.0, 60.0)
+        self._reset()
         while True:
             try:
                 await self._delete_removed()
@@ -114,7 +118,8 @@ class Dispatcher:
     @property
     def is_current(self) -> bool:
         """Whether alerts are processed without a delay."""
-        return not self.problem and self.bus.last_sequence - self.cursor < CURSOR_STEP
+        behind = self.bus.distance(self.cursor, self.bus.last_sequence)
+        return not self.problem and behind < CURSOR_STEP
 
     async def _run_once(self) -> None:
         await self._restore()
@@ -168,7 +173,7 @@ class Dispatcher:
             for _, _, name in known
             if name not in self.receivers
         ]
-        await self.bus.publish(deleted, SOURCE)
+        await self.publisher.publish(deleted, SOURCE)
 
     async def _restore(self) -> None:
         rows = await self.bus.load_all(OWNER)
@@ -269,12 +274,12 @@ class Dispatcher:
     ) -> None:
         changes = {**self._groups.take_changes(), **changes}
         resources = self._changed_resources()
-        is_far = self.cursor - self._stored_cursor >= CURSOR_STEP
+        is_far = self.bus.distance(self._stored_cursor, self.cursor) >= CURSOR_STEP
         if not (changes or signals or resources or is_far or is_first):
             return
         changes[CURSOR] = str(self.cursor).encode()
         self._stored_cursor = self.cursor
-        await self.bus.publish(
+        await self.publisher.publish(
             [*signals, *resources],
             SOURCE,
             [(OWNER, key, value) for key, value in changes.items()],

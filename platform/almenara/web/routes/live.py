@@ -57,6 +57,8 @@ async def live(socket: WebSocket[Any, Any, Any], services: NamedDependency[Servi
     try:
         async with peer.writing() if isinstance(peer, AsgiPeer) else contextlib.nullcontext():
             try:
+                if after is not None:
+                    await services.bus.reach(after)
                 await hub.subscribe(outbox, names, after, context.identity.scope)
             except (ValueError, AlmenaraError):
                 outbox.close(POLICY_VIOLATION)

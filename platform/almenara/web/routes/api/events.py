@@ -59,6 +59,8 @@ async def events(
     """List the events that match a filter, newest first. With `after` alone, those that follow."""
     history = scoped_view(services, request).history
     event_filter = parse_filter(request)
+    if after is not None:
+        await services.bus.reach(after)
     records = await history.events(event_filter, after=after, before=before, limit=limit)
     oldest = records[-1].sequence if records else 0
     newest = records[0].sequence if records else after or 0

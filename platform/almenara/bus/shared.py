@@ -1,0 +1,238 @@
+"""The bus of several replicas: a shared log, and an index of it on each replica.
+
+A batch is appended to the log, and every replica applies the log to its own SQLite database. So
+`publish` returns once the log has stored the batch and the local index has applied it. While the
+log cannot be reached, pages show what the index has, publishers wait, and nothing is stored.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from typing import Final, Self, TypeVar
+
+import structlog
+
+from almenara.bus import BusClosedError, BusCounters, Record, StateChange
+from almenara.bus.codec import Redact, RowDecoder
+from almenara.bus.embedded import EmbeddedBus
+from almenara.bus.folder import set_aside
+from almenara.bus.log_follower import LogDivergedError
+from almenara.bus.log_link import LogLink
+from almenara.bus.log_publisher import LogPublisher
+from almenara.bus.log_state import FENCE, OWNER, POSITION, decode_position
+from almenara.bus.storage_errors import StorageError
+from almenara.bus.validation import check_batch, check_state
+from almenara.bus.work import PLACE_BITS
+from almenara.bus.writer_thread import DATABASE
+from almenara.clock import Clock
+from almenara.config import StorageSettings
+from almenara.shared_log import LogSession, SharedLog
+from almenara.signals import Signal
+
+log = structlog.get_logger(__name__)
+
+START_PATIENCE: Final = 10.0
+"""Seconds that a start waits for the log, before pages are served without it."""
+REACH_PATIENCE: Final = 3.0
+"""Seconds that a page waits for a replica that is behind."""
+DERIVED: Final = (DATABASE, "samples.db", "resources.db")
+"""The databases that are built from the log."""
+
+T = TypeVar("T")
+
+
+class SharedBus:
+    """The bus of one replica. Use as an async context manager; it owns its index and a task."""
+
+    def __init__(
+        self,
+        settings: StorageSettings,
+        shared_log: SharedLog,
+        redact: Redact | None = None,
+        clock: Clock | None = None,
+        *,
+        start_patience: float = START_PATIENCE,
+    ) -> None:
+        self.settings, self._log, self._clock = settings, shared_log, clock
+        self._start_patience = start_patience
+        self._publisher = LogPublisher(settings, redact)
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except LogDivergedError as error:
+            # What the log has decides, not what this replica has.
+            await self._start_over(error)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._closed = True
+        self._publisher.close()
+        await self._stop()
+
+    async def _start(self) -> None:
+        """Open the index and follow the log. Raises `LogDivergedError` where they do not match."""
+        self.index = await EmbeddedBus(self.settings, None, self._clock).__aenter__()
+        try:
+            position = decode_position(await self.index.load(OWNER, POSITION))
+            end = 0 if position is None else (position.position + 1) << PLACE_BITS
+            check_embedded_signals(self.index, end)
+            self._link = LogLink(self._log, self.index, position, self._publisher.note_applied)
+            self._publisher.link = self._link
+            await self._link.start(self._start_patience)
+        except BaseException:
+            await self._stop()
+            raise
+
+    async def _start_over(self, reason: LogDivergedError) -> None:
+        """Start with an empty index, if the log has everything from its start on.
+
+        Raises `StorageError` otherwise.
+        """
+        async with self._log.connect() as session:
+            bounds = await session.bounds()
+        if bounds.first > 1:
+            raise StorageError(
+                f"This replica cannot follow the shared log: {reason}. Empty its storage.dir and"
+                f" put a copy of the history of another replica there, as {DATABASE} (`almenara"
+                " backup`); it continues from that."
+            )
+        folder = self.settings.dir
+        for name in DERIVED:
+            if (folder / name).exists():
+                set_aside(folder, name, "diverged")
+        log.warning(
+            "the history is built again from the shared log; what was in the folder is set aside",
+            reason=str(reason),
+            folder=str(folder),
+        )
+        await self._start()
+
+    async def _stop(self) -> None:
+        if hasattr(self, "_link"):
+            await self._link.close()
+        await self.index.__aexit__(None, None, None)
+
+    # -- writing
+
+    async def publish(
+        self,
+        batch: Sequence[Signal],
+        origin: str,
+        changes: Sequence[StateChange] = (),
+        token: int = 0,
+    ) -> None:
+        """As `Bus.publish`. `token` is that of the lease under which the source runs.
+
+        Raises `FencedError` where the log has a newer token of the origin.
+        """
+        check_batch(batch)
+        await self._publisher.publish(batch, origin, changes, token, self.counters)
+
+    async def save(self, plugin: str, key: str, value: bytes) -> None:
+        """Store a plugin's value on all replicas. Raises `InvalidSignalError` for anything but
+        bytes."""
+        check_state(key, value)
+        await self._publisher.publish((), plugin, ((plugin, key, value),), 0, self.counters)
+
+    def distance(self, after: int, through: int) -> int:
+        return (through >> PLACE_BITS) - (after >> PLACE_BITS)
+
+    async def reach(self, sequence: int) -> None:
+        """Wait until this replica has what another one has shown a browser, for some seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REACH_PATIENCE):
+                while self.last_sequence < sequence and not self._closed:
+                    await self.index.advance()
+
+    # -- for leases
+
+    @property
+    def session(self) -> LogSession | None:
+        """The session that is open now."""
+        return self._link.session
+
+    async def wait_for_session(self) -> LogSession:
+        """Return a session once the index has applied everything that the log had at its start.
+
+        Raises `BusClosedError` where none will follow.
+        """
+        session = await self._link.wait_for_session(asyncio.get_running_loop().create_future())
+        if session is None:
+            raise BusClosedError("the bus is closed")
+        return session
+
+    async def newest_token(self, origin: str) -> int:
+        """Return the newest token that the log has of an origin; 0 for none."""
+        return int(await self.load(OWNER, f"{FENCE}{origin}") or 0)
+
+    # -- reading
+
+    async def load(self, plugin: str, key: str) -> bytes | None:
+        """Return the value that a plugin stored, or None."""
+        return await self.index.load(plugin, key)
+
+    async def load_all(self, owner: str) -> dict[str, bytes]:
+        return await self.index.load_all(owner)
+
+    async def known_resources(self, source: str, kind: str = "") -> list[tuple[str, str, str]]:
+        """Return the resources that a source has published and not deleted; of one kind or all."""
+        return await self.index.known_resources(source, kind)
+
+    async def read(self, query: Callable[[sqlite3.Connection], T], caller: str = "") -> T:
+        """Run a query of history with a reading connection, off the event loop."""
+        return await self.index.read(query, caller)
+
+    def subscribe(self, after: int) -> AsyncIterator[list[Record]]:
+        return self.index.subscribe(after)
+
+    @property
+    def counters(self) -> BusCounters:
+        return self.index.counters
+
+    @property
+    def decoder(self) -> RowDecoder:
+        return self.index.decoder
+
+    @property
+    def last_sequence(self) -> int:
+        return self.index.last_sequence
+
+    @property
+    def failure(self) -> str | None:
+        if not self._closed and (failure := self._link.failure) is not None:
+            return f"{failure} Restart Almenara."
+        return self.index.failure
+
+    @property
+    def write_problem(self) -> str | None:
+        if self._link.failure is not None:
+            return self.failure
+        if (problem := self._link.problem) is not None:
+            return (
+                f"The bus is not available: {problem.rstrip('.')}. Sources wait, and nothing is"
+                " lost. Pages show what this replica has."
+            )
+        return self.index.write_problem
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why this replica should not serve yet; None once it has caught up with the log."""
+        return self._link.not_ready
+
+    @property
+    def warnings(self) -> list[str]:
+        return self.index.warnings
+
+
+def check_embedded_signals(index: EmbeddedBus, end: int) -> None:
+    """Raise `StorageError` where the index has signals that are not of the shared log, which ends
+    before the sequence `end`."""
+    if index.last_sequence > end:
+        raise StorageError(
+            f"The database in {index.settings.dir} has signals that are not in the shared log: it"
+            " was written while `bus.kind` was `embedded`. Set storage.dir to an empty folder; the"
+            " history of the shared log is built there."
+        )

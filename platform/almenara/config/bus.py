@@ -1,0 +1,25 @@
+"""The settings of the bus."""
+
+from typing import Any, Final
+
+import msgspec
+
+EMBEDDED: Final = "embedded"
+
+
+class BusSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Where the log of all signals is: in the database of this process, or shared by replicas."""
+
+    kind: str = EMBEDDED
+    """Kind of the bus. `embedded`: the log is the database in `storage.dir`, of one process.
+    `jetstream` (experimental): the log is a stream of NATS, which `almenara streams apply` creates;
+    each replica builds its history from it, in a `storage.dir` of its own. Its servers are those of
+    `plugins.nats`."""
+    replica: str = ""
+    """Name of this replica, which no other has. The default is the name of the host."""
+    settings: dict[str, Any] = {}
+    """Settings of that kind."""
+
+    def __post_init__(self) -> None:
+        if self.kind == EMBEDDED and self.settings:
+            raise ValueError("settings: the kind `embedded` has none; set kind to `jetstream`")

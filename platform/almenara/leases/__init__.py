@@ -1,0 +1,56 @@
+"""Leases: which of several replicas runs a source, or anything else that runs once.
+
+A lease has a token that rises with each holder. The log ignores a batch with an older token than it
+has seen, so that a replica which was paused, and runs a source that another one has taken over,
+cannot store anything.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from almenara.bus import StateChange
+from almenara.signals import Signal
+
+
+class Publisher(Protocol):
+    """What publishes batches."""
+
+    async def publish(
+        self, batch: Sequence[Signal], origin: str, changes: Sequence[StateChange] = ()
+    ) -> None: ...
+
+
+Work = Callable[[Publisher], Awaitable[None]]
+"""Runs under a lease until it is cancelled; it publishes with what it is called with, so that its
+batches have the token of the lease."""
+
+
+class Leases(Protocol):
+    """Runs work on one replica at a time."""
+
+    replica: str
+    """The name of this replica; empty where it is the only one."""
+
+    def holder(self, name: str) -> str:
+        """The name of the replica that has a lease; empty where none has, or only one can."""
+
+    async def run(self, name: str, work: Work, on_standby: Callable[[], None]) -> None:
+        """Run work whenever this replica has the lease of that name, until cancelled.
+
+        `on_standby` is called before each wait for the lease. Returns when the work returns.
+        """
+
+
+class SoleLeases:
+    """The leases of a process that shares its bus with no other: it has all of them."""
+
+    replica = ""
+
+    def __init__(self, bus: Publisher) -> None:
+        self._bus = bus
+
+    def holder(self, name: str) -> str:
+        return ""
+
+    async def run(self, name: str, work: Work, on_standby: Callable[[], None]) -> None:
+        await work(self._bus)

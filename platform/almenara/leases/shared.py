@@ -1,0 +1,291 @@
+"""Leases of replicas that share a log: stored beside it, with a time to live.
+
+A holder renews its leases three times within that time. It gives one up by itself, by its own
+monotonic clock, before the lease can expire for others.
+"""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+
+from almenara.bus import StateChange
+from almenara.bus.log_state import FencedError
+from almenara.errors import Unavailable, describe_error
+from almenara.leases import Work
+from almenara.leases.table import MEMBER, Holder, LeaseTable, choose_member, lease_key
+from almenara.sdk import finish_within
+from almenara.shared_log import LogSession
+from almenara.signals import Signal
+
+log = structlog.get_logger(__name__)
+
+TICK: Final = 0.5
+"""Seconds between two looks at the leases, when nothing changes."""
+EXPIRY_CHECK: Final = 0.1
+RENEWALS: Final = 3
+"""Renewals within the time to live."""
+OWN_SHARE: Final = 0.8
+"""Share of the time to live after which a holder that cannot renew a lease gives it up."""
+GRACE: Final = 2.0
+"""Seconds for which a free lease is left to the member that should have it."""
+SETTLE: Final = 5.0
+"""Seconds for which another member must be the one that should have a lease, before it moves."""
+RELEASE_TIMEOUT: Final = 1.0
+
+
+class LeaseBus(Protocol):
+    """What leases need from the bus."""
+
+    async def publish(
+        self,
+        batch: Sequence[Signal],
+        origin: str,
+        changes: Sequence[StateChange] = (),
+        token: int = 0,
+    ) -> None:
+        """Publish a batch under the lease with a token. Raises `FencedError`."""
+
+    async def wait_for_session(self) -> LogSession:
+        """Return a session once the index has applied the log."""
+
+    @property
+    def session(self) -> LogSession | None:
+        """The session that is open now."""
+
+    async def newest_token(self, origin: str) -> int:
+        """Return the newest token that the log has of an origin; 0 for none."""
+
+
+class Lease:
+    """A lease that this replica waits for, or has."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.key = name, lease_key(name)
+        self.revision = 0
+        """Of the last renewal; 0 while this replica does not have it."""
+        self.token = 0
+        self.renewed = 0.0
+        self.is_wanted = False
+        """Whether something waits for it or runs under it."""
+        self.acquired = asyncio.Event()
+        self.lost = asyncio.Event()
+        self.free_since: float | None = None
+        self.misplaced_since: float | None = None
+        """Since when another member should have it."""
+
+    def set(self, revision: int, token: int, renewed: float) -> None:
+        """Note that this replica has it."""
+        self.revision, self.token, self.renewed = revision, token, renewed
+        self.free_since = self.misplaced_since = None
+        self.lost.clear()
+        self.acquired.set()
+
+    def lose(self) -> None:
+        """Note that this replica does not have it any more, or must not rely on it."""
+        self.revision = 0
+        self.acquired.clear()
+        self.lost.set()
+
+
+class FencedBus:
+    """Publishes under a lease: with its token, as it was when the work started."""
+
+    def __init__(self, bus: LeaseBus, lease: Lease) -> None:
+        self._bus, self._lease, self._token = bus, lease, lease.token
+
+    async def publish(
+        self, batch: Sequence[Signal], origin: str, changes: Sequence[StateChange] = ()
+    ) -> None:
+        """As `Bus.publish`; raises `FencedError` once another replica has published under a newer
+        lease, and gives this one up."""
+        try:
+            await self._bus.publish(batch, origin, changes, self._token)
+        except FencedError:
+            if self._lease.token == self._token:
+                self._lease.lose()
+            raise
+
+
+class SharedLeases:
+    """The leases of one replica. `run_keeper` keeps them; run it beside the sources."""
+
+    def __init__(self, bus: LeaseBus, replica: str) -> None:
+        self.replica = replica
+        self._bus = bus
+        self._holder = Holder(replica, uuid.uuid4().hex)
+        self._value = msgspec.json.encode(self._holder)
+        self._leases: dict[str, Lease] = {}
+        self._table = LeaseTable(0.0)
+        self._member_key = MEMBER + lease_key(replica)
+        self._member_revision = 0
+        self._member_renewed = 0.0
+        self._changed = asyncio.Event()
+
+    def holder(self, name: str) -> str:
+        entry = self._table.get(lease_key(name))
+        return "" if entry is None else entry.holder.replica
+
+    async def run(self, name: str, work: Work, on_standby: Callable[[], None]) -> None:
+        lease = self._leases[name] = Lease(name)
+        try:
+            while not await self._run_once(lease, work, on_standby):
+                pass
+        finally:
+            del self._leases[name]
+
+    async def _run_once(self, lease: Lease, work: Work, on_standby: Callable[[], None]) -> bool:
+        """Run work for as long as this replica has the lease; whether the work has returned."""
+        name = lease.name
+        on_standby()
+        lease.is_wanted = True
+        self._changed.set()
+        try:
+            await lease.acquired.wait()
+            log.info("this replica runs a source", source=name, token=lease.token)
+            working = asyncio.ensure_future(work(FencedBus(self._bus, lease)))
+            losing = asyncio.ensure_future(lease.lost.wait())
+            try:
+                await asyncio.wait([working, losing], return_when=asyncio.FIRST_COMPLETED)
+                if working.done():
+                    working.result()
+                    return True
+                log.info("this replica does not run a source any more", source=name)
+            finally:
+                losing.cancel()
+                await _cancel_and_wait(working)
+        finally:
+            lease.is_wanted = False
+            await self._release(lease)
+        return False
+
+    async def _release(self, lease: Lease) -> None:
+        """Give a lease up at once where that is possible; otherwise it expires."""
+        revision = lease.revision
+        lease.lose()
+        await self._release_key(lease.key, revision)
+
+    async def _release_key(self, key: str, revision: int) -> None:
+        session = self._bus.session
+        if revision and session is not None:
+            with contextlib.suppress(Unavailable, TimeoutError, OSError):
+                await finish_within(RELEASE_TIMEOUT, session.release(key, revision))
+
+    # -- keeping them
+
+    async def run_keeper(self) -> None:
+        """Acquire and renew leases, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep_sessions(), name="leases")
+                group.create_task(self._expire(), name="expiry of leases")
+        finally:
+            await self._release_key(self._member_key, self._member_revision)
+
+    async def _keep_sessions(self) -> None:
+        while True:
+            session = await self._bus.wait_for_session()
+            self._table = LeaseTable(session.lease_ttl)
+            self._member_revision = 0
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._watch(session))
+                    group.create_task(self._keep(session))
+            except* (Unavailable, TimeoutError, OSError) as errors:
+                log.warning("leases cannot be renewed", reason=describe_error(errors))
+            await asyncio.sleep(TICK)
+
+    async def _watch(self, session: LogSession) -> None:
+        async for change in session.watch_leases():
+            self._table.accept(change)
+            self._changed.set()
+
+    async def _keep(self, session: LogSession) -> None:
+        # What exists arrives first, so that a lease that another replica has is not tried.
+        await asyncio.sleep(TICK)
+        while True:
+            self._changed.clear()
+            await self._renew_membership(session)
+            for lease in list(self._leases.values()):
+                await self._keep_lease(session, lease)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK):
+                    await self._changed.wait()
+
+    async def _renew_membership(self, session: LogSession) -> None:
+        moment = monotonic()
+        if self._member_revision and moment - self._member_renewed < self._renew_interval:
+            return
+        revision = await session.acquire(self._member_key, self._value, self._member_revision)
+        if revision is None:
+            # Of an earlier run, or of another replica with the same name, which expires first.
+            revision = 0
+        self._member_revision, self._member_renewed = revision, moment
+
+    @property
+    def _renew_interval(self) -> float:
+        return self._table.ttl / RENEWALS
+
+    async def _keep_lease(self, session: LogSession, lease: Lease) -> None:
+        members = self._table.members() | {self.replica}
+        is_own = choose_member(lease.name, members) == self.replica
+        moment = monotonic()
+        if lease.revision:
+            await self._keep_own(session, lease, is_own, moment)
+        elif lease.is_wanted:
+            entry = self._table.get(lease.key)
+            if entry is None:
+                lease.free_since = lease.free_since or moment
+                if is_own or moment - lease.free_since > GRACE:
+                    await self._acquire(session, lease, 0, moment)
+            elif entry.holder == self._holder:
+                # Given up while NATS was away, and not taken by another replica since.
+                await self._acquire(session, lease, entry.revision, moment)
+            else:
+                lease.free_since = None
+
+    async def _keep_own(
+        self, session: LogSession, lease: Lease, is_own: bool, moment: float
+    ) -> None:
+        if is_own:
+            lease.misplaced_since = None
+        else:
+            lease.misplaced_since = lease.misplaced_since or moment
+            if moment - lease.misplaced_since > SETTLE:
+                lease.lost.set()
+        if moment - lease.renewed < self._renew_interval:
+            return
+        revision = await session.acquire(lease.key, self._value, lease.revision)
+        if revision is None:
+            lease.lose()
+        elif lease.revision:
+            lease.revision, lease.renewed = revision, moment
+
+    async def _acquire(self, session: LogSession, lease: Lease, known: int, moment: float) -> None:
+        revision = await session.acquire(lease.key, self._value, known)
+        if revision is not None:
+            # Revisions start over when the leases are deleted; tokens must not.
+            token = max(revision, await self._bus.newest_token(lease.name) + 1)
+            lease.set(revision, token, moment)
+
+    async def _expire(self) -> None:
+        """Give up leases that could not be renewed, whatever NATS does."""
+        while True:
+            await asyncio.sleep(EXPIRY_CHECK)
+            for lease in self._leases.values():
+                if lease.revision and monotonic() - lease.renewed > self._table.ttl * OWN_SHARE:
+                    log.warning("a lease could not be renewed and is given up", source=lease.name)
+                    lease.lose()
+
+
+async def _cancel_and_wait(task: "asyncio.Future[Any]") -> None:
+    """Cancel a task and wait for its end, even if the caller is cancelled meanwhile."""
+    task.cancel()
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])

@@ -1,0 +1,107 @@
+"""The contract of a log that several replicas share; a plugin stores it.
+
+Part of the contract: `almenara.hookspecs` has all of these names.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import msgspec
+
+
+class LogMessage(msgspec.Struct, frozen=True):
+    """A message of the log, as every replica reads it."""
+
+    position: int
+    """Its place in the log, from 1; later messages have higher positions."""
+    stored_at: int
+    """When it was stored, by the clock of the log. Two messages of one position that differ in this
+    are not of the same log."""
+    payload: bytes
+
+
+class LogBounds(msgspec.Struct, frozen=True):
+    """Which messages the log has."""
+
+    identity: str
+    """Changes when the log is deleted and created again."""
+    first: int
+    """Position of the oldest message; one more than `last` where there are no messages."""
+    last: int
+    """Position of the newest message; 0 where nothing was ever appended."""
+
+
+class LeaseChange(msgspec.Struct, frozen=True):
+    """A lease was acquired, renewed or released."""
+
+    key: str
+    value: bytes | None
+    """What its holder has written; None where it was released."""
+    revision: int
+
+
+class LogSession(Protocol):
+    """A connection to the log. Each method raises `Unavailable` once it cannot be used any more;
+    then a new session is opened."""
+
+    max_bytes: int
+    """The largest payload that `append` accepts."""
+
+    lease_ttl: float
+    """Seconds after which a lease that is not renewed expires."""
+
+    async def bounds(self) -> LogBounds:
+        """Return which messages the log has now."""
+
+    async def append(self, payload: bytes, message_id: str) -> int:
+        """Append a message and return its position, once it is stored.
+
+        A message whose id was appended a short time before is not stored again.
+        """
+
+    def read(self, start: int) -> AsyncIterator[Sequence[LogMessage]]:
+        """Yield the messages from a position on, then each new one, in the order of the log."""
+
+    async def acquire(self, key: str, value: bytes, revision: int) -> int | None:
+        """Acquire a lease (`revision` 0) or renew the one of that revision.
+
+        Returns its new revision, which is higher than any before; None where another process has
+        the lease. The key has letters, digits, `.`, `-` and `_`.
+        """
+
+    async def release(self, key: str, revision: int) -> None:
+        """Release the lease of that revision; where another process has it, nothing happens."""
+
+    def watch_leases(self) -> AsyncIterator[LeaseChange]:
+        """Yield the leases that exist, then each change. Expiry is not a change."""
+
+
+class SharedLog(Protocol):
+    """Where a shared log is stored."""
+
+    def connect(self) -> AbstractAsyncContextManager[LogSession]:
+        """Open a session. Raises `Unavailable`, with what to do."""
+
+    async def prepare(self, first: int = 1) -> str:
+        """Create what stores the log, or bring its settings up to date; return the result in a few
+        words. Raises `Unavailable`.
+
+        With `first`, the first message has that position. Raises `ValueError` where the log has
+        messages already.
+        """
+
+    async def check(self) -> Sequence[str]:
+        """Return what is wrong with it, with a remedy each, for `almenara doctor`; empty where
+        nothing is. Raises `Unavailable`."""
+
+
+class SharedLogKind(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind of shared log that a plugin offers: `bus.kind` selects it by name."""
+
+    name: str
+    """Name in the configuration, such as `jetstream`."""
+    settings: type[msgspec.Struct]
+    """Struct of its settings, `bus.settings` in the configuration."""
+    create: Callable[[Any], SharedLog]
+    """Creates the log from its settings. Connects nowhere yet."""

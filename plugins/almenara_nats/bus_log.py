@@ -1,0 +1,408 @@
+"""The shared log of replicas as a stream: one message a batch, its position the stream sequence."""
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Final
+
+import msgspec
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+    StreamInfo,
+)
+from nats.js.errors import (
+    APIError,
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+    NoStreamResponseError,
+    NotFoundError,
+)
+from nats.js.errors import Error as JetStreamError
+from nats.js.kv import KeyValue
+
+from almenara.hookspecs import LeaseChange, LogBounds, LogMessage
+from almenara.sdk import finish_within, honor_cancellation
+from almenara_nats.bus_settings import JetStreamBusSettings
+from almenara_nats.client import Connection, connected
+from almenara_nats.deliveries import HEARTBEAT, Delivery, parse_delivery, parse_status
+from almenara_nats.errors import (
+    NatsUnavailableError,
+    PermissionDeniedError,
+    describe_nats_error,
+    suggest_jetstream_remedy,
+)
+from almenara_nats.kinds import BUS_METADATA
+from almenara_nats.settings import NatsSettings
+
+HEADER_SPACE: Final = 512
+"""Bytes of a message that its headers may take."""
+BATCH: Final = 500
+"""Messages that are requested at once."""
+BATCH_BYTES: Final = 8 * 1024**2
+REQUEST_LIFETIME: Final = 30.0
+IDLE_HEARTBEAT: Final = 1.0
+SILENCE: Final = 3.0
+"""Seconds without a message or a heartbeat after which a session ends."""
+INACTIVE_THRESHOLD: Final = 60.0
+"""Seconds after which the server deletes the consumer of a replica that has ended."""
+DUPLICATE_WINDOW: Final = 120.0
+CLOSE_TIMEOUT: Final = 1.0
+WRONG_LAST_SEQUENCE: Final = (10071, 10164)
+COMPARED_FIELDS: Final = ("subjects", "num_replicas", "max_age", "max_bytes")
+FIXED_FIELDS: Final = ("storage", "retention", "discard", "deny_delete")
+
+
+class JetStreamLog:
+    """The stream of the settings, with the servers and the user of the plugin."""
+
+    def __init__(self, settings: NatsSettings, bus: JetStreamBusSettings) -> None:
+        self.settings, self.bus = settings, bus
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator["JetStreamSession"]:
+        """Open a session. Raises `NatsUnavailableError`."""
+        async with connected(self.settings) as connection:
+            connection.collects_messages = False
+            yield JetStreamSession(connection, self.bus)
+
+    async def prepare(self, first: int = 1) -> str:
+        """Create the stream or update its limits; return the result in a few words."""
+        config = build_stream_config(self.bus)
+        if first > 1:
+            config = config.evolve(first_seq=first)
+        async with connected(self.settings) as connection:
+            jetstream = connection.jetstream()
+            with translated_errors(self.bus.stream):
+                await apply_lease_bucket(connection, self.bus)
+                info = await find_stream(jetstream, self.bus.stream)
+                if info is not None and first > 1:
+                    await delete_unused(jetstream, info)
+                    info = None
+                if info is None:
+                    await jetstream.add_stream(config)
+                    return "created"
+                current = info.config
+                different = [
+                    field
+                    for field in COMPARED_FIELDS
+                    if getattr(current, field) != getattr(config, field)
+                ]
+                if not different:
+                    return "unchanged"
+                values = {field: getattr(config, field) for field in different}
+                await jetstream.update_stream(current.evolve(**values))
+        return f"updated ({', '.join(different)})"
+
+    async def check(self) -> Sequence[str]:
+        """Return what is wrong with the stream. Raises `NatsUnavailableError`."""
+        async with connected(self.settings) as connection:
+            with translated_errors(self.bus.stream):
+                info = await connection.jetstream().stream_info(self.bus.stream)
+        return check_stream(info, self.bus)
+
+
+class JetStreamSession:
+    """The log over one connection, which is not used again once it has failed."""
+
+    def __init__(self, connection: Connection, bus: JetStreamBusSettings) -> None:
+        self.connection, self.bus = connection, bus
+        self.lease_ttl = bus.lease_ttl
+        self.max_bytes = connection.max_payload - HEADER_SPACE
+        self._jetstream = connection.jetstream(timeout=bus.publish_timeout)
+        self._leases = open_bucket(connection.jetstream(timeout=bus.lease_ttl / 4), bus)
+
+    async def bounds(self) -> LogBounds:
+        """Return which messages the stream has. Raises `NatsUnavailableError`."""
+        with translated_errors(self.bus.stream):
+            info = await honor_cancellation(self._jetstream.stream_info(self.bus.stream))
+        state = info.state
+        first = state.first_seq if state.messages else state.last_seq + 1
+        return LogBounds(identity=str(info.created), first=first, last=state.last_seq)
+
+    async def append(self, payload: bytes, message_id: str) -> int:
+        """Publish a message; returns its sequence. Raises `NatsUnavailableError`."""
+        with translated_errors(self.bus.stream):
+            ack = await honor_cancellation(
+                self._jetstream.publish(
+                    self.bus.subject,
+                    payload,
+                    stream=self.bus.stream,
+                    headers={"Nats-Msg-Id": message_id},
+                )
+            )
+        return ack.seq
+
+    async def read(self, start: int) -> AsyncIterator[Sequence[LogMessage]]:
+        """Yield messages from a sequence on. Raises `NatsUnavailableError`."""
+        reader = LogReader(self.connection, self.bus.stream)
+        inbox = self.connection.new_inbox()
+        unsubscribe = await self.connection.subscribe_raw(inbox, reader.accept)
+        try:
+            with translated_errors(self.bus.stream):
+                await reader.create_consumer(start)
+                while True:
+                    await reader.request(inbox)
+                    if messages := await reader.next_messages():
+                        yield messages
+        finally:
+            await unsubscribe()
+            await reader.delete_consumer()
+
+    async def acquire(self, key: str, value: bytes, revision: int) -> int | None:
+        """Create or update a key. Raises `NatsUnavailableError`."""
+        with translated_errors(self.bus.lease_bucket):
+            try:
+                if revision:
+                    update = self._leases.update(key, value, last=revision)
+                else:
+                    update = self._leases.create(key, value)
+                return await honor_cancellation(update)
+            except (KeyWrongLastSequenceError, KeyNotFoundError):
+                return None
+
+    async def release(self, key: str, revision: int) -> None:
+        """Delete a key where it has that revision. Raises `NatsUnavailableError`."""
+        with translated_errors(self.bus.lease_bucket):
+            try:
+                await honor_cancellation(self._leases.delete(key, last=revision))
+            except APIError as error:
+                if error.err_code not in WRONG_LAST_SEQUENCE:
+                    raise
+
+    async def watch_leases(self) -> AsyncIterator[LeaseChange]:
+        """Yield the keys and their changes. Raises `NatsUnavailableError`."""
+        with translated_errors(self.bus.lease_bucket):
+            watcher = await honor_cancellation(self._leases.watchall())
+            try:
+                async for entry in watcher:
+                    if entry is not None:
+                        value = None if entry.operation else entry.value or b""
+                        yield LeaseChange(entry.key, value, entry.revision or 0)
+            finally:
+                with suppress(NatsError, JetStreamError, TimeoutError, OSError):
+                    await finish_within(CLOSE_TIMEOUT, watcher.stop())  # type: ignore[no-untyped-call]
+
+
+async def find_stream(jetstream: JetStreamContext, name: str) -> StreamInfo | None:
+    """Return a stream, or None where it does not exist."""
+    try:
+        return await jetstream.stream_info(name)
+    except NotFoundError:
+        return None
+
+
+async def delete_unused(jetstream: JetStreamContext, info: StreamInfo) -> None:
+    """Delete a stream to which nothing was ever published. Raises `ValueError` for another one."""
+    if info.state.last_seq:
+        raise ValueError(
+            f"the stream {info.config.name} has messages already; set bus.settings.stream to"
+            " another name, or delete the stream"
+        )
+    await jetstream.delete_stream(str(info.config.name))
+
+
+def open_bucket(jetstream: JetStreamContext, bus: JetStreamBusSettings) -> KeyValue:
+    """Return the bucket of the leases, without a request to the server."""
+    name = bus.lease_bucket
+    return KeyValue(name=name, stream=f"KV_{name}", pre=f"$KV.{name}.", js=jetstream, direct=False)
+
+
+async def apply_lease_bucket(connection: Connection, bus: JetStreamBusSettings) -> None:
+    """Create the bucket of the leases, or bring its settings up to date."""
+    jetstream = connection.jetstream()
+    info = await find_stream(jetstream, f"KV_{bus.lease_bucket}")
+    if info is None:
+        await jetstream.create_key_value(
+            bucket=bus.lease_bucket,
+            description="Which replica of Almenara runs which source.",
+            ttl=bus.lease_ttl,
+            replicas=bus.replicas,
+            storage=StorageType(bus.storage),
+        )
+        return
+    config = info.config
+    if config.max_age != bus.lease_ttl or config.num_replicas != bus.replicas:
+        values = {
+            "max_age": bus.lease_ttl,
+            "duplicate_window": bus.lease_ttl,
+            "num_replicas": bus.replicas,
+        }
+        await jetstream.update_stream(config.evolve(**values))
+
+
+class LogReader:
+    """Pulls the messages of the stream through a consumer without acknowledgements."""
+
+    def __init__(self, connection: Connection, stream: str) -> None:
+        self.connection, self.stream = connection, stream
+        self.name = f"replica-{uuid.uuid4().hex[:16]}"
+        self._deliveries: deque[Delivery] = deque()
+        self._wake = asyncio.Event()
+        self._failure = ""
+        self._requested = 0
+        self._expected = 1
+        self._last_activity = time.monotonic()
+
+    async def create_consumer(self, start: int) -> None:
+        """Create the consumer; the server deletes it soon after the replica has ended."""
+        config = ConsumerConfig(
+            name=self.name,
+            description="A replica of Almenara follows the bus.",
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=max(start, 1),
+            ack_policy=AckPolicy.NONE,
+            inactive_threshold=INACTIVE_THRESHOLD,
+            mem_storage=True,
+            num_replicas=1,
+        )
+        await honor_cancellation(self.connection.jetstream().add_consumer(self.stream, config))
+
+    async def delete_consumer(self) -> None:
+        """Delete the consumer where the connection still works."""
+        if not self.connection.is_connected:
+            return
+        with suppress(NatsError, JetStreamError, PermissionDeniedError, TimeoutError, OSError):
+            jetstream = self.connection.jetstream()
+            await finish_within(CLOSE_TIMEOUT, jetstream.delete_consumer(self.stream, self.name))
+
+    def accept(self, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
+        """Handle a message in the inbox: a delivery, or a status."""
+        self._last_activity = time.monotonic()
+        self._wake.set()
+        delivery = parse_delivery(subject, reply, payload, headers)
+        if delivery is not None:
+            self._deliveries.append(delivery)
+            self._requested -= 1
+            return
+        status = parse_status(headers)
+        if status.code == HEARTBEAT:
+            return
+        # Every other status ends a request, and most are answered with the next one.
+        self._requested = 0
+        if b"Deleted" in status.description or status.code == b"503":
+            self._failure = f"the consumer of this replica does not respond: {status}"
+
+    async def request(self, inbox: str) -> None:
+        """Request more messages, unless enough are on their way."""
+        if self._requested > BATCH // 4:
+            return
+        count = BATCH - max(self._requested, 0)
+        request = {
+            "batch": count,
+            "max_bytes": max(BATCH_BYTES, self.connection.max_payload + HEADER_SPACE),
+            "expires": int(REQUEST_LIFETIME * 1e9),
+            "idle_heartbeat": int(IDLE_HEARTBEAT * 1e9),
+        }
+        self._requested = max(self._requested, 0) + count
+        prefix = self.connection.api_prefix
+        await self.connection.publish_noted(
+            f"{prefix}.CONSUMER.MSG.NEXT.{self.stream}.{self.name}",
+            msgspec.json.encode(request),
+            reply=inbox,
+        )
+
+    async def next_messages(self) -> list[LogMessage]:
+        """Return the messages that have arrived, after waiting for a while.
+
+        Raises `NatsUnavailableError` where no more will arrive.
+        """
+        if not self._deliveries:
+            await self._wait()
+        messages = []
+        while self._deliveries:
+            delivery = self._deliveries.popleft()
+            if delivery.consumer_sequence != self._expected:
+                raise NatsUnavailableError(
+                    f"delivery {self._expected} of the stream {self.stream} is missing"
+                )
+            self._expected += 1
+            messages.append(LogMessage(delivery.stream_sequence, delivery.time, delivery.payload))
+        return messages
+
+    async def _wait(self) -> None:
+        if self._failure:
+            raise NatsUnavailableError(self._failure)
+        if not self.connection.is_connected:
+            raise NatsUnavailableError("the connection to NATS was lost")
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_HEARTBEAT):
+                await self._wake.wait()
+        silence = time.monotonic() - self._last_activity
+        if silence > SILENCE:
+            raise NatsUnavailableError(f"NATS has sent no heartbeat for {silence:.0f} s")
+
+
+def build_stream_config(bus: JetStreamBusSettings) -> StreamConfig:
+    """Return the configuration of the stream."""
+    return StreamConfig(
+        name=bus.stream,
+        description="The bus of Almenara: every message is a batch of signals.",
+        subjects=[bus.subject],
+        retention=RetentionPolicy.LIMITS,
+        discard=DiscardPolicy.OLD,
+        storage=StorageType(bus.storage),
+        num_replicas=bus.replicas,
+        max_age=bus.max_age,
+        max_bytes=bus.max_bytes,
+        duplicate_window=DUPLICATE_WINDOW,
+        deny_delete=True,
+        metadata=BUS_METADATA,
+    )
+
+
+def check_stream(info: StreamInfo, bus: JetStreamBusSettings) -> list[str]:
+    """Return what is wrong with a stream, with a remedy each."""
+    config, expected = info.config, build_stream_config(bus)
+    problems = [
+        f"Its {field} is {getattr(config, field)}, and the configuration has"
+        f" {getattr(expected, field)}. Run `almenara streams apply`."
+        for field in COMPARED_FIELDS
+        if getattr(config, field) != getattr(expected, field)
+    ]
+    problems += [
+        f"Its {field} is {getattr(config, field)}, and the bus needs {getattr(expected, field)},"
+        " which cannot be changed. Set bus.settings.stream to another name."
+        for field in FIXED_FIELDS
+        if getattr(config, field) != getattr(expected, field)
+    ]
+    if (config.num_replicas or 1) < 3:
+        problems.append(
+            f"It has {config.num_replicas} copies, so that it is lost with a server. Set"
+            " bus.settings.replicas to 3, on a cluster of three servers."
+        )
+    return problems
+
+
+@contextmanager
+def translated_errors(stream: str) -> Iterator[None]:
+    """Raise `NatsUnavailableError`, with what to do, for the errors of the client library."""
+    try:
+        yield
+    except NatsUnavailableError:
+        raise
+    except (NotFoundError, NoStreamResponseError) as error:
+        raise NatsUnavailableError(
+            f"the stream {stream} does not respond ({describe_nats_error(error)}). Create it with"
+            " `almenara streams apply`, or check that its servers run"
+        ) from error
+    except APIError as error:
+        raise NatsUnavailableError(
+            f"NATS refuses a request about the stream {stream}: {describe_nats_error(error)}"
+        ) from error
+    except (NatsError, JetStreamError, PermissionDeniedError, TimeoutError, OSError) as error:
+        raise NatsUnavailableError(
+            f"the stream {stream} cannot be used: {describe_nats_error(error)}."
+            f" {suggest_jetstream_remedy(error)}"
+        ) from error

@@ -1,0 +1,208 @@
+"""The bus on JetStream: replicas on a real nats-server."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import nats
+import pytest
+from nats.js.api import StreamConfig
+
+from almenara.bus.backup import copy_database
+from almenara.bus.log_state import FencedError
+from almenara.bus.storage_errors import StorageError
+from almenara.signals import Event, Resource, Sample
+from almenara_nats.errors import NatsUnavailableError
+from support.bus import collect_records, make_event
+from support.nats_source import until
+from support.replicas import read_tables, replica, shared_log
+from support.servers import NatsServer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def bus_stream(nats_server: NatsServer) -> NatsServer:
+    """A server with the stream of the bus."""
+    assert await shared_log(nats_server).prepare() == "created"
+    return nats_server
+
+
+async def test_replicas_number_and_store_alike(bus_stream: NatsServer, tmp_path: Path) -> None:
+    async with (
+        replica(bus_stream, tmp_path / "a") as first,
+        replica(bus_stream, tmp_path / "b") as second,
+    ):
+        await asyncio.gather(
+            *(
+                bus.publish([make_event(base + number) for number in range(50)], "test")
+                for base in range(0, 1_000, 50)
+                for bus in (first, second)
+            )
+        )
+        await first.publish(
+            [
+                Resource(kind="pod", name="p", state={"restarts": 2**70}),
+                Sample(kind="pod", name="p", metric="cpu", value=1),
+            ],
+            "test",
+            [("processor/x", "cursor", b"7")],
+        )
+        await until(lambda: first.last_sequence == second.last_sequence, "the same end")
+        records = await collect_records(first, 0, 1_002)
+        assert await collect_records(second, 0, 1_002) == records
+        assert await second.load("processor/x", "cursor") == b"7"
+    assert sorted(int(record.signal.id) for record in records[:-2]) == list(range(1_000))
+    assert read_tables(tmp_path / "a") == read_tables(tmp_path / "b")
+
+
+async def test_new_replica_builds_the_history(bus_stream: NatsServer, tmp_path: Path) -> None:
+    async with replica(bus_stream, tmp_path / "a") as first:
+        await first.publish([make_event(number) for number in range(300)], "test")
+        async with replica(bus_stream, tmp_path / "b") as second:
+            assert second.last_sequence == first.last_sequence
+            assert second.not_ready is None
+    assert read_tables(tmp_path / "a") == read_tables(tmp_path / "b")
+
+
+async def test_replicas_agree_at_the_limits(bus_stream: NatsServer, tmp_path: Path) -> None:
+    limits = {"deduplication_window": 100, "max_resources": 50}
+    async with replica(bus_stream, tmp_path / "a", **limits) as first:
+        for base in range(20):
+            await first.publish(
+                [
+                    *(make_event(base * 31 + number) for number in range(40)),
+                    *(Resource(kind="pod", name=f"{base}-{number}") for number in range(7)),
+                ],
+                "test",
+            )
+    # The other replica applies everything at once, in groups of other sizes.
+    async with replica(bus_stream, tmp_path / "b", **limits):
+        pass
+    assert read_tables(tmp_path / "a") == read_tables(tmp_path / "b")
+
+
+async def test_batch_larger_than_a_message_is_complete(tmp_path: Path) -> None:
+    with NatsServer(tmp_path / "nats", max_payload=4_096) as server:
+        await shared_log(server).prepare()
+        # Random bytes, which cannot be compressed.
+        events = [make_event(number, data=os.urandom(3_000).hex()) for number in range(20)]
+        async with replica(server, tmp_path / "a") as first:
+            await asyncio.gather(
+                first.publish(events[:10], "test"), first.publish(events[10:], "test")
+            )
+            records = await collect_records(first, 0, 20)
+        async with replica(server, tmp_path / "b") as second:
+            assert await collect_records(second, 0, 20) == records
+    signals = [record.signal for record in records]
+    assert {signal.id for signal in signals if isinstance(signal, Event)} == {
+        str(number) for number in range(20)
+    }
+
+
+async def test_publisher_waits_while_nats_is_away(bus_stream: NatsServer, tmp_path: Path) -> None:
+    async with replica(bus_stream, tmp_path / "a") as bus:
+        await bus.publish([make_event(1)], "test")
+        bus_stream.kill()
+        await until(lambda: bus.write_problem is not None, "the problem")
+        publishing = asyncio.create_task(bus.publish([make_event(2)], "test"))
+        assert "Sources wait, and nothing is lost" in (bus.write_problem or "")
+        assert bus.not_ready is None
+        assert len(await collect_records(bus, 0, 1)) == 1
+        assert not publishing.done()
+        bus_stream.start()
+        await publishing
+        await until(lambda: bus.write_problem is None, "the end of the problem")
+        assert len(await collect_records(bus, 0, 2)) == 2
+
+
+async def test_older_token_is_ignored_by_all(bus_stream: NatsServer, tmp_path: Path) -> None:
+    async with (
+        replica(bus_stream, tmp_path / "a") as first,
+        replica(bus_stream, tmp_path / "b") as second,
+    ):
+        await first.publish([make_event(1)], "source", token=5)
+        await second.publish([make_event(2)], "source", token=9)
+        with pytest.raises(FencedError, match="another replica runs the source"):
+            await first.publish([make_event(3)], "source", [("source", "k", b"v")], token=5)
+        await first.publish([make_event(4)], "other", token=1)
+        await until(lambda: first.last_sequence == second.last_sequence, "the same end")
+        assert await first.load("source", "k") is None
+        for bus in (first, second):
+            records = await collect_records(bus, 0, 3)
+            assert [record.signal.id for record in records] == ["1", "2", "4"]
+
+
+async def test_replica_follows_after_a_restart_of_both(
+    bus_stream: NatsServer, tmp_path: Path
+) -> None:
+    async with replica(bus_stream, tmp_path / "a") as bus:
+        await bus.publish([make_event(1)], "test")
+    bus_stream.stop()
+    bus_stream.start()
+    async with replica(bus_stream, tmp_path / "a") as bus:
+        await bus.publish([make_event(1), make_event(2)], "test")
+        records = await collect_records(bus, 0, 2)
+    assert [record.signal.id for record in records] == ["1", "2"]
+
+
+async def test_recreated_stream_rebuilds_the_history(
+    bus_stream: NatsServer, tmp_path: Path
+) -> None:
+    async with replica(bus_stream, tmp_path / "a") as bus:
+        await bus.publish([make_event(1)], "test")
+    client = await nats.connect(bus_stream.url)
+    await client.jetstream().delete_stream("ALMENARA_BUS")
+    await client.close()
+    await shared_log(bus_stream).prepare()
+    async with replica(bus_stream, tmp_path / "a") as bus:
+        assert bus.last_sequence == 0
+        await bus.publish([make_event(2)], "test")
+        assert [record.signal.id for record in await collect_records(bus, 0, 1)] == ["2"]
+    assert list((tmp_path / "a").glob("almenara.db.diverged*"))
+
+
+async def test_new_replica_needs_the_start_of_the_stream(
+    bus_stream: NatsServer, tmp_path: Path
+) -> None:
+    async with replica(bus_stream, tmp_path / "a") as bus:
+        for number in range(5):
+            await bus.publish([make_event(number)], "test")
+    await shared_log(bus_stream, max_bytes=700).prepare()
+    with pytest.raises(StorageError, match="a copy of the history of another replica"):
+        async with replica(bus_stream, tmp_path / "b"):
+            raise AssertionError
+    (tmp_path / "c").mkdir()
+    copy_database(tmp_path / "a", tmp_path / "c" / "almenara.db")
+    async with (
+        replica(bus_stream, tmp_path / "a") as first,
+        replica(bus_stream, tmp_path / "c") as second,
+    ):
+        await first.publish([make_event(9)], "test")
+        assert await collect_records(second, 0, 6) == await collect_records(first, 0, 6)
+
+
+async def test_foreign_message_is_left_out(bus_stream: NatsServer, tmp_path: Path) -> None:
+    async with replica(bus_stream, tmp_path / "a") as bus:
+        client = await nats.connect(bus_stream.url)
+        for payload in (b"", b"hello", b"ALM\x02" + bytes(40), b"ALM\x01" + bytes(40)):
+            await client.jetstream().publish("almenara.bus", payload)
+        await client.close()
+        await bus.publish([make_event(1)], "test")
+        assert [record.signal.id for record in await collect_records(bus, 0, 1)] == ["1"]
+
+
+async def test_missing_stream_names_the_remedy(nats_server: NatsServer) -> None:
+    with pytest.raises(NatsUnavailableError, match="almenara streams apply"):
+        await shared_log(nats_server).check()
+
+
+async def test_check_reports_a_different_stream(nats_server: NatsServer) -> None:
+    client = await nats.connect(nats_server.url)
+    config = StreamConfig(name="ALMENARA_BUS", subjects=["almenara.bus"], max_age=5)
+    await client.jetstream().add_stream(config)
+    await client.close()
+    problems = " ".join(await shared_log(nats_server).check())
+    assert "Its max_age is 5" in problems
+    assert "lost with a server" in problems
+    assert "deny_delete" in problems

@@ -1,0 +1,53 @@
+"""Replicas of one bus: each with a folder of its own, on a real nats-server."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+from almenara.bus.shared import SharedBus
+from almenara.config import StorageSettings
+from almenara_nats.bus_log import JetStreamLog
+from almenara_nats.bus_settings import JetStreamBusSettings
+from almenara_nats.settings import NatsSettings
+from support.application import Almenara
+from support.servers import NatsServer
+
+COMPARED = (
+    "SELECT sequence, id, subject, time, severity, data FROM events ORDER BY sequence",
+    "SELECT sequence, body FROM observations ORDER BY sequence",
+    "SELECT plugin, key, value FROM plugin_state ORDER BY plugin, key",
+    "SELECT source, kind, namespace, name FROM known_resources ORDER BY 1, 2, 3, 4",
+    "SELECT text, uses FROM names ORDER BY text",
+    "SELECT slot, severity, sum(events) FROM event_counts WHERE level = 0 GROUP BY 1, 2",
+    "SELECT key FROM seen_0 UNION ALL SELECT key FROM seen_1 ORDER BY key",
+    "SELECT last_sequence, seen_generation, seen_count, events FROM position",
+)
+"""What must be equal on all replicas."""
+
+
+def shared_log(server: NatsServer, **settings: Any) -> JetStreamLog:
+    """Return the log of a server with one copy."""
+    settings.setdefault("replicas", 1)
+    return JetStreamLog(NatsSettings(servers=[server.url]), JetStreamBusSettings(**settings))
+
+
+@asynccontextmanager
+async def replica(server: NatsServer, folder: Path, **storage: Any) -> AsyncIterator[SharedBus]:
+    """Run the bus of one replica."""
+    settings = StorageSettings(dir=folder, write_retry_interval=0.1, **storage)
+    async with SharedBus(settings, shared_log(server)) as bus:
+        yield bus
+
+
+def replicated_almenara(server: NatsServer, folder: Path, name: str) -> Almenara:
+    """Return an application that shares the bus of the server."""
+    bus = {"kind": "jetstream", "replica": name, "settings": {"replicas": 1}}
+    return Almenara(folder, server.url, config={"bus": bus})
+
+
+def read_tables(folder: Path) -> dict[str, list[Any]]:
+    """Return what is compared of the database in a folder, by statement."""
+    with closing(sqlite3.connect(folder / "almenara.db")) as connection:
+        return {statement: connection.execute(statement).fetchall() for statement in COMPARED}
