@@ -25,7 +25,8 @@ from almenara.bus.block_format import Block, encode_block
 from almenara.bus.codec import normalize
 from almenara.bus.text_index import collect_words
 from almenara.bus.word_filter import add_words, create_filter, may_have
-from almenara.bus.writer import Submission, Writer
+from almenara.bus.work import Submission
+from almenara.bus.writer import Writer
 from almenara.config import StorageSettings
 from almenara.signals import Event
 from almenara_demo.fleet import Fleet

@@ -10,7 +10,8 @@ import pytest
 from almenara.bus import Record
 from almenara.bus.codec import RowDecoder
 from almenara.bus.replay import read_after
-from almenara.bus.writer import Submission, Writer
+from almenara.bus.work import Submission
+from almenara.bus.writer import Writer
 from almenara.history import Filter, History
 from almenara.scope import FULL_SCOPE, Grant, build_scope
 from almenara.signals import Event, Severity

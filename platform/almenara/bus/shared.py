@@ -57,6 +57,7 @@ class SharedBus:
         self.settings, self._log, self._clock = settings, shared_log, clock
         self._start_patience = start_patience
         self._publisher = LogPublisher(settings, redact)
+        self.select_stored: Callable[[Sequence[Signal], str], Sequence[Signal]] | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -129,6 +130,8 @@ class SharedBus:
         Raises `FencedError` where the log has a newer token of the origin.
         """
         check_batch(batch)
+        if self.select_stored is not None:
+            batch = self.select_stored(batch, origin)
         await self._publisher.publish(batch, origin, changes, token, self.counters)
 
     async def save(self, plugin: str, key: str, value: bytes) -> None:

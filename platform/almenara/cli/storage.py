@@ -5,6 +5,7 @@ from pathlib import Path
 import rich_click as click
 
 from almenara.bus.check import check_database, repair_database
+from almenara.bus.compare import compare_databases
 from almenara.cli.common import CONFIG_OPTION, CommandError, override_options, read_settings
 from almenara.errors import AlmenaraError
 from almenara.state.check import check_state
@@ -22,11 +23,20 @@ def storage() -> None:
     is_flag=True,
     help="Write what is readable into a new database. Almenara must not be running.",
 )
+@click.option(
+    "--compare",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Compare with the database of another replica, in this folder. Stop both before.",
+)
 @click.pass_context
-def check(context: click.Context, config: Path | None, repair: bool) -> None:
+def check(context: click.Context, config: Path | None, repair: bool, compare: Path | None) -> None:
     """Read every row of the databases and report damaged ones.
 
     Almenara may be running. The exit status is 1 if something is damaged.
+
+    With `--compare`, it is reported whether two replicas of one bus store the same: signals,
+    sequences, resources, and what recognizes duplicates. Ages of retention may differ by seconds.
 
     With `--repair`, everything readable of the history is written into a new database; the damaged
     file stays beside it, and the signals that are lost are named. Samples and checkpoints need no
@@ -35,6 +45,13 @@ def check(context: click.Context, config: Path | None, repair: bool) -> None:
     override_options(context, config=config)
     folder = read_settings(context).storage.dir
     try:
+        if compare is not None:
+            differences = compare_databases(folder, compare)
+            for text in differences or ["Both replicas store the same."]:
+                click.echo(text)
+            if differences:
+                raise SystemExit(1)
+            return
         report = check_database(folder)
         click.echo(report.describe())
         others = check_state(folder)

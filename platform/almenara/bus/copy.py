@@ -1,0 +1,100 @@
+"""Moves the history of a folder between an embedded bus and a shared one. Nothing may use either.
+
+The database stays where it is, since the index of a replica and an embedded log are the same. A
+shared log starts at a position beyond the sequences of the database; an embedded log continues
+after those of the shared one.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from almenara.bus.folder import FolderLock
+from almenara.bus.log_state import OWNER, POSITION, decode_position
+from almenara.bus.schema import connect, migrate
+from almenara.bus.storage_errors import StorageError
+from almenara.bus.work import PLACE_BITS, LogPosition
+from almenara.bus.writer_thread import DATABASE
+from almenara.shared_log import SharedLog
+
+READ_POSITION: Final = "SELECT value FROM plugin_state WHERE plugin = ? AND key = ?"
+
+
+async def copy_to_shared(folder: Path, shared_log: SharedLog) -> str:
+    """Create the shared log behind the database of a folder, which becomes that of its first
+    replica; return the result in a sentence.
+
+    Raises `FileNotFoundError`, `FolderInUseError`, `StorageError`, `Unavailable` and `ValueError`.
+    """
+    lock, path = FolderLock.acquire(folder), _database_in(folder)
+    try:
+        with closing(connect(path, writable=True)) as connection:
+            migrate(connection, path)
+            if _read_position(connection) is not None:
+                raise StorageError(f"{path} is of a shared log already; nothing was changed.")
+            (last,) = connection.execute("SELECT last_sequence FROM position").fetchone()
+            first = (int(last) >> PLACE_BITS) + 2
+            await shared_log.prepare(first)
+            async with shared_log.connect() as session:
+                identity = (await session.bounds()).identity
+            position = LogPosition(
+                identity=identity, position=first - 1, stored_at=0, resume_at=first
+            )
+            connection.execute(
+                "INSERT INTO plugin_state VALUES (?, ?, ?)",
+                (OWNER, POSITION, msgspec.json.encode(position)),
+            )
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        lock.release()
+    return (
+        f"The shared log starts at message {first:,}, after the history in {folder}. Before a"
+        f" further replica starts, copy {DATABASE} into its folder."
+    )
+
+
+async def copy_to_embedded(folder: Path, shared_log: SharedLog) -> str:
+    """Make the index of a replica the database of an embedded bus; return the result in a
+    sentence.
+
+    Raises `FileNotFoundError`, `FolderInUseError`, `StorageError` and `Unavailable`; nothing was
+    changed then.
+    """
+    lock, path = FolderLock.acquire(folder), _database_in(folder)
+    try:
+        with closing(connect(path, writable=True)) as connection:
+            migrate(connection, path)
+            position = _read_position(connection)
+            if position is None:
+                raise StorageError(f"{path} is of an embedded bus already; nothing was changed.")
+            async with shared_log.connect() as session:
+                bounds = await session.bounds()
+            if (position.identity, position.position) != (bounds.identity, bounds.last):
+                raise StorageError(
+                    f"{path} has the shared log up to message {position.position:,}, and that ends"
+                    f" at message {bounds.last:,}. Start this replica until it is ready, and stop"
+                    " it after all others; nothing was changed."
+                )
+            connection.execute("DELETE FROM plugin_state WHERE plugin = ?", (OWNER,))
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        lock.release()
+    return (
+        f"The database in {folder} has the shared log up to message {position.position:,} and"
+        " continues without it."
+    )
+
+
+def _read_position(connection: sqlite3.Connection) -> LogPosition | None:
+    row = connection.execute(READ_POSITION, (OWNER, POSITION)).fetchone()
+    return decode_position(row[0]) if row else None
+
+
+def _database_in(folder: Path) -> Path:
+    path = folder / DATABASE
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} has no database; check storage.dir")
+    return path

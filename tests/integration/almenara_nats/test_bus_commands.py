@@ -1,0 +1,98 @@
+"""`almenara bus copy` and `almenara storage check --compare`, on a real nats-server."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from almenara.bus.compare import compare_databases
+from almenara.bus.copy import copy_to_embedded, copy_to_shared
+from almenara.bus.embedded import EmbeddedBus
+from almenara.bus.storage_errors import StorageError
+from almenara.config import StorageSettings
+from support.bus import collect_records, make_event
+from support.replicas import replica, shared_log
+from support.servers import NatsServer
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_history_moves_to_a_shared_bus_and_back(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    folder, log = tmp_path / "a", shared_log(nats_server)
+    settings = StorageSettings(dir=folder)
+    async with EmbeddedBus(settings) as bus:
+        await bus.publish([make_event(number) for number in range(5_000)], "test")
+        await bus.save("plugin", "key", b"value")
+        embedded = await collect_records(bus, 0, 5_000)
+    await log.prepare()
+    with pytest.raises(StorageError, match="not in the shared log"):
+        async with replica(nats_server, folder):
+            raise AssertionError
+    assert "starts at message" in await copy_to_shared(folder, log)
+    with pytest.raises(StorageError, match="shared log already"):
+        await copy_to_shared(folder, log)
+    (tmp_path / "b").mkdir()
+    shutil.copy(folder / "almenara.db", tmp_path / "b")
+    async with (
+        replica(nats_server, folder) as first,
+        replica(nats_server, tmp_path / "b") as second,
+    ):
+        await second.publish([make_event(5), make_event(20_000)], "test")
+        records = await collect_records(first, 0, 5_001)
+        assert records[:5_000] == embedded
+        assert records[-1].signal.id == "20000"
+        assert await second.load("plugin", "key") == b"value"
+    assert compare_databases(folder, tmp_path / "b") == []
+    await copy_to_embedded(folder, log)
+    async with EmbeddedBus(settings) as bus:
+        await bus.publish([make_event(20_000), make_event(30_000)], "test")
+        assert (await collect_records(bus, 0, 5_002))[:-1] == records
+    with pytest.raises(StorageError, match="embedded bus already"):
+        await copy_to_embedded(folder, log)
+
+
+async def test_copy_needs_an_unused_stream(nats_server: NatsServer, tmp_path: Path) -> None:
+    log = shared_log(nats_server)
+    await log.prepare()
+    async with replica(nats_server, tmp_path / "a") as bus:
+        await bus.publish([make_event(1)], "test")
+    async with EmbeddedBus(StorageSettings(dir=tmp_path / "b")) as embedded:
+        await embedded.publish([make_event(1)], "test")
+    with pytest.raises(ValueError, match="has messages already"):
+        await copy_to_shared(tmp_path / "b", log)
+
+
+async def test_copy_to_embedded_needs_the_whole_log(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    log = shared_log(nats_server)
+    await log.prepare()
+    async with replica(nats_server, tmp_path / "a") as first:
+        await first.publish([make_event(1)], "test")
+        async with replica(nats_server, tmp_path / "b"):
+            pass
+        await first.publish([make_event(2)], "test")
+    with pytest.raises(StorageError, match="Start this replica until it is ready"):
+        await copy_to_embedded(tmp_path / "b", log)
+
+
+async def test_compare_reports_what_differs(nats_server: NatsServer, tmp_path: Path) -> None:
+    await shared_log(nats_server).prepare()
+    async with replica(nats_server, tmp_path / "a") as first:
+        await first.publish([make_event(number) for number in range(9)], "test")
+    with pytest.raises(FileNotFoundError):
+        compare_databases(tmp_path / "a", tmp_path / "b")
+    async with replica(nats_server, tmp_path / "b"):
+        pass
+    assert compare_databases(tmp_path / "a", tmp_path / "b") == []
+    with closing(sqlite3.connect(tmp_path / "b" / "almenara.db", isolation_level=None)) as writing:
+        (sequence,) = writing.execute("SELECT max(sequence) FROM events").fetchone()
+        writing.execute("DELETE FROM events WHERE sequence = ?", (sequence,))
+        writing.execute("DELETE FROM seen_0")
+    differences = compare_databases(tmp_path / "a", tmp_path / "b")
+    assert differences[0] == f"The signals with sequence {sequence} differ."
+    assert "The ids that recognize duplicates differ." in differences
