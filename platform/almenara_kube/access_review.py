@@ -19,6 +19,7 @@ from almenara_kube.settings import KubeContext
 PATH: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 CONCURRENT: Final = 4
 GRANT: Final = "Grant what `almenara kubernetes rbac` prints."
+NARROW: Final = " With Roles in some namespaces only, set `namespaces` to them."
 
 Permission = tuple[str, str, str]
 """API group, resource and verb."""
@@ -56,7 +57,10 @@ async def _review_cluster(context: KubeContext, rules: Sequence[KubernetesRule])
             )  # fmt: skip
     if missing:
         return Finding(
-            check=check, verdict="warning", message=describe_missing(missing), remedy=GRANT
+            check=check,
+            verdict="warning",
+            message=describe_missing(missing),
+            remedy=GRANT + (NARROW if "" in missing else ""),
         )
     count = sum(len(namespaces) for namespaces in needed.values())
     return Finding(check=check, verdict="ok", message=f"all {count} permissions are granted")

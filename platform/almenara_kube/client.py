@@ -94,6 +94,11 @@ class ApiClient:
         """Its address, without anything secret; empty until credentials are loaded."""
         return self._session.server
 
+    @property
+    def namespace(self) -> str:
+        """The namespace of its credentials; empty where they have none or are not loaded."""
+        return self._session.namespace
+
     # Requests
 
     async def get(

@@ -5,6 +5,7 @@ Loaded again and again: tokens in files are replaced, exec plugins and OIDC toke
 
 import asyncio
 import base64
+import contextlib
 import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -49,6 +50,8 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     server_name: str = ""
     """The name to verify the server's certificate for, instead of that in the address."""
     proxy: str = ""
+    namespace: str = ""
+    """The namespace of the context or the pod; empty where it has none."""
     expires: float | None = None
     """Seconds since the epoch; None where nothing says when they end."""
     is_costly: bool = False
@@ -170,7 +173,10 @@ def read_configured(
     Raises `UnreachableError`.
     """
     bearer = _bearer(token.encode(), "the configured token") if token else ""
+    namespace = ""
     if not server:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            namespace = (SERVICE_ACCOUNT / "namespace").read_text("utf-8").strip()
         server = _pod_server()
         ca = ca or SERVICE_ACCOUNT / "ca.crt"
         if not bearer and certificate is None:
@@ -179,6 +185,7 @@ def read_configured(
     return Credentials(
         server=server.rstrip("/"),
         proxy=_proxy(server, ""),
+        namespace=namespace,
         authorization=bearer,
         tls=TlsConfig(
             ca=_read_optional(ca, "the certificate authority"),
@@ -225,6 +232,7 @@ def _from_entry(entry: Entry) -> Credentials:
         ),
         server_name=cluster.tls_server_name,
         proxy=_proxy(server, cluster.proxy_url),
+        namespace=entry.namespace,
     )  # fmt: skip
 
 

@@ -80,6 +80,7 @@ class User(msgspec.Struct, frozen=True, rename="kebab"):
 class Context(msgspec.Struct, frozen=True):
     cluster: str = ""
     user: str = ""
+    namespace: str = ""
 
 
 class _NamedCluster(msgspec.Struct, frozen=True):
@@ -112,6 +113,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     user: User
     cluster_folder: Path
     user_folder: Path
+    namespace: str = ""
 
 
 def kubeconfig_paths(context: KubeContext) -> Sequence[Path]:
@@ -169,6 +171,7 @@ def read_entry(context: KubeContext) -> Entry:
         user=user,
         cluster_folder=cluster_path.absolute().parent,
         user_folder=user_path.absolute().parent,
+        namespace=chosen.namespace,
     )
 
 

@@ -43,6 +43,11 @@ class AuthenticatedSession:
         """The server's address, without anything secret; empty until credentials are loaded."""
         return self._current[0].address if self._current is not None else ""
 
+    @property
+    def namespace(self) -> str:
+        """The namespace of the credentials; empty where they have none or are not loaded."""
+        return self._current[0].namespace if self._current is not None else ""
+
     async def close(self) -> None:
         """Close all connections."""
         current, self._current = self._current, None

@@ -16,10 +16,12 @@ from almenara_kube.list_watch import Batch, Listing, Reflector, WatchStatus, lis
 from almenara_kube.objects import Malformed
 from almenara_kubernetes.cluster_status import CLUSTER, ClusterStatus, cluster_name
 from almenara_kubernetes.differ import ClusterDiffer
+from almenara_kubernetes.granted_watches import GrantedWatches
 from almenara_kubernetes.kinds import NAMESPACES
 from almenara_kubernetes.outbox import Outbox
 from almenara_kubernetes.rbac import metrics_kinds
 from almenara_kubernetes.settings import (
+    PREFIX,
     ClusterSettings,
     KubernetesSettings,
     source_name,
@@ -73,6 +75,7 @@ class ClusterWatch:
         self.status = ClusterStatus(source.cluster, source.settings, client, self.outbox, report)
         self.reflectors: dict[tuple[str, str], Reflector] = {}
         self._kinds = watched_kinds(source.settings, source.cluster)
+        self._granted = GrantedWatches(self, [f"{PREFIX}{kind}" for kind in source.settings.kinds])
 
     async def run(self) -> None:
         """Observe until cancelled."""
@@ -90,6 +93,8 @@ class ClusterWatch:
                 namespaces: Sequence[str] = ()
             else:
                 namespaces = self.cluster.namespaces or ("",)
+            if self.cluster.everywhere:
+                group.create_task(self._granted.run(group), name="finding namespaces")
             for kind in self._kinds:
                 if kind.namespaced:
                     for namespace in namespaces:
@@ -116,7 +121,10 @@ class ClusterWatch:
             await self.accept(kind, namespace, batch)
 
         def on_status(status: WatchStatus, reason: str) -> None:
-            self.status.note_watch(part, kind, status, reason)
+            if namespace or not self.cluster.everywhere:
+                self.status.note_watch(part, kind, status, reason)
+            else:
+                self._note_everywhere(kind, status, reason)
 
         reflector = Reflector(self.client, kind, namespace, accept, on_status)
         self.reflectors[part] = reflector
@@ -124,6 +132,12 @@ class ClusterWatch:
             await reflector.run()
         finally:
             del self.reflectors[part]
+
+    def _note_everywhere(self, kind: WatchedKind, status: WatchStatus, reason: str) -> None:
+        if self._granted.accept_status(kind, status):
+            self.status.note_watch((kind.kind, ""), kind, status, reason)
+        else:
+            self.status.forget_watch((kind.kind, ""))
 
     async def accept(self, kind: WatchedKind, namespace: str, batch: Batch) -> None:
         """Publish a batch of a kind in a namespace."""
@@ -158,13 +172,17 @@ class ClusterWatch:
         """Request usage at intervals, where the cluster measures it."""
         async for _ in every(self.settings.usage_every):
             await self.client.wait_until_reachable()
-            for namespace in self._namespaces() if kind.namespaced else [""]:
+            for namespace in self._namespaces(kind) if kind.namespaced else [""]:
                 answer = await self._request_usage(kind, namespace)
-                if kind.namespaced and namespace not in self._namespaces():
+                if kind.namespaced and namespace not in self._namespaces(kind):
                     # It has lost its labels meanwhile, and nothing about it is reported any more.
                     continue
                 part = f"{kind.kind}.usage", namespace
-                self.status.note_watch(part, kind, answer.status, answer.reason)
+                if answer.status == "forbidden" and self._granted.covers(kind):
+                    # What it measures is not watched either.
+                    self.status.forget_watch(part)
+                else:
+                    self.status.note_watch(part, kind, answer.status, answer.reason)
                 if answer.unmeasured is not None:
                     self.status.note_usage((kind.kind, namespace), answer.unmeasured)
                 if answer.is_overloaded:
@@ -189,9 +207,9 @@ class ClusterWatch:
             await self.outbox.add_samples(self.differ.usage(kind, part))
         return UsageAnswer(status="ok", unmeasured="")
 
-    def _namespaces(self) -> list[str]:
+    def _namespaces(self, kind: WatchedKind) -> list[str]:
         if self.cluster.everywhere:
-            return [""]
+            return self._granted.namespaces(kind.kind) or [""]
         if self.cluster.namespaces:
             return self.cluster.namespaces
         return sorted({namespace for _, namespace in self.reflectors if namespace})
