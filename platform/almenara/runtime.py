@@ -40,7 +40,7 @@ from almenara.state.sample_restore import restore_samples
 from almenara.state.sample_store import SampleStore
 from almenara.supervisor import Supervisor
 from almenara.web.app import create_app
-from almenara.web.assets import Assets
+from almenara.web.assets import Assets, check_vendored
 from almenara.web.dashboards import check as check_dashboards
 from almenara.web.server import create_server, open_listener
 from almenara.web.services import Services
@@ -125,6 +125,7 @@ async def compose(
     intakes = Intakes(settings, bus, plugins.intake_kinds(settings))
     for intake in intakes:
         supervisor.add_sender(intake.snapshot)
+    check_vendored()
     renderer, assets, log_feeds = Renderer([TEMPLATES]), Assets(), LogFeeds()
     renderer.environment.globals["asset"] = assets.url
     panels = PanelRegistry(renderer)

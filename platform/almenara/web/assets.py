@@ -7,6 +7,8 @@ from typing import Final
 
 import msgspec
 
+from almenara.errors import AlmenaraError
+
 FOLDER: Final = Path(__file__).parent / "static"
 MANIFEST: Final = FOLDER / "vendor" / "vendored.json"
 MEDIA_TYPES: Final = {
@@ -20,6 +22,10 @@ MEDIA_TYPES: Final = {
 HASH_LENGTH: Final = 12
 PLUGIN_STYLE_SHEET: Final = "panels.css"
 """The style sheet of a plugin, which every page loads."""
+
+
+class ChangedScriptError(AlmenaraError):
+    """A vendored script is not the one that was released; the text names it."""
 
 
 class Asset(msgspec.Struct, frozen=True):
@@ -66,6 +72,15 @@ class Assets:
     def find(self, hashed_name: str) -> Asset | None:
         """Return the file behind an address without its leading `/static/`; None if unknown."""
         return self._assets.get(hashed_name.lstrip("/"))
+
+
+def check_vendored(folder: Path = FOLDER / "vendor") -> None:
+    """Raise `ChangedScriptError` where a vendored script is not the one that was released."""
+    if changed := find_changed_vendored(folder):
+        raise ChangedScriptError(
+            f"{', '.join(changed)} in {folder} differ from what was released, and browsers would"
+            " run them. Install Almenara again."
+        )
 
 
 def find_changed_vendored(folder: Path = FOLDER / "vendor") -> list[str]:

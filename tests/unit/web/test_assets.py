@@ -1,8 +1,17 @@
 """Static files: addresses that change with the content, and unchanged vendored files."""
 
+import shutil
 from pathlib import Path
 
-from almenara.web.assets import Assets, find_changed_vendored
+import pytest
+
+from almenara.web.assets import (
+    FOLDER,
+    Assets,
+    ChangedScriptError,
+    check_vendored,
+    find_changed_vendored,
+)
 from support.paths import ROOT
 
 SINKS = (b".innerHTML", b".outerHTML", b"insertAdjacentHTML", b"document.write", b"eval(")
@@ -31,6 +40,16 @@ def test_assets_serve_only_files_for_browsers(tmp_path: Path) -> None:
 
 def test_vendored_files_match_their_packages() -> None:
     assert find_changed_vendored() == []
+    check_vendored()
+
+
+def test_changed_vendored_file_is_refused_at_start(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FOLDER / "vendor", tmp_path / "vendor"))
+    check_vendored(folder)
+    with (folder / "htmx.min.js").open("a") as file:
+        file.write("//")
+    with pytest.raises(ChangedScriptError, match=r"htmx\.min\.js in .* Install Almenara again"):
+        check_vendored(folder)
 
 
 def test_scripts_and_templates_comply_with_the_content_security_policy() -> None:
