@@ -135,9 +135,9 @@ bench-short: $(VENV)/.dev apiserver ## Run a short form of every benchmark; fail
 	&& $(BIN)/python tests/benchmarks/short.py
 
 .PHONY: bench-fanout
-bench-fanout: $(VENV)/.dev $(VENV)/.bench ## Measure thousands of live viewers against other servers, and write docs/performance.md
+bench-fanout: $(VENV)/.dev $(VENV)/.bench ## Measure thousands of live viewers against other servers, and write docs/performance.md and docs/performance-room.md
 	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM \
-	&& $(BIN)/python tests/benchmarks/fanout/run.py
+	&& $(BIN)/python tests/benchmarks/fanout/run.py && $(BIN)/python tests/benchmarks/fanout/room.py
 
 .PHONY: fanout
 fanout: $(VENV)/.dev ## Check with many viewers that nothing is lost, grows or delays others

@@ -26,6 +26,7 @@ BENCHMARKS = (
     "kubernetes_pages.py",
     "hostile_viewer.py",
     "fanout/run.py",
+    "fanout/room.py",
     "soak/run.py",
 )
 NEEDS_API_SERVER = {"kubernetes_load.py"}
