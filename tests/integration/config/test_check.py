@@ -16,6 +16,7 @@ async def test_config_check_reports_errors_with_a_remedy(tmp_path: Path) -> None
         ("server:\n  prot: 1\n", "did you mean port?"),
         ("server:\n  drain_period: many\n", "server.drain_period"),
         ("plugins:\n  nast: {}\n", "plugins.nast"),
+        ("intake:\n  a:\n    kind: rya\n", "did you mean ray?"),
         ("plugins:\n  nats:\n    stream: []\n", "did you mean streams?"),
         ("plugins:\n  nats:\n    start: yesterday\n", "start must be all, new"),
         ("plugins:\n  nats:\n    durable: a b\n", "durable must consist of"),

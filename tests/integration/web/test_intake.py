@@ -29,6 +29,7 @@ INTAKES: dict[str, Any] = {
     "lab": {"kind": "webhook", "signature": "gitlab", "secret": SECRET},
     "am": {"kind": "alertmanager"},
     "graf": {"kind": "grafana"},
+    "cluster": {"kind": "ray"},
 }  # fmt: skip
 CLOUDEVENT = {"content-type": "application/cloudevents+json"}
 BATCH = {"content-type": "application/cloudevents-batch+json"}
@@ -214,6 +215,35 @@ def test_intake_tokens_push_to_their_intake_only(sender: Sender) -> None:
     assert sender.push("webhook/unknown", "admin", {}).status_code == 404
     other = {"origin": "http://elsewhere.example", **CLOUDEVENT}
     assert sender.push("cloudevents", "ci", event, **other).status_code == 403
+
+
+def test_token_of_an_intake_may_be_the_password_of_an_address(sender: Sender) -> None:
+    event = json.dumps(cloudevent("basic")).encode()
+    for who, expected in {"ci": 200, "am": 403, "viewer": 401, "admin": 401}.items():
+        for path, method in (("/intake/cloudevents", "POST"), ("/api/events", "GET")):
+            answer = sender.client.request(
+                method, path, content=event, headers=CLOUDEVENT, auth=("x", sender.tokens[who])
+            )
+            status = expected if method == "POST" or expected == 401 else 403
+            assert answer.status_code == status, (who, path, answer.text)
+    for wrong in ("Basic", "Basic !", "Basic eA==", "Basic eDo=", "Digest x"):
+        answer = sender.push("cloudevents", None, event, authorization=wrong, **CLOUDEVENT)
+        assert answer.status_code == 401, wrong
+
+
+def test_formats_of_plugins_are_pushed_to_their_own_address(sender: Sender) -> None:
+    event = {"eventId": "AAEC", "eventType": "NODE_LIFECYCLE_EVENT", "sessionName": "s",
+             "timestamp": "2026-01-01T00:00:00Z",
+             "nodeLifecycleEvent": {"nodeId": "AAEC", "stateTransitions": []}}  # fmt: skip
+    for _ in range(2):
+        assert sender.push("ray", "cluster", [event]).status_code == 200
+    (stored,) = sender.events(origin="intake/cluster")
+    assert (stored["id"], stored["type"]) == ("000102", "ray.export.node_lifecycle")
+    wrong = sender.push("ray", "cluster", [event, {"eventId": "AAEC"}])
+    assert (wrong.status_code, "[1]: eventType" in wrong.json()["detail"]) == (400, True)
+    assert sender.push("ray", "cluster", b"[" * 100_000).status_code == 400
+    assert sender.push("ray", "ci", [event]).status_code == 403
+    assert sender.push("unknown", "admin", []).status_code == 404
 
 
 def test_intake_tokens_can_do_nothing_else(sender: Sender) -> None:
