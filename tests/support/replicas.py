@@ -27,17 +27,21 @@ COMPARED = (
 """What must be equal on all replicas."""
 
 
-def shared_log(server: NatsServer, **settings: Any) -> JetStreamLog:
-    """Return the log of a server with one copy."""
+def shared_log(*servers: NatsServer | str, **settings: Any) -> JetStreamLog:
+    """Return the log of some servers, given as such or by their addresses, with one copy."""
     settings.setdefault("replicas", 1)
-    return JetStreamLog(NatsSettings(servers=[server.url]), JetStreamBusSettings(**settings))
+    urls = [server if isinstance(server, str) else server.url for server in servers]
+    return JetStreamLog(NatsSettings(servers=urls), JetStreamBusSettings(**settings))
 
 
 @asynccontextmanager
-async def replica(server: NatsServer, folder: Path, **storage: Any) -> AsyncIterator[SharedBus]:
-    """Run the bus of one replica."""
+async def replica(
+    server: NatsServer | list[str], folder: Path, **storage: Any
+) -> AsyncIterator[SharedBus]:
+    """Run the bus of one replica; of several servers it uses the first that works."""
+    servers = server if isinstance(server, list) else [server]
     settings = StorageSettings(dir=folder, write_retry_interval=0.1, **storage)
-    async with SharedBus(settings, shared_log(server)) as bus:
+    async with SharedBus(settings, shared_log(*servers)) as bus:
         yield bus
 
 

@@ -103,7 +103,6 @@ class LogLink:
             if self.failure is not None:
                 raise BusClosedError(f"{self.failure} Restart Almenara.")
             if self.session is not None and self.follower.caught_up.is_set():
-                self.report(None)
                 return self.session
             events = [self._changed]
             if self.session is not None:

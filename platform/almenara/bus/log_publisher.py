@@ -130,6 +130,7 @@ class LogPublisher:
                 self.link.report(describe_error(error))
                 await asyncio.wait([done], timeout=self.settings.write_retry_interval)
             else:
+                self.link.report(None)
                 await self.link.wait_for_end(session, done)
         done.result()
 

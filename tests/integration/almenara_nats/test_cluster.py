@@ -13,8 +13,9 @@ from almenara.signals import Severity
 from almenara.testing.source_run import MemoryContext
 from almenara_nats.doctor import diagnose
 from almenara_nats.settings import NatsSettings
+from support.nats_cluster import nats_cluster
 from support.nats_source import publish_numbers, running, until
-from support.servers import NatsServer, free_port
+from support.servers import NatsServer
 
 pytestmark = pytest.mark.anyio
 
@@ -23,21 +24,8 @@ STREAM, CONSUMER = "nats.stream", "nats.consumer"
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
-    servers = [NatsServer(tmp_path / f"nats-{number}") for number in range(3)]
-    ports = [free_port() for _ in servers]
-    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
-    for number, (server, port) in enumerate(zip(servers, ports, strict=True)):
-        server.config.write_text(
-            server.config.read_text() + f"server_name: n{number}\n"
-            f'cluster {{ name: c, listen: "127.0.0.1:{port}", routes: [{routes}] }}\n'
-        )
-    try:
-        for server in servers:
-            server.start()
+    with nats_cluster(tmp_path) as servers:
         yield servers
-    finally:
-        for server in servers:
-            server.stop()
 
 
 async def create_stream(client: Any, name: str, replicas: int) -> str:
