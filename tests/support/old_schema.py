@@ -6,11 +6,22 @@ from pathlib import Path
 
 
 def downgrade_to_5(path: Path) -> None:
-    """Remove what schema 6 added; no event may be sealed."""
+    """Remove what later schemas added; no event may be sealed."""
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(
             "DROP TABLE blocks; DROP TABLE block_contents; DROP TABLE block_words;"
             "DROP TABLE block_names;"
             "DROP TABLE sealed_rows; ALTER TABLE position DROP COLUMN sealed_through;"
             "ALTER TABLE position DROP COLUMN sealed_events; PRAGMA user_version = 5;"
+        )
+
+
+def downgrade_to_6(path: Path) -> None:
+    """Replace the index of the blocks with the table of Bloom filters that schema 6 had."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "DROP TABLE block_words;"
+            "CREATE TABLE block_words (block INTEGER PRIMARY KEY, words BLOB NOT NULL);"
+            "INSERT INTO block_words SELECT last_sequence, x'00' FROM blocks;"
+            "PRAGMA user_version = 6;"
         )

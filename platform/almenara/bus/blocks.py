@@ -4,11 +4,10 @@ A block holds events that followed one another in the log; it is a row of the ta
 up to `position.sealed_through` are in blocks; later ones are rows (`almenara.bus.sealing`).
 
 Beside the compressed content (`almenara.bus.block_format`), the database has what queries and
-retention need without it: ranges of sequence and time, the highest severity, the names, a filter of
+retention need without it: ranges of sequence and time, the highest severity, the names, an index of
 the words, and what the events were counted as.
 """
 
-import itertools
 import sqlite3
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Final
@@ -20,23 +19,30 @@ from almenara.bus.block_format import (
     DamagedBlockError,
     compress,
     decompress,
+    encode_block,
     encode_columns,
     finish,
     join_columns,
+)
+from almenara.bus.block_words import (
+    add_tokens,
+    correlation_token,
+    name_token,
+    remove_tokens,
+    severity_token,
+    word_token,
 )
 from almenara.bus.codec import RowDecoder
 from almenara.bus.counts import UNNUMBERED, WIDTHS, Group, add_groups
 from almenara.bus.names import count_pairs
 from almenara.bus.removal import Tally, release
 from almenara.bus.text_index import collect_words, searched_text
-from almenara.bus.word_filter import CORRELATION, add_words, create_filter
 from almenara.signals import Event
 
 SUMMARY: Final = 6
 """Place of the summary in a row of `blocks`."""
 EVENTS_IN_STEP: Final = 250
 """Events whose words are collected in one step."""
-WORDS_IN_STEP: Final = 1_000
 
 Sequenced = tuple[int, Event]
 
@@ -58,22 +64,29 @@ class EncodedBlock(msgspec.Struct):
 
     events: Sequence[Sequenced]
     content: bytes
-    words: bytes
+    tokens: set[str]
+    """What queries find it by, besides its names."""
 
 
 def encode(events: Sequence[Sequenced]) -> Generator[None, None, EncodedBlock]:
     """Return the block of events, in order of their sequences; yield after each short step."""
     columns = yield from encode_columns(events)
+    tokens = yield from _collect_tokens(events)
+    return EncodedBlock(events, join_columns(len(events), columns), tokens)
+
+
+def _collect_tokens(events: Sequence[Sequenced]) -> Generator[None, None, set[str]]:
     words: set[str] = set()
     for start in range(0, len(events), EVENTS_IN_STEP):
-        words |= _collect_words(events[start : start + EVENTS_IN_STEP])
+        part = events[start : start + EVENTS_IN_STEP]
+        texts = dict.fromkeys(event.subject for _, event in part)
+        texts |= dict.fromkeys(searched_text(bytes(event.data).decode()) for _, event in part)
+        words |= collect_words(texts)
         yield
-    content = create_filter(len(words))
-    remaining = iter(words)
-    while part := list(itertools.islice(remaining, WORDS_IN_STEP)):
-        add_words(content, part)
-        yield
-    return EncodedBlock(events, join_columns(len(events), columns), bytes(content))
+    tokens = set(map(word_token, words))
+    tokens.update(correlation_token(event.correlation) for _, event in events if event.correlation)
+    tokens.update(map(severity_token, {int(event.severity) for _, event in events}))
+    return tokens
 
 
 def insert_block(
@@ -84,39 +97,32 @@ def insert_block(
 ) -> None:
     """Store a block, with what its events were counted as."""
     last = block.events[-1][0]
-    times = [event.time for _, event in block.events]
-    summary = Summary(sorted(groups.items()), dict(sorted(uses.items())))
     connection.execute(
         "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            last,
-            block.events[0][0],
-            len(block.events),
-            min(times),
-            max(times),
-            max(int(event.severity) for _, event in block.events),
-            compress(msgspec.json.encode(summary)),
-        ),
+        (last, *_describe(block.events), _encode_summary(groups, uses)),
     )
     connection.execute("INSERT INTO block_contents VALUES (?, ?)", (last, block.content))
-    _insert_filters(connection, block)
+    _insert_filters(connection, last, block)
 
 
-def _insert_filters(connection: sqlite3.Connection, block: EncodedBlock) -> None:
-    last = block.events[-1][0]
-    connection.execute("INSERT INTO block_words VALUES (?, ?)", (last, block.words))
+def _describe(events: Sequence[Sequenced]) -> tuple[int, int, int, int, int]:
+    """Return the first sequence, the number, the range of times and the highest severity."""
+    times = [event.time for _, event in events]
+    severity = max(int(event.severity) for _, event in events)
+    return events[0][0], len(events), min(times), max(times), severity
+
+
+def _encode_summary(groups: Mapping[Group, int], uses: Mapping[int, int]) -> bytes:
+    summary = Summary(sorted(groups.items()), dict(sorted(uses.items())))
+    return compress(msgspec.json.encode(summary))
+
+
+def _insert_filters(connection: sqlite3.Connection, last: int, block: EncodedBlock) -> None:
+    names = sorted(_list_names(connection, block.events))
     connection.executemany(
-        "INSERT INTO block_names VALUES (?, ?)",
-        [(number, last) for number in sorted(_list_names(connection, block.events))],
+        "INSERT INTO block_names VALUES (?, ?)", [(number, last) for number in names]
     )
-
-
-def _collect_words(events: Sequence[Sequenced]) -> set[str]:
-    texts = dict.fromkeys(event.subject for _, event in events)
-    texts |= dict.fromkeys(searched_text(bytes(event.data).decode()) for _, event in events)
-    words = collect_words(texts)
-    words.update(CORRELATION + event.correlation for _, event in events if event.correlation)
-    return words
+    add_tokens(connection, last, block.tokens.union(map(name_token, names)))
 
 
 def _list_names(connection: sqlite3.Connection, events: Sequence[Sequenced]) -> set[int]:
@@ -173,8 +179,10 @@ def remove_block(connection: sqlite3.Connection, last: int) -> int:
     (events,) = connection.execute(
         "SELECT events FROM blocks WHERE last_sequence = ?", (last,)
     ).fetchone()
+    tokens: set[str] = set()
     try:
         tally = read_summary(connection, last).tally()
+        tokens = finish(_collect_tokens(_read_events(connection, last)))
     except DamagedBlockError:
         tally = Tally(events, {}, {}, {})
     connection.execute("BEGIN IMMEDIATE")
@@ -182,8 +190,8 @@ def remove_block(connection: sqlite3.Connection, last: int) -> int:
         # Older rows that could not be sealed may remain.
         (first_row,) = connection.execute("SELECT min(sequence) FROM events").fetchone()
         oldest_left = last + 1 if first_row is None else min(last + 1, first_row)
-        _release_block(connection, last, tally, oldest_left)
-        _delete_block(connection, last)
+        _release_block(connection, tally, oldest_left)
+        _delete_block(connection, last, tokens)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -192,24 +200,32 @@ def remove_block(connection: sqlite3.Connection, last: int) -> int:
     return tally.events
 
 
-def _release_block(
-    connection: sqlite3.Connection, last: int, tally: Tally, oldest_left: int
-) -> None:
+def _release_block(connection: sqlite3.Connection, tally: Tally, oldest_left: int) -> None:
     release(connection, tally, oldest_left)
     connection.execute("UPDATE position SET sealed_events = sealed_events - ?", (tally.events,))
 
 
-def _delete_block(connection: sqlite3.Connection, last: int) -> None:
+def _delete_block(connection: sqlite3.Connection, last: int, tokens: set[str]) -> None:
+    if tokens:
+        remove_tokens(connection, last, tokens.union(_name_tokens(connection, last)))
     connection.execute("DELETE FROM blocks WHERE last_sequence = ?", (last,))
     connection.execute("DELETE FROM block_contents WHERE block = ?", (last,))
-    connection.execute("DELETE FROM block_words WHERE block = ?", (last,))
     connection.execute("DELETE FROM block_names WHERE block = ?", (last,))
+
+
+def _name_tokens(connection: sqlite3.Connection, last: int) -> list[str]:
+    """Return the tokens of the names that a block had when it was stored."""
+    rows = connection.execute("SELECT number FROM block_names WHERE block = ?", (last,))
+    return [name_token(number) for (number,) in rows]
 
 
 def remove_from_block(
     connection: sqlite3.Connection, last: int, is_removed: Callable[[Event], bool]
 ) -> int:
-    """Remove single events from a block; return how many. Raises `DamagedBlockError`."""
+    """Remove single events from a block; return how many. Raises `DamagedBlockError`.
+
+    Queries go on to find the block by what was removed, and read it in vain then.
+    """
     events = _read_events(connection, last)
     removed = [entry for entry in events if is_removed(entry[1])]
     if not removed:
@@ -217,20 +233,39 @@ def remove_from_block(
     before = read_summary(connection, last).tally()
     tally = _tally_sealed(connection, removed, before)
     remaining = [entry for entry in events if not is_removed(entry[1])]
-    block = finish(encode(remaining)) if remaining else None
+    content = encode_block(remaining) if remaining else b""
+    tokens = set() if remaining else finish(_collect_tokens(events))
     connection.execute("BEGIN IMMEDIATE")
     try:
-        _delete_block(connection, last)
-        _release_block(connection, last, tally, 0)
-        if block is not None:
+        _release_block(connection, tally, 0)
+        if remaining:
             rest = _subtract(before, tally)
-            insert_block(connection, block, rest.groups, rest.uses)
+            connection.execute(
+                "UPDATE blocks SET (first_sequence, events, first_time, last_time, severity,"
+                " summary) = (?, ?, ?, ?, ?, ?) WHERE last_sequence = ?",
+                (*_describe(remaining), _encode_summary(rest.groups, rest.uses), last),
+            )
+            connection.execute(
+                "UPDATE block_contents SET content = ? WHERE block = ?", (content, last)
+            )
+        else:
+            _delete_block(connection, last, tokens)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
     return len(removed)
+
+
+def index_blocks(connection: sqlite3.Connection) -> None:
+    """Index all blocks of a database of schema 6, which had another index of words."""
+    for (last,) in connection.execute("SELECT last_sequence FROM blocks").fetchall():
+        try:
+            tokens = finish(_collect_tokens(_read_events(connection, last)))
+        except DamagedBlockError:
+            tokens = set()
+        add_tokens(connection, last, tokens.union(_name_tokens(connection, last)))
 
 
 def _read_events(connection: sqlite3.Connection, last: int) -> list[Sequenced]:
@@ -254,11 +289,11 @@ def copy_block(reading: sqlite3.Connection, writing: sqlite3.Connection, last: i
     """Copy a block to another database, where uses of names were not counted."""
     summary = read_summary(reading, last)
     row = list(reading.execute("SELECT * FROM blocks WHERE last_sequence = ?", (last,)).fetchone())
-    row[SUMMARY] = compress(msgspec.json.encode(Summary(summary.groups, {})))
+    row[SUMMARY] = _encode_summary(dict(summary.groups), {})
     writing.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     row = reading.execute("SELECT * FROM block_contents WHERE block = ?", (last,)).fetchone()
     writing.execute("INSERT INTO block_contents VALUES (?, ?)", row)
-    _insert_filters(writing, finish(encode(_read_events(reading, last))))
+    _insert_filters(writing, last, finish(encode(_read_events(reading, last))))
     add_groups(writing, dict(summary.groups))
     for (_, origin, kind, _, _), count in summary.groups:
         if UNNUMBERED not in (origin, kind):

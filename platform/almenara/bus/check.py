@@ -141,7 +141,7 @@ def _check_pages(connection: sqlite3.Connection) -> list[str]:
 def _read_blocks(connection: sqlite3.Connection, report: CheckReport) -> Iterator[int]:
     """Yield the ends of the blocks that can be read as they were written."""
     ends: set[int] = set()
-    for statement in ("SELECT last_sequence FROM blocks", "SELECT block FROM block_words"):
+    for statement in ("SELECT last_sequence FROM blocks", "SELECT block FROM block_contents"):
         try:
             for (last,) in connection.execute(statement):
                 ends.add(last)

@@ -7,10 +7,13 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from almenara.bus.blocks import index_blocks
 from almenara.bus.text_index import searched_text
 from almenara.errors import AlmenaraError
 
-VERSION: Final = 6
+VERSION: Final = 7
+BLOOM_FILTERS: Final = 6
+"""The version that searched blocks by filters."""
 CHECKPOINT_PAGES: Final = 4_000
 """Pages of the write-ahead log that are moved into the file at once."""
 
@@ -35,7 +38,13 @@ CREATE TABLE event_counts (
 """
 MERGE_LATER: Final = "INSERT INTO events_text (events_text, rank) VALUES ('automerge', 0);"
 """Parts of the index are merged between batches (`almenara.bus.upkeep`)."""
-BLOCKS: Final = """
+BLOCK_WORDS: Final = """
+CREATE VIRTUAL TABLE block_words USING fts5 (
+    tokens, content='', detail='none', tokenize='ascii'
+);
+INSERT INTO block_words (block_words, rank) VALUES ('automerge', 0);
+"""
+BLOCKS: Final = f"""
 CREATE TABLE blocks (
     last_sequence INTEGER PRIMARY KEY,
     first_sequence INTEGER NOT NULL,
@@ -47,7 +56,7 @@ CREATE TABLE blocks (
 );
 CREATE TABLE block_contents (block INTEGER PRIMARY KEY, content BLOB NOT NULL);
 CREATE INDEX blocks_by_time ON blocks (last_time, first_time);
-CREATE TABLE block_words (block INTEGER PRIMARY KEY, words BLOB NOT NULL);
+{BLOCK_WORDS}
 CREATE TABLE block_names (
     number INTEGER NOT NULL, block INTEGER NOT NULL, PRIMARY KEY (number, block)
 ) WITHOUT ROWID;
@@ -151,6 +160,8 @@ ALTER TABLE position ADD COLUMN sealed_through INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE position ADD COLUMN sealed_events INTEGER NOT NULL DEFAULT 0;
 {MERGE_LATER}
 """  # nosec B608 # tables of ours
+INDEX_BLOCKS: Final = f"DROP TABLE block_words; {BLOCK_WORDS}"
+"""What the blocks have is added by `almenara.bus.blocks.index_blocks`."""
 STEPS: Final = (
     "",
     KNOWN_RESOURCES.replace("known_resources", "told"),
@@ -158,6 +169,7 @@ STEPS: Final = (
     COUNT_NAMES,
     COUNT_EVENTS,
     SEAL_EVENTS,
+    INDEX_BLOCKS,
 )
 """By version: the statements that turn the tables of that version into those of the next."""
 
@@ -256,7 +268,16 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     version = check_version(connection, path)
     if version < VERSION:
         script = TABLES if version == 0 else "".join(STEPS[version:])
-        connection.executescript(f"BEGIN; {script} PRAGMA user_version = {VERSION}; COMMIT;")
+        connection.executescript(f"BEGIN; {script}")
+        try:
+            if version == BLOOM_FILTERS:
+                index_blocks(connection)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
     _check_columns(connection)
     connection.executescript(f"BEGIN IMMEDIATE; {POSITIONS} COMMIT;")
 

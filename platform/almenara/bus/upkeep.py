@@ -36,34 +36,41 @@ class Upkeep:
         """Drop the steps, until the next `wake`."""
         self._steps, self.due_at = None, math.inf
 
-    def run_step(self, connection: sqlite3.Connection) -> None:
-        """Do one step if it is due. Raises what the step raises; the steps end then."""
+    def run_step(self, connection: sqlite3.Connection) -> bool:
+        """Do one step if it is due, and return whether it was done.
+
+        Raises what the step raises; the steps end then.
+        """
         started = time.monotonic()
         if started < self.due_at:
-            return
+            return False
         steps = self._steps or self._start(connection)
         self.stop()
         for _ in steps:
             now = time.monotonic()
             self._steps, self.due_at = steps, now + (now - started) * self._pause()
-            return
+            return True
+        return False
 
 
 def merge_words(connection: sqlite3.Connection) -> Iterator[None]:
-    """Merge the parts of the full-text index that batches have added; yield after each short step.
+    """Merge the parts that batches and blocks have added to the full-text indexes; yield after each
+    short step.
 
-    The index would do it within some of the batches, at many times their length.
+    SQLite would do it within some of the batches, at many times their length.
     """
-    while True:
-        before = connection.total_changes
-        with commit_later(connection):
-            connection.execute(
-                "INSERT INTO events_text (events_text, rank) VALUES ('merge', ?)", (MERGED_PAGES,)
-            )
-        # From the documentation of FTS5: a difference below 2 is no work.
-        if connection.total_changes - before < 2:
-            return
-        yield
+    for table in ("events_text", "block_words"):
+        changes = 2
+        # From the documentation of FTS5: fewer changes mean that nothing is left to merge.
+        while changes >= 2:
+            before = connection.total_changes
+            with commit_later(connection):
+                connection.execute(
+                    f"INSERT INTO {table} ({table}, rank) VALUES ('merge', ?)",  # nosec B608 # tables of ours
+                    (MERGED_PAGES,),
+                )
+            changes = connection.total_changes - before
+            yield
 
 
 @contextmanager

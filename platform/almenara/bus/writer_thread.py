@@ -371,7 +371,8 @@ class WriterThread:
             return
         try:
             self._merging.run_step(self._writer.connection)
-            self._sealing.run_step(self._writer.connection)
+            if self._sealing.run_step(self._writer.connection):
+                self._merging.wake()
         except Exception as error:
             log.warning("the database could not be maintained", reason=describe_error(error))
 

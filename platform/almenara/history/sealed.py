@@ -1,9 +1,9 @@
 """Searches sealed blocks: which of them may have matches, and which events of a block match.
 
-A block is skipped by its ranges of sequence and time, its highest severity, its names and its
-words. Of one that is read, each column is decompressed only when a test needs it, and a name is
-tested once for all the events that have it. The answers are those of `Filter.matches` and
-`Scope.permits`.
+A block is skipped by its ranges of sequence and time, and by what the index of blocks has of its
+names, severities and words. Of one that is read, each column is decompressed only when a test needs
+it, and a name is tested once for all the events that have it. The answers are those of
+`Filter.matches` and `Scope.permits`.
 """
 
 import sqlite3
@@ -15,12 +15,18 @@ from typing import Any, Final, Literal
 import msgspec
 
 from almenara.bus.block_format import Block, DamagedBlockError
+from almenara.bus.block_words import (
+    correlation_token,
+    match_any,
+    match_word,
+    name_token,
+    severity_token,
+)
 from almenara.bus.blocks import read_block
 from almenara.bus.codec import RowDecoder
 from almenara.bus.counts import UNNUMBERED
 from almenara.bus.readers import check_deadline
 from almenara.bus.text_index import split_words
-from almenara.bus.word_filter import CORRELATION, may_have
 from almenara.history.filter import Filter, parse_phrases
 from almenara.history.planner import clamp, find_names, read_pairs
 from almenara.history.text_finder import TextFinder
@@ -29,6 +35,8 @@ from almenara.scope import LABELS, NAMESPACE, Scope, compile_scope, parse_labels
 from almenara.signals import Severity
 from almenara.visibility import SignalNames
 
+MAX_NAMES: Final = 50
+"""Names of one kind that blocks are searched by; more of them are in nearly every block."""
 NAMED: Final = ("source", "origin", "type", "subject")
 Order = Literal["ASC", "DESC"]
 
@@ -109,38 +117,57 @@ class SealedSearch:
     ) -> Iterator[tuple[int, int]]:
         """Yield the ends of the blocks that may have matches, and how many events each has."""
         chosen = self._chosen
+        if before is not None:
+            # Blocks after the one with that sequence need no look.
+            row = self._connection.execute(
+                "SELECT last_sequence FROM blocks WHERE last_sequence >= ?"
+                " ORDER BY last_sequence LIMIT 1",
+                (clamp(before - 1),),
+            ).fetchone()
+            through = None if row is None else row[0]
+        else:
+            through = None
+        search = " AND ".join(self._list_conditions())
+        tables, key = "blocks b", "b.last_sequence"
         conditions: list[str] = []
         parameters: list[Any] = []
+        if search:
+            # The index is read in order of its rows, as long as bounds and order are of its column.
+            tables, key = (
+                "block_words w CROSS JOIN blocks b ON b.last_sequence = w.rowid",
+                "w.rowid",
+            )
+            conditions.append("w.block_words MATCH ?")
+            parameters.append(search)
         for condition, bound in (
-            ("b.last_sequence > ?", after),
-            ("b.first_sequence < ?", before),
+            (f"{key} > ?", after),
+            (f"{key} <= ?", through),
             ("b.last_time >= ?", chosen.since),
             ("b.first_time < ?", chosen.until),
-            ("b.severity >= ?", chosen.severity),
         ):
             if bound is not None:
                 conditions.append(condition)
                 parameters.append(clamp(int(bound)))
-        for numbers in self._list_names():
-            conditions.append(
-                "EXISTS (SELECT 1 FROM json_each(?) j JOIN block_names n"
-                " ON n.number = j.value AND n.block = b.last_sequence)"
-            )
-            parameters.append(msgspec.json.encode(numbers).decode())
-        words = self._list_words()
-        columns = "b.last_sequence, b.events"
-        tables = "blocks b"
-        if words:
-            columns += ", w.words"
-            tables += " JOIN block_words w ON w.block = b.last_sequence"
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        rows = self._connection.execute(
-            f"SELECT {columns} FROM {tables}{where} ORDER BY b.last_sequence {order}",  # nosec B608 # constant fragments, bound values
+        yield from self._connection.execute(
+            f"SELECT b.last_sequence, b.events FROM {tables}{where} ORDER BY {key} {order}",  # nosec B608 # constant fragments, bound values
             parameters,
         )
-        for last, events, *filters in rows:
-            if not filters or not isinstance(filters[0], bytes) or may_have(filters[0], words):
-                yield last, events
+
+    def _list_conditions(self) -> Iterator[str]:
+        """Yield what the index must have of a block, in the language of FTS5."""
+        chosen = self._chosen
+        for phrase, is_prefix in self._phrases:
+            words = split_words(phrase)
+            for place, word in enumerate(words, 1):
+                yield match_word(word, is_prefix and place == len(words))
+        if chosen.correlation is not None:
+            yield match_any((correlation_token(chosen.correlation),))
+        if chosen.severity is not None:
+            yield match_any(severity_token(level) for level in Severity if level >= chosen.severity)
+        for numbers in self._list_names():
+            if len(numbers) <= MAX_NAMES:
+                yield match_any(map(name_token, numbers))
 
     def _list_names(self) -> Iterator[list[int]]:
         """Yield lists of numbers, of each of which a block with matches has at least one."""
@@ -152,16 +179,6 @@ class SealedSearch:
             pairs = read_pairs(self._connection, self._scope)
             if pairs is not None:
                 yield [*{origin for origin, _ in pairs.visible}, UNNUMBERED]
-
-    def _list_words(self) -> list[str]:
-        words = [
-            word
-            for phrase, is_prefix in self._phrases
-            for word in (split_words(phrase)[:-1] if is_prefix else split_words(phrase))
-        ]
-        if self._chosen.correlation is not None:
-            words.append(CORRELATION + self._chosen.correlation)
-        return words
 
 
 def _find_places(

@@ -27,6 +27,7 @@ from support.log import (
     sleep_not,
     write,
 )
+from support.old_schema import downgrade_to_6
 
 
 def seal(writer: Writer, hot_events: int, steps: int = sys.maxsize) -> None:
@@ -101,3 +102,19 @@ def remove_oldest(writer: Writer, records: list[Record], count: int) -> list[Rec
         removed += retention.remove_step(writer.connection, settings, writer.clock.advance())
     writer.names.reload()
     return records[removed:]
+
+
+def test_migrate_indexes_the_blocks_of_schema_6(tmp_path: Path) -> None:
+    chance = random.Random(6)
+    path = tmp_path / "almenara.db"
+    with patch("almenara.bus.sealing.BLOCK_EVENTS", 20):
+        writer = Writer(path, StorageSettings(dir=tmp_path))
+        with closing(writer.connection):
+            events = [random_event(chance, number) for number in range(90)]
+            records = list(itertools.starmap(Record, enumerate(write(writer, events), 1)))
+            seal(writer, 10)
+    downgrade_to_6(path)
+    writer = Writer(path, StorageSettings(dir=tmp_path))
+    with closing(writer.connection), patch("almenara.history.queries.sleep", sleep_not):
+        for chosen in (Filter(text="done"), Filter(correlation="US-1"), Filter(text="do* cafe")):
+            check_queries(writer.connection, records, chosen, 7)
