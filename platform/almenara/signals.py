@@ -110,6 +110,24 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 Signal = Event | Resource | Sample
 
+
+def mark_unknown(
+    resource: Resource, reason: str, since: int | None, *, status: str = UNKNOWN
+) -> Resource:
+    """Return a resource whose source cannot read it: its state is the last known one.
+
+    `reason` says why, and `since` when it was last known, in microseconds; None where that is
+    unknown too. `last_status` of the state holds its status before.
+    """
+    state = {**resource.state, "reason": reason}
+    if resource.status not in ("", status):
+        state["last_status"] = resource.status
+    if since is not None:
+        state.setdefault(STALE_SINCE, since)
+    severity = max(resource.severity, Severity.WARN)
+    return msgspec.structs.replace(resource, status=status, severity=severity, state=state)
+
+
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+import msgspec
 import structlog
 from nats.js.api import ConsumerInfo, DiscardPolicy, PeerInfo, StreamInfo
 from nats.js.errors import Error as JetStreamError
 
 from almenara.hookspecs import Context, Publish, ResourceKey
-from almenara.sdk import Snapshots, now
+from almenara.sdk import Snapshots, mark_unknown, now
 from almenara.signals import UNKNOWN, Resource, Sample, Severity, Signal
 from almenara_nats.client import Connection
 from almenara_nats.consumer_health import ConsumerHealth
@@ -232,18 +233,9 @@ class Monitor:
     def _mark_stale(self, resource: Resource, status: str, reason: str) -> Resource:
         if resource.status == status and resource.state.get("reason") == reason:
             return resource
-        since = self._last_answer.get(resource.key)
-        state = {**resource.state, "reason": reason}
-        if since is not None:
-            state.setdefault("stale_since", since)
-        return Resource(
-            kind=resource.kind,
-            namespace=resource.namespace,
-            name=resource.name,
-            status=status,
-            severity=Severity.ERROR if status == OFFLINE else Severity.WARN,
-            state=state,
-        )
+        stale = mark_unknown(resource, reason, self._last_answer.get(resource.key), status=status)
+        severity = Severity.ERROR if status == OFFLINE else Severity.WARN
+        return msgspec.structs.replace(stale, severity=severity, time=now())
 
     def _sample_stream(self, name: str, info: StreamInfo) -> list[Signal]:
         state, moment = info.state, time.monotonic()

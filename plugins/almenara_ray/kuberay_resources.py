@@ -2,13 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
-
-import msgspec
 
 from almenara.hookspecs import Context, Publish, ResourceKey
-from almenara.sdk import now
-from almenara.signals import STALE_SINCE, UNKNOWN, Resource, Severity, Signal
+from almenara.sdk import mark_unknown, now
+from almenara.signals import Resource, Signal
 from almenara_ray.kinds import FINAL_DEPLOYMENTS, RAY_JOB
 from almenara_ray.kuberay_models import WATCHED
 
@@ -67,12 +64,4 @@ class CustomResources:
     def _hide(self, resource: Resource) -> Resource:
         if resource.kind == RAY_JOB and resource.state.get("deployment") in FINAL_DEPLOYMENTS:
             return resource
-        state: dict[str, Any] = {
-            "last_status": resource.status,
-            STALE_SINCE: self._answered_at,
-            "reason": self._reason,
-        }
-        known = {name: value for name, value in state.items() if value}
-        return msgspec.structs.replace(
-            resource, status=UNKNOWN, severity=Severity.WARN, state={**resource.state, **known}
-        )
+        return mark_unknown(resource, self._reason, self._answered_at)

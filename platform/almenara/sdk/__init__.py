@@ -19,6 +19,7 @@ from almenara.sdk.polling import Backoff, every, poll
 from almenara.sdk.snapshots import Changes, Snapshots
 from almenara.sdk.watch import ExpiredError, watch
 from almenara.sdk.windows import Window, add_to_window, join
+from almenara.signals import mark_unknown
 from almenara.urls import redact_urls
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "finish_within",
     "honor_cancellation",
     "join",
+    "mark_unknown",
     "monotonic",
     "now",
     "poll",

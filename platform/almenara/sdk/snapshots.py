@@ -6,7 +6,7 @@ import msgspec
 
 from almenara.clock import now
 from almenara.hookspecs import Context, ResourceKey
-from almenara.signals import Event, Resource, Signal
+from almenara.signals import Event, Resource, Signal, mark_unknown
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,9 @@ class Snapshots:
     the same change the same event id, such as `f"{name}/{after.time}"`, so that a change observed
     twice is one event.
 
+    While the observed system does not answer, publish what `mark_unknown` returns: nothing is
+    healthy without an answer. The next answer makes the resources known again.
+
     What is remembered lives as long as the process. `restore` adds what earlier runs have
     published, so that resources which were deleted while the source did not run are reported as
     deleted; `load` adds resources whose last state is known.
@@ -40,6 +43,8 @@ class Snapshots:
         self._known: dict[ResourceKey, Resource] = {}
         self._is_first = True
         self._restored: set[ResourceKey] = set()
+        self._last_known: dict[ResourceKey, Resource | None] = {}
+        """What is unknown now, as it was before; None for what only an earlier run has read."""
 
     async def restore(self, context: Context, source: str, kinds: Iterable[str] = ()) -> None:
         """Load the resources that the source of this name has published, of `kinds` or of all."""
@@ -60,6 +65,10 @@ class Snapshots:
         if before is not None and _is_unchanged(before, after):
             return ()
         self._known[after.key] = after
+        before = self._last_known.pop(after.key, before)
+        if before is not None and _is_unchanged(before, after):
+            # It was unknown for a while, and is as it was.
+            return (after,)
         return after, *self._events(before, after)
 
     def remove(self, key: ResourceKey) -> Sequence[Signal]:
@@ -68,7 +77,32 @@ class Snapshots:
         if before is None:
             return ()
         deleted = msgspec.structs.replace(before, deleted=True, time=now())
-        return deleted, *self._events(before, None)
+        return deleted, *self._events(self._last_known.pop(key, before), None)
+
+    def mark_unknown(
+        self, reason: str, since: int | None = None, keys: Iterable[ResourceKey] | None = None
+    ) -> Sequence[Signal]:
+        """Return what is remembered, or only `keys` of it, as unknown, where that is new: for what
+        cannot be reached and everything below it.
+
+        `since` is when it was last known, in microseconds. It makes no transition; the next one is
+        between the states before and after.
+        """
+        remembered = [*self._known, *sorted(self._restored - self._known.keys())]
+        signals: list[Signal] = []
+        for key in remembered if keys is None else keys:
+            before = self._known.get(key)
+            if before is None and key not in self._restored:
+                continue
+            kind, namespace, name = key
+            bare = Resource(kind=kind, namespace=namespace, name=name)
+            self._last_known.setdefault(key, before)
+            after = mark_unknown(self._last_known[key] or bare, reason, since)
+            if before is None or not _is_unchanged(before, after):
+                after = msgspec.structs.replace(after, time=now())
+                self._known[key] = after
+                signals.append(after)
+        return signals
 
     def difference(self, snapshot: Iterable[Resource]) -> Sequence[Signal]:
         """Return the signals to publish of a complete snapshot: each resource that is new or

@@ -14,7 +14,7 @@ from almenara.bus import Bus, LogReader, Record
 from almenara.bus.codec import read_latest_observations
 from almenara.errors import LimitExceeded, Unavailable, describe_error
 from almenara.scope import FULL_SCOPE, Scope, namespace_of
-from almenara.signals import STALE_SINCE, UNKNOWN, Resource, Sample, Severity
+from almenara.signals import UNKNOWN, Resource, Sample, mark_unknown
 from almenara.state.recorder import StateRecorder
 from almenara.state.sample_codec import Points
 from almenara.state.sample_schema import SeriesName
@@ -250,8 +250,10 @@ class Resources:
         if not unproven:
             return resources
         return [
-            mark_unknown(resource, unproven[resource.origin])
-            if resource.origin in unproven
+            mark_unknown(
+                resource, f"source {resource.origin} does not run", unproven[resource.origin]
+            )
+            if resource.origin in unproven and not resource.deleted and resource.status != UNKNOWN
             else resource
             for resource in resources
         ]
@@ -325,17 +327,3 @@ class Resources:
         # it. Labels come from the resource, and only where that is visible too.
         described = self._described(key, origin)
         return self._scope.permits(msgspec.structs.replace(described, origin=origin))
-
-
-def mark_unknown(resource: Resource, since: int) -> Resource:
-    """Return a resource as unknown because its source does not work since some time."""
-    if resource.deleted or resource.status == UNKNOWN:
-        return resource
-    state = {
-        **resource.state,
-        "last_status": resource.status,
-        STALE_SINCE: since,
-        "reason": f"source {resource.origin} does not run",
-    }
-    severity = max(resource.severity, Severity.WARN)
-    return msgspec.structs.replace(resource, status=UNKNOWN, severity=severity, state=state)

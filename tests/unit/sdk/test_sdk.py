@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,8 +29,9 @@ from almenara.sdk import (
     poll,
     watch,
 )
-from almenara.signals import Event, Resource
+from almenara.signals import Event, Resource, Severity
 from almenara.testing import ManualClock
+from almenara.testing.source_run import MemoryContext
 
 pytestmark = pytest.mark.anyio
 
@@ -316,6 +318,47 @@ def test_snapshot_differences_add_up_to_last_snapshot(
                 assert kept.get(it.name) != it.status
                 kept[it.name] = it.status
         assert kept == statuses
+
+
+def test_snapshot_marks_what_cannot_be_read_as_unknown() -> None:
+    changes: list[tuple[str, str]] = []
+
+    def note(change: Changes) -> list[Event]:
+        before, after = change.before, change.after
+        changes.append((before.status if before else "", after.status if after else ""))
+        return []
+
+    snapshots = Snapshots(note)
+    node = Resource(kind="node", name="a", status="ok", state={"size": 1})
+    job = Resource(kind="job", name="b", status="ok")
+    snapshots.difference([node, job])
+    (unknown,) = snapshots.mark_unknown("node a does not answer", 5, [node.key, ("node", "", "x")])
+    assert isinstance(unknown, Resource)
+    assert (unknown.status, unknown.severity) == ("unknown", Severity.WARN)
+    assert unknown.state == {
+        "size": 1, "reason": "node a does not answer", "last_status": "ok", "stale_since": 5,
+    }  # fmt: skip
+    assert snapshots.mark_unknown("node a does not answer", 5, [node.key]) == []
+    assert [signal.name for signal in snapshots.mark_unknown("all")] == ["a", "b"]  # type: ignore[union-attr]
+    # Known again: as it was, which is no transition, or as it has become meanwhile.
+    changes.clear()
+    failed = msgspec.structs.replace(job, status="failed")
+    signals = snapshots.difference([node, failed])
+    assert [signal.status for signal in signals] == ["ok", "failed"]  # type: ignore[union-attr]
+    assert changes == [("ok", "failed")]
+
+
+async def test_snapshot_marks_what_an_earlier_run_has_published_as_unknown(tmp_path: Path) -> None:
+    context = MemoryContext(tmp_path)
+    context.bus.accept([Resource(kind="node", name="a", status="ok")], "source")
+    snapshots = Snapshots()
+    await snapshots.restore(context, "source")
+    (unknown,) = snapshots.mark_unknown("no answer")
+    assert isinstance(unknown, Resource)
+    assert (unknown.name, unknown.status) == ("a", "unknown")
+    (deleted,) = snapshots.difference([])
+    assert isinstance(deleted, Resource)
+    assert deleted.deleted
 
 
 def test_snapshot_ignores_a_new_time_alone() -> None:
