@@ -21,12 +21,26 @@ LEVELS: Final = {
     "ALERT": Severity.FATAL,
     "PANIC": Severity.FATAL,
     "ERR": Severity.ERROR,
+    "SEVERE": Severity.ERROR,
+    "DPANIC": Severity.FATAL,
+    "INFORMATIONAL": Severity.INFO,
+    "FINE": Severity.DEBUG,
+    "FINER": Severity.DEBUG,
+    "FINEST": Severity.DEBUG,
 }
 TEXT_LEVEL_FIELDS: Final = (
-    "level", "severityText", "severity_text", "levelname", "@l", "log.level",
+    "level", "severityText", "severity_text", "levelname", "@l", "log.level", "Level", "@level",
+    "lvl", "loglevel", "LogLevel",
 )  # fmt: skip
-"""Fields of OpenTelemetry, Python's logging, Serilog and ECS besides `severity`."""
+"""Fields of OpenTelemetry, Python's logging, Serilog, ECS, NLog, hclog, log15 and .NET besides
+`severity`."""
 LEVEL_FIELDS: Final = frozenset((*TEXT_LEVEL_FIELDS, "log", "severityNumber", "severity_number"))
+SYSLOG_LEVELS: Final = (
+    Severity.FATAL, Severity.FATAL, Severity.FATAL, Severity.ERROR, Severity.WARN, Severity.INFO,
+    Severity.INFO, Severity.DEBUG,
+)  # fmt: skip
+"""Severity of the levels of syslog (RFC 5424), which GELF uses."""
+GELF_FIELD: Final = "short_message"
 PINO_LEVELS: Final = {
     10: Severity.DEBUG,
     20: Severity.DEBUG,
@@ -127,8 +141,12 @@ def _read_level_fields(fields: Mapping[str, Any]) -> Severity | None:
         # A level may mean something else than severity, as in a game: no problem is noted.
         if isinstance(value, str) and (severity := parse_level(value)) is not None:
             return severity
-    if isinstance(level := fields.get("level"), int) and level in PINO_LEVELS:
-        return PINO_LEVELS[level]
+    level = fields.get("level")
+    if isinstance(level, int) and not isinstance(level, bool):
+        if GELF_FIELD in fields and 0 <= level < len(SYSLOG_LEVELS):
+            return SYSLOG_LEVELS[level]
+        if level in PINO_LEVELS:
+            return PINO_LEVELS[level]
     number = fields.get("severityNumber", fields.get("severity_number"))
     if isinstance(number, int) and 1 <= number <= 24:
         # OpenTelemetry numbers four steps to each severity; TRACE is shown as DEBUG.

@@ -13,9 +13,13 @@ EARLIEST: Final = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp()) * SECOND
 EPOCH_SCALES: Final = ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0), (1e20, 1e-3))
 """Numbers below the first are seconds, milliseconds, microseconds and nanoseconds since the epoch;
 the second makes them microseconds."""
-OTHER_FIELDS: Final = ("time", "ts", "@timestamp", "@t")
+OTHER_FIELDS: Final = (
+    "time", "ts", "@timestamp", "@t", "Timestamp", "asctime", "timeUnixNano", "time_unix_nano",
+)  # fmt: skip
 """Where common loggers write the time. They may mean something else, so nothing is reported."""
 SHOWN: Final = 80
+SHORTEST_NUMBER, LONGEST_NUMBER = 10, 19
+"""Digits of a number since the epoch that is written as text; `20260131` is a date."""
 
 
 def is_plausible(moment: int, received: int) -> bool:
@@ -26,6 +30,8 @@ def is_plausible(moment: int, received: int) -> bool:
 def parse_timestamp(value: Any) -> int | None:
     """Return text or a number since the epoch in microseconds; None for anything else."""
     if isinstance(value, str):
+        if value.isascii() and value.isdigit() and len(value) <= LONGEST_NUMBER:
+            return parse_timestamp(int(value)) if len(value) >= SHORTEST_NUMBER else None
         try:
             return parse_time(value)
         except (ValueError, OverflowError):

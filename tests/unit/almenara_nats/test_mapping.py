@@ -248,6 +248,15 @@ def test_place_is_the_identity_where_it_is_requested() -> None:
         ({"log.level": "error"}, Severity.ERROR),
         ({"log": {"level": "error"}}, Severity.ERROR),
         ({"level": 3}, Severity.INFO),
+        ({"level": 3, "version": "1.1", "short_message": "x"}, Severity.ERROR),
+        ({"level": True, "short_message": "x"}, Severity.INFO),
+        ({"lvl": "eror"}, Severity.INFO),
+        ({"lvl": "crit"}, Severity.FATAL),
+        ({"@level": "warn", "@message": "x"}, Severity.WARN),
+        ({"Level": "Error"}, Severity.ERROR),
+        ({"LogLevel": "Critical"}, Severity.FATAL),
+        ({"level": "SEVERE"}, Severity.ERROR),
+        ({"level": "dpanic"}, Severity.FATAL),
         ({"type": "io.nats.jetstream.advisory.v1.max_deliver"}, Severity.ERROR),
         ({"type": "io.nats.jetstream.advisory.v1.stream_leader_elected"}, Severity.INFO),
         ({"type": "io.nats.jetstream.advisory.v1.consumer_quorum_lost"}, Severity.ERROR),
@@ -259,8 +268,12 @@ def test_severity_is_read_as_common_loggers_write_it(
     assert read(payload, "x").severity is severity
 
 
-@pytest.mark.parametrize("name", ["time", "ts", "@timestamp", "timestamp"])
-@pytest.mark.parametrize("value", ["2025-10-17T10:00:00Z", 1760695200, 1760695200000])
+@pytest.mark.parametrize("name", ["time", "ts", "@timestamp", "timestamp", "@t", "timeUnixNano"])
+@pytest.mark.parametrize(
+    "value",
+    ["2025-10-17T10:00:00Z", 1760695200, 1760695200000, "1760695200000000000",
+     "2025-10-17 10:00:00,000"],
+)  # fmt: skip
 def test_time_is_read_as_common_loggers_write_it(name: str, value: object) -> None:
     assert format_time(read({name: value}).time) == "2025-10-17T10:00:00.000000Z"
 
