@@ -4,7 +4,6 @@ import asyncio
 import re
 import ssl
 import time
-import zlib
 from typing import Any, Final
 
 import httpx
@@ -13,12 +12,11 @@ import msgspec
 from almenara.config import redact_secrets
 from almenara.sdk.http import Resolver, create_client, describe_http_error
 from almenara_http.certificates import earliest_expiry
+from almenara_http.decoding import BodyDecoder
 from almenara_http.settings import CheckSettings, parse_codes
 
 REDIRECTS: Final = 10
 USER_AGENT: Final = "almenara-http"
-ZLIB_OR_GZIP: Final = zlib.MAX_WBITS | 32
-"""Window bits for which zlib detects the header of either format (zlib.h, inflateInit2)."""
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -56,7 +54,8 @@ async def perform_check(check: CheckSettings, resolver: Resolver | None = None) 
                 check.method, check.url, headers=_headers(check), auth=_credentials(check)
             )
             async with request as response:
-                body = await _read_body(response, check.body_limit)
+                decoder = BodyDecoder(response.headers.get("content-encoding", ""))
+                body = await _read_body(response, decoder, check.body_limit)
             latency = time.monotonic() - started
     except TimeoutError:
         return Outcome(failure=f"no complete response within {check.timeout:g} s")
@@ -65,7 +64,7 @@ async def perform_check(check: CheckSettings, resolver: Resolver | None = None) 
         # it is the outcome of this check and must not affect others.
         return Outcome(failure=_describe(error, check))
     return Outcome(
-        failure=_judge(check, response, body),
+        failure=_judge(check, response, body, decoder.unknown),
         latency=latency,
         code=response.status_code,
         expires=min(expiries, default=None),
@@ -123,25 +122,19 @@ def _credentials(check: CheckSettings) -> httpx.BasicAuth | None:
     return httpx.BasicAuth(check.user, check.password.reveal() if check.password else "")
 
 
-async def _read_body(response: httpx.Response, limit: int) -> bytes:
-    """The first `limit` bytes of the decoded body; the rest is not waited for.
-
-    httpx would decode a chunk at once, and a small one can expand to all memory there is.
-    """
-    encoding = response.headers.get("content-encoding", "").strip().lower()
-    decoder = zlib.decompressobj(ZLIB_OR_GZIP) if encoding in ("gzip", "deflate") else None
+async def _read_body(response: httpx.Response, decoder: BodyDecoder, limit: int) -> bytes:
+    """The first `limit` bytes of the decoded body; the rest is not waited for."""
     parts: list[bytes] = []
     size = 0
     async for raw in response.aiter_raw():
-        part = raw if decoder is None else decoder.decompress(raw, limit - size)
-        parts.append(part[: limit - size])
+        parts.append(decoder.decode(raw, limit - size))
         size += len(parts[-1])
-        if size >= limit or (decoder is not None and decoder.eof):
+        if size >= limit:
             break
     return b"".join(parts)
 
 
-def _judge(check: CheckSettings, response: httpx.Response, body: bytes) -> str | None:
+def _judge(check: CheckSettings, response: httpx.Response, body: bytes, unknown: str) -> str | None:
     """Why a response is not as expected; None where it is."""
     code = response.status_code
     if not any(code in parse_codes(text) for text in check.expect):
@@ -151,6 +144,8 @@ def _judge(check: CheckSettings, response: httpx.Response, body: bytes) -> str |
             target = response.headers["location"].partition("?")[0][:200]
             failure += f"; it redirects to {target} (follow_redirects is off)"
         return failure
+    if unknown and (check.contains is not None or check.matches is not None):
+        return f"the body is encoded as {unknown[:40]}, although identity was requested"
     try:
         text = body.decode(response.charset_encoding or "utf-8", "replace")
     except LookupError:
