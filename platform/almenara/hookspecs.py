@@ -72,6 +72,9 @@ from almenara.notification_specs import (
     Alert as Alert,
 )
 from almenara.notification_specs import (
+    AlertAction as AlertAction,
+)
+from almenara.notification_specs import (
     Capabilities as Capabilities,
 )
 from almenara.notification_specs import (
@@ -82,6 +85,9 @@ from almenara.notification_specs import (
 )
 from almenara.notification_specs import (
     DeliveryRefusedError as DeliveryRefusedError,
+)
+from almenara.notification_specs import (
+    InteractiveNotifier as InteractiveNotifier,
 )
 from almenara.notification_specs import (
     Notification as Notification,

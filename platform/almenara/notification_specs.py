@@ -3,7 +3,7 @@
 Part of the contract: `almenara.hookspecs` has all of these names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -45,6 +45,13 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why it has its status."""
     by: str = ""
     """Who acknowledged it."""
+    assignee: str = ""
+    """Who takes care of it."""
+    metric: str = ""
+    """The metric that its rule compares; empty for other rules."""
+    points: tuple[tuple[int, float], ...] = ()
+    """The last samples of that metric, for notifiers that draw them: microseconds since the epoch
+    and values, the oldest first."""
 
     @property
     def is_open(self) -> bool:
@@ -125,6 +132,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStr
     tracks_groups: bool = False
     """Whether the receiver tracks the state of each group. Its notifications are never combined
     into a digest: beyond the rate limit they wait."""
+    charts: bool = False
+    """Whether it draws `Alert.points`."""
     max_alerts: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 20
     """Maximum number of alerts in a notification."""
 
@@ -141,6 +150,31 @@ class Notifier(Protocol):
         receiver can recognize duplicates. For one receiver it is called for one notification at a
         time, and it is cancelled after the `timeout` of the receiver. Raises `DeliveryError`,
         `DeliveryRefusedError`, or anything else, which counts as a temporary error.
+        """
+
+
+class AlertAction(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user of a receiver has chosen in a message."""
+
+    action: Literal["acknowledge", "silence"]
+    alert: str
+    """`<rule>/<fingerprint>`, as the notification had them."""
+    by: str
+    """Name of the user at the receiver."""
+    seconds: float = 3600.0
+    """Duration of a silence."""
+
+
+@runtime_checkable
+class InteractiveNotifier(Notifier, Protocol):
+    """A notifier whose messages have buttons. The receiver sends what a user chooses to the address
+    `/alerts/callbacks/<receiver>` of Almenara."""
+
+    def read_callback(self, headers: Mapping[str, str], body: bytes) -> Sequence[AlertAction]:
+        """Return what a request to that address asks for; names of headers are in lower case.
+
+        It must verify that the request is from the receiver. Raises `ValueError` where it is not,
+        or where it cannot be read.
         """
 
 

@@ -226,6 +226,9 @@ def compose_notifications(
         fallback_after=settings.alerting.fallback_after,
         base_url=settings.server.url,
         open_alerts=lambda: resources.of_kind(ALERT_KIND),
+        read_points=lambda alert: (
+            [] if alert.resource is None else resources.series(*alert.resource, alert.metric)
+        ),
     )
 
 

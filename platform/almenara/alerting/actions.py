@@ -9,11 +9,13 @@ from almenara.alerting import ORIGIN, SILENCE
 from almenara.alerting.book import AlertBook
 from almenara.alerting.commands import (
     ACKNOWLEDGE,
+    ASSIGN,
     SILENCE_CREATED,
     SILENCE_ENDED,
     STARTED,
     UNACKNOWLEDGE,
     Acknowledgement,
+    Assignment,
     Silence,
     SilenceEnd,
 )
@@ -46,6 +48,13 @@ def _unacknowledge(data: Acknowledgement, book: AlertBook) -> None:
         book.save(alert, book.rules.rules[alert.rule])
 
 
+def _assign(data: Assignment, book: AlertBook) -> None:
+    alert = book.store.get(data.alert)
+    if alert is not None and alert.phase == "firing" and alert.assignee != data.to:
+        alert.assignee = data.to
+        book.save_assignment(alert, book.rules.rules[alert.rule], data.by)
+
+
 def _silence(silence: Silence, book: AlertBook) -> None:
     book.store.add_silence(silence, book.step)
     book.derived.append(silence.resource(book.step.time))
@@ -58,16 +67,16 @@ def _unsilence(data: SilenceEnd, book: AlertBook) -> None:
 
 
 def turn_silence(identity: str, book: AlertBook) -> None:
-    """Start or end a silence whose time has come."""
+    """Start, pause or end a silence whose time has come."""
     silence = book.store.silences.by_id.get(identity)
     if silence is None:
         return
-    if silence.is_active(book.step.time):
-        book.step.set_timer(SILENCES + identity, silence.ends)
-        book.derived.append(silence.resource(book.step.time))
-        book.refresh_firing()
-    else:
+    if book.step.time >= silence.ends:
         _remove_silence(identity, book)
+        return
+    book.step.set_timer(SILENCES + identity, silence.next_change(book.step.time))
+    book.derived.append(silence.resource(book.step.time))
+    book.refresh_firing()
 
 
 def _remove_silence(identity: str, book: AlertBook) -> None:
@@ -82,6 +91,7 @@ ACTIONS: Final[dict[str, tuple[Any, Callable[[Any, AlertBook], None]]]] = {
     STARTED: (dict[str, Any], _start),
     ACKNOWLEDGE: (Acknowledgement, _acknowledge),
     UNACKNOWLEDGE: (Acknowledgement, _unacknowledge),
+    ASSIGN: (Assignment, _assign),
     SILENCE_CREATED: (Silence, _silence),
     SILENCE_ENDED: (SilenceEnd, _unsilence),
 }

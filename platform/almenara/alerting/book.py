@@ -22,6 +22,10 @@ REFRESH: Final = 30 * SECOND
 """Time after which the value of an alert is published again where it has changed."""
 
 
+ASSIGNED: Final = "assigned"
+"""End of the type of the event about an assignment."""
+
+
 class AlertBook:
     """All alerts of one run of the evaluator. `begin` starts each step."""
 
@@ -51,6 +55,16 @@ class AlertBook:
             self._publish(alert, rule, with_event=bool(alert.status))
         elif alert.status and has_news and time - alert.published >= REFRESH:
             self._publish(alert, rule, with_event=False)
+        self._put(alert)
+
+    def save_assignment(self, alert: Alert, rule: Rule, by: str) -> None:
+        """Store and publish who takes care of an alert, with an event about the assignment."""
+        time = self.step.time
+        self._publish(alert, rule, with_event=False)
+        state = {"assignee": alert.assignee, "by": by, "severity": rule.settings.severity}
+        identity = self.step.event_id(alert.key, ASSIGNED)
+        event = make_event(alert, state, "INFO", time, identity, kind=ASSIGNED)
+        self.derived.append(event)
         self._put(alert)
 
     def _put(self, alert: Alert) -> None:

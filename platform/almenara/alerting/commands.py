@@ -8,12 +8,14 @@ from typing import Any, Final
 import msgspec
 
 from almenara.alerting import COMMAND, ORIGIN, SILENCE
+from almenara.alerting.calendar import Calendar
 from almenara.alerting.matchers import Matcher, parse_matcher
 from almenara.signals import Event, Resource, now
 
 STARTED: Final = f"{COMMAND}.started"
 ACKNOWLEDGE: Final = f"{COMMAND}.acknowledge"
 UNACKNOWLEDGE: Final = f"{COMMAND}.unacknowledge"
+ASSIGN: Final = f"{COMMAND}.assign"
 SILENCE_CREATED: Final = f"{COMMAND}.silence"
 SILENCE_ENDED: Final = f"{COMMAND}.unsilence"
 PLAIN_EXPRESSION: Final = re.compile(r"(?:[\w /:@|-]|\\.|\.\*?){0,200}")
@@ -32,14 +34,24 @@ class Silence(msgspec.Struct, kw_only=True):
     starts: int
     """Microseconds since the epoch."""
     ends: int
+    calendar: Calendar | None = None
+    """The times of the week at which it is active between its start and its end; None for all."""
 
     def is_active(self, time: int) -> bool:
         """Whether it is active at a time."""
-        return self.starts <= time < self.ends
+        is_within = self.starts <= time < self.ends
+        return is_within and (self.calendar is None or self.calendar.is_active(time))
+
+    def next_change(self, time: int) -> int:
+        """Return when it becomes active or inactive after a time; its end at the latest."""
+        if time < self.starts:
+            return self.starts
+        change = None if self.calendar is None else self.calendar.next_change(time)
+        return self.ends if change is None else min(change, self.ends)
 
     def status(self, time: int) -> str:
         """`pending`, `active` or `expired`."""
-        return "pending" if time < self.starts else "active" if time < self.ends else "expired"
+        return "expired" if time >= self.ends else "active" if self.is_active(time) else "pending"
 
     def resource(self, time: int) -> Resource:
         """The resource of the silence."""
@@ -48,6 +60,7 @@ class Silence(msgspec.Struct, kw_only=True):
             state={
                 "matchers": self.matchers, "author": self.author, "comment": self.comment,
                 "starts": self.starts, "ends": self.ends,
+                **({} if self.calendar is None else {"calendar": str(self.calendar)}),
             },
         )  # fmt: skip
 
@@ -59,6 +72,16 @@ class Acknowledgement(msgspec.Struct, kw_only=True):
     """`<rule>/<fingerprint>`."""
     by: str
     comment: str = ""
+
+
+class Assignment(msgspec.Struct, kw_only=True):
+    """Data of the command `assign`."""
+
+    alert: str
+    """`<rule>/<fingerprint>`."""
+    to: str
+    """Who takes care of it; empty for no one."""
+    by: str
 
 
 class SilenceEnd(msgspec.Struct, kw_only=True):
@@ -84,8 +107,19 @@ def make_unacknowledge(alert: str, by: str) -> Event:
     return _make(UNACKNOWLEDGE, Acknowledgement(alert=alert, by=by[:MAX_NAME]), subject=alert)
 
 
+def make_assign(alert: str, to: str, by: str) -> Event:
+    """Return the command to assign an alert to a person, or with an empty name to no one."""
+    data = Assignment(alert=alert, to=" ".join(to.split())[:MAX_NAME], by=by[:MAX_NAME])
+    return _make(ASSIGN, data, subject=alert)
+
+
 def make_silence(
-    matchers: Sequence[str], author: str, comment: str, ends: int, starts: int | None = None
+    matchers: Sequence[str],
+    author: str,
+    comment: str,
+    ends: int,
+    starts: int | None = None,
+    calendar: Calendar | None = None,
 ) -> Event:
     """Return the command to create a silence. Raises `ValueError` that says what is wrong."""
     parsed = [parse_plain_matcher(text) for text in matchers]
@@ -100,6 +134,7 @@ def make_silence(
     silence = Silence(
         id=uuid.uuid4().hex[:12], matchers=[str(matcher) for matcher in parsed],
         author=author[:MAX_NAME], comment=comment.strip()[:MAX_COMMENT], starts=starts, ends=ends,
+        calendar=calendar,
     )  # fmt: skip
     return _make(SILENCE_CREATED, silence, subject=silence.id)
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara.alerting.calendar import Schedule
 from almenara.alerting.model import Alert
 from almenara.alerting.signals import read_path, show_value
 from almenara.config.alert_rules import (
@@ -245,7 +246,7 @@ class SampleThreshold(Condition):
 
 
 class Absence(Condition):
-    """No event for some time."""
+    """No event for some time. Raises `ValueError` for a schedule that is wrong."""
 
     has_memory = True
 
@@ -256,6 +257,7 @@ class Absence(Condition):
             make_source_test(settings.source), make_test(settings.subject),
         )  # fmt: skip
         self._span = int(settings.within * SECOND)
+        self._schedule = Schedule(settings.schedule, settings.zone) if settings.schedule else None
 
     def selects(self, signal: Signal) -> bool:
         return (
@@ -271,13 +273,17 @@ class Absence(Condition):
 
     def expect(self, since: int) -> Verdict:
         """Return the verdict of a moment with an event, or at which waiting for one begins."""
-        return Verdict(holds=False, threshold=self.settings.within, absent_at=since + self._span)
+        expected = since if self._schedule is None else self._schedule.next_after(since)
+        return Verdict(holds=False, threshold=self.settings.within, absent_at=expected + self._span)
 
     def describe(self, alert: Alert) -> str:
         what = ", ".join(self.settings.types)
         what = "event" if what == ">" else what
         source = f" of {self.settings.source}" if self.settings.source else ""
-        return f"no {what}{source} for {self.settings.within:g} s"
+        within = f"{self.settings.within:g} s"
+        if self._schedule is None:
+            return f"no {what}{source} for {within}"
+        return f"no {what}{source} {within} after {self.settings.schedule} {self.settings.zone}"
 
 
 def is_number(value: Any) -> bool:

@@ -17,10 +17,12 @@ from almenara.alerting.store import ALERTS, BLIND, SILENCES
 from almenara.errors import describe_error
 from almenara.hookspecs import Step, Subscription
 from almenara.scope import namespace_of
-from almenara.signals import Event, Resource, Severity, Signal
-from almenara.units import SECOND
+from almenara.signals import Event, Resource, Sample, Severity, Signal
+from almenara.units import MINUTE, SECOND
 
 NAME: Final = "alerts"
+FAILURE_VISIBLE: Final = 10 * MINUTE
+"""How long a rule is shown as failing after a group that could not be evaluated."""
 BLIND_RETRY: Final = 30 * SECOND
 BLIND_STATUSES: Final = frozenset(("degraded", "blocked", "backing_off", "stopped"))
 
@@ -33,7 +35,11 @@ class RuleHealth(msgspec.Struct):
     """When it was evaluated last, in microseconds since the epoch."""
     failures: int = 0
     error: str = ""
-    """Why the last evaluation failed; empty after a success."""
+    """Why an evaluation failed; empty once the same group was evaluated, or nothing has failed for
+    some time."""
+    failed_group: dict[str, str] | None = None
+    """The group whose evaluation failed last; None where it is not known."""
+    failed_at: int = 0
 
 
 class Evaluator:
@@ -108,19 +114,23 @@ class Evaluator:
         health = self.health[rule.name]
         health.evaluations += 1
         health.evaluated = book.step.time
+        group = None
         try:
-            if rule.selects(signal):
-                self._apply(rule, signal, book)
+            if not rule.selects(signal):
+                return
+            group = rule.group(signal)
+            self._apply(rule, group, signal, book)
         except Exception as error:
-            self._report_failure(rule, error, book)
-        else:
-            if health.error:
-                health.error = ""
-                self._publish_rule(rule, book)
+            self._report_failure(rule, group, error, book)
+            return
+        # That other groups can be evaluated does not mean that nothing is missed.
+        is_old = book.step.time - health.failed_at > FAILURE_VISIBLE
+        if health.error and (group == health.failed_group or is_old):
+            health.error = ""
+            self._publish_rule(rule, book)
 
-    def _apply(self, rule: Rule, signal: Signal, book: AlertBook) -> None:
+    def _apply(self, rule: Rule, group: dict[str, str], signal: Signal, book: AlertBook) -> None:
         store, condition, time = book.store, rule.condition, book.step.time
-        group = rule.group(signal)
         key = f"{rule.name}/{make_fingerprint(rule.name, group)}"
         alert = store.get(key) or Alert(
             rule=rule.name, fingerprint=key.rpartition("/")[2], group=group, labels={}
@@ -159,6 +169,7 @@ class Evaluator:
         alert.labels = rule.labels(labels, alert.group)
         alert.resource, alert.parents = resource_key(signal), self.rules.parents(signal)
         alert.correlation = signal.correlation if isinstance(signal, Event) else None
+        alert.metric = signal.metric if isinstance(signal, Sample) else ""
         alert.cause = str(book.step.sequence)
         is_published = displayed_status(alert) != alert.status
         if is_published or alert.phase == "pending" or (
@@ -204,9 +215,12 @@ class Evaluator:
 
     # Failing rules
 
-    def _report_failure(self, rule: Rule, error: Exception, book: AlertBook) -> None:
+    def _report_failure(
+        self, rule: Rule, group: dict[str, str] | None, error: Exception, book: AlertBook
+    ) -> None:
         health = self.health[rule.name]
         health.failures += 1
+        health.failed_group, health.failed_at = group, book.step.time
         text = describe_error(error, with_type=not isinstance(error, ValueError))
         is_new, health.error = not health.error, text
         if is_new:

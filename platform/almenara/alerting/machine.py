@@ -73,6 +73,7 @@ def resolve(alert: Alert, time: int) -> None:
     alert.phase, alert.ended = "resolved", max(time, alert.started)
     alert.holds = alert.is_blind = alert.is_flapping = False
     alert.acknowledged_by = alert.comment = alert.silenced_by = alert.inhibited_by = ""
+    alert.assignee = ""
     for name in ("keep", "for", "settle"):
         _set(alert, name, None)
     _set(alert, "forget", alert.ended + RESOLVED_VISIBLE)

@@ -64,6 +64,9 @@ class Alert(msgspec.Struct, kw_only=True):
     """Whether its source cannot observe its system."""
     acknowledged_by: str = ""
     comment: str = ""
+    assignee: str = ""
+    metric: str = ""
+    """The metric that its condition compares; empty for other conditions."""
     inhibited_by: str = ""
     silenced_by: str = ""
     published: int = 0
@@ -117,6 +120,8 @@ def make_state(alert: Alert, *, runbook: str, notify: list[str]) -> dict[str, An
     optional = {
         "by": alert.acknowledged_by,
         "comment": alert.comment,
+        "assignee": alert.assignee,
+        "metric": alert.metric,
         "inhibited_by": alert.inhibited_by,
         "silenced_by": alert.silenced_by,
         "namespace": alert.namespace,
@@ -150,15 +155,15 @@ def make_resource(alert: Alert, state: dict[str, Any], severity: str, time: int)
 
 
 def make_event(
-    alert: Alert, state: dict[str, Any], severity: str, time: int, identity: str
+    alert: Alert, state: dict[str, Any], severity: str, time: int, identity: str, kind: str = ""
 ) -> Event:
-    """Return the event of the transition of an alert to its present status."""
+    """Return the event of the transition of an alert to its present status, or of another kind."""
     labels = ",".join(f"{name}={value}" for name, value in alert.own_labels.items())
     attributes = {"namespace": alert.namespace, "labels": labels}
     return Event(
         id=identity,
         source=ORIGIN,
-        type=f"{ALERT}.{alert.status}",
+        type=f"{ALERT}.{kind or alert.status}",
         subject=alert.key,
         time=time,
         severity=status_severity(alert.status, severity),

@@ -51,7 +51,7 @@ class Rule:
 
     def __init__(self, settings: AlertRule, place: str, plugin: str = "") -> None:
         self.settings, self.name, self.plugin = settings, settings.name, plugin
-        self.condition = _make_condition(settings)
+        self.condition = _make_condition(settings, place)
         self.digest = msgspec.json.encode([settings.when, settings.group_by]).decode()
         for index, field in enumerate(settings.group_by or ()):
             _check_field(field, f"{place}.group_by[{index}]")
@@ -63,10 +63,11 @@ class Rule:
                 raise ConfigError(
                     f"{place}.annotations.{name} is not an annotation; {suggest(name, ANNOTATIONS)}"
                 )
-        if settings.runbook and not settings.runbook.startswith(WEB_SCHEMES):
+        is_address = settings.runbook.startswith(WEB_SCHEMES)
+        if settings.runbook and not is_address and " " not in settings.runbook.strip():
             raise ConfigError(
-                f"{place}.runbook: expected a URL that begins with https:// or http://, found"
-                f" {settings.runbook[:80]!r}"
+                f"{place}.runbook: expected a URL that begins with https:// or http://, or"
+                f" instructions in Markdown, found {settings.runbook[:80]!r}"
             )
         self.templates = {
             name: _compile(text, f"{place}.annotations.{name}")
@@ -293,7 +294,7 @@ def _describe_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _make_condition(settings: AlertRule) -> Condition:
+def _make_condition(settings: AlertRule, place: str) -> Condition:
     when = settings.when
     if when.events is not None:
         return Events(when.events)
@@ -302,7 +303,10 @@ def _make_condition(settings: AlertRule) -> Condition:
     if when.sample is not None:
         return SampleThreshold(when.sample)
     assert when.absent is not None  # noqa: S101 # nosec B101 # `Condition.__post_init__` has checked it
-    return Absence(when.absent)
+    try:
+        return Absence(when.absent)
+    except ValueError as error:
+        raise ConfigError(f"{place}.when.absent: {error}") from None
 
 
 def _make_inhibitions(settings: AlertingSettings) -> list[Inhibition]:

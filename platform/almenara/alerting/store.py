@@ -78,7 +78,7 @@ class AlertStore:
         self.silences.add(silence)
         key = SILENCES + silence.id
         self.state.set(key, silence)
-        step.set_timer(key, silence.ends if silence.is_active(step.time) else silence.starts)
+        step.set_timer(key, silence.next_change(step.time))
 
     def remove_silence(self, identity: str, step: Step) -> Silence | None:
         """Remove a silence, and return it."""

@@ -111,7 +111,12 @@ class AbsenceCondition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     subject: str = ""
     """Subject, or a pattern of it."""
     within: Positive
-    """Seconds without an event after which it holds."""
+    """Seconds without an event after which it holds; with a schedule, after the scheduled time."""
+    schedule: str = ""
+    """Cron expression of the times at which an event is expected, such as `0 3 * * *`; it holds
+    where none has arrived `within` seconds after the first of them that follows the last event."""
+    zone: str = "UTC"
+    """Time zone of the schedule, such as `Europe/Madrid`."""
 
 
 class Condition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -157,8 +162,8 @@ class AlertRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename
     """Labels of its alerts, for routing, silences and inhibition."""
     annotations: dict[str, str] = {}
     """Texts of its alerts, as Jinja templates: `summary` is one line, `description` says more."""
-    runbook: str = ""
-    """URL of what to do."""
+    runbook: Annotated[str, msgspec.Meta(max_length=4_000)] = ""
+    """What to do: a URL, or instructions in Markdown."""
     notify: list[str] = []
     """Names of receivers."""
 

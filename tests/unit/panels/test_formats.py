@@ -3,7 +3,7 @@
 import pytest
 
 from almenara.panels.formats import format_age, format_duration, format_value
-from almenara.panels.kinds.series import round_up
+from almenara.panels.line_chart import round_up
 
 
 @pytest.mark.parametrize(

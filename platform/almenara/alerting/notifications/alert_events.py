@@ -102,6 +102,8 @@ def _read_alert(signal: Resource, status: Any) -> Alert:
         resource=_resource(state.get("resource")),
         cause=_text(state.get("cause"), MAX_VALUE),
         by=_text(state.get("by"), MAX_NAME),
+        assignee=_text(state.get("assignee"), MAX_NAME),
+        metric=_text(state.get("metric"), MAX_NAME),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -32,6 +32,7 @@ DEFAULT_TEXT: Final = """\
 {%- if alert.started %} · since {{ alert.started|moment }}{% endif %}
 {%- if alert.ended %} · until {{ alert.ended|moment }}{% endif %}
 {%- if alert.by %} · acknowledged by {{ alert.by }}{% endif %}
+{%- if alert.assignee %} · assigned to {{ alert.assignee }}{% endif %}
 
 {% if alert.description %}
   {{ alert.description }}
@@ -168,12 +169,13 @@ def make_notification(
 
 
 def alerts_link(base: str, alerts: tuple[Alert, ...]) -> str:
-    """Return the address of the alerts: the page of one, the events of several."""
+    """Return the address of the alerts: the page of one, the list of several."""
     if not base:
         return ""
-    subject = f"{alerts[0].rule}/{alerts[0].fingerprint}" if len(alerts) == 1 else ""
-    query = {"type": "almenara.alert.>", **({"subject": subject} if subject else {})}
-    return f"{base.rstrip('/')}/events?{urlencode(query)}"
+    path = "/alerts"
+    if len(alerts) == 1:
+        path += f"/{quote(alerts[0].rule, safe='')}/{quote(alerts[0].fingerprint, safe='')}"
+    return base.rstrip("/") + path
 
 
 SAMPLE: Final = Notification(
@@ -203,7 +205,7 @@ SAMPLE: Final = Notification(
     open_count=1,
     group_labels={"rule": "disk_full"},
     common_labels={"rule": "disk_full", "severity": "error", "team": "storage"},
-    link="https://almenara.example.com/events",
+    link="https://almenara.example.com/alerts/disk_full/4f1a",
     created=1_767_225_600_000_000,
 )
 """What templates are tried on, and what a test of a receiver sends."""

@@ -22,7 +22,7 @@ from almenara.alerting.notifications.receivers import Receiver
 from almenara.alerting.notifications.records import Entry
 from almenara.alerting.notifications.routes import Route
 from almenara.alerting.notifications.testing import send_test
-from almenara.alerting.notifications.worker import Outcome, Worker
+from almenara.alerting.notifications.worker import Outcome, ReadPoints, Worker
 from almenara.bus import Bus, Record
 from almenara.clock import now, sleep
 from almenara.errors import NotFound, describe_error
@@ -71,12 +71,13 @@ class Dispatcher:
         fallback_after: float,
         base_url: str = "",
         open_alerts: Callable[[], Iterable[Resource]] = tuple,
+        read_points: ReadPoints = lambda _: (),
     ) -> None:
         self.bus, self.receivers, self.base_url = bus, receivers, base_url
         self.publisher: Publisher = bus
         """What it publishes with: under the lease of the replica that notifies."""
         self._root, self._fallback_after = root, fallback_after
-        self._open_alerts = open_alerts
+        self._open_alerts, self._read_points = open_alerts, read_points
         self._first = bus.last_sequence
         self.problem = ""
         """Why notifications are not processed at the moment; empty while they are."""
@@ -91,7 +92,8 @@ class Dispatcher:
         )
         self._health = {name: ReceiverHealth(receiver) for name, receiver in receivers.items()}
         self._workers = {
-            name: Worker(receiver, self, self.base_url) for name, receiver in receivers.items()
+            name: Worker(receiver, self, self.base_url, self._read_points)
+            for name, receiver in receivers.items()
         }
         self._inbox: asyncio.Queue[Batch | Report] = asyncio.Queue(QUEUED_BATCHES)
         self._lock = asyncio.Lock()

@@ -1,7 +1,7 @@
 """The worker of one receiver: delivers what waits for it, in order, within its rate."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
@@ -15,7 +15,7 @@ from almenara.alerting.notifications.receivers import Receiver
 from almenara.alerting.notifications.records import Entry
 from almenara.clock import monotonic, sleep
 from almenara.errors import describe_error
-from almenara.hookspecs import DeliveryError, DeliveryRefusedError, Notification
+from almenara.hookspecs import Alert, DeliveryError, DeliveryRefusedError, Notification
 from almenara.sdk import Backoff
 
 log = structlog.get_logger(__name__)
@@ -23,6 +23,11 @@ log = structlog.get_logger(__name__)
 BACKOFF_FIRST: Final = 2.0
 BACKOFF_LIMIT: Final = 300.0
 MAX_RETRY_AFTER: Final = 3600.0
+MAX_CHARTS: Final = 3
+"""Alerts of a notification with a chart."""
+MAX_POINTS: Final = 500
+ReadPoints = Callable[[Alert], Sequence[tuple[int, float]]]
+"""Returns the last samples of the metric of an alert."""
 DIGEST_FROM: Final = 5
 """Waiting groups beyond which they are combined, once the rate is exhausted."""
 
@@ -80,8 +85,11 @@ class Bucket:
 class Worker:
     """Delivers to one receiver, one notification after another."""
 
-    def __init__(self, receiver: Receiver, outbox: Outbox, base_url: str) -> None:
+    def __init__(
+        self, receiver: Receiver, outbox: Outbox, base_url: str, read_points: ReadPoints
+    ) -> None:
         self.receiver, self.outbox, self.base_url = receiver, outbox, base_url
+        self._read_points = read_points
         self._has_work = asyncio.Event()
         self._bucket = Bucket(receiver.settings.rate_limit, receiver.settings.burst)
         self._backoff = Backoff(BACKOFF_FIRST, BACKOFF_LIMIT, jitter=0.2)
@@ -162,7 +170,18 @@ class Worker:
             self.outbox.reference(name, group),
             self.base_url,
         )
+        if capabilities.charts:
+            notification = self._add_points(notification)
         return render(notification, self.receiver.content, entry.note), {group: entry}
+
+    def _add_points(self, notification: Notification) -> Notification:
+        """The notification with the samples of its first alerts that compare a metric."""
+        alerts = list(notification.alerts)
+        with_metric = [place for place, alert in enumerate(alerts) if alert.metric]
+        for place in with_metric[:MAX_CHARTS]:
+            points = tuple(self._read_points(alerts[place])[-MAX_POINTS:])
+            alerts[place] = msgspec.structs.replace(alerts[place], points=points)
+        return msgspec.structs.replace(notification, alerts=tuple(alerts))
 
     def _name(self, group: str) -> str:
         labels = self.outbox.labels(group)

@@ -3,6 +3,7 @@
 from typing import Final
 
 from almenara.panels.builtin import (
+    alert_detail,
     alert_rules,
     alerts,
     events,
@@ -21,9 +22,10 @@ BUILTIN_PANELS: Final = (
     histogram.PANEL,
     sources.PANEL,
     alerts.LIST,
-    alerts.DETAIL,
+    alert_detail.DETAIL,
     alerts.BADGE,
     alert_rules.RULES,
+    alert_rules.RULE,
     alert_rules.SILENCES,
     receivers.PANEL,
 )

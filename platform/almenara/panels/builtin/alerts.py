@@ -10,11 +10,11 @@ from almenara.alerting import ALERT
 from almenara.alerting.conditions import show_number
 from almenara.alerting.model import QUIET, STATUSES
 from almenara.bus import Record
-from almenara.history import Filter
 from almenara.panels.event_rows import link_to_events
 from almenara.panels.panel import Panel
+from almenara.panels.sparkline import render_sparkline
 from almenara.panels.view import View
-from almenara.signals import Event, Resource, Severity
+from almenara.signals import Resource, Severity
 
 SECTIONS: Final = (
     ("Needs attention", ("firing", "unknown", "flapping")),
@@ -25,8 +25,9 @@ SECTIONS: Final = (
 )
 ROWS: Final = 200
 """Alerts of a section that are listed."""
-TRANSITIONS: Final = 100
-"""Transitions of an alert that its page shows."""
+SPARKLINES: Final = 50
+"""Alerts that have a sparkline in the list, the first ones."""
+SPARKLINE_POINTS: Final = 120
 ORDER: Final = {status: place for place, status in enumerate(STATUSES)}
 
 
@@ -95,6 +96,8 @@ def describe_alert(alert: Resource) -> dict[str, Any]:
         "started": state.get("started"),
         "cause": str(state.get("cause", "")),
         "by": state.get("by", ""),
+        "assignee": state.get("assignee", ""),
+        "metric": state.get("metric", ""),
         "comment": state.get("comment", ""),
         "inhibited_by": state.get("inhibited_by", ""),
         "silenced_by": state.get("silenced_by", ""),
@@ -104,11 +107,14 @@ def describe_alert(alert: Resource) -> dict[str, Any]:
 
 
 async def prepare_list(view: View, filters: AlertFilters) -> Mapping[str, Any]:
-    rows = [describe_alert(alert) for alert in list_alerts(view)]
+    alerts = list_alerts(view)
+    rows = [describe_alert(alert) for alert in alerts]
     visible = {row["key"]: row for row in rows}
     dependants: dict[str, int] = defaultdict(int)
     for row in rows:
         dependants[row["inhibited_by"]] += bool(row["inhibited_by"])
+    for alert, row in list(zip(alerts, rows, strict=True))[:SPARKLINES]:
+        row["sparkline"] = make_sparkline(view, alert)
     for row in rows:
         row["dependants"] = dependants.get(row["key"], 0)
         root = visible.get(row["inhibited_by"])
@@ -127,57 +133,25 @@ async def prepare_list(view: View, filters: AlertFilters) -> Mapping[str, Any]:
     return {"sections": sections}
 
 
+def read_points(view: View, alert: Resource) -> list[tuple[int, float]]:
+    """Return the samples in memory of the series that an alert is about; empty for other alerts."""
+    resource, metric = alert.state.get("resource"), alert.state.get("metric")
+    if not resource or not metric:
+        return []
+    key = (resource["kind"], resource["namespace"], resource["name"])
+    return view.resources.series(*key, metric)
+
+
+def make_sparkline(view: View, alert: Resource) -> str:
+    """Return the last samples of the series of an alert as a small chart; empty without any."""
+    points = read_points(view, alert)[-SPARKLINE_POINTS:]
+    if len(points) < 2:
+        return ""
+    return render_sparkline([value for _, value in points], f"{alert.state['metric']}, recent")
+
+
 async def prepare_badge(view: View, filters: AlertFilters) -> Mapping[str, Any]:
     return count_urgent(view)
-
-
-async def prepare_detail(view: View, filters: AlertFilters) -> Mapping[str, Any]:
-    alert = view.resources.get(ALERT, filters.rule, filters.name)
-    records = await view.history.events(
-        Filter(type=f"{ALERT}.*", subject=f"{filters.rule}/{filters.name}"), limit=TRANSITIONS
-    )
-    transitions = [
-        describe_transition(record) for record in records if isinstance(record.signal, Event)
-    ]
-    row = None if alert is None or alert.deleted else describe_alert(alert)
-    if row is not None:
-        row["root"] = await _describe_root(view, row["inhibited_by"])
-        row["cause"] = await _link_to_cause(view, row["cause"])
-    return {"alert": row, "transitions": transitions}
-
-
-def describe_transition(record: Record) -> dict[str, Any]:
-    """Return the values of a line of the history of an alert."""
-    event = record.signal
-    data: Any = event.data if isinstance(event, Event) else {}
-    if isinstance(data, msgspec.Raw):
-        data = msgspec.json.decode(data)
-    data = data if isinstance(data, dict) else {}
-    return {
-        "sequence": record.sequence,
-        "time": event.time,
-        "status": event.type.rpartition(".")[2] if isinstance(event, Event) else "",
-        "severity": data.get("severity", "INFO"),
-        "summary": data.get("annotations", {}).get("summary", ""),
-        "by": data.get("by", ""),
-        "comment": data.get("comment", ""),
-        "inhibited_by": data.get("inhibited_by", ""),
-        "reason": data.get("reason", ""),
-    }
-
-
-async def _describe_root(view: View, key: str) -> str:
-    rule, _, name = key.partition("/")
-    root = view.resources.get(ALERT, rule, name) if name else None
-    return "" if root is None else str(describe_alert(root)["summary"])
-
-
-async def _link_to_cause(view: View, cause: str) -> str:
-    """The address of the event that made the condition hold; empty for another signal."""
-    if not cause.isdigit():
-        return ""
-    record = await view.history.event(int(cause))
-    return f"/events/{cause}" if record is not None else ""
 
 
 def has_alert(batch: Sequence[Record], filters: AlertFilters) -> bool:
@@ -185,12 +159,6 @@ def has_alert(batch: Sequence[Record], filters: AlertFilters) -> bool:
     return any(
         isinstance(record.signal, Resource) and record.signal.kind == ALERT for record in batch
     )
-
-
-def has_this_alert(batch: Sequence[Record], filters: AlertFilters) -> bool:
-    """Whether a batch has a change of the alert that a panel shows."""
-    key = (ALERT, filters.rule, filters.name)
-    return any(isinstance(record.signal, Resource) and record.signal.key == key for record in batch)
 
 
 LIST: Final = Panel(
@@ -211,16 +179,5 @@ BADGE: Final = Panel(
     is_affected=has_alert,
     parse=AlertFilters.from_query,
     min_interval=0.5,
-    bare=True,
-)
-DETAIL: Final = Panel(
-    name="alert",
-    title="Alert",
-    template="alert.html",
-    prepare=prepare_detail,
-    is_affected=has_this_alert,
-    filters=frozenset(("rule", "name")),
-    parse=AlertFilters.from_query,
-    min_interval=0.25,
     bare=True,
 )

@@ -1,12 +1,12 @@
 """The series of samples that a query selects, and how several become one."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Final
 
 from almenara.hookspecs import SampleQuery
 from almenara.panels.filters import ResourceFilters, matches_pattern
 from almenara.panels.formats import format_age
+from almenara.panels.line_chart import Points, usual_interval
 from almenara.panels.view import View
 from almenara.signals import STALE_SINCE, UNKNOWN, Resource, now
 from almenara.units import SECOND
@@ -21,9 +21,6 @@ REFRESH: Final = 5.0
 """Seconds after which a panel is rendered again although no sample arrives: to show just that."""
 STEPS: Final = 60
 """Steps of a series that several were combined into."""
-
-Points = list[tuple[int, float]]
-"""Time in microseconds, and value, oldest first."""
 
 COMBINE: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {
     "sum": sum,
@@ -46,12 +43,6 @@ def select_series(
         and not resource.deleted
         and filters.matches(resource)
     ]
-
-
-def usual_interval(points: Points) -> int:
-    """The median time between two samples, in microseconds; 0 for a single sample."""
-    intervals = sorted(after[0] - before[0] for before, after in pairwise(points))
-    return intervals[len(intervals) // 2] if intervals else 0
 
 
 def stale_age(resource: Resource, points: Points, moment: int) -> str:

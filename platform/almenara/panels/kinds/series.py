@@ -1,28 +1,22 @@
 """Charts with a line for each resource."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from almenara.hookspecs import SeriesPanel
+from almenara.hookspecs import ResourceKey, SeriesPanel
 from almenara.panels.filters import ResourceFilters
 from almenara.panels.formats import format_value
 from almenara.panels.kinds.base import affected_by_resources, make_panel
-from almenara.panels.kinds.samples import (
-    REFRESH,
-    Points,
-    select_series,
-    stale_age,
-    usual_interval,
-)
+from almenara.panels.kinds.samples import REFRESH, select_series, stale_age
+from almenara.panels.line_chart import WIDTH, line_pieces, round_up
 from almenara.panels.panel import Panel
 from almenara.panels.view import View
+from almenara.scope import ALERT_KIND
 from almenara.signals import now
 
-WIDTH: Final = 600.0
-HEIGHT: Final = 150.0
 LINE_COLORS: Final = 8
-GAP_STEPS: Final = 6.0
-"""A pause of so many usual steps between samples is a gap in the line."""
+MAX_MARKS: Final = 20
+"""Alerts that are marked in a chart."""
 
 
 def build(plugin: str, declaration: SeriesPanel, link: str) -> Panel:
@@ -62,6 +56,9 @@ def build(plugin: str, declaration: SeriesPanel, link: str) -> Panel:
             "format": declaration.format,
             "first": first,
             "last": last,
+            "alerts": list_alert_marks(
+                view, query.metric, {resource.key for resource, _ in visible}, first, last
+            ),
             "more": len(selected) - len(visible),
         }
 
@@ -74,29 +71,25 @@ def build(plugin: str, declaration: SeriesPanel, link: str) -> Panel:
     )
 
 
-def round_up(value: float) -> float:
-    """The next round number for the top of an axis: 1, 2, 2.5 or 5 times a power of ten."""
-    if value <= 0:
-        return 1.0
-    power = 1.0
-    while power * 10 <= value:
-        power *= 10
-    while power > value:
-        power /= 10
-    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= value)
+def list_alert_marks(
+    view: View, metric: str, keys: Collection[ResourceKey], first: int, last: int
+) -> list[dict[str, Any]]:
+    """Return where alerts about the resources of a chart have fired, in the units of the plot.
 
-
-def line_pieces(points: Points, first: int, last: int, low: float, high: float) -> list[str]:
-    """The points of a line in the units of the plot, in pieces between the gaps."""
-    span = max(last - first, 1)
-    usual = usual_interval(points)
-    pieces: list[list[str]] = [[]]
-    previous = points[0][0]
-    for moment, value in points:
-        if usual and moment - previous > usual * GAP_STEPS:
-            pieces.append([])
-        previous = moment
-        x = (moment - first) / span * WIDTH
-        y = HEIGHT - 1 - (value - low) / max(high - low, 1e-12) * (HEIGHT - 2)
-        pieces[-1].append(f"{x:.1f},{y:.1f}")
-    return [" ".join(piece) for piece in pieces if len(piece) > 1]
+    An alert about another metric of the same resource is left out.
+    """
+    marks = []
+    for alert in view.resources.of_kind(ALERT_KIND):
+        state = alert.state
+        resource, started = state.get("resource"), state.get("started")
+        if alert.deleted or not resource or not started or not first <= started <= last:
+            continue
+        key = (resource["kind"], resource["namespace"], resource["name"])
+        if key in keys and state.get("metric", "") in ("", metric):
+            marks.append({
+                "x": round((started - first) / max(last - first, 1) * WIDTH, 1),
+                "is_over": alert.status == "resolved",
+                "summary": state.get("annotations", {}).get("summary", alert.namespace),
+                "key": f"{alert.namespace}/{alert.name}",
+            })  # fmt: skip
+    return marks[:MAX_MARKS]

@@ -4,7 +4,7 @@ from typing import Final
 
 from litestar.handlers import HTTPRouteHandler
 
-from almenara.web.routes.alerts import alert, alert_rules, alerts, silences
+from almenara.web.routes.alerts import alert, alert_rule, alert_rules, alerts, silences
 from almenara.web.routes.dashboards import dashboard, overview
 from almenara.web.routes.event import event
 from almenara.web.routes.events import events
@@ -14,6 +14,7 @@ from almenara.web.routes.static import static
 from almenara.web.routes.timeline import timeline
 
 PAGES: Final[list[HTTPRouteHandler]] = [
-    overview, dashboard, panel, events, event, timeline, alerts, alert_rules, silences, alert,
+    overview, dashboard, panel, events, event, timeline, alerts, alert_rules, alert_rule, silences,
+    alert,
     sources, static,
 ]  # fmt: skip

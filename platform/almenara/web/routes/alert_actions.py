@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from litestar import Response, post
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.response import Redirect
 
 from almenara.alerting import ALERT, SILENCE
+from almenara.alerting.calendar import DAYS, Calendar
 from almenara.alerting.commands import (
     make_acknowledge,
+    make_assign,
     make_silence,
     make_unacknowledge,
     make_unsilence,
@@ -101,14 +104,26 @@ async def unacknowledge_alert(request: PageRequest, services: Services, key: str
     )  # fmt: skip
 
 
+async def assign_alert(request: PageRequest, services: Services, key: str, to: str) -> None:
+    """Assign an alert to a person, or with an empty name to no one. Raises `NotFoundException`."""
+    require_alerting(services)
+    find_alert(request, services, key)
+    command = make_assign(key, to, user_name(request))
+    assignee = command.data["to"]
+    await perform(
+        request, services, command, "alert_assigned",
+        lambda: find_alert(request, services, key).state.get("assignee", "") == assignee,
+    )  # fmt: skip
+
+
 async def create_silence(
     request: PageRequest, services: Services, matchers: list[str], comment: str, ends: int,
-    starts: int | None = None,
+    starts: int | None = None, calendar: Calendar | None = None,
 ) -> str:  # fmt: skip
     """Create a silence on behalf of the user, and return its id. Raises `ValueError`."""
     require_alerting(services)
     author = user_name(request)
-    command = make_silence(matchers, author, comment, ends, starts)
+    command = make_silence(matchers, author, comment, ends, starts, calendar)
     resources = services.hub.view.resources
     await perform(
         request, services, command, "silence_created",
@@ -130,6 +145,18 @@ async def end_silence(request: PageRequest, services: Services, identity: str) -
         raise NotFoundException("There is no such silence; it may have ended already.")
     command = make_unsilence(identity, user_name(request))
     await perform(request, services, command, "silence_ended", has_ended)
+
+
+def read_calendar(form: dict[str, str]) -> Calendar | None:
+    """Return the window of a form, None for all times. Raises `ValueError`."""
+    start, end = form["from"].strip(), form["to"].strip()
+    if not start and not end:
+        return None
+    if not (start and end):
+        raise ValueError("A window needs both times: when it starts and when it ends.")
+    days = [day for day in DAYS if form.get(f"day-{day}")]
+    fields = {"start": start, "end": end, "days": days, "zone": form["zone"].strip() or "UTC"}
+    return msgspec.convert(fields, Calendar)
 
 
 def read_hours(text: str) -> int:
@@ -163,6 +190,17 @@ async def unacknowledge(request: PageRequest, services: NamedDependency[Services
     return Redirect(f"/alerts/{key}", status_code=303)
 
 
+@post("/alerts/assign", name="assign alert", opt=OPERATOR, include_in_schema=False,
+      status_code=303)  # fmt: skip
+async def assign(request: PageRequest, services: NamedDependency[Services]) -> Redirect:
+    """Assign an alert to a person, or to the user."""
+    form = await read_form(request)
+    key, to = form.get("alert", ""), form.get("to", "").strip()
+    is_taken = form.get("action") == "take"
+    await assign_alert(request, services, key, user_name(request) if is_taken else to)
+    return Redirect(f"/alerts/{key}", status_code=303)
+
+
 @post("/alerts/silences", name="create silence", opt=OPERATOR_OF_ALL_SOURCES,
       include_in_schema=False, status_code=200)  # fmt: skip
 async def submit_silence(
@@ -178,8 +216,8 @@ async def submit_silence(
             matchers = [parse_plain_matcher(text) for text in texts]
             preview = preview_silence(scoped_view(services, request), matchers) if matchers else []
             return await render_silences(request, services, form, preview=preview)
-        ends = now() + hours * HOUR
-        await create_silence(request, services, texts, form["comment"], ends)
+        ends, calendar = now() + hours * HOUR, read_calendar(form)
+        await create_silence(request, services, texts, form["comment"], ends, calendar=calendar)
     except ValueError as error:
         return await render_silences(request, services, form, problem=str(error))
     return Redirect("/alerts/silences", status_code=303)
@@ -193,4 +231,4 @@ async def submit_silence_end(request: PageRequest, services: NamedDependency[Ser
     return Redirect("/alerts/silences", status_code=303)
 
 
-ALERT_ACTIONS: Final = [acknowledge, unacknowledge, submit_silence, submit_silence_end]
+ALERT_ACTIONS: Final = [acknowledge, unacknowledge, assign, submit_silence, submit_silence_end]

@@ -8,6 +8,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from almenara.alerting import ALERT
+from almenara.alerting.calendar import DAYS
 from almenara.alerting.matchers import Matcher, match_all
 from almenara.alerting.model import ACTIVE
 from almenara.history import Filter
@@ -23,10 +24,13 @@ from almenara.web.state import get_auth_context
 
 DURATIONS: Final = (
     ("1", "1 hour"), ("4", "4 hours"), ("12", "12 hours"), ("24", "1 day"), ("168", "1 week"),
-    ("720", "30 days"),
+    ("720", "30 days"), ("8760", "1 year"),
 )  # fmt: skip
 """The durations of a silence that the form offers, in hours."""
-EMPTY_FORM: Final = {"matchers": "", "hours": "4", "comment": ""}
+EMPTY_FORM: Final = {
+    "matchers": "", "hours": "4", "comment": "", "from": "", "to": "", "zone": "UTC",
+    **{f"day-{day}": "" for day in DAYS},
+}  # fmt: skip
 
 
 def can_act(request: PageRequest) -> bool:
@@ -102,6 +106,18 @@ async def alert_rules(request: PageRequest, services: NamedDependency[Services])
     )  # fmt: skip
 
 
+@get("/alerts/rules/{rule:str}", name="alert rule", opt=ALL_SOURCES, include_in_schema=False)
+async def alert_rule(
+    request: PageRequest, services: NamedDependency[Services], rule: FromPath[str]
+) -> Response[str]:
+    """Render one rule: its condition, its last evaluation, and when it fired."""
+    known = services.alerting is not None and rule in services.alerting.rules.rules
+    return await render_alert_page(
+        request, services, "alert_rule_page.html", "alert-rule", title=f"Alert rule {rule}",
+        tab="/alerts/rules", filters={"rule": rule}, rule=rule, status_code=200 if known else 404,
+    )  # fmt: skip
+
+
 @get("/alerts/silences", name="silences", opt=ALL_SOURCES, include_in_schema=False)
 async def silences(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Render the silences, and the form that creates one."""
@@ -120,8 +136,8 @@ async def render_silences(
     """Render the silences with what was entered in the form, its problem and its preview."""
     return await render_alert_page(
         request, services, "silences_page.html", "silences", title="Silences",
-        tab="/alerts/silences", form=form, durations=DURATIONS, problem=problem, preview=preview,
-        status_code=400 if problem else 200,
+        tab="/alerts/silences", form=form, durations=DURATIONS, days=DAYS, problem=problem,
+        preview=preview, status_code=400 if problem else 200,
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@
   const words = byId("live-words");
   const counter = byId("live-clock");
   const retry = byId("live-retry");
+  const badge = byId("panel-alert-badge");
   const title = document.title;
   let state = "static";
   let since = 0;
@@ -64,7 +65,8 @@
     retry.hidden = displayed !== "reconnecting";
     const mark = counting || displayed === "ended" || displayed === "denied" ? "disconnected: " : "";
     const count = paused && bufferedCount ? "(" + bufferedCount + (hasMoreBuffered ? "+" : "") + ") " : "";
-    const newTitle = mark + count + title;
+    const alerts = badge?.querySelector("b")?.textContent;
+    const newTitle = mark + count + (alerts ? "▲" + alerts + " " : "") + title;
     if (document.title !== newTitle) document.title = newTitle;
   };
 
@@ -78,6 +80,9 @@
   };
 
   document.addEventListener("almenara:zone", updateIndicator);
+  if (badge) {
+    new MutationObserver(updateIndicator).observe(badge, { childList: true, subtree: true, characterData: true });
+  }
 
   // ---- the socket
 

@@ -8,6 +8,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, Parameter
 
 from almenara.alerting import SILENCE
+from almenara.alerting.calendar import Calendar
 from almenara.panels.builtin.alerts import list_alerts
 from almenara.signals import now
 from almenara.units import SECOND
@@ -21,6 +22,7 @@ from almenara.web.authorization import (
 from almenara.web.problems import BadParameterError
 from almenara.web.routes.alert_actions import (
     acknowledge_alert,
+    assign_alert,
     create_silence,
     end_silence,
     unacknowledge_alert,
@@ -52,7 +54,8 @@ class AlertItem(msgspec.Struct, kw_only=True):
     """When it fired."""
     ended: str | None
     state: dict[str, Any]
-    """Labels, annotations, value, threshold, resource, receivers, who acknowledged it."""
+    """Labels, annotations, value, threshold, resource, receivers, who acknowledged it and who takes
+    care of it."""
 
 
 class SilenceItem(msgspec.Struct, kw_only=True):
@@ -65,12 +68,21 @@ class SilenceItem(msgspec.Struct, kw_only=True):
     comment: str
     starts: str | None
     ends: str | None
+    calendar: str
+    """The times of the week at which it is active; empty for all."""
 
 
 class AcknowledgeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The body of an acknowledgement."""
 
     comment: str = ""
+
+
+class AssignBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of an assignment."""
+
+    to: str
+    """Who takes care of the alert; empty for no one."""
 
 
 class SilenceBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +92,8 @@ class SilenceBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     comment: str
     seconds: Annotated[float, msgspec.Meta(gt=0, le=366 * 86_400)]
     """How long it lasts from now."""
+    calendar: Calendar | None = None
+    """The times of the week at which it is active."""
 
 
 def _time(value: Any) -> str | None:
@@ -144,6 +158,19 @@ async def unacknowledge(
     await unacknowledge_alert(request, services, f"{rule}/{fingerprint}")
 
 
+@post("/api/alerts/{rule:str}/{fingerprint:str}/assign", opt=OPERATOR, tags=["alerts"],
+      status_code=204, responses=EVENT_PROBLEMS)  # fmt: skip
+async def assign(
+    request: Request[Any, Any, Any],
+    services: NamedDependency[Services],
+    rule: FromPath[str],
+    fingerprint: FromPath[str],
+) -> None:
+    """Assign an alert to the person in `to` of the body, or to no one."""
+    body = await _read_body(request, AssignBody)
+    await assign_alert(request, services, f"{rule}/{fingerprint}", body.to)
+
+
 @get("/api/silences", opt=ALL_SOURCES, tags=["alerts"], responses=PARAMETER_PROBLEMS)
 async def silences(
     request: Request[Any, Any, Any], services: NamedDependency[Services]
@@ -159,6 +186,7 @@ async def silences(
             comment=silence.state["comment"],
             starts=_time(silence.state["starts"]),
             ends=_time(silence.state["ends"]),
+            calendar=silence.state.get("calendar", ""),
         )
         for silence in scoped_view(services, request).resources.of_kind(SILENCE)
         if not silence.deleted
@@ -170,11 +198,13 @@ async def silences(
 async def add_silence(
     request: Request[Any, Any, Any], services: NamedDependency[Services]
 ) -> dict[str, str]:
-    """Create a silence from `matchers`, a `comment` and `seconds`; returns its id."""
+    """Create a silence from `matchers`, a `comment`, `seconds` and a `calendar`; returns its id."""
     body = await _read_body(request, SilenceBody)
     ends = now() + int(body.seconds * SECOND)
     try:
-        identity = await create_silence(request, services, body.matchers, body.comment, ends)
+        identity = await create_silence(
+            request, services, body.matchers, body.comment, ends, calendar=body.calendar
+        )
     except ValueError as error:
         raise BadParameterError(detail=str(error)) from None
     return {"id": identity}
@@ -191,4 +221,6 @@ async def remove_silence(
     await end_silence(request, services, silence_id)
 
 
-ALERTS: Final = [alerts, acknowledge, unacknowledge, silences, add_silence, remove_silence]
+ALERTS: Final = [
+    alerts, acknowledge, unacknowledge, assign, silences, add_silence, remove_silence
+]  # fmt: skip
