@@ -18,7 +18,7 @@ RATE ?= 20
 PYTEST ?=
 # Most of the tests wait for real servers, so they run in parallel.
 WORKERS ?= 3
-# `no` skips the tests that need a kube-apiserver instead of building one.
+# `no` skips the tests that need a kube-apiserver or an alertmanager instead of building one.
 APISERVER ?= yes
 RAY ?=
 
@@ -51,13 +51,22 @@ test-ray: $(VENV)/.dev $(RAY_DONE) ## Run the tests against a real Ray (PYTEST="
 	@$(BIN)/pytest tests/ray $(PYTEST)
 
 .PHONY: test
-test: $(VENV)/.dev apiserver ## Run all tests, the browser tests included (PYTEST="-k bus" APISERVER=no)
+test: $(VENV)/.dev apiserver alertmanager ## Run all tests, the browser tests included (PYTEST="-k bus" APISERVER=no)
 	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM && \
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
 .PHONY: apiserver
 apiserver: ## Build the kube-apiserver of the tests once, where Go is installed (5 to 10 minutes)
 	@$(if $(filter no,$(APISERVER)),,tests/kubernetes/build-api-server --optional > /dev/null)
+
+.PHONY: alertmanager
+alertmanager: ## Build the alertmanager of the tests once, where Go is installed (3 minutes)
+	@$(if $(filter no,$(APISERVER)),,tests/alertmanager/build --optional > /dev/null)
+
+.PHONY: test-alertmanager
+test-alertmanager: $(VENV)/.dev ## Run the tests with a real Alertmanager; fails without Go
+	@tests/alertmanager/build > /dev/null
+	$(BIN)/pytest tests/integration/almenara_notifiers/test_alertmanager.py $(PYTEST)
 
 .PHONY: test-kubernetes
 test-kubernetes: $(VENV)/.dev ## Run the Kubernetes tests; fails without Go or a kube-apiserver
@@ -183,7 +192,7 @@ screenshots: $(VENV)/.dev ## Take the screenshots of the documentation
 	ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/browser/screenshots.py
 
 # The extras of pyproject.toml that an image can be built with or without.
-EXTRAS := nats http prometheus valkey vllm kubernetes ray notifiers otlp oidc kubernetes-access
+EXTRAS := nats http prometheus valkey vllm kubernetes ray notifiers apprise otlp oidc kubernetes-access
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --no-emit-package almenara
 

@@ -1,4 +1,4 @@
-"""Notifiers: Slack, e-mail, webhooks, PagerDuty, Microsoft Teams, ntfy and Alertmanager."""
+"""Notifiers: Slack, e-mail, webhooks, PagerDuty, Microsoft Teams, ntfy, Alertmanager, Apprise."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ import almenara
 from almenara.hookspecs import Capabilities, Notifier, NotifierKind
 from almenara_notifiers.settings import (
     AlertmanagerSettings,
+    AppriseSettings,
     EmailSettings,
     NtfySettings,
     PagerDutySettings,
@@ -48,7 +49,7 @@ KINDS = (
         title="E-mail",
         settings=EmailSettings,
         create=load("mail", "EmailNotifier"),
-        capabilities=Capabilities(thread=True, max_alerts=50),
+        capabilities=Capabilities(thread=True, charts=True, max_alerts=50),
     ),
     NotifierKind(
         name="webhook",
@@ -82,6 +83,12 @@ KINDS = (
         settings=AlertmanagerSettings,
         create=load("alertmanager", "AlertmanagerNotifier"),
         capabilities=Capabilities(tracks_groups=True, max_alerts=10_000),
+    ),
+    NotifierKind(
+        name="apprise",
+        title="Apprise",
+        settings=AppriseSettings,
+        create=load("apprise", "AppriseNotifier"),
     ),
 )
 

@@ -1,19 +1,23 @@
 """E-mail over SMTP: text and HTML, and one thread for each group by Message-ID and References."""
 
 import html
+import math
 import re
 import ssl
+from collections.abc import Iterator, Sequence
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formataddr, formatdate, parseaddr
 from typing import Final
 
 import aiosmtplib
+import msgspec
 
 from almenara.config import redact_secrets
 from almenara.hookspecs import Delivery, DeliveryError, DeliveryRefusedError, Notification
 from almenara.sdk import describe_error
 from almenara_notifiers.client import reveal
+from almenara_notifiers.png_chart import draw_chart
 from almenara_notifiers.settings import MAIL_PORTS, EmailSettings
 from almenara_notifiers.text import LINK_TEXT, color_of, cut
 
@@ -72,7 +76,13 @@ class EmailNotifier:
         message["Auto-Submitted"] = "auto-generated"
         link = f"\n\n{notification.link}" if notification.link else ""
         message.set_content(f"{notification.text}{link}\n")
-        message.add_alternative(make_html(notification), subtype="html")
+        charts = list(list_charts(notification))
+        message.add_alternative(make_html(notification, charts), subtype="html")
+        if (page := message.get_body(("html",))) is not None:
+            for chart in charts:
+                page.add_related(
+                    chart.picture, "image", "png", cid=f"<{chart.identity}>", disposition="inline"
+                )
         return message
 
     def _message_id(self, notification: Notification) -> str:
@@ -94,10 +104,36 @@ class EmailNotifier:
         return "".join(character if character.isprintable() else "·" for character in text)
 
 
-def make_html(notification: Notification) -> str:
+class Chart(msgspec.Struct, frozen=True):
+    """A picture in a message."""
+
+    identity: str
+    title: str
+    picture: bytes
+
+
+def list_charts(notification: Notification) -> Iterator[Chart]:
+    """Yield a chart for each alert that has samples."""
+    for place, alert in enumerate(notification.alerts):
+        if sum(math.isfinite(value) for _, value in alert.points) < 2:
+            continue
+        threshold = alert.threshold if isinstance(alert.threshold, float) else None
+        yield Chart(
+            f"chart-{place}@almenara",
+            f"{alert.metric}: {alert.summary or alert.rule}",
+            draw_chart(alert.points, threshold),
+        )
+
+
+def make_html(notification: Notification, charts: Sequence[Chart] = ()) -> str:
     """Return the notification as HTML, with every text escaped."""
     lines = "<br>\n".join(
         html.escape(line).replace("  ", "&nbsp; ") for line in notification.text.splitlines()
+    )
+    pictures = "".join(
+        f'<p><img src="cid:{chart.identity}" alt="{html.escape(chart.title, quote=True)}"'
+        f' width="600" style="max-width: 100%"><br>{html.escape(chart.title)}</p>\n'
+        for chart in charts
     )
     link = ""
     if notification.link:
@@ -106,7 +142,7 @@ def make_html(notification: Notification) -> str:
         '<!doctype html>\n<html><body style="font-family: sans-serif">\n'
         f'<div style="border-left: 4px solid {color_of(notification)}; padding: 0 12px">\n'
         f'<h2 style="font-size: 16px">{html.escape(notification.title)}</h2>\n'
-        f"<p>{lines}</p>\n{link}</div>\n</body></html>\n"
+        f"<p>{lines}</p>\n{pictures}{link}</div>\n</body></html>\n"
     )
 
 

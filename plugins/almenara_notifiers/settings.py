@@ -32,6 +32,10 @@ class SlackSettings(TrustSettings, kw_only=True, forbid_unknown_fields=True):
     """Bot token (`xoxb-...`) with the scope `chat:write`."""
     channel: Text
     """Id of the channel (`C024BE91L`), which the app is a member of, or its name."""
+    signing_secret: Secret | None = None
+    """Signing secret of the app. With it, messages have buttons to acknowledge and to silence, for
+    everyone in the channel; set the request URL of the app's interactivity to
+    `<server.url>/alerts/callbacks/<name of the receiver>`."""
     broadcast: bool = False
     """Whether replies in the thread about new alerts are shown in the channel as well."""
     url: str = "https://slack.com/api"
@@ -156,6 +160,13 @@ class AlertmanagerSettings(TrustSettings, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         parse_http_url(self.url, "the receiver", "use user and password")
+
+
+class AppriseSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Any service of Apprise, in a process of its own that ends after each notification."""
+
+    urls: Annotated[list[Secret], msgspec.Meta(min_length=1, max_length=20)]
+    """Apprise URLs, such as `tgram://<token>/<chat>`: https://github.com/caronc/apprise/wiki."""
 
 
 def check_url(url: Secret) -> None:

@@ -4,11 +4,19 @@ Texts of alerts are in `plain_text` objects, which Slack does not parse; where o
 exists, `&`, `<` and `>` are escaped, without which there is no mention and no link.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from almenara.hookspecs import Delivery, DeliveryError, DeliveryRefusedError, Notification
+from almenara.hookspecs import (
+    AlertAction,
+    Delivery,
+    DeliveryError,
+    DeliveryRefusedError,
+    Notification,
+)
 from almenara_notifiers.client import Response, post, reveal
 from almenara_notifiers.settings import SlackSettings, SlackWebhookSettings
+from almenara_notifiers.slack_buttons import make_buttons, read_callback
 from almenara_notifiers.text import LINK_TEXT, color_of, cut
 
 MAX_TITLE: Final = 250
@@ -78,8 +86,15 @@ class SlackNotifier:
     def __init__(self, settings: SlackSettings) -> None:
         self.settings = settings
 
+    def read_callback(self, headers: Mapping[str, str], body: bytes) -> Sequence[AlertAction]:
+        if self.settings.signing_secret is None:
+            raise ValueError("signing_secret is not set")
+        return read_callback(headers, body, reveal(self.settings.signing_secret))
+
     async def notify(self, notification: Notification) -> Delivery:
         message = make_message(notification)
+        if self.settings.signing_secret is not None:
+            message["attachments"][0]["blocks"] += make_buttons(notification)
         channel, _, ts = notification.reference.partition(":")
         if ts and await self._edit(message, channel, ts):
             if not notification.is_quiet:

@@ -26,6 +26,7 @@ from almenara.web.routes import PAGES
 from almenara.web.routes.account import ACCOUNT
 from almenara.web.routes.alert_actions import ALERT_ACTIONS
 from almenara.web.routes.api import API
+from almenara.web.routes.callbacks import CALLBACKS
 from almenara.web.routes.intake import INTAKES
 from almenara.web.routes.live import live
 from almenara.web.routes.oidc import OIDC
@@ -84,6 +85,7 @@ def create_router(services: Services) -> Litestar:
             *TOKENS,
             *INTAKES,
             *ALERT_ACTIONS,
+            *CALLBACKS,
             *RECEIVERS,
             live,
         ],
