@@ -60,6 +60,19 @@ class Words:
 
 @almenara.hookimpl
 def almenara_text_streams(): return [Words()]
+class Counter:
+    subscription = Subscription(events=("orders.>",), resources=("pod",), samples=("cpu",))
+    def on_signal(self, signal, step):
+        count = (step.state.get("count", int) or 0) + 1
+        step.state.set("count", count)
+        step.set_timer("late", step.time + 60_000_000)
+        yield Event(id=step.event_id(), source="counter", type="counted", time=step.time,
+                    subject=str(count))
+    def on_timer(self, key, step):
+        yield Event(id=step.event_id(), source="counter", type="quiet", time=step.time)
+
+@almenara.hookimpl
+def almenara_processors(settings, context): return [Counter()]
 
 kinds = [NotifierKind(name="pager", settings=Settings, create=Pager)]
 
@@ -83,7 +96,7 @@ RECEIVERS: dict[str, Any] = {"pager": {}}
 BREAKING: dict[str, tuple[str, str]] = {
     "keeps the contract": (
         "almenara_settings = almenara_sources = almenara_panels = almenara_notifiers = None\n"
-        "almenara_intakes = almenara_text_streams = None",
+        "almenara_intakes = almenara_text_streams = almenara_processors = None",
         "implements no hook"),
     "documents its settings": (
         "class Settings(msgspec.Struct, forbid_unknown_fields=True):\n    every: int = 3",
@@ -156,6 +169,29 @@ BREAKING: dict[str, tuple[str, str]] = {
         "def accept(self, event): return [msgspec.json.decode(event.data)['word']]\n"
         "Words.accept = accept",
         "text stream words raised TypeError"),
+    "names its processors": (
+        "@almenara.hookimpl\ndef almenara_processors(settings, context):\n"
+        "    return [Counter(), Counter()]",
+        "two of its processors are named"),
+    "derives the same wherever it is restarted": (
+        "def on_signal(self, signal, step):\n"
+        "    self.count = getattr(self, 'count', 0) + 1\n"
+        "    yield Event(id=step.event_id(), source='c', type='t', time=step.time,"
+        " subject=str(self.count))\n"
+        "Counter.on_signal = on_signal",
+        "keep what it remembers in step.state"),
+    "derives the same of late and repeated signals": (
+        "def on_signal(self, signal, step):\n"
+        "    self.newest = max(getattr(self, 'newest', 0), step.time)\n"
+        "    if self.newest > step.time:\n"
+        "        yield Event(id=step.event_id(), source='c', type='late', time=step.time)\n"
+        "Counter.on_signal = on_signal",
+        "is not a function of the log"),
+    "processes every signal": (
+        "def on_signal(self, signal, step):\n"
+        "    return [] if signal.data['value'] is None else []\n"
+        "Counter.on_signal = on_signal",
+        "signals have any data, also none"),
     "names its notifiers": ("kinds *= 2", "two of its notifiers are named 'pager'"),
     "delivers notifications": (
         "async def notify(self, notification): return 'sent'\nPager.notify = notify",

@@ -20,6 +20,12 @@ from almenara.testing.rules.notifiers import (
     shows_no_secret_in_deliveries,
 )
 from almenara.testing.rules.panels import escapes_what_it_renders
+from almenara.testing.rules.processors import (
+    derives_the_same_of_late_and_repeated_signals,
+    derives_the_same_wherever_it_is_restarted,
+    names_its_processors,
+    processes_every_signal,
+)
 from almenara.testing.rules.settings import (
     documents_its_settings,
     keeps_secrets_as_secrets,
@@ -60,6 +66,10 @@ RULES: Final[dict[str, Callable[[Subject], Coroutine[Any, Any, None]]]] = {
     "shows no secret": shows_no_secret,
     "refuses hostile pushes": refuses_hostile_pushes,
     "accepts hostile pieces of text": accepts_hostile_pieces_of_text,
+    "names its processors": names_its_processors,
+    "derives the same wherever it is restarted": derives_the_same_wherever_it_is_restarted,
+    "derives the same of late and repeated signals": derives_the_same_of_late_and_repeated_signals,
+    "processes every signal": processes_every_signal,
     "names its notifiers": names_its_notifiers,
     "delivers notifications": delivers_notifications,
     "ends deliveries when cancelled": ends_deliveries_when_cancelled,
