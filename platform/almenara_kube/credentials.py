@@ -16,12 +16,12 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import msgspec
 
 from almenara.sdk import blocking, now
+from almenara.sdk.proxies import find_proxy
 from almenara.units import SECOND
 from almenara_kube.errors import UnreachableError
 from almenara_kube.exec_plugin import ExecStatus, run_plugin
 from almenara_kube.kubeconfig import Entry, User, read_entry
 from almenara_kube.oidc import EARLY, IdToken, read_id_token, refresh_id_token
-from almenara_kube.proxy import find_proxy
 from almenara_kube.settings import KubeContext
 from almenara_kube.tls import TlsConfig
 

@@ -9,7 +9,6 @@ import ipaddress
 import ssl
 import threading
 import time
-import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 from socket import AF_UNSPEC, SOCK_STREAM, getaddrinfo
@@ -19,6 +18,7 @@ import httpcore
 import httpx
 
 from almenara.errors import Unavailable, describe_error
+from almenara.sdk.proxies import find_proxy
 
 E = TypeVar("E", bound=BaseException)
 LOOKUPS: Final = 64
@@ -174,19 +174,8 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
 
 def environment_proxy(url: str) -> str | None:
-    """The proxy for a URL by `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`; or None.
-
-    Python's rules (`urllib.request`); without a scheme a proxy is one over HTTP.
-    """
-    parsed = httpx.URL(url)
-    proxies = urllib.request.getproxies_environment()
-    host = f"{parsed.host}:{parsed.port}" if parsed.port else parsed.host
-    if urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]
-        return None
-    proxy = proxies.get(parsed.scheme) or proxies.get("all")
-    if not proxy:
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    """The proxy for a URL by `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`; or None."""
+    return find_proxy(url, use_all=True) or None
 
 
 def create_transport(

@@ -1,7 +1,7 @@
 """The proxy of the environment for an address, as Go's HTTP client finds it.
 
 HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and their names in lower case:
-https://pkg.go.dev/golang.org/x/net/http/httpproxy
+https://pkg.go.dev/golang.org/x/net/http/httpproxy. ALL_PROXY is one of curl.
 """
 
 import ipaddress
@@ -12,8 +12,13 @@ from urllib.parse import urlsplit
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def find_proxy(url: str, environment: Mapping[str, str] | None = None) -> str:
-    """The proxy for a URL; empty where it is reached directly, as loopback addresses always are."""
+def find_proxy(
+    url: str, environment: Mapping[str, str] | None = None, *, use_all: bool = False
+) -> str:
+    """The proxy for a URL; empty where it is reached directly, as loopback addresses always are.
+
+    With `use_all`, ALL_PROXY counts where the variable of the scheme is not set.
+    """
     variables = os.environ if environment is None else environment
 
     def read(name: str) -> str:
@@ -21,6 +26,8 @@ def find_proxy(url: str, environment: Mapping[str, str] | None = None) -> str:
 
     parts = urlsplit(url)
     proxy = read("HTTPS_PROXY" if parts.scheme == "https" else "HTTP_PROXY")
+    if use_all:
+        proxy = proxy or read("ALL_PROXY")
     host = (parts.hostname or "").rstrip(".")
     if not proxy or not host or _is_loopback(host):
         return ""

@@ -21,6 +21,7 @@ VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
             "https://api.example/",
             "http://proxy:1",
         ),
+        ({"HTTPS_PROXY": "http://proxy:1", "NO_PROXY": "10.0.0.0/8"}, "https://10.1.2.3/", None),
         ({"HTTP_PROXY": "http://proxy:1", "NO_PROXY": "*"}, "http://api.example/", None),
     ],
 )
