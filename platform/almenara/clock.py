@@ -1,7 +1,9 @@
 """The current time, and waiting. Tests replace the clock by one that they advance."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Final, Protocol
 
@@ -32,8 +34,31 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+class PastClock(SystemClock):
+    """The clock of what is rendered as of a moment: its time stands still."""
+
+    def __init__(self, moment: int) -> None:
+        self._moment = moment
+
+    def now(self) -> int:
+        return self._moment
+
+
 CLOCK: Final[ContextVar[Clock]] = ContextVar("clock", default=SystemClock())  # noqa: B039
 """The clock of the running task; tests of sources set one that they advance."""
+
+
+@contextlib.contextmanager
+def clock_at(moment: int | None) -> Iterator[None]:
+    """Have `now` return a moment of the past in this task; None changes nothing."""
+    if moment is None:
+        yield
+        return
+    token = CLOCK.set(PastClock(moment))
+    try:
+        yield
+    finally:
+        CLOCK.reset(token)
 
 
 def now() -> int:

@@ -1,6 +1,6 @@
 """History: queries over the log."""
 
 from almenara.history.filter import Filter
-from almenara.history.queries import History
+from almenara.history.queries import History, PastBound
 
-__all__ = ["Filter", "History"]
+__all__ = ["Filter", "History", "PastBound"]

@@ -60,7 +60,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             values["severity"] = parse_severity(severity)
         for name in ("since", "until"):
             if value := query.get(name, "").strip():
-                values[name] = _parse_moment(name, value)
+                values[name] = parse_moment(name, value)
         if "since" in values and "until" in values and values["since"] >= values["until"]:
             raise ValueError(
                 f"the time range is empty: since {query['since']} is not before until"
@@ -80,7 +80,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             if isinstance(value, Severity):
                 query[name] = value.name
             elif isinstance(value, int):
-                query[name] = _format_moment(value)
+                query[name] = format_moment(value)
             else:
                 query[name] = value
         return query
@@ -122,7 +122,12 @@ def parse_phrases(text: str) -> list[tuple[str, bool]]:
     return phrases
 
 
-def _parse_moment(name: str, value: str) -> int:
+def parse_moment(name: str, value: str) -> int:
+    """Return the microseconds since the epoch of RFC 3339, of a duration ago such as `15m`, or of a
+    number of microseconds.
+
+    Raises `ValueError` that names the parameter `name`.
+    """
     if ago := AGO.fullmatch(value):
         # Not before the epoch: a duration that long means "everything".
         return max(now() - int(ago[1]) * UNITS[ago[2].lower()], 0)
@@ -138,7 +143,8 @@ def _parse_moment(name: str, value: str) -> int:
         ) from None
 
 
-def _format_moment(microseconds: int) -> str:
+def format_moment(microseconds: int) -> str:
+    """Return a time as an address has it: RFC 3339, or the number where no calendar has it."""
     try:
         text = format_time(microseconds)
     except OverflowError:

@@ -161,7 +161,7 @@ def build_plan(
     is_windowed = chosen.since is not None or chosen.until is not None
     # A page needs the events of the window sorted by sequence, which is worth it for few of them;
     # a count needs no order, and the index by time covers it at any size.
-    if is_windowed and (is_count or _is_small_window(connection, chosen)):
+    if is_windowed and (is_count or is_small_window(connection, chosen)):
         where.add_names(names)
         failures_only = chosen.severity is not None and chosen.severity >= Severity.ERROR
         if failures_only:
@@ -373,7 +373,8 @@ def _subject_condition(text: str) -> Condition:
     return Condition.join("AND", [glob, Condition("e.subject REGEXP ?", (expression.pattern,))])
 
 
-def _is_small_window(connection: sqlite3.Connection, chosen: Filter) -> bool:
+def is_small_window(connection: sqlite3.Connection, chosen: Filter) -> bool:
+    """Return whether a filter's window of time has few events, whatever else it selects."""
     low = clamp(chosen.since) if chosen.since is not None else SMALLEST
     high = clamp(chosen.until) if chosen.until is not None else LARGEST
     (number,) = connection.execute(

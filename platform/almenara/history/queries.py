@@ -16,10 +16,20 @@ from almenara.bus import LogReader, Record, codec
 from almenara.bus.codec import RowDecoder
 from almenara.history.counted import plan_counts
 from almenara.history.filter import Filter
-from almenara.history.planner import Plan, build_plan, read_pairs, scope_condition
+from almenara.history.planner import (
+    LARGEST,
+    SMALL_WINDOW,
+    Plan,
+    build_plan,
+    clamp,
+    is_small_window,
+    read_pairs,
+    scope_condition,
+)
 from almenara.history.sealed import Access, Order, SealedSearch
 from almenara.scope import FULL_SCOPE, Scope
 from almenara.signals import Severity
+from almenara.units import HOUR, MINUTE
 from almenara.visibility import Condition
 
 RECENT_SIGNALS: Final = 100_000
@@ -39,9 +49,23 @@ PREVIEW_COLUMNS: Final = codec.EVENT_COLUMNS.removesuffix("e.raw, e.data, e.chec
     f" CASE WHEN length(e.data) > {PREVIEW_CHARACTERS} OR length(e.raw) > {PREVIEW_CHARACTERS}"
     " THEN NULL ELSE e.checksum END"
 )
-
+STORED_LIMIT: Final = 10_000_000
+"""Where a scope depends on labels, stored events as of a moment are counted up to here."""
+AHEAD: Final = MINUTE
+"""How far the time of an event may be ahead of the moment at which it was stored."""
+LATE: Final = HOUR
+"""How late an event may be stored and still be left out of the counts of the past."""
 
 T = TypeVar("T")
+
+
+class PastBound(msgspec.Struct, frozen=True):
+    """What history knew at a moment."""
+
+    sequence: int
+    """The last that was stored."""
+    moment: int
+    """Microseconds since the epoch."""
 
 
 class History:
@@ -51,12 +75,19 @@ class History:
         self._log = log
         self._scope = scope
         self._user = ""
+        self._past: PastBound | None = None
 
     def within(self, scope: Scope, user: str = "") -> Self:
         """Return the same history, limited to a scope, whose queries take the share of a user."""
         narrowed = copy.copy(self)
         narrowed._scope, narrowed._user = scope, user
         return narrowed
+
+    def as_of(self, bound: "PastBound") -> Self:
+        """Return the same history, limited to what was stored at a moment."""
+        past = copy.copy(self)
+        past._past = bound
+        return past
 
     async def events(
         self,
@@ -77,12 +108,14 @@ class History:
         order: Order = "ASC" if after is not None and before is None else "DESC"
         access = Access()
 
+        end = self._before(before)
+
         def query(connection: sqlite3.Connection) -> list[Record]:
             columns = PREVIEW_COLUMNS if is_preview else codec.EVENT_COLUMNS
-            bounds = after, before
+            bounds = after, end
             rows = _select_rows(connection, chosen, self._scope, bounds, order, limit, columns)
             search = SealedSearch(connection, self._log.decoder, chosen, self._scope, access)
-            sealed = search.rows(order, after, before)
+            sealed = search.rows(order, after, end)
             if is_preview:
                 sealed = map(_preview, sealed)
             # Rows are read as the page needs them, so blocks only where the rows do not fill it.
@@ -114,7 +147,8 @@ class History:
                 rows = list(search.rows("DESC", sequence - 1, sequence + 1))
             return next(iter(self._log.decoder.events(connection, rows)), None)
 
-        if not 0 <= sequence < 2**63:
+        end = self._before(None)
+        if not 0 <= sequence < 2**63 or (end is not None and sequence >= end):
             return None
         return await self._log.read(query, self._user)
 
@@ -125,25 +159,35 @@ class History:
         access = Access()
 
         def query(connection: sqlite3.Connection) -> int:
-            counted = plan_counts(connection, chosen, self._scope)
+            limited, before, is_small = self._bound(connection, chosen)
+            counted = None if is_small else plan_counts(connection, limited, self._scope)
             if counted is None:
-                return self._count_events(connection, chosen, limit, access)
+                return self._count_events(connection, limited, limit, access, before=before)
             number = sum(events for events, _ in counted.read(connection, None).values())
             for since, until in counted.ends:
-                window = msgspec.structs.replace(chosen, since=since, until=until)
+                window = msgspec.structs.replace(limited, since=since, until=until)
                 number += self._count_events(connection, window, limit, access)
+            number -= self._count_late(connection, limited, access)
             return number if limit is None else min(number, limit)
 
         return await self._read(query, chosen, access)
 
     def _count_events(
-        self, connection: sqlite3.Connection, chosen: Filter, limit: int | None, access: Access
+        self,
+        connection: sqlite3.Connection,
+        chosen: Filter,
+        limit: int | None,
+        access: Access,
+        *,
+        after: int | None = None,
+        before: int | None = None,
     ) -> int:
-        number = _count_rows(connection, chosen, self._scope, limit)
+        number = _count_rows(connection, chosen, self._scope, limit, after=after, before=before)
         if limit is not None and number >= limit:
             return limit
         search = SealedSearch(connection, self._log.decoder, chosen, self._scope, access)
-        return number + search.count(None if limit is None else limit - number)
+        rest = None if limit is None else limit - number
+        return number + search.count(rest, after=after, before=before)
 
     async def buckets(
         self, chosen: Filter, *, since: int, until: int, width: int
@@ -161,20 +205,22 @@ class History:
         access = Access()
 
         def query(connection: sqlite3.Connection) -> list[tuple[int, int, int]]:
-            counted = plan_counts(connection, window, self._scope, width)
+            limited, before, is_small = self._bound(connection, window)
+            counted = None if is_small else plan_counts(connection, limited, self._scope, width)
             buckets: dict[int, tuple[int, int]] = {}
-            parts = [window]
+            parts = [limited]
             if counted is not None:
                 for number, counts in counted.read(connection, width).items():
                     buckets[number * width] = counts
                 parts = [
-                    msgspec.structs.replace(window, since=first, until=end)
+                    msgspec.structs.replace(limited, since=first, until=end)
                     for first, end in counted.ends
                 ]
             for part in parts:
                 search = SealedSearch(connection, self._log.decoder, part, self._scope, access)
-                rows = _bucket_rows(connection, part, self._scope, width)
-                for start, events, failures in itertools.chain(rows, search.buckets(width)):
+                rows = _bucket_rows(connection, part, self._scope, width, before)
+                sealed = search.buckets(width, before)
+                for start, events, failures in itertools.chain(rows, sealed):
                     earlier = buckets.get(start, (0, 0))
                     buckets[start] = earlier[0] + events, earlier[1] + failures
             return [(start, *counts) for start, counts in sorted(buckets.items())]
@@ -199,6 +245,8 @@ class History:
         """Count all stored events. Where a scope depends on labels, those among the
         `RECENT_SIGNALS` newest: each status request counts, so the work must not grow with history.
         """
+        if self._past is not None:
+            return await self.count(Filter(until=self._past.moment + 1), STORED_LIMIT)
         if not self._scope.is_full:
             return await self._count_recent()
 
@@ -230,6 +278,39 @@ class History:
 
         return await self._log.read(query, self._user)
 
+    def _before(self, before: int | None) -> int | None:
+        """Return the sequence that bounds a query, with that of the past."""
+        if self._past is None:
+            return before
+        end = self._past.sequence + 1
+        return end if before is None else min(before, end)
+
+    def _bound(
+        self, connection: sqlite3.Connection, chosen: Filter
+    ) -> tuple[Filter, int | None, bool]:
+        """Return the filter within the past, the sequence before which its events are, and whether
+        those are few enough to be read one by one.
+
+        The stored counts know the time of an event and not when it was stored, so they are not
+        exact for the past.
+        """
+        if self._past is None:
+            return chosen, None, False
+        near = _end_at(chosen, self._past.moment + AHEAD)
+        is_small = near.since is not None and _has_few_events(connection, near)
+        limited = near if is_small else _end_at(chosen, self._past.moment + 1)
+        return limited, self._past.sequence + 1, is_small
+
+    def _count_late(self, connection: sqlite3.Connection, limited: Filter, access: Access) -> int:
+        """Count what was stored after the moment with a time shortly before it."""
+        if self._past is None:
+            return 0
+        since = max(limited.since or 0, self._past.moment - LATE)
+        window = msgspec.structs.replace(limited, since=since)
+        if not _has_few_events(connection, window):
+            return 0
+        return self._count_events(connection, window, None, access, after=self._past.sequence)
+
     async def _read(
         self, query: Callable[[sqlite3.Connection], T], chosen: Filter, access: Access
     ) -> T:
@@ -245,6 +326,23 @@ class History:
                 await sleep(math.ceil(elapsed / PACE) * PACE - elapsed)
 
 
+def _end_at(chosen: Filter, until: int) -> Filter:
+    """Return a filter of events before a time."""
+    end = until if chosen.until is None else min(chosen.until, until)
+    return msgspec.structs.replace(chosen, until=end)
+
+
+def _has_few_events(connection: sqlite3.Connection, window: Filter) -> bool:
+    """Return whether a window of time has few events, sealed ones included."""
+    if not is_small_window(connection, window):
+        return False
+    (sealed,) = connection.execute(
+        "SELECT coalesce(sum(events), 0) FROM blocks WHERE last_time >= ? AND first_time < ?",
+        (clamp(window.since or 0), clamp(LARGEST if window.until is None else window.until)),
+    ).fetchone()
+    return bool(sealed <= SMALL_WINDOW)
+
+
 def _depends_on_hidden(chosen: Filter) -> bool:
     """Whether the indexes that lead to the matches of a filter hold hidden events too; all others
     are planned from visible names (`almenara.history.planner.NamePairs`)."""
@@ -254,9 +352,18 @@ def _depends_on_hidden(chosen: Filter) -> bool:
 
 
 def _count_rows(
-    connection: sqlite3.Connection, chosen: Filter, scope: Scope, limit: int | None
+    connection: sqlite3.Connection,
+    chosen: Filter,
+    scope: Scope,
+    limit: int | None,
+    *,
+    after: int | None = None,
+    before: int | None = None,
 ) -> int:
-    plan = build_plan(connection, chosen, scope, after=_sealed_through(connection), is_count=True)
+    sealed = _sealed_through(connection)
+    if sealed is not None:
+        after = sealed if after is None else max(after, sealed)
+    plan = build_plan(connection, chosen, scope, after=after, before=before, is_count=True)
     if plan is None:
         return 0
     number = _count_plan(connection, plan, limit)
@@ -273,9 +380,15 @@ def _count_plan(connection: sqlite3.Connection, plan: Plan, limit: int | None = 
 
 
 def _bucket_rows(
-    connection: sqlite3.Connection, window: Filter, scope: Scope, width: int
+    connection: sqlite3.Connection,
+    window: Filter,
+    scope: Scope,
+    width: int,
+    before: int | None = None,
 ) -> list[tuple[int, int, int]]:
-    plan = build_plan(connection, window, scope, after=_sealed_through(connection), is_count=True)
+    plan = build_plan(
+        connection, window, scope, after=_sealed_through(connection), before=before, is_count=True
+    )
     if plan is None:
         return []
     statement, parameters = plan.select("e.time AS time, e.severity AS severity")

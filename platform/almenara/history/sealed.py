@@ -74,20 +74,23 @@ class SealedSearch:
             for place in places:
                 yield from block.rows((place,))
 
-    def count(self, limit: int | None = None) -> int:
-        """Count the matching events, up to a limit."""
+    def count(
+        self, limit: int | None = None, *, after: int | None = None, before: int | None = None
+    ) -> int:
+        """Count the matching events between two sequences, up to a limit."""
         number = 0
-        for _, places in self._matches("DESC"):
+        for _, places in self._matches("DESC", after, before):
             number += sum(1 for _ in places)
             if limit is not None and number >= limit:
                 return limit
         return number
 
-    def buckets(self, width: int) -> list[tuple[int, int, int]]:
-        """Return the start, the events and the failures of each bucket of time with matches."""
+    def buckets(self, width: int, before: int | None = None) -> list[tuple[int, int, int]]:
+        """Return the start, the events and the failures of each bucket of time with matches,
+        before a sequence."""
         events: Counter[int] = Counter()
         failures: Counter[int] = Counter()
-        for block, places in self._matches("DESC"):
+        for block, places in self._matches("DESC", None, before):
             times, levels = block.numbers("time"), block.numbers("severity")
             for place in places:
                 start = times[place] // width * width

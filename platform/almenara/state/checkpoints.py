@@ -2,13 +2,14 @@
 
 They are in a database of their own, `resources.db`. A checkpoint holds every resource, compressed;
 a piece of changes holds those of some seconds. The state as of a moment is the checkpoint before it
-and the changes up to it. What is not written when the process is killed is still in the bus: a
-start reads the newest checkpoint, the changes after it, and the bus from there.
+and the changes up to it. Notes have how far the bus was at a time, and how the sources were. What
+is not written when the process is killed is still in the bus: a start reads the newest checkpoint,
+the changes after it, and the bus from there.
 """
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from almenara.state.samples import Key
 from almenara.units import SECOND
 
 DATABASE: Final = "resources.db"
-VERSION: Final = 1
+VERSION: Final = 2
 LEVEL: Final = 3
 """Of zlib: a checkpoint is read as quickly at any, and written in half the time of the default."""
 PART: Final = 200
@@ -35,9 +36,32 @@ CREATE TABLE changes (
     last INTEGER PRIMARY KEY, first INTEGER NOT NULL, sequence INTEGER NOT NULL, body BLOB NOT NULL
 );
 """
+NOTES: Final = """
+CREATE TABLE notes (
+    last INTEGER PRIMARY KEY, first INTEGER NOT NULL, sequence INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX notes_by_sequence ON notes (sequence);
+"""
+STEPS: Final = (TABLES, NOTES)
+"""By version: the statements that turn the tables of that version into those of the next."""
 
 Change = tuple[int, Resource]
 """When a resource changed, in microseconds since the epoch, and what it is since."""
+
+
+SourceNote = Mapping[str, Any]
+"""The state of a source, as its supervisor reports it."""
+
+
+class Note(msgspec.Struct, frozen=True, array_like=True):
+    """What was stored at a time."""
+
+    time: int
+    """Microseconds since the epoch."""
+    sequence: int
+    """Of the bus: the last signal that was stored."""
+    sources: Sequence[SourceNote] | None = None
+    """The sources, where they have changed since the note before."""
 
 
 class CheckpointsTooNewError(AlmenaraError):
@@ -92,9 +116,11 @@ class CheckpointDatabase:
                 f"{self.path} was written by a newer Almenara (schema {version}, this version reads"
                 f" up to {VERSION}). Upgrade Almenara, or remove the file."
             )
-        if version == 0:
-            connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
-        connection.execute("SELECT max(time), max(last) FROM checkpoints, changes").fetchone()
+        if version < VERSION:
+            script = "".join(STEPS[version:])
+            connection.executescript(f"BEGIN; {script} PRAGMA user_version = {VERSION}; COMMIT;")
+        for table, column in (("checkpoints", "time"), ("changes", "last"), ("notes", "last")):
+            connection.execute(f"SELECT max({column}) FROM {table}").fetchone()  # nosec B608 # the tables above
 
     def close(self) -> None:
         """Close the database."""
@@ -106,6 +132,65 @@ class CheckpointDatabase:
             "INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?)",
             (changes[-1][0], changes[0][0], sequence, _encode(changes)),
         )
+
+    def store_notes(self, notes: Sequence[Note]) -> None:
+        """Store notes in their order; the first has the sources."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)",
+            (notes[-1].time, notes[0].time, notes[-1].sequence, _encode(notes)),
+        )
+
+    def read_notes(self, since: int, until: int) -> list[Note]:
+        """Return the notes of the pieces that have any between two times, both included, and of
+        the last piece before."""
+        rows = self._connection.execute(
+            "SELECT body FROM notes WHERE last <= ? AND last >= coalesce("
+            "(SELECT max(last) FROM notes WHERE first <= ?), 0) ORDER BY last",
+            (self._last_piece(until), since),
+        )
+        return [note for (body,) in rows for part in _decode(body, list[Note]) for note in part]
+
+    def read_note_of(self, sequence: int) -> Note | None:
+        """Return the first note that has a signal of the bus; None where it is not noted."""
+        row = self._connection.execute(
+            "SELECT body FROM notes WHERE sequence >= ? ORDER BY sequence, last LIMIT 1",
+            (sequence,),
+        ).fetchone()
+        if row is None:
+            return None
+        notes = (note for part in _decode(row[0], list[Note]) for note in part)
+        return next((note for note in notes if note.sequence >= sequence), None)
+
+    def _last_piece(self, until: int) -> int:
+        row = self._connection.execute(
+            "SELECT max(last) FROM notes WHERE first <= ?", (until,)
+        ).fetchone()
+        return int(row[0] or 0)
+
+    def read_earliest(self) -> int | None:
+        """Return the time of the first checkpoint; None without one."""
+        row = self._connection.execute("SELECT min(time) FROM checkpoints").fetchone()
+        return None if row is None else row[0]
+
+    def read_changes(self, after: int, until: int) -> list[Change]:
+        """Return the changes after one moment and up to another, in their order."""
+        pieces = self._connection.execute(
+            "SELECT body FROM changes WHERE last > ? AND first <= ? ORDER BY last", (after, until)
+        )
+        return [
+            change
+            for (piece,) in pieces
+            for part in _decode(piece, list[Change])
+            for change in part
+            if after < change[0] <= until
+        ]
+
+    def has_checkpoint(self, after: int, until: int) -> bool:
+        """Whether a checkpoint was written after one moment and up to another."""
+        row = self._connection.execute(
+            "SELECT 1 FROM checkpoints WHERE time > ? AND time <= ? LIMIT 1", (after, until)
+        ).fetchone()
+        return row is not None
 
     def store_checkpoint(self, time: int, sequence: int, resources: Iterable[Resource]) -> None:
         """Store every resource as of a moment, and remove what is older than it may be."""
@@ -150,6 +235,9 @@ class CheckpointDatabase:
             "SELECT time, length(body) + (SELECT coalesce(sum(length(body)), 0) FROM changes"
             " WHERE last > checkpoints.time AND last <= coalesce((SELECT min(later.time)"
             " FROM checkpoints later WHERE later.time > checkpoints.time), 1 << 62))"
+            " + (SELECT coalesce(sum(length(body)), 0) FROM notes"
+            " WHERE last > checkpoints.time AND last <= coalesce((SELECT min(later.time)"
+            " FROM checkpoints later WHERE later.time > checkpoints.time), 1 << 62))"
             " FROM checkpoints ORDER BY time DESC"
         ).fetchall()
         total, first = 0, time
@@ -163,6 +251,7 @@ class CheckpointDatabase:
                 break
         connection.execute("DELETE FROM checkpoints WHERE time < ?", (first,))
         connection.execute("DELETE FROM changes WHERE last <= ?", (first,))
+        connection.execute("DELETE FROM notes WHERE last < ?", (first,))
         connection.execute("PRAGMA incremental_vacuum").fetchall()
 
 

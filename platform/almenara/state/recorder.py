@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -24,14 +24,20 @@ from almenara.state.checkpoints import (
     CheckpointDatabase,
     CheckpointsTooNewError,
     DamagedCheckpointError,
+    Note,
+    SourceNote,
     StoredState,
     apply_changes,
 )
 from almenara.state.sample_schema import set_aside
+from almenara.state.samples import Key
+from almenara.units import MILLISECOND
 
 log = structlog.get_logger(__name__)
 
 FLUSH_INTERVAL: Final = 10.0
+NOTE_SLOT: Final = 20 * MILLISECOND
+"""Microseconds of which one note is stored, the last: how exactly the log is known at a moment."""
 MAX_PENDING: Final = 50_000
 """Changes in memory while nothing can be stored; beyond it, the oldest are left out."""
 
@@ -58,6 +64,15 @@ class StateRecorder:
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._database: CheckpointDatabase | None = None
         self._pending: list[Change] = []
+        self._notes: list[Note] = []
+        self._sources: list[SourceNote] = []
+        """The sources as of the last note of them."""
+        self._stored_sources: list[SourceNote] = []
+        """The sources as of the last note that is stored."""
+        self._noted = 0
+        """The time of the last note that is stored."""
+        self.earliest: int | None = None
+        """The first moment whose state is stored, in microseconds since the epoch."""
         self._sequence = 0
         self._time = 0
         """Of the last change or checkpoint: no two have the same."""
@@ -69,7 +84,7 @@ class StateRecorder:
     async def __aenter__(self) -> Self:
         # A problem is reported, and the database is opened again later.
         with contextlib.suppress(Unavailable):
-            await self._run(lambda database: None)
+            self.earliest = await self._run(lambda database: database.read_earliest())
         return self
 
     async def __aexit__(
@@ -96,9 +111,27 @@ class StateRecorder:
         for resource in resources:
             self._pending.append((self._advance(), resource))
             self._since_checkpoint += 1
+        self._note()
         if len(self._pending) > MAX_PENDING:
             del self._pending[: len(self._pending) - MAX_PENDING]
             self._has_gap = True
+
+    def note_sources(self, sources: list[SourceNote]) -> None:
+        """Note the sources, as far as they have changed."""
+        if sources != self._sources:
+            self._sources = sources
+            self._note(sources)
+
+    def _note(self, sources: Sequence[SourceNote] | None = None) -> None:
+        """Note how far the bus is; of each slot of time the last note is stored."""
+        # Not before the changes that the sequence includes.
+        time = max(self._clock.now(), self._time, self._noted + 1)
+        if self._notes and self._notes[-1].time // NOTE_SLOT == time // NOTE_SLOT:
+            last = self._notes.pop()
+            sources = last.sources if sources is None else sources
+        self._notes.append(Note(time, self._sequence, sources))
+        if len(self._notes) > MAX_PENDING:
+            del self._notes[: MAX_PENDING // 2]
 
     async def run(self, list_resources: Callable[[], list[Resource]]) -> None:
         """Store changes and checkpoints until cancelled."""
@@ -115,14 +148,28 @@ class StateRecorder:
 
     async def flush(self) -> None:
         """Store the changes in memory; where that fails, they stay there until the next time."""
-        if not (changes := list(self._pending)):
-            return
-        sequence = self._sequence
+        # A quiet log has a note as well, which shows that Almenara was running.
+        self._note()
+        changes, notes, sequence = list(self._pending), list(self._notes), self._sequence
+        if notes[0].sources is None:
+            # Each piece has the sources, so that no other is read for them.
+            notes[0] = msgspec.structs.replace(notes[0], sources=self._stored_sources)
+        self._noted = notes[-1].time
+
+        def store(database: CheckpointDatabase) -> None:
+            database.store_notes(notes)
+            if changes:
+                database.store_changes(changes, sequence)
+
         try:
-            await self._run(lambda database: database.store_changes(changes, sequence))
+            await self._run(store)
         except Unavailable:
             return
         del self._pending[: len(changes)]
+        self._notes = [note for note in self._notes if note.time > notes[-1].time]
+        self._stored_sources = next(
+            (list(note.sources) for note in reversed(notes) if note.sources is not None), []
+        )
 
     async def checkpoint(self, resources: list[Resource]) -> None:
         """Store every resource as of now. A failure is reported, and tried again later."""
@@ -135,6 +182,8 @@ class StateRecorder:
             self._next_checkpoint = 0.0
         else:
             self._has_gap = False
+            with contextlib.suppress(Unavailable):
+                self.earliest = await self._run(lambda database: database.read_earliest())
 
     async def restore(self) -> StoredState | None:
         """Return the newest stored state and go on from there; None where none can be read."""
@@ -163,6 +212,62 @@ class StateRecorder:
             return None
         apply_changes(state.resources, pending, 0, moment)
         return state.resources
+
+    async def advance(self, resources: dict[Key, Resource], after: int, moment: int) -> bool:
+        """Turn the resources as of one moment into those as of a later one; return False where only
+        a checkpoint has those. Raises `Unavailable`."""
+        pending = list(self._pending)
+        changes = await self._run(
+            lambda database: (
+                None
+                if database.has_checkpoint(after, moment)
+                else database.read_changes(after, moment)
+            )
+        )
+        if changes is None:
+            return False
+        apply_changes(resources, changes, after, moment)
+        apply_changes(resources, pending, after, moment)
+        return True
+
+    async def read_changes(self, after: int, until: int) -> list[Change]:
+        """Return the changes after one moment and up to another, in their order.
+
+        Raises `Unavailable`.
+        """
+        pending = [change for change in self._pending if after < change[0] <= until]
+        changes = await self._run(lambda database: database.read_changes(after, until))
+        stored = changes[-1][0] if changes else 0
+        return [*changes, *(change for change in pending if change[0] > stored)]
+
+    async def read_notes(self, since: int, until: int) -> list[Note]:
+        """Return the notes between two times, both included, and the last before with its sources.
+
+        Raises `Unavailable`.
+        """
+        pending = list(self._notes)
+        stored = await self._run(lambda database: database.read_notes(since, until))
+        reached = stored[-1].time if stored else -1
+        notes = [*stored, *(note for note in pending if note.time > reached)]
+        notes = [note for note in notes if note.time <= until]
+        first = next((place for place, note in enumerate(notes) if note.time > since), len(notes))
+        sources = next(
+            (note.sources for note in reversed(notes[:first]) if note.sources is not None), None
+        )
+        if not first:
+            return notes
+        return [msgspec.structs.replace(notes[first - 1], sources=sources), *notes[first:]]
+
+    async def time_of(self, sequence: int) -> int | None:
+        """Return when a signal of the bus was known; None where that is not noted.
+
+        Raises `Unavailable`.
+        """
+        pending = list(self._notes)
+        note = await self._run(lambda database: database.read_note_of(sequence))
+        if note is None:
+            note = next((note for note in pending if note.sequence >= sequence), None)
+        return None if note is None else note.time
 
     def _advance(self) -> int:
         self._time = max(self._clock.now(), self._time + 1)

@@ -15,6 +15,8 @@ from almenara.bus.codec import read_latest_observations
 from almenara.errors import LimitExceeded, Unavailable, describe_error
 from almenara.scope import FULL_SCOPE, Scope, namespace_of
 from almenara.signals import UNKNOWN, Resource, Sample, mark_unknown
+from almenara.state.past_samples import PastSeriesTable
+from almenara.state.past_states import PastStates
 from almenara.state.recorder import StateRecorder
 from almenara.state.sample_codec import Points
 from almenara.state.sample_schema import SeriesName
@@ -45,6 +47,7 @@ class Resources:
         self._order: dict[str, list[Key]] = {}
         """The sorted keys of a kind, until one is added or removed."""
         self._samples = SeriesTable()
+        self._states = None if recorder is None else PastStates(recorder, store)
         self._observed: frozenset[Key] = frozenset()
         """The resources that the log had at start."""
         self._deleted: deque[tuple[float, Resource]] = deque()
@@ -105,19 +108,42 @@ class Resources:
             self._kinds[key[0]][key] = resource
 
     async def at(self, moment: int) -> Self | None:
-        """Return the resources as of a moment in microseconds since the epoch, without samples.
+        """Return the resources as of a moment in microseconds since the epoch.
 
-        None where that is further back than checkpoints. Raises `Unavailable`.
+        Their samples are read once they are needed: see `load_missing`. None where the moment is
+        further back than checkpoints. Raises `Unavailable`.
         """
-        if self._recorder is None:
+        if self._states is None:
             raise Unavailable("the past of resources is not stored")
-        resources = await self._recorder.read_at(moment)
-        if resources is None:
+        state = await self._states.read(moment)
+        if state is None:
             return None
         past = type(self)()
         past._scope = self._scope
-        past._fill(resources)
+        past._fill(state.resources)
+        if state.samples is not None:
+            past._samples = state.samples
         return past
+
+    @property
+    def loads(self) -> int:
+        """How often samples of the past were read; 0 for the present."""
+        samples = self._samples
+        return samples.loads if isinstance(samples, PastSeriesTable) else 0
+
+    async def load_missing(self, seen: int) -> bool:
+        """Read the samples of the past that were missing; return whether there are more than after
+        the first `seen` loads. The present misses none.
+
+        Raises `Unavailable` and `LimitExceeded`.
+        """
+        samples = self._samples
+        return isinstance(samples, PastSeriesTable) and await samples.load(seen)
+
+    @property
+    def recorder(self) -> StateRecorder | None:
+        """What stores the past; None where it is not stored."""
+        return self._recorder
 
     async def follow(self, bus: Bus, after: int) -> None:
         """Apply every signal after a sequence, until cancelled."""

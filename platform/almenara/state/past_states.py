@@ -1,0 +1,66 @@
+"""Resources as of past moments: the last few are in memory, for those who watch the same."""
+
+import asyncio
+from collections import OrderedDict
+from typing import Final
+
+import msgspec
+
+from almenara.signals import Resource
+from almenara.state.past_samples import PastSeriesTable
+from almenara.state.recorder import StateRecorder
+from almenara.state.sample_store import SampleStore
+from almenara.state.samples import Key
+
+CACHED_STATES: Final = 4
+CACHE_SECONDS: Final = 60.0
+"""Seconds without use after which nothing of the past stays in memory."""
+
+
+class PastState(msgspec.Struct, frozen=True):
+    """What was known at a moment."""
+
+    resources: dict[Key, Resource]
+    samples: PastSeriesTable | None
+
+
+class PastStates:
+    """Reads states from the recorder, and from one in memory where that is near."""
+
+    def __init__(self, recorder: StateRecorder, store: SampleStore | None) -> None:
+        self.recorder, self._store = recorder, store
+        self._states: OrderedDict[int, PastState] = OrderedDict()
+        self._lock = asyncio.Lock()
+        self._expiry: asyncio.TimerHandle | None = None
+
+    async def read(self, moment: int) -> PastState | None:
+        """Return the state as of a moment in microseconds; None before the stored past.
+
+        Raises `Unavailable`.
+        """
+        async with self._lock:
+            state = self._states.get(moment)
+            if state is None:
+                resources = await self._read_resources(moment)
+                if resources is None:
+                    return None
+                table = None
+                if self._store is not None:
+                    table = PastSeriesTable(self._store, moment, resources)
+                state = self._states[moment] = PastState(resources, table)
+                if len(self._states) > CACHED_STATES:
+                    self._states.popitem(last=False)
+            self._states.move_to_end(moment)
+            if self._expiry is not None:
+                self._expiry.cancel()
+            loop = asyncio.get_running_loop()
+            self._expiry = loop.call_later(CACHE_SECONDS, self._states.clear)
+            return state
+
+    async def _read_resources(self, moment: int) -> dict[Key, Resource] | None:
+        near = max((known for known in self._states if known < moment), default=None)
+        if near is not None:
+            resources = dict(self._states[near].resources)
+            if await self.recorder.advance(resources, near, moment):
+                return resources
+        return await self.recorder.read_at(moment)
