@@ -23,6 +23,7 @@ from almenara.leases import Publisher, SoleLeases
 from almenara.live.hub import Hub
 from almenara.live.log_feed import LogFeeds
 from almenara.live.text_streams import TextStreams
+from almenara.panels.past import record_sources
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
 from almenara.panels.view import View
@@ -256,6 +257,10 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
                 group.create_task(application.samples.run(), name="samples"),
                 group.create_task(
                     application.recorder.run(application.resources.present), name="checkpoints"
+                ),
+                group.create_task(
+                    record_sources(application.recorder, services.supervisor.states),
+                    name="record sources",
                 ),
                 group.create_task(
                     restore_samples(application.resources, application.samples),

@@ -42,7 +42,7 @@ KUBERNETES = "/dashboards/kubernetes"
 PROBLEMS = ("/events?text=nothing-at-all", "/events?since=x", "/nothing")
 """Pages that report something and that no link leads to."""
 SHAPES_PER_PATH = 2
-VISITED = re.compile(r"/(dashboards|panels|timeline|events|sources|account|alerts)\b")
+VISITED = re.compile(r"/(dashboards|panels|timeline|events|sources|account|alerts|changes)\b")
 FOCUSED = """
 () => {
   const it = document.activeElement, style = getComputedStyle(it);

@@ -6,6 +6,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlencode
 from weakref import WeakValueDictionary
 
+import msgspec
 import structlog
 
 from almenara.bus import BusClosedError
@@ -16,13 +17,16 @@ from almenara.live.event_channel import EventChannel
 from almenara.live.frames import Frame
 from almenara.live.log_channel import LogChannel
 from almenara.live.outbox import GOING_AWAY, TOO_SLOW, Counters, Outbox, Peer
+from almenara.live.past_channel import PastChannel
 from almenara.live.routing import SignalRouter
 from almenara.live.text_channel import TextChannel
 from almenara.panels.filters import PanelFilters
 from almenara.panels.panel import Panel
 from almenara.panels.renderer import Renderer
+from almenara.panels.time_window import LIVE, TIME_PARAMETERS, TimeWindow, parse_time_window
 from almenara.panels.view import View
 from almenara.scope import FULL_SCOPE, Scope
+from almenara.signals import now
 
 log = structlog.get_logger(__name__)
 
@@ -32,13 +36,16 @@ SOURCES_INTERVAL: Final = 1.0
 HEARTBEAT: Final = Frame('{"beat": 1}', 11, rows=False)
 """The same for all: a sequence in it would show how many signals a viewer may not see."""
 
-Subscription = tuple[str, Panel, PanelFilters]
-"""The key of a channel, its panel and its filters."""
+Subscription = tuple[str, Panel, PanelFilters, TimeWindow]
+"""The key of a channel, its panel, its filters and its time window."""
 
 
-def channel_key(panel: Panel, filters: PanelFilters, scope: Scope) -> str:
-    """What identifies a channel: the scope, the panel and its filters."""
-    return f"{scope.key}/{panel.name}?{urlencode(sorted(filters.to_query().items()))}"
+def channel_key(
+    panel: Panel, filters: PanelFilters, scope: Scope, window: TimeWindow = LIVE
+) -> str:
+    """What identifies a channel: the scope, the panel, its filters and its time window."""
+    _, _, query = panel.channel(filters, window).partition("?")
+    return f"{scope.key}/{panel.name}?{urlencode(sorted(parse_qsl(query)))}"
 
 
 class Hub:
@@ -185,9 +192,26 @@ class Hub:
             panel = self.panels.get(panel_name)
             if panel is None:
                 raise NotFound(f"There is no panel {panel_name[:40]!r}.")
-            filters = panel.parse_filters(dict(parse_qsl(query)))
-            subscriptions.append((channel_key(panel, filters, scope), panel, filters))
+            values = dict(parse_qsl(query))
+            window = self._parse_window(panel, values)
+            filters = panel.parse_filters(values)
+            key = channel_key(panel, filters, scope, window)
+            subscriptions.append((key, panel, filters, window))
         return subscriptions
+
+    def _parse_window(self, panel: Panel, values: Mapping[str, str]) -> TimeWindow:
+        """Read the time window of a channel. Raises `ValueError`."""
+        times = {
+            name: text
+            for name, text in values.items()
+            if name in TIME_PARAMETERS and name not in panel.filters
+        }
+        recorder = self.view.resources.recorder
+        earliest = None if recorder is None else recorder.earliest
+        parsed = parse_time_window(times, now=now(), earliest=earliest)
+        if parsed.problem:
+            raise ValueError(parsed.problem)
+        return parsed.window
 
     async def subscribe(
         self,
@@ -202,14 +226,14 @@ class Hub:
         user. Raises what `parse_channels` raises, and `LimitExceeded` where the user has too many
         channels.
         """
-        for key, panel, filters in self.parse_channels(names, scope):
+        for key, panel, filters, window in self.parse_channels(names, scope):
             channel = self._channels.get(key)
             if channel in outbox.channels:
                 continue
             if outbox.budget is not None:
                 outbox.budget.add(key)
             if channel is None:
-                view = self.view.within(scope, outbox.user)
+                view = msgspec.structs.replace(self.view.within(scope, outbox.user), window=window)
                 channel = self._open_channel(key, panel, filters, view)
             # Before the wait, so that the channel is not closed when its only other viewer leaves.
             channel.outboxes.add(outbox)
@@ -223,7 +247,7 @@ class Hub:
                 channel.catch_up(outbox, after)
 
     def _open_channel(self, key: str, panel: Panel, filters: PanelFilters, view: View) -> Channel:
-        kind = self.channel_type(panel)
+        kind = self.channel_type(panel) if view.window.is_live else PastChannel
         channel = kind(key, panel, filters, view, self.renderer, self.counters)
         self._channels[key] = channel
         self._router.add(channel)

@@ -31,6 +31,11 @@ def format_timestamp(microseconds: int) -> str:
     return f"{microseconds} \u00b5s, outside the calendar"
 
 
+def format_date_and_time(microseconds: int) -> str:
+    """The date and the time of day to the second, in UTC."""
+    return format_timestamp(microseconds)[:19].replace("T", " ")
+
+
 def format_time_of_day(microseconds: int) -> str:
     """The time of day to the millisecond, in UTC."""
     text = format_timestamp(microseconds)
@@ -157,6 +162,7 @@ def text_anchor(panel_anchor: str, key: str) -> str:
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "timestamp": format_timestamp,
     "time_of_day": format_time_of_day,
+    "date_and_time": format_date_and_time,
     "query": encode_query,
     "number": format_number,
     "color_index": color_index,

@@ -9,12 +9,15 @@ import msgspec
 import structlog
 
 from almenara.bus import Record
+from almenara.clock import clock_at
 from almenara.errors import describe_error
 from almenara.history import Filter
 from almenara.hookspecs import Filter as FilterField
 from almenara.hookspecs import LogQuery
 from almenara.panels.filters import PanelFilters
+from almenara.panels.formats import encode_query
 from almenara.panels.renderer import Renderer
+from almenara.panels.time_window import LIVE, TimeWindow
 from almenara.panels.view import View
 from almenara.signals import Event, now
 
@@ -73,6 +76,8 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is displayed without a card and a title around it."""
     is_event_list: bool = False
     """Whether it is a list of events, to which new ones are added at the top."""
+    has_range: bool = False
+    """Whether it shows the whole time window of its page, so that those of other windows differ."""
     log_query: LogQuery | None = None
     """The log it follows, for panels of the kind `log`."""
     text_stream: str = ""
@@ -87,6 +92,11 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
         """Read the panel's filters from the parameters of an address. Raises `ValueError`."""
         return self.parse({name: text for name, text in query.items() if name in self.filters})
 
+    def channel(self, filters: PanelFilters, window: TimeWindow = LIVE) -> str:
+        """The name of its channel with these filters and this time window."""
+        times = window.to_query() if self.has_range or not window.is_live else {}
+        return self.name + encode_query({**filters.to_query(), **times})
+
     async def render(
         self,
         view: View,
@@ -99,12 +109,15 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
         `replaced` are values of the template that replace those which the panel prepares.
         """
         try:
-            async with asyncio.timeout(RENDER_TIMEOUT):
-                values = await self.prepare(view, filters)
-            context = {
-                "filter": filters, "panel": self, "moment": now(), **values, **(replaced or {}),
-            }  # fmt: skip
-            text = await renderer.render_in_slices(self.template, context)
+            # Whatever the panel computes with the present time is as of the moment of the view.
+            with clock_at(view.moment):
+                async with asyncio.timeout(RENDER_TIMEOUT):
+                    values = await self._prepare(view, filters)
+                context = {
+                    "filter": filters, "panel": self, "moment": now(), **values,
+                    **(replaced or {}),
+                }  # fmt: skip
+                text = await renderer.render_in_slices(self.template, context)
         except Exception as error:
             if self.name not in renderer.failed_panels:
                 log.exception("a panel could not be rendered", panel=self.name, plugin=self.plugin)
@@ -115,6 +128,14 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
             renderer.failed_panels.discard(self.name)
             log.info("a panel renders again", panel=self.name)
         return text
+
+    async def _prepare(self, view: View, filters: PanelFilters) -> Mapping[str, Any]:
+        """Prepare the values, once more for as long as samples of the past were missing."""
+        while True:
+            seen = view.resources.loads
+            values = await self.prepare(view, filters)
+            if not await view.resources.load_missing(seen):
+                return values
 
 
 def describe_render_error(error: Exception, template: str) -> str:

@@ -9,6 +9,7 @@ from almenara.bus import Bus
 from almenara.config import PanelSettings
 from almenara.history import History
 from almenara.hookspecs import Line, LogStream, TextStream
+from almenara.panels.time_window import LIVE, TimeWindow
 from almenara.scope import FULL_SCOPE, Scope
 from almenara.state.resources import Resources
 from almenara.state.sample_history import SampleHistory
@@ -117,6 +118,19 @@ class AlertRules(Protocol):
         `error`."""
 
 
+class Past(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about a moment of the past."""
+
+    moment: int
+    """Microseconds since the epoch."""
+    noted: int | None = None
+    """The last time at which Almenara was running until then; None where that is not stored."""
+    blind: Sequence[SourceState] = ()
+    """The visible sources that did not work at the moment."""
+    was_running: bool = True
+    """Whether Almenara was running at the moment."""
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that panels and pages are rendered from, limited to a scope."""
 
@@ -137,6 +151,15 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     scope: Scope = FULL_SCOPE
     user: str = ""
     """Whose limits apply to what is opened for this view; empty where no one signs in."""
+    window: TimeWindow = LIVE
+    """The stretch of time that the page shows."""
+    past: Past | None = None
+    """What is known about the moment, for a view as of one; None for the present."""
+
+    @property
+    def moment(self) -> int | None:
+        """The moment that everything is as of; None for the present."""
+        return None if self.past is None else self.past.moment
 
     def within(self, scope: Scope, user: str = "") -> Self:
         """The same view, limited to a scope, on behalf of a user."""

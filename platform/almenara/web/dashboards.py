@@ -12,6 +12,7 @@ from almenara.panels.filters import filter_names
 from almenara.panels.formats import encode_query
 from almenara.panels.panel import Panel
 from almenara.panels.registry import PanelRegistry
+from almenara.panels.time_window import LIVE, TimeWindow
 from almenara.panels.view import View
 
 OVERVIEW: Final = "overview"
@@ -35,15 +36,15 @@ class PanelPlace(msgspec.Struct, frozen=True, kw_only=True):
     height: int = 0
     filter: Mapping[str, str] = {}
 
-    @property
-    def channel(self) -> str:
-        """The name of its channel: the panel and its filters."""
-        return self.panel.name + encode_query(self.panel.parse_filters(self.filter).to_query())
+    def channel(self, window: TimeWindow = LIVE) -> str:
+        """The name of its channel: the panel, its filters and the time window."""
+        return self.panel.channel(self.panel.parse_filters(self.filter), window)
 
     @property
     def address(self) -> str:
         """The address of the page with this panel alone."""
-        return f"/panels/{self.channel}"
+        filters = self.panel.parse_filters(self.filter)
+        return f"/panels/{self.panel.name}{encode_query(filters.to_query())}"
 
 
 class Dashboard(msgspec.Struct, frozen=True, kw_only=True):

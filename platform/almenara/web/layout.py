@@ -10,12 +10,15 @@ from litestar import MediaType, Request, Response
 from almenara.panels.builtin.alerts import BADGE, count_urgent
 from almenara.panels.filters import PanelFilters
 from almenara.panels.panel import Panel
+from almenara.panels.time_window import LIVE
 from almenara.panels.view import View
 from almenara.signals import now
 from almenara.web.authorization import scoped_view
 from almenara.web.dashboards import DEFAULT_DASHBOARD, Dashboard
 from almenara.web.services import Services
 from almenara.web.state import get_auth_context
+from almenara.web.time_control import build_time_control, keep_window
+from almenara.web.timed_view import get_timed_request
 
 PageRequest = Request[Any, Any, Any]
 
@@ -54,9 +57,12 @@ def render_page(
     """Render a whole page. Its one WebSocket follows `channels`; without any it stays unchanged."""
     auth = get_auth_context(request)
     has_badge = auth is not None and services.alerting is not None
-    live = list(channels)
+    timed = get_timed_request(request)
+    window = LIVE if timed is None else timed.window
+    # The past does not change, unless it is played.
+    live = list(channels) if window.is_live or window.speed else []
     if has_badge and live:
-        live.append(BADGE.name)
+        live.append(BADGE.channel(BADGE.parse_filters({}), window))
     panels = [("panel", channel) for channel in live]
     is_fragment = "hx-request" in request.headers
     dashboards = services.list_dashboards(scoped_view(services, request)) if auth else []
@@ -76,6 +82,7 @@ def render_page(
                 dashboards, name, has_alerts=services.alerting is not None
             ),
             "alert_badge": _render_badge(services, request) if has_badge else None,
+            "time": build_time_control(request, timed) if auth else None,
             "identity": auth.identity if auth is not None else None,
             "signed_in": auth is not None and mode not in NO_SIGN_IN,
             "sign_in_off": mode in NO_SIGN_IN,
@@ -87,7 +94,12 @@ def render_page(
             **context,
         },
     )
-    return Response(content, media_type=MediaType.HTML, status_code=status_code, headers=REVALIDATE)
+    return Response(
+        keep_window(content, window),
+        media_type=MediaType.HTML,
+        status_code=status_code,
+        headers=REVALIDATE,
+    )
 
 
 def render_problem_page(
@@ -106,7 +118,9 @@ def render_problem_page(
 
 
 def _render_badge(services: Services, request: PageRequest) -> str:
-    return services.renderer.render(BADGE.template, count_urgent(scoped_view(services, request)))
+    timed = get_timed_request(request)
+    view = scoped_view(services, request) if timed is None else timed.view
+    return services.renderer.render(BADGE.template, count_urgent(view))
 
 
 def build_navigation(

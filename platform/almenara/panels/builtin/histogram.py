@@ -7,6 +7,7 @@ from almenara.history import Filter
 from almenara.panels.event_rows import link_to_events
 from almenara.panels.filters import EVENT_FILTERS
 from almenara.panels.panel import Panel, has_matching_event
+from almenara.panels.time_window import DEFAULT_SPAN
 from almenara.panels.view import View
 from almenara.signals import now
 from almenara.units import DAY, HOUR, MINUTE, SECOND
@@ -24,7 +25,9 @@ LEAST_HEIGHT: Final = 1.5
 
 async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
     until = min(filters.until, now()) if filters.until is not None else now()
-    since = filters.since if filters.since is not None else until - DEFAULT_RANGE
+    window = view.window
+    length = DEFAULT_RANGE if window.span == DEFAULT_SPAN else window.span
+    since = filters.since if filters.since is not None else until - length
     span = max(until - since, SECOND)
     days = -(-span // (BARS * DAY))
     width = next((each for each in BAR_WIDTHS if each * BARS >= span), days * DAY)
@@ -89,4 +92,5 @@ PANEL: Final = Panel(
     filters=EVENT_FILTERS,
     min_interval=1.0,
     refresh=5.0,
+    has_range=True,
 )

@@ -16,11 +16,12 @@ from almenara.panels.builtin.alerts import describe_alert, list_alerts
 from almenara.panels.formats import encode_query
 from almenara.panels.view import View
 from almenara.security.identity import Role
-from almenara.web.authorization import ALL_SOURCES, VIEWER, scoped_view
+from almenara.web.authorization import ALL_SOURCES, VIEWER
 from almenara.web.csrf import csrf_token, set_form_cookie
 from almenara.web.layout import PageRequest, render_page, render_panel, render_problem_page
 from almenara.web.services import Services
 from almenara.web.state import get_auth_context
+from almenara.web.timed_view import read_time, timed_view
 
 DURATIONS: Final = (
     ("1", "1 hour"), ("4", "4 hours"), ("12", "12 hours"), ("24", "1 day"), ("168", "1 week"),
@@ -68,14 +69,16 @@ async def render_alert_page(
     **context: Any,
 ) -> Response[str]:
     """Render a page of alerts around its one live panel."""
-    view = scoped_view(services, request)
+    timed = await read_time(services, request)
+    view, window = timed.view, timed.window
     shown = services.panels[panel]
     parsed = shown.parse_filters(filters or {})
     values = {
         "tabs": list_tabs(request),
         "tab": tab,
         "enabled": services.alerting is not None,
-        "can_act": can_act(request),
+        # What is done concerns the present.
+        "can_act": can_act(request) and window.is_live,
         "can_silence": can_silence(request),
         "csrf": csrf_token(request),
         "panels": {panel: await render_panel(services, view, shown, parsed)},
@@ -83,7 +86,8 @@ async def render_alert_page(
     }
     response = render_page(
         services, request, template, values, name="alerts", title=title,
-        channels=[panel + encode_query(parsed.to_query())], status_code=status_code,
+        channels=[shown.channel(parsed, window)],
+        status_code=400 if timed.problem else status_code,
     )  # fmt: skip
     set_form_cookie(request, response)
     return response
@@ -166,7 +170,7 @@ async def alert(
     fingerprint: FromPath[str],
 ) -> Response[str]:
     """Render one alert: why it fires, since when, and everything that happened to it."""
-    view = scoped_view(services, request)
+    view = await timed_view(services, request)
     known = view.resources.get(ALERT, rule, fingerprint)
     if (known is None or known.deleted) and not await has_history(view, f"{rule}/{fingerprint}"):
         detail = "There is no such alert. It may have been removed by the retention."

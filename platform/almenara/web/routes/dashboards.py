@@ -8,7 +8,9 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.response import Redirect
 
+from almenara.clock import clock_at
 from almenara.panels.formats import encode_query
+from almenara.panels.time_window import TIME_PARAMETERS
 from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.dashboards import DEFAULT_DASHBOARD, Dashboard, apply_filters
 from almenara.web.filter_form import build_panel_form, suggest_values
@@ -20,6 +22,7 @@ from almenara.web.layout import (
     strip_parameters,
 )
 from almenara.web.services import Services
+from almenara.web.timed_view import read_time, select_filters
 
 SUBJECT_PARAMETERS: Final = ("namespace", "name")
 """The parameters that name the resource a page is about; they become part of its title."""
@@ -30,7 +33,7 @@ async def overview(request: PageRequest, services: NamedDependency[Services]) ->
     """Render the default dashboard."""
     dashboards = services.list_dashboards(scoped_view(services, request))
     default = next(dashboard for dashboard in dashboards if dashboard.name == DEFAULT_DASHBOARD)
-    values = strip_parameters(request, frozenset(("sort",)))
+    values = strip_parameters(request, frozenset(("sort", *TIME_PARAMETERS)))
     return await render_dashboard(services, request, default, values, name="overview")
 
 
@@ -47,7 +50,7 @@ async def dashboard(
         known = ", ".join(each.title for each in dashboards.values() if each.navigation)
         detail = f"There is no dashboard {name!r}. Dashboards: {known}."
         return render_problem_page(services, request, 404, "Dashboard not found", detail)
-    values = strip_parameters(request, dashboards[name].parameters)
+    values = strip_parameters(request, dashboards[name].parameters | set(TIME_PARAMETERS))
     if values != dict(request.query_params):
         return Redirect(f"/dashboards/{name}" + encode_query(values), status_code=303)
     return await render_dashboard(
@@ -64,18 +67,20 @@ async def render_dashboard(
     name: str,
 ) -> Response[str]:
     """Render a page of panels with the values of their filters."""
-    view = scoped_view(services, request)
+    timed = await read_time(services, request)
+    view, window = timed.view, timed.window
     problem = None
-    try:
-        dashboard = apply_filters(dashboard, values)
-    except ValueError as error:
-        problem = str(error)
-    panels = {
-        place.panel.name: await render_panel(
-            services, view, place.panel, place.panel.parse_filters(place.filter)
-        )
-        for place in dashboard.panels
-    }
+    with clock_at(view.moment):
+        try:
+            dashboard = apply_filters(dashboard, select_filters(values, window))
+        except ValueError as error:
+            problem = str(error)
+        panels = {
+            place.panel.name: await render_panel(
+                services, view, place.panel, place.panel.parse_filters(place.filter)
+            )
+            for place in dashboard.panels
+        }
     subject = [
         values[parameter]
         for parameter in SUBJECT_PARAMETERS
@@ -105,6 +110,6 @@ async def render_dashboard(
         },
         name=name,
         title=" ".join([*subject[-1:], dashboard.title]),
-        channels=[place.channel for place in dashboard.panels],
-        status_code=400 if problem else 200,
+        channels=[place.channel(window) for place in dashboard.panels],
+        status_code=400 if problem or timed.problem else 200,
     )

@@ -12,12 +12,15 @@ from almenara.panels.event_rows import link_to_events
 from almenara.panels.filters import EVENT_FILTERS
 from almenara.panels.formats import encode_query
 from almenara.signals import Event
-from almenara.web.authorization import VIEWER, scoped_view
+from almenara.web.authorization import VIEWER
 from almenara.web.layout import REVALIDATE, PageRequest, render_page, render_problem_page
 from almenara.web.payloads import encode_json, format_envelope, format_hex, format_json
 from almenara.web.routes.events import LARGEST_SEQUENCE
 from almenara.web.services import Services
+from almenara.web.timed_view import timed_view
 
+MOMENT: Final = ("at",)
+"""The parameter of the time window; the others are filters of events."""
 COUNT_LIMIT: Final = 500
 """Related events are counted up to here; beyond, the page shows `500+`."""
 
@@ -30,7 +33,7 @@ async def event(
     part: FromQuery[str | None] = None,
 ) -> Response[str]:
     """Render an event's page; with `part=detail` only the content, for the drawer."""
-    history = scoped_view(services, request).history
+    history = (await timed_view(services, request, MOMENT)).history
     record = await history.event(sequence) if 0 <= sequence <= LARGEST_SEQUENCE else None
     if record is None or not isinstance(record.signal, Event):
         return _render_missing(services, request, sequence, part)
@@ -106,6 +109,7 @@ async def describe_event(
             "source": link_to_events(source=event.source),
             "subject": link_to_events(subject=event.subject),
             "severity": link_to_events(severity=event.severity),
+            "around": "/timeline" + encode_query({"around": str(record.sequence)}),
             "timeline": "/timeline" + encode_query({"correlation": event.correlation or ""}),
         },
     }

@@ -7,17 +7,22 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.response import Redirect
 
+from almenara.clock import clock_at
 from almenara.history import Filter
 from almenara.panels.event_rows import event_row
 from almenara.panels.filters import EVENT_FILTERS
 from almenara.panels.formats import encode_query
 from almenara.signals import now
-from almenara.web.authorization import VIEWER, scoped_view
+from almenara.web.authorization import VIEWER
 from almenara.web.filter_form import CURSORS, build_event_form
 from almenara.web.layout import PageRequest, render_page, render_panel, strip_parameters
 from almenara.web.services import Services
+from almenara.web.timed_view import read_time
 
 LARGEST_SEQUENCE: Final = 2**63 - 1
+LIVE_PANELS: Final = ("events", "histogram")
+OWN_TIME: Final = ("range", "at", "play", "started")
+"""The parameters of the time window; `since` and `until` are filters of events here."""
 
 
 @get("/events", name="events", opt=VIEWER, include_in_schema=False)
@@ -25,15 +30,19 @@ async def events(
     request: PageRequest, services: NamedDependency[Services]
 ) -> Response[str] | Redirect:
     """Render a page of the list: the newest events, live, or older ones where a cursor is given."""
-    view = scoped_view(services, request)
-    values = strip_parameters(request, EVENT_FILTERS | set(CURSORS))
+    timed = await read_time(services, request, OWN_TIME)
+    view, window = timed.view, timed.window
+    values = strip_parameters(request, EVENT_FILTERS | set(CURSORS) | set(OWN_TIME))
     if values != dict(request.query_params):
         return Redirect("/events" + encode_query(values), status_code=303)
     # Links keep the text typed in, so that `15m` still means the last 15 minutes tomorrow.
     parameters = {name: value for name, value in values.items() if name not in CURSORS}
+    # A range is the time up to now, unless the filter has times of its own.
+    since = {"since": values["range"]} if "range" in values and not timed.problem else {}
     try:
         after, before = (parse_sequence(name, values.get(name)) for name in CURSORS)
-        event_filter = Filter.from_query(parameters)
+        with clock_at(view.moment):
+            event_filter = Filter.from_query({**since, **parameters})
     except ValueError as error:
         return render_page(
             services,
@@ -47,7 +56,7 @@ async def events(
     is_paged = after is not None or before is not None
     # Neither an older page nor a range that has ended can get new events.
     is_closed = event_filter.until is not None and event_filter.until <= now()
-    is_live = not is_paged and not is_closed
+    is_live = window.is_live and not is_paged and not is_closed
     history = view.history
     limit = services.settings.panels.visible_events
     records = await history.events(
@@ -61,7 +70,6 @@ async def events(
         if is_paged and await history.events(event_filter, after=newest, limit=1, is_preview=True):
             newer_link = "/events" + encode_query({**parameters, "after": str(newest)})
     histogram = services.panels["histogram"]
-    channel = encode_query(event_filter.to_query())
     event_list = services.renderer.render(
         services.panels["events"].template,
         {
@@ -91,7 +99,12 @@ async def events(
         },
         name="events",
         title="Events",
-        channels=["events" + channel, "histogram" + channel] if is_live else [],
+        channels=(
+            [services.panels[name].channel(event_filter, window) for name in LIVE_PANELS]
+            if is_live or (window.speed and not is_paged)
+            else []
+        ),
+        status_code=400 if timed.problem else 200,
     )
 
 

@@ -5,8 +5,10 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.response import Redirect
 
+from almenara.clock import clock_at
 from almenara.config.suggestions import suggest
 from almenara.panels.formats import encode_query
+from almenara.panels.time_window import TIME_PARAMETERS
 from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.filter_form import build_panel_form, suggest_values
 from almenara.web.layout import (
@@ -17,6 +19,7 @@ from almenara.web.layout import (
     strip_parameters,
 )
 from almenara.web.services import Services
+from almenara.web.timed_view import read_time, select_filters
 
 
 @get("/panels/{name:str}", name="panel", opt=VIEWER, include_in_schema=False)
@@ -29,15 +32,17 @@ async def panel(
         hint = suggest(name, services.panels.names_for(scoped_view(services, request)))
         detail = f"There is no panel {name!r}; {hint} Is its plugin enabled?"
         return render_problem_page(services, request, 404, "Panel not found", detail)
-    values = strip_parameters(request, panel.filters)
+    values = strip_parameters(request, panel.filters | set(TIME_PARAMETERS))
     if values != dict(request.query_params):
         return Redirect(f"/panels/{name}" + encode_query(values), status_code=303)
     problem = None
-    try:
-        filters = panel.parse_filters(values)
-    except ValueError as error:
-        problem, filters = str(error), panel.parse_filters({})
-    view = scoped_view(services, request)
+    timed = await read_time(services, request)
+    view, window = timed.view, timed.window
+    with clock_at(view.moment):
+        try:
+            filters = panel.parse_filters(select_filters(values, window))
+        except ValueError as error:
+            problem, filters = str(error), panel.parse_filters({})
     dashboards = [
         dashboard
         for dashboard in services.list_dashboards(view)
@@ -63,6 +68,6 @@ async def panel(
         },
         name="panel",
         title=panel.title,
-        channels=[panel.name + encode_query(filters.to_query())],
-        status_code=400 if problem else 200,
+        channels=[panel.channel(filters, window)],
+        status_code=400 if problem or timed.problem else 200,
     )

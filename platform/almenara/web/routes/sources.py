@@ -6,9 +6,10 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 
 from almenara.plugins import PluginInfo
-from almenara.web.authorization import VIEWER, scoped_view
+from almenara.web.authorization import VIEWER
 from almenara.web.layout import PageRequest, render_page, render_panel
 from almenara.web.services import Services
+from almenara.web.timed_view import read_time
 
 PANELS: Final = ("sources",)
 SEVERITIES: Final = {"failed": "ERROR", "disabled": "DEBUG"}
@@ -18,7 +19,8 @@ SEVERITIES: Final = {"failed": "ERROR", "disabled": "DEBUG"}
 @get("/sources", name="sources", opt=VIEWER, include_in_schema=False)
 async def sources(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Render the Sources page. Plugins are listed for viewers whose scope has no limit."""
-    view = scoped_view(services, request)
+    timed = await read_time(services, request)
+    view = timed.view
     panels = [services.panels[name] for name in PANELS]
     return render_page(
         services,
@@ -37,7 +39,8 @@ async def sources(request: PageRequest, services: NamedDependency[Services]) -> 
         },
         name="sources",
         title="Sources",
-        channels=PANELS,
+        channels=[panel.channel(panel.parse_filters({}), timed.window) for panel in panels],
+        status_code=400 if timed.problem else 200,
     )
 
 

@@ -23,7 +23,8 @@ const almenaraTimes = (() => {
   // The clock of the viewer's machine may be wrong: ages are measured by the server's clock.
   const drift = Number(body.dataset.renderedAt) / 1000 - Date.now();
   const clockOffset = Math.abs(drift) > 2000 ? drift : 0;
-  const serverNow = () => Date.now() + clockOffset;
+  // On a page of the past, time stands still at its moment, or moves with a playback.
+  const serverNow = () => (body.dataset.moment ? Number(body.dataset.moment) / 1000 : Date.now() + clockOffset);
 
   // ---- times
 
@@ -41,20 +42,39 @@ const almenaraTimes = (() => {
   };
 
   // All times of a page are in one zone, which the page names: UTC, as the server writes them, or
-  // the zone of the viewer's machine.
+  // another, which is that of the viewer's machine unless the viewer has chosen one.
   const LOCAL_ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone || "local time";
+  const offsetFormat = (name) => new Intl.DateTimeFormat("en-US", { timeZone: name, timeZoneName: "longOffset" });
+  const isZone = (name) => {
+    try {
+      return Boolean(name && offsetFormat(name));
+    } catch {
+      return false;
+    }
+  };
+  let otherZone = isZone(stored("almenara.zoneName")) ? stored("almenara.zoneName") : LOCAL_ZONE;
   let zone = stored("almenara.zone") === "local" ? "local" : "UTC";
   let hasLocalTimes = zone === "local";
-  const offsetMinutes = (moment) => (zone === "UTC" ? 0 : -new Date(moment).getTimezoneOffset());
-  const toZone = (moment) => new Date(moment + offsetMinutes(moment) * 60_000).toISOString();
-  const zoneLabel = (moment) => {
-    const offset = offsetMinutes(moment);
-    if (zone === "UTC") return "UTC";
+  let format = null;
+  const offsetIn = (chosen, moment) => {
+    if (chosen === "UTC") return 0;
+    if (otherZone === LOCAL_ZONE) return -new Date(moment).getTimezoneOffset();
+    format ??= offsetFormat(otherZone);
+    const parts = format.formatToParts(moment).find((part) => part.type === "timeZoneName").value;
+    const [, sign, hours, minutes] = /^GMT(?:([+-\u2212])(\d\d):(\d\d))?/.exec(parts) ?? [];
+    return hours === undefined ? 0 : (sign === "+" ? 1 : -1) * (Number(hours) * 60 + Number(minutes));
+  };
+  const toZone = (moment, chosen = zone) => new Date(moment + offsetIn(chosen, moment) * 60_000).toISOString();
+  const zoneLabel = (moment, chosen = zone) => {
+    if (chosen === "UTC") return "UTC";
+    const offset = offsetIn(chosen, moment);
     const clock = new Date(Math.abs(offset) * 60_000).toISOString().slice(11, 16);
     return "UTC" + (offset < 0 ? "\u2212" : "+") + clock;
   };
   const formatClock = (moment) => toZone(moment).slice(11, 19);
-  const formatFull = (moment) => toZone(moment).slice(0, 23).replace("T", " ") + " " + zoneLabel(moment);
+  const formatFull = (moment, chosen = zone) => toZone(moment, chosen).slice(0, 23).replace("T", " ") + " " + zoneLabel(moment, chosen);
+  // In both zones, whichever the page shows.
+  const formatBoth = (moment) => formatFull(moment) + " \u00b7 " + formatFull(moment, zone === "UTC" ? "local" : "UTC");
   const momentOf = (time) => Date.parse(time.dateTime);
 
   const isAbsolute = (time) => "absolute" in time.dataset || time.closest(".detail") !== null;
@@ -64,28 +84,30 @@ const almenaraTimes = (() => {
       if (absolute && !hasLocalTimes) continue;
       const moment = momentOf(time);
       if (Number.isNaN(moment)) continue;
-      // A time of day keeps its precision: 8 characters to the second, 12 to the millisecond.
+      // A time of day keeps its precision: 8 characters to the second, 12 to the millisecond; with
+      // the date before it, it has 19.
       const length = absolute ? time.textContent.trim().length : 12;
-      if (length !== 8 && length !== 12) continue;
-      const text = showAges && !absolute ? formatAge(moment) : toZone(moment).slice(11, 11 + length);
+      if (length !== 8 && length !== 12 && length !== 19) continue;
+      const zoned = length === 19 ? toZone(moment).slice(0, 19).replace("T", " ") : toZone(moment).slice(11, 11 + length);
+      const text = showAges && !absolute ? formatAge(moment) : zoned;
       if (time.textContent !== text) time.textContent = text;
     }
   };
 
   const showZone = () => {
-    const other = zone === "UTC" ? LOCAL_ZONE : "UTC";
+    const other = zone === "UTC" ? otherZone : "UTC";
     for (const button of document.querySelectorAll(".zone-switch")) {
       const short = "short" in button.dataset;
       button.hidden = false;
       button.disabled = false;
       button.textContent = (short ? "" : "Times in ") + zoneLabel(Date.now());
-      button.title = "Times are in " + (zone === "UTC" ? "UTC" : LOCAL_ZONE) + ". Switch to " + other + ".";
+      button.title = "Times are in " + (zone === "UTC" ? "UTC" : otherZone) + ". Switch to " + other + ".";
     }
     for (const name of document.querySelectorAll(".zone-name")) name.textContent = zoneLabel(Date.now());
   };
 
-  const toggleZone = () => {
-    zone = zone === "UTC" ? "local" : "UTC";
+  const setZone = (next) => {
+    zone = next;
     hasLocalTimes = true;
     store("almenara.zone", zone);
     showZone();
@@ -93,10 +115,26 @@ const almenaraTimes = (() => {
     document.dispatchEvent(new Event("almenara:zone"));
   };
 
+  const toggleZone = () => setZone(zone === "UTC" ? "local" : "UTC");
+
+  /** Show times in a zone by its IANA name; false for a name that the browser does not know. */
+  const chooseZone = (name) => {
+    if (name.toUpperCase() === "UTC") {
+      setZone("UTC");
+      return true;
+    }
+    if (!isZone(name)) return false;
+    otherZone = name;
+    format = null;
+    store("almenara.zoneName", name);
+    setZone("local");
+    return true;
+  };
+
   for (const button of document.querySelectorAll(".zone-switch")) button.addEventListener("click", toggleZone);
   document.addEventListener("pointerover", (event) => {
     const time = event.target.closest?.("time");
-    if (time && !Number.isNaN(momentOf(time))) time.title = formatFull(momentOf(time));
+    if (time && !Number.isNaN(momentOf(time))) time.title = formatBoth(momentOf(time));
   });
 
   const toggleTimes = () => {
@@ -156,6 +194,15 @@ const almenaraTimes = (() => {
     refresh: refreshTimes,
     toggleAges: toggleTimes,
     toggleZone,
+    chooseZone,
+    zoneName: () => (zone === "UTC" ? "UTC" : otherZone),
+    localZone: LOCAL_ZONE,
+    toZone,
+    /** The moment in milliseconds of a date and time in the page's zone, such as 2026-01-31T12:00. */
+    fromZone: (text) => {
+      const guess = Date.parse(text + "Z");
+      return guess - offsetIn(zone, guess - offsetIn(zone, guess) * 60_000) * 60_000;
+    },
     formatSince: (moment) => formatClock(moment + clockOffset) + " " + zoneLabel(moment),
   };
 })();

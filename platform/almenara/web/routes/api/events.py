@@ -7,6 +7,7 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
+from almenara.clock import clock_at
 from almenara.panels.formats import encode_query
 from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.routes.api.models import EventItem, EventPage, build_event_item
@@ -14,6 +15,7 @@ from almenara.web.routes.api.parameters import (
     EVENT_PROBLEMS,
     QUERY_PROBLEMS,
     AfterParameter,
+    AtParameter,
     BeforeParameter,
     CorrelationParameter,
     LimitParameter,
@@ -26,6 +28,7 @@ from almenara.web.routes.api.parameters import (
     TypeParameter,
     UntilParameter,
     parse_filter,
+    view_of,
 )
 from almenara.web.services import Services
 
@@ -55,10 +58,14 @@ async def events(
     after: AfterParameter = None,
     before: BeforeParameter = None,
     limit: LimitParameter = 100,
+    at: AtParameter = None,
 ) -> EventPage:
-    """List the events that match a filter, newest first. With `after` alone, those that follow."""
-    history = scoped_view(services, request).history
-    event_filter = parse_filter(request)
+    """List the events that match a filter, newest first. With `after` alone, those that follow;
+    with `at`, those that were stored at a moment of the past."""
+    view = await view_of(request, services)
+    history = view.history
+    with clock_at(view.moment):
+        event_filter = parse_filter(request)
     if after is not None:
         await services.bus.reach(after)
     records = await history.events(event_filter, after=after, before=before, limit=limit)

@@ -11,12 +11,14 @@ from litestar.di import NamedDependency, Provide
 from litestar.response import Stream
 
 from almenara.bus import Record
+from almenara.clock import clock_at
 from almenara.signals import Event
-from almenara.web.authorization import VIEWER, scoped_view
+from almenara.web.authorization import VIEWER
 from almenara.web.routes.api.models import build_event_item
 from almenara.web.routes.api.parameters import (
     EXPORT_PROBLEMS,
     AfterParameter,
+    AtParameter,
     BeforeParameter,
     CorrelationParameter,
     OriginParameter,
@@ -28,6 +30,7 @@ from almenara.web.routes.api.parameters import (
     TypeParameter,
     UntilParameter,
     parse_filter,
+    view_of,
 )
 from almenara.web.services import Services
 from almenara.web.state import get_auth_context
@@ -55,13 +58,17 @@ async def select_batches(
     until: UntilParameter = None,
     after: AfterParameter = None,
     before: BeforeParameter = None,
+    at: AtParameter = None,
 ) -> AsyncIterator[list[Record]]:
     """Return the batches of an export, up to the newest event at the time of the request.
 
     The first is read before anything is sent, so that a refusal is a response of its own. Raises
     `BadParameterError`, `TooManyExportsError`, and what the query raises.
     """
-    event_filter, history = parse_filter(request), scoped_view(services, request).history
+    view = await view_of(request, services)
+    history = view.history
+    with clock_at(view.moment):
+        event_filter = parse_filter(request)
     context = get_auth_context(request)
     user = context.user_key if context is not None else ""
 

@@ -12,12 +12,17 @@ from litestar.params import Parameter
 from almenara.config.suggestions import suggest
 from almenara.history import Filter
 from almenara.panels.filters import EVENT_FILTERS
+from almenara.panels.view import View
 from almenara.signals import Severity
 from almenara.web.problems import PROBLEM_TYPE, BadParameterError, Problem
+from almenara.web.services import Services
+from almenara.web.timed_view import read_time
 
 LARGEST_LIMIT: Final = 1_000
 LARGEST_SEQUENCE: Final = 2**63 - 1
-PAGING: Final = frozenset(("after", "before", "limit"))
+PAGING: Final = frozenset(("after", "before", "limit", "at"))
+MOMENT: Final = ("at",)
+"""The parameter that makes an address one of the past."""
 LONGEST_NAME: Final = 60
 """Characters of an unknown parameter that its error repeats."""
 
@@ -67,6 +72,8 @@ TextParameter = Annotated[str | None, _text(
 CorrelationParameter = Annotated[str | None, _text("Correlation ID", "US-101")]
 SinceParameter = Annotated[str | None, _text("From this time on: RFC 3339, or `15m` ago", "15m")]
 UntilParameter = Annotated[str | None, _text("Before this time", "2026-01-31T12:00:00Z")]
+AtParameter = Annotated[str | None, _text(
+    "As of this moment of the past: RFC 3339, or `15m` ago", "2026-01-31T12:00:00Z")]  # fmt: skip
 AfterParameter = Annotated[int | None, Parameter(
     ge=0, le=LARGEST_SEQUENCE, description="Only after this sequence",
     examples=[Example(value=1200)])]  # fmt: skip
@@ -88,6 +95,20 @@ def check_parameters(request: Request[Any, Any, Any], known: Set[str]) -> None:
             raise BadParameterError(detail=f"{name[:LONGEST_NAME]!r} is not a parameter; {hint}")
         if count > 1:
             raise BadParameterError(detail=f"{name} is present {count} times; send it once")
+
+
+async def view_of(request: Request[Any, Any, Any], services: Services) -> View:
+    """Return the caller's view, as of the moment of the address where it names one.
+
+    Raises `BadParameterError`, with the nearest valid moment.
+    """
+    timed = await read_time(services, request, MOMENT)
+    if timed.problem:
+        nearest = timed.window.to_query().get("at")
+        hint = f"use at={nearest}" if nearest else "leave out at for the present"
+        # Pages display the nearest valid moment; a program has to request it.
+        raise BadParameterError(detail=f"{timed.reason} The nearest valid request: {hint}.")
+    return timed.view
 
 
 def parse_filter(request: Request[Any, Any, Any]) -> Filter:

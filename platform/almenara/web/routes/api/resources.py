@@ -9,13 +9,15 @@ from litestar.openapi.spec import Example
 from litestar.params import Parameter
 
 from almenara.panels.formats import encode_query
-from almenara.web.authorization import VIEWER, scoped_view
+from almenara.web.authorization import VIEWER
 from almenara.web.problems import BadParameterError
 from almenara.web.routes.api.models import ResourceItem, build_resource_item
 from almenara.web.routes.api.parameters import (
     PARAMETER_PROBLEMS,
+    AtParameter,
     KindParameter,
     check_parameters,
+    view_of,
 )
 from almenara.web.services import Services
 
@@ -38,11 +40,13 @@ async def resources(
     kind: KindParameter = None,
     after: AfterParameter = None,
     limit: LimitParameter = DEFAULT_LIMIT,
+    at: AtParameter = None,
 ) -> Response[list[ResourceItem]]:
-    """List the latest known state of each resource, by kind, namespace and name. Where there are
-    more, the header `Link` has the address of the next page."""
-    check_parameters(request, {"kind", "after", "limit"})
-    view = scoped_view(services, request)
+    """List the latest known state of each resource, by kind, namespace and name; with `at` that of
+    a moment of the past. Where there are more, the header `Link` has the address of the next page.
+    """
+    check_parameters(request, {"kind", "after", "limit", "at"})
+    view = await view_of(request, services)
     known = view.resources
     page = known.page(kind, parse_cursor(after), limit + 1)
     headers: dict[str, str] = {}
@@ -52,7 +56,11 @@ async def resources(
         query = {**request.query_params, "after": cursor}
         headers["link"] = f'<{request.url.path}{encode_query(query)}>; rel="next"'
     statuses = {state.name: str(state.status) for state in view.sources.states()}
-    items = [build_resource_item(each, known.metrics(each), statuses) for each in page]
+    while True:
+        seen = known.loads
+        items = [build_resource_item(each, known.metrics(each), statuses) for each in page]
+        if not await known.load_missing(seen):
+            break
     return Response(items, headers=headers)
 
 

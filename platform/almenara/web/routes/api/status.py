@@ -9,16 +9,26 @@ from almenara.plugins import PluginInfo
 from almenara.supervisor import SourceState
 from almenara.web.authorization import ALL_SOURCES, VIEWER, scoped_view
 from almenara.web.routes.api.models import Health, format_api_time
-from almenara.web.routes.api.parameters import ACCESS_PROBLEMS
+from almenara.web.routes.api.parameters import (
+    ACCESS_PROBLEMS,
+    PARAMETER_PROBLEMS,
+    AtParameter,
+    check_parameters,
+    view_of,
+)
 from almenara.web.services import Services
 
 
-@get("/api/sources", opt=VIEWER, tags=["sources"], responses=ACCESS_PROBLEMS)
+@get("/api/sources", opt=VIEWER, tags=["sources"], responses=PARAMETER_PROBLEMS)
 async def sources(
-    request: Request[Any, Any, Any], services: NamedDependency[Services]
+    request: Request[Any, Any, Any],
+    services: NamedDependency[Services],
+    at: AtParameter = None,
 ) -> list[SourceState]:
-    """List the sources with their status; times are in microseconds since the Unix epoch."""
-    return scoped_view(services, request).sources.states()
+    """List the sources with their status, with `at` as of a moment of the past; times are in
+    microseconds since the Unix epoch."""
+    check_parameters(request, {"at"})
+    return (await view_of(request, services)).sources.states()
 
 
 @get("/api/plugins", opt=ALL_SOURCES, tags=["sources"], responses=ACCESS_PROBLEMS)

@@ -1,0 +1,133 @@
+"""What changed between two moments: resources that were created, deleted or changed, and events."""
+
+from collections import Counter, defaultdict
+from typing import Any, Final
+
+import msgspec
+from litestar import Response, get
+from litestar.di import NamedDependency
+
+from almenara.history import Filter
+from almenara.hookspecs import ResourceQuery
+from almenara.panels.changes import Difference, compare_resources, describe_value
+from almenara.panels.data_view import select_resources
+from almenara.panels.event_rows import event_row, link_to_events
+from almenara.panels.formats import encode_query
+from almenara.panels.time_window import parse_time_window
+from almenara.panels.view import View
+from almenara.signals import now
+from almenara.web.authorization import VIEWER, scoped_view
+from almenara.web.layout import PageRequest, render_page
+from almenara.web.services import Services
+from almenara.web.time_control import to_text
+
+ROWS: Final = 100
+"""Differences of a kind that the page lists."""
+ROWS_ALONE: Final = 2_000
+"""The same for a page of one kind."""
+EVENTS: Final = 50
+EVENT_LIMIT: Final = 10_000
+FIELDS: Final = ("created", "deleted")
+
+
+@get("/changes", name="changes", opt=VIEWER, include_in_schema=False)
+async def changes(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
+    """Render what changed between `since` and `until`; by default in the last hour."""
+    view = scoped_view(services, request)
+    query = {name: text.strip()[:200] for name, text in request.query_params.items()}
+    since, until, problem = read_moments(view, query)
+    kind, namespace = query.get("kind", ""), query.get("namespace", "")
+    found, gap = await find_differences(view, since, until, kind, namespace)
+    groups: dict[str, list[Difference]] = defaultdict(list)
+    for difference in found:
+        groups[difference.kind].append(difference)
+    counts = Counter(each.what if each.what in FIELDS else "changed" for each in found)
+    events = Filter(since=since, until=until)
+    records = await view.history.events(events, limit=EVENTS, is_preview=True)
+    times = {"since": to_text(since), "until": to_text(until)}
+    limit = ROWS_ALONE if kind else ROWS
+    return render_page(
+        services,
+        request,
+        "changes_page.html",
+        {
+            "since": since,
+            "until": until,
+            "since_text": times["since"],
+            "until_text": times["until"],
+            "problem": problem or gap,
+            "kind": kind,
+            "namespace": namespace,
+            "kinds": view.resources.kinds(),
+            "counts": {name: counts[name] for name in (*FIELDS, "changed")},
+            "event_count": await view.history.count(events, limit=EVENT_LIMIT),
+            "event_limit": EVENT_LIMIT,
+            "events_link": link_to_events(since=since, until=until),
+            "before_link": "/" + encode_query({"at": times["since"]}),
+            "after_link": "/" + encode_query({"at": times["until"]}),
+            "rows": [event_row(record) for record in records],
+            "groups": [
+                {
+                    "kind": name,
+                    "count": len(rows),
+                    "rows": [describe_difference(row) for row in rows[:limit]],
+                    "more": max(len(rows) - limit, 0),
+                    "link": "/changes"
+                    + encode_query({**times, "kind": name, "namespace": namespace}),
+                }
+                for name, rows in sorted(groups.items())
+            ],
+        },
+        name="changes",
+        title="What changed",
+        status_code=400 if problem or gap else 200,
+    )
+
+
+def read_moments(view: View, query: dict[str, str]) -> tuple[int, int, str]:
+    """Return the two moments of an address, or the nearest valid ones, and what is wrong."""
+    recorder, moment = view.resources.recorder, now()
+    earliest = None if recorder is None else recorder.earliest
+    times = {name: query[name] for name in ("since", "until", "range") if query.get(name)}
+    parsed = parse_time_window(times, now=moment, earliest=earliest)
+    since, until = parsed.window.bounds(moment)
+    problem = parsed.message
+    if earliest is not None and since < earliest:
+        if "since" in times:
+            problem = problem or (
+                f"{to_text(since)} is before the stored past. Changes since its start, at"
+                f" {to_text(earliest)}, are displayed."
+            )
+        since = earliest
+    return since, max(until, since + 1), problem
+
+
+async def find_differences(
+    view: View, since: int, until: int, kind: str = "", namespace: str = ""
+) -> tuple[list[Difference], str]:
+    """Return the visible differences, and why there are none where the past is not stored.
+
+    Raises `Unavailable`.
+    """
+    earlier, later = await view.resources.at(since), await view.resources.at(until)
+    if earlier is None or later is None:
+        return [], "The state of resources is not stored for this time."
+    query = ResourceQuery(kind=kind or ">", namespace=namespace)
+    old, new = (
+        select_resources(msgspec.structs.replace(view, resources=resources), query)
+        for resources in (earlier, later)
+    )
+    return list(compare_resources(old, new)), ""
+
+
+def describe_difference(difference: Difference) -> dict[str, Any]:
+    """Return the values of a row."""
+    return {
+        "namespace": difference.namespace,
+        "name": difference.name,
+        "what": difference.what,
+        "before": describe_value(difference.before),
+        "after": describe_value(difference.after),
+        "severity": difference.severity.name,
+        "events_link": link_to_events(subject=difference.name),
+    }
