@@ -75,7 +75,10 @@ def _check(
         with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
             problems = connection.execute(f"PRAGMA integrity_check({PAGE_PROBLEMS})").fetchall()
             report.page_problems += [text for (text,) in problems if text != "ok"]
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
             for table, decode in tables.items():
+                if table == "notes" and version < NOTES_SINCE:
+                    continue
                 for (body,) in connection.execute(f"SELECT body FROM {table}"):  # nosec B608 # nosemgrep: values-written-into-a-statement # a table of ours
                     report.rows += 1
                     try:
@@ -91,6 +94,8 @@ def _decode_all(kind: Any) -> Callable[[bytes], object]:
     return lambda body: [None for _ in checkpoints.decode_parts(body, kind)]
 
 
+NOTES_SINCE: Final = 2
+"""The first version of `resources.db` with notes."""
 _SAMPLES: Final[Mapping[str, Callable[[bytes], object]]] = {
     "fresh": decode_points,
     "raw": decode_points,
@@ -100,4 +105,5 @@ _SAMPLES: Final[Mapping[str, Callable[[bytes], object]]] = {
 _RESOURCES: Final[Mapping[str, Callable[[bytes], object]]] = {
     "checkpoints": _decode_all(list[Resource]),
     "changes": _decode_all(list[checkpoints.Change]),
+    "notes": _decode_all(list[checkpoints.Note]),
 }

@@ -148,7 +148,9 @@ class CheckpointDatabase:
             "(SELECT max(last) FROM notes WHERE first <= ?), 0) ORDER BY last",
             (self._last_piece(until), since),
         )
-        return [note for (body,) in rows for part in _decode(body, list[Note]) for note in part]
+        return [
+            note for (body,) in rows for part in decode_parts(body, list[Note]) for note in part
+        ]
 
     def read_note_of(self, sequence: int) -> Note | None:
         """Return the first note that has a signal of the bus; None where it is not noted."""
@@ -158,7 +160,7 @@ class CheckpointDatabase:
         ).fetchone()
         if row is None:
             return None
-        notes = (note for part in _decode(row[0], list[Note]) for note in part)
+        notes = (note for part in decode_parts(row[0], list[Note]) for note in part)
         return next((note for note in notes if note.sequence >= sequence), None)
 
     def _last_piece(self, until: int) -> int:
@@ -180,7 +182,7 @@ class CheckpointDatabase:
         return [
             change
             for (piece,) in pieces
-            for part in _decode(piece, list[Change])
+            for part in decode_parts(piece, list[Change])
             for change in part
             if after < change[0] <= until
         ]
