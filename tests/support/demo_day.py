@@ -197,6 +197,7 @@ class DemoDay:
                     kind="nats.consumer", namespace=stream, name="worker", origin="nats",
                     status="stalled" if is_stalled else "ok",
                     severity=Severity.ERROR if is_stalled else Severity.INFO,
+                    state={"since": now} if is_stalled else {},
                 ),
                 Resource(kind="nats.stream", name=stream, status="ok", origin="nats"),
                 *(

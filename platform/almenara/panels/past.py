@@ -133,6 +133,7 @@ async def view_at(view: View, window: TimeWindow) -> View:
         samples=None if view.samples is None else view.samples.within(resources, view.user),
         sources=sources,
         log_feeds=PastLogFeeds(view.log_feeds),
+        text_streams=None,
         rules=None if view.rules is None else PastRules(view.rules),
         past=Past(
             moment=moment,
