@@ -95,3 +95,10 @@ def describe_deliberation(deliberation: Resource) -> dict[str, Any]:
             for name in state.get("members", ())
         ],
     }
+
+
+def name_deliberation(council: Resource | None, chosen: str) -> str:
+    """The deliberation that the room of a council is about: the chosen one, else the newest that
+    makes progress, else one that is stuck, else the last."""
+    state = council.state if council is not None else {}
+    return chosen or next(iter(state.get("active", ())), "") or str(state.get("last", ""))

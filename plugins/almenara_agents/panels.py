@@ -89,14 +89,14 @@ def list_panels(settings: AgentsSettings) -> Sequence[Panel]:
             refresh=5.0, filters=[ROLE], empty="No deliberation was reported yet.",
         ),
         TemplatePanel(
-            name="stories", title="Stories", template="agents_stories.html", width=12,
-            query=ResourceQuery(kind=STORY), prepare=prepare_stories, refresh=10.0,
-            empty="No story was reported yet.",
-        ),
-        TemplatePanel(
             name="turns", title="Turns", template="agents_turns.html", width=12,
             query=ResourceQuery(kind=TURN), prepare=prepare_turns, refresh=5.0,
             empty="No agent has sent spans of OpenTelemetry yet.",
+        ),
+        TemplatePanel(
+            name="stories", title="Stories", template="agents_stories.html", width=12,
+            query=ResourceQuery(kind=STORY), prepare=prepare_stories, refresh=10.0,
+            empty="No story was reported yet.",
         ),
         TemplatePanel(
             name="cost", title="Tokens and cost", template="agents_cost.html", width=12,

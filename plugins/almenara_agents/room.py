@@ -9,6 +9,7 @@ from almenara_agents.describe import (
     describe_agent,
     describe_deliberation,
     has_role,
+    name_deliberation,
     position,
     seconds_since,
 )
@@ -41,7 +42,7 @@ async def prepare_room(data: DataView, filters: Mapping[str, str]) -> Mapping[st
         councils = data.resources(ResourceQuery(kind=COUNCIL))
         return {"council": None, "councils": [each.name for each in councils]}
     state = council.state
-    name = filters.get("deliberation") or state.get("deliberation") or state.get("last") or ""
+    name = name_deliberation(council, filters.get("deliberation", ""))
     deliberation = data.resource(DELIBERATION, "", name) if name else None
     talk = None if deliberation is None else describe_deliberation(deliberation)
     story = talk["story"] if talk else ""
@@ -49,7 +50,7 @@ async def prepare_room(data: DataView, filters: Mapping[str, str]) -> Mapping[st
         "council": council.name,
         "status": council.status,
         "severity": council.severity.name,
-        "running": state.get("deliberations", 0),
+        "others": [other for other in state.get("active", ()) if other != name],
         "talk": talk,
         "work": describe_work(data.resource(TASK, "", name)) if name else None,
         "lanes": describe_lanes(data, council, talk),

@@ -1,6 +1,7 @@
 """Derives deliberations and tasks, and through them agents and councils."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from almenara.signals import Severity
 from almenara.units import SECOND
@@ -25,6 +26,8 @@ from almenara_agents.usage import add_usage
 
 MAX_COUNCIL_MEMBERS: Final = 500
 MAX_RUNNING: Final = 50
+MAX_ACTIVE: Final = 10
+"""Running deliberations that the resource of a council names."""
 MAX_PUBLISHED_TEXT: Final = 160
 
 
@@ -272,6 +275,7 @@ def publish_council(publication: Publication, name: str, council: CouncilRecord)
             "role": name, "members": sorted(council.members), "deliberations": len(running),
             "deliberation": current, "phase": running[current]["phase"] if current else "",
             "quorum": running[current]["quorum"] if current else "",
+            "active": list_active(running),
             "last": last.id if last else "", "last_status": last.status if last else "",
             "winner": last.winner if last else "",
         },
@@ -285,3 +289,12 @@ def remove_member(publication: Publication, agent: str) -> None:
         if council is not None and council.members.pop(agent, None) is not None:
             publication.state.set(key, council)
             publish_council(publication, key.removeprefix("council/"), council)
+
+
+def list_active(running: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The running deliberations of a council: the newest first, and those that are stuck last."""
+
+    def order(task: str) -> tuple[bool, int, str]:
+        return running[task]["status"] == STUCK, -running[task]["started"], task
+
+    return sorted(running, key=order)[:MAX_ACTIVE]

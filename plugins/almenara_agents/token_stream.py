@@ -10,6 +10,7 @@ import msgspec
 from almenara.hookspecs import DataView, LiveText
 from almenara.signals import Event
 from almenara.units import SECOND
+from almenara_agents.describe import name_deliberation
 from almenara_agents.genai import LOG_TYPE, SPAN_TYPES, hide_content
 from almenara_agents.kinds import COUNCIL, DELIBERATION, GENERATION_PROGRESS
 from almenara_agents.mapping import VOCABULARY, Fields, Mapper
@@ -45,6 +46,8 @@ class TokenStream:
         ] + ([] if settings.store_content else [*SPAN_TYPES, LOG_TYPE])
         self._writings: OrderedDict[Key, Writing] = OrderedDict()
         """By agent and story; the one that was written to last is last."""
+        self._latest: dict[str, Key] = {}
+        """The text that an agent started last."""
         self._listeners: defaultdict[str, set[Listener]] = defaultdict(set)
         """By council, in lower case."""
 
@@ -82,8 +85,17 @@ class TokenStream:
         self._describe(writing, fields)
         self._notify(writing)
 
+    def _find_key(self, agent: str, fields: Fields) -> Key:
+        """The text that a token or an end belongs to: where it names no story, the text that the
+        agent started last."""
+        story = fields.name("story")
+        if not story:
+            return self._latest.get(agent, (agent, ""))
+        key = agent, story
+        return (agent, "") if key not in self._writings and (agent, "") in self._writings else key
+
     def _accept_token(self, event: Event, agent: str, fields: Fields) -> Sequence[Event]:
-        key = agent, fields.name("story")
+        key = self._find_key(agent, fields)
         writing = self._writings.get(key)
         if writing is None or (writing.ended and event.time > writing.ended + CLOCK_SKEW):
             writing = self._add(key, event)
@@ -110,7 +122,7 @@ class TokenStream:
 
     def _end(self, event: Event, agent: str, fields: Fields) -> Event:
         """Return the end of a text with a summary."""
-        writing = self._writings.get((agent, fields.name("story")))
+        writing = self._writings.get(self._find_key(agent, fields))
         if writing is None or (writing.ended and writing.end_id != event.id):
             return event
         writing.end_id, writing.ended = event.id, event.time
@@ -125,8 +137,11 @@ class TokenStream:
     def _add(self, key: Key, event: Event) -> Writing:
         writing = self._writings[key] = Writing(key[0], event)
         self._writings.move_to_end(key)
+        self._latest[key[0]] = key
         if len(self._writings) > MAX_WRITINGS:
-            self._writings.popitem(last=False)
+            oldest, _ = self._writings.popitem(last=False)
+            if self._latest.get(oldest[0]) == oldest:
+                del self._latest[oldest[0]]
         return writing
 
     def _describe(self, writing: Writing, fields: Fields) -> None:
@@ -180,7 +195,7 @@ def find_members(data: DataView, filters: Mapping[str, str]) -> tuple[Sequence[s
     that they deliberate on."""
     council = data.resource(COUNCIL, "", filters.get("council", ""))
     state: Mapping[str, Any] = council.state if council is not None else {}
-    name = filters.get("deliberation") or state.get("deliberation") or state.get("last") or ""
+    name = name_deliberation(council, filters.get("deliberation", ""))
     deliberation = data.resource(DELIBERATION, "", name) if name else None
     talk: Mapping[str, Any] = deliberation.state if deliberation is not None else {}
     members = dict.fromkeys([*talk.get("members", ()), *state.get("members", ())])

@@ -105,6 +105,17 @@ def test_deliberation_has_proposals_votes_dissent_and_winner() -> None:
     assert {find(run, "agent", name).status for name in MEMBERS} == {"idle"}
 
 
+def test_council_names_its_deliberations_the_stuck_ones_last() -> None:
+    run = ProcessorRun(lambda: create(default_silence=10))
+    run.feed(started(0, "t1"), started(1, "t2"))
+    assert find(run, "council", "DEV").state["active"] == ["t2", "t1"]
+    run.advance(30)
+    run.clock.shift(-25)
+    run.feed(started(28, "t3"))
+    council = find(run, "council", "DEV")
+    assert (council.status, council.state["active"][0]) == ("stuck", "t3")
+
+
 def test_order_of_arrival_does_not_change_the_result() -> None:
     expected = None
     for order in itertools.islice(itertools.permutations(STORY), 0, None, 2_999):

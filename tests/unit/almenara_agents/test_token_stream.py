@@ -121,6 +121,16 @@ def test_texts_of_two_stories_do_not_mix() -> None:
     assert read(stream, Data(story="US-2")) == {"a": "two "}
 
 
+def test_tokens_without_a_story_belong_to_the_text_started_last() -> None:
+    stream = create()
+    stream.accept(start())
+    bare = {"token": "word", "position": 0, "agent_id": "a"}
+    stream.accept(msgspec.structs.replace(token(0), data=bare))
+    assert read(stream) == {"a": "word"}
+    (end,) = stream.accept(msgspec.structs.replace(make("stream_complete", 9), data={}))
+    assert end.data["generation"]["complete"]
+
+
 def test_long_text_is_bounded_and_stays_alive_in_the_log() -> None:
     stream = create()
     stream.accept(start())
