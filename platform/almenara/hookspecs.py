@@ -138,6 +138,9 @@ from almenara.panel_specs import (
     Panel as Panel,
 )
 from almenara.panel_specs import (
+    PanelExport as PanelExport,
+)
+from almenara.panel_specs import (
     Prepare as Prepare,
 )
 from almenara.panel_specs import (

@@ -244,6 +244,19 @@ class LogPanel(Panel, frozen=True, kw_only=True, tag="log"):
     query: LogQuery
 
 
+class PanelExport(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
+    """A file that a `TemplatePanel` can be downloaded as, rendered from the same values."""
+
+    name: str
+    """The extension of the file, in lower-case letters and digits; part of its address."""
+    title: str
+    """The text of the link."""
+    template: Annotated[str, msgspec.Meta(min_length=1)]
+    """A name that `almenara_templates` provides. It is given what the panel's template is given,
+    and everything printed is escaped, as in XML."""
+    media_type: str
+
+
 class TemplatePanel(Panel, frozen=True, kw_only=True, tag="template"):
     """A panel rendered by a template of the plugin."""
 
@@ -264,6 +277,9 @@ class TemplatePanel(Panel, frozen=True, kw_only=True, tag="template"):
     """Name of a `TextStream` of the plugin, whose texts the template displays as `texts`, by their
     key: `{{ ui.live_text(texts[key]) }}`. New text is sent without rendering the panel again. Needs
     `prepare`."""
+    exports: Sequence[PanelExport] = ()
+    """The files that it can be downloaded as, at `/panels/<plugin>.<name>/exports/<export>` with
+    the filters of the panel. Its template links to them: `panel.exports`."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):

@@ -13,7 +13,7 @@ from almenara.clock import clock_at
 from almenara.errors import describe_error
 from almenara.history import Filter
 from almenara.hookspecs import Filter as FilterField
-from almenara.hookspecs import LogQuery
+from almenara.hookspecs import LogQuery, PanelExport
 from almenara.panels.filters import PanelFilters
 from almenara.panels.formats import encode_query
 from almenara.panels.renderer import Renderer
@@ -78,6 +78,8 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is a list of events, to which new ones are added at the top."""
     has_range: bool = False
     """Whether it shows the whole time window of its page, so that those of other windows differ."""
+    exports: Sequence[PanelExport] = ()
+    """The files that it can be downloaded as."""
     log_query: LogQuery | None = None
     """The log it follows, for panels of the kind `log`."""
     text_stream: str = ""
@@ -109,15 +111,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
         `replaced` are values of the template that replace those which the panel prepares.
         """
         try:
-            # Whatever the panel computes with the present time is as of the moment of the view.
-            with clock_at(view.moment):
-                async with asyncio.timeout(RENDER_TIMEOUT):
-                    values = await self._prepare(view, filters)
-                context = {
-                    "filter": filters, "panel": self, "moment": now(), **values,
-                    **(replaced or {}),
-                }  # fmt: skip
-                text = await renderer.render_in_slices(self.template, context)
+            text = await self._render(self.template, view, filters, renderer, replaced)
         except Exception as error:
             if self.name not in renderer.failed_panels:
                 log.exception("a panel could not be rendered", panel=self.name, plugin=self.plugin)
@@ -128,6 +122,30 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
             renderer.failed_panels.discard(self.name)
             log.info("a panel renders again", panel=self.name)
         return text
+
+    async def render_export(
+        self, export: PanelExport, view: View, filters: PanelFilters, renderer: Renderer
+    ) -> str:
+        """Render one of the `exports`. Raises what its template and its data raise."""
+        template = f"{self.plugin}/{export.template}"
+        return await self._render(template, view, filters, renderer)
+
+    async def _render(
+        self,
+        template: str,
+        view: View,
+        filters: PanelFilters,
+        renderer: Renderer,
+        replaced: Mapping[str, Any] | None = None,
+    ) -> str:
+        # Whatever the panel computes with the present time is as of the moment of the view.
+        with clock_at(view.moment):
+            async with asyncio.timeout(RENDER_TIMEOUT):
+                values = await self._prepare(view, filters)
+            context = {
+                "filter": filters, "panel": self, "moment": now(), **values, **(replaced or {}),
+            }  # fmt: skip
+            return await renderer.render_in_slices(template, context)
 
     async def _prepare(self, view: View, filters: PanelFilters) -> Mapping[str, Any]:
         """Prepare the values, once more for as long as samples of the past were missing."""

@@ -14,6 +14,7 @@ from almenara.hookspecs import (
     EventsPanel,
     LogPanel,
     TablePanel,
+    TemplatePanel,
 )
 from almenara.panels.filters import (
     EVENT_FILTERS,
@@ -27,6 +28,8 @@ from almenara.structs import find_type_error
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 CUSTOM_FILTER: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 """Names of filters whose meaning only the plugin knows."""
+EXPORT: Final = re.compile(r"[a-z][a-z0-9]{0,19}")
+MEDIA_TYPE: Final = re.compile(r"[a-z]+/[a-z0-9.+-]+")
 RESOURCE_FIELDS: Final = ("name", "namespace", "kind", "status", "severity", "time", "origin")
 """Paths of columns besides `state.…` and `sample.…`."""
 EVENT_FIELDS: Final = (
@@ -49,6 +52,8 @@ def validate_panel(plugin: str, panel: hookspecs.Panel) -> None:
         _validate_columns(place, panel.columns, EVENT_FIELDS, ("data.", "attributes."))
     elif isinstance(panel, TablePanel | DetailPanel) and not has_prepare:
         _validate_columns(place, panel.columns, RESOURCE_FIELDS, ("state.", "sample."))
+    if isinstance(panel, TemplatePanel):
+        _validate_exports(place, panel)
     query = getattr(panel, "query", None)
     if isinstance(query, EventQuery):
         _validate_event_query(place, query)
@@ -56,6 +61,18 @@ def validate_panel(plugin: str, panel: hookspecs.Panel) -> None:
         _validate_custom_filters(place, panel)
     else:
         _validate_filters(place, panel, isinstance(query, EventQuery))
+
+
+def _validate_exports(place: str, panel: TemplatePanel) -> None:
+    names = [export.name for export in panel.exports]
+    for export in panel.exports:
+        if not EXPORT.fullmatch(export.name) or names.count(export.name) > 1:
+            raise ValueError(
+                f"{place}: the export {export.name!r} must have a name of its own, in lower-case"
+                " letters and digits"
+            )
+        if not MEDIA_TYPE.fullmatch(export.media_type):
+            raise ValueError(f"{place}: {export.media_type!r} is not a media type")
 
 
 def _validate_filters(place: str, panel: hookspecs.Panel, of_events: bool) -> None:

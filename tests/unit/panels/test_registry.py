@@ -17,6 +17,7 @@ from almenara.hookspecs import (
     NumberPanel,
     Page,
     Panel,
+    PanelExport,
     ResourceQuery,
     SampleQuery,
     StatusPanel,
@@ -104,6 +105,13 @@ async def test_failing_prepare_shows_its_error_in_the_panel() -> None:
     assert "RuntimeError: no such &lt;thing&gt;" in drawn["p.own"]
 
 
+def exported(name: str, media_type: str) -> TemplatePanel:
+    export = PanelExport(name=name, title="File", template="a.txt", media_type=media_type)
+    return TemplatePanel(
+        name="a", title="A", template="a.html", query=ResourceQuery(kind="k"), exports=[export]
+    )
+
+
 WRONG = [
     (
         [TablePanel(name="a", title="A", query=ResourceQuery(kind="k"), link="b",
@@ -121,6 +129,17 @@ WRONG = [
         [LogPanel(name="a", title="A", query=EventQuery())],  # type: ignore[arg-type]
         [],
         "panel 'a' of plugin p: query: it takes LogQuery, not EventQuery",
+    ),
+    (
+        [exported("a/b", "text/plain")],
+        [],
+        "panel 'a' of plugin p: the export 'a/b' must have a name of its own, in lower-case"
+        " letters and digits",
+    ),
+    (
+        [exported("svg", "image/svg+xml\r\nx: y")],
+        [],
+        "panel 'a' of plugin p: 'image/svg+xml\\r\\nx: y' is not a media type",
     ),
     (
         [DETAIL],

@@ -39,6 +39,7 @@ def build(plugin: str, declaration: TemplatePanel, link: str) -> Panel:
         template=f"{plugin}/{declaration.template}",
         parse=parse,
         text_stream=declaration.texts,
+        exports=declaration.exports,
         is_affected=affected_by_events(query)
         if isinstance(query, EventQuery)
         else affected_by_resources(query),

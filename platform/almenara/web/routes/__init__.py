@@ -9,13 +9,13 @@ from almenara.web.routes.changes import changes
 from almenara.web.routes.dashboards import dashboard, overview
 from almenara.web.routes.event import event
 from almenara.web.routes.events import events
-from almenara.web.routes.panels import panel
+from almenara.web.routes.panels import panel, panel_export
 from almenara.web.routes.sources import sources
 from almenara.web.routes.static import static
 from almenara.web.routes.time_steps import step
 from almenara.web.routes.timeline import timeline
 
 PAGES: Final[list[HTTPRouteHandler]] = [
-    overview, dashboard, panel, events, event, timeline, alerts, alert_rules, alert_rule, silences,
-    alert, sources, changes, step, static,
+    overview, dashboard, panel, panel_export, events, event, timeline, alerts, alert_rules,
+    alert_rule, silences, alert, sources, changes, step, static,
 ]  # fmt: skip

@@ -1,7 +1,8 @@
-"""A panel on a page of its own, as for a wall screen."""
+"""A panel on a page of its own, as for a wall screen, and the files it can be downloaded as."""
 
 from litestar import Response, get
 from litestar.di import NamedDependency
+from litestar.exceptions import NotFoundException, ValidationException
 from litestar.params import FromPath
 from litestar.response import Redirect
 
@@ -19,6 +20,7 @@ from almenara.web.layout import (
     strip_parameters,
 )
 from almenara.web.services import Services
+from almenara.web.state import get_auth_context
 from almenara.web.timed_view import read_time, select_filters
 
 
@@ -70,4 +72,41 @@ async def panel(
         title=panel.title,
         channels=[panel.channel(filters, window)],
         status_code=400 if problem or timed.problem else 200,
+    )
+
+
+@get(
+    "/panels/{name:str}/exports/{export:str}", name="panel export", opt=VIEWER,
+    include_in_schema=False,
+)  # fmt: skip
+async def panel_export(
+    request: PageRequest,
+    services: NamedDependency[Services],
+    name: FromPath[str],
+    export: FromPath[str],
+) -> Response[bytes]:
+    """Render a panel with its filters as a file. Raises what its template raises."""
+    panel = services.panels.get(name)
+    file = next((each for each in panel.exports if each.name == export), None) if panel else None
+    if panel is None or file is None:
+        raise NotFoundException(f"There is no panel {name!r} with an export {export!r}.")
+    context = get_auth_context(request)
+    with services.exports.run(context.user_key if context is not None else ""):
+        timed = await read_time(services, request)
+        if timed.problem:
+            raise ValidationException(timed.problem)
+        values = select_filters(strip_parameters(request, panel.filters), timed.window)
+        with clock_at(timed.view.moment):
+            try:
+                filters = panel.parse_filters(values)
+            except ValueError as error:
+                raise ValidationException(str(error)) from None
+        text = await panel.render_export(file, timed.view, filters, services.renderer)
+    return Response(
+        text.encode("utf-8", "replace"),
+        media_type=file.media_type,
+        headers={
+            "content-disposition": f'attachment; filename="{name}.{export}"',
+            "cache-control": "private, no-store",
+        },
     )
