@@ -6,7 +6,7 @@ ARG BASE=python:3.13-slim
 # architecture and runs nothing of them, so no emulation is needed.
 FROM --platform=${BUILDPLATFORM} ${BASE} AS build
 # The libraries to install for plugins: extras of pyproject.toml.
-ARG EXTRAS="nats http prometheus valkey vllm kubernetes ray notifiers apprise otlp oidc kubernetes-access"
+ARG EXTRAS="nats http prometheus valkey vllm neo4j kubernetes ray notifiers apprise otlp oidc kubernetes-access"
 # Set by BuildKit and buildah; the default is the architecture of the build machine.
 ARG TARGETARCH
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore

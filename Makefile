@@ -21,6 +21,7 @@ WORKERS ?= 3
 # `no` skips the tests that need a kube-apiserver or an alertmanager instead of building one.
 APISERVER ?= yes
 RAY ?=
+NEO4J ?=
 
 # Ray has an environment of its own: Almenara reads it over HTTP and does not depend on it.
 RAY_PINNED := $(lastword $(subst ==, ,$(shell cat requirements/ray.in)))
@@ -40,8 +41,9 @@ help: ## Show all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: run
-run: $(VENV)/.run $(if $(RAY),$(RAY_DONE)) ## Run a NATS server, a simulated fleet and the dashboard (PORT=8080 RATE=20 RAY=1)
-	@exec $(BIN)/almenara demo --port $(PORT) --rate $(RATE) $(if $(RAY),--ray $(RAY_HOME)/bin/ray)
+run: $(VENV)/.run $(if $(RAY),$(RAY_DONE)) ## Run a NATS server, a simulated fleet and the dashboard (PORT=8080 RATE=20 RAY=1 NEO4J=1)
+	@exec $(BIN)/almenara demo --port $(PORT) --rate $(RATE) $(if $(RAY),--ray $(RAY_HOME)/bin/ray) \
+	$(if $(NEO4J),--neo4j "$$(tests/neo4j_server/build-server)/neo4j-server")
 
 .PHONY: ray
 ray: $(RAY_DONE) ## Install a real Ray for its tests, in an environment of its own
@@ -50,8 +52,12 @@ ray: $(RAY_DONE) ## Install a real Ray for its tests, in an environment of its o
 test-ray: $(VENV)/.dev $(RAY_DONE) ## Run the tests against a real Ray (PYTEST="-k burst" RAY_VERSION=2.40.0)
 	@$(BIN)/pytest tests/ray $(PYTEST)
 
+.PHONY: neo4j
+neo4j: ## Download the Neo4j server of the tests once, where Java and Maven are installed
+	@tests/neo4j_server/build-server --optional > /dev/null
+
 .PHONY: test
-test: $(VENV)/.dev apiserver alertmanager ## Run all tests, the browser tests included (PYTEST="-k bus" APISERVER=no)
+test: $(VENV)/.dev apiserver alertmanager neo4j ## Run all tests, the browser tests included (PYTEST="-k bus" APISERVER=no)
 	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM && \
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
@@ -192,7 +198,7 @@ screenshots: $(VENV)/.dev ## Take the screenshots of the documentation
 	ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/browser/screenshots.py
 
 # The extras of pyproject.toml that an image can be built with or without.
-EXTRAS := nats http prometheus valkey vllm kubernetes ray notifiers apprise otlp oidc kubernetes-access
+EXTRAS := nats http prometheus valkey vllm neo4j kubernetes ray notifiers apprise otlp oidc kubernetes-access
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --no-emit-package almenara
 

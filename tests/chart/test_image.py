@@ -27,7 +27,8 @@ LAZY = shlex.quote(
     "import almenara_kubernetes.source, almenara_kube.credentials,"
     " almenara.security.kubernetes, almenara.security.oidc, almenara_nats.source,"
     " almenara_http.source, almenara_prometheus.source, almenara_valkey.source,"
-    " almenara_vllm.source, almenara_notifiers.slack, almenara_notifiers.mail"
+    " almenara_vllm.source, almenara_neo4j.source, almenara_notifiers.slack,"
+    " almenara_notifiers.mail"
 )
 """What is imported only when it is needed."""
 

@@ -357,6 +357,13 @@ def test_network_policy_allows_configured_ports() -> None:
             {4222, 4333, 4444},
         ),
         (
+            {"plugins": {"enabled": ["neo4j"]},
+             "config": {"plugins": {"neo4j": {"deployments": [
+                 {"name": "a", "urls": ["bolt://a", "bolt://b:7777"]},
+                 {"name": "b", "urls": ["bolt+s://c"]}]}}}},
+            {7687, 7777},
+        ),
+        (
             {"plugins": {"enabled": ["kubernetes"]},
              "secrets": {"east": {"existingSecret": "kubeconfig"}},
              "config": {"plugins": {"kubernetes": {"clusters": [

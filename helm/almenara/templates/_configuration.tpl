@@ -82,6 +82,13 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if has "neo4j" .Values.plugins.enabled }}
+{{- range default list (default dict $plugins.neo4j).deployments }}
+{{- range .urls }}
+{{- $urls = append $urls . }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if has "vllm" .Values.plugins.enabled }}
 {{- range default list (default dict $plugins.vllm).servers }}
 {{- $urls = append $urls .url }}
@@ -120,7 +127,7 @@
 {{- if .Values.plugins.install.enabled }}
 {{- $urls = append $urls .Values.plugins.install.indexUrl }}
 {{- end }}
-{{- $defaults := dict "nats" 4222 "tls" 4222 "ws" 80 "wss" 443 "redis" 6379 "rediss" 6379 "valkey" 6379 "valkeys" 6379 "http" 80 "https" 443 }}
+{{- $defaults := dict "nats" 4222 "tls" 4222 "ws" 80 "wss" 443 "redis" 6379 "rediss" 6379 "valkey" 6379 "valkeys" 6379 "bolt" 7687 "bolt+s" 7687 "neo4j" 7687 "neo4j+s" 7687 "http" 80 "https" 443 }}
 {{- $ports := list }}
 {{- range $urls }}
 {{- $parts := urlParse . }}

@@ -162,7 +162,7 @@ def test_config_schema_describes_core_and_plugins(folder: Path) -> None:
     core = schema["$defs"][schema["$ref"].rpartition("/")[2]]
     plugins = core["properties"]["plugins"]
     assert set(plugins["properties"]) == {
-        "agents", "disabled", "demo", "http", "kubernetes", "mine", "nats", "notifiers",
+        "agents", "disabled", "demo", "http", "kubernetes", "mine", "nats", "neo4j", "notifiers",
         "prometheus", "ray", "valkey", "vllm",
     }  # fmt: skip
     assert plugins["additionalProperties"] is False

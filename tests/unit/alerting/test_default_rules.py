@@ -17,6 +17,7 @@ PLUGINS = {
     "http": {"checks": [{"name": "site", "url": "http://127.0.0.1:1"}]},
     "agents": {"enabled": True},
     "valkey": {"deployments": [{"name": "cache", "urls": ["redis://127.0.0.1:1"]}]},
+    "neo4j": {"deployments": [{"name": "context", "urls": ["bolt://127.0.0.1:1"]}]},
     "vllm": {"servers": [{"name": "chat", "url": "http://127.0.0.1:1"}]},
     "prometheus": {
         "targets": [{"name": "app", "url": "http://127.0.0.1:1", "presets": ["process"]}]
@@ -70,6 +71,9 @@ CASES: dict[str, Signal] = {
     "valkey-stream-group-stalled": resource(
         "valkey.stream_group", "stalled", "WARN", namespace="c"
     ),
+    "neo4j-server-unreachable": resource("neo4j.server", "unreachable", namespace="context"),
+    "neo4j-database-failing": resource("neo4j.database", "offline", namespace="context"),
+    "neo4j-query-blocked": resource("neo4j.query", "blocked", "WARN", namespace="context"),
     "vllm-server-failing": resource("vllm.server", "unhealthy"),
     "vllm-server-saturated": resource("vllm.server", "preempting", "WARN"),
     "agents-agent-stuck": resource("agents.agent", "stuck", "WARN"),

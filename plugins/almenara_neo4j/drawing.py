@@ -1,0 +1,261 @@
+"""What the panel of a graph draws: the nodes that its filters select, with what links to them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from almenara.hookspecs import DataView, ResourceQuery
+from almenara.sdk import now
+from almenara.signals import Resource
+from almenara.units import SECOND
+from almenara_neo4j.kinds import GRAPH, NODE, RELATIONSHIP, REMOVED
+
+HIGHLIGHT: Final = 10 * SECOND
+"""Microseconds for which a new or changed node is highlighted."""
+MAX_HOPS: Final = 5
+MARGIN: Final = 70
+"""Space around the nodes, for their captions."""
+STEP: Final = 100
+"""Sizes are multiples of it, so that one node more does not scale all others."""
+ASPECT: Final = 1.7
+COLORS: Final = 8
+MANY: Final = 120
+"""Nodes above which only those with several relationships have a caption."""
+WELL_CONNECTED: Final = 5
+CAPTION: Final = 24
+
+
+class Selection(msgspec.Struct):
+    """Nodes and relationships by their ids."""
+
+    nodes: dict[str, Resource]
+    relationships: list[Resource]
+
+    def neighbours(self) -> dict[str, set[str]]:
+        """The neighbours of each node."""
+        result: dict[str, set[str]] = {node: set() for node in self.nodes}
+        for each in self.relationships:
+            start, end = str(each.state.get("start")), str(each.state.get("end"))
+            if start in result and end in result:
+                result[start].add(end)
+                result[end].add(start)
+        return result
+
+    def restrict(self, nodes: Iterable[str]) -> "Selection":
+        """The part with only these nodes."""
+        chosen = {node: self.nodes[node] for node in nodes if node in self.nodes}
+        return Selection(
+            chosen,
+            [
+                each
+                for each in self.relationships
+                if each.state.get("start") in chosen and each.state.get("end") in chosen
+            ],
+        )
+
+
+async def prepare_graph(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+    """The values of the template of a graph.
+
+    `namespace` is the graph; `label` and `text` narrow it, and `name` (the id of a node) or `node`
+    (its key or caption) to what is at most `hops` relationships away.
+    """
+    graph = find_graph(data, filters.get("namespace", ""))
+    if graph is None:
+        return {"graph": None, "nodes": []}
+    whole = read_selection(data, graph.name)
+    selection, centre, hops = whole, "", read_hops(filters.get("hops", ""))
+    if filters.get("name") or filters.get("node"):
+        centre = find_centre(whole, filters.get("name", ""), filters.get("node", ""))
+        selection = whole.restrict(reach(whole, centre, hops))
+    if label := filters.get("label"):
+        selection = selection.restrict(
+            node
+            for node, resource in selection.nodes.items()
+            if label in resource.state.get("labels", ())
+        )
+    text = filters.get("text", "").casefold().split()
+    legend = make_legend(graph, whole)
+    moment = now()
+    neighbours = selection.neighbours()
+    nodes = [
+        describe_node(resource, graph, legend, len(neighbours[node]), text, moment)
+        | {"is_centre": node == centre}
+        for node, resource in selection.nodes.items()
+    ]
+    if len(nodes) > MANY:
+        for node in nodes:
+            is_prominent = node["is_match"] or node["is_centre"] or node["change"] == "new"
+            if node["degree"] < WELL_CONNECTED and not is_prominent:
+                node["short"] = ""
+    points = {node["id"]: (node["x"], node["y"]) for node in nodes}
+    x, y, width, height = frame(points.values())
+    return {
+        "graph": describe_graph(graph, len(whole.nodes)),
+        "nodes": nodes,
+        "edges": [describe_edge(each, points) for each in selection.relationships],
+        "view_box": f"{x} {y} {width} {height}",
+        "legend": [
+            {"label": label, "color": color, "count": count}
+            for label, (color, count) in legend.items()
+        ],
+        "types": sorted({str(each.state.get("type", "")) for each in selection.relationships}),
+        "is_searched": bool(text),
+        "matches": sum(node["is_match"] for node in nodes),
+        "centre": next((node for node in nodes if node["is_centre"]), None),
+        "is_narrowed": bool(filters.get("name") or filters.get("node")),
+        "hops": hops,
+        "expand": expand_link(filters, hops) if centre and hops < MAX_HOPS else "",
+        "shown": len(nodes),
+    }
+
+
+def find_graph(data: DataView, name: str) -> Resource | None:
+    """The graph of a name, or the first one."""
+    graphs = data.resources(ResourceQuery(kind=GRAPH, limit=1_000))
+    return next((graph for graph in graphs if not name or graph.name == name), None)
+
+
+def read_selection(data: DataView, graph: str) -> Selection:
+    """All nodes and relationships of a graph."""
+    nodes = data.resources(ResourceQuery(kind=NODE, namespace=graph, limit=4_000))
+    relationships = data.resources(ResourceQuery(kind=RELATIONSHIP, namespace=graph, limit=10_000))
+    placed = {node.name: node for node in nodes if "x" in node.state and "y" in node.state}
+    return Selection(placed, list(relationships)).restrict(placed)
+
+
+def read_hops(text: str) -> int:
+    """The number of relationships that a part of a graph extends to."""
+    return min(max(int(text), 1), MAX_HOPS) if text.isascii() and text.isdigit() else 1
+
+
+def find_centre(selection: Selection, name: str, text: str) -> str:
+    """The id of a node, by its id or else by its key or caption; empty where none has it."""
+    if name:
+        return name if name in selection.nodes else ""
+    expected = text.casefold()
+    for fields in (("key",), ("caption",)):
+        for node, resource in selection.nodes.items():
+            if any(str(resource.state.get(field, "")).casefold() == expected for field in fields):
+                return node
+    return ""
+
+
+def reach(selection: Selection, centre: str, hops: int) -> set[str]:
+    """The nodes at most `hops` relationships away from one."""
+    neighbours = selection.neighbours()
+    reached = frontier = {centre} & neighbours.keys()
+    for _ in range(hops):
+        frontier = {each for node in frontier for each in neighbours[node]} - reached
+        reached = reached | frontier
+    return reached
+
+
+def make_legend(graph: Resource, selection: Selection) -> dict[str, tuple[int, int]]:
+    """Colour and number of nodes of each first label: the configured labels first, so that a
+    colour stays when others come."""
+    counts: dict[str, int] = {}
+    for resource in selection.nodes.values():
+        label = first_label(resource)
+        counts[label] = counts.get(label, 0) + 1
+    configured = [str(label) for label in graph.state.get("labels") or ()]
+    labels = [*configured, *sorted(counts.keys() - set(configured))]
+    return {label: (number % COLORS, counts.get(label, 0)) for number, label in enumerate(labels)}
+
+
+def first_label(node: Resource) -> str:
+    """The label that gives a node its colour."""
+    labels = node.state.get("labels") or ()
+    return str(labels[0]) if labels else ""
+
+
+def describe_node(
+    resource: Resource,
+    graph: Resource,
+    legend: Mapping[str, tuple[int, int]],
+    degree: int,
+    text: Sequence[str],
+    moment: int,
+) -> dict[str, Any]:
+    """A node as the templates need it."""
+    state = resource.state
+    caption, label = str(state.get("caption", "")), first_label(resource)
+    change = "removed" if resource.status == REMOVED else ""
+    for key, name in (("created", "new"), ("changed", "changed")):
+        if not change and moment - int(state.get(key) or 0) < HIGHLIGHT:
+            change = name
+    properties = state.get("properties") or {}
+    content = f"{caption} {state.get('key', '')} {' '.join(state.get('labels') or ())}"
+    content = f"{content} {' '.join(map(str, properties.values()))}".casefold()
+    return {
+        "id": resource.name,
+        "x": int(state["x"]),
+        "y": int(state["y"]),
+        "caption": caption,
+        "short": caption if len(caption) <= CAPTION else caption[: CAPTION - 1] + "…",
+        "key": str(state.get("key", "")),
+        "label": label,
+        "labels": [str(each) for each in state.get("labels") or ()],
+        "properties": properties,
+        "color": legend.get(label, (0, 0))[0],
+        "degree": degree,
+        "radius": min(9 + degree, 18),
+        "change": change,
+        "is_match": bool(text) and all(word in content for word in text),
+        "link": {"namespace": graph.name, "name": resource.name},
+    }
+
+
+def describe_edge(resource: Resource, points: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """A relationship as the templates need it."""
+    start, end = str(resource.state["start"]), str(resource.state["end"])
+    (x1, y1), (x2, y2) = points[start], points[end]
+    return {
+        "id": resource.name,
+        "type": str(resource.state.get("type", "")),
+        "start": start,
+        "end": end,
+        "x1": x1, "y1": y1, "x2": x2, "y2": y2,
+        "change": "removed" if resource.status == REMOVED else "",
+    }  # fmt: skip
+
+
+def describe_graph(graph: Resource, drawn: int) -> dict[str, Any]:
+    """What the panel reports about a graph as a whole."""
+    state = graph.state
+    return {
+        "name": graph.name,
+        "status": graph.status,
+        "severity": graph.severity.name,
+        "reason": str(state.get("reason", "")),
+        "stale_since": state.get("stale_since"),
+        "simulated": bool(state.get("simulated")),
+        "drawn": drawn,
+        "is_partial": graph.status == "partial",
+        "total_nodes": state.get("total_nodes"),
+        "total_relationships": state.get("total_relationships"),
+    }
+
+
+def frame(points: Iterable[tuple[int, int]]) -> tuple[int, int, int, int]:
+    """Left, top, width and height of what encloses the points, in steps and at least as wide as a
+    screen is."""
+    xs, ys = zip(*points, strict=True) if (points := list(points)) else ((0,), (0,))
+    left, right = _floor(min(xs) - MARGIN), -_floor(-max(xs) - MARGIN)
+    top, bottom = _floor(min(ys) - MARGIN), -_floor(-max(ys) - MARGIN)
+    width = max(right - left, 6 * STEP)
+    height = max(bottom - top, 3 * STEP)
+    if width < height * ASPECT:
+        wider = round(height * ASPECT)
+        left, width = left - (wider - width) // 2, wider
+    return left, top, width, height
+
+
+def _floor(value: float) -> int:
+    return int(value // STEP) * STEP
+
+
+def expand_link(filters: Mapping[str, str], hops: int) -> dict[str, str]:
+    """The filters that show one relationship more."""
+    return {**filters, "hops": str(hops + 1)}

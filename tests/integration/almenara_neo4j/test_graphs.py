@@ -1,0 +1,189 @@
+"""A graph in a real database: read, changed while it is watched, and beyond its limits."""
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from almenara.config import Secret
+from almenara.signals import Event, Resource
+from almenara.testing import SourceRun
+from almenara.testing.source_run import MemoryContext
+from almenara_demo.context_graph import ContextGraph, GraphWriter
+from almenara_demo.fleet import Fleet
+from almenara_neo4j.graph_source import GraphSource
+from almenara_neo4j.settings import DeploymentSettings, GraphSettings
+from support.neo4j import Neo4jServer, PatientRun, needs_neo4j
+
+pytestmark = [pytest.mark.anyio, needs_neo4j]
+CREATE = """
+    CREATE (s:Story {story_id: 'US-1', title: 'Add a login button'}),
+    (t:Subtask {subtask_id: 'T-1'}), (d:Decision {decision_id: 'D-1'}),
+    (:Role {role_id: 'DEV'}), (:Other {id: 'not drawn'}),
+    (s)-[:HAS_SUBTASK]->(t), (t)-[:PRODUCED]->(d)
+"""
+
+
+@asynccontextmanager
+async def read(
+    server: Neo4jServer, context: MemoryContext, **options: Any
+) -> AsyncIterator[SourceRun]:
+    graph = GraphSettings(name="fleet", **{"every": 0.1, **options})
+    deployment = DeploymentSettings(
+        name="lab", urls=["bolt://127.0.0.1:1", server.url], password=Secret.of("right-password")
+    )
+    source = GraphSource(deployment, graph, context)
+    async with PatientRun(source, bus=context.bus) as run:
+        yield run
+
+
+@pytest.fixture
+def context(tmp_path: Path, server: Neo4jServer) -> MemoryContext:
+    server.call("MATCH (n) DETACH DELETE n")
+    server.call(CREATE)
+    return MemoryContext(tmp_path)
+
+
+def keys(run: SourceRun, status: str = "present") -> set[str]:
+    return {
+        each.state["key"]
+        for each in run.resources.values()
+        if each.kind == "neo4j.node" and each.status == status
+    }
+
+
+def relationships(run: SourceRun) -> list[str]:
+    return [
+        each.state["type"]
+        for each in run.resources.values()
+        if each.kind == "neo4j.relationship" and each.status == "present"
+    ]
+
+
+def find(run: SourceRun, key: str) -> Resource:
+    return next(each for each in run.resources.values() if each.state.get("key") == key)
+
+
+def place(resource: Resource) -> tuple[int, int]:
+    return resource.state["x"], resource.state["y"]
+
+
+async def test_context_graph_is_read_and_follows_changes(
+    server: Neo4jServer, context: MemoryContext
+) -> None:
+    async with read(server, context) as run:
+        await run.until(lambda: keys(run) == {"US-1", "T-1", "D-1", "DEV"})
+        graph = run.resources["fleet"]
+        assert (graph.status, graph.state["total_nodes"]) == ("ok", 4)
+        assert sorted(relationships(run)) == ["HAS_SUBTASK", "PRODUCED"]
+        story, subtask = find(run, "US-1"), find(run, "T-1")
+        assert story.state["caption"] == "Add a login button"
+        server.call(
+            "MATCH (s:Story) SET s.status = 'BUILD' CREATE (s)-[:A]->(:Decision {id: 'D-2'})"
+        )
+        server.call("MATCH (d:Decision {decision_id: 'D-1'}) DETACH DELETE d")
+        await run.until(lambda: "D-2" in keys(run) and "D-1" in keys(run, "removed"))
+        assert find(run, "US-1").state["changed"] > 0
+        assert find(run, "D-2").state["created"] > 0
+        assert place(find(run, "US-1")) == place(story)
+        assert place(find(run, "T-1")) == place(subtask)
+        await run.until(
+            lambda: "D-1" not in {each.state.get("key") for each in run.resources.values()}
+        )
+    types = {(event.type, event.subject) for event in run.events}
+    assert types == {
+        ("neo4j.node.changed", "US-1"), ("neo4j.node.created", "D-2"),
+        ("neo4j.node.removed", "D-1"),
+    }  # fmt: skip
+    assert run.bus.repeats == []
+
+
+async def test_positions_survive_a_restart_of_the_source(
+    server: Neo4jServer, context: MemoryContext
+) -> None:
+    async with read(server, context) as run:
+        await run.until(lambda: len(keys(run)) == 4 and bool(context.values))
+        before = {key: place(find(run, key)) for key in keys(run)}
+    server.call("MATCH (s:Story) CREATE (s)-[:HAS_SUBTASK]->(:Subtask {id: 'T-2'})")
+    async with read(server, context) as run:
+        await run.until(lambda: "T-2" in keys(run))
+        assert {key: place(find(run, key)) for key in before} == before
+
+
+async def test_limit_shows_the_newest_part(server: Neo4jServer, context: MemoryContext) -> None:
+    server.call("UNWIND range(1, 500) AS n CREATE (:Story {story_id: 'many-' + n})")
+    async with read(server, context, node_limit=20, labels=["Story"]) as run:
+        await run.until(lambda: len(keys(run)) == 20)
+        graph = run.resources["fleet"]
+    assert (graph.status, graph.state["total_nodes"], graph.state["nodes"]) == ("partial", 501, 20)
+    assert "many-500" in keys(run)
+    assert "US-1" not in keys(run)
+
+
+async def test_unchanged_graph_is_not_read_again(
+    server: Neo4jServer, context: MemoryContext
+) -> None:
+    server.call("MATCH (n:Story) SET n.updated = datetime()")
+    async with read(server, context, changed_property="updated") as run:
+        await run.until(lambda: len(keys(run)) == 4)
+        server.call("MATCH (n:Story) SET n.title = 'quiet'")
+        samples = len(run.samples)
+        await run.until(lambda: len(run.samples) > samples + 10)
+        assert find(run, "US-1").state["caption"] == "Add a login button"
+        server.call("MATCH (n:Story) SET n.updated = datetime() + duration('PT1S')")
+        await run.until(lambda: find(run, "US-1").state["caption"] == "quiet")
+
+
+async def test_query_of_the_settings_is_drawn_and_cannot_write(
+    server: Neo4jServer, context: MemoryContext
+) -> None:
+    query = "MATCH p = (:Story {story_id: $story})-[*1..2]->() RETURN p"
+    async with read(server, context, query=query, parameters={"story": "US-1"}) as run:
+        await run.until(lambda: keys(run) == {"US-1", "T-1", "D-1"})
+    async with read(server, context, query="CREATE (n:Story) RETURN n") as run:
+        await run.until(lambda: run.resources["fleet"].status == "failing")
+        assert "only reading is allowed" in run.resources["fleet"].state["reason"]
+        assert run.is_degraded
+    assert server.call("MATCH (n:Story) RETURN count(n) AS count") == [{"count": 1}]
+
+
+async def test_graph_of_the_demo_is_written_and_read(
+    server: Neo4jServer, context: MemoryContext
+) -> None:
+    graph = ContextGraph()
+    writer = GraphWriter(graph)
+    server.call("MATCH (n) DETACH DELETE n")
+    async with read(server, context) as run:
+        messages = Fleet(3).messages(50)
+        for count in (700, 3_000):
+            for message in itertools.islice(messages, count):
+                graph.accept(message)
+            for query, parameters in writer.statements():
+                server.call(query, **parameters)
+            expected = {key for _, key in graph.nodes}
+            await run.until(lambda expected=expected: keys(run) == expected)
+            await run.until(lambda: len(relationships(run)) == len(graph.relationships))
+
+
+async def test_graph_of_a_frozen_server_is_the_last_known_one(
+    server: Neo4jServer, context: MemoryContext
+) -> None:
+    def events(kind: str) -> list[Event]:
+        return [event for event in run.events if event.type == kind]
+
+    async with read(server, context, timeout=1.0) as run:
+        await run.until(lambda: len(keys(run)) == 4)
+        server.freeze()
+        try:
+            await run.until(lambda: run.resources["fleet"].status == "failing")
+            assert len(keys(run)) == 4
+            assert run.resources["fleet"].state["stale_since"] > 0
+        finally:
+            server.thaw()
+        await run.until(lambda: run.resources["fleet"].status == "ok")
+        await run.until(lambda: not run.is_degraded)
+    assert (len(events("neo4j.graph.failing")), len(events("neo4j.graph.recovered"))) == (1, 1)
+    assert events("neo4j.node.created") == []

@@ -1,0 +1,253 @@
+"""The graph in rows, its resources and events, and what is drawn of it."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from almenara.bus.validation import check_batch
+from almenara.hookspecs import ResourceQuery
+from almenara.sdk import Snapshots, now
+from almenara.signals import Event, Resource
+from almenara_neo4j.drawing import frame, prepare_graph
+from almenara_neo4j.graph import collect_graph, make_query, make_summary_query
+from almenara_neo4j.graph_mapping import map_graph
+from almenara_neo4j.graph_panels import prepare_node, prepare_node_events, prepare_nodes
+from almenara_neo4j.graph_source import FADE, GraphState
+from almenara_neo4j.settings import DeploymentSettings, GraphSettings, Neo4jSettings
+from almenara_neo4j.values import Node, Relationship
+
+pytestmark = pytest.mark.anyio
+SETTINGS = GraphSettings(name="context")
+
+
+def node(key: str, label: str = "Story", **properties: Any) -> Node:
+    return Node(key, (label,), {"id": key, **properties})
+
+
+def relationship(start: str, end: str, kind: str = "HAS") -> Relationship:
+    return Relationship(f"{start}-{end}", kind, start, end, {})
+
+
+def rows(*entities: Node | Relationship) -> list[dict[str, Any]]:
+    return [{"entity": entity} for entity in entities]
+
+
+CHAIN = rows(
+    node("a", title="First"), node("b", "Subtask"), node("c", "Decision"), node("d", "Role"),
+    relationship("a", "b"), relationship("b", "c", "PRODUCED"), relationship("c", "d"),
+)  # fmt: skip
+
+
+class Data:
+    """A `DataView` of resources and events."""
+
+    def __init__(self, resources: list[Resource], events: list[Event] | None = None) -> None:
+        self._resources, self._events = resources, events or []
+
+    def resources(self, query: ResourceQuery) -> list[Resource]:
+        return [
+            each
+            for each in self._resources
+            if each.kind == query.kind and query.namespace in ("", each.namespace)
+        ]
+
+    def resource(self, kind: str, namespace: str, name: str) -> Resource | None:
+        return next((each for each in self._resources if each.key == (kind, namespace, name)), None)
+
+    async def events(self, filters: dict[str, str], *, limit: int) -> list[tuple[int, Event]]:
+        return [
+            (number, event)
+            for number, event in enumerate(self._events)
+            if filters.get("subject", event.subject) == event.subject
+            and filters.get("correlation", event.correlation) == event.correlation
+        ][:limit]
+
+
+def drawn(*updates: list[dict[str, Any]], settings: GraphSettings = SETTINGS) -> list[Resource]:
+    """The resources after each of the updates was read."""
+    state = GraphState(settings)
+    for update in updates:
+        state.update(update, now())
+    resources, _ = state.take(now())
+    summary = {"nodes": len(state.graph.nodes), "labels": settings.labels}
+    return [map_graph(settings, summary, is_partial=state.graph.is_partial), *resources]
+
+
+def test_graph_is_collected_from_nested_values() -> None:
+    first, second, edge = node("a"), node("b"), relationship("a", "b")
+    found = collect_graph(
+        [{"path": [first, [second, {"x": edge}]], "n": 5}, {"again": first}], SETTINGS
+    )
+    assert (list(found.nodes), list(found.relationships)) == (["a", "b"], ["a-b"])
+    assert not found.is_partial
+
+
+def test_limits_make_a_graph_partial() -> None:
+    limited = GraphSettings(name="g", node_limit=2, relationship_limit=1)
+    found = collect_graph(rows(node("a"), node("b"), node("c"), relationship("a", "c")), limited)
+    assert (list(found.nodes), list(found.relationships)) == (["a", "b"], [])
+    assert found.is_partial
+    assert collect_graph(rows(node("a"), node("b")), limited).is_partial is False
+    both = rows(node("a"), node("b"), relationship("a", "b"), relationship("b", "a"))
+    assert collect_graph(both, limited).is_partial
+
+
+def test_queries_quote_labels_and_properties() -> None:
+    settings = GraphSettings(name="g", labels=["A`B", "C"], changed_property="up dated")
+    assert "n:`A``B` OR n:`C`" in make_query(settings)
+    assert "ORDER BY n.`up dated` DESC LIMIT 301" in make_query(settings)
+    assert "max(n.`up dated`) AS changed" in make_summary_query(settings)
+    assert make_query(GraphSettings(name="g", query="MATCH (x) RETURN x")) == "MATCH (x) RETURN x"
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8),
+              st.floats(allow_nan=False, allow_infinity=False)),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children),
+    max_leaves=5,
+)  # fmt: skip
+NODES = st.builds(
+    Node, st.text(min_size=1, max_size=3), st.lists(st.text(max_size=4), max_size=2).map(tuple),
+    st.dictionaries(st.sampled_from(["title", "id", "name", "x"]), VALUES),
+)  # fmt: skip
+ENDS = st.text(min_size=1, max_size=3)
+RELATIONSHIPS = st.builds(Relationship, ENDS, st.text(max_size=5), ENDS, ENDS, st.just({}))
+GRAPHS = st.lists(st.one_of(NODES, RELATIONSHIPS), max_size=8).map(lambda each: rows(*each))
+
+
+@given(GRAPHS, GRAPHS)
+def test_any_graph_becomes_valid_signals(
+    first: list[dict[str, Any]], second: list[dict[str, Any]]
+) -> None:
+    state, snapshots = GraphState(SETTINGS), Snapshots()
+    for update in (first, second):
+        state.update(update, now())
+        resources, events = state.take(now())
+        check_batch([*snapshots.difference(resources), *events])
+
+
+def test_changes_have_events_and_removed_nodes_fade() -> None:
+    state = GraphState(SETTINGS)
+    state.update(rows(node("a", title="First"), node("b"), relationship("a", "b")), 1)
+    resources, events = state.take(1)
+    assert (len(resources), events) == (3, [])
+    before = {each.name: (each.state.get("x"), each.state.get("y")) for each in resources}
+    state.update(rows(node("a", title="Other"), node("c")), 2)
+    resources, events = state.take(2)
+    assert {(event.type, event.subject) for event in events if isinstance(event, Event)} == {
+        ("neo4j.node.changed", "a"), ("neo4j.node.created", "c"), ("neo4j.node.removed", "b"),
+    }  # fmt: skip
+    assert {each.name: each.status for each in resources} == {
+        "a": "present", "c": "present", "b": "removed", "a-b": "removed",
+    }  # fmt: skip
+    assert {
+        each.name: (each.state.get("x"), each.state.get("y"))
+        for each in resources
+        if each.name in before
+    } == before
+    resources, events = state.take(2 + FADE)
+    assert ({each.name for each in resources}, events) == ({"a", "c"}, [])
+
+
+def test_many_changes_are_one_event() -> None:
+    state = GraphState(SETTINGS)
+    state.update([], 1)
+    state.update(rows(*(node(str(number)) for number in range(60))), 2)
+    _, events = state.take(2)
+    (event,) = events
+    assert isinstance(event, Event)
+    assert (event.type, event.data["reason"]) == (
+        "neo4j.graph.changed", "60 nodes created, 0 nodes changed, 0 nodes removed",
+    )  # fmt: skip
+
+
+def test_nodes_that_a_limit_moves_out_are_not_reported_as_removed() -> None:
+    state = GraphState(GraphSettings(name="g", node_limit=2))
+    state.update(rows(node("a"), node("b"), node("c")), 1)
+    state.update(rows(node("d"), node("a"), node("b")), 2)
+    _, events = state.take(2)
+    assert events == []
+
+
+def test_only_listed_properties_are_shown() -> None:
+    settings = GraphSettings(name="g", properties=["title"])
+    resources = drawn(
+        rows(node("a", title="T", secret="s", embedding=[0.1] * 9)), settings=settings
+    )
+    assert resources[1].state["properties"] == {"title": "T"}
+    assert resources[1].state["key"] == "a"
+    assert drawn(rows(node("a", embedding=[0.1] * 9)))[1].state["properties"] == {
+        "embedding": "list of 9", "id": "a",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        ({}, {"a", "b", "c", "d"}),
+        ({"node": "b"}, {"a", "b", "c"}),
+        ({"node": "first"}, {"a", "b"}),
+        ({"name": "a", "hops": "2"}, {"a", "b", "c"}),
+        ({"name": "a", "hops": "nonsense"}, {"a", "b"}),
+        ({"node": "nothing"}, set()),
+        ({"label": "Role"}, {"d"}),
+        ({"namespace": "other"}, set()),
+    ],
+)  # fmt: skip
+async def test_filters_select_a_part(filters: dict[str, str], names: set[str]) -> None:
+    values = await prepare_graph(Data(drawn(CHAIN)), filters)
+    assert {each["id"] for each in values["nodes"]} == names
+
+
+async def test_drawing_marks_matches_and_changes() -> None:
+    changed = [*CHAIN[1:], *rows(node("a", title="Second"), node("e"))]
+    values = await prepare_graph(Data(drawn(CHAIN, changed)), {"text": "sec"})
+    found = {each["id"]: (each["is_match"], each["change"]) for each in values["nodes"]}
+    assert found["a"] == (True, "changed")
+    assert found["e"] == (False, "new")
+    assert found["b"] == (False, "")
+    assert [each["label"] for each in values["legend"]] == SETTINGS.labels
+    assert (values["matches"], values["shown"]) == (1, 5)
+
+
+async def test_expand_shows_one_relationship_more() -> None:
+    data = Data(drawn(CHAIN))
+    values = await prepare_graph(data, {"name": "a", "namespace": "context"})
+    assert values["expand"] == {"name": "a", "namespace": "context", "hops": "2"}
+    more = await prepare_graph(data, values["expand"])
+    assert len(more["nodes"]) == len(values["nodes"]) + 1
+
+
+async def test_node_has_neighbours_and_related_events() -> None:
+    def event(subject: str, correlation: str | None) -> Event:
+        return Event(
+            id=f"{subject}{correlation}", source="s", type="t", time=1, subject=subject,
+            correlation=correlation, data={"reason": "because"},
+        )  # fmt: skip
+
+    data = Data(drawn(CHAIN), [event("b", None), event("x", "b"), event("x", "y")])
+    filters = {"namespace": "context", "name": "b"}
+    row = (await prepare_node(data, filters))["row"]
+    assert [(each["relationship"], each["node"]["id"]) for each in row["neighbours"]] == [
+        ("HAS from", "a"), ("PRODUCED to", "c"),
+    ]  # fmt: skip
+    related = await prepare_node_events(data, filters)
+    assert [line["sequence"] for line in related["lines"]] == [1, 0]
+    assert related["lines"][0]["summary"] == "because"
+    assert (await prepare_nodes(data, {}))["rows"][0]["node"]["id"] == "a"
+
+
+def test_frame_does_not_change_with_one_node_more() -> None:
+    assert frame([]) == frame([(0, 0)])
+    assert frame([(0, 0), (500, 200)]) == frame([(0, 0), (510, 210)])
+
+
+def test_graphs_have_unique_names() -> None:
+    deployments = [
+        DeploymentSettings(name=name, urls=["bolt://a"], graphs=[GraphSettings(name="g")])
+        for name in "ab"
+    ]
+    with pytest.raises(ValueError, match="two graphs are named 'g'"):
+        Neo4jSettings(deployments=deployments)
