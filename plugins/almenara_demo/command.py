@@ -21,6 +21,10 @@ import click
               help="Seed of the simulation; the same seed repeats what happens.")  # fmt: skip
 @click.option("--ray", default=None, type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Path of the program `ray`, to run a real cluster instead.")  # fmt: skip
+@click.option("--neo4j", default=None,
+              type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Path of a program that runs a Neo4j server, for a real context graph.",
+)  # fmt: skip
 def demo(**options: Any) -> None:
     """Run a NATS server, a simulated fleet, a Ray cluster and Almenara until interrupted.
 

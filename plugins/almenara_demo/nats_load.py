@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Final
 
 from almenara.sdk import honor_cancellation
@@ -43,8 +44,11 @@ async def create_streams(url: str) -> None:
         await client.close()
 
 
-async def publish_messages(url: str, rate: float, seed: int) -> None:
-    """Publish the messages of the fleet, `rate` a second on average, until cancelled."""
+async def publish_messages(
+    url: str, rate: float, seed: int, accept: Callable[[Message], None]
+) -> None:
+    """Publish the messages of the fleet, `rate` a second on average, until cancelled; `accept` is
+    called with each."""
     import nats
 
     client = await honor_cancellation(nats.connect(url, max_reconnect_attempts=-1))
@@ -56,6 +60,7 @@ async def publish_messages(url: str, rate: float, seed: int) -> None:
         for message in Fleet(seed).messages(rate):
             due += message.wait
             batch.append(message)
+            accept(message)
             ahead = due - clock()
             # While behind schedule, publish in larger batches instead of dropping messages.
             if ahead <= 0 and len(batch) < BATCH:

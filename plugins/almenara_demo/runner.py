@@ -15,6 +15,8 @@ import click
 import msgspec
 
 from almenara_demo.agent_spans import push_spans
+from almenara_demo.context_graph import ContextGraph
+from almenara_demo.context_server import store_context
 from almenara_demo.kubernetes_cluster import simulated_cluster
 from almenara_demo.nats_load import create_streams, publish_messages, run_stalling_consumer
 from almenara_demo.processes import (
@@ -47,6 +49,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     seed: int
     ray: Path | None = None
+    neo4j: Path | None = None
 
 
 async def run_demo(options: Options) -> None:
@@ -58,18 +61,24 @@ async def run_demo(options: Options) -> None:
         loop.add_signal_handler(number, stopping.set)
     folder, nats_port = options.data_dir, options.nats_port or find_free_ports(1)[0]
     server = [find_nats_server(), "--config", str(write_nats_config(folder, nats_port))]
+    context = ContextGraph()
     nats_url, address = f"nats://127.0.0.1:{nats_port}", f"http://127.0.0.1:{options.port}"
     async with (
         run_process("nats-server", folder, server) as nats,
         _ignore_errors_when(stopping),
         run_ray_cluster(options) as cluster,
         run_kubernetes_cluster(options) as kubernetes_settings,
+        store_context(context, options.neo4j, folder) as deployments,
     ):
         await wait_until_ready(
             lambda: accepts_connections(nats_port), "nats-server", nats, stopping
         )
         await create_streams(nats_url)
-        environment = {**make_environment(options, nats_url, cluster), **kubernetes_settings}
+        environment = {
+            **make_environment(options, nats_url, cluster),
+            **kubernetes_settings,
+            "ALMENARA_PLUGINS__NEO4J__DEPLOYMENTS": msgspec.json.encode(deployments).decode(),
+        }
         token = await create_token(environment)
         serve = [sys.executable, "-m", "almenara", "serve"]
         async with run_process("almenara", folder, serve, environment) as almenara:
@@ -82,7 +91,7 @@ async def run_demo(options: Options) -> None:
                     f" events per second to {nats_url}.\n  Press Ctrl-C to stop.\n"
                 )
             loads = [
-                publish_messages(nats_url, options.rate, options.seed),
+                publish_messages(nats_url, options.rate, options.seed, context.accept),
                 run_stalling_consumer(nats_url),
                 push_spans(address, token, options.seed),
             ]

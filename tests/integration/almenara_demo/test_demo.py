@@ -53,6 +53,13 @@ def test_demo_runs_stops_and_continues_with_its_data(tmp_path: Path) -> None:
                 ),
                 "jobs of the simulated Ray cluster",
             )
+            wait_until(
+                lambda: all(
+                    text in fetch_page(port, "/dashboards/neo4j.graph")
+                    for text in ("Simulated data", "<circle", "Subtask")
+                ),
+                "the context graph",
+            )
             before = count_events(port)
             busy = run_demo(tmp_path / "other", port)
             output, _ = busy.communicate(timeout=20)
