@@ -183,9 +183,6 @@ from almenara.processor_specs import (
     TimedProcessor as TimedProcessor,
 )
 from almenara.shared_log import (
-    LeaseChange as LeaseChange,
-)
-from almenara.shared_log import (
     LogBounds as LogBounds,
 )
 from almenara.shared_log import (
@@ -199,6 +196,12 @@ from almenara.shared_log import (
 )
 from almenara.shared_log import (
     SharedLogKind as SharedLogKind,
+)
+from almenara.shared_log import (
+    SharedValues as SharedValues,
+)
+from almenara.shared_log import (
+    ValueChange as ValueChange,
 )
 from almenara.signals import Severity, Signal
 from almenara.text_specs import (

@@ -143,7 +143,13 @@ async def compose(
         panels,
         [info.name for info in plugins.infos() if info.state != "active"],
     )
-    access = AccessControl(settings, bus, resources.namespaces, log_feeds.rights)
+    access = AccessControl(
+        settings,
+        bus,
+        resources.namespaces,
+        log_feeds.rights,
+        None if isinstance(bus, EmbeddedBus) else bus,
+    )
     await access.start()
     warn_about_access(access)
     view = View(

@@ -32,13 +32,39 @@ class LogBounds(msgspec.Struct, frozen=True):
     """Position of the newest message; 0 where nothing was ever appended."""
 
 
-class LeaseChange(msgspec.Struct, frozen=True):
-    """A lease was acquired, renewed or released."""
+class ValueChange(msgspec.Struct, frozen=True):
+    """A shared value was created, updated or deleted."""
 
     key: str
     value: bytes | None
-    """What its holder has written; None where it was released."""
+    """None where it was deleted."""
     revision: int
+
+
+class SharedValues(Protocol):
+    """Small values that replicas share. A key has letters, digits, `.`, `-` and `_`.
+
+    Each change has a revision, which is higher than any before. Each method raises `Unavailable`
+    once the session has ended.
+    """
+
+    async def put(self, key: str, value: bytes, revision: int) -> int | None:
+        """Create a value (`revision` 0), or replace the one of that revision.
+
+        Returns its new revision; None where it has another one by now.
+        """
+
+    async def delete(self, key: str, revision: int) -> bool:
+        """Delete the value of that revision; return False where it has another one by now."""
+
+    def watch(self) -> AsyncIterator[ValueChange | None]:
+        """Yield the values that exist, then None, then each change. Expiry is not a change."""
+
+    async def identity(self) -> str:
+        """Return what changes when all values are deleted as a whole."""
+
+    async def newest_revision(self) -> int:
+        """Return the revision of the last change."""
 
 
 class LogSession(Protocol):
@@ -48,8 +74,12 @@ class LogSession(Protocol):
     max_bytes: int
     """The largest payload that `append` accepts."""
 
+    leases: SharedValues
+    """Values that expire when they are not updated for `lease_ttl`."""
     lease_ttl: float
-    """Seconds after which a lease that is not renewed expires."""
+    """Seconds."""
+    state: SharedValues
+    """Values that do not expire: sessions and the hashes of tokens."""
 
     async def bounds(self) -> LogBounds:
         """Return which messages the log has now."""
@@ -62,19 +92,6 @@ class LogSession(Protocol):
 
     def read(self, start: int) -> AsyncIterator[Sequence[LogMessage]]:
         """Yield the messages from a position on, then each new one, in the order of the log."""
-
-    async def acquire(self, key: str, value: bytes, revision: int) -> int | None:
-        """Acquire a lease (`revision` 0) or renew the one of that revision.
-
-        Returns its new revision, which is higher than any before; None where another process has
-        the lease. The key has letters, digits, `.`, `-` and `_`.
-        """
-
-    async def release(self, key: str, revision: int) -> None:
-        """Release the lease of that revision; where another process has it, nothing happens."""
-
-    def watch_leases(self) -> AsyncIterator[LeaseChange]:
-        """Yield the leases that exist, then each change. Expiry is not a change."""
 
 
 class SharedLog(Protocol):

@@ -4,8 +4,8 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import msgspec
@@ -21,26 +21,18 @@ from nats.js.api import (
     StreamConfig,
     StreamInfo,
 )
-from nats.js.errors import (
-    APIError,
-    KeyNotFoundError,
-    KeyWrongLastSequenceError,
-    NoStreamResponseError,
-    NotFoundError,
-)
 from nats.js.errors import Error as JetStreamError
-from nats.js.kv import KeyValue
 
-from almenara.hookspecs import LeaseChange, LogBounds, LogMessage
+from almenara.hookspecs import LogBounds, LogMessage, SharedValues
 from almenara.sdk import finish_within, honor_cancellation
 from almenara_nats.bus_settings import JetStreamBusSettings
+from almenara_nats.bus_values import JetStreamValues, apply_buckets, find_stream
 from almenara_nats.client import Connection, connected
 from almenara_nats.deliveries import HEARTBEAT, Delivery, parse_delivery, parse_status
 from almenara_nats.errors import (
     NatsUnavailableError,
     PermissionDeniedError,
-    describe_nats_error,
-    suggest_jetstream_remedy,
+    translated_errors,
 )
 from almenara_nats.kinds import BUS_METADATA
 from almenara_nats.settings import NatsSettings
@@ -58,7 +50,6 @@ INACTIVE_THRESHOLD: Final = 60.0
 """Seconds after which the server deletes the consumer of a replica that has ended."""
 DUPLICATE_WINDOW: Final = 120.0
 CLOSE_TIMEOUT: Final = 1.0
-WRONG_LAST_SEQUENCE: Final = (10071, 10164)
 COMPARED_FIELDS: Final = ("subjects", "num_replicas", "max_age", "max_bytes")
 FIXED_FIELDS: Final = ("storage", "retention", "discard", "deny_delete")
 
@@ -84,7 +75,7 @@ class JetStreamLog:
         async with connected(self.settings) as connection:
             jetstream = connection.jetstream()
             with translated_errors(self.bus.stream):
-                await apply_lease_bucket(connection, self.bus)
+                await apply_buckets(jetstream, self.bus)
                 info = await find_stream(jetstream, self.bus.stream)
                 if info is not None and first > 1:
                     await delete_unused(jetstream, info)
@@ -120,7 +111,9 @@ class JetStreamSession:
         self.lease_ttl = bus.lease_ttl
         self.max_bytes = connection.max_payload - HEADER_SPACE
         self._jetstream = connection.jetstream(timeout=bus.publish_timeout)
-        self._leases = open_bucket(connection.jetstream(timeout=bus.lease_ttl / 4), bus)
+        jetstream = connection.jetstream(timeout=bus.lease_ttl / 4)
+        self.leases: SharedValues = JetStreamValues(jetstream, bus.lease_bucket)
+        self.state: SharedValues = JetStreamValues(jetstream, bus.state_bucket)
 
     async def bounds(self) -> LogBounds:
         """Return which messages the stream has. Raises `NatsUnavailableError`."""
@@ -159,48 +152,6 @@ class JetStreamSession:
             await unsubscribe()
             await reader.delete_consumer()
 
-    async def acquire(self, key: str, value: bytes, revision: int) -> int | None:
-        """Create or update a key. Raises `NatsUnavailableError`."""
-        with translated_errors(self.bus.lease_bucket):
-            try:
-                if revision:
-                    update = self._leases.update(key, value, last=revision)
-                else:
-                    update = self._leases.create(key, value)
-                return await honor_cancellation(update)
-            except (KeyWrongLastSequenceError, KeyNotFoundError):
-                return None
-
-    async def release(self, key: str, revision: int) -> None:
-        """Delete a key where it has that revision. Raises `NatsUnavailableError`."""
-        with translated_errors(self.bus.lease_bucket):
-            try:
-                await honor_cancellation(self._leases.delete(key, last=revision))
-            except APIError as error:
-                if error.err_code not in WRONG_LAST_SEQUENCE:
-                    raise
-
-    async def watch_leases(self) -> AsyncIterator[LeaseChange]:
-        """Yield the keys and their changes. Raises `NatsUnavailableError`."""
-        with translated_errors(self.bus.lease_bucket):
-            watcher = await honor_cancellation(self._leases.watchall())
-            try:
-                async for entry in watcher:
-                    if entry is not None:
-                        value = None if entry.operation else entry.value or b""
-                        yield LeaseChange(entry.key, value, entry.revision or 0)
-            finally:
-                with suppress(NatsError, JetStreamError, TimeoutError, OSError):
-                    await finish_within(CLOSE_TIMEOUT, watcher.stop())  # type: ignore[no-untyped-call]
-
-
-async def find_stream(jetstream: JetStreamContext, name: str) -> StreamInfo | None:
-    """Return a stream, or None where it does not exist."""
-    try:
-        return await jetstream.stream_info(name)
-    except NotFoundError:
-        return None
-
 
 async def delete_unused(jetstream: JetStreamContext, info: StreamInfo) -> None:
     """Delete a stream to which nothing was ever published. Raises `ValueError` for another one."""
@@ -210,35 +161,6 @@ async def delete_unused(jetstream: JetStreamContext, info: StreamInfo) -> None:
             " another name, or delete the stream"
         )
     await jetstream.delete_stream(str(info.config.name))
-
-
-def open_bucket(jetstream: JetStreamContext, bus: JetStreamBusSettings) -> KeyValue:
-    """Return the bucket of the leases, without a request to the server."""
-    name = bus.lease_bucket
-    return KeyValue(name=name, stream=f"KV_{name}", pre=f"$KV.{name}.", js=jetstream, direct=False)
-
-
-async def apply_lease_bucket(connection: Connection, bus: JetStreamBusSettings) -> None:
-    """Create the bucket of the leases, or bring its settings up to date."""
-    jetstream = connection.jetstream()
-    info = await find_stream(jetstream, f"KV_{bus.lease_bucket}")
-    if info is None:
-        await jetstream.create_key_value(
-            bucket=bus.lease_bucket,
-            description="Which replica of Almenara runs which source.",
-            ttl=bus.lease_ttl,
-            replicas=bus.replicas,
-            storage=StorageType(bus.storage),
-        )
-        return
-    config = info.config
-    if config.max_age != bus.lease_ttl or config.num_replicas != bus.replicas:
-        values = {
-            "max_age": bus.lease_ttl,
-            "duplicate_window": bus.lease_ttl,
-            "num_replicas": bus.replicas,
-        }
-        await jetstream.update_stream(config.evolve(**values))
 
 
 class LogReader:
@@ -383,26 +305,3 @@ def check_stream(info: StreamInfo, bus: JetStreamBusSettings) -> list[str]:
             " bus.settings.replicas to 3, on a cluster of three servers."
         )
     return problems
-
-
-@contextmanager
-def translated_errors(stream: str) -> Iterator[None]:
-    """Raise `NatsUnavailableError`, with what to do, for the errors of the client library."""
-    try:
-        yield
-    except NatsUnavailableError:
-        raise
-    except (NotFoundError, NoStreamResponseError) as error:
-        raise NatsUnavailableError(
-            f"the stream {stream} does not respond ({describe_nats_error(error)}). Create it with"
-            " `almenara streams apply`, or check that its servers run"
-        ) from error
-    except APIError as error:
-        raise NatsUnavailableError(
-            f"NATS refuses a request about the stream {stream}: {describe_nats_error(error)}"
-        ) from error
-    except (NatsError, JetStreamError, PermissionDeniedError, TimeoutError, OSError) as error:
-        raise NatsUnavailableError(
-            f"the stream {stream} cannot be used: {describe_nats_error(error)}."
-            f" {suggest_jetstream_remedy(error)}"
-        ) from error

@@ -31,6 +31,11 @@ class JetStreamBusSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=T
     """Seconds until a message that is not acknowledged is sent again."""
 
     @property
+    def state_bucket(self) -> str:
+        """Name of the key-value bucket with sessions and tokens."""
+        return f"{self.stream}_STATE"
+
+    @property
     def lease_bucket(self) -> str:
         """Name of the key-value bucket with the leases."""
         return f"{self.stream}_LEASES"

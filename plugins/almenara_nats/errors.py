@@ -1,9 +1,13 @@
 """Errors of NATS: the plugin's own, and how those of the client library are described."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
+from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
-from nats.js.errors import APIError, NoStreamResponseError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
+from nats.js.errors import Error as JetStreamError
 
 from almenara.errors import Unavailable, describe_error
 
@@ -64,3 +68,26 @@ def suggest_connection_remedy(text: str) -> str:
     if "certificate" in low or "ssl" in low or "tls" in low:
         return "Check tls.ca, tls.certificate, tls.key and tls.hostname."
     return "Check that it runs and that the servers setting is right."
+
+
+@contextmanager
+def translated_errors(stream: str) -> Iterator[None]:
+    """Raise `NatsUnavailableError`, with what to do, for the errors of the client library."""
+    try:
+        yield
+    except NatsUnavailableError:
+        raise
+    except (NotFoundError, NoStreamResponseError) as error:
+        raise NatsUnavailableError(
+            f"the stream {stream} does not respond ({describe_nats_error(error)}). Create it with"
+            " `almenara streams apply`, or check that its servers run"
+        ) from error
+    except APIError as error:
+        raise NatsUnavailableError(
+            f"NATS refuses a request about the stream {stream}: {describe_nats_error(error)}"
+        ) from error
+    except (NatsError, JetStreamError, PermissionDeniedError, TimeoutError, OSError) as error:
+        raise NatsUnavailableError(
+            f"the stream {stream} cannot be used: {describe_nats_error(error)}."
+            f" {suggest_jetstream_remedy(error)}"
+        ) from error

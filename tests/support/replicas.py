@@ -14,6 +14,7 @@ from almenara_nats.settings import NatsSettings
 from support.application import Almenara
 from support.servers import NatsServer
 
+BUS_SECRET = "a-secret-that-the-replicas-of-these-tests-share"
 COMPARED = (
     "SELECT sequence, id, subject, time, severity, data FROM events ORDER BY sequence",
     "SELECT sequence, body FROM observations ORDER BY sequence",
@@ -45,10 +46,12 @@ async def replica(
         yield bus
 
 
-def replicated_almenara(server: NatsServer, folder: Path, name: str) -> Almenara:
+def replicated_almenara(server: NatsServer, folder: Path, name: str, **config: Any) -> Almenara:
     """Return an application that shares the bus of the server."""
-    bus = {"kind": "jetstream", "replica": name, "settings": {"replicas": 1}}
-    return Almenara(folder, server.url, config={"bus": bus})
+    bus = {
+        "kind": "jetstream", "replica": name, "secret": BUS_SECRET, "settings": {"replicas": 1},
+    }  # fmt: skip
+    return Almenara(folder, server.url, config={"bus": bus, **config})
 
 
 def read_tables(folder: Path) -> dict[str, list[Any]]:

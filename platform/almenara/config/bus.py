@@ -4,6 +4,8 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara.config.secrets import Secret
+
 EMBEDDED: Final = "embedded"
 
 
@@ -17,6 +19,10 @@ class BusSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     `plugins.nats`."""
     replica: str = ""
     """Name of this replica, which no other has. The default is the name of the host."""
+    secret: Secret | None = None
+    """Secret that all replicas of a shared bus have, of at least 32 characters. With it, they share
+    API tokens, the access token and the sessions that these start; what they share is signed, so
+    that no other client of the servers can create a token."""
     settings: dict[str, Any] = {}
     """Settings of that kind."""
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
-from almenara.bus import StateChange
+from almenara.bus import BusClosedError, StateChange
 from almenara.bus.log_state import FencedError
 from almenara.errors import Unavailable, describe_error
 from almenara.leases import Work
@@ -174,7 +174,7 @@ class SharedLeases:
         session = self._bus.session
         if revision and session is not None:
             with contextlib.suppress(Unavailable, TimeoutError, OSError):
-                await finish_within(RELEASE_TIMEOUT, session.release(key, revision))
+                await finish_within(RELEASE_TIMEOUT, session.leases.delete(key, revision))
 
     # -- keeping them
 
@@ -189,7 +189,11 @@ class SharedLeases:
 
     async def _keep_sessions(self) -> None:
         while True:
-            session = await self._bus.wait_for_session()
+            try:
+                session = await self._bus.wait_for_session()
+            except BusClosedError:
+                # The probes report it, and only a restart helps.
+                await asyncio.Event().wait()
             self._table = LeaseTable(session.lease_ttl)
             self._member_revision = 0
             try:
@@ -201,8 +205,9 @@ class SharedLeases:
             await asyncio.sleep(TICK)
 
     async def _watch(self, session: LogSession) -> None:
-        async for change in session.watch_leases():
-            self._table.accept(change)
+        async for change in session.leases.watch():
+            if change is not None:
+                self._table.accept(change)
             self._changed.set()
 
     async def _keep(self, session: LogSession) -> None:
@@ -221,7 +226,7 @@ class SharedLeases:
         moment = monotonic()
         if self._member_revision and moment - self._member_renewed < self._renew_interval:
             return
-        revision = await session.acquire(self._member_key, self._value, self._member_revision)
+        revision = await session.leases.put(self._member_key, self._value, self._member_revision)
         if revision is None:
             # Of an earlier run, or of another replica with the same name, which expires first.
             revision = 0
@@ -260,14 +265,14 @@ class SharedLeases:
                 lease.lost.set()
         if moment - lease.renewed < self._renew_interval:
             return
-        revision = await session.acquire(lease.key, self._value, lease.revision)
+        revision = await session.leases.put(lease.key, self._value, lease.revision)
         if revision is None:
             lease.lose()
         elif lease.revision:
             lease.revision, lease.renewed = revision, moment
 
     async def _acquire(self, session: LogSession, lease: Lease, known: int, moment: float) -> None:
-        revision = await session.acquire(lease.key, self._value, known)
+        revision = await session.leases.put(lease.key, self._value, known)
         if revision is not None:
             # Revisions start over when the leases are deleted; tokens must not.
             token = max(revision, await self._bus.newest_token(lease.name) + 1)

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from almenara.shared_log import LeaseChange
+from almenara.shared_log import ValueChange
 
 MEMBER: Final = "member."
 LEASE: Final = "lease."
@@ -42,7 +42,7 @@ class LeaseTable:
         self.ttl = ttl
         self._entries: dict[str, Entry] = {}
 
-    def accept(self, change: LeaseChange) -> None:
+    def accept(self, change: ValueChange) -> None:
         """Note that a lease was acquired, renewed or released."""
         if change.value is None:
             self._entries.pop(change.key, None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from almenara.bus import Bus
 from almenara.config import Settings
 from almenara.hookspecs import ClusterRight
+from almenara.security.access_sync import AccessSync, SessionSource
 from almenara.security.audit import Audit
 from almenara.security.auth_context import IdentityProvider
 from almenara.security.authenticator import Authenticator
@@ -26,14 +27,21 @@ class AccessControl:
         bus: Bus,
         namespaces: Callable[[], Iterable[str]],
         rights: Callable[[], Iterable[ClusterRight]],
+        replicas: SessionSource | None = None,
     ) -> None:
-        """`namespaces` and `rights` list what to ask the cluster for, where it decides scopes."""
+        """`namespaces` and `rights` list what to ask the cluster for, where it decides scopes.
+        `replicas` is the bus where several share one; without `bus.secret`, they share no tokens
+        and sessions."""
         auth = settings.auth
         self.mode = mode_of(settings)
         self.server = settings.server
         self.audit = Audit(bus)
         self.credentials = Credentials(settings, self.mode)
         self.sessions, self.tokens = self.credentials.sessions, self.credentials.tokens
+        self.sync: AccessSync | None = None
+        if replicas is not None and settings.bus.secret is not None:
+            self.sync = AccessSync(self.credentials, replicas, settings.bus.secret)
+            self.sessions.share, self.credentials.catch_up = self.sync.share, self.sync.catch_up
         self.connections = OpenConnections(settings.server, self.mode)
         self.resolver = IdentityResolver(auth, self.mode, namespaces, rights)
         self.authenticator = Authenticator(
@@ -65,6 +73,8 @@ class AccessControl:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.audit.run(), name="access log")
                 group.create_task(self.reviewer.run(), name="review of access")
+                if self.sync is not None:
+                    group.create_task(self.sync.run(), name="exchange of sessions")
         finally:
             await self.resolver.close()
             if self.provider is not None:

@@ -61,6 +61,10 @@ class Authenticator:
                 return await self._authenticate_proxy(request_info)
         secret = request_info.session_cookie(allow_plain=self.settings.allow_plain_http)
         session = self.credentials.sessions.find(secret) if secret else None
+        if secret and session is None and self.credentials.catch_up is not None:
+            # Another replica may have started it a moment ago.
+            await self.credentials.catch_up()
+            session = self.credentials.sessions.find(secret)
         if session is None or session.identity is None:
             return None
         return AuthContext(identity=session.identity, session=session)
@@ -103,8 +107,8 @@ class Authenticator:
         Raises `AuthUnavailable`.
         """
         context = await self._find_token(token)
-        # A command may have created it a moment ago.
-        if context is None and await self.credentials.reload():
+        # A command, or another replica, may have created it a moment ago.
+        if context is None and await self.credentials.receive():
             context = await self._find_token(token)
         return context
 

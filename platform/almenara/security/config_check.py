@@ -5,13 +5,22 @@ import ssl
 from pathlib import Path
 from typing import Final
 
-from almenara.config import ConfigError, KubernetesAccessSettings, OidcSettings, Settings
+from almenara.config import (
+    ConfigError,
+    KubernetesAccessSettings,
+    OidcSettings,
+    Secret,
+    Settings,
+)
 from almenara.security.modes import is_loopback, mode_of
 from almenara.security.public_address import configured_address
 from almenara.security.trusted_proxies import TrustedProxies
 
 LIBRARIES: Final = {"oidc": ("authlib", "joserfc", "httpx"), "kubernetes-access": ("aiohttp",)}
 """The libraries that each extra installs, which are imported only where a mode needs them."""
+
+
+MIN_BUS_SECRET: Final = 32
 
 
 def check_access(settings: Settings) -> None:
@@ -21,6 +30,7 @@ def check_access(settings: Settings) -> None:
     TrustedProxies(settings.server.trusted_proxies)
     configured_address(settings.server)
     _check_sign_out_url(auth.proxy.sign_out_url)
+    _check_bus_secret(settings.bus.secret)
     if mode == "oidc" and auth.oidc is not None:
         _check_libraries("auth.mode", "oidc", "oidc")
         provider_context(auth.oidc)
@@ -28,6 +38,15 @@ def check_access(settings: Settings) -> None:
         if value == "kubernetes":
             _check_libraries(setting, value, "kubernetes-access")
             _check_cluster_certificates(auth.kubernetes)
+
+
+def _check_bus_secret(secret: Secret | None) -> None:
+    """Raise `ConfigError` for a secret that could be guessed: it signs who may sign in."""
+    if secret is not None and len(secret.reveal()) < MIN_BUS_SECRET:
+        raise ConfigError(
+            f"bus.secret: it has fewer than {MIN_BUS_SECRET} characters; create one with `openssl"
+            " rand -hex 32`"
+        )
 
 
 def find_unlisted_proxy(settings: Settings) -> str | None:

@@ -1,6 +1,7 @@
 """What `access.db` contains, in memory: read at start, and again whenever a command changed it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from almenara.config import Settings
 from almenara.security.access_token import HOLDER, AccessToken
@@ -23,6 +24,8 @@ class Credentials:
         self.tokens = TokenRegistry()
         self._verifier = SecretVerifier()
         self.access_token = AccessToken(settings.auth.token, self._verifier)
+        self.catch_up: Callable[[], Awaitable[bool]] | None = None
+        """Waits for what other replicas have stored; None where there are none."""
         self._stamp: tuple[int, int] | None = None
 
     async def load(self) -> None:
@@ -64,16 +67,34 @@ class Credentials:
             for session in self.sessions:
                 if session.id not in stored_ids:
                     self.sessions.drop(session)
+            for record in stored.sessions:
+                if self.sessions.get(record.id) is not None:
+                    self.sessions.update(record)
+                elif (identity := self._identity_of(record)) is not None:
+                    self.sessions.restore(record, identity)
             return True
 
     async def add_token(self, token: ApiToken) -> None:
         """Store an API token, which is valid at once."""
         await asyncio.to_thread(self.store.add_token, token)
         await self.reload()
+        await self._share()
 
     async def remove_token(self, token_id: str) -> bool:
         """Delete an API token; return whether it existed."""
-        return await asyncio.to_thread(self.store.remove_token, token_id)
+        existed = await asyncio.to_thread(self.store.remove_token, token_id)
+        await self._share()
+        return existed
+
+    async def _share(self) -> None:
+        if self.sessions.share is not None:
+            await self.sessions.share()
+
+    async def receive(self) -> bool:
+        """Read what commands and other replicas have just stored; return whether that may be
+        something new."""
+        is_current = self.catch_up is not None and await self.catch_up()
+        return await self.reload() or is_current
 
     async def end_invalid_sessions(self) -> None:
         """End the sessions that expired, or whose API token or access token was withdrawn."""

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -72,6 +72,9 @@ class Sessions:
         self.store, self.settings = store, settings
         self._by_digest: dict[str, Session] = {}
         self._by_id: dict[str, Session] = {}
+        self.share: Callable[[], Awaitable[None]] | None = None
+        """Shares what has changed with other replicas; None where there are none. A shared cookie
+        is not rotated: two replicas could rotate it at once."""
         self.lock = asyncio.Lock()
         """Guards the file: whoever reads it must not miss a session that is being written."""
 
@@ -107,6 +110,8 @@ class Sessions:
             await asyncio.to_thread(self.store.put_session, record)
             session = Session(record, identity, refresher)
             self._add(session)
+        if self.share is not None:
+            await self.share()
         return session, secret
 
     async def _make_room(self, user: User) -> None:
@@ -131,6 +136,13 @@ class Sessions:
     def restore(self, record: SessionRecord, identity: Identity) -> None:
         """Add a session that the file has from before a restart."""
         self._add(Session(record, identity))
+
+    def update(self, record: SessionRecord) -> None:
+        """Note what another replica has stored of a session."""
+        session = self._by_id[record.id]
+        session.last_seen = max(session.last_seen, record.last_seen)
+        if record.digest == session.record.digest:
+            session.record = record
 
     def _add(self, session: Session) -> None:
         self._by_id[session.id] = session
@@ -161,6 +173,8 @@ class Sessions:
 
     def is_rotation_due(self, session: Session) -> bool:
         """Return whether the cookie is older than `auth.session_rotation_interval`."""
+        if self.share is not None:
+            return False
         return now() - session.rotated > self.settings.session_rotation_interval * SECOND
 
     async def rotate(self, session: Session) -> str | None:
@@ -198,6 +212,8 @@ class Sessions:
         """End a session, in memory and in the file."""
         async with self.lock:
             await self._remove(session)
+        if self.share is not None:
+            await self.share()
 
     async def _remove(self, session: Session) -> None:
         self.drop(session)

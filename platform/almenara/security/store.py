@@ -82,7 +82,8 @@ class AccessStore:
         self.path = folder / FILE
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def open(self) -> Iterator[sqlite3.Connection]:
+        """Open the file for the length of a block; it is created where it does not exist."""
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch(mode=0o600)
@@ -110,7 +111,7 @@ class AccessStore:
         """Return the content of the file; empty where it does not exist."""
         if not self.path.exists():
             return StoredAccess()
-        with self._open() as connection:
+        with self.open() as connection:
             token = connection.execute("SELECT hash FROM access_token").fetchone()
             return StoredAccess(
                 access_hash=token[0] if token else "",
@@ -120,7 +121,7 @@ class AccessStore:
 
     def set_access_hash(self, access_hash: str, created: int) -> None:
         """Replace the hash of the access token."""
-        with self._open() as connection:
+        with self.open() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO access_token VALUES (1, ?, ?)", (access_hash, created)
             )
@@ -128,7 +129,7 @@ class AccessStore:
     def add_token(self, token: ApiToken) -> None:
         """Insert an API token."""
         body = msgspec.json.encode(token).decode()
-        with self._open() as connection:
+        with self.open() as connection:
             connection.execute(
                 "INSERT INTO api_tokens VALUES (?, ?, ?, ?)",
                 (token.id, token.name, token.hash, body),
@@ -136,13 +137,13 @@ class AccessStore:
 
     def remove_token(self, token_id: str) -> bool:
         """Delete an API token; return whether it existed."""
-        with self._open() as connection:
+        with self.open() as connection:
             cursor = connection.execute("DELETE FROM api_tokens WHERE id = ?", (token_id,))
             return cursor.rowcount > 0
 
     def put_session(self, session: SessionRecord) -> None:
         """Insert or replace a session."""
-        with self._open() as connection:
+        with self.open() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO sessions VALUES (?, ?)",
                 (session.id, msgspec.json.encode(session).decode()),
@@ -150,7 +151,7 @@ class AccessStore:
 
     def remove_session(self, session_id: str) -> bool:
         """Delete a session; return whether it existed."""
-        with self._open() as connection:
+        with self.open() as connection:
             cursor = connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
             return cursor.rowcount > 0
 

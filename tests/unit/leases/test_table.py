@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from almenara.leases.table import LEASE, MEMBER, LeaseTable, choose_member, lease_key
-from almenara.shared_log import LeaseChange
+from almenara.shared_log import ValueChange
 
 VALUE = b'{"replica":"a","instance":"1"}'
 
@@ -30,15 +30,15 @@ def test_table_forgets_what_was_released_or_expired(monkeypatch: pytest.MonkeyPa
     clock = [100.0]
     monkeypatch.setattr("almenara.leases.table.monotonic", lambda: clock[0])
     table = LeaseTable(6.0)
-    table.accept(LeaseChange("lease.x", VALUE, 3))
-    table.accept(LeaseChange(f"{MEMBER}a", VALUE, 4))
-    table.accept(LeaseChange("lease.y", b"not JSON", 5))
+    table.accept(ValueChange("lease.x", VALUE, 3))
+    table.accept(ValueChange(f"{MEMBER}a", VALUE, 4))
+    table.accept(ValueChange("lease.y", b"not JSON", 5))
     assert table.members() == {"a"}
     assert table.get("lease.y").holder.replica == "unknown"  # type: ignore[union-attr]
-    table.accept(LeaseChange("lease.y", None, 6))
+    table.accept(ValueChange("lease.y", None, 6))
     assert table.get("lease.y") is None
     clock[0] += 5
-    table.accept(LeaseChange("lease.x", VALUE, 7))
+    table.accept(ValueChange("lease.x", VALUE, 7))
     clock[0] += 2
     assert table.get("lease.x").revision == 7  # type: ignore[union-attr]
     assert table.members() == set()

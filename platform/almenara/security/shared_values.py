@@ -1,0 +1,165 @@
+"""Tokens and sessions of `access.db` as the values that replicas share, and how two merge."""
+
+import hmac
+import sqlite3
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from almenara.security.store import AccessStore, ApiToken, SessionRecord
+
+ACCESS: Final = "access"
+TOKEN: Final = "token."  # noqa: S105  # nosec B105 # the start of a key
+SESSION: Final = "session."
+IDENTITY: Final = "#identity"
+"""Key of the base that identifies the shared values; none of them can have it."""
+TABLE: Final = "CREATE TABLE IF NOT EXISTS shared (key TEXT PRIMARY KEY, base BLOB NOT NULL)"
+
+DELETED: Final = b""
+"""The base of a value that was deleted."""
+SIGNATURE_BYTES: Final = 32
+
+Values = dict[str, bytes]
+
+
+class AccessHash(msgspec.Struct, frozen=True):
+    """The value of the access token: its hash."""
+
+    hash: str
+    created: int
+
+
+decode_session = msgspec.json.Decoder(SessionRecord).decode
+decode_token = msgspec.json.Decoder(ApiToken).decode
+decode_access = msgspec.json.Decoder(AccessHash).decode
+
+
+def is_shareable(value: bytes) -> bool:
+    """Whether every replica can confirm a session: one that a token has started. What confirms
+    others is in the memory of one replica."""
+    record = decode_session(value)
+    return bool(record.user.token_id or record.access_token_mark)
+
+
+def is_valid(key: str, value: bytes) -> bool:
+    """Whether a shared value is what its key says; another program may have written it."""
+    try:
+        if key == ACCESS:
+            return bool(decode_access(value).hash)
+        if key.startswith(TOKEN):
+            return decode_token(value).id == key.removeprefix(TOKEN)
+        return (
+            key.startswith(SESSION)
+            and decode_session(value).id == key.removeprefix(SESSION)
+            and is_shareable(value)
+        )
+    except msgspec.MsgspecError:
+        return False
+
+
+def sign(secret: str, key: str, value: bytes) -> bytes:
+    """Return a value as it is shared: behind its signature, which holds for this key alone."""
+    return _signature(secret, key, value) + value
+
+
+def verify(secret: str, key: str, signed: bytes) -> bytes | None:
+    """Return the value that was signed for a key; None where the signature is wrong or the value
+    is not what the key says."""
+    signature, value = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
+    if not hmac.compare_digest(signature, _signature(secret, key, value)):
+        return None
+    return value if is_valid(key, value) else None
+
+
+def _signature(secret: str, key: str, value: bytes) -> bytes:
+    return hmac.digest(secret.encode(), f"almenara\0{key}\0".encode() + value, "sha256")
+
+
+def merge(
+    key: str, local: bytes | None, base: bytes | None, remote: bytes | None
+) -> tuple[bytes | None, bytes | None]:
+    """Return the value to store here and its new base, which is what both had last in common.
+
+    What was deleted on either side stays deleted: a revocation always wins, and its base is
+    `DELETED` from then on, so that a copy of the value cannot bring it back. Of a session that
+    changed on both sides, the one that was active last counts, and of access tokens the newer one.
+    """
+    if key == ACCESS:
+        if remote is None or (local is not None and _created(local) > _created(remote)):
+            return local, None if remote is None else remote
+        return remote, remote
+    if base == DELETED or (base is not None and (local is None or remote is None)):
+        return None, DELETED
+    if remote is None:
+        return local, base
+    if local is None or local == base:
+        return remote, remote
+    is_newer = key.startswith(SESSION) and (
+        decode_session(local).last_seen > decode_session(remote).last_seen
+    )
+    return (local if remote == base or is_newer else remote), remote
+
+
+def _created(access: bytes) -> int:
+    return decode_access(access).created
+
+
+def read_values(store: AccessStore) -> Values:
+    """Return what can be shared of the file, by key."""
+    values: Values = {}
+    with store.open() as connection:
+        for hash_, created in connection.execute("SELECT hash, created FROM access_token"):
+            values[ACCESS] = msgspec.json.encode(AccessHash(hash_, created))
+        for id_, body in connection.execute("SELECT id, body FROM api_tokens"):
+            values[f"{TOKEN}{id_}"] = body.encode()
+        for id_, body in connection.execute("SELECT id, body FROM sessions"):
+            if is_shareable(body.encode()):
+                values[f"{SESSION}{id_}"] = body.encode()
+    return values
+
+
+def read_bases(store: AccessStore) -> Values:
+    """Return the bases of the file, by key."""
+    with store.open() as connection:
+        connection.execute(TABLE)
+        return {key: bytes(base) for key, base in connection.execute("SELECT * FROM shared")}
+
+
+def write(
+    store: AccessStore, values: Mapping[str, bytes | None], bases: Mapping[str, bytes | None]
+) -> None:
+    """Store values and bases in one transaction; None deletes one."""
+    with store.open() as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for key, value in values.items():
+            _write_value(connection, key, value)
+        for key, base in bases.items():
+            if base is None:
+                connection.execute("DELETE FROM shared WHERE key = ?", (key,))
+            else:
+                connection.execute("INSERT OR REPLACE INTO shared VALUES (?, ?)", (key, base))
+        connection.execute("COMMIT")
+
+
+def _write_value(connection: sqlite3.Connection, key: str, value: bytes | None) -> None:
+    table, _, id_ = key.partition(".")
+    if table == ACCESS:
+        connection.execute("DELETE FROM access_token")
+        if value is not None:
+            access = decode_access(value)
+            connection.execute(
+                "INSERT INTO access_token VALUES (1, ?, ?)", (access.hash, access.created)
+            )
+    elif table == TOKEN[:-1]:
+        connection.execute("DELETE FROM api_tokens WHERE id = ?", (id_,))
+        if value is not None:
+            token = decode_token(value)
+            connection.execute(
+                "INSERT INTO api_tokens VALUES (?, ?, ?, ?)",
+                (token.id, token.name, token.hash, value.decode()),
+            )
+    else:
+        connection.execute("DELETE FROM sessions WHERE id = ?", (id_,))
+        if value is not None:
+            connection.execute("INSERT INTO sessions VALUES (?, ?)", (id_, value.decode()))

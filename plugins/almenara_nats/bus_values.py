@@ -1,0 +1,120 @@
+"""Values that replicas share beside the bus, as key-value buckets: leases, and who is signed in."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final
+
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import StorageType, StreamInfo
+from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
+from nats.js.errors import Error as JetStreamError
+from nats.js.kv import KeyValue
+
+from almenara.hookspecs import ValueChange
+from almenara.sdk import finish_within, honor_cancellation
+from almenara_nats.bus_settings import JetStreamBusSettings
+from almenara_nats.errors import translated_errors
+
+CLOSE_TIMEOUT: Final = 1.0
+WRONG_LAST_SEQUENCE: Final = (10071, 10164)
+LEASES: Final = "Which replica of Almenara runs which source."
+STATE: Final = "Sessions and the hashes of tokens of Almenara."
+
+
+class JetStreamValues:
+    """The values of one bucket."""
+
+    def __init__(self, jetstream: JetStreamContext, bucket: str) -> None:
+        self.bucket, self._jetstream = bucket, jetstream
+        # Opened without a request to the server.
+        self._values = KeyValue(
+            name=bucket, stream=f"KV_{bucket}", pre=f"$KV.{bucket}.", js=jetstream, direct=False
+        )
+
+    async def put(self, key: str, value: bytes, revision: int) -> int | None:
+        """Create or update a key. Raises `NatsUnavailableError`."""
+        with translated_errors(self.bucket):
+            try:
+                if revision:
+                    update = self._values.update(key, value, last=revision)
+                else:
+                    update = self._values.create(key, value)
+                return await honor_cancellation(update)
+            except (KeyWrongLastSequenceError, KeyNotFoundError):
+                return None
+
+    async def delete(self, key: str, revision: int) -> bool:
+        """Delete a key where it has that revision. Raises `NatsUnavailableError`."""
+        with translated_errors(self.bucket):
+            try:
+                await honor_cancellation(self._values.delete(key, last=revision))
+            except APIError as error:
+                if error.err_code not in WRONG_LAST_SEQUENCE:
+                    raise
+                return False
+            return True
+
+    async def watch(self) -> AsyncIterator[ValueChange | None]:
+        """Yield the keys and their changes. Raises `NatsUnavailableError`."""
+        with translated_errors(self.bucket):
+            watcher = await honor_cancellation(self._values.watchall())
+            try:
+                async for entry in watcher:
+                    if entry is None:
+                        yield None
+                    else:
+                        value = None if entry.operation else entry.value or b""
+                        yield ValueChange(entry.key, value, entry.revision or 0)
+            finally:
+                with suppress(NatsError, JetStreamError, TimeoutError, OSError):
+                    await finish_within(CLOSE_TIMEOUT, watcher.stop())  # type: ignore[no-untyped-call]
+
+    async def identity(self) -> str:
+        """Return when the bucket was created. Raises `NatsUnavailableError`."""
+        return str((await self._info()).created)
+
+    async def newest_revision(self) -> int:
+        """Return the revision of the last change. Raises `NatsUnavailableError`."""
+        return int((await self._info()).state.last_seq)
+
+    async def _info(self) -> StreamInfo:
+        with translated_errors(self.bucket):
+            return await honor_cancellation(self._jetstream.stream_info(f"KV_{self.bucket}"))
+
+
+async def apply_buckets(jetstream: JetStreamContext, bus: JetStreamBusSettings) -> None:
+    """Create the buckets, or bring their settings up to date."""
+    await _apply(jetstream, bus, bus.lease_bucket, LEASES, bus.lease_ttl)
+    await _apply(jetstream, bus, bus.state_bucket, STATE, 0.0)
+
+
+async def _apply(
+    jetstream: JetStreamContext, bus: JetStreamBusSettings, name: str, description: str, ttl: float
+) -> None:
+    info = await find_stream(jetstream, f"KV_{name}")
+    if info is None:
+        await jetstream.create_key_value(
+            bucket=name,
+            description=description,
+            ttl=ttl or None,
+            replicas=bus.replicas,
+            storage=StorageType(bus.storage),
+        )
+        return
+    config = info.config
+    if (config.max_age or 0.0) != ttl or config.num_replicas != bus.replicas:
+        values = {
+            "max_age": ttl,
+            "duplicate_window": ttl or config.duplicate_window,
+            "num_replicas": bus.replicas,
+        }
+        await jetstream.update_stream(config.evolve(**values))
+
+
+async def find_stream(jetstream: JetStreamContext, name: str) -> StreamInfo | None:
+    """Return a stream, or None where it does not exist."""
+    try:
+        return await jetstream.stream_info(name)
+    except NotFoundError:
+        return None
