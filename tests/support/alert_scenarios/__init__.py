@@ -296,6 +296,14 @@ class Stage:
         """The number of notifications that `next` has not returned."""
         return len(self.box(part).bodies) - self._read.get(part, 0)
 
+    async def eventually(self, read: Callable[[], Awaitable[Any]], what: str) -> Any:
+        """Wait until what is read is true, and return it."""
+        for _ in range(round(PATIENCE / 0.1)):
+            if value := await read():
+                return value
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"waited {PATIENCE:g} s for {what}")
+
     async def elapse(self, seconds: float) -> None:
         """Let time pass in which nothing must happen."""
         end = now() + round(seconds * SECOND)
@@ -387,7 +395,8 @@ async def play_all(
 
     async def play(each: Scenario) -> None:
         try:
-            await each.play(Stage(host, each, restarts))
+            async with asyncio.timeout(3 * PATIENCE):
+                await each.play(Stage(host, each, restarts))
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {error!s:.500}"
