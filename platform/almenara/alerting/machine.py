@@ -16,7 +16,7 @@ def observe(
 ) -> None:
     """Apply the verdict of a condition."""
     alert.value, alert.threshold = verdict.value, verdict.threshold
-    alert.is_blind = False
+    alert.is_blind = alert.is_stale = False
     for name, at in (
         ("until", verdict.until), ("absent", verdict.absent_at), ("stale", verdict.stale_at),
     ):  # fmt: skip
@@ -71,7 +71,7 @@ def _fire(alert: Alert, flapping: FlappingSettings, time: int) -> None:
 def resolve(alert: Alert, time: int) -> None:
     """End an alert that fires."""
     alert.phase, alert.ended = "resolved", max(time, alert.started)
-    alert.holds = alert.is_blind = alert.is_flapping = False
+    alert.holds = alert.is_blind = alert.is_stale = alert.is_flapping = False
     alert.acknowledged_by = alert.comment = alert.silenced_by = alert.inhibited_by = ""
     alert.assignee = ""
     for name in ("keep", "for", "settle"):
@@ -94,7 +94,7 @@ def reach(
     elif deadline == "stale":
         alert.window = []
         if alert.phase == "firing":
-            alert.is_blind = True
+            alert.is_stale = True
         elif alert.phase == "pending":
             set_holds(alert, False, rule, flapping, at)
     elif deadline == "settle":

@@ -62,6 +62,8 @@ class Alert(msgspec.Struct, kw_only=True):
     is_flapping: bool = False
     is_blind: bool = False
     """Whether its source cannot observe its system."""
+    is_stale: bool = False
+    """Whether its samples are missing, whatever its source reports."""
     acknowledged_by: str = ""
     comment: str = ""
     assignee: str = ""
@@ -92,7 +94,7 @@ def displayed_status(alert: Alert) -> str:
     if alert.phase != "firing":
         return "" if alert.phase == "inactive" else alert.phase
     overlays = (
-        ("unknown", alert.is_blind),
+        ("unknown", alert.is_blind or alert.is_stale),
         ("silenced", bool(alert.silenced_by)),
         ("inhibited", bool(alert.inhibited_by)),
         ("acknowledged", bool(alert.acknowledged_by)),

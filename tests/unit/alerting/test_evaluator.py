@@ -269,3 +269,34 @@ def test_alerts_of_alerts_are_not_evaluated() -> None:
     run.feed(*[each for each in run.bus.signals if isinstance(each, Event)])
     run.feed(Resource(kind="almenara.alert", name="x", status="firing", time=START))
     assert len(run.statuses) == 1
+
+
+def test_missing_samples_stay_unknown_when_their_source_runs_again() -> None:
+    run = AlertRun(
+        "rules: [{name: hot, when: {sample: {metric: cpu, above: 0.9, no_data: 60, source: kube}}}]"
+    )
+    run.feed_now(sample(1.0, origin="kube"))
+    run.advance(61)
+    run.feed_now(source("kube", "degraded"))
+    run.feed_now(source("kube", "running"))
+    assert run.statuses == ["firing", "unknown"]
+    run.feed_now(sample(0.1, origin="kube"))
+    assert run.statuses == ["firing", "unknown", "resolved"]
+
+
+def test_rule_is_failing_until_the_group_that_failed_is_evaluated() -> None:
+    run = AlertRun("""
+rules:
+- name: broken
+  when: {resource: {kind: pod, status: [CrashLoop*]}}
+  annotations: {summary: "{{ state.note + 1 }}"}
+""")
+    run.feed_now(pod("db", "CrashLoopBackOff", state={"note": "text"}))
+    run.feed_now(pod("web", "CrashLoopBackOff", state={"note": 1}), pod("other"))
+    assert "can only concatenate str" in run.health["broken"].error
+    run.feed_now(pod("db", "CrashLoopBackOff", state={"note": 1}))
+    assert run.health["broken"].error == ""
+    run.feed_now(pod("db", "CrashLoopBackOff", state={"note": "text"}))
+    run.advance(601)
+    run.feed_now(pod("web", "CrashLoopBackOff", state={"note": 1}))
+    assert run.health["broken"].error == ""
