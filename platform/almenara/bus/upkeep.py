@@ -9,6 +9,8 @@ from typing import Final
 
 from almenara.bus.schema import CHECKPOINT_PAGES
 
+PARTS_MERGED: Final = 4
+"""Parts of the full-text index that SQLite merges at once; each commit adds one."""
 MERGED_PAGES: Final = 8
 """Pages of the full-text index that are merged in one step."""
 

@@ -34,7 +34,7 @@ from almenara.bus.storage_errors import (
     is_full,
     may_pass,
 )
-from almenara.bus.upkeep import Upkeep, merge_words
+from almenara.bus.upkeep import PARTS_MERGED, Upkeep, merge_words
 from almenara.bus.validation import InvalidSignalError
 from almenara.bus.work import Submission, Work
 from almenara.bus.writer import Writer
@@ -93,6 +93,8 @@ class WriterThread:
         sealer = Sealer(settings.hot_events)
         self._sealing = Upkeep(sealer.seal, lambda: sealer.pause)
         self._merging = Upkeep(merge_words, lambda: 1.0)
+        self._unmerged = 0
+        """Groups that were written since the full-text index was merged."""
         self._rules = RetentionRules(settings.retention_rules)
         self._fixed_bytes = 0
 
@@ -209,7 +211,10 @@ class WriterThread:
                 self._in_hand = group
                 self._write(group)
                 self._in_hand = []
-                self._merging.wake()
+                self._unmerged += 1
+                if self._unmerged >= PARTS_MERGED:
+                    self._unmerged = 0
+                    self._merging.wake()
             elif self._writer is None:
                 self._try_to_open()
             if is_last:
