@@ -22,7 +22,7 @@ from almenara.bus.blocks import EncodedBlock, Sequenced, encode, insert_block
 from almenara.bus.codec import EVENT_COLUMNS, RowDecoder
 from almenara.bus.counts import Group, group_events
 from almenara.bus.removal import create_selection, delete_selected, select_events
-from almenara.bus.upkeep import commit_later
+from almenara.bus.upkeep import commit_later, merge
 
 BLOCK_EVENTS: Final = 2_000
 BLOCK_BYTES: Final = 8 * 1024**2
@@ -32,8 +32,8 @@ READ_BYTES: Final = 512 * 1024
 """Events and payloads read in one step."""
 CLEARED_EVENTS: Final = 100
 """Rows deleted in one step."""
-MERGED_PAGES: Final = 4
-"""Pages of the full-text index merged with it."""
+COMPACTED_AFTER: Final = 20_000
+"""Deleted rows, beyond as many as there are, after which the full-text index is compacted."""
 PAUSE: Final = 9.0
 SHORT_PAUSE: Final = 2.0
 """While events arrive faster than they are sealed."""
@@ -62,6 +62,8 @@ class Sealer:
 
     def __init__(self, hot_events: int) -> None:
         self._hot_events = hot_events
+        self._deleted = 0
+        """Rows deleted since the full-text index was compacted."""
         self.pause = PAUSE
         """Length of the pause after a step, as a multiple of the step."""
 
@@ -73,10 +75,15 @@ class Sealer:
         before: float = math.inf
         while True:
             while clear_rows(connection):
+                self._deleted += CLEARED_EVENTS
                 yield
             unsealed, through, uncounted = connection.execute(
                 "SELECT events - sealed_events, sealed_through, uncounted_through FROM position"
             ).fetchone()
+            if self._deleted >= unsealed + COMPACTED_AFTER:
+                # The index notes deleted words, and drops them when all of its parts are merged.
+                yield from merge(connection, "events_text", is_whole=True)
+                self._deleted = 0
             if uncounted or unsealed < self._hot_events + BLOCK_EVENTS:
                 return
             self.pause = SHORT_PAUSE if unsealed >= before else PAUSE
@@ -187,8 +194,4 @@ def clear_rows(connection: sqlite3.Connection, limit: int = CLEARED_EVENTS) -> b
         connection.execute("DELETE FROM sealed_rows WHERE first_sequence = ?", (first,))
         if len(sequences) == limit:
             connection.execute("INSERT INTO sealed_rows VALUES (?, ?)", (sequences[-1] + 1, last))
-        # The full-text index notes deleted words, and drops them when it merges its parts.
-        connection.execute(
-            "INSERT INTO events_text (events_text, rank) VALUES ('merge', ?)", (-MERGED_PAGES,)
-        )
     return True

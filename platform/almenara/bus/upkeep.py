@@ -5,10 +5,11 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, LiteralString
 
 from almenara.bus.schema import CHECKPOINT_PAGES
 
+INDEXES: Final = ("events_text", "block_words")
 PARTS_MERGED: Final = 4
 """Parts of the full-text index that SQLite merges at once; each commit adds one."""
 MERGED_PAGES: Final = 8
@@ -61,18 +62,26 @@ def merge_words(connection: sqlite3.Connection) -> Iterator[None]:
 
     SQLite would do it within some of the batches, at many times their length.
     """
-    for table in ("events_text", "block_words"):
-        changes = 2
-        # From the documentation of FTS5: fewer changes mean that nothing is left to merge.
-        while changes >= 2:
-            before = connection.total_changes
-            with commit_later(connection):
-                connection.execute(
-                    f"INSERT INTO {table} ({table}, rank) VALUES ('merge', ?)",  # nosec B608 # tables of ours
-                    (MERGED_PAGES,),
-                )
-            changes = connection.total_changes - before
-            yield
+    for table in INDEXES:
+        yield from merge(connection, table)
+
+
+def merge(
+    connection: sqlite3.Connection, table: LiteralString, is_whole: bool = False
+) -> Iterator[None]:
+    """Merge the parts of an index that are due, or all of them; yield after each short step."""
+    # From the documentation of FTS5: a negative number starts to merge all, and fewer changes than
+    # two mean that nothing is left.
+    pages, changes = -MERGED_PAGES if is_whole else MERGED_PAGES, 2
+    while changes >= 2:
+        before = connection.total_changes
+        with commit_later(connection):
+            connection.execute(
+                f"INSERT INTO {table} ({table}, rank) VALUES ('merge', ?)",  # nosec B608 # tables of ours
+                (pages,),
+            )
+        pages, changes = MERGED_PAGES, connection.total_changes - before
+        yield
 
 
 @contextmanager
