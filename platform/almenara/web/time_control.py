@@ -87,6 +87,7 @@ def build_time_control(
         ],
         "query": window.to_query(),
         "earliest": timed.earliest,
+        "changes": link_to_changes(window),
         "bar": None if timed.view.past is None else build_bar(timed, link, others),
     }
 
@@ -129,11 +130,16 @@ def build_bar(timed: TimedRequest, link: Any, others: Mapping[str, str]) -> dict
         ],
         "speeds": [(speed, at(moment, play=str(speed))) for speed in SPEEDS],
         "live": link(),
-        "changes": "/changes"
-        + encode_query(
-            {"since": to_text(max(moment - window.span, earliest or 0)), "until": to_text(moment)}
-        ),
+        "changes": link_to_changes(window.position(now())),
     }
+
+
+def link_to_changes(window: TimeWindow) -> str:
+    """Return the address of what changed in a window."""
+    if window.is_live and window.since is None:
+        return "/changes" + encode_query({"range": format_span(window.span)})
+    since, until = window.bounds(now())
+    return "/changes" + encode_query({"since": to_text(since), "until": to_text(until)})
 
 
 def step_query(page: str, kind: str, direction: str) -> dict[str, str]:

@@ -59,7 +59,7 @@ async def test_changes_and_timelines_show_nothing_out_of_scope(secured: SecuredS
         for marker in (OURS, THEIRS):
             for more in ("", f"&at={known['moment']}"):
                 story = secured.get(f"/timeline?correlation=corr-{marker}{more}", who).text
-                is_visible = "lane-mark" in story
+                is_visible = "story-mark" in story
                 assert is_visible is (marker == OURS or not is_scoped), (who, marker)
         for sequence, marker in secured.sequences.items():
             answer = secured.get(f"/timeline?around={sequence}&span=2h", who)

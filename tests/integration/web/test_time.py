@@ -264,11 +264,11 @@ async def test_playback_moves_and_is_rendered_once(shop: Shop) -> None:
 
 def test_timeline_has_lanes_causes_and_what_is_around(shop: Shop) -> None:
     page = shop.page("/timeline?correlation=order-1")
-    lanes = re.findall(r'<g class="lane" aria-label="([^"]+)"', page)
+    lanes = re.findall(r'<g class="story-lane" aria-label="([^"]+)"', page)
     assert "shop.pod shop/web-1" in lanes
     # The pod refers to its node.
     assert "shop.node n1" in lanes
-    assert 'class="lane-cause"' in page
+    assert 'class="story-cause"' in page
     assert 'aria-label="shop.order.failed, ' in page
     assert "<title>Running, " in page
     events = shop.almenara.get("/api/events?correlation=order-1")["events"]

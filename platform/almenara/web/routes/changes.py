@@ -19,7 +19,7 @@ from almenara.signals import now
 from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.layout import PageRequest, render_page
 from almenara.web.services import Services
-from almenara.web.time_control import to_text
+from almenara.web.time_control import RANGES, to_text
 
 ROWS: Final = 100
 """Differences of a kind that the page lists."""
@@ -35,7 +35,7 @@ async def changes(request: PageRequest, services: NamedDependency[Services]) -> 
     """Render what changed between `since` and `until`; by default in the last hour."""
     view = scoped_view(services, request)
     query = {name: text.strip()[:200] for name, text in request.query_params.items()}
-    since, until, problem = read_moments(view, query)
+    since, until, problem, asked = read_moments(view, query)
     kind, namespace = query.get("kind", ""), query.get("namespace", "")
     found, gap = await find_differences(view, since, until, kind, namespace)
     groups: dict[str, list[Difference]] = defaultdict(list)
@@ -45,6 +45,7 @@ async def changes(request: PageRequest, services: NamedDependency[Services]) -> 
     events = Filter(since=since, until=until)
     records = await view.history.events(events, limit=EVENTS, is_preview=True)
     times = {"since": to_text(since), "until": to_text(until)}
+    chosen = {name: query[name] for name in ("kind", "namespace") if query.get(name)}
     limit = ROWS_ALONE if kind else ROWS
     return render_page(
         services,
@@ -63,6 +64,11 @@ async def changes(request: PageRequest, services: NamedDependency[Services]) -> 
             "event_count": await view.history.count(events, limit=EVENT_LIMIT),
             "event_limit": EVENT_LIMIT,
             "events_link": link_to_events(since=since, until=until),
+            "ranges": [
+                (label, "/changes" + encode_query({"range": text, **chosen}))
+                for label, text in RANGES
+            ],
+            "is_cut": since > asked,
             "before_link": "/" + encode_query({"at": times["since"]}),
             "after_link": "/" + encode_query({"at": times["until"]}),
             "rows": [event_row(record) for record in records],
@@ -84,22 +90,20 @@ async def changes(request: PageRequest, services: NamedDependency[Services]) -> 
     )
 
 
-def read_moments(view: View, query: dict[str, str]) -> tuple[int, int, str]:
-    """Return the two moments of an address, or the nearest valid ones, and what is wrong."""
+def read_moments(view: View, query: dict[str, str]) -> tuple[int, int, str, int]:
+    """Return the two moments of an address, or the nearest valid ones, what is wrong, and the
+    start as the address has it."""
     recorder, moment = view.resources.recorder, now()
     earliest = None if recorder is None else recorder.earliest
     times = {name: query[name] for name in ("since", "until", "range") if query.get(name)}
     parsed = parse_time_window(times, now=moment, earliest=earliest)
     since, until = parsed.window.bounds(moment)
+    first = since
     problem = parsed.message
     if earliest is not None and since < earliest:
-        if "since" in times:
-            problem = problem or (
-                f"{to_text(since)} is before the stored past. Changes since its start, at"
-                f" {to_text(earliest)}, are displayed."
-            )
-        since = earliest
-    return since, max(until, since + 1), problem
+        # Of a stretch that starts before the stored past, what is stored is displayed.
+        since = min(earliest, until - 1)
+    return since, max(until, since + 1), problem, first
 
 
 async def find_differences(

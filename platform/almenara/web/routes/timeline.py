@@ -37,8 +37,10 @@ PAGE_EVENTS: Final = 1_000
 """Events that are read at once."""
 EVENT_LIMIT: Final = 5_000
 """Events that are placed one by one; of more, the newest."""
+GROUPED_FROM: Final = 200
+"""Events from which on neighbours of one type become one step of the list."""
 STEP_LIMIT: Final = 500
-"""Steps of the list; of more events, neighbours of one type become one step."""
+"""Steps of the list; of more, the newest."""
 SHORTEST_PAUSE: Final = SECOND
 """The shortest pause between two events that gets a line of its own."""
 SPANS: Final = (("1 min", "1m"), ("5 min", "5m"), ("30 min", "30m"), ("2 h", "2h"))
@@ -219,7 +221,7 @@ def arrange_steps(records: Sequence[Record]) -> dict[str, Any]:
     """Order events by time, with the offset of each from the first and the pause before it.
 
     A pause is reported from a fortieth of the whole duration on, and is long from an eighth on. Of
-    more than `STEP_LIMIT` events, neighbours of one type and origin are one step.
+    more than `GROUPED_FROM` events, neighbours of one type and origin are one step.
     """
     events = sorted(
         ((record.signal, record) for record in records if isinstance(record.signal, Event)),
@@ -229,7 +231,7 @@ def arrange_steps(records: Sequence[Record]) -> dict[str, Any]:
     span = events[-1][0].time - first if events else 0
     steps: list[dict[str, Any]] = []
     previous = first
-    is_grouped = len(events) > STEP_LIMIT
+    is_grouped = len(events) > GROUPED_FROM
     before: Event | None = None
     for event, record in events:
         offset, pause = event.time - first, event.time - previous

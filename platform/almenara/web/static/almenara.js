@@ -46,7 +46,7 @@
   const updateIndicator = () => {
     const displayed = paused && state === "live" ? "paused" : state;
     const text = {
-      live: "live",
+      live: body.dataset.moment ? "playing" : "live",
       paused: "paused",
       connecting: "connecting",
       reconnecting: "reconnecting since " + formatSince(),
@@ -445,7 +445,7 @@
 
   if (drawer) {
     document.addEventListener("click", (event) => {
-      const link = event.target.closest?.("#event-rows .event-link, #drawer a[data-open], .lanes a[data-open], .timeline .step-body");
+      const link = event.target.closest?.("#event-rows .event-link, #drawer a[data-open], .story-lanes a[data-open], .timeline .step-body");
       if (!link || !plainClick(event) || event.defaultPrevented) return;
       event.preventDefault();
       open(Number(new URL(link.href).pathname.split("/").pop()));
@@ -511,7 +511,11 @@
     else if (event.key === "k") selectRow(-1);
     else if (event.key === "t") times.toggleAges();
     else if (event.key === "z") times.toggleZone();
-    else if (event.key === "c" && byId("time-control")) byId("time-control").querySelector("summary").click();
+    else if (event.key === "c" && byId("time-control")) {
+      const summary = byId("time-control").querySelector("summary");
+      summary.focus();
+      summary.click();
+    }
     else if (event.key === "?") help.showModal();
     else return;
     event.preventDefault();

@@ -88,19 +88,22 @@
       for (const [name, value] of own) address.searchParams.set(name, value);
       history.replaceState(history.state, "", address);
     }
-    const moment = bar.querySelector("time.moment");
+    const moments = document.querySelectorAll("time.moment");
     const pause = byId("pause-playback");
     document.addEventListener("htmx:ws:before:message:incoming", (event) => {
-      const text = event.detail.message?.data;
-      if (typeof text !== "string" || !text.includes('"moment":')) return;
-      const next = JSON.parse(text).moment;
+      const message = event.detail.message?.data;
+      if (typeof message !== "string" || !message.includes('"moment":')) return;
+      const next = JSON.parse(message).moment;
       if (!next || String(next) === body.dataset.moment) return;
       body.dataset.moment = String(next);
-      moment.dateTime = new Date(next / 1000).toISOString();
-      moment.textContent = times.toZone(next / 1000).slice(0, 19).replace("T", " ");
+      const text = new Date(next / 1000).toISOString();
+      for (const moment of moments) {
+        moment.dateTime = text;
+        moment.textContent = times.toZone(next / 1000).slice(0, 19).replace("T", " ");
+      }
       for (const link of [pause, ...bar.querySelectorAll("a[data-play]")]) {
         const to = new URL(link.href);
-        to.searchParams.set("at", moment.dateTime);
+        to.searchParams.set("at", text);
         link.href = to.href;
       }
     });
