@@ -35,7 +35,8 @@ class Connection:
             async with asyncio.timeout(timeout * 2):
                 return await self._client.execute_command(*command)
         except Exception as error:
-            problem = translate_error(error, name, timeout)
+            secrets = self._settings.password, self._settings.sentinel_password
+            problem = translate_error(error, name, timeout, secrets)
             if not isinstance(problem, CommandError):
                 await self.close()
             raise problem from None

@@ -2,7 +2,8 @@
 
 import socket
 import ssl
-from typing import TypeVar
+from collections.abc import Iterable
+from typing import Final, TypeVar
 
 from valkey.exceptions import (
     AskError,
@@ -15,8 +16,11 @@ from valkey.exceptions import (
     ValkeyError,
 )
 
-from almenara.sdk import AlmenaraError, describe_error
+from almenara.config import redact_secrets
+from almenara.sdk import AlmenaraError, Secret, describe_error
 
+LONGEST_ERROR: Final = 4_000
+SHOWN: Final = 200
 E = TypeVar("E", bound=BaseException)
 
 
@@ -32,8 +36,16 @@ class ElsewhereError(CommandError):
     """The key of a command belongs to another node of the cluster."""
 
 
-def translate_error(error: Exception, command: str, timeout: float) -> ServerError:
-    """The error of a command, as a sentence that has no argument of it."""
+def translate_error(
+    error: Exception, command: str, timeout: float, secrets: Iterable[Secret | None] = ()
+) -> ServerError:
+    """The error of a command, as a sentence that has no argument of it, though a server repeats
+    the password."""
+
+    def describe(cause: BaseException) -> str:
+        # Before it is cut, or a part of a secret could remain.
+        return redact_secrets(describe_error(cause, LONGEST_ERROR), secrets)[:SHOWN]
+
     if isinstance(error, BusyLoadingError):
         return CommandError("the server is loading its data into memory")
     if isinstance(error, NoPermissionError):
@@ -47,20 +59,20 @@ def translate_error(error: Exception, command: str, timeout: float) -> ServerErr
     if isinstance(error, MovedError | AskError):
         return ElsewhereError("the key belongs to another node")
     if (cause := _find_cause(error, ssl.SSLError)) is not None:
-        return ServerError(f"TLS fails: {describe_error(cause, 200)}; check tls")
+        return ServerError(f"TLS fails: {describe(cause)}; check tls")
     if _find_cause(error, ConnectionRefusedError) is not None:
         return ServerError("the connection is refused; nothing listens on this port")
     if (failure := _find_cause(error, socket.gaierror)) is not None:
-        return ServerError(f"the name cannot be resolved: {describe_error(failure, 200)}")
+        return ServerError(f"the name cannot be resolved: {describe(failure)}")
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return ServerError(f"no response within {timeout:g} s")
     if isinstance(error, ResponseError):
         if "unknown command" in str(error).lower():
             return CommandError(f"the server does not know {command}")
-        return CommandError(f"{command}: {describe_error(error, 200)}")
+        return CommandError(f"{command}: {describe(error)}")
     if isinstance(error, ValkeyError | OSError):
-        return ServerError(describe_error(error, 200))
-    return ServerError(f"the response to {command} cannot be read: {describe_error(error, 200)}")
+        return ServerError(describe(error))
+    return ServerError(f"the response to {command} cannot be read: {describe(error)}")
 
 
 def _find_cause(error: BaseException | None, kind: type[E]) -> E | None:

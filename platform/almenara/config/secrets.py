@@ -10,6 +10,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from almenara.urls import REDACTED
 
+CUT: Final = "\u2026"
+"""What a text that was cut ends with."""
+SHORTEST_PART: Final = 4
+"""Characters of a secret that are redacted at the end of a cut text; fewer may be anything."""
+
 CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
 ENVIRONMENT_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,99}")
 """Names of variables as people choose them. Any other text may be the secret itself, in the wrong
@@ -134,7 +139,8 @@ def parse_http_url(url: str, owner: str, credentials_hint: str) -> SplitResult:
 
 
 def redact_secrets(text: str, secrets: Iterable[Secret | None]) -> str:
-    """Return the text with `***` in place of each secret, also where Python has escaped it."""
+    """Return the text with `***` in place of each secret, also where Python has escaped it, and
+    where the text was cut within one."""
     for secret in secrets:
         if secret is None:
             continue
@@ -142,5 +148,16 @@ def redact_secrets(text: str, secrets: Iterable[Secret | None]) -> str:
             value = secret.reveal()
             for form in (value, repr(value)[1:-1], repr(value.encode())[2:-1]):
                 if form:
-                    text = text.replace(form, REDACTED)
+                    text = _redact_end(text.replace(form, REDACTED), form)
+    return text
+
+
+def _redact_end(text: str, secret: str) -> str:
+    """Redact the beginning of a secret in front of the mark of a cut text."""
+    if not text.endswith(CUT):
+        return text
+    whole = text.removesuffix(CUT)
+    for length in range(min(len(secret), len(whole)), SHORTEST_PART - 1, -1):
+        if whole.endswith(secret[:length]):
+            return f"{whole[:-length]}{REDACTED}{CUT}"
     return text

@@ -244,8 +244,9 @@ async def test_tls_is_verified(tmp_path: Path, run: Any) -> None:
         async with run(url, tls=TlsSettings(ca=tmp_path / "cert.pem")) as source:
             await source.until(lambda: status_of(source, server.address) == "ok")
         async with run(url) as source:
-            await source.until(lambda: status_of(source, server.address) == "unreachable")
-            assert "TLS" in source.resources[server.address].state["reason"]
+            # A handshake on a busy machine may take longer than the limit at first.
+            await source.until(lambda: "TLS fails" in str(source.resources))
+            assert status_of(source, server.address) == "unreachable"
         async with run(server.url) as source:
             await source.until(lambda: "unreachable" in str(source.resources))
 

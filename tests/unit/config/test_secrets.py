@@ -47,3 +47,11 @@ def test_redact_secrets_replaces_every_escaped_form(value: str) -> None:
     assert redact_secrets(texts, [None, Secret.of(value)]).count("***") >= 4
     assert value not in redact_secrets(texts, [Secret.of(value)])
     assert repr(value.encode())[2:-1] not in redact_secrets(texts, [Secret.of(value)])
+
+
+@pytest.mark.parametrize("kept", range(12))
+def test_redact_secrets_replaces_the_beginning_of_one_that_was_cut(kept: int) -> None:
+    secret = "b3arer-word"
+    text = redact_secrets(f"it answers {secret[:kept]}\u2026", [Secret.of(secret)])
+    assert text == f"it answers {'***' if kept >= 4 else secret[:kept]}\u2026"
+    assert redact_secrets("it answers b3arer", [Secret.of(secret)]) == "it answers b3arer"
