@@ -1,4 +1,4 @@
-"""Fetch the vendored scripts again: `python renew.py [version]`, with npm on the path.
+"""Fetch the vendored files again: `python renew.py [package@version ...]`, with npm on the path.
 
 npm itself checks the package against the registry's checksum; what is written down here is the
 checksum of every file taken from it, so that a change of a file without a renewal fails a test.
@@ -57,9 +57,12 @@ def renew(package: dict[str, Any], version: str) -> dict[str, Any]:
 
 def main() -> None:
     manifest = json.loads(MANIFEST.read_text())
-    new_version = sys.argv[1] if len(sys.argv) > 1 else None
+    versions = dict(each.rsplit("@", 1) for each in sys.argv[1:])
+    if unknown := set(versions) - {package["package"] for package in manifest["packages"]}:
+        raise SystemExit(f"not vendored: {', '.join(sorted(unknown))}")
     manifest["packages"] = [
-        renew(package, new_version or package["version"]) for package in manifest["packages"]
+        renew(package, versions.get(package["package"], package["version"]))
+        for package in manifest["packages"]
     ]
     MANIFEST.write_text(json.dumps(manifest, indent=2) + "\n")
     for package in manifest["packages"]:
