@@ -14,9 +14,12 @@ from typing import Final
 
 import msgspec
 
+from almenara.histograms import parse_limit, quantile
 from almenara.promql.matching import build_match, label_series
 from almenara.promql.syntax import (
+    LIMIT_LABEL,
     METRIC_LABEL,
+    QUANTILE,
     Aggregation,
     AggregationName,
     Binary,
@@ -25,6 +28,7 @@ from almenara.promql.syntax import (
     Expression,
     FunctionName,
     Number,
+    Quantile,
     QueryError,
     QueryTooLargeError,
     Selector,
@@ -88,6 +92,8 @@ class Evaluator:
                 return await self._collect(expression)
             case Aggregation():
                 return await self._aggregate(expression)
+            case Quantile():
+                return await self._compute_quantile(expression)
             case Binary():
                 left = await self.evaluate(expression.left)
                 right = await self.evaluate(expression.right)
@@ -180,6 +186,23 @@ class Evaluator:
                 await asyncio.sleep(0)
         return Vector([(labels, group.finish()) for labels, group in groups.items()])
 
+    async def _compute_quantile(self, expression: Quantile) -> Vector:
+        """Group the buckets of each histogram, and compute the quantile at each step."""
+        result = await self.evaluate(expression.operand)
+        if not isinstance(result, Vector):
+            raise QueryError(f"{QUANTILE} needs series and not a number")
+        groups: dict[Labels, dict[float, list[Value]]] = {}
+        for labels, values in result.series:
+            limit = parse_limit(dict(labels).get(LIMIT_LABEL, ""))
+            if limit is not None:
+                key = tuple(pair for pair in labels if pair[0] not in (LIMIT_LABEL, METRIC_LABEL))
+                groups.setdefault(key, {})[limit] = values
+        series: Series = []
+        for key, buckets in groups.items():
+            series.append((key, quantiles_of(expression.share, buckets)))
+            await asyncio.sleep(0)
+        return Vector(series)
+
     async def _combine(self, operator: BinaryOperator, left: Result, right: Result) -> Result:
         if isinstance(left, Vector) and isinstance(right, Vector):
             raise QueryError(
@@ -199,6 +222,21 @@ class Evaluator:
             series.append((labels, [None if value is None else change(value) for value in values]))
             await asyncio.sleep(0)
         return _without_names(Vector(series))
+
+
+def quantiles_of(share: float, buckets: Mapping[float, list[Value]]) -> list[Value]:
+    """Return a quantile at each step, of values by the limit of their bucket."""
+    return [
+        quantile(
+            share,
+            {
+                limit: value
+                for limit, value in zip(buckets, values, strict=True)
+                if value is not None and not math.isnan(value)
+            },
+        )
+        for values in zip(*buckets.values(), strict=True)
+    ]
 
 
 def compute_steps(

@@ -8,6 +8,7 @@ from almenara.promql.syntax import (
     AGGREGATIONS,
     FUNCTIONS,
     METRIC_LABEL,
+    QUANTILE,
     Aggregation,
     Binary,
     Call,
@@ -15,6 +16,7 @@ from almenara.promql.syntax import (
     LabelMatcher,
     MatchOperator,
     Number,
+    Quantile,
     QueryError,
     Selector,
 )
@@ -48,7 +50,7 @@ LARGEST_CODE_POINT: Final = 0x10FFFF
 SUPPORTED: Final = (
     "Almenara evaluates selectors, "
     + ", ".join(FUNCTIONS)
-    + ", the aggregations "
+    + f", {QUANTILE}, the aggregations "
     + ", ".join(AGGREGATIONS)
     + ", and arithmetic with numbers"
 )
@@ -210,8 +212,10 @@ class Parser:
                 break
         return tuple(labels), keyword.text == "without"
 
-    def _parse_call(self, depth: int) -> Call:
+    def _parse_call(self, depth: int) -> Call | Quantile:
         name = self._take()
+        if name.text == QUANTILE:
+            return self._parse_quantile(depth)
         if name.text not in FUNCTIONS:
             raise QueryError(
                 f"{_position(self._text, name.place)}: {name.text} is not supported; {SUPPORTED}"
@@ -225,6 +229,20 @@ class Parser:
                 f" such as {name.text}(requests_total[5m])"
             )
         return Call(name.text, operand)
+
+    def _parse_quantile(self, depth: int) -> Quantile:
+        self._expect("(")
+        place = self._peek().place
+        share = self.parse_sum(depth)
+        if not isinstance(share, Number) or not 0 <= share.value <= 1:
+            raise QueryError(
+                f"{_position(self._text, place)}: the first argument of {QUANTILE} must be a"
+                " number from 0 to 1"
+            )
+        self._expect(",")
+        operand = self.parse_sum(depth)
+        self._expect(")")
+        return Quantile(share.value, operand)
 
     def _parse_selector(self) -> Selector:
         matchers: list[LabelMatcher] = []

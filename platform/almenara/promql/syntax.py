@@ -19,6 +19,9 @@ FUNCTIONS: Final[tuple[FunctionName, ...]] = (
 MatchOperator = Literal["=", "!=", "=~", "!~"]
 BinaryOperator = Literal["+", "-", "*", "/", "%"]
 METRIC_LABEL: Final = "__name__"
+LIMIT_LABEL: Final = "le"
+"""The upper limit of a bucket of a histogram."""
+QUANTILE: Final = "histogram_quantile"
 
 
 class QueryError(AlmenaraError, ValueError):
@@ -63,6 +66,13 @@ class Aggregation(msgspec.Struct, frozen=True):
     operand: "Expression"
 
 
+class Quantile(msgspec.Struct, frozen=True):
+    """`histogram_quantile`: a quantile of the buckets of each histogram, by their label `le`."""
+
+    share: float
+    operand: "Expression"
+
+
 class Number(msgspec.Struct, frozen=True):
     """A number."""
 
@@ -77,4 +87,4 @@ class Binary(msgspec.Struct, frozen=True):
     right: "Expression"
 
 
-Expression = Selector | Call | Aggregation | Number | Binary
+Expression = Selector | Call | Aggregation | Quantile | Number | Binary

@@ -46,6 +46,8 @@ class SeriesMatch(msgspec.Struct, frozen=True, kw_only=True):
     """Which series a query is about: those with these names that pass the test."""
 
     metric: str | None = None
+    prefix: str | None = None
+    """How the metric starts."""
     kind: str | None = None
     namespace: str | None = None
     name: str | None = None
@@ -120,6 +122,10 @@ class SampleHistory:
         """
         equal = match.equal()
         condition = "".join(f" AND {SeriesName._fields[place]} = ?" for place, _ in equal)
+        values = [value for _, value in equal]
+        if match.prefix:
+            condition += " AND metric >= ? AND metric < ?"
+            values += [match.prefix, match.prefix[:-1] + chr(ord(match.prefix[-1]) + 1)]
 
         def query(connection: sqlite3.Connection) -> list[StoredSeries]:
             # What is written of the first and last sample is at most a window off.
@@ -129,7 +135,7 @@ class SampleHistory:
                 (
                     until + WINDOW,
                     since - WINDOW,
-                    *(value for _, value in equal),
+                    *values,
                     MAX_CANDIDATES + 1,
                 ),
             ).fetchall()
@@ -145,7 +151,9 @@ class SampleHistory:
         return [
             found[name]
             for name in sorted(found)
-            if (match.test is None or match.test(name)) and self._resources.permits_series(name)
+            if (not match.prefix or name.metric.startswith(match.prefix))
+            and (match.test is None or match.test(name))
+            and self._resources.permits_series(name)
         ]
 
     async def rollups(

@@ -131,7 +131,7 @@ def test_parser_accepts_the_forms_of_prometheus(text: str, expected: Expression)
         ("cpu\n  }", "2:3: parse error: unexpected }"),
         ("{}", "the selector has no matcher"),
         ("rate(cpu)", "rate needs a selector with a range"),
-        ("histogram_quantile(0.9, x)", "histogram_quantile is not supported; Almenara evaluates"),
+        ("topk(3, x)", "topk is not supported; Almenara evaluates"),
         ("cpu > 1", "unexpected >; Almenara evaluates"),
         ("cpu[0s]", "the range is empty"),
         ('cpu{a="\\q"}', "unknown escape"),

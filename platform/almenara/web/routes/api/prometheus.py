@@ -16,7 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from almenara.promql.evaluation import MAX_STEPS, Evaluator, Labels, Result, Steps, Value, Vector
-from almenara.promql.matching import LABELS, build_match, label_series
+from almenara.promql.matching import build_match, label_series, label_value
 from almenara.promql.parser import parse_duration, parse_query, parse_selector
 from almenara.promql.syntax import QueryError, Selector
 from almenara.signals import now, parse_time
@@ -132,10 +132,7 @@ async def label_values(
 ) -> Answer:
     """List the values of a label."""
     names = await _find(request, services, await read_parameters(request))
-    if label not in LABELS:
-        return _success([])
-    place = LABELS.index(label)
-    return _success(sorted({name[place] for name in names if name[place]}))
+    return _success(sorted({value for name in names if (value := label_value(name, label))}))
 
 
 PROMETHEUS: Final[list[HTTPRouteHandler]] = [query, query_range, series, labels, label_values]

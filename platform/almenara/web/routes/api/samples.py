@@ -1,6 +1,6 @@
 """Stored samples as JSON and as CSV."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -23,6 +23,12 @@ from almenara.state.sample_history import (
     SeriesMatch,
     SeriesRollups,
     compute,
+)
+from almenara.state.sample_quantiles import (
+    QUANTILE,
+    parse_quantile,
+    quantile_points,
+    read_histograms,
 )
 from almenara.state.sample_schema import SeriesName
 from almenara.units import HOUR, MILLISECOND
@@ -60,7 +66,9 @@ StepParameter = Annotated[str | None, _text(
     "1m")]  # fmt: skip
 FunctionParameter = Annotated[str, Parameter(
     description="What is returned of the samples of a step; `rate` is the increase of a counter a"
-    " second, and series that are no counters are left out", schema_extra={"enum": [*FUNCTIONS]},
+    " second, and series that are no counters are left out; `p50` to `p99.99` is a quantile of a"
+    " histogram, whose metric is named without `_bucket` and limit",
+    schema_extra={"anyOf": [{"enum": [*FUNCTIONS]}, {"pattern": QUANTILE.pattern}]},
     examples=[Example(value="mean")])]  # fmt: skip
 LimitParameter = Annotated[int, Parameter(
     ge=1, le=LARGEST_LIMIT, description="Maximum number of series",
@@ -167,18 +175,28 @@ def stored_samples(request: Request[Any, Any, Any], services: Services) -> Sampl
 async def _answer(request: Request[Any, Any, Any], services: Services, limit: int) -> SampleAnswer:
     check_parameters(request, PARAMETERS)
     query = request.query_params
-    function = _parse_function(query.get("function", "mean"))
+    function = query.get("function", "mean")
+    share = parse_quantile(function)
     moment = now()
     since, until = _parse_span(query, moment)
-    history = stored_samples(request, services)
-    step, found = await history.rollups(
-        build_pattern_match(query),
-        since=since // MILLISECOND,
-        until=-(-until // MILLISECOND),
-        step=_parse_step(query.get("step")),
-        moment=moment // MILLISECOND,
-    )
-    items = [item for series in found if (item := _build_item(series, function, step)) is not None]
+    read: dict[str, int] = {
+        "since": since // MILLISECOND,
+        "until": -(-until // MILLISECOND),
+        "step": _parse_step(query.get("step")),
+        "moment": moment // MILLISECOND,
+    }
+    history, match = stored_samples(request, services), build_pattern_match(query)
+    if share is None:
+        plain = _parse_function(function)
+        step, found = await history.rollups(match, **read)
+        items = [item for each in found if (item := _build_item(each, plain, step)) is not None]
+    else:
+        if match.metric is None:
+            raise BadParameterError(detail="a quantile needs the metric of one histogram")
+        step, histograms = await read_histograms(history, match, **read)
+        items = [
+            _make_item(each.name, each.unit, quantile_points(each, share)) for each in histograms
+        ]
     return SampleAnswer(
         since=format_api_time(since),
         until=format_api_time(until),
@@ -235,7 +253,8 @@ def _parse_function(text: str) -> Function:
         if function == text:
             return function
     raise BadParameterError(
-        detail=f"function must be one of {', '.join(FUNCTIONS)}, and is {text[:60]!r}"
+        detail=f"function must be one of {', '.join(FUNCTIONS)} or a quantile such as p95, and is"
+        f" {text[:60]!r}"
     )
 
 
@@ -243,12 +262,15 @@ def _build_item(series: SeriesRollups, function: Function, step: int) -> SeriesI
     values = compute(series.rollups, function, step)
     if values is None:
         return None
-    # JSON has no infinity.
-    points = [
-        (time, value if -1e309 < value < 1e309 else None)
-        for time, value in zip(series.rollups.times, values, strict=True)
-    ]
+    return _make_item(
+        series.name, series.unit, list(zip(series.rollups.times, values, strict=True))
+    )
+
+
+def _make_item(name: SeriesName, unit: str, points: Sequence[tuple[int, float]]) -> SeriesItem:
     return SeriesItem(
-        metric=series.name.metric, kind=series.name.kind, namespace=series.name.namespace,
-        name=series.name.name, origin=series.name.origin, unit=series.unit, points=points,
+        metric=name.metric, kind=name.kind, namespace=name.namespace, name=name.name,
+        origin=name.origin, unit=unit,
+        # JSON has no infinity.
+        points=[(time, value if -1e309 < value < 1e309 else None) for time, value in points],
     )  # fmt: skip
