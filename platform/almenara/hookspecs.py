@@ -99,6 +99,9 @@ from almenara.notification_specs import (
     NotifierKind as NotifierKind,
 )
 from almenara.panel_specs import (
+    ChartStyle as ChartStyle,
+)
+from almenara.panel_specs import (
     Column as Column,
 )
 from almenara.panel_specs import (
@@ -123,10 +126,16 @@ from almenara.panel_specs import (
     Format as Format,
 )
 from almenara.panel_specs import (
+    Level as Level,
+)
+from almenara.panel_specs import (
     LogPanel as LogPanel,
 )
 from almenara.panel_specs import (
     LogQuery as LogQuery,
+)
+from almenara.panel_specs import (
+    Marks as Marks,
 )
 from almenara.panel_specs import (
     NumberPanel as NumberPanel,
@@ -154,6 +163,9 @@ from almenara.panel_specs import (
 )
 from almenara.panel_specs import (
     SampleQuery as SampleQuery,
+)
+from almenara.panel_specs import (
+    SelectResources as SelectResources,
 )
 from almenara.panel_specs import (
     SeriesPanel as SeriesPanel,

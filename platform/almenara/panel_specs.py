@@ -51,7 +51,11 @@ class SampleQuery(
     namespace: str = ""
     name: str = ""
     combine: Literal["sum", "mean", "max", "min"] = "sum"
-    """How the samples of several resources are combined into one number."""
+    """How the samples of several resources are combined into one number, or one line."""
+    function: Literal["mean", "min", "max", "rate", "p50", "p90", "p95", "p99", "buckets"] = "mean"
+    """What a chart shows of the samples of a step: `rate` is the increase of a counter a second,
+    `p95` a quantile of a histogram, and `buckets` what each of its buckets counted, for a
+    heat map. The metric of a histogram is that of its buckets without `_bucket` and limit."""
     limit: Annotated[int, msgspec.Meta(ge=1, le=50)] = 8
     """Lines of a time series at most: those with the highest newest values."""
 
@@ -121,6 +125,20 @@ class DataView(Protocol):
         """The number of events that match a filter; counting stops at `limit`."""
 
 
+class Level(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
+    """A horizontal line of a chart: a threshold, or a limit that resources report."""
+
+    title: str
+    value: float | None = None
+    """Where the line is; None where the resources report it."""
+    path: str = ""
+    """The path of the value within the resources of the chart, such as `state.cpu_limit`. It is
+    the sum over all of them where the chart stacks or combines them; otherwise it is drawn where
+    all report the same."""
+    severity: Severity = Severity.INFO
+    """Colours the line: `WARN` and `ERROR` for thresholds."""
+
+
 class Filter(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
     """How a filter of panels is entered on their pages."""
 
@@ -139,6 +157,25 @@ Prepare = Callable[[DataView, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
 on the server's event loop, once for all viewers of the panel, and must not block."""
 PrepareRows = Callable[[DataView, Mapping[str, str]], Awaitable[Sequence[Mapping[str, Any]]]]
 """Makes the rows of a table, as `Prepare` makes the values of a template."""
+
+SelectResources = Callable[[DataView, Mapping[str, str]], Awaitable[Sequence[Resource]]]
+"""Returns the resources whose samples a chart draws, from a `DataView` and the panel's filters. It
+runs as `Prepare` does."""
+NarrowFilter = Callable[[Mapping[str, str]], Mapping[str, str]]
+"""Returns filters of events for the values of a panel's filters."""
+ChartStyle = Literal["lines", "area", "stacked", "bars", "heatmap"]
+
+
+class Marks(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
+    """Events that a chart marks on its time axis, each a link; viewers choose them by title."""
+
+    title: str
+    filter: Mapping[str, str]
+    """As in an `EventQuery`."""
+    narrow: NarrowFilter | None = None
+    """Adds to the filter what the panel is about: `{"subject": "pod/shop/web-1"}`."""
+    is_default: bool = True
+    """Whether they are displayed until a viewer chooses others."""
 
 
 class Panel(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", metaclass=NamedStructMeta):
@@ -231,11 +268,30 @@ class NumberPanel(Panel, frozen=True, kw_only=True, tag="number"):
 
 
 class SeriesPanel(Panel, frozen=True, kw_only=True, tag="series"):
-    """A chart with a line for each resource."""
+    """A chart of stored samples with a line for each resource, or one for all of them."""
 
     query: SampleQuery
     format: Format = "number"
     """How values are written, on the axis as well."""
+    style: ChartStyle = "lines"
+    """`stacked` adds the lines up, for parts of a whole; `bars` has a bar for each step; `heatmap`
+    has a row of cells for each line, coloured by the levels where there are any: the first one
+    above the value counts."""
+    scale: Literal["linear", "log"] = "linear"
+    """`log` for values of several orders of magnitude; a viewer can switch."""
+    levels: Sequence[Level] = ()
+    """Thresholds and limits, as lines."""
+    marks: Sequence[Marks] = ()
+    """Events that are marked, beside alerts and failures."""
+    combined: bool = False
+    """Whether there is one line for all resources, by `combine` of the query."""
+    select: SelectResources | None = None
+    """An `async def select(data, filters)` that returns the resources to draw, where the query
+    cannot name them: the pods of a workload. The panel then accepts any filters."""
+    span: Annotated[float, msgspec.Meta(ge=60)] = 3600
+    """Seconds that the chart shows while its page shows no other range."""
+    step: Annotated[float, msgspec.Meta(ge=0)] = 0
+    """Seconds from one point to the next, such as a day for bars; 0 for as fine as fits."""
 
 
 class LogPanel(Panel, frozen=True, kw_only=True, tag="log"):

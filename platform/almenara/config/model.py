@@ -245,7 +245,9 @@ class PlacedPanel(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     panel: str
     """Name of the panel with its plugin, such as `http.checks`; `almenara plugins list` shows
-    them."""
+    them. The panel `chart` draws any metric, and a dashboard can have it several times."""
+    title: Annotated[str, msgspec.Meta(max_length=120)] = ""
+    """Title on the page. The default is the panel's own title."""
     width: Annotated[int, msgspec.Meta(ge=1, le=12)] | None = None
     """Width in columns of a grid of twelve. The default is the panel's own width."""
     height: Annotated[int, msgspec.Meta(ge=1, le=12)] | None = None

@@ -55,7 +55,7 @@ class Channel:
         self.outboxes: set[Outbox] = set()
         self.ready = asyncio.Event()
         self.interval = max(panel.min_interval, 1 / view.settings.ticks_per_second)
-        self.target = f"#{panel.anchor}"
+        self.target = f"#{panel.anchor_for(filters)}"
         self.task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._frame: Frame | None = None

@@ -41,6 +41,10 @@ def line_pieces(points: Points, first: int, last: int, low: float, high: float) 
             pieces.append([])
         previous = moment
         x = (moment - first) / span * WIDTH
-        y = HEIGHT - 1 - (value - low) / max(high - low, 1e-12) * (HEIGHT - 2)
-        pieces[-1].append(f"{x:.1f},{y:.1f}")
+        pieces[-1].append(f"{x:.1f},{height_of(value, low, high):.1f}")
     return [" ".join(piece) for piece in pieces if len(piece) > 1]
+
+
+def height_of(value: float, low: float, high: float) -> float:
+    """Where a value is in the units of the plot, from the top."""
+    return HEIGHT - 1 - (value - low) / max(high - low, 1e-12) * (HEIGHT - 2)

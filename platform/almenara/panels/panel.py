@@ -1,8 +1,10 @@
 """A panel that is ready to render: a template, what fills it, and which signals change it."""
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import jinja2
 import msgspec
@@ -14,6 +16,7 @@ from almenara.errors import describe_error
 from almenara.history import Filter
 from almenara.hookspecs import Filter as FilterField
 from almenara.hookspecs import LogQuery, PanelExport
+from almenara.panels.charts import ReadChart
 from almenara.panels.filters import PanelFilters
 from almenara.panels.formats import encode_query
 from almenara.panels.renderer import Renderer
@@ -84,11 +87,26 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """The log it follows, for panels of the kind `log`."""
     text_stream: str = ""
     """The text stream of its plugin that it displays, if any."""
+    read_chart: ReadChart | None = None
+    """Reads what a browser draws, for panels that are charts."""
+    chart_span: float = 0.0
+    """Seconds that a chart shows where its page shows no other range."""
+    chart_marks: Mapping[str, bool] = {}
+    """The events that a chart can mark, by title, and whether it does so by default."""
+    is_repeatable: bool = False
+    """Whether a page can have it more than once, with other filters."""
 
     @property
     def anchor(self) -> str:
         """The id of its element, in characters that are safe in a selector."""
         return "panel-" + self.name.replace(".", "-")
+
+    def anchor_for(self, filters: PanelFilters) -> str:
+        """The id of its element with these filters, for panels that a page can have repeatedly."""
+        if not self.is_repeatable:
+            return self.anchor
+        query = urlencode(sorted(filters.to_query().items()))
+        return f"{self.anchor}-{zlib.crc32(query.encode()):08x}"
 
     def parse_filters(self, query: Mapping[str, str]) -> PanelFilters:
         """Read the panel's filters from the parameters of an address. Raises `ValueError`."""

@@ -13,6 +13,7 @@ from almenara.hookspecs import (
     EventQuery,
     EventsPanel,
     LogPanel,
+    SeriesPanel,
     TablePanel,
     TemplatePanel,
 )
@@ -57,7 +58,9 @@ def validate_panel(plugin: str, panel: hookspecs.Panel) -> None:
     query = getattr(panel, "query", None)
     if isinstance(query, EventQuery):
         _validate_event_query(place, query)
-    if isinstance(panel, LogPanel) or has_prepare:
+    if isinstance(panel, SeriesPanel):
+        _validate_levels(place, panel)
+    if isinstance(panel, LogPanel) or has_prepare or getattr(panel, "select", None) is not None:
         _validate_custom_filters(place, panel)
     else:
         _validate_filters(place, panel, isinstance(query, EventQuery))
@@ -94,6 +97,17 @@ def _validate_columns(
             f"{place}: the path {column.path!r} of the column {column.title!r} must be one of"
             f" {', '.join(fields)}, or begin with {' or '.join(prefixes)}; {hint}"
         )
+
+
+def _validate_levels(place: str, panel: SeriesPanel) -> None:
+    for level in panel.levels:
+        if (level.value is None) != bool(level.path):
+            raise ValueError(f"{place}: the level {level.title!r} needs either a value or a path")
+        if level.path and not level.path.startswith(("state.", "sample.")):
+            raise ValueError(
+                f"{place}: the path {level.path!r} of the level {level.title!r} must begin with"
+                " state. or sample."
+            )
 
 
 def _validate_event_query(place: str, query: EventQuery) -> None:

@@ -1,74 +1,201 @@
 """Charts with a line for each resource."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from almenara.hookspecs import ResourceKey, SeriesPanel
-from almenara.panels.filters import ResourceFilters
+from almenara.panels.charts import ChartData, ChartLevel, LineKey, Window
+from almenara.panels.data_view import PanelDataView
+from almenara.panels.filters import CustomFilters, ResourceFilters
 from almenara.panels.formats import format_value
 from almenara.panels.kinds.base import affected_by_resources, make_panel
-from almenara.panels.kinds.samples import REFRESH, select_series, stale_age
-from almenara.panels.line_chart import WIDTH, line_pieces, round_up
+from almenara.panels.kinds.chart_marks import offer_marks, read_marks
+from almenara.panels.kinds.chart_reader import ChartReader, combine_points, line_name
+from almenara.panels.kinds.samples import REFRESH, Points, stale_age
+from almenara.panels.line_chart import WIDTH, height_of, line_pieces, round_up
 from almenara.panels.panel import Panel
 from almenara.panels.view import View
 from almenara.scope import ALERT_KIND
-from almenara.signals import now
+from almenara.signals import Resource, now
+from almenara.units import MILLISECOND, SECOND
 
 LINE_COLORS: Final = 8
 MAX_MARKS: Final = 20
-"""Alerts that are marked in a chart."""
+"""Alerts that are marked in a picture."""
+LIVE_POINTS: Final = 12
+"""Samples of each line that a frame carries for the chart in the browser: more than arrive between
+two frames."""
+
+ALL: Final = Resource(kind="", name="all")
+"""Stands for all resources of a combined line."""
+
+ResolveFilters = Callable[
+    [View, Any], Awaitable[tuple[ResourceFilters, Sequence[Resource] | None]]
+]  # fmt: skip
+"""Returns the filters of resources, and the resources that the panel selects itself, if it does."""
+
+
+class LiveLine(msgspec.Struct, frozen=True, array_like=True):
+    """The newest samples of a line, with which a browser continues its chart."""
+
+    key: LineKey
+    points: list[tuple[int, float]]
+    """Time in milliseconds, and value."""
+    no_data_for: str
+    """How long there has been no sample, if that is too long."""
 
 
 def build(plugin: str, declaration: SeriesPanel, link: str) -> Panel:
     """Build the panel of a declaration."""
-    query = declaration.query
+    reader, resolve = ChartReader(declaration), _make_resolver(declaration)
 
-    async def prepare(view: View, filters: ResourceFilters) -> Mapping[str, Any]:
-        selected = select_series(view, query, filters)
-        selected.sort(key=lambda pair: -pair[1][-1][1])
-        visible = selected[: query.limit]
-        # By name, so that a line keeps its colour while the order of values changes.
-        visible.sort(key=lambda pair: pair[0].key)
-        if not visible:
-            return {"lines": []}
-        first = min(points[0][0] for _, points in visible)
-        # Up to now, so that a line whose samples have stopped ends before the axis does.
-        moment = now()
-        last = max(moment, *(points[-1][0] for _, points in visible))
-        low = min(0.0, *(value for _, points in visible for _, value in points))
-        high = round_up(max(value for _, points in visible for _, value in points))
-        return {
-            "lines": [
-                {
-                    "color": place % LINE_COLORS,
-                    "name": f"{resource.namespace}/{resource.name}"
-                    if resource.namespace
-                    else resource.name,
-                    "newest": points[-1][1],
-                    "no_data_for": stale_age(resource, points, moment),
-                    "pieces": line_pieces(points, first, last, low, high),
-                }
-                for place, (resource, points) in enumerate(visible)
-            ],
-            "marks": [
-                format_value(mark, declaration.format) for mark in (high, (low + high) / 2, low)
-            ],
-            "format": declaration.format,
-            "first": first,
-            "last": last,
-            "alerts": list_alert_marks(
-                view, query.metric, {resource.key for resource, _ in visible}, first, last
-            ),
-            "more": len(selected) - len(visible),
-        }
+    async def prepare(view: View, filters: Any) -> Mapping[str, Any]:
+        own_filters, selected = await resolve(view, filters)
+        return await prepare_picture(reader, view, own_filters, selected)
+
+    async def read_chart(view: View, filters: Any, window: Window) -> ChartData:
+        own_filters, selected = await resolve(view, filters)
+        data = await reader.read(view, own_filters, selected, window)
+        marks = await read_marks(view, declaration.marks, filters.to_query(), window)
+        return msgspec.structs.replace(data, marks=marks)
 
     return make_panel(
         plugin,
         declaration,
         prepare,
-        is_affected=affected_by_resources(query),
+        parse=ResourceFilters.from_query
+        if declaration.select is None
+        else CustomFilters.from_query,
+        is_affected=affected_by_resources(declaration.query),
         refresh=declaration.refresh or REFRESH,
+        read_chart=read_chart,
+        chart_span=declaration.span,
+        chart_marks=offer_marks(declaration.marks),
     )
+
+
+def _make_resolver(declaration: SeriesPanel) -> ResolveFilters:
+    select = declaration.select
+
+    async def resolve(
+        view: View, filters: Any
+    ) -> tuple[ResourceFilters, Sequence[Resource] | None]:
+        if select is None:
+            return filters, None
+        return ResourceFilters(), await select(PanelDataView(view), filters.to_query())
+
+    return resolve
+
+
+async def prepare_picture(
+    reader: ChartReader,
+    view: View,
+    filters: ResourceFilters,
+    selected: Sequence[Resource] | None = None,
+) -> Mapping[str, Any]:
+    """Return the values of the picture, which needs no JavaScript: of the last samples in memory
+    or, for histograms, of stored ones."""
+    if not reader.is_histogram:
+        return draw_newest(reader, view, reader.find(view, filters, selected))
+    moment = now()
+    window = Window(moment - round(reader.panel.span * SECOND), moment)
+    data = await reader.read(view, filters, selected, window)
+    series = []
+    for line in data.lines:
+        kind, namespace, name = line.key
+        points = [
+            (time * MILLISECOND, value)
+            for time, value in zip(line.times, line.values, strict=True)
+            if value is not None
+        ]
+        if points:
+            resource = Resource(kind=kind, namespace=namespace, name=name or line.name)
+            series.append((resource, points))
+    return draw(view, reader.panel, series, data.levels, data.more)
+
+
+def draw_newest(
+    reader: ChartReader, view: View, current: list[tuple[Resource, Points]]
+) -> Mapping[str, Any]:
+    """Return the values of the picture of the last samples."""
+    panel = reader.panel
+    series = [(resource, reader.transform(points)) for resource, points in current]
+    series = [pair for pair in series if pair[1]]
+    if panel.combined and series:
+        points = combine_points([points for _, points in series], panel.query.combine)
+        series = [(ALL, points)]
+    series.sort(key=lambda pair: -pair[1][-1][1])
+    visible = series[: panel.query.limit]
+    # By name, so that a line keeps its colour while the order of values changes.
+    visible.sort(key=lambda pair: pair[0].key)
+    # Samples are in the order of their arrival, and some arrive late.
+    visible = [(resource, sorted(points)) for resource, points in visible]
+    levels = reader.levels(view, current, {resource.key for resource, _ in visible})
+    return draw(view, panel, visible, levels, len(series) - len(visible))
+
+
+def draw(
+    view: View,
+    panel: SeriesPanel,
+    visible: Sequence[tuple[Resource, Points]],
+    levels: Sequence[ChartLevel],
+    more: int,
+) -> Mapping[str, Any]:
+    """Return the values of the picture of some lines."""
+    if not visible:
+        return {"lines": []}
+    first = min(points[0][0] for _, points in visible)
+    # Up to now, so that a line whose samples have stopped ends before the axis does.
+    moment = now()
+    last = max(moment, *(points[-1][0] for _, points in visible))
+    values = [value for _, points in visible for _, value in points]
+    low = min(0.0, *values)
+    high = round_up(max(*values, *(level.value for level in levels), 0.0))
+    return {
+        "lines": [
+            {
+                "color": place % LINE_COLORS,
+                "name": line_name(resource.key),
+                "newest": points[-1][1],
+                "no_data_for": stale_age(resource, points, moment),
+                "pieces": line_pieces(points, first, last, low, high),
+            }
+            for place, (resource, points) in enumerate(visible)
+        ],
+        "levels": [
+            {
+                "title": level.title,
+                "value": level.value,
+                "severity": level.severity,
+                "y": f"{height_of(level.value, low, high):.1f}",
+            }
+            for level in levels
+        ],
+        "marks": [format_value(mark, panel.format) for mark in (high, (low + high) / 2, low)],
+        "format": panel.format,
+        "first": first,
+        "last": last,
+        "alerts": list_alert_marks(
+            view, panel.query.metric, {resource.key for resource, _ in visible}, first, last
+        ),
+        "more": more,
+        "live": encode_live(visible, moment),
+    }
+
+
+def encode_live(visible: Sequence[tuple[Resource, Points]], moment: int) -> str:
+    """Return the newest samples of the lines as JSON."""
+    lines = [
+        LiveLine(
+            resource.key,
+            [(time // MILLISECOND, value) for time, value in points[-LIVE_POINTS:]],
+            stale_age(resource, points, moment),
+        )
+        for resource, points in visible
+    ]  # fmt: skip
+    return msgspec.json.encode(lines).decode()
 
 
 def list_alert_marks(

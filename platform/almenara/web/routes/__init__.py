@@ -6,9 +6,11 @@ from litestar.handlers import HTTPRouteHandler
 
 from almenara.web.routes.alerts import alert, alert_rule, alert_rules, alerts, silences
 from almenara.web.routes.changes import changes
+from almenara.web.routes.charts import chart
 from almenara.web.routes.dashboards import dashboard, overview
 from almenara.web.routes.event import event
 from almenara.web.routes.events import events
+from almenara.web.routes.explore import explore
 from almenara.web.routes.panels import panel, panel_export
 from almenara.web.routes.sources import sources
 from almenara.web.routes.static import static
@@ -16,6 +18,6 @@ from almenara.web.routes.time_steps import step
 from almenara.web.routes.timeline import timeline
 
 PAGES: Final[list[HTTPRouteHandler]] = [
-    overview, dashboard, panel, panel_export, events, event, timeline, alerts, alert_rules,
-    alert_rule, silences, alert, sources, changes, step, static,
+    overview, dashboard, panel, panel_export, chart, explore, events, event, timeline, alerts,
+    alert_rules, alert_rule, silences, alert, sources, changes, step, static,
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from almenara.web.layout import (
     render_problem_page,
     strip_parameters,
 )
+from almenara.web.dashboards import chart_address
 from almenara.web.services import Services
 from almenara.web.state import get_auth_context
 from almenara.web.timed_view import read_time, select_filters
@@ -57,6 +58,9 @@ async def panel(
         "panel_page.html",
         {
             "panel": panel,
+            "chart_address": chart_address(panel, filters),
+            "anchor": panel.anchor_for(filters),
+            "has_charts": panel.read_chart is not None,
             "content": await render_panel(services, view, panel, filters),
             "dashboard": dashboards[-1] if dashboards else None,
             **build_panel_form(

@@ -75,6 +75,11 @@ const almenaraTimes = (() => {
   const formatFull = (moment, chosen = zone) => toZone(moment, chosen).slice(0, 23).replace("T", " ") + " " + zoneLabel(moment, chosen);
   // In both zones, whichever the page shows.
   const formatBoth = (moment) => formatFull(moment) + " \u00b7 " + formatFull(moment, zone === "UTC" ? "local" : "UTC");
+  const formatRange = (since, until) => {
+    const [first, last] = [toZone(since), toZone(until)].map((text) => text.slice(0, 19).replace("T", " "));
+    const isSameDay = first.slice(0, 10) === last.slice(0, 10);
+    return first + " \u2013 " + (isSameDay ? last.slice(11) : last) + " " + zoneLabel(until);
+  };
   const momentOf = (time) => Date.parse(time.dateTime);
 
   const isAbsolute = (time) => "absolute" in time.dataset || time.closest(".detail") !== null;
@@ -203,6 +208,9 @@ const almenaraTimes = (() => {
       const guess = Date.parse(text + "Z");
       return guess - offsetIn(zone, guess - offsetIn(zone, guess) * 60_000) * 60_000;
     },
+    now: serverNow,
+    formatFull,
+    formatRange,
     formatSince: (moment) => formatClock(moment + clockOffset) + " " + zoneLabel(moment),
   };
 })();

@@ -1,0 +1,237 @@
+"""Charts in a real browser: live points, zoom, keyboard, legend, and pages without JavaScript."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from support.application import Almenara
+from support.servers import wait_until
+
+PLUGIN = """
+import almenara, asyncio, itertools, math
+from almenara.hookspecs import Level, SampleQuery, SeriesPanel
+from almenara.signals import Resource, Sample, Severity, now
+
+PODS = ("web-1", "web-2", "db")
+
+def samples(moment, step):
+    for place, pod in enumerate(PODS):
+        yield Sample(kind="pod", name=pod, namespace="shop", metric="cpu", time=moment,
+                     value=1 + place + math.sin(step / 9))
+        yield Sample(kind="pod", name=pod, namespace="shop", metric="memory", time=moment,
+                     value=2.0**30 * (1 + place), unit="By")
+
+class Load:
+    name = "load"
+
+    async def run(self, publish):
+        await publish([Resource(kind="pod", name=pod, namespace="shop", status="Running",
+                                state={"limit": 6.0 * 2**30}) for pod in PODS])
+        start = now() // 1_000_000 * 1_000_000 - 3_000_000_000
+        # A gap of four minutes, and then live samples.
+        past = [each for step in range(300) if not 100 <= step < 124
+                for each in samples(start + step * 10_000_000, step)]
+        await publish(past)
+        for step in itertools.count(300):
+            await asyncio.sleep(0.5)
+            await publish([*samples(now(), step)])
+
+@almenara.hookimpl
+def almenara_sources(context):
+    return [Load()]
+
+@almenara.hookimpl
+def almenara_panels():
+    return [
+        SeriesPanel(name="cpu", title="CPU", query=SampleQuery(kind="pod", metric="cpu"),
+                    levels=[Level(title="high", value=3.5, severity=Severity.WARN)]),
+        SeriesPanel(name="memory", title="Memory", format="bytes", style="stacked",
+                    query=SampleQuery(kind="pod", metric="memory"),
+                    levels=[Level(title="limit", path="state.limit")]),
+        SeriesPanel(name="bars", title="Bars", style="bars", step=300,
+                    query=SampleQuery(kind="pod", metric="cpu", combine="max"), combined=True),
+    ]
+"""
+PAGE = "/dashboards/load"
+
+
+@pytest.fixture(scope="module")
+def almenara(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
+    folder: Path = tmp_path_factory.mktemp("charts")
+    plugins = folder / "plugins"
+    plugins.mkdir()
+    (plugins / "load.py").write_text(PLUGIN)
+    with Almenara(
+        folder / "almenara", plugins_dir=str(plugins), plugins__disabled="[nats]"
+    ) as running:
+        wait_until(lambda: len(running.get("/api/samples?metric=cpu")["series"]) == 3, "samples")
+        yield running
+
+
+@pytest.fixture
+def problems(page: Page) -> Iterator[list[str]]:
+    """What the browser reports: violations of the security policy are errors there."""
+    texts: list[str] = []
+    page.on("console", lambda message: texts.append(message.text) if message.type == "error" else 0)
+    page.on("pageerror", lambda error: texts.append(str(error)))
+    yield texts
+    assert texts == []
+
+
+def chart_of(page: Page, name: str) -> Locator:
+    return page.locator(f"#panel-load-{name}-section")
+
+
+def open_charts(page: Page, almenara: Almenara, address: str = PAGE) -> None:
+    page.goto(almenara.url + address)
+    for name in ("cpu", "memory", "bars"):
+        expect(chart_of(page, name).locator("canvas")).to_be_visible()
+
+
+def read_range(page: Page) -> dict[str, str]:
+    text: dict[str, str] = page.evaluate("Object.fromEntries(new URLSearchParams(location.search))")
+    return text
+
+
+def drag(page: Page, name: str, start: float, end: float) -> None:
+    box = chart_of(page, name).locator(".u-over").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * start, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * (start + end) / 2, box["y"] + 50)
+    page.mouse.move(box["x"] + box["width"] * end, box["y"] + 60)
+    page.mouse.up()
+
+
+def test_charts_replace_the_picture_and_show_stored_samples(
+    page: Page, almenara: Almenara, problems: list[str]
+) -> None:
+    open_charts(page, almenara)
+    cpu = chart_of(page, "cpu")
+    expect(cpu.locator(".chart-legend li")).to_have_count(3)
+    expect(cpu.locator(".plot svg")).to_be_hidden()
+    cpu.locator("summary").click()
+    # More than what memory has: the samples of the store.
+    page.wait_for_function(
+        "document.querySelectorAll('#panel-load-cpu-section tbody tr').length > 250"
+    )
+    gaps = cpu.locator("tbody td").filter(has_text=re.compile("^\u2013$"))
+    expect(gaps).to_have_count(3)
+
+
+def test_live_chart_continues_with_new_samples(
+    page: Page, almenara: Almenara, problems: list[str]
+) -> None:
+    open_charts(page, almenara)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    cpu = chart_of(page, "cpu")
+    cpu.locator("summary").click()
+    newest = cpu.locator("tbody tr th").first
+    before = newest.inner_text()
+    expect(newest).not_to_have_text(before)
+    # Frames bring the samples: no request does.
+    assert [url for url in requests if "/api/charts" in url] == []
+    moments = cpu.locator("tbody tr th").all_inner_texts()
+    assert moments == sorted(moments, reverse=True)
+    assert len(moments) == len(set(moments))
+
+
+def test_drag_zooms_all_charts_and_back_returns(
+    page: Page, almenara: Almenara, problems: list[str]
+) -> None:
+    open_charts(page, almenara)
+    page.evaluate("window.isSamePage = true")
+    drag(page, "cpu", 0.6, 0.8)
+    expect(page.locator(".zoomed")).to_be_visible()
+    assert set(read_range(page)) == {"since", "until"}
+    clock = chart_of(page, "memory").locator(".chart-time")
+    expect(clock).to_have_text(chart_of(page, "cpu").locator(".chart-time").inner_text())
+    assert page.evaluate("window.isSamePage")
+    page.get_by_role("button", name="Show the range before").click()
+    expect(page.locator(".zoomed")).to_be_hidden()
+    assert "until" not in read_range(page)
+
+
+def test_keyboard_reads_values_and_zooms(
+    page: Page, almenara: Almenara, problems: list[str]
+) -> None:
+    open_charts(page, almenara)
+    cpu = chart_of(page, "cpu")
+    cpu.locator(".chart-plot").focus()
+    page.keyboard.press("Home")
+    spoken = cpu.locator("[aria-live]")
+    expect(spoken).to_contain_text("shop/db")
+    first = spoken.inner_text()
+    page.keyboard.press("ArrowRight")
+    expect(spoken).not_to_have_text(first)
+    for _ in range(3):
+        page.keyboard.press("Shift+PageDown")
+    page.keyboard.press("Enter")
+    expect(page.locator(".zoomed")).to_be_visible()
+    assert set(read_range(page)) == {"since", "until"}
+
+
+def test_crosshair_is_shared_by_the_charts_of_a_page(
+    page: Page, almenara: Almenara, problems: list[str]
+) -> None:
+    open_charts(page, almenara)
+    drag(page, "cpu", 0.2, 0.5)
+    expect(page.locator(".zoomed")).to_be_visible()
+    cpu, memory = chart_of(page, "cpu"), chart_of(page, "memory")
+    expect(memory.locator(".chart-time")).to_have_text(cpu.locator(".chart-time").inner_text())
+    box = cpu.locator(".u-over").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 30)
+    page.mouse.move(box["x"] + box["width"] / 2 + 2, box["y"] + 30)
+    expect(memory.locator(".chart-time")).not_to_contain_text("\u2013 2")
+    expect(memory.locator(".chart-time")).to_have_text(cpu.locator(".chart-time").inner_text())
+
+
+def test_legend_isolates_a_line_and_shows_all_again(
+    page: Page, almenara: Almenara, problems: list[str]
+) -> None:
+    open_charts(page, almenara)
+    legend = chart_of(page, "cpu").locator(".chart-legend button")
+    legend.nth(1).click()
+    expect(legend.nth(1)).to_have_attribute("aria-pressed", "true")
+    expect(chart_of(page, "cpu").locator(".chart-legend button.off")).to_have_count(2)
+    legend.nth(1).click()
+    expect(chart_of(page, "cpu").locator(".chart-legend button.off")).to_have_count(0)
+
+
+def test_log_scale_is_a_choice_of_the_viewer(
+    page: Page, almenara: Almenara, problems: list[str]
+) -> None:
+    open_charts(page, almenara)
+    button = chart_of(page, "cpu").get_by_role("button", name="Log scale")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(chart_of(page, "cpu").locator("canvas")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_charts_fit_a_phone(browser: Browser, almenara: Almenara, scheme: str) -> None:
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844},
+        color_scheme=scheme,  # type: ignore[arg-type]
+    )
+    page = context.new_page()
+    page.goto(almenara.url + PAGE)
+    expect(chart_of(page, "cpu").locator("canvas")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+
+
+def test_picture_of_the_server_stays_without_javascript(
+    browser: Browser, almenara: Almenara
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(almenara.url + PAGE)
+    expect(chart_of(page, "cpu").locator(".plot svg")).to_be_visible()
+    expect(chart_of(page, "cpu").locator(".legend")).to_contain_text("shop/web-1")
+    context.close()
