@@ -1,11 +1,14 @@
 """The panels of the HTTP checks."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from almenara.hookspecs import (
     Column,
     EventQuery,
     EventsPanel,
+    Level,
+    Marks,
     Panel,
     ResourceQuery,
     SampleQuery,
@@ -13,8 +16,11 @@ from almenara.hookspecs import (
     StatusPanel,
     TablePanel,
 )
+from almenara.signals import Severity
 from almenara_http.settings import HttpSettings
 from almenara_http.source import KIND
+
+CHANGES: Final = Marks(title="Status changes", filter={"type": f"{KIND}.*"})
 
 
 def panels(settings: HttpSettings) -> Sequence[Panel]:
@@ -45,6 +51,32 @@ def panels(settings: HttpSettings) -> Sequence[Panel]:
             title="Latency",
             query=SampleQuery(kind=KIND, metric="latency"),
             format="seconds",
+            filters=["name"],
+            marks=[CHANGES],
+            width=6,
+        ),
+        SeriesPanel(
+            name="availability",
+            title="Availability by day, 90 days",
+            query=SampleQuery(kind=KIND, metric="up", limit=30),
+            format="percent",
+            style="heatmap",
+            levels=[
+                Level(title="below 99 %", value=0.99, severity=Severity.ERROR),
+                Level(title="below 99.9 %", value=0.999, severity=Severity.WARN),
+            ],
+            filters=["name"],
+            span=90 * 86_400,
+            step=86_400,
+            width=12,
+        ),
+        SeriesPanel(
+            name="certificates",
+            title="Certificates expire in",
+            query=SampleQuery(kind=KIND, metric="tls_expires_in", function="min"),
+            format="seconds",
+            levels=[Level(title="14 days", value=14 * 86_400, severity=Severity.WARN)],
+            filters=["name"],
             width=6,
         ),
         EventsPanel(

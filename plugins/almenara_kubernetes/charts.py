@@ -1,8 +1,7 @@
-"""Pods as cells and samples as lines: the geometry of small SVG pictures."""
+"""Pods as cells and as parts of a bar: the geometry of small SVG pictures."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -23,9 +22,6 @@ SIDES: Final = ((0.1, 6), (0.5, 8), (2.0, 11))
 """Upper bounds of requested cores, and the side of a cell up to each."""
 LARGEST: Final = 15
 """The side of a cell beyond, and of pods that request devices."""
-CHART: Final = (600, 120)
-PAUSE: Final = 6
-"""A gap between samples of this many usual steps is drawn as a gap."""
 
 
 class Cell(msgspec.Struct, frozen=True, gc=False):
@@ -127,51 +123,3 @@ def draw_bar(counts: Sequence[tuple[str, str, int]], width: int = 100) -> list[d
             parts.append({"tone": tone, "x": round(start, 1), "width": round(part_width, 1)})
             start += part_width
     return parts
-
-
-class Chart(msgspec.Struct, frozen=True, kw_only=True):
-    """A line over time, with levels to compare with."""
-
-    pieces: Sequence[str]
-    """Points of the line, in pieces where samples are missing."""
-    levels: Sequence[tuple[str, float, float]]
-    """Name, value and height of each level."""
-    top: float
-    first: int
-    last: int
-    newest: float
-
-
-def draw_chart(
-    points: Sequence[tuple[int, float]], levels: Mapping[str, float | None]
-) -> Chart | None:
-    """The chart of samples; None where they are too few for a line."""
-    if len(points) < 2:
-        return None
-    # Samples are in the order of their arrival, and some arrive late.
-    points = sorted(points)
-    width, height = CHART
-    known = {name: value for name, value in levels.items() if value}
-    top = max(max(value for _, value in points), *known.values(), 1e-9) * 1.08
-    first, last = points[0][0], points[-1][0]
-    steps = sorted(after[0] - before[0] for before, after in pairwise(points))
-    usual_step = steps[len(steps) // 2]
-
-    def y_of(value: float) -> float:
-        return round(height - max(value, 0.0) / top * height, 1)
-
-    pieces: list[list[str]] = [[]]
-    before = first
-    for time, value in points:
-        if usual_step and time - before > usual_step * PAUSE:
-            pieces.append([])
-        before = time
-        pieces[-1].append(f"{(time - first) / max(last - first, 1) * width:.1f},{y_of(value)}")
-    return Chart(
-        pieces=[" ".join(piece) for piece in pieces if len(piece) > 1],
-        levels=[(name, value, y_of(value)) for name, value in known.items()],
-        top=top,
-        first=first,
-        last=last,
-        newest=points[-1][1],
-    )

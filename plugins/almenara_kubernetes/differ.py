@@ -4,7 +4,7 @@ Pure and synchronous: the source passes in what it lists and watches, in the ord
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -143,7 +143,17 @@ class ClusterDiffer:
 
     def usage(self, kind: WatchedKind, objects: Sequence[KubernetesObject]) -> list[Sample]:
         """Samples of what known pods or nodes use."""
-        return self._usage.sample(kind, objects, self._uids[kind.kind], self.cluster)
+        samples = self._usage.sample(kind, objects, self._uids[kind.kind], self.cluster)
+        return [*samples, *self._count_restarts(samples)]
+
+    def _count_restarts(self, samples: Sequence[Sample]) -> Iterator[Sample]:
+        """Samples of the restarts of those pods that have any, whenever their usage is measured."""
+        for sample in samples:
+            pod = self._published.get(sample.key) if sample.metric == "cpu" else None
+            if pod is not None and (restarts := pod.state.get("restarts")):
+                yield msgspec.structs.replace(
+                    sample, metric="restarts", value=float(restarts), unit=""
+                )
 
     def tick(self) -> list[Signal]:
         """What changes with time alone: certificates come near their end. Call it about once a

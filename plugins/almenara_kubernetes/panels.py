@@ -25,6 +25,7 @@ from almenara_kubernetes.settings import (
     KubernetesSettings,
     custom_resource_kind,
 )
+from almenara_kubernetes.usage_panels import chart_names, list_usage_panels
 from almenara_kubernetes.views import activity, details, maps, overview, tables
 
 TEXT: Final = Filter(name="text", label="Search", hint="words of name, image, node")
@@ -66,6 +67,7 @@ def panels(settings: KubernetesSettings) -> Sequence[Panel]:
     return [
         *_cluster_panels(),
         *_object_panels(),
+        *list_usage_panels(),
         *_log_panels(),
         *_tables(),
         *(_custom_table(resource, settings) for resource in settings.custom),
@@ -120,9 +122,8 @@ def _object_panels() -> Sequence[Panel]:
     return [
         _template(
             "pod", "Pod", "pod", details.pod_detail, query=RESOURCES, filters=OBJECT,
-            refresh=AGES, width=7,
+            refresh=AGES,
         ),
-        _template("usage", "Usage", "usage", details.usage, filters=OBJECT, width=5),
         _template(
             "containers", "Containers", "containers", details.containers, filters=OBJECT,
             refresh=AGES,
@@ -244,11 +245,15 @@ def pages(settings: KubernetesSettings) -> Sequence[Page]:
              filters=("namespace", "severity", "text", "since")),
         Page(name="cluster", title="Network and storage",
              panels=[_head("cluster"), *TITLES, *custom_panels], filters=("namespace", "text")),
-        Page(name="pod", title="Pod", panels=["pod", "usage", "containers", "logs", "timeline"],
+        Page(name="usage", title="Usage", filters=("namespace",),
+             panels=[_head("usage"), *chart_names("namespace"), "nodes_cpu", "nodes_memory"]),
+        Page(name="pod", title="Pod",
+             panels=["pod", "pod_cpu", "pod_memory", "containers", "logs", "timeline"],
              filters=("container", "previous", "text")),
         Page(name="workload", title="Workload",
-             panels=["workload", "workload_timeline", "workload_pods"]),
-        Page(name="node", title="Node", panels=["node", "node_timeline", "node_pods"]),
+             panels=["workload", "workload_timeline", *chart_names("workload"), "workload_pods"]),
+        Page(name="node", title="Node", panels=["node", "node_timeline", "node_cpu", "node_memory",
+                     *chart_names("node_pods")[1::2], "node_pods"]),
         Page(name="access", title="Missing permissions", panels=["access"]),
         Page(name="yaml", title="YAML", panels=["manifest"], filters=("text",)),
     ]  # fmt: skip

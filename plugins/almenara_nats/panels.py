@@ -1,10 +1,20 @@
-"""The panel of streams: their rate, the backlog of their consumers, and which consumers fail."""
+"""The panels of streams and their consumers: what is stored, delivered and left behind."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from almenara.hookspecs import DataView, Page, Panel, ResourceQuery, TemplatePanel
+from almenara.hookspecs import (
+    ChartStyle,
+    DataView,
+    Format,
+    Page,
+    Panel,
+    ResourceQuery,
+    SampleQuery,
+    SeriesPanel,
+    TemplatePanel,
+)
 from almenara.sdk import now
 from almenara.signals import Resource, format_time
 from almenara.units import MINUTE, SECOND
@@ -14,6 +24,14 @@ STREAMS: Final = ResourceQuery(kind=STREAM)
 QUERY: Final = ResourceQuery(kind="nats.*")
 """Streams and consumers: the row of a stream shows both."""
 REFRESH: Final = 10.0
+CHARTS: Final[Sequence[tuple[str, str, str, str, Format, ChartStyle]]] = (
+    ("rates", "Messages per second by stream", STREAM, "rate", "number", "lines"),
+    ("sizes", "Size of streams", STREAM, "bytes", "bytes", "stacked"),
+    ("backlog", "Backlog by consumer", CONSUMER, "pending", "number", "lines"),
+    ("ack-pending", "Unacknowledged by consumer", CONSUMER, "ack_pending", "number", "lines"),
+    ("redelivered", "Redelivered by consumer", CONSUMER, "redelivered", "number", "lines"),
+)
+"""Name, title, kind and metric of each chart, and how it is displayed."""
 
 
 def panels() -> Sequence[Panel]:
@@ -29,13 +47,21 @@ def panels() -> Sequence[Panel]:
             width=12,
             empty="No streams yet.",
             on_overview=True,
-        )
-    ]
+        ),
+        *(
+            SeriesPanel(
+                name=name, title=title, query=SampleQuery(kind=kind, metric=metric),
+                format=value_format, style=style, width=6,
+            )
+            for name, title, kind, metric, value_format, style in CHARTS
+        ),
+    ]  # fmt: skip
 
 
 def pages() -> Sequence[Page]:
     """The pages of the plugin."""
-    return [Page(name="main", title="NATS", panels=["streams"], navigation=True)]
+    return [Page(name="main", title="NATS", navigation=True,
+             panels=["streams", *(name for name, *_ in CHARTS)])]  # fmt: skip
 
 
 def link_to_events(**filters: str) -> str:

@@ -10,11 +10,15 @@ from almenara.hookspecs import (
     EventQuery,
     EventsPanel,
     Filter,
+    Format,
     LogPanel,
     LogQuery,
+    Marks,
     Page,
     Panel,
     ResourceQuery,
+    SampleQuery,
+    SeriesPanel,
     StatusPanel,
     TablePanel,
     TemplatePanel,
@@ -22,6 +26,8 @@ from almenara.hookspecs import (
 from almenara.signals import Severity
 from almenara_ray.kinds import (
     APPLICATION,
+    CLUSTER,
+    ENTRYPOINT,
     JOB,
     NODE,
     RAY_CLUSTER,
@@ -40,6 +46,19 @@ STATUS: Final = Filter(name="status", label="Status", choices=STATUSES)
 TEXT: Final = Filter(name="text", label="Search text", hint="in jobs and their reasons")
 SPAN: Final = Filter(name="span", label="Hours", choices=tuple(SPANS))
 JOB_NAME: Final = Filter(name="name", label="Job")
+CHARTS: Final[Sequence[tuple[str, str, str, str, Format]]] = (
+    ("cluster-cpu", "CPU used by cluster", CLUSTER, "cpu", "percent"),
+    ("cluster-gpu", "GPU used by cluster", CLUSTER, "gpu", "percent"),
+    ("cluster-memory", "Memory used by cluster", CLUSTER, "memory", "percent"),
+    ("running", "Running jobs", CLUSTER, "running", "number"),
+    ("queue", "Pending jobs", CLUSTER, "pending", "number"),
+    ("demand", "Waiting tasks and actors", CLUSTER, "waiting", "number"),
+    ("node-cpu", "CPU of nodes", NODE, "cpu", "percent"),
+    ("node-object-store", "Object store of nodes", NODE, "object_store", "percent"),
+    ("durations", "Duration of jobs by entrypoint", ENTRYPOINT, "duration", "seconds"),
+)
+"""Name, title, kind and metric of each chart, and how its values are written."""
+MARKS: Final = (Marks(title="Job failures", filter={"type": f"{JOB}.failed"}),)
 KUBERAY_PANELS: Final = ("rayjobs", "rayclusters", "rayservices", "raycronjobs")
 
 
@@ -84,6 +103,13 @@ def list_panels(settings: RaySettings) -> Sequence[Panel]:
                 Column(title="Message", path="state.reason"),
             ],
             filters=[cluster], width=12, height=6, empty="No nodes yet.",
+        ),
+        *(
+            SeriesPanel(
+                name=name, title=title, query=SampleQuery(kind=kind, metric=metric),
+                format=value_format, filters=[cluster], marks=MARKS, width=4,
+            )
+            for name, title, kind, metric, value_format in CHARTS
         ),
         StatusPanel(
             name="applications", title="Serve applications",
@@ -164,7 +190,8 @@ def list_pages(settings: RaySettings) -> Sequence[Page]:
         Page(
             name="main", title="Ray",
             panels=["clusters", "jobs", "timeline", PlacedPanel(panel="applications", width=4),
-                    PlacedPanel(panel="events", width=8), *kuberay_panels, "nodes"],
+                    PlacedPanel(panel="events", width=8), *kuberay_panels,
+                    *(name for name, *_ in CHARTS), "nodes"],
             filters=[make_cluster_filter(settings), STATUS, TEXT], navigation=True,
         ),
         Page(name="job", title="Ray job", panels=["job", "job-log", "job-details"]),

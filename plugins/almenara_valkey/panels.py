@@ -1,6 +1,6 @@
 """The panels and the page of the plugin."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from almenara.hookspecs import (
@@ -9,6 +9,8 @@ from almenara.hookspecs import (
     EventsPanel,
     Filter,
     Format,
+    Level,
+    Marks,
     Page,
     Panel,
     ResourceQuery,
@@ -17,6 +19,7 @@ from almenara.hookspecs import (
     StatusPanel,
     TablePanel,
 )
+from almenara.signals import Severity
 from almenara_valkey.kinds import COMMAND, DEPLOYMENT, KEY, SERVER, STREAM_GROUP
 from almenara_valkey.settings import ValkeySettings
 
@@ -25,7 +28,13 @@ CHARTS: Final[Sequence[tuple[str, str, str, Format]]] = (
     ("hit-rate", "Hit rate", "hit_rate", "percent"),
     ("memory", "Memory", "memory", "bytes"),
     ("evictions", "Evicted keys per second", "evictions", "number"),
+    ("clients", "Clients", "clients", "number"),
+    ("lag", "Replication lag", "replication_lag", "bytes"),
 )
+LEVELS: Final[Mapping[str, Sequence[Level]]] = {
+    "memory": [Level(title="maxmemory", path="state.memory_limit", severity=Severity.WARN)],
+}
+MARKS: Final = (Marks(title="Changes of servers", filter={"type": "valkey.server.*"}),)
 
 
 def list_panels(settings: ValkeySettings) -> Sequence[Panel]:
@@ -63,7 +72,8 @@ def list_panels(settings: ValkeySettings) -> Sequence[Panel]:
         *(
             SeriesPanel(
                 name=name, title=title, query=SampleQuery(kind=SERVER, metric=metric),
-                format=value_format, width=6, filters=(deployment, "name"),
+                format=value_format, width=6, filters=(deployment, "name"), marks=MARKS,
+                levels=LEVELS.get(name, ()),
             )
             for name, title, metric, value_format in CHARTS
         ),

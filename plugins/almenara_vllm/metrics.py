@@ -71,6 +71,8 @@ HISTOGRAMS: Final = {  # nosec B105 # names of metrics
     "request_generation_tokens": "generation_length",
 }
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+STORED_HISTOGRAMS: Final = ("first_token", "between_tokens", "request")
+"""Histograms whose buckets are samples, for quantiles over any range of time."""
 PROCESS_START: Final = "process_start_time_seconds"
 
 HISTOGRAM_SAMPLES: Final = frozenset(HISTOGRAMS.values())
@@ -113,6 +115,8 @@ class ModelFigures(msgspec.Struct):
     """`first_token_p95` and so on, of what was counted within the window."""
     means: dict[str, float] = {}
     """Means of the histograms: parts of a whole can be added up, quantiles cannot."""
+    buckets: dict[str, Counts] = {}
+    """What each bucket of a histogram has counted since the first page."""
     seconds: float = 0.0
     """The length of the window so far; 0 after the first page."""
 
@@ -151,6 +155,8 @@ class MetricWindow:
         self._at = 0.0
         self._steps: deque[tuple[float, float, Growth]] = deque()
         """Time, length and the increases of each model and sample between two pages."""
+        self._totals: Growth = {}
+        """What histograms have counted since the first page."""
 
     def clear(self) -> None:
         """Forget everything, as after a server did not answer."""
@@ -166,6 +172,10 @@ class MetricWindow:
             metric = _strip_prefix(series.name)
             if metric is not None and math.isfinite(series.value):
                 _collect(metric, series, models, counters)
+        for (model, sample, _), counts in counters.items():
+            if sample in STORED_HISTOGRAMS:
+                # From zero, so that the first increase counts.
+                _add_up(self._totals, model, sample, dict.fromkeys(counts, 0.0))
         if self._at:
             self._add_step(counters, at)
         self._counters, self._at = counters, at
@@ -177,7 +187,10 @@ class MetricWindow:
         for (model, sample, labels), counts in counters.items():
             before = self._counters.get((model, sample, labels))
             if before is not None:
-                _add_up(grown, model, sample, increase(before, counts))
+                growth = increase(before, counts)
+                _add_up(grown, model, sample, growth)
+                if sample in STORED_HISTOGRAMS:
+                    _add_up(self._totals, model, sample, growth)
         self._steps.append((at, at - self._at, grown))
         while self._steps[0][0] <= at - self._seconds:
             self._steps.popleft()
@@ -191,6 +204,9 @@ class MetricWindow:
         seconds = sum(length for _, length, _ in self._steps)
         for name, figures in models.items():
             figures.seconds = seconds
+            figures.buckets = {
+                sample: dict(counts) for sample, counts in self._totals.get(name, {}).items()
+            }
             _describe(figures, totals.get(name, {}))
 
 

@@ -8,6 +8,8 @@ from almenara.hookspecs import (
     EventQuery,
     EventsPanel,
     Format,
+    Level,
+    Marks,
     Page,
     Panel,
     ResourceQuery,
@@ -17,7 +19,7 @@ from almenara.hookspecs import (
     TemplatePanel,
 )
 from almenara.sdk import now
-from almenara.signals import Resource
+from almenara.signals import Resource, Severity
 from almenara.units import MINUTE
 from almenara_vllm.explanation import Read, explain
 from almenara_vllm.kinds import ENGINE, MODEL, SERVER
@@ -34,6 +36,10 @@ CHARTS: Final[Sequence[tuple[str, str, str, str, Format]]] = (
     ("preemptions", "Preemptions per second", MODEL, "preemptions", "number"),
     ("errors", "Requests finished with an error", MODEL, "error_share", "percent"),
 )
+LEVELS: Final[Mapping[str, Sequence[Level]]] = {
+    "kv-cache": [Level(title="nearly full", value=0.95, severity=Severity.WARN)],
+}
+MARKS: Final = (Marks(title="Changes of servers", filter={"type": f"{SERVER}.*"}),)
 PHASES: Final = ("queue", "prefill", "decode")
 LATENCIES: Final = (
     ("Time to first token", "first_token"),
@@ -63,9 +69,19 @@ def list_panels() -> Sequence[Panel]:
         *(
             SeriesPanel(
                 name=name, title=title, query=SampleQuery(kind=kind, metric=metric),
-                format=value_format, width=6,
+                format=value_format, width=6, marks=MARKS, levels=LEVELS.get(name, ()),
             )
             for name, title, kind, metric, value_format in CHARTS
+        ),
+        SeriesPanel(
+            name="first-token-histogram", title="Time to first token, distribution", width=6,
+            query=SampleQuery(kind=MODEL, metric="first_token", function="buckets"),
+            format="seconds", style="heatmap", marks=MARKS,
+        ),
+        SeriesPanel(
+            name="request-duration", title="Duration of requests, p99", width=6,
+            query=SampleQuery(kind=MODEL, metric="request", function="p99"), format="seconds",
+            marks=MARKS,
         ),
         EventsPanel(
             name="changes", title="Changes of servers", width=12,

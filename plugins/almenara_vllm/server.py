@@ -7,6 +7,7 @@ import msgspec
 
 from almenara.sdk import Changes, now
 from almenara.sdk.exposition import MetricFilter, Series, describe_problems, read_page
+from almenara.sdk.histograms import bucket_metric
 from almenara.signals import Event, Resource, Sample, Severity
 from almenara.units import SECOND
 from almenara_vllm.client import ModelEntry, ServerError
@@ -83,6 +84,7 @@ class Server:
                 )
             )  # fmt: skip
             samples += _make_samples(MODEL, self.name, name, figures)
+            samples += _make_buckets(self.name, name, figures)
             for engine, gauges in figures.engines.items():
                 resources.append(
                     Resource(
@@ -192,6 +194,15 @@ def _make_samples(kind: str, namespace: str, name: str, figures: ModelFigures) -
             yield Sample(
                 kind=kind, namespace=namespace, name=name, metric=metric, value=number, unit=unit
             )
+
+
+def _make_buckets(namespace: str, name: str, figures: ModelFigures) -> Iterator[Sample]:
+    for sample, counts in figures.buckets.items():
+        for limit, count in counts.items():
+            yield Sample(
+                kind=MODEL, namespace=namespace, name=name, metric=bucket_metric(sample, limit),
+                value=count, unit="s",
+            )  # fmt: skip
 
 
 def find_transitions(change: Changes) -> Iterable[Event]:

@@ -133,9 +133,9 @@ def test_workload_page_links_to_pods_and_logs(cluster: Almenara, page: Page) -> 
     )
     expect(page.locator("#panel-kubernetes-containers tbody tr")).to_have_count(2)
     # The lines of the charts go from left to right only.
-    page.wait_for_selector(".k-chart polyline", state="attached")
+    page.wait_for_selector(".series polyline", state="attached")
     lines = page.eval_on_selector_all(
-        ".k-chart polyline", "all => all.map(it => it.getAttribute('points'))"
+        ".series polyline", "all => all.map(it => it.getAttribute('points'))"
     )
     assert lines
     for line in lines:

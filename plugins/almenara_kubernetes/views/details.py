@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from almenara.hookspecs import DataView
 from almenara.signals import Resource
-from almenara_kubernetes.charts import draw_cells, draw_chart, make_cell
+from almenara_kubernetes.charts import draw_cells, make_cell
 from almenara_kubernetes.kinds import READABLE
 from almenara_kubernetes.links import owner_url, page_url
 from almenara_kubernetes.pod_filter import PodFilter, all_resources, select_pods
@@ -88,26 +88,6 @@ def _container_severity(container: Mapping[str, Any]) -> str:
         case "ContainerCreating" | "PodInitializing" | "" | None:
             return "WARN"
     return "ERROR"
-
-
-async def usage(view: DataView, filters: Filters) -> Values:
-    """CPU and memory of a pod over time, beside its request and limit."""
-    pod = _find_pod(view, filters)
-    if pod is None:
-        return {"charts": []}
-    return {
-        "charts": [
-            {
-                "title": title, "format": form,
-                "chart": draw_chart(
-                    view.series(pod, metric),
-                    {"request": pod.state.get(f"{metric}_request"),
-                     "limit": pod.state.get(f"{metric}_limit")},
-                ),
-            }
-            for title, metric, form in (("CPU", "cpu", "cores"), ("Memory", "memory", "bytes"))
-        ]
-    }  # fmt: skip
 
 
 async def workload_detail(view: DataView, filters: Filters) -> Values:

@@ -14,7 +14,8 @@ STATUSES: Final = 12
 REFUSALS: Final = 2
 """Refused kinds up to which each is explained above every page."""
 TABS: Final = (
-    ("", "Workloads"), ("pods", "Pods"), ("nodes", "Nodes"), ("events", "Events"),
+    ("", "Workloads"), ("pods", "Pods"), ("nodes", "Nodes"), ("usage", "Usage"),
+    ("events", "Events"),
     ("cluster", "Network and storage"),
 )  # fmt: skip
 

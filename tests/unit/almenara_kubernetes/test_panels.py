@@ -16,7 +16,7 @@ from almenara_demo.kubernetes_cluster import measure_nodes, measure_pods
 from almenara_demo.kubernetes_world import World
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.objects import KubernetesObject
-from almenara_kubernetes.charts import TONES, draw_cells, draw_chart, make_cell
+from almenara_kubernetes.charts import TONES, draw_cells, make_cell
 from almenara_kubernetes.differ import ClusterDiffer
 from almenara_kubernetes.kinds import KINDS, NODE_METRICS, POD_METRICS
 from almenara_kubernetes.panels import pages, panels
@@ -24,7 +24,8 @@ from almenara_kubernetes.settings import ClusterSettings, CustomResource, Kubern
 
 EVERY = (
     "glance", "head", "access", "map", "workloads", "pods", "nodes", "events", "pod", "containers",
-    "usage", "timeline", "workload",
+    "timeline", "workload", "pod_cpu", "pod_memory", "node_cpu", "node_memory", "workload_cpu",
+    "workload_memory_pods", "workload_restarts", "namespace_cpu", "nodes_memory",
     "workload_pods", "workload_timeline", "node", "node_pods", "node_timeline",
 )  # fmt: skip
 EVIL = "<script>alert(1)</script><img src=x>"
@@ -167,10 +168,20 @@ async def test_workload_has_its_pods_and_a_pod_its_owners(
 
 @pytest.mark.anyio
 async def test_usage_is_drawn_beside_request_and_limit(fleet: Sequence[Signal]) -> None:
-    text = await shown("usage", fleet, namespace="context", name="neo4j-0")
+    for panel in ("pod_cpu", "pod_memory"):
+        text = await shown(panel, fleet, namespace="context", name="neo4j-0")
+        assert text.count("<polyline") == 1
+        assert text.count('class="level"') == 2
+    for panel in ("workload_cpu", "workload_memory"):
+        text = await shown(panel, fleet, namespace="context", name="StatefulSet/neo4j")
+        assert text.count("<polyline") == 1
+        assert text.count('class="level"') == 2
 
-    assert "<polyline" in text
-    assert "limit" in text
+
+@pytest.mark.anyio
+async def test_usage_of_a_namespace_needs_the_namespace(fleet: Sequence[Signal]) -> None:
+    assert "Choose a namespace" in await shown("namespace_cpu", fleet)
+    assert "<polyline" in await shown("namespace_cpu", fleet, namespace="context")
 
 
 @pytest.mark.anyio
@@ -238,16 +249,6 @@ def test_draw_cells_leaves_out_the_best() -> None:
 
     assert picture.left_out == 41
     assert picture.cells[0][0].name == "bad"
-
-
-def test_draw_chart_breaks_the_line_at_a_pause() -> None:
-    points = [(second * 1_000_000, 1.0) for second in (*range(5), *range(60, 65))]
-
-    found = draw_chart(points, {"limit": 4.0})
-
-    assert found is not None
-    assert len(found.pieces) == 2
-    assert draw_chart(points[:1], {}) is None
 
 
 def figures(text: str) -> tuple[str, str]:
