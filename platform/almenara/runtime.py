@@ -40,9 +40,11 @@ from almenara.state.sample_history import SampleHistory
 from almenara.state.sample_restore import restore_samples
 from almenara.state.sample_store import SampleStore
 from almenara.supervisor import Supervisor
+from almenara.web import self_monitor
 from almenara.web.app import create_app
 from almenara.web.assets import Assets, check_vendored
 from almenara.web.dashboards import check as check_dashboards
+from almenara.web.saved_dashboards import SavedDashboards
 from almenara.web.server import create_server, open_listener
 from almenara.web.services import Services
 from almenara.web.tls import follow_certificate
@@ -135,6 +137,7 @@ async def compose(
     host = PluginHost(settings, plugins, bus, supervisor, panels, assets, log_feeds, text_streams)
     for plugin in list(plugins.modules):
         host.add(plugin)
+    panels.add(self_monitor.NAME, self_monitor.list_panels(), None, self_monitor.list_pages())
     resources.retain_sources({state.name for state in supervisor.states()})
     rules = read_rules(settings, plugins)
     alerting = Alerting(rules, bus, supervisor) if settings.alerting.enabled else None
@@ -175,6 +178,7 @@ async def compose(
         renderer=renderer,
         panels=panels,
         assets=assets,
+        saved_dashboards=SavedDashboards(settings.storage.dir),
         version=__version__,
         notifications=notifications,
         intakes=intakes,
@@ -276,6 +280,17 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
                 group.create_task(services.loop_lag.run(), name="loop lag"),
                 group.create_task(services.supervisor.run(), name="supervisor"),
                 group.create_task(notify(application), name="notifications"),
+                group.create_task(
+                    self_monitor.SelfMonitor(
+                        services.bus,
+                        services.supervisor,
+                        hub,
+                        services.loop_lag,
+                        application.samples,
+                        settings.bus.replica or socket.gethostname(),
+                    ).run(),
+                    name="self monitor",
+                ),
             ]
             if not isinstance(application.leases, SoleLeases):
                 keeping = application.leases.run_keeper()

@@ -132,7 +132,8 @@ def test_live_chart_continues_with_new_samples(
     cpu.locator("summary").click()
     newest = cpu.locator("tbody tr th").first
     before = newest.inner_text()
-    expect(newest).not_to_have_text(before)
+    # A step of an hour is six seconds.
+    expect(newest).not_to_have_text(before, timeout=30_000)
     # Frames bring the samples: no request does.
     assert [url for url in requests if "/api/charts" in url] == []
     moments = cpu.locator("tbody tr th").all_inner_texts()
@@ -181,6 +182,7 @@ def test_crosshair_is_shared_by_the_charts_of_a_page(
     open_charts(page, almenara)
     drag(page, "cpu", 0.2, 0.5)
     expect(page.locator(".zoomed")).to_be_visible()
+    page.mouse.move(2, 2)
     cpu, memory = chart_of(page, "cpu"), chart_of(page, "memory")
     expect(memory.locator(".chart-time")).to_have_text(cpu.locator(".chart-time").inner_text())
     box = cpu.locator(".u-over").bounding_box()

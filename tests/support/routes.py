@@ -74,6 +74,13 @@ def filled(path: str, secured: SecuredServer) -> list[str]:
     if path == "/panels/{name:str}":
         names = ("events", "failures", "numbers", "nats.streams", "strip", "sources", "histogram")
         return [f"/panels/{it}" for it in names]
+    if path == "/api/charts/{name:str}":
+        charts = ("nats.rates", "nats.sizes", "nats.backlog", "unknown")
+        return [f"/api/charts/{it}{more}" for it in charts for more in ("", "?since=1d", "?x=1")]
+    if path == "/explore":
+        return [path, f"{path}?metric=rate", f"{path}?text=nats&metric=messages&kind=nats.stream"]
+    if path == "/dashboards/{name:str}/export":
+        return ["/dashboards/unknown/export"]
     if path == "/timeline":
         return [f"/timeline?correlation=corr-{THEIRS}", f"/timeline?correlation=corr-{OURS}"]
     if path in ("/events", "/api/events", "/api/events.ndjson", "/api/events.csv"):

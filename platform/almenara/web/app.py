@@ -27,6 +27,7 @@ from almenara.web.routes.account import ACCOUNT
 from almenara.web.routes.alert_actions import ALERT_ACTIONS
 from almenara.web.routes.api import API
 from almenara.web.routes.callbacks import CALLBACKS
+from almenara.web.routes.dashboard_editor import DASHBOARD_EDITOR
 from almenara.web.routes.intake import INTAKES
 from almenara.web.routes.live import live
 from almenara.web.routes.oidc import OIDC
@@ -87,6 +88,7 @@ def create_router(services: Services) -> Litestar:
             *ALERT_ACTIONS,
             *CALLBACKS,
             *RECEIVERS,
+            *DASHBOARD_EDITOR,
             live,
         ],
         guards=[authorize],

@@ -23,7 +23,7 @@ SECRET_FIELDS: Final = frozenset((CSRF_FIELD, "token"))
 KEY: Final = secrets.token_bytes(32)
 """Of this process; forms of the process before are expired."""
 FORM_SECRET_BYTES: Final = 32
-LONGEST_VALUE: Final = 2_000
+LONGEST_VALUE: Final = 100_000
 MOST_FIELDS: Final = 20
 
 

@@ -8,7 +8,7 @@ import msgspec
 from almenara.config import ConfigError, DashboardSettings, PlacedPanel
 from almenara.config.suggestions import suggest
 from almenara.hookspecs import Filter
-from almenara.panels.filters import filter_names
+from almenara.panels.filters import PanelFilters, filter_names
 from almenara.panels.formats import encode_query
 from almenara.panels.panel import Panel
 from almenara.panels.registry import PanelRegistry
@@ -35,6 +35,28 @@ class PanelPlace(msgspec.Struct, frozen=True, kw_only=True):
     width: int
     height: int = 0
     filter: Mapping[str, str] = {}
+    title: str = ""
+    """In place of the panel's own title."""
+
+    @property
+    def heading(self) -> str:
+        """Its title on the page."""
+        return self.title or self.panel.title
+
+    @property
+    def anchor(self) -> str:
+        """The id of its element."""
+        return self.panel.anchor_for(self.panel.parse_filters(self.filter))
+
+    @property
+    def key(self) -> str:
+        """What it is on its page: the panel and its filters."""
+        return self.channel()
+
+    @property
+    def chart_address(self) -> str:
+        """The address of the data of a chart."""
+        return chart_address(self.panel, self.panel.parse_filters(self.filter))
 
     def channel(self, window: TimeWindow = LIVE) -> str:
         """The name of its channel: the panel, its filters and the time window."""
@@ -45,6 +67,11 @@ class PanelPlace(msgspec.Struct, frozen=True, kw_only=True):
         """The address of the page with this panel alone."""
         filters = self.panel.parse_filters(self.filter)
         return f"/panels/{self.panel.name}{encode_query(filters.to_query())}"
+
+
+def chart_address(panel: Panel, filters: PanelFilters) -> str:
+    """Return the address of the data of a chart with its filters."""
+    return f"/api/charts/{panel.name}{encode_query(filters.to_query())}"
 
 
 class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +90,8 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     """Its place there: lower ones come first."""
     icon: str = ""
     """The static file with its image there; empty for none."""
+    is_saved: bool = False
+    """Whether it was made in the browser."""
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -98,6 +127,7 @@ def place_panel(panel: Panel, **options: Any) -> PanelPlace:
         width=options.get("width") or panel.width,
         height=options.get("height") or panel.height,
         filter=options.get("filter") or {},
+        title=options.get("title") or "",
     )
 
 
@@ -113,20 +143,42 @@ def build_dashboards(
     for plugin in registry.plugins():
         by_name |= {dashboard.name: dashboard for dashboard in build_plugin_pages(registry, plugin)}
     for settings in configured:
-        places = [
-            place_panel(
-                registry[placed.panel],
-                width=placed.width,
-                height=placed.height,
-                filter=placed.filter,
-            )
-            for placed in map(_as_placed, settings.panels)
-            if placed.panel in registry
-        ]
-        by_name[settings.name] = Dashboard(
-            name=settings.name, title=settings.title or _title(settings.name), panels=places
-        )
+        by_name[settings.name] = build_configured(settings, registry)
     return list(by_name.values())
+
+
+def build_configured(settings: DashboardSettings, registry: PanelRegistry) -> Dashboard:
+    """Return a dashboard of the configuration, without panels of plugins that are not loaded."""
+    places = [
+        place_panel(
+            registry[placed.panel],
+            width=placed.width,
+            height=placed.height,
+            filter=placed.filter,
+            title=placed.title,
+        )
+        for placed in map(_as_placed, settings.panels)
+        if placed.panel in registry
+    ]
+    return Dashboard(
+        name=settings.name, title=settings.title or _title(settings.name), panels=places
+    )
+
+
+def build_saved(settings: DashboardSettings, registry: PanelRegistry) -> Dashboard:
+    """Return a dashboard that was made in the browser; the list of dashboards links to it."""
+    dashboard = build_configured(settings, registry)
+    places = [place for place in dashboard.panels if _has_valid_filters(place)]
+    return msgspec.structs.replace(dashboard, panels=places, navigation=False, is_saved=True)
+
+
+def _has_valid_filters(place: PanelPlace) -> bool:
+    """Whether a panel still has the filters with which it was saved."""
+    try:
+        place.panel.parse_filters(place.filter)
+    except ValueError:
+        return False
+    return True
 
 
 def build_plugin_pages(registry: PanelRegistry, plugin: str) -> Iterator[Dashboard]:
@@ -152,7 +204,13 @@ def build_plugin_pages(registry: PanelRegistry, plugin: str) -> Iterator[Dashboa
             name=plugin if is_main else f"{plugin}.{page.name}",
             title=page.title,
             panels=[
-                place_panel(panel, width=placed.width, height=placed.height, filter=placed.filter)
+                place_panel(
+                    panel,
+                    width=placed.width,
+                    height=placed.height,
+                    filter=placed.filter,
+                    title=placed.title,
+                )
                 for placed in map(_as_placed, page.panels)
                 if (panel := registry.panel_of(plugin, placed.panel)) is not None
             ],
@@ -247,10 +305,13 @@ def _check_panel(
     registry: PanelRegistry,
     unavailable: Sequence[str],
 ) -> None:
-    if placed.panel in on_page:
-        raise ConfigError(f"{path}: {placed.panel} is already on this page")
-    on_page.add(placed.panel)
     panel = registry.get(placed.panel)
+    is_repeatable = panel is not None and panel.is_repeatable
+    place = placed.panel + (encode_query(placed.filter) if is_repeatable else "")
+    if place in on_page:
+        with_filter = " with this filter" if is_repeatable else ""
+        raise ConfigError(f"{path}: {placed.panel} is already on this page{with_filter}")
+    on_page.add(place)
     if panel is None:
         if placed.panel.partition(".")[0] in unavailable:
             return

@@ -90,6 +90,7 @@ def render_page(
             "live_url": f"/live?{urlencode(panels)}" if panels else "",
             "has_state": name not in PAGES_WITHOUT_STATE,
             "rendered_at": now(),
+            "has_charts": False,
             "visible_events": services.settings.panels.visible_events,
             **context,
         },
@@ -137,6 +138,8 @@ def build_navigation(
         if dashboard.navigation and dashboard.name != DEFAULT_DASHBOARD:
             entry = dashboard.address, dashboard.title, dashboard.icon
             addresses[f"dashboard {dashboard.name}"] = entry
+    addresses["dashboards"] = ("/dashboards", "Dashboards", "")
+    addresses["explore"] = ("/explore", "Metrics", "")
     addresses["sources"] = ("/sources", "Sources", "")
     parent = EVENT_PAGES.get(page) or page.partition(".")[0]
     current, relation = (page, "page") if page in addresses else (parent, "true")

@@ -5,14 +5,19 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+import structlog
+
 from almenara.bus import Bus
 from almenara.clock import sleep
+from almenara.errors import AlmenaraError, describe_error
 from almenara.hookspecs import Format, Level, Page, Panel, SampleQuery, SeriesPanel
 from almenara.live.hub import Hub
 from almenara.signals import Sample, Severity, Signal
 from almenara.state.sample_store import SampleStore
 from almenara.supervisor import Supervisor
 from almenara.web.metrics import LoopLag
+
+log = structlog.get_logger(__name__)
 
 NAME: Final = "almenara"
 """The name of the page, and the origin of the samples."""
@@ -50,7 +55,9 @@ class SelfMonitor:
         hub: Hub,
         loop_lag: LoopLag,
         samples: SampleStore,
+        name: str,
     ) -> None:
+        self.name = name
         self._bus, self._supervisor, self._hub = bus, supervisor, hub
         self._loop_lag, self._samples = loop_lag, samples
 
@@ -58,7 +65,11 @@ class SelfMonitor:
         """Publish every `INTERVAL` seconds, until cancelled."""
         while True:
             await sleep(INTERVAL)
-            await self._bus.publish([*self.measure()], NAME)
+            try:
+                await self._bus.publish([*self.measure()], NAME)
+            except AlmenaraError as error:
+                # What keeps the bus from storing is reported by the bus.
+                log.debug("the figures of the server were not stored", error=describe_error(error))
 
     def measure(self) -> Iterator[Signal]:
         """Yield a sample of each figure."""
@@ -75,7 +86,7 @@ class SelfMonitor:
             ("sample_bytes", store.report.bytes_used, "By"),
             ("series", store.report.series, ""),
         ):
-            yield Sample(kind=SERVER, name=NAME, metric=metric, value=float(value), unit=unit)
+            yield Sample(kind=SERVER, name=self.name, metric=metric, value=float(value), unit=unit)
         for state in self._supervisor.states():
             for metric, number in (("events", state.events), ("lag", state.lag)):
                 if number is not None:

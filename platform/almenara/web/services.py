@@ -17,12 +17,14 @@ from almenara.panels.renderer import Renderer
 from almenara.panels.view import View
 from almenara.plugins import PluginInfo
 from almenara.security.access import AccessControl
+from almenara.security.identity import Identity
 from almenara.signals import now
 from almenara.supervisor import Supervisor
 from almenara.web.assets import Assets
-from almenara.web.dashboards import Dashboard, build_dashboards
+from almenara.web.dashboards import Dashboard, build_dashboards, build_saved
 from almenara.web.exports import ExportLimiter
 from almenara.web.metrics import LoopLag, ServiceMetrics, build_registry
+from almenara.web.saved_dashboards import SavedDashboards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Services:
     assets: Assets
     notifications: Dispatcher
     intakes: Intakes
+    saved_dashboards: SavedDashboards
     version: str
     check_ready: Callable[[], str | None]
     """Returns why Almenara cannot serve at the moment; None while it can."""
@@ -51,9 +54,19 @@ class Services:
     loop_lag: LoopLag = field(default_factory=LoopLag)
     exports: ExportLimiter = field(default_factory=ExportLimiter)
 
-    def list_dashboards(self, view: View) -> list[Dashboard]:
-        """Return the dashboards for a viewer, the overview first."""
-        return build_dashboards(self.settings.dashboards, self.panels, view)
+    def list_dashboards(self, view: View, identity: Identity | None = None) -> list[Dashboard]:
+        """Return the dashboards for a viewer, the overview first; with an identity, also those that
+        are saved and shared with it."""
+        dashboards = build_dashboards(self.settings.dashboards, self.panels, view)
+        if identity is None:
+            return dashboards
+        names = {dashboard.name for dashboard in dashboards}
+        saved = [
+            build_saved(each.settings, self.panels)
+            for each in self.saved_dashboards.visible(identity)
+            if each.name not in names
+        ]
+        return [*dashboards, *saved]
 
     @cached_property
     def metrics_registry(self) -> CollectorRegistry:

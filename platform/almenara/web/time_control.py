@@ -27,8 +27,9 @@ CURSORS: Final = ("after", "before", "part")
 STEPS: Final = (("failure", "failure"), ("transition", "transition"))
 """What the bar steps to: the kind of step, and its name."""
 PAGE_LINK: Final = re.compile(
-    r'(?<!data-time )href="(/(?:(?:dashboards|panels|events|timeline|alerts|sources|changes)\b'
-    r'[^"#]*|\?[^"#]*)?)(#[^"]*)?"'
+    r'(?<!data-time )href="(/(?:'
+    r'(?:dashboards|panels|events|timeline|alerts|sources|changes|explore)\b[^"#]*'
+    r'|\?[^"#]*)?)(#[^"]*)?"'
 )
 """A link to a page, in markup that Jinja has escaped: no text can contain its quotes."""
 

@@ -128,8 +128,8 @@ def iso(milliseconds: int) -> str:
 @pytest.mark.parametrize(
     ("path", "status", "detail"),
     [
-        ("load.cpu?since=tomorrow", 400, "since"),
-        ("load.cpu?since=1h&until=2h", 400, "empty"),
+        ("load.cpu?since=tomorrow", 400, "Since"),
+        ("load.cpu?since=1h&until=2h", 400, "reversed"),
         ("load.cpu?namspace=x", 400, "namspace"),
         ("load.nothing", 404, "no chart"),
         ("events", 404, "no chart"),

@@ -30,7 +30,9 @@ DASHBOARDS = [
 def test_navigation_marks_one_entry_as_current(page: str, current: tuple[str, str] | None) -> None:
     entries = build_navigation(DASHBOARDS, page)
     titles = [entry.title for entry in entries]
-    assert titles == ["Overview", "Events", "Kubernetes", "Pods", "Sources"]
+    assert titles == [
+        "Overview", "Events", "Kubernetes", "Pods", "Dashboards", "Metrics", "Sources",
+    ]  # fmt: skip
     marked = [(entry.title, entry.current) for entry in entries if entry.current]
     assert marked == ([] if current is None else [current])
 
@@ -44,6 +46,6 @@ def test_navigation_has_the_order_and_icons_of_pages() -> None:
     ]
     entries = build_navigation(dashboards, "overview")
     assert [entry.title for entry in entries] == [
-        "Overview", "Events", "C", "B", "D", "A", "Sources",
+        "Overview", "Events", "C", "B", "D", "A", "Dashboards", "Metrics", "Sources",
     ]  # fmt: skip
     assert [entry.icon for entry in entries if entry.icon] == ["b/icon.svg"]

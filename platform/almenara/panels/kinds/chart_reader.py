@@ -15,11 +15,10 @@ from almenara.panels.formats import format_value
 from almenara.panels.kinds.cells import value_at
 from almenara.panels.kinds.samples import (
     COMBINE,
-    Points,
     combine_series,
     select_series,
-    usual_interval,
 )
+from almenara.panels.line_chart import Points, usual_interval
 from almenara.panels.slices import map_in_slices
 from almenara.panels.view import View
 from almenara.signals import Resource, now

@@ -13,8 +13,8 @@ from almenara.panels.formats import format_value
 from almenara.panels.kinds.base import affected_by_resources, make_panel
 from almenara.panels.kinds.chart_marks import offer_marks, read_marks
 from almenara.panels.kinds.chart_reader import ChartReader, combine_points, line_name
-from almenara.panels.kinds.samples import REFRESH, Points, stale_age
-from almenara.panels.line_chart import WIDTH, height_of, line_pieces, round_up
+from almenara.panels.kinds.samples import REFRESH, stale_age
+from almenara.panels.line_chart import WIDTH, Points, height_of, line_pieces, round_up
 from almenara.panels.panel import Panel
 from almenara.panels.view import View
 from almenara.scope import ALERT_KIND

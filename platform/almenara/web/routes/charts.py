@@ -9,20 +9,22 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
-from almenara.history import Filter
+from almenara.clock import clock_at
 from almenara.panels.charts import Window
 from almenara.panels.panel import Panel
+from almenara.panels.time_window import DEFAULT_SPAN, TIME_PARAMETERS, TimeWindow, parse_time_window
 from almenara.promql.parser import parse_duration
 from almenara.promql.syntax import QueryError
 from almenara.signals import now
 from almenara.units import MILLISECOND, SECOND
-from almenara.web.authorization import VIEWER, scoped_view
+from almenara.web.authorization import VIEWER
 from almenara.web.layout import PageRequest
 from almenara.web.problems import BadParameterError
 from almenara.web.routes.api.parameters import check_parameters
 from almenara.web.services import Services
+from almenara.web.timed_view import read_time
 
-WINDOW: Final = frozenset(("since", "until", "step", "marks"))
+OWN_PARAMETERS: Final = frozenset(("step", "marks"))
 MARKS_SEPARATOR: Final = "|"
 """Between the titles in `marks`."""
 
@@ -31,18 +33,25 @@ MARKS_SEPARATOR: Final = "|"
 async def chart(
     request: PageRequest, services: NamedDependency[Services], name: FromPath[str]
 ) -> Response[bytes]:
-    """Return the lines of a chart with its filters, from `since` until `until`."""
+    """Return the lines of a chart with its filters, in the time window of its page."""
     panel = services.panels.get(name)
     if panel is None or panel.read_chart is None:
         raise NotFoundException(f"There is no chart {name[:80]!r}.")
-    check_parameters(request, panel.filters | WINDOW)
+    check_parameters(request, panel.filters | OWN_PARAMETERS | set(TIME_PARAMETERS))
     query = request.query_params
-    window = parse_window(query, panel, now())
-    try:
-        filters = panel.parse_filters(query)
-    except ValueError as error:
-        raise BadParameterError(detail=str(error)) from None
-    data = await panel.read_chart(scoped_view(services, request), filters, window)
+    # Samples are stored for longer than the states of resources: what the view is limited to does
+    # not limit the chart.
+    parsed = parse_time_window(query, now=now())
+    if parsed.problem:
+        raise BadParameterError(detail=parsed.problem)
+    timed = await read_time(services, request)
+    window = make_window(parsed.window, query, panel, now())
+    with clock_at(timed.view.moment):
+        try:
+            filters = panel.parse_filters(query)
+        except ValueError as error:
+            raise BadParameterError(detail=str(error)) from None
+        data = await panel.read_chart(timed.view, filters, window)
     return Response(
         msgspec.json.encode(data),
         media_type="application/json",
@@ -50,19 +59,15 @@ async def chart(
     )
 
 
-def parse_window(query: Mapping[str, str], panel: Panel, moment: int) -> Window:
-    """Return the times of a request; without any, the last ones up to now, as long as the panel
-    declares. Raises `BadParameterError`."""
+def make_window(times: TimeWindow, query: Mapping[str, str], panel: Panel, moment: int) -> Window:
+    """Return from when until when a chart is drawn: as its page or, where the page shows what it
+    does by default, as long as the panel declares. Raises `BadParameterError`."""
     try:
-        times = Filter.from_query(
-            {name: text for name in ("since", "until") if (text := query.get(name))}
-        )
         step = parse_duration(query["step"]) * MILLISECOND if query.get("step") else 0
-    except (ValueError, QueryError) as error:
+    except QueryError as error:
         raise BadParameterError(detail=str(error)) from None
-    until = moment if times.until is None else times.until
-    since = until - round(panel.chart_span * SECOND) if times.since is None else times.since
-    if since >= until:
-        raise BadParameterError(detail="the time range is empty: since is not before until")
+    since, until = times.bounds(moment)
+    if times.since is None and times.span == DEFAULT_SPAN:
+        since = until - round(panel.chart_span * SECOND)
     marks = frozenset(query.get("marks", "").split(MARKS_SEPARATOR)) & panel.chart_marks.keys()
     return Window(since, until, step, marks)

@@ -21,7 +21,9 @@ from almenara.web.layout import (
     render_problem_page,
     strip_parameters,
 )
+from almenara.web.saved_dashboards import SHARES
 from almenara.web.services import Services
+from almenara.web.state import get_identity
 from almenara.web.timed_view import read_time, select_filters
 
 SUBJECT_PARAMETERS: Final = ("namespace", "name")
@@ -44,7 +46,9 @@ async def dashboard(
     """Render a dashboard; the parameters of the address are filters of its panels."""
     dashboards = {
         dashboard.name: dashboard
-        for dashboard in services.list_dashboards(scoped_view(services, request))
+        for dashboard in services.list_dashboards(
+            scoped_view(services, request), get_identity(request)
+        )
     }
     if name not in dashboards:
         known = ", ".join(each.title for each in dashboards.values() if each.navigation)
@@ -76,7 +80,7 @@ async def render_dashboard(
         except ValueError as error:
             problem = str(error)
         panels = {
-            place.panel.name: await render_panel(
+            place.key: await render_panel(
                 services, view, place.panel, place.panel.parse_filters(place.filter)
             )
             for place in dashboard.panels
@@ -93,9 +97,11 @@ async def render_dashboard(
         "dashboard_page.html",
         {
             "places": dashboard.panels,
+            "has_charts": any(place.panel.read_chart for place in dashboard.panels),
             "panels": panels,
             "heading": dashboard.title,
             "subject": subject,
+            "saved": find_saved(services, request, dashboard),
             **build_panel_form(
                 dashboard.address,
                 dashboard.filters,
@@ -113,3 +119,21 @@ async def render_dashboard(
         channels=[place.channel(window) for place in dashboard.panels],
         status_code=400 if problem or timed.problem else 200,
     )
+
+
+def find_saved(
+    services: Services, request: PageRequest, dashboard: Dashboard
+) -> Mapping[str, object] | None:
+    """Return who owns a saved dashboard and whether the viewer may edit it; None for others."""
+    if not dashboard.is_saved:
+        return None
+    identity = get_identity(request)
+    saved = services.saved_dashboards.find(dashboard.name, identity)
+    if saved is None:
+        return None
+    return {
+        "name": saved.name,
+        "owner": saved.owner_name,
+        "share": SHARES[saved.share],
+        "is_editable": saved.is_editable(identity),
+    }

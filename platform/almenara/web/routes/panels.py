@@ -11,6 +11,7 @@ from almenara.config.suggestions import suggest
 from almenara.panels.formats import encode_query
 from almenara.panels.time_window import TIME_PARAMETERS
 from almenara.web.authorization import VIEWER, scoped_view
+from almenara.web.dashboards import chart_address
 from almenara.web.filter_form import build_panel_form, suggest_values
 from almenara.web.layout import (
     PageRequest,
@@ -19,7 +20,6 @@ from almenara.web.layout import (
     render_problem_page,
     strip_parameters,
 )
-from almenara.web.dashboards import chart_address
 from almenara.web.services import Services
 from almenara.web.state import get_auth_context
 from almenara.web.timed_view import read_time, select_filters

@@ -3,24 +3,18 @@ const almenaraRange = (() => {
   "use strict";
 
   const times = almenaraTimes;
-  const UNITS = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };
+  const NAMES = ["range", "since", "until", "at"];
   const SHORTEST = 1000;
 
-  const readMoment = (text, now) => {
-    const ago = /^(\d+)([smhdw])$/.exec(text ?? "");
-    if (ago) return now - Number(ago[1]) * UNITS[ago[2]];
-    const moment = Date.parse(text ?? "");
-    return Number.isNaN(moment) ? null : moment;
+  // The parameters of the page that choose what the server returns; it reads them for pages alike.
+  const parameters = () => {
+    const own = new URLSearchParams(location.search);
+    return NAMES.filter((name) => own.get(name)).map((name) => [name, own.get(name)]);
   };
-  // From when until when a chart shows; a live one ends now.
-  const read = (span) => {
-    const parameters = new URLSearchParams(location.search);
-    const now = times.now();
-    const end = readMoment(parameters.get("until") ?? parameters.get("at"), now);
-    const until = end ?? now;
-    const since = readMoment(parameters.get("range") ?? parameters.get("since"), until);
-    return { since: since !== null && since < until ? since : until - span, until, isLive: end === null };
-  };
+  // Whether charts end now, and so move on.
+  const isLive = () => !parameters().some(([name]) => name === "until" || name === "at");
+  // A playback is drawn by the server, once for all who watch it.
+  const isPlayed = () => new URLSearchParams(location.search).has("play");
 
   const zoomed = document.createElement("p");
   const back = document.createElement("button");
@@ -30,14 +24,13 @@ const almenaraRange = (() => {
   back.type = "button";
   zoomed.hidden = true;
   zoomed.setAttribute("role", "status");
-  let zoomDepth = 0;
   const zoomTo = (since, until) => {
     if (!(until - since >= SHORTEST)) return;
     const address = new URL(location.href);
     for (const name of ["range", "at"]) address.searchParams.delete(name);
     address.searchParams.set("since", new Date(since).toISOString());
     address.searchParams.set("until", new Date(until).toISOString());
-    history.pushState({ zoom: ++zoomDepth }, "", address);
+    history.pushState({ zoom: true }, "", address);
     showZoom(since, until);
     document.dispatchEvent(new CustomEvent("almenara:range", { detail: { since, until } }));
   };
@@ -47,5 +40,5 @@ const almenaraRange = (() => {
   };
   back.addEventListener("click", () => history.back());
 
-  return { read, zoomTo, notice: zoomed };
+  return { parameters, isLive, isPlayed, zoomTo, notice: zoomed };
 })();

@@ -31,7 +31,6 @@
     constructor(section) {
       this.section = section;
       this.panel = section.querySelector(".panel");
-      this.span = Number(section.dataset.span) * 1000;
       this.title = section.getAttribute("aria-label");
       this.plot = null;
       this.data = null;
@@ -87,10 +86,9 @@
 
     async load() {
       const request = ++this.request;
-      const { since, until, isLive } = range.read(this.span);
+      const isLive = range.isLive();
       const address = new URL(this.section.dataset.chart, location.origin);
-      address.searchParams.set("since", new Date(since).toISOString());
-      if (!isLive) address.searchParams.set("until", new Date(until).toISOString());
+      for (const [name, value] of range.parameters()) address.searchParams.set(name, value);
       const titles = marks.chosen();
       if (titles.length) address.searchParams.set("marks", titles.join("|"));
       let data;
@@ -107,7 +105,7 @@
       if (request !== this.request) return;
       this.loadedAt = times.now();
       this.data = data;
-      this.window = { since, until, isLive };
+      this.window = { since: data.since, until: data.until, isLive };
       if (this.isLog === null) this.isLog = data.scale === "log";
       this.lines = data.lines.map((line) => ({ ...line, id: JSON.stringify(line.key), step: usualStep(line.times) }));
       this.showNote(data.more ? data.more.toLocaleString("en") + " more lines with lower values are not shown." : "", false);
@@ -490,8 +488,9 @@
   const reload = () => {
     for (const chart of charts) if (chart.data !== null) chart.load();
   };
-  if (sections.length) (sections[0].closest(".grid") ?? sections[0]).before(range.notice, marks.buildChoice(sections, reload));
-  for (const section of sections) charts.push(new Chart(section));
+  if (sections.length && !range.isPlayed()) (sections[0].closest(".grid") ?? sections[0]).before(range.notice, marks.buildChoice(sections, reload));
+  // The pictures of the server show a playback.
+  if (!range.isPlayed()) for (const section of sections) charts.push(new Chart(section));
   document.addEventListener("almenara:range", reload);
   matchMedia("(prefers-color-scheme: light)").addEventListener("change", redraw);
   document.addEventListener("almenara:zone", redraw);

@@ -1,0 +1,203 @@
+"""The metrics page: finds series by kind, name or metric, and draws them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.response import Redirect
+
+from almenara.clock import clock_at
+from almenara.errors import LimitExceeded, Unavailable
+from almenara.panels.explorer import FORMATS, NAME, ChartFilters
+from almenara.panels.filters import matches_pattern
+from almenara.panels.formats import encode_query
+from almenara.panels.time_window import TIME_PARAMETERS
+from almenara.panels.view import View
+from almenara.signals import now
+from almenara.state.sample_history import SeriesMatch
+from almenara.state.sample_schema import SeriesName, StoredSeries
+from almenara.units import DAY, MILLISECOND
+from almenara.web.authorization import VIEWER
+from almenara.web.dashboards import chart_address
+from almenara.web.filter_form import build_panel_form
+from almenara.web.layout import PageRequest, render_page, render_panel, strip_parameters
+from almenara.web.routes.dashboard_editor import editor_address
+from almenara.web.services import Services
+from almenara.web.state import get_identity
+from almenara.web.timed_view import read_time
+
+ADDRESS: Final = "/explore"
+RECENT: Final = DAY
+"""How old the last sample of a series may be that the page finds."""
+MAX_METRICS: Final = 200
+MAX_SERIES: Final = 100
+MAX_SUGGESTIONS: Final = 500
+
+
+class FoundMetric(msgspec.Struct, kw_only=True):
+    """A metric of a kind of resources."""
+
+    kind: str
+    metric: str
+    unit: str
+    count: int
+    """Series that have it."""
+    link: str
+
+
+@get(ADDRESS, name="explore", opt=VIEWER, include_in_schema=False)
+async def explore(
+    request: PageRequest, services: NamedDependency[Services]
+) -> Response[str] | Redirect:
+    """Render the metrics that match the search text and, of the chosen one, the chart."""
+    panel = services.panels[NAME]
+    values = strip_parameters(request, panel.filters | {"text", *TIME_PARAMETERS})
+    if values != dict(request.query_params):
+        return Redirect(ADDRESS + encode_query(values), status_code=303)
+    timed = await read_time(services, request)
+    view, window = timed.view, timed.window
+    problem = ""
+    try:
+        filters = ChartFilters.from_query(
+            {name: text for name, text in values.items() if name in panel.filters}
+        )
+    except ValueError as error:
+        problem, filters = str(error), ChartFilters()
+    try:
+        found = await find_series(view, values.get("text", ""), filters)
+    except (LimitExceeded, Unavailable) as error:
+        problem, found = problem or str(error), []
+    metrics = group_series(found)
+    content = ""
+    has_chart = bool(filters.metric) and not problem
+    if has_chart:
+        with clock_at(view.moment):
+            content = await render_panel(services, view, panel, filters)
+    chart = NAME + encode_query(filters.to_query())
+    return render_page(
+        services,
+        request,
+        "explore_page.html",
+        {
+            "text": values.get("text", ""),
+            "metrics": metrics[:MAX_METRICS],
+            "more": max(len(metrics) - MAX_METRICS, 0),
+            "series": list_series(found, filters) if filters.metric else [],
+            "more_series": max(len(found) - MAX_SERIES, 0) if filters.metric else 0,
+            "chosen": filters,
+            "has_charts": has_chart,
+            "panel": panel,
+            "anchor": panel.anchor_for(filters),
+            "chart_address": chart_address(panel, filters),
+            "chart": chart,
+            "content": content,
+            "new_dashboard": editor_address(chart),
+            "dashboards": [
+                (each.settings.title or each.name, editor_address(chart, each.name))
+                for each in services.saved_dashboards.visible(get_identity(request))
+                if each.is_editable(get_identity(request))
+            ],
+            "csv_link": "/api/samples.csv" + encode_query(series_query(filters)),
+            "clear_link": ADDRESS,
+            **build_panel_form(
+                ADDRESS,
+                [name for name in panel.filter_fields if name != "text"],
+                values,
+                problem or None,
+                [panel.filter_fields],
+                suggest_names(found),
+            ),
+        },
+        name="explore",
+        title="Metrics",
+        channels=[panel.channel(filters, window)] if has_chart else [],
+        status_code=400 if problem or timed.problem else 200,
+    )
+
+
+async def find_series(view: View, text: str, filters: ChartFilters) -> list[StoredSeries]:
+    """Return the series with a recent sample that have every word of a text in their names, and
+    that the filters select. Raises `LimitExceeded` and `Unavailable`."""
+    if view.samples is None:
+        raise Unavailable("Samples are not stored here.")
+    words = text.casefold().split()
+
+    def test(name: SeriesName) -> bool:
+        if not (
+            matches_pattern(filters.kind, name.kind)
+            and matches_pattern(filters.namespace, name.namespace)
+            and matches_pattern(filters.name, name.name)
+        ):
+            return False
+        joined = " ".join(name).casefold()
+        return all(word in joined for word in words)
+
+    moment = view.moment or now()
+    since, until = (moment - RECENT) // MILLISECOND, moment // MILLISECOND + 1
+    return await view.samples.find(
+        SeriesMatch(metric=filters.metric or None, test=test), since, until
+    )
+
+
+def group_series(found: Sequence[StoredSeries]) -> list[FoundMetric]:
+    """Return the metrics of series by kind and name, each with the address of its chart."""
+    counts = Counter((series.name.kind, series.name.metric, series.unit) for series in found)
+    return [
+        FoundMetric(
+            kind=kind,
+            metric=metric,
+            unit=unit,
+            count=count,
+            link=ADDRESS + encode_query(chart_query(kind, metric, unit)),
+        )
+        for (kind, metric, unit), count in sorted(counts.items())
+    ]
+
+
+def chart_query(kind: str, metric: str, unit: str) -> dict[str, str]:
+    """Return the filters of the chart of a metric."""
+    filters = ChartFilters(metric=metric, kind=kind, format=FORMATS.get(unit, "number"))
+    return filters.to_query()
+
+
+def list_series(found: Sequence[StoredSeries], filters: ChartFilters) -> list[dict[str, str]]:
+    """Return a row for each series, with the address of the chart of it alone."""
+    rows = []
+    for series in found[:MAX_SERIES]:
+        alone = msgspec.structs.replace(
+            filters, kind=series.name.kind, namespace=series.name.namespace, name=series.name.name
+        )
+        rows.append(
+            {
+                "kind": series.name.kind,
+                "namespace": series.name.namespace,
+                "name": series.name.name,
+                "origin": series.name.origin,
+                "unit": series.unit,
+                "link": ADDRESS + encode_query(alone.to_query()),
+            }
+        )
+    return rows
+
+
+def series_query(filters: ChartFilters) -> dict[str, str]:
+    """Return the parameters of `/api/samples` for the same series."""
+    names = {
+        "metric": filters.metric,
+        "kind": filters.kind,
+        "namespace": filters.namespace,
+        "name": filters.name,
+        "function": filters.function,
+    }
+    return {name: text for name, text in names.items() if text}
+
+
+def suggest_names(found: Sequence[StoredSeries]) -> Mapping[str, Sequence[str]]:
+    """Return the values that the form completes."""
+    return {
+        field: sorted({getattr(series.name, field) for series in found} - {""})[:MAX_SUGGESTIONS]
+        for field in ("metric", "kind", "namespace", "name")
+    }

@@ -1,0 +1,111 @@
+"""Saved dashboards: who sees and changes them, versions, and conflicts."""
+
+from pathlib import Path
+
+import pytest
+
+from almenara.config import DashboardSettings, PlacedPanel
+from almenara.scope import FULL_SCOPE
+from almenara.security.identity import Identity, Role, User
+from almenara.web.routes.dashboard_editor import parse_dashboard, to_yaml
+from almenara.web.saved_dashboards import (
+    MAX_VERSIONS,
+    DashboardConflictError,
+    SavedDashboards,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+def identity(name: str, role: Role = Role.VIEWER) -> Identity:
+    return Identity(user=User(name=name, subject=f"test:{name}"), role=role, scope=FULL_SCOPE)
+
+
+ANN, BOB, ADMIN = identity("ann"), identity("bob"), identity("adm", Role.ADMIN)
+
+
+def board(title: str = "One", name: str = "mine") -> DashboardSettings:
+    return DashboardSettings(name=name, title=title, panels=[PlacedPanel(panel="numbers")])
+
+
+async def test_save_survives_a_restart(tmp_path: Path) -> None:
+    await SavedDashboards(tmp_path).save(board(), ANN, "owner", 0)
+    (saved,) = SavedDashboards(tmp_path).visible(ANN)
+    assert (saved.settings.title, saved.version, saved.owner_name) == ("One", 1, "ann")
+
+
+async def test_dashboard_is_visible_to_its_owner_and_those_it_is_shared_with(
+    tmp_path: Path,
+) -> None:
+    store = SavedDashboards(tmp_path)
+    await store.save(board(), ANN, "owner", 0)
+    assert [len(store.visible(each)) for each in (ANN, BOB, ADMIN)] == [1, 0, 0]
+    await store.save(board(), ANN, "operator", 1)
+    assert [len(store.visible(each)) for each in (ANN, BOB, ADMIN)] == [1, 0, 1]
+    await store.save(board(), ANN, "viewer", 2)
+    assert [len(store.visible(each)) for each in (ANN, BOB, ADMIN)] == [1, 1, 1]
+
+
+async def test_dashboard_is_changed_by_its_owner_and_admins_alone(tmp_path: Path) -> None:
+    store = SavedDashboards(tmp_path)
+    await store.save(board(), ANN, "viewer", 0)
+    with pytest.raises(ValueError, match="another dashboard"):
+        await store.save(board("Theirs"), BOB, "viewer", 1)
+    with pytest.raises(ValueError, match="may not delete"):
+        await store.delete("mine", BOB, 1)
+    saved = await store.save(board("Of an admin"), ADMIN, "viewer", 1)
+    assert (saved.owner_name, saved.changed_by) == ("ann", "adm")
+
+
+async def test_second_of_two_editors_gets_a_conflict_and_nothing_is_lost(tmp_path: Path) -> None:
+    store = SavedDashboards(tmp_path)
+    await store.save(board(), ANN, "viewer", 0)
+    await store.save(board("First"), ADMIN, "viewer", 1)
+    with pytest.raises(DashboardConflictError, match="adm changed") as error:
+        await store.save(board("Second"), ANN, "viewer", 1)
+    assert error.value.current.settings.title == "First"
+    await store.save(board("Second"), ANN, "viewer", error.value.current.version)
+    titles = [each.settings.title for each in await store.versions("mine")]
+    assert titles == ["Second", "First", "One"]
+
+
+async def test_deleted_dashboard_keeps_its_versions_and_frees_its_name(tmp_path: Path) -> None:
+    store = SavedDashboards(tmp_path)
+    await store.save(board(), ANN, "viewer", 0)
+    await store.delete("mine", ANN, 1)
+    assert store.visible(ANN) == []
+    saved = await store.save(board("Of bob"), BOB, "owner", 0)
+    assert (saved.owner_name, saved.version) == ("bob", 3)
+    assert len(await SavedDashboards(tmp_path).versions("mine")) == 3
+
+
+async def test_oldest_versions_are_deleted(tmp_path: Path) -> None:
+    store = SavedDashboards(tmp_path)
+    for version in range(MAX_VERSIONS + 5):
+        await store.save(board(), ANN, "owner", version)
+    assert len(await store.versions("mine")) == MAX_VERSIONS
+
+
+@pytest.mark.parametrize("form", ["{}", "dashboards:\n- {}", "- {}"])
+def test_parse_dashboard_reads_the_forms_of_the_configuration(form: str) -> None:
+    text = form.format(
+        "{name: a, title: A, panels: [numbers, {panel: chart, title: CPU, width: 3}]}"
+    )
+    settings = parse_dashboard(text)
+    assert [each.panel for each in settings.panels] == ["numbers", "chart"]  # type: ignore[union-attr]
+    assert parse_dashboard(to_yaml(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "one at a time"),
+        ("name: [", "expected"),
+        ("x", "not a dashboard"),
+        ("{name: a, panels: [], widht: 1}", "widht"),
+        ("{name: A B, panels: []}", "name"),
+    ],
+)
+def test_parse_dashboard_reports_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        parse_dashboard(text)
