@@ -18,6 +18,8 @@ from support.raw_nats import RawClient
 from support.servers import NatsServer, wait_until
 from support.simulated_kubernetes import simulated_kubernetes
 from support.simulated_ray import simulated_ray
+from support.valkey import PROGRAM, ValkeyServer
+from support.vllm import SimulatedVllm
 
 HEALTHY: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "nats.stream": ("nats", ("ok",)),
@@ -29,7 +31,11 @@ HEALTHY: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "prometheus.target": ("prometheus", ("up",)),
     "process": ("prometheus", ("scraped",)),
     "http.check": ("http", ("up", "slow")),
-}
+    "vllm.server": ("vllm", ("ok", "idle", "asleep")),
+    "vllm.model": ("vllm", ("ok", "idle")),
+    **({"valkey.server": ("valkey", ("ok",)), "valkey.deployment": ("valkey", ("ok",))}
+       if PROGRAM else {}),
+}  # fmt: skip
 """By kind: the server behind it, and the statuses that claim health."""
 PROVEN_BY_SOURCE = {"kubernetes.pod", "kubernetes.node"}
 """Kinds whose resources keep their last status; whether it still holds is their source's."""
@@ -91,6 +97,10 @@ def links(tmp_path: Path) -> Iterator[tuple[dict[str, FaultyLink], dict[str, str
             "prometheus": pages,
             "http": pages,
         }
+        vllm = stack.enter_context(SimulatedVllm())
+        ports["vllm"] = vllm.port
+        if PROGRAM:
+            ports["valkey"] = stack.enter_context(ValkeyServer(tmp_path / "valkey")).port
         made = {name: stack.enter_context(FaultyLink(port)) for name, port in ports.items()}
         url = {name: f"http://127.0.0.1:{link.port}" for name, link in made.items()}
         redirect(kubeconfig, made["kubernetes"].port)
@@ -100,10 +110,19 @@ def links(tmp_path: Path) -> Iterator[tuple[dict[str, FaultyLink], dict[str, str
             "every": 1, "timeout": 2,
         }  # fmt: skip
         check = {"name": "site", "url": url["http"], "every": 1, "timeout": 2}
+        often = {"every": 1, "timeout": 2}
+        server = {"name": "model", "url": url["vllm"], **often}
+        deployments = [
+            {"name": "cache", "urls": [f"redis://127.0.0.1:{made[name].port}"], **often}
+            for name in ("valkey",)
+            if name in made
+        ]
         yield (
             made,
             {
                 **kubernetes,
+                "plugins__vllm__servers": json.dumps([server]),
+                "plugins__valkey__deployments": json.dumps(deployments),
                 "plugins__nats__servers": f'["nats://127.0.0.1:{made["nats"].port}"]',
                 "plugins__ray__clusters": json.dumps(clusters),
                 "plugins__prometheus__targets": json.dumps([target]),
