@@ -18,7 +18,8 @@ RATE ?= 20
 PYTEST ?=
 # Most of the tests wait for real servers, so they run in parallel.
 WORKERS ?= 3
-# `no` skips the tests that need a kube-apiserver or an alertmanager instead of building one.
+# `no` skips the tests that need a kube-apiserver, an alertmanager or a collector instead of building
+# one.
 APISERVER ?= yes
 RAY ?=
 NEO4J ?=
@@ -57,7 +58,7 @@ neo4j: ## Download the Neo4j server of the tests once, where Java and Maven are 
 	@tests/neo4j_server/build-server --optional > /dev/null
 
 .PHONY: test
-test: $(VENV)/.dev apiserver alertmanager neo4j ## Run all tests, the browser tests included (PYTEST="-k bus" APISERVER=no)
+test: $(VENV)/.dev apiserver alertmanager collector neo4j ## Run all tests, the browser tests included (PYTEST="-k bus" APISERVER=no)
 	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM && \
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
@@ -73,6 +74,10 @@ alertmanager: ## Build the alertmanager of the tests once, where Go is installed
 test-alertmanager: $(VENV)/.dev ## Run the tests with a real Alertmanager; fails without Go
 	@tests/alertmanager/build > /dev/null
 	$(BIN)/pytest tests/integration/almenara_notifiers/test_alertmanager.py $(PYTEST)
+
+.PHONY: collector
+collector: ## Build the OpenTelemetry collector of the tests once, where Go is installed (5 minutes)
+	@$(if $(filter no,$(APISERVER)),,tests/collector/build --optional > /dev/null)
 
 .PHONY: test-kubernetes
 test-kubernetes: $(VENV)/.dev ## Run the Kubernetes tests; fails without Go or a kube-apiserver
