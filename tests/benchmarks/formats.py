@@ -37,17 +37,23 @@ ABSENT = "notthere"
 Sequenced = list[tuple[int, Event]]
 
 
+def read_fleet_message(message: Any, number: int, moment: datetime) -> Event:
+    """Return the event of a message of the demo fleet."""
+    (event,) = read_messages(
+        message.subject, {name.lower(): text for name, text in message.headers.items()},
+        message.payload, stream="FLEET", sequence=number,
+        received=int(moment.timestamp() * 1e6),
+    )  # fmt: skip
+    return event
+
+
 def make_events(count: int) -> Sequenced:
     moment = [datetime(2026, 11, 1, tzinfo=UTC)]
     events: Sequenced = []
     fleet = Fleet(7, clock=lambda: moment[0])
     for number, message in zip(range(1, count + 1), fleet.messages(100), strict=False):
         moment[0] += timedelta(seconds=message.wait)
-        (event,) = read_messages(
-            message.subject, {name.lower(): text for name, text in message.headers.items()},
-            message.payload, stream="FLEET", sequence=number,
-            received=int(moment[0].timestamp() * 1e6),
-        )  # fmt: skip
+        event = read_fleet_message(message, number, moment[0])
         events.append((number, normalize(event, "nats")))  # type: ignore[arg-type]
     return events
 

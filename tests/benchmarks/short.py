@@ -20,6 +20,7 @@ BENCHMARKS = (
     "samples.py",
     "checkpoints.py",
     "formats.py",
+    "history.py",
     "sealing.py",
     "ray_history.py",
     "kubernetes_load.py",

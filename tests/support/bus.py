@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 from almenara.bus import Bus, Record
 from almenara.bus.embedded import EmbeddedBus
@@ -49,6 +50,11 @@ async def read_log(folder: Path, processor: str) -> tuple[list[Record], int]:
 
 async def store_and_seal(settings: StorageSettings, events: Sequence[Event]) -> int:
     """Store events, wait until those beyond `hot_events` are sealed, and return the bytes used."""
+    with patch("almenara.bus.sealing.PAUSE", 0.0):
+        return await _store_and_seal(settings, events)
+
+
+async def _store_and_seal(settings: StorageSettings, events: Sequence[Event]) -> int:
     async with EmbeddedBus(settings) as bus:
         for first in range(0, len(events), 500):
             await bus.publish(events[first : first + 500], "nats")

@@ -1,0 +1,304 @@
+"""Events stored and searched, against VictoriaLogs: `make bench-history [EVENTS=20000000]`.
+
+Stores the same events of the demo fleet in Almenara, with the newest as rows and the others sealed,
+and in VictoriaLogs where Go is installed; elsewhere its last figures are printed, marked with `*`.
+`--short` measures little.
+"""
+
+import argparse
+import asyncio
+import http.client
+import itertools
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import msgspec
+from formats import read_fleet_message
+
+from almenara.bus.counts import WIDTHS
+from almenara.bus.embedded import EmbeddedBus
+from almenara.bus.retention import used_bytes
+from almenara.bus.sealing import BLOCK_EVENTS
+from almenara.config import StorageSettings
+from almenara.history import Filter, History
+from almenara.signals import Event, Severity, format_time
+from almenara.units import SECOND
+from almenara_demo.fleet import Fleet
+from support.servers import wait_until
+
+VERSION = "v1.52.2"
+MODULE = f"github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs@{VERSION}"
+BATCH = 500
+START = datetime(2026, 11, 1, tzinfo=UTC)
+TYPE, COMMON, RARE, ABSENT = "VOTE_CAST", "architect", "onlyonce", "notthere"
+BARS = 50
+# Of 1,000,000 events, on a server of two cores.
+LAST_FIGURES = {
+    "bytes an event": 36.0, "processor µs an event": 10.0, "newest 100": 34.0, "by type": 17.0,
+    "by severity": 17.0, "common word": 40.0, "rare word": 44.0, "two words": 60.0,
+    "absent word": 1.5, "count of a word": 407.0, "count of all": 1.5, "count of a type": 12.0,
+    "histogram of 50 bars": 44.0,
+}  # fmt: skip
+
+Query = tuple[str, Filter, str]
+PAGES: tuple[Query, ...] = (
+    ("newest 100", Filter(), "*"),
+    ("by type", Filter(type=TYPE), f'type:="{TYPE}"'),
+    ("by severity", Filter(severity=Severity.ERROR), 'severity:="ERROR"'),
+    ("common word", Filter(text=COMMON), f'"{COMMON}"'),
+    ("rare word", Filter(text=RARE), f'"{RARE}"'),
+    ("two words", Filter(text=f"{COMMON} story"), f'"{COMMON}" "story"'),
+    ("absent word", Filter(text=ABSENT), f'"{ABSENT}"'),
+)
+COUNTS: tuple[Query, ...] = (
+    ("count of a word", Filter(text=COMMON), f'"{COMMON}"'),
+    ("count of all", Filter(), "*"),
+    ("count of a type", Filter(type="vllm_token"), 'type:="vllm_token"'),
+)
+
+
+def make_batches(events: int) -> Iterator[list[Event]]:
+    """Yield the events of the fleet; one of them, a third from the start, has the rare word."""
+    moment = [START]
+    messages = Fleet(7, clock=lambda: moment[0]).messages(100)
+    number = 0
+    while number < events:
+        batch = []
+        for message in itertools.islice(messages, min(BATCH, events - number)):
+            moment[0] += timedelta(seconds=message.wait)
+            number += 1
+            event = read_fleet_message(message, number, moment[0])
+            if number == events // 3:
+                event = msgspec.structs.replace(event, data={"text": RARE})
+            batch.append(event)
+        yield batch
+
+
+def measured(take: Callable[[], object], rounds: int) -> float:
+    """Return the median milliseconds of a call."""
+    return asyncio.run(measured_async(lambda: asyncio.to_thread(take), rounds))
+
+
+async def measured_async(take: Callable[[], Awaitable[object]], rounds: int) -> float:
+    took = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        await take()
+        took.append(time.perf_counter() - started)
+    return statistics.median(took) * 1e3
+
+
+async def measure_almenara(
+    folder: Path, events: int, hot_events: int, rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the figures, and those of pages out of sealed blocks alone."""
+    settings = StorageSettings(dir=folder, hot_events=hot_events, retention_interval=0.5,
+                               retention_size=10**12, query_timeout=600)  # fmt: skip
+    figures, sealed = {}, {}
+    async with EmbeddedBus(settings) as bus:
+        generating = 0.0
+        started = time.process_time()
+        batches = make_batches(events)
+        first = last = 0
+        while True:
+            before = time.thread_time()
+            batch = next(batches, None)
+            generating += time.thread_time() - before
+            if batch is None:
+                break
+            first, last = first or batch[0].time, batch[-1].time
+            await bus.publish(batch, "nats")
+        unsealed = "SELECT events - sealed_events FROM position"
+        while (await bus.read(lambda log: log.execute(unsealed).fetchone()))[0] >= (
+            hot_events + BLOCK_EVENTS
+        ):
+            await asyncio.sleep(0.1)
+        spent = time.process_time() - started - generating
+        figures["processor µs an event"] = spent / events * 1e6
+        figures["bytes an event"] = await bus.read(used_bytes) / events
+        history = History(bus)
+        (through,) = await bus.read(
+            lambda log: log.execute("SELECT sealed_through FROM position").fetchone()
+        )
+        for name, chosen, _ in PAGES:
+            figures[name] = await measured_async(
+                lambda: history.events(chosen, limit=100),  # noqa: B023
+                rounds,
+            )
+            sealed[name] = await measured_async(
+                lambda: history.events(chosen, before=through + 1, limit=100),  # noqa: B023
+                rounds,
+            )
+        for name, chosen, _ in COUNTS:
+            figures[name] = await measured_async(lambda: history.count(chosen), min(rounds, 3))  # noqa: B023
+        # Pages draw bars of whole slots, which the stored counts know.
+        width = max((last - first) // BARS // WIDTHS[0], 1) * WIDTHS[0]
+        figures[f"histogram of {BARS} bars"] = await measured_async(
+            lambda: history.buckets(Filter(), since=first, until=last + 1, width=width), rounds
+        )
+    return figures, sealed
+
+
+class VictoriaLogs:
+    """A server with an empty folder."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            self._port = unused.getsockname()[1]
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [program, f"-storageDataPath={folder}", f"-httpListenAddr=127.0.0.1:{self._port}",
+             "-retentionPeriod=100y"],
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_until(self._is_ready, "VictoriaLogs")
+
+    def _is_ready(self) -> bool:
+        try:
+            self.get("/health")
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def get(self, path: str, **query: str) -> bytes:
+        return self._request("GET", f"{path}?{urllib.parse.urlencode(query)}", None)
+
+    def _request(self, method: str, path: str, body: bytes | None) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=600)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            content = response.read()
+            if response.status >= 300:
+                raise OSError(f"{path}: {response.status} {content[:200]!r}")
+            return content
+        finally:
+            connection.close()
+
+    def store(self, events: list[Event]) -> None:
+        lines = b"".join(
+            json.dumps(
+                {
+                    "_time": format_time(event.time),
+                    "_msg": msgspec.json.encode(event.data).decode(),
+                    "id": event.id, "source": event.source, "origin": event.origin,
+                    "type": event.type, "subject": event.subject,
+                    "severity": event.severity.name, "correlation": event.correlation or "",
+                }
+            ).encode() + b"\n"
+            for event in events
+        )  # fmt: skip
+        self._request("POST", "/insert/jsonline?_stream_fields=origin,type", lines)
+
+    def processor_seconds(self) -> float:
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def bytes_on_disk(self) -> int:
+        return sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+
+
+def find_program() -> Path | None:
+    """Return VictoriaLogs, which is built once where Go is installed."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = home / "almenara" / f"victoria-logs-{VERSION}"
+    program = folder / "victoria-logs"
+    if program.exists():
+        return program
+    if (go := shutil.which("go")) is None:
+        return None
+    print(f"building VictoriaLogs {VERSION}", file=sys.stderr, flush=True)
+    environment = {**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0"}
+    done = subprocess.run([go, "install", MODULE], env=environment, check=False)
+    return program if done.returncode == 0 and program.exists() else None
+
+
+def measure_victoria_logs(
+    program: Path, folder: Path, events: int, rounds: int
+) -> dict[str, float]:
+    server = VictoriaLogs(program, folder)
+    figures: dict[str, float] = {}
+    try:
+        first = last = 0
+        for batch in make_batches(events):
+            first, last = first or batch[0].time, batch[-1].time
+            server.store(batch)
+        server.get("/internal/force_flush")
+        figures["processor µs an event"] = server.processor_seconds() / events * 1e6
+        server.get("/internal/force_merge")
+        time.sleep(1)
+        figures["bytes an event"] = server.bytes_on_disk() / events
+        window = {"start": format_time(first), "end": format_time(last + SECOND)}
+
+        def select(query: str) -> bytes:
+            return server.get("/select/logsql/query", query=query, **window)
+
+        for name, _, query in PAGES:
+            page = f"{query} | sort by (_time desc) limit 100"
+            figures[name] = measured(lambda: select(page), rounds)  # noqa: B023
+        for name, _, query in COUNTS:
+            figures[name] = measured(lambda: select(f"{query} | stats count() n"), rounds)  # noqa: B023
+        step = max((last - first) // BARS // 1_000, 1)
+        figures[f"histogram of {BARS} bars"] = measured(
+            lambda: server.get("/select/logsql/hits", query="*", step=f"{step}ms", **window), rounds
+        )
+    finally:
+        server.close()
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="measure little")
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--hot-events", type=int, help="events that stay rows")
+    options = parser.parse_args()
+    events = 10_000 if options.short else options.events
+    rounds = 3 if options.short else 15
+    hot_events = options.hot_events
+    if hot_events is None:
+        # The same share of rows as the default has in 20 million events.
+        hot_events = min(StorageSettings().hot_events, events // 50)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(patch("almenara.bus.sealing.PAUSE", 0.0))
+        stack.enter_context(patch("almenara.bus.sealing.SHORT_PAUSE", 0.0))
+        ours, sealed = asyncio.run(
+            measure_almenara(folder / "almenara", events, hot_events, rounds)
+        )
+        program = None if options.short else find_program()
+        theirs, mark = LAST_FIGURES, "*"
+        if program is not None:
+            theirs = measure_victoria_logs(program, folder / "victoria-logs", events, rounds)
+            mark = ""
+    print(f"{events:,} events, of which {hot_events:,} are rows; times in milliseconds")
+    print(f"{'':24}{'Almenara':>10}{'sealed':>10}{'VictoriaLogs':>14}")
+    for name in theirs:
+        block = f"{sealed[name]:.1f}" if name in sealed else ""
+        print(f"{name:24}{ours[name]:>10.1f}{block:>10}{theirs[name]:>13.1f}{mark or ' '}")
+    if mark:
+        print("* measured before, with 1,000,000 events on another machine")
+
+
+if __name__ == "__main__":
+    main()
