@@ -18,7 +18,6 @@ MARGIN: Final = 70
 """Space around the nodes, for their captions."""
 STEP: Final = 100
 """Sizes are multiples of it, so that one node more does not scale all others."""
-ASPECT: Final = 1.7
 COLORS: Final = 8
 MANY: Final = 120
 """Nodes above which only those with several relationships have a caption."""
@@ -239,16 +238,14 @@ def describe_graph(graph: Resource, drawn: int) -> dict[str, Any]:
 
 
 def frame(points: Iterable[tuple[int, int]]) -> tuple[int, int, int, int]:
-    """Left, top, width and height of what encloses the points, in steps and at least as wide as a
-    screen is."""
+    """Left, top, width and height of what encloses the points, in steps."""
     xs, ys = zip(*points, strict=True) if (points := list(points)) else ((0,), (0,))
     left, right = _floor(min(xs) - MARGIN), -_floor(-max(xs) - MARGIN)
     top, bottom = _floor(min(ys) - MARGIN), -_floor(-max(ys) - MARGIN)
-    width = max(right - left, 6 * STEP)
-    height = max(bottom - top, 3 * STEP)
-    if width < height * ASPECT:
-        wider = round(height * ASPECT)
-        left, width = left - (wider - width) // 2, wider
+    width, height = max(right - left, 6 * STEP), max(bottom - top, 3 * STEP)
+    # What is smaller than the frame is in the middle of it.
+    left -= (width - (right - left)) // 2
+    top -= (height - (bottom - top)) // 2
     return left, top, width, height
 
 

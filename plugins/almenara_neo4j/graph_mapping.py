@@ -53,8 +53,11 @@ def _shorten(value: Any) -> Any:
         return value
     if isinstance(value, list):
         return f"list of {len(value)}"
-    text = str(value)
-    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
+    return _cut(str(value), MAX_TEXT)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + "…"
 
 
 def _first_text(properties: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -79,7 +82,7 @@ def map_node(settings: GraphSettings, node: Node) -> Resource:
         kind=NODE, namespace=settings.name, name=node.id[:200], status=PRESENT,
         severity=Severity.INFO,
         state={
-            "caption": (caption or key or ", ".join(labels[:1]) or node.id)[:MAX_CAPTION],
+            "caption": _cut(caption or key or ", ".join(labels[:1]) or node.id, MAX_CAPTION),
             "key": key or node.id[:200],
             "labels": [label[:100] for label in labels[:MAX_LABELS]],
             "properties": read_properties(node.properties, settings),
@@ -174,7 +177,12 @@ def make_node_events(
         return [make_event(graph, "changed", Severity.INFO, ", ".join(numbers))]
     return [
         make_event(
-            node, kind, Severity.INFO, f"{node.state['caption']} {kind}", at, node.state["key"]
+            node,
+            f"node.{kind}",
+            Severity.INFO,
+            f"{node.state['caption']} {kind}",
+            at,
+            node.state["key"],
         )
         for kind, node in changes
     ]
@@ -190,7 +198,7 @@ def make_event(
 ) -> Event:
     """An event of a graph or of a node of it."""
     at = resource.time if at is None else at
-    event_type = f"{resource.kind}.{kind}"
+    event_type = f"{GRAPH}.{kind}"
     labels = resource.state.get("labels")
     return Event(
         id=f"{resource.namespace}/{resource.name}/{event_type}/{at}",
@@ -201,5 +209,5 @@ def make_event(
         severity=severity,
         correlation=f"neo4j/{resource.namespace}",
         attributes={"namespace": resource.namespace},
-        data={"reason": reason, **({"labels": labels, "node": resource.name} if labels else {})},
+        data={"reason": reason, **({"labels": ", ".join(labels)} if labels else {})},
     )

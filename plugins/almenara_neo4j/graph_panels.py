@@ -23,7 +23,7 @@ from almenara_neo4j.kinds import GRAPH, NODE
 from almenara_neo4j.settings import Neo4jSettings
 
 HOPS: Final = Filter(
-    name="hops", label="Up to", hint="1",
+    name="hops", label="Hops", hint="1",
     choices=tuple(str(number) for number in range(1, MAX_HOPS + 1)),
 )  # fmt: skip
 EXPORTS: Final = (
@@ -66,7 +66,7 @@ def list_graph_panels(settings: Neo4jSettings) -> Sequence[Panel]:
         ),
         EventsPanel(
             name="graph-changes", title="Changes of nodes", width=12,
-            query=EventQuery(filter={"type": f"{NODE}.*"}, limit=30),
+            query=EventQuery(filter={"type": f"{GRAPH}.>"}, limit=30),
             filters=["subject"], empty="No node has changed since the graph was first read.",
         ),
         TemplatePanel(
@@ -115,7 +115,7 @@ def make_graph_filter(settings: Neo4jSettings) -> Filter:
 
 
 async def prepare_nodes(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
-    """The nodes that the drawing shows as rows, with their neighbours; matches first."""
+    """The nodes that the drawing shows as rows, with their neighbours."""
     values = dict(await prepare_graph(data, filters))
     captions = {node["id"]: node for node in values["nodes"]}
     neighbours: dict[str, list[dict[str, Any]]] = {}
@@ -126,7 +126,7 @@ async def prepare_nodes(data: DataView, filters: Mapping[str, str]) -> Mapping[s
         text = f"{edge['type']} from"
         neighbours.setdefault(end["id"], []).append({"relationship": text, "node": start})
     nodes = [node for node in values["nodes"] if not values["is_searched"] or node["is_match"]]
-    nodes.sort(key=lambda node: (node["change"] == "", node["color"], node["caption"]))
+    nodes.sort(key=lambda node: (node["color"], node["caption"], node["id"]))
     rows = [
         {
             "node": node,

@@ -111,7 +111,7 @@ class Layout:
                     if distance < 1.0:
                         a, b = a + _unit(node) - 0.5, b + _unit(other) - 0.5
                         distance = max(math.hypot(x - a, y - b), 0.1)
-                    push = (CELL - distance) / CELL * SPACING * 0.25 / distance
+                    push = ((CELL - distance) / CELL) ** 2 * SPACING / distance
                     force_x += (x - a) * push
                     force_y += (y - b) * push
                 length = math.hypot(force_x, force_y)

@@ -108,7 +108,7 @@ def list_panels(settings: Neo4jSettings) -> Sequence[Panel]:
         ),
         EventsPanel(
             name="changes", title="Changes", width=12,
-            query=EventQuery(filter={"type": "neo4j.>"}, limit=30),
+            query=EventQuery(filter={"type": "neo4j.*.*"}, limit=30),
             filters=["severity", "subject", "text"],
             empty="No server, database or query has changed its status.",
         ),

@@ -166,7 +166,7 @@ def test_page_of_graphs_follows_changes(tmp_path: Path) -> None:
         wait_until(lambda: "After" in almenara.text("/dashboards/neo4j.graph"), "the change")
         wait_until(
             lambda: (
-                "neo4j.node.changed"
+                "neo4j.graph.node.changed"
                 in almenara.text("/dashboards/neo4j.node?namespace=g&name=story:1")
             ),
             "the event of the node",

@@ -95,8 +95,8 @@ async def test_context_graph_is_read_and_follows_changes(
         )
     types = {(event.type, event.subject) for event in run.events}
     assert types == {
-        ("neo4j.node.changed", "US-1"), ("neo4j.node.created", "D-2"),
-        ("neo4j.node.removed", "D-1"),
+        ("neo4j.graph.node.changed", "US-1"), ("neo4j.graph.node.created", "D-2"),
+        ("neo4j.graph.node.removed", "D-1"),
     }  # fmt: skip
     assert run.bus.repeats == []
 
@@ -186,4 +186,4 @@ async def test_graph_of_a_frozen_server_is_the_last_known_one(
         await run.until(lambda: run.resources["fleet"].status == "ok")
         await run.until(lambda: not run.is_degraded)
     assert (len(events("neo4j.graph.failing")), len(events("neo4j.graph.recovered"))) == (1, 1)
-    assert events("neo4j.node.created") == []
+    assert events("neo4j.graph.node.created") == []

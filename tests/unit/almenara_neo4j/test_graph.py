@@ -137,7 +137,8 @@ def test_changes_have_events_and_removed_nodes_fade() -> None:
     state.update(rows(node("a", title="Other"), node("c")), 2)
     resources, events = state.take(2)
     assert {(event.type, event.subject) for event in events if isinstance(event, Event)} == {
-        ("neo4j.node.changed", "a"), ("neo4j.node.created", "c"), ("neo4j.node.removed", "b"),
+        ("neo4j.graph.node.changed", "a"), ("neo4j.graph.node.created", "c"),
+        ("neo4j.graph.node.removed", "b"),
     }  # fmt: skip
     assert {each.name: each.status for each in resources} == {
         "a": "present", "c": "present", "b": "removed", "a-b": "removed",
