@@ -93,7 +93,11 @@ async def test_context_graph_is_read_and_follows_changes(
         await run.until(
             lambda: "D-1" not in {each.state.get("key") for each in run.resources.values()}
         )
-    types = {(event.type, event.subject) for event in run.events}
+    types = {
+        (event.type, event.subject)
+        for event in run.events
+        if event.type.startswith("neo4j.graph.node.")
+    }
     assert types == {
         ("neo4j.graph.node.changed", "US-1"), ("neo4j.graph.node.created", "D-2"),
         ("neo4j.graph.node.removed", "D-1"),
@@ -185,5 +189,7 @@ async def test_graph_of_a_frozen_server_is_the_last_known_one(
             server.thaw()
         await run.until(lambda: run.resources["fleet"].status == "ok")
         await run.until(lambda: not run.is_degraded)
-    assert (len(events("neo4j.graph.failing")), len(events("neo4j.graph.recovered"))) == (1, 1)
+    # A machine under load may be as slow as a frozen server, in between.
+    assert len(events("neo4j.graph.failing")) >= 1
+    assert len(events("neo4j.graph.recovered")) >= 1
     assert events("neo4j.graph.node.created") == []

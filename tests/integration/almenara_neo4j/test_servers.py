@@ -130,13 +130,17 @@ async def test_stopped_frozen_and_restarted_server(server: Neo4jServer, run: Any
         await source.until(lambda: status_of(source, "neo4j") == "online")
         await source.until(lambda: not source.is_degraded)
         assert "stale_since" not in source.resources[server.address].state
-    assert [event.type for event in source.events if event.subject == server.address] == [
-        "neo4j.server.unreachable",
-        "neo4j.server.recovered",
-        "neo4j.server.unreachable",
-        "neo4j.server.restarted",
-        "neo4j.server.recovered",
+    kinds = [
+        event.type.removeprefix("neo4j.server.")
+        for event in source.events
+        if event.subject == server.address
     ]
+    assert kinds.count("restarted") == 1
+    assert kinds[kinds.index("restarted") - 1] == "unreachable"
+    # In turns: a machine under load may be as slow as a frozen server, in between.
+    kinds.remove("restarted")
+    assert kinds == ["unreachable", "recovered"] * (len(kinds) // 2)
+    assert len(kinds) >= 4
 
 
 @pytest.mark.parametrize("fault", FAULTS)
