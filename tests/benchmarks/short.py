@@ -19,6 +19,7 @@ BENCHMARKS = (
     "counts.py",
     "samples.py",
     "checkpoints.py",
+    "past_pages.py",
     "formats.py",
     "history.py",
     "sealing.py",

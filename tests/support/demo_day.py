@@ -231,9 +231,12 @@ class DemoDay:
         """Every panel whose content is stored, with filters that have it show something."""
         pods = [pod for pod in self.view.resources.of_kind("kubernetes.pod") if not pod.deleted]
         pod = pods[self.chance.randrange(len(pods))]
-        named = {"namespace": pod.namespace, "name": pod.name}
+        named = {
+            "kubernetes": {"namespace": pod.namespace, "name": pod.name},
+            "": {"rule": "pod-failing", "name": "f1"},
+        }
         return [
-            (panel, named if "name" in panel.filters and panel.plugin == "kubernetes" else {})
+            (panel, named.get(panel.plugin, {}) if "name" in panel.filters else {})
             for panel in self.panels.values()
             if panel.name not in UNSTORED and panel.log_query is None
         ]

@@ -14,8 +14,10 @@ WIDTH: Final = 1200
 PLOT_WIDTH: Final = WIDTH - LABEL_WIDTH - 20
 LANE_HEIGHT: Final = 34
 TOP: Final = 26
-NEAREST: Final = 12.0
+NEAREST: Final = 24.0
 """Units between two marks at least; nearer ones become a group."""
+GROUP_WIDTH: Final = 18
+MARK_RADIUS: Final = 6
 LONGEST_LABEL: Final = 30
 LEAST_BAR: Final = 2.0
 TICKS: Final = 6
@@ -57,7 +59,8 @@ def group_marks(facts: Sequence[Fact], scale: Scale) -> list[Mark]:
             groups.append([fact])
     return [
         Mark(
-            x=(scale(group[0].event.time) + scale(group[-1].event.time)) / 2,
+            # A group is beside its first event, so that neighbours do not overlap.
+            x=scale(group[0].event.time) + (GROUP_WIDTH / 2 if len(group) > 1 else 0),
             first=group[0], last=group[-1], count=len(group),
             severity=max(fact.event.severity for fact in group).name,
         )
@@ -153,7 +156,8 @@ def _draw_cause(
     x, y = scale(cause.event.time - cause.duration), middles.get(cause.lane, TOP)
     to_x, to_y = scale(effect.event.time - effect.duration), middles.get(effect.lane, TOP)
     bend = max(abs(to_x - x) / 2, 14)
-    start, end = f"{x:.1f},{y:.1f}", f"{to_x:.1f},{to_y:.1f}"
+    # The head of the arrow is beside the mark.
+    start, end = f"{x:.1f},{y:.1f}", f"{to_x - MARK_RADIUS - 1:.1f},{to_y:.1f}"
     return f"M{start}C{x + bend:.1f},{y:.1f} {to_x - bend:.1f},{to_y:.1f} {end}"
 
 

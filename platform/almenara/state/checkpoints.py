@@ -206,8 +206,8 @@ class CheckpointDatabase:
         """Return the newest state; None without a checkpoint."""
         return self.read_at(2**62)
 
-    def read_at(self, time: int) -> StoredState | None:
-        """Return the state as of a moment; None for one before the first checkpoint."""
+    def read_checkpoint(self, time: int) -> StoredState | None:
+        """Return the last checkpoint up to a moment; None for one before the first."""
         row = self._connection.execute(
             "SELECT time, sequence, body FROM checkpoints WHERE time <= ?"
             " ORDER BY time DESC LIMIT 1",
@@ -219,6 +219,14 @@ class CheckpointDatabase:
         resources: dict[Key, Resource] = {}
         for part in decode_parts(body, list[Resource]):
             resources.update((resource.key, resource) for resource in part)
+        return StoredState(start, sequence, resources)
+
+    def read_at(self, time: int) -> StoredState | None:
+        """Return the state as of a moment; None for one before the first checkpoint."""
+        checkpoint = self.read_checkpoint(time)
+        if checkpoint is None:
+            return None
+        start, sequence, resources = checkpoint.time, checkpoint.sequence, checkpoint.resources
         reached = start
         pieces = self._connection.execute(
             "SELECT last, sequence, body FROM changes WHERE last > ? AND first <= ? ORDER BY last",

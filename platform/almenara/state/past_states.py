@@ -44,12 +44,7 @@ class PastStates:
                 resources = await self._read_resources(moment)
                 if resources is None:
                     return None
-                table = None
-                if self._store is not None:
-                    table = PastSeriesTable(self._store, moment, resources)
-                state = self._states[moment] = PastState(resources, table)
-                if len(self._states) > CACHED_STATES:
-                    self._states.popitem(last=False)
+                state = self._store_state(moment, resources)
             self._states.move_to_end(moment)
             if self._expiry is not None:
                 self._expiry.cancel()
@@ -57,10 +52,31 @@ class PastStates:
             self._expiry = loop.call_later(CACHE_SECONDS, self._states.clear)
             return state
 
+    def _store_state(self, moment: int, resources: dict[Key, Resource]) -> PastState:
+        table = None
+        if self._store is not None:
+            table = PastSeriesTable(self._store, moment, resources)
+        state = self._states[moment] = PastState(resources, table)
+        while len(self._states) > CACHED_STATES:
+            self._states.popitem(last=False)
+        return state
+
     async def _read_resources(self, moment: int) -> dict[Key, Resource] | None:
         near = max((known for known in self._states if known < moment), default=None)
         if near is not None:
             resources = dict(self._states[near].resources)
+            # What others start from stays longest.
+            self._states.move_to_end(near)
             if await self.recorder.advance(resources, near, moment):
                 return resources
+        checkpoint = await self.recorder.read_checkpoint(moment)
+        if checkpoint is None:
+            return None
+        resources = checkpoint.resources
+        if checkpoint.time == moment:
+            return resources
+        # Any other moment up to the next checkpoint starts from it.
+        self._store_state(checkpoint.time, dict(resources))
+        if await self.recorder.advance(resources, checkpoint.time, moment):
+            return resources
         return await self.recorder.read_at(moment)

@@ -213,6 +213,13 @@ class StateRecorder:
         apply_changes(state.resources, pending, 0, moment)
         return state.resources
 
+    async def read_checkpoint(self, moment: int) -> StoredState | None:
+        """Return the last checkpoint up to a moment; None before the first.
+
+        Raises `Unavailable`.
+        """
+        return await self._run(lambda database: database.read_checkpoint(moment))
+
     async def advance(self, resources: dict[Key, Resource], after: int, moment: int) -> bool:
         """Turn the resources as of one moment into those as of a later one; return False where only
         a checkpoint has those. Raises `Unavailable`."""

@@ -1,5 +1,6 @@
 """A story in lanes: which lane an event belongs to, what lasts, causes, and groups of marks."""
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -148,6 +149,11 @@ def test_groups_have_every_event_once_and_do_not_overlap(times: list[int]) -> No
     starts = [Scale(START, START + 10**9)(mark.first.event.time) for mark in marks]
     assert starts == sorted(starts)
     assert len(marks) <= 1200 / NEAREST
+    places = sorted((mark.x, 9 if mark.count > 1 else 6) for mark in marks)
+    assert all(
+        after - before >= width + next_width - 0.001
+        for (before, width), (after, next_width) in itertools.pairwise(places)
+    )
 
 
 HOSTILE = st.recursive(

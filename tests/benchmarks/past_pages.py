@@ -1,0 +1,150 @@
+"""What a page as of a moment costs beside the live one: `python tests/benchmarks/past_pages.py`.
+
+A simulated cluster of 5,000 pods, and the pages of Kubernetes: each is loaded live and as of random
+moments, which are not in memory. Prints the p95 of both, the processor time of the server, which
+the load of the machine changes less, and their ratios. Then a playback, watched by one viewer and
+by many. BENCH_PODS, BENCH_LOADS and BENCH_VIEWERS change how much is measured; `--short` measures
+little and judges nothing. It fails where a page has an error.
+"""
+
+import asyncio
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from websockets.asyncio.client import connect
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from almenara.signals import format_time, now
+from support.application import Almenara
+from support.servers import wait_until
+from support.simulated_kubernetes import simulated_kubernetes
+
+SHORT = "--short" in sys.argv
+PODS = int(os.environ.get("BENCH_PODS", "300" if SHORT else "5000"))
+VIEWERS = int(os.environ.get("BENCH_VIEWERS", "5" if SHORT else "1000"))
+LOADS = int(os.environ.get("BENCH_LOADS", "4" if SHORT else "40"))
+SECONDS = 3 if SHORT else 15
+GOAL_SECONDS = 0.5
+KUBERNETES = "/dashboards/kubernetes"
+PAGES = (KUBERNETES, f"{KUBERNETES}.pods", f"{KUBERNETES}.nodes", "/")
+
+
+def load(almenara: Almenara, path: str) -> float:
+    started = time.perf_counter()
+    text = almenara.text(path)
+    took = time.perf_counter() - started
+    if "broken-panel" in text or ("at=" in path) != ('id="past-bar"' in text):
+        raise SystemExit(f"{path} has an error")
+    return took
+
+
+def p95(seconds: list[float]) -> float:
+    return sorted(seconds)[min(int(len(seconds) * 0.95), len(seconds) - 1)]
+
+
+def measure_pages(almenara: Almenara, first: int) -> bool:
+    is_within = True
+    chance = random.Random(1)
+    print("| page | live p95, ms | as of a moment p95, ms | ratio | processor, ms | ratio |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for page in PAGES:
+        live: list[float] = []
+        past: list[float] = []
+        processor = [0.0, 0.0]
+        # In turns, so that the load of the machine counts for both.
+        for _ in range(LOADS):
+            moment = chance.randrange(first, now() - 1_000_000)
+            for place, (took, path) in enumerate(
+                ((live, page), (past, f"{page}?at={format_time(moment)}"))
+            ):
+                before = processor_seconds(almenara)
+                took.append(load(almenara, path))
+                processor[place] += processor_seconds(almenara) - before
+        is_within = is_within and p95(past) <= GOAL_SECONDS
+        print(
+            f"| {page} | {p95(live) * 1e3:.0f} | {p95(past) * 1e3:.0f} |"
+            f" {p95(past) / p95(live):.1f} | {processor[0] / LOADS * 1e3:.0f},"
+            f" {processor[1] / LOADS * 1e3:.0f} | {processor[1] / max(processor[0], 0.01):.1f} |",
+            flush=True,
+        )
+    return is_within
+
+
+def processor_seconds(almenara: Almenara) -> float:
+    assert almenara.process is not None
+    fields = Path(f"/proc/{almenara.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def watch(almenara: Almenara, panel: str, end: float) -> int:
+    """The bytes that a viewer of a playback is sent until a time."""
+    url = f"{almenara.url.replace('http', 'ws')}/live?panel={quote(panel, safe='')}"
+    origin: Any = almenara.url
+    size = 0
+    async with connect(url, origin=origin, compression=None) as socket:
+        while (left := end - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    frame = str(await socket.recv())
+            except TimeoutError:
+                break
+            if "content" in json.loads(frame):
+                size += len(frame)
+    return size
+
+
+async def measure_playback(almenara: Almenara, first: int, viewers: int) -> float:
+    """The processor seconds of the server for a second of playback with so many viewers."""
+    panel = f"kubernetes.workloads?at={format_time(first)}&play=10&started={now()}"
+    end = time.monotonic() + SECONDS + viewers / 100
+    tasks = [asyncio.create_task(watch(almenara, panel, end)) for _ in range(viewers)]
+    # Connections are not part of what is measured.
+    await asyncio.sleep(viewers / 100 + 1)
+    before, started = processor_seconds(almenara), time.monotonic()
+    sizes = await asyncio.gather(*tasks)
+    took = time.monotonic() - started
+    if not all(sizes):
+        raise SystemExit("a viewer of the playback got no frame")
+    return (processor_seconds(almenara) - before) / took
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as name:
+        return measure(Path(name))
+
+
+def measure(folder: Path) -> int:
+    with (
+        simulated_kubernetes(folder / "kubernetes", PODS) as settings,
+        Almenara(
+            folder / "almenara", "nats://127.0.0.1:1", plugins__disabled="[nats]",
+            server__requests_per_second="100000", server__request_burst="100000",
+            server__max_websockets="5000", **settings,
+        ) as almenara,
+    ):  # fmt: skip
+        path = "/api/resources?kind=kubernetes.pod&limit=10000"
+        wait_until(lambda: len(almenara.get(path)) >= PODS * 0.95, "pods", 120)
+        first = now()
+        # Changes between the moments, and so states that differ.
+        time.sleep(5 if SHORT else 60)
+        is_within = measure_pages(almenara, first)
+        one = asyncio.run(measure_playback(almenara, first, 1))
+        many = asyncio.run(measure_playback(almenara, first, VIEWERS))
+        print(
+            f"playback: {one * 1e3:.0f} ms of processor a second for one viewer,"
+            f" {many * 1e3:.0f} ms for {VIEWERS:,}"
+        )
+    print(f"goal: as of a moment at most {GOAL_SECONDS * 1e3:.0f} ms")
+    return 0 if SHORT or is_within else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
