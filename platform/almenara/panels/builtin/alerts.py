@@ -98,6 +98,7 @@ def describe_alert(alert: Resource) -> dict[str, Any]:
         "by": state.get("by", ""),
         "assignee": state.get("assignee", ""),
         "metric": state.get("metric", ""),
+        "sparkline": "",
         "comment": state.get("comment", ""),
         "inhibited_by": state.get("inhibited_by", ""),
         "silenced_by": state.get("silenced_by", ""),
