@@ -98,6 +98,10 @@ class Bus(Protocol):
         the batch is stored, and `BusClosedError`.
         """
 
+    @property
+    def lag(self) -> float:
+        """Seconds by which this process is behind the log; 0 where the log is its own."""
+
     def distance(self, after: int, through: int) -> int:
         """Return about how much lies between two sequences: signals, or batches of a shared log,
         whose sequences have gaps."""

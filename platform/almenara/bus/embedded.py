@@ -97,6 +97,10 @@ class EmbeddedBus:
             return "The thread that writes the database has ended. Restart Almenara."
         return self._failure
 
+    @property
+    def lag(self) -> float:
+        return 0.0
+
     def distance(self, after: int, through: int) -> int:
         return through - after
 

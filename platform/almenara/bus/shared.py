@@ -140,6 +140,10 @@ class SharedBus:
         check_state(key, value)
         await self._publisher.publish((), plugin, ((plugin, key, value),), 0, self.counters)
 
+    @property
+    def lag(self) -> float:
+        return self._link.follower.lag
+
     def distance(self, after: int, through: int) -> int:
         return (through >> PLACE_BITS) - (after >> PLACE_BITS)
 

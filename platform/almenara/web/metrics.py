@@ -82,6 +82,8 @@ class ServiceMetrics(Collector):
              bus.last_commit_seconds),
             ("almenara_bus_write_failed", "1 while the bus cannot write.",
              float(self.bus.write_problem is not None)),
+            ("almenara_bus_lag_seconds", "Time by which this replica is behind a shared bus.",
+             self.bus.lag),
             ("almenara_storage_warnings", "Problems of the storage that need attention.",
              len(self.bus.warnings)),
             ("almenara_websocket_clients", "Browsers connected.", self.hub.clients),
