@@ -17,6 +17,7 @@ from almenara.panels.renderer import Renderer
 from almenara.plugins.registry import load_plugins
 from almenara.web.dashboards import build_plugin_pages
 from almenara.web.routes import PAGES
+from almenara.web.routes.dashboard_editor import DASHBOARD_EDITOR
 from support.application import Almenara
 from support.paths import TESTS
 from support.raw_nats import RawClient
@@ -42,7 +43,9 @@ KUBERNETES = "/dashboards/kubernetes"
 PROBLEMS = ("/events?text=nothing-at-all", "/events?since=x", "/nothing")
 """Pages that report something and that no link leads to."""
 SHAPES_PER_PATH = 2
-VISITED = re.compile(r"/(dashboards|panels|timeline|events|sources|account|alerts|changes)\b")
+VISITED = re.compile(
+    r"/(dashboards|dashboard-editor|explore|panels|timeline|events|sources|account|alerts|changes)\b"
+)
 FOCUSED = """
 () => {
   const it = document.activeElement, style = getComputedStyle(it);
@@ -129,7 +132,12 @@ def test_pages_have_no_serious_axe_violations(
     page = context.new_page()
     violations: dict[str, Any] = {}
     declared = declared_dashboards(fleet)
-    routed = [path for handler in PAGES for path in handler.paths if "{" not in path]
+    routed = [
+        path
+        for handler in (*PAGES, *DASHBOARD_EDITOR)
+        for path in handler.paths
+        if "{" not in path and "GET" in handler.http_methods
+    ]
     waiting = deque([*routed, *sorted(declared), *PROBLEMS])
     visited: set[tuple[str, tuple[str, ...]]] = set()
     while waiting:
