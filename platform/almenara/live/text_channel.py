@@ -10,11 +10,16 @@ from markupsafe import Markup, escape
 
 from almenara.bus import Record
 from almenara.errors import NotFound
+from almenara.hookspecs import TextStream
 from almenara.live.channel import Channel
 from almenara.live.frames import Frame, make_frame
 from almenara.panels.formats import text_anchor
 from almenara.panels.live_texts import read_texts
 from almenara.panels.renderer import reveal_invisible
+
+
+def _do_nothing() -> None:
+    """End listening to no stream."""
 
 
 class TextChannel(Channel):
@@ -34,19 +39,26 @@ class TextChannel(Channel):
         self._has_changed = True
         """Whether anything else than texts may have changed."""
         self._rendered_at = 0.0
+        self._stream: TextStream | None = None
+        self._end_listening: Callable[[], None] = _do_nothing
 
     async def run(self) -> None:
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._listen())
+        try:
             await super().run()
+        finally:
+            self._end_listening()
 
-    def _listen(self) -> Callable[[], None]:
-        streams = self.view.text_streams
-        with contextlib.suppress(NotFound):
-            if streams is not None:
-                stream = streams.stream(self.panel.plugin, self.panel.text_stream)
-                return stream.listen(self.filters.to_query(), self._changed.set)
-        return lambda: None
+    def _listen(self) -> None:
+        """Listen to the text stream; a plugin that was reloaded has another one than before."""
+        stream = None
+        if self.view.text_streams is not None:
+            with contextlib.suppress(NotFound):
+                stream = self.view.text_streams.stream(self.panel.plugin, self.panel.text_stream)
+        if stream is not self._stream:
+            self._end_listening()
+            self._stream, self._end_listening = stream, _do_nothing
+            if stream is not None:
+                self._end_listening = stream.listen(self.filters.to_query(), self._changed.set)
 
     def accept(self, batch: Sequence[Record]) -> None:
         if not self._has_changed and self.panel.is_affected(batch, self.filters):
@@ -95,6 +107,7 @@ class TextChannel(Channel):
         return text_anchor(self.panel.anchor, key)
 
     async def _render_skeleton(self) -> None:
+        self._listen()
         self._has_changed = False
         self._rendered_at = time.monotonic()
         marks = _Marks(lambda key: Markup(f"{self._mark}{self._anchor(key)}\ue001"))  # noqa: S704  # nosec B704 # nosemgrep: markup-made-in-python # a digest

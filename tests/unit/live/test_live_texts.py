@@ -213,6 +213,18 @@ async def test_listener_is_removed_with_the_last_viewer(hub: Hub, words: Words) 
     await browser.until(lambda: not words.listeners)
 
 
+async def test_stream_of_a_reloaded_plugin_is_listened_to(hub: Hub, words: Words) -> None:
+    browser = await Browser(hub).open()
+    again = Words()
+    hub.view.text_streams.add("p", [again])  # type: ignore[union-attr]
+    again.write("a", "new")
+    hub.rerender("p")
+    await browser.until(lambda: browser.text("a") == "new")
+    assert (len(words.listeners), len(again.listeners)) == (0, 1)
+    again.write("a", " text")
+    await browser.until(lambda: browser.text("a") == "new text")
+
+
 async def test_stream_decides_what_of_its_events_is_stored(hub: Hub, words: Words) -> None:
     events = [
         Event(id=str(number), source="s", type=kind, subject="a", time=now(), data={"word": word})
