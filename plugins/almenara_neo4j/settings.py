@@ -149,8 +149,9 @@ def parse_url(url: str) -> Address:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f"the URL of a server is not valid: {error}") from None
+    except ValueError:
+        # What is wrong with it may be a password in place of the port.
+        raise ValueError("a URL must be like bolt://host:7687; the one given is no URL") from None
     if parts.scheme.endswith("+ssc"):
         raise ValueError("for a certificate that is not verified, use bolt+s:// and tls.verify")
     if parts.scheme not in SCHEMES or not parts.hostname:

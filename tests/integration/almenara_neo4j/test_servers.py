@@ -160,7 +160,7 @@ async def test_no_health_is_claimed_of_a_faulty_server(
 
 
 async def test_writing_query_is_refused(server: Neo4jServer) -> None:
-    settings = DeploymentSettings(name="lab", urls=[server.url], password=PASSWORD)
+    settings = DeploymentSettings(name="lab", urls=[server.url], password=PASSWORD, timeout=30.0)
     client = BoltClient(Address("127.0.0.1", server.port), settings)
     try:
         with pytest.raises(QueryError, match="the graph writes, and only reading is allowed"):
@@ -202,9 +202,9 @@ async def test_refused_password_is_named_once_and_not_shown(server: Neo4jServer,
 
 async def test_doctor_reports_each_deployment(server: Neo4jServer) -> None:
     deployments = [
-        DeploymentSettings(name="good", urls=[server.url], password=PASSWORD),
+        DeploymentSettings(name="good", urls=[server.url], password=PASSWORD, timeout=30.0),
         DeploymentSettings(
-            name="partly", urls=[server.url, "bolt://127.0.0.1:1"], password=PASSWORD
+            name="partly", urls=[server.url, "bolt://127.0.0.1:1"], password=PASSWORD, timeout=30.0
         ),
         DeploymentSettings(name="away", urls=[f"bolt://127.0.0.1:{free_port()}"]),
         DeploymentSettings(name="refused", urls=[server.url], password=Secret.of("wrong")),
@@ -221,12 +221,14 @@ async def test_doctor_reads_each_graph(server: Neo4jServer) -> None:
     server.call("MATCH (n) DETACH DELETE n")
     server.call("CREATE (:Story {id: 'US-1'})")
     graphs = [
-        GraphSettings(name="stories"),
-        GraphSettings(name="empty", labels=["Nothing"]),
-        GraphSettings(name="wrong", query="MATCH (n RETURN n"),
-        GraphSettings(name="away", database="missing"),
+        GraphSettings(timeout=30.0, name="stories"),
+        GraphSettings(timeout=30.0, name="empty", labels=["Nothing"]),
+        GraphSettings(timeout=30.0, name="wrong", query="MATCH (n RETURN n"),
+        GraphSettings(timeout=30.0, name="away", database="missing"),
     ]
-    deployment = DeploymentSettings(name="lab", urls=[server.url], password=PASSWORD, graphs=graphs)
+    deployment = DeploymentSettings(
+        name="lab", urls=[server.url], password=PASSWORD, timeout=30.0, graphs=graphs
+    )
     findings = (await diagnose(Neo4jSettings(deployments=[deployment])))[1:]
     assert [finding.verdict for finding in findings] == ["ok", "warning", "failed", "failed"]
     assert findings[0].message == "nodes: 1, relationships: 0"

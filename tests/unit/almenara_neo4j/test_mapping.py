@@ -166,6 +166,13 @@ def test_wrong_url_is_refused(url: str) -> None:
         parse_url(url)
 
 
+def test_error_of_a_url_does_not_repeat_it() -> None:
+    for url in ("bolt://user:s3cr3t", "bolt://[::1/s3cr3t", "bolt://a:s3cr3t@b", "s3cr3t://a"):
+        with pytest.raises(ValueError) as problem:
+            parse_url(url)
+        assert "s3cr3t" not in str(problem.value)
+
+
 def test_deployments_have_unique_names() -> None:
     same = [DeploymentSettings(name="a", urls=["bolt://a"]) for _ in range(2)]
     with pytest.raises(ValueError, match="unique"):
