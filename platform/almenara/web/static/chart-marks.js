@@ -120,27 +120,30 @@ const almenaraMarks = (() => {
   };
 
   // Draws a row of cells for each line, from the bottom up, each as wide as a step.
-  const drawCells = (plot, lines, own, data, token) => {
+  const drawCells = (plot, lines, data, token) => {
     const { ctx, bbox } = plot;
     const levels = [...data.levels].sort((one, other) => one.value - other.value);
     const most = Math.max(...lines.flatMap((line) => line.values.filter((value) => value !== null)), 0);
-    const step = Math.max(data.step, 1);
     ctx.save();
     ctx.beginPath();
     ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
     ctx.clip();
     lines.forEach((line, row) => {
+      // A cell reaches to the next one, unless there is a gap between them.
+      const step = Math.max(data.step, line.step, 1);
       const top = plot.valToPos(row + 0.94, "y", true);
       const height = plot.valToPos(row + 0.06, "y", true) - top;
       line.times.forEach((moment, index) => {
         const value = line.values[index];
         if (value === null) return;
         const left = plot.valToPos(moment, "x", true);
-        const width = plot.valToPos(moment + step, "x", true) - left;
+        const next = line.times[index + 1] ?? Infinity;
+        const width = plot.valToPos(next - moment <= 3 * step ? next : moment + step, "x", true) - left;
         const [color, alpha] = cellColor(value, most, levels, token);
         ctx.fillStyle = color;
         ctx.globalAlpha = alpha;
-        ctx.fillRect(left + (width > 4 ? 1 : 0), top, Math.max(width - (width > 4 ? 2 : 0), 1), height);
+        const gap = width > 10 * devicePixelRatio ? 1 : 0;
+        ctx.fillRect(left + gap, top, Math.max(width - 2 * gap, 1), height);
       });
     });
     ctx.restore();

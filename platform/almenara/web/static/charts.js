@@ -281,7 +281,7 @@
         hooks: {
           draw: [
             (plot) => {
-              if (this.isHeatMap) marks.drawCells(plot, visible, this.own, this.data, token);
+              if (this.isHeatMap) marks.drawCells(plot, visible, this.data, token);
               else this.drawLevels(plot);
               marks.place(plot, this.data.marks);
             },
