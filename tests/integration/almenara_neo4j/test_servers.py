@@ -137,8 +137,10 @@ async def test_stopped_frozen_and_restarted_server(server: Neo4jServer, run: Any
     ]
     assert kinds.count("restarted") == 1
     assert kinds[kinds.index("restarted") - 1] == "unreachable"
-    # In turns: a machine under load may be as slow as a frozen server, in between.
+    # In turns: a machine under load may be as slow as a frozen server, at first and in between.
     kinds.remove("restarted")
+    if kinds[0] == "recovered":
+        del kinds[0]
     assert kinds == ["unreachable", "recovered"] * (len(kinds) // 2)
     assert len(kinds) >= 4
 
