@@ -58,7 +58,7 @@ WITHOUT_SCOPE = {
     "/alerts/{rule:str}/{fingerprint:str}",
     "/api/alerts/{rule:str}/{fingerprint:str}/acknowledge",
     "/api/alerts/{rule:str}/{fingerprint:str}/unacknowledge",
-    "/intake/otlp/v1/{kind:str}",
+    "/intake/otlp/v1/{kind:str}", "/intake/{kind:str}",
     # tests/integration/almenara_neo4j/test_application.py has its scope.
     "/panels/{name:str}/exports/{export:str}",
 }  # fmt: skip
