@@ -77,7 +77,13 @@ async def prepare_silences(view: View, filters: AlertFilters) -> Mapping[str, An
         if not alert.deleted
     )
     rows = [
-        {"id": each.name, "status": each.status, "covered": covered[each.name], **each.state}
+        {
+            "id": each.name,
+            "status": each.status,
+            "covered": covered[each.name],
+            "calendar": "",
+            **each.state,
+        }
         for each in silences
     ]
     return {"silences": sorted(rows, key=lambda row: row["ends"])}

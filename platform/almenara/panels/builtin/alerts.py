@@ -114,8 +114,8 @@ async def prepare_list(view: View, filters: AlertFilters) -> Mapping[str, Any]:
     dependants: dict[str, int] = defaultdict(int)
     for row in rows:
         dependants[row["inhibited_by"]] += bool(row["inhibited_by"])
-    for alert, row in list(zip(alerts, rows, strict=True))[:SPARKLINES]:
-        row["sparkline"] = make_sparkline(view, alert)
+    for place, (alert, row) in enumerate(zip(alerts, rows, strict=True)):
+        row["sparkline"] = make_sparkline(view, alert) if place < SPARKLINES else ""
     for row in rows:
         row["dependants"] = dependants.get(row["key"], 0)
         root = visible.get(row["inhibited_by"])
