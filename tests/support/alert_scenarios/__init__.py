@@ -7,6 +7,7 @@ Almenara itself writes; a slow machine makes a scenario slow, not wrong.
 
 import asyncio
 import itertools
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -278,7 +279,8 @@ class Stage:
 
     async def until(self, condition: Callable[[], Any], what: str) -> Any:
         """Wait until a condition is true, and return its value."""
-        for _ in range(round(PATIENCE / 0.03)):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             if value := condition():
                 return value
             await asyncio.sleep(0.03)
@@ -298,7 +300,8 @@ class Stage:
 
     async def eventually(self, read: Callable[[], Awaitable[Any]], what: str) -> Any:
         """Wait until what is read is true, and return it."""
-        for _ in range(round(PATIENCE / 0.1)):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             if value := await read():
                 return value
             await asyncio.sleep(0.1)
@@ -324,7 +327,8 @@ class Stage:
     async def alert(self, name: str, status: str = "") -> dict[str, Any]:
         """Wait for the alert of a name, with a status."""
         alert: dict[str, Any] = {}
-        for _ in range(round(PATIENCE / 0.1)):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             alert = (await self.alerts()).get(name, {})
             if alert and status in ("", alert["status"]):
                 return alert
@@ -395,8 +399,7 @@ async def play_all(
 
     async def play(each: Scenario) -> None:
         try:
-            async with asyncio.timeout(3 * PATIENCE):
-                await each.play(Stage(host, each, restarts))
+            await each.play(Stage(host, each, restarts))
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {error!s:.500}"
