@@ -22,11 +22,12 @@ T = TypeVar("T")
 TEXTS = (
     "us-101 done", "us-1011", "Done\tnext line\n", "café au lait", "cafe", "naïve Zoë",
     "오류 발생", "データ 接続エラー", "under_score", "12", "",
-    "K\u212a kelvin", "back\\slash", "done",
+    "K\u212a kelvin", "back\\slash", "done", "磁盘已满 done", "ガス漏れの警告", "ดิสก์เต็มแล้ว",
 )  # fmt: skip
 SEARCHES = (
     "done", "do*", "us-101", '"us 101"', '"us-101 done"', "cafe", "CAFÉ", "next line", "오류",
-    "接続*", "score", "k", "kelvin done", "absent", "slash", "t", "s.b", "1*", "12",
+    "接続*", "已满", "漏れの*", "ガ", "カ", "เต็ม", "盘 已",
+    "score", "k", "kelvin done", "absent", "slash", "t", "s.b", "1*", "12",
 )  # fmt: skip
 SCOPES = (
     FULL_SCOPE,

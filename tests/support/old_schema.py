@@ -4,6 +4,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from almenara.bus.text_index import SEARCHED_DATA_BEFORE_8, decode_text
+
 
 def downgrade_to_5(path: Path) -> None:
     """Remove what later schemas added; no event may be sealed."""
@@ -13,6 +15,18 @@ def downgrade_to_5(path: Path) -> None:
             "DROP TABLE block_names;"
             "DROP TABLE sealed_rows; ALTER TABLE position DROP COLUMN sealed_through;"
             "ALTER TABLE position DROP COLUMN sealed_events; PRAGMA user_version = 5;"
+        )
+
+
+def downgrade_to_7(path: Path) -> None:
+    """Index the rows as schema 7 did, in which a sentence without spaces was one word."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.create_function("decode_text", 1, decode_text)
+        connection.executescript(
+            "INSERT INTO events_text (events_text) VALUES ('delete-all');"
+            "INSERT INTO events_text (rowid, subject, data)"
+            f" SELECT sequence, subject, {SEARCHED_DATA_BEFORE_8} FROM events;"
+            "PRAGMA user_version = 7;"
         )
 
 

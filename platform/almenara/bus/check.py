@@ -14,7 +14,7 @@ from almenara.bus.codec import EVENT_COLUMNS, OBSERVATION_COLUMNS, RowDecoder
 from almenara.bus.folder import FolderLock, set_aside
 from almenara.bus.schema import VERSION, check_version, connect, migrate
 from almenara.bus.storage_errors import StorageError
-from almenara.bus.text_index import SEARCHED_DATA
+from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_SUBJECT
 from almenara.bus.writer_thread import DATABASE
 from almenara.errors import describe_error
 from almenara.signals import format_time
@@ -283,7 +283,7 @@ def _copy(reading: sqlite3.Connection, writing: sqlite3.Connection, report: Chec
         writing.execute(f"INSERT INTO observations VALUES ({marks})", row)  # nosec B608 # nosemgrep: values-written-into-a-statement # constant fragments, bound values
     writing.execute(
         "INSERT INTO events_text (rowid, subject, data)"  # nosec B608 # constant fragments, bound values
-        f" SELECT sequence, subject, {SEARCHED_DATA} FROM events"
+        f" SELECT sequence, {SEARCHED_SUBJECT}, {SEARCHED_DATA} FROM events"
     )
     last = max([0, *report.damaged])
     writing.execute(

@@ -13,8 +13,10 @@ import msgspec
 
 from almenara.bus.counts import Group, read_groups, release_counts
 from almenara.bus.names import NUMBERED_COLUMNS, release_pairs, release_uses
-from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_DATA_BEFORE_4
+from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_DATA_BEFORE_4, SEARCHED_SUBJECT
 
+IS_BEFORE_4: Final = "sequence <= (SELECT text_changed_at FROM position)"
+"""SQL for: the event was stored before schema 4, whose index had the text in another form."""
 SELECTED: Final = "sequence IN (SELECT sequence FROM removed_events)"
 """SQL for: the event is one of those that were selected."""
 
@@ -75,9 +77,9 @@ def delete_selected(connection: sqlite3.Connection) -> None:
     # differs for events from before schema 4.
     connection.execute(
         "INSERT INTO events_text (events_text, rowid, subject, data)"  # nosec B608 # constant fragments, bound values
-        " SELECT 'delete', sequence, subject,"
-        " CASE WHEN sequence <= (SELECT text_changed_at FROM position)"
-        f" THEN {SEARCHED_DATA_BEFORE_4} ELSE {SEARCHED_DATA} END"
+        " SELECT 'delete', sequence,"
+        f" CASE WHEN {IS_BEFORE_4} THEN subject ELSE {SEARCHED_SUBJECT} END,"
+        f" CASE WHEN {IS_BEFORE_4} THEN {SEARCHED_DATA_BEFORE_4} ELSE {SEARCHED_DATA} END"
         f" FROM events NOT INDEXED WHERE {SELECTED}"
     )
     connection.execute(f"DELETE FROM events WHERE {SELECTED}")  # nosec B608 # constant fragments, bound values

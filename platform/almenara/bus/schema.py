@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Final
 
 from almenara.bus.blocks import index_blocks
-from almenara.bus.text_index import searched_text
+from almenara.bus.text_index import (
+    SEARCHED_DATA,
+    SEARCHED_DATA_BEFORE_8,
+    SEARCHED_SUBJECT,
+    decode_text,
+    searched_text,
+    space_letters,
+)
 from almenara.errors import AlmenaraError
 
-VERSION: Final = 7
-BLOOM_FILTERS: Final = 6
-"""The version that searched blocks by filters."""
+VERSION: Final = 8
+BLOCKS_FROM: Final = 6
+"""The first version with blocks."""
 CHECKPOINT_PAGES: Final = 4_000
 """Pages of the write-ahead log that are moved into the file at once."""
 
@@ -170,6 +177,7 @@ STEPS: Final = (
     COUNT_EVENTS,
     SEAL_EVENTS,
     INDEX_BLOCKS,
+    INDEX_BLOCKS,
 )
 """By version: the statements that turn the tables of that version into those of the next."""
 
@@ -209,7 +217,8 @@ def connect(path: Path, *, writable: bool, immutable: bool = False) -> sqlite3.C
         cached_statements=256,
     )
     connection.create_function("regexp", 2, _regexp, deterministic=True)
-    connection.create_function("searched_text", 1, searched_text, deterministic=True)
+    for function in (searched_text, decode_text, space_letters):
+        connection.create_function(function.__name__, 1, function, deterministic=True)
     try:
         _configure(connection, writable)
     except UnicodeDecodeError:
@@ -270,7 +279,9 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         script = TABLES if version == 0 else "".join(STEPS[version:])
         connection.executescript(f"BEGIN; {script}")
         try:
-            if version == BLOOM_FILTERS:
+            if version:
+                _space_letters(connection)
+            if version >= BLOCKS_FROM:
                 index_blocks(connection)
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute("COMMIT")
@@ -280,6 +291,23 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
             raise
     _check_columns(connection)
     connection.executescript(f"BEGIN IMMEDIATE; {POSITIONS} COMMIT;")
+
+
+def _space_letters(connection: sqlite3.Connection) -> None:
+    """Index events with letters beyond ASCII again, in the form of schema 8."""
+    condition = (
+        " FROM events WHERE sequence > (SELECT text_changed_at FROM position)"
+        " AND (length(subject) < length(CAST(subject AS BLOB))"
+        r" OR length(data) < length(CAST(data AS BLOB)) OR instr(data, '\u') > 0)"
+    )
+    connection.execute(
+        "INSERT INTO events_text (events_text, rowid, subject, data)"  # nosec B608 # constant fragments
+        f" SELECT 'delete', sequence, subject, {SEARCHED_DATA_BEFORE_8} {condition}"
+    )
+    connection.execute(
+        "INSERT INTO events_text (rowid, subject, data)"  # nosec B608 # constant fragments
+        f" SELECT sequence, {SEARCHED_SUBJECT}, {SEARCHED_DATA} {condition}"
+    )
 
 
 def _check_columns(connection: sqlite3.Connection) -> None:

@@ -1,7 +1,9 @@
 """What the full-text index holds of an event's data: JSON text with its escapes decoded.
 
 The index and live filters split this text into words, so that they find the same events. JSON
-without escapes needs no decoding: quotes, braces and commas separate words as spaces do.
+without escapes needs no decoding: quotes, braces and commas separate words as spaces do. Letters of
+scripts without spaces between words (Chinese, Japanese, Thai and others) are words of their own, so
+that a search finds any part of a sentence, as a phrase of letters.
 """
 
 import json
@@ -19,22 +21,48 @@ _SPACED: Final = bytes(
     for letter in map(chr, range(256))
 )
 """Lower-case letters and digits of ASCII, and a space for every other byte."""
+_UNSPACED: Final = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3031-\u3035"
+    "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Japanese syllables
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Chinese characters
+)
+_ACCENTS: Final = re.compile("[\u0300-\u036f]+")
 _ESCAPES: Final = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\.", re.DOTALL)
 _CONTROL: Final = {r"\b": " ", r"\f": " ", r"\n": " ", r"\r": " ", r"\t": " "}
 
-SEARCHED_DATA: Final = (
-    rf"CASE WHEN instr(data, '\') = 0 AND length(data) <= {MAX_TEXT} THEN data"
-    " ELSE searched_text(data) END"
+SEARCHED_SUBJECT: Final = (
+    "CASE WHEN length(subject) = length(CAST(subject AS BLOB)) THEN subject"
+    " ELSE space_letters(subject) END"
 )
-"""`searched_text` in SQL; Python is called only for long data and data with escapes."""
+SEARCHED_DATA: Final = (
+    rf"CASE WHEN instr(data, '\') = 0 AND length(CAST(data AS BLOB)) <= {MAX_TEXT}"
+    " AND length(data) = length(CAST(data AS BLOB)) THEN data ELSE searched_text(data) END"
+)
+"""`searched_text` in SQL; Python is called only for long data, and data with escapes or letters
+beyond ASCII."""
+SEARCHED_DATA_BEFORE_8: Final = (
+    rf"CASE WHEN instr(data, '\') = 0 AND length(data) <= {MAX_TEXT} THEN data"
+    " ELSE decode_text(data) END"
+)
 SEARCHED_DATA_BEFORE_4: Final = r"replace(replace(data, '\n', '  '), '\t', '  ')"
 """The same in the schemas before version 4. A row must leave the index as it was entered."""
 
 
 def searched_text(data: str) -> str:
     """Return the text of JSON that is searched."""
+    return space_letters(decode_text(data))
+
+
+def decode_text(data: str) -> str:
+    """Return JSON without its escapes, up to the length that is searched."""
     text = data[:MAX_TEXT]
     return _ESCAPES.sub(_decode, text) if "\\" in text else text
+
+
+def space_letters(text: str) -> str:
+    """Put spaces around each letter of a script that has none between words."""
+    return text if text.isascii() else _UNSPACED.sub(r" \g<0> ", text)
 
 
 def _decode(match: re.Match[str]) -> str:
@@ -51,11 +79,8 @@ def _decode(match: re.Match[str]) -> str:
 def split_words(text: str) -> list[str]:
     """Return the words of a text as the index stores them: in lower case, without accents."""
     if not text.isascii():
-        text = "".join(
-            letter
-            for letter in unicodedata.normalize("NFD", text)
-            if unicodedata.category(letter) != "Mn"
-        )
+        bare = _ACCENTS.sub("", unicodedata.normalize("NFD", text))
+        text = space_letters(unicodedata.normalize("NFC", bare))
     return _TOKEN.findall(text.lower())
 
 

@@ -16,7 +16,7 @@ from almenara.bus.log_clock import Anchor, LogClock
 from almenara.bus.log_state import Fences
 from almenara.bus.names import NameTable, count_pairs
 from almenara.bus.schema import connect, migrate
-from almenara.bus.text_index import SEARCHED_DATA
+from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_SUBJECT
 from almenara.bus.validation import InvalidSignalError
 from almenara.bus.work import LogEntry, StateWrite, Submission, Work
 from almenara.clock import Clock
@@ -250,7 +250,8 @@ class Writer:
             many(f"INSERT INTO events VALUES ({','.join('?' * len(events[0]))})", events)  # nosec B608 # constant fragments, bound values
             execute(
                 "INSERT INTO events_text (rowid, subject, data)"  # nosec B608 # constant fragments, bound values
-                f" SELECT sequence, subject, {SEARCHED_DATA} FROM events WHERE sequence >= ?",
+                f" SELECT sequence, {SEARCHED_SUBJECT}, {SEARCHED_DATA} FROM events"
+                " WHERE sequence >= ?",
                 (events[0][0],),
             )
             many(f"INSERT INTO seen_{self._generation} VALUES (?)", ((key,) for key in keys))  # nosec B608 # constant fragments, bound values

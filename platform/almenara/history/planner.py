@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from almenara.bus.names import INLINE, NO_NAMESPACE, StoredName
+from almenara.bus.text_index import space_letters
 from almenara.history.filter import Filter, parse_phrases
 from almenara.patterns import compile_pattern
 from almenara.scope import LABELS, NAMESPACE, Scope, compile_scope
@@ -350,7 +351,7 @@ def match_expression(text: str) -> str:
     The index splits a phrase into words in the same way as the text that it holds.
     """
     return " AND ".join(
-        f'"{NOT_IN_PHRASE.sub(" ", phrase)}"{" *" if is_prefix else ""}'
+        f'"{NOT_IN_PHRASE.sub(" ", space_letters(phrase))}"{" *" if is_prefix else ""}'
         for phrase, is_prefix in parse_phrases(text)
     )
 

@@ -43,6 +43,29 @@ async def test_text_search_finds_words_behind_escapes(tmp_path: Path, name: str)
             assert Filter(text=word).matches(event), word
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("text", "present", "absent"),
+    [
+        ("磁盘已满。请清理", ["磁盘", "已满", "盘已", "请清理", "已*"], ["满已", "清空"]),
+        ("ディスクの空き容量がありません", ["空き容量", "ディスク", "容*"], ["カ", "容空"]),
+        ("ดิสก์เต็มแล้ว", ["เต็ม", "แล้ว"], ["มเต"]),
+        ("node-7的磁盘", ["node", "7", "磁盘"], ["node7"]),
+    ],
+)
+async def test_text_search_finds_words_of_languages_without_spaces(
+    tmp_path: Path, text: str, present: list[str], absent: list[str]
+) -> None:
+    event = make_event(1, data={"text": text}, subject=text)
+    escaped = make_event(2, data=msgspec.Raw(json.dumps({"text": text}).encode()))
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        await bus.publish([event, escaped], "x")
+        for word, count in [*((word, 2) for word in present), *((word, 0) for word in absent)]:
+            assert await History(bus).count(Filter(text=word)) == count, word
+            assert Filter(text=word).matches(event) is bool(count), word
+            assert Filter(text=word).matches(escaped) is bool(count), word
+
+
 @given(st.text(max_size=80))
 def test_searched_text_has_the_words_of_every_string(text: str) -> None:
     for ascii_only in (True, False):
@@ -54,7 +77,7 @@ def test_searched_text_has_the_words_of_every_string(text: str) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.text(alphabet='ab"\\u0041/ntx{} é', max_size=60))
+@given(st.text(alphabet='ab"\\u0041/ntx{} é漢ガ', max_size=60))
 def test_searched_text_in_sql_is_the_same(text: str) -> None:
     connection = sqlite3.connect(":memory:")
     connection.create_function("searched_text", 1, searched_text, deterministic=True)

@@ -27,7 +27,7 @@ from support.log import (
     sleep_not,
     write,
 )
-from support.old_schema import downgrade_to_6
+from support.old_schema import downgrade_to_6, downgrade_to_7
 
 
 def seal(writer: Writer, hot_events: int, steps: int = sys.maxsize) -> None:
@@ -118,3 +118,23 @@ def test_migrate_indexes_the_blocks_of_schema_6(tmp_path: Path) -> None:
     with closing(writer.connection), patch("almenara.history.queries.sleep", sleep_not):
         for chosen in (Filter(text="done"), Filter(correlation="US-1"), Filter(text="do* cafe")):
             check_queries(writer.connection, records, chosen, 7)
+
+
+def test_migrate_indexes_the_letters_of_schema_7(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    path = tmp_path / "almenara.db"
+    with patch("almenara.bus.sealing.BLOCK_EVENTS", 20):
+        writer = Writer(path, StorageSettings(dir=tmp_path))
+        with closing(writer.connection):
+            events = [random_event(chance, number) for number in range(90)]
+            records = list(itertools.starmap(Record, enumerate(write(writer, events), 1)))
+            seal(writer, 50)
+    downgrade_to_7(path)
+    writer = Writer(path, StorageSettings(dir=tmp_path))
+    with closing(writer.connection), patch("almenara.history.queries.sleep", sleep_not):
+        for text in ("已满", "ガ", "เต็ม", "cafe", "空"):
+            check_queries(writer.connection, records, Filter(text=text), 7)
+        # Deleting a row takes exactly the words out of the index that are in it.
+        records = remove_oldest(writer, records, 60)
+        check_log(writer.connection, records)
+        check_queries(writer.connection, records, Filter(text="已满"), 7)
