@@ -126,6 +126,10 @@ def test_pages_fit_a_phone_and_hostile_names_stay_text(pods: Pods, page: Page) -
         page.goto(pods.almenara.url + address)
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390, (address, width)
+    page.goto(f"{pods.almenara.url}/alerts/silences")
+    expect(page.get_by_label("Matchers, one per line")).to_be_visible()
+    page.get_by_text("Only at certain times").click()
+    expect(page.locator("#zone")).to_be_visible()
     page.goto(f"{pods.almenara.url}/alerts")
     expect(page.get_by_text("Pod <img src=x onerror=alert(1)> is crash-looping")).to_be_visible()
 
@@ -139,3 +143,78 @@ def test_pages_work_without_scripts(pods: Pods, browser: Browser) -> None:
     page.get_by_role("button", name=re.compile("^Acknowledge Pod web-0")).click()
     expect(page.get_by_role("region", name="Acknowledged")).to_contain_text("Pod web-0")
     context.close()
+
+
+def test_alert_is_assigned_and_its_page_shows_what_happened(pods: Pods, page: Page) -> None:
+    pods.fail("web-0")
+    wait_until(lambda: "web-0 is crash" in pods.almenara.text("/alerts"), "an alert", 60)
+    page.goto(f"{pods.almenara.url}/alerts")
+    page.get_by_role("link", name="Pod web-0 is crash-looping").click()
+    page.get_by_label("Assign to").fill("grace")
+    page.get_by_role("button", name="Assign", exact=True).click()
+    expect(page.get_by_role("region", name="Status")).to_contain_text("to grace")
+    history = page.get_by_role("region", name="History")
+    expect(history).to_contain_text("assigned")
+    lanes = history.get_by_role("img", name="Statuses over time: firing")
+    expect(lanes).to_be_visible()
+    page.get_by_role("link", name="crash-looping", exact=True).click()
+    fired = page.get_by_role("region", name="Fired")
+    expect(fired.get_by_role("img", name=re.compile("1 in all"))).to_be_visible()
+    expect(page.get_by_role("region", name="Active alerts")).to_contain_text("Pod web-0")
+
+
+def test_silence_with_a_window_is_created(pods: Pods, page: Page) -> None:
+    page.goto(f"{pods.almenara.url}/alerts/silences")
+    page.get_by_label("Matchers, one per line").fill("name=web-1")
+    page.get_by_label("Comment").fill("maintenance")
+    page.get_by_text("Only at certain times").click()
+    page.get_by_label("Sat").check()
+    page.get_by_label("From", exact=True).fill("02:00")
+    page.locator("#zone").fill("Europe/Madrd")
+    page.get_by_role("button", name="Create").click()
+    expect(page.get_by_role("alert")).to_contain_text("A window needs both times")
+    expect(page.get_by_label("Sat")).to_be_checked()
+    page.get_by_label("To", exact=True).fill("06:00")
+    page.get_by_role("button", name="Create").click()
+    expect(page.get_by_role("alert")).to_contain_text("did you mean Europe/Madrid")
+    page.locator("#zone").fill("Europe/Madrid")
+    page.get_by_role("button", name="Create").click()
+    row = page.get_by_role("row", name=re.compile("maintenance"))
+    expect(row).to_contain_text("sat 02:00 to 06:00 Europe/Madrid")
+
+
+SPY = """
+window.announced = [];
+window.Notification = class extends EventTarget {
+  static permission = "granted";
+  static requestPermission = async () => "granted";
+  constructor(title, options) { super(); window.announced.push(options.body); }
+};
+window.sounds = 0;
+const start = OscillatorNode.prototype.start;
+OscillatorNode.prototype.start = function (at) { window.sounds += 1; return start.call(this, at); };
+"""
+
+
+def test_browser_announces_alerts_where_that_is_switched_on(pods: Pods, page: Page) -> None:
+    page.add_init_script(SPY)
+    page.goto(f"{pods.almenara.url}/alerts")
+    pods.fail("web-0")
+    expect(page).to_have_title(re.compile("^▲1 Alerts"), timeout=20_000)
+    assert page.evaluate("[announced.length, sounds]") == [0, 0]
+    for name in ("Notify in this browser", "Sound"):
+        button = page.get_by_role("button", name=name)
+        button.focus()
+        page.keyboard.press("Enter")
+        expect(button).to_have_attribute("aria-pressed", "true")
+    before = page.evaluate("sounds")
+    pods.fail("web-0", "web-1")
+    wait_until(lambda: page.evaluate("announced.length") == 1, "an announcement", 60)
+    assert page.evaluate("announced") == ["2 alerts need attention"]
+    assert page.evaluate("sounds") > before
+    # The switches last, and an alert that ends announces nothing.
+    page.reload()
+    expect(page.get_by_role("button", name="Sound")).to_have_attribute("aria-pressed", "true")
+    pods.fail("web-0")
+    expect(page).to_have_title(re.compile("^▲1 Alerts"), timeout=20_000)
+    assert page.evaluate("announced") == []
