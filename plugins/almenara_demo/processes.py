@@ -35,7 +35,13 @@ async def run_process(
     with (folder / f"{name}.log").open("wb") as log:
         # In a session of its own: Ctrl-C reaches the demo alone, which stops its children in order.
         process = await asyncio.create_subprocess_exec(
-            *command, stdout=log, stderr=log, env=environment, start_new_session=True
+            *command,
+            # Open for as long as the demo runs: the Neo4j server ends with it.
+            stdin=asyncio.subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
         )
     try:
         yield process
