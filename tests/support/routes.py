@@ -55,8 +55,9 @@ WITHOUT_SCOPE = {
     "/account/sessions/{session_id:str}/end", "/intake/webhook/{name:str}",
     "/api/silences/{silence_id:str}/end",
     # tests/integration/alerting/test_access.py has their scopes.
-    "/alerts/{rule:str}/{fingerprint:str}",
+    "/alerts/{rule:str}/{fingerprint:str}", "/alerts/callbacks/{name:str}",
     "/api/alerts/{rule:str}/{fingerprint:str}/acknowledge",
+    "/api/alerts/{rule:str}/{fingerprint:str}/assign",
     "/api/alerts/{rule:str}/{fingerprint:str}/unacknowledge",
     "/intake/otlp/v1/{kind:str}", "/intake/{kind:str}",
     # tests/integration/almenara_neo4j/test_application.py has its scope.
@@ -77,6 +78,8 @@ def filled(path: str, secured: SecuredServer) -> list[str]:
     if path == "/api/charts/{name:str}":
         charts = ("nats.rates", "nats.sizes", "nats.backlog", "unknown")
         return [f"/api/charts/{it}{more}" for it in charts for more in ("", "?since=1d", "?x=1")]
+    if path == "/alerts/rules/{rule:str}":
+        return ["/alerts/rules/nats-stream-offline", "/alerts/rules/unknown"]
     if path == "/explore":
         return [path, f"{path}?metric=rate", f"{path}?text=nats&metric=messages&kind=nats.stream"]
     if path == "/dashboards/{name:str}/export":

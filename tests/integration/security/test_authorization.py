@@ -25,6 +25,8 @@ PUBLIC = {
     ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/static/{name:path}"),
     ("GET", "/sign-in"), ("POST", "/sign-in"), ("GET", "/sign-in/start"),
     ("GET", "/sign-in/callback"), ("POST", "/sign-in/back-channel-logout"),
+    # Each request is signed by the receiver.
+    ("POST", "/alerts/callbacks/{name:str}"),
 }  # fmt: skip
 
 
