@@ -108,8 +108,9 @@ def parse_url(url: str) -> Address:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f"the URL of a server is not valid: {error}") from None
+    except ValueError:
+        # What is wrong with it may be a password in place of the port.
+        raise ValueError("a URL must be like redis://host:6379; the one given is no URL") from None
     if parts.scheme not in SCHEMES or not parts.hostname:
         raise ValueError(
             f"a URL must be like redis://host:6379 or rediss://host:6379; the one given"

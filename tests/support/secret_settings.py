@@ -11,7 +11,7 @@ from almenara.config import Secret, Settings
 
 Tree = dict[str, Any]
 Step = str | int
-URL_NAMES = {"url", "issuer", "server", "servers", "dashboard"}
+URL_NAMES = {"url", "urls", "issuer", "server", "servers", "dashboard"}
 EXAMPLES: Mapping[str, Any] = {
     "url": "http://127.0.0.1:9/", "issuer": "https://127.0.0.1:9", "name": "a", "client_id": "a",
     "kind": "A", "version": "v1", "plural": "things", "group": "example.org", "title": "A",

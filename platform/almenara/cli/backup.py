@@ -12,6 +12,7 @@ from almenara.bus.writer_thread import DATABASE
 from almenara.cli.common import CONFIG_OPTION, CommandError, override_options, read_settings
 from almenara.errors import AlmenaraError, describe_error
 from almenara.state import checkpoints, sample_schema
+from almenara.web import saved_dashboards
 
 
 @click.command()
@@ -21,8 +22,8 @@ from almenara.state import checkpoints, sample_schema
 def backup(context: click.Context, config: Path | None, target: Path) -> None:
     """Copy the databases to TARGET, also while Almenara runs.
 
-    TARGET is a directory, for the history, the samples of charts and the past of resources; or a
-    new file, for the history alone.
+    TARGET is a directory, for the history, the samples of charts, the past of resources and
+    dashboards made in the browser; or a new file, for the history alone.
 
     To restore: stop Almenara, replace the files in `storage.dir` with the copies, delete the files
     there that end in `-wal` and `-shm`, and start Almenara.
@@ -52,7 +53,7 @@ def _copy_others(directory: Path, target: Path) -> list[Path]:
     """
     names = [
         name
-        for name in (sample_schema.DATABASE, checkpoints.DATABASE)
+        for name in (sample_schema.DATABASE, checkpoints.DATABASE, saved_dashboards.FILE)
         if (directory / name).exists()
     ]
     for name in (DATABASE, *names):

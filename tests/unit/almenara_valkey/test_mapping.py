@@ -122,7 +122,8 @@ def test_rates_are_left_out_after_a_restart_or_reset() -> None:
         ("http://cache:6379", "another scheme"),
         ("redis://:secret@cache", "must not have a user or password"),
         ("redis://cache/1", "must not have a database"),
-        ("redis://cache:99999", "not valid"),
+        ("redis://cache:99999", "no URL"),
+        ("redis://cache:secret", "no URL"),
         ("redis://", "no host"),
     ],
 )
