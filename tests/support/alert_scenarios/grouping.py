@@ -141,11 +141,13 @@ async def news_delays_the_repeat(stage: Stage) -> None:
     await stage.fail("a")
     await stage.next()
     await stage.fail("b")
+    both = {"a": "firing", "b": "firing"}
     news = await stage.next()
-    while news.is_repeat:
+    # On a slow machine the first one is repeated before the news, or sent again.
+    while news.is_repeat or news.names != both:
         news = await stage.next()
     repeat = await stage.next()
-    assert news.names == repeat.names == {"a": "firing", "b": "firing"}
+    assert repeat.names == both
     assert repeat.created >= news.created + SECOND
 
 
