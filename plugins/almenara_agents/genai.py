@@ -104,7 +104,7 @@ def read_span(event: Event, time: int) -> SpanFact | None:
         return None
 
     def value(name: str) -> Any:
-        return next((found for key in NAMES[name] if (found := attributes.get(key))), None)
+        return next((value for key in NAMES[name] if (value := attributes.get(key))), None)
 
     resource = data.get("resource")
     service = resource.get("service.name") if isinstance(resource, dict) else ""

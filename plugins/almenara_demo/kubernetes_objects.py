@@ -45,13 +45,13 @@ class ObjectStore:
         identity = uuid.uuid5(
             uuid.NAMESPACE_URL, f"{self.born}/{namespace}/{name}/{next(self._numbers)}"
         )
-        found: Tree = {
+        metadata: Tree = {
             "name": name,
             "uid": str(identity),
             "creationTimestamp": format_time(created),
             "generation": 1,
         }
-        return found | ({"namespace": namespace} if namespace else {}) | more  # fmt: skip
+        return metadata | ({"namespace": namespace} if namespace else {}) | more  # fmt: skip
 
     def age(self) -> int:
         """An age that things of a cluster have."""

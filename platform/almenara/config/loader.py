@@ -92,9 +92,9 @@ def decode_settings(kind: type[S], tree: Any, *, place: str) -> S:
             raise ConfigError(f"{setting}: {message.removeprefix(SECRET_ERROR)}") from None
         value = _displayed_value(kind, tree, path)
         if message.startswith(ENUM_ERROR) and (choices := _literal_choices(kind, path)):
-            found = f" {value}" if value else ""
+            shown = f" {value}" if value else ""
             raise ConfigError(
-                f"{setting}: {ENUM_ERROR}{found}, expected one of {choices}"
+                f"{setting}: {ENUM_ERROR}{shown}, expected one of {choices}"
             ) from None
         suffix = f", found {value}" if value else ""
         raise ConfigError(f"{setting}: {redact_urls(message)}{suffix}") from None

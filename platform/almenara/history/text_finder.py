@@ -89,7 +89,7 @@ class TextFinder:
         rarest = min(range(len(needles)), key=lambda index: lower.count(needles[index]))
         needle = needles[rarest]
         is_prefix = phrase.is_prefix and rarest == len(needles) - 1
-        found: set[int] = set()
+        places: set[int] = set()
         position = lower.find(needle, starts[0])
         while position >= 0:
             place = bisect_right(starts, position) - 1
@@ -100,11 +100,11 @@ class TextFinder:
                 and (position == start or lower[position - 1] not in LETTERS)
                 and (is_prefix or after == end or lower[after] not in LETTERS)
             ):
-                found.add(place)
+                places.add(place)
                 position = lower.find(needle, end)
             else:
                 position = lower.find(needle, position + 1)
-        return found
+        return places
 
 
 def _space(text: str) -> str:

@@ -74,10 +74,10 @@ class TextStreams:
         if streams is None:
             if len(self._known) >= REMEMBERED_TYPES:
                 self._known.clear()
-            found = {
+            declared = {
                 id(stream): stream for types, stream in self._patterns if types.fullmatch(kind)
             }
-            streams = self._known[kind] = tuple(found.values())
+            streams = self._known[kind] = tuple(declared.values())
         return streams
 
     def _give(self, stream: TextStream, event: Event) -> Sequence[Event]:

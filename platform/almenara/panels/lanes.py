@@ -206,16 +206,16 @@ def _join_lanes(by_key: Mapping[LaneKey, list[Fact]]) -> dict[LaneKey, list[Fact
 def pair_events(facts: Sequence[Fact]) -> list[Bar]:
     """Return the bars of a lane: durations of events, and events that end what another began."""
     bars = []
-    begun: dict[str, Fact] = {}
+    open_facts: dict[str, Fact] = {}
     for fact in facts:
         event = fact.event
         stem, last = _split_type(event.type)
         if fact.duration:
             bars.append(_make_bar(fact, event.time - fact.duration))
-        elif last in ENDS and (start := begun.pop(stem, None)) is not None:
+        elif last in ENDS and (start := open_facts.pop(stem, None)) is not None:
             bars.append(_make_bar(fact, start.event.time))
         if last in STARTS:
-            begun[stem] = fact
+            open_facts[stem] = fact
     return bars
 
 

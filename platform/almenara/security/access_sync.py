@@ -78,8 +78,8 @@ class AccessSync:
                 if change is None:
                     if first is not None:
                         missing = self._bases.keys() - first.keys() - {IDENTITY}
-                        gone = [ValueChange(key, None, 0) for key in missing]
-                        await self._accept([*first.values(), *gone])
+                        removed = [ValueChange(key, None, 0) for key in missing]
+                        await self._accept([*first.values(), *removed])
                         first, self._shared = None, shared
                         group.create_task(self._push_changes())
                 elif first is not None:

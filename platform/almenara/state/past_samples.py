@@ -72,9 +72,9 @@ class PastSeriesTable(SeriesTable):
                 return self.loads != seen
             for metric in names:
                 self._names[metric] = await self._list_keys(metric)
-            wanted = sorted(series)
-            for first in range(0, len(wanted), SERIES_PER_READ):
-                await self._load_series(wanted[first : first + SERIES_PER_READ])
+            needed = sorted(series)
+            for first in range(0, len(needed), SERIES_PER_READ):
+                await self._load_series(needed[first : first + SERIES_PER_READ])
             self._loaded |= series
             self.loads += 1
             return True
@@ -104,16 +104,16 @@ class PastSeriesTable(SeriesTable):
         # The series of a resource end with it; a source may publish samples without resources.
         return sorted(key for key in keys if key in self._known or key[0] not in self._kinds)
 
-    async def _load_series(self, wanted: Sequence[tuple[str, Key]]) -> None:
+    async def _load_series(self, needed: Sequence[tuple[str, Key]]) -> None:
         in_memory: dict[tuple[str, Key], list[SeriesName]] = {}
-        for metric in {metric for metric, _ in wanted}:
+        for metric in {metric for metric, _ in needed}:
             for name in self._store.series_in_memory(((0, metric),)):
                 in_memory.setdefault((metric, name.key), []).append(name)
 
         def find(connection: sqlite3.Connection) -> list[Stored]:
             stored = [
                 (SeriesName(metric, *key, origin), number)
-                for metric, key in wanted
+                for metric, key in needed
                 for origin, number in connection.execute(
                     "SELECT origin, number FROM series"
                     " WHERE metric = ? AND kind = ? AND namespace = ? AND name = ?",
@@ -122,21 +122,21 @@ class PastSeriesTable(SeriesTable):
             ]
             numbered = {name for name, _ in stored}
             unstored = (
-                name for pair in wanted for name in in_memory.get(pair, ()) if name not in numbered
+                name for pair in needed for name in in_memory.get(pair, ()) if name not in numbered
             )
             return [*stored, *((name, None) for name in unstored)]
 
-        found = await self._store.read(find)
-        pieces = [split_windows(_join(self._store.in_memory(name))) for name, _ in found]
+        series_numbers = await self._store.read(find)
+        pieces = [split_windows(_join(self._store.in_memory(name))) for name, _ in series_numbers]
 
         def read(connection: sqlite3.Connection) -> list[Points]:
             chunks = Chunks(connection)
             return [
                 read_last(chunks, number, self._moment, buffered)
-                for (_, number), buffered in zip(found, pieces, strict=True)
+                for (_, number), buffered in zip(series_numbers, pieces, strict=True)
             ]
 
-        for (name, _), points in zip(found, await self._store.read(read), strict=True):
+        for (name, _), points in zip(series_numbers, await self._store.read(read), strict=True):
             moments = [time * MILLISECOND for time in points.times]
             self.restore(name.metric, name.key, name.origin, moments, points.values)
 

@@ -145,12 +145,12 @@ class SampleHistory:
                 )
             return [StoredSeries(SeriesName(*row[:5]), row[5], row[6]) for row in rows]
 
-        found = {series.name: series for series in await self.store.read(query, self._user)}
+        by_name = {series.name: series for series in await self.store.read(query, self._user)}
         for name, unit in self.store.series_in_memory(equal).items():
-            found.setdefault(name, StoredSeries(name, unit))
+            by_name.setdefault(name, StoredSeries(name, unit))
         return [
-            found[name]
-            for name in sorted(found)
+            by_name[name]
+            for name in sorted(by_name)
             if (not match.prefix or name.metric.startswith(match.prefix))
             and (match.test is None or match.test(name))
             and self._resources.permits_series(name)
@@ -224,15 +224,15 @@ class SampleHistory:
         deadline = time.monotonic() + self.store.query_timeout
         if since >= until:
             return
-        found = await self.find(match, since, until)
-        if len(found) * (count := resolution.chunks(since, until)) > MAX_CHUNKS:
+        matching = await self.find(match, since, until)
+        if len(matching) * (count := resolution.chunks(since, until)) > MAX_CHUNKS:
             raise LimitExceeded(
-                f"the query needs {len(found) * count:,} chunks of samples, {count:,} of each of"
-                f" {len(found):,} series, and may read {MAX_CHUNKS:,}; narrow it to fewer series or"
-                " a shorter time, or use a longer step"
+                f"the query needs {len(matching) * count:,} chunks of samples, {count:,} of each of"
+                f" {len(matching):,} series, and may read {MAX_CHUNKS:,}; narrow it to fewer"
+                " series or a shorter time, or use a longer step"
             )
-        for first in range(0, len(found), SERIES_PER_READ):
-            group = found[first : first + SERIES_PER_READ]
+        for first in range(0, len(matching), SERIES_PER_READ):
+            group = matching[first : first + SERIES_PER_READ]
             # Before the database is read: what is flushed meanwhile is then in both, and counts
             # once.
             pieces = [self.store.in_memory(series.name) for series in group]

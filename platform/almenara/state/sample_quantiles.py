@@ -38,15 +38,17 @@ async def read_histograms(
     Times in milliseconds. Raises what `SampleHistory.rollups` raises.
     """
     buckets = msgspec.structs.replace(match, metric=None, prefix=bucket_prefix(match.metric or ""))
-    step, found = await samples.rollups(buckets, since=since, until=until, step=step, moment=moment)
-    return step, await asyncio.to_thread(join_buckets, found)
+    step, all_series = await samples.rollups(
+        buckets, since=since, until=until, step=step, moment=moment
+    )
+    return step, await asyncio.to_thread(join_buckets, all_series)
 
 
-def join_buckets(found: Sequence[SeriesRollups]) -> list[Histogram]:
+def join_buckets(all_series: Sequence[SeriesRollups]) -> list[Histogram]:
     """Return one histogram of all buckets of a resource."""
     joined: dict[SeriesName, dict[int, dict[float, float]]] = {}
     units: dict[SeriesName, str] = {}
-    for series in found:
+    for series in all_series:
         bucket = split_bucket(series.name.metric)
         increases = series.rollups.increases
         if bucket is None or increases is None:

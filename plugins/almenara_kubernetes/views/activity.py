@@ -18,10 +18,10 @@ EVENT_PREFIX: Final = "kubernetes.event."
 async def events(view: DataView, filters: Filters) -> Values:
     """Events of Kubernetes, one row for each series: its newest count, first and last time."""
     query = {name: filters[name] for name in ("severity", "text", "since") if filters.get(name)}
-    found = await view.events({**query, "type": f"{EVENT_PREFIX}*"}, limit=EVENTS_READ)
+    records = await view.events({**query, "type": f"{EVENT_PREFIX}*"}, limit=EVENTS_READ)
     namespace = filters.get("namespace", "")
     newest = _newest_of_series(
-        [pair for pair in found if not namespace or _data(pair[1]).get("namespace") == namespace]
+        [pair for pair in records if not namespace or _data(pair[1]).get("namespace") == namespace]
     )
     return {
         "rows": [_event_row(sequence, event) for sequence, event in newest[:SERIES]],
@@ -49,8 +49,8 @@ async def node_activity(view: DataView, filters: Filters) -> Values:
 
 
 async def _activity(view: DataView, query: Mapping[str, str], about: str) -> Values:
-    found = await view.events({**query, "type": "kubernetes.>"}, limit=EVENTS_READ)
-    rows = [_event_row(sequence, event) for sequence, event in _newest_of_series(found)]
+    records = await view.events({**query, "type": "kubernetes.>"}, limit=EVENTS_READ)
+    rows = [_event_row(sequence, event) for sequence, event in _newest_of_series(records)]
     rows.sort(key=lambda row: -row["last"])
     for row in rows:
         # The subject of the page is not repeated in every row.

@@ -132,11 +132,11 @@ class ChartReader:
             return step, self._lines_in_memory(current, since, until)
         if self.is_histogram:
             return await self._read_histogram(view.samples, match, since, until, step)
-        step, found = await view.samples.rollups(
+        step, all_series = await view.samples.rollups(
             match, since=since, until=until, step=step, moment=now() // MILLISECOND
         )  # fmt: skip
         lines: dict[LineKey, ChartLine] = {}
-        for series in found:
+        for series in all_series:
             values = compute(series.rollups, self.query.function, step)  # type: ignore[arg-type]
             if values is not None:
                 line = make_line(key_of(series.name), series.rollups.times, values)

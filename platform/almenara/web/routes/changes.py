@@ -35,13 +35,13 @@ async def changes(request: PageRequest, services: NamedDependency[Services]) -> 
     """Render what changed between `since` and `until`; by default in the last hour."""
     view = scoped_view(services, request)
     query = {name: text.strip()[:200] for name, text in request.query_params.items()}
-    since, until, problem, asked = read_moments(view, query)
+    since, until, problem, requested_since = read_moments(view, query)
     kind, namespace = query.get("kind", ""), query.get("namespace", "")
-    found, gap = await find_differences(view, since, until, kind, namespace)
+    differences, gap = await find_differences(view, since, until, kind, namespace)
     groups: dict[str, list[Difference]] = defaultdict(list)
-    for difference in found:
+    for difference in differences:
         groups[difference.kind].append(difference)
-    counts = Counter(each.what if each.what in FIELDS else "changed" for each in found)
+    counts = Counter(each.what if each.what in FIELDS else "changed" for each in differences)
     events = Filter(since=since, until=until)
     records = await view.history.events(events, limit=EVENTS, is_preview=True)
     times = {"since": to_text(since), "until": to_text(until)}
@@ -68,7 +68,7 @@ async def changes(request: PageRequest, services: NamedDependency[Services]) -> 
                 (label, "/changes" + encode_query({"range": text, **chosen}))
                 for label, text in RANGES
             ],
-            "is_cut": since > asked,
+            "is_cut": since > requested_since,
             "before_link": "/" + encode_query({"at": times["since"]}),
             "after_link": "/" + encode_query({"at": times["until"]}),
             "rows": [event_row(record) for record in records],

@@ -67,10 +67,10 @@ async def explore(
     except ValueError as error:
         problem, filters = str(error), ChartFilters()
     try:
-        found = await find_series(view, values.get("text", ""), filters)
+        matching = await find_series(view, values.get("text", ""), filters)
     except (LimitExceeded, Unavailable) as error:
-        problem, found = problem or str(error), []
-    metrics = group_series(found)
+        problem, matching = problem or str(error), []
+    metrics = group_series(matching)
     content = ""
     has_chart = bool(filters.metric) and not problem
     if has_chart:
@@ -85,8 +85,8 @@ async def explore(
             "text": values.get("text", ""),
             "metrics": metrics[:MAX_METRICS],
             "more": max(len(metrics) - MAX_METRICS, 0),
-            "series": list_series(found, filters) if filters.metric else [],
-            "more_series": max(len(found) - MAX_SERIES, 0) if filters.metric else 0,
+            "series": list_series(matching, filters) if filters.metric else [],
+            "more_series": max(len(matching) - MAX_SERIES, 0) if filters.metric else 0,
             "chosen": filters,
             "has_charts": has_chart,
             "panel": panel,
@@ -108,7 +108,7 @@ async def explore(
                 values,
                 problem or None,
                 [panel.filter_fields],
-                suggest_names(found),
+                suggest_names(matching),
             ),
         },
         name="explore",
@@ -142,9 +142,9 @@ async def find_series(view: View, text: str, filters: ChartFilters) -> list[Stor
     )
 
 
-def group_series(found: Sequence[StoredSeries]) -> list[FoundMetric]:
+def group_series(matching: Sequence[StoredSeries]) -> list[FoundMetric]:
     """Return the metrics of series by kind and name, each with the address of its chart."""
-    counts = Counter((series.name.kind, series.name.metric, series.unit) for series in found)
+    counts = Counter((series.name.kind, series.name.metric, series.unit) for series in matching)
     return [
         FoundMetric(
             kind=kind,
@@ -163,10 +163,10 @@ def chart_query(kind: str, metric: str, unit: str) -> dict[str, str]:
     return filters.to_query()
 
 
-def list_series(found: Sequence[StoredSeries], filters: ChartFilters) -> list[dict[str, str]]:
+def list_series(matching: Sequence[StoredSeries], filters: ChartFilters) -> list[dict[str, str]]:
     """Return a row for each series, with the address of the chart of it alone."""
     rows = []
-    for series in found[:MAX_SERIES]:
+    for series in matching[:MAX_SERIES]:
         alone = msgspec.structs.replace(
             filters, kind=series.name.kind, namespace=series.name.namespace, name=series.name.name
         )
@@ -195,9 +195,9 @@ def series_query(filters: ChartFilters) -> dict[str, str]:
     return {name: text for name, text in names.items() if text}
 
 
-def suggest_names(found: Sequence[StoredSeries]) -> Mapping[str, Sequence[str]]:
+def suggest_names(matching: Sequence[StoredSeries]) -> Mapping[str, Sequence[str]]:
     """Return the values that the form completes."""
     return {
-        field: sorted({getattr(series.name, field) for series in found} - {""})[:MAX_SUGGESTIONS]
+        field: sorted({getattr(series.name, field) for series in matching} - {""})[:MAX_SUGGESTIONS]
         for field in ("metric", "kind", "namespace", "name")
     }

@@ -143,11 +143,11 @@ async def build_story(
     for resource in view.resources.all():
         if not resource.deleted:
             named[resource.name].append(resource)
-    found = await map_in_slices(
+    groups = await map_in_slices(
         lambda record: list(read_facts([record], named, correlation)), records
     )
     facts = sorted(
-        (fact for group in found for fact in group),
+        (fact for group in groups for fact in group),
         key=lambda fact: (fact.event.time, fact.sequence),
     )
     story: dict[str, Any] = {

@@ -152,7 +152,7 @@ async def _find(
     history = stored_samples(request, services)
     names: set[SeriesName] = set()
     for match in matches:
-        names.update(found.name for found in await history.find(match, since, until + 1))
+        names.update(series.name for series in await history.find(match, since, until + 1))
     return sorted(names)
 
 

@@ -188,8 +188,10 @@ async def _answer(request: Request[Any, Any, Any], services: Services, limit: in
     history, match = stored_samples(request, services), build_pattern_match(query)
     if share is None:
         plain = _parse_function(function)
-        step, found = await history.rollups(match, **read)
-        items = [item for each in found if (item := _build_item(each, plain, step)) is not None]
+        step, all_series = await history.rollups(match, **read)
+        items = [
+            item for each in all_series if (item := _build_item(each, plain, step)) is not None
+        ]
     else:
         if match.metric is None:
             raise BadParameterError(detail="a quantile needs the metric of one histogram")

@@ -31,8 +31,8 @@ def fetched(package: str, version: str, folder: Path) -> tuple[Path, str]:
     (packed,) = json.loads(result.stdout)
     archive = folder / packed["filename"]
     algorithm, _, stated = packed["integrity"].partition("-")
-    found = hashlib.new(algorithm, archive.read_bytes()).digest()
-    if found != base64.b64decode(stated):
+    actual = hashlib.new(algorithm, archive.read_bytes()).digest()
+    if actual != base64.b64decode(stated):
         raise SystemExit(f"{archive.name} does not match the checksum that npm states for it")
     return archive, packed["integrity"]
 
