@@ -21,7 +21,7 @@ from almenara.web.layout import PageRequest, render_page
 from almenara.web.services import Services
 from almenara.web.time_control import RANGES, to_text
 
-ROWS: Final = 100
+ROWS: Final = 20
 """Differences of a kind that the page lists."""
 ROWS_ALONE: Final = 2_000
 """The same for a page of one kind."""
