@@ -44,8 +44,9 @@ def page_status(almenara: Almenara, secret: str) -> int:
 def sign_in(almenara: Almenara, token: str) -> str:
     """Sign in and return the secret of the cookie."""
     with httpx.Client(base_url=almenara.url, headers={"origin": almenara.url}) as client:
-        form = re.search(r'name="csrf" value="([^"]+)"', client.get("/sign-in").text)
-        assert form is not None
+        page = client.get("/sign-in")
+        form = re.search(r'name="csrf" value="([^"]+)"', page.text)
+        assert form is not None, f"{page.status_code}: {page.text}"
         done = client.post("/sign-in", data={"csrf": form[1], "token": token})
         assert done.status_code == 303, done.text
         return str(client.cookies[almenara.session_cookie])
@@ -56,7 +57,8 @@ def test_sign_in_and_revocation_hold_on_both_replicas(
 ) -> None:
     first, second = replicas
     access_token = command(first, "rotate")
-    wait_until(lambda: bearer_status(second, access_token) == 200, "the access token")
+    for each in replicas:
+        wait_until(lambda each=each: bearer_status(each, access_token) == 200, "the access token")
     # A browser that is sent to the other replica is signed in there at once.
     secret = sign_in(first, access_token)
     assert page_status(second, secret) == 200

@@ -139,7 +139,7 @@ def test_style_sheets_of_plugins_need_sign_in(tmp_path: Path) -> None:
         token = almenara.command("access", "rotate").stdout.strip()
         page = httpx.get(f"{almenara.url}/sign-in")
         public = re.findall(r'href="(/static/[^"]+\.css)"', page.text)
-        assert [path.split("/")[2].partition(".")[0] for path in public] == ["almenara"]
+        assert [path.split("/")[2].partition(".")[0] for path in public] == ["almenara", "time"]
         headers = {"authorization": f"Bearer {token}"}
         sheets = re.findall(
             r'href="(/static/[^"]+\.css)"', httpx.get(almenara.url, headers=headers).text

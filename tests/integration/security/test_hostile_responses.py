@@ -17,8 +17,7 @@ from joserfc.jwk import ECKey
 
 from almenara.config import KubernetesAccessSettings, OidcSettings, Secret
 from almenara.errors import Unavailable
-from almenara.security import kubernetes as clusters
-from almenara.security import oidc
+from almenara.security import kubernetes as clusters, oidc
 from almenara.security.errors import AuthError
 from almenara.security.identity import Identity, Role, User, anonymous_identity
 from almenara.security.kubernetes import LIST_PODS, ReviewClient
