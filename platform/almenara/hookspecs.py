@@ -40,186 +40,78 @@ import pluggy
 
 from almenara.config.alert_rules import (
     AbsenceCondition as AbsenceCondition,
-)
-from almenara.config.alert_rules import (
     AlertRule as AlertRule,
-)
-from almenara.config.alert_rules import (
     Condition as Condition,
-)
-from almenara.config.alert_rules import (
     EventCondition as EventCondition,
-)
-from almenara.config.alert_rules import (
     ResourceCondition as ResourceCondition,
-)
-from almenara.config.alert_rules import (
     ResourceLink as ResourceLink,
-)
-from almenara.config.alert_rules import (
     SampleCondition as SampleCondition,
 )
 from almenara.intake_specs import (
     IntakeKind as IntakeKind,
-)
-from almenara.intake_specs import (
     Push as Push,
-)
-from almenara.intake_specs import (
     PushRefusedError as PushRefusedError,
 )
 from almenara.notification_specs import (
     Alert as Alert,
-)
-from almenara.notification_specs import (
     AlertAction as AlertAction,
-)
-from almenara.notification_specs import (
     Capabilities as Capabilities,
-)
-from almenara.notification_specs import (
     Delivery as Delivery,
-)
-from almenara.notification_specs import (
     DeliveryError as DeliveryError,
-)
-from almenara.notification_specs import (
     DeliveryRefusedError as DeliveryRefusedError,
-)
-from almenara.notification_specs import (
     InteractiveNotifier as InteractiveNotifier,
-)
-from almenara.notification_specs import (
     Notification as Notification,
-)
-from almenara.notification_specs import (
     Notifier as Notifier,
-)
-from almenara.notification_specs import (
     NotifierKind as NotifierKind,
 )
 from almenara.panel_specs import (
     ChartStyle as ChartStyle,
-)
-from almenara.panel_specs import (
     Column as Column,
-)
-from almenara.panel_specs import (
     Columns as Columns,
-)
-from almenara.panel_specs import (
     DataView as DataView,
-)
-from almenara.panel_specs import (
     DetailPanel as DetailPanel,
-)
-from almenara.panel_specs import (
     EventQuery as EventQuery,
-)
-from almenara.panel_specs import (
     EventsPanel as EventsPanel,
-)
-from almenara.panel_specs import (
     Filter as Filter,
-)
-from almenara.panel_specs import (
     Format as Format,
-)
-from almenara.panel_specs import (
     Level as Level,
-)
-from almenara.panel_specs import (
     LogPanel as LogPanel,
-)
-from almenara.panel_specs import (
     LogQuery as LogQuery,
-)
-from almenara.panel_specs import (
     Marks as Marks,
-)
-from almenara.panel_specs import (
     NumberPanel as NumberPanel,
-)
-from almenara.panel_specs import (
     Page as Page,
-)
-from almenara.panel_specs import (
     Panel as Panel,
-)
-from almenara.panel_specs import (
     PanelExport as PanelExport,
-)
-from almenara.panel_specs import (
     Prepare as Prepare,
-)
-from almenara.panel_specs import (
     PrepareRows as PrepareRows,
-)
-from almenara.panel_specs import (
     Query as Query,
-)
-from almenara.panel_specs import (
     ResourceQuery as ResourceQuery,
-)
-from almenara.panel_specs import (
     SampleQuery as SampleQuery,
-)
-from almenara.panel_specs import (
     SelectResources as SelectResources,
-)
-from almenara.panel_specs import (
     SeriesPanel as SeriesPanel,
-)
-from almenara.panel_specs import (
     StatusPanel as StatusPanel,
-)
-from almenara.panel_specs import (
     TablePanel as TablePanel,
-)
-from almenara.panel_specs import (
     TemplatePanel as TemplatePanel,
 )
 from almenara.processor_specs import (
     Processor as Processor,
-)
-from almenara.processor_specs import (
     ProcessorState as ProcessorState,
-)
-from almenara.processor_specs import (
     Step as Step,
-)
-from almenara.processor_specs import (
     Subscription as Subscription,
-)
-from almenara.processor_specs import (
     TimedProcessor as TimedProcessor,
 )
 from almenara.shared_log import (
     LogBounds as LogBounds,
-)
-from almenara.shared_log import (
     LogMessage as LogMessage,
-)
-from almenara.shared_log import (
     LogSession as LogSession,
-)
-from almenara.shared_log import (
     SharedLog as SharedLog,
-)
-from almenara.shared_log import (
     SharedLogKind as SharedLogKind,
-)
-from almenara.shared_log import (
     SharedValues as SharedValues,
-)
-from almenara.shared_log import (
     ValueChange as ValueChange,
 )
 from almenara.signals import Severity, Signal
 from almenara.text_specs import (
     LiveText as LiveText,
-)
-from almenara.text_specs import (
     TextStream as TextStream,
 )
 

@@ -29,8 +29,7 @@ from almenara_demo.processes import (
     run_process,
     wait_until_ready,
 )
-from almenara_demo.ray_cluster import NAME as SIMULATED_CLUSTER
-from almenara_demo.ray_cluster import run_simulated_cluster
+from almenara_demo.ray_cluster import NAME as SIMULATED_CLUSTER, run_simulated_cluster
 from almenara_demo.real_ray import run_real_cluster
 
 INTAKE: Final = "agents"

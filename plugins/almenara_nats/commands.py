@@ -7,11 +7,9 @@ from typing import Any, Final, TypeVar
 
 import click
 import msgspec
-from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
+from nats.errors import Error as NatsError, NoRespondersError
 from nats.js.api import StorageType, StreamConfig
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
-from nats.js.errors import Error as JetStreamError
+from nats.js.errors import APIError, Error as JetStreamError, NoStreamResponseError, NotFoundError
 
 from almenara.config import ConfigError
 from almenara.hookspecs import SharedLog

@@ -15,8 +15,7 @@ from nats.js.api import (
     RetentionPolicy,
     StreamInfo,
 )
-from nats.js.errors import APIError, NotFoundError
-from nats.js.errors import Error as JetStreamError
+from nats.js.errors import APIError, Error as JetStreamError, NotFoundError
 
 from almenara.errors import AlmenaraError
 from almenara.sdk import honor_cancellation

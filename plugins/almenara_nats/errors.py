@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
-from nats.js.errors import Error as JetStreamError
+from nats.errors import Error as NatsError, NoRespondersError
+from nats.js.errors import APIError, Error as JetStreamError, NoStreamResponseError, NotFoundError
 
 from almenara.errors import Unavailable, describe_error
 

@@ -7,8 +7,7 @@ from typing import Final
 import msgspec
 import structlog
 from nats.js.api import RetentionPolicy, StreamInfo
-from nats.js.errors import APIError
-from nats.js.errors import Error as JetStreamError
+from nats.js.errors import APIError, Error as JetStreamError
 
 from almenara.sdk import HealthAggregator, honor_cancellation
 from almenara.signals import parse_time

@@ -2,8 +2,7 @@
 
 from typing import Final
 
-from almenara.signals import UNKNOWN as UNKNOWN
-from almenara.signals import Severity
+from almenara.signals import UNKNOWN as UNKNOWN, Severity
 
 SERVER: Final = "neo4j.server"
 DATABASE: Final = "neo4j.database"

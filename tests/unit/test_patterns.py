@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.patterns import compile_pattern
 

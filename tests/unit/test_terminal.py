@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.cli.common import CommandError
 from almenara.config import LogSettings

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Final, Self, TypeVar
 
 import structlog
@@ -166,16 +167,7 @@ class EmbeddedBus:
         if (failure := self.failure) is not None:
             raise BusClosedError(failure)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def finish(refused: Exception | None) -> None:
-            if done.done():
-                return
-            if refused is None:
-                done.set_result(None)
-            else:
-                done.set_exception(refused)
-
-        item = make(finish)
+        item = make(partial(_settle, done))
         self.counters.waiting += _count_signals(item)
         self._writer.submit(item)
         await done
@@ -330,6 +322,15 @@ class EmbeddedBus:
         self._failure = f"{reason}. Restart Almenara."
         self._write_problem = self._failure
         self._has_space.set()
+
+
+def _settle(done: "asyncio.Future[None]", refused: Exception | None) -> None:
+    if done.done():
+        return
+    if refused is None:
+        done.set_result(None)
+    else:
+        done.set_exception(refused)
 
 
 def _count_signals(item: Work) -> int:

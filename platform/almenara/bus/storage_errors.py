@@ -52,6 +52,12 @@ def is_full(error: BaseException) -> bool:
     )
 
 
+def may_need_space(error: BaseException) -> bool:
+    """Whether opening the database may succeed with more space: a full disk can keep SQLite from
+    opening its write-ahead log."""
+    return is_full(error) or _name(error) in ("SQLITE_CANTOPEN", "SQLITE_IOERR_SHMSIZE")
+
+
 def may_pass(error: BaseException, folder: Path) -> bool:
     """Whether opening the database may succeed later, with nothing changed but the disk."""
     if isinstance(error, OSError):

@@ -23,18 +23,19 @@ from almenara.bus.codec import Redact
 from almenara.bus.counts import count_older
 from almenara.bus.disk_reserve import DiskReserve
 from almenara.bus.folder import FolderLock, prepare_folder
+from almenara.bus.maintenance import Maintenance
 from almenara.bus.retention_rules import RetentionRules
 from almenara.bus.schema import connect
-from almenara.bus.sealing import Sealer, clear_rows
+from almenara.bus.sealing import clear_rows
 from almenara.bus.storage_errors import (
     OF_ONE_BATCH,
     StorageError,
     describe_open_error,
     describe_write_error,
     is_full,
+    may_need_space,
     may_pass,
 )
-from almenara.bus.upkeep import PARTS_MERGED, Upkeep, merge_words
 from almenara.bus.validation import InvalidSignalError
 from almenara.bus.work import Submission, Work
 from almenara.bus.writer import Writer
@@ -90,11 +91,7 @@ class WriterThread:
         """What is being written, and must be answered whatever happens."""
         self._has_problem = False
         self._has_uncounted = True
-        sealer = Sealer(settings.hot_events)
-        self._sealing = Upkeep(sealer.seal, lambda: sealer.pause)
-        self._merging = Upkeep(merge_words, lambda: 1.0)
-        self._unmerged = 0
-        """Groups that were written since the full-text index was merged."""
+        self._maintenance = Maintenance(settings.hot_events)
         self._rules = RetentionRules(settings.retention_rules)
         self._fixed_bytes = 0
 
@@ -147,13 +144,15 @@ class WriterThread:
         finally:
             if reason:
                 self._call(self._listener.on_failure, reason)
-            self._finish(self._in_hand, BusClosedError(reason or "the bus is closed"))
-            self._refuse_queued(reason or "the bus is closed")
+            closed = BusClosedError(reason or "the bus is closed")
+            self._finish([*self._in_hand, *_drain(self._queue)], closed)
             self._drained.set()
             # The readers close their connections before the last one is closed here.
             if not reason:
                 self._may_close.wait()
-            self._close()
+            _close_database(self._writer)
+            if self._lock is not None:
+                self._lock.release()
 
     def _start(self, opened: "asyncio.Future[int]") -> bool:
         """Open the database, or what can be read of it; False where it cannot be used at all."""
@@ -184,12 +183,8 @@ class WriterThread:
             try:
                 self._writer = Writer(self.path, self.settings, self._redact, self._clock)
             except (OSError, sqlite3.Error) as error:
-                if not is_full(error) and getattr(error, "sqlite_errorname", "") not in (
-                    "SQLITE_CANTOPEN",
-                    "SQLITE_IOERR_SHMSIZE",
-                ):
+                if not may_need_space(error):
                     raise
-                # A full disk can keep SQLite from opening its write-ahead log.
                 self._reserve.release()
                 self._writer = Writer(self.path, self.settings, self._redact, self._clock)
             self._reserve.allocate()
@@ -201,9 +196,7 @@ class WriterThread:
         pending = False
         while True:
             is_busy = pending or self._has_uncounted
-            until = (
-                0.0 if is_busy else min(next_retention, self._sealing.due_at, self._merging.due_at)
-            )
+            until = 0.0 if is_busy else min(next_retention, self._maintenance.due_at)
             if self._writer is None:
                 until = min(until, time.monotonic() + self.settings.write_retry_interval)
             group, is_last = self._next_group(until)
@@ -211,23 +204,22 @@ class WriterThread:
                 self._in_hand = group
                 self._write(group)
                 self._in_hand = []
-                self._unmerged += 1
-                if self._unmerged >= PARTS_MERGED:
-                    self._unmerged = 0
-                    self._merging.wake()
+                self._maintenance.note_group()
             elif self._writer is None:
                 self._try_to_open()
             if is_last:
                 return
             if self._has_uncounted:
                 self._has_uncounted = _count_older(self._writer)
+            elif self._writer is None or self._has_problem:
+                self._maintenance.stop()
             else:
-                self._run_upkeep()
+                self._maintenance.run(self._writer.connection)
             if pending or time.monotonic() >= next_retention:
                 if not pending:
                     self._fixed_bytes = _measure_fixed_bytes(self._writer)
                     self._has_uncounted = True
-                    self._sealing.wake()
+                    self._maintenance.wake_sealing()
                 pending = self._retain()
                 next_retention = time.monotonic() + self.settings.retention_interval
 
@@ -324,11 +316,9 @@ class WriterThread:
 
     def _report_problem(self, error: Exception) -> None:
         self._has_problem = True
-        text = (
-            str(error)
-            if isinstance(error, AlmenaraError)
-            else describe_write_error(error, self.settings.dir, self._reserve)
-        )
+        text = str(error)
+        if not isinstance(error, AlmenaraError):
+            text = describe_write_error(error, self.settings.dir, self._reserve)
         self._call(self._listener.on_write_problem, text)
 
     def _report_success(self) -> None:
@@ -357,9 +347,7 @@ class WriterThread:
             retention.release_pages(connection)
             if removed:
                 writer.names.reload()
-                # Rows that are being sealed may be missing.
-                self._sealing.stop()
-                self._sealing.wake()
+                self._maintenance.restart_sealing()
             if self._has_problem:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except Exception as error:
@@ -368,34 +356,12 @@ class WriterThread:
         self._call(self._listener.on_retention, removed, _list_warnings(writer))
         return is_due
 
-    def _run_upkeep(self) -> None:
-        """Do the steps that are due; what fails is started again later."""
-        if self._writer is None or self._has_problem:
-            self._sealing.stop()
-            self._merging.stop()
-            return
-        try:
-            self._merging.run_step(self._writer.connection)
-            if self._sealing.run_step(self._writer.connection):
-                self._merging.wake()
-        except Exception as error:
-            log.warning("the database could not be maintained", reason=describe_error(error))
-
     def _close_writer(self) -> None:
-        self._sealing.stop()
-        self._merging.stop()
+        self._maintenance.stop()
         writer, self._writer = self._writer, None
         if writer is not None:
             with contextlib.suppress(Exception):
                 writer.connection.close()
-
-    def _close(self) -> None:
-        _close_database(self._writer)
-        if self._lock is not None:
-            self._lock.release()
-
-    def _refuse_queued(self, reason: str) -> None:
-        self._finish(_drain(self._queue), BusClosedError(reason))
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         # After the loop has been closed, no one is left to report to.

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import msgspec
 
-from almenara.hookspecs import ChartStyle, Level, SampleQuery, SeriesPanel
-from almenara.hookspecs import Filter as FilterField
+from almenara.hookspecs import ChartStyle, Filter as FilterField, Level, SampleQuery, SeriesPanel
 from almenara.panels.charts import ChartData, Window
 from almenara.panels.filters import MAX_VALUE, ResourceFilters
 from almenara.panels.kinds.base import affected_by_resources

@@ -14,8 +14,7 @@ from almenara.bus import Record
 from almenara.clock import clock_at
 from almenara.errors import describe_error
 from almenara.history import Filter
-from almenara.hookspecs import Filter as FilterField
-from almenara.hookspecs import LogQuery, PanelExport
+from almenara.hookspecs import Filter as FilterField, LogQuery, PanelExport
 from almenara.panels.charts import ReadChart
 from almenara.panels.filters import PanelFilters
 from almenara.panels.formats import encode_query

@@ -88,18 +88,12 @@ class Resources:
         self.accept([record for record in records if record.sequence > after])
 
     def retain_sources(self, names: Set[str]) -> None:
-        """Remove what a checkpoint had of sources that no longer exist; Almenara's own stays, and
-        what the log has, until retention removes it there.
-
-        No one would ever report what becomes of it.
-        """
+        """Remove what a checkpoint had of sources that no longer exist, which no one reports on.
+        Almenara's own stays, and what the log has, until retention removes it there."""
         for of_kind in self._kinds.values():
             for key, resource in list(of_kind.items()):
-                parts = resource.origin.split("/")
-                sources = {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
-                if key in self._observed or resource.origin.startswith(OWN_ORIGINS):
-                    continue
-                if not sources & names:
+                is_own = resource.origin.startswith(OWN_ORIGINS)
+                if key not in self._observed and not is_own and not has_source(resource, names):
                     del of_kind[key]
         self._order.clear()
 
@@ -193,11 +187,7 @@ class Resources:
     def warnings(self) -> list[str]:
         """What an operator should know about samples: those in memory, and the store."""
         return [
-            *(
-                f"{origin} publishes more series of samples than fit in memory ({MAX_SERIES:,});"
-                f" {count:,} samples are not in charts. Limit what the source observes."
-                for origin, count in self._samples.dropped.items()
-            ),
+            *describe_dropped(self._samples.dropped),
             *(() if self._store is None else self._store.warnings),
             *(() if self._recorder is None else self._recorder.warnings),
         ]
@@ -230,12 +220,10 @@ class Resources:
 
     def kinds(self) -> list[str]:
         """List the kinds with visible resources, sorted."""
-        if self._scope.is_full:
-            return sorted(kind for kind, of_kind in self._kinds.items() if of_kind)
         return sorted(
             kind
             for kind, of_kind in self._kinds.items()
-            if any(map(self._scope.permits, of_kind.values()))
+            if (of_kind if self._scope.is_full else any(map(self._scope.permits, of_kind.values())))
         )
 
     def all(self) -> list[Resource]:
@@ -273,16 +261,7 @@ class Resources:
 
     def _mark_unproven(self, resources: list[Resource]) -> list[Resource]:
         unproven = self.unproven_sources()
-        if not unproven:
-            return resources
-        return [
-            mark_unknown(
-                resource, f"source {resource.origin} does not run", unproven[resource.origin]
-            )
-            if resource.origin in unproven and not resource.deleted and resource.status != UNKNOWN
-            else resource
-            for resource in resources
-        ]
+        return mark_unproven(resources, unproven) if unproven else resources
 
     def _sorted_keys(self, kind: str) -> list[Key]:
         keys = self._order.get(kind)
@@ -353,3 +332,29 @@ class Resources:
         # it. Labels come from the resource, and only where that is visible too.
         described = self._described(key, origin)
         return self._scope.permits(msgspec.structs.replace(described, origin=origin))
+
+
+def has_source(resource: Resource, names: Set[str]) -> bool:
+    """Whether a resource is of one of the sources: its origin is the source's name, or begins with
+    it and a slash."""
+    parts = resource.origin.split("/")
+    return any("/".join(parts[:count]) in names for count in range(1, len(parts) + 1))
+
+
+def mark_unproven(resources: Sequence[Resource], unproven: Mapping[str, int]) -> list[Resource]:
+    """Show resources of sources that do not work as unknown since the times given."""
+    return [
+        mark_unknown(resource, f"source {resource.origin} does not run", unproven[resource.origin])
+        if resource.origin in unproven and not resource.deleted and resource.status != UNKNOWN
+        else resource
+        for resource in resources
+    ]
+
+
+def describe_dropped(dropped: Mapping[str, int]) -> list[str]:
+    """Return a warning for each origin with more series than fit in memory."""
+    return [
+        f"{origin} publishes more series of samples than fit in memory ({MAX_SERIES:,});"
+        f" {count:,} samples are not in charts. Limit what the source observes."
+        for origin, count in dropped.items()
+    ]

@@ -21,8 +21,7 @@ from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
     ServerPerMessageDeflateFactory,
 )
-from websockets.frames import Frame as WireFrame
-from websockets.frames import Opcode
+from websockets.frames import Frame as WireFrame, Opcode
 from websockets.http11 import Request
 
 from almenara.live.frames import Frame

@@ -11,8 +11,7 @@ import yaml
 
 from almenara.signals import Resource
 from almenara.testing.source_run import MemoryContext, SourceRun
-from almenara_kube import credentials
-from almenara_kube import session as session_module
+from almenara_kube import credentials, session as session_module
 from almenara_kube.access_review import review
 from almenara_kube.roles import make_roles
 from almenara_kubernetes.doctor import diagnose

@@ -1,8 +1,16 @@
 """Scenarios with a `kill -9` in each state of an alert, of a group and of a delivery."""
 
 from almenara.signals import now
-from support.alert_scenarios import SECOND, Receiver, Scenario, Stage, event, resource, sample
-from support.alert_scenarios import scenario as any_scenario
+from support.alert_scenarios import (
+    SECOND,
+    Receiver,
+    Scenario,
+    Stage,
+    event,
+    resource,
+    sample,
+    scenario as any_scenario,
+)
 from support.alert_scenarios.delivery import Switch
 
 RESTARTS: dict[str, Scenario] = {}

@@ -4,8 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.alerting.notifications.alert_events import AlertChange, read_change
 from almenara.scope import Grant, build_scope

@@ -4,8 +4,7 @@ from datetime import datetime
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.alerting.calendar import DAYS, Calendar, Schedule
 from almenara.units import DAY, HOUR, MINUTE, SECOND

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.alerting.rules import MAX_ANNOTATION, compile_rules
 from almenara.alerting.sandbox import Template, TemplateError

@@ -4,8 +4,7 @@ import random
 from typing import Any
 
 import msgspec
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.hookspecs import TextStream
 from almenara.signals import Event, Resource

@@ -1,8 +1,7 @@
 """The lines of logs, whatever bytes a container writes."""
 
 import msgspec
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from almenara_kubernetes.log_lines import LONGEST_LINE, LineSplitter, LineTracker
 

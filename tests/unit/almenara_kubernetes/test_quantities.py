@@ -4,8 +4,7 @@ import math
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from almenara_kubernetes.quantities import SUFFIXES, parse_quantity, parse_timestamp
 

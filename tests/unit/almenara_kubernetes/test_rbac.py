@@ -16,8 +16,7 @@ from almenara_kube.commands import kubernetes_commands
 from almenara_kube.roles import make_roles
 from almenara_kube.rules import KubernetesRule
 from almenara_kubernetes.kinds import PODS
-from almenara_kubernetes.rbac import describe_missing as describe_rule
-from almenara_kubernetes.rbac import needed_rules
+from almenara_kubernetes.rbac import describe_missing as describe_rule, needed_rules
 from almenara_kubernetes.settings import ClusterSettings, CustomResource, KubernetesSettings
 from almenara_ray.kuberay_models import WATCHED as KUBERAY
 from almenara_ray.permissions import list_rules as ray_rules

@@ -11,8 +11,7 @@ from pathlib import Path
 import cbor2
 import msgspec
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from almenara.bus.codec import normalize
 from almenara.signals import Event

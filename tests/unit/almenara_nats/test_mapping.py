@@ -2,8 +2,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from almenara.bus.codec import normalize
 from almenara.signals import Event, Severity, format_time

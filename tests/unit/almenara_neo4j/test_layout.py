@@ -3,8 +3,7 @@
 import itertools
 import math
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from almenara_neo4j.layout import Layout
 

@@ -1,8 +1,7 @@
 """The text status of an autoscaler v2 becomes usage and demand, or unknown."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara_ray.autoscaler_text import parse_autoscaler_text
 from almenara_ray.models import Demand

@@ -1,7 +1,6 @@
 """Logs are cleaned of terminal codes and secrets."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara_ray.logs import keep_line_end, make_line
 from almenara_ray.text import LINE_LIMIT, clean_text

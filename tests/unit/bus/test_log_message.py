@@ -1,8 +1,7 @@
 """Batches in the messages of a shared log."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.bus.log_message import (
     HEADER,

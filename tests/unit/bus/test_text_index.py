@@ -6,8 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.text_index import MAX_TEXT, SEARCHED_DATA, searched_text, split_words

@@ -4,8 +4,7 @@ import io
 import re
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from rich.console import Console
 
 from almenara.cli.tail import format_event

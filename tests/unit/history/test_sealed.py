@@ -8,8 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from almenara.bus import Record, retention
 from almenara.bus.retention_rules import RetentionRules

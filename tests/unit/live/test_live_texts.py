@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import PanelSettings, RedactionSettings, StorageSettings, SupervisorSettings

@@ -4,8 +4,7 @@ import itertools
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from almenara.bus import Record
 from almenara.panels.changes import Transition

@@ -1,8 +1,7 @@
 """The time window of an address: valid ones are read back, others have the nearest valid one."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.panels.time_window import (
     DEFAULT_SPAN,

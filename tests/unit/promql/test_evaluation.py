@@ -3,8 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.promql.evaluation import ARITHMETIC, Aggregate, compute_steps
 from almenara.promql.matching import build_match

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.promql.parser import parse_duration, parse_query, parse_selector
 from almenara.promql.syntax import (

@@ -1,7 +1,6 @@
 """Pages of metrics, whatever they contain."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.sdk.exposition import read_page
 

@@ -1,8 +1,7 @@
 """What a token may see at most: patterns of sources, guarded or granted, compared in one way."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.patterns import compile_pattern, patterns_overlap
 from almenara.scope import Grant, Scope, build_scope

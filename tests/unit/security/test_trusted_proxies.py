@@ -3,8 +3,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.config import ConfigError
 from almenara.security.trusted_proxies import TrustedProxies

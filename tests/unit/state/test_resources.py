@@ -1,7 +1,6 @@
 """Current state: resources by kind and namespace, and their samples."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.bus import Record
 from almenara.scope import FULL_SCOPE, Grant, build_scope

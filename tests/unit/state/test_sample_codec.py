@@ -3,8 +3,7 @@
 from collections import defaultdict
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.state.rollups import LONGEST_STEP, add_floats, coarsen, join, roll_up
 from almenara.state.sample_codec import (

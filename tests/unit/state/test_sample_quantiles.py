@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.histograms import bucket_metric, bucket_prefix, split_bucket
 from almenara.promql.evaluation import quantiles_of

@@ -2,8 +2,7 @@
 
 from collections import deque
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from almenara.signals import Sample
 from almenara.state.samples import SAMPLES_PER_SERIES, SERIES_STALE, Series, SeriesTable

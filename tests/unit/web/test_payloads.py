@@ -3,8 +3,7 @@
 import json
 
 import msgspec
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from almenara.web.payloads import (
     DISPLAYED_BYTES,

@@ -6,8 +6,7 @@ from typing import Any
 from almenara import hookspecs
 from almenara.bus import Record
 from almenara.history import Filter
-from almenara.hookspecs import EventQuery, ResourceQuery, SampleQuery
-from almenara.hookspecs import Filter as FilterField
+from almenara.hookspecs import EventQuery, Filter as FilterField, ResourceQuery, SampleQuery
 from almenara.panels.filters import (
     PanelFilters,
     ResourceFilters,
