@@ -271,12 +271,12 @@ def test_tls_handshakes_ten_thousand_unfinished_are_bounded(
         assert almenara.process is not None
         pid = almenara.process.pid
 
-        def answered_anew() -> float:
+        def answered_again() -> float:
             started = time.monotonic()
             assert almenara.status("/healthz") == 200
             return time.monotonic() - started
 
-        answered_anew()
+        answered_again()
         idle, before = descriptors(pid), resident(pid)
         # Nothing, a part of the first record, and all that a browser says before it waits.
         hello = client_hello(almenara.trust)
@@ -288,7 +288,7 @@ def test_tls_handshakes_ten_thousand_unfinished_are_bounded(
             for number in range(COUNT):
                 attackers.open(beginnings[number % 4], f"127.0.0.{2 + number % 8}")
                 if number % 500 == 499:
-                    slowest = max(slowest, answered_anew(), answered(client))
+                    slowest = max(slowest, answered_again(), answered(client))
                     most = max(most, resident(pid))
                     attackers.look(0)
             opened = time.monotonic()
