@@ -73,13 +73,13 @@ def test_graph_follows_changes_without_moving_nodes(
     page.evaluate("window.kept = document.querySelector('.neo4j-node')")
     changed = [node("a", title="Remove the login button"), *NODES[1:-1], node("d", "Decision")]
     write(file, changed, [*EDGES[:-1], edge("t1", "d")])
-    expect(page.locator(".neo4j-node[data-change=new]")).to_have_count(1)
-    expect(page.locator(".neo4j-node[data-change=removed]")).to_have_count(1)
+    expect(page.locator(".neo4j-node[data-change=new]")).to_have_count(1, timeout=30_000)
+    expect(page.locator(".neo4j-node[data-change=removed]")).to_have_count(1, timeout=30_000)
     expect(page.locator(".neo4j-node[data-change=changed]")).to_contain_text("Remove the login")
     after = positions(page)
     assert {name: after[name] for name in before} == before
     assert page.evaluate("window.kept.isConnected")
-    expect(page.locator(".neo4j-node[data-change=removed]")).to_have_count(0)
+    expect(page.locator(".neo4j-node[data-change=removed]")).to_have_count(0, timeout=30_000)
     expect(drawn).to_have_count(7)
     assert page.locator(".neo4j-node circle").first.evaluate("it => getComputedStyle(it).fill") != (
         "rgb(0, 0, 0)"
