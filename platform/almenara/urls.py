@@ -1,7 +1,8 @@
-"""URLs in texts that people read: without the credentials that they may contain."""
+"""URLs in texts that people read, without their credentials; and paths of this site."""
 
 import re
 from typing import Final
+from urllib.parse import urlsplit
 
 URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://[^\s\"'<>`|\\]+")
 TRAILING: Final = ".,;:!?)]}"
@@ -42,3 +43,10 @@ def _redact_parameters(text: str) -> str:
         else REDACTED
         for part in parts
     )
+
+
+def local_path(text: str) -> str:
+    """Return a path of this site to continue with; `/` for anything else (open redirects)."""
+    parts = urlsplit(text)
+    is_path = text.startswith("/") and not text.startswith(("//", "/\\")) and not parts.netloc
+    return text if is_path and text.isprintable() and "\\" not in text else "/"

@@ -9,6 +9,7 @@ from litestar.response import Redirect
 
 from almenara.security.auth_context import IdentityProvider
 from almenara.security.errors import AuthError
+from almenara.urls import local_path
 from almenara.web.authorization import PUBLIC, SERVER_TO_SERVER
 from almenara.web.cookies import (
     build_cookie,
@@ -17,7 +18,7 @@ from almenara.web.cookies import (
     session_cookie,
 )
 from almenara.web.layout import PageRequest
-from almenara.web.routes.sign_in import local_path, sign_in_response
+from almenara.web.routes.sign_in import sign_in_response
 from almenara.web.services import Services
 from almenara.web.state import get_auth_context, get_request_info
 

@@ -1,13 +1,13 @@
 """The sign-in page, and signing in and out with it."""
 
 from typing import Final
-from urllib.parse import urlsplit
 
 from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.response import Redirect
 
 from almenara.security.errors import AuthError
+from almenara.urls import local_path
 from almenara.web.authorization import PUBLIC, VIEWER
 from almenara.web.cookies import expired_session_cookies, session_cookie
 from almenara.web.csrf import csrf_token, set_form_cookie
@@ -20,13 +20,6 @@ TOKEN_LABELS: Final = {
     "kubernetes": "Token of a ServiceAccount or user",
 }
 """The label of the token field, by mode. Other modes sign in without a typed token."""
-
-
-def local_path(text: str) -> str:
-    """Return a path of this site to continue with; `/` for anything else (open redirects)."""
-    parts = urlsplit(text)
-    is_path = text.startswith("/") and not text.startswith(("//", "/\\")) and not parts.netloc
-    return text if is_path and text.isprintable() and "\\" not in text else "/"
 
 
 def sign_in_response(

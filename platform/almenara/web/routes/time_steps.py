@@ -15,6 +15,7 @@ from almenara.panels.past import find_recorder
 from almenara.panels.time_window import TimeWindow
 from almenara.panels.view import View
 from almenara.signals import Severity, now
+from almenara.urls import local_path
 from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.layout import PageRequest, render_problem_page
 from almenara.web.services import Services
@@ -63,7 +64,7 @@ async def step(
         detail = f"There is no {direction} {NAMES[kind]} in the stored past."
         return render_problem_page(services, request, 404, f"No {direction} step", detail)
     times = TimeWindow(mode="moment", until=min(target, now())).to_query()
-    return Redirect(path + encode_query({**parameters, **times}), status_code=303)
+    return Redirect(local_path(path + encode_query({**parameters, **times})), status_code=303)
 
 
 def parse_page(text: str) -> tuple[str, dict[str, str]] | None:
