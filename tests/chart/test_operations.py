@@ -42,6 +42,7 @@ NOT_RUN = {
     "curl ": "Samples are tested in web/test_samples_api.py, pushes in web/test_intake.py.",
     "almenara access create ci-main": "It is for the pushes of web/test_intake.py.",
     "export OTEL_": "The exporter of the SDK is tested in web/test_intake_otlp.py.",
+    "export RAY_": "The export of a real Ray is tested in ray/test_event_export.py.",
 }
 """How commands begin that are not run here, and why."""
 
@@ -265,7 +266,7 @@ def test_chart_accepts_yaml_of_operations_guide(document: str) -> None:
         manifest = yaml.safe_load(text)
         if "apiVersion" not in manifest:
             # Settings of the application are below `config` of the chart.
-            is_settings = not manifest.keys() & engine.read(engine.CHART / "values.yaml").keys()
+            is_settings = not manifest.keys() <= engine.read(engine.CHART / "values.yaml").keys()
             engine.render({"config": manifest} if is_settings else manifest)
         elif manifest["kind"] == "ClusterIssuer":
             read = cert_manager.ClusterIssuer.model_validate(manifest)
