@@ -157,7 +157,7 @@ async def test_spilling_and_a_driver_without_submission_are_published(
     script = tmp_path / "spills.py"
     script.write_text(
         "import ray, time\nray.init(address='auto')\n"
-        "objects = [ray.put(bytes(40_000_000)) for _ in range(4)]\ntime.sleep(8)\n"
+        "objects = [ray.put(bytes(40_000_000)) for _ in range(4)]\ntime.sleep(20)\n"
     )
     async with run_source(head, tmp_path) as run:
         # The amount before must be known; Ray 2.9 reports it every 15 s.
