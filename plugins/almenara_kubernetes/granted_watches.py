@@ -50,8 +50,8 @@ class GrantedWatches:
         return sorted(self._tasks.get(kind, ()))
 
     def accept_status(self, kind: WatchedKind, status: WatchStatus) -> bool:
-        """Note the status of a watch of the whole cluster. Return whether it is a problem that
-        RBAC forbids it: it is none for a kind that is watched in namespaces, nor beside such kinds
+        """Note the status of a watch of the whole cluster. Return whether RBAC that forbids it is a
+        problem. It is no problem for a kind that is watched in namespaces, and beside such kinds,
         for one without namespaces that no setting names."""
         if status != "forbidden":
             if self._forbidden.pop(kind.kind, None) is not None and self._tasks.get(kind.kind):

@@ -31,7 +31,8 @@ def link_to_events(**filters: Any) -> str:
 
 
 def decode_data(event: Event) -> Any:
-    """The payload as Python values; None where it is none, is not JSON, or is a long object."""
+    """The payload as Python values; None for no payload, for one that is not JSON, and for a long
+    object."""
     if event.raw is not None or not isinstance(event.data, msgspec.Raw):
         return None
     encoded = memoryview(event.data)

@@ -158,28 +158,14 @@ class PluginHooks:
         """The kinds of shared logs of a plugin."""
         kinds = self._list(name, "almenara_shared_logs", SharedLogKind, settings)
         for kind in kinds:
-            is_struct = isinstance(kind.settings, type) and issubclass(
-                kind.settings, msgspec.Struct
-            )
-            if not is_struct or not callable(kind.create):
-                raise PluginError(
-                    f"shared log {kind.name} of plugin {name} must have a subclass of"
-                    " msgspec.Struct as `settings` and a function as `create`"
-                )
+            _check_kind(kind, f"shared log {kind.name} of plugin {name}")
         return kinds
 
     def notifiers(self, name: str, settings: Any) -> list[NotifierKind]:
         """The kinds of notifiers of a plugin."""
         kinds = self._list(name, "almenara_notifiers", NotifierKind, settings)
         for kind in kinds:
-            is_struct = isinstance(kind.settings, type) and issubclass(
-                kind.settings, msgspec.Struct
-            )
-            if not is_struct or not callable(kind.create):
-                raise PluginError(
-                    f"notifier {kind.name} of plugin {name} must have a subclass of msgspec.Struct"
-                    " as `settings` and a function as `create`"
-                )
+            _check_kind(kind, f"notifier {kind.name} of plugin {name}")
         return kinds
 
     def intakes(self, name: str, settings: Any) -> list[IntakeKind]:
@@ -272,3 +258,13 @@ class PluginHooks:
         """The findings of a plugin about requirements; None where it cannot review them."""
         findings = await self.call_async(name, "almenara_review", requirements=requirements)
         return None if findings is None else list(findings)
+
+
+def _check_kind(kind: NotifierKind | SharedLogKind, described: str) -> None:
+    """Check what makes objects from settings. Raises `PluginError`."""
+    is_struct = isinstance(kind.settings, type) and issubclass(kind.settings, msgspec.Struct)
+    if not is_struct or not callable(kind.create):
+        raise PluginError(
+            f"{described} must have a subclass of msgspec.Struct as `settings` and a function as"
+            " `create`"
+        )

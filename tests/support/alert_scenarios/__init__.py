@@ -190,7 +190,7 @@ class Host:
 
 
 class Restarts:
-    """Lets scenarios wait for a `kill -9` that they share: it comes once all have asked for it."""
+    """Lets scenarios wait for a `kill -9` that they share: it comes once all of them wait."""
 
     def __init__(self, almenara: Almenara, count: int) -> None:
         self._almenara, self._playing, self._waiting = almenara, count, 0

@@ -32,7 +32,7 @@ CLOUDEVENT = {"specversion": "1.0", "source": "/s", "type": "t", "data": {"n": 1
 BATCH = {"content-type": "application/cloudevents-batch+json; charset=utf-8"}
 # As `pack({"event_type": …})` of other libraries: text keys, a byte string, a time, an extension.
 MSGPACK = msgspec.msgpack.encode({**BODY, "raw": b"\x00\xff", 7: msgspec.msgpack.Ext(5, b"x")})
-# A decimal fraction, a time, a set, a key that is no text, undefined, and a tag nobody registered.
+# A decimal fraction, a time, a set, a key that is no text, undefined, and an unregistered tag.
 CBOR = cbor2.dumps(
     {
         **BODY, "price": Decimal("2.5"), "at": datetime(2026, 1, 31, tzinfo=UTC), 7: b"\x00\xff",

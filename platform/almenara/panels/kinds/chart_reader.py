@@ -229,7 +229,7 @@ def _level_of(
 ) -> float | None:
     values = [value_at(view, resource, level.path) for resource in resources]
     numbers = [float(value) for value in values if isinstance(value, int | float) and value]
-    # Without the limit of one of them, there is none for all.
+    # Where one of them has no limit, their sum has no limit.
     if not numbers or len(numbers) < len(values):
         return None
     if is_sum:
