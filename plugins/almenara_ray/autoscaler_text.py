@@ -42,6 +42,8 @@ LAUNCHES: Final = re.compile(r".*, (?P<count>\d+) launching")
 UNITS: Final[Mapping[str, int]] = {
     "": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
+DEMAND_TITLES: Final = ("Pending Demands", "Total Demands", "Demands")
+"""Titles of the pending demand in the versions of Ray, the newest first."""
 DEMAND_LIMIT: Final = 50
 TEXT_LINES: Final = 5_000
 LINE_LENGTH: Final = 2_000
@@ -56,14 +58,15 @@ def parse_autoscaler_text(text: str) -> ClusterStatus | None:
     usage = dict(_parse_usage(sections.get("Total Usage", ())))
     if not usage:
         return None
-    demand = [*_parse_demand(sections.get("Pending Demands", sections.get("Demands", ())))]
-    failures = sections.get("Recent failures", ())
+    # A section that is missing is unknown, not empty: an empty one has a line in parentheses.
+    lines = next((sections[title] for title in DEMAND_TITLES if title in sections), None)
+    pending, failures = sections.get("Pending"), sections.get("Recent failures")
     return ClusterStatus(
         usage=usage,
-        demand=demand[:DEMAND_LIMIT],
-        starting=sum(_count_pending(line) for line in sections.get("Pending", ())),
-        failed=len(failures),
-        error=redact("; ".join(failures)[:1000]),
+        demand=None if lines is None else [*_parse_demand(lines)][:DEMAND_LIMIT],
+        starting=None if pending is None else sum(map(_count_pending, pending)),
+        failed=None if failures is None else len(failures),
+        error=redact("; ".join(failures or ())[:1000]),
     )
 
 

@@ -327,7 +327,8 @@ class ClusterState:
             measurements["running"] = self.jobs.counts.get("RUNNING", 0)
             measurements["pending"] = self.jobs.counts.get("PENDING", 0)
         if self.status is not None:
-            measurements["waiting"] = self.status.waiting
+            if self.status.waiting is not None:
+                measurements["waiting"] = self.status.waiting
             measurements |= _measure_shares(self.status)
         return [
             Sample(kind=CLUSTER, name=self.name, metric=metric, value=float(value))
@@ -378,7 +379,8 @@ def _describe_status(status: ClusterStatus | None) -> dict[str, Any]:
         }  # fmt: skip
     return {
         "usage": {name: list(amounts) for name, amounts in status.usage.items()},
-        "demand": [msgspec.to_builtins(demand) for demand in status.demand[:DEMAND_LIMIT]],
+        "demand": status.demand
+        and [msgspec.to_builtins(demand) for demand in status.demand[:DEMAND_LIMIT]],
         "waiting": status.waiting,
         "starting": status.starting,
         "start_failures": status.failed,

@@ -280,12 +280,18 @@ def _parse_gpu(gpu: dict[str, Any]) -> dict[str, Any]:
 def parse_status(body: bytes) -> ClusterStatus | None:
     """Return usage, demand and autoscaler of `/api/cluster_status`; None where they are unknown.
 
-    An autoscaler v2 writes no such status: it is null, and only the text of `format=1` has it.
+    An autoscaler v2 writes no such status: it is null, and only the text of `format=1` has it. An
+    autoscaler that has not reported yet has a status without any usage.
     """
     data = unwrap(body)
     status = as_object(data.get("clusterStatus"))
     load = as_object(status.get("loadMetricsReport"))
-    if not load:
+    usage = {
+        resource_name(name): (amounts[0], amounts[1])
+        for name, pair in as_object(load.get("usage")).items()
+        if len(amounts := as_numbers(pair)) == 2 and not name.startswith("node:")
+    }
+    if not usage:
         return None
     report = as_object(status.get("autoscalerReport"))
     launches = as_amounts(report.get("pendingLaunches"))
@@ -294,11 +300,7 @@ def parse_status(body: bytes) -> ClusterStatus | None:
         *_parse_group_demand(load.get("pgDemand")),
     ]
     return ClusterStatus(
-        usage={
-            resource_name(name): (amounts[0], amounts[1])
-            for name, pair in as_object(load.get("usage")).items()
-            if len(amounts := as_numbers(pair)) == 2 and not name.startswith("node:")
-        },
+        usage=usage,
         demand=demand[:DEMAND_LIMIT],
         starting=_count(report.get("pendingNodes")) + sum(map(int, launches.values())),
         failed=_count(report.get("failedNodes")),

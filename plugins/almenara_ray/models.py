@@ -135,18 +135,19 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     usage: dict[str, tuple[float, float]] = {}
     """Used and total amount of each resource."""
-    demand: list[Demand] = []
-    starting: int = 0
+    demand: list[Demand] | None = None
+    """What waits for resources; None while unknown, as are the other numbers."""
+    starting: int | None = None
     """Nodes that the autoscaler has requested."""
-    failed: int = 0
+    failed: int | None = None
     """Nodes that recently failed to start."""
     error: str = ""
     """Error of the autoscaler."""
 
     @property
-    def waiting(self) -> int:
+    def waiting(self) -> int | None:
         """How many tasks, actors and placement groups wait for resources."""
-        return sum(demand.count for demand in self.demand)
+        return None if self.demand is None else sum(demand.count for demand in self.demand)
 
 
 class Application(msgspec.Struct, frozen=True, kw_only=True):

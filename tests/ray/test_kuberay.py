@@ -49,7 +49,7 @@ def kuberay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 def make_settings(server: ApiServer, head: RayHead, *namespaces: str) -> RaySettings:
     kuberay = KubeRaySettings(
         kubeconfig=server.admin_kubeconfig, namespaces=list(namespaces), dashboard=head.url,
-        token=Secret.of(head.token),
+        token=Secret.of(head.token) if head.token else None,
     )  # fmt: skip
     return RaySettings(kuberay=[kuberay], cluster_interval=1.0)
 

@@ -53,6 +53,21 @@ def test_parse_autoscaler_text_has_usage_demand_and_nodes() -> None:
     assert "LaunchFailed" in status.error
 
 
+@pytest.mark.parametrize("title", ["Pending Demands", "Total Demands", "Demands"])
+def test_parse_autoscaler_text_has_demand_of_every_version(title: str) -> None:
+    status = parse_autoscaler_text(STATUS.replace("Pending Demands", title))
+    assert status is not None
+    assert status.waiting == 5
+
+
+def test_parse_autoscaler_text_with_other_titles_has_no_demand() -> None:
+    text = STATUS.replace("Pending Demands", "Backlog").replace("Pending:", "Coming:")
+    status = parse_autoscaler_text(text.replace("Recent failures", "Problems"))
+    assert status is not None
+    assert (status.demand, status.waiting) == (None, None)
+    assert (status.starting, status.failed) == (None, None)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "No cluster status. It may take a few seconds.", "Total Usage:\n\n", "<html></html>"],

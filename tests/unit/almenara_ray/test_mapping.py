@@ -207,7 +207,14 @@ def test_parse_nodes_finds_alive_nodes_after_many_dead_ones() -> None:
     assert [node.id for node in nodes if node.alive] == ["ffff"]
 
 
-@pytest.mark.parametrize("status", [None, {}, {"autoscalerReport": {}}, {"loadMetricsReport": {}}])
+@pytest.mark.parametrize(
+    "status",
+    [
+        None, {}, {"autoscalerReport": {}}, {"loadMetricsReport": {}},
+        # An autoscaler that has not reported yet.
+        {"loadMetricsReport": {"usage": {}, "resourceDemand": [], "pgDemand": []}},
+    ],
+)  # fmt: skip
 def test_parse_status_without_load_is_unknown(status: object) -> None:
     body = {"result": True, "data": {"clusterStatus": status}}
     assert parse_status(json.dumps(body).encode()) is None
