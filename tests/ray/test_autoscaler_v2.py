@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from support.ray_head import RayHead
+from support.ray_head import RayHead, version
 from support.ray_source import run_source, submit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(version() < (2, 10), reason="this Ray has no autoscaler v2 on its head"),
+]
 
 
 async def test_usage_and_demand_of_autoscaler_v2_are_known(tmp_path: Path) -> None:

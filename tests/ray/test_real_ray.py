@@ -145,8 +145,11 @@ async def test_cluster_has_demand_actors_tasks_and_nodes(head: RayHead, tmp_path
         assert run.resources["lab"].status == "up"
         nodes = [resource for resource in run.resources.values() if resource.kind == "ray.node"]
         assert [(node.status, node.state["head"]) for node in nodes] == [("alive", True)]
-        metrics = {(sample.kind, sample.metric) for sample in run.samples}
-        assert {("ray.cluster", "cpu"), ("ray.node", "memory"), ("ray.node", "cpu")} <= metrics
+        expected = {("ray.cluster", "cpu"), ("ray.node", "memory"), ("ray.node", "cpu")}
+        # A node reports its own use some seconds after it has started.
+        await run.until(
+            lambda: expected <= {(sample.kind, sample.metric) for sample in run.samples}, 60
+        )
         await asyncio.to_thread(head.stop_job, "waits")
         await run.until(lambda: "stopped" in list_job_events(run, "waits"), 30)
 
