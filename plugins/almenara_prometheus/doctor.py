@@ -5,11 +5,10 @@ from collections.abc import Sequence
 
 from almenara.hookspecs import Finding
 from almenara.sdk import redact_urls
-from almenara.sdk.exposition import describe_problems, read_page
+from almenara.sdk.exposition import describe_problems, describe_unreadable, read_page
 from almenara_prometheus.client import ScrapeError, open_client, scrape
 from almenara_prometheus.mapping import MetricMapper
 from almenara_prometheus.settings import PrometheusSettings, TargetSettings
-from almenara_prometheus.target import describe_unreadable
 
 
 async def diagnose(settings: PrometheusSettings) -> Sequence[Finding]:

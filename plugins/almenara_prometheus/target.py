@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from almenara.sdk import Snapshots, now, redact_urls
-from almenara.sdk.exposition import MetricsPage, describe_problems
+from almenara.sdk.exposition import MetricsPage, describe_problems, describe_unreadable
 from almenara.signals import STALE_SINCE, UNKNOWN, Event, Resource, Sample, Severity, Signal
 from almenara_prometheus.mapping import MetricMapper, Reading
 from almenara_prometheus.settings import TargetSettings
@@ -131,13 +131,6 @@ class Target:
                 )
             )
         return signals
-
-
-def describe_unreadable(page: MetricsPage) -> str:
-    """Return why a page is not a page of metrics."""
-    if not page.problems:
-        return "its page has no series"
-    return f"{len(page.problems)} lines of its page {describe_problems(page.problems)}"
 
 
 def describe_partial(page: MetricsPage, resources: int, limit: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from almenara.sdk import Changes, now
-from almenara.sdk.exposition import MetricFilter, Series, describe_problems, read_page
+from almenara.sdk.exposition import MetricFilter, Series, describe_unreadable, read_page
 from almenara.sdk.histograms import bucket_metric
 from almenara.signals import Event, Resource, Sample, Severity
 from almenara.units import SECOND
@@ -64,8 +64,7 @@ class Server:
         Raises `ServerError` for a page without a metric of vLLM."""
         page = read_page(body, self._filter)
         if not page.is_readable:
-            problem = describe_problems(page.problems) if page.problems else "has no series"
-            raise ServerError(f"its page of metrics {problem}")
+            raise ServerError(describe_unreadable(page))
         models = dict(list(self._window.add(page, at).items())[:MAX_MODELS])
         if not models:
             raise ServerError("its page has no metric of vLLM; check url")

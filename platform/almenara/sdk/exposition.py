@@ -14,6 +14,7 @@ SHOWN_PROBLEMS: Final = 3
 SHOWN_LINE: Final = 60
 PROBED_LINES: Final = 100
 """Lines that are parsed of a page without a mapped one, to see whether it is a page of metrics."""
+CUT_OFF: Final = "its page is cut off: the last line has no line feed"
 DATA_LINE: Final = re.compile(rb"^[ \t]*[^#\s]", re.MULTILINE)
 
 
@@ -33,7 +34,8 @@ class MetricsPage(msgspec.Struct, frozen=True):
     lines: int = 0
     """Lines of the page with a series, mapped or not."""
     is_readable: bool = True
-    """Whether at least one line of the page is a series."""
+    """Whether at least one line of the page is a series, and the page is complete."""
+    is_complete: bool = True
 
 
 class MetricFilter:
@@ -56,7 +58,11 @@ class MetricFilter:
 
 def read_page(body: bytes, only: MetricFilter | None = None) -> MetricsPage:
     """Return the series of a page, of some metrics or of all. A line that cannot be parsed is a
-    problem and affects no other line."""
+    problem and affects no other line.
+
+    A page without the line feed that the format requires at its end is cut off: its last value may
+    be a part of a number, and what follows is unknown. Prometheus refuses it as well.
+    """
     count = sum(1 for _ in DATA_LINE.finditer(body))
     lines = only.select(body) if only is not None else _data_lines(body)
     series, problems = _parse(lines)
@@ -64,6 +70,8 @@ def read_page(body: bytes, only: MetricFilter | None = None) -> MetricsPage:
     if not series and not problems and only is not None:
         probed, problems = _parse(_data_lines(body, PROBED_LINES))
         is_readable = bool(probed)
+    if is_readable and not body.endswith(b"\n"):
+        return MetricsPage((), (), count, is_readable=False, is_complete=False)
     unique, repeated = _drop_repeats(series)
     return MetricsPage(unique, [*problems, *repeated], count, is_readable)
 
@@ -73,6 +81,15 @@ def describe_problems(problems: Sequence[str]) -> str:
     shown = "; ".join(problems[:SHOWN_PROBLEMS])
     more = len(problems) - SHOWN_PROBLEMS
     return f"cannot be read: {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def describe_unreadable(page: MetricsPage) -> str:
+    """Return why a page is not a page of metrics."""
+    if not page.is_complete:
+        return CUT_OFF
+    if not page.problems:
+        return "its page has no series"
+    return f"{len(page.problems)} lines of its page {describe_problems(page.problems)}"
 
 
 def _data_lines(body: bytes, limit: int | None = None) -> list[tuple[int, str]]:

@@ -184,7 +184,7 @@ async def test_stopped_server_is_unreachable_with_its_last_state(
     [
         (b"<html>sign in</html>", "cannot be read"),
         (b"up 1\n", "no metric of vLLM"),
-        (b"\xff\xfe\x00", "page of metrics"),
+        (b"\xff\xfe\x00", "lines of its page"),
         (b"", "has no series"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from hypothesis import given, strategies as st
 
-from almenara.sdk.exposition import read_page
+from almenara.sdk.exposition import describe_unreadable, read_page
 
 PAGE = b"""\
 requests_total{code="200"} 100
@@ -30,3 +30,12 @@ def test_malformed_line_is_named_by_its_number() -> None:
     page = read_page(b"good 1\nbad{ 2\nbetter 3\n")
     assert [series.name for series in page.series] == ["good", "better"]
     assert page.problems == ["line 2: 'bad{ 2'"]
+
+
+def test_page_without_its_end_is_cut_off() -> None:
+    # The value was 123 when the server stopped sending.
+    page = read_page(b"running 4\nwaiting 12")
+    assert not page.is_readable
+    assert not page.series
+    assert describe_unreadable(page) == "its page is cut off: the last line has no line feed"
+    assert describe_unreadable(read_page(b"Sign in")) != describe_unreadable(page)
