@@ -249,6 +249,29 @@ async def test_fallback_takes_over_from_a_failing_receiver(bus: EmbeddedBus) -> 
     assert "unreachable" in line.sent["mail"][0].text
 
 
+async def test_fallback_that_becomes_due_during_a_slow_commit_takes_over(
+    bus: EmbeddedBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Line()
+    line.failures["ops"] = [DeliveryError("unreachable")] * 50
+    dispatcher = make_dispatcher(
+        bus, line, names=("ops", "mail"), fallback="mail", fallback_after=0.3,
+        route={"group_interval": 3600.0},
+    )  # fmt: skip
+    publish_really = bus.publish
+
+    async def publish_slowly(batch: Any, origin: str, changes: Any = ()) -> None:
+        await publish_really(batch, origin, changes)
+        if any(getattr(signal, "type", "") == "almenara.receiver.failing" for signal in batch):
+            # Longer than the rest of the time until the fallback.
+            await asyncio.sleep(0.5)
+
+    monkeypatch.setattr(bus, "publish", publish_slowly)
+    async with running(dispatcher):
+        await publish(bus, "firing")
+        await until(lambda: line.sent["mail"], seconds=40)
+
+
 async def test_notifier_that_hangs_is_cancelled(bus: EmbeddedBus) -> None:
     line = Line()
     line.failures["ops"] = [lambda: asyncio.sleep(1000)]

@@ -226,25 +226,33 @@ class Dispatcher:
 
     async def _next_items(self) -> list[Batch | Report]:
         """Wait for the next items, or until something is due; then there may be none."""
-        due = [
-            moment
-            for moment in (
-                self._groups.next_flush(),
-                *(health.fallback_at(self._fallback_after) for health in self._health.values()),
-            )
-            if moment is not None and moment > now()
-        ]
-        is_due = (self._groups.next_flush() or now() + 1) <= now()
-        wait = 0.0 if is_due else min([MAX_WAIT, *((moment - now()) / SECOND for moment in due)])
-        items: list[Batch | Report] = []
+        getting = asyncio.ensure_future(self._inbox.get())
+        waiting = asyncio.ensure_future(sleep(self._seconds_until_due()))
         try:
-            async with asyncio.timeout(max(wait, 0.0)):
-                items.append(await self._inbox.get())
-        except TimeoutError:
-            return items
+            await asyncio.wait((getting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # An item stays in the queue until `get` returns it, so cancelling loses none.
+            getting.cancel()
+            waiting.cancel()
+            await asyncio.wait((getting, waiting))
+        items: list[Batch | Report] = [] if getting.cancelled() else [getting.result()]
         while not self._inbox.empty():
             items.append(self._inbox.get_nowait())
         return items
+
+    def _seconds_until_due(self) -> float:
+        """Seconds until a group is to be flushed or a fallback takes over."""
+        moments = [
+            self._groups.next_flush(),
+            *(
+                health.fallback_at(self._fallback_after)
+                for name, health in self._health.items()
+                if name not in self._groups.failing
+            ),
+        ]
+        # What has become due since it was looked at, during a slow commit, must not wait.
+        due = [max(moment - now(), 0) / SECOND for moment in moments if moment is not None]
+        return min([MAX_WAIT, *due])
 
     def _note(self, outcome: Outcome, moment: int, signals: list[Signal], changes: Changes) -> None:
         health = self._health[outcome.receiver]
