@@ -35,6 +35,8 @@ from almenara_demo.real_ray import run_real_cluster
 INTAKE: Final = "agents"
 PRICES: Final = {"qwen-*": {"input": 0.4, "output": 1.6}}
 SIMULATED_PODS: Final = 180
+ABANDON_AFTER: Final = 600
+"""Seconds of silence after which a deliberation of the simulated fleet has failed."""
 USAGE_EVERY: Final = 5
 """Seconds between measurements of the simulated cluster, so that charts fill soon."""
 
@@ -142,9 +144,12 @@ def make_environment(options: Options, nats_url: str, cluster: Mapping[str, Any]
     """Return the environment of Almenara, which has its settings."""
     return {
         **os.environ,
+        "ALMENARA_ALERTING__ENABLED": "true",
         "ALMENARA_PLUGINS__NATS__SERVERS": f'["{nats_url}"]',
         "ALMENARA_PLUGINS__AGENTS__ENABLED": "true",
         "ALMENARA_PLUGINS__AGENTS__TEXTS": "viewer",
+        # What an earlier demo left unfinished when it was stopped has no end.
+        "ALMENARA_PLUGINS__AGENTS__ABANDON_AFTER": str(ABANDON_AFTER),
         "ALMENARA_PLUGINS__AGENTS__PRICES": msgspec.json.encode(PRICES).decode(),
         f"ALMENARA_INTAKE__{INTAKE.upper()}__KIND": "otlp",
         "ALMENARA_STORAGE__DIR": str(options.data_dir / "almenara"),

@@ -26,13 +26,14 @@ class Pods:
     async def run(self, publish):
         async for _ in every(0.2):
             failing = FAILING.read_text().split("|")
+            names = {"web-0", "web-1", "<img src=x onerror=alert(1)>", *failing} - {""}
             await publish([
                 Resource(
                     kind="pod", namespace="prod", name=name,
                     status="CrashLoopBackOff" if name in failing else "Running",
                     severity=Severity.ERROR if name in failing else Severity.INFO,
                 )
-                for name in ("web-0", "web-1", "<img src=x onerror=alert(1)>")
+                for name in sorted(names)
             ])
 
 
@@ -98,6 +99,28 @@ def test_alert_appears_is_acknowledged_by_keyboard_and_resolves(pods: Pods, page
     pods.fail()
     expect(history.get_by_role("listitem")).to_have_count(3, timeout=20_000)
     expect(history).to_contain_text("resolved")
+
+
+def test_overview_groups_alerts_of_a_rule_and_an_opened_group_stays_open(
+    pods: Pods, page: Page
+) -> None:
+    page.goto(pods.almenara.url)
+    attention = page.locator("#panel-attention")
+    expect(attention).to_contain_text("No alert needs attention.")
+    pods.fail("web-0")
+    expect(attention.get_by_role("link", name="Pod web-0 is crash-looping")).to_be_visible(
+        timeout=20_000
+    )
+    pods.fail("web-0", "web-1", *(f"api-{number}" for number in range(6)))
+    group = attention.get_by_role("link", name="8 alerts of crash-looping")
+    expect(group).to_be_visible(timeout=20_000)
+    group.click()
+    rows = page.get_by_role("region", name="Needs attention").locator(".alert-row")
+    expect(rows.filter(visible=True)).to_have_count(5)
+    page.get_by_text("3 more").click()
+    expect(rows.filter(visible=True)).to_have_count(8)
+    pods.fail("web-0", *(f"api-{number}" for number in range(6)))
+    expect(rows.filter(visible=True)).to_have_count(7, timeout=20_000)
 
 
 def test_silence_form_previews_and_creates(pods: Pods, page: Page) -> None:

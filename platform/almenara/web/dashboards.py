@@ -13,7 +13,6 @@ from almenara.panels.formats import encode_query
 from almenara.panels.panel import Panel
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.time_window import LIVE, TimeWindow
-from almenara.panels.view import View
 
 OVERVIEW: Final = "overview"
 DEFAULT_DASHBOARD: Final = OVERVIEW
@@ -132,14 +131,17 @@ def place_panel(panel: Panel, **options: Any) -> PanelPlace:
 
 
 def build_dashboards(
-    configured: Sequence[DashboardSettings], registry: PanelRegistry, view: View
+    configured: Sequence[DashboardSettings],
+    registry: PanelRegistry,
+    *,
+    has_alerting: bool = False,
 ) -> list[Dashboard]:
     """Return all dashboards: the overview, those of plugins, and those of the configuration.
 
     A configured one replaces a plugin's of the same name. A configured panel whose plugin is not
     loaded is left out; `check` has reported it at the start.
     """
-    by_name = {OVERVIEW: build_overview(registry, view)}
+    by_name = {OVERVIEW: build_overview(registry, has_alerting=has_alerting)}
     for plugin in registry.plugins():
         by_name |= {dashboard.name: dashboard for dashboard in build_plugin_pages(registry, plugin)}
     for settings in configured:
@@ -224,9 +226,10 @@ def build_plugin_pages(registry: PanelRegistry, plugin: str) -> Iterator[Dashboa
         )
 
 
-def build_overview(registry: PanelRegistry, view: View) -> Dashboard:
+def build_overview(registry: PanelRegistry, *, has_alerting: bool) -> Dashboard:
     """Return the overview: the core's panels around those that plugins have for it."""
-    first = [place_panel(registry[name]) for name in ("strip", "numbers", "histogram")]
+    names = ("strip", "attention", "numbers", "histogram")
+    first = [place_panel(registry[name]) for name in names if has_alerting or name != "attention"]
     of_plugins = [
         place for plugin in registry.plugins() for place in select_for_overview(registry, plugin)
     ]

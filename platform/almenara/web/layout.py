@@ -65,7 +65,7 @@ def render_page(
         live.append(BADGE.channel(BADGE.parse_filters({}), window))
     panels = [("panel", channel) for channel in live]
     is_fragment = "hx-request" in request.headers
-    dashboards = services.list_dashboards(scoped_view(services, request)) if auth else []
+    dashboards = services.list_dashboards() if auth else []
     mode = services.access.mode
     content = services.renderer.render(
         template,

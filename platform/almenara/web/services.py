@@ -14,7 +14,6 @@ from almenara.intake.intakes import Intakes
 from almenara.live.hub import Hub
 from almenara.panels.registry import PanelRegistry
 from almenara.panels.renderer import Renderer
-from almenara.panels.view import View
 from almenara.plugins import PluginInfo
 from almenara.security.access import AccessControl
 from almenara.security.identity import Identity
@@ -54,10 +53,13 @@ class Services:
     loop_lag: LoopLag = field(default_factory=LoopLag)
     exports: ExportLimiter = field(default_factory=ExportLimiter)
 
-    def list_dashboards(self, view: View, identity: Identity | None = None) -> list[Dashboard]:
+    def list_dashboards(self, identity: Identity | None = None) -> list[Dashboard]:
         """Return the dashboards for a viewer, the overview first; with an identity, also those that
         are saved and shared with it."""
-        dashboards = build_dashboards(self.settings.dashboards, self.panels, view)
+        dashboards = build_dashboards(
+            self.settings.dashboards, self.panels,
+            has_alerting=self.settings.alerting.enabled,
+        )  # fmt: skip
         if identity is None:
             return dashboards
         names = {dashboard.name for dashboard in dashboards}

@@ -23,6 +23,7 @@ BUILTIN_PANELS: Final = (
     sources.PANEL,
     alerts.LIST,
     alert_detail.DETAIL,
+    alerts.ATTENTION,
     alerts.BADGE,
     alert_rules.RULES,
     alert_rules.RULE,

@@ -25,6 +25,10 @@ SECTIONS: Final = (
 )
 ROWS: Final = 200
 """Alerts of a section that are listed."""
+OPEN_ROWS: Final = 5
+"""Alerts of a rule that are visible before the rest is opened."""
+ATTENTION_ROWS: Final = 6
+"""Rules with alerts that the overview shows."""
 SPARKLINES: Final = 50
 """Alerts that have a sparkline in the list, the first ones."""
 SPARKLINE_POINTS: Final = 120
@@ -129,7 +133,10 @@ async def prepare_list(view: View, filters: AlertFilters) -> Mapping[str, Any]:
                 groups[row["rule"]].append(row)
             sections.append({
                 "title": title, "count": len(chosen), "more": max(len(chosen) - ROWS, 0),
-                "groups": list(groups.items()), "is_urgent": title == SECTIONS[0][0],
+                "groups": [
+                    (rule, each[:OPEN_ROWS], each[OPEN_ROWS:]) for rule, each in groups.items()
+                ],
+                "is_urgent": title == SECTIONS[0][0],
             })  # fmt: skip
     return {"sections": sections}
 
@@ -149,6 +156,26 @@ def make_sparkline(view: View, alert: Resource) -> str:
     if len(points) < 2:
         return ""
     return render_sparkline([value for _, value in points], f"{alert.state['metric']}, recent")
+
+
+async def prepare_attention(view: View, filters: AlertFilters) -> Mapping[str, Any]:
+    """Group the alerts that need attention by their rules, the group with the worst first."""
+    groups: dict[str, list[Resource]] = defaultdict(list)
+    for alert in list_alerts(view):
+        if alert.status in SECTIONS[0][1]:
+            groups[alert.namespace].append(alert)
+    ranked = sorted(groups.values(), key=lambda alerts: -max(alert.severity for alert in alerts))
+    return {
+        "rows": [describe_group(alerts) for alerts in ranked[:ATTENTION_ROWS]],
+        "more": max(len(ranked) - ATTENTION_ROWS, 0),
+    }
+
+
+def describe_group(alerts: Sequence[Resource]) -> dict[str, Any]:
+    """Return the values of the alerts of one rule in a row, and of the first of them."""
+    first = describe_alert(alerts[0])
+    worst = max(alerts, key=lambda alert: alert.severity)
+    return {**first, "severity": worst.severity.name, "count": len(alerts)}
 
 
 async def prepare_badge(view: View, filters: AlertFilters) -> Mapping[str, Any]:
@@ -171,6 +198,15 @@ LIST: Final = Panel(
     parse=AlertFilters.from_query,
     min_interval=0.25,
     bare=True,
+)
+ATTENTION: Final = Panel(
+    name="attention",
+    title="Needs attention",
+    template="attention.html",
+    prepare=prepare_attention,
+    is_affected=has_alert,
+    parse=AlertFilters.from_query,
+    min_interval=0.5,
 )
 BADGE: Final = Panel(
     name="alert-badge",

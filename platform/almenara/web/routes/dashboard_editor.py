@@ -47,7 +47,7 @@ async def dashboards(request: PageRequest, services: NamedDependency[Services]) 
     names = {each.name for each in saved}
     others = [
         each
-        for each in services.list_dashboards(scoped_view(services, request), identity)
+        for each in services.list_dashboards(identity)
         if each.navigation and each.name not in names
     ]
     rows = [
@@ -104,7 +104,7 @@ async def save(
     saved = services.saved_dashboards.find(form.get("name", ""), identity)
     try:
         settings = parse_dashboard(form.get("yaml", ""))
-        check_saved(settings, services, scoped_view(services, request))
+        check_saved(settings, services)
         share, version = read_share(form), int(form.get("version") or 0)
         stored = await services.saved_dashboards.save(settings, identity, share, version)
     except DashboardConflictError as error:
@@ -259,11 +259,11 @@ def parse_dashboard(text: str) -> DashboardSettings:
     return settings
 
 
-def check_saved(settings: DashboardSettings, services: Services, view: View) -> None:
+def check_saved(settings: DashboardSettings, services: Services) -> None:
     """Raise `ConfigError` for a panel that does not exist, and `ValueError` for a name that is
     taken by a dashboard of a plugin or of the configuration."""
     check([settings], services.panels, [])
-    if any(each.name == settings.name for each in services.list_dashboards(view)):
+    if any(each.name == settings.name for each in services.list_dashboards()):
         raise ValueError(
             f"{settings.name} is a dashboard of the configuration or of a plugin; choose another"
             " name"

@@ -11,7 +11,7 @@ from litestar.response import Redirect
 from almenara.clock import clock_at
 from almenara.panels.formats import encode_query
 from almenara.panels.time_window import TIME_PARAMETERS
-from almenara.web.authorization import VIEWER, scoped_view
+from almenara.web.authorization import VIEWER
 from almenara.web.dashboards import DEFAULT_DASHBOARD, Dashboard, apply_filters
 from almenara.web.filter_form import build_panel_form, suggest_values
 from almenara.web.layout import (
@@ -33,7 +33,7 @@ SUBJECT_PARAMETERS: Final = ("namespace", "name")
 @get("/", name="overview", opt=VIEWER, include_in_schema=False)
 async def overview(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Render the default dashboard."""
-    dashboards = services.list_dashboards(scoped_view(services, request))
+    dashboards = services.list_dashboards()
     default = next(dashboard for dashboard in dashboards if dashboard.name == DEFAULT_DASHBOARD)
     values = strip_parameters(request, frozenset(("sort", *TIME_PARAMETERS)))
     return await render_dashboard(services, request, default, values, name="overview")
@@ -45,10 +45,7 @@ async def dashboard(
 ) -> Response[str] | Redirect:
     """Render a dashboard; the parameters of the address are filters of its panels."""
     dashboards = {
-        dashboard.name: dashboard
-        for dashboard in services.list_dashboards(
-            scoped_view(services, request), get_identity(request)
-        )
+        dashboard.name: dashboard for dashboard in services.list_dashboards(get_identity(request))
     }
     if name not in dashboards:
         known = ", ".join(each.title for each in dashboards.values() if each.navigation)

@@ -48,7 +48,7 @@ async def panel(
             problem, filters = str(error), panel.parse_filters({})
     dashboards = [
         dashboard
-        for dashboard in services.list_dashboards(view)
+        for dashboard in services.list_dashboards()
         if dashboard.navigation and any(place.panel.name == name for place in dashboard.panels)
     ]
     fields = sorted(panel.filters - {"sort"})
