@@ -68,7 +68,7 @@ def list_panels(settings: AgentsSettings) -> Sequence[Panel]:
             empty="No council of this name has deliberated yet.",
         ),
         TemplatePanel(
-            name="overview", title="Agents", template="agents_overview.html", width=12,
+            name="overview", title="Agents", template="agents_overview.html", width=6,
             query=ResourceQuery(kind="agents.*"), prepare=prepare_overview, on_overview=True,
             empty="No agent was reported yet.",
         ),
