@@ -21,7 +21,6 @@ import pytest
 
 from almenara.bus import Record
 from almenara.bus.backup import copy_database
-from almenara.bus.block_format import Block
 from almenara.bus.check import check_database, repair_database
 from almenara.bus.codec import normalize
 from almenara.bus.embedded import EmbeddedBus
@@ -32,7 +31,14 @@ from almenara.config.loader import decode_settings
 from almenara.history import Filter, History
 from support.bus import make_events
 from support.disks import small_disk
-from support.log import check_log, check_queries, random_event, random_filter, sleep_not
+from support.log import (
+    check_log,
+    check_queries,
+    random_event,
+    random_filter,
+    read_sequences,
+    sleep_not,
+)
 from support.old_schema import downgrade_to_5
 
 pytestmark = pytest.mark.anyio
@@ -114,16 +120,6 @@ def check_stored(path: Path, scenario: str, least: int, chance: random.Random) -
         for chosen in (Filter(), random_filter(chance), random_filter(chance)):
             check_queries(connection, records, chosen, limit=400)
         return published
-
-
-def read_sequences(connection: sqlite3.Connection) -> list[int]:
-    """Return the sequences of all visible events, read with little of the product."""
-    (through,) = connection.execute("SELECT sealed_through FROM position").fetchone()
-    rows = connection.execute("SELECT sequence FROM events WHERE sequence > ?", (through,))
-    sequences = [sequence for (sequence,) in rows]
-    for (content,) in connection.execute("SELECT content FROM block_contents"):
-        sequences += Block(content).numbers("sequence")
-    return sorted(sequences)
 
 
 def copy_whole(folder: Path, target: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import pytest
 
 from almenara.bus import Record
+from almenara.bus.block_format import Block
 from almenara.bus.codec import RowDecoder
 from almenara.bus.replay import read_after
 from almenara.bus.work import Submission
@@ -186,6 +187,16 @@ def check_log(connection: sqlite3.Connection, records: list[Record]) -> None:
     }
     uses = connection.execute("SELECT coalesce(sum(uses), 0) FROM name_pairs").fetchone()
     assert uses == (len(records),)
+
+
+def read_sequences(connection: sqlite3.Connection) -> list[int]:
+    """Return the sequences of all visible events, read with little of the product."""
+    (through,) = connection.execute("SELECT sealed_through FROM position").fetchone()
+    rows = connection.execute("SELECT sequence FROM events WHERE sequence > ?", (through,))
+    sequences = [sequence for (sequence,) in rows]
+    for (content,) in connection.execute("SELECT content FROM block_contents"):
+        sequences += Block(content).numbers("sequence")
+    return sorted(sequences)
 
 
 def names_of(record: Record) -> tuple[str, ...]:

@@ -261,11 +261,16 @@ def remove_from_block(
 def index_blocks(connection: sqlite3.Connection) -> None:
     """Index all blocks of a database of schema 6, which had another index of words."""
     for (last,) in connection.execute("SELECT last_sequence FROM blocks").fetchall():
-        try:
-            tokens = finish(_collect_tokens(_read_events(connection, last)))
-        except DamagedBlockError:
-            tokens = set()
-        add_tokens(connection, last, tokens.union(_name_tokens(connection, last)))
+        index_block(connection, last)
+
+
+def index_block(connection: sqlite3.Connection, last: int) -> None:
+    """Index a block by its content and its names; of a damaged one by its names alone."""
+    try:
+        tokens = finish(_collect_tokens(_read_events(connection, last)))
+    except DamagedBlockError:
+        tokens = set()
+    add_tokens(connection, last, tokens.union(_name_tokens(connection, last)))
 
 
 def _read_events(connection: sqlite3.Connection, last: int) -> list[Sequenced]:

@@ -12,8 +12,7 @@ from almenara.bus.block_format import DamagedBlockError
 from almenara.bus.blocks import copy_block, read_block, read_summary
 from almenara.bus.codec import EVENT_COLUMNS, OBSERVATION_COLUMNS, RowDecoder
 from almenara.bus.folder import FolderLock, set_aside
-from almenara.bus.schema import VERSION, check_version, connect, migrate
-from almenara.bus.storage_errors import StorageError
+from almenara.bus.schema import connect, migrate, require_current
 from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_SUBJECT
 from almenara.bus.writer_thread import DATABASE
 from almenara.errors import describe_error
@@ -76,12 +75,7 @@ def check_database(folder: Path) -> CheckReport:
     report = CheckReport(path)
     try:
         with closing(connect(path, writable=False)) as connection:
-            version = check_version(connection, path)
-            if version < VERSION:
-                raise StorageError(
-                    f"{path} has the older schema {version}. Start Almenara once: it migrates the"
-                    " database. Then check it."
-                )
+            require_current(connection, path)
             # One transaction: sealing moves events between the tables.
             connection.execute("BEGIN")
             report.page_problems = _check_pages(connection)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from almenara.bus.blocks import index_blocks
+from almenara.bus.storage_errors import StorageError
 from almenara.bus.text_index import (
     SEARCHED_DATA,
     SEARCHED_DATA_BEFORE_8,
@@ -267,6 +268,16 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
             f" {VERSION}). Upgrade Almenara, or set storage.dir to another folder."
         )
     return int(version)
+
+
+def require_current(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `StorageError` for a database that was not migrated yet, and `SchemaTooNewError`."""
+    version = check_version(connection, path)
+    if version < VERSION:
+        raise StorageError(
+            f"{path} has the older schema {version}. Start Almenara once: it migrates the database."
+            " Then run this command again."
+        )
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:

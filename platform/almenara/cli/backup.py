@@ -1,64 +1,205 @@
-"""`almenara backup`: copy the databases while they are in use."""
+"""`almenara backup` and `almenara restore`: copies of the databases, made while they are in use."""
 
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import rich_click as click
 
 from almenara.bus.backup import copy_database, copy_file
-from almenara.bus.folder import check_folder
+from almenara.bus.backup_folder import (
+    BackupError,
+    BackupFile,
+    BackupFolder,
+    BackupList,
+    check_file,
+    read_list,
+    sync,
+)
+from almenara.bus.backup_history import back_up_history, restore_history
+from almenara.bus.folder import FolderLock, check_folder, prepare_folder, set_aside
+from almenara.bus.schema import VERSION
 from almenara.bus.storage_errors import describe_open_error
 from almenara.bus.writer_thread import DATABASE
 from almenara.cli.common import CONFIG_OPTION, CommandError, override_options, read_settings
 from almenara.errors import AlmenaraError, describe_error
 from almenara.state import checkpoints, sample_schema
+from almenara.state.sample_backup import back_up_samples, restore_samples
 from almenara.web import saved_dashboards
+
+OTHERS: Final = (sample_schema.DATABASE, checkpoints.DATABASE, saved_dashboards.FILE)
+RESTORING: Final = ".restoring"
+REPLACED: Final = "replaced"
+MEBIBYTE: Final = 1024**2
 
 
 @click.command()
 @CONFIG_OPTION
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    help="Compare the checksums of the files that the directory has already. This is the default.",
+)
 @click.argument("target", type=click.Path(path_type=Path))
 @click.pass_context
-def backup(context: click.Context, config: Path | None, target: Path) -> None:
+def backup(context: click.Context, config: Path | None, verify: bool, target: Path) -> None:
     """Copy the databases to TARGET, also while Almenara runs.
 
-    TARGET is a directory, for the history, the samples of charts, the past of resources and
-    dashboards made in the browser; or a new file, for the history alone.
+    TARGET is an existing directory, for the history, the samples of charts, the past of resources
+    and dashboards made in the browser. A further backup into it copies what is new; older events
+    are copied once. The directory has the last complete backup at any moment.
 
-    To restore: stop Almenara, replace the files in `storage.dir` with the copies, delete the files
-    there that end in `-wal` and `-shm`, and start Almenara.
+    Or TARGET is a new file, for a whole copy of the history alone.
+
+    `almenara restore` restores both.
     """
     override_options(context, config=config)
     directory = read_settings(context).storage.dir
     if (problem := check_folder(directory)) is not None:
         raise CommandError(f"The backup failed. {problem}")
-    is_file = not target.is_dir()
-    file = target if is_file else target / DATABASE
     try:
-        copied = [] if is_file else _copy_others(directory, target)
-        events = copy_database(directory, file)
+        if target.is_dir():
+            _back_up(directory, target, verify)
+        else:
+            click.echo(f"{target} contains {copy_database(directory, target)} events.")
     except sqlite3.Error as error:
         raise CommandError(f"The backup failed. {describe_open_error(error, directory)}") from None
     except (AlmenaraError, OSError) as error:
         raise CommandError(f"The backup failed: {describe_error(error)}") from None
-    click.echo(f"{file} contains {events} events.")
-    for path in copied:
-        click.echo(f"{path} is complete.")
 
 
-def _copy_others(directory: Path, target: Path) -> list[Path]:
-    """Copy the databases that exist besides that of the bus.
+def _back_up(directory: Path, target: Path, verify: bool) -> None:
+    if (target / DATABASE).exists():
+        raise FileExistsError(f"{target} has databases; name a directory for backups alone")
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    with BackupFolder(target) as folder:
+        # They are copied before the history: what they miss of it, they read from it after a
+        # restore.
+        files = [
+            file
+            for name in OTHERS
+            if (directory / name).exists()
+            for file in _copy_other(directory, folder, name, verify)
+        ]
+        history = back_up_history(directory, folder, verify=verify)
+        files += history.files
+        folder.commit(
+            BackupList(schema=VERSION, created=created, events=history.events, files=files)
+        )
+    copied = sum(file.size for file in folder.copied)
+    total = sum(file.size for file in files)
+    click.echo(
+        f"{target} contains {history.events} events. Copied {copied / MEBIBYTE:,.1f} MiB;"
+        f" {(total - copied) / MEBIBYTE:,.1f} MiB were there already."
+    )
+    if history.damaged_blocks:
+        click.echo(
+            f"{history.damaged_blocks} blocks of events are damaged in the database and were copied"
+            " so; run `almenara storage check`.",
+            err=True,
+        )
 
-    They are copied before it: what they miss of its copy, they read from it after a restore.
+
+def _copy_other(directory: Path, folder: BackupFolder, name: str, verify: bool) -> list[BackupFile]:
+    if name == sample_schema.DATABASE:
+        return back_up_samples(directory, folder, verify=verify)
+    stem = Path(name).stem
+    unfinished = folder.unfinished(stem)
+    unfinished.unlink()
+    copy_file(directory / name, unfinished, lambda _: None)
+    return [folder.add(unfinished, stem, name)]
+
+
+@click.command()
+@CONFIG_OPTION
+@click.option("--replace", is_flag=True, help="Rename databases that exist; otherwise it fails.")
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.pass_context
+def restore(context: click.Context, config: Path | None, replace: bool, source: Path) -> None:
+    """Restore a backup into `storage.dir`. Almenara must not be running.
+
+    SOURCE is a directory or a file that `almenara backup` wrote, or a directory with copies of the
+    databases. All checksums are compared. The databases have their names once all of them are
+    complete; with `--replace`, those that exist are renamed to `NAME.replaced` then.
     """
-    names = [
+    override_options(context, config=config)
+    directory = read_settings(context).storage.dir
+    try:
+        prepare_folder(directory)
+        lock = FolderLock.acquire(directory)
+        try:
+            # A restore that was killed may have left some.
+            _remove_unfinished(directory)
+            events = _restore(directory, source, replace)
+        finally:
+            _remove_unfinished(directory)
+            lock.release()
+    except sqlite3.Error as error:
+        raise CommandError(f"The restore failed. {describe_open_error(error, directory)}") from None
+    except (AlmenaraError, OSError) as error:
+        raise CommandError(f"The restore failed: {describe_error(error)}") from None
+    click.echo(f"{directory / DATABASE} contains {events} events. Start Almenara.")
+
+
+def _restore(directory: Path, source: Path, replace: bool) -> int:
+    existing = [
         name
-        for name in (sample_schema.DATABASE, checkpoints.DATABASE, saved_dashboards.FILE)
-        if (directory / name).exists()
+        for name in (DATABASE, *OTHERS)
+        if any((directory / f"{name}{ending}").exists() for ending in ("", "-wal", "-shm"))
     ]
-    for name in (DATABASE, *names):
-        if (target / name).exists():
-            raise FileExistsError(f"{target / name} exists already; name an empty directory")
+    if existing and not replace:
+        raise FileExistsError(
+            f"{directory} has {', '.join(existing)} already; add --replace to rename them"
+        )
+    listed = read_list(source) if source.is_dir() else None
+    if listed is None:
+        events, names = _restore_copies(directory, source)
+    else:
+        others = {file.restores: file for file in listed.files if file.restores in OTHERS}
+        for name, file in others.items():
+            if name == sample_schema.DATABASE:
+                restore_samples(source, listed, _restoring(directory, name))
+            else:
+                copy_file(check_file(source, file), _restoring(directory, name), lambda _: None)
+        events = restore_history(source, listed, _restoring(directory, DATABASE), _report_blocks)
+        names = [*others, DATABASE]
     for name in names:
-        copy_file(directory / name, target / name, lambda _: None)
-    return [target / name for name in names]
+        sync(_restoring(directory, name))
+    for name in existing:
+        set_aside(directory, name, REPLACED)
+    # The history comes last: without it, a restore that was killed here is noticed.
+    for name in names:
+        _restoring(directory, name).rename(directory / name)
+    sync(directory)
+    return events
+
+
+def _restore_copies(directory: Path, source: Path) -> tuple[int, list[str]]:
+    """Copy whole databases; return the events of the history, and the names of all."""
+    if source.is_dir() and not (source / DATABASE).exists():
+        raise BackupError(
+            f"{source} has no backup; name the directory that `almenara backup` wrote"
+        )
+    found = {DATABASE: source / DATABASE if source.is_dir() else source}
+    if source.is_dir():
+        found = {name: source / name for name in OTHERS if (source / name).exists()} | found
+    for name, path in found.items():
+        copy_file(path, _restoring(directory, name), lambda _: None)
+    with sqlite3.connect(_restoring(directory, DATABASE)) as connection:
+        (events,) = connection.execute("SELECT events FROM position").fetchone()
+    connection.close()
+    return int(events), list(found)
+
+
+def _restoring(directory: Path, name: str) -> Path:
+    return directory / f"{name}{RESTORING}"
+
+
+def _remove_unfinished(directory: Path) -> None:
+    for unfinished in directory.glob(f"*{RESTORING}*"):
+        unfinished.unlink()
+
+
+def _report_blocks(restored: int, total: int) -> None:
+    click.echo(f"{restored:,} of {total:,} blocks of events are restored.")

@@ -11,7 +11,7 @@ from click import get_current_context
 from almenara import __version__
 from almenara.cli.access import access
 from almenara.cli.alerts import alerts
-from almenara.cli.backup import backup
+from almenara.cli.backup import backup, restore
 from almenara.cli.bus import bus
 from almenara.cli.common import CONFIG_VARIABLE, PLUGINS_DIR_VARIABLE, FilePath, read_settings
 from almenara.cli.config import config
@@ -25,7 +25,7 @@ from almenara.config import ConfigError, LogSettings, Settings, load_settings
 from almenara.logs import configure_logging, silence_logging
 from almenara.plugins import PluginRegistry, load_plugins
 
-RUN_COMMANDS = (serve, dev, backup, bus)
+RUN_COMMANDS = (serve, dev, backup, restore, bus)
 INSPECT_COMMANDS = (tail, alerts, doctor, storage, plugins, config, access)
 
 

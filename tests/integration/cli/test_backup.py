@@ -1,11 +1,11 @@
-"""`almenara backup` to a directory, and `almenara storage check`, with all databases."""
+"""`almenara backup` to a directory, `almenara restore` and `almenara storage check`."""
 
 import asyncio
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
+from almenara.bus.check import check_database
 from almenara.bus.embedded import EmbeddedBus
+from almenara.bus.folder import FolderLock
 from almenara.config import DashboardSettings, PlacedPanel, StorageSettings
 from almenara.scope import FULL_SCOPE
 from almenara.security.identity import Identity, Role, User
@@ -42,23 +42,72 @@ def identity_of(name: str) -> Identity:
     return Identity(user=user, role=Role.VIEWER, scope=FULL_SCOPE)
 
 
-def test_backup_copies_all_databases_to_a_directory(tmp_path: Path) -> None:
-    prepare(tmp_path)
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    done = run_almenara(tmp_path, "backup", "copy", "--config", "almenara.yaml")
+def run_backup(folder: Path, target: str = "copy") -> str:
+    done = run_almenara(folder, "backup", target, "--config", "almenara.yaml")
     assert done.returncode == 0, output_of(done)
-    assert sorted(path.name for path in copy.iterdir()) == [
+    return output_of(done)
+
+
+def run_restore(folder: Path, *arguments: str) -> tuple[int, str]:
+    (folder / "almenara.yaml").write_text(f"{PLUGINS}storage: {{dir: restored}}\n")
+    done = run_almenara(folder, "restore", *arguments, "--config", "almenara.yaml")
+    return done.returncode, output_of(done)
+
+
+def check_restored(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir() if path.suffix == ".db"} == {
         "almenara.db", "dashboards.db", "resources.db", "samples.db",
-    ]  # fmt: skip
-    assert all(path.stat().st_mode & 0o077 == 0 for path in copy.iterdir())
-    with closing(sqlite3.connect(copy / "almenara.db")) as connection:
-        assert connection.execute("SELECT events FROM position").fetchone() == (100,)
-    assert [report.rows for report in check_state(copy)] == [3, 2]
-    assert len(SavedDashboards(copy).visible(identity_of("ann"))) == 1
-    again = run_almenara(tmp_path, "backup", "copy", "--config", "almenara.yaml")
-    assert again.returncode == 1
-    assert "name an empty directory" in output_of(again)
+    }  # fmt: skip
+    assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
+    assert check_database(folder).is_intact
+    assert [report.rows for report in check_state(folder)] == [3, 2]
+    assert len(SavedDashboards(folder).visible(identity_of("ann"))) == 1
+
+
+def test_backup_to_directory_is_restored(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    (tmp_path / "copy").mkdir()
+    assert "contains 100 events" in run_backup(tmp_path)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "copy").iterdir())
+    again = run_backup(tmp_path)
+    assert "Copied 0.0 MiB; 0." in again
+    status, output = run_restore(tmp_path, "copy")
+    assert status == 0, output
+    check_restored(tmp_path / "restored")
+    status, output = run_restore(tmp_path, "copy")
+    assert status == 1
+    assert "add --replace" in output
+    assert run_restore(tmp_path, "copy", "--replace")[0] == 0
+    assert (tmp_path / "restored" / "almenara.db.replaced").exists()
+    check_restored(tmp_path / "restored")
+
+
+def test_restore_accepts_copies_of_the_databases(tmp_path: Path) -> None:
+    folder = prepare(tmp_path)
+    assert "contains 100 events" in run_backup(tmp_path, "copy.db")
+    assert run_restore(tmp_path, "copy.db")[0] == 0
+    assert check_database(tmp_path / "restored").events == 100
+    # What an earlier version copied to a directory.
+    assert run_restore(tmp_path, "data", "--replace")[0] == 0
+    check_restored(tmp_path / "restored")
+    assert "name a directory for backups" in output_of(
+        run_almenara(tmp_path, "backup", str(folder), "--config", "almenara.yaml")
+    )
+
+
+def test_restore_is_refused_while_the_folder_is_in_use(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    (tmp_path / "copy").mkdir()
+    run_backup(tmp_path)
+    (tmp_path / "restored").mkdir()
+    lock = FolderLock.acquire(tmp_path / "restored")
+    try:
+        status, output = run_restore(tmp_path, "copy")
+    finally:
+        lock.release()
+    assert status == 1
+    assert "is in use by the process" in output
+    assert [path.name for path in (tmp_path / "restored").iterdir()] == ["almenara.lock"]
 
 
 def test_storage_check_reports_damaged_samples(tmp_path: Path) -> None:
