@@ -208,16 +208,20 @@ screenshots: $(VENV)/.dev ## Take the screenshots of the documentation
 
 # The extras of pyproject.toml that an image can be built with or without.
 EXTRAS := nats http prometheus valkey vllm neo4j kubernetes ray notifiers apprise otlp oidc kubernetes-access
+# Extras that the default image does not have: it would be much larger.
+LARGE_EXTRAS := parquet
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --no-emit-package almenara
 
 .PHONY: lock
 lock: ## Pin all requirements, with hashes (needs uv)
 	$(COMPILE) $(EXTRAS:%=--extra %) --extra demo pyproject.toml requirements/build.in -o requirements/run.txt
-	$(COMPILE) $(EXTRAS:%=--extra %) --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
+	$(COMPILE) $(EXTRAS:%=--extra %) $(LARGE_EXTRAS:%=--extra %) --extra demo --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
 	$(COMPILE) -c requirements/run.txt pyproject.toml -o requirements/image/core.txt
 	for extra in $(EXTRAS); do \
 		$(COMPILE) -c requirements/run.txt --extra $$extra pyproject.toml -o requirements/image/$$extra.txt || exit 1; done
+	for extra in $(LARGE_EXTRAS); do \
+		$(COMPILE) -c requirements/dev.txt --extra $$extra pyproject.toml -o requirements/image/$$extra.txt || exit 1; done
 	$(COMPILE) -c requirements/run.txt requirements/image/build.in -o requirements/image/build.txt
 	$(COMPILE) requirements/chart.in -o requirements/chart.txt
 	$(COMPILE) requirements/ray.in -o requirements/ray.txt

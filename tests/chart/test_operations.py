@@ -43,6 +43,7 @@ NOT_RUN = {
     "almenara access create ci-main": "It is for the pushes of web/test_intake.py.",
     "almenara backup ": "cli/test_backup.py runs it.",
     "almenara restore ": "cli/test_backup.py runs it.",
+    "almenara export ": "cli/test_export.py reads what it writes.",
     "export OTEL_": "The exporter of the SDK is tested in web/test_intake_otlp.py.",
     "export RAY_": "The export of a real Ray is tested in ray/test_event_export.py.",
 }

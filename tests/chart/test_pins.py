@@ -9,8 +9,10 @@ from support.paths import ROOT
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "optional-dependencies"
-].keys() - {"demo", "testing"}
-"""What an operator may want; the others are for those who develop or try it."""
+].keys() - {"demo", "testing", "parquet"}
+"""What an operator may want; the others are for those who develop or try it, or too large."""
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
 
 def pins(name: str) -> dict[str, str]:
@@ -23,12 +25,22 @@ def test_extra_is_pinned_and_in_image(extra: str) -> None:
     result = pins(f"image/{extra}.txt")
     assert result.items() <= pins("run.txt").items()
     assert pins("image/core.txt").items() <= result.items()
-    dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
-    (default,) = re.findall(r'^ARG EXTRAS="(.*)"', dockerfile, re.MULTILINE)
+    (default,) = re.findall(r'^ARG EXTRAS="(.*)"', DOCKERFILE, re.MULTILINE)
     assert extra in default.split()
 
 
-@pytest.mark.parametrize("name", ["image/core.txt", "image/build.txt", "chart.txt", "site.txt"])
+def test_large_extra_is_pinned_and_not_in_default_image() -> None:
+    result = pins("image/parquet.txt")
+    assert result.items() <= pins("dev.txt").items()
+    assert result.keys() - pins("image/core.txt").keys() == {"pyarrow"}
+    assert pins("image/core.txt").items() <= result.items()
+    assert "pyarrow" not in pins("run.txt")
+    assert "parquet" not in re.findall(r'^ARG EXTRAS="(.*)"', DOCKERFILE, re.MULTILINE)[0].split()
+
+
+@pytest.mark.parametrize(
+    "name", ["image/core.txt", "image/parquet.txt", "image/build.txt", "chart.txt", "site.txt"]
+)
 def test_pins_have_hashes(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text("utf-8")
     requirements = [it for it in text.split("\n") if re.match(r"[a-z0-9]", it)]

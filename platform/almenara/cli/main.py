@@ -17,6 +17,7 @@ from almenara.cli.common import CONFIG_VARIABLE, PLUGINS_DIR_VARIABLE, FilePath,
 from almenara.cli.config import config
 from almenara.cli.dev import dev
 from almenara.cli.doctor import doctor
+from almenara.cli.export import export
 from almenara.cli.plugins import plugin_alias, plugins
 from almenara.cli.serve import serve
 from almenara.cli.storage import storage
@@ -26,7 +27,7 @@ from almenara.logs import configure_logging, silence_logging
 from almenara.plugins import PluginRegistry, load_plugins
 
 RUN_COMMANDS = (serve, dev, backup, restore, bus)
-INSPECT_COMMANDS = (tail, alerts, doctor, storage, plugins, config, access)
+INSPECT_COMMANDS = (tail, export, alerts, doctor, storage, plugins, config, access)
 
 
 def main() -> None:
