@@ -58,7 +58,7 @@ neo4j: ## Download the Neo4j server of the tests once, where Java and Maven are 
 	@tests/neo4j_server/build-server --optional > /dev/null
 
 .PHONY: test
-test: $(VENV)/.dev apiserver alertmanager collector neo4j ## Run all tests, the browser tests included (PYTEST="-k bus" APISERVER=no)
+test: $(VENV)/.dev apiserver alertmanager collector victoria-metrics neo4j ## Run all tests, the browser tests included (PYTEST="-k bus" APISERVER=no)
 	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM && \
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
@@ -74,6 +74,15 @@ alertmanager: ## Build the alertmanager of the tests once, where Go is installed
 test-alertmanager: $(VENV)/.dev ## Run the tests with a real Alertmanager; fails without Go
 	@tests/alertmanager/build > /dev/null
 	$(BIN)/pytest tests/integration/almenara_notifiers/test_alertmanager.py $(PYTEST)
+
+.PHONY: victoria-metrics
+victoria-metrics: ## Build the VictoriaMetrics of the tests once, where Go is installed (3 minutes)
+	@$(if $(filter no,$(APISERVER)),,tests/victoria_metrics/build --optional > /dev/null)
+
+.PHONY: test-victoria-metrics
+test-victoria-metrics: $(VENV)/.dev ## Run the test with a real VictoriaMetrics; fails without Go
+	@tests/victoria_metrics/build > /dev/null
+	$(BIN)/pytest tests/integration/remote_write/test_victoria_metrics.py $(PYTEST)
 
 .PHONY: collector
 collector: ## Build the OpenTelemetry collector of the tests once, where Go is installed (5 minutes)

@@ -16,7 +16,7 @@ from almenara.alerting.notifications.heartbeat import Heartbeat
 from almenara.alerting.notifications.receivers import check_alerting, create_receivers
 from almenara.alerting.service import Alerting, read_rules
 from almenara.bus.embedded import EmbeddedBus
-from almenara.config import Settings
+from almenara.config import ConfigError, Settings
 from almenara.history import History
 from almenara.intake.intakes import Intakes, check_intakes
 from almenara.leases import Publisher, SoleLeases
@@ -31,6 +31,12 @@ from almenara.plugins import PluginRegistry
 from almenara.plugins.host import PluginHost
 from almenara.plugins.reload import reload_saved
 from almenara.redaction import Redactor
+from almenara.remote_write.service import (
+    PLUGIN,
+    SETTING,
+    check_remote_write,
+    create_sources,
+)
 from almenara.scope import ALERT_KIND
 from almenara.security.access import AccessControl
 from almenara.security.config_check import check_access
@@ -86,6 +92,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
     plugins.check(settings)
     check_alerting(settings.alerting, plugins.notifier_kinds(settings))
     check_intakes(settings, plugins.intake_kinds(settings))
+    check_remote_write(settings)
     # The port is taken first: nothing is written to disk when another process listens on it.
     with contextlib.closing(open_listener(settings.server)) as listener:
         async with (
@@ -137,6 +144,7 @@ async def compose(
     host = PluginHost(settings, plugins, bus, supervisor, panels, assets, log_feeds, text_streams)
     for plugin in list(plugins.modules):
         host.add(plugin)
+    add_remote_writes(settings, bus, supervisor)
     panels.add(self_monitor.NAME, self_monitor.list_panels(), None, self_monitor.list_pages())
     resources.retain_sources({state.name for state in supervisor.states()})
     rules = read_rules(settings, plugins)
@@ -197,6 +205,15 @@ async def compose(
         replay_from=replay_from,
         leases=leases,
     )
+
+
+def add_remote_writes(settings: Settings, bus: RuntimeBus, supervisor: Supervisor) -> None:
+    """Add what sends samples to other databases. Raises `ConfigError` for a name that is taken."""
+    for source in create_sources(settings, bus):
+        try:
+            supervisor.add(source, PLUGIN)
+        except ValueError as error:
+            raise ConfigError(f"{SETTING}: {error}") from None
 
 
 def create_leases(settings: Settings, bus: RuntimeBus) -> "SharedLeases | SoleLeases":

@@ -28,6 +28,7 @@ from almenara.hookspecs import Finding
 from almenara.logs import configure_logging
 from almenara.plugins import PluginRegistry
 from almenara.plugins.doctor import diagnose
+from almenara.remote_write.service import diagnose as diagnose_receivers
 
 VERDICT_STYLES: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 LOW_DISK_SPACE: Final = 1024**3
@@ -108,6 +109,7 @@ def check_installation(context: click.Context) -> list[Finding]:
     async def collect() -> None:
         findings.extend(await check_bus(plugins, settings))
         findings.extend(await diagnose(plugins, settings))
+        findings.extend(await diagnose_receivers(settings))
 
     run_async(collect)
     return findings

@@ -18,6 +18,7 @@ def validate_configuration(plugins: PluginRegistry, settings: Settings) -> None:
     from almenara.intake.intakes import check_intakes
     from almenara.panels.registry import PanelRegistry
     from almenara.panels.renderer import Renderer
+    from almenara.remote_write.service import check_remote_write
     from almenara.security.config_check import check_access
     from almenara.web.dashboards import check as check_dashboards
     from almenara.web.tls import tls_context
@@ -39,5 +40,6 @@ def validate_configuration(plugins: PluginRegistry, settings: Settings) -> None:
             plugins.record_failure(name, describe_error(error))
     check_alerting(settings.alerting, plugins.notifier_kinds(settings))
     check_intakes(settings, plugins.intake_kinds(settings))
+    check_remote_write(settings)
     unavailable = [info.name for info in plugins.infos() if info.state != "active"]
     check_dashboards(settings.dashboards, registry, unavailable)

@@ -37,7 +37,7 @@ from almenara.config.model import (
     TlsSettings,
 )
 from almenara.config.rules import EventMatch, IngestRule, RedactionSettings, RetentionRule
-from almenara.config.samples import SampleSettings
+from almenara.config.samples import RemoteWriteSettings, SampleSettings
 from almenara.config.secrets import Secret, parse_http_url, redact_secrets
 from almenara.config.suggestions import suggest
 from almenara.errors import ConfigError
@@ -70,6 +70,7 @@ __all__ = [
     "ProxySettings",
     "ReceiverSettings",
     "RedactionSettings",
+    "RemoteWriteSettings",
     "RetentionRule",
     "RoleName",
     "RoleSettings",

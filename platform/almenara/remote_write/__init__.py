@@ -1,0 +1,1 @@
+"""Remote write: samples are also sent to a Prometheus, VictoriaMetrics or Mimir."""
