@@ -15,6 +15,7 @@ PYTEST_CHART := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(CHART)/bin/pytest
 PARALLEL := -p xdist.plugin --numprocesses 2 --dist loadgroup
 PORT ?= 8080
 RATE ?= 20
+REPLICAS ?= 1
 PYTEST ?=
 # Most of the tests wait for real servers, so they run in parallel.
 WORKERS ?= 3
@@ -42,8 +43,8 @@ help: ## Show all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: run
-run: $(VENV)/.run $(if $(RAY),$(RAY_DONE)) ## Run a NATS server, a simulated fleet and the dashboard (PORT=8080 RATE=20 RAY=1 NEO4J=1)
-	@exec $(BIN)/almenara demo --port $(PORT) --rate $(RATE) $(if $(RAY),--ray $(RAY_HOME)/bin/ray) \
+run: $(VENV)/.run $(if $(RAY),$(RAY_DONE)) ## Run a NATS server, a simulated fleet and the dashboard (PORT=8080 RATE=20 REPLICAS=3 RAY=1 NEO4J=1)
+	@exec $(BIN)/almenara demo --port $(PORT) --rate $(RATE) --replicas $(REPLICAS) $(if $(RAY),--ray $(RAY_HOME)/bin/ray) \
 	$(if $(NEO4J),--neo4j "$$(tests/neo4j_server/build-server)/neo4j-server")
 
 .PHONY: ray

@@ -12,6 +12,9 @@ import click
               help="Events per second.")  # fmt: skip
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535),
               help="Port of Almenara.")  # fmt: skip
+@click.option("--replicas", default=1, show_default=True, type=click.IntRange(1, 5),
+              help="Replicas of Almenara, on a cluster of NATS servers and behind a balancer.",
+)  # fmt: skip
 @click.option("--nats-port", default=0, type=click.IntRange(0, 65535),
               help="Port of the NATS server; 0 for any free one.")  # fmt: skip
 @click.option("--data-dir", default="var/demo", show_default=True,
@@ -28,7 +31,8 @@ import click
 def demo(**options: Any) -> None:
     """Run a NATS server, a simulated fleet, a Ray cluster and Almenara until interrupted.
 
-    The data folder keeps all events; the next demo continues with them.
+    The data folder keeps all events; the next demo continues with them. With several replicas, a
+    process that exits is started again, so that you can kill one and watch what happens.
     """
     # Imported here, because every other command does without servers.
     from almenara_demo.processes import DemoError

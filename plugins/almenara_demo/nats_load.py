@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from almenara.sdk import honor_cancellation
 from almenara_demo.fleet import Fleet, Message
@@ -26,32 +27,51 @@ STALLING_CONSUMER: Final = "context-indexer"
 """A consumer that stops acknowledging from time to time, as an example of a stalled one."""
 STALL_PERIOD: Final = 90
 """Seconds that it acknowledges, and then does not."""
+LEADER_LIMIT: Final = 60.0
+"""Seconds within which a cluster must have a leader."""
+RETRY_PAUSE: Final = 0.5
 
 
-async def create_streams(url: str) -> None:
-    """Create the streams of the fleet."""
+async def create_streams(urls: list[str]) -> None:
+    """Create the streams of the fleet, with a copy on each server.
+
+    A cluster refuses them until it has a leader.
+    """
     import nats
+    from nats.errors import Error as NatsError
     from nats.js.api import StreamConfig
 
-    client = await nats.connect(url)
+    client = await nats.connect(urls)
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + LEADER_LIMIT
     try:
         jetstream = client.jetstream()
         for name, subject in STREAMS.items():
-            await jetstream.add_stream(
-                StreamConfig(name=name, subjects=[subject], max_age=MAX_AGE, max_bytes=MAX_BYTES)
-            )
+            config = StreamConfig(
+                name=name, subjects=[subject], max_age=MAX_AGE, max_bytes=MAX_BYTES,
+                num_replicas=len(urls),
+            )  # fmt: skip
+            while True:
+                try:
+                    await jetstream.add_stream(config)
+                    break
+                except (NatsError, TimeoutError):
+                    if len(urls) == 1 or clock() > deadline:
+                        raise
+                    await asyncio.sleep(RETRY_PAUSE)
     finally:
         await client.close()
 
 
 async def publish_messages(
-    url: str, rate: float, seed: int, accept: Callable[[Message], None]
+    urls: list[str], rate: float, seed: int, accept: Callable[[Message], None]
 ) -> None:
     """Publish the messages of the fleet, `rate` a second on average, until cancelled; `accept` is
-    called with each."""
-    import nats
+    called with each.
 
-    client = await honor_cancellation(nats.connect(url, max_reconnect_attempts=-1))
+    In a cluster, a message whose server does not answer is published again, with the same id.
+    """
+    client = await honor_cancellation(connect_patiently(urls))
     try:
         jetstream = client.jetstream()
         clock = asyncio.get_running_loop().time
@@ -67,35 +87,71 @@ async def publish_messages(
                 continue
             async with asyncio.TaskGroup() as group:
                 for item in batch:
-                    group.create_task(
-                        jetstream.publish(item.subject, item.payload, headers=item.headers or None)
-                    )
+                    if len(urls) > 1:
+                        item.headers = {**item.headers, "Nats-Msg-Id": uuid.uuid4().hex}
+                    group.create_task(publish_message(jetstream, item, len(urls) > 1))
             batch.clear()
             await asyncio.sleep(max(ahead, 0))
     finally:
         await client.close()
 
 
-async def run_stalling_consumer(url: str) -> None:
-    """Consume a stream, acknowledging for a while and then not, until cancelled."""
+async def publish_message(jetstream: Any, message: Message, is_repeated: bool) -> None:
+    """Publish a message, with `is_repeated` until a server acknowledges it."""
+    from nats.errors import Error as NatsError
+
+    while True:
+        try:
+            await honor_cancellation(
+                jetstream.publish(message.subject, message.payload, headers=message.headers or None)
+            )
+        except (NatsError, TimeoutError):
+            if not is_repeated:
+                raise
+            await asyncio.sleep(RETRY_PAUSE)
+        else:
+            return
+
+
+async def connect_patiently(urls: list[str]) -> Any:
+    """Connect to one of the servers, and to another one whenever that ends."""
     import nats
 
-    client = await honor_cancellation(nats.connect(url, max_reconnect_attempts=-1))
+    async def ignore(error: Exception) -> None:
+        """The connection is made again, and its log is that of the servers."""
+
+    return await nats.connect(
+        urls, max_reconnect_attempts=-1, reconnect_time_wait=RETRY_PAUSE, error_cb=ignore
+    )
+
+
+async def run_stalling_consumer(urls: list[str]) -> None:
+    """Consume a stream, acknowledging for a while and then not, until cancelled."""
+    from nats.errors import Error as NatsError
+
+    client = await honor_cancellation(connect_patiently(urls))
+    clock = asyncio.get_running_loop().time
+    started = clock()
     try:
-        subscription = await honor_cancellation(
-            client.jetstream().pull_subscribe(
-                "context.>", durable=STALLING_CONSUMER, stream="CONTEXT_EVENTS"
-            )
-        )
-        clock = asyncio.get_running_loop().time
-        started = clock()
         while True:
-            is_acknowledging = int((clock() - started) // STALL_PERIOD) % 2 == 0
-            # nats.errors.TimeoutError is a TimeoutError too, and the client raises both.
-            with contextlib.suppress(TimeoutError):
-                for message in await honor_cancellation(subscription.fetch(20, timeout=2)):
-                    if is_acknowledging:
-                        await message.ack()
-            await asyncio.sleep(1)
+            # As a worker does, it subscribes again where a server has failed.
+            with contextlib.suppress(NatsError):
+                await _consume(client, lambda: int((clock() - started) // STALL_PERIOD) % 2 == 0)
+            await asyncio.sleep(RETRY_PAUSE)
     finally:
         await client.close()
+
+
+async def _consume(client: Any, is_acknowledging: Callable[[], bool]) -> None:
+    subscription = await honor_cancellation(
+        client.jetstream().pull_subscribe(
+            "context.>", durable=STALLING_CONSUMER, stream="CONTEXT_EVENTS"
+        )
+    )
+    while True:
+        # nats.errors.TimeoutError is a TimeoutError too, and the client raises both.
+        with contextlib.suppress(TimeoutError):
+            for message in await honor_cancellation(subscription.fetch(20, timeout=2)):
+                if is_acknowledging():
+                    await message.ack()
+        await asyncio.sleep(1)

@@ -30,9 +30,11 @@ async def run_process(
     folder: Path,
     command: Sequence[str],
     environment: Mapping[str, str] | None = None,
+    *,
+    append: bool = False,
 ) -> AsyncIterator[Process]:
     """Run a process with its output in `<folder>/<name>.log`, and stop it with the block."""
-    with (folder / f"{name}.log").open("wb") as log:
+    with (folder / f"{name}.log").open("ab" if append else "wb") as log:
         # In a session of its own: Ctrl-C reaches the demo alone, which stops its children in order.
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -77,15 +79,29 @@ async def wait_until_ready(
     Raises `DemoError` where the process exits or is not ready within `READY_LIMIT`, and where the
     demo is `stopping`.
     """
+
+    def check() -> bool:
+        if process.returncode is not None:
+            raise DemoError(f"{name} exited with status {process.returncode}; see its log")
+        return is_ready()
+
+    await wait_for(check, name, stopping, READY_LIMIT)
+
+
+async def wait_for(
+    is_ready: Callable[[], bool], name: str, stopping: asyncio.Event, limit: float
+) -> None:
+    """Return once `is_ready()`; it is called in a thread.
+
+    Raises `DemoError` after `limit` seconds, and where the demo is `stopping`.
+    """
     clock = asyncio.get_running_loop().time
-    deadline = clock() + READY_LIMIT
+    deadline = clock() + limit
     while not await asyncio.to_thread(is_ready):
         if stopping.is_set():
             raise DemoError("interrupted")
-        if process.returncode is not None:
-            raise DemoError(f"{name} exited with status {process.returncode}; see its log")
         if clock() > deadline:
-            raise DemoError(f"{name} was not ready within {READY_LIMIT:g} s; see its log")
+            raise DemoError(f"{name} was not ready within {limit:g} s; see its log")
         await asyncio.sleep(POLL_INTERVAL)
 
 

@@ -31,6 +31,7 @@ from almenara_demo.processes import (
 )
 from almenara_demo.ray_cluster import NAME as SIMULATED_CLUSTER, run_simulated_cluster
 from almenara_demo.real_ray import run_real_cluster
+from almenara_demo.replicas import run_nats_cluster, run_replicas
 
 INTAKE: Final = "agents"
 PRICES: Final = {"qwen-*": {"input": 0.4, "output": 1.6}}
@@ -49,6 +50,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     nats_port: int
     data_dir: Path
     seed: int
+    replicas: int = 1
     ray: Path | None = None
     neo4j: Path | None = None
 
@@ -60,60 +62,104 @@ async def run_demo(options: Options) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    folder, nats_port = options.data_dir, options.nats_port or find_free_ports(1)[0]
-    server = [find_nats_server(), "--config", str(write_nats_config(folder, nats_port))]
     context = ContextGraph()
-    nats_url, address = f"nats://127.0.0.1:{nats_port}", f"http://127.0.0.1:{options.port}"
     async with (
-        run_process("nats-server", folder, server) as nats,
         _ignore_errors_when(stopping),
+        run_nats(options, stopping) as nats,
         run_ray_cluster(options) as cluster,
         run_kubernetes_cluster(options) as kubernetes_settings,
-        store_context(context, options.neo4j, folder) as deployments,
+        store_context(context, options.neo4j, options.data_dir) as deployments,
     ):
-        await wait_until_ready(
-            lambda: accepts_connections(nats_port), "nats-server", nats, stopping
-        )
-        await create_streams(nats_url)
+        await create_streams(nats.urls)
         environment = {
-            **make_environment(options, nats_url, cluster),
+            **make_environment(options, nats.urls, cluster),
             **kubernetes_settings,
             "ALMENARA_PLUGINS__NEO4J__DEPLOYMENTS": msgspec.json.encode(deployments).decode(),
         }
-        token = await create_token(environment)
-        serve = [sys.executable, "-m", "almenara", "serve"]
-        async with run_process("almenara", folder, serve, environment) as almenara:
-            await wait_until_ready(
-                lambda: responds(f"{address}/readyz"), "almenara", almenara, stopping
-            )
+        async with run_almenara(options, environment, stopping) as almenara:
+            token = await create_token(almenara.environment)
             if not stopping.is_set():
-                click.echo(
-                    f"\n  Almenara: {address}\n\n  A simulated fleet publishes {options.rate:g}"
-                    f" events per second to {nats_url}.\n  Press Ctrl-C to stop.\n"
-                )
+                click.echo(describe_demo(options, nats, almenara))
+            (address,) = almenara.urls
             loads = [
-                publish_messages(nats_url, options.rate, options.seed, context.accept),
-                run_stalling_consumer(nats_url),
+                publish_messages(nats.urls, options.rate, options.seed, context.accept),
+                run_stalling_consumer(nats.urls),
                 push_spans(address, token, options.seed),
             ]
-            await run_loads(loads, options, nats, almenara, stopping)
+            await run_loads(loads, options, {**nats.processes, **almenara.processes}, stopping)
             click.echo("Stopping.")
+
+
+class Servers(msgspec.Struct, kw_only=True):
+    """Servers of the demo that are ready."""
+
+    urls: list[str]
+    processes: dict[str, Process] = {}
+    """Those that end the demo when they exit, by name; all others are started again."""
+    environment: Mapping[str, str] = {}
+    """In which commands reach them."""
+    notes: list[str] = []
+    """What to print about them."""
+
+
+@contextlib.asynccontextmanager
+async def run_nats(options: Options, stopping: asyncio.Event) -> AsyncIterator[Servers]:
+    """Run a NATS server, or a cluster of them for several replicas. Raises `DemoError`."""
+    program, folder = find_nats_server(), options.data_dir
+    if options.replicas > 1:
+        async with run_nats_cluster(program, folder, stopping) as urls:
+            yield Servers(urls=urls)
+        return
+    port = options.nats_port or find_free_ports(1)[0]
+    command = [program, "--config", str(write_nats_config(folder, port))]
+    async with run_process("nats-server", folder, command) as process:
+        await wait_until_ready(lambda: accepts_connections(port), "nats-server", process, stopping)
+        yield Servers(urls=[f"nats://127.0.0.1:{port}"], processes={"nats-server": process})
+
+
+@contextlib.asynccontextmanager
+async def run_almenara(
+    options: Options, environment: Mapping[str, str], stopping: asyncio.Event
+) -> AsyncIterator[Servers]:
+    """Run Almenara, or several replicas behind a balancer. Raises `DemoError`."""
+    address, folder = f"http://127.0.0.1:{options.port}", options.data_dir
+    if options.replicas > 1:
+        async with run_replicas(
+            options.replicas, options.port, folder, environment, stopping
+        ) as replicas:
+            yield Servers(
+                urls=[address],
+                environment=replicas[0].environment,
+                notes=[f"{each.name}: http://127.0.0.1:{each.port}" for each in replicas],
+            )
+        return
+    serve = [sys.executable, "-m", "almenara", "serve"]
+    async with run_process("almenara", folder, serve, environment) as process:
+        await wait_until_ready(lambda: responds(f"{address}/readyz"), "almenara", process, stopping)
+        yield Servers(urls=[address], processes={"almenara": process}, environment=environment)
+
+
+def describe_demo(options: Options, nats: Servers, almenara: Servers) -> str:
+    """Return the addresses, and what happens, for the terminal."""
+    lines = [f"Almenara: {almenara.urls[0]}", "", *almenara.notes, *[""] * bool(almenara.notes)]
+    lines += [
+        f"A simulated fleet publishes {options.rate:g} events per second to {nats.urls[0]}.",
+        "Press Ctrl-C to stop.",
+    ]
+    return "\n" + "".join(f"  {line}".rstrip() + "\n" for line in lines)
 
 
 async def run_loads(
     loads: Sequence[Coroutine[Any, Any, object]],
     options: Options,
-    nats: Process,
-    almenara: Process,
+    processes: Mapping[str, Process],
     stopping: asyncio.Event,
 ) -> None:
     """Publish, push and consume until the demo is stopping. Raises `DemoError` where a process
     exits."""
-    folder = options.data_dir
     calls = [
         *loads,
-        fail_on_exit("nats-server", nats, folder),
-        fail_on_exit("almenara", almenara, folder),
+        *[fail_on_exit(name, each, options.data_dir) for name, each in processes.items()],
         stopping.wait(),
     ]
     tasks = [asyncio.create_task(call) for call in calls]
@@ -140,12 +186,14 @@ async def create_token(environment: Mapping[str, str]) -> str:
     return output.decode().strip()
 
 
-def make_environment(options: Options, nats_url: str, cluster: Mapping[str, Any]) -> dict[str, str]:
+def make_environment(
+    options: Options, nats_urls: list[str], cluster: Mapping[str, Any]
+) -> dict[str, str]:
     """Return the environment of Almenara, which has its settings."""
     return {
         **os.environ,
         "ALMENARA_ALERTING__ENABLED": "true",
-        "ALMENARA_PLUGINS__NATS__SERVERS": f'["{nats_url}"]',
+        "ALMENARA_PLUGINS__NATS__SERVERS": msgspec.json.encode(nats_urls).decode(),
         "ALMENARA_PLUGINS__AGENTS__ENABLED": "true",
         "ALMENARA_PLUGINS__AGENTS__TEXTS": "viewer",
         # What an earlier demo left unfinished when it was stopped has no end.

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from support.servers import accepts, free_port, wait_until
 
+PATIENCE = 120.0
+
 
 def run_demo(folder: Path, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "almenara", "demo", "--port", str(port), "--rate", "100"]
@@ -43,7 +45,9 @@ def test_demo_runs_stops_and_continues_with_its_data(tmp_path: Path) -> None:
         demo = run_demo(tmp_path, port)
         try:
             wait_until(
-                lambda expected=expected: count_events(port) > expected, "events of the fleet"
+                lambda expected=expected: count_events(port) > expected,
+                "events of the fleet",
+                PATIENCE,
             )
             # A Ray cluster that is marked as simulated, with a history and with running jobs.
             wait_until(
@@ -52,6 +56,7 @@ def test_demo_runs_stops_and_continues_with_its_data(tmp_path: Path) -> None:
                     for text in (">simulated<", 'data-status="RUNNING"', "median")
                 ),
                 "jobs of the simulated Ray cluster",
+                PATIENCE,
             )
             wait_until(
                 lambda: all(
@@ -59,15 +64,16 @@ def test_demo_runs_stops_and_continues_with_its_data(tmp_path: Path) -> None:
                     for text in ("Simulated data", "<circle", "Subtask")
                 ),
                 "the context graph",
+                PATIENCE,
             )
             before = count_events(port)
             busy = run_demo(tmp_path / "other", port)
-            output, _ = busy.communicate(timeout=20)
+            output, _ = busy.communicate(timeout=PATIENCE)
             assert busy.returncode == 1
             assert b"is in use" in output
         finally:
             demo.send_signal(signal.SIGINT)
-            output, _ = demo.communicate(timeout=30)
+            output, _ = demo.communicate(timeout=PATIENCE)
         assert demo.returncode == 0, output
         assert f"http://127.0.0.1:{port}".encode() in output
         assert not accepts(port)

@@ -1,0 +1,143 @@
+"""`almenara demo --replicas 3`: a page follows the events while the replica that serves it is
+killed, and resumes on another one."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from support.servers import accepts, free_port, wait_until
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 120.0
+ROWS_AFTERWARDS = 40
+ROW = re.compile(r'data-sequence="(\d+)"')
+
+
+class Demo:
+    """A running demo with three replicas."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.output = folder / "output"
+        command = ["demo", "--replicas", "3", "--port", str(self.port), "--rate", "20"]
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "almenara", *command, "--data-dir", str(folder / "data")],
+                stdout=output,
+                stderr=output,
+            )
+        wait_until(lambda: "Press Ctrl-C" in self.output.read_text(), "the demo", PATIENCE)
+
+    @property
+    def replicas(self) -> dict[str, int]:
+        """The ports of the replicas, by their names."""
+        lines = re.findall(r"(replica-\d): http://127.0.0.1:(\d+)", self.output.read_text())
+        return {name: int(port) for name, port in lines}
+
+    def fetch(self, port: int, path: str) -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+                return str(response.read().decode())
+        except OSError:
+            return ""
+
+    def find_serving(self) -> list[str]:
+        """The replicas that have a page."""
+        answers = {name: self.fetch(port, "/api/health") for name, port in self.replicas.items()}
+        return [name for name, text in answers.items() if text and json.loads(text)["subscribers"]]
+
+    def kill(self, name: str) -> None:
+        """Kill a replica, as a crash would."""
+        pid = int((self.folder / "data" / name / "almenara.lock").read_text().split()[0])
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Demo]:
+    demo = Demo(tmp_path)
+    try:
+        yield demo
+    finally:
+        if demo.process.poll() is None:
+            demo.process.send_signal(signal.SIGINT)
+            demo.process.wait(PATIENCE)
+
+
+class Page:
+    """Follows the list of events as a browser does, and reconnects after its newest row."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.sequences = port, list[int]()
+        self.reconnects = -1
+
+    async def run(self) -> None:
+        origin = f"http://127.0.0.1:{self.port}"
+        while True:
+            after = f"&after={self.sequences[-1]}" if self.sequences else ""
+            url = f"ws://127.0.0.1:{self.port}/live?panel=events{after}"
+            try:
+                async with connect(url, origin=origin) as socket:  # type: ignore[arg-type]
+                    self.reconnects += 1
+                    async for text in socket:
+                        self._accept(json.loads(text))
+            except (OSError, ConnectionClosed, InvalidHandshake, TimeoutError):
+                pass
+            await asyncio.sleep(0.1)
+
+    def _accept(self, frame: dict[str, str]) -> None:
+        rows = sorted(map(int, ROW.findall(frame.get("content", ""))))
+        if frame.get("swap") == "afterbegin":
+            # A browser adds these rows, whatever it shows already.
+            self.sequences += rows
+        else:
+            newest = self.sequences[-1] if self.sequences else 0
+            self.sequences += [row for row in rows if row > newest]
+
+
+async def test_page_resumes_on_another_replica(demo: Demo) -> None:
+    page = Page(demo.port)
+    following = asyncio.create_task(page.run())
+    try:
+        await asyncio.to_thread(wait_until, lambda: len(page.sequences) > 20, "rows", PATIENCE)
+        serving: list[str] = []
+
+        def is_served() -> bool:
+            serving[:] = demo.find_serving()
+            return len(serving) == 1
+
+        await asyncio.to_thread(wait_until, is_served, "the replica of the page", PATIENCE)
+        demo.kill(serving[0])
+        await asyncio.to_thread(wait_until, lambda: page.reconnects, "another replica", PATIENCE)
+        expected = len(page.sequences) + ROWS_AFTERWARDS
+        await asyncio.to_thread(
+            wait_until, lambda: len(page.sequences) >= expected, "rows", PATIENCE
+        )
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+    other = next(port for name, port in demo.replicas.items() if name != serving[0])
+    first, last = page.sequences[0], page.sequences[-1]
+    lines = demo.fetch(other, f"/api/events.ndjson?after={first - 1}&before={last + 1}")
+    history = [int(json.loads(line)["sequence"]) for line in lines.splitlines()]
+    assert page.sequences == history
+    await asyncio.to_thread(
+        wait_until,
+        lambda: demo.fetch(demo.replicas[serving[0]], "/readyz") == "ready\n",
+        "the replica that was started again",
+        PATIENCE,
+    )
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.process.wait(PATIENCE) == 0
+    assert not any(map(accepts, [demo.port, *demo.replicas.values()]))
