@@ -32,7 +32,7 @@ RENEWALS: Final = 3
 """Renewals within the time to live."""
 OWN_SHARE: Final = 0.8
 """Share of the time to live after which a holder that cannot renew a lease gives it up."""
-GRACE: Final = 2.0
+GRACE: Final = 1.0
 """Seconds for which a free lease is left to the member that should have it."""
 SETTLE: Final = 5.0
 """Seconds for which another member must be the one that should have a lease, before it moves."""
@@ -227,11 +227,25 @@ class SharedLeases:
         moment = monotonic()
         if self._member_revision and moment - self._member_renewed < self._renew_interval:
             return
-        revision = await session.leases.put(self._member_key, self._value, self._member_revision)
-        if revision is None:
-            # Of an earlier run, or of another replica with the same name, which expires first.
-            revision = 0
-        self._member_revision, self._member_renewed = revision, moment
+
+        def note(revision: int | None) -> None:
+            # None: of an earlier run, or of another replica with this name, which expires first.
+            self._member_revision, self._member_renewed = revision or 0, moment
+
+        await self._put(session, self._member_key, self._member_revision, note)
+
+    async def _put(
+        self, session: LogSession, key: str, known: int, note: Callable[[int | None], None]
+    ) -> None:
+        """Put the value of this replica and note its revision, also when cancelled: what releases
+        it needs the revision."""
+        putting = asyncio.ensure_future(session.leases.put(key, self._value, known))
+        try:
+            note(await asyncio.shield(putting))
+        except asyncio.CancelledError:
+            with contextlib.suppress(Unavailable, TimeoutError, OSError):
+                note(await finish_within(RELEASE_TIMEOUT, putting))
+            raise
 
     @property
     def _renew_interval(self) -> float:
@@ -266,18 +280,32 @@ class SharedLeases:
                 lease.lost.set()
         if moment - lease.renewed < self._renew_interval:
             return
-        revision = await session.leases.put(lease.key, self._value, lease.revision)
-        if revision is None:
-            lease.lose()
-        elif lease.revision:
-            lease.revision, lease.renewed = revision, moment
+
+        def note(revision: int | None) -> None:
+            if revision is None:
+                lease.lose()
+            elif lease.revision:
+                lease.revision, lease.renewed = revision, moment
+
+        await self._put(session, lease.key, lease.revision, note)
 
     async def _acquire(self, session: LogSession, lease: Lease, known: int, moment: float) -> None:
-        revision = await session.leases.put(lease.key, self._value, known)
-        if revision is not None:
-            # Revisions start over when the leases are deleted; tokens must not.
-            token = max(revision, await self._bus.newest_token(lease.name) + 1)
-            lease.set(revision, token, moment)
+        acquired = 0
+
+        def note(revision: int | None) -> None:
+            nonlocal acquired
+            acquired = revision or 0
+
+        try:
+            await self._put(session, lease.key, known, note)
+            if acquired:
+                # Revisions start over when the leases are deleted; tokens must not.
+                token = max(acquired, await self._bus.newest_token(lease.name) + 1)
+                lease.set(acquired, token, moment)
+        except asyncio.CancelledError:
+            # Nothing else releases it, and it would expire only after its time to live.
+            await self._release_key(lease.key, acquired)
+            raise
 
     async def _expire(self) -> None:
         """Give up leases that could not be renewed, whatever NATS does."""

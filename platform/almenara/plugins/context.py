@@ -1,11 +1,19 @@
 """What the platform lends to one plugin: durable values and the resources it has published."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from almenara.hookspecs import ResourceKey
+
+SaveValue = Callable[[str, str, bytes], Awaitable[None]]
+"""Stores a value of a plugin under a key."""
+
+save_of_source: Final[ContextVar[SaveValue | None]] = ContextVar("save_of_source", default=None)
+"""How the source that runs now stores values: under its lease, so that what it saves after another
+replica has taken it over is not stored. None outside of a source."""
 
 
 class State(Protocol):
@@ -33,7 +41,8 @@ class PluginContext:
         return value
 
     async def save(self, key: str, value: bytes) -> None:
-        await self._call(self.state.save, self.plugin, key, value)
+        save = save_of_source.get() or self.state.save
+        await self._call(save, self.plugin, key, value)
 
     async def known_resources(self, source: str, kind: str = "") -> Sequence[ResourceKey]:
         keys: Sequence[ResourceKey] = await self._call(self.state.known_resources, source, kind)

@@ -10,10 +10,12 @@ from typing import Any, Final
 import structlog
 
 from almenara.bus import BusClosedError, StateChange
+from almenara.bus.validation import check_state
 from almenara.config import SourceLimits, SupervisorSettings
 from almenara.errors import describe_error
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.leases import Publisher
+from almenara.plugins.context import save_of_source
 from almenara.signals import Event, Signal
 from almenara.supervisor.limiter import PublishLimiter
 from almenara.supervisor.protocol import Start
@@ -107,9 +109,15 @@ class SourceRunner:
             await limiter.publish(batch, changes)
             self._count(batch)
 
+        async def save(plugin: str, key: str, value: bytes) -> None:
+            check_state(key, value)
+            await bus.publish((), self.state.name, ((plugin, key, value),))
+
+        reset = save_of_source.set(save)
         try:
             await self._run_with_restarts(publish)
         finally:
+            save_of_source.reset(reset)
             self.state.set_status("stopped")
 
     async def _run_with_restarts(self, publish: Publish) -> None:
@@ -165,13 +173,14 @@ class SourceRunner:
             await self._run_in_thread(publish)
 
     async def _run_in_thread(self, publish: Publish) -> None:
-        heartbeat = Heartbeat()
-        thread = SourceThread(
-            self.state.name,
-            lambda thread_publish: run_source(self.source, thread_publish, self),
-            publish,
-            heartbeat,
-        )
+        heartbeat, save = Heartbeat(), save_of_source.get()
+
+        async def run(thread_publish: Publish) -> None:
+            # A thread does not inherit it.
+            save_of_source.set(save)
+            await run_source(self.source, thread_publish, self)
+
+        thread = SourceThread(self.state.name, run, publish, heartbeat)
         running = asyncio.create_task(thread.run(self.settings.stop_timeout))
         interrupted = 0.0
         try:

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from almenara.bus.log_state import FencedError
 from almenara.bus.shared import SharedBus
-from almenara.leases import Publisher
-from almenara.leases.shared import SharedLeases
+from almenara.config import StorageSettings, SupervisorSettings
+from almenara.leases import Publisher, shared
+from almenara.leases.shared import FencedBus, Lease, SharedLeases
+from almenara.plugins.context import PluginContext
+from almenara.supervisor.runner import SourceRunner
 from support.bus import make_event
 from support.nats_source import until
 from support.replicas import replica, shared_log
@@ -47,8 +51,8 @@ class Runner:
 
 
 @asynccontextmanager
-async def running(server: NatsServer, folder: Path) -> AsyncIterator[Runner]:
-    async with replica(server, folder) as bus:
+async def running(server: NatsServer, folder: Path, **settings: float) -> AsyncIterator[Runner]:
+    async with SharedBus(StorageSettings(dir=folder), shared_log(server, **settings)) as bus:
         runner = Runner(folder.name, bus)
         task = asyncio.create_task(runner.run())
         try:
@@ -85,3 +89,62 @@ async def test_leases_are_acquired_again_after_an_interruption(
         await until(lambda: not runner.running, "the end of the leases", PATIENCE)
         nats_server.thaw()
         await until(lambda: runner.running == set(SOURCES), "all sources again", PATIENCE)
+
+
+async def test_sources_of_a_replica_that_ends_need_no_time_limit_to_move(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Neither the expiry of a lease nor the time for which a free one is left to others passes.
+    monkeypatch.setattr(shared, "GRACE", 3_600.0)
+    log = shared_log(nats_server, lease_ttl=60)
+    await log.prepare()
+    async with running(nats_server, tmp_path / "a", lease_ttl=60) as first:
+        await until(lambda: first.running == set(SOURCES), "all sources on one", PATIENCE)
+        async with running(nats_server, tmp_path / "b", lease_ttl=60) as second:
+            await until(lambda: bool(second.running), "sources on both", PATIENCE)
+        await until(lambda: first.running == set(SOURCES), "all sources on one again", PATIENCE)
+
+
+class SavingSource:
+    """Saves a value, and passes on what that raises."""
+
+    name = "saver"
+
+    def __init__(self, context: PluginContext, value: bytes) -> None:
+        self.context, self.value = context, value
+        self.outcomes: list[Exception | None] = []
+
+    async def run(self, publish: object) -> None:
+        try:
+            await self.context.save("key", self.value)
+        except FencedError as error:
+            self.outcomes.append(error)
+        else:
+            self.outcomes.append(None)
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("isolation", ["task", "thread"])
+async def test_value_that_an_old_holder_saves_is_not_stored(
+    nats_server: NatsServer, tmp_path: Path, isolation: str
+) -> None:
+    await shared_log(nats_server).prepare()
+    async with replica(nats_server, tmp_path / "a") as bus:
+        context = PluginContext("plugin", bus, tmp_path)
+
+        async def save_under(token: int, value: bytes) -> Exception | None:
+            source, lease = SavingSource(context, value), Lease("saver")
+            lease.set(1, token, 0.0)
+            settings = SupervisorSettings(isolation=isolation)  # type: ignore[arg-type]
+            runner = SourceRunner(source, "plugin", settings)
+            task = asyncio.create_task(runner.run(FencedBus(bus, lease)))
+            await until(lambda: bool(source.outcomes), "the end of save()", PATIENCE)
+            task.cancel()
+            await asyncio.wait([task])
+            return source.outcomes[0]
+
+        assert await save_under(2, b"new") is None
+        assert isinstance(await save_under(1, b"old"), FencedError)
+        assert await context.load("key") == b"new"
+        assert await save_under(2, b"newer") is None
+        assert await context.load("key") == b"newer"
