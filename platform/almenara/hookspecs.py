@@ -103,9 +103,11 @@ from almenara.processor_specs import (
 from almenara.shared_log import (
     LogBounds as LogBounds,
     LogMessage as LogMessage,
+    LogReport as LogReport,
     LogSession as LogSession,
     SharedLog as SharedLog,
     SharedLogKind as SharedLogKind,
+    SharedObjects as SharedObjects,
     SharedValues as SharedValues,
     ValueChange as ValueChange,
 )

@@ -240,6 +240,27 @@ async def notify(application: Application) -> None:
     await application.leases.run("notifications", work, lambda: None)
 
 
+async def run_snapshots(application: Application) -> None:
+    """Write snapshots of a shared bus while this replica has the lease for it, and report the
+    newest one."""
+    from almenara.bus.shared import SharedBus
+    from almenara.bus.snapshot_writer import SnapshotWriter
+
+    settings, bus = application.services.settings, application.services.bus
+    if not isinstance(bus, SharedBus):
+        return
+    replica = application.leases.replica
+    writer = SnapshotWriter(settings.storage.dir, bus.shared_log, settings.bus, replica)
+
+    async def work(publisher: Publisher) -> None:
+        await writer.run(bus, publisher)
+
+    await writer.remove_copies()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(writer.watch(bus))
+        group.create_task(application.leases.run("snapshots", work, lambda: None))
+
+
 def compose_notifications(
     settings: Settings, plugins: PluginRegistry, bus: RuntimeBus, resources: Resources
 ) -> Dispatcher:
@@ -312,6 +333,8 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
             if not isinstance(application.leases, SoleLeases):
                 keeping = application.leases.run_keeper()
                 background.append(group.create_task(keeping, name="leases"))
+                snapshots = run_snapshots(application)
+                background.append(group.create_task(snapshots, name="snapshots"))
             if application.alerting is not None:
                 background.append(group.create_task(application.alerting.run(), name="alerting"))
             if (tls := settings.server.tls) is not None:

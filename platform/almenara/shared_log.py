@@ -3,7 +3,7 @@
 Part of the contract: `almenara.hookspecs` has all of these names.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -67,6 +67,37 @@ class SharedValues(Protocol):
         """Return the revision of the last change."""
 
 
+class LogReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check of the log has found, for `almenara doctor`."""
+
+    problems: Sequence[str]
+    """What is wrong with it, with a remedy each."""
+    durability: str
+    """What acknowledged messages survive, and what not, in a few sentences."""
+    max_age: float | None = None
+    """Seconds for which messages are stored; None without a limit."""
+
+
+class SharedObjects(Protocol):
+    """Larger values that replicas share: the parts of snapshots.
+
+    A name has letters, digits and `-`. An object is written once and never changed. Each method
+    raises `Unavailable`.
+    """
+
+    async def names(self) -> set[str]:
+        """Return the names of the objects that are complete."""
+
+    async def put(self, name: str, content: bytes) -> None:
+        """Store an object. It is complete once this returns, and not before."""
+
+    async def get(self, name: str) -> bytes | None:
+        """Return the content of an object; None where it does not exist or is damaged."""
+
+    async def retain(self, names: Collection[str]) -> None:
+        """Delete all objects but these, and what interrupted writes have left."""
+
+
 class LogSession(Protocol):
     """A connection to the log. Each method raises `Unavailable` once it cannot be used any more;
     then a new session is opened."""
@@ -80,6 +111,8 @@ class LogSession(Protocol):
     """Seconds."""
     state: SharedValues
     """Values that do not expire: sessions and the hashes of tokens."""
+    snapshots: SharedObjects
+    """Parts of snapshots of the history."""
 
     async def bounds(self) -> LogBounds:
         """Return which messages the log has now."""
@@ -108,9 +141,8 @@ class SharedLog(Protocol):
         messages already.
         """
 
-    async def check(self) -> Sequence[str]:
-        """Return what is wrong with it, with a remedy each, for `almenara doctor`; empty where
-        nothing is. Raises `Unavailable`."""
+    async def check(self) -> LogReport:
+        """Return what is wrong with it, and what it promises. Raises `Unavailable`."""
 
 
 class SharedLogKind(msgspec.Struct, frozen=True, kw_only=True):

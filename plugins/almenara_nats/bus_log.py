@@ -23,8 +23,15 @@ from nats.js.api import (
 )
 from nats.js.errors import Error as JetStreamError
 
-from almenara.hookspecs import LogBounds, LogMessage, SharedValues
+from almenara.hookspecs import (
+    LogBounds,
+    LogMessage,
+    LogReport,
+    SharedObjects,
+    SharedValues,
+)
 from almenara.sdk import finish_within, honor_cancellation
+from almenara_nats.bus_objects import JetStreamObjects, apply_object_store
 from almenara_nats.bus_settings import JetStreamBusSettings
 from almenara_nats.bus_values import JetStreamValues, apply_buckets, find_stream
 from almenara_nats.client import Connection, connected
@@ -76,6 +83,8 @@ class JetStreamLog:
             jetstream = connection.jetstream()
             with translated_errors(self.bus.stream):
                 await apply_buckets(jetstream, self.bus)
+                objects = await find_stream(jetstream, f"OBJ_{self.bus.snapshot_bucket}")
+                await apply_object_store(jetstream, self.bus, objects)
                 info = await find_stream(jetstream, self.bus.stream)
                 if info is not None and first > 1:
                     await delete_unused(jetstream, info)
@@ -95,12 +104,26 @@ class JetStreamLog:
                 await jetstream.update_stream(current.evolve(**values))
         return f"updated ({', '.join(different)})"
 
-    async def check(self) -> Sequence[str]:
-        """Return what is wrong with the stream. Raises `NatsUnavailableError`."""
+    async def check(self) -> LogReport:
+        """Return what is wrong with the stream and the buckets. Raises `NatsUnavailableError`."""
         async with connected(self.settings) as connection:
+            jetstream = connection.jetstream()
             with translated_errors(self.bus.stream):
-                info = await connection.jetstream().stream_info(self.bus.stream)
-        return check_stream(info, self.bus)
+                info = await jetstream.stream_info(self.bus.stream)
+                missing = [
+                    name
+                    for name in self.bus.bucket_streams
+                    if await find_stream(jetstream, name) is None
+                ]
+        problems = check_stream(info, self.bus)
+        problems += [
+            f"The bucket {name} is missing. Run `almenara streams apply`." for name in missing
+        ]
+        return LogReport(
+            problems=problems,
+            durability=describe_durability(info),
+            max_age=info.config.max_age or None,
+        )
 
 
 class JetStreamSession:
@@ -114,6 +137,7 @@ class JetStreamSession:
         jetstream = connection.jetstream(timeout=bus.lease_ttl / 4)
         self.leases: SharedValues = JetStreamValues(jetstream, bus.lease_bucket)
         self.state: SharedValues = JetStreamValues(jetstream, bus.state_bucket)
+        self.snapshots: SharedObjects = JetStreamObjects(self._jetstream, bus.snapshot_bucket)
 
     async def bounds(self) -> LogBounds:
         """Return which messages the stream has. Raises `NatsUnavailableError`."""
@@ -305,3 +329,21 @@ def check_stream(info: StreamInfo, bus: JetStreamBusSettings) -> list[str]:
             " bus.settings.replicas to 3, on a cluster of three servers."
         )
     return problems
+
+
+def describe_durability(info: StreamInfo) -> str:
+    """Return what acknowledged messages of a stream survive."""
+    copies = info.config.num_replicas or 1
+    lost = (copies - 1) // 2
+    text = (
+        f"{copies} copies: acknowledged messages survive the loss of {lost} of the servers"
+        if lost
+        else "1 copy: acknowledged messages are lost with the disk of its server"
+    )
+    if info.config.storage == StorageType.MEMORY:
+        return f"{text}. They are in memory, and lost when the other servers stop"
+    return (
+        f"{text}. A power failure of {lost + 1} at once can lose the messages of the last two"
+        " minutes, unless the servers have `sync_interval: always` in `jetstream {}`, which cannot"
+        " be read from here; sources that read streams of NATS read those messages again"
+    )

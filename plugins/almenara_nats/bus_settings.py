@@ -40,6 +40,17 @@ class JetStreamBusSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=T
         """Name of the key-value bucket with the leases."""
         return f"{self.stream}_LEASES"
 
+    @property
+    def snapshot_bucket(self) -> str:
+        """Name of the object store with the snapshots of the history."""
+        return f"{self.stream}_SNAPSHOTS"
+
+    @property
+    def bucket_streams(self) -> tuple[str, ...]:
+        """Names of the streams that store the buckets."""
+        buckets = (self.lease_bucket, self.state_bucket)
+        return (*(f"KV_{name}" for name in buckets), f"OBJ_{self.snapshot_bucket}")
+
     def __post_init__(self) -> None:
         if not STREAM_NAME.fullmatch(self.stream):
             raise ValueError(

@@ -37,12 +37,12 @@ def shared_log(*servers: NatsServer | str, **settings: Any) -> JetStreamLog:
 
 @asynccontextmanager
 async def replica(
-    server: NatsServer | list[str], folder: Path, **storage: Any
+    server: NatsServer | list[str], folder: Path, start_patience: float = 10.0, **storage: Any
 ) -> AsyncIterator[SharedBus]:
     """Run the bus of one replica; of several servers it uses the first that works."""
     servers = server if isinstance(server, list) else [server]
     settings = StorageSettings(dir=folder, write_retry_interval=0.1, **storage)
-    async with SharedBus(settings, shared_log(*servers)) as bus:
+    async with SharedBus(settings, shared_log(*servers), start_patience=start_patience) as bus:
         yield bus
 
 
@@ -50,6 +50,7 @@ def replicated_almenara(server: NatsServer, folder: Path, name: str, **config: A
     """Return an application that shares the bus of the server."""
     bus = {
         "kind": "jetstream", "replica": name, "secret": BUS_SECRET, "settings": {"replicas": 1},
+        "snapshot_interval": 2,
     }  # fmt: skip
     return Almenara(folder, server.url, config={"bus": bus, **config})
 

@@ -65,8 +65,20 @@ class BusCounters(msgspec.Struct):
     """Events that the rules of ingest left out, by the source that published them."""
 
 
+class SnapshotStatus(msgspec.Struct, frozen=True):
+    """The newest snapshot of a shared log, as one replica knows it."""
+
+    created: int
+    """Microseconds since 1970; 0 where there is none."""
+    is_usable: bool
+    """Whether a replica with an empty folder can start now, from it or from the first message."""
+
+
 class Bus(Protocol):
     """The log, wherever it is stored."""
+
+    snapshot: SnapshotStatus | None
+    """The newest snapshot; None where the log is not shared, or before it is known."""
 
     @property
     def counters(self) -> BusCounters:

@@ -12,11 +12,16 @@ from almenara.bus.writer_thread import DATABASE
 
 T = TypeVar("T")
 
+INSTRUCTIONS: Final = 100_000
+"""Steps of SQLite's machine between two checks whether a copy was cancelled."""
+
 PAGES: Final = 4096
 """Pages copied in one step; between two steps the writer has its turn."""
 
 
-def copy_database(folder: Path, target: Path) -> int:
+def copy_database(
+    folder: Path, target: Path, is_cancelled: Callable[[], bool] = lambda: False
+) -> int:
     """Copy the database of `folder` to the new file `target`; return the events in the copy.
 
     The database may be in use: the copy is as of one moment, and holds every event that was durable
@@ -34,11 +39,24 @@ def copy_database(folder: Path, target: Path) -> int:
         (events,) = copy.execute("SELECT events FROM position").fetchone()
         return int(events)
 
-    return copy_file(source, target, count_events)
+    return copy_file(source, target, count_events, is_cancelled)
 
 
-def copy_file(source: Path, target: Path, inspect: Callable[[sqlite3.Connection], T]) -> T:
-    """Copy any database in the same way; return what `inspect` returns for the copy."""
+def copy_file(
+    source: Path,
+    target: Path,
+    inspect: Callable[[sqlite3.Connection], T],
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> T:
+    """Copy any database in the same way; return what `inspect` returns for the copy.
+
+    Raises `InterruptedError`, or `sqlite3.OperationalError`, once `is_cancelled`.
+    """
+
+    def check(*_: int) -> None:
+        if is_cancelled():
+            raise InterruptedError("the copy was cancelled")
+
     if target.exists():
         raise FileExistsError(f"{target} exists already; name a new file")
     unfinished = target.with_name(target.name + ".part")
@@ -53,7 +71,8 @@ def copy_file(source: Path, target: Path, inspect: Callable[[sqlite3.Connection]
             # the copy need not start again.
             reading.execute("BEGIN")
             reading.execute("SELECT 1 FROM sqlite_master").fetchone()
-            reading.backup(writing, pages=PAGES)
+            reading.backup(writing, pages=PAGES, progress=check)
+            writing.set_progress_handler(is_cancelled, INSTRUCTIONS)
             result = inspect(writing)
             if writing.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError(

@@ -5,6 +5,7 @@ shared log starts at a position beyond the sequences of the database; an embedde
 after those of the shared one.
 """
 
+import socket
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -15,45 +16,60 @@ import msgspec
 from almenara.bus.folder import FolderLock
 from almenara.bus.log_state import OWNER, POSITION, decode_position
 from almenara.bus.schema import connect, migrate
+from almenara.bus.snapshot_writer import SnapshotWriter
 from almenara.bus.storage_errors import StorageError
 from almenara.bus.work import PLACE_BITS, LogPosition
 from almenara.bus.writer_thread import DATABASE
+from almenara.config import BusSettings
 from almenara.shared_log import SharedLog
 
 READ_POSITION: Final = "SELECT value FROM plugin_state WHERE plugin = ? AND key = ?"
 
 
-async def copy_to_shared(folder: Path, shared_log: SharedLog) -> str:
+async def copy_to_shared(folder: Path, shared_log: SharedLog, settings: BusSettings) -> str:
     """Create the shared log behind the database of a folder, which becomes that of its first
-    replica; return the result in a sentence.
+    replica, and a snapshot for all others; return the result in a sentence.
 
-    Raises `FileNotFoundError`, `FolderInUseError`, `StorageError`, `Unavailable` and `ValueError`.
+    Where an earlier call was interrupted, only the snapshot is written. Raises
+    `FileNotFoundError`, `FolderInUseError`, `StorageError`, `Unavailable` and `ValueError`.
     """
     lock, path = FolderLock.acquire(folder), _database_in(folder)
     try:
         with closing(connect(path, writable=True)) as connection:
             migrate(connection, path)
-            if _read_position(connection) is not None:
-                raise StorageError(f"{path} is of a shared log already; nothing was changed.")
-            (last,) = connection.execute("SELECT last_sequence FROM position").fetchone()
-            first = (int(last) >> PLACE_BITS) + 2
-            await shared_log.prepare(first)
-            async with shared_log.connect() as session:
-                identity = (await session.bounds()).identity
-            position = LogPosition(
-                identity=identity, position=first - 1, stored_at=0, resume_at=first
-            )
-            connection.execute(
-                "INSERT INTO plugin_state VALUES (?, ?, ?)",
-                (OWNER, POSITION, msgspec.json.encode(position)),
-            )
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            position = _read_position(connection)
+            if position is None:
+                position = await _create_log(connection, shared_log)
+            else:
+                async with shared_log.connect() as session:
+                    bounds = await session.bounds()
+                if position.identity != bounds.identity:
+                    raise StorageError(f"{path} is of another shared log; nothing was changed.")
+        replica = settings.replica or socket.gethostname()
+        manifest = await SnapshotWriter(folder, shared_log, settings, replica).write(None)
     finally:
         lock.release()
     return (
-        f"The shared log starts at message {first:,}, after the history in {folder}. Before a"
-        f" further replica starts, copy {DATABASE} into its folder."
+        f"The shared log continues after message {position.position:,}, where the history in"
+        f" {folder} ends. Replicas with an empty folder start from a snapshot of"
+        f" {manifest.size:,} bytes."
     )
+
+
+async def _create_log(connection: sqlite3.Connection, shared_log: SharedLog) -> LogPosition:
+    """Create the log behind the sequences of a database, and return the position of that."""
+    (last,) = connection.execute("SELECT last_sequence FROM position").fetchone()
+    first = (int(last) >> PLACE_BITS) + 2
+    await shared_log.prepare(first)
+    async with shared_log.connect() as session:
+        identity = (await session.bounds()).identity
+    position = LogPosition(identity=identity, position=first - 1, stored_at=0, resume_at=first)
+    connection.execute(
+        "INSERT INTO plugin_state VALUES (?, ?, ?)",
+        (OWNER, POSITION, msgspec.json.encode(position)),
+    )
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return position
 
 
 async def copy_to_embedded(folder: Path, shared_log: SharedLog) -> str:

@@ -8,7 +8,7 @@ from typing import Final, Self, TypeVar
 
 import structlog
 
-from almenara.bus import BusClosedError, BusCounters, Record, StateChange
+from almenara.bus import BusClosedError, BusCounters, Record, SnapshotStatus, StateChange
 from almenara.bus.codec import Redact, RowDecoder
 from almenara.bus.readers import Readers
 from almenara.bus.replay import read_after
@@ -51,6 +51,7 @@ class EmbeddedBus:
         self._closed = False
         self.select_stored: Callable[[Sequence[Signal], str], Sequence[Signal]] | None = None
         """Returns what is stored of a batch of an origin; None for all of it."""
+        self.snapshot: SnapshotStatus | None = None
 
     async def __aenter__(self) -> Self:
         self._move_to(await self._writer.start())

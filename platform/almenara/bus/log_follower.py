@@ -49,6 +49,8 @@ class LogFollower:
         """Set while the index has everything that the log had when the session was opened."""
         self.was_caught_up = False
         """Whether it was set before: the index is not new."""
+        self.bounds: LogBounds | None = None
+        """Which messages the log has, as last observed."""
         self._identity = ""
         self._target = 0
         self._assembler = PartAssembler()
@@ -67,7 +69,7 @@ class LogFollower:
 
         Raises `LogDivergedError`, and what the session raises.
         """
-        bounds = await session.bounds()
+        bounds = self.bounds = await session.bounds()
         start = self._find_start(bounds)
         self._identity, self._target = bounds.identity, bounds.last
         self._unreached.clear()
@@ -169,8 +171,8 @@ class LogFollower:
 
     async def _measure_lag(self, session: LogSession) -> None:
         while True:
-            last = (await session.bounds()).last
-            if last > self.applied:
+            self.bounds = await session.bounds()
+            if (last := self.bounds.last) > self.applied:
                 self._unreached.append((monotonic(), last))
             await asyncio.sleep(LAG_INTERVAL)
 

@@ -12,6 +12,7 @@ from almenara.errors import Unavailable
 
 OWNER: Final = "almenara/log"
 POSITION: Final = "position"
+SNAPSHOT: Final = "snapshot"
 FENCE: Final = "fence/"
 
 

@@ -13,7 +13,7 @@ from typing import Final, Self, TypeVar
 
 import structlog
 
-from almenara.bus import BusClosedError, BusCounters, Record, StateChange
+from almenara.bus import BusClosedError, BusCounters, Record, SnapshotStatus, StateChange
 from almenara.bus.codec import Redact, RowDecoder
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.folder import set_aside
@@ -21,13 +21,15 @@ from almenara.bus.log_follower import LogDivergedError
 from almenara.bus.log_link import LogLink
 from almenara.bus.log_publisher import LogPublisher
 from almenara.bus.log_state import FENCE, OWNER, POSITION, decode_position
+from almenara.bus.snapshots import FILES, restore_snapshot
 from almenara.bus.storage_errors import StorageError
 from almenara.bus.validation import check_batch, check_state
 from almenara.bus.work import PLACE_BITS
 from almenara.bus.writer_thread import DATABASE
 from almenara.clock import Clock
 from almenara.config import StorageSettings
-from almenara.shared_log import LogSession, SharedLog
+from almenara.errors import Unavailable
+from almenara.shared_log import LogBounds, LogSession, SharedLog
 from almenara.signals import Signal
 
 log = structlog.get_logger(__name__)
@@ -36,8 +38,6 @@ START_PATIENCE: Final = 10.0
 """Seconds that a start waits for the log, before pages are served without it."""
 REACH_PATIENCE: Final = 3.0
 """Seconds that a page waits for a replica that is behind."""
-DERIVED: Final = (DATABASE, "samples.db", "resources.db")
-"""The databases that are built from the log."""
 
 T = TypeVar("T")
 
@@ -58,9 +58,13 @@ class SharedBus:
         self._start_patience = start_patience
         self._publisher = LogPublisher(settings, redact)
         self.select_stored: Callable[[Sequence[Signal], str], Sequence[Signal]] | None = None
+        self.snapshot: SnapshotStatus | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
+        if not (self.settings.dir / DATABASE).exists():
+            with suppress(Unavailable, TimeoutError):
+                await restore_snapshot(self.settings.dir, self._log)
         try:
             await self._start()
         except LogDivergedError as error:
@@ -88,28 +92,48 @@ class SharedBus:
             raise
 
     async def _start_over(self, reason: LogDivergedError) -> None:
-        """Start with an empty index, if the log has everything from its start on.
+        """Start from a snapshot, or from the first message of the log.
 
-        Raises `StorageError` otherwise.
+        Raises `StorageError` where the log does not have its first message any more, and no
+        snapshot leads to what it has.
         """
-        async with self._log.connect() as session:
-            bounds = await session.bounds()
-        if bounds.first > 1:
-            raise StorageError(
-                f"This replica cannot follow the shared log: {reason}. Empty its storage.dir and"
-                f" put a copy of the history of another replica there, as {DATABASE} (`almenara"
-                " backup`); it continues from that."
-            )
-        folder = self.settings.dir
-        for name in DERIVED:
-            if (folder / name).exists():
-                set_aside(folder, name, "diverged")
         log.warning(
             "the history is built again from the shared log; what was in the folder is set aside",
             reason=str(reason),
-            folder=str(folder),
+            folder=str(self.settings.dir),
         )
+        if await self._restore():
+            try:
+                await self._start()
+            except LogDivergedError as error:
+                # The snapshot has messages that the log has lost since.
+                reason = error
+            else:
+                return
+        if not await self._has_first_message():
+            raise StorageError(
+                f"This replica cannot follow the shared log: {reason}. There is no snapshot from"
+                " which it can start. Start a replica that has the history: it writes one. Or put a"
+                f" copy of its database into storage.dir, as {DATABASE} (`almenara backup`)."
+            )
+        for name in FILES:
+            if (self.settings.dir / name).exists():
+                set_aside(self.settings.dir, name, "diverged")
         await self._start()
+
+    async def _restore(self) -> bool:
+        """Restore a snapshot; wait for a while for the one that another replica may be writing."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._start_patience
+        while await restore_snapshot(self.settings.dir, self._log) is None:
+            if await self._has_first_message() or clock() > deadline:
+                return False
+            await asyncio.sleep(self.settings.write_retry_interval)
+        return True
+
+    async def _has_first_message(self) -> bool:
+        async with self._log.connect() as session:
+            return (await session.bounds()).first <= 1
 
     async def _stop(self) -> None:
         if hasattr(self, "_link"):
@@ -153,6 +177,22 @@ class SharedBus:
             async with asyncio.timeout(REACH_PATIENCE):
                 while self.last_sequence < sequence and not self._closed:
                     await self.index.advance()
+
+    # -- for snapshots
+
+    @property
+    def shared_log(self) -> SharedLog:
+        return self._log
+
+    @property
+    def bounds(self) -> LogBounds | None:
+        """Which messages the log has, as last observed."""
+        return self._link.follower.bounds
+
+    @property
+    def applied(self) -> int:
+        """Position of the last message that the index has."""
+        return self._link.follower.applied
 
     # -- for leases
 
@@ -231,7 +271,13 @@ class SharedBus:
 
     @property
     def warnings(self) -> list[str]:
-        return self.index.warnings
+        if self.snapshot is None or self.snapshot.is_usable:
+            return self.index.warnings
+        return [
+            *self.index.warnings,
+            "The shared bus starts after the newest snapshot: a replica with an empty folder cannot"
+            " start. Lower bus.snapshot_interval, or raise the limits of the stream.",
+        ]
 
 
 def check_embedded_signals(index: EmbeddedBus, end: int) -> None:

@@ -11,8 +11,10 @@ from almenara.cli.common import (
     read_settings,
     run_async,
 )
+from almenara.config import Secret
 from almenara.errors import AlmenaraError, ConfigError
 from almenara.plugins import PluginRegistry
+from almenara.shared_log import SharedLog
 
 
 @click.group()
@@ -34,8 +36,9 @@ def copy(context: click.Context, config: Path | None, target: str) -> None:
     """Let the history in `storage.dir` continue on another bus. Stop Almenara first.
 
     The configuration has the shared bus (`bus.kind`) in both directions. With `--to shared`, its
-    log is created behind the history; with `--to embedded`, set `bus.kind` to `embedded`
-    afterwards. Sequences, and with them addresses of events, stay valid.
+    log is created behind the history, with a snapshot from which further replicas start. With `--to
+    embedded`, set `bus.kind` to `embedded` afterwards. Sequences, and with them addresses of
+    events, stay valid.
     """
     override_options(context, config=config)
     settings = read_settings(context)
@@ -48,11 +51,27 @@ def copy(context: click.Context, config: Path | None, target: str) -> None:
         shared_log = plugins.shared_log(settings)
         if shared_log is None:
             raise ConfigError("bus.kind is embedded; set it to the kind of the shared bus.")
-        action = copy_to_shared if target == "shared" else copy_to_embedded
-        results.append(await action(settings.storage.dir, shared_log))
+        folder = settings.storage.dir
+        if target == "shared":
+            results.append(await copy_to_shared(folder, shared_log, settings.bus))
+            if settings.bus.secret is not None:
+                results.append(await share_access(folder, shared_log, settings.bus.secret))
+        else:
+            results.append(await copy_to_embedded(folder, shared_log))
 
     try:
         run_async(run)
     except (AlmenaraError, OSError, ValueError) as error:
         raise CommandError(f"The history cannot be moved: {error}") from None
-    click.echo(results[0])
+    for result in results:
+        click.echo(result)
+
+
+async def share_access(folder: Path, shared_log: SharedLog, secret: Secret) -> str:
+    """Share the tokens and sessions of the folder; return the result in a sentence."""
+    from almenara.security.access_sync import copy_access
+    from almenara.security.store import AccessStore
+
+    async with shared_log.connect() as session:
+        count = await copy_access(AccessStore(folder), session.state, secret.reveal())
+    return f"Replicas share {count} further tokens and sessions of {folder}."

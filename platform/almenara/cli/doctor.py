@@ -23,7 +23,7 @@ from almenara.cli.common import (
 )
 from almenara.cli.validation import validate_configuration
 from almenara.config import ConfigError, LogSettings, Settings
-from almenara.errors import AlmenaraError, Unavailable
+from almenara.errors import AlmenaraError
 from almenara.hookspecs import Finding
 from almenara.logs import configure_logging
 from almenara.plugins import PluginRegistry
@@ -135,16 +135,10 @@ async def check_bus(plugins: PluginRegistry, settings: Settings) -> list[Finding
     shared_log = plugins.shared_log(settings)
     if shared_log is None:
         return []
-    check = f"bus ({settings.bus.kind})"
-    try:
-        problems = await shared_log.check()
-    except Unavailable as error:
-        return [_storage_failure(check, str(error))]
-    findings = [
-        Finding(check=check, verdict="warning", message=message, remedy=remedy)
-        for message, _, remedy in (problem.partition(". ") for problem in problems)
-    ]
-    return findings or [Finding(check=check, verdict="ok", message="it stores what is published")]
+    # Imported here, because what it needs is installed with the plugin that stores the log.
+    from almenara.cli.bus_findings import check_shared_log
+
+    return await check_shared_log(shared_log, settings.bus)
 
 
 def check_proxies(settings: Settings) -> list[Finding]:

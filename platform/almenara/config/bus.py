@@ -1,6 +1,6 @@
 """The settings of the bus."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -23,6 +23,11 @@ class BusSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Secret that all replicas of a shared bus have, of at least 32 characters. With it, they share
     API tokens, the access token and the sessions that these start; what they share is signed, so
     that no other client of the servers can create a token."""
+    snapshot_interval: Annotated[float, msgspec.Meta(ge=1)] = 3600.0
+    """Seconds between two snapshots of the history beside a shared bus. A replica with an empty
+    `storage.dir` starts from the newest one, and reads what is newer from the bus."""
+    snapshot_count: Annotated[int, msgspec.Meta(ge=1, le=48)] = 2
+    """Number of snapshots that are stored. Two of them share what has not changed."""
     settings: dict[str, Any] = {}
     """Settings of that kind."""
 

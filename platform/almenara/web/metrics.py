@@ -10,10 +10,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from almenara.bus import Bus
+from almenara.bus import Bus, SnapshotStatus
 from almenara.live.hub import Hub
 from almenara.state.sample_store import SampleStore
 from almenara.supervisor import SourceState, Supervisor
+from almenara.units import SECOND
 
 SOURCE_LABELS: Final = ("source",)
 LOOP_LAG_INTERVAL: Final = 0.5
@@ -92,6 +93,21 @@ class ServiceMetrics(Collector):
             ("almenara_loop_lag_longest_seconds", "Longest delay of the event loop.", lag.longest),
         ):  # fmt: skip
             yield GaugeMetricFamily(name, help_text, value)
+        if (snapshot := self.bus.snapshot) is not None:
+            yield from collect_snapshot(snapshot)
+
+
+def collect_snapshot(snapshot: SnapshotStatus) -> Iterator[Metric]:
+    """Yield the metrics of the newest snapshot of a shared bus."""
+    for name, help_text, value in (
+        ("almenara_bus_snapshot_timestamp_seconds",
+         "When the newest snapshot of a shared bus was written; 0 for never.",
+         snapshot.created / SECOND),
+        ("almenara_bus_snapshot_usable",
+         "1 while a replica with an empty folder could start from a shared bus.",
+         float(snapshot.is_usable)),
+    ):  # fmt: skip
+        yield GaugeMetricFamily(name, help_text, value)
 
 
 def collect_samples(store: SampleStore) -> Iterator[Metric]:

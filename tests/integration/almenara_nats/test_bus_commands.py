@@ -1,6 +1,5 @@
 """`almenara bus copy` and `almenara storage check --compare`, on a real nats-server."""
 
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,9 +10,9 @@ from almenara.bus.compare import compare_databases
 from almenara.bus.copy import copy_to_embedded, copy_to_shared
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.storage_errors import StorageError
-from almenara.config import StorageSettings
+from almenara.config import BusSettings, StorageSettings
 from support.bus import collect_records, make_event
-from support.replicas import replica, shared_log
+from support.replicas import replica, replicated_almenara, shared_log
 from support.servers import NatsServer
 
 pytestmark = pytest.mark.anyio
@@ -32,11 +31,9 @@ async def test_history_moves_to_a_shared_bus_and_back(
     with pytest.raises(StorageError, match="not in the shared log"):
         async with replica(nats_server, folder):
             raise AssertionError
-    assert "starts at message" in await copy_to_shared(folder, log)
-    with pytest.raises(StorageError, match="shared log already"):
-        await copy_to_shared(folder, log)
-    (tmp_path / "b").mkdir()
-    shutil.copy(folder / "almenara.db", tmp_path / "b")
+    # The second call is that after an interruption, and changes nothing.
+    for _ in range(2):
+        assert "continues after message 2," in await copy_to_shared(folder, log, BusSettings())
     async with (
         replica(nats_server, folder) as first,
         replica(nats_server, tmp_path / "b") as second,
@@ -55,6 +52,24 @@ async def test_history_moves_to_a_shared_bus_and_back(
         await copy_to_embedded(folder, log)
 
 
+async def test_tokens_move_with_the_history(nats_server: NatsServer, tmp_path: Path) -> None:
+    application = replicated_almenara(nats_server, tmp_path / "a", "a")
+    created = application.command("access", "create", "ci", "--role", "viewer")
+    assert created.returncode == 0, created.stderr
+    async with EmbeddedBus(StorageSettings(dir=tmp_path / "a" / "var")) as bus:
+        await bus.publish([make_event(1)], "test")
+    for count in (1, 0):
+        done = application.command("bus", "copy", "--to", "shared")
+        assert f"share {count} further tokens" in done.stdout, done.stderr
+    keys = []
+    async with shared_log(nats_server).connect() as session:
+        async for change in session.state.watch():
+            if change is None:
+                break
+            keys.append(change.key)
+    assert [key.partition(".")[0] for key in keys] == ["token"]
+
+
 async def test_copy_needs_an_unused_stream(nats_server: NatsServer, tmp_path: Path) -> None:
     log = shared_log(nats_server)
     await log.prepare()
@@ -63,7 +78,7 @@ async def test_copy_needs_an_unused_stream(nats_server: NatsServer, tmp_path: Pa
     async with EmbeddedBus(StorageSettings(dir=tmp_path / "b")) as embedded:
         await embedded.publish([make_event(1)], "test")
     with pytest.raises(ValueError, match="has messages already"):
-        await copy_to_shared(tmp_path / "b", log)
+        await copy_to_shared(tmp_path / "b", log, BusSettings())
 
 
 async def test_copy_to_embedded_needs_the_whole_log(

@@ -73,6 +73,13 @@ async def test_listed_permissions_are_enough(tmp_path: Path) -> None:
             assert await state.newest_revision() == revision
             assert [change async for change in take_existing(state)] == ["token.x"]
             assert await state.delete("token.x", revision)
+            snapshots = (await bus.wait_for_session()).snapshots
+            await snapshots.put("part-1", b"x" * 300_000)
+            await snapshots.put("part-2", b"y")
+            assert await snapshots.get("part-1") == b"x" * 300_000
+            await snapshots.retain(["part-2"])
+            assert await snapshots.names() == {"part-2"}
+            assert await snapshots.get("part-1") is None
 
 
 async def take_existing(state):

@@ -169,8 +169,8 @@ async def test_new_replica_needs_the_start_of_the_stream(
         for number in range(5):
             await bus.publish([make_event(number)], "test")
     await shared_log(bus_stream, max_bytes=700).prepare()
-    with pytest.raises(StorageError, match="a copy of the history of another replica"):
-        async with replica(bus_stream, tmp_path / "b"):
+    with pytest.raises(StorageError, match="There is no snapshot"):
+        async with replica(bus_stream, tmp_path / "b", start_patience=0.1):
             raise AssertionError
     (tmp_path / "c").mkdir()
     copy_database(tmp_path / "a", tmp_path / "c" / "almenara.db")
@@ -202,7 +202,10 @@ async def test_check_reports_a_different_stream(nats_server: NatsServer) -> None
     config = StreamConfig(name="ALMENARA_BUS", subjects=["almenara.bus"], max_age=5)
     await client.jetstream().add_stream(config)
     await client.close()
-    problems = " ".join(await shared_log(nats_server).check())
+    report = await shared_log(nats_server).check()
+    problems = " ".join(report.problems)
+    assert "The bucket OBJ_ALMENARA_BUS_SNAPSHOTS is missing" in problems
+    assert (report.max_age, report.durability[:7]) == (5, "1 copy:")
     assert "Its max_age is 5" in problems
     assert "lost with a server" in problems
     assert "deny_delete" in problems

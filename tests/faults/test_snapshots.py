@@ -1,0 +1,192 @@
+"""Snapshots of the history: written and restored on a real nats-server, also across `kill -9`."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nats
+import pytest
+
+from almenara.bus.compare import compare_databases
+from almenara.bus.snapshot_writer import (
+    SnapshotRecord,
+    SnapshotWriter,
+    is_close_to_start,
+    is_usable,
+)
+from almenara.bus.snapshots import MANIFEST, restore_snapshot
+from almenara.bus.storage_errors import StorageError
+from almenara.config import BusSettings
+from almenara.shared_log import LogBounds
+from support.bus import collect_records, make_event
+from support.replicas import replica, shared_log
+from support.servers import NatsServer
+
+pytestmark = pytest.mark.anyio
+
+EVENTS = 3_000
+FILLING = "x" * 4_000
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from almenara.bus import snapshots
+from almenara.bus.snapshot_writer import SnapshotWriter
+from almenara.config import BusSettings
+from almenara_nats.bus_objects import JetStreamObjects
+from support.replicas import shared_log
+
+action, folder, address = sys.argv[1:]
+calls = 0
+
+def kill_in(method):
+    async def call(self, name, *content):
+        global calls
+        if name.startswith("part-"):
+            calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await method(self, name, *content)
+    return call
+
+async def main():
+    log = shared_log(address)
+    if action == "write":
+        JetStreamObjects.put = kill_in(JetStreamObjects.put)
+        await SnapshotWriter(Path(folder), log, BusSettings(), "a").write(None)
+    else:
+        JetStreamObjects.get = kill_in(JetStreamObjects.get)
+        await snapshots.restore_snapshot(Path(folder), log)
+
+asyncio.run(main())
+"""
+
+
+def run_until_killed(action: str, folder: Path, server: NatsServer) -> None:
+    """Write or restore a snapshot in a process that is killed at the third part."""
+    command = [sys.executable, "-c", KILLED, action, str(folder), server.url]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+async def limit_stream(server: NatsServer, messages: int) -> int:
+    """Let the stream delete all but its newest messages; return the first that is left."""
+    client = await nats.connect(server.url)
+    jetstream = client.jetstream()
+    config = (await jetstream.stream_info("ALMENARA_BUS")).config
+    await jetstream.update_stream(config.evolve(max_msgs=messages))
+    first = (await jetstream.stream_info("ALMENARA_BUS")).state.first_seq
+    await client.close()
+    return first
+
+
+async def publish(bus, first: int, count: int) -> None:
+    for start in range(first, first + count, 100):
+        events = [
+            make_event(number, id=str(number), data={"filling": f"{number} {FILLING}"})
+            for number in range(start, start + 100)
+        ]
+        await bus.publish(events, "test")
+
+
+async def object_names(server: NatsServer) -> set[str]:
+    async with shared_log(server).connect() as session:
+        return await session.snapshots.names()
+
+
+async def test_replica_with_an_empty_disk_starts_from_a_snapshot(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    await shared_log(nats_server).prepare()
+    first, second = tmp_path / "a", tmp_path / "b"
+    writer = SnapshotWriter(first, shared_log(nats_server), BusSettings(), "a")
+    async with replica(nats_server, first) as bus:
+        await publish(bus, 0, EVENTS)
+        run_until_killed("write", first, nats_server)
+        partial = await object_names(nats_server)
+        assert partial
+        assert not any(name.startswith(MANIFEST) for name in partial)
+        await writer.write(bus)
+        # What the interrupted snapshot had stored is not stored again.
+        complete = await object_names(nats_server)
+        assert partial < complete
+        await publish(bus, EVENTS, 1_000)
+        assert await limit_stream(nats_server, 12) > 10
+        run_until_killed("restore", second, nats_server)
+        assert (second / "almenara.db.restored").stat().st_size > 0
+        assert not (second / "almenara.db").exists()
+        async with replica(nats_server, second) as other:
+            await publish(bus, EVENTS + 1_000, 100)
+            records = await collect_records(other, 0, EVENTS + 1_100)
+            assert records == await collect_records(bus, 0, EVENTS + 1_100)
+    async with replica(nats_server, second):
+        pass
+    assert compare_databases(first, second) == []
+    assert not list(second.glob("*.restored"))
+
+
+async def test_old_snapshots_are_deleted(nats_server: NatsServer, tmp_path: Path) -> None:
+    await shared_log(nats_server).prepare()
+    settings = BusSettings(snapshot_count=2)
+    writer = SnapshotWriter(tmp_path / "a", shared_log(nats_server), settings, "a")
+    async with replica(nats_server, tmp_path / "a") as bus:
+        manifests = []
+        for number in range(3):
+            await publish(bus, number * 100, 100)
+            manifests.append(await writer.write(bus))
+    names = await object_names(nats_server)
+    expected = {manifest.name for manifest in manifests[1:]}
+    assert names == expected.union(*(manifest.parts for manifest in manifests[1:]))
+
+
+async def test_lagging_replica_starts_from_a_snapshot(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    await shared_log(nats_server).prepare()
+    async with replica(nats_server, tmp_path / "a") as bus:
+        await publish(bus, 0, 100)
+        async with replica(nats_server, tmp_path / "b") as other:
+            await collect_records(other, 0, 100)
+        await publish(bus, 100, 1_000)
+        await limit_stream(nats_server, 5)
+        with pytest.raises(StorageError, match="no snapshot"):
+            async with replica(nats_server, tmp_path / "b", start_patience=0.1):
+                raise AssertionError
+        writer = SnapshotWriter(tmp_path / "a", shared_log(nats_server), BusSettings(), "a")
+        await writer.write(bus)
+        async with replica(nats_server, tmp_path / "b") as other:
+            assert len(await collect_records(other, 0, 1_100)) == 1_100
+    assert list((tmp_path / "b").glob("almenara.db.diverged"))
+
+
+async def test_damaged_snapshot_is_left_out(nats_server: NatsServer, tmp_path: Path) -> None:
+    log = shared_log(nats_server)
+    await log.prepare()
+    async with replica(nats_server, tmp_path / "a") as bus:
+        await publish(bus, 0, 100)
+        writer = SnapshotWriter(tmp_path / "a", log, BusSettings(), "a")
+        older = await writer.write(bus)
+        await publish(bus, 100, 100)
+        newer = await writer.write(bus)
+        async with log.connect() as session:
+            for name in newer.parts - older.parts:
+                await session.snapshots.put(name, b"damaged")
+        restored = await restore_snapshot(tmp_path / "b", log)
+        assert restored is not None
+        assert restored.position == older.position
+
+
+def test_snapshot_is_due_before_limits_reach_it() -> None:
+    record = SnapshotRecord(created=0, position=100)
+    assert not is_close_to_start(record, LogBounds(identity="", first=1, last=900))
+    assert not is_close_to_start(record, LogBounds(identity="", first=40, last=150))
+    assert is_close_to_start(record, LogBounds(identity="", first=60, last=150))
+    assert is_usable(record, LogBounds(identity="", first=101, last=150))
+    assert not is_usable(record, LogBounds(identity="", first=102, last=150))
+    assert not is_usable(None, LogBounds(identity="", first=2, last=150))
+    assert is_usable(None, LogBounds(identity="", first=1, last=150))
