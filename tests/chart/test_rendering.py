@@ -165,17 +165,6 @@ def test_probes_are_independent_of_observed_systems(manifests: list[Tree]) -> No
     assert startup["failureThreshold"] * startup["periodSeconds"] >= 60
 
 
-def test_workload_never_runs_two_pods(manifests: list[Tree]) -> None:
-    server = workload(manifests)
-    assert server["spec"]["replicas"] == 1
-    (data,) = [it for it in server["spec"]["template"]["spec"]["volumes"] if it["name"] == "data"]
-    if "persistentVolumeClaim" in data:
-        # A StatefulSet starts no pod before the one of the same name is known to be gone.
-        assert server["kind"] == "StatefulSet"
-    else:
-        assert server["spec"]["strategy"] == {"type": "Recreate"}
-
-
 def test_selectors_match_only_the_server(manifests: list[Tree]) -> None:
     labels = workload(manifests)["spec"]["template"]["metadata"]["labels"]
     assert workload(manifests)["spec"]["selector"]["matchLabels"].items() <= labels.items()

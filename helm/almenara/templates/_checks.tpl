@@ -34,11 +34,39 @@
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) .Values.rbac.create (include "almenara.needsApiServer" .) }}
 {{- fail "serviceAccount.create is false and serviceAccount.name is empty, so the permissions would go to the default ServiceAccount and all pods that use it. Set serviceAccount.name, or set rbac.create to false." }}
 {{- end }}
-{{- if and .Values.streams.apply (not (dig "plugins" "nats" "apply" list .Values.config)) }}
+{{- $shared := include "almenara.sharesBus" . }}
+{{- if not $shared }}
+{{- if gt (int .Values.replicaCount) 1 }}
+{{- fail (printf "replicaCount is %d, but config.bus.kind is embedded, and only one process may write the embedded bus. Set config.bus: see docs/operations/high-availability.md." (int .Values.replicaCount)) }}
+{{- end }}
+{{- if .Values.autoscaling.enabled }}
+{{- fail "autoscaling.enabled is true, but config.bus.kind is embedded, and only one process may write the embedded bus. Set config.bus: see docs/operations/high-availability.md." }}
+{{- end }}
+{{- if .Values.migration.fromClaim }}
+{{- fail "migration.fromClaim moves a history to a shared bus, but config.bus.kind is embedded. Set config.bus, or remove it." }}
+{{- end }}
+{{- else }}
+{{- if dig "bus" "replica" "" .Values.config }}
+{{- fail "config.bus.replica would be the same in all pods. Remove it: the default is the name of the pod." }}
+{{- end }}
+{{- if or .Values.persistence.existingClaim .Values.persistence.volumeName }}
+{{- fail "persistence.existingClaim and persistence.volumeName name one volume, but pods that share a bus have one each. Remove them; migration.fromClaim moves the history of an existing claim." }}
+{{- end }}
+{{- if and .Values.migration.fromClaim (not (include "almenara.appliesStreams" .)) }}
+{{- fail "migration.fromClaim needs the Job of streams.apply, which is false. Remove streams.apply." }}
+{{- end }}
+{{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) }}
+{{- fail "autoscaling.minReplicas is larger than autoscaling.maxReplicas." }}
+{{- end }}
+{{- if and .Values.autoscaling.enabled (not .Values.autoscaling.targetCpuUtilization) (not .Values.autoscaling.targetConnectedPages) }}
+{{- fail "autoscaling.enabled is true without a target. Set autoscaling.targetCpuUtilization or autoscaling.targetConnectedPages." }}
+{{- end }}
+{{- end }}
+{{- if and (eq .Values.streams.apply true) (not $shared) (not (dig "plugins" "nats" "apply" list .Values.config)) }}
 {{- fail "streams.apply is true, but config.plugins.nats.apply lists no stream." }}
 {{- end }}
-{{- if and (or .Values.streams.apply .Values.test.subject) (not (has "nats" .Values.plugins.enabled)) }}
-{{- fail "streams.apply and test.subject need NATS. Add nats to plugins.enabled." }}
+{{- if and (or .Values.streams.apply .Values.test.subject $shared) (not (has "nats" .Values.plugins.enabled)) }}
+{{- fail "streams.apply, test.subject and a shared bus need NATS. Add nats to plugins.enabled." }}
 {{- end }}
 {{- end }}
 

@@ -7,20 +7,23 @@
 {{- $serviceHosts := list "localhost" $service (printf "%s.%s" $service $namespace) (printf "%s.%s.svc" $service $namespace) (printf "%s.%s.svc.%s" $service $namespace .Values.clusterDomain) }}
 {{- $hosts := concat (default list $server.allowed_hosts) ((include "almenara.hosts" . | fromYaml).hosts) $serviceHosts | uniq }}
 {{- $_ := set $config "server" (set $server "allowed_hosts" $hosts) }}
+{{- /* With a shared bus, the volume needs space for a copy of the databases, from which snapshots are
+written. */}}
+{{- $share := ternary 2 1 (not (empty (include "almenara.sharesBus" .))) }}
 {{- $storage := default dict $config.storage }}
 {{- $_ = set $storage "dir" "/data" }}
 {{- if not (hasKey $storage "retention_size") }}
-{{- $_ = set $storage "retention_size" (div (mul (include "almenara.bytes" .Values.persistence.size | int64) 4) 5) }}
+{{- $_ = set $storage "retention_size" (div (mul (include "almenara.bytes" .Values.persistence.size | int64) 4) (mul 5 $share)) }}
 {{- end }}
 {{- $_ = set $config "storage" $storage }}
 {{- $samples := default dict $config.samples }}
 {{- if not (hasKey $samples "retention_size") }}
-{{- $_ = set $samples "retention_size" (div (include "almenara.bytes" .Values.persistence.size | int64) 10) }}
+{{- $_ = set $samples "retention_size" (div (include "almenara.bytes" .Values.persistence.size | int64) (mul 10 $share)) }}
 {{- end }}
 {{- $_ = set $config "samples" $samples }}
 {{- $checkpoints := default dict $config.checkpoints }}
 {{- if not (hasKey $checkpoints "retention_size") }}
-{{- $_ = set $checkpoints "retention_size" (div (mul (include "almenara.bytes" .Values.persistence.size | int64) 3) 100) }}
+{{- $_ = set $checkpoints "retention_size" (div (mul (include "almenara.bytes" .Values.persistence.size | int64) 3) (mul 100 $share)) }}
 {{- end }}
 {{- $_ = set $config "checkpoints" $checkpoints }}
 {{- $plugins := dict }}

@@ -57,6 +57,16 @@ annotations:
 {{- toYaml (merge $standard (default dict .labels) .root.Values.commonLabels) }}
 {{- end }}
 
+{{- /* "yes" if several pods share the bus, else empty. */ -}}
+{{- define "almenara.sharesBus" -}}
+{{- if ne (dig "bus" "kind" "embedded" .Values.config) "embedded" }}yes{{ end }}
+{{- end }}
+
+{{- /* "yes" if a Job creates and updates streams, else empty. */ -}}
+{{- define "almenara.appliesStreams" -}}
+{{- ternary (include "almenara.sharesBus" .) (ternary "yes" "" (eq .Values.streams.apply true)) (kindIs "invalid" .Values.streams.apply) }}
+{{- end }}
+
 {{- /* The host names of ingress and gateway. */ -}}
 {{- define "almenara.hosts" -}}
 {{- $hosts := list }}

@@ -1,6 +1,5 @@
 {{- /* The part of a pod that all pods of the chart share. */ -}}
 {{- define "almenara.pod.common" -}}
-serviceAccountName: {{ include "almenara.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
@@ -90,17 +89,25 @@ env:
 {{- end }}
 
 {{- define "almenara.volumes.common" -}}
+{{- include "almenara.volumes" (dict "root" . "name" (include "almenara.fullname" .)) }}
+{{- end }}
+
+{{- /* The volumes of a pod: a dict of `root`, and `name`, that of the ConfigMap with the
+configuration, with which the names of the other objects of the chart start. */ -}}
+{{- define "almenara.volumes" -}}
+{{- $name := .name }}
+{{- with .root }}
 - name: config
   configMap:
-    name: {{ include "almenara.fullname" . | quote }}
+    name: {{ $name | quote }}
     defaultMode: 0444
 - name: tmp
   emptyDir:
     sizeLimit: {{ .Values.tmpSize }}
-{{- range $name, $secret := .Values.secrets }}
-- name: secret-{{ $name }}
+{{- range $key, $secret := .Values.secrets }}
+- name: secret-{{ $key }}
   secret:
-    secretName: {{ default (printf "%s-%s" (include "almenara.fullname" $) $name) $secret.existingSecret | quote }}
+    secretName: {{ default (printf "%s-%s" $name $key) $secret.existingSecret | quote }}
     defaultMode: 0440
 {{- end }}
 {{- if or .Values.plugins.files .Values.plugins.existingConfigMap }}
@@ -110,7 +117,7 @@ env:
     sources:
       {{- if .Values.plugins.files }}
       - configMap:
-          name: {{ printf "%s-plugins" (include "almenara.fullname" .) | quote }}
+          name: {{ printf "%s-plugins" $name | quote }}
       {{- end }}
       {{- with .Values.plugins.existingConfigMap }}
       - configMap:
@@ -130,6 +137,7 @@ env:
 {{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- end }}
 
