@@ -7,13 +7,14 @@ what that leaves open is split into words, as a live filter does.
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from almenara.bus.block_format import Block
 from almenara.bus.text_index import MAX_TEXT, searched_text, split_words
 
-LETTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
+LETTER: Final = re.compile(b"[a-z0-9]")
+NOT_ASCII: Final = re.compile(rb"[\x80-\xff]+")
 
 
 class _Phrase:
@@ -36,26 +37,52 @@ class TextFinder:
     """Tests events of one block for phrases that must all occur in the subject or the payload."""
 
     def __init__(self, block: Block, phrases: Sequence[tuple[str, bool]]) -> None:
-        self._piece, self._starts, self._lengths = block.texts("data")
+        piece, starts, self._lengths = block.texts("data")
         subjects, self._subject_codes = block.names("subject")
-        first = self._starts[0]
-        is_plain = self._piece.isascii() or self._piece[first:].isascii()
-        has_long = max(self._lengths) > MAX_TEXT
-        self._split = (
-            set()
-            if is_plain and not has_long and b"\\" not in self._piece[first:]
-            else {place for place in range(block.events) if not self._is_plain(place)}
-        )
-        """Places whose payload must be split into words."""
+        self._piece = piece[starts[0] :]
+        self._starts = [start - starts[0] for start in starts]
         self._lower = self._piece.lower()
+        self._split = self._list_split()
+        """Places whose payload must be split into words."""
         self._phrases = [_Phrase(*phrase) for phrase in phrases]
         spaced = [_space(text or "") for text in subjects]
         for phrase in self._phrases:
             phrase.in_subject = [phrase.spaced in text for text in spaced]
             phrase.candidates = self._find(phrase) | self._split
 
-    def matches(self, place: int) -> bool:
-        """Whether an event has all of the phrases."""
+    def _list_split(self) -> set[int]:
+        split: set[int] = set()
+        piece, starts = self._piece, self._starts
+        position = piece.find(b"\\")
+        while position >= 0:
+            place = bisect_right(starts, position) - 1
+            split.add(place)
+            position = piece.find(b"\\", starts[place] + self._lengths[place])
+        if not piece.isascii():
+            split.update(
+                bisect_right(starts, match.start()) - 1 for match in NOT_ASCII.finditer(piece)
+            )
+        if max(self._lengths) > MAX_TEXT:
+            split.update(place for place, size in enumerate(self._lengths) if size > MAX_TEXT)
+        firsts = bytes(map((self._lower + b" ").__getitem__, starts))
+        for match in LETTER.finditer(firsts):
+            # A number may follow another: their digits are not one word.
+            split.update((max(match.start() - 1, 0), match.start()))
+        return split
+
+    def select(self, places: Iterable[int]) -> Iterator[int]:
+        """Yield those of some events that have all of the phrases."""
+        possible = set.intersection(*map(self._list_possible, self._phrases))
+        return (place for place in places if place in possible and self._matches(place))
+
+    def _list_possible(self, phrase: _Phrase) -> set[int]:
+        if not any(phrase.in_subject):
+            return phrase.candidates
+        return phrase.candidates.union(
+            place for place, code in enumerate(self._subject_codes) if phrase.in_subject[code]
+        )
+
+    def _matches(self, place: int) -> bool:
         subject = self._subject_codes[place]
         spaced: str | None = None
         for phrase in self._phrases:
@@ -76,35 +103,18 @@ class TextFinder:
         start = self._starts[place]
         return self._piece[start : start + max(self._lengths[place], 0)]
 
-    def _is_plain(self, place: int) -> bool:
-        data = self._data(place)
-        return data.isascii() and b"\\" not in data and len(data) <= MAX_TEXT
-
     def _find(self, phrase: _Phrase) -> set[int]:
         """Return the places whose payload has the word of a phrase that is rarest in the block."""
         if not all(word.isascii() for word in phrase.words):
             return set()
-        lower, starts = self._lower, self._starts
         needles = [word.encode() for word in phrase.words]
-        rarest = min(range(len(needles)), key=lambda index: lower.count(needles[index]))
+        rarest = min(range(len(needles)), key=lambda index: self._lower.count(needles[index]))
         needle = needles[rarest]
-        is_prefix = phrase.is_prefix and rarest == len(needles) - 1
-        places: set[int] = set()
-        position = lower.find(needle, starts[0])
-        while position >= 0:
-            place = bisect_right(starts, position) - 1
-            start, end = starts[place], starts[place] + self._lengths[place]
-            after = position + len(needle)
-            if (
-                after <= end
-                and (position == start or lower[position - 1] not in LETTERS)
-                and (is_prefix or after == end or lower[after] not in LETTERS)
-            ):
-                places.add(place)
-                position = lower.find(needle, end)
-            else:
-                position = lower.find(needle, position + 1)
-        return places
+        end = b"" if phrase.is_prefix and rarest == len(needles) - 1 else b"(?![a-z0-9])"
+        # The letters come first in the expression, since those are searched fastest.
+        word = re.compile(needle + b"(?<![a-z0-9]" + needle + b")" + end)
+        starts = self._starts
+        return {bisect_right(starts, match.start()) - 1 for match in word.finditer(self._lower)}
 
 
 def _space(text: str) -> str:
