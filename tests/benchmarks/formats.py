@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from almenara.bus import block_format
-from almenara.bus.block_format import Block, encode_block
-from almenara.bus.codec import normalize
-from almenara.bus.text_index import collect_words
+from almenara.bus.block_format import Block, Entry, encode_block
+from almenara.bus.codec import event_row, normalize
+from almenara.bus.text_index import count_words
 from almenara.bus.work import Submission
 from almenara.bus.writer import Writer
 from almenara.config import StorageSettings
@@ -34,6 +34,7 @@ from almenara_nats.mapping import read_messages
 
 ABSENT = "notthere"
 
+T = TypeVar("T")
 Sequenced = list[tuple[int, Event]]
 
 
@@ -65,7 +66,7 @@ def measure(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - started, result
 
 
-def split(events: Sequenced, size: int) -> list[Sequenced]:
+def split(events: list[T], size: int) -> list[list[T]]:
     return [events[start : start + size] for start in range(0, len(events), size)]
 
 
@@ -90,28 +91,36 @@ def measure_rows(events: Sequenced) -> Iterator[tuple[str, float, float, float |
         yield "rows in SQLite, all indexes", pages * 4096, seconds, search
 
 
+class ZlibCompressor:
+    """What version 1 of the format used, with the interface of zstd."""
+
+    def __init__(self, level: int) -> None:
+        self._compressor = zlib.compressobj(6)
+        self.compress, self.flush = self._compressor.compress, self._compressor.flush
+
+    def set_pledged_input_size(self, size: int) -> None:
+        pass
+
+
 def measure_blocks(events: Sequenced) -> Iterator[tuple[str, float, float, float | None]]:
+    entries = [event_entry(sequence, event) for sequence, event in events]
     for size in (500, 1_000, 2_000, 4_000):
-        yield measure_encoding(f"blocks of {size:,}, zlib 6", events, size)
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        try:
-            from backports import zstd
-        except ImportError:
-            return
-    for level in (1, 3):
-        with (
-            patch.object(
-                block_format.zlib, "compressobj", lambda _, level=level: zstd.ZstdCompressor(level)
-            ),
-            patch.object(block_format, "decompress", zstd.decompress),
-        ):
-            yield measure_encoding(f"blocks of 2,000, zstd {level}", events, 2_000)
+        yield measure_encoding(f"blocks of {size:,}, zstd 3", entries, size)
+    for level in (1, 6, 9):
+        with patch.object(block_format, "LEVEL", level):
+            yield measure_encoding(f"blocks of 2,000, zstd {level}", entries, 2_000)
+    with patch.object(block_format.zstd, "ZstdCompressor", ZlibCompressor):
+        yield measure_encoding("blocks of 2,000, zlib 6", entries, 2_000)
 
 
-def measure_encoding(name: str, events: Sequenced, size: int) -> tuple[str, float, float, float]:
-    seconds, blocks = measure(lambda: list(map(encode_block, split(events, size))))
+def event_entry(sequence: int, event: Event) -> Entry:
+    """Return a normalized event as an entry of a block."""
+    *names, data, _, _ = event_row(sequence, event, lambda text: text)
+    return (*names, data)
+
+
+def measure_encoding(name: str, entries: list[Entry], size: int) -> tuple[str, float, float, float]:
+    seconds, blocks = measure(lambda: list(map(encode_block, split(entries, size))))
     search, _ = measure(lambda: list(map(search_block, blocks)))
     return name, sum(map(len, blocks)), seconds, search
 
@@ -204,7 +213,10 @@ def probe(word: str, bits: int) -> list[int]:
 def measure_filters(events: Sequenced) -> Iterator[tuple[str, float, float, float | None]]:
     """Structures that tell which blocks have a word."""
     blocks = split(events, 2_000)
-    words = [collect_words(bytes(event.data).decode() for _, event in block) for block in blocks]
+    words = [
+        set(count_words((event.subject, bytes(event.data).decode()) for _, event in block))
+        for block in blocks
+    ]
     seconds, filters = measure(lambda: list(map(build_filter, words)))
     search, _ = measure(lambda: [may_have(content, ABSENT) for content in filters])
     yield "words: Bloom filter of each block", sum(map(len, filters)), seconds, search

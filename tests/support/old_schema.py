@@ -7,8 +7,20 @@ from pathlib import Path
 from almenara.bus.text_index import SEARCHED_DATA_BEFORE_8, decode_text
 
 
+def downgrade_to_8(path: Path) -> None:
+    """Remove the second index of text, in which there must be no rows, and the counts of words."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "DROP TABLE events_text_1; DROP TABLE block_word_counts; DROP TABLE severe_events;"
+            "ALTER TABLE position DROP COLUMN text_table;"
+            "ALTER TABLE position DROP COLUMN text_from;"
+            "ALTER TABLE position DROP COLUMN former_text_from; PRAGMA user_version = 8;"
+        )
+
+
 def downgrade_to_5(path: Path) -> None:
     """Remove what later schemas added; no event may be sealed."""
+    downgrade_to_8(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(
             "DROP TABLE blocks; DROP TABLE block_contents; DROP TABLE block_words;"
@@ -20,6 +32,7 @@ def downgrade_to_5(path: Path) -> None:
 
 def downgrade_to_7(path: Path) -> None:
     """Index the rows as schema 7 did, in which a sentence without spaces was one word."""
+    downgrade_to_8(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.create_function("decode_text", 1, decode_text)
         connection.executescript(
@@ -32,6 +45,7 @@ def downgrade_to_7(path: Path) -> None:
 
 def downgrade_to_6(path: Path) -> None:
     """Replace the index of the blocks with the table of Bloom filters that schema 6 had."""
+    downgrade_to_8(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(
             "DROP TABLE block_words;"

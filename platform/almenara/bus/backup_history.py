@@ -20,7 +20,7 @@ from almenara.bus.backup_folder import BackupError, BackupFile, BackupFolder, Ba
 from almenara.bus.block_format import Block, DamagedBlockError
 from almenara.bus.blocks import index_block
 from almenara.bus.schema import TABLES, VERSION, connect, create_private, require_current
-from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_SUBJECT
+from almenara.bus.text_tables import index_rows
 from almenara.bus.writer_thread import DATABASE
 
 SEGMENT: Final = "blocks"
@@ -30,7 +30,10 @@ COPIED_TABLES: Final = (
     "clock", "event_counts", "events", "known_resources", "name_pairs", "names", "observations",
     "plugin_state", "position", "sealed_rows", "seen_0", "seen_1",
 )  # fmt: skip
-REBUILT_TABLES: Final = ("blocks", "block_contents", "block_names", "block_words", "events_text")
+REBUILT_TABLES: Final = (
+    "blocks", "block_contents", "block_names", "block_word_counts", "block_words", "events_text",
+    "events_text_1", "severe_events",
+)  # fmt: skip
 """Tables that a restore fills from the files of blocks and the rows."""
 REST_TABLES: Final = (
     f"PRAGMA main.auto_vacuum = INCREMENTAL; BEGIN; {TABLES} DELETE FROM position;"  # nosec B608 # tables of ours
@@ -268,9 +271,9 @@ def _restore_segment(
 def _finish_restore(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN")
     connection.execute(
-        "INSERT INTO events_text (rowid, subject, data)"  # nosec B608 # constant fragments
-        f" SELECT sequence, {SEARCHED_SUBJECT}, {SEARCHED_DATA} FROM events"
+        "UPDATE position SET text_changed_at = 0, text_table = 0, text_from = 0,"
+        " former_text_from = 0"
     )
-    connection.execute("UPDATE position SET text_changed_at = 0")
+    index_rows(connection, 0)
     connection.execute("DROP TABLE sealed_blocks")
     connection.execute("COMMIT")

@@ -3,9 +3,8 @@
     b"ALMB" version:1 | length of header:4 | CRC-32 of header:4 | header (JSON) | columns
 
 The header has the number of events, and for each column its name, kind, stored length and the
-CRC-32 of what is stored. Columns are compressed with zlib: zstd at its default level is a third
-faster to write and as fast to search, takes 2 % more, and is a dependency. Numbers are
-little-endian. Kinds:
+CRC-32 of what is stored. Columns are compressed with zstd; those of version 1 with zlib. Numbers
+are little-endian. Kinds:
 
 - `numbers`: 8 bytes each, the difference to the number before;
 - `levels`: 1 byte each;
@@ -17,39 +16,54 @@ The names in a block are texts, so that a block can be read without any other ta
 """
 
 import itertools
+import operator
 import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final, TypeVar
 from zlib import crc32
 
 import msgspec
 
-from almenara.signals import Event
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 T = TypeVar("T")
 
 MAGIC: Final = b"ALMB"
-VERSION: Final = 1
-LEVEL: Final = 6
-COMPRESSED_IN_STEP: Final = 64 * 1024
+VERSION: Final = 2
+LEVEL: Final = 3
+COMPRESSED_IN_STEP: Final = 256 * 1024
 _PREFIX: Final = struct.Struct("<4sBII")
 _LENGTH: Final = struct.Struct("<I")
+_OPTIONS: Final[dict[int, int]] = {
+    zstd.CompressionParameter.compression_level: LEVEL,
+    zstd.CompressionParameter.checksum_flag: 1,
+}
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 
 def compress(content: bytes) -> bytes:
-    """Return content compressed; `decompress` reverses it."""
-    return zlib.compress(content, LEVEL)
+    """Return content compressed, with a checksum; `decompress` reverses it."""
+    return zstd.compress(content, options=_OPTIONS)
 
 
 def decompress(content: bytes) -> bytes:
-    """Return what was compressed. Raises `DamagedBlockError`."""
+    """Return what was compressed, also by version 1. Raises `DamagedBlockError`."""
     try:
-        return zlib.decompress(content)
-    except zlib.error as error:
+        if not content.startswith(_ZSTD_MAGIC):
+            return zlib.decompress(content)
+        decompressor = zstd.ZstdDecompressor()
+        decompressed = decompressor.decompress(content)
+    except (zlib.error, zstd.ZstdError) as error:
         raise DamagedBlockError(f"compressed content is damaged: {error}") from error
+    if not decompressor.eof:
+        raise DamagedBlockError("compressed content is damaged: it is cut off")
+    return decompressed
 
 
 def finish(steps: Generator[None, None, T]) -> T:
@@ -82,40 +96,38 @@ class Header(msgspec.Struct):
     columns: list[ColumnHeader]
 
 
-def _json(event: Event) -> str | None:
-    return msgspec.json.encode(event.attributes).decode() if event.attributes else None
+Entry = tuple[Any, ...]
+"""An event of a block: the columns `EVENT_COLUMNS` without the checksum, with names as text."""
 
-
-_COLUMNS: Final[tuple[tuple[str, str, Callable[[Event], Any]], ...]] = (
-    ("time", "numbers", lambda event: event.time),
-    ("severity", "levels", lambda event: int(event.severity)),
-    ("source", "names", lambda event: event.source),
-    ("origin", "names", lambda event: event.origin),
-    ("type", "names", lambda event: event.type),
-    ("subject", "names", lambda event: event.subject),
-    ("correlation", "names", lambda event: event.correlation),
-    ("attributes", "names", _json),
-    ("problem", "names", lambda event: event.problem),
-    ("id", "texts", lambda event: event.id),
-    ("data", "texts", lambda event: bytes(event.data)),
-    ("raw", "bytes", lambda event: event.raw),
+_COLUMNS: Final = (
+    ("sequence", "numbers", 0),
+    ("time", "numbers", 6),
+    ("severity", "levels", 7),
+    ("source", "names", 2),
+    ("origin", "names", 3),
+    ("type", "names", 4),
+    ("subject", "names", 5),
+    ("correlation", "names", 8),
+    ("attributes", "names", 9),
+    ("problem", "names", 10),
+    ("id", "texts", 1),
+    ("data", "texts", 12),
+    ("raw", "bytes", 11),
 )
-
+"""Name, kind and place in an entry of each column."""
 
 Column = tuple[ColumnHeader, bytes]
 
 
-def encode_columns(events: Sequence[tuple[int, Event]]) -> Generator[None, None, list[Column]]:
+def encode_columns(entries: Sequence[Entry]) -> Generator[None, None, list[Column]]:
     """Return the columns of events; yield after each short step."""
-    columns = [("sequence", "numbers", [sequence for sequence, _ in events])]
-    columns += [
-        (name, kind, [value(event) for _, event in events]) for name, kind, value in _COLUMNS
-    ]
+    values = list(zip(*entries, strict=True))
     encoded: list[Column] = []
-    for name, kind, values in columns:
-        content = _ENCODERS[kind](values)
+    for name, kind, place in _COLUMNS:
+        content = _ENCODERS[kind](values[place])
         yield
-        compressor = zlib.compressobj(LEVEL)
+        compressor = zstd.ZstdCompressor(LEVEL)
+        compressor.set_pledged_input_size(len(content))
         parts = []
         for start in range(0, len(content), COMPRESSED_IN_STEP):
             parts.append(compressor.compress(content[start : start + COMPRESSED_IN_STEP]))
@@ -132,9 +144,9 @@ def join_columns(events: int, columns: Sequence[Column]) -> bytes:
     return b"".join((prefix, header, *(stored for _, stored in columns)))
 
 
-def encode_block(events: Sequence[tuple[int, Event]]) -> bytes:
+def encode_block(entries: Sequence[Entry]) -> bytes:
     """Return events, in order of their sequences, as a block; the same events give the same."""
-    return join_columns(len(events), finish(encode_columns(events)))
+    return join_columns(len(entries), finish(encode_columns(entries)))
 
 
 class Block:
@@ -188,58 +200,38 @@ class Block:
             known = self._decoded[name] = decode(decompress(self._columns[name]), self.events)
         return known
 
-    def rows(self, places: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Return the events at some places as rows of `EVENT_COLUMNS`, with names as text."""
-        sequences, times, levels = map(self.numbers, ("sequence", "time", "severity"))
-        names = {
-            name: self.names(name)
-            for name in (
-                "source",
-                "origin",
-                "type",
-                "subject",
-                "correlation",
-                "attributes",
-                "problem",
-            )
-        }
-
-        def name_at(name: str, place: int) -> str | None:
-            texts, codes = names[name]
-            return texts[codes[place]]
-
-        rows: list[tuple[Any, ...]] = []
-        for place in places:
-            source, origin, kind = (
-                f"={name_at(name, place)}" for name in ("source", "origin", "type")
-            )
-            data = self.text_at("data", place)
-            identity = self.text_at("id", place)
-            rows.append(
-                (
-                    sequences[place],
-                    None if identity is None else identity.decode(),
-                    source,
-                    origin,
-                    kind,
-                    name_at("subject", place),
-                    times[place],
-                    levels[place],
-                    name_at("correlation", place),
-                    name_at("attributes", place),
-                    name_at("problem", place),
-                    self.text_at("raw", place),
-                    None if data is None else data.decode(),
-                    None,
+    def entries(self, places: Iterable[int]) -> list[Entry]:
+        """Return the events at some places."""
+        places = list(places)
+        columns: list[Iterable[Any]] = [()] * len(_COLUMNS)
+        for name, kind, column in _COLUMNS:
+            if kind in ("numbers", "levels"):
+                numbers = self.numbers(name)
+                columns[column] = [numbers[place] for place in places]
+            elif kind == "names":
+                texts, codes = self.names(name)
+                columns[column] = [texts[codes[place]] for place in places]
+            else:
+                piece, starts, lengths = self.texts(name)
+                parts = [
+                    None
+                    if lengths[place] < 0
+                    else piece[starts[place] : starts[place] + lengths[place]]
+                    for place in places
+                ]
+                columns[column] = (
+                    parts
+                    if kind == "bytes"
+                    else [None if part is None else part.decode() for part in parts]
                 )
-            )
-        return rows
+        return list(zip(*columns, strict=True))
 
-    def text_at(self, name: str, place: int) -> bytes | None:
-        """Return the text of one event; None for null."""
-        piece, starts, lengths = self.texts(name)
-        length = lengths[place]
-        return None if length < 0 else piece[starts[place] : starts[place] + length]
+    def rows(self, places: Iterable[int]) -> list[tuple[Any, ...]]:
+        """Return the events at some places as rows of `EVENT_COLUMNS`, with names as text."""
+        return [
+            (sequence, identity, f"={source}", f"={origin}", f"={kind}", *rest, None)
+            for sequence, identity, source, origin, kind, *rest in self.entries(places)
+        ]
 
 
 def _little_endian(values: "array[int]") -> bytes:
@@ -257,12 +249,15 @@ def _from_little_endian(typecode: str, content: bytes) -> "array[int]":
 
 
 def _encode_numbers(values: Sequence[int]) -> bytes:
-    # Differences of 64-bit numbers may need 65 bits; they wrap around, and back again.
-    differences = (
-        (value - before + 2**63) % 2**64 - 2**63
-        for before, value in itertools.pairwise((0, *values))
-    )
-    return _little_endian(array("q", differences))
+    try:
+        return _little_endian(array("q", map(operator.sub, values, (0, *values))))
+    except OverflowError:
+        # Differences of 64-bit numbers may need 65 bits; they wrap around, and back again.
+        wrapped = (
+            (value - before + 2**63) % 2**64 - 2**63
+            for before, value in itertools.pairwise((0, *values))
+        )
+        return _little_endian(array("q", wrapped))
 
 
 def _encode_levels(values: Sequence[int]) -> bytes:
@@ -272,14 +267,20 @@ def _encode_levels(values: Sequence[int]) -> bytes:
 def _encode_names(values: Sequence[str | None]) -> bytes:
     places = {text: place for place, text in enumerate(dict.fromkeys(values))}
     listed = msgspec.json.encode(list(places))
-    codes = array("H", (places[text] for text in values))
+    codes = array("H", map(places.__getitem__, values))
     return _LENGTH.pack(len(listed)) + listed + _little_endian(codes)
 
 
-def _encode_texts(values: Sequence[str | bytes | None]) -> bytes:
-    encoded = [value.encode() if isinstance(value, str) else value for value in values]
-    lengths = array("i", (-1 if value is None else len(value) for value in encoded))
-    return _little_endian(lengths) + b"".join(value for value in encoded if value)
+def _encode_texts(values: Sequence[str]) -> bytes:
+    joined = "".join(values)
+    if joined.isascii():
+        return _little_endian(array("i", map(len, values))) + joined.encode()
+    return _encode_bytes([value.encode() for value in values])
+
+
+def _encode_bytes(values: Sequence[bytes | None]) -> bytes:
+    lengths = array("i", (-1 if value is None else len(value) for value in values))
+    return _little_endian(lengths) + b"".join(value for value in values if value)
 
 
 _ENCODERS: Final[dict[str, Callable[[Sequence[Any]], bytes]]] = {
@@ -287,7 +288,7 @@ _ENCODERS: Final[dict[str, Callable[[Sequence[Any]], bytes]]] = {
     "levels": _encode_levels,
     "names": _encode_names,
     "texts": _encode_texts,
-    "bytes": _encode_texts,
+    "bytes": _encode_bytes,
 }
 
 
@@ -309,6 +310,8 @@ def _decode_names(content: bytes, events: int) -> tuple[list[str | None], Sequen
 
 def _decode_texts(content: bytes, events: int) -> tuple[bytes, list[int], Sequence[int]]:
     lengths = _from_little_endian("i", content[: 4 * events])
+    if max(lengths) <= 0:
+        return content, [4 * events] * events, lengths
     present = lengths if min(lengths) >= 0 else [max(length, 0) for length in lengths]
     starts = list(itertools.accumulate(present, initial=4 * events))
     return content, starts[:-1], lengths

@@ -8,8 +8,10 @@ different events.
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
+
+from almenara.bus.block_format import compress, decompress
 
 MAX_TOKEN: Final = 128
 """Characters of a token."""
@@ -39,6 +41,32 @@ def _hex_token(kind: str, text: str) -> str:
     return f"{kind}{text.encode('utf-8', 'surrogatepass').hex()}"[:MAX_TOKEN]
 
 
+def encode_counts(counts: Mapping[str, int]) -> bytes:
+    """Return the words that more than one event of a block has, each with their number."""
+    common = sorted(word for word, events in counts.items() if events > 1)
+    return compress(f" {' '.join(f'{word}={counts[word]}' for word in common)} ".encode())
+
+
+def read_count(connection: sqlite3.Connection, block: int, word: str) -> int | None:
+    """Return the number of events of a block that have a word, where its index has the word; None
+    where that is unknown.
+
+    Raises `DamagedBlockError`.
+    """
+    row = connection.execute(
+        "SELECT counts FROM block_word_counts WHERE block = ?", (block,)
+    ).fetchone()
+    if row is None or len(word_token(word)) == MAX_TOKEN:
+        return None
+    counts = decompress(row[0])
+    mark = f" {word}=".encode()
+    start = counts.find(mark)
+    if start < 0:
+        return 1
+    start += len(mark)
+    return int(counts[start : counts.index(b" ", start)])
+
+
 def match_word(word: str, is_prefix: bool) -> str:
     """Return a part of a search: blocks with a word, or with one that starts so."""
     if not is_prefix:
@@ -56,7 +84,7 @@ def match_any(tokens: Iterable[str]) -> str:
 def add_tokens(connection: sqlite3.Connection, block: int, tokens: Iterable[str]) -> None:
     """Add a block to the index."""
     connection.execute(
-        "INSERT INTO block_words (rowid, tokens) VALUES (?, ?)", (block, " ".join(sorted(tokens)))
+        "INSERT INTO block_words (rowid, tokens) VALUES (?, ?)", (block, " ".join(tokens))
     )
 
 
@@ -64,5 +92,5 @@ def remove_tokens(connection: sqlite3.Connection, block: int, tokens: Iterable[s
     """Remove a block, with the tokens that were added; a token that is left is not found."""
     connection.execute(
         "INSERT INTO block_words (block_words, rowid, tokens) VALUES ('delete', ?, ?)",
-        (block, " ".join(sorted(tokens))),
+        (block, " ".join(tokens)),
     )

@@ -8,8 +8,10 @@ retention need without it: ranges of sequence and time, the highest severity, th
 the words, and what the events were counted as.
 """
 
+import operator
 import sqlite3
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +19,7 @@ import msgspec
 from almenara.bus.block_format import (
     Block,
     DamagedBlockError,
+    Entry,
     compress,
     decompress,
     encode_block,
@@ -27,6 +30,7 @@ from almenara.bus.block_format import (
 from almenara.bus.block_words import (
     add_tokens,
     correlation_token,
+    encode_counts,
     name_token,
     remove_tokens,
     severity_token,
@@ -36,15 +40,21 @@ from almenara.bus.codec import RowDecoder
 from almenara.bus.counts import UNNUMBERED, WIDTHS, Group, add_groups
 from almenara.bus.names import count_pairs
 from almenara.bus.removal import Tally, release
-from almenara.bus.text_index import collect_words, searched_text
+from almenara.bus.text_index import count_words
 from almenara.signals import Event
 
 SUMMARY: Final = 6
 """Place of the summary in a row of `blocks`."""
 EVENTS_IN_STEP: Final = 250
 """Events whose words are collected in one step."""
+SEQUENCE, SOURCE, ORIGIN, TYPE, SUBJECT, TIME, SEVERITY, CORRELATION = 0, 2, 3, 4, 5, 6, 7, 8
+DATA: Final = 12
+"""Places in an entry."""
+SEVERE_SHARE: Final = 20
+"""The most severe events are stored apart once more where at most one in so many is."""
 
-Sequenced = tuple[int, Event]
+BlockRanges = tuple[int, int, int, int, int]
+"""First sequence, number of events, first and last time, highest severity."""
 
 
 class Summary(msgspec.Struct, array_like=True):
@@ -62,31 +72,69 @@ class Summary(msgspec.Struct, array_like=True):
 class EncodedBlock(msgspec.Struct):
     """A block that is to be stored."""
 
-    events: Sequence[Sequenced]
+    last: int
+    """Sequence of its last event."""
+    ranges: BlockRanges
+    names: frozenset[str]
+    """Sources, origins and types."""
     content: bytes
-    tokens: set[str]
+    tokens: list[str]
     """What queries find it by, besides its names."""
+    word_counts: bytes
+    severe: tuple[int, bytes] | None
+    """A severity, and the block of the events that are at least so severe."""
 
 
-def encode(events: Sequence[Sequenced]) -> Generator[None, None, EncodedBlock]:
+def encode(entries: Sequence[Entry]) -> Generator[None, None, EncodedBlock]:
     """Return the block of events, in order of their sequences; yield after each short step."""
-    columns = yield from encode_columns(events)
-    tokens = yield from _collect_tokens(events)
-    return EncodedBlock(events, join_columns(len(events), columns), tokens)
+    columns = yield from encode_columns(entries)
+    counts = yield from _count_words(entries)
+    names = {name for place in (SOURCE, ORIGIN, TYPE) for name in _distinct(entries, place)}
+    return EncodedBlock(
+        entries[-1][SEQUENCE],
+        _describe(entries),
+        frozenset(names),
+        join_columns(len(entries), columns),
+        _list_tokens(entries, counts),
+        encode_counts(counts),
+        _encode_severe(entries),
+    )
 
 
-def _collect_tokens(events: Sequence[Sequenced]) -> Generator[None, None, set[str]]:
-    words: set[str] = set()
-    for start in range(0, len(events), EVENTS_IN_STEP):
-        part = events[start : start + EVENTS_IN_STEP]
-        texts = dict.fromkeys(event.subject for _, event in part)
-        texts |= dict.fromkeys(searched_text(bytes(event.data).decode()) for _, event in part)
-        words |= collect_words(texts)
+def _encode_severe(entries: Sequence[Entry]) -> tuple[int, bytes] | None:
+    """Return the block of all events from a severity on, after the severity; None where no severity
+    is rare."""
+    levels = Counter(entry[SEVERITY] for entry in entries)
+    number = 0
+    for level in sorted(levels, reverse=True):
+        if (number + levels[level]) * SEVERE_SHARE > len(entries):
+            break
+        number += levels[level]
+    if not number:
+        return None
+    # Up to the next level that is left out, there is no other event.
+    return level + 1, encode_block([entry for entry in entries if entry[SEVERITY] > level])
+
+
+def _count_words(entries: Sequence[Entry]) -> Generator[None, None, Counter[str]]:
+    """Return the number of events that have each word."""
+    counts: Counter[str] = Counter()
+    for start in range(0, len(entries), EVENTS_IN_STEP):
+        part = entries[start : start + EVENTS_IN_STEP]
+        counts.update(count_words((entry[SUBJECT], entry[DATA]) for entry in part))
         yield
-    tokens = set(map(word_token, words))
-    tokens.update(correlation_token(event.correlation) for _, event in events if event.correlation)
-    tokens.update(map(severity_token, {int(event.severity) for _, event in events}))
+    return counts
+
+
+def _list_tokens(entries: Sequence[Entry], words: Iterable[str]) -> list[str]:
+    tokens = list(map(word_token, words))
+    tokens += [correlation_token(text) for text in _distinct(entries, CORRELATION) if text]
+    tokens += map(severity_token, _distinct(entries, SEVERITY))
     return tokens
+
+
+def _distinct(entries: Sequence[Entry], place: int) -> set[Any]:
+    return set(map(operator.itemgetter(place), entries))
 
 
 def insert_block(
@@ -96,20 +144,19 @@ def insert_block(
     uses: Mapping[int, int],
 ) -> None:
     """Store a block, with what its events were counted as."""
-    last = block.events[-1][0]
     connection.execute(
         "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (last, *_describe(block.events), _encode_summary(groups, uses)),
+        (block.last, *block.ranges, _encode_summary(groups, uses)),
     )
-    connection.execute("INSERT INTO block_contents VALUES (?, ?)", (last, block.content))
-    _insert_filters(connection, last, block)
+    connection.execute("INSERT INTO block_contents VALUES (?, ?)", (block.last, block.content))
+    _insert_filters(connection, block)
 
 
-def _describe(events: Sequence[Sequenced]) -> tuple[int, int, int, int, int]:
+def _describe(entries: Sequence[Entry]) -> BlockRanges:
     """Return the first sequence, the number, the range of times and the highest severity."""
-    times = [event.time for _, event in events]
-    severity = max(int(event.severity) for _, event in events)
-    return events[0][0], len(events), min(times), max(times), severity
+    times = [entry[TIME] for entry in entries]
+    severity = max(_distinct(entries, SEVERITY))
+    return entries[0][SEQUENCE], len(entries), min(times), max(times), severity
 
 
 def _encode_summary(groups: Mapping[Group, int], uses: Mapping[int, int]) -> bytes:
@@ -117,21 +164,25 @@ def _encode_summary(groups: Mapping[Group, int], uses: Mapping[int, int]) -> byt
     return compress(msgspec.json.encode(summary))
 
 
-def _insert_filters(connection: sqlite3.Connection, last: int, block: EncodedBlock) -> None:
-    names = sorted(_list_names(connection, block.events))
+def _insert_filters(connection: sqlite3.Connection, block: EncodedBlock) -> None:
+    numbers = sorted({_find_number(connection, name) for name in block.names})
     connection.executemany(
-        "INSERT INTO block_names VALUES (?, ?)", [(number, last) for number in names]
+        "INSERT INTO block_names VALUES (?, ?)", [(number, block.last) for number in numbers]
     )
-    add_tokens(connection, last, block.tokens.union(map(name_token, names)))
+    add_tokens(connection, block.last, [*block.tokens, *map(name_token, numbers)])
+    _insert_copies(connection, block.last, block.word_counts, block.severe)
 
 
-def _list_names(connection: sqlite3.Connection, events: Sequence[Sequenced]) -> set[int]:
-    """Return the numbers of the sources, origins and types; `UNNUMBERED` for those without."""
-    texts = {text for _, event in events for text in (event.source, event.origin, event.type)}
-    return {_find_number(connection, text) for text in texts}
+def _insert_copies(
+    connection: sqlite3.Connection, last: int, word_counts: bytes, severe: tuple[int, bytes] | None
+) -> None:
+    connection.execute("INSERT INTO block_word_counts VALUES (?, ?)", (last, word_counts))
+    if severe is not None:
+        connection.execute("INSERT INTO severe_events VALUES (?, ?, ?)", (last, *severe))
 
 
 def _find_number(connection: sqlite3.Connection, text: str) -> int:
+    """Return the number of a name; `UNNUMBERED` for one without."""
     row = connection.execute("SELECT number FROM names WHERE text = ?", (text,)).fetchone()
     return UNNUMBERED if row is None else int(row[0])
 
@@ -144,6 +195,15 @@ def read_block(connection: sqlite3.Connection, last: int) -> Block:
     if row is None or not isinstance(row[0], bytes):
         raise DamagedBlockError(f"the block that ends with sequence {last} cannot be read")
     return Block(row[0])
+
+
+def read_severe(connection: sqlite3.Connection, last: int, severity: int) -> Block | None:
+    """Return a block of those events in a block that are at least so severe, and maybe others; None
+    where they are not stored apart. Raises `DamagedBlockError`."""
+    row = connection.execute(
+        "SELECT content FROM severe_events WHERE block = ? AND severity <= ?", (last, severity)
+    ).fetchone()
+    return None if row is None else Block(row[0])
 
 
 def read_after(
@@ -179,10 +239,10 @@ def remove_block(connection: sqlite3.Connection, last: int) -> int:
     (events,) = connection.execute(
         "SELECT events FROM blocks WHERE last_sequence = ?", (last,)
     ).fetchone()
-    tokens: set[str] = set()
+    tokens: list[str] = []
     try:
         tally = read_summary(connection, last).tally()
-        tokens = finish(_collect_tokens(_read_events(connection, last)))
+        tokens = _read_tokens(connection, last)
     except DamagedBlockError:
         tally = Tally(events, {}, {}, {})
     connection.execute("BEGIN IMMEDIATE")
@@ -205,12 +265,19 @@ def _release_block(connection: sqlite3.Connection, tally: Tally, oldest_left: in
     connection.execute("UPDATE position SET sealed_events = sealed_events - ?", (tally.events,))
 
 
-def _delete_block(connection: sqlite3.Connection, last: int, tokens: set[str]) -> None:
+def _delete_block(connection: sqlite3.Connection, last: int, tokens: list[str]) -> None:
     if tokens:
-        remove_tokens(connection, last, tokens.union(_name_tokens(connection, last)))
+        remove_tokens(connection, last, [*tokens, *_name_tokens(connection, last)])
     connection.execute("DELETE FROM blocks WHERE last_sequence = ?", (last,))
     connection.execute("DELETE FROM block_contents WHERE block = ?", (last,))
     connection.execute("DELETE FROM block_names WHERE block = ?", (last,))
+    _delete_copies(connection, last)
+
+
+def _delete_copies(connection: sqlite3.Connection, last: int) -> None:
+    """Delete what has parts of a block once more; queries read the block then."""
+    connection.execute("DELETE FROM block_word_counts WHERE block = ?", (last,))
+    connection.execute("DELETE FROM severe_events WHERE block = ?", (last,))
 
 
 def _name_tokens(connection: sqlite3.Connection, last: int) -> list[str]:
@@ -226,15 +293,22 @@ def remove_from_block(
 
     Queries go on to find the block by what was removed, and read it in vain then.
     """
-    events = _read_events(connection, last)
-    removed = [entry for entry in events if is_removed(entry[1])]
+    block = read_block(connection, last)
+    rows = block.rows(range(block.events))
+    removed: list[tuple[int, Event]] = [
+        (record.sequence, record.signal)
+        for record in RowDecoder(is_quiet=True).events(connection, rows)
+        if isinstance(record.signal, Event) and is_removed(record.signal)
+    ]
     if not removed:
         return 0
     before = read_summary(connection, last).tally()
     tally = _tally_sealed(connection, removed, before)
-    remaining = [entry for entry in events if not is_removed(entry[1])]
+    sequences = {sequence for sequence, _ in removed}
+    entries = block.entries(range(block.events))
+    remaining = [entry for entry in entries if entry[SEQUENCE] not in sequences]
     content = encode_block(remaining) if remaining else b""
-    tokens = set() if remaining else finish(_collect_tokens(events))
+    tokens = [] if remaining else _read_tokens(connection, last)
     connection.execute("BEGIN IMMEDIATE")
     try:
         _release_block(connection, tally, 0)
@@ -248,6 +322,7 @@ def remove_from_block(
             connection.execute(
                 "UPDATE block_contents SET content = ? WHERE block = ?", (content, last)
             )
+            _delete_copies(connection, last)
         else:
             _delete_block(connection, last, tokens)
         connection.execute("COMMIT")
@@ -259,24 +334,34 @@ def remove_from_block(
 
 
 def index_blocks(connection: sqlite3.Connection) -> None:
-    """Index all blocks of a database of schema 6, which had another index of words."""
+    """Index all blocks of a database of schema 6 or 7, which had another index of words."""
     for (last,) in connection.execute("SELECT last_sequence FROM blocks").fetchall():
         index_block(connection, last)
 
 
 def index_block(connection: sqlite3.Connection, last: int) -> None:
     """Index a block by its content and its names; of a damaged one by its names alone."""
+    tokens: list[str] = []
     try:
-        tokens = finish(_collect_tokens(_read_events(connection, last)))
+        entries = _read_entries(connection, last)
     except DamagedBlockError:
-        tokens = set()
-    add_tokens(connection, last, tokens.union(_name_tokens(connection, last)))
+        pass
+    else:
+        counts = finish(_count_words(entries))
+        tokens = _list_tokens(entries, counts)
+        _insert_copies(connection, last, encode_counts(counts), _encode_severe(entries))
+    add_tokens(connection, last, [*tokens, *_name_tokens(connection, last)])
 
 
-def _read_events(connection: sqlite3.Connection, last: int) -> list[Sequenced]:
+def _read_tokens(connection: sqlite3.Connection, last: int) -> list[str]:
+    """Return the tokens of a block, without those of its names."""
+    entries = _read_entries(connection, last)
+    return _list_tokens(entries, finish(_count_words(entries)))
+
+
+def _read_entries(connection: sqlite3.Connection, last: int) -> list[Entry]:
     block = read_block(connection, last)
-    records = RowDecoder(is_quiet=True).events(connection, block.rows(range(block.events)))
-    return [(record.sequence, record.signal) for record in records]  # type: ignore[misc]
+    return block.entries(range(block.events))
 
 
 def read_summary(connection: sqlite3.Connection, last: int) -> Summary:
@@ -298,7 +383,7 @@ def copy_block(reading: sqlite3.Connection, writing: sqlite3.Connection, last: i
     writing.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     row = reading.execute("SELECT * FROM block_contents WHERE block = ?", (last,)).fetchone()
     writing.execute("INSERT INTO block_contents VALUES (?, ?)", row)
-    _insert_filters(writing, last, finish(encode(_read_events(reading, last))))
+    _insert_filters(writing, finish(encode(_read_entries(reading, last))))
     add_groups(writing, dict(summary.groups))
     for (_, origin, kind, _, _), count in summary.groups:
         if UNNUMBERED not in (origin, kind):
@@ -306,7 +391,7 @@ def copy_block(reading: sqlite3.Connection, writing: sqlite3.Connection, last: i
 
 
 def _tally_sealed(
-    connection: sqlite3.Connection, events: Sequence[Sequenced], before: Tally
+    connection: sqlite3.Connection, events: Sequence[tuple[int, Event]], before: Tally
 ) -> Tally:
     """Return what some events of a block were counted as."""
     (counted_from,) = connection.execute("SELECT names_counted_from FROM position").fetchone()

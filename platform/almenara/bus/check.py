@@ -13,7 +13,7 @@ from almenara.bus.blocks import copy_block, read_block, read_summary
 from almenara.bus.codec import EVENT_COLUMNS, OBSERVATION_COLUMNS, RowDecoder
 from almenara.bus.folder import FolderLock, set_aside
 from almenara.bus.schema import connect, migrate, require_current
-from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_SUBJECT
+from almenara.bus.text_tables import index_rows
 from almenara.bus.writer_thread import DATABASE
 from almenara.errors import describe_error
 from almenara.signals import format_time
@@ -275,10 +275,7 @@ def _copy(reading: sqlite3.Connection, writing: sqlite3.Connection, report: Chec
         ).fetchone()
         marks = ",".join("?" * len(row))
         writing.execute(f"INSERT INTO observations VALUES ({marks})", row)  # nosec B608 # nosemgrep: values-written-into-a-statement # constant fragments, bound values
-    writing.execute(
-        "INSERT INTO events_text (rowid, subject, data)"  # nosec B608 # constant fragments, bound values
-        f" SELECT sequence, {SEARCHED_SUBJECT}, {SEARCHED_DATA} FROM events"
-    )
+    index_rows(writing, 0)
     last = max([0, *report.damaged])
     writing.execute(
         "UPDATE position SET last_sequence = max(?,"

@@ -3,7 +3,7 @@
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 from zlib import crc32
 
@@ -206,6 +206,36 @@ class RowDecoder:
             except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
                 self.skip(row[0], error)
         return records
+
+    def entries(
+        self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]
+    ) -> list[tuple[Any, ...]]:
+        """Return those rows of at least `EVENT_COLUMNS` that can be decoded, as entries of a block:
+        without the checksum and what follows, and with names as text.
+        """
+        known, text = self.names.known.get, self.names.text
+        entries: list[tuple[Any, ...]] = []
+        for row in rows:
+            sequence, identity, source, origin, kind, subject, time, severity = row[:8]
+            correlation, attributes, problem, raw, data, checksum = row[8:14]
+            try:
+                source = known(source) or text(connection, source)
+                origin = known(origin) or text(connection, origin)
+                kind = known(kind) or text(connection, kind)
+                content = (
+                    f"{sequence}\0{identity}\0{source}\0{origin}\0{kind}\0{subject}\0{time}\0"
+                    f"{severity}\0{correlation}\0{attributes}\0{problem}\0{data}"
+                ).encode("utf-8", "surrogateescape")
+                # With the right checksum it is as it was written, and needs no further test.
+                if checksum != crc32(raw or b"", crc32(content)) and not self.events(
+                    connection, [row[:14]]
+                ):
+                    continue
+            except (LookupError, TypeError, ValueError) as error:
+                self.skip(sequence, error)
+                continue
+            entries.append((sequence, identity, source, origin, kind, *row[5:13]))
+        return entries
 
     def observations(self, rows: Iterable[tuple[int, str, int | None]]) -> list[Record]:
         """Return the records of rows of `OBSERVATION_COLUMNS`."""

@@ -14,6 +14,7 @@ import msgspec
 from almenara.bus.counts import Group, read_groups, release_counts
 from almenara.bus.names import NUMBERED_COLUMNS, release_pairs, release_uses
 from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_DATA_BEFORE_4, SEARCHED_SUBJECT
+from almenara.bus.text_tables import text_tables
 
 IS_BEFORE_4: Final = "sequence <= (SELECT text_changed_at FROM position)"
 """SQL for: the event was stored before schema 4, whose index had the text in another form."""
@@ -75,13 +76,16 @@ def delete_selected(connection: sqlite3.Connection) -> None:
     """Delete the rows of the selected events, and what the full-text index has of them."""
     # The index has no copy of the text, so deleting needs what was entered for each row; that
     # differs for events from before schema 4.
-    connection.execute(
-        "INSERT INTO events_text (events_text, rowid, subject, data)"  # nosec B608 # constant fragments, bound values
-        " SELECT 'delete', sequence,"
-        f" CASE WHEN {IS_BEFORE_4} THEN subject ELSE {SEARCHED_SUBJECT} END,"
-        f" CASE WHEN {IS_BEFORE_4} THEN {SEARCHED_DATA_BEFORE_4} ELSE {SEARCHED_DATA} END"
-        f" FROM events NOT INDEXED WHERE {SELECTED}"
-    )
+    for table, first, end in text_tables(connection):
+        connection.execute(
+            f"INSERT INTO {table} ({table}, rowid, subject, data)"  # nosec B608 # constant fragments, bound values
+            " SELECT 'delete', sequence,"
+            f" CASE WHEN {IS_BEFORE_4} THEN subject ELSE {SEARCHED_SUBJECT} END,"
+            f" CASE WHEN {IS_BEFORE_4} THEN {SEARCHED_DATA_BEFORE_4} ELSE {SEARCHED_DATA} END"
+            f" FROM events NOT INDEXED WHERE {SELECTED}"
+            " AND sequence >= ? AND sequence < coalesce(?, sequence + 1)",
+            (first, end),
+        )
     connection.execute(f"DELETE FROM events WHERE {SELECTED}")  # nosec B608 # constant fragments, bound values
 
 

@@ -19,9 +19,11 @@ from almenara.bus.text_index import (
 )
 from almenara.errors import AlmenaraError
 
-VERSION: Final = 8
+VERSION: Final = 9
 BLOCKS_FROM: Final = 6
 """The first version with blocks."""
+LETTERS_SPACED_FROM: Final = 8
+"""The first version that indexes the letters of languages without spaces as words."""
 CHECKPOINT_PAGES: Final = 4_000
 """Pages of the write-ahead log that are moved into the file at once."""
 
@@ -46,11 +48,25 @@ CREATE TABLE event_counts (
 """
 MERGE_LATER: Final = "INSERT INTO events_text (events_text, rank) VALUES ('automerge', 0);"
 """Parts of the index are merged between batches (`almenara.bus.upkeep`)."""
+SECOND_TEXT_TABLE: Final = """
+CREATE VIRTUAL TABLE events_text_1 USING fts5 (
+    subject, data, content='', columnsize=0
+);
+INSERT INTO events_text_1 (events_text_1, rank) VALUES ('automerge', 0);
+"""
 BLOCK_WORDS: Final = """
 CREATE VIRTUAL TABLE block_words USING fts5 (
     tokens, content='', detail='none', tokenize='ascii'
 );
 INSERT INTO block_words (block_words, rank) VALUES ('automerge', 0);
+"""
+BLOCK_WORD_COUNTS: Final = """
+CREATE TABLE IF NOT EXISTS block_word_counts (block INTEGER PRIMARY KEY, counts BLOB NOT NULL);
+"""
+SEVERE_EVENTS: Final = """
+CREATE TABLE IF NOT EXISTS severe_events (
+    block INTEGER PRIMARY KEY, severity INTEGER NOT NULL, content BLOB NOT NULL
+);
 """
 BLOCKS: Final = f"""
 CREATE TABLE blocks (
@@ -65,6 +81,8 @@ CREATE TABLE blocks (
 CREATE TABLE block_contents (block INTEGER PRIMARY KEY, content BLOB NOT NULL);
 CREATE INDEX blocks_by_time ON blocks (last_time, first_time);
 {BLOCK_WORDS}
+{BLOCK_WORD_COUNTS}
+{SEVERE_EVENTS}
 CREATE TABLE block_names (
     number INTEGER NOT NULL, block INTEGER NOT NULL, PRIMARY KEY (number, block)
 ) WITHOUT ROWID;
@@ -86,7 +104,10 @@ CREATE TABLE position (
     anchor TEXT,
     uncounted_through INTEGER NOT NULL DEFAULT 0,
     sealed_through INTEGER NOT NULL DEFAULT 0,
-    sealed_events INTEGER NOT NULL DEFAULT 0
+    sealed_events INTEGER NOT NULL DEFAULT 0,
+    text_table INTEGER NOT NULL DEFAULT 0,
+    text_from INTEGER NOT NULL DEFAULT 0,
+    former_text_from INTEGER NOT NULL DEFAULT 0
 );
 INSERT INTO position (only, last_sequence, seen_generation, seen_count, events)
     VALUES (1, 0, 0, 0, 0);
@@ -120,9 +141,10 @@ CREATE INDEX events_by_severity ON events (severity) WHERE severity >= 13;
 CREATE INDEX events_by_time ON events (time, severity, type, origin);
 CREATE INDEX failures_by_time ON events (time) WHERE severity >= 17;
 CREATE VIRTUAL TABLE events_text USING fts5 (
-    subject, data, content=''
+    subject, data, content='', columnsize=0
 );
 {MERGE_LATER}
+{SECOND_TEXT_TABLE}
 CREATE TABLE observations (
     sequence INTEGER PRIMARY KEY, time INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER
 );
@@ -170,6 +192,14 @@ ALTER TABLE position ADD COLUMN sealed_events INTEGER NOT NULL DEFAULT 0;
 """  # nosec B608 # tables of ours
 INDEX_BLOCKS: Final = f"DROP TABLE block_words; {BLOCK_WORDS}"
 """What the blocks have is added by `almenara.bus.blocks.index_blocks`."""
+ADD_TEXT_TABLE: Final = f"""
+{BLOCK_WORD_COUNTS}
+{SEVERE_EVENTS}
+{SECOND_TEXT_TABLE}
+ALTER TABLE position ADD COLUMN text_table INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE position ADD COLUMN text_from INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE position ADD COLUMN former_text_from INTEGER NOT NULL DEFAULT 0;
+"""
 STEPS: Final = (
     "",
     KNOWN_RESOURCES.replace("known_resources", "told"),
@@ -179,6 +209,7 @@ STEPS: Final = (
     SEAL_EVENTS,
     INDEX_BLOCKS,
     INDEX_BLOCKS,
+    ADD_TEXT_TABLE,
 )
 """By version: the statements that turn the tables of that version into those of the next."""
 
@@ -290,9 +321,9 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         script = TABLES if version == 0 else "".join(STEPS[version:])
         connection.executescript(f"BEGIN; {script}")
         try:
-            if version:
+            if 0 < version < LETTERS_SPACED_FROM:
                 _space_letters(connection)
-            if version >= BLOCKS_FROM:
+            if BLOCKS_FROM <= version < LETTERS_SPACED_FROM:
                 index_blocks(connection)
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute("COMMIT")

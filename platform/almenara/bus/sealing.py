@@ -11,6 +11,7 @@ has the same blocks.
 """
 
 import math
+import operator
 import sqlite3
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -18,28 +19,30 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.bus.blocks import EncodedBlock, Sequenced, encode, insert_block
+from almenara.bus.block_format import Entry
+from almenara.bus.blocks import EncodedBlock, encode, insert_block
 from almenara.bus.codec import EVENT_COLUMNS, RowDecoder
 from almenara.bus.counts import Group, group_events
-from almenara.bus.removal import create_selection, delete_selected, select_events
-from almenara.bus.upkeep import commit_later, merge
+from almenara.bus.text_tables import is_switch_due, switch_tables
+from almenara.bus.upkeep import commit_later
 
 BLOCK_EVENTS: Final = 2_000
 BLOCK_BYTES: Final = 8 * 1024**2
 """Payloads of one block; it has fewer events where they are large."""
-READ_EVENTS: Final = 125
+READ_EVENTS: Final = 250
 READ_BYTES: Final = 512 * 1024
 """Events and payloads read in one step."""
-CLEARED_EVENTS: Final = 100
+CLEARED_EVENTS: Final = 250
 """Rows deleted in one step."""
-COMPACTED_AFTER: Final = 20_000
-"""Deleted rows, beyond as many as there are, after which the full-text index is compacted."""
 PAUSE: Final = 9.0
 SHORT_PAUSE: Final = 2.0
 """While events arrive faster than they are sealed."""
 
-_ROW: Final = f"{EVENT_COLUMNS}, e.namespace"
-_SOURCE, _ORIGIN, _TYPE, _TIME, _SEVERITY, _RAW, _DATA, _NAMESPACE = 2, 3, 4, 6, 7, 11, 12, 14
+_ROW: Final = (
+    f"{EVENT_COLUMNS}, e.namespace, coalesce(length(e.raw), 0) + coalesce(length(e.data), 0)"
+)
+_SOURCE, _ORIGIN, _TYPE, _TIME, _SEVERITY, _NAMESPACE, _LENGTH = 2, 3, 4, 6, 7, 14, 15
+_COUNTED: Final = operator.itemgetter(_TIME, _ORIGIN, _TYPE, _NAMESPACE, _SEVERITY)
 
 Row = tuple[Any, ...]
 
@@ -49,7 +52,7 @@ class _Draft(msgspec.Struct):
 
     through: int
     """Sequence of the last row."""
-    events: list[Sequenced] = []
+    entries: list[Entry] = []
     groups: Counter[Group] = msgspec.field(default_factory=Counter)
     """What the events were counted as (`almenara.bus.removal.Tally`)."""
     uses: Counter[int] = msgspec.field(default_factory=Counter)
@@ -62,8 +65,6 @@ class Sealer:
 
     def __init__(self, hot_events: int) -> None:
         self._hot_events = hot_events
-        self._deleted = 0
-        """Rows deleted since the full-text index was compacted."""
         self.pause = PAUSE
         """Length of the pause after a step, as a multiple of the step."""
 
@@ -75,15 +76,14 @@ class Sealer:
         before: float = math.inf
         while True:
             while clear_rows(connection):
-                self._deleted += CLEARED_EVENTS
+                yield
+            if is_switch_due(connection):
+                with commit_later(connection):
+                    switch_tables(connection)
                 yield
             unsealed, through, uncounted = connection.execute(
                 "SELECT events - sealed_events, sealed_through, uncounted_through FROM position"
             ).fetchone()
-            if self._deleted >= unsealed + COMPACTED_AFTER:
-                # The index notes deleted words, and drops them when all of its parts are merged.
-                yield from merge(connection, "events_text", is_whole=True)
-                self._deleted = 0
             if uncounted or unsealed < self._hot_events + BLOCK_EVENTS:
                 return
             self.pause = SHORT_PAUSE if unsealed >= before else PAUSE
@@ -91,7 +91,7 @@ class Sealer:
             draft = yield from _read_draft(connection, through)
             if draft.through == through:
                 return
-            block = (yield from encode(draft.events)) if draft.events else None
+            block = (yield from encode(draft.entries)) if draft.entries else None
             _store(connection, draft, block)
             yield
 
@@ -119,8 +119,7 @@ def _read_rows(connection: sqlite3.Connection, after: int, limit: int) -> tuple[
         f"SELECT {_ROW} FROM events e WHERE e.sequence > ? ORDER BY e.sequence LIMIT ?",  # nosec B608 # constant fragments, bound values
         (after, min(limit, READ_EVENTS)),
     ):
-        payload = (row[_RAW], row[_DATA])
-        length = sum(len(part) for part in payload if isinstance(part, str | bytes))
+        length = row[_LENGTH]
         if rows and size + length > READ_BYTES:
             break
         rows.append(row)
@@ -135,30 +134,32 @@ def _add_rows(
     connection: sqlite3.Connection,
     counted_from: int,
 ) -> None:
-    records = decoder.events(connection, rows)
-    draft.events += [(record.sequence, record.signal) for record in records]  # type: ignore[misc]
-    readable = {record.sequence for record in records}
-    is_continued = bool(draft.ranges) and draft.ranges[-1][1] == draft.through
-    for row in rows:
-        if row[0] not in readable:
-            is_continued = False
-            continue
-        first = draft.ranges.pop()[0] if is_continued else row[0]
-        draft.ranges.append((first, row[0]))
-        is_continued = True
-    draft.groups += group_events(
-        (row[_TIME], row[_ORIGIN], row[_TYPE], row[_NAMESPACE], row[_SEVERITY])
-        for row in rows
-        if row[0] in readable
-    )
-    draft.uses.update(
-        row[place]
-        for row in rows
-        if row[0] in readable and row[0] > counted_from
-        for place in (_SOURCE, _ORIGIN, _TYPE, _NAMESPACE)
-        if isinstance(row[place], int)
-    )
+    entries = decoder.entries(connection, rows)
+    draft.entries += entries
+    readable = rows
+    if len(entries) == len(rows):
+        _extend_ranges(draft.ranges, draft.through, rows[0][0], rows[-1][0])
+    else:
+        sequences = {entry[0] for entry in entries}
+        readable = [row for row in rows if row[0] in sequences]
+        before = draft.through
+        for row in rows:
+            if row[0] in sequences:
+                _extend_ranges(draft.ranges, before, row[0], row[0])
+            before = row[0]
+    draft.groups += group_events(map(_COUNTED, readable))
+    for place in (_SOURCE, _ORIGIN, _TYPE, _NAMESPACE):
+        numbers = Counter(row[place] for row in readable if row[0] > counted_from)
+        for number, uses in numbers.items():
+            if isinstance(number, int):
+                draft.uses[number] += uses
     draft.through = rows[-1][0]
+
+
+def _extend_ranges(ranges: list[tuple[int, int]], before: int, first: int, last: int) -> None:
+    """Add rows to the last range, where that ends with the row before them."""
+    is_continued = bool(ranges) and ranges[-1][1] == before
+    ranges.append((ranges.pop()[0] if is_continued else first, last))
 
 
 def _store(connection: sqlite3.Connection, draft: _Draft, block: EncodedBlock | None) -> None:
@@ -168,7 +169,7 @@ def _store(connection: sqlite3.Connection, draft: _Draft, block: EncodedBlock | 
         connection.executemany("INSERT INTO sealed_rows VALUES (?, ?)", draft.ranges)
         connection.execute(
             "UPDATE position SET sealed_through = ?, sealed_events = sealed_events + ?",
-            (draft.through, len(draft.events)),
+            (draft.through, len(draft.entries)),
         )
 
 
@@ -180,18 +181,16 @@ def clear_rows(connection: sqlite3.Connection, limit: int = CLEARED_EVENTS) -> b
     if noted is None:
         return False
     first, last = noted
-    sequences = [
-        sequence
-        for (sequence,) in connection.execute(
-            "SELECT sequence FROM events WHERE sequence BETWEEN ? AND ? ORDER BY sequence LIMIT ?",
-            (first, last, limit),
-        )
-    ]
-    create_selection(connection)
+    row = connection.execute(
+        "SELECT sequence FROM events WHERE sequence BETWEEN ? AND ?"
+        " ORDER BY sequence LIMIT 1 OFFSET ?",
+        (first, last, limit - 1),
+    ).fetchone()
+    end = last if row is None else row[0]
     with commit_later(connection):
-        select_events(connection, sequences)
-        delete_selected(connection)
+        # The full-text index is emptied later (`almenara.bus.text_tables`).
+        connection.execute("DELETE FROM events WHERE sequence BETWEEN ? AND ?", (first, end))
         connection.execute("DELETE FROM sealed_rows WHERE first_sequence = ?", (first,))
-        if len(sequences) == limit:
-            connection.execute("INSERT INTO sealed_rows VALUES (?, ?)", (sequences[-1] + 1, last))
+        if end < last:
+            connection.execute("INSERT INTO sealed_rows VALUES (?, ?)", (end + 1, last))
     return True

@@ -6,9 +6,11 @@ scripts without spaces between words (Chinese, Japanese, Thai and others) are wo
 that a search finds any part of a sentence, as a phrase of letters.
 """
 
+import itertools
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -84,15 +86,18 @@ def split_words(text: str) -> list[str]:
     return _TOKEN.findall(text.lower())
 
 
-def collect_words(texts: Iterable[str]) -> set[str]:
-    """Return the distinct words of several texts."""
-    words: set[str] = set()
-    plain: list[str] = []
-    for text in texts:
-        if text.isascii():
-            plain.append(text)
-        else:
-            words.update(split_words(text))
-    # One pass over all of them takes a fraction of one over each.
-    words.update(" ".join(plain).encode().translate(_SPACED).decode().split())
-    return words
+def count_words(events: Iterable[tuple[str, str]]) -> Counter[str]:
+    """Return the number of events, given as subject and data, that have each word."""
+    return Counter(
+        itertools.chain.from_iterable(set(_event_words(subject, data)) for subject, data in events)
+    )
+
+
+def _event_words(subject: str, data: str) -> list[str]:
+    if "\\" in data or not data.isascii() or len(data) > MAX_TEXT:
+        data = searched_text(data)
+    text = f"{subject} {data}"
+    if not text.isascii():
+        return split_words(text)
+    # A third of the time of the expression.
+    return text.encode().translate(_SPACED).decode().split()

@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from typing import Final, LiteralString
 
 from almenara.bus.schema import CHECKPOINT_PAGES
+from almenara.bus.text_tables import current_table
 
-INDEXES: Final = ("events_text", "block_words")
-PARTS_MERGED: Final = 4
-"""Parts of the full-text index that SQLite merges at once; each commit adds one."""
+PARTS_MERGED: Final = 8
+"""Parts of the full-text index that are merged at once; each commit adds one. SQLite merges within
+a batch once there are 16."""
 MERGED_PAGES: Final = 8
-"""Pages of the full-text index that are merged in one step."""
+"""Pages of the full-text index that are merged by one statement."""
+MERGE_SECONDS: Final = 0.001
+"""Length of a step, after which no further statement is started."""
 
 
 class Upkeep:
@@ -62,25 +65,19 @@ def merge_words(connection: sqlite3.Connection) -> Iterator[None]:
 
     SQLite would do it within some of the batches, at many times their length.
     """
-    for table in INDEXES:
-        yield from merge(connection, table)
-
-
-def merge(
-    connection: sqlite3.Connection, table: LiteralString, is_whole: bool = False
-) -> Iterator[None]:
-    """Merge the parts of an index that are due, or all of them; yield after each short step."""
-    # From the documentation of FTS5: a negative number starts to merge all, and fewer changes than
-    # two mean that nothing is left.
-    pages, changes = -MERGED_PAGES if is_whole else MERGED_PAGES, 2
-    while changes >= 2:
-        before = connection.total_changes
+    tables: list[LiteralString] = [current_table(connection), "block_words"]
+    while tables:
         with commit_later(connection):
-            connection.execute(
-                f"INSERT INTO {table} ({table}, rank) VALUES ('merge', ?)",  # nosec B608 # tables of ours
-                (pages,),
-            )
-        pages, changes = MERGED_PAGES, connection.total_changes - before
+            end = time.monotonic() + MERGE_SECONDS
+            while tables and time.monotonic() < end:
+                before, table = connection.total_changes, tables[0]
+                connection.execute(
+                    f"INSERT INTO {table} ({table}, rank) VALUES ('merge', ?)",  # nosec B608 # tables of ours
+                    (MERGED_PAGES,),
+                )
+                # From the documentation of FTS5: fewer changes than two mean that nothing is left.
+                if connection.total_changes - before < 2:
+                    tables.pop(0)
         yield
 
 

@@ -16,7 +16,7 @@ from almenara.bus.log_clock import Anchor, LogClock
 from almenara.bus.log_state import Fences
 from almenara.bus.names import NameTable, count_pairs
 from almenara.bus.schema import connect, migrate
-from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_SUBJECT
+from almenara.bus.text_tables import index_rows
 from almenara.bus.validation import InvalidSignalError
 from almenara.bus.work import LogEntry, StateWrite, Submission, Work
 from almenara.clock import Clock
@@ -238,7 +238,7 @@ class Writer:
         return seen
 
     def _insert(self, records: Sequence[Record], keys: Sequence[bytes]) -> None:
-        execute, many = self.connection.execute, self.connection.executemany
+        many = self.connection.executemany
         events: list[tuple[Any, ...]] = []
         observations: list[tuple[int, int, str, int]] = []
         for record in records:
@@ -248,12 +248,7 @@ class Writer:
                 observations.append(codec.observation_row(record.sequence, record.signal))
         if events:
             many(f"INSERT INTO events VALUES ({','.join('?' * len(events[0]))})", events)  # nosec B608 # constant fragments, bound values
-            execute(
-                "INSERT INTO events_text (rowid, subject, data)"  # nosec B608 # constant fragments, bound values
-                f" SELECT sequence, {SEARCHED_SUBJECT}, {SEARCHED_DATA} FROM events"
-                " WHERE sequence >= ?",
-                (events[0][0],),
-            )
+            index_rows(self.connection, events[0][0])
             many(f"INSERT INTO seen_{self._generation} VALUES (?)", ((key,) for key in keys))  # nosec B608 # constant fragments, bound values
             self.names.store_uses()
             count_pairs(self.connection, ((row[ORIGIN], row[TYPE]) for row in events))

@@ -22,6 +22,7 @@ import msgspec
 
 from almenara.bus.names import INLINE, NO_NAMESPACE, StoredName
 from almenara.bus.text_index import space_letters
+from almenara.bus.text_tables import text_tables
 from almenara.history.filter import Filter, parse_phrases
 from almenara.patterns import compile_pattern
 from almenara.scope import LABELS, NAMESPACE, Scope, compile_scope
@@ -51,6 +52,12 @@ class Plan(msgspec.Struct):
     """The values of `conditions`, in order."""
     sequence: str = "e.sequence"
     """The column to order by: the one that the leading index already has in order."""
+    older: "Plan | None" = None
+    """Selects further events, which are all older."""
+
+    def parts(self) -> "list[Plan]":
+        """Return this plan and those of older events, newest first."""
+        return [self, *(self.older.parts() if self.older is not None else [])]
 
     def select(
         self, columns: str, order: Literal["ASC", "DESC"] | None = None, limit: int | None = None
@@ -71,6 +78,21 @@ class Plan(msgspec.Struct):
             return statements[0], parameters
         union = " UNION ALL ".join(f"SELECT * FROM ({statement})" for statement in statements)  # nosec B608 # constant fragments, bound values
         return union, parameters
+
+    def select_page(
+        self, columns: str, order: Literal["ASC", "DESC"], limit: int
+    ) -> tuple[str, list[Any]]:
+        """Return the statement that selects up to `limit` rows in order, and its parameters."""
+        if len(self.branches) <= 1:
+            return self.select(columns, order, limit)
+        # The branches give sequences from their indexes alone; rows are read for the page only.
+        statement, parameters = self.select("e.sequence AS sequence", order, limit)
+        page = (
+            f"SELECT {columns} FROM events e WHERE e.sequence IN"  # nosec B608 # constant fragments, bound values
+            f" (SELECT sequence FROM ({statement}) ORDER BY sequence {order} LIMIT ?)"
+            f" ORDER BY e.sequence {order}"
+        )
+        return page, [*parameters, limit]
 
 
 class EventColumns:
@@ -154,7 +176,7 @@ def build_plan(
 
     if chosen.text is not None:
         where.add_names(names)
-        return _plan_text(chosen.text, chosen.correlation, where, after, before)
+        return _plan_text(connection, chosen.text, chosen.correlation, where, (after, before))
     if chosen.correlation is not None:
         where.add_names(names)
         branch = ("e.correlation = ?", chosen.correlation)
@@ -214,24 +236,35 @@ class _Where:
 
 
 def _plan_text(
-    text: str, correlation: str | None, where: _Where, after: int | None, before: int | None
-) -> Plan:
+    connection: sqlite3.Connection,
+    text: str,
+    correlation: str | None,
+    where: _Where,
+    bounds: tuple[int | None, int | None],
+) -> Plan | None:
     if correlation is not None:
         where.add(Condition("e.correlation = ?", (correlation,)))
     # The full-text index is read in the order of its rowid, so bounds and order apply to that
     # column; CROSS JOIN keeps SQLite from turning the join around.
-    bounds = [
+    limits = [
         (f"f.rowid {sign} ?", clamp(bound))
-        for bound, sign in ((after, ">"), (before, "<"))
+        for bound, sign in zip(bounds, (">", "<"), strict=True)
         if bound is not None
     ]
-    return Plan(
-        "events_text f CROSS JOIN events e ON e.sequence = f.rowid",
-        [],
-        ["f.events_text MATCH ?", *(sql for sql, _ in bounds), *where.conditions],
-        [match_expression(text), *(value for _, value in bounds), *where.parameters],
-        "f.rowid",
-    )
+    after, _ = bounds
+    plan: Plan | None = None
+    for table, _, end in reversed(text_tables(connection)):
+        if end is not None and after is not None and end <= after + 1:
+            continue
+        plan = Plan(
+            f"{table} f CROSS JOIN events e ON e.sequence = f.rowid",
+            [],
+            [f"f.{table} MATCH ?", *(sql for sql, _ in limits), *where.conditions],
+            [match_expression(text), *(value for _, value in limits), *where.parameters],
+            "f.rowid",
+            plan,
+        )
+    return plan
 
 
 class NamePairs:

@@ -371,12 +371,15 @@ def _count_rows(
 
 
 def _count_plan(connection: sqlite3.Connection, plan: Plan, limit: int | None = None) -> int:
-    statement, parameters = plan.select("1 AS one", limit=limit)
-    (number,) = connection.execute(
-        f"SELECT count(*) FROM ({statement})",  # nosec B608 # constant fragments, bound values
-        parameters,
-    ).fetchone()
-    return int(number)
+    number = 0
+    for part in plan.parts():
+        statement, parameters = part.select("1 AS one", limit=limit)
+        (found,) = connection.execute(
+            f"SELECT count(*) FROM ({statement})",  # nosec B608 # constant fragments, bound values
+            parameters,
+        ).fetchone()
+        number += int(found)
+    return number
 
 
 def _bucket_rows(
@@ -391,14 +394,17 @@ def _bucket_rows(
     )
     if plan is None:
         return []
-    statement, parameters = plan.select("e.time AS time, e.severity AS severity")
-    # SQLite's remainder is negative for times before the epoch; hence twice.
-    return connection.execute(
-        f"SELECT time - ((time % {int(width)}) + {int(width)}) % {int(width)} AS start,"  # nosec B608 # constant fragments, bound values
-        f" count(*), sum(severity >= {int(Severity.ERROR)})"
-        f" FROM ({statement}) GROUP BY start ORDER BY start",
-        parameters,
-    ).fetchall()
+    buckets: list[tuple[int, int, int]] = []
+    for part in plan.parts():
+        statement, parameters = part.select("e.time AS time, e.severity AS severity")
+        # SQLite's remainder is negative for times before the epoch; hence twice.
+        buckets += connection.execute(
+            f"SELECT time - ((time % {int(width)}) + {int(width)}) % {int(width)} AS start,"  # nosec B608 # constant fragments, bound values
+            f" count(*), sum(severity >= {int(Severity.ERROR)})"
+            f" FROM ({statement}) GROUP BY start",
+            parameters,
+        ).fetchall()
+    return buckets
 
 
 def _sealed_through(connection: sqlite3.Connection) -> int | None:
@@ -424,18 +430,9 @@ def _select_rows(
     plan = build_plan(connection, chosen, scope, after=after, before=before)
     if plan is None:
         return
-    if len(plan.branches) > 1:
-        # The branches give sequences from their indexes alone; rows are read for the page only.
-        statement, parameters = plan.select("e.sequence AS sequence", order, limit)
-        statement = (
-            f"SELECT {columns} FROM events e WHERE e.sequence IN"  # nosec B608 # constant fragments, bound values
-            f" (SELECT sequence FROM ({statement}) ORDER BY sequence {order} LIMIT ?)"
-            f" ORDER BY e.sequence {order}"
-        )
-        yield from connection.execute(statement, [*parameters, limit])
-    else:
-        statement, parameters = plan.select(columns, order, limit)
-        yield from connection.execute(statement, parameters)
+    parts = plan.parts()
+    for part in parts if order == "DESC" else reversed(parts):
+        yield from connection.execute(*part.select_page(columns, order, limit))
 
 
 def _preview(row: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -6,6 +6,8 @@ it, and a name is tested once for all the events that have it. The answers are t
 `Filter.matches` and `Scope.permits`.
 """
 
+import contextlib
+import itertools
 import sqlite3
 from bisect import bisect_right
 from collections import Counter
@@ -20,9 +22,10 @@ from almenara.bus.block_words import (
     match_any,
     match_word,
     name_token,
+    read_count,
     severity_token,
 )
-from almenara.bus.blocks import read_block
+from almenara.bus.blocks import read_block, read_severe
 from almenara.bus.codec import RowDecoder
 from almenara.bus.counts import UNNUMBERED
 from almenara.bus.readers import check_deadline
@@ -37,6 +40,7 @@ from almenara.visibility import SignalNames
 
 MAX_NAMES: Final = 50
 """Names of one kind that blocks are searched by; more of them are in nearly every block."""
+ROWS_AT_ONCE: Final = 25
 NAMED: Final = ("source", "origin", "type", "subject")
 Order = Literal["ASC", "DESC"]
 
@@ -47,6 +51,17 @@ class Access:
     """What a query has read."""
 
     has_read_blocks = False
+
+
+class FoundBlock(msgspec.Struct):
+    """What is known of a block before it is read."""
+
+    last: int
+    """Sequence of the last event."""
+    first_sequence: int
+    events: int
+    first_time: int
+    last_time: int
 
 
 class SealedSearch:
@@ -71,19 +86,58 @@ class SealedSearch:
         """Yield matching events as rows of `EVENT_COLUMNS`, between two sequences."""
         for block, places in self._matches(order, after, before):
             # Rows are made as they are needed: the page may be full after a few.
-            for place in places:
-                yield from block.rows((place,))
+            while rows := block.rows(itertools.islice(places, ROWS_AT_ONCE)):
+                yield from rows
 
     def count(
         self, limit: int | None = None, *, after: int | None = None, before: int | None = None
     ) -> int:
         """Count the matching events between two sequences, up to a limit."""
         number = 0
-        for _, places in self._matches("DESC", after, before):
-            number += sum(1 for _ in places)
+        word = self._single_word()
+        for block in self._find_blocks("DESC", after, before):
+            counted = self._read_count(block, word, after, before) if word else None
+            if counted is None:
+                for _, places in self._search(block, "DESC", after, before):
+                    number += sum(1 for _ in places)
+            else:
+                number += counted
             if limit is not None and number >= limit:
                 return limit
         return number
+
+    def _single_word(self) -> str | None:
+        """Return the word of a search that tests for one, and for nothing but the time besides."""
+        chosen = self._chosen
+        others = (chosen.severity, chosen.correlation, *(getattr(chosen, name) for name in NAMED))
+        if (
+            len(self._phrases) != 1
+            or not self._scope.is_full
+            or any(value is not None for value in others)
+        ):
+            return None
+        ((phrase, is_prefix),) = self._phrases
+        words = split_words(phrase)
+        return words[0] if len(words) == 1 and not is_prefix else None
+
+    def _read_count(
+        self, block: FoundBlock, word: str, after: int | None, before: int | None
+    ) -> int | None:
+        """Return how many events of a block have a word; None where its events must be read."""
+        chosen = self._chosen
+        is_whole = (
+            (after is None or block.first_sequence > after)
+            and (before is None or block.last < before)
+            and (chosen.since is None or block.first_time >= chosen.since)
+            and (chosen.until is None or block.last_time < chosen.until)
+        )
+        if not is_whole:
+            return None
+        check_deadline()
+        try:
+            return read_count(self._connection, block.last, word)
+        except DamagedBlockError:
+            return None
 
     def buckets(self, width: int, before: int | None = None) -> list[tuple[int, int, int]]:
         """Return the start, the events and the failures of each bucket of time with matches,
@@ -101,24 +155,37 @@ class SealedSearch:
     def _matches(
         self, order: Order, after: int | None = None, before: int | None = None
     ) -> Iterator[tuple[Block, Iterator[int]]]:
-        for last, events in self._find_blocks(order, after, before):
-            check_deadline()
-            self._access.has_read_blocks = True
-            try:
-                block = read_block(self._connection, last)
-                yield (
-                    block,
-                    _find_places(
-                        block, self._chosen, self._phrases, self._scope, order, after, before
-                    ),
-                )
-            except DamagedBlockError as error:
-                self._decoder.skip(last, error, events)
+        for found in self._find_blocks(order, after, before):
+            yield from self._search(found, order, after, before)
+
+    def _search(
+        self, found: FoundBlock, order: Order, after: int | None, before: int | None
+    ) -> Iterator[tuple[Block, Iterator[int]]]:
+        """Yield a block and the places of its matches, unless it is damaged."""
+        check_deadline()
+        self._access.has_read_blocks = True
+        try:
+            block = self._read(found)
+            yield (
+                block,
+                _find_places(block, self._chosen, self._phrases, self._scope, order, after, before),
+            )
+        except DamagedBlockError as error:
+            self._decoder.skip(found.last, error, found.events)
+
+    def _read(self, found: FoundBlock) -> Block:
+        """Return the events of a block that may match, or all of them."""
+        if self._chosen.severity is not None:
+            with contextlib.suppress(DamagedBlockError):
+                severe = read_severe(self._connection, found.last, int(self._chosen.severity))
+                if severe is not None:
+                    return severe
+        return read_block(self._connection, found.last)
 
     def _find_blocks(
         self, order: Order, after: int | None, before: int | None
-    ) -> Iterator[tuple[int, int]]:
-        """Yield the ends of the blocks that may have matches, and how many events each has."""
+    ) -> Iterator[FoundBlock]:
+        """Yield the blocks that may have matches."""
         chosen = self._chosen
         if before is not None:
             # Blocks after the one with that sequence need no look.
@@ -152,10 +219,12 @@ class SealedSearch:
                 conditions.append(condition)
                 parameters.append(clamp(int(bound)))
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        yield from self._connection.execute(
-            f"SELECT b.last_sequence, b.events FROM {tables}{where} ORDER BY {key} {order}",  # nosec B608 # constant fragments, bound values
+        rows = self._connection.execute(
+            "SELECT b.last_sequence, b.first_sequence, b.events, b.first_time, b.last_time"  # nosec B608 # constant fragments, bound values
+            f" FROM {tables}{where} ORDER BY {key} {order}",
             parameters,
         )
+        yield from itertools.starmap(FoundBlock, rows)
 
     def _list_conditions(self) -> Iterator[str]:
         """Yield what the index must have of a block, in the language of FTS5."""
@@ -222,8 +291,7 @@ def _find_places(
         places = _select_visible(block, scope, places)
     ordered: Iterator[int] = iter(places if order == "ASC" else reversed(places))
     if phrases and places:
-        finder = TextFinder(block, phrases)
-        return (place for place in ordered if finder.matches(place))
+        return TextFinder(block, phrases).select(ordered)
     return ordered
 
 

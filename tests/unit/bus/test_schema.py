@@ -48,12 +48,13 @@ async def test_migrate_upgrades_schema_1_with_its_events(
         "position DROP COLUMN names_counted_from", "position DROP COLUMN has_inline_names",
         "position DROP COLUMN text_changed_at", "position DROP COLUMN anchor",
         "position DROP COLUMN uncounted_through", "position DROP COLUMN sealed_through",
-        "position DROP COLUMN sealed_events",
+        "position DROP COLUMN sealed_events", "position DROP COLUMN text_table",
+        "position DROP COLUMN text_from", "position DROP COLUMN former_text_from",
     )  # fmt: skip
     connection.executescript(
         "DROP TABLE known_resources; DROP TABLE name_pairs; DROP TABLE event_counts;"
         "DROP TABLE blocks; DROP TABLE block_contents; DROP TABLE block_words;"
-        "DROP TABLE block_names; DROP TABLE sealed_rows;"
+        "DROP TABLE block_names; DROP TABLE sealed_rows; DROP TABLE events_text_1;"
         "PRAGMA user_version = 1;" + "".join(f"ALTER TABLE {column};" for column in added)
     )
     connection.close()

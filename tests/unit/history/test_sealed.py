@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
 
+import msgspec
 from hypothesis import given, settings, strategies as st
 
 from almenara.bus import Record, retention
@@ -15,10 +16,12 @@ from almenara.bus.retention_rules import RetentionRules
 from almenara.bus.sealing import Sealer, clear_rows
 from almenara.bus.writer import Writer
 from almenara.config import EventMatch, RetentionRule, StorageSettings
-from almenara.history import Filter
-from almenara.signals import Event
+from almenara.history import Filter, History
+from almenara.signals import Event, Severity
 from almenara.units import SECOND
 from support.log import (
+    Log,
+    answer,
     check_log,
     check_queries,
     random_event,
@@ -52,6 +55,7 @@ def test_rows_and_blocks_answer_as_a_list(
         tempfile.TemporaryDirectory() as folder,
         patch("almenara.bus.sealing.BLOCK_EVENTS", block),
         patch("almenara.bus.sealing.CLEARED_EVENTS", 2),
+        patch("almenara.bus.text_tables.SWITCHED_AFTER", 20),
         patch("almenara.history.queries.sleep", sleep_not),
     ):
         storage = StorageSettings(dir=Path(folder))
@@ -137,3 +141,26 @@ def test_migrate_indexes_the_letters_of_schema_7(tmp_path: Path) -> None:
         records = remove_oldest(writer, records, 60)
         check_log(writer.connection, records)
         check_queries(writer.connection, records, Filter(text="已满"), 7)
+
+
+def test_counts_of_words_and_severe_events_need_no_content_of_blocks(tmp_path: Path) -> None:
+    chance = random.Random(8)
+    writer = Writer(tmp_path / "almenara.db", StorageSettings(dir=tmp_path))
+    with closing(writer.connection), patch("almenara.bus.sealing.BLOCK_EVENTS", 100):
+        events = [
+            msgspec.structs.replace(
+                random_event(chance, number),
+                severity=Severity.FATAL if number % 50 == 0 else Severity.INFO,
+            )
+            for number in range(300)
+        ]
+        records = list(itertools.starmap(Record, enumerate(write(writer, events), 1)))
+        seal(writer, 0)
+        writer.connection.execute("DELETE FROM block_contents")
+        history = History(Log(writer.connection))
+        for text in ("done", "kelvin", "cafe", "absent"):
+            chosen = Filter(text=text)
+            matches = [record for record in records if chosen.matches(record.signal)]  # type: ignore[arg-type]
+            assert answer(history.count(chosen)) == len(matches)
+        severe = answer(history.events(Filter(severity=Severity.ERROR)))
+        assert [record.sequence for record in severe] == [251, 201, 151, 101, 51, 1]
