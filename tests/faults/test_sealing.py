@@ -316,7 +316,9 @@ async def test_damaged_block_loses_no_other(tmp_path: Path) -> None:
     remaining = [*range(BLOCK_EVENTS), *range(2 * BLOCK_EVENTS, events)]
     async with EmbeddedBus(sealing(tmp_path)) as bus:
         assert await read_numbers(bus) == remaining
-        assert await History(bus).count(Filter(text="n")) == len(remaining)
+        # The counts of a whole word are stored beside the blocks; those of a part of one are not.
+        assert await History(bus).count(Filter(text="n")) == events
+        assert await History(bus).count(Filter(text="n*")) == len(remaining)
         assert any("could not be read" in text for text in bus.warnings)
     report = check_database(tmp_path)
     assert not report.is_intact

@@ -56,7 +56,7 @@ def read_count(connection: sqlite3.Connection, block: int, word: str) -> int | N
     row = connection.execute(
         "SELECT counts FROM block_word_counts WHERE block = ?", (block,)
     ).fetchone()
-    if row is None or len(word_token(word)) == MAX_TOKEN:
+    if row is None or not isinstance(row[0], bytes) or len(word_token(word)) == MAX_TOKEN:
         return None
     counts = decompress(row[0])
     mark = f" {word}=".encode()
