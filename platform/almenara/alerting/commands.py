@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from almenara.alerting import COMMAND, ORIGIN, SILENCE
-from almenara.alerting.calendar import Calendar
 from almenara.alerting.matchers import Matcher, parse_matcher
+from almenara.sdk.calendar import Calendar
 from almenara.signals import Event, Resource, now
 
 STARTED: Final = f"{COMMAND}.started"

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.alerting.calendar import Schedule
 from almenara.alerting.model import Alert
 from almenara.alerting.signals import read_path, show_value
 from almenara.config.alert_rules import (
@@ -17,6 +16,7 @@ from almenara.config.alert_rules import (
 )
 from almenara.patterns import compile_pattern
 from almenara.scope import namespace_of
+from almenara.sdk.calendar import Schedule
 from almenara.signals import Event, Resource, Sample, Severity, Signal, parse_severity
 from almenara.units import SECOND
 

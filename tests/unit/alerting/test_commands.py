@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from almenara.alerting.calendar import Calendar
 from almenara.alerting.commands import make_acknowledge, make_assign, make_silence
 from almenara.config import ConfigError
+from almenara.sdk.calendar import Calendar
 from almenara.signals import Resource
 from almenara.units import DAY, HOUR
 from support.alerting import SECOND, START, AlertRun, failure, pod

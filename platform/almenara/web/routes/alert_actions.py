@@ -11,7 +11,6 @@ from litestar.exceptions import NotFoundException
 from litestar.response import Redirect
 
 from almenara.alerting import ALERT, SILENCE
-from almenara.alerting.calendar import DAYS, Calendar
 from almenara.alerting.commands import (
     make_acknowledge,
     make_assign,
@@ -21,6 +20,7 @@ from almenara.alerting.commands import (
     parse_plain_matcher,
 )
 from almenara.alerting.service import Alerting
+from almenara.sdk.calendar import DAYS, Calendar
 from almenara.security.errors import Unauthenticated
 from almenara.signals import Event, Resource, now
 from almenara.units import HOUR

@@ -8,13 +8,13 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from almenara.alerting import ALERT
-from almenara.alerting.calendar import DAYS
 from almenara.alerting.matchers import Matcher, match_all
 from almenara.alerting.model import ACTIVE
 from almenara.history import Filter
 from almenara.panels.builtin.alerts import describe_alert, list_alerts
 from almenara.panels.formats import encode_query
 from almenara.panels.view import View
+from almenara.sdk.calendar import DAYS
 from almenara.security.identity import Role
 from almenara.web.authorization import ALL_SOURCES, VIEWER
 from almenara.web.csrf import csrf_token, set_form_cookie

@@ -8,8 +8,8 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, Parameter
 
 from almenara.alerting import SILENCE
-from almenara.alerting.calendar import Calendar
 from almenara.panels.builtin.alerts import list_alerts
+from almenara.sdk.calendar import Calendar
 from almenara.signals import now
 from almenara.units import SECOND
 from almenara.web.authorization import (

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from almenara.alerting.calendar import DAYS, Calendar, Schedule
+from almenara.sdk.calendar import DAYS, Calendar, Schedule
 from almenara.units import DAY, HOUR, MINUTE, SECOND
 
 
