@@ -1,7 +1,9 @@
-"""Patterns as in NATS subjects, for names with parts between dots or slashes."""
+"""Patterns as in NATS subjects, for names with parts between dots or slashes; and regular
+expressions that take linear time."""
 
+import functools
 import re
-from typing import Final
+from typing import Any, Final
 
 SEPARATORS: Final = "./"
 SEGMENT_PART: Final = "*"
@@ -11,6 +13,9 @@ ANY: Final = "any"
 REST: Final = "rest"
 """Token for any number of characters of any kind."""
 REPEATED: Final = (SEGMENT_PART, REST)
+LONGEST_EXPRESSION: Final = 1_000
+EXPRESSION_MEMORY: Final = 1024**2
+"""Bytes of a compiled regular expression and of its search."""
 
 
 def compile_pattern(text: str) -> re.Pattern[str] | None:
@@ -79,3 +84,26 @@ def _share_character(one: str, other: str) -> bool:
     if other == SEGMENT_PART:
         return one not in SEPARATORS
     return one == other
+
+
+@functools.lru_cache(maxsize=1_000)
+def compile_expression(text: str, *, dot_matches_newline: bool = False) -> Any:
+    """Return a regular expression with the methods `search` and `fullmatch`. Raises `ValueError`.
+
+    RE2 takes linear time, whatever the expression: Python's own could take forever.
+    """
+    # Loaded only where an expression is used.
+    import re2
+
+    if len(text) > LONGEST_EXPRESSION:
+        raise ValueError(f"a regular expression is longer than {LONGEST_EXPRESSION:,} characters")
+    options = re2.Options()
+    options.log_errors = False
+    options.dot_nl = dot_matches_newline
+    options.max_mem = EXPRESSION_MEMORY
+    try:
+        return re2.compile(text, options)
+    except re2.error as error:
+        reason = error.args[0] if error.args else "invalid"
+        reason = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else reason
+        raise ValueError(f"the regular expression {text[:60]!r} is wrong: {reason}") from None

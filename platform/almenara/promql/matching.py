@@ -4,11 +4,11 @@ A series has the labels `__name__` (its metric), `kind`, `namespace`, `name` and
 of a bucket of a histogram `le`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, Final
 
 from almenara.histograms import SUFFIX, split_bucket
+from almenara.patterns import compile_expression
 from almenara.promql.syntax import (
     LIMIT_LABEL,
     METRIC_LABEL,
@@ -21,9 +21,6 @@ from almenara.state.sample_schema import SeriesName
 
 LABELS: Final = (METRIC_LABEL, "kind", "namespace", "name", "origin")
 """The labels, in the order of the fields of `SeriesName`."""
-LONGEST_EXPRESSION: Final = 1_000
-EXPRESSION_MEMORY: Final = 1024**2
-"""Bytes of a compiled regular expression and of its search."""
 
 
 def label_series(name: SeriesName) -> dict[str, str]:
@@ -62,7 +59,7 @@ def build_match(selector: Selector) -> SeriesMatch:
 
 def _build_test(matcher: LabelMatcher) -> Callable[[SeriesName], bool]:
     is_expected = matcher.operator in ("=", "=~")
-    expression = None if matcher.operator in ("=", "!=") else compile_expression(matcher.value)
+    expression = None if matcher.operator in ("=", "!=") else _compile(matcher.value)
 
     def test(name: SeriesName) -> bool:
         value = label_value(name, matcher.label)
@@ -73,24 +70,8 @@ def _build_test(matcher: LabelMatcher) -> Callable[[SeriesName], bool]:
     return test
 
 
-@functools.lru_cache(maxsize=100)
-def compile_expression(text: str) -> Any:
-    """Return a regular expression as Prometheus has them. Raises `QueryError`.
-
-    RE2 takes linear time, whatever the expression: Python's own could take forever.
-    """
-    # Loaded only where a query has an expression.
-    import re2
-
-    if len(text) > LONGEST_EXPRESSION:
-        raise QueryError(f"a regular expression is longer than {LONGEST_EXPRESSION:,} characters")
-    options = re2.Options()
-    options.log_errors = False
-    options.dot_nl = True
-    options.max_mem = EXPRESSION_MEMORY
+def _compile(text: str) -> Any:
     try:
-        return re2.compile(text, options)
-    except re2.error as error:
-        reason = error.args[0] if error.args else "invalid"
-        reason = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else reason
-        raise QueryError(f"the regular expression {text[:60]!r} is wrong: {reason}") from None
+        return compile_expression(text, dot_matches_newline=True)
+    except ValueError as error:
+        raise QueryError(str(error)) from None

@@ -11,7 +11,7 @@ from almenara.errors import (
     Unavailable,
     describe_error,
 )
-from almenara.patterns import compile_pattern
+from almenara.patterns import compile_expression, compile_pattern
 from almenara.sdk.blocking_client import BlockingClient, blocking
 from almenara.sdk.cancellation import finish_within, honor_cancellation
 from almenara.sdk.health import HealthAggregator
@@ -39,6 +39,7 @@ __all__ = [
     "Window",
     "add_to_window",
     "blocking",
+    "compile_expression",
     "compile_pattern",
     "describe_error",
     "every",
