@@ -9,7 +9,7 @@ DAYS: Final = 86_400.0
 
 RULES: Final = (
     AlertRule(
-        # The status changes after `attempts` failures in a row, so it needs no further delay.
+        # The status changes after `failure_threshold` failures in a row, which is the delay.
         name="http-check-down",
         when=Condition(resource=ResourceCondition(kind=KIND, status=["down"])),
         severity="ERROR",

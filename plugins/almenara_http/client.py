@@ -1,23 +1,35 @@
 """The request of a check, and whether its response is as expected."""
 
 import asyncio
-import re
 import ssl
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import httpx
 import msgspec
 
-from almenara.config import redact_secrets
-from almenara.sdk.http import Resolver, create_client, describe_http_error
+from almenara.config import Secret, redact_secrets
+from almenara.sdk import compile_expression, redact_urls
+from almenara.sdk.http import (
+    ClientCertificate,
+    Resolver,
+    create_client,
+    describe_http_error,
+    is_same_server,
+    trust_context,
+)
 from almenara_http.certificates import earliest_expiry
+from almenara_http.conditions import ResponseContent, explain_failure, parse_condition
 from almenara_http.decoding import BodyDecoder
 from almenara_http.settings import CheckSettings, parse_codes
 
 REDIRECTS: Final = 10
+LONGEST: Final = 300
+"""Characters of a failure."""
 USER_AGENT: Final = "almenara-http"
-DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+NO_CERTIFICATE: Final = "No required SSL certificate was sent"
+"""How nginx answers, with status 400, where it requires a client certificate."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +45,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     epoch; None without TLS."""
     size: int = 0
     """Bytes of the body that were read."""
+    version: str | None = None
+    """Version of HTTP of the response: `HTTP/1.1` or `HTTP/2`."""
+    location: str | None = None
+    """Where the redirects led, or where one leads that is not followed, without query."""
+    redirects: int = 0
+    """Redirects that were followed."""
+
+
+class RefusedRedirect(Exception):  # noqa: N818
+    """A redirect that would send the body of a check to another server."""
 
 
 async def perform_check(check: CheckSettings, resolver: Resolver | None = None) -> Outcome:
@@ -51,7 +73,11 @@ async def perform_check(check: CheckSettings, resolver: Resolver | None = None) 
         async with client, asyncio.timeout(check.timeout):
             started = time.monotonic()
             request = client.stream(
-                check.method, check.url, headers=_headers(check), auth=_credentials(check)
+                check.method,
+                check.url,
+                headers=_headers(check),
+                auth=_credentials(check),
+                content=None if check.body is None else check.body.reveal().encode(),
             )
             async with request as response:
                 decoder = BodyDecoder(response.headers.get("content-encoding", ""))
@@ -62,48 +88,69 @@ async def perform_check(check: CheckSettings, resolver: Resolver | None = None) 
     except Exception as error:
         # A server, or one that it redirects to, can raise anything in the client; whatever it is,
         # it is the outcome of this check and must not affect others.
-        return Outcome(failure=_describe(error, check))
+        return Outcome(failure=_redact(_describe(error, check), check))
+    failure = _judge(check, response, body, decoder.unknown)
     return Outcome(
-        failure=_judge(check, response, body, decoder.unknown),
+        failure=None if failure is None else _redact(failure, check),
         latency=latency,
         code=response.status_code,
         expires=min(expiries, default=None),
         size=len(body),
+        version=response.http_version,
+        location=_find_location(check, response),
+        redirects=len(response.history),
     )
 
 
 def _create_client(
     check: CheckSettings, resolver: Resolver | None, record_certificate: Any
 ) -> httpx.AsyncClient:
-    """A client for one check. Raises `OSError` where its CA file cannot be read."""
+    """A client for one check. Raises `OSError` where one of its files cannot be read."""
     own = httpx.URL(check.url)
 
     async def keep_secrets(request: httpx.Request) -> None:
-        # httpx removes only `Authorization` when a redirect leads to another server.
-        if not _is_same_server(own, request.url):
-            for name in check.headers:
+        if is_same_server(own, request.url):
+            return
+        if request.headers.get("content-length", "0") != "0":
+            raise RefusedRedirect(
+                f"a redirect to {_without_query(str(request.url))} would send the body to another"
+                " server; set url to where it leads"
+            )
+        # httpx removes only `Authorization` when a redirect leads to another server, and replaces
+        # `Host`.
+        for name in check.headers:
+            if name.lower() != "host":
                 request.headers.pop(name, None)
 
+    certificate = None
+    if check.certificate is not None:
+        certificate = ClientCertificate(check.certificate, check.key, check.key_password)
     return create_client(
         check.url,
         ca=check.ca,
         verify=check.verify,
+        client=certificate,
         resolver=resolver,
+        proxy=_proxy(check),
         timeout=check.timeout,
         follow_redirects=check.follow_redirects,
         max_redirects=REDIRECTS,
+        http2=check.http2,
         event_hooks={"request": [keep_secrets], "response": [record_certificate]},
         # A new connection each time: a check must notice when new clients are not accepted.
         limits=httpx.Limits(max_keepalive_connections=0),
     )
 
 
-def _is_same_server(own: httpx.URL, other: httpx.URL) -> bool:
-    """Whether two URLs are of one server; https of the same host counts as its http."""
-    if own.host != other.host:
-        return False
-    one, two = ((url.scheme, url.port or DEFAULT_PORTS.get(url.scheme)) for url in (own, other))
-    return one == two or (one, two) == (("http", 80), ("https", 443))
+def _proxy(check: CheckSettings) -> httpx.Proxy | str | None:
+    if not check.proxy:
+        return check.proxy
+    auth = None
+    if check.proxy_user is not None:
+        password = check.proxy_password.reveal() if check.proxy_password else ""
+        auth = (check.proxy_user, password)
+    is_tls = check.proxy.startswith("https")
+    return httpx.Proxy(check.proxy, auth=auth, ssl_context=trust_context() if is_tls else None)
 
 
 def _headers(check: CheckSettings) -> httpx.Headers:
@@ -139,12 +186,17 @@ def _judge(check: CheckSettings, response: httpx.Response, body: bytes, unknown:
     code = response.status_code
     if not any(code in parse_codes(text) for text in check.expect):
         failure = f"status {code}, expected {' or '.join(check.expect)}"
+        if response.history:
+            failure += f", {_count_redirects(response)} to {_without_query(str(response.url))}"
         if response.has_redirect_location:
-            # Without the query, which may hold secrets.
-            target = response.headers["location"].partition("?")[0][:200]
+            target = _without_query(response.headers["location"])
             failure += f"; it redirects to {target} (follow_redirects is off)"
+        elif code == 400 and NO_CERTIFICATE.encode() in body:
+            failure += "; the server requires a client certificate"
         return failure
-    if unknown and (check.contains is not None or check.matches is not None):
+    if check.contains is None and check.matches is None and not check.conditions:
+        return None
+    if unknown:
         return f"the body is encoded as {unknown[:40]}, although identity was requested"
     try:
         text = body.decode(response.charset_encoding or "utf-8", "replace")
@@ -152,13 +204,50 @@ def _judge(check: CheckSettings, response: httpx.Response, body: bytes, unknown:
         text = body.decode("utf-8", "replace")
     if check.contains is not None and check.contains not in text:
         return f"the body does not contain {check.contains[:80]!r}"
-    if check.matches is not None and re.search(check.matches, text) is None:
+    if check.matches is not None and compile_expression(check.matches).search(text) is None:
         return f"the body does not match {check.matches[:80]!r}"
-    return None
+    cut_at = check.body_limit if len(body) >= check.body_limit else None
+    content = ResponseContent(response.headers, response.http_version, text, cut_at)
+    failures = (explain_failure(parse_condition(each), content) for each in check.conditions)
+    return next(filter(None, failures), None)
+
+
+def _find_location(check: CheckSettings, response: httpx.Response) -> str | None:
+    if response.has_redirect_location:
+        try:
+            target = str(response.url.join(response.headers["location"]))
+        except (httpx.InvalidURL, ValueError):
+            target = response.headers["location"]
+    elif response.history:
+        target = str(response.url)
+    else:
+        return None
+    return _redact(_without_query(target), check)
+
+
+def _count_redirects(response: httpx.Response) -> str:
+    count = len(response.history)
+    return f"after {count} redirect{'s' if count > 1 else ''}"
+
+
+def _without_query(url: str) -> str:
+    """A URL without credentials, query and fragment, all of which may hold secrets."""
+    return redact_urls(url.partition("?")[0].partition("#")[0])[:200]
+
+
+def _redact(text: str, check: CheckSettings) -> str:
+    secrets: Sequence[Secret | None] = (
+        check.password, check.bearer, check.body, check.key_password, check.proxy_password,
+        *check.headers.values(),
+    )  # fmt: skip
+    return redact_secrets(text, secrets)[:LONGEST]
 
 
 def _describe(error: Exception, check: CheckSettings) -> str:
     if isinstance(error, httpx.TooManyRedirects):
-        return f"more than {REDIRECTS} redirects"
-    text = describe_http_error(error, check.timeout)
-    return redact_secrets(text, [check.password, check.bearer, *check.headers.values()])[:300]
+        target = _without_query(str(error.request.url))
+        return f"more than {REDIRECTS} redirects, the last from {target}"
+    text = describe_http_error(error, check.timeout, has_certificate=check.certificate is not None)
+    if check.proxy and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return f"through the proxy {redact_urls(check.proxy)}: {text}"
+    return text

@@ -20,7 +20,12 @@ async def diagnose(settings: HttpSettings) -> Sequence[Finding]:
         address = redact_urls(check.url)
         if outcome.failure is None:
             latency = (outcome.latency or 0) * 1000
-            message = f"{address} responds with {outcome.code} in {latency:.0f} ms"
+            message = (
+                f"{address} responds with {outcome.code} in {latency:.0f} ms ({outcome.version})"
+            )
+            if outcome.location is not None:
+                leads = "redirected" if outcome.redirects else "redirects"
+                message += f", {leads} to {outcome.location}"
             return Finding(check=name, verdict="ok", message=message)
         return Finding(
             check=name,

@@ -40,6 +40,8 @@ def panels(settings: HttpSettings) -> Sequence[Panel]:
                 Column(
                     title="Certificate expires in", path="sample.tls_expires_in", format="seconds"
                 ),
+                Column(title="Version", path="state.version"),
+                Column(title="Redirects to", path="state.location"),
                 Column(title="Since", path="state.since", format="age"),
                 Column(title="Message", path="state.reason"),
             ],

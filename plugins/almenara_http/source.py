@@ -4,6 +4,7 @@ import asyncio
 import heapq
 import random
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from almenara.sdk.http import Resolver
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara.units import DAY, SECOND
 from almenara_http.client import Outcome, perform_check
+from almenara_http.maintenance import maintenance_end
 from almenara_http.settings import CheckSettings, HttpSettings
 
 KIND: Final = "http.check"
@@ -24,11 +26,15 @@ START_SPACING: Final = 0.005
 """Seconds between the first requests of two checks."""
 LATE_SHARE: Final = 0.5
 """Share of its interval by which a check may start late before that is reported."""
-Status = Literal["up", "slow", "down"]
+FAST_SHARE: Final = 0.8
+"""Share of `slow_after` below which a slow check responds fast again, unless `fast_below` is set: a
+latency around one threshold would change the status again and again."""
+Status = Literal["up", "slow", "down", "maintenance"]
 SEVERITIES: Final[dict[Status, Severity]] = {
     "up": Severity.INFO,
     "slow": Severity.WARN,
     "down": Severity.ERROR,
+    "maintenance": Severity.INFO,
 }
 
 
@@ -40,6 +46,8 @@ class CheckState(msgspec.Struct):
     """Microseconds since the epoch."""
     failures: int = 0
     """Failures in a row."""
+    successes: int = 0
+    """Expected responses in a row while the check is down."""
     deviations: int = 0
     """Successful responses in a row that were slow while the check is up, or fast while it is
     slow."""
@@ -157,16 +165,23 @@ def evaluate(
     updated."""
     moment = now()
     events: list[Event] = []
-    status = _next_status(check, state, outcome)
+    until = maintenance_end(check.maintenance, moment) if check.maintenance else None
+    status = _next_status(check, state, outcome) if until is None else "maintenance"
+    if until is not None:
+        # What happens within a window counts neither for nor against the check afterwards.
+        state.failures = state.successes = state.deviations = 0
+    reason = _reason(outcome, until)
     if status != state.status:
         if state.status is not None or status == "down":
-            events.append(_change_event(check, state, status, outcome, moment))
+            events.append(_change_event(check, state, status, outcome, reason, moment))
         state.status, state.since = status, moment
     if (warning := _expiry_event(check, state, outcome, moment)) is not None:
         events.append(warning)
-    signals: list[Signal] = [
-        Sample(kind=KIND, name=check.name, metric="up", value=float(status != "down"))
-    ]
+    signals: list[Signal] = []
+    if status != "maintenance":
+        # A window is left out of the availability.
+        up = float(status != "down")
+        signals.append(Sample(kind=KIND, name=check.name, metric="up", value=up))
     if outcome.latency is not None:
         signals.append(
             Sample(kind=KIND, name=check.name, metric="latency", value=outcome.latency, unit="s")
@@ -177,31 +192,57 @@ def evaluate(
             Sample(kind=KIND, name=check.name, metric="tls_expires_in", value=left, unit="s")
         )
     signals += events
-    return (_resource(check, state, outcome), *signals)
+    return (_resource(check, state, outcome, reason), *signals)
 
 
 def _next_status(check: CheckSettings, state: CheckState, outcome: Outcome) -> Status:
-    """The status after an outcome: every change but the first takes `attempts` in a row."""
+    """The status after an outcome: every change but the first takes several in a row."""
     if outcome.failure is not None:
-        state.failures, state.deviations = state.failures + 1, 0
+        state.failures, state.successes, state.deviations = state.failures + 1, 0, 0
         # A check without a status has never succeeded, so it is down at once.
-        if state.status is not None and state.failures < check.attempts:
+        if state.status is not None and state.failures < check.failure_threshold:
             return state.status
         return "down"
     state.failures = 0
-    observed: Status = "slow" if (outcome.latency or 0) > check.slow_after else "up"
-    if state.status is None or state.status in ("down", observed):
+    observed = _observe_speed(check, state, outcome.latency or 0)
+    if state.status == "down" and state.successes + 1 < check.success_threshold:
+        state.successes += 1
+        return "down"
+    state.successes = 0
+    if state.status not in ("up", "slow") or state.status == observed:
         state.deviations = 0
         return observed
     state.deviations += 1
-    if state.deviations < check.attempts:
+    if state.deviations < check.slow_threshold:
         return state.status
     state.deviations = 0
     return observed
 
 
-def _resource(check: CheckSettings, state: CheckState, outcome: Outcome) -> Resource:
+def _observe_speed(check: CheckSettings, state: CheckState, latency: float) -> Status:
+    if state.status != "slow":
+        return "slow" if latency > check.slow_after else "up"
+    limit = check.slow_after * FAST_SHARE if check.fast_below is None else check.fast_below
+    return "up" if latency < limit else "slow"
+
+
+def _reason(outcome: Outcome, until: int | None) -> str | None:
+    if until is None:
+        return outcome.failure
+    end = datetime.fromtimestamp(until // SECOND, UTC)
+    failure = f"; {outcome.failure}" if outcome.failure is not None else ""
+    return f"maintenance until {end:%Y-%m-%d %H:%M} UTC{failure}"
+
+
+def _resource(
+    check: CheckSettings, state: CheckState, outcome: Outcome, reason: str | None
+) -> Resource:
     status = state.status or "down"
+    if status == "down" and reason is None:
+        reason = (
+            f"{state.successes} of {check.success_threshold} expected responses in a row"
+            " (success_threshold)"
+        )
     return Resource(
         kind=KIND,
         name=check.name,
@@ -211,7 +252,10 @@ def _resource(check: CheckSettings, state: CheckState, outcome: Outcome) -> Reso
             "url": redact_urls(check.url),
             "method": check.method,
             "code": outcome.code,
-            "reason": outcome.failure,
+            "version": outcome.version,
+            "location": outcome.location,
+            "redirects": outcome.redirects,
+            "reason": reason,
             "failures": state.failures,
             "since": state.since,
             "bytes": outcome.size,
@@ -220,7 +264,12 @@ def _resource(check: CheckSettings, state: CheckState, outcome: Outcome) -> Reso
 
 
 def _change_event(
-    check: CheckSettings, state: CheckState, status: Status, outcome: Outcome, moment: int
+    check: CheckSettings,
+    state: CheckState,
+    status: Status,
+    outcome: Outcome,
+    reason: str | None,
+    moment: int,
 ) -> Event:
     return Event(
         # Made from the status before and its time: the same however often it is published.
@@ -233,7 +282,7 @@ def _change_event(
         data={
             "url": redact_urls(check.url),
             "from": state.status,
-            "reason": outcome.failure or f"responded in {outcome.latency or 0:.3f} s",
+            "reason": reason or f"responded in {outcome.latency or 0:.3f} s",
             "code": outcome.code,
         },
     )

@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from socket import AF_UNSPEC, SOCK_STREAM, getaddrinfo
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import httpcore
 import httpx
 
+from almenara.config import Secret
 from almenara.errors import Unavailable, describe_error
 from almenara.sdk.proxies import find_proxy
 
@@ -24,30 +25,94 @@ E = TypeVar("E", bound=BaseException)
 LOOKUPS: Final = 64
 """Name look-ups at the same time; a hanging resolver holds each of them for minutes."""
 
-Stamp = tuple[int, int]
-_contexts: dict[tuple[Path | None, bool], tuple[Stamp, ssl.SSLContext]] = {}
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+REFUSALS: Final = (
+    "unknown ca", "certificate expired", "certificate revoked", "certificate unknown",
+    "bad certificate", "unsupported certificate", "access denied",
+)  # fmt: skip
+"""Alerts of TLS with which a server refuses a client certificate: RFC 8446, section 6.2."""
 
 
-def trust_context(ca: Path | None = None, *, verify: bool = True) -> ssl.SSLContext:
+class ClientCertificate(NamedTuple):
+    """The certificate that a client presents."""
+
+    certificate: Path
+    key: Path | None = None
+    """None where the file of the certificate contains the key."""
+    password: Secret | None = None
+    """Of an encrypted key."""
+
+
+Stamp = tuple[tuple[int, int], ...]
+_contexts: dict[
+    tuple[Path | None, bool, ClientCertificate | None, bool], tuple[Stamp, ssl.SSLContext]
+] = {}
+
+
+def trust_context(
+    ca: Path | None = None,
+    *,
+    verify: bool = True,
+    client: ClientCertificate | None = None,
+    http2: bool = False,
+) -> ssl.SSLContext:
     """A TLS context for clients: the authorities in the file `ca`, or those of the system.
 
     The system's are those of OpenSSL, so that `SSL_CERT_FILE` and `SSL_CERT_DIR` apply. Loading
-    them takes some 30 ms of processor, so a context is shared until its file changes. Raises
-    `OSError` naming the file.
+    them takes some 30 ms of processor, so a context is shared until one of its files changes. One
+    for HTTP/2 is separate, as httpcore sets the protocols to offer in the context. Raises `OSError`
+    naming the file.
     """
-    stamp = (0, 0)
-    if ca is not None:
-        try:
-            status = ca.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-        except OSError as error:
-            raise OSError(f"the file {ca} (ca) cannot be read: {error.strerror}") from None
-    cached = _contexts.get((ca, verify))
+    files = [(ca, "ca")] if ca is not None else []
+    if client is not None:
+        files += [(client.certificate, "certificate")]
+        files += [(client.key, "key")] if client.key is not None else []
+    stamp = tuple(_stamp(path, setting) for path, setting in files)
+    cached = _contexts.get((ca, verify, client, http2))
     if cached is not None and cached[0] == stamp:
         return cached[1]
     context = _load_context(ca, verify)
-    _contexts[ca, verify] = stamp, context
+    if client is not None:
+        _load_client_certificate(context, client)
+    _contexts[ca, verify, client, http2] = stamp, context
     return context
+
+
+def _stamp(path: Path, setting: str) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise OSError(f"the file {path} ({setting}) cannot be read: {error.strerror}") from None
+    return status.st_mtime_ns, status.st_size
+
+
+def _load_client_certificate(context: ssl.SSLContext, client: ClientCertificate) -> None:
+    is_encrypted = False
+
+    def read_password() -> str:
+        nonlocal is_encrypted
+        is_encrypted = True
+        # Without this, OpenSSL would wait for a password on the terminal.
+        if client.password is None:
+            raise OSError(f"the key in {client.key or client.certificate} is encrypted, and has no"
+                          " password (key_password)")  # fmt: skip
+        return client.password.reveal()
+
+    files = f"{client.certificate}{f' and {client.key}' if client.key else ''}"
+    try:
+        context.load_cert_chain(client.certificate, client.key, read_password)
+    except ssl.SSLError as error:
+        reason = describe_error(error)
+        if error.reason == "KEY_VALUES_MISMATCH":
+            reason = "the key is of another certificate"
+        elif is_encrypted:
+            reason = "the password of the key is wrong"
+        elif "PEM lib" in reason:
+            reason = "a certificate and a private key are expected, in PEM format"
+    else:
+        return
+    # Outside of the handler: an error of TLS behind this one would be taken for its cause.
+    raise OSError(f"the client certificate in {files} cannot be used: {reason}")
 
 
 def _load_context(ca: Path | None, verify: bool) -> ssl.SSLContext:
@@ -178,16 +243,43 @@ def environment_proxy(url: str) -> str | None:
     return find_proxy(url, use_all=True) or None
 
 
+def is_same_server(own: httpx.URL, other: httpx.URL) -> bool:
+    """Whether credentials for one URL may be sent to another: scheme, host and port are equal, or
+    https of the same host takes the place of its http."""
+    if own.host != other.host:
+        return False
+    one, two = ((url.scheme, url.port or DEFAULT_PORTS.get(url.scheme)) for url in (own, other))
+    return one == two or (one, two) == (("http", 80), ("https", 443))
+
+
+class _OwnServerTransport(httpx.AsyncBaseTransport):
+    """Presents a client certificate to the server of one URL, and to no other."""
+
+    def __init__(
+        self, url: str, own: httpx.AsyncBaseTransport, other: httpx.AsyncBaseTransport
+    ) -> None:
+        self._url, self._own, self._other = httpx.URL(url), own, other
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        is_own = is_same_server(self._url, request.url)
+        return await (self._own if is_own else self._other).handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._own.aclose()
+        await self._other.aclose()
+
+
 def create_transport(
     context: ssl.SSLContext,
     *,
-    proxy: str | None = None,
+    proxy: str | httpx.Proxy | None = None,
     resolver: Resolver | None = None,
     limits: httpx.Limits | None = None,
+    http2: bool = False,
 ) -> httpx.AsyncHTTPTransport:
     """A transport of httpx whose name look-ups are bounded; through a proxy where one is named."""
     transport = httpx.AsyncHTTPTransport(
-        verify=context, trust_env=False, limits=limits or httpx.Limits(), proxy=proxy
+        verify=context, trust_env=False, limits=limits or httpx.Limits(), proxy=proxy, http2=http2
     )
     # httpx offers no way to pass a network backend; a test holds that it is used.
     transport._pool._network_backend = _Backend(resolver or Resolver())
@@ -199,29 +291,42 @@ def create_client(
     *,
     ca: Path | None = None,
     verify: bool = True,
+    client: ClientCertificate | None = None,
     resolver: Resolver | None = None,
+    proxy: str | httpx.Proxy | None = None,
     use_environment: bool = True,
     limits: httpx.Limits | None = None,
+    http2: bool = False,
     **options: Any,
 ) -> httpx.AsyncClient:
     """An `httpx.AsyncClient` for requests to `url`; `options` are those of httpx.
 
     A source with many clients passes one `resolver` to all of them, which bounds its look-ups.
-    Raises `OSError` where the file `ca` cannot be read.
+    A `client` certificate is presented to the server of `url` only. `proxy` goes before that of the
+    environment, and an empty one is none. HTTP/2 is offered with `http2` and needs the package h2.
+    Raises `OSError` where the file `ca` or one of the client certificate cannot be read.
     """
-    transport = create_transport(
-        trust_context(ca, verify=verify),
-        proxy=environment_proxy(url) if use_environment else None,
-        resolver=resolver,
-        limits=limits,
-    )
+    if proxy is None and use_environment:
+        proxy = environment_proxy(url)
+    resolver = resolver or Resolver()
+
+    def connect(certificate: ClientCertificate | None) -> httpx.AsyncHTTPTransport:
+        context = trust_context(ca, verify=verify, client=certificate, http2=http2)
+        return create_transport(
+            context, proxy=proxy or None, resolver=resolver, limits=limits, http2=http2
+        )
+
+    transport: httpx.AsyncBaseTransport = connect(client)
+    if client is not None:
+        transport = _OwnServerTransport(url, transport, connect(None))
     return httpx.AsyncClient(  # nosemgrep: client-without-limits # the defaults of httpx
         transport=transport, trust_env=False, **options
     )
 
 
-def describe_http_error(error: Exception, timeout: float) -> str:
-    """Why a request failed, in one line for the person who configured it."""
+def describe_http_error(error: Exception, timeout: float, *, has_certificate: bool = False) -> str:
+    """Why a request failed, in one line for the person who configured it; `has_certificate` is
+    whether a client certificate was presented."""
     if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
         return describe_error(error) if str(error) else f"no connection within {timeout:g} s"
     if isinstance(error, httpx.TimeoutException):
@@ -232,15 +337,21 @@ def describe_http_error(error: Exception, timeout: float) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         _, _, reason = text.partition("certificate verify failed: ")
         return f"the certificate is not valid: {(reason or text).partition(' (_ssl')[0]}"
+    if isinstance(error, httpx.ProxyError):
+        return f"the proxy refuses to connect: {text}"
     if "CERTIFICATE_REQUIRED" in text or "certificate required" in text:
         return "the server requires a client certificate"
+    if (alert := next((name for name in REFUSALS if f"alert {name}" in text), None)) is not None:
+        return f"the server does not accept the client certificate: {alert}"
     if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
         return "the server does not speak TLS; use http://"
     if isinstance(error, httpx.ReadError | httpx.RemoteProtocolError) and not str(error):
         # A server that wants a client certificate may reset the connection before its alert is
         # read.
-        is_tls = error.request.url.scheme == "https"
-        hint = "; it may require a client certificate" if is_tls else ""
+        hint = ""
+        if error.request.url.scheme == "https":
+            verb = "not accept the" if has_certificate else "require a"
+            hint = f"; it may {verb} client certificate"
         return f"the server closed the connection without a response{hint}"
     return text
 

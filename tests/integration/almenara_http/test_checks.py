@@ -1,7 +1,6 @@
 """The HTTP plugin against real servers, real TLS among them."""
 
 import asyncio
-import contextlib
 import gzip
 import re
 import socket
@@ -9,7 +8,6 @@ import ssl
 import threading
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -23,38 +21,9 @@ from almenara_http.doctor import diagnose
 from almenara_http.settings import CheckSettings, HttpSettings
 from almenara_http.source import CheckState, HttpSource, evaluate
 from support.certificates import issue_self_signed
+from support.http_site import Handler, answering, check, serving
 
 pytestmark = pytest.mark.anyio
-
-Handler = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
-
-
-@contextlib.asynccontextmanager
-async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A server that reads a request's head and leaves the answer to the handler."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            await handler(head.decode(), writer)
-        writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
-    port = server.sockets[0].getsockname()[1]
-    try:
-        yield f"http{'s' if tls else ''}://127.0.0.1:{port}/"
-    finally:
-        server.close()
-
-
-def answering(status: str = "200 OK", body: str = "fine", headers: str = "") -> Handler:
-    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
-        writer.write(
-            f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{headers}\r\n{body}".encode()
-        )
-        await writer.drain()
-
-    return answer
 
 
 async def silent(head: str, writer: asyncio.StreamWriter) -> None:
@@ -71,10 +40,6 @@ async def endless(head: str, writer: asyncio.StreamWriter) -> None:
 async def garbage(head: str, writer: asyncio.StreamWriter) -> None:
     writer.write(b"\x00\xff not HTTP at all\r\n\r\n")
     await writer.drain()
-
-
-def check(url: str, **settings: object) -> CheckSettings:
-    return CheckSettings(name="shop", url=url, **{"timeout": 1.0, **settings})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +98,7 @@ async def test_certificate_is_verified_and_expiry_warned_once(tmp_path: Path) ->
 
 
 async def test_check_is_down_after_attempts_with_one_event_id() -> None:
-    shop = check("http://127.0.0.1:1/", attempts=2)
+    shop = check("http://127.0.0.1:1/", failure_threshold=2)
     good = Outcome(failure=None, latency=0.01, code=200)
     bad = Outcome(failure="refused")
     state = CheckState()
@@ -258,8 +223,32 @@ async def test_removed_check_is_deleted_at_start(tmp_path: Path) -> None:
             "must not contain a user name or password",
         ),
         ({"name": "a", "url": "http://x", "expect": ["9"]}, "codes from 100 to 599"),
-        ({"name": "a", "url": "http://x", "matches": "("}, "is not a regular expression"),
+        (
+            {"name": "a", "url": "http://x", "matches": "("},
+            "matches of check a: the regular expression",
+        ),
         ({"name": "a", "url": "http://x", "evry": 3}, "did you mean every?"),
+        ({"name": "a", "url": "http://x", "attempts": 3}, "named failure_threshold now"),
+        (
+            {"name": "a", "url": "http://x", "conditions": ["json a exists", "jsn b == 1"]},
+            "plugins.http.checks[0]: conditions[1] of check a, 'jsn b == 1': it starts with json",
+        ),
+        ({"name": "a", "url": "http://x", "key": "/k.pem"}, "has a key, but no certificate"),
+        ({"name": "a", "url": "http://x", "proxy": "socks5://p"}, "url of the proxy of check a"),
+        (
+            {"name": "a", "url": "http://x", "proxy": "http://u:secret-word@p"},
+            "use proxy_user and proxy_password",
+        ),
+        ({"name": "a", "url": "http://x", "fast_below": 3}, "more than slow_after (2 s)"),
+        (
+            {
+                "name": "a",
+                "url": "http://x",
+                "maintenance": [{"start": "02:00", "end": "03:00", "zone": "Europe/Madird"}],
+            },
+            "plugins.http.checks[0].maintenance[0]: 'Europe/Madird' is not a time zone; did you"
+            " mean Europe/Madrid?",
+        ),
         (
             {"name": "a", "url": "http://x", "password": {"env": "NOT_SET_ANYWHERE"}},
             "plugins.http.checks[0].password: the environment variable NOT_SET_ANYWHERE is not set",
@@ -363,7 +352,7 @@ async def test_missing_client_certificate_is_named(tmp_path: Path) -> None:
 
 
 def test_slow_responses_change_the_status_after_attempts() -> None:
-    shop = check("http://127.0.0.1:1/", attempts=2, slow_after=1.0)
+    shop = check("http://127.0.0.1:1/", slow_threshold=2, slow_after=1.0)
     state = CheckState()
     slow, fast = (Outcome(failure=None, latency=latency, code=200) for latency in (2.0, 0.1))
     assert events(shop, state, fast) == []

@@ -50,7 +50,12 @@ def checked() -> Iterator[dict[str, Any]]:
         yield {
             "checks": [
                 {"name": "up", "url": url, "every": 0.1, "bearer": "x"},
-                {"name": "down", "url": "http://127.0.0.1:1/", "every": 0.1, "attempts": 1},
+                {
+                    "name": "down",
+                    "url": "http://127.0.0.1:1/",
+                    "every": 0.1,
+                    "failure_threshold": 1,
+                },
             ]
         }
 
