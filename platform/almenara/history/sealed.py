@@ -8,6 +8,7 @@ it, and a name is tested once for all the events that have it. The answers are t
 
 import contextlib
 import itertools
+import re
 import sqlite3
 from bisect import bisect_right
 from collections import Counter
@@ -233,6 +234,12 @@ class SealedSearch:
             words = split_words(phrase)
             for place, word in enumerate(words, 1):
                 yield match_word(word, is_prefix and place == len(words))
+        if chosen.subject is not None:
+            # The parts without a star stand between separators, so their words are whole.
+            parts = re.split(r"[./]", chosen.subject)
+            plain = " ".join(part for part in parts if not set("*>").intersection(part))
+            for word in split_words(plain):
+                yield match_word(word, is_prefix=False)
         if chosen.correlation is not None:
             yield match_any((correlation_token(chosen.correlation),))
         if chosen.severity is not None:
