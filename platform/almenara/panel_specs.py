@@ -92,6 +92,11 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMet
 class DataView(Protocol):
     """Read access for a panel that prepares its own values, limited to the viewer's scope."""
 
+    @property
+    def moment(self) -> int | None:
+        """The moment that everything is as of, in microseconds; None for the present. A panel that
+        reads from the observed system itself must not do so for a moment of the past."""
+
     def resources(self, query: ResourceQuery) -> Sequence[Resource]:
         """The resources that exist now, by kind, namespace and name."""
 
@@ -106,6 +111,9 @@ class DataView(Protocol):
 
     def permits(self, signal: Signal) -> bool:
         """Whether the viewer's scope shows a signal, such as one that is not stored."""
+
+    def redact(self, resource: Resource) -> Resource:
+        """A resource that was not published, with its secrets masked as those of stored ones."""
 
     def has_role(self, role: Literal["viewer", "operator"]) -> bool:
         """Whether the viewer has at least this role."""

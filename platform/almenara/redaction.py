@@ -54,16 +54,20 @@ class Redactor:
             return signal
         if isinstance(signal, Event):
             return self._mask_event(signal)
-        if isinstance(signal, Resource):
-            changed: dict[str, Any] = {}
-            if signal.state:
-                state = self._mask(signal.state, lambda key: False, 0)
-                if state is not signal.state:
-                    changed["state"] = state
-            if self._may_hold_secret(signal.status.encode("utf-8", "replace")):
-                changed["status"] = self._mask_text(signal.status)
-            return msgspec.structs.replace(signal, **changed) if changed else signal
-        return signal
+        return self.mask_resource(signal) if isinstance(signal, Resource) else signal
+
+    def mask_resource(self, resource: Resource) -> Resource:
+        """Return a resource with its secrets masked; the same object where it has none."""
+        if self._hint is None:
+            return resource
+        changed: dict[str, Any] = {}
+        if resource.state:
+            state = self._mask(resource.state, lambda key: False, 0)
+            if state is not resource.state:
+                changed["state"] = state
+        if self._may_hold_secret(resource.status.encode("utf-8", "replace")):
+            changed["status"] = self._mask_text(resource.status)
+        return msgspec.structs.replace(resource, **changed) if changed else resource
 
     def _may_hold_secret(self, text: bytes) -> bool:
         """Whether a text may contain a secret. For most texts this is the only work."""

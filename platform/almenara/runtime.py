@@ -163,6 +163,7 @@ async def compose(
     )
     await access.start()
     warn_about_access(access)
+    redactor = Redactor(settings.redaction)
     view = View(
         bus=bus,
         history=History(bus),
@@ -173,7 +174,8 @@ async def compose(
         samples=SampleHistory(samples, resources),
         rules=alerting,
         text_streams=text_streams,
-        redact_text=Redactor(settings.redaction).mask_text,
+        redact_text=redactor.mask_text,
+        redact_resource=redactor.mask_resource,
     )
     hub = Hub(view, panels, renderer)
     notifications = compose_notifications(settings, plugins, bus, resources)

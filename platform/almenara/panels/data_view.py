@@ -42,6 +42,10 @@ class PanelDataView:
     def __init__(self, view: View) -> None:
         self._view = view
 
+    @property
+    def moment(self) -> int | None:
+        return self._view.moment
+
     def resources(self, query: ResourceQuery) -> Sequence[Resource]:
         return select_resources(self._view, query)[: query.limit]
 
@@ -57,6 +61,9 @@ class PanelDataView:
 
     def permits(self, signal: Signal) -> bool:
         return self._view.scope.permits(signal)
+
+    def redact(self, resource: Resource) -> Resource:
+        return self._view.redact_resource(resource)
 
     def has_role(self, role: Literal["viewer", "operator"]) -> bool:
         return role == "viewer" or self._view.scope.is_operator

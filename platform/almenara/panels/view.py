@@ -11,9 +11,15 @@ from almenara.history import History
 from almenara.hookspecs import Line, LogStream, TextStream
 from almenara.panels.time_window import LIVE, TimeWindow
 from almenara.scope import FULL_SCOPE, Scope
+from almenara.signals import Resource
 from almenara.state.resources import Resources
 from almenara.state.sample_history import SampleHistory
 from almenara.supervisor import SourceState
+
+
+def keep_resource(resource: Resource) -> Resource:
+    """The resource unchanged, where nothing is masked."""
+    return resource
 
 
 class Sources(Protocol):
@@ -148,6 +154,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """None where no panel displays texts while they are written."""
     redact_text: Callable[[str], str] = str
     """Masks the secrets in a text that was not stored."""
+    redact_resource: Callable[[Resource], Resource] = keep_resource
+    """Masks the secrets of a resource that was not stored."""
     scope: Scope = FULL_SCOPE
     user: str = ""
     """Whose limits apply to what is opened for this view; empty where no one signs in."""
