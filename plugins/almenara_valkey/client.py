@@ -7,8 +7,9 @@ from typing import Any, Final, Self
 from valkey.asyncio import Valkey
 
 from almenara.sdk import finish_within
+from almenara.sdk.servers import Address
 from almenara_valkey.errors import CommandError, translate_error
-from almenara_valkey.settings import Address, DeploymentSettings
+from almenara_valkey.settings import DeploymentSettings
 
 CLOSE_TIMEOUT: Final = 1.0
 CLIENT_NAME: Final = "almenara"

@@ -1,12 +1,15 @@
 """All servers of one deployment, observed together."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from almenara.hookspecs import Context, Publish, ResourceKey, SourceReport
 from almenara.sdk import HealthAggregator, Snapshots, every, monotonic, now
+from almenara.sdk.servers import Address
 from almenara.signals import Resource, Sample, Signal
+from almenara_valkey.channels import map_channels
 from almenara_valkey.info import read_mode
 from almenara_valkey.kinds import (
     COMMAND,
@@ -21,7 +24,7 @@ from almenara_valkey.kinds import (
 )
 from almenara_valkey.mapping import PRIMARY, find_transitions, mark_unreachable
 from almenara_valkey.server import Observation, ServerObserver
-from almenara_valkey.settings import Address, DeploymentSettings
+from almenara_valkey.settings import DeploymentSettings
 from almenara_valkey.topology import Member
 
 ROUNDS: Final = 3
@@ -121,13 +124,19 @@ class Deployment:
     def _make_signals(self, observations: Sequence[Observation]) -> list[Signal]:
         self._update_groups(observations)
         commands, samples = self._list_commands()
+        subscribers = Counter[str]()
+        for observation in observations:
+            # A subscriber is on one server; messages reach those of all servers.
+            subscribers.update(observation.channels)
+        channels, channel_samples = map_channels(self.settings.name, subscribers)
         resources = [
             self._describe(observations),
             *(observation.resource for observation in observations),
             *self._groups.values(),
             *commands,
+            *channels,
         ]
-        signals = [*self._snapshots.difference(resources), *samples]
+        signals = [*self._snapshots.difference(resources), *samples, *channel_samples]
         for observation in observations:
             signals += observation.samples
             signals += observation.events

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from almenara.hookspecs import Finding
+from almenara.sdk.servers import report_silent
 from almenara_valkey.deployment import Deployment
 from almenara_valkey.settings import DeploymentSettings, ValkeySettings
 
@@ -23,20 +24,14 @@ async def check_deployment(settings: DeploymentSettings) -> Finding:
         observations = await deployment.observe_all()
     finally:
         await deployment.close()
-    silent = [item for item in observations if not item.is_reachable]
+    silent = [item.resource for item in observations if not item.is_reachable]
     problems = sorted({item.problem for item in observations} - {""})
-    if silent:
-        first = silent[0].resource
-        message = f"{first.name}: {first.state.get('reason', '')}"
-        if len(silent) > 1:
-            message += f"; and {len(silent) - 1} more servers"
-        return Finding(
-            check=check,
-            verdict="failed" if len(silent) == len(observations) else "warning",
-            message=message,
-            remedy="Check urls, user, password and tls. Addresses that servers announce must be"
-            " reachable from here; otherwise set discover: false and list all servers in urls.",
-        )
+    remedy = (
+        "Check urls, user, password and tls. Addresses that servers announce must be reachable from"
+        " here; otherwise set discover: false and list all servers in urls."
+    )
+    if (finding := report_silent(check, silent, len(observations), remedy)) is not None:
+        return finding
     if problems:
         return Finding(
             check=check,

@@ -1,9 +1,7 @@
 """Why a server cannot be observed, and what to do about it."""
 
-import socket
-import ssl
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from typing import Final
 
 from valkey.exceptions import (
     AskError,
@@ -18,10 +16,10 @@ from valkey.exceptions import (
 
 from almenara.config import redact_secrets
 from almenara.sdk import AlmenaraError, Secret, describe_error
+from almenara.sdk.servers import describe_connection_error
 
 LONGEST_ERROR: Final = 4_000
 SHOWN: Final = 200
-E = TypeVar("E", bound=BaseException)
 
 
 class ServerError(AlmenaraError):
@@ -58,12 +56,8 @@ def translate_error(
         return ServerError("the server refuses the password; check user and password")
     if isinstance(error, MovedError | AskError):
         return ElsewhereError("the key belongs to another node")
-    if (cause := _find_cause(error, ssl.SSLError)) is not None:
-        return ServerError(f"TLS fails: {describe(cause)}; check tls")
-    if _find_cause(error, ConnectionRefusedError) is not None:
-        return ServerError("the connection is refused; nothing listens on this port")
-    if (failure := _find_cause(error, socket.gaierror)) is not None:
-        return ServerError(f"the name cannot be resolved: {describe(failure)}")
+    if reason := describe_connection_error(error, LONGEST_ERROR):
+        return ServerError(redact_secrets(reason, secrets)[:SHOWN])
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return ServerError(f"no response within {timeout:g} s")
     if isinstance(error, ResponseError):
@@ -73,12 +67,3 @@ def translate_error(
     if isinstance(error, ValkeyError | OSError):
         return ServerError(describe(error))
     return ServerError(f"the response to {command} cannot be read: {describe(error)}")
-
-
-def _find_cause(error: BaseException | None, kind: type[E]) -> E | None:
-    """The first error of a kind among an error and its causes."""
-    while error is not None:
-        if isinstance(error, kind):
-            return error
-        error = error.__cause__ or error.__context__
-    return None

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from almenara_valkey.settings import Address
+from almenara.sdk.servers import Address
 
 COMMAND_STATISTICS: Final = "cmdstat_"
 ERROR_STATISTICS: Final = "errorstat_"
@@ -56,6 +56,12 @@ def read_version(info: Info) -> str:
         return f"Valkey {version}"
     version = info.get("redis_version", "")
     return f"Redis {version}" if version else ""
+
+
+def has_command_log(info: Info) -> bool:
+    """Whether a server knows COMMANDLOG: Valkey 8.1 and later."""
+    numbers = [int(part) for part in info.get("valkey_version", "").split(".") if part.isdecimal()]
+    return numbers >= [8, 1]
 
 
 def list_replicas(info: Info) -> list[Address]:

@@ -9,7 +9,8 @@ SERVER: Final = "valkey.server"
 COMMAND: Final = "valkey.command"
 STREAM_GROUP: Final = "valkey.stream_group"
 KEY: Final = "valkey.key"
-KINDS: Final = (DEPLOYMENT, SERVER, COMMAND, STREAM_GROUP, KEY)
+CHANNEL: Final = "valkey.channel"
+KINDS: Final = (DEPLOYMENT, SERVER, COMMAND, STREAM_GROUP, KEY, CHANNEL)
 
 OK: Final = "ok"
 LOADING: Final = "loading"
@@ -18,6 +19,8 @@ MEMORY_FULL: Final = "memory full"
 LINK_DOWN: Final = "replication link down"
 PERSISTENCE_FAILING: Final = "persistence failing"
 CLUSTER_FAILED: Final = "cluster failed"
+FRAGMENTED: Final = "memory fragmented"
+CLIENTS_BLOCKED: Final = "clients blocked"
 NO_PRIMARY: Final = "no primary"
 UNREACHABLE: Final = "unreachable"
 DEGRADED: Final = "degraded"
@@ -28,6 +31,8 @@ SEVERITIES: Final = {
     OK: Severity.INFO,
     LOADING: Severity.WARN,
     EVICTING: Severity.WARN,
+    FRAGMENTED: Severity.WARN,
+    CLIENTS_BLOCKED: Severity.WARN,
     DEGRADED: Severity.WARN,
     STALLED: Severity.WARN,
     UNKNOWN: Severity.WARN,

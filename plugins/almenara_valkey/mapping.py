@@ -20,9 +20,11 @@ from almenara_valkey.info import (
     read_version,
 )
 from almenara_valkey.kinds import (
+    CLIENTS_BLOCKED,
     CLUSTER_FAILED,
     DEPLOYMENT,
     EVICTING,
+    FRAGMENTED,
     LINK_DOWN,
     LOADING,
     MEMORY_FULL,
@@ -57,6 +59,17 @@ FULL_SHARE: Final = 0.999
 """Share of the memory limit from which on memory is full; the accounting is not exact."""
 
 
+class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
+    """From where on a server that answers has a problem."""
+
+    fragmentation: float = 1.5
+    fragmentation_bytes: int = 128 * 1024**2
+    blocked_clients: int = 100
+
+
+DEFAULT_THRESHOLDS: Final = Thresholds()
+
+
 class Counters(msgspec.Struct):
     """The counters of one server at one time, for rates."""
 
@@ -73,12 +86,19 @@ def read_role(info: Info) -> str:
     return REPLICA if info.get("role") == "slave" else PRIMARY
 
 
-def map_server(deployment: str, name: str, info: Info, started: int, is_evicting: bool) -> Resource:
+def map_server(
+    deployment: str,
+    name: str,
+    info: Info,
+    started: int,
+    is_evicting: bool,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+) -> Resource:
     """The resource of a server that has answered.
 
     Its state has what rarely changes; numbers that change all the time are samples.
     """
-    status, reason = _judge(info, is_evicting)
+    status, reason = _judge(info, is_evicting, thresholds)
     role = read_role(info)
     primary = read_primary(info) if role == REPLICA else None
     limit = read_count(info, "maxmemory")
@@ -102,7 +122,7 @@ def map_server(deployment: str, name: str, info: Info, started: int, is_evicting
     )  # fmt: skip
 
 
-def _judge(info: Info, is_evicting: bool) -> tuple[str, str]:
+def _judge(info: Info, is_evicting: bool, thresholds: Thresholds) -> tuple[str, str]:
     """The status of a server and the reason; the worst that applies."""
     if info.get("loading") == "1":
         return LOADING, "is loading its data into memory"
@@ -126,6 +146,12 @@ def _judge(info: Info, is_evicting: bool) -> tuple[str, str]:
         return PERSISTENCE_FAILING, "; ".join(failures)
     if is_evicting:
         return EVICTING, f"evicts keys to stay below the memory limit ({_policy(info)})"
+    ratio = read_number(info, "mem_fragmentation_ratio") or 0.0
+    unused = read_count(info, "mem_fragmentation_bytes")
+    if ratio >= thresholds.fragmentation and unused >= thresholds.fragmentation_bytes:
+        return FRAGMENTED, "the process uses much more memory than its data (fragmentation)"
+    if read_count(info, "blocked_clients") >= thresholds.blocked_clients:
+        return CLIENTS_BLOCKED, f"{thresholds.blocked_clients} or more clients wait in commands"
     return OK, ""
 
 

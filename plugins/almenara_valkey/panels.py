@@ -20,7 +20,7 @@ from almenara.hookspecs import (
     TablePanel,
 )
 from almenara.signals import Severity
-from almenara_valkey.kinds import COMMAND, DEPLOYMENT, KEY, SERVER, STREAM_GROUP
+from almenara_valkey.kinds import CHANNEL, COMMAND, DEPLOYMENT, KEY, SERVER, STREAM_GROUP
 from almenara_valkey.settings import ValkeySettings
 
 CHARTS: Final[Sequence[tuple[str, str, str, Format]]] = (
@@ -29,6 +29,8 @@ CHARTS: Final[Sequence[tuple[str, str, str, Format]]] = (
     ("memory", "Memory", "memory", "bytes"),
     ("evictions", "Evicted keys per second", "evictions", "number"),
     ("clients", "Clients", "clients", "number"),
+    ("blocked", "Clients that wait in a command", "blocked_clients", "number"),
+    ("fragmentation", "Memory fragmentation ratio", "fragmentation", "number"),
     ("lag", "Replication lag", "replication_lag", "bytes"),
 )
 LEVELS: Final[Mapping[str, Sequence[Level]]] = {
@@ -41,6 +43,8 @@ def list_panels(settings: ValkeySettings) -> Sequence[Panel]:
     """The panels."""
     deployment = make_deployment_filter(settings)
     filters = (deployment, "name", "status", "text")
+    is_simulated = any(deployment.simulated for deployment in settings.deployments)
+    simulated = [Column(title="Data", path="state.data")] if is_simulated else []
     panels: list[Panel] = [
         StatusPanel(
             name="deployments", title="Valkey and Redis",
@@ -53,6 +57,7 @@ def list_panels(settings: ValkeySettings) -> Sequence[Panel]:
                 Column(title="Server", path="name"),
                 Column(title="Deployment", path="namespace"),
                 Column(title="Status", path="status", format="status"),
+                *simulated,
                 Column(title="Role", path="state.role"),
                 Column(title="Memory", path="sample.memory", format="bytes", spark="memory"),
                 Column(title="Limit", path="state.memory_limit", format="bytes"),
@@ -88,10 +93,11 @@ def list_panels(settings: ValkeySettings) -> Sequence[Panel]:
             ],
         ),
         EventsPanel(
-            name="slow-commands", title="Slow commands", width=6, height=6,
-            query=EventQuery(filter={"type": "valkey.slow_command"}, limit=50),
+            name="slow-commands", title="Slow and large commands", width=6, height=6,
+            query=EventQuery(filter={"type": "valkey.*"}, limit=50),
             filters=["subject", "text"],
-            empty="No command was slower than slowlog-log-slower-than.",
+            empty="No command was slower, and none had a larger request or reply, than the server"
+            " logs.",
         ),
         TablePanel(
             name="stream-groups", title="Consumer groups of streams", width=12, filters=filters,
@@ -107,6 +113,19 @@ def list_panels(settings: ValkeySettings) -> Sequence[Panel]:
                 Column(title="Message", path="state.reason"),
             ],
             empty="No stream has a consumer group.",
+        ),
+        TablePanel(
+            name="channels", title="Channels", width=6, filters=filters, height=6,
+            query=ResourceQuery(kind=CHANNEL), sort="-sample.subscribers",
+            columns=[
+                Column(title="Channel", path="name"),
+                Column(title="Deployment", path="namespace"),
+                Column(
+                    title="Subscribers", path="sample.subscribers", format="number",
+                    spark="subscribers",
+                ),
+            ],
+            empty="No client subscribes to a channel.",
         ),
         EventsPanel(
             name="changes", title="Changes of servers", width=12,

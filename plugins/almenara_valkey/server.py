@@ -1,6 +1,6 @@
 """One server of a deployment: what it reports at each observation."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -8,13 +8,16 @@ import msgspec
 from almenara.sdk import monotonic, now
 from almenara.signals import Event, Resource, Sample
 from almenara.units import MINUTE, SECOND
+from almenara_valkey.channels import read_channels
 from almenara_valkey.client import Connection
+from almenara_valkey.command_log import CommandLogReader
 from almenara_valkey.errors import CommandError, ServerError
 from almenara_valkey.info import Info, list_commands, parse_info, read_mode
 from almenara_valkey.kinds import KEY, SERVER
 from almenara_valkey.mapping import (
     PRIMARY,
     Counters,
+    Thresholds,
     is_evicting,
     make_samples,
     map_server,
@@ -23,7 +26,6 @@ from almenara_valkey.mapping import (
     started_at,
 )
 from almenara_valkey.settings import DeploymentSettings
-from almenara_valkey.slow_log import READ, last_number, make_slow_events
 from almenara_valkey.streams import StreamReader
 from almenara_valkey.topology import CLUSTER, Member, list_members
 
@@ -45,6 +47,8 @@ class Observation(msgspec.Struct):
     """Empty where it did not answer."""
     others: Sequence[Resource] = ()
     """Stream groups and sampled keys."""
+    channels: Mapping[str, int] = {}
+    """The subscribers of each channel."""
     samples: Sequence[Sample] = ()
     events: Sequence[Event] = ()
     problem: str = ""
@@ -79,8 +83,12 @@ class ServerObserver:
             settings.name, settings.streams, discovers=settings.discover_streams
         )
         self._groups: list[Resource] = []
-        self._last_slow = ("", -1)
-        """The run id and the number of the newest entry of the slow log that was published."""
+        self._logs = CommandLogReader(settings.name, self.name, shows_key=settings.show_keys)
+        self._thresholds = Thresholds(
+            fragmentation=settings.fragmentation_limit,
+            fragmentation_bytes=settings.fragmentation_bytes,
+            blocked_clients=settings.blocked_clients_limit,
+        )
 
     async def observe(self) -> Observation:
         """Return what the server reports now. Raises nothing for a server that does not answer."""
@@ -111,47 +119,66 @@ class ServerObserver:
         if not is_same or abs(started - self._started) > START_TOLERANCE:
             self._started = started
         evicts = moment - self._evicted_at < EVICTING_FOR
-        resource = map_server(self.settings.name, self.name, info, self._started, evicts)
+        resource = map_server(
+            self.settings.name, self.name, info, self._started, evicts, self._thresholds
+        )
+        if self.settings.simulated:
+            resource.state["data"] = "simulated"
         samples = list(make_samples(self.settings.name, self.name, info, self.counters, at))
         observation = Observation(resource=resource, info=info, samples=samples)
         self._resource, self._last_answer = resource, moment
         self.counters = Counters(run_id=info["run_id"], at=at, info=info)
         try:
-            await self._add_details(observation, read_role(info))
-        except CommandError as error:
-            # The server answers, but not this.
-            observation.problem = str(error)
+            problems = await self._add_details(observation, read_role(info))
         except ServerError as error:
             return self._describe_failure(str(error))
+        observation.problem = "; ".join(dict.fromkeys(problems))
         return observation
 
-    async def _add_details(self, observation: Observation, role: str) -> None:
-        settings, call = self.settings, self.connection.call
-        info = observation.info
-        if settings.discover:
-            members = await list_members(self.connection, info, settings.primary_name or "")
-            observation.members = members
-        if settings.slow_log and role != "sentinel":
-            run_id, reply = info["run_id"], await call("SLOWLOG", "GET", READ)
-            after = self._last_slow[1] if self._last_slow[0] == run_id else -1
-            observation.events = make_slow_events(
-                settings.name, self.name, run_id, reply, after=after, shows_key=settings.show_keys
-            )
-            self._last_slow = run_id, max(after, last_number(reply))
-        if role != PRIMARY or info.get("loading") == "1":
-            return
-        if settings.streams or settings.discover_streams:
-            self._groups, samples = await self._streams.read(
-                self.connection, settings.stalled_after
-            )
-            observation.samples = [*observation.samples, *samples]
-        if settings.key_samples and now() - self._sampled_at >= MINUTE:
-            self._sampled_at = now()
-            await self._sample_keys()
-        observation.others = [*self._groups, *self._keys.values()]
+    async def _add_details(self, observation: Observation, role: str) -> list[str]:
+        """Add what the settings request; return why some of it cannot be read. What one command is
+        refused is not a reason to do without the others. Raises `ServerError`."""
+        settings, info = self.settings, observation.info
+        is_primary = role == PRIMARY and info.get("loading") != "1"
+        has_data = role != "sentinel"
+        is_sampling_due = now() - self._sampled_at >= MINUTE
+        parts: Sequence[tuple[bool, Callable[[Observation], Awaitable[None]]]] = (
+            (settings.discover, self._add_members),
+            (settings.slow_log and has_data, self._add_logs),
+            (settings.channels and has_data, self._add_channels),
+            (is_primary and bool(settings.streams or settings.discover_streams), self._add_groups),
+            (is_primary and bool(settings.key_samples) and is_sampling_due, self._sample_keys),
+        )
+        problems = []
+        for is_due, add in parts:
+            try:
+                if is_due:
+                    await add(observation)
+            except CommandError as error:
+                problems.append(str(error))
+        if is_primary:
+            observation.others = [*self._groups, *self._keys.values()]
+        return problems
 
-    async def _sample_keys(self) -> None:
+    async def _add_members(self, observation: Observation) -> None:
+        name = self.settings.primary_name or ""
+        observation.members = await list_members(self.connection, observation.info, name)
+
+    async def _add_logs(self, observation: Observation) -> None:
+        observation.events = await self._logs.read(self.connection, observation.info)
+
+    async def _add_channels(self, observation: Observation) -> None:
+        observation.channels = await read_channels(self.connection, observation.info)
+
+    async def _add_groups(self, observation: Observation) -> None:
+        self._groups, samples = await self._streams.read(
+            self.connection, self.settings.stalled_after
+        )
+        observation.samples = [*observation.samples, *samples]
+
+    async def _sample_keys(self, _observation: Observation) -> None:
         """Read the sizes of random keys, and of the largest of before; keep the largest."""
+        self._sampled_at = now()
         call = self.connection.call
         names = dict.fromkeys(self._keys)
         for _ in range(self.settings.key_samples):

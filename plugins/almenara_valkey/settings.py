@@ -1,42 +1,22 @@
 """The settings of the Valkey plugin."""
 
-from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from almenara.config import Secret
+from almenara.sdk.servers import Address, TlsSettings, UrlForm, check_unique
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
-TLS_SCHEMES: Final = frozenset(("rediss", "valkeys"))
-SCHEMES: Final = frozenset(("redis", "valkey")) | TLS_SCHEMES
-DEFAULT_PORT: Final = 6379
+URLS: Final = UrlForm(
+    plain=("redis", "valkey"), secured=("rediss", "valkeys"), port=6379, host="cache"
+)
 
 
-class Address(msgspec.Struct, frozen=True, order=True):
-    """Host and port of a server."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class ValkeyTlsSettings(TlsSettings, kw_only=True, forbid_unknown_fields=True):
     """How connections are secured."""
 
-    ca: Path | None = None
-    """File with the certificates of the authorities to trust, instead of the system's."""
-    certificate: Path | None = None
-    """File with the client certificate."""
-    key: Path | None = None
-    """File with the key of the client certificate."""
-    verify: bool = True
-    """Whether the certificate of a server must be valid. Without that, any server can respond in
-    its place."""
     verify_hostname: bool = True
     """Whether the certificate must be for the host of the address. Sentinels and cluster nodes
     often announce IP addresses that their certificates do not have."""
@@ -60,7 +40,7 @@ class DeploymentSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     """Password of the sentinels."""
     primary_name: str | None = None
     """The primary to observe where sentinels watch several; all of them by default."""
-    tls: TlsSettings | None = None
+    tls: ValkeyTlsSettings | None = None
     """Files and checks of TLS, for `rediss://` and `valkeys://`."""
     discover: bool = True
     """Whether replicas, primaries and nodes that servers name are observed as well."""
@@ -69,10 +49,14 @@ class DeploymentSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     timeout: Positive = 2.0
     """Seconds for connecting, and for each response."""
     slow_log: bool = True
-    """Whether entries of the slow log, a ring in the memory of each server, become events."""
+    """Whether entries of the log of slow commands, a ring in the memory of each server, become
+    events; of Valkey 8.1 and later, also those of large requests and replies (`COMMANDLOG`)."""
     show_keys: bool = False
     """Whether slow commands show their first argument, which is a key mostly. Other arguments are
     never shown."""
+    channels: bool = True
+    """Whether channels of publish and subscribe are shown with their subscribers, of servers that
+    have at most 1,000."""
     streams: list[str] = []
     """Streams whose consumer groups are observed; without any, those that are discovered."""
     discover_streams: bool = True
@@ -81,46 +65,30 @@ class DeploymentSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     """Seconds without progress after which a consumer group with pending entries is stalled."""
     key_samples: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
     """Random keys whose size is read each minute from each primary; the largest are shown."""
+    fragmentation_limit: Annotated[float, msgspec.Meta(ge=1)] = 1.5
+    """Ratio of the memory of a process to that of its data from which on it is fragmented."""
+    fragmentation_bytes: Count = 128 * 1024**2
+    """Bytes that the process must use beyond its data for that: small servers always have a high
+    ratio."""
+    blocked_clients_limit: Count = 100
+    """Clients that wait in commands such as `BLPOP` from which on that is a problem."""
     forget_after: Positive = 600.0
     """Seconds after which a replica that its primary no longer names is no longer observed."""
+    simulated: bool = False
+    """Whether the servers are simulated, as in the demo: they are then marked as such."""
 
     def __post_init__(self) -> None:
-        for url in self.urls:
-            parse_url(url)
-        if len({urlsplit(url).scheme in TLS_SCHEMES for url in self.urls}) > 1:
-            raise ValueError(f"urls of deployment {self.name}: use TLS for all of them or for none")
-        if self.tls is not None and not self.uses_tls:
-            raise ValueError(f"deployment {self.name} has the section tls; use rediss:// in urls")
+        URLS.check(self.name, self.urls, self.tls)
 
     @property
     def uses_tls(self) -> bool:
         """Whether connections are secured."""
-        return urlsplit(self.urls[0]).scheme in TLS_SCHEMES
+        return URLS.is_secured(self.urls[0])
 
     @property
     def addresses(self) -> list[Address]:
         """The addresses to start from."""
-        return [parse_url(url) for url in self.urls]
-
-
-def parse_url(url: str) -> Address:
-    """The address of a URL. Raises `ValueError`."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        # What is wrong with it may be a password in place of the port.
-        raise ValueError("a URL must be like redis://host:6379; the one given is no URL") from None
-    if parts.scheme not in SCHEMES or not parts.hostname:
-        raise ValueError(
-            f"a URL must be like redis://host:6379 or rediss://host:6379; the one given"
-            f" {'has no host' if parts.scheme in SCHEMES else 'has another scheme'}"
-        )
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("a URL must not have a user or password; use user and password")
-    if parts.path.strip("/") or parts.query:
-        raise ValueError("a URL must not have a database or options; servers are observed whole")
-    return Address(parts.hostname, DEFAULT_PORT if port is None else port)
+        return [URLS.parse(url) for url in self.urls]
 
 
 class ValkeySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -130,7 +98,4 @@ class ValkeySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The deployments; without any, the plugin does nothing."""
 
     def __post_init__(self) -> None:
-        names = [deployment.name for deployment in self.deployments]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two deployments are named {name!r}; names must be unique")
+        check_unique("deployment", [deployment.name for deployment in self.deployments])

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara.sdk.servers import Address
 from almenara_valkey.client import Connection
 from almenara_valkey.info import Info, list_replicas, make_address, read_mode, read_primary
-from almenara_valkey.settings import Address
 
 CLUSTER: Final = "cluster"
 """The mode of the nodes of a cluster."""

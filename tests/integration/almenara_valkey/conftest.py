@@ -9,15 +9,9 @@ from almenara.testing import SourceRun
 from almenara.testing.source_run import MemoryContext
 from almenara_valkey.settings import DeploymentSettings
 from almenara_valkey.source import ValkeySource
+from support.server_process import PatientRun
 
 Run = Callable[..., AbstractAsyncContextManager[SourceRun]]
-
-
-class PatientRun(SourceRun):
-    """A run that waits longer for conditions: servers start and fail over meanwhile."""
-
-    async def until(self, condition: Callable[[], bool], patience: float = 60.0) -> None:
-        await super().until(condition, patience)
 
 
 @pytest.fixture

@@ -1,19 +1,21 @@
 """Single servers and replicas: what is observed, and what is known of one that does not answer."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from valkey import Valkey
 
 from almenara.config import Secret
 from almenara.signals import Event, Severity
 from almenara.testing import SourceRun
-from almenara_valkey.settings import TlsSettings
+from almenara_valkey.settings import ValkeyTlsSettings
 from support.certificates import issue_self_signed
 from support.servers import free_port
-from support.valkey import ValkeyServer, needs_server, run_servers
+from support.valkey import PROGRAM, VALKEY, ValkeyServer, needs_server, needs_valkey, run_servers
 
 pytestmark = [pytest.mark.anyio, needs_server]
 README = Path(__file__).parents[3] / "plugins/almenara_valkey/README.md"
@@ -200,9 +202,95 @@ async def test_slow_commands_are_events_without_arguments(tmp_path: Path, run: A
     assert "SLOWLOG GET" not in text_of(source)
 
 
-async def test_documented_rights_are_enough(tmp_path: Path, run: Any) -> None:
-    text = README.read_text().partition("ACL SETUSER almenara ")[2].partition("```")[0]
+@needs_valkey
+async def test_large_requests_and_replies_are_events(tmp_path: Path, run: Any) -> None:
+    options = (
+        "commandlog-execution-slower-than -1", "commandlog-request-larger-than 2000",
+        "commandlog-reply-larger-than 2000",
+    )  # fmt: skip
+    with ValkeyServer(tmp_path / "a", *options, program=VALKEY) as server:
+        server.call("SET", "customer:42", "secret value" * 500)
+        server.call("GET", "customer:42")
+        async with run(server.url) as source:
+            await source.until(lambda: bool(events_of(source, "valkey.large_reply")))
+            version = source.resources[server.address].state["version"]
+    (request,) = events_of(source, "valkey.large_request")
+    assert b"the request of SET had 6," in bytes(request.data)
+    replies = events_of(source, "valkey.large_reply")
+    assert all(b'"command":"GET"' in bytes(event.data) for event in replies)
+    assert version.startswith("Valkey ")
+    assert "customer" not in text_of(source)
+    assert "secret value" not in text_of(source)
+
+
+async def test_channels_have_subscribers_of_all_servers(tmp_path: Path, run: Any) -> None:
+    primary = ValkeyServer(tmp_path / "a", "repl-diskless-sync-delay 0")
+    replica = ValkeyServer(tmp_path / "b", f"replicaof 127.0.0.1 {primary.port}")
+    with run_servers(primary, replica), contextlib.ExitStack() as stack:
+        for server in (primary, primary, replica):
+            client = stack.enter_context(Valkey(port=server.port))
+            subscription = stack.enter_context(client.pubsub())
+            subscription.subscribe("orders")
+            assert subscription.get_message(timeout=20)
+        async with run(primary.url) as source:
+            await source.until(lambda: newest(source, "orders", "subscribers") == 3)
+            assert source.resources["orders"].kind == "valkey.channel"
+
+
+@pytest.mark.parametrize(
+    ("option", "status"),
+    [
+        ({"fragmentation_bytes": 100_000}, "memory fragmented"),
+        ({"blocked_clients_limit": 1}, "clients blocked"),
+    ],
+)
+async def test_threshold_is_a_status_and_one_event(
+    tmp_path: Path, run: Any, option: dict[str, int], status: str
+) -> None:
     with ValkeyServer(tmp_path / "a") as server:
+        blocked = asyncio.create_task(
+            asyncio.to_thread(server.call, "BLPOP", "queue", 0, socket_timeout=60)
+        )
+        async with run(server.url, **option) as source:
+            await source.until(lambda: status_of(source, server.address) == status)
+        server.call("LPUSH", "queue", "1")
+        await blocked
+    assert [event.type for event in source.events if event.subject == server.address] in (
+        [], [f"valkey.server.{status.replace(' ', '_')}"],
+    )  # fmt: skip
+
+
+async def test_failing_snapshot_and_recovery_are_events(tmp_path: Path, run: Any) -> None:
+    folder = tmp_path / "a" / "dump"
+    folder.mkdir(parents=True)
+    with ValkeyServer(tmp_path / "a", f"dir {folder}", "enable-protected-configs yes") as server:
+        async with run(server.url) as source:
+            await source.until(lambda: status_of(source, server.address) == "ok")
+            folder.rmdir()
+            server.call("BGSAVE")
+            await source.until(lambda: status_of(source, server.address) == "persistence failing")
+            folder.mkdir()
+            server.call("CONFIG", "SET", "dir", str(folder))
+            server.call("BGSAVE")
+            await source.until(lambda: status_of(source, server.address) == "ok")
+    assert [event.type for event in source.events if event.subject == server.address] == [
+        "valkey.server.persistence_failing", "valkey.server.recovered",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        pytest.param(PROGRAM, "slowlog", id="redis"),
+        pytest.param(VALKEY, "commandlog", id="valkey", marks=needs_valkey),
+    ],
+)
+async def test_documented_rights_are_enough(
+    tmp_path: Path, run: Any, program: str, command: str
+) -> None:
+    text = README.read_text().partition("ACL SETUSER almenara ")[2].partition("```")[0]
+    text = text.replace("+slowlog|get", f"+{command}|get")
+    with ValkeyServer(tmp_path / "a", program=program) as server:
         server.call("XGROUP", "CREATE", "orders", "workers", "$", "MKSTREAM")
         server.call("ACL", "SETUSER", "almenara", *text.replace("PASSWORD", "pass").split())
         options = {"user": "almenara", "password": Secret.of("pass"), "key_samples": 5}
@@ -211,9 +299,12 @@ async def test_documented_rights_are_enough(tmp_path: Path, run: Any) -> None:
             await source.until(lambda: "orders" in source.resources)
             await source.until(lambda: newest(source, server.address, "operations") is not None)
             assert source.degraded_for == []
-            server.call("ACL", "SETUSER", "almenara", "-slowlog")
+            server.call("ACL", "SETUSER", "almenara", f"-{command}")
             await source.until(lambda: source.is_degraded)
-            assert "SLOWLOG" in source.degraded_for[-1]
+            assert command.upper() in source.degraded_for[-1]
+            # The rest is read as before.
+            server.call("XGROUP", "CREATE", "orders", "packers", "$")
+            await source.until(lambda: "orders/packers" in source.resources)
             assert status_of(source, server.address) == "ok"
 
 
@@ -240,7 +331,7 @@ async def test_tls_is_verified(tmp_path: Path, run: Any) -> None:
     )  # fmt: skip
     url = f"rediss://127.0.0.1:{port}"
     with run_servers(server):
-        async with run(url, tls=TlsSettings(ca=tmp_path / "cert.pem")) as source:
+        async with run(url, tls=ValkeyTlsSettings(ca=tmp_path / "cert.pem")) as source:
             await source.until(lambda: status_of(source, server.address) == "ok")
         async with run(url) as source:
             # A handshake on a busy machine may take longer than the limit at first.

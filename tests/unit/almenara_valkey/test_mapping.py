@@ -9,11 +9,13 @@ from hypothesis import given, strategies as st
 
 from almenara.bus.validation import check_batch
 from almenara.sdk import Changes
+from almenara.sdk.servers import Address
 from almenara.signals import Resource
+from almenara_valkey.channels import map_channels, parse_subscribers
+from almenara_valkey.command_log import LOGS, SLOW, describe_command, last_number, make_log_events
 from almenara_valkey.info import list_replicas, make_address, parse_info, read_number
 from almenara_valkey.mapping import Counters, find_transitions, make_samples, map_server
-from almenara_valkey.settings import Address, DeploymentSettings, ValkeySettings, parse_url
-from almenara_valkey.slow_log import describe_command, last_number, make_slow_events
+from almenara_valkey.settings import URLS, DeploymentSettings, ValkeySettings
 from almenara_valkey.topology import parse_nodes
 
 NAMES = (
@@ -50,8 +52,11 @@ REPLIES = st.recursive(
 
 
 @given(REPLIES)
-def test_any_slow_log_is_read(reply: Any) -> None:
-    check_batch(make_slow_events("lab", "a:1", "run", reply, shows_key=True))
+def test_any_log_is_read(reply: Any) -> None:
+    for log in LOGS:
+        check_batch(make_log_events(log, "lab", "a:1", "run", reply, shows_key=True))
+    channels, samples = map_channels("lab", parse_subscribers(reply))
+    check_batch([*channels, *samples])
     assert isinstance(last_number(reply), int)
 
 
@@ -104,6 +109,19 @@ def test_slow_command_shows_at_most_a_key(
     assert describe_command(arguments, shows_key=True) == (command, data)
 
 
+def test_large_replies_are_not_numbered_with_slow_commands() -> None:
+    entry = [3, 1_700_000_000, 4_096, ["get", "k"], "10.0.0.1:5", "shop"]
+    (slow,), (large,) = (
+        make_log_events(log, "lab", "a:1", "run", [entry], shows_key=False)
+        for log in (SLOW, LOGS[2])
+    )
+    assert slow.id != large.id
+    assert large.data == {
+        "reason": "the reply of GET had 4,096 bytes", "command": "GET", "bytes": 4_096,
+        "arguments": 1, "client": "shop",
+    }  # fmt: skip
+
+
 def test_rates_are_left_out_after_a_restart_or_reset() -> None:
     def metrics(run_id: str, hits: str) -> set[str]:
         before = Counters(run_id="a", at=1.0, info={"keyspace_hits": "5", "keyspace_misses": "0"})
@@ -120,7 +138,7 @@ def test_rates_are_left_out_after_a_restart_or_reset() -> None:
     [
         ("http://cache:6379", "another scheme"),
         ("redis://:secret@cache", "must not have a user or password"),
-        ("redis://cache/1", "must not have a database"),
+        ("redis://cache/1", "must not have a path, database"),
         ("redis://cache:99999", "no URL"),
         ("redis://cache:secret", "no URL"),
         ("redis://", "no host"),
@@ -128,7 +146,7 @@ def test_rates_are_left_out_after_a_restart_or_reset() -> None:
 )
 def test_wrong_url_is_refused(url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as refusal:
-        parse_url(url)
+        URLS.parse(url)
     assert "secret" not in str(refusal.value)
 
 
