@@ -9,8 +9,9 @@ import neo4j
 from neo4j.auth_management import ClientCertificate
 
 from almenara.sdk import finish_within, monotonic
+from almenara.sdk.servers import Address
 from almenara_neo4j.errors import QueryError, RefusedError, translate_error
-from almenara_neo4j.settings import Address, DeploymentSettings
+from almenara_neo4j.settings import DeploymentSettings
 from almenara_neo4j.simulation import SimulatedClient
 from almenara_neo4j.values import to_plain
 

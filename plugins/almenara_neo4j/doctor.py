@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from almenara.hookspecs import Finding
+from almenara.sdk.servers import report_silent
 from almenara_neo4j.deployment import Deployment
 from almenara_neo4j.errors import ServerError
 from almenara_neo4j.graph import collect_graph
@@ -33,17 +34,12 @@ async def check_deployment(settings: DeploymentSettings) -> Finding:
         await deployment.close()
     silent = [each.resource for each in observations if not each.is_reachable]
     problems = sorted({problem for each in observations for problem in each.problems})
-    if silent:
-        message = f"{silent[0].name}: {silent[0].state.get('reason', '')}"
-        if len(silent) > 1:
-            message += f"; and {len(silent) - 1} more servers"
-        return Finding(
-            check=check,
-            verdict="failed" if len(silent) == len(observations) else "warning",
-            message=message,
-            remedy="Check urls, user, password and tls, and that server.bolt.listen_address of the"
-            " server accepts connections from here.",
-        )
+    remedy = (
+        "Check urls, user, password and tls, and that server.bolt.listen_address of the server"
+        " accepts connections from here."
+    )
+    if (finding := report_silent(check, silent, len(observations), remedy)) is not None:
+        return finding
     if problems:
         return Finding(
             check=check,

@@ -9,8 +9,12 @@ from almenara.hookspecs import DataView, ResourceQuery
 from almenara.sdk import now
 from almenara.signals import Resource
 from almenara.units import SECOND
-from almenara_neo4j.kinds import GRAPH, NODE, RELATIONSHIP, REMOVED
+from almenara_neo4j.graph_lookup import GraphLookup, InvalidValueError, make_request
+from almenara_neo4j.kinds import GRAPH, NODE, PARTIAL, RELATIONSHIP, REMOVED
 
+Lookups = Mapping[str, GraphLookup]
+"""What can be read of each graph beyond the stored part, by its name."""
+NO_LOOKUPS: Final[Lookups] = {}
 HIGHLIGHT: Final = 10 * SECOND
 """Microseconds for which a new or changed node is highlighted."""
 MAX_HOPS: Final = 5
@@ -54,16 +58,62 @@ class Selection(msgspec.Struct):
         )
 
 
-async def prepare_graph(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+class Found(msgspec.Struct):
+    """The part of a graph that filters are applied to."""
+
+    graph: Resource | None
+    selection: Selection
+    is_requested: bool = False
+    """Whether it was read for the filters, and is not the stored part."""
+    is_cut: bool = False
+    """Whether a limit leaves out something of what was requested."""
+    problem: str = ""
+    """Why what the filters request cannot be read."""
+
+
+async def find_selection(data: DataView, filters: Mapping[str, str], lookups: Lookups) -> Found:
+    """The stored part of a graph or, where that may lack what the filters request, what the
+    database has of it."""
+    graph = find_graph(data, filters.get("namespace", ""))
+    if graph is None:
+        return Found(None, Selection({}, []))
+    found = Found(graph, read_selection(data, graph.name))
+    lookup = lookups.get(graph.name)
+    if lookup is None:
+        return found
+    try:
+        request = make_request(
+            lookup.settings, filters, read_hops(filters.get("hops", "")),
+            is_partial=graph.status == PARTIAL,
+        )  # fmt: skip
+    except InvalidValueError as error:
+        return msgspec.structs.replace(found, problem=str(error))
+    if request is None:
+        return found
+    if data.moment is not None:
+        problem = "only the part that was drawn at this time is stored"
+        return msgspec.structs.replace(found, problem=problem)
+    answer = await lookup.read(request)
+    if answer.problem:
+        return msgspec.structs.replace(found, problem=answer.problem)
+    visible = [data.redact(each) for each in answer.resources if data.permits(each)]
+    nodes = [each for each in visible if each.kind == NODE]
+    relationships = [each for each in visible if each.kind == RELATIONSHIP]
+    return Found(graph, select(nodes, relationships), is_requested=True, is_cut=answer.is_partial)
+
+
+async def prepare_graph(
+    data: DataView, filters: Mapping[str, str], lookups: Lookups = NO_LOOKUPS
+) -> Mapping[str, Any]:
     """The values of the template of a graph.
 
     `namespace` is the graph; `label` and `text` narrow it, and `name` (the id of a node) or `node`
     (its key or caption) to what is at most `hops` relationships away.
     """
-    graph = find_graph(data, filters.get("namespace", ""))
+    found = await find_selection(data, filters, lookups)
+    graph, whole = found.graph, found.selection
     if graph is None:
         return {"graph": None, "nodes": []}
-    whole = read_selection(data, graph.name)
     selection, centre, hops = whole, "", read_hops(filters.get("hops", ""))
     if filters.get("name") or filters.get("node"):
         centre = find_centre(whole, filters.get("name", ""), filters.get("node", ""))
@@ -76,24 +126,20 @@ async def prepare_graph(data: DataView, filters: Mapping[str, str]) -> Mapping[s
         )
     text = filters.get("text", "").casefold().split()
     legend = make_legend(graph, whole)
-    moment = now()
-    neighbours = selection.neighbours()
-    nodes = [
-        describe_node(resource, graph, legend, len(neighbours[node]), text, moment)
-        | {"is_centre": node == centre}
-        for node, resource in selection.nodes.items()
-    ]
-    if len(nodes) > MANY:
-        for node in nodes:
-            is_prominent = node["is_match"] or node["is_centre"] or node["change"] == "new"
-            if node["degree"] < WELL_CONNECTED and not is_prominent:
-                node["short"] = ""
+    nodes = describe_nodes(selection, graph, legend, text, centre)
+    entered = read_entered(filters, lookups.get(graph.name))
+    for node in nodes:
+        node["link"] |= entered
     points = {node["id"]: (node["x"], node["y"]) for node in nodes}
+    edges = [describe_edge(each, points) for each in selection.relationships]
+    is_large = len(nodes) > MANY
     x, y, width, height = frame(points.values())
     return {
         "graph": describe_graph(graph, len(whole.nodes)),
         "nodes": nodes,
-        "edges": [describe_edge(each, points) for each in selection.relationships],
+        "edges": edges,
+        "is_large": is_large,
+        "paths": join_edges(edges) if is_large else {},
         "view_box": f"{x} {y} {width} {height}",
         "legend": [
             {"label": label, "color": color, "count": count}
@@ -107,7 +153,40 @@ async def prepare_graph(data: DataView, filters: Mapping[str, str]) -> Mapping[s
         "hops": hops,
         "expand": expand_link(filters, hops) if centre and hops < MAX_HOPS else "",
         "shown": len(nodes),
+        "is_requested": found.is_requested,
+        "is_cut": found.is_cut,
+        "problem": found.problem,
+        "entered": entered,
+        "covers_all": graph.name in lookups and data.moment is None,
     }
+
+
+def read_entered(filters: Mapping[str, str], lookup: GraphLookup | None) -> dict[str, str]:
+    """The parameters of the query in the address, which links keep."""
+    names = lookup.settings.inputs if lookup is not None else []
+    return {name: filters[name] for name in names if filters.get(name)}
+
+
+def describe_nodes(
+    selection: Selection,
+    graph: Resource,
+    legend: Mapping[str, tuple[int, int]],
+    text: Sequence[str],
+    centre: str,
+) -> list[dict[str, Any]]:
+    """The nodes as the templates need them; of many, only prominent ones have a caption."""
+    moment, neighbours = now(), selection.neighbours()
+    nodes = [
+        describe_node(resource, graph, legend, len(neighbours[node]), text, moment)
+        | {"is_centre": node == centre}
+        for node, resource in selection.nodes.items()
+    ]
+    if len(nodes) > MANY:
+        for node in nodes:
+            is_prominent = node["is_match"] or node["is_centre"] or node["change"] == "new"
+            if node["degree"] < WELL_CONNECTED and not is_prominent:
+                node["short"] = ""
+    return nodes
 
 
 def find_graph(data: DataView, name: str) -> Resource | None:
@@ -120,6 +199,11 @@ def read_selection(data: DataView, graph: str) -> Selection:
     """All nodes and relationships of a graph."""
     nodes = data.resources(ResourceQuery(kind=NODE, namespace=graph, limit=4_000))
     relationships = data.resources(ResourceQuery(kind=RELATIONSHIP, namespace=graph, limit=10_000))
+    return select(nodes, relationships)
+
+
+def select(nodes: Iterable[Resource], relationships: Iterable[Resource]) -> Selection:
+    """The nodes that have a position, and the relationships between them."""
     placed = {node.name: node for node in nodes if "x" in node.state and "y" in node.state}
     return Selection(placed, list(relationships)).restrict(placed)
 
@@ -220,6 +304,17 @@ def describe_edge(resource: Resource, points: Mapping[str, tuple[int, int]]) -> 
     }  # fmt: skip
 
 
+def join_edges(edges: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The relationships of each type as one path: thousands of elements would take a browser longer
+    to compare than the drawing is shown. A removed one disappears at once."""
+    paths: dict[str, list[str]] = {}
+    for edge in edges:
+        if not edge["change"]:
+            line = f"M{edge['x1']} {edge['y1']}L{edge['x2']} {edge['y2']}"
+            paths.setdefault(edge["type"], []).append(line)
+    return {kind: "".join(lines) for kind, lines in sorted(paths.items())}
+
+
 def describe_graph(graph: Resource, drawn: int) -> dict[str, Any]:
     """What the panel reports about a graph as a whole."""
     state = graph.state
@@ -231,7 +326,10 @@ def describe_graph(graph: Resource, drawn: int) -> dict[str, Any]:
         "stale_since": state.get("stale_since"),
         "simulated": bool(state.get("simulated")),
         "drawn": drawn,
-        "is_partial": graph.status == "partial",
+        "is_partial": graph.status == PARTIAL,
+        "part": state.get("part"),
+        "seeds": state.get("seeds"),
+        "chosen": state.get("chosen"),
         "total_nodes": state.get("total_nodes"),
         "total_relationships": state.get("total_relationships"),
     }

@@ -1,15 +1,12 @@
 """Why a server cannot be observed, and what to do about it."""
 
-import socket
-import ssl
-from typing import Final, TypeVar
+from typing import Final
 
 from neo4j.exceptions import AuthError, DriverError, Neo4jError
 
 from almenara.sdk import AlmenaraError, describe_error
+from almenara.sdk.servers import MAX_TEXT, describe_connection_error, find_cause
 
-E = TypeVar("E", bound=BaseException)
-MAX_TEXT: Final = 200
 RATE_LIMIT: Final = "Neo.ClientError.Security.AuthenticationRateLimit"
 
 
@@ -23,6 +20,10 @@ class RefusedError(ServerError):
 
 class QueryError(ServerError):
     """The server answered a query with an error; it can answer others."""
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 CODES: Final = {
@@ -52,25 +53,12 @@ def translate_error(error: Exception, query: str, timeout: float) -> ServerError
         if isinstance(error, AuthError):
             return RefusedError("the server refuses the password; check user and password")
         if code in CODES:
-            return QueryError(CODES[code].format(query=query, timeout=timeout))
-        return QueryError(f"{query}: {describe_error(error, MAX_TEXT)}")
-    if (cause := _find_cause(error, ssl.SSLError)) is not None:
-        return ServerError(f"TLS fails: {describe_error(cause, MAX_TEXT)}; check urls and tls")
-    if _find_cause(error, ConnectionRefusedError) is not None:
-        return ServerError("the connection is refused; nothing listens on this port")
-    if (failure := _find_cause(error, socket.gaierror)) is not None:
-        return ServerError(f"the name cannot be resolved: {describe_error(failure, MAX_TEXT)}")
-    if isinstance(error, TimeoutError) or _find_cause(error, TimeoutError) is not None:
+            return QueryError(CODES[code].format(query=query, timeout=timeout), code)
+        return QueryError(f"{query}: {describe_error(error, MAX_TEXT)}", code)
+    if reason := describe_connection_error(error):
+        return ServerError(reason)
+    if isinstance(error, TimeoutError) or find_cause(error, TimeoutError) is not None:
         return ServerError(f"no response within {timeout:g} s")
     if isinstance(error, DriverError | OSError):
         return ServerError(describe_error(error, MAX_TEXT))
     return ServerError(f"the response to {query} cannot be read: {describe_error(error, MAX_TEXT)}")
-
-
-def _find_cause(error: BaseException | None, kind: type[E]) -> E | None:
-    """The first error of a kind among an error and its causes."""
-    while error is not None:
-        if isinstance(error, kind):
-            return error
-        error = error.__cause__ or error.__context__
-    return None

@@ -1,6 +1,6 @@
-"""The nodes and relationships in the answer to a query, within limits, and the query of labels."""
+"""The nodes and relationships in the answer to a query, within limits."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +10,8 @@ from almenara_neo4j.values import Node, Relationship
 
 DEPTH: Final = 8
 """Levels of lists and maps in which nodes are searched."""
+MAX_ENTITIES: Final = 20_000
+"""Nodes, and relationships, of an answer from which a part is chosen."""
 
 
 class Graph(msgspec.Struct):
@@ -21,9 +23,16 @@ class Graph(msgspec.Struct):
     """Whether a limit was reached, so that there is more."""
 
 
-def collect_graph(rows: Iterable[Mapping[str, Any]], settings: GraphSettings) -> Graph:
-    """The graph in the rows of a query: each node, relationship and path in them, once."""
+def collect_graph(
+    rows: Iterable[Mapping[str, Any]], settings: GraphSettings, limit: int | None = None
+) -> Graph:
+    """The graph in the rows of a query: each node, relationship and path in them, once; `limit`
+    replaces both limits of the settings."""
     graph = Graph()
+    node_limit, relationship_limit = (
+        limit or settings.node_limit,
+        limit or (settings.relationship_limit),
+    )
     relationships: dict[str, Relationship] = {}
     for number, row in enumerate(rows, 1):
         if number >= settings.row_limit:
@@ -33,17 +42,46 @@ def collect_graph(rows: Iterable[Mapping[str, Any]], settings: GraphSettings) ->
                 relationships.setdefault(entity.id, entity)
             elif entity.id in graph.nodes:
                 continue
-            elif len(graph.nodes) < settings.node_limit:
+            elif len(graph.nodes) < node_limit:
                 graph.nodes[entity.id] = entity
             else:
                 graph.is_partial = True
-    for relationship in relationships.values():
+    _add_relationships(graph, relationships.values(), relationship_limit)
+    return graph
+
+
+def _add_relationships(graph: Graph, relationships: Iterable[Relationship], limit: int) -> None:
+    for relationship in relationships:
         if relationship.start in graph.nodes and relationship.end in graph.nodes:
-            if len(graph.relationships) >= settings.relationship_limit:
+            if len(graph.relationships) >= limit:
                 graph.is_partial = True
                 break
             graph.relationships[relationship.id] = relationship
-    return graph
+
+
+def choose_part(
+    graph: Graph, is_chosen: Callable[[Node], bool], hops: int, settings: GraphSettings
+) -> Graph:
+    """The chosen nodes of a graph and what is up to `hops` relationships away, within the limits.
+
+    It is partial where a limit leaves out some of that.
+    """
+    neighbours: dict[str, list[str]] = {}
+    for relationship in graph.relationships.values():
+        neighbours.setdefault(relationship.start, []).append(relationship.end)
+        neighbours.setdefault(relationship.end, []).append(relationship.start)
+    reached = frontier = dict.fromkeys(key for key, node in graph.nodes.items() if is_chosen(node))
+    for _ in range(hops):
+        frontier = dict.fromkeys(
+            each for node in frontier for each in neighbours.get(node, ()) if each not in reached
+        )
+        reached = {**reached, **frontier}
+    part = Graph(
+        nodes={key: graph.nodes[key] for key in list(reached)[: settings.node_limit]},
+        is_partial=graph.is_partial or len(reached) > settings.node_limit,
+    )
+    _add_relationships(part, graph.relationships.values(), settings.relationship_limit)
+    return part
 
 
 def _entities(value: Any, depth: int) -> Iterable[Node | Relationship]:
@@ -55,37 +93,3 @@ def _entities(value: Any, depth: int) -> Iterable[Node | Relationship]:
     elif depth and isinstance(value, dict):
         for each in value.values():
             yield from _entities(each, depth - 1)
-
-
-def quote(name: str) -> str:
-    """A name as Cypher has it."""
-    return "`" + name.replace("`", "``") + "`"
-
-
-def _has_label(variable: str, labels: Sequence[str]) -> str:
-    return "(" + " OR ".join(f"{variable}:{quote(label)}" for label in labels) + ")"
-
-
-def make_query(settings: GraphSettings) -> str:
-    """The query of the graph: the configured one, or that of the newest nodes of the labels."""
-    if settings.query:
-        return settings.query
-    order = f"n.{quote(settings.changed_property)}" if settings.changed_property else "id(n)"
-    return (
-        f"MATCH (n) WHERE {_has_label('n', settings.labels)}"
-        f" WITH n ORDER BY {order} DESC LIMIT {settings.node_limit + 1}"
-        " WITH collect(n) AS nodes UNWIND nodes AS n"
-        " OPTIONAL MATCH (n)-[r]->(m) WHERE m IN nodes"
-        " RETURN n, r"
-    )
-
-
-def make_summary_query(settings: GraphSettings) -> str:
-    """The query of what changes with the graph: the number of nodes, and the newest change."""
-    newest = f"max(n.{quote(settings.changed_property)})" if settings.changed_property else "null"
-    nodes = _has_label("n", settings.labels)
-    return (
-        f"MATCH (n) WHERE {nodes} WITH count(n) AS nodes, {newest} AS changed"
-        f" OPTIONAL MATCH (n)-[r]->(m) WHERE {nodes} AND {_has_label('m', settings.labels)}"
-        " RETURN nodes, changed, count(r) AS relationships"
-    )

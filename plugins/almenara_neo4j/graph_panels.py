@@ -1,6 +1,7 @@
 """The panels and pages of graphs: the drawing, its nodes as a table, and one node."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +19,15 @@ from almenara.hookspecs import (
     TemplatePanel,
 )
 from almenara.signals import Event
-from almenara_neo4j.drawing import MAX_HOPS, prepare_graph
+from almenara_neo4j.drawing import (
+    MAX_HOPS,
+    NO_LOOKUPS,
+    Lookups,
+    find_centre,
+    find_selection,
+    prepare_graph,
+)
+from almenara_neo4j.graph_lookup import make_lookups
 from almenara_neo4j.kinds import GRAPH, NODE
 from almenara_neo4j.settings import Neo4jSettings
 
@@ -44,11 +53,9 @@ def list_graph_panels(settings: Neo4jSettings) -> Sequence[Panel]:
     """The panels of graphs; none without a graph."""
     if not settings.graphs:
         return []
-    graph = make_graph_filter(settings)
-    filters = (
-        graph, Filter(name="node", label="Node", hint="key or caption"), HOPS,
-        Filter(name="label", label="Label"), Filter(name="text", label="Search"),
-    )  # fmt: skip
+    filters, lookups = list_filters(settings), make_lookups(settings)
+    about_node: tuple[str | Filter, ...] = ("namespace", "name", *list_inputs(settings))
+    draw = partial(prepare_graph, lookups=lookups)
     return [
         StatusPanel(
             name="graphs", title="Graphs of Neo4j", query=ResourceQuery(kind=GRAPH), width=6,
@@ -56,13 +63,14 @@ def list_graph_panels(settings: Neo4jSettings) -> Sequence[Panel]:
         ),
         TemplatePanel(
             name="graph-drawing", title="Graph", template="neo4j_graph.html", width=12,
-            query=ResourceQuery(kind="neo4j.*"), prepare=prepare_graph, refresh=5.0,
+            query=ResourceQuery(kind="neo4j.*"), prepare=draw, refresh=5.0,
             filters=filters, exports=EXPORTS, empty="The graph has no nodes.",
         ),
         TemplatePanel(
             name="graph-nodes", title="Nodes", template="neo4j_nodes.html", width=12,
-            query=ResourceQuery(kind="neo4j.*"), prepare=prepare_nodes, refresh=10.0,
-            filters=filters, height=8, empty="The graph has no nodes.",
+            query=ResourceQuery(kind="neo4j.*"), refresh=10.0, filters=filters,
+            prepare=partial(prepare_nodes, lookups=lookups), height=8,
+            empty="The graph has no nodes.",
         ),
         EventsPanel(
             name="graph-changes", title="Changes of nodes", width=12,
@@ -71,18 +79,19 @@ def list_graph_panels(settings: Neo4jSettings) -> Sequence[Panel]:
         ),
         TemplatePanel(
             name="node-facts", title="Node", template="neo4j_node.html", width=4,
-            query=ResourceQuery(kind="neo4j.*"), prepare=prepare_node,
-            filters=("namespace", "name"), empty="No such node is drawn.",
+            query=ResourceQuery(kind="neo4j.*"), prepare=partial(prepare_node, lookups=lookups),
+            filters=about_node, empty="No such node is drawn.",
         ),
         TemplatePanel(
             name="node-graph", title="Neighbours", template="neo4j_graph.html", width=8,
-            query=ResourceQuery(kind="neo4j.*"), prepare=prepare_graph, refresh=5.0,
-            filters=("namespace", "name", HOPS), exports=EXPORTS, empty="No such node is drawn.",
+            query=ResourceQuery(kind="neo4j.*"), prepare=draw, refresh=5.0,
+            filters=(*about_node, HOPS), exports=EXPORTS, empty="No such node is drawn.",
         ),
         TemplatePanel(
             name="node-events", title="Related events", template="neo4j_node_events.html",
-            width=12, query=ResourceQuery(kind=NODE), prepare=prepare_node_events, refresh=5.0,
-            filters=("namespace", "name"),
+            width=12, query=ResourceQuery(kind=NODE), refresh=5.0,
+            prepare=partial(prepare_node_events, lookups=lookups),
+            filters=about_node,
             empty="No event has the key of this node as its subject or correlation.",
         ),
     ]  # fmt: skip
@@ -92,13 +101,9 @@ def list_graph_pages(settings: Neo4jSettings) -> Sequence[Page]:
     """The page of graphs, and the one about a node."""
     if not settings.graphs:
         return []
-    filters = [
-        make_graph_filter(settings), Filter(name="node", label="Node", hint="key or caption"), HOPS,
-        Filter(name="label", label="Label"), Filter(name="text", label="Search"),
-    ]  # fmt: skip
     return [
         Page(
-            name="graph", title="Neo4j graph", navigation=True, filters=filters,
+            name="graph", title="Neo4j graph", navigation=True, filters=list_filters(settings),
             panels=["graph-drawing", "graph-nodes", "graph-changes"],
         ),
         Page(
@@ -108,15 +113,34 @@ def list_graph_pages(settings: Neo4jSettings) -> Sequence[Page]:
     ]  # fmt: skip
 
 
+def list_filters(settings: Neo4jSettings) -> list[Filter]:
+    """The filters of graphs: those of every graph, and the parameters of queries."""
+    return [
+        make_graph_filter(settings), Filter(name="node", label="Node", hint="key or caption"), HOPS,
+        Filter(name="label", label="Label"), Filter(name="text", label="Search"),
+        *list_inputs(settings),
+    ]  # fmt: skip
+
+
+def list_inputs(settings: Neo4jSettings) -> list[Filter]:
+    """The filters that are parameters of queries."""
+    inputs = {
+        name: str(graph.parameters[name]) for graph in settings.graphs for name in graph.inputs
+    }
+    return [Filter(name=name, label=name, hint=default) for name, default in inputs.items()]
+
+
 def make_graph_filter(settings: Neo4jSettings) -> Filter:
     """The filter of the graph: a list of names."""
     names = tuple(graph.name for graph in settings.graphs)
     return Filter(name="namespace", label="Graph", choices=names, hint=names[0])
 
 
-async def prepare_nodes(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+async def prepare_nodes(
+    data: DataView, filters: Mapping[str, str], lookups: Lookups = NO_LOOKUPS
+) -> Mapping[str, Any]:
     """The nodes that the drawing shows as rows, with their neighbours."""
-    values = dict(await prepare_graph(data, filters))
+    values = dict(await prepare_graph(data, filters, lookups))
     captions = {node["id"]: node for node in values["nodes"]}
     neighbours: dict[str, list[dict[str, Any]]] = {}
     for edge in values.get("edges", ()):
@@ -138,18 +162,24 @@ async def prepare_nodes(data: DataView, filters: Mapping[str, str]) -> Mapping[s
     return {"rows": rows[:MAX_ROWS], "more": max(len(rows) - MAX_ROWS, 0)}
 
 
-async def prepare_node(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+async def prepare_node(
+    data: DataView, filters: Mapping[str, str], lookups: Lookups = NO_LOOKUPS
+) -> Mapping[str, Any]:
     """One node with its properties and neighbours."""
-    values = await prepare_nodes(data, {**filters, "hops": "1"})
+    values = await prepare_nodes(data, {**filters, "hops": "1"}, lookups)
     name = filters.get("name", "")
     row = next((row for row in values["rows"] if row["node"]["id"] == name), None)
     return {"row": row}
 
 
-async def prepare_node_events(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+async def prepare_node_events(
+    data: DataView, filters: Mapping[str, str], lookups: Lookups = NO_LOOKUPS
+) -> Mapping[str, Any]:
     """The newest events whose subject or correlation is the key of a node, its own changes
     included."""
-    node = data.resource(NODE, filters.get("namespace", ""), filters.get("name", ""))
+    found = await find_selection(data, filters, lookups)
+    centre = find_centre(found.selection, filters.get("name", ""), filters.get("node", ""))
+    node = found.selection.nodes.get(centre)
     key = str(node.state.get("key", "")) if node is not None else ""
     if not key:
         return {"key": "", "lines": []}

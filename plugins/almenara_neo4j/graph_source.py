@@ -2,36 +2,23 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.sdk import HealthAggregator, Snapshots, every, monotonic, now
 from almenara.signals import Resource, Sample, Signal
-from almenara.units import SECOND
-from almenara_neo4j.client import Row
 from almenara_neo4j.errors import ServerError
-from almenara_neo4j.graph import Graph, collect_graph
-from almenara_neo4j.graph_mapping import (
-    add_position,
-    content,
-    find_graph_transitions,
-    make_node_events,
-    map_graph,
-    map_node,
-    map_relationship,
-    mark_failing,
-    mark_removed,
-)
+from almenara_neo4j.graph import collect_graph
+from almenara_neo4j.graph_mapping import find_graph_transitions, map_graph, mark_failing
 from almenara_neo4j.graph_reader import GraphReader, Summary
+from almenara_neo4j.graph_state import GraphState
 from almenara_neo4j.kinds import GRAPH, NODE, RELATIONSHIP
 from almenara_neo4j.layout import Layout
 from almenara_neo4j.metrics import read_number
 from almenara_neo4j.settings import DeploymentSettings, GraphSettings
 
-FADE: Final = 5 * SECOND
-"""Microseconds for which what was removed is still drawn."""
 SAVE_INTERVAL: Final = 15.0
 """Seconds between two times that positions are saved, so that they survive a restart."""
 
@@ -53,7 +40,7 @@ class GraphSource:
         self._state = GraphState(settings)
         self._summary: Summary | None = None
         self._read_at = self._saved_at = 0.0
-        self._last_answer = 0
+        self._last_answer = self._chosen_at = 0
         self._resource: Resource | None = None
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
@@ -86,8 +73,11 @@ class GraphSource:
         self._last_answer = now()
         if rows is not None:
             self._read_at, self._summary = monotonic(), summary
+            chosen_at = self._reader.part.chosen_at if self._reader.part is not None else 0
+            is_other_part, self._chosen_at = chosen_at != self._chosen_at, chosen_at
+            graph = collect_graph(rows, self.settings)
             # A first layout of many nodes takes a second.
-            await asyncio.to_thread(self._state.update, rows, now())
+            await asyncio.to_thread(self._state.update, graph, now(), is_other_part=is_other_part)
         elif self._resource is not None and not self._state.is_fading:
             return [*self._graphs.difference([self._resource]), *self._measure(summary)]
         resources, events = self._state.take(now())
@@ -118,8 +108,16 @@ class GraphSource:
             "total_relationships": totals.get("relationships"),
             "labels": settings.labels if not settings.query else None,
             "simulated": self._is_simulated or None,
+            **self._describe_part(),
         }
         return map_graph(settings, state, is_partial=is_partial)
+
+    def _describe_part(self) -> dict[str, Any]:
+        part = self._reader.part
+        if part is None:
+            return {}
+        order = "last changed" if self.settings.changed_property else "newest"
+        return {"part": order, "seeds": len(part.seeds), "chosen": part.chosen_at}
 
     def _measure(self, summary: Summary) -> list[Sample]:
         graph, name = self._state.graph, self.settings.name
@@ -150,84 +148,3 @@ class GraphSource:
                 node: (round(x), round(y)) for node, (x, y) in self._state.layout.positions.items()
             }
             await self.context.save(self._key, msgspec.json.encode(positions))
-
-
-class GraphState:
-    """A graph as it was last read, and what has happened to its nodes since it was first read."""
-
-    def __init__(self, settings: GraphSettings) -> None:
-        self.settings, self.graph, self.layout = settings, Graph(), Layout()
-        self.has_moved = False
-        self._nodes: dict[str, Resource] = {}
-        self._relationships: dict[str, Resource] = {}
-        self._marks: dict[str, dict[str, int]] = {}
-        """When nodes were created and changed."""
-        self._fading: dict[tuple[str, str, str], tuple[int, Resource]] = {}
-        self._changes: list[tuple[str, Resource]] = []
-        self._changed_at = 0
-        self._is_first = True
-
-    @property
-    def is_fading(self) -> bool:
-        """Whether something that was removed is still drawn."""
-        return bool(self._fading)
-
-    def update(self, rows: Sequence[Row], at: int) -> None:
-        """Accept what was read at a time in microseconds."""
-        graph = collect_graph(rows, self.settings)
-        before = dict(self.layout.positions)
-        self.layout.update(
-            list(graph.nodes),
-            [(each.start, each.end) for each in graph.relationships.values()],
-        )
-        self.has_moved = self.has_moved or before != self.layout.positions
-        nodes = {key: map_node(self.settings, node) for key, node in graph.nodes.items()}
-        # At a limit a node may be left out, or come in, without a change in the database.
-        is_complete = not (graph.is_partial or self.graph.is_partial)
-        self._changes, self._changed_at = [], at
-        for key, node in nodes.items():
-            known = self._nodes.get(key)
-            if known is None and not self._is_first:
-                self._marks[key] = {"created": at}
-                if is_complete:
-                    self._changes.append(("created", node))
-            elif known is not None and content(known) != content(node):
-                self._marks[key] = {"changed": at}
-                self._changes.append(("changed", node))
-        placed = {
-            key: add_position(node, self.layout.positions[key], self._marks.get(key, {}))
-            for key, node in nodes.items()
-        }
-        relationships = {
-            key: map_relationship(self.settings, each) for key, each in graph.relationships.items()
-        }
-        for old, new, is_node in (
-            (self._nodes, placed, True),
-            (self._relationships, relationships, False),
-        ):
-            for key, resource in old.items():
-                if key in new:
-                    continue
-                self._marks.pop(key, None)
-                self._fading[resource.key] = at, mark_removed(resource)
-                if is_node and is_complete:
-                    self._changes.append(("removed", resource))
-        for resource in (*placed.values(), *relationships.values()):
-            self._fading.pop(resource.key, None)
-        self.graph, self._nodes, self._relationships = graph, placed, relationships
-        self._is_first = False
-
-    def take(self, at: int) -> tuple[list[Resource], list[Signal]]:
-        """The resources that are drawn, and the events since the last call."""
-        self._fading = {
-            key: (removed, resource)
-            for key, (removed, resource) in self._fading.items()
-            if at - removed < FADE
-        }
-        changes, self._changes = self._changes, []
-        resources = [
-            *self._nodes.values(),
-            *self._relationships.values(),
-            *(resource for _, resource in self._fading.values()),
-        ]
-        return resources, [*make_node_events(self.settings, changes, self._changed_at)]

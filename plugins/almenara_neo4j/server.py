@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from almenara.sdk import monotonic, now
+from almenara.sdk.servers import Address
 from almenara.signals import Resource, Sample
 from almenara_neo4j.client import Row, make_client
 from almenara_neo4j.errors import QueryError, ServerError
@@ -20,7 +21,7 @@ from almenara_neo4j.mapping import (
     read_time,
 )
 from almenara_neo4j.metrics import HEAP, METRICS, STARTED, read_metrics, read_number
-from almenara_neo4j.settings import Address, DeploymentSettings
+from almenara_neo4j.settings import DeploymentSettings
 
 COMPONENTS: Final = "CALL dbms.components() YIELD name, versions, edition"
 DATABASES: Final = "SHOW DATABASES YIELD *"

@@ -1,45 +1,25 @@
 """The settings of the Neo4j plugin."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from almenara.config import Secret
+from almenara.sdk.servers import Address, TlsSettings, UrlForm, check_unique
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
-TLS_SCHEMES: Final = frozenset(("bolt+s", "neo4j+s"))
-SCHEMES: Final = frozenset(("bolt", "neo4j")) | TLS_SCHEMES
-DEFAULT_PORT: Final = 7687
-
-
-class Address(msgspec.Struct, frozen=True, order=True):
-    """Host and port of a server."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How connections are secured."""
-
-    ca: Path | None = None
-    """File with the certificates of the authorities to trust, instead of the system's."""
-    certificate: Path | None = None
-    """File with the client certificate."""
-    key: Path | None = None
-    """File with the key of the client certificate."""
-    verify: bool = True
-    """Whether the certificate of a server must be valid and for its host. Without that, any server
-    can respond in its place."""
-
-    def __post_init__(self) -> None:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("tls: set certificate and key together")
+Value = str | int | float | bool
+"""A parameter of a query."""
+URLS: Final = UrlForm(
+    plain=("bolt", "neo4j"), secured=("bolt+s", "neo4j+s"), port=7687, host="graph"
+)
+RESERVED: Final = frozenset(
+    ("namespace", "name", "node", "hops", "label", "text", "at", "range", "from", "to", "sort")
+)
+"""Filters of the page of graphs, and of every page."""
+INPUT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}")
 
 
 class GraphSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -56,13 +36,21 @@ class GraphSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     between them. The default is the context graph of a fleet of agents."""
     query: str = ""
     """Query whose nodes, relationships and paths are drawn instead. It runs in read access mode."""
-    parameters: dict[str, str | int | float | bool] = {}
+    parameters: dict[str, Value] = {}
     """Parameters of the query."""
+    inputs: list[str] = []
+    """Parameters that viewers can enter on the page; until then they have the value in
+    `parameters`, whose type they keep. They are passed to the query as parameters, never as text of
+    it."""
     changed_property: str = ""
     """Property with the time of the last change of a node, which should have an index. With it, the
     graph is read only when the newest value or the number of nodes or relationships has changed."""
+    change_data_capture: bool = True
+    """Whether a graph is read only after a change where the database captures changes (Enterprise
+    Edition 5.17 and later, `txLogEnrichment`) and the user may read them."""
     reread_every: Positive = 60.0
-    """Seconds after which the graph is read even though nothing seems to have changed."""
+    """Seconds after which the graph is read even though nothing seems to have changed, and after
+    which another part of a graph that is too large is chosen."""
     every: Positive = 2.0
     """Seconds between readings."""
     timeout: Positive = 5.0
@@ -70,7 +58,8 @@ class GraphSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     row_limit: Annotated[int, msgspec.Meta(ge=1, le=20_000)] = 5_000
     """Rows of the answer that are read at most."""
     node_limit: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 300
-    """Nodes that are drawn at most; of labels, the newest."""
+    """Nodes that are drawn at most. Of more, a third are the newest (the last changed with
+    `changed_property`) and the others their neighbours; a search covers all."""
     relationship_limit: Annotated[int, msgspec.Meta(ge=1, le=4_000)] = 1_000
     """Relationships that are drawn at most."""
     caption_properties: list[str] = msgspec.field(
@@ -88,6 +77,18 @@ class GraphSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Properties that are shown; all by default."""
     events: bool = True
     """Whether nodes that are created, changed or removed have events."""
+
+    def __post_init__(self) -> None:
+        for name in self.inputs:
+            if name not in self.parameters:
+                raise ValueError(f"graph {self.name}: set a value for {name!r} in parameters")
+            if name in RESERVED or not INPUT.fullmatch(name):
+                raise ValueError(
+                    f"graph {self.name}: {name!r} cannot be entered on a page; use another name of"
+                    " letters, digits and _ for the parameter"
+                )
+        if self.inputs and not self.query:
+            raise ValueError(f"graph {self.name}: inputs are for the parameters of a query")
 
 
 class DeploymentSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -126,44 +127,19 @@ class DeploymentSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     so."""
 
     def __post_init__(self) -> None:
-        for url in self.urls:
-            parse_url(url)
-        if len({urlsplit(url).scheme in TLS_SCHEMES for url in self.urls}) > 1:
-            raise ValueError(f"urls of deployment {self.name}: use TLS for all of them or for none")
-        if self.tls is not None and not self.uses_tls:
-            raise ValueError(f"deployment {self.name} has the section tls; use bolt+s:// in urls")
+        if any("+ssc" in url.partition(":")[0] for url in self.urls):
+            raise ValueError("for a certificate that is not verified, use bolt+s:// and tls.verify")
+        URLS.check(self.name, self.urls, self.tls)
 
     @property
     def uses_tls(self) -> bool:
         """Whether connections are secured."""
-        return urlsplit(self.urls[0]).scheme in TLS_SCHEMES
+        return URLS.is_secured(self.urls[0])
 
     @property
     def addresses(self) -> list[Address]:
         """The addresses of the servers, each once."""
-        return list(dict.fromkeys(parse_url(url) for url in self.urls))
-
-
-def parse_url(url: str) -> Address:
-    """The address of a URL. Raises `ValueError`."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        # What is wrong with it may be a password in place of the port.
-        raise ValueError("a URL must be like bolt://host:7687; the one given is no URL") from None
-    if parts.scheme.endswith("+ssc"):
-        raise ValueError("for a certificate that is not verified, use bolt+s:// and tls.verify")
-    if parts.scheme not in SCHEMES or not parts.hostname:
-        raise ValueError(
-            f"a URL must be like bolt://host:7687 or bolt+s://host:7687; the one given"
-            f" {'has no host' if parts.scheme in SCHEMES else 'has another scheme'}"
-        )
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("a URL must not have a user or password; use user and password")
-    if parts.path.strip("/") or parts.query:
-        raise ValueError("a URL must not have a path or options; servers are observed whole")
-    return Address(parts.hostname, DEFAULT_PORT if port is None else port)
+        return list(dict.fromkeys(URLS.parse(url) for url in self.urls))
 
 
 class Neo4jSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -173,14 +149,8 @@ class Neo4jSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The deployments; without any, the plugin does nothing."""
 
     def __post_init__(self) -> None:
-        names = [deployment.name for deployment in self.deployments]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two deployments are named {name!r}; names must be unique")
-        graphs = [graph.name for graph in self.graphs]
-        for name in graphs:
-            if graphs.count(name) > 1:
-                raise ValueError(f"two graphs are named {name!r}; names must be unique")
+        check_unique("deployment", [deployment.name for deployment in self.deployments])
+        check_unique("graph", [graph.name for graph in self.graphs])
 
     @property
     def graphs(self) -> list[GraphSettings]:

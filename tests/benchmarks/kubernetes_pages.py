@@ -66,7 +66,7 @@ def almenara_sources():
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"
 
 
-def measure_page(browser: Browser, url: str) -> dict[str, float]:
+def measure_page(browser: Browser, url: str, seconds: int = SECONDS) -> dict[str, float]:
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     cdp = context.new_cdp_session(page)
@@ -87,20 +87,20 @@ def measure_page(browser: Browser, url: str) -> dict[str, float]:
     painted = float(page.evaluate(PAINTED))
     frames.clear()
     before = read_metrics(cdp)
-    page.wait_for_timeout(SECONDS * 1000)
+    page.wait_for_timeout(seconds * 1000)
     after = read_metrics(cdp)
     cost = {
         "painted": painted,
-        "busy": (after["TaskDuration"] - before["TaskDuration"]) / SECONDS * 1000,
+        "busy": (after["TaskDuration"] - before["TaskDuration"]) / seconds * 1000,
         "nodes": float(page.evaluate("document.querySelectorAll('*').length")),
-        "frames": len(frames) / SECONDS,
-        "bytes": sum(frames) / SECONDS / 1024,
+        "frames": len(frames) / seconds,
+        "bytes": sum(frames) / seconds / 1024,
     }
     context.close()
     if errors:
         raise SystemExit(f"{url}: {errors[0]}")
     if not frames:
-        raise SystemExit(f"{url} got no frame in {SECONDS} s")
+        raise SystemExit(f"{url} got no frame in {seconds} s")
     return cost
 
 

@@ -26,6 +26,7 @@ BENCHMARKS = (
     "ray_history.py",
     "kubernetes_load.py",
     "kubernetes_pages.py",
+    "neo4j_graph.py",
     "hostile_viewer.py",
     "fanout/run.py",
     "fanout/room.py",

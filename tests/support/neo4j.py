@@ -1,12 +1,9 @@
 """A real Neo4j server for tests, of the Community Edition."""
 
 import contextlib
-import os
-import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import neo4j
@@ -19,8 +16,8 @@ from neo4j.exceptions import (
     TransientError,
 )
 
-from almenara.testing import SourceRun
 from support.paths import ROOT
+from support.server_process import ServerProcess
 from support.servers import free_port, wait_until
 
 BUILD: Final = ROOT / "tests" / "neo4j_server" / "build-server"
@@ -38,15 +35,10 @@ PROGRAM, WHY_NOT = _find()
 needs_neo4j = pytest.mark.skipif(PROGRAM is None, reason=WHY_NOT)
 
 
-class PatientRun(SourceRun):
-    """A run that waits longer for conditions: servers start meanwhile."""
-
-    async def until(self, condition: Callable[[], bool], patience: float = 120.0) -> None:
-        await super().until(condition, patience)
-
-
-class Neo4jServer:
+class Neo4jServer(ServerProcess):
     """A server on loopback; it keeps its port and its data when it is started again."""
+
+    scheme = "bolt"
 
     def __init__(
         self, folder: Path, password: str = "", settings: Mapping[str, str] | None = None
@@ -55,16 +47,7 @@ class Neo4jServer:
         self.settings = {
             "dbms.security.auth_enabled": "true" if password else "false", **(settings or {})
         }  # fmt: skip
-        self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return f"bolt://{self.address}"
 
     def start(self) -> Self:
         assert PROGRAM is not None
@@ -121,37 +104,3 @@ class Neo4jServer:
             finally:
                 with contextlib.suppress(neo4j.exceptions.DriverError, Neo4jError, OSError):
                     transaction.close()
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        os.kill(self.process.pid, number)
-
-    def freeze(self) -> None:
-        self.signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """End it as a crash would."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-            self.process = None
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.kill()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()

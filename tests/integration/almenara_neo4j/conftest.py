@@ -10,7 +10,8 @@ from almenara.testing.source_run import MemoryContext
 from almenara_neo4j.settings import DeploymentSettings
 from almenara_neo4j.source import Neo4jSource
 from support.certificates import issue_self_signed
-from support.neo4j import Neo4jServer, PatientRun
+from support.neo4j import Neo4jServer
+from support.server_process import PatientRun
 
 Run = Callable[..., AbstractAsyncContextManager[SourceRun]]
 

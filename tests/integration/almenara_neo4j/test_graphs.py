@@ -1,11 +1,13 @@
 """A graph in a real database: read, changed while it is watched, and beyond its limits."""
 
 import itertools
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from almenara.config import Secret
@@ -14,9 +16,11 @@ from almenara.testing import SourceRun
 from almenara.testing.source_run import MemoryContext
 from almenara_demo.context_graph import ContextGraph, GraphWriter
 from almenara_demo.fleet import Fleet
+from almenara_neo4j.graph_lookup import GraphLookup, Request
 from almenara_neo4j.graph_source import GraphSource
 from almenara_neo4j.settings import DeploymentSettings, GraphSettings
-from support.neo4j import Neo4jServer, PatientRun, needs_neo4j
+from support.neo4j import Neo4jServer, needs_neo4j
+from support.server_process import PatientRun
 
 pytestmark = [pytest.mark.anyio, needs_neo4j]
 CREATE = """
@@ -27,15 +31,18 @@ CREATE = """
 """
 
 
+def make_deployment(server: Neo4jServer) -> DeploymentSettings:
+    """The settings of a deployment whose first server does not answer."""
+    urls = ["bolt://127.0.0.1:1", server.url]
+    return DeploymentSettings(name="lab", urls=urls, password=Secret.of("right-password"))
+
+
 @asynccontextmanager
 async def read(
     server: Neo4jServer, context: MemoryContext, **options: Any
 ) -> AsyncIterator[SourceRun]:
     graph = GraphSettings(name="fleet", **{"every": 0.1, **options})
-    deployment = DeploymentSettings(
-        name="lab", urls=["bolt://127.0.0.1:1", server.url], password=Secret.of("right-password")
-    )
-    source = GraphSource(deployment, graph, context)
+    source = GraphSource(make_deployment(server), graph, context)
     async with PatientRun(source, bus=context.bus) as run:
         yield run
 
@@ -117,14 +124,82 @@ async def test_positions_survive_a_restart_of_the_source(
         assert {key: place(find(run, key)) for key in before} == before
 
 
-async def test_limit_shows_the_newest_part(server: Neo4jServer, context: MemoryContext) -> None:
-    server.call("UNWIND range(1, 500) AS n CREATE (:Story {story_id: 'many-' + n})")
-    async with read(server, context, node_limit=20, labels=["Story"]) as run:
-        await run.until(lambda: len(keys(run)) == 20)
+async def test_part_follows_the_newest_nodes_and_their_neighbours(
+    server: Neo4jServer, context: MemoryContext
+) -> None:
+    server.call(
+        "UNWIND range(1, 500) AS n CREATE (:Story {story_id: 'many-' + n})-[:A]->"
+        "(:Subtask {subtask_id: 'part-' + n})"
+    )
+    labels = ["Story", "Subtask"]
+    async with read(server, context, node_limit=30, labels=labels) as run:
+        await run.until(lambda: len(keys(run)) >= 10)
         graph = run.resources["fleet"]
-    assert (graph.status, graph.state["total_nodes"], graph.state["nodes"]) == ("partial", 501, 20)
-    assert "many-500" in keys(run)
-    assert "US-1" not in keys(run)
+        assert (graph.status, graph.state["total_nodes"]) == ("partial", 1_002)
+        assert (graph.state["part"], graph.state["seeds"]) == ("newest", 10)
+        before = keys(run)
+        assert {"many-500", "part-500"} <= before
+        assert "US-1" not in before
+        server.call("CREATE (:Story {story_id: 'newer'})")
+        server.call("MATCH (n {story_id: 'many-500'}) SET n.title = 'changed'")
+        await run.until(lambda: find(run, "many-500").state["caption"] == "changed")
+        # The part stays, or no one could read the drawing.
+        assert keys(run) == before
+    async with read(server, context, node_limit=30, labels=labels, reread_every=0.5) as run:
+        await run.until(lambda: len(keys(run)) >= 10)
+        server.call("CREATE (:Story {story_id: 'newest'})")
+        await run.until(lambda: "newest" in keys(run))
+    assert not [event for event in run.events if event.type != "neo4j.graph.node.changed"]
+
+
+async def test_search_and_node_are_read_beyond_the_part(server: Neo4jServer) -> None:
+    server.call("MATCH (n) DETACH DELETE n")
+    server.call(CREATE)
+    server.call("UNWIND range(1, 100) AS n CREATE (:Story {story_id: 'many-' + n, list: [n]})")
+    lookup = GraphLookup(make_deployment(server), GraphSettings(name="fleet", node_limit=9))
+
+    async def request(text: str) -> dict[str, str]:
+        answer = await lookup.read(Request(words=(text,)))
+        assert answer.problem == ""
+        return {
+            each.state["key"]: each.name for each in answer.resources if each.kind == "neo4j.node"
+        }
+
+    assert (await request("login button")).keys() == {"US-1", "T-1"}
+    assert len(await request("many-")) == 3
+    assert await request("' or true") == {}
+    name = (await request("role"))["DEV"]
+    assert [each.name for each in (await lookup.read(Request(name=name))).resources] == [name]
+    answer = await lookup.read(Request(node="us-1", hops=2))
+    assert {each.state.get("key") for each in answer.resources} == {"US-1", "T-1", "D-1", None}
+    assert (await lookup.read(Request(name="no id"))).resources == []
+
+
+async def test_entered_values_are_parameters_of_the_query(server: Neo4jServer) -> None:
+    server.call("MATCH (n) DETACH DELETE n")
+    server.call(CREATE)
+    settings = GraphSettings(
+        name="fleet", query="MATCH p = (:Story {story_id: $story})-[*1..2]->() RETURN p",
+        parameters={"story": ""}, inputs=["story"], timeout=2.0,
+    )  # fmt: skip
+    lookup = GraphLookup(make_deployment(server), settings)
+    answer = await lookup.read(Request(values=(("story", "US-1"),)))
+    assert {each.state.get("key") for each in answer.resources} == {"US-1", "T-1", "D-1", None}
+    hostile = "'}) DETACH DELETE n //"
+    assert (await lookup.read(Request(values=(("story", hostile),)))).resources == []
+    for query, problem in (
+        ("MATCH (n) WHERE n.story_id = $story SET n.x = 1 RETURN n", "only reading is allowed"),
+        (
+            "UNWIND range(1, 10000000000) AS n WITH n WHERE n < 0 RETURN n, $story",
+            # A machine under load may be late with the report that it was terminated.
+            r"terminated|no response within 1 s",
+        ),
+    ):
+        slow = msgspec.structs.replace(settings, query=query, timeout=1.0)
+        refused = GraphLookup(make_deployment(server), slow)
+        answer = await refused.read(Request(values=(("story", "US-1"),)))
+        assert re.search(problem, answer.problem)
+    assert server.call("MATCH (n:Story) RETURN count(n) AS count") == [{"count": 1}]
 
 
 async def test_unchanged_graph_is_not_read_again(

@@ -7,17 +7,16 @@ import msgspec
 import pytest
 
 from almenara.config import Secret
+from almenara.sdk.servers import Address, TlsSettings
 from almenara.signals import Event, Severity
 from almenara.testing import SourceRun
 from almenara_neo4j.client import BoltClient
 from almenara_neo4j.doctor import diagnose
 from almenara_neo4j.errors import QueryError, ServerError
 from almenara_neo4j.settings import (
-    Address,
     DeploymentSettings,
     GraphSettings,
     Neo4jSettings,
-    TlsSettings,
 )
 from support.faulty_link import FAULTS, FaultyLink
 from support.neo4j import Neo4jServer, needs_neo4j

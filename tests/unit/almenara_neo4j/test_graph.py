@@ -10,10 +10,16 @@ from almenara.hookspecs import ResourceQuery
 from almenara.sdk import Snapshots, now
 from almenara.signals import Event, Resource
 from almenara_neo4j.drawing import frame, prepare_graph
-from almenara_neo4j.graph import collect_graph, make_query, make_summary_query
+from almenara_neo4j.graph import choose_part, collect_graph
+from almenara_neo4j.graph_lookup import InvalidValueError, make_request, read_values
 from almenara_neo4j.graph_mapping import map_graph
 from almenara_neo4j.graph_panels import prepare_node, prepare_node_events, prepare_nodes
-from almenara_neo4j.graph_source import FADE, GraphState
+from almenara_neo4j.graph_queries import (
+    make_search_query,
+    make_summary_query,
+    make_whole_query,
+)
+from almenara_neo4j.graph_state import FADE, GraphState
 from almenara_neo4j.settings import DeploymentSettings, GraphSettings, Neo4jSettings
 from almenara_neo4j.values import Node, Relationship
 
@@ -42,6 +48,8 @@ CHAIN = rows(
 class Data:
     """A `DataView` of resources and events."""
 
+    moment = None
+
     def __init__(self, resources: list[Resource], events: list[Event] | None = None) -> None:
         self._resources, self._events = resources, events or []
 
@@ -64,11 +72,15 @@ class Data:
         ][:limit]
 
 
+def accept(state: GraphState, update: list[dict[str, Any]], at: int) -> None:
+    state.update(collect_graph(update, state.settings), at)
+
+
 def drawn(*updates: list[dict[str, Any]], settings: GraphSettings = SETTINGS) -> list[Resource]:
     """The resources after each of the updates was read."""
     state = GraphState(settings)
     for update in updates:
-        state.update(update, now())
+        accept(state, update, now())
     resources, _ = state.take(now())
     summary = {"nodes": len(state.graph.nodes), "labels": settings.labels}
     return [map_graph(settings, summary, is_partial=state.graph.is_partial), *resources]
@@ -95,10 +107,92 @@ def test_limits_make_a_graph_partial() -> None:
 
 def test_queries_quote_labels_and_properties() -> None:
     settings = GraphSettings(name="g", labels=["A`B", "C"], changed_property="up dated")
-    assert "n:`A``B` OR n:`C`" in make_query(settings)
-    assert "ORDER BY n.`up dated` DESC LIMIT 301" in make_query(settings)
-    assert "max(n.`up dated`) AS changed" in make_summary_query(settings)
-    assert make_query(GraphSettings(name="g", query="MATCH (x) RETURN x")) == "MATCH (x) RETURN x"
+    assert "n:`A``B` OR n:`C`" in make_whole_query(settings).text
+    assert "ORDER BY n.`up dated` DESC LIMIT 301" in make_whole_query(settings).text
+    assert "max(n.`up dated`) AS changed" in make_summary_query(settings).text
+
+
+def test_what_a_viewer_enters_is_no_text_of_a_query() -> None:
+    query = make_search_query(SETTINGS, ["'}) delete"])
+    assert "delete" not in query.text
+    assert query.parameters["words"] == ["'}) delete"]
+
+
+def test_part_has_the_chosen_nodes_and_what_is_near() -> None:
+    whole = collect_graph(CHAIN, SETTINGS)
+    part = choose_part(whole, lambda each: each.id == "c", 1, SETTINGS)
+    assert (set(part.nodes), set(part.relationships)) == ({"b", "c", "d"}, {"b-c", "c-d"})
+    limited = choose_part(
+        whole, lambda each: each.id == "c", 2, GraphSettings(name="g", node_limit=2)
+    )
+    assert (next(iter(limited.nodes)), len(limited.nodes), limited.is_partial) == ("c", 2, True)
+
+
+def test_another_part_has_nothing_new_or_removed() -> None:
+    state = GraphState(SETTINGS)
+    state.update(collect_graph(rows(node("a"), node("b")), SETTINGS), 1)
+    state.take(1)
+    state.update(collect_graph(rows(node("b"), node("c")), SETTINGS), 2, is_other_part=True)
+    resources, _ = state.take(2)
+    assert {each.name: each.status for each in resources} == {"b": "present", "c": "present"}
+    assert not any("created" in each.state for each in resources)
+
+
+INPUTS = GraphSettings(
+    name="g", query="MATCH (n) RETURN n", inputs=["team", "depth", "is_open"],
+    parameters={"team": "red", "depth": 2, "is_open": True, "fixed": "x"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entered", "values"),
+    [
+        ({}, ()),
+        ({"team": "red", "depth": "2"}, ()),
+        ({"team": "blue"}, (("team", "blue"),)),
+        ({"depth": "3", "is_open": "False"}, (("depth", 3), ("is_open", False))),
+        ({"fixed": "y", "other": "z"}, ()),
+    ],
+)
+def test_entered_values_have_the_type_of_the_parameter(
+    entered: dict[str, str], values: tuple[Any, ...]
+) -> None:
+    assert read_values(INPUTS, entered) == values
+
+
+@given(st.text())
+def test_any_entered_text_is_a_value_or_an_error(text: str) -> None:
+    for name in INPUTS.inputs:
+        try:
+            ((_, value),) = read_values(INPUTS, {name: text}) or ((name, INPUTS.parameters[name]),)
+        except InvalidValueError as error:
+            assert name in str(error)
+        else:
+            assert type(value) is type(INPUTS.parameters[name])
+
+
+def test_only_what_the_stored_part_lacks_is_requested() -> None:
+    for filters in ({}, {"text": "a"}, {"name": "4:x:1"}):
+        assert make_request(SETTINGS, filters, 1, is_partial=False) is None
+    assert make_request(SETTINGS, {}, 1, is_partial=True) is None
+    request = make_request(SETTINGS, {"text": "Login NOW"}, 3, is_partial=True)
+    assert request is not None
+    assert (request.words, request.hops) == (("login", "now"), 1)
+    assert make_request(INPUTS, {"team": "blue"}, 1, is_partial=False) is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"inputs": ["team"]}, "set a value for 'team'"),
+        ({"inputs": ["text"], "parameters": {"text": ""}}, "'text' cannot be entered"),
+        ({"inputs": ["a-b"], "parameters": {"a-b": ""}}, "'a-b' cannot be entered"),
+        ({"inputs": ["a"], "parameters": {"a": ""}, "query": ""}, "parameters of a query"),
+    ],
+)
+def test_inputs_are_checked(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        GraphSettings(name="g", **{"query": "RETURN 1", **options})
 
 
 VALUES = st.recursive(
@@ -122,18 +216,23 @@ def test_any_graph_becomes_valid_signals(
 ) -> None:
     state, snapshots = GraphState(SETTINGS), Snapshots()
     for update in (first, second):
-        state.update(update, now())
+        accept(state, update, now())
         resources, events = state.take(now())
         check_batch([*snapshots.difference(resources), *events])
 
 
 def test_changes_have_events_and_removed_nodes_fade() -> None:
     state = GraphState(SETTINGS)
-    state.update(rows(node("a", title="First"), node("b"), relationship("a", "b")), 1)
+    state.update(
+        collect_graph(
+            rows(node("a", title="First"), node("b"), relationship("a", "b")), state.settings
+        ),
+        1,
+    )
     resources, events = state.take(1)
     assert (len(resources), events) == (3, [])
     before = {each.name: (each.state.get("x"), each.state.get("y")) for each in resources}
-    state.update(rows(node("a", title="Other"), node("c")), 2)
+    accept(state, rows(node("a", title="Other"), node("c")), 2)
     resources, events = state.take(2)
     assert {(event.type, event.subject) for event in events if isinstance(event, Event)} == {
         ("neo4j.graph.node.changed", "a"), ("neo4j.graph.node.created", "c"),
@@ -153,8 +252,10 @@ def test_changes_have_events_and_removed_nodes_fade() -> None:
 
 def test_many_changes_are_one_event() -> None:
     state = GraphState(SETTINGS)
-    state.update([], 1)
-    state.update(rows(*(node(str(number)) for number in range(60))), 2)
+    accept(state, [], 1)
+    state.update(
+        collect_graph(rows(*(node(str(number)) for number in range(60))), state.settings), 2
+    )
     _, events = state.take(2)
     (event,) = events
     assert isinstance(event, Event)
@@ -165,8 +266,8 @@ def test_many_changes_are_one_event() -> None:
 
 def test_nodes_that_a_limit_moves_out_are_not_reported_as_removed() -> None:
     state = GraphState(GraphSettings(name="g", node_limit=2))
-    state.update(rows(node("a"), node("b"), node("c")), 1)
-    state.update(rows(node("d"), node("a"), node("b")), 2)
+    accept(state, rows(node("a"), node("b"), node("c")), 1)
+    accept(state, rows(node("d"), node("a"), node("b")), 2)
     _, events = state.take(2)
     assert events == []
 

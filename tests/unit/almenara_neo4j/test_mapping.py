@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 
 from almenara.bus.validation import check_batch
 from almenara.sdk import Changes
+from almenara.sdk.servers import Address
 from almenara.signals import Resource, Severity
 from almenara_neo4j.cypher import mask_query
 from almenara_neo4j.mapping import (
@@ -20,7 +21,7 @@ from almenara_neo4j.mapping import (
     name_databases,
 )
 from almenara_neo4j.metrics import read_metrics
-from almenara_neo4j.settings import Address, DeploymentSettings, Neo4jSettings, parse_url
+from almenara_neo4j.settings import URLS, DeploymentSettings, Neo4jSettings
 
 COLUMNS = (
     "name", "versions", "edition", "role", "currentStatus", "requestedStatus", "statusMessage",
@@ -154,7 +155,7 @@ def test_checkpoint_event_has_its_duration() -> None:
     ],
 )
 def test_url_is_parsed(url: str, address: Address) -> None:
-    assert parse_url(url) == address
+    assert URLS.parse(url) == address
 
 
 @pytest.mark.parametrize(
@@ -162,13 +163,13 @@ def test_url_is_parsed(url: str, address: Address) -> None:
 )
 def test_wrong_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError):
-        parse_url(url)
+        URLS.parse(url)
 
 
 def test_error_of_a_url_does_not_repeat_it() -> None:
     for url in ("bolt://user:s3cr3t", "bolt://[::1/s3cr3t", "bolt://a:s3cr3t@b", "s3cr3t://a"):
         with pytest.raises(ValueError) as problem:
-            parse_url(url)
+            URLS.parse(url)
         assert "s3cr3t" not in str(problem.value)
 
 
