@@ -24,6 +24,7 @@ WORKERS ?= 3
 APISERVER ?= yes
 RAY ?=
 NEO4J ?=
+VLLM ?=
 
 # Ray has an environment of its own: Almenara reads it over HTTP and does not depend on it.
 RAY_PINNED := $(lastword $(subst ==, ,$(shell cat requirements/ray.in)))
@@ -32,6 +33,10 @@ export RAY_VERSION
 RAY_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/almenara/ray-$(RAY_VERSION)
 # Names the requirements it was installed from, so that another clone with the same can use it.
 RAY_DONE := $(RAY_HOME)/.done-$(if $(filter $(RAY_PINNED),$(RAY_VERSION)),$(firstword $(shell cksum < requirements/ray.txt)),index)
+
+# So has vLLM, for CPUs: 3 GB, with a tiny model that the demo makes.
+VLLM_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/almenara/vllm-$(firstword $(shell cksum < requirements/vllm.txt))
+VLLM_DONE := $(VLLM_HOME)/.done
 
 # The newest Python of the supported versions.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
@@ -43,9 +48,10 @@ help: ## Show all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: run
-run: $(VENV)/.run $(if $(RAY),$(RAY_DONE)) ## Run a NATS server, a simulated fleet and the dashboard (PORT=8080 RATE=20 REPLICAS=3 RAY=1 NEO4J=1)
+run: $(VENV)/.run $(if $(RAY),$(RAY_DONE)) $(if $(VLLM),$(VLLM_DONE)) ## Run a NATS server, a simulated fleet and the dashboard (PORT=8080 RATE=20 REPLICAS=3 RAY=1 NEO4J=1 VLLM=1)
 	@exec $(BIN)/almenara demo --port $(PORT) --rate $(RATE) --replicas $(REPLICAS) $(if $(RAY),--ray $(RAY_HOME)/bin/ray) \
-	$(if $(NEO4J),--neo4j "$$(tests/neo4j_server/build-server)/neo4j-server")
+	$(if $(NEO4J),--neo4j "$$(tests/neo4j_server/build-server)/neo4j-server") \
+	$(if $(VLLM),--vllm $(VLLM_HOME)/bin/vllm)
 
 .PHONY: ray
 ray: $(RAY_DONE) ## Install a real Ray for its tests, in an environment of its own
@@ -198,6 +204,10 @@ bench-kubernetes: $(VENV)/.dev ## Measure 5,000 pods in 200 namespaces, idle and
 bench-pages: $(VENV)/.dev ## Measure the Kubernetes pages in a browser at 5,000 changing pods
 	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/benchmarks/kubernetes_pages.py
 
+.PHONY: bench-graph
+bench-graph: $(VENV)/.dev neo4j ## Measure a graph of Neo4j with 10,000 nodes that changes 100 times a second
+	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/benchmarks/neo4j_graph.py
+
 .PHONY: bench-ray
 bench-ray: $(VENV)/.dev ## Measure the Ray panels with 10 and with 100,000 past jobs
 	$(BIN)/python tests/benchmarks/ray_history.py
@@ -264,6 +274,13 @@ $(RAY_DONE):
 	@rm -rf $(RAY_HOME) && $(PYTHON) -m venv $(RAY_HOME)
 	@$(RAY_HOME)/bin/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(filter $(RAY_PINNED),$(RAY_VERSION)),--require-hashes -r requirements/ray.txt,"ray[default,serve]==$(RAY_VERSION)")
+	@touch $@
+
+$(VLLM_DONE):
+	@command -v python3.11 >/dev/null || { echo "vLLM needs Python 3.11 here, for which its requirements are pinned; install it."; exit 1; }
+	@echo "Setting up vLLM in $(VLLM_HOME); this downloads 1 GB and takes some minutes the first time."
+	@rm -rf $(VLLM_HOME) && python3.11 -m venv $(VLLM_HOME)
+	@$(VLLM_HOME)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/vllm.txt
 	@touch $@
 
 $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python

@@ -258,6 +258,8 @@ from almenara_kubernetes.rbac import (
 )
 from almenara_ray import almenara_requirements
 from almenara_ray.settings import KubeRaySettings, RaySettings
+from almenara_vllm.permissions import list_rules
+from almenara_vllm.settings import KubernetesSettings, VllmSettings
 
 def kinds(table, rule=watch_rule):
     return [
@@ -269,11 +271,17 @@ def kinds(table, rule=watch_rule):
 kuberay = almenara_requirements(RaySettings(kuberay=[KubeRaySettings()]))
 with_tokens = almenara_requirements(RaySettings(kuberay=[KubeRaySettings(cluster_tokens=True)]))
 tokens = [rule for rule in with_tokens if rule not in kuberay]
+
+def vllm(**selector):
+    found = KubernetesSettings(name="vllm", **selector)
+    return [role_rule(rule) for rule in list_rules(VllmSettings(kubernetes=[found]))]
+
 print(json.dumps({"watched": kinds(KINDS), "measured": kinds(METRICS),
                   "readable": kinds(READABLE.values(), read_rule), "logs": role_rule(READ_LOGS),
                   "namespaces": role_rule(WATCH_NAMESPACES),
                   "kuberay": [role_rule(rule) for rule in kuberay],
-                  "kuberayTokens": [role_rule(rule) for rule in tokens]}))
+                  "kuberayTokens": [role_rule(rule) for rule in tokens],
+                  "vllmPods": vllm(pods="a"), "vllmServices": vllm(services="a")}))
 """
 """Runs in the application's environment: the rules behind `almenara kubernetes rbac`."""
 TEMPLATE: Final = """\

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from almenara_demo.context_graph import ContextGraph, GraphWriter
-from almenara_demo.processes import find_free_ports, run_process
+from almenara_demo.processes import find_free_ports, locate, run_process
 
 INTERVAL: Final = 1.0
 """Seconds between two times that the graph is stored."""
@@ -59,11 +59,6 @@ async def _run(work: Any) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def locate(folder: Path, name: str) -> Path:
-    """The absolute path of a name in the folder: Almenara may have another working directory."""
-    return folder.absolute() / name
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -105,6 +105,11 @@ async def wait_for(
         await asyncio.sleep(POLL_INTERVAL)
 
 
+def locate(folder: Path, name: str) -> Path:
+    """The absolute path of a name in the folder: Almenara may have another working directory."""
+    return folder.absolute() / name
+
+
 def check_port(port: int) -> None:
     """Raise `DemoError` where a port is in use."""
     with socket.socket() as sock:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import click
 import msgspec
 
 from almenara_demo.agent_spans import push_spans
+from almenara_demo.cache_server import run_cache
 from almenara_demo.context_graph import ContextGraph
 from almenara_demo.context_server import store_context
 from almenara_demo.kubernetes_cluster import simulated_cluster
@@ -32,6 +34,7 @@ from almenara_demo.processes import (
 from almenara_demo.ray_cluster import NAME as SIMULATED_CLUSTER, run_simulated_cluster
 from almenara_demo.real_ray import run_real_cluster
 from almenara_demo.replicas import run_nats_cluster, run_replicas
+from almenara_demo.simulated_vllm import run_simulated_vllm
 
 INTAKE: Final = "agents"
 PRICES: Final = {"qwen-*": {"input": 0.4, "output": 1.6}}
@@ -53,6 +56,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     ray: Path | None = None
     neo4j: Path | None = None
+    vllm: Path | None = None
 
 
 async def run_demo(options: Options) -> None:
@@ -69,12 +73,16 @@ async def run_demo(options: Options) -> None:
         run_ray_cluster(options) as cluster,
         run_kubernetes_cluster(options) as kubernetes_settings,
         store_context(context, options.neo4j, options.data_dir) as deployments,
+        run_vllm(options) as vllm_servers,
+        run_cache(options.data_dir) as caches,
     ):
         await create_streams(nats.urls)
         environment = {
             **make_environment(options, nats.urls, cluster),
             **kubernetes_settings,
             "ALMENARA_PLUGINS__NEO4J__DEPLOYMENTS": msgspec.json.encode(deployments).decode(),
+            "ALMENARA_PLUGINS__VLLM__SERVERS": msgspec.json.encode(vllm_servers).decode(),
+            "ALMENARA_PLUGINS__VALKEY__DEPLOYMENTS": msgspec.json.encode(caches).decode(),
         }
         async with run_almenara(options, environment, stopping) as almenara:
             token = await create_token(almenara.environment)
@@ -244,6 +252,22 @@ async def run_ray_cluster(options: Options) -> AsyncIterator[dict[str, Any]]:
     async with run_simulated_cluster(port, options.seed):
         url = f"http://127.0.0.1:{port}"
         yield {"name": SIMULATED_CLUSTER, "url": url, "simulated": True}
+
+
+@contextlib.asynccontextmanager
+async def run_vllm(options: Options) -> AsyncIterator[list[dict[str, Any]]]:
+    """Run a simulated or a real vLLM server; yields the servers for the vLLM plugin, none without
+    the library of the plugin."""
+    if importlib.util.find_spec("httpx") is None:
+        yield []
+    elif options.vllm is None:
+        async with run_simulated_vllm(options.seed) as settings:
+            yield [settings]
+    else:
+        from almenara_demo.real_vllm import run_real_vllm
+
+        async with run_real_vllm(options.vllm, options.data_dir, options.seed) as settings:
+            yield [settings]
 
 
 @contextlib.asynccontextmanager

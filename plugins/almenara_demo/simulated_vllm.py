@@ -3,9 +3,14 @@
 Names, labels and buckets are those of vLLM 0.32 (`vllm/v1/metrics/loggers.py`).
 """
 
+import asyncio
+import contextlib
 import http.server
 import json
+import math
+import random
 import threading
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -45,6 +50,8 @@ COUNTERS: Final = (
     "prefix_cache_hits",
 )  # fmt: skip
 GAUGES: Final = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+STEP: Final = 0.5
+"""Seconds between two steps of the simulation."""
 REASONS: Final = ("stop", "length", "abort", "error", "repetition")
 LABELS: Final = ("model_name", "engine")
 
@@ -187,6 +194,76 @@ class SimulatedVllm:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+class SimulatedRequests:
+    """Requests that arrive, wait, are computed and finish, in steps of simulated seconds.
+
+    Load rises and falls; at its peak more arrive than `SLOTS` can run, so that requests wait and
+    the KV cache fills up.
+    """
+
+    SLOTS: Final = 8
+    PERIOD: Final = 240.0
+
+    def __init__(self, server: SimulatedVllm, seed: int) -> None:
+        self._server, self._random = server, random.Random(seed)  # nosec B311 # simulates load
+        self._at = 0.0
+        self._waiting: list[float] = []
+        """When each of the waiting requests arrived."""
+        self._running: list[tuple[float, dict[str, Any]]] = []
+        """When each of the running ones ends, and its figures."""
+
+    def step(self, seconds: float) -> None:
+        """Simulate some seconds."""
+        self._at += seconds
+        rate = 1.2 + 1.1 * math.sin(2 * math.pi * self._at / self.PERIOD)
+        for _ in range(self._count_arrivals(rate * seconds)):
+            self._waiting.append(self._at)
+        for end, figures in self._running:
+            if end <= self._at:
+                self._server.finish(**figures)
+        self._running = [each for each in self._running if each[0] > self._at]
+        while self._waiting and len(self._running) < self.SLOTS:
+            self._begin(self._waiting.pop(0))
+        self._server.set_load(
+            len(self._running), len(self._waiting),
+            min(len(self._running) / self.SLOTS * 0.85 + 0.01 * len(self._waiting), 0.99),
+        )  # fmt: skip
+
+    def _count_arrivals(self, expected: float) -> int:
+        whole = int(expected)
+        return whole + (self._random.random() < expected - whole)
+
+    def _begin(self, arrived: float) -> None:
+        prompt = self._random.choice((200, 400, 800, 3_000))
+        generated = self._random.randint(40, 400)
+        prefill, decode = prompt / 4_000, generated * 0.02 * (1 + 0.05 * len(self._running))
+        figures = {
+            "prompt": prompt, "generated": generated, "queue": self._at - arrived,
+            "prefill": prefill, "decode": decode,
+            "cached": int(prompt * self._random.uniform(0.2, 0.7)),
+            "reason": "length" if generated > 380 else "stop",
+        }  # fmt: skip
+        self._running.append((self._at + prefill + decode, figures))
+
+
+@contextlib.asynccontextmanager
+async def run_simulated_vllm(seed: int) -> AsyncIterator[dict[str, Any]]:
+    """Run a server with simulated requests; yields its settings for the vLLM plugin."""
+
+    async def work(requests: SimulatedRequests) -> None:
+        while True:
+            requests.step(STEP)
+            await asyncio.sleep(STEP)
+
+    with SimulatedVllm("simulated-7b") as server:
+        task = asyncio.create_task(work(SimulatedRequests(server, seed)), name="simulated vLLM")
+        try:
+            yield {"name": "chat", "url": server.url, "simulated": True}
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def make_handler(server: SimulatedVllm) -> type[http.server.BaseHTTPRequestHandler]:

@@ -1,7 +1,9 @@
 """vLLM: servers, models and engines, their load, latency and caches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import click
 
 import almenara
 from almenara.hookspecs import (
@@ -11,7 +13,10 @@ from almenara.hookspecs import (
     Page,
     Panel,
     ReportingSource,
+    Requirement,
 )
+from almenara_kube.rules import KubernetesRule
+from almenara_vllm.permissions import list_rules
 from almenara_vllm.settings import VllmSettings
 
 
@@ -22,7 +27,7 @@ def almenara_settings() -> type[VllmSettings]:
 
 @almenara.hookimpl
 def almenara_sources(settings: VllmSettings, context: Context) -> Sequence[ReportingSource]:
-    if not settings.servers:
+    if not settings.entries:
         return []
     from almenara_vllm.source import VllmSource
 
@@ -31,20 +36,20 @@ def almenara_sources(settings: VllmSettings, context: Context) -> Sequence[Repor
 
 @almenara.hookimpl
 def almenara_panels(settings: VllmSettings) -> Sequence[Panel]:
-    if not settings.servers:
+    if not settings.entries:
         return []
     from almenara_vllm.panels import list_panels
 
-    return list_panels()
+    return list_panels(settings)
 
 
 @almenara.hookimpl
 def almenara_pages(settings: VllmSettings) -> Sequence[Page]:
-    if not settings.servers:
+    if not settings.entries:
         return []
     from almenara_vllm.panels import list_pages
 
-    return list_pages()
+    return list_pages(settings)
 
 
 @almenara.hookimpl
@@ -59,7 +64,7 @@ def almenara_static() -> Path:
 
 @almenara.hookimpl
 async def almenara_diagnose(settings: VllmSettings) -> Sequence[Finding]:
-    if not settings.servers:
+    if not settings.entries:
         return []
     from almenara_vllm.doctor import diagnose
 
@@ -67,8 +72,33 @@ async def almenara_diagnose(settings: VllmSettings) -> Sequence[Finding]:
 
 
 @almenara.hookimpl
+def almenara_commands(
+    read_requirements: Callable[[], Sequence[Requirement]],
+) -> Sequence[click.Command]:
+    # The same command as of the Kubernetes plugin, which may be disabled.
+    from almenara_kube.commands import kubernetes_commands
+
+    return [kubernetes_commands(read_requirements)]
+
+
+@almenara.hookimpl
+def almenara_requirements(settings: VllmSettings) -> Sequence[KubernetesRule]:
+    return list_rules(settings)
+
+
+@almenara.hookimpl
+async def almenara_review(requirements: Sequence[Requirement]) -> Sequence[Finding] | None:
+    try:
+        from almenara_kube.access_review import review
+    except ImportError:
+        return None
+    rules = [rule for rule in requirements if isinstance(rule, KubernetesRule)]
+    return await review(rules) if rules else None
+
+
+@almenara.hookimpl
 def almenara_alert_rules(settings: VllmSettings) -> Sequence[AlertRule]:
-    if not settings.servers:
+    if not settings.entries:
         return []
     from almenara_vllm.alert_rules import RULES
 

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from almenara.hookspecs import Finding
 from almenara.sdk.http import Resolver
 from almenara_vllm.kinds import SERVER, UNREACHABLE
-from almenara_vllm.settings import VllmServerSettings, VllmSettings
+from almenara_vllm.settings import Entry, VllmSettings
 from almenara_vllm.source import ServerGroup
 
 
 async def diagnose(settings: VllmSettings) -> Sequence[Finding]:
     """Observe each server once."""
-    return await asyncio.gather(*(check_server(each, settings) for each in settings.servers))
+    return await asyncio.gather(*(check_server(each, settings) for each in settings.entries))
 
 
-async def check_server(server: VllmServerSettings, settings: VllmSettings) -> Finding:
+async def check_server(server: Entry, settings: VllmSettings) -> Finding:
     """Whether a server sends metrics of vLLM, and is healthy."""
     check = f"vLLM {server.name}"
     group = ServerGroup(server, settings, Resolver())
@@ -32,6 +32,14 @@ async def check_server(server: VllmServerSettings, settings: VllmSettings) -> Fi
             message=f"{failed[0].name}: {failed[0].state.get('reason', failed[0].status)}",
             remedy="Check url, headers and that the server runs; its page of metrics is /metrics"
             " unless metrics_only is set.",
+        )
+    if not servers:
+        return Finding(
+            check=check,
+            verdict="warning",
+            message="no server was found",
+            remedy="Check the labels and namespaces, or url of the dashboard, and that a ready pod"
+            " or replica serves a model.",
         )
     models = ", ".join(sorted({str(each.state.get("models", "")) for each in servers}))
     versions = ", ".join(sorted({str(each.state.get("version", "?")) for each in servers}))

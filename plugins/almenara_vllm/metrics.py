@@ -73,6 +73,12 @@ HISTOGRAMS: Final = {  # nosec B105 # names of metrics
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 STORED_HISTOGRAMS: Final = ("first_token", "between_tokens", "request")
 """Histograms whose buckets are samples, for quantiles over any range of time."""
+ADAPTERS: Final = "lora_requests_info"
+"""The adapters with requests in the labels, and the time as the value: the newest series counts."""
+ADAPTER_LABELS: Final = {
+    "adapters_running": "running_lora_adapters",
+    "adapters_waiting": "waiting_lora_adapters",
+}
 PROCESS_START: Final = "process_start_time_seconds"
 
 HISTOGRAM_SAMPLES: Final = frozenset(HISTOGRAMS.values())
@@ -89,7 +95,7 @@ def make_filter() -> MetricFilter:
     """The filter of the lines that are read."""
     names = {PROCESS_START}
     for prefix in PREFIXES:
-        names.update(prefix + metric for metric in ENGINE_GAUGES)
+        names.update(prefix + metric for metric in (*ENGINE_GAUGES, ADAPTERS))
         names.update(prefix + metric for metric, _, _ in (*MODEL_GAUGES, *COUNTERS))
         for metric in HISTOGRAMS:
             names.update(f"{prefix}{metric}{suffix}" for suffix in ("_bucket", "_sum", "_count"))
@@ -230,6 +236,18 @@ def _describe(figures: ModelFigures, grown: Mapping[str, Counts]) -> None:
                 figures.means[name] = total / number
         elif not sample.endswith(" count"):
             figures.increases[sample] = total
+
+
+def count_adapters(series: Iterable[Series]) -> dict[str, float]:
+    """How many LoRA adapters have running and waiting requests; empty without adapters."""
+    known = [each for each in series if _strip_prefix(each.name) == ADAPTERS]
+    if not known:
+        return {}
+    labels = max(known, key=lambda each: each.value).labels
+    return {
+        sample: float(len([name for name in labels.get(label, "").split(",") if name.strip()]))
+        for sample, label in ADAPTER_LABELS.items()
+    }
 
 
 def _strip_prefix(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """The panels and the page of the plugin."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from almenara.hookspecs import (
@@ -23,6 +24,7 @@ from almenara.signals import Resource, Severity
 from almenara.units import MINUTE
 from almenara_vllm.explanation import Read, explain
 from almenara_vllm.kinds import ENGINE, MODEL, SERVER
+from almenara_vllm.settings import VllmSettings
 
 RECENT: Final = 2 * MINUTE
 """Microseconds for which a sample counts: without requests there are no newer latencies."""
@@ -33,9 +35,14 @@ CHARTS: Final[Sequence[tuple[str, str, str, str, Format]]] = (
     ("waiting", "Waiting requests", MODEL, "waiting", "number"),
     ("kv-cache", "KV cache of each engine", ENGINE, "kv_cache", "percent"),
     ("hit-rate", "Prefix cache hit rate", MODEL, "cache_hit_rate", "percent"),
+    ("prompt-length", "Prompt tokens of a request, mean", MODEL, "prompt_length_mean", "number"),
+    (
+        "generation-length", "Generated tokens of a request, mean", MODEL,
+        "generation_length_mean", "number",
+    ),
     ("preemptions", "Preemptions per second", MODEL, "preemptions", "number"),
     ("errors", "Requests finished with an error", MODEL, "error_share", "percent"),
-)
+)  # fmt: skip
 LEVELS: Final[Mapping[str, Sequence[Level]]] = {
     "kv-cache": [Level(title="nearly full", value=0.95, severity=Severity.WARN)],
 }
@@ -46,11 +53,13 @@ LATENCIES: Final = (
     ("Time between tokens", "between_tokens"),
     ("Request", "request"),
 )
+PROMPT_SOURCES: Final = ("computed", "cached", "transferred")
 FINISHES: Final = ("stop", "length", "abort", "error", "repetition")
 
 
-def list_panels() -> Sequence[Panel]:
+def list_panels(settings: VllmSettings) -> Sequence[Panel]:
     """The panels."""
+    is_simulated = any(entry.simulated for entry in settings.entries)
     return [
         StatusPanel(
             name="states", title="vLLM", query=ResourceQuery(kind=SERVER), width=12,
@@ -58,7 +67,8 @@ def list_panels() -> Sequence[Panel]:
         ),
         TemplatePanel(
             name="servers", title="Servers", template="vllm_servers.html", width=12,
-            query=ResourceQuery(kind="vllm.*"), prepare=prepare_servers, refresh=5.0,
+            query=ResourceQuery(kind="vllm.*"), refresh=5.0,
+            prepare=partial(prepare_servers, is_simulated=is_simulated),
             filters=["name", "status"], empty="No server has answered yet.",
         ),
         TemplatePanel(
@@ -91,9 +101,9 @@ def list_panels() -> Sequence[Panel]:
     ]  # fmt: skip
 
 
-def list_pages() -> Sequence[Page]:
+def list_pages(settings: VllmSettings) -> Sequence[Page]:
     """The page of the plugin."""
-    names = [panel.name for panel in list_panels()]
+    names = [panel.name for panel in list_panels(settings)]
     return [
         Page(name="main", title="vLLM", panels=names, navigation=True, filters=["name", "status"])
     ]
@@ -112,7 +122,9 @@ def make_reader(data: DataView, resource: Resource) -> Read:
     return read
 
 
-async def prepare_servers(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+async def prepare_servers(
+    data: DataView, filters: Mapping[str, str], *, is_simulated: bool = False
+) -> Mapping[str, Any]:
     """The rows of the servers, those with a problem first."""
     engines: dict[str, list[Resource]] = {}
     for engine in data.resources(ResourceQuery(kind=ENGINE, limit=5_000)):
@@ -125,7 +137,8 @@ async def prepare_servers(data: DataView, filters: Mapping[str, str]) -> Mapping
     ]
     servers.sort(key=lambda server: (-server.severity, server.name))
     return {
-        "rows": [describe_server(data, server, engines.get(server.name, ())) for server in servers]
+        "is_simulated": is_simulated,
+        "rows": [describe_server(data, server, engines.get(server.name, ())) for server in servers],
     }
 
 
@@ -144,6 +157,8 @@ def describe_server(
         "stale_since": state.get("stale_since"),
         "running": read("running"),
         "waiting": read("waiting"),
+        "adapters_running": read("adapters_running"),
+        "adapters_waiting": read("adapters_waiting"),
         "tokens": read("generated_tokens"),
         "hit_rate": read("cache_hit_rate"),
         "engines": [
@@ -182,7 +197,7 @@ def describe_model(data: DataView, model: Resource) -> dict[str, Any]:
         "status": model.status,
         "severity": model.severity.name,
         "phases": [
-            {"name": phase, "seconds": seconds}
+            {"name": phase, "seconds": seconds, "p95": read(f"{phase}_p95")}
             for phase in PHASES
             if (seconds := read(f"{phase}_mean")) is not None
         ],
@@ -194,6 +209,11 @@ def describe_model(data: DataView, model: Resource) -> dict[str, Any]:
             {"name": reason, "rate": rate}
             for reason in FINISHES
             if (rate := read(f"finished_{reason}"))
+        ],
+        "sources": [
+            {"name": source, "rate": rate}
+            for source in PROMPT_SOURCES
+            if (rate := read(f"prompt_tokens_{source}"))
         ],
         "explanation": explain(read),
     }

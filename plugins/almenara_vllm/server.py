@@ -26,7 +26,13 @@ from almenara_vllm.kinds import (
     UNKNOWN,
     UNREACHABLE,
 )
-from almenara_vllm.metrics import PROCESS_START, MetricWindow, ModelFigures, make_filter
+from almenara_vllm.metrics import (
+    PROCESS_START,
+    MetricWindow,
+    ModelFigures,
+    count_adapters,
+    make_filter,
+)
 from almenara_vllm.settings import VllmSettings
 
 FILTER: Final = make_filter()
@@ -43,6 +49,10 @@ SHARES: Final = {
 }
 MAX_MODELS: Final = 50
 """Models and adapters of one page that are shown."""
+
+
+class OtherPageError(ServerError):
+    """A page is valid, but has no metric of vLLM."""
 
 
 class Server:
@@ -67,14 +77,16 @@ class Server:
             raise ServerError(describe_unreadable(page))
         models = dict(list(self._window.add(page, at).items())[:MAX_MODELS])
         if not models:
-            raise ServerError("its page has no metric of vLLM; check url")
+            raise OtherPageError("its page has no metric of vLLM; check url")
         self._last_answer = now()
         status, reason = self._judge(models, at)
         server = Resource(
             kind=SERVER, name=self.name, status=status, severity=SEVERITIES[status],
             state=self._describe(models, page.series, reason),
         )  # fmt: skip
-        resources, samples = [server], list(_make_samples(SERVER, "", self.name, _total(models)))
+        total = _total(models)
+        total.gauges = {**total.gauges, **count_adapters(page.series)}
+        resources, samples = [server], list(_make_samples(SERVER, "", self.name, total))
         for name, figures in models.items():
             resources.append(
                 Resource(

@@ -11,10 +11,10 @@ from almenara.signals import Resource, Sample
 from almenara_vllm.client import ServerClient, ServerError
 from almenara_vllm.kinds import SOURCE
 from almenara_vllm.metrics import make_filter
-from almenara_vllm.server import Server, find_transitions
-from almenara_vllm.settings import VllmServerSettings, VllmSettings
+from almenara_vllm.server import OtherPageError, Server, find_transitions
+from almenara_vllm.settings import Entry, VllmServerSettings, VllmSettings
+from almenara_vllm.targets import make_targets
 
-MAX_ADDRESSES: Final = 200
 DETAILS_INTERVAL: Final = 30.0
 """Seconds between two readings of models and version, which rarely change."""
 
@@ -38,7 +38,7 @@ class VllmSource:
         health = HealthAggregator(report)
         await self._snapshots.restore(self.context, self.name)
         async with asyncio.TaskGroup() as group:
-            for settings in self.settings.servers:
+            for settings in self.settings.entries:
                 observer = ServerGroup(settings, self.settings, self._resolver)
                 group.create_task(
                     self._observe(observer, publish, health), name=f"vLLM {settings.name}"
@@ -52,7 +52,7 @@ class VllmSource:
             async for _ in every(observer.settings.every):
                 resources, samples = await observer.observe()
                 self._latest[name] = resources
-                if len(self._latest) < len(self.settings.servers):
+                if len(self._latest) < len(self.settings.entries):
                     # What an earlier run published is compared once everything is known.
                     await publish(samples)
                     continue
@@ -64,12 +64,11 @@ class VllmSource:
 
 
 class ServerGroup:
-    """The servers behind one configured address."""
+    """The servers of one entry of the settings."""
 
-    def __init__(
-        self, settings: VllmServerSettings, plugin: VllmSettings, resolver: Resolver
-    ) -> None:
+    def __init__(self, settings: Entry, plugin: VllmSettings, resolver: Resolver) -> None:
         self.settings, self._plugin, self._resolver = settings, plugin, resolver
+        self._targets = make_targets(settings, plugin, resolver)
         self._filter = make_filter()
         self._servers: dict[str, tuple[Server, ServerClient]] = {}
         self._details_at: dict[str, float] = {}
@@ -78,14 +77,15 @@ class ServerGroup:
 
     async def observe(self) -> Observed:
         """Return the resources and samples of all servers."""
+        name, unlisted = self.settings.name, ""
         try:
-            urls = await self._list_urls()
-        except OSError as error:
+            urls = await self._targets.list_urls()
+        except (OSError, ServerError) as error:
+            unlisted = f"{name}: {describe_error(error)}"
             if not self._servers:
-                server = Server(self.settings.name, self._plugin, self._filter)
-                self.problem = f"{self.settings.name}: {describe_error(error)}"
-                return server.fail(describe_error(error)), []
-            urls = dict.fromkeys(self._servers, "")
+                self.problem = unlisted
+                return Server(name, self._plugin, self._filter).fail(describe_error(error)), []
+            urls = {known: client.url for known, (_, client) in self._servers.items()}
         await self._update_servers(urls)
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -93,7 +93,8 @@ class ServerGroup:
                 for server, client in self._servers.values()
             ]
         observed = [task.result() for task in tasks]
-        problems = [problem for *_, problem in observed if problem]
+        problems = [unlisted] if unlisted else []
+        problems += [problem for *_, problem in observed if problem]
         self.problem = problems[0] if problems else ""
         if len(problems) > 1:
             self.problem += f"; and {len(problems) - 1} more servers"
@@ -102,28 +103,35 @@ class ServerGroup:
             [sample for _, samples, _ in observed for sample in samples],
         )
 
-    async def _list_urls(self) -> dict[str, str]:
-        """The address of each server by its name. Raises `OSError`."""
-        settings = self.settings
-        if not settings.resolve:
-            return {settings.name: settings.url}
-        parts = urlsplit(settings.url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        addresses = await self._resolver.resolve(parts.hostname or "", port)
-        urls = {}
-        for address in sorted(set(addresses))[:MAX_ADDRESSES]:
-            host = f"[{address}]" if ":" in address else address
-            urls[f"{settings.name}/{address}"] = f"{parts.scheme}://{host}:{port}{parts.path}"
-        return urls
-
     async def _update_servers(self, urls: dict[str, str]) -> None:
         for name in self._servers.keys() - urls.keys():
             _, client = self._servers.pop(name)
             await client.close()
         for name, url in urls.items():
-            if name not in self._servers:
-                client = ServerClient(self.settings, url, self._plugin.body_limit, self._resolver)
-                self._servers[name] = Server(name, self._plugin, self._filter), client
+            known = self._servers.get(name)
+            if known is not None and known[1].url == url:
+                continue
+            if known is not None:
+                await known[1].close()
+            client = ServerClient(
+                self.settings, url, self._plugin.body_limit, self._resolver,
+                metrics_only=self.settings.metrics_only, host=self._host,
+            )  # fmt: skip
+            server = known[0] if known is not None else Server(name, self._plugin, self._filter)
+            self._servers[name] = server, client
+
+    @property
+    def _may_serve_nothing(self) -> bool:
+        """Whether a valid page without a metric of vLLM is not a problem."""
+        is_discovered = not isinstance(self.settings, VllmServerSettings)
+        return is_discovered and self.settings.metrics_only
+
+    @property
+    def _host(self) -> str:
+        """The host to name in requests: the address of one of several servers is no name that they
+        know."""
+        settings = self.settings
+        return urlsplit(settings.url).netloc if isinstance(settings, VllmServerSettings) else ""
 
     async def _observe_server(
         self, server: Server, client: ServerClient
@@ -135,6 +143,9 @@ class ServerGroup:
             # A large page takes long enough to parse to delay other servers.
             resources, samples = await asyncio.to_thread(server.accept, body, at)
         except ServerError as error:
+            if self._may_serve_nothing and isinstance(error, OtherPageError):
+                # A node of Ray without a replica, or another pod with the same labels.
+                return [], [], ""
             self._details_at.pop(server.name, None)
             return server.fail(str(error)), [], f"{server.name}: {error}"
         return resources, samples, ""
@@ -166,3 +177,4 @@ class ServerGroup:
         """Close all connections."""
         for _, client in self._servers.values():
             await client.close()
+        await self._targets.close()

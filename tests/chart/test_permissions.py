@@ -13,7 +13,9 @@ from support.chart.engine import of_kind, render, value_sets
 from support.chart.permissions import Permission, permissions
 
 SETS = {
-    name: path for name, path in value_sets().items() if name.startswith(("kubernetes", "kuberay"))
+    name: path
+    for name, path in value_sets().items()
+    if name.startswith(("kubernetes", "kuberay", "vllm"))
 }
 
 
@@ -86,6 +88,16 @@ def test_network_policy_allows_kuberay_ports(name: str, port: int) -> None:
     (policy,) = of_kind(render(engine.read(SETS[name])), "NetworkPolicy")
     ports = {it["port"] for rule in policy["spec"]["egress"] for it in rule["ports"]}
     assert {port, 443, 6443} <= ports
+
+
+def test_vllm_discovery_may_list_and_connect() -> None:
+    manifests = render(engine.read(SETS["vllm-discovery"]))
+    assert permissions(of_kind(manifests, "Role")) == {("inference", "", "pods", "list")}
+    everywhere = permissions(of_kind(manifests, "ClusterRole"))
+    assert everywhere == {("", "discovery.k8s.io", "endpointslices", "list")}
+    (policy,) = of_kind(manifests, "NetworkPolicy")
+    ports = {it["port"] for rule in policy["spec"]["egress"] for it in rule["ports"]}
+    assert {8000, 9000, 8265, 8080, 443, 6443} <= ports
 
 
 def test_rules_include_logs_and_yaml_only_when_enabled() -> None:

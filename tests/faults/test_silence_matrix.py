@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from almenara_demo.simulated_vllm import SimulatedVllm
 from support.application import Almenara
 from support.faulty_link import FAULTS, FaultyLink
 from support.raw_nats import RawClient
@@ -19,7 +20,6 @@ from support.servers import NatsServer, wait_until
 from support.simulated_kubernetes import simulated_kubernetes
 from support.simulated_ray import simulated_ray
 from support.valkey import PROGRAM, ValkeyServer
-from support.vllm import SimulatedVllm
 
 HEALTHY: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "nats.stream": ("nats", ("ok",)),

@@ -96,6 +96,13 @@ written. */}}
 {{- range default list (default dict $plugins.vllm).servers }}
 {{- $urls = append $urls .url }}
 {{- end }}
+{{- range default list (default dict $plugins.vllm).ray }}
+{{- /* The pages of metrics of the nodes are at the default port of KubeRay. */}}
+{{- $urls = concat $urls (list .url "http://ray:8080") }}
+{{- end }}
+{{- range include "almenara.vllmClusters" . | fromJsonArray }}
+{{- $urls = append $urls (printf "http://vllm:%d" (int (default 8000 .port))) }}
+{{- end }}
 {{- end }}
 {{- if has "ray" .Values.plugins.enabled }}
 {{- range default list (default dict $plugins.ray).clusters }}
@@ -157,9 +164,17 @@ written. */}}
 {{- end }}
 {{- end }}
 
+{{- /* The clusters in which vLLM servers are searched for, as JSON. */ -}}
+{{- define "almenara.vllmClusters" -}}
+{{- if has "vllm" .Values.plugins.enabled }}
+{{- default (list) (dig "plugins" "vllm" "kubernetes" (list) .Values.config) | toJson }}
+{{- else }}[]
+{{- end }}
+{{- end }}
+
 {{- /* "yes" if the server connects to the API server of any cluster, else empty. */ -}}
 {{- define "almenara.connectsToApiServer" -}}
-{{- $clusters := include "almenara.kuberayClusters" . | fromJsonArray }}
+{{- $clusters := concat (include "almenara.kuberayClusters" . | fromJsonArray) (include "almenara.vllmClusters" . | fromJsonArray) }}
 {{- if has "kubernetes" .Values.plugins.enabled }}
 {{- $clusters = concat $clusters (include "almenara.kubernetesClusters" . | fromJsonArray) }}
 {{- end }}
@@ -168,7 +183,7 @@ written. */}}
 
 {{- /* Not empty if the own cluster is observed. */ -}}
 {{- define "almenara.watchesOwnCluster" -}}
-{{- $clusters := include "almenara.kuberayClusters" . | fromJsonArray }}
+{{- $clusters := concat (include "almenara.kuberayClusters" . | fromJsonArray) (include "almenara.vllmClusters" . | fromJsonArray) }}
 {{- if has "kubernetes" .Values.plugins.enabled }}
 {{- $clusters = concat $clusters (include "almenara.kubernetesClusters" . | fromJsonArray) }}
 {{- end }}

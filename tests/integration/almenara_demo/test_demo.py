@@ -60,6 +60,20 @@ def test_demo_runs_stops_and_continues_with_its_data(tmp_path: Path) -> None:
             )
             wait_until(
                 lambda: all(
+                    text in fetch_page(port, "/dashboards/vllm.main")
+                    for text in ("Simulated data", "simulated-7b", "queue")
+                ),
+                "the simulated vLLM server",
+            )
+            wait_until(
+                lambda: all(
+                    text in fetch_page(port, "/dashboards/valkey.main")
+                    for text in ("fleet-cache", "planners", "heartbeats")
+                ),
+                "the cache of the fleet",
+            )
+            wait_until(
+                lambda: all(
                     text in fetch_page(port, "/dashboards/neo4j.graph")
                     for text in ("Simulated data", "<circle", "Subtask")
                 ),

@@ -14,22 +14,18 @@ from almenara.hookspecs import TemplatePanel
 from almenara.signals import Severity
 from almenara.testing import SourceRun, conformance
 from almenara.testing.source_run import MemoryContext
+from almenara_demo.simulated_vllm import SimulatedVllm
 from almenara_vllm.doctor import diagnose
 from almenara_vllm.kinds import ENGINE, MODEL, SERVER
 from almenara_vllm.panels import list_pages, list_panels
 from almenara_vllm.settings import VllmServerSettings, VllmSettings
 from almenara_vllm.source import VllmSource
+from support.server_process import PatientRun
 from support.servers import free_port
-from support.vllm import SimulatedVllm
 
 pytestmark = pytest.mark.anyio
 
 Run = Callable[..., AbstractAsyncContextManager[SourceRun]]
-
-
-class PatientRun(SourceRun):
-    async def until(self, condition: Callable[[], bool], patience: float = 60.0) -> None:
-        await super().until(condition, patience)
 
 
 @pytest.fixture
@@ -243,9 +239,10 @@ async def test_doctor_reports_each_server(server: SimulatedVllm) -> None:
 
 
 def test_panels_of_the_page_exist() -> None:
-    names = {panel.name for panel in list_panels()}
-    assert {panel for page in list_pages() for panel in page.panels} <= names
-    assert any(isinstance(panel, TemplatePanel) for panel in list_panels())
+    settings = VllmSettings()
+    names = {panel.name for panel in list_panels(settings)}
+    assert {panel for page in list_pages(settings) for panel in page.panels} <= names
+    assert any(isinstance(panel, TemplatePanel) for panel in list_panels(settings))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from almenara.sdk.exposition import read_page
 from almenara_vllm.explanation import explain
-from almenara_vllm.metrics import MetricWindow, ModelFigures, make_filter
+from almenara_vllm.metrics import MetricWindow, ModelFigures, count_adapters, make_filter
 from almenara_vllm.settings import VllmServerSettings, VllmSettings
 from support.paths import FIXTURES
 
@@ -137,3 +137,15 @@ def test_settings_refuse_a_path_and_repeated_names() -> None:
     server = VllmServerSettings(name="a", url="http://vllm:8000")
     with pytest.raises(ValueError, match="unique"):
         VllmSettings(servers=[server, server])
+
+
+def test_newest_series_names_the_adapters_with_requests() -> None:
+    page = read_page(
+        b'vllm:lora_requests_info{max_lora="4",running_lora_adapters="a,b",'
+        b'waiting_lora_adapters=""} 10\n'
+        b'vllm:lora_requests_info{max_lora="4",running_lora_adapters="a",'
+        b'waiting_lora_adapters="c"} 20\n',
+        make_filter(),
+    )
+    assert count_adapters(page.series) == {"adapters_running": 1.0, "adapters_waiting": 1.0}
+    assert count_adapters([]) == {}
