@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
+from almenara.sdk import honor_cancellation
 from almenara_demo.processes import find_free_ports, run_process
 from almenara_demo.simulated_cache import run_simulated_cache
 
@@ -54,18 +55,23 @@ async def run_cache(folder: Path) -> AsyncIterator[list[dict[str, Any]]]:
 
 async def load_forever(port: int) -> None:
     """Use the server as a fleet does; errors, as before it is up, start over."""
-    from valkey.asyncio import Valkey
     from valkey.exceptions import ValkeyError
 
     while True:
-        client = Valkey(port=port)
         try:
-            async with client, client.pubsub() as subscriber:
-                await subscriber.subscribe(*CHANNELS)
-                await prepare(client)
-                await send_load(client, random.Random(0))  # nosec B311 # simulates load
+            await use_server(port)
         except (ValkeyError, OSError):
             await asyncio.sleep(PAUSE)
+
+
+async def use_server(port: int) -> None:
+    """Subscribe to channels and send load, until an error."""
+    from valkey.asyncio import Valkey
+
+    async with Valkey(port=port) as client, client.pubsub() as subscriber:
+        await subscriber.subscribe(*CHANNELS)
+        await prepare(client)
+        await send_load(client, random.Random(0))  # nosec B311 # simulates load
 
 
 async def prepare(client: Any) -> None:
@@ -80,15 +86,21 @@ async def prepare(client: Any) -> None:
 async def send_load(client: Any, chosen: random.Random) -> None:
     """Read and write keys, add to the stream and consume from it, until cancelled."""
     while True:
-        for _ in range(chosen.randint(1, 12)):
-            key = f"context:{int(chosen.expovariate(8 / KEYS)) % KEYS}"
-            if await client.get(key) is None:
-                await client.set(key, "x" * chosen.randint(200, 20_000), ex=600)
-        await client.xadd(STREAM, {"task": chosen.randint(1, 999)}, maxlen=LONGEST_STREAM)
-        await client.publish(chosen.choice(CHANNELS), "1")
-        # The reviewers are slower than the tasks arrive, so that their lag grows.
-        for group, share in zip(GROUPS, (1.0, 0.7), strict=True):
-            if chosen.random() < share:
-                for _, entries in await client.xreadgroup(group, "agent-1", {STREAM: ">"}, count=1):
-                    await client.xack(STREAM, group, *(entry for entry, _ in entries))
+        # The library may swallow a cancellation.
+        await honor_cancellation(send_round(client, chosen))
         await asyncio.sleep(PAUSE)
+
+
+async def send_round(client: Any, chosen: random.Random) -> None:
+    """Some requests of each kind."""
+    for _ in range(chosen.randint(1, 12)):
+        key = f"context:{int(chosen.expovariate(8 / KEYS)) % KEYS}"
+        if await client.get(key) is None:
+            await client.set(key, "x" * chosen.randint(200, 20_000), ex=600)
+    await client.xadd(STREAM, {"task": chosen.randint(1, 999)}, maxlen=LONGEST_STREAM)
+    await client.publish(chosen.choice(CHANNELS), "1")
+    # The reviewers are slower than the tasks arrive, so that their lag grows.
+    for group, share in zip(GROUPS, (1.0, 0.7), strict=True):
+        if chosen.random() < share:
+            for _, entries in await client.xreadgroup(group, "agent-1", {STREAM: ">"}, count=1):
+                await client.xack(STREAM, group, *(entry for entry, _ in entries))

@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from valkey.asyncio import Valkey
 
-from almenara.sdk import finish_within
+from almenara.sdk import finish_within, honor_cancellation
 from almenara.sdk.servers import Address
 from almenara_valkey.errors import CommandError, translate_error
 from almenara_valkey.settings import DeploymentSettings
@@ -34,7 +34,7 @@ class Connection:
                 self._client = await asyncio.to_thread(self._open)
             # The limits of the library are for each read; a slow server sends bit by bit.
             async with asyncio.timeout(timeout * 2):
-                return await self._client.execute_command(*command)
+                return await honor_cancellation(self._client.execute_command(*command))
         except Exception as error:
             secrets = self._settings.password, self._settings.sentinel_password
             problem = translate_error(error, name, timeout, secrets)
