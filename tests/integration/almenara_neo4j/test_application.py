@@ -83,7 +83,7 @@ def observed() -> Iterator[dict[str, Any]]:
         yield {
             "deployments": [
                 {**deployment("lab", path), "every": 0.1},
-                {**away, "graphs": [{"name": "none", "every": 0.1}]},
+                away,
             ]
         }
 

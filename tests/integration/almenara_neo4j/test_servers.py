@@ -18,7 +18,7 @@ from almenara_neo4j.settings import (
     GraphSettings,
     Neo4jSettings,
 )
-from support.faulty_link import FAULTS, FaultyLink
+from support.faulty_link import FaultyLink
 from support.neo4j import Neo4jServer, needs_neo4j
 from support.servers import free_port, wait_until
 
@@ -144,7 +144,8 @@ async def test_stopped_frozen_and_restarted_server(server: Neo4jServer, run: Any
     assert len(kinds) >= 4
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# One that ends connections and one that does not; the silence matrix has all faults.
+@pytest.mark.parametrize("fault", ["reset", "drip"])
 async def test_no_health_is_claimed_of_a_faulty_server(
     server: Neo4jServer, run: Any, fault: Any
 ) -> None:
