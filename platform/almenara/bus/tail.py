@@ -7,7 +7,7 @@ from typing import Final
 from almenara.bus import Record
 from almenara.signals import Event
 
-MAX_SIGNALS: Final = 2_000
+MAX_SIGNALS: Final = 8_000
 MAX_BYTES: Final = 4 * 1024**2
 SIGNAL_OVERHEAD: Final = 500
 """Bytes of a signal in memory besides its payload, about."""

@@ -98,7 +98,12 @@ class ProcessorSource:
 
 
 class Run:
-    """One run of a processor, from its position in the log on."""
+    """One run of a processor, from its position in the log on.
+
+    While a commit is being written, the next signals are processed already; the commit after it has
+    all that was derived meanwhile. There is one commit at a time, so commits are in the order of
+    the log, and each has the state as of its position.
+    """
 
     def __init__(
         self, source: ProcessorSource, fold: Fold, cursor: int, commit: Commit, report: SourceReport
@@ -106,6 +111,7 @@ class Run:
         self.source, self.fold, self.cursor = source, fold, cursor
         self._commit_signals, self.report = commit, report
         self._derived: list[Signal] = []
+        self._committing: asyncio.Future[None] | None = None
         self._committed, self._committed_at = cursor, monotonic()
         self._ticked_at = 0.0
         self._awaits_tick = False
@@ -119,7 +125,12 @@ class Run:
         reading = asyncio.ensure_future(read())
         try:
             while True:
-                await asyncio.wait([reading], timeout=self._seconds_until_due())
+                await asyncio.wait(
+                    [task for task in (reading, self._committing) if task is not None],
+                    timeout=self._seconds_until_due(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                self._note_commit()
                 if reading.done():
                     if (batch := reading.result()) is None:
                         # The bus is closed, and the supervisor stops what reads it.
@@ -127,40 +138,55 @@ class Run:
                     else:
                         await self._process(batch)
                     reading = asyncio.ensure_future(read())
-                await self._commit_if_due()
-                await self._tick_if_due()
+                self._commit_if_due()
                 self._recover_if_due()
         finally:
-            reading.cancel()
-            await asyncio.wait([reading])
+            await _cancel([task for task in (reading, self._committing) if task is not None])
 
     async def _process(self, batch: Sequence[Record]) -> None:
         for start in range(0, len(batch), SLICE):
             for record in batch[start : start + SLICE]:
-                if self.fold.is_tick(record.signal):
+                if self._awaits_tick and self.fold.is_tick(record.signal):
                     self._awaits_tick = False
                 self._derived += self.fold.accept(record)
                 self.cursor = record.sequence
                 if len(self._derived) >= COMMIT_SIGNALS:
-                    await self._commit()
+                    await self._wait_for_commit()
+                    self._commit()
             if len(batch) > SLICE:
                 await asyncio.sleep(0)
         if failures := self.fold.take_failures():
             self._report_failures(failures)
-        if self._derived:
-            await self._commit()
         bus = self.source.bus
         self.report.lag(bus.distance(self.cursor, bus.last_sequence))
 
-    async def _commit(self) -> None:
+    # Commits
+
+    def _commit(self, *more: Signal) -> None:
+        """Start to commit what was derived, and `more`."""
         changes = [(self.source.owner, key, value) for key, value in self.fold.state.take_changes()]
         changes.append((self.source.owner, CURSOR, str(self.cursor).encode()))
-        derived, self._derived = self._derived, []
-        await self._commit_signals(derived, changes)
+        derived, self._derived = [*self._derived, *more], []
         self._committed, self._committed_at = self.cursor, monotonic()
+        self._committing = asyncio.ensure_future(self._commit_signals(derived, changes))
+
+    async def _wait_for_commit(self) -> None:
+        if self._committing is not None:
+            await asyncio.wait([self._committing])
+            self._note_commit()
+
+    def _note_commit(self) -> None:
+        """Raise what a commit that has ended has raised."""
+        if self._committing is not None and self._committing.done():
+            committing, self._committing = self._committing, None
+            committing.result()
 
     @property
     def _commit_due_in(self) -> float:
+        if self._committing is not None:
+            return IDLE
+        if self._derived:
+            return 0.0
         if (
             not self.fold.state.has_changes
             and self.source.bus.distance(self._committed, self.cursor) < SLICE
@@ -169,26 +195,26 @@ class Run:
             return IDLE
         return max(self._committed_at + COMMIT_INTERVAL - monotonic(), 0.0)
 
-    async def _commit_if_due(self) -> None:
-        if self._commit_due_in == 0.0:
-            await self._commit()
-
     @property
     def _tick_due_in(self) -> float:
         timer = self.fold.state.next_timer
-        if timer is None or self._awaits_tick:
+        if timer is None or self._awaits_tick or self._committing is not None:
             return IDLE
         until_timer = (timer[0] - now()) / SECOND
         return max(until_timer, self._ticked_at + TICK_INTERVAL - monotonic(), 0.0)
 
-    async def _tick_if_due(self) -> None:
+    def _commit_if_due(self) -> None:
         if self._tick_due_in == 0.0:
             self._awaits_tick = True
             self._ticked_at = monotonic()
-            await self._commit_signals([self.fold.make_tick()], ())
+            self._commit(self.fold.make_tick())
+        elif self._commit_due_in == 0.0:
+            self._commit()
 
     def _seconds_until_due(self) -> float:
         return min(self._commit_due_in, self._tick_due_in, IDLE)
+
+    # Failures
 
     def _report_failures(self, failures: Sequence[str]) -> None:
         self._skipped += len(failures)
@@ -203,3 +229,14 @@ class Run:
         if self._failed_at and now() - self._failed_at > FAILURES_VISIBLE:
             self._skipped, self._failed_at = 0, 0
             self.report.recovered()
+
+
+async def _cancel(tasks: Sequence["asyncio.Future[Any]"]) -> None:
+    """Cancel tasks and wait until they have ended, whatever they raise."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            # Marks the exception as retrieved.
+            task.exception()
