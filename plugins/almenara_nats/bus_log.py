@@ -135,8 +135,8 @@ class JetStreamSession:
         self.max_bytes = connection.max_payload - HEADER_SPACE
         self._jetstream = connection.jetstream(timeout=bus.publish_timeout)
         jetstream = connection.jetstream(timeout=bus.lease_ttl / 4)
-        self.leases: SharedValues = JetStreamValues(jetstream, bus.lease_bucket)
-        self.state: SharedValues = JetStreamValues(jetstream, bus.state_bucket)
+        self.leases: SharedValues = JetStreamValues(connection, jetstream, bus.lease_bucket)
+        self.state: SharedValues = JetStreamValues(connection, jetstream, bus.state_bucket)
         self.snapshots: SharedObjects = JetStreamObjects(self._jetstream, bus.snapshot_bucket)
 
     async def bounds(self) -> LogBounds:

@@ -19,9 +19,12 @@ from nats.js.kv import KeyValue
 from almenara.hookspecs import ValueChange
 from almenara.sdk import finish_within, honor_cancellation
 from almenara_nats.bus_settings import JetStreamBusSettings
-from almenara_nats.errors import translated_errors
+from almenara_nats.client import Connection
+from almenara_nats.errors import NatsUnavailableError, translated_errors
 
 CLOSE_TIMEOUT: Final = 1.0
+CONNECTION_CHECK: Final = 1.0
+"""Seconds without a change after which a watcher looks at its connection."""
 WRONG_LAST_SEQUENCE: Final = (10071, 10164)
 LEASES: Final = "Which replica of Almenara runs which source."
 STATE: Final = "Sessions and the hashes of tokens of Almenara."
@@ -30,8 +33,8 @@ STATE: Final = "Sessions and the hashes of tokens of Almenara."
 class JetStreamValues:
     """The values of one bucket."""
 
-    def __init__(self, jetstream: JetStreamContext, bucket: str) -> None:
-        self.bucket, self._jetstream = bucket, jetstream
+    def __init__(self, connection: Connection, jetstream: JetStreamContext, bucket: str) -> None:
+        self.bucket, self._connection, self._jetstream = bucket, connection, jetstream
         # Opened without a request to the server.
         self._values = KeyValue(
             name=bucket, stream=f"KV_{bucket}", pre=f"$KV.{bucket}.", js=jetstream, direct=False
@@ -65,7 +68,14 @@ class JetStreamValues:
         with translated_errors(self.bucket):
             watcher = await honor_cancellation(self._values.watchall())
             try:
-                async for entry in watcher:
+                while True:
+                    try:
+                        entry = await watcher.updates(CONNECTION_CHECK)
+                    except TimeoutError:
+                        # The client does not end a watcher whose connection has ended.
+                        if not self._connection.is_connected:
+                            raise NatsUnavailableError("the connection has ended") from None
+                        continue
                     if entry is None:
                         yield None
                     else:
