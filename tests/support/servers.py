@@ -1,6 +1,8 @@
 """Real servers for tests: started on a port of the system's choice, stopped by their own id."""
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -12,6 +14,8 @@ from types import TracebackType
 from typing import Self
 
 PATIENCE = 20.0
+EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST_PORT = 10_000
 
 
 ISSUED: set[int] = set()
@@ -19,13 +23,19 @@ ISSUED: set[int] = set()
 
 
 def free_port() -> int:
-    """A port without a listener that was not returned before."""
+    """A port without a listener that was not returned before.
+
+    It is below those that the system chooses for connections and for port 0: while a server is
+    restarted, nothing else gets its port.
+    """
+    end = int(EPHEMERAL_PORTS.read_text().split()[0])
     while True:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port = int(sock.getsockname()[1])
+        port = LOWEST_PORT + secrets.randbelow(end - LOWEST_PORT)
         # The server that got a port may not listen on it yet.
-        if port not in ISSUED:
+        if port in ISSUED:
+            continue
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
             ISSUED.add(port)
             return port
 

@@ -16,12 +16,11 @@ from typing import Any
 import httpx
 
 from almenara.signals import now
-from support.alert_scenarios.laboratory import Laboratory
+from support.alert_scenarios.laboratory import PATIENCE, Laboratory
 from support.application import Almenara
 from support.notification_receivers import Answer, HttpReceiver, Request, SmtpReceiver, accept
 from support.servers import wait_until
 
-PATIENCE = 90.0
 SECOND = 1_000_000
 TIMES = {"group_wait": 0.2, "group_interval": 0.3, "repeat_interval": 3600, "group_by": ["rule"]}
 """The times of a scenario that sets none."""
@@ -401,6 +400,8 @@ async def play_all(
         try:
             await each.play(Stage(host, each, restarts))
         except Exception as error:
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
             place = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {error!s:.500}"
             failures.append(f"{each.name}: line {place.lineno}, {place.line}: {reason}")

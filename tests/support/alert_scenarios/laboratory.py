@@ -8,6 +8,7 @@ from typing import Any
 from support.servers import free_port
 
 SOURCES = ("lab", "frail", "fragile")
+PATIENCE = 90.0
 
 PLUGIN = '''
 import asyncio
@@ -34,19 +35,23 @@ class Lab:
 
     async def run(self, publish, report):
         async def serve(reader, writer):
-            while line := await reader.readline():
-                command = json.loads(line)
-                if "degraded" in command:
-                    (report.degraded if command["degraded"] else report.recovered)(
-                        *filter(None, [command["degraded"]])
-                    )
-                await publish([
-                    msgspec.convert({"time": now(), **fields}, KINDS[kind], strict=False)
-                    for kind, fields in command.get("signals", ())
-                ])
-                writer.write(b"ok\\n")
-                await writer.drain()
-            writer.close()
+            try:
+                while line := await reader.readline():
+                    await obey(json.loads(line))
+                    writer.write(b"ok\\n")
+                    await writer.drain()
+            finally:
+                writer.close()
+
+        async def obey(command):
+            if "degraded" in command:
+                (report.degraded if command["degraded"] else report.recovered)(
+                    *filter(None, [command["degraded"]])
+                )
+            await publish([
+                msgspec.convert({"time": now(), **fields}, KINDS[kind], strict=False)
+                for kind, fields in command.get("signals", ())
+            ])
 
         server = await asyncio.start_server(serve, "127.0.0.1", self.port, limit=2**24)
         async with server:
@@ -84,19 +89,26 @@ class Laboratory:
         }
 
     async def send(self, source: str = "lab", **command: Any) -> None:
-        """Send a command to a source; return once what it publishes is durable."""
+        """Send a command to a source; return once what it publishes is durable.
+
+        Raises `TimeoutError` and `OSError`.
+        """
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await self._connect(source)
+            try:
+                writer.write(json.dumps(command).encode() + b"\n")
+                answer = await reader.readline()
+            finally:
+                writer.close()
+        assert answer == b"ok\n", f"the source {source} did not publish {command}"
+
+    async def _connect(self, source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while True:
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[source])
-                break
+                return await asyncio.open_connection("127.0.0.1", self.ports[source])
             except ConnectionError:
                 # The source starts after Almenara is ready.
                 await asyncio.sleep(0.05)
-        writer.write(json.dumps(command).encode() + b"\n")
-        answer = await reader.readline()
-        assert answer == b"ok\n", f"the source {source} did not publish {command}"
-        writer.close()
-        await writer.wait_closed()
 
     async def publish(self, *signals: tuple[str, dict[str, Any]], source: str = "lab") -> None:
         """Publish signals as one batch; each is its kind and its fields."""
