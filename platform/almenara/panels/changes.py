@@ -5,6 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
+from almenara.hookspecs import ResourceQuery
+from almenara.panels.data_view import select_resources
 from almenara.panels.formats import format_value
 from almenara.panels.past import find_recorder
 from almenara.panels.view import View
@@ -77,6 +79,24 @@ def _compare(before: Resource | None, after: Resource | None) -> Iterator[tuple[
         left, right = before.state.get(field), after.state.get(field)
         if left != right:
             yield name, left, right
+
+
+async def find_differences(
+    view: View, since: int, until: int, kind: str = "", namespace: str = ""
+) -> tuple[list[Difference], str]:
+    """Return the visible differences, and why there are none where the past is not stored.
+
+    Raises `Unavailable`.
+    """
+    earlier, later = await view.resources.at(since), await view.resources.at(until)
+    if earlier is None or later is None:
+        return [], "The state of resources is not stored for this time."
+    query = ResourceQuery(kind=kind or ">", namespace=namespace)
+    old, new = (
+        select_resources(msgspec.structs.replace(view, resources=resources), query)
+        for resources in (earlier, later)
+    )
+    return list(compare_resources(old, new)), ""
 
 
 def describe_value(value: Any) -> str:

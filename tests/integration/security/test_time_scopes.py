@@ -56,6 +56,10 @@ async def test_changes_and_timelines_show_nothing_out_of_scope(secured: SecuredS
         changes = secured.get("/changes?range=1h", who).text
         assert OURS in changes, who
         assert (THEIRS in changes or "TEAM_B" in changes) is not is_scoped, who
+        for path in ("/api/changes", "/api/changes.csv"):
+            answer = secured.get(f"{path}?range=1h", who)
+            assert answer.status_code == 200, answer.text
+            assert not (is_scoped and "TEAM_B" in answer.text), (path, who)
         for marker in (OURS, THEIRS):
             for more in ("", f"&at={known['moment']}"):
                 story = secured.get(f"/timeline?correlation=corr-{marker}{more}", who).text

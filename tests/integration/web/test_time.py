@@ -218,6 +218,52 @@ def test_what_changed_lists_each_difference(shop: Shop) -> None:
     assert "No resource was created" in same
 
 
+def test_changes_of_the_api_are_those_of_the_page(shop: Shop) -> None:
+    times = f"since={shop.before}&until={shop.after}"
+    answer = shop.almenara.get(f"/api/changes?{times}&kind=shop.*")
+    assert (answer["since"], answer["until"], answer["more"]) == (shop.before, shop.after, 0)
+    found = {(row["name"], row["change"], row["before"], row["after"]) for row in answer["changes"]}
+    assert found == {
+        ("web-1", "status", "Running", "Failed"), ("web-1", "image", "web:1", "web:2"),
+        ("web-2", "deleted", "Running", None), ("web-3", "created", None, "Running"),
+    }  # fmt: skip
+    types = [event["type"] for event in shop.almenara.get(answer["events"])["events"]]
+    assert "shop.order.failed" in types
+    assert "shop.order.started" not in types
+    assert shop.almenara.get(f"/api/changes?{times}&kind=shop.*&limit=1")["more"] == 3
+    table = shop.page(f"/api/changes.csv?{times}&kind=shop.*").splitlines()
+    assert table[0] == "kind,namespace,name,change,before,after,severity"
+    assert "shop.pod,shop,web-1,image,web:1,web:2,INFO" in table
+    assert len(table) == 5
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("since=yesterday", "is not a time"),
+        ("since=2999-01-01T00:00Z", "is in the future"),
+        ("since=0s&until=2999-01-01T00:00Z", "is in the future"),
+        ("since=1s&until=2s", "is reversed"),
+        ("since={after}&until={after}", "is empty"),
+        ("since=2020-01-01T00:00Z&until=2020-01-02T00:00Z", "before the stored past"),
+        ("since=2020-01-01T00:00Z", "before the stored past"),
+        ("range=long", "is not a length of time"),
+    ],
+)
+def test_impossible_range_of_changes_has_the_nearest_valid_request(
+    shop: Shop, query: str, message: str
+) -> None:
+    paths = ("/api/changes", "/api/changes.csv", "/api/samples", "/api/samples.csv")
+    for path in paths[:2] if "past" in message or "length" in message else paths:
+        status, text = shop.refuse(f"{path}?{query.format(after=shop.after)}")
+        detail = json.loads(text)["detail"]
+        assert (status, message in detail) == (400, True), detail
+        nearest = re.search(r"use (\S+)\.$", detail)
+        hint = "" if nearest is None else f"?{nearest[1]}"
+        assert nearest is not None or "leave out since" in detail
+        assert shop.almenara.status(path + hint) == 200, detail
+
+
 def test_steps_lead_to_failures_and_transitions(shop: Shop) -> None:
     page = quote(f"/dashboards/shop?at={shop.before}", safe="")
     for kind in ("failure", "transition"):

@@ -3,14 +3,11 @@
 from collections import Counter, defaultdict
 from typing import Any, Final
 
-import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 
 from almenara.history import Filter
-from almenara.hookspecs import ResourceQuery
-from almenara.panels.changes import Difference, compare_resources, describe_value
-from almenara.panels.data_view import select_resources
+from almenara.panels.changes import Difference, describe_value, find_differences
 from almenara.panels.event_rows import event_row, link_to_events
 from almenara.panels.formats import encode_query
 from almenara.panels.time_window import parse_time_window
@@ -104,24 +101,6 @@ def read_moments(view: View, query: dict[str, str]) -> tuple[int, int, str, int]
         # Of a stretch that starts before the stored past, what is stored is displayed.
         since = min(earliest, until - 1)
     return since, max(until, since + 1), problem, first
-
-
-async def find_differences(
-    view: View, since: int, until: int, kind: str = "", namespace: str = ""
-) -> tuple[list[Difference], str]:
-    """Return the visible differences, and why there are none where the past is not stored.
-
-    Raises `Unavailable`.
-    """
-    earlier, later = await view.resources.at(since), await view.resources.at(until)
-    if earlier is None or later is None:
-        return [], "The state of resources is not stored for this time."
-    query = ResourceQuery(kind=kind or ">", namespace=namespace)
-    old, new = (
-        select_resources(msgspec.structs.replace(view, resources=resources), query)
-        for resources in (earlier, later)
-    )
-    return list(compare_resources(old, new)), ""
 
 
 def describe_difference(difference: Difference) -> dict[str, Any]:

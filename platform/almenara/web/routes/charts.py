@@ -20,7 +20,7 @@ from almenara.units import MILLISECOND, SECOND
 from almenara.web.authorization import VIEWER
 from almenara.web.layout import PageRequest
 from almenara.web.problems import BadParameterError
-from almenara.web.routes.api.parameters import check_parameters
+from almenara.web.routes.api.parameters import check_parameters, refuse_time
 from almenara.web.services import Services
 from almenara.web.timed_view import read_time
 
@@ -43,7 +43,7 @@ async def chart(
     # not limit the chart.
     parsed = parse_time_window(query, now=now())
     if parsed.problem:
-        raise BadParameterError(detail=parsed.problem)
+        raise refuse_time(parsed.problem, parsed.window, TIME_PARAMETERS)
     timed = await read_time(services, request)
     window = make_window(parsed.window, query, panel, now())
     with clock_at(timed.view.moment):

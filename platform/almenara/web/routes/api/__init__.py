@@ -5,6 +5,7 @@ from typing import Final
 from litestar.handlers import HTTPRouteHandler
 
 from almenara.web.routes.api.alerts import ALERTS
+from almenara.web.routes.api.changes import changes, changes_csv
 from almenara.web.routes.api.events import event, events
 from almenara.web.routes.api.export import export_csv, export_ndjson
 from almenara.web.routes.api.prometheus import PROMETHEUS
@@ -13,6 +14,6 @@ from almenara.web.routes.api.samples import samples, samples_csv
 from almenara.web.routes.api.status import health, plugins, sources
 
 API: Final[list[HTTPRouteHandler]] = [
-    events, event, export_ndjson, export_csv, resources, samples, samples_csv, sources, plugins,
-    health, *PROMETHEUS, *ALERTS,
+    events, event, export_ndjson, export_csv, resources, changes, changes_csv, samples, samples_csv,
+    sources, plugins, health, *PROMETHEUS, *ALERTS,
 ]  # fmt: skip

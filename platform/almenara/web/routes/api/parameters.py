@@ -1,8 +1,9 @@
 """The parameters and responses that addresses of the JSON API share, as OpenAPI describes them."""
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Annotated, Any, Final
+from urllib.parse import urlencode
 
 from litestar import Request
 from litestar.openapi.datastructures import ResponseSpec
@@ -12,6 +13,7 @@ from litestar.params import Parameter
 from almenara.config.suggestions import suggest
 from almenara.history import Filter
 from almenara.panels.filters import EVENT_FILTERS
+from almenara.panels.time_window import TimeWindow
 from almenara.panels.view import View
 from almenara.signals import Severity
 from almenara.web.problems import PROBLEM_TYPE, BadParameterError, Problem
@@ -104,11 +106,23 @@ async def view_of(request: Request[Any, Any, Any], services: Services) -> View:
     """
     timed = await read_time(services, request, MOMENT)
     if timed.problem:
-        nearest = timed.window.to_query().get("at")
-        hint = f"use at={nearest}" if nearest else "leave out at for the present"
-        # Pages display the nearest valid moment; a program has to request it.
-        raise BadParameterError(detail=f"{timed.reason} The nearest valid request: {hint}.")
+        raise refuse_time(timed.reason, timed.window, MOMENT)
     return timed.view
+
+
+def refuse_time(reason: str, nearest: TimeWindow, names: Sequence[str]) -> BadParameterError:
+    """Return the error of an address whose time is not possible, with the nearest that is.
+
+    Pages display the nearest valid time; a program has to request it. `names` are the parameters
+    of the address that choose the time.
+    """
+    query = {name: text for name, text in nearest.to_query().items() if name in names}
+    hint = (
+        f"use {urlencode(query, safe=':')}"
+        if query
+        else f"leave out {', '.join(names)} for the present"
+    )
+    return BadParameterError(detail=f"{reason} The nearest valid request: {hint}.")
 
 
 def parse_filter(request: Request[Any, Any, Any]) -> Filter:

@@ -10,8 +10,8 @@ from litestar.openapi.spec import Example
 from litestar.params import Parameter
 
 from almenara.errors import Unavailable
-from almenara.history import Filter
 from almenara.panels.filters import matches_pattern
+from almenara.panels.time_window import parse_time_window
 from almenara.patterns import compile_pattern
 from almenara.promql.parser import parse_duration
 from almenara.promql.syntax import QueryError
@@ -31,7 +31,7 @@ from almenara.state.sample_quantiles import (
     read_histograms,
 )
 from almenara.state.sample_schema import SeriesName
-from almenara.units import HOUR, MILLISECOND
+from almenara.units import MILLISECOND
 from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.problems import BadParameterError
 from almenara.web.routes.api.export import encode_csv_line, escape_formula
@@ -42,10 +42,11 @@ from almenara.web.routes.api.parameters import (
     SinceParameter,
     UntilParameter,
     check_parameters,
+    refuse_time,
 )
 from almenara.web.services import Services
 
-DEFAULT_SPAN: Final = HOUR
+TIMES: Final = ("since", "until")
 DEFAULT_LIMIT: Final = 100
 LARGEST_LIMIT: Final = 1_000
 NAMES: Final = ("metric", "kind", "namespace", "name", "origin")
@@ -228,17 +229,11 @@ def build_pattern_match(query: Mapping[str, str]) -> SeriesMatch:
 
 
 def _parse_span(query: Mapping[str, str], moment: int) -> tuple[int, int]:
-    try:
-        times = Filter.from_query(
-            {name: text for name in ("since", "until") if (text := query.get(name))}
-        )
-    except ValueError as error:
-        raise BadParameterError(detail=str(error)) from None
-    until = moment if times.until is None else times.until
-    since = until - DEFAULT_SPAN if times.since is None else times.since
-    if since >= until:
-        raise BadParameterError(detail="the time range is empty: since is not before until")
-    return since, until
+    times = {name: text for name in TIMES if (text := query.get(name))}
+    parsed = parse_time_window(times, now=moment)
+    if parsed.problem:
+        raise refuse_time(parsed.problem, parsed.window, TIMES)
+    return parsed.window.bounds(moment)
 
 
 def _parse_step(text: str | None) -> int:
