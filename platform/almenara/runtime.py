@@ -51,6 +51,7 @@ from almenara.web.app import create_app
 from almenara.web.assets import Assets, check_vendored
 from almenara.web.dashboards import check as check_dashboards
 from almenara.web.saved_dashboards import SavedDashboards
+from almenara.web.saved_filters import SavedFilters
 from almenara.web.server import create_server, open_listener
 from almenara.web.services import Services
 from almenara.web.tls import follow_certificate
@@ -189,6 +190,7 @@ async def compose(
         panels=panels,
         assets=assets,
         saved_dashboards=SavedDashboards(settings.storage.dir),
+        saved_filters=SavedFilters(settings.storage.dir),
         version=__version__,
         notifications=notifications,
         intakes=intakes,

@@ -18,6 +18,7 @@ from almenara.plugins.registry import load_plugins
 from almenara.web.dashboards import build_plugin_pages
 from almenara.web.routes import PAGES
 from almenara.web.routes.dashboard_editor import DASHBOARD_EDITOR
+from almenara.web.routes.saved_filters import SAVED_FILTERS
 from support.application import Almenara
 from support.paths import TESTS
 from support.raw_nats import RawClient
@@ -44,7 +45,8 @@ PROBLEMS = ("/events?text=nothing-at-all", "/events?since=x", "/nothing")
 """Pages that report something and that no link leads to."""
 SHAPES_PER_PATH = 2
 VISITED = re.compile(
-    r"/(dashboards|dashboard-editor|explore|panels|timeline|events|sources|account|alerts|changes)\b"
+    r"/(dashboards|dashboard-editor|explore|panels|timeline|events|sources|account|alerts|changes"
+    r"|event-filters)\b"
 )
 FOCUSED = """
 () => {
@@ -134,7 +136,7 @@ def test_pages_have_no_serious_axe_violations(
     declared = declared_dashboards(fleet)
     routed = [
         path
-        for handler in (*PAGES, *DASHBOARD_EDITOR)
+        for handler in (*PAGES, *DASHBOARD_EDITOR, *SAVED_FILTERS)
         for path in handler.paths
         if "{" not in path and "GET" in handler.http_methods
     ]

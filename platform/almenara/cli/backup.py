@@ -26,9 +26,9 @@ from almenara.cli.common import CONFIG_OPTION, CommandError, override_options, r
 from almenara.errors import AlmenaraError, describe_error
 from almenara.state import checkpoints, sample_schema
 from almenara.state.sample_backup import back_up_samples, restore_samples
-from almenara.web import saved_dashboards
+from almenara.web import saved_items
 
-OTHERS: Final = (sample_schema.DATABASE, checkpoints.DATABASE, saved_dashboards.FILE)
+OTHERS: Final = (sample_schema.DATABASE, checkpoints.DATABASE, saved_items.FILE)
 RESTORING: Final = ".restoring"
 REPLACED: Final = "replaced"
 MEBIBYTE: Final = 1024**2
@@ -47,8 +47,8 @@ def backup(context: click.Context, config: Path | None, verify: bool, target: Pa
     """Copy the databases to TARGET, also while Almenara runs.
 
     TARGET is an existing directory, for the history, the samples of charts, the past of resources
-    and dashboards made in the browser. A further backup into it copies what is new; older events
-    are copied once. The directory has the last complete backup at any moment.
+    and dashboards and filters made in the browser. A further backup into it copies what is new;
+    older events are copied once. The directory has the last complete backup at any moment.
 
     Or TARGET is a new file, for a whole copy of the history alone.
 

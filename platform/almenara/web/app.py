@@ -33,6 +33,7 @@ from almenara.web.routes.live import live
 from almenara.web.routes.oidc import OIDC
 from almenara.web.routes.probes import PROBES
 from almenara.web.routes.receivers import RECEIVERS
+from almenara.web.routes.saved_filters import SAVED_FILTERS
 from almenara.web.routes.sign_in import SIGN_IN
 from almenara.web.routes.tokens import TOKENS
 from almenara.web.services import Services
@@ -89,6 +90,7 @@ def create_router(services: Services) -> Litestar:
             *CALLBACKS,
             *RECEIVERS,
             *DASHBOARD_EDITOR,
+            *SAVED_FILTERS,
             live,
         ],
         guards=[authorize],

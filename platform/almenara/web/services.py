@@ -24,6 +24,7 @@ from almenara.web.dashboards import Dashboard, build_dashboards, build_saved
 from almenara.web.exports import ExportLimiter
 from almenara.web.metrics import LoopLag, ServiceMetrics, build_registry
 from almenara.web.saved_dashboards import SavedDashboards
+from almenara.web.saved_filters import SavedFilters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Services:
     notifications: Dispatcher
     intakes: Intakes
     saved_dashboards: SavedDashboards
+    saved_filters: SavedFilters
     version: str
     check_ready: Callable[[], str | None]
     """Returns why Almenara cannot serve at the moment; None while it can."""

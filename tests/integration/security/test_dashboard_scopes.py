@@ -1,8 +1,10 @@
 """Saved dashboards, charts and metrics show each viewer what their own scope shows."""
 
+import re
+
 import pytest
 
-from support.secured_server import SecuredServer
+from support.secured_server import THEIRS, SecuredServer
 from support.servers import wait_until
 
 TEXT = """
@@ -52,6 +54,30 @@ def test_dashboard_is_private_until_it_is_shared(shared: SecuredServer) -> None:
         for who in ("operator", "admin", "scoped"):
             assert shared.get(path, who).status_code == 404, (path, who)
     assert "private" not in shared.get("/dashboards", "admin").text
+
+
+def test_saved_filter_is_shared_by_role_and_shows_what_the_scope_shows(
+    shared: SecuredServer,
+) -> None:
+    form = {"title": "All of team B", "type": "teamb.*", "share": "viewer", "version": "0"}
+    answer = shared.request("POST", "/event-filters/edit", "operator", data=form)
+    assert answer.status_code == 303, answer.text
+    events = answer.headers["location"]
+    for who in ("viewer", "operator", "admin", "scoped", "scoped admin"):
+        assert "All of team B" in shared.get("/event-filters", who).text, who
+        page = shared.get(events, who).text
+        assert 'aria-current="true">All of team B' in page, who
+        assert (THEIRS in page) is not who.startswith("scoped"), who
+    form |= {"title": "Mine alone", "share": "owner"}
+    assert shared.request("POST", "/event-filters/edit", "viewer", data=form).status_code == 303
+    listed = shared.get("/event-filters", "viewer").text
+    (edit,) = re.findall(r'href="(/event-filters/edit\?id=\w+)" aria-label="Edit Mine', listed)
+    for who in ("operator", "admin", "scoped"):
+        assert "Mine alone" not in shared.get("/event-filters", who).text, who
+        assert shared.get(edit, who).status_code == 404, who
+        removal = {"id": edit.partition("=")[2], "version": "1"}
+        answer = shared.request("POST", "/event-filters/delete", who, data=removal)
+        assert answer.status_code == 404, who
 
 
 def test_dashboard_of_another_user_is_not_changed(shared: SecuredServer) -> None:

@@ -8,11 +8,8 @@ from almenara.config import DashboardSettings, PlacedPanel
 from almenara.scope import FULL_SCOPE
 from almenara.security.identity import Identity, Role, User
 from almenara.web.routes.dashboard_editor import parse_dashboard, to_yaml
-from almenara.web.saved_dashboards import (
-    MAX_VERSIONS,
-    DashboardConflictError,
-    SavedDashboards,
-)
+from almenara.web.saved_dashboards import SavedDashboard, SavedDashboards
+from almenara.web.saved_items import MAX_VERSIONS, SaveConflictError
 
 pytestmark = pytest.mark.anyio
 
@@ -61,8 +58,9 @@ async def test_second_of_two_editors_gets_a_conflict_and_nothing_is_lost(tmp_pat
     store = SavedDashboards(tmp_path)
     await store.save(board(), ANN, "viewer", 0)
     await store.save(board("First"), ADMIN, "viewer", 1)
-    with pytest.raises(DashboardConflictError, match="adm changed") as error:
+    with pytest.raises(SaveConflictError, match="adm changed") as error:
         await store.save(board("Second"), ANN, "viewer", 1)
+    assert isinstance(error.value.current, SavedDashboard)
     assert error.value.current.settings.title == "First"
     await store.save(board("Second"), ANN, "viewer", error.value.current.version)
     titles = [each.settings.title for each in await store.versions("mine")]

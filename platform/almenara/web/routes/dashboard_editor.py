@@ -22,12 +22,8 @@ from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.csrf import csrf_token, set_form_cookie
 from almenara.web.dashboards import check
 from almenara.web.layout import PageRequest, render_page
-from almenara.web.saved_dashboards import (
-    SHARES,
-    DashboardConflictError,
-    SavedDashboard,
-    Share,
-)
+from almenara.web.saved_dashboards import SavedDashboard
+from almenara.web.saved_items import SHARES, SaveConflictError, read_share
 from almenara.web.services import Services
 from almenara.web.state import get_identity, get_request_info
 
@@ -107,9 +103,10 @@ async def save(
         check_saved(settings, services)
         share, version = read_share(form), int(form.get("version") or 0)
         stored = await services.saved_dashboards.save(settings, identity, share, version)
-    except DashboardConflictError as error:
+    except SaveConflictError as error:
+        conflict = error.current if isinstance(error.current, SavedDashboard) else None
         return await render_editor(
-            request, services, form, problem=str(error), saved=saved, conflict=error.current,
+            request, services, form, problem=str(error), saved=saved, conflict=conflict,
             status_code=409,
         )  # fmt: skip
     except (ConfigError, YamlError, ValueError) as error:
@@ -130,7 +127,7 @@ async def delete(
     identity, name = get_identity(request), form.get("name", "")
     try:
         await services.saved_dashboards.delete(name, identity, int(form.get("version") or 0))
-    except (DashboardConflictError, ValueError) as error:
+    except (SaveConflictError, ValueError) as error:
         saved = services.saved_dashboards.find(name, identity)
         if saved is None:
             raise NotFoundException(
@@ -268,15 +265,6 @@ def check_saved(settings: DashboardSettings, services: Services) -> None:
             f"{settings.name} is a dashboard of the configuration or of a plugin; choose another"
             " name"
         )
-
-
-def read_share(form: Mapping[str, str]) -> Share:
-    """Return who sees the dashboard. Raises `ValueError`."""
-    try:
-        share: Share = msgspec.convert(form.get("share", "owner"), Share)
-    except msgspec.ValidationError:
-        raise ValueError("choose who sees the dashboard") from None
-    return share
 
 
 def read_channel(channel: str) -> PlacedPanel:

@@ -21,7 +21,7 @@ from almenara.web.layout import (
     render_problem_page,
     strip_parameters,
 )
-from almenara.web.saved_dashboards import SHARES
+from almenara.web.saved_items import SHARES
 from almenara.web.services import Services
 from almenara.web.state import get_identity
 from almenara.web.timed_view import read_time, select_filters

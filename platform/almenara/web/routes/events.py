@@ -1,6 +1,7 @@
 """The Events page: the events that match a filter, newest first."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from litestar import Response, get
@@ -17,8 +18,11 @@ from almenara.web.authorization import VIEWER
 from almenara.web.filter_form import CURSORS, build_event_form
 from almenara.web.layout import PageRequest, render_page, render_panel, strip_parameters
 from almenara.web.services import Services
+from almenara.web.state import get_identity
 from almenara.web.timed_view import read_time
 
+VISIBLE_FILTERS: Final = 12
+"""Saved filters that the page links to; the list of all has the others."""
 LARGEST_SEQUENCE: Final = 2**63 - 1
 LIVE_PANELS: Final = ("events", "histogram")
 OWN_TIME: Final = ("range", "at", "play", "started")
@@ -48,7 +52,11 @@ async def events(
             services,
             request,
             "events_page.html",
-            {**await build_event_form(view, values), "problem": str(error)},
+            {
+                **await build_event_form(view, values),
+                **list_saved_filters(services, request, parameters),
+                "problem": str(error),
+            },
             name="events",
             title="Events",
             status_code=400,
@@ -85,6 +93,7 @@ async def events(
         "events_page.html",
         {
             **await build_event_form(view, values),
+            **list_saved_filters(services, request, parameters),
             "problem": None,
             "panels": {
                 "histogram": await render_panel(services, view, histogram, event_filter),
@@ -106,6 +115,27 @@ async def events(
         ),
         status_code=400 if timed.problem else 200,
     )
+
+
+def list_saved_filters(
+    services: Services, request: PageRequest, parameters: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the links to saved filters, and the one that saves the filter of the page."""
+    query = {name: text for name, text in parameters.items() if name in EVENT_FILTERS}
+    saved = services.saved_filters.by_title(get_identity(request))
+    return {
+        "saved_filters": [
+            {
+                "title": each.title,
+                "link": "/events" + encode_query(each.query),
+                "is_current": each.query == query,
+            }
+            for each in saved[:VISIBLE_FILTERS]
+        ],
+        "save_link": "/event-filters/edit" + encode_query(query)
+        if query and all(each.query != query for each in saved)
+        else "",
+    }
 
 
 def parse_sequence(name: str, text: str | None) -> int | None:
