@@ -53,7 +53,7 @@ def build(page: Page, almenara: Almenara, name: str) -> None:
     page.get_by_label("Panel", exact=True).select_option("failures")
     page.get_by_role("button", name="Add panel").click()
     page.get_by_text("Build a chart of a metric").click()
-    builder = page.locator(".editor-build")
+    builder = page.locator(".editor-build").first
     builder.get_by_label("Metric").fill("cpu")
     builder.get_by_label("Kind").fill("pod")
     builder.get_by_label("Title").fill("CPU of the shop")
@@ -139,3 +139,30 @@ def test_metrics_page_finds_a_metric_and_adds_its_chart(page: Page, almenara: Al
     page.get_by_role("link", name="a new dashboard").click()
     expect(page.locator(".editor-card")).to_have_count(1)
     expect(page.locator(".editor-card")).to_contain_text("metric=memory")
+
+
+def test_table_of_resources_is_built_with_the_columns_of_its_kind(
+    page: Page, almenara: Almenara
+) -> None:
+    page.goto(f"{almenara.url}/dashboard-editor")
+    page.get_by_label("Title", exact=True).first.fill("Tables")
+    page.get_by_label("Name in the address").fill("tables")
+    page.get_by_text("Build a table of resources").click()
+    builder = page.locator(".editor-build").nth(1)
+    builder.get_by_role("button", name="Add table").click()
+    expect(page.get_by_text("Choose a kind first.")).to_be_attached()
+    expect(page.locator("#known-resource-kind option[value='pod']")).to_be_attached()
+    builder.get_by_label("Kind").fill("pod")
+    builder.get_by_label("status", exact=True).check()
+    builder.get_by_label("sample.memory", exact=True).check()
+    columns = builder.get_by_label("Columns", exact=True).first
+    expect(columns).to_have_value("status, sample.memory")
+    columns.fill("status, Used=sample.memory:bytes")
+    expect(builder.get_by_label("sample.memory", exact=True)).to_be_checked()
+    builder.get_by_role("button", name="Add table").click()
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_url("**/dashboards/tables")
+    table = page.get_by_role("region", name="Table").locator("table")
+    expect(table.locator("th").nth(2)).to_have_text("Used")
+    expect(table.locator("tbody tr")).to_have_count(1)
+    expect(table).to_contain_text("1.0 KiB")

@@ -6,7 +6,7 @@ from pathlib import Path
 from almenara import hookspecs
 from almenara.config import suggest
 from almenara.hookspecs import Page
-from almenara.panels import explorer
+from almenara.panels import explorer, resource_table
 from almenara.panels.builtin import BUILTIN_PANELS
 from almenara.panels.kinds import build_panel
 from almenara.panels.panel import Panel
@@ -44,7 +44,9 @@ class PanelRegistry(Mapping[str, Panel]):
 
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
-        self._panels = {panel.name: panel for panel in (*BUILTIN_PANELS, explorer.PANEL)}
+        self._panels = {
+            panel.name: panel for panel in (*BUILTIN_PANELS, explorer.PANEL, resource_table.PANEL)
+        }
         self._pages: dict[str, list[Page]] = {}
 
     def __getitem__(self, name: str) -> Panel:

@@ -31,17 +31,9 @@ def build(plugin: str, declaration: TablePanel, link: str) -> Panel:
     prepare_rows = declaration.prepare
 
     async def prepare(view: View, filters: ResourceFilters) -> Mapping[str, Any]:
-        order = order_of(declaration, filters.sort)
-        resources = await find_resources(view, query, filters)
-        if order:
-            resources = sort_by(resources, partial(value_at, view), order)
-        visible = resources[: query.limit]
-        return {
-            "link": link,
-            "columns": _headers(declaration, filters.to_query(), order, address),
-            "rows": await make_rows(view, visible, declaration),
-            "more": len(resources) - len(visible),
-        }
+        return await prepare_table(
+            declaration, view, filters, filters.to_query(), address=address, link=link
+        )
 
     async def prepare_own(view: View, filters: CustomFilters) -> Mapping[str, Any]:
         values = filters.to_query()
@@ -67,6 +59,32 @@ def build(plugin: str, declaration: TablePanel, link: str) -> Panel:
         is_affected=affected_by_resources(query),
         refresh=refresh_of(declaration),
     )
+
+
+async def prepare_table(
+    declaration: TablePanel,
+    view: View,
+    filters: ResourceFilters,
+    parameters: Mapping[str, str],
+    *,
+    address: str,
+    link: str = "",
+) -> Mapping[str, Any]:
+    """Return the values of `kind_table.html` for the resources of a query that pass the filters.
+
+    `parameters` are those of the address of the panel, which the headers repeat.
+    """
+    order, query = order_of(declaration, filters.sort), declaration.query
+    resources = await find_resources(view, query, filters)
+    if order:
+        resources = sort_by(resources, partial(value_at, view), order)
+    visible = resources[: query.limit]
+    return {
+        "link": link,
+        "columns": _headers(declaration, parameters, order, address),
+        "rows": await make_rows(view, visible, declaration),
+        "more": len(resources) - len(visible),
+    }
 
 
 def _make_own_row(panel: TablePanel, row: Mapping[str, Any]) -> dict[str, Any]:

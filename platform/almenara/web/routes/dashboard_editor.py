@@ -15,7 +15,7 @@ from litestar.response import Redirect
 from almenara.config import ConfigError, DashboardSettings, PlacedPanel
 from almenara.config.loader import decode_settings
 from almenara.config.yaml_text import YamlError, parse_yaml
-from almenara.panels.explorer import FIELDS
+from almenara.panels import explorer, resource_table
 from almenara.panels.formats import encode_query
 from almenara.panels.view import View
 from almenara.web.authorization import VIEWER, scoped_view
@@ -192,6 +192,7 @@ async def render_editor(
             "content": msgspec.json.encode(content).decode(),
             "panels": msgspec.json.encode(list_panels(services, view)).decode(),
             "fields": msgspec.json.encode(describe_fields()).decode(),
+            "kinds": msgspec.json.encode(resource_table.suggest_columns(view)).decode(),
             "base_version": str(conflict.version)
             if conflict is not None
             else form.get("version", "0"),
@@ -225,12 +226,15 @@ def list_panels(services: Services, view: View) -> list[dict[str, Any]]:
     return rows
 
 
-def describe_fields() -> list[dict[str, Any]]:
-    """Return the fields that a chart is built with."""
-    return [
-        {"name": field.name, "label": field.label, "hint": field.hint, "choices": field.choices}
-        for field in FIELDS
-    ]
+def describe_fields() -> dict[str, list[dict[str, Any]]]:
+    """Return the fields that charts and tables are built with."""
+    return {
+        panel.NAME: [
+            {"name": field.name, "label": field.label, "hint": field.hint, "choices": field.choices}
+            for field in panel.FIELDS
+        ]
+        for panel in (explorer, resource_table)
+    }
 
 
 def parse_dashboard(text: str) -> DashboardSettings:

@@ -10,6 +10,7 @@
   const ROWS = 12;
   const known = new Map(JSON.parse(editor.dataset.panels).map((panel) => [panel.name, panel]));
   const fields = JSON.parse(editor.dataset.fields);
+  const kinds = JSON.parse(editor.dataset.kinds);
   let content = JSON.parse(editor.dataset.content);
   let isOwn = false;
   let nextId = 0;
@@ -40,7 +41,7 @@
 
   const widthOf = (placed) => placed.width || known.get(placed.panel)?.width || 6;
   const heightOf = (placed) => placed.height || 0;
-  const titleOf = (placed) => placed.title || placed.filter?.metric || known.get(placed.panel)?.title || placed.panel;
+  const titleOf = (placed) => placed.title || placed.filter?.metric || placed.filter?.kind || known.get(placed.panel)?.title || placed.panel;
 
   const write = () => {
     content.name = name.value;
@@ -145,7 +146,7 @@
       change("");
     });
     const inputs = names.filter((each) => each !== "sort").map((each) => {
-      const described = placed.panel === "chart" ? fields.find((known) => known.name === each) : undefined;
+      const described = fields[placed.panel]?.find((known) => known.name === each);
       const input = described?.choices?.length
         ? create("select", {}, create("option", { value: "", text: described.hint }), ...described.choices.map((choice) => create("option", { value: choice, text: choice })))
         : create("input", { placeholder: described?.hint ?? "", autocomplete: "off" });
@@ -176,59 +177,94 @@
   const options = [...known.values()];
   const addName = create("select", {}, ...options.map((panel) => create("option", { value: panel.name, text: panel.title + " (" + panel.name + ")" })));
   const addPanel = create("button", { type: "button", text: "Add panel", onclick: () => add({ panel: addName.value }) });
-  const builder = new Map();
-  const buildChart = create("button", { type: "button", text: "Add chart" });
-  const chartTitle = create("input", { maxLength: 120, placeholder: "the metric" });
-  for (const each of fields) {
-    const input = each.choices.length
-      ? create("select", {}, create("option", { value: "", text: each.hint }), ...each.choices.map((choice) => create("option", { value: choice, text: choice })))
-      : create("input", { placeholder: each.hint, autocomplete: "off", spellcheck: false });
-    builder.set(each.name, input);
-  }
-  // Completion with the metrics and names that the viewer can see.
+  // A form that builds a panel: its title, and an input for each of its filters.
+  const formOf = (panel, needed, summary) => {
+    const own = create("input", { maxLength: 120, placeholder: "the " + needed });
+    const inputs = new Map();
+    for (const each of fields[panel]) {
+      inputs.set(each.name, each.choices.length
+        ? create("select", {}, create("option", { value: "", text: each.hint }), ...each.choices.map((choice) => create("option", { value: choice, text: choice })))
+        : create("input", { placeholder: each.hint, autocomplete: "off", spellcheck: false }));
+    }
+    const addOne = create("button", { type: "button", text: "Add " + panel });
+    addOne.addEventListener("click", () => {
+      const filter = {};
+      for (const [key, input] of inputs) if (input.value.trim()) filter[key] = input.value.trim();
+      if (!filter[needed]) {
+        spoken.textContent = "Choose a " + needed + " first.";
+        inputs.get(needed).focus();
+        return;
+      }
+      const placed = { panel, filter };
+      if (own.value.trim()) placed.title = own.value.trim();
+      add(placed);
+    });
+    const details = create("details", { className: "editor-build" }, create("summary", { text: summary }),
+      create("div", { className: "editor-fields" }, field("Title", own), ...fields[panel].map((each) => field(each.label, inputs.get(each.name)))));
+    details.addEventListener("toggle", () => void complete());
+    return { details, inputs, addOne };
+  };
+  const chart = formOf("chart", "metric", "Build a chart of a metric");
+  const table = formOf("table", "kind", "Build a table of resources");
+
+  // Completion with the metrics, kinds and names that the viewer can see.
   const completions = new Map();
+  const offer = (name, inputs, values = []) => {
+    const list = create("datalist", { id: "known-" + name });
+    completions.set(name, list);
+    editor.append(list);
+    fill(name, values);
+    for (const input of inputs) input.setAttribute("list", list.id);
+  };
+  const fill = (name, values) => completions.get(name).replaceChildren(...values.slice(0, 500).map((value) => create("option", { value })));
   const complete = async () => {
     if (completions.size) return;
-    for (const [label, filter] of [["__name__", "metric"], ["kind", "kind"], ["namespace", "namespace"], ["name", "name"]]) {
-      const list = create("datalist", { id: "known-" + filter });
-      completions.set(filter, list);
-      editor.append(list);
-      builder.get(filter).setAttribute("list", list.id);
+    offer("resource-kind", [table.inputs.get("kind")], Object.keys(kinds));
+    offer("metric", [chart.inputs.get("metric")]);
+    offer("kind", [chart.inputs.get("kind")]);
+    for (const name of ["namespace", "name"]) offer(name, [chart.inputs.get(name), table.inputs.get(name)]);
+    for (const [label, name] of [["__name__", "metric"], ["kind", "kind"], ["namespace", "namespace"], ["name", "name"]]) {
       try {
         const response = await fetch("/api/v1/label/" + label + "/values");
         const { data } = await response.json();
-        list.replaceChildren(...(data ?? []).slice(0, 500).map((value) => create("option", { value })));
+        fill(name, data ?? []);
       } catch {
         // Without completion the names can still be typed.
       }
     }
   };
-  buildChart.addEventListener("click", () => {
-    const filter = {};
-    for (const [key, input] of builder) if (input.value.trim()) filter[key] = input.value.trim();
-    if (!filter.metric) {
-      spoken.textContent = "Choose a metric first.";
-      builder.get("metric").focus();
-      return;
-    }
-    const placed = { panel: "chart", filter };
-    if (chartTitle.value.trim()) placed.title = chartTitle.value.trim();
-    add(placed);
-  });
+
+  // The columns of a kind, to choose from; those chosen stand in the field in the order of choice.
+  const choices = create("fieldset", { className: "editor-columns", hidden: true });
+  const columnsOf = () => table.inputs.get("columns").value.split(",").map((part) => part.trim()).filter(Boolean);
+  const pathOf = (column) => column.replace(/^[^=]*=/, "").replace(/:.*$/, "");
+  const showColumns = () => {
+    const paths = kinds[table.inputs.get("kind").value.trim()] ?? [];
+    const chosen = new Set(columnsOf().map(pathOf));
+    choices.hidden = paths.length === 0;
+    choices.replaceChildren(create("legend", { text: "Columns" }), ...paths.map((path) => {
+      const box = create("input", { type: "checkbox", checked: chosen.has(path) });
+      box.addEventListener("change", () => {
+        const others = columnsOf().filter((column) => pathOf(column) !== path);
+        table.inputs.get("columns").value = (box.checked ? [...others, path] : others).join(", ");
+      });
+      return create("label", {}, box, path);
+    }));
+  };
+  for (const name of ["kind", "columns"]) table.inputs.get(name).addEventListener("input", showColumns);
 
   const empty = create("p", { className: "empty", text: "No panels yet. Add one below." });
   const build = () => {
     name.value = content.name;
     title.value = content.title ?? "";
     for (const input of [name, title]) input.addEventListener("input", write);
-    const chart = create("details", { className: "editor-build" }, create("summary", { text: "Build a chart of a metric" }),
-      create("div", { className: "editor-fields" }, field("Title", chartTitle), ...fields.map((each) => field(each.label, builder.get(each.name)))), create("p", {}, buildChart));
-    chart.addEventListener("toggle", () => void complete());
+    chart.details.append(create("p", {}, chart.addOne));
+    table.details.append(choices, create("p", {}, table.addOne));
     editor.replaceChildren(
       create("section", { className: "card editor-fields", "aria-label": "Dashboard" }, field("Title", title), field("Name in the address", name)),
       create("section", { "aria-label": "Panels" }, empty, grid),
       create("section", { className: "card", "aria-label": "Add panels" },
-        create("div", { className: "editor-fields" }, field("Panel", addName), create("p", { className: "go" }, addPanel)), chart),
+        create("div", { className: "editor-fields" }, field("Panel", addName), create("p", { className: "go" }, addPanel)), chart.details, table.details),
       spoken,
     );
     document.getElementById("yaml-details").open = false;
