@@ -288,6 +288,7 @@ def _encode(values: Sequence[object]) -> bytes:
 
 def decode_parts(body: bytes, kind: Any) -> Iterator[Any]:
     """Yield the values of each part of a stored body. Raises `DamagedCheckpointError`."""
+    decode = msgspec.json.Decoder(kind).decode
     place = 0
     while place < len(body):
         length = int.from_bytes(body[place : place + 4], "little")
@@ -295,5 +296,5 @@ def decode_parts(body: bytes, kind: Any) -> Iterator[Any]:
         part = body[place + 8 : place + 8 + length]
         if zlib.crc32(part) != checksum:
             raise DamagedCheckpointError("the checksum of a checkpoint is wrong")
-        yield msgspec.json.decode(zlib.decompress(part), type=kind)
+        yield decode(zlib.decompress(part))
         place += 8 + length

@@ -12,7 +12,13 @@ from almenara.state.recorder import StateRecorder
 from almenara.state.sample_store import SampleStore
 from almenara.state.samples import Key
 
-CACHED_STATES: Final = 4
+CACHED_STATES: Final = 16
+CACHED_BYTES: Final = 96 * 1024**2
+"""What the states in memory may take, as estimated; the two used last always stay."""
+BYTES_PER_RESOURCE: Final = 3_000
+"""What a decoded resource takes; states share those that are the same in both."""
+BYTES_PER_ENTRY: Final = 300
+"""What a state takes for its places in dictionaries, for each resource."""
 CACHE_SECONDS: Final = 60.0
 """Seconds without use after which nothing of the past stays in memory."""
 
@@ -21,7 +27,13 @@ class PastState(msgspec.Struct, frozen=True):
     """What was known at a moment."""
 
     resources: dict[Key, Resource]
+    kinds: dict[str, dict[Key, Resource]]
+    """The same, by kind."""
+    order: dict[str, list[Key]]
+    """The sorted keys of a kind, once they are needed."""
     samples: PastSeriesTable | None
+    size: int
+    """Bytes in memory, estimated."""
 
 
 class PastStates:
@@ -56,8 +68,18 @@ class PastStates:
         table = None
         if self._store is not None:
             table = PastSeriesTable(self._store, moment, resources)
-        state = self._states[moment] = PastState(resources, table)
-        while len(self._states) > CACHED_STATES:
+        kinds: dict[str, dict[Key, Resource]] = {}
+        for key, resource in resources.items():
+            kinds.setdefault(key[0], {})[key] = resource
+        near = max((known for known in self._states if known < moment), default=None)
+        shared = {} if near is None else self._states[near].resources
+        own = sum(shared.get(key) is not resource for key, resource in resources.items())
+        size = own * BYTES_PER_RESOURCE + len(resources) * BYTES_PER_ENTRY
+        state = self._states[moment] = PastState(resources, kinds, {}, table, size)
+        while len(self._states) > 2 and (
+            len(self._states) > CACHED_STATES
+            or sum(each.size for each in self._states.values()) > CACHED_BYTES
+        ):
             self._states.popitem(last=False)
         return state
 

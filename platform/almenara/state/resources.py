@@ -4,7 +4,7 @@ import copy
 import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, MutableMapping, Sequence, Set
 from typing import Final, Self
 
 import msgspec
@@ -43,7 +43,7 @@ class Resources:
         self.sequence = 0
         self._store, self._recorder = store, recorder
         self._scope = FULL_SCOPE
-        self._kinds: dict[str, dict[Key, Resource]] = defaultdict(dict)
+        self._kinds: MutableMapping[str, dict[Key, Resource]] = defaultdict(dict)
         self._order: dict[str, list[Key]] = {}
         """The sorted keys of a kind, until one is added or removed."""
         self._samples = SeriesTable()
@@ -114,7 +114,8 @@ class Resources:
             return None
         past = type(self)()
         past._scope = self._scope
-        past._fill(state.resources)
+        # All views of a moment share what is read of it; nothing changes it.
+        past._kinds, past._order = state.kinds, state.order
         if state.samples is not None:
             past._samples = state.samples
         return past
@@ -296,12 +297,12 @@ class Resources:
 
     def latest(self, kind: str, namespace: str, name: str, metric: str) -> float | None:
         """Return the newest value of a metric; None without a sample."""
-        series = self._visible_series(metric, (kind, namespace, name))
+        series = self._visible_series(metric, (kind, namespace, name), last_only=True)
         return None if series is None else series.newest
 
     def latest_time(self, kind: str, namespace: str, name: str, metric: str) -> int | None:
         """Return when the newest sample of a metric was taken; None without a sample."""
-        series = self._visible_series(metric, (kind, namespace, name))
+        series = self._visible_series(metric, (kind, namespace, name), last_only=True)
         return None if series is None else series.newest_time
 
     def metrics(self, resource: Resource) -> dict[str, float]:
@@ -309,7 +310,7 @@ class Resources:
         return {
             metric: series.newest
             for metric in self._samples.metrics()
-            if (series := self._visible_series(metric, resource.key)) is not None
+            if (series := self._visible_series(metric, resource.key, last_only=True)) is not None
         }
 
     def _described(self, key: Key, origin: str) -> Resource:
@@ -319,9 +320,10 @@ class Resources:
             return resource
         return Resource(kind=key[0], namespace=key[1], name=key[2], origin=origin)
 
-    def _visible_series(self, metric: str, key: Key) -> Series | None:
+    def _visible_series(self, metric: str, key: Key, *, last_only: bool = False) -> Series | None:
         """The newest series of a metric among those of the origins that the scope shows."""
-        first = self._samples.get(metric, key)
+        find = self._samples.newest if last_only else self._samples.get
+        first = find(metric, key)
         if first is None or (first.other is None and self._scope.is_full):
             return first
         visible = [series for series in first.chain() if self._permits(key, series.origin)]

@@ -8,7 +8,7 @@ is sealed into the chunk that is there.
 import sqlite3
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from almenara.state.rollups import join, roll_up
@@ -105,6 +105,15 @@ class Chunks:
         """Return what was flushed of a series in a window and is not sealed."""
         keys = (chunk_key(flush, number) for flush in self.flushes.get(window, ()))
         return [piece for key in keys if (piece := self._points("fresh", key)) is not None]
+
+    def newest_pieces(self, number: int, window: int) -> Iterator[Points]:
+        """Yield what is stored of a series in a window, each as it is read: what was flushed last
+        comes first."""
+        for flush in reversed(self.flushes.get(window, ())):
+            if (piece := self._points("fresh", chunk_key(flush, number))) is not None:
+                yield piece
+        if (raw := self._points("raw", chunk_key(window, number))) is not None:
+            yield raw
 
     def sealed(self, table: Literal["minutes", "hours"], upper: int, number: int) -> Rollups | None:
         """Return the rollups in a chunk; None where there are none, or they are damaged."""

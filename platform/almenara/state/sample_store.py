@@ -7,7 +7,7 @@ lost when the process is killed, and a flush need not be soon.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
@@ -26,6 +26,7 @@ from almenara.state.sample_codec import Points
 from almenara.state.sample_maintenance import StoreReport
 from almenara.state.sample_schema import DATABASE, SeriesName, name_series
 from almenara.state.sample_writer import Buffer, Flush, SampleWriter, Upkeep
+from almenara.state.samples import Key
 from almenara.units import MILLISECOND
 
 log = structlog.get_logger(__name__)
@@ -256,6 +257,18 @@ class SampleStore:
                 names = [name for name in names if name[place] == value]
             series.update((name, buffers[name].unit) for name in names)
         return series
+
+    def names_in_memory(
+        self, pairs: Set[tuple[str, Key]]
+    ) -> dict[tuple[str, Key], list[SeriesName]]:
+        """Return the series of each metric and resource that may have samples in memory."""
+        names: dict[tuple[str, Key], dict[SeriesName, None]] = {}
+        for buffers in (self._flushing, self._pending):
+            for name in buffers:
+                pair = name.metric, name.key
+                if pair in pairs:
+                    names.setdefault(pair, {})[name] = None
+        return {pair: list(of_pair) for pair, of_pair in names.items()}
 
     async def read(self, query: Callable[[sqlite3.Connection], T], caller: str = "") -> T:
         """Run a query of the database off the event loop, in one transaction.

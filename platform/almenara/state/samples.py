@@ -46,6 +46,10 @@ class Series:
 
     def prepend(self, moments: Sequence[int], values: Sequence[float]) -> None:
         """Add samples that are older than those that are there; the newest of all stay."""
+        if not self._times:
+            self._times = array("q", moments[-SAMPLES_PER_SERIES:])
+            self._values = array("d", values[-SAMPLES_PER_SERIES:])
+            return
         points = self.points()
         oldest = points[0][0] // MILLISECOND if points else None
         older = [
@@ -137,6 +141,10 @@ class SeriesTable:
         """Return the series of a metric of one resource; those of further origins follow it."""
         of_metric = self._by_metric.get(metric)
         return None if of_metric is None else of_metric.get(key)
+
+    def newest(self, metric: str, key: Key) -> Series | None:
+        """Return the same series, of which the last sample alone is needed."""
+        return self.get(metric, key)
 
     def metrics(self) -> list[str]:
         """List the names of all metrics, in the order of their first sample."""

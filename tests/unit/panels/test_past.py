@@ -22,8 +22,8 @@ from support.demo_day import START, open_day
 
 pytestmark = pytest.mark.anyio
 
-MOMENTS = int(os.environ.get("PAST_MOMENTS", "12"))
-STEPS = 24 * 60 if MOMENTS >= 200 else MOMENTS * 8
+MOMENTS = int(os.environ.get("PAST_MOMENTS", "40"))
+STEPS = 24 * 60 if MOMENTS >= 200 else MOMENTS * 3
 SCOPE = build_scope([Grant(namespaces=("council", "planning"))], access_log=False)
 BETWEEN = 30_000_000
 """Microseconds from a step to the moment in the middle before the next."""
