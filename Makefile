@@ -208,6 +208,14 @@ bench-pages: $(VENV)/.dev ## Measure the Kubernetes pages in a browser at 5,000 
 bench-graph: $(VENV)/.dev neo4j ## Measure a graph of Neo4j with 10,000 nodes that changes 100 times a second
 	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/benchmarks/neo4j_graph.py
 
+.PHONY: bench-charts
+bench-charts: $(VENV)/.dev ## Measure how long a browser draws a chart of a day, and zooms into it
+	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" $(BIN)/python tests/benchmarks/chart_paint.py
+
+.PHONY: bench-past
+bench-past: $(VENV)/.dev ## Measure pages of the past, and a playback for one viewer and 1,000, at 5,000 pods
+	$(BIN)/python tests/benchmarks/past_pages.py; $(BIN)/python tests/benchmarks/playback.py
+
 .PHONY: bench-ray
 bench-ray: $(VENV)/.dev ## Measure the Ray panels with 10 and with 100,000 past jobs
 	$(BIN)/python tests/benchmarks/ray_history.py

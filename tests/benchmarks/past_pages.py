@@ -2,23 +2,16 @@
 
 A simulated cluster of 5,000 pods, and the pages of Kubernetes: each is loaded live and as of random
 moments, which are not in memory. Prints the p95 of both, the processor time of the server, which
-the load of the machine changes less, and their ratios. Then a playback, watched by one viewer and
-by many. BENCH_PODS, BENCH_LOADS and BENCH_VIEWERS change how much is measured; `--short` measures
-little and judges nothing. It fails where a page has an error.
+the load of the machine changes less, and their ratios. BENCH_PODS and BENCH_LOADS change how much
+is measured; `--short` measures little and judges nothing. It fails where a page has an error.
 """
 
-import asyncio
-import json
 import os
 import random
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
-
-from websockets.asyncio.client import connect
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -29,9 +22,7 @@ from support.simulated_kubernetes import simulated_kubernetes
 
 SHORT = "--short" in sys.argv
 PODS = int(os.environ.get("BENCH_PODS", "300" if SHORT else "5000"))
-VIEWERS = int(os.environ.get("BENCH_VIEWERS", "5" if SHORT else "1000"))
 LOADS = int(os.environ.get("BENCH_LOADS", "4" if SHORT else "40"))
-SECONDS = 3 if SHORT else 15
 GOAL_SECONDS = 0.5
 KUBERNETES = "/dashboards/kubernetes"
 PAGES = (KUBERNETES, f"{KUBERNETES}.pods", f"{KUBERNETES}.nodes", "/")
@@ -84,38 +75,6 @@ def processor_seconds(almenara: Almenara) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def watch(almenara: Almenara, panel: str, end: float) -> int:
-    """The bytes that a viewer of a playback is sent until a time."""
-    url = f"{almenara.url.replace('http', 'ws')}/live?panel={quote(panel, safe='')}"
-    origin: Any = almenara.url
-    size = 0
-    async with connect(url, origin=origin, compression=None) as socket:
-        while (left := end - time.monotonic()) > 0:
-            try:
-                async with asyncio.timeout(left):
-                    frame = str(await socket.recv())
-            except TimeoutError:
-                break
-            if "content" in json.loads(frame):
-                size += len(frame)
-    return size
-
-
-async def measure_playback(almenara: Almenara, first: int, viewers: int) -> float:
-    """The processor seconds of the server for a second of playback with so many viewers."""
-    panel = f"kubernetes.workloads?at={format_time(first)}&play=10&started={now()}"
-    end = time.monotonic() + SECONDS + viewers / 100
-    tasks = [asyncio.create_task(watch(almenara, panel, end)) for _ in range(viewers)]
-    # Connections are not part of what is measured.
-    await asyncio.sleep(viewers / 100 + 1)
-    before, started = processor_seconds(almenara), time.monotonic()
-    sizes = await asyncio.gather(*tasks)
-    took = time.monotonic() - started
-    if not all(sizes):
-        raise SystemExit("a viewer of the playback got no frame")
-    return (processor_seconds(almenara) - before) / took
-
-
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         return measure(Path(name))
@@ -127,7 +86,7 @@ def measure(folder: Path) -> int:
         Almenara(
             folder / "almenara", "nats://127.0.0.1:1", plugins__disabled="[nats]",
             server__requests_per_second="100000", server__request_burst="100000",
-            server__max_websockets="5000", **settings,
+            **settings,
         ) as almenara,
     ):  # fmt: skip
         path = "/api/resources?kind=kubernetes.pod&limit=10000"
@@ -136,12 +95,6 @@ def measure(folder: Path) -> int:
         # Changes between the moments, and so states that differ.
         time.sleep(5 if SHORT else 60)
         is_within = measure_pages(almenara, first)
-        one = asyncio.run(measure_playback(almenara, first, 1))
-        many = asyncio.run(measure_playback(almenara, first, VIEWERS))
-        print(
-            f"playback: {one * 1e3:.0f} ms of processor a second for one viewer,"
-            f" {many * 1e3:.0f} ms for {VIEWERS:,}"
-        )
     print(f"goal: as of a moment at most {GOAL_SECONDS * 1e3:.0f} ms")
     return 0 if SHORT or is_within else 1
 

@@ -20,6 +20,8 @@ BENCHMARKS = (
     "samples.py",
     "checkpoints.py",
     "past_pages.py",
+    "playback.py",
+    "chart_paint.py",
     "formats.py",
     "history.py",
     "sealing.py",
