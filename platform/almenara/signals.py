@@ -112,20 +112,27 @@ Signal = Event | Resource | Sample
 
 
 def mark_unknown(
-    resource: Resource, reason: str, since: int | None, *, status: str = UNKNOWN
+    resource: Resource,
+    reason: str,
+    since: int | None,
+    *,
+    status: str = UNKNOWN,
+    severity: Severity = Severity.WARN,
 ) -> Resource:
     """Return a resource whose source cannot read it: its state is the last known one.
 
     `reason` says why, and `since` when it was last known, in microseconds; None where that is
-    unknown too. `last_status` of the state holds its status before.
+    unknown too. `last_status` of the state holds its status before. It is at least as severe as
+    before, and as `severity`.
     """
     state = {**resource.state, "reason": reason}
     if resource.status not in ("", status):
         state["last_status"] = resource.status
     if since is not None:
         state.setdefault(STALE_SINCE, since)
-    severity = max(resource.severity, Severity.WARN)
-    return msgspec.structs.replace(resource, status=status, severity=severity, state=state)
+    return msgspec.structs.replace(
+        resource, status=status, severity=max(resource.severity, severity), state=state
+    )
 
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.sdk import HealthAggregator, Snapshots, every, monotonic, now
+from almenara.sdk import HealthAggregator, Snapshots, every, mark_unknown, monotonic, now
 from almenara.signals import Event, Resource, Sample, Signal
 from almenara_neo4j.errors import QueryError, ServerError
 from almenara_neo4j.kinds import DATABASE, ONLINE
@@ -14,7 +14,6 @@ from almenara_neo4j.mapping import (
     make_checkpoint_event,
     make_sample,
     map_database,
-    mark_unknown,
     measure_database,
     name_databases,
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from almenara.sdk import Changes
-from almenara.signals import STALE_SINCE, Event, Resource, Severity
+from almenara.signals import Event, Resource, Severity
 from almenara_neo4j.kinds import (
     FAILING,
     GRAPH,
@@ -137,15 +137,6 @@ def map_graph(settings: GraphSettings, state: Mapping[str, Any], *, is_partial: 
         kind=GRAPH, namespace=settings.name, name=settings.name, status=status,
         severity=severity_of(status),
         state={key: value for key, value in state.items() if value not in (None, "")},
-    )  # fmt: skip
-
-
-def mark_failing(resource: Resource, reason: str, since: int) -> Resource:
-    """A graph that cannot be read; its nodes are the last known ones."""
-    return Resource(
-        kind=resource.kind, namespace=resource.namespace, name=resource.name, status=FAILING,
-        severity=severity_of(FAILING),
-        state={**resource.state, "reason": reason, STALE_SINCE: since},
     )  # fmt: skip
 
 

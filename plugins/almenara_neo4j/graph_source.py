@@ -7,14 +7,14 @@ from typing import Any, Final
 import msgspec
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.sdk import HealthAggregator, Snapshots, every, monotonic, now
+from almenara.sdk import HealthAggregator, Snapshots, every, mark_unknown, monotonic, now
 from almenara.signals import Resource, Sample, Signal
 from almenara_neo4j.errors import ServerError
 from almenara_neo4j.graph import collect_graph
-from almenara_neo4j.graph_mapping import find_graph_transitions, map_graph, mark_failing
+from almenara_neo4j.graph_mapping import find_graph_transitions, map_graph
 from almenara_neo4j.graph_reader import GraphReader, Summary
 from almenara_neo4j.graph_state import GraphState
-from almenara_neo4j.kinds import GRAPH, NODE, RELATIONSHIP
+from almenara_neo4j.kinds import FAILING, GRAPH, NODE, RELATIONSHIP, severity_of
 from almenara_neo4j.layout import Layout
 from almenara_neo4j.metrics import read_number
 from almenara_neo4j.settings import DeploymentSettings, GraphSettings
@@ -65,7 +65,11 @@ class GraphSource:
             health.note(name, f"{name}: {error}")
             self._summary = None
             before = self._resource or Resource(kind=GRAPH, namespace=name, name=name)
-            failing = mark_failing(before, str(error), self._last_answer or now())
+            # Its nodes are the last known ones.
+            failing = mark_unknown(
+                before, str(error), self._last_answer or now(), status=FAILING,
+                severity=severity_of(FAILING),
+            )  # fmt: skip
             self._last_answer = self._last_answer or now()
             # The nodes are as they were, so that only the graph changes.
             return self._graphs.difference([failing])

@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from almenara.sdk import Changes
-from almenara.signals import STALE_SINCE, Event, Resource, Sample, Severity, parse_time
+from almenara.signals import Event, Resource, Sample, Severity, parse_time
 from almenara.units import SECOND
 from almenara_neo4j.cypher import mask_query
 from almenara_neo4j.kinds import (
@@ -48,24 +46,6 @@ def map_server(deployment: str, name: str, components: Sequence[Row], started: i
     return Resource(
         kind=SERVER, namespace=deployment, name=name, status=OK, severity=severity_of(OK),
         state=drop_empty(state),
-    )  # fmt: skip
-
-
-def mark_unreachable(resource: Resource, reason: str, since: int) -> Resource:
-    """A server that does not answer; its state is the last known one."""
-    return msgspec.structs.replace(
-        resource, status=UNREACHABLE, severity=severity_of(UNREACHABLE),
-        state={**resource.state, "reason": reason, STALE_SINCE: since},
-    )  # fmt: skip
-
-
-def mark_unknown(resource: Resource, reason: str, since: int) -> Resource:
-    """A database or query of a server that does not answer."""
-    if resource.status == UNKNOWN:
-        return resource
-    return msgspec.structs.replace(
-        resource, status=UNKNOWN, severity=severity_of(UNKNOWN),
-        state={**resource.state, "reason": reason, STALE_SINCE: since},
     )  # fmt: skip
 
 

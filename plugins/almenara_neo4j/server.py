@@ -5,18 +5,16 @@ from typing import Final
 
 import msgspec
 
-from almenara.sdk import monotonic, now
+from almenara.sdk import mark_unknown, monotonic, now
 from almenara.sdk.servers import Address
 from almenara.signals import Resource, Sample
 from almenara_neo4j.client import Row, make_client
 from almenara_neo4j.errors import QueryError, ServerError
-from almenara_neo4j.kinds import SERVER
+from almenara_neo4j.kinds import SERVER, UNREACHABLE, severity_of
 from almenara_neo4j.mapping import (
     make_sample,
     map_queries,
     map_server,
-    mark_unknown,
-    mark_unreachable,
     measure_transactions,
     read_time,
 )
@@ -146,7 +144,10 @@ class ServerObserver:
         )
         self._queries = [mark_unknown(each, reason, self._last_answer) for each in self._queries]
         return Observation(
-            resource=mark_unreachable(before, reason, self._last_answer),
+            resource=mark_unknown(
+                before, reason, self._last_answer, status=UNREACHABLE,
+                severity=severity_of(UNREACHABLE),
+            ),
             is_reachable=False,
             queries=self._queries,
-        )
+        )  # fmt: skip

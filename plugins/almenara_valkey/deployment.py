@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from almenara.hookspecs import Context, Publish, ResourceKey, SourceReport
-from almenara.sdk import HealthAggregator, Snapshots, every, monotonic, now
+from almenara.sdk import HealthAggregator, Snapshots, every, mark_unknown, monotonic, now
 from almenara.sdk.servers import Address
 from almenara.signals import Resource, Sample, Signal
 from almenara_valkey.channels import map_channels
@@ -18,11 +18,9 @@ from almenara_valkey.kinds import (
     NO_PRIMARY,
     OK,
     SEVERITIES,
-    STREAM_GROUP,
-    UNKNOWN,
     UNREACHABLE,
 )
-from almenara_valkey.mapping import PRIMARY, find_transitions, mark_unreachable
+from almenara_valkey.mapping import PRIMARY, find_transitions
 from almenara_valkey.server import Observation, ServerObserver
 from almenara_valkey.settings import DeploymentSettings
 from almenara_valkey.topology import Member
@@ -144,7 +142,7 @@ class Deployment:
 
     def _update_groups(self, observations: Sequence[Observation]) -> None:
         """Take the groups and keys of the primaries that have answered. Of a deployment without
-        one, nothing is known: its groups are unknown."""
+        one, nothing is known: all of them are unknown."""
         primaries = [
             observation
             for observation in observations
@@ -157,13 +155,10 @@ class Deployment:
                 for resource in observation.others
             }
             return
-        for key, resource in self._groups.items():
-            if resource.kind == STREAM_GROUP and resource.status != UNKNOWN:
-                stale = mark_unreachable(resource, "no primary answers", now())
-                self._groups[key] = Resource(
-                    kind=stale.kind, namespace=stale.namespace, name=stale.name, status=UNKNOWN,
-                    severity=SEVERITIES[UNKNOWN], state=stale.state,
-                )  # fmt: skip
+        self._groups = {
+            key: mark_unknown(resource, "no primary answers", now())
+            for key, resource in self._groups.items()
+        }
 
     def _describe(self, observations: Sequence[Observation]) -> Resource:
         reachable = [observation for observation in observations if observation.is_reachable]

@@ -165,14 +165,6 @@ def _describe_persistence(info: Info) -> str:
     return "snapshots" if "rdb_last_bgsave_status" in info else ""
 
 
-def mark_unreachable(resource: Resource, reason: str, since: int) -> Resource:
-    """A server or group that does not answer; its state is the last known one."""
-    state = {**resource.state, "reason": reason, "stale_since": since}
-    return msgspec.structs.replace(
-        resource, status=UNREACHABLE, severity=Severity.ERROR, state=state
-    )
-
-
 def make_samples(
     deployment: str, name: str, info: Info, before: Counters | None, at: float
 ) -> Iterator[Sample]:

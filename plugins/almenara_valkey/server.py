@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from almenara.sdk import monotonic, now
+from almenara.sdk import mark_unknown, monotonic, now
 from almenara.signals import Event, Resource, Sample
 from almenara.units import MINUTE, SECOND
 from almenara_valkey.channels import read_channels
@@ -13,7 +13,7 @@ from almenara_valkey.client import Connection
 from almenara_valkey.command_log import CommandLogReader
 from almenara_valkey.errors import CommandError, ServerError
 from almenara_valkey.info import Info, list_commands, parse_info, read_mode
-from almenara_valkey.kinds import KEY, SERVER
+from almenara_valkey.kinds import KEY, SERVER, SEVERITIES, UNREACHABLE
 from almenara_valkey.mapping import (
     PRIMARY,
     Counters,
@@ -21,7 +21,6 @@ from almenara_valkey.mapping import (
     is_evicting,
     make_samples,
     map_server,
-    mark_unreachable,
     read_role,
     started_at,
 )
@@ -207,7 +206,10 @@ class ServerObserver:
         before = self._resource or Resource(
             kind=SERVER, namespace=self.settings.name, name=self.name
         )
-        resource = mark_unreachable(before, reason, self._last_answer or now())
+        resource = mark_unknown(
+            before, reason, self._last_answer or now(), status=UNREACHABLE,
+            severity=SEVERITIES[UNREACHABLE],
+        )  # fmt: skip
         if self._last_answer == 0:
             self._last_answer = now()
         return Observation(resource=resource)

@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-import msgspec
-
-from almenara.sdk import Changes, now
+from almenara.sdk import Changes, mark_unknown, now
 from almenara.sdk.exposition import MetricFilter, Series, describe_unreadable, read_page
 from almenara.sdk.histograms import bucket_metric
 from almenara.signals import Event, Resource, Sample, Severity
@@ -118,16 +116,14 @@ class Server:
         self._waiting_since = None
         known = self._resources or [Resource(kind=SERVER, name=self.name)]
         self._last_answer = self._last_answer or now()
-        stale: dict[str, Any] = {"reason": reason, "stale_since": self._last_answer}
+        status = {SERVER: UNREACHABLE}
         return [
-            msgspec.structs.replace(
-                resource,
-                status=UNREACHABLE if resource.kind == SERVER else UNKNOWN,
-                severity=SEVERITIES[UNREACHABLE if resource.kind == SERVER else UNKNOWN],
-                state={**resource.state, **stale},
+            mark_unknown(
+                resource, reason, self._last_answer, status=status.get(resource.kind, UNKNOWN),
+                severity=SEVERITIES[status.get(resource.kind, UNKNOWN)],
             )
             for resource in known
-        ]
+        ]  # fmt: skip
 
     def _judge(self, models: dict[str, ModelFigures], at: float) -> tuple[str, str]:
         """The status of the server and the reason; the worst that applies."""

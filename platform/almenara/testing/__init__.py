@@ -9,7 +9,7 @@ pytest discovers through the entry point, runs a source against a bus in memory 
 test advances.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from almenara.testing.clock import ManualClock
@@ -31,7 +31,10 @@ __all__ = [
 
 
 def conformance(
-    plugin: str, settings: "Settings | None" = None, receivers: "Settings | None" = None
+    plugin: str,
+    settings: "Settings | None" = None,
+    receivers: "Settings | None" = None,
+    last_known: Mapping[str, str] | None = None,
 ) -> Callable[..., Any]:
     """A test function that holds a plugin against each rule.
 
@@ -39,6 +42,9 @@ def conformance(
     configuration, or a function that returns a context manager of it, which may start and stop the
     system that the plugin observes. `receivers` has, in the same way, the settings of one receiver
     of each kind of notifier that the plugin offers.
+
+    `last_known` has the kinds whose resources keep their status while the system is unreachable,
+    because a resource of another kind shows that it is: `{"cluster.*": "cluster"}`.
     """
     import pytest
 
@@ -46,7 +52,7 @@ def conformance(
 
     @pytest.mark.parametrize("rule", list(RULES))
     def test_conformance(rule: str) -> None:
-        result = examine(plugin, settings, rule, receivers)
+        result = examine(plugin, settings, rule, receivers, last_known)
         if result.verdict == "skipped":
             pytest.skip(result.text)
         if result.verdict == "failed":

@@ -1,16 +1,20 @@
 """The Kubernetes plugin keeps the rules of a good plugin, before a real kube-apiserver."""
 
 import contextlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from almenara.testing import conformance
 from support.api_server import ApiServer
+from support.faulty_link import FaultyLink
 
-SETTINGS: dict[str, Any] = {}
+SERVER: list[ApiServer] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,13 +31,23 @@ def cluster(api_server: ApiServer) -> None:
     }  # fmt: skip
     namespace = api_server.namespace("conformance")
     api_server.pod(namespace, "killed", status={"phase": "Running", "containerStatuses": [killed]})
-    SETTINGS["clusters"] = [
-        {"kubeconfig": str(api_server.admin_kubeconfig), "namespaces": [namespace]}
-    ]
+    SERVER[:] = [api_server]
 
 
-def settings() -> contextlib.AbstractContextManager[Mapping[str, Any]]:
-    return contextlib.nullcontext(SETTINGS)
+@contextlib.contextmanager
+def settings() -> Iterator[dict[str, Any]]:
+    """The settings of a cluster whose API server can be cut off."""
+    (server,) = SERVER
+    port = urlsplit(server.url).port
+    assert port is not None
+    with tempfile.TemporaryDirectory() as folder, FaultyLink(port) as link:
+        kubeconfig = server.kubeconfig(
+            client=server.admin_certificate, server=f"https://127.0.0.1:{link.port}",
+            path=Path(folder) / "kubeconfig",
+        )  # fmt: skip
+        yield {"clusters": [{"kubeconfig": str(kubeconfig), "namespaces": ["conformance"]}]}
 
 
-test_kubernetes_keeps_the_rules = conformance("kubernetes", settings)
+test_kubernetes_keeps_the_rules = conformance(
+    "kubernetes", settings, last_known={"kubernetes.*": "kubernetes.cluster"}
+)

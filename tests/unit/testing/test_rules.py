@@ -1,7 +1,9 @@
 """Each rule of the kit finds the plugin that breaks it, and says what to do."""
 
+import contextlib
+import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from almenara.testing.rules import RULES, examine
 HEAD = """
 import asyncio, logging, time
 from typing import Any
+from pathlib import Path
 import almenara, msgspec
 from almenara.hookspecs import *
 from almenara.config import Secret
@@ -25,6 +28,8 @@ from almenara.sdk import Snapshots, every
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
     password: Secret | None = None
     '''A password.'''
+    system: str = ""
+    '''A folder that exists while the system answers.'''
 
 class Source:
     name = "mine"
@@ -35,7 +40,9 @@ class Source:
         await snapshots.restore(self.context, self.name)
         await publish(snapshots.difference([Resource(kind="k", name="n")]))
         await publish([Event(id="1", source="s", type="t", time=now(), subject="a", data={})])
-        await asyncio.Event().wait()
+        async for _ in every(0.05):
+            if self.settings.system and not Path(self.settings.system).exists():
+                await publish(snapshots.mark_unknown("no answer", now()))
 
 class Pager:
     def __init__(self, settings): self.settings = settings
@@ -148,6 +155,12 @@ BREAKING: dict[str, tuple[str, str]] = {
         "    await asyncio.Event().wait()\n"
         "Source.run = run",
         "a resource of kind k that disappeared while source mine was stopped"),
+    "shows what is unreachable as unknown": (
+        "async def run(self, publish):\n"
+        "    await publish([Resource(kind='k', name='n', status='ok')])\n"
+        "    await asyncio.Event().wait()\n"
+        "Source.run = run",
+        "after its system was stopped, k n is still ok; publish what Snapshots.mark_unknown"),
     "escapes what it renders": (
         "@almenara.hookimpl\ndef almenara_templates(): return {'p.html': '{{ resources[0]."
         "resource.name|safe }}'}\n"
@@ -211,6 +224,13 @@ BREAKING: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
+@contextlib.contextmanager
+def system() -> Iterator[dict[str, Any]]:
+    """The settings with a system that ends with the context."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield {"system": folder}
+
+
 @pytest.fixture
 def plugin(tmp_path: Path) -> Callable[[str], str]:
     def write(more: str = "") -> str:
@@ -223,7 +243,7 @@ def plugin(tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.mark.parametrize("rule", list(RULES))
 def test_good_plugin_passes_every_rule(plugin: Callable[[str], str], rule: str) -> None:
-    result = examine(plugin(""), None, rule, RECEIVERS)
+    result = examine(plugin(""), system, rule, RECEIVERS)
     assert (result.verdict, result.text) == ("passed", "")
 
 
@@ -233,12 +253,46 @@ def test_every_rule_has_a_breaking_plugin() -> None:
 
 @pytest.mark.parametrize("rule", list(RULES))
 def test_rule_fails_for_the_breaking_plugin_with_remedy(
-    plugin: Callable[[str], str], rule: str
+    plugin: Callable[[str], str], rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("almenara.testing.rules.silence.SILENCE_TIMEOUT", 0.5)
     code, reason = BREAKING[rule]
-    result = examine(plugin(code), None, rule, RECEIVERS)
+    settings = system if rule == "shows what is unreachable as unknown" else None
+    result = examine(plugin(code), settings, rule, RECEIVERS)
     assert result.verdict == "failed"
     assert reason in result.text
+
+
+def test_samples_of_an_unknown_resource_fail(plugin: Callable[[str], str]) -> None:
+    code = (
+        "async def run(self, publish):\n"
+        "    snapshots = Snapshots()\n"
+        "    await publish(snapshots.difference([Resource(kind='k', name='n', status='ok')]))\n"
+        "    async for _ in every(0.05):\n"
+        "        if not Path(self.settings.system).exists():\n"
+        "            await publish(snapshots.mark_unknown('no answer'))\n"
+        "        await publish([Sample(kind='k', name='n', metric='load', value=1.0)])\n"
+        "Source.run = run"
+    )
+    rule = "shows what is unreachable as unknown"
+    result = examine(plugin(code), system, rule)
+    assert "it published load of k n, which is unknown" in result.text
+
+
+def test_resources_may_stay_where_another_one_is_unknown(plugin: Callable[[str], str]) -> None:
+    code = (
+        "async def run(self, publish):\n"
+        "    snapshots = Snapshots()\n"
+        "    part = Resource(kind='k.part', name='n', status='ok')\n"
+        "    await publish([*snapshots.difference([Resource(kind='k', name='n')]), part])\n"
+        "    async for _ in every(0.05):\n"
+        "        if not Path(self.settings.system).exists():\n"
+        "            await publish(snapshots.mark_unknown('no answer'))\n"
+        "Source.run = run"
+    )
+    rule = "shows what is unreachable as unknown"
+    result = examine(plugin(code), system, rule, last_known={"k.*": "k"})
+    assert (result.verdict, result.text) == ("passed", "")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from almenara.testing.rules.settings import (
     shows_no_secret,
     types_its_settings,
 )
+from almenara.testing.rules.silence import shows_what_is_unreachable_as_unknown
 from almenara.testing.rules.sources import (
     deletes_what_disappeared_while_it_was_stopped,
     does_not_block,
@@ -62,6 +63,7 @@ RULES: Final[dict[str, Callable[[Subject], Coroutine[Any, Any, None]]]] = {
     "keeps identity over restarts": keeps_identity_over_restarts,
     "restarts after a failure without repeats": restarts_after_a_failure_without_repeats,
     "deletes what disappeared while it was stopped": deletes_what_disappeared_while_it_was_stopped,
+    "shows what is unreachable as unknown": shows_what_is_unreachable_as_unknown,
     "escapes what it renders": escapes_what_it_renders,
     "shows no secret": shows_no_secret,
     "refuses hostile pushes": refuses_hostile_pushes,
@@ -80,16 +82,25 @@ wrong and what to do, or `Skip` where it does not apply."""
 
 
 def examine(
-    plugin: str, settings: Settings | None, rule: str, receivers: Settings | None = None
+    plugin: str,
+    settings: Settings | None,
+    rule: str,
+    receivers: Settings | None = None,
+    last_known: Mapping[str, str] | None = None,
 ) -> Result:
     """Hold a plugin against one rule; whatever the plugin raises is a failure of the rule.
 
     `plugin` is the name of an installed plugin or the path of one; `receivers` has the settings of
-    one receiver of each kind of notifier that is to be examined.
+    one receiver of each kind of notifier that is to be examined. `last_known` is explained at
+    `almenara.testing.conformance`.
     """
-    with _prepare(settings) as tree, _prepare(receivers) as receiver_trees:
+    with contextlib.ExitStack() as system, _prepare(receivers) as receiver_trees:
+        tree = system.enter_context(_prepare(settings))
         try:
-            _run(RULES[rule](Subject(plugin, tree, receiver_trees)))
+            subject = Subject(plugin, tree, receiver_trees)
+            subject.stop_system = system.close if callable(settings) else None
+            subject.last_known = last_known or {}
+            _run(RULES[rule](subject))
         except Skip as reason:
             return Result(rule, "skipped", str(reason))
         except (AssertionError, ConfigError, PluginError) as error:

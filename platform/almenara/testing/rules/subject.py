@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -35,6 +35,12 @@ class Skip(Exception):  # noqa: N818
 
 class Subject:
     """A plugin with its part of the configuration. Raises `PluginError`."""
+
+    stop_system: Callable[[], None] | None = None
+    """Stops the system that the plugin observes; None where the settings start none."""
+    last_known: Mapping[str, str] = {}
+    """Kinds, or patterns of them, whose resources stay as they were while the system is
+    unreachable, each with the kind of the resource that shows that it is."""
 
     def __init__(
         self, plugin: str, tree: Mapping[str, Any], receivers: Mapping[str, Any] | None = None
