@@ -381,6 +381,7 @@ class StreamReader:
             data={
                 "message": "The stream was restored from a copy older than what is in history."
                 " Messages stored since are read; some in history are no longer in the stream.",
+                "remedy": "Nothing is to be done in Almenara. Check what else used the stream.",
                 "read_sequence": position.sequence,
                 "last_sequence": info.state.last_seq,
             },

@@ -29,6 +29,7 @@ from almenara.logs import configure_logging
 from almenara.plugins import PluginRegistry
 from almenara.plugins.doctor import diagnose
 from almenara.remote_write.service import diagnose as diagnose_receivers
+from almenara.signals import format_time
 
 VERDICT_STYLES: Final = {"ok": "green", "warning": "yellow", "failed": "red"}
 LOW_DISK_SPACE: Final = 1024**3
@@ -105,6 +106,8 @@ def check_installation(context: click.Context) -> list[Finding]:
         # The other checks rely on valid settings.
         return findings
     findings += check_proxies(settings)
+    if all(finding.verdict != "failed" for finding in findings):
+        findings += check_reports(settings)
 
     async def collect() -> None:
         findings.extend(await check_bus(plugins, settings))
@@ -204,6 +207,31 @@ def check_database(settings: Settings) -> list[Finding]:
     except (OSError, sqlite3.Error) as error:
         return [_storage_failure("database", describe_open_error(error, path.parent))]
     return [Finding(check="database", verdict="ok", message=f"{path} can be opened")]
+
+
+def check_reports(settings: Settings) -> list[Finding]:
+    """Return a warning for each observed system that was restored from an older copy within a day:
+    it has lost data, also where it works again."""
+    from almenara.bus.writer_thread import DATABASE
+    from almenara.cli.stored_reports import read_reports
+
+    path = settings.storage.dir.absolute() / DATABASE
+    if not path.exists():
+        return []
+    try:
+        reports = read_reports(path)
+    except sqlite3.Error:
+        # A database of an earlier version is migrated by the next start.
+        return []
+    return [
+        Finding(
+            check=f"{event.origin}, reported {format_time(event.time)[:16]}",
+            verdict="warning",
+            message=report.message or event.type,
+            remedy=report.remedy,
+        )
+        for event, report in reports
+    ]
 
 
 def _storage_failure(check: str, problem: str) -> Finding:
