@@ -22,12 +22,16 @@ class Size:
     page_bytes: int = 7_969_177
     backlog_bytes: int = 300 * 1024**2
     backlog_rounds: int = 3
+    turns: int = 10
+    turn_seconds: float = 2.0
+    """Seconds for which a bad source publishes, and rests, in each turn."""
 
 
 SHORT = Size(
     messages=2_000, queried=20_000, stored=5_000, pages=10,
     starts=1, rest=0.2, batches=10, singles=20,
     checks=40, check_seconds=4.0, page_bytes=500_000, backlog_bytes=4 * 1024**2, backlog_rounds=1,
+    turns=1, turn_seconds=0.5,
 )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from nats.js.api import ConsumerConfig, StreamConfig
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from neighbours import measure_invalid
 from results import SHORT, Result, Size, print_table
 from source_costs import find_ingest_span, measure_backlog, measure_checks, measure_page
 
@@ -386,6 +387,7 @@ BENCHMARKS: dict[str, Callable[[Path, Size], Iterator[Result]]] = {
     "memory": measure_memory,
     "start": measure_start,
     "boundary": measure_isolation,
+    "invalid": measure_invalid,
     "disk": measure_disk,
     "validation": measure_validation,
     "fairness": measure_fairness,

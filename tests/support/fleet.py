@@ -20,12 +20,12 @@ class Healthy:
         self.name = name
 
     async def run(self, publish):
-        late, due = 0.0, time.monotonic()
+        late, took, due = 0.0, 0.0, time.monotonic()
         for number in itertools.count():
             started_at = time.monotonic()
             await publish([Event(
                 id=f"{RUN}-{number}", source=self.name, type="healthy.tick", time=now(),
-                data={"late": late},
+                data={"late": late, "took": took},
             )])
             took = time.monotonic() - started_at
             due = max(due + 0.05, time.monotonic() - 1)
