@@ -123,15 +123,19 @@ def encode_columns(entries: Sequence[Entry]) -> Generator[None, None, list[Colum
     """Return the columns of events; yield after each short step."""
     values = list(zip(*entries, strict=True))
     encoded: list[Column] = []
+    done = 0
     for name, kind, place in _COLUMNS:
         content = _ENCODERS[kind](values[place])
-        yield
         compressor = zstd.ZstdCompressor(LEVEL)
         compressor.set_pledged_input_size(len(content))
         parts = []
         for start in range(0, len(content), COMPRESSED_IN_STEP):
-            parts.append(compressor.compress(content[start : start + COMPRESSED_IN_STEP]))
-            yield
+            part = content[start : start + COMPRESSED_IN_STEP]
+            parts.append(compressor.compress(part))
+            done += len(part)
+            if done >= COMPRESSED_IN_STEP:
+                yield
+                done = 0
         stored = b"".join((*parts, compressor.flush()))
         encoded.append((ColumnHeader(name, kind, len(stored), crc32(stored)), stored))
     return encoded

@@ -18,11 +18,11 @@ class Maintenance:
     """Steps of both kinds, in turn with batches."""
 
     def __init__(self, hot_events: int) -> None:
-        sealer = Sealer(hot_events)
+        self._sealer = sealer = Sealer(hot_events)
         self._sealing = Upkeep(sealer.seal, lambda: sealer.pause)
         self._merging = Upkeep(merge_words, lambda: MERGE_PAUSE)
         self._unmerged = 0
-        """Groups that were written since the full-text index was merged."""
+        """Groups and blocks that were written since the full-text indexes were merged."""
 
     @property
     def due_at(self) -> float:
@@ -30,7 +30,7 @@ class Maintenance:
         return min(self._sealing.due_at, self._merging.due_at)
 
     def note_group(self) -> None:
-        """Count a group that was written: each adds a part to the full-text index."""
+        """Count a group or a block that was written: each adds a part to a full-text index."""
         self._unmerged += 1
         if self._unmerged >= PARTS_MERGED:
             self._unmerged = 0
@@ -54,7 +54,9 @@ class Maintenance:
         """Do the steps that are due; what fails is started again later."""
         try:
             self._merging.run_step(connection)
-            if self._sealing.run_step(connection):
-                self._merging.wake()
+            blocks = self._sealer.blocks
+            self._sealing.run_step(connection)
+            if self._sealer.blocks > blocks:
+                self.note_group()
         except Exception as error:
             log.warning("the database could not be maintained", reason=describe_error(error))

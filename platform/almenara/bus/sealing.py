@@ -65,6 +65,8 @@ class Sealer:
 
     def __init__(self, hot_events: int) -> None:
         self._hot_events = hot_events
+        self.blocks = 0
+        """Blocks that were stored."""
         self.pause = PAUSE
         """Length of the pause after a step, as a multiple of the step."""
 
@@ -93,6 +95,7 @@ class Sealer:
                 return
             block = (yield from encode(draft.entries)) if draft.entries else None
             _store(connection, draft, block)
+            self.blocks += 1
             yield
 
 

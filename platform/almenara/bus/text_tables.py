@@ -11,7 +11,7 @@ from typing import Final, LiteralString
 from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_SUBJECT
 
 TABLES: Final[tuple[LiteralString, LiteralString]] = ("events_text", "events_text_1")
-SWITCHED_AFTER: Final = 20_000
+SWITCHED_AFTER: Final = 5_000
 """Fewest sequences of an index."""
 
 
