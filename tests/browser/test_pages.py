@@ -281,6 +281,9 @@ def test_pages_work_without_javascript_and_on_a_phone(
             if scripts:
                 wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 assert wide <= 0, (width, address)
+                current = page.locator(".top nav [aria-current]")
+                if current.count():
+                    expect(current).to_be_in_viewport(ratio=0.9)
         page.goto(almenara.url + "/events")
         expect(page.locator("#event-rows .event")).to_have_count(5)
         context.close()

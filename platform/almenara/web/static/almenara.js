@@ -23,6 +23,12 @@
   const HIGHLIGHTED_ROWS = 4;
   const FAST_ROWS = 12;
 
+  // A navigation that is wider than the window scrolls; the current page must be visible in it.
+  // The words beside it change its width.
+  const current = document.querySelector(".top nav [aria-current]");
+  if (current)
+    new ResizeObserver(() => current.scrollIntoView({ block: "nearest", inline: "nearest" })).observe(current.parentElement);
+
   // ---- state of the connection
 
   const indicator = byId("live");
