@@ -18,7 +18,7 @@ from almenara.errors import AlmenaraError
 
 LIST: Final = "backup.json"
 FORMAT: Final = 1
-UNFINISHED: Final = ".part"
+UNFINISHED: Final = ".almenara-part"
 DIGITS: Final = 16
 """Digits of the checksum in the name of a file."""
 READ_AT_ONCE: Final = 1024**2
@@ -66,14 +66,16 @@ class BackupFolder:
             raise BackupError(
                 f"Another backup writes into {self.path}. Run this one when that has ended."
             ) from error
-        for unfinished in self.path.glob(f"*{UNFINISHED}"):
-            unfinished.unlink()
+        self._remove_unfinished()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for unfinished in self.path.glob(f"*{UNFINISHED}"):
-            unfinished.unlink()
+        self._remove_unfinished()
         self._lock.release()
+
+    def _remove_unfinished(self) -> None:
+        for unfinished in self.path.glob(f"*{UNFINISHED}*"):
+            unfinished.unlink()
 
     def unfinished(self, stem: str) -> Path:
         """Return the path of a new file that only its owner can read."""
@@ -124,8 +126,10 @@ class BackupFolder:
         unfinished.rename(self.path / LIST)
         sync(self.path)
         names = {file.name for file in backup.files}
+        kinds = {name.partition("-")[0] for name in names}
         for path in self.path.glob("*-" + "[0-9a-f]" * DIGITS + ".db"):
-            if path.name not in names:
+            # Anything else in the directory is not ours.
+            if path.name not in names and path.name.partition("-")[0] in kinds:
                 path.unlink()
 
 

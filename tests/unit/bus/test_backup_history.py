@@ -107,7 +107,11 @@ async def test_backup_drops_files_of_blocks_that_are_deleted(tmp_path: Path) -> 
             database.execute(f"DELETE FROM {table} WHERE {column} <= 1000")
     database.close()
     await store(source, 1_000, 400)
+    others = [target / name for name in ("movie.part", "mine-0123456789abcdef.db", "notes.txt")]
+    for path in others:
+        path.touch()
     back_up(source, target)
+    assert all(path.exists() for path in others)
     assert not first.keys() & block_files(target).keys()
 
 
