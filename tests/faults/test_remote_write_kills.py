@@ -1,5 +1,6 @@
 """Kills of Almenara while it sends samples, and a receiver that is away: every sample arrives."""
 
+from collections import Counter
 from pathlib import Path
 
 from support.application import Almenara
@@ -7,7 +8,7 @@ from support.counting_plugin import expected_samples, write_plugin
 from support.remote_write import Receiver
 from support.servers import wait_until
 
-TOTAL = 3_000
+TOTAL = 2_000
 
 
 def test_every_sample_arrives_after_kills_and_absence(tmp_path: Path) -> None:
@@ -27,20 +28,17 @@ def test_every_sample_arrives_after_kills_and_absence(tmp_path: Path) -> None:
         wait_until(lambda: arrived() > 200, "the first samples")
         almenara.kill()
         almenara.start()
-        wait_until(lambda: arrived() > 500, "samples after a kill")
+        wait_until(lambda: arrived() > 600, "samples after a kill")
         receiver.stop()
         wait_until(lambda: "does not accept any" in almenara.text("/api/sources"), "a report")
         almenara.kill()
         almenara.start()
         receiver.start()
-        wait_until(lambda: arrived() > 1_500, "samples after the absence")
-        almenara.kill()
-        almenara.start()
         wait_until(lambda: arrived() == TOTAL, "every sample")
     finally:
         almenara.stop()
         receiver.stop()
     received = {(dict(labels)["name"], time): value for labels, time, value in receiver.rows}
     assert received == expected_samples(TOTAL)
-    # Each kill repeats the samples of one request at most.
-    assert len(receiver.rows) - TOTAL <= 3 * 2_000
+    # Each of the two kills repeats the samples of one request at most.
+    assert max(Counter(receiver.rows).values()) <= 3

@@ -14,7 +14,7 @@ import httpx
 from almenara.clock import now
 from almenara.config import RemoteWriteSettings, Secret, redact_secrets
 from almenara.errors import AlmenaraError, Unavailable
-from almenara.remote_write.encoding import encode_request
+from almenara.remote_write.encoding import Encoder
 from almenara.sdk.http import create_client, describe_http_error
 from almenara.signals import Sample
 from almenara.terminal import escape_control_characters
@@ -55,6 +55,7 @@ class RemoteWriteClient:
 
     def __init__(self, settings: RemoteWriteSettings) -> None:
         self.settings = settings
+        self._encoder = Encoder(settings.labels)
         try:
             self._client = create_client(
                 settings.url, ca=settings.ca, timeout=settings.timeout, follow_redirects=False
@@ -73,8 +74,7 @@ class RemoteWriteClient:
 
         Raises `ReceiverUnavailableError` and `SamplesRefusedError`.
         """
-        content = encode_request(samples, self.settings.labels)
-        body = bytes(cramjam.snappy.compress_raw(content))
+        body = bytes(cramjam.snappy.compress_raw(self._encoder.encode(samples)))
         try:
             async with self._client.stream(
                 "POST", self.settings.url, content=body, headers={**HEADERS, **self._credentials()}

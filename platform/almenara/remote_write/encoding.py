@@ -11,6 +11,7 @@ https://prometheus.io/docs/specs/prw/remote_write_spec/
 import re
 import struct
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from almenara.promql.matching import label_series
@@ -27,18 +28,37 @@ _FIRST_DOUBLE: Final = 0x09
 _SECOND_INTEGER: Final = 0x10
 _DOUBLE: Final = struct.Struct("<d")
 
+SERIES_CACHED: Final = 20_000
+
 Labels = Mapping[str, str]
 
 
-def encode_request(samples: Iterable[Sample], external_labels: Labels) -> bytes:
-    """Return samples as a request: by series, in order of time, of each millisecond the last."""
-    series: dict[SeriesName, dict[int, float]] = {}
-    for sample in samples:
-        series.setdefault(name_series(sample), {})[sample.time // MILLISECOND] = sample.value
-    return b"".join(
-        _field(_FIRST_BYTES, _encode_series(make_labels(name, external_labels), points))
-        for name, points in series.items()
-    )
+class Encoder:
+    """Encodes requests for one receiver; the labels of recent series are encoded once."""
+
+    def __init__(self, external_labels: Labels) -> None:
+        self._external_labels = external_labels
+        self._encode_labels = lru_cache(SERIES_CACHED)(self._encode_labels_of)
+
+    def encode(self, samples: Iterable[Sample]) -> bytes:
+        """Return samples as a request: by series, in order of time, of each millisecond the
+        last."""
+        series: dict[SeriesName, dict[int, float]] = {}
+        for sample in samples:
+            series.setdefault(name_series(sample), {})[sample.time // MILLISECOND] = sample.value
+        return b"".join(
+            _field(_FIRST_BYTES, self._encode_labels(name) + _encode_points(points))
+            for name, points in series.items()
+        )
+
+    def _encode_labels_of(self, name: SeriesName) -> bytes:
+        return b"".join(
+            _field(
+                _FIRST_BYTES,
+                _field(_FIRST_BYTES, label.encode()) + _field(_SECOND_BYTES, value.encode()),
+            )
+            for label, value in make_labels(name, self._external_labels).items()
+        )
 
 
 def make_labels(name: SeriesName, external_labels: Labels) -> dict[str, str]:
@@ -52,16 +72,10 @@ def make_labels(name: SeriesName, external_labels: Labels) -> dict[str, str]:
     return dict(sorted({**external_labels, **labels}.items()))
 
 
-def _encode_series(labels: Labels, points: Mapping[int, float]) -> bytes:
-    parts = [
-        _field(
-            _FIRST_BYTES,
-            _field(_FIRST_BYTES, name.encode()) + _field(_SECOND_BYTES, value.encode()),
-        )
-        for name, value in labels.items()
-    ]
-    parts += [_field(_SECOND_BYTES, _encode_sample(time, points[time])) for time in sorted(points)]
-    return b"".join(parts)
+def _encode_points(points: Mapping[int, float]) -> bytes:
+    return b"".join(
+        _field(_SECOND_BYTES, _encode_sample(time, points[time])) for time in sorted(points)
+    )
 
 
 def _encode_sample(time: int, value: float) -> bytes:

@@ -5,7 +5,7 @@ import math
 from hypothesis import given, strategies as st
 
 from almenara.histograms import SEPARATOR, SUFFIX
-from almenara.remote_write.encoding import encode_request, make_labels
+from almenara.remote_write.encoding import Encoder, make_labels
 from almenara.signals import Sample
 from almenara.state.sample_schema import SeriesName
 from support.remote_write import decode_request
@@ -20,7 +20,7 @@ SAMPLES = st.builds(
 
 @given(st.lists(SAMPLES, max_size=30))
 def test_request_has_every_sample_once_in_order(samples: list[Sample]) -> None:
-    rows = decode_request(encode_request(samples, {"cluster": "a", "z": "é"}))
+    rows = decode_request(Encoder({"cluster": "a", "z": "é"}).encode(samples))
     expected = {
         (sample.metric, sample.key, sample.origin, sample.time // 1000): sample.value
         for sample in samples
