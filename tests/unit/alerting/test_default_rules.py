@@ -77,6 +77,10 @@ CASES: dict[str, Signal] = {
     "vllm-server-failing": resource("vllm.server", "unhealthy"),
     "vllm-server-saturated": resource("vllm.server", "preempting", "WARN"),
     "agents-agent-stuck": resource("agents.agent", "stuck", "WARN"),
+    "agents-agent-looping": event("agents.agent.looping", reason="5 equal calls of search"),
+    "agents-budget-exceeded": event("agents.budget.exceeded", reason="it has cost 2.00 USD"),
+    "agents-deliberation-stalled": resource("agents.deliberation", "stuck", "WARN"),
+    "agents-deliberation-uncertain": resource("agents.deliberation", "uncertain", "WARN"),
     "agents-deliberation-failed": event("agents.deliberation.failed", reason="no end"),
 }
 
