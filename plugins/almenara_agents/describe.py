@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from almenara.hookspecs import DataView, ResourceQuery
 from almenara.sdk import now
 from almenara.signals import Resource
 from almenara.units import SECOND
-from almenara_agents.kinds import RUNNING, STUCK
+from almenara_agents.kinds import COUNCIL, DELIBERATING, RUNNING, STUCK
 
 
 def has_role(resource: Resource, filters: Mapping[str, str]) -> bool:
@@ -102,3 +103,12 @@ def name_deliberation(council: Resource | None, chosen: str) -> str:
     makes progress, else one that is stuck, else the last."""
     state = council.state if council is not None else {}
     return chosen or next(iter(state.get("active", ())), "") or str(state.get("last", ""))
+
+
+def find_council(data: DataView, name: str) -> Resource | None:
+    """The council of a name or, without one, that with the most to see."""
+    if name:
+        return data.resource(COUNCIL, "", name)
+    order = (STUCK, DELIBERATING)
+    councils = data.resources(ResourceQuery(kind=COUNCIL))
+    return min(councils, key=lambda each: (position(order, each.status), each.name), default=None)

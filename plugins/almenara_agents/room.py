@@ -1,38 +1,31 @@
 """The council room: one deliberation while it happens, with a lane for each agent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from almenara.hookspecs import DataView, ResourceQuery
-from almenara.signals import Event, Resource
+from almenara.signals import Resource
+from almenara_agents.companions import describe_companions, find_related
 from almenara_agents.describe import (
     describe_agent,
     describe_deliberation,
+    find_council,
     has_role,
     name_deliberation,
-    position,
     seconds_since,
 )
 from almenara_agents.kinds import (
     AGENT,
     COUNCIL,
-    DELIBERATING,
     DELIBERATION,
-    STUCK,
     TASK,
     TURN,
 )
-from almenara_agents.mapping import Mapper
 
 MAX_LANES: Final = 40
 MAX_TURNS: Final = 3
 """Turns of an agent that its lane shows: the last ones."""
-MAX_RELATED: Final = 12
-READ_EVENTS: Final = 60
-"""Events of a story among which related ones are searched."""
 MAX_RECENT: Final = 8
-TYPES: Final = Mapper([])
-"""What is in the lanes already, and so not a related event."""
 
 
 async def prepare_room(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
@@ -46,6 +39,8 @@ async def prepare_room(data: DataView, filters: Mapping[str, str]) -> Mapping[st
     deliberation = data.resource(DELIBERATION, "", name) if name else None
     talk = None if deliberation is None else describe_deliberation(deliberation)
     story = talk["story"] if talk else ""
+    related = await find_related(data, story) if story else []
+    companions, others = await describe_companions(data, story, name, related)
     return {
         "council": council.name,
         "status": council.status,
@@ -54,18 +49,10 @@ async def prepare_room(data: DataView, filters: Mapping[str, str]) -> Mapping[st
         "talk": talk,
         "work": describe_work(data.resource(TASK, "", name)) if name else None,
         "lanes": describe_lanes(data, council, talk),
-        "related": await find_related(data, story) if story else [],
+        "companions": companions,
+        "related": others,
         "recent": list_recent(data, council.name, name),
     }
-
-
-def find_council(data: DataView, name: str) -> Resource | None:
-    """The council of a name or, without one, that with the most to see."""
-    if name:
-        return data.resource(COUNCIL, "", name)
-    order = (STUCK, DELIBERATING)
-    councils = data.resources(ResourceQuery(kind=COUNCIL))
-    return min(councils, key=lambda each: (position(order, each.status), each.name), default=None)
 
 
 def describe_lanes(
@@ -128,17 +115,6 @@ def describe_work(task: Resource | None) -> dict[str, Any] | None:
         "reason": task.state.get("reason", ""),
         "duration": task.state.get("duration") or seconds_since(task.state.get("started")),
     }
-
-
-async def find_related(data: DataView, story: str) -> Sequence[tuple[int, Event]]:
-    """What happened to a story besides its deliberations: its context, Ray jobs and pods."""
-    events = await data.events({"correlation": story}, limit=READ_EVENTS)
-    related = [
-        (sequence, event)
-        for sequence, event in events
-        if TYPES.find_rule(event.type) is None and not event.type.startswith("agents.")
-    ]
-    return related[:MAX_RELATED]
 
 
 def list_recent(data: DataView, council: str, shown: str) -> list[dict[str, Any]]:

@@ -58,6 +58,10 @@ class ContextGraph:
         if change is not None:
             change(fields)
 
+    def list_stories(self) -> list[str]:
+        """The stories that are in the graph, the oldest first."""
+        return list(self._parts)
+
     def _create_story(self, fields: Mapping[str, Any]) -> None:
         story = str(fields["story_id"])
         self._put("Story", story, story, title=fields["title"], status="DRAFT")

@@ -9,7 +9,7 @@ import itertools
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -30,7 +30,7 @@ PROGRAMS: Final = (
     ("python embed_documents.py --model bge-large --batch 256", 14.0, 0.05),
     ("python train_reward_model.py --epochs 3 --config prod.yaml", 75.0, 0.15),
     ("python evaluate.py --suite agents --shard {number}", 25.0, 0.1),
-    ("python -m fleet.deliberate --story US-{number} --role DEV", 9.0, 0.12),
+    ("python -m fleet.deliberate --story {story} --role DEV", 9.0, 0.12),
     ("python refresh_context.py --since yesterday", 6.0, 0.02),
 )  # fmt: skip
 """Entrypoint, usual seconds and share of failures."""
@@ -100,7 +100,14 @@ class SimulatedRay:
     """Jobs that are submitted, wait for one of a few slots, run and end. The seed determines what
     happens; ids and times are always new."""
 
-    def __init__(self, seed: int = 0, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        clock: Callable[[], float] = time.time,
+        list_stories: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        self._list_stories = list_stories
+        """The stories that jobs work on."""
         self.random = random.Random(seed)  # nosec B311 # simulates a cluster
         self.clock = clock
         self.numbers = itertools.count(101)
@@ -124,10 +131,11 @@ class SimulatedRay:
         number = next(self.numbers)
         program, usual, failure_rate = self.random.choice(PROGRAMS)
         outcome = self.random.random()
+        stories = self._list_stories() or [f"US-{number}"]
         self.jobs.append(
             Job(
                 name=f"sim-{uuid.uuid4().hex[:8]}",
-                entrypoint=program.format(number=number),
+                entrypoint=program.format(number=number, story=stories[number % len(stories)]),
                 submitted=moment,
                 seconds=usual * self.random.uniform(0.7, 1.4)
                 * (2.5 if self.random.random() < 0.05 else 1.0),
@@ -328,9 +336,11 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def run_simulated_cluster(port: int, seed: int = 0) -> AsyncIterator[SimulatedRay]:
+async def run_simulated_cluster(
+    port: int, seed: int = 0, list_stories: Callable[[], Sequence[str]] = tuple
+) -> AsyncIterator[SimulatedRay]:
     """Run a simulated cluster whose dashboard listens on a port of 127.0.0.1."""
-    cluster = SimulatedRay(seed)
+    cluster = SimulatedRay(seed, list_stories=list_stories)
     server = _Server(
         uvicorn.Config(
             cluster, host="127.0.0.1", port=port, log_level="warning", lifespan="off",

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,7 +70,7 @@ async def run_demo(options: Options) -> None:
     async with (
         _ignore_errors_when(stopping),
         run_nats(options, stopping) as nats,
-        run_ray_cluster(options) as cluster,
+        run_ray_cluster(options, context.list_stories) as cluster,
         run_kubernetes_cluster(options) as kubernetes_settings,
         store_context(context, options.neo4j, options.data_dir) as deployments,
         run_vllm(options) as vllm_servers,
@@ -242,14 +242,17 @@ def write_nats_config(folder: Path, port: int) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def run_ray_cluster(options: Options) -> AsyncIterator[dict[str, Any]]:
-    """Run a simulated or a real Ray cluster; yields its settings for the Ray plugin."""
+async def run_ray_cluster(
+    options: Options, list_stories: Callable[[], Sequence[str]]
+) -> AsyncIterator[dict[str, Any]]:
+    """Run a simulated or a real Ray cluster; yields its settings for the Ray plugin. Jobs of a
+    simulated one work on the listed stories."""
     if options.ray is not None:
         async with run_real_cluster(options.ray, options.data_dir) as settings:
             yield settings
         return
     (port,) = find_free_ports(1)
-    async with run_simulated_cluster(port, options.seed):
+    async with run_simulated_cluster(port, options.seed, list_stories):
         url = f"http://127.0.0.1:{port}"
         yield {"name": SIMULATED_CLUSTER, "url": url, "simulated": True}
 
