@@ -47,9 +47,10 @@ def almenara_pages(settings: AgentsSettings) -> Sequence[Page]:
 def almenara_text_streams(settings: AgentsSettings) -> Sequence[TextStream]:
     if not settings.enabled:
         return []
-    from almenara_agents.token_stream import TokenStream
+    from almenara_agents.token_stream import TokenStream, TurnTexts
 
-    return [TokenStream(settings)]
+    tokens = TokenStream(settings)
+    return [tokens, TurnTexts(tokens)]
 
 
 @almenara.hookimpl

@@ -24,6 +24,8 @@ AGENT_CONTEXT_GROWING: Final = "agents.agent.context_growing"
 BUDGET_EXCEEDED: Final = "agents.budget.exceeded"
 DELIBERATION_FAILED: Final = "agents.deliberation.failed"
 
+GENERATION_ENDED: Final = "agents.generation.ended"
+"""The summary of a text that arrived in chunks, which are not stored."""
 GENERATION_PROGRESS: Final = "agents.generation.progress"
 """A sign of life of a text while it is written; the tokens are not stored."""
 

@@ -90,7 +90,7 @@ def list_panels(settings: AgentsSettings) -> Sequence[Panel]:
         ),
         TemplatePanel(
             name="turns", title="Turns", template="agents_turns.html", width=12,
-            query=ResourceQuery(kind=TURN), prepare=prepare_turns, refresh=5.0,
+            query=ResourceQuery(kind=TURN), prepare=prepare_turns, texts="turns", refresh=5.0,
             empty="No agent has sent spans of OpenTelemetry yet.",
         ),
         TemplatePanel(
@@ -105,7 +105,7 @@ def list_panels(settings: AgentsSettings) -> Sequence[Panel]:
         ),
         EventsPanel(
             name="trouble", title="Stuck agents, loops, refusals and failures", width=12,
-            query=EventQuery(filter={"type": "agents.>"}, limit=20),
+            query=EventQuery(filter={"type": "agents.>", "severity": "WARN"}, limit=20),
             filters=["severity", "subject"], empty="No agent was stuck.",
         ),
     ]  # fmt: skip

@@ -7,12 +7,13 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import DataView, LiveText
+from almenara.hookspecs import DataView, LiveText, ResourceQuery
 from almenara.signals import Event
 from almenara.units import SECOND
-from almenara_agents.describe import name_deliberation
+from almenara_agents.chunks import SpanTexts, read_chunk
+from almenara_agents.describe import find_council, name_deliberation
 from almenara_agents.genai import LOG_TYPE, SPAN_TYPES, hide_content
-from almenara_agents.kinds import COUNCIL, DELIBERATION, GENERATION_PROGRESS
+from almenara_agents.kinds import DELIBERATION, GENERATION_PROGRESS, RUNNING, TURN
 from almenara_agents.mapping import VOCABULARY, Fields, Mapper
 from almenara_agents.settings import AgentsSettings
 from almenara_agents.writings import UNKNOWN, Writing
@@ -43,7 +44,8 @@ class TokenStream:
             if rule.step in STEPS
             for name in rule.types
             if name != GENERATION_PROGRESS
-        ] + ([] if settings.store_content else [*SPAN_TYPES, LOG_TYPE])
+        ] + [*SPAN_TYPES, LOG_TYPE]
+        self._chunks = SpanTexts()
         self._writings: OrderedDict[Key, Writing] = OrderedDict()
         """By agent and story; the one that was written to last is last."""
         self._latest: dict[str, Key] = {}
@@ -53,8 +55,8 @@ class TokenStream:
 
     def accept(self, event: Event) -> Sequence[Event]:
         """Take a token, note the start or end of a text, or hide what a span has of one."""
-        if event.type in (*SPAN_TYPES, LOG_TYPE) and not self._settings.store_content:
-            return [hide_content(decode_data(event), self._digest_key)]
+        if event.type in (*SPAN_TYPES, LOG_TYPE):
+            return self._accept_telemetry(event)
         rule = self._mapper.find_rule(event.type)
         if rule is None or rule.step not in STEPS:
             return [event]
@@ -68,6 +70,23 @@ class TokenStream:
             self._start(event, agent, fields)
             return [event]
         return [self._end(event, agent, fields)]
+
+    def _accept_telemetry(self, event: Event) -> Sequence[Event]:
+        """Take a chunk of a text, or a span in which texts are written."""
+        decoded, settings = decode_data(event), self._settings
+        stored = event if settings.store_content else hide_content(decoded, self._digest_key)
+        if event.type in SPAN_TYPES:
+            summary = self._chunks.follow_span(decoded)
+            if summary:
+                self._notify_all()
+            return [stored, *summary]
+        chunk = read_chunk(decoded)
+        if chunk is None:
+            return [stored]
+        writing, events = self._chunks.add(chunk, decoded)
+        if writing is not None:
+            self._notify_all()
+        return [stored, *events] if settings.store_tokens else events
 
     def _start(self, event: Event, agent: str, fields: Fields) -> None:
         key = agent, fields.name("story")
@@ -149,6 +168,12 @@ class TokenStream:
         writing.story = fields.name("story") or writing.story
         writing.model = fields.name("model") or writing.model
 
+    def _notify_all(self) -> None:
+        # A span does not report the council of its agent.
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener()
+
     def _notify(self, writing: Writing) -> None:
         # Where the role was not reported, any council may be the one.
         councils = (writing.role.lower(), "") if writing.role else tuple(self._listeners)
@@ -164,11 +189,32 @@ class TokenStream:
         for (agent, about), writing in self._writings.items():
             if agent in names and about in ("", story or about) and data.permits(writing.cause):
                 writings[agent] = writing
+        for _, writing in self._chunks.texts():
+            agent, about = writing.agent, writing.story
+            if agent not in names or about not in ("", story or about):
+                continue
+            last = writings[agent].last if agent in writings else 0
+            if writing.last >= last and data.permits(writing.cause):
+                writings[agent] = writing
         return [
             LiveText(key=agent, text=self._show(data, writings[agent]))
             for agent in names
             if agent in writings
         ]
+
+    def read_turns(self, data: DataView) -> Sequence[LiveText]:
+        """What is written in running turns, by the name of the turn: the last text of each."""
+        turns = {
+            str(turn.state.get("trace")): turn.name
+            for turn in data.resources(ResourceQuery(kind=TURN, limit=10_000))
+            if turn.status == RUNNING
+        }
+        texts = {
+            turns[writing.trace]: self._show(data, writing)
+            for _, writing in self._chunks.texts()
+            if writing.trace in turns and data.permits(writing.cause)
+        }
+        return [LiveText(key=name, text=text) for name, text in texts.items()]
 
     def _show(self, data: DataView, writing: Writing) -> str:
         access = self._settings.texts
@@ -190,10 +236,32 @@ class TokenStream:
         return end
 
 
+class TurnTexts:
+    """What models write in turns: `hookspecs.TextStream`. The token stream takes the events."""
+
+    name = "turns"
+    types: Sequence[str] = ()
+
+    def __init__(self, tokens: TokenStream) -> None:
+        self._tokens = tokens
+
+    def accept(self, event: Event) -> Sequence[Event]:
+        """Take no event."""
+        return [event]
+
+    def read(self, data: DataView, filters: Mapping[str, str]) -> Sequence[LiveText]:
+        """The texts of running turns."""
+        return self._tokens.read_turns(data)
+
+    def listen(self, filters: Mapping[str, str], listener: Listener) -> Callable[[], None]:
+        """Call a listener when any text changes."""
+        return self._tokens.listen({}, listener)
+
+
 def find_members(data: DataView, filters: Mapping[str, str]) -> tuple[Sequence[str], str]:
     """The names of the agents in a council room, those of its deliberation first, and the story
     that they deliberate on."""
-    council = data.resource(COUNCIL, "", filters.get("council", ""))
+    council = find_council(data, filters.get("council", ""))
     state: Mapping[str, Any] = council.state if council is not None else {}
     name = name_deliberation(council, filters.get("deliberation", ""))
     deliberation = data.resource(DELIBERATION, "", name) if name else None

@@ -25,7 +25,7 @@ class Writing:
         self.agent = agent
         self.cause = msgspec.structs.replace(event, data=None, raw=None)
         """The first event about it, without its data: who may see that may see the text."""
-        self.role = self.story = self.model = self.finish_reason = ""
+        self.role = self.story = self.model = self.finish_reason = self.trace = ""
         self.start_id = self.end_id = ""
         self.started = self.first = self.last = self.ended = 0
         self.tokens = 0

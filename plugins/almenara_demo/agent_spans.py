@@ -1,7 +1,7 @@
 """A simulated agent that exports its spans with OpenTelemetry while it works.
 
 Spans have the names of the GenAI conventions. They are pushed when they start and when they end, so
-that turns are displayed while they run.
+that turns are displayed while they run. What the model writes is pushed in chunks, as log records.
 """
 
 import asyncio
@@ -23,7 +23,12 @@ PAUSE: Final = (1.0, 6.0)
 """Seconds between two turns of an agent, at least and at most."""
 TIMEOUT: Final = 5.0
 
-Push = Callable[[bytes], Awaitable[object]]
+ANSWER: Final = (
+    "I will read the failing test first, then the module that it covers, and change as little as"
+    " possible before running the suite again."
+)
+Push = Callable[[str, bytes], Awaitable[object]]
+"""Sends a request to `logs` or `traces`."""
 
 
 class Span(msgspec.Struct):
@@ -49,6 +54,17 @@ class Span(msgspec.Struct):
         return msgspec.json.encode(
             {"resourceSpans": [{"resource": resource, "scopeSpans": scopes}]}
         )
+
+    def write_chunk(self, service: str, index: int, text: str) -> bytes:
+        """A piece of what the model writes within the span, as a log record in the JSON of OTLP."""
+        record: dict[str, Any] = {
+            "timeUnixNano": str(time.time_ns()), "traceId": self.trace, "spanId": self.id,
+            "eventName": "gen_ai.output.chunk", "body": {"stringValue": text},
+            "attributes": write_attributes({"gen_ai.chunk.index": index}),
+        }  # fmt: skip
+        resource = {"attributes": write_attributes({"service.name": service})}
+        scopes = [{"scope": {"name": "almenara-demo"}, "logRecords": [record]}]
+        return msgspec.json.encode({"resourceLogs": [{"resource": resource, "scopeLogs": scopes}]})
 
 
 def write_attributes(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -107,15 +123,26 @@ async def run_agent(push: Push, name: str, chance: random.Random) -> None:
         turn = Span(
             f"{AGENT} {name}", trace, "", {"gen_ai.operation.name": AGENT, **identity}
         )  # fmt: skip
-        await push(turn.export("assistants"))
+        await push("traces", turn.export("assistants"))
         for call in plan_turn(chance):
             attributes = {"gen_ai.operation.name": call.operation, **identity, **call.attributes}
             span = Span(call.operation, trace, turn.id, attributes)
-            await push(span.export("assistants"))
-            await asyncio.sleep(call.seconds)
-            await push(span.export("assistants", time.time_ns(), call.error))
+            await push("traces", span.export("assistants"))
+            if call.operation == MODEL_CALL:
+                await write_text(push, span, call.seconds)
+            else:
+                await asyncio.sleep(call.seconds)
+            await push("traces", span.export("assistants", time.time_ns(), call.error))
         error = "no answer after three tries" if chance.random() < FAIL_CHANCE else ""
-        await push(turn.export("assistants", time.time_ns(), error))
+        await push("traces", turn.export("assistants", time.time_ns(), error))
+
+
+async def write_text(push: Push, span: Span, seconds: float) -> None:
+    """Push what the model writes within a span, word by word."""
+    words = ANSWER.split()
+    for index, word in enumerate(words):
+        await push("logs", span.write_chunk("assistants", index, f"{word} "))
+        await asyncio.sleep(seconds / len(words))
 
 
 async def push_spans(address: str, token: str, seed: int) -> None:
@@ -126,9 +153,9 @@ async def push_spans(address: str, token: str, seed: int) -> None:
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
     async with httpx.AsyncClient(base_url=address, headers=headers, timeout=TIMEOUT) as client:
 
-        async def push(body: bytes) -> None:
+        async def push(kind: str, body: bytes) -> None:
             try:
-                await client.post("/intake/otlp/v1/traces", content=body)
+                await client.post(f"/intake/otlp/v1/{kind}", content=body)
             except httpx.TransportError:
                 # As an exporter does: the span is lost, and the agent goes on.
                 return
