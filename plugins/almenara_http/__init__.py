@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 
 import almenara
-from almenara.hookspecs import AlertRule, Context, Finding, Panel, ReportingSource
+from almenara.hookspecs import (
+    AlertRule,
+    Context,
+    Finding,
+    Panel,
+    ReportingSource,
+    ResourceLink,
+)
 from almenara_http.settings import HttpSettings
 
 
@@ -44,3 +51,12 @@ def almenara_alert_rules(settings: HttpSettings) -> Sequence[AlertRule]:
     from almenara_http.alert_rules import RULES
 
     return RULES
+
+
+@almenara.hookimpl
+def almenara_resource_links(settings: HttpSettings) -> Sequence[ResourceLink]:
+    if not settings.checks:
+        return []
+    from almenara_http.alert_rules import LINKS
+
+    return LINKS

@@ -1,9 +1,15 @@
-"""The alert rules about HTTP checks."""
+"""The alert rules about HTTP checks, and what they depend on."""
 
 from typing import Final
 
-from almenara.hookspecs import AlertRule, Condition, ResourceCondition, SampleCondition
-from almenara_http.source import KIND
+from almenara.hookspecs import (
+    AlertRule,
+    Condition,
+    ResourceCondition,
+    ResourceLink,
+    SampleCondition,
+)
+from almenara_http.source import HOST, KIND
 
 DAYS: Final = 86_400.0
 
@@ -19,6 +25,12 @@ RULES: Final = (
         },
     ),
     AlertRule(
+        name="http-host-down",
+        when=Condition(resource=ResourceCondition(kind=HOST, status=["down"])),
+        severity="ERROR",
+        annotations={"summary": "All {{ state.checks }} checks of {{ name }} are down"},
+    ),
+    AlertRule(
         name="http-certificate-expires",
         when=Condition(sample=SampleCondition(metric="tls_expires_in", kind=KIND, below=7 * DAYS)),
         annotations={
@@ -26,3 +38,4 @@ RULES: Final = (
         },
     ),
 )
+LINKS: Final = (ResourceLink(kind=KIND, parent=HOST, name="host"),)

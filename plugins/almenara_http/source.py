@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,6 +20,8 @@ from almenara_http.maintenance import maintenance_end
 from almenara_http.settings import CheckSettings, HttpSettings
 
 KIND: Final = "http.check"
+HOST: Final = "http.host"
+"""Kind of a host that several checks have in common."""
 SCHEDULE: Final = "schedule"
 JITTER: Final = 0.1
 """Share by which an interval varies, so that many checks are not performed at once."""
@@ -72,6 +75,7 @@ class HttpSource:
         self.settings, self.context = settings, context
         self._states: dict[str, CheckState] = {}
         self._snapshots = Snapshots()
+        self._hosts = group_by_host(settings.checks)
         self._delays: dict[str, float] = {}
         """Seconds by which the last request of a check started late, where that is too much."""
 
@@ -97,11 +101,17 @@ class HttpSource:
                 group.create_task(worker, name=f"checks {number}")
 
     async def _delete_unconfigured(self) -> Sequence[Signal]:
-        known = await self.context.known_resources(self.name, KIND)
-        self._snapshots.load(Resource(kind=KIND, name=name) for _, _, name in known)
-        names = {check.name for check in self.settings.checks}
+        known = [
+            key for kind in (KIND, HOST)
+            for key in await self.context.known_resources(self.name, kind)
+        ]  # fmt: skip
+        self._snapshots.load(Resource(kind=kind, name=name) for kind, _, name in known)
+        names = {KIND: {check.name for check in self.settings.checks}, HOST: self._hosts.keys()}
         return [
-            signal for key in known if key[2] not in names for signal in self._snapshots.remove(key)
+            signal
+            for key in known
+            if key[2] not in names[key[0]]
+            for signal in self._snapshots.remove(key)
         ]
 
     async def _work(
@@ -126,15 +136,36 @@ class HttpSource:
 
     async def _perform(self, check: CheckSettings, publish: Publish, resolver: Resolver) -> None:
         state = self._states.get(check.name)
+        is_first = state is None
         if state is None:
             state = self._states[check.name] = await self._load(check)
         outcome = await perform_check(check, resolver)
         before = msgspec.structs.replace(state)
         resource, *others = evaluate(check, state, outcome)
+        host = host_of(check)
+        if host in self._hosts:
+            resource = msgspec.structs.replace(resource, state={**resource.state, "host": host})
+            if is_first or state.status != before.status:
+                others += self._update_host(host)
         await publish([*self._snapshots.update(resource), *others])
         # Saved once the events are durable: published again, they have the same ids.
         if state != before:
             await self.context.save(check.name, msgspec.json.encode(state))
+
+    def _update_host(self, host: str) -> Sequence[Signal]:
+        """Return what changes of a host: it is down while all of its checks are."""
+        states = [self._states.get(name) for name in self._hosts[host]]
+        if any(state is None or state.status is None for state in states):
+            # After a restart it stays what it was until every check is known.
+            return []
+        down = sum(state is not None and state.status == "down" for state in states)
+        status: Status = "down" if down == len(states) else "up"
+        return self._snapshots.update(
+            Resource(
+                kind=HOST, name=host, status=status, severity=SEVERITIES[status],
+                state={"checks": len(states), "down": down},
+            )
+        )  # fmt: skip
 
     def _note_delay(self, check: CheckSettings, delay: float, health: HealthAggregator) -> None:
         if delay > check.every * LATE_SHARE:
@@ -156,6 +187,19 @@ class HttpSource:
             return msgspec.json.decode(stored, type=CheckState) if stored else CheckState()
         except msgspec.MsgspecError:
             return CheckState()
+
+
+def group_by_host(checks: Sequence[CheckSettings]) -> dict[str, list[str]]:
+    """Return the names of the checks of each host that has several."""
+    hosts: dict[str, list[str]] = {}
+    for check in checks:
+        hosts.setdefault(host_of(check), []).append(check.name)
+    return {host: names for host, names in hosts.items() if host and len(names) > 1}
+
+
+def host_of(check: CheckSettings) -> str:
+    """Return the name of the host of a check."""
+    return urlsplit(check.url).hostname or ""
 
 
 def evaluate(

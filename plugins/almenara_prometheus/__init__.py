@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 
 import almenara
-from almenara.hookspecs import AlertRule, Context, Finding, Panel, ReportingSource
+from almenara.hookspecs import (
+    AlertRule,
+    Context,
+    Finding,
+    Panel,
+    ReportingSource,
+    ResourceLink,
+)
 from almenara_prometheus.settings import PrometheusSettings
 
 
@@ -44,3 +51,12 @@ def almenara_alert_rules(settings: PrometheusSettings) -> Sequence[AlertRule]:
     from almenara_prometheus.alert_rules import RULES
 
     return RULES
+
+
+@almenara.hookimpl
+def almenara_resource_links(settings: PrometheusSettings) -> Sequence[ResourceLink]:
+    if not settings.targets:
+        return []
+    from almenara_prometheus.alert_rules import list_links
+
+    return list_links(settings)

@@ -1,8 +1,10 @@
-"""The alert rule about scraped targets."""
+"""The alert rule about scraped targets, and what depends on them."""
 
+from collections.abc import Sequence
 from typing import Final
 
-from almenara.hookspecs import AlertRule, Condition, ResourceCondition
+from almenara.hookspecs import AlertRule, Condition, ResourceCondition, ResourceLink
+from almenara_prometheus.settings import PrometheusSettings
 from almenara_prometheus.target import KIND
 
 RULES: Final = (
@@ -17,3 +19,9 @@ RULES: Final = (
         },
     ),
 )
+
+
+def list_links(settings: PrometheusSettings) -> Sequence[ResourceLink]:
+    """Return that every series depends on its target, whose name is its namespace."""
+    kinds = {mapping.kind for target in settings.targets for mapping in target.mappings}
+    return [ResourceLink(kind=kind, parent=KIND, name="namespace") for kind in sorted(kinds)]

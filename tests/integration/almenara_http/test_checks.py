@@ -14,7 +14,7 @@ import pytest
 
 from almenara.config import ConfigError, Secret, decode_settings
 from almenara.sdk.http import Resolver, trust_context
-from almenara.signals import Event, Severity
+from almenara.signals import Event, Resource, Sample, Severity
 from almenara.testing.source_run import MemoryContext, SourceRun
 from almenara_http.client import Outcome, perform_check
 from almenara_http.doctor import diagnose
@@ -207,8 +207,49 @@ async def test_removed_check_is_deleted_at_start(tmp_path: Path) -> None:
     for checks in ([one, two], [two]):
         source = HttpSource(HttpSettings(checks=checks), context)
         async with SourceRun(source, bus=context.bus) as run:
-            await run.until(lambda: len(run.resources) == len(checks), 10)  # noqa: B023
+            await run.until(lambda: len(list_checks(run)) == len(checks), 10)  # noqa: B023
     assert await context.known_resources("http") == [("http.check", "", "two")]
+
+
+def list_checks(run: SourceRun) -> list[Resource]:
+    return [each for each in run.resources.values() if each.kind == "http.check"]
+
+
+async def test_host_is_down_while_all_of_its_checks_are(tmp_path: Path) -> None:
+    status = {"/a": "503 Busy", "/b": "200 OK"}
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        await answering(status[head.split()[1]])(head, writer)
+
+    def has_status(run: SourceRun, expected: str) -> bool:
+        hosts = [each for each in run.resources.values() if each.kind == "http.host"]
+        return [(each.name, each.status) for each in hosts] == [("127.0.0.1", expected)]
+
+    context = MemoryContext(tmp_path)
+    async with serving(answer) as url:
+        settings = HttpSettings(
+            checks=[
+                CheckSettings(name=name, url=f"{url}{name}", every=0.1, failure_threshold=1)
+                for name in ("a", "b")
+            ]
+        )
+        async with SourceRun(HttpSource(settings, context), bus=context.bus) as run:
+            await run.until(lambda: has_status(run, "up"), 10)
+            status["/b"] = "503 Busy"
+            await run.until(lambda: has_status(run, "down"), 10)
+            assert {each.state["host"] for each in list_checks(run)} == {"127.0.0.1"}
+        # A restart does not report it as up before all of its checks were performed.
+        before = len(context.bus.signals)
+        async with SourceRun(HttpSource(settings, context), bus=context.bus) as run:
+
+            def count_samples() -> int:
+                return sum(isinstance(each, Sample) for each in context.bus.signals[before:])
+
+            await run.until(lambda: count_samples() > 6, 10)
+            status["/a"] = "200 OK"
+            await run.until(lambda: has_status(run, "up"), 10)
+        later = [each for each in context.bus.signals[before:] if isinstance(each, Resource)]
+        assert [each.status for each in later if each.kind == "http.host"] == ["down", "up"]
 
 
 @pytest.mark.parametrize(
@@ -420,7 +461,7 @@ async def test_many_checks_need_no_task_each(tmp_path: Path) -> None:
         def is_complete() -> bool:
             nonlocal most
             most = max(most, len(asyncio.all_tasks()) - before)
-            return len(run.resources) == len(checks)
+            return len(list_checks(run)) == len(checks)
 
         await run.until(is_complete, 60)
         await run.stop()

@@ -61,6 +61,7 @@ CASES: dict[str, Signal] = {
     "nats-consumer-stalled": resource("nats.consumer", "stalled", "WARN", namespace="ORDERS"),
     "nats-stream-offline": resource("nats.stream", "offline"),
     "http-check-down": resource("http.check", "down", state={"reason": "refused"}),
+    "http-host-down": resource("http.host", "down", state={"checks": 2, "down": 2}),
     "http-certificate-expires": Sample(
         kind="http.check", name="a", metric="tls_expires_in", value=86_400.0, time=START
     ),
@@ -103,6 +104,18 @@ def test_every_default_rule_has_a_case_and_is_documented(rules: Any) -> None:
     assert set(rules.rules) == {*CASES, "rule-failing"}
     page = (ROOT / "docs" / "operations" / "alerts.md").read_text("utf-8")
     assert all(f"| `{name}` |" in page for name in rules.rules)
+
+
+def test_checks_of_a_host_that_is_down_are_inhibited(rules: Any) -> None:
+    run = Evaluation(rules)
+    run.feed(resource("http.host", "down", state={"checks": 2, "down": 2}))
+    run.feed(resource("http.check", "down", state={"host": "a"}))
+    assert run.statuses == ["firing", "inhibited"]
+
+
+def test_series_depend_on_their_target(rules: Any) -> None:
+    sample = Sample(kind="process", namespace="app", name="x", metric="cpu", value=1.0, origin="s")
+    assert rules.parents(sample) == [("s", "prometheus.target", "", "app")]
 
 
 def test_pods_of_a_broken_node_are_inhibited(rules: Any) -> None:
