@@ -3,8 +3,8 @@
     b"ALMB" version:1 | length of header:4 | CRC-32 of header:4 | header (JSON) | columns
 
 The header has the number of events, and for each column its name, kind, stored length and the
-CRC-32 of what is stored. Columns are compressed with zstd; those of version 1 with zlib. Numbers
-are little-endian. Kinds:
+CRC-32 of what is stored. Columns are compressed with zstd; those of version 1 with zlib; short ones
+follow a zero byte. Numbers are little-endian. Kinds:
 
 - `numbers`: 8 bytes each, the difference to the number before;
 - `levels`: 1 byte each;
@@ -37,6 +37,8 @@ T = TypeVar("T")
 MAGIC: Final = b"ALMB"
 VERSION: Final = 2
 LEVEL: Final = 3
+PLAIN_BYTES: Final = 1_000
+"""Up to here a column is not compressed: to prepare for reading it would take longer than that."""
 COMPRESSED_IN_STEP: Final = 256 * 1024
 _PREFIX: Final = struct.Struct("<4sBII")
 _LENGTH: Final = struct.Struct("<I")
@@ -44,6 +46,7 @@ _OPTIONS: Final[dict[int, int]] = {
     zstd.CompressionParameter.compression_level: LEVEL,
     zstd.CompressionParameter.checksum_flag: 1,
 }
+_PLAIN: Final = b"\0"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 
@@ -53,7 +56,9 @@ def compress(content: bytes) -> bytes:
 
 
 def decompress(content: bytes) -> bytes:
-    """Return what was compressed, also by version 1. Raises `DamagedBlockError`."""
+    """Return what was compressed, also by version 1, or is plain. Raises `DamagedBlockError`."""
+    if content.startswith(_PLAIN):
+        return content[1:]
     try:
         if not content.startswith(_ZSTD_MAGIC):
             return zlib.decompress(content)
@@ -126,6 +131,10 @@ def encode_columns(entries: Sequence[Entry]) -> Generator[None, None, list[Colum
     done = 0
     for name, kind, place in _COLUMNS:
         content = _ENCODERS[kind](values[place])
+        if len(content) <= PLAIN_BYTES:
+            plain = _PLAIN + content
+            encoded.append((ColumnHeader(name, kind, len(plain), crc32(plain)), plain))
+            continue
         compressor = zstd.ZstdCompressor(LEVEL)
         compressor.set_pledged_input_size(len(content))
         parts = []

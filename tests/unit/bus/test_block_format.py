@@ -39,9 +39,12 @@ def test_block_has_the_entries_of_either_version(entries: list[Entry]) -> None:
     with (
         patch("almenara.bus.block_format.zstd.ZstdCompressor", ZlibCompressor),
         patch.object(block_format, "VERSION", 1),
+        patch.object(block_format, "PLAIN_BYTES", -1),
     ):
         former = encode_block(entries)
-    for content in (former, encode_block(entries)):
+    with patch.object(block_format, "PLAIN_BYTES", -1):
+        compressed = encode_block(entries)
+    for content in (former, compressed, encode_block(entries)):
         assert Block(content).entries(range(len(entries))) == entries
 
 
