@@ -1,4 +1,7 @@
-"""Takes the pictures of the documents from the demo: `make screenshots`."""
+"""Takes the pictures of the documents from the demo: `make screenshots`.
+
+`ONLY="past alerts"` takes those alone, and `WARM_UP` is how many seconds the demo runs before.
+"""
 
 import base64
 import os
@@ -24,6 +27,8 @@ FOLDER = ROOT / "docs" / "pictures"
 DESKTOP, PHONE = (1280, 800), (390, 844)
 KUBERNETES = "/dashboards/kubernetes"
 FAILING = f"{KUBERNETES}.workload?namespace=context&name=Deployment/context-indexer"
+EXPLORED = "/explore?metric=cpu&kind=kubernetes.pod&namespace=council&style=stacked&range=5m"
+ONLY = os.environ.get("ONLY", "").split()
 SHOTS = (
     ("overview", "/", DESKTOP, "dark"),
     ("overview-light", "/", DESKTOP, "light"),
@@ -38,6 +43,10 @@ SHOTS = (
     ("kubernetes-phone", KUBERNETES, PHONE, "dark"),
     ("kubernetes-workload", FAILING, DESKTOP, "dark"),
     ("kubernetes-events", f"{KUBERNETES}.events", DESKTOP, "dark"),
+    ("past", f"{KUBERNETES}?at=60s", DESKTOP, "dark"),
+    ("explore", EXPLORED, DESKTOP, "dark"),
+    ("graph", "/dashboards/neo4j.graph", DESKTOP, "dark"),
+    ("alerts", "/alerts", DESKTOP, "dark"),
 )
 LARGE = (
     ("kubernetes-5000", KUBERNETES, DESKTOP, "dark"),
@@ -63,15 +72,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as data, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         command = [sys.executable, "-m", "almenara", "demo", "--port", str(port)]
-        demo = subprocess.Popen([*command, "--data-dir", data, "--rate", "40"])
+        demo = subprocess.Popen(
+            [*command, "--data-dir", data, "--rate", "40"],
+            env={**os.environ, "ALMENARA_ALERTING__ENABLED": "true"},
+        )
         try:
-            wait_until(lambda: up(f"{url}/readyz"), "the demo")
+            wait_until(lambda: up(f"{url}/readyz"), "the demo", 120)
             time.sleep(float(os.environ.get("WARM_UP", "150")))
             take(browser, url, SHOTS)
-            take_opened(browser, url)
+            take_room(browser, url)
+            if not ONLY:
+                take_opened(browser, url)
         finally:
             demo.send_signal(signal.SIGINT)
             demo.wait(30)
+        if ONLY and not {name for name, *_ in LARGE}.intersection(ONLY):
+            return
         folder = Path(data) / "large"
         with (
             simulated_kubernetes(folder, 5000) as settings,
@@ -86,16 +102,34 @@ def take(
     browser: Browser, url: str, shots: tuple[tuple[str, str, tuple[int, int], str], ...]
 ) -> None:
     for name, address, (width, height), theme in shots:
+        if ONLY and name not in ONLY:
+            continue
         context = browser.new_context(
             viewport={"width": width, "height": height},
             color_scheme=theme,  # type: ignore[arg-type]
             device_scale_factor=2 if width < 500 else 1,
         )
         page = context.new_page()
-        live(page, url + address)
+        open_page(page, url + address)
         page.wait_for_timeout(3000)
         keep(page, name)
         context.close()
+
+
+def take_room(browser: Browser, url: str) -> None:
+    """Take the room of a council that deliberates, while its agents write."""
+    if ONLY and "council-room" not in ONLY:
+        return
+    context = browser.new_context(
+        viewport={"width": DESKTOP[0], "height": 1000}, color_scheme="dark"
+    )
+    page = context.new_page()
+    open_page(page, f"{url}/dashboards/agents")
+    link = page.locator("main a[href^='/dashboards/agents.room']").first
+    open_page(page, url + str(link.get_attribute("href")))
+    page.wait_for_timeout(6000)
+    keep(page, "council-room")
+    context.close()
 
 
 def take_opened(browser: Browser, url: str) -> None:
@@ -104,7 +138,7 @@ def take_opened(browser: Browser, url: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="dark")
     page = context.new_page()
     # Of an agent, whose story crosses the streams.
-    live(page, f"{url}/events?severity=ERROR&type=agent.response.failed")
+    open_page(page, f"{url}/events?severity=ERROR&type=agent.response.failed")
     page.locator("#event-rows .event a").first.click()
     page.locator(".detail").first.wait_for()
     page.wait_for_timeout(500)
@@ -113,7 +147,7 @@ def take_opened(browser: Browser, url: str) -> None:
     page.goto(url + str(link.get_attribute("href")))
     page.wait_for_timeout(500)
     keep(page, "timeline")
-    live(page, url + FAILING)
+    open_page(page, url + FAILING)
     page.locator("#panel-kubernetes-workload_pods tbody th a").first.click()
     page.set_viewport_size({"width": width, "height": 1000})
     page.wait_for_timeout(2000)
@@ -121,9 +155,10 @@ def take_opened(browser: Browser, url: str) -> None:
     context.close()
 
 
-def live(page: Page, address: str) -> None:
+def open_page(page: Page, address: str) -> None:
     page.goto(address)
-    page.locator('#live[data-state="live"]').wait_for()
+    is_past = "?at=" in address
+    page.locator("#past-bar" if is_past else '#live[data-state="live"]').wait_for()
 
 
 def keep(page: Page, name: str) -> None:
