@@ -142,23 +142,22 @@ def read_chunk(event: Event) -> Chunk | None:
     attributes = _mapping(data.get("attributes"))
     body = data.get("body")
     fields = {**_mapping(body), **attributes}
-    text = body if isinstance(body, str) else _find_text(fields)
-    index = next((value for key in INDEX if _is_index(value := fields.get(key))), UNKNOWN)
+    written = body if isinstance(body, str) else _find_text(fields)
 
-    def value(field: str) -> str:
+    def find_name(field: str) -> str:
         return next((text for key in NAMES[field] if (text := to_name(fields.get(key)))), "")
 
-    reasons = next((found for key in NAMES["finish"] if (found := fields.get(key))), None)
+    reasons = next((value for key in NAMES["finish"] if (value := fields.get(key))), None)
     reason = reasons[0] if isinstance(reasons, list) and reasons else reasons
     return Chunk(
         trace=trace,
         span=span,
-        text=text,
-        position=index,
+        text=written,
+        position=_find_position(fields),
         finish_reason=to_name(reason or fields.get("finish_reason")),
-        agent=value("agent"),
-        story=value("story"),
-        model=value("model"),
+        agent=find_name("agent"),
+        story=find_name("story"),
+        model=find_name("model"),
         service=to_name(_mapping(data.get("resource")).get("service.name")),
     )
 
@@ -182,8 +181,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _is_index(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_INDEX
+def _find_position(fields: Mapping[str, Any]) -> int:
+    for key in INDEX:
+        value = fields.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_INDEX:
+            return value
+    return UNKNOWN
 
 
 def _derive(event: Event, identity: str, kind: str, data: Mapping[str, Any]) -> Event:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from almenara.hookspecs import ResourceQuery
-from almenara.signals import Event, Resource, Severity
+from almenara.signals import Event, Resource, Severity, Signal
 from almenara.testing import render_panel
 from almenara_agents.companions import describe_companions, find_companions, find_related
 
@@ -116,7 +116,7 @@ async def test_room_displays_lanes_of_jobs_and_context() -> None:
         state={"members": ["ada"], "story": STORY, "role": "DEV"},
     )  # fmt: skip
     failed = job(hostile, f"run {STORY}", reason=f"exit code 1 {hostile}")
-    signals = [council, talk, failed, EVENTS[1]]
+    signals: list[Signal] = [council, talk, failed, EVENTS[1]]
     html = await render_panel(
         "agents", "room", signals, query={"council": "DEV"}, settings={"enabled": True}
     )
