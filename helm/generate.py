@@ -281,7 +281,7 @@ print(json.dumps({"watched": kinds(KINDS), "measured": kinds(METRICS),
                   "namespaces": role_rule(WATCH_NAMESPACES),
                   "kuberay": [role_rule(rule) for rule in kuberay],
                   "kuberayTokens": [role_rule(rule) for rule in tokens],
-                  "vllmPods": vllm(pods="a"), "vllmServices": vllm(services="a")}))
+                  "vllmPods": vllm(), "vllmServices": vllm(services="a")}))
 """
 """Runs in the application's environment: the rules behind `almenara kubernetes rbac`."""
 TEMPLATE: Final = """\

@@ -116,8 +116,11 @@ def make_summary_query(settings: GraphSettings) -> Statement:
 
 
 def _order(settings: GraphSettings) -> str:
-    newest = f"n.{quote(settings.changed_property)}" if settings.changed_property else "id(n)"
-    return f"ORDER BY {newest} DESC"
+    if not settings.changed_property:
+        return "ORDER BY id(n) DESC"
+    changed = f"n.{quote(settings.changed_property)}"
+    # Null is the largest value, and a node without the property is not the newest.
+    return f"ORDER BY {changed} IS NOT NULL DESC, {changed} DESC"
 
 
 def _with_neighbours(settings: GraphSettings) -> str:

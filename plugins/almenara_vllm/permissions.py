@@ -13,8 +13,8 @@ def list_rules(settings: VllmSettings) -> Sequence[KubernetesRule]:
     """A rule for each Kubernetes cluster in which servers are searched for."""
     return [
         KubernetesRule(
-            group="" if cluster.pods else "discovery.k8s.io",
-            resources=("pods",) if cluster.pods else ("endpointslices",),
+            group="discovery.k8s.io" if cluster.services else "",
+            resources=("endpointslices",) if cluster.services else ("pods",),
             verbs=("list",), namespaces=tuple(cluster.namespaces), cluster=cluster.name,
             kubeconfig=cluster.kubeconfig, context=cluster.context,
         )

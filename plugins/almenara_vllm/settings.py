@@ -84,11 +84,11 @@ class KubernetesSettings(DiscoverySettings, kw_only=True, forbid_unknown_fields=
     Whoever can create such a pod receives `api_key` and `headers`.
     """
 
-    pods: str = ""
-    """Label selector of the pods, such as `app=vllm`; for Ray Serve on KubeRay
-    `ray.io/is-ray-node=yes` with `metrics_only` and port 8080."""
+    pods: str = "app.kubernetes.io/name=vllm"
+    """Label selector of the pods; for Ray Serve on KubeRay `ray.io/is-ray-node=yes` with
+    `metrics_only` and port 8080."""
     services: str = ""
-    """Label selector of Services whose pods are observed, instead of `pods`."""
+    """Label selector of Services whose pods are observed, in place of `pods`."""
     namespaces: list[Namespace] = []
     """Namespaces; empty for all."""
     kubeconfig: Path | None = None
@@ -102,10 +102,6 @@ class KubernetesSettings(DiscoverySettings, kw_only=True, forbid_unknown_fields=
     """Scheme of the servers."""
     metrics_only: bool = False
     """Whether only `/metrics` is read. Pods whose page has no metric of vLLM are then left out."""
-
-    def __post_init__(self) -> None:
-        if bool(self.pods) == bool(self.services):
-            raise ValueError(f"kubernetes {self.name}: set either pods or services to labels")
 
     @property
     def kube_context(self) -> KubeContext:

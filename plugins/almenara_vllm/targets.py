@@ -123,11 +123,11 @@ class KubernetesTargets:
         settings, urls = self._settings, dict[str, str]()
         for namespace in settings.namespaces or [""]:
             inside = f"/namespaces/{namespace}" if namespace else ""
-            if settings.pods:
-                found = read_pods(await self._get(f"/api/v1{inside}/pods", settings.pods))
-            else:
+            if settings.services:
                 path = f"/apis/discovery.k8s.io/v1{inside}/endpointslices"
                 found = read_endpoints(await self._get(path, settings.services))
+            else:
+                found = read_pods(await self._get(f"/api/v1{inside}/pods", settings.pods))
             for name, address, is_ready in found:
                 full = f"{settings.name}/{name}"
                 # One that loads its model does not answer yet; one that did is missed.

@@ -60,17 +60,19 @@ def test_demo_runs_stops_and_continues_with_its_data(tmp_path: Path) -> None:
             )
             wait_until(
                 lambda: all(
-                    text in fetch_page(port, "/dashboards/vllm.main")
+                    text in fetch_page(port, "/dashboards/vllm")
                     for text in ("Simulated data", "simulated-7b", "queue")
                 ),
                 "the simulated vLLM server",
+                PATIENCE,
             )
             wait_until(
                 lambda: all(
-                    text in fetch_page(port, "/dashboards/valkey.main")
+                    text in fetch_page(port, "/dashboards/valkey")
                     for text in ("fleet-cache", "planners", "heartbeats")
                 ),
                 "the cache of the fleet",
+                PATIENCE,
             )
             wait_until(
                 lambda: all(

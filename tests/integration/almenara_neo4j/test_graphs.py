@@ -128,26 +128,28 @@ async def test_part_follows_the_newest_nodes_and_their_neighbours(
     server: Neo4jServer, context: MemoryContext
 ) -> None:
     server.call(
-        "UNWIND range(1, 500) AS n CREATE (:Story {story_id: 'many-' + n})-[:A]->"
+        "UNWIND range(1, 500) AS n CREATE (:Story {story_id: 'many-' + n, updated: n})-[:A]->"
         "(:Subtask {subtask_id: 'part-' + n})"
     )
-    labels = ["Story", "Subtask"]
-    async with read(server, context, node_limit=30, labels=labels) as run:
+    options = {
+        "labels": ["Story", "Subtask"], "node_limit": 30, "changed_property": "updated",
+    }  # fmt: skip
+    async with read(server, context, **options) as run:
         await run.until(lambda: len(keys(run)) >= 10)
         graph = run.resources["fleet"]
         assert (graph.status, graph.state["total_nodes"]) == ("partial", 1_002)
-        assert (graph.state["part"], graph.state["seeds"]) == ("newest", 10)
+        assert (graph.state["part"], graph.state["seeds"]) == ("last changed", 10)
         before = keys(run)
         assert {"many-500", "part-500"} <= before
         assert "US-1" not in before
-        server.call("CREATE (:Story {story_id: 'newer'})")
-        server.call("MATCH (n {story_id: 'many-500'}) SET n.title = 'changed'")
+        server.call("CREATE (:Story {story_id: 'newer', updated: 501})")
+        server.call("MATCH (n {story_id: 'many-500'}) SET n.title = 'changed', n.updated = 502")
         await run.until(lambda: find(run, "many-500").state["caption"] == "changed")
         # The part stays, or no one could read the drawing.
         assert keys(run) == before
-    async with read(server, context, node_limit=30, labels=labels, reread_every=0.5) as run:
+    async with read(server, context, **options, reread_every=0.5) as run:
         await run.until(lambda: len(keys(run)) >= 10)
-        server.call("CREATE (:Story {story_id: 'newest'})")
+        server.call("CREATE (:Story {story_id: 'newest', updated: 503})")
         await run.until(lambda: "newest" in keys(run))
     assert not [event for event in run.events if event.type != "neo4j.graph.node.changed"]
 

@@ -189,9 +189,3 @@ def test_any_list_is_read(reply: Any) -> None:
         assert isinstance(parse_addresses(json.dumps(reply).encode()), list)
     except ServerError as error:
         assert "cannot be read" in str(error)
-
-
-@pytest.mark.parametrize("options", [{}, {"pods": "a", "services": "b"}])
-def test_either_pods_or_services_are_searched(options: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="either pods or services"):
-        KubernetesSettings(name="x", **options)

@@ -108,7 +108,7 @@ def test_limits_make_a_graph_partial() -> None:
 def test_queries_quote_labels_and_properties() -> None:
     settings = GraphSettings(name="g", labels=["A`B", "C"], changed_property="up dated")
     assert "n:`A``B` OR n:`C`" in make_whole_query(settings).text
-    assert "ORDER BY n.`up dated` DESC LIMIT 301" in make_whole_query(settings).text
+    assert "n.`up dated` DESC LIMIT 301" in make_whole_query(settings).text
     assert "max(n.`up dated`) AS changed" in make_summary_query(settings).text
 
 
