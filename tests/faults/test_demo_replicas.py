@@ -53,6 +53,14 @@ class Demo:
         except OSError:
             return ""
 
+    def are_healthy(self) -> bool:
+        """Whether no replica takes a source that another one runs for a problem."""
+        answers = [self.fetch(port, "/api/health") for port in self.replicas.values()]
+        pages = [self.fetch(port, "/") for port in self.replicas.values()]
+        return all(text and json.loads(text)["status"] == "ok" for text in answers) and all(
+            '<span class="status">on replica-' in page for page in pages
+        )
+
     def find_serving(self) -> list[str]:
         """The replicas that have a page."""
         answers = {name: self.fetch(port, "/api/health") for name, port in self.replicas.items()}
@@ -111,6 +119,7 @@ async def test_page_resumes_on_another_replica(demo: Demo) -> None:
     following = asyncio.create_task(page.run())
     try:
         await asyncio.to_thread(wait_until, lambda: len(page.sequences) > 20, "rows", PATIENCE)
+        await asyncio.to_thread(wait_until, demo.are_healthy, "healthy replicas", PATIENCE)
         serving: list[str] = []
 
         def is_served() -> bool:

@@ -138,7 +138,11 @@ async def view_at(view: View, window: TimeWindow) -> View:
         past=Past(
             moment=moment,
             noted=None if note is None else note.time,
-            blind=[state for state in sources.states() if state.status not in WORKING],
+            blind=[
+                state
+                for state in sources.states()
+                if state.status not in WORKING and not state.is_remote
+            ],
             was_running=was_running,
         ),
     )

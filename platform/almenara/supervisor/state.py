@@ -91,6 +91,16 @@ class SourceState(msgspec.Struct, kw_only=True):
         """Whether it has not worked for so long that nothing it has published is known any more."""
         return self.idle_since is not None and now() - self.idle_since > UNPROVEN_AFTER
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether another replica runs it."""
+        return self.status == "standby" and bool(self.replica)
+
+    @property
+    def has_problem(self) -> bool:
+        """Whether it does not run, neither here nor on another replica."""
+        return self.status != "running" and not self.is_remote
+
     def set_status(self, status: Status) -> None:
         """Set the status, and since when it holds."""
         if status in WORKING or status == "standby":

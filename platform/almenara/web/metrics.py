@@ -151,7 +151,9 @@ def collect_sources(states: Sequence[SourceState]) -> Iterator[Metric]:
         "almenara_source_restarts", "Restarts of the source.", labels=SOURCE_LABELS
     )
     up = GaugeMetricFamily(
-        "almenara_source_up", "1 while the source is running.", labels=SOURCE_LABELS
+        "almenara_source_up",
+        "1 while the source is running, on the replica that runs it.",
+        labels=SOURCE_LABELS,
     )
     lag = GaugeMetricFamily(
         "almenara_source_lag", "Messages upstream that are not read yet.", labels=SOURCE_LABELS
@@ -161,7 +163,8 @@ def collect_sources(states: Sequence[SourceState]) -> Iterator[Metric]:
         rejected.add_metric([state.name], state.rejected)
         left_out.add_metric([state.name], state.left_out)
         restarts.add_metric([state.name], state.restarts)
-        up.add_metric([state.name], float(state.status == "running"))
+        if not state.is_remote:
+            up.add_metric([state.name], float(state.status == "running"))
         if state.lag is not None:
             lag.add_metric([state.name], state.lag)
     yield from (events, rejected, left_out, restarts, up, lag)

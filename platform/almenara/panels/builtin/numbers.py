@@ -9,7 +9,7 @@ from almenara.panels.event_rows import link_to_events
 from almenara.panels.panel import Panel
 from almenara.panels.view import View
 from almenara.signals import Event, Severity, now
-from almenara.units import HOUR, MINUTE
+from almenara.units import HOUR, MINUTE, SECOND
 
 COUNT_LIMIT: Final = 10_000
 """A larger figure is displayed as `10,000+`: people don't need more, and counting takes time."""
@@ -23,14 +23,23 @@ async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
     )
     states = view.sources.states()
     return {
-        "rate": sum(state.rate for state in states),
+        "rate": await measure_rate(view),
         "recent": link_to_events(since=(now() - MINUTE) // MINUTE * MINUTE),
         "errors": errors,
         "count_limit": COUNT_LIMIT,
         "errors_link": link_to_events(severity=Severity.ERROR, since=hour_ago),
         "stored": await view.history.count_stored(),
-        "failing_sources": sum(state.status != "running" for state in states),
+        "failing_sources": sum(state.has_problem for state in states),
     }
+
+
+async def measure_rate(view: View) -> float:
+    """Return the events per second of all sources, also of those that other replicas run."""
+    states = view.sources.states()
+    if not any(state.is_remote for state in states):
+        return sum(state.rate for state in states)
+    last_minute = Filter(since=now() - MINUTE)
+    return await view.history.count(last_minute, limit=COUNT_LIMIT) / (MINUTE / SECOND)
 
 
 def has_event(batch: Sequence[Record], filters: Filter) -> bool:

@@ -42,8 +42,8 @@ async def health(request: Request[Any, Any, Any], services: NamedDependency[Serv
     """Report the status of Almenara. Always 200: read `status`, or probe `/readyz`."""
     view = scoped_view(services, request)
     states = view.sources.states()
-    is_healthy = services.bus.write_problem is None and all(
-        state.status == "running" for state in states
+    is_healthy = services.bus.write_problem is None and not any(
+        state.has_problem for state in states
     )
     return Health(
         status="ok" if is_healthy else "degraded",
