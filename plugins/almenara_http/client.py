@@ -3,7 +3,8 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
@@ -27,6 +28,9 @@ from almenara_http.settings import CheckSettings, parse_codes
 REDIRECTS: Final = 10
 LONGEST: Final = 300
 """Characters of a failure."""
+SHORTEST_SECRET: Final = 4
+PUBLIC_HEADERS: Final = ("accept", "content-type", "host", "user-agent")
+"""Headers whose values are no secrets, and may be part of a failure."""
 USER_AGENT: Final = "almenara-http"
 NO_CERTIFICATE: Final = "No required SSL certificate was sent"
 """How nginx answers, with status 400, where it requires a client certificate."""
@@ -236,11 +240,26 @@ def _without_query(url: str) -> str:
 
 
 def _redact(text: str, check: CheckSettings) -> str:
-    secrets: Sequence[Secret | None] = (
+    return redact_secrets(text, filter(_is_long, _secrets(check)))[:LONGEST]
+
+
+def _secrets(check: CheckSettings) -> Iterator[Secret]:
+    """What a server may repeat in its response, and a library in its error."""
+    named = (
         check.password, check.bearer, check.body, check.key_password, check.proxy_password,
-        *check.headers.values(),
+        *(value for name, value in check.headers.items() if name.lower() not in PUBLIC_HEADERS),
     )  # fmt: skip
-    return redact_secrets(text, secrets)[:LONGEST]
+    yield from (secret for secret in named if secret is not None)
+    if (password := check.password) is not None:
+        yield Secret(lambda: b64encode(f"{check.user or ''}:{password.reveal()}".encode()).decode())
+
+
+def _is_long(secret: Secret) -> bool:
+    """Whether a secret is long enough to be one; a single digit is part of every text."""
+    try:
+        return len(secret.reveal()) >= SHORTEST_SECRET
+    except OSError:
+        return False
 
 
 def _describe(error: Exception, check: CheckSettings) -> str:

@@ -255,6 +255,19 @@ async def test_failed_condition_hides_the_credentials_that_a_server_repeats() ->
     assert outcome.failure == "json seen is '***'; expected: json seen == nothing"
 
 
+async def test_failure_is_readable_whatever_the_headers_are() -> None:
+    headers = {"x-try": Secret.of("1"), "content-type": Secret.of("text/plain")}
+    async with serving(
+        answering("401 Unauthorized", headers="content-type: text/plain\r\n")
+    ) as url:
+        status = await perform_check(check(url, headers=headers, user="u", password=Secret.of("p")))
+        not_json = await perform_check(
+            check(url, headers=headers, expect=["401"], conditions=["json a exists"])
+        )
+    assert status.failure == "status 401, expected 200-399"
+    assert "the body (content-type text/plain) is not JSON" in str(not_json.failure)
+
+
 async def test_nginx_answer_without_client_certificate_is_explained() -> None:
     page = "<center>No required SSL certificate was sent</center>"
     async with serving(answering("400 Bad Request", page)) as url:
