@@ -70,7 +70,7 @@ class JetStreamValues:
             try:
                 while True:
                     try:
-                        entry = await watcher.updates(CONNECTION_CHECK)
+                        entry = await watcher.updates(CONNECTION_CHECK)  # type: ignore[no-untyped-call]
                     except TimeoutError:
                         # The client does not end a watcher whose connection has ended.
                         if not self._connection.is_connected:
