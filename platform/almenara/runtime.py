@@ -45,13 +45,16 @@ from almenara.state.resources import Resources
 from almenara.state.sample_history import SampleHistory
 from almenara.state.sample_restore import restore_samples
 from almenara.state.sample_store import SampleStore
+from almenara.state_store.file import FileStateStore
+from almenara.state_store.shared import SharedStateStore
 from almenara.supervisor import Supervisor
 from almenara.web import self_monitor
 from almenara.web.app import create_app
 from almenara.web.assets import Assets, check_vendored
 from almenara.web.dashboards import check as check_dashboards
-from almenara.web.saved_dashboards import SavedDashboards
-from almenara.web.saved_filters import SavedFilters
+from almenara.web.saved_dashboards import SavedDashboard, SavedDashboards
+from almenara.web.saved_filters import SavedFilter, SavedFilters
+from almenara.web.saved_items import open_file
 from almenara.web.server import create_server, open_listener
 from almenara.web.services import Services
 from almenara.web.tls import follow_certificate
@@ -79,6 +82,8 @@ class Application:
     alerting: Alerting | None
     """None where it is not enabled."""
     leases: "SharedLeases | SoleLeases"
+    saved_store: FileStateStore | SharedStateStore
+    """What users save in the browser."""
     replay_from: int
     """The sequence after which resources follow the bus; those before are in them already."""
 
@@ -180,6 +185,10 @@ async def compose(
     )
     hub = Hub(view, panels, renderer)
     notifications = compose_notifications(settings, plugins, bus, resources)
+    saved_store = create_saved_store(settings, bus)
+    saved_dashboards, saved_filters = SavedDashboards(saved_store), SavedFilters(saved_store)
+    await saved_dashboards.load()
+    await saved_filters.load()
     services = Services(
         settings=settings,
         bus=bus,
@@ -189,8 +198,8 @@ async def compose(
         renderer=renderer,
         panels=panels,
         assets=assets,
-        saved_dashboards=SavedDashboards(settings.storage.dir),
-        saved_filters=SavedFilters(settings.storage.dir),
+        saved_dashboards=saved_dashboards,
+        saved_filters=saved_filters,
         version=__version__,
         notifications=notifications,
         intakes=intakes,
@@ -208,6 +217,7 @@ async def compose(
         alerting=alerting,
         replay_from=replay_from,
         leases=leases,
+        saved_store=saved_store,
     )
 
 
@@ -218,6 +228,15 @@ def add_remote_writes(settings: Settings, bus: RuntimeBus, supervisor: Superviso
             supervisor.add(source, PLUGIN)
         except ValueError as error:
             raise ConfigError(f"{SETTING}: {error}") from None
+
+
+def create_saved_store(settings: Settings, bus: RuntimeBus) -> FileStateStore | SharedStateStore:
+    """Create what stores what users save: a file, or what replicas with a secret share."""
+    file = open_file(settings.storage.dir)
+    if isinstance(bus, EmbeddedBus) or settings.bus.secret is None:
+        return FileStateStore(file)
+    prefixes = (SavedDashboard.PREFIX, SavedFilter.PREFIX)
+    return SharedStateStore(file, bus, prefixes, settings.bus.secret)
 
 
 def create_leases(settings: Settings, bus: RuntimeBus) -> "SharedLeases | SoleLeases":
@@ -339,6 +358,15 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
                 background.append(group.create_task(keeping, name="leases"))
                 snapshots = run_snapshots(application)
                 background.append(group.create_task(snapshots, name="snapshots"))
+            if isinstance(application.saved_store, SharedStateStore):
+                background += [
+                    group.create_task(run(), name="saved items")
+                    for run in (
+                        application.saved_store.run,
+                        services.saved_dashboards.run,
+                        services.saved_filters.run,
+                    )
+                ]
             if application.alerting is not None:
                 background.append(group.create_task(application.alerting.run(), name="alerting"))
             if (tls := settings.server.tls) is not None:

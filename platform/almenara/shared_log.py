@@ -110,7 +110,7 @@ class LogSession(Protocol):
     lease_ttl: float
     """Seconds."""
     state: SharedValues
-    """Values that do not expire: sessions and the hashes of tokens."""
+    """Values that do not expire: sessions, the hashes of tokens, and saved dashboards."""
     snapshots: SharedObjects
     """Parts of snapshots of the history."""
 

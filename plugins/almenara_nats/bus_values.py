@@ -27,7 +27,7 @@ CONNECTION_CHECK: Final = 1.0
 """Seconds without a change after which a watcher looks at its connection."""
 WRONG_LAST_SEQUENCE: Final = (10071, 10164)
 LEASES: Final = "Which replica of Almenara runs which source."
-STATE: Final = "Sessions and the hashes of tokens of Almenara."
+STATE: Final = "Sessions, hashes of tokens, and saved dashboards of Almenara."
 
 
 class JetStreamValues:

@@ -20,6 +20,7 @@ from almenara.security.credentials import Credentials
 from almenara.security.shared_values import DELETED, IDENTITY, Values
 from almenara.security.store import AccessStore
 from almenara.shared_log import LogSession, SharedValues, ValueChange
+from almenara.state_store.signature import sign
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +52,7 @@ async def copy_access(store: AccessStore, shared: SharedValues, secret: str) -> 
     copied = 0
     for key, value in (await asyncio.to_thread(shared_values.read_values, store)).items():
         if key not in known:
-            await shared.put(key, shared_values.sign(secret, key, value), 0)
+            await shared.put(key, sign(secret, key, value), 0)
             copied += 1
     return copied
 
@@ -125,6 +126,8 @@ class AccessSync:
             for change in changes:
                 key, remote = change.key, change.value
                 self._reached = max(self._reached, change.revision)
+                if not shared_values.is_own(key):
+                    continue
                 if remote is None:
                     self._revisions.pop(key, None)
                 else:
@@ -182,7 +185,7 @@ class AccessSync:
                         bases[key] = DELETED
                         self._revisions.pop(key, None)
                     continue
-                signed = shared_values.sign(secret, key, value)
+                signed = sign(secret, key, value)
                 if (stored := await shared.put(key, signed, revision)) is not None:
                     bases[key], self._revisions[key] = value, stored
             if bases:

@@ -1,6 +1,5 @@
 """Tokens and sessions of `access.db` as the values that replicas share, and how two merge."""
 
-import hmac
 import sqlite3
 from collections.abc import Mapping
 from typing import Final
@@ -8,6 +7,7 @@ from typing import Final
 import msgspec
 
 from almenara.security.store import AccessStore, ApiToken, SessionRecord
+from almenara.state_store import signature
 
 ACCESS: Final = "access"
 TOKEN: Final = "token."  # noqa: S105  # nosec B105 # the start of a key
@@ -18,7 +18,6 @@ TABLE: Final = "CREATE TABLE IF NOT EXISTS shared (key TEXT PRIMARY KEY, base BL
 
 DELETED: Final = b""
 """The base of a value that was deleted."""
-SIGNATURE_BYTES: Final = 32
 
 Values = dict[str, bytes]
 
@@ -33,6 +32,11 @@ class AccessHash(msgspec.Struct, frozen=True):
 decode_session = msgspec.json.Decoder(SessionRecord).decode
 decode_token = msgspec.json.Decoder(ApiToken).decode
 decode_access = msgspec.json.Decoder(AccessHash).decode
+
+
+def is_own(key: str) -> bool:
+    """Whether a shared value is a token or a session; dashboards are shared as well."""
+    return key == ACCESS or key.startswith((TOKEN, SESSION))
 
 
 def is_shareable(value: bytes) -> bool:
@@ -58,22 +62,11 @@ def is_valid(key: str, value: bytes) -> bool:
         return False
 
 
-def sign(secret: str, key: str, value: bytes) -> bytes:
-    """Return a value as it is shared: behind its signature, which holds for this key alone."""
-    return _signature(secret, key, value) + value
-
-
 def verify(secret: str, key: str, signed: bytes) -> bytes | None:
     """Return the value that was signed for a key; None where the signature is wrong or the value
     is not what the key says."""
-    signature, value = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
-    if not hmac.compare_digest(signature, _signature(secret, key, value)):
-        return None
-    return value if is_valid(key, value) else None
-
-
-def _signature(secret: str, key: str, value: bytes) -> bytes:
-    return hmac.digest(secret.encode(), f"almenara\0{key}\0".encode() + value, "sha256")
+    value = signature.verify(secret, key, signed)
+    return value if value is not None and is_valid(key, value) else None
 
 
 def merge(

@@ -1,17 +1,17 @@
 """Dashboards that people made in the browser."""
 
-from pathlib import Path
 from typing import ClassVar
 
 from almenara.config import DashboardSettings
 from almenara.security.identity import Identity
+from almenara.state_store import StateStore
 from almenara.web.saved_items import SavedItem, SavedItems, Share
 
 
 class SavedDashboard(SavedItem, frozen=True, kw_only=True):
     """A version of a dashboard."""
 
-    TABLE: ClassVar[str] = "versions"
+    PREFIX: ClassVar[str] = "dashboard."
     NOUN: ClassVar[str] = "dashboard"
 
     settings: DashboardSettings
@@ -25,8 +25,8 @@ class SavedDashboard(SavedItem, frozen=True, kw_only=True):
 class SavedDashboards(SavedItems[SavedDashboard]):
     """The saved dashboards."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, SavedDashboard)
+    def __init__(self, store: StateStore) -> None:
+        super().__init__(store, SavedDashboard)
 
     async def save(
         self, settings: DashboardSettings, identity: Identity, share: Share, version: int

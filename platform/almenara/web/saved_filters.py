@@ -3,12 +3,12 @@
 import re
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar, Final
 
 from almenara.history import Filter
 from almenara.panels.filters import EVENT_FILTERS
 from almenara.security.identity import Identity
+from almenara.state_store import StateStore
 from almenara.web.saved_items import SavedItem, SavedItems, Share
 
 ID: Final = re.compile(r"[0-9a-f]{16}")
@@ -19,7 +19,7 @@ LONGEST_VALUE: Final = 500
 class SavedFilter(SavedItem, frozen=True, kw_only=True):
     """A version of a filter."""
 
-    TABLE: ClassVar[str] = "filters"
+    PREFIX: ClassVar[str] = "filter."
     NOUN: ClassVar[str] = "filter"
 
     id: str
@@ -37,8 +37,8 @@ class SavedFilter(SavedItem, frozen=True, kw_only=True):
 class SavedFilters(SavedItems[SavedFilter]):
     """The saved filters."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, SavedFilter)
+    def __init__(self, store: StateStore) -> None:
+        super().__init__(store, SavedFilter)
 
     def by_title(self, identity: Identity) -> list[SavedFilter]:
         """Return the filters that a user sees: first the user's own, each by title."""

@@ -1,39 +1,39 @@
-"""What people make in the browser and share by role: `dashboards.db`, with every earlier version.
+"""What people make in the browser and share by role, with every earlier version.
 
-A file of its own, beside sessions and tokens in `storage.dir`: the history can be dropped without
-it. What is saved names panels and filters alone; what they show is decided by the scope of whoever
-views them, never by that of the owner.
+They are values of a state store, one a version, so that of two users who save at once one gets a
+conflict. `dashboards.db` has them, beside sessions and tokens in `storage.dir`: the history can be
+dropped without it. What is saved names panels and filters alone; what they show is decided by the
+scope of whoever views them, never by that of the owner.
 """
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Final, Generic, Literal, TypeVar
 
 import msgspec
+import structlog
 
-from almenara.errors import AlmenaraError
+from almenara.errors import AlmenaraError, Unavailable, describe_error
 from almenara.security.identity import Identity, Role
 from almenara.signals import now
+from almenara.state_store import StateStore
+from almenara.state_store.file import FormerTables, ValueFile
+
+log = structlog.get_logger(__name__)
 
 FILE: Final = "dashboards.db"
-BUSY_TIMEOUT: Final = 10.0
-"""Seconds that a statement waits for another process."""
+FORMER_TABLES: Final = {"versions": "dashboard.", "filters": "filter."}
+"""The tables that the file had before, with the start of the keys of their items."""
+RETRY: Final = 5.0
+"""Seconds until a store that cannot be read is tried again."""
 MAX_ITEMS: Final = 500
 """Items of a type that exist."""
 MAX_DELETED: Final = 200
 """Deleted items of a type whose versions stay stored; of more, the oldest are removed."""
 MAX_VERSIONS: Final = 50
 """Versions of an item that are stored; the oldest are deleted."""
-STEPS: Final = (
-    "CREATE TABLE IF NOT EXISTS versions (name TEXT NOT NULL, version INTEGER NOT NULL,"
-    " body TEXT NOT NULL, PRIMARY KEY (name, version)) WITHOUT ROWID;",
-    "CREATE TABLE IF NOT EXISTS filters (name TEXT NOT NULL, version INTEGER NOT NULL,"
-    " body TEXT NOT NULL, PRIMARY KEY (name, version)) WITHOUT ROWID;",
-)
-"""By version: the statements that turn the tables of that version into those of the next."""
 
 Share = Literal["owner", "viewer", "operator", "admin"]
 SHARES: Final[dict[str, str]] = {
@@ -46,7 +46,8 @@ SHARES: Final[dict[str, str]] = {
 class SavedItem(msgspec.Struct, frozen=True, kw_only=True):
     """A version of an item. Times in microseconds."""
 
-    TABLE: ClassVar[str]
+    PREFIX: ClassVar[str]
+    """The start of the keys of items of its type."""
     NOUN: ClassVar[str]
 
     version: int = 0
@@ -61,7 +62,7 @@ class SavedItem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What identifies it among those of its type."""
+        """What identifies it among those of its type; it has no dot."""
         raise NotImplementedError
 
     def is_visible(self, identity: Identity) -> bool:
@@ -95,17 +96,52 @@ class SaveConflictError(AlmenaraError):
 
 
 class SavedItems(Generic[S]):
-    """The items of a type: read once at the start, then in memory and written through."""
+    """The items of a type: loaded once at the start, then in memory and written through."""
 
-    def __init__(self, folder: Path, item_type: type[S]) -> None:
-        self._path, self._type = folder / FILE, item_type
-        self._decode = msgspec.json.Decoder(item_type).decode
+    def __init__(self, store: StateStore, item_type: type[S]) -> None:
+        self._store, self._type = store, item_type
+        self._decoder = msgspec.json.Decoder(item_type)
         self._lock = asyncio.Lock()
         self._current: dict[str, S] = {}
-        for saved in self._read(
-            f"SELECT body FROM {item_type.TABLE} ORDER BY name, version", ()  # nosec B608 # a constant
-        ):  # fmt: skip
-            self._current[saved.name] = saved
+
+    async def load(self) -> None:
+        """Load what is stored. Raises `Unavailable`."""
+        for key, stored in (await self._store.list_values(self._type.PREFIX)).items():
+            self._note(key, stored.value)
+
+    async def run(self) -> None:
+        """Follow what other replicas save, until cancelled."""
+        while True:
+            try:
+                async for change in self._store.watch(self._type.PREFIX):
+                    if change is not None:
+                        self._note(change.key, change.value)
+            except Unavailable as error:
+                log.warning("saved items cannot be read", reason=describe_error(error))
+            await asyncio.sleep(RETRY)
+
+    def _note(self, key: str, value: bytes | None) -> None:
+        """Remember a version that is the newest of its item; forget an item without it."""
+        if value is None:
+            name, _, version = key.removeprefix(self._type.PREFIX).rpartition(".")
+            current = self._current.get(name)
+            if current is not None and str(current.version) == version:
+                del self._current[name]
+        elif (saved := self._decode(key, value)) is not None:
+            current = self._current.get(saved.name)
+            if current is None or current.version < saved.version:
+                self._current[saved.name] = saved
+
+    def _decode(self, key: str, value: bytes) -> S | None:
+        """Return a stored version; None for one that cannot be read, which others must not miss."""
+        try:
+            return self._decoder.decode(value)
+        except msgspec.MsgspecError as error:
+            log.warning("a saved item cannot be read", key=key, reason=describe_error(error))
+            return None
+
+    def _key(self, name: str, version: int | str) -> str:
+        return f"{self._type.PREFIX}{name}.{version}"
 
     def visible(self, identity: Identity) -> list[S]:
         """Return the items that a user sees, by name."""
@@ -121,18 +157,18 @@ class SavedItems(Generic[S]):
         return saved if saved is not None and saved.is_visible(identity) else None
 
     async def versions(self, name: str) -> list[S]:
-        """Return the stored versions of an item, newest first."""
-        return await asyncio.to_thread(
-            self._read,
-            f"SELECT body FROM {self._type.TABLE} WHERE name = ? ORDER BY version DESC",  # nosec B608 # a constant
-            (name,),
+        """Return the stored versions of an item, newest first. Raises `Unavailable`."""
+        stored = await self._store.list_values(self._key(name, ""))
+        versions = [self._decode(key, each.value) for key, each in stored.items()]
+        return sorted(
+            (each for each in versions if each is not None), key=lambda each: -each.version
         )
 
     async def store(self, draft: S, identity: Identity, version: int) -> S:
         """Store a version that follows `version`, 0 for a new item, and return it.
 
-        Raises `SaveConflictError` where another version is current, and `ValueError` where the user
-        may not change it, its name is another user's, or there are too many.
+        Raises `SaveConflictError` where another version is current, `ValueError` where the user may
+        not change it, its name is another user's, or there are too many, and `Unavailable`.
         """
         async with self._lock:
             before = self._current.get(draft.name)
@@ -154,8 +190,7 @@ class SavedItems(Generic[S]):
                 changed=now(),
                 changed_by=identity.name,
             )
-            await asyncio.to_thread(self._write, saved)
-            self._current[saved.name] = saved
+            await self._write(saved)
             return saved
 
     async def delete(self, name: str, identity: Identity, version: int) -> None:
@@ -172,62 +207,48 @@ class SavedItems(Generic[S]):
                 current, version=version + 1, is_deleted=True, changed=now(),
                 changed_by=identity.name,
             )  # fmt: skip
-            await asyncio.to_thread(self._write, deleted)
-            self._current[name] = deleted
+            await self._write(deleted)
             if self._count(is_deleted=True) > MAX_DELETED:
                 oldest = min(
                     (each for each in self._current.values() if each.is_deleted),
                     key=lambda each: each.changed,
                 )
-                await asyncio.to_thread(self._remove, oldest.name)
-                del self._current[oldest.name]
+                await self._remove(oldest.name)
+                self._current.pop(oldest.name, None)
 
     def _count(self, *, is_deleted: bool) -> int:
         return sum(each.is_deleted is is_deleted for each in self._current.values())
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        if not self._path.exists():
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._path.touch(mode=0o600)
-        with closing(
-            sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None)
-        ) as connection:
-            connection.execute("PRAGMA synchronous = FULL")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version < len(STEPS):
-                script = "".join(STEPS[version:])
-                connection.executescript(
-                    f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {len(STEPS)}; COMMIT;"
-                )
-            yield connection
+    async def _write(self, saved: S) -> None:
+        """Store a new version, and delete the one beyond the limit."""
+        key, body = self._key(saved.name, saved.version), msgspec.json.encode(saved)
+        if await self._store.put(key, body, 0) is None:
+            # Another replica has stored this version.
+            await self.load()
+            raise SaveConflictError(self._current.get(saved.name, saved))
+        self._note(key, body)
+        oldest = self._key(saved.name, saved.version - MAX_VERSIONS)
+        if (stored := await self._store.get(oldest)) is not None:
+            await self._store.delete(oldest, stored.revision)
 
-    def _read(self, statement: str, values: Sequence[str]) -> list[S]:
-        if not self._path.exists():
-            return []
-        with self._open() as connection:
-            rows = connection.execute(statement, values).fetchall()
-        return [self._decode(body) for (body,) in rows]
+    async def _remove(self, name: str) -> None:
+        """Delete all versions of an item."""
+        for key, stored in (await self._store.list_values(self._key(name, ""))).items():
+            await self._store.delete(key, stored.revision)
 
-    def _write(self, saved: S) -> None:
-        with self._open() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(
-                f"INSERT INTO {saved.TABLE} VALUES (?, ?, ?)",  # nosec B608 # a constant
-                (saved.name, saved.version, msgspec.json.encode(saved).decode()),
-            )
-            connection.execute(
-                f"DELETE FROM {saved.TABLE} WHERE name = ? AND version <= ?",  # nosec B608 # a constant
-                (saved.name, saved.version - MAX_VERSIONS),
-            )
-            connection.execute("COMMIT")
 
-    def _remove(self, name: str) -> None:
-        with self._open() as connection:
-            connection.execute(
-                f"DELETE FROM {self._type.TABLE} WHERE name = ?",  # nosec B608 # a constant
-                (name,),
-            )
+def open_file(folder: Path) -> ValueFile:
+    """Return the file of what is saved."""
+    return ValueFile(folder / FILE, FormerTables(tuple(FORMER_TABLES), _read_former))
+
+
+def _read_former(connection: sqlite3.Connection) -> dict[str, bytes]:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    return {
+        f"{FORMER_TABLES[table]}{name}.{version}": body.encode()
+        for table in tables & FORMER_TABLES.keys()
+        for name, version, body in connection.execute(f"SELECT name, version, body FROM {table}")  # nosec B608 # a constant
+    }
 
 
 def read_share(form: Mapping[str, str]) -> Share:

@@ -10,9 +10,10 @@ from almenara.config import DashboardSettings, PlacedPanel, StorageSettings
 from almenara.scope import FULL_SCOPE
 from almenara.security.identity import Identity, Role, User
 from almenara.state.check import check_state
-from almenara.web.saved_dashboards import SavedDashboards
+from almenara.web.saved_dashboards import SavedDashboard, SavedDashboards
 from support.bus import make_events
 from support.command_line import output_of, run_almenara
+from support.saved_items import open_saved
 from support.state import damage_body, store_state
 
 PLUGINS = "plugins: {disabled: [demo, http, kubernetes, nats, prometheus, ray]}\n"
@@ -34,7 +35,13 @@ def prepare(folder: Path) -> Path:
 
 def save_dashboard(folder: Path) -> None:
     dashboard = DashboardSettings(name="mine", title="Mine", panels=[PlacedPanel(panel="numbers")])
-    asyncio.run(SavedDashboards(folder).save(dashboard, identity_of("ann"), "owner", 0))
+    saved = asyncio.run(open_saved(SavedDashboards, folder))
+    asyncio.run(saved.save(dashboard, identity_of("ann"), "owner", 0))
+
+
+def list_dashboards(folder: Path) -> list[SavedDashboard]:
+    saved = asyncio.run(open_saved(SavedDashboards, folder))
+    return saved.visible(identity_of("ann"))
 
 
 def identity_of(name: str) -> Identity:
@@ -61,7 +68,7 @@ def check_restored(folder: Path) -> None:
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
     assert check_database(folder).is_intact
     assert [report.rows for report in check_state(folder)] == [3, 2]
-    assert len(SavedDashboards(folder).visible(identity_of("ann"))) == 1
+    assert len(list_dashboards(folder)) == 1
 
 
 def test_backup_to_directory_is_restored(tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from almenara.config import DashboardSettings
 from almenara.scope import FULL_SCOPE
 from almenara.security.identity import Identity, Role, User
 from almenara.web import saved_items
 from almenara.web.saved_dashboards import SavedDashboards
 from almenara.web.saved_filters import SavedFilters, make_filter
 from almenara.web.saved_items import SaveConflictError
+from support.saved_items import open_saved
 
 pytestmark = pytest.mark.anyio
 
@@ -25,15 +25,15 @@ FAILED = {"severity": "ERROR", "since": "15m", "text": "", "unknown": "x"}
 
 async def test_filter_has_its_conditions_and_no_other_value(tmp_path: Path) -> None:
     draft = make_filter("", "  Failed\n plans ", FAILED, "owner")
-    saved = await SavedFilters(tmp_path).store(draft, ANN, 0)
+    saved = await (await open_saved(SavedFilters, tmp_path)).store(draft, ANN, 0)
     assert (saved.title, saved.query) == ("Failed plans", {"severity": "ERROR", "since": "15m"})
-    assert SavedFilters(tmp_path).by_title(ANN) == [saved]
+    assert (await open_saved(SavedFilters, tmp_path)).by_title(ANN) == [saved]
     # In the same file as dashboards, and apart from them.
-    assert SavedDashboards(tmp_path).visible(ANN) == []
+    assert (await open_saved(SavedDashboards, tmp_path)).visible(ANN) == []
 
 
 async def test_filters_of_a_title_are_those_of_several_users_own_first(tmp_path: Path) -> None:
-    store = SavedFilters(tmp_path)
+    store = await open_saved(SavedFilters, tmp_path)
     for owner, share in ((ANN, "viewer"), (BOB, "owner"), (OPERATOR, "operator")):
         await store.store(make_filter("", "Failed", FAILED, share), owner, 0)  # type: ignore[arg-type]
     owners = {
@@ -46,7 +46,7 @@ async def test_filters_of_a_title_are_those_of_several_users_own_first(tmp_path:
 
 
 async def test_second_of_two_editors_gets_a_conflict_and_nothing_is_lost(tmp_path: Path) -> None:
-    store = SavedFilters(tmp_path)
+    store = await open_saved(SavedFilters, tmp_path)
     first = await store.store(make_filter("", "One", FAILED, "viewer"), ANN, 0)
     second = make_filter(first.id, "Two", FAILED, "viewer")
     await store.store(second, ANN, 1)
@@ -79,7 +79,7 @@ async def test_of_many_deleted_filters_the_oldest_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved_items, "MAX_DELETED", 2)
-    store = SavedFilters(tmp_path)
+    store = await open_saved(SavedFilters, tmp_path)
     ids = []
     for number in range(4):
         saved = await store.store(make_filter("", str(number), FAILED, "owner"), ANN, 0)
@@ -87,15 +87,3 @@ async def test_of_many_deleted_filters_the_oldest_are_removed(
         ids.append(saved.id)
     counts = [len(await store.versions(each)) for each in ids]
     assert counts == [0, 0, 2, 2]
-
-
-async def test_dashboards_of_the_first_version_stay(tmp_path: Path) -> None:
-    import sqlite3
-
-    dashboards = SavedDashboards(tmp_path)
-    await dashboards.save(DashboardSettings(name="mine", panels=[]), ANN, "owner", 0)
-    with sqlite3.connect(tmp_path / "dashboards.db") as database:
-        database.executescript("DROP TABLE filters; PRAGMA user_version = 1;")
-    database.close()
-    assert SavedFilters(tmp_path).by_title(ANN) == []
-    assert [saved.name for saved in SavedDashboards(tmp_path).visible(ANN)] == ["mine"]

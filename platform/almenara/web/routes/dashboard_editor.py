@@ -15,6 +15,7 @@ from litestar.response import Redirect
 from almenara.config import ConfigError, DashboardSettings, PlacedPanel
 from almenara.config.loader import decode_settings
 from almenara.config.yaml_text import YamlError, parse_yaml
+from almenara.errors import Unavailable
 from almenara.panels import explorer, resource_table
 from almenara.panels.formats import encode_query
 from almenara.panels.view import View
@@ -109,9 +110,11 @@ async def save(
             request, services, form, problem=str(error), saved=saved, conflict=conflict,
             status_code=409,
         )  # fmt: skip
-    except (ConfigError, YamlError, ValueError) as error:
+    except (ConfigError, YamlError, ValueError, Unavailable) as error:
+        # Where it cannot be stored now, what was written must not be lost.
+        status = 503 if isinstance(error, Unavailable) else 400
         return await render_editor(
-            request, services, form, problem=str(error), saved=saved, status_code=400
+            request, services, form, problem=str(error), saved=saved, status_code=status
         )
     _record(request, services, "dashboard_saved", stored.name)
     return Redirect(f"{LIST}/{stored.name}", status_code=303)

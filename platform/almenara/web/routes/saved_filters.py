@@ -8,6 +8,7 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.response import Redirect
 
+from almenara.errors import Unavailable
 from almenara.panels.filters import EVENT_FILTERS
 from almenara.panels.formats import encode_query
 from almenara.signals import Severity
@@ -80,9 +81,10 @@ async def save_filter(
             request, services, form, problem=str(error), saved=current, is_conflict=True,
             status_code=409,
         )  # fmt: skip
-    except ValueError as error:
+    except (ValueError, Unavailable) as error:
+        status = 503 if isinstance(error, Unavailable) else 400
         return await render_editor(
-            request, services, form, problem=_sentence(error), saved=saved, status_code=400
+            request, services, form, problem=_sentence(error), saved=saved, status_code=status
         )
     _record(request, services, "filter_saved", stored)
     return Redirect(events_address(stored), status_code=303)
