@@ -1,32 +1,29 @@
 """Tokens and sessions of `access.db` as the values that replicas share, and how two merge."""
 
-import sqlite3
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from almenara.security.store import AccessStore, ApiToken, SessionRecord
+from almenara.security.store import (
+    ACCESS,
+    BASE,
+    SESSION,
+    TOKEN,
+    AccessHash,
+    AccessStore,
+    ApiToken,
+    SessionRecord,
+)
 from almenara.state_store import signature
 
-ACCESS: Final = "access"
-TOKEN: Final = "token."  # noqa: S105  # nosec B105 # the start of a key
-SESSION: Final = "session."
 IDENTITY: Final = "#identity"
 """Key of the base that identifies the shared values; none of them can have it."""
-TABLE: Final = "CREATE TABLE IF NOT EXISTS shared (key TEXT PRIMARY KEY, base BLOB NOT NULL)"
 
 DELETED: Final = b""
 """The base of a value that was deleted."""
 
 Values = dict[str, bytes]
-
-
-class AccessHash(msgspec.Struct, frozen=True):
-    """The value of the access token: its hash."""
-
-    hash: str
-    created: int
 
 
 decode_session = msgspec.json.Decoder(SessionRecord).decode
@@ -100,59 +97,20 @@ def _created(access: bytes) -> int:
 
 def read_values(store: AccessStore) -> Values:
     """Return what can be shared of the file, by key."""
-    values: Values = {}
-    with store.open() as connection:
-        for hash_, created in connection.execute("SELECT hash, created FROM access_token"):
-            values[ACCESS] = msgspec.json.encode(AccessHash(hash_, created))
-        for id_, body in connection.execute("SELECT id, body FROM api_tokens"):
-            values[f"{TOKEN}{id_}"] = body.encode()
-        for id_, body in connection.execute("SELECT id, body FROM sessions"):
-            if is_shareable(body.encode()):
-                values[f"{SESSION}{id_}"] = body.encode()
-    return values
+    return {
+        key: stored.value
+        for key, stored in store.file.read().items()
+        if is_own(key) and (not key.startswith(SESSION) or is_shareable(stored.value))
+    }
 
 
 def read_bases(store: AccessStore) -> Values:
     """Return the bases of the file, by key."""
-    with store.open() as connection:
-        connection.execute(TABLE)
-        return {key: bytes(base) for key, base in connection.execute("SELECT * FROM shared")}
+    return {key.removeprefix(BASE): stored.value for key, stored in store.file.read(BASE).items()}
 
 
 def write(
     store: AccessStore, values: Mapping[str, bytes | None], bases: Mapping[str, bytes | None]
 ) -> None:
     """Store values and bases in one transaction; None deletes one."""
-    with store.open() as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        for key, value in values.items():
-            _write_value(connection, key, value)
-        for key, base in bases.items():
-            if base is None:
-                connection.execute("DELETE FROM shared WHERE key = ?", (key,))
-            else:
-                connection.execute("INSERT OR REPLACE INTO shared VALUES (?, ?)", (key, base))
-        connection.execute("COMMIT")
-
-
-def _write_value(connection: sqlite3.Connection, key: str, value: bytes | None) -> None:
-    table, _, id_ = key.partition(".")
-    if table == ACCESS:
-        connection.execute("DELETE FROM access_token")
-        if value is not None:
-            access = decode_access(value)
-            connection.execute(
-                "INSERT INTO access_token VALUES (1, ?, ?)", (access.hash, access.created)
-            )
-    elif table == TOKEN[:-1]:
-        connection.execute("DELETE FROM api_tokens WHERE id = ?", (id_,))
-        if value is not None:
-            token = decode_token(value)
-            connection.execute(
-                "INSERT INTO api_tokens VALUES (?, ?, ?, ?)",
-                (token.id, token.name, token.hash, value.decode()),
-            )
-    else:
-        connection.execute("DELETE FROM sessions WHERE id = ?", (id_,))
-        if value is not None:
-            connection.execute("INSERT INTO sessions VALUES (?, ?)", (id_, value.decode()))
+    store.file.set_all({**values, **{f"{BASE}{key}": base for key, base in bases.items()}})

@@ -5,8 +5,7 @@ the history contains no credentials. Only hashes and digests of secrets are stor
 """
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,18 +13,22 @@ import msgspec
 
 from almenara.scope import Grant
 from almenara.security.identity import User
+from almenara.state_store.file import FormerTables, ValueFile
 
 FILE: Final = "access.db"
-VERSION: Final = 1
-BUSY_TIMEOUT: Final = 10.0
-"""Seconds that a statement waits for another process."""
-TABLES: Final = """
-CREATE TABLE access_token (only INTEGER PRIMARY KEY CHECK (only = 1), hash TEXT NOT NULL,
-    created INTEGER NOT NULL);
-CREATE TABLE api_tokens (id TEXT PRIMARY KEY, name TEXT NOT NULL, hash TEXT NOT NULL,
-    body TEXT NOT NULL);
-CREATE TABLE sessions (id TEXT PRIMARY KEY, body TEXT NOT NULL);
-"""
+ACCESS: Final = "access"
+TOKEN: Final = "token."  # noqa: S105  # nosec B105 # the start of a key
+SESSION: Final = "session."
+BASE: Final = "base."
+"""The start of the key of what this replica and the others had last in common of a value."""
+FORMER_TABLES: Final = ("access_token", "api_tokens", "sessions", "shared")
+
+
+class AccessHash(msgspec.Struct, frozen=True):
+    """The value of the access token: its hash."""
+
+    hash: str
+    created: int
 
 
 class ApiToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,86 +79,63 @@ class StoredAccess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccessStore:
-    """Reads and writes the file. Every call opens it, so that any process and thread may use it."""
+    """Reads and writes the file. Any process and thread may use it."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
-
-    @contextmanager
-    def open(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for the length of a block; it is created where it does not exist."""
-        if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch(mode=0o600)
-        with closing(
-            sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
-        ) as connection:
-            connection.execute("PRAGMA secure_delete = ON")
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                connection.executescript(
-                    "BEGIN IMMEDIATE; "
-                    + TABLES.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
-                    + f" PRAGMA user_version = {VERSION}; COMMIT;"
-                )
-            yield connection
+        self.file = ValueFile(folder / FILE, FormerTables(FORMER_TABLES, _read_former))
 
     def stamp(self) -> tuple[int, int]:
         """Return modification time and size, which change with every change of the file."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return 0, 0
-        return status.st_mtime_ns, status.st_size
+        return self.file.stamp()
 
     def read(self) -> StoredAccess:
         """Return the content of the file; empty where it does not exist."""
-        if not self.path.exists():
-            return StoredAccess()
-        with self.open() as connection:
-            token = connection.execute("SELECT hash FROM access_token").fetchone()
-            return StoredAccess(
-                access_hash=token[0] if token else "",
-                tokens=_read_table(connection, "api_tokens", ApiToken),
-                sessions=_read_table(connection, "sessions", SessionRecord),
-            )
+        values = {key: stored.value for key, stored in self.file.read().items()}
+        access = values.get(ACCESS)
+        return StoredAccess(
+            access_hash=msgspec.json.decode(access, type=AccessHash).hash if access else "",
+            tokens=_decode(values.items(), TOKEN, ApiToken),
+            sessions=_decode(values.items(), SESSION, SessionRecord),
+        )
 
     def set_access_hash(self, access_hash: str, created: int) -> None:
         """Replace the hash of the access token."""
-        with self.open() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO access_token VALUES (1, ?, ?)", (access_hash, created)
-            )
+        value = msgspec.json.encode(AccessHash(access_hash, created))
+        self.file.set_all({ACCESS: value})
 
     def add_token(self, token: ApiToken) -> None:
         """Insert an API token."""
-        body = msgspec.json.encode(token).decode()
-        with self.open() as connection:
-            connection.execute(
-                "INSERT INTO api_tokens VALUES (?, ?, ?, ?)",
-                (token.id, token.name, token.hash, body),
-            )
+        self.file.set_all({f"{TOKEN}{token.id}": msgspec.json.encode(token)})
 
     def remove_token(self, token_id: str) -> bool:
         """Delete an API token; return whether it existed."""
-        with self.open() as connection:
-            cursor = connection.execute("DELETE FROM api_tokens WHERE id = ?", (token_id,))
-            return cursor.rowcount > 0
+        return self.file.remove(f"{TOKEN}{token_id}")
 
     def put_session(self, session: SessionRecord) -> None:
         """Insert or replace a session."""
-        with self.open() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO sessions VALUES (?, ?)",
-                (session.id, msgspec.json.encode(session).decode()),
-            )
+        self.file.set_all({f"{SESSION}{session.id}": msgspec.json.encode(session)})
 
     def remove_session(self, session_id: str) -> bool:
         """Delete a session; return whether it existed."""
-        with self.open() as connection:
-            cursor = connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
-            return cursor.rowcount > 0
+        return self.file.remove(f"{SESSION}{session_id}")
 
 
-def _read_table(connection: sqlite3.Connection, table: str, kind: Any) -> tuple[Any, ...]:
+def _decode(values: Iterable[tuple[str, bytes]], prefix: str, kind: Any) -> tuple[Any, ...]:
     decode = msgspec.json.Decoder(kind).decode
-    return tuple(decode(body) for (body,) in connection.execute(f"SELECT body FROM {table}"))  # nosec B608 # nosemgrep: values-written-into-a-statement # a table of ours
+    return tuple(decode(value) for key, value in values if key.startswith(prefix))
+
+
+def _read_former(connection: sqlite3.Connection) -> dict[str, bytes]:
+    """Return the rows of the tables that the file had before."""
+    values: dict[str, bytes] = {}
+    for hash_, created in connection.execute("SELECT hash, created FROM access_token"):
+        values[ACCESS] = msgspec.json.encode(AccessHash(hash_, created))
+    for id_, body in connection.execute("SELECT id, body FROM api_tokens"):
+        values[f"{TOKEN}{id_}"] = body.encode()
+    for id_, body in connection.execute("SELECT id, body FROM sessions"):
+        values[f"{SESSION}{id_}"] = body.encode()
+    # Only a replica has had this table.
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'shared'").fetchone():
+        for key, base in connection.execute("SELECT key, base FROM shared"):
+            values[f"{BASE}{key}"] = bytes(base)
+    return values

@@ -7,17 +7,17 @@ import pytest
 
 from almenara.security import shared_values
 from almenara.security.identity import User
-from almenara.security.shared_values import (
+from almenara.security.shared_values import DELETED, merge, verify
+from almenara.security.store import (
     ACCESS,
-    DELETED,
     SESSION,
     TOKEN,
     AccessHash,
-    merge,
-    sign,
-    verify,
+    AccessStore,
+    ApiToken,
+    SessionRecord,
 )
-from almenara.security.store import AccessStore, ApiToken, SessionRecord
+from almenara.state_store.signature import sign
 
 A, B, C = b"a", b"b", b"c"
 
