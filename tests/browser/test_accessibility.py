@@ -120,7 +120,7 @@ def shape(address: str) -> tuple[str, tuple[str, ...]]:
     """The path of an address and its parameters: pages of one shape have the same markup."""
     path, _, query = address.partition("?")
     kind = re.sub(r"/\d+$", "/0", path)
-    kind = re.sub(r"^/alerts/[^/]+/[0-9a-f]{16}$", "/alerts/0", kind)
+    kind = re.sub(r"^/alerts/rules/[^/]+/[0-9a-f]{16}$", "/alerts/rules/0/0", kind)
     return kind, tuple(sorted({pair.partition("=")[0] for pair in query.split("&")}))
 
 
@@ -167,7 +167,7 @@ def test_pages_have_no_serious_axe_violations(
     paths = {path for path, _ in visited}
     assert declared | set(routed) <= paths
     about_one = {"/events/0", "/dashboards/kubernetes.pod", "/dashboards/ray.job", "/timeline",
-                 "/alerts/0"}  # fmt: skip
+                 "/alerts/rules/0/0"}  # fmt: skip
     assert about_one <= paths
     assert not violations, "\n".join(f"{page} {faults}" for page, faults in violations.items())
 

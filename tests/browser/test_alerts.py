@@ -143,7 +143,7 @@ def test_pages_fit_a_phone_and_hostile_names_stay_text(pods: Pods, page: Page) -
     wait_until(lambda: "is crash" in pods.almenara.text("/alerts"), "an alert", 60)
     page.set_viewport_size({"width": 390, "height": 844})
     page.on("dialog", lambda dialog: pytest.fail(dialog.message))
-    link = re.search(r'href="(/alerts/crash-looping/\w+)"', pods.almenara.text("/alerts"))
+    link = re.search(r'href="(/alerts/rules/crash-looping/\w+)"', pods.almenara.text("/alerts"))
     assert link is not None
     for address in ("/alerts", link[1], "/alerts/rules", "/alerts/silences"):
         page.goto(pods.almenara.url + address)

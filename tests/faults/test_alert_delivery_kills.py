@@ -146,7 +146,7 @@ async def compare_with_log(stage: Stage, expected: dict[str, list[str]]) -> None
         logged = await stage.statuses(name)
         assert logged == changes, name
         assert alerts[name]["status"] == changes[-1]
-        row = re.search(rf'href="/alerts/{re.escape(alerts[name]["key"])}"', page)
+        row = re.search(rf'href="/alerts/rules/{re.escape(alerts[name]["key"])}"', page)
         assert row is not None, f"{name} is not on the page"
     section = page.partition("Needs attention")[2].partition("</section>")[0]
     firing = {name for name, changes in expected.items() if changes[-1:] == ["firing"]}

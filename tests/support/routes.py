@@ -55,7 +55,7 @@ WITHOUT_SCOPE = {
     "/account/sessions/{session_id:str}/end", "/intake/webhook/{name:str}",
     "/api/silences/{silence_id:str}/end",
     # tests/integration/alerting/test_access.py has their scopes.
-    "/alerts/{rule:str}/{fingerprint:str}", "/alerts/callbacks/{name:str}",
+    "/alerts/rules/{rule:str}/{fingerprint:str}", "/alerts/callbacks/{name:str}",
     "/api/alerts/{rule:str}/{fingerprint:str}/acknowledge",
     "/api/alerts/{rule:str}/{fingerprint:str}/assign",
     "/api/alerts/{rule:str}/{fingerprint:str}/unacknowledge",

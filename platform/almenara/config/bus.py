@@ -21,8 +21,8 @@ class BusSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Name of this replica, which no other has. The default is the name of the host."""
     secret: Secret | None = None
     """Secret that all replicas of a shared bus have, of at least 32 characters. With it, they share
-    API tokens, the access token, the sessions that these start, and what users save in the browser; what they
-    share is signed, so that no other client of the servers can create a token."""
+    API tokens, the access token, the sessions that these start, and what users save in the browser;
+    what they share is signed, so that no other client of the servers can create a token."""
     snapshot_interval: Annotated[float, msgspec.Meta(ge=1)] = 3600.0
     """Seconds between two snapshots of the history beside a shared bus. A replica with an empty
     `storage.dir` starts from the newest one, and reads what is newer from the bus."""

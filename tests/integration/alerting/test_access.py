@@ -103,17 +103,23 @@ def test_pages_and_api_show_alerts_within_the_scope(server: Server) -> None:
         sees_theirs = who in ("viewer", "operator")
         pages = [
             "/alerts", "/api/alerts", "/api/events?type=almenara.alert.*",
-            "/api/resources", "/panels/alerts", f"/alerts/{server.alerts['ours']}",
+            "/api/resources", "/panels/alerts", f"/alerts/rules/{server.alerts['ours']}",
         ]  # fmt: skip
         for page in pages:
             text = server.request("GET", page, who).text
             is_of_all = page not in pages[-1:]
             assert ("marker-theirs" in text) is (sees_theirs and is_of_all), (who, page)
-        hidden = server.request("GET", f"/alerts/{server.alerts['theirs']}", who)
+        hidden = server.request("GET", f"/alerts/rules/{server.alerts['theirs']}", who)
         assert hidden.status_code == (200 if sees_theirs else 404), who
         badge = re.search(r'alert-count.*?<b class="figure">(\d+)', text, re.DOTALL)
         assert badge is not None
         assert badge[1] == ("2" if sees_theirs else "1"), who
+
+
+@pytest.mark.parametrize("rule", ["rules", "silences", "receivers", "callbacks", "acknowledge"])
+def test_alerts_of_a_rule_named_as_a_page_have_a_page(server: Server, rule: str) -> None:
+    page = server.request("GET", f"/alerts/rules/{rule}/0123456789abcdef", "viewer")
+    assert "There is no such alert" in page.text
 
 
 async def test_frames_show_alerts_within_the_scope(server: Server) -> None:
@@ -199,7 +205,7 @@ def test_forms_acknowledge_and_silence(server: Server) -> None:
     form = {"csrf": csrf("/sign-in"), "token": server.tokens["operator"]}
     assert client.post("/sign-in", data=form).status_code == 303
     theirs = server.alerts["theirs"]
-    page = f"/alerts/{theirs}"
+    page = f"/alerts/rules/{theirs}"
     form = {"csrf": csrf(page), "alert": theirs, "comment": "<b>mine</b>"}
     assert client.post("/alerts/acknowledge", data={**form, "csrf": "x"}).status_code == 403
     done = client.post("/alerts/acknowledge", data=form)

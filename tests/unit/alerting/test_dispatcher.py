@@ -160,7 +160,7 @@ async def test_alert_is_delivered_with_title_text_and_link(bus: EmbeddedBus) -> 
     first, second = line.sent["ops"]
     assert first.title == "[FIRING] disk_full: The disk of a is full"
     assert first.text.startswith("FIRING ERROR The disk of a is full (value 95, threshold 90)")
-    assert first.link == "https://almenara.example.com/alerts/disk_full/a"
+    assert first.link == "https://almenara.example.com/alerts/rules/disk_full/a"
     assert (first.reference, second.reference) == ("", "m1")
     assert (second.status, second.episode) == ("resolved", first.episode)
 

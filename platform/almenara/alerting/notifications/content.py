@@ -174,7 +174,7 @@ def alerts_link(base: str, alerts: tuple[Alert, ...]) -> str:
         return ""
     path = "/alerts"
     if len(alerts) == 1:
-        path += f"/{quote(alerts[0].rule, safe='')}/{quote(alerts[0].fingerprint, safe='')}"
+        path += f"/rules/{quote(alerts[0].rule, safe='')}/{quote(alerts[0].fingerprint, safe='')}"
     return base.rstrip("/") + path
 
 
@@ -205,7 +205,7 @@ SAMPLE: Final = Notification(
     open_count=1,
     group_labels={"rule": "disk_full"},
     common_labels={"rule": "disk_full", "severity": "error", "team": "storage"},
-    link="https://almenara.example.com/alerts/disk_full/4f1a",
+    link="https://almenara.example.com/alerts/rules/disk_full/4f1a",
     created=1_767_225_600_000_000,
 )
 """What templates are tried on, and what a test of a receiver sends."""

@@ -178,7 +178,7 @@ async def acknowledge(request: PageRequest, services: NamedDependency[Services])
     form = await read_form(request)
     key = form.get("alert", "")
     await acknowledge_alert(request, services, key, form.get("comment", ""))
-    return Redirect("/alerts" if "comment" not in form else f"/alerts/{key}", status_code=303)
+    return Redirect("/alerts" if "comment" not in form else f"/alerts/rules/{key}", status_code=303)
 
 
 @post("/alerts/unacknowledge", name="unacknowledge alert", opt=OPERATOR, include_in_schema=False,
@@ -187,7 +187,7 @@ async def unacknowledge(request: PageRequest, services: NamedDependency[Services
     """Take an acknowledgement back."""
     key = (await read_form(request)).get("alert", "")
     await unacknowledge_alert(request, services, key)
-    return Redirect(f"/alerts/{key}", status_code=303)
+    return Redirect(f"/alerts/rules/{key}", status_code=303)
 
 
 @post("/alerts/assign", name="assign alert", opt=OPERATOR, include_in_schema=False,
@@ -198,7 +198,7 @@ async def assign(request: PageRequest, services: NamedDependency[Services]) -> R
     key, to = form.get("alert", ""), form.get("to", "").strip()
     is_taken = form.get("action") == "take"
     await assign_alert(request, services, key, user_name(request) if is_taken else to)
-    return Redirect(f"/alerts/{key}", status_code=303)
+    return Redirect(f"/alerts/rules/{key}", status_code=303)
 
 
 @post("/alerts/silences", name="create silence", opt=OPERATOR_OF_ALL_SOURCES,

@@ -162,7 +162,9 @@ def preview_silence(view: View, matchers: list[Matcher]) -> list[dict[str, Any]]
     ]
 
 
-@get("/alerts/{rule:str}/{fingerprint:str}", name="alert", opt=VIEWER, include_in_schema=False)
+# Below the rules: a rule may have the name of another page of alerts.
+@get("/alerts/rules/{rule:str}/{fingerprint:str}", name="alert", opt=VIEWER,
+     include_in_schema=False)  # fmt: skip
 async def alert(
     request: PageRequest,
     services: NamedDependency[Services],
