@@ -24,6 +24,7 @@ from support.servers import NatsServer, wait_until
 pytestmark = pytest.mark.anyio
 
 FAULTS = int(os.environ.get("ALMENARA_REPLICA_FAULTS", "4"))
+FAULT_KINDS = ("kill", "lose disk", "freeze", "restart", "kill nats", "freeze nats")
 NAMES = ("a", "b")
 BURST = 20
 PATIENCE = 120.0
@@ -145,7 +146,7 @@ async def test_nothing_is_lost_or_stored_twice(
         for _ in range(FAULTS):
             await asyncio.sleep(chance.uniform(0.5, 2.0))
             victim = chance.choice(replicas)
-            fault = chance.choice(["kill", "freeze", "restart", "kill nats", "freeze nats"])
+            fault = chance.choice(FAULT_KINDS)
             print(fault, victim.folder.name)
             if fault == "kill nats":
                 nats_server.kill()
@@ -159,10 +160,12 @@ async def test_nothing_is_lost_or_stored_twice(
                 os.kill(victim.process.pid, signal.SIGSTOP)
                 await asyncio.sleep(chance.uniform(1, 8))
                 os.kill(victim.process.pid, signal.SIGCONT)
-            elif fault == "kill":
+            elif fault in ("kill", "lose disk"):
                 assert victim.process is not None
                 victim.process.kill()
                 victim.process.wait()
+                if fault == "lose disk":
+                    shutil.rmtree(victim.folder / "var")
                 await asyncio.to_thread(victim.launch)
             else:
                 await asyncio.to_thread(victim.stop)

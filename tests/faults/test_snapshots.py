@@ -182,7 +182,7 @@ async def test_damaged_snapshot_is_left_out(nats_server: NatsServer, tmp_path: P
 
 
 def test_snapshot_is_due_before_limits_reach_it() -> None:
-    record = SnapshotRecord(created=0, position=100)
+    record = SnapshotRecord(created=0, resume_at=101)
     assert not is_close_to_start(record, LogBounds(identity="", first=1, last=900))
     assert not is_close_to_start(record, LogBounds(identity="", first=40, last=150))
     assert is_close_to_start(record, LogBounds(identity="", first=60, last=150))

@@ -105,7 +105,7 @@ class LogFollower:
                 f"the shared log ends at message {bounds.last:,}, and this replica has applied"
                 f" message {queued.position:,}: the log has lost its newest messages"
             )
-        if bounds.first > queued.position + 1:
+        if bounds.first > min(queued.position + 1, queued.resume_at):
             raise LogDivergedError(
                 f"the shared log starts at message {bounds.first:,}, and this replica has applied"
                 f" messages up to {queued.position:,} only: those between are deleted"

@@ -21,14 +21,14 @@ from almenara.bus.log_follower import LogDivergedError
 from almenara.bus.log_link import LogLink
 from almenara.bus.log_publisher import LogPublisher
 from almenara.bus.log_state import FENCE, OWNER, POSITION, decode_position
-from almenara.bus.snapshots import FILES, restore_snapshot
+from almenara.bus.snapshots import FILES, Manifest, restore_snapshot
 from almenara.bus.storage_errors import StorageError
 from almenara.bus.validation import check_batch, check_state
 from almenara.bus.work import PLACE_BITS
 from almenara.bus.writer_thread import DATABASE
 from almenara.clock import Clock
 from almenara.config import StorageSettings
-from almenara.errors import Unavailable
+from almenara.errors import Unavailable, describe_error
 from almenara.shared_log import LogBounds, LogSession, SharedLog
 from almenara.signals import Signal
 
@@ -64,7 +64,7 @@ class SharedBus:
     async def __aenter__(self) -> Self:
         if not (self.settings.dir / DATABASE).exists():
             with suppress(Unavailable, TimeoutError):
-                await restore_snapshot(self.settings.dir, self._log)
+                await self._restore_newest()
         try:
             await self._start()
         except LogDivergedError as error:
@@ -125,11 +125,22 @@ class SharedBus:
         """Restore a snapshot; wait for a while for the one that another replica may be writing."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._start_patience
-        while await restore_snapshot(self.settings.dir, self._log) is None:
+        while await self._restore_newest() is None:
             if await self._has_first_message() or clock() > deadline:
                 return False
             await asyncio.sleep(self.settings.write_retry_interval)
         return True
+
+    async def _restore_newest(self) -> Manifest | None:
+        try:
+            return await restore_snapshot(self.settings.dir, self._log)
+        except (Unavailable, TimeoutError):
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"A snapshot cannot be restored into {self.settings.dir}: {describe_error(error)}."
+                " Free space there, or use a larger volume; the restore continues where it was."
+            ) from error
 
     async def _has_first_message(self) -> bool:
         async with self._log.connect() as session:

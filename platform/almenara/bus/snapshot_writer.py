@@ -41,6 +41,8 @@ ORIGIN: Final = "almenara/snapshots"
 COPIES: Final = "snapshot"
 """Folder with the copies of the databases while a snapshot is written."""
 CHECK_INTERVAL: Final = 5.0
+EARLIEST: Final = 30.0
+"""Seconds between two snapshots at least, whatever the limits of the log."""
 RETRY_INTERVAL: Final = 60.0
 """Seconds until a snapshot that failed is tried again."""
 
@@ -50,7 +52,8 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
 
     created: int
     """Microseconds since 1970."""
-    position: int
+    resume_at: int
+    """Position from which a replica that starts from it reads the log."""
 
 
 class Publish(Protocol):
@@ -120,11 +123,13 @@ class SnapshotWriter:
         if record is None:
             return True
         # The record itself is one message.
-        if bus.applied - record.position <= 1:
+        if bus.applied <= record.resume_at:
             return False
-        if self._now() - record.created >= self.settings.snapshot_interval * SECOND:
+        age, interval = (self._now() - record.created) / SECOND, self.settings.snapshot_interval
+        if age >= interval:
             return True
-        return bus.bounds is not None and is_close_to_start(record, bus.bounds)
+        is_close = bus.bounds is not None and is_close_to_start(record, bus.bounds)
+        return is_close and age >= min(EARLIEST, interval)
 
     async def write(self, publisher: Publish | None) -> Manifest:
         """Write a snapshot and delete what is older than the newest ones.
@@ -147,7 +152,7 @@ class SnapshotWriter:
                 ]
                 manifest = Manifest(
                     created=self._now(), replica=self.replica, identity=position.identity,
-                    position=position.position, files=files,
+                    position=position.position, resume_at=position.resume_at, files=files,
                 )  # fmt: skip
                 await objects.put(manifest.name, encode_manifest(manifest))
                 if publisher is not None:
@@ -180,18 +185,18 @@ class SnapshotWriter:
 def is_close_to_start(record: SnapshotRecord, bounds: LogBounds) -> bool:
     """Whether limits have deleted so much of the log that less than half of what it has is older
     than a snapshot."""
-    return bounds.first > 1 and record.position - bounds.first < (bounds.last - bounds.first) / 2
+    return bounds.first > 1 and record.resume_at - bounds.first < (bounds.last - bounds.first) / 2
 
 
 def is_usable(record: SnapshotRecord | None, bounds: LogBounds) -> bool:
     """Whether a replica without a history can start: from a snapshot, or from the first message of
     the log."""
-    return bounds.first <= 1 or (record is not None and bounds.first <= record.position + 1)
+    return bounds.first <= 1 or (record is not None and bounds.first <= record.resume_at)
 
 
 def record_change(manifest: Manifest) -> StateChange:
     """Return the stored value that records a snapshot."""
-    record = SnapshotRecord(manifest.created, manifest.position)
+    record = SnapshotRecord(manifest.created, manifest.resume_at)
     return (OWNER, SNAPSHOT, msgspec.json.encode(record))
 
 
