@@ -165,7 +165,7 @@ async def test_nothing_is_lost_or_stored_twice(
                 victim.process.kill()
                 victim.process.wait()
                 if fault == "lose disk":
-                    shutil.rmtree(victim.folder / "var")
+                    shutil.rmtree(victim.folder / "var", ignore_errors=True)
                 await asyncio.to_thread(victim.launch)
             else:
                 await asyncio.to_thread(victim.stop)

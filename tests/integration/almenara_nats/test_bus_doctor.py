@@ -1,0 +1,63 @@
+"""What `almenara doctor` reports of a shared bus, on a real nats-server."""
+
+from pathlib import Path
+
+import nats
+import pytest
+
+from almenara.bus.snapshot_writer import SnapshotWriter
+from almenara.cli.bus_findings import SNAPSHOTS, check_shared_log
+from almenara.config import BusSettings
+from almenara.hookspecs import Finding
+from support.bus import make_event
+from support.replicas import replica, shared_log
+from support.servers import NatsServer
+
+pytestmark = pytest.mark.anyio
+
+SETTINGS = BusSettings(kind="jetstream")
+
+
+async def find(server: NatsServer, check: str) -> list[Finding]:
+    findings = await check_shared_log(shared_log(server), SETTINGS)
+    return [finding for finding in findings if finding.check == check]
+
+
+async def test_doctor_reports_what_acknowledged_messages_survive(nats_server: NatsServer) -> None:
+    await shared_log(nats_server).prepare()
+    (finding,) = await find(nats_server, "durability of the bus")
+    assert "lost with the disk of its server" in finding.message
+    assert "sync_interval: always" in finding.message
+
+
+async def test_doctor_watches_that_the_stream_reaches_back_to_a_snapshot(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    log = shared_log(nats_server)
+    await log.prepare()
+    (finding,) = await find(nats_server, SNAPSHOTS)
+    assert (finding.verdict, finding.message[:8]) == ("ok", "none yet")
+    writer = SnapshotWriter(tmp_path / "a", log, SETTINGS, "a")
+    async with replica(nats_server, tmp_path / "a") as bus:
+        await bus.publish([make_event(0)], "test")
+        await writer.write(bus)
+        (finding,) = await find(nats_server, SNAPSHOTS)
+        assert (finding.verdict, finding.message[:15]) == ("ok", "the newest of 1")
+        for number in range(1, 6):
+            await bus.publish([make_event(number)], "test")
+        client = await nats.connect(nats_server.url)
+        config = (await client.jetstream().stream_info("ALMENARA_BUS")).config
+        await client.jetstream().update_stream(config.evolve(max_msgs=2))
+        await client.close()
+        (finding,) = await find(nats_server, SNAPSHOTS)
+        assert (finding.verdict, finding.message[:17]) == ("failed", "no snapshot leads")
+        await writer.write(bus)
+        (finding,) = await find(nats_server, SNAPSHOTS)
+        assert finding.verdict == "ok"
+
+
+async def test_doctor_compares_the_age_limit_with_the_interval(nats_server: NatsServer) -> None:
+    await shared_log(nats_server, max_age=3_600).prepare()
+    finding, _ = await find(nats_server, SNAPSHOTS)
+    assert finding.verdict == "failed"
+    assert "max_age to at least twice" in finding.remedy
