@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from almenara.bus.folder import FolderLock
-from almenara.bus.log_state import OWNER, POSITION, decode_position
+from almenara.bus.log_state import OWNER, POSITION, SNAPSHOT, decode_position
 from almenara.bus.schema import connect, migrate
 from almenara.bus.snapshot_writer import SnapshotWriter
 from almenara.bus.storage_errors import StorageError
@@ -30,7 +30,8 @@ async def copy_to_shared(folder: Path, shared_log: SharedLog, settings: BusSetti
     """Create the shared log behind the database of a folder, which becomes that of its first
     replica, and a snapshot for all others; return the result in a sentence.
 
-    Where an earlier call was interrupted, only the snapshot is written. Raises
+    Where an earlier call was interrupted, only the snapshot is written. A database of another
+    shared log, such as a backup of a replica whose log is lost, continues on this one. Raises
     `FileNotFoundError`, `FolderInUseError`, `StorageError`, `Unavailable` and `ValueError`.
     """
     lock, path = FolderLock.acquire(folder), _database_in(folder)
@@ -38,13 +39,9 @@ async def copy_to_shared(folder: Path, shared_log: SharedLog, settings: BusSetti
         with closing(connect(path, writable=True)) as connection:
             migrate(connection, path)
             position = _read_position(connection)
-            if position is None:
+            if position is None or position.identity != await _find_identity(shared_log):
+                # Also that of a log that was lost, such as a backup of a replica.
                 position = await _create_log(connection, shared_log)
-            else:
-                async with shared_log.connect() as session:
-                    bounds = await session.bounds()
-                if position.identity != bounds.identity:
-                    raise StorageError(f"{path} is of another shared log; nothing was changed.")
         replica = settings.replica or socket.gethostname()
         manifest = await SnapshotWriter(folder, shared_log, settings, replica).write(None)
     finally:
@@ -61,13 +58,13 @@ async def _create_log(connection: sqlite3.Connection, shared_log: SharedLog) -> 
     (last,) = connection.execute("SELECT last_sequence FROM position").fetchone()
     first = (int(last) >> PLACE_BITS) + 2
     await shared_log.prepare(first)
-    async with shared_log.connect() as session:
-        identity = (await session.bounds()).identity
+    identity = await _find_identity(shared_log)
     position = LogPosition(identity=identity, position=first - 1, stored_at=0, resume_at=first)
     connection.execute(
-        "INSERT INTO plugin_state VALUES (?, ?, ?)",
+        "INSERT OR REPLACE INTO plugin_state VALUES (?, ?, ?)",
         (OWNER, POSITION, msgspec.json.encode(position)),
     )
+    connection.execute("DELETE FROM plugin_state WHERE plugin = ? AND key = ?", (OWNER, SNAPSHOT))
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return position
 
@@ -102,6 +99,11 @@ async def copy_to_embedded(folder: Path, shared_log: SharedLog) -> str:
         f"The database in {folder} has the shared log up to message {position.position:,} and"
         " continues without it."
     )
+
+
+async def _find_identity(shared_log: SharedLog) -> str:
+    async with shared_log.connect() as session:
+        return (await session.bounds()).identity
 
 
 def _read_position(connection: sqlite3.Connection) -> LogPosition | None:

@@ -4,6 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import nats
 import pytest
 
 from almenara.bus.compare import compare_databases
@@ -50,6 +51,26 @@ async def test_history_moves_to_a_shared_bus_and_back(
         assert (await collect_records(bus, 0, 5_002))[:-1] == records
     with pytest.raises(StorageError, match="embedded bus already"):
         await copy_to_embedded(folder, log)
+
+
+async def test_history_of_a_lost_stream_continues_on_another(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    await shared_log(nats_server).prepare()
+    async with replica(nats_server, tmp_path / "a") as bus:
+        await bus.publish([make_event(1), make_event(2)], "test")
+    client = await nats.connect(nats_server.url)
+    await client.jetstream().delete_stream("ALMENARA_BUS")
+    await client.close()
+    await shared_log(nats_server).prepare()
+    await copy_to_shared(tmp_path / "a", shared_log(nats_server), BusSettings())
+    async with (
+        replica(nats_server, tmp_path / "a") as first,
+        replica(nats_server, tmp_path / "b") as second,
+    ):
+        await first.publish([make_event(2), make_event(3)], "test")
+        records = await collect_records(second, 0, 3)
+        assert [record.signal.id for record in records] == ["1", "2", "3"]
 
 
 async def test_tokens_move_with_the_history(nats_server: NatsServer, tmp_path: Path) -> None:
