@@ -1,15 +1,28 @@
 """One pod, and several on a shared bus: what the chart renders, and the upgrade between them."""
 
+import base64
+import itertools
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from support.api_server import ApiServer
+from support.api_server import ApiError, ApiServer
+from support.application import Almenara
 from support.chart import engine
 from support.chart.cluster import Cluster
 from support.chart.engine import CHART, Tree, of_kind, only, workload
+from support.servers import NatsServer
 
+NUMBERS = itertools.count(1)
+SECRET = "a-secret-that-all-replicas-share-0123"
 SHARED: Tree = {
     "replicaCount": 3,
     "config": {"bus": {"kind": "jetstream", "settings": {"replicas": 3}}},
@@ -18,7 +31,7 @@ SHARED: Tree = {
 
 @pytest.fixture
 def cluster(programs: Path, api_server: ApiServer) -> Cluster:
-    return Cluster(programs, api_server, api_server.namespace("chart-replicas"))
+    return Cluster(programs, api_server, api_server.namespace(f"replicas-{next(NUMBERS)}"))
 
 
 @pytest.mark.parametrize("name", engine.value_sets())
@@ -122,3 +135,112 @@ def test_one_pod_becomes_three(cluster: Cluster) -> None:
     scaler = cluster.get("autoscaling/v2", "HorizontalPodAutoscaler", "rel-almenara")
     assert scaler["spec"]["maxReplicas"] == 5
     cluster.helm.uninstall("rel")
+
+
+@contextmanager
+def hook_job(cluster: Cluster, claim: Path, folder: Path) -> Iterator[list[str]]:
+    """Run the containers of the hook's Job with the product of this machine and the claim as a
+    folder, as a node would; yields what they print."""
+    outputs: list[str] = []
+    is_over = threading.Event()
+
+    def run() -> None:
+        while not is_over.wait(0.2):
+            with suppress(ApiError):
+                job = cluster.get("batch/v1", "Job", "rel-almenara-streams")
+                run_job({**job, "apiVersion": "batch/v1", "kind": "Job"})
+                return
+
+    def run_job(job: Tree) -> None:
+        pod = job["spec"]["template"]["spec"]
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        data = cluster.get("v1", "ConfigMap", volumes["config"]["configMap"]["name"])["data"]
+        text = data["almenara.yaml"].replace("/data", str(claim))
+        config = folder / "hook.yaml"
+        config.write_text(text.replace("/etc/almenara", str(folder)))
+        secret = cluster.get("v1", "Secret", volumes["secret-bus"]["secret"]["secretName"])
+        mounted = folder / "secrets" / "bus"
+        mounted.mkdir(parents=True)
+        (mounted / "secret").write_bytes(base64.b64decode(secret["data"]["secret"]))
+        for container in engine.containers(pod):
+            done = subprocess.run(
+                [engine.ALMENARA, *container["args"]],
+                env={**os.environ, "ALMENARA_CONFIG": str(config)},
+                capture_output=True, text=True, check=False, timeout=120,
+            )  # fmt: skip
+            outputs.append(done.stdout + done.stderr)
+            if done.returncode:
+                return
+        moment = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        conditions = [
+            {"type": kind, "status": "True", "lastTransitionTime": moment, "lastProbeTime": moment}
+            for kind in ("SuccessCriteriaMet", "Complete")
+        ]
+        status = {"startTime": moment, "completionTime": moment, "succeeded": 1,
+                  "uncountedTerminatedPods": {}, "conditions": conditions}  # fmt: skip
+        cluster.server.patch_status(job, status)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield outputs
+    finally:
+        is_over.set()
+        thread.join(180)
+
+
+def product(cluster: Cluster, folder: Path, secrets: Path, storage: Path) -> Almenara:
+    """The product with the configuration of the release."""
+    data = cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"]
+    config = yaml.safe_load(data.replace("/etc/almenara", str(secrets)))
+    config["storage"]["dir"] = str(storage)
+    del config["server"]["port"]
+    config["server"].update(host="127.0.0.1", drain_period=0.2)
+    config["auth"] = {"mode": "insecure-none"}
+    return Almenara(folder, config=config)
+
+
+def of_fleet(almenara: Almenara) -> list[Tree]:
+    """The events of the fleet, with their sequences."""
+    return [event for event in almenara.events() if event["subject"] == "fleet.a"]
+
+
+def test_history_moves_to_the_shared_bus(cluster: Cluster, tmp_path: Path) -> None:
+    with NatsServer(tmp_path / "nats") as nats:
+        streams = [{"name": "FLEET", "subjects": ["fleet.>"]}]
+        plugins: Tree = {"nats": {"servers": [nats.url], "apply": streams}}
+        cluster.helm.install(CHART, "rel", {"config": {"plugins": plugins}})
+        claim = tmp_path / "claim"
+        single = product(cluster, tmp_path / "one", tmp_path, claim)
+        assert single.command("streams", "apply").returncode == 0
+        assert single.command("publish", "fleet.a", '{"n": 1}').returncode == 0
+        with single:
+            single.wait_for_events(1, 60)
+            before = of_fleet(single)
+        assert len(before) == 1
+        path = cluster.server.path("apps/v1", "StatefulSet", cluster.namespace, "rel-almenara")
+        cluster.server.send("DELETE", path)
+        values: Tree = {
+            "replicaCount": 3,
+            "config": {
+                "bus": {
+                    "kind": "jetstream",
+                    "secret": {"file": "/etc/almenara/secrets/bus/secret"},
+                    "settings": {"replicas": 1},
+                },
+                "plugins": plugins,
+            },
+            "secrets": {"bus": {"data": {"secret": SECRET}}},
+            "migration": {"fromClaim": "rel-almenara"},
+        }
+        with hook_job(cluster, claim, tmp_path) as outputs:
+            cluster.helm.upgrade(CHART, "rel", values)
+        assert "start from a snapshot" in outputs[0]
+        assert "ALMENARA_BUS: unchanged" in outputs[1]
+        assert not cluster.exists(
+            {"apiVersion": "v1", "kind": "Secret",
+             "metadata": {"name": "rel-almenara-streams-bus", "namespace": cluster.namespace}}
+        )  # fmt: skip
+        with product(cluster, tmp_path / "three", tmp_path, tmp_path / "empty") as replica:
+            assert of_fleet(replica) == before
+        cluster.helm.uninstall("rel")
