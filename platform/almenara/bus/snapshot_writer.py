@@ -30,7 +30,7 @@ from almenara.bus.work import LogPosition
 from almenara.bus.writer_thread import DATABASE
 from almenara.clock import now
 from almenara.config import BusSettings
-from almenara.errors import AlmenaraError, Unavailable, describe_error
+from almenara.errors import AlmenaraError, describe_error
 from almenara.shared_log import LogBounds, SharedLog, SharedObjects
 from almenara.signals import Signal
 from almenara.units import SECOND
@@ -99,7 +99,7 @@ class SnapshotWriter:
         """Report the newest snapshot to the bus, on every replica, until cancelled."""
         while True:
             if bus.bounds is not None:
-                with suppress(Unavailable):
+                with suppress(AlmenaraError, sqlite3.Error):
                     record = await read_record(bus)
                     created = 0 if record is None else record.created
                     bus.snapshot = SnapshotStatus(created, is_usable(record, bus.bounds))
@@ -115,6 +115,10 @@ class SnapshotWriter:
             except (AlmenaraError, OSError, sqlite3.Error) as error:
                 log.warning("no snapshot could be written", reason=describe_error(error))
                 pause = min(RETRY_INTERVAL, self.settings.snapshot_interval)
+            except Exception:
+                # A replica serves pages and runs sources without it.
+                log.exception("no snapshot could be written")
+                pause = RETRY_INTERVAL
             await asyncio.sleep(pause)
 
     def is_due(self, record: SnapshotRecord | None, bus: SnapshotSource) -> bool:
