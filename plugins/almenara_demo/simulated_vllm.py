@@ -217,7 +217,7 @@ class SimulatedRequests:
     def step(self, seconds: float) -> None:
         """Simulate some seconds."""
         self._at += seconds
-        rate = 1.2 + 1.1 * math.sin(2 * math.pi * self._at / self.PERIOD)
+        rate = 0.9 + 0.8 * math.sin(2 * math.pi * self._at / self.PERIOD)
         for _ in range(self._count_arrivals(rate * seconds)):
             self._waiting.append(self._at)
         for end, figures in self._running:

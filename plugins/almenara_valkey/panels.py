@@ -115,7 +115,7 @@ def list_panels(settings: ValkeySettings) -> Sequence[Panel]:
             empty="No stream has a consumer group.",
         ),
         TablePanel(
-            name="channels", title="Channels", width=6, filters=filters, height=6,
+            name="channels", title="Channels", width=12, filters=filters,
             query=ResourceQuery(kind=CHANNEL), sort="-sample.subscribers",
             columns=[
                 Column(title="Channel", path="name"),
