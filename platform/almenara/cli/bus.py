@@ -55,7 +55,7 @@ def copy(context: click.Context, config: Path | None, target: str) -> None:
         if target == "shared":
             results.append(await copy_to_shared(folder, shared_log, settings.bus))
             if settings.bus.secret is not None:
-                results.append(await share_access(folder, shared_log, settings.bus.secret))
+                results.append(await share_stored(folder, shared_log, settings.bus.secret))
         else:
             results.append(await copy_to_embedded(folder, shared_log))
 
@@ -67,11 +67,22 @@ def copy(context: click.Context, config: Path | None, target: str) -> None:
         click.echo(result)
 
 
-async def share_access(folder: Path, shared_log: SharedLog, secret: Secret) -> str:
-    """Share the tokens and sessions of the folder; return the result in a sentence."""
-    from almenara.security.access_sync import copy_access
+async def share_stored(folder: Path, shared_log: SharedLog, secret: Secret) -> str:
+    """Share tokens, sessions and what users have saved in the folder; return the result in a
+    sentence."""
+    from almenara.security.shared_values import read_values
     from almenara.security.store import AccessStore
+    from almenara.state_store.file import FileStateStore
+    from almenara.state_store.shared import share_values
+    from almenara.web.saved_dashboards import SavedDashboard
+    from almenara.web.saved_filters import SavedFilter
+    from almenara.web.saved_items import open_file
 
+    values = read_values(AccessStore(folder))
+    saved = FileStateStore(open_file(folder))
+    for prefix in (SavedDashboard.PREFIX, SavedFilter.PREFIX):
+        for key, stored in (await saved.list_values(prefix)).items():
+            values[key] = stored.value
     async with shared_log.connect() as session:
-        count = await copy_access(AccessStore(folder), session.state, secret.reveal())
-    return f"Replicas share {count} further tokens and sessions of {folder}."
+        count = await share_values(values, session.state, secret.reveal())
+    return f"Replicas share {count} further tokens, sessions, dashboards and filters of {folder}."

@@ -18,7 +18,6 @@ from almenara.errors import AlmenaraError, describe_error
 from almenara.security import shared_values
 from almenara.security.credentials import Credentials
 from almenara.security.shared_values import DELETED, IDENTITY, Values
-from almenara.security.store import AccessStore
 from almenara.shared_log import LogSession, SharedValues, ValueChange
 from almenara.state_store.signature import sign
 
@@ -37,24 +36,6 @@ class SessionSource(Protocol):
     """What has sessions of a shared log: the bus of replicas."""
 
     async def wait_for_session(self) -> LogSession: ...
-
-
-async def copy_access(store: AccessStore, shared: SharedValues, secret: str) -> int:
-    """Put the tokens and sessions of a file that are not shared yet; return how many.
-
-    Raises `Unavailable`.
-    """
-    known = set()
-    async for change in shared.watch():
-        if change is None:
-            break
-        known.add(change.key)
-    copied = 0
-    for key, value in (await asyncio.to_thread(shared_values.read_values, store)).items():
-        if key not in known:
-            await shared.put(key, sign(secret, key, value), 0)
-            copied += 1
-    return copied
 
 
 class AccessSync:

@@ -7,7 +7,7 @@ because other clients of the server may be able to write there.
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final, Protocol
 
 import structlog
@@ -26,6 +26,19 @@ IDENTITY: Final = "#identity"
 RETRY: Final = 1.0
 PASSING: Final = (AlmenaraError, TimeoutError, OSError, sqlite3.Error)
 """Errors of the servers and of the disk, after which it is tried again."""
+
+
+async def share_values(values: Mapping[str, bytes], shared: SharedValues, secret: str) -> int:
+    """Put the values that are not shared yet; return how many. Raises `Unavailable`."""
+    known = set()
+    async for change in shared.watch():
+        if change is None:
+            break
+        known.add(change.key)
+    missing = [key for key in values if key not in known]
+    for key in missing:
+        await shared.put(key, sign(secret, key, values[key]), 0)
+    return len(missing)
 
 
 class SessionSource(Protocol):

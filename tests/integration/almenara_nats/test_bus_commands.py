@@ -12,6 +12,9 @@ from almenara.bus.copy import copy_to_embedded, copy_to_shared
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.storage_errors import StorageError
 from almenara.config import BusSettings, StorageSettings
+from almenara.state_store.file import FileStateStore
+from almenara.web.saved_dashboards import SavedDashboard
+from almenara.web.saved_items import open_file
 from support.bus import collect_records, make_event
 from support.replicas import replica, replicated_almenara, shared_log
 from support.servers import NatsServer
@@ -79,7 +82,9 @@ async def test_tokens_move_with_the_history(nats_server: NatsServer, tmp_path: P
     assert created.returncode == 0, created.stderr
     async with EmbeddedBus(StorageSettings(dir=tmp_path / "a" / "var")) as bus:
         await bus.publish([make_event(1)], "test")
-    for count in (1, 0):
+    key = f"{SavedDashboard.PREFIX}ops.1"
+    assert await FileStateStore(open_file(tmp_path / "a" / "var")).put(key, b"{}", 0)
+    for count in (2, 0):
         done = application.command("bus", "copy", "--to", "shared")
         assert f"share {count} further tokens" in done.stdout, done.stderr
     keys = []
@@ -88,7 +93,8 @@ async def test_tokens_move_with_the_history(nats_server: NatsServer, tmp_path: P
             if change is None:
                 break
             keys.append(change.key)
-    assert [key.partition(".")[0] for key in keys] == ["token"]
+    assert sum(each.startswith("token.") for each in keys) == 1
+    assert sorted(keys)[0] == key
 
 
 async def test_copy_needs_an_unused_stream(nats_server: NatsServer, tmp_path: Path) -> None:
