@@ -1,11 +1,16 @@
 """An agent written with the OpenTelemetry SDK: its turns are displayed while they run."""
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from opentelemetry._logs import LogRecord
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -55,7 +60,7 @@ def run_loop(tracer: Tracer, pause: threading.Event, reached: threading.Event) -
 @pytest.fixture(scope="module")
 def almenara(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
     config = {
-        "plugins": {"disabled": ["nats"], "agents": {"enabled": True}},
+        "plugins": {"disabled": ["nats"], "agents": {"enabled": True, "texts": "viewer"}},
         "intake": {"sdk": {"kind": "otlp"}},
     }
     with Almenara(tmp_path_factory.mktemp("agents"), config=config) as running:
@@ -63,12 +68,15 @@ def almenara(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Almenara]:
 
 
 @pytest.fixture(scope="module")
-def provider(almenara: Almenara) -> Iterator[TracerProvider]:
+def headers(almenara: Almenara) -> dict[str, str]:
     token, value = create_token("sdk", Role.INTAKE, [], 3600, created_by="test", intake="sdk")
     AccessStore(almenara.folder / "var").add_token(token)
-    exporter = OTLPSpanExporter(
-        f"{almenara.url}/intake/otlp/v1/traces", headers={"authorization": f"Bearer {value}"}
-    )
+    return {"authorization": f"Bearer {value}"}
+
+
+@pytest.fixture(scope="module")
+def provider(almenara: Almenara, headers: dict[str, str]) -> Iterator[TracerProvider]:
+    exporter = OTLPSpanExporter(f"{almenara.url}/intake/otlp/v1/traces", headers=headers)
     provider = TracerProvider(resource=Resource.create({"service.name": "planner"}))
     provider.add_span_processor(StartedSpans(SimpleSpanProcessor(exporter)))
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -109,6 +117,38 @@ def test_turn_is_displayed_while_it_runs_and_ends(
     assert turn["state"]["tools"] == ["search", "search"]
     assert turn["state"]["tokens"] == 320
     assert find(almenara, "agent")[0]["status"] == "idle"
+
+
+def test_chunks_are_displayed_while_written_and_leave_one_event(
+    almenara: Almenara, provider: TracerProvider, headers: dict[str, str]
+) -> None:
+    exporter = OTLPLogExporter(f"{almenara.url}/intake/otlp/v1/logs", headers=headers)
+    logs = LoggerProvider(resource=Resource.create({"service.name": "planner"}))
+    logs.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    logger, tracer = logs.get_logger("loop"), provider.get_tracer("loop")
+    agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "grace"}
+    with (
+        tracer.start_as_current_span("invoke_agent grace", attributes=agent),
+        tracer.start_as_current_span("chat", attributes={"gen_ai.operation.name": "chat"}),
+    ):
+        for index, word in enumerate(("written ", "word ", "by ", "word")):
+            logger.emit(
+                LogRecord(
+                    timestamp=time.time_ns(), event_name="gen_ai.output.chunk", body=word,
+                    attributes={"gen_ai.chunk.index": index},
+                )
+            )  # fmt: skip
+        wait_until(
+            lambda: "written word by word" in almenara.text("/dashboards/agents"), "the text"
+        )
+    logs.shutdown()
+    ended = "?type=agents.generation.ended"
+    wait_until(lambda: almenara.events(ended), "the summary")
+    (summary,) = almenara.events(ended)
+    assert (summary["subject"], summary["data"]["generation"]["tokens"]) == ("grace", 4)
+    events = almenara.text("/api/events.ndjson?origin=intake/sdk")
+    assert "gen_ai.output.chunk" not in events
+    assert "written" not in events
 
 
 def test_prompts_are_not_stored(almenara: Almenara, provider: TracerProvider) -> None:
