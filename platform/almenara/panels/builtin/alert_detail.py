@@ -46,7 +46,9 @@ async def prepare_detail(view: View, filters: AlertFilters) -> Mapping[str, Any]
         "transitions": transitions,
         "chart": None if alert is None else make_chart(view, alert),
         "lanes": make_lanes(transitions),
-        "deliveries": await list_deliveries(view, f"{filters.rule}/{filters.name}"),
+        "deliveries": (
+            await list_deliveries(view, f"{filters.rule}/{filters.name}") if filters.name else []
+        ),
         "similar": await list_similar(view, filters.rule, transitions),
     }
 

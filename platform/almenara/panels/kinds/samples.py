@@ -65,9 +65,12 @@ def current_value(view: View, resource: Resource, metric: str) -> float | None:
     if newest is None:
         return None
     is_recent = moment - newest <= STALE_AFTER and is_known(resource)
-    # Its usual interval is needed for an older one alone.
-    if not is_recent and stale_age(resource, resources.series(*key, metric), moment):
-        return None
+    # Its usual interval is needed for an older one alone. Of the past, its samples may still be
+    # read: the panel is prepared again then.
+    if not is_recent:
+        points = resources.series(*key, metric)
+        if not points or stale_age(resource, points, moment):
+            return None
     return resources.latest(*key, metric)
 
 

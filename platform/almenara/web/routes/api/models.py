@@ -76,6 +76,7 @@ class Health(msgspec.Struct, kw_only=True):
     """Browsers with a live page."""
     events_stored: int
     last_sequence: int
+    """The newest sequence; for a limited scope that of the newest visible event."""
     write_problem: str | None
     """Why nothing can be stored at the moment; null while storing works."""
     warnings: list[str] = []

@@ -5,6 +5,8 @@ from typing import Any
 from litestar import Request, get
 from litestar.di import NamedDependency
 
+from almenara.history import Filter
+from almenara.panels.view import View
 from almenara.plugins import PluginInfo
 from almenara.supervisor import SourceState
 from almenara.web.authorization import ALL_SOURCES, VIEWER, scoped_view
@@ -52,7 +54,7 @@ async def health(request: Request[Any, Any, Any], services: NamedDependency[Serv
         sources={state.name: state.status for state in states},
         subscribers=services.hub.clients,
         events_stored=await view.history.count_stored(),
-        last_sequence=services.bus.last_sequence,
+        last_sequence=await find_last_sequence(services, view),
         write_problem=services.bus.write_problem,
         warnings=(
             [*services.bus.warnings, *view.resources.warnings]
@@ -60,3 +62,12 @@ async def health(request: Request[Any, Any, Any], services: NamedDependency[Serv
             else []
         ),
     )
+
+
+async def find_last_sequence(services: Services, view: View) -> int:
+    """Return the newest sequence; for a limited scope that of the newest visible event, since any
+    other would show how much is published that the scope hides."""
+    if view.scope.sees_all_sources:
+        return services.bus.last_sequence
+    newest = await view.history.events(Filter(), limit=1, is_preview=True)
+    return newest[0].sequence if newest else 0
