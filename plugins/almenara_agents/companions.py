@@ -21,8 +21,9 @@ MAX_CARDS: Final = 4
 MAX_RESOURCES: Final = 20_000
 JOB_KINDS: Final[Mapping[str, str]] = {"ray.job": "Ray job", "ray.rayjob": "RayJob"}
 POD: Final = "kubernetes.pod"
-CONTEXT: Final = "context"
-"""A part of the types of events about the context of a story."""
+CONTEXT: Final = re.compile(r"(?i)(?:.*[._])?(?:context|decision)(?:[._].*)?", re.DOTALL)
+"""Types and subjects of events about the context of a story: `CONTEXT_UPDATED`,
+`context.decision.added`."""
 TYPES: Final = Mapper([])
 """What is in the lanes of agents already."""
 
@@ -48,7 +49,11 @@ async def describe_companions(
     for title, resource in find_companions(data, ids) if ids else ():
         events = await data.events({"subject": resource.name}, limit=MAX_CARDS)
         lanes.append(describe_companion(title, resource, events))
-    context = [each for each in related if CONTEXT in each[1].type.lower().split(".")]
+    context = [
+        each
+        for each in related
+        if CONTEXT.fullmatch(each[1].type) or CONTEXT.fullmatch(each[1].subject)
+    ]
     if context:
         lanes.append(
             {

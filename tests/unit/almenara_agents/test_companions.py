@@ -47,7 +47,7 @@ def event(kind: str, subject: str, correlation: str = STORY) -> Event:
 
 EVENTS = [
     event("ray.job.submitted", "by-story", "c/by-story"),
-    event("context.updated", STORY),
+    event("CONTEXT_UPDATED", "context.updated"),
     event("planning.plan.approved", STORY),
     event("orchestration.deliberation.started", STORY),
     event("agents.agent.stuck", "ada"),
@@ -89,7 +89,7 @@ async def test_jobs_pods_and_context_of_a_story_have_lanes() -> None:
             ("Ray job", TASK, []),
             ("Pod", "worker-0", []),
             ("Pod", "labeled", []),
-            ("Context", STORY, ["context.updated"]),
+            ("Context", STORY, ["CONTEXT_UPDATED"]),
         ],
         ["planning.plan.approved"],
     )
@@ -122,5 +122,5 @@ async def test_room_displays_lanes_of_jobs_and_context() -> None:
     )
     assert html.count("agents-companion") == 2
     assert "exit code 1" in html
-    assert "context.updated</a>" in html
+    assert "CONTEXT_UPDATED</a>" in html
     assert hostile not in html
