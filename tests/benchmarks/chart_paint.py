@@ -2,12 +2,11 @@
 
 20 series with a sample every 30 seconds of 24 hours, in Chromium without a graphics card. *Drawn*
 is the time from the data, decoded, to the last line on the canvas; *painted* to the frame that
-shows it; both in the clock of the page. A zoom is a drag with the mouse, and *back* the button that
-returns from it to the whole day; *from the mouse* is the time from the release of the mouse button
-to the frame, with the request for the samples. *Main thread* is processor time of the page, which
-the load of the machine changes less: for the first load that of the whole page. BENCH_LOADS changes
-how often each is measured; `--short` measures little. It fails where a chart has too few points, a
-zoom loads the page again, or the page reports an error.
+shows it; both in the clock of the page. A zoom is a drag with the mouse; *from the mouse* is the
+time from the release of its button to the frame, with the request for the samples. *Main thread* is
+processor time of the page, which the load of the machine changes less: for the first load that of
+the whole page. BENCH_LOADS changes how often each is measured; `--short` measures little. It fails
+where a chart has too few points, a zoom loads the page again, or the page reports an error.
 """
 
 import os
@@ -122,11 +121,6 @@ def zoom(page: Page) -> None:
     page.mouse.up()
 
 
-def go_back(page: Page) -> None:
-    page.evaluate("window.measured.decoded = 0")
-    page.get_by_role("button", name="Show the range before").click()
-
-
 def read_busy(cdp: Any) -> float:
     metrics = {
         each["name"]: each["value"] for each in cdp.send("Performance.getMetrics")["metrics"]
@@ -135,7 +129,7 @@ def read_busy(cdp: Any) -> float:
 
 
 def measure(browser: Browser, url: str) -> list[dict[str, float]]:
-    """Load the chart once, zoom into it and return; the measures of each."""
+    """Load the chart once and zoom into it; returns the measures of both."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     errors: list[str] = []
@@ -149,9 +143,7 @@ def measure(browser: Browser, url: str) -> list[dict[str, float]]:
     cdp = context.new_cdp_session(page)
     cdp.send("Performance.enable", {"timeDomain": "threadTicks"})
     results: list[dict[str, Any]] = []
-    acts: list[Callable[[], object]] = [
-        lambda: page.goto(url + ADDRESS), lambda: zoom(page), lambda: go_back(page),
-    ]  # fmt: skip
+    acts: list[Callable[[], object]] = [lambda: page.goto(url + ADDRESS), lambda: zoom(page)]
     for act in acts:
         before = read_busy(cdp)
         act()
@@ -190,7 +182,7 @@ def main() -> None:
         " main thread, ms |"
     )
     print("|---|---:|---:|---:|---:|---:|")
-    for place, title in enumerate(("first load", "zoom", "back to the day")):
+    for place, title in enumerate(("first load", "zoom")):
         rows = [load[place] for load in loads]
         middle = {name: median(row[name] for row in rows) for name in rows[0]}
         print(
