@@ -1,4 +1,4 @@
-"""Kills of `almenara backup` into a directory: it has a complete backup at any moment.
+"""Kills and full disks during a backup into a directory: it has a complete one at any moment.
 
 `ALMENARA_KILLS=200` runs the long form.
 """
@@ -24,6 +24,8 @@ from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.writer import Writer
 from almenara.config import StorageSettings
 from almenara.config.loader import decode_settings
+from support.bus import make_event
+from support.disks import small_disk
 from support.log import (
     check_log,
     check_queries,
@@ -136,3 +138,22 @@ def restore_and_check(source: Path, folder: Path, scenario: str, chance: random.
         for chosen in (random_filter(chance), random_filter(chance)):
             check_queries(connection, records, chosen, limit=400)
     return True
+
+
+async def test_full_disk_leaves_the_last_backup(tmp_path: Path) -> None:
+    source = tmp_path / "log"
+    settings = StorageSettings(dir=source, hot_events=100, retention_interval=0.02)
+    async with small_disk(tmp_path / "disk", "4m") as disk:
+        with patch("almenara.history.queries.sleep", sleep_not):
+            async with EmbeddedBus(settings) as bus:
+                await publish(bus, 0, 500)
+                await asyncio.to_thread(run_backup, source, disk, None)
+                listed = (disk / "backup.json").read_bytes()
+                await bus.publish([make_event(500, data="x" * 6_000_000)], "x")
+                with pytest.raises(AssertionError):
+                    await asyncio.to_thread(run_backup, source, disk, None)
+            assert (disk / "backup.json").read_bytes() == listed
+            assert {path.name for path in disk.iterdir() if path.suffix != ".db"} == {
+                "almenara.lock", "backup.json",
+            }  # fmt: skip
+            assert restore_and_check(disk, tmp_path / "restored", "sealing", random.Random(1))

@@ -20,10 +20,15 @@ from almenara.bus.backup_folder import (
 from almenara.bus.backup_history import back_up_history, restore_history
 from almenara.bus.folder import FolderLock, check_folder, prepare_folder, set_aside
 from almenara.bus.schema import VERSION
-from almenara.bus.storage_errors import describe_open_error
 from almenara.bus.writer_thread import DATABASE
-from almenara.cli.common import CONFIG_OPTION, CommandError, override_options, read_settings
-from almenara.errors import AlmenaraError, describe_error
+from almenara.cli.common import (
+    CONFIG_OPTION,
+    CommandError,
+    copy_error,
+    override_options,
+    read_settings,
+)
+from almenara.errors import AlmenaraError
 from almenara.state import checkpoints, sample_schema
 from almenara.state.sample_backup import back_up_samples, restore_samples
 from almenara.web import saved_items
@@ -63,10 +68,8 @@ def backup(context: click.Context, config: Path | None, verify: bool, target: Pa
             _back_up(directory, target, verify)
         else:
             click.echo(f"{target} contains {copy_database(directory, target)} events.")
-    except sqlite3.Error as error:
-        raise CommandError(f"The backup failed. {describe_open_error(error, directory)}") from None
-    except (AlmenaraError, OSError) as error:
-        raise CommandError(f"The backup failed: {describe_error(error)}") from None
+    except (AlmenaraError, OSError, sqlite3.Error) as error:
+        raise copy_error("backup", error, directory, target) from None
 
 
 def _back_up(directory: Path, target: Path, verify: bool) -> None:
@@ -135,10 +138,8 @@ def restore(context: click.Context, config: Path | None, replace: bool, source: 
         finally:
             _remove_unfinished(directory)
             lock.release()
-    except sqlite3.Error as error:
-        raise CommandError(f"The restore failed. {describe_open_error(error, directory)}") from None
-    except (AlmenaraError, OSError) as error:
-        raise CommandError(f"The restore failed: {describe_error(error)}") from None
+    except (AlmenaraError, OSError, sqlite3.Error) as error:
+        raise copy_error("restore", error, source, directory) from None
     click.echo(f"{directory / DATABASE} contains {events} events. Start Almenara.")
 
 

@@ -1,13 +1,16 @@
 """What the commands share: options, settings, errors, and the event loop."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import rich_click as click
 
+from almenara.bus.storage_errors import describe_open_error, is_full
 from almenara.config import ConfigError, Settings, load_settings
+from almenara.errors import describe_error
 from almenara.terminal import escape_control_characters
 from almenara.urls import redact_urls
 
@@ -60,6 +63,18 @@ def read_settings(context: click.Context) -> Settings:
 def configuration_error(error: ConfigError) -> CommandError:
     """Return the error of a command for wrong settings."""
     return CommandError(f"The configuration is wrong. {error}")
+
+
+def copy_error(action: str, error: Exception, source: Path, target: Path) -> CommandError:
+    """Return the error of a command that copies databases from one place to another."""
+    if is_full(error):
+        return CommandError(
+            f"The {action} failed: the disk that holds {target} is full. Free space on it, and run"
+            " the command again."
+        )
+    if isinstance(error, sqlite3.Error):
+        return CommandError(f"The {action} failed. {describe_open_error(error, source)}")
+    return CommandError(f"The {action} failed: {describe_error(error)}")
 
 
 def run_async(action: Callable[[], Any]) -> None:

@@ -11,12 +11,12 @@ import rich_click as click
 from almenara.bus import Record
 from almenara.bus.codec import OBSERVATION_COLUMNS, RowDecoder
 from almenara.bus.schema import connect
-from almenara.bus.storage_errors import describe_open_error
 from almenara.bus.stored_log import StoredLog
 from almenara.bus.writer_thread import DATABASE
 from almenara.cli.common import (
     CONFIG_OPTION,
     CommandError,
+    copy_error,
     override_options,
     read_settings,
     run_async,
@@ -28,7 +28,7 @@ from almenara.cli.parquet_file import (
     import_pyarrow,
     sample_schema,
 )
-from almenara.errors import AlmenaraError, describe_error
+from almenara.errors import AlmenaraError
 from almenara.history.filter import Filter, parse_moment
 from almenara.history.queries import History
 from almenara.patterns import compile_pattern
@@ -108,10 +108,8 @@ def export(
         if is_directory or is_samples:
             path = target / SAMPLES_FILE if is_directory else target
             _export_samples(folder, path, filters)
-    except sqlite3.Error as error:
-        raise CommandError(f"The export failed. {describe_open_error(error, folder)}") from None
-    except (AlmenaraError, ValueError, OSError) as error:
-        raise CommandError(f"The export failed: {describe_error(error)}") from None
+    except (AlmenaraError, ValueError, OSError, sqlite3.Error) as error:
+        raise copy_error("export", error, folder, target) from None
 
 
 def _refuse(filters: dict[str, str], names: Sequence[str], is_samples: bool) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from almenara.bus.check import check_database
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.folder import FolderLock
@@ -13,9 +15,11 @@ from almenara.state.check import check_state
 from almenara.web.saved_dashboards import SavedDashboard, SavedDashboards
 from support.bus import make_events
 from support.command_line import output_of, run_almenara
+from support.disks import small_disk
 from support.saved_items import open_saved
 from support.state import damage_body, store_state
 
+pytestmark = pytest.mark.anyio
 PLUGINS = "plugins: {disabled: [demo, http, kubernetes, nats, prometheus, ray]}\n"
 
 
@@ -100,6 +104,16 @@ def test_restore_accepts_copies_of_the_databases(tmp_path: Path) -> None:
     assert "name a directory for backups" in output_of(
         run_almenara(tmp_path, "backup", str(folder), "--config", "almenara.yaml")
     )
+
+
+async def test_full_disk_is_named(tmp_path: Path) -> None:
+    await asyncio.to_thread(prepare, tmp_path)
+    async with small_disk(tmp_path / "copy", "64k"):
+        done = await asyncio.to_thread(
+            run_almenara, tmp_path, "backup", "copy", "--config", "almenara.yaml"
+        )
+    assert done.returncode == 1
+    assert "the disk that holds copy is full. Free space on it" in output_of(done)
 
 
 def test_restore_is_refused_while_the_folder_is_in_use(tmp_path: Path) -> None:
