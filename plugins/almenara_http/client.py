@@ -240,7 +240,8 @@ def _without_query(url: str) -> str:
 
 
 def _redact(text: str, check: CheckSettings) -> str:
-    return redact_secrets(text, filter(_is_long, _secrets(check)))[:LONGEST]
+    secrets = [secret for secret in _secrets(check) if _is_long(secret)]
+    return redact_secrets(text, secrets)[:LONGEST]
 
 
 def _secrets(check: CheckSettings) -> Iterator[Secret]:
