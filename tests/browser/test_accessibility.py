@@ -43,6 +43,14 @@ RULES = {
 KUBERNETES = "/dashboards/kubernetes"
 PROBLEMS = ("/events?text=nothing-at-all", "/events?since=x", "/nothing")
 """Pages that report something and that no link leads to."""
+ALERT_PAGES = (
+    "/alerts",
+    "/alerts/rules",
+    "/alerts/silences",
+    "/alerts/receivers",
+    "/panels/alerts",
+)
+"""The last is what a wall screen shows."""
 SHAPES_PER_PATH = 2
 VISITED = re.compile(
     r"/(dashboards|dashboard-editor|explore|panels|timeline|events|sources|account|alerts|changes"
@@ -191,3 +199,35 @@ def test_pages_show_focus_and_honor_reduced_motion(cluster: Almenara, page: Page
             page.keyboard.press("Tab")
             assert page.evaluate(FOCUSED) == "", address
         assert page.evaluate("document.getAnimations().length") == 0, address
+
+
+IDENTIFY = """
+const identify = (one) => [one.tagName, ...["href", "formaction", "name", "value", "aria-label"]
+  .map(name => one.getAttribute(name) || "")].join(" ");
+"""
+REACHABLE = f"""
+() => {{
+  {IDENTIFY}
+  return [...document.querySelectorAll("a[href], button, input, select, textarea, summary")]
+    .filter(one => one.checkVisibility({{visibilityProperty: true}}) && !one.disabled
+      && one.tabIndex >= 0 && !one.closest("[hidden]"))
+    .map(identify);
+}}
+"""
+REACHED = f"() => {{ {IDENTIFY} return identify(document.activeElement); }}"
+
+
+def test_pages_of_alerts_are_reached_by_keyboard(fleet: Almenara, page: Page) -> None:
+    one = re.search(r'href="(/alerts/rules/[^/"]+)/([0-9a-f]{16})"', fleet.text("/alerts"))
+    assert one is not None
+    for address in (*ALERT_PAGES, one[1], f"{one[1]}/{one[2]}"):
+        page.goto(fleet.url + address)
+        reached: set[str] = set()
+        # The pages are live: what appears meanwhile is reached in another round.
+        for _ in range(3 * len(page.evaluate(REACHABLE)) + 5):
+            page.keyboard.press("Tab")
+            assert page.evaluate(FOCUSED) == "", address
+            reached.add(page.evaluate(REACHED))
+            if not set(page.evaluate(REACHABLE)) - reached:
+                break
+        assert not set(page.evaluate(REACHABLE)) - reached, address

@@ -48,6 +48,10 @@ RULE = {
     "annotations": {"summary": "Pod {{ name }} is crash-looping"},
     "runbook": "https://runbooks.example/crash",
 }
+RECEIVER = {
+    "name": "on-call-of-the-platform", "kind": "webhook",
+    "settings": {"url": "http://127.0.0.1:9/"},
+}  # fmt: skip
 
 
 class Pods:
@@ -60,7 +64,8 @@ class Pods:
         self.fail()
         (plugins / "pods.py").write_text(PLUGIN, "utf-8")
         config = {
-            "alerting": {"enabled": True, "rules": [RULE]},
+            "alerting": {"enabled": True, "rules": [RULE], "receivers": [RECEIVER],
+                         "route": {"receivers": [RECEIVER["name"]]}},
             "plugins_dir": str(plugins), "plugins": {"disabled": ["nats"]},
         }  # fmt: skip
         self.almenara = Almenara(folder / "almenara", config=config)
@@ -145,7 +150,9 @@ def test_pages_fit_a_phone_and_hostile_names_stay_text(pods: Pods, page: Page) -
     page.on("dialog", lambda dialog: pytest.fail(dialog.message))
     link = re.search(r'href="(/alerts/rules/crash-looping/\w+)"', pods.almenara.text("/alerts"))
     assert link is not None
-    for address in ("/alerts", link[1], "/alerts/rules", "/alerts/silences"):
+    rule = "/alerts/rules/crash-looping"
+    others = ("/alerts", "/alerts/rules", rule, "/alerts/silences", "/alerts/receivers")
+    for address in (link[1], *others, "/panels/alerts"):
         page.goto(pods.almenara.url + address)
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390, (address, width)
