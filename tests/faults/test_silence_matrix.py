@@ -15,11 +15,12 @@ import yaml
 from almenara_demo.simulated_vllm import SimulatedVllm
 from support.application import Almenara
 from support.faulty_link import FAULTS, FaultyLink
+from support.neo4j import PROGRAM as NEO4J, Neo4jServer
 from support.raw_nats import RawClient
 from support.servers import NatsServer, wait_until
 from support.simulated_kubernetes import simulated_kubernetes
 from support.simulated_ray import simulated_ray
-from support.valkey import PROGRAM, ValkeyServer
+from support.valkey import PROGRAM as VALKEY, ValkeyServer
 
 HEALTHY: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "nats.stream": ("nats", ("ok",)),
@@ -34,7 +35,9 @@ HEALTHY: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "vllm.server": ("vllm", ("ok", "idle", "asleep")),
     "vllm.model": ("vllm", ("ok", "idle")),
     **({"valkey.server": ("valkey", ("ok",)), "valkey.deployment": ("valkey", ("ok",))}
-       if PROGRAM else {}),
+       if VALKEY else {}),
+    **({"neo4j.server": ("neo4j", ("ok",)), "neo4j.database": ("neo4j", ("online",))}
+       if NEO4J else {}),
 }  # fmt: skip
 """By kind: the server behind it, and the statuses that claim health."""
 PROVEN_BY_SOURCE = {"kubernetes.pod", "kubernetes.node"}
@@ -99,8 +102,10 @@ def links(tmp_path: Path) -> Iterator[tuple[dict[str, FaultyLink], dict[str, str
         }
         vllm = stack.enter_context(SimulatedVllm())
         ports["vllm"] = vllm.port
-        if PROGRAM:
+        if VALKEY:
             ports["valkey"] = stack.enter_context(ValkeyServer(tmp_path / "valkey")).port
+        if NEO4J:
+            ports["neo4j"] = stack.enter_context(Neo4jServer(tmp_path / "neo4j")).port
         made = {name: stack.enter_context(FaultyLink(port)) for name, port in ports.items()}
         url = {name: f"http://127.0.0.1:{link.port}" for name, link in made.items()}
         redirect(kubeconfig, made["kubernetes"].port)
@@ -112,17 +117,20 @@ def links(tmp_path: Path) -> Iterator[tuple[dict[str, FaultyLink], dict[str, str
         check = {"name": "site", "url": url["http"], "every": 1, "timeout": 2}
         often = {"every": 1, "timeout": 2}
         server = {"name": "model", "url": url["vllm"], **often}
-        deployments = [
-            {"name": "cache", "urls": [f"redis://127.0.0.1:{made[name].port}"], **often}
-            for name in ("valkey",)
+        deployments = {
+            name: [{"name": name, "urls": [f"{scheme}://127.0.0.1:{made[name].port}"], **often}]
+            for name, scheme in (("valkey", "redis"), ("neo4j", "bolt"))
             if name in made
-        ]
+        }
         yield (
             made,
             {
                 **kubernetes,
                 "plugins__vllm__servers": json.dumps([server]),
-                "plugins__valkey__deployments": json.dumps(deployments),
+                **{
+                    f"plugins__{name}__deployments": json.dumps(each)
+                    for name, each in deployments.items()
+                },
                 "plugins__nats__servers": f'["nats://127.0.0.1:{made["nats"].port}"]',
                 "plugins__ray__clusters": json.dumps(clusters),
                 "plugins__prometheus__targets": json.dumps([target]),
