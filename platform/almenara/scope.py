@@ -285,7 +285,7 @@ def _is_within(part: str, text: str, patterns: Iterable[str]) -> bool:
         return compiled(text) is None and matches_any(patterns, text)
     if compiled(text) is not None:
         # Everything below a plain name is covered by it, whatever a pattern selects there.
-        return any(compiled(it) is None and text.startswith(f"{it}/") for it in patterns)
+        return any(compiled(each) is None and text.startswith(f"{each}/") for each in patterns)
     # A name stands for everything below it, which is covered once the name or one above matches.
     parts = text.split("/")
     names = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]

@@ -58,7 +58,7 @@ class Selection(msgspec.Struct):
         )
 
 
-class Found(msgspec.Struct):
+class GraphPart(msgspec.Struct):
     """The part of a graph that filters are applied to."""
 
     graph: Resource | None
@@ -71,35 +71,37 @@ class Found(msgspec.Struct):
     """Why what the filters request cannot be read."""
 
 
-async def find_selection(data: DataView, filters: Mapping[str, str], lookups: Lookups) -> Found:
+async def find_selection(data: DataView, filters: Mapping[str, str], lookups: Lookups) -> GraphPart:
     """The stored part of a graph or, where that may lack what the filters request, what the
     database has of it."""
     graph = find_graph(data, filters.get("namespace", ""))
     if graph is None:
-        return Found(None, Selection({}, []))
-    found = Found(graph, read_selection(data, graph.name))
+        return GraphPart(None, Selection({}, []))
+    part = GraphPart(graph, read_selection(data, graph.name))
     lookup = lookups.get(graph.name)
     if lookup is None:
-        return found
+        return part
     try:
         request = make_request(
             lookup.settings, filters, read_hops(filters.get("hops", "")),
             is_partial=graph.status == PARTIAL,
         )  # fmt: skip
     except InvalidValueError as error:
-        return msgspec.structs.replace(found, problem=str(error))
+        return msgspec.structs.replace(part, problem=str(error))
     if request is None:
-        return found
+        return part
     if data.moment is not None:
         problem = "only the part that was drawn at this time is stored"
-        return msgspec.structs.replace(found, problem=problem)
+        return msgspec.structs.replace(part, problem=problem)
     answer = await lookup.read(request)
     if answer.problem:
-        return msgspec.structs.replace(found, problem=answer.problem)
+        return msgspec.structs.replace(part, problem=answer.problem)
     visible = [data.redact(each) for each in answer.resources if data.permits(each)]
     nodes = [each for each in visible if each.kind == NODE]
     relationships = [each for each in visible if each.kind == RELATIONSHIP]
-    return Found(graph, select(nodes, relationships), is_requested=True, is_cut=answer.is_partial)
+    return GraphPart(
+        graph, select(nodes, relationships), is_requested=True, is_cut=answer.is_partial
+    )
 
 
 async def prepare_graph(
@@ -110,8 +112,8 @@ async def prepare_graph(
     `namespace` is the graph; `label` and `text` narrow it, and `name` (the id of a node) or `node`
     (its key or caption) to what is at most `hops` relationships away.
     """
-    found = await find_selection(data, filters, lookups)
-    graph, whole = found.graph, found.selection
+    part = await find_selection(data, filters, lookups)
+    graph, whole = part.graph, part.selection
     if graph is None:
         return {"graph": None, "nodes": []}
     selection, centre, hops = whole, "", read_hops(filters.get("hops", ""))
@@ -120,9 +122,7 @@ async def prepare_graph(
         selection = whole.restrict(reach(whole, centre, hops))
     if label := filters.get("label"):
         selection = selection.restrict(
-            node
-            for node, resource in selection.nodes.items()
-            if label in resource.state.get("labels", ())
+            node for node, resource in selection.nodes.items() if label in list_labels(resource)
         )
     text = filters.get("text", "").casefold().split()
     legend = make_legend(graph, whole)
@@ -153,9 +153,9 @@ async def prepare_graph(
         "hops": hops,
         "expand": expand_link(filters, hops) if centre and hops < MAX_HOPS else "",
         "shown": len(nodes),
-        "is_requested": found.is_requested,
-        "is_cut": found.is_cut,
-        "problem": found.problem,
+        "is_requested": part.is_requested,
+        "is_cut": part.is_cut,
+        "problem": part.problem,
         "entered": entered,
         "covers_all": graph.name in lookups and data.moment is None,
     }
@@ -204,7 +204,11 @@ def read_selection(data: DataView, graph: str) -> Selection:
 
 def select(nodes: Iterable[Resource], relationships: Iterable[Resource]) -> Selection:
     """The nodes that have a position, and the relationships between them."""
-    placed = {node.name: node for node in nodes if "x" in node.state and "y" in node.state}
+    placed = {
+        node.name: node
+        for node in nodes
+        if all(isinstance(node.state.get(axis), int | float) for axis in ("x", "y"))
+    }
     return Selection(placed, list(relationships)).restrict(placed)
 
 
@@ -242,15 +246,25 @@ def make_legend(graph: Resource, selection: Selection) -> dict[str, tuple[int, i
     for resource in selection.nodes.values():
         label = first_label(resource)
         counts[label] = counts.get(label, 0) + 1
-    configured = [str(label) for label in graph.state.get("labels") or ()]
+    configured = list_labels(graph)
     labels = [*configured, *sorted(counts.keys() - set(configured))]
     return {label: (number % COLORS, counts.get(label, 0)) for number, label in enumerate(labels)}
 
 
 def first_label(node: Resource) -> str:
     """The label that gives a node its colour."""
-    labels = node.state.get("labels") or ()
-    return str(labels[0]) if labels else ""
+    return next(iter(list_labels(node)), "")
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """The properties of a node; empty where another source publishes something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def list_labels(resource: Resource) -> list[str]:
+    """The labels of a graph or a node; none where another source publishes something else."""
+    labels = resource.state.get("labels")
+    return [str(label) for label in labels] if isinstance(labels, list | tuple) else []
 
 
 def describe_node(
@@ -266,10 +280,11 @@ def describe_node(
     caption, label = str(state.get("caption", "")), first_label(resource)
     change = "removed" if resource.status == REMOVED else ""
     for key, name in (("created", "new"), ("changed", "changed")):
-        if not change and moment - int(state.get(key) or 0) < HIGHLIGHT:
+        time = state.get(key)
+        if not change and isinstance(time, int) and moment - time < HIGHLIGHT:
             change = name
-    properties = state.get("properties") or {}
-    content = f"{caption} {state.get('key', '')} {' '.join(state.get('labels') or ())}"
+    properties = as_mapping(state.get("properties"))
+    content = f"{caption} {state.get('key', '')} {' '.join(list_labels(resource))}"
     content = f"{content} {' '.join(map(str, properties.values()))}".casefold()
     return {
         "id": resource.name,
@@ -279,7 +294,7 @@ def describe_node(
         "short": caption if len(caption) <= CAPTION else caption[: CAPTION - 1] + "…",
         "key": str(state.get("key", "")),
         "label": label,
-        "labels": [str(each) for each in state.get("labels") or ()],
+        "labels": list_labels(resource),
         "properties": properties,
         "color": legend.get(label, (0, 0))[0],
         "degree": degree,

@@ -177,9 +177,9 @@ async def prepare_node_events(
 ) -> Mapping[str, Any]:
     """The newest events whose subject or correlation is the key of a node, its own changes
     included."""
-    found = await find_selection(data, filters, lookups)
-    centre = find_centre(found.selection, filters.get("name", ""), filters.get("node", ""))
-    node = found.selection.nodes.get(centre)
+    part = await find_selection(data, filters, lookups)
+    centre = find_centre(part.selection, filters.get("name", ""), filters.get("node", ""))
+    node = part.selection.nodes.get(centre)
     key = str(node.state.get("key", "")) if node is not None else ""
     if not key:
         return {"key": "", "lines": []}

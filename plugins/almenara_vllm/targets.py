@@ -125,10 +125,10 @@ class KubernetesTargets:
             inside = f"/namespaces/{namespace}" if namespace else ""
             if settings.services:
                 path = f"/apis/discovery.k8s.io/v1{inside}/endpointslices"
-                found = read_endpoints(await self._get(path, settings.services))
+                candidates = read_endpoints(await self._get(path, settings.services))
             else:
-                found = read_pods(await self._get(f"/api/v1{inside}/pods", settings.pods))
-            for name, address, is_ready in found:
+                candidates = read_pods(await self._get(f"/api/v1{inside}/pods", settings.pods))
+            for name, address, is_ready in candidates:
                 full = f"{settings.name}/{name}"
                 # One that loads its model does not answer yet; one that did is missed.
                 if (is_ready or full in self._urls) and len(urls) < MAX_TARGETS:
@@ -154,11 +154,11 @@ class KubernetesTargets:
         await self._client.close()
 
 
-Found = Iterator[tuple[str, str, bool]]
+Candidates = Iterator[tuple[str, str, bool]]
 """The name of a server, its IP address, and whether it is ready."""
 
 
-def read_pods(reply: Any) -> Found:
+def read_pods(reply: Any) -> Candidates:
     """The running pods of a PodList."""
     for pod in _items(reply):
         metadata, status = _mapping(pod.get("metadata")), _mapping(pod.get("status"))
@@ -172,7 +172,7 @@ def read_pods(reply: Any) -> Found:
             yield name, str(address), is_ready
 
 
-def read_endpoints(reply: Any) -> Found:
+def read_endpoints(reply: Any) -> Candidates:
     """The endpoints of an EndpointSliceList: a Service passes its labels on to its slices."""
     for part in _items(reply):
         namespace = str(_mapping(part.get("metadata")).get("namespace", ""))

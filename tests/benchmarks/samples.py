@@ -145,12 +145,12 @@ async def time_queries(
         (f"a day of {pods} series", SeriesMatch(metric="cpu"), 24),
     ):
         started = time.process_time()
-        _, found = await history.rollups(
+        _, matches = await history.rollups(
             match, since=until - span * 3_600_000, until=until, step=1, moment=until
         )
         took = time.process_time() - started
-        assert found, name
-        results.append((name, took, max(len(series.rollups.times) for series in found)))
+        assert matches, name
+        results.append((name, took, max(len(series.rollups.times) for series in matches)))
     return results
 
 

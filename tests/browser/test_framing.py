@@ -56,7 +56,7 @@ class Hostile(http.server.BaseHTTPRequestHandler):
             "/bait": f"<p>{BAIT}</p>",
             "/later": f'<meta http-equiv="refresh" content="0;url={escape(to)}">',
             "/frameset": f'<frameset><frame src="{escape(to)}"></frameset>',
-        }.get(parts.path) or "".join(it.format(escape(to)) for it in WAYS.values())
+        }.get(parts.path) or "".join(each.format(escape(to)) for each in WAYS.values())
         self.send_response(200)
         self.send_header("content-type", "text/html; charset=utf-8")
         self.end_headers()
@@ -103,28 +103,30 @@ class Framing:
         self.target = target
         ended: list[str] = []
 
-        def on_response(it: Response) -> None:
-            if self._is_target(it.url):
-                self.statuses.add(it.status)
+        def on_response(each: Response) -> None:
+            if self._is_target(each.url):
+                self.statuses.add(each.status)
 
-        def on_end(it: Request) -> None:
-            if self._is_target(it.url):
-                ended.append(it.failure or "")
+        def on_end(each: Request) -> None:
+            if self._is_target(each.url):
+                ended.append(each.failure or "")
 
         events = {"response": on_response, "requestfinished": on_end, "requestfailed": on_end}
         for name, heard in events.items():
             page.on(name, heard)  # type: ignore[call-overload]
         page.goto(f"{hostile}/?to={quote(target)}")
         until = time.monotonic() + 20
-        while len(ended) < len(WAYS) or any(it.url in ("", "about:blank") for it in page.frames):
-            assert time.monotonic() < until, (ended, [it.url for it in page.frames])
+        while len(ended) < len(WAYS) or any(
+            each.url in ("", "about:blank") for each in page.frames
+        ):
+            assert time.monotonic() < until, (ended, [each.url for each in page.frames])
             page.wait_for_timeout(10)
         self.refused = ended.count("net::ERR_BLOCKED_BY_RESPONSE")
         self.shown = [
-            str(it.evaluate("document.documentElement.innerText")).strip()
-            for it in page.frames
+            str(each.evaluate("document.documentElement.innerText")).strip()
+            for each in page.frames
             # Of wherever else it led to, too.
-            if it.parent_frame and urlsplit(it.url).netloc == urlsplit(target).netloc
+            if each.parent_frame and urlsplit(each.url).netloc == urlsplit(target).netloc
         ]
         """The text of each frame that shows it."""
         for name, heard in events.items():
@@ -143,11 +145,11 @@ def test_pages_cannot_be_framed_by_another_site(
     page.set_default_timeout(20_000)
     # The ways are ways, and what is shown is seen.
     bait = Framing(page, hostile, f"{hostile}/bait")
-    bait.shown = [it for it in bait.shown if it]  # of the frames between
+    bait.shown = [each for each in bait.shown if each]  # of the frames between
     assert (bait.refused, bait.shown) == (0, [BAIT] * len(WAYS))
 
     sockets: list[str] = []
-    page.on("websocket", lambda it: sockets.append(it.url))
+    page.on("websocket", lambda each: sockets.append(each.url))
     framed = {"/sign-in": Framing(page, hostile, victim.url + "/sign-in")}
     page.goto(victim.url + "/sign-in")
     page.locator("input[name=token]").fill(TOKEN)
@@ -168,10 +170,10 @@ def test_pages_cannot_be_framed_by_another_site(
     ]  # fmt: skip
     # Loading a page of its own opened one; no frame may.
     sockets.clear()
-    framed |= {it: Framing(page, hostile, victim.url + it) for it in pages}
+    framed |= {each: Framing(page, hostile, victim.url + each) for each in pages}
     context.close()
-    shown = {name: it.shown for name, it in framed.items() if it.shown}
-    refused = sum(it.refused for it in framed.values())
+    shown = {name: each.shown for name, each in framed.items() if each.shown}
+    refused = sum(each.refused for each in framed.values())
     print(
         f"{len(framed)} pages framed in {len(WAYS)} ways: {refused} refused by the browser,"
         f" {sum(map(len, shown.values()))} shown, {len(sockets)} live"
@@ -180,4 +182,4 @@ def test_pages_cannot_be_framed_by_another_site(
     assert shown == {}
     assert sockets == []
     # One of them leads to the sign-in, without a session; and no object shows what is not there.
-    assert all(it.refused >= len(WAYS) - 2 for it in framed.values())
+    assert all(each.refused >= len(WAYS) - 2 for each in framed.values())

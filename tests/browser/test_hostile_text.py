@@ -163,10 +163,10 @@ LOOK = r"""
 }
 """
 MADE_OF = "".join(
-    it.read_text()
+    each.read_text()
     for folder in ("platform", "plugins")
-    for it in (ROOT / folder).rglob("*")
-    if it.suffix == ".html" or (it.suffix == ".py" and "panels" in it.parts)
+    for each in (ROOT / folder).rglob("*")
+    if each.suffix == ".html" or (each.suffix == ".py" and "panels" in each.parts)
 )
 TAGS = set(re.findall(r"<([a-z][a-z0-9-]*)", MADE_OF))
 TAGS.add("canvas")
@@ -189,7 +189,7 @@ class Besieged:
 
     def publish(self, signals: list[dict[str, Any]]) -> None:
         with (self.folder / "signals.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(it) + "\n" for it in signals)
+            file.writelines(json.dumps(each) + "\n" for each in signals)
 
 
 @pytest.fixture(scope="module")
@@ -234,36 +234,38 @@ def signals(resources: list[dict[str, Any]], events: list[dict[str, Any]]) -> li
         hostile.append({"signal": "sample", **thing, "metric": "m", "value": number, "unit": text})
         hostile.append({"signal": "sample", **thing, "metric": text, "value": number})
     by_kind: dict[str, dict[str, Any]] = {}
-    for it in resources:
+    for each in resources:
         # The one that says most of a kind shows most of what its panels show.
-        if len(json.dumps(it)) > len(json.dumps(by_kind.get(it["kind"], ""))):
-            by_kind[it["kind"]] = it
-    for turn, (kind, it) in enumerate(sorted(by_kind.items())):
+        if len(json.dumps(each)) > len(json.dumps(by_kind.get(each["kind"], ""))):
+            by_kind[each["kind"]] = each
+    for turn, (kind, each) in enumerate(sorted(by_kind.items())):
         # All of them for what has pages of its own; a part, another each time, for the others.
         step = 1 if kind in ("kubernetes.pod", "ray.job") else 5
         for number, text in list(enumerate(TEXTS))[turn % step :: step]:
             counting = itertools.count(number)
             words = number % 2 == 0
             hostile.append({
-                "signal": "resource", "kind": kind, "origin": it["origin"],
-                "namespace": it["namespace"] and (text if number % 3 else it["namespace"]),
-                "name": text, "status": text if words else it["status"], "severity": "ERROR",
-                "state": spoilt(it["state"], counting, TEXTS),
+                "signal": "resource", "kind": kind, "origin": each["origin"],
+                "namespace": each["namespace"] and (text if number % 3 else each["namespace"]),
+                "name": text, "status": text if words else each["status"], "severity": "ERROR",
+                "state": spoilt(each["state"], counting, TEXTS),
             })  # fmt: skip
-    by_type = {it["type"]: it for it in events if it["origin"].startswith(("ray", "kubernetes"))}
-    for it in by_type.values():
+    by_type = {
+        each["type"]: each for each in events if each["origin"].startswith(("ray", "kubernetes"))
+    }
+    for each in by_type.values():
         for number, text in enumerate(TEXTS[::5]):
             counting = itertools.count(number)
             hostile.append(event(
-                next(NUMBERS), text, type=it["type"], origin=it["origin"],
-                data=spoilt(it["data"], counting, TEXTS),
+                next(NUMBERS), text, type=each["type"], origin=each["origin"],
+                data=spoilt(each["data"], counting, TEXTS),
             ))  # fmt: skip
     for start in range(0, len(TEXTS), 25):
         # Several in one, so that a few open events show all.
         part = TEXTS[start : start + 25]
         hostile.append(event(next(NUMBERS), part[0], type="together",
-                          data={it: it for it in part},
-                          attributes={it: it for it in part}))  # fmt: skip
+                          data={each: each for each in part},
+                          attributes={each: each for each in part}))  # fmt: skip
     return hostile
 
 
@@ -280,24 +282,26 @@ def test_pages_neither_execute_nor_load_nor_hide_hostile_text(
     page.set_default_timeout(30_000)
     requested: list[str] = []
     complaints: list[str] = []
-    context.on("request", lambda it: requested.append(it.url))
-    page.on("websocket", lambda it: requested.append(it.url))
-    page.on("pageerror", lambda it: complaints.append(str(it)))
-    page.on("console", lambda it: complaints.append(it.text) if it.type == "error" else None)
+    context.on("request", lambda each: requested.append(each.url))
+    page.on("websocket", lambda each: requested.append(each.url))
+    page.on("pageerror", lambda each: complaints.append(str(each)))
+    page.on("console", lambda each: complaints.append(each.text) if each.type == "error" else None)
 
-    def answered(it: Response) -> None:
-        if it.status >= 400:
-            complaints.append(f"{it.status} {it.url}")
+    def answered(each: Response) -> None:
+        if each.status >= 400:
+            complaints.append(f"{each.status} {each.url}")
 
     context.on("response", answered)
-    page.on("dialog", lambda it: complaints.append(it.message))
+    page.on("dialog", lambda each: complaints.append(each.message))
 
     def ready() -> bool:
-        kinds = {it["kind"] for it in almenara.get("/api/resources")}
+        kinds = {each["kind"] for each in almenara.get("/api/resources")}
         return {"ray.job", "ray.node", "kubernetes.pod", "kubernetes.node"} <= kinds
 
     wait_until(ready, "the clusters", 40)
-    hostile_plugin = next(it for it in almenara.get("/api/plugins") if it["name"] == "hostile")
+    hostile_plugin = next(
+        each for each in almenara.get("/api/plugins") if each["name"] == "hostile"
+    )
     assert hostile_plugin["state"] == "active", hostile_plugin["error"]
     # Besides, our script and htmx set some.
     names, tags = set(ATTRIBUTES), set(TAGS)
@@ -306,8 +310,8 @@ def test_pages_neither_execute_nor_load_nor_hide_hostile_text(
         "nav a[href^='/dashboards/']", "all => all.map(it => it.getAttribute('href'))"
     )
     resources = almenara.get("/api/resources")
-    pod = next(it for it in resources if it["kind"] == "kubernetes.pod")
-    job = next(it for it in resources if it["kind"] == "ray.job")
+    pod = next(each for each in resources if each["kind"] == "kubernetes.pod")
+    job = next(each for each in resources if each["kind"] == "ray.job")
 
     def address(resource: dict[str, Any], page_name: str, **other: str) -> str:
         parameters = {"namespace": resource["namespace"], "name": resource["name"], **other}
@@ -317,22 +321,22 @@ def test_pages_neither_execute_nor_load_nor_hide_hostile_text(
         "a[href^='/panels/']", "all => all.map(it => it.getAttribute('href'))"
     )
     pages = ["/", "/sources", "/events", "/events?type=together", *dashboards, *listed]
-    pages += [f"/dashboards/kubernetes.{it}" for it in ("pods", "nodes", "events", "cluster")]
+    pages += [f"/dashboards/kubernetes.{each}" for each in ("pods", "nodes", "events", "cluster")]
     pages += [address(pod, "kubernetes.pod"), address(job, "ray.job")]
-    for it in ("/", "/events", *dashboards, *pages[-2:]):
-        page.goto(almenara.url + it)
+    for each in ("/", "/events", *dashboards, *pages[-2:]):
+        page.goto(almenara.url + each)
         seen = page.evaluate(LOOK)
         names |= set(seen["names"])
         tags |= set(seen["tags"])
 
     # Signals published while pages are open arrive over their sockets.
     live = [context.new_page() for _ in range(2)]
-    for tab, it in zip(live, ("/events", "/"), strict=True):
-        tab.goto(almenara.url + it)
+    for tab, each in zip(live, ("/events", "/"), strict=True):
+        tab.goto(almenara.url + each)
         expect(tab.locator("#live")).to_have_attribute("data-state", "live")
     published = signals(resources, almenara.events())
     besieged.publish(published)
-    count = sum(it["signal"] == "event" for it in published)
+    count = sum(each["signal"] == "event" for each in published)
     wait_until(
         lambda: len(almenara.get("/api/events?limit=1000&type=together")["events"]) >= 13,
         "all of it in history", 60,
@@ -363,18 +367,18 @@ def test_pages_neither_execute_nor_load_nor_hide_hostile_text(
         look(tab, f"live {tab.url}")
         tab.close()
     together = almenara.get("/api/events?type=together")["events"]
-    hostile = [it for it in almenara.get("/api/resources") if "pwn" in it["name"]]
+    hostile = [each for each in almenara.get("/api/resources") if "pwn" in each["name"]]
     for kind, page_name in (("kubernetes.pod", "kubernetes.pod"), ("ray.job", "ray.job"),
                             ("thing", "hostile.thing"), ("kubernetes.node", "kubernetes.node"),
                             ("kubernetes.deployment", "kubernetes.workload")):  # fmt: skip
-        some = [it for it in hostile if it["kind"] == kind][::160]
-        pages += [address(it, page_name, kind=it["kind"]) for it in some]
-    pages += [f"/events/{it['sequence']}" for it in together]
-    pages += ["/timeline?" + urlencode({"correlation": it}) for it in TEXTS[::160]]
-    pages += ["/events?" + urlencode({"text": it}) for it in TEXTS[::160]]
-    for it in pages:
-        page.goto(almenara.url + it)
-        look(page, it)
+        some = [each for each in hostile if each["kind"] == kind][::160]
+        pages += [address(each, page_name, kind=each["kind"]) for each in some]
+    pages += [f"/events/{each['sequence']}" for each in together]
+    pages += ["/timeline?" + urlencode({"correlation": each}) for each in TEXTS[::160]]
+    pages += ["/events?" + urlencode({"text": each}) for each in TEXTS[::160]]
+    for each in pages:
+        page.goto(almenara.url + each)
+        look(page, each)
     page.goto(almenara.url + "/events?type=together")
     expect(page.locator("#live")).to_have_attribute("data-state", "live")
     for row in range(len(together)):
@@ -383,11 +387,11 @@ def test_pages_neither_execute_nor_load_nor_hide_hostile_text(
         look(page, f"the drawer of {row}")
         page.keyboard.press("Escape")
     context.close()
-    expected = {re.findall(r"9\d{3}9", it)[0] for it in TEXTS}
+    expected = {re.findall(r"9\d{3}9", each)[0] for each in TEXTS}
     assert shown >= expected, expected - shown
-    assert [it for it in requested if "/pwned" in it.split("?")[0]] == []
+    assert [each for each in requested if "/pwned" in each.split("?")[0]] == []
     foreign = [
-        it for it in requested if not re.match(rf"(http|ws)://127.0.0.1:{almenara.port}/", it)
+        each for each in requested if not re.match(rf"(http|ws)://127.0.0.1:{almenara.port}/", each)
     ]
     assert foreign == []
     assert complaints == [], "\n".join(complaints)

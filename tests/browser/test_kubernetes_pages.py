@@ -29,7 +29,7 @@ def problems(page: Page) -> Iterator[list[str]]:
     """What the browser complains of while a test runs: nothing."""
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda it: problems.append(it.text) if it.type == "error" else None)
+    page.on("console", lambda each: problems.append(each.text) if each.type == "error" else None)
     yield problems
     assert problems == []
 
@@ -159,7 +159,7 @@ def test_pod_log_follows_searches_and_selects_containers(cluster: Almenara, page
     page.get_by_role("button", name="Filter").click()
     arrived(page, "text=heartbeat")
     expect(page.locator(".log-state")).to_contain_text("lines match “heartbeat”")
-    assert all("heartbeat" in it for it in lines.all_inner_texts())
+    assert all("heartbeat" in each for each in lines.all_inner_texts())
     page.get_by_label("Previous container").select_option("yes")
     page.get_by_role("button", name="Filter").click()
     arrived(page, "previous=yes")
@@ -183,7 +183,7 @@ def test_yaml_page_redacts_secrets(cluster: Almenara, page: Page) -> None:
     page.get_by_role("button", name="Filter").click()
     lines = page.locator("#panel-kubernetes-manifest-lines li").all_inner_texts()
     assert lines
-    assert all("image:" in it for it in lines)
+    assert all("image:" in each for each in lines)
     page.goto(f"{cluster.url}{KUBERNETES}.yaml?namespace=inference&name=Secret/nats")
     expect(page.locator(".log-state")).to_contain_text("choose one of Pod, Deployment")
 
@@ -228,7 +228,7 @@ def test_pages_fit_a_phone_and_work_without_scripts(cluster: Almenara, page: Pag
     context = page.context.browser.new_context(java_script_enabled=False, viewport=PHONE)  # type: ignore[arg-type]
     plain = context.new_page()
     addresses = [
-        *(KUBERNETES + it for it in ("", ".pods", ".nodes", ".events", ".cluster")), FAILING,
+        *(KUBERNETES + each for each in ("", ".pods", ".nodes", ".events", ".cluster")), FAILING,
         f"{KUBERNETES}.node?name=worker-01", f"{KUBERNETES}.pod?namespace=context&name=neo4j-0",
         f"{KUBERNETES}.yaml?namespace=context&name=Pod/neo4j-0",
         f"{KUBERNETES}.pod?namespace=context&name=nothing", f"{KUBERNETES}.pods?text=nothing",

@@ -63,7 +63,7 @@ def test_graph_follows_changes_without_moving_nodes(
 ) -> None:
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda it: problems.append(it.text) if it.type == "error" else None)
+    page.on("console", lambda each: problems.append(each.text) if each.type == "error" else None)
     page.goto(almenara.url + GRAPH)
     expect(page.locator("#live")).to_have_attribute("data-state", "live")
     drawn = page.locator(".neo4j-node")

@@ -88,7 +88,7 @@ def watching(tmp_path: Path) -> Iterator[Almenara]:
 def test_row_links_to_a_live_page_with_log(watching: Almenara, page: Page) -> None:
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda it: problems.append(it.text) if it.type == "error" else None)
+    page.on("console", lambda each: problems.append(each.text) if each.type == "error" else None)
     page.goto(watching.url + "/dashboards/jobs")
     expect(page.locator("#panel-jobs-log")).to_have_count(0)
     page.get_by_role("link", name="beta").click()

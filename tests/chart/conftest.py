@@ -26,8 +26,8 @@ def metric_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]
             "auth": {"public_metrics": True},
             "plugins": {"http": {"checks": [{"name": "a", "url": "http://[::1]:9"}]}},
         },
-    ) as it:
-        yield set(re.findall(r"^# TYPE (\w+)", it.text("/metrics"), re.MULTILINE))
+    ) as each:
+        yield set(re.findall(r"^# TYPE (\w+)", each.text("/metrics"), re.MULTILINE))
 
 
 @pytest.fixture(scope="session")

@@ -34,8 +34,8 @@ def unaccepted(checker: str, findings: Iterator[tuple[str, str, str]]) -> list[s
     remaining = []
     for code, name, text in findings:
         reasons = [
-            it for it in ACCEPTED[checker]
-            if it["id"] == code and name in it.get("in", [name]) and it.get("of", "") in text
+            each for each in ACCEPTED[checker]
+            if each["id"] == code and name in each.get("in", [name]) and each.get("of", "") in text
         ]  # fmt: skip
         if not reasons:
             remaining.append(f"{code} in {name}: {text}")
@@ -61,11 +61,11 @@ def test_checkov_reports_only_accepted_findings(rendered: Path) -> None:
             "checkov",
             (
                 (
-                    it["check_id"],
-                    Path(it["file_path"]).stem,
-                    f"{it['check_name']}: {it['resource']}",
+                    each["check_id"],
+                    Path(each["file_path"]).stem,
+                    f"{each['check_name']}: {each['resource']}",
                 )
-                for it in report["results"]["failed_checks"]
+                for each in report["results"]["failed_checks"]
             ),
         )
         == []
@@ -77,14 +77,14 @@ def test_trivy_reports_only_accepted_findings_in_manifests(rendered: Path) -> No
         BIN / "trivy", "config", "--format", "json", "--skip-check-update", "--skip-version-check",
         "--disable-telemetry", "--quiet", rendered,
     )  # fmt: skip
-    assert sum(it["MisconfSummary"]["Successes"] for it in report["Results"]) > 1000
+    assert sum(each["MisconfSummary"]["Successes"] for each in report["Results"]) > 1000
     assert (
         unaccepted(
             "trivy",
             (
-                (it["ID"], Path(result["Target"]).stem, f"{it['Severity']} {it['Message']}")
+                (each["ID"], Path(result["Target"]).stem, f"{each['Severity']} {each['Message']}")
                 for result in report["Results"]
-                for it in result.get("Misconfigurations", [])
+                for each in result.get("Misconfigurations", [])
             ),
         )
         == []
@@ -102,9 +102,9 @@ def test_trivy_reports_only_accepted_findings_in_sources(tmp_path: Path) -> None
             unaccepted(
                 "trivy",
                 (
-                    (it["ID"], "defaults", f"{it['Severity']} {it['Message']}")
+                    (each["ID"], "defaults", f"{each['Severity']} {each['Message']}")
                     for result in report["Results"]
-                    for it in result.get("Misconfigurations", [])
+                    for each in result.get("Misconfigurations", [])
                 ),
             )
             == []
@@ -120,7 +120,7 @@ def test_hadolint_reports_only_accepted_findings() -> None:
     assert (
         unaccepted(
             "hadolint",
-            ((it["code"], "Dockerfile", it["message"]) for it in json.loads(done.stdout)),
+            ((each["code"], "Dockerfile", each["message"]) for each in json.loads(done.stdout)),
         )
         == []
     )
@@ -128,4 +128,4 @@ def test_hadolint_reports_only_accepted_findings() -> None:
 
 def test_accepted_findings_have_reasons() -> None:
     for findings in ACCEPTED.values():
-        assert all(it["reason"] for it in findings)
+        assert all(each["reason"] for each in findings)

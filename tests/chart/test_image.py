@@ -50,7 +50,7 @@ def test_image_size_is_bounded(image: Image, capsys: pytest.CaptureFixture[str])
     total = size(own)
     packages = next(own.glob("lib/python3*/site-packages"))
     largest = sorted(
-        ((size(it), it.name) for it in packages.iterdir() if it.is_dir()), reverse=True
+        ((size(each), each.name) for each in packages.iterdir() if each.is_dir()), reverse=True
     )
     with capsys.disabled():
         summary = ", ".join(f"{name} {taken / 2**20:.0f}" for taken, name in largest[:6])
@@ -60,19 +60,19 @@ def test_image_size_is_bounded(image: Image, capsys: pytest.CaptureFixture[str])
 
 def test_image_has_no_build_tools(image: Image) -> None:
     packages = next((image.root / "opt" / "almenara").glob("lib/python3*/site-packages"))
-    names = {it.name.partition("-")[0] for it in packages.iterdir()}
+    names = {each.name.partition("-")[0] for each in packages.iterdir()}
     assert not names & {"pip", "setuptools", "wheel", "hatchling", "nats_server", "pytest"}
     assert {"almenara", "nats", "uvloop"} <= names
     assert not (image.root / "build").exists()
     # Those of libraries would be tools for whoever gets in.
-    commands = {it.name for it in (image.root / "opt" / "almenara" / "bin").iterdir()}
-    assert {it for it in commands if not it.startswith("python")} == {"almenara"}
+    commands = {each.name for each in (image.root / "opt" / "almenara" / "bin").iterdir()}
+    assert {each for each in commands if not each.startswith("python")} == {"almenara"}
 
 
 def test_image_imports_all_modules(image: Image, tmp_path: Path) -> None:
     command, _ = run_in(image, tmp_path, "plugins", "list", "--json")
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    active = {it["name"] for it in json.loads(done.stdout) if it["state"] == "active"}
+    active = {each["name"] for each in json.loads(done.stdout) if each["state"] == "active"}
     # The default values disable the others, whose imports are looked at next.
     assert {"nats", "http", "prometheus"} <= active
     python = [*command[:4], command[4].rpartition("almenara plugins")[0] + "python -c " + LAZY]
@@ -133,7 +133,7 @@ def test_image_build_has_requested_plugins(image_work: Path, tmp_path: Path) -> 
     command, _ = run_in(image, tmp_path, "plugins", "list", "--json")
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert {it["name"] for it in json.loads(done.stdout) if it["state"] == "active"} == (
+    assert {each["name"] for each in json.loads(done.stdout) if each["state"] == "active"} == (
         # Both need the same library.
         {"http", "prometheus"}
     )

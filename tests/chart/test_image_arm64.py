@@ -42,12 +42,12 @@ def arm64(image_work: Path) -> Image:
 def test_arm64_image_has_only_arm64_binaries(arm64: Image) -> None:
     assert arm64.inspected["OCIv1"]["architecture"] == "arm64"
     machines = {}
-    for it in (arm64.root / "opt" / "almenara").rglob("*"):
-        if it.is_file() and not it.is_symlink():
-            with it.open("rb") as file:
+    for each in (arm64.root / "opt" / "almenara").rglob("*"):
+        if each.is_file() and not each.is_symlink():
+            with each.open("rb") as file:
                 header = file.read(20)
             if header.startswith(b"\x7fELF"):
-                machines[it.name] = int.from_bytes(header[18:20], "little")
+                machines[each.name] = int.from_bytes(header[18:20], "little")
     # msgspec, uvloop and httptools at the least.
     assert len(machines) > 10
     assert set(machines.values()) == {AARCH64}, machines

@@ -194,7 +194,8 @@ class HostAuthority(Authority):
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
         builder = self._builder(name, key).add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(it) for it in (HOST, ROUTED)]), critical=False
+            x509.SubjectAlternativeName([x509.DNSName(each) for each in (HOST, ROUTED)]),
+            critical=False,
         )
         certificate = builder.sign(self._key, hashes.SHA256())
         self.pin = base64.b64encode(
@@ -287,13 +288,13 @@ def browser_page(fleet: Fleet) -> Iterator[Page]:
 def test_ingress_serves_browser_without_missing_events(fleet: Fleet, browser_page: Page) -> None:
     page = browser_page
     sockets: list[str] = []
-    page.on("websocket", lambda it: sockets.append(it.url))
+    page.on("websocket", lambda each: sockets.append(each.url))
     page.goto(f"https://{HOST}/events")
     assert "/sign-in" in page.url
     page.fill("input[name=token]", TOKEN)
     page.keyboard.press("Enter")
     page.wait_for_url(f"https://{HOST}/events")
-    (cookie,) = [it for it in page.context.cookies() if it["name"].startswith("__Host-")][:1]
+    (cookie,) = [each for each in page.context.cookies() if each["name"].startswith("__Host-")][:1]
     assert cookie["secure"]
     assert cookie["httpOnly"]
     first = fleet.publish()
@@ -335,10 +336,10 @@ def test_http_route_routes_like_ingress(fleet: Fleet) -> None:
     def accepted() -> bool:
         route = fleet.cluster.get("gateway.networking.k8s.io/v1", "HTTPRoute", "rel-almenara")
         holds = {
-            it["type"]
+            each["type"]
             for parent in route.get("status", {}).get("parents", [])
-            for it in parent["conditions"]
-            if it["status"] == "True"
+            for each in parent["conditions"]
+            if each["status"] == "True"
         }
         return {"Accepted", "ResolvedRefs"} <= holds
 

@@ -86,7 +86,7 @@ def dry_run(server: ApiServer, manifests: list[Tree], namespace: str, name: str)
     """Return the kinds of the manifests that the server accepts; it must accept all."""
     accepted: set[str] = set()
     known = [manifest for manifest in manifests if manifest["kind"] not in OPERATORS]
-    for each in {namespace} | {it["metadata"].get("namespace", namespace) for it in known}:
+    for each in {namespace} | {item["metadata"].get("namespace", namespace) for item in known}:
         with contextlib.suppress(ApiError):
             server.namespace(each)
     for manifest in known:
@@ -100,25 +100,27 @@ def dry_run(server: ApiServer, manifests: list[Tree], namespace: str, name: str)
     return accepted
 
 
-@pytest.mark.parametrize("name", sorted(it.stem for it in (ROOT / "helm" / "examples").iterdir()))
+@pytest.mark.parametrize(
+    "name", sorted(item.stem for item in (ROOT / "helm" / "examples").iterdir())
+)
 def test_helm_renders_the_same_manifests(cluster: Cluster, name: str) -> None:
     text = cluster.helm.template(CHART, "rel", engine.read(engine.value_sets()[name]))
-    theirs = [it for it in yaml.safe_load_all(text) if it]
+    theirs = [item for item in yaml.safe_load_all(text) if item]
     values = engine.read(engine.value_sets()[name])
     ours = engine.render(values, namespace=cluster.namespace)
     by_name = operator.itemgetter("kind", "metadata")
     assert sorted(map(str, map(by_name, theirs))) == sorted(map(str, map(by_name, ours)))
-    assert all(it in theirs for it in ours)
+    assert all(item in theirs for item in ours)
 
 
 def test_release_installs_upgrades_rolls_back_and_uninstalls(cluster: Cluster) -> None:
     manifests = cluster.helm.install(CHART, "rel", WATCHING)
-    assert [it["status"] for it in cluster.helm.history("rel")] == ["deployed"]
+    assert [item["status"] for item in cluster.helm.history("rel")] == ["deployed"]
     assert {"StatefulSet", "Service", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim",
             "NetworkPolicy", "ClusterRole", "ClusterRoleBinding"} <= {
-        it["kind"] for it in manifests
+        item["kind"] for item in manifests
     }  # fmt: skip
-    assert all(cluster.exists(it) for it in manifests)
+    assert all(cluster.exists(item) for item in manifests)
 
     def checksum() -> str:
         workload = cluster.get("apps/v1", "StatefulSet", "rel-almenara")
@@ -127,17 +129,17 @@ def test_release_installs_upgrades_rolls_back_and_uninstalls(cluster: Cluster) -
     before = checksum()
     changed = {**WATCHING, "config": {"log": {"level": "debug"}}}
     cluster.helm.upgrade(CHART, "rel", changed)
-    assert [it["revision"] for it in cluster.helm.history("rel")] == [1, 2]
+    assert [item["revision"] for item in cluster.helm.history("rel")] == [1, 2]
     assert checksum() != before
     text = cluster.get("v1", "ConfigMap", "rel-almenara")["data"]["almenara.yaml"]
     assert yaml.safe_load(text)["log"] == {"level": "debug"}
 
     cluster.helm.rollback("rel", 1)
     assert checksum() == before
-    assert [it["status"] for it in cluster.helm.history("rel")][-1] == "deployed"
+    assert [item["status"] for item in cluster.helm.history("rel")][-1] == "deployed"
 
     cluster.helm.uninstall("rel")
-    left = [it["kind"] for it in manifests if cluster.exists(it)]
+    left = [item["kind"] for item in manifests if cluster.exists(item)]
     # The history stays with its claim until someone deletes it.
     assert left == ["PersistentVolumeClaim"]
 
@@ -171,7 +173,7 @@ def test_wrong_value_changes_nothing(cluster: Cluster) -> None:
         cluster.helm.upgrade(CHART, "rel", {"ingres": {}})
     with pytest.raises(HelmError, match="additional properties"):
         cluster.helm.install(CHART, "other", {"replicas": 3})
-    assert [it["status"] for it in cluster.helm.history("rel")] == ["deployed"]
+    assert [item["status"] for item in cluster.helm.history("rel")] == ["deployed"]
     cluster.helm.uninstall("rel")
 
 
@@ -179,7 +181,7 @@ def test_previous_chart_upgrades_and_rolls_back(cluster: Cluster) -> None:
     assert helm_python.Chart.load(PREVIOUS).metadata["version"] == "0.1.0"
     cluster.helm.install(PREVIOUS, "rel", {})
     claim = cluster.get("v1", "PersistentVolumeClaim", "rel-almenara")["metadata"]["uid"]
-    assert all(cluster.exists(it) for it in cluster.helm.upgrade(CHART, "rel", {}))
+    assert all(cluster.exists(item) for item in cluster.helm.upgrade(CHART, "rel", {}))
     cluster.helm.rollback("rel", 1)
     cluster.helm.upgrade(CHART, "rel", WATCHING)
     # Through all of it the history lies in the same claim.
@@ -192,7 +194,7 @@ def test_upgrade_adds_and_removes_a_volume(cluster: Cluster) -> None:
     cluster.helm.install(CHART, "rel", {})
     without = {"persistence": {"enabled": False}}
     manifests = cluster.helm.upgrade(CHART, "rel", without)
-    assert "Deployment" in {it["kind"] for it in manifests}
+    assert "Deployment" in {item["kind"] for item in manifests}
     gone = {"apiVersion": "apps/v1", "kind": "StatefulSet",
             "metadata": {"name": "rel-almenara", "namespace": cluster.namespace}}  # fmt: skip
     assert not cluster.exists(gone)
@@ -202,9 +204,9 @@ def test_upgrade_adds_and_removes_a_volume(cluster: Cluster) -> None:
 def served(server: ApiServer) -> Iterator[tuple[str, str, bool, str]]:
     """Group, resource, whether namespaced, and verb of everything that the API server has."""
     groups = [("", "/api/v1")]
-    for it in server.send("GET", "/apis")["groups"]:
-        version = it["preferredVersion"]["groupVersion"]
-        groups.append((it["name"], f"/apis/{version}"))
+    for item in server.send("GET", "/apis")["groups"]:
+        version = item["preferredVersion"]["groupVersion"]
+        groups.append((item["name"], f"/apis/{version}"))
     for group, path in groups:
         for resource in server.send("GET", path)["resources"]:
             for verb in (*resource["verbs"], "escalate", "bind", "impersonate"):
@@ -238,7 +240,7 @@ def test_service_account_has_exactly_the_needed_permissions(
             cluster.server.namespace(namespace)
     values = engine.read(engine.value_sets()[name])
     manifests = cluster.helm.install(CHART, "rel", values)
-    roles = [it for it in manifests if it["kind"] in ("Role", "ClusterRole")]
+    roles = [item for item in manifests if item["kind"] in ("Role", "ClusterRole")]
     granted = permissions(roles)
     token = cluster.server.token(cluster.namespace, "rel-almenara")
     # A resource of a rule is requested even if the server does not serve it.
@@ -253,8 +255,12 @@ def test_service_account_has_exactly_the_needed_permissions(
     ]
     everyone = everyone_may(requested)
     allowed = asyncio.run(may(cluster.server, token, requested))
-    expected = {it: bool(granted & {it, ("", *it[1:])}) or everyone[it] for it in requested}
-    wrong = [f"{it}: not {expected[it]}" for it in requested if allowed[it] is not expected[it]]
+    expected = {
+        item: bool(granted & {item, ("", *item[1:])}) or everyone[item] for item in requested
+    }
+    wrong = [
+        f"{item}: not {expected[item]}" for item in requested if allowed[item] is not expected[item]
+    ]
     with capsys.disabled():
         print(
             f"\npermissions with {name}: {len(requested)} requested,"
@@ -342,13 +348,13 @@ class Kubelet:
     def _run(self, server: "ApiServerView", pod: Tree) -> None:
         codes: list[int] = []
         threads = [
-            threading.Thread(target=lambda it=it: codes.append(self._container(pod, it)))
-            for it in pod["spec"]["containers"]
+            threading.Thread(target=lambda item=item: codes.append(self._container(pod, item)))
+            for item in pod["spec"]["containers"]
         ]
-        for it in threads:
-            it.start()
-        for it in threads:
-            it.join()
+        for item in threads:
+            item.start()
+        for item in threads:
+            item.join()
         phase = "Failed" if any(codes) else "Succeeded"
         server.patch_status(pod, {"phase": phase})
 
@@ -361,8 +367,10 @@ class Kubelet:
             if "secret" in volume:
                 self._secret(volume["name"], volume["secret"]["secretName"])
         arguments = [
-            it.replace("$(MARK)", pod["metadata"]["uid"]).replace("/etc/almenara", str(self.folder))
-            for it in container["args"]
+            item.replace("$(MARK)", pod["metadata"]["uid"]).replace(
+                "/etc/almenara", str(self.folder)
+            )
+            for item in container["args"]
         ]
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-euc",
@@ -433,5 +441,5 @@ def test_helm_test_receives_event_over_websocket(
         cluster.helm.upgrade(CHART, "rel", values)
         with pytest.raises(HelmError):
             cluster.helm.test("rel")
-        assert any("no Almenara responds" in " ".join(it.split()) for it in kubelet.outputs)
+        assert any("no Almenara responds" in " ".join(item.split()) for item in kubelet.outputs)
     cluster.helm.uninstall("rel")

@@ -61,7 +61,7 @@ def blocks(document: str, language: str) -> list[str]:
     """The fenced texts of a document, in their order."""
     text = (DOCUMENTS / f"{document}.md").read_text("utf-8")
     result = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    return [re.sub(rf"^{indent}", "", it, flags=re.MULTILINE) for indent, it in result]
+    return [re.sub(rf"^{indent}", "", each, flags=re.MULTILINE) for indent, each in result]
 
 
 def commands(text: str) -> list[str]:
@@ -99,7 +99,7 @@ class Operator:
 
     def runs(self, text: str) -> str:
         """What a block of commands prints; it ends with the first that fails."""
-        expected = [it for it in commands(text) if not it.startswith(tuple(NOT_RUN))]
+        expected = [each for each in commands(text) if not each.startswith(tuple(NOT_RUN))]
         process = subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", "\n".join(expected)], cwd=self.folder,
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -182,7 +182,7 @@ def test_operations_guide_works_as_written(
             with urllib.request.urlopen(request, timeout=30) as response:
                 return sorted(json.loads(line)["data"]["n"] for line in response)
 
-        installing, looking = (it for it in blocks("install", "sh") if "docker" not in it)
+        installing, looking = (each for each in blocks("install", "sh") if "docker" not in each)
         with Publisher(nats) as publisher:
             begin = time.monotonic()
             notes = operator.runs(installing)
@@ -211,7 +211,7 @@ def test_operations_guide_works_as_written(
             assert after["metadata"]["labels"]["team"] == "fleet"
 
             copying, restoring, checking_storage = (
-                it for it in blocks("backup", "sh") if it.startswith(("pod=", "kubectl"))
+                each for each in blocks("backup", "sh") if each.startswith(("pod=", "kubectl"))
             )
             in_copy = publisher.published
             wait_until(lambda: len(held()) >= in_copy, "what was before the backup")
@@ -232,12 +232,12 @@ def test_operations_guide_works_as_written(
         (operator.folder / f"almenara-{today}.db").rename(
             operator.folder / "almenara-2026-01-31.db"
         )
-        (pod,) = (it for it in blocks("backup", "yaml") if "kind: Pod" in it)
+        (pod,) = (each for each in blocks("backup", "yaml") if "kind: Pod" in each)
         (operator.folder / "restore.yaml").write_text(pod)
         operator.runs(restoring)
         operator.runs(commands(looking)[0])
         # The volume had the tokens as well, so they are created again.
-        token = made(operator.runs("\n".join(it for it in noted if "rotate" in it)))
+        token = made(operator.runs("\n".join(each for each in noted if "rotate" in each)))
         wait_until(lambda: len(held()) >= publisher.published, "every event after the restore", 60)
         assert held() == list(range(publisher.published))
 
@@ -258,16 +258,16 @@ def test_operations_guide_works_as_written(
     (short,) = re.findall(r"^```sh\n(.*?)^```$", README.read_text("utf-8"), re.M | re.S)
     assert f"https://{HOST}/" in operator.runs(short)
     left = [
-        it
+        each
         for document in sorted(DOCUMENTS.glob("*.md"))
         for block in blocks(document.stem, "sh")
-        for it in commands(block)
-        if it not in operator.done and not it.startswith(tuple(NOT_RUN))
+        for each in commands(block)
+        if each not in operator.done and not each.startswith(tuple(NOT_RUN))
     ]
     assert left == []
 
 
-@pytest.mark.parametrize("document", sorted(it.stem for it in DOCUMENTS.glob("*.md")))
+@pytest.mark.parametrize("document", sorted(each.stem for each in DOCUMENTS.glob("*.md")))
 def test_chart_accepts_yaml_of_operations_guide(document: str) -> None:
     for text in blocks(document, "yaml"):
         manifest = yaml.safe_load(text)

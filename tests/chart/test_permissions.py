@@ -28,19 +28,19 @@ def test_rules_equal_those_of_the_plugin(name: str, tmp_path: Path) -> None:
     product = Almenara(tmp_path, config=config)
     done = product.command("kubernetes", "rbac", "--service-account", "watch/rel-almenara")
     assert done.returncode == 0, done.stderr
-    expected = [it for it in yaml.safe_load_all(done.stdout) if it]
+    expected = [each for each in yaml.safe_load_all(done.stdout) if each]
     kinds = ("Role", "ClusterRole")
-    ours = [it for kind in kinds for it in of_kind(manifests, kind)]
-    assert permissions(ours) == permissions(it for it in expected if it["kind"] in kinds)
+    ours = [each for kind in kinds for each in of_kind(manifests, kind)]
+    assert permissions(ours) == permissions(each for each in expected if each["kind"] in kinds)
     assert permissions(ours)
     for binding in (*of_kind(manifests, "RoleBinding"), *of_kind(manifests, "ClusterRoleBinding")):
         assert binding["subjects"] == [
             {"kind": "ServiceAccount", "name": "rel-almenara", "namespace": "watch"}
         ]
         (role,) = [
-            it for it in ours
-            if it["metadata"]["name"] == binding["roleRef"]["name"]
-            and it["metadata"].get("namespace") == binding["metadata"].get("namespace")
+            each for each in ours
+            if each["metadata"]["name"] == binding["roleRef"]["name"]
+            and each["metadata"].get("namespace") == binding["metadata"].get("namespace")
         ]  # fmt: skip
         assert role["kind"] == binding["roleRef"]["kind"]
 
@@ -51,12 +51,12 @@ def test_rules_are_absent_without_own_cluster(name: str) -> None:
     for kind in ("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"):
         assert of_kind(manifests, kind) == []
     volumes = engine.workload(manifests)["spec"]["template"]["spec"]["volumes"]
-    assert not any(it["name"] == "token" for it in volumes)
+    assert not any(each["name"] == "token" for each in volumes)
 
 
 def kuberay(namespace: str) -> set[Permission]:
     plurals = ("rayclusters", "raycronjobs", "rayjobs", "rayservices")
-    return {(namespace, "ray.io", it, verb) for it in plurals for verb in ("list", "watch")}
+    return {(namespace, "ray.io", each, verb) for each in plurals for verb in ("list", "watch")}
 
 
 def test_rules_for_kuberay_are_read_only() -> None:
@@ -70,7 +70,7 @@ def test_rules_for_kuberay_are_read_only() -> None:
     }
     assert permissions(beside) == pods | kuberay("ml") | kuberay("research")
     # Of a namespace that both watch there is one Role.
-    assert sorted(it["metadata"]["namespace"] for it in beside) == ["ml", "research", "shop"]
+    assert sorted(each["metadata"]["namespace"] for each in beside) == ["ml", "research", "shop"]
 
 
 def test_rules_for_tokens_of_rayclusters_allow_reading_secrets_in_their_namespaces() -> None:
@@ -86,7 +86,7 @@ def test_rules_for_tokens_of_rayclusters_allow_reading_secrets_in_their_namespac
 @pytest.mark.parametrize(("name", "port"), [("kuberay", 8265), ("kuberay-namespaces", 9443)])
 def test_network_policy_allows_kuberay_ports(name: str, port: int) -> None:
     (policy,) = of_kind(render(engine.read(SETS[name])), "NetworkPolicy")
-    ports = {it["port"] for rule in policy["spec"]["egress"] for it in rule["ports"]}
+    ports = {each["port"] for rule in policy["spec"]["egress"] for each in rule["ports"]}
     assert {port, 443, 6443} <= ports
 
 
@@ -96,7 +96,7 @@ def test_vllm_discovery_may_list_and_connect() -> None:
     everywhere = permissions(of_kind(manifests, "ClusterRole"))
     assert everywhere == {("", "discovery.k8s.io", "endpointslices", "list")}
     (policy,) = of_kind(manifests, "NetworkPolicy")
-    ports = {it["port"] for rule in policy["spec"]["egress"] for it in rule["ports"]}
+    ports = {each["port"] for rule in policy["spec"]["egress"] for each in rule["ports"]}
     assert {8000, 9000, 8265, 8080, 443, 6443} <= ports
 
 
@@ -105,14 +105,14 @@ def test_rules_include_logs_and_yaml_only_when_enabled() -> None:
     without = render(engine.read(SETS["kubernetes"]))
     assert ("shop", "", "pods/log", "get") in permissions(of_kind(with_logs, "Role"))
     assert ("shop", "apps", "deployments", "get") in permissions(of_kind(with_logs, "Role"))
-    assert not any(it[2] == "pods/log" for it in permissions(of_kind(without, "ClusterRole")))
+    assert not any(each[2] == "pods/log" for each in permissions(of_kind(without, "ClusterRole")))
 
 
 def test_token_is_short_lived_and_mounted_only_when_needed() -> None:
     manifests = render(engine.read(SETS["kubernetes"]))
     (token,) = [
-        it for it in engine.workload(manifests)["spec"]["template"]["spec"]["volumes"]
-        if it["name"] == "token"
+        each for each in engine.workload(manifests)["spec"]["template"]["spec"]["volumes"]
+        if each["name"] == "token"
     ]  # fmt: skip
     source = token["projected"]["sources"][0]["serviceAccountToken"]
     assert 600 <= source["expirationSeconds"] <= 3607

@@ -43,7 +43,7 @@ def test_large_extra_is_pinned_and_not_in_default_image() -> None:
 )
 def test_pins_have_hashes(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text("utf-8")
-    requirements = [it for it in text.split("\n") if re.match(r"[a-z0-9]", it)]
+    requirements = [each for each in text.split("\n") if re.match(r"[a-z0-9]", each)]
     assert requirements
     assert text.count("--hash=sha256:") >= len(requirements)
     assert "://" not in text

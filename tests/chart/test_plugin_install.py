@@ -58,7 +58,7 @@ class Pod:
         (self.folder / "requirements.txt").write_text(map_of["data"]["requirements.txt"])
         (container,) = engine.workload(manifests)["spec"]["template"]["spec"]["initContainers"]
         assert container["command"][0] == "python"
-        own = {it["name"]: self.placed(it["value"]) for it in container["env"]}
+        own = {each["name"]: self.placed(each["value"]) for each in container["env"]}
         return subprocess.run(
             [sys.executable, *container["command"][1:], *map(self.placed, container["args"])],
             # Nothing of this machine: neither its index nor its credentials.
@@ -130,14 +130,16 @@ def test_plugin_installs_from_private_index(pod: Pod) -> None:
     text = json.dumps(engine.configuration(manifests)).replace("/data", str(pod.folder / "data"))
     config.write_text(text)
     server = engine.workload(manifests)["spec"]["template"]["spec"]["containers"][0]
-    (path,) = [it["value"] for it in server["env"] if it["name"] == "PYTHONPATH"]
+    (path,) = [each["value"] for each in server["env"] if each["name"] == "PYTHONPATH"]
     done = subprocess.run(
         [ALMENARA, "--config", config, "plugins", "list", "--json"],
         env={"PATH": os.defpath, "PYTHONPATH": pod.placed(path)},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert {it["name"] for it in json.loads(done.stdout) if it["state"] == "active"} == {"weather"}
+    assert {each["name"] for each in json.loads(done.stdout) if each["state"] == "active"} == {
+        "weather"
+    }
 
 
 def test_plugin_install_refuses_wrong_hash(pod: Pod) -> None:

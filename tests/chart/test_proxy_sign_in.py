@@ -227,7 +227,7 @@ def test_access_log_has_real_client_address(
     def addresses() -> set[str]:
         status, text = front.get(query, "ada")
         assert status == 200, text
-        return {it["data"]["address"] for it in json.loads(text)["events"]}
+        return {each["data"]["address"] for each in json.loads(text)["events"]}
 
     wait_until(lambda: {"127.0.0.3", "127.0.0.4"} <= addresses(), "both refusals")
     assert "6.6.6.6" not in addresses()

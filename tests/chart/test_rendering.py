@@ -82,7 +82,7 @@ def test_value_sets_are_enough() -> None:
 def test_lint_has_no_messages(values: Tree) -> None:
     report = helm_python.lint(CHART, values, strict=True, namespace="watch")
     assert not report["errors"]
-    assert [it for it in report["messages"] if it["severity"] > 1] == []
+    assert [each for each in report["messages"] if each["severity"] > 1] == []
 
 
 @pytest.mark.parametrize("minor", MINORS)
@@ -108,14 +108,15 @@ def test_manifests_have_namespace_and_standard_labels(manifests: list[Tree]) -> 
             continue
         if not manifest["kind"].startswith("Cluster"):
             assert metadata["namespace"]
-        labels = {it.removeprefix("app.kubernetes.io/") for it in metadata["labels"]}
+        labels = {each.removeprefix("app.kubernetes.io/") for each in metadata["labels"]}
         assert {"name", "instance", "version", "component", "part-of", "managed-by",
                 "helm.sh/chart"} <= labels  # fmt: skip
 
 
 def test_manifest_names_are_unique(manifests: list[Tree]) -> None:
     names = [
-        (it["kind"], it["metadata"].get("namespace"), it["metadata"]["name"]) for it in manifests
+        (each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"])
+        for each in manifests
     ]
     assert len(names) == len(set(names))
 
@@ -157,10 +158,10 @@ def test_probes_are_independent_of_observed_systems(manifests: list[Tree]) -> No
     probes = {
         name: server[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")
     }
-    assert {name: it["path"] for name, it in probes.items()} == {
+    assert {name: each["path"] for name, each in probes.items()} == {
         "startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz",
     }  # fmt: skip
-    assert {it["port"] for it in probes.values()} == {server["ports"][0]["name"]}
+    assert {each["port"] for each in probes.values()} == {server["ports"][0]["name"]}
     startup = server["startupProbe"]
     assert startup["failureThreshold"] * startup["periodSeconds"] >= 60
 
@@ -180,9 +181,9 @@ def test_selectors_match_only_the_server(manifests: list[Tree]) -> None:
     for monitor in of_kind(manifests, "ServiceMonitor"):
         expected = monitor["spec"]["selector"]["matchLabels"]
         chosen = [
-            it
-            for it in of_kind(manifests, "Service")
-            if expected.items() <= it["metadata"]["labels"].items()
+            each
+            for each in of_kind(manifests, "Service")
+            if expected.items() <= each["metadata"]["labels"].items()
         ]
         assert len(chosen) == 1
 
@@ -201,7 +202,7 @@ def test_secrets_are_not_in_config_map_or_environment(manifests: list[Tree]) -> 
     for _, pod in pods(manifests):
         for container in containers(pod):
             assert not any(
-                "secretKeyRef" in it.get("valueFrom", {}) for it in container.get("env", [])
+                "secretKeyRef" in each.get("valueFrom", {}) for each in container.get("env", [])
             )
 
 
@@ -242,7 +243,7 @@ def test_grace_period_covers_shutdown(manifests: list[Tree]) -> None:
 def test_allowed_hosts_include_all_routes(manifests: list[Tree]) -> None:
     allowed = engine.configuration(manifests)["server"]["allowed_hosts"]
     for ingress in of_kind(manifests, "Ingress"):
-        assert {it["host"] for it in ingress["spec"]["rules"]} <= set(allowed)
+        assert {each["host"] for each in ingress["spec"]["rules"]} <= set(allowed)
     for route in of_kind(manifests, "HTTPRoute"):
         assert set(route["spec"]["hostnames"]) <= set(allowed)
     for service in of_kind(manifests, "Service"):
@@ -256,12 +257,12 @@ def test_ingress_and_route_refer_to_the_service(manifests: list[Tree]) -> None:
             (path,) = rule["http"]["paths"]
             service = only(manifests, "Service", path["backend"]["service"]["name"])
             assert path["backend"]["service"]["port"]["name"] in {
-                it["name"] for it in service["spec"]["ports"]
+                each["name"] for each in service["spec"]["ports"]
             }
     for route in of_kind(manifests, "HTTPRoute"):
         (backend,) = route["spec"]["rules"][0]["backendRefs"]
         service = only(manifests, "Service", backend["name"])
-        assert backend["port"] in {it["port"] for it in service["spec"]["ports"]}
+        assert backend["port"] in {each["port"] for each in service["spec"]["ports"]}
 
 
 def test_configuration_change_restarts_the_pod(values: Tree, manifests: list[Tree]) -> None:
@@ -281,19 +282,19 @@ def test_alerts_use_existing_metrics(metric_names: set[str]) -> None:
     rule = only(render({"metrics": {"prometheusRule": {"enabled": True}}}), "PrometheusRule")
     rules = rule["spec"]["groups"][0]["rules"]
     assert len(rules) >= 5
-    for it in rules:
-        promql_parser.parse(it["expr"])
-        used = set(re.findall(r"\balmenara_\w+", it["expr"].replace("rel-almenara", "")))
-        assert used <= metric_names, it["alert"]
+    for each in rules:
+        promql_parser.parse(each["expr"])
+        used = set(re.findall(r"\balmenara_\w+", each["expr"].replace("rel-almenara", "")))
+        assert used <= metric_names, each["alert"]
 
 
 def test_secrets_are_mounted_for_the_group_only() -> None:
     manifests = render(engine.read(SETS["secrets"]))
     pod = workload(manifests)["spec"]["template"]["spec"]
-    volumes = {it["name"]: it.get("secret") for it in pod["volumes"]}
+    volumes = {each["name"]: each.get("secret") for each in pod["volumes"]}
     assert volumes["secret-nats"] == {"secretName": "nats-credentials", "defaultMode": 0o440}
     assert volumes["secret-proxy"] == {"secretName": "rel-almenara-proxy", "defaultMode": 0o440}
-    mounts = {it["name"]: it for it in pod["containers"][0]["volumeMounts"]}
+    mounts = {each["name"]: each for each in pod["containers"][0]["volumeMounts"]}
     assert mounts["secret-nats"]["mountPath"] == "/etc/almenara/secrets/nats"
     assert mounts["secret-nats"]["readOnly"] is True
 
@@ -391,14 +392,14 @@ def test_network_policy_allows_dns_ports() -> None:
     for ports in ([53], [53, 5353]):
         values = {"networkPolicy": {"egress": {"dnsPorts": ports}}}
         dns = only(render(values), "NetworkPolicy")["spec"]["egress"][0]
-        assert {(it["port"], it["protocol"]) for it in dns["ports"]} == {
+        assert {(each["port"], each["protocol"]) for each in dns["ports"]} == {
             (port, protocol) for port in ports for protocol in ("UDP", "TCP")
         }
 
 
 def test_install_container_storage_limit_fits() -> None:
     pod = workload(render(engine.read(SETS["plugin-install"])))["spec"]["template"]["spec"]
-    (install,) = [it for it in pod["initContainers"] if it["name"] == "install"]
+    (install,) = [each for each in pod["initContainers"] if each["name"] == "install"]
     # The volume of 512 MiB, and what a container may write by default.
     assert install["resources"]["limits"]["ephemeral-storage"] == str((512 + 256) * 2**20)
 
@@ -407,7 +408,7 @@ def test_simulated_cluster_has_no_permissions() -> None:
     manifests = render(engine.read(SETS["simulated"]))
     (cluster,) = engine.configuration(manifests)["plugins"]["kubernetes"]["clusters"]
     assert cluster == {"kubeconfig": "/etc/almenara/simulated.kubeconfig", "simulated": True}
-    assert not [it for it in manifests if it["kind"] in ("ClusterRole", "Role")]
+    assert not [each for each in manifests if each["kind"] in ("ClusterRole", "Role")]
 
 
 def test_retention_size_fits_the_volume() -> None:
@@ -469,13 +470,13 @@ def test_schema_describes_every_key() -> None:
             if node.get("type") == "object" and "properties" in node and path != "$.allOf":
                 is_closed = node.get("additionalProperties") is not None
                 assert is_closed or "kubernetes" in path or "io.k8s" in path, path
-            for name, it in node.items():
-                look(it, f"{path}.{name}")
+            for name, each in node.items():
+                look(each, f"{path}.{name}")
         elif isinstance(node, list):
-            for it in node:
-                look(it, path)
+            for each in node:
+                look(each, path)
 
-    look({name: it for name, it in schema.items() if name != "allOf"}, "$")
+    look({name: each for name, each in schema.items() if name != "allOf"}, "$")
     assert missing == []
 
 

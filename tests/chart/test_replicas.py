@@ -41,7 +41,9 @@ def test_workload_never_runs_two_pods_on_an_embedded_bus(name: str) -> None:
     if "bus" in engine.configuration(manifests):
         return
     assert server["spec"]["replicas"] == 1
-    (data,) = [it for it in server["spec"]["template"]["spec"]["volumes"] if it["name"] == "data"]
+    (data,) = [
+        item for item in server["spec"]["template"]["spec"]["volumes"] if item["name"] == "data"
+    ]
     if "persistentVolumeClaim" in data:
         # A StatefulSet starts no pod before the one of the same name is known to be gone.
         assert server["kind"] == "StatefulSet"

@@ -55,7 +55,7 @@ def test_subchart_follows_condition(helm: Any) -> None:
         values = {name: {"enabled": name in enabled} for name in ("almenara", "second")}
         succeeded, output = helm(values)
         assert succeeded, output
-        names = {it["metadata"]["name"] for it in of_kind(manifests(output), "StatefulSet")}
+        names = {each["metadata"]["name"] for each in of_kind(manifests(output), "StatefulSet")}
         assert names == {f"rel-{name}" for name in enabled}
 
 

@@ -92,7 +92,7 @@ async def test_killed_backups_leave_a_complete_one(tmp_path: Path, scenario: str
 async def publish(bus: EmbeddedBus, first: int, count: int) -> None:
     for start in range(first, first + count, 20):
         numbers = range(start, start + 20)
-        await bus.publish([random_event(random.Random(it), it) for it in numbers], "x")
+        await bus.publish([random_event(random.Random(each), each) for each in numbers], "x")
         await asyncio.sleep(0.002)
 
 
@@ -130,7 +130,9 @@ def restore_and_check(source: Path, folder: Path, scenario: str, chance: random.
             stored = set(read_sequences(connection))
             removed = {record.sequence for record in records} - stored
             records = [record for record in records if record.sequence not in removed]
-            types = {it.signal.type for it in records if it.sequence < max(removed, default=0)}  # type: ignore[union-attr]
+            types = {
+                each.signal.type for each in records if each.sequence < max(removed, default=0)
+            }  # type: ignore[union-attr]
             assert "a.x" not in types
             (events,) = connection.execute("SELECT events FROM position").fetchone()
             assert events == len(records)

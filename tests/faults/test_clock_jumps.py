@@ -59,11 +59,11 @@ async def test_clock_jump_removes_nothing(
         history = History(bus)
         for is_wrong in (False, True, False, True, False):
             clock.offset = direction * JUMPS[jump] if is_wrong else 0
-            await bus.publish([make_event(published + it) for it in range(20)], "x")
+            await bus.publish([make_event(published + each) for each in range(20)], "x")
             published += 20
             await wait_for_retention(bus, history)
             if is_wrong and JUMPS[jump] > MINUTE:
-                assert any("system clock" in it for it in bus.warnings)
+                assert any("system clock" in each for each in bus.warnings)
         assert bus.warnings == []
         assert await history.count_stored() == published
     # Before the time is synchronized: a start with a wrong date, and one with the right one after.
@@ -95,9 +95,11 @@ async def test_retention_is_exact_under_random_clock_jumps(tmp_path: Path) -> No
             await bus.publish([make_event(0, id=number)], "x")
             written[number] = moment
             queried = time.monotonic()
-            stored = {it.signal.id for it in await history.events(Filter(), limit=1_000)}  # type: ignore[union-attr]
+            stored = {each.signal.id for each in await history.events(Filter(), limit=1_000)}  # type: ignore[union-attr]
             # What is younger than the retention age is there; a second is what a step may make up.
-            young = {it for it, at in written.items() if at > queried - settings.retention_age + 1}
+            young = {
+                each for each, at in written.items() if at > queried - settings.retention_age + 1
+            }
             assert young <= stored, f"seed {seed}"
             await asyncio.sleep(0.02)
         assert bus.counters.removed > 0, "retention goes on by elapsed time"

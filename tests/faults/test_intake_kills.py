@@ -32,7 +32,10 @@ async def push_until(stopping: asyncio.Event, url: str, token: str, sender: int)
         while not stopping.is_set():
             ids = [f"{sender}-{number}-{place}" for place in range(random.randrange(1, 50))]
             body = json.dumps(
-                [{"specversion": "1.0", "id": it, "source": "load", "type": "LOAD"} for it in ids]
+                [
+                    {"specversion": "1.0", "id": each, "source": "load", "type": "LOAD"}
+                    for each in ids
+                ]
             )
             while True:
                 try:

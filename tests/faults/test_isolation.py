@@ -95,7 +95,7 @@ def test_unusable_plugin_is_reported_and_others_run(
     try:
         fleet.almenara.start()
         wait_until(lambda: fleet.source("second").get("events", 0) > 2, "the healthy sources")
-        (bad,) = [it for it in fleet.almenara.get("/api/plugins") if it["name"] == "bad"]
+        (bad,) = [each for each in fleet.almenara.get("/api/plugins") if each["name"] == "bad"]
         assert bad["state"] == "failed"
         assert reason in bad["error"]
         assert "bad" in fleet.almenara.text("/sources")
@@ -105,17 +105,17 @@ def test_unusable_plugin_is_reported_and_others_run(
 
 
 def test_raising_source_is_reported_and_restarted(fleet: Callable[..., Fleet]) -> None:
-    it = fleet('raise ConnectionError("no answer from db.example")')
-    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
-    assert it.source()["error"] == "ConnectionError: no answer from db.example"
-    it.assert_healthy()
+    each = fleet('raise ConnectionError("no answer from db.example")')
+    each.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+    assert each.source()["error"] == "ConnectionError: no answer from db.example"
+    each.assert_healthy()
 
 
 def test_returning_source_is_reported_and_restarted(fleet: Callable[..., Fleet]) -> None:
-    it = fleet("return")
-    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
-    assert "run() returned" in it.source()["error"]
-    it.assert_healthy()
+    each = fleet("return")
+    each.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+    assert "run() returned" in each.source()["error"]
+    each.assert_healthy()
 
 
 @pytest.mark.parametrize("body", ["time.sleep(3600)", "while True: pass"])
@@ -123,24 +123,24 @@ def test_returning_source_is_reported_and_restarted(fleet: Callable[..., Fleet])
 def test_blocking_source_is_reported_with_its_stack_and_interrupted(
     fleet: Callable[..., Fleet], body: str, isolation: str
 ) -> None:
-    it = fleet(
+    each = fleet(
         body,
         supervisor__sources=f"{{bad: {{isolation: {isolation}}}}}",
         supervisor__interrupt_after="6",
     )
-    it.wait_for(lambda bad: bad["status"] == "blocked", "the status blocked")
-    bad = it.source()
+    each.wait_for(lambda bad: bad["status"] == "blocked", "the status blocked")
+    bad = each.source()
     assert "bad.py:" in bad["blocked"]
     assert "in run" in bad["blocked"]
-    assert "a source blocks its event loop" in it.almenara.log
-    it.assert_healthy()
-    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+    assert "a source blocks its event loop" in each.almenara.log
+    each.assert_healthy()
+    each.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
 
 
 def test_flooding_source_is_throttled_and_counted(
     fleet: Callable[..., Fleet],
 ) -> None:
-    it = fleet(
+    each = fleet(
         """
         number = 0
         while True:
@@ -153,19 +153,19 @@ def test_flooding_source_is_throttled_and_counted(
         # Below what the slowest machine stores, so that the limit and not the disk holds it back.
         supervisor__sources="{bad: {rate_limit: 1000, burst: 2000}}",
     )
-    it.wait_for(lambda bad: bad["throttled"] > 0, "a throttled batch")
-    it.assert_healthy()
+    each.wait_for(lambda bad: bad["throttled"] > 0, "a throttled batch")
+    each.assert_healthy()
     # Both requests count as elapsed, so a slow machine makes the rate lower, never higher.
-    counted_from, before = time.monotonic(), it.source()["events"]
-    wait_until(lambda: it.source()["events"] >= before + 5_000, "5,000 more events", 60)
+    counted_from, before = time.monotonic(), each.source()["events"]
+    wait_until(lambda: each.source()["events"] >= before + 5_000, "5,000 more events", 60)
     # What is left of the burst comes on top of the rate.
-    assert it.source()["events"] - before < 2_000 + 1_200 * (time.monotonic() - counted_from)
+    assert each.source()["events"] - before < 2_000 + 1_200 * (time.monotonic() - counted_from)
 
 
 def test_source_that_does_not_await_publish_is_restarted(
     fleet: Callable[..., Fleet],
 ) -> None:
-    it = fleet(
+    each = fleet(
         """
         tasks = []
         while True:
@@ -180,15 +180,15 @@ def test_source_that_does_not_await_publish_is_restarted(
                     task.result()
         """
     )
-    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
-    assert "must wait for publish() to return" in it.source()["error"]
-    it.assert_healthy()
+    each.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+    assert "must wait for publish() to return" in each.source()["error"]
+    each.assert_healthy()
 
 
 def test_task_leak_is_reported_and_source_restarted(
     fleet: Callable[..., Fleet],
 ) -> None:
-    it = fleet(
+    each = fleet(
         """
         async def forgotten(): await asyncio.sleep(3600)
         kept = []
@@ -197,15 +197,15 @@ def test_task_leak_is_reported_and_source_restarted(
             await asyncio.sleep(0.02)
         """
     )
-    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
-    assert "most of them Bad.run.<locals>.forgotten" in it.source()["error"]
-    it.assert_healthy()
+    each.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+    assert "most of them Bad.run.<locals>.forgotten" in each.source()["error"]
+    each.assert_healthy()
 
 
 def test_memory_leak_in_process_is_reported_and_source_restarted(
     fleet: Callable[..., Fleet],
 ) -> None:
-    it = fleet(
+    each = fleet(
         """
         kept = []
         while True:
@@ -214,9 +214,9 @@ def test_memory_leak_in_process_is_reported_and_source_restarted(
         """,
         supervisor__sources="{bad: {isolation: process, memory_limit: 300000000}}",
     )
-    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
-    assert "MiB of memory; its limit is 286" in it.source()["error"]
-    it.assert_healthy()
+    each.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+    assert "MiB of memory; its limit is 286" in each.source()["error"]
+    each.assert_healthy()
 
 
 @pytest.mark.parametrize(
@@ -231,11 +231,11 @@ def test_memory_leak_in_process_is_reported_and_source_restarted(
 def test_crashing_process_leaves_others_running(
     fleet: Callable[..., Fleet], body: str, end: str
 ) -> None:
-    it = fleet(body, supervisor__sources="{bad: {isolation: process}}")
-    it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
-    assert end in it.source()["error"]
-    it.assert_healthy()
-    assert it.almenara.events("?type=bad.begins")
+    each = fleet(body, supervisor__sources="{bad: {isolation: process}}")
+    each.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+    assert end in each.source()["error"]
+    each.assert_healthy()
+    assert each.almenara.events("?type=bad.begins")
 
 
 @pytest.mark.parametrize(
@@ -257,16 +257,16 @@ def test_crashing_process_leaves_others_running(
 def test_source_that_does_not_stop_is_abandoned_at_shutdown(
     fleet: Callable[..., Fleet], body: str, isolation: str
 ) -> None:
-    it = fleet(
+    each = fleet(
         body,
         supervisor__sources=f"{{bad: {{isolation: {isolation}}}}}",
         supervisor__stop_timeout="1",
         server__drain_period="0",
     )
-    wait_until(it.marker.exists, "the bad source at its worst", 30)
-    assert it.almenara.stop() == 0
+    wait_until(each.marker.exists, "the bad source at its worst", 30)
+    assert each.almenara.stop() == 0
     if "to_thread" not in body:
-        assert "a source does not stop" in it.almenara.log
+        assert "a source does not stop" in each.almenara.log
 
 
 REMEMBERING = """
@@ -300,15 +300,15 @@ def almenara_sources(context):
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 def test_restarted_source_reads_its_known_resources(tmp_path: Path, isolation: str) -> None:
-    it = Fleet(tmp_path, REMEMBERING, supervisor__sources=f"{{bad: {{isolation: {isolation}}}}}")
-    it.almenara.start()
+    each = Fleet(tmp_path, REMEMBERING, supervisor__sources=f"{{bad: {{isolation: {isolation}}}}}")
+    each.almenara.start()
     try:
-        it.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
-        wait_until(lambda: len(it.almenara.events("?type=bad.known")) >= 2, "two runs")
-        runs = [event["data"] for event in it.almenara.events("?type=bad.known")][:2]
+        each.wait_for(lambda bad: bad["restarts"] >= 1, "a restart")
+        wait_until(lambda: len(each.almenara.events("?type=bad.known")) >= 2, "two runs")
+        runs = [event["data"] for event in each.almenara.events("?type=bad.known")][:2]
         assert runs == [[], ["a"]]
     finally:
-        it.almenara.stop()
+        each.almenara.stop()
 
 
 LOGGING = """

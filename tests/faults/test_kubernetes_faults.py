@@ -43,18 +43,18 @@ class Bench:
         await asyncio.to_thread(self.server.delete, gone)
 
     def known_resources(self) -> dict[str, str]:
-        found: dict[str, Resource] = {}
-        for it in self.run.bus.signals:
-            if isinstance(it, Resource) and it.kind == "kubernetes.pod":
-                found[it.name] = it
-        return {name: it.state["uid"] for name, it in found.items() if not it.deleted}
+        match: dict[str, Resource] = {}
+        for each in self.run.bus.signals:
+            if isinstance(each, Resource) and each.kind == "kubernetes.pod":
+                match[each.name] = each
+        return {name: each.state["uid"] for name, each in match.items() if not each.deleted}
 
     def failed(self) -> set[str]:
         """Pods that were last published as failed."""
         last = {
-            it.name: it.status
-            for it in self.run.bus.signals
-            if isinstance(it, Resource) and it.kind == "kubernetes.pod"
+            each.name: each.status
+            for each in self.run.bus.signals
+            if isinstance(each, Resource) and each.kind == "kubernetes.pod"
         }
         return {name for name, word in last.items() if word in ("Failed", "Error")}
 
@@ -62,8 +62,8 @@ class Bench:
         """Return once what was published is what the API server lists, within the patience."""
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         items = (await asyncio.to_thread(self.server.send, "GET", path))["items"]
-        listed = {it["metadata"]["name"]: it["metadata"]["uid"] for it in items}
-        wrong = {it["metadata"]["name"] for it in items if it["status"]["phase"] == "Failed"}
+        listed = {each["metadata"]["name"]: each["metadata"]["uid"] for each in items}
+        wrong = {each["metadata"]["name"] for each in items if each["status"]["phase"] == "Failed"}
         await self.run.until(
             lambda: self.known_resources() == listed and wrong <= self.failed(), patience
         )
@@ -86,10 +86,10 @@ async def bench(
         )  # fmt: skip
         run = SourceRun(ClusterSource(cluster, chosen, MemoryContext(folder))).start()
         try:
-            it = Bench(server, proxy, run, namespace)
-            await it.change()
-            await it.agrees()
-            yield it
+            each = Bench(server, proxy, run, namespace)
+            await each.change()
+            await each.agrees()
+            yield each
         finally:
             # The tasks of the proxy are in this loop too, and not left behind by the source.
             await run.stop()
@@ -98,14 +98,14 @@ async def bench(
 async def test_broken_watch_continues_from_its_position(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
-    async with bench(api_server, namespace, tmp_path) as it:
+    async with bench(api_server, namespace, tmp_path) as each:
         since = time.monotonic()
         for _ in range(3):
-            it.proxy.cut()
-            await it.change()
-            await it.agrees()
-        assert it.proxy.matching(LISTS, since) == []
-        assert len(it.proxy.matching(PODS, since)) <= 6
+            each.proxy.cut()
+            await each.change()
+            await each.agrees()
+        assert each.proxy.matching(LISTS, since) == []
+        assert len(each.proxy.matching(PODS, since)) <= 6
 
 
 EXPIRED = b'{"type":"ERROR","object":' + status(410, "Expired").encode() + b"}"
@@ -114,18 +114,18 @@ EXPIRED = b'{"type":"ERROR","object":' + status(410, "Expired").encode() + b"}"
 async def test_expired_watch_lists_once(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
-    async with bench(api_server, namespace, tmp_path) as it:
+    async with bench(api_server, namespace, tmp_path) as each:
         since = time.monotonic()
-        assert it.proxy.inject(EXPIRED) == 1
-        await it.change()
-        await it.agrees()
-        assert len(it.proxy.matching(LISTS, since)) == 1
+        assert each.proxy.inject(EXPIRED) == 1
+        await each.change()
+        await each.agrees()
+        assert len(each.proxy.matching(LISTS, since)) == 1
 
 
 async def test_server_that_expires_every_watch_is_not_flooded(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
-    async with bench(api_server, namespace, tmp_path) as it:
+    async with bench(api_server, namespace, tmp_path) as each:
         since = time.monotonic()
 
         def expired(path: str) -> bytes | None:
@@ -134,13 +134,13 @@ async def test_server_that_expires_every_watch_is_not_flooded(
             # Nor is there a list that goes on as a watch.
             return answer(422, status(422, "Invalid")) if "sendInitial" in path else None
 
-        it.proxy.instead = expired
-        it.proxy.cut()
+        each.proxy.instead = expired
+        each.proxy.cut()
         await asyncio.sleep(6)
-        assert 2 <= len(it.proxy.matching(LISTS, since)) <= 6
-        it.proxy.instead = lambda _: None
-        await it.change()
-        await it.agrees()
+        assert 2 <= len(each.proxy.matching(LISTS, since)) <= 6
+        each.proxy.instead = lambda _: None
+        await each.change()
+        await each.agrees()
 
 
 async def test_compaction_during_an_outage_is_recovered_from(
@@ -148,41 +148,41 @@ async def test_compaction_during_an_outage_is_recovered_from(
 ) -> None:
     server = own_api_server
     namespace = await asyncio.to_thread(server.namespace, "compacted")
-    async with bench(server, namespace, tmp_path) as it:
-        it.proxy.instead = lambda _: answer(503)
-        it.proxy.cut()
-        await it.change()
+    async with bench(server, namespace, tmp_path) as each:
+        each.proxy.instead = lambda _: answer(503)
+        each.proxy.cut()
+        await each.change()
         # Without its memory of what was, and with etcd's cut off, it cannot but say 410.
         await asyncio.to_thread(server.compact)
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
-        await it.change()
+        await each.change()
         since = time.monotonic()
-        it.proxy.instead = lambda _: None
-        await it.agrees()
-        assert len(it.proxy.matching(LISTS, since)) == 1
-        await it.run.until(lambda: not it.run.is_degraded)
+        each.proxy.instead = lambda _: None
+        await each.agrees()
+        assert len(each.proxy.matching(LISTS, since)) == 1
+        await each.run.until(lambda: not each.run.is_degraded)
 
 
 async def test_retry_after_pauses_all_requests(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
-    async with bench(api_server, namespace, tmp_path) as it:
+    async with bench(api_server, namespace, tmp_path) as each:
         since = time.monotonic()
 
         def refuse(path: str) -> bytes | None:
             body = status(429, "TooManyRequests")
             return answer(429, body, "Retry-After: 3") if "/pods" in path else None
 
-        it.proxy.instead = refuse
-        it.proxy.cut()
-        await it.change()
-        await it.run.until(lambda: it.run.is_degraded)
+        each.proxy.instead = refuse
+        each.proxy.cut()
+        await each.change()
+        await each.run.until(lambda: each.run.is_degraded)
         await asyncio.sleep(5)
-        assert 1 <= len(it.proxy.matching(PODS, since)) <= 3
-        it.proxy.instead = lambda _: None
-        await it.agrees()
-        assert it.proxy.matching(LISTS, since) == []
+        assert 1 <= len(each.proxy.matching(PODS, since)) <= 3
+        each.proxy.instead = lambda _: None
+        await each.agrees()
+        assert each.proxy.matching(LISTS, since) == []
 
 
 @pytest.mark.parametrize(
@@ -201,58 +201,58 @@ async def test_retry_after_pauses_all_requests(
 async def test_failing_server_gets_requests_with_backoff(
     api_server: ApiServer, namespace: str, tmp_path: Path, made: bytes
 ) -> None:
-    async with bench(api_server, namespace, tmp_path) as it:
+    async with bench(api_server, namespace, tmp_path) as each:
         since = time.monotonic()
-        it.proxy.instead = lambda path: made if "/pods" in path else None
-        it.proxy.cut()
-        await it.change()
+        each.proxy.instead = lambda path: made if "/pods" in path else None
+        each.proxy.cut()
+        await each.change()
         await asyncio.sleep(5)
-        assert 2 <= len(it.proxy.matching(PODS, since)) <= 6
-        it.proxy.instead = lambda _: None
-        await it.agrees()
-        await it.run.until(lambda: not it.run.is_degraded, PATIENCE)
+        assert 2 <= len(each.proxy.matching(PODS, since)) <= 6
+        each.proxy.instead = lambda _: None
+        await each.agrees()
+        await each.run.until(lambda: not each.run.is_degraded, PATIENCE)
 
 
 @pytest.mark.parametrize("line", [b"{nonsense", b'{"type":"ODD","object":{}}', b"\xff\xfe", b"[]"])
 async def test_garbage_in_a_watch_loses_nothing(
     api_server: ApiServer, namespace: str, tmp_path: Path, line: bytes
 ) -> None:
-    async with bench(api_server, namespace, tmp_path) as it:
+    async with bench(api_server, namespace, tmp_path) as each:
         since = time.monotonic()
-        assert it.proxy.inject(line) == 1
-        await it.change()
-        await it.agrees()
-        assert it.proxy.matching(LISTS, since) == []
+        assert each.proxy.inject(line) == 1
+        await each.change()
+        await each.agrees()
+        assert each.proxy.matching(LISTS, since) == []
 
 
 async def test_half_open_connection_is_stale_and_replaced(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
-    async with bench(api_server, namespace, tmp_path) as it:
+    async with bench(api_server, namespace, tmp_path) as each:
         since = time.monotonic()
-        it.proxy.freeze()
-        await it.run.until(lambda: it.run.is_degraded, 10)
-        assert "has not answered within 1 s" in it.run.degraded_for[-1]
-        await it.change()
+        each.proxy.freeze()
+        await each.run.until(lambda: each.run.is_degraded, 10)
+        assert "has not answered within 1 s" in each.run.degraded_for[-1]
+        await each.change()
         await asyncio.sleep(3)
         # While there is no answer, a single probe stands for all requests.
-        assert it.proxy.matching(PODS, since) == []
-        assert len(it.proxy.requests) < 12
-        it.proxy.thaw()
-        await it.agrees(5)
-        await it.run.until(lambda: not it.run.is_degraded)
+        assert each.proxy.matching(PODS, since) == []
+        assert len(each.proxy.requests) < 12
+        each.proxy.thaw()
+        await each.agrees(5)
+        await each.run.until(lambda: not each.run.is_degraded)
 
 
 async def test_half_open_watch_ends_by_its_silence(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
-    async with bench(api_server, namespace, tmp_path, silence=1.5) as it:
-        watches = [writer for writer, path in it.proxy._open.items() if "watch=true" in path]
+    async with bench(api_server, namespace, tmp_path, silence=1.5) as each:
+        watches = [writer for writer, path in each.proxy._open.items() if "watch=true" in path]
         assert len(watches) == 1
         # Bytes go nowhere from here on, on this connection only.
         watches[0].write = lambda _: None  # type: ignore[method-assign, assignment]
-        await it.change()
-        await it.agrees()
+        await each.change()
+        await each.agrees()
 
 
 async def test_frozen_and_killed_server_is_noticed_and_caught_up_with(
@@ -260,23 +260,23 @@ async def test_frozen_and_killed_server_is_noticed_and_caught_up_with(
 ) -> None:
     server = own_api_server
     namespace = await asyncio.to_thread(server.namespace, "frozen")
-    async with bench(server, namespace, tmp_path) as it:
+    async with bench(server, namespace, tmp_path) as each:
         server.freeze()
         try:
-            await it.run.until(lambda: it.run.is_degraded, 10)
+            await each.run.until(lambda: each.run.is_degraded, 10)
         finally:
             server.thaw()
-        await it.change()
-        await it.agrees(10)
+        await each.change()
+        await each.agrees(10)
         since = time.monotonic()
         await asyncio.to_thread(server.kill)
-        await it.run.until(lambda: it.run.is_degraded, 10)
+        await each.run.until(lambda: each.run.is_degraded, 10)
         await asyncio.sleep(3)
-        assert len(it.proxy.matching(PODS, since)) <= 2
+        assert len(each.proxy.matching(PODS, since)) <= 2
         await asyncio.to_thread(server.start)
-        await it.change()
-        await it.agrees()
-        await it.run.until(lambda: not it.run.is_degraded)
+        await each.change()
+        await each.agrees()
+        await each.run.until(lambda: not each.run.is_degraded)
 
 
 async def test_pages_are_read_without_streamed_lists_and_restart_when_expired(
@@ -295,39 +295,39 @@ async def test_pages_are_read_without_streamed_lists_and_restart_when_expired(
             return answer(410, status(410, "Expired"))
         return None
 
-    async with bench(api_server, namespace, tmp_path, page=3) as it:
-        it.proxy.instead = old
+    async with bench(api_server, namespace, tmp_path, page=3) as each:
+        each.proxy.instead = old
         since = time.monotonic()
-        it.proxy.inject(EXPIRED)
-        await it.change()
-        await it.agrees()
+        each.proxy.inject(EXPIRED)
+        await each.change()
+        await each.agrees()
         assert expired == 1
-        assert any("limit=3" in path for path in it.proxy.matching(PODS, since))
+        assert any("limit=3" in path for path in each.proxy.matching(PODS, since))
 
         def watches() -> bool:
             # The list may be published before the watch that continues from it starts.
-            paths = it.proxy.matching(PODS, since)
+            paths = each.proxy.matching(PODS, since)
             return any("watch=true" in path and "sendInitial" not in path for path in paths)
 
-        await it.run.until(watches, PATIENCE)
+        await each.run.until(watches, PATIENCE)
 
 
 async def test_slow_server_is_waited_for(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
-    async with bench(api_server, namespace, tmp_path, probe_timeout=4.0) as it:
-        it.proxy.delay = 1.5
-        it.proxy.cut()
-        await it.change()
-        await it.agrees()
-        assert not it.run.is_degraded or "connection broke" in it.run.degraded_for[-1]
+    async with bench(api_server, namespace, tmp_path, probe_timeout=4.0) as each:
+        each.proxy.delay = 1.5
+        each.proxy.cut()
+        await each.change()
+        await each.agrees()
+        assert not each.run.is_degraded or "connection broke" in each.run.degraded_for[-1]
 
 
 async def test_deleted_namespace_deletes_its_pods_and_may_be_recreated(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
-    async with bench(api_server, namespace, tmp_path, refused_every=0.5) as it:
+    async with bench(api_server, namespace, tmp_path, refused_every=0.5) as each:
         await asyncio.to_thread(api_server.remove_namespace, namespace)
-        await it.run.until(lambda: it.known_resources() == {}, PATIENCE)
+        await each.run.until(lambda: each.known_resources() == {}, PATIENCE)
         await asyncio.to_thread(api_server.namespace, namespace)
         await asyncio.to_thread(api_server.service_account, namespace, "almenara")

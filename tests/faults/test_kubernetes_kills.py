@@ -23,7 +23,8 @@ def shown(almenara: Almenara, kind: str = "kubernetes.pod") -> dict[str, str]:
 def listed(server: ApiServer, namespace: str) -> dict[str, str]:
     items = server.send("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]
     return {
-        it["metadata"]["name"]: it["status"].get("reason") or it["status"]["phase"] for it in items
+        each["metadata"]["name"]: each["status"].get("reason") or each["status"]["phase"]
+        for each in items
     }
 
 
@@ -58,8 +59,8 @@ def test_kill_under_churn_misses_no_change(
         wait_until(lambda: "web" in shown(almenara, "kubernetes.service"), "the service")
         # At once, with no time to note down anything.
         almenara.kill()
-        for it in (*pods[: PODS // 3], service):
-            api_server.delete(it)
+        for each in (*pods[: PODS // 3], service):
+            api_server.delete(each)
         # The configuration leaves out a namespace as well: what was in there is watched no more.
         clusters[0]["namespaces"] = [namespace]
         almenara.environment[f"ALMENARA_{plugin}clusters".upper()] = json.dumps(clusters)

@@ -178,6 +178,6 @@ async def test_sign_in_page_in_front_of_a_cluster_is_not_an_api_server(
     server.fault = sign_in
     async with observing(server, tmp_path) as run:
         reason = "not as a Kubernetes API server"
-        await run.until(lambda: any(reason in it for it in run.degraded_for), 15)
+        await run.until(lambda: any(reason in each for each in run.degraded_for), 15)
         await run.until(lambda: cluster_status(run) == "unreachable", 15)
         assert "<html" not in str(run.degraded_for)

@@ -60,7 +60,7 @@ async def test_second_process_is_refused_with_the_id_of_the_first(tmp_path: Path
     assert find_owner(tmp_path) is None
     async with EmbeddedBus(settings) as bus:
         await bus.publish([make_event(3)], "x")
-        assert [it.sequence for it in await collect_records(bus, 0, 3)] == [1, 2, 3]
+        assert [one.sequence for one in await collect_records(bus, 0, 3)] == [1, 2, 3]
 
 
 def test_second_serve_names_the_first_and_backup_works_beside_it(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_second_serve_names_the_first_and_backup_works_beside_it(tmp_path: Path)
 async def test_positions_come_from_the_tables_where_another_process_wrote(tmp_path: Path) -> None:
     settings = StorageSettings(dir=tmp_path)
     async with EmbeddedBus(settings) as bus:
-        await bus.publish([make_event(it) for it in range(10)], "x")
+        await bus.publish([make_event(one) for one in range(10)], "x")
     connection = sqlite3.connect(tmp_path / "almenara.db")
     connection.execute("UPDATE position SET last_sequence = 3")
     connection.commit()
@@ -89,7 +89,7 @@ async def test_positions_come_from_the_tables_where_another_process_wrote(tmp_pa
     async with EmbeddedBus(settings) as bus:
         assert bus.last_sequence == 10
         await bus.publish([make_event(10)], "x")
-        assert [it.sequence for it in await collect_records(bus, 0, 11)] == list(range(1, 12))
+        assert [one.sequence for one in await collect_records(bus, 0, 11)] == list(range(1, 12))
 
 
 # -- copies
@@ -100,10 +100,10 @@ async def test_clean_stop_leaves_the_database_file_complete(tmp_path: Path) -> N
     async with EmbeddedBus(settings) as bus:
         history = History(bus)
         for start in range(0, 8_000, 500):
-            await bus.publish([make_event(it) for it in range(start, start + 500)], "x")
+            await bus.publish([make_event(one) for one in range(start, start + 500)], "x")
             await asyncio.gather(*(history.events(Filter(), limit=10) for _ in range(6)))
         await collect_records(bus, 0, 8_000)
-    files = sorted(it.name for it in (tmp_path / "first").iterdir())
+    files = sorted(one.name for one in (tmp_path / "first").iterdir())
     assert files == ["almenara.db", "almenara.lock", "almenara.reserve"]
     (tmp_path / "second").mkdir()
     shutil.copy(tmp_path / "first" / "almenara.db", tmp_path / "second")
@@ -117,9 +117,9 @@ async def test_storage_files_are_readable_by_their_owner_only(tmp_path: Path) ->
     async with EmbeddedBus(StorageSettings(dir=folder)) as bus:
         await bus.publish([make_event(1)], "x")
         assert folder.stat().st_mode & 0o777 == 0o700
-        names = {it.name for it in folder.iterdir()}
+        names = {one.name for one in folder.iterdir()}
         assert {"almenara.db", "almenara.db-wal", "almenara.lock"} <= names
-        assert all(it.stat().st_mode & 0o777 == 0o600 for it in folder.iterdir())
+        assert all(one.stat().st_mode & 0o777 == 0o600 for one in folder.iterdir())
     (folder / "almenara.db").chmod(0o644)
     async with EmbeddedBus(StorageSettings(dir=folder)):
         assert (folder / "almenara.db").stat().st_mode & 0o777 == 0o600
@@ -148,7 +148,7 @@ def test_writing_continues_after_errors_of_the_disk(tmp_path: Path) -> None:
         resource.prlimit(almenara.process.pid, resource.RLIMIT_FSIZE, (-1, -1))
         wait_until(lambda: almenara.get("/api/health")["write_problem"] is None, "recovery")
         almenara.wait_for_events(stored + 1_000)
-        numbers = sorted(it["data"]["n"] for it in almenara.events("?type=load"))
+        numbers = sorted(one["data"]["n"] for one in almenara.events("?type=load"))
     assert numbers == list(range(len(numbers)))
 
 
@@ -206,7 +206,7 @@ async def test_bus_starts_on_a_full_disk_serves_history_and_waits(tmp_path: Path
     async with small_disk(tmp_path / "disk", "12m") as disk:
         settings = StorageSettings(dir=disk, disk_reserve=1024**2, write_retry_interval=0.05)
         async with EmbeddedBus(settings) as bus:
-            await bus.publish([make_event(it) for it in range(500)], "x")
+            await bus.publish([make_event(one) for one in range(500)], "x")
         (disk / "almenara.reserve").unlink()
         filler = disk / "filler"
         with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
@@ -230,7 +230,7 @@ async def test_bus_starts_on_a_full_disk_serves_history_and_waits(tmp_path: Path
                 while bus.write_problem is not None:
                     await asyncio.sleep(0.01)
             assert await history.count_stored() == bus.last_sequence == 501
-            assert [it.sequence for it in await collect_records(bus, 0, 501)] == [*range(1, 502)]
+            assert [one.sequence for one in await collect_records(bus, 0, 501)] == [*range(1, 502)]
 
 
 # -- folders that cannot be used
@@ -284,16 +284,16 @@ async def fill(settings: StorageSettings, count: int = 3_000) -> dict[int, Event
     async with EmbeddedBus(settings) as bus:
         for start in range(0, count, 300):
             await bus.publish(
-                [make_event(it, type=f"type-{it % 40}", data={"n": it, "pad": "x" * 200})
-                 for it in range(start, start + 300)], "x",
+                [make_event(one, type=f"type-{one % 40}", data={"n": one, "pad": "x" * 200})
+                 for one in range(start, start + 300)], "x",
             )  # fmt: skip
             await bus.publish(
-                [Resource(kind="pod", name=f"p{it}") for it in range(start, start + 20)]
-                + [Sample(kind="pod", name="p1", metric="m", value=it) for it in range(20)], "x",
+                [Resource(kind="pod", name=f"p{one}") for one in range(start, start + 20)]
+                + [Sample(kind="pod", name="p1", metric="m", value=one) for one in range(20)], "x",
             )  # fmt: skip
             await bus.save("plugin", f"key-{start}", b"x" * 500)
         records = await collect_records(bus, 0, bus.last_sequence)
-    return {it.sequence: it.signal for it in records if isinstance(it.signal, Event)}
+    return {one.sequence: one.signal for one in records if isinstance(one.signal, Event)}
 
 
 async def read_everything(settings: StorageSettings, events: dict[int, Event]) -> str:
@@ -367,23 +367,25 @@ async def test_damaged_row_is_left_out_counted_found_and_removed(tmp_path: Path)
     connection.commit()
     connection.close()
     damaged = [7, 8, 9, 10]
-    expected = [it for it in sorted(events, reverse=True) if it not in damaged]
+    expected = [one for one in sorted(events, reverse=True) if one not in damaged]
     report = check_database(tmp_path)
     assert sorted(report.damaged) == [*damaged, 301]
     assert "sequence 7, 8, 9, 10, 301" in report.describe()
     async with EmbeddedBus(settings) as bus:
         records = await History(bus).events(Filter(), limit=5_000)
-        assert [it.sequence for it in records] == expected
+        assert [one.sequence for one in records] == expected
         replayed = await collect_records(bus, 0, bus.last_sequence - 5)
         assert len(replayed) == bus.last_sequence - 5
-        assert any("could not be read" in it for it in bus.warnings)
+        assert any("could not be read" in one for one in bus.warnings)
         await Resources().rebuild(bus)
     repaired, old = repair_database(tmp_path)
     assert old.name == "almenara.db.damaged"
     assert repaired.events == len(expected)
     assert check_database(tmp_path).is_intact
     async with EmbeddedBus(settings) as bus:
-        assert [it.sequence for it in await History(bus).events(Filter(), limit=5_000)] == expected
+        assert [
+            one.sequence for one in await History(bus).events(Filter(), limit=5_000)
+        ] == expected
         assert await History(bus).count(Filter(text="pad")) == len(expected)
         assert await bus.load("plugin", "key-300") == b"x" * 500
         last = bus.last_sequence
@@ -404,27 +406,27 @@ async def test_names_without_bound_empty_nothing_and_are_removed_with_their_even
         history = History(bus)
         for start in range(0, 12_000, 500):
             await bus.publish(
-                [make_event(it, type=f"type.of.{it}", source=f"source-{it}")
-                 for it in range(start, start + 500)], "x",
+                [make_event(one, type=f"type.of.{one}", source=f"source-{one}")
+                 for one in range(start, start + 500)], "x",
             )  # fmt: skip
-        assert any("max_names" in it for it in bus.warnings)
+        assert any("max_names" in one for one in bus.warnings)
         stored = await history.count_stored()
         assert stored > 2_000, "names must not push events out"
         records = await history.events(Filter(), limit=20_000)
-        assert [it.sequence for it in records] == list(range(12_000, 12_000 - len(records), -1))
+        assert [one.sequence for one in records] == list(range(12_000, 12_000 - len(records), -1))
         for record in records[:5]:
             event = record.signal
             assert isinstance(event, Event)
             for chosen in (Filter(type=event.type), Filter(source=event.source)):
                 records = await history.events(chosen)
-                assert [it.signal for it in records] == [event]
+                assert [one.signal for one in records] == [event]
         assert await history.count(Filter(type="type.of.1199*")) == 11
         assert await history.count(Filter(type="type.of.*")) == await history.count_stored()
         for start in range(20_000, 40_000, 500):
-            await bus.publish([make_event(it) for it in range(start, start + 500)], "x")
+            await bus.publish([make_event(one) for one in range(start, start + 500)], "x")
         async with asyncio.timeout(20):
             while (
-                await bus.read(lambda it: it.execute("SELECT count(*) FROM names").fetchone()[0])
+                await bus.read(lambda one: one.execute("SELECT count(*) FROM names").fetchone()[0])
                 > 10
             ):
                 await asyncio.sleep(0.05)
@@ -436,15 +438,15 @@ async def test_resources_beyond_the_bound_are_left_out_and_reported(tmp_path: Pa
         resources = Resources()
         following = asyncio.create_task(resources.follow(bus, 0))
         for start in range(0, 5_000, 500):
-            batch = [Resource(kind="pod", name=f"p{it}") for it in range(start, start + 500)]
+            batch = [Resource(kind="pod", name=f"p{one}") for one in range(start, start + 500)]
             await bus.publish([*batch, make_event(start)], "many")
         await bus.publish([Resource(kind="pod", name="other")], "few")
         assert len(await bus.known_resources("many")) == 1_000
         assert await History(bus).count_stored() == 10
         async with asyncio.timeout(10):
-            while not any("4,000 new ones were left out" in it for it in bus.warnings):
+            while not any("4,000 new ones were left out" in one for one in bus.warnings):
                 await asyncio.sleep(0.02)
-        assert any("The source many has 1,000 resources" in it for it in bus.warnings)
+        assert any("The source many has 1,000 resources" in one for one in bus.warnings)
         assert bus.counters.resources_dropped == 4_000
         # What is known goes on to be updated, and what is deleted makes way.
         await bus.publish([Resource(kind="pod", name="p1", status="changed")], "many")

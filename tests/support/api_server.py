@@ -40,8 +40,8 @@ PLURALS = {
 
 def programs() -> Path | None:
     """The folder with kube-apiserver and etcd, or None before it is built."""
-    found = subprocess.run([BUILD, "--found"], capture_output=True, text=True, check=False)
-    return Path(found.stdout.strip()) if found.returncode == 0 else None
+    match = subprocess.run([BUILD, "--found"], capture_output=True, text=True, check=False)
+    return Path(match.stdout.strip()) if match.returncode == 0 else None
 
 
 def why_not() -> str:
@@ -350,8 +350,8 @@ class ApiServer(ApiServerProcess):
         path = f"/api/v1/namespaces/{name}"
         self.send("DELETE", path)
         for kind in ("pods", "serviceaccounts", "services", "events", "secrets", "configmaps"):
-            found = self.send("GET", f"{path}/{kind}")
-            for item in found["items"]:
+            match = self.send("GET", f"{path}/{kind}")
+            for item in match["items"]:
                 with contextlib.suppress(ApiError):
                     self.send(
                         "DELETE", f"{path}/{kind}/{item['metadata']['name']}",

@@ -49,7 +49,7 @@ class Authority:
         """The files of a certificate and its key: for 127.0.0.1 and `also` these names, or for a
         user in groups."""
         key = ec.generate_private_key(ec.SECP256R1())
-        attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, it) for it in groups]
+        attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, each) for each in groups]
         attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, name))
         builder = self._builder(x509.Name(attributes), key)
         if server:

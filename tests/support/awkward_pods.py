@@ -28,8 +28,8 @@ def ended(
 
 
 def termination(code: int = 0, reason: str = "", signal: int = 0, at: str = LATER) -> Tree:
-    found: dict[str, Any] = {"exitCode": code, "startedAt": EARLIER, "finishedAt": at}
-    return found | ({"reason": reason} if reason else {}) | ({"signal": signal} if signal else {})
+    match: dict[str, Any] = {"exitCode": code, "startedAt": EARLIER, "finishedAt": at}
+    return match | ({"reason": reason} if reason else {}) | ({"signal": signal} if signal else {})
 
 
 def container_status(
@@ -44,7 +44,7 @@ def container_status(
 
 
 def true(*types: str) -> list[Tree]:
-    return [{"type": it, "status": "True", "lastTransitionTime": EARLIER} for it in types]
+    return [{"type": each, "status": "True", "lastTransitionTime": EARLIER} for each in types]
 
 
 def false(kind: str, reason: str = "") -> list[Tree]:
@@ -77,29 +77,29 @@ class Awkward:
         def container(name: str, **rest: Any) -> dict[str, Any]:
             return {"name": name, "image": "example.org/it:1", **rest}
 
-        found: dict[str, Any] = {
-            "containers": [container(it) for it in self.mains],
+        match: dict[str, Any] = {
+            "containers": [container(each) for each in self.mains],
             "initContainers": [
-                container(it, **({"restartPolicy": "Always"} if it in self.sidecars else {}))
-                for it in self.inits
+                container(each, **({"restartPolicy": "Always"} if each in self.sidecars else {}))
+                for each in self.inits
             ],
         }
         if self.gates:
-            found["readinessGates"] = [{"conditionType": it} for it in self.gates]
+            match["readinessGates"] = [{"conditionType": each} for each in self.gates]
         if self.gated:
-            found["schedulingGates"] = [{"name": "example.org/quota"}]
+            match["schedulingGates"] = [{"name": "example.org/quota"}]
         else:
-            found["nodeName"] = "node-1"
-        return found
+            match["nodeName"] = "node-1"
+        return match
 
     def pod_status(self) -> dict[str, Any]:
         """Its status, as kubelet would write it."""
-        found: dict[str, Any] = {
+        match: dict[str, Any] = {
             "phase": self.phase, "conditions": list(self.conditions),
             "containerStatuses": list(self.containers),
             "initContainerStatuses": list(self.initialized), **self.more,
         }  # fmt: skip
-        return found | ({"reason": self.reason} if self.reason else {})
+        return match | ({"reason": self.reason} if self.reason else {})
 
     def tree(self) -> dict[str, Any]:
         """The whole object."""

@@ -60,6 +60,6 @@ async def _store_and_seal(settings: StorageSettings, events: Sequence[Event]) ->
             await bus.publish(events[first : first + 500], "nats")
         rows = "SELECT events - sealed_events FROM position"
         most = settings.hot_events + BLOCK_EVENTS
-        while (await bus.read(lambda it: it.execute(rows).fetchone()))[0] >= most:
+        while (await bus.read(lambda each: each.execute(rows).fetchone()))[0] >= most:
             await asyncio.sleep(0.05)
         return await bus.read(used_bytes)

@@ -135,13 +135,13 @@ def spoilt(value: Any, numbers: Iterator[int], texts: Sequence[str]) -> Any:
         case str():
             return texts[next(numbers) % len(texts)]
         case list():
-            return [spoilt(it, numbers, texts) for it in value]
-        case dict() if value and all(isinstance(it, str) for it in value.values()):
+            return [spoilt(each, numbers, texts) for each in value]
+        case dict() if value and all(isinstance(each, str) for each in value.values()):
             # Labels, annotations and the like: whoever writes them chooses the names as well.
-            return {key: spoilt(it, numbers, texts) for key, it in value.items()} | {
+            return {key: spoilt(each, numbers, texts) for key, each in value.items()} | {
                 texts[next(numbers) % len(texts)]: texts[next(numbers) % len(texts)]
             }
         case dict():
-            return {key: spoilt(it, numbers, texts) for key, it in value.items()}
+            return {key: spoilt(each, numbers, texts) for key, each in value.items()}
         case _:
             return value

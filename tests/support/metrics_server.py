@@ -58,11 +58,11 @@ class MetricsServer:
             return self.status, {"kind": "Status", "code": self.status, "message": "made up"}
         match path.removeprefix(f"{ROOT}/").split("/"):
             case ["nodes"]:
-                return 200, self._list("NodeMetricsList", [self._node(it) for it in self.nodes])
+                return 200, self._list("NodeMetricsList", [self._node(each) for each in self.nodes])
             case ["pods"]:
-                return 200, self._list("PodMetricsList", [self._pod(*it) for it in self.pods])
+                return 200, self._list("PodMetricsList", [self._pod(*each) for each in self.pods])
             case ["namespaces", namespace, "pods"]:
-                inside = [self._pod(*it) for it in self.pods if it[0] == namespace]
+                inside = [self._pod(*each) for each in self.pods if each[0] == namespace]
                 return 200, self._list("PodMetricsList", inside)
         return 404, {"kind": "Status", "code": 404}
 
@@ -74,7 +74,7 @@ class MetricsServer:
         return {
             "metadata": {"name": name, "namespace": namespace, "creationTimestamp": self.written},
             "timestamp": self.written, "window": "15.2s",
-            "containers": [{"name": it, "usage": dict(containers[it])} for it in containers],
+            "containers": [{"name": each, "usage": dict(containers[each])} for each in containers],
         }  # fmt: skip
 
     def _node(self, name: str) -> Any:

@@ -63,7 +63,7 @@ def _changed(chance: random.Random, scheme: str, host: str, at: str) -> tuple[st
         case 7:
             host = host[:spot] + chance.choice(TRICKS) + host[spot:]
         case 8:
-            host = "".join(it.upper() if chance.random() < 0.5 else it for it in host)
+            host = "".join(each.upper() if chance.random() < 0.5 else each for each in host)
         case 9:
             host = chance.choice(THIS_MACHINE)
         case 10:

@@ -41,9 +41,9 @@ WriteRequest = _load_message()
 def decode_request(content: bytes) -> list[Row]:
     """Return the samples of a request that is not compressed."""
     return [
-        (tuple((label.name, label.value) for label in series.labels), it.timestamp, it.value)
+        (tuple((label.name, label.value) for label in series.labels), each.timestamp, each.value)
         for series in WriteRequest.FromString(content).timeseries
-        for it in series.samples
+        for each in series.samples
     ]
 
 
@@ -75,7 +75,9 @@ class Receiver:
                     # The sender was killed.
                     return
                 rows = decode_request(bytes(cramjam.snappy.decompress_raw(body)))
-                receiver.requests.append({name.lower(): it for name, it in self.headers.items()})
+                receiver.requests.append(
+                    {name.lower(): each for name, each in self.headers.items()}
+                )
                 status, headers = receiver.answer(rows)
                 if status < 300:
                     receiver.rows += rows

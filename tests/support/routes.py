@@ -20,7 +20,7 @@ def router() -> Litestar:
 
 def handlers_of(route: Any) -> list[BaseRouteHandler]:
     if isinstance(route, HTTPRoute):
-        return [it for it in route.route_handlers if "OPTIONS" not in it.http_methods]
+        return [each for each in route.route_handlers if "OPTIONS" not in each.http_methods]
     return [route.route_handler]
 
 
@@ -37,7 +37,7 @@ def routes() -> list[tuple[str, str, HTTPRouteHandler]]:
 
 
 def typed_path(handler: HTTPRouteHandler, path: str) -> str:
-    return next((it for it in sorted(handler.paths) if is_same_path(it, path)), path)
+    return next((each for each in sorted(handler.paths) if is_same_path(each, path)), path)
 
 
 def is_same_path(one: str, other: str) -> bool:
@@ -47,7 +47,7 @@ def is_same_path(one: str, other: str) -> bool:
 ROUTES = routes()
 
 
-SOCKETS = [it.path for it in router().routes if isinstance(it, WebSocketRoute)]
+SOCKETS = [each.path for each in router().routes if isinstance(each, WebSocketRoute)]
 
 
 WITHOUT_SCOPE = {
@@ -69,15 +69,17 @@ def filled(path: str, secured: SecuredServer) -> list[str]:
     """Addresses of a route, those of what is out of a scope among them."""
     if "{sequence" in path:
         address = re.sub(r"{sequence(:int)?}", "{}", path)
-        return [address.format(it) for it in secured.sequences]
+        return [address.format(each) for each in secured.sequences]
     if path == "/dashboards/{name:str}":
         return ["/dashboards/overview"]
     if path == "/panels/{name:str}":
         names = ("events", "failures", "numbers", "nats.streams", "strip", "sources", "histogram")
-        return [f"/panels/{it}" for it in names]
+        return [f"/panels/{each}" for each in names]
     if path == "/api/charts/{name:str}":
         charts = ("nats.rates", "nats.sizes", "nats.backlog", "unknown")
-        return [f"/api/charts/{it}{more}" for it in charts for more in ("", "?since=1d", "?x=1")]
+        return [
+            f"/api/charts/{each}{more}" for each in charts for more in ("", "?since=1d", "?x=1")
+        ]
     if path == "/alerts/rules/{rule:str}":
         return ["/alerts/rules/nats-stream-offline", "/alerts/rules/unknown"]
     if path == "/explore":
@@ -90,7 +92,9 @@ def filled(path: str, secured: SecuredServer) -> list[str]:
         # Text of hidden events, written so that an echo of the filter is not taken for a leak.
         return [path, f'{path}?text="of team b"', f"{path}?origin=nats/*_B", f"{path}?type=teamb.*"]
     if path == "/api/v1/label/{label:str}/values":
-        return [f"/api/v1/label/{it}/values" for it in ("__name__", "name", "origin", "unknown")]
+        return [
+            f"/api/v1/label/{each}/values" for each in ("__name__", "name", "origin", "unknown")
+        ]
     if path in ("/api/v1/query", "/api/v1/query_range", "/api/v1/series"):
         more = "start=0&end=9999999999&step=1000000&match[]={origin=~'.%2B'}"
         return [path, f"{path}?query=last_over_time({{origin=~'.%2B'}}[1d])&{more}"]

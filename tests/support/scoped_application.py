@@ -174,12 +174,12 @@ class ScopedApplication:
             self.tokens[name] = text
         await self.services.access.credentials.load()
 
-    async def request(self, method: str, path: str, who: str, **more: Any) -> Answer:
+    async def request(self, method: str, path: str, caller: str, **more: Any) -> Answer:
         """Send a request with the token of a scope. `<ours>` in the path is the sequence of an
         event of that team."""
         for team, sequence in self.sequences.items():
             path = path.replace(f"<{team}>", str(sequence))
-        headers = {"authorization": f"Bearer {self.tokens[who]}"}
+        headers = {"authorization": f"Bearer {self.tokens[caller]}"}
         started = time.perf_counter()
         answer = await self.client.request(method, path, headers=headers, **more)
         return Answer(answer.status_code, answer.text, time.perf_counter() - started)
@@ -191,11 +191,11 @@ class ScopedApplication:
         await wait_for(lambda: resources.sequence >= bus.last_sequence)
         await self.application.recorder.flush()
 
-    async def watch(self, who: str, channel: str) -> Viewer:
+    async def watch(self, caller: str, channel: str) -> Viewer:
         """Subscribe a viewer with a scope to a channel, up to its first frame."""
         viewer = Viewer()
         viewer.outbox = self.services.hub.connect(viewer)
-        scope = FULL_SCOPE if who == "all" else build_scope([GRANTS[who]], access_log=False)
+        scope = FULL_SCOPE if caller == "all" else build_scope([GRANTS[caller]], access_log=False)
         await self.services.hub.subscribe(viewer.outbox, [channel], None, scope)
         return viewer
 

@@ -112,7 +112,7 @@ def _fill(
         _fill(plugin, STRUCTS[str(steps[1])], steps[2:], value, siblings)
         return
     tree |= _required(struct)
-    field = next(it for it in msgspec.structs.fields(struct) if it.encode_name == name)
+    field = next(each for each in msgspec.structs.fields(struct) if each.encode_name == name)
     parent: Any = tree
     key: Step = name
     rest = steps[1:]

@@ -39,16 +39,18 @@ class SecuredServer:
         }
         # Each is a process of its own, and most of its time goes into starting.
         with ThreadPoolExecutor(len(commands)) as pool:
-            done = pool.map(lambda it: self.command(*it), commands.values())
+            done = pool.map(lambda each: self.command(*each), commands.values())
         self.tokens = dict(zip(commands, done, strict=True))
         self.access_token = self.tokens.pop("")
-        for who in self.tokens:
+        for caller in self.tokens:
             # Each on its own: the file may have been read between two of them.
-            wait_until(lambda who=who: self.get("/api/session", who).status_code == 200, who)
+            wait_until(
+                lambda caller=caller: self.get("/api/session", caller).status_code == 200, caller
+            )
         self.sequences = {
-            it["sequence"]: THEIRS if THEIRS in json.dumps(it["data"]) else OURS
-            for it in self.get("/api/events?limit=100", "viewer").json()["events"]
-            if "marker" in json.dumps(it["data"])
+            each["sequence"]: THEIRS if THEIRS in json.dumps(each["data"]) else OURS
+            for each in self.get("/api/events?limit=100", "viewer").json()["events"]
+            if "marker" in json.dumps(each["data"])
         }
 
     def command(self, *arguments: str) -> str:
@@ -57,18 +59,18 @@ class SecuredServer:
         return done.stdout.strip()
 
     def request(
-        self, method: str, path: str, who: str | None = None, **more: Any
+        self, method: str, path: str, caller: str | None = None, **more: Any
     ) -> httpx.Response:
         headers = {**more.pop("headers", {})}
-        if who is not None:
-            headers["authorization"] = f"Bearer {self.tokens[who]}"
+        if caller is not None:
+            headers["authorization"] = f"Bearer {self.tokens[caller]}"
         try:
             return self.client.request(method, path, headers=headers, **more)
         finally:
             self.client.cookies.clear()
 
-    def get(self, path: str, who: str | None = None, **more: Any) -> httpx.Response:
-        return self.request("GET", path, who, **more)
+    def get(self, path: str, caller: str | None = None, **more: Any) -> httpx.Response:
+        return self.request("GET", path, caller, **more)
 
     def token_status(self, token: str) -> int:
         """The status of a request with a bearer token."""

@@ -43,10 +43,10 @@ def free_port() -> int:
 def executable(name: str) -> str:
     """The path of a program: beside this Python, or on the PATH."""
     beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
+    match = str(beside) if beside.exists() else shutil.which(name)
+    if match is None:
         raise RuntimeError(f"{name} is not installed; `make test` installs it")
-    return found
+    return match
 
 
 def wait_until(condition, what: str, patience: float = PATIENCE) -> None:

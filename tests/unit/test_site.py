@@ -122,8 +122,8 @@ def test_built_site_problems_are_reported(
     (built / "index.html").write_text('<a id="top" href="other/#here">x</a>')
     assert list(site.find_problems()) == []
     (built / "index.html").write_text(f'<a id="top" href="https://example.org">x</a>{html}')
-    (found,) = site.find_problems()
-    assert problem in found
+    (matches,) = site.find_problems()
+    assert problem in matches
 
 
 def test_stylesheet_from_another_host_is_reported(site: types.ModuleType, tmp_path: Path) -> None:

@@ -18,20 +18,22 @@ def test_sbom_lists_every_pinned_library_and_vendored_script(
     target = tmp_path / "build" / "sbom.json"
     # It is checked against the schema of CycloneDX before it is written.
     subprocess.run([sys.executable, ROOT / ".ci/sbom", target], check=True, timeout=120)
-    found = json.loads(target.read_text())
-    assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.6")
-    assert found["metadata"]["component"]["name"] == "almenara"
-    components = {(canonicalize_name(it["name"]), it["version"]): it for it in found["components"]}
+    match = json.loads(target.read_text())
+    assert (match["bomFormat"], match["specVersion"]) == ("CycloneDX", "1.6")
+    assert match["metadata"]["component"]["name"] == "almenara"
+    components = {
+        (canonicalize_name(each["name"]), each["version"]): each for each in match["components"]
+    }
     pinned = re.findall(r"^([\w.-]+)==([\w.+!-]+)", (ROOT / "requirements/run.txt").read_text(),
                         re.MULTILINE)  # fmt: skip
     assert len(pinned) > 40
     for name, version in pinned:
-        it = components[canonicalize_name(name), version]
-        assert it["purl"].startswith("pkg:pypi/")
-        assert any(one.get("hashes") for one in it["externalReferences"]), name
-    scripts = {it["name"] for one in found["components"] for it in one.get("components", ())}
+        each = components[canonicalize_name(name), version]
+        assert each["purl"].startswith("pkg:pypi/")
+        assert any(one.get("hashes") for one in each["externalReferences"]), name
+    scripts = {each["name"] for one in match["components"] for each in one.get("components", ())}
     vendor = ROOT / "platform/almenara/web/static/vendor"
-    assert {it.name for it in vendor.glob("*.js")} <= scripts
+    assert {each.name for each in vendor.glob("*.js")} <= scripts
 
 
 def test_audit_reports_an_unreachable_service() -> None:

@@ -182,15 +182,15 @@ def _restore_copies(directory: Path, source: Path) -> tuple[int, list[str]]:
         raise BackupError(
             f"{source} has no backup; name the directory that `almenara backup` wrote"
         )
-    found = {DATABASE: source / DATABASE if source.is_dir() else source}
+    files = {DATABASE: source / DATABASE if source.is_dir() else source}
     if source.is_dir():
-        found = {name: source / name for name in OTHERS if (source / name).exists()} | found
-    for name, path in found.items():
+        files = {name: source / name for name in OTHERS if (source / name).exists()} | files
+    for name, path in files.items():
         copy_file(path, _restoring(directory, name), lambda _: None)
     with sqlite3.connect(_restoring(directory, DATABASE)) as connection:
         (events,) = connection.execute("SELECT events FROM position").fetchone()
     connection.close()
-    return int(events), list(found)
+    return int(events), list(files)
 
 
 def _restoring(directory: Path, name: str) -> Path:

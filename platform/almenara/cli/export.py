@@ -129,7 +129,7 @@ async def _export_events(folder: Path, path: Path, chosen: Filter) -> None:
             while page := await history.events(chosen, after=cursor, limit=EVENTS_AT_ONCE):
                 # The newest comes first.
                 cursor = page[0].sequence
-                file.write(_event_columns([it for it in page[::-1] if it.sequence < end]))
+                file.write(_event_columns([each for each in page[::-1] if each.sequence < end]))
                 if cursor >= end:
                     break
         _report(path, file.rows, "events", log.decoder.skipped, "events")

@@ -374,11 +374,11 @@ def _count_plan(connection: sqlite3.Connection, plan: Plan, limit: int | None = 
     number = 0
     for part in plan.parts():
         statement, parameters = part.select("1 AS one", limit=limit)
-        (found,) = connection.execute(
+        (matching,) = connection.execute(
             f"SELECT count(*) FROM ({statement})",  # nosec B608 # constant fragments, bound values
             parameters,
         ).fetchone()
-        number += int(found)
+        number += int(matching)
     return number
 
 

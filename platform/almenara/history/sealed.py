@@ -156,32 +156,32 @@ class SealedSearch:
     def _matches(
         self, order: Order, after: int | None = None, before: int | None = None
     ) -> Iterator[tuple[Block, Iterator[int]]]:
-        for found in self._find_blocks(order, after, before):
-            yield from self._search(found, order, after, before)
+        for match in self._find_blocks(order, after, before):
+            yield from self._search(match, order, after, before)
 
     def _search(
-        self, found: FoundBlock, order: Order, after: int | None, before: int | None
+        self, match: FoundBlock, order: Order, after: int | None, before: int | None
     ) -> Iterator[tuple[Block, Iterator[int]]]:
         """Yield a block and the places of its matches, unless it is damaged."""
         check_deadline()
         self._access.has_read_blocks = True
         try:
-            block = self._read(found)
+            block = self._read(match)
             yield (
                 block,
                 _find_places(block, self._chosen, self._phrases, self._scope, order, after, before),
             )
         except DamagedBlockError as error:
-            self._decoder.skip(found.last, error, found.events)
+            self._decoder.skip(match.last, error, match.events)
 
-    def _read(self, found: FoundBlock) -> Block:
+    def _read(self, match: FoundBlock) -> Block:
         """Return the events of a block that may match, or all of them."""
         if self._chosen.severity is not None:
             with contextlib.suppress(DamagedBlockError):
-                severe = read_severe(self._connection, found.last, int(self._chosen.severity))
+                severe = read_severe(self._connection, match.last, int(self._chosen.severity))
                 if severe is not None:
                     return severe
-        return read_block(self._connection, found.last)
+        return read_block(self._connection, match.last)
 
     def _find_blocks(
         self, order: Order, after: int | None, before: int | None

@@ -241,8 +241,8 @@ def select_metrics(patterns: Sequence[str]) -> Callable[[str], bool]:
     if not patterns:
         return lambda metric: True
     names = {pattern for pattern in patterns if compile_pattern(pattern) is None}
-    expressions = [it for pattern in patterns if (it := compile_pattern(pattern)) is not None]
-    return lambda metric: metric in names or any(it.fullmatch(metric) for it in expressions)
+    expressions = [each for pattern in patterns if (each := compile_pattern(pattern)) is not None]
+    return lambda metric: metric in names or any(each.fullmatch(metric) for each in expressions)
 
 
 def read_after(cursor: int, retention_age: int) -> Callable[[sqlite3.Connection], Batch]:

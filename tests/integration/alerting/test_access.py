@@ -59,8 +59,8 @@ class Server:
     def __init__(self, almenara: Almenara) -> None:
         self.almenara, self.url = almenara, almenara.url
         self.tokens = {
-            who: almenara.command("access", "create", who, *options).stdout.strip()
-            for who, options in TOKENS.items()
+            caller: almenara.command("access", "create", caller, *options).stdout.strip()
+            for caller, options in TOKENS.items()
         }
 
         def has_alerts() -> bool:
@@ -73,12 +73,12 @@ class Server:
             for each in self.request("GET", "/api/alerts", "viewer").json()
         }
 
-    def request(self, method: str, path: str, who: str, **more: Any) -> httpx.Response:
-        headers = {"authorization": f"Bearer {self.tokens[who]}"}
+    def request(self, method: str, path: str, caller: str, **more: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.tokens[caller]}"}
         return httpx.request(method, self.url + path, headers=headers, timeout=20, **more)
 
-    def status(self, who: str, team: str = "ours") -> str:
-        alerts = self.request("GET", "/api/alerts", who).json()
+    def status(self, caller: str, team: str = "ours") -> str:
+        alerts = self.request("GET", "/api/alerts", caller).json()
         return str(next(a["status"] for a in alerts if a["state"]["namespace"] == team))
 
 
@@ -99,21 +99,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_pages_and_api_show_alerts_within_the_scope(server: Server) -> None:
-    for who in TOKENS:
-        sees_theirs = who in ("viewer", "operator")
+    for caller in TOKENS:
+        sees_theirs = caller in ("viewer", "operator")
         pages = [
             "/alerts", "/api/alerts", "/api/events?type=almenara.alert.*",
             "/api/resources", "/panels/alerts", f"/alerts/rules/{server.alerts['ours']}",
         ]  # fmt: skip
         for page in pages:
-            text = server.request("GET", page, who).text
+            text = server.request("GET", page, caller).text
             is_of_all = page not in pages[-1:]
-            assert ("marker-theirs" in text) is (sees_theirs and is_of_all), (who, page)
-        hidden = server.request("GET", f"/alerts/rules/{server.alerts['theirs']}", who)
-        assert hidden.status_code == (200 if sees_theirs else 404), who
+            assert ("marker-theirs" in text) is (sees_theirs and is_of_all), (caller, page)
+        hidden = server.request("GET", f"/alerts/rules/{server.alerts['theirs']}", caller)
+        assert hidden.status_code == (200 if sees_theirs else 404), caller
         badge = re.search(r'alert-count.*?<b class="figure">(\d+)', text, re.DOTALL)
         assert badge is not None
-        assert badge[1] == ("2" if sees_theirs else "1"), who
+        assert badge[1] == ("2" if sees_theirs else "1"), caller
 
 
 @pytest.mark.parametrize("rule", ["rules", "silences", "receivers", "callbacks", "acknowledge"])
@@ -123,7 +123,7 @@ def test_alerts_of_a_rule_named_as_a_page_have_a_page(server: Server, rule: str)
 
 
 async def test_frames_show_alerts_within_the_scope(server: Server) -> None:
-    async def frames(who: str) -> str:
+    async def frames(caller: str) -> str:
         rule, name = server.alerts["theirs"].split("/")
         panels = ["alerts", "alert-badge", f"alert%3Frule%3D{rule}%26name%3D{name}", "alert-rules"]
         address = (
@@ -131,7 +131,7 @@ async def test_frames_show_alerts_within_the_scope(server: Server) -> None:
             + "/live?"
             + "&".join(f"panel={panel}" for panel in panels)
         )
-        headers = {"authorization": f"Bearer {server.tokens[who]}"}
+        headers = {"authorization": f"Bearer {server.tokens[caller]}"}
         text = ""
         async with connect(address, additional_headers=headers, origin=server.url) as socket:  # type: ignore[arg-type]
             for _ in range(20):
@@ -143,10 +143,10 @@ async def test_frames_show_alerts_within_the_scope(server: Server) -> None:
         return text
 
     seen = dict(zip(TOKENS, await asyncio.gather(*map(frames, TOKENS)), strict=True))
-    for who, text in seen.items():
-        assert ("marker-theirs" in text) is (who in ("viewer", "operator")), who
-        assert "marker-ours" in text, who
-        assert ("kind pod" in text) is (who in ("viewer", "operator")), who
+    for caller, text in seen.items():
+        assert ("marker-theirs" in text) is (caller in ("viewer", "operator")), caller
+        assert "marker-ours" in text, caller
+        assert ("kind pod" in text) is (caller in ("viewer", "operator")), caller
 
 
 def test_acknowledging_needs_role_and_scope(server: Server) -> None:
@@ -155,10 +155,10 @@ def test_acknowledging_needs_role_and_scope(server: Server) -> None:
         ("viewer", ours): 403, ("scoped", theirs): 404, ("namespace", theirs): 404,
         ("scoped", "theirs/unknown"): 404, ("namespace", ours): 204,
     }  # fmt: skip
-    for (who, alert), status in expected.items():
+    for (caller, alert), status in expected.items():
         path = f"/api/alerts/{alert}/acknowledge"
-        answer = server.request("POST", path, who, content=b'{"comment": "mine"}')
-        assert answer.status_code == status, (who, alert, answer.text)
+        answer = server.request("POST", path, caller, content=b'{"comment": "mine"}')
+        assert answer.status_code == status, (caller, alert, answer.text)
     assert server.status("viewer") == "acknowledged"
     assert server.status("viewer", "theirs") == "firing"
     path = f"/api/alerts/{ours}/unacknowledge"
@@ -170,10 +170,12 @@ def test_acknowledging_needs_role_and_scope(server: Server) -> None:
 
 def test_silencing_needs_all_sources_and_lasts_over_a_restart(server: Server) -> None:
     body = json.dumps({"matchers": ["namespace=ours"], "comment": "upgrade", "seconds": 3600})
-    for who in ("viewer", "scoped", "namespace"):
-        assert server.request("POST", "/api/silences", who, content=body).status_code == 403, who
-        assert server.request("GET", "/alerts/silences", who).status_code == (
-            200 if who == "viewer" else 403
+    for caller in ("viewer", "scoped", "namespace"):
+        assert server.request("POST", "/api/silences", caller, content=body).status_code == 403, (
+            caller
+        )
+        assert server.request("GET", "/alerts/silences", caller).status_code == (
+            200 if caller == "viewer" else 403
         )
     created = server.request("POST", "/api/silences", "operator", content=body)
     assert created.status_code == 201, created.text

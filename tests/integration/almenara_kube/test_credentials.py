@@ -163,8 +163,8 @@ async def test_current_context_of_several_files_is_that_of_kubectl(
                     "apiVersion": "v1", "kind": "Config", "current-context": current,
                     "clusters": [{"name": "c", "cluster": {"server": f"https://{name}:1"}}],
                     "contexts": [
-                        {"name": it, "context": {"cluster": "c", "user": "u"}}
-                        for it in ("a", "b")
+                        {"name": each, "context": {"cluster": "c", "user": "u"}}
+                        for each in ("a", "b")
                     ],
                     "users": [{"name": "u", "user": users}],
                 }

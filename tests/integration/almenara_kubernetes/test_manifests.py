@@ -20,11 +20,11 @@ HOSTILE = "<script>window.pwned=1</script>\u202e\n# {{ 7*7 }}"
 
 
 async def lines(settings: KubernetesSettings, **filters: str) -> list[str]:
-    found: list[str] = []
+    matches: list[str] = []
     async with asyncio.timeout(20):
         async for batch in Manifests(settings).lines(filters):
-            found += [it.text for it in batch]
-    return found
+            matches += [each.text for each in batch]
+    return matches
 
 
 async def test_yaml_is_readable_with_the_printed_role_and_masked(
@@ -57,14 +57,14 @@ async def test_yaml_is_readable_with_the_printed_role_and_masked(
             await asyncio.to_thread(
                 api_server.allow, f"{namespace}/reader", role["rules"], namespace
             )
-    found = await lines(settings, namespace=namespace, name="Pod/web-1")
-    whole = "\n".join(found)
-    assert "kind: Pod" in found
+    matches = await lines(settings, namespace=namespace, name="Pod/web-1")
+    whole = "\n".join(matches)
+    assert "kind: Pod" in matches
     assert "managedFields" not in whole
     assert PLANTED not in whole
     assert "pwned" not in whole
-    assert "    plain: <b>kept</b>" in found
-    assert all(it.isprintable() for it in found)
+    assert "    plain: <b>kept</b>" in matches
+    assert all(each.isprintable() for each in matches)
 
     with pytest.raises(NotFound, match="any more"):
         await lines(settings, namespace=namespace, name="Pod/gone")

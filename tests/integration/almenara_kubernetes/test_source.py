@@ -49,20 +49,20 @@ def source(chosen: KubernetesSettings, context: MemoryContext) -> ClusterSource:
 
 def of(run: SourceRun, kind: str, name: str) -> Resource | None:
     """A resource as it was last published, deleted or not."""
-    found = [
-        it
-        for it in run.bus.signals
-        if isinstance(it, Resource) and it.kind == f"kubernetes.{kind}" and it.name == name
+    match = [
+        each
+        for each in run.bus.signals
+        if isinstance(each, Resource) and each.kind == f"kubernetes.{kind}" and each.name == name
     ]
-    return found[-1] if found else None
+    return match[-1] if match else None
 
 
 def says(run: SourceRun, kind: str, name: str, status: str) -> Callable[[], bool]:
-    return lambda: (it := of(run, kind, name)) is not None and it.status == status
+    return lambda: (each := of(run, kind, name)) is not None and each.status == status
 
 
 def gone(run: SourceRun, kind: str, name: str) -> Callable[[], bool]:
-    return lambda: (it := of(run, kind, name)) is not None and it.deleted
+    return lambda: (each := of(run, kind, name)) is not None and each.deleted
 
 
 async def test_source_publishes_a_pod_through_its_life(
@@ -92,16 +92,16 @@ async def test_source_works_with_exactly_the_printed_role(
     token = api_server.service_account(namespace, "almenara")
     path = api_server.kubeconfig(token=token, path=context.data_dir / "kubeconfig")
     chosen = settings(ClusterSettings(kubeconfig=path, namespaces=[namespace]), usage=True)
-    for it in make_roles(needed_rules(chosen), f"{namespace}/almenara"):
-        api_server.create(it)
+    for each in make_roles(needed_rules(chosen), f"{namespace}/almenara"):
+        api_server.create(each)
     api_server.pod(namespace, "one")
     async with SourceRun(source(chosen, context)) as run:
         await run.until(says(run, "pod", "one", "Running"), 15)
         await run.until(says(run, "cluster", "cluster", "ok"))
         # Nothing stands in the way of any kind: every one has been listed.
-        assert not [it for it in run.resources.values() if it.kind == "kubernetes.access"]
+        assert not [each for each in run.resources.values() if each.kind == "kubernetes.access"]
         findings = [*await diagnose(chosen), *await review(needed_rules(chosen))]
-    assert [it.verdict for it in findings] == ["ok", "ok"]
+    assert [each.verdict for each in findings] == ["ok", "ok"]
     assert "permissions are granted" in findings[-1].message
 
 
@@ -117,22 +117,22 @@ async def test_source_works_with_exactly_the_printed_cluster_role(
     cluster = ClusterSettings(kubeconfig=path, namespace_selector=f"{LABEL}={namespace}")
     chosen = settings(cluster, kinds=["pod", "deployment", "node"])
     made = make_roles(needed_rules(chosen), f"{namespace}/almenara")
-    assert [it["kind"] for it in made] == ["ClusterRole", "ClusterRoleBinding"]
+    assert [each["kind"] for each in made] == ["ClusterRole", "ClusterRoleBinding"]
     try:
-        for it in made:
-            api_server.create(it)
+        for each in made:
+            api_server.create(each)
         api_server.pod(namespace, "one")
         async with SourceRun(source(chosen, context), bus=context.bus) as run:
             await run.until(says(run, "pod", "one", "Running"), 15)
             await run.until(lambda: not run.is_degraded, 15)
             unlabelled = {"metadata": {"labels": {LABEL: None}}}
-            it = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-            await asyncio.to_thread(api_server.patch, it, unlabelled)
+            each = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+            await asyncio.to_thread(api_server.patch, each, unlabelled)
             await run.until(gone(run, "pod", "one"))
-            await asyncio.to_thread(api_server.patch, it, labelled)
+            await asyncio.to_thread(api_server.patch, each, labelled)
             await run.until(says(run, "pod", "one", "Running"))
         # What lost its labels meanwhile is deleted as well.
-        await asyncio.to_thread(api_server.patch, it, unlabelled)
+        await asyncio.to_thread(api_server.patch, each, unlabelled)
         async with SourceRun(source(chosen, context), bus=context.bus) as run:
             await run.until(gone(run, "pod", "one"), 15)
     finally:
@@ -158,7 +158,7 @@ async def test_source_reports_forbidden_kinds_with_the_missing_rule(
         (rule,) = yaml.safe_load(access.state["rule"])
         assert f"a Role in the namespace {namespace}" in access.state["rule"]
         findings = [*await diagnose(chosen), *await review(needed_rules(chosen))]
-        assert [it.verdict for it in findings] == ["ok", "warning"]
+        assert [each.verdict for each in findings] == ["ok", "warning"]
         missing = f"not granted: list, watch of services in the namespace {namespace}"
         assert findings[-1].message == missing
         # Granting what was named, and nothing else, mends it.
@@ -287,7 +287,7 @@ async def test_source_uses_an_exec_plugin_and_reports_its_failure(
     plugin.write_text("import sys; sys.exit('no such profile')")
     async with SourceRun(source(settings(cluster, kinds=["pod"]), context)) as run:
         await run.until(lambda: run.is_degraded, 15)
-        await run.until(lambda: any("no such profile" in it for it in run.degraded_for), 15)
+        await run.until(lambda: any("no such profile" in each for each in run.degraded_for), 15)
     assert token not in f"{run.degraded_for} {run.bus.signals}"
 
 
@@ -338,7 +338,7 @@ async def test_source_names_a_missing_or_wrong_kubeconfig(
     assert f"the kubeconfig {path} does not exist" in finding.message
     path.write_text("clusters: nonsense")
     async with SourceRun(source(chosen, context)) as run:
-        await run.until(lambda: any(str(path) in it for it in run.degraded_for), 15)
+        await run.until(lambda: any(str(path) in each for each in run.degraded_for), 15)
         # Once it is there it is used, without a restart.
         path.write_text(api_server.admin_kubeconfig.read_text())
         await run.until(lambda: not run.is_degraded, 15)
@@ -354,9 +354,9 @@ async def test_source_names_resources_by_cluster(
     chosen = KubernetesSettings(clusters=named, kinds=["pod"], usage=False)
     api_server.pod(namespace, "one")
     for cluster in named:
-        it = ClusterSource(cluster, chosen, context)
-        assert it.name == f"kubernetes-{cluster.name}"
-        async with SourceRun(it) as run:
+        each = ClusterSource(cluster, chosen, context)
+        assert each.name == f"kubernetes-{cluster.name}"
+        async with SourceRun(each) as run:
             await run.until(says(run, "pod", "one", "Running"), 15)
         published = of(run, "pod", "one")
         assert published is not None
@@ -380,8 +380,10 @@ async def test_source_restart_keeps_nodes_of_a_named_cluster(
             await run.until(says(run, "pod", f"pod-{number}", "Running"), 15)
             await run.until(lambda: of(run, "node", name) is not None)
             await asyncio.to_thread(api_server.delete, pod)
-    published = [it for it in context.bus.signals if isinstance(it, Resource) and it.name == name]
-    assert not [it for it in published if it.deleted]
+    published = [
+        each for each in context.bus.signals if isinstance(each, Resource) and each.name == name
+    ]
+    assert not [each for each in published if each.deleted]
     await asyncio.to_thread(api_server.delete, node)
 
 
@@ -392,14 +394,14 @@ async def test_source_forgets_problems_of_a_namespace_without_labels(
     watch = [{"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]}]
     api_server.allow(f"{namespace}/almenara", watch, name=f"watch-{namespace}")
     path = api_server.kubeconfig(token=token, path=context.data_dir / "kubeconfig")
-    it = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-    api_server.patch(it, {"metadata": {"labels": {LABEL: namespace}}})
+    each = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+    api_server.patch(each, {"metadata": {"labels": {LABEL: namespace}}})
     cluster = ClusterSettings(kubeconfig=path, namespace_selector=f"{LABEL}={namespace}")
     chosen = settings(cluster, kinds=["pod"], usage=True, usage_every=0.2)
     async with SourceRun(source(chosen, context)) as run:
         await run.until(says(run, "access", "pod.usage", "forbidden"), 15)
         await run.until(lambda: run.is_degraded)
-        await asyncio.to_thread(api_server.patch, it, {"metadata": {"labels": {LABEL: None}}})
+        await asyncio.to_thread(api_server.patch, each, {"metadata": {"labels": {LABEL: None}}})
         await run.until(gone(run, "access", "pod.usage"))
         await run.until(lambda: not run.is_degraded)
         await run.until(lambda: "usage" not in run.resources["cluster"].state)

@@ -42,16 +42,16 @@ def source(
 
 
 def used(run: SourceRun, name: str) -> list[tuple[str, float, str]]:
-    return [(it.metric, it.value, it.unit) for it in run.samples if it.name == name]
+    return [(each.metric, each.value, each.unit) for each in run.samples if each.name == name]
 
 
 def last(run: SourceRun, kind: str, name: str = "") -> Resource | None:
-    found = [
-        it
-        for it in run.bus.signals
-        if isinstance(it, Resource) and it.kind == kind and name in ("", it.name)
+    match = [
+        each
+        for each in run.bus.signals
+        if isinstance(each, Resource) and each.kind == kind and name in ("", each.name)
     ]
-    return found[-1] if found else None
+    return match[-1] if match else None
 
 
 async def test_usage_is_published_beside_requests(
@@ -65,7 +65,7 @@ async def test_usage_is_published_beside_requests(
     }  # fmt: skip
     api_server.create(made)
     resources = {"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}}
-    containers = [{"name": it, "image": "x", "resources": resources} for it in ("main", "side")]
+    containers = [{"name": each, "image": "x", "resources": resources} for each in ("main", "side")]
     api_server.pod(namespace, "one", spec={"containers": containers})
     metrics.timestamp = MEASURED
     metrics.nodes = {node: {"cpu": "1500m", "memory": "2Gi"}, "unknown": {"cpu": "1"}}
@@ -75,9 +75,9 @@ async def test_usage_is_published_beside_requests(
         (namespace, "odd"): {"main": {"cpu": "1", "memory": "1"}},
     }  # fmt: skip
     api_server.pod(namespace, "odd")
-    it, _ = source(api_server.admin_kubeconfig, MemoryContext(tmp_path), namespace)
+    each, _ = source(api_server.admin_kubeconfig, MemoryContext(tmp_path), namespace)
     try:
-        async with SourceRun(it) as run:
+        async with SourceRun(each) as run:
             await run.until(lambda: bool(used(run, node)) and bool(used(run, "one")), 15)
             assert used(run, node) == [("cpu", 1.5, ""), ("memory", 2.0**31, "By")]
             assert [(name, round(value, 9), unit) for name, value, unit in used(run, "one")] == [
@@ -87,7 +87,7 @@ async def test_usage_is_published_beside_requests(
             assert pod is not None
             names = ("cpu_request", "memory_request", "memory_limit")
             assert [pod.state[name] for name in names] == [0.5, 2.0**27, 2.0**31]
-            assert {it.time for it in run.samples} == {1_767_225_600_000_000}
+            assert {each.time for each in run.samples} == {1_767_225_600_000_000}
             # What is not known otherwise, and what was measured once, is published no more.
             assert used(run, "unknown") == []
             rounds = len(metrics.requests)
@@ -112,8 +112,8 @@ async def test_usage_may_be_unavailable_and_come_back(
     async def told_and_changes_are_seen(status: int) -> None:
         await run.until(
             lambda: (
-                (it := last(run, "kubernetes.cluster")) is not None
-                and (it.state.get("usage", "") != "") == (status != 200)
+                (each := last(run, "kubernetes.cluster")) is not None
+                and (each.state.get("usage", "") != "") == (status != 200)
             ),
             15,
         )
@@ -122,8 +122,8 @@ async def test_usage_may_be_unavailable_and_come_back(
         await asyncio.to_thread(api_server.delete, pod)
         assert not run.is_degraded
 
-    it, _ = source(api_server.admin_kubeconfig, MemoryContext(tmp_path), namespace)
-    async with SourceRun(it) as run:
+    each, _ = source(api_server.admin_kubeconfig, MemoryContext(tmp_path), namespace)
+    async with SourceRun(each) as run:
         await run.until(lambda: bool(run.samples), 15)
         for status in (503, 200, 500, 404, 200):
             metrics.status = status
@@ -140,7 +140,7 @@ async def test_usage_reports_the_missing_rule(
 ) -> None:
     token = api_server.service_account(namespace, "almenara")
     path = api_server.kubeconfig(token=token, path=tmp_path / "kubeconfig")
-    it, chosen = source(path, MemoryContext(tmp_path), namespace, kinds=["pod"])
+    each, chosen = source(path, MemoryContext(tmp_path), namespace, kinds=["pod"])
     printed = [role_rule(one) for one in needed_rules(chosen)]
     (rule,) = [one for one in printed if one["apiGroups"] == ["metrics.k8s.io"]]
     assert (rule["resources"], rule["verbs"]) == (["pods"], ["list"])
@@ -148,7 +148,7 @@ async def test_usage_reports_the_missing_rule(
     api_server.allow(f"{namespace}/almenara", others, namespace)
     api_server.pod(namespace, "one")
     metrics.pods = {(namespace, "one"): {"main": {"cpu": "1", "memory": "1Mi"}}}
-    async with SourceRun(it) as run:
+    async with SourceRun(each) as run:
         await run.until(lambda: last(run, "kubernetes.pod", "one") is not None, 15)
         await run.until(lambda: last(run, "kubernetes.access") is not None)
         access = last(run, "kubernetes.access")

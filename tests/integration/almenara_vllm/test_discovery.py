@@ -53,17 +53,17 @@ def grant(api_server: ApiServer, namespace: str, settings: VllmSettings, folder:
 async def test_pods_are_observed_while_they_exist(
     api_server: ApiServer, namespace: str, tmp_path: Path
 ) -> None:
-    found = KubernetesSettings(
+    matches = KubernetesSettings(
         name="chat", pods="app=vllm", namespaces=[namespace], port=1,
         kubeconfig=tmp_path / "kubeconfig", **QUICK,
     )  # fmt: skip
-    grant(api_server, namespace, VllmSettings(kubernetes=[found]), tmp_path)
+    grant(api_server, namespace, VllmSettings(kubernetes=[matches]), tmp_path)
     make_pod(api_server, namespace, "one")
     make_pod(api_server, namespace, "loading", ready="False")
     api_server.pod(namespace, "other")
     with SimulatedVllm() as server:
-        found.port = server.port
-        settings, context = VllmSettings(kubernetes=[found]), MemoryContext(tmp_path / "context")
+        matches.port = server.port
+        settings, context = VllmSettings(kubernetes=[matches]), MemoryContext(tmp_path / "context")
         async with PatientRun(VllmSource(settings, context), bus=context.bus) as run:
             name = f"chat/{namespace}/one"
             await run.until(lambda: name in run.resources and run.resources[name].status == "idle")
@@ -84,7 +84,7 @@ async def test_endpoints_of_services_are_listed_and_missing_rights_named(
 ) -> None:
     pods = KubernetesSettings(name="a", pods="app=embed", namespaces=[namespace])
     kubeconfig = grant(api_server, namespace, VllmSettings(kubernetes=[pods]), tmp_path)
-    found = KubernetesSettings(
+    matches = KubernetesSettings(
         name="embed", services="app=embed", namespaces=[namespace], kubeconfig=kubeconfig,
         port=9000, discover_every=0.001,
     )  # fmt: skip
@@ -95,7 +95,7 @@ async def test_endpoints_of_services_are_listed_and_missing_rights_named(
              {"addresses": ["10.0.0.7"], "targetRef": {"kind": "Pod", "name": "embed-0"}},
              {"addresses": ["10.0.0.8"], "conditions": {"ready": False}}]}
     )  # fmt: skip
-    targets = KubernetesTargets(found)
+    targets = KubernetesTargets(matches)
     with pytest.raises(ServerError, match="endpointslices"):
         await targets.list_urls()
     api_server.disallow(namespace)

@@ -28,7 +28,7 @@ def test_backup_under_load_restores_every_event_once(
     with Almenara(tmp_path / "first", nats_server.url) as almenara:
         thread.start()
         almenara.wait_for_events(300)
-        before = {it["data"]["n"] for it in almenara.events() if it["type"] == "LOAD"}
+        before = {each["data"]["n"] for each in almenara.events() if each["type"] == "LOAD"}
         done = almenara.command("backup", str(copy))
         assert done.returncode == 0, done.stderr
         assert almenara.command("backup", str(copy)).returncode == 1
@@ -45,7 +45,9 @@ def test_backup_under_load_restores_every_event_once(
     copy.rename(tmp_path / "second" / "var" / "almenara.db")
     with restored:
         restored.wait_for_events(len(published))
-        restored_numbers = [it["data"]["n"] for it in restored.events() if it["type"] == "LOAD"]
+        restored_numbers = [
+            each["data"]["n"] for each in restored.events() if each["type"] == "LOAD"
+        ]
     # What the copy had, and from the stream what came after it: each once.
     assert before <= set(restored_numbers)
     assert sorted(restored_numbers) == published

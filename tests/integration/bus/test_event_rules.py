@@ -62,10 +62,10 @@ def test_rules_hold_over_a_restart_and_are_counted(tmp_path: Path) -> None:
     left_out = 300 + sum(not is_stored("token", number) for number in range(300))
 
     def stored() -> set[str]:
-        return {it["id"] for it in almenara.events("?type=n.*")}
+        return {each["id"] for each in almenara.events("?type=n.*")}
 
     def counted() -> int:
-        (source,) = (it for it in almenara.get("/api/sources") if it["name"] == "noise")
+        (source,) = (each for each in almenara.get("/api/sources") if each["name"] == "noise")
         return int(source["left_out"])
 
     try:
@@ -76,8 +76,8 @@ def test_rules_hold_over_a_restart_and_are_counted(tmp_path: Path) -> None:
             wait_until(lambda: counted() == left_out, "the events that were left out")
             assert f">{left_out}<" in "".join(almenara.text("/sources").split())
             (line,) = (
-                it for it in almenara.text("/metrics").splitlines()
-                if it.startswith("almenara_source_left_out_total{") and 'source="noise"' in it
+                each for each in almenara.text("/metrics").splitlines()
+                if each.startswith("almenara_source_left_out_total{") and 'source="noise"' in each
             )  # fmt: skip
             assert float(line.split()[-1]) == left_out
             almenara.stop()

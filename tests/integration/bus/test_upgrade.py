@@ -46,12 +46,12 @@ def test_upgrade_accepts_credentials_of_version_0_1(
 
 def test_upgrade_serves_every_event_and_resource_of_version_0_1(upgraded: Almenara) -> None:
     token = {"authorization": f"Bearer {ACCESS_TOKEN}"}
-    events = [it for it in upgraded.events(headers=token) if it["type"] != "access"]
-    fleet = [it for it in events if it["id"].startswith("e-")]
-    assert [it["id"] for it in fleet] == [f"e-{number}" for number in range(43)]
+    events = [each for each in upgraded.events(headers=token) if each["type"] != "access"]
+    fleet = [each for each in events if each["id"].startswith("e-")]
+    assert [each["id"] for each in fleet] == [f"e-{number}" for number in range(43)]
     assert fleet[41]["problem"] == "the payload is not UTF-8"
     resources = upgraded.get("/api/resources", headers=token)
-    listed = {(it["kind"], it["name"]): it.get("deleted", False) for it in resources}
+    listed = {(each["kind"], each["name"]): each.get("deleted", False) for each in resources}
     assert listed[("pod", "web-1")] is listed[("pod", "web-3")] is listed[("node", "n1")] is False
     assert listed.get(("pod", "web-2"), True) is True
     with pytest.raises(urllib.error.HTTPError):

@@ -122,8 +122,8 @@ def test_export_is_read_by_duckdb(folder: Path, tmp_path: Path) -> None:
         f" FROM '{path}' ORDER BY sequence"
     ).fetchall()
     assert rows == [
-        (it.time, 17, it.type, it.correlation, bytes(it.data).decode())
-        for it in map(event, range(0, 5_000, 7))
+        (each.time, 17, each.type, each.correlation, bytes(each.data).decode())
+        for each in map(event, range(0, 5_000, 7))
     ]
     assert duckdb.sql(f"SELECT typeof(data) FROM '{path}' LIMIT 1").fetchall() == [("JSON",)]
 
@@ -134,8 +134,8 @@ def test_export_to_directory_writes_samples_too(folder: Path, tmp_path: Path) ->
     assert "contains 500 samples" in output
     assert pq.read_table(tmp_path / "events.parquet").num_rows == 0
     samples = read_samples(tmp_path / "samples.parquet")
-    assert sorted(it["value"] for it in samples) == [number / 3 for number in range(500)]
-    assert {(it["metric"], it["name"], it["unit"], it["origin"]) for it in samples} == {
+    assert sorted(each["value"] for each in samples) == [number / 3 for number in range(500)]
+    assert {(each["metric"], each["name"], each["unit"], each["origin"]) for each in samples} == {
         ("cpu.0", "p0", "1", "x"),
         ("cpu.1", "p1", "1", "x"),
     }
@@ -144,7 +144,7 @@ def test_export_to_directory_writes_samples_too(folder: Path, tmp_path: Path) ->
 def test_export_of_samples_is_filtered(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "samples.parquet"
     run_export(folder, path, "--samples", "--name", "p1", "--since", "1w", "--until", "57m")
-    values = [it["value"] for it in read_samples(path)]
+    values = [each["value"] for each in read_samples(path)]
     assert values
     assert set(values) < {number / 3 for number in range(1, 500, 2)}
 

@@ -22,5 +22,5 @@ async def test_tail_escapes_hostile_events(nats_server: NatsServer, almenara: Al
         assert done.returncode == 0, done.stderr
         lines = done.stdout.removesuffix("\n").split("\n")
         assert len(lines) == 2, done.stdout
-        assert all(it.isprintable() for it in lines), lines
-    assert [json.loads(it)["data"]["title"] for it in lines] == [nasty, nasty]
+        assert all(each.isprintable() for each in lines), lines
+    assert [json.loads(each)["data"]["title"] for each in lines] == [nasty, nasty]

@@ -51,19 +51,19 @@ class Developing(Almenara):
             )  # fmt: skip
 
     def plugin(self, name: str) -> dict[str, Any]:
-        return next((it for it in self.get("/api/plugins") if it["name"] == name), {})
+        return next((each for each in self.get("/api/plugins") if each["name"] == name), {})
 
     def sources(self) -> list[str]:
-        return [it["name"] for it in self.get("/api/sources")]
+        return [each["name"] for each in self.get("/api/sources")]
 
 
 @pytest.fixture
 def developing(tmp_path: Path) -> Iterator[Developing]:
-    it = Developing(tmp_path)
-    (it.plugins / "steady.py").write_text(STEADY)
-    it.start()
-    yield it
-    it.stop()
+    each = Developing(tmp_path)
+    (each.plugins / "steady.py").write_text(STEADY)
+    each.start()
+    yield each
+    each.stop()
 
 
 def test_example_plugin_dropped_into_folder_shows_its_page(developing: Developing) -> None:
@@ -101,7 +101,7 @@ def test_saved_plugin_is_reloaded_without_disturbing_others(developing: Developi
     assert (steady["name"], steady["restarts"]) == ("steady", 0)
 
     def ticks() -> list[int]:
-        return [it["data"]["number"] for it in developing.events("?type=tick")]
+        return [each["data"]["number"] for each in developing.events("?type=tick")]
 
     before = len(ticks())
     wait_until(lambda: len(ticks()) > before + 20, "its going on")
@@ -128,8 +128,8 @@ def test_package_plugin_is_reloaded_with_its_modules(
 def test_name_of_an_installed_plugin_is_reported(developing: Developing) -> None:
     shutil.copy(EXAMPLE, developing.plugins / "http.py")
     wait_until(
-        lambda: any("its name is taken" in (it["error"] or "")
-                    for it in developing.get("/api/plugins")), "the report of the name"
+        lambda: any("its name is taken" in (each["error"] or "")
+                    for each in developing.get("/api/plugins")), "the report of the name"
     )  # fmt: skip
     assert developing.plugin("http")["state"] == "active"
 
@@ -144,5 +144,5 @@ def test_hidden_files_of_a_mounted_folder_are_ignored(tmp_path: Path) -> None:
     (developing.plugins / "_draft.py").write_text("1 / 0")
     (developing.plugins / "notes.txt").write_text("not a plugin")
     with developing:
-        names = {it["name"] for it in developing.get("/api/plugins")}
+        names = {each["name"] for each in developing.get("/api/plugins")}
         assert names & {"steady", "..data", "_draft", "notes"} == {"steady"}

@@ -17,7 +17,7 @@ from support.servers import free_port, wait_until
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     done = subprocess.run(
-        [str(it) for it in command], cwd=cwd, capture_output=True, text=True, timeout=180,
+        [str(each) for each in command], cwd=cwd, capture_output=True, text=True, timeout=180,
         env={**{k: v for k, v in os.environ.items() if "ALMENARA" not in k}, **environment},
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -29,7 +29,7 @@ def environment(tmp_path: Path) -> Path:
     """Another environment, which finds the libraries of this one and nothing that is edited."""
     folder = tmp_path / "environment"
     venv.create(folder, with_pip=True)
-    here = next(Path(it) for it in sys.path if it.endswith("site-packages"))
+    here = next(Path(each) for each in sys.path if each.endswith("site-packages"))
     there = next((folder / "lib").glob("python3*/site-packages"))
     (there / "libraries.pth").write_text(f"import site; site.addsitedir({str(here)!r})\n")
     return folder / "bin"
@@ -52,8 +52,8 @@ def test_scaffolded_plugin_works_from_its_wheel(tmp_path: Path, environment: Pat
     tests = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=folder)
     assert "failed" not in tests
     listed = json.loads(run(python, "-m", "almenara", "plugins", "list", "--json", cwd=tmp_path))
-    (it,) = [it for it in listed if it["name"] == "weather_vane"]
-    assert (it["state"], it["version"], it["origin"]) == (
+    (each,) = [each for each in listed if each["name"] == "weather_vane"]
+    assert (each["state"], each["version"], each["origin"]) == (
         "active", "0.1.0", "almenara-weather-vane",
     )  # fmt: skip
     checked = run(python, "-m", "almenara", "plugin", "check", "weather_vane", cwd=tmp_path)

@@ -72,29 +72,29 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
-    it = Reader(tmp_path)
-    yield it
-    it.stop()
+    each = Reader(tmp_path)
+    yield each
+    each.stop()
 
 
 def waiting(reader: Reader) -> float | None:
     page = reader.get("/panels/inbox.waiting") or ""
-    found = re.search(r'class="figure big">([\d,]+)<', page)
-    return float(found[1]) if found else None
+    match = re.search(r'class="figure big">([\d,]+)<', page)
+    return float(match[1]) if match else None
 
 
 def late(reader: Reader) -> set[str]:
-    found = reader.get("/api/resources?kind=inbox.file") or []
-    return {it["name"] for it in found if it["status"] == "late"}
+    match = reader.get("/api/resources?kind=inbox.file") or []
+    return {each["name"] for each in match if each["status"] == "late"}
 
 
 def late_files(reader: Reader) -> list[str]:
     """The file of each event about a late file."""
-    return [it["subject"] for it in reader.get("/api/events?type=inbox.file.late")["events"]]
+    return [each["subject"] for each in reader.get("/api/events?type=inbox.file.late")["events"]]
 
 
 def test_tutorial_works_as_written(reader: Reader) -> None:
-    blocks = [(it["kind"], it["how"] or "", it["text"]) for it in
+    blocks = [(each["kind"], each["how"] or "", each["text"]) for each in
               BLOCK.finditer((DOCS / "tutorial.md").read_text())]  # fmt: skip
     checks = {
         "touch inbox/a inbox/b inbox/c\n": lambda: waiting(reader) == 3,
@@ -137,4 +137,4 @@ def test_minimal_plugin_is_short_and_runs(
     from almenara.testing.rules import RULES, examine
 
     results = {rule: examine(str(plugin), None, rule) for rule in RULES}
-    assert all(it.verdict != "failed" for it in results.values()), results
+    assert all(each.verdict != "failed" for each in results.values()), results

@@ -99,7 +99,7 @@ def test_victoria_metrics_stores_every_sample(database: VictoriaMetrics, tmp_pat
     finally:
         almenara.stop()
     series = database.export()
-    assert {frozenset(it["metric"].items()) for it in series} == {
+    assert {frozenset(each["metric"].items()) for each in series} == {
         frozenset(
             {"__name__": "test_count", "cluster": "eu", "kind": "k", "name": f"s{number}",
              "origin": "counter"}.items()
@@ -107,9 +107,9 @@ def test_victoria_metrics_stores_every_sample(database: VictoriaMetrics, tmp_pat
         for number in range(7)
     }  # fmt: skip
     received = [
-        ((it["metric"]["name"], time), value)
-        for it in series
-        for time, value in zip(it["timestamps"], it["values"], strict=True)
+        ((each["metric"]["name"], time), value)
+        for each in series
+        for time, value in zip(each["timestamps"], each["values"], strict=True)
     ]
     assert len(received) == TOTAL
     assert dict(received) == pytest.approx(expected_samples(TOTAL), rel=1e-9)

@@ -30,7 +30,7 @@ def test_two_servers_on_one_host_do_not_sign_each_other_out(tmp_path: Path) -> N
     first, second = (
         Almenara(tmp_path / name, NO_NATS, AUTH__MODE="token", **QUIET) for name in ("a", "b")
     )
-    tokens = [it.command("access", "rotate").stdout.strip() for it in (first, second)]
+    tokens = [each.command("access", "rotate").stdout.strip() for each in (first, second)]
     with first, second, httpx.Client(timeout=20) as client:
         for almenara, token in zip((first, second), tokens, strict=True):
             sign_in(client, almenara, token)

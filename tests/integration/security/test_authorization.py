@@ -44,7 +44,7 @@ def unruled(app: Litestar) -> list[str]:
 def test_routes_all_have_a_rule_and_only_these_are_public() -> None:
     assert unruled(router()) == []
     assert {
-        (method, path) for method, path, it in ROUTES if it.opt[REQUIRED_ROLE] is None
+        (method, path) for method, path, each in ROUTES if each.opt[REQUIRED_ROLE] is None
     } == PUBLIC
 
 
@@ -66,7 +66,7 @@ async def test_routes_without_a_rule_are_refused() -> None:
         app=SimpleNamespace(state=SimpleNamespace(services=None)),
     )
     closed = [
-        it for route in app.routes for it in handlers_of(route) if REQUIRED_ROLE not in it.opt
+        each for route in app.routes for each in handlers_of(route) if REQUIRED_ROLE not in each.opt
     ]
     assert len(closed) == 2
     for handler in closed:
@@ -86,17 +86,17 @@ async def test_routes_require_their_role(secured: SecuredServer) -> None:
                 assert anonymous.status_code in (401, 303, 403), (method, address)
                 assert OURS not in anonymous.text
                 assert THEIRS not in anonymous.text
-            for who, level in levels.items():
+            for caller, level in levels.items():
                 if path == "/sign-out" or path.startswith("/sign-in"):
                     continue
-                answer = secured.request(method, address, who)
+                answer = secured.request(method, address, caller)
                 requests += 1
                 closed = handler.opt[REQUIRED_ROLE] is not None and (
                     level < handler.opt[REQUIRED_ROLE]
-                    or (handler.opt.get("all_sources") and who.startswith("scoped"))
+                    or (handler.opt.get("all_sources") and caller.startswith("scoped"))
                 )
-                assert (answer.status_code == 403) is bool(closed), (method, address, who)
-                assert answer.status_code < 500, (method, address, who)
+                assert (answer.status_code == 403) is bool(closed), (method, address, caller)
+                assert answer.status_code < 500, (method, address, caller)
     print(f"{len(ROUTES)} routes, {requests} requests, 0 against a rule")
 
 
@@ -106,14 +106,14 @@ async def test_responses_contain_nothing_out_of_scope(secured: SecuredServer) ->
         if method != "GET" or path.startswith(("/sign-in", "/static")):
             continue
         for address in filled(path, secured):
-            for who in seen:
-                text = secured.get(address, who).text
+            for caller in seen:
+                text = secured.get(address, caller).text
                 # A filter may be repeated on the page; anything else out of scope must not appear.
                 shown = text.replace(f"corr-{THEIRS}", "")
                 if THEIRS in shown:
-                    seen[who] += 1
-                    assert who == "viewer", (address, who)
-                if who == "scoped":
+                    seen[caller] += 1
+                    assert caller == "viewer", (address, caller)
+                if caller == "scoped":
                     assert "TEAM_B" not in text, address
     assert seen["viewer"] > 5
     assert secured.get("/api/health", "scoped").json()["events_stored"] == 5
@@ -125,7 +125,9 @@ async def test_responses_contain_nothing_out_of_scope(secured: SecuredServer) ->
 
 
 async def frames(secured: SecuredServer, token: str, panels: list[str], seconds: float) -> str:
-    url = f"{secured.url.replace('http', 'ws')}/live?" + "&".join(f"panel={it}" for it in panels)
+    url = f"{secured.url.replace('http', 'ws')}/live?" + "&".join(
+        f"panel={each}" for each in panels
+    )
     text = ""
     headers = {"authorization": f"Bearer {token}"}
     async with connect(url, origin=secured.url, additional_headers=headers) as socket:  # type: ignore[arg-type]
@@ -147,15 +149,15 @@ async def test_websocket_frames_contain_nothing_out_of_scope(
         zip(
             secured.tokens,
             await asyncio.gather(
-                *(frames(secured, it, panels, 3) for it in secured.tokens.values())
+                *(frames(secured, each, panels, 3) for each in secured.tokens.values())
             ),
             strict=True,
         )
     )
-    for who, text in seen.items():
-        assert OURS in text, who
-        assert (THEIRS in text) is ("scoped" not in who), who
-        assert ("TEAM_B" in text) is ("scoped" not in who), who
+    for caller, text in seen.items():
+        assert OURS in text, caller
+        assert (THEIRS in text) is ("scoped" not in caller), caller
+        assert ("TEAM_B" in text) is ("scoped" not in caller), caller
     url = f"{secured.url.replace('http', 'ws')}/live?panel=events"
     for bad in ({}, {"authorization": "Bearer nothing"}, {"cookie": "almenara=planted"}):
         try:
@@ -185,9 +187,9 @@ async def test_access_log_is_visible_to_operators_only(secured: SecuredServer) -
     secured.sign_in()
     secured.token_status("wrong-token")
 
-    def types(who: str) -> set[str]:
-        page = secured.get("/api/events?origin=almenara/access&limit=200", who).json()
-        return {it["type"] for it in page["events"]}
+    def types(caller: str) -> set[str]:
+        page = secured.get("/api/events?origin=almenara/access&limit=200", caller).json()
+        return {each["type"] for each in page["events"]}
 
     expected = {"almenara.access.signed_in", "almenara.access.sign_in_refused"}
     wait_until(lambda: expected <= types("operator"), "the access log")

@@ -37,12 +37,12 @@ def shared(secured: SecuredServer) -> SecuredServer:
 def test_page_shows_what_the_scope_of_the_viewer_shows(shared: SecuredServer, path: str) -> None:
     # The list of metrics names kinds and no resources.
     shown = "nats.stream" if path == "/explore" else "TEAM_B"
-    for who in ("viewer", "operator", "admin"):
-        assert shown in shared.get(path, who).text, who
-    for who in ("scoped", "scoped admin"):
-        answer = shared.get(path, who)
+    for caller in ("viewer", "operator", "admin"):
+        assert shown in shared.get(path, caller).text, caller
+    for caller in ("scoped", "scoped admin"):
+        answer = shared.get(path, caller)
         assert answer.status_code == 200, answer.text
-        assert "TEAM_B" not in answer.text, who
+        assert "TEAM_B" not in answer.text, caller
 
 
 def test_dashboard_is_private_until_it_is_shared(shared: SecuredServer) -> None:
@@ -51,8 +51,8 @@ def test_dashboard_is_private_until_it_is_shared(shared: SecuredServer) -> None:
     for path in ("/dashboards/private", "/dashboards/private/export",
                  "/dashboard-editor?name=private"):  # fmt: skip
         assert shared.get(path, "viewer").status_code == 200, path
-        for who in ("operator", "admin", "scoped"):
-            assert shared.get(path, who).status_code == 404, (path, who)
+        for caller in ("operator", "admin", "scoped"):
+            assert shared.get(path, caller).status_code == 404, (path, caller)
     assert "private" not in shared.get("/dashboards", "admin").text
 
 
@@ -63,21 +63,21 @@ def test_saved_filter_is_shared_by_role_and_shows_what_the_scope_shows(
     answer = shared.request("POST", "/event-filters/edit", "operator", data=form)
     assert answer.status_code == 303, answer.text
     events = answer.headers["location"]
-    for who in ("viewer", "operator", "admin", "scoped", "scoped admin"):
-        assert "All of team B" in shared.get("/event-filters", who).text, who
-        page = shared.get(events, who).text
-        assert 'aria-current="true">All of team B' in page, who
-        assert (THEIRS in page) is not who.startswith("scoped"), who
+    for caller in ("viewer", "operator", "admin", "scoped", "scoped admin"):
+        assert "All of team B" in shared.get("/event-filters", caller).text, caller
+        page = shared.get(events, caller).text
+        assert 'aria-current="true">All of team B' in page, caller
+        assert (THEIRS in page) is not caller.startswith("scoped"), caller
     form |= {"title": "Mine alone", "share": "owner"}
     assert shared.request("POST", "/event-filters/edit", "viewer", data=form).status_code == 303
     listed = shared.get("/event-filters", "viewer").text
     (edit,) = re.findall(r'href="(/event-filters/edit\?id=\w+)" aria-label="Edit Mine', listed)
-    for who in ("operator", "admin", "scoped"):
-        assert "Mine alone" not in shared.get("/event-filters", who).text, who
-        assert shared.get(edit, who).status_code == 404, who
+    for caller in ("operator", "admin", "scoped"):
+        assert "Mine alone" not in shared.get("/event-filters", caller).text, caller
+        assert shared.get(edit, caller).status_code == 404, caller
         removal = {"id": edit.partition("=")[2], "version": "1"}
-        answer = shared.request("POST", "/event-filters/delete", who, data=removal)
-        assert answer.status_code == 404, who
+        answer = shared.request("POST", "/event-filters/delete", caller, data=removal)
+        assert answer.status_code == 404, caller
 
 
 def test_dashboard_of_another_user_is_not_changed(shared: SecuredServer) -> None:

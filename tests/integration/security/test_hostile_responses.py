@@ -208,7 +208,7 @@ async def test_hostile_responses_are_bounded_and_refused(
         assert honest.paths == list(dict.fromkeys(honest.paths)), "each is requested once"
         assert set(OF_PROVIDER) == set(honest.paths)
     answers = TOO_MUCH | NONSENSE | AWAY
-    slow = {name: it for name, it in answers.items() if DRIP in it}
+    slow = {name: each for name, each in answers.items() if DRIP in each}
     most, reached = 0, 0
 
     async def attack(turns: asyncio.Semaphore, path: str, name: str) -> None:
@@ -280,7 +280,7 @@ async def test_display_name_needs_a_verified_email() -> None:
         async with Hostile().running() as provider:
             provider.answers["/who"] = {"sub": "ada", "groups": ["sre"], **claims}
             await sign_in(provider, known, **settings)
-        assert [it.name for it in known.persons] == [name], claims
+        assert [each.name for each in known.persons] == [name], claims
 
 
 async def test_access_review_repeats_the_user_of_the_token_review() -> None:

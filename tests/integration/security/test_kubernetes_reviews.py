@@ -72,18 +72,18 @@ async def test_logs_need_the_right_to_get_them(
         spec = {"nodeName": f"node-{namespace}", "containers": [{"name": "main", "image": "x"}]}
         await asyncio.to_thread(api_server.pod, namespace, "one", spec=spec)
         tokens = {}
-        for who, rules in (("lister", LIST_PODS), ("reader", read)):
-            tokens[who] = await asyncio.to_thread(api_server.service_account, namespace, who)
+        for caller, rules in (("lister", LIST_PODS), ("reader", read)):
+            tokens[caller] = await asyncio.to_thread(api_server.service_account, namespace, caller)
             await asyncio.to_thread(
-                api_server.allow, f"{namespace}/{who}", rules, namespace, name=who
+                api_server.allow, f"{namespace}/{caller}", rules, namespace, name=caller
             )
         almenara = running(tmp_path, api_server, namespace)
         await asyncio.to_thread(almenara.start)
         try:
             async with httpx.AsyncClient(base_url=almenara.url, timeout=20) as client:
 
-                async def page(who: str) -> str:
-                    headers = {"authorization": f"Bearer {tokens[who]}"}
+                async def page(caller: str) -> str:
+                    headers = {"authorization": f"Bearer {tokens[caller]}"}
                     return (await client.get(f"/panels/{path}", headers=headers)).text
 
                 async with asyncio.timeout(30):
@@ -93,13 +93,13 @@ async def test_logs_need_the_right_to_get_them(
                 assert "requires the right to `get pods/log` in the namespace" in refused
                 assert "the-secret-line" not in refused
                 frames = []
-                for who in ("lister", "reader"):
-                    async with live(almenara, tokens[who], path) as it:
-                        frames.append(str(await it.recv()))
-                assert ["the-secret-line" in it for it in frames] == [False, True]
+                for caller in ("lister", "reader"):
+                    async with live(almenara, tokens[caller], path) as each:
+                        frames.append(str(await each.recv()))
+                assert ["the-secret-line" in each for each in frames] == [False, True]
 
-                async with live(almenara, tokens["reader"], path) as it:
-                    await it.recv()
+                async with live(almenara, tokens["reader"], path) as each:
+                    await each.recv()
                     started = time.monotonic()
                     await asyncio.to_thread(api_server.disallow, namespace, "reader")
                     await asyncio.to_thread(
@@ -108,7 +108,7 @@ async def test_logs_need_the_right_to_get_them(
                     with pytest.raises(ConnectionClosed) as closed:
                         async with asyncio.timeout(30):
                             while True:
-                                await it.recv()
+                                await each.recv()
                 assert closed.value.rcvd is not None
                 assert closed.value.rcvd.code == 4401
                 print(f"pods/log withdrawn -> 4401 after {time.monotonic() - started:.1f} s")
@@ -142,11 +142,11 @@ async def test_yaml_needs_the_right_to_get_the_object(
     get_pods = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
     everything = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
     tokens = {}
-    for who, rules in (
+    for caller, rules in (
         ("lister", LIST_PODS), ("reader", LIST_PODS + get_pods), ("owner", everything)
     ):  # fmt: skip
-        tokens[who] = api_server.service_account(namespace, who)
-        api_server.allow(f"{namespace}/{who}", rules, namespace, name=who)
+        tokens[caller] = api_server.service_account(namespace, caller)
+        api_server.allow(f"{namespace}/{caller}", rules, namespace, name=caller)
     almenara = running(tmp_path, api_server, namespace)
 
     def path(kind: str, place: str = namespace) -> str:
@@ -156,37 +156,37 @@ async def test_yaml_needs_the_right_to_get_the_object(
     try:
         async with httpx.AsyncClient(base_url=almenara.url, timeout=20) as client:
 
-            async def page(who: str, panel: str) -> str:
-                headers = {"authorization": f"Bearer {tokens[who]}"}
+            async def page(caller: str, panel: str) -> str:
+                headers = {"authorization": f"Bearer {tokens[caller]}"}
                 text = (await client.get(f"/panels/{panel}", headers=headers)).text
-                assert planted not in text, (who, panel)
+                assert planted not in text, (caller, panel)
                 return text
 
             async with asyncio.timeout(30):
                 while "kind: Pod" not in await page("reader", path("Pod")):
                     await asyncio.sleep(0.2)
             seen = {
-                (who, kind, place): f"kind: {kind}" in await page(who, path(kind, place))
-                for who in tokens
+                (caller, kind, place): f"kind: {kind}" in await page(caller, path(kind, place))
+                for caller in tokens
                 for kind in ("Pod", "Deployment", "Secret")
                 for place in (namespace, other)
             }
             allowed = {("reader", "Pod"), ("owner", "Pod"), ("owner", "Deployment")}
-            expected = {(who, kind, namespace) for who, kind in allowed}
-            assert {it for it, shown in seen.items() if shown} == expected
+            expected = {(caller, kind, namespace) for caller, kind in allowed}
+            assert {each for each, shown in seen.items() if shown} == expected
             for panel, right in ((path("Pod"), "get pods"),
                                  (path("Deployment"), "get deployments.apps")):  # fmt: skip
                 refused = await page("lister", panel)
                 assert f"requires the right to `{right}` in the namespace" in refused
 
-            async with live(almenara, tokens["lister"], path("Pod")) as it:
-                frame = str(await it.recv())
+            async with live(almenara, tokens["lister"], path("Pod")) as each:
+                frame = str(await each.recv())
                 assert "requires the right" in frame
                 assert "image: x" not in frame
-            async with live(almenara, tokens["reader"], path("Pod")) as it:
+            async with live(almenara, tokens["reader"], path("Pod")) as each:
                 text = ""
                 while "image: x" not in text:
-                    text += str(await it.recv())
+                    text += str(await each.recv())
                 assert planted not in text
                 await asyncio.to_thread(api_server.disallow, namespace, "reader")
                 started = time.monotonic()
@@ -196,7 +196,7 @@ async def test_yaml_needs_the_right_to_get_the_object(
                 with pytest.raises(ConnectionClosed) as closed:
                     async with asyncio.timeout(30):
                         while True:
-                            await it.recv()
+                            await each.recv()
             took = time.monotonic() - started
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 4401
@@ -252,14 +252,14 @@ async def test_visible_namespaces_follow_rights_within_5_seconds(
         name = almenara.session_cookie
         cookie = f"{name}={browser.cookies[name]}"
         url = f"ws://127.0.0.1:{almenara.port}/live?panel=events"
-        async with connect(url, origin=almenara.url, additional_headers={"cookie": cookie}) as it:  # type: ignore[arg-type]
-            await it.recv()
+        async with connect(url, origin=almenara.url, additional_headers={"cookie": cookie}) as each:  # type: ignore[arg-type]
+            await each.recv()
             started = time.monotonic()
             await asyncio.to_thread(api_server.disallow, namespace)
             with pytest.raises(ConnectionClosed) as closed:
                 async with asyncio.timeout(30):
                     while True:
-                        await it.recv()
+                        await each.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4401
         print(f"a right withdrawn -> 4401 after {time.monotonic() - started:.1f} s")

@@ -29,6 +29,8 @@ async def test_start_is_refused_where_data_would_be_public(tmp_path: Path) -> No
         assert done.returncode == 1, settings
         return " ".join(done.stderr.replace("│", " ").split())
 
-    answers = await asyncio.gather(*(asyncio.to_thread(refused, it) for it in range(len(refusals))))
+    answers = await asyncio.gather(
+        *(asyncio.to_thread(refused, each) for each in range(len(refusals)))
+    )
     for (settings, expected), message in zip(refusals, answers, strict=True):
         assert expected in message, (settings, message)

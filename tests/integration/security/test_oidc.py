@@ -75,8 +75,8 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("npm") is None or shutil.which("node") is None:
         pytest.skip("the provider needs node and npm")
     folder = tmp_path_factory.mktemp("oidc")
-    for it in HERE.iterdir():
-        shutil.copy(it, folder)
+    for each in HERE.iterdir():
+        shutil.copy(each, folder)
     subprocess.run(
         ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"],
         cwd=folder, check=True, timeout=300,
@@ -104,10 +104,10 @@ def pair(tmp_path: Path, modules: Path) -> Iterator[tuple[Almenara, OidcProvider
         provider.stop()
 
 
-def signed_in(almenara: Almenara, who: str) -> httpx.Client:
+def signed_in(almenara: Almenara, caller: str) -> httpx.Client:
     """A browser that went to the provider and back."""
     browser = httpx.Client(follow_redirects=True, timeout=20)
-    browser.cookies.set("who", who, domain="127.0.0.1", path="/")
+    browser.cookies.set("who", caller, domain="127.0.0.1", path="/")
     done = browser.get(f"{almenara.url}/sign-in/start", params={"next": "/sources"})
     assert str(done.url).startswith(almenara.url), (done.url, done.text[:500], almenara.log[-1500:])
     return browser
@@ -146,8 +146,8 @@ async def test_oidc_refresh_keeps_the_page_until_access_is_lost(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, provider = pair
-    for who, what in (("ada", "groups/ada/payments"), ("grace", "gone/grace")):
-        browser = signed_in(almenara, who)
+    for caller, what in (("ada", "groups/ada/payments"), ("grace", "gone/grace")):
+        browser = signed_in(almenara, caller)
         waiting = asyncio.create_task(closing(almenara, browser))
         await asyncio.sleep(4)
         assert not waiting.done(), "three refreshes went by and the page stayed open"
@@ -302,7 +302,7 @@ async def test_oidc_hanging_provider_delays_no_revocation(
     pair: tuple[Almenara, OidcProvider],
 ) -> None:
     almenara, provider = pair
-    browsers = [signed_in(almenara, who) for who in ("ada", "grace")]
+    browsers = [signed_in(almenara, caller) for caller in ("ada", "grace")]
     made = almenara.command("access", "create", "probe", "--role", "viewer")
     token = made.stdout.strip()
     headers = {"authorization": f"Bearer {token}"}
@@ -329,7 +329,7 @@ async def test_oidc_hanging_provider_delays_no_revocation(
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4401
         print(f"revoked while the provider hangs -> 4401 after {took:.1f} s")
-        assert all(it.get(known).status_code == 200 for it in browsers)
+        assert all(each.get(known).status_code == 200 for each in browsers)
     finally:
         provider.process.send_signal(signal.SIGCONT)
 

@@ -119,7 +119,9 @@ class Pair:
 
         async def count(application: ScopedApplication) -> int:
             answer = await application.request("GET", "/api/alerts", "all")
-            self.alerts = [f"{it['rule']}/{it['fingerprint']}" for it in json.loads(answer.text)]
+            self.alerts = [
+                f"{item['rule']}/{item['fingerprint']}" for item in json.loads(answer.text)
+            ]
             return len(self.alerts)
 
         # As many alerts of each team.
@@ -181,10 +183,10 @@ def expand(path: str, method: str, pair: Pair) -> Iterator[Request]:
         "/static/{name:path}", "/api/openapi.json/{path}", "/intake/webhook/{name:str}",
         "/intake/otlp/v1/{kind:str}", "/intake/{kind:str}", "/dashboards/{name:str}/export",
     }  # fmt: skip
-    found = re.findall(r"{([^}]+)}", path)
-    assert not found or path in known, f"{path}: add requests that reach what it shows"
+    matches = re.findall(r"{([^}]+)}", path)
+    assert not matches or path in known, f"{path}: add requests that reach what it shows"
     addresses = [path]
-    for name in found:
+    for name in matches:
         addresses = [each.replace(f"{{{name}}}", text) for each in addresses
                      for text in parameters[name]]  # fmt: skip
     for address in addresses:
@@ -270,15 +272,15 @@ def difference(one: str, other: str) -> str:
 
 
 def spread(requests: Iterable[Request], is_spread: bool) -> Iterator[tuple[Request, str]]:
-    """Each request with every scope or, where there are many of one route, with the next one, so
-    that each panel has each scope. With `SCOPES=all`, all of them."""
+    """Each request with every scope or, where there are many of one route, with the next one; with
+    `SCOPES=all`, all of them."""
     scopes = tuple(GRANTS)
     for number, request in enumerate(requests):
         if is_spread and os.environ.get("SCOPES") != "all":
-            # A panel has as many requests as there are scopes: the next panel starts with another.
+            # The requests of a panel are fewer than the scopes: each panel starts with another.
             yield request, scopes[(number + number // len(scopes)) % len(scopes)]
         else:
-            yield from ((request, who) for who in scopes)
+            yield from ((request, caller) for caller in scopes)
 
 
 @asynccontextmanager
@@ -311,17 +313,17 @@ async def test_hidden_signals_change_no_byte_of_any_answer(
         visible = dict.fromkeys(GRANTS, 0)
         for method, path, _ in ROUTES:
             requests = [] if path in UNREAD else expand(path, method, pair)
-            for (_, address, more), who in spread(requests, path in SPREAD):
-                alone = await pair.alone.request(method, address, who, **more)
-                both = await pair.both.request(method, address, who, **more)
+            for (_, address, more), caller in spread(requests, path in SPREAD):
+                alone = await pair.alone.request(method, address, caller, **more)
+                both = await pair.both.request(method, address, caller, **more)
                 ratios.append(both.seconds / alone.seconds)
-                visible[who] += OURS in alone.text
+                visible[caller] += OURS in alone.text
                 expected = (alone.status, normalize(alone.text))
                 is_broken = alone.status >= 500 or BROKEN in alone.text
                 if is_broken or (both.status, normalize(both.text)) != expected:
-                    found = difference(expected[1], normalize(both.text))
+                    matches = difference(expected[1], normalize(both.text))
                     wrong.append(
-                        f"{who}: {method} {address}: {alone.status}, {both.status}: {found}"
+                        f"{caller}: {method} {address}: {alone.status}, {both.status}: {matches}"
                     )
         (newest,) = json.loads((await pair.both.request("GET", NEWEST, "source")).text)["events"]
         health = json.loads((await pair.both.request("GET", "/api/health", "source")).text)
@@ -334,7 +336,7 @@ async def test_hidden_signals_change_no_byte_of_any_answer(
     assert not wrong, "\n".join(wrong[:50])
     # A newer one would show how much is published that is hidden.
     assert health["last_sequence"] == newest["sequence"]
-    assert all(count > 50 for who, count in visible.items() if who != "nothing"), visible
+    assert all(count > 50 for caller, count in visible.items() if caller != "nothing"), visible
 
 
 def channels(pair: Pair) -> Iterator[tuple[str, str]]:
@@ -398,5 +400,5 @@ def compare(
     alone: Mapping[tuple[str, str], Viewer], both: Mapping[tuple[str, str], Viewer]
 ) -> list[str]:
     """The channels that show something else."""
-    texts = {each: [normalize(it[each].snapshot) for it in (alone, both)] for each in alone}
+    texts = {each: [normalize(item[each].snapshot) for item in (alone, both)] for each in alone}
     return [f"{each}: {difference(*pair)}" for each, pair in texts.items() if len({*pair}) > 1]

@@ -35,8 +35,8 @@ async def test_session_revocation_closes_pages_with_4401_within_5_seconds(
             done = client.post(f"/account/sessions/{ids[0]}/end", data={"csrf": csrf})
             assert done.status_code == 303
         else:
-            for it in ids:
-                await asyncio.to_thread(secured.command, "revoke", it)
+            for each in ids:
+                await asyncio.to_thread(secured.command, "revoke", each)
             started = time.monotonic()
         code, ended = await waiting
         assert code == 4401, how
@@ -109,8 +109,8 @@ async def test_websockets_beyond_the_user_limit_are_refused(secured: SecuredServ
             pass
     print(f"over the cap: 503 after {(time.monotonic() - started) * 1000:.0f} ms")
     assert refused.value.response.status_code == 503
-    for it in sockets:
-        await it.close()
+    for each in sockets:
+        await each.close()
 
     def none_left() -> bool:
         return bool(secured.get("/api/health", "viewer").json()["subscribers"] == 0)
@@ -119,10 +119,10 @@ async def test_websockets_beyond_the_user_limit_are_refused(secured: SecuredServ
     # All at once they are no more either: what is being opened counts.
     trying = [connect(url, origin=secured.url, additional_headers=headers) for _ in range(40)]  # type: ignore[arg-type]
     came = await asyncio.gather(*trying, return_exceptions=True)
-    opened = [it for it in came if not isinstance(it, BaseException)]
+    opened = [each for each in came if not isinstance(each, BaseException)]
     assert len(opened) == 4
-    for it in opened:
-        await it.close()
+    for each in opened:
+        await each.close()
 
 
 async def test_access_token_rotation_ends_sessions_of_the_old_one(secured: SecuredServer) -> None:
@@ -180,8 +180,8 @@ async def test_sessions_survive_a_restart_and_expire(
             answers = list(pool.map(lambda _: httpx.get(
                 almenara.url, cookies={name: got}, headers={"sec-fetch-dest": "document"}
             ), range(6)))  # fmt: skip
-        assert [it.status_code for it in answers] == [200] * 6
-        fresh = [it.cookies[name] for it in answers if name in it.cookies]
+        assert [each.status_code for each in answers] == [200] * 6
+        fresh = [each.cookies[name] for each in answers if name in each.cookies]
         assert len(fresh) == 1
         browser.cookies.set(name, fresh[0], domain="127.0.0.1")
         almenara.stop()

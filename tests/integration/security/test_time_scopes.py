@@ -38,12 +38,12 @@ async def test_times_show_nothing_out_of_scope(secured: SecuredServer) -> None:
             query = time.format(**known)
             if page.startswith("/api/") and not query.startswith("at="):
                 continue
-            for who in secured.tokens:
-                answer = secured.get(f"{page}?{query.split('&play')[0]}", who)
-                assert answer.status_code == 200, (page, query, who, answer.text[:300])
+            for caller in secured.tokens:
+                answer = secured.get(f"{page}?{query.split('&play')[0]}", caller)
+                assert answer.status_code == 200, (page, query, caller, answer.text[:300])
                 hidden = THEIRS in answer.text or "TEAM_B" in answer.text
-                leaks += hidden and who.startswith("scoped")
-                seen[who] += OURS in answer.text
+                leaks += hidden and caller.startswith("scoped")
+                seen[caller] += OURS in answer.text
     assert leaks == 0
     assert all(seen.values()), seen
     print(f"{len(PAGES)} pages, {len(TIMES)} times, {len(seen)} roles, 0 leaks")
@@ -51,26 +51,26 @@ async def test_times_show_nothing_out_of_scope(secured: SecuredServer) -> None:
 
 async def test_changes_and_timelines_show_nothing_out_of_scope(secured: SecuredServer) -> None:
     known = moments(secured)
-    for who in secured.tokens:
-        is_scoped = who.startswith("scoped")
-        changes = secured.get("/changes?range=1h", who).text
-        assert OURS in changes, who
-        assert (THEIRS in changes or "TEAM_B" in changes) is not is_scoped, who
+    for caller in secured.tokens:
+        is_scoped = caller.startswith("scoped")
+        changes = secured.get("/changes?range=1h", caller).text
+        assert OURS in changes, caller
+        assert (THEIRS in changes or "TEAM_B" in changes) is not is_scoped, caller
         for path in ("/api/changes", "/api/changes.csv"):
-            answer = secured.get(f"{path}?range=1h", who)
+            answer = secured.get(f"{path}?range=1h", caller)
             assert answer.status_code == 200, answer.text
-            assert not (is_scoped and "TEAM_B" in answer.text), (path, who)
+            assert not (is_scoped and "TEAM_B" in answer.text), (path, caller)
         for marker in (OURS, THEIRS):
             for more in ("", f"&at={known['moment']}"):
-                story = secured.get(f"/timeline?correlation=corr-{marker}{more}", who).text
+                story = secured.get(f"/timeline?correlation=corr-{marker}{more}", caller).text
                 is_visible = "story-mark" in story
-                assert is_visible is (marker == OURS or not is_scoped), (who, marker)
+                assert is_visible is (marker == OURS or not is_scoped), (caller, marker)
         for sequence, marker in secured.sequences.items():
-            answer = secured.get(f"/timeline?around={sequence}&span=2h", who)
+            answer = secured.get(f"/timeline?around={sequence}&span=2h", caller)
             is_hidden = is_scoped and marker == THEIRS
-            assert (answer.status_code == 400) is is_hidden, (who, sequence)
+            assert (answer.status_code == 400) is is_hidden, (caller, sequence)
             assert not (is_scoped and THEIRS in answer.text)
-            event = secured.get(f"/events/{sequence}?at={known['moment']}", who)
+            event = secured.get(f"/events/{sequence}?at={known['moment']}", caller)
             assert (event.status_code == 404) is is_hidden
 
 
@@ -91,11 +91,11 @@ async def test_playback_shows_nothing_out_of_scope(secured: SecuredServer) -> No
         quote(f"{panel}?at={known['moment']}&play=1&started={now()}", safe="") for panel in panels
     ]
 
-    async def watch(who: str) -> str:
+    async def watch(caller: str) -> str:
         url = f"{secured.url.replace('http', 'ws')}/live?" + "&".join(
             f"panel={name}" for name in names
         )
-        headers = {"authorization": f"Bearer {secured.tokens[who]}"}
+        headers = {"authorization": f"Bearer {secured.tokens[caller]}"}
         text, frames = "", 0
         async with (
             asyncio.timeout(30),
@@ -107,7 +107,7 @@ async def test_playback_shows_nothing_out_of_scope(secured: SecuredServer) -> No
                 frames += '"moment":' in frame
         return text
 
-    texts = await asyncio.gather(*(watch(who) for who in secured.tokens))
-    for who, text in zip(secured.tokens, texts, strict=True):
-        assert OURS in text, who
-        assert (THEIRS in text or "TEAM_B" in text) is not who.startswith("scoped"), who
+    texts = await asyncio.gather(*(watch(caller) for caller in secured.tokens))
+    for caller, text in zip(secured.tokens, texts, strict=True):
+        assert OURS in text, caller
+        assert (THEIRS in text or "TEAM_B" in text) is not caller.startswith("scoped"), caller

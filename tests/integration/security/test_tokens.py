@@ -70,7 +70,11 @@ async def test_secrets_are_neither_logged_nor_stored(secured: SecuredServer) -> 
     client, csrf = secured.sign_in()
     secrets = [secured.access_token, *secured.tokens.values(), csrf, *client.cookies.values()]
     folder = secured.almenara.folder
-    texts = [it.read_bytes() for it in folder.rglob("*") if it.is_file() and "nats" not in str(it)]
+    texts = [
+        each.read_bytes()
+        for each in folder.rglob("*")
+        if each.is_file() and "nats" not in str(each)
+    ]
     for secret in secrets:
         if secret == csrf:
             continue  # worthless without the cookie

@@ -14,18 +14,18 @@ pytestmark = pytest.mark.anyio
 async def test_api_pages_filters_and_explains_refusals(
     nats_server: NatsServer, almenara: Almenara
 ) -> None:
-    await publish_planning(nats_server, *(json.dumps({"n": it}).encode() for it in range(25)))
+    await publish_planning(nats_server, *(json.dumps({"n": each}).encode() for each in range(25)))
     almenara.wait_for_events(25)
     seen: list[int] = []
     path = "/api/events?limit=10"
     while path:
         page = almenara.get(path)
-        seen += [it["data"]["n"] for it in page["events"]]
+        seen += [each["data"]["n"] for each in page["events"]]
         path = page["older"]
     assert seen == list(range(24, -1, -1))
     first = almenara.get("/api/events?limit=1")["events"][0]
     assert almenara.get(f"/api/events/{first['sequence']}") == first
-    assert [it["data"]["n"] for it in almenara.events()] == list(range(25))
+    assert [each["data"]["n"] for each in almenara.events()] == list(range(25))
     for path, status in (
         ("/api/events?sevrity=ERROR", 400),
         ("/api/events?severity=BAD", 400),

@@ -46,24 +46,24 @@ answers: Counter[tuple[str | None, int]] = Counter()
           suppress_health_check=list(HealthCheck),
           phases=(Phase.explicit, Phase.generate))  # fmt: skip
 def test_api_conforms_to_its_document_for_every_role(case: Case, secured: SecuredServer) -> None:
-    for who in ROLES:
-        headers = {} if who is None else {"authorization": f"Bearer {secured.tokens[who]}"}
+    for caller in ROLES:
+        headers = {} if caller is None else {"authorization": f"Bearer {secured.tokens[caller]}"}
         response = case.call(base_url=secured.url, headers=headers)
-        answers[who, response.status_code] += 1
+        answers[caller, response.status_code] += 1
         case.validate_response(response, excluded_checks=EXCLUDED_CHECKS)
         assert response.status_code < 500
-        if who is None:
+        if caller is None:
             assert response.status_code in (401, 404, 405)
             assert OURS not in response.text
-        if who is None or "scoped" in who:
+        if caller is None or "scoped" in caller:
             assert THEIRS not in response.text
             assert "TEAM_B" not in response.text
 
 
 def test_api_was_requested_with_every_role_and_status() -> None:
-    for who in ROLES[:-1]:
-        assert answers[who, 200] > 30
-        assert answers[who, 400] > 30
+    for caller in ROLES[:-1]:
+        assert answers[caller, 200] > 30
+        assert answers[caller, 400] > 30
     assert answers[None, 401] > 60
     assert answers["scoped", 403] > 0
     assert {status for _, status in answers} == {200, 400, 401, 403, 404, 405}

@@ -87,7 +87,10 @@ def server() -> Iterator[Server]:
 def peak(pid: int) -> float:
     """Peak resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(it for it in status.splitlines() if it.startswith("VmHWM")).split()[1]) / 1024
+    return (
+        int(next(each for each in status.splitlines() if each.startswith("VmHWM")).split()[1])
+        / 1024
+    )
 
 
 def test_compressed_upstream_responses_are_bounded(tmp_path: Path, server: Server) -> None:
@@ -112,8 +115,8 @@ def test_compressed_upstream_responses_are_bounded(tmp_path: Path, server: Serve
     }  # fmt: skip
     settings = {
         f"PLUGINS__{name}__{key}": json.dumps(value)
-        for name, it in plugins.items() if it
-        for key, value in it.items()
+        for name, each in plugins.items() if each
+        for key, value in each.items()
     }  # fmt: skip
     with Almenara(
         tmp_path / "a", "nats://127.0.0.1:1", PLUGINS__DISABLED="[nats]", **settings
@@ -130,12 +133,12 @@ def test_compressed_upstream_responses_are_bounded(tmp_path: Path, server: Serve
 
         wait_until(all_asked, "everybody who fetches", 60)
         after = peak(almenara.process.pid)
-        failing = [it for it in almenara.get("/api/resources") if it["severity"] == "ERROR"]
+        failing = [each for each in almenara.get("/api/resources") if each["severity"] == "ERROR"]
     print(
         f"{answers.total()} answers of {len(server.body) / MIB:.1f} MiB that decompress to"
         f" {UNFOLDED / MIB:.0f} MiB: {after - before:.0f} MiB more at most"
     )
-    assert {it["origin"].split("/")[0] for it in failing} >= {"http", "prometheus", "ray"}
+    assert {each["origin"].split("/")[0] for each in failing} >= {"http", "prometheus", "ray"}
     assert after - before < BOUND
 
 

@@ -34,7 +34,7 @@ async def test_ndjson_export_writes_pretty_printed_payloads_on_one_line(
     almenara.wait_for_events(len(payloads))
     lines = almenara.text("/api/events.ndjson").split("\n")
     assert lines.pop() == ""
-    assert [json.loads(line)["data"] for line in lines] == [json.loads(it) for it in payloads]
+    assert [json.loads(line)["data"] for line in lines] == [json.loads(each) for each in payloads]
 
 
 async def test_large_events_keep_the_memory_of_pages_and_exports_bounded(

@@ -61,16 +61,16 @@ def other_ways(seed: int, count: int) -> set[str]:
                "#", "%23", "%3f", "/%2e", "~", ".css", "/x.css", "%0a", "%09", "*")  # fmt: skip
     while len(ways) < count:
         path = chance.choice(PROTECTED)
-        parts = [it for it in path.split("/") if it]
+        parts = [each for each in path.split("/") if each]
         written = [
             "".join(
-                f"%{ord(it):02x}" if chance.random() < 0.15
-                else it.upper() if chance.random() < 0.05 else it
-                for it in part
+                f"%{ord(each):02x}" if chance.random() < 0.15
+                else each.upper() if chance.random() < 0.05 else each
+                for each in part
             )
             for part in parts
         ]  # fmt: skip
-        way = "".join(chance.choice(slashes) + it for it in written) or chance.choice(slashes)
+        way = "".join(chance.choice(slashes) + each for each in written) or chance.choice(slashes)
         if chance.random() < 0.4:
             up = chance.choice(("/..", "/%2e%2e", "/.%2e", "/..;", "/%252e%252e", "\\.."))
             way = chance.choice(OPEN) + up * chance.randint(1, 2) + way
@@ -87,14 +87,14 @@ def test_paths_written_otherwise_need_sign_in_too(secured: SecuredServer) -> Non
     for way in ways:
         status, headers, text = client.ask(way)
         statuses[status] += 1
-        assert not any(it in text for it in SECRET_TEXTS), way
+        assert not any(each in text for each in SECRET_TEXTS), way
         if status == 200:
             # Only what is open by itself answers.
-            assert any(it in way for it in OPEN), way
+            assert any(each in way for each in OPEN), way
             assert "/sign-in" in way or "healthz" in way or "readyz" in way, way
         if status == 303:
             assert headers["location"].startswith("/sign-in"), (way, headers["location"])
-    assert not [it for it in statuses if it >= 500]
+    assert not [each for each in statuses if each >= 500]
     print(f"seed {seed}: {len(ways)} ways to write a path, 0 past the sign-in; {dict(statuses)}")
 
 
@@ -113,7 +113,7 @@ def climbing() -> list[str]:
     ]
     others = ("/etc/passwd", "//etc/passwd", "%2fetc%2fpasswd", "file:///etc/passwd", "C:%5cwin",
               "layout.html", "almenara.css%00.html", "vendor/../layout.html")  # fmt: skip
-    paths += [f"/static/{it}" for it in others]
+    paths += [f"/static/{each}" for each in others]
     return paths
 
 
@@ -126,7 +126,7 @@ def test_paths_cannot_leave_the_static_folder(secured: SecuredServer) -> None:
         status, _, text = client.ask(path, signed_in)
         statuses[status] += 1
         assert status in (0, 303, 400, 404, 414), path
-        assert not any(it in text for it in SECRET_TEXTS[2:]), path
+        assert not any(each in text for each in SECRET_TEXTS[2:]), path
     print(f"{len(paths)} paths that climb, 0 files; {dict(statuses)}")
 
 
@@ -166,8 +166,8 @@ def test_responses_all_have_a_strict_policy(secured: SecuredServer) -> None:
     client, nonces = Client(secured), Counter[str]()
     signed_in = (("Authorization", f"Bearer {secured.tokens['admin']}"),)
     own = ("Host", "127.0.0.1")
-    tried = [(it, signed_in, "GET") for it in (*PROTECTED, *OPEN, "/nowhere", "/api/nothing")]
-    tried += [(it, (), "GET") for it in (*PROTECTED, *OPEN)]
+    tried = [(each, signed_in, "GET") for each in (*PROTECTED, *OPEN, "/nowhere", "/api/nothing")]
+    tried += [(each, (), "GET") for each in (*PROTECTED, *OPEN)]
     tried += [
         ("/events", (("Host", "evil.example"), own), "GET"), ("/events", signed_in, "POST"),
         ("/events", (("Origin", "https://evil.example"),), "GET"), ("/events", (), "PUT"),

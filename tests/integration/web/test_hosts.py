@@ -43,12 +43,12 @@ def test_live_refuses_forged_origins_and_logs_the_expected_ones(
 
     assert answer(almenara.url) == b"HTTP/1.1 101"
     right = frozenset((almenara.url, almenara.url.replace("http:", "https:")))
-    right |= {it.replace("127.0.0.1", "127.0.0.1.") for it in right}
+    right |= {each.replace("127.0.0.1", "127.0.0.1.") for each in right}
     generated = forged("127.0.0.1", almenara.port, right, 11, 300)
     # A header's value has no blanks around it.
-    tried = [it for it in generated if it.strip(" \t") == it]
+    tried = [each for each in generated if each.strip(" \t") == each]
     # The first of them, because the log leaves out what comes in floods.
-    answers = {answer(it) for it in ["https://evil.example", *tried, None, "null"]}
+    answers = {answer(each) for each in ["https://evil.example", *tried, None, "null"]}
     assert answers <= {b"HTTP/1.1 403", b"HTTP/1.1 400"}
     refusals = [
         json.loads(line) for line in almenara.log.splitlines() if '"https://evil.example"' in line

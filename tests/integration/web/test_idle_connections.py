@@ -34,7 +34,10 @@ OTHERS = 10
 def resident(pid: int) -> float:
     """MiB of memory that a process holds."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(it for it in status.splitlines() if it.startswith("VmRSS")).split()[1]) / 1024
+    return (
+        int(next(each for each in status.splitlines() if each.startswith("VmRSS")).split()[1])
+        / 1024
+    )
 
 
 def descriptors(pid: int) -> int:
@@ -49,16 +52,16 @@ class Attackers:
         self.last = 0.0
 
     def open(self, beginning: bytes, source: str) -> None:
-        it = socket.socket()
-        it.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
-        it.bind((source, 0))
-        it.connect(("127.0.0.1", self.port))
-        it.setblocking(False)
+        each = socket.socket()
+        each.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+        each.bind((source, 0))
+        each.connect(("127.0.0.1", self.port))
+        each.setblocking(False)
         if beginning:
             # Dropped already, because it is one of too many.
             with contextlib.suppress(ConnectionError):
-                it.send(beginning)
-        self.waiting.register(it, selectors.EVENT_READ)
+                each.send(beginning)
+        self.waiting.register(each, selectors.EVENT_READ)
 
     @property
     def left(self) -> int:
@@ -67,30 +70,30 @@ class Attackers:
     def look(self, patience: float) -> None:
         """Take note of those that were dropped."""
         for key, _ in self.waiting.select(patience):
-            it = key.fileobj
-            assert isinstance(it, socket.socket)
+            each = key.fileobj
+            assert isinstance(each, socket.socket)
             try:
-                is_closed = it.recv(4096) == b""
+                is_closed = each.recv(4096) == b""
             except ConnectionError:
                 is_closed = True
             if is_closed:
-                self.waiting.unregister(it)
-                it.close()
+                self.waiting.unregister(each)
+                each.close()
                 self.last = time.monotonic()
 
     def drip(self) -> None:
         """Send a little more on each, as if the headers were about to end."""
         for key in list(self.waiting.get_map().values()):
-            it = key.fileobj
-            assert isinstance(it, socket.socket)
+            each = key.fileobj
+            assert isinstance(each, socket.socket)
             with contextlib.suppress(ConnectionError, BlockingIOError):
-                it.send(DRIP)
+                each.send(DRIP)
 
     def close(self) -> None:
         for key in list(self.waiting.get_map().values()):
-            it = key.fileobj
-            assert isinstance(it, socket.socket)
-            it.close()
+            each = key.fileobj
+            assert isinstance(each, socket.socket)
+            each.close()
         self.waiting.close()
 
 
@@ -133,7 +136,7 @@ def test_idle_connections_ten_thousand_are_dropped_in_time(
     idle, before = descriptors(pid), resident(pid)
     attackers = Attackers(almenara.port)
     slowest, most = 0.0, before
-    beginnings = [it(almenara.port) for it in BEGINNINGS]
+    beginnings = [each(almenara.port) for each in BEGINNINGS]
     with httpx.Client(base_url=almenara.url, timeout=10) as client:
         answered(client)
         for number in range(COUNT):
@@ -204,25 +207,25 @@ def test_idle_connections_are_not_extended_by_stray_bytes(tmp_path: Path) -> Non
         attackers = {}
         # Line ends that belong to no request, and a body that is not read.
         for drip, more in ((b"\r\n", ""), (b"x", "Content-Length: 60000\r\n")):
-            it = socket.create_connection(("127.0.0.1", almenara.port), timeout=10)
-            it.sendall(f"{head}{more}\r\n".encode())
-            assert it.recv(4096).startswith(b"HTTP/1.1 200")
-            it.settimeout(0.05)
-            attackers[it] = drip
+            each = socket.create_connection(("127.0.0.1", almenara.port), timeout=10)
+            each.sendall(f"{head}{more}\r\n".encode())
+            assert each.recv(4096).startswith(b"HTTP/1.1 200")
+            each.settimeout(0.05)
+            attackers[each] = drip
         started = time.monotonic()
         while attackers:
             assert time.monotonic() - started < 20, f"{len(attackers)} are still kept"
-            for it, drip in list(attackers.items()):
+            for each, drip in list(attackers.items()):
                 try:
-                    it.sendall(drip)
-                    is_closed = it.recv(4096) == b""
+                    each.sendall(drip)
+                    is_closed = each.recv(4096) == b""
                 except TimeoutError:
                     continue
                 except ConnectionError:
                     is_closed = True
                 if is_closed:
-                    it.close()
-                    del attackers[it]
+                    each.close()
+                    del attackers[each]
 
 
 @pytest.mark.parametrize(
@@ -239,13 +242,13 @@ def test_websocket_handshake_malformed_is_answered_and_shutdown_works(
     tmp_path: Path, more: str, address: str
 ) -> None:
     with Almenara(tmp_path / "a", "nats://127.0.0.1:1", PLUGINS__DISABLED="[nats]") as almenara:
-        with socket.create_connection(("127.0.0.1", almenara.port), timeout=20) as it:
-            it.sendall(
+        with socket.create_connection(("127.0.0.1", almenara.port), timeout=20) as each:
+            each.sendall(
                 f"GET {address} HTTP/1.1\r\nHost: 127.0.0.1:{almenara.port}\r\n"
                 "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
                 f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{more}\r\n".encode()
             )
-            answer = it.recv(65_536)
+            answer = each.recv(65_536)
             assert re.match(rb"HTTP/1.1 (4\d\d|101) ", answer), answer
             assert almenara.stop() == 0
         assert "Traceback" not in almenara.log

@@ -58,11 +58,11 @@ class Sender:
         self.store.add_token(token)
         return value
 
-    def push(self, path: str, who: str | None, content: Any, **headers: str) -> httpx.Response:
+    def push(self, path: str, caller: str | None, content: Any, **headers: str) -> httpx.Response:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        if who is not None:
-            sent["authorization"] = f"Bearer {self.tokens[who]}"
+        if caller is not None:
+            sent["authorization"] = f"Bearer {self.tokens[caller]}"
         return self.client.post(f"/intake/{path}", content=body, headers=sent)
 
     def events(self, **filters: str) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ class Sender:
     def state(self, name: str) -> dict[str, Any]:
         headers = {"authorization": f"Bearer {self.tokens['viewer']}"}
         states = self.client.get("/api/sources", headers=headers).json()
-        return next(it for it in states if it["name"] == f"intake/{name}")
+        return next(each for each in states if each["name"] == f"intake/{name}")
 
 
 def cloudevent(identity: str, **more: Any) -> dict[str, Any]:
@@ -105,9 +105,9 @@ def test_cloudevents_of_every_mode_are_stored_once(sender: Sender) -> None:
                         content_encoding="gzip", **BATCH),
             sender.push("cloudevents", "ci", {"n": 2}, **binary),
         ]  # fmt: skip
-        assert [it.status_code for it in answers] == [200] * 4, [it.text for it in answers]
-        assert [it.json() for it in answers] == [{"signals": it} for it in (1, 3, 3, 1)]
-    stored = {it["id"]: it for it in sender.events(origin="intake/ci")}
+        assert [each.status_code for each in answers] == [200] * 4, [each.text for each in answers]
+        assert [each.json() for each in answers] == [{"signals": each} for each in (1, 3, 3, 1)]
+    stored = {each["id"]: each for each in sender.events(origin="intake/ci")}
     assert len(sender.events(origin="intake/ci")) == len(stored)
     assert {"s1", "b1", "b2", "h1"} <= stored.keys()
     assert stored["s1"]["severity"] == "WARN"
@@ -117,7 +117,7 @@ def test_cloudevents_of_every_mode_are_stored_once(sender: Sender) -> None:
 def test_identity_belongs_to_the_sender(sender: Sender) -> None:
     assert sender.push("cloudevents", "ci", cloudevent("same"), **CLOUDEVENT).status_code == 200
     assert sender.push("cloudevents", "small", cloudevent("same"), **CLOUDEVENT).status_code == 200
-    origins = [it["origin"] for it in sender.events(type="ci.run") if it["id"] == "same"]
+    origins = [each["origin"] for each in sender.events(type="ci.run") if each["id"] == "same"]
     assert sorted(origins) == ["intake/ci", "intake/small"]
 
 
@@ -144,7 +144,7 @@ def test_webhooks_are_mapped_and_signatures_checked(sender: Sender) -> None:
         answer = sender.push("webhook/lab", None, {"object_kind": "push"}, x_gitlab_token=token)
         assert answer.status_code == status
         assert SECRET not in answer.text
-    assert [it["type"] for it in sender.events(origin="intake/lab")] == ["gitlab.push"]
+    assert [each["type"] for each in sender.events(origin="intake/lab")] == ["gitlab.push"]
 
 
 def test_alerts_become_events(sender: Sender) -> None:
@@ -153,13 +153,13 @@ def test_alerts_become_events(sender: Sender) -> None:
              "endsAt": "0001-01-01T00:00:00Z", "generatorURL": "http://prometheus.example/graph",
              "fingerprint": "f1"}  # fmt: skip
     resolved = {**alert, "status": "resolved", "endsAt": "2026-01-01T00:10:00Z"}
-    for path, who in (("alertmanager", "am"), ("grafana", "graf")):
+    for path, caller in (("alertmanager", "am"), ("grafana", "graf")):
         for alerts in ([alert], [alert], [alert, resolved], [resolved]):
             body = {"version": "4", "groupKey": "{}", "receiver": "almenara", "status": "firing",
                     "externalURL": "http://alerts.example", "alerts": alerts}  # fmt: skip
-            assert sender.push(path, who, body).status_code == 200
-        events = {it["type"]: it for it in sender.events(origin=f"intake/{who}")}
-        assert len(sender.events(origin=f"intake/{who}")) == 2
+            assert sender.push(path, caller, body).status_code == 200
+        events = {each["type"]: each for each in sender.events(origin=f"intake/{caller}")}
+        assert len(sender.events(origin=f"intake/{caller}")) == 2
         firing = events[f"{path}.alert.firing"]
         assert (firing["subject"], firing["severity"]) == ("Down", "WARN")
         assert firing["data"]["annotations"] == {"summary": "it is down"}
@@ -191,7 +191,7 @@ def test_wrong_bodies_are_refused_with_the_reason(sender: Sender) -> None:
         assert reason in answer.json()["detail"], answer.text
     # The largest body is refused before an intake is known.
     assert sender.state("small")["refused"] == refused + len(cases) - 1
-    assert all(it["id"] == "same" for it in sender.events(origin="intake/small"))
+    assert all(each["id"] == "same" for each in sender.events(origin="intake/small"))
 
 
 def test_pushes_above_the_rate_are_refused_until_later(sender: Sender) -> None:
@@ -205,10 +205,10 @@ def test_pushes_above_the_rate_are_refused_until_later(sender: Sender) -> None:
 
 def test_intake_tokens_push_to_their_intake_only(sender: Sender) -> None:
     event = cloudevent("matrix")
-    for who, expected in {"ci": 200, "am": 403, "build": 403, "viewer": 403, "scoped admin": 403,
+    for caller, expected in {"ci": 200, "am": 403, "build": 403, "viewer": 403, "scoped admin": 403,
                           "admin": 400, None: 401}.items():  # fmt: skip
-        answer = sender.push("cloudevents", who, event, **CLOUDEVENT)
-        assert answer.status_code == expected, (who, answer.text)
+        answer = sender.push("cloudevents", caller, event, **CLOUDEVENT)
+        assert answer.status_code == expected, (caller, answer.text)
     named = sender.push("cloudevents?intake=ci", "admin", event, **CLOUDEVENT)
     assert named.status_code == 200
     assert sender.push("webhook/build", "ci", {"run": {"id": 1}}).status_code == 403
@@ -219,13 +219,13 @@ def test_intake_tokens_push_to_their_intake_only(sender: Sender) -> None:
 
 def test_token_of_an_intake_may_be_the_password_of_an_address(sender: Sender) -> None:
     event = json.dumps(cloudevent("basic")).encode()
-    for who, expected in {"ci": 200, "am": 403, "viewer": 401, "admin": 401}.items():
+    for caller, expected in {"ci": 200, "am": 403, "viewer": 401, "admin": 401}.items():
         for path, method in (("/intake/cloudevents", "POST"), ("/api/events", "GET")):
             answer = sender.client.request(
-                method, path, content=event, headers=CLOUDEVENT, auth=("x", sender.tokens[who])
+                method, path, content=event, headers=CLOUDEVENT, auth=("x", sender.tokens[caller])
             )
             status = expected if method == "POST" or expected == 401 else 403
-            assert answer.status_code == status, (who, path, answer.text)
+            assert answer.status_code == status, (caller, path, answer.text)
     for wrong in ("Basic", "Basic !", "Basic eA==", "Basic eDo=", "Digest x"):
         answer = sender.push("cloudevents", None, event, authorization=wrong, **CLOUDEVENT)
         assert answer.status_code == 401, wrong

@@ -84,7 +84,7 @@ def test_alerts_of_a_real_alertmanager_are_events(almenara: Almenara, alertmanag
 
     def received() -> int:
         states = almenara.get("/api/sources")
-        return int(next(it["events"] for it in states if it["name"] == "intake/am"))
+        return int(next(each["events"] for each in states if each["name"] == "intake/am"))
 
     wait_until(lambda: received() >= 2, "a repeated notification", 60)
     almenara.kill()

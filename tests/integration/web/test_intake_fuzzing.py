@@ -82,10 +82,10 @@ def test_pushes_are_stored_or_refused_as_documented(
         number = sum(answers.values())
         parts = {"name": "webhook", "kind": OTLP[number % 3] if kind == "otlp" else "ray"}
         case.path_parameters = {name: parts[name] for name in case.path_parameters}
-    for who, allowed in ((kind, {200, 400, 405, 413, 415}), ("", {401, 405})):
-        headers = {"authorization": f"Bearer {tokens[who]}"} if who else {}
+    for caller, allowed in ((kind, {200, 400, 405, 413, 415}), ("", {401, 405})):
+        headers = {"authorization": f"Bearer {tokens[caller]}"} if caller else {}
         response = case.call(base_url=url, headers=headers)
-        answers[who, response.status_code] += 1
+        answers[caller, response.status_code] += 1
         assert response.status_code in allowed, response.text
         case.validate_response(response, excluded_checks=EXCLUDED_CHECKS)
 

@@ -113,7 +113,7 @@ def test_metrics_of_the_sdk_are_samples(exporters: Exporters) -> None:
     (series,) = exporters.almenara.get("/api/samples?kind=otel.service&metric=tokens*")["series"]
     assert (series["metric"], series["name"]) == ("tokens{model=m}", "agents")
     services = exporters.almenara.get("/api/resources?kind=otel.service")
-    assert "agents" in [it["name"] for it in services]
+    assert "agents" in [each["name"] for each in services]
     assert exporters.sample_sum("latency_count") >= 1
     assert exporters.sample_sum("latency_bucket*") >= 1
 
@@ -136,8 +136,10 @@ def test_repeated_requests_are_stored_once(exporters: Exporters) -> None:
         for kind, body in requests.items():
             answer = exporters.push(kind, body)
             assert (answer.status_code, answer.json()) == (200, {}), answer.text
-    assert len([it for it in exporters.events("otel.span") if it["subject"] == "again"]) == 1
-    assert len([it for it in exporters.events("otel.log") if it["correlation"] == "3" * 32]) == 2
+    assert len([each for each in exporters.events("otel.span") if each["subject"] == "again"]) == 1
+    assert (
+        len([each for each in exporters.events("otel.log") if each["correlation"] == "3" * 32]) == 2
+    )
     # Once a sample that was pushed later is visible, repeats of the earlier one would be as well.
     later = json.loads(json.dumps(requests["metrics"]).replace("again", "later"))
     assert exporters.push("metrics", later).status_code == 200

@@ -46,7 +46,7 @@ async def test_live_sends_events_as_escaped_rows(
 async def test_live_frames_are_equal_with_and_without_compression(
     nats_server: NatsServer, almenara: Almenara
 ) -> None:
-    await publish_planning(nats_server, *(json.dumps({"n": it}).encode() for it in range(30)))
+    await publish_planning(nats_server, *(json.dumps({"n": each}).encode() for each in range(30)))
     almenara.wait_for_events(30)
     url = live_url(almenara)
     async with (
@@ -118,7 +118,7 @@ async def test_live_disconnects_a_stalled_client_alone(
         )
         async with connect(url, origin=almenara.url) as reader:  # type: ignore[arg-type]
             wait_until(lambda: almenara.get("/api/health")["subscribers"] == 2, "both")
-            filling = [json.dumps({"n": it, "x": "y" * 80}).encode() for it in range(100)]
+            filling = [json.dumps({"n": each, "x": "y" * 80}).encode() for each in range(100)]
 
             sent = 0
             async with asyncio.timeout(60):
@@ -190,10 +190,10 @@ async def test_shutdown_drains_in_time_despite_a_stalled_client(
         wait_until(lambda: almenara.get("/api/health")["subscribers"] == 11, "all connected")
         ended: list[tuple[float, int]] = []
 
-        async def closed(it: object) -> None:
+        async def closed(each: object) -> None:
             try:
                 while True:
-                    await it.recv()  # type: ignore[attr-defined]
+                    await each.recv()  # type: ignore[attr-defined]
             except ConnectionClosed as error:
                 ended.append((time.monotonic(), error.rcvd.code if error.rcvd else 0))
 
@@ -206,9 +206,9 @@ async def test_shutdown_drains_in_time_despite_a_stalled_client(
                     readiness.append(503)
             assert await stopping == 0
 
-        await asyncio.gather(stop(), *(closed(it) for it in sockets))
+        await asyncio.gather(stop(), *(closed(each) for each in sockets))
         stalled.close()
         assert readiness == [503]
         assert [code for _, code in ended] == [1012] * 10
-        assert max(it for it, _ in ended) - min(it for it, _ in ended) > 1
+        assert max(each for each, _ in ended) - min(each for each, _ in ended) > 1
         assert "almenara has stopped" in almenara.log

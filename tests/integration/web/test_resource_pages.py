@@ -38,7 +38,7 @@ def test_resource_pages_reach_every_resource_once(tmp_path: Path, path: str, cou
             with urllib.request.urlopen(almenara.url + address, timeout=10) as response:
                 page = json.load(response)
                 link = response.headers.get("Link", "")
-            names += [(it["kind"], it["name"]) for it in page]
+            names += [(each["kind"], each["name"]) for each in page]
             pages += 1
             address = link.partition(">")[0].removeprefix("<")
         assert len(names) == len(set(names)) == count

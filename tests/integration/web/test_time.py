@@ -222,8 +222,8 @@ def test_changes_of_the_api_are_those_of_the_page(shop: Shop) -> None:
     times = f"since={shop.before}&until={shop.after}"
     answer = shop.almenara.get(f"/api/changes?{times}&kind=shop.*")
     assert (answer["since"], answer["until"], answer["more"]) == (shop.before, shop.after, 0)
-    found = {(row["name"], row["change"], row["before"], row["after"]) for row in answer["changes"]}
-    assert found == {
+    match = {(row["name"], row["change"], row["before"], row["after"]) for row in answer["changes"]}
+    assert match == {
         ("web-1", "status", "Running", "Failed"), ("web-1", "image", "web:1", "web:2"),
         ("web-2", "deleted", "Running", None), ("web-3", "created", None, "Running"),
     }  # fmt: skip

@@ -176,8 +176,8 @@ def test_tls_accept_waits_without_file_descriptors(
         wait_until(lambda: "cannot accept connections" in encrypted.log, "word of it")
         kept.request("GET", "/healthz")
         assert kept.getresponse().read()
-        for it in parked:
-            it.close()
+        for each in parked:
+            each.close()
         wait_until(lambda: encrypted.status("/healthz") == 200, "room again")
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
@@ -225,7 +225,7 @@ async def test_tls_client_that_stops_reading_is_dropped(
 def test_tls_client_ca_requires_client_certificates(tmp_path: Path) -> None:
     almenara = Encrypted(tmp_path / "it")
     almenara.environment["ALMENARA_SERVER__TLS__CLIENT_CA"] = str(almenara.secret / "ca.crt")
-    clients, others = ((tmp_path / it) for it in ("clients", "others"))
+    clients, others = ((tmp_path / each) for each in ("clients", "others"))
     clients.mkdir()
     others.mkdir()
     theirs, strangers = Authority(clients), Authority(others)
@@ -251,11 +251,11 @@ def test_tls_client_ca_requires_client_certificates(tmp_path: Path) -> None:
     almenara.put(*server, theirs.path)
     almenara.trust = known
     with almenara:
-        assert [answered(it) for it in (known, unknown, without)] == [True, False, False]
+        assert [answered(each) for each in (known, unknown, without)] == [True, False, False]
         # The authority changes as the certificate does, and the old one is not believed any more.
         almenara.put(*server, strangers.path)
         wait_until(lambda: answered(unknown), "the new authority")
-        assert [answered(it) for it in (known, unknown, without)] == [False, True, False]
+        assert [answered(each) for each in (known, unknown, without)] == [False, True, False]
 
 
 def test_tls_invalid_files_are_named_at_start(tmp_path: Path) -> None:

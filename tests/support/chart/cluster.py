@@ -50,7 +50,7 @@ def define_gateway_api(programs: Path, server: ApiServer) -> None:
     def served() -> bool:
         with contextlib.suppress(ApiError):
             result = server.send("GET", "/apis/gateway.networking.k8s.io/v1")["resources"]
-            return {"httproutes", "gateways", "gatewayclasses"} <= {it["name"] for it in result}
+            return {"httproutes", "gateways", "gatewayclasses"} <= {each["name"] for each in result}
         return False
 
     wait_until(served, "the Gateway API")

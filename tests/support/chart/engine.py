@@ -27,7 +27,7 @@ def chart() -> helm_python.Chart:
 def value_sets() -> dict[str, Path]:
     """Every set of values that the chart is held against: the tests' and those for people."""
     folders = (TESTS / "chart" / "values", ROOT / "helm" / "examples")
-    return {it.stem: it for folder in folders for it in sorted(folder.glob("*.yaml"))}
+    return {each.stem: each for folder in folders for each in sorted(folder.glob("*.yaml"))}
 
 
 def read(path: Path) -> Tree:
@@ -58,27 +58,29 @@ def rendered(name: str) -> list[Tree]:
 
 
 def of_kind(manifests: list[Tree], kind: str) -> list[Tree]:
-    return [it for it in manifests if it["kind"] == kind]
+    return [each for each in manifests if each["kind"] == kind]
 
 
 def only(manifests: list[Tree], kind: str, suffix: str = "") -> Tree:
     """The one object of a kind, or of those the one whose name ends so."""
-    (result,) = [it for it in of_kind(manifests, kind) if it["metadata"]["name"].endswith(suffix)]
+    (result,) = [
+        each for each in of_kind(manifests, kind) if each["metadata"]["name"].endswith(suffix)
+    ]
     return result
 
 
 def workload(manifests: list[Tree]) -> Tree:
-    (result,) = [it for it in manifests if it["kind"] in ("Deployment", "StatefulSet")]
+    (result,) = [each for each in manifests if each["kind"] in ("Deployment", "StatefulSet")]
     return result
 
 
 def pods(manifests: list[Tree]) -> Iterator[tuple[str, Tree]]:
     """The specification of each pod, by whose it is."""
-    for it in manifests:
-        if it["kind"] == "Pod":
-            yield it["metadata"]["name"], it["spec"]
-        elif "template" in it.get("spec", {}):
-            yield it["metadata"]["name"], it["spec"]["template"]["spec"]
+    for each in manifests:
+        if each["kind"] == "Pod":
+            yield each["metadata"]["name"], each["spec"]
+        elif "template" in each.get("spec", {}):
+            yield each["metadata"]["name"], each["spec"]["template"]["spec"]
 
 
 def containers(pod: Mapping[str, Any]) -> list[Tree]:
@@ -87,7 +89,7 @@ def containers(pod: Mapping[str, Any]) -> list[Tree]:
 
 def configuration(manifests: list[Tree]) -> Tree:
     """What the application is given."""
-    for it in of_kind(manifests, "ConfigMap"):
-        if "almenara.yaml" in it["data"]:
-            return yaml.safe_load(it["data"]["almenara.yaml"])
+    for each in of_kind(manifests, "ConfigMap"):
+        if "almenara.yaml" in each["data"]:
+            return yaml.safe_load(each["data"]["almenara.yaml"])
     raise AssertionError("no ConfigMap holds almenara.yaml")

@@ -83,8 +83,8 @@ class Node:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        for it in self._threads:
-            it.join(60)
+        for each in self._threads:
+            each.join(60)
         for process in self._processes:
             process.terminate()
             process.wait(30)
@@ -132,14 +132,14 @@ class Node:
         binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
                    "target": {"kind": "Node", "name": "node"}}  # fmt: skip
         self.server.send("POST", f"{self._pods(name)}/binding", binding)
-        running = {it["name"]: self._start(pod, it) for it in spec["containers"]}
+        running = {each["name"]: self._start(pod, each) for each in spec["containers"]}
         reported: object = None
         deadline = float("inf")
         try:
             while True:
-                codes = {it: process.poll() for it, process in running.items()}
+                codes = {each: process.poll() for each, process in running.items()}
                 ended = None not in codes.values()
-                ready = not ended and all(self._ready(it) for it in spec["containers"])
+                ready = not ended and all(self._ready(each) for each in spec["containers"])
                 if (codes, ready) != reported:
                     reported = codes, ready
                     self.server.send(
@@ -167,33 +167,33 @@ class Node:
             if error.status != 404:
                 raise
         finally:
-            for it, process in running.items():
-                (self.folder / "pids" / f"{self.namespace}_{name}_{it}.pid").unlink()
+            for each, process in running.items():
+                (self.folder / "pids" / f"{self.namespace}_{name}_{each}.pid").unlink()
                 process.kill()
                 process.wait()
 
     def _start(self, pod: Tree, container: Tree) -> subprocess.Popen[bytes]:
         name = f"{self.namespace}_{pod['metadata']['name']}_{container['name']}"
         place = self.folder / "pods" / pod["metadata"]["uid"]
-        volumes = {it["name"]: self._volume(it, place, pod) for it in pod["spec"]["volumes"]}
+        volumes = {each["name"]: self._volume(each, place, pod) for each in pod["spec"]["volumes"]}
         readable, writable = {"/etc/hosts": self.folder / "hosts"}, dict[str, Path]()
-        for it in container["volumeMounts"]:
-            mounts = readable if it.get("readOnly") else writable
-            mounts[it["mountPath"]] = volumes[it["name"]] / it.get("subPath", "")
+        for each in container["volumeMounts"]:
+            mounts = readable if each.get("readOnly") else writable
+            mounts[each["mountPath"]] = volumes[each["name"]] / each.get("subPath", "")
         environment = {
             **ENVIRONMENT,
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
             "KUBERNETES_SERVICE_PORT": str(self.server.port),
         }
-        for it in container.get("env", []):
-            environment[it["name"]] = it.get("value") or pod["metadata"]["uid"]
+        for each in container.get("env", []):
+            environment[each["name"]] = each.get("value") or pod["metadata"]["uid"]
         config: Any = self.image.config
         command = [
             *(container.get("command") or config["Entrypoint"]),
             *(container.get("args") or ([] if container.get("command") else config["Cmd"])),
         ]
         for variable, value in environment.items():
-            command = [it.replace(f"$({variable})", value) for it in command]
+            command = [each.replace(f"$({variable})", value) for each in command]
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 isolated(
@@ -225,10 +225,10 @@ class Node:
             self._files(folder, "ConfigMap", volume["configMap"]["name"])
         if "secret" in volume:
             self._files(folder, "Secret", volume["secret"]["secretName"])
-        for it in volume.get("projected", {}).get("sources", []):
-            if "configMap" in it:
-                self._files(folder, "ConfigMap", it["configMap"]["name"])
-            elif "serviceAccountToken" in it:
+        for each in volume.get("projected", {}).get("sources", []):
+            if "configMap" in each:
+                self._files(folder, "ConfigMap", each["configMap"]["name"])
+            elif "serviceAccountToken" in each:
                 account = pod["spec"]["serviceAccountName"]
                 (folder / "token").write_text(self.server.token(self.namespace, account))
             else:
@@ -267,12 +267,12 @@ class Node:
             ],
             "containerStatuses": [
                 {
-                    "name": it["name"], "image": it["image"], "imageID": "", "restartCount": 0,
-                    "ready": ready, "started": codes[it["name"]] is None,
-                    "state": {"running": {"startedAt": now()}} if codes[it["name"]] is None
-                    else {"terminated": {"exitCode": abs(codes[it["name"]] or 0)}},
+                    "name": each["name"], "image": each["image"], "imageID": "", "restartCount": 0,
+                    "ready": ready, "started": codes[each["name"]] is None,
+                    "state": {"running": {"startedAt": now()}} if codes[each["name"]] is None
+                    else {"terminated": {"exitCode": abs(codes[each["name"]] or 0)}},
                 }
-                for it in pod["spec"]["containers"]
+                for each in pod["spec"]["containers"]
             ],
         }  # fmt: skip
 

@@ -43,7 +43,7 @@ class Helm:
 
     def _objects(self, *arguments: str | Path, values: Tree) -> list[Tree]:
         release = json.loads(self._run(*arguments, "--output", "json", values=values))
-        return [it for it in yaml.safe_load_all(release["manifest"]) if it]
+        return [each for each in yaml.safe_load_all(release["manifest"]) if each]
 
     def rollback(self, name: str, revision: int) -> None:
         self._run("rollback", name, str(revision))

@@ -29,9 +29,9 @@ PLUGINS = {
 def rules() -> Any:
     settings = decode_settings(Settings, {"plugins": PLUGINS}, place="")
     plugins = load_plugins()
-    found = read_rules(settings, plugins)
+    match = read_rules(settings, plugins)
     assert not [info.error for info in plugins.infos() if info.state == "failed"]
-    return found
+    return match
 
 
 def resource(kind: str, status: str, severity: str = "ERROR", **fields: Any) -> Resource:

@@ -124,18 +124,18 @@ async def until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 async def signals_of(bus: EmbeddedBus, prefix: str) -> list[Signal]:
     """The signals of the log whose type or kind starts with a prefix."""
-    found: list[Signal] = []
+    matches: list[Signal] = []
     if bus.last_sequence == 0:
-        return found
+        return matches
     async for batch in bus.subscribe(0):
         for record in batch:
             signal = record.signal
             name = signal.type if isinstance(signal, Event) else signal.kind
             if name.startswith(prefix):
-                found.append(signal)
+                matches.append(signal)
         if batch[-1].sequence >= bus.last_sequence:
             break
-    return found
+    return matches
 
 
 async def until_logged(bus: EmbeddedBus, kind: str, count: int = 1) -> None:

@@ -46,7 +46,8 @@ def garbled(line: bytes, place: int) -> bytes:
 def sort_changes(lines: list[bytes]) -> list[bytes]:
     """The changes as an API server sends them, the oldest first."""
     return sorted(
-        lines, key=lambda it: int(msgspec.json.decode(it)["object"]["metadata"]["resourceVersion"])
+        lines,
+        key=lambda each: int(msgspec.json.decode(each)["object"]["metadata"]["resourceVersion"]),
     )
 
 
@@ -70,7 +71,7 @@ GARBAGE = (
     | st.sampled_from(
         (DEEP, b'{"type":"\xff","object":{}}', b'{"type":"ADDED"}', b"\xef\xbb\xbf{}")
     )
-).filter(lambda it: b"\n" not in it)
+).filter(lambda each: b"\n" not in each)
 
 
 class OneAnswer(ApiClient):
@@ -89,14 +90,14 @@ class OneAnswer(ApiClient):
 
         class Coming:
             async def chunks(self) -> AsyncIterator[bytes]:
-                for it in parts:
-                    yield it
+                for each in parts:
+                    yield each
 
         yield Coming()
 
 
 def in_parts(whole: bytes, cuts: Sequence[int]) -> list[bytes]:
-    places = sorted({it % (len(whole) + 1) for it in cuts} | {0, len(whole)})
+    places = sorted({each % (len(whole) + 1) for each in cuts} | {0, len(whole)})
     return [whole[first:last] for first, last in pairwise(places)]
 
 
@@ -138,9 +139,9 @@ def test_watch_accepts_changes_before_garbage_and_skips_nothing(
 
     taken, error, position = watched(in_parts(whole, cuts))
 
-    names = [it.metadata.name for it, _ in taken]
-    expected = [msgspec.json.decode(it)["object"]["metadata"] for it in good]
-    assert names[: len(good)] == [it["name"] for it in expected]
+    names = [each.metadata.name for each, _ in taken]
+    expected = [msgspec.json.decode(each)["object"]["metadata"] for each in good]
+    assert names[: len(good)] == [each["name"] for each in expected]
     if error is None:
         # It was a change after all, or an empty line: then what is behind it was taken in as well.
         assert (names[-1], position) == ("pod-100", "100")
@@ -155,7 +156,7 @@ def test_watch_accepts_changes_before_garbage_and_skips_nothing(
 @pytest.mark.parametrize("kind", ["MODIFIED", "BOOKMARK"])
 def test_watch_of_a_server_that_was_restored_expires(kind: str) -> None:
     taken, error, position = watched([change(9) + b"\n", change(8, kind) + b"\n"])
-    assert [it.metadata.name for it, _ in taken] == ["pod-9"]
+    assert [each.metadata.name for each, _ in taken] == ["pod-9"]
     assert isinstance(error, ExpiredError)
     assert position == "9"
 
@@ -163,7 +164,7 @@ def test_watch_of_a_server_that_was_restored_expires(kind: str) -> None:
 def test_watch_gives_up_a_line_without_end() -> None:
     taken, error, position = watched([change(1) + b"\n", *[b"x" * 1024**2] * 17])
 
-    assert [it.metadata.name for it, _ in taken] == ["pod-1"]
+    assert [each.metadata.name for each, _ in taken] == ["pod-1"]
     assert isinstance(error, ProtocolError)
     assert (str(error), position) == ("a change of pods has no end", "1")
 

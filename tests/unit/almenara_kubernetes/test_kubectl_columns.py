@@ -12,12 +12,12 @@ from support.awkward_pods import AWKWARD, LATER, Awkward
 
 
 def read(case: Awkward) -> Pod:
-    found = PODS.decode(msgspec.json.encode(case.tree()))
-    assert isinstance(found, Pod)
-    return found
+    match = PODS.decode(msgspec.json.encode(case.tree()))
+    assert isinstance(match, Pod)
+    return match
 
 
-@pytest.mark.parametrize("case", AWKWARD, ids=lambda it: it.name)
+@pytest.mark.parametrize("case", AWKWARD, ids=lambda each: each.name)
 def test_kubectl_columns_match_the_printer(case: Awkward) -> None:
     columns = kubectl_columns(read(case))
 
@@ -27,14 +27,14 @@ def test_kubectl_columns_match_the_printer(case: Awkward) -> None:
 
 
 def test_kubectl_columns_report_the_newest_restart() -> None:
-    by_name = {it.name: it for it in AWKWARD}
+    by_name = {each.name: each for each in AWKWARD}
 
     assert kubectl_columns(read(by_name["plain"])).restarted is None
-    found = kubectl_columns(read(by_name["sidecar-restarts-count"])).restarted
-    assert found == parse_time(LATER)
+    match = kubectl_columns(read(by_name["sidecar-restarts-count"])).restarted
+    assert match == parse_time(LATER)
 
 
-@pytest.mark.parametrize("case", AWKWARD, ids=lambda it: it.name)
+@pytest.mark.parametrize("case", AWKWARD, ids=lambda each: each.name)
 def test_map_pod_never_calls_a_failed_pod_completed(case: Awkward) -> None:
     text, severity, _ = map_pod(read(case), {})
 

@@ -9,7 +9,9 @@ STAMP = st.builds(
     lambda seconds, nanos: f"2026-01-01T00:00:{seconds:02}.{nanos:09}".rstrip("0").encode() + b"Z",
     st.integers(0, 59), st.integers(1, 999_999_999),
 )  # fmt: skip
-LINE = st.binary(max_size=80) | st.builds(lambda *it: b" ".join(it), STAMP, st.binary(max_size=40))
+LINE = st.binary(max_size=80) | st.builds(
+    lambda *each: b" ".join(each), STAMP, st.binary(max_size=40)
+)
 
 
 @given(lines=st.lists(LINE, max_size=12))
@@ -20,11 +22,11 @@ def test_tracker_accepts_each_line_once_whatever_its_bytes(
     lines: list[bytes],
 ) -> None:
     seen = LineTracker()
-    shown = [it for raw in lines if (it := seen.accept(raw, "main")) is not None]
+    shown = [each for raw in lines if (each := seen.accept(raw, "main")) is not None]
 
     msgspec.json.encode(shown)
     assert len(shown) == len(lines)
-    assert all(len(it.text) <= LONGEST_LINE for it in shown)
+    assert all(len(each.text) <= LONGEST_LINE for each in shown)
     # Gone on with from the second of the newest: what of it was shown is not shown again, what is
     # new is. What has no time may be new, and is shown.
     for _ in range(2):

@@ -35,12 +35,12 @@ EVIL = "<script>alert(1)</script><img src=x>"
 def fleet() -> Sequence[Signal]:
     """What the simulated cluster tells at its start, with something wrong in it."""
     world = World(100, now)
-    it = world.workloads["council/council-dev"]
-    broken = world.pods_of(it)[0]
+    item = world.workloads["council/council-dev"]
+    broken = world.pods_of(item)[0]
     world.ends(broken, "Error", 1)
     world.waits(broken, "CrashLoopBackOff", "back-off 40s")
     world.happens("Pod", broken, "BackOff", "restarting", bad=True, count=4, name="again")
-    world.count(it)
+    world.count(item)
     differ = ClusterDiffer()
     signals: list[Signal] = []
     for kind in KINDS:
@@ -67,7 +67,9 @@ def pod(name: str = "it", **more: Any) -> Resource:
 
 async def shown(panel: str, signals: Sequence[Signal], **query: str) -> str:
     (declared,) = (
-        it for it in panels(KubernetesSettings(clusters=[ClusterSettings()])) if it.name == panel
+        item
+        for item in panels(KubernetesSettings(clusters=[ClusterSettings()]))
+        if item.name == panel
     )
     templates = Path(almenara_kubernetes.__file__).parent / "templates"
     drawn = await render_panels("kubernetes", [declared], templates, signals, query)

@@ -17,10 +17,10 @@ def test_parse_quantity_reads_every_suffix(number: Any, suffix: str, exponent: i
     written = f"{number}{suffix if exponent is None else f'e{exponent}'}"
     factor = SUFFIXES[suffix] if exponent is None else 10.0**exponent
 
-    found = parse_quantity(written)
+    match = parse_quantity(written)
 
-    assert found is not None
-    assert math.isclose(found, float(number) * factor, rel_tol=1e-12, abs_tol=1e-30)
+    assert match is not None
+    assert math.isclose(match, float(number) * factor, rel_tol=1e-12, abs_tol=1e-30)
 
 
 @given(written=st.text(max_size=12) | st.from_regex(r"[0-9.eE+\-kKMGmi]{1,70}") | st.floats()
@@ -32,9 +32,9 @@ def test_parse_quantity_reads_every_suffix(number: Any, suffix: str, exponent: i
 def test_parse_quantity_returns_a_finite_number_or_none(
     written: Any,
 ) -> None:
-    found = parse_quantity(written)
+    match = parse_quantity(written)
 
-    assert found is None or math.isfinite(found)
+    assert match is None or math.isfinite(match)
 
 
 @given(
@@ -56,6 +56,6 @@ def test_parse_timestamp_is_exact_to_the_microsecond(when: datetime, offset: int
 @example(written="9999-12-31T23:59:59-23:59")
 @example(written="2026-01-01T00:00:00.123456789Z")
 def test_parse_timestamp_returns_a_time_or_none(written: str) -> None:
-    found = parse_timestamp(written)
+    match = parse_timestamp(written)
 
-    assert found is None or isinstance(found, int)
+    assert match is None or isinstance(match, int)

@@ -24,11 +24,11 @@ from almenara_ray.settings import KubeRaySettings, RaySettings
 from support.command_line import run_almenara
 
 NARROW = ClusterSettings(name="b", namespaces=["x", "y"])
-EVERYTHING = [KubernetesSettings(clusters=[it]) for it in (ClusterSettings(name="a"), NARROW)]
+EVERYTHING = [KubernetesSettings(clusters=[each]) for each in (ClusterSettings(name="a"), NARROW)]
 
 
 def rules_of(settings: KubernetesSettings) -> list[dict[str, list[str]]]:
-    return [rule for it in make_roles(needed_rules(settings)) for rule in it["rules"]]
+    return [rule for each in make_roles(needed_rules(settings)) for rule in each["rules"]]
 
 
 def pods_alone(*namespaces: str, **more: Any) -> KubernetesSettings:
@@ -67,14 +67,14 @@ def test_rules_grant_yaml_only_where_enabled() -> None:
 
 def test_role_of_a_namespace_grants_nothing_outside() -> None:
     made = make_roles(needed_rules(EVERYTHING[1]))
-    assert {it["kind"] for it in made} == {"Role"}
-    assert not any("nodes" in rule["resources"] for it in made for rule in it["rules"])
+    assert {each["kind"] for each in made} == {"Role"}
+    assert not any("nodes" in rule["resources"] for each in made for rule in each["rules"])
 
 
 def test_rules_of_ray_grant_the_watched_kuberay_kinds() -> None:
     (rule,) = ray_rules(RaySettings(kuberay=[KubeRaySettings(namespaces=["ml"])]))
     assert (rule.group, rule.namespaces, rule.optional) == ("ray.io", ("ml",), True)
-    assert set(rule.resources) == {it.plural for it in KUBERAY}
+    assert set(rule.resources) == {each.plural for each in KUBERAY}
     assert ray_rules(RaySettings()) == []
 
 
@@ -91,7 +91,7 @@ def test_rbac_command_prints_roles_with_bindings() -> None:
     result = printed(several, "--cluster", "b", "--service-account", "almenara/almenara")
     assert result.exit_code == 0, result.output
     whole = list(yaml.safe_load_all(result.output))
-    assert [it["kind"] for it in whole] == ["Role", "RoleBinding"] * 2
+    assert [each["kind"] for each in whole] == ["Role", "RoleBinding"] * 2
     for arguments, said in (
         ((), "several clusters; name one with --cluster: a, b"),
         (("--cluster", "c"), "no cluster is named 'c'; known: a, b"),
@@ -112,7 +112,7 @@ def test_rbac_command_merges_the_rules_of_all_plugins() -> None:
     )
     (role,) = yaml.safe_load_all(result.output)
     assert role["metadata"]["namespace"] == "ml"
-    assert [(it["apiGroups"], it["resources"]) for it in role["rules"]] == [
+    assert [(each["apiGroups"], each["resources"]) for each in role["rules"]] == [
         ([""], ["pods"]), (["ray.io"], ["rayclusters", "raycronjobs", "rayjobs", "rayservices"]),
     ]  # fmt: skip
     # Another kubeconfig is another cluster, by its path where it has no name.
@@ -131,8 +131,8 @@ async def test_review_reports_requirements_without_a_reviewer(tmp_path: Path) ->
         "    return [KubernetesRule(group='example.org', resources=('zones',), verbs=('list',))]\n"
     )
     plugins = PluginRegistry()
-    for found in plugins_in_folder(tmp_path):
-        plugins.load(found)
+    for matches in plugins_in_folder(tmp_path):
+        plugins.load(matches)
     (rule,) = plugins.requirements(Settings())
     assert isinstance(rule, KubernetesRule)
     (finding,) = await diagnose(plugins, Settings())

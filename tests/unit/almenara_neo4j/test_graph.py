@@ -88,18 +88,18 @@ def drawn(*updates: list[dict[str, Any]], settings: GraphSettings = SETTINGS) ->
 
 def test_graph_is_collected_from_nested_values() -> None:
     first, second, edge = node("a"), node("b"), relationship("a", "b")
-    found = collect_graph(
+    matches = collect_graph(
         [{"path": [first, [second, {"x": edge}]], "n": 5}, {"again": first}], SETTINGS
     )
-    assert (list(found.nodes), list(found.relationships)) == (["a", "b"], ["a-b"])
-    assert not found.is_partial
+    assert (list(matches.nodes), list(matches.relationships)) == (["a", "b"], ["a-b"])
+    assert not matches.is_partial
 
 
 def test_limits_make_a_graph_partial() -> None:
     limited = GraphSettings(name="g", node_limit=2, relationship_limit=1)
-    found = collect_graph(rows(node("a"), node("b"), node("c"), relationship("a", "c")), limited)
-    assert (list(found.nodes), list(found.relationships)) == (["a", "b"], [])
-    assert found.is_partial
+    matches = collect_graph(rows(node("a"), node("b"), node("c"), relationship("a", "c")), limited)
+    assert (list(matches.nodes), list(matches.relationships)) == (["a", "b"], [])
+    assert matches.is_partial
     assert collect_graph(rows(node("a"), node("b")), limited).is_partial is False
     both = rows(node("a"), node("b"), relationship("a", "b"), relationship("b", "a"))
     assert collect_graph(both, limited).is_partial
@@ -305,10 +305,10 @@ async def test_filters_select_a_part(filters: dict[str, str], names: set[str]) -
 async def test_drawing_marks_matches_and_changes() -> None:
     changed = [*CHAIN[1:], *rows(node("a", title="Second"), node("e"))]
     values = await prepare_graph(Data(drawn(CHAIN, changed)), {"text": "sec"})
-    found = {each["id"]: (each["is_match"], each["change"]) for each in values["nodes"]}
-    assert found["a"] == (True, "changed")
-    assert found["e"] == (False, "new")
-    assert found["b"] == (False, "")
+    matches = {each["id"]: (each["is_match"], each["change"]) for each in values["nodes"]}
+    assert matches["a"] == (True, "changed")
+    assert matches["e"] == (False, "new")
+    assert matches["b"] == (False, "")
     assert [each["label"] for each in values["legend"]] == SETTINGS.labels
     assert (values["matches"], values["shown"]) == (1, 5)
 

@@ -103,8 +103,8 @@ def database(status: str, requested: str = "online", role: str = "primary") -> R
     ],
 )  # fmt: skip
 def test_database_has_events(before: Resource, after: Resource, events: list[str]) -> None:
-    found = find_transitions(Changes(before=before, after=after))
-    assert [event.type for event in found] == events
+    matches = find_transitions(Changes(before=before, after=after))
+    assert [event.type for event in matches] == events
 
 
 def test_database_stopped_on_request_is_a_warning() -> None:

@@ -53,10 +53,10 @@ def fail(message: str, **fields: Any) -> Job:
     ],
 )
 def test_find_reason_prefers_the_last_error(log: str, reason: str) -> None:
-    found = find_reason(fail(HEAD + log))
-    assert found.startswith(reason)
-    assert found.endswith("(exit code 1)")
-    assert "\x1b" not in found
+    match = find_reason(fail(HEAD + log))
+    assert match.startswith(reason)
+    assert match.endswith("(exit code 1)")
+    assert "\x1b" not in match
 
 
 def test_find_reason_without_a_log_is_the_error_or_the_first_line() -> None:

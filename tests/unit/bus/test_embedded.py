@@ -23,7 +23,7 @@ async def test_bus_replays_published_signals_after_restart(tmp_path: Path) -> No
     async with EmbeddedBus(settings) as bus:
         assert bus.last_sequence == 2
         records = await collect_records(bus, 0, 2)
-    assert [(it.sequence, it.signal.id) for it in records] == [(1, "1"), (2, "2")]  # type: ignore[union-attr]
+    assert [(each.sequence, each.signal.id) for each in records] == [(1, "1"), (2, "2")]  # type: ignore[union-attr]
 
 
 async def test_bus_stores_repeated_event_once_across_restarts(tmp_path: Path) -> None:
@@ -41,9 +41,9 @@ async def test_bus_remembers_ids_for_deduplication_window(tmp_path: Path) -> Non
     settings = StorageSettings(dir=tmp_path, deduplication_window=100)
     async with EmbeddedBus(settings) as bus:
         for start in range(0, 1000, 50):
-            await bus.publish([make_event(it) for it in range(start, start + 50)], "x")
+            await bus.publish([make_event(each) for each in range(start, start + 50)], "x")
         before = bus.counters.deduplicated
-        await bus.publish([make_event(it) for it in range(900, 1000)], "x")
+        await bus.publish([make_event(each) for each in range(900, 1000)], "x")
         assert bus.counters.deduplicated - before == 100
         await bus.publish([make_event(0)], "x")
         assert bus.last_sequence == 1001
@@ -51,19 +51,20 @@ async def test_bus_remembers_ids_for_deduplication_window(tmp_path: Path) -> Non
 
 async def test_subscribe_replays_and_follows_without_gap_or_repeat(tmp_path: Path) -> None:
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
-        await bus.publish([make_event(it) for it in range(2500)], "x")
+        await bus.publish([make_event(each) for each in range(2500)], "x")
 
         async def publish_more() -> None:
             for start in range(2500, 9000, 65):
-                await bus.publish([make_event(it) for it in range(start, start + 65)], "x")
+                await bus.publish([make_event(each) for each in range(start, start + 65)], "x")
 
         async with asyncio.TaskGroup() as group:
             readers = [
-                group.create_task(collect_records(bus, it, 9000 - it)) for it in (0, 1700, 2500)
+                group.create_task(collect_records(bus, each, 9000 - each))
+                for each in (0, 1700, 2500)
             ]
             group.create_task(publish_more())
         for reader, start in zip(readers, (0, 1700, 2500), strict=True):
-            assert [it.sequence for it in reader.result()] == list(range(start + 1, 9001))
+            assert [each.sequence for each in reader.result()] == list(range(start + 1, 9001))
 
 
 async def test_publish_refuses_only_the_unwritable_batch(tmp_path: Path) -> None:
@@ -76,10 +77,10 @@ async def test_publish_refuses_only_the_unwritable_batch(tmp_path: Path) -> None
             return_exceptions=True,
         )
         refused = InvalidSignalError
-        assert [type(it) for it in results] == [type(None), refused, refused, type(None)]
+        assert [type(each) for each in results] == [type(None), refused, refused, type(None)]
         assert issubclass(refused, ValueError)
         assert "batch[1]: Event '3': time" in str(results[1])
-        assert [it.signal.id for it in await History(bus).events(Filter())] == ["5", "1"]  # type: ignore[union-attr]
+        assert [each.signal.id for each in await History(bus).events(Filter())] == ["5", "1"]  # type: ignore[union-attr]
 
 
 async def test_bus_orders_resources_and_samples_among_events(tmp_path: Path) -> None:
@@ -96,9 +97,9 @@ async def test_bus_orders_resources_and_samples_among_events(tmp_path: Path) -> 
         tail = await collect_records(bus, 0, 4)
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
         stored = await collect_records(bus, 0, 4)
-    assert [type(it.signal) for it in stored] == [Event, Resource, Sample, Event]
-    assert [it.sequence for it in tail] == [it.sequence for it in stored] == [1, 2, 3, 4]
-    assert all(it.signal.origin == "source" for it in stored)
+    assert [type(each.signal) for each in stored] == [Event, Resource, Sample, Event]
+    assert [each.sequence for each in tail] == [each.sequence for each in stored] == [1, 2, 3, 4]
+    assert all(each.signal.origin == "source" for each in stored)
 
 
 async def test_publish_raises_when_bus_is_closed(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ async def test_known_resources_lists_published_and_not_deleted(tmp_path: Path) -
     settings = StorageSettings(dir=tmp_path)
     async with EmbeddedBus(settings) as bus:
         await bus.publish(
-            [Resource(kind="pod", namespace="a", name=it) for it in ("x", "y", "z")], "cluster"
+            [Resource(kind="pod", namespace="a", name=each) for each in ("x", "y", "z")], "cluster"
         )
         await bus.publish([Resource(kind="pod", namespace="a", name="o")], "another")
         await bus.publish(
@@ -236,4 +237,4 @@ async def test_bus_reports_failure_when_the_writer_thread_ends(tmp_path: Path) -
         assert "Restart Almenara" in bus.failure
         with pytest.raises(BusClosedError, match="has ended"):
             await bus.publish([make_event(3)], "x")
-        assert [it.signal.id for it in await History(bus).events(Filter())][-1] == "1"  # type: ignore[union-attr]
+        assert [each.signal.id for each in await History(bus).events(Filter())][-1] == "1"  # type: ignore[union-attr]

@@ -27,8 +27,10 @@ def test_accepts_stores_a_share_chosen_by_id() -> None:
 @pytest.mark.parametrize(("keep", "is_accepted"), [(0, False), (1, True)])
 def test_accepts_stores_none_or_all(keep: float, is_accepted: bool) -> None:
     rules = IngestRules([IngestRule(match=TOKENS, keep=keep)])
-    assert {rules.accepts(make_event(it, type="vllm.token")) for it in range(200)} == {is_accepted}
-    assert all(rules.accepts(make_event(it, type="plan.approved")) for it in range(200))
+    assert {rules.accepts(make_event(each, type="vllm.token")) for each in range(200)} == {
+        is_accepted
+    }
+    assert all(rules.accepts(make_event(each, type="plan.approved")) for each in range(200))
 
 
 def test_accepts_follows_the_first_rule_that_matches() -> None:
@@ -56,7 +58,7 @@ def test_accepts_stores_the_access_log_whole() -> None:
 async def test_left_out_events_are_counted_by_source(tmp_path: Path) -> None:
     settings = StorageSettings(dir=tmp_path, ingest_rules=[IngestRule(match=TOKENS, keep=0)])
     async with EmbeddedBus(settings) as bus:
-        tokens = [make_event(it, type="vllm.token") for it in range(5)]
+        tokens = [make_event(each, type="vllm.token") for each in range(5)]
         await bus.publish(tokens, "nats")
         await bus.publish(
             [*tokens, make_event(9), Sample(kind="k", name="n", metric="m", value=1)], "ray"

@@ -84,7 +84,7 @@ async def test_run_answers_others_while_one_caller_has_many_slow_queries(
         async with asyncio.timeout(5):
             for caller in ("other", "third", ""):
                 assert await opened.run(quick, caller) == 1
-        assert not any(it.done() for it in slow)
+        assert not any(each.done() for each in slow)
         gate.set()
         async with asyncio.timeout(20):
             await asyncio.gather(*slow)
@@ -101,7 +101,7 @@ async def test_run_gives_each_caller_one_turn_before_any_has_the_next(
     async with readers(count=1) as opened:
         tasks = [asyncio.create_task(opened.run(hold(gate), "first"))]
         await asyncio.sleep(0.05)
-        tasks += [asyncio.create_task(opened.run(note(it), it)) for it in "aaaabbc"]
+        tasks += [asyncio.create_task(opened.run(note(each), each)) for each in "aaaabbc"]
         await asyncio.sleep(0.05)
         gate.set()
         async with asyncio.timeout(10):
@@ -134,14 +134,16 @@ async def test_run_counts_the_deadline_from_the_arrival(readers: AsyncReaders) -
         start = time.monotonic()
         tasks = [asyncio.create_task(opened.run(hold(gate), "x")) for _ in range(8)]
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(isinstance(it, QueryTooSlowError) for it in results)
+        assert all(isinstance(each, QueryTooSlowError) for each in results)
         assert time.monotonic() - start < 6, "eight deadlines one after the other take 8 s"
 
 
 async def test_run_interrupts_the_query_of_a_cancelled_caller(readers: AsyncReaders) -> None:
     async with readers(count=1, timeout=60) as opened:
         endless = [
-            asyncio.create_task(opened.run(lambda it: it.execute(ENDLESS).fetchone(), "cancelled"))
+            asyncio.create_task(
+                opened.run(lambda each: each.execute(ENDLESS).fetchone(), "cancelled")
+            )
             for _ in range(20)
         ]
         await asyncio.sleep(0.1)
@@ -160,6 +162,6 @@ async def test_close_answers_what_is_still_waiting(database: Path) -> None:
     await asyncio.to_thread(opened.close)
     async with asyncio.timeout(5):
         results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(it is None or isinstance(it, BusClosedError) for it in results)
+    assert all(each is None or isinstance(each, BusClosedError) for each in results)
     with pytest.raises(BusClosedError):
         await opened.run(quick)

@@ -29,8 +29,8 @@ async def test_retention_removes_oldest_events_and_their_text_index_by_size(
         for start in range(0, 5000, 250):
             await bus.publish(
                 [
-                    make_event(it, data={"word": f"w{it}", "pad": "x" * 500})
-                    for it in range(start, start + 250)
+                    make_event(each, data={"word": f"w{each}", "pad": "x" * 500})
+                    for each in range(start, start + 250)
                 ],
                 "x",
             )
@@ -40,10 +40,10 @@ async def test_retention_removes_oldest_events_and_their_text_index_by_size(
         remaining = await history.events(Filter(), limit=10_000)
         assert 0 < len(remaining) < 5000
         assert await history.count_stored() == len(remaining)
-        assert [it.sequence for it in remaining] == list(range(5000, 5000 - len(remaining), -1))
+        assert [each.sequence for each in remaining] == list(range(5000, 5000 - len(remaining), -1))
         assert await history.count(Filter(text="w0")) == 0
         assert await history.count(Filter(text="w4999")) == 1
-        assert [it.sequence for it in await collect_records(bus, 0, len(remaining))][-1] == 5000
+        assert [each.sequence for each in await collect_records(bus, 0, len(remaining))][-1] == 5000
 
 
 async def test_retention_removes_signals_older_than_retention_age(tmp_path: Path) -> None:
@@ -99,10 +99,10 @@ async def test_retention_rule_removes_only_what_it_matches(tmp_path: Path) -> No
             for record in records  # type: ignore[union-attr]
         )
         searched = await history.events(Filter(text="n*"), limit=2_000)
-        assert [it.sequence for it in searched] == [it.sequence for it in records]
+        assert [each.sequence for each in searched] == [each.sequence for each in records]
     async with EmbeddedBus(settings) as bus:
         replayed = await collect_records(bus, 0, len(expected))
-        assert [it.sequence for it in replayed] == [it.sequence for it in reversed(records)]
+        assert [each.sequence for each in replayed] == [each.sequence for each in reversed(records)]
 
 
 async def test_retention_rule_applies_to_names_that_come_later(tmp_path: Path) -> None:

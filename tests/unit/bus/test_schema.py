@@ -82,8 +82,8 @@ async def test_migrate_keeps_every_signal_of_version_0_1(version_0_1: StorageSet
         history, resources = History(bus), Resources()
         assert await history.count_stored() == 43
         records = await history.events(Filter(), limit=100)
-        assert [it.sequence for it in records] == list(range(43, 0, -1))
-        by_number = {int(it.signal.id.removeprefix("e-")): it.signal for it in records}  # type: ignore[union-attr]
+        assert [each.sequence for each in records] == list(range(43, 0, -1))
+        by_number = {int(each.signal.id.removeprefix("e-")): each.signal for each in records}  # type: ignore[union-attr]
         event = by_number[40]
         assert isinstance(event, Event)
         assert (event.source, event.origin, event.type) == ("/fleet/0", "nats/S0", "plan.approved")
@@ -94,7 +94,7 @@ async def test_migrate_keeps_every_signal_of_version_0_1(version_0_1: StorageSet
         for text in ("word7", "café", '"next line"'):
             assert await history.count(Filter(text=text)) == (1 if text == "word7" else 41)
         await resources.rebuild(bus)
-        pods = {it.name: (it.deleted, it.origin) for it in resources.of_kind("pod")}
+        pods = {each.name: (each.deleted, each.origin) for each in resources.of_kind("pod")}
         assert pods == {
             "web-1": (False, "kubernetes/eu"),
             "web-2": (True, "kubernetes"),
@@ -117,7 +117,9 @@ async def test_migrate_keeps_known_resources_state_and_deduplication_of_version_
         ]
         assert await bus.load("nats", "position:ORDERS") == b"\x00\x01position 4711"
         assert await bus.load("ray", "jobs") == b'{"job-1":"RUNNING"}'
-        repeated = [make_event(0, id=f"e-{it}", source=f"/fleet/{it % 2}") for it in range(43)]
+        repeated = [
+            make_event(0, id=f"e-{each}", source=f"/fleet/{each % 2}") for each in range(43)
+        ]
         await bus.publish([*repeated, make_event(43, id="e-43", source="/fleet/1")], "nats")
         assert bus.counters.deduplicated == 43
         assert await History(bus).count_stored() == 44
@@ -131,7 +133,7 @@ async def test_migrate_upgrades_schema_1_to_the_current_one(version_0_1: Storage
         assert await bus.known_resources("cluster") == [("pod", "", "x")]
         resources = Resources()
         await resources.rebuild(bus)
-        assert [it.name for it in resources.of_kind("pod") if it.deleted] == ["web-2"]
+        assert [each.name for each in resources.of_kind("pod") if each.deleted] == ["web-2"]
 
 
 async def test_migrate_counts_events_of_version_0_1_in_the_background(
@@ -141,10 +143,10 @@ async def test_migrate_counts_events_of_version_0_1_in_the_background(
         await bus.publish([make_event(43, type="new", time=0)], "nats")
         left = "SELECT uncounted_through FROM position"
         async with asyncio.timeout(10):
-            while await bus.read(lambda it: it.execute(left).fetchone()) != (0,):
+            while await bus.read(lambda each: each.execute(left).fetchone()) != (0,):
                 await asyncio.sleep(0.01)
         total = "SELECT sum(events) FROM event_counts WHERE level = 2 AND type = 0"
-        assert await bus.read(lambda it: it.execute(total).fetchone()) == (44,)
+        assert await bus.read(lambda each: each.execute(total).fetchone()) == (44,)
         assert await History(bus).count(Filter(type="plan.approved")) == 14
         assert await History(bus).count(Filter(type="new")) == 1
 
@@ -162,7 +164,7 @@ async def test_retention_removes_events_of_version_0_1_and_their_text_index(
                 await asyncio.sleep(0.02)
         await bus.publish([make_event(1, data="a new start")], "nats")
         rows = "SELECT count(*) FROM events_text WHERE events_text MATCH ?"
-        (left,) = await bus.read(lambda it: it.execute(rows, ("word7 OR café",)).fetchone())
+        (left,) = await bus.read(lambda each: each.execute(rows, ("word7 OR café",)).fetchone())
         assert left == 0
 
 

@@ -70,9 +70,9 @@ async def test_history_and_live_filters_select_the_same_events(tmp_path: Path) -
         for query in QUERIES:
             chosen = Filter.from_query(query)
             assert Filter.from_query(chosen.to_query()) == chosen
-            expected = [it.sequence for it in everything if chosen.matches(it.signal)]  # type: ignore[arg-type]
+            expected = [each.sequence for each in everything if chosen.matches(each.signal)]  # type: ignore[arg-type]
             records = await history.events(chosen, limit=5000)
-            assert [it.sequence for it in records] == expected, query
+            assert [each.sequence for each in records] == expected, query
             assert await history.count(chosen) == len(expected), query
             assert await history.count(chosen, limit=3) == min(len(expected), 3)
             buckets = await history.buckets(
@@ -81,13 +81,13 @@ async def test_history_and_live_filters_select_the_same_events(tmp_path: Path) -
             assert sum(count for _, count, _ in buckets) == len(expected), query
             assert all(start % 1_000_000 == 0 for start, _, _ in buckets)
             later = await history.events(chosen, after=500, limit=50)
-            assert [it.sequence for it in later] == sorted(it for it in expected if it > 500)[:50][
-                ::-1
-            ]
+            assert [each.sequence for each in later] == sorted(
+                each for each in expected if each > 500
+            )[:50][::-1]
             between = await history.events(chosen, after=500, before=2000, limit=50)
-            assert [it.sequence for it in between] == [it for it in expected if 500 < it < 2000][
-                :50
-            ]
+            assert [each.sequence for each in between] == [
+                each for each in expected if 500 < each < 2000
+            ][:50]
 
 
 @pytest.mark.anyio
@@ -95,13 +95,13 @@ async def test_history_pages_reach_all_events_in_both_directions(tmp_path: Path)
     async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
         await bus.publish(fleet(1000), "x")
         history, chosen = History(bus), Filter(type="planning.>")
-        expected = [it.sequence for it in await history.events(chosen, limit=1000)]
+        expected = [each.sequence for each in await history.events(chosen, limit=1000)]
         down: list[int] = []
         while page := await history.events(chosen, before=down[-1] if down else None, limit=37):
-            down += [it.sequence for it in page]
+            down += [each.sequence for each in page]
         up: list[int] = []
         while page := await history.events(chosen, after=up[-1] if up else 0, limit=37):
-            up += [it.sequence for it in reversed(page)]
+            up += [each.sequence for each in reversed(page)]
         assert down == expected
         assert up == expected[::-1]
 
@@ -124,7 +124,7 @@ async def test_history_finds_words_of_any_language(tmp_path: Path) -> None:
             text = event.data["text"]
             for search in (text, f'"{text}"', *text.split(), text[:2] + "*"):
                 chosen = Filter.from_query({"text": search})
-                records = [it.signal.id for it in await History(bus).events(chosen, limit=99)]
+                records = [each.signal.id for each in await History(bus).events(chosen, limit=99)]
                 assert event.id in records, search
                 assert chosen.matches(event), search
 
@@ -135,7 +135,7 @@ async def test_history_lists_each_name_once(tmp_path: Path) -> None:
         assert await History(bus).types() == []
         await bus.publish(fleet(500), "x")
         assert await History(bus).types() == sorted(TYPES)
-        assert await History(bus).origins() == [f"nats/S{it}" for it in range(4)]
+        assert await History(bus).origins() == [f"nats/S{each}" for each in range(4)]
 
 
 @pytest.mark.anyio

@@ -23,23 +23,23 @@ T = TypeVar("T")
 OPEN = build_scope([Grant(sources=("open",))], access_log=False)
 VISIBLE, HIDDEN = 400, 8_000
 QUERIES: dict[str, Callable[[History], Awaitable[Any]]] = {
-    "newest": lambda it: it.events(Filter()),
-    "older": lambda it: it.events(Filter(), before=300),
-    "hidden type": lambda it: it.events(Filter(type="vault.bulk")),
-    "missing type": lambda it: it.events(Filter(type="not.there")),
-    "rare type": lambda it: it.events(Filter(type="open.rare")),
-    "shared type": lambda it: it.events(Filter(type="shared")),
-    "pattern of types": lambda it: it.events(Filter(type="vault.*")),
-    "hidden origin": lambda it: it.events(Filter(origin="vault/x")),
-    "visible origin": lambda it: it.events(Filter(origin="open/a")),
-    "failures": lambda it: it.events(Filter(severity=Severity.ERROR)),
-    "subject": lambda it: it.events(Filter(subject="s.*")),
-    "missing subject": lambda it: it.events(Filter(subject="not.*")),
-    "count": lambda it: it.count(Filter()),
-    "count of a type": lambda it: it.count(Filter(type="vault.bulk")),
-    "stored": lambda it: it.count_stored(),
-    "types": lambda it: it.types(),
-    "origins": lambda it: it.origins(),
+    "newest": lambda each: each.events(Filter()),
+    "older": lambda each: each.events(Filter(), before=300),
+    "hidden type": lambda each: each.events(Filter(type="vault.bulk")),
+    "missing type": lambda each: each.events(Filter(type="not.there")),
+    "rare type": lambda each: each.events(Filter(type="open.rare")),
+    "shared type": lambda each: each.events(Filter(type="shared")),
+    "pattern of types": lambda each: each.events(Filter(type="vault.*")),
+    "hidden origin": lambda each: each.events(Filter(origin="vault/x")),
+    "visible origin": lambda each: each.events(Filter(origin="open/a")),
+    "failures": lambda each: each.events(Filter(severity=Severity.ERROR)),
+    "subject": lambda each: each.events(Filter(subject="s.*")),
+    "missing subject": lambda each: each.events(Filter(subject="not.*")),
+    "count": lambda each: each.count(Filter()),
+    "count of a type": lambda each: each.count(Filter(type="vault.bulk")),
+    "stored": lambda each: each.count_stored(),
+    "types": lambda each: each.types(),
+    "origins": lambda each: each.origins(),
 }
 
 
@@ -172,5 +172,5 @@ async def test_scoped_history_is_right_where_pairs_come_and_go(tmp_path: Path) -
         while await history.count_stored():
             await bus.save("x", "x", b"")
         rows = "SELECT count(*) FROM name_pairs"
-        assert await bus.read(lambda it: it.execute(rows).fetchone()) == (0,)
+        assert await bus.read(lambda each: each.execute(rows).fetchone()) == (0,)
         assert await history.within(OPEN).types() == []

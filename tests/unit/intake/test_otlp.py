@@ -62,7 +62,10 @@ def test_equal_log_records_are_numbered_the_same_at_each_delivery() -> None:
     assert isinstance(first, Event)
     assert isinstance(second, Event)
     assert second.id == f"{first.id}/2"
-    assert [it.id for it in read("logs", body) if isinstance(it, Event)] == [first.id, second.id]
+    assert [each.id for each in read("logs", body) if isinstance(each, Event)] == [
+        first.id,
+        second.id,
+    ]
     assert (first.severity, first.correlation) == (Severity.ERROR, TRACE)
     assert json.loads(bytes(first.data))["attributes"] == {"n": 3}
 

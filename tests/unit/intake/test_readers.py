@@ -35,7 +35,9 @@ documents = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=8),
     max_leaves=20,
 )
-bodies = documents.map(lambda it: json.dumps(it).encode()) | st.binary() | st.text().map(str.encode)
+bodies = (
+    documents.map(lambda each: json.dumps(each).encode()) | st.binary() | st.text().map(str.encode)
+)
 
 
 @given(bodies, st.sampled_from([STRUCTURED, BATCH, "application/json", "text/plain", ""]))

@@ -370,8 +370,8 @@ def test_panel_names_itself_where_a_field_is_unknown_or_missing(
 def test_combined_series_keep_values_until_the_next_sample() -> None:
     one = [(0, 1.0), (60_000_000, 3.0)]
     two = [(30_000_000, 10.0)]
-    found = combine_series([one, two], "sum")
-    assert (found[0], found[-1]) == (1.0, 13.0)
+    matches = combine_series([one, two], "sum")
+    assert (matches[0], matches[-1]) == (1.0, 13.0)
 
 
 def samples_until(age: float, name: str = "a", *, every: float = 1.0) -> list[Signal]:

@@ -14,9 +14,9 @@ from support.paths import ROOT
 
 @pytest.fixture
 def plugins() -> PluginRegistry:
-    found = PluginRegistry()
-    found.load(PluginCandidate("ray", "almenara", "", lambda: None))
-    return found
+    matches = PluginRegistry()
+    matches.load(PluginCandidate("ray", "almenara", "", lambda: None))
+    return matches
 
 
 def test_absent_plugin_may_be_disabled(plugins: PluginRegistry) -> None:

@@ -20,28 +20,28 @@ def test_connections_are_counted_by_user_and_address() -> None:
     chance = random.Random(seed)
     server = ServerSettings(websockets_per_address=7, websockets_per_user=5)
     connections = OpenConnections(server, "token")
-    users = [context_of(f"user-{it}") for it in range(40)]
+    users = [context_of(f"user-{each}") for each in range(40)]
     # Of IPv6 the addresses of one site are one.
-    addresses = [f"192.0.2.{it}" for it in range(15)]
-    addresses += [f"2001:db8:0:{it % 5}::{it}" for it in range(15)]
-    sites = {it: it.rpartition("::")[0] or it for it in addresses}
+    addresses = [f"192.0.2.{each}" for each in range(15)]
+    addresses += [f"2001:db8:0:{each % 5}::{each}" for each in range(15)]
+    sites = {each: each.rpartition("::")[0] or each for each in addresses}
     opened: list[Connection] = []
     full = 0
     for _ in range(20_000):
         if opened and chance.random() < 0.49:
             connections.remove(opened.pop(chance.randrange(len(opened))))
             continue
-        who, address = chance.choice(users), chance.choice(addresses)
-        of_user = sum(it.context.user_key == who.user_key for it in opened)
-        of_address = sum(sites[it.address] == sites[address] for it in opened)
-        refused = connections.check_limits(who, address) is not None
+        caller, address = chance.choice(users), chance.choice(addresses)
+        of_user = sum(each.context.user_key == caller.user_key for each in opened)
+        of_address = sum(sites[each.address] == sites[address] for each in opened)
+        refused = connections.check_limits(caller, address) is not None
         assert refused is (of_user >= 5 or of_address >= 7)
         full += refused
         if not refused:
-            opened.append(connections.add(who, address, lambda _: None))
+            opened.append(connections.add(caller, address, lambda _: None))
     assert full > 200
-    for it in opened:
-        connections.remove(it)
+    for each in opened:
+        connections.remove(each)
     assert list(connections) == []
     assert (connections._by_address, connections._by_user) == (Counter(), Counter())
     assert not connections._by_address.keys() | connections._by_user.keys()

@@ -42,9 +42,9 @@ def smuggled() -> list[tuple[dict[str, list[str]], bool]]:
         [SECRET.upper()],
         ["\xff"],
     )
-    cases.extend(({**GOOD, "x-almenara-proxy-secret": it}, True) for it in wrong)
+    cases.extend(({**GOOD, "x-almenara-proxy-secret": each}, True) for each in wrong)
     users = ([""], [" "], ["a\nb"], ["a" * 201], ["\x00"])
-    cases.extend(({**GOOD, "x-forwarded-user": it}, True) for it in users)
+    cases.extend(({**GOOD, "x-forwarded-user": each}, True) for each in users)
     return cases
 
 

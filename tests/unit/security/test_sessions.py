@@ -19,8 +19,8 @@ def identity(subject: str, token_id: str = "") -> Identity:
     return Identity(user=user, role=Role.VIEWER, scope=FULL_SCOPE)
 
 
-async def create(sessions: Sessions, who: Identity) -> Session:
-    session, _ = await sessions.create(who, address="192.0.2.1", agent="test")
+async def create(sessions: Sessions, caller: Identity) -> Session:
+    session, _ = await sessions.create(caller, address="192.0.2.1", agent="test")
     return session
 
 

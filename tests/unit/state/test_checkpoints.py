@@ -91,9 +91,9 @@ async def compare_with_dictionaries(actions: list) -> None:  # type: ignore[type
                             clock.move(seconds)
                     past.append((clock.now(), dict(current)))
                 for moment, expected in past:
-                    found = await recorder.read_at(moment)
-                    assert found is not None
-                    assert {key[2]: pod.status for key, pod in found.items()} == expected
+                    match = await recorder.read_at(moment)
+                    assert match is not None
+                    assert {key[2]: pod.status for key, pod in match.items()} == expected
             if not remaining:
                 return
             remaining.pop(0)

@@ -12,7 +12,7 @@ JOBS_ONLY = build_scope([Grant(sources=("job",))], access_log=False)
 
 def with_signals(*signals: Signal) -> Resources:
     resources = Resources()
-    resources.accept([Record(number, it) for number, it in enumerate(signals, 1)])
+    resources.accept([Record(number, each) for number, each in enumerate(signals, 1)])
     return resources
 
 
@@ -30,30 +30,30 @@ def test_resources_of_a_kind_are_sorted_and_selected_by_namespace(
 ) -> None:
     resources, known = Resources(), dict[tuple[str, str], bool]()
     for number, (namespace, name, deleted) in enumerate(published, 1):
-        it = Resource(kind="pod", namespace=namespace, name=name, deleted=deleted)
-        resources.accept([Record(number, it)])
+        each = Resource(kind="pod", namespace=namespace, name=name, deleted=deleted)
+        resources.accept([Record(number, each)])
         known[namespace, name] = deleted
         # Queried in between, so that what is sorted already is up to date all the same.
-        listed = [(it.namespace, it.name, it.deleted) for it in resources.of_kind("pod")]
+        listed = [(each.namespace, each.name, each.deleted) for each in resources.of_kind("pod")]
         assert listed == [(*key, known[key]) for key in sorted(known)]
         for selected in {space for space, _ in known} - {""}:
-            inside = [it.name for it in resources.of_kind("pod", selected)]
+            inside = [each.name for each in resources.of_kind("pod", selected)]
             assert inside == sorted(name for space, name in known if space == selected)
 
 
 def test_resources_return_newest_value_of_every_metric() -> None:
-    it = Resource(kind="pod", namespace="shop", name="one")
+    each = Resource(kind="pod", namespace="shop", name="one")
     more = {"kind": "pod", "namespace": "shop", "name": "one"}
     resources = with_signals(
-        it,
+        each,
         *(Sample(**more, metric="cpu", value=float(number), time=number) for number in range(200)),
         Sample(**more, metric="memory", value=7.0),
     )
 
-    assert resources.metrics(it) == {"cpu": 199.0, "memory": 7.0}
-    assert resources.latest(*it.key, "cpu") == 199.0
-    assert resources.series(*it.key, "cpu")[0] == (80, 80.0)
-    assert resources.series(*it.key, "none") == []
+    assert resources.metrics(each) == {"cpu": 199.0, "memory": 7.0}
+    assert resources.latest(*each.key, "cpu") == 199.0
+    assert resources.series(*each.key, "cpu")[0] == (80, 80.0)
+    assert resources.series(*each.key, "none") == []
     assert resources.latest("pod", "shop", "two", "cpu") is None
 
 
@@ -92,7 +92,7 @@ def test_samples_of_a_hidden_origin_are_hidden_whoever_owns_the_resource() -> No
     assert narrowed.series(*pod, "cpu") == [(1, 1.0)]
     assert narrowed.latest(*pod, "secret") is None
     assert narrowed.with_metric("secret") == []
-    assert [it.origin for it in narrowed.with_metric("cpu")] == ["job/eu"]
+    assert [each.origin for each in narrowed.with_metric("cpu")] == ["job/eu"]
     (resource,) = narrowed.all()
     assert narrowed.metrics(resource) == {"cpu": 1.0}
     labelled = build_scope([Grant(labels=(("app", "web"),))], access_log=False)

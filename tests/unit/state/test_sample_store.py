@@ -59,7 +59,7 @@ class Run:
     async def rollups(
         self, since: int, until: int, step: int, **names: str
     ) -> dict[str, dict[int, tuple[float, float, float, int, float | None]]]:
-        _, found = await self.history.rollups(
+        _, matches = await self.history.rollups(
             SeriesMatch(**names), since=since, until=until, step=step, moment=self.moment
         )
         return {
@@ -75,7 +75,7 @@ class Run:
                     strict=True,
                 )
             }
-            for series in found
+            for series in matches
         }
 
 
@@ -305,8 +305,8 @@ async def test_scope_limits_stored_series_as_those_in_memory(tmp_path: Path) -> 
             ):
                 scope = build_scope([grant], access_log=False)
                 narrowed = run.history.within(run.resources.within(scope))
-                found = await narrowed.find(SeriesMatch(), START, START + 1)
-                assert {(series.name.name, series.name.origin) for series in found} == expected
+                matches = await narrowed.find(SeriesMatch(), START, START + 1)
+                assert {(series.name.name, series.name.origin) for series in matches} == expected
 
 
 async def test_series_of_one_origin_are_bounded_and_reported(tmp_path: Path) -> None:
@@ -327,8 +327,8 @@ async def test_series_of_one_origin_are_bounded_and_reported(tmp_path: Path) -> 
         await run.store.maintain()
         await run.publish(make_sample(run.moment, 1.0, "new"))
         await run.store.flush()
-        found = await run.history.find(SeriesMatch(origin="test"), START, run.moment + 1)
-        assert [series.name.name for series in found] == ["new"]
+        matches = await run.history.find(SeriesMatch(origin="test"), START, run.moment + 1)
+        assert [series.name.name for series in matches] == ["new"]
 
 
 async def test_retention_removes_each_level_after_its_age(tmp_path: Path) -> None:

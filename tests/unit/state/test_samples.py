@@ -54,7 +54,7 @@ def test_series_table_removes_stale_series_of_a_full_origin_only() -> None:
     assert len(table.keys("m")) == 51
     first = table.get("m", ("k", "", "0"))
     assert first is not None
-    assert {it.origin for it in first.chain()} == {"x", "other"}
+    assert {each.origin for each in first.chain()} == {"x", "other"}
     table.discard(("k", "", "0"))
     for number in range(200):
         table.add(sample(f"n{number}", time=later + 2 * MINUTE))

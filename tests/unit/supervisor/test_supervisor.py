@@ -82,7 +82,7 @@ async def test_failing_source_is_restarted_and_others_run(tmp_path: Path) -> Non
         assert ticking.rate > 0
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        assert [it.status for it in supervisor.states()] == ["stopped"] * 3
+        assert [each.status for each in supervisor.states()] == ["stopped"] * 3
 
 
 async def test_source_that_does_not_stop_is_abandoned_in_time(tmp_path: Path) -> None:

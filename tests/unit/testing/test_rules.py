@@ -349,7 +349,7 @@ async def test_manual_clock_controls_a_source(
         await manual_clock.advance(200)
         assert len(run.events) == 4
         assert run.resources["it"].status == "3"
-        assert [it.value for it in run.samples] == [0, 1, 2, 3]
+        assert [each.value for each in run.samples] == [0, 1, 2, 3]
         assert 180_000_000 * 0.9 < run.events[-1].time - first < 180_000_000 * 1.1
 
 

@@ -47,7 +47,9 @@ def test_overview_prefers_panels_marked_for_it() -> None:
     registry = PanelRegistry(Renderer())
     registry.add("a", [states, figures], None)
     registry.add("b", [states], None)
-    shown = [it.panel.name for plugin in ("a", "b") for it in select_for_overview(registry, plugin)]
+    shown = [
+        each.panel.name for plugin in ("a", "b") for each in select_for_overview(registry, plugin)
+    ]
     assert shown == ["a.figures", "b.states"]
     (page,) = build_plugin_pages(registry, "a")
     assert [place.panel.name for place in page.panels] == ["a.states"]

@@ -65,7 +65,7 @@ async def test_response_and_body_pass_unchanged() -> None:
 
     connection.incoming.put_nowait(REQUEST)
     await connection.run(handler)
-    assert [it.get("body") for it in connection.sent] == [None, b"body"]
+    assert [each.get("body") for each in connection.sent] == [None, b"body"]
 
 
 async def test_disconnect_after_the_response_started_reaches_the_handler() -> None:

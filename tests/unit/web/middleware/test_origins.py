@@ -18,8 +18,8 @@ def status(
 ) -> int | None:
     """What a WebSocket is refused with; None where it is let in."""
     headers = [(b"host", host.encode("latin-1"))]
-    headers += [(b"origin", it.encode("latin-1", "replace")) for it in origins]
-    headers += [(b"x-forwarded-proto", it.encode()) for it in forwarded]
+    headers += [(b"origin", each.encode("latin-1", "replace")) for each in origins]
+    headers += [(b"x-forwarded-proto", each.encode()) for each in forwarded]
     scope: Any = {"type": "websocket", "scheme": scheme, "path": "/live", "headers": headers}
     settings = ServerSettings(allowed_hosts=[OWN, "localhost"], allowed_origins=list(ALLOWED))
     refusal = check_origin(scope, settings)
@@ -156,8 +156,8 @@ def test_origin_refuses_ten_thousand_forged_ones() -> None:
     ))  # fmt: skip
     with structlog.testing.capture_logs() as logs:
         passed = [
-            it for it in forged(OWN, 8080, right, seed, count)
-            if status([it], host=f"{OWN}:8080") is None
+            each for each in forged(OWN, 8080, right, seed, count)
+            if status([each], host=f"{OWN}:8080") is None
         ]  # fmt: skip
     assert passed == []
     assert len(logs) == count
