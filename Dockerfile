@@ -1,5 +1,6 @@
 # Reproducible: pinned and hashed requirements, and the same image from the same input.
 #   docker build --build-arg EXTRAS="nats http" --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) .
+# A release passes the tag with its digest, and records it as a label of the image.
 ARG BASE=python:3.13-slim
 
 # The build stage runs on the architecture of the build machine: it selects wheels for the target
