@@ -127,6 +127,7 @@ class SharedLeases:
         self._member_revision = 0
         self._member_renewed = 0.0
         self._changed = asyncio.Event()
+        self._is_ending = False
 
     def holder(self, name: str) -> str:
         entry = self._table.get(lease_key(name))
@@ -181,15 +182,20 @@ class SharedLeases:
 
     async def run_keeper(self) -> None:
         """Acquire and renew leases, until cancelled."""
+        keeping = [asyncio.create_task(call) for call in (self._keep_sessions(), self._expire())]
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep_sessions(), name="leases")
-                group.create_task(self._expire(), name="expiry of leases")
+            done, _ = await asyncio.wait(keeping, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
+            self._is_ending = True
+            for task in keeping:
+                await _cancel_and_wait(task)
             await self._release_key(self._member_key, self._member_revision)
 
     async def _keep_sessions(self) -> None:
-        while True:
+        # A task group that ends because of an error swallows a cancellation that arrives meanwhile.
+        while not self._is_ending:
             try:
                 session = await self._bus.wait_for_session()
             except BusClosedError:
