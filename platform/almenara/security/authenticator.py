@@ -106,9 +106,10 @@ class Authenticator:
 
         Raises `AuthUnavailable`.
         """
+        known = self.credentials.revision
         context = await self._find_token(token)
         # A command, or another replica, may have created it a moment ago.
-        if context is None and await self.credentials.receive():
+        if context is None and await self.credentials.receive(known):
             context = await self._find_token(token)
         return context
 

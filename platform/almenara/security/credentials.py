@@ -27,12 +27,15 @@ class Credentials:
         self.catch_up: Callable[[], Awaitable[bool]] | None = None
         """Waits for what other replicas have stored; None where there are none."""
         self._stamp: tuple[int, int] | None = None
+        self.revision = 0
+        """How often what is in memory was replaced."""
 
     async def load(self) -> None:
         """Read the file. Sessions that only a provider or a cluster can confirm are deleted: what
         it takes to confirm them ended with the process."""
+        # What is written while it is read must not be missed.
+        self._stamp = await asyncio.to_thread(self.store.stamp)
         stored = await asyncio.to_thread(self.store.read)
-        self._stamp = self.store.stamp()
         self._replace(stored)
         await self.access_token.refresh_mark()
         for record in stored.sessions:
@@ -51,15 +54,16 @@ class Credentials:
         return None
 
     def _replace(self, stored: StoredAccess) -> None:
+        self.revision += 1
         self.access_token.set_hash(stored.access_hash)
         self.tokens.replace(stored.tokens)
 
-    async def reload(self) -> bool:
-        """Read the file again if it changed; return whether it had."""
+    async def reload(self) -> None:
+        """Read the file again if it changed."""
         async with self.sessions.lock:
             stamp = await asyncio.to_thread(self.store.stamp)
             if stamp == self._stamp:
-                return False
+                return
             stored = await asyncio.to_thread(self.store.read)
             self._stamp = stamp
             self._replace(stored)
@@ -72,7 +76,6 @@ class Credentials:
                     self.sessions.update(record)
                 elif (identity := self._identity_of(record)) is not None:
                     self.sessions.restore(record, identity)
-            return True
 
     async def add_token(self, token: ApiToken) -> None:
         """Store an API token, which is valid at once."""
@@ -90,11 +93,12 @@ class Credentials:
         if self.sessions.share is not None:
             await self.sessions.share()
 
-    async def receive(self) -> bool:
-        """Read what commands and other replicas have just stored; return whether that may be
-        something new."""
+    async def receive(self, known: int) -> bool:
+        """Read what commands and other replicas have just stored; return whether there may be
+        something newer than the revision `known`."""
         is_current = self.catch_up is not None and await self.catch_up()
-        return await self.reload() or is_current
+        await self.reload()
+        return is_current or self.revision != known
 
     async def end_invalid_sessions(self) -> None:
         """End the sessions that expired, or whose API token or access token was withdrawn."""

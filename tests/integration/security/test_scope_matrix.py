@@ -63,7 +63,7 @@ UNREAD: Final[Mapping[str, str]] = {
 }
 """Routes that show no signal to whoever calls them, and why."""
 ALERT_PATHS: Final = (
-    "/alerts/{rule:str}/{fingerprint:str}",
+    "/alerts/rules/{rule:str}/{fingerprint:str}",
     "/api/alerts/{rule:str}/{fingerprint:str}/acknowledge",
     "/api/alerts/{rule:str}/{fingerprint:str}/unacknowledge",
     "/api/alerts/{rule:str}/{fingerprint:str}/assign",
