@@ -19,6 +19,8 @@ SENT = {
     "plugins.prometheus.targets[0].headers.a", "plugins.prometheus.targets[0].bearer",
     "plugins.ray.clusters[0].token", "plugins.ray.clusters[0].headers.a",
     "plugins.valkey.deployments[0].password", "plugins.vllm.servers[0].headers.a",
+    "plugins.http.checks[0].body", "samples.remote_write[0].bearer",
+    "samples.remote_write[0].headers.a",
 }  # fmt: skip
 """The secrets that sources send to the servers of this test."""
 STORED = {
@@ -30,9 +32,14 @@ STORED = {
 ELSEWHERE = {
     "auth.oidc.client_secret", "alerting.heartbeat.url", "plugins.ray.kuberay[0].token",
     "plugins.ray.kuberay[0].headers.a", "plugins.neo4j.deployments[0].password", "bus.secret",
+    "plugins.http.checks[0].key_password", "plugins.http.checks[0].proxy_password",
+    "plugins.vllm.kubernetes[0].api_key", "plugins.vllm.kubernetes[0].headers.a",
+    "plugins.vllm.ray[0].api_key", "plugins.vllm.ray[0].headers.a",
+    # A receiver has either a password or a bearer token.
+    "samples.remote_write[0].password",
 }  # fmt: skip
-"""What needs another system: the tests of sign-in, notifications, KubeRay, Neo4j and replicas have
-it."""
+"""What needs another system: the tests of sign-in, notifications, KubeRay, Neo4j, replicas,
+proxies, client certificates and discovery have it."""
 PAGES = (
     "/", "/events", "/sources", "/account", "/dashboards/http", "/dashboards/prometheus",
     "/dashboards/ray", "/dashboards/nats", "/dashboards/valkey", "/dashboards/vllm",
@@ -152,13 +159,17 @@ def configure(http: int, nats: int, valkey: int) -> dict[str, Any]:
             "proxy": {"secret": mark("auth.proxy.secret")},
             "kubernetes": {"token": mark("auth.kubernetes.token")},
         },
+        "samples": {"remote_write": [{
+            "url": f"{url}/write", "bearer": mark("samples.remote_write[0].bearer"),
+            "headers": {"a": mark("samples.remote_write[0].headers.a")},
+        }]},
         "intake": {"a": {
             "kind": "webhook", "signature": "github", "secret": mark("intake.a.secret"),
         }},
         "plugins": {
             "http": {"checks": [{
                 "name": "a", "url": url, "follow_redirects": True, "contains": "ready", **often,
-                **of(check, "bearer", "password"), **headers(check),
+                "method": "POST", **of(check, "bearer", "password", "body"), **headers(check),
             }]},
             "prometheus": {"targets": [{
                 "name": "a", "url": f"{url}/metrics", "presets": ["process"], **often,

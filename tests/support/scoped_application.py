@@ -24,7 +24,7 @@ from almenara.hookspecs import EventQuery, SampleQuery, SourceReport
 from almenara.live.channel import Channel
 from almenara.live.frames import Frame
 from almenara.live.outbox import Outbox
-from almenara.panels.past import record_sources
+from almenara.panels.past import note_of
 from almenara.plugins import PluginRegistry, load_plugins
 from almenara.runtime import Application, compose, create_bus
 from almenara.scope import FULL_SCOPE, Grant, build_scope
@@ -189,6 +189,9 @@ class ScopedApplication:
         await self.sources[team].publish(batch)
         bus, resources = self.services.bus, self.application.resources
         await wait_for(lambda: resources.sequence >= bus.last_sequence)
+        # Noted here and not at intervals, so that both applications note the same figures.
+        states = self.services.supervisor.states()
+        self.application.recorder.note_sources([note_of(state) for state in states])
         await self.application.recorder.flush()
 
     async def watch(self, caller: str, channel: str) -> Viewer:
@@ -231,7 +234,6 @@ async def run_scoped_application(folder: Path) -> AsyncIterator[ScopedApplicatio
                 application.resources.follow(bus, application.replay_from),
                 samples.run(),
                 recorder.run(application.resources.present),
-                record_sources(recorder, application.services.supervisor.states),
                 application.services.supervisor.run(),
             ]
             if application.alerting is not None:
