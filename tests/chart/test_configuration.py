@@ -39,7 +39,8 @@ def placed(values: Tree, folder: Path) -> Tree:
         place = folder / "secrets" / name
         place.mkdir(parents=True)
         for key, value in said.get(
-            "data", dict.fromkeys(("password", "client-secret", "token", "kubeconfig"), "x" * 40)
+            "data",
+            dict.fromkeys(("password", "client-secret", "token", "kubeconfig", "secret"), "x" * 40),
         ).items():
             (place / key).write_text(value)
         if name == "tls":
