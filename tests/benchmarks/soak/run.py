@@ -100,7 +100,7 @@ async def soak(folder: Path) -> int:
     started = time.monotonic()
     with run_servers(folder / "servers") as (servers, settings):
         nats_url = f"nats://127.0.0.1:{servers['nats'].port}"
-        await create_streams(nats_url)
+        await create_streams([nats_url])
         almenara = Almenara(folder / "almenara", **settings)
         almenara.start()
         states = States(servers)
