@@ -69,7 +69,7 @@ class SnapshotStatus(msgspec.Struct, frozen=True):
     """The newest snapshot of a shared log, as one replica knows it."""
 
     created: int
-    """Microseconds since 1970; 0 where there is none."""
+    """Microseconds since 1970; 0 while unknown."""
     is_usable: bool
     """Whether a replica with an empty folder can start now, from it or from the first message."""
 

@@ -134,7 +134,7 @@ class BackupFolder:
 
 
 def read_list(path: Path) -> BackupList | None:
-    """Return the list of a backup; None where there is none. Raises `BackupError`."""
+    """Return the list of a backup; None where the folder has no backup. Raises `BackupError`."""
     try:
         content = (path / LIST).read_bytes()
     except FileNotFoundError:

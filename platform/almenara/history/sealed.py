@@ -54,7 +54,7 @@ class Access:
     has_read_blocks = False
 
 
-class FoundBlock(msgspec.Struct):
+class BlockMatch(msgspec.Struct):
     """What is known of a block before it is read."""
 
     last: int
@@ -122,7 +122,7 @@ class SealedSearch:
         return words[0] if len(words) == 1 and not is_prefix else None
 
     def _read_count(
-        self, block: FoundBlock, word: str, after: int | None, before: int | None
+        self, block: BlockMatch, word: str, after: int | None, before: int | None
     ) -> int | None:
         """Return how many events of a block have a word; None where its events must be read."""
         chosen = self._chosen
@@ -160,7 +160,7 @@ class SealedSearch:
             yield from self._search(match, order, after, before)
 
     def _search(
-        self, match: FoundBlock, order: Order, after: int | None, before: int | None
+        self, match: BlockMatch, order: Order, after: int | None, before: int | None
     ) -> Iterator[tuple[Block, Iterator[int]]]:
         """Yield a block and the places of its matches, unless it is damaged."""
         check_deadline()
@@ -174,7 +174,7 @@ class SealedSearch:
         except DamagedBlockError as error:
             self._decoder.skip(match.last, error, match.events)
 
-    def _read(self, match: FoundBlock) -> Block:
+    def _read(self, match: BlockMatch) -> Block:
         """Return the events of a block that may match, or all of them."""
         if self._chosen.severity is not None:
             with contextlib.suppress(DamagedBlockError):
@@ -185,7 +185,7 @@ class SealedSearch:
 
     def _find_blocks(
         self, order: Order, after: int | None, before: int | None
-    ) -> Iterator[FoundBlock]:
+    ) -> Iterator[BlockMatch]:
         """Yield the blocks that may have matches."""
         chosen = self._chosen
         if before is not None:
@@ -225,7 +225,7 @@ class SealedSearch:
             f" FROM {tables}{where} ORDER BY {key} {order}",
             parameters,
         )
-        yield from itertools.starmap(FoundBlock, rows)
+        yield from itertools.starmap(BlockMatch, rows)
 
     def _list_conditions(self) -> Iterator[str]:
         """Yield what the index must have of a block, in the language of FTS5."""

@@ -120,7 +120,7 @@ class RemoteWriteClient:
 
 
 def _read_retry_after(response: httpx.Response) -> float:
-    """Return the seconds after which a receiver wants to be asked again; 0 where it names none."""
+    """Return the seconds of `Retry-After`; 0 where a receiver sends no valid one."""
     text = response.headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text[:9]), MAX_RETRY_AFTER)

@@ -304,7 +304,8 @@ def create_client(
 
     A source with many clients passes one `resolver` to all of them, which bounds its look-ups.
     A `client` certificate is presented to the server of `url` only. `proxy` goes before that of the
-    environment, and an empty one is none. HTTP/2 is offered with `http2` and needs the package h2.
+    environment; with an empty one no proxy is used. HTTP/2 is offered with `http2` and needs the
+    package h2.
     Raises `OSError` where the file `ca` or one of the client certificate cannot be read.
     """
     if proxy is None and use_environment:
