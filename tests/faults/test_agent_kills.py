@@ -24,6 +24,7 @@ from almenara_demo.fleet import Fleet
 from almenara_nats.mapping import read_messages
 from support.application import Almenara
 from support.bus import read_log
+from support.seeds import choose_seed
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -107,8 +108,7 @@ def identify(signal: Signal) -> bytes:
 
 
 async def test_derived_agents_equal_those_of_an_undisturbed_run(tmp_path: Path) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
+    seed = choose_seed()
     chance = random.Random(seed)
     token, value = create_token("load", Role.INTAKE, [], 3600, created_by="test", intake="load")
     storage = tmp_path / "a" / "var"

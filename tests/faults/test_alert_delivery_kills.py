@@ -25,6 +25,7 @@ from support.alert_scenarios import (
 from support.alert_scenarios.laboratory import Laboratory
 from support.application import Almenara
 from support.notification_receivers import Answer, HttpReceiver, Request, SmtpReceiver, accept
+from support.seeds import choose_seed
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -154,8 +155,7 @@ async def compare_with_log(stage: Stage, expected: dict[str, list[str]]) -> None
 
 
 async def test_changes_arrive_over_kills(tmp_path: Path) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed, flush=True)
+    seed = choose_seed()
     with HttpReceiver() as http, SmtpReceiver() as mail:
         host = Host(Laboratory(tmp_path), http, mail)
         # The same alert fires again and again here; that is not flapping.

@@ -21,6 +21,7 @@ from almenara.signals import Event
 from support.application import Almenara
 from support.bus import read_log
 from support.flaky_pods import PLUGIN, RULES
+from support.seeds import choose_seed
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -50,9 +51,7 @@ def identity(event: Event) -> list[Any]:
 
 
 async def test_transitions_equal_those_of_an_undisturbed_evaluation(tmp_path: Path) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
-    chance = random.Random(seed)
+    chance = random.Random(choose_seed())
     plugins = tmp_path / "plugins"
     plugins.mkdir()
     (plugins / "flaky.py").write_text(PLUGIN, "utf-8")

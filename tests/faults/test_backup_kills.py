@@ -34,6 +34,7 @@ from support.log import (
     read_sequences,
     sleep_not,
 )
+from support.seeds import choose_seed
 
 pytestmark = pytest.mark.anyio
 
@@ -63,8 +64,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_killed_backups_leave_a_complete_one(tmp_path: Path, scenario: str) -> None:
-    chance = random.Random(seed := random.randrange(1_000_000))
-    print("seed", seed)
+    chance = random.Random(choose_seed())
     source, target = tmp_path / "log", tmp_path / "backup"
     target.mkdir()
     tree = {"dir": str(source), "hot_events": 100, "retention_interval": 0.02}

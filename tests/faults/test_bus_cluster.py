@@ -22,6 +22,7 @@ from support.faulty_link import FaultyLink
 from support.nats_cluster import nats_cluster
 from support.nats_source import until
 from support.replicas import replica, shared_log
+from support.seeds import choose_seed
 from support.servers import NatsServer
 
 pytestmark = pytest.mark.anyio
@@ -117,8 +118,7 @@ def faults(
 
 
 async def test_replicas_store_the_same_over_faults_of_the_cluster(tmp_path: Path) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
+    seed = choose_seed()
     chance = random.Random(seed)
     folders = [tmp_path / name for name in ("a", "b", "c")]
     with ExitStack() as stack:

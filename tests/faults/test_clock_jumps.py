@@ -12,6 +12,7 @@ from almenara.config import StorageSettings
 from almenara.history import Filter, History
 from almenara.units import DAY, HOUR, MINUTE, SECOND
 from support.bus import make_event
+from support.seeds import choose_seed
 
 pytestmark = pytest.mark.anyio
 
@@ -77,8 +78,7 @@ async def test_clock_jump_removes_nothing(
 
 
 async def test_retention_is_exact_under_random_clock_jumps(tmp_path: Path) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
+    seed = choose_seed()
     chance = random.Random(seed)
     clock = WrongClock()
     settings = StorageSettings(

@@ -13,6 +13,7 @@ from almenara.security.identity import Role
 from almenara.security.store import AccessStore
 from almenara.security.tokens import create_token
 from support.application import Almenara
+from support.seeds import choose_seed
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -53,9 +54,7 @@ async def push_until(stopping: asyncio.Event, url: str, token: str, sender: int)
 
 
 async def test_kills_lose_and_double_no_pushed_event(tmp_path: Path) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
-    chance = random.Random(seed)
+    chance = random.Random(choose_seed())
     load = {"kind": "cloudevents", "rate_limit": 1_000_000, "burst": 1_000_000}
     config = {"plugins": {"disabled": ["nats"]}, "intake": {"load": load}}
     token, value = create_token("load", Role.INTAKE, [], 3600, created_by="test", intake="load")

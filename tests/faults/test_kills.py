@@ -11,6 +11,7 @@ import pytest
 from nats.js.api import StreamConfig
 
 from support.application import Almenara
+from support.seeds import choose_seed
 from support.servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -70,9 +71,7 @@ async def run_kills(
     almenara: Almenara, server: NatsServer, of_almenara: int, of_nats: int
 ) -> set[str]:
     """Kill both at random moments while events are published; the ids that were acknowledged."""
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
-    chance = random.Random(seed)
+    chance = random.Random(choose_seed())
     client = await nats.connect(server.url)
     await client.jetstream().add_stream(StreamConfig(name="LOAD", subjects=["load.>"]))
     await client.close()

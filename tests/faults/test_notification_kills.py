@@ -10,6 +10,7 @@ from pathlib import Path
 from support.application import Almenara
 from support.notification_receivers import Answer, HttpReceiver, Request, accept
 from support.scripted_alerts import AlertScript
+from support.seeds import choose_seed
 from support.servers import wait_until
 
 KILLS = int(os.environ.get("ALMENARA_NOTIFICATION_KILLS", "2"))
@@ -49,9 +50,7 @@ def is_delivered(almenara: Almenara) -> bool:
 
 
 def test_every_change_arrives_in_order_over_kills(tmp_path: Path) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
-    chance = random.Random(seed)
+    chance = random.Random(choose_seed())
     script = AlertScript(tmp_path)
     alerts = [f"a{number}" for number in range(KILLS)]
     with HttpReceiver() as steady, HttpReceiver(Busy()) as busy:

@@ -15,6 +15,7 @@ from almenara.processors.fold import Fold
 from almenara.signals import Event
 from support.application import Almenara
 from support.bus import read_log
+from support.seeds import choose_seed
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -104,9 +105,7 @@ def fold_again(records: list[Record], end: int) -> list[Event]:
 
 
 async def test_derived_events_equal_those_of_an_undisturbed_run(tmp_path: Path) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
-    chance = random.Random(seed)
+    chance = random.Random(choose_seed())
     plugins = tmp_path / "plugins"
     plugins.mkdir()
     (plugins / "requests.py").write_text(PLUGIN, "utf-8")

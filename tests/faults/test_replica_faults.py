@@ -19,6 +19,7 @@ from nats.js.api import StreamConfig
 
 from support.application import Almenara
 from support.replicas import COMPARED, read_tables, replica, replicated_almenara
+from support.seeds import choose_seed
 from support.servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -139,9 +140,7 @@ async def check_histories(server: NatsServer, replicas: list[Almenara], acknowle
 async def test_nothing_is_lost_or_stored_twice(
     nats_server: NatsServer, replicas: list[Almenara]
 ) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
-    chance = random.Random(seed)
+    chance = random.Random(choose_seed())
     async with loaded(nats_server) as load:
         for _ in range(FAULTS):
             await asyncio.sleep(chance.uniform(0.5, 2.0))

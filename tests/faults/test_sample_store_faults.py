@@ -22,6 +22,7 @@ from almenara.state.sample_store import SampleStore
 from almenara.units import HOUR, MILLISECOND, SECOND
 from support import sample_load
 from support.disks import small_disk
+from support.seeds import choose_seed
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -88,8 +89,7 @@ async def read_all(
 
 
 async def test_kills_lose_and_double_no_sample(tmp_path: Path) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
+    seed = choose_seed()
     chance, start = random.Random(seed), (now() - 10 * HOUR) // SECOND * SECOND
     for _ in range(KILLS):
         with (tmp_path / "load.log").open("a+b") as log:

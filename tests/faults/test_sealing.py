@@ -40,6 +40,7 @@ from support.log import (
     sleep_not,
 )
 from support.old_schema import downgrade_to_5
+from support.seeds import choose_seed
 
 pytestmark = pytest.mark.anyio
 
@@ -174,9 +175,7 @@ async def kill_while_publishing(
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_kills_lose_and_double_nothing(tmp_path: Path, scenario: str) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
-    chance = random.Random(seed)
+    chance = random.Random(choose_seed())
     events = sealed = 0
     with patch("almenara.history.queries.sleep", sleep_not):
         for number in range(max(KILLS // len(SCENARIOS), 1)):

@@ -23,6 +23,7 @@ from almenara.state.resources import Resources
 from support.application import Almenara
 from support.bus import collect_records, make_event
 from support.disks import small_disk
+from support.seeds import choose_seed
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -330,9 +331,7 @@ async def read_everything(settings: StorageSettings, events: dict[int, Event]) -
 
 
 async def test_flipped_bytes_are_noticed_named_and_contained(tmp_path: Path) -> None:
-    seed = random.randrange(1_000_000)
-    print("seed", seed)
-    chance = random.Random(seed)
+    chance = random.Random(choose_seed())
     original = StorageSettings(dir=tmp_path / "original")
     events = await fill(original, 900)
     size = (tmp_path / "original" / "almenara.db").stat().st_size
