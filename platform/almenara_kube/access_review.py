@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.hookspecs import Finding
+from almenara.hookspecs import Finding, Requirement
 from almenara_kube.client import ApiClient, connect
 from almenara_kube.errors import ApiError, UnreachableError
 from almenara_kube.rules import KubernetesRule
@@ -33,11 +33,17 @@ class _Answer(msgspec.Struct):
     status: _Status = msgspec.field(default_factory=_Status)
 
 
-async def review(rules: Sequence[KubernetesRule]) -> Sequence[Finding]:
-    """A finding for each cluster: whether all rules are granted there, or which are missing."""
+async def review(requirements: Sequence[Requirement]) -> Sequence[Finding] | None:
+    """A finding for each cluster: whether all rules are granted there, or which are missing.
+
+    None where no requirement is of Kubernetes, as `almenara_review` expects.
+    """
     clusters: dict[KubeContext, list[KubernetesRule]] = defaultdict(list)
-    for rule in rules:
-        clusters[rule.kube_context].append(rule)
+    for rule in requirements:
+        if isinstance(rule, KubernetesRule):
+            clusters[rule.kube_context].append(rule)
+    if not clusters:
+        return None
     return await asyncio.gather(
         *(_review_cluster(context, its_rules) for context, its_rules in clusters.items())
     )

@@ -68,8 +68,7 @@ def almenara_requirements(settings: KubernetesSettings) -> Sequence[KubernetesRu
 async def almenara_review(requirements: Sequence[Requirement]) -> Sequence[Finding] | None:
     from almenara_kube.access_review import review
 
-    rules = [rule for rule in requirements if isinstance(rule, KubernetesRule)]
-    return await review(rules) if rules else None
+    return await review(requirements)
 
 
 @almenara.hookimpl

@@ -92,8 +92,7 @@ async def almenara_review(requirements: Sequence[Requirement]) -> Sequence[Findi
         from almenara_kube.access_review import review
     except ImportError:
         return None
-    rules = [rule for rule in requirements if isinstance(rule, KubernetesRule)]
-    return await review(rules) if rules else None
+    return await review(requirements)
 
 
 @almenara.hookimpl

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -251,8 +252,17 @@ def connect(path: Path, *, writable: bool, immutable: bool = False) -> sqlite3.C
     connection.create_function("regexp", 2, _regexp, deterministic=True)
     for function in (searched_text, decode_text, space_letters):
         connection.create_function(function.__name__, 1, function, deterministic=True)
-    try:
+    with closed_on_error(connection):
         _configure(connection, writable)
+    return connection
+
+
+@contextlib.contextmanager
+def closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
+    """Close a connection whose database cannot be opened. Raises `sqlite3.DatabaseError` for a
+    damaged schema."""
+    try:
+        yield
     except UnicodeDecodeError:
         # The message of SQLite quotes the schema, in which a byte has changed.
         connection.close()
@@ -260,7 +270,6 @@ def connect(path: Path, *, writable: bool, immutable: bool = False) -> sqlite3.C
     except BaseException:
         connection.close()
         raise
-    return connection
 
 
 def _configure(connection: sqlite3.Connection, writable: bool) -> None:

@@ -1,7 +1,7 @@
 """`almenara export`: write events and samples into Parquet files."""
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from almenara.cli.common import (
     read_settings,
     run_async,
 )
+from almenara.cli.event_filter import EVENT_OPTIONS, SHARED_OPTIONS, add_options
 from almenara.cli.parquet_file import (
     Columns,
     ParquetFile,
@@ -44,8 +45,12 @@ SAMPLES_FILE: Final = "samples.parquet"
 EVENTS_AT_ONCE: Final = 4_000
 SAMPLES_AT_ONCE: Final = 50_000
 OBSERVATIONS_AT_ONCE: Final = 2_000
-EVENT_OPTIONS: Final = ("source", "type", "subject", "severity", "text", "correlation")
-SAMPLE_OPTIONS: Final = ("metric", "kind", "namespace", "name")
+SAMPLE_OPTIONS: Final = {
+    "metric": "Pattern of the metric.",
+    "kind": "Pattern of the kind of resource.",
+    "namespace": "Pattern of the namespace.",
+    "name": "Pattern of the name of the resource.",
+}
 END_OF_TIME: Final = 2**62
 
 SeriesTest = Callable[[SeriesName], bool]
@@ -62,19 +67,9 @@ SeriesTest = Callable[[SeriesName], bool]
     help="A new file for events; or an existing directory, for events and samples.",
 )
 @click.option("--samples", "is_samples", is_flag=True, help="Write samples into the file.")
-@click.option("--origin", help="Pattern of the origin: `SOURCE/STREAM` or `SOURCE/>`.")
-@click.option("--since", help="Start: RFC 3339, or a duration before now such as `15m`.")
-@click.option("--until", help="End: RFC 3339, or a duration before now such as `15m`.")
-@click.option("--source", help="Events: pattern of the source that emitted them.")
-@click.option("--type", "type_", help="Events: pattern of the type: `planning.story.*`.")
-@click.option("--subject", help="Events: pattern of the subject.")
-@click.option("--severity", help="Events: minimum severity: DEBUG, INFO, WARN, ERROR or FATAL.")
-@click.option("--text", help='Events: words in the payload; `"exact phrase"`, or `prefix*`.')
-@click.option("--correlation", help="Events: correlation id.")
-@click.option("--metric", help="Samples: pattern of the metric.")
-@click.option("--kind", help="Samples: pattern of the kind of resource.")
-@click.option("--namespace", help="Samples: pattern of the namespace.")
-@click.option("--name", help="Samples: pattern of the name of the resource.")
+@add_options(SHARED_OPTIONS)
+@add_options(EVENT_OPTIONS, "Events: ")
+@add_options(SAMPLE_OPTIONS, "Samples: ")
 @click.pass_context
 def export(
     context: click.Context,
@@ -94,7 +89,6 @@ def export(
     """
     override_options(context, config=config)
     folder = read_settings(context).storage.dir
-    options["type"] = options.pop("type_")
     filters = {name: value for name, value in options.items() if value}
     is_directory = target.is_dir()
     if not is_directory:
@@ -112,7 +106,7 @@ def export(
         raise copy_error("export", error, folder, target) from None
 
 
-def _refuse(filters: dict[str, str], names: Sequence[str], is_samples: bool) -> None:
+def _refuse(filters: dict[str, str], names: Iterable[str], is_samples: bool) -> None:
     if wrong := [f"--{name}" for name in names if name in filters]:
         remedy = "leave out --samples" if is_samples else "add --samples"
         other = "events" if is_samples else "samples"

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from almenara.cli.common import CommandError, read_settings, run_async
+from almenara.cli.event_filter import EVENT_OPTIONS, SHARED_OPTIONS, add_options
 from almenara.terminal import escape_control_characters, escape_json_control_characters
 
 TOKEN_VARIABLE: Final = "ALMENARA_TOKEN"  # noqa: S105
@@ -35,15 +36,7 @@ PrintEvent = Callable[[dict[str, Any], str], None]
 
 @click.command()
 @click.option("--url", help="URL of a running Almenara. The default is this machine's server.port.")
-@click.option("--source", help="Pattern of the source that emitted the event.")
-@click.option("--origin", help="Pattern of the origin: `SOURCE/STREAM` or `SOURCE/>`.")
-@click.option("--type", "type_", help="Pattern of the type: `planning.story.*`.")
-@click.option("--subject", help="Pattern of the subject.")
-@click.option("--severity", help="Minimum severity: DEBUG, INFO, WARN, ERROR or FATAL.")
-@click.option("--text", help='Words in the payload; `"exact phrase"`, or `prefix*`.')
-@click.option("--correlation", help="Correlation id.")
-@click.option("--since", help="Start: RFC 3339, or a duration before now such as `15m`.")
-@click.option("--until", help="End: RFC 3339, or a duration before now such as `15m`.")
+@add_options({**EVENT_OPTIONS, **SHARED_OPTIONS})
 @click.option("-n", "--lines", default=10, show_default=True, help="Number of past events.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option("--follow/--no-follow", default=True, help="Wait for new events.")
@@ -57,7 +50,6 @@ def tail(context: click.Context, /, **options: Any) -> None:
     settings = read_settings(context)
     url = options.pop("url") or f"http://127.0.0.1:{settings.server.port}"
     lines, as_json, follow = (options.pop(name) for name in ("lines", "as_json", "follow"))
-    options["type"] = options.pop("type_")
     filters = {name: value for name, value in options.items() if value}
     console = Console()
 

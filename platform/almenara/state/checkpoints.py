@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from almenara.bus.schema import create_private
+from almenara.bus.schema import closed_on_error, create_private
 from almenara.config import CheckpointSettings
 from almenara.errors import AlmenaraError
 from almenara.signals import Resource
@@ -92,15 +92,8 @@ class CheckpointDatabase:
         self._connection = sqlite3.connect(
             path, timeout=10, isolation_level=None, check_same_thread=False
         )
-        try:
+        with closed_on_error(self._connection):
             self._open()
-        except UnicodeDecodeError:
-            # The message of SQLite quotes the schema, in which a byte has changed.
-            self._connection.close()
-            raise sqlite3.DatabaseError("malformed database schema: it is not UTF-8") from None
-        except BaseException:
-            self._connection.close()
-            raise
 
     def _open(self) -> None:
         connection = self._connection

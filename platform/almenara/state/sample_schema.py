@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from almenara.bus.schema import create_private
+from almenara.bus.schema import closed_on_error, create_private
 from almenara.errors import AlmenaraError
 from almenara.signals import Sample
 from almenara.units import DAY, HOUR, MILLISECOND, MINUTE
@@ -115,7 +115,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     """
     create_private(path)
     connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-    try:
+    with closed_on_error(connection):
         connection.execute("PRAGMA page_size = 8192")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -126,13 +126,6 @@ def open_database(path: Path) -> sqlite3.Connection:
         if _check_version(connection, path) == 0:
             connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
         connection.execute("SELECT last_sequence, last_flush FROM position").fetchone()
-    except UnicodeDecodeError:
-        # The message of SQLite quotes the schema, in which a byte has changed.
-        connection.close()
-        raise sqlite3.DatabaseError("malformed database schema: it is not UTF-8") from None
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 

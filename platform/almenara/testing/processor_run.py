@@ -13,13 +13,13 @@ from almenara.hookspecs import Processor
 from almenara.processors.fold import Fold
 from almenara.signals import Event, Resource, Sample, Signal
 from almenara.testing.clock import ManualClock
-from almenara.testing.source_run import MemoryBus
+from almenara.testing.source_run import MemoryBus, PublishedSignals
 
 SHOWN: Final = 3
 """Derived signals that an error shows."""
 
 
-class ProcessorRun:
+class ProcessorRun(PublishedSignals):
     """A processor over a log in memory, on a clock that the test controls.
 
         run = ProcessorRun(MyProcessor)
@@ -32,8 +32,7 @@ class ProcessorRun:
 
     def __init__(self, create: Callable[[], Processor], *, clock: ManualClock | None = None):
         self.clock = clock or ManualClock()
-        self.bus = MemoryBus()
-        """What was derived, each event once."""
+        super().__init__(MemoryBus())
         self.log: list[Record] = []
         """The log that the processor reads: signals that were fed, and ticks."""
         self.failures: list[str] = []
@@ -110,22 +109,6 @@ class ProcessorRun:
             yield
         finally:
             CLOCK.reset(token)
-
-    @property
-    def events(self) -> list[Event]:
-        """The derived events, each once."""
-        return [signal for signal in self.bus.signals if isinstance(signal, Event)]
-
-    @property
-    def resources(self) -> dict[str, Resource]:
-        """The derived resources that exist, in their last state, by name."""
-        last = {signal.name: signal for signal in self.bus.signals if isinstance(signal, Resource)}
-        return {name: resource for name, resource in last.items() if not resource.deleted}
-
-    @property
-    def samples(self) -> list[Sample]:
-        """The derived samples, in order."""
-        return [signal for signal in self.bus.signals if isinstance(signal, Sample)]
 
 
 def check_processor(create: Callable[[], Processor], log: Sequence[Signal | float]) -> None:

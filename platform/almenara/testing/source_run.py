@@ -74,7 +74,31 @@ class MemoryBus:
             self.signals.append(stored)
 
 
-class SourceRun:
+class PublishedSignals:
+    """What a run published to its bus in memory: each event once, resources in their last state,
+    samples in order."""
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self.bus = bus
+
+    @property
+    def events(self) -> list[Event]:
+        """The events, each once."""
+        return [signal for signal in self.bus.signals if isinstance(signal, Event)]
+
+    @property
+    def resources(self) -> dict[str, Resource]:
+        """The resources that exist, in their last state, by name."""
+        last = {signal.name: signal for signal in self.bus.signals if isinstance(signal, Resource)}
+        return {name: resource for name, resource in last.items() if not resource.deleted}
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The samples, in order."""
+        return [signal for signal in self.bus.signals if isinstance(signal, Sample)]
+
+
+class SourceRun(PublishedSignals):
     """One run of a source, and the `SourceReport` that the source reports to.
 
     As an asynchronous context manager it starts and stops the run. What the source published is in
@@ -82,8 +106,8 @@ class SourceRun:
     """
 
     def __init__(self, source: Any, *, clock: Clock | None = None, bus: MemoryBus | None = None):
+        super().__init__(bus or MemoryBus())
         self.source, self.clock = source, clock
-        self.bus = bus or MemoryBus()
         self.degraded_for: list[str] = []
         """The reasons that the source gave for being degraded, oldest first."""
         self.is_degraded = False
@@ -114,22 +138,6 @@ class SourceRun:
         error, self.fail_after_publishing = self.fail_after_publishing, None
         if error is not None:
             raise error
-
-    @property
-    def events(self) -> list[Event]:
-        """The events, each once."""
-        return [signal for signal in self.bus.signals if isinstance(signal, Event)]
-
-    @property
-    def resources(self) -> dict[str, Resource]:
-        """The resources that exist, in their last state, by name."""
-        last = {signal.name: signal for signal in self.bus.signals if isinstance(signal, Resource)}
-        return {name: resource for name, resource in last.items() if not resource.deleted}
-
-    @property
-    def samples(self) -> list[Sample]:
-        """The samples, in order."""
-        return [signal for signal in self.bus.signals if isinstance(signal, Sample)]
 
     def start(self) -> Self:
         """Start the source in a task."""

@@ -100,7 +100,7 @@ async def test_source_works_with_exactly_the_printed_role(
         await run.until(says(run, "cluster", "cluster", "ok"))
         # Nothing stands in the way of any kind: every one has been listed.
         assert not [each for each in run.resources.values() if each.kind == "kubernetes.access"]
-        findings = [*await diagnose(chosen), *await review(needed_rules(chosen))]
+        findings = [*await diagnose(chosen), *(await review(needed_rules(chosen)) or ())]
     assert [each.verdict for each in findings] == ["ok", "ok"]
     assert "permissions are granted" in findings[-1].message
 
@@ -157,7 +157,7 @@ async def test_source_reports_forbidden_kinds_with_the_missing_rule(
         assert access is not None
         (rule,) = yaml.safe_load(access.state["rule"])
         assert f"a Role in the namespace {namespace}" in access.state["rule"]
-        findings = [*await diagnose(chosen), *await review(needed_rules(chosen))]
+        findings = [*await diagnose(chosen), *(await review(needed_rules(chosen)) or ())]
         assert [each.verdict for each in findings] == ["ok", "warning"]
         missing = f"not granted: list, watch of services in the namespace {namespace}"
         assert findings[-1].message == missing
