@@ -1,7 +1,9 @@
-"""Pushes what a fleet of agents writes, token by token, until it reads a line.
+"""Pushes what a fleet of agents writes, token by token.
 
-`room_publisher.py <url> <token> <councils> <members> <tokens a second> <notes a second>`; at the
-end it ends a third of the texts and prints what the agents of the first council have written.
+`room_publisher.py <url> <token> <councils> <members> <tokens a second> <notes a second>` reads
+commands from its standard input: `pause`; `focus`, after which only the first council writes, all
+of the tokens; and `end`, with which a third of the texts end. It answers each with what the agents
+of the first council have written.
 """
 
 import asyncio
@@ -35,9 +37,10 @@ class Fleet:
             for member in range(members)
         ]
         self.members = members
+        self.writers = [agent for _, agent in self.agents]
         self.texts = {agent: "" for _, agent in self.agents}
         self.positions = dict.fromkeys(self.texts, 0)
-        self.sent = self.notes = 0
+        self.sent = self.notes = self.bytes = 0
 
     def start(self) -> list[dict[str, Any]]:
         events = []
@@ -55,13 +58,14 @@ class Fleet:
     def write(self, count: int) -> list[dict[str, Any]]:
         events = []
         for _ in range(count):
-            _, agent = self.agents[self.sent % len(self.agents)]
+            agent = self.writers[self.sent % len(self.writers)]
             self.sent += 1
             token = f"{self.chance.choice(WORDS)} "
             self.texts[agent] += token
             position = self.positions[agent]
             self.positions[agent] += 1
             data = {"agent_id": agent, "token": token, "position": position}
+            self.bytes += len(json.dumps(data))
             events.append(make_event("vllm_token", f"{agent}-{position}", data))
         return events
 
@@ -72,6 +76,16 @@ class Fleet:
             for number in range(count)
         ]
 
+    @property
+    def own(self) -> list[str]:
+        """The agents of the first council."""
+        return [agent for council, agent in self.agents if council == self.agents[0][0]]
+
+    def describe(self) -> dict[str, Any]:
+        """What was written until now."""
+        texts = {agent: self.texts[agent] for agent in self.own}
+        return {"tokens": self.sent, "notes": self.notes, "bytes": self.bytes, "texts": texts}
+
     def end(self) -> list[dict[str, Any]]:
         return [
             make_event("vllm_stream_complete", f"end-{agent}", {"agent_id": agent})
@@ -80,12 +94,14 @@ class Fleet:
 
 
 async def main() -> None:
-    url, token, councils, members, rate, notes = sys.argv[1:]
+    url, token, councils, members, rate, notes_rate = sys.argv[1:]
     fleet = Fleet(int(councils), int(members))
     headers = {"authorization": f"Bearer {token}",
                "content-type": "application/cloudevents-batch+json"}  # fmt: skip
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_reader(sys.stdin, stopped.set)
+    commands: asyncio.Queue[str] = asyncio.Queue()
+    asyncio.get_running_loop().add_reader(
+        sys.stdin, lambda: commands.put_nowait(sys.stdin.readline().strip())
+    )
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
 
         async def push(events: list[dict[str, Any]]) -> None:
@@ -99,19 +115,31 @@ async def main() -> None:
                         raise RuntimeError(answer.text)
                     await asyncio.sleep(0.1)
 
+        async def write() -> None:
+            """Write until a command arrives."""
+            sent, notes, began = fleet.sent, fleet.notes, time.monotonic()
+            while commands.empty():
+                passed = time.monotonic() - began
+                due, noted = int(passed * float(rate)), int(passed * float(notes_rate))
+                await push(
+                    fleet.write(sent + due - fleet.sent) + fleet.note(notes + noted - fleet.notes)
+                )
+                await asyncio.sleep(STEP)
+
         await push(fleet.start())
         print(json.dumps({"started": len(fleet.agents)}), flush=True)
-        began = time.monotonic()
-        while not stopped.is_set():
-            passed = time.monotonic() - began
-            due, noted = int(passed * float(rate)), int(passed * float(notes))
-            await push(fleet.write(due - fleet.sent) + fleet.note(noted - fleet.notes))
-            await asyncio.sleep(STEP)
-        sys.stdin.readline()
+        await write()
+        while (command := await commands.get()) != "end":
+            if command == "focus":
+                fleet.writers = fleet.own
+                print(json.dumps(fleet.describe()), flush=True)
+                await write()
+            elif command == "pause":
+                print(json.dumps(fleet.describe()), flush=True)
+            else:
+                return
         await push(fleet.end())
-        own = [agent for council, agent in fleet.agents if council == "C000"]
-        texts = {agent: fleet.texts[agent] for agent in own}
-        print(json.dumps({"tokens": fleet.sent, "notes": fleet.notes, "texts": texts}), flush=True)
+        print(json.dumps(fleet.describe()), flush=True)
 
 
 if __name__ == "__main__":
