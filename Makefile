@@ -34,7 +34,7 @@ RAY_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/almenara/ray-$(RAY_VERSION)
 # Names the requirements it was installed from, so that another clone with the same can use it.
 RAY_DONE := $(RAY_HOME)/.done-$(if $(filter $(RAY_PINNED),$(RAY_VERSION)),$(firstword $(shell cksum < requirements/ray.txt)),index)
 
-# So has vLLM, for CPUs: 3 GB, with a tiny model that the demo makes.
+# So has vLLM, for CPUs: 7 GB, with a tiny model that the demo makes.
 VLLM_HOME := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/almenara/vllm-$(firstword $(shell cksum < requirements/vllm.txt))
 VLLM_DONE := $(VLLM_HOME)/.done
 
@@ -51,7 +51,7 @@ help: ## Show all targets
 run: $(VENV)/.run $(if $(RAY),$(RAY_DONE)) $(if $(VLLM),$(VLLM_DONE)) ## Run a NATS server, a simulated fleet and the dashboard (PORT=8080 RATE=20 REPLICAS=3 RAY=1 NEO4J=1 VLLM=1)
 	@exec $(BIN)/almenara demo --port $(PORT) --rate $(RATE) --replicas $(REPLICAS) $(if $(RAY),--ray $(RAY_HOME)/bin/ray) \
 	$(if $(NEO4J),--neo4j "$$(tests/neo4j_server/build-server)/neo4j-server") \
-	$(if $(VLLM),--vllm $(VLLM_HOME)/bin/vllm)
+	$(if $(VLLM),--vllm $(VLLM_HOME)/bin/python)
 
 .PHONY: ray
 ray: $(RAY_DONE) ## Install a real Ray for its tests, in an environment of its own
@@ -63,6 +63,11 @@ test-ray: $(VENV)/.dev $(RAY_DONE) ## Run the tests against a real Ray (PYTEST="
 .PHONY: neo4j
 neo4j: ## Download the Neo4j server of the tests once, where Java and Maven are installed
 	@tests/neo4j_server/build-server --optional > /dev/null
+
+.PHONY: test-neo4j
+test-neo4j: $(VENV)/.dev ## Run the Neo4j tests; fails without Java or Maven (NEO4J_VERSION=4.4.44)
+	@tests/neo4j_server/build-server > /dev/null
+	$(BIN)/pytest tests/integration/almenara_neo4j $(PYTEST)
 
 .PHONY: test
 test: $(VENV)/.dev apiserver alertmanager collector victoria-metrics neo4j ## Run all tests, the browser tests included (PYTEST="-k bus" APISERVER=no)
@@ -285,10 +290,12 @@ $(RAY_DONE):
 	@touch $@
 
 $(VLLM_DONE):
-	@command -v python3.11 >/dev/null || { echo "vLLM needs Python 3.11 here, for which its requirements are pinned; install it."; exit 1; }
-	@echo "Setting up vLLM in $(VLLM_HOME); this downloads 1 GB and takes some minutes the first time."
+	@test "$$(uname -sm)" = "Linux x86_64" || { echo "vLLM for CPUs is installed on x86_64 Linux only; make run without VLLM=1 has a simulated server."; exit 1; }
+	@python3.11 -c 'import venv' 2>/dev/null || { echo "vLLM needs Python 3.11 here, for which its requirements are pinned; install it, with python3.11-venv on Debian and Ubuntu."; exit 1; }
+	@echo "Setting up vLLM in $(VLLM_HOME); this takes 7 GB of disk and 10 minutes the first time."
 	@rm -rf $(VLLM_HOME) && python3.11 -m venv $(VLLM_HOME)
-	@$(VLLM_HOME)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/vllm.txt
+	@$(VLLM_HOME)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/vllm.txt \
+	|| { echo "vLLM was not installed: see the error of pip above. It needs 10 GB of disk in $(VLLM_HOME) and in TMPDIR; set XDG_CACHE_HOME for another place. make run without VLLM=1 has a simulated server."; exit 1; }
 	@touch $@
 
 $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python

@@ -29,7 +29,7 @@ import click
               help="Path of a program that runs a Neo4j server, for a real context graph.",
 )  # fmt: skip
 @click.option("--vllm", default=None, type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Path of the program `vllm`, to serve a tiny model for real.")  # fmt: skip
+              help="Path of a Python with vLLM, to serve a tiny model for real.")  # fmt: skip
 def demo(**options: Any) -> None:
     """Run a NATS server, a simulated fleet, a Ray cluster and Almenara until interrupted.
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import random
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -44,34 +46,49 @@ LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 """Runs in the environment of vLLM: a model of 2 layers whose answers have no meaning."""
 
 
+ENVIRONMENT: Final = {
+    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+}  # fmt: skip
+
+
 @contextlib.asynccontextmanager
-async def run_real_vllm(program: Path, folder: Path, seed: int) -> AsyncIterator[dict[str, Any]]:
-    """Run `vllm serve` with a tiny model; yields its settings for the vLLM plugin.
+async def run_real_vllm(
+    python: Path, folder: Path, seed: int
+) -> AsyncIterator[tuple[dict[str, Any], Process]]:
+    """Run vLLM with a tiny model, by the Python that it is installed for; yields its settings for
+    the vLLM plugin, and the process.
 
     The server takes a minute to load, during which it is shown as unreachable.
     """
     (port,) = find_free_ports(1)
-    model = locate(folder, "vllm-model")
-    python = program.with_name("python")
-    script = (
-        f'test -e "{model}/config.json" || "{python}" -c "$0" "{model}" || exit 1;'
-        f' exec "{program}" serve "{model}" --served-model-name {NAME} --host 127.0.0.1'
-        f" --port {port} --max-model-len 1024 --max-num-seqs 4"
-    )
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    command = make_command(python, locate(folder, "vllm-model"), port)
     url = f"http://127.0.0.1:{port}"
-    command = ["env", *(f"{name}={value}" for name, value in environment.items())]
-    async with run_process("vllm", folder, [*command, "sh", "-c", script, MAKE_MODEL]):
+    async with run_process("vllm", folder, command, {**os.environ, **ENVIRONMENT}) as process:
         tasks = [
             asyncio.create_task(send_requests(url, seed + number), name=f"requests {number}")
             for number in range(CONCURRENCY)
         ]
         try:
-            yield {"name": "chat", "url": url}
+            yield {"name": "chat", "url": url}, process
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def make_command(python: Path, model: Path, port: int) -> list[str]:
+    """The command that makes the model in its folder unless it exists, and serves it.
+
+    Not the program `vllm`: it looks for a distribution of this name, and that for CPUs has another.
+    """
+    python = python.absolute()
+    script = (
+        f'test -e "{model}/config.json" || "{python}" -c "$0" "{model}" || exit 1;'
+        f' exec "{python}" -m vllm.entrypoints.openai.api_server --model "{model}"'
+        f" --served-model-name {NAME} --host 127.0.0.1 --port {port} --max-model-len 1024"
+        " --max-num-seqs 4 --enable-server-load-tracking --enforce-eager"
+    )
+    return ["sh", "-c", script, MAKE_MODEL]
 
 
 async def send_requests(url: str, seed: int) -> None:

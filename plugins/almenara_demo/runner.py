@@ -73,7 +73,7 @@ async def run_demo(options: Options) -> None:
         run_ray_cluster(options, context.list_stories) as cluster,
         run_kubernetes_cluster(options) as kubernetes_settings,
         store_context(context, options.neo4j, options.data_dir) as deployments,
-        run_vllm(options) as vllm_servers,
+        run_vllm(options) as vllm,
         run_cache(options.data_dir) as caches,
     ):
         await create_streams(nats.urls)
@@ -81,7 +81,7 @@ async def run_demo(options: Options) -> None:
             **make_environment(options, nats.urls, cluster),
             **kubernetes_settings,
             "ALMENARA_PLUGINS__NEO4J__DEPLOYMENTS": msgspec.json.encode(deployments).decode(),
-            "ALMENARA_PLUGINS__VLLM__SERVERS": msgspec.json.encode(vllm_servers).decode(),
+            "ALMENARA_PLUGINS__VLLM__SERVERS": msgspec.json.encode(vllm.settings).decode(),
             "ALMENARA_PLUGINS__VALKEY__DEPLOYMENTS": msgspec.json.encode(caches).decode(),
         }
         async with run_almenara(options, environment, stopping) as almenara:
@@ -94,7 +94,8 @@ async def run_demo(options: Options) -> None:
                 run_stalling_consumer(nats.urls),
                 push_spans(address, token, options.seed),
             ]
-            await run_loads(loads, options, {**nats.processes, **almenara.processes}, stopping)
+            processes = {**nats.processes, **almenara.processes, **vllm.processes}
+            await run_loads(loads, options, processes, stopping)
             click.echo("Stopping.")
 
 
@@ -150,6 +151,8 @@ async def run_almenara(
 def describe_demo(options: Options, nats: Servers, almenara: Servers) -> str:
     """Return the addresses, and what happens, for the terminal."""
     lines = [f"Almenara: {almenara.urls[0]}", "", *almenara.notes, *[""] * bool(almenara.notes)]
+    if options.vllm is not None:
+        lines += ["A vLLM server loads a tiny model, which takes a minute.", ""]
     lines += [
         f"A simulated fleet publishes {options.rate:g} events per second to {nats.urls[0]}.",
         "Press Ctrl-C to stop.",
@@ -257,20 +260,31 @@ async def run_ray_cluster(
         yield {"name": SIMULATED_CLUSTER, "url": url, "simulated": True}
 
 
+class VllmServers(msgspec.Struct):
+    """The vLLM servers of the demo."""
+
+    settings: list[dict[str, Any]] = []
+    """Those of the vLLM plugin."""
+    processes: dict[str, Process] = {}
+    """A real one ends the demo when it exits."""
+
+
 @contextlib.asynccontextmanager
-async def run_vllm(options: Options) -> AsyncIterator[list[dict[str, Any]]]:
-    """Run a simulated or a real vLLM server; yields the servers for the vLLM plugin, none without
-    the library of the plugin."""
+async def run_vllm(options: Options) -> AsyncIterator[VllmServers]:
+    """Run a simulated or a real vLLM server; none without the library of the plugin."""
     if importlib.util.find_spec("httpx") is None:
-        yield []
+        yield VllmServers()
     elif options.vllm is None:
         async with run_simulated_vllm(options.seed) as settings:
-            yield [settings]
+            yield VllmServers([settings])
     else:
         from almenara_demo.real_vllm import run_real_vllm
 
-        async with run_real_vllm(options.vllm, options.data_dir, options.seed) as settings:
-            yield [settings]
+        async with run_real_vllm(options.vllm, options.data_dir, options.seed) as (
+            settings,
+            process,
+        ):
+            yield VllmServers([settings], {"vllm": process})
 
 
 @contextlib.asynccontextmanager

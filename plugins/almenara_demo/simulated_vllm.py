@@ -59,9 +59,16 @@ LABELS: Final = ("model_name", "engine")
 class SimulatedVllm:
     """A server on loopback; `port` is kept when it is started again."""
 
-    def __init__(self, model: str = "tiny", engines: int = 1, *, prefix: str = "vllm:") -> None:
+    def __init__(
+        self,
+        model: str = "tiny",
+        engines: int = 1,
+        *,
+        prefix: str = "vllm:",
+        started: int = 1_700_000_000,
+    ) -> None:
         self.models, self.version, self.health = [model], "0.32.0", 200
-        self.api_key = ""
+        self.api_key, self.load = "", 0
         self.page: bytes | None = None
         """Sent in place of the page of metrics."""
         self.seen: list[str] = []
@@ -69,7 +76,7 @@ class SimulatedVllm:
         self.model, self.port = model, 0
         self._server: http.server.ThreadingHTTPServer | None = None
         self._prefix, self._engines = prefix, engines
-        self._started = 1_700_000_000
+        self._started = started
         self.reset()
 
     @property
@@ -176,6 +183,8 @@ class SimulatedVllm:
                 return self.health, "text/plain", b""
             case "/version":
                 body: dict[str, Any] = {"version": self.version}
+            case "/load":
+                body = {"server_load": self.load}
             case "/v1/models":
                 if self.api_key and authorization != f"Bearer {self.api_key}":
                     return 401, "application/json", b'{"error": "Unauthorized"}'
@@ -226,6 +235,7 @@ class SimulatedRequests:
         self._running = [each for each in self._running if each[0] > self._at]
         while self._waiting and len(self._running) < self.SLOTS:
             self._begin(self._waiting.pop(0))
+        self._server.load = len(self._running) + len(self._waiting)
         self._server.set_load(
             len(self._running), len(self._waiting),
             min(len(self._running) / self.SLOTS * 0.85 + 0.01 * len(self._waiting), 0.99),

@@ -45,6 +45,12 @@ class VersionInfo(msgspec.Struct):
     version: str
 
 
+class LoadInfo(msgspec.Struct):
+    """The response of `/load`."""
+
+    server_load: int
+
+
 class HttpReader:
     """Reads from one address: bounded in time and size, with plain errors."""
 
@@ -169,6 +175,12 @@ class ServerClient(HttpReader):
         status, _ = await self._get("/health", SMALL)
         # A gateway may not pass it on, which says nothing about the engine.
         return f"/health answers {status}: the engine is dead" if status >= 500 else ""
+
+    async def read_load(self) -> int:
+        """Return the requests in the API server, which are counted with
+        `--enable-server-load-tracking` alone. Raises `ServerError`."""
+        status, body = await self._get("/load", SMALL)
+        return _decode(body, LoadInfo, "/load", status).server_load
 
     async def read_models(self) -> list[ModelEntry]:
         """Return the served models. Raises `ServerError`."""

@@ -17,8 +17,10 @@ from almenara.sdk.histograms import increase, parse_limit, quantile
 
 PREFIXES: Final = ("vllm:", "ray_vllm_", "ray_vllm:")
 MODEL_LABEL: Final = "model_name"
-ENGINE_LABELS: Final = ("engine", "WorkerId", "ReplicaId", "replica")
-"""Labels that tell the engines of a model apart; the first one that a series has."""
+ENGINE_LABEL: Final = "engine"
+REPLICA_LABELS: Final = ("ReplicaId", "replica", "WorkerId")
+"""Labels of Ray Serve that tell replicas apart, each of which counts its engines from 0; the first
+one that a series has."""
 LONGEST_NAME: Final = 200
 
 ENGINE_GAUGES: Final = {
@@ -267,8 +269,7 @@ def _collect(
     labels = series.labels
     model = labels.get(MODEL_LABEL, "")[:LONGEST_NAME] or "unnamed"
     if (sample := ENGINE_GAUGES.get(metric)) is not None:
-        engine = next((labels[name] for name in ENGINE_LABELS if labels.get(name)), "0")
-        figures = models[model].engines.setdefault(engine[:LONGEST_NAME], EngineFigures())
+        figures = models[model].engines.setdefault(_name_engine(labels), EngineFigures())
         setattr(figures, sample, series.value)
         return
     for sample in _list_gauges(metric, labels):
@@ -279,6 +280,12 @@ def _collect(
         models[model]
         counts = counters.setdefault((model, sample, identity), {})
         counts[limit] = counts.get(limit, 0.0) + series.value
+
+
+def _name_engine(labels: Mapping[str, str]) -> str:
+    replica = next((labels[name] for name in REPLICA_LABELS if labels.get(name)), "")
+    parts = filter(None, (replica[:LONGEST_NAME], labels.get(ENGINE_LABEL, "")[:LONGEST_NAME]))
+    return "/".join(parts) or "0"
 
 
 def _list_gauges(metric: str, labels: Mapping[str, str]) -> Iterable[str]:

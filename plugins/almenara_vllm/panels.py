@@ -157,6 +157,7 @@ def describe_server(
         "stale_since": state.get("stale_since"),
         "running": read("running"),
         "waiting": read("waiting"),
+        "load": read("load"),
         "adapters_running": read("adapters_running"),
         "adapters_waiting": read("adapters_waiting"),
         "tokens": read("generated_tokens"),

@@ -64,6 +64,8 @@ class Server:
         self.version = ""
         self.unhealthy = ""
         """Why the server says that it is not healthy; empty if it is."""
+        self._load: int | None = None
+        """Requests in the API server; None unless the server counts them."""
         self._resources: list[Resource] = []
         self._last_answer = 0
 
@@ -85,6 +87,8 @@ class Server:
         total = _total(models)
         total.gauges = {**total.gauges, **count_adapters(page.series)}
         resources, samples = [server], list(_make_samples(SERVER, "", self.name, total))
+        if self._load is not None:
+            samples.append(Sample(kind=SERVER, name=self.name, metric="load", value=self._load))
         for name, figures in models.items():
             resources.append(
                 Resource(
@@ -109,6 +113,12 @@ class Server:
                         )  # fmt: skip
         self._resources = resources
         return resources, samples
+
+    def set_load(self, requests: int) -> None:
+        """Set the requests in the API server, as `/load` reports them: always 0 where it does not
+        count them."""
+        if requests > 0 or self._load is not None:
+            self._load = requests
 
     def fail(self, reason: str) -> list[Resource]:
         """Return the resources of a server that does not answer, in their last known state."""

@@ -1,6 +1,7 @@
 """The source: every configured server on its own, and each address behind one name."""
 
 import asyncio
+import contextlib
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -155,6 +156,8 @@ class ServerGroup:
         if self.settings.metrics_only:
             return
         server.unhealthy = await client.read_health()
+        with contextlib.suppress(ServerError):
+            server.set_load(await client.read_load())
         if monotonic() - self._details_at.get(server.name, -DETAILS_INTERVAL) < DETAILS_INTERVAL:
             return
         self._details_at[server.name] = monotonic()

@@ -75,6 +75,19 @@ def test_older_names_and_those_of_ray_are_read() -> None:
     assert models["ray"].running == 5
 
 
+def test_engines_of_replicas_are_told_apart() -> None:
+    page = read_page(
+        b'ray_vllm_kv_cache_usage_perc{model_name="m",engine="0",ReplicaId="a",WorkerId="w"} 0.9\n'
+        b'ray_vllm_kv_cache_usage_perc{model_name="m",engine="0",ReplicaId="b",WorkerId="x"} 0.4\n'
+        b'ray_vllm_num_requests_running{model_name="m",engine="0",ReplicaId="a",WorkerId="w"} 2\n'
+        b'ray_vllm_num_requests_running{model_name="m",engine="0",ReplicaId="b",WorkerId="x"} 3\n',
+        FILTER,
+    )
+    (model,) = MetricWindow(60.0).add(page, 1.0).values()
+    assert set(model.engines) == {"a/0", "b/0"}
+    assert (model.running, model.kv_cache) == (5, 0.9)
+
+
 @given(
     st.lists(st.text(alphabet='vllm:_{}="0123456789.eNaInf\n kdtpquesr', max_size=120), max_size=3)
 )
