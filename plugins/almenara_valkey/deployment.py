@@ -207,6 +207,7 @@ class Deployment:
         resources = [
             Resource(kind=COMMAND, namespace=self.settings.name, name=name) for name in names
         ]
+        slowest = self._find_slowest()
         samples: list[Sample] = []
         for name in names:
             calls = totals[name][0] - previous.get(name, (0, 0.0))[0]
@@ -217,6 +218,8 @@ class Deployment:
             values = [("calls", calls / (at - before_at), "1/s")]
             if calls:
                 values.append(("duration", duration / calls / 1e6, "s"))
+                if name in slowest:
+                    values.append(("duration_p99", slowest[name], "s"))
             samples += [
                 Sample(
                     kind=COMMAND, namespace=self.settings.name, name=name, metric=metric,
@@ -225,6 +228,15 @@ class Deployment:
                 for metric, value, unit in values
             ]  # fmt: skip
         return resources, samples
+
+    def _find_slowest(self) -> dict[str, float]:
+        """The 99th percentile of each command on the server where it is slowest: percentiles of
+        several servers cannot be added up."""
+        slowest: dict[str, float] = {}
+        for observer in self._observers.values():
+            for name, duration in observer.command_latencies().items():
+                slowest[name] = max(duration, slowest.get(name, 0.0))
+        return slowest
 
     def _report_health(self, observations: Sequence[Observation], health: HealthAggregator) -> None:
         for observation in observations:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from almenara.sdk.servers import Address
 
 COMMAND_STATISTICS: Final = "cmdstat_"
+LATENCY_STATISTICS: Final = "latency_percentiles_usec_"
 ERROR_STATISTICS: Final = "errorstat_"
 REPLICA: Final = re.compile(r"slave\d+")
 DATABASE: Final = re.compile(r"db\d+")
@@ -95,6 +96,19 @@ def list_commands(info: Info) -> Iterator[tuple[str, int, float]]:
             calls, duration = read_number(fields, "calls"), read_number(fields, "usec")
             if calls is not None and duration is not None:
                 yield name.removeprefix(COMMAND_STATISTICS).lower()[:100], int(calls), duration
+
+
+def read_latencies(info: Info) -> dict[str, float]:
+    """The 99th percentile of the duration of each command, in seconds, since the statistics were
+    reset: of Redis 7 and later and of Valkey."""
+    latencies = {}
+    for name, value in info.items():
+        if name.startswith(LATENCY_STATISTICS):
+            duration = read_number(parse_fields(value), "p99")
+            if duration is not None:
+                command = name.removeprefix(LATENCY_STATISTICS).lower()[:100]
+                latencies[command] = duration / 1e6
+    return latencies
 
 
 def count_keys(info: Info) -> int:

@@ -28,6 +28,8 @@ CHARTS: Final[Sequence[tuple[str, str, str, Format]]] = (
     ("hit-rate", "Hit rate", "hit_rate", "percent"),
     ("memory", "Memory", "memory", "bytes"),
     ("evictions", "Evicted keys per second", "evictions", "number"),
+    ("errors", "Errors per second", "errors", "number"),
+    ("keyspace", "Keys", "keys", "number"),
     ("clients", "Clients", "clients", "number"),
     ("blocked", "Clients that wait in a command", "blocked_clients", "number"),
     ("fragmentation", "Memory fragmentation ratio", "fragmentation", "number"),
@@ -90,6 +92,7 @@ def list_panels(settings: ValkeySettings) -> Sequence[Panel]:
                 Column(title="Deployment", path="namespace"),
                 Column(title="Calls/s", path="sample.calls", format="number", spark="calls"),
                 Column(title="Mean time", path="sample.duration", format="seconds"),
+                Column(title="p99", path="sample.duration_p99", format="seconds"),
             ],
         ),
         EventsPanel(

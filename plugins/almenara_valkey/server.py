@@ -12,7 +12,7 @@ from almenara_valkey.channels import read_channels
 from almenara_valkey.client import Connection
 from almenara_valkey.command_log import CommandLogReader
 from almenara_valkey.errors import CommandError, ServerError
-from almenara_valkey.info import Info, list_commands, parse_info, read_mode
+from almenara_valkey.info import Info, list_commands, parse_info, read_latencies, read_mode
 from almenara_valkey.kinds import KEY, SERVER, SEVERITIES, UNREACHABLE
 from almenara_valkey.mapping import (
     PRIMARY,
@@ -219,3 +219,7 @@ class ServerObserver:
         if self.counters is None:
             return {}
         return {name: (calls, usec) for name, calls, usec in list_commands(self.counters.info)}
+
+    def command_latencies(self) -> dict[str, float]:
+        """The 99th percentile of the duration of each command, in seconds."""
+        return {} if self.counters is None else read_latencies(self.counters.info)

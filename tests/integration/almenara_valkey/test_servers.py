@@ -52,6 +52,12 @@ async def test_server_has_state_samples_and_commands(tmp_path: Path, run: Any) -
             server.call("GET", "missing")
             await source.until(lambda: newest(source, server.address, "hit_rate") is not None)
             await source.until(lambda: newest(source, "set", "calls") is not None)
+            await source.until(
+                lambda: (
+                    bool(server.call("SET", "keep", "v"))
+                    and newest(source, "set", "duration_p99") is not None
+                )
+            )
             resource = source.resources[server.address]
             deployment = source.resources["lab"]
     assert (resource.status, resource.namespace, resource.severity) == ("ok", "lab", Severity.INFO)
@@ -60,7 +66,7 @@ async def test_server_has_state_samples_and_commands(tmp_path: Path, run: Any) -
     assert resource.state["memory_limit"] == 64 * 1024**2
     assert resource.state["eviction_policy"] == "allkeys-lru"
     assert (deployment.status, deployment.state["primaries"]) == ("ok", server.address)
-    assert newest(source, server.address, "keys") == 1
+    assert newest(source, server.address, "keys") == 2
     assert 0.0 <= (newest(source, server.address, "hit_rate") or 0) <= 1.0
 
 

@@ -13,7 +13,13 @@ from almenara.sdk.servers import Address
 from almenara.signals import Resource
 from almenara_valkey.channels import map_channels, parse_subscribers
 from almenara_valkey.command_log import LOGS, SLOW, describe_command, last_number, make_log_events
-from almenara_valkey.info import list_replicas, make_address, parse_info, read_number
+from almenara_valkey.info import (
+    list_replicas,
+    make_address,
+    parse_info,
+    read_latencies,
+    read_number,
+)
 from almenara_valkey.mapping import Counters, find_transitions, make_samples, map_server
 from almenara_valkey.settings import URLS, DeploymentSettings, ValkeySettings
 from almenara_valkey.topology import parse_nodes
@@ -72,6 +78,14 @@ def test_info_is_parsed() -> None:
     assert list_replicas(info) == [Address("10.0.0.2", 6380)]
     assert parse_info(None) == {}
     assert read_number({"a": "nan"}, "a") is None
+
+
+def test_latencies_are_read_in_seconds() -> None:
+    info = parse_info(
+        "latency_percentiles_usec_get:p50=1.003,p99=3000.5,p99.9=4000\r\n"
+        "latency_percentiles_usec_set:p50=1.0\r\nlatency_percentiles_usec_del:p99=x\r\n"
+    )
+    assert read_latencies(info) == {"get": pytest.approx(0.0030005)}
 
 
 def test_nodes_without_address_are_left_out() -> None:
