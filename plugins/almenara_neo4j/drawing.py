@@ -9,6 +9,7 @@ from almenara.hookspecs import DataView, ResourceQuery
 from almenara.sdk import now
 from almenara.signals import Resource
 from almenara.units import SECOND
+from almenara_neo4j.captions import choose_font, place_below, place_captions
 from almenara_neo4j.graph_lookup import GraphLookup, InvalidValueError, make_request
 from almenara_neo4j.kinds import GRAPH, NODE, PARTIAL, RELATIONSHIP, REMOVED
 
@@ -24,8 +25,7 @@ STEP: Final = 100
 """Sizes are multiples of it, so that one node more does not scale all others."""
 COLORS: Final = 8
 MANY: Final = 120
-"""Nodes above which only those with several relationships have a caption."""
-WELL_CONNECTED: Final = 5
+"""Nodes above which relationships are drawn as one path of each type."""
 CAPTION: Final = 24
 
 
@@ -134,12 +134,18 @@ async def prepare_graph(
     edges = [describe_edge(each, points) for each in selection.relationships]
     is_large = len(nodes) > MANY
     x, y, width, height = frame(points.values())
+    font = choose_font(width, height)
+    captions = place_captions(nodes, font)
+    for node in nodes:
+        node["has_caption"] = node["id"] in captions
+        node["caption_y"] = captions.get(node["id"], place_below(node, font))
     return {
         "graph": describe_graph(graph, len(whole.nodes)),
         "nodes": nodes,
         "edges": edges,
         "is_large": is_large,
         "paths": join_edges(edges) if is_large else {},
+        "font": font,
         "view_box": f"{x} {y} {width} {height}",
         "legend": [
             {"label": label, "color": color, "count": count}
@@ -174,19 +180,13 @@ def describe_nodes(
     text: Sequence[str],
     centre: str,
 ) -> list[dict[str, Any]]:
-    """The nodes as the templates need them; of many, only prominent ones have a caption."""
+    """The nodes as the templates need them."""
     moment, neighbours = now(), selection.neighbours()
-    nodes = [
+    return [
         describe_node(resource, graph, legend, len(neighbours[node]), text, moment)
         | {"is_centre": node == centre}
         for node, resource in selection.nodes.items()
     ]
-    if len(nodes) > MANY:
-        for node in nodes:
-            is_prominent = node["is_match"] or node["is_centre"] or node["change"] == "new"
-            if node["degree"] < WELL_CONNECTED and not is_prominent:
-                node["short"] = ""
-    return nodes
 
 
 def find_graph(data: DataView, name: str) -> Resource | None:

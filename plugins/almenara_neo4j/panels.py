@@ -34,6 +34,8 @@ def list_panels(settings: Neo4jSettings) -> Sequence[Panel]:
     """The panels."""
     deployment = make_deployment_filter(settings)
     filters = (deployment, "name", "status", "text")
+    is_simulated = any(deployment.simulated for deployment in settings.deployments)
+    simulated = [Column(title="Data", path="state.data")] if is_simulated else []
     return [
         StatusPanel(
             name="states", title="Neo4j", query=ResourceQuery(kind=SERVER), width=12,
@@ -46,6 +48,7 @@ def list_panels(settings: Neo4jSettings) -> Sequence[Panel]:
                 Column(title="Server", path="name"),
                 Column(title="Deployment", path="namespace"),
                 Column(title="Status", path="status", format="status"),
+                *simulated,
                 Column(
                     title="Transactions", path="sample.transactions", format="number",
                     spark="transactions",

@@ -72,6 +72,8 @@ class ServerObserver:
         transactions = await self._try("SHOW TRANSACTIONS", TRANSACTIONS)
         started = await self._read_start(databases)
         resource = map_server(deployment, self.name, components, started)
+        if self.settings.simulated is not None:
+            resource.state["data"] = "simulated"
         values = [("latency", latency, "s")]
         if "SHOW TRANSACTIONS" not in " ".join(self._problems):
             values += measure_transactions(transactions)
