@@ -23,6 +23,8 @@ def pack(value: Any) -> bytes:
         return b"\xc3" if value else b"\xc2"
     if isinstance(value, int):
         return b"\xcb" + struct.pack(">q", value)
+    if isinstance(value, float):
+        return b"\xc1" + struct.pack(">d", value)
     if isinstance(value, str):
         data = value.encode()
         return b"\xd2" + struct.pack(">I", len(data)) + data

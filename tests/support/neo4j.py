@@ -32,6 +32,8 @@ def _find() -> tuple[Path | None, str]:
 
 
 PROGRAM, WHY_NOT = _find()
+VERSION: Final = PROGRAM.parent.parent.name.removeprefix("neo4j-") if PROGRAM else ""
+"""`NEO4J_VERSION` selects another than the default, once `make neo4j` has downloaded it."""
 needs_neo4j = pytest.mark.skipif(PROGRAM is None, reason=WHY_NOT)
 
 

@@ -19,7 +19,7 @@ from almenara_neo4j.settings import (
     Neo4jSettings,
 )
 from support.faulty_link import FaultyLink
-from support.neo4j import Neo4jServer, needs_neo4j
+from support.neo4j import VERSION, Neo4jServer, needs_neo4j
 from support.servers import free_port, wait_until
 
 pytestmark = [pytest.mark.anyio, needs_neo4j]
@@ -49,7 +49,7 @@ async def test_server_and_databases_have_state_and_samples(server: Neo4jServer, 
         resource, database = source.resources[server.address], source.resources["neo4j"]
         assert not source.is_degraded
     assert (resource.status, resource.namespace, resource.severity) == ("ok", "lab", Severity.INFO)
-    assert resource.state["version"].startswith("5.26")
+    assert resource.state["version"].startswith(VERSION)
     assert resource.state["edition"] == "community"
     assert resource.state["started"] > 0
     assert (database.status, database.kind) == ("online", "neo4j.database")
@@ -120,7 +120,7 @@ async def test_stopped_frozen_and_restarted_server(server: Neo4jServer, run: Any
         )
         resource = source.resources[server.address]
         assert resource.severity is Severity.ERROR
-        assert resource.state["version"].startswith("5.26")
+        assert resource.state["version"].startswith(VERSION)
         assert resource.state["stale_since"] > 0
         assert status_of(source, "neo4j") == "unknown"
         assert source.is_degraded
@@ -213,7 +213,9 @@ async def test_doctor_reports_each_deployment(server: Neo4jServer) -> None:
     ]
     findings = await diagnose(Neo4jSettings(deployments=deployments))
     assert [finding.verdict for finding in findings] == ["ok", "warning", "failed", "failed"]
-    assert "servers that answer: 1 (Neo4j 5.26.0 community); databases: 2" in findings[0].message
+    assert (
+        f"servers that answer: 1 (Neo4j {VERSION} community); databases: 2" in findings[0].message
+    )
     assert "the connection is refused" in findings[2].message
     assert "refuses the password" in findings[3].message
     assert all(finding.remedy for finding in findings[1:])
