@@ -1,6 +1,6 @@
 """A simulated Kubernetes cluster that runs an AI fleet, and the incidents in it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -230,6 +230,7 @@ class World(ClusterBuilder):
         for pod in ready_pods:
             self._ready(pod, False, self.stamp(), "NodeNotReady")
             self.put(PODS, pod)
+        self._recount(ready_pods)
         yield 70
         ready |= {"status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status", "lastTransitionTime": self.stamp()}  # fmt: skip
         tree["spec"]["taints"] = []
@@ -238,4 +239,12 @@ class World(ClusterBuilder):
             if self.objects[PODS.kind].get((pod["metadata"]["namespace"], pod["metadata"]["name"])) is pod and pod["status"]["containerStatuses"][0]["ready"]:  # fmt: skip
                 self._ready(pod, True, self.stamp())
                 self.put(PODS, pod)
+        self._recount(ready_pods)
         self._busy.discard(f"node/{name}")
+
+    def _recount(self, pods: Sequence[Tree]) -> None:
+        """Count the pods of the workloads that these belong to. A rollout under way counts its own."""
+        names = {f"{tree['metadata']['namespace']}/{tree['metadata']['labels']['app']}" for tree in pods}  # fmt: skip
+        for name in sorted(names - self._busy):
+            if (workload := self.workloads.get(name)) is not None:
+                self.count(workload)

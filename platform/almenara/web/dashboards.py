@@ -234,7 +234,7 @@ def build_overview(registry: PanelRegistry, *, has_alerting: bool) -> Dashboard:
         place for plugin in registry.plugins() for place in select_for_overview(registry, plugin)
     ]
     # Narrow panels first, so that they share their rows.
-    of_plugins.sort(key=lambda place: place.width > COLUMNS // 2)
+    of_plugins.sort(key=lambda place: (place.width > COLUMNS // 2, place.panel.kind == "status"))
     panels = [*first, *fill_rows([*of_plugins, place_panel(registry["failures"])])]
     return Dashboard(name=OVERVIEW, title="Overview", panels=panels[:LARGEST_PAGE])
 
@@ -246,13 +246,17 @@ def select_for_overview(registry: PanelRegistry, plugin: str) -> Iterator[PanelP
     `status` and `number` on its pages in the navigation.
     """
     marked = [place_panel(panel) for panel in registry.of_plugin(plugin) if panel.on_overview]
-    yield from marked or (
+    places = marked or (
         place
         for page in build_plugin_pages(registry, plugin)
         if page.navigation
         for place in page.panels
         if place.panel.plugin == plugin and place.panel.kind in OVERVIEW_KINDS
     )
+    for place in places:
+        # The chips of a status panel are few on most installations: three panels share a row.
+        is_narrow = place.panel.kind == "status"
+        yield msgspec.structs.replace(place, width=COLUMNS // 3) if is_narrow else place
 
 
 def fill_rows(places: Sequence[PanelPlace]) -> list[PanelPlace]:

@@ -4,7 +4,8 @@ import msgspec
 
 from almenara.signals import Resource
 from almenara.units import SECOND
-from almenara_demo.kubernetes_kinds import PODS
+from almenara_demo.kubernetes_kinds import DEPLOYMENTS, PODS
+from almenara_demo.kubernetes_objects import is_ready
 from almenara_demo.kubernetes_world import World
 from almenara_kubernetes.differ import ClusterDiffer
 from almenara_kubernetes.kinds import KINDS
@@ -38,6 +39,29 @@ def test_world_runs_incidents_whose_objects_are_all_readable() -> None:
     assert "Malformed" not in statuses
     assert {"CrashLoopBackOff", "OOMKilled", "Running", "Terminating", "NotReady"} <= statuses
     assert len(world.objects[PODS.kind]) >= 200
+
+
+def test_lost_node_reduces_the_ready_replicas_of_its_workloads() -> None:
+    clock = Clock()
+    world = World(200, clock, seed=1)
+
+    world.begin(world.node_lost())
+    during = count_ready(world)
+    assert any(not is_ready(pod) for pod in world.objects[PODS.kind].values())
+    clock.time += 90 * SECOND
+    list(world.step())
+
+    assert count_ready(world) != during
+
+
+def count_ready(world: World) -> dict[str, int]:
+    """Return the ready replicas of each deployment, which must be its ready pods."""
+    ready: dict[str, int] = {}
+    for (namespace, name), tree in world.objects[DEPLOYMENTS.kind].items():
+        pods = world.pods_of(world.workloads[f"{namespace}/{name}"])
+        ready[name] = sum(is_ready(pod) for pod in pods)
+        assert tree["status"]["readyReplicas"] == ready[name], name
+    return ready
 
 
 def test_world_is_decided_by_its_seed() -> None:

@@ -1,6 +1,7 @@
 """What changed between two moments: resources that were created, deleted or changed, and events."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any, Final
 
 from litestar import Response, get
@@ -12,7 +13,7 @@ from almenara.panels.event_rows import event_row, link_to_events
 from almenara.panels.formats import encode_query
 from almenara.panels.time_window import parse_time_window
 from almenara.panels.view import View
-from almenara.signals import now
+from almenara.signals import Severity, now
 from almenara.web.authorization import VIEWER, scoped_view
 from almenara.web.layout import PageRequest, render_page
 from almenara.web.services import Services
@@ -71,14 +72,14 @@ async def changes(request: PageRequest, services: NamedDependency[Services]) -> 
             "rows": [event_row(record) for record in records],
             "groups": [
                 {
-                    "kind": name,
-                    "count": len(rows),
-                    "rows": [describe_difference(row) for row in rows[:limit]],
-                    "more": max(len(rows) - limit, 0),
+                    **describe_group(name, rows, limit),
+                    "is_open": bool(kind) or has_problem(rows),
                     "link": "/changes"
                     + encode_query({**times, "kind": name, "namespace": namespace}),
                 }
-                for name, rows in sorted(groups.items())
+                for name, rows in sorted(
+                    groups.items(), key=lambda group: (not has_problem(group[1]), group[0])
+                )
             ],
         },
         name="changes",
@@ -101,6 +102,25 @@ def read_moments(view: View, query: dict[str, str]) -> tuple[int, int, str, int]
         # Of a stretch that starts before the stored past, what is stored is displayed.
         since = min(earliest, until - 1)
     return since, max(until, since + 1), problem, first
+
+
+def has_problem(differences: Sequence[Difference]) -> bool:
+    """Whether a resource has a problem at the later moment."""
+    return any(difference.severity >= Severity.WARN for difference in differences)
+
+
+def describe_group(kind: str, differences: Sequence[Difference], limit: int) -> dict[str, Any]:
+    """Return the values of a kind of resource: how many differ in what, and the first rows, those
+    with a problem first."""
+    counts = Counter(difference.what for difference in differences)
+    first = sorted(differences, key=lambda difference: -difference.severity)[:limit]
+    return {
+        "kind": kind,
+        "count": len(differences),
+        "summary": ", ".join(f"{count:,} {what}" for what, count in counts.most_common()),
+        "rows": [describe_difference(difference) for difference in first],
+        "more": max(len(differences) - limit, 0),
+    }
 
 
 def describe_difference(difference: Difference) -> dict[str, Any]:
