@@ -167,12 +167,13 @@ async def compose(
         log_feeds.rights,
         None if isinstance(bus, EmbeddedBus) else bus,
     )
-    await access.start()
+    history = History(bus)
+    await access.start(history)
     warn_about_access(access)
     redactor = Redactor(settings.redaction)
     view = View(
         bus=bus,
-        history=History(bus),
+        history=history,
         resources=resources,
         sources=supervisor,
         settings=settings.panels,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from almenara.bus import Bus
 from almenara.config import Settings
+from almenara.history import History
 from almenara.hookspecs import ClusterRight
 from almenara.security.access_sync import AccessSync, SessionSource
 from almenara.security.audit import Audit
@@ -13,6 +14,7 @@ from almenara.security.authenticator import Authenticator
 from almenara.security.connections import OpenConnections
 from almenara.security.credentials import Credentials
 from almenara.security.modes import mode_of
+from almenara.security.recorded_attempts import RecordedAttempts
 from almenara.security.resolver import IdentityResolver
 from almenara.security.reviewer import Reviewer
 from almenara.security.sign_in import SignIn
@@ -31,7 +33,7 @@ class AccessControl:
     ) -> None:
         """`namespaces` and `rights` list what to ask the cluster for, where it decides scopes.
         `replicas` is the bus where several share one; without `bus.secret`, they share no tokens
-        and sessions."""
+        and sessions, and only count failed sign-ins together."""
         auth = settings.auth
         self.mode = mode_of(settings)
         self.server = settings.server
@@ -47,6 +49,8 @@ class AccessControl:
         self.authenticator = Authenticator(
             settings, self.mode, self.credentials, self.resolver, self.audit
         )
+        self.recorded = RecordedAttempts(bus, self.audit, self.authenticator.attempts)
+        self._is_shared = replicas is not None
         self.reviewer = Reviewer(
             auth, self.mode, self.credentials, self.resolver, self.connections, self.audit
         )
@@ -63,9 +67,10 @@ class AccessControl:
         """Whether there is an access token to sign in with."""
         return self.credentials.access_token.exists
 
-    async def start(self) -> None:
-        """Read the stored tokens and sessions."""
+    async def start(self, history: History) -> None:
+        """Read the stored tokens and sessions, and recent failed sign-ins from history."""
         await self.credentials.load()
+        await self.recorded.load(history)
 
     async def run(self) -> None:
         """Publish the access log and review sessions and connections, until cancelled."""
@@ -73,6 +78,8 @@ class AccessControl:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.audit.run(), name="access log")
                 group.create_task(self.reviewer.run(), name="review of access")
+                if self._is_shared:
+                    group.create_task(self.recorded.run(), name="failed sign-ins")
                 if self.sync is not None:
                     group.create_task(self.sync.run(), name="exchange of sessions")
         finally:

@@ -1,11 +1,13 @@
 """The access log: sign-ins, refusals and changes by admins, as events on the bus."""
 
 import asyncio
+import itertools
 import time
 import uuid
 from collections import deque
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from almenara.bus import Bus, BusClosedError
@@ -21,6 +23,17 @@ REFUSAL_WINDOW: Final = 60.0
 """Seconds."""
 QUEUE_SIZE: Final = 1_000
 LONGEST_NAME: Final = 200
+TYPE: Final = "almenara.access."
+"""The start of the type of each event; the action follows."""
+SIGNED_IN: Final = f"{TYPE}signed_in"
+SIGN_IN_REFUSED: Final = f"{TYPE}sign_in_refused"
+
+
+class AccessDetails(msgspec.Struct, frozen=True):
+    """The data that each event has."""
+
+    who: str
+    address: str
 
 
 class Audit:
@@ -32,6 +45,13 @@ class Audit:
         self._wake = asyncio.Event()
         self._refusals: deque[float] = deque(maxlen=REFUSALS_PER_MINUTE)
         self._suppressed = 0
+        self._id = uuid.uuid4().hex
+        """The start of the ids of what this process records."""
+        self._numbers = itertools.count()
+
+    def is_own(self, event: Event) -> bool:
+        """Whether this process has recorded an event of the access log."""
+        return event.id.startswith(self._id)
 
     def record(self, action: str, *, user: str, address: str, **details: Any) -> None:
         """Record an action: `signed_in`, `token_created` and the like."""
@@ -57,10 +77,10 @@ class Audit:
         user = user[:LONGEST_NAME]
         self._queue.append(
             Event(
-                id=str(uuid.uuid4()),
+                id=f"{self._id}-{next(self._numbers)}",
                 source=ACCESS_LOG,
                 origin=ACCESS_LOG,
-                type=f"almenara.access.{action}",
+                type=f"{TYPE}{action}",
                 subject=user,
                 time=now(),
                 severity=severity,

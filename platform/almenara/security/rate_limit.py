@@ -49,10 +49,10 @@ class FailureLimiter:
         pause = min(2.0 ** min(count - self.free, LARGEST_EXPONENT), LONGEST_WAIT)
         return max(last + pause - time.monotonic(), 0.0)
 
-    def record_failure(self, key: str) -> int:
-        """Count a wrong secret; return how many there are now."""
+    def record_failure(self, key: str, *, age: float = 0.0) -> int:
+        """Count a wrong secret, `age` seconds ago; return how many there are now."""
         count, last = self._failures.get(key, (0, 0.0))
-        moment = time.monotonic()
+        moment = time.monotonic() - age
         if moment - last > FORGET_AFTER:
             count = 0
         self._failures[key] = (count + 1, moment)

@@ -16,10 +16,18 @@ from support.servers import NatsServer, wait_until
 
 
 @pytest.fixture
-def replicas(tmp_path: Path, nats_server: NatsServer) -> Iterator[tuple[Almenara, Almenara]]:
+def attempts() -> int:
+    """Failed sign-ins before an address has to wait."""
+    return 5
+
+
+@pytest.fixture
+def replicas(
+    tmp_path: Path, nats_server: NatsServer, attempts: int
+) -> Iterator[tuple[Almenara, Almenara]]:
+    auth = {"mode": "token", "max_sign_in_attempts": attempts}
     first, second = (
-        replicated_almenara(nats_server, tmp_path / name, name, auth={"mode": "token"})
-        for name in ("a", "b")
+        replicated_almenara(nats_server, tmp_path / name, name, auth=auth) for name in ("a", "b")
     )
     assert first.command("streams", "apply").returncode == 0
     with first, second:
@@ -83,6 +91,22 @@ def test_sign_in_and_revocation_hold_on_both_replicas(
     wait_until(lambda: page_status(second, other) == 303, "the end of the other session")
     assert bearer_status(first, token) == bearer_status(second, token) == 401
     assert "no valid signature" in first.log
+
+
+def count_refusals(almenara: Almenara, token: str) -> int:
+    path = "/api/events?type=almenara.access.sign_in_refused&limit=100"
+    return len(almenara.get(path, {"authorization": f"Bearer {token}"})["events"])
+
+
+@pytest.mark.parametrize("attempts", [20])
+def test_failed_sign_ins_count_on_both_replicas(replicas: tuple[Almenara, Almenara]) -> None:
+    first, second = replicas
+    token = command(first, "create", "admin", "--role", "admin")
+    wait_until(lambda: bearer_status(second, token) == 200, "the API token")
+    # Neither replica delays these by its own count.
+    assert [bearer_status(first, "wrong") for _ in range(15)] == [401] * 15
+    wait_until(lambda: count_refusals(second, token) == 15, "the attempts at the other replica")
+    assert 429 in [bearer_status(second, "wrong") for _ in range(15)]
 
 
 async def forge(server: NatsServer, token: str) -> None:
