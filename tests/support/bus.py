@@ -40,12 +40,17 @@ async def collect_records(bus: Bus, after: int, count: int) -> list[Record]:
 async def read_log(folder: Path, processor: str) -> tuple[list[Record], int]:
     """Every record of the log in a folder, and the position of a processor."""
     async with EmbeddedBus(StorageSettings(dir=folder)) as bus:
-        records: list[Record] = []
-        async for batch in bus.subscribe(0):
-            records += batch
-            if records[-1].sequence == bus.last_sequence:
-                break
-        return records, int((await bus.load_all(f"processor/{processor}"))["cursor"])
+        return await read_records(bus, processor)
+
+
+async def read_records(bus: Bus, processor: str) -> tuple[list[Record], int]:
+    """Every record of a log, and the position of a processor."""
+    records: list[Record] = []
+    async for batch in bus.subscribe(0):
+        records += batch
+        if records[-1].sequence == bus.last_sequence:
+            break
+    return records, int((await bus.load_all(f"processor/{processor}"))["cursor"])
 
 
 async def store_and_seal(settings: StorageSettings, events: Sequence[Event]) -> int:
