@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from almenara.alerting.service import read_rules
@@ -46,6 +47,11 @@ def event(kind: str, **data: Any) -> Event:
 
 
 CASES: dict[str, Signal] = {
+    "pushed-alert-firing": msgspec.structs.replace(
+        event("grafana.alert.firing", annotations={"summary": "Disk full"}),
+        origin="intake/alerts",
+        correlation="f1",
+    ),
     "source-blind": resource("almenara.source", "degraded", "WARN"),
     "kubernetes-pod-crash-looping": resource("kubernetes.pod", "CrashLoopBackOff", namespace="n"),
     "kubernetes-workload-stalled": resource("kubernetes.deployment", "Stalled", namespace="n"),
