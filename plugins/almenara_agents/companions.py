@@ -2,6 +2,7 @@
 
 They belong to a story or task by the correlation of their events, by its id as a word of the
 entrypoint of a job or the value of a label, and pods also as the node on which such a job runs.
+Where a job names the task, those that name only the story are those of other tasks.
 """
 
 import re
@@ -18,9 +19,11 @@ READ_EVENTS: Final = 60
 """Events of a story among which related ones are searched."""
 MAX_COMPANIONS: Final = 6
 MAX_CARDS: Final = 4
+MAX_ENTRYPOINT: Final = 200
 MAX_RESOURCES: Final = 20_000
 JOB_KINDS: Final[Mapping[str, str]] = {"ray.job": "Ray job", "ray.rayjob": "RayJob"}
 POD: Final = "kubernetes.pod"
+NODE: Final = "kubernetes.node"
 CONTEXT: Final = re.compile(r"(?i)(?:.*[._])?(?:context|decision)(?:[._].*)?", re.DOTALL)
 """Types and subjects of events about the context of a story: `CONTEXT_UPDATED`,
 `context.decision.added`."""
@@ -44,11 +47,18 @@ async def describe_companions(
     data: DataView, story: str, task: str, related: Sequence[Numbered]
 ) -> tuple[list[dict[str, Any]], Sequence[Numbered]]:
     """The lanes of jobs, pods and context; and the related events that are in none of them."""
-    ids = [each for each in (story, task) if each]
     lanes = []
-    for title, resource in find_companions(data, ids) if ids else ():
+    companions = find_companions(data, story, task)
+    pods = {each.name: each for title, each in companions if title == "Pod"}
+    for title, resource in companions:
         events = await data.events({"subject": resource.name}, limit=MAX_CARDS)
-        lanes.append(describe_companion(title, resource, events))
+        lanes.append(
+            {
+                **describe_companion(title, resource, events),
+                "host": find_host(data, resource, pods),
+                "entrypoint": str(resource.state.get("entrypoint") or "")[:MAX_ENTRYPOINT],
+            }
+        )
     context = [
         each
         for each in related
@@ -58,22 +68,24 @@ async def describe_companions(
         lanes.append(
             {
                 "title": "Context", "name": story, "status": "", "severity": "INFO",
-                "seconds": None, "reason": "", "events": context[:MAX_CARDS],
+                "seconds": None, "reason": "", "events": context[:MAX_CARDS], "host": None,
+                "entrypoint": "",
             }
         )  # fmt: skip
     shown = {sequence for lane in lanes for sequence, _ in lane["events"]}
     return lanes, [each for each in related if each[0] not in shown][:MAX_RELATED]
 
 
-def find_companions(data: DataView, ids: Sequence[str]) -> list[tuple[str, Resource]]:
-    """The newest jobs and pods that name one of these ids, and the pods on which these jobs run."""
-    words = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, ids))})(?![\w-])")
-    jobs = [
+def find_companions(data: DataView, story: str, task: str) -> list[tuple[str, Resource]]:
+    """The newest jobs of a task or, without one, of its story; the pods on which they run, and
+    those that name the task or story."""
+    ids = [each for each in (story, task) if each]
+    known = [
         (title, job)
         for kind, title in JOB_KINDS.items()
         for job in data.resources(ResourceQuery(kind=kind, limit=MAX_RESOURCES))
-        if job.name in ids or _is_named(job, words)
     ]
+    jobs = _find_named(known, task) or _find_named(known, story)
     jobs.sort(key=lambda each: _submitted(each[1]), reverse=True)
     jobs = jobs[:MAX_COMPANIONS]
     nodes = {str(job.state.get("node")) for _, job in jobs if job.state.get("node")}
@@ -83,6 +95,20 @@ def find_companions(data: DataView, ids: Sequence[str]) -> list[tuple[str, Resou
         if pod.name in nodes or _is_labeled(pod, ids)
     ]
     return [*jobs, *pods[:MAX_COMPANIONS]]
+
+
+def find_host(
+    data: DataView, resource: Resource, pods: Mapping[str, Resource]
+) -> dict[str, str] | None:
+    """The node on which a pod runs, or the pod in which a job does."""
+    name, is_pod = str(resource.state.get("node") or ""), resource.kind == POD
+    host = data.resource(NODE, "", name) if is_pod else pods.get(name)
+    if host is None:
+        return None
+    return {
+        "title": "Node" if is_pod else "Pod", "name": host.name, "status": host.status,
+        "severity": host.severity.name,
+    }  # fmt: skip
 
 
 def describe_companion(
@@ -102,9 +128,16 @@ def describe_companion(
     }
 
 
-def _is_named(job: Resource, words: re.Pattern[str]) -> bool:
-    entrypoint = job.state.get("entrypoint")
-    return isinstance(entrypoint, str) and words.search(entrypoint) is not None
+def _find_named(jobs: Sequence[tuple[str, Resource]], name: str) -> list[tuple[str, Resource]]:
+    """The jobs of this name, and those with it as a word of their entrypoint."""
+    if not name:
+        return []
+    word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+    return [
+        (title, job)
+        for title, job in jobs
+        if job.name == name or word.search(str(job.state.get("entrypoint", "")))
+    ]
 
 
 def _is_labeled(resource: Resource, ids: Sequence[str]) -> bool:

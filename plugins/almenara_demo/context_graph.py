@@ -7,6 +7,7 @@ import msgspec
 
 from almenara_demo.fleet import Message
 
+DELIBERATING: Final = "deliberating"
 MAX_STORIES: Final = 8
 """Stories that are part of the context; the oldest leaves with everything that belongs to it."""
 KEYS: Final = {
@@ -23,6 +24,14 @@ RELATIONSHIPS: Final = {
 
 Key = tuple[str, str]
 """Label of a node, and its identity."""
+
+
+class Deliberation(msgspec.Struct, frozen=True):
+    """A deliberation that is running."""
+
+    story: str
+    task: str
+    role: str
 
 
 class ContextGraph:
@@ -58,9 +67,14 @@ class ContextGraph:
         if change is not None:
             change(fields)
 
-    def list_stories(self) -> list[str]:
-        """The stories that are in the graph, the oldest first."""
-        return list(self._parts)
+    def list_deliberations(self) -> list[Deliberation]:
+        """The deliberations that are running, those of the oldest story first."""
+        return [
+            Deliberation(story, key[1], node["role"])
+            for story, parts in self._parts.items()
+            for key in parts
+            if (node := self.nodes[key]).get("status") == DELIBERATING
+        ]
 
     def _create_story(self, fields: Mapping[str, Any]) -> None:
         story = str(fields["story_id"])
@@ -82,7 +96,7 @@ class ContextGraph:
         if story not in self._parts:
             return
         name = task.rpartition(f"{story}-")[2]
-        self._put("Subtask", task, story, title=name, role=role, status="deliberating")
+        self._put("Subtask", task, story, title=name, role=role, status=DELIBERATING)
         self.nodes.setdefault(("Role", role), {"role_id": role, "name": role})
         self._relate("HAS_SUBTASK", story, task)
         self._relate("ASSIGNED_TO", task, role)

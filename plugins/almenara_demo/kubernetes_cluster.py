@@ -109,6 +109,10 @@ class SimulatedCluster:
                 changes.append(entry)
         return changes[::-1]
 
+    def list_names(self, kind: Kind, namespace: str) -> list[str]:
+        """The names of the objects of a kind in a namespace, sorted."""
+        return sorted(tree["metadata"]["name"] for tree in self.objects(kind, namespace))
+
     def find(self, kind: Kind, namespace: str, name: str) -> Tree | None:
         """An object, or None."""
         return self.world.objects.get(kind.kind, {}).get((namespace, name))
@@ -330,8 +334,8 @@ def quantities(cpu: float, memory: float) -> dict[str, str]:
     return {"cpu": f"{cpu * 1e9:.0f}n", "memory": f"{memory / 1024:.0f}Ki"}
 
 
-def write_kubeconfig(path: Path, port: int) -> Path:
-    """Write the kubeconfig to connect by; return its absolute path."""
+def write_kubeconfig(path: Path, port: int) -> None:
+    """Write the kubeconfig to connect by."""
     text = yaml.safe_dump(
         {
             "apiVersion": "v1", "kind": "Config", "current-context": NAME,
@@ -343,22 +347,24 @@ def write_kubeconfig(path: Path, port: int) -> Path:
     # The file appears complete, since others wait for it.
     part = path.absolute().with_suffix(".part")
     part.write_text(text, encoding="utf-8")
-    return part.replace(path.absolute())
+    part.replace(path.absolute())
 
 
 @contextlib.asynccontextmanager
-async def simulated_cluster(pods: int, kubeconfig: Path, seed: int = 0) -> AsyncIterator[Path]:
-    """Run a simulated cluster on 127.0.0.1; yields the kubeconfig, which it writes."""
+async def simulated_cluster(
+    pods: int, kubeconfig: Path, seed: int = 0
+) -> AsyncIterator[SimulatedCluster]:
+    """Run a simulated cluster on 127.0.0.1, and write the kubeconfig to connect by."""
     cluster = SimulatedCluster(pods, seed)
     runner = web.AppRunner(make_app(cluster), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     _, port = runner.addresses[0][:2]
-    written = await blocking(lambda: write_kubeconfig(kubeconfig, port))
+    await blocking(lambda: write_kubeconfig(kubeconfig, port))
     running = asyncio.create_task(cluster.run(), name="simulated Kubernetes")
     try:
-        yield written
+        yield cluster
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -9,12 +9,15 @@ import itertools
 import random
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
 import uvicorn
+
+from almenara_demo.context_graph import Deliberation
 
 NAME: Final = "simulated"
 VERSION: Final = "2.60.0"
@@ -23,14 +26,18 @@ ARRIVALS: Final = 10.0
 """Seconds between submissions, on average."""
 PAST: Final = 3600.0
 """Seconds of history that the cluster starts with."""
-SLOTS: Final = 5
+SLOTS: Final = 8
 """Jobs that run at the same time."""
+MAX_PENDING: Final = 3
+"""Jobs that wait, from which on the deliberations of a fast fleet submit none."""
+DELIBERATION: Final = "python -m fleet.deliberate --story {story} --task {task} --role {role}"
+DELIBERATION_SECONDS: Final = 9.0
+DELIBERATION_FAILURES: Final = 0.04
 GIB: Final = 2**30
 PROGRAMS: Final = (
     ("python embed_documents.py --model bge-large --batch 256", 14.0, 0.02),
     ("python train_reward_model.py --epochs 3 --config prod.yaml", 75.0, 0.06),
     ("python evaluate.py --suite agents --shard {number}", 25.0, 0.04),
-    ("python -m fleet.deliberate --story {story} --role DEV", 9.0, 0.04),
     ("python refresh_context.py --since yesterday", 6.0, 0.01),
 )  # fmt: skip
 """Entrypoint, usual seconds and share of failures."""
@@ -46,7 +53,7 @@ NODES: Final = (
     ("simulated-worker-cpu-1", False, 16.0, 0.0, 64 * GIB),
     ("simulated-worker-gpu-0", False, 8.0, 2.0, 96 * GIB),
 )
-"""Host, whether it is the head, CPUs, GPUs and memory."""
+"""Host, whether it is the head, CPUs, GPUs and memory. In Kubernetes, the host is a pod."""
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -104,10 +111,14 @@ class SimulatedRay:
         self,
         seed: int = 0,
         clock: Callable[[], float] = time.time,
-        list_stories: Callable[[], Sequence[str]] = tuple,
+        list_deliberations: Callable[[], Sequence[Deliberation]] = tuple,
+        hosts: Sequence[str] = (),
     ) -> None:
-        self._list_stories = list_stories
-        """The stories that jobs work on."""
+        self._list_deliberations = list_deliberations
+        """The deliberations that are running; each has a job."""
+        self._submitted: deque[str] = deque(maxlen=JOB_LIMIT)
+        """The tasks of the deliberations that have one."""
+        self._hosts = [*hosts, *(name for name, *_ in NODES[len(hosts) :])]
         self.random = random.Random(seed)  # nosec B311 # simulates a cluster
         self.clock = clock
         self.numbers = itertools.count(101)
@@ -124,18 +135,25 @@ class SimulatedRay:
             self.next_submission += self.random.expovariate(1 / ARRIVALS)
             self._advance_jobs(min(self.next_submission, now))
         self._advance_jobs(now)
+        for each in self._list_deliberations():
+            if each.task not in self._submitted and self._count("PENDING") < MAX_PENDING:
+                self._submitted.append(each.task)
+                entrypoint = DELIBERATION.format(story=each.story, task=each.task, role=each.role)
+                self._add(now, entrypoint, DELIBERATION_SECONDS, DELIBERATION_FAILURES)
         self.jobs = self.jobs[-JOB_LIMIT:]
         return now
 
     def _submit(self, moment: float) -> None:
         number = next(self.numbers)
         program, usual, failure_rate = self.random.choice(PROGRAMS)
+        self._add(moment, program.format(number=number), usual, failure_rate)
+
+    def _add(self, moment: float, entrypoint: str, usual: float, failure_rate: float) -> None:
         outcome = self.random.random()
-        stories = self._list_stories() or [f"US-{number}"]
         self.jobs.append(
             Job(
                 name=f"sim-{uuid.uuid4().hex[:8]}",
-                entrypoint=program.format(number=number, story=stories[number % len(stories)]),
+                entrypoint=entrypoint,
                 submitted=moment,
                 seconds=usual * self.random.uniform(0.7, 1.4)
                 * (2.5 if self.random.random() < 0.05 else 1.0),
@@ -194,6 +212,9 @@ class SimulatedRay:
     def _running(self) -> list[Job]:
         return [job for job in self.jobs if job.status == "RUNNING"]
 
+    def _count(self, status: str) -> int:
+        return sum(job.status == status for job in self.jobs)
+
     def _find_job(self, name: str) -> Job | None:
         return next((job for job in self.jobs if job.name == name), None)
 
@@ -226,12 +247,12 @@ class SimulatedRay:
         }  # fmt: skip
 
     def _measure_node(self, number: int) -> dict[str, Any]:
-        host, head, _, gpus, memory = NODES[number]
+        _, head, _, gpus, memory = NODES[number]
         busy = min(sum(job.node == number for job in self._running) / 3, 1.0)
         share = 0.12 + 0.6 * busy + self.random.uniform(-0.03, 0.03)
         stored = int(memory * 0.3 * (0.05 + 0.5 * busy))
         return {
-            "hostname": host, "cpu": round(share * 100, 1),
+            "hostname": self._hosts[number], "cpu": round(share * 100, 1),
             "mem": [memory, int(memory * (0.8 - 0.5 * busy)), 0.0, 0],
             "disk": {"/": {"percent": 41.0 + number}},
             "gpus": [
@@ -247,7 +268,7 @@ class SimulatedRay:
 
     def _status(self) -> dict[str, Any]:
         running = len(self._running)
-        pending = sum(job.status == "PENDING" for job in self.jobs)
+        pending = self._count("PENDING")
         cpus = sum(node[2] for node in NODES)
         memory = float(sum(node[4] for node in NODES))
         busy = running / SLOTS
@@ -337,10 +358,14 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def run_simulated_cluster(
-    port: int, seed: int = 0, list_stories: Callable[[], Sequence[str]] = tuple
+    port: int,
+    seed: int = 0,
+    list_deliberations: Callable[[], Sequence[Deliberation]] = tuple,
+    hosts: Sequence[str] = (),
 ) -> AsyncIterator[SimulatedRay]:
-    """Run a simulated cluster whose dashboard listens on a port of 127.0.0.1."""
-    cluster = SimulatedRay(seed, list_stories=list_stories)
+    """Run a simulated cluster whose dashboard listens on a port of 127.0.0.1. Its nodes have the
+    names of `hosts`."""
+    cluster = SimulatedRay(seed, list_deliberations=list_deliberations, hosts=hosts)
     server = _Server(
         uvicorn.Config(
             cluster, host="127.0.0.1", port=port, log_level="warning", lifespan="off",

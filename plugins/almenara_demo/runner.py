@@ -17,9 +17,10 @@ import msgspec
 
 from almenara_demo.agent_spans import push_spans
 from almenara_demo.cache_server import run_cache
-from almenara_demo.context_graph import ContextGraph
+from almenara_demo.context_graph import ContextGraph, Deliberation
 from almenara_demo.context_server import store_context
 from almenara_demo.kubernetes_cluster import simulated_cluster
+from almenara_demo.kubernetes_kinds import PODS
 from almenara_demo.nats_load import create_streams, publish_messages, run_stalling_consumer
 from almenara_demo.processes import (
     DemoError,
@@ -31,7 +32,7 @@ from almenara_demo.processes import (
     run_process,
     wait_until_ready,
 )
-from almenara_demo.ray_cluster import NAME as SIMULATED_CLUSTER, run_simulated_cluster
+from almenara_demo.ray_cluster import NAME as SIMULATED_CLUSTER, NODES, run_simulated_cluster
 from almenara_demo.real_ray import run_real_cluster
 from almenara_demo.replicas import run_nats_cluster, run_replicas
 from almenara_demo.simulated_vllm import run_simulated_vllm
@@ -39,6 +40,7 @@ from almenara_demo.simulated_vllm import run_simulated_vllm
 INTAKE: Final = "agents"
 PRICES: Final = {"qwen-*": {"input": 0.4, "output": 1.6}}
 SIMULATED_PODS: Final = 180
+RAY_NAMESPACE: Final = "ray"
 ABANDON_AFTER: Final = 600
 """Seconds of silence after which a deliberation of the simulated fleet has failed."""
 USAGE_EVERY: Final = 5
@@ -70,8 +72,8 @@ async def run_demo(options: Options) -> None:
     async with (
         _ignore_errors_when(stopping),
         run_nats(options, stopping) as nats,
-        run_ray_cluster(options, context.list_stories) as cluster,
-        run_kubernetes_cluster(options) as kubernetes_settings,
+        run_kubernetes_cluster(options) as (kubernetes_settings, ray_pods),
+        run_ray_cluster(options, context.list_deliberations, ray_pods) as cluster,
         store_context(context, options.neo4j, options.data_dir) as deployments,
         run_vllm(options) as vllm,
         run_cache(options.data_dir) as caches,
@@ -246,16 +248,18 @@ def write_nats_config(folder: Path, port: int) -> Path:
 
 @contextlib.asynccontextmanager
 async def run_ray_cluster(
-    options: Options, list_stories: Callable[[], Sequence[str]]
+    options: Options,
+    list_deliberations: Callable[[], Sequence[Deliberation]],
+    pods: Sequence[str],
 ) -> AsyncIterator[dict[str, Any]]:
-    """Run a simulated or a real Ray cluster; yields its settings for the Ray plugin. Jobs of a
-    simulated one work on the listed stories."""
+    """Run a simulated or a real Ray cluster; yields its settings for the Ray plugin. A simulated
+    one has a job for each of the listed deliberations, and runs in these pods."""
     if options.ray is not None:
         async with run_real_cluster(options.ray, options.data_dir) as settings:
             yield settings
         return
     (port,) = find_free_ports(1)
-    async with run_simulated_cluster(port, options.seed, list_stories):
+    async with run_simulated_cluster(port, options.seed, list_deliberations, pods):
         url = f"http://127.0.0.1:{port}"
         yield {"name": SIMULATED_CLUSTER, "url": url, "simulated": True}
 
@@ -288,22 +292,26 @@ async def run_vllm(options: Options) -> AsyncIterator[VllmServers]:
 
 
 @contextlib.asynccontextmanager
-async def run_kubernetes_cluster(options: Options) -> AsyncIterator[dict[str, str]]:
-    """Yield settings for the cluster of the kubeconfig or, without one, for a simulated one."""
+async def run_kubernetes_cluster(
+    options: Options,
+) -> AsyncIterator[tuple[dict[str, str], Sequence[str]]]:
+    """Yield settings for the cluster of the kubeconfig or, without one, for a simulated one; and
+    the pods of the latter in which Ray runs."""
     if has_kubeconfig():
-        yield {"ALMENARA_PLUGINS__KUBERNETES__CLUSTERS": "[{}]"}
+        yield {"ALMENARA_PLUGINS__KUBERNETES__CLUSTERS": "[{}]"}, ()
         return
-    async with simulated_cluster(
-        SIMULATED_PODS, options.data_dir / "simulated.kubeconfig", options.seed
-    ) as kubeconfig:
+    kubeconfig = options.data_dir.absolute() / "simulated.kubeconfig"
+    async with simulated_cluster(SIMULATED_PODS, kubeconfig, options.seed) as cluster:
         settings: dict[str, Any] = {
             "clusters": [{"kubeconfig": str(kubeconfig), "simulated": True}],
             "logs": True, "yaml": True, "usage_every": USAGE_EVERY,
         }  # fmt: skip
-        yield {
+        environment = {
             f"ALMENARA_PLUGINS__KUBERNETES__{name.upper()}": msgspec.json.encode(value).decode()
             for name, value in settings.items()
         }
+        # The head is first in the order of their names, too.
+        yield environment, cluster.list_names(PODS, RAY_NAMESPACE)[: len(NODES)]
 
 
 @contextlib.asynccontextmanager

@@ -20,19 +20,20 @@ def job(name: str, entrypoint: str, **state: Any) -> Resource:
     return Resource(kind="ray.job", namespace="c", name=name, status="RUNNING", state=state)
 
 
-def pod(name: str, **labels: str) -> Resource:
-    return Resource(
-        kind="kubernetes.pod", namespace="n", name=name, status="Running", state={"labels": labels}
-    )
+def pod(name: str, node: str = "", **labels: str) -> Resource:
+    state = {"labels": labels, "node": node}
+    return Resource(kind="kubernetes.pod", namespace="n", name=name, status="Running", state=state)
 
 
 RESOURCES = [
     job("by-story", f"python -m run --story {STORY} --role DEV", submitted=3, node="worker-0"),
-    job("by-task", f"run {TASK}", submitted=2),
+    job("by-task", f"run {STORY} {TASK}", submitted=2, node="worker-1"),
     job(TASK, "run"),
     job("other-story", "python -m run --story US-10"),
     job("other-prefix", "python -m run --story XUS-1"),
     pod("worker-0"),
+    pod("worker-1", node="node-1"),
+    Resource(kind="kubernetes.node", name="node-1", status="Ready"),
     pod("labeled", story=STORY),
     pod("other", story="US-10"),
 ]
@@ -65,6 +66,10 @@ class Data:
             each for each in RESOURCES if each.kind == query.kind and each.kind not in self.hidden
         ]
 
+    def resource(self, kind: str, namespace: str, name: str) -> Resource | None:
+        key = kind, namespace, name
+        return next((each for each in RESOURCES if each.key == key), None)
+
     async def events(self, filter: Mapping[str, str], limit: int) -> list[tuple[int, Event]]:  # noqa: A002
         ((name, value),) = filter.items()
         return [
@@ -72,37 +77,55 @@ class Data:
         ][:limit]
 
 
-async def describe(data: Data) -> tuple[list[tuple[str, str, list[str]]], list[str]]:
+async def describe(
+    data: Data, task: str = TASK
+) -> tuple[list[tuple[str, str, str, list[str]]], list[str]]:
     related = await find_related(data, STORY)  # type: ignore[arg-type]
-    lanes, others = await describe_companions(data, STORY, TASK, related)  # type: ignore[arg-type]
+    lanes, others = await describe_companions(data, STORY, task, related)  # type: ignore[arg-type]
     shown = [
-        (lane["title"], lane["name"], [event.type for _, event in lane["events"]]) for lane in lanes
-    ]
+        (
+            lane["title"], lane["name"], lane["host"]["name"] if lane["host"] else "",
+            [event.type for _, event in lane["events"]],
+        )
+        for lane in lanes
+    ]  # fmt: skip
     return shown, [event.type for _, event in others]
 
 
-async def test_jobs_pods_and_context_of_a_story_have_lanes() -> None:
+async def test_jobs_of_a_task_their_pods_and_nodes_have_lanes() -> None:
     assert await describe(Data()) == (
         [
-            ("Ray job", "by-story", ["ray.job.submitted"]),
-            ("Ray job", "by-task", []),
-            ("Ray job", TASK, []),
-            ("Pod", "worker-0", []),
-            ("Pod", "labeled", []),
-            ("Context", STORY, ["CONTEXT_UPDATED"]),
+            ("Ray job", "by-task", "worker-1", []),
+            ("Ray job", TASK, "", []),
+            ("Pod", "worker-1", "node-1", []),
+            ("Pod", "labeled", "", []),
+            ("Context", STORY, "", ["CONTEXT_UPDATED"]),
         ],
         ["planning.plan.approved"],
     )
 
 
+async def test_jobs_of_a_story_have_lanes_where_none_names_the_task() -> None:
+    lanes, related = await describe(Data(), "task-other")
+    assert lanes == [
+        ("Ray job", "by-story", "worker-0", ["ray.job.submitted"]),
+        ("Ray job", "by-task", "worker-1", []),
+        ("Pod", "worker-0", "", []),
+        ("Pod", "worker-1", "node-1", []),
+        ("Pod", "labeled", "", []),
+        ("Context", STORY, "", ["CONTEXT_UPDATED"]),
+    ]
+    assert related == ["planning.plan.approved"]
+
+
 async def test_hidden_jobs_lead_to_no_pod() -> None:
     lanes, _ = await describe(Data("ray.job"))
-    assert [name for _, name, _ in lanes] == ["labeled", STORY]
+    assert [name for _, name, _, _ in lanes] == ["labeled", STORY]
 
 
 @pytest.mark.parametrize("story", ["US-1.*", "(", "US-1|x", "\\"])
 def test_hostile_id_matches_nothing_but_itself(story: str) -> None:
-    assert find_companions(Data(), [story]) == []  # type: ignore[arg-type]
+    assert find_companions(Data(), story, "") == []  # type: ignore[arg-type]
 
 
 async def test_room_displays_lanes_of_jobs_and_context() -> None:
