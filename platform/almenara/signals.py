@@ -12,6 +12,9 @@ UNKNOWN: Final = "unknown"
 """The status of a resource that its source cannot read at the moment."""
 STALE_SINCE: Final = "stale_since"
 """The key of the state that holds since when state and samples are the last known."""
+OBSERVED_BY: Final = "observed_by"
+"""The key of the state that holds the origin of the events that a resource is derived from. While
+the source of these does not run, the resource is unknown."""
 
 
 class Severity(IntEnum):

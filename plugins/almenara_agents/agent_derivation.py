@@ -61,7 +61,10 @@ def find_silent(publication: Publication, agent: AgentRecord) -> dict[str, int]:
     for key, assignment in agent.assignments.items():
         if assignment.state == WORKING:
             limit = publication.silence_limit(agent.role or UNKNOWN_ROLE, assignment.step)
-            due[key] = assignment.silent_since + int(limit * SECOND)
+            sign = assignment.silent_since
+            if not assignment.stuck:
+                sign = publication.last_sign(agent.origin, sign)
+            due[key] = sign + int(limit * SECOND)
     return due
 
 
@@ -72,6 +75,7 @@ def store_agent(publication: Publication, name: str, agent: AgentRecord) -> None
         "agents"
     ):
         return
+    agent.origin = publication.origin or agent.origin
     due = find_silent(publication, agent)
     for key, assignment in agent.assignments.items():
         if assignment.stuck and due.get(key, step.time + 1) > step.time:
@@ -82,11 +86,17 @@ def store_agent(publication: Publication, name: str, agent: AgentRecord) -> None
         publication.event(
             AGENT_RECOVERED, name, Severity.INFO, agent.story, {"status": agent.status}
         )
-    forgotten = agent.heard + int(publication.settings.agent_retention * SECOND)
+    forgotten = find_forgotten(publication, agent)
     pending = [at for key, at in due.items() if not agent.assignments[key].stuck]
     step.set_timer(f"agent/{name}", max(min([*pending, forgotten]), step.time))
     publication.state.set(f"agent/{name}", agent)
     publish_agent(publication, name, agent)
+
+
+def find_forgotten(publication: Publication, agent: AgentRecord) -> int:
+    """When an agent that nothing is heard of is deleted."""
+    sign = publication.last_sign(agent.origin, agent.heard)
+    return sign + int(publication.settings.agent_retention * SECOND)
 
 
 def check_silence(publication: Publication, name: str) -> bool:
@@ -99,8 +109,7 @@ def check_silence(publication: Publication, name: str) -> bool:
             continue
         assignment.stuck = True
         report_stuck(publication, name, agent, key, assignment)
-    forgotten = agent.heard + int(publication.settings.agent_retention * SECOND)
-    if moment >= forgotten:
+    if moment >= find_forgotten(publication, agent):
         publication.state.delete(f"agent/{name}")
         publication.release("agents")
         publication.delete(AGENT, name)
@@ -155,4 +164,4 @@ def publish_agent(publication: Publication, name: str, agent: AgentRecord) -> No
         if assignment.stuck:
             state["silent_since"] = assignment.silent_since
             state["reason"] = f"silent in step {assignment.step} for too long"
-    publication.resource(AGENT, name, agent.status, state)
+    publication.resource(AGENT, name, agent.status, state, origin=agent.origin)

@@ -21,6 +21,8 @@ class AgentRecord(msgspec.Struct, omit_defaults=True):
     story: str = ""
     model: str = ""
     heard: int = 0
+    origin: str = ""
+    """Where the newest event about it is from."""
     status: str = IDLE
     since: int = 0
     assignments: dict[str, Assignment] = {}
@@ -114,6 +116,7 @@ class CouncilRecord(msgspec.Struct, omit_defaults=True):
     running: dict[str, dict[str, Any]] = {}
     """Phase, status and quorum of the running deliberations."""
     last: Ended | None = None
+    origin: str = ""
 
 
 class StoryRecord(msgspec.Struct, omit_defaults=True):
@@ -126,6 +129,7 @@ class StoryRecord(msgspec.Struct, omit_defaults=True):
     heard: int = 0
     tokens: int = 0
     cost: float = 0.0
+    origin: str = ""
 
     def add(self, fact: Fact) -> None:
         """Add what a fact reports."""

@@ -86,7 +86,9 @@ def describe_lines(lines: Sequence[bytes], settings: AgentsSettings) -> Iterator
         fact = mapper.read(event, event.time, number)
         yield f"{number}: {event.type}: {describe_fact(fact)}"
         if isinstance(fact, Fact):
-            for signal in derive(fact, MemoryStep(state, number, event.time), settings):
+            for signal in derive(
+                fact, event.origin, MemoryStep(state, number, event.time), settings
+            ):
                 collect(resources, signal)
     yield ""
     for key, resource in sorted(resources.items()):

@@ -5,7 +5,7 @@ from typing import Any
 
 from almenara.hookspecs import DataView, ResourceQuery
 from almenara.sdk import now
-from almenara.signals import Resource
+from almenara.signals import OBSERVED_BY, STALE_SINCE, UNKNOWN, Resource
 from almenara.units import SECOND
 from almenara_agents.kinds import COUNCIL, DELIBERATING, RUNNING, STUCK
 
@@ -16,9 +16,31 @@ def has_role(resource: Resource, filters: Mapping[str, str]) -> bool:
     return not role or str(resource.state.get("role", "")).lower() == role.lower()
 
 
-def seconds_since(time: Any) -> float | None:
-    """The seconds since a time in microseconds."""
-    return max((now() - time) / SECOND, 0.0) if isinstance(time, int) else None
+def seconds_since(time: Any, resource: Resource | None = None) -> float | None:
+    """The seconds since a time in microseconds; of a resource that cannot be read, until it was
+    read last."""
+    if not isinstance(time, int):
+        return None
+    stale = resource.state.get(STALE_SINCE) if resource is not None else None
+    return max(((stale if isinstance(stale, int) else now()) - time) / SECOND, 0.0)
+
+
+def last_status(resource: Resource) -> str:
+    """The status of a resource or, where it cannot be read, the last known one."""
+    if resource.status != UNKNOWN:
+        return resource.status
+    return str(resource.state.get("last_status") or UNKNOWN)
+
+
+def find_blind(resources: Sequence[Resource]) -> dict[str, Any] | None:
+    """Since when some of the resources cannot be read, and what their events are from."""
+    unread = [each for each in resources if STALE_SINCE in each.state]
+    if not unread:
+        return None
+    return {
+        "since": min(each.state[STALE_SINCE] for each in unread),
+        "origins": sorted({str(each.state.get(OBSERVED_BY, each.origin)) for each in unread}),
+    }
 
 
 def compare(seconds: float | None, usual: Any) -> dict[str, Any]:
@@ -37,7 +59,7 @@ def position(order: Sequence[str], status: str) -> int:
 def describe_agent(agent: Resource) -> dict[str, Any]:
     """The row of an agent."""
     state = agent.state
-    elapsed = seconds_since(state.get("step_since") or state.get("since"))
+    elapsed = seconds_since(state.get("step_since") or state.get("since"), agent)
     return {
         "name": agent.name,
         "status": agent.status,
@@ -51,7 +73,9 @@ def describe_agent(agent: Resource) -> dict[str, Any]:
         "completed": state.get("completed", 0),
         "failed": state.get("failed", 0),
         "reason": state.get("reason", ""),
-        "silence": seconds_since(state.get("silent_since")),
+        "silence": seconds_since(state.get("silent_since"), agent),
+        "stale_since": state.get(STALE_SINCE),
+        "last_status": last_status(agent),
         "time": compare(elapsed, state.get("usual")),
     }
 
@@ -59,8 +83,10 @@ def describe_agent(agent: Resource) -> dict[str, Any]:
 def describe_deliberation(deliberation: Resource) -> dict[str, Any]:
     """The row of a deliberation."""
     state = deliberation.state
-    is_running = deliberation.status in (RUNNING, STUCK)
-    seconds = seconds_since(state.get("started")) if is_running else state.get("duration")
+    is_running = last_status(deliberation) in (RUNNING, STUCK)
+    seconds = (
+        seconds_since(state.get("started"), deliberation) if is_running else state.get("duration")
+    )
     proposals, votes = state.get("proposals", {}), state.get("votes", {})
     failures, dissent = state.get("failures", {}), state.get("dissent", ())
     return {
@@ -71,6 +97,7 @@ def describe_deliberation(deliberation: Resource) -> dict[str, Any]:
         "role": state.get("role", ""),
         "story": state.get("story", ""),
         "phase": state.get("phase", ""),
+        "stale_since": state.get(STALE_SINCE),
         "round": state.get("round"),
         "decisions": state.get("decisions", ()),
         "quorum": state.get("quorum", ""),
@@ -111,4 +138,6 @@ def find_council(data: DataView, name: str) -> Resource | None:
         return data.resource(COUNCIL, "", name)
     order = (STUCK, DELIBERATING)
     councils = data.resources(ResourceQuery(kind=COUNCIL))
-    return min(councils, key=lambda each: (position(order, each.status), each.name), default=None)
+    return min(
+        councils, key=lambda each: (position(order, last_status(each)), each.name), default=None
+    )

@@ -2,7 +2,7 @@
 
 from typing import Final, Literal
 
-from almenara.signals import Severity
+from almenara.signals import UNKNOWN, Severity
 
 SOURCE: Final = "agents"
 AGENT: Final = "agents.agent"
@@ -48,7 +48,7 @@ SEVERITIES: Final = {
     FAILED: Severity.ERROR,
 }
 """Statuses that are not healthy."""
-ORDER: Final = (STUCK, FAILED, WORKING, WAITING, IDLE)
+ORDER: Final = (STUCK, FAILED, UNKNOWN, WORKING, WAITING, IDLE)
 """Statuses of agents as panels sort them."""
 
 StepName = Literal[

@@ -15,11 +15,14 @@ from almenara.hookspecs import (
     ResourceQuery,
     TemplatePanel,
 )
-from almenara.signals import Resource
+from almenara.signals import STALE_SINCE, UNKNOWN, Resource
 from almenara_agents.describe import (
+    compare,
     describe_agent,
     describe_deliberation,
+    find_blind,
     has_role,
+    last_status,
     position,
     seconds_since,
 )
@@ -45,8 +48,11 @@ from almenara_agents.settings import AgentsSettings
 MAX_ROWS: Final = 200
 MAX_DELIBERATIONS: Final = 20
 MAX_CARDS: Final = 8
+MAX_TROUBLE: Final = 5
+"""Members of a council whose trouble is described."""
 MAX_COST_ROWS: Final = 8
-COUNCIL_ORDER: Final = (STUCK, FAILED, DELIBERATING, IDLE)
+COUNCIL_ORDER: Final = (STUCK, FAILED, UNKNOWN, DELIBERATING, IDLE)
+TROUBLE: Final = (STUCK, FAILED, UNKNOWN)
 PHASES: Final = (
     "created", "DRAFT", "PLANNED", "BUILD", "IN_PROGRESS", "TEST", "REVIEW", "DONE", "COMPLETED",
     "CANCELLED",
@@ -95,7 +101,8 @@ def list_panels(settings: AgentsSettings) -> Sequence[Panel]:
         ),
         TemplatePanel(
             name="stories", title="Stories", template="agents_stories.html", width=12,
-            query=ResourceQuery(kind=STORY), prepare=prepare_stories, refresh=10.0,
+            query=ResourceQuery(kind=STORY), refresh=10.0,
+            prepare=partial(prepare_stories, settings.currency),
             empty="No story was reported yet.",
         ),
         TemplatePanel(
@@ -136,6 +143,11 @@ async def prepare_overview(data: DataView, filters: Mapping[str, str]) -> Mappin
     counts = (
         (agents[STUCK], "stuck agents", f"?status={STUCK}", "warn"),
         (agents[FAILED], "failed agents", f"?status={FAILED}", "bad"),
+        *(
+            [(agents[UNKNOWN], "agents not observed", f"?status={UNKNOWN}", "warn")]
+            if agents[UNKNOWN]
+            else []
+        ),
         (agents[WORKING] + agents[WAITING], f"active agents (of {agents.total()})", "", ""),
         (talks[RUNNING] + talks[STUCK], "running deliberations", "", ""),
     )
@@ -160,7 +172,7 @@ async def prepare_councils(data: DataView, filters: Mapping[str, str]) -> Mappin
         members.sort(key=lambda each: (position(ORDER, each.status), each.name))
         shown = council.state.get("deliberation") or council.state.get("last") or ""
         deliberation = data.resource(DELIBERATION, "", shown) if shown else None
-        worst = min((position(ORDER, each.status) for each in members), default=len(ORDER))
+        has_trouble = any(each.status in TROUBLE for each in members)
         rows.append(
             {
                 "name": council.name,
@@ -169,17 +181,20 @@ async def prepare_councils(data: DataView, filters: Mapping[str, str]) -> Mappin
                 "worst": max((council, *members), key=lambda each: each.severity).severity.name,
                 "running": council.state.get("deliberations", 0),
                 "members": [describe_agent(each) for each in members],
+                "trouble": [
+                    describe_agent(each) for each in members if each.status in (STUCK, FAILED)
+                ][:MAX_TROUBLE],
                 "counts": [
                     (status, count)
                     for status in ORDER
                     if (count := sum(each.status == status for each in members))
                 ],
                 "deliberation": describe_deliberation(deliberation) if deliberation else None,
-                "order": (worst > 1, position(COUNCIL_ORDER, council.status), council.name),
+                "order": (not has_trouble, position(COUNCIL_ORDER, council.status), council.name),
             }
         )
     rows.sort(key=lambda row: row["order"])
-    return {"rows": rows, "statuses": ORDER}
+    return {"rows": rows, "statuses": ORDER, "blind": find_blind([*agents.values()])}
 
 
 async def prepare_agents(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
@@ -191,7 +206,7 @@ async def prepare_agents(data: DataView, filters: Mapping[str, str]) -> Mapping[
     ]
     agents.sort(key=lambda each: (position(ORDER, each.status), each.state.get("role"), each.name))
     rows = [describe_agent(each) for each in agents[:MAX_ROWS]]
-    return {"rows": rows, "hidden": len(agents) - len(rows)}
+    return {"rows": rows, "hidden": len(agents) - len(rows), "blind": find_blind(agents)}
 
 
 async def prepare_deliberations(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
@@ -203,24 +218,32 @@ async def prepare_deliberations(data: DataView, filters: Mapping[str, str]) -> M
     ]
     all_of_role.sort(
         key=lambda each: (
-            each.status != STUCK,
-            each.status != RUNNING,
+            last_status(each) != STUCK,
+            last_status(each) != RUNNING,
             -(each.state.get("ended") or each.state.get("started") or 0),
         )
     )
-    return {"rows": [describe_deliberation(each) for each in all_of_role[:MAX_DELIBERATIONS]]}
+    return {
+        "rows": [describe_deliberation(each) for each in all_of_role[:MAX_DELIBERATIONS]],
+        "blind": find_blind(all_of_role),
+    }
 
 
-async def prepare_stories(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
+async def prepare_stories(
+    currency: str, data: DataView, filters: Mapping[str, str]
+) -> Mapping[str, Any]:
     """The stories by phase: those that have been in it for longest first."""
     columns: dict[str, list[Resource]] = {}
-    for story in data.resources(ResourceQuery(kind=STORY, limit=5_000)):
-        columns.setdefault(story.status, []).append(story)
+    stories = data.resources(ResourceQuery(kind=STORY, limit=5_000))
+    for story in stories:
+        columns.setdefault(last_status(story), []).append(story)
     return {
+        "blind": find_blind(stories),
+        "currency": currency,
         "columns": [
             describe_column(phase, columns[phase])
             for phase in sorted(columns, key=lambda each: (position(PHASES, each), each))
-        ]
+        ],
     }
 
 
@@ -228,13 +251,10 @@ async def prepare_turns(data: DataView, filters: Mapping[str, str]) -> Mapping[s
     """Running turns, then the last that have ended."""
     turns = list(data.resources(ResourceQuery(kind=TURN, limit=10_000)))
     turns.sort(key=lambda each: (each.status != RUNNING, -(each.state.get("started") or 0)))
-    rows = []
-    for turn in turns[:MAX_DELIBERATIONS]:
-        seconds = turn.state.get("duration")
-        if turn.status == RUNNING:
-            seconds = seconds_since(turn.state.get("started"))
-        agent = str(turn.state.get("agent", ""))
-        rows.append({**describe_turn(turn), "agent": agent, "seconds": seconds})
+    rows = [
+        {**describe_turn(turn), "agent": str(turn.state.get("agent", ""))}
+        for turn in turns[:MAX_DELIBERATIONS]
+    ]
     return {"rows": rows, "hidden": len(turns) - len(rows)}
 
 
@@ -246,6 +266,7 @@ async def prepare_cost(
     stories = data.resources(ResourceQuery(kind=STORY, limit=5_000))
     return {
         "currency": currency,
+        "blind": find_blind(usages),
         "any": bool(usages),
         "groups": [
             {"title": "Model", "rows": add_up(usages, "model")},
@@ -284,7 +305,12 @@ def describe_column(phase: str, stories: list[Resource]) -> dict[str, Any]:
                 "name": each.name,
                 "title": each.state.get("title", ""),
                 "since": each.state.get("since"),
-                "age": seconds_since(each.state.get("since")),
+                "time": compare(
+                    seconds_since(each.state.get("since"), each),
+                    None if is_final else each.state.get("usual"),
+                ),
+                "cost": each.state.get("cost"),
+                "stale_since": each.state.get(STALE_SINCE),
                 "tokens": each.state.get("tokens"),
                 "problem": each.state.get("problem", ""),
             }

@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from almenara.hookspecs import Step
-from almenara.signals import Event, Resource, Severity, Signal
+from almenara.sdk import mark_unknown
+from almenara.signals import OBSERVED_BY, Event, Resource, Severity, Signal
 from almenara_agents.kinds import DELIBERATION, SEVERITIES, SOURCE, TASK, TURN
 from almenara_agents.settings import AgentsSettings
 
@@ -20,6 +21,10 @@ LIMITS: Final = {
     "usages": 1_000,
 }  # fmt: skip
 """Records of each kind that are stored at most; what would need another one is left out."""
+BLIND: Final = "blind"
+"""The key of when each origin that cannot be read was observed last."""
+OBSERVED: Final = "observed"
+"""The key of when each origin that could not be read could be read again."""
 
 
 class Publication:
@@ -28,6 +33,10 @@ class Publication:
     def __init__(self, step: Step, settings: AgentsSettings) -> None:
         self.step, self.state, self.settings = step, step.state, settings
         self.signals: list[Signal] = []
+        self.origin = ""
+        """The origin of the event that is derived from; empty while time passes."""
+        self._blind = self.state.get(BLIND, dict[str, int]) or {}
+        self._observed = self.state.get(OBSERVED, dict[str, int]) or {}
 
     def resource(
         self,
@@ -36,24 +45,30 @@ class Publication:
         status: str,
         state: Mapping[str, Any],
         severity: Severity | None = None,
+        origin: str = "",
     ) -> None:
-        """Publish a resource, unless it is the same as before."""
+        """Publish a resource, unless it is the same as before.
+
+        `origin` is what a state that may have changed since is derived from: while that cannot be
+        read, the resource is unknown. What has ended has none.
+        """
         known = {key: value for key, value in state.items() if value not in (None, "", [], {})}
-        content = msgspec.json.encode((status, known), order="deterministic")
+        resource = Resource(
+            kind=kind,
+            name=name,
+            status=status,
+            severity=SEVERITIES.get(status, Severity.INFO) if severity is None else severity,
+            state=known | ({OBSERVED_BY: origin} if origin else {}),
+            time=self.step.time,
+        )
+        if origin in self._blind:
+            resource = mark_blind(resource, origin, self._blind[origin])
+        content = msgspec.json.encode((resource.status, resource.state), order="deterministic")
         key, digest = f"published/{kind}/{name}", blake2b(content, digest_size=8).hexdigest()
         if self.state.get(key, str) == digest:
             return
         self.state.set(key, digest)
-        self.signals.append(
-            Resource(
-                kind=kind,
-                name=name,
-                status=status,
-                severity=SEVERITIES.get(status, Severity.INFO) if severity is None else severity,
-                state=known,
-                time=self.step.time,
-            )
-        )
+        self.signals.append(resource)
 
     def delete(self, kind: str, name: str) -> None:
         """Publish a resource as deleted, if it was published."""
@@ -78,6 +93,29 @@ class Publication:
                 data=data,
             )
         )
+
+    def is_blind(self, origin: str) -> bool:
+        """Whether the events of an origin cannot be read."""
+        return origin in self._blind
+
+    def last_sign(self, origin: str, time: int) -> int:
+        """When silence counts from: the last sign of life or, where its origin could not be read
+        since, when it could be read again."""
+        return self.step.time if origin in self._blind else max(time, self._observed.get(origin, 0))
+
+    def mark_blind(self, origin: str, since: int) -> None:
+        """Note that the events of an origin cannot be read, since a time."""
+        self._blind[origin] = since
+        self.state.set(BLIND, self._blind)
+
+    def mark_observed(self, origin: str) -> bool:
+        """Note that the events of an origin can be read; whether they could not be."""
+        if self._blind.pop(origin, None) is None:
+            return False
+        self._observed[origin] = self.step.time
+        self.state.set(BLIND, self._blind)
+        self.state.set(OBSERVED, self._observed)
+        return True
 
     def admit(self, kind: str) -> bool:
         """Count one more record of a kind; False where its limit is reached."""
@@ -134,3 +172,12 @@ class Publication:
             self.delete(DELIBERATION, oldest)
             self.delete(TASK, oldest)
         self.state.set("finished", finished[-self.settings.finished_limit :])
+
+
+def mark_blind(resource: Resource, origin: str, since: int) -> Resource:
+    """The resource while the events of its origin cannot be read. What was wrong still is."""
+    reason = f"{origin} is not read"
+    if resource.severity >= Severity.WARN:
+        before = str(resource.state.get("reason") or resource.status)
+        return mark_unknown(resource, f"{before}; {reason}", since, status=resource.status)
+    return mark_unknown(resource, reason, since)

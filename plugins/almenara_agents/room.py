@@ -7,8 +7,10 @@ from almenara.hookspecs import DataView, ResourceQuery
 from almenara.signals import Resource
 from almenara_agents.companions import describe_companions, find_related
 from almenara_agents.describe import (
+    compare,
     describe_agent,
     describe_deliberation,
+    find_blind,
     find_council,
     has_role,
     name_deliberation,
@@ -18,6 +20,7 @@ from almenara_agents.kinds import (
     AGENT,
     COUNCIL,
     DELIBERATION,
+    RUNNING,
     TASK,
     TURN,
 )
@@ -42,6 +45,7 @@ async def prepare_room(data: DataView, filters: Mapping[str, str]) -> Mapping[st
     related = await find_related(data, story) if story else []
     companions, others = await describe_companions(data, story, name, related)
     return {
+        "blind": find_blind([council, *([deliberation] if deliberation else [])]),
         "council": council.name,
         "status": council.status,
         "severity": council.severity.name,
@@ -92,7 +96,12 @@ def describe_turn(turn: Resource) -> dict[str, Any]:
         "status": turn.status,
         "severity": turn.severity.name,
         "started": state.get("started"),
-        "duration": state.get("duration"),
+        "time": compare(
+            seconds_since(state.get("started"), turn)
+            if turn.status == RUNNING
+            else state.get("duration"),
+            state.get("usual"),
+        ),
         "trace": state.get("trace", ""),
         "doing": state.get("doing", ""),
         "model_calls": state.get("model_calls", 0),
@@ -108,12 +117,13 @@ def describe_work(task: Resource | None) -> dict[str, Any] | None:
     """The work that follows a deliberation."""
     if task is None:
         return None
+    seconds = task.state.get("duration") or seconds_since(task.state.get("started"), task)
     return {
         "agent": task.state.get("agent", ""),
         "status": task.status,
         "severity": task.severity.name,
         "reason": task.state.get("reason", ""),
-        "duration": task.state.get("duration") or seconds_since(task.state.get("started")),
+        "time": compare(seconds, task.state.get("usual")),
     }
 
 

@@ -91,14 +91,15 @@ def count_response(agent: AgentRecord, fact: Fact) -> None:
 
 def store_task(publication: Publication, task: str, record: TaskRecord, view: TaskView) -> None:
     """Store and publish a task, with the timer of its silence."""
+    record.origin = publication.origin or record.origin
     if view.deliberation:
         learn(publication, record, view.role, "deliberation", view.deliberation)
-        publish_deliberation(publication, task, view, view.deliberation)
+        publish_deliberation(publication, task, view, record.origin)
         report_failure(publication, task, record, view, view.deliberation)
         update_council(publication, task, view, view.deliberation)
     if view.work:
         learn(publication, record, view.role, "task", view.work)
-        publish_work(publication, task, view, view.work)
+        publish_work(publication, task, view, record.origin)
     if view.is_finished:
         publication.step.cancel_timer(f"task/{task}")
         if not record.closed:
@@ -109,6 +110,16 @@ def store_task(publication: Publication, task: str, record: TaskRecord, view: Ta
     else:
         set_task_timer(publication, task, record, view)
     publication.state.set(f"task/{task}", record)
+
+
+def republish_task(publication: Publication, task: str, record: TaskRecord) -> None:
+    """Publish a task that has not ended again: what is known of its origin has changed."""
+    view = examine(record)
+    if record.closed or view.is_finished:
+        return
+    publish_deliberation(publication, task, view, record.origin)
+    publish_work(publication, task, view, record.origin)
+    set_task_timer(publication, task, record, view)
 
 
 def set_task_timer(publication: Publication, task: str, record: TaskRecord, view: TaskView) -> None:
@@ -126,12 +137,13 @@ def set_task_timer(publication: Publication, task: str, record: TaskRecord, view
 def find_last_sign(publication: Publication, task: str, record: TaskRecord, view: TaskView) -> int:
     """When a task, or an agent that works on it, was heard of last."""
     agents = (load_agent(publication, name) for name in view.assignments)
-    return max(
+    sign = max(
         [
             record.heard,
             *(each.assignments[task].silent_since for each in agents if task in each.assignments),
         ]
     )
+    return sign if record.stuck else publication.last_sign(record.origin, sign)
 
 
 def check_task(publication: Publication, task: str) -> None:
@@ -175,10 +187,11 @@ def report_failure(
         )  # fmt: skip
 
 
-def publish_deliberation(
-    publication: Publication, task: str, view: TaskView, talk: Deliberation
-) -> None:
-    """Publish the resource of a deliberation."""
+def publish_deliberation(publication: Publication, task: str, view: TaskView, origin: str) -> None:
+    """Publish the resource of a deliberation, if the task has one."""
+    talk = view.deliberation
+    if talk is None:
+        return
     dissent = sorted(
         agent for agent, choice in talk.votes.items() if talk.winner and choice != talk.winner
     )
@@ -198,11 +211,15 @@ def publish_deliberation(
             "usual": publication.usual(view.role, "deliberation"), "reason": talk.reason,
             "problem": "; ".join(talk.problems),
         },
+        origin=origin if talk.status in (RUNNING, STUCK) else "",
     )  # fmt: skip
 
 
-def publish_work(publication: Publication, task: str, view: TaskView, work: Work) -> None:
-    """Publish the resource of a task."""
+def publish_work(publication: Publication, task: str, view: TaskView, origin: str) -> None:
+    """Publish the resource of a task, if there is work on it."""
+    work = view.work
+    if work is None:
+        return
     publication.resource(
         TASK, task, work.status,
         {
@@ -211,6 +228,7 @@ def publish_work(publication: Publication, task: str, view: TaskView, work: Work
             "duration": work.duration, "usual": publication.usual(view.role, "task"),
             "reason": work.reason, "problem": "; ".join(work.problems),
         },
+        origin=origin if work.status in (RUNNING, STUCK) else "",
     )  # fmt: skip
 
 
@@ -226,6 +244,7 @@ def update_council(publication: Publication, task: str, view: TaskView, talk: De
     if council is None and not publication.admit("councils"):
         return
     council = council or CouncilRecord()
+    council.origin = publication.origin or council.origin
     for member in talk.members:
         council.members[member] = publication.step.time
     while len(council.members) > MAX_COUNCIL_MEMBERS:
@@ -279,6 +298,7 @@ def publish_council(publication: Publication, name: str, council: CouncilRecord)
             "last": last.id if last else "", "last_status": last.status if last else "",
             "winner": last.winner if last else "",
         },
+        origin=council.origin,
     )  # fmt: skip
 
 

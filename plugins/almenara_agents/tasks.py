@@ -45,6 +45,8 @@ class TaskRecord(msgspec.Struct, omit_defaults=True):
     """Steps whose duration is already part of what is usual."""
     failure_reported: bool = False
     closed: bool = False
+    origin: str = ""
+    """Where the newest event about it is from."""
 
     def add(self, fact: Fact) -> bool:
         """Add a fact; whether it is a new one."""

@@ -25,6 +25,10 @@ class UsageRecord(msgspec.Struct, omit_defaults=True):
     cost: float = 0.0
     priced: int = 0
     """Tokens whose price is known."""
+    role: str = ""
+    model: str = ""
+    origin: str = ""
+    """Where the newest event about it is from."""
 
 
 def compute_cost(settings: AgentsSettings, model: str, tokens_in: int, tokens_out: int) -> float:
@@ -53,13 +57,14 @@ def add_usage(
     if usage is None and not publication.admit("usages"):
         return
     usage = usage or UsageRecord()
+    usage.role, usage.model, usage.origin = role, model, publication.origin or usage.origin
     usage.calls += 1
     usage.tokens_in += tokens_in
     usage.tokens_out += tokens_out
     usage.cost = round(usage.cost + cost, 9)
     usage.priced += tokens_in + tokens_out if cost else 0
     publication.state.set(key, usage)
-    publish_usage(publication, role, model, usage)
+    publish_usage(publication, f"{role}/{model}", usage)
     if not cost:
         return
     before, agent.cost = agent.cost, round(agent.cost + cost, 9)
@@ -71,16 +76,16 @@ def add_usage(
         check_budget(publication, "story", story, story, before, record.cost)
 
 
-def publish_usage(publication: Publication, role: str, model: str, usage: UsageRecord) -> None:
+def publish_usage(publication: Publication, name: str, usage: UsageRecord) -> None:
     """Publish the resource of what a role used of a model."""
     tokens = usage.tokens_in + usage.tokens_out
     state: dict[str, Any] = {
-        "role": role, "model": model, "calls": usage.calls, "tokens_in": usage.tokens_in,
-        "tokens_out": usage.tokens_out, "tokens": tokens,
+        "role": usage.role, "model": usage.model, "calls": usage.calls,
+        "tokens_in": usage.tokens_in, "tokens_out": usage.tokens_out, "tokens": tokens,
         "cost": round(usage.cost, 6) or None,
         "problem": "" if usage.priced == tokens else "some tokens have no price",
     }  # fmt: skip
-    publication.resource(USAGE, f"{role}/{model}", "used", state)
+    publication.resource(USAGE, name, "used", state, origin=usage.origin)
 
 
 def check_budget(

@@ -14,7 +14,7 @@ from almenara.bus import Bus, LogReader, Record
 from almenara.bus.codec import read_latest_observations
 from almenara.errors import LimitExceeded, Unavailable, describe_error
 from almenara.scope import FULL_SCOPE, Scope, namespace_of
-from almenara.signals import UNKNOWN, Resource, Sample, mark_unknown
+from almenara.signals import OBSERVED_BY, UNKNOWN, Resource, Sample, mark_unknown
 from almenara.state.past_samples import PastSeriesTable
 from almenara.state.past_states import PastStates
 from almenara.state.recorder import StateRecorder
@@ -339,18 +339,31 @@ class Resources:
 def has_source(resource: Resource, names: Set[str]) -> bool:
     """Whether a resource is of one of the sources: its origin is the source's name, or begins with
     it and a slash."""
-    parts = resource.origin.split("/")
-    return any("/".join(parts[:count]) in names for count in range(1, len(parts) + 1))
+    return any(name in names for name in _source_names(resource.origin))
+
+
+def _source_names(origin: str) -> list[str]:
+    """The names that the source of an origin may have: `ray` and `ray/prod`."""
+    parts = origin.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def mark_unproven(resources: Sequence[Resource], unproven: Mapping[str, int]) -> list[Resource]:
-    """Show resources of sources that do not work as unknown since the times given."""
-    return [
-        mark_unknown(resource, f"source {resource.origin} does not run", unproven[resource.origin])
-        if resource.origin in unproven and not resource.deleted and resource.status != UNKNOWN
-        else resource
-        for resource in resources
-    ]
+    """Show resources of sources that do not work, and what is derived from their events, as unknown
+    since the times given."""
+    return [_mark_unproven(resource, unproven) for resource in resources]
+
+
+def _mark_unproven(resource: Resource, unproven: Mapping[str, int]) -> Resource:
+    if resource.deleted or resource.status == UNKNOWN:
+        return resource
+    names = [resource.origin]
+    if isinstance(origin := resource.state.get(OBSERVED_BY), str):
+        names += _source_names(origin)
+    for name in names:
+        if name in unproven:
+            return mark_unknown(resource, f"source {name} does not run", unproven[name])
+    return resource
 
 
 def describe_dropped(dropped: Mapping[str, int]) -> list[str]:

@@ -121,3 +121,13 @@ def test_resources_of_a_source_that_does_not_run_are_unknown_and_keep_their_stat
     assert resources.of_kind("pod")[1].status == "ok"
     resources.unproven_sources = dict
     assert resources.of_kind("pod")[0].status == "ok"
+
+
+def test_what_is_derived_from_events_of_a_source_that_does_not_run_is_unknown() -> None:
+    def derived(name: str, origin: object) -> Resource:
+        state = {"observed_by": origin}
+        return Resource(kind="agent", name=name, status="ok", state=state, origin="agents")
+
+    resources = with_signals(derived("a", "nats/ORDERS"), derived("b", "other"), derived("c", 7))
+    resources.unproven_sources = lambda: {"nats": 7}
+    assert [each.status for each in resources.of_kind("agent")] == ["unknown", "ok", "ok"]
