@@ -17,6 +17,7 @@ from almenara_agents.kinds import (
     TURN,
     WORKING,
 )
+from almenara_agents.mapping import UNKNOWN_ROLE
 from almenara_agents.publication import Publication
 from almenara_agents.story_derivation import add_tokens
 from almenara_agents.tasks import Assignment
@@ -50,8 +51,8 @@ def update(publication: Publication, trace: str, record: TraceRecord, turns: lis
     for key in before.keys() - record.agents.keys():
         publication.delete(TURN, name_turn(trace, key))
     for turn in turns:
-        update_agent(publication, trace, record, turn)
-        publish_turn(publication, trace, turn)
+        role = update_agent(publication, trace, record, turn)
+        publish_turn(publication, trace, turn, role)
     if turns and all(turn.status != RUNNING for turn in turns):
         publication.step.cancel_timer(f"trace/{trace}")
         if not record.closed:
@@ -78,8 +79,8 @@ def name_turn(trace: str, span: str) -> str:
     return f"{trace[:SHOWN_TRACE]}/{span}"
 
 
-def update_agent(publication: Publication, trace: str, record: TraceRecord, turn: Turn) -> None:
-    """Set what the agent of a turn does."""
+def update_agent(publication: Publication, trace: str, record: TraceRecord, turn: Turn) -> str:
+    """Set what the agent of a turn does; return its role."""
     agent, key = load_agent(publication, turn.agent), f"turn/{name_turn(trace, turn.id)}"
     agent.role = agent.role or turn.service
     agent.model, agent.story = turn.model or agent.model, turn.story or agent.story
@@ -94,12 +95,13 @@ def update_agent(publication: Publication, trace: str, record: TraceRecord, turn
                 agent.completed += 1
                 agent.succeeded_at = max(agent.succeeded_at, turn.ended)
                 if turn.duration is not None:
-                    publication.learn(agent.role or "unknown", "turn", turn.duration)
+                    publication.learn(agent.role or UNKNOWN_ROLE, "turn", turn.duration)
             elif turn.status == FAILED:
                 agent.failed += 1
                 if turn.ended >= agent.failed_at:
                     agent.failed_at, agent.failure = turn.ended, turn.reason
     store_agent(publication, turn.agent, agent)
+    return agent.role or UNKNOWN_ROLE
 
 
 def end_turn(publication: Publication, trace: str, key: str, name: str) -> None:
@@ -173,8 +175,8 @@ def report(publication: Publication, kind: str, turn: Turn, reason: str, **field
     publication.event(kind, turn.agent, Severity.WARN, turn.story, data)
 
 
-def publish_turn(publication: Publication, trace: str, turn: Turn) -> None:
-    """Publish the resource of a turn."""
+def publish_turn(publication: Publication, trace: str, turn: Turn, role: str) -> None:
+    """Publish the resource of a turn of an agent with a role."""
     publication.resource(
         TURN, name_turn(trace, turn.id), turn.status,
         {
@@ -182,6 +184,7 @@ def publish_turn(publication: Publication, trace: str, turn: Turn) -> None:
             "conversation": turn.conversation, "story": turn.story, "model": turn.model,
             "doing": turn.doing, "started": turn.started, "step_since": turn.step_since,
             "ended": turn.ended or None, "duration": turn.duration,
+            "usual": publication.usual(role, "turn"),
             "model_calls": turn.count("model") or None, "tool_calls": turn.count("tool") or None,
             "tools": turn.tools, "tokens": turn.tokens_in + turn.tokens_out or None,
             "reason": turn.reason, "problem": "; ".join(turn.problems),

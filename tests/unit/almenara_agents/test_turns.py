@@ -4,9 +4,10 @@ import itertools
 from typing import Any
 
 import msgspec
+import pytest
 
 from almenara.signals import Event, Resource, Severity
-from almenara.testing import ProcessorRun, check_processor
+from almenara.testing import ProcessorRun, check_processor, render_panel
 from almenara.units import SECOND
 from almenara_agents.genai import hide_content
 from almenara_agents.processor import AgentsProcessor
@@ -170,3 +171,17 @@ def test_prompts_and_completions_are_hidden() -> None:
     assert b"hidden: 12 bytes" in data
     assert hide_content(event, b"key") == hide_content(event, b"key")
     assert hide_content(event, b"key") != hide_content(event, b"other")
+
+
+@pytest.mark.anyio
+async def test_turns_have_their_duration_beside_the_usual_one() -> None:
+    run = ProcessorRun(create)
+    for number in range(6):
+        for each in LOOP:
+            run.feed(
+                msgspec.structs.replace(
+                    each, id=f"{number}/{each.id}", correlation=f"{number}" * 32
+                )
+            )
+    html = await render_panel("agents", "turns", list(run.bus.signals), settings={"enabled": True})
+    assert html.count("usually 6.0 s") >= 1
