@@ -301,6 +301,12 @@ class SeriesPanel(Panel, frozen=True, kw_only=True, tag="series"):
     step: Annotated[float, msgspec.Meta(ge=0)] = 0
     """Seconds from one point to the next, such as a day for bars; 0 for as fine as fits."""
 
+    @property
+    def value_format(self) -> Format:
+        """How the values of lines are written: those of buckets are counts, while `format` is of
+        their limits."""
+        return "number" if self.query.function == "buckets" else self.format
+
 
 class LogPanel(Panel, frozen=True, kw_only=True, tag="log"):
     """The last lines of a `LogStream`, followed while the panel is open."""

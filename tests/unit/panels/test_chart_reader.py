@@ -97,6 +97,15 @@ async def test_picture_carries_the_newest_samples_for_the_browser() -> None:
     assert text.count(".0]") == 5
 
 
+def test_values_of_buckets_are_counts() -> None:
+    query = SampleQuery(kind="pod", metric="latency", function="buckets")
+    panel = SeriesPanel(name="s", title="S", query=query, format="seconds", style="heatmap")
+    assert (panel.format, panel.value_format) == ("seconds", "number")
+    p99 = SampleQuery(kind="pod", metric="latency", function="p99")
+    lines = SeriesPanel(name="s", title="S", query=p99, format="seconds")
+    assert lines.value_format == "seconds"
+
+
 @pytest.mark.parametrize(
     ("level", "message"),
     [

@@ -73,7 +73,7 @@ class ChartReader:
         visible.sort(key=lambda line: line.key)
         return ChartData(
             since=window.since // MILLISECOND, until=window.until // MILLISECOND, step=step,
-            style=self.panel.style, scale=self.panel.scale, format=self.panel.format,
+            style=self.panel.style, scale=self.panel.scale, format=self.panel.value_format,
             lines=[mark_gaps(line, step) for line in visible],
             levels=self.levels(view, current, {line.key for line in visible}),
             marks=[],

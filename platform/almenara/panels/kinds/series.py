@@ -173,8 +173,8 @@ def draw(
             }
             for level in levels
         ],
-        "marks": [format_value(mark, panel.format) for mark in (high, (low + high) / 2, low)],
-        "format": panel.format,
+        "marks": [format_value(mark, panel.value_format) for mark in (high, (low + high) / 2, low)],
+        "format": panel.value_format,
         "first": first,
         "last": last,
         "alerts": list_alert_marks(
