@@ -54,7 +54,9 @@ def translate_error(error: Exception, query: str, timeout: float) -> ServerError
             return RefusedError("the server refuses the password; check user and password")
         if code in CODES:
             return QueryError(CODES[code].format(query=query, timeout=timeout), code)
-        return QueryError(f"{query}: {describe_error(error, MAX_TEXT)}", code)
+        # As a text, the error has codes and the message twice.
+        message = ServerError(error.message or code)
+        return QueryError(f"{query}: {describe_error(message, MAX_TEXT)}", code)
     if reason := describe_connection_error(error):
         return ServerError(reason)
     if isinstance(error, TimeoutError) or find_cause(error, TimeoutError) is not None:

@@ -236,6 +236,7 @@ async def test_doctor_reads_each_graph(server: Neo4jServer) -> None:
     findings = (await diagnose(Neo4jSettings(deployments=[deployment])))[1:]
     assert [finding.verdict for finding in findings] == ["ok", "warning", "failed", "failed"]
     assert findings[0].message == "nodes: 1, relationships: 0"
+    assert findings[2].message.startswith("the graph wrong: Invalid input")
     assert "the database does not exist" in findings[3].message
     assert all(finding.remedy for finding in findings[1:])
 
