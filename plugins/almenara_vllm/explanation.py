@@ -10,6 +10,10 @@ LONG_PROMPT: Final = 4_000
 """Tokens of the mean prompt from which on its computation is the cause."""
 COLD_SHARE: Final = 0.1
 """Hit rate of the prefix cache below which it is cold."""
+COLD_PROMPT: Final = 500
+"""Tokens of the mean prompt from which on a cold cache matters."""
+PREFILL_SHARE: Final = 0.3
+"""Share of prefill and decode together from which on prompts are the cause."""
 
 Read = Callable[[str], float | None]
 """Returns the newest sample of a metric; None where there is no recent one."""
@@ -31,10 +35,15 @@ def explain(read: Read) -> str:
         return f"Queueing: {waiting:.0f} requests wait{_waiting_reason(read)}{share}. Add replicas."
     prefill, decode = read("prefill_mean") or 0.0, read("decode_mean") or 0.0
     length, hit_rate = read("prompt_length_mean") or 0.0, read("cache_hit_rate")
+    is_cold = hit_rate is not None and hit_rate < COLD_SHARE
     if length >= LONG_PROMPT and prefill > decode:
-        is_cold = hit_rate is not None and hit_rate < COLD_SHARE
         cold = f" The prefix cache is cold: {hit_rate:.0%} hits." if is_cold else ""
         return f"Long prompts: {length:,.0f} tokens on average, computed in {prefill:.1f} s.{cold}"
+    if is_cold and length >= COLD_PROMPT and prefill >= PREFILL_SHARE * (prefill + decode) > 0:
+        return (
+            f"Cold cache: {hit_rate:.0%} of the prompt tokens are in the prefix cache, and"
+            f" {length:,.0f} tokens on average are computed in {prefill:.1f} s."
+        )
     if cache is not None and cache >= CACHE_FULL:
         return f"Cache pressure: KV cache {cache:.0%} full, preemptions are near."
     return ""
