@@ -16,22 +16,28 @@ async def test_sentinel_failover_is_one_promotion(tmp_path: Path, run: Any) -> N
     replica = ValkeyServer(
         tmp_path / "b", f"replicaof 127.0.0.1 {primary.port}", "repl-diskless-sync-delay 0"
     )
-    sentinel = ValkeyServer(
-        tmp_path / "s", f"sentinel monitor main 127.0.0.1 {primary.port} 1",
-        "sentinel down-after-milliseconds main 500", "sentinel failover-timeout main 2000",
-        sentinel=True,
-    )  # fmt: skip
-    with run_servers(primary, replica, sentinel):
+    sentinels = [
+        ValkeyServer(
+            tmp_path / f"s{number}", f"sentinel monitor main 127.0.0.1 {primary.port} 2",
+            "sentinel down-after-milliseconds main 500", "sentinel failover-timeout main 2000",
+            sentinel=True,
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    sentinel = sentinels[0]
+    with run_servers(primary, replica, *sentinels):
         wait_until(
-            lambda: (
-                b"name=main,status=ok" in sentinel.call("INFO")
-                and b"slaves=1" in sentinel.call("INFO")
+            lambda: all(
+                b"name=main,status=ok" in info and b"slaves=1,sentinels=3" in info
+                for info in (each.call("INFO") for each in sentinels)
             ),
-            "the sentinel's replica",
-            40,
+            "the sentinels' replica",
+            60,
         )
         async with run(sentinel.url) as source:
-            await source.until(lambda: replica.address in source.resources)
+            await source.until(
+                lambda: all(each.address in source.resources for each in (replica, *sentinels))
+            )
             await source.until(lambda: source.resources["lab"].status == "ok")
             assert source.resources[sentinel.address].state["role"] == "sentinel"
             primary.kill()
@@ -41,6 +47,10 @@ async def test_sentinel_failover_is_one_promotion(tmp_path: Path, run: Any) -> N
                 lambda: source.resources["lab"].state.get("primaries") == replica.address
             )
             assert source.resources[primary.address].status == "unreachable"
+            sentinels[2].kill()
+            await source.until(
+                lambda: source.resources[sentinels[2].address].status == "unreachable"
+            )
     events = [event for event in source.events if event.type == promoted]
     assert [event.subject for event in events] == [replica.address]
 
