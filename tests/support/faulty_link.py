@@ -39,6 +39,8 @@ class FaultyLink:
         self.target = target
         self.mode: Mode = "pass"
         self.port = 0
+        self.delayed = 0
+        """How often `slow` has delayed a part of an answer."""
         self._listener: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -58,7 +60,7 @@ class FaultyLink:
             await self._close_listener()
         elif was_refused:
             await self._listen()
-        if mode != "silent":
+        if mode not in ("silent", "slow"):
             self._abort()
 
     async def _listen(self) -> None:
@@ -141,6 +143,7 @@ class FaultyLink:
             elif data:
                 if is_distorted and self.mode == "slow":
                     await asyncio.sleep(SLOW)
+                    self.delayed += 1
                 writer.write(data)
             sent += len(data)
             await writer.drain()
