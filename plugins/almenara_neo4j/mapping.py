@@ -230,6 +230,11 @@ def _database_transitions(before: Resource, after: Resource) -> Iterator[Event]:
         yield _make_event(
             after, "role_changed", Severity.WARN, f"{new}; it was {old} before", new, after.time
         )
+    # Since Neo4j 5 a leader has the role of its followers, and takes the writes.
+    if before.state.get("writer") is False and after.state.get("writer") is True:
+        yield _make_event(
+            after, "writer_changed", Severity.WARN, "writes go to this server now", after.time
+        )
     # That nothing is known about a database is the event of its server.
     if UNKNOWN in (before.status, after.status) or before.status == after.status:
         return

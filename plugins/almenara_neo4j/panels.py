@@ -76,6 +76,7 @@ def list_panels(settings: Neo4jSettings) -> Sequence[Panel]:
                 Column(title="Deployment", path="namespace"),
                 Column(title="Status", path="status", format="status"),
                 Column(title="Role", path="state.role"),
+                Column(title="Writes", path="state.writer"),
                 Column(title="Nodes", path="sample.nodes", format="number", spark="nodes"),
                 Column(title="Relationships", path="sample.relationships", format="number"),
                 Column(title="Commits/s", path="sample.commits", format="number", spark="commits"),

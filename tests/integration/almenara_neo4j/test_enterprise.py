@@ -32,6 +32,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.leader, self.transactions, self.checkpoints = 0, 100, 1
+        self.roles = ["primary", "primary"]
 
     def answer(self, query: str, _parameters: dict[str, Any]) -> Answer:
         for part, names, rows in (
@@ -52,9 +53,10 @@ class Cluster:
     def _databases(self) -> list[list[Any]]:
         self.transactions += 10
         return [
-            ["orders", "standard", name, "primary" if leads else "secondary", leads, "read-write",
-             "online", "online", "", self.transactions, 0 if leads else -12, "2026-01-01T00:00:00Z"]
-            for name, leads in ((name, number == self.leader) for number, name in enumerate(NAMES))
+            ["orders", "standard", name, self.roles[number], number == self.leader, "read-write",
+             "online", "online", "", self.transactions, 0 if number == self.leader else -12,
+             "2026-01-01T00:00:00Z"]
+            for number, name in enumerate(NAMES)
         ]  # fmt: skip
 
     def _beans(self) -> list[list[Any]]:
@@ -69,7 +71,7 @@ def newest(source: SourceRun, name: str, metric: str) -> float | None:
     return values[-1] if values else None
 
 
-async def test_cluster_has_roles_lag_checkpoints_and_page_cache(run: Any) -> None:
+async def test_cluster_has_roles_writer_lag_checkpoints_and_page_cache(run: Any) -> None:
     cluster = Cluster()
     first, second = (f"orders@{name}" for name in NAMES)
     async with AsyncExitStack() as stack:
@@ -77,8 +79,9 @@ async def test_cluster_has_roles_lag_checkpoints_and_page_cache(run: Any) -> Non
         source = await stack.enter_async_context(run(*urls))
         await source.until(lambda: newest(source, first, "commits") is not None)
         assert (newest(source, first, "commits") or 0) > 0
-        roles = {name: source.resources[name].state["role"] for name in (first, second)}
-        assert roles == {first: "primary", second: "secondary"}
+        states = [source.resources[name].state for name in (first, second)]
+        assert [each["role"] for each in states] == ["primary", "primary"]
+        assert [each["writer"] for each in states] == [True, False]
         assert newest(source, second, "replication_lag") == 12
         assert newest(source, first, "store_size") == 5_000_000
         assert newest(source, first, "nodes") == 7
@@ -89,10 +92,12 @@ async def test_cluster_has_roles_lag_checkpoints_and_page_cache(run: Any) -> Non
             assert newest(source, server.name, "connections_running") == 3
             assert newest(source, server.name, "heap_share") == 0.25
         cluster.leader, cluster.checkpoints = 1, 2
-        await source.until(lambda: source.resources[second].state["role"] == "primary")
+        await source.until(lambda: source.resources[second].state["writer"])
+        cluster.roles[0] = "secondary"
+        await source.until(lambda: source.resources[first].state["role"] == "secondary")
         assert not source.is_degraded
     events = sorted((event.type, event.subject) for event in source.events)
     assert events == [
         ("neo4j.database.checkpoint", first), ("neo4j.database.role_changed", first),
-        ("neo4j.database.role_changed", second),
+        ("neo4j.database.writer_changed", second),
     ]  # fmt: skip
