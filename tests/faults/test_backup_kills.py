@@ -33,6 +33,7 @@ from support.log import (
     random_filter,
     read_sequences,
     sleep_not,
+    write,
 )
 from support.seeds import choose_seed
 
@@ -120,7 +121,8 @@ def restore_and_check(source: Path, folder: Path, scenario: str, chance: random.
     path = folder / "almenara.db"
     restore_history(source, listed, path, lambda done, total: None)
     assert check_database(folder).is_intact
-    with closing(Writer(path, StorageSettings(dir=folder)).connection) as connection:
+    writer = Writer(path, StorageSettings(dir=folder))
+    with closing(writer.connection) as connection:
         (last,) = connection.execute("SELECT last_sequence FROM position").fetchone()
         records = [
             Record(number + 1, normalize(random_event(random.Random(number), number), "x"))
@@ -139,6 +141,10 @@ def restore_and_check(source: Path, folder: Path, scenario: str, chance: random.
         check_log(connection, records)
         for chosen in (random_filter(chance), random_filter(chance)):
             check_queries(connection, records, chosen, limit=400)
+        # The ids of events are restored too.
+        assert (
+            write(writer, [random_event(random.Random(each), each) for each in range(last)]) == []
+        )
     return True
 
 

@@ -38,6 +38,7 @@ from support.log import (
     random_filter,
     read_sequences,
     sleep_not,
+    write,
 )
 from support.old_schema import downgrade_to_5
 from support.seeds import choose_seed
@@ -50,7 +51,7 @@ DATABASE = "almenara.db"
 PUBLISHER = """
 import asyncio, json, random, sys
 from pathlib import Path
-from almenara.bus import sealing
+from almenara.bus import event_ids, sealing
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import StorageSettings
 from almenara.config.loader import decode_settings
@@ -59,6 +60,8 @@ from support.log import random_event
 # Many small blocks, so that a kill meets every step of sealing.
 sealing.BLOCK_EVENTS, sealing.CLEARED_EVENTS, sealing.READ_EVENTS = 100, 20, 40
 sealing.PAUSE = sealing.SHORT_PAUSE = 0.5
+# Ids in many small parts, in tables that alternate often.
+event_ids.PART_IDS, event_ids.PARTS = 50, 1_000
 
 async def main(folder, start, batch, settings):
     tree = {**json.loads(settings), "dir": folder}
@@ -77,7 +80,9 @@ async def main(folder, start, batch, settings):
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
 """
-SEALING: dict[str, Any] = {"hot_events": 100, "retention_interval": 0.02}
+SEALING: dict[str, Any] = {
+    "hot_events": 100, "retention_interval": 0.02, "deduplication_window": 200,
+}  # fmt: skip
 SCENARIOS: dict[str, dict[str, Any]] = {
     "sealing": {},
     "migration": {},
@@ -120,6 +125,8 @@ def check_stored(path: Path, scenario: str, least: int, chance: random.Random) -
         check_log(connection, records)
         for chosen in (Filter(), random_filter(chance), random_filter(chance)):
             check_queries(connection, records, chosen, limit=400)
+        newest = range(max(published - 200, 0), published)
+        assert write(writer, [random_event(random.Random(each), each) for each in newest]) == []
         return published
 
 

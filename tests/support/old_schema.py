@@ -7,8 +7,24 @@ from pathlib import Path
 from almenara.bus.text_index import SEARCHED_DATA_BEFORE_8, decode_text
 
 
+def downgrade_to_9(path: Path) -> None:
+    """Move the ids of events into tables with a row for each."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (table,) = connection.execute("SELECT seen_generation FROM position").fetchone()
+        for number in (0, 1):
+            connection.execute(f"CREATE TABLE seen_{number} (key BLOB PRIMARY KEY) WITHOUT ROWID")
+            names = [f"event_ids_{number}", *(["new_event_ids"] if number == table else [])]
+            for name in names:
+                rows = connection.execute(f"SELECT ids FROM {name}").fetchall()
+                keys = [(ids[at : at + 16],) for (ids,) in rows for at in range(0, len(ids), 16)]
+                connection.executemany(f"INSERT INTO seen_{number} VALUES (?)", keys)
+                connection.execute(f"DROP TABLE {name}")
+        connection.execute("PRAGMA user_version = 9")
+
+
 def downgrade_to_8(path: Path) -> None:
     """Remove the second index of text, in which there must be no rows, and the counts of words."""
+    downgrade_to_9(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(
             "DROP TABLE events_text_1; DROP TABLE block_word_counts; DROP TABLE severe_events;"

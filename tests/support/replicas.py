@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+from almenara.bus.event_ids import read_ids
 from almenara.bus.shared import SharedBus
 from almenara.config import StorageSettings
 from almenara_nats.bus_log import JetStreamLog
@@ -22,7 +23,6 @@ COMPARED = (
     "SELECT source, kind, namespace, name FROM known_resources ORDER BY 1, 2, 3, 4",
     "SELECT text, uses FROM names ORDER BY text",
     "SELECT slot, severity, sum(events) FROM event_counts WHERE level = 0 GROUP BY 1, 2",
-    "SELECT key FROM seen_0 UNION ALL SELECT key FROM seen_1 ORDER BY key",
     "SELECT last_sequence, seen_generation, seen_count, events FROM position",
 )
 """What must be equal on all replicas."""
@@ -58,4 +58,5 @@ def replicated_almenara(server: NatsServer, folder: Path, name: str, **config: A
 def read_tables(folder: Path) -> dict[str, list[Any]]:
     """Return what is compared of the database in a folder, by statement."""
     with closing(sqlite3.connect(folder / "almenara.db")) as connection:
-        return {statement: connection.execute(statement).fetchall() for statement in COMPARED}
+        tables = {statement: connection.execute(statement).fetchall() for statement in COMPARED}
+        return {**tables, "ids": sorted(read_ids(connection))}

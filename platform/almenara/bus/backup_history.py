@@ -27,8 +27,9 @@ SEGMENT: Final = "blocks"
 REST: Final = "history"
 SEGMENT_BYTES: Final = 64 * 1024**2
 COPIED_TABLES: Final = (
-    "clock", "event_counts", "events", "known_resources", "name_pairs", "names", "observations",
-    "plugin_state", "position", "sealed_rows", "seen_0", "seen_1",
+    "clock", "event_counts", "event_ids_0", "event_ids_1", "events", "known_resources",
+    "name_pairs", "names", "new_event_ids", "observations", "plugin_state", "position",
+    "sealed_rows",
 )  # fmt: skip
 REBUILT_TABLES: Final = (
     "blocks", "block_contents", "block_names", "block_word_counts", "block_words", "events_text",

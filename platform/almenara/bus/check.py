@@ -23,7 +23,10 @@ PAGE_PROBLEMS: Final = 20
 """Problems of SQLite's own check that are reported."""
 SEQUENCES_NAMED: Final = 20
 NAMES_SHOWN: Final = 12
-SMALL_TABLES: Final = ("names", "known_resources", "plugin_state", "clock", "seen_0", "seen_1")
+SMALL_TABLES: Final = (
+    "names", "known_resources", "plugin_state", "clock", "new_event_ids", "event_ids_0",
+    "event_ids_1",
+)  # fmt: skip
 """Tables that are copied whole; of a damaged one as far as it can be read."""
 
 
@@ -285,7 +288,6 @@ def _copy(reading: sqlite3.Connection, writing: sqlite3.Connection, report: Chec
         " events = (SELECT count(*) FROM events) + (SELECT coalesce(sum(events), 0) FROM blocks),"
         " sealed_events = (SELECT coalesce(sum(events), 0) FROM blocks),"
         " sealed_through = (SELECT coalesce(max(last_sequence), 0) FROM blocks),"
-        " seen_count = (SELECT count(*) FROM seen_0),"
         " last_name = (SELECT coalesce(max(number), 0) FROM names),"
         " has_inline_names = 1",
         (last,),
@@ -305,14 +307,20 @@ def _copy(reading: sqlite3.Connection, writing: sqlite3.Connection, report: Chec
 
 
 def _copy_position(reading: sqlite3.Connection, writing: sqlite3.Connection) -> None:
-    """Take over the time of the log and the last sequence, so that no sequence is used twice."""
+    """Take over the time of the log and the last sequence, so that no sequence is used twice, and
+    how many ids of events are known."""
     try:
-        last, anchor = reading.execute("SELECT last_sequence, anchor FROM position").fetchone()
-    except (sqlite3.Error, TypeError):
+        row = reading.execute(
+            "SELECT last_sequence, anchor, seen_generation, seen_count FROM position"
+        ).fetchone()
+    except sqlite3.Error:
         return
-    writing.execute(
-        "UPDATE position SET last_sequence = max(last_sequence, ?), anchor = ?", (last, anchor)
-    )
+    if row is not None:
+        writing.execute(
+            "UPDATE position SET last_sequence = max(last_sequence, ?), anchor = ?,"
+            " seen_generation = ?, seen_count = ?",
+            row,
+        )
 
 
 def _copy_table(

@@ -9,6 +9,7 @@ from typing import Final
 
 from almenara.bus import Record
 from almenara.bus.codec import RowDecoder
+from almenara.bus.event_ids import read_ids
 from almenara.bus.log_state import OWNER, POSITION, decode_position
 from almenara.bus.replay import read_after
 from almenara.bus.schema import VERSION, check_version, connect
@@ -20,9 +21,6 @@ MAX_DIFFERENCES: Final = 20
 TABLES: Final = {
     "known resources": "SELECT source, kind, namespace, name FROM known_resources ORDER BY 1,2,3,4",
     "stored values": "SELECT plugin, key, value FROM plugin_state ORDER BY plugin, key",
-    "ids that recognize duplicates": (
-        "SELECT key FROM seen_0 UNION ALL SELECT key FROM seen_1 ORDER BY key"
-    ),
     "positions": "SELECT last_sequence, seen_generation, seen_count FROM position",
 }
 """What besides signals must be equal, by its name in a message."""
@@ -47,6 +45,8 @@ def compare_databases(first: Path, second: Path) -> list[str]:
         for name, statement in TABLES.items():
             if one.execute(statement).fetchall() != other.execute(statement).fetchall():
                 differences.append(f"The {name} differ.")
+        if read_ids(one) != read_ids(other):
+            differences.append("The ids that recognize duplicates differ.")
         return differences
 
 

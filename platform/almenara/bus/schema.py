@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from almenara.bus.blocks import index_blocks
+from almenara.bus.event_ids import convert_former_ids
 from almenara.bus.storage_errors import StorageError
 from almenara.bus.text_index import (
     SEARCHED_DATA,
@@ -20,11 +21,13 @@ from almenara.bus.text_index import (
 )
 from almenara.errors import AlmenaraError
 
-VERSION: Final = 9
+VERSION: Final = 10
 BLOCKS_FROM: Final = 6
 """The first version with blocks."""
 LETTERS_SPACED_FROM: Final = 8
 """The first version that indexes the letters of languages without spaces as words."""
+IDS_IN_PARTS_FROM: Final = 10
+"""The first version with ids of events in parts."""
 CHECKPOINT_PAGES: Final = 4_000
 """Pages of the write-ahead log that are moved into the file at once."""
 
@@ -68,6 +71,11 @@ SEVERE_EVENTS: Final = """
 CREATE TABLE IF NOT EXISTS severe_events (
     block INTEGER PRIMARY KEY, severity INTEGER NOT NULL, content BLOB NOT NULL
 );
+"""
+EVENT_IDS: Final = """
+CREATE TABLE new_event_ids (number INTEGER PRIMARY KEY, ids BLOB NOT NULL);
+CREATE TABLE event_ids_0 (place INTEGER PRIMARY KEY, ids BLOB NOT NULL);
+CREATE TABLE event_ids_1 (place INTEGER PRIMARY KEY, ids BLOB NOT NULL);
 """
 BLOCKS: Final = f"""
 CREATE TABLE blocks (
@@ -150,8 +158,7 @@ CREATE TABLE observations (
     sequence INTEGER PRIMARY KEY, time INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER
 );
 CREATE TABLE clock (time INTEGER PRIMARY KEY, sequence INTEGER NOT NULL);
-CREATE TABLE seen_0 (key BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE seen_1 (key BLOB PRIMARY KEY) WITHOUT ROWID;
+{EVENT_IDS}
 CREATE TABLE plugin_state (
     plugin TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (plugin, key)
 ) WITHOUT ROWID;
@@ -211,6 +218,7 @@ STEPS: Final = (
     INDEX_BLOCKS,
     INDEX_BLOCKS,
     ADD_TEXT_TABLE,
+    EVENT_IDS,
 )
 """By version: the statements that turn the tables of that version into those of the next."""
 
@@ -334,6 +342,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
                 _space_letters(connection)
             if BLOCKS_FROM <= version < LETTERS_SPACED_FROM:
                 index_blocks(connection)
+            if 0 < version < IDS_IN_PARTS_FROM:
+                convert_former_ids(connection)
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute("COMMIT")
         except BaseException:

@@ -10,6 +10,7 @@ import msgspec
 from almenara.bus import Record, codec, retention
 from almenara.bus.codec import Redact
 from almenara.bus.counts import add_counts
+from almenara.bus.event_ids import EventIds
 from almenara.bus.ingest import IngestRules, normalize_batch
 from almenara.bus.known_resources import KnownResources
 from almenara.bus.log_clock import Anchor, LogClock
@@ -24,7 +25,6 @@ from almenara.config import StorageSettings
 from almenara.signals import Event, Signal
 from almenara.units import SECOND
 
-KEYS_PER_QUERY: Final = 500
 CLOCK_NOTES: Final = 1_000
 """Notes of the log's time within the shortest retention, which bounds how exact removal is."""
 
@@ -54,7 +54,10 @@ class Writer:
             self.names = NameTable(self.connection, settings.max_names)
             self.known_resources = KnownResources(self.connection, settings.max_resources)
             self.fences = Fences(self.connection)
-            self._read_position()
+            self.event_ids = EventIds(self.connection, settings.deduplication_window)
+            (self.last_sequence,) = self.connection.execute(
+                "SELECT last_sequence FROM position"
+            ).fetchone()
             self.clock = self._open_clock(clock)
         except BaseException:
             self.connection.close()
@@ -63,11 +66,6 @@ class Writer:
         ages = [rule.age for rule in settings.retention_rules]
         shortest = min(settings.retention_age, settings.sample_retention_age, *ages)
         self._note_interval = int(shortest * SECOND / CLOCK_NOTES)
-
-    def _read_position(self) -> None:
-        self.last_sequence, self._generation, self._seen = self.connection.execute(
-            "SELECT last_sequence, seen_generation, seen_count FROM position"
-        ).fetchone()
 
     def _open_clock(self, clock: Clock | None) -> LogClock:
         (stored,) = self.connection.execute("SELECT anchor FROM position").fetchone()
@@ -103,7 +101,7 @@ class Writer:
         """
         connection = self.connection
         prepared = self._prepare(group)
-        before = self.last_sequence, self._generation, self._seen
+        before, known_ids = self.last_sequence, self.event_ids.mark()
         records: list[Record] = []
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -121,7 +119,8 @@ class Writer:
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            self.last_sequence, self._generation, self._seen = before
+            self.last_sequence = before
+            self.event_ids.restore(known_ids)
             self.reload()
             raise
         return records
@@ -136,7 +135,7 @@ class Writer:
             return [prepared]
         signals = sum(len(signals) for _, signals in prepared)
         is_near_limit = (
-            self._seen + signals >= self.settings.deduplication_window
+            self.event_ids.is_near_limit(signals)
             or self.known_resources.highest + signals > self.known_resources.limit
         )
         return [[batch] for batch in prepared] if is_near_limit else [prepared]
@@ -149,22 +148,19 @@ class Writer:
             if not isinstance(batch, LogEntry) or self.fences.admit(batch)
         ]
         records, keys = self._number(accepted)
-        self._insert(records, keys)
+        self._insert(records)
         for batch, signals in accepted:
             self.known_resources.store(batch.origin, signals)
             for change in batch.changes:
                 self._save(*change)
         if records:
             self.last_sequence = records[-1].sequence
-        self._seen += len(keys)
-        if self._seen >= self.settings.deduplication_window:
-            self._generation, self._seen = 1 - self._generation, 0
-            self.connection.execute(f"DELETE FROM seen_{self._generation}")  # nosec B608 # constant fragments, bound values
+        self.event_ids.add(keys)
         if records:
             self.connection.execute(
                 "UPDATE position SET last_sequence = ?, seen_generation = ?, seen_count = ?,"
                 " events = events + ?",
-                (self.last_sequence, self._generation, self._seen, len(keys)),
+                (self.last_sequence, self.event_ids.table, self.event_ids.count, len(keys)),
             )
         return records
 
@@ -207,7 +203,7 @@ class Writer:
             ]
             for _, signals in accepted
         ]
-        seen = self._already_seen([key for part in keyed for key, _ in part if key is not None])
+        seen = self.event_ids.find([key for part in keyed for key, _ in part if key is not None])
         records: list[Record] = []
         keys: list[bytes] = []
         sequence = self.last_sequence
@@ -224,20 +220,7 @@ class Writer:
                 records.append(Record(sequence, signal))
         return records, keys
 
-    def _already_seen(self, keys: Sequence[bytes]) -> set[bytes]:
-        seen: set[bytes] = set()
-        for start in range(0, len(keys), KEYS_PER_QUERY):
-            part = keys[start : start + KEYS_PER_QUERY]
-            marks = ",".join("?" * len(part))
-            for table in ("seen_0", "seen_1"):
-                rows = self.connection.execute(
-                    f"SELECT key FROM {table} WHERE key IN ({marks})",  # nosec B608 # constant fragments, bound values
-                    part,
-                )
-                seen.update(row[0] for row in rows)
-        return seen
-
-    def _insert(self, records: Sequence[Record], keys: Sequence[bytes]) -> None:
+    def _insert(self, records: Sequence[Record]) -> None:
         many = self.connection.executemany
         events: list[tuple[Any, ...]] = []
         observations: list[tuple[int, int, str, int]] = []
@@ -249,7 +232,6 @@ class Writer:
         if events:
             many(f"INSERT INTO events VALUES ({','.join('?' * len(events[0]))})", events)  # nosec B608 # constant fragments, bound values
             index_rows(self.connection, events[0][0])
-            many(f"INSERT INTO seen_{self._generation} VALUES (?)", ((key,) for key in keys))  # nosec B608 # constant fragments, bound values
             self.names.store_uses()
             count_pairs(self.connection, ((row[ORIGIN], row[TYPE]) for row in events))
             add_counts(self.connection, map(COUNTED, events))

@@ -134,7 +134,7 @@ async def test_compare_reports_what_differs(nats_server: NatsServer, tmp_path: P
     with closing(sqlite3.connect(tmp_path / "b" / "almenara.db", isolation_level=None)) as writing:
         (sequence,) = writing.execute("SELECT max(sequence) FROM events").fetchone()
         writing.execute("DELETE FROM events WHERE sequence = ?", (sequence,))
-        writing.execute("DELETE FROM seen_0")
+        writing.execute("DELETE FROM new_event_ids")
     differences = compare_databases(tmp_path / "a", tmp_path / "b")
     assert differences[0] == f"The signals with sequence {sequence} differ."
     assert "The ids that recognize duplicates differ." in differences

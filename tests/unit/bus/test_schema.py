@@ -16,6 +16,7 @@ from almenara.history import Filter, History
 from almenara.signals import Event, Resource
 from almenara.state.resources import Resources
 from support.bus import collect_records, make_event
+from support.old_schema import downgrade_to_9
 from support.paths import FIXTURES
 
 CENTURY = 3e9
@@ -40,6 +41,7 @@ async def test_migrate_upgrades_schema_1_with_its_events(
     settings = StorageSettings(dir=tmp_path)
     async with EmbeddedBus(settings) as bus:
         await bus.publish([make_event(1)], "x")
+    downgrade_to_9(tmp_path / "almenara.db")
     connection = connect(tmp_path / "almenara.db", writable=True)
     added = (
         "names DROP COLUMN uses", "events DROP COLUMN namespace",
