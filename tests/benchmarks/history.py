@@ -126,12 +126,14 @@ async def measured_async(
 
 async def measure_almenara(
     folder: Path, events: int, hot_events: int, rounds: int
-) -> tuple[Figures, Figures]:
-    """Return the figures, and those of pages out of sealed blocks alone."""
+) -> tuple[Figures, Figures, Figures]:
+    """Return the figures, and those of pages out of sealed blocks alone: repeated, and for the
+    first time."""
     settings = StorageSettings(dir=folder, hot_events=hot_events, retention_interval=0.5,
                                retention_size=10**12, query_timeout=600)  # fmt: skip
     figures: Figures = {}
     sealed: Figures = {}
+    first_time: Figures = {}
     async with EmbeddedBus(settings) as bus:
         generating = 0.0
         started = time.process_time()
@@ -166,6 +168,11 @@ async def measure_almenara(
                 lambda: history.events(chosen, before=through + 1, limit=100),  # noqa: B023
                 rounds,
             )
+            # Another history remembers no block.
+            first_time[name] = await measured_async(
+                lambda: History(bus).events(chosen, before=through + 1, limit=100),  # noqa: B023
+                rounds,
+            )
         for name, chosen, _ in COUNTS:
             figures[name] = await measured_async(lambda: history.count(chosen), min(rounds, 3))  # noqa: B023
         # Pages draw bars of whole slots, which the stored counts know.
@@ -173,7 +180,7 @@ async def measure_almenara(
         figures[f"histogram of {BARS} bars"] = await measured_async(
             lambda: history.buckets(Filter(), since=first, until=last + 1, width=width), rounds
         )
-    return figures, sealed
+    return figures, sealed, first_time
 
 
 class VictoriaLogs:
@@ -311,7 +318,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(patch("almenara.bus.sealing.PAUSE", 0.0))
         stack.enter_context(patch("almenara.bus.sealing.SHORT_PAUSE", 0.0))
-        ours, sealed = asyncio.run(
+        ours, sealed, first_time = asyncio.run(
             measure_almenara(folder / "almenara", events, hot_events, rounds)
         )
         program = None if options.short else find_program()
@@ -324,9 +331,10 @@ def main() -> None:
         f"{events:,} events, of which {hot_events:,} are rows; times in milliseconds (and of those,"
         " of the processor)"
     )
-    print(f"{'':24}{'Almenara':>16}{'sealed':>16}{'VictoriaLogs':>16}")
+    print(f"{'':24}{'Almenara':>16}{'sealed':>16}{'first time':>16}{'VictoriaLogs':>16}")
     for name in theirs:
-        columns = [show(ours[name]), show(sealed.get(name)), show(theirs[name]) + mark]
+        columns = [show(each.get(name)) for each in (ours, sealed, first_time)]
+        columns.append(show(theirs[name]) + mark)
         print(f"{name:24}{''.join(f'{text:>16}' for text in columns)}")
     if mark:
         print("* measured before, with 1,000,000 events on another machine")

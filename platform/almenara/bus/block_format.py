@@ -192,6 +192,8 @@ class Block:
                 raise DamagedBlockError(f"the column {column.name} of a block is damaged")
             self._columns[column.name] = stored
         self._decoded: dict[str, Any] = {}
+        self.size = len(content)
+        """Bytes of the content, and of the columns that were decompressed."""
 
     def numbers(self, name: str) -> list[int]:
         """Return a column of numbers or levels."""
@@ -210,8 +212,17 @@ class Block:
 
     def _read(self, name: str, decode: Callable[[bytes, int], Any]) -> Any:
         if (known := self._decoded.get(name)) is None:
-            known = self._decoded[name] = decode(decompress(self._columns[name]), self.events)
+            content = decompress(self._columns[name])
+            known = self._decoded[name] = decode(content, self.events)
+            self.size += len(content)
         return known
+
+    def derive(self, name: str, make: "Callable[[Block], T]") -> T:
+        """Return what `make` makes of the block, once; `name` is no column."""
+        if (known := self._decoded.get(name)) is None:
+            known = self._decoded[name] = make(self)
+        result: T = known
+        return result
 
     def entries(self, places: Iterable[int]) -> list[Entry]:
         """Return the events at some places."""

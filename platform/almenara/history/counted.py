@@ -19,6 +19,7 @@ from almenara.history.planner import (
     StoredNames,
     clamp,
     find_names,
+    find_pairs,
     is_in,
     read_pairs,
 )
@@ -153,8 +154,9 @@ def _select_rows(
         for name in ("origin", "type")
         if (text := getattr(chosen, name)) is not None
     }
-    if scope.is_full and not names:
-        return [(ALL, ALL)], Condition.join("AND", conditions)
+    if scope.is_full:
+        listed = find_pairs(connection, names) if names else [(ALL, ALL)]
+        return None if listed is None else (listed, Condition.join("AND", conditions))
     pairs = read_pairs(connection, scope)
     if pairs is None:
         return None

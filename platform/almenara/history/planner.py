@@ -331,6 +331,22 @@ def read_pairs(connection: sqlite3.Connection, scope: Scope) -> NamePairs | None
     )
 
 
+def find_pairs(
+    connection: sqlite3.Connection, names: "Mapping[str, StoredNames]"
+) -> list[tuple[int, int]] | None:
+    """Return the pairs of origins and types that have some names, by column; None where they are
+    too many, or events hold names as text."""
+    (has_inline,) = connection.execute("SELECT has_inline_names FROM position").fetchone()
+    if has_inline:
+        return None
+    where = Condition.join("AND", [stored.condition(f"p.{name}") for name, stored in names.items()])
+    pairs: list[tuple[int, int]] = connection.execute(
+        f"SELECT p.origin, p.type FROM name_pairs p WHERE {where.sql} LIMIT ?",  # nosec B608 # constant fragments, bound values
+        (*where.parameters, MAX_PAIRS + 1),
+    ).fetchall()
+    return None if len(pairs) > MAX_PAIRS else pairs
+
+
 class StoredNames(msgspec.Struct):
     """What columns hold for the names that some patterns match."""
 

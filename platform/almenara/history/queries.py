@@ -14,6 +14,7 @@ import msgspec
 
 from almenara.bus import LogReader, Record, codec
 from almenara.bus.codec import RowDecoder
+from almenara.history.block_cache import BlockCache
 from almenara.history.counted import plan_counts
 from almenara.history.filter import Filter
 from almenara.history.planner import (
@@ -76,6 +77,7 @@ class History:
         self._scope = scope
         self._user = ""
         self._past: PastBound | None = None
+        self._cache = BlockCache()
 
     def within(self, scope: Scope, user: str = "") -> Self:
         """Return the same history, limited to a scope, whose queries take the share of a user."""
@@ -106,8 +108,7 @@ class History:
         whole, with only the beginning of long payloads, as a JSON string.
         """
         order: Order = "ASC" if after is not None and before is None else "DESC"
-        access = Access()
-
+        access = Access(self._cache)
         end = self._before(before)
 
         def query(connection: sqlite3.Connection) -> list[Record]:
@@ -143,7 +144,8 @@ class History:
                 where.parameters,
             ).fetchall()
             if not rows:
-                search = SealedSearch(connection, self._log.decoder, Filter(), self._scope)
+                access = Access(self._cache)
+                search = SealedSearch(connection, self._log.decoder, Filter(), self._scope, access)
                 rows = list(search.rows("DESC", sequence - 1, sequence + 1))
             return next(iter(self._log.decoder.events(connection, rows)), None)
 
@@ -155,8 +157,7 @@ class History:
     async def count(self, chosen: Filter, limit: int | None = None) -> int:
         """Count the events that match; where the stored counts don't know, counting stops at
         `limit`."""
-
-        access = Access()
+        access = Access(self._cache)
 
         def query(connection: sqlite3.Connection) -> int:
             limited, before, is_small = self._bound(connection, chosen)
@@ -202,7 +203,7 @@ class History:
             until=min(until, chosen.until) if chosen.until is not None else until,
         )
 
-        access = Access()
+        access = Access(self._cache)
 
         def query(connection: sqlite3.Connection) -> list[tuple[int, int, int]]:
             limited, before, is_small = self._bound(connection, window)

@@ -31,6 +31,7 @@ from almenara.bus.codec import RowDecoder
 from almenara.bus.counts import UNNUMBERED
 from almenara.bus.readers import check_deadline
 from almenara.bus.text_index import split_words
+from almenara.history.block_cache import BlockCache
 from almenara.history.filter import Filter, parse_phrases
 from almenara.history.planner import clamp, find_names, read_pairs
 from almenara.history.text_finder import TextFinder
@@ -49,9 +50,11 @@ decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class Access:
-    """What a query has read."""
+    """How a query reads blocks."""
 
-    has_read_blocks = False
+    def __init__(self, cache: BlockCache) -> None:
+        self.cache = cache
+        self.has_read_blocks = False
 
 
 class BlockMatch(msgspec.Struct):
@@ -74,10 +77,9 @@ class SealedSearch:
         decoder: RowDecoder,
         chosen: Filter,
         scope: Scope,
-        access: Access | None = None,
+        access: Access,
     ) -> None:
-        self._connection, self._decoder = connection, decoder
-        self._access = access or Access()
+        self._connection, self._decoder, self._access = connection, decoder, access
         self._chosen, self._scope = chosen, scope
         self._phrases = parse_phrases(chosen.text) if chosen.text is not None else []
 
@@ -176,12 +178,16 @@ class SealedSearch:
 
     def _read(self, match: BlockMatch) -> Block:
         """Return the events of a block that may match, or all of them."""
+        connection, cache, last = self._connection, self._access.cache, match.last
+        # A block changes only where a rule removes some of its events.
+        key = last, match.events
         if self._chosen.severity is not None:
+            level = int(self._chosen.severity)
             with contextlib.suppress(DamagedBlockError):
-                severe = read_severe(self._connection, match.last, int(self._chosen.severity))
+                severe = cache.get((*key, level), lambda: read_severe(connection, last, level))
                 if severe is not None:
                     return severe
-        return read_block(self._connection, match.last)
+        return cache.get(key, lambda: read_block(connection, last))
 
     def _find_blocks(
         self, order: Order, after: int | None, before: int | None

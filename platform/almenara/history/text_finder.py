@@ -16,6 +16,9 @@ from almenara.bus.text_index import MAX_TEXT, searched_text, split_words
 LETTER: Final = re.compile(b"[a-z0-9]")
 NOT_ASCII: Final = re.compile(rb"[\x80-\xff]+")
 
+COMMON_SHARE: Final = 8
+"""A word is common where it occurs more often than in one of so many events."""
+
 
 class _Phrase:
     """A phrase, with what is known of where it stands in a block."""
@@ -29,8 +32,9 @@ class _Phrase:
         """Matches payloads of ASCII letters without escapes."""
         self.in_subject: list[bool] = []
         """By the place of the subject among the distinct ones of the block."""
-        self.candidates: set[int] = set()
-        """Places whose payload may have the phrase; or has it, if it is a single word."""
+        self.candidates: set[int] | None = None
+        """Places whose payload may have the phrase, or has it, if it is a single word; None where
+        it is so common that each is tested."""
 
 
 class TextFinder:
@@ -42,13 +46,16 @@ class TextFinder:
         self._piece = piece[starts[0] :]
         self._starts = [start - starts[0] for start in starts]
         self._lower = self._piece.lower()
-        self._split = self._list_split()
+        self._split: set[int] = block.derive("split", lambda _: self._list_split())
         """Places whose payload must be split into words."""
         self._phrases = [_Phrase(*phrase) for phrase in phrases]
-        spaced = [_space(text or "") for text in subjects]
+        spaced: list[str] = block.derive(
+            "spaced", lambda _: [_space(text or "") for text in subjects]
+        )
         for phrase in self._phrases:
             phrase.in_subject = [phrase.spaced in text for text in spaced]
-            phrase.candidates = self._find(phrase) | self._split
+            places = self._find(phrase)
+            phrase.candidates = None if places is None else places | self._split
 
     def _list_split(self) -> set[int]:
         split: set[int] = set()
@@ -72,13 +79,21 @@ class TextFinder:
 
     def select(self, places: Iterable[int]) -> Iterator[int]:
         """Yield those of some events that have all of the phrases."""
-        possible = set.intersection(*map(self._list_possible, self._phrases))
-        return (place for place in places if place in possible and self._matches(place))
+        possible: set[int] | None = None
+        for phrase in self._phrases:
+            if phrase.candidates is not None:
+                listed = self._add_subjects(phrase, phrase.candidates)
+                possible = listed if possible is None else possible & listed
+        return (
+            place
+            for place in places
+            if (possible is None or place in possible) and self._matches(place)
+        )
 
-    def _list_possible(self, phrase: _Phrase) -> set[int]:
+    def _add_subjects(self, phrase: _Phrase, candidates: set[int]) -> set[int]:
         if not any(phrase.in_subject):
-            return phrase.candidates
-        return phrase.candidates.union(
+            return candidates
+        return candidates.union(
             place for place, code in enumerate(self._subject_codes) if phrase.in_subject[code]
         )
 
@@ -88,27 +103,34 @@ class TextFinder:
         for phrase in self._phrases:
             if phrase.in_subject[subject]:
                 continue
-            if place not in phrase.candidates:
+            is_untested = phrase.candidates is None or len(phrase.words) > 1
+            if phrase.candidates is not None and place not in phrase.candidates:
                 return False
             if place in self._split:
                 if spaced is None:
-                    spaced = _space(searched_text(self._data(place).decode("utf-8", "replace")))
+                    data = self._slice(self._piece, place)
+                    spaced = _space(searched_text(data.decode("utf-8", "replace")))
                 if phrase.spaced not in spaced:
                     return False
-            elif len(phrase.words) > 1 and not phrase.pattern.search(self._data(place).lower()):
+            elif is_untested and not phrase.pattern.search(self._slice(self._lower, place)):
                 return False
         return True
 
-    def _data(self, place: int) -> bytes:
+    def _slice(self, piece: bytes, place: int) -> bytes:
         start = self._starts[place]
-        return self._piece[start : start + max(self._lengths[place], 0)]
+        return piece[start : start + max(self._lengths[place], 0)]
 
-    def _find(self, phrase: _Phrase) -> set[int]:
-        """Return the places whose payload has the word of a phrase that is rarest in the block."""
+    def _find(self, phrase: _Phrase) -> set[int] | None:
+        """Return the places whose payload has the word of a phrase that is rarest in the block;
+        None where that is common."""
         if not all(word.isascii() for word in phrase.words):
             return set()
         needles = [word.encode() for word in phrase.words]
-        rarest = min(range(len(needles)), key=lambda index: self._lower.count(needles[index]))
+        occurrences = list(map(self._lower.count, needles))
+        rarest = occurrences.index(min(occurrences))
+        if occurrences[rarest] * COMMON_SHARE > len(self._starts):
+            # A page is full after a few of the events; the others need no test then.
+            return None
         needle = needles[rarest]
         end = b"" if phrase.is_prefix and rarest == len(needles) - 1 else b"(?![a-z0-9])"
         # The letters come first in the expression, since those are searched fastest.

@@ -12,11 +12,13 @@ import msgspec
 from hypothesis import given, settings, strategies as st
 
 from almenara.bus import Record, retention
+from almenara.bus.block_format import Block, encode_block
 from almenara.bus.retention_rules import RetentionRules
 from almenara.bus.sealing import Sealer, clear_rows
 from almenara.bus.writer import Writer
 from almenara.config import EventMatch, RetentionRule, StorageSettings
 from almenara.history import Filter, History
+from almenara.history.block_cache import BlockCache
 from almenara.signals import Event, Severity
 from almenara.units import SECOND
 from support.log import (
@@ -56,6 +58,7 @@ def test_rows_and_blocks_answer_as_a_list(
         patch("almenara.bus.sealing.BLOCK_EVENTS", block),
         patch("almenara.bus.sealing.CLEARED_EVENTS", 2),
         patch("almenara.bus.text_tables.SWITCHED_AFTER", 20),
+        patch("almenara.history.text_finder.COMMON_SHARE", seed % 2 * 8),
         patch("almenara.history.queries.sleep", sleep_not),
     ):
         storage = StorageSettings(dir=Path(folder))
@@ -164,3 +167,41 @@ def test_counts_of_words_and_severe_events_need_no_content_of_blocks(tmp_path: P
             assert answer(history.count(chosen)) == len(matches)
         severe = answer(history.events(Filter(severity=Severity.ERROR)))
         assert [record.sequence for record in severe] == [251, 201, 151, 101, 51, 1]
+
+
+def test_cache_returns_what_a_rule_left_of_a_block(tmp_path: Path) -> None:
+    chance = random.Random(9)
+    writer = Writer(tmp_path / "almenara.db", StorageSettings(dir=tmp_path))
+    with closing(writer.connection), patch("almenara.bus.sealing.BLOCK_EVENTS", 50):
+        events = [random_event(chance, number) for number in range(100)]
+        records = list(itertools.starmap(Record, enumerate(write(writer, events), 1)))
+        seal(writer, 0)
+        history = History(Log(writer.connection))
+        for chosen in (Filter(), Filter(text="done"), Filter(severity=Severity.ERROR)):
+            for _ in range(2):
+                page = answer(history.events(chosen, limit=1_000))
+                assert page == select(records, chosen)
+        records = apply_rule(writer, records)
+        for chosen in (Filter(), Filter(text="done"), Filter(severity=Severity.ERROR)):
+            assert answer(history.events(chosen, limit=1_000)) == select(records, chosen)
+
+
+def select(records: list[Record], chosen: Filter) -> list[Record]:
+    """Return the events that match a filter, newest first."""
+    return [each for each in reversed(records) if chosen.matches(each.signal)]  # type: ignore[arg-type]
+
+
+def test_cache_has_a_bound() -> None:
+    entry = ("1", "s", "o", "t", "", 0, 9, None, None, None, None, f'"{"x" * 5_000}"')
+    content = encode_block([(number, *entry) for number in range(1, 9)])
+    cache = BlockCache(max_bytes=60_000)
+    first = cache.get("first", lambda: Block(content))
+    assert cache.get("first", lambda: Block(content)) is first
+    second = cache.get("second", lambda: Block(content))
+    # With their columns, both are beyond the bound.
+    for block in (first, second):
+        block.entries(range(8))
+    assert cache.get("second", lambda: Block(content)) is second
+    assert cache.get("second", lambda: Block(content)) is second
+    assert cache.get("first", lambda: Block(content)) is not first
+    assert cache.get("none", lambda: None) is None
