@@ -94,10 +94,6 @@ class Publication:
             )
         )
 
-    def is_blind(self, origin: str) -> bool:
-        """Whether the events of an origin cannot be read."""
-        return origin in self._blind
-
     def last_sign(self, origin: str, time: int) -> int:
         """When silence counts from: the last sign of life or, where its origin could not be read
         since, when it could be read again."""
