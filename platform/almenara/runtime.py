@@ -206,7 +206,12 @@ async def compose(
         intakes=intakes,
         alerting=alerting,
         list_plugins=plugins.infos,
-        check_ready=lambda: bus.failure or bus.not_ready or ("draining" if hub.draining else None),
+        check_ready=lambda: (
+            bus.failure
+            or bus.not_ready
+            or access.not_ready
+            or ("draining" if hub.draining else None)
+        ),
     )
     return Application(
         services=services,
@@ -262,6 +267,15 @@ async def notify(application: Application) -> None:
                 group.create_task(Heartbeat(heartbeat, notifications).run(), name="heartbeat")
 
     await application.leases.run("notifications", work, lambda: None)
+
+
+async def refresh_sessions(application: Application) -> None:
+    """Refresh the sessions that replicas share while this replica has the lease for it."""
+
+    async def work(publisher: Publisher) -> None:
+        await application.services.access.reviewer.refresh_shared()
+
+    await application.leases.run("sessions", work, lambda: None)
 
 
 async def run_snapshots(application: Application) -> None:
@@ -359,6 +373,8 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
                 background.append(group.create_task(keeping, name="leases"))
                 snapshots = run_snapshots(application)
                 background.append(group.create_task(snapshots, name="snapshots"))
+                refreshes = refresh_sessions(application)
+                background.append(group.create_task(refreshes, name="refresh of sessions"))
             if isinstance(application.saved_store, SharedStateStore):
                 background += [
                     group.create_task(run(), name="saved items")

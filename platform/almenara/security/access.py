@@ -44,6 +44,7 @@ class AccessControl:
         if replicas is not None and settings.bus.secret is not None:
             self.sync = AccessSync(self.credentials, replicas, settings.bus.secret)
             self.sessions.share, self.credentials.catch_up = self.sync.share, self.sync.catch_up
+            self.credentials.is_complete = lambda: self.not_ready is None
         self.connections = OpenConnections(settings.server, self.mode)
         self.resolver = IdentityResolver(auth, self.mode, namespaces, rights)
         self.authenticator = Authenticator(
@@ -60,12 +61,26 @@ class AccessControl:
             # Imported here, because its libraries are installed with an extra.
             from almenara.security.oidc import OidcProvider
 
-            self.provider = OidcProvider(auth.oidc, self.sign_in)
+            # Rights in the cluster would be reviewed for each session on each replica.
+            shares_sessions = self.sync is not None and not self.resolver.depends_on_cluster
+            self.provider = OidcProvider(
+                auth.oidc, self.sign_in,
+                settings.bus.secret if self.sync is not None else None,
+                shares_sessions=shares_sessions,
+            )  # fmt: skip
+            self.credentials.confirm = self.provider.confirm
 
     @property
     def has_access_token(self) -> bool:
         """Whether there is an access token to sign in with."""
         return self.credentials.access_token.exists
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why this replica cannot authenticate everyone yet; None once it can."""
+        if self.sync is None or self.sync.has_received:
+            return None
+        return "the tokens and sessions of the other replicas are not received yet"
 
     async def start(self, history: History) -> None:
         """Read the stored tokens and sessions, and recent failed sign-ins from history."""

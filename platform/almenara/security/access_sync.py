@@ -52,6 +52,8 @@ class AccessSync:
         self._reached = 0
         """The last revision that is in the file."""
         self._advanced = asyncio.Condition()
+        self.has_received = False
+        """Whether the file has what other replicas had put when this one started."""
 
     async def run(self) -> None:
         """Exchange until cancelled."""
@@ -81,7 +83,7 @@ class AccessSync:
                         missing = self._bases.keys() - first.keys() - {IDENTITY}
                         removed = [ValueChange(key, None, 0) for key in missing]
                         await self._accept([*first.values(), *removed])
-                        first, self._shared = None, shared
+                        first, self._shared, self.has_received = None, shared, True
                         group.create_task(self._push_changes())
                 elif first is not None:
                     first[change.key] = change

@@ -8,6 +8,7 @@ import msgspec
 from almenara.security.identity import Identity, User
 from almenara.security.request import RequestInfo
 from almenara.security.sessions import Session
+from almenara.security.store import SessionRecord
 
 
 class UserRefresher(Protocol):
@@ -22,6 +23,9 @@ class UserRefresher(Protocol):
         Raises where the system cannot be reached.
         """
 
+    async def seal(self) -> str:
+        """Return what another replica can continue with, encrypted; empty where none can."""
+
 
 class LoginStart(msgspec.Struct, frozen=True):
     """A login whose browser leaves for the provider."""
@@ -30,8 +34,8 @@ class LoginStart(msgspec.Struct, frozen=True):
     """Where to send the browser."""
     state: str
     """Identifies the login when the browser comes back."""
-    binding: str
-    """The secret of a cookie, so that only the same browser can complete the login."""
+    cookie: str
+    """The value of a cookie, with which only the same browser can complete the login."""
 
 
 class IdentityProvider(Protocol):
@@ -40,24 +44,28 @@ class IdentityProvider(Protocol):
     name: str
     """The name that users know it by."""
 
-    async def start_login(self, address: str, redirect_uri: str, next_page: str) -> LoginStart:
-        """Start a login for a client address; `next_page` is the path to continue with."""
+    async def start_login(self, redirect_uri: str, next_page: str) -> LoginStart:
+        """Start a login; `next_page` is the path to continue with."""
 
-    def next_page(self, state: str) -> str:
+    async def next_page(self, state: str, cookie: str) -> str:
         """Return the page that a pending login continues with; `/` where it is unknown."""
 
     async def finish_login(
-        self, request_info: RequestInfo, parameters: Mapping[str, str], binding: str
+        self, request_info: RequestInfo, parameters: Mapping[str, str], cookie: str
     ) -> tuple[str, str]:
         """Return the secret of the new session and the page to continue with.
 
         Raises `AuthError`.
         """
 
+    async def confirm(self, record: SessionRecord) -> tuple[Identity, UserRefresher] | None:
+        """Return the identity of a stored session, and what refreshes it; None where this replica
+        cannot confirm it."""
+
     async def handle_logout_token(self, token: str) -> bool:
         """End the sessions that a back-channel logout token names; return whether it is valid."""
 
-    def logout_url(self, session: Session) -> str:
+    async def logout_url(self, session: Session) -> str:
         """Return where a browser continues after signing out; empty if the provider has no page."""
 
     async def close(self) -> None:

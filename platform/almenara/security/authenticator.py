@@ -9,7 +9,13 @@ from almenara.security.access_token import HOLDER
 from almenara.security.audit import Audit
 from almenara.security.auth_context import AuthContext
 from almenara.security.credentials import Credentials
-from almenara.security.errors import AccessDenied, AuthError, TooManyAttempts, Unauthenticated
+from almenara.security.errors import (
+    AccessDenied,
+    AuthError,
+    AuthUnavailable,
+    TooManyAttempts,
+    Unauthenticated,
+)
 from almenara.security.identity import Role, anonymous_identity
 from almenara.security.modes import Mode
 from almenara.security.proxy_headers import ProxyHeaders
@@ -23,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 LONGEST_TOKEN: Final = 8192
 UNKNOWN_CREDENTIALS: Final = "The token is unknown, expired or revoked."
+RETRY_AFTER: Final = 1.0
+"""Seconds after which a replica that has just started has the tokens of the others."""
 
 
 class Authenticator:
@@ -111,6 +119,12 @@ class Authenticator:
         # A command, or another replica, may have created it a moment ago.
         if context is None and await self.credentials.receive(known):
             context = await self._find_token(token)
+        if context is None and not self.credentials.is_complete():
+            # A sender would take a refusal for final, and drop what it sends.
+            raise AuthUnavailable(
+                "This replica has not received the tokens of the others yet. Retry in a moment.",
+                RETRY_AFTER,
+            )
         return context
 
     async def _find_token(self, token: str) -> AuthContext | None:

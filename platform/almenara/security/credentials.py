@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from almenara.config import Settings
 from almenara.security.access_token import HOLDER, AccessToken
 from almenara.security.identity import Identity
 from almenara.security.modes import Mode
 from almenara.security.secret_hash import SecretVerifier
-from almenara.security.sessions import Sessions
+from almenara.security.sessions import Session, Sessions
 from almenara.security.store import AccessStore, ApiToken, SessionRecord, StoredAccess
 from almenara.security.tokens import TokenRegistry, identity_of, parse_token
 from almenara.signals import now
+
+Confirmed = tuple[Identity, Any]
+"""The identity of a session, and its `UserRefresher` or None."""
 
 
 class Credentials:
@@ -26,24 +30,50 @@ class Credentials:
         self.access_token = AccessToken(settings.auth.token, self._verifier)
         self.catch_up: Callable[[], Awaitable[bool]] | None = None
         """Waits for what other replicas have stored; None where there are none."""
+        self.confirm: Callable[[SessionRecord], Awaitable[Confirmed | None]] | None = None
+        """Confirms the sessions of a provider that another replica has started, or this one before
+        a restart; None where there is no such provider."""
+        self.is_complete: Callable[[], bool] = lambda: True
+        """Whether what other replicas have stored was received since the start."""
         self._stamp: tuple[int, int] | None = None
         self.revision = 0
         """How often what is in memory was replaced."""
 
     async def load(self) -> None:
         """Read the file. Sessions that only a provider or a cluster can confirm are deleted: what
-        it takes to confirm them ended with the process."""
+        it takes to confirm them ended with the process, unless replicas share it."""
         # What is written while it is read must not be missed.
         self._stamp = await asyncio.to_thread(self.store.stamp)
         stored = await asyncio.to_thread(self.store.read)
         self._replace(stored)
         await self.access_token.refresh_mark()
         for record in stored.sessions:
-            identity = self._identity_of(record)
-            if identity is not None and now() < record.expires:
-                self.sessions.restore(record, identity)
-            else:
+            if now() >= record.expires or not await self._restore(record):
                 await asyncio.to_thread(self.store.remove_session, record.id)
+
+    async def _restore(self, record: SessionRecord) -> bool:
+        """Add a stored session; return whether it is confirmed."""
+        if (confirmed := await self._confirm(record)) is None:
+            return False
+        self.sessions.restore(record, *confirmed)
+        return True
+
+    async def _confirm(self, record: SessionRecord) -> Confirmed | None:
+        if (identity := self._identity_of(record)) is not None:
+            return identity, None
+        return await self.confirm(record) if self.confirm is not None else None
+
+    async def _update(self, session: Session, record: SessionRecord) -> None:
+        """Note what another replica has stored of a session."""
+        is_refreshed = record.refreshed > session.record.refreshed
+        self.sessions.update(record)
+        if not is_refreshed:
+            return
+        if (confirmed := await self._confirm(record)) is None:
+            self.sessions.drop(session)
+        else:
+            session.identity, session.refresher = confirmed
+            session.refreshed = session.user_fetched = now()
 
     def _identity_of(self, record: SessionRecord) -> Identity | None:
         if record.user.token_id:
@@ -72,10 +102,10 @@ class Credentials:
                 if session.id not in stored_ids:
                     self.sessions.drop(session)
             for record in stored.sessions:
-                if self.sessions.get(record.id) is not None:
-                    self.sessions.update(record)
-                elif (identity := self._identity_of(record)) is not None:
-                    self.sessions.restore(record, identity)
+                if (known := self.sessions.get(record.id)) is not None:
+                    await self._update(known, record)
+                else:
+                    await self._restore(record)
 
     async def add_token(self, token: ApiToken) -> None:
         """Store an API token, which is valid at once."""

@@ -6,7 +6,6 @@ https://openid.net/specs/openid-connect-backchannel-1_0.html.
 """
 
 import asyncio
-import hmac
 import time
 import warnings
 from collections import OrderedDict
@@ -23,7 +22,7 @@ from authlib.deprecate import AuthlibDeprecationWarning
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from almenara.config import OidcSettings
+from almenara.config import OidcSettings, Secret
 from almenara.errors import describe_error
 from almenara.sdk.http import Resolver
 from almenara.security.auth_context import LoginStart, UserRefresher
@@ -31,10 +30,12 @@ from almenara.security.bounded_http import BoundedTransport
 from almenara.security.config_check import provider_context
 from almenara.security.errors import AccessDenied, AuthUnavailable, InvalidRequest
 from almenara.security.identity import Identity, User
+from almenara.security.oidc_login import LOGIN_TIMEOUT, derive_secret, read_cookie, write_cookie
+from almenara.security.oidc_session import OidcRefresher, unseal
 from almenara.security.request import RequestInfo
-from almenara.security.secret_hash import digest, generate_secret
+from almenara.security.secret_hash import generate_secret
 from almenara.security.sessions import Session, Sessions
-from almenara.security.trusted_proxies import rate_key
+from almenara.security.store import SessionRecord
 from almenara.signals import now
 from almenara.units import SECOND
 
@@ -49,11 +50,8 @@ log = structlog.get_logger(__name__)
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
                      "ES256", "ES384", "ES512", "EdDSA", "Ed25519")  # fmt: skip
 """Public-key signatures only: neither `none` nor HMAC with the client secret."""
-MAX_PENDING: Final = 2_000
-MAX_PENDING_PER_ADDRESS: Final = 100
-"""Logins that one address may have pending, so that it cannot push out those of others."""
-LOGIN_TIMEOUT: Final = 600.0
-"""Seconds between leaving for the provider and coming back."""
+MAX_LOGOUT_TOKENS: Final = 2_000
+"""Logout tokens that are remembered, so that none counts twice."""
 METADATA_LIFETIME: Final = 3600.0
 MIN_KEY_REFRESH: Final = 10.0
 """Seconds between two downloads of the keys, whatever tokens are sent."""
@@ -92,6 +90,9 @@ class SessionIssuer(Protocol):
 
     async def end_session(self, session: Session) -> None: ...
 
+    async def receive_sessions(self) -> None:
+        """Read the sessions that other replicas have just started."""
+
 
 class ProviderMetadata(msgspec.Struct, kw_only=True):
     """The part of the discovery document that is used, see OpenID Connect Discovery 1.0."""
@@ -123,24 +124,24 @@ class ProviderMetadata(msgspec.Struct, kw_only=True):
                 )
 
 
-class PendingLogin(msgspec.Struct, frozen=True, kw_only=True):
-    """A login whose browser is at the provider."""
-
-    started: float
-    rate_key: str
-    nonce: str
-    code_verifier: str
-    binding: str
-    """The digest of the cookie that the browser has to bring back."""
-    redirect_uri: str
-    next_page: str
-
-
 class OidcProvider:
-    """The OpenID Connect provider that users sign in with. Close it with `close`."""
+    """The OpenID Connect provider that users sign in with. Close it with `close`.
 
-    def __init__(self, settings: OidcSettings, issuer: SessionIssuer) -> None:
+    `secret` is what replicas share: each of them completes logins that another one has started,
+    and with `shares_sessions` confirms the sessions of the others.
+    """
+
+    def __init__(
+        self,
+        settings: OidcSettings,
+        issuer: SessionIssuer,
+        secret: Secret | None = None,
+        *,
+        shares_sessions: bool = False,
+    ) -> None:
         self.settings, self.session_issuer = settings, issuer
+        self._secret, self._shares_sessions = secret, shares_sessions
+        self._own_secret = generate_secret()
         self.name = urlsplit(settings.issuer).netloc
         self._tls_context = provider_context(settings)
         self._resolver = Resolver()
@@ -154,8 +155,6 @@ class OidcProvider:
         self._keys: KeySet | None = None
         self._keys_time = 0.0
         self._lock = asyncio.Lock()
-        self._pending: OrderedDict[str, PendingLogin] = OrderedDict()
-        """By `state`."""
         self._used_logout_tokens: OrderedDict[str, None] = OrderedDict()
         """By `jti`."""
 
@@ -225,43 +224,31 @@ class OidcProvider:
 
     # -- login
 
-    async def start_login(self, address: str, redirect_uri: str, next_page: str) -> LoginStart:
-        """Start a login for a client address. Raises `AuthUnavailable`."""
-        state, nonce, code_verifier, binding = (generate_secret() for _ in range(4))
+    async def start_login(self, redirect_uri: str, next_page: str) -> LoginStart:
+        """Start a login. Raises `AuthUnavailable`."""
+        state, secret = generate_secret(), await self._login_secret()
         try:
             metadata = await self._get_metadata()
             async with self._client(redirect_uri) as client:
                 url, _ = client.create_authorization_url(
                     metadata.authorization_endpoint,
                     state=state,
-                    nonce=nonce,
-                    code_verifier=code_verifier,
+                    nonce=derive_secret(secret, "nonce", state),
+                    code_verifier=derive_secret(secret, "code verifier", state),
                 )
         except PROVIDER_ERRORS as error:
             raise self._unavailable(error) from None
-        self._pending[state] = PendingLogin(
-            started=time.monotonic(),
-            rate_key=rate_key(address),
-            nonce=nonce,
-            code_verifier=code_verifier,
-            binding=digest(binding),
-            redirect_uri=redirect_uri,
-            next_page=next_page,
-        )
-        self._drop_oldest_pending(rate_key(address))
-        return LoginStart(str(url), state, binding)
+        return LoginStart(str(url), state, write_cookie(secret, state, redirect_uri, next_page))
 
-    def next_page(self, state: str) -> str:
+    async def next_page(self, state: str, cookie: str) -> str:
         """Return the page that a pending login continues with; `/` where it is unknown."""
-        login = self._pending.get(state)
+        login = read_cookie(await self._login_secret(), state, cookie)
         return "/" if login is None else login.next_page
 
-    def _drop_oldest_pending(self, key: str) -> None:
-        same_address = [state for state, login in self._pending.items() if login.rate_key == key]
-        for state in same_address[:-MAX_PENDING_PER_ADDRESS]:
-            del self._pending[state]
-        while len(self._pending) > MAX_PENDING:
-            self._pending.popitem(last=False)
+    async def _login_secret(self) -> str:
+        if self._secret is None:
+            return self._own_secret
+        return await asyncio.to_thread(self._secret.reveal)
 
     def _unavailable(self, error: BaseException) -> AuthUnavailable:
         log.warning("the identity provider failed", provider=self.name,
@@ -271,17 +258,18 @@ class OidcProvider:
         )
 
     async def finish_login(
-        self, request_info: RequestInfo, parameters: Mapping[str, str], binding: str
+        self, request_info: RequestInfo, parameters: Mapping[str, str], cookie: str
     ) -> tuple[str, str]:
         """Return the secret of the new session and the page to continue with.
 
         Raises `AuthError`.
         """
-        login = self._pending.pop(parameters.get("state", ""), None)
-        if login is None or time.monotonic() - login.started > LOGIN_TIMEOUT:
-            raise InvalidRequest("This sign-in expired or is unknown. Sign in again.")
-        if not binding or not hmac.compare_digest(digest(binding), login.binding):
-            raise InvalidRequest("This sign-in was started in another browser. Sign in again.")
+        state, secret = parameters.get("state", ""), await self._login_secret()
+        login = read_cookie(secret, state, cookie)
+        if login is None:
+            raise InvalidRequest(
+                "This sign-in expired, or was started in another browser. Sign in again."
+            )
         if "error" in parameters or not parameters.get("code"):
             log.info("the identity provider refused a login", provider=self.name,
                      error=parameters.get("error", "")[:100])  # fmt: skip
@@ -295,9 +283,10 @@ class OidcProvider:
                     metadata.token_endpoint,
                     grant_type="authorization_code",
                     code=parameters["code"],
-                    code_verifier=login.code_verifier,
+                    code_verifier=derive_secret(secret, "code verifier", state),
                 )
-            claims = await self.decode_id_token(token, login.nonce)
+            nonce = derive_secret(secret, "nonce", state)
+            claims = await self.decode_id_token(token, nonce)
             user = await self.fetch_user(claims, token)
             refresher = OidcRefresher(self, claims, token)
         except PROVIDER_ERRORS as error:
@@ -380,13 +369,34 @@ class OidcProvider:
                     return None
                 raise
 
+    # -- sessions of other replicas
+
+    async def shared_secret(self) -> str | None:
+        """Return the secret that replicas share; None where they share no sessions."""
+        return await self._login_secret() if self._shares_sessions else None
+
+    async def confirm(self, record: SessionRecord) -> tuple[Identity, OidcRefresher] | None:
+        """Return the identity of a stored session, and what refreshes it; None where this replica
+        cannot confirm it."""
+        secret = await self.shared_secret()
+        if secret is None or not record.sealed:
+            return None
+        refresher = unseal(self, secret, record.sealed)
+        identity = await self.session_issuer.resolve(record.user)
+        return None if refresher is None or identity is None else (identity, refresher)
+
     # -- logout
 
-    def logout_url(self, session: Session) -> str:
+    async def logout_url(self, session: Session) -> str:
         """Return the provider's logout page for a session; empty if it has none."""
-        endpoint = self._metadata.end_session_endpoint if self._metadata is not None else ""
         refresher = session.refresher
-        if not endpoint or not isinstance(refresher, OidcRefresher):
+        if not isinstance(refresher, OidcRefresher):
+            return ""
+        try:
+            endpoint = (await self._get_metadata()).end_session_endpoint
+        except PROVIDER_ERRORS:
+            endpoint = ""
+        if not endpoint:
             return ""
         parameters = {"client_id": self.settings.client_id, "id_token_hint": refresher.id_token}
         return f"{endpoint}?{urlencode(parameters)}"
@@ -404,8 +414,9 @@ class OidcProvider:
         if token_id in self._used_logout_tokens:
             return False
         self._used_logout_tokens[token_id] = None
-        while len(self._used_logout_tokens) > MAX_PENDING:
+        while len(self._used_logout_tokens) > MAX_LOGOUT_TOKENS:
             self._used_logout_tokens.popitem(last=False)
+        await self.session_issuer.receive_sessions()
         for session in self.session_issuer.sessions:
             refresher = session.refresher
             if isinstance(refresher, OidcRefresher) and refresher.is_named_by(claims):
@@ -424,45 +435,3 @@ def _check_logout_claims(claims: Mapping[str, Any]) -> None:
         or now() / SECOND - float(claims["iat"]) > LOGIN_TIMEOUT
     ):
         raise ValueError("it is not a valid logout token")
-
-
-class OidcRefresher:
-    """The `UserRefresher` of an OpenID Connect session; holds the refresh token in memory."""
-
-    def __init__(
-        self, provider: OidcProvider, claims: Mapping[str, Any], token: Mapping[str, Any]
-    ) -> None:
-        self.provider = provider
-        self.interval = provider.settings.refresh_interval
-        self.sub, self.sid = str(claims["sub"]), claims.get("sid")
-        self.id_token = str(token["id_token"])
-        self._refresh_token = token.get("refresh_token")
-        self._expires = float(claims["exp"])
-        self._claims = claims
-
-    def is_named_by(self, claims: Mapping[str, Any]) -> bool:
-        """Return whether a logout token names this session, or all sessions of its user."""
-        sid = claims.get("sid")
-        if sid is None:
-            return bool(claims.get("sub") == self.sub)
-        return bool(sid == self.sid)
-
-    async def fetch_user(self) -> User | None:
-        """Return the user as it is now; None where the provider ended the session.
-
-        Raises one of `PROVIDER_ERRORS`.
-        """
-        if not self._refresh_token:
-            if now() / SECOND > self._expires:
-                return None
-            return await self.provider.fetch_user(self._claims, {})
-        token = await self.provider.refresh(str(self._refresh_token))
-        if token is None:
-            return None
-        self._refresh_token = token.get("refresh_token", self._refresh_token)
-        if token.get("id_token"):
-            claims = await self.provider.decode_id_token(token, None)
-            if claims["sub"] != self.sub:
-                return None
-            self.id_token, self._claims = str(token["id_token"]), claims
-        return await self.provider.fetch_user(self._claims, token)

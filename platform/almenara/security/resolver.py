@@ -113,3 +113,7 @@ class TokenRefresher:
 
     async def fetch_user(self) -> User | None:
         return await self._resolver.review_token(self._token, self.interval)
+
+    async def seal(self) -> str:
+        # The token of a user never leaves the process.
+        return ""

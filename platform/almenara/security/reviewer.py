@@ -1,11 +1,12 @@
 """The periodic review: sessions and live pages end soon after their permission does.
 
-Two loops, so that a provider or a cluster that hangs delays no revocation: `review` uses only what
-is known here, `_refresh_due` asks the systems that authenticated the users.
+Several loops, so that a provider or a cluster that hangs delays no revocation: `review` uses only
+what is known here, `_run_refreshes` requests users from the systems that authenticated them.
 """
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -49,7 +50,7 @@ class Reviewer:
     async def run(self) -> None:
         """Review until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._run_refreshes(), name="refresh of identities")
+            group.create_task(self._run_refreshes(self._due), name="refresh of identities")
             while True:
                 await asyncio.sleep(INTERVAL)
                 try:
@@ -96,7 +97,13 @@ class Reviewer:
             connection.close(RECONNECT)
         return context.identity
 
-    async def _run_refreshes(self) -> None:
+    async def refresh_shared(self) -> None:
+        """Refresh the sessions that replicas share, until cancelled. One replica does: a refresh
+        token is valid once."""
+        await self.credentials.receive(self.credentials.revision)
+        await self._run_refreshes(self._due_shared)
+
+    async def _run_refreshes(self, find_due: Callable[[], list[Session | Connection]]) -> None:
         """Refresh each session and connection in a task of its own: one that hangs delays no
         other."""
         pending: set[Session | Connection] = set()
@@ -116,14 +123,16 @@ class Reviewer:
         async with asyncio.TaskGroup() as group:
             while True:
                 await asyncio.sleep(INTERVAL)
-                for item in self._due():
+                for item in find_due():
                     if item not in pending:
                         pending.add(item)
                         group.create_task(refresh(item), name="refresh of an identity")
 
     def _due(self) -> list[Session | Connection]:
         sessions = [
-            session for session in self.credentials.sessions if session.identity is not None
+            session
+            for session in self.credentials.sessions
+            if session.identity is not None and not session.record.sealed
         ]
         connections = [
             connection
@@ -139,6 +148,13 @@ class Reviewer:
             # Reviews of access are cached, so asking for them often costs little.
             due += [item for item in connections if item.context.refresher is None]
         return due
+
+    def _due_shared(self) -> list[Session | Connection]:
+        return [
+            session
+            for session in self.credentials.sessions
+            if session.record.sealed and self._is_due(session.refresher, session.refreshed)
+        ]
 
     def _is_due(self, refresher: UserRefresher | None, refreshed: int) -> bool:
         if refresher is None:
@@ -165,6 +181,7 @@ class Reviewer:
             )
         else:
             session.identity = identity
+            await self.credentials.sessions.save_user(session, identity.user)
         self.check_connections()
 
     async def _refresh_connection(self, connection: Connection) -> None:

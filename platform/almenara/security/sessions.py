@@ -104,6 +104,8 @@ class Sessions:
             address=address,
             agent=agent[:LARGEST_AGENT],
             access_token_mark=access_token_mark,
+            sealed=await refresher.seal() if refresher is not None else "",
+            refreshed=moment,
         )
         async with self.lock:
             await self._make_room(identity.user)
@@ -133,9 +135,9 @@ class Sessions:
         ]
         return sorted(sessions, key=lambda session: session.last_seen)
 
-    def restore(self, record: SessionRecord, identity: Identity) -> None:
-        """Add a session that the file has from before a restart."""
-        self._add(Session(record, identity))
+    def restore(self, record: SessionRecord, identity: Identity, refresher: Any = None) -> None:
+        """Add a session that the file has from before a restart, or from another replica."""
+        self._add(Session(record, identity, refresher))
 
     def update(self, record: SessionRecord) -> None:
         """Note what another replica has stored of a session."""
@@ -208,6 +210,23 @@ class Sessions:
             self._by_digest[record.digest] = session
         return secret
 
+    async def save_user(self, session: Session, user: User) -> None:
+        """Share what a refresh of a session has changed, where other replicas have the session."""
+        if not session.record.sealed:
+            return
+        sealed = await session.refresher.seal()
+        if (user, sealed) == (session.record.user, session.record.sealed):
+            return
+        async with self.lock:
+            if not self._contains(session):
+                return
+            session.record = msgspec.structs.replace(
+                session.record, user=user, sealed=sealed, refreshed=now()
+            )
+            await asyncio.to_thread(self.store.put_session, session.record)
+        if self.share is not None:
+            await self.share()
+
     async def end(self, session: Session) -> None:
         """End a session, in memory and in the file."""
         async with self.lock:
@@ -238,7 +257,6 @@ class Sessions:
                 async with self.lock:
                     if not self._contains(session):
                         continue
-                    session.record = msgspec.structs.replace(
-                        session.record, last_seen=session.last_seen
-                    )
-                    await asyncio.to_thread(self.store.put_session, session.record)
+                    last_seen = session.last_seen
+                    session.record = msgspec.structs.replace(session.record, last_seen=last_seen)
+                    await asyncio.to_thread(self.store.touch_session, session.id, last_seen)

@@ -37,10 +37,10 @@ def is_own(key: str) -> bool:
 
 
 def is_shareable(value: bytes) -> bool:
-    """Whether every replica can confirm a session: one that a token has started. What confirms
-    others is in the memory of one replica."""
+    """Whether every replica can confirm a session: one that a token has started, or that contains
+    what refreshes it. What confirms others is in the memory of one replica."""
     record = decode_session(value)
-    return bool(record.user.token_id or record.access_token_mark)
+    return bool(record.user.token_id or record.access_token_mark or record.sealed)
 
 
 def is_valid(key: str, value: bytes) -> bool:
@@ -73,7 +73,8 @@ def merge(
 
     What was deleted on either side stays deleted: a revocation always wins, and its base is
     `DELETED` from then on, so that a copy of the value cannot bring it back. Of a session that
-    changed on both sides, the one that was active last counts, and of access tokens the newer one.
+    changed on both sides, the later activity and the later refresh count, and of access tokens the
+    newer one.
     """
     if key == ACCESS:
         if remote is None or (local is not None and _created(local) > _created(remote)):
@@ -85,10 +86,20 @@ def merge(
         return local, base
     if local is None or local == base:
         return remote, remote
-    is_newer = key.startswith(SESSION) and (
-        decode_session(local).last_seen > decode_session(remote).last_seen
+    if remote == base:
+        return local, remote
+    return (_merge_sessions(local, remote) if key.startswith(SESSION) else remote), remote
+
+
+def _merge_sessions(local: bytes, remote: bytes) -> bytes:
+    records = decode_session(local), decode_session(remote)
+    seen = max(records, key=lambda record: record.last_seen)
+    fresh = max(records, key=lambda record: record.refreshed)
+    return msgspec.json.encode(
+        msgspec.structs.replace(
+            seen, user=fresh.user, sealed=fresh.sealed, refreshed=fresh.refreshed
+        )
     )
-    return (local if remote == base or is_newer else remote), remote
 
 
 def _created(access: bytes) -> int:

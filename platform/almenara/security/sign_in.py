@@ -100,6 +100,11 @@ class SignIn:
         await self.sessions.end(session)
         self.reviewer.check_connections()
 
+    async def receive_sessions(self) -> None:
+        """Read the sessions that other replicas have just started."""
+        credentials = self.authenticator.credentials
+        await credentials.receive(credentials.revision)
+
     async def revoke_token(self, token_id: str) -> bool:
         """Revoke an API token with the sessions that it started; return whether it existed."""
         existed = await self.authenticator.credentials.remove_token(token_id)

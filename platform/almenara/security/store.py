@@ -1,7 +1,8 @@
 """`access.db`: the hash of the access token, API tokens and sessions.
 
 A file of its own, so that commands can change it beside a running Almenara, and so that a copy of
-the history contains no credentials. Only hashes and digests of secrets are stored.
+the history contains no credentials. Only hashes and digests of secrets are stored, and with
+`bus.secret` what refreshes sessions of a provider, encrypted with it.
 """
 
 import sqlite3
@@ -68,6 +69,11 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     access_token_mark: str = msgspec.field(default="", name="access")
     """Identifies the access token that started it: a new access token ends the session."""
+    sealed: str = ""
+    """What refreshes it at its provider, encrypted, where replicas share it; see
+    `oidc_session.SealedSession`."""
+    refreshed: int = 0
+    """When `user` and `sealed` were last replaced."""
 
 
 class StoredAccess(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +120,14 @@ class AccessStore:
     def put_session(self, session: SessionRecord) -> None:
         """Insert or replace a session."""
         self.file.set_all({f"{SESSION}{session.id}": msgspec.json.encode(session)})
+
+    def touch_session(self, session_id: str, last_seen: int) -> None:
+        """Note when a session was last active, and leave what another process has stored of it."""
+        key = f"{SESSION}{session_id}"
+        stored = self.file.read(key).get(key)
+        if stored is not None:
+            record = msgspec.json.decode(stored.value, type=SessionRecord)
+            self.put_session(msgspec.structs.replace(record, last_seen=last_seen))
 
     def remove_session(self, session_id: str) -> bool:
         """Delete a session; return whether it existed."""

@@ -172,11 +172,11 @@ async def sign_in(hostile: Hostile, known: Known | None = None, **settings: Any)
     chosen = OidcSettings(issuer=hostile.url, client_id="almenara", **settings)
     provider = OidcProvider(chosen, known or Known())
     try:
-        login = await provider.start_login("192.0.2.1", CALLBACK, "/")
+        login = await provider.start_login(CALLBACK, "/")
         parameters = parse_qs(urlsplit(login.url).query)
         nonce = parameters["nonce"][0]
         callback = {"state": parameters["state"][0], "code": "x"}
-        secret, _ = await provider.finish_login(None, callback, login.binding)  # type: ignore[arg-type]
+        secret, _ = await provider.finish_login(None, callback, login.cookie)  # type: ignore[arg-type]
         return secret
     finally:
         await provider.close()
@@ -304,29 +304,6 @@ async def test_access_review_repeats_the_user_of_the_token_review() -> None:
         "username": review["user"],
         **{name: review[name] for name in ("uid", "groups", "extra")},
     } == user
-
-
-async def test_pending_logins_of_one_address_push_out_no_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(oidc, "MAX_PENDING", 40)
-    monkeypatch.setattr(oidc, "MAX_PENDING_PER_ADDRESS", 10)
-    async with Hostile().running() as hostile:
-        hostile.answers["/.well-known/openid-configuration"] = {
-            "issuer": hostile.url, "authorization_endpoint": f"{hostile.url}/authorize",
-            "token_endpoint": f"{hostile.url}/token", "jwks_uri": f"{hostile.url}/keys",
-        }  # fmt: skip
-        provider = OidcProvider(OidcSettings(issuer=hostile.url, client_id="almenara"), Known())
-        login = await provider.start_login("192.0.2.1", CALLBACK, "/")
-        for number in range(60):
-            # All addresses of an IPv6 site are one customer's.
-            await provider.start_login(f"2001:db8::{number:x}", CALLBACK, "/")
-        parameters = parse_qs(urlsplit(login.url).query)
-        with pytest.raises(AuthError) as refused:
-            await provider.finish_login(None, {"state": parameters["state"][0]}, "of another")  # type: ignore[arg-type]
-        # It is known still, and refused for another reason.
-        assert "in another browser" in refused.value.detail
-        await provider.close()
 
 
 async def test_unreadable_token_of_almenara_is_named(tmp_path: Path) -> None:

@@ -47,15 +47,13 @@ async def start(
         return Redirect(next_page, status_code=303)
     try:
         services.access.sign_in.check_encrypted(request_info)
-        login = await provider.start_login(
-            request_info.address, f"{request_info.origin}{CALLBACK}", next_page
-        )
+        login = await provider.start_login(f"{request_info.origin}{CALLBACK}", next_page)
     except AuthError as error:
         return sign_in_response(request, services, next_page=next_page, error=error)
     response = Redirect(login.url, status_code=303)
     name = login_cookie_name(request_info, login.state)
     response.cookies.append(
-        build_cookie(name, login.binding, request_info, max_age=LOGIN_COOKIE_AGE)
+        build_cookie(name, login.cookie, request_info, max_age=LOGIN_COOKIE_AGE)
     )
     for abandoned in list_login_cookies(request_info)[MAX_LOGIN_COOKIES - 1 :]:
         response.cookies.append(build_cookie(abandoned, "", request_info))
@@ -72,14 +70,15 @@ async def callback(
     """
     request_info, provider = get_request_info(request), _get_provider(services)
     state = request.query_params.get("state", "")
-    # `local_path` checked the page when the login started; it is not from this request.
-    next_page = provider.next_page(state)
     cookie_name = login_cookie_name(request_info, state)
+    cookie = request_info.cookie(cookie_name)
+    # `local_path` checked the page when the login started, and the cookie is signed.
+    next_page = await provider.next_page(state, cookie)
     session_cookie_value = None
     if get_auth_context(request) is None:
         try:
             session_cookie_value, next_page = await provider.finish_login(
-                request_info, dict(request.query_params), request_info.cookie(cookie_name)
+                request_info, dict(request.query_params), cookie
             )
         except AuthError as error:
             return sign_in_response(request, services, next_page=next_page, error=error)

@@ -98,7 +98,7 @@ async def sign_out(
     logout_url = ""
     if context is not None and context.session is not None:
         if provider is not None:
-            logout_url = provider.logout_url(context.session)
+            logout_url = await provider.logout_url(context.session)
         await services.access.sign_in.sign_out(context.session, request_info.address)
     response: Response[str] | Redirect = Redirect("/sign-in", status_code=303)
     if logout_url and provider is not None:

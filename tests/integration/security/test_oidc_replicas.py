@@ -1,0 +1,143 @@
+"""Sign-in with a provider on replicas that share a bus: any continues what another has started."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from support.application import Almenara
+from support.oidc_provider import SECRET, OidcProvider
+from support.replicas import replicated_almenara
+from support.servers import NatsServer, wait_until
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 60.0
+
+
+class Replicas:
+    """Two replicas, which browsers know by the address of the first, and their provider."""
+
+    def __init__(self, replicas: list[Almenara], provider: OidcProvider) -> None:
+        self.replicas, self.provider = replicas, provider
+        self.first, self.second = replicas
+        self.host = {"host": f"127.0.0.1:{self.first.port}", "origin": self.first.url}
+
+    def get(self, browser: httpx.Client, replica: Almenara, path: str) -> httpx.Response:
+        return browser.get(f"{replica.url}{path}", headers=self.host)
+
+    def start(self, replica: Almenara, caller: str) -> tuple[httpx.Client, str]:
+        """Start a login on a replica; return the browser and the path that it comes back to."""
+        browser = httpx.Client(timeout=20)
+        browser.cookies.set("who", caller, domain="127.0.0.1", path="/")
+        answer = self.get(browser, replica, "/sign-in/start?next=/sources")
+        while not (address := answer.headers["location"]).startswith(self.first.url):
+            answer = browser.get(httpx.URL(self.provider.url).join(address))
+        return browser, address.removeprefix(self.first.url)
+
+    def signed_in(self, caller: str) -> httpx.Client:
+        """A browser that has left from the second replica and come back to the first."""
+        browser, callback = self.start(self.second, caller)
+        answer = self.get(browser, self.first, callback)
+        assert answer.headers["location"] == "/sources", answer.text
+        return browser
+
+    def roles(self, browser: httpx.Client) -> list[str]:
+        """The role of a browser on each replica; empty where it has no session."""
+        answers = [self.get(browser, each, "/api/session") for each in self.replicas]
+        return [each.json()["role"] if each.status_code == 200 else "" for each in answers]
+
+    def wait_for_roles(self, browser: httpx.Client, *roles: str) -> None:
+        wait_until(lambda: self.roles(browser) == list(roles), f"roles {roles}", PATIENCE)
+
+
+@pytest.fixture
+def replicas(tmp_path: Path, nats_server: NatsServer, oidc_folder: Path) -> Iterator[Replicas]:
+    roles = [{"role": "admin", "groups": ["sre"]}, {"role": "viewer", "groups": ["payments"]}]
+    with ExitStack() as stack:
+        applications = [replicated_almenara(nats_server, tmp_path / name, name) for name in "ab"]
+        provider = OidcProvider(oidc_folder, applications[0].url).start()
+        stack.callback(provider.stop)
+        assert applications[0].command("streams", "apply").returncode == 0
+        for application in applications:
+            application.environment |= {
+                "ALMENARA_AUTH__MODE": "oidc",
+                "ALMENARA_AUTH__OIDC__ISSUER": provider.url,
+                "ALMENARA_AUTH__OIDC__CLIENT_ID": "almenara",
+                "ALMENARA_AUTH__OIDC__CLIENT_SECRET": SECRET,
+                "ALMENARA_AUTH__OIDC__REFRESH_INTERVAL": "1",
+                "ALMENARA_AUTH__ROLES": str(roles).replace("'", '"'),
+            }
+            stack.enter_context(application)
+        yield Replicas(applications, provider)
+
+
+async def test_login_finishes_and_sign_out_counts_on_another_replica(replicas: Replicas) -> None:
+    browser = replicas.signed_in("ada")
+    assert replicas.roles(browser) == ["admin", "admin"]
+    cookie = f"{replicas.first.session_cookie}={browser.cookies[replicas.first.session_cookie]}"
+    url = f"ws://127.0.0.1:{replicas.first.port}/live?panel=events"
+    async with connect(
+        url,
+        origin=replicas.first.url,  # type: ignore[arg-type]
+        additional_headers={"cookie": cookie},
+    ) as page:
+        await page.recv()
+        form = re.search(r'name="csrf" value="([^"]+)"',
+                         replicas.get(browser, replicas.second, "/account").text)  # fmt: skip
+        assert form is not None
+        done = browser.post(
+            f"{replicas.second.url}/sign-out", data={"csrf": form[1]}, headers=replicas.host
+        )
+        assert replicas.provider.url in done.text, "the logout page of the provider"
+        with pytest.raises(ConnectionClosed) as closed:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    await page.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4401
+    assert browser.cookies.get(replicas.first.session_cookie) is None
+
+
+def test_login_of_another_browser_or_installation_is_refused(replicas: Replicas) -> None:
+    _, callback = replicas.start(replicas.second, "ada")
+    other, _ = replicas.start(replicas.second, "grace")
+    assert replicas.get(other, replicas.first, callback).status_code == 400
+
+
+def test_refreshes_count_on_every_replica_and_survive_the_one_that_makes_them(
+    replicas: Replicas,
+) -> None:
+    ada, grace = replicas.signed_in("ada"), replicas.signed_in("grace")
+    assert replicas.roles(grace) == ["viewer", "viewer"]
+    replicas.provider.control("groups/ada/payments")
+    replicas.wait_for_roles(ada, "viewer", "viewer")
+    # Whichever replica refreshes sessions: after both restarts it was another one.
+    for application, groups, role in (
+        (replicas.first, "sre", "admin"), (replicas.second, "payments", "viewer")
+    ):  # fmt: skip
+        application.kill()
+        application.start()
+        replicas.provider.control(f"groups/ada/{groups}")
+        replicas.wait_for_roles(ada, role, role)
+    replicas.provider.control("gone/grace")
+    replicas.wait_for_roles(grace, "", "")
+
+
+def test_back_channel_logout_reaches_sessions_of_the_other_replica(replicas: Replicas) -> None:
+    browser, callback = replicas.start(replicas.first, "ada")
+    # The provider sends it to the first replica only.
+    assert replicas.get(browser, replicas.second, callback).status_code == 303
+    page = browser.get(f"{replicas.provider.url}/session/end")
+    form = re.search(r'name="xsrf" value="([^"]+)"', page.text)
+    assert form is not None
+    browser.post(
+        f"{replicas.provider.url}/session/end/confirm", data={"xsrf": form[1], "logout": "yes"}
+    )
+    replicas.wait_for_roles(browser, "", "")
