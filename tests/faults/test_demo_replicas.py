@@ -13,16 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from support.event_pages import EventPage
 from support.servers import accepts, free_port, wait_until
 
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 120.0
 ROWS_AFTERWARDS = 40
-ROW = re.compile(r'data-sequence="(\d+)"')
 
 
 class Demo:
@@ -83,39 +81,8 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
             demo.process.wait(PATIENCE)
 
 
-class Page:
-    """Follows the list of events as a browser does, and reconnects after its newest row."""
-
-    def __init__(self, port: int) -> None:
-        self.port, self.sequences = port, list[int]()
-        self.reconnects = -1
-
-    async def run(self) -> None:
-        origin = f"http://127.0.0.1:{self.port}"
-        while True:
-            after = f"&after={self.sequences[-1]}" if self.sequences else ""
-            url = f"ws://127.0.0.1:{self.port}/live?panel=events{after}"
-            try:
-                async with connect(url, origin=origin) as socket:  # type: ignore[arg-type]
-                    self.reconnects += 1
-                    async for text in socket:
-                        self._accept(json.loads(text))
-            except (OSError, ConnectionClosed, InvalidHandshake, TimeoutError):
-                pass
-            await asyncio.sleep(0.1)
-
-    def _accept(self, frame: dict[str, str]) -> None:
-        rows = sorted(map(int, ROW.findall(frame.get("content", ""))))
-        if frame.get("swap") == "afterbegin":
-            # A browser adds these rows, whatever it shows already.
-            self.sequences += rows
-        else:
-            newest = self.sequences[-1] if self.sequences else 0
-            self.sequences += [row for row in rows if row > newest]
-
-
 async def test_page_resumes_on_another_replica(demo: Demo) -> None:
-    page = Page(demo.port)
+    page = EventPage(demo.port)
     following = asyncio.create_task(page.run())
     try:
         await asyncio.to_thread(wait_until, lambda: len(page.sequences) > 20, "rows", PATIENCE)
@@ -141,6 +108,7 @@ async def test_page_resumes_on_another_replica(demo: Demo) -> None:
     lines = demo.fetch(other, f"/api/events.ndjson?after={first - 1}&before={last + 1}")
     history = [int(json.loads(line)["sequence"]) for line in lines.splitlines()]
     assert page.sequences == history
+    assert not page.repeated
     await asyncio.to_thread(
         wait_until,
         lambda: demo.fetch(demo.replicas[serving[0]], "/readyz") == "ready\n",

@@ -16,7 +16,9 @@ def nats_cluster(folder: Path) -> Iterator[list[NatsServer]]:
     for number, (server, port) in enumerate(zip(servers, ports, strict=True)):
         server.config.write_text(
             server.config.read_text() + f"server_name: n{number}\n"
-            f'cluster {{ name: c, listen: "127.0.0.1:{port}", routes: [{routes}] }}\n'
+            # A client that learns of other servers would connect past a link that is cut.
+            "cluster { name: c, no_advertise: true, "
+            f'listen: "127.0.0.1:{port}", routes: [{routes}] }}\n'
         )
     try:
         for server in servers:

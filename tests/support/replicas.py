@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from almenara.bus.event_ids import read_ids
+from almenara.bus.log_message import LogBatch, PartAssembler, decode_batch
 from almenara.bus.shared import SharedBus
 from almenara.config import StorageSettings
 from almenara_nats.bus_log import JetStreamLog
@@ -53,6 +54,21 @@ def replicated_almenara(server: NatsServer, folder: Path, name: str, **config: A
         "snapshot_interval": 2,
     }  # fmt: skip
     return Almenara(folder, server.url, config={"bus": bus, **config})
+
+
+async def read_log(*servers: NatsServer | str) -> list[tuple[int, LogBatch]]:
+    """Return every batch of the bus, and when it was stored, in microseconds."""
+    assembler, batches = PartAssembler(), []
+    async with shared_log(*servers).connect() as session:
+        bounds = await session.bounds()
+        async for messages in session.read(bounds.first):
+            for message in messages:
+                completed = assembler.add(message)
+                if completed is not None:
+                    batches.append((message.stored_at // 1_000, decode_batch(completed[1])))
+            if messages[-1].position >= bounds.last:
+                break
+    return batches
 
 
 def read_tables(folder: Path) -> dict[str, list[Any]]:
