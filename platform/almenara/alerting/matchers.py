@@ -11,6 +11,8 @@ LABEL_NAME: Final = r"[A-Za-z_][A-Za-z0-9_./-]{0,99}"
 MATCHER: Final = re.compile(rf"\s*({LABEL_NAME})\s*(=~|!~|!=|=)\s*(.*?)\s*", re.DOTALL)
 MAX_COMPARED: Final = 1_000
 """Characters of a value that an expression is compared with."""
+SEVERITY: Final = "severity"
+"""The label that is compared without regard to case: rules write ERROR, receivers get error."""
 
 
 class Matcher(msgspec.Struct, frozen=True):
@@ -26,17 +28,19 @@ class Matcher(msgspec.Struct, frozen=True):
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether labels meet the condition. A regular expression must match the whole value."""
-        value = labels.get(self.name, "")
-        if self.operator in ("=", "!="):
-            is_match = value == self.value
+        value, expected, flags = labels.get(self.name, ""), self.value, re.DOTALL
+        if self.name == SEVERITY:
+            value, flags = value.lower(), flags | re.IGNORECASE
+        if self.operator in ("=~", "!~"):
+            is_match = _compiled(expected, flags).fullmatch(value[:MAX_COMPARED]) is not None
         else:
-            is_match = _compiled(self.value).fullmatch(value[:MAX_COMPARED]) is not None
+            is_match = value == (expected.lower() if self.name == SEVERITY else expected)
         return is_match == (self.operator in ("=", "=~"))
 
 
 @lru_cache(maxsize=1024)
-def _compiled(expression: str) -> re.Pattern[str]:
-    return re.compile(expression, re.DOTALL)
+def _compiled(expression: str, flags: int = re.DOTALL) -> re.Pattern[str]:
+    return re.compile(expression, flags)
 
 
 def parse_matcher(text: str) -> Matcher:

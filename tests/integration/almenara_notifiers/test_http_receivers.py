@@ -177,7 +177,7 @@ async def test_slack_edits_one_message_and_replies_in_its_thread(receiver: HttpR
     assert receiver.requests[0].headers["authorization"] == f"Bearer {SECRET}"
 
 
-async def test_slack_edits_without_a_reply_where_nobody_is_to_be_alerted(
+async def test_slack_edits_without_a_reply_where_no_one_is_to_be_alerted(
     receiver: HttpReceiver,
 ) -> None:
     receiver.answer = slack = Slack()
@@ -191,7 +191,9 @@ async def test_slack_edits_without_a_reply_where_nobody_is_to_be_alerted(
     assert slack.replies == []
 
 
-async def test_slack_sends_anew_where_the_message_was_deleted(receiver: HttpReceiver) -> None:
+async def test_slack_replaces_a_message_that_was_deleted(
+    receiver: HttpReceiver,
+) -> None:
     receiver.answer = slack = Slack()
     notifier = notifier_for("slack", receiver)
     delivery = await notifier.notify(make_notification(reference="C0DE:0.1"))

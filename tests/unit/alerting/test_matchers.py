@@ -20,6 +20,10 @@ from almenara.alerting.matchers import Matcher, match_all, parse_matcher
         ('team=~"d.*"', {"team": "d\nb"}, True),
         ("team!~db|web", {"team": "ops"}, True),
         ("team!~db|web", {"team": "db"}, False),
+        ("severity=error", {"severity": "ERROR"}, True),
+        ("severity!=ERROR", {"severity": "error"}, False),
+        ("severity=~error|FATAL", {"severity": "fatal"}, True),
+        ("team=~DB", {"team": "db"}, False),
         ("app.kubernetes.io/name=x", {"app.kubernetes.io/name": "x"}, True),
     ],
 )
