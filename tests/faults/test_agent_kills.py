@@ -1,9 +1,13 @@
-"""Agents over `kill -9`, pushed to an intake: what is derived equals one undisturbed run."""
+"""Agents over `kill -9`: what is derived equals one undisturbed run over the same log."""
 
 import asyncio
+import itertools
 import json
 import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,13 +28,17 @@ from almenara_demo.fleet import Fleet
 from almenara_nats.mapping import read_messages
 from support.application import Almenara
 from support.bus import read_log
+from support.paths import ROOT
 from support.seeds import choose_seed
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
 
-KILLS = int(os.environ.get("ALMENARA_AGENT_KILLS", "5"))
+KILLS = int(os.environ.get("ALMENARA_AGENT_KILLS", "20"))
+"""Of the bus with the processor alone, which start in a moment."""
+APPLICATION_KILLS = int(os.environ.get("ALMENARA_AGENT_APPLICATION_KILLS", "3"))
 EVENTS_PER_KILL = 100
+HOST = ROOT / "tests" / "support" / "agent_host.py"
 BATCH = 40
 PATIENCE = 120.0
 LOAD = {"kind": "cloudevents", "rate_limit": 1_000_000, "burst": 1_000_000}
@@ -107,6 +115,73 @@ def identify(signal: Signal) -> bytes:
     )
 
 
+async def check_log(storage: Path) -> list[bytes]:
+    """Check that what is derived in a log equals what an undisturbed processor derives of it."""
+    records, position = await read_log(storage, "agents")
+    stored = [
+        identify(record.signal)
+        for record in records
+        if record.signal.origin == "agents" and isinstance(record.signal, Event | Resource)
+    ]
+    derived = [identify(signal) for signal in derive_again(records, position)]
+    assert any(b"agents.deliberation" in each for each in stored)
+    assert stored == derived
+    return stored
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process has ended, and perhaps waits for its parent to notice."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+async def test_agents_equal_over_kills_of_bus_and_processor(tmp_path: Path) -> None:
+    seed = choose_seed()
+    chance = random.Random(seed)
+    events = tmp_path / "events.json"
+    count = (KILLS + 1) * EVENTS_PER_KILL * 4
+    events.write_bytes(
+        msgspec.json.encode(
+            [
+                (each["id"], each["type"], each["subject"], each["data"])
+                for each in itertools.islice(list_events(seed), count)
+            ]
+        )
+    )
+    settings = msgspec.json.encode(SETTINGS).decode()
+    command = [sys.executable, str(HOST), str(tmp_path / "var"), str(events), settings]
+
+    def read_number(name: str) -> int:
+        path = tmp_path / name
+        return int(path.read_text()) if path.exists() else 0
+
+    def wait_for_more() -> int:
+        """Wait for some events of a host that was not killed yet; return its process."""
+        expected = read_number("published") + EVENTS_PER_KILL
+        wait_until(lambda: read_number("published") >= expected, "events", PATIENCE)
+        return read_number("pid")
+
+    with subprocess.Popen(command) as forking:
+        killed = 0
+        try:
+            for _ in range(KILLS):
+                process = wait_for_more()
+                assert process != killed
+                await asyncio.sleep(chance.uniform(0, 0.3))
+                os.kill(process, signal.SIGKILL)
+                killed = process
+            process = wait_for_more()
+        finally:
+            forking.kill()
+    os.kill(process, signal.SIGKILL)
+    wait_until(lambda: has_ended(process), "the end of the last host", PATIENCE)
+    stored = await check_log(tmp_path / "var")
+    unknown = sum(b'"unknown"' in each for each in stored)
+    print(f"{KILLS} kills, {len(stored)} derived signals equal, {unknown} of them unknown")
+
+
 async def test_derived_agents_equal_those_of_an_undisturbed_run(tmp_path: Path) -> None:
     seed = choose_seed()
     chance = random.Random(seed)
@@ -118,7 +193,7 @@ async def test_derived_agents_equal_those_of_an_undisturbed_run(tmp_path: Path) 
     with Almenara(tmp_path / "a", config=config) as almenara:
         stopping = asyncio.Event()
         pushing = asyncio.create_task(push(almenara.url, value, stopping, seed))
-        for _ in range(KILLS):
+        for _ in range(APPLICATION_KILLS):
             expected = await asyncio.to_thread(almenara.stored) + EVENTS_PER_KILL
             await asyncio.to_thread(almenara.wait_for_events, expected, PATIENCE)
             await asyncio.sleep(chance.uniform(0, 0.3))
@@ -129,13 +204,5 @@ async def test_derived_agents_equal_those_of_an_undisturbed_run(tmp_path: Path) 
         await asyncio.to_thread(almenara.wait_for_events, expected, PATIENCE)
         stopping.set()
         count = await pushing
-    records, position = await read_log(storage, "agents")
-    stored = [
-        identify(record.signal)
-        for record in records
-        if record.signal.origin == "agents" and isinstance(record.signal, Event | Resource)
-    ]
-    derived = [identify(signal) for signal in derive_again(records, position)]
-    assert any(b"agents.deliberation" in each for each in stored)
-    assert stored == derived
-    print(f"{KILLS} kills, {count} events pushed, {len(stored)} derived signals equal")
+    stored = await check_log(storage)
+    print(f"{APPLICATION_KILLS} kills, {count} events pushed, {len(stored)} derived signals equal")
