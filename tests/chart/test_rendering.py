@@ -353,6 +353,26 @@ def test_network_policy_allows_configured_ports() -> None:
             {7687, 7777},
         ),
         (
+            {"plugins": {"enabled": ["valkey"]},
+             "config": {"plugins": {"valkey": {"deployments": [
+                 {"name": "a", "urls": ["rediss://sentinel:26379"]},
+                 {"name": "b", "urls": ["redis://c:7000"]}]}}}},
+            {6379, 7000, 26379},
+        ),
+        (
+            {"plugins": {"enabled": ["valkey"]},
+             "config": {"plugins": {"valkey": {"deployments": [
+                 {"name": "a", "urls": ["redis://c:7000"], "discover": False}]}}}},
+            {7000},
+        ),
+        (
+            {"plugins": {"enabled": ["vllm"]},
+             "config": {"plugins": {"vllm": {
+                 "servers": [{"name": "a", "url": "http://vllm:8000"}],
+                 "ray": [{"name": "b", "url": "http://head:8265"}]}}}},
+            {8000, 8080, 8265},
+        ),
+        (
             {"plugins": {"enabled": ["kubernetes"]},
              "secrets": {"east": {"existingSecret": "kubeconfig"}},
              "config": {"plugins": {"kubernetes": {"clusters": [

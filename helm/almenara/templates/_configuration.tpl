@@ -80,6 +80,10 @@ written. */}}
 {{- end }}
 {{- if has "valkey" .Values.plugins.enabled }}
 {{- range default list (default dict $plugins.valkey).deployments }}
+{{- if dig "discover" true . }}
+{{- /* Sentinels and nodes name other servers, which are mostly at the default port. */}}
+{{- $urls = append $urls "redis://discovered" }}
+{{- end }}
 {{- range .urls }}
 {{- $urls = append $urls . }}
 {{- end }}
