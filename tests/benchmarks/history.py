@@ -36,6 +36,7 @@ from almenara.bus.counts import WIDTHS
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.retention import used_bytes
 from almenara.bus.sealing import BLOCK_EVENTS
+from almenara.bus.text_tables import is_mostly_sealed
 from almenara.config import StorageSettings
 from almenara.history import Filter, History
 from almenara.signals import Event, Severity, format_time
@@ -151,6 +152,8 @@ async def measure_almenara(
         while (await bus.read(lambda log: log.execute(unsealed).fetchone()))[0] >= (
             hot_events + BLOCK_EVENTS
         ):
+            await asyncio.sleep(0.1)
+        while await bus.read(is_mostly_sealed):
             await asyncio.sleep(0.1)
         spent = time.process_time() - started - generating
         figures["processor µs an event"] = spent / events * 1e6

@@ -23,7 +23,12 @@ from almenara.bus.block_format import Entry
 from almenara.bus.blocks import EncodedBlock, encode, insert_block
 from almenara.bus.codec import EVENT_COLUMNS, RowDecoder
 from almenara.bus.counts import Group, group_events
-from almenara.bus.text_tables import is_switch_due, switch_tables
+from almenara.bus.text_tables import (
+    is_mostly_sealed,
+    is_switch_due,
+    move_rows,
+    switch_tables,
+)
 from almenara.bus.upkeep import commit_later
 
 BLOCK_EVENTS: Final = 2_000
@@ -87,7 +92,7 @@ class Sealer:
                 "SELECT events - sealed_events, sealed_through, uncounted_through FROM position"
             ).fetchone()
             if uncounted or unsealed < self._hot_events + BLOCK_EVENTS:
-                return
+                break
             self.pause = SHORT_PAUSE if unsealed >= before else PAUSE
             before = unsealed
             draft = yield from _read_draft(connection, through)
@@ -96,6 +101,10 @@ class Sealer:
             block = (yield from encode(draft.entries)) if draft.entries else None
             _store(connection, draft, block)
             self.blocks += 1
+            yield
+        while is_mostly_sealed(connection):
+            with commit_later(connection):
+                move_rows(connection)
             yield
 
 

@@ -246,16 +246,18 @@ def _plan_text(
         where.add(Condition("e.correlation = ?", (correlation,)))
     # The full-text index is read in the order of its rowid, so bounds and order apply to that
     # column; CROSS JOIN keeps SQLite from turning the join around.
-    limits = [
-        (f"f.rowid {sign} ?", clamp(bound))
-        for bound, sign in zip(bounds, (">", "<"), strict=True)
-        if bound is not None
-    ]
-    after, _ = bounds
+    after, before = bounds
     plan: Plan | None = None
     for table, _, end in reversed(text_tables(connection)):
         if end is not None and after is not None and end <= after + 1:
             continue
+        # The former index may have rows that the current one has too.
+        ends = [bound for bound in (before, end) if bound is not None]
+        limits = [
+            (f"f.rowid {sign} ?", clamp(bound))
+            for sign, bound in ((">", after), ("<", min(ends, default=None)))
+            if bound is not None
+        ]
         plan = Plan(
             f"{table} f CROSS JOIN events e ON e.sequence = f.rowid",
             [],

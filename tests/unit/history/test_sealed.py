@@ -15,6 +15,7 @@ from almenara.bus import Record, retention
 from almenara.bus.block_format import Block, encode_block
 from almenara.bus.retention_rules import RetentionRules
 from almenara.bus.sealing import Sealer, clear_rows
+from almenara.bus.text_tables import TABLES
 from almenara.bus.writer import Writer
 from almenara.config import EventMatch, RetentionRule, StorageSettings
 from almenara.history import Filter, History
@@ -167,6 +168,30 @@ def test_counts_of_words_and_severe_events_need_no_content_of_blocks(tmp_path: P
             assert answer(history.count(chosen)) == len(matches)
         severe = answer(history.events(Filter(severity=Severity.ERROR)))
         assert [record.sequence for record in severe] == [251, 201, 151, 101, 51, 1]
+
+
+def test_index_of_rows_is_emptied_of_what_a_burst_left(tmp_path: Path) -> None:
+    chance = random.Random(10)
+    writer = Writer(tmp_path / "almenara.db", StorageSettings(dir=tmp_path))
+    with (
+        closing(writer.connection) as connection,
+        patch("almenara.bus.sealing.BLOCK_EVENTS", 20),
+        patch("almenara.bus.text_tables.SWITCHED_AFTER", 50),
+        patch("almenara.bus.text_tables.MOVED_ROWS", 7),
+        patch("almenara.history.queries.sleep", sleep_not),
+    ):
+        events = [random_event(chance, number) for number in range(200)]
+        records = list(itertools.starmap(Record, enumerate(write(writer, events), 1)))
+        for place, _ in enumerate(Sealer(30).seal(connection)):
+            if place % 9 == 0:
+                check_queries(connection, records, Filter(text="done"), 50)
+        matches = "SELECT (SELECT count(*) FROM {0} WHERE {0} MATCH 'done')".format
+        indexed = [connection.execute(matches(name)).fetchone()[0] for name in TABLES]
+        rows = [each for each in records[-49:] if Filter(text="done").matches(each.signal)]  # type: ignore[arg-type]
+        assert sum(indexed) <= len(rows)
+        # Rows that were moved are taken out of the index where they are now.
+        records = remove_oldest(writer, records, 180)
+        check_queries(connection, records, Filter(text="done"), 7)
 
 
 def test_cache_returns_what_a_rule_left_of_a_block(tmp_path: Path) -> None:
