@@ -109,6 +109,10 @@ class DataView(Protocol):
     def series(self, resource: Resource, metric: str) -> Sequence[tuple[int, float]]:
         """Time in microseconds and value of the last samples of a metric, oldest first."""
 
+    async def prefetch(self, resources: Sequence[Resource], metrics: Sequence[str]) -> None:
+        """Read the samples that `latest` is about to return for many resources at once, which makes
+        a page of the past faster. The samples of the present are in memory."""
+
     def permits(self, signal: Signal) -> bool:
         """Whether the viewer's scope shows a signal, such as one that is not stored."""
 

@@ -1,7 +1,9 @@
 """Pods as cells and as parts of a bar: the geometry of small SVG pictures."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -15,13 +17,16 @@ TONE_OF: Final[Mapping[Severity, str]] = {
     Severity.DEBUG: "done", Severity.INFO: "ok", Severity.WARN: "wait",
     Severity.ERROR: "bad", Severity.FATAL: "bad",
 }  # fmt: skip
+SEVERITY_AND_STATUS: Final = attrgetter("severity", "status")
 ORDER: Final = {tone: place for place, tone in enumerate(TONES)}
 WIDTH: Final = 160
 GAP: Final = 2
-SIDES: Final = ((0.1, 6), (0.5, 8), (2.0, 11))
-"""Upper bounds of requested cores, and the side of a cell up to each."""
+MOST: Final = (0.1, 0.5, 2.0)
+"""Upper bounds of requested cores."""
 LARGEST: Final = 15
 """The side of a cell beyond, and of pods that request devices."""
+SIDES: Final = (6, 8, 11, LARGEST)
+"""The side of a cell up to each bound."""
 
 
 class Cell(msgspec.Struct, frozen=True, gc=False):
@@ -47,9 +52,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 def make_cell(pod: Resource) -> Cell:
     """The cell of a pod."""
     cores = pod.state.get("cpu_request", 0.0)
-    side = next((side for most, side in SIDES if cores <= most), LARGEST)
-    if "devices" in pod.state:
-        side = LARGEST
+    side = LARGEST if "devices" in pod.state else SIDES[bisect_left(MOST, cores)]
     return Cell(TONE_OF.get(pod.severity, "bad"), side, pod)
 
 
@@ -58,7 +61,7 @@ def draw_cells(cells: Iterable[Cell], *, room: int, each: bool) -> Picture:
 
     `each` makes a path for every cell instead of one for every tone.
     """
-    ordered = sorted(cells, key=lambda cell: (ORDER[cell.tone], -cell.side))
+    ordered = sorted(cells, key=lambda cell: ORDER[cell.tone] * (LARGEST + 1) - cell.side)
     paths: dict[str, list[str]] = {}
     single: list[tuple[Resource, str, str]] = []
     x = y = tallest = 0
@@ -97,13 +100,18 @@ def display_status(pod: Resource) -> str:
 
     kubectl prints `Running` for both, beside a column of its own.
     """
-    is_unready = pod.status == "Running" and pod.severity == Severity.WARN
-    return "NotReady" if is_unready else pod.status
+    return _display_status(pod.severity, pod.status)
+
+
+def _display_status(severity: Severity, status: str) -> str:
+    return "NotReady" if status == "Running" and severity == Severity.WARN else status
 
 
 def count_statuses(pods: Iterable[Resource]) -> list[tuple[str, str, int]]:
     """Tone, status and number of pods, the worst and then the most frequent first."""
-    counts = Counter((TONE_OF.get(pod.severity, "bad"), display_status(pod)) for pod in pods)
+    counts: Counter[tuple[str, str]] = Counter()
+    for (severity, status), count in Counter(map(SEVERITY_AND_STATUS, pods)).items():
+        counts[TONE_OF.get(severity, "bad"), _display_status(severity, status)] += count
     return sorted(
         ((tone, status, count) for (tone, status), count in counts.items()),
         key=lambda row: (ORDER[row[0]], -row[2], row[1]),

@@ -33,6 +33,14 @@ STATUS_GROUP_OF: Final = {
 
 Group = tuple[str, str]
 """Namespace, empty where it has none, and name."""
+GROUP_OF: Final[Mapping[str, Callable[[Resource], Group]]] = {
+    "namespace": lambda pod: ("", pod.namespace),
+    "node": lambda pod: ("", pod.state.get("node", NONE)),
+    "workload": lambda pod: (
+        pod.namespace, pod.state.get("workload") or f"Pod/{pod.name}"
+    ),
+}  # fmt: skip
+"""The group of a pod, by grouping; any other grouping is a label."""
 
 
 def all_resources(view: DataView, kind: str, namespace: str = "") -> Sequence[Resource]:
@@ -98,8 +106,10 @@ def select_pods(view: DataView, selection: PodFilter) -> list[Resource]:
     if selection.text:
         words = selection.text.casefold().split()
         tests.append(lambda pod: all(word in _searchable_text(pod) for word in words))
-    pods_inside = all_resources(view, "pod", selection.namespace)
-    return [pod for pod in pods_inside if all(test(pod) for test in tests)]
+    selected = list(all_resources(view, "pod", selection.namespace))
+    for test in tests:
+        selected = list(filter(test, selected))
+    return selected
 
 
 def _label_test(label: str) -> Callable[[Resource], bool]:
@@ -133,21 +143,10 @@ def group_pods(view: DataView, pods: Iterable[Resource], by: str) -> dict[Group,
             for name in services.get((pod.namespace, pod.name), [""]):
                 groups[(pod.namespace, name) if name else ("", NONE)].append(pod)
         return groups
+    group_of = GROUP_OF.get(by) or (lambda pod: ("", pod.state.get("labels", {}).get(by, NONE)))
     for pod in pods:
-        groups[_group_of(pod, by)].append(pod)
+        groups[group_of(pod)].append(pod)
     return groups
-
-
-def _group_of(pod: Resource, by: str) -> Group:
-    match by:
-        case "namespace":
-            return "", pod.namespace
-        case "node":
-            return "", pod.state.get("node", NONE)
-        case "workload":
-            return pod.namespace, pod.state.get("workload", f"Pod/{pod.name}")
-        case _:
-            return "", pod.state.get("labels", {}).get(by, NONE)
 
 
 def group_url(by: str, group: Group) -> str:

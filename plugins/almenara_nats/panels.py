@@ -72,7 +72,11 @@ def link_to_events(**filters: str) -> str:
 async def prepare_streams(data: DataView, filters: Mapping[str, str]) -> Mapping[str, Any]:
     """The rows of the streams, by name."""
     consumers: dict[str, list[Resource]] = {}
-    for consumer in data.resources(ResourceQuery(kind=CONSUMER, limit=10_000)):
+    all_consumers = data.resources(ResourceQuery(kind=CONSUMER, limit=10_000))
+    streams = data.resources(STREAMS)
+    await data.prefetch(all_consumers, ("pending", "ack_pending"))
+    await data.prefetch(streams, ("rate", "messages", "bytes"))
+    for consumer in all_consumers:
         consumers.setdefault(consumer.namespace, []).append(consumer)
     # On full ten seconds, so that the links stay the same between two frames.
     minute_ago = (now() - MINUTE) // (10 * SECOND) * 10 * SECOND
@@ -82,7 +86,7 @@ async def prepare_streams(data: DataView, filters: Mapping[str, str]) -> Mapping
         "stalled_link": link_to_events(type=f"{CONSUMER}.{STALLED}"),
         "rows": [
             describe_stream(data, stream, consumers.get(stream.name, ()), minute_ago)
-            for stream in data.resources(STREAMS)
+            for stream in streams
         ],
     }
 

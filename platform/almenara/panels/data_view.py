@@ -14,17 +14,16 @@ from almenara.signals import Event, Resource, Signal
 
 def select_resources(view: View, query: ResourceQuery) -> list[Resource]:
     """The resources that a query selects, by kind, namespace and name, without its limit."""
-    namespace = query.namespace
+    namespace, name = query.namespace, query.name
     is_plain = compile_pattern(namespace) is None
-    return [
-        resource
-        for kind in view.resources.kinds()
-        if matches_pattern(query.kind, kind)
-        for resource in view.resources.of_kind(kind, namespace if is_plain else "")
-        if not resource.deleted
-        and (is_plain or matches_pattern(namespace, resource.namespace))
-        and matches_pattern(query.name, resource.name)
-    ]
+    selected: list[Resource] = []
+    for kind in view.resources.kinds():
+        if matches_pattern(query.kind, kind):
+            of_kind = view.resources.of_kind(kind, namespace if is_plain else "")
+            selected += [resource for resource in of_kind if not resource.deleted]
+    if not is_plain:
+        selected = [each for each in selected if matches_pattern(namespace, each.namespace)]
+    return [each for each in selected if matches_pattern(name, each.name)] if name else selected
 
 
 async def find_resources(
@@ -58,6 +57,9 @@ class PanelDataView:
 
     def series(self, resource: Resource, metric: str) -> Sequence[tuple[int, float]]:
         return self._view.resources.series(*resource.key, metric)
+
+    async def prefetch(self, resources: Sequence[Resource], metrics: Sequence[str]) -> None:
+        await self._view.resources.prefetch((each.key for each in resources), metrics)
 
     def permits(self, signal: Signal) -> bool:
         return self._view.scope.permits(signal)

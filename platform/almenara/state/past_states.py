@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -26,9 +27,8 @@ CACHE_SECONDS: Final = 60.0
 class PastState(msgspec.Struct, frozen=True):
     """What was known at a moment."""
 
-    resources: dict[Key, Resource]
     kinds: dict[str, dict[Key, Resource]]
-    """The same, by kind."""
+    """The resources by kind; states share the dictionaries of kinds that are the same in both."""
     order: dict[str, list[Key]]
     """The sorted keys of a kind, once they are needed."""
     samples: PastSeriesTable | None
@@ -51,12 +51,9 @@ class PastStates:
         Raises `Unavailable`.
         """
         async with self._lock:
-            state = self._states.get(moment)
+            state = self._states.get(moment) or await self._read_state(moment)
             if state is None:
-                resources = await self._read_resources(moment)
-                if resources is None:
-                    return None
-                state = self._store_state(moment, resources)
+                return None
             self._states.move_to_end(moment)
             if self._expiry is not None:
                 self._expiry.cancel()
@@ -64,41 +61,75 @@ class PastStates:
             self._expiry = loop.call_later(CACHE_SECONDS, self._states.clear)
             return state
 
-    def _store_state(self, moment: int, resources: dict[Key, Resource]) -> PastState:
-        table = None
-        if self._store is not None:
-            table = PastSeriesTable(self._store, moment, resources)
+    async def _read_state(self, moment: int) -> PastState | None:
+        near = max((known for known in self._states if known < moment), default=None)
+        if near is not None:
+            # What others start from stays longest.
+            self._states.move_to_end(near)
+            state = await self._advance(near, moment)
+            if state is not None:
+                return state
+        checkpoint = await self.recorder.read_checkpoint(moment)
+        if checkpoint is None:
+            return None
+        # Any other moment up to the next checkpoint starts from it.
+        state = self._store_state(checkpoint.time, checkpoint.resources)
+        if checkpoint.time == moment:
+            return state
+        state = await self._advance(checkpoint.time, moment)
+        if state is not None:
+            return state
+        resources = await self.recorder.read_at(moment)
+        return None if resources is None else self._store_state(moment, resources)
+
+    async def _advance(self, near: int, moment: int) -> PastState | None:
+        """Return the state that follows from one in memory; None where only a checkpoint has it."""
+        before = self._states[near]
+        changes = await self.recorder.read_steps(near, moment)
+        if changes is None:
+            return None
+        kinds, order = dict(before.kinds), dict(before.order)
+        changed: set[str] = set()
+        for _, resource in changes:
+            kind, key = resource.kind, resource.key
+            if kind not in changed:
+                changed.add(kind)
+                kinds[kind] = dict(kinds.get(kind, {}))
+            if resource.deleted == (key in kinds[kind]):
+                order.pop(kind, None)
+            if resource.deleted:
+                kinds[kind].pop(key, None)
+            else:
+                kinds[kind][key] = resource
+        entries = sum(len(kinds[kind]) for kind in changed)
+        for kind in changed:
+            if not kinds[kind]:
+                del kinds[kind]
+        return self._add(moment, kinds, order, len(changes), entries)
+
+    def _store_state(self, moment: int, resources: Mapping[Key, Resource]) -> PastState:
         kinds: dict[str, dict[Key, Resource]] = {}
         for key, resource in resources.items():
             kinds.setdefault(key[0], {})[key] = resource
-        near = max((known for known in self._states if known < moment), default=None)
-        shared = {} if near is None else self._states[near].resources
-        own = sum(shared.get(key) is not resource for key, resource in resources.items())
-        size = own * BYTES_PER_RESOURCE + len(resources) * BYTES_PER_ENTRY
-        state = self._states[moment] = PastState(resources, kinds, {}, table, size)
+        return self._add(moment, kinds, {}, len(resources), len(resources))
+
+    def _add(
+        self,
+        moment: int,
+        kinds: dict[str, dict[Key, Resource]],
+        order: dict[str, list[Key]],
+        own: int,
+        entries: int,
+    ) -> PastState:
+        """Store a state in memory; `own` and `entries` are what it shares with no other."""
+        table = None
+        if self._store is not None:
+            table = PastSeriesTable(self._store, moment, kinds)
+        size = own * BYTES_PER_RESOURCE + entries * BYTES_PER_ENTRY
+        state = self._states[moment] = PastState(kinds, order, table, size)
         while len(self._states) > 2 and (
             len(self._states) > CACHED_STATES
             or sum(each.size for each in self._states.values()) > CACHED_BYTES
         ):
             self._states.popitem(last=False)
         return state
-
-    async def _read_resources(self, moment: int) -> dict[Key, Resource] | None:
-        near = max((known for known in self._states if known < moment), default=None)
-        if near is not None:
-            resources = dict(self._states[near].resources)
-            # What others start from stays longest.
-            self._states.move_to_end(near)
-            if await self.recorder.advance(resources, near, moment):
-                return resources
-        checkpoint = await self.recorder.read_checkpoint(moment)
-        if checkpoint is None:
-            return None
-        resources = checkpoint.resources
-        if checkpoint.time == moment:
-            return resources
-        # Any other moment up to the next checkpoint starts from it.
-        self._store_state(checkpoint.time, dict(resources))
-        if await self.recorder.advance(resources, checkpoint.time, moment):
-            return resources
-        return await self.recorder.read_at(moment)

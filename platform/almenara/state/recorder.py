@@ -30,7 +30,6 @@ from almenara.state.checkpoints import (
     apply_changes,
 )
 from almenara.state.sample_schema import set_aside
-from almenara.state.samples import Key
 from almenara.units import MILLISECOND
 
 log = structlog.get_logger(__name__)
@@ -220,10 +219,10 @@ class StateRecorder:
         """
         return await self._run(lambda database: database.read_checkpoint(moment))
 
-    async def advance(self, resources: dict[Key, Resource], after: int, moment: int) -> bool:
-        """Turn the resources as of one moment into those as of a later one; return False where only
-        a checkpoint has those. Raises `Unavailable`."""
-        pending = list(self._pending)
+    async def read_steps(self, after: int, moment: int) -> list[Change] | None:
+        """Return the changes that turn the resources as of one moment into those as of a later one,
+        in their order; None where only a checkpoint has those. Raises `Unavailable`."""
+        pending = [change for change in self._pending if after < change[0] <= moment]
         changes = await self._run(
             lambda database: (
                 None
@@ -231,11 +230,8 @@ class StateRecorder:
                 else database.read_changes(after, moment)
             )
         )
-        if changes is None:
-            return False
-        apply_changes(resources, changes, after, moment)
-        apply_changes(resources, pending, after, moment)
-        return True
+        # What was flushed meanwhile is in both, and the same.
+        return None if changes is None else [*changes, *pending]
 
     async def read_changes(self, after: int, until: int) -> list[Change]:
         """Return the changes after one moment and up to another, in their order.

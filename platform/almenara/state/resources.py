@@ -4,7 +4,7 @@ import copy
 import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, MutableMapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
 from typing import Final, Self
 
 import msgspec
@@ -126,6 +126,15 @@ class Resources:
         samples = self._samples
         return samples.loads if isinstance(samples, PastSeriesTable) else 0
 
+    async def prefetch(self, keys: Iterable[Key], metrics: Sequence[str]) -> None:
+        """Read the newest samples of resources at once where they are of the past.
+
+        Raises `Unavailable` and `LimitExceeded`.
+        """
+        if isinstance(self._samples, PastSeriesTable):
+            pairs = {(metric, key) for key in keys for metric in metrics}
+            await self._samples.prefetch(pairs)
+
     async def load_missing(self, seen: int) -> bool:
         """Read the samples of the past that were missing; return whether there are more than after
         the first `seen` loads. The present misses none.
@@ -242,6 +251,22 @@ class Resources:
         if not self._scope.is_full:
             resources = [*filter(self._scope.permits, resources)]
         return self._mark_unproven(resources)
+
+    def namespaces_of(self, kind: str, limit: int) -> list[str]:
+        """List up to `limit` namespaces with resources of a kind, sorted, however many those are;
+        the empty one of resources without a namespace is left out."""
+        keys, of_kind = self._sorted_keys(kind), self._kinds.get(kind, {})
+        namespaces: list[str] = []
+        first = bisect_left(keys, (kind, "\0", ""))
+        while first < len(keys) and len(namespaces) < limit:
+            namespace = keys[first][1]
+            end = bisect_left(keys, (kind, namespace + "\0", ""), first)
+            if self._scope.is_full or any(
+                self._scope.permits(of_kind[key]) for key in keys[first:end]
+            ):
+                namespaces.append(namespace)
+            first = end
+        return namespaces
 
     def page(self, kind: str | None, after: Key | None, limit: int) -> list[Resource]:
         """List up to `limit` resources that follow a key; of one kind, or of all kinds."""

@@ -19,8 +19,7 @@ from almenara.state.sample_schema import (
     DATABASE,
     DAY_WINDOW,
     SHIFT,
-    TABLES,
-    VERSION,
+    STEPS,
     WINDOW,
     chunk_key,
 )
@@ -34,10 +33,6 @@ UPPERS_IN_DAY: Final[Mapping[str, int]] = {
     "hours": 1,
 }
 """How many windows of chunks a day has, by table."""
-REST_TABLES: Final = (
-    f"{TABLES} DELETE FROM position; PRAGMA user_version = {VERSION};"  # nosec B608 # tables of ours
-    " CREATE TABLE days (stem TEXT PRIMARY KEY, chunks TEXT NOT NULL);"
-)
 COPIED_TABLES: Final = ("position", "series", "flushes", "fresh")
 KEY_BYTES: Final = 8
 
@@ -60,7 +55,7 @@ def back_up_samples(source: Path, folder: BackupFolder, *, verify: bool) -> list
     files = []
     with (
         closing(sqlite3.connect(f"{database}?mode=ro", uri=True, isolation_level=None)) as reading,
-        closing(_create(rest, REST_TABLES)) as writing,
+        closing(_create(rest, _rest_tables(reading))) as writing,
     ):
         reading.execute("BEGIN")
         first_open = _find_first_open(reading)
@@ -79,6 +74,15 @@ def back_up_samples(source: Path, folder: BackupFolder, *, verify: bool) -> list
         if writing.execute("PRAGMA quick_check").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("the copy of the samples is damaged")
     return [*files, folder.add(rest, REST, DATABASE)]
+
+
+def _rest_tables(reading: sqlite3.Connection) -> str:
+    """The tables of the copy, in the version of those that are copied."""
+    (version,) = reading.execute("PRAGMA user_version").fetchone()
+    return (
+        f"{''.join(STEPS[:version])} DELETE FROM position; PRAGMA user_version = {version};"
+        " CREATE TABLE days (stem TEXT PRIMARY KEY, chunks TEXT NOT NULL);"
+    )  # nosec B608 # tables of ours
 
 
 def _create(path: Path, tables: str) -> sqlite3.Connection:

@@ -8,8 +8,10 @@ is sealed into the chunk that is there.
 import sqlite3
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
+
+import msgspec
 
 from almenara.state.rollups import join, roll_up
 from almenara.state.sample_codec import (
@@ -35,6 +37,10 @@ Table = Literal["fresh", "raw", "minutes", "hours"]
 SELECT: Final[Mapping[str, str]] = {
     table: f"SELECT body FROM {table} WHERE key = ?"  # nosec B608 # the tables of this module
     for table in ("fresh", "raw", "minutes", "hours")
+}
+SELECT_MANY: Final[Mapping[str, str]] = {
+    table: f"SELECT key, body FROM {table} WHERE key IN (SELECT value FROM json_each(?))"  # nosec B608 # the tables of this module
+    for table in ("fresh", "raw")
 }
 STORE: Final[Mapping[str, str]] = {
     table: f"INSERT OR REPLACE INTO {table} VALUES (?, ?)"  # nosec B608 # the tables of this module
@@ -69,15 +75,33 @@ def split_windows(points: Points) -> dict[int, Points]:
     return {number: merge_points((window,)) for number, window in windows.items()}
 
 
+class WindowPieces:
+    """What a flush stores in a window."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        """The time of its first sample, in milliseconds."""
+        self.rows: list[tuple[int, bytes]] = []
+        """Series and chunk."""
+
+    def add(self, number: int, points: Points) -> None:
+        """Add samples of a series, by time."""
+        first = points.times[0]
+        self.first = first if self.first is None else min(first, self.first)
+        self.rows.append((number, encode_points(points)))
+
+
 def store_pieces(
-    connection: sqlite3.Connection, pieces: Mapping[int, Sequence[tuple[int, bytes]]], flush: int
+    connection: sqlite3.Connection, pieces: Mapping[int, WindowPieces], flush: int
 ) -> int:
-    """Store what was flushed, by window: series and chunk. Returns the number of the last flush."""
-    for window, rows in sorted(pieces.items()):
+    """Store what was flushed, by window. Returns the number of the last flush."""
+    for window, of_window in sorted(pieces.items()):
         flush += 1
-        connection.execute("INSERT INTO flushes VALUES (?, ?)", (flush, window))
+        connection.execute(
+            "INSERT INTO flushes VALUES (?, ?, ?)", (flush, window, of_window.first or 0)
+        )
         connection.executemany(
-            STORE["fresh"], [(chunk_key(flush, number), body) for number, body in rows]
+            STORE["fresh"], [(chunk_key(flush, number), body) for number, body in of_window.rows]
         )
     return flush
 
@@ -106,14 +130,27 @@ class Chunks:
         keys = (chunk_key(flush, number) for flush in self.flushes.get(window, ()))
         return [piece for key in keys if (piece := self._points("fresh", key)) is not None]
 
-    def newest_pieces(self, number: int, window: int) -> Iterator[Points]:
-        """Yield what is stored of a series in a window, each as it is read: what was flushed last
-        comes first."""
-        for flush in reversed(self.flushes.get(window, ())):
-            if (piece := self._points("fresh", chunk_key(flush, number))) is not None:
-                yield piece
-        if (raw := self._points("raw", chunk_key(window, number))) is not None:
-            yield raw
+    def flushed_before(self, window: int, moment: int) -> list[int]:
+        """Return the flushes of a window that have samples up to a moment in milliseconds, or may
+        have some, the last first."""
+        return [
+            flush
+            for (flush,) in self._connection.execute(
+                "SELECT number FROM flushes WHERE window = ? AND first <= ? ORDER BY number DESC",
+                (window, moment),
+            )
+        ]
+
+    def of_many(
+        self, table: Literal["raw", "fresh"], upper: int, numbers: Iterable[int]
+    ) -> dict[int, Points]:
+        """Return the samples of many series in a window or flush, in one query."""
+        keys = msgspec.json.encode([chunk_key(upper, number) for number in numbers]).decode()
+        points: dict[int, Points] = {}
+        for key, body in self._connection.execute(SELECT_MANY[table], (keys,)):
+            if (piece := self._decode(body)) is not None:
+                points[key & (1 << SHIFT) - 1] = piece
+        return points
 
     def sealed(self, table: Literal["minutes", "hours"], upper: int, number: int) -> Rollups | None:
         """Return the rollups in a chunk; None where there are none, or they are damaged."""
@@ -128,8 +165,9 @@ class Chunks:
 
     def _points(self, table: Literal["raw", "fresh"], key: int) -> Points | None:
         body = self._body(table, key)
-        if body is None:
-            return None
+        return None if body is None else self._decode(body)
+
+    def _decode(self, body: bytes) -> Points | None:
         try:
             return decode_points(body)
         except (DamagedChunkError, IndexError, ValueError):
@@ -256,12 +294,3 @@ def seal(connection: sqlite3.Connection, chunks: Chunks, window: int, number: in
     connection.execute(STORE["hours"], (chunk_key(day, number), encode_rollups(hours)))
     connection.execute(STORE["minutes"], (chunk_key(window, number), encode_rollups(minutes)))
     connection.execute(STORE["raw"], (chunk_key(window, number), encode_points(points)))
-
-
-def recent_points(chunks: Chunks, number: int, window: int, limit: int) -> Points:
-    """Return the last samples of a series up to a window, of it and the one before."""
-    points = chunks.points(number, window)
-    if len(points.times) < limit:
-        earlier = chunks.points(number, window - 1)
-        points = Points(earlier.times + points.times, earlier.values + points.values)
-    return Points(points.times[-limit:], points.values[-limit:])

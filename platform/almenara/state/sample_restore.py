@@ -8,18 +8,17 @@ from typing import Final
 import structlog
 
 from almenara.errors import LimitExceeded, Unavailable, describe_error
+from almenara.state.last_points import WINDOWS, LastPoints, read_last
 from almenara.state.resources import Resources
-from almenara.state.sample_chunks import Chunks, merge_points, recent_points
+from almenara.state.sample_chunks import Chunks, merge_points
 from almenara.state.sample_codec import Points
-from almenara.state.sample_schema import SHIFT, SeriesName, chunk_key
+from almenara.state.sample_schema import SHIFT, WINDOW, SeriesName, chunk_key
 from almenara.state.sample_store import SampleStore
 from almenara.state.samples import SAMPLES_PER_SERIES
 
 log = structlog.get_logger(__name__)
 
-SERIES_PER_READ: Final = 100
-WINDOWS: Final = 2
-"""Windows of which the newest samples are read."""
+SERIES_PER_READ: Final = 500
 
 
 async def restore_samples(resources: Resources, store: SampleStore) -> None:
@@ -80,5 +79,7 @@ def _read_recent_names(connection: sqlite3.Connection) -> list[tuple[SeriesName,
 
 
 def _read_recent(numbers: list[int], connection: sqlite3.Connection) -> list[Points]:
-    chunks, window = Chunks(connection), _newest_window(connection)
-    return [recent_points(chunks, number, window, SAMPLES_PER_SERIES) for number in numbers]
+    end = (_newest_window(connection) + 1) * WINDOW - 1
+    series = {number: LastPoints(end, SAMPLES_PER_SERIES) for number in numbers}
+    read_last(Chunks(connection), series, end)
+    return [last.points() for last in series.values()]

@@ -30,7 +30,7 @@ from almenara.signals import Sample
 from almenara.units import DAY, HOUR, MILLISECOND, MINUTE
 
 DATABASE: Final = "samples.db"
-VERSION: Final = 1
+VERSION: Final = 2
 WINDOW: Final = 2 * HOUR // MILLISECOND
 """Milliseconds of a chunk of samples, and of a chunk of their rollups of a minute."""
 DAY_WINDOW: Final = DAY // MILLISECOND
@@ -69,6 +69,12 @@ CREATE TABLE raw (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE minutes (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE hours (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
+FLUSH_TIMES: Final = """
+ALTER TABLE flushes ADD COLUMN first INTEGER NOT NULL DEFAULT 0;
+"""
+"""The time of the first sample of a flush in its window; 0 where it is not known."""
+STEPS: Final = (TABLES, FLUSH_TIMES)
+"""By version: the statements that turn the tables of that version into those of the next."""
 
 
 class SampleStoreTooNewError(AlmenaraError):
@@ -123,8 +129,9 @@ def open_database(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA journal_size_limit = 16777216")
         connection.execute("PRAGMA cache_size = -4096")
-        if _check_version(connection, path) == 0:
-            connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+        if (version := _check_version(connection, path)) < VERSION:
+            script = "".join(STEPS[version:])
+            connection.executescript(f"BEGIN; {script} PRAGMA user_version = {VERSION}; COMMIT;")
         connection.execute("SELECT last_sequence, last_flush FROM position").fetchone()
     return connection
 

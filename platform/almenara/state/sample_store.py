@@ -7,7 +7,7 @@ lost when the process is killed, and a flush need not be soon.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
@@ -25,7 +25,7 @@ from almenara.signals import Sample
 from almenara.state.sample_codec import Points
 from almenara.state.sample_maintenance import StoreReport
 from almenara.state.sample_schema import DATABASE, SeriesName, name_series
-from almenara.state.sample_writer import Buffer, Flush, SampleWriter, Upkeep
+from almenara.state.sample_writer import Buffer, Flush, FlushResult, SampleWriter, Upkeep
 from almenara.state.samples import Key
 from almenara.units import MILLISECOND
 
@@ -42,6 +42,23 @@ READERS: Final = 2
 MAX_WAITING: Final = 100
 
 T = TypeVar("T")
+
+
+class Buffers:
+    """Samples in memory, by series."""
+
+    def __init__(self) -> None:
+        self.series: dict[SeriesName, Buffer] = {}
+        self.names: dict[tuple[str, Key], list[SeriesName]] = {}
+        """The series of each metric and resource: one for each origin."""
+
+    def of_series(self, name: SeriesName, unit: str) -> Buffer:
+        """Return the buffer of a series, which is created where it does not exist."""
+        buffer = self.series.get(name)
+        if buffer is None:
+            buffer = self.series[name] = Buffer(unit)
+            self.names.setdefault((name.metric, name.key), []).append(name)
+        return buffer
 
 
 class SampleLog(LogReader, Protocol):
@@ -73,9 +90,8 @@ class SampleStore:
         self.log = log
         self._writer = SampleWriter(folder / DATABASE, settings, self._note_position, clock)
         self._readers: Readers | None = None
-        self._pending: dict[SeriesName, Buffer] = {}
-        self._flushing: dict[SeriesName, Buffer] = {}
-        """What the last flush takes, until it is stored."""
+        self._pending, self._flushing = Buffers(), Buffers()
+        """Samples since the last flush, and what that takes until it is stored."""
         self._flushing_to = 0
         self._count = 0
         """Samples in memory that are not stored."""
@@ -161,12 +177,13 @@ class SampleStore:
 
     async def flush(self) -> None:
         """Store what is in memory; where that fails, it stays there until the next time."""
-        if not self._flushing:
-            self._flushing, self._pending = self._pending, {}
+        if not self._flushing.series:
+            self._flushing, self._pending = self._pending, Buffers()
             self._flushing_to = self._cursor
-        if not self._flushing and self._flushing_to == self._position:
+        if not self._flushing.series and self._flushing_to == self._position:
             return
-        flush = Flush(self._flushing, self._flushing_to, asyncio.get_running_loop().create_future())
+        result_of: asyncio.Future[FlushResult] = asyncio.get_running_loop().create_future()
+        flush = Flush(self._flushing.series, self._flushing_to, result_of)
         self._writer.submit(flush)
         try:
             result = await flush.result
@@ -177,8 +194,8 @@ class SampleStore:
         self._position = result.sequence
         for origin, count in result.out_of_range.items():
             self.out_of_range[origin] = self.out_of_range.get(origin, 0) + count
-        self._count -= sum(len(buffer.times) for buffer in self._flushing.values())
-        self._flushing = {}
+        self._count -= sum(len(buffer.times) for buffer in self._flushing.series.values())
+        self._flushing = Buffers()
 
     async def maintain(self) -> None:
         """Seal and remove everything that is due, without a pause."""
@@ -191,10 +208,7 @@ class SampleStore:
             sample = record.signal
             if not isinstance(sample, Sample) or record.sequence <= self._cursor:
                 continue
-            name = name_series(sample)
-            buffer = self._pending.get(name)
-            if buffer is None:
-                buffer = self._pending[name] = Buffer(sample.unit)
+            buffer = self._pending.of_series(name_series(sample), sample.unit)
             buffer.times.append(sample.time // MILLISECOND)
             buffer.values.append(sample.value)
             self._count += 1
@@ -203,7 +217,7 @@ class SampleStore:
 
     def _fall_behind(self) -> None:
         """Forget what is in memory: it is read again from the log."""
-        self._pending, self._flushing, self._count = {}, {}, 0
+        self._pending, self._flushing, self._count = Buffers(), Buffers(), 0
         self._is_live, self._is_behind = False, True
         self._is_due.set()
 
@@ -242,8 +256,22 @@ class SampleStore:
 
     def in_memory(self, name: SeriesName) -> list[Points]:
         """Return the samples of a series that may not be stored yet."""
-        buffers = (self._flushing.get(name), self._pending.get(name))
+        buffers = (self._flushing.series.get(name), self._pending.series.get(name))
         return [buffer.points() for buffer in buffers if buffer is not None]
+
+    def in_memory_until(
+        self, pairs: Iterable[tuple[str, Key]], moment: int
+    ) -> dict[SeriesName, list[Points]]:
+        """Return the samples that may not be stored yet of each series of metrics and resources
+        that has any up to a moment in milliseconds."""
+        series: dict[SeriesName, list[Points]] = {}
+        for buffers in (self._flushing, self._pending):
+            for pair in pairs if buffers.names else ():
+                for name in buffers.names.get(pair, ()):
+                    buffer = buffers.series[name]
+                    if min(buffer.times) <= moment:
+                        series.setdefault(name, []).append(buffer.points())
+        return series
 
     def series_in_memory(self, equal: Sequence[tuple[int, str]]) -> dict[SeriesName, str]:
         """Return the series with samples that may not be stored yet, and their units.
@@ -251,24 +279,12 @@ class SampleStore:
         `equal` are fields of the name, by their place, and the values that they must have.
         """
         series: dict[SeriesName, str] = {}
-        for buffers in (self._flushing, self._pending):
+        for buffers in (self._flushing.series, self._pending.series):
             names: Iterable[SeriesName] = buffers
             for place, value in equal:
                 names = [name for name in names if name[place] == value]
             series.update((name, buffers[name].unit) for name in names)
         return series
-
-    def names_in_memory(
-        self, pairs: Set[tuple[str, Key]]
-    ) -> dict[tuple[str, Key], list[SeriesName]]:
-        """Return the series of each metric and resource that may have samples in memory."""
-        names: dict[tuple[str, Key], dict[SeriesName, None]] = {}
-        for buffers in (self._flushing, self._pending):
-            for name in buffers:
-                pair = name.metric, name.key
-                if pair in pairs:
-                    names.setdefault(pair, {})[name] = None
-        return {pair: list(of_pair) for pair, of_pair in names.items()}
 
     async def read(self, query: Callable[[sqlite3.Connection], T], caller: str = "") -> T:
         """Run a query of the database off the event loop, in one transaction.

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -26,8 +26,8 @@ from almenara.bus.storage_errors import is_damage
 from almenara.clock import Clock, SystemClock
 from almenara.config import SampleSettings
 from almenara.errors import Unavailable, describe_error
-from almenara.state.sample_chunks import split_windows, store_pieces
-from almenara.state.sample_codec import Points, encode_points
+from almenara.state.sample_chunks import WindowPieces, split_windows, store_pieces
+from almenara.state.sample_codec import Points
 from almenara.state.sample_maintenance import DamagedStoreError, Maintenance, StoreReport
 from almenara.state.sample_schema import (
     WINDOW,
@@ -284,7 +284,7 @@ class SampleWriter:
         moment = self._clock.advance() // MILLISECOND
         latest = max(moment, self._system_clock.now() // MILLISECOND) + FUTURE
         earliest = moment - int(self.settings.retention_age * 1000) + WINDOW
-        pieces: dict[int, list[tuple[int, bytes]]] = {}
+        pieces: defaultdict[int, WindowPieces] = defaultdict(WindowPieces)
         out_of_range: Counter[str] = Counter()
         connection.execute("BEGIN IMMEDIATE")
         for name, buffer in flush.series.items():
@@ -298,7 +298,7 @@ class SampleWriter:
             number = self._index.number(name, buffer.unit, first, last)
             if number is not None:
                 for window, part in split_windows(points).items():
-                    pieces.setdefault(window, []).append((number, encode_points(part)))
+                    pieces[window].add(number, part)
             self._breathe()
         last_flush = store_pieces(connection, pieces, self._last_flush)
         connection.execute(

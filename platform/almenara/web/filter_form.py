@@ -1,7 +1,7 @@
 """The filter forms of pages: their fields, the values typed in, and the values to choose from."""
 
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,10 +16,6 @@ CURSORS: Final = ("after", "before")
 TIME_RANGES: Final = (("15 min", "15m"), ("1 h", "1h"), ("6 h", "6h"), ("24 h", "24h"))
 SUGGESTED_VALUES: Final = 200
 """Values that a field offers at most; a browser lists all of them before anything is typed."""
-
-
-LAST_NAME: Final = "\U0010ffff"
-"""A text that sorts behind every name."""
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -112,26 +108,17 @@ def suggest_values(view: View, plugin: str, names: Iterable[str]) -> dict[str, l
     for name in names:
         if name == "namespace":
             kinds = [kind for kind in view.resources.kinds() if kind.startswith(f"{plugin}.")]
-            known = {namespace for kind in kinds for namespace in _list_namespaces(view, kind)}
+            known = {
+                namespace
+                for kind in kinds
+                for namespace in view.resources.namespaces_of(kind, SUGGESTED_VALUES)
+            }
         else:
             page = view.resources.page(f"{plugin}.{name}", None, SUGGESTED_VALUES)
             known = {resource.name for resource in page if not resource.deleted}
         if known:
             suggestions[name] = sorted(known)[:SUGGESTED_VALUES]
     return suggestions
-
-
-def _list_namespaces(view: View, kind: str) -> Iterator[str]:
-    # Each step jumps behind a namespace, however many resources are in it.
-    after: tuple[str, str, str] | None = None
-    for _ in range(SUGGESTED_VALUES):
-        page = view.resources.page(kind, after, 1)
-        if not page:
-            return
-        namespace = page[0].namespace
-        if namespace:
-            yield namespace
-        after = (kind, namespace, LAST_NAME)
 
 
 async def build_event_form(view: View, values: Mapping[str, str]) -> dict[str, Any]:

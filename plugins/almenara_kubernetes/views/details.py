@@ -132,6 +132,7 @@ async def node_detail(view: DataView, filters: Filters) -> Values:
         return {"node": None, "name": name}
     pods = select_pods(view, PodFilter(node=name))
     return {
+        "node": lenient(node),
         **node_fill(view, node, pods),
         "unreachable": _unreachable(view, node.namespace),
         "state": lenient(node).state,

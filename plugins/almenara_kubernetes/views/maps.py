@@ -19,7 +19,7 @@ from almenara_kubernetes.pod_filter import (
     natural_key,
     select_pods,
 )
-from almenara_kubernetes.views import Filters, Freshness, Values, lenient, share, total
+from almenara_kubernetes.views import Filters, Freshness, Values, share, total
 
 TILES: Final = 320
 """Groups drawn at most, failing ones first."""
@@ -34,6 +34,7 @@ LEAST_CELLS: Final = 16
 LINKED: Final = 400
 """Pods up to which each cell is a link of its own; beyond, its group is."""
 PROBLEMS: Final = 2
+USAGE: Final = ("cpu", "memory")
 NO_GROUP: Final = {"node": "not on a node", "service": "behind no service"}
 
 
@@ -56,6 +57,7 @@ async def pod_map(view: DataView, filters: Filters) -> Values:
 async def node_map(view: DataView, filters: Filters) -> Values:
     """Every node a tile with its pods, its usage, and its problems."""
     nodes = {node.name: node for node in all_resources(view, "node")}
+    await view.prefetch(list(nodes.values()), USAGE)
     tiles = _draw_tiles(view, PodFilter.from_filters(filters), "node", nodes)
     return tiles | {"nodes": len(nodes)}
 
@@ -73,7 +75,7 @@ def _draw_tiles(
             groups.setdefault(("", name), [])
 
     def order(group: Group) -> tuple[Any, ...]:
-        tones = {TONE_OF[pod.severity] for pod in groups[group]}
+        tones = {TONE_OF[severity] for severity in {pod.severity for pod in groups[group]}}
         node = (nodes or {}).get(group[1])
         is_failing = node is not None and node.severity >= Severity.ERROR
         # By name within a tone: a map whose tiles keep changing places cannot be read.
@@ -87,7 +89,7 @@ def _draw_tiles(
     rooms = _share_cells([len(groups[group]) for group in drawn])
     is_linked = len(pods) <= LINKED
     freshness = Freshness(all_resources(view, "cluster"))
-    tiles = []
+    tiles: list[dict[str, Any]] = []
     for group, room in zip(drawn, rooms, strict=True):
         inside = groups[group]
         counts = count_statuses(inside)
@@ -107,9 +109,11 @@ def _draw_tiles(
                 "tone": counts[0][0] if counts else "ok",
                 "problems": [row for row in counts if row[0] in ("bad", "wait")][:PROBLEMS],
                 "picture": picture,
-                **(node_fill(view, node, inside) if node is not None else {}),
             }
         )
+        if node is not None:
+            pressures = node.state.get("pressures") or ()
+            tiles[-1] |= {"node": node, "pressures": pressures, **node_fill(view, node, inside)}
     return {
         "tiles": tiles,
         "pods": len(pods),
@@ -135,7 +139,6 @@ def node_fill(view: DataView, node: Resource, pods: Sequence[Resource]) -> dict[
     """The shares of a node's allocatable CPU and memory that are requested, and in use."""
     active = list(filter(is_active, pods))
     return {
-        "node": lenient(node),
         "active": len(active),
         "cpu": share(total(active, "cpu_request"), node.state.get("cpu")),
         "memory": share(total(active, "memory_request"), node.state.get("memory")),

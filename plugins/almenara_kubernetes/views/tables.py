@@ -27,6 +27,8 @@ Status = tuple[str, Severity]
 
 ROWS: Final = 100
 BAR: Final = 60
+USAGE: Final = ("cpu", "memory")
+"""Columns whose values are samples."""
 KINDS: Final = tuple(kind.removeprefix("kubernetes.") for kind in MAPPERS)
 WORKLOAD_COLUMNS: Final = (
     ("status", "Status", False), ("name", "Workload", False), ("namespace", "Namespace", False),
@@ -201,8 +203,12 @@ async def pod_table(view: DataView, filters: Filters) -> Values:
     # They come by namespace and name, and stay so within a severity.
     pods.sort(key=lambda pod: (-max(pod.severity, Severity.INFO), pod.severity < Severity.INFO))
     sort = filters.get("sort", "")
-    if value_of := POD_VALUES.get(sort.removeprefix("-")):
+    column = sort.removeprefix("-")
+    if value_of := POD_VALUES.get(column):
+        if column in USAGE:
+            await view.prefetch(pods, [column])
         pods = _sort_by([(value_of(view, pod), pod) for pod in pods], sort)
+    await view.prefetch(pods[:ROWS], USAGE)
     freshness = Freshness(all_resources(view, "cluster"))
     return {
         "rows": [

@@ -115,6 +115,37 @@ async def test_database_of_the_first_version_is_migrated(tmp_path: Path) -> None
         assert [pod.name for pod in state.resources.values()] == ["a"]
 
 
+async def test_sample_store_of_the_first_version_is_migrated(tmp_path: Path) -> None:
+    import sqlite3
+
+    clock = MovedClock(START)
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        for part, value in enumerate((1.0, 2.0)):
+            async with SampleStore(tmp_path, SampleSettings(), bus, clock=clock) as store:
+                await store._catch_up()
+                sample = Sample(kind="pod", name="a", metric="cpu", value=value, time=clock.now())
+                store.accept([Record(part + 1, sample)], part + 1)
+            if part == 0:
+                with contextlib.closing(sqlite3.connect(tmp_path / "samples.db")) as database:
+                    database.executescript(
+                        "ALTER TABLE flushes DROP COLUMN first; PRAGMA user_version = 1;"
+                    )
+            clock.move(60)
+        async with (
+            SampleStore(tmp_path, SampleSettings(), bus, clock=clock) as store,
+            recording(tmp_path, clock) as recorder,
+        ):
+            await recorder.checkpoint([])
+            past = await Resources(store, recorder).at(clock.now() + SECOND)
+            assert past is not None
+            await past.prefetch([("pod", "", "a")], ["cpu"])
+            assert past.latest("pod", "", "a", "cpu") == 2.0
+            assert not await past.load_missing(past.loads)
+            assert [value for _, value in past.series("pod", "", "a", "cpu")] == []
+            assert await past.load_missing(past.loads)
+            assert [value for _, value in past.series("pod", "", "a", "cpu")] == [1.0, 2.0]
+
+
 async def test_samples_of_the_past_are_read_once_they_are_needed(tmp_path: Path) -> None:
     clock = MovedClock(START)
     async with (
