@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -155,8 +156,25 @@ def test_drag_zooms_all_charts_and_back_returns(
     expect(clock).to_contain_text("\u2013")
     expect(chart_of(page, "cpu").locator(".chart-time")).to_have_text(clock.inner_text())
     assert page.evaluate("window.isSamePage")
+    changes = page.locator(".zoomed").get_by_role("link", name="What changed")
+    zoomed = read_range(page)
+    assert changes.get_attribute("href") == "/changes?" + urlencode(zoomed)
     page.get_by_role("button", name="Show the range before").click()
     expect(page.locator(".zoomed")).to_be_hidden()
+    assert "until" not in read_range(page)
+    expect(clock).not_to_contain_text("\u2013")
+    page.go_forward()
+    expect(page.locator(".zoomed")).to_be_visible()
+    assert set(read_range(page)) == {"since", "until"}
+    expect(clock).to_contain_text("\u2013")
+    page.go_back()
+    expect(page.locator(".zoomed")).to_be_hidden()
+    assert page.evaluate("window.isSamePage")
+    # Another document of the same address has its own history: it is loaded.
+    page.go_forward()
+    page.reload()
+    page.go_back()
+    page.wait_for_function("window.isSamePage === undefined")
     assert "until" not in read_range(page)
 
 

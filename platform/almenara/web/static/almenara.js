@@ -463,7 +463,10 @@
     });
   } else {
     // After a reload of an event opened in the drawer, Back leads to the list: load it.
-    window.addEventListener("popstate", () => location.reload());
+    // A zoom of this page is undone in place.
+    window.addEventListener("popstate", (event) => {
+      if (event.state?.zoom !== performance.timeOrigin) location.reload();
+    });
   }
 
   // ---- keyboard shortcuts
