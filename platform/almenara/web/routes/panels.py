@@ -20,6 +20,7 @@ from almenara.web.layout import (
     render_problem_page,
     strip_parameters,
 )
+from almenara.web.routes.api.parameters import refuse_time
 from almenara.web.services import Services
 from almenara.web.state import get_auth_context
 from almenara.web.timed_view import read_time, select_filters
@@ -98,7 +99,7 @@ async def panel_export(
     with services.exports.run(context.user_key if context is not None else ""):
         timed = await read_time(services, request)
         if timed.problem:
-            raise ValidationException(timed.problem)
+            raise refuse_time(timed.reason, timed.window, TIME_PARAMETERS)
         values = select_filters(strip_parameters(request, panel.filters), timed.window)
         with clock_at(timed.view.moment):
             try:

@@ -13,9 +13,9 @@ from litestar.params import Parameter
 from almenara.config.suggestions import suggest
 from almenara.history import Filter
 from almenara.panels.filters import EVENT_FILTERS
-from almenara.panels.time_window import TimeWindow
+from almenara.panels.time_window import TimeWindow, parse_time_window
 from almenara.panels.view import View
-from almenara.signals import Severity
+from almenara.signals import Severity, now
 from almenara.web.problems import PROBLEM_TYPE, BadParameterError, Problem
 from almenara.web.services import Services
 from almenara.web.timed_view import read_time
@@ -25,6 +25,8 @@ LARGEST_SEQUENCE: Final = 2**63 - 1
 PAGING: Final = frozenset(("after", "before", "limit", "at"))
 MOMENT: Final = ("at",)
 """The parameter that makes an address one of the past."""
+TIMES: Final = ("since", "until")
+"""The parameters that bound events and samples by time."""
 LONGEST_NAME: Final = 60
 """Characters of an unknown parameter that its error repeats."""
 
@@ -128,7 +130,15 @@ def refuse_time(reason: str, nearest: TimeWindow, names: Sequence[str]) -> BadPa
 def parse_filter(request: Request[Any, Any, Any]) -> Filter:
     """Return the filter in an address. Raises `BadParameterError`, for unknown parameters too."""
     check_parameters(request, EVENT_FILTERS | PAGING)
+    query = request.query_params
+    times = {name: query[name] for name in TIMES if query.get(name)}
     try:
-        return Filter.from_query(request.query_params)
+        Filter.from_query(times)
+    except ValueError as error:
+        parsed = parse_time_window(times, now=now())
+        reason = f"{error}." if parsed.window.is_live else parsed.problem
+        raise refuse_time(reason, parsed.window, TIMES) from None
+    try:
+        return Filter.from_query(query)
     except ValueError as error:
         raise BadParameterError(detail=str(error)) from None

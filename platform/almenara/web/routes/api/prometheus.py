@@ -145,6 +145,7 @@ async def _find(
     moment = now() // MILLISECOND
     until = parse_timestamp("end", parameters.get("end"), moment)
     since = parse_timestamp("start", parameters.get("start"), until - DEFAULT_SPAN)
+    check_order(since, until)
     selectors = parameters.getall("match[]", [])
     if len(selectors) > MAX_SELECTORS:
         raise QueryError(f"more than {MAX_SELECTORS} match[]")
@@ -174,6 +175,15 @@ def parse_timestamp(name: str, text: str | None, default: int) -> int:
     return round(seconds * 1000)
 
 
+def check_order(start: int, end: int) -> None:
+    """Raise `QueryError`, with the range in order, for one that ends before it starts."""
+    if end < start:
+        raise QueryError(
+            "The range is reversed: end is before start. The nearest valid request:"
+            f" use start={end / 1000:.3f}&end={start / 1000:.3f}."
+        )
+
+
 def parse_steps(parameters: Parameters) -> Steps:
     """Return the moments of a range query. Raises `QueryError`."""
     start = parse_timestamp("start", _required(parameters, "start"), 0)
@@ -181,8 +191,7 @@ def parse_steps(parameters: Parameters) -> Steps:
     step = parse_duration(_required(parameters, "step"))
     if step <= 0:
         raise QueryError("step must be longer than 0")
-    if end < start:
-        raise QueryError("end is before start")
+    check_order(start, end)
     if (end - start) // step >= MAX_STEPS:
         raise QueryError(
             f"the query has more than {MAX_STEPS:,} steps; use a longer step or a shorter range"

@@ -38,6 +38,7 @@ from almenara.web.routes.api.export import encode_csv_line, escape_formula
 from almenara.web.routes.api.models import format_api_time
 from almenara.web.routes.api.parameters import (
     QUERY_PROBLEMS,
+    TIMES,
     OriginParameter,
     SinceParameter,
     UntilParameter,
@@ -46,7 +47,6 @@ from almenara.web.routes.api.parameters import (
 )
 from almenara.web.services import Services
 
-TIMES: Final = ("since", "until")
 DEFAULT_LIMIT: Final = 100
 LARGEST_LIMIT: Final = 1_000
 NAMES: Final = ("metric", "kind", "namespace", "name", "origin")
