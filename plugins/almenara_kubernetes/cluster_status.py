@@ -101,6 +101,11 @@ class ClusterStatus:
         if reason != before:
             self._changed.set()
 
+    def is_known(self, kind: str) -> bool:
+        """Whether the server answers, and the objects of a kind are listed and watched."""
+        parts = (*self._pending, *self._problems)
+        return not self._unreachable and all(part[0] != kind for part in parts)
+
     async def run(self) -> None:
         """Publish whenever the status changes, until cancelled."""
         while True:

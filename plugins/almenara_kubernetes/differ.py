@@ -155,6 +155,11 @@ class ClusterDiffer:
                     sample, metric="restarts", value=float(restarts), unit=""
                 )
 
+    def pods(self) -> list[Resource]:
+        """The known pods."""
+        keys = (self._resource_key(PODS.kind, key) for key in self._uids[PODS.kind])
+        return [pod for key in keys if (pod := self._published.get(key)) is not None]
+
     def tick(self) -> list[Signal]:
         """What changes with time alone: certificates come near their end. Call it about once a
         minute."""

@@ -17,8 +17,9 @@ from almenara_kube.objects import Malformed
 from almenara_kubernetes.cluster_status import CLUSTER, ClusterStatus, cluster_name
 from almenara_kubernetes.differ import ClusterDiffer
 from almenara_kubernetes.granted_watches import GrantedWatches
-from almenara_kubernetes.kinds import NAMESPACES
+from almenara_kubernetes.kinds import NAMESPACES, PODS
 from almenara_kubernetes.outbox import Outbox
+from almenara_kubernetes.pod_counts import PodCounts
 from almenara_kubernetes.rbac import metrics_kinds
 from almenara_kubernetes.settings import (
     PREFIX,
@@ -32,6 +33,8 @@ RATE_LIMIT: Final = 20_000.0
 SAMPLED: Final = 100
 """Objects whose samples are published in one batch, so that changes wait for no more of them."""
 TICK: Final = 60.0
+COUNTED: Final = 15.0
+"""Seconds between two counts of pods."""
 
 
 class UsageAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +104,7 @@ class ClusterWatch:
                         self.start(group, kind, namespace)
             group.create_task(self.status.run(), name="publishing the status")
             group.create_task(self._tick(), name="ticking")
+            group.create_task(self._count_pods(), name="counting pods")
 
     # Watches
 
@@ -217,6 +221,13 @@ class ClusterWatch:
     async def _tick(self) -> None:
         async for _ in every(TICK):
             await self.outbox.add(self.differ.tick())
+
+    async def _count_pods(self) -> None:
+        counts = PodCounts()
+        async for _ in every(COUNTED):
+            # What is not watched at the moment has no count.
+            if self.status.is_known(PODS.kind):
+                await self.outbox.add_samples(counts.sample(self.differ.pods()))
 
     async def _restore(self) -> None:
         """Restore what earlier runs published, so that what was deleted since is published so."""

@@ -15,6 +15,7 @@ from almenara.hookspecs import (
 )
 from almenara.signals import Resource, Severity
 from almenara_kubernetes.links import WORKLOAD_KINDS
+from almenara_kubernetes.pod_counts import NAMESPACE
 from almenara_kubernetes.pod_filter import PodFilter, select_pods
 from almenara_kubernetes.views import Filters
 
@@ -124,6 +125,14 @@ def list_usage_panels() -> Sequence[Panel]:
                 empty=NO_USAGE,
             ),
         ]  # fmt: skip
+    panels += [
+        SeriesPanel(
+            name=f"{metric}_pods", title=f"{title} pods by namespace", format="number",
+            query=SampleQuery(kind=NAMESPACE, metric=metric, function="max"),
+            filters=["namespace"], width=6, empty="No pods have been counted yet.",
+        )
+        for metric, title in (("pending", "Pending"), ("failing", "Failing"))
+    ]  # fmt: skip
     return [
         *panels,
         *_of_pods("workload", pods_of_workload, marks=WORKLOAD_MARKS),

@@ -25,7 +25,7 @@ from almenara_kubernetes.settings import ClusterSettings, CustomResource, Kubern
 EVERY = (
     "glance", "head", "access", "map", "workloads", "pods", "nodes", "events", "pod", "containers",
     "timeline", "workload", "pod_cpu", "pod_memory", "node_cpu", "node_memory", "workload_cpu",
-    "workload_memory_pods", "workload_restarts", "namespace_cpu", "nodes_memory",
+    "workload_memory_pods", "workload_restarts", "namespace_cpu", "nodes_memory", "pending_pods",
     "workload_pods", "workload_timeline", "node", "node_pods", "node_timeline",
 )  # fmt: skip
 EVIL = "<script>alert(1)</script><img src=x>"
