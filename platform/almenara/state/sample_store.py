@@ -182,11 +182,10 @@ class SampleStore:
             self._flushing_to = self._cursor
         if not self._flushing.series and self._flushing_to == self._position:
             return
-        result_of: asyncio.Future[FlushResult] = asyncio.get_running_loop().create_future()
-        flush = Flush(self._flushing.series, self._flushing_to, result_of)
-        self._writer.submit(flush)
+        stored: asyncio.Future[FlushResult] = asyncio.get_running_loop().create_future()
+        self._writer.submit(Flush(self._flushing.series, self._flushing_to, stored))
         try:
-            result = await flush.result
+            result = await stored
         except Unavailable:
             if self._count > MAX_PENDING:
                 self._fall_behind()
