@@ -154,16 +154,18 @@ async def measure_all(almenara: Almenara, first: int) -> int:
                 raise SystemExit("the viewers of the playback got no frame")
     most, one = played[MOST], played[numbers[0]]
     above = [played[count].processor - still[count].processor for count in (numbers[0], MOST)]
-    sent = (most.kib - one.kib) / 1024
+    ratio = most.renders / max(one.renders, 0.01)
+    # What rendering costs grows with the renders, the rest with the frames that are sent.
+    sending = max(above[1] - above[0] * ratio, 0.0) / max(most.frames * MOST, 0.01)
     print(
         f"the whole server: {one.processor * 1e3:.0f} ms/s for one viewer,"
-        f" {most.processor * 1e3:.0f} ms/s for {MOST:,}, ratio"
-        f" {most.processor / one.processor:.2f} (goal {GOAL} above connections);"
-        f" {one.renders:.2f} and {most.renders:.2f} renders/s, {sent:.1f} MiB/s more to send"
+        f" {most.processor * 1e3:.0f} ms/s for {MOST:,}; above connections to a moment that stands"
+        f" still {above[0] * 1e3:.0f} ms/s and {above[1] * 1e3:.0f} ms/s, of which sending a frame"
+        f" to one viewer {sending * 1e6:.0f} us"
     )
     print(
-        f"above connections to a moment that stands still: {above[0] * 1e3:.0f} ms/s and"
-        f" {above[1] * 1e3:.0f} ms/s; below 50 ms/s the load of the machine decides"
+        f"renders/s of {MOST:,} viewers beside those of one: {one.renders:.2f} and"
+        f" {most.renders:.2f}, ratio {ratio:.2f} (goal at most {GOAL})"
     )
     if most.renders > one.renders + 1:
         print(f"{MOST:,} viewers cause {most.renders:.2f} renders/s, one {one.renders:.2f}")
