@@ -52,6 +52,7 @@ LARGE = (
     ("kubernetes-5000", KUBERNETES, DESKTOP, "dark"),
     ("kubernetes-5000-nodes", f"{KUBERNETES}.nodes", DESKTOP, "light"),
 )
+OPENED = {"event", "timeline", "kubernetes-pod"}
 QUALITY = 80
 """Of WebP: a picture stays below 150 KB, and its text sharp."""
 
@@ -81,7 +82,7 @@ def main() -> None:
             time.sleep(float(os.environ.get("WARM_UP", "150")))
             take(browser, url, SHOTS)
             take_room(browser, url)
-            if not ONLY:
+            if not ONLY or OPENED.intersection(ONLY):
                 take_opened(browser, url)
         finally:
             demo.send_signal(signal.SIGINT)
