@@ -161,8 +161,7 @@ class ClusterDiffer:
         return [pod for key in keys if (pod := self._published.get(key)) is not None]
 
     def tick(self) -> list[Signal]:
-        """What changes with time alone: certificates come near their end. Call it about once a
-        minute."""
+        """What changes with time alone: certificates come near their end."""
         return [
             signal
             for certificate in list(self._certificates.values())
@@ -352,9 +351,7 @@ class ClusterDiffer:
         known = self._published.get(self._resource_key(f"{SOURCE}.{kind.lower()}", key))
         if known is not None:
             return self._correlation(known, key[0])
-        if kind != "ReplicaSet":
-            return ""
-        uid = self._uids[REPLICA_SETS.kind].get(key)
+        uid = self._uids[REPLICA_SETS.kind].get(key) if kind == "ReplicaSet" else None
         owner = self._owners.owner_of(uid) if uid else None
         if owner is None:
             return ""
@@ -370,8 +367,6 @@ class ClusterDiffer:
         return kind, self._namespace(key[0]), key[1]
 
     def _native_namespace(self, namespace: str) -> str:
-        if not self.cluster:
-            return namespace
         return namespace.removeprefix(self.cluster).removeprefix("/")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from almenara.state.last_points import WINDOWS, LastPoints, read_last
 from almenara.state.sample_chunks import Chunks
 from almenara.state.sample_codec import Points
@@ -177,11 +179,11 @@ def find_numbers(
     for first in range(0, len(pairs), PAIRS_PER_STATEMENT):
         part = pairs[first : first + PAIRS_PER_STATEMENT]
         marks = ", ".join(["(?, ?, ?, ?)"] * len(part))
-        rows = connection.execute(
+        (rows,) = connection.execute(
             f"WITH pair (metric, kind, namespace, name) AS (VALUES {marks})"  # nosec B608 # question marks
-            " SELECT metric, kind, namespace, name, origin, number"
+            " SELECT json_group_array(json_array(metric, kind, namespace, name, origin, number))"
             " FROM pair CROSS JOIN series USING (metric, kind, namespace, name)",
             [value for metric, key in part for value in (metric, *key)],
-        )
-        for *name, number in rows:
+        ).fetchone()
+        for *name, number in msgspec.json.decode(rows):
             yield SeriesName(*name), number

@@ -15,7 +15,7 @@ from almenara.state.samples import Key
 
 CACHED_STATES: Final = 16
 CACHED_BYTES: Final = 96 * 1024**2
-"""What the states in memory may take, as estimated; the two used last always stay."""
+"""What the states in memory may take, as estimated; the last two and a checkpoint always stay."""
 BYTES_PER_RESOURCE: Final = 3_000
 """What a decoded resource takes; states share those that are the same in both."""
 BYTES_PER_ENTRY: Final = 300
@@ -34,6 +34,8 @@ class PastState(msgspec.Struct, frozen=True):
     samples: PastSeriesTable | None
     size: int
     """Bytes in memory, estimated."""
+    is_checkpoint: bool = False
+    """Whether other states start from it, which is read at the most expense."""
 
 
 class PastStates:
@@ -73,7 +75,7 @@ class PastStates:
         if checkpoint is None:
             return None
         # Any other moment up to the next checkpoint starts from it.
-        state = self._store_state(checkpoint.time, checkpoint.resources)
+        state = self._store_state(checkpoint.time, checkpoint.resources, is_checkpoint=True)
         if checkpoint.time == moment:
             return state
         state = await self._advance(checkpoint.time, moment)
@@ -105,31 +107,41 @@ class PastStates:
         for kind in changed:
             if not kinds[kind]:
                 del kinds[kind]
-        return self._add(moment, kinds, order, len(changes), entries)
+        size = len(changes) * BYTES_PER_RESOURCE + entries * BYTES_PER_ENTRY
+        return self._add(moment, kinds, order, size)
 
-    def _store_state(self, moment: int, resources: Mapping[Key, Resource]) -> PastState:
+    def _store_state(
+        self, moment: int, resources: Mapping[Key, Resource], *, is_checkpoint: bool = False
+    ) -> PastState:
         kinds: dict[str, dict[Key, Resource]] = {}
         for key, resource in resources.items():
             kinds.setdefault(key[0], {})[key] = resource
-        return self._add(moment, kinds, {}, len(resources), len(resources))
+        size = len(resources) * (BYTES_PER_RESOURCE + BYTES_PER_ENTRY)
+        return self._add(moment, kinds, {}, size, is_checkpoint=is_checkpoint)
 
     def _add(
         self,
         moment: int,
         kinds: dict[str, dict[Key, Resource]],
         order: dict[str, list[Key]],
-        own: int,
-        entries: int,
+        size: int,
+        *,
+        is_checkpoint: bool = False,
     ) -> PastState:
-        """Store a state in memory; `own` and `entries` are what it shares with no other."""
+        """Store a state in memory; `size` is that of what it shares with no other."""
         table = None
         if self._store is not None:
             table = PastSeriesTable(self._store, moment, kinds)
-        size = own * BYTES_PER_RESOURCE + entries * BYTES_PER_ENTRY
-        state = self._states[moment] = PastState(kinds, order, table, size)
+        state = PastState(kinds, order, table, size, is_checkpoint)
+        self._states[moment] = state
         while len(self._states) > 2 and (
             len(self._states) > CACHED_STATES
             or sum(each.size for each in self._states.values()) > CACHED_BYTES
         ):
-            self._states.popitem(last=False)
+            del self._states[self._find_oldest()]
         return state
+
+    def _find_oldest(self) -> int:
+        """Return the state that was used least recently, other than the last checkpoint."""
+        checkpoints = [time for time, state in self._states.items() if state.is_checkpoint]
+        return next(time for time in self._states if time not in checkpoints[-1:])

@@ -5,6 +5,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
+from itertools import chain
 from typing import Final, Self
 
 import msgspec
@@ -15,7 +16,6 @@ from almenara.bus.codec import read_latest_observations
 from almenara.errors import LimitExceeded, Unavailable, describe_error
 from almenara.scope import FULL_SCOPE, Scope, namespace_of
 from almenara.signals import OBSERVED_BY, UNKNOWN, Resource, Sample, mark_unknown
-from almenara.state.past_samples import PastSeriesTable
 from almenara.state.past_states import PastStates
 from almenara.state.recorder import StateRecorder
 from almenara.state.sample_codec import Points
@@ -123,17 +123,11 @@ class Resources:
     @property
     def loads(self) -> int:
         """How often samples of the past were read; 0 for the present."""
-        samples = self._samples
-        return samples.loads if isinstance(samples, PastSeriesTable) else 0
+        return self._samples.loads
 
     async def prefetch(self, keys: Iterable[Key], metrics: Sequence[str]) -> None:
-        """Read the newest samples of resources at once where they are of the past.
-
-        Raises `Unavailable` and `LimitExceeded`.
-        """
-        if isinstance(self._samples, PastSeriesTable):
-            pairs = {(metric, key) for key in keys for metric in metrics}
-            await self._samples.prefetch(pairs)
+        """Read the newest samples of resources of the past at once. Raises as `load_missing`."""
+        await self._samples.prefetch({(metric, key) for key in keys for metric in metrics})
 
     async def load_missing(self, seen: int) -> bool:
         """Read the samples of the past that were missing; return whether there are more than after
@@ -141,8 +135,7 @@ class Resources:
 
         Raises `Unavailable` and `LimitExceeded`.
         """
-        samples = self._samples
-        return isinstance(samples, PastSeriesTable) and await samples.load(seen)
+        return await self._samples.load(seen)
 
     @property
     def recorder(self) -> StateRecorder | None:
@@ -222,11 +215,8 @@ class Resources:
 
     def namespaces(self) -> set[str]:
         """Return the namespaces that resources are in, or are themselves."""
-        return {
-            namespace_of(resource)
-            for of_kind in self._kinds.values()
-            for resource in of_kind.values()
-        }
+        all_kinds = chain.from_iterable(of_kind.values() for of_kind in self._kinds.values())
+        return set(map(namespace_of, all_kinds))
 
     def kinds(self) -> list[str]:
         """List the kinds with visible resources, sorted."""
@@ -251,22 +241,6 @@ class Resources:
         if not self._scope.is_full:
             resources = [*filter(self._scope.permits, resources)]
         return self._mark_unproven(resources)
-
-    def namespaces_of(self, kind: str, limit: int) -> list[str]:
-        """List up to `limit` namespaces with resources of a kind, sorted, however many those are;
-        the empty one of resources without a namespace is left out."""
-        keys, of_kind = self._sorted_keys(kind), self._kinds.get(kind, {})
-        namespaces: list[str] = []
-        first = bisect_left(keys, (kind, "\0", ""))
-        while first < len(keys) and len(namespaces) < limit:
-            namespace = keys[first][1]
-            end = bisect_left(keys, (kind, namespace + "\0", ""), first)
-            if self._scope.is_full or any(
-                self._scope.permits(of_kind[key]) for key in keys[first:end]
-            ):
-                namespaces.append(namespace)
-            first = end
-        return namespaces
 
     def page(self, kind: str | None, after: Key | None, limit: int) -> list[Resource]:
         """List up to `limit` resources that follow a key; of one kind, or of all kinds."""

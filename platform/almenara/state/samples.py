@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Final
 
 from almenara.signals import Sample
@@ -88,6 +88,9 @@ class Series:
 class SeriesTable:
     """Series by metric and key."""
 
+    loads: int = 0
+    """How often samples that were missing were read; here none ever are."""
+
     def __init__(self, max_series: int = MAX_SERIES) -> None:
         self._by_metric: dict[str, dict[Key, Series]] = defaultdict(dict)
         self._max_series = max_series
@@ -145,6 +148,13 @@ class SeriesTable:
     def newest(self, metric: str, key: Key) -> Series | None:
         """Return the same series, of which the last sample alone is needed."""
         return self.get(metric, key)
+
+    async def load(self, seen: int) -> bool:
+        """Read what was missing; return whether there is more than after `seen` loads."""
+        return False
+
+    async def prefetch(self, pairs: Set[tuple[str, Key]]) -> None:
+        """Read the last sample of the series of metrics and resources, where they are missing."""
 
     def metrics(self) -> list[str]:
         """List the names of all metrics, in the order of their first sample."""

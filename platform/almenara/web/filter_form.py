@@ -108,11 +108,8 @@ def suggest_values(view: View, plugin: str, names: Iterable[str]) -> dict[str, l
     for name in names:
         if name == "namespace":
             kinds = [kind for kind in view.resources.kinds() if kind.startswith(f"{plugin}.")]
-            known = {
-                namespace
-                for kind in kinds
-                for namespace in view.resources.namespaces_of(kind, SUGGESTED_VALUES)
-            }
+            known = {each.namespace for kind in kinds for each in view.resources.of_kind(kind)}
+            known.discard("")
         else:
             page = view.resources.page(f"{plugin}.{name}", None, SUGGESTED_VALUES)
             known = {resource.name for resource in page if not resource.deleted}

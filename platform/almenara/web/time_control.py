@@ -27,7 +27,7 @@ CURSORS: Final = ("after", "before", "part")
 STEPS: Final = (("failure", "failure"), ("transition", "transition"))
 """What the bar steps to: the kind of step, and its name."""
 PAGE_LINK: Final = re.compile(
-    r'(?<!data-time )href="(/(?:'
+    r'href="(?<!data-time href=")(/(?:'
     r'(?:dashboards|panels|events|timeline|alerts|sources|changes|explore)\b[^"#]*'
     r'|\?[^"#]*)?)(#[^"]*)?"'
 )
