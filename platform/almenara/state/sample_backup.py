@@ -80,9 +80,9 @@ def _rest_tables(reading: sqlite3.Connection) -> str:
     """The tables of the copy, in the version of those that are copied."""
     (version,) = reading.execute("PRAGMA user_version").fetchone()
     return (
-        f"{''.join(STEPS[:version])} DELETE FROM position; PRAGMA user_version = {version};"
+        f"{''.join(STEPS[:version])} DELETE FROM position; PRAGMA user_version = {version};"  # nosec B608 # tables of ours
         " CREATE TABLE days (stem TEXT PRIMARY KEY, chunks TEXT NOT NULL);"
-    )  # nosec B608 # tables of ours
+    )
 
 
 def _create(path: Path, tables: str) -> sqlite3.Connection:
