@@ -178,12 +178,17 @@ def find_numbers(
     """Yield the stored series of metrics and resources, and their numbers."""
     for first in range(0, len(pairs), PAIRS_PER_STATEMENT):
         part = pairs[first : first + PAIRS_PER_STATEMENT]
-        marks = ", ".join(["(?, ?, ?, ?)"] * len(part))
-        (rows,) = connection.execute(
-            f"WITH pair (metric, kind, namespace, name) AS (VALUES {marks})"  # nosec B608 # question marks
-            " SELECT json_group_array(json_array(metric, kind, namespace, name, origin, number))"
-            " FROM pair CROSS JOIN series USING (metric, kind, namespace, name)",
-            [value for metric, key in part for value in (metric, *key)],
-        ).fetchone()
+        values = [value for metric, key in part for value in (metric, *key)]
+        (rows,) = connection.execute(_select_numbers(len(part)), values).fetchone()
         for *name, number in msgspec.json.decode(rows):
             yield SeriesName(*name), number
+
+
+def _select_numbers(count: int) -> str:
+    """Return the statement that selects the series of so many metrics and resources, as one row."""
+    marks = ", ".join(["(?, ?, ?, ?)"] * count)
+    return (
+        f"WITH pair (metric, kind, namespace, name) AS (VALUES {marks})"  # nosec B608 # question marks
+        " SELECT json_group_array(json_array(metric, kind, namespace, name, origin, number))"
+        " FROM pair CROSS JOIN series USING (metric, kind, namespace, name)"
+    )
