@@ -179,6 +179,10 @@ bench-short: $(VENV)/.dev apiserver ## Run a short form of every benchmark; fail
 bench-history: $(VENV)/.dev ## Measure stored events and searches against VictoriaLogs (EVENTS=20000000)
 	$(BIN)/python tests/benchmarks/history.py --events $(or $(EVENTS),1000000)
 
+.PHONY: bench-replicas
+bench-replicas: $(VENV)/.dev ## Measure replicas on a shared bus against one process: ingest, takeovers, pages, time to paint
+	$(BIN)/python tests/benchmarks/replicas.py
+
 .PHONY: bench-fanout
 bench-fanout: $(VENV)/.dev $(VENV)/.bench ## Measure thousands of live viewers against other servers, and write docs/performance.md and docs/performance-room.md
 	@ALMENARA_CHROMIUM="$$(.ci/chromium $(BIN))" && export ALMENARA_CHROMIUM \

@@ -30,6 +30,7 @@ BENCHMARKS = (
     "kubernetes_pages.py",
     "neo4j_graph.py",
     "hostile_viewer.py",
+    "replicas.py",
     "fanout/run.py",
     "fanout/room.py",
     "soak/run.py",
