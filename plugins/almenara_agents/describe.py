@@ -1,13 +1,16 @@
 """Resources as panels display them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from almenara.hookspecs import DataView, ResourceQuery
 from almenara.sdk import now
 from almenara.signals import OBSERVED_BY, STALE_SINCE, UNKNOWN, Resource
 from almenara.units import SECOND
 from almenara_agents.kinds import COUNCIL, DELIBERATING, RUNNING, STUCK
+
+MAX_MISSING: Final = 3
+"""Members that have not answered whose names are displayed."""
 
 
 def has_role(resource: Resource, filters: Mapping[str, str]) -> bool:
@@ -89,6 +92,10 @@ def describe_deliberation(deliberation: Resource) -> dict[str, Any]:
     )
     proposals, votes = state.get("proposals", {}), state.get("votes", {})
     failures, dissent = state.get("failures", {}), state.get("dissent", ())
+    members, reason = state.get("members", ()), state.get("reason", "")
+    if last_status(deliberation) == STUCK:
+        waiting = explain_silence([each for each in members if each not in proposals | failures])
+        reason = "; ".join(filter(None, (waiting, reason)))
     return {
         "name": deliberation.name,
         "status": deliberation.status,
@@ -107,7 +114,7 @@ def describe_deliberation(deliberation: Resource) -> dict[str, Any]:
         "winner": state.get("winner", ""),
         "votes": votes,
         "dissent": dissent,
-        "reason": state.get("reason", ""),
+        "reason": reason,
         "problem": state.get("problem", ""),
         "time": compare(seconds, state.get("usual")),
         "members": [
@@ -120,9 +127,17 @@ def describe_deliberation(deliberation: Resource) -> dict[str, Any]:
                 "dissents": name in dissent,
                 "wins": name == state.get("winner"),
             }
-            for name in state.get("members", ())
+            for name in members
         ],
     }
+
+
+def explain_silence(missing: Sequence[str]) -> str:
+    """Why a deliberation does not go on, from the members that have not answered."""
+    if not missing:
+        return "every member has answered, and no result was published"
+    others = f" and {len(missing) - MAX_MISSING} more" if len(missing) > MAX_MISSING else ""
+    return f"no answer from {', '.join(missing[:MAX_MISSING])}{others}"
 
 
 def name_deliberation(council: Resource | None, chosen: str) -> str:

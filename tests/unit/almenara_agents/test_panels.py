@@ -50,6 +50,7 @@ async def test_councils_have_trouble_first_with_proposals_and_dissent() -> None:
     html = await render("councils", signals)
     assert html.index('council=Z"') < html.index('council=A"')
     assert 'data-status="stuck" href="/events?subject=Z-1"' in html
+    assert "no answer from Z-1, Z-2" in html
     assert "dissents" in html
     assert "winner" in html
     assert HOSTILE not in html
