@@ -4,7 +4,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +25,11 @@ from support.valkey import PROGRAM as VALKEY, ValkeyServer
 HEALTHY: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "nats.stream": ("nats", ("ok",)),
     "nats.consumer": ("nats", ("ok",)),
+    "agents.agent": ("nats", ("working", "waiting")),
+    "agents.council": ("nats", ("deliberating",)),
+    "agents.deliberation": ("nats", ("running",)),
+    "agents.story": ("nats", ("created",)),
+    "agents.usage": ("nats", ("used",)),
     "kubernetes.cluster": ("kubernetes", ("ok",)),
     "kubernetes.pod": ("kubernetes", ("Running",)),
     "kubernetes.node": ("kubernetes", ("Ready",)),
@@ -40,6 +45,15 @@ HEALTHY: Mapping[str, tuple[str, tuple[str, ...]]] = {
        if NEO4J else {}),
 }  # fmt: skip
 """By kind: the server behind it, and the statuses that claim health."""
+WORK: Sequence[Mapping[str, object]] = (
+    {},
+    {"event_type": "STORY_CREATED", "story_id": "S", "title": "A story"},
+    {"event_type": "DELIBERATION_STARTED", "story_id": "S", "task_id": "t", "role": "DEV",
+     "agents": ["ada", "eve"]},
+    {"event_type": "AGENT_RESPONSE_COMPLETED", "task_id": "t", "agent_id": "ada", "model": "m",
+     "proposal": "a queue", "metrics": {"tokens_in": 3, "tokens_out": 1}},
+)  # fmt: skip
+"""What agents publish who are at work."""
 PROVEN_BY_SOURCE = {"kubernetes.pod", "kubernetes.node"}
 """Kinds whose resources keep their last status; whether it still holds is their source's."""
 
@@ -89,7 +103,8 @@ def links(tmp_path: Path) -> Iterator[tuple[dict[str, FaultyLink], dict[str, str
         pages = stack.enter_context(page())
         client = RawClient(nats.port)
         client.make_stream("FLEET", "fleet")
-        client.publish("fleet", b"{}")
+        for fields in WORK:
+            client.publish("fleet", json.dumps(fields).encode())
         client.close()
         clusters = json.loads(ray["plugins__ray__clusters"])
         kubeconfig = tmp_path / "kubernetes" / "simulated.kubeconfig"
@@ -131,6 +146,8 @@ def links(tmp_path: Path) -> Iterator[tuple[dict[str, FaultyLink], dict[str, str
                     f"plugins__{name}__deployments": json.dumps(each)
                     for name, each in deployments.items()
                 },
+                "plugins__agents__enabled": "true",
+                "plugins__agents__default_silence": "3600",
                 "plugins__nats__servers": f'["nats://127.0.0.1:{made["nats"].port}"]',
                 "plugins__ray__clusters": json.dumps(clusters),
                 "plugins__prometheus__targets": json.dumps([target]),
@@ -181,8 +198,8 @@ def test_no_source_claims_health_of_a_faulty_server(
                 lambda: all(
                     source["status"] != "running"
                     for source in almenara.get("/api/sources")
-                    # A check that fails is what these two are for.
-                    if not source["name"].startswith(("http", "prometheus"))
+                    # A check that fails is what these two are for, and agents have no server.
+                    if not source["name"].startswith(("http", "prometheus", "agents"))
                 ),
                 f"every source degraded, {fault}",
                 60,
