@@ -65,8 +65,8 @@
 {{- if and (eq .Values.streams.apply true) (not $shared) (not (dig "plugins" "nats" "apply" list .Values.config)) }}
 {{- fail "streams.apply is true, but config.plugins.nats.apply lists no stream." }}
 {{- end }}
-{{- if and (or .Values.streams.apply .Values.test.subject $shared) (not (has "nats" .Values.plugins.enabled)) }}
-{{- fail "streams.apply, test.subject and a shared bus need NATS. Add nats to plugins.enabled." }}
+{{- if and (or .Values.streams.apply .Values.test.subject $shared .Values.nats.enabled) (not (has "nats" .Values.plugins.enabled)) }}
+{{- fail "streams.apply, test.subject, nats.enabled and a shared bus need NATS. Add nats to plugins.enabled." }}
 {{- end }}
 {{- end }}
 

@@ -39,6 +39,9 @@ written. */}}
 {{- end }}
 {{- end }}
 {{- $_ = set $plugins "disabled" $disabled }}
+{{- if .Values.nats.enabled }}
+{{- $_ = set $plugins "nats" (set (default dict $plugins.nats) "servers" (include "almenara.nats.servers" . | fromJsonArray)) }}
+{{- end }}
 {{- if has "kubernetes" .Values.plugins.enabled }}
 {{- with include "almenara.kubernetesClusters" . | fromJsonArray }}
 {{- $_ = set $plugins "kubernetes" (merge (dict "clusters" .) (default dict $plugins.kubernetes)) }}
@@ -63,7 +66,7 @@ written. */}}
 {{- $plugins := default dict .Values.config.plugins }}
 {{- $urls := list }}
 {{- if has "nats" .Values.plugins.enabled }}
-{{- range default list (default dict $plugins.nats).servers }}
+{{- range include "almenara.nats.servers" . | fromJsonArray }}
 {{- /* The NATS client accepts addresses without a scheme. */}}
 {{- $urls = append $urls (contains "://" . | ternary . (printf "nats://%s" .)) }}
 {{- end }}

@@ -9,10 +9,10 @@
 {{- end }}
 {{- end }}
 
-{{- /* The image that installs plugins. One that names its registry keeps it. */ -}}
-{{- define "almenara.installImage" -}}
-{{- $image := .Values.plugins.install.image }}
-{{- $registry := (default dict .Values.global).imageRegistry }}
+{{- /* Another image: a dict of `root` and `image`. One that names its registry keeps it. */ -}}
+{{- define "almenara.otherImage" -}}
+{{- $image := .image }}
+{{- $registry := (default dict .root.Values.global).imageRegistry }}
 {{- $first := splitList "/" $image | first }}
 {{- $named := and (contains "/" $image) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) }}
 {{- ternary (printf "%s/%s" $registry $image) $image (and (not (empty $registry)) (not $named)) }}

@@ -67,6 +67,12 @@ annotations:
 {{- ternary (include "almenara.sharesBus" .) (ternary "yes" "" (eq .Values.streams.apply true)) (kindIs "invalid" .Values.streams.apply) }}
 {{- end }}
 
+{{- /* "yes" if the Job that creates the bus runs before the objects of the release exist, else empty:
+servers of the release are not there before. */ -}}
+{{- define "almenara.appliesStreamsFirst" -}}
+{{- if and (include "almenara.sharesBus" .) (or (not .Values.nats.enabled) .Values.migration.fromClaim) }}yes{{ end }}
+{{- end }}
+
 {{- /* The host names of ingress and gateway. */ -}}
 {{- define "almenara.hosts" -}}
 {{- $hosts := list }}

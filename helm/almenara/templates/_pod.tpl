@@ -179,7 +179,7 @@ whose limit is the larger of an init container's and the sum of the other contai
 
 {{- define "almenara.installContainer" -}}
 - name: install
-  image: {{ include "almenara.installImage" . | quote }}
+  image: {{ include "almenara.otherImage" (dict "root" . "image" .Values.plugins.install.image) | quote }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [python, -m, pip, install]
   args:

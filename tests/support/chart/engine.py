@@ -70,7 +70,13 @@ def only(manifests: list[Tree], kind: str, suffix: str = "") -> Tree:
 
 
 def workload(manifests: list[Tree]) -> Tree:
-    (result,) = [each for each in manifests if each["kind"] in ("Deployment", "StatefulSet")]
+    """What runs Almenara; the chart may run NATS servers beside it."""
+    (result,) = [
+        each
+        for each in manifests
+        if each["kind"] in ("Deployment", "StatefulSet")
+        and each["metadata"]["labels"]["app.kubernetes.io/component"] == "server"
+    ]
     return result
 
 
