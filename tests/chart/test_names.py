@@ -84,3 +84,13 @@ def names_in(node: object, key: str = "") -> Iterator[object]:
             yield from names_in(child, key if key == "matchNames" else "")
     elif key in NAME_KEYS or key == "matchNames":
         yield node
+
+
+def test_chart_has_artifact_hub_metadata() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    annotations = chart["annotations"]
+    (image,) = yaml.safe_load(annotations["artifacthub.io/images"])
+    assert image["image"].endswith(f":{chart['appVersion']}")
+    change, *_ = yaml.safe_load(annotations["artifacthub.io/changes"])
+    assert {"kind", "description"} <= change.keys()
+    assert (CHART / "README.md").is_file()

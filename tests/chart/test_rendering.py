@@ -504,13 +504,3 @@ def test_schema_describes_every_key() -> None:
 
     look({name: each for name, each in schema.items() if name != "allOf"}, "$")
     assert missing == []
-
-
-def test_chart_has_artifact_hub_metadata() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
-    annotations = chart["annotations"]
-    (image,) = yaml.safe_load(annotations["artifacthub.io/images"])
-    assert image["image"].endswith(f":{chart['appVersion']}")
-    change, *_ = yaml.safe_load(annotations["artifacthub.io/changes"])
-    assert {"kind", "description"} <= change.keys()
-    assert (CHART / "README.md").is_file()
