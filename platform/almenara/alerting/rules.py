@@ -83,7 +83,7 @@ class Rule:
                 written = msgspec.to_builtins(condition)
                 default = {field.name: field.default for field in msgspec.structs.fields(condition)}
                 parts = [
-                    f"{name} {_describe_value(value)}"
+                    f"{name} {_describe_value(name, value)}"
                     for name, value in written.items()
                     if value not in (None, "", [], {}) and value != default[name]
                 ]
@@ -286,7 +286,9 @@ def compile_rules(
     return RuleSet(rules.values(), settings, links)
 
 
-def _describe_value(value: Any) -> str:
+def _describe_value(name: str, value: Any) -> str:
+    if name == "within":
+        return format_duration(value)
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if isinstance(value, dict):

@@ -132,3 +132,9 @@ def test_any_text_is_a_template_or_a_value_error(text: str) -> None:
 def test_any_yaml_is_settings_or_a_config_error(tree: object) -> None:
     with contextlib.suppress(ConfigError):
         compile_rules(read_alerting(yaml.safe_dump({"rules": tree})), {})
+
+
+def test_rule_is_described_with_units_of_its_durations() -> None:
+    text = "rules: [{name: a, when: {events: {types: [x], count: 2, within: 3600}}, for: 90}]"
+    rules = compile_rules(read_alerting(text), {}).rules
+    assert rules["a"].describe() == "events · types x · count 2 · within 1 h · for 90 s"

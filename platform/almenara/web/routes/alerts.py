@@ -9,7 +9,6 @@ from litestar.params import FromPath
 
 from almenara.alerting import ALERT
 from almenara.alerting.matchers import Matcher, match_all
-from almenara.alerting.model import ACTIVE
 from almenara.history import Filter
 from almenara.panels.builtin.alerts import describe_alert, list_alerts
 from almenara.panels.formats import encode_query
@@ -146,11 +145,11 @@ async def render_silences(
 
 
 def preview_silence(view: View, matchers: list[Matcher]) -> list[dict[str, Any]]:
-    """Return the active alerts that matchers cover."""
+    """Return the alerts that matchers cover now, those that may fire soon included."""
     return [
         describe_alert(alert)
         for alert in list_alerts(view)
-        if alert.status in ACTIVE
+        if alert.status != "resolved"
         and match_all(
             matchers,
             {
