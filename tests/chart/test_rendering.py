@@ -9,7 +9,6 @@ import helm_python
 import kubernetes_validate.utils
 import promql_parser
 import pytest
-import yaml
 from cloudcoil.models.cert_manager import v1 as cert_manager
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 
