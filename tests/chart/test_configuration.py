@@ -196,3 +196,16 @@ def test_server_is_not_ready_during_shutdown(tmp_path: Path) -> None:
         wait_until(lambda: product.status("/readyz") == 503, "readiness that fails")
         assert product.status("/healthz") == 200
         assert product.stop() == 0
+
+
+def test_notes_show_url_and_checks() -> None:
+    notes = engine.files(engine.read(SETS["ingress-nginx"]))["almenara/templates/NOTES.txt"]
+    assert "https://almenara.example.org/" in notes
+    assert "almenara doctor" in notes
+    assert "helm --namespace watch test rel" in notes
+    without = engine.files({"persistence": {"enabled": False}})["almenara/templates/NOTES.txt"]
+    assert "are\nlost with the pod" in without
+    assert "All pods of the cluster can connect to the web port" in notes
+    assert "Only kubectl port-forward can connect to the web port" in without
+    narrow = engine.files(engine.read(SETS["network-policy-narrow"]))
+    assert "the web port" not in narrow["almenara/templates/NOTES.txt"]

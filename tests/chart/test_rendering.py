@@ -470,19 +470,6 @@ def test_ingress_has_annotations_of_controller(values: Tree, key: str, value: st
     assert only(manifests, "Ingress")["metadata"]["annotations"][key] == value
 
 
-def test_notes_show_url_and_checks() -> None:
-    notes = engine.files(engine.read(SETS["ingress-nginx"]))["almenara/templates/NOTES.txt"]
-    assert "https://almenara.example.org/" in notes
-    assert "almenara doctor" in notes
-    assert "helm --namespace watch test rel" in notes
-    without = engine.files({"persistence": {"enabled": False}})["almenara/templates/NOTES.txt"]
-    assert "are\nlost with the pod" in without
-    assert "All pods of the cluster can connect to the web port" in notes
-    assert "Only kubectl port-forward can connect to the web port" in without
-    narrow = engine.files(engine.read(SETS["network-policy-narrow"]))
-    assert "the web port" not in narrow["almenara/templates/NOTES.txt"]
-
-
 def test_schema_describes_every_key() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
     missing = []
