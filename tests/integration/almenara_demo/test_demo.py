@@ -7,6 +7,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+from almenara_demo.fleet import ROLES
 from support.servers import accepts, free_port, wait_until
 
 PATIENCE = 120.0
@@ -80,6 +81,15 @@ def test_demo_runs_stops_and_continues_with_its_data(tmp_path: Path) -> None:
                     for text in ("Simulated data", "<circle", "Subtask")
                 ),
                 "the context graph",
+                PATIENCE,
+            )
+            wait_until(
+                lambda: any(
+                    all(text in room for text in ('agents-tag">Ray job<', "on pod", "on node"))
+                    for role in ROLES
+                    if (room := fetch_page(port, f"/dashboards/agents.room?council={role}"))
+                ),
+                "the job of a deliberation with its pod and node",
                 PATIENCE,
             )
             before = count_events(port)
