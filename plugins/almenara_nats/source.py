@@ -8,7 +8,7 @@ import structlog
 from nats.errors import Error as NatsError
 
 from almenara.hookspecs import Context, Publish, SourceReport
-from almenara.sdk import HealthAggregator, honor_cancellation
+from almenara.sdk import HealthAggregator, honor_cancellation, run_in_task
 from almenara_nats.binary_formats import ProtobufDecoder
 from almenara_nats.client import Connection, close, connect
 from almenara_nats.core_subjects import CoreReader
@@ -73,7 +73,7 @@ class NatsSource:
             wait = RETRY / 2
             reason = ""
             try:
-                await self._run_connected(connection, publish, report)
+                await run_in_task(self._run_connected(connection, publish, report))
             except* ConnectionLost as group:
                 reason = describe_nats_error(group)
             finally:

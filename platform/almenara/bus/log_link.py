@@ -10,6 +10,7 @@ from almenara.bus import BusClosedError
 from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.log_follower import LogDivergedError, LogFollower
 from almenara.bus.work import LogPosition
+from almenara.cancellation import run_in_task
 from almenara.errors import Unavailable, describe_error
 from almenara.shared_log import LogSession, SharedLog
 
@@ -58,9 +59,7 @@ class LogLink:
     async def _run(self) -> None:
         while True:
             try:
-                async with self._log.connect() as session:
-                    self._set_session(session)
-                    await self.follower.run(session)
+                await run_in_task(self._follow())
             except LogDivergedError as error:
                 self._failure = f"The history of this replica is not that of the bus: {error}."
                 raise
@@ -72,6 +71,11 @@ class LogLink:
             finally:
                 self._set_session(None)
             await asyncio.sleep(self._retry)
+
+    async def _follow(self) -> None:
+        async with self._log.connect() as session:
+            self._set_session(session)
+            await self.follower.run(session)
 
     def _set_session(self, session: LogSession | None) -> None:
         self.session = session

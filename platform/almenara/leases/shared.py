@@ -9,17 +9,17 @@ import contextlib
 import uuid
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 import structlog
 
 from almenara.bus import BusClosedError, StateChange
 from almenara.bus.log_state import FencedError
+from almenara.cancellation import cancel_and_wait, finish_within, run_in_task
 from almenara.errors import Unavailable, describe_error
 from almenara.leases import Work
 from almenara.leases.table import MEMBER, Holder, LeaseTable, choose_member, lease_key
-from almenara.sdk import finish_within
 from almenara.shared_log import LogSession
 from almenara.signals import Signal
 
@@ -127,7 +127,6 @@ class SharedLeases:
         self._member_revision = 0
         self._member_renewed = 0.0
         self._changed = asyncio.Event()
-        self._is_ending = False
 
     def holder(self, name: str) -> str:
         entry = self._table.get(lease_key(name))
@@ -160,7 +159,7 @@ class SharedLeases:
                 log.info("this replica does not run a source any more", source=name)
             finally:
                 losing.cancel()
-                await _cancel_and_wait(working)
+                await cancel_and_wait(working)
         finally:
             lease.is_wanted = False
             await self._release(lease)
@@ -188,14 +187,12 @@ class SharedLeases:
             for task in done:
                 task.result()
         finally:
-            self._is_ending = True
             for task in keeping:
-                await _cancel_and_wait(task)
+                await cancel_and_wait(task)
             await self._release_key(self._member_key, self._member_revision)
 
     async def _keep_sessions(self) -> None:
-        # A task group that ends because of an error swallows a cancellation that arrives meanwhile.
-        while not self._is_ending:
+        while True:
             try:
                 session = await self._bus.wait_for_session()
             except BusClosedError:
@@ -204,12 +201,15 @@ class SharedLeases:
             self._table = LeaseTable(session.lease_ttl)
             self._member_revision = 0
             try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._watch(session))
-                    group.create_task(self._keep(session))
+                await run_in_task(self._keep_session(session))
             except* (Unavailable, TimeoutError, OSError) as errors:
                 log.warning("leases cannot be renewed", reason=describe_error(errors))
             await asyncio.sleep(TICK)
+
+    async def _keep_session(self, session: LogSession) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch(session))
+            group.create_task(self._keep(session))
 
     async def _watch(self, session: LogSession) -> None:
         async for change in session.leases.watch():
@@ -321,11 +321,3 @@ class SharedLeases:
                 if lease.revision and monotonic() - lease.renewed > self._table.ttl * OWN_SHARE:
                     log.warning("a lease could not be renewed and is given up", source=lease.name)
                     lease.lose()
-
-
-async def _cancel_and_wait(task: "asyncio.Future[Any]") -> None:
-    """Cancel a task and wait for its end, even if the caller is cancelled meanwhile."""
-    task.cancel()
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task])

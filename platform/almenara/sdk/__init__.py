@@ -1,5 +1,6 @@
 """What plugins import besides the contract: what every source would otherwise write again."""
 
+from almenara.cancellation import finish_within, honor_cancellation, run_in_task
 from almenara.clock import monotonic, now, sleep
 from almenara.config import Secret, suggest
 from almenara.errors import (
@@ -13,7 +14,6 @@ from almenara.errors import (
 )
 from almenara.patterns import compile_expression, compile_pattern
 from almenara.sdk.blocking_client import BlockingClient, blocking
-from almenara.sdk.cancellation import finish_within, honor_cancellation
 from almenara.sdk.health import HealthAggregator
 from almenara.sdk.polling import Backoff, every, poll
 from almenara.sdk.snapshots import Changes, Snapshots
@@ -51,6 +51,7 @@ __all__ = [
     "now",
     "poll",
     "redact_urls",
+    "run_in_task",
     "sleep",
     "suggest",
     "watch",

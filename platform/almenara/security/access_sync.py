@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import structlog
 
 from almenara.bus import BusClosedError
+from almenara.cancellation import run_in_task
 from almenara.config import Secret
 from almenara.errors import AlmenaraError, describe_error
 from almenara.security import shared_values
@@ -64,8 +65,7 @@ class AccessSync:
                 # The probes report it, and only a restart helps.
                 await asyncio.Event().wait()
             try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._exchange(session.state))
+                await run_in_task(self._exchange(session.state))
             except* PASSING as errors:
                 log.warning("sessions are not shared", reason=describe_error(errors))
             finally:

@@ -11,6 +11,7 @@ import structlog
 
 from almenara.bus import BusClosedError, StateChange
 from almenara.bus.validation import check_state
+from almenara.cancellation import cancel_and_wait, run_in_task
 from almenara.config import SourceLimits, SupervisorSettings
 from almenara.errors import describe_error
 from almenara.hookspecs import Context, Publish, SourceReport
@@ -133,9 +134,6 @@ class SourceRunner:
                 return
             except Exception as error:
                 self._record_failure(error)
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                # The source mistook the request to stop for a failure of its own.
-                return
             if self.abandoned >= ABANDONED_LIMIT:
                 await self._give_up()
             if time.monotonic() - started >= self.settings.backoff_reset_after:
@@ -166,7 +164,8 @@ class SourceRunner:
 
     async def _run_once(self, publish: Publish) -> None:
         if self.isolation == "task":
-            await run_source(self.source, publish, self)
+            # A source that mistakes the request to stop for a failure of its own ends all the same.
+            await run_in_task(run_source(self.source, publish, self))
         elif self.isolation == "process":
             await self._run_in_process(publish)
         else:
@@ -265,13 +264,3 @@ async def run_source(source: Any, publish: Publish, report: SourceReport) -> Non
         await source.run(publish, report=report)
     else:
         await source.run(publish)
-
-
-async def cancel_and_wait(task: "asyncio.Task[Any]") -> None:
-    """Cancel a task and wait for its end, even if the caller is cancelled meanwhile."""
-    task.cancel()
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            continue

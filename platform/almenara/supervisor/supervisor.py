@@ -8,13 +8,13 @@ import structlog
 
 from almenara.bus import Bus
 from almenara.bus.validation import RESERVED_ORIGIN
+from almenara.cancellation import cancel_and_wait, finish_within
 from almenara.config import SupervisorSettings
 from almenara.errors import describe_error
 from almenara.hookspecs import Context
 from almenara.leases import Leases, SoleLeases
-from almenara.sdk import finish_within
 from almenara.supervisor.protocol import Start
-from almenara.supervisor.runner import SourceRunner, cancel_and_wait
+from almenara.supervisor.runner import SourceRunner
 from almenara.supervisor.state import SourceState
 
 log = structlog.get_logger(__name__)

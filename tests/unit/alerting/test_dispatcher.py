@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from almenara.alerting.notifications.dispatcher import Dispatcher
+from almenara.alerting.notifications.dispatcher import OWNER, Dispatcher
 from almenara.alerting.notifications.receivers import check_alerting, create_receivers
 from almenara.bus.embedded import EmbeddedBus
+from almenara.bus.log_state import FencedError
 from almenara.config import AlertingSettings, StorageSettings, decode_settings
 from almenara.errors import NotFound
 from almenara.hookspecs import (
@@ -189,6 +190,7 @@ async def test_restart_repeats_nothing_and_loses_nothing(bus: EmbeddedBus) -> No
     await publish(bus, "firing", "b")
     async with running(make_dispatcher(bus, line)):
         await until(lambda: len(line.sent["ops"]) == 2)
+        await until_logged(bus, "almenara.notification.delivered", 2)
     second = line.sent["ops"][1]
     assert sorted(alert.fingerprint for alert in second.alerts) == ["a", "b"]
     assert second.reference == "m1"
@@ -388,3 +390,27 @@ async def test_test_of_a_receiver_is_delivered_at_once(bus: EmbeddedBus) -> None
     line.failures["ops"] = [DeliveryError("status 403")]
     with pytest.raises(DeliveryError, match="status 403"):
         await dispatcher.send_test("ops")
+
+
+async def test_lease_lost_while_a_publication_fails_ends_it(bus: EmbeddedBus) -> None:
+    class FailingPublisher:
+        has_lease = True
+
+        async def publish(self, *arguments: Any) -> None:
+            if self.has_lease:
+                await bus.publish(*arguments)
+                return
+            processing = asyncio.current_task()
+            assert processing is not None
+            # After the task group has started to cancel the others because of the error.
+            processing.add_done_callback(lambda _: task.cancel())
+            raise FencedError(OWNER)
+
+    publisher, dispatcher = FailingPublisher(), make_dispatcher(bus, Line())
+    dispatcher.publisher = publisher
+    task = asyncio.create_task(dispatcher.run())
+    await until_logged(bus, "almenara.receiver")
+    publisher.has_lease = False
+    await publish(bus, "firing")
+    await asyncio.wait([task], timeout=10)
+    assert task.cancelled()

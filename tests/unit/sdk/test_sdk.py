@@ -26,6 +26,7 @@ from almenara.sdk import (
     honor_cancellation,
     monotonic,
     poll,
+    run_in_task,
     watch,
 )
 from almenara.signals import Event, Resource, Severity
@@ -424,3 +425,36 @@ async def test_finish_within_limits_the_cleanup_of_a_cancelled_task() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert outcomes == ["cancelled", "timed out", "finished"]
+
+
+async def test_cancellation_swallowed_by_an_ending_group_is_raised() -> None:
+    is_ending, may_end = asyncio.Event(), asyncio.Event()
+
+    async def close() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_ending.set()
+            await may_end.wait()
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(close())
+            group.create_task(fail())
+
+    async def loop() -> None:
+        while True:
+            with contextlib.suppress(ExceptionGroup):
+                await run_in_task(run())
+
+    task = asyncio.create_task(loop())
+    await is_ending.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.wait([task], timeout=1)
+    assert task.cancelled()

@@ -3,10 +3,12 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import StorageSettings, SupervisorSettings
+from almenara.config.model import Isolation
 from almenara.hookspecs import Publish, SourceReport
 from almenara.signals import Event, now
 from almenara.supervisor import Supervisor
@@ -38,6 +40,15 @@ class Failing:
 
     async def run(self, publish: Publish, report: SourceReport) -> None:
         raise ConnectionError("no answer from db.example")
+
+
+class FailingGroup:
+    name = "group"
+
+    async def run(self, publish: Publish, report: SourceReport) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(3600))
+            group.create_task(Failing().run(publish, report))
 
 
 class Ending:
@@ -83,6 +94,19 @@ async def test_failing_source_is_restarted_and_others_run(tmp_path: Path) -> Non
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         assert [each.status for each in supervisor.states()] == ["stopped"] * 3
+
+
+@pytest.mark.parametrize("isolation", ["task", "thread"])
+async def test_source_whose_task_group_fails_is_restarted(
+    tmp_path: Path, isolation: Isolation
+) -> None:
+    async with EmbeddedBus(StorageSettings(dir=tmp_path)) as bus:
+        supervisor = Supervisor(bus, msgspec.structs.replace(QUICK, isolation=isolation))
+        supervisor.add(FailingGroup(), "plugin")
+        running = asyncio.create_task(supervisor.run())
+        await until(lambda: supervisor.states()[0].restarts >= 2)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_source_that_does_not_stop_is_abandoned_in_time(tmp_path: Path) -> None:

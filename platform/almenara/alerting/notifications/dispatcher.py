@@ -28,7 +28,7 @@ from almenara.clock import now, sleep
 from almenara.errors import NotFound, describe_error
 from almenara.hookspecs import ResourceKey
 from almenara.leases import Publisher
-from almenara.sdk import Backoff
+from almenara.sdk import Backoff, run_in_task
 from almenara.signals import Resource, Signal
 from almenara.units import SECOND
 
@@ -110,7 +110,7 @@ class Dispatcher:
                 await self._delete_removed()
                 if not self.receivers:
                     return
-                await self._run_once()
+                await run_in_task(self._run_once())
             except Exception as error:
                 self.problem = describe_error(error)
                 log.exception("notifications failed and are restarted")

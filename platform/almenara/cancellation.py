@@ -1,8 +1,8 @@
 """Cancellation that a library may swallow, and time limits of cleanup after it."""
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -20,6 +20,35 @@ async def honor_cancellation(call: Awaitable[T]) -> T:
     finally:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+async def run_in_task(call: Coroutine[Any, Any, T]) -> T:
+    """Await a call in a task of its own, so that a cancellation of the caller is always raised.
+
+    A task group of Python before 3.13 swallows one that arrives while it ends because of an error
+    (python/cpython#116720). A loop that runs a group again after errors would never end.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait([task])
+    finally:
+        if not task.done():
+            await cancel_and_wait(task)
+    return task.result()
+
+
+async def cancel_and_wait(task: "asyncio.Future[Any]") -> None:
+    """Cancel a task and wait for its end, even if the caller is cancelled meanwhile; then
+    `CancelledError` is raised after that end."""
+    task.cancel()
+    is_cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if is_cancelled:
+        raise asyncio.CancelledError
 
 
 async def finish_within(seconds: float, call: Awaitable[T]) -> T:
