@@ -11,6 +11,7 @@ from litestar.response import Redirect
 
 from almenara.clock import clock_at
 from almenara.errors import LimitExceeded, Unavailable
+from almenara.histograms import SEPARATOR, SUFFIX, split_bucket
 from almenara.panels.explorer import FORMATS, NAME, ChartFilters
 from almenara.panels.filters import matches_pattern
 from almenara.panels.formats import encode_query
@@ -70,7 +71,7 @@ async def explore(
         matching = await find_series(view, values.get("text", ""), filters)
     except (LimitExceeded, Unavailable) as error:
         problem, matching = problem or str(error), []
-    metrics = group_series(matching)
+    metrics = group_series(matching, values.get("text", ""))
     content = ""
     has_chart = bool(filters.metric) and not problem
     if has_chart:
@@ -142,19 +143,38 @@ async def find_series(view: View, text: str, filters: ChartFilters) -> list[Stor
     )
 
 
-def group_series(matching: Sequence[StoredSeries]) -> list[FoundMetric]:
-    """Return the metrics of series by kind and name, each with the address of its chart."""
-    counts = Counter((series.name.kind, series.name.metric, series.unit) for series in matching)
+def group_series(matching: Sequence[StoredSeries], text: str = "") -> list[FoundMetric]:
+    """Return the metrics of series by kind and name, each with the address of its chart.
+
+    The buckets of a histogram are one, with the address of a search that lists them, unless the
+    text is such a search.
+    """
+    has_buckets = f"{SUFFIX}{SEPARATOR}" in text
+    counts = Counter(
+        (series.name.kind, _name_metric(series.name.metric, has_buckets), series.unit)
+        for series in matching
+    )
     return [
         FoundMetric(
             kind=kind,
             metric=metric,
             unit=unit,
             count=count,
-            link=ADDRESS + encode_query(chart_query(kind, metric, unit)),
+            link=ADDRESS
+            + encode_query(
+                {"text": f"{kind} {metric}"}
+                if metric.endswith(SEPARATOR)
+                else chart_query(kind, metric, unit)
+            ),
         )
         for (kind, metric, unit), count in sorted(counts.items())
     ]
+
+
+def _name_metric(metric: str, has_buckets: bool) -> str:
+    """Return the name under which a metric is listed: without the limit of a bucket."""
+    bucket = None if has_buckets else split_bucket(metric)
+    return metric if bucket is None else bucket[0] + SEPARATOR
 
 
 def chart_query(kind: str, metric: str, unit: str) -> dict[str, str]:
