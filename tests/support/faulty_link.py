@@ -168,6 +168,11 @@ class FaultyLink:
         async def close() -> None:
             await self._close_listener()
             self._abort()
+            # A connection that is still served would end on a closed loop.
+            served = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in served:
+                task.cancel()
+            await asyncio.gather(*served, return_exceptions=True)
 
         with contextlib.suppress(TimeoutError):
             self._call(close())
