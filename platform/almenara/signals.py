@@ -39,7 +39,8 @@ def parse_severity(name: str) -> Severity:
         raise ValueError(f"{name!r} is not a severity; the severities are {valid}") from None
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+# Without `gc`: signals have no cycles, and there are hundreds of thousands.
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Something that happened. Immutable; the envelope of CloudEvents 1.0.
 
     `source` and `id` together are the event's identity: the bus keeps one event of each, unless
@@ -72,7 +73,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     in a log, if publishers may repeat an id for another message. It is not stored."""
 
 
-class Resource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Resource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The latest known state of one thing, keyed by `kind`, `namespace` and `name`."""
 
     kind: str
@@ -93,7 +94,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.kind, self.namespace, self.name
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One number of one resource at one time."""
 
     kind: str
