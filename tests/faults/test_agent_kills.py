@@ -130,11 +130,13 @@ async def check_log(storage: Path) -> list[bytes]:
 
 
 def has_ended(process: int) -> bool:
-    """Whether a process has ended, and perhaps waits for its parent to notice."""
+    """Whether a process has ended with all its threads: each may end later than the first, and the
+    lock of the folder with the last."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
-        return True
+        threads = [path.read_text() for path in Path(f"/proc/{process}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return all(text.rpartition(")")[2].split()[0] in "ZX" for text in threads)
 
 
 async def test_agents_equal_over_kills_of_bus_and_processor(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ class FaultyServer:
         await site.start()
         try:
             port = runner.addresses[0][1]
-            yield await asyncio.to_thread(write_kubeconfig, folder / "kubeconfig", port)
+            await asyncio.to_thread(write_kubeconfig, folder / "kubeconfig", port)
+            yield folder / "kubeconfig"
         finally:
             await runner.cleanup()
 
