@@ -21,6 +21,9 @@ pytestmark = pytest.mark.anyio
 
 PATIENCE = 120.0
 ROWS_AFTERWARDS = 40
+STEADY = "nats/ORCHESTRATOR_EVENTS"
+"""Some events a second. More than a page shows arrive at once of sources that start with an hour of
+the past, and of busy streams after a replica has taken over."""
 
 
 class Demo:
@@ -82,7 +85,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 
 async def test_page_resumes_on_another_replica(demo: Demo) -> None:
-    page = EventPage(demo.port)
+    page = EventPage(demo.port, origin=STEADY)
     following = asyncio.create_task(page.run())
     try:
         await asyncio.to_thread(wait_until, lambda: len(page.sequences) > 20, "rows", PATIENCE)
@@ -105,7 +108,8 @@ async def test_page_resumes_on_another_replica(demo: Demo) -> None:
         await asyncio.wait([following])
     other = next(port for name, port in demo.replicas.items() if name != serving[0])
     first, last = page.sequences[0], page.sequences[-1]
-    lines = demo.fetch(other, f"/api/events.ndjson?after={first - 1}&before={last + 1}")
+    query = f"origin={STEADY}&after={first - 1}&before={last + 1}"
+    lines = demo.fetch(other, f"/api/events.ndjson?{query}")
     history = [int(json.loads(line)["sequence"]) for line in lines.splitlines()]
     assert page.sequences == history
     assert not page.repeated
