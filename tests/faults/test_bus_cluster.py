@@ -15,13 +15,12 @@ import pytest
 
 from almenara.bus.compare import compare_databases
 from almenara.bus.shared import SharedBus
-from almenara.errors import Unavailable
 from almenara.history import Filter, History
 from support.bus import make_event
 from support.faulty_link import FaultyLink
 from support.nats_cluster import nats_cluster
 from support.nats_source import until
-from support.replicas import replica, shared_log
+from support.replicas import create_stream, replica
 from support.seeds import choose_seed
 from support.servers import NatsServer
 
@@ -53,19 +52,6 @@ class Publisher:
             await self.bus.publish(events, f"source/{self.name}")
             self.acknowledged += ids
             await asyncio.sleep(0.02)
-
-
-async def prepare(servers: list[NatsServer]) -> None:
-    """Create the stream, once the cluster has a leader."""
-    log = shared_log(*servers, replicas=3)
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            try:
-                await log.prepare()
-            except Unavailable:
-                await asyncio.sleep(0.5)
-            else:
-                return
 
 
 async def find_leader(servers: list[NatsServer]) -> NatsServer:
@@ -124,7 +110,7 @@ async def test_replicas_store_the_same_over_faults_of_the_cluster(tmp_path: Path
     with ExitStack() as stack:
         servers = stack.enter_context(nats_cluster(tmp_path))
         link = stack.enter_context(FaultyLink(servers[0].port))
-        await prepare(servers)
+        await create_stream(servers, PATIENCE)
         urls = [server.url for server in servers]
         # The first replica knows one server only, behind the link.
         addresses = [[f"nats://127.0.0.1:{link.port}"], urls, urls[::-1]]
@@ -156,7 +142,7 @@ async def test_replicas_store_the_same_over_faults_of_the_cluster(tmp_path: Path
             async with replica(urls, folder) as bus:
                 records = [record async for batch in read_all(bus) for record in batch]
                 assert sorted(record.signal.id for record in records) == sorted(acknowledged)
-                answers.append(await ask(bus, random.Random(seed)))
+                answers.append(await query_history(bus, random.Random(seed)))
         assert answers[0] == answers[1] == answers[2]
     assert compare_databases(folders[0], folders[1]) == []
     assert compare_databases(folders[0], folders[2]) == []
@@ -169,7 +155,7 @@ async def read_all(bus: SharedBus):
             return
 
 
-async def ask(bus: SharedBus, chance: random.Random) -> list[object]:
+async def query_history(bus: SharedBus, chance: random.Random) -> list[object]:
     """The answers to queries that are generated from a seed."""
     history, answers = History(bus), []
     last = bus.last_sequence

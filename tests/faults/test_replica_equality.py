@@ -109,7 +109,7 @@ async def test_replicas_are_equal_in_queries_and_blocks(
         last = max(bus.last_sequence for bus in buses)
         for bus in buses:
             await until(lambda bus=bus: bus.last_sequence == last, "the log", PATIENCE)
-    # Nothing is deleted any more, so that both are asked for the same.
+    # Nothing is deleted any more, so that the queries of both select the same events.
     storage = {**STORAGE, "retention_age": 10**8}
     async with AsyncExitStack() as stack:
         buses = [

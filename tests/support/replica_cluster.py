@@ -10,7 +10,6 @@ from typing import Any
 
 import nats
 
-from almenara.errors import Unavailable
 from almenara.security.identity import Role
 from almenara.security.store import AccessStore
 from almenara.security.tokens import create_token
@@ -18,7 +17,7 @@ from almenara_demo.balancer import Balancer
 from support.application import Almenara
 from support.faulty_link import FaultyLink, Mode
 from support.nats_cluster import nats_cluster
-from support.replicas import BUS_SECRET, shared_log
+from support.replicas import BUS_SECRET, create_stream
 from support.servers import NatsServer, free_port, wait_until
 from support.wrong_clock import ClockFile
 
@@ -136,7 +135,7 @@ async def replica_cluster(folder: Path, **config: Any) -> AsyncIterator[ReplicaC
             for name in NAMES
         ]  # fmt: skip
         cluster = ReplicaCluster(servers, replicas, free_port())
-        await prepare(servers)
+        await create_stream(servers, PATIENCE)
         token, cluster.token = create_token(
             "load", Role.INTAKE, [], 86_400, created_by="test", intake="load"
         )
@@ -154,16 +153,3 @@ async def replica_cluster(folder: Path, **config: Any) -> AsyncIterator[ReplicaC
         finally:
             balancing.cancel()
             await asyncio.wait([balancing])
-
-
-async def prepare(servers: list[NatsServer]) -> None:
-    """Create the stream, once the cluster has a leader."""
-    log = shared_log(*servers, replicas=3)
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            try:
-                await log.prepare()
-            except Unavailable:
-                await asyncio.sleep(0.5)
-            else:
-                return

@@ -1,7 +1,8 @@
 """Replicas of one bus: each with a folder of its own, on a real nats-server."""
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from almenara.bus.event_ids import read_ids
 from almenara.bus.log_message import LogBatch, PartAssembler, decode_batch
 from almenara.bus.shared import SharedBus
 from almenara.config import StorageSettings
+from almenara.errors import Unavailable
 from almenara_nats.bus_log import JetStreamLog
 from almenara_nats.bus_settings import JetStreamBusSettings
 from almenara_nats.settings import NatsSettings
@@ -76,3 +78,16 @@ def read_tables(folder: Path) -> dict[str, list[Any]]:
     with closing(sqlite3.connect(folder / "almenara.db")) as connection:
         tables = {statement: connection.execute(statement).fetchall() for statement in COMPARED}
         return {**tables, "ids": sorted(read_ids(connection))}
+
+
+async def create_stream(servers: Sequence[NatsServer], patience: float) -> None:
+    """Create the stream of a bus on a cluster, once that has a leader."""
+    log = shared_log(*servers, replicas=3)
+    async with asyncio.timeout(patience):
+        while True:
+            try:
+                await log.prepare()
+            except Unavailable:
+                await asyncio.sleep(0.5)
+            else:
+                return
