@@ -18,6 +18,7 @@ import httpx
 import yaml
 
 import almenara
+from almenara.alerting import SOURCE
 from almenara.bus.embedded import EmbeddedBus
 from almenara.config import Settings, load_settings
 from almenara.hookspecs import EventQuery, SampleQuery, SourceReport
@@ -241,6 +242,9 @@ async def run_scoped_application(folder: Path) -> AsyncIterator[ScopedApplicatio
             tasks = [group.create_task(each) for each in work]
             hub.start()
             try:
+                # They are published at intervals. The time that they carry must be that of the
+                # start in every application, so nothing else happens before.
+                await wait_for(lambda: published_sources(application) >= sources.keys())
                 yield scoped
             finally:
                 await hub.close()
@@ -248,6 +252,15 @@ async def run_scoped_application(folder: Path) -> AsyncIterator[ScopedApplicatio
                 await scoped.client.aclose()
                 for task in tasks:
                     task.cancel()
+
+
+def published_sources(application: Application) -> set[str]:
+    """The sources that the bus has as running."""
+    return {
+        resource.name
+        for resource in application.resources.present()
+        if resource.kind == SOURCE and resource.status == "running"
+    }
 
 
 def load_team_plugins(sources: Mapping[str, TeamSource]) -> PluginRegistry:

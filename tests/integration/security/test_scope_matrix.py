@@ -130,13 +130,13 @@ class Pair:
         # As many alerts of each team.
         while (number := await count(self.alone)) < 2 or await count(self.both) < 2 * number:
             await asyncio.sleep(0.05)
-        for each in (self.alone, self.both):
-            # What is hidden in one of them has a number that nothing visible has in the other.
-            for team, application in ((OURS, each), (THEIRS, self.both)):
-                address = f"/api/events?type={team}.happened"
-                answer = await application.request("GET", address, "all")
-                (event,) = json.loads(answer.text)["events"]
-                each.sequences[team] = event["sequence"]
+        for each, team in ((self.alone, OURS), (self.both, OURS), (self.both, THEIRS)):
+            answer = await each.request("GET", f"/api/events?type={team}.happened", "all")
+            (event,) = json.loads(answer.text)["events"]
+            each.sequences[team] = event["sequence"]
+        # Where what is hidden does not exist, its number is that of a signal that is no event: the
+        # first ones are the sources.
+        self.alone.sequences[THEIRS] = 1
 
 
 def expand(path: str, method: str, pair: Pair) -> Iterator[Request]:
