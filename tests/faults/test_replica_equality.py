@@ -1,8 +1,8 @@
 """Two replicas after load: equal in every query, and in sealed blocks byte for byte.
 
-`ALMENARA_EQUALITY_SECONDS` is the length of the load, and `ALMENARA_EQUALITY_QUERIES` the number of
-generated queries. Events repeat earlier ones, come late, and in a load of minutes are deleted by
-age.
+`ALMENARA_EQUALITY_SECONDS` is the length of the load, `ALMENARA_EQUALITY_RATE` how many signals per
+second each replica publishes at most, and `ALMENARA_EQUALITY_QUERIES` the number of generated
+queries. Events repeat earlier ones, come late, and in a load of minutes are deleted by age.
 """
 
 import asyncio
@@ -31,12 +31,13 @@ from support.servers import NatsServer
 pytestmark = pytest.mark.anyio
 
 SECONDS = float(os.environ.get("ALMENARA_EQUALITY_SECONDS", "6"))
+RATE = float(os.environ.get("ALMENARA_EQUALITY_RATE", "1000"))
 QUERIES = int(os.environ.get("ALMENARA_EQUALITY_QUERIES", "100"))
 BATCH = 50
 PATIENCE = 120.0
 STORAGE: dict[str, Any] = {
     "hot_events": 1_000, "deduplication_window": 3_000, "retention_interval": 1.0,
-    "retention_age": 150.0,
+    "retention_age": max(150.0, SECONDS / 2),
 }  # fmt: skip
 BLOCKS = (
     "SELECT last_sequence, first_sequence, events, first_time, last_time, severity, summary"
@@ -62,7 +63,7 @@ class Load:
             batch = [self.choose() for _ in range(self.chance.randrange(1, BATCH))]
             await self.bus.publish(batch, f"source/{self.name}")
             self.published = (self.published + batch)[-5_000:]
-            await asyncio.sleep(self.chance.uniform(0, 0.05))
+            await asyncio.sleep(self.chance.uniform(0, BATCH / RATE))
 
     def choose(self) -> Signal:
         chance, kind = self.chance, self.chance.random()
