@@ -32,12 +32,12 @@ async def file(request):
     return Path("/var/lib", name)
 
 
-async def found(request, connection):
-    wanted = request.query_params["q"]
+async def find_events(request, connection):
+    query = request.query_params["q"]
     # ruleid: statement-from-a-request
-    connection.execute(f"SELECT * FROM events WHERE type = '{wanted}'")
+    connection.execute(f"SELECT * FROM events WHERE type = '{query}'")
     # ok: statement-from-a-request
-    connection.execute("SELECT * FROM events WHERE type = ?", (wanted,))
+    connection.execute("SELECT * FROM events WHERE type = ?", (query,))
 
 
 def of_type(connection, type: str):
@@ -54,19 +54,19 @@ subprocess.run(["ls", name])
 # ruleid: certificate-not-checked
 httpx.Client(verify=False, timeout=5)
 # ruleid: secret-compared-in-the-open
-if sent.csrf_token == given:
+if sent.csrf_token == expected:
     ...
 # ok: secret-compared-in-the-open
-if hmac.compare_digest(token, given):
+if hmac.compare_digest(token, expected):
     ...
-# ruleid: secret-revealed-where-it-is-told
+# ruleid: secret-revealed-where-it-is-logged
 log.info("signed in", how=f"with {settings.token.reveal()}")
-# ruleid: secret-revealed-where-it-is-told
+# ruleid: secret-revealed-where-it-is-logged
 raise ValueError(f"{settings.token.reveal()} is wrong")
-# ruleid: secret-revealed-where-it-is-told
-log.info("signed in", password=given)
-# ok: secret-revealed-where-it-is-told
-log.info("signed in", who=name)
+# ruleid: secret-revealed-where-it-is-logged
+log.info("signed in", password=expected)
+# ok: secret-revealed-where-it-is-logged
+log.info("signed in", user=name)
 # ruleid: cookie-open-to-scripts
 Cookie(key="almenara", value=secret, secure=True)
 # ok: cookie-open-to-scripts
