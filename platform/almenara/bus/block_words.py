@@ -19,7 +19,13 @@ MAX_TOKEN: Final = 128
 
 def word_token(word: str) -> str:
     """Return the token of a word (`almenara.bus.text_index.split_words`)."""
-    return f"w{word}"[:MAX_TOKEN] if word.isascii() else _hex_token("x", word)
+    (token,) = word_tokens((word,))
+    return token
+
+
+def word_tokens(words: Iterable[str]) -> list[str]:
+    """Return the tokens of words."""
+    return [f"w{word}"[:MAX_TOKEN] if word.isascii() else _hex_token("x", word) for word in words]
 
 
 def correlation_token(text: str) -> str:

@@ -34,11 +34,11 @@ from almenara.bus.block_words import (
     name_token,
     remove_tokens,
     severity_token,
-    word_token,
+    word_tokens,
 )
 from almenara.bus.codec import RowDecoder
-from almenara.bus.counts import UNNUMBERED, WIDTHS, Group, add_groups
-from almenara.bus.names import count_pairs
+from almenara.bus.counts import UNNUMBERED, WIDTHS, Group, add_groups, sum_pairs
+from almenara.bus.names import add_pairs
 from almenara.bus.removal import Tally, release
 from almenara.bus.text_index import count_words
 from almenara.signals import Event
@@ -50,6 +50,7 @@ EVENTS_IN_STEP: Final = 250
 SEQUENCE, SOURCE, ORIGIN, TYPE, SUBJECT, TIME, SEVERITY, CORRELATION = 0, 2, 3, 4, 5, 6, 7, 8
 DATA: Final = 12
 """Places in an entry."""
+_TEXTS: Final = operator.itemgetter(SUBJECT, DATA)
 SEVERE_SHARE: Final = 20
 """The most severe events are stored apart once more where at most one in so many is."""
 
@@ -120,14 +121,13 @@ def _count_words(entries: Sequence[Entry]) -> Generator[None, None, Counter[str]
     """Return the number of events that have each word."""
     counts: Counter[str] = Counter()
     for start in range(0, len(entries), EVENTS_IN_STEP):
-        part = entries[start : start + EVENTS_IN_STEP]
-        counts.update(count_words((entry[SUBJECT], entry[DATA]) for entry in part))
+        count_words(counts, list(map(_TEXTS, entries[start : start + EVENTS_IN_STEP])))
         yield
     return counts
 
 
 def _list_tokens(entries: Sequence[Entry], words: Iterable[str]) -> list[str]:
-    tokens = list(map(word_token, words))
+    tokens = word_tokens(words)
     tokens += [correlation_token(text) for text in _distinct(entries, CORRELATION) if text]
     tokens += map(severity_token, _distinct(entries, SEVERITY))
     return tokens
@@ -384,10 +384,9 @@ def copy_block(reading: sqlite3.Connection, writing: sqlite3.Connection, last: i
     row = reading.execute("SELECT * FROM block_contents WHERE block = ?", (last,)).fetchone()
     writing.execute("INSERT INTO block_contents VALUES (?, ?)", row)
     _insert_filters(writing, finish(encode(_read_entries(reading, last))))
-    add_groups(writing, dict(summary.groups))
-    for (_, origin, kind, _, _), count in summary.groups:
-        if UNNUMBERED not in (origin, kind):
-            count_pairs(writing, [(origin, kind)] * count)
+    groups = dict(summary.groups)
+    add_groups(writing, groups)
+    add_pairs(writing, sum_pairs(groups))
 
 
 def _tally_sealed(

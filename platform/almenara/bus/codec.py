@@ -1,9 +1,9 @@
 """How a signal is written into the embedded log and read back."""
 
-import hashlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 from typing import Any, Final
 from zlib import crc32
 
@@ -50,7 +50,7 @@ def event_key(event: Event) -> bytes:
     """Return the identity of an event for deduplication: 16 bytes of its `deduplication_key`, or of
     its `source` and `id` where it has none."""
     identity = event.deduplication_key or f"{event.source}\0{event.id}"
-    return hashlib.blake2b(identity.encode(), digest_size=16).digest()
+    return blake2b(identity.encode(), digest_size=16).digest()
 
 
 def normalize(signal: Signal, origin: str, redact: Redact | None = None) -> Signal:
@@ -95,52 +95,68 @@ def _normalize_event(event: Event, origin: str) -> Event:
             check_json(data)
         else:
             data = msgspec.Raw(encode(data))
-        bytes(data).decode()
+        if not (content := bytes(data)).isascii():
+            content.decode()
     except Exception as error:
         raise InvalidSignalError(
             f"{describe_signal(event)}: data is not JSON: {describe_error(error)}"
         ) from error
-    "\0".join(
-        (
-            event.id,
-            event.source,
-            event.type,
-            event.subject,
-            event.origin,
-            event.correlation or "",
-            event.problem or "",
-            event.deduplication_key,
-            *event.attributes,
-            *event.attributes.values(),
-        )
-    ).encode()
-    # A copy of the attributes: the publisher may go on to use its own.
-    return msgspec.structs.replace(
-        event, data=data, origin=event.origin or origin, attributes=dict(event.attributes)
+    attributes = event.attributes
+    text = (
+        f"{event.id}{event.source}{event.type}{event.subject}{event.origin}{event.correlation}"
+        f"{event.problem}{event.deduplication_key}"
     )
+    if attributes:
+        # A copy: the publisher may go on to use its own.
+        attributes = dict(attributes)
+        text = "".join((text, *attributes, *attributes.values()))
+    if not text.isascii():
+        # Half of a surrogate pair can be in a text of Python, and can't be stored.
+        _check_encodable(event)
+    return msgspec.structs.replace(
+        event, data=data, origin=event.origin or origin, attributes=attributes
+    )
+
+
+def _check_encodable(event: Event) -> None:
+    texts = (
+        event.id, event.source, event.type, event.subject, event.origin, event.correlation or "",
+        event.problem or "", event.deduplication_key, *event.attributes,
+        *event.attributes.values(),
+    )  # fmt: skip
+    "\0".join(texts).encode()
 
 
 def event_row(sequence: int, event: Event, number: Callable[[str], StoredName]) -> tuple[Any, ...]:
     """Return the row of a normalized event; `number` gives the number of a name."""
-    namespace = event.attributes.get(NAMESPACE_ATTRIBUTE, "")
-    attributes = encode(event.attributes).decode() if event.attributes else None
-    data = bytes(event.data).decode()
+    identity, source, origin, kind = event.id, event.source, event.origin, event.type
+    subject, time, severity = event.subject, event.time, int(event.severity)
+    correlation, problem, raw = event.correlation, event.problem, event.raw
+    attributes, namespace = None, ""
+    if event.attributes:
+        attributes = encode(event.attributes).decode()
+        namespace = event.attributes.get(NAMESPACE_ATTRIBUTE, "")
+    data = bytes(event.data)
+    content = (
+        f"{sequence}\0{identity}\0{source}\0{origin}\0{kind}\0{subject}\0{time}\0{severity}\0"
+        f"{correlation}\0{attributes}\0{problem}\0"
+    ).encode("utf-8", "surrogateescape")
     return (
         sequence,
-        event.id,
-        number(event.source),
-        number(event.origin),
-        number(event.type),
-        event.subject,
-        event.time,
-        int(event.severity),
-        event.correlation,
+        identity,
+        number(source),
+        number(origin),
+        number(kind),
+        subject,
+        time,
+        severity,
+        correlation,
         attributes,
-        event.problem,
-        event.raw,
-        data,
+        problem,
+        raw,
+        data.decode(),
         number(namespace) if namespace else NO_NAMESPACE,
-        event_checksum(sequence, event, attributes, data),
+        crc32(raw or b"", crc32(data, crc32(content))),
     )
 
 

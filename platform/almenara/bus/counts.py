@@ -8,7 +8,7 @@ by severity.
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, LiteralString
 
 from almenara.units import DAY, MINUTE, SECOND
@@ -39,23 +39,47 @@ _GROUPS: Final = (
 )
 
 
-def add_counts(
-    connection: sqlite3.Connection, events: Iterable[tuple[int, Any, Any, Any, int]]
-) -> None:
-    """Count new events, each given as time, origin, type, namespace and severity."""
-    add_groups(connection, group_events(events))
+SOURCE, ORIGIN, TYPE, TIME, SEVERITY = 2, 3, 4, 6, 7
+"""Columns of a row of an event that are counted."""
 
 
-def group_events(events: Iterable[tuple[int, Any, Any, Any, int]]) -> Counter[Group]:
-    """Return the numbers of events, given as time, origin, type, namespace and severity."""
-    width = WIDTHS[0]
-    groups: Counter[Group] = Counter()
-    # Few events differ in more than their time, so names are looked at once for many of them.
-    for (slot, origin, kind, namespace, severity), number in Counter(
-        [(time // width, *rest) for time, *rest in events]
-    ).items():
-        groups[slot, _number(origin), _number(kind), _number(namespace), severity] += number
-    return groups
+class EventCounts:
+    """What some events are counted as: by time, by pair of names, and by name."""
+
+    def __init__(self, namespace: int) -> None:
+        """`namespace` is the column of a row that has the namespace."""
+        self._namespace = namespace
+        self.groups: Counter[Group] = Counter()
+        self.uses: Counter[int] = Counter()
+
+    def add(self, rows: Iterable[Sequence[Any]], *, has_uses: bool = True) -> None:
+        """Count events; without the uses of their names where these were not counted."""
+        width, place = WIDTHS[0], self._namespace
+        # Few events differ in more than their time, so names are looked at once for many of them.
+        for (slot, *names, severity), events in Counter(
+            [
+                (row[TIME] // width, row[SOURCE], row[ORIGIN], row[TYPE], row[place], row[SEVERITY])
+                for row in rows
+            ]
+        ).items():
+            _, origin, kind, namespace = map(_number, names)
+            self.groups[slot, origin, kind, namespace, severity] += events
+            if has_uses:
+                for name in names:
+                    if isinstance(name, int):
+                        self.uses[name] += events
+
+    def pairs(self) -> Counter[tuple[int, int]]:
+        """Return the numbers of events by origin and type."""
+        return sum_pairs(self.groups)
+
+
+def sum_pairs(groups: Mapping[Group, int]) -> Counter[tuple[int, int]]:
+    """Return the numbers of events in groups by origin and type."""
+    pairs: Counter[tuple[int, int]] = Counter()
+    for (_, origin, kind, _, _), events in groups.items():
+        pairs[origin, kind] += events
+    return pairs
 
 
 def release_counts(

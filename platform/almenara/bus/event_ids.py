@@ -11,7 +11,9 @@ The two tables alternate: once one has the ids of `storage.deduplication_window`
 is emptied and takes over. Which ids are known is a function of the log.
 """
 
+import itertools
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final, LiteralString
@@ -33,6 +35,7 @@ TABLES: Final[tuple[LiteralString, LiteralString]] = ("event_ids_0", "event_ids_
 FORMER_TABLES: Final[tuple[LiteralString, LiteralString]] = ("seen_0", "seen_1")
 """The tables of schema 9, with a row for each id."""
 
+_FIRST_OF_BUCKETS: Final = [(bucket << (16 - BUCKET_BITS)).to_bytes(2) for bucket in range(BUCKETS)]
 _FIND: Final = tuple(
     # The newest part first: most events that come twice do so within a short time.
     "WITH RECURSIVE parts (place) AS ("  # nosec B608 # tables of ours
@@ -92,6 +95,8 @@ class EventIds:
         """Return those of some ids that are known."""
         known = self._new.intersection(ids)
         for table, ids_filter in enumerate(self._filters):
+            if not self._parts[table]:
+                continue
             known.update(
                 key
                 for key in ids_filter.select(ids)
@@ -137,23 +142,37 @@ class EventIds:
 
 
 def insert_part(
-    connection: sqlite3.Connection, table: int, part: int, ids: Iterable[bytes]
+    connection: sqlite3.Connection, table: int, part: int, ids: Sequence[bytes]
 ) -> None:
     """Store ids, in ascending order, as a part of a table."""
+    starts = [bisect_left(ids, first) for first in _FIRST_OF_BUCKETS]
+    buckets = enumerate(itertools.pairwise([*starts, len(ids)]))
+    _insert_rows(
+        connection,
+        table,
+        part,
+        ((bucket, ids[start:end]) for bucket, (start, end) in buckets if start < end),
+    )
+
+
+def _insert_rows(
+    connection: sqlite3.Connection,
+    table: int,
+    part: int,
+    rows: Iterable[tuple[int, Iterable[bytes]]],
+) -> None:
     connection.executemany(
         f"INSERT INTO {TABLES[table]} VALUES (?, ?)",  # nosec B608 # tables of ours
-        (
-            (part * BUCKETS + bucket, b"".join(group))
-            for bucket, group in groupby(ids, key=_bucket_of)
-        ),
+        ((part * BUCKETS + bucket, b"".join(ids)) for bucket, ids in rows),
     )
 
 
 def convert_former_ids(connection: sqlite3.Connection) -> None:
     """Move the ids of schema 9 into the tables of schema 10."""
     for table, former in enumerate(FORMER_TABLES):
+        # They may be more than fit into memory.
         ids = connection.execute(f"SELECT key FROM {former} ORDER BY key")  # nosec B608 # tables of ours
-        insert_part(connection, table, 0, (key for (key,) in ids))
+        _insert_rows(connection, table, 0, groupby((key for (key,) in ids), key=_bucket_of))
         connection.execute(f"DROP TABLE {former}")  # nosec B608 # tables of ours
 
 

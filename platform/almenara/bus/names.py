@@ -6,8 +6,7 @@ behind `INLINE`: nothing is lost, and the table of names stays small enough to b
 """
 
 import sqlite3
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 NAMES_CACHED: Final = 10_000
@@ -24,14 +23,14 @@ class NameTable:
 
     def __init__(self, connection: sqlite3.Connection, limit: int) -> None:
         self._connection, self.limit = connection, limit
-        self._numbers: dict[str, int] = {}
-        self._new_uses: dict[int, int] = {}
+        self._numbers = _KnownNumbers(self._find)
+        self.number: Callable[[str], StoredName] = self._numbers.__getitem__
+        """Returns what the event stores for a name."""
         self.reload()
 
     def reload(self) -> None:
         """Count again, after a transaction was rolled back or names were removed."""
         self._numbers.clear()
-        self._new_uses.clear()
         (self.count, highest) = self._connection.execute(
             "SELECT count(*), max(number) FROM names"
         ).fetchone()
@@ -46,24 +45,21 @@ class NameTable:
         """Whether new names are stored in events."""
         return bool(self.count >= self.limit)
 
-    def number(self, text: str) -> StoredName:
-        """Return what the event stores for a name, and count the use."""
-        number = self._numbers.get(text)
-        if number is None:
-            row = self._connection.execute(
-                "SELECT number FROM names WHERE text = ?", (text,)
-            ).fetchone()
-            if row is not None:
-                number = row[0]
-            elif self.is_full:
-                self._note_inline()
-                return INLINE + text
-            else:
-                number = self._add(text)
-            if len(self._numbers) >= NAMES_CACHED:
-                self._numbers.clear()
-            self._numbers[text] = number
-        self._new_uses[number] = self._new_uses.get(number, 0) + 1
+    def _find(self, text: str) -> StoredName:
+        number: int
+        row = self._connection.execute(
+            "SELECT number FROM names WHERE text = ?", (text,)
+        ).fetchone()
+        if row is not None:
+            (number,) = row
+        elif self.is_full:
+            self._note_inline()
+            return INLINE + text
+        else:
+            number = self._add(text)
+        if len(self._numbers) >= NAMES_CACHED:
+            self._numbers.clear()
+        self._numbers[text] = number
         return number
 
     def _note_inline(self) -> None:
@@ -78,14 +74,23 @@ class NameTable:
         self._last, self.count = number, self.count + 1
         return number
 
-    def store_uses(self) -> None:
-        """Write the uses that were counted since the last call."""
-        if self._new_uses:
-            self._connection.executemany(
-                "UPDATE names SET uses = uses + ? WHERE number = ?",
-                [(uses, number) for number, uses in self._new_uses.items()],
-            )
-            self._new_uses.clear()
+    def add_uses(self, uses: Mapping[int, int]) -> None:
+        """Count uses of names by new events."""
+        self._connection.executemany(
+            "UPDATE names SET uses = uses + ? WHERE number = ?",
+            [(number_of_uses, number) for number, number_of_uses in uses.items()],
+        )
+
+
+class _KnownNumbers(dict[str, StoredName]):
+    """Numbers by name; one that is missing is looked up."""
+
+    def __init__(self, find: Callable[[str], StoredName]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, text: str) -> StoredName:
+        return self._find(text)
 
 
 def release_uses(connection: sqlite3.Connection, uses: Mapping[int, int], oldest_left: int) -> None:
@@ -111,20 +116,15 @@ def release_uses(connection: sqlite3.Connection, uses: Mapping[int, int], oldest
     )
 
 
-def count_pairs(connection: sqlite3.Connection, pairs: Iterable[tuple[Any, Any]]) -> None:
-    """Count the origins and types of new events together.
+def add_pairs(connection: sqlite3.Connection, pairs: Mapping[tuple[int, int], int]) -> None:
+    """Count the origins and types of new events together; without events whose names are text.
 
     From these pairs history knows which names a scope may see, without looking at events.
     """
-    uses = Counter(pairs)
     connection.executemany(
         "INSERT INTO name_pairs VALUES (?, ?, ?)"
         " ON CONFLICT DO UPDATE SET uses = uses + excluded.uses",
-        [
-            (origin, event_type, count)
-            for (origin, event_type), count in uses.items()
-            if isinstance(origin, int) and isinstance(event_type, int)
-        ],
+        [(origin, kind, uses) for (origin, kind), uses in pairs.items() if origin > 0 and kind > 0],
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from almenara.bus.counts import Group, read_groups, release_counts
+from almenara.bus.counts import Group, read_groups, release_counts, sum_pairs
 from almenara.bus.names import NUMBERED_COLUMNS, release_pairs, release_uses
 from almenara.bus.text_index import SEARCHED_DATA, SEARCHED_DATA_BEFORE_4, SEARCHED_SUBJECT
 from almenara.bus.text_tables import text_tables
@@ -91,10 +91,7 @@ def delete_selected(connection: sqlite3.Connection) -> None:
 
 def release(connection: sqlite3.Connection, tally: Tally, oldest_left: int = 0) -> None:
     """Count down events that are removed. No event before the sequence `oldest_left` remains."""
-    pairs: Counter[tuple[int, int]] = Counter()
-    for (_, origin, kind, _, _), events in tally.groups.items():
-        pairs[origin, kind] += events
-    release_pairs(connection, pairs)
+    release_pairs(connection, sum_pairs(tally.groups))
     release_uses(connection, tally.uses, oldest_left)
     release_counts(connection, tally.counted, oldest_left)
     connection.execute("UPDATE position SET events = events - ?", (tally.events,))

@@ -13,7 +13,7 @@ has the same blocks.
 import math
 import operator
 import sqlite3
-from collections import Counter
+from bisect import bisect_right
 from collections.abc import Generator, Iterator
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ import msgspec
 from almenara.bus.block_format import Entry
 from almenara.bus.blocks import EncodedBlock, encode, insert_block
 from almenara.bus.codec import EVENT_COLUMNS, RowDecoder
-from almenara.bus.counts import Group, group_events
+from almenara.bus.counts import EventCounts
 from almenara.bus.text_tables import (
     is_mostly_sealed,
     is_switch_due,
@@ -46,8 +46,8 @@ SHORT_PAUSE: Final = 2.0
 _ROW: Final = (
     f"{EVENT_COLUMNS}, e.namespace, coalesce(length(e.raw), 0) + coalesce(length(e.data), 0)"
 )
-_SOURCE, _ORIGIN, _TYPE, _TIME, _SEVERITY, _NAMESPACE, _LENGTH = 2, 3, 4, 6, 7, 14, 15
-_COUNTED: Final = operator.itemgetter(_TIME, _ORIGIN, _TYPE, _NAMESPACE, _SEVERITY)
+_SEQUENCE: Final = operator.itemgetter(0)
+_NAMESPACE, _LENGTH = 14, 15
 
 Row = tuple[Any, ...]
 
@@ -58,9 +58,8 @@ class _Draft(msgspec.Struct):
     through: int
     """Sequence of the last row."""
     entries: list[Entry] = []
-    groups: Counter[Group] = msgspec.field(default_factory=Counter)
+    counts: EventCounts = msgspec.field(default_factory=lambda: EventCounts(_NAMESPACE))
     """What the events were counted as (`almenara.bus.removal.Tally`)."""
-    uses: Counter[int] = msgspec.field(default_factory=Counter)
     ranges: list[tuple[int, int]] = []
     """First and last sequences between which all rows are in the block."""
 
@@ -159,12 +158,9 @@ def _add_rows(
             if row[0] in sequences:
                 _extend_ranges(draft.ranges, before, row[0], row[0])
             before = row[0]
-    draft.groups += group_events(map(_COUNTED, readable))
-    for place in (_SOURCE, _ORIGIN, _TYPE, _NAMESPACE):
-        numbers = Counter(row[place] for row in readable if row[0] > counted_from)
-        for number, uses in numbers.items():
-            if isinstance(number, int):
-                draft.uses[number] += uses
+    first_counted = bisect_right(readable, counted_from, key=_SEQUENCE)
+    draft.counts.add(readable[:first_counted], has_uses=False)
+    draft.counts.add(readable[first_counted:])
     draft.through = rows[-1][0]
 
 
@@ -177,7 +173,7 @@ def _extend_ranges(ranges: list[tuple[int, int]], before: int, first: int, last:
 def _store(connection: sqlite3.Connection, draft: _Draft, block: EncodedBlock | None) -> None:
     with commit_later(connection):
         if block is not None:
-            insert_block(connection, block, draft.groups, draft.uses)
+            insert_block(connection, block, draft.counts.groups, draft.counts.uses)
         connection.executemany("INSERT INTO sealed_rows VALUES (?, ?)", draft.ranges)
         connection.execute(
             "UPDATE position SET sealed_through = ?, sealed_events = sealed_events + ?",

@@ -11,7 +11,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 MAX_TEXT: Final = 256 * 1024
@@ -23,6 +23,9 @@ _SPACED: Final = bytes(
     for letter in map(chr, range(256))
 )
 """Lower-case letters and digits of ASCII, and a space for every other byte."""
+_SEPARATOR: Final = "\0"
+_SPACED_EVENTS: Final = _SEPARATOR.encode() + _SPACED[1:]
+"""The same, with the separator between events."""
 _UNSPACED: Final = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
     "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3031-\u3035"
@@ -86,10 +89,26 @@ def split_words(text: str) -> list[str]:
     return _TOKEN.findall(text.lower())
 
 
-def count_words(events: Iterable[tuple[str, str]]) -> Counter[str]:
-    """Return the number of events, given as subject and data, that have each word."""
-    return Counter(
-        itertools.chain.from_iterable(set(_event_words(subject, data)) for subject, data in events)
+def count_words(counts: Counter[str], events: Sequence[tuple[str, str]]) -> None:
+    """Add the number of events, given as subject and data, that have each word."""
+    texts = [f"{subject} {data}" for subject, data in events]
+    if not _is_plain(_SEPARATOR.join(texts), len(texts) - 1):
+        rare = [event for event, text in zip(events, texts, strict=True) if not _is_plain(text, 0)]
+        texts = [text for text in texts if _is_plain(text, 0)]
+        words = itertools.starmap(_event_words, rare)
+        counts.update(itertools.chain.from_iterable(map(set, words)))
+    # Each call is for all of the events, which takes two thirds of the time.
+    joined = _SEPARATOR.join(texts).encode().translate(_SPACED_EVENTS).decode()
+    counts.update(itertools.chain.from_iterable(map(set, map(str.split, joined.split(_SEPARATOR)))))
+
+
+def _is_plain(text: str, separators: int) -> bool:
+    """Return whether a text needs no decoding and has so many separators."""
+    return (
+        text.isascii()
+        and "\\" not in text
+        and len(text) <= MAX_TEXT
+        and text.count(_SEPARATOR) == separators
     )
 
 

@@ -1,21 +1,21 @@
 """What the writer thread does with the database: batches in, each group in one transaction."""
 
-import operator
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from almenara.bus import Record, codec, retention
-from almenara.bus.codec import Redact
-from almenara.bus.counts import add_counts
+from almenara.bus import Record, retention
+from almenara.bus.codec import Redact, event_key, event_row, observation_row
+from almenara.bus.counts import EventCounts, add_groups
 from almenara.bus.event_ids import EventIds
 from almenara.bus.ingest import IngestRules, normalize_batch
 from almenara.bus.known_resources import KnownResources
 from almenara.bus.log_clock import Anchor, LogClock
 from almenara.bus.log_state import Fences
-from almenara.bus.names import NameTable, count_pairs
+from almenara.bus.names import NameTable, add_pairs
 from almenara.bus.schema import connect, migrate
 from almenara.bus.text_tables import index_rows
 from almenara.bus.validation import InvalidSignalError
@@ -28,9 +28,8 @@ from almenara.units import SECOND
 CLOCK_NOTES: Final = 1_000
 """Notes of the log's time within the shortest retention, which bounds how exact removal is."""
 
-ORIGIN, TYPE, TIME, SEVERITY, NAMESPACE = 3, 4, 6, 7, 13
-"""Columns of the row of an event."""
-COUNTED: Final = operator.itemgetter(TIME, ORIGIN, TYPE, NAMESPACE, SEVERITY)
+NAMESPACE: Final = 13
+"""Column of the row of an event."""
 
 Accepted = list[tuple[Submission, list[Signal]]]
 """Batches with their signals as they are to be stored."""
@@ -196,45 +195,60 @@ class Writer:
         return admitted
 
     def _number(self, accepted: Accepted) -> tuple[list[Record], list[bytes]]:
+        """Return the records of the signals that are not known, and the ids of their events."""
         keyed = [
-            [
-                (codec.event_key(signal) if isinstance(signal, Event) else None, signal)
-                for signal in signals
-            ]
+            [(event_key(signal) if isinstance(signal, Event) else None) for signal in signals]
             for _, signals in accepted
         ]
-        seen = self.event_ids.find([key for part in keyed for key, _ in part if key is not None])
+        ids = [key for part in keyed for key in part if key is not None]
+        seen = self.event_ids.find(ids)
+        if not seen and len(set(ids)) == len(ids):
+            return self._number_new(accepted), ids
         records: list[Record] = []
-        keys: list[bytes] = []
+        new_ids: list[bytes] = []
         sequence = self.last_sequence
-        for (batch, _), part in zip(accepted, keyed, strict=True):
+        for (batch, signals), part in zip(accepted, keyed, strict=True):
             first = batch.first_sequence if isinstance(batch, LogEntry) else 0
-            for place, (key, signal) in enumerate(part):
+            for place, (key, signal) in enumerate(zip(part, signals, strict=True)):
                 if key is not None:
                     if key in seen:
                         batch.duplicates += 1
                         continue
                     seen.add(key)
-                    keys.append(key)
+                    new_ids.append(key)
                 sequence = first + place if first else sequence + 1
                 records.append(Record(sequence, signal))
-        return records, keys
+        return records, new_ids
+
+    def _number_new(self, accepted: Accepted) -> list[Record]:
+        records: list[Record] = []
+        sequence = self.last_sequence
+        for batch, signals in accepted:
+            if signals:
+                first = batch.first_sequence if isinstance(batch, LogEntry) else sequence + 1
+                records += map(Record, itertools.count(first), signals)
+                sequence = records[-1].sequence
+        return records
 
     def _insert(self, records: Sequence[Record]) -> None:
         many = self.connection.executemany
+        number = self.names.number
         events: list[tuple[Any, ...]] = []
         observations: list[tuple[int, int, str, int]] = []
         for record in records:
-            if isinstance(record.signal, Event):
-                events.append(codec.event_row(record.sequence, record.signal, self.names.number))
+            signal = record.signal
+            if isinstance(signal, Event):
+                events.append(event_row(record.sequence, signal, number))
             else:
-                observations.append(codec.observation_row(record.sequence, record.signal))
+                observations.append(observation_row(record.sequence, signal))
         if events:
             many(f"INSERT INTO events VALUES ({','.join('?' * len(events[0]))})", events)  # nosec B608 # constant fragments, bound values
             index_rows(self.connection, events[0][0])
-            self.names.store_uses()
-            count_pairs(self.connection, ((row[ORIGIN], row[TYPE]) for row in events))
-            add_counts(self.connection, map(COUNTED, events))
+            counts = EventCounts(NAMESPACE)
+            counts.add(events)
+            self.names.add_uses(counts.uses)
+            add_pairs(self.connection, counts.pairs())
+            add_groups(self.connection, counts.groups)
         if observations:
             many("INSERT INTO observations VALUES (?, ?, ?, ?)", observations)
 
