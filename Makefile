@@ -176,8 +176,8 @@ bench-short: $(VENV)/.dev apiserver ## Run a short form of every benchmark; fail
 	&& $(BIN)/python tests/benchmarks/short.py
 
 .PHONY: bench-history
-bench-history: $(VENV)/.dev ## Measure stored events and searches against VictoriaLogs (EVENTS=20000000)
-	$(BIN)/python tests/benchmarks/history.py --events $(or $(EVENTS),1000000)
+bench-history: $(VENV)/.dev ## Measure stored events and searches against VictoriaLogs (EVENTS=20000000 FOLDER=where the databases are kept)
+	$(BIN)/python tests/benchmarks/history.py --events $(or $(EVENTS),1000000) $(if $(FOLDER),--folder $(FOLDER))
 
 .PHONY: bench-replicas
 bench-replicas: $(VENV)/.dev ## Measure replicas on a shared bus against one process: ingest, takeovers, pages, time to paint

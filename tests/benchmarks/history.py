@@ -2,7 +2,8 @@
 
 Stores the same events of the demo fleet in Almenara, with the newest as rows and the others sealed,
 and in VictoriaLogs where Go is installed; elsewhere its last figures are printed, marked with `*`.
-`--short` measures little.
+`--short` measures little. With `--folder` the databases are kept, so that a long run can be done in
+parts, also at the same time: `--store almenara`, `--store victoria-logs`, and then the queries.
 """
 
 import argparse
@@ -50,6 +51,8 @@ BATCH = 500
 START = datetime(2026, 11, 1, tzinfo=UTC)
 TYPE, COMMON, RARE, ABSENT = "VOTE_CAST", "architect", "onlyonce", "notthere"
 BARS = 50
+REPORTED = 500_000
+"""Events after which progress is reported."""
 # Of 1,000,000 events, on a server of two cores.
 LAST_FIGURES = {
     "bytes an event": 36.0, "processor µs an event": 10.0, "newest 100": 34.0, "by type": 17.0,
@@ -125,21 +128,36 @@ async def measured_async(
     return Figure(statistics.median(took) * 1e3, spent / rounds * 1e3)
 
 
-async def measure_almenara(
-    folder: Path, events: int, hot_events: int, rounds: int
-) -> tuple[Figures, Figures, Figures]:
-    """Return the figures, and those of pages out of sealed blocks alone: repeated, and for the
-    first time."""
-    settings = StorageSettings(dir=folder, hot_events=hot_events, retention_interval=0.5,
-                               retention_size=10**12, query_timeout=600)  # fmt: skip
-    figures: Figures = {}
-    sealed: Figures = {}
-    first_time: Figures = {}
-    async with EmbeddedBus(settings) as bus:
+class Stored(msgspec.Struct):
+    """What storing the events took, kept beside the database."""
+
+    events: int
+    first: int
+    """Time of the first event."""
+    last: int
+    figures: dict[str, float]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Stored | None":
+        path = folder.with_suffix(".json")
+        return msgspec.json.decode(path.read_bytes(), type=cls) if path.exists() else None
+
+    def write(self, folder: Path) -> None:
+        folder.with_suffix(".json").write_bytes(msgspec.json.encode(self))
+
+
+def almenara_settings(folder: Path, hot_events: int) -> StorageSettings:
+    return StorageSettings(dir=folder, hot_events=hot_events, retention_interval=0.5,
+                           retention_size=10**12, query_timeout=600)  # fmt: skip
+
+
+async def store_almenara(folder: Path, events: int, hot_events: int) -> Stored:
+    """Publish the events, and wait until the older ones are sealed."""
+    async with EmbeddedBus(almenara_settings(folder, hot_events)) as bus:
         generating = 0.0
         started = time.process_time()
         batches = make_batches(events)
-        first = last = 0
+        first = last = number = 0
         while True:
             before = time.thread_time()
             batch = next(batches, None)
@@ -148,6 +166,8 @@ async def measure_almenara(
                 break
             first, last = first or batch[0].time, batch[-1].time
             await bus.publish(batch, "nats")
+            number += len(batch)
+            report("Almenara", number, time.process_time() - started - generating)
         unsealed = "SELECT events - sealed_events FROM position"
         while (await bus.read(lambda log: log.execute(unsealed).fetchone()))[0] >= (
             hot_events + BLOCK_EVENTS
@@ -156,8 +176,30 @@ async def measure_almenara(
         while await bus.read(is_mostly_sealed):
             await asyncio.sleep(0.1)
         spent = time.process_time() - started - generating
-        figures["processor µs an event"] = spent / events * 1e6
-        figures["bytes an event"] = await bus.read(used_bytes) / events
+        figures = {
+            "processor µs an event": spent / events * 1e6,
+            "bytes an event": await bus.read(used_bytes) / events,
+        }
+    return Stored(events, first, last, figures)
+
+
+def report(name: str, number: int, seconds: float) -> None:
+    if number % REPORTED == 0:
+        print(
+            f"{name}: {number:,} events, {seconds / number * 1e6:.1f} µs each",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
+async def measure_almenara(
+    folder: Path, stored: Stored, hot_events: int, rounds: int
+) -> tuple[Figures, Figures, Figures]:
+    """Return the figures, and those of pages out of sealed blocks alone: repeated, and for the
+    first time."""
+    figures: Figures = dict(stored.figures)
+    sealed: Figures = {}
+    first_time: Figures = {}
+    async with EmbeddedBus(almenara_settings(folder, hot_events)) as bus:
         history = History(bus)
         (through,) = await bus.read(
             lambda log: log.execute("SELECT sealed_through FROM position").fetchone()
@@ -179,6 +221,7 @@ async def measure_almenara(
         for name, chosen, _ in COUNTS:
             figures[name] = await measured_async(lambda: history.count(chosen), min(rounds, 3))  # noqa: B023
         # Pages draw bars of whole slots, which the stored counts know.
+        first, last = stored.first, stored.last
         width = max((last - first) // BARS // WIDTHS[0], 1) * WIDTHS[0]
         figures[f"histogram of {BARS} bars"] = await measured_async(
             lambda: history.buckets(Filter(), since=first, until=last + 1, width=width), rounds
@@ -187,7 +230,7 @@ async def measure_almenara(
 
 
 class VictoriaLogs:
-    """A server with an empty folder."""
+    """A server with its folder."""
 
     def __init__(self, program: Path, folder: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as unused:
@@ -264,20 +307,34 @@ def find_program() -> Path | None:
     return program if done.returncode == 0 and program.exists() else None
 
 
-def measure_victoria_logs(program: Path, folder: Path, events: int, rounds: int) -> Figures:
+def store_victoria_logs(program: Path, folder: Path, events: int) -> Stored:
     server = VictoriaLogs(program, folder)
-    figures: Figures = {}
     try:
-        first = last = 0
+        first = last = number = 0
         for batch in make_batches(events):
             first, last = first or batch[0].time, batch[-1].time
             server.store(batch)
+            number += len(batch)
+            report("VictoriaLogs", number, server.processor_seconds())
         server.get("/internal/force_flush")
-        figures["processor µs an event"] = server.processor_seconds() / events * 1e6
+        spent = server.processor_seconds()
         server.get("/internal/force_merge")
         time.sleep(1)
-        figures["bytes an event"] = server.bytes_on_disk() / events
-        window = {"start": format_time(first), "end": format_time(last + SECOND)}
+        figures = {
+            "processor µs an event": spent / events * 1e6,
+            "bytes an event": server.bytes_on_disk() / events,
+        }
+        return Stored(events, first, last, figures)
+    finally:
+        server.close()
+
+
+def measure_victoria_logs(program: Path, folder: Path, stored: Stored, rounds: int) -> Figures:
+    server = VictoriaLogs(program, folder)
+    figures: Figures = dict(stored.figures)
+    first, last = stored.first, stored.last
+    window = {"start": format_time(first), "end": format_time(last + SECOND)}
+    try:
 
         def select(query: str) -> bytes:
             return server.get("/select/logsql/query", query=query, **window)
@@ -305,11 +362,25 @@ def show(figure: "float | Figure | None") -> str:
     return str(figure) if isinstance(figure, Figure) else f"{figure:.1f}"
 
 
+def store(name: str, folder: Path, write: Callable[[Path], Stored]) -> Stored:
+    """Store the events in a part of a folder, unless that was done before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / name
+    stored = Stored.read(part)
+    if stored is None:
+        shutil.rmtree(part, ignore_errors=True)
+        stored = write(part)
+        stored.write(part)
+    return stored
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="measure little")
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--hot-events", type=int, help="events that stay rows")
+    parser.add_argument("--folder", type=Path, help="where to keep the databases")
+    parser.add_argument("--store", choices=("almenara", "victoria-logs"), help="store, and end")
     options = parser.parse_args()
     events = 10_000 if options.short else options.events
     rounds = 3 if options.short else 15
@@ -318,21 +389,35 @@ def main() -> None:
         # The same share of rows as the default has in 20 million events.
         hot_events = min(StorageSettings().hot_events, events // 50)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder: Path = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(patch("almenara.bus.sealing.PAUSE", 0.0))
         stack.enter_context(patch("almenara.bus.sealing.SHORT_PAUSE", 0.0))
-        ours, sealed, first_time = asyncio.run(
-            measure_almenara(folder / "almenara", events, hot_events, rounds)
-        )
+        if options.store != "victoria-logs":
+            stored = store(
+                "almenara", folder,
+                lambda part: asyncio.run(store_almenara(part, events, hot_events)),
+            )  # fmt: skip
         program = None if options.short else find_program()
+        if program is not None and options.store != "almenara":
+            by_victoria_logs = store(
+                "victoria-logs", folder,
+                lambda part: store_victoria_logs(program, part, events),
+            )  # fmt: skip
+        if options.store:
+            return
+        ours, sealed, first_time = asyncio.run(
+            measure_almenara(folder / "almenara", stored, hot_events, rounds)
+        )
         theirs: Figures = dict(LAST_FIGURES)
         mark = "*"
         if program is not None:
-            theirs = measure_victoria_logs(program, folder / "victoria-logs", events, rounds)
+            theirs = measure_victoria_logs(
+                program, folder / "victoria-logs", by_victoria_logs, rounds
+            )
             mark = ""
     print(
-        f"{events:,} events, of which {hot_events:,} are rows; times in milliseconds (and of those,"
-        " of the processor)"
+        f"{stored.events:,} events, of which {hot_events:,} are rows; times in milliseconds (and of"
+        " those, of the processor)"
     )
     print(f"{'':24}{'Almenara':>16}{'sealed':>16}{'first time':>16}{'VictoriaLogs':>16}")
     for name in theirs:
