@@ -40,6 +40,8 @@ from support.seeds import choose_seed
 pytestmark = pytest.mark.anyio
 
 KILLS = int(os.environ.get("ALMENARA_KILLS", "6"))
+MANY_KILLS = 40
+"""With so many, some backups are killed and some are not."""
 BACKUP = """
 import sys
 from pathlib import Path
@@ -70,7 +72,8 @@ async def test_killed_backups_leave_a_complete_one(tmp_path: Path, scenario: str
     target.mkdir()
     tree = {"dir": str(source), "hot_events": 100, "retention_interval": 0.02}
     settings = decode_settings(StorageSettings, tree | SCENARIOS[scenario], place="storage")
-    restored = 0
+    restored = completed = 0
+    loop = asyncio.get_running_loop()
     with (
         patch("almenara.bus.sealing.BLOCK_EVENTS", 100),
         patch("almenara.bus.sealing.PAUSE", 0.05),
@@ -78,16 +81,29 @@ async def test_killed_backups_leave_a_complete_one(tmp_path: Path, scenario: str
     ):
         async with EmbeddedBus(settings) as bus:
             await publish(bus, 0, 1_500)
+            longest = loop.time()
+            (tmp_path / "whole").mkdir()
+            await asyncio.to_thread(run_backup, source, tmp_path / "whole", None)
+            longest = loop.time() - longest
             for number in range(KILLS // len(SCENARIOS)):
-                killed = asyncio.create_task(
-                    asyncio.to_thread(run_backup, source, target, chance.uniform(0, 0.15))
-                )
-                await publish(bus, 1_500 + number * 100, 100)
-                await killed
-                restored += restore_and_check(target, tmp_path / f"kill-{number}", scenario, chance)
+                # Some backups are complete by then.
+                seconds = chance.uniform(0, longest)
+                backup = asyncio.create_task(asyncio.to_thread(run_backup, source, target, seconds))
+                published = 1_500 + number * 100
+                await publish(bus, published, 100)
+                is_complete = await backup
+                completed += is_complete
+                last = restore_and_check(target, tmp_path / f"kill-{number}", scenario, chance)
+                assert last >= published or not is_complete
+                restored += last > 0
             await asyncio.to_thread(run_backup, source, target, None)
         assert restore_and_check(target, tmp_path / "last", scenario, chance)
-    print(f"{scenario}: {restored} backups were complete at a kill")
+    print(
+        f"{scenario}: {KILLS // len(SCENARIOS) - completed} backups were killed, {completed} were"
+        f" complete before; {restored} times there was one to restore"
+    )
+    if KILLS >= MANY_KILLS:
+        assert 0 < completed < KILLS // len(SCENARIOS)
 
 
 async def publish(bus: EmbeddedBus, first: int, count: int) -> None:
@@ -97,8 +113,8 @@ async def publish(bus: EmbeddedBus, first: int, count: int) -> None:
         await asyncio.sleep(0.002)
 
 
-def run_backup(source: Path, target: Path, seconds: float | None) -> None:
-    """Make a backup in a process that is killed after some time."""
+def run_backup(source: Path, target: Path, seconds: float | None) -> bool:
+    """Make a backup in a process that is killed after some time; return whether it is complete."""
     process = subprocess.Popen(
         [sys.executable, "-c", BACKUP, str(source), str(target)],
         stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -111,12 +127,15 @@ def run_backup(source: Path, target: Path, seconds: float | None) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def restore_and_check(source: Path, folder: Path, scenario: str, chance: random.Random) -> bool:
-    """Restore the last complete backup and compare it with what was published."""
-    if (listed := read_list(source)) is None:
         return False
+    return True
+
+
+def restore_and_check(source: Path, folder: Path, scenario: str, chance: random.Random) -> int:
+    """Restore the last complete backup and compare it with what was published; return its last
+    sequence, 0 where there is none."""
+    if (listed := read_list(source)) is None:
+        return 0
     folder.mkdir()
     path = folder / "almenara.db"
     restore_history(source, listed, path, lambda done, total: None)
@@ -145,7 +164,7 @@ def restore_and_check(source: Path, folder: Path, scenario: str, chance: random.
         assert (
             write(writer, [random_event(random.Random(each), each) for each in range(last)]) == []
         )
-    return True
+    return int(last)
 
 
 async def test_full_disk_leaves_the_last_backup(tmp_path: Path) -> None:
