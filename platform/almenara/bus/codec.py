@@ -106,9 +106,9 @@ def _normalize_event(event: Event, origin: str) -> Event:
         f"{event.id}{event.source}{event.type}{event.subject}{event.origin}{event.correlation}"
         f"{event.problem}{event.deduplication_key}"
     )
+    # A copy: the publisher may go on to use its own, also where it is still empty.
+    attributes = dict(attributes) if attributes else {}
     if attributes:
-        # A copy: the publisher may go on to use its own.
-        attributes = dict(attributes)
         text = "".join((text, *attributes, *attributes.values()))
     if not text.isascii():
         # Half of a surrogate pair can be in a text of Python, and can't be stored.

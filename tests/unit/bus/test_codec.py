@@ -23,3 +23,13 @@ def test_event_key_is_the_deduplication_key_where_there_is_one() -> None:
     assert len({event_key(event), event_key(first), event_key(second)}) == 3
     renamed = msgspec.structs.replace(first, id="b")
     assert event_key(renamed) == event_key(first)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"namespace": "a"}])
+def test_normalize_copies_the_attributes(attributes: dict[str, str]) -> None:
+    event = Event(id="1", source="s", type="t", time=1, data={}, attributes=attributes)
+    stored = normalize(event, "o")
+    before = dict(attributes)
+    attributes["added"] = "later"
+    assert isinstance(stored, Event)
+    assert stored.attributes == before
