@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final
 
@@ -27,14 +28,12 @@ LARGEST: Final = 15
 """The side of a cell beyond, and of pods that request devices."""
 SIDES: Final = (6, 8, 11, LARGEST)
 """The side of a cell up to each bound."""
-
-
-class Cell(msgspec.Struct, frozen=True, gc=False):
-    """A pod in a picture."""
-
-    tone: str
-    side: int
-    pod: Resource
+RANKS: Final = LARGEST + 1
+"""Ranks of a tone: see `rank_cell`."""
+REMEMBERED_CELLS: Final = 128
+REMEMBERED_PICTURES: Final = 2_048
+"""Pictures of so many cells at most that stay in memory, which takes 4 MB at most: few pods change
+between two renders, or between two moments."""
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,38 +48,61 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """Cells without room; the worst are never among them."""
 
 
-def make_cell(pod: Resource) -> Cell:
-    """The cell of a pod."""
-    cores = pod.state.get("cpu_request", 0.0)
-    side = LARGEST if "devices" in pod.state else SIDES[bisect_left(MOST, cores)]
-    return Cell(TONE_OF.get(pod.severity, "bad"), side, pod)
+def rank_cell(pod: Resource) -> int:
+    """The rank of a pod's cell: by tone, the worst first, and then by side, the largest first."""
+    state = pod.state
+    if "devices" in state:
+        side = LARGEST
+    else:
+        side = SIDES[bisect_left(MOST, state.get("cpu_request", 0.0))]
+    return ORDER[TONE_OF.get(pod.severity, "bad")] * RANKS - side
 
 
-def draw_cells(cells: Iterable[Cell], *, room: int, each: bool) -> Picture:
-    """Arrange cells in rows, the worst and largest first, `room` of them at most.
+def draw_cells(pods: Sequence[Resource], *, room: int, each: bool) -> Picture:
+    """Arrange the cells of pods in rows, the worst and largest first, `room` of them at most.
 
     `each` makes a path for every cell instead of one for every tone.
     """
-    ordered = sorted(cells, key=lambda cell: ORDER[cell.tone] * (LARGEST + 1) - cell.side)
+    if each:
+        ordered = sorted(pods, key=rank_cell)
+        height, shapes = _arrange(map(rank_cell, ordered[:room]))
+        cells = [(pod, tone, path) for pod, (tone, path) in zip(ordered, shapes, strict=False)]
+        return Picture(height=height, paths=(), cells=cells, left_out=max(len(ordered) - room, 0))
+    counts = tuple(sorted(Counter(map(rank_cell, pods)).items()))
+    draw = _draw_remembered if len(pods) <= REMEMBERED_CELLS else _draw_counts
+    return draw(counts, min(room, len(pods)))
+
+
+def _draw_counts(counts: tuple[tuple[int, int], ...], room: int) -> Picture:
+    """Draw so many cells of each rank, with one path for every tone."""
+    ranks = [rank for rank, count in counts for _ in range(count)]
     paths: dict[str, list[str]] = {}
-    single: list[tuple[Resource, str, str]] = []
-    x = y = tallest = 0
-    for cell in ordered[:room]:
-        if x + cell.side > WIDTH:
-            x, y, tallest = 0, y + tallest + GAP, 0
-        path = _shape(cell.tone, x, y, cell.side)
-        if each:
-            single.append((cell.pod, cell.tone, path))
-        else:
-            paths.setdefault(cell.tone, []).append(path)
-        x += cell.side + GAP
-        tallest = max(tallest, cell.side)
+    height, shapes = _arrange(ranks[:room])
+    for tone, path in shapes:
+        paths.setdefault(tone, []).append(path)
     return Picture(
-        height=max(y + tallest, 1),
+        height=height,
         paths=[(tone, "".join(parts)) for tone, parts in paths.items()],
-        cells=single,
-        left_out=max(len(ordered) - room, 0),
+        left_out=len(ranks) - room,
     )
+
+
+_draw_remembered = lru_cache(REMEMBERED_PICTURES)(_draw_counts)
+
+
+def _arrange(ranks: Iterable[int]) -> tuple[int, list[tuple[str, str]]]:
+    """Return the height of a picture, and the tone and path of each of its cells."""
+    shapes: list[tuple[str, str]] = []
+    x = y = tallest = 0
+    for rank in ranks:
+        place = -(-rank // RANKS)
+        tone, side = TONES[place], place * RANKS - rank
+        if x + side > WIDTH:
+            x, y, tallest = 0, y + tallest + GAP, 0
+        shapes.append((tone, _shape(tone, x, y, side)))
+        x += side + GAP
+        tallest = max(tallest, side)
+    return max(y + tallest, 1), shapes
 
 
 def _shape(tone: str, x: int, y: int, side: int) -> str:

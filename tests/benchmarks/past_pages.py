@@ -3,7 +3,8 @@
 A simulated cluster of 5,000 pods, and the pages of Kubernetes: each is loaded live and as of random
 moments, which are not in memory. Prints the p95 of both, the processor time of the server, which
 the load of the machine changes less, and their ratios. BENCH_PODS and BENCH_LOADS change how much
-is measured; `--short` measures little and judges nothing. It fails where a page has an error.
+is measured, BENCH_PAGES which pages, by numbers from 0; `--short` measures little and judges
+nothing. It fails where a page has an error.
 """
 
 import os
@@ -26,7 +27,8 @@ PODS = int(os.environ.get("BENCH_PODS", "300" if SHORT else "5000"))
 LOADS = int(os.environ.get("BENCH_LOADS", "4" if SHORT else "40"))
 GOAL_SECONDS = 0.5
 KUBERNETES = "/dashboards/kubernetes"
-PAGES = (KUBERNETES, f"{KUBERNETES}.pods", f"{KUBERNETES}.nodes", "/")
+ALL_PAGES = (KUBERNETES, f"{KUBERNETES}.pods", f"{KUBERNETES}.nodes", "/")
+PAGES = [ALL_PAGES[int(number)] for number in os.environ.get("BENCH_PAGES", "0 1 2 3").split()]
 
 
 def load(almenara: Almenara, path: str) -> float:

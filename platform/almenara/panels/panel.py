@@ -167,7 +167,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     async def _prepare(self, view: View, filters: PanelFilters) -> Mapping[str, Any]:
         """Prepare the values, once more for as long as samples of the past were missing."""
         while True:
-            seen = view.resources.loads
+            seen = view.resources.misses
             values = await self.prepare(view, filters)
             if not await view.resources.load_missing(seen):
                 return values

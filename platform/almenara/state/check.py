@@ -12,6 +12,7 @@ import msgspec
 from almenara.errors import describe_error
 from almenara.signals import Resource
 from almenara.state import checkpoints, sample_schema
+from almenara.state.checkpoint_codec import Change, decode_parts
 from almenara.state.sample_codec import decode_points, decode_rollups
 
 PAGE_PROBLEMS: Final = 5
@@ -91,7 +92,7 @@ def _check(
 
 
 def _decode_all(kind: Any) -> Callable[[bytes], object]:
-    return lambda body: [None for _ in checkpoints.decode_parts(body, kind)]
+    return lambda body: [None for _ in decode_parts(body, kind)]
 
 
 NOTES_SINCE: Final = 2
@@ -104,6 +105,6 @@ _SAMPLES: Final[Mapping[str, Callable[[bytes], object]]] = {
 }
 _RESOURCES: Final[Mapping[str, Callable[[bytes], object]]] = {
     "checkpoints": _decode_all(list[Resource]),
-    "changes": _decode_all(list[checkpoints.Change]),
+    "changes": _decode_all(list[Change]),
     "notes": _decode_all(list[checkpoints.Note]),
 }

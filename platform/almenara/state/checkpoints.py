@@ -8,8 +8,7 @@ the changes after it, and the bus from there.
 """
 
 import sqlite3
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,15 +18,19 @@ from almenara.bus.schema import closed_on_error, create_private
 from almenara.config import CheckpointSettings
 from almenara.errors import AlmenaraError
 from almenara.signals import Resource
+from almenara.state.checkpoint_codec import (
+    Change,
+    SharedResources,
+    decode_changes,
+    decode_parts,
+    decode_resources,
+    encode_parts,
+)
 from almenara.state.samples import Key
 from almenara.units import SECOND
 
 DATABASE: Final = "resources.db"
 VERSION: Final = 2
-LEVEL: Final = 3
-"""Of zlib: a checkpoint is read as quickly at any, and written in half the time of the default."""
-PART: Final = 200
-"""Resources that are encoded and decoded at once, so that others get the interpreter in between."""
 TABLES: Final = """
 CREATE TABLE checkpoints (
     time INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, body BLOB NOT NULL
@@ -44,10 +47,6 @@ CREATE INDEX notes_by_sequence ON notes (sequence);
 """
 STEPS: Final = (TABLES, NOTES)
 """By version: the statements that turn the tables of that version into those of the next."""
-
-Change = tuple[int, Resource]
-"""When a resource changed, in microseconds since the epoch, and what it is since."""
-
 
 SourceNote = Mapping[str, Any]
 """The state of a source, as its supervisor reports it."""
@@ -66,10 +65,6 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
 
 class CheckpointsTooNewError(AlmenaraError):
     """A newer Almenara wrote this database; the text names the file and a remedy."""
-
-
-class DamagedCheckpointError(sqlite3.DatabaseError):
-    """The bytes of a checkpoint are not what was written."""
 
 
 class StoredState(msgspec.Struct, frozen=True):
@@ -123,14 +118,14 @@ class CheckpointDatabase:
         """Store changes in their order; `sequence` is that of the bus after them."""
         self._connection.execute(
             "INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?)",
-            (changes[-1][0], changes[0][0], sequence, _encode(changes)),
+            (changes[-1][0], changes[0][0], sequence, encode_parts(changes)),
         )
 
     def store_notes(self, notes: Sequence[Note]) -> None:
         """Store notes in their order; the first has the sources."""
         self._connection.execute(
             "INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)",
-            (notes[-1].time, notes[0].time, notes[-1].sequence, _encode(notes)),
+            (notes[-1].time, notes[0].time, notes[-1].sequence, encode_parts(notes)),
         )
 
     def read_notes(self, since: int, until: int) -> list[Note]:
@@ -167,18 +162,15 @@ class CheckpointDatabase:
         row = self._connection.execute("SELECT min(time) FROM checkpoints").fetchone()
         return None if row is None else row[0]
 
-    def read_changes(self, after: int, until: int) -> list[Change]:
+    def read_changes(
+        self, after: int, until: int, shared: SharedResources | None = None
+    ) -> list[Change]:
         """Return the changes after one moment and up to another, in their order."""
         pieces = self._connection.execute(
             "SELECT body FROM changes WHERE last > ? AND first <= ? ORDER BY last", (after, until)
         )
-        return [
-            change
-            for (piece,) in pieces
-            for part in decode_parts(piece, list[Change])
-            for change in part
-            if after < change[0] <= until
-        ]
+        decode = decode_changes if shared is None else shared.decode_changes
+        return [change for (piece,) in pieces for change in decode(piece, after, until)]
 
     def has_checkpoint(self, after: int, until: int) -> bool:
         """Whether a checkpoint was written after one moment and up to another."""
@@ -191,7 +183,7 @@ class CheckpointDatabase:
         """Store every resource as of a moment, and remove what is older than it may be."""
         self._connection.execute(
             "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)",
-            (time, sequence, _encode(list(resources))),
+            (time, sequence, encode_parts(list(resources))),
         )
         self._remove(time)
 
@@ -199,7 +191,9 @@ class CheckpointDatabase:
         """Return the newest state; None without a checkpoint."""
         return self.read_at(2**62)
 
-    def read_checkpoint(self, time: int) -> StoredState | None:
+    def read_checkpoint(
+        self, time: int, shared: SharedResources | None = None
+    ) -> StoredState | None:
         """Return the last checkpoint up to a moment; None for one before the first."""
         row = self._connection.execute(
             "SELECT time, sequence, body FROM checkpoints WHERE time <= ?"
@@ -209,10 +203,8 @@ class CheckpointDatabase:
         if row is None:
             return None
         start, sequence, body = row
-        resources: dict[Key, Resource] = {}
-        for part in decode_parts(body, list[Resource]):
-            resources.update((resource.key, resource) for resource in part)
-        return StoredState(start, sequence, resources)
+        decoded = decode_resources(body) if shared is None else shared.decode_resources(body)
+        return StoredState(start, sequence, {resource.key: resource for resource in decoded})
 
     def read_at(self, time: int) -> StoredState | None:
         """Return the state as of a moment; None for one before the first checkpoint."""
@@ -226,8 +218,7 @@ class CheckpointDatabase:
             (start, time),
         )
         for reached, sequence, piece in pieces:  # noqa: B007
-            for changes in decode_parts(piece, list[Change]):
-                apply_changes(resources, changes, start, time)
+            apply_changes(resources, decode_changes(piece, start, time), start, time)
         return StoredState(reached, sequence, resources)
 
     def _remove(self, time: int) -> None:
@@ -268,26 +259,3 @@ def apply_changes(
                 resources.pop(resource.key, None)
             else:
                 resources[resource.key] = resource
-
-
-def _encode(values: Sequence[object]) -> bytes:
-    """Return values in parts, each of which takes a few milliseconds to decode."""
-    out = bytearray()
-    for first in range(0, len(values), PART):
-        body = zlib.compress(msgspec.json.encode(values[first : first + PART]), LEVEL)
-        out += len(body).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body
-    return bytes(out)
-
-
-def decode_parts(body: bytes, kind: Any) -> Iterator[Any]:
-    """Yield the values of each part of a stored body. Raises `DamagedCheckpointError`."""
-    decode = msgspec.json.Decoder(kind).decode
-    place = 0
-    while place < len(body):
-        length = int.from_bytes(body[place : place + 4], "little")
-        checksum = int.from_bytes(body[place + 4 : place + 8], "little")
-        part = body[place + 8 : place + 8 + length]
-        if zlib.crc32(part) != checksum:
-            raise DamagedCheckpointError("the checksum of a checkpoint is wrong")
-        yield decode(zlib.decompress(part))
-        place += 8 + length

@@ -46,12 +46,12 @@ class PastSeriesTable(SeriesTable):
         self._missing_series: set[Pair] = set()
         self._missing_newest: set[Pair] = set()
         self._is_list_missing = False
-        self.loads = 0
-        """How often something was read."""
+        self.misses = 0
         self._lock = asyncio.Lock()
 
     def get(self, metric: str, key: Key) -> Series | None:
         if (metric, key) not in self._loaded:
+            self.misses += 1
             self._missing_series.add((metric, key))
         return super().get(metric, key)
 
@@ -59,16 +59,20 @@ class PastSeriesTable(SeriesTable):
         if (metric, key) in self._loaded:
             return super().get(metric, key)
         if (metric, key) not in self._loaded_newest:
+            self.misses += 1
             self._missing_newest.add((metric, key))
         return self._newest.get(metric, key)
 
     def keys(self, metric: str) -> list[Key]:
         if metric not in self._names:
+            self.misses += 1
             self._missing_names.add(metric)
         return self._names.get(metric, [])
 
     def metrics(self) -> list[str]:
-        self._is_list_missing = self._listed is None
+        if self._listed is None:
+            self.misses += 1
+            self._is_list_missing = True
         return self._listed or []
 
     async def prefetch(self, pairs: Set[Pair]) -> None:
@@ -77,14 +81,20 @@ class PastSeriesTable(SeriesTable):
         Raises `Unavailable` and `LimitExceeded`.
         """
         self._missing_newest |= pairs
-        await self.load(self.loads)
+        await self._load_missing()
 
     async def load(self, seen: int) -> bool:
-        """Read what was missing since the last call; return whether there is more than after the
-        first `seen` loads.
+        """Read what was missing, where there were misses after the first `seen`; return whether
+        there were.
 
         Raises `Unavailable` and `LimitExceeded`.
         """
+        if self.misses == seen:
+            return False
+        await self._load_missing()
+        return True
+
+    async def _load_missing(self) -> None:
         async with self._lock:
             names, self._missing_names = self._missing_names, set()
             # Another panel may have needed the same.
@@ -94,16 +104,12 @@ class PastSeriesTable(SeriesTable):
             if self._is_list_missing:
                 self._is_list_missing = False
                 self._listed = await self._store.read(self._read_metrics)
-            elif not names and not series and not newest:
-                return self.loads != seen
             for metric in names:
                 self._names[metric] = await self._list_keys(metric)
             await self._load_series(series, SAMPLES_PER_SERIES, self)
             await self._load_series(newest, 1, self._newest)
             self._loaded |= series
             self._loaded_newest |= newest
-            self.loads += 1
-            return True
 
     def _read_metrics(self, connection: sqlite3.Connection) -> list[str]:
         rows = connection.execute(

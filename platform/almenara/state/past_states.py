@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from almenara.signals import Resource
+from almenara.state.checkpoint_codec import SharedResources
 from almenara.state.past_samples import PastSeriesTable
 from almenara.state.recorder import StateRecorder
 from almenara.state.sample_store import SampleStore
@@ -15,8 +16,9 @@ from almenara.state.samples import Key
 
 CACHED_STATES: Final = 16
 CACHED_BYTES: Final = 96 * 1024**2
-"""What the states in memory may take, as estimated; the last two and a checkpoint always stay."""
-BYTES_PER_RESOURCE: Final = 3_000
+"""What the states in memory may take, as estimated; the last two and a checkpoint always stay.
+`SharedResources` refers to some thousands of resources beside them."""
+BYTES_PER_RESOURCE: Final = 4_800
 """What a decoded resource takes; states share those that are the same in both."""
 BYTES_PER_ENTRY: Final = 300
 """What a state takes for its places in dictionaries, for each resource."""
@@ -32,8 +34,10 @@ class PastState(msgspec.Struct, frozen=True):
     order: dict[str, list[Key]]
     """The sorted keys of a kind, once they are needed."""
     samples: PastSeriesTable | None
+    count: int
+    """How many resources it has."""
     size: int
-    """Bytes in memory, estimated."""
+    """Bytes in memory, estimated, of what no state had before."""
     is_checkpoint: bool = False
     """Whether other states start from it, which is read at the most expense."""
 
@@ -44,6 +48,7 @@ class PastStates:
     def __init__(self, recorder: StateRecorder, store: SampleStore | None) -> None:
         self.recorder, self._store = recorder, store
         self._states: OrderedDict[int, PastState] = OrderedDict()
+        self._shared = SharedResources()
         self._lock = asyncio.Lock()
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -60,8 +65,13 @@ class PastStates:
             if self._expiry is not None:
                 self._expiry.cancel()
             loop = asyncio.get_running_loop()
-            self._expiry = loop.call_later(CACHE_SECONDS, self._states.clear)
+            self._expiry = loop.call_later(CACHE_SECONDS, self._clear)
             return state
+
+    def _clear(self) -> None:
+        self._states.clear()
+        # A read may be using what is shared so far.
+        self._shared = SharedResources()
 
     async def _read_state(self, moment: int) -> PastState | None:
         near = max((known for known in self._states if known < moment), default=None)
@@ -71,23 +81,29 @@ class PastStates:
             state = await self._advance(near, moment)
             if state is not None:
                 return state
-        checkpoint = await self.recorder.read_checkpoint(moment)
+        shared, decoded = self._shared, self._shared.decoded
+        checkpoint = await self.recorder.read_checkpoint(moment, shared)
         if checkpoint is None:
             return None
+        decoded = shared.decoded - decoded
         # Any other moment up to the next checkpoint starts from it.
-        state = self._store_state(checkpoint.time, checkpoint.resources, is_checkpoint=True)
+        state = self._store_state(
+            checkpoint.time, checkpoint.resources, decoded, is_checkpoint=True
+        )
         if checkpoint.time == moment:
             return state
         state = await self._advance(checkpoint.time, moment)
         if state is not None:
             return state
         resources = await self.recorder.read_at(moment)
-        return None if resources is None else self._store_state(moment, resources)
+        if resources is None:
+            return None
+        return self._store_state(moment, resources, len(resources))
 
     async def _advance(self, near: int, moment: int) -> PastState | None:
         """Return the state that follows from one in memory; None where only a checkpoint has it."""
         before = self._states[near]
-        changes = await self.recorder.read_steps(near, moment)
+        changes = await self.recorder.read_steps(near, moment, self._shared)
         if changes is None:
             return None
         kinds, order = dict(before.kinds), dict(before.order)
@@ -111,12 +127,18 @@ class PastStates:
         return self._add(moment, kinds, order, size)
 
     def _store_state(
-        self, moment: int, resources: Mapping[Key, Resource], *, is_checkpoint: bool = False
+        self,
+        moment: int,
+        resources: Mapping[Key, Resource],
+        decoded: int,
+        *,
+        is_checkpoint: bool = False,
     ) -> PastState:
+        """Store a state of which so many resources were not in memory."""
         kinds: dict[str, dict[Key, Resource]] = {}
         for key, resource in resources.items():
             kinds.setdefault(key[0], {})[key] = resource
-        size = len(resources) * (BYTES_PER_RESOURCE + BYTES_PER_ENTRY)
+        size = decoded * BYTES_PER_RESOURCE + len(resources) * BYTES_PER_ENTRY
         return self._add(moment, kinds, {}, size, is_checkpoint=is_checkpoint)
 
     def _add(
@@ -128,18 +150,26 @@ class PastStates:
         *,
         is_checkpoint: bool = False,
     ) -> PastState:
-        """Store a state in memory; `size` is that of what it shares with no other."""
+        """Store a state in memory; `size` is that of what no other had before."""
         table = None
         if self._store is not None:
             table = PastSeriesTable(self._store, moment, kinds)
-        state = PastState(kinds, order, table, size, is_checkpoint)
+        count = sum(map(len, kinds.values()))
+        state = PastState(kinds, order, table, count, size, is_checkpoint)
         self._states[moment] = state
         while len(self._states) > 2 and (
-            len(self._states) > CACHED_STATES
-            or sum(each.size for each in self._states.values()) > CACHED_BYTES
+            len(self._states) > CACHED_STATES or self._estimate_memory() > CACHED_BYTES
         ):
             del self._states[self._find_oldest()]
         return state
+
+    def _estimate_memory(self) -> int:
+        """Return the bytes of all states: what each added and, where the one that added most is
+        no longer among them, all resources of the largest."""
+        states = self._states.values()
+        largest = max(state.count for state in states) * BYTES_PER_RESOURCE
+        is_counted = any(state.size >= largest for state in states)
+        return sum(state.size for state in states) + (0 if is_counted else largest)
 
     def _find_oldest(self) -> int:
         """Return the state that was used least recently, other than the last checkpoint."""

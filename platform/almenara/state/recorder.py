@@ -18,12 +18,11 @@ from almenara.clock import Clock, SystemClock
 from almenara.config import CheckpointSettings
 from almenara.errors import Unavailable, describe_error
 from almenara.signals import Resource
+from almenara.state.checkpoint_codec import Change, DamagedCheckpointError, SharedResources
 from almenara.state.checkpoints import (
     DATABASE,
-    Change,
     CheckpointDatabase,
     CheckpointsTooNewError,
-    DamagedCheckpointError,
     Note,
     SourceNote,
     StoredState,
@@ -212,14 +211,16 @@ class StateRecorder:
         apply_changes(state.resources, pending, 0, moment)
         return state.resources
 
-    async def read_checkpoint(self, moment: int) -> StoredState | None:
+    async def read_checkpoint(self, moment: int, shared: SharedResources) -> StoredState | None:
         """Return the last checkpoint up to a moment; None before the first.
 
         Raises `Unavailable`.
         """
-        return await self._run(lambda database: database.read_checkpoint(moment))
+        return await self._run(lambda database: database.read_checkpoint(moment, shared))
 
-    async def read_steps(self, after: int, moment: int) -> list[Change] | None:
+    async def read_steps(
+        self, after: int, moment: int, shared: SharedResources
+    ) -> list[Change] | None:
         """Return the changes that turn the resources as of one moment into those as of a later one,
         in their order; None where only a checkpoint has those. Raises `Unavailable`."""
         pending = [change for change in self._pending if after < change[0] <= moment]
@@ -227,7 +228,7 @@ class StateRecorder:
             lambda database: (
                 None
                 if database.has_checkpoint(after, moment)
-                else database.read_changes(after, moment)
+                else database.read_changes(after, moment, shared)
             )
         )
         # What was flushed meanwhile is in both, and the same.

@@ -121,17 +121,17 @@ class Resources:
         return past
 
     @property
-    def loads(self) -> int:
-        """How often samples of the past were read; 0 for the present."""
-        return self._samples.loads
+    def misses(self) -> int:
+        """How often samples of the past were missing; 0 for the present."""
+        return self._samples.misses
 
     async def prefetch(self, keys: Iterable[Key], metrics: Sequence[str]) -> None:
         """Read the newest samples of resources of the past at once. Raises as `load_missing`."""
         await self._samples.prefetch({(metric, key) for key in keys for metric in metrics})
 
     async def load_missing(self, seen: int) -> bool:
-        """Read the samples of the past that were missing; return whether there are more than after
-        the first `seen` loads. The present misses none.
+        """Read the samples of the past that were missing; return whether any were after the first
+        `seen` misses. The present misses none.
 
         Raises `Unavailable` and `LimitExceeded`.
         """

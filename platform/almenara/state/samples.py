@@ -88,8 +88,8 @@ class Series:
 class SeriesTable:
     """Series by metric and key."""
 
-    loads: int = 0
-    """How often samples that were missing were read; here none ever are."""
+    misses: int = 0
+    """How often something was looked up that was not read yet; here everything is in memory."""
 
     def __init__(self, max_series: int = MAX_SERIES) -> None:
         self._by_metric: dict[str, dict[Key, Series]] = defaultdict(dict)
@@ -150,7 +150,7 @@ class SeriesTable:
         return self.get(metric, key)
 
     async def load(self, seen: int) -> bool:
-        """Read what was missing; return whether there is more than after `seen` loads."""
+        """Read what was missing; return whether there were misses after the first `seen`."""
         return False
 
     async def prefetch(self, pairs: Set[tuple[str, Key]]) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from almenara.hookspecs import DataView
 from almenara.signals import Resource
-from almenara_kubernetes.charts import draw_cells, make_cell
+from almenara_kubernetes.charts import draw_cells
 from almenara_kubernetes.kinds import READABLE
 from almenara_kubernetes.links import owner_url, page_url
 from almenara_kubernetes.pod_filter import PodFilter, all_resources, select_pods
@@ -102,7 +102,7 @@ async def workload_detail(view: DataView, filters: Filters) -> Values:
         "row": workload_row(resource, pods, (namespace, full_name)) if exists else None,
         "name": full_name, "state": state, "pods": len(pods),
         "unreachable": _unreachable(view, namespace),
-        "picture": draw_cells(map(make_cell, pods), room=LINKED, each=True),
+        "picture": draw_cells(pods, room=LINKED, each=True),
         "owners": _owner_links(namespace, state),
         "autoscalers": [
             lenient(autoscaler)
@@ -136,5 +136,5 @@ async def node_detail(view: DataView, filters: Filters) -> Values:
         **node_fill(view, node, pods),
         "unreachable": _unreachable(view, node.namespace),
         "state": lenient(node).state,
-        "picture": draw_cells(map(make_cell, pods), room=LINKED, each=True),
+        "picture": draw_cells(pods, room=LINKED, each=True),
     }

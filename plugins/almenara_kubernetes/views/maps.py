@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from almenara.hookspecs import DataView
 from almenara.signals import Resource, Severity
-from almenara_kubernetes.charts import TONE_OF, count_statuses, draw_cells, make_cell
+from almenara_kubernetes.charts import count_statuses, draw_cells
 from almenara_kubernetes.links import page_url
 from almenara_kubernetes.pod_filter import (
     GROUPINGS,
@@ -19,7 +19,7 @@ from almenara_kubernetes.pod_filter import (
     natural_key,
     select_pods,
 )
-from almenara_kubernetes.views import Filters, Freshness, Values, share, total
+from almenara_kubernetes.views import Filters, Freshness, Values, share
 
 TILES: Final = 320
 """Groups drawn at most, failing ones first."""
@@ -74,8 +74,10 @@ def _draw_tiles(
         if not selection.to_filters():
             groups.setdefault(("", name), [])
 
+    statuses = {group: count_statuses(inside) for group, inside in groups.items()}
+
     def order(group: Group) -> tuple[Any, ...]:
-        tones = {TONE_OF[severity] for severity in {pod.severity for pod in groups[group]}}
+        tones = {tone for tone, _, _ in statuses[group]}
         node = (nodes or {}).get(group[1])
         is_failing = node is not None and node.severity >= Severity.ERROR
         # By name within a tone: a map whose tiles keep changing places cannot be read.
@@ -92,12 +94,12 @@ def _draw_tiles(
     tiles: list[dict[str, Any]] = []
     for group, room in zip(drawn, rooms, strict=True):
         inside = groups[group]
-        counts = count_statuses(inside)
+        counts = statuses[group]
         node = (nodes or {}).get(group[1])
         namespaces = {pod.namespace for pod in inside}
         if node is not None:
             namespaces.add(node.namespace)
-        picture = draw_cells(map(make_cell, inside), room=room, each=is_linked)
+        picture = draw_cells(inside, room=room, each=is_linked)
         tiles.append(
             {
                 "rows": min(1 + picture.height // ROW, ROWS_OF_A_TILE),
@@ -137,13 +139,22 @@ def _share_cells(sizes: Sequence[int]) -> list[int]:
 
 def node_fill(view: DataView, node: Resource, pods: Sequence[Resource]) -> dict[str, Any]:
     """The shares of a node's allocatable CPU and memory that are requested, and in use."""
-    active = list(filter(is_active, pods))
+    active = devices = 0
+    cpu = memory = 0.0
+    for pod in pods:
+        if is_active(pod):
+            requests = pod.state
+            active += 1
+            cpu += requests.get("cpu_request") or 0
+            memory += requests.get("memory_request") or 0
+            if "devices" in requests:
+                devices += sum(requests["devices"].values())
     return {
-        "active": len(active),
-        "cpu": share(total(active, "cpu_request"), node.state.get("cpu")),
-        "memory": share(total(active, "memory_request"), node.state.get("memory")),
+        "active": active,
+        "cpu": share(cpu, node.state.get("cpu")),
+        "memory": share(memory, node.state.get("memory")),
         "cpu_used": share(view.latest(node, "cpu"), node.state.get("cpu")),
         "memory_used": share(view.latest(node, "memory"), node.state.get("memory")),
         "devices": sum((node.state.get("devices") or {}).values()),
-        "devices_requested": sum(sum(pod.state.get("devices", {}).values()) for pod in active),
+        "devices_requested": devices,
     }

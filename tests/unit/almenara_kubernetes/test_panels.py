@@ -16,7 +16,7 @@ from almenara_demo.kubernetes_cluster import measure_nodes, measure_pods
 from almenara_demo.kubernetes_world import World
 from almenara_kube.kinds import WatchedKind
 from almenara_kube.objects import KubernetesObject
-from almenara_kubernetes.charts import TONES, draw_cells, make_cell
+from almenara_kubernetes.charts import TONES, draw_cells
 from almenara_kubernetes.differ import ClusterDiffer
 from almenara_kubernetes.kinds import KINDS, NODE_METRICS, POD_METRICS
 from almenara_kubernetes.panels import pages, panels
@@ -247,7 +247,7 @@ def test_draw_cells_leaves_out_the_best() -> None:
     pods = [pod(str(number)) for number in range(50)]
     pods.append(pod("bad", status="Error", severity=Severity.ERROR))
 
-    picture = draw_cells(map(make_cell, pods), room=10, each=True)
+    picture = draw_cells(pods, room=10, each=True)
 
     assert picture.left_out == 41
     assert picture.cells[0][0].name == "bad"

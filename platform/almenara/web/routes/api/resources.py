@@ -57,7 +57,7 @@ async def resources(
         headers["link"] = f'<{request.url.path}{encode_query(query)}>; rel="next"'
     statuses = {state.name: str(state.status) for state in view.sources.states()}
     while True:
-        seen = known.loads
+        seen = known.misses
         items = [build_resource_item(each, known.metrics(each), statuses) for each in page]
         if not await known.load_missing(seen):
             break
