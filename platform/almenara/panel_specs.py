@@ -149,6 +149,9 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta
     all report the same."""
     severity: Severity = Severity.INFO
     """Colours the line: `WARN` and `ERROR` for thresholds."""
+    colors: Literal["", "above", "below"] = ""
+    """The side of the line on which bars have its colour; where any level has one, bars beside all
+    of them are green."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True, metaclass=NamedStructMeta):
@@ -286,9 +289,9 @@ class SeriesPanel(Panel, frozen=True, kw_only=True, tag="series"):
     format: Format = "number"
     """How values are written, on the axis as well."""
     style: ChartStyle = "lines"
-    """`stacked` adds the lines up, for parts of a whole; `bars` has a bar for each step; `heatmap`
-    has a row of cells for each line, coloured by the levels where there are any: the first one
-    above the value counts."""
+    """`stacked` adds the lines up, for parts of a whole; `bars` has a bar for each step, in a row
+    for each line where there are several; `heatmap` has a row of cells for each line, coloured by
+    the levels where there are any: the first one above the value counts."""
     scale: Literal["linear", "log"] = "linear"
     """`log` for values of several orders of magnitude; a viewer can switch."""
     levels: Sequence[Level] = ()
@@ -297,6 +300,9 @@ class SeriesPanel(Panel, frozen=True, kw_only=True, tag="series"):
     """Events that are marked, beside alerts and failures."""
     combined: bool = False
     """Whether there is one line for all resources, by `combine` of the query."""
+    line_names: Literal["resource", "name", "namespace"] = "resource"
+    """What lines are called: namespace and name of their resource, or one of them, where the other
+    is the same for all."""
     select: SelectResources | None = None
     """An `async def select(data, filters)` that returns the resources to draw, where the query
     cannot name them: the pods of a workload. The panel then accepts any filters."""

@@ -59,13 +59,13 @@ def panels(settings: HttpSettings) -> Sequence[Panel]:
         ),
         SeriesPanel(
             name="availability",
-            title="Availability by day, 90 days",
+            title="Availability by day, 90 days (UTC)",
             query=SampleQuery(kind=KIND, metric="up", limit=30),
             format="percent",
-            style="heatmap",
+            style="bars",
             levels=[
-                Level(title="below 99 %", value=0.99, severity=Severity.ERROR),
-                Level(title="below 99.9 %", value=0.999, severity=Severity.WARN),
+                Level(title="bad below", value=0.99, severity=Severity.ERROR, colors="below"),
+                Level(title="degraded below", value=0.999, severity=Severity.WARN, colors="below"),
             ],
             filters=["name"],
             span=90 * 86_400,

@@ -129,7 +129,8 @@ def list_usage_panels() -> Sequence[Panel]:
         SeriesPanel(
             name=f"{metric}_pods", title=f"{title} pods by namespace", format="number",
             query=SampleQuery(kind=NAMESPACE, metric=metric, function="max"),
-            filters=["namespace"], width=6, empty="No pods have been counted yet.",
+            filters=["namespace"], width=6, line_names="namespace",
+            empty="No pods have been counted yet.",
         )
         for metric, title in (("pending", "Pending"), ("failing", "Failing"))
     ]  # fmt: skip

@@ -36,6 +36,12 @@ class Load:
         past = [each for step in range(300) if not 100 <= step < 124
                 for each in samples(start + step * 10_000_000, step)]
         await publish(past)
+        # The middle part of three starts after half of the time.
+        await publish([
+            Sample(kind="part", name=name, metric="load", value=10.0,
+                   time=start + step * 10_000_000)
+            for step in range(300) for name in ("a", "b", "c") if name != "b" or step >= 150
+        ])
         for step in itertools.count(300):
             await asyncio.sleep(0.5)
             await publish([*samples(now(), step)])
@@ -54,6 +60,12 @@ def almenara_panels():
                     levels=[Level(title="limit", path="state.limit")]),
         SeriesPanel(name="bars", title="Bars", style="bars", step=300,
                     query=SampleQuery(kind="pod", metric="cpu", combine="max"), combined=True),
+        SeriesPanel(name="checks", title="Checks", style="bars", step=300, format="number",
+                    query=SampleQuery(kind="pod", metric="cpu"),
+                    levels=[Level(title="bad below", value=1.5, severity=Severity.ERROR,
+                                  colors="below")]),
+        SeriesPanel(name="late", title="Late", style="stacked",
+                    query=SampleQuery(kind="part", metric="load")),
         SeriesPanel(name="heat", title="Heat", style="heatmap", step=300,
                     query=SampleQuery(kind="pod", metric="cpu"),
                     levels=[Level(title="low", value=2.0, severity=Severity.ERROR)]),
@@ -253,6 +265,66 @@ def test_heat_map_colors_each_step_by_its_level(
     red, green = heat.locator("canvas").first.evaluate(count_pixels)
     # One of the pods stays below the level, and one above it.
     assert min(red, green) > 1_000
+
+
+def test_stacked_areas_have_no_hole_where_a_line_starts_late(
+    page: Page, almenara: Almenara, problems: list[str]
+) -> None:
+    open_charts(page, almenara)
+    late = chart_of(page, "late")
+    late.scroll_into_view_if_needed()
+    expect(late.locator(".chart-legend li")).to_have_count(3)
+    # Columns of times, a line that starts late, one with a pause, and one that ends.
+    stacked = page.evaluate(
+        """almenaraLines.stack([
+          [0, 10, 20, 30, 40, 50], [1, 1, 1, 1, 1, null], [undefined, undefined, 2, null, 2, null],
+          [4, 4, undefined, 4, undefined, undefined],
+        ], [15, 15, 15])"""
+    )
+    assert stacked[1:] == [
+        [1, 1, 1, 1, 1, None], [1, 1, 3, 1, 3, None], [5, 5, 7, 5, 7, None],
+    ]  # fmt: skip
+    # The table shows what has no value.
+    late.locator("summary").click()
+    oldest = late.locator("tbody tr").last.locator("td")
+    expect(oldest).to_have_text(["10", "\u2013", "10"])
+
+
+def test_bars_of_several_lines_have_a_row_each(
+    page: Page, almenara: Almenara, problems: list[str]
+) -> None:
+    open_charts(page, almenara)
+    checks = chart_of(page, "checks")
+    checks.scroll_into_view_if_needed()
+    expect(checks.locator(".chart-legend li")).to_have_text([
+        re.compile("^shop/db"), re.compile("^shop/web-1"), re.compile("^shop/web-2"),
+        "bad below 1.5",
+    ])  # fmt: skip
+    height = "element => element.clientHeight"
+    assert checks.locator(".chart-plot").evaluate(height) == 3 * 28 + 36
+    # One alone has the axis of its values.
+    checks.locator(".chart-legend button").first.click()
+    expect(checks.get_by_role("button", name="Log scale")).to_be_visible()
+    # What the pointer is at is the step that it is in, up to its end.
+    box = checks.locator(".u-over").bounding_box()
+    assert box is not None
+    clock = checks.locator(".chart-time")
+    texts = set()
+    checks.locator(".chart-plot").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    first = clock.inner_text()
+    width = box["width"] * 300 / 3600
+    left = float(
+        checks.locator(".u-cursor-x").evaluate(
+            "line => new DOMMatrix(getComputedStyle(line).transform).e"
+        )
+    )
+    for share in (0.1, 0.5, 0.9):
+        page.mouse.move(box["x"] + left + width * share, box["y"] + 20)
+        texts.add(clock.inner_text())
+    assert texts == {first}
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])

@@ -46,6 +46,8 @@ class ChartLevel(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     value: float
     severity: str
+    colors: str = ""
+    """The side on which bars have its colour: `above`, `below`, or neither."""
 
 
 class ChartMark(msgspec.Struct, frozen=True, kw_only=True):

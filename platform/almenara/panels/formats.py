@@ -114,10 +114,15 @@ def format_age(seconds: float) -> str:
     return f"{whole}{unit}{remainder}{smaller}" if remainder else f"{whole}{unit}"
 
 
+NEARLY_ALL: Final = 0.99
+
+
 def format_percent(share: float | None) -> str:
-    """A share of one, in percent."""
+    """A share of one, in percent. What is nearly all is never rounded up to all."""
     if share is None or not math.isfinite(share):
         return DASH
+    if NEARLY_ALL <= share < 1:
+        return f"{math.floor(share * 10_000 + 1e-6) / 100:g} %"
     return f"{share * 100:.1f} %" if abs(share) < 0.1 else f"{share * 100:.0f} %"
 
 

@@ -1,10 +1,13 @@
 """The lines of charts: steps, gaps, rates, sums and levels."""
 
+import re
 from collections.abc import Sequence
 
 import pytest
 
 from almenara.hookspecs import Level, ResourceQuery, SampleQuery, SeriesPanel
+from almenara.panels.bar_chart import draw_bars, tone_of
+from almenara.panels.charts import ChartLevel
 from almenara.panels.kinds.chart_reader import (
     COMBINED,
     combine_lines,
@@ -95,6 +98,41 @@ async def test_picture_carries_the_newest_samples_for_the_browser() -> None:
     assert "data-live=" in text
     assert "&#34;web&#34;" in text
     assert text.count(".0]") == 5
+
+
+async def test_lines_are_named_by_what_tells_them_apart() -> None:
+    signals: list[Signal] = [
+        Sample(kind="ns", namespace=f"eu/{name}", name="pods", metric="cpu", value=1.0)
+        for name in ("shop", "bank")
+    ]
+    for names, expected in (
+        ("resource", ["eu/bank/pods", "eu/shop/pods"]),
+        ("name", ["pods", "pods"]),
+        ("namespace", ["eu/bank", "eu/shop"]),
+    ):
+        query = SampleQuery(kind="ns", metric="cpu")
+        panel = SeriesPanel(name="s", title="S", query=query, line_names=names)  # type: ignore[arg-type]
+        text = await figure(panel, signals)
+        assert re.findall(r'class="line-name">([^<]*)<', text) == expected
+
+
+def level(value: float, severity: str, colors: str) -> ChartLevel:
+    return ChartLevel(title="l", value=value, severity=severity, colors=colors)
+
+
+def test_levels_color_bars_on_one_side() -> None:
+    below = [level(0.99, "ERROR", "below"), level(0.999, "WARN", "below")]
+    assert [tone_of(value, below) for value in (1.0, 0.999, 0.995, 0.99, 0.98, 0.0)] == [
+        "ok", "ok", "WARN", "WARN", "ERROR", "ERROR",
+    ]  # fmt: skip
+    above = [level(10.0, "WARN", "above"), level(5.0, "ERROR", "")]
+    assert [tone_of(value, above) for value in (3.0, 10.0, 11.0)] == ["ok", "ok", "WARN"]
+    assert tone_of(3.0, [level(5.0, "ERROR", "")]) == ""
+
+
+def test_bars_of_zero_are_visible_and_gaps_have_none() -> None:
+    paths = dict(draw_bars([(0, 1.0), (20, 0.0)], 0, 40, 10, 1.0, [level(0.5, "WARN", "below")]))
+    assert paths == {"ok": "M0.0 24v-24.0h120.0v24.0z", "WARN": "M300.0 24v-1.5h120.0v1.5z"}
 
 
 def test_values_of_buckets_are_counts() -> None:

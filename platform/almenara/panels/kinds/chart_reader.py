@@ -44,10 +44,12 @@ READ_LINES: Final = 200
 COMBINED: Final[LineKey] = ("", "", "")
 
 
-def line_name(key: LineKey) -> str:
-    """The name of a line in the legend."""
+def line_name(key: LineKey, names: str = "resource") -> str:
+    """The name of a line in the legend, by the `line_names` of its panel."""
     _, namespace, name = key
-    return f"{namespace}/{name}" if namespace else name
+    if names == "namespace":
+        return namespace or name
+    return f"{namespace}/{name}" if namespace and names == "resource" else name
 
 
 class ChartReader:
@@ -139,7 +141,7 @@ class ChartReader:
         for series in all_series:
             values = compute(series.rollups, self.query.function, step)  # type: ignore[arg-type]
             if values is not None:
-                line = make_line(key_of(series.name), series.rollups.times, values)
+                line = self._make_line(key_of(series.name), series.rollups.times, values)
                 other = lines.get(line.key)
                 # The same metric of the same resource, of two sources.
                 lines[line.key] = line if other is None else merge_lines(other, line)
@@ -166,7 +168,7 @@ class ChartReader:
             points = await asyncio.to_thread(quantile_points, histogram, share)
             if points:
                 times, values = zip(*points, strict=True)
-                lines.append(make_line(key_of(histogram.name), times, values))
+                lines.append(self._make_line(key_of(histogram.name), times, values))
         return step, lines
 
     def _match(self, filters: ResourceFilters, keys: set[LineKey] | None) -> SeriesMatch:
@@ -197,8 +199,11 @@ class ChartReader:
             ]
             if within:
                 times, values = zip(*within, strict=True)
-                lines.append(make_line(resource.key, times, values))
+                lines.append(self._make_line(resource.key, times, values))
         return lines
+
+    def _make_line(self, key: LineKey, times: Iterable[int], values: Iterable[float]) -> ChartLine:
+        return make_line(key, times, values, self.panel.line_names)
 
     def transform(self, points: Points) -> Points:
         """The samples of a line as the chart shows them."""
@@ -219,8 +224,11 @@ class ChartReader:
                 value = _level_of(view, resources, level, is_sum)
             if value is not None:
                 levels.append(
-                    ChartLevel(title=level.title, value=value, severity=level.severity.name)
-                )
+                    ChartLevel(
+                        title=level.title, value=value, severity=level.severity.name,
+                        colors=level.colors,
+                    )
+                )  # fmt: skip
         return levels
 
 
@@ -253,9 +261,11 @@ def key_of(name: SeriesName) -> LineKey:
     return name.kind, name.namespace, name.name
 
 
-def make_line(key: LineKey, times: Iterable[int], values: Iterable[float]) -> ChartLine:
+def make_line(
+    key: LineKey, times: Iterable[int], values: Iterable[float], names: str = "resource"
+) -> ChartLine:
     """A line of times in milliseconds and values."""
-    return ChartLine(key=key, name=line_name(key), times=list(times), values=list(values))
+    return ChartLine(key=key, name=line_name(key, names), times=list(times), values=list(values))
 
 
 def merge_lines(one: ChartLine, other: ChartLine) -> ChartLine:

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from almenara.hookspecs import ResourceKey, SeriesPanel
+from almenara.panels.bar_chart import BarRow, draw_bars
 from almenara.panels.charts import ChartData, ChartLevel, LineKey, Window
 from almenara.panels.data_view import PanelDataView
 from almenara.panels.filters import CustomFilters, ResourceFilters
@@ -24,6 +25,10 @@ from almenara.units import MILLISECOND, SECOND
 LINE_COLORS: Final = 8
 MAX_MARKS: Final = 20
 """Alerts that are marked in a picture."""
+LONG_STEP: Final = 3600.0
+"""Seconds of a step from which on the samples in memory make no picture."""
+STORED_INTERVAL: Final = 60.0
+"""Seconds between two pictures that are made of stored samples."""
 LIVE_POINTS: Final = 12
 """Samples of each line that a frame carries for the chart in the browser: more than arrive between
 two frames."""
@@ -70,6 +75,7 @@ def build(plugin: str, declaration: SeriesPanel, link: str) -> Panel:
         else CustomFilters.from_query,
         is_affected=affected_by_resources(declaration.query),
         refresh=declaration.refresh or REFRESH,
+        min_interval=STORED_INTERVAL if declaration.step >= LONG_STEP else 0.0,
         read_chart=read_chart,
         chart_span=declaration.span,
         chart_marks=offer_marks(declaration.marks),
@@ -96,12 +102,15 @@ async def prepare_picture(
     selected: Sequence[Resource] | None = None,
 ) -> Mapping[str, Any]:
     """Return the values of the picture, which needs no JavaScript: of the last samples in memory
-    or, for histograms, of stored ones."""
-    if not reader.is_histogram:
+    or, for histograms and long steps, of stored ones."""
+    if not reader.is_histogram and reader.panel.step < LONG_STEP:
         return draw_newest(reader, view, reader.find(view, filters, selected))
     moment = now()
     window = Window(moment - round(reader.panel.span * SECOND), moment)
     data = await reader.read(view, filters, selected, window)
+    current = [] if reader.is_histogram else reader.find(view, filters, selected)
+    known = {resource.key: resource for resource, _ in current}
+    newest = {resource.key: sorted(points) for resource, points in current}
     series = []
     for line in data.lines:
         kind, namespace, name = line.key
@@ -112,8 +121,33 @@ async def prepare_picture(
         ]
         if points:
             resource = Resource(kind=kind, namespace=namespace, name=name or line.name)
-            series.append((resource, points))
-    return draw(view, reader.panel, series, data.levels, data.more)
+            series.append((known.get(line.key, resource), points))
+    values = draw(view, reader.panel, series, data.levels, data.more, newest)
+    if reader.panel.style != "bars":
+        return values
+    return {
+        **values,
+        "rows": draw_rows(reader.panel, series, data),
+        "first": data.since * MILLISECOND,
+        "last": data.until * MILLISECOND,
+    }
+
+
+def draw_rows(
+    panel: SeriesPanel, series: Sequence[tuple[Resource, Points]], data: ChartData
+) -> list[BarRow]:
+    """Return a row of bars for each line, over the whole time of the chart."""
+    first, last = data.since * MILLISECOND, data.until * MILLISECOND
+    highest = max((value for _, points in series for _, value in points), default=0.0)
+    high = 1.0 if panel.format == "percent" and highest <= 1 else highest
+    return [
+        BarRow(
+            name=line_name(resource.key, panel.line_names),
+            newest=points[-1][1],
+            paths=draw_bars(points, first, last, data.step * MILLISECOND, high, data.levels),
+        )
+        for resource, points in series
+    ]
 
 
 def draw_newest(
@@ -142,10 +176,13 @@ def draw(
     visible: Sequence[tuple[Resource, Points]],
     levels: Sequence[ChartLevel],
     more: int,
+    newest: Mapping[LineKey, Points] | None = None,
 ) -> Mapping[str, Any]:
-    """Return the values of the picture of some lines."""
+    """Return the values of the picture of some lines; `newest` are the last samples of those whose
+    points are others."""
     if not visible:
         return {"lines": []}
+    samples = {resource.key: points for resource, points in visible} | dict(newest or {})
     first = min(points[0][0] for _, points in visible)
     # Up to now, so that a line whose samples have stopped ends before the axis does.
     moment = now()
@@ -157,9 +194,9 @@ def draw(
         "lines": [
             {
                 "color": place % LINE_COLORS,
-                "name": line_name(resource.key),
+                "name": line_name(resource.key, panel.line_names),
                 "newest": points[-1][1],
-                "no_data_for": stale_age(resource, points, moment),
+                "no_data_for": stale_age(resource, samples[resource.key], moment),
                 "pieces": line_pieces(points, first, last, low, high),
             }
             for place, (resource, points) in enumerate(visible)
@@ -169,11 +206,13 @@ def draw(
                 "title": level.title,
                 "value": level.value,
                 "severity": level.severity,
+                "colors": level.colors,
                 "y": f"{height_of(level.value, low, high):.1f}",
             }
             for level in levels
         ],
         "marks": [format_value(mark, panel.value_format) for mark in (high, (low + high) / 2, low)],
+        "rows": [],
         "format": panel.value_format,
         "first": first,
         "last": last,
@@ -181,7 +220,7 @@ def draw(
             view, panel.query.metric, {resource.key for resource, _ in visible}, first, last
         ),
         "more": more,
-        "live": encode_live(visible, moment),
+        "live": encode_live([(resource, samples[resource.key]) for resource, _ in visible], moment),
     }
 
 

@@ -29,7 +29,8 @@ const almenaraLines = (() => {
     const hours = Math.floor(minutes / 60);
     return hours < 48 ? hours + " h " + (minutes % 60) + " min" : Math.floor(hours / 24) + " d " + (hours % 24) + " h";
   };
-  const formatPercent = (value) => (value * 100).toFixed(Math.abs(value) < 0.1 && value ? 1 : 0) + " %";
+  // What is nearly all is never rounded up to all.
+  const formatPercent = (value) => (value >= 0.99 && value < 1 ? String(Math.floor(value * 10_000 + 1e-6) / 100) : (value * 100).toFixed(Math.abs(value) < 0.1 && value ? 1 : 0)) + " %";
   const FORMATS = { bytes: formatBytes, seconds: formatDuration, percent: formatPercent };
   const format = (value, form) => (isNumber(value) ? (FORMATS[form] ?? formatNumber)(value) : DASH);
 
@@ -46,19 +47,27 @@ const almenaraLines = (() => {
   // where it has a gap.
   const align = (lines) => (lines.length ? uPlot.join(lines.map((line) => [line.times, line.values])) : [[]]);
 
-  // Each line on top of those before it. A line keeps its value until its next point.
-  const stack = (columns) => {
+  // Each line on top of those before it. A line keeps its value until its next point, for as many
+  // milliseconds as `holds` has for it; without one it adds nothing. Where no line has a value, all
+  // have a gap.
+  const stack = (columns, holds) => {
     const [times, ...values] = columns;
-    const sums = times.map(() => 0);
-    const stacked = values.map((column) => {
+    const known = times.map(() => false);
+    const shares = values.map((column, line) => {
       let last = null;
+      let until = -Infinity;
       return column.map((value, place) => {
-        if (value !== undefined) last = value;
-        if (last !== null) sums[place] += last;
-        return last === null ? null : sums[place];
+        if (value !== undefined) {
+          last = value;
+          until = times[place] + holds[line];
+        }
+        const share = times[place] <= until ? last : null;
+        if (share !== null) known[place] = true;
+        return share ?? 0;
       });
     });
-    return [times, ...stacked];
+    const sums = times.map(() => 0);
+    return [times, ...shares.map((column) => column.map((share, place) => (known[place] ? (sums[place] += share) : null)))];
   };
 
   const usualStep = (moments) => {
@@ -111,5 +120,5 @@ const almenaraLines = (() => {
     }
   };
 
-  return { format, formatMark, increments, align, stack, usualStep, lastValue, append, drop };
+  return { GAP_STEPS, format, formatMark, increments, align, stack, usualStep, lastValue, append, drop };
 })();

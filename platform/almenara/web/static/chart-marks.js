@@ -1,5 +1,5 @@
-// Events on the time axis of charts, each a link, and the choice of which ones are displayed; and the
-// rows of cells of a heat map. `charts.js` uses both.
+// Events on the time axis of charts, each a link, and the choice of which ones are displayed; bars; and
+// the rows of cells of a heat map. `charts.js` uses them.
 const almenaraMarks = (() => {
   "use strict";
 
@@ -109,6 +109,53 @@ const almenaraMarks = (() => {
     return rows;
   };
 
+  // ---- bars
+
+  const BAR_SHARE = 0.8;
+  const WIDEST_BAR = 48;
+  const COLOR_OF = { WARN: "warn", ERROR: "error", FATAL: "error" };
+
+  // The colour that levels give a bar; null where none colours bars.
+  const barColor = (value, levels, token) => {
+    const coloring = levels.filter((level) => level.colors);
+    if (!coloring.length) return null;
+    const passed = coloring.filter((level) => (level.colors === "below" ? value < level.value : value > level.value));
+    if (!passed.length) return token("ok");
+    const severity = worst(passed);
+    return token(COLOR_OF[severity] ?? "quiet");
+  };
+
+  // Draws a bar for each step of each line, from the start of the step: in a row for each line where
+  // there are several. Every bar is visible, so that a zero differs from a gap.
+  const drawBars = (plot, lines, data, colorOf, token) => {
+    const { ctx, bbox } = plot;
+    const isRows = lines.length > 1;
+    const highest = Math.max(...lines.flatMap((line) => line.values.filter((value) => value !== null)), 0);
+    const most = data.format === "percent" && highest <= 1 ? 1 : highest || 1;
+    const least = 2 * devicePixelRatio;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
+    lines.forEach((line, row) => {
+      const step = Math.max(data.step, 1);
+      line.times.forEach((moment, index) => {
+        const value = line.values[index];
+        if (value === null || value === undefined) return;
+        const left = plot.valToPos(moment, "x", true);
+        const width = Math.min((plot.valToPos(moment + step, "x", true) - left) * BAR_SHARE, WIDEST_BAR * devicePixelRatio);
+        const base = isRows ? row + 0.08 : 0;
+        const from = plot.valToPos(base, "y", true);
+        const to = plot.valToPos(isRows ? base + (0.84 * value) / most : value, "y", true);
+        const color = barColor(value, data.levels, token);
+        ctx.fillStyle = color ?? colorOf(line);
+        ctx.globalAlpha = 0.85;
+        ctx.fillRect(left, Math.min(to, from - least), Math.max(width, 1), Math.max(from - to, least));
+      });
+    });
+    ctx.restore();
+  };
+
   // ---- heat maps
 
   // The colour of a cell: of the first level above its value or, without levels, a shade.
@@ -116,7 +163,7 @@ const almenaraMarks = (() => {
     if (levels.length === 0) return [token("hue-0"), most > 0 ? 0.08 + 0.92 * Math.sqrt(Math.max(value, 0) / most) : 0.08];
     const level = levels.find((each) => value < each.value);
     if (level === undefined) return [token("ok"), 0.85];
-    return [token({ WARN: "warn", ERROR: "error", FATAL: "error" }[level.severity] ?? "quiet"), 0.9];
+    return [token(COLOR_OF[level.severity] ?? "quiet"), 0.9];
   };
 
   // Draws a row of cells for each line, from the bottom up, each as wide as a step.
@@ -149,5 +196,5 @@ const almenaraMarks = (() => {
     ctx.restore();
   };
 
-  return { buildChoice, chosen, place, list, drawCells };
+  return { buildChoice, chosen, place, list, drawBars, drawCells };
 })();

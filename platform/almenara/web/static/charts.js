@@ -5,13 +5,17 @@
   "use strict";
 
   const times = almenaraTimes;
-  const { format, formatMark, increments, align, stack, usualStep, lastValue, append, drop } = almenaraLines;
+  const { GAP_STEPS, format, formatMark, increments, align, stack, usualStep, lastValue, append, drop } = almenaraLines;
   const marks = almenaraMarks;
   const range = almenaraRange;
   const SVG_HUES = 8;
   const DASHES = [[], [6, 3], [2, 2.5], [9, 3, 2, 3]];
   const REFETCH_SHARE = 0.1;
   const SHORTEST_REFETCH = 60_000;
+  // Frames add nothing to a step that has begun: a chart of days is read again for that of today.
+  const LONG_STEP = 600_000;
+  const LONG_STEP_REFETCH = 300_000;
+  const ROW_HEIGHT = 28;
   const RETRY_AFTER = 10_000;
   const TABLE_ROWS = 400;
   const SYNC = "page";
@@ -156,7 +160,7 @@
       const now = times.now();
       const span = this.window.until - this.window.since;
       const patience = this.data.is_computed ? SHORTEST_REFETCH : Math.max(span * REFETCH_SHARE, SHORTEST_REFETCH);
-      if (now - this.loadedAt > Math.max(patience, this.data.step / 2)) {
+      if (now - this.loadedAt > (this.data.step >= LONG_STEP ? LONG_STEP_REFETCH : Math.max(patience, this.data.step / 2))) {
         void this.load();
         return;
       }
@@ -176,10 +180,22 @@
       return this.data.style === "heatmap";
     }
 
+    get isBars() {
+      return this.data.style === "bars";
+    }
+
+    // Whether each line has a row of its own: the bars of several would hide each other.
+    get isRows() {
+      return this.isHeatMap || (this.isBars && this.lines.filter((line) => this.isVisible(line)).length > 1);
+    }
+
     columns() {
       for (const line of this.lines) drop(line, this.window.since);
-      const aligned = align(this.lines.filter((line) => this.isVisible(line)));
-      return { own: aligned, drawn: this.isStacked ? stack(aligned) : aligned };
+      const visible = this.lines.filter((line) => this.isVisible(line));
+      const aligned = align(visible);
+      if (!this.isStacked) return { own: aligned, drawn: aligned };
+      const holds = visible.map((line) => Math.max(line.step, this.data.step) * GAP_STEPS);
+      return { own: aligned, drawn: stack(aligned, holds) };
     }
 
     isVisible(line) {
@@ -193,13 +209,14 @@
       this.own = own;
       const shape = JSON.stringify([visible.map((line) => line.id), this.data.style, this.isLog, this.data.levels.length]);
       if (this.plot === null || shape !== this.shape) {
+        this.canvas.style.height = this.isBars && this.isRows ? Math.max(visible.length * ROW_HEIGHT + 36, 100) + "px" : "";
         this.plot?.destroy();
         this.shape = shape;
         this.plot = new uPlot(this.options(visible), drawn, this.canvas);
         this.plot.over.addEventListener("mousedown", () => (this.isDragging = true));
       } else this.plot.setData(drawn);
       this.scale.setAttribute("aria-pressed", String(this.isLog));
-      this.scale.hidden = this.isHeatMap || this.isStacked;
+      this.scale.hidden = this.isRows || this.isStacked;
       this.fillLegend();
       if (this.table.open) this.fillTable();
     }
@@ -223,9 +240,10 @@
         ticks: { show: false },
       };
       const form = this.data.format;
-      const isBars = this.data.style === "bars";
-      const isHeatMap = this.isHeatMap;
-      const rows = isHeatMap ? visible.map((line) => line.name) : [];
+      const isBars = this.isBars;
+      const isRows = this.isRows;
+      const isCells = isBars || isRows;
+      const rows = isRows ? visible.map((line) => line.name) : [];
       return {
         width: this.canvas.clientWidth,
         height: this.canvas.clientHeight,
@@ -241,7 +259,7 @@
         },
         scales: {
           x: { time: true, range: () => [this.window.since, this.window.until] },
-          y: isHeatMap ? { range: [0, rows.length] } : this.isLog ? { distr: 3 } : { range: (plot, low, high) => this.valueRange(low, high) },
+          y: isRows ? { range: [0, rows.length] } : this.isLog ? { distr: 3 } : { range: (plot, low, high) => this.valueRange(low, high) },
         },
         axes: [
           { ...axis, size: 28, space: 70, values: timeMarks() },
@@ -251,7 +269,7 @@
             incrs: increments(form),
             space: 34,
             values: (plot, splits) => splits.map((value) => (value === null ? null : formatMark(value, form))),
-            ...(isHeatMap && {
+            ...(isRows && {
               grid: { show: false },
               splits: () => rows.map((name, row) => row + 0.5),
               values: () => rows.map((name) => (name.length > 18 ? "\u2026" + name.slice(-17) : name)),
@@ -263,15 +281,15 @@
           ...visible.map((line) => {
             const place = this.lines.indexOf(line);
             const hue = token("hue-" + (place % SVG_HUES));
-            const isFilled = isBars || this.isStacked || this.data.style === "area";
+            const isFilled = this.isStacked || this.data.style === "area";
             return {
               label: line.name,
               stroke: hue,
-              width: isBars ? 0 : 1.5,
+              width: 1.5,
               dash: isFilled ? [] : DASHES[place % DASHES.length],
-              fill: isFilled ? hue + (isBars ? "cc" : this.isStacked ? "66" : "2e") : undefined,
-              paths: isHeatMap ? () => null : isBars ? uPlot.paths.bars({ size: [0.8, 48] }) : undefined,
-              points: isHeatMap ? { show: false } : { show: (plot, series, first, last) => !isBars && last - first < 3 },
+              fill: isFilled ? hue + (this.isStacked ? "66" : "2e") : undefined,
+              paths: isCells ? () => null : undefined,
+              points: isCells ? { show: false } : { show: (plot, series, first, last) => last - first < 3 },
             };
           }),
         ],
@@ -282,7 +300,8 @@
           draw: [
             (plot) => {
               if (this.isHeatMap) marks.drawCells(plot, visible, this.data, token);
-              else this.drawLevels(plot);
+              if (isBars) marks.drawBars(plot, visible, this.data, (line) => this.colorOf(line), token);
+              if (!isRows) this.drawLevels(plot);
               marks.place(plot, this.data.marks);
             },
           ],
@@ -317,7 +336,8 @@
         ctx.textAlign = "right";
         const isHigh = y - bbox.top > 14 * devicePixelRatio;
         ctx.textBaseline = isHigh ? "bottom" : "top";
-        ctx.fillText(level.title + " " + format(level.value, this.data.format), bbox.left + bbox.width - 4, y + (isHigh ? -2 : 3));
+        // The legend has those that colour bars.
+        if (!this.isBars || !level.colors) ctx.fillText(level.title + " " + format(level.value, this.data.format), bbox.left + bbox.width - 4, y + (isHigh ? -2 : 3));
         ctx.restore();
       }
     }
@@ -325,6 +345,7 @@
     // ---- legend and readout
 
     fillLegend() {
+      const coloring = this.isBars ? this.data.levels.filter((level) => level.colors) : [];
       const rows = this.lines.map((line, place) => {
         const item = create("li");
         const button = create("button", "plain");
@@ -336,7 +357,8 @@
         const swatch = create("span", "swatch");
         swatch.dataset.line = String(place % SVG_HUES);
         swatch.setAttribute("aria-hidden", "true");
-        button.append(swatch, create("span", "line-name", line.name), " ", create("b", "figure"));
+        if (!coloring.length) button.append(swatch);
+        button.append(create("span", "line-name", line.name), " ", create("b", "figure"));
         button.addEventListener("click", () => {
           this.only = this.only === line.id ? null : line.id;
           this.draw();
@@ -345,6 +367,14 @@
         item.append(button);
         return item;
       });
+      for (const level of coloring) {
+        const item = create("li");
+        const swatch = create("span", "swatch");
+        swatch.dataset.severity = level.severity;
+        swatch.setAttribute("aria-hidden", "true");
+        item.append(swatch, level.title + " " + format(level.value, this.data.format));
+        rows.push(item);
+      }
       // The focus stays on a button that the pointer or the keyboard is at.
       const names = this.lines.map((line) => line.id + this.isVisible(line) + this.only).join();
       if (names !== this.legendOf) this.legend.replaceChildren(...rows);
@@ -359,14 +389,15 @@
 
     readCursor(plot) {
       if (plot === null || this.data === null || this.own === undefined) return;
-      const at = plot.cursor.idx;
+      const isCells = this.isBars || this.isHeatMap;
+      const at = isCells && plot.cursor.idx !== null ? this.stepAt(plot.posToVal(plot.cursor.left, "x")) : plot.cursor.idx;
       // The place is of the data before, until uPlot has the new data.
       const isHovering = at !== null && at < this.own[0].length && plot.cursor.left >= 0;
       const visible = this.lines.filter((line) => this.isVisible(line));
       const readings = this.lines.map((line) => {
         const index = visible.indexOf(line);
         if (!isHovering || index < 0) return lastValue(line.values);
-        const place = plot.cursor.idxs[index + 1];
+        const place = isCells ? at : plot.cursor.idxs[index + 1];
         return place === null || place === undefined ? null : (this.own[index + 1][place] ?? null);
       });
       const figures = this.legend.querySelectorAll("b");
@@ -377,6 +408,16 @@
       });
       const text = isHovering ? times.formatFull(this.own[0][at]).replace(/\.\d{3}/, "") : times.formatRange(this.window.since, this.window.until);
       if (this.clock.textContent !== text) this.clock.textContent = text;
+    }
+
+    // The place of the step that a moment is in.
+    stepAt(moment) {
+      const [moments] = this.own;
+      // What lies exactly at the start of a step is a little before it, once it has been a place.
+      const reached = moment + this.data.step * 0.01;
+      let place = moments.length - 1;
+      while (place > 0 && moments[place] > reached) place--;
+      return place;
     }
 
     fillTable() {
