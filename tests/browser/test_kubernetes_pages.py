@@ -242,3 +242,20 @@ def test_pages_fit_a_phone_and_work_without_scripts(cluster: Almenara, page: Pag
         fields = plain.locator(".page-head > .panel-filter :is(input, select, button):visible")
         assert fields.evaluate_all(HIDDEN) == [], address
     context.close()
+
+
+@pytest.mark.parametrize("name", ["workloads", "pods"])
+def test_tables_of_a_phone_do_not_scroll_sideways(cluster: Almenara, page: Page, name: str) -> None:
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    page.goto(f"{cluster.url}/panels/kubernetes.{name}")
+    table = page.locator(".table-wrap")
+    first = table.locator("tbody tr").first
+    first.wait_for()
+    assert table.evaluate("wrap => wrap.scrollWidth - wrap.clientWidth") <= 0
+    # Each cell says what it is, by the title of its column.
+    titles = table.locator("thead th").all_inner_texts()
+    labels = first.evaluate(
+        "row => [...row.cells].map(cell => getComputedStyle(cell, '::before').content)"
+    )
+    names = [label.strip('"') for label in labels]
+    assert names[2:] == [title.strip(" \u2191\u2193") for title in titles[2:]]

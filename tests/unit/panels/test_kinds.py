@@ -435,5 +435,5 @@ async def test_table_has_no_value_of_a_metric_that_is_no_longer_measured() -> No
         ([*samples_until(1), unknown], False),
     ):
         text = await render(TABLE, signals)
-        assert ('<td class="right figure">12' in text) == is_shown
-        assert ('<td class="right figure">\u2013<svg' in text) == (not is_shown)
+        assert ('class="right figure">12' in text) == is_shown
+        assert ('class="right figure blank">\u2013<svg' in text) == (not is_shown)
