@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -123,10 +123,9 @@ async def export_ndjson(batches: Batches) -> Stream:
 
 def escape_formula(value: Any) -> str:
     """Return a value as the text of a cell that a spreadsheet shows and never calculates."""
-    text = value if isinstance(value, str) else "" if value is None else str(value)
-    if isinstance(value, str) and text.lstrip().startswith(FORMULA_PREFIXES):
-        return f"'{text}"
-    return text
+    if not isinstance(value, str):
+        return "" if value is None else str(value)
+    return f"'{value}" if value.lstrip().startswith(FORMULA_PREFIXES) else value
 
 
 @get("/api/events.csv", opt=VIEWER, tags=["events"], responses=EXPORT_PROBLEMS,
@@ -135,10 +134,9 @@ async def export_csv(batches: Batches) -> Stream:
     """Export the same events as a table. A cell that could be a formula gets a leading `'`."""
 
     async def encode_lines() -> AsyncIterator[bytes]:
-        yield encode_csv_line(COLUMNS)
+        yield encode_csv_lines([COLUMNS])
         async for records in batches:
-            for record in records:
-                yield encode_csv_line(build_csv_row(record))
+            yield encode_csv_lines(map(build_csv_row, records))
 
     return Stream(
         encode_lines(),
@@ -156,6 +154,11 @@ def build_csv_row(record: Record) -> list[str]:
 
 def encode_csv_line(cells: Sequence[str]) -> bytes:
     """Return one line of CSV."""
-    line = io.StringIO()
-    csv.writer(line).writerow(cells)
-    return line.getvalue().encode("utf-8", "replace")
+    return encode_csv_lines((cells,))
+
+
+def encode_csv_lines(rows: Iterable[Sequence[str]]) -> bytes:
+    """Return lines of CSV."""
+    lines = io.StringIO()
+    csv.writer(lines).writerows(rows)
+    return lines.getvalue().encode("utf-8", "replace")
