@@ -26,9 +26,10 @@ class _Phrase:
     def __init__(self, text: str, is_prefix: bool) -> None:
         self.words, self.is_prefix = split_words(text), is_prefix
         self.spaced = f" {' '.join(self.words)}" + ("" if is_prefix else " ")
-        letters = r"[^a-z0-9]+".join(self.words)
+        first, *others = self.words or [""]
+        letters = r"[^a-z0-9]+".join((_start_of_word(first), *others))
         end = "" if is_prefix else r"(?![a-z0-9])"
-        self.pattern = re.compile(f"(?<![a-z0-9]){letters}{end}".encode())
+        self.pattern = re.compile(f"{letters}{end}".encode())
         """Matches payloads of ASCII letters without escapes."""
         self.in_subject: list[bool] = []
         """By the place of the subject among the distinct ones of the block."""
@@ -108,17 +109,16 @@ class TextFinder:
                 return False
             if place in self._split:
                 if spaced is None:
-                    data = self._slice(self._piece, place)
+                    start = self._starts[place]
+                    data = self._piece[start : start + max(self._lengths[place], 0)]
                     spaced = _space(searched_text(data.decode("utf-8", "replace")))
                 if phrase.spaced not in spaced:
                     return False
-            elif is_untested and not phrase.pattern.search(self._slice(self._lower, place)):
-                return False
+            elif is_untested:
+                start = self._starts[place]
+                if not phrase.pattern.search(self._lower, start, start + self._lengths[place]):
+                    return False
         return True
-
-    def _slice(self, piece: bytes, place: int) -> bytes:
-        start = self._starts[place]
-        return piece[start : start + max(self._lengths[place], 0)]
 
     def _find(self, phrase: _Phrase) -> set[int] | None:
         """Return the places whose payload has the word of a phrase that is rarest in the block;
@@ -133,10 +133,15 @@ class TextFinder:
             return None
         needle = needles[rarest]
         end = b"" if phrase.is_prefix and rarest == len(needles) - 1 else b"(?![a-z0-9])"
-        # The letters come first in the expression, since those are searched fastest.
-        word = re.compile(needle + b"(?<![a-z0-9]" + needle + b")" + end)
+        word = re.compile(_start_of_word(needle.decode()).encode() + end)
         starts = self._starts
         return {bisect_right(starts, match.start()) - 1 for match in word.finditer(self._lower)}
+
+
+def _start_of_word(word: str) -> str:
+    """Return an expression of letters with which a word starts."""
+    # The letters come first, since those are searched fastest.
+    return f"{word}(?<![a-z0-9]{word})"
 
 
 def _space(text: str) -> str:
