@@ -257,6 +257,8 @@ class History:
         return await self._log.read(query, self._user)
 
     async def _count_recent(self) -> int:
+        access = Access(self._cache)
+
         def query(connection: sqlite3.Connection) -> int:
             pairs = read_pairs(connection, self._scope)
             if pairs is not None and pairs.is_decided:
@@ -264,12 +266,10 @@ class History:
             if (counted := plan_counts(connection, Filter(), self._scope)) is not None:
                 return sum(events for events, _ in counted.read(connection, None).values())
             (last,) = connection.execute("SELECT last_sequence FROM position").fetchone()
-            plan = build_plan(
-                connection, Filter(), self._scope, after=max(last - RECENT_SIGNALS, 0)
-            )
-            return 0 if plan is None else _count_plan(connection, plan)
+            after = max(last - RECENT_SIGNALS, 0)
+            return self._count_events(connection, Filter(), None, access, after=after)
 
-        return await self._log.read(query, self._user)
+        return await self._read(query, Filter(), access)
 
     async def last_sequence(self) -> int:
         """Return the sequence of the newest stored signal; subscribers may not have it yet."""

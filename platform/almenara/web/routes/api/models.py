@@ -75,6 +75,7 @@ class Health(msgspec.Struct, kw_only=True):
     subscribers: int
     """Browsers with a live page."""
     events_stored: int
+    """Visible events; for a scope that depends on labels, those of the newest 100,000 signals."""
     last_sequence: int
     """The newest sequence; for a limited scope that of the newest visible event."""
     write_problem: str | None
