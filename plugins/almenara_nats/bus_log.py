@@ -49,6 +49,11 @@ HEADER_SPACE: Final = 512
 BATCH: Final = 500
 """Messages that are requested at once."""
 BATCH_BYTES: Final = 8 * 1024**2
+CONSUMER_TIMEOUT: Final = 1.0
+"""Seconds until another consumer is created: one that was placed on a frozen server never
+responds."""
+CONSUMER_ATTEMPTS: Final = 5
+STATE_TIMEOUT: Final = 1.5
 REQUEST_LIFETIME: Final = 30.0
 IDLE_HEARTBEAT: Final = 1.0
 SILENCE: Final = 3.0
@@ -72,6 +77,7 @@ class JetStreamLog:
         """Open a session. Raises `NatsUnavailableError`."""
         async with connected(self.settings) as connection:
             connection.collects_messages = False
+            connection.awaits_leaders = True
             yield JetStreamSession(connection, self.bus)
 
     async def prepare(self, first: int = 1) -> str:
@@ -134,9 +140,10 @@ class JetStreamSession:
         self.lease_ttl = bus.lease_ttl
         self.max_bytes = connection.max_payload - HEADER_SPACE
         self._jetstream = connection.jetstream(timeout=bus.publish_timeout)
-        jetstream = connection.jetstream(timeout=bus.lease_ttl / 4)
-        self.leases: SharedValues = JetStreamValues(connection, jetstream, bus.lease_bucket)
-        self.state: SharedValues = JetStreamValues(connection, jetstream, bus.state_bucket)
+        leases = connection.jetstream(timeout=bus.lease_ttl / 6)
+        self.leases: SharedValues = JetStreamValues(connection, leases, bus.lease_bucket)
+        state = connection.jetstream(timeout=STATE_TIMEOUT)
+        self.state: SharedValues = JetStreamValues(connection, state, bus.state_bucket)
         self.snapshots: SharedObjects = JetStreamObjects(self._jetstream, bus.snapshot_bucket)
 
     async def bounds(self) -> LogBounds:
@@ -192,7 +199,7 @@ class LogReader:
 
     def __init__(self, connection: Connection, stream: str) -> None:
         self.connection, self.stream = connection, stream
-        self.name = f"replica-{uuid.uuid4().hex[:16]}"
+        self.name = ""
         self._deliveries: deque[Delivery] = deque()
         self._wake = asyncio.Event()
         self._failure = ""
@@ -202,7 +209,19 @@ class LogReader:
 
     async def create_consumer(self, start: int) -> None:
         """Create the consumer; the server deletes it soon after the replica has ended."""
-        config = ConsumerConfig(
+        for attempt in range(1, CONSUMER_ATTEMPTS + 1):
+            self.name = f"replica-{uuid.uuid4().hex[:16]}"
+            jetstream = self.connection.jetstream(timeout=CONSUMER_TIMEOUT * attempt)
+            try:
+                await honor_cancellation(jetstream.add_consumer(self.stream, self._config(start)))
+            except TimeoutError:
+                if attempt == CONSUMER_ATTEMPTS:
+                    raise
+            else:
+                return
+
+    def _config(self, start: int) -> ConsumerConfig:
+        return ConsumerConfig(
             name=self.name,
             description="A replica of Almenara follows the bus.",
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
@@ -212,11 +231,10 @@ class LogReader:
             mem_storage=True,
             num_replicas=1,
         )
-        await honor_cancellation(self.connection.jetstream().add_consumer(self.stream, config))
 
     async def delete_consumer(self) -> None:
         """Delete the consumer where the connection still works."""
-        if not self.connection.is_connected:
+        if not self.connection.is_connected or self.connection.is_suspect:
             return
         with suppress(NatsError, JetStreamError, PermissionDeniedError, TimeoutError, OSError):
             jetstream = self.connection.jetstream()
@@ -287,6 +305,7 @@ class LogReader:
                 await self._wake.wait()
         silence = time.monotonic() - self._last_activity
         if silence > SILENCE:
+            self.connection.is_suspect = True
             raise NatsUnavailableError(f"NATS has sent no heartbeat for {silence:.0f} s")
 
 

@@ -1,5 +1,6 @@
 """Values that replicas share beside the bus, as key-value buckets: leases, and who is signed in."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final
@@ -66,11 +67,15 @@ class JetStreamValues:
     async def watch(self) -> AsyncIterator[ValueChange | None]:
         """Yield the keys and their changes. Raises `NatsUnavailableError`."""
         with translated_errors(self.bucket):
-            watcher = await honor_cancellation(self._values.watchall())
+            try:
+                watcher = await honor_cancellation(self._values.watchall())
+            except asyncio.InvalidStateError:
+                # The client gives up waiting for its own request, and then finds it completed.
+                raise NatsUnavailableError("the first values did not arrive in time") from None
             try:
                 while True:
                     try:
-                        entry = await watcher.updates(CONNECTION_CHECK)  # type: ignore[no-untyped-call]
+                        entry = await honor_cancellation(watcher.updates(CONNECTION_CHECK))  # type: ignore[no-untyped-call]
                     except TimeoutError:
                         # The client does not end a watcher whose connection has ended.
                         if not self._connection.is_connected:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import ssl
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
+from nats.errors import Error as NatsError, NoRespondersError
 from nats.js import JetStreamContext
 
 from almenara.config import redact_secrets
@@ -34,6 +35,16 @@ VIOLATION: Final = re.compile(
 )
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds until a connection that does not close is aborted."""
+CONNECT_STAGGER: Final = 0.5
+"""Seconds after which the next server is tried as well: one that is frozen accepts connections and
+sends nothing."""
+RESEND_AFTER: Final = 0.5
+"""Seconds after which a request without an answer is sent again: a server without a leader drops
+it."""
+REPEATABLE: Final = re.compile(
+    r"\.(STREAM\.INFO|STREAM\.MSG\.GET|CONSUMER\.(INFO|CREATE|DURABLE\.CREATE)\.[^.]+)\.[^.]+$"
+)
+"""Requests of the JetStream API that have the same result when they are sent twice."""
 WATCH_INTERVAL: Final = 0.25
 READ_PAUSE: Final = 0.02
 """Seconds between two reads of the socket while messages arrive. Reading one message, and making it
@@ -78,6 +89,10 @@ class Connection(Client):
         self._is_read_paused = False
         self.collects_messages = True
         """Whether messages are read in groups, which delays each by up to `READ_PAUSE`."""
+        self.awaits_leaders = False
+        """Whether a request that no server can answer now is sent again until its timeout."""
+        self.is_suspect = False
+        """Whether the server has stopped responding, so that nothing is sent when it is closed."""
 
     @property
     def server_info(self) -> dict[str, Any]:
@@ -162,27 +177,56 @@ class Connection(Client):
         old_style: bool = False,
         headers: dict[str, Any] | None = None,
     ) -> Msg:
-        """Send a request. Raises `PermissionDeniedError` as soon as the server denies it."""
+        """Send a request. Raises `PermissionDeniedError` as soon as the server denies it.
+
+        One that may be sent twice is sent again while it is not answered, until the timeout.
+        """
         self._raise_if_inbox_denied(subject)
         denial: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         pending = self._requests_by_subject[subject.lower()]
         pending.add(denial)
-        request = asyncio.ensure_future(
-            super().request(subject, payload, timeout, old_style, headers)
-        )
+        requests: list[asyncio.Future[Msg]] = []
+        end = time.monotonic() + timeout
+        pause = RESEND_AFTER if is_repeatable(subject, headers) else timeout
         try:
-            waiting: set[asyncio.Future[Any]] = {request, denial}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if not request.done():
-                self._raise_if_inbox_denied(subject)
-                raise PermissionDeniedError(f"the server denies publishing to {subject}")
-            return request.result()
+            while True:
+                left = max(end - time.monotonic(), 0.0)
+                call = super().request(subject, payload, left, old_style, headers)
+                requests.append(asyncio.ensure_future(call))
+                answer = await self._wait_for_answer(
+                    requests, denial, pause if left > pause else None
+                )
+                if denial.done():
+                    self._raise_if_inbox_denied(subject)
+                    raise PermissionDeniedError(f"the server denies publishing to {subject}")
+                if answer is not None:
+                    return answer.result()
         finally:
             pending.discard(denial)
             if not pending:
                 self._requests_by_subject.pop(subject.lower(), None)
             denial.cancel()
-            request.cancel()
+            for request in requests:
+                request.cancel()
+
+    async def _wait_for_answer(
+        self,
+        requests: "list[asyncio.Future[Msg]]",
+        denial: "asyncio.Future[None]",
+        pause: float | None,
+    ) -> "asyncio.Future[Msg] | None":
+        """Return a request that is answered or has failed; None where it should be sent again."""
+        waiting: set[asyncio.Future[Any]] = {*requests, denial}
+        await asyncio.wait(waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        answered = [request for request in requests if request.done()]
+        if not answered or denial.done():
+            return None
+        is_leaderless = isinstance(answered[0].exception(), NoRespondersError)
+        if is_leaderless and self.awaits_leaders and pause is not None:
+            requests.remove(answered[0])
+            await asyncio.wait({denial}, timeout=pause)
+            return None
+        return answered[0]
 
     def note_violation(self, text: str) -> bool:
         """Handle the text of a permission violation; False for another error."""
@@ -262,6 +306,12 @@ def create_tls_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
     return context
 
 
+def is_repeatable(subject: str, headers: dict[str, Any] | None) -> bool:
+    """Whether a request has the same result when it is sent twice: a message with an id is stored
+    once."""
+    return "Nats-Msg-Id" in (headers or ()) or REPEATABLE.search(subject) is not None
+
+
 async def connect(settings: NatsSettings) -> Connection:
     """Return a connection to the first server that accepts one. It does not reconnect.
 
@@ -270,13 +320,49 @@ async def connect(settings: NatsSettings) -> Connection:
 
     Raises `NatsUnavailableError` with the reason of each server.
     """
-    reasons = []
-    for server in settings.servers:
-        try:
-            return await _connect_to(server, settings)
-        except NatsUnavailableError as error:
-            reasons.append(str(error))
-    raise NatsUnavailableError("; ".join(dict.fromkeys(reasons)))
+    attempts: list[asyncio.Task[Connection]] = []
+    try:
+        for server in settings.servers:
+            attempts.append(asyncio.create_task(_connect_to(server, settings)))
+            if (connection := await _first_connected(attempts, CONNECT_STAGGER)) is not None:
+                return connection
+        if (connection := await _first_connected(attempts, None)) is not None:
+            return connection
+        errors = [error for attempt in attempts if (error := attempt.exception()) is not None]
+        if others := [error for error in errors if not isinstance(error, NatsUnavailableError)]:
+            raise others[0]
+        raise NatsUnavailableError("; ".join(dict.fromkeys(map(str, errors))))
+    finally:
+        await _end_attempts(attempts)
+
+
+async def _first_connected(
+    attempts: list[asyncio.Task[Connection]], seconds: float | None
+) -> Connection | None:
+    """Return the connection of an attempt, which leaves the list; None where all have failed, or
+    none has succeeded within some seconds."""
+    end = None if seconds is None else time.monotonic() + seconds
+    while pending := [attempt for attempt in attempts if not attempt.done()]:
+        left = None if end is None else max(end - time.monotonic(), 0.0)
+        done, _ = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        for attempt in done:
+            if attempt.exception() is None:
+                attempts.remove(attempt)
+                return attempt.result()
+        if not done:
+            return None
+    return None
+
+
+async def _end_attempts(attempts: list[asyncio.Task[Connection]]) -> None:
+    """Cancel the attempts that are left, and close a connection that was made meanwhile."""
+    for attempt in attempts:
+        attempt.cancel()
+    if attempts:
+        await asyncio.wait(attempts)
+    for attempt in attempts:
+        if not attempt.cancelled() and attempt.exception() is None:
+            await close(attempt.result())
 
 
 async def _connect_to(server: str, settings: NatsSettings) -> Connection:
@@ -298,6 +384,7 @@ async def _connect_to(server: str, settings: NatsSettings) -> Connection:
         async with asyncio.timeout(settings.connect_timeout * 3):
             await connection.connect(servers=[server], error_cb=note_error, **options)
     except asyncio.CancelledError:
+        connection.is_suspect = True
         await close(connection)
         raise
     except Exception as error:
@@ -345,10 +432,11 @@ def create_options(settings: NatsSettings) -> dict[str, Any]:
 async def close(connection: Connection) -> None:
     """Close a connection in any state; a frozen server does not delay it."""
     connection.message_handlers.clear()
+    writer = getattr(connection._transport, "_io_writer", None)
+    if writer is not None and connection.is_suspect:
+        writer.transport.abort()
     with suppress(TimeoutError, OSError, NatsError, AssertionError):
         await finish_within(CLOSE_TIMEOUT, connection.close())
-    transport = connection._transport
-    writer = getattr(transport, "_io_writer", None)
     if writer is not None:
         # Unsent bytes to a frozen server would keep the socket open for minutes.
         writer.transport.abort()

@@ -18,10 +18,12 @@ from nats.js.api import (
 from nats.js.errors import APIError, Error as JetStreamError, NotFoundError
 
 from almenara.errors import AlmenaraError
-from almenara.sdk import honor_cancellation
+from almenara.sdk import finish_within, honor_cancellation
 from almenara.signals import EPOCH, parse_time
 from almenara_nats.settings import NatsSettings
 
+LEADER_PATIENCE: Final = 1.0
+"""Seconds until the leader of a consumer counts as lost."""
 ACK_PENDING_BATCHES: Final = 20
 """Batches that may be delivered and not yet acknowledged."""
 LIMIT: Final = re.compile(r"max ack pending exceeds \w+ limit of (\d+)")
@@ -72,16 +74,24 @@ async def create_consumer(
     Raises `ConsumerInUseError` and the errors of JetStream.
     """
     stream, durable = str(info.config.name), settings.durable
-    existing = await find_consumer(jetstream, stream, durable)
+    is_interest = info.config.retention == RetentionPolicy.INTEREST
+    try:
+        existing = await finish_within(LEADER_PATIENCE, find_consumer(jetstream, stream, durable))
+    except TimeoutError:
+        if is_interest:
+            raise
+        # The server that leads it has failed. A new consumer has a leader sooner than the old one,
+        # and its deletion is not answered.
+        with suppress(NotFoundError, TimeoutError):
+            await finish_within(LEADER_PATIENCE, jetstream.delete_consumer(stream, durable))
+        existing = None
     if existing is not None:
         if respect_other_reader and existing.num_waiting:
             raise ConsumerInUseError(
                 f"another client reads through the consumer {durable!r} of stream {stream}; set"
                 " plugins.nats.durable to another name"
             )
-        if info.config.retention == RetentionPolicy.INTEREST and await _reset(
-            jetstream, stream, existing, position
-        ):
+        if is_interest and await _reset(jetstream, stream, existing, position):
             return CreatedConsumer(pending=0, starts_at_position=False)
         with suppress(NotFoundError):
             await honor_cancellation(jetstream.delete_consumer(stream, durable))

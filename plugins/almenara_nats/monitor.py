@@ -87,12 +87,16 @@ class Monitor:
     def _reset_listing(self) -> None:
         self._listing, self._failure = None, ""
 
-    async def mark_unreachable(self, publish: Publish, reason: str) -> None:
-        """Publish all resources as unknown: no server answers about them."""
+    def interrupt(self) -> None:
+        """Note that the connection has ended: what follows is not compared with what was before."""
         self._listing = None
         self._missing.clear()
         self._rates.clear()
         self._consumers.reset()
+
+    async def mark_unreachable(self, publish: Publish, reason: str) -> None:
+        """Publish all resources as unknown: no server answers about them."""
+        self.interrupt()
         for key, resource in self._resources.items():
             self._resources[key] = self._mark_stale(resource, UNKNOWN, reason)
         await self._publish(publish, [])

@@ -111,7 +111,7 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     on which more than its `max_pending` (64 MiB) is waiting."""
     ack_wait: Positive = 30.0
     """Seconds after which the server delivers unacknowledged messages again."""
-    heartbeat: Annotated[float, msgspec.Meta(gt=0, le=15)] = 5.0
+    heartbeat: Annotated[float, msgspec.Meta(gt=0, le=15)] = 1.5
     """Seconds between heartbeats of an idle stream; reading restarts when two are missing."""
     rescan: Positive = 2.0
     """Seconds between two lists of the streams."""
@@ -120,9 +120,9 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     stalled_after: Positive = 60.0
     """Seconds after which a consumer with pending messages that neither receives nor acknowledges
     any is reported as stalled."""
-    ping_interval: Count = 2
+    ping_interval: Count = 1
     """Seconds between pings."""
-    max_outstanding_pings: Count = 2
+    max_outstanding_pings: Count = 3
     """Number of unanswered pings after which a connection is closed."""
     name: str = "almenara"
     """Name of the connection in the server's list of connections."""

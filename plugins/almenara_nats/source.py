@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+import time
 from typing import Final
 
 import structlog
 from nats.errors import Error as NatsError
+from nats.js.api import StreamInfo
 
 from almenara.hookspecs import Context, Publish, SourceReport
 from almenara.sdk import HealthAggregator, honor_cancellation, run_in_task
@@ -49,6 +51,8 @@ class NatsSource:
         self.settings, self.context = settings, context
         self.monitor = Monitor(settings, context)
         self._known_streams: set[str] | None = None
+        self._read_streams: dict[str, StreamInfo] = {}
+        """The streams that were read over the last connection."""
         self._budget = ReadBudget(settings.batch_bytes)
         self._server_id = ""
         """The server process of the last connection."""
@@ -70,8 +74,7 @@ class NatsSource:
                 await asyncio.sleep(wait * (1 + random.uniform(-JITTER, JITTER)))  # nosec B311 # spreads requests, guards nothing
                 wait = min(wait * 1.5, RETRY_LIMIT)
                 continue
-            wait = RETRY / 2
-            reason = ""
+            wait, reason, started = RETRY / 2, "", time.monotonic()
             try:
                 await run_in_task(self._run_connected(connection, publish, report))
             except* ConnectionLost as group:
@@ -79,8 +82,9 @@ class NatsSource:
             finally:
                 await close(connection)
             report.degraded(f"the connection to NATS was lost: {reason}")
-            await self.monitor.mark_unreachable(publish, "the connection to NATS was lost")
-            await asyncio.sleep(RETRY / 2)
+            # Another server of a cluster may go on at once; what is unreachable shows then.
+            self.monitor.interrupt()
+            await asyncio.sleep(max(started + RETRY / 2 - time.monotonic(), 0.0))
 
     async def _run_connected(
         self, connection: Connection, publish: Publish, report: SourceReport
@@ -106,7 +110,9 @@ class NatsSource:
             budget=self._budget,
             protobuf=protobuf,
         )
-        manager = StreamManager(shared, self.monitor, health, self._known_streams)
+        manager = StreamManager(
+            shared, self.monitor, health, self._known_streams, self._read_streams
+        )
 
         def note_lag(stream: str, pending: int) -> None:
             manager.note_lag(stream, pending)
@@ -122,7 +128,7 @@ class NatsSource:
                     core = CoreReader(connection, self.settings, publish, report, health, protobuf)
                     group.create_task(core.run())
         finally:
-            self._known_streams = manager.known
+            self._known_streams, self._read_streams = manager.known, manager.selected
             self._had_backlog = manager.backlog_bytes >= SMALLEST_BUDGET
 
     def _adapt_budget(self, connection: Connection, health: HealthAggregator) -> None:

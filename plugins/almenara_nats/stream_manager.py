@@ -28,7 +28,8 @@ log = structlog.get_logger(__name__)
 
 HIDDEN_PREFIXES: Final = ("KV_", "OBJ_", "$")
 """Key-value buckets and object stores hold state, not events, and often secrets."""
-RETRY: Final = 1.0
+RETRY: Final = 0.5
+LONGEST_PATIENCE: Final = 5.0
 IN_USE_RETRY: Final = 30.0
 LIST_PART: Final = "the list of streams"
 MISSING_PART: Final = "missing streams"
@@ -57,12 +58,16 @@ class StreamManager:
         monitor: Monitor,
         health: HealthAggregator,
         known: set[str] | None,
+        selected: dict[str, StreamInfo],
     ) -> None:
         self.shared, self.monitor, self.health = shared, monitor, health
         self.settings = shared.settings
         self.known = known
         """Streams seen so far, also over earlier connections; a stream that is not among them was
         created while the source ran. None until the first list."""
+        self.selected = selected
+        """The streams that are read; at first those of the last connection, whose readers do not
+        wait for a list of all streams."""
         self.lag: dict[str, int] = {}
         """Messages that wait in each stream that is read."""
         self._message_bytes: dict[str, float] = {}
@@ -72,6 +77,7 @@ class StreamManager:
     async def run(self) -> None:
         """List the streams regularly and keep the readers right, until cancelled."""
         async with asyncio.TaskGroup() as group:
+            self._start_readers(set(), group)
             while True:
                 try:
                     listing = await list_streams(self.shared.connection)
@@ -95,7 +101,7 @@ class StreamManager:
 
     def _update(self, listing: StreamList, group: asyncio.TaskGroup) -> None:
         """Stop the readers of streams that were deleted or recreated, and start missing ones."""
-        selected = select_streams(listing.streams, self.settings)
+        selected = self.selected = select_streams(listing.streams, self.settings)
         self._message_bytes = {
             name: info.state.bytes / max(info.state.messages, 1) for name, info in selected.items()
         }
@@ -110,7 +116,10 @@ class StreamManager:
             is_recreated = info is not None and str(info.created) != reader.created
             if reader.task.done() or is_recreated or (info is None and name not in listing.offline):
                 self._stop(name)
-        for name, info in selected.items():
+        self._start_readers(new, group)
+
+    def _start_readers(self, new: set[str], group: asyncio.TaskGroup) -> None:
+        for name, info in self.selected.items():
             if name not in self._readers:
                 self.lag[name] = 0
                 reader_task = group.create_task(
@@ -176,11 +185,12 @@ class StreamManager:
         self.shared.report.lag(sum(self.lag.values()))
 
     async def _read(self, reader: StreamReader) -> None:
-        """Read one stream; recreate the reader when its consumer is lost, at most once a second."""
-        name, jetstream = reader.stream, self.shared.connection.jetstream()
+        """Read one stream; recreate the reader when its consumer is lost."""
+        name = reader.stream
         while True:
             respect_other_reader, wait = False, RETRY
             try:
+                jetstream = self.shared.connection.jetstream(timeout=reader.patience)
                 info = await honor_cancellation(jetstream.stream_info(name))
                 await reader.run(info, lambda: self.health.clear(name))
             except InterruptedReadError as error:
@@ -196,6 +206,8 @@ class StreamManager:
                     self.health.clear(name)
                     return
                 self.health.note(name, describe_read_error(name, error))
+                if isinstance(error, TimeoutError):
+                    reader.patience = min(reader.patience * 2, LONGEST_PATIENCE)
             reader = reader.recreate(respect_other_reader=respect_other_reader)
             await asyncio.sleep(wait)
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -18,6 +19,7 @@ from nats.js.api import RetentionPolicy, StreamInfo
 
 from almenara.errors import AlmenaraError
 from almenara.hookspecs import Context, Publish, SourceReport
+from almenara.sdk import finish_within
 from almenara.signals import Event, Severity, now
 from almenara_nats.binary_formats import ProtobufDecoder
 from almenara_nats.client import Connection
@@ -38,6 +40,12 @@ log = structlog.get_logger(__name__)
 
 REQUEST_LIFETIME: Final = 30.0
 SAVE_INTERVAL: Final = 1.0
+SAVE_TIMEOUT: Final = 1.0
+FIRST_PATIENCE: Final = 2.0
+"""Seconds until a consumer is created again: a server that is frozen may have been chosen to lead
+it. Twice as long after each time."""
+WAIT: Final = 1.0
+"""Seconds between two looks at how long the server has been silent."""
 CONSUMER_DELETED: Final = "the consumer was deleted"
 NANOSECONDS: Final = 1_000
 REMEMBERED_IDS: Final = 20_000
@@ -134,6 +142,8 @@ class StreamReader:
         """Whether the stream was created while the source ran, and is read from its start."""
         self.respect_other_reader = respect_other_reader
         """Whether to leave a consumer alone that another client seems to read through."""
+        self.patience = FIRST_PATIENCE
+        """Seconds until a request to the server is given up."""
         self._deliveries: deque[Delivery] = deque()
         self._wake = asyncio.Event()
         self._requested = 0
@@ -153,10 +163,12 @@ class StreamReader:
         )
 
     def recreate(self, *, respect_other_reader: bool = False) -> "StreamReader":
-        """Return a new reader of the same stream, without any state."""
-        return StreamReader(
+        """Return a new reader of the same stream, without any state of reading."""
+        reader = StreamReader(
             self.shared, self.stream, is_new=self.is_new, respect_other_reader=respect_other_reader
         )
+        reader.patience = self.patience
+        return reader
 
     async def run(self, info: StreamInfo, on_healthy: Callable[[], None]) -> None:
         """Read until cancelled; `on_healthy` is called once the server delivers or is idle.
@@ -188,7 +200,7 @@ class StreamReader:
     ) -> None:
         is_queue = info.config.retention == RetentionPolicy.WORK_QUEUE
         consumer = await create_consumer(
-            self.connection.jetstream(),
+            self.connection.jetstream(timeout=self.patience),
             self.settings,
             info,
             position,
@@ -227,7 +239,10 @@ class StreamReader:
             self.shared.budget.readers -= 1
             await unsubscribe()
             if position is not None and not position.is_rolled_back:
-                await self._save(position, at_once=True)
+                # While the bus waits for its servers, reading must end and start again all the
+                # same: without this position, messages are read twice and stored once.
+                with suppress(TimeoutError):
+                    await finish_within(SAVE_TIMEOUT, self._save(position, at_once=True))
 
     def _accept(self, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
         """Handle a message in the inbox: a delivery, or a status."""
@@ -289,7 +304,7 @@ class StreamReader:
             )
         self._wake.clear()
         try:
-            async with asyncio.timeout(self.settings.heartbeat):
+            async with asyncio.timeout(min(self.settings.heartbeat, WAIT)):
                 await self._wake.wait()
         except TimeoutError:
             silence = time.monotonic() - self._last_activity

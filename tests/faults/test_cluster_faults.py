@@ -130,6 +130,8 @@ async def loaded(cluster: ReplicaCluster) -> AsyncIterator[Load]:
     config = StreamConfig(name="LOAD", subjects=["load.>"], num_replicas=3, duplicate_window=3600)
     await client.jetstream(timeout=10).add_stream(config)
     await client.close()
+    cluster.streams.append("LOAD")
+    cluster.consumers.append(("LOAD", "almenara"))
     load = Load(cluster)
     async with asyncio.TaskGroup() as group:
         calls = (load.publish(), load.push(0), load.push(1))

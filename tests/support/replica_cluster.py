@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import nats
+from nats.js.api import ConsumerInfo, StreamInfo
 
 from almenara.security.identity import Role
 from almenara.security.store import AccessStore
 from almenara.security.tokens import create_token
 from almenara_demo.balancer import Balancer
+from almenara_nats.bus_settings import JetStreamBusSettings
 from support.application import Almenara
 from support.faulty_link import FaultyLink, Mode
 from support.nats_cluster import nats_cluster
@@ -65,6 +67,10 @@ class ReplicaCluster:
     def __init__(self, servers: list[NatsServer], replicas: list[Replica], port: int) -> None:
         self.servers, self.replicas, self.port = servers, replicas, port
         self.token = ""
+        self.streams = [STREAM, *JetStreamBusSettings(stream=STREAM).bucket_streams]
+        """The streams with three copies."""
+        self.consumers: list[tuple[str, str]] = []
+        """The consumers with three copies: stream and name."""
 
     @property
     def urls(self) -> list[str]:
@@ -72,25 +78,34 @@ class ReplicaCluster:
 
     async def find_leader(self) -> NatsServer:
         """The server that leads the stream of the bus."""
-        return self.servers[int((await self._wait_for_copies(is_complete=False))[1:])]
+        return self.servers[int((await self._wait_for_copies(STREAM, is_complete=False))[1:])]
 
     async def wait_until_whole(self) -> None:
-        """Wait until all replicas are ready, and every server has everything of the bus."""
+        """Wait until all replicas are ready, and every server has everything of each stream: three
+        copies survive the loss of one server at a time."""
         for replica in self.replicas:
             await asyncio.to_thread(
                 wait_until, lambda replica=replica: replica.application.status("/readyz") == 200,
                 f"{replica.name} to be ready", PATIENCE,
             )  # fmt: skip
-        await self._wait_for_copies(is_complete=True)
+        for stream in self.streams:
+            await self._wait_for_copies(stream, is_complete=True)
+        for stream, consumer in self.consumers:
+            await self._wait_for_copies(stream, consumer, is_complete=True)
 
-    async def _wait_for_copies(self, is_complete: bool) -> str:
-        """Return the name of the server that leads the bus."""
+    async def _wait_for_copies(self, stream: str, consumer: str = "", *, is_complete: bool) -> str:
+        """Return the name of the server that leads a stream or a consumer."""
         client = await nats.connect(self.urls, reconnect_time_wait=0.2, error_cb=ignore)
         try:
             async with asyncio.timeout(PATIENCE):
                 while True:
                     try:
-                        info = await client.jetstream(timeout=2).stream_info(STREAM)
+                        jetstream = client.jetstream(timeout=2)
+                        info: StreamInfo | ConsumerInfo = (
+                            await jetstream.consumer_info(stream, consumer)
+                            if consumer
+                            else await jetstream.stream_info(stream)
+                        )
                     except Exception:
                         await asyncio.sleep(0.2)
                         continue

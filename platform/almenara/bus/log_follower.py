@@ -13,7 +13,7 @@ from almenara.bus.embedded import EmbeddedBus
 from almenara.bus.log_message import LogBatch, PartAssembler, decode_batch
 from almenara.bus.wire import from_wire
 from almenara.bus.work import MAX_PLACES, LogEntry, LogPosition
-from almenara.errors import AlmenaraError, describe_error
+from almenara.errors import AlmenaraError, Unavailable, describe_error
 from almenara.shared_log import LogBounds, LogMessage, LogSession
 from almenara.signals import Signal
 
@@ -37,10 +37,11 @@ class LogFollower:
         index: EmbeddedBus,
         position: LogPosition | None,
         on_applied: Callable[[bytes, Exception | None], None],
-        on_caught_up: Callable[[], None],
+        report: Callable[[str | None], None],
     ) -> None:
+        """`report` is called with why the log cannot be used, and with None once it can."""
         self.index = index
-        self._on_applied, self._on_caught_up = on_applied, on_caught_up
+        self._on_applied, self._report = on_applied, report
         self.queued = position
         """The last message that the index has, or has in its queue."""
         self.applied = 0 if position is None else position.position
@@ -167,13 +168,23 @@ class LogFollower:
         if position >= self._target and self._identity and not self.caught_up.is_set():
             self.caught_up.set()
             self.was_caught_up = True
-            self._on_caught_up()
+            self._report(None)
 
     async def _measure_lag(self, session: LogSession) -> None:
+        is_failing = False
         while True:
-            self.bounds = await session.bounds()
-            if (last := self.bounds.last) > self.applied:
-                self._unreached.append((monotonic(), last))
+            try:
+                self.bounds = await session.bounds()
+            except (Unavailable, TimeoutError, OSError) as error:
+                # Its servers may be without a leader; the reader knows when the session is over.
+                is_failing = True
+                self._report(describe_error(error))
+            else:
+                if is_failing:
+                    is_failing = False
+                    self._report(None)
+                if (last := self.bounds.last) > self.applied:
+                    self._unreached.append((monotonic(), last))
             await asyncio.sleep(LAG_INTERVAL)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final
 
 import structlog
@@ -31,7 +32,7 @@ class LogLink:
         on_applied: Callable[[bytes, Exception | None], None],
     ) -> None:
         self._log, self._retry = shared_log, index.settings.write_retry_interval
-        self.follower = LogFollower(index, position, on_applied, lambda: self.report(None))
+        self.follower = LogFollower(index, position, on_applied, self.report)
         self.session: LogSession | None = None
         self.problem: str | None = None
         """Why the log cannot be used at the moment; None while it can."""
@@ -58,6 +59,7 @@ class LogLink:
 
     async def _run(self) -> None:
         while True:
+            started = monotonic()
             try:
                 await run_in_task(self._follow())
             except LogDivergedError as error:
@@ -68,14 +70,17 @@ class LogLink:
             except Exception as error:
                 log.exception("following the shared log failed; it is tried again")
                 self.report(describe_error(error, with_type=True))
-            finally:
-                self._set_session(None)
-            await asyncio.sleep(self._retry)
+            # After one that has lasted, the next one is opened at once: every source waits for it.
+            await asyncio.sleep(max(started + self._retry - monotonic(), 0.0))
 
     async def _follow(self) -> None:
         async with self._log.connect() as session:
             self._set_session(session)
-            await self.follower.run(session)
+            try:
+                await self.follower.run(session)
+            finally:
+                # Before it is closed, which may take a second.
+                self._set_session(None)
 
     def _set_session(self, session: LogSession | None) -> None:
         self.session = session

@@ -34,10 +34,14 @@ class Leases(Protocol):
     def holder(self, name: str) -> str:
         """The name of the replica that has a lease; empty where none has, or only one can."""
 
-    async def run(self, name: str, work: Work, on_standby: Callable[[], None]) -> None:
+    async def run(
+        self, name: str, work: Work, on_standby: Callable[[], None], *, is_fenced: bool = False
+    ) -> None:
         """Run work whenever this replica has the lease of that name, until cancelled.
 
         `on_standby` is called before each wait for the lease. Returns when the work returns.
+        With `is_fenced` the work has no effect but what it publishes, so that it may go on for some
+        time while another replica runs it too.
         """
 
 
@@ -52,5 +56,7 @@ class SoleLeases:
     def holder(self, name: str) -> str:
         return ""
 
-    async def run(self, name: str, work: Work, on_standby: Callable[[], None]) -> None:
+    async def run(
+        self, name: str, work: Work, on_standby: Callable[[], None], *, is_fenced: bool = False
+    ) -> None:
         await work(self._bus)

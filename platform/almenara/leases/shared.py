@@ -1,7 +1,9 @@
 """Leases of replicas that share a log: stored beside it, with a time to live.
 
 A holder renews its leases three times within that time. It gives one up by itself, by its own
-monotonic clock, before the lease can expire for others.
+monotonic clock, before the lease can expire for others. Work that has no effect but what it
+publishes goes on for longer, because the log ignores it once another replica runs it: so a source
+continues while the servers of the leases elect a leader.
 """
 
 import asyncio
@@ -32,6 +34,10 @@ RENEWALS: Final = 3
 """Renewals within the time to live."""
 OWN_SHARE: Final = 0.8
 """Share of the time to live after which a holder that cannot renew a lease gives it up."""
+OUTAGE: Final = 15.0
+"""Seconds for which fenced work goes on without a renewal: servers elect a leader within them."""
+RETURN_SHARE: Final = 0.5
+"""Share of the time to live for which leases are left to their holders after an outage."""
 GRACE: Final = 1.0
 """Seconds for which a free lease is left to the member that should have it."""
 SETTLE: Final = 5.0
@@ -65,8 +71,8 @@ class LeaseBus(Protocol):
 class Lease:
     """A lease that this replica waits for, or has."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.key = name, lease_key(name)
+    def __init__(self, name: str, *, is_fenced: bool = False) -> None:
+        self.name, self.key, self.is_fenced = name, lease_key(name), is_fenced
         self.revision = 0
         """Of the last renewal; 0 while this replica does not have it."""
         self.token = 0
@@ -78,6 +84,8 @@ class Lease:
         self.free_since: float | None = None
         self.misplaced_since: float | None = None
         """Since when another member should have it."""
+        self.lock = asyncio.Lock()
+        """Guards its revision: one that is released must not be renewed meanwhile."""
 
     def set(self, revision: int, token: int, renewed: float) -> None:
         """Note that this replica has it."""
@@ -123,6 +131,10 @@ class SharedLeases:
         self._value = msgspec.json.encode(self._holder)
         self._leases: dict[str, Lease] = {}
         self._table = LeaseTable(0.0)
+        self._outage: str | None = None
+        """Why leases cannot be renewed; None while they can."""
+        self._usable_since = 0.0
+        """Since when they can be renewed again; 0 where that was never interrupted."""
         self._member_key = MEMBER + lease_key(replica)
         self._member_revision = 0
         self._member_renewed = 0.0
@@ -132,8 +144,10 @@ class SharedLeases:
         entry = self._table.get(lease_key(name))
         return "" if entry is None else entry.holder.replica
 
-    async def run(self, name: str, work: Work, on_standby: Callable[[], None]) -> None:
-        lease = self._leases[name] = Lease(name)
+    async def run(
+        self, name: str, work: Work, on_standby: Callable[[], None], *, is_fenced: bool = False
+    ) -> None:
+        lease = self._leases[name] = Lease(name, is_fenced=is_fenced)
         try:
             while not await self._run_once(lease, work, on_standby):
                 pass
@@ -167,9 +181,16 @@ class SharedLeases:
 
     async def _release(self, lease: Lease) -> None:
         """Give a lease up at once where that is possible; otherwise it expires."""
-        revision = lease.revision
+
+        async def release() -> None:
+            async with lease.lock:
+                revision = lease.revision
+                lease.lose()
+                await self._release_key(lease.key, revision)
+
+        with contextlib.suppress(TimeoutError):
+            await finish_within(2 * RELEASE_TIMEOUT, release())
         lease.lose()
-        await self._release_key(lease.key, revision)
 
     async def _release_key(self, key: str, revision: int) -> None:
         session = self._bus.session
@@ -198,36 +219,65 @@ class SharedLeases:
             except BusClosedError:
                 # The probes report it, and only a restart helps.
                 await asyncio.Event().wait()
-            self._table = LeaseTable(session.lease_ttl)
+            self._table.ttl = session.lease_ttl
             self._member_revision = 0
             try:
                 await run_in_task(self._keep_session(session))
             except* (Unavailable, TimeoutError, OSError) as errors:
-                log.warning("leases cannot be renewed", reason=describe_error(errors))
+                self._note_outage(errors)
+            except* Exception as errors:
+                log.exception("renewing leases failed; it is tried again")
+                self._note_outage(errors)
             await asyncio.sleep(TICK)
 
     async def _keep_session(self, session: LogSession) -> None:
+        known = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch(session))
-            group.create_task(self._keep(session))
+            watching = group.create_task(self._watch(session, known))
+            await self._keep(session, known)
+            watching.cancel()
 
-    async def _watch(self, session: LogSession) -> None:
+    async def _watch(self, session: LogSession, known: asyncio.Event) -> None:
         async for change in session.leases.watch():
-            if change is not None:
+            if change is None:
+                known.set()
+            else:
                 self._table.accept(change)
             self._changed.set()
 
-    async def _keep(self, session: LogSession) -> None:
+    async def _keep(self, session: LogSession, known: asyncio.Event) -> None:
+        """Renew and acquire until the session ends."""
         # What exists arrives first, so that a lease that another replica has is not tried.
-        await asyncio.sleep(TICK)
-        while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._renew_interval):
+                await known.wait()
+        while self._bus.session is session:
             self._changed.clear()
-            await self._renew_membership(session)
-            for lease in list(self._leases.values()):
-                await self._keep_lease(session, lease)
+            try:
+                await self._renew_membership(session)
+                for lease in list(self._leases.values()):
+                    await self._keep_lease(session, lease)
+            except (Unavailable, TimeoutError, OSError) as error:
+                # The session may go on: its servers can be without a leader for some seconds.
+                self._note_outage(error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK):
                     await self._changed.wait()
+
+    def _note_outage(self, error: BaseException) -> None:
+        if self._outage is None:
+            log.warning("leases cannot be renewed", reason=describe_error(error))
+        self._outage = describe_error(error)
+
+    def _note_renewal(self) -> None:
+        if self._outage is not None:
+            log.info("leases can be renewed again")
+            self._outage, self._usable_since = None, monotonic()
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether a lease that was not renewed is free: after an outage, no holder could do it."""
+        return monotonic() - self._usable_since > self._table.ttl * RETURN_SHARE
 
     async def _renew_membership(self, session: LogSession) -> None:
         moment = monotonic()
@@ -248,6 +298,7 @@ class SharedLeases:
         putting = asyncio.ensure_future(session.leases.put(key, self._value, known))
         try:
             note(await asyncio.shield(putting))
+            self._note_renewal()
         except asyncio.CancelledError:
             with contextlib.suppress(Unavailable, TimeoutError, OSError):
                 note(await finish_within(RELEASE_TIMEOUT, putting))
@@ -266,6 +317,8 @@ class SharedLeases:
         elif lease.is_wanted:
             entry = self._table.get(lease.key)
             if entry is None:
+                if not self._is_settled:
+                    return
                 lease.free_since = lease.free_since or moment
                 if is_own or moment - lease.free_since > GRACE:
                     await self._acquire(session, lease, 0, moment)
@@ -284,16 +337,31 @@ class SharedLeases:
             lease.misplaced_since = lease.misplaced_since or moment
             if moment - lease.misplaced_since > SETTLE:
                 lease.lost.set()
-        if moment - lease.renewed < self._renew_interval:
-            return
+        entry = self._table.get(lease.key)
+        if entry is not None and entry.revision > lease.revision and entry.holder != self._holder:
+            lease.lose()
+        elif moment - lease.renewed >= self._renew_interval:
+            async with lease.lock:
+                if lease.revision:
+                    await self._renew(session, lease, moment)
 
+    async def _renew(self, session: LogSession, lease: Lease, moment: float) -> None:
         def note(revision: int | None) -> None:
-            if revision is None:
-                lease.lose()
-            elif lease.revision:
+            if revision is not None and lease.revision:
                 lease.revision, lease.renewed = revision, moment
 
-        await self._put(session, lease.key, lease.revision, note)
+        before = lease.revision
+        await self._put(session, lease.key, before, note)
+        if lease.revision != before:
+            return
+        # It has expired while the leases could not be reached, or a renewal was stored without an
+        # answer. Where no other replica has it, the work continues; the log knows its token.
+        entry = self._table.get(lease.key)
+        is_own = entry is not None and entry.holder == self._holder
+        known = entry.revision if entry is not None and is_own else 0
+        await self._put(session, lease.key, known, note)
+        if lease.revision == before:
+            lease.lose()
 
     async def _acquire(self, session: LogSession, lease: Lease, known: int, moment: float) -> None:
         acquired = 0
@@ -317,7 +385,9 @@ class SharedLeases:
         """Give up leases that could not be renewed, whatever NATS does."""
         while True:
             await asyncio.sleep(EXPIRY_CHECK)
+            own = self._table.ttl * OWN_SHARE
             for lease in self._leases.values():
-                if lease.revision and monotonic() - lease.renewed > self._table.ttl * OWN_SHARE:
+                limit = max(own, OUTAGE) if lease.is_fenced else own
+                if lease.revision and monotonic() - lease.renewed > limit:
                     log.warning("a lease could not be renewed and is given up", source=lease.name)
                     lease.lose()

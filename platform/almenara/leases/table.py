@@ -11,6 +11,8 @@ from almenara.shared_log import ValueChange
 
 MEMBER: Final = "member."
 LEASE: Final = "lease."
+FORGET: Final = 10
+"""Times to live after which a lease that was not renewed is forgotten."""
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -52,18 +54,25 @@ class LeaseTable:
         except msgspec.MsgspecError:
             # Written by something else; it expires like any other.
             holder = Holder("unknown", "")
-        self._entries[change.key] = Entry(holder, change.revision, monotonic())
+        known = self._entries.get(change.key)
+        # A watch that starts again repeats what exists: that is no renewal.
+        is_known = known is not None and known.revision == change.revision
+        seen = known.seen if known is not None and is_known else monotonic()
+        self._entries[change.key] = Entry(holder, change.revision, seen)
 
     def get(self, key: str) -> Entry | None:
         """Return a lease; None where no process has it."""
         entry = self._entries.get(key)
-        if entry is not None and monotonic() - entry.seen > self.ttl:
-            del self._entries[key]
+        if entry is None or monotonic() - entry.seen > self.ttl:
             return None
         return entry
 
     def members(self) -> set[str]:
         """The names of the replicas that can run something."""
+        forgotten = monotonic() - FORGET * self.ttl
+        self._entries = {
+            key: entry for key, entry in self._entries.items() if entry.seen > forgotten
+        }
         keys = [key for key in self._entries if key.startswith(MEMBER)]
         return {entry.holder.replica for key in keys if (entry := self.get(key)) is not None}
 

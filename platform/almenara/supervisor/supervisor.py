@@ -159,7 +159,10 @@ class Supervisor:
         """Run a source while this replica has its lease."""
 
         await self.leases.run(
-            runner.state.name, runner.run, lambda: runner.state.set_status("standby")
+            runner.state.name,
+            runner.run,
+            lambda: runner.state.set_status("standby"),
+            is_fenced=True,
         )
 
     async def _stop(self, tasks: dict[asyncio.Task[None], SourceRunner]) -> None:

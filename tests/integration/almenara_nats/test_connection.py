@@ -6,6 +6,8 @@ from typing import Any
 
 import nats
 import pytest
+from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
 
 from almenara.testing.source_run import MemoryContext
 from almenara_nats.client import close, connect
@@ -57,3 +59,57 @@ async def test_stream_is_read_over_a_websocket(tmp_path: Path, memory: MemoryCon
             await until(lambda: len(run.numbers) == 20, "the messages")
         await client.close()
     assert sorted(run.numbers) == list(range(20))
+
+
+async def test_frozen_server_does_not_delay_the_connection_to_another_one(tmp_path: Path) -> None:
+    with NatsServer(tmp_path / "first") as first, NatsServer(tmp_path / "second") as second:
+        first.freeze()
+        settings = NatsSettings(servers=[first.url, second.url], connect_timeout=600)
+        async with asyncio.timeout(60):
+            connection = await connect(settings)
+            assert connection.server_info["port"] == second.port
+            await close(connection)
+        first.thaw()
+
+
+async def test_request_that_may_be_repeated_is_sent_again_until_it_is_answered(
+    nats_server: NatsServer,
+) -> None:
+    connection = await connect(NatsSettings(servers=[nats_server.url]))
+    other = await connect(NatsSettings(servers=[nats_server.url]))
+    received: list[bytes] = []
+
+    async def answer_second(message: Msg) -> None:
+        received.append(message.data)
+        if len(received) == 2:
+            await message.respond(b"answer")
+
+    await other.subscribe("repeated", cb=answer_second)
+    await other.flush()
+    headers = {"Nats-Msg-Id": "one"}
+    answer = await connection.request("repeated", b"request", timeout=60, headers=headers)
+    assert answer.data == b"answer"
+    assert received == [b"request", b"request"]
+    await close(connection)
+    await close(other)
+
+
+async def test_request_waits_for_a_server_that_can_answer_where_that_is_expected(
+    nats_server: NatsServer,
+) -> None:
+    connection = await connect(NatsSettings(servers=[nats_server.url]))
+    connection.awaits_leaders = True
+    headers = {"Nats-Msg-Id": "one"}
+    request = asyncio.create_task(connection.request("late", b"", timeout=60, headers=headers))
+    with pytest.raises(NoRespondersError):
+        await connection.request("late", b"", timeout=60)
+    assert not request.done()
+    other = await connect(NatsSettings(servers=[nats_server.url]))
+
+    async def answer(message: Msg) -> None:
+        await message.respond(b"answer")
+
+    await other.subscribe("late", cb=answer)
+    assert (await request).data == b"answer"
+    await close(connection)
+    await close(other)

@@ -91,6 +91,43 @@ async def test_leases_are_acquired_again_after_an_interruption(
         await until(lambda: runner.running == set(SOURCES), "all sources again", PATIENCE)
 
 
+async def test_fenced_work_goes_on_while_leases_cannot_be_renewed(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As long as it takes until other work has ended, on any machine.
+    monkeypatch.setattr(shared, "OUTAGE", 3_600.0)
+    await shared_log(nats_server, lease_ttl=2).prepare()
+    starts = {"fenced": 0, "other": 0}
+    running: set[str] = set()
+
+    async def run(leases: SharedLeases, name: str) -> None:
+        async def work(publisher: Publisher) -> None:
+            starts[name] += 1
+            running.add(name)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                running.discard(name)
+
+        await leases.run(name, work, lambda: None, is_fenced=name == "fenced")
+
+    log = shared_log(nats_server, lease_ttl=2)
+    async with SharedBus(StorageSettings(dir=tmp_path / "a"), log) as bus:
+        leases = SharedLeases(bus, "a")
+        tasks = [asyncio.create_task(leases.run_keeper())]
+        tasks += [asyncio.create_task(run(leases, name)) for name in starts]
+        await until(lambda: running == {"fenced", "other"}, "all work", PATIENCE)
+        nats_server.freeze()
+        await until(lambda: running == {"fenced"}, "the end of the other work", PATIENCE)
+        nats_server.thaw()
+        await until(lambda: running == {"fenced", "other"}, "all work again", PATIENCE)
+        await until(lambda: leases.holder("fenced") == "a", "a renewal", PATIENCE)
+        assert starts == {"fenced": 1, "other": 2}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
 async def test_sources_of_a_replica_that_ends_need_no_time_limit_to_move(
     nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
