@@ -4,6 +4,7 @@
 """
 
 import base64
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError as Expired, sync_playwright
 
 # The program runs without pytest, which adds this folder otherwise.
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -128,7 +129,11 @@ def take_room(browser: Browser, url: str) -> None:
     open_page(page, f"{url}/dashboards/agents")
     link = page.locator("main a[href^='/dashboards/agents.room']").first
     open_page(page, url + str(link.get_attribute("href")))
+    # With proposals, and an agent that still writes.
+    proposals = page.get_by_text("Proposal", exact=True)
     page.wait_for_timeout(6000)
+    with contextlib.suppress(Expired):
+        proposals.nth(1).wait_for(timeout=60_000)
     keep(page, "council-room")
     context.close()
 
@@ -144,9 +149,10 @@ def take_opened(browser: Browser, url: str) -> None:
     page.locator(".detail").first.wait_for()
     page.wait_for_timeout(500)
     keep(page, "event")
-    link = page.locator(".detail a[href^='/timeline']").first
+    # The story of the event, not what happened around it.
+    link = page.locator(".detail a[href^='/timeline?correlation']").first
     page.goto(url + str(link.get_attribute("href")))
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(2000)
     keep(page, "timeline")
     open_page(page, url + FAILING)
     page.locator("#panel-kubernetes-workload_pods tbody th a").first.click()
