@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from almenara.bus.embedded import EmbeddedBus
-from almenara.bus.text_index import MAX_TEXT, SEARCHED_DATA, searched_text, split_words
+from almenara.bus.text_index import (
+    MAX_TEXT,
+    SEARCHED_DATA,
+    count_words,
+    searched_text,
+    split_words,
+)
 from almenara.config import StorageSettings
 from almenara.history import Filter, History
 from support.bus import make_event
@@ -86,3 +93,21 @@ def test_searched_text_in_sql_is_the_same(text: str) -> None:
         (result,) = connection.execute(statement, (data,)).fetchone()
         assert result == searched_text(data)
     connection.close()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.sampled_from("ab .\0"), max_size=6),
+            st.text(st.sampled_from("aB1 _,.\0\n\\ué漢"), max_size=12),
+        ),
+        max_size=8,
+    )
+)
+def test_words_of_many_events_are_counted_as_those_of_each(events: list[tuple[str, str]]) -> None:
+    counts: Counter[str] = Counter()
+    count_words(counts, events)
+    expected: Counter[str] = Counter()
+    for subject, data in events:
+        expected.update(set(split_words(f"{subject} {searched_text(data)}")))
+    assert counts == expected
