@@ -1,8 +1,12 @@
 """Cancellation that a library may swallow, and time limits of cleanup after it."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Collection, Coroutine
 from typing import Any, TypeVar
+
+import structlog
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -49,6 +53,18 @@ async def cancel_and_wait(task: "asyncio.Future[Any]") -> None:
             is_cancelled = True
     if is_cancelled:
         raise asyncio.CancelledError
+
+
+async def cancel_all(tasks: Collection["asyncio.Task[Any]"], patience: float) -> None:
+    """Cancel tasks and wait for their ends. Those that go on after `patience` seconds have lost the
+    cancellation in a library, and are cancelled again."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=patience)
+        if pending:
+            log.warning("tasks do not stop", tasks=sorted(task.get_name() for task in pending))
 
 
 async def finish_within(seconds: float, call: Awaitable[T]) -> T:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -16,6 +17,7 @@ from almenara.alerting.notifications.heartbeat import Heartbeat
 from almenara.alerting.notifications.receivers import check_alerting, create_receivers
 from almenara.alerting.service import Alerting, read_rules
 from almenara.bus.embedded import EmbeddedBus
+from almenara.cancellation import cancel_all
 from almenara.config import ConfigError, Settings
 from almenara.history import History
 from almenara.intake.intakes import Intakes, check_intakes
@@ -92,9 +94,15 @@ class Application:
     """The sequence after which resources follow the bus; those before are in them already."""
 
 
-async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = False) -> None:
+async def serve(
+    settings: Settings,
+    plugins: PluginRegistry,
+    on_stop: Callable[[], None] = lambda: None,
+    *,
+    reload: bool = False,
+) -> None:
     """Run until SIGTERM or SIGINT; with `reload`, plugins of the plugins directory are reloaded
-    when their files change.
+    when their files change. `on_stop` is called once it stops.
 
     Raises `ConfigError`, `web.server.PortTakenError`, and what opening the database raises.
     """
@@ -113,7 +121,7 @@ async def serve(settings: Settings, plugins: PluginRegistry, *, reload: bool = F
             StateRecorder(settings.storage.dir, settings.checkpoints) as recorder,
         ):
             application = await compose(settings, plugins, bus, samples, recorder)
-            await run(application, listener, reload=reload)
+            await run(application, listener, on_stop, reload=reload)
     log.info("almenara has stopped")
 
 
@@ -323,7 +331,13 @@ def compose_notifications(
     )
 
 
-async def run(application: Application, listener: socket.socket, *, reload: bool) -> None:
+async def run(
+    application: Application,
+    listener: socket.socket,
+    on_stop: Callable[[], None],
+    *,
+    reload: bool,
+) -> None:
     """Serve on `listener` until a signal to stop, with everything that runs beside the server."""
     services = application.services
     settings, hub = services.settings, services.hub
@@ -400,9 +414,12 @@ async def run(application: Application, listener: socket.socket, *, reload: bool
             host, port = listener.getsockname()[:2]
             scheme = "https" if settings.server.tls is not None else "http"
             log.info("almenara is ready", address=f"{scheme}://{host}:{port}/")
-            await server.serve(sockets=[listener])
-            for task in background:
-                task.cancel()
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                on_stop()
+            # Above what the supervisor takes at most, with a plugin that does not stop.
+            await cancel_all(background, settings.supervisor.stop_timeout * 2 + 2)
     finally:
         await hub.close()
         await application.log_feeds.close()

@@ -22,7 +22,7 @@ from almenara.sdk import finish_within, honor_cancellation
 from almenara.signals import EPOCH, parse_time
 from almenara_nats.settings import NatsSettings
 
-LEADER_PATIENCE: Final = 1.0
+LEADER_PATIENCE: Final = 0.5
 """Seconds until the leader of a consumer counts as lost."""
 ACK_PENDING_BATCHES: Final = 20
 """Batches that may be delivered and not yet acknowledged."""
@@ -75,26 +75,29 @@ async def create_consumer(
     """
     stream, durable = str(info.config.name), settings.durable
     is_interest = info.config.retention == RetentionPolicy.INTEREST
+    must_know = is_interest or respect_other_reader
+    finding = find_consumer(jetstream, stream, durable)
     try:
-        existing = await finish_within(LEADER_PATIENCE, find_consumer(jetstream, stream, durable))
+        existing = await (finding if must_know else finish_within(LEADER_PATIENCE, finding))
     except TimeoutError:
-        if is_interest:
+        if must_know:
             raise
-        # The server that leads it has failed. A new consumer has a leader sooner than the old one,
-        # and its deletion is not answered.
-        with suppress(NotFoundError, TimeoutError):
-            await finish_within(LEADER_PATIENCE, jetstream.delete_consumer(stream, durable))
+        # The server that leads it has failed. A new consumer has a leader sooner than the old one.
         existing = None
-    if existing is not None:
-        if respect_other_reader and existing.num_waiting:
+    else:
+        if respect_other_reader and existing is not None and existing.num_waiting:
             raise ConsumerInUseError(
                 f"another client reads through the consumer {durable!r} of stream {stream}; set"
                 " plugins.nats.durable to another name"
             )
-        if is_interest and await _reset(jetstream, stream, existing, position):
+        if (
+            is_interest
+            and existing is not None
+            and await _reset(jetstream, stream, existing, position)
+        ):
             return CreatedConsumer(pending=0, starts_at_position=False)
-        with suppress(NotFoundError):
-            await honor_cancellation(jetstream.delete_consumer(stream, durable))
+    with suppress(NotFoundError, TimeoutError):
+        await finish_within(LEADER_PATIENCE, jetstream.delete_consumer(stream, durable))
     config = build_config(settings, info, position)
     created = await add_consumer(jetstream, stream, config)
     return CreatedConsumer(

@@ -1,14 +1,17 @@
-"""Two replicas of one bus: a holder that is paused, and a bus that loses its newest messages.
+"""Two replicas of one bus: a holder that is paused, a replica that is stopped at random moments,
+and a bus that loses its newest messages.
 
-`ALMENARA_REPLICA_PAUSE` is for how many seconds the holder is paused at least.
+`ALMENARA_REPLICA_PAUSE` is for how many seconds the holder is paused at least, and
+`ALMENARA_REPLICA_STOPS` how often a replica is stopped.
 """
 
 import asyncio
 import json
 import os
+import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -18,12 +21,16 @@ from nats.js.api import StreamConfig
 
 from support.application import Almenara
 from support.replicas import COMPARED, read_tables, replica, replicated_almenara
+from support.seeds import choose_seed
 from support.servers import NatsServer, wait_until
 
 pytestmark = pytest.mark.anyio
 
 PAUSE = float(os.environ.get("ALMENARA_REPLICA_PAUSE", "0"))
 NAMES = ("a", "b")
+STOPS = int(os.environ.get("ALMENARA_REPLICA_STOPS", "4"))
+STOPPED = {0, 128 + signal.SIGTERM, -signal.SIGTERM}
+"""Exit codes of a replica that was stopped: once it was ready, or while it started."""
 BURST = 20
 PATIENCE = 120.0
 
@@ -160,6 +167,90 @@ async def test_paused_holder_writes_nothing_twice(
             os.kill(paused.process.pid, signal.SIGCONT)
         await until(lambda: count_ends(paused) > ends, "the end of the source")
         await until(lambda: paused.stored() >= before, "events in the history of the other")
+    await check_histories(nats_server, replicas, load.acknowledged)
+
+
+class Stops:
+    """Stops a replica at moments drawn from a seed, and starts it again."""
+
+    def __init__(self, server: NatsServer, replicas: list[Almenara], chance: random.Random) -> None:
+        self.server, self.chance = server, chance
+        self.replica, self.other = replicas
+        self.situations: dict[str, Callable[[], Awaitable[None]]] = {
+            "while it starts": self.stop_at_start,
+            "while it takes over": self.stop_at_takeover,
+            "while NATS is frozen": self.stop_without_nats,
+            "after its lease was lost": self.stop_after_pause,
+            "after a short pause": self.stop_after_short_pause,
+            "while NATS returns": self.stop_at_return,
+        }
+
+    async def _wait(self, shortest: float, longest: float) -> None:
+        await asyncio.sleep(self.chance.uniform(shortest, longest))
+
+    async def stop(self) -> None:
+        """Stop the replica; it ends in time, and by itself."""
+        assert await asyncio.to_thread(self.replica.stop) in STOPPED, self.replica.log[-4000:]
+
+    async def stop_at_start(self) -> None:
+        await self.stop()
+        self.replica.launch()
+        await self._wait(0, 4)
+        await self.stop()
+
+    async def stop_at_takeover(self) -> None:
+        await asyncio.to_thread(self.other.stop)
+        await self._wait(0, 2)
+        await self.stop()
+        await asyncio.to_thread(self.other.start)
+
+    async def stop_without_nats(self) -> None:
+        self.server.freeze()
+        try:
+            await self._wait(0, 8)
+            await self.stop()
+        finally:
+            self.server.thaw()
+
+    async def stop_at_return(self) -> None:
+        self.server.freeze()
+        await self._wait(3, 8)
+        self.server.thaw()
+        await self._wait(0, 1)
+        await self.stop()
+
+    async def stop_after_pause(self) -> None:
+        await self._pause(7, 9)
+
+    async def stop_after_short_pause(self) -> None:
+        await self._pause(0, 4)
+
+    async def _pause(self, shortest: float, longest: float) -> None:
+        process = self.replica.process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+        try:
+            await self._wait(shortest, longest)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        await self._wait(0, 1)
+        await self.stop()
+
+
+async def test_replica_stops_at_any_moment(
+    nats_server: NatsServer, replicas: list[Almenara]
+) -> None:
+    chance = random.Random(choose_seed())
+    stops = Stops(nats_server, replicas, chance)
+    situations: list[str] = []
+    while len(situations) < STOPS:
+        situations += chance.sample([*stops.situations], len(stops.situations))
+    async with loaded(nats_server) as load:
+        for situation in situations[:STOPS]:
+            print(situation, flush=True)
+            await stops.situations[situation]()
+            await asyncio.to_thread(stops.replica.start)
+    assert "do not stop" not in stops.replica.log
     await check_histories(nats_server, replicas, load.acknowledged)
 
 

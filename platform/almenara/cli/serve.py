@@ -19,6 +19,7 @@ from almenara.cli.common import (
     read_settings,
     run_async,
 )
+from almenara.cli.stop_watchdog import StopWatchdog, exit_on_signal
 from almenara.config import ConfigError, Settings
 from almenara.errors import AlmenaraError, describe_error
 from almenara.logs import configure_logging
@@ -76,8 +77,10 @@ def run_server(
     for info in plugins.infos():
         if info.state == "failed":
             log.error("a plugin failed", plugin=info.name, error=info.error)
+    exit_on_signal()
     try:
-        run_async(lambda: serve_until_stopped(settings, plugins, reload=reload))
+        with StopWatchdog() as watchdog:
+            run_async(lambda: serve_until_stopped(settings, plugins, watchdog.arm, reload=reload))
     except* (AlmenaraError, OSError, sqlite3.Error) as group:
         raise start_error(group.exceptions[0], settings) from None
     exit_despite_threads()
