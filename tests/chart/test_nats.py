@@ -5,11 +5,14 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from support.api_server import ApiServer
 from support.application import Almenara
 from support.chart import engine
 from support.chart.cluster import Cluster
 from support.chart.engine import CHART, of_kind, only
+from support.chart.release import HelmError
 from support.servers import NatsServer, free_port
 
 SECRET = "a-secret-that-all-replicas-share-0123"
@@ -110,3 +113,25 @@ def test_servers_are_accepted(programs: Path, api_server: ApiServer) -> None:
     cluster.helm.upgrade(CHART, "rel", {**values, "replicaCount": 2})
     assert cluster.get("batch/v1", "Job", "rel-almenara-streams-2")
     cluster.helm.uninstall("rel")
+
+
+def test_history_is_not_moved_to_servers_that_the_same_upgrade_creates(
+    programs: Path, api_server: ApiServer
+) -> None:
+    cluster = Cluster(programs, api_server, api_server.namespace("nats-migration"))
+    values = engine.read(engine.value_sets()["nats"])
+    moving = {**values, "migration": {"fromClaim": "rel-almenara"}}
+    single: engine.Tree = {"nats": {"enabled": True}}
+    for change in (cluster.helm.install, cluster.helm.upgrade):
+        with pytest.raises(HelmError) as refusal:
+            change(CHART, "rel", moving)
+        assert "Upgrade with nats.enabled and without config.bus" in str(refusal.value)
+        if change == cluster.helm.install:
+            cluster.helm.install(CHART, "rel", {})
+    cluster.helm.upgrade(CHART, "rel", single)
+    path = cluster.server.path("apps/v1", "StatefulSet", cluster.namespace, "rel-almenara")
+    cluster.server.send("DELETE", path)
+    # Accepted: it waits for the Job, which nothing runs here.
+    with pytest.raises(HelmError) as refusal:
+        cluster.helm.upgrade(CHART, "rel", moving, "--timeout", "1s")
+    assert "pre-upgrade hooks failed" in str(refusal.value)

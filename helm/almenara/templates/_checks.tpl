@@ -55,6 +55,18 @@
 {{- if and .Values.migration.fromClaim (not (include "almenara.appliesStreams" .)) }}
 {{- fail "migration.fromClaim needs the Job of streams.apply, which is false. Remove streams.apply." }}
 {{- end }}
+{{- if and .Values.migration.fromClaim .Values.nats.enabled }}
+{{- /* Without a cluster, as in `helm template`, nothing is found, and nothing is known. */}}
+{{- $found := lookup "apps/v1" "StatefulSet" .Release.Namespace "" }}
+{{- $servers := include "almenara.nats.name" . }}
+{{- $names := list }}
+{{- range (default (dict "items" list) $found).items }}
+{{- $names = append $names .metadata.name }}
+{{- end }}
+{{- if and $found (not (has $servers $names)) }}
+{{- fail (printf "migration.fromClaim moves the history before the upgrade, but the NATS servers of nats.enabled (StatefulSet %s) are created by it. Upgrade with nats.enabled and without config.bus and migration.fromClaim first; when the servers run, upgrade again with all three." $servers) }}
+{{- end }}
+{{- end }}
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) }}
 {{- fail "autoscaling.minReplicas is larger than autoscaling.maxReplicas." }}
 {{- end }}

@@ -37,9 +37,9 @@ class Helm:
         """The objects of the new release, without those of hooks."""
         return self._objects("install", name, chart, values=values)
 
-    def upgrade(self, chart: Path, name: str, values: Tree) -> list[Tree]:
+    def upgrade(self, chart: Path, name: str, values: Tree, *options: str) -> list[Tree]:
         """The objects of the release from now on, without those of hooks."""
-        return self._objects("upgrade", name, chart, values=values)
+        return self._objects("upgrade", name, chart, *options, values=values)
 
     def _objects(self, *arguments: str | Path, values: Tree) -> list[Tree]:
         release = json.loads(self._run(*arguments, "--output", "json", values=values))
