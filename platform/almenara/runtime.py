@@ -40,6 +40,7 @@ from almenara.remote_write.service import (
     create_sources,
 )
 from almenara.scope import ALERT_KIND
+from almenara.security import logout_tokens
 from almenara.security.access import AccessControl
 from almenara.security.config_check import check_access
 from almenara.state.recorder import StateRecorder
@@ -89,7 +90,7 @@ class Application:
     """None where it is not enabled."""
     leases: "SharedLeases | SoleLeases"
     saved_store: FileStateStore | SharedStateStore
-    """What users save in the browser."""
+    """What users save in the browser, and used logout tokens."""
     replay_from: int
     """The sequence after which resources follow the bus; those before are in them already."""
 
@@ -172,12 +173,14 @@ async def compose(
         panels,
         [info.name for info in plugins.infos() if info.state != "active"],
     )
+    saved_store = create_saved_store(settings, bus)
     access = AccessControl(
         settings,
         bus,
         resources.namespaces,
         log_feeds.rights,
         None if isinstance(bus, EmbeddedBus) else bus,
+        saved_store,
     )
     history = History(bus)
     await access.start(history)
@@ -198,7 +201,6 @@ async def compose(
     )
     hub = Hub(view, panels, renderer)
     notifications = compose_notifications(settings, plugins, bus, resources)
-    saved_store = create_saved_store(settings, bus)
     saved_dashboards, saved_filters = SavedDashboards(saved_store), SavedFilters(saved_store)
     await saved_dashboards.load()
     await saved_filters.load()
@@ -253,7 +255,7 @@ def create_saved_store(settings: Settings, bus: RuntimeBus) -> FileStateStore | 
     file = open_file(settings.storage.dir)
     if isinstance(bus, EmbeddedBus) or settings.bus.secret is None:
         return FileStateStore(file)
-    prefixes = (SavedDashboard.PREFIX, SavedFilter.PREFIX)
+    prefixes = (SavedDashboard.PREFIX, SavedFilter.PREFIX, logout_tokens.PREFIX)
     return SharedStateStore(file, bus, prefixes, settings.bus.secret)
 
 

@@ -28,7 +28,7 @@ const provider = new Provider(issuer, {
   pkce: { required: () => true },
   features: { backchannelLogout: { enabled: true }, devInteractions: { enabled: false }, rpInitiatedLogout: { enabled: true } },
   // The notified server is on this machine, which the provider would rather not call.
-  fetch: globalThis.fetch,
+  fetch: (url, options) => globalThis.fetch(url, { ...options, dispatcher: undefined }),
   ttl: { AccessToken: 60, IdToken: 60, RefreshToken: 3600, Session: 3600, Grant: 3600, Interaction: 600, AuthorizationCode: 60 },
   issueRefreshToken: async () => true,
   interactions: { url: (ctx, interaction) => `/interaction/${interaction.uid}` },
@@ -66,4 +66,6 @@ provider.use(async (ctx, next) => {
   await next();
 });
 provider.on("server_error", (ctx, error) => console.error(error));
+provider.on("backchannel.error", (ctx, error) => console.error(error));
+provider.on("backchannel.success", () => console.log("a logout token was accepted"));
 provider.listen(port, "127.0.0.1", () => console.log("ready"));

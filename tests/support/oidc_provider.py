@@ -14,6 +14,8 @@ from support.servers import accepts, free_port, wait_until
 
 HERE = TESTS / "oidc"
 SECRET = "of-the-client-in-tests"
+LOGGED_OUT = "a logout token was accepted"
+"""What the log of the provider has then."""
 
 
 def install(folder: Path) -> None:
@@ -32,6 +34,8 @@ class OidcProvider:
     def __init__(self, folder: Path, almenara: str) -> None:
         self.folder, self.port = folder, free_port()
         self.almenara = almenara
+        self.logout = ""
+        """Where logout tokens are sent; empty for Almenara."""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -46,7 +50,7 @@ class OidcProvider:
         environment = {
             **os.environ, "PORT": str(self.port), "SECRET": SECRET,
             "CALLBACK": f"{self.almenara}/sign-in/callback",
-            "LOGOUT": f"{self.almenara}/sign-in/back-channel-logout",
+            "LOGOUT": f"{self.logout or self.almenara}/sign-in/back-channel-logout",
         }  # fmt: skip
         node = shutil.which("node")
         assert node is not None

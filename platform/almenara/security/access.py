@@ -18,6 +18,7 @@ from almenara.security.recorded_attempts import RecordedAttempts
 from almenara.security.resolver import IdentityResolver
 from almenara.security.reviewer import Reviewer
 from almenara.security.sign_in import SignIn
+from almenara.state_store import StateStore
 
 
 class AccessControl:
@@ -30,10 +31,11 @@ class AccessControl:
         namespaces: Callable[[], Iterable[str]],
         rights: Callable[[], Iterable[ClusterRight]],
         replicas: SessionSource | None = None,
+        store: StateStore | None = None,
     ) -> None:
         """`namespaces` and `rights` list what to ask the cluster for, where it decides scopes.
         `replicas` is the bus where several share one; without `bus.secret`, they share no tokens
-        and sessions, and only count failed sign-ins together."""
+        and sessions, and only count failed sign-ins together. `store` has used logout tokens."""
         auth = settings.auth
         self.mode = mode_of(settings)
         self.server = settings.server
@@ -66,7 +68,7 @@ class AccessControl:
             self.provider = OidcProvider(
                 auth.oidc, self.sign_in,
                 settings.bus.secret if self.sync is not None else None,
-                shares_sessions=shares_sessions,
+                shares_sessions=shares_sessions, store=store,
             )  # fmt: skip
             self.credentials.confirm = self.provider.confirm
 

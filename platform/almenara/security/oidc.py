@@ -8,7 +8,6 @@ https://openid.net/specs/openid-connect-backchannel-1_0.html.
 import asyncio
 import time
 import warnings
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import urlencode, urlsplit
@@ -30,6 +29,7 @@ from almenara.security.bounded_http import BoundedTransport
 from almenara.security.config_check import provider_context
 from almenara.security.errors import AccessDenied, AuthUnavailable, InvalidRequest
 from almenara.security.identity import Identity, User
+from almenara.security.logout_tokens import UsedLogoutTokens
 from almenara.security.oidc_login import LOGIN_TIMEOUT, derive_secret, read_cookie, write_cookie
 from almenara.security.oidc_session import OidcRefresher, unseal
 from almenara.security.request import RequestInfo
@@ -37,6 +37,7 @@ from almenara.security.secret_hash import generate_secret
 from almenara.security.sessions import Session, Sessions
 from almenara.security.store import SessionRecord
 from almenara.signals import now
+from almenara.state_store import StateStore
 from almenara.units import SECOND
 
 with warnings.catch_warnings():
@@ -50,8 +51,6 @@ log = structlog.get_logger(__name__)
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
                      "ES256", "ES384", "ES512", "EdDSA", "Ed25519")  # fmt: skip
 """Public-key signatures only: neither `none` nor HMAC with the client secret."""
-MAX_LOGOUT_TOKENS: Final = 2_000
-"""Logout tokens that are remembered, so that none counts twice."""
 METADATA_LIFETIME: Final = 3600.0
 MIN_KEY_REFRESH: Final = 10.0
 """Seconds between two downloads of the keys, whatever tokens are sent."""
@@ -128,7 +127,7 @@ class OidcProvider:
     """The OpenID Connect provider that users sign in with. Close it with `close`.
 
     `secret` is what replicas share: each of them completes logins that another one has started,
-    and with `shares_sessions` confirms the sessions of the others.
+    and with `shares_sessions` confirms the sessions of the others. `store` has used logout tokens.
     """
 
     def __init__(
@@ -138,6 +137,7 @@ class OidcProvider:
         secret: Secret | None = None,
         *,
         shares_sessions: bool = False,
+        store: StateStore | None = None,
     ) -> None:
         self.settings, self.session_issuer = settings, issuer
         self._secret, self._shares_sessions = secret, shares_sessions
@@ -155,8 +155,7 @@ class OidcProvider:
         self._keys: KeySet | None = None
         self._keys_time = 0.0
         self._lock = asyncio.Lock()
-        self._used_logout_tokens: OrderedDict[str, None] = OrderedDict()
-        """By `jti`."""
+        self._used_logout_tokens = UsedLogoutTokens(store)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -410,12 +409,11 @@ class OidcProvider:
             log.warning("a logout token was refused", provider=self.name,
                         reason=describe_error(error, 200))  # fmt: skip
             return False
-        token_id = str(claims["jti"])
-        if token_id in self._used_logout_tokens:
+        if not await self._used_logout_tokens.use(self.settings.issuer, str(claims["jti"])):
+            log.warning(
+                "a logout token was refused", provider=self.name, reason="it was used before"
+            )
             return False
-        self._used_logout_tokens[token_id] = None
-        while len(self._used_logout_tokens) > MAX_LOGOUT_TOKENS:
-            self._used_logout_tokens.popitem(last=False)
         await self.session_issuer.receive_sessions()
         for session in self.session_issuer.sessions:
             refresher = session.refresher

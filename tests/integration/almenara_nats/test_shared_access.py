@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import pytest
 from support.application import Almenara
 from support.replicas import replicated_almenara
 from support.servers import NatsServer, wait_until
+
+PROMISED = 5.0
+"""Seconds within which a sign-out or a revocation holds on every replica."""
 
 
 @pytest.fixture
@@ -91,6 +95,54 @@ def test_sign_in_and_revocation_hold_on_both_replicas(
     wait_until(lambda: page_status(second, other) == 303, "the end of the other session")
     assert bearer_status(first, token) == bearer_status(second, token) == 401
     assert "no valid signature" in first.log
+
+
+def sign_out(almenara: Almenara, secret: str) -> None:
+    """Sign a browser out, on the page of its account."""
+    headers = {"origin": almenara.url, "cookie": f"{almenara.session_cookie}={secret}"}
+    with httpx.Client(base_url=almenara.url, headers=headers) as client:
+        form = re.search(r'name="csrf" value="([^"]+)"', client.get("/account").text)
+        assert form is not None
+        assert client.post("/sign-out", data={"csrf": form[1]}).status_code == 303
+
+
+def test_sign_out_and_revocation_reach_every_replica_in_time(
+    replicas: tuple[Almenara, Almenara], nats_server: NatsServer, tmp_path: Path
+) -> None:
+    first, second = replicas
+    with replicated_almenara(nats_server, tmp_path / "c", "c", auth={"mode": "token"}) as third:
+        others = (second, third)
+        access_token = command(first, "rotate")
+        for each in (first, *others):
+            wait_until(lambda each=each: bearer_status(each, access_token) == 200, "the token")
+        secrets = [sign_in(first, access_token) for _ in range(3)]
+        token = command(first, "create", "script")
+
+        def is_known(status: int, secret: str) -> bool:
+            return all(page_status(each, secret) == status for each in others)
+
+        def is_accepted(status: int, bearer: str) -> bool:
+            return all(bearer_status(each, bearer) == status for each in others)
+
+        wait_until(lambda: is_accepted(200, token), "the API token")
+        assert all(is_known(200, secret) for secret in secrets)
+        started = time.monotonic()
+        sign_out(first, secrets[0])
+        wait_until(lambda: is_known(303, secrets[0]), "the sign-out", PROMISED)
+        signed_out, started = time.monotonic() - started, time.monotonic()
+        command(first, "revoke", token.split("_")[1])
+        wait_until(lambda: is_accepted(401, token), "the revocation", PROMISED)
+        revoked, started = time.monotonic() - started, time.monotonic()
+        assert is_known(200, secrets[1])
+        command(first, "rotate")
+        wait_until(lambda: is_known(303, secrets[1]), "the end of a session", PROMISED)
+        wait_until(lambda: is_known(303, secrets[2]), "the end of the other session", PROMISED)
+        assert is_accepted(401, access_token)
+        ended = time.monotonic() - started
+    print(
+        f"on every replica after: sign-out {signed_out:.2f} s, revocation {revoked:.2f} s,"
+        f" new access token {ended:.2f} s"
+    )
 
 
 def count_refusals(almenara: Almenara, token: str) -> int:

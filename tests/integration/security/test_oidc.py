@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from support.application import Almenara
-from support.oidc_provider import SECRET, OidcProvider, signed_in
+from support.oidc_provider import LOGGED_OUT, SECRET, OidcProvider, signed_in
 from support.servers import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -102,6 +102,7 @@ async def test_oidc_back_channel_logout_ends_the_session(
     browser.post(f"{provider.url}/session/end/confirm", data={"xsrf": form[1], "logout": "yes"})
     code, _ = await waiting
     assert code == 4401, almenara.log[-2000:]
+    wait_until(lambda: LOGGED_OUT in provider.log, "the end of the logout")
 
 
 async def test_oidc_sign_out_continues_at_the_provider(

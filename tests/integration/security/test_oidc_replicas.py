@@ -2,9 +2,12 @@
 
 import asyncio
 import re
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
@@ -12,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from support.application import Almenara
-from support.oidc_provider import SECRET, OidcProvider
+from support.oidc_provider import LOGGED_OUT, SECRET, OidcProvider
 from support.replicas import replicated_almenara
 from support.servers import NatsServer, wait_until
 
@@ -47,6 +50,15 @@ class Replicas:
         answer = self.get(browser, self.first, callback)
         assert answer.headers["location"] == "/sources", answer.text
         return browser
+
+    def log_out(self, browser: httpx.Client) -> None:
+        """End the session of a browser at the provider."""
+        page = browser.get(f"{self.provider.url}/session/end")
+        form = re.search(r'name="xsrf" value="([^"]+)"', page.text)
+        assert form is not None
+        browser.post(
+            f"{self.provider.url}/session/end/confirm", data={"xsrf": form[1], "logout": "yes"}
+        )
 
     def roles(self, browser: httpx.Client) -> list[str]:
         """The role of a browser on each replica; empty where it has no session."""
@@ -134,10 +146,53 @@ def test_back_channel_logout_reaches_sessions_of_the_other_replica(replicas: Rep
     browser, callback = replicas.start(replicas.first, "ada")
     # The provider sends it to the first replica only.
     assert replicas.get(browser, replicas.second, callback).status_code == 303
-    page = browser.get(f"{replicas.provider.url}/session/end")
-    form = re.search(r'name="xsrf" value="([^"]+)"', page.text)
-    assert form is not None
-    browser.post(
-        f"{replicas.provider.url}/session/end/confirm", data={"xsrf": form[1], "logout": "yes"}
-    )
+    replicas.log_out(browser)
+    wait_until(lambda: LOGGED_OUT in replicas.provider.log, "the end of the logout", PATIENCE)
     replicas.wait_for_roles(browser, "", "")
+
+
+def test_logout_token_counts_once_on_all_replicas(replicas: Replicas) -> None:
+    provider, tokens = replicas.provider, list[str]()
+    with captured(tokens) as address:
+        provider.stop()
+        provider.logout = address
+        provider.start()
+        browser = replicas.signed_in("ada")
+        replicas.log_out(browser)
+        wait_until(lambda: bool(tokens), "a logout token", PATIENCE)
+    assert replicas.roles(browser) == ["admin", "admin"]
+    assert send_logout_token(replicas.second, tokens[0]) == 200
+    replicas.wait_for_roles(browser, "", "")
+    for replica in replicas.replicas:
+        assert send_logout_token(replica, tokens[0]) == 400
+    # Nor does one accept it again that has forgotten everything in its memory.
+    replicas.second.kill()
+    replicas.second.start()
+    assert send_logout_token(replicas.second, tokens[0]) == 400
+
+
+def send_logout_token(replica: Almenara, token: str) -> int:
+    address = f"{replica.url}/sign-in/back-channel-logout"
+    return httpx.post(address, data={"logout_token": token}, timeout=20).status_code
+
+
+@contextmanager
+def captured(tokens: list[str]) -> Iterator[str]:
+    """Receive the logout tokens of a provider, in place of Almenara."""
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            tokens.extend(parse_qs(body)["logout_token"])
+            self.send_response(200)
+            self.end_headers()
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
