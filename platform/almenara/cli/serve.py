@@ -19,7 +19,7 @@ from almenara.cli.common import (
     read_settings,
     run_async,
 )
-from almenara.cli.stop_watchdog import StopWatchdog, exit_on_signal
+from almenara.cli.stop_watchdog import LIMIT, StopWatchdog, exit_on_signal
 from almenara.config import ConfigError, Settings
 from almenara.errors import AlmenaraError, describe_error
 from almenara.logs import configure_logging
@@ -79,7 +79,9 @@ def run_server(
             log.error("a plugin failed", plugin=info.name, error=info.error)
     exit_on_signal()
     try:
-        with StopWatchdog() as watchdog:
+        # Beside what sources may take to stop.
+        limit = LIMIT + 2 * settings.supervisor.stop_timeout
+        with StopWatchdog(limit) as watchdog:
             run_async(lambda: serve_until_stopped(settings, plugins, watchdog.arm, reload=reload))
     except* (AlmenaraError, OSError, sqlite3.Error) as group:
         raise start_error(group.exceptions[0], settings) from None

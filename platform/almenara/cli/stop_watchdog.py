@@ -13,8 +13,9 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-LIMIT: Final = 30.0
-"""Seconds between the end of the web server and that of the process."""
+LIMIT: Final = 20.0
+"""Seconds between the end of the web server and that of the process, beside the time that sources
+may take to stop."""
 CALLS: Final = 12
 """Calls that are logged of each task and thread."""
 
@@ -25,7 +26,7 @@ class StopWatchdog:
     What is stored is safe: a process may be killed at any moment.
     """
 
-    def __init__(self, limit: float = LIMIT) -> None:
+    def __init__(self, limit: float) -> None:
         self.limit = limit
         self._has_stopped = threading.Event()
         self._thread: threading.Thread | None = None
