@@ -122,7 +122,9 @@ async def test_fenced_work_goes_on_while_leases_cannot_be_renewed(
         nats_server.thaw()
         await until(lambda: running == {"fenced", "other"}, "all work again", PATIENCE)
         await until(lambda: leases.holder("fenced") == "a", "a renewal", PATIENCE)
-        assert starts == {"fenced": 1, "other": 2}
+        # On a slow machine, the other work may lose its lease once more.
+        assert starts["fenced"] == 1
+        assert starts["other"] >= 2
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
