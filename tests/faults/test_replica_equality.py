@@ -34,6 +34,8 @@ SECONDS = float(os.environ.get("ALMENARA_EQUALITY_SECONDS", "6"))
 RATE = float(os.environ.get("ALMENARA_EQUALITY_RATE", "1000"))
 QUERIES = int(os.environ.get("ALMENARA_EQUALITY_QUERIES", "100"))
 BATCH = 50
+LEAST = 3_000
+"""Signals that each replica publishes at least, so that there is a block on a slow machine too."""
 PATIENCE = 120.0
 STORAGE: dict[str, Any] = {
     "hot_events": 1_000, "deduplication_window": 3_000, "retention_interval": 1.0,
@@ -58,10 +60,11 @@ class Load:
         self.published: list[Signal] = []
 
     async def run(self, end: float) -> None:
-        clock = asyncio.get_running_loop().time
-        while clock() < end:
+        clock, count = asyncio.get_running_loop().time, 0
+        while clock() < end or count < LEAST:
             batch = [self.choose() for _ in range(self.chance.randrange(1, BATCH))]
             await self.bus.publish(batch, f"source/{self.name}")
+            count += len(batch)
             self.published = (self.published + batch)[-5_000:]
             await asyncio.sleep(self.chance.uniform(0, BATCH / RATE))
 

@@ -1,9 +1,12 @@
 """Snapshots of the history: written and restored on a real nats-server, also across `kill -9`."""
 
+import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import nats
@@ -94,6 +97,15 @@ async def publish(bus, first: int, count: int) -> None:
         await bus.publish(events, "test")
 
 
+async def settle(folder: Path) -> None:
+    """Return once nothing is merged any more, so that two snapshots have the same pages."""
+    with closing(sqlite3.connect(folder / "almenara.db")) as connection:
+        version = None
+        while (read := connection.execute("PRAGMA data_version").fetchone()) != version:
+            version = read
+            await asyncio.sleep(0.5)
+
+
 async def object_names(server: NatsServer) -> set[str]:
     async with shared_log(server).connect() as session:
         return await session.snapshots.names()
@@ -107,6 +119,7 @@ async def test_replica_with_an_empty_disk_starts_from_a_snapshot(
     writer = SnapshotWriter(first, shared_log(nats_server), BusSettings(), "a")
     async with replica(nats_server, first) as bus:
         await publish(bus, 0, EVENTS)
+        await settle(first)
         run_until_killed("write", first, nats_server)
         partial = await object_names(nats_server)
         assert partial
