@@ -143,12 +143,12 @@ def node_fill(view: DataView, node: Resource, pods: Sequence[Resource]) -> dict[
     cpu = memory = 0.0
     for pod in pods:
         if is_active(pod):
-            requests = pod.state
+            state = pod.state
             active += 1
-            cpu += requests.get("cpu_request") or 0
-            memory += requests.get("memory_request") or 0
-            if "devices" in requests:
-                devices += sum(requests["devices"].values())
+            cpu += state.get("cpu_request") or 0
+            memory += state.get("memory_request") or 0
+            if "devices" in state:
+                devices += sum(state["devices"].values())
     return {
         "active": active,
         "cpu": share(cpu, node.state.get("cpu")),
