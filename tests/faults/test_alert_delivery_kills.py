@@ -163,4 +163,4 @@ async def test_changes_arrive_over_kills(tmp_path: Path) -> None:
         config = host.configure(list(KILL.values()), flapping=flapping)
         with host.use(Almenara(tmp_path / "almenara", config=config)) as almenara:
             kills[:] = [Kills(almenara, random.Random(seed))]
-            await play_all(host, KILL)
+            await play_all(host, KILL, limit=60.0 * KILLS + 600)

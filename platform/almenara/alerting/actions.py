@@ -19,7 +19,6 @@ from almenara.alerting.commands import (
     Silence,
     SilenceEnd,
 )
-from almenara.alerting.store import SILENCES
 from almenara.signals import Event, Resource
 
 
@@ -74,7 +73,7 @@ def turn_silence(identity: str, book: AlertBook) -> None:
     if book.step.time >= silence.ends:
         _remove_silence(identity, book)
         return
-    book.step.set_timer(SILENCES + identity, silence.next_change(book.step.time))
+    book.store.turn_silence(silence, book.step)
     book.derived.append(silence.resource(book.step.time))
     book.refresh_firing()
 

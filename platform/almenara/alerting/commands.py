@@ -36,6 +36,8 @@ class Silence(msgspec.Struct, kw_only=True):
     ends: int
     calendar: Calendar | None = None
     """The times of the week at which it is active between its start and its end; None for all."""
+    reached: int = 0
+    """When it last became active or inactive. Signals that come late do not undo that."""
 
     def is_active(self, time: int) -> bool:
         """Whether it is active at a time."""

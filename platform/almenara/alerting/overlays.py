@@ -33,7 +33,8 @@ class Silences:
     def find(self, labels: dict[str, str], time: int) -> str:
         """Return the id of an active silence that covers these labels; empty without one."""
         for identity, silence in self.by_id.items():
-            if silence.is_active(time) and match_all(self._matchers[identity], labels):
+            moment = max(time, silence.reached)
+            if silence.is_active(moment) and match_all(self._matchers[identity], labels):
                 return identity
         return ""
 

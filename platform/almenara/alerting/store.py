@@ -76,6 +76,11 @@ class AlertStore:
     def add_silence(self, silence: Silence, step: Step) -> None:
         """Store a silence. Raises `ValueError`."""
         self.silences.add(silence)
+        self.turn_silence(silence, step)
+
+    def turn_silence(self, silence: Silence, step: Step) -> None:
+        """Note that a silence has become active or inactive, and wait for its next change."""
+        silence.reached = step.time
         key = SILENCES + silence.id
         self.state.set(key, silence)
         step.set_timer(key, silence.next_change(step.time))

@@ -391,14 +391,19 @@ def sample(metric: str, value: float, name: str = "a", **fields: Any) -> tuple[s
 
 
 async def play_all(
-    host: Host, scenarios: Mapping[str, Scenario], restarts: Restarts | None = None
+    host: Host,
+    scenarios: Mapping[str, Scenario],
+    restarts: Restarts | None = None,
+    limit: float = 600.0,
 ) -> None:
-    """Play scenarios at once. Raises `AssertionError` with those that failed."""
+    """Play scenarios at once. Raises `AssertionError` with those that failed, or that have not
+    ended after `limit` seconds: one may read notifications that repeat without an end."""
     failures: list[str] = []
 
     async def play(each: Scenario) -> None:
         try:
-            await each.play(Stage(host, each, restarts))
+            async with asyncio.timeout(limit):
+                await each.play(Stage(host, each, restarts))
         except Exception as error:
             while isinstance(error, ExceptionGroup):
                 error = error.exceptions[0]

@@ -69,6 +69,22 @@ def test_silence_covers_matching_alerts_until_it_ends() -> None:
     assert not [each for each in run.resources.values() if each.kind == "almenara.silence"]
 
 
+def test_signals_that_come_late_undo_no_silence() -> None:
+    run = AlertRun(RULES)
+    run.feed_now(crash())
+    run.advance(60)
+    run.command(make_silence, ["rule=crashing"], "ada", "upgrade", run.clock.now() + HOUR)
+    # Observed before the silence, and published after it.
+    run.feed(crash())
+    assert run.alerts == {"crashing db": "silenced"}
+    run.restart()
+    run.feed(crash())
+    assert run.statuses == ["firing", "silenced"]
+    run.advance(3601)
+    run.feed(crash())
+    assert run.alerts == {"crashing db": "firing"}
+
+
 def test_silence_covers_alerts_that_fire_later_and_can_be_ended() -> None:
     run = AlertRun(RULES)
     run.command(make_silence, ["namespace=prod"], "ada", "upgrade", run.clock.now() + HOUR)
