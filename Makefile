@@ -18,7 +18,7 @@ RATE ?= 20
 REPLICAS ?= 1
 PYTEST ?=
 # Most of the tests wait for real servers, so they run in parallel.
-WORKERS ?= 5
+WORKERS ?= 4
 # `no` skips the tests that need a kube-apiserver, an alertmanager or a collector instead of building
 # one.
 APISERVER ?= yes

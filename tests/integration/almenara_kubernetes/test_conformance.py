@@ -1,6 +1,7 @@
 """The Kubernetes plugin keeps the rules of a good plugin, before a real kube-apiserver."""
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,7 +15,9 @@ from almenara.testing import conformance
 from support.api_server import ApiServer
 from support.faulty_link import FaultyLink
 
-SERVER: list[ApiServer] = []
+SERVER: list[tuple[ApiServer, str]] = []
+"""The API server, and the namespace that the plugin watches."""
+NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,15 +32,16 @@ def cluster(api_server: ApiServer) -> None:
             "terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": moment}
         },
     }  # fmt: skip
-    namespace = api_server.namespace("conformance")
+    # Where other tests run between those of this file, its fixtures are set up more than once.
+    namespace = api_server.namespace(f"conformance-{next(NUMBERS)}")
     api_server.pod(namespace, "killed", status={"phase": "Running", "containerStatuses": [killed]})
-    SERVER[:] = [api_server]
+    SERVER[:] = [(api_server, namespace)]
 
 
 @contextlib.contextmanager
 def settings() -> Iterator[dict[str, Any]]:
     """The settings of a cluster whose API server can be cut off."""
-    (server,) = SERVER
+    ((server, namespace),) = SERVER
     port = urlsplit(server.url).port
     assert port is not None
     with tempfile.TemporaryDirectory() as folder, FaultyLink(port) as link:
@@ -45,7 +49,7 @@ def settings() -> Iterator[dict[str, Any]]:
             client=server.admin_certificate, server=f"https://127.0.0.1:{link.port}",
             path=Path(folder) / "kubeconfig",
         )  # fmt: skip
-        yield {"clusters": [{"kubeconfig": str(kubeconfig), "namespaces": ["conformance"]}]}
+        yield {"clusters": [{"kubeconfig": str(kubeconfig), "namespaces": [namespace]}]}
 
 
 test_kubernetes_keeps_the_rules = conformance(

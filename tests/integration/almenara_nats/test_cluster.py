@@ -60,6 +60,10 @@ async def test_offline_stream_is_offline_with_its_last_figures(
         await until(lambda: len(run.numbers) == 6, "the messages", 30)
         await until(lambda: run.status_of(STREAM, "ONE") == "ok", "the stream", 30)
         await until(lambda: run.status_of(STREAM, "THREE") == "ok", "the replicas", 30)
+        await until(
+            lambda: any(getattr(signal, "kind", "") == CONSUMER for signal in run.signals),
+            "the consumers", 30,
+        )  # fmt: skip
         victim.kill()
         # Until the servers have elected a leader, they answer about no stream.
         await until(lambda: run.status_of(STREAM, "ONE") in ("unknown", "offline"), "the loss", 10)

@@ -75,8 +75,9 @@ async def test_frozen_server_does_not_delay_the_connection_to_another_one(tmp_pa
 async def test_request_that_may_be_repeated_is_sent_again_until_it_is_answered(
     nats_server: NatsServer,
 ) -> None:
-    connection = await connect(NatsSettings(servers=[nats_server.url]))
-    other = await connect(NatsSettings(servers=[nats_server.url]))
+    # On a slow machine, a connection that is pinged each second may be replaced meanwhile.
+    settings = NatsSettings(servers=[nats_server.url], ping_interval=20)
+    connection, other = await connect(settings), await connect(settings)
     received: list[bytes] = []
 
     async def answer_second(message: Msg) -> None:

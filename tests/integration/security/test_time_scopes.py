@@ -51,6 +51,13 @@ async def test_times_show_nothing_out_of_scope(secured: SecuredServer) -> None:
 
 async def test_changes_and_timelines_show_nothing_out_of_scope(secured: SecuredServer) -> None:
     known = moments(secured)
+    # Changes are stored at intervals.
+    wait_until(
+        lambda: all(
+            OURS in secured.get("/changes?range=1h", caller).text for caller in secured.tokens
+        ),
+        "the changes",
+    )
     for caller in secured.tokens:
         is_scoped = caller.startswith("scoped")
         changes = secured.get("/changes?range=1h", caller).text

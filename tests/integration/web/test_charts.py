@@ -81,7 +81,8 @@ def test_chart_has_the_stored_samples_of_each_resource(almenara: Almenara) -> No
     assert set(lines["shop/web-1"]["values"]) == {0.5}
     assert chart["until"] - chart["since"] == 3_600_000
     levels = {level["title"]: level for level in chart["levels"]}
-    assert levels["limit"] == {"title": "limit", "value": 4.0, "severity": "INFO"}
+    limit = {"title": "limit", "value": 4.0, "severity": "INFO", "colors": ""}
+    assert levels["limit"] == limit
     assert levels["high"]["severity"] == "WARN"
 
 
