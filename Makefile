@@ -58,7 +58,7 @@ ray: $(RAY_DONE) ## Install a real Ray for its tests, in an environment of its o
 
 .PHONY: test-ray
 test-ray: $(VENV)/.dev $(RAY_DONE) ## Run the tests against a real Ray (PYTEST="-k burst" RAY_VERSION=2.40.0)
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile tests/ray $(PYTEST)
+	@$(BIN)/pytest tests/ray $(PYTEST)
 
 .PHONY: neo4j
 neo4j: ## Download the Neo4j server of the tests once, where Java and Maven are installed
