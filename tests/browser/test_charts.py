@@ -113,7 +113,10 @@ def read_range(page: Page) -> dict[str, str]:
 
 
 def drag(page: Page, name: str, start: float, end: float) -> None:
-    box = chart_of(page, name).locator(".u-over").bounding_box()
+    plot = chart_of(page, name).locator(".u-over")
+    # Waits until it does not move any more, as it does while other charts are drawn.
+    plot.hover()
+    box = plot.bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] * start, box["y"] + 40)
     page.mouse.down()
