@@ -137,6 +137,7 @@ def event_row(sequence: int, event: Event, number: Callable[[str], StoredName]) 
         attributes = encode(event.attributes).decode()
         namespace = event.attributes.get(NAMESPACE_ATTRIBUTE, "")
     data = bytes(event.data)
+    # The same bytes as those of `event_checksum`, without decoding the payload once more.
     content = (
         f"{sequence}\0{identity}\0{source}\0{origin}\0{kind}\0{subject}\0{time}\0{severity}\0"
         f"{correlation}\0{attributes}\0{problem}\0"

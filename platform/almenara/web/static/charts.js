@@ -12,7 +12,7 @@
   const DASHES = [[], [6, 3], [2, 2.5], [9, 3, 2, 3]];
   const REFETCH_SHARE = 0.1;
   const SHORTEST_REFETCH = 60_000;
-  // Frames add nothing to a step that has begun: a chart of days is read again for that of today.
+  // Frames add nothing to a step that has started: a chart of days is read again for that of today.
   const LONG_STEP = 600_000;
   const LONG_STEP_REFETCH = 300_000;
   const ROW_HEIGHT = 28;
