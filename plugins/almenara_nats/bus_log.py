@@ -35,7 +35,15 @@ from almenara_nats.bus_objects import JetStreamObjects, apply_object_store
 from almenara_nats.bus_settings import JetStreamBusSettings
 from almenara_nats.bus_values import JetStreamValues, apply_buckets, find_stream
 from almenara_nats.client import Connection, connected
-from almenara_nats.deliveries import HEARTBEAT, Delivery, parse_delivery, parse_status
+from almenara_nats.deliveries import (
+    HEARTBEAT,
+    ROUTE_PAUSE,
+    UNAVAILABLE,
+    Delivery,
+    is_unrouted,
+    parse_delivery,
+    parse_status,
+)
 from almenara_nats.errors import (
     NatsUnavailableError,
     PermissionDeniedError,
@@ -205,7 +213,8 @@ class LogReader:
         self._failure = ""
         self._requested = 0
         self._expected = 1
-        self._last_activity = time.monotonic()
+        self._last_activity = self._created_at = time.monotonic()
+        self._is_unrouted = False
 
     async def create_consumer(self, start: int) -> None:
         """Create the consumer; the server deletes it soon after the replica has ended."""
@@ -218,6 +227,7 @@ class LogReader:
                 if attempt == CONSUMER_ATTEMPTS:
                     raise
             else:
+                self._created_at = time.monotonic()
                 return
 
     def _config(self, start: int) -> ConsumerConfig:
@@ -254,13 +264,18 @@ class LogReader:
             return
         # Every other status ends a request, and most are answered with the next one.
         self._requested = 0
-        if b"Deleted" in status.description or status.code == b"503":
+        if is_unrouted(status, self._created_at):
+            self._is_unrouted = True
+        elif b"Deleted" in status.description or status.code == UNAVAILABLE:
             self._failure = f"the consumer of this replica does not respond: {status}"
 
     async def request(self, inbox: str) -> None:
         """Request more messages, unless enough are on their way."""
         if self._requested > BATCH // 4:
             return
+        if self._is_unrouted:
+            self._is_unrouted = False
+            await asyncio.sleep(ROUTE_PAUSE)
         count = BATCH - max(self._requested, 0)
         request = {
             "batch": count,

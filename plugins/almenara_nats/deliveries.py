@@ -1,6 +1,7 @@
 """What the server sends to the inbox of a pull request: messages, and statuses that end it."""
 
 import re
+import time
 from typing import Final
 
 import msgspec
@@ -10,6 +11,10 @@ HEARTBEAT: Final = b"100"
 ORDINARY_ENDS: Final = frozenset((b"404", b"408"))
 """Statuses of a request that ended in the ordinary way."""
 UNAVAILABLE: Final = b"503"
+ROUTE_TIME: Final = 2.0
+"""Seconds in which all servers of a cluster learn which of them has a new consumer."""
+ROUTE_PAUSE: Final = 0.05
+"""Seconds between requests until then."""
 EXCEEDED: Final = re.compile(rb"Exceeded MaxRequest(Batch|Expires|MaxBytes) of (\S+)")
 DURATION: Final = re.compile(r"([\d.]+)(h|ms|m|s)")
 DURATION_UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -38,6 +43,12 @@ class Status(msgspec.Struct):
 
     def __str__(self) -> str:
         return self.description.decode(errors="replace")
+
+
+def is_unrouted(status: Status, created_at: float) -> bool:
+    """Whether no server accepted a request because the consumer, created at a time of
+    `time.monotonic`, is too new to be known to the server of the connection."""
+    return status.code == UNAVAILABLE and time.monotonic() - created_at < ROUTE_TIME
 
 
 def parse_delivery(subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> Delivery | None:

@@ -27,9 +27,11 @@ from almenara_nats.consumer import Position, create_consumer
 from almenara_nats.deliveries import (
     HEARTBEAT,
     ORDINARY_ENDS,
+    ROUTE_PAUSE,
     UNAVAILABLE,
     Delivery,
     RequestLimits,
+    is_unrouted,
     parse_delivery,
     parse_status,
 )
@@ -153,7 +155,8 @@ class StreamReader:
         self._is_oversize = False
         """Whether the next message is larger than a request allows, and has to come alone."""
         self._is_healthy = False
-        self._last_activity = time.monotonic()
+        self._last_activity = self._created_at = time.monotonic()
+        self._is_unrouted = False
         self._failure = ""
         self._saved = 0.0
         self._first = 0
@@ -210,7 +213,7 @@ class StreamReader:
         inbox = self.connection.new_inbox()
         unsubscribe = await self.connection.subscribe_raw(inbox, self._accept)
         self.shared.budget.readers += 1
-        self._last_activity = time.monotonic()
+        self._last_activity = self._created_at = time.monotonic()
         expected = 1
         try:
             while True:
@@ -262,6 +265,9 @@ class StreamReader:
             return
         # Every other status ends a request; most are answered with the next request.
         self._requested = 0
+        if is_unrouted(status, self._created_at):
+            self._is_unrouted = True
+            return
         if b"Message Size" in status.description:
             self._is_oversize = self._delivered == 0
         elif self._limits.lower(status):
@@ -279,6 +285,9 @@ class StreamReader:
 
     async def _request(self, inbox: str) -> None:
         """Request more messages, unless enough are on their way or waiting."""
+        if self._is_unrouted:
+            self._is_unrouted = False
+            await asyncio.sleep(ROUTE_PAUSE)
         limit = self._limits.batch
         if self._requested > limit // 4 or len(self._deliveries) > self.settings.batch:
             return

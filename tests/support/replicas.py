@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,14 @@ async def read_log(*servers: NatsServer | str) -> list[tuple[int, LogBatch]]:
     assembler, batches = PartAssembler(), []
     async with shared_log(*servers).connect() as session:
         bounds = await session.bounds()
-        async for messages in session.read(bounds.first):
-            for message in messages:
-                completed = assembler.add(message)
-                if completed is not None:
-                    batches.append((message.stored_at // 1_000, decode_batch(completed[1])))
-            if messages[-1].position >= bounds.last:
-                break
+        async with aclosing(session.read(bounds.first)) as reading:
+            async for messages in reading:
+                for message in messages:
+                    completed = assembler.add(message)
+                    if completed is not None:
+                        batches.append((message.stored_at // 1_000, decode_batch(completed[1])))
+                if messages[-1].position >= bounds.last:
+                    break
     return batches
 
 

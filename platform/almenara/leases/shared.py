@@ -21,7 +21,7 @@ from almenara.bus.log_state import FencedError
 from almenara.cancellation import cancel_and_wait, finish_within, run_in_task
 from almenara.errors import Unavailable, describe_error
 from almenara.leases import Work
-from almenara.leases.table import MEMBER, Holder, LeaseTable, choose_member, lease_key
+from almenara.leases.table import MEMBER, Entry, Holder, LeaseTable, choose_member, lease_key
 from almenara.shared_log import LogSession
 from almenara.signals import Signal
 
@@ -38,6 +38,9 @@ OUTAGE: Final = 15.0
 """Seconds for which fenced work goes on without a renewal: servers elect a leader within them."""
 RETURN_SHARE: Final = 0.5
 """Share of the time to live for which leases are left to their holders after an outage."""
+RESTART_SHARE: Final = 0.5
+"""Share of the time to live after which a lease of an earlier run of this replica is free: more
+than the time between two renewals, so that two replicas with one name do not fight over it."""
 GRACE: Final = 1.0
 """Seconds for which a free lease is left to the member that should have it."""
 SETTLE: Final = 5.0
@@ -325,8 +328,18 @@ class SharedLeases:
             elif entry.holder == self._holder:
                 # Given up while NATS was away, and not taken by another replica since.
                 await self._acquire(session, lease, entry.revision, moment)
+            elif self._is_left_over(entry):
+                await self._acquire(session, lease, entry.revision, moment)
             else:
                 lease.free_since = None
+
+    def _is_left_over(self, entry: Entry) -> bool:
+        """Whether a lease was acquired by an earlier run of this replica, which has been killed."""
+        return (
+            entry.holder.replica == self.replica
+            and self._is_settled
+            and monotonic() - entry.seen > self._table.ttl * RESTART_SHARE
+        )
 
     async def _keep_own(
         self, session: LogSession, lease: Lease, is_own: bool, moment: float

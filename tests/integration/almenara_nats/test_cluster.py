@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from almenara_nats.doctor import diagnose
 from almenara_nats.settings import NatsSettings
 from support.nats_cluster import nats_cluster
 from support.nats_source import publish_numbers, running, until
+from support.replicas import create_stream as create_bus_stream, shared_log
 from support.servers import NatsServer
 
 pytestmark = pytest.mark.anyio
@@ -127,3 +128,18 @@ async def publish_until_stored(client: Any, subject: str, number: int) -> None:
                 )
                 return
             await asyncio.sleep(0.2)
+
+
+async def test_log_is_read_through_each_server_of_a_cluster(cluster: list[NatsServer]) -> None:
+    # The server that creates a consumer is mostly not the one that it is read through, which
+    # learns of it later than the client does.
+    await create_bus_stream(cluster, 60)
+    async with shared_log(*cluster).connect() as session:
+        await session.append(b"batch", "1")
+    for server in cluster * 5:
+        async with (
+            shared_log(server).connect() as session,
+            aclosing(session.read(1)) as reading,
+        ):
+            messages = await anext(reading)
+            assert [message.payload for message in messages] == [b"batch"]

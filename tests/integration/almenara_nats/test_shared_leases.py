@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from almenara.bus.log_state import FencedError
@@ -12,6 +13,7 @@ from almenara.bus.shared import SharedBus
 from almenara.config import StorageSettings, SupervisorSettings
 from almenara.leases import Publisher, shared
 from almenara.leases.shared import FencedBus, Lease, SharedLeases
+from almenara.leases.table import Holder, lease_key
 from almenara.plugins.context import PluginContext
 from almenara.supervisor.runner import SourceRunner
 from support.bus import make_event
@@ -89,6 +91,24 @@ async def test_leases_are_acquired_again_after_an_interruption(
         await until(lambda: not runner.running, "the end of the leases", PATIENCE)
         nats_server.thaw()
         await until(lambda: runner.running == set(SOURCES), "all sources again", PATIENCE)
+
+
+async def test_restarted_replica_takes_the_leases_of_its_earlier_run(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The leases do not expire within the test.
+    monkeypatch.setattr(shared, "RESTART_SHARE", 0.01)
+    log = shared_log(nats_server, lease_ttl=60)
+    await log.prepare()
+    async with log.connect() as session:
+        for source in SOURCES:
+            replica_name = "b" if source == "six" else "a"
+            value = msgspec.json.encode(Holder(replica_name, "an earlier run"))
+            assert await session.leases.put(lease_key(source), value, 0)
+    async with running(nats_server, tmp_path / "a", lease_ttl=60) as runner:
+        await until(lambda: len(runner.running) == 5, "the leases", PATIENCE)
+        assert runner.running == set(SOURCES) - {"six"}
+        assert runner.leases.holder("six") == "b"
 
 
 async def test_fenced_work_goes_on_while_leases_cannot_be_renewed(
