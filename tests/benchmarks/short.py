@@ -7,6 +7,7 @@ changes or rows are lost.
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -41,6 +42,8 @@ BENCHMARKS = (
 NEEDS_API_SERVER = {"kubernetes_load.py"}
 AT_ONCE = 3
 """They mostly wait for other programs."""
+MAX_REPEATED = 2
+"""Where more fail, it is not for the load."""
 
 
 def run(name: str) -> int:
@@ -57,25 +60,34 @@ def run(name: str) -> int:
     return done.returncode
 
 
-def main() -> int:
-    passed, failed, skipped = 0, [], 0
+def run_at_once(names: Sequence[str]) -> list[str]:
+    """Run benchmarks, several at once, and return those that failed."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = {}
-        for name in BENCHMARKS:
-            if name in NEEDS_API_SERVER and programs() is None:
-                print(f"-- {name}: SKIPPED, {why_not().strip()}", flush=True)
-                skipped += 1
-            else:
-                runs[pool.submit(run, name)] = name
-        for each in as_completed(runs):
-            if exit_code := each.result():
-                failed.append(f"{runs[each]} (exit code {exit_code})")
-            else:
-                passed += 1
-    print(f"benchmarks: {passed} passed, {len(failed)} failed, {skipped} skipped")
-    if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+        runs = {pool.submit(run, name): name for name in names}
+        return [runs[each] for each in as_completed(runs) if each.result()]
+
+
+def list_runnable() -> list[str]:
+    """Return the benchmarks that can run here; report the others."""
+    if programs() is not None:
+        return list(BENCHMARKS)
+    for name in NEEDS_API_SERVER:
+        print(f"-- {name}: SKIPPED, {why_not().strip()}", flush=True)
+    return [name for name in BENCHMARKS if name not in NEEDS_API_SERVER]
+
+
+def main() -> int:
+    names = list_runnable()
+    failed = run_at_once(names)
+    # One that passes alone depends on the load of the machine, which is a bug to fix.
+    lasting = [name for name in failed if run(name)] if len(failed) <= MAX_REPEATED else failed
+    print(f"benchmarks: {len(names) - len(lasting)} passed, {len(lasting)} failed,"
+          f" {len(BENCHMARKS) - len(names)} skipped")  # fmt: skip
+    if flaky := [name for name in failed if name not in lasting]:
+        print(f"flaky, passed when run again alone: {', '.join(flaky)}")
+    if lasting:
+        print(f"failed: {', '.join(lasting)}", file=sys.stderr)
+    return 1 if lasting else 0
 
 
 if __name__ == "__main__":
