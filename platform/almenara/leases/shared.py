@@ -312,7 +312,9 @@ class SharedLeases:
         return self._table.ttl / RENEWALS
 
     async def _keep_lease(self, session: LogSession, lease: Lease) -> None:
-        members = self._table.members() | {self.replica}
+        # The membership of a replica that was killed may expire later than its lease.
+        members = self._table.members() - {self._table.find_expired_holder(lease.key)}
+        members.add(self.replica)
         is_own = choose_member(lease.name, members) == self.replica
         moment = monotonic()
         if lease.revision:

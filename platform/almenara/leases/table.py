@@ -67,6 +67,11 @@ class LeaseTable:
             return None
         return entry
 
+    def find_expired_holder(self, key: str) -> str:
+        """Return the replica that did not renew a lease in time; empty where it was released."""
+        entry = self._entries.get(key)
+        return "" if entry is None or self.get(key) is not None else entry.holder.replica
+
     def members(self) -> set[str]:
         """The names of the replicas that can run something."""
         forgotten = monotonic() - FORGET * self.ttl

@@ -13,7 +13,7 @@ from almenara.bus.shared import SharedBus
 from almenara.config import StorageSettings, SupervisorSettings
 from almenara.leases import Publisher, shared
 from almenara.leases.shared import FencedBus, Lease, SharedLeases
-from almenara.leases.table import Holder, lease_key
+from almenara.leases.table import MEMBER, Holder, lease_key
 from almenara.plugins.context import PluginContext
 from almenara.supervisor.runner import SourceRunner
 from support.bus import make_event
@@ -109,6 +109,34 @@ async def test_restarted_replica_takes_the_leases_of_its_earlier_run(
         await until(lambda: len(runner.running) == 5, "the leases", PATIENCE)
         assert runner.running == set(SOURCES) - {"six"}
         assert runner.leases.holder("six") == "b"
+
+
+async def test_expired_leases_are_not_left_to_their_holder(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "GRACE", 3_600.0)
+    log = shared_log(nats_server, lease_ttl=2)
+    await log.prepare()
+    value = msgspec.json.encode(Holder("a", "killed"))
+    async with log.connect() as session:
+        for source in SOURCES:
+            assert await session.leases.put(lease_key(source), value, 0)
+
+        async def keep_membership() -> None:
+            # As if it had been renewed shortly before the replica was killed.
+            revision: int | None = 0
+            while True:
+                revision = await session.leases.put(
+                    f"{MEMBER}{lease_key('a')}", value, revision or 0
+                )
+                await asyncio.sleep(0.1)
+
+        membership = asyncio.create_task(keep_membership())
+        async with running(nats_server, tmp_path / "b", lease_ttl=2) as runner:
+            await until(lambda: runner.running == set(SOURCES), "the leases", PATIENCE)
+            assert not membership.done()
+        membership.cancel()
+        await asyncio.wait([membership])
 
 
 async def test_fenced_work_goes_on_while_leases_cannot_be_renewed(

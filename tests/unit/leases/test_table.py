@@ -37,8 +37,13 @@ def test_table_forgets_what_was_released_or_expired(monkeypatch: pytest.MonkeyPa
     assert table.get("lease.y").holder.replica == "unknown"  # type: ignore[union-attr]
     table.accept(ValueChange("lease.y", None, 6))
     assert table.get("lease.y") is None
+    assert table.find_expired_holder("lease.y") == ""
     clock[0] += 5
     table.accept(ValueChange("lease.x", VALUE, 7))
     clock[0] += 2
     assert table.get("lease.x").revision == 7  # type: ignore[union-attr]
+    assert table.find_expired_holder("lease.x") == ""
     assert table.members() == set()
+    clock[0] += 5
+    assert table.get("lease.x") is None
+    assert table.find_expired_holder("lease.x") == "a"
