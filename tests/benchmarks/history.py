@@ -391,7 +391,6 @@ def main() -> None:
     with ExitStack() as stack:
         folder: Path = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(patch("almenara.bus.sealing.PAUSE", 0.0))
-        stack.enter_context(patch("almenara.bus.sealing.SHORT_PAUSE", 0.0))
         if options.store != "victoria-logs":
             stored = store(
                 "almenara", folder,

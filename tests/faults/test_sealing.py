@@ -59,7 +59,7 @@ from support.log import random_event
 
 # Many small blocks, so that a kill meets every step of sealing.
 sealing.BLOCK_EVENTS, sealing.CLEARED_EVENTS, sealing.READ_EVENTS = 100, 20, 40
-sealing.PAUSE = sealing.SHORT_PAUSE = 0.5
+sealing.PAUSE = 0.5
 # Ids in many small parts, in tables that alternate often.
 event_ids.PART_IDS, event_ids.PARTS = 50, 1_000
 

@@ -10,7 +10,6 @@ Which events share a block depends on nothing but the rows, so that a replica wi
 has the same blocks.
 """
 
-import math
 import operator
 import sqlite3
 from bisect import bisect_right
@@ -40,8 +39,10 @@ READ_BYTES: Final = 512 * 1024
 CLEARED_EVENTS: Final = 250
 """Rows deleted in one step."""
 PAUSE: Final = 9.0
-SHORT_PAUSE: Final = 2.0
-"""While events arrive faster than they are sealed."""
+"""Length of the pause after a step, as a multiple of the step, while few events wait."""
+HALVED_AT: Final = 20_000
+"""Events that wait to be sealed where the pause is half as long. The higher the rate of events, the
+more of them wait while sealing keeps up."""
 
 _ROW: Final = (
     f"{EVENT_COLUMNS}, e.namespace, coalesce(length(e.raw), 0) + coalesce(length(e.data), 0)"
@@ -72,14 +73,13 @@ class Sealer:
         self.blocks = 0
         """Blocks that were stored."""
         self.pause = PAUSE
-        """Length of the pause after a step, as a multiple of the step."""
+        """Length of the pause after a step, as a multiple of the step (`choose_pause`)."""
 
     def seal(self, connection: sqlite3.Connection) -> Iterator[None]:
         """Seal all that is due; yield after each short step.
 
         Events of a former version are counted first (`almenara.bus.counts`).
         """
-        before: float = math.inf
         while True:
             while clear_rows(connection):
                 yield
@@ -92,8 +92,7 @@ class Sealer:
             ).fetchone()
             if uncounted or unsealed < self._hot_events + BLOCK_EVENTS:
                 break
-            self.pause = SHORT_PAUSE if unsealed >= before else PAUSE
-            before = unsealed
+            self.pause = choose_pause(unsealed - self._hot_events - BLOCK_EVENTS)
             draft = yield from _read_draft(connection, through)
             if draft.through == through:
                 return
@@ -105,6 +104,11 @@ class Sealer:
             with commit_later(connection):
                 move_rows(connection)
             yield
+
+
+def choose_pause(waiting: int) -> float:
+    """Return the length of the pause after a step while some events wait to be sealed."""
+    return PAUSE * HALVED_AT / (HALVED_AT + waiting)
 
 
 def _read_draft(connection: sqlite3.Connection, after: int) -> Generator[None, None, _Draft]:

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import msgspec
 from hypothesis import given, settings, strategies as st
 
-from almenara.bus import Record, retention
+from almenara.bus import Record, retention, sealing
 from almenara.bus.block_format import Block, encode_block
 from almenara.bus.retention_rules import RetentionRules
 from almenara.bus.sealing import Sealer, clear_rows
@@ -192,6 +192,23 @@ def test_index_of_rows_is_emptied_of_what_a_burst_left(tmp_path: Path) -> None:
         # Rows that were moved are taken out of the index where they are now.
         records = remove_oldest(writer, records, 180)
         check_queries(connection, records, Filter(text="done"), 7)
+
+
+def test_sealing_pauses_less_while_more_events_wait(tmp_path: Path) -> None:
+    chance = random.Random(11)
+    writer = Writer(tmp_path / "almenara.db", StorageSettings(dir=tmp_path))
+    with (
+        closing(writer.connection),
+        patch("almenara.bus.sealing.BLOCK_EVENTS", 20),
+        patch("almenara.bus.sealing.HALVED_AT", 40),
+    ):
+        write(writer, [random_event(chance, number) for number in range(200)])
+        sealer = Sealer(60)
+        pauses = [sealer.pause for _ in sealer.seal(writer.connection)]
+    assert pauses == sorted(pauses)
+    # 120 events wait beside 60 rows and a block, and then as good as none.
+    assert pauses[0] == sealing.PAUSE / 4
+    assert pauses[-1] == sealing.PAUSE
 
 
 def test_cache_returns_what_a_rule_left_of_a_block(tmp_path: Path) -> None:
