@@ -1,6 +1,7 @@
 """What the writer does beside batches: it seals old events and merges the full-text indexes."""
 
 import sqlite3
+from time import monotonic
 from typing import Final
 
 import structlog
@@ -12,6 +13,9 @@ from almenara.errors import describe_error
 log = structlog.get_logger(__name__)
 
 MERGE_PAUSE: Final = 1.0
+TURN: Final = 0.02
+"""Seconds of sealing between two groups of batches where it does not pause; to write a group takes
+about as long."""
 
 
 class Maintenance:
@@ -50,13 +54,20 @@ class Maintenance:
         self._sealing.stop()
         self._merging.stop()
 
+    def _seal(self, connection: sqlite3.Connection) -> bool:
+        """Do a step of sealing if it is due, and return whether it was done."""
+        blocks = self._sealer.blocks
+        is_done = self._sealing.run_step(connection)
+        if self._sealer.blocks > blocks:
+            self.note_group()
+        return is_done
+
     def run(self, connection: sqlite3.Connection) -> None:
         """Do the steps that are due; what fails is started again later."""
         try:
             self._merging.run_step(connection)
-            blocks = self._sealer.blocks
-            self._sealing.run_step(connection)
-            if self._sealer.blocks > blocks:
-                self.note_group()
+            end = monotonic() + TURN
+            while self._seal(connection) and monotonic() < end:
+                pass
         except Exception as error:
             log.warning("the database could not be maintained", reason=describe_error(error))

@@ -43,6 +43,8 @@ PAUSE: Final = 9.0
 HALVED_AT: Final = 20_000
 """Events that wait to be sealed where the pause is half as long. The higher the rate of events, the
 more of them wait while sealing keeps up."""
+MAX_WAITING: Final = 400_000
+"""Events that wait to be sealed from which on there is no pause, so that publishers slow down."""
 
 _ROW: Final = (
     f"{EVENT_COLUMNS}, e.namespace, coalesce(length(e.raw), 0) + coalesce(length(e.data), 0)"
@@ -108,6 +110,8 @@ class Sealer:
 
 def choose_pause(waiting: int) -> float:
     """Return the length of the pause after a step while some events wait to be sealed."""
+    if waiting > MAX_WAITING:
+        return 0.0
     return PAUSE * HALVED_AT / (HALVED_AT + waiting)
 
 
