@@ -182,6 +182,7 @@ class Connection(Client):
         One that may be sent twice is sent again while it is not answered, until the timeout.
         """
         self._raise_if_inbox_denied(subject)
+        self._remember(subject)
         denial: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         pending = self._requests_by_subject[subject.lower()]
         pending.add(denial)

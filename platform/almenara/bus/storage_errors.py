@@ -15,6 +15,7 @@ DAMAGED_SCHEMA: Final = re.compile(
     r"no such (?:table|column|index|module|function|collation)|malformed database schema"
     r"|has no column|already exists|duplicate column|vtable constructor failed"
     r"|unrecognized (?:token|option|column option)|syntax error|Could not decode to UTF-8"
+    r"|invalid fts5 file format"
 )
 """Messages of SQLite for a schema that is not the one that Almenara has written."""
 FULL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT)

@@ -62,7 +62,7 @@ async def a_storm_of_alerts_is_counted_and_ends(stage: Stage) -> None:
     assert resolved >= ALERTS
     # The chat is not flooded: one digest stands for thousands of groups.
     chat = stage.box("chat").bodies
-    assert any("[DIGEST]" in body["text"] for body in chat)
+    await stage.until(lambda: any("[DIGEST]" in body["text"] for body in chat), "a digest")
     assert len(chat) < ALERTS / 10
     assert [await count(stage, status) for status in ("firing", "resolved")] == [ALERTS, ALERTS]
 

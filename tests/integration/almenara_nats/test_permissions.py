@@ -10,7 +10,9 @@ import pytest
 
 from almenara.config import Secret
 from almenara.testing.source_run import MemoryContext
+from almenara_nats.client import connected
 from almenara_nats.doctor import diagnose
+from almenara_nats.errors import PermissionDeniedError
 from almenara_nats.settings import NatsSettings
 from support.nats_source import publish_numbers, running, until
 from support.servers import NatsServer
@@ -114,6 +116,18 @@ async def test_denied_request_is_reported_with_its_subject(
             expected = "cannot" if "STREAM.INFO" in missing else subject
             assert failed == [] or expected in str(failed)
             assert "Enable JetStream" not in str(findings)
+
+
+async def test_violation_of_a_request_has_the_subject_as_it_was_sent(tmp_path: Path) -> None:
+    violations: list[tuple[str, str]] = []
+    async with (
+        restricted(tmp_path, "other") as (server, _),
+        connected(NatsSettings(servers=[server.url], **LOGIN)) as connection,
+    ):
+        connection.on_violation = lambda action, subject: violations.append((action, subject))
+        with pytest.raises(PermissionDeniedError, match=r"\$JS\.API\.STREAM\.INFO\.Orders"):
+            await connection.jetstream().stream_info("Orders")
+    assert violations == [("publish", "$JS.API.STREAM.INFO.Orders")]
 
 
 async def test_denied_inbox_is_reported(tmp_path: Path, memory: MemoryContext) -> None:

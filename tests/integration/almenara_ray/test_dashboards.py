@@ -391,7 +391,8 @@ async def test_dashboard_that_answers_again_is_up_and_complete_soon(tmp_path: Pa
                 for signal in run.bus.signals
                 if isinstance(signal, Resource) and signal.name == "c0"
             ]
-            assert "partial" not in statuses
+            # When it stops answering within a round of requests, a part has been answered.
+            assert "partial" not in statuses[statuses.index("down") :]
 
 
 def count_turns(run: SourceRun) -> int:

@@ -92,7 +92,7 @@ def replicas(tmp_path: Path, nats_server: NatsServer, oidc_folder: Path) -> Iter
 
 async def test_login_finishes_and_sign_out_counts_on_another_replica(replicas: Replicas) -> None:
     browser = replicas.signed_in("ada")
-    assert replicas.roles(browser) == ["admin", "admin"]
+    replicas.wait_for_roles(browser, "admin", "admin")
     cookie = f"{replicas.first.session_cookie}={browser.cookies[replicas.first.session_cookie]}"
     url = f"ws://127.0.0.1:{replicas.first.port}/live?panel=events"
     async with connect(
@@ -127,7 +127,7 @@ def test_refreshes_count_on_every_replica_and_survive_the_one_that_makes_them(
     replicas: Replicas,
 ) -> None:
     ada, grace = replicas.signed_in("ada"), replicas.signed_in("grace")
-    assert replicas.roles(grace) == ["viewer", "viewer"]
+    replicas.wait_for_roles(grace, "viewer", "viewer")
     replicas.provider.control("groups/ada/payments")
     replicas.wait_for_roles(ada, "viewer", "viewer")
     # Whichever replica refreshes sessions: after both restarts it was another one.
@@ -160,7 +160,7 @@ def test_logout_token_counts_once_on_all_replicas(replicas: Replicas) -> None:
         browser = replicas.signed_in("ada")
         replicas.log_out(browser)
         wait_until(lambda: bool(tokens), "a logout token", PATIENCE)
-    assert replicas.roles(browser) == ["admin", "admin"]
+    replicas.wait_for_roles(browser, "admin", "admin")
     assert send_logout_token(replicas.second, tokens[0]) == 200
     replicas.wait_for_roles(browser, "", "")
     for replica in replicas.replicas:

@@ -8,7 +8,7 @@ from typing import Any
 from support.servers import free_port
 
 SOURCES = ("lab", "frail", "fragile")
-PATIENCE = 90.0
+PATIENCE = 180.0
 
 PLUGIN = '''
 import asyncio
