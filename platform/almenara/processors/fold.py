@@ -100,6 +100,8 @@ class Fold:
                 return derived
             at, key = timer
             self.state.cancel_timer(key)
+            # Where the call fails, the timer is skipped: it would be due again at once, for ever.
+            self.state.accept()
             step = ProcessorStep(self.state, sequence, at, f"timer:{at}:{key}")
             call = self.processor.on_timer  # type: ignore[attr-defined]
             derived += self._run(f"timer {key}", call, key, step)

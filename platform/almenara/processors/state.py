@@ -10,6 +10,8 @@ T = TypeVar("T")
 
 MAX_VALUE: Final = 2**20
 """Bytes of one value."""
+MIN_COMPACTED: Final = 1_000
+"""Entries of timers, at least, before those that are no longer set are removed."""
 VALUE, TIMER, CURSOR = "value:", "timer:", "cursor"
 """The keys of the store: values and timers of the processor, and its position in the log."""
 
@@ -32,6 +34,7 @@ class StoredState:
             if key.startswith(TIMER)
         ]
         heapq.heapify(self._timers)
+        self._compacted_at = max(2 * len(self._timers), MIN_COMPACTED)
 
     # hookspecs.ProcessorState
 
@@ -59,8 +62,13 @@ class StoredState:
 
     def set_timer(self, key: str, at: int) -> None:
         """Set a timer."""
-        self._put(TIMER + key, str(at).encode())
+        encoded = str(at).encode()
+        if self._stored.get(TIMER + key) == encoded:
+            return
+        self._put(TIMER + key, encoded)
         heapq.heappush(self._timers, (at, key))
+        if len(self._timers) > self._compacted_at:
+            self._compact_timers()
 
     def cancel_timer(self, key: str) -> None:
         """Cancel a timer, if it is set."""
@@ -71,11 +79,21 @@ class StoredState:
         """Time and key of the timer that is due first."""
         while self._timers:
             at, key = self._timers[0]
-            if self._stored.get(TIMER + key) == str(at).encode():
+            if self._is_set(key, at):
                 return at, key
             # Cancelled, or set to another time.
             heapq.heappop(self._timers)
         return None
+
+    def _compact_timers(self) -> None:
+        """Remove the entries of timers that were set to another time, as those below the first one
+        would stay until it is due."""
+        self._timers = [(at, key) for at, key in {*self._timers} if self._is_set(key, at)]
+        heapq.heapify(self._timers)
+        self._compacted_at = max(2 * len(self._timers), MIN_COMPACTED)
+
+    def _is_set(self, key: str, at: int) -> bool:
+        return self._stored.get(TIMER + key) == str(at).encode()
 
     # Changes
 
