@@ -36,6 +36,11 @@ class Verdict(msgspec.Struct):
     stale_at: int | None = None
     """When it is unknown without a further signal."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether it changes without a further signal."""
+        return any(at is not None for at in (self.until, self.absent_at, self.stale_at))
+
 
 class Condition:
     """A compiled condition."""
@@ -44,6 +49,8 @@ class Condition:
     """Types of events that it reads; kinds of resources and metrics of samples likewise."""
     resources: tuple[str, ...] = ()
     samples: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
+    """Kinds of resources whose samples it reads, or patterns of them."""
     has_memory = False
     """Whether a group is stored while the condition does not hold."""
 
@@ -199,6 +206,7 @@ class SampleThreshold(Condition):
     def __init__(self, settings: SampleCondition) -> None:
         self.settings = settings
         self.samples = (settings.metric,)
+        self.measured = (settings.kind or ">",)
         self._kind, self._name = make_test(settings.kind), make_test(settings.name)
         self._source, self._namespace = (
             make_source_test(settings.source), make_test(settings.namespace),

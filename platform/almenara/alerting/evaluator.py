@@ -9,6 +9,7 @@ from almenara.alerting import COMMAND, ORIGIN, RULE, SOURCE, machine
 from almenara.alerting.actions import obey, turn_silence
 from almenara.alerting.book import REFRESH, AlertBook
 from almenara.alerting.commands import STARTED
+from almenara.alerting.conditions import Verdict
 from almenara.alerting.model import Alert, displayed_status, make_fingerprint
 from almenara.alerting.overlays import source_names
 from almenara.alerting.rules import Rule, RuleSet
@@ -53,7 +54,10 @@ class Evaluator:
         conditions = [rule.condition for rule in rules.rules.values()]
         self.subscription = Subscription(
             events=(f"{COMMAND}.*", *{name for each in conditions for name in each.events}),
-            resources=(SOURCE, *{name for each in conditions for name in each.resources}),
+            resources=(
+                SOURCE,
+                *{name for each in conditions for name in (*each.resources, *each.measured)},
+            ),
             samples=tuple({name for each in conditions for name in each.samples}),
         )
         self._book: AlertBook | None = None
@@ -97,6 +101,8 @@ class Evaluator:
         # Only the platform publishes a source with the name of the source as origin.
         if isinstance(signal, Resource) and signal.kind == SOURCE and signal.origin == signal.name:
             self._note_source(signal, book)
+        if isinstance(signal, Resource) and signal.deleted:
+            self._end_series(signal, book)
         for rule in self.rules.of_signal(signal):
             self._evaluate(rule, signal, book)
 
@@ -136,7 +142,9 @@ class Evaluator:
             rule=rule.name, fingerprint=key.rpartition("/")[2], group=group, labels={}
         )
         verdict = condition.observe(signal, alert, time)
-        if not verdict.holds and alert.phase == "inactive" and not condition.has_memory:
+        is_idle = not verdict.holds and alert.phase == "inactive"
+        # An event that ends what never began leaves nothing to remember.
+        if is_idle and not (condition.has_memory and (verdict.waits or key in store.alerts)):
             return
         limit = self.settings.max_alerts_per_rule
         if key not in store.alerts and store.counts[rule.name] >= limit:
@@ -146,12 +154,32 @@ class Evaluator:
             )
         machine.observe(alert, verdict, rule.settings, self.settings.flapping, time)
         if verdict.holds or not alert.origin:
-            self._describe(alert, rule, signal, book)
+            self._describe(alert, rule, signal, book, holds=verdict.holds)
         book.save(alert, rule)
-        if alert.phase == "inactive" and not condition.has_memory:
+        if alert.phase == "inactive" and not (condition.has_memory and alert.deadlines):
             store.forget(alert, book.step)
 
-    def _describe(self, alert: Alert, rule: Rule, signal: Signal, book: AlertBook) -> None:
+    def _end_series(self, resource: Resource, book: AlertBook) -> None:
+        """End the conditions about samples of a resource that was deleted: no further one comes.
+
+        An alert of a rule with `group_by` may be about other resources as well.
+        """
+        store, time = book.store, book.step.time
+        for key in store.of_series((resource.origin, *resource.key)):
+            alert = store.get(key)
+            rule = self.rules.rules.get(alert.rule) if alert is not None else None
+            if alert is None or rule is None or rule.settings.group_by is not None:
+                continue
+            alert.window = []
+            ended = Verdict(holds=False, value=alert.value, threshold=alert.threshold)
+            machine.observe(alert, ended, rule.settings, self.settings.flapping, time)
+            book.save(alert, rule)
+            if alert.phase == "inactive":
+                store.forget(alert, book.step)
+
+    def _describe(
+        self, alert: Alert, rule: Rule, signal: Signal, book: AlertBook, *, holds: bool
+    ) -> None:
         """Note what an alert is about: the signal that made its condition hold last.
 
         What spans several origins, namespaces or labels must not be visible to viewers of one of
@@ -171,6 +199,9 @@ class Evaluator:
         alert.correlation = signal.correlation if isinstance(signal, Event) else None
         alert.metric = signal.metric if isinstance(signal, Sample) else ""
         alert.cause = str(book.step.sequence)
+        if not holds:
+            # No one reads its texts, and its value may be missing.
+            return
         is_published = displayed_status(alert) != alert.status
         if is_published or alert.phase == "pending" or (
             book.step.time - alert.published >= REFRESH
@@ -197,12 +228,21 @@ class Evaluator:
             if name == "absent":
                 alert.cause = f"absent:{at}"
                 alert.labels = alert.labels or rule.labels({}, alert.group)
-                alert.annotations = rule.render(alert, {"origin": alert.origin, **alert.group})
+                self._render_absence(alert, rule, book)
             if name in ("absent", "for"):
                 alert.is_blind = self._is_blind(alert, book)
             book.save(alert, rule)
             if can_forget:
                 store.forget(alert, book.step)
+
+    def _render_absence(self, alert: Alert, rule: Rule, book: AlertBook) -> None:
+        """Write the texts of an alert about absence. No signal comes with which this could be
+        repeated, so that an alert whose template fails has the text of its condition."""
+        try:
+            alert.annotations = rule.render(alert, {"origin": alert.origin, **alert.group})
+        except Exception as error:
+            alert.annotations = {"summary": rule.condition.describe(alert)}
+            self._report_failure(rule, alert.group, error, book)
 
     def _expire(self, alert: Alert, rule: Rule, at: int, book: AlertBook) -> None:
         """Evaluate a condition that ends without a signal: not while its source is blind."""

@@ -5,8 +5,8 @@ from collections import Counter
 from typing import Final
 
 from almenara.alerting.commands import Silence
-from almenara.alerting.model import Alert
-from almenara.alerting.overlays import Dependencies, Silences
+from almenara.alerting.model import Alert, Place
+from almenara.alerting.overlays import Dependencies, Silences, place_of
 from almenara.alerting.rules import Rule, RuleSet
 from almenara.hookspecs import ProcessorState, Step
 
@@ -26,6 +26,8 @@ class AlertStore:
         """Alerts by rule, those in windows that are not full included."""
         self.silences = Silences()
         self.dependencies = Dependencies(rules)
+        self._of_series: dict[Place, set[str]] = {}
+        """The keys of alerts about samples, by the resource whose samples they are."""
         self.blind: dict[str, int] = {}
         """Sources that cannot observe their systems, with since when."""
         for key in state.keys(ALERTS):
@@ -50,6 +52,10 @@ class AlertStore:
         """Return the keys of the alerts of a rule."""
         return [key for key, alert in self.alerts.items() if alert.rule == rule]
 
+    def of_series(self, place: Place) -> list[str]:
+        """Return the keys of the alerts about samples of a resource."""
+        return sorted(self._of_series.get(place, ()))
+
     def put(self, alert: Alert, step: Step) -> set[str]:
         """Store an alert and set its timer. Returns the keys of alerts whose inhibition may have
         changed by it."""
@@ -61,17 +67,32 @@ class AlertStore:
         return self._put(alert)
 
     def _put(self, alert: Alert) -> set[str]:
-        if alert.key not in self.alerts:
+        if (before := self.alerts.get(alert.key)) is None:
             self.counts[alert.rule] += 1
+        else:
+            self._index_series(before, is_added=False)
         self.alerts[alert.key] = alert
+        self._index_series(alert, is_added=True)
         return self.dependencies.update(alert)
 
     def forget(self, alert: Alert, step: Step) -> None:
         """Remove an alert."""
-        if self.alerts.pop(alert.key, None) is not None:
+        if (before := self.alerts.pop(alert.key, None)) is not None:
             self.counts[alert.rule] -= 1
+            self._index_series(before, is_added=False)
         self.state.delete(ALERTS + alert.key)
         step.cancel_timer(ALERTS + alert.key)
+
+    def _index_series(self, alert: Alert, *, is_added: bool) -> None:
+        place = place_of(alert) if alert.metric else None
+        if place is None:
+            return
+        if is_added:
+            self._of_series.setdefault(place, set()).add(alert.key)
+        elif keys := self._of_series.get(place):
+            keys.discard(alert.key)
+            if not keys:
+                del self._of_series[place]
 
     def add_silence(self, silence: Silence, step: Step) -> None:
         """Store a silence. Raises `ValueError`."""

@@ -263,6 +263,76 @@ def test_command_of_a_monitored_system_is_ignored() -> None:
     assert run.statuses == ["firing"]
 
 
+def test_event_of_the_end_leaves_nothing_of_a_group_that_never_began() -> None:
+    run = AlertRun(FAILED.replace("count: 3,", "count: 3, until: [app.succeeded],"))
+    for name in ("a", "b", "c"):
+        run.feed_now(Event(id=name, source="app", type="app.succeeded", subject=name, time=START))
+    run.feed_now(failure("d"))
+    run.feed_now(Event(id="d", source="app", type="app.succeeded", subject="d", time=START))
+    assert not [key for key in run._stored if "alert/" in key]
+    run.feed_now(failure("d"), failure("d"))
+    assert run.statuses == []
+    run.feed_now(failure("d"))
+    assert run.statuses == ["firing"]
+
+
+def test_absence_calculates_with_its_value_where_events_arrive_and_where_none_does() -> None:
+    run = AlertRun(
+        "rules: [{name: quiet, when: {absent: {types: [app.*], within: 60}},"
+        " annotations: {summary: '{{ value // 60 }} min'}}]"
+    )
+    for _ in range(4):
+        run.advance(40)
+        run.feed_now(failure())
+    assert (run.statuses, run.health["quiet"].error) == ([], "")
+    run.advance(61)
+    assert run.statuses == ["firing"]
+    assert run.alert_events[-1].data["annotations"] == {"summary": "1.0 min"}
+
+
+def test_absence_whose_template_fails_fires_and_its_rule_is_reported() -> None:
+    run = AlertRun(
+        "rules: [{name: quiet, when: {absent: {types: [app.*], within: 60}},"
+        """ annotations: {summary: "{{ value > 'a' }}"}}]"""
+    )
+    run.advance(61)
+    assert (run.statuses, run.failures) == (["firing"], [])
+    assert run.alert_events[-1].data["annotations"] == {"summary": "no app.* for 60 s"}
+    assert "not supported" in run.health["quiet"].error
+
+
+def test_alert_about_samples_ends_with_its_resource() -> None:
+    hot = "rules: [{name: hot, when: {sample: {metric: cpu, above: 0.8}}}]"
+    node = Resource(kind="node", name="a", origin="source", time=START)
+    deleted = msgspec.structs.replace(node, deleted=True)
+    run = AlertRun(hot)
+    run.feed_now(node, sample(0.9), sample(0.9, "b"))
+    run.advance(60)
+    run.feed_now(deleted)
+    assert run.alerts == {"hot a": "resolved", "hot b": "firing"}
+    run.advance(4000)
+    assert run.alerts == {"hot b": "unknown"}
+
+    run = AlertRun(hot.replace("}}}]", "}}, for: 60}]"))
+    run.feed_now(node, sample(0.9))
+    run.feed_now(deleted)
+    run.advance(100)
+    assert run.statuses == ["pending"]
+    assert not [key for key in run._stored if "alert/" in key]
+
+
+def test_deleted_resource_of_another_origin_or_group_ends_no_alert() -> None:
+    run = AlertRun(
+        "rules: [{name: hot, when: {sample: {metric: cpu, above: 0.8}}},"
+        " {name: any, when: {sample: {metric: cpu, above: 0.8}}, group_by: []}]"
+    )
+    run.feed_now(sample(0.9))
+    run.feed_now(Resource(kind="node", name="a", origin="other", time=START, deleted=True))
+    assert run.alerts == {"hot a": "firing", "any a": "firing"}
+    run.feed_now(Resource(kind="node", name="a", origin="source", time=START, deleted=True))
+    assert run.alerts == {"hot a": "resolved", "any a": "firing"}
+
+
 def test_alerts_of_alerts_are_not_evaluated() -> None:
     run = AlertRun("rules: [{name: all, when: {events: {types: ['>']}}}]")
     run.feed_now(failure())
