@@ -35,6 +35,10 @@ ACCESS_LOG: Final = "almenara/access"
 NAMESPACE: Final = "namespace"
 """The attribute of an event that names the namespace it is about."""
 ALERT_KIND: Final = "almenara.alert"
+ALERTING: Final = "almenara.alerting"
+"""The origin of silences, of rules, and of alerts about signals of several sources."""
+SEVERAL_NAMESPACES: Final = "*"
+"""The namespace of an alert about several, which is the name of none."""
 OWN_LABELS: Final = "own_labels"
 """The part of an alert's state with the labels of what it is about."""
 LABELS: Final = "labels"
@@ -236,7 +240,9 @@ def compile_scope(scope: Scope) -> Visibility:
     is_access_log = NameMatches("origin", _origins(ACCESS_LOG))
     needed: list[Test] = [Not(is_access_log), AnyOf(tuple(map(_compile_grant, scope.grants)))]
     if scope.guarded:
-        guarded = tuple(origin for text in scope.guarded for origin in _origins(text))
+        # What alerting publishes with its own origin, or that of several clusters, may be about a
+        # source that is guarded.
+        guarded = (ALERTING, *(name for text in scope.guarded for name in _guarded_names(text)))
         is_free = Not(NameMatches("origin", guarded))
         needed.append(AnyOf((is_free, NamespaceIsIn(scope.namespaces))))
     visible = AllOf(tuple(needed))
@@ -261,6 +267,13 @@ def _origins(text: str) -> tuple[str, ...]:
     streams of the source `nats`.
     """
     return (text,) if text.endswith(">") else (text, f"{text}/>")
+
+
+def _guarded_names(text: str) -> tuple[str, ...]:
+    """The origins of a guarded source, and the names above it, which alerts about it may have."""
+    parts = text.split("/")
+    above = ("/".join(parts[:count]) for count in range(1, len(parts)))
+    return (*above, *_origins(text))
 
 
 def _overlap(some: Iterable[str], others: Sequence[str]) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from almenara.scope import ALERT_KIND
+from almenara.scope import ALERT_KIND, ALERTING
 
 ALERT: Final = ALERT_KIND
 """Kind of the resource of an alert, and prefix of the types of its events."""
@@ -10,7 +10,7 @@ RULE: Final = "almenara.alert_rule"
 SILENCE: Final = "almenara.silence"
 SOURCE: Final = "almenara.source"
 """Kind of the resource of a source, whose status rules can read."""
-ORIGIN: Final = "almenara.alerting"
+ORIGIN: Final = ALERTING
 """Origin of what alerting publishes that is not about signals of one source."""
 COMMAND: Final = "almenara.alerting"
 """Prefix of the types of commands: `almenara.alerting.acknowledge`."""

@@ -17,7 +17,7 @@ from almenara.alerting.signals import resource_key, scope_labels
 from almenara.alerting.store import ALERTS, BLIND, SILENCES
 from almenara.errors import describe_error
 from almenara.hookspecs import Step, Subscription
-from almenara.scope import namespace_of
+from almenara.scope import SEVERAL_NAMESPACES, namespace_of
 from almenara.signals import Event, Resource, Sample, Severity, Signal
 from almenara.units import MINUTE, SECOND
 
@@ -188,7 +188,7 @@ class Evaluator:
         origin, namespace, labels = signal.origin, namespace_of(signal), scope_labels(signal)
         if alert.origin:
             origin = common_origin(alert.origin, origin)
-            namespace = namespace if namespace == alert.namespace else ""
+            namespace = namespace if namespace == alert.namespace else SEVERAL_NAMESPACES
             labels = {name: value for name, value in labels.items() if name in alert.own_labels}
             labels = {
                 name: value for name, value in labels.items() if alert.own_labels[name] == value

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from almenara.scope import Grant, build_scope
 from almenara.signals import Event, Resource
 from support.alerting import START, AlertRun, failure, pod, sample, source
 
@@ -236,9 +237,29 @@ def test_alert_over_several_origins_belongs_to_none_of_them() -> None:
     run.advance(301)
     event = run.alert_events[-1]
     assert (event.type, event.origin) == ("almenara.alert.resolved", "nats")
-    assert event.attributes == {"labels": "team=a"}
+    assert event.attributes == {"namespace": "*", "labels": "team=a"}
     run.feed_now(failure(origin="other"))
     assert run.alert_events[-1].origin == "almenara.alerting"
+
+
+def test_alert_over_what_is_hidden_is_hidden() -> None:
+    payments = build_scope(
+        [Grant()], access_log=False, guarded=["kube/eu"], namespaces=["", "payments"]
+    )
+    secret = {"namespace": "secret"}
+    for origin, namespace in (
+        ("nats", ""), ("kube/us", ""), ("kube/eu", "payments"), ("kube/eu/x", ""),
+    ):  # fmt: skip
+        run = AlertRun("rules: [{name: any, group_by: [], when: {events: {types: [app.failed]}}}]")
+        run.feed_now(failure(origin=origin, attributes={"namespace": namespace}))
+        visible = run.alert_events[-1]
+        run.feed_now(failure(origin="kube/eu", attributes=secret))
+        run.advance(400)
+        (alert,) = [each for each in run.resources.values() if each.kind == "almenara.alert"]
+        assert payments.permits(visible)
+        assert [payments.permits(each) for each in (alert, run.alert_events[-1])] == [False, False]
+        everywhere = build_scope([Grant(namespaces=("*",))], access_log=False)
+        assert everywhere.permits(alert)
 
 
 def test_labels_of_the_system_cannot_replace_those_of_the_rule() -> None:
