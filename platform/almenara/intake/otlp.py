@@ -43,7 +43,13 @@ class OtlpReader:
     def read(self, body: bytes) -> Sequence[Signal]:
         """Return the signals of a request. Raises `RefusedPushError`."""
         request = decode_request(body, self.content_type, self.kind, self.settings.max_nesting)
-        result = READERS[self.kind](request, now())
+        try:
+            result = READERS[self.kind](request, now())
+        except OverflowError:
+            # JSON has integers of any length, where OpenTelemetry has 64 bits.
+            raise RefusedPushError(
+                "A number in the request has more than 64 bits; correct it at the sender."
+            ) from None
         self.rejected = result.rejected
         return result.signals
 

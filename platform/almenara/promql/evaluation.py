@@ -33,6 +33,7 @@ from almenara.promql.syntax import (
     QueryTooLargeError,
     Selector,
 )
+from almenara.state.rollups import add_floats
 from almenara.state.sample_codec import Rollups
 from almenara.state.sample_history import SampleHistory
 
@@ -262,9 +263,10 @@ def compute_steps(
 
 def _increase(rollups: Rollups, first: int, end: int, covered: int) -> Value:
     # Of the very first sample of a series it is unknown by how much it rose.
-    if rollups.increases is None or (end == 1 and rollups.counts[0] == 1):
+    is_unknown = end == 1 and rollups.counts[0] == 1 and not rollups.is_first_known
+    if rollups.increases is None or is_unknown:
         return None
-    return math.fsum(rollups.increases[first:end])
+    return add_floats(rollups.increases[first:end])
 
 
 def _rate(rollups: Rollups, first: int, end: int, covered: int) -> Value:
@@ -273,7 +275,7 @@ def _rate(rollups: Rollups, first: int, end: int, covered: int) -> Value:
 
 
 def _mean(rollups: Rollups, first: int, end: int, covered: int) -> Value:
-    return math.fsum(rollups.totals[first:end]) / sum(rollups.counts[first:end])
+    return add_floats(rollups.totals[first:end]) / sum(rollups.counts[first:end])
 
 
 def _last(rollups: Rollups, first: int, end: int, covered: int) -> Value:
@@ -286,7 +288,7 @@ OVER_TIME: Final[Mapping[FunctionName, Callable[[Rollups, int, int, int], Value]
     "avg_over_time": _mean,
     "min_over_time": lambda rollups, first, end, _: min(rollups.lows[first:end]),
     "max_over_time": lambda rollups, first, end, _: max(rollups.highs[first:end]),
-    "sum_over_time": lambda rollups, first, end, _: math.fsum(rollups.totals[first:end]),
+    "sum_over_time": lambda rollups, first, end, _: add_floats(rollups.totals[first:end]),
     "count_over_time": lambda rollups, first, end, _: float(sum(rollups.counts[first:end])),
     "last_over_time": _last,
 }

@@ -168,7 +168,12 @@ class Parser:
         if token.kind == "number":
             self._next += 1
             text = token.text.lower()
-            return Number(float(int(text, 16)) if text.startswith("0x") else float(text))
+            try:
+                return Number(float(int(text, 16)) if text.startswith("0x") else float(text))
+            except OverflowError:
+                raise QueryError(
+                    f"{_position(self._text, token.place)}: {token.text[:60]} is too large"
+                ) from None
         if token.kind == "name" and token.text.lower() in ("inf", "nan"):
             self._next += 1
             return Number(float(token.text))

@@ -72,14 +72,18 @@ def single_rollups(points: Points, before: tuple[int, float] | None) -> Rollups:
     ]
     if values and before is None:
         increases.insert(0, 0.0)
-    return Rollups(times, values, values, values, [1] * len(times), increases)
+    is_known = before is not None and bool(times) and times[0] - before[0] <= LONGEST_STEP
+    return Rollups(
+        times, values, values, values, [1] * len(times), increases, is_first_known=is_known
+    )
 
 
 def add_floats(values: Sequence[float]) -> float:
-    """Return the exact sum, rounded once; infinite where it is beyond the range of floats."""
+    """Return the exact sum, rounded once; infinite where it is beyond the range of floats, and no
+    number where infinities of both signs are added."""
     try:
         return fsum(values)
-    except OverflowError:
+    except (OverflowError, ValueError):
         return sum(values)
 
 

@@ -64,6 +64,8 @@ class Rollups(msgspec.Struct):
     counts: list[int]
     increases: list[float] | None = None
     """By how much a counter rose since the sample before, resets included; None for a gauge."""
+    is_first_known: bool = False
+    """Whether the first of them counts from a sample before; of stored ones it is not known."""
 
 
 def encode_points(points: Points) -> bytes:

@@ -212,3 +212,21 @@ def test_metric_points_without_a_number_are_rejected() -> None:
     reader = OtlpReader("metrics", PROTOBUF, SETTINGS)
     assert list(reader.read(request.SerializeToString())) == []
     assert reader.rejected == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "item"),
+    [
+        ("metrics", {"histogram": {"dataPoints": [{"count": 10**400}]}}),
+        ("metrics", {"exponentialHistogram": {"dataPoints": [{"zeroCount": 10**400}]}}),
+        ("traces", {"traceId": "ab", "spanId": "cd", "endTimeUnixNano": 10**400}),
+    ],
+)
+def test_numbers_beyond_64_bits_are_refused(kind: Kind, item: dict[str, Any]) -> None:
+    resources, scopes, items = {
+        "metrics": ("resourceMetrics", "scopeMetrics", "metrics"),
+        "traces": ("resourceSpans", "scopeSpans", "spans"),
+    }[kind]
+    body = json.dumps({resources: [{scopes: [{items: [{"name": "a", **item}]}]}]}).encode()
+    with pytest.raises(RefusedPushError, match="more than 64 bits"):
+        OtlpReader(kind, JSON, IntakeSettings(kind="otlp")).read(body)

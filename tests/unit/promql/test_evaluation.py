@@ -72,6 +72,24 @@ def test_rollup_counts_once_it_has_ended_and_a_range_is_at_least_as_long() -> No
     assert compute_steps(rollups, 60_000, "rate", 1_000, range(120_000, 121_000, 1_000)) == [4 / 60]
 
 
+def test_increase_of_one_sample_counts_from_the_one_before_the_range() -> None:
+    points = Points([60_000], [5.0])
+    for before, expected in (((0, 3.0), 2.0), (None, None), ((-7_200_000, 3.0), None)):
+        rollups = single_rollups(points, before)
+        assert compute_steps(rollups, 0, "increase", 60_000, [60_000]) == [expected]
+
+
+def test_sums_beyond_the_range_of_floats_are_infinite() -> None:
+    rollups = single_rollups(Points([0, 1_000, 2_000], [1.7e308, 1.7e308, -1.7e308]), None)
+    for function in ("sum_over_time", "avg_over_time"):
+        assert compute_steps(rollups, 0, function, 5_000, [1_000]) == [math.inf]  # type: ignore[arg-type]
+    assert compute_steps(rollups, 0, "max_over_time", 5_000, [2_000]) == [1.7e308]
+    minutes = roll_up(Points([0, 1_000, 60_000, 61_000], [1.7e308] * 2 + [-1.7e308] * 2), 60_000)
+    (total,) = compute_steps(minutes, 60_000, "sum_over_time", 120_000, [120_000])
+    assert total is not None
+    assert math.isnan(total)
+
+
 def test_aggregates_ignore_missing_values() -> None:
     results = []
     for name in AGGREGATIONS:

@@ -164,3 +164,8 @@ def test_duration_is_read_in_milliseconds(text: str, milliseconds: int) -> None:
 def test_duration_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(QueryError):
         parse_duration(text)
+
+
+def test_number_beyond_the_range_of_floats_is_refused_with_its_place() -> None:
+    with pytest.raises(QueryError, match=r"1:3: parse error: 0xf+ is too large"):
+        parse_query("1+0x" + "f" * 300)
