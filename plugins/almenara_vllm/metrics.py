@@ -21,6 +21,9 @@ ENGINE_LABEL: Final = "engine"
 REPLICA_LABELS: Final = ("ReplicaId", "replica", "WorkerId")
 """Labels of Ray Serve that tell replicas apart, each of which counts its engines from 0; the first
 one that a series has."""
+LARGEST: Final = 1e18
+"""Values from which on a series is left out, as is one that is no number: sums of them could be
+infinite, and no sample can be."""
 LONGEST_NAME: Final = 200
 
 ENGINE_GAUGES: Final = {
@@ -178,7 +181,7 @@ class MetricWindow:
         counters: dict[CounterKey, Counts] = {}
         for series in page.series:
             metric = _strip_prefix(series.name)
-            if metric is not None and math.isfinite(series.value):
+            if metric is not None and abs(series.value) < LARGEST:
                 _collect(metric, series, models, counters)
         for (model, sample, _), counts in counters.items():
             if sample in STORED_HISTOGRAMS:

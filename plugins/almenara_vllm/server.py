@@ -45,6 +45,8 @@ SHARES: Final = {
     "draft_acceptance": ("accepted_tokens", "draft_tokens"),
     "error_share": ("finished_error", "requests"),
 }
+LARGEST_START: Final = 2**40
+"""Seconds since the epoch before which a process has started."""
 MAX_MODELS: Final = 50
 """Models and adapters of one page that are shown."""
 
@@ -162,14 +164,19 @@ class Server:
         self, models: dict[str, ModelFigures], series: Iterable[Series], reason: str
     ) -> dict[str, Any]:
         served = [entry.id for entry in self.models if not entry.parent] or list(models)
-        starts = [int(each.value) for each in series if each.name == PROCESS_START]
+        # Compared before it is rounded: a page can have no number here, or an infinite one.
+        starts = [
+            int(each.value)
+            for each in series
+            if each.name == PROCESS_START and 0 < each.value < LARGEST_START
+        ]
         lengths = [entry.max_model_len for entry in self.models if entry.max_model_len]
         state = {
             "models": ", ".join(served)[:500],
             "adapters": sum(1 for entry in self.models if entry.parent) or None,
             "max_model_len": max(lengths, default=None),
             "version": self.version,
-            "started": min(starts) * SECOND if starts and 0 < min(starts) < 2**40 else None,
+            "started": min(starts) * SECOND if starts else None,
             "reason": reason,
         }
         return {key: value for key, value in state.items() if value not in (None, "")}
