@@ -220,6 +220,18 @@ def parse_labels(text: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs if name}
 
 
+def write_labels(labels: Mapping[str, str]) -> str:
+    """Return labels as the attribute of an event has them.
+
+    A label with a comma is left out, as is a name with `=`: it could pose as another one.
+    """
+    return ",".join(
+        f"{name}={value}"
+        for name, value in sorted(labels.items())
+        if "," not in name + value and "=" not in name
+    )
+
+
 def build_scope(
     grants: Iterable[Grant], *, access_log: bool, guarded: Iterable[str] = (),
     namespaces: Iterable[str] = (),

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from almenara.alerting import ALERT, ORIGIN
+from almenara.scope import LABELS, NAMESPACE, write_labels
 from almenara.signals import Event, Resource, Severity, parse_severity
 
 Phase = Literal["inactive", "pending", "firing", "resolved"]
@@ -160,8 +161,7 @@ def make_event(
     alert: Alert, state: dict[str, Any], severity: str, time: int, identity: str, kind: str = ""
 ) -> Event:
     """Return the event of the transition of an alert to its present status, or of another kind."""
-    labels = ",".join(f"{name}={value}" for name, value in alert.own_labels.items())
-    attributes = {"namespace": alert.namespace, "labels": labels}
+    attributes = {NAMESPACE: alert.namespace, LABELS: write_labels(alert.own_labels)}
     return Event(
         id=identity,
         source=ORIGIN,

@@ -242,6 +242,17 @@ def test_alert_over_several_origins_belongs_to_none_of_them() -> None:
     assert run.alert_events[-1].origin == "almenara.alerting"
 
 
+def test_value_of_a_label_cannot_pose_as_another_label() -> None:
+    run = AlertRun(CRASHING.replace("for: 60", "for: 0"))
+    labels = {"note": "x,team=shop", "a=b,team": "shop", "app": "db"}
+    run.feed_now(pod("db", "CrashLoopBackOff", state={"labels": labels}))
+    shop = build_scope([Grant(labels=(("team", "shop"),))], access_log=False)
+    (alert,) = [each for each in run.resources.values() if each.kind == "almenara.alert"]
+    event = run.alert_events[-1]
+    assert event.attributes["labels"] == "app=db"
+    assert [shop.permits(each) for each in (alert, event)] == [False, False]
+
+
 def test_alert_over_what_is_hidden_is_hidden() -> None:
     payments = build_scope(
         [Grant()], access_log=False, guarded=["kube/eu"], namespaces=["", "payments"]

@@ -11,7 +11,7 @@ import msgspec
 
 from almenara.hookspecs import Alert
 from almenara.notification_specs import AlertStatus
-from almenara.scope import ALERT_KIND, LABELS, NAMESPACE, OWN_LABELS, Scope
+from almenara.scope import ALERT_KIND, LABELS, NAMESPACE, OWN_LABELS, Scope, write_labels
 from almenara.signals import Event, Resource, Severity, Signal, parse_severity
 
 STATUSES: Final[frozenset[str]] = frozenset(get_args(AlertStatus))
@@ -45,12 +45,6 @@ class AlertChange(msgspec.Struct, frozen=True, kw_only=True):
         if scope.is_full:
             return True
         alert = self.alert
-        # Labels are in one attribute, separated by commas: a value with a comma could add another.
-        labels = ",".join(
-            f"{name}={value}"
-            for name, value in self.own_labels.items()
-            if "," not in name + value and "=" not in name
-        )
         return scope.permits(
             Event(
                 id=alert.fingerprint,
@@ -58,7 +52,7 @@ class AlertChange(msgspec.Struct, frozen=True, kw_only=True):
                 type=f"{ALERT_KIND}.{alert.status}",
                 time=alert.since,
                 origin=self.origin,
-                attributes={NAMESPACE: self.namespace, LABELS: labels},
+                attributes={NAMESPACE: self.namespace, LABELS: write_labels(self.own_labels)},
             )
         )
 
