@@ -67,8 +67,10 @@ class SavedItem(msgspec.Struct, frozen=True, kw_only=True):
 
     def is_visible(self, identity: Identity) -> bool:
         """Whether a user sees it."""
-        if self.is_deleted:
-            return False
+        return not self.is_deleted and self.is_shared_with(identity)
+
+    def is_shared_with(self, identity: Identity) -> bool:
+        """Whether it is or was the user's own, or shared with their role."""
         if self.owner == identity.user.subject:
             return True
         return self.share != "owner" and identity.role >= Role[self.share.upper()]
@@ -156,12 +158,14 @@ class SavedItems(Generic[S]):
         saved = self._current.get(name)
         return saved if saved is not None and saved.is_visible(identity) else None
 
-    async def versions(self, name: str) -> list[S]:
-        """Return the stored versions of an item, newest first. Raises `Unavailable`."""
+    async def versions(self, name: str, identity: Identity) -> list[S]:
+        """Return the stored versions of an item that a user sees, newest first: not those from
+        before it was shared, or of a private one that was deleted. Raises `Unavailable`."""
         stored = await self._store.list_values(self._key(name, ""))
         versions = [self._decode(key, each.value) for key, each in stored.items()]
         return sorted(
-            (each for each in versions if each is not None), key=lambda each: -each.version
+            (each for each in versions if each is not None and each.is_shared_with(identity)),
+            key=lambda each: -each.version,
         )
 
     async def store(self, draft: S, identity: Identity, version: int) -> S:
@@ -190,7 +194,14 @@ class SavedItems(Generic[S]):
                 changed=now(),
                 changed_by=identity.name,
             )
-            await self._write(saved)
+            try:
+                await self._write(saved)
+            except SaveConflictError as error:
+                if error.current.is_visible(identity):
+                    raise
+                raise ValueError(
+                    f"the name {draft.name} belongs to another {noun}; choose another name"
+                ) from None
             return saved
 
     async def delete(self, name: str, identity: Identity, version: int) -> None:

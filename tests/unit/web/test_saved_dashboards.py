@@ -68,8 +68,25 @@ async def test_second_of_two_editors_gets_a_conflict_and_nothing_is_lost(tmp_pat
     assert isinstance(error.value.current, SavedDashboard)
     assert error.value.current.settings.title == "First"
     await store.save(board("Second"), ANN, "viewer", error.value.current.version)
-    titles = [each.settings.title for each in await store.versions("mine")]
+    titles = [each.settings.title for each in await store.versions("mine", ANN)]
     assert titles == ["Second", "First", "One"]
+
+
+async def test_private_dashboard_is_not_shown_to_who_takes_its_name(tmp_path: Path) -> None:
+    store, replica = [await open_saved(SavedDashboards, tmp_path) for _ in range(2)]
+    await store.save(board("Private"), ANN, "owner", 0)
+    with pytest.raises(ValueError, match="another dashboard"):
+        await replica.save(board("Same time"), BOB, "owner", 0)
+    await store.delete("mine", ANN, 1)
+    saved = await store.save(board("New"), BOB, "owner", 0)
+    assert [each.settings.title for each in await store.versions("mine", BOB)] == ["New"]
+    await store.delete("mine", BOB, saved.version)
+    again = await store.save(board("Again"), ANN, "owner", 0)
+    await store.save(board("Shared"), ANN, "viewer", again.version)
+    for user, expected in ((ANN, ["Shared", "Again", "Private", "Private"]),
+                           (BOB, ["Shared", "New", "New"])):  # fmt: skip
+        titles = [each.settings.title for each in await store.versions("mine", user)]
+        assert titles == expected
 
 
 async def test_deleted_dashboard_keeps_its_versions_and_frees_its_name(tmp_path: Path) -> None:
@@ -79,14 +96,14 @@ async def test_deleted_dashboard_keeps_its_versions_and_frees_its_name(tmp_path:
     assert store.visible(ANN) == []
     saved = await store.save(board("Of bob"), BOB, "owner", 0)
     assert (saved.owner_name, saved.version) == ("bob", 3)
-    assert len(await (await open_saved(SavedDashboards, tmp_path)).versions("mine")) == 3
+    assert len(await (await open_saved(SavedDashboards, tmp_path)).versions("mine", BOB)) == 3
 
 
 async def test_oldest_versions_are_deleted(tmp_path: Path) -> None:
     store = await open_saved(SavedDashboards, tmp_path)
     for version in range(MAX_VERSIONS + 5):
         await store.save(board(), ANN, "owner", version)
-    assert len(await store.versions("mine")) == MAX_VERSIONS
+    assert len(await store.versions("mine", ANN)) == MAX_VERSIONS
 
 
 async def test_two_processes_that_save_at_once_get_one_conflict(tmp_path: Path) -> None:
@@ -115,7 +132,7 @@ async def test_items_of_the_former_formats_are_read(tmp_path: Path, version: int
         connection.execute(f"PRAGMA user_version = {version}")
     migrated = await open_saved(SavedDashboards, tmp_path)
     assert migrated.visible(ANN) == [saved[1]]
-    assert await migrated.versions("mine") == [saved[1], saved[0]]
+    assert await migrated.versions("mine", ANN) == [saved[1], saved[0]]
     known = await open_saved(SavedFilters, tmp_path)
     assert known.by_title(ANN) == [stored][: version - 1]
 

@@ -54,7 +54,7 @@ async def test_second_of_two_editors_gets_a_conflict_and_nothing_is_lost(tmp_pat
         await store.store(make_filter(first.id, "Three", FAILED, "viewer"), ANN, 1)
     with pytest.raises(ValueError, match="belongs to another filter"):
         await store.store(make_filter(first.id, "Theirs", FAILED, "viewer"), BOB, 2)
-    assert [saved.title for saved in await store.versions(first.id)] == ["Two", "One"]
+    assert [saved.title for saved in await store.versions(first.id, ANN)] == ["Two", "One"]
 
 
 @pytest.mark.parametrize(
@@ -85,5 +85,5 @@ async def test_of_many_deleted_filters_the_oldest_are_removed(
         saved = await store.store(make_filter("", str(number), FAILED, "owner"), ANN, 0)
         await store.delete(saved.id, ANN, 1)
         ids.append(saved.id)
-    counts = [len(await store.versions(each)) for each in ids]
+    counts = [len(await store.versions(each, ANN)) for each in ids]
     assert counts == [0, 0, 2, 2]

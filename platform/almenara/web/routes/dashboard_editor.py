@@ -79,7 +79,7 @@ async def editor(
         raise NotFoundException(f"There is no dashboard {name[:80]!r} that you can edit.")
     settings = saved.settings
     if number := query.get("version"):
-        versions = await services.saved_dashboards.versions(name)
+        versions = await services.saved_dashboards.versions(name, identity)
         settings = next((v.settings for v in versions if str(v.version) == number), settings)
     if channel := query.get(FIRST_PANEL):
         panels = [*settings.panels, read_channel(channel)]
@@ -185,7 +185,11 @@ async def render_editor(
         content: Any = to_tree(parse_dashboard(text))
     except (ConfigError, YamlError, ValueError):
         content = None
-    versions = [] if saved is None else await services.saved_dashboards.versions(saved.name)
+    versions = (
+        []
+        if saved is None
+        else await services.saved_dashboards.versions(saved.name, get_identity(request))
+    )
     response = render_page(
         services,
         request,

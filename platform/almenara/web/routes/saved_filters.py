@@ -50,16 +50,16 @@ async def saved_filters(request: PageRequest, services: NamedDependency[Services
 async def edit_filter(request: PageRequest, services: NamedDependency[Services]) -> Response[str]:
     """Render the editor of a new filter with the conditions of the address, of a saved filter, or
     of one of its earlier versions."""
-    query = request.query_params
+    identity, query = get_identity(request), request.query_params
     if not (filter_id := query.get("id", "")):
         values = {name: text for name, text in query.items() if name in EVENT_FILTERS}
         return await render_editor(request, services, values)
-    saved = services.saved_filters.find(filter_id, get_identity(request))
+    saved = services.saved_filters.find(filter_id, identity)
     if saved is None:
         raise NotFoundException("There is no saved filter at this address that you can edit.")
     shown = saved
     if number := query.get("version"):
-        versions = await services.saved_filters.versions(saved.id)
+        versions = await services.saved_filters.versions(saved.id, identity)
         shown = next((each for each in versions if str(each.version) == number), saved)
     return await render_editor(request, services, form_of(shown, saved), saved=saved)
 
@@ -123,7 +123,11 @@ async def render_editor(
     status_code: int = 200,
 ) -> Response[str]:
     """Render the editor with the fields of a form; with a conflict, also the current version."""
-    versions = [] if saved is None else await services.saved_filters.versions(saved.id)
+    versions = (
+        []
+        if saved is None
+        else await services.saved_filters.versions(saved.id, get_identity(request))
+    )
     # After a conflict, saving again replaces the version that the page now shows.
     version = str(saved.version) if is_conflict and saved is not None else form.get("version", "0")
     response = render_page(
