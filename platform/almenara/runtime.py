@@ -278,7 +278,8 @@ async def notify(application: Application) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(notifications.run(), name="notifications")
             if heartbeat is not None:
-                group.create_task(Heartbeat(heartbeat, notifications).run(), name="heartbeat")
+                sender = Heartbeat(heartbeat, notifications, application.alerting)
+                group.create_task(sender.run(), name="heartbeat")
 
     await application.leases.run("notifications", work, lambda: None)
 

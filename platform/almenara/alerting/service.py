@@ -49,6 +49,13 @@ class Alerting:
             )
         return rows
 
+    @property
+    def problem(self) -> str:
+        """Why rules are not evaluated; empty while they are, here or on another replica."""
+        if NAME not in self._supervisor.unproven_sources():
+            return ""
+        return f"rules are not evaluated; the Sources page has the error of the source {NAME}"
+
     async def run(self) -> None:
         """Start the evaluation, and publish the status of sources, until cancelled."""
         await self.command(make_started())

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from almenara.alerting.notifications.heartbeat import Heartbeat, check_heartbeat
+from almenara.alerting.rules import compile_rules
+from almenara.alerting.service import Alerting
 from almenara.clock import CLOCK
-from almenara.config import ConfigError, HeartbeatSettings, Secret
+from almenara.config import AlertingSettings, ConfigError, HeartbeatSettings, Secret
 from almenara.testing import ManualClock
 from support.notification_receivers import HttpReceiver
 
@@ -19,6 +22,19 @@ PATH = "/ping/s3cret-path"
 class FakeBus:
     failure: str | None = None
     write_problem: str | None = None
+
+
+class FakeSupervisor:
+    """Knows which sources do not work."""
+
+    def __init__(self) -> None:
+        self.failing: dict[str, int] = {}
+
+    def add(self, source: Any, plugin: str) -> None:
+        """The evaluator as a source; it does not run here."""
+
+    def unproven_sources(self) -> dict[str, int]:
+        return self.failing
 
 
 class FakeNotifications:
@@ -67,6 +83,19 @@ async def test_request_is_not_sent_while_alerts_are_not_processed(
     with HttpReceiver() as receiver:
         await beat(f"{receiver.url}{PATH}", state, 2)
         assert receiver.requests == []
+
+
+async def test_request_is_not_sent_while_rules_are_not_evaluated() -> None:
+    supervisor: Any = FakeSupervisor()
+    bus: Any = SimpleNamespace(last_sequence=0)
+    alerting = Alerting(compile_rules(AlertingSettings(), {}), bus, supervisor)
+    settings = HeartbeatSettings(url=Secret.of("http://127.0.0.1:1"))
+    heartbeat = Heartbeat(settings, FakeNotifications(), alerting)
+    assert heartbeat.find_problem() == ""
+    supervisor.failing = {"alerts": 1, "nats": 1}
+    assert heartbeat.find_problem().startswith("rules are not evaluated")
+    supervisor.failing = {"nats": 1}
+    assert heartbeat.find_problem() == ""
 
 
 async def test_failed_request_is_logged_once_without_its_address(

@@ -1,7 +1,8 @@
 """The dead man's switch: a request at an interval, as long as alerts reach the receivers.
 
-It stops when the log cannot be written or alerts are not processed, and of course with Almenara
-itself, so that whoever expects it reports what Almenara cannot report any more.
+It stops when the log cannot be written, rules are not evaluated or alerts are not processed, and
+of course with Almenara itself, so that whoever expects it reports what Almenara cannot report any
+more.
 """
 
 from typing import Final, Protocol
@@ -42,11 +43,25 @@ def check_heartbeat(settings: HeartbeatSettings) -> None:
         ) from None
 
 
+class Evaluation(Protocol):
+    """What the alerts come from: the evaluation of rules."""
+
+    @property
+    def problem(self) -> str:
+        """Why rules are not evaluated; empty while they are."""
+
+
 class Heartbeat:
     """Sends the requests."""
 
-    def __init__(self, settings: HeartbeatSettings, notifications: Notifications) -> None:
-        self.settings, self.notifications = settings, notifications
+    def __init__(
+        self,
+        settings: HeartbeatSettings,
+        notifications: Notifications,
+        evaluation: Evaluation | None = None,
+    ) -> None:
+        """Without an evaluation, alerts of another one arrive on the bus."""
+        self.settings, self.notifications, self.evaluation = settings, notifications, evaluation
         self._reason = ""
 
     async def run(self) -> None:
@@ -73,6 +88,8 @@ class Heartbeat:
         """Return why the heartbeat must not be sent; empty while it may."""
         bus = self.notifications.bus
         if problem := bus.failure or bus.write_problem:
+            return problem
+        if self.evaluation is not None and (problem := self.evaluation.problem):
             return problem
         return "" if self.notifications.is_current else "alerts are not processed"
 
