@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-LABEL_NAME: Final = r"[A-Za-z_][A-Za-z0-9_./-]{0,99}"
+LABEL_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}"
+"""Names in matchers: labels of Kubernetes can begin with a digit, and are long."""
 MATCHER: Final = re.compile(rf"\s*({LABEL_NAME})\s*(=~|!~|!=|=)\s*(.*?)\s*", re.DOTALL)
 MAX_COMPARED: Final = 1_000
 """Characters of a value that an expression is compared with."""

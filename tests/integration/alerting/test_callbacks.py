@@ -18,6 +18,9 @@ RULE = {"name": "bad", "severity": "ERROR",
         "when": {"resource": {"kind": "thing", "status": ["bad"]}}}  # fmt: skip
 
 
+LABELS = {"1password.com/vault": "a", "a name": "with spaces"}
+
+
 class Setup:
     """An Almenara with two teams, and a Slack that may read the alerts of one."""
 
@@ -27,7 +30,7 @@ class Setup:
 
     async def fail(self, *teams: str) -> None:
         await self.lab.publish(*(
-            resource("thing", team, "bad", "ERROR", state={"labels": {"team": team}})
+            resource("thing", team, "bad", "ERROR", state={"labels": {"team": team, **LABELS}})
             for team in teams
         ))  # fmt: skip
 
@@ -93,7 +96,7 @@ async def test_buttons_acknowledge_and_silence(setup: Setup) -> None:
     wait_until(lambda: setup.alert("ours")["status"] == "silenced", "the silence")
     (silence,) = setup.get("/api/silences")
     assert silence["author"] == "ada (slack)"
-    assert 'rule="bad"' in silence["matchers"]
+    assert {'rule="bad"', '1password.com/vault="a"'} <= set(silence["matchers"])
 
 
 async def test_receiver_without_buttons_accepts_nothing(setup: Setup) -> None:

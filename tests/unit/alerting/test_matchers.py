@@ -25,6 +25,8 @@ from almenara.alerting.matchers import Matcher, match_all, parse_matcher
         ("severity=~error|FATAL", {"severity": "fatal"}, True),
         ("team=~DB", {"team": "db"}, False),
         ("app.kubernetes.io/name=x", {"app.kubernetes.io/name": "x"}, True),
+        ("1password.com/vault=x", {"1password.com/vault": "x"}, True),
+        (f"{'a' * 130}/name=x", {f"{'a' * 130}/name": "x"}, True),
     ],
 )
 def test_matcher_compares_labels(text: str, labels: dict[str, str], matches: bool) -> None:
@@ -36,7 +38,7 @@ def test_matcher_compares_labels(text: str, labels: dict[str, str], matches: boo
     [
         ("", "is not a matcher"),
         ("team", "is not a matcher"),
-        ("1team=x", "is not a matcher"),
+        ("/team=x", "is not a matcher"),
         ('team="x', "not a complete quoted text"),
         ('team="x"y', "not a complete quoted text"),
         ("team=~(", "is not a regular expression"),

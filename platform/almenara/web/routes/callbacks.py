@@ -1,5 +1,6 @@
 """What users choose in messages of a receiver: acknowledge and silence."""
 
+import re
 from typing import Final
 
 import structlog
@@ -10,7 +11,7 @@ from litestar.params import FromPath
 
 from almenara.alerting import ALERT
 from almenara.alerting.commands import make_acknowledge, make_silence
-from almenara.alerting.matchers import Matcher
+from almenara.alerting.matchers import LABEL_NAME, Matcher
 from almenara.alerting.notifications.alert_events import read_change
 from almenara.alerting.notifications.receivers import Receiver
 from almenara.errors import describe_error
@@ -78,9 +79,11 @@ def make_command(services: Services, receiver: Receiver, action: AlertAction) ->
 
 
 def match_alert(alert: Resource) -> list[str]:
-    """Return matchers of one alert: its rule and all of its labels."""
+    """Return matchers of one alert: its rule and all of its labels that a matcher can name."""
     labels = {
-        name: value for name, value in alert.state.get("labels", {}).items() if name not in RESERVED
+        name: value
+        for name, value in alert.state.get("labels", {}).items()
+        if name not in RESERVED and re.fullmatch(LABEL_NAME, name)
     }
     matchers = [Matcher("rule", "=", alert.namespace)]
     matchers += [Matcher(name, "=", value) for name, value in sorted(labels.items())]
