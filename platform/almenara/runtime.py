@@ -167,7 +167,11 @@ async def compose(
     panels.add(self_monitor.NAME, self_monitor.list_panels(), None, self_monitor.list_pages())
     resources.retain_sources({state.name for state in supervisor.states()})
     rules = read_rules(settings, plugins)
-    alerting = Alerting(rules, bus, supervisor) if settings.alerting.enabled else None
+    alerting = (
+        Alerting(rules, bus, supervisor, plugins.has_failures)
+        if settings.alerting.enabled
+        else None
+    )
     check_dashboards(
         settings.dashboards,
         panels,

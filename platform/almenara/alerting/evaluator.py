@@ -9,12 +9,12 @@ from almenara.alerting import COMMAND, ORIGIN, RULE, SOURCE, machine
 from almenara.alerting.actions import obey, turn_silence
 from almenara.alerting.book import REFRESH, AlertBook
 from almenara.alerting.commands import STARTED
-from almenara.alerting.conditions import Verdict
+from almenara.alerting.endings import end_series, end_source
 from almenara.alerting.model import Alert, displayed_status, make_fingerprint
 from almenara.alerting.overlays import source_names
 from almenara.alerting.rules import Rule, RuleSet
 from almenara.alerting.signals import resource_key, scope_labels
-from almenara.alerting.store import ALERTS, BLIND, SILENCES
+from almenara.alerting.store import ALERTS, BLIND, REMOVED, SILENCES
 from almenara.errors import describe_error
 from almenara.hookspecs import Step, Subscription
 from almenara.scope import SEVERAL_NAMESPACES, namespace_of
@@ -24,6 +24,8 @@ from almenara.units import MINUTE, SECOND
 NAME: Final = "alerts"
 FAILURE_VISIBLE: Final = 10 * MINUTE
 """How long a rule is shown as failing after a group that could not be evaluated."""
+REMOVAL_CONFIRMED: Final = MINUTE
+"""How long a source must be gone before the alerts about what it observed end."""
 BLIND_RETRY: Final = 30 * SECOND
 BLIND_STATUSES: Final = frozenset(("degraded", "blocked", "backing_off", "stopped"))
 
@@ -102,7 +104,7 @@ class Evaluator:
         if isinstance(signal, Resource) and signal.kind == SOURCE and signal.origin == signal.name:
             self._note_source(signal, book)
         if isinstance(signal, Resource) and signal.deleted:
-            self._end_series(signal, book)
+            end_series(signal, book)
         for rule in self.rules.of_signal(signal):
             self._evaluate(rule, signal, book)
 
@@ -111,6 +113,8 @@ class Evaluator:
             self._reach(key.removeprefix(ALERTS), book)
         elif key.startswith(SILENCES):
             turn_silence(key.removeprefix(SILENCES), book)
+        elif key.startswith(REMOVED):
+            end_source(key.removeprefix(REMOVED), book)
         elif key.removeprefix(BLIND) in book.store.blind:
             self._mark_blind(key.removeprefix(BLIND), book, is_blind=True)
 
@@ -158,24 +162,6 @@ class Evaluator:
         book.save(alert, rule)
         if alert.phase == "inactive" and not (condition.has_memory and alert.deadlines):
             store.forget(alert, book.step)
-
-    def _end_series(self, resource: Resource, book: AlertBook) -> None:
-        """End the conditions about samples of a resource that was deleted: no further one comes.
-
-        An alert of a rule with `group_by` may be about other resources as well.
-        """
-        store, time = book.store, book.step.time
-        for key in store.of_series((resource.origin, *resource.key)):
-            alert = store.get(key)
-            rule = self.rules.rules.get(alert.rule) if alert is not None else None
-            if alert is None or rule is None or rule.settings.group_by is not None:
-                continue
-            alert.window = []
-            ended = Verdict(holds=False, value=alert.value, threshold=alert.threshold)
-            machine.observe(alert, ended, rule.settings, self.settings.flapping, time)
-            book.save(alert, rule)
-            if alert.phase == "inactive":
-                store.forget(alert, book.step)
 
     def _describe(
         self, alert: Alert, rule: Rule, signal: Signal, book: AlertBook, *, holds: bool
@@ -283,6 +269,13 @@ class Evaluator:
 
     def _note_source(self, signal: Resource, book: AlertBook) -> None:
         name, step = signal.name, book.step
+        if signal.deleted:
+            # Not at once: a plugin that is reloaded has its sources again in a moment.
+            book.store.remove_source(name)
+            step.set_timer(REMOVED + name, step.time + REMOVAL_CONFIRMED)
+        else:
+            book.store.add_source(name)
+            step.cancel_timer(REMOVED + name)
         if signal.status in BLIND_STATUSES and not signal.deleted:
             if name not in book.store.blind:
                 book.store.set_blind(name, step.time)

@@ -1,6 +1,6 @@
 """Alerting in a running Almenara: the rules of configuration and plugins, and their evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from almenara.alerting import ORIGIN
@@ -26,7 +26,14 @@ class AlertingBus(SourceBus, ProcessorBus, Protocol):
 class Alerting:
     """The evaluation of rules, and the commands of people. Create it where alerting is enabled."""
 
-    def __init__(self, rules: RuleSet, bus: AlertingBus, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        rules: RuleSet,
+        bus: AlertingBus,
+        supervisor: Supervisor,
+        has_failed_plugins: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._has_failed_plugins = has_failed_plugins
         self.rules, self.evaluator = rules, Evaluator(rules)
         self._bus, self._supervisor = bus, supervisor
         supervisor.add(ProcessorSource(self.evaluator, NAME, bus), NAME)
@@ -59,7 +66,7 @@ class Alerting:
     async def run(self) -> None:
         """Start the evaluation, and publish the status of sources, until cancelled."""
         await self.command(make_started())
-        await publish_sources(self._bus, self._supervisor.states)
+        await publish_sources(self._bus, self._supervisor.states, self._has_failed_plugins)
 
     async def command(self, command: Event) -> None:
         """Publish a command; it takes effect once the evaluator has read it."""

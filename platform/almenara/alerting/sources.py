@@ -22,6 +22,10 @@ SEVERITIES: Final = {
 }
 
 
+STOPPED: Final = ("stopped", "a plugin has failed; the Sources page has its error")
+"""Status and reason of a source that is missing while a plugin has failed."""
+
+
 class SourceBus(Protocol):
     """What the publication needs from the bus."""
 
@@ -34,16 +38,29 @@ class SourceBus(Protocol):
     ) -> Sequence[tuple[str, str, str]]: ...
 
 
-async def publish_sources(bus: SourceBus, list_states: Callable[[], Sequence[SourceState]]) -> None:
-    """Publish each change of the status of a source, until cancelled."""
+async def publish_sources(
+    bus: SourceBus,
+    list_states: Callable[[], Sequence[SourceState]],
+    has_failed_plugins: Callable[[], bool] = lambda: False,
+) -> None:
+    """Publish each change of the status of a source, until cancelled.
+
+    While a plugin has failed, what is missing is stopped rather than removed: it may be its own.
+    """
     known = {name for _, _, name in await bus.known_resources(PUBLISHER, SOURCE)}
     published: dict[str, tuple[str, str]] = {}
     while True:
         states = {state.name: state for state in list_states()}
-        changed: list[Signal] = [
-            Resource(kind=SOURCE, name=name, deleted=True, origin=name)
-            for name in sorted(known - states.keys())
-        ]
+        missing = sorted(known - states.keys())
+        is_failure = bool(missing) and has_failed_plugins()
+        changed: list[Signal] = []
+        for name in missing:
+            if not is_failure:
+                changed.append(Resource(kind=SOURCE, name=name, deleted=True, origin=name))
+                published.pop(name, None)
+            elif published.get(name) != STOPPED:
+                published[name] = STOPPED
+                changed.append(make_stopped(name))
         for name, state in states.items():
             if state.status == "standby":
                 # The replica that runs it publishes it.
@@ -53,7 +70,7 @@ async def publish_sources(bus: SourceBus, list_states: Callable[[], Sequence[Sou
             if published.get(name) != (state.status, reason):
                 published[name] = state.status, reason
                 changed.append(make_source(state, reason))
-        known = set(states)
+        known = {*states, *missing} if is_failure else set(states)
         if changed:
             await bus.publish(changed, PUBLISHER)
         await sleep(INTERVAL)
@@ -69,3 +86,12 @@ def make_source(state: SourceState, reason: str) -> Resource:
         state={"plugin": state.plugin, "since": state.since, "reason": reason},
         origin=state.name,
     )
+
+
+def make_stopped(name: str) -> Resource:
+    """Return the resource of a source that is missing while a plugin has failed."""
+    status, reason = STOPPED
+    return Resource(
+        kind=SOURCE, name=name, status=status, severity=SEVERITIES[status],
+        state={"reason": reason}, origin=name,
+    )  # fmt: skip

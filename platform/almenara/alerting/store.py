@@ -14,6 +14,9 @@ ALERTS: Final = "alert/"
 SILENCES: Final = "silence/"
 BLIND: Final = "blind/"
 DIGEST: Final = "rule/"
+KNOWN_SOURCE: Final = "source/"
+REMOVED: Final = "removed/"
+"""Prefix of the timers of sources that were removed."""
 
 
 class AlertStore:
@@ -30,6 +33,8 @@ class AlertStore:
         """The keys of alerts about samples, by the resource whose samples they are."""
         self.blind: dict[str, int] = {}
         """Sources that cannot observe their systems, with since when."""
+        self.sources = {key.removeprefix(KNOWN_SOURCE) for key in state.keys(KNOWN_SOURCE)}
+        """The sources that exist."""
         for key in state.keys(ALERTS):
             if (alert := state.get(key, Alert)) is not None:
                 self._put(alert)
@@ -111,6 +116,17 @@ class AlertStore:
         self.state.delete(SILENCES + identity)
         step.cancel_timer(SILENCES + identity)
         return self.silences.remove(identity)
+
+    def add_source(self, name: str) -> None:
+        """Note that a source exists."""
+        if name not in self.sources:
+            self.sources.add(name)
+            self.state.set(KNOWN_SOURCE + name, True)
+
+    def remove_source(self, name: str) -> None:
+        """Note that a source does not exist any more."""
+        self.sources.discard(name)
+        self.state.delete(KNOWN_SOURCE + name)
 
     def set_blind(self, source: str, since: int) -> None:
         """Note that a source cannot observe its system."""

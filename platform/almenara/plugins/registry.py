@@ -155,6 +155,10 @@ class PluginRegistry:
         """Every plugin that was discovered, by name; those that failed or are disabled included."""
         return [self._infos[name] for name in sorted(self._infos)]
 
+    def has_failures(self) -> bool:
+        """Whether any plugin has failed."""
+        return any(info.state == "failed" for info in self._infos.values())
+
     def load(self, candidate: PluginCandidate) -> None:
         """Import and register a plugin; a failure is recorded and affects no other plugin."""
         name, origin, version = candidate.name, candidate.origin, candidate.version

@@ -353,6 +353,36 @@ def test_alert_about_samples_ends_with_its_resource() -> None:
     assert not [key for key in run._stored if "alert/" in key]
 
 
+def test_alerts_of_a_source_that_is_removed_end() -> None:
+    run = AlertRun(
+        CRASHING.replace("for: 60", "for: 0")
+        + "- {name: quiet, when: {absent: {types: [app.*], within: 60}}}"
+    )
+    removed = msgspec.structs.replace(source("kube", "stopped"), deleted=True)
+    run.feed_now(*(source(name, "running") for name in ("kube", "kube/us", "other")))
+    run.feed_now(
+        pod("db", "CrashLoop", origin="kube/eu"), pod("us", "CrashLoop", origin="kube/us/a"),
+        pod("api", "CrashLoop", origin="other"), failure(origin="kube"),
+    )  # fmt: skip
+    run.feed_now(removed)
+    run.advance(30)
+    # Its plugin was reloaded.
+    run.feed_now(source("kube", "running"))
+    run.advance(61)
+    assert run.alerts == {
+        "crashing db": "firing", "crashing us": "firing", "crashing api": "firing",
+        "quiet": "firing",
+    }  # fmt: skip
+    run.feed_now(removed)
+    run.advance(59)
+    run.restart()
+    run.advance(2)
+    assert run.alerts == {
+        "crashing db": "resolved", "crashing us": "firing", "crashing api": "firing",
+        "quiet": "firing",
+    }  # fmt: skip
+
+
 def test_deleted_resource_of_another_origin_or_group_ends_no_alert() -> None:
     run = AlertRun(
         "rules: [{name: hot, when: {sample: {metric: cpu, above: 0.8}}},"
