@@ -1,7 +1,7 @@
 """The last samples of every metric of every resource, in memory."""
 
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from typing import Final
 
@@ -92,7 +92,8 @@ class SeriesTable:
     """How often something was looked up that was not read yet; here everything is in memory."""
 
     def __init__(self, max_series: int = MAX_SERIES) -> None:
-        self._by_metric: dict[str, dict[Key, Series]] = defaultdict(dict)
+        self._by_metric: dict[str, dict[Key, Series]] = {}
+        """Without metrics that have no series: names can have labels, and any number come."""
         self._max_series = max_series
         self._counts: Counter[str] = Counter()
         self._pruned: dict[str, int] = {}
@@ -128,14 +129,14 @@ class SeriesTable:
         series.prepend(moments, values)
 
     def _find(self, metric: str, key: Key, origin: str) -> Series | None:
-        series = self._by_metric[metric].get(key)
+        series = self._by_metric.get(metric, {}).get(key)
         while series is not None and series.origin != origin:
             series = series.other
         return series
 
     def _create(self, metric: str, key: Key, origin: str) -> Series:
         self._counts[origin] += 1
-        series, of_metric = Series(origin), self._by_metric[metric]
+        series, of_metric = Series(origin), self._by_metric.setdefault(metric, {})
         series.other = of_metric.get(key)
         of_metric[key] = series
         return series
@@ -166,10 +167,11 @@ class SeriesTable:
 
     def discard(self, key: Key) -> None:
         """Remove all series of a resource."""
-        for of_metric in self._by_metric.values():
+        for metric, of_metric in list(self._by_metric.items()):
             first = of_metric.pop(key, None)
             if first is not None:
                 self._counts.subtract(series.origin for series in first.chain())
+                self._forget_empty(metric)
 
     def _has_space(self, origin: str, moment: int) -> bool:
         if self._counts[origin] < self._max_series:
@@ -182,7 +184,7 @@ class SeriesTable:
 
     def _prune(self, origin: str, before: int) -> None:
         """Remove the series of an origin whose newest sample is older than a time."""
-        for of_metric in self._by_metric.values():
+        for metric, of_metric in list(self._by_metric.items()):
             for key, first in list(of_metric.items()):
                 chain = list(first.chain())
                 fresh = [
@@ -199,3 +201,8 @@ class SeriesTable:
                     of_metric[key] = fresh[0]
                 else:
                     del of_metric[key]
+            self._forget_empty(metric)
+
+    def _forget_empty(self, metric: str) -> None:
+        if not self._by_metric[metric]:
+            del self._by_metric[metric]

@@ -59,3 +59,15 @@ def test_series_table_removes_stale_series_of_a_full_origin_only() -> None:
     for number in range(200):
         table.add(sample(f"n{number}", time=later + 2 * MINUTE))
     assert len(table.keys("m")) == 100
+
+
+def test_metrics_without_series_are_forgotten() -> None:
+    table = SeriesTable(max_series=10)
+    for number in range(100):
+        metric = f"requests{{user={number}}}"
+        moment = SERIES_STALE * (number // 20) * 2
+        table.add(Sample(kind="k", name="a", metric=metric, value=1.0, origin="x", time=moment))
+    assert len(table.metrics()) == 10
+    assert table.dropped == {"x": 50}
+    table.discard(("k", "", "a"))
+    assert table.metrics() == []
