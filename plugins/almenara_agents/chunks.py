@@ -19,7 +19,8 @@ from almenara_agents.kinds import GENERATION_ENDED, GENERATION_PROGRESS
 from almenara_agents.mapping import to_name
 from almenara_agents.writings import UNKNOWN, Writing
 
-CHUNK_NAME: Final = re.compile(r"(gen_ai|llm)\.([a-z_]+[._])*(chunk|delta|token)")
+CHUNK_NAME: Final = re.compile(r"(gen_ai|llm)\.([a-z_][a-z_.]*[._])?(chunk|delta|token)")
+"""Without a repetition within another: an underscore in both would take exponential time."""
 MAX_TEXTS: Final = 2_000
 MAX_SPANS: Final = 10_000
 PROGRESS_INTERVAL: Final = 15 * SECOND

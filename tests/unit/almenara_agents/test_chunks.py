@@ -1,5 +1,6 @@
 """Chunks of texts in log records: displayed while they arrive, and one summary at the end."""
 
+import time
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from almenara.intake.otlp import OtlpReader
 from almenara.signals import Event, Resource
 from almenara.testing import render_panel
 from almenara.units import SECOND
-from almenara_agents.chunks import read_chunk
+from almenara_agents.chunks import CHUNK_NAME, read_chunk
 from almenara_agents.kinds import COUNCIL, GENERATION_ENDED, GENERATION_PROGRESS, TURN
 from almenara_agents.settings import AgentsSettings
 from almenara_agents.token_stream import TokenStream, TurnTexts, decode_data
@@ -228,3 +229,20 @@ def test_any_record_is_read_or_left_alone(body: Any, fields: Any, owner: Any, na
     is_chunk = read_chunk(decode_data(event)) is not None
     assert is_chunk == (name != "gen_ai.x")
     assert all(each.type != "otel.log" for each in stored) or not is_chunk
+
+
+@pytest.mark.parametrize(
+    ("name", "is_chunk"),
+    [
+        ("gen_ai.chunk", True),
+        ("gen_ai.output.chunk", True),
+        ("llm.content.completion_delta", True),
+        ("gen_ai.xchunk", False),
+        ("gen_ai." + "a_" * 26 + "!", False),
+        ("gen_ai." + "a_" * 50_000 + "!", False),
+    ],
+)
+def test_name_of_a_chunk_is_recognized_whatever_its_length(name: str, is_chunk: bool) -> None:
+    started = time.process_time()
+    assert (CHUNK_NAME.fullmatch(name) is not None) == is_chunk
+    assert time.process_time() - started < 1.0
