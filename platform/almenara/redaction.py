@@ -39,8 +39,15 @@ class Redactor:
         self._plain = tuple(
             word for word in words if not any(other in word for other in words if other != word)
         )
+        scheme = r"(?:(?:bearer|basic)\s+)?"
+        # Between quotes, a value can have spaces and any sign but that quote. JSON in a text of
+        # JSON has a backslash before each of its own.
         self._in_text = re.compile(
-            rf"(?i)((?:{joined})[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic)\s+)?)([^\s\"',;&}}]+)"
+            rf"(?i)((?:{joined})(?:\\*[\"'])?\s*[:=]\s*)"
+            rf"(?:(\\+[\"']{scheme})[^\"'\\\n]++(?=\\)"
+            rf"|(\"{scheme})(?:[^\"\\\n]|\\.)++(?=\")"
+            rf"|('{scheme})(?:[^'\\\n]|\\.)++(?=')"
+            rf"|((?:\\*[\"'])?{scheme})[^\s\"',;&}}]+)"
         )
 
     def names_secret(self, key: str) -> bool:
@@ -151,7 +158,13 @@ class Redactor:
         return text if self._hint is None else self._mask_text(text)
 
     def _mask_text(self, text: str) -> str:
-        return self._in_text.sub(rf"\g<1>{MASK}", text)
+        return self._in_text.sub(_mask_match, text)
+
+
+def _mask_match(match: re.Match[str]) -> str:
+    """The name of a secret and what stands before its value, with the mask in place of that."""
+    before = next(filter(None, match.groups()[1:]), "")
+    return f"{match[1]}{before}{MASK}"
 
 
 def _words(name: str) -> list[str]:

@@ -1,4 +1,5 @@
 import json
+import time
 
 import msgspec
 import pytest
@@ -87,3 +88,36 @@ def test_redactor_keeps_numbers_as_they_were_written() -> None:
     masked = Redactor(RedactionSettings())(event(raw))
     assert isinstance(masked, Event)
     assert bytes(masked.data) == b'{"password":"***","n":12345678901234567.891,"m":[0.1000,-1E5,7]}'
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ('{"password": "a;b, c d&e}f", "user": "x"}', '{"password": "***", "user": "x"}'),
+        ("password='correct horse battery' user=1", "password='***' user=1"),
+        ('"authorization": "Bearer abc def"', '"authorization": "Bearer ***"'),
+        ('password = "a\\"b c" next', 'password = "***" next'),
+        ('{\\"password\\": \\"a;b c\\", \\"n\\": 1}', '{\\"password\\": \\"***\\", \\"n\\": 1}'),
+        ('password="unclosed, and more', 'password="***, and more'),
+        ('password: ""', 'password: ""'),
+    ],
+)
+def test_quoted_secret_of_a_text_is_masked_whole(text: str, masked: str) -> None:
+    redactor = Redactor(RedactionSettings())
+    assert redactor.mask_text(text) == masked
+    assert redactor.mask_text(masked) == masked
+
+
+def test_masking_a_long_text_takes_linear_time() -> None:
+    redactor = Redactor(RedactionSettings())
+    started = time.process_time()
+    for part in (
+        'password="',
+        "password='a ",
+        "token: ",
+        'password="\\',
+        'password=\\\\"',
+        "password",
+    ):
+        redactor.mask_text(part * 20_000)
+    assert time.process_time() - started < 5.0
