@@ -131,7 +131,7 @@ def parse_moment(name: str, value: str) -> int:
     if ago := AGO.fullmatch(value):
         # Not before the epoch: a duration that long means "everything".
         return max(now() - int(ago[1]) * UNITS[ago[2].lower()], 0)
-    if value.lstrip("-").isdigit() and len(value) <= 18:
+    if value.isascii() and value.removeprefix("-").isdigit() and len(value) <= 18:
         return int(value)
     try:
         # A plus sign that was not encoded in an address arrives as a space.

@@ -34,3 +34,9 @@ def test_filter_from_any_query_is_valid_or_a_readable_error(query: dict[str, str
     else:
         assert Filter.from_query(chosen.to_query()) == chosen
         chosen.matches(Event(id="1", source="s", type="t", time=0, data={"a": 1}))
+
+
+@pytest.mark.parametrize("text", ["²", "--5", "1-2", "٣"])
+def test_number_that_is_no_time_is_refused_with_what_would_be_one(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time; write 2026-01-31T12:00:00Z"):
+        Filter.from_query({"since": text})
