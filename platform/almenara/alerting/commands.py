@@ -133,12 +133,25 @@ def make_silence(
     starts = moment if starts is None else starts
     if ends <= max(starts, moment):
         raise ValueError("a silence must end after it starts, and in the future")
+    if calendar is not None and not _opens_before(calendar, max(starts, moment), ends):
+        raise ValueError(
+            f"the silence ends before its window {calendar} opens, so it would never be active;"
+            " give it a later end"
+        )
     silence = Silence(
         id=uuid.uuid4().hex[:12], matchers=[str(matcher) for matcher in parsed],
         author=author[:MAX_NAME], comment=comment.strip()[:MAX_COMMENT], starts=starts, ends=ends,
         calendar=calendar,
     )  # fmt: skip
     return _make(SILENCE_CREATED, silence, subject=silence.id)
+
+
+def _opens_before(calendar: Calendar, time: int, ends: int) -> bool:
+    """Whether a window is open at a time, or opens between it and an end."""
+    if calendar.is_active(time):
+        return True
+    opens = calendar.next_change(time)
+    return opens is not None and opens < ends
 
 
 def make_unsilence(identity: str, by: str) -> Event:

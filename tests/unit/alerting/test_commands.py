@@ -1,11 +1,13 @@
 """Silences with calendar times, assignments, and expected times of events."""
 
+from contextlib import nullcontext
+
 import msgspec
 import pytest
 
 from almenara.alerting.commands import make_acknowledge, make_assign, make_silence
 from almenara.config import ConfigError
-from almenara.sdk.calendar import Calendar
+from almenara.sdk.calendar import Calendar, Day
 from almenara.signals import Resource
 from almenara.units import DAY, HOUR
 from support.alerting import SECOND, START, AlertRun, failure, pod
@@ -63,6 +65,24 @@ def test_silence_with_a_calendar_lasts_over_a_restart() -> None:
     assert run.alerts == {"crashing db": "silenced"}
     run.advance(3600)
     assert run.alerts == {"crashing db": "firing"}
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "days", "hours", "is_refused"),
+    # The run starts at midnight of a Thursday.
+    [("02:00", "06:00", ["sat"], 24, True), ("02:00", "06:00", ["sat"], 7 * 24, False),
+     ("03:00", "04:00", [], 3, True), ("03:00", "04:00", [], 3.1, False),
+     ("22:00", "02:00", [], 1, False)],
+)  # fmt: skip
+def test_silence_that_ends_before_its_window_opens_is_refused(
+    start: str, end: str, days: list[Day], hours: float, is_refused: bool
+) -> None:
+    run = AlertRun(RULES)
+    window = Calendar(start=start, end=end, days=days)
+    ends = run.clock.now() + int(hours * HOUR)
+    expected = pytest.raises(ValueError, match="would never be active; give it a later end")
+    with expected if is_refused else nullcontext():
+        run.command(make_silence, ["rule=crashing"], "ada", "backup", ends, calendar=window)
 
 
 def test_assignment_is_published_and_ends_with_the_alert() -> None:
