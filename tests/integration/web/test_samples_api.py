@@ -105,6 +105,12 @@ def test_samples_are_exported_as_a_table_without_formulas(almenara: Almenara) ->
     assert table[0]["time"].endswith("Z")
 
 
+@pytest.mark.parametrize("path", ["/api/samples.csv", "/api/changes.csv", "/api/events.csv"])
+def test_content_type_of_a_table_has_its_charset_once(almenara: Almenara, path: str) -> None:
+    with urllib.request.urlopen(f"{almenara.url}{path}") as response:
+        assert response.headers["content-type"] == "text/csv; charset=utf-8"
+
+
 @pytest.mark.parametrize(
     "query",
     [

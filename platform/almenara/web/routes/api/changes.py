@@ -113,7 +113,8 @@ async def changes_csv(
     lines = [encode_csv_line(COLUMNS), *await map_in_slices(encode_line, differences)]
     return Response(
         b"".join(lines).decode(),
-        media_type="text/csv; charset=utf-8",
+        # The framework adds the charset.
+        media_type="text/csv",
         headers={"content-disposition": 'attachment; filename="changes.csv"'},
     )
 
