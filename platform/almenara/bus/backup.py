@@ -47,8 +47,13 @@ def copy_file(
     target: Path,
     inspect: Callable[[sqlite3.Connection], T],
     is_cancelled: Callable[[], bool] = lambda: False,
+    *,
+    immutable: bool = False,
 ) -> T:
     """Copy any database in the same way; return what `inspect` returns for the copy.
+
+    `immutable` reads the file alone, also from a read-only volume, and leaves nothing beside it;
+    nothing may write to the database meanwhile.
 
     Raises `InterruptedError`, or `sqlite3.OperationalError`, once `is_cancelled`.
     """
@@ -59,12 +64,13 @@ def copy_file(
 
     if target.exists():
         raise FileExistsError(f"{target} exists already; name a new file")
+    mode = "immutable=1" if immutable else "mode=ro"
     unfinished = target.with_name(target.name + ".part")
     unfinished.unlink(missing_ok=True)
     try:
         create_private(unfinished)
         with (
-            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as reading,
+            closing(sqlite3.connect(f"{source.absolute().as_uri()}?{mode}", uri=True)) as reading,
             closing(sqlite3.connect(unfinished)) as writing,
         ):
             # One reading transaction: what is written meanwhile goes to the write-ahead log, and
@@ -72,6 +78,8 @@ def copy_file(
             reading.execute("BEGIN")
             reading.execute("SELECT 1 FROM sqlite_master").fetchone()
             reading.backup(writing, pages=PAGES, progress=check)
+            # With a write-ahead log, the copy could not be read on a read-only volume.
+            writing.execute("PRAGMA journal_mode = DELETE").fetchall()
             writing.set_progress_handler(is_cancelled, INSTRUCTIONS)
             result = inspect(writing)
             if writing.execute("PRAGMA quick_check").fetchone() != ("ok",):

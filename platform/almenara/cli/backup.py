@@ -1,6 +1,7 @@
 """`almenara backup` and `almenara restore`: copies of the databases, made while they are in use."""
 
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from almenara.bus.backup_folder import (
 )
 from almenara.bus.backup_history import back_up_history, restore_history
 from almenara.bus.folder import FolderLock, check_folder, prepare_folder, set_aside
-from almenara.bus.schema import VERSION
+from almenara.bus.schema import VERSION, check_version
 from almenara.bus.writer_thread import DATABASE
 from almenara.cli.common import (
     CONFIG_OPTION,
@@ -36,6 +37,9 @@ from almenara.web import saved_items
 OTHERS: Final = (sample_schema.DATABASE, checkpoints.DATABASE, saved_items.FILE)
 RESTORING: Final = ".restoring"
 REPLACED: Final = "replaced"
+MAGIC: Final = b"SQLite format 3\0"
+"""The first bytes of every SQLite database."""
+REMEDY: Final = "name a directory or a file that `almenara backup` wrote"
 MEBIBYTE: Final = 1024**2
 
 
@@ -67,7 +71,7 @@ def backup(context: click.Context, config: Path | None, verify: bool, target: Pa
         if target.is_dir():
             _back_up(directory, target, verify)
         else:
-            click.echo(f"{target} contains {copy_database(directory, target)} events.")
+            click.echo(f"{target} contains {copy_database(directory, target):,} events.")
     except (AlmenaraError, OSError, sqlite3.Error) as error:
         raise copy_error("backup", error, directory, target) from None
 
@@ -93,7 +97,7 @@ def _back_up(directory: Path, target: Path, verify: bool) -> None:
     copied = sum(file.size for file in folder.copied)
     total = sum(file.size for file in files)
     click.echo(
-        f"{target} contains {history.events} events. Copied {copied / MEBIBYTE:,.1f} MiB;"
+        f"{target} contains {history.events:,} events. Copied {copied / MEBIBYTE:,.1f} MiB;"
         f" {(total - copied) / MEBIBYTE:,.1f} MiB were there already."
     )
     if history.damaged_blocks:
@@ -140,7 +144,7 @@ def restore(context: click.Context, config: Path | None, replace: bool, source: 
             lock.release()
     except (AlmenaraError, OSError, sqlite3.Error) as error:
         raise copy_error("restore", error, source, directory) from None
-    click.echo(f"{directory / DATABASE} contains {events} events. Start Almenara.")
+    click.echo(f"{directory / DATABASE} contains {events:,} events. Start Almenara.")
 
 
 def _restore(directory: Path, source: Path, replace: bool) -> int:
@@ -162,13 +166,16 @@ def _restore(directory: Path, source: Path, replace: bool) -> int:
             if name == sample_schema.DATABASE:
                 restore_samples(source, listed, _restoring(directory, name))
             else:
-                copy_file(check_file(source, file), _restoring(directory, name), lambda _: None)
+                path, target = check_file(source, file), _restoring(directory, name)
+                copy_file(path, target, lambda _: None, immutable=True)
         events = restore_history(source, listed, _restoring(directory, DATABASE), _report_blocks)
         names = [*others, DATABASE]
     for name in names:
         sync(_restoring(directory, name))
     for name in existing:
-        set_aside(directory, name, REPLACED)
+        renamed = set_aside(directory, name, REPLACED)
+        note = "" if name in names else "; the backup has none"
+        click.echo(f"{name} is renamed to {renamed.name}{note}.")
     # The history comes last: without it, a restore that was killed here is noticed.
     for name in names:
         _restoring(directory, name).rename(directory / name)
@@ -182,15 +189,31 @@ def _restore_copies(directory: Path, source: Path) -> tuple[int, list[str]]:
         raise BackupError(
             f"{source} has no backup; name the directory that `almenara backup` wrote"
         )
+    if source.is_file() and not _is_database(source):
+        raise BackupError(f"{source} is not a database; {REMEDY}")
     files = {DATABASE: source / DATABASE if source.is_dir() else source}
     if source.is_dir():
         files = {name: source / name for name in OTHERS if (source / name).exists()} | files
     for name, path in files.items():
-        copy_file(path, _restoring(directory, name), lambda _: None)
-    with sqlite3.connect(_restoring(directory, DATABASE)) as connection:
+        # A copy of a folder may have what was not in the database yet beside it.
+        has_log = path.with_name(f"{path.name}-wal").exists()
+        copy_file(path, _restoring(directory, name), lambda _: None, immutable=not has_log)
+    with closing(sqlite3.connect(_restoring(directory, DATABASE))) as connection:
+        return _count_events(connection, files[DATABASE]), list(files)
+
+
+def _count_events(connection: sqlite3.Connection, path: Path) -> int:
+    check_version(connection, path)
+    try:
         (events,) = connection.execute("SELECT events FROM position").fetchone()
-    connection.close()
-    return int(events), list(files)
+    except sqlite3.OperationalError:
+        raise BackupError(f"{path} is a database without a history; {REMEDY}") from None
+    return int(events)
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def _restoring(directory: Path, name: str) -> Path:

@@ -72,6 +72,11 @@ def copy_error(action: str, error: Exception, source: Path, target: Path) -> Com
             f"The {action} failed: the disk that holds {target} is full. Free space on it, and run"
             " the command again."
         )
+    if isinstance(error, FileNotFoundError) and not target.parent.exists():
+        return CommandError(
+            f"The {action} failed: there is no directory {target.parent}. Create it first, or name"
+            " another one."
+        )
     if isinstance(error, sqlite3.Error):
         return CommandError(f"The {action} failed. {describe_open_error(error, source)}")
     return CommandError(f"The {action} failed: {describe_error(error)}")

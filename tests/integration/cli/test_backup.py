@@ -1,6 +1,8 @@
 """`almenara backup` to a directory, `almenara restore` and `almenara storage check`."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,48 @@ def test_restore_accepts_copies_of_the_databases(tmp_path: Path) -> None:
     assert "name a directory for backups" in output_of(
         run_almenara(tmp_path, "backup", str(folder), "--config", "almenara.yaml")
     )
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_restore_only_reads_the_backup(tmp_path: Path, is_older: bool) -> None:
+    prepare(tmp_path)
+    backups = tmp_path / "backups"
+    (backups / "copy").mkdir(parents=True)
+    for name in ("copy", "copy.db"):
+        run_backup(tmp_path, f"backups/{name}")
+    copies = list(backups.rglob("*.db"))
+    # The bytes that say whether reading needs a write-ahead log beside the file, which cannot be
+    # created on a read-only volume.
+    assert {file.read_bytes()[18:20] for file in copies} == {b"\1\1"}
+    if is_older:
+        # Earlier versions left the copies of a whole database so.
+        with closing(sqlite3.connect(backups / "copy.db")) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+    before = {file: file.stat().st_mtime_ns for file in backups.rglob("*")}
+    assert run_restore(tmp_path, "backups/copy")[0] == 0
+    status, output = run_restore(tmp_path, "backups/copy.db", "--replace")
+    assert status == 0, output
+    assert "almenara.db is renamed to almenara.db.replaced. " in output
+    assert "dashboards.db is renamed to dashboards.db.replaced; the backup has none." in output
+    assert {file: file.stat().st_mtime_ns for file in backups.rglob("*")} == before
+
+
+def test_restore_names_what_is_no_backup(tmp_path: Path) -> None:
+    folder = prepare(tmp_path)
+    for path, reason in (
+        (tmp_path / "almenara.yaml", "is not a database"),
+        (folder / "samples.db", "is a database without a history"),
+    ):
+        status, output = run_restore(tmp_path, str(path))
+        assert status == 1
+        assert f"{reason}; name a directory or a file that `almenara backup` wrote" in output
+
+
+def test_missing_directory_of_a_backup_is_named(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    done = run_almenara(tmp_path, "backup", "absent/copy.db", "--config", "almenara.yaml")
+    assert done.returncode == 1
+    assert "there is no directory absent. Create it first" in output_of(done)
 
 
 async def test_full_disk_is_named(tmp_path: Path) -> None:
