@@ -5,6 +5,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -114,6 +115,11 @@ def _fetch_events(url: str, token: str | None, query: Mapping[str, str]) -> Any:
             detail = msgspec.json.decode(body)["detail"]
         except (msgspec.MsgspecError, KeyError, TypeError):
             detail = f"{url} responded with status {error.code}"
+        if error.code == HTTPStatus.UNAUTHORIZED:
+            detail = (
+                f"{url} requires sign-in: {detail} Set {TOKEN_VARIABLE} to an API token, which"
+                " `almenara access create NAME` creates."
+            )
         raise ValueError(detail) from None
     except urllib.error.URLError as error:
         raise OSError(

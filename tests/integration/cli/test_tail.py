@@ -1,10 +1,12 @@
 """`almenara tail`."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from support.application import Almenara
+from support.command_line import output_of
 from support.planning_stream import publish_planning
 from support.servers import NatsServer
 
@@ -24,3 +26,13 @@ async def test_tail_escapes_hostile_events(nats_server: NatsServer, almenara: Al
         assert len(lines) == 2, done.stdout
         assert all(each.isprintable() for each in lines), lines
     assert [json.loads(each)["data"]["title"] for each in lines] == [nasty, nasty]
+
+
+def test_tail_without_a_token_says_how_to_get_one(tmp_path: Path) -> None:
+    with Almenara(tmp_path, auth__mode="token") as running:
+        done = running.command("tail", "--url", running.url, "--no-follow")
+    assert done.returncode == 1
+    output = output_of(done)
+    assert f"{running.url} requires sign-in" in output
+    assert "Set ALMENARA_TOKEN to an API token" in output
+    assert "`almenara access create NAME`" in output
