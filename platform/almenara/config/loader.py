@@ -14,7 +14,7 @@ import msgspec
 
 from almenara.config.model import Settings, nested_structs
 from almenara.config.secrets import Secret
-from almenara.config.suggestions import suggest
+from almenara.config.suggestions import suggest, suggest_number
 from almenara.config.yaml_text import YamlError, parse_yaml
 from almenara.errors import ConfigError
 from almenara.urls import redact_urls
@@ -25,6 +25,7 @@ SECRET_NAME_PARTS: Final = ("password", "token", "secret", "nkey", "seed")
 SECRET_ERROR: Final = "secret: "  # noqa: S105
 """Marks the errors of secrets, since msgspec wraps them in its own."""
 ENUM_ERROR: Final = "Invalid enum value"
+NUMBER_ERRORS: Final = ("Expected `int`, got `str`", "Expected `float`, got `str`")
 PLAIN_WORD: Final = re.compile(r"[A-Za-z]{0,12}|[0-9.]{0,6}")
 MAX_SHOWN_VALUE: Final = 120
 
@@ -97,7 +98,8 @@ def decode_settings(kind: type[S], tree: Any, *, place: str) -> S:
                 f"{setting}: {ENUM_ERROR}{shown}, expected one of {choices}"
             ) from None
         suffix = f", found {value}" if value else ""
-        raise ConfigError(f"{setting}: {redact_urls(message)}{suffix}") from None
+        hint = suggest_number(value) if message.startswith(NUMBER_ERRORS) else ""
+        raise ConfigError(f"{setting}: {redact_urls(message)}{suffix}{hint}") from None
     except Exception as error:
         # msgspec reports a ValueError or TypeError of `__post_init__` as above. The text of any
         # other error may contain a value.

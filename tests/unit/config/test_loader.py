@@ -32,6 +32,13 @@ RULE = "storage:\n  {}_rules:\n  - match: {}\n    {}\n"
         ("server:\n  port: 99999\n", "server.port"),
         ("server: 5\n", "server"),
         ("- a\n", "expected `name: value`"),
+        (
+            "storage: {retention_age: 7d}",
+            "storage.retention_age: Expected `float`, got `str`, found '7d'; times are in seconds,"
+            " so write 604800",
+        ),
+        ("storage: {retention_size: 1.5 GiB}", "sizes are in bytes, so write 1610612736"),
+        ("storage: {retention_size: 10GB}", "sizes are in bytes, so write 10000000000"),
         ("a: [", "not YAML"),
         ("storge: {}\n", "did you mean storage?"),
         (
