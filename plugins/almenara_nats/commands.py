@@ -23,7 +23,7 @@ from almenara_nats.errors import (
     suggest_jetstream_remedy,
 )
 from almenara_nats.jetstream import list_streams
-from almenara_nats.settings import NatsSettings, StreamDefinition
+from almenara_nats.settings import NatsSettings, StreamDefinition, is_subject
 
 T = TypeVar("T")
 
@@ -215,6 +215,11 @@ def commands(
                     f"The payload is not JSON: {error}. Quote it for the shell, or publish it"
                     " unchanged with --raw."
                 ) from None
+        if not is_subject(subject):
+            raise click.ClickException(
+                f"{subject!r} is not a subject to publish to; write words separated by dots,"
+                " without wildcards and spaces, such as orders.created"
+            )
         headers = parse_header_options(header)
 
         async def send(settings: NatsSettings) -> str:

@@ -12,6 +12,7 @@ from almenara.signals import parse_time
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 API_PREFIX: Final = "$JS.API"
+SCHEMES: Final = ("nats", "tls", "ws", "wss")
 DURABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -141,6 +142,18 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Streams that `almenara streams apply` creates or updates."""
 
     def __post_init__(self) -> None:
+        if not self.servers:
+            raise ValueError(
+                "servers is empty; name one, such as nats://nats:4222, or add nats to"
+                " plugins.disabled"
+            )
+        for server in self.servers:
+            scheme, has_scheme, _ = server.partition("://")
+            if has_scheme and scheme not in SCHEMES:
+                raise ValueError(
+                    f"{scheme}:// is not a scheme of NATS servers; use one of {', '.join(SCHEMES)},"
+                    " such as nats://nats:4222"
+                )
         if self.start not in ("all", "new"):
             try:
                 parse_time(self.start)
@@ -153,10 +166,9 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(
                 f"durable must consist of letters, digits, _ and -; it is {self.durable!r}"
             )
-
         if self.domain and self.api_prefix:
             raise ValueError("set domain or api_prefix, not both")
-        if "." in self.domain or not _is_subject(self.jetstream_prefix):
+        if "." in self.domain or not is_subject(self.jetstream_prefix):
             name = "domain" if self.domain else "api_prefix"
             raise ValueError(f"{name} must be words of a subject, without wildcards and spaces")
 
@@ -173,5 +185,6 @@ class NatsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return self.tls is not None
 
 
-def _is_subject(text: str) -> bool:
+def is_subject(text: str) -> bool:
+    """Whether a text is a subject without wildcards, to which a message can be published."""
     return all(word and not set(word) & set("*> \t\r\n") for word in text.split("."))
