@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from almenara.cli.common import CommandError, ExistingFilePath
-from almenara.plugins import PluginRegistry
+from almenara.plugins import PluginError, PluginRegistry
 
 STATE_STYLES: Final = {"active": "green", "disabled": "dim", "failed": "red"}
 VERDICT_STYLES: Final = {"passed": "green", "skipped": "yellow", "failed": "red"}
@@ -109,7 +109,7 @@ def check(plugin: str, settings: Path | None) -> None:
     tree: Any = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings else {}
     try:
         results = check_plugin(plugin, tree or {})
-    except (ValueError, RuntimeError) as error:
+    except (PluginError, ValueError, RuntimeError) as error:
         raise CommandError(str(error)) from None
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for result in results:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from almenara.hookspecs import Publish
+from almenara.plugins import PluginError
 from almenara.sdk import Snapshots, every, now
 from almenara.signals import Event, Resource, Sample
 from almenara.testing import ManualClock, SourceRun, render_panel
+from almenara.testing.check import check
 from almenara.testing.rules import RULES, examine
 
 HEAD = """
@@ -374,3 +376,9 @@ async def test_render_panel_uses_given_signals(plugin: Callable[[str], str]) -> 
     )
     assert "&lt;b&gt;one&lt;/b&gt;" in text
     assert "12" in text
+
+
+@pytest.mark.parametrize("plugin", ["absent", "absent.py"])
+def test_plugin_that_does_not_exist_is_one_error(plugin: str) -> None:
+    with pytest.raises(PluginError, match=plugin):
+        check(plugin, {})
