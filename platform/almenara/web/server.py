@@ -1,6 +1,7 @@
 """The server: uvicorn on a socket of our own, with deadlines, and a drain before shutdown."""
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -54,10 +55,18 @@ def open_listener(settings: ServerSettings) -> socket.socket:
     except OSError as error:
         sock.close()
         raise PortTakenError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Stop"
-            " the process that uses the port, or set server.port (0 lets the system choose)."
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}."
+            f" {_suggest_address(error)}"
         ) from None
     return sock
+
+
+def _suggest_address(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "Set server.host to an address of this machine, or to 0.0.0.0 for all of them."
+    if error.errno == errno.EACCES:
+        return "Set server.port to 1024 or more, which needs no privileges."
+    return "Stop the process that uses the port, or set server.port (0 lets the system choose)."
 
 
 HEADERS_TOO_LARGE: Final = (
