@@ -172,9 +172,11 @@ def _print(rule: str, since: str, result: Any) -> None:
         click.echo(f"… and {more:,} more")
     groups = len({episode.alert for episode in result.episodes})
     never = f" {result.pending - len(result.episodes)} times it was pending and did not fire."
+    times = "once" if len(result.episodes) == 1 else f"{len(result.episodes):,} times"
+    alerts = "1 alert" if groups == 1 else f"{groups:,} alerts"
     click.echo(
-        f"{rule} would have fired {len(result.episodes):,} times for {groups:,} alerts since"
-        f" {since}; {result.records:,} signals were read."
+        f"{rule} would have fired {times} for {alerts} since {since};"
+        f" {result.records:,} signals were read."
         + (never if result.pending > len(result.episodes) else "")
     )
 

@@ -166,6 +166,7 @@ def check_proxies(settings: Settings) -> list[Finding]:
 def check_disk(settings: Settings) -> Finding:
     """Return whether the directory of the database is writable and has enough space."""
     from almenara.bus.folder import check_folder
+    from almenara.panels.formats import format_bytes
 
     directory = settings.storage.dir.absolute()
     if (problem := check_folder(directory)) is not None:
@@ -178,12 +179,12 @@ def check_disk(settings: Settings) -> Finding:
         if directory.exists()
         else 0
     )
-    message = f"{directory} uses {used / GIB:.1f} GiB, {free / GIB:.1f} GiB are free"
+    message = f"{directory} uses {format_bytes(used)}, {format_bytes(free)} are free"
     if free < LOW_DISK_SPACE or used + free < limit:
         return Finding(
             check="disk",
             verdict="warning",
-            message=f"{message}; storage.retention_size allows {limit / GIB:.1f} GiB",
+            message=f"{message}; storage.retention_size allows {format_bytes(limit)}",
             remedy="Lower storage.retention_size, or use a larger disk.",
         )
     return Finding(check="disk", verdict="ok", message=message)

@@ -116,8 +116,8 @@ def plugins_in_folder(folder: Path) -> Iterator[PluginCandidate]:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise ConfigError(
-            f"plugins_dir {folder} cannot be read: {error.strerror}. Check the path given to"
-            " --plugins-dir."
+            f"plugins_dir {folder} cannot be read: {error.strerror}. Check the path, which"
+            " --plugins-dir or the setting plugins_dir names."
         ) from None
     for path in paths:
         if path.name.startswith((".", "_")):

@@ -34,7 +34,8 @@ async def panel(
     panel = services.panels.get(name)
     if panel is None:
         hint = suggest(name, services.panels.names_for(scoped_view(services, request)))
-        detail = f"There is no panel {name!r}; {hint} Is its plugin enabled?"
+        sentence = hint if hint.endswith("?") else f"{hint}."
+        detail = f"There is no panel {name!r}; {sentence} Is its plugin enabled?"
         return render_problem_page(services, request, 404, "Panel not found", detail)
     values = strip_parameters(request, panel.filters | set(TIME_PARAMETERS))
     if values != dict(request.query_params):
