@@ -72,8 +72,7 @@ def _check(
     path: Path, report: DatabaseReport, tables: Mapping[str, Callable[[bytes], object]]
 ) -> DatabaseReport:
     try:
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+        with closing(_connect(path)) as connection:
             problems = connection.execute(f"PRAGMA integrity_check({PAGE_PROBLEMS})").fetchall()
             report.page_problems += [text for (text,) in problems if text != "ok"]
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -89,6 +88,23 @@ def _check(
     except (sqlite3.Error, UnicodeDecodeError) as error:
         report.page_problems.append(describe_error(error))
     return report
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open a database to read it, also on a read-only volume.
+
+    There, the index of the write-ahead log cannot be created, which is no damage.
+    """
+    uri = path.absolute().as_uri()
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=10)
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        connection.close()
+        if not getattr(error, "sqlite_errorname", "").startswith("SQLITE_CANTOPEN"):
+            raise
+        return sqlite3.connect(f"{uri}?immutable=1", uri=True)
+    return connection
 
 
 def _decode_all(kind: Any) -> Callable[[bytes], object]:

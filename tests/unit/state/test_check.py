@@ -33,3 +33,12 @@ def test_check_reports_a_file_that_is_no_database(tmp_path: Path) -> None:
     (samples,) = check_state(tmp_path)
     assert not samples.is_intact
     assert "not a database" in samples.describe()
+
+
+def test_check_reads_databases_on_a_read_only_volume(tmp_path: Path) -> None:
+    store_state(tmp_path)
+    for name in ("samples.db", "resources.db"):
+        # As on such a volume, the index of the write-ahead log cannot be created.
+        (tmp_path / f"{name}-shm").symlink_to("absent/index")
+    reports = check_state(tmp_path)
+    assert [(report.rows, report.is_intact) for report in reports] == [(3, True), (2, True)]
