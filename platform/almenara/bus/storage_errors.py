@@ -103,7 +103,7 @@ def describe_open_error(error: BaseException, folder: Path) -> str:
     if is_damage(error):
         return describe_damage(error, folder)
     if isinstance(error, PermissionError) or _name(error).startswith(
-        ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")
+        ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "EROFS")
     ):
         return (
             f"Almenara may not write to {folder}: {describe_error(error)}. It runs as user id"

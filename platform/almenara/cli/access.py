@@ -1,15 +1,18 @@
 """`almenara access`: manage tokens and sessions on the machine of the database."""
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import rich_click as click
 from click.core import ParameterSource
 
+from almenara.bus.storage_errors import describe_open_error, is_full
 from almenara.cli.common import CommandError, read_settings
 from almenara.config import Settings, suggest
+from almenara.errors import AlmenaraError
 from almenara.scope import Grant
 from almenara.security.identity import USER_ROLES, Role
 from almenara.security.secret_hash import generate_secret, hash_secret
@@ -42,7 +45,8 @@ def rotate(context: click.Context) -> None:
             "The access token is set by auth.token. Change it there; it takes effect at once."
         )
     token = generate_secret()
-    _open_store(settings).set_access_hash(hash_secret(token), now())
+    with _open_store(settings) as store:
+        store.set_access_hash(hash_secret(token), now())
     click.echo(token)
 
 
@@ -88,7 +92,8 @@ def create(
         name, Role[role.upper()], [grant], lifetime, created_by="the command line",
         intake=intake or "",
     )  # fmt: skip
-    _open_store(settings).add_token(token)
+    with _open_store(settings) as store:
+        store.add_token(token)
     click.echo(value)
 
 
@@ -96,7 +101,8 @@ def create(
 @click.pass_context
 def list_access(context: click.Context) -> None:
     """List API tokens and sessions."""
-    stored = _open_store(read_settings(context)).read()
+    with _open_store(read_settings(context)) as store:
+        stored = store.read()
     for token in stored.tokens:
         expired = "" if token.expires > now() else "  expired"
         click.echo(
@@ -118,8 +124,9 @@ def list_access(context: click.Context) -> None:
 @click.pass_context
 def revoke(context: click.Context, id_: str) -> None:
     """Revoke the API token, or end the session, with this ID of `almenara access list`."""
-    store = _open_store(read_settings(context))
-    if not (store.remove_token(id_) or store.remove_session(id_)):
+    with _open_store(read_settings(context)) as store:
+        is_revoked = store.remove_token(id_) or store.remove_session(id_)
+    if not is_revoked:
         raise CommandError(f"No session and no API token has the id {id_}.")
     click.echo("Revoked. Its open pages close within two seconds.")
 
@@ -140,5 +147,18 @@ def _check_intake(context: click.Context, settings: Settings, intake: str) -> No
             )
 
 
-def _open_store(settings: Settings) -> AccessStore:
-    return AccessStore(Path(settings.storage.dir))
+@contextmanager
+def _open_store(settings: Settings) -> Iterator[AccessStore]:
+    """Yield the store of tokens and sessions; its errors become those of the command."""
+    directory = settings.storage.dir
+    try:
+        yield AccessStore(directory)
+    except AlmenaraError as error:
+        raise CommandError(str(error)) from None
+    except (OSError, sqlite3.Error) as error:
+        if is_full(error):
+            raise CommandError(
+                f"The disk that holds {directory} is full. Free space on it, and run the command"
+                " again."
+            ) from None
+        raise CommandError(describe_open_error(error, directory)) from None
