@@ -40,6 +40,14 @@ def demo(**options: Any) -> None:
     from almenara_demo.processes import DemoError
     from almenara_demo.runner import Options, run_demo
 
+    folder = options["data_dir"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(
+            f"The folder {folder} cannot be created: {error.strerror}. Set --data-dir to another"
+            " one."
+        ) from None
     try:
         asyncio.run(run_demo(Options(**options)))
     except* DemoError as group:

@@ -23,7 +23,7 @@ from almenara.cli.common import (
 )
 from almenara.cli.validation import validate_configuration
 from almenara.config import ConfigError, LogSettings, Settings
-from almenara.errors import AlmenaraError
+from almenara.errors import AlmenaraError, describe_error
 from almenara.hookspecs import Finding
 from almenara.logs import configure_logging
 from almenara.plugins import PluginRegistry
@@ -80,7 +80,7 @@ def check_url(
 
     headers = {}
     if token_file is not None:
-        headers["Authorization"] = f"Bearer {token_file.read_text(encoding='utf-8').strip()}"
+        headers["Authorization"] = f"Bearer {_read_token(token_file)}"
     findings: list[Finding] = []
 
     async def collect() -> None:
@@ -91,6 +91,16 @@ def check_url(
     except ValueError as error:
         raise CommandError(str(error)) from None
     return findings
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(
+            f"The token in {path} cannot be read: {describe_error(error)}. Name a file with an API"
+            " token alone."
+        ) from None
 
 
 def check_installation(context: click.Context) -> list[Finding]:

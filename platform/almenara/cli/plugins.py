@@ -6,12 +6,13 @@ from typing import Any, Final
 
 import msgspec
 import rich_click as click
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from almenara.cli.common import CommandError, ExistingFilePath
+from almenara.config.yaml_text import parse_yaml
+from almenara.errors import describe_error
 from almenara.plugins import PluginError, PluginRegistry
 
 STATE_STYLES: Final = {"active": "green", "disabled": "dim", "failed": "red"}
@@ -106,7 +107,13 @@ def check(plugin: str, settings: Path | None) -> None:
     """Check PLUGIN against the rules for plugins: the name of an installed one, or a path."""
     from almenara.testing.check import check as check_plugin
 
-    tree: Any = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings else {}
+    try:
+        tree: Any = parse_yaml(settings.read_text(encoding="utf-8")) if settings else {}
+    except (OSError, ValueError) as error:
+        # A wrong encoding, too, is a ValueError.
+        raise CommandError(
+            f"{settings} is not a YAML file: {describe_error(error)}. Correct it, or name another."
+        ) from None
     try:
         results = check_plugin(plugin, tree or {})
     except (PluginError, ValueError, RuntimeError) as error:

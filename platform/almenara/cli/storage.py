@@ -1,13 +1,15 @@
 """`almenara storage`: check the databases, and repair a damaged one."""
 
+import sqlite3
 from pathlib import Path
 
 import rich_click as click
 
 from almenara.bus.check import check_database, repair_database
 from almenara.bus.compare import compare_databases
+from almenara.bus.writer_thread import DATABASE
 from almenara.cli.common import CONFIG_OPTION, CommandError, override_options, read_settings
-from almenara.errors import AlmenaraError
+from almenara.errors import AlmenaraError, describe_error
 from almenara.state.check import check_state
 
 
@@ -69,4 +71,11 @@ def check(context: click.Context, config: Path | None, repair: bool, compare: Pa
             return
     except (AlmenaraError, OSError) as error:
         raise CommandError(str(error)) from None
+    except sqlite3.Error as error:
+        # Not even the schema can be read.
+        raise CommandError(
+            f"Nothing of a database can be read: {describe_error(error)}. Restore the last backup;"
+            f" without one, move {DATABASE} out of the folder, and Almenara starts with an empty"
+            " history."
+        ) from None
     raise SystemExit(1)
