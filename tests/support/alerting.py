@@ -119,11 +119,11 @@ def source(name: str, status: str) -> Resource:
 _number = iter(range(10**9))
 
 
-def failure(subject: str = "a", **fields: Any) -> Event:
+def failure(subject: str = "a", kind: str = "app.failed", **fields: Any) -> Event:
     return Event(
         id=str(next(_number)),
         source="app",
-        type="app.failed",
+        type=kind,
         subject=subject,
         time=START,
         **fields,

@@ -43,7 +43,7 @@ class AlertBook:
         store, time = self.store, self.step.time
         alert.silenced_by = alert.inhibited_by = ""
         if alert.phase == "firing":
-            labels = alert.match_labels(rule.settings.severity)
+            labels = alert.match_labels(rule.severity(alert))
             alert.silenced_by = store.silences.find(labels, time)
             alert.inhibited_by = store.dependencies.find_root(alert)
         before, alert.status = alert.status, displayed_status(alert)
@@ -61,7 +61,7 @@ class AlertBook:
         """Store and publish who takes care of an alert, with an event about the assignment."""
         time = self.step.time
         self._publish(alert, rule, with_event=False)
-        state = {"assignee": alert.assignee, "by": by, "severity": rule.settings.severity}
+        state = {"assignee": alert.assignee, "by": by, "severity": rule.severity(alert)}
         identity = self.step.event_id(alert.key, ASSIGNED)
         event = make_event(alert, state, "INFO", time, identity, kind=ASSIGNED)
         self.derived.append(event)
@@ -86,12 +86,12 @@ class AlertBook:
     def _publish(self, alert: Alert, rule: Rule, *, with_event: bool) -> None:
         settings, time = rule.settings, self.step.time
         state = make_state(alert, runbook=settings.runbook, notify=settings.notify)
-        state["severity"] = settings.severity
+        severity = state["severity"] = rule.severity(alert)
         alert.published = time
-        self.derived.append(make_resource(alert, state, settings.severity, time))
+        self.derived.append(make_resource(alert, state, severity, time))
         if with_event:
             identity = self.step.event_id(alert.key, alert.status)
-            self.derived.append(make_event(alert, state, settings.severity, time, identity))
+            self.derived.append(make_event(alert, state, severity, time, identity))
 
     def end(self, alert: Alert) -> None:
         """End an alert whose rule does not exist any more, or has another condition."""

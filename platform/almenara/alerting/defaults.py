@@ -42,6 +42,7 @@ CORE_RULES: Final = (
                 until=["alertmanager.alert.resolved", "grafana.alert.resolved"],
             )
         ),
+        severity="signal",
         annotations={
             "summary": "{{ subject|default('An alert', true) }} fires, reported by {{ origin }}",
             "description": "{{ data.annotations.summary or data.annotations.description }}",

@@ -26,6 +26,8 @@ FAILURE_VISIBLE: Final = 10 * MINUTE
 """How long a rule is shown as failing after a group that could not be evaluated."""
 REMOVAL_CONFIRMED: Final = MINUTE
 """How long a source must be gone before the alerts about what it observed end."""
+NOT_STARTED: Final = ("", "pending", "resolved")
+"""Statuses of an alert of which no receiver knows that it fires."""
 BLIND_RETRY: Final = 30 * SECOND
 BLIND_STATUSES: Final = frozenset(("degraded", "blocked", "backing_off", "stopped"))
 
@@ -188,6 +190,9 @@ class Evaluator:
         if not holds:
             # No one reads its texts, and its value may be missing.
             return
+        if alert.status in NOT_STARTED and not isinstance(signal, Sample):
+            # Not while it fires: receivers recognize an alert by its labels.
+            alert.signal_severity = signal.severity.name
         is_published = displayed_status(alert) != alert.status
         if is_published or alert.phase == "pending" or (
             book.step.time - alert.published >= REFRESH

@@ -67,6 +67,8 @@ class Alert(msgspec.Struct, kw_only=True):
     """Whether its samples are missing, whatever its source reports."""
     acknowledged_by: str = ""
     comment: str = ""
+    signal_severity: str = ""
+    """Severity of the signal that started it; empty for one without."""
     assignee: str = ""
     metric: str = ""
     """The metric that its condition compares; empty for other conditions."""

@@ -115,7 +115,7 @@ class Dependencies:
 
     def _labels(self, alert: Alert) -> dict[str, str]:
         rule = self._rules.rules.get(alert.rule)
-        return alert.match_labels(rule.settings.severity if rule is not None else "")
+        return alert.match_labels(rule.severity(alert) if rule is not None else "")
 
 
 def place_of(alert: Alert) -> Place | None:

@@ -31,7 +31,7 @@ from almenara.config.alert_rules import AlertRule
 from almenara.config.alerting import AlertingSettings
 from almenara.hookspecs import ResourceLink
 from almenara.patterns import compile_pattern
-from almenara.signals import Event, Resource, Signal
+from almenara.signals import Event, Resource, Severity, Signal
 
 ANNOTATIONS: Final = ("summary", "description")
 VARIABLES: Final = (
@@ -41,6 +41,8 @@ VARIABLES: Final = (
 """Variables of the templates of annotations."""
 MAX_ANNOTATION: Final = 2_000
 """Characters of an annotation; more are cut."""
+OF_SIGNAL: Final = "signal"
+"""Severity of a rule whose alerts have that of their signals."""
 RESERVED_LABELS: Final = ("rule", "severity")
 WEB_SCHEMES: Final = ("https://", "http://")
 REMEMBERED_NAMES: Final = 10_000
@@ -53,6 +55,12 @@ class Rule:
         self.settings, self.name, self.plugin = settings, settings.name, plugin
         self.condition = _make_condition(settings, place)
         self.digest = msgspec.json.encode([settings.when, settings.group_by]).decode()
+        has_signals = settings.when.events is not None or settings.when.resource is not None
+        if settings.severity == OF_SIGNAL and not has_signals:
+            raise ConfigError(
+                f"{place}.severity: {OF_SIGNAL!r} is for conditions about events or resources;"
+                " samples and absence have no severity"
+            )
         for index, field in enumerate(settings.group_by or ()):
             _check_field(field, f"{place}.group_by[{index}]")
         for label in settings.labels:
@@ -91,6 +99,12 @@ class Rule:
         if self.settings.for_:
             parts.append(f"for {format_duration(self.settings.for_)}")
         return " · ".join(parts)
+
+    def severity(self, alert: Alert) -> str:
+        """Return the severity of an alert of the rule, by name."""
+        if self.settings.severity != OF_SIGNAL:
+            return self.settings.severity
+        return alert.signal_severity or Severity.WARN.name
 
     def selects(self, signal: Signal) -> bool:
         """Whether a signal that the rule reads matters to it."""

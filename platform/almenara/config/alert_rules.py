@@ -10,6 +10,7 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 WindowCount = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 RuleName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
 SeverityName = Literal["DEBUG", "INFO", "WARN", "ERROR", "FATAL"]
+RuleSeverity = Literal["DEBUG", "INFO", "WARN", "ERROR", "FATAL", "signal"]
 Aggregation = Literal["last", "avg", "min", "max", "sum", "rate"]
 
 
@@ -151,8 +152,8 @@ class AlertRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename
     """Seconds for which it must hold before the alert fires; until then it is pending."""
     keep_firing_for: NotNegative = 0.0
     """Seconds for which the alert keeps firing after the condition has ended."""
-    severity: SeverityName = "WARN"
-    """Severity of its alerts."""
+    severity: RuleSeverity = "WARN"
+    """Severity of its alerts; `signal` takes that of the event or the resource that starts one."""
     group_by: list[str] | None = None
     """What makes an alert of its own: `kind`, `namespace`, `name`, `origin`, `type`, `subject`,
     `correlation`, `metric`, `label.<name>`, `attribute.<name>`, `data.<path>` or

@@ -3,7 +3,7 @@
 import msgspec
 
 from almenara.scope import Grant, build_scope
-from almenara.signals import Event, Resource
+from almenara.signals import Event, Resource, Severity
 from support.alerting import START, AlertRun, failure, pod, sample, source
 
 CRASHING = """
@@ -43,6 +43,31 @@ def test_resource_is_pending_and_fires_after_its_duration() -> None:
     assert alert.state["notify"] == ["team"]
     assert alert.state["since"] == START
     assert alert.origin == "kube"
+
+
+def test_alert_has_the_severity_of_the_signal_that_starts_it() -> None:
+    run = AlertRun(
+        """
+        rules:
+        - name: pushed
+          when: {events: {types: [am.firing], until: [am.resolved], within: 600}}
+          severity: signal
+          group_by: [subject]
+        """
+    )
+
+    def push(kind: str, severity: Severity) -> None:
+        run.feed_now(failure("disk", f"am.{kind}", severity=severity))
+
+    for severity in (Severity.FATAL, Severity.INFO):
+        push("firing", severity)
+        # Receivers recognize an alert by its labels, so that it keeps them while it fires.
+        push("firing", Severity.WARN)
+        push("resolved", Severity.DEBUG)
+    assert run.statuses == ["firing", "resolved"] * 2
+    events = run.alert_events
+    assert [event.data["severity"] for event in events] == ["FATAL", "FATAL", "INFO", "INFO"]  # type: ignore[index]
+    assert [event.severity.name for event in events] == ["FATAL", "INFO", "INFO", "INFO"]
 
 
 def test_pending_alert_that_recovers_never_fires() -> None:

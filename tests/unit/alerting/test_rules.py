@@ -34,6 +34,10 @@ WHEN = "when: {resource: {kind: pod, status: [Failed]}}"
             r"rules\[0\]\.severity: .*'HIGH', expected one of DEBUG, INFO, WARN, ERROR, FATAL",
         ),
         (
+            "rules: [{name: a, severity: signal, when: {sample: {metric: m, above: 1}}}]",
+            r"rules\[0\]\.severity: 'signal' is for conditions about events or resources",
+        ),
+        (
             "rules: [{name: a, when: {sample: {metric: m}}}]",
             r"when\.sample: expected above or below",
         ),
