@@ -4,7 +4,7 @@ import html
 import math
 import re
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formataddr, formatdate, parseaddr
@@ -25,6 +25,8 @@ TIMEOUT: Final = 30.0
 MAX_SUBJECT: Final = 200
 REFUSED: Final = frozenset((552, 554))
 """Replies to the content of a message: too large, or taken for spam."""
+PERMANENT: Final = 500
+"""Replies from which on a server will not change its mind."""
 UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -40,7 +42,7 @@ class EmailNotifier:
         settings = self.settings
         message = self.make_message(notification)
         try:
-            await aiosmtplib.send(
+            refused, _ = await aiosmtplib.send(
                 message,
                 hostname=settings.host,
                 port=settings.port or MAIL_PORTS[settings.security],
@@ -58,7 +60,22 @@ class EmailNotifier:
             raise DeliveryError(text) from None
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise DeliveryError(self._describe(error)) from None
+        self._raise_if_refused(refused)
         return Delivery(reference=notification.reference or str(message["Message-ID"]))
+
+    def _raise_if_refused(self, refused: Mapping[str, tuple[int, str]]) -> None:
+        """Report recipients that were refused, although the server has taken the message for the
+        others."""
+        if not refused:
+            return
+        reasons = "; ".join(f"{name}: {code} {text}" for name, (code, text) in refused.items())
+        text = self._describe(
+            f"the server refuses {len(refused)} of {len(self.settings.to)} recipients ({reasons});"
+            " correct settings.to"
+        )
+        if all(code >= PERMANENT for code, _ in refused.values()):
+            raise DeliveryRefusedError(text)
+        raise DeliveryError(text)
 
     def make_message(self, notification: Notification) -> EmailMessage:
         """Return the message of a notification. The same notification has the same Message-ID."""
@@ -96,9 +113,10 @@ class EmailNotifier:
 
         return trust_context(self.settings.ca, verify=self.settings.verify)
 
-    def _describe(self, error: Exception) -> str:
+    def _describe(self, error: Exception | str) -> str:
         """Why a message was not sent, without what the server repeats of the credentials."""
-        text = redact_secrets(describe_error(error), [self.settings.password])
+        text = error if isinstance(error, str) else describe_error(error)
+        text = redact_secrets(text, [self.settings.password])
         if isinstance(error, aiosmtplib.SMTPAuthenticationError):
             text = f"the server refuses user and password: {text}"
         return "".join(character if character.isprintable() else "·" for character in text)

@@ -141,6 +141,16 @@ class Mailbox:
         self.recipients: list[list[str]] = []
         self.replies: list[str] = []
         """Replies to the next messages, in place of acceptance."""
+        self.refusals: dict[str, str] = {}
+        """Replies to recipients that are refused."""
+
+    async def handle_RCPT(  # noqa: N802  # the name is that of aiosmtpd
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if refusal := self.refusals.get(address):
+            return refusal
+        envelope.rcpt_tos.append(address)
+        return "250 accepted"
 
     async def handle_DATA(  # noqa: N802  # the name is that of aiosmtpd
         self, server: SMTP, session: Session, envelope: Envelope

@@ -27,7 +27,10 @@ from almenara.units import SECOND
 SPAN_KINDS: Final = ("unspecified", "internal", "server", "client", "producer", "consumer")
 ERROR_STATUS: Final = 2
 LONGEST_SUBJECT: Final = 200
-REJECTED: Final = "data points without a name, or without a finite number, are not stored"
+REJECTED: Final = (
+    "data points without a name, without a finite number, or with delta temporality are not stored;"
+    " set the temporality of the exporter to cumulative"
+)
 
 encode = msgspec.json.Encoder(order="sorted").encode
 

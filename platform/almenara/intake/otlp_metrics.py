@@ -21,6 +21,8 @@ from almenara.signals import Resource, Sample, Signal
 SERVICE_KIND: Final = "otel.service"
 NO_VALUE: Final = 1
 """The flag of a data point without a value."""
+DELTA: Final = (1, "AGGREGATION_TEMPORALITY_DELTA")
+"""Values of `aggregation_temporality` of points that count from the point before."""
 MAX_BUCKETS: Final = 200
 """Buckets of a histogram that are stored; of one with more, only count and sum are."""
 
@@ -38,7 +40,8 @@ class Read(msgspec.Struct, frozen=True):
 def read_metrics(request: Any, received: int) -> Read:
     """Return the samples of each data point, and a resource for each service.
 
-    Data points without a finite number are rejected.
+    Data points without a finite number are rejected, and those with delta temporality: samples of a
+    counter rise from its start, and rates are computed from that.
     """
     signals: list[Signal] = []
     services: set[tuple[str, str]] = set()
@@ -72,6 +75,11 @@ def read_metrics(request: Any, received: int) -> Read:
                 for suffix, own, value in numbers
             )  # fmt: skip
     return Read(signals, rejected)
+
+
+def read_nothing(point: Any) -> Iterator[Number]:
+    """Yield nothing, for points that are rejected."""
+    return iter(())
 
 
 def read_single(point: Any) -> Iterator[Number]:
@@ -143,5 +151,6 @@ POINTS: Final[Mapping[str, Callable[[Any], Iterator[Number]]]] = {
 def _data_points(metric: Any) -> Iterator[tuple[Any, Callable[[Any], Iterator[Number]]]]:
     for field, read in POINTS.items():
         if (points := optional(metric, field)) is not None:
+            is_delta = getattr(points, "aggregation_temporality", 0) in DELTA
             for point in points.data_points:
-                yield point, read
+                yield point, read_nothing if is_delta else read

@@ -136,7 +136,12 @@ class NumberDataPoint(Message):
     flags: int = 0
 
 
-class NumberPoints(Message):
+class TemporalPoints(Message):
+    aggregation_temporality: int | str = 0
+    """The number of the enumeration, as the specification of JSON has it, or its name."""
+
+
+class NumberPoints(TemporalPoints):
     data_points: list[NumberDataPoint] = []
 
 
@@ -180,11 +185,11 @@ class SummaryDataPoint(DataPoint):
     quantile_values: list[QuantileValue] = []
 
 
-class HistogramPoints(Message):
+class HistogramPoints(TemporalPoints):
     data_points: list[HistogramDataPoint] = []
 
 
-class ExponentialHistogramPoints(Message):
+class ExponentialHistogramPoints(TemporalPoints):
     data_points: list[ExponentialHistogramDataPoint] = []
 
 

@@ -333,12 +333,19 @@ def _merge_sum(one: float, other: float) -> float:
     return one + other
 
 
+def _choose(choose: Callable[[float, float], float], one: float, other: float) -> float:
+    """Return one of two values; what is no number only where both are not, as Prometheus does."""
+    if math.isnan(one):
+        return other
+    return one if math.isnan(other) else choose(one, other)
+
+
 MERGE: Final[Mapping[AggregationName, Callable[[float, float], float]]] = {
     "sum": _merge_sum,
     "avg": _merge_sum,
     "count": _merge_sum,
-    "min": min,
-    "max": max,
+    "min": lambda one, other: _choose(min, one, other),
+    "max": lambda one, other: _choose(max, one, other),
 }
 
 

@@ -58,6 +58,20 @@ async def test_message_has_text_and_html() -> None:
     assert "FIRING ERROR The disk is full<br>" in html
 
 
+@pytest.mark.parametrize(
+    ("reply", "error"), [("550 no such user", DeliveryRefusedError), ("450 later", DeliveryError)]
+)
+async def test_refused_recipient_is_reported_though_others_have_the_message(
+    reply: str, error: type[DeliveryError]
+) -> None:
+    with SmtpReceiver() as server:
+        server.mailbox.refusals["ann@example.com"] = reply
+        with pytest.raises(DeliveryError, match=r"1 of 2 recipients \(ann@") as caught:
+            await create(server.port).notify(make_notification())
+        assert type(caught.value) is error
+        assert server.mailbox.recipients == [["ops@example.com"]]
+
+
 async def test_messages_of_a_group_are_one_thread() -> None:
     first = make_notification()
     with SmtpReceiver() as server:

@@ -1,5 +1,6 @@
 """Requests of OpenTelemetry, as JSON and as Protocol Buffers: valid, equal, and hostile."""
 
+import itertools
 import json
 from typing import Any
 
@@ -92,6 +93,34 @@ def test_metrics_are_samples_and_the_rest_is_rejected() -> None:
     reader.content_type = PROTOBUF
     answer = ExportMetricsServiceResponse.FromString(reader.response())
     assert answer.partial_success.rejected_data_points == 2
+
+
+@pytest.mark.parametrize("delta", [1, "AGGREGATION_TEMPORALITY_DELTA"])
+def test_points_with_delta_temporality_are_rejected(delta: int | str) -> None:
+    point = {"asInt": "7", "count": "1"}
+    metrics = [
+        {"name": f"m{number}", kind: {"dataPoints": [point], "aggregationTemporality": temporality}}
+        for number, (kind, temporality) in enumerate(
+            itertools.product(("sum", "histogram", "exponentialHistogram"), (delta, 2))
+        )
+    ]
+    body = {"resourceMetrics": [{"scopeMetrics": [{"metrics": metrics}]}]}
+    reader = OtlpReader("metrics", JSON, SETTINGS)
+    samples = [each for each in reader.read(json.dumps(body).encode()) if isinstance(each, Sample)]
+    assert {each.metric for each in samples} == {"m1", "m3_count", "m5_count", "m5_bucket{le=+Inf}"}
+    partial = json.loads(reader.response())["partialSuccess"]
+    assert partial["rejectedDataPoints"] == "3"
+    assert "cumulative" in partial["errorMessage"]
+
+
+def test_delta_points_of_protocol_buffers_are_rejected() -> None:
+    request = ExportMetricsServiceRequest()
+    metric = request.resource_metrics.add().scope_metrics.add().metrics.add(name="m")
+    metric.sum.aggregation_temporality = 1
+    metric.sum.data_points.add(as_int=7)
+    reader = OtlpReader("metrics", PROTOBUF, SETTINGS)
+    assert list(reader.read(request.SerializeToString())) == []
+    assert reader.rejected == 1
 
 
 def read_samples(*metrics: dict[str, Any]) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """Evaluation of queries, compared with plain arithmetic."""
 
+import itertools
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -138,3 +140,15 @@ def test_wrong_expression_is_refused_and_a_costly_one_is_not_slow() -> None:
     match = build_match(parse_selector('{name=~"(a+)+b"}'))
     assert match.test is not None
     assert not match.test(SeriesName("cpu", "pod", "", "a" * 250, "x"))
+
+
+@pytest.mark.parametrize(("operator", "expected"), [("min", 1.0), ("max", 3.0)])
+def test_extreme_leaves_out_what_is_no_number(operator: Any, expected: float) -> None:
+    for values in itertools.permutations((math.nan, 1.0, 3.0)):
+        aggregate = Aggregate(operator)
+        for value in values:
+            aggregate.add([value])
+        assert aggregate.finish() == [expected]
+    aggregate = Aggregate(operator)
+    aggregate.add([math.nan])
+    assert math.isnan(aggregate.finish()[0])  # type: ignore[arg-type]
