@@ -43,8 +43,9 @@ PAUSE: Final = 9.0
 HALVED_AT: Final = 20_000
 """Events that wait to be sealed where the pause is half as long. The higher the rate of events, the
 more of them wait while sealing keeps up."""
-MIN_PAUSE: Final = 2.0
-"""A shorter one would delay live events where the processor is short."""
+MIN_SHARE: Final = 0.25
+"""Share of the pause that remains: a shorter one would delay live events where the processor is
+short."""
 MAX_WAITING: Final = 400_000
 """Events that wait to be sealed from which on there is no pause, so that publishers slow down."""
 
@@ -114,7 +115,7 @@ def choose_pause(waiting: int) -> float:
     """Return the length of the pause after a step while some events wait to be sealed."""
     if waiting > MAX_WAITING:
         return 0.0
-    return max(PAUSE * HALVED_AT / (HALVED_AT + waiting), min(MIN_PAUSE, PAUSE))
+    return PAUSE * max(HALVED_AT / (HALVED_AT + waiting), MIN_SHARE)
 
 
 def _read_draft(connection: sqlite3.Connection, after: int) -> Generator[None, None, _Draft]:

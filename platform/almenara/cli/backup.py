@@ -174,7 +174,7 @@ def _restore(directory: Path, source: Path, replace: bool) -> int:
         sync(_restoring(directory, name))
     for name in existing:
         renamed = set_aside(directory, name, REPLACED)
-        note = "" if name in names else "; the backup has none"
+        note = "" if name in names else "; it is not in the backup"
         click.echo(f"{name} is renamed to {renamed.name}{note}.")
     # The history comes last: without it, a restore that was killed here is noticed.
     for name in names:

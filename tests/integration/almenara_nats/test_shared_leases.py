@@ -15,6 +15,7 @@ from almenara.leases import Publisher, shared
 from almenara.leases.shared import FencedBus, Lease, SharedLeases
 from almenara.leases.table import MEMBER, Holder, lease_key
 from almenara.plugins.context import PluginContext
+from almenara.shared_log import LogSession
 from almenara.supervisor.runner import SourceRunner
 from support.bus import make_event
 from support.nats_source import until
@@ -93,6 +94,13 @@ async def test_leases_are_acquired_again_after_an_interruption(
         await until(lambda: runner.running == set(SOURCES), "all sources again", PATIENCE)
 
 
+async def put_leases(session: LogSession, replicas: dict[str, str]) -> None:
+    """Store the lease of each source as acquired by a replica that was killed."""
+    for source, name in replicas.items():
+        value = msgspec.json.encode(Holder(name, "killed"))
+        assert await session.leases.put(lease_key(source), value, 0)
+
+
 async def test_restarted_replica_takes_the_leases_of_its_earlier_run(
     nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,10 +109,7 @@ async def test_restarted_replica_takes_the_leases_of_its_earlier_run(
     log = shared_log(nats_server, lease_ttl=60)
     await log.prepare()
     async with log.connect() as session:
-        for source in SOURCES:
-            replica_name = "b" if source == "six" else "a"
-            value = msgspec.json.encode(Holder(replica_name, "an earlier run"))
-            assert await session.leases.put(lease_key(source), value, 0)
+        await put_leases(session, dict.fromkeys(SOURCES, "a") | {"six": "b"})
     async with running(nats_server, tmp_path / "a", lease_ttl=60) as runner:
         await until(lambda: len(runner.running) == 5, "the leases", PATIENCE)
         assert runner.running == set(SOURCES) - {"six"}
@@ -119,8 +124,7 @@ async def test_expired_leases_are_not_left_to_their_holder(
     await log.prepare()
     value = msgspec.json.encode(Holder("a", "killed"))
     async with log.connect() as session:
-        for source in SOURCES:
-            assert await session.leases.put(lease_key(source), value, 0)
+        await put_leases(session, dict.fromkeys(SOURCES, "a"))
 
         async def keep_membership() -> None:
             # As if it had been renewed shortly before the replica was killed.

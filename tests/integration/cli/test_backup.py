@@ -128,7 +128,7 @@ def test_restore_only_reads_the_backup(tmp_path: Path, is_older: bool) -> None:
     status, output = run_restore(tmp_path, "backups/copy.db", "--replace")
     assert status == 0, output
     assert "almenara.db is renamed to almenara.db.replaced. " in output
-    assert "dashboards.db is renamed to dashboards.db.replaced; the backup has none." in output
+    assert "dashboards.db is renamed to dashboards.db.replaced; it is not in the backup." in output
     assert {file: file.stat().st_mtime_ns for file in backups.rglob("*")} == before
 
 

@@ -206,7 +206,7 @@ def test_sealing_pauses_less_while_more_events_wait(tmp_path: Path) -> None:
         sealer = Sealer(60)
         pauses = [sealer.pause for _ in sealer.seal(writer.connection)]
     assert pauses == sorted(pauses)
-    # 120 events wait beside 60 rows and a block, and then as good as none.
+    # 120 events wait at first, beside 60 rows and a block, and 0 at last.
     assert pauses[0] == sealing.PAUSE / 4
     assert pauses[-1] == sealing.PAUSE
 
