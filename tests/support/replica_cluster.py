@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from almenara_nats.bus_settings import JetStreamBusSettings
 from support.application import Almenara
 from support.faulty_link import FaultyLink, Mode
 from support.nats_cluster import nats_cluster
-from support.replicas import BUS_SECRET, create_stream
+from support.replicas import BUS_SECRET, create_stream, wait_for_batches
 from support.servers import NatsServer, free_port, wait_until
 from support.wrong_clock import ClockFile
 
@@ -80,9 +80,9 @@ class ReplicaCluster:
         """The server that leads the stream of the bus."""
         return self.servers[int((await self._wait_for_copies(STREAM, is_complete=False))[1:])]
 
-    async def wait_until_whole(self) -> None:
-        """Wait until all replicas are ready, and every server has everything of each stream: three
-        copies survive the loss of one server at a time."""
+    async def wait_until_whole(self, sources: Collection[str] = ()) -> None:
+        """Wait until all replicas are ready, every server has everything of each stream, and some
+        sources publish: three copies survive the loss of one server at a time."""
         for replica in self.replicas:
             await asyncio.to_thread(
                 wait_until, lambda replica=replica: replica.application.status("/readyz") == 200,
@@ -92,6 +92,9 @@ class ReplicaCluster:
             await self._wait_for_copies(stream, is_complete=True)
         for stream, consumer in self.consumers:
             await self._wait_for_copies(stream, consumer, is_complete=True)
+        if sources:
+            async with asyncio.timeout(PATIENCE):
+                await wait_for_batches(sources, *self.servers)
 
     async def _wait_for_copies(self, stream: str, consumer: str = "", *, is_complete: bool) -> str:
         """Return the name of the server that leads a stream or a consumer."""

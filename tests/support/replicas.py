@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from almenara.bus.log_message import LogBatch, PartAssembler, decode_batch
 from almenara.bus.shared import SharedBus
 from almenara.config import StorageSettings
 from almenara.errors import Unavailable
+from almenara.shared_log import LogSession
 from almenara_nats.bus_log import JetStreamLog
 from almenara_nats.bus_settings import JetStreamBusSettings
 from almenara_nats.settings import NatsSettings
@@ -60,18 +61,42 @@ def replicated_almenara(server: NatsServer, folder: Path, name: str, **config: A
 
 async def read_log(*servers: NatsServer | str) -> list[tuple[int, LogBatch]]:
     """Return every batch of the bus, and when it was stored, in microseconds."""
-    assembler, batches = PartAssembler(), []
     async with shared_log(*servers).connect() as session:
         bounds = await session.bounds()
-        async with aclosing(session.read(bounds.first)) as reading:
-            async for messages in reading:
-                for message in messages:
-                    completed = assembler.add(message)
-                    if completed is not None:
-                        batches.append((message.stored_at // 1_000, decode_batch(completed[1])))
-                if messages[-1].position >= bounds.last:
+        batches = []
+        async with aclosing(_read_batches(session, bounds.first)) as reading:
+            async for position, read in reading:
+                batches += read
+                if position >= bounds.last:
                     break
     return batches
+
+
+async def wait_for_batches(origins: Collection[str], *servers: NatsServer) -> None:
+    """Return once the bus has stored another batch with signals of each origin."""
+    missing = set(origins)
+    async with shared_log(*servers).connect() as session:
+        bounds = await session.bounds()
+        async with aclosing(_read_batches(session, bounds.last + 1)) as reading:
+            async for _, read in reading:
+                missing -= {batch.origin for _, batch in read if batch.signals}
+                if not missing:
+                    return
+
+
+async def _read_batches(
+    session: LogSession, first: int
+) -> AsyncGenerator[tuple[int, list[tuple[int, LogBatch]]], None]:
+    """Yield positions of the bus, each with the batches up to it and when they were stored."""
+    assembler = PartAssembler()
+    async with aclosing(session.read(first)) as reading:
+        async for messages in reading:
+            batches = []
+            for message in messages:
+                completed = assembler.add(message)
+                if completed is not None:
+                    batches.append((message.stored_at // 1_000, decode_batch(completed[1])))
+            yield messages[-1].position, batches
 
 
 def read_tables(folder: Path) -> dict[str, list[Any]]:
