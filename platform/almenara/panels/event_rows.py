@@ -23,6 +23,10 @@ OMITTED_FIELDS: Final = frozenset(
     ("event_type", "type", "timestamp", "idempotency_key", "correlation_id", "producer", "metadata")
 )
 """Fields that other columns of a row show, or that no one reads in a row."""
+LARGE: Final = 10_000
+"""Fractions have no fractional digits from here on."""
+MICROSECONDS: Final = range(10**15, 10**16)
+"""Times since 2001, which no one reads as numbers; a row has the time of its event."""
 
 
 def link_to_events(**filters: Any) -> str:
@@ -67,13 +71,24 @@ def _summarize_fields(data: Mapping[str, Any]) -> str:
         if name in OMITTED_FIELDS:
             continue
         value = fields[name]
-        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        text = text if len(text) <= MAX_PART else text[:MAX_PART] + "\u2026"
-        parts.append(text if name in RANK else f"{name}={text}")
-        length += len(parts[-1])
-        if length > MAX_SUMMARY:
-            break
+        for inner_name, inner in value.items() if isinstance(value, dict) else ((name, value),):
+            if (text := _format_value(inner)) is None:
+                continue
+            parts.append(text if inner_name in RANK else f"{inner_name[:MAX_PART]}={text}")
+            length += len(parts[-1])
+            if length > MAX_SUMMARY:
+                return "  ".join(parts)
     return "  ".join(parts)
+
+
+def _format_value(value: Any) -> str | None:
+    """A value in a few characters; None for one that a row omits."""
+    if value in (None, "", [], {}) or (type(value) is int and value in MICROSECONDS):
+        return None
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < LARGE else f"{value:.0f}"
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= MAX_PART else text[:MAX_PART] + "\u2026"
 
 
 def _start_of_payload(event: Event) -> str:
