@@ -15,6 +15,13 @@ decode_exactly = msgspec.json.Decoder(float_hook=lambda text: msgspec.Raw(text.e
 
 MASK: Final = "***"
 WORDS: Final = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])|[A-Z]")
+MEASURES: Final = frozenset(("per", "to"))
+"""Words in names of measurements, such as `time_to_first_token` and `cost_per_token`."""
+MEASUREMENT: Final = re.compile(r"(?i)(?<![a-z0-9])(?:per|to)[_.-](?:[a-z0-9]+[_.-]){0,2}$")
+"""Text before the last word of such a name."""
+NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d+)?")
+MAX_NAME: Final = 64
+"""Characters of a name in text that are searched for the words of a measurement."""
 MAX_DEPTH: Final = 200
 """Levels of nesting that are searched."""
 
@@ -138,7 +145,7 @@ class Redactor:
             has_changed = False
             for key, inner in value.items():
                 if isinstance(key, str) and self.names_secret(key) and not is_excluded(key):
-                    new = MASK if _is_maskable(inner) else inner
+                    new = MASK if _is_maskable(key, inner) else inner
                 else:
                     new = self._mask(inner, is_excluded, depth + 1)
                 has_changed = has_changed or new is not inner
@@ -163,6 +170,11 @@ class Redactor:
 
 def _mask_match(match: re.Match[str]) -> str:
     """The name of a secret and what stands before its value, with the mask in place of that."""
+    text, start = match.string, match.start()
+    if NUMBER.fullmatch(text, match.end(1), match.end()) and MEASUREMENT.search(
+        text, max(start - MAX_NAME, 0), start
+    ):
+        return match[0]
     before = next(filter(None, match.groups()[1:]), "")
     return f"{match[1]}{before}{MASK}"
 
@@ -172,6 +184,8 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in WORDS.findall(name)]
 
 
-def _is_maskable(value: Any) -> bool:
-    """Whether a value has anything to hide."""
+def _is_maskable(key: str, value: Any) -> bool:
+    """Whether a value has anything to hide. A number under the name of a measurement has not."""
+    if isinstance(value, int | float | msgspec.Raw) and not isinstance(value, bool):
+        return MEASURES.isdisjoint(_words(key))
     return value is not None and value != "" and not isinstance(value, bool) and value != MASK

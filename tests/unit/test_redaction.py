@@ -44,6 +44,29 @@ def test_redactor_keeps_value_of_similar_key(key: str) -> None:
     assert redacted({key: "x", "n": 1}) == {key: "x", "n": 1}
 
 
+@pytest.mark.parametrize(
+    "key", ["time_to_first_token", "gen_ai.server.time_per_output_token", "costPerToken"]
+)
+def test_redactor_keeps_numbers_of_measurements(key: str) -> None:
+    assert redacted({key: 0.25}) == {key: 0.25}
+    assert redacted({key: 2}) == {key: 2}
+    assert redacted({key: "hunter2"}) == {key: "***"}
+    assert redacted({key: ["hunter2"]}) == {key: "***"}
+
+
+@pytest.mark.parametrize("key", ["token", "pin_token", "photo_token", "super_token"])
+def test_redactor_masks_numeric_secrets(key: str) -> None:
+    assert redacted({key: 123456, "n": 1.5}) == {key: "***", "n": 1.5}
+    assert redacted({"line": f"a {key}=123456"}) == {"line": f"a {key}=***"}
+
+
+def test_redactor_keeps_measurements_in_text() -> None:
+    line = "done time_to_first_token=0.25 cost-per-token: 2"
+    assert redacted({"line": line}) == {"line": line}
+    masked = redacted({"line": "time_to_first_token=0.25x send to token=5"})
+    assert masked == {"line": "time_to_first_token=*** send to token=***"}
+
+
 def test_redactor_excludes_streamed_model_tokens() -> None:
     data = {"token": "hello ", "access_token": "hunter2"}
     streamed = redacted(data, subject="vllm.streaming.a")
