@@ -8,7 +8,7 @@ import msgspec
 
 from almenara.cloudevents import CloudEventError, from_structured
 from almenara.hookspecs import ProcessorState
-from almenara.sdk import now
+from almenara.sdk import now, type_from_address
 from almenara.signals import Event, Resource, Signal, parse_time
 from almenara_agents.mapping import Fact, Mapper, Unusable
 from almenara_agents.processor import derive
@@ -62,7 +62,7 @@ def read_event(line: bytes, number: int) -> Event:
     if "specversion" in body:
         return from_structured(body, received=now(), default_id=str(number))
     subject = body.get("subject") if isinstance(body.get("subject"), str) else ""
-    names = (body.get("event_type"), body.get("type"), subject)
+    names = (body.get("event_type"), body.get("type"), type_from_address(subject or ""))
     stamp = body.get("timestamp")
     return Event(
         id=str(number), source="file", subject=subject or "", data=body,

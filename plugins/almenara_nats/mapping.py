@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import msgspec
 
 from almenara.cloudevents import CloudEventError, from_binary, from_structured
+from almenara.sdk import type_from_address
 from almenara.signals import Event
 from almenara_nats.binary_formats import ProtobufDecoder
 from almenara_nats.encodings import decode_content, split_batch
@@ -171,7 +172,9 @@ def _draft_plain(message: Message, parsed: Payload, problems: list[str]) -> Draf
         or message.headers.get(ID_HEADER, "")
         or message.fallback_id,
         source=message.origin,
-        type=to_text(fields.get("event_type")) or to_text(fields.get("type")) or message.subject,
+        type=to_text(fields.get("event_type"))
+        or to_text(fields.get("type"))
+        or type_from_address(message.subject),
         subject=message.subject,
         time=read_timestamp(fields, message.received, problems),
         correlation=find_correlation(fields),

@@ -79,15 +79,14 @@ def read_event(raw: Mapping[str, Any], received: int) -> Event:
     subject = name.removesuffix("_definition").removesuffix("_lifecycle").removesuffix("_profile")
     state = last_transition(body)
     moment, problem = read_moment(state.get("timestamp") or fields.get("timestamp"), received)
-    session = to_text(fields.get("session_name"))
     data = {
-        "session": session, "node_id": read_id(fields.get("node_id")),
+        "session": to_text(fields.get("session_name")), "node_id": read_id(fields.get("node_id")),
         "source_type": fields.get("source_type"), "message": redact(to_text(fields.get("message"))),
         subject: body,
     }  # fmt: skip
     return Event(
         id=identity,
-        source=f"ray/{session}" if session else "ray",
+        source="ray",
         type=f"ray.export.{name}",
         subject=first_text(body, IDENTITIES.get(subject, ())),
         time=moment,

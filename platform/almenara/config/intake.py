@@ -25,7 +25,8 @@ class WebhookMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Path of the id. Requests with the same id are one event. Without a path, requests with the
     same body are."""
     type: str = ""
-    """Path of the type; without it, or where it is empty, the type is `webhook`."""
+    """Path of the type, one of a few values without ids; without a path, or where it is empty, the
+    type is `webhook`."""
     type_prefix: str = ""
     """Text in front of the type, such as `ci.`."""
     subject: str = ""

@@ -12,6 +12,7 @@ from almenara.errors import (
     Unavailable,
     describe_error,
 )
+from almenara.event_types import type_from_address
 from almenara.patterns import compile_expression, compile_pattern
 from almenara.sdk.blocking_client import BlockingClient, blocking
 from almenara.sdk.health import HealthAggregator
@@ -54,5 +55,6 @@ __all__ = [
     "run_in_task",
     "sleep",
     "suggest",
+    "type_from_address",
     "watch",
 ]

@@ -55,6 +55,7 @@ def test_each_generation_reports_the_same(kind: str, data: dict[str, Any]) -> No
 
 def test_subject_has_what_the_payload_does_not() -> None:
     assert read("agent.results.task-7", {}, "agent.results.task-7").task == "task-7"
+    assert read("agent.results.*", {}, "agent.results.task-7").task == "task-7"
     assert read("vllm_token", {"token": "x"}, "vllm.streaming.a-1").agent == "a-1"
     assert read(
         "agent.results.t", {"status": "failed", "agent_id": "a"}, "agent.results.t"
@@ -89,9 +90,11 @@ def test_command_prints_facts_and_resources() -> None:
         b'{"event_type":"STORY_CREATED","story_id":"US-1","timestamp":"2025-10-17T10:00:00Z"}',
         b"nonsense",
         b'{"event_type":"TASK_DISPATCHED"}',
+        b'{"subject":"agent.results.task-7","agent_id":"a"}',
     ]
     output = [*describe_lines(lines, AgentsSettings())]
     assert output[0] == "1: STORY_CREATED: story_created story=US-1"
     assert output[1].startswith("2: not read: ")
     assert output[2] == "3: TASK_DISPATCHED: ignored, task missing"
-    assert output[-1].startswith("agents.story US-1: created")
+    assert output[3].startswith("4: agent.results.*: response task=task-7")
+    assert any(line.startswith("agents.story US-1: created") for line in output)

@@ -40,6 +40,22 @@ def test_envelope_gives_id_and_correlation() -> None:
     assert (event.id, event.correlation) == ("key-1", "c-1")
 
 
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        ({"task_id": "t"}, "agent.results.*"),
+        (b"done", "agent.results.*"),
+        ({"event_type": "RESULT_7f3a2b1c"}, "RESULT_7f3a2b1c"),
+        ({"type": "result"}, "result"),
+    ],
+)
+def test_message_without_type_has_its_subject_without_ids_as_type(
+    payload: object, kind: str
+) -> None:
+    event = read(payload, "agent.results.task-8f3a2b1c")
+    assert (event.type, event.subject) == (kind, "agent.results.task-8f3a2b1c")
+
+
 @pytest.mark.parametrize("binary", [True, False])
 def test_cloudevent_is_read_in_both_modes(binary: bool) -> None:
     attributes = {

@@ -33,8 +33,9 @@ def test_node_that_died_is_an_error_with_its_reason() -> None:
         "000102",
         "ray.export.node_lifecycle",
     )
-    assert (event.severity, event.source) == (Severity.ERROR, "ray/session_1")
+    assert (event.severity, event.source) == (Severity.ERROR, "ray")
     assert event.time == parse_time("2026-01-01T00:00:01Z")
+    assert event.data["session"] == "session_1"
     assert event.data["node"]["state_transitions"][1]["death_info"]["reason_message"] == (
         "health check"
     )
