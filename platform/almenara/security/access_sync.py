@@ -51,7 +51,7 @@ class AccessSync:
         self._bases: Values = {}
         self._revisions: dict[str, int] = {}
         self._reached = 0
-        """The last revision that is in the file."""
+        """The last revision that is in the file and in memory."""
         self._advanced = asyncio.Condition()
         self.has_received = False
         """Whether the file has what other replicas had put when this one started."""
@@ -108,7 +108,6 @@ class AccessSync:
             secret = await asyncio.to_thread(self._secret.reveal)
             for change in changes:
                 key, remote = change.key, change.value
-                self._reached = max(self._reached, change.revision)
                 if not shared_values.is_own(key):
                     continue
                 if remote is None:
@@ -131,6 +130,8 @@ class AccessSync:
         if values:
             await self._credentials.reload()
         async with self._advanced:
+            # Not before everything is applied: requests wait for it.
+            self._reached = max([self._reached, *(change.revision for change in changes)])
             self._advanced.notify_all()
 
     def _note_bases(self, bases: dict[str, bytes | None]) -> None:
