@@ -19,9 +19,10 @@ from almenara.security.errors import (
 from almenara.security.identity import Role, anonymous_identity
 from almenara.security.modes import Mode
 from almenara.security.proxy_headers import ProxyHeaders
-from almenara.security.rate_limit import FailureLimiter
+from almenara.security.rate_limit import FailureLimiter, RefusedSecrets
 from almenara.security.request import RequestInfo
 from almenara.security.resolver import IdentityResolver, TokenRefresher
+from almenara.security.secret_hash import digest
 from almenara.security.tokens import identity_of, parse_token
 from almenara.security.trusted_proxies import TrustedProxies, rate_key
 
@@ -31,6 +32,8 @@ LONGEST_TOKEN: Final = 8192
 UNKNOWN_CREDENTIALS: Final = "The token is unknown, expired or revoked."
 RETRY_AFTER: Final = 1.0
 """Seconds after which a replica that has just started has the tokens of the others."""
+ARRIVAL: Final = 5.0
+"""Seconds within which what a command has stored beside one replica is known to all."""
 
 
 class Authenticator:
@@ -47,6 +50,7 @@ class Authenticator:
         self.settings, self.mode = settings.auth, mode
         self.credentials, self.resolver, self.audit = credentials, resolver, audit
         self.attempts = FailureLimiter(settings.auth.max_sign_in_attempts)
+        self._refused = RefusedSecrets(ARRIVAL)
         self.proxies = TrustedProxies(settings.server.trusted_proxies)
         tls = settings.server.tls
         self._proxy_headers = ProxyHeaders(
@@ -105,7 +109,7 @@ class Authenticator:
         self.check_attempts(request_info)
         context = await self.verify_token(token)
         if context is None:
-            self.record_failure(request_info, "a token was wrong")
+            self.record_failure(request_info, token, "a token was wrong")
             raise Unauthenticated(UNKNOWN_CREDENTIALS)
         return context
 
@@ -175,10 +179,18 @@ class Authenticator:
         if wait > 0:
             raise TooManyAttempts(f"Too many failed sign-ins. Retry in {wait:.0f} s.", wait)
 
-    def record_failure(self, request_info: RequestInfo, reason: str) -> None:
-        """Count a wrong secret of the address, and record it in the access log."""
+    def record_failure(self, request_info: RequestInfo, secret: str, reason: str) -> None:
+        """Count a wrong secret of the address, and record it in the access log.
+
+        With several replicas, the same secret counts once within a few seconds: it may be a token
+        that a command has just created beside another replica. Who guesses sends other secrets.
+        """
         address = request_info.address
-        count = self.attempts.record_failure(rate_key(address))
+        key = rate_key(address)
+        has_replicas = self.credentials.catch_up is not None
+        if has_replicas and self._refused.is_repeat(digest(f"{key} {secret}")):
+            return
+        count = self.attempts.record_failure(key)
         self.audit.record_refusal("sign_in_refused", user="", address=address, reason=reason)
         if count == self.attempts.free:
             self._report_lockout(request_info)

@@ -64,3 +64,24 @@ class FailureLimiter:
     def reset(self, key: str) -> None:
         """Forget the failures of a key after a successful attempt."""
         self._failures.pop(key, None)
+
+
+class RefusedSecrets:
+    """Wrong secrets that were refused a moment ago, by their digests."""
+
+    def __init__(self, period: float) -> None:
+        self.period = period
+        self._refused: OrderedDict[str, float] = OrderedDict()
+        """When each was refused first, the oldest first."""
+
+    def is_repeat(self, digest: str) -> bool:
+        """Return whether it was first refused within the period; note it if not."""
+        moment = time.monotonic()
+        while self._refused and moment - next(iter(self._refused.values())) >= self.period:
+            self._refused.popitem(last=False)
+        if digest in self._refused:
+            return True
+        self._refused[digest] = moment
+        if len(self._refused) > LARGEST_TABLE:
+            self._refused.popitem(last=False)
+        return False

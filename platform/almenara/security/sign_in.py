@@ -37,7 +37,7 @@ class SignIn:
         authenticator.check_attempts(request_info)
         context = await authenticator.verify_token(token) if token else None
         if context is None:
-            authenticator.record_failure(request_info, "the token was wrong")
+            authenticator.record_failure(request_info, token, "the token was wrong")
             raise Unauthenticated(UNKNOWN_CREDENTIALS)
         if context.identity.role < Role.VIEWER:
             raise AccessDenied("This token can only push signals. Sign in with another one.")
