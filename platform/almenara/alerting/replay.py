@@ -9,6 +9,7 @@ import msgspec
 from almenara.alerting import ALERT
 from almenara.alerting.commands import make_started
 from almenara.alerting.evaluator import NAME, Evaluator
+from almenara.alerting.model import ACTIVE
 from almenara.alerting.rules import RuleSet
 from almenara.bus import Record
 from almenara.bus.codec import RowDecoder
@@ -28,6 +29,9 @@ class Episode(msgspec.Struct, kw_only=True):
     fired: int
     resolved: int | None = None
     """None where it was still active at the end."""
+    status: str
+    """Its last status: `resolved`, or what it still was at the end."""
+    has_flapped: bool = False
 
 
 class Replay(msgspec.Struct):
@@ -82,16 +86,22 @@ def _collect(result: Replay, derived: list[Signal]) -> None:
         )  # fmt: skip
         if status == "pending":
             result.pending += 1
-        elif status == "resolved" and active is not None:
-            active.resolved = signal.data["ended"]
-        elif status != "resolved" and active is None:
-            result.episodes.append(
-                Episode(
-                    alert=signal.subject,
-                    summary=signal.data["annotations"]["summary"],
-                    fired=signal.data["started"],
-                )
+            continue
+        if active is None:
+            if status not in ACTIVE:
+                continue
+            active = Episode(
+                alert=signal.subject,
+                summary=signal.data["annotations"]["summary"],
+                fired=signal.data["started"],
+                status=status,
             )
+            result.episodes.append(active)
+        if status in ACTIVE or status == "resolved":
+            active.status = status
+            active.has_flapped = active.has_flapped or status == "flapping"
+        if status == "resolved":
+            active.resolved = signal.data["ended"]
 
 
 def read_log(

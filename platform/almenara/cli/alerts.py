@@ -155,18 +155,15 @@ def _create_receivers(settings: Settings, plugins: PluginRegistry) -> dict[str, 
 
 
 def _print(rule: str, since: str, result: Any) -> None:
-    from almenara.alerting.formats import format_duration
     from almenara.signals import format_time
-    from almenara.units import SECOND
 
-    for episode in result.episodes[:MAX_EPISODES]:
-        fired = format_time(episode.fired)[:19] + "Z"
-        if episode.resolved is None:
-            lasted = "still firing"
-        else:
-            seconds = (episode.resolved - episode.fired) / SECOND
-            lasted = f"for {format_duration(seconds)}"
-        click.echo(printable_text(f"{fired}  {lasted:<16} {episode.summary}"))
+    lines = [
+        (format_time(episode.fired)[:19] + "Z", _describe_end(episode), episode.summary)
+        for episode in result.episodes[:MAX_EPISODES]
+    ]
+    width = max([16, *(len(lasted) for _, lasted, _ in lines)])
+    for fired, lasted, summary in lines:
+        click.echo(printable_text(f"{fired}  {lasted:<{width}} {summary}"))
     more = len(result.episodes) - MAX_EPISODES
     if more > 0:
         click.echo(f"… and {more:,} more")
@@ -179,6 +176,20 @@ def _print(rule: str, since: str, result: Any) -> None:
         f" {result.records:,} signals were read."
         + (never if result.pending > len(result.episodes) else "")
     )
+
+
+def _describe_end(episode: Any) -> str:
+    """How long an alert was active, or what it still is."""
+    from almenara.alerting.formats import format_duration
+    from almenara.units import SECOND
+
+    if episode.resolved is not None:
+        lasted = f"for {format_duration((episode.resolved - episode.fired) / SECOND)}"
+        return f"{lasted}, flapping" if episode.has_flapped else lasted
+    if episode.status in ("firing", "flapping", "unknown"):
+        return f"still {episode.status}"
+    # Of a person, or of what it depends on: the condition holds all the same.
+    return f"still firing, {episode.status}"
 
 
 def _read_rules(plugins: PluginRegistry, settings: Settings) -> Any:
