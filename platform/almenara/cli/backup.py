@@ -35,6 +35,8 @@ from almenara.state.sample_backup import back_up_samples, restore_samples
 from almenara.web import saved_items
 
 OTHERS: Final = (sample_schema.DATABASE, checkpoints.DATABASE, saved_items.FILE)
+OF_HISTORY: Final = (DATABASE, sample_schema.DATABASE, checkpoints.DATABASE)
+"""What follows the log of one history, and means nothing beside another one."""
 RESTORING: Final = ".restoring"
 REPLACED: Final = "replaced"
 MAGIC: Final = b"SQLite format 3\0"
@@ -128,7 +130,8 @@ def restore(context: click.Context, config: Path | None, replace: bool, source: 
 
     SOURCE is a directory or a file that `almenara backup` wrote, or a directory with copies of the
     databases. All checksums are compared. The databases have their names once all of them are
-    complete; with `--replace`, those that exist are renamed to `NAME.replaced` then.
+    complete; with `--replace`, those that exist are renamed to `NAME.replaced` then. Dashboards and
+    filters made in the browser stay where the backup has none.
     """
     override_options(context, config=config)
     directory = read_settings(context).storage.dir
@@ -148,34 +151,32 @@ def restore(context: click.Context, config: Path | None, replace: bool, source: 
 
 
 def _restore(directory: Path, source: Path, replace: bool) -> int:
+    listed = read_list(source) if source.is_dir() else None
+    copies = _find_copies(source) if listed is None else {}
+    names = [*copies] if listed is None else [*_list_others(listed), DATABASE]
     existing = [
         name
         for name in (DATABASE, *OTHERS)
         if any((directory / f"{name}{ending}").exists() for ending in ("", "-wal", "-shm"))
     ]
-    if existing and not replace:
+    replaced = [name for name in existing if name in names or name in OF_HISTORY]
+    if replaced and not replace:
         raise FileExistsError(
-            f"{directory} has {', '.join(existing)} already; add --replace to rename them"
+            f"{directory} has {', '.join(replaced)} already; add --replace to rename them"
         )
-    listed = read_list(source) if source.is_dir() else None
     if listed is None:
-        events, names = _restore_copies(directory, source)
+        events = _restore_copies(directory, copies)
     else:
-        others = {file.restores: file for file in listed.files if file.restores in OTHERS}
-        for name, file in others.items():
-            if name == sample_schema.DATABASE:
-                restore_samples(source, listed, _restoring(directory, name))
-            else:
-                path, target = check_file(source, file), _restoring(directory, name)
-                copy_file(path, target, lambda _: None, immutable=True)
-        events = restore_history(source, listed, _restoring(directory, DATABASE), _report_blocks)
-        names = [*others, DATABASE]
+        events = _restore_listed(directory, source, listed)
     for name in names:
         sync(_restoring(directory, name))
     for name in existing:
-        renamed = set_aside(directory, name, REPLACED)
         note = "" if name in names else "; it is not in the backup"
-        click.echo(f"{name} is renamed to {renamed.name}{note}.")
+        if name in replaced:
+            renamed = set_aside(directory, name, REPLACED)
+            click.echo(f"{name} is renamed to {renamed.name}{note}.")
+        else:
+            click.echo(f"{name} stays{note}.")
     # The history comes last: without it, a restore that was killed here is noticed.
     for name in names:
         _restoring(directory, name).rename(directory / name)
@@ -183,8 +184,23 @@ def _restore(directory: Path, source: Path, replace: bool) -> int:
     return events
 
 
-def _restore_copies(directory: Path, source: Path) -> tuple[int, list[str]]:
-    """Copy whole databases; return the events of the history, and the names of all."""
+def _list_others(listed: BackupList) -> dict[str, BackupFile]:
+    return {file.restores: file for file in listed.files if file.restores in OTHERS}
+
+
+def _restore_listed(directory: Path, source: Path, listed: BackupList) -> int:
+    """Restore the databases of a list; return the events of the history."""
+    for name, file in _list_others(listed).items():
+        target = _restoring(directory, name)
+        if name == sample_schema.DATABASE:
+            restore_samples(source, listed, target)
+        else:
+            copy_file(check_file(source, file), target, lambda _: None, immutable=True)
+    return restore_history(source, listed, _restoring(directory, DATABASE), _report_blocks)
+
+
+def _find_copies(source: Path) -> dict[str, Path]:
+    """Return the whole databases of a backup by their names; that of the history is the last."""
     if source.is_dir() and not (source / DATABASE).exists():
         raise BackupError(
             f"{source} has no backup; name the directory that `almenara backup` wrote"
@@ -194,12 +210,17 @@ def _restore_copies(directory: Path, source: Path) -> tuple[int, list[str]]:
     files = {DATABASE: source / DATABASE if source.is_dir() else source}
     if source.is_dir():
         files = {name: source / name for name in OTHERS if (source / name).exists()} | files
+    return files
+
+
+def _restore_copies(directory: Path, files: dict[str, Path]) -> int:
+    """Copy whole databases; return the events of the history."""
     for name, path in files.items():
         # A copy of a folder may have what was not in the database yet beside it.
         has_log = path.with_name(f"{path.name}-wal").exists()
         copy_file(path, _restoring(directory, name), lambda _: None, immutable=not has_log)
     with closing(sqlite3.connect(_restoring(directory, DATABASE))) as connection:
-        return _count_events(connection, files[DATABASE]), list(files)
+        return _count_events(connection, files[DATABASE])
 
 
 def _count_events(connection: sqlite3.Connection, path: Path) -> int:

@@ -128,8 +128,26 @@ def test_restore_only_reads_the_backup(tmp_path: Path, is_older: bool) -> None:
     status, output = run_restore(tmp_path, "backups/copy.db", "--replace")
     assert status == 0, output
     assert "almenara.db is renamed to almenara.db.replaced. " in output
-    assert "dashboards.db is renamed to dashboards.db.replaced; it is not in the backup." in output
+    # They belong to the history that was there before.
+    assert "samples.db is renamed to samples.db.replaced; it is not in the backup." in output
+    assert "dashboards.db stays; it is not in the backup." in output
+    assert len(list_dashboards(tmp_path / "restored")) == 1
     assert {file: file.stat().st_mtime_ns for file in backups.rglob("*")} == before
+
+
+def test_dashboards_alone_do_not_stop_a_restore(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    run_backup(tmp_path, "copy.db")
+    save_dashboard(tmp_path / "restored")
+    status, output = run_restore(tmp_path, "copy.db")
+    assert status == 0, output
+    assert len(list_dashboards(tmp_path / "restored")) == 1
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "data" / "dashboards.db").unlink()
+    (tmp_path / "almenara.yaml").write_text(f"{PLUGINS}storage: {{dir: data}}\n")
+    run_backup(tmp_path)
+    status, output = run_restore(tmp_path, "copy", "--replace")
+    assert (status, "dashboards.db stays" in output) == (0, True), output
 
 
 def test_restore_names_what_is_no_backup(tmp_path: Path) -> None:
