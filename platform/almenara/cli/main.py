@@ -19,6 +19,7 @@ from almenara.cli.dev import dev
 from almenara.cli.doctor import doctor
 from almenara.cli.export import export
 from almenara.cli.plugins import plugin_alias, plugins
+from almenara.cli.rich_commands import to_rich
 from almenara.cli.serve import serve
 from almenara.cli.storage import storage
 from almenara.cli.tail import tail
@@ -70,7 +71,7 @@ def build_cli(registry: PluginRegistry) -> click.RichGroup:
 
     provided = registry.commands(lambda: read_settings(get_current_context()))
     # Plugins may share a command; the last one of a name is used.
-    plugin_commands = list({command.name: command for command in provided}.values())
+    plugin_commands = [*{command.name: to_rich(command) for command in provided}.values()]
     for command in (*RUN_COMMANDS, *INSPECT_COMMANDS, plugin_alias, *plugin_commands):
         almenara.add_command(command)
     click.rich_click.TEXT_MARKUP = "markdown"
