@@ -54,6 +54,8 @@ class LogFollower:
         """Which messages the log has, as last observed."""
         self._identity = ""
         self._target = 0
+        self._next = 1
+        """The first message that is still needed: no later one may be applied before it."""
         self._assembler = PartAssembler()
         self._unreached: deque[tuple[float, int]] = deque()
         """When the end of the log was seen at which position, as far as it is not applied."""
@@ -92,6 +94,7 @@ class LogFollower:
     def _find_start(self, bounds: LogBounds) -> int:
         """Return where to read; raises `LogDivergedError` where that cannot lead to this index."""
         queued = self.queued
+        self._next = 1 if queued is None else min(queued.position + 1, queued.resume_at)
         if queued is None:
             if bounds.first > 1:
                 raise LogDivergedError(
@@ -106,7 +109,7 @@ class LogFollower:
                 f"the shared log ends at message {bounds.last:,}, and this replica has applied"
                 f" message {queued.position:,}: the log has lost its newest messages"
             )
-        if bounds.first > min(queued.position + 1, queued.resume_at):
+        if bounds.first > self._next:
             raise LogDivergedError(
                 f"the shared log starts at message {bounds.first:,}, and this replica has applied"
                 f" messages up to {queued.position:,} only: those between are deleted"
@@ -115,6 +118,13 @@ class LogFollower:
         return max(min(queued.resume_at, queued.position), bounds.first)
 
     async def _accept(self, message: LogMessage) -> None:
+        if message.position > self._next:
+            # Limits delete what a reader that is slower has not read, without a word to it.
+            raise LogDivergedError(
+                f"the shared log continues with message {message.position:,}, and this replica has"
+                f" not read message {self._next:,} yet: those between are deleted"
+            )
+        self._next = max(self._next, message.position + 1)
         queued = self.queued
         if queued is not None and message.position <= queued.position:
             if message.position == queued.position and message.stored_at != queued.stored_at:

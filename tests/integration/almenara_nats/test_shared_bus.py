@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import nats
@@ -10,8 +12,12 @@ from nats.js.api import StreamConfig
 
 from almenara.bus.backup import copy_database
 from almenara.bus.log_state import FencedError
+from almenara.bus.shared import SharedBus
 from almenara.bus.storage_errors import StorageError
+from almenara.config import StorageSettings
+from almenara.shared_log import LogMessage
 from almenara.signals import Event, Resource, Sample
+from almenara_nats.bus_log import JetStreamLog, JetStreamSession
 from almenara_nats.errors import NatsUnavailableError
 from support.bus import collect_records, make_event
 from support.nats_source import until
@@ -180,6 +186,41 @@ async def test_new_replica_needs_the_start_of_the_stream(
     ):
         await first.publish([make_event(9)], "test")
         assert await collect_records(second, 0, 6) == await collect_records(first, 0, 6)
+
+
+class TrimmedLog(JetStreamLog):
+    """A log that loses its oldest messages before they are read, as at its limits."""
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[JetStreamSession]:
+        async with super().connect() as session:
+            read = session.read
+
+            async def trim_and_read(start: int) -> AsyncIterator[Sequence[LogMessage]]:
+                jetstream = session.connection.jetstream()
+                await jetstream.purge_stream(self.bus.stream, seq=4)
+                async with aclosing(read(start)) as reading:
+                    async for messages in reading:
+                        yield messages
+
+            session.read = trim_and_read  # type: ignore[method-assign]
+            yield session
+
+
+async def test_messages_that_are_deleted_before_they_are_read_are_not_skipped(
+    bus_stream: NatsServer, tmp_path: Path
+) -> None:
+    async with replica(bus_stream, tmp_path / "a") as bus:
+        await bus.publish([make_event(0)], "test")
+    async with replica(bus_stream, tmp_path / "b") as bus:
+        for number in range(1, 5):
+            await bus.publish([make_event(number)], "test")
+    known = shared_log(bus_stream)
+    settings = StorageSettings(dir=tmp_path / "a", write_retry_interval=0.1)
+    log = TrimmedLog(known.settings, known.bus)
+    with pytest.raises(StorageError, match="not read message 2 yet"):
+        async with SharedBus(settings, log, start_patience=0.5):
+            raise AssertionError
 
 
 async def test_foreign_message_is_left_out(bus_stream: NatsServer, tmp_path: Path) -> None:
