@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from time import monotonic
 from typing import Final
 
 from nats.errors import Error as NatsError
@@ -26,6 +27,8 @@ from almenara_nats.errors import NatsUnavailableError, translated_errors
 CLOSE_TIMEOUT: Final = 1.0
 CONNECTION_CHECK: Final = 1.0
 """Seconds without a change after which a watcher looks at its connection."""
+IDENTITY_CHECK: Final = 5.0
+"""Seconds between two checks that a watched bucket was not deleted and created again."""
 WRONG_LAST_SEQUENCE: Final = (10071, 10164)
 LEASES: Final = "Which replica of Almenara runs which source."
 STATE: Final = "Sessions, hashes of tokens, and saved dashboards of Almenara."
@@ -65,8 +68,10 @@ class JetStreamValues:
             return True
 
     async def watch(self) -> AsyncIterator[ValueChange | None]:
-        """Yield the keys and their changes. Raises `NatsUnavailableError`."""
+        """Yield the keys and their changes. Raises `NatsUnavailableError`, also once the bucket was
+        deleted and created again."""
         with translated_errors(self.bucket):
+            identity, checked = await self.identity(), monotonic()
             try:
                 watcher = await honor_cancellation(self._values.watchall())
             except asyncio.InvalidStateError:
@@ -74,6 +79,9 @@ class JetStreamValues:
                 raise NatsUnavailableError("the first values did not arrive in time") from None
             try:
                 while True:
+                    if monotonic() - checked > IDENTITY_CHECK:
+                        await self._check_identity(identity)
+                        checked = monotonic()
                     try:
                         entry = await honor_cancellation(watcher.updates(CONNECTION_CHECK))  # type: ignore[no-untyped-call]
                     except TimeoutError:
@@ -93,6 +101,18 @@ class JetStreamValues:
     async def identity(self) -> str:
         """Return when the bucket was created. Raises `NatsUnavailableError`."""
         return str((await self._info()).created)
+
+    async def _check_identity(self, identity: str) -> None:
+        """Raise `NatsUnavailableError` where the bucket is another one: the client goes on with its
+        consumer after the last revision that it knows, which the new bucket may not reach for
+        long."""
+        try:
+            current = await self.identity()
+        except NatsUnavailableError:
+            # Without a leader for a while, or not created again yet.
+            return
+        if current != identity:
+            raise NatsUnavailableError("the bucket was deleted and created again")
 
     async def newest_revision(self) -> int:
         """Return the revision of the last change. Raises `NatsUnavailableError`."""

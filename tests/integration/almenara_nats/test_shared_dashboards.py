@@ -129,3 +129,30 @@ async def test_dashboard_is_not_saved_while_replicas_cannot_be_reached(
         nats_server.start()
         await save(one, "Second", 1)
         assert titles(one) == ["Second"]
+
+
+async def test_replicas_follow_a_bucket_that_was_created_again(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    log = shared_log(nats_server)
+    await log.prepare()
+    async with (
+        running(nats_server, tmp_path / "a") as one,
+        running(nats_server, tmp_path / "b") as two,
+    ):
+        await save(one, "First", 0)
+        await until(lambda: titles(two) == ["First"], "the dashboard on both", PATIENCE)
+        client = await nats.connect(nats_server.url)
+        await client.jetstream().delete_stream(f"KV_{log.bus.state_bucket}")
+        await client.close()
+        await log.prepare()
+        # What both had is shared again, and what follows arrives.
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    await one.save(board("Second"), ANN, "viewer", 1)
+                except (Unavailable, SaveConflictError):
+                    await asyncio.sleep(0.05)
+                else:
+                    break
+        await until(lambda: titles(two) == ["Second"], "the change on both", PATIENCE)
