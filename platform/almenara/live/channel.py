@@ -53,7 +53,7 @@ class Channel:
         self.key, self.panel, self.filters = key, panel, filters
         self.view, self.renderer, self.counters = view, renderer, counters
         self.outboxes: set[Outbox] = set()
-        self.ready = asyncio.Event()
+        self.ready, self.attempted = asyncio.Event(), asyncio.Event()
         self.interval = max(panel.min_interval, 1 / view.settings.ticks_per_second)
         self.target = f"#{panel.anchor_for(filters)}"
         self.task: asyncio.Task[None] | None = None
@@ -117,27 +117,30 @@ class Channel:
 
     async def run(self) -> None:
         """Open, then tick: at once after a quiet time, and no more often than the interval."""
-        is_open = False
+        is_failing = False
         try:
             while True:
                 spent, size = 0.0, 0
+                if self.ready.is_set():
+                    await self._wait_for_change()
+                started = time.monotonic()
                 try:
-                    if not is_open:
-                        await self._within_budget(self.open())
-                        is_open = True
-                        self.ready.set()
+                    if not self.ready.is_set():
+                        await self._open()
                     else:
-                        await self._wait_for_change()
-                        started = time.monotonic()
                         frame = await self._within_budget(self.tick())
                         if frame is not None:
                             self._send(frame)
                             size = frame.size
                         spent = time.monotonic() - started
+                    is_failing = False
                 except Exception:
                     # A panel that cannot be rendered must not end the channels of others.
-                    log.exception("a channel failed", channel=self.key)
+                    if not is_failing:
+                        log.exception("a channel failed", channel=self.key)
+                    is_failing = True
                     self._changed.set()
+                    spent = time.monotonic() - started
                     await asyncio.sleep(RETRY_DELAY)
                 # What takes long, be it a query over millions of events or five thousand
                 # browsers on this channel or on all, is done less often.
@@ -145,6 +148,16 @@ class Channel:
                 await asyncio.sleep(max(self.min_pause, idle, size / MAX_BYTES_PER_SECOND))
         finally:
             self._record_send_seconds(0.0)
+
+    async def _open(self) -> None:
+        """Open, and send the state to those who wait for it. Raises what `open` raises."""
+        try:
+            await self._within_budget(self.open())
+        finally:
+            self.attempted.set()
+        self.ready.set()
+        for outbox in self.outboxes:
+            outbox.catch_up(self)
 
     async def _within_budget(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the work at the expense of the subscribed user who owes least, if there is one."""

@@ -241,10 +241,10 @@ class Hub:
             if outbox.budget is not None:
                 channel.budgets[outbox.budget] += 1
             outbox.behind[channel] = after
-            await channel.ready.wait()
-            if channel in outbox.behind:
-                del outbox.behind[channel]
-                channel.catch_up(outbox, after)
+            # One after the other: what a page displays is not read all at once. A channel that
+            # cannot be opened holds up no other one, and catches up once it can.
+            await channel.attempted.wait()
+            outbox.catch_up(channel)
 
     def _open_channel(self, key: str, panel: Panel, filters: PanelFilters, view: View) -> Channel:
         kind = self.channel_type(panel) if view.window.is_live else PastChannel

@@ -44,6 +44,8 @@ class Publisher(Protocol):
     key: str
     ready: asyncio.Event
     """Set once it can send a snapshot."""
+    attempted: asyncio.Event
+    """Set once it has tried to get ready; it tries again where that failed."""
 
     @property
     def last_sent(self) -> int | None:
@@ -117,10 +119,13 @@ class Outbox:
 
     def drained(self) -> None:
         """Catch up with every channel: the connection has taken everything."""
-        for channel, after in list(self.behind.items()):
-            if channel.ready.is_set():
-                del self.behind[channel]
-                channel.catch_up(self, after)
+        for channel in list(self.behind):
+            self.catch_up(channel)
+
+    def catch_up(self, channel: Publisher) -> None:
+        """Send the state of a channel that is ready, where the browser is behind."""
+        if channel in self.behind and channel.ready.is_set():
+            channel.catch_up(self, self.behind.pop(channel))
 
     def close(self, code: int) -> None:
         """Close the connection with a code; nothing more is sent."""

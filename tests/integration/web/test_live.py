@@ -212,3 +212,20 @@ async def test_shutdown_drains_in_time_despite_a_stalled_client(
         assert [code for _, code in ended] == [1012] * 10
         assert max(each for each, _ in ended) - min(each for each, _ in ended) > 1
         assert "almenara has stopped" in almenara.log
+
+
+async def test_channel_that_cannot_be_opened_holds_up_no_other(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    # No query of events ends in so short a time.
+    config = {"storage": {"query_timeout": 1e-6}}
+    with Almenara(tmp_path / "slow", nats_server.url, config=config) as almenara:
+        await publish_planning(nats_server, b"{}")
+        url = f"{live_url(almenara)}&panel=sources"
+        async with asyncio.timeout(20), connect(url, origin=almenara.url) as socket:  # type: ignore[arg-type]
+            while json.loads(await socket.recv()).get("target") != "#panel-sources":
+                pass
+        wait_until(
+            lambda: "\nalmenara_websocket_clients 0.0\n" in almenara.text("/metrics"),
+            "the end of the page",
+        )

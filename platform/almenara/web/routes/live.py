@@ -1,8 +1,10 @@
 """The WebSocket: frames of channels to the browser, and the resume message from it."""
 
+import asyncio
 import contextlib
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,9 +14,11 @@ from litestar.connection.base import empty_receive, empty_send
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
 
+from almenara.cancellation import cancel_and_wait
 from almenara.errors import AlmenaraError
 from almenara.live.hub import Hub
 from almenara.live.outbox import GOING_AWAY, Outbox
+from almenara.scope import Scope
 from almenara.security.errors import Unauthenticated
 from almenara.web.authorization import VIEWER, limited_user
 from almenara.web.protocol import EXTENSION, AsgiPeer, LiveProtocol
@@ -56,15 +60,16 @@ async def live(socket: WebSocket[Any, Any, Any], services: NamedDependency[Servi
     connection = connections.add(context, get_request_info(socket).address, outbox.close)
     try:
         async with peer.writing() if isinstance(peer, AsgiPeer) else contextlib.nullcontext():
-            try:
-                if after is not None:
-                    await services.bus.reach(after)
-                await hub.subscribe(outbox, names, after, context.identity.scope)
-            except (ValueError, AlmenaraError):
-                outbox.close(POLICY_VIOLATION)
             if isinstance(peer, LiveProtocol):
                 peer.forget_handshake()
-            await _receive_messages(socket, hub, outbox)
+            # Beside it, so that a page that is closed while its panels are read ends at once.
+            subscribing = asyncio.create_task(
+                _subscribe(services, outbox, names, after, context.identity.scope)
+            )
+            try:
+                await _receive_messages(socket, hub, outbox)
+            finally:
+                await cancel_and_wait(subscribing)
     except Exception:
         # An exception that reaches uvicorn closes the socket without a log entry.
         log.exception("a live page ended with an error")
@@ -77,6 +82,21 @@ async def live(socket: WebSocket[Any, Any, Any], services: NamedDependency[Servi
         await peer.close(outbox.close_code, hub.settings.send_timeout)
     # Litestar's reference cycle through these would keep the socket until a garbage collection.
     socket.receive, socket.send = empty_receive, empty_send
+
+
+async def _subscribe(
+    services: Services, outbox: Outbox, names: Sequence[str], after: int | None, scope: Scope
+) -> None:
+    """Subscribe to the channels, or close the connection."""
+    try:
+        if after is not None:
+            await services.bus.reach(after)
+        await services.hub.subscribe(outbox, names, after, scope)
+    except (ValueError, AlmenaraError):
+        outbox.close(POLICY_VIOLATION)
+    except Exception:
+        log.exception("a live page could not be subscribed")
+        outbox.close(INTERNAL_ERROR)
 
 
 async def _receive_messages(socket: WebSocket[Any, Any, Any], hub: Hub, outbox: Outbox) -> None:
