@@ -29,6 +29,10 @@ TRIES_FROM_ONE_POSITION: Final = 4
 """Watches from one position that may fail before everything is listed again."""
 CHANGES: Final = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 NOT_SERVED: Final = frozenset({403, 404, 405})
+ABSENT: Final = 404
+ABSENCES: Final = 2
+"""Refusals one after another after which a kind that is not served has no objects: a server that is
+starting may not serve custom resources yet."""
 OVERLOADED: Final = frozenset({401, 429, 503})
 """Answers that say nothing about the position of the request."""
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -141,6 +145,7 @@ class Reflector:
         """How many times everything was listed."""
         self._is_streamed = True
         self._has_progressed = False
+        self._absences = 0
 
     async def run(self) -> None:
         """Reflect, until cancelled."""
@@ -153,7 +158,7 @@ class Reflector:
             started, error = monotonic(), await self._run_once()
             if self._has_progressed:
                 backoff.succeeded()
-                tries = 0
+                tries = self._absences = 0
             wait = 0.0
             if isinstance(error, ExpiredError):
                 # The first new list comes at once; a server that expires every one has to wait.
@@ -164,6 +169,7 @@ class Reflector:
                 self.position, expired_at = None, monotonic()
             elif isinstance(error, ApiError) and error.status in NOT_SERVED:
                 self.position = None
+                await self._note_absence(error)
                 self.on_status("forbidden" if error.status == 403 else "absent", str(error))
                 wait = self.settings.refused_every * (1 + random.uniform(-0.1, 0.1))  # nosec B311 # spreads requests, guards nothing
             elif error is not None:
@@ -180,6 +186,13 @@ class Reflector:
             if tries >= TRIES_FROM_ONE_POSITION:
                 self.position, tries = None, 0
             await sleep(wait)
+
+    async def _note_absence(self, error: ApiError) -> None:
+        """Pass on that there are no objects, once the cluster does not serve the kind any more:
+        those of a custom resource are deleted with its definition."""
+        self._absences = self._absences + 1 if error.status == ABSENT else 0
+        if self._absences == ABSENCES:
+            await self.accept(Listing(()))
 
     async def _run_once(self) -> Exception | None:
         """List where that is needed, and watch until the watch ends; return what it ended with."""

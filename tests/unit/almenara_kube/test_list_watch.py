@@ -14,9 +14,9 @@ from almenara.sdk import ExpiredError
 from almenara_kube.client import ApiClient
 from almenara_kube.credentials import CredentialLoader
 from almenara_kube.errors import ApiError, ProtocolError
-from almenara_kube.list_watch import Batch, Changes, Reflector, list_pages
+from almenara_kube.list_watch import Batch, Changes, Listing, Reflector, list_pages
 from almenara_kube.objects import KubernetesObject
-from almenara_kube.settings import KubeContext
+from almenara_kube.settings import ClientSettings, KubeContext
 from almenara_kubernetes.kinds import PODS
 
 JSON = st.recursive(
@@ -96,6 +96,33 @@ class OneAnswer(ApiClient):
         yield Coming()
 
 
+class ScriptedLists(ApiClient):
+    """A server with one pod while its last answer is 200, and that refuses with any other; watches
+    end at once."""
+
+    def __init__(self, *answers: int) -> None:
+        settings = ClientSettings(refused_every=0.01, backoff_first=0.01)
+        super().__init__(CredentialLoader(KubeContext()).load, settings)
+        self._answers = list(answers)
+        self.is_done = asyncio.Event()
+        self._reachable.set()
+
+    async def get(self, *_: Any, **__: Any) -> bytes:
+        if not self._answers:
+            self.is_done.set()
+            await asyncio.Event().wait()
+        if (status := self._answers.pop(0)) != 200:
+            raise ApiError(status, "", "refused")
+        metadata = {"name": "one", "namespace": "shop", "resourceVersion": "1"}
+        items = [{"metadata": metadata}]
+        return msgspec.json.encode({"metadata": {"resourceVersion": "1"}, "items": items})
+
+    @contextlib.asynccontextmanager
+    async def stream(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        raise ApiError(404, "", "refused")
+        yield
+
+
 def in_parts(whole: bytes, cuts: Sequence[int]) -> list[bytes]:
     places = sorted({each % (len(whole) + 1) for each in cuts} | {0, len(whole)})
     return [whole[first:last] for first, last in pairwise(places)]
@@ -167,6 +194,37 @@ def test_watch_gives_up_a_line_without_end() -> None:
     assert [each.metadata.name for each, _ in taken] == ["pod-1"]
     assert isinstance(error, ProtocolError)
     assert (str(error), position) == ("a change of pods has no end", "1")
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        # The 404 of the watch that follows a list is the first of two.
+        ((200, 404), [1, 0]),
+        ((404, 404, 404), [0]),
+        ((404, 200, 403, 404, 200), [1, 1]),
+    ],
+)
+def test_objects_of_a_kind_that_is_not_served_any_more_are_deleted(
+    answers: tuple[int, ...], expected: list[int]
+) -> None:
+    listed: list[int] = []
+
+    async def accept(batch: Batch) -> None:
+        assert isinstance(batch, Listing)
+        listed.append(len(batch.objects))
+
+    async def reflect() -> None:
+        client = ScriptedLists(*answers)
+        reflector = Reflector(client, PODS, "", accept, lambda *_: None)
+        task = asyncio.create_task(reflector.run())
+        async with asyncio.timeout(10):
+            await client.is_done.wait()
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(reflect())
+    assert listed == expected
 
 
 @given(body=st.binary(max_size=80) | st.builds(msgspec.json.encode, JSON | st.fixed_dictionaries(
