@@ -194,7 +194,8 @@ class JetStreamSession:
 
 async def delete_unused(jetstream: JetStreamContext, info: StreamInfo) -> None:
     """Delete a stream to which nothing was ever published. Raises `ValueError` for another one."""
-    if info.state.last_seq:
+    # One that starts at a position has the one before as its last.
+    if info.state.messages or info.state.last_seq >= (info.config.first_seq or 1):
         raise ValueError(
             f"the stream {info.config.name} has messages already; set bus.settings.stream to"
             " another name, or delete the stream"

@@ -108,6 +108,13 @@ async def test_copy_needs_an_unused_stream(nats_server: NatsServer, tmp_path: Pa
         await copy_to_shared(tmp_path / "b", log, BusSettings())
 
 
+async def test_copy_that_was_interrupted_starts_the_stream_again(nats_server: NatsServer) -> None:
+    log = shared_log(nats_server)
+    assert await log.prepare(5) == await log.prepare(7) == "created"
+    async with log.connect() as session:
+        assert (await session.bounds()).first == 7
+
+
 async def test_copy_to_embedded_needs_the_whole_log(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
