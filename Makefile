@@ -13,6 +13,9 @@ SEMGREP := PATH="$(CURDIR)/$(CHART)/bin:$$PATH" $(CURDIR)/$(CHART)/bin/semgrep s
 PYTEST_CHART := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(CHART)/bin/pytest
 # The tests mostly wait for other programs, so two processes run them.
 PARALLEL := -p xdist.plugin --numprocesses 2 --dist loadgroup
+# Tests and benchmarks start Almenara hundreds of times; without its bytecode each start would compile
+# it again. Containers often turn it off.
+export PYTHONDONTWRITEBYTECODE :=
 PORT ?= 8080
 RATE ?= 20
 REPLICAS ?= 1
