@@ -37,5 +37,6 @@ def test_unconfigured_plugins_load_no_client_libraries() -> None:
         "aiosmtplib",
         "aiohttp.web",
         "nacl",
+        "nats",
         "almenara_kube.client",
     }
