@@ -6,6 +6,8 @@ import re
 from typing import Any, Final
 
 SEPARATORS: Final = "./"
+AND_BELOW: Final = ("/**", ".**")
+"""How a pattern ends that matches what stands before it, and everything below that."""
 SEGMENT_PART: Final = "*"
 """Token for any number of characters within a part."""
 ANY: Final = "any"
@@ -22,10 +24,25 @@ def compile_pattern(text: str) -> re.Pattern[str] | None:
     """Return the regular expression of a NATS-like pattern; None for a plain name.
 
     `*` matches within one part, a final `>` all remaining parts. Names of sources have parts
-    between slashes as well: `nats/*` matches every stream.
+    between slashes as well: `nats/*` matches every stream. A final `/**` matches the name before it
+    and everything below it: `ray/lab/**` matches `ray/lab` and `ray/lab/failed`.
     """
     if "*" not in text and not text.endswith(">"):
         return None
+    name, separator = split_below(text)
+    below = f"(?:{re.escape(separator)}.+)?" if separator else ""
+    return re.compile(_describe(name) + below, re.DOTALL)
+
+
+def split_below(text: str) -> tuple[str, str]:
+    """Return what stands before a final `/**`, and its separator; the text and "" without one."""
+    if text.endswith(AND_BELOW) and len(text) > len(AND_BELOW[0]):
+        return text[:-3], text[-3]
+    return text, ""
+
+
+def _describe(text: str) -> str:
+    """Return the regular expression of a pattern without a final `/**`."""
     parts = re.split(r"([./])", text)
     expression = ""
     for index, part in enumerate(parts):
@@ -41,7 +58,7 @@ def compile_pattern(text: str) -> re.Pattern[str] | None:
                 expression += f"(?>[^./]*?{re.escape(piece)})"
             if others:
                 expression += f"(?>[^./]*{re.escape(others[-1])})"
-    return re.compile(expression, re.DOTALL)
+    return expression
 
 
 def patterns_overlap(one: str, other: str) -> bool:
@@ -49,7 +66,20 @@ def patterns_overlap(one: str, other: str) -> bool:
 
     Exact: it searches the product of the two automata, of at most (n + 1) * (m + 1) states.
     """
-    left, right = _tokenize(one), _tokenize(other)
+    return any(
+        _tokens_overlap(_tokenize(left), _tokenize(right))
+        for left in _list_alternatives(one)
+        for right in _list_alternatives(other)
+    )
+
+
+def _list_alternatives(text: str) -> tuple[str, ...]:
+    """Return patterns without a final `/**` that together match the same names."""
+    name, separator = split_below(text)
+    return (name, f"{name}{separator}>") if separator else (text,)
+
+
+def _tokens_overlap(left: list[str], right: list[str]) -> bool:
     pending, visited = [(0, 0)], {(0, 0)}
     while pending:
         i, j = pending.pop()

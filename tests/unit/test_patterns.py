@@ -14,6 +14,12 @@ from almenara.patterns import compile_pattern
 
 def matches_by_definition(text: str, name: str) -> bool:
     """The definition, executed slowly: every way to divide a name is tried."""
+    if len(text) > 3 and text.endswith(("/**", ".**")):
+        return any(
+            matches_by_definition(text[:-3], name[:end])
+            for end in range(len(name) + 1)
+            if end == len(name) or (name[end] == text[-3] and end + 1 < len(name))
+        )
 
     @functools.cache
     def rest(at: int, place: int) -> bool:
@@ -48,6 +54,9 @@ def test_compile_pattern_follows_nats_wildcards() -> None:
         ("a*a", "aa", "a"),
         ("a*b*b", "abxb", "axb"),
         (">", "anything.at/all", ""),
+        ("ray/lab/**", "ray/lab", "ray/lab-2"),
+        ("ray/lab/**", "ray/lab/failed/x", "ray/lab/"),
+        ("ray/*/**", "ray/lab/failed", "ray"),
     ):
         expression = compile_pattern(text)
         assert expression is not None

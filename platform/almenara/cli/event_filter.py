@@ -16,7 +16,7 @@ EVENT_OPTIONS: Final = {
 }
 """The help of each option that only events have."""
 SHARED_OPTIONS: Final = {
-    "origin": "Pattern of the origin: `SOURCE/STREAM` or `SOURCE/>`.",
+    "origin": "Pattern of the origin: `SOURCE/STREAM` or `SOURCE/**`.",
     "since": f"Start: {TIME}",
     "until": f"End: {TIME}",
 }

@@ -11,7 +11,7 @@ class EventMatch(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """Events that match every field that is set; `origin` or `type` is required."""
 
     origin: str = ""
-    """Origin of the event, or a pattern: `nats/PLANNING_*`; `nats/>` for all of a source."""
+    """Origin of the event, or a pattern: `nats/PLANNING_*`; `nats/**` for all of a source."""
     type: str = ""
     """Type of the event, or a pattern: `vllm.*`."""
     severity_below: SeverityName | None = None

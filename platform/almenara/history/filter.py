@@ -22,7 +22,8 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """What events to select. A part that is None selects all.
 
     `source`, `origin`, `type` and `subject` are patterns as in NATS subjects: `*` stands for one
-    part between dots, a final `>` for all remaining parts.
+    part between dots, a final `>` for all remaining parts, a final `/**` for the name before it and
+    all below it.
     """
 
     source: str | None = None

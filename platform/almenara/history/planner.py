@@ -24,7 +24,7 @@ from almenara.bus.names import INLINE, NO_NAMESPACE, StoredName
 from almenara.bus.text_index import space_letters
 from almenara.bus.text_tables import text_tables
 from almenara.history.filter import Filter, parse_phrases
-from almenara.patterns import compile_pattern
+from almenara.patterns import compile_pattern, split_below
 from almenara.scope import LABELS, NAMESPACE, Scope, compile_scope
 from almenara.signals import Severity
 from almenara.visibility import Condition
@@ -387,7 +387,7 @@ def find_names(
                 values.add(INLINE + text)
             continue
         # What stands before the first star narrows the range of the index; the expression decides.
-        prefix = text.partition("*")[0].removesuffix(">")
+        prefix = split_below(text)[0].partition("*")[0].removesuffix(">")
         rows = connection.execute("SELECT number, text FROM names WHERE text >= ?", (prefix,))
         values.update(number for number, name in rows if expression.fullmatch(name))
         if has_inline:
@@ -413,7 +413,11 @@ def _subject_condition(text: str) -> Condition:
         return Condition("e.subject = ?", (text,))
     # GLOB knows no parts and lets too much through, but it runs in C: calling Python for each row
     # would hold up everything else in this process.
-    literal = re.sub(r"[\[?]", r"[\g<0>]", text)
+    name, separator = split_below(text)
+    literal = re.sub(r"[\[?]", r"[\g<0>]", name)
+    precise = Condition("e.subject REGEXP ?", (expression.pattern,))
+    if separator:
+        return Condition.join("AND", [Condition("e.subject GLOB ?", (f"{literal}*",)), precise])
     if not text.endswith(">"):
         # A subject has the separators of the pattern, and those that its stars have swallowed. If
         # the numbers are equal, the stars have swallowed none, as it must be.
@@ -422,7 +426,7 @@ def _subject_condition(text: str) -> Condition:
     glob = Condition("e.subject GLOB ?", (f"{literal[:-1]}?*",))
     if "*" not in text:
         return glob
-    return Condition.join("AND", [glob, Condition("e.subject REGEXP ?", (expression.pattern,))])
+    return Condition.join("AND", [glob, precise])
 
 
 def is_small_window(connection: sqlite3.Connection, chosen: Filter) -> bool:

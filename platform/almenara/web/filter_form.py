@@ -34,7 +34,7 @@ class Field(msgspec.Struct, frozen=True):
 EVENT_FIELDS: Final = (
     Field("text", "Search text", 'words, "a phrase" or a prefix*'),
     Field("severity", "Severity"),
-    Field("origin", "Origin", "nats/>"),
+    Field("origin", "Origin", "nats/**"),
     Field("type", "Type", "planning.>"),
     Field("source", "CloudEvents source", "nats/PLANNING_EVENTS"),
     Field("subject", "Subject", "US-101"),

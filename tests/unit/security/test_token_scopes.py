@@ -9,7 +9,7 @@ from almenara.signals import Event
 
 names = st.text(alphabet="ab./-", max_size=6)
 patterns = st.text(alphabet="ab*./", max_size=6).flatmap(
-    lambda text: st.sampled_from([text, f"{text}/>", f"{text}.>", ">"])
+    lambda text: st.sampled_from([text, f"{text}/>", f"{text}.>", f"{text}/**", f"{text}.**", ">"])
 )
 GUARDED_PATTERNS = ("kubernetes", "kubernetes-*", "*-eu", "kubernetes-eu/>", "kube*", ">", "k*-e*")
 GUARDED_ORIGINS = ("kubernetes-eu/pods", "kubernetes-eu")
@@ -35,6 +35,7 @@ def test_patterns_overlap_wherever_a_name_matches_both(one: str, other: str, nam
         ("kubernetes-*", "*-eu", True), ("kubernetes-*", "nats*", False), ("*", "a/b", False),
         ("a*c", "ab*", True), ("a*c", "*d", False), (">", "a", True), (">", ">", True),
         ("a.>", "a.b/c", True), ("*b*", "a*a", True), ("*/x", "a/*", True), ("a*", "b*", False),
+        ("a/**", "a", True), ("a/**", "a/>", True), ("a/**", "ab", False), ("a/**", "a/b.**", True),
     ],
 )  # fmt: skip
 def test_patterns_overlap_exactly(one: str, other: str, overlap: bool) -> None:

@@ -8,7 +8,9 @@ from almenara.panels.event_rows import link_to_events
 from almenara.panels.formats import format_bytes
 from almenara.panels.panel import Panel
 from almenara.panels.view import View
+from almenara.scope import ALERTING
 from almenara.supervisor import SourceState
+from almenara.supervisor.limiter import CORE
 
 
 async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
@@ -16,7 +18,7 @@ async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
         "states": [
             {
                 "state": state,
-                "events_link": link_to_events(origin=origin_of(state)),
+                "events_link": link_to_events(**select_events(state).to_query()),
                 "usage": describe_usage(state),
             }
             for state in view.sources.states()
@@ -28,9 +30,13 @@ async def prepare(view: View, filters: Filter) -> Mapping[str, Any]:
     }
 
 
-def origin_of(state: SourceState) -> str:
-    """Return the pattern of the origins of a source; a sender has exactly one origin."""
-    return state.name if state.plugin == "intake" else f"{state.name}/>"
+def select_events(state: SourceState) -> Filter:
+    """Return the filter of the events of a source."""
+    if state.plugin == CORE:
+        # An event of an alert has the origin of the signal that it is about.
+        return Filter(source=ALERTING)
+    # A source has events of its own name, of parts below it, or both; a sender has only the first.
+    return Filter(origin=state.name if state.plugin == "intake" else f"{state.name}/**")
 
 
 def describe_usage(state: SourceState) -> str:

@@ -64,7 +64,7 @@ def _text(description: str, example: str) -> Any:
 SourceParameter = Annotated[str | None, _text(
     "The CloudEvents source; `*` matches one part, a last `>` all the rest",
     "nats/PLANNING_EVENTS")]  # fmt: skip
-OriginParameter = Annotated[str | None, _text("Where it was read, as a pattern", "nats/>")]
+OriginParameter = Annotated[str | None, _text("Where it was read, as a pattern", "nats/**")]
 TypeParameter = Annotated[str | None, _text("Type, as a pattern", "planning.story.*")]
 SubjectParameter = Annotated[str | None, _text("Subject, as a pattern", "planning.>")]
 SeverityParameter = Annotated[str | None, Parameter(
