@@ -438,14 +438,17 @@
 
   const plainClick = (event) => event.button === 0 && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
 
-  // A table sorts on the page that it is on, with the filters of that page; without JavaScript its
-  // headers link to the table alone.
+  // A panel changes its order or span on the page that it is on, with the filters of that page;
+  // without JavaScript the link leads to the panel alone.
   document.addEventListener("click", (event) => {
-    const link = event.target.closest?.("th a.sort");
+    const link = event.target.closest?.("th a.sort, a[data-panel-option]");
     if (!link || !plainClick(event) || !(page === "overview" || page.startsWith("dashboard"))) return;
     event.preventDefault();
     const address = new URL(location.href);
-    address.searchParams.set("sort", new URL(link.href).searchParams.get("sort"));
+    const name = link.dataset.panelOption ?? "sort";
+    address.searchParams.set(name, new URL(link.href).searchParams.get(name));
+    // A reader who has scrolled to the panel stays there.
+    address.hash = (scrollY > 0 && link.closest("section[id]")?.id) || "";
     location.assign(address);
   });
 
