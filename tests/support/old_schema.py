@@ -10,6 +10,9 @@ from almenara.bus.text_index import SEARCHED_DATA_BEFORE_8, decode_text
 def downgrade_to_9(path: Path) -> None:
     """Move the ids of events into tables with a row for each."""
     with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "ALTER TABLE position RENAME COLUMN last_name_before_inline TO has_inline_names"
+        )
         (table,) = connection.execute("SELECT seen_generation FROM position").fetchone()
         for number in (0, 1):
             connection.execute(f"CREATE TABLE seen_{number} (key BLOB PRIMARY KEY) WITHOUT ROWID")

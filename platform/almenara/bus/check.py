@@ -289,7 +289,7 @@ def _copy(reading: sqlite3.Connection, writing: sqlite3.Connection, report: Chec
         " sealed_events = (SELECT coalesce(sum(events), 0) FROM blocks),"
         " sealed_through = (SELECT coalesce(max(last_sequence), 0) FROM blocks),"
         " last_name = (SELECT coalesce(max(number), 0) FROM names),"
-        " has_inline_names = 1",
+        " last_name_before_inline = 1",
         (last,),
     )
     _copy_position(reading, writing)

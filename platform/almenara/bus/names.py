@@ -2,7 +2,9 @@
 
 Most events repeat a few names, so the table `events` holds numbers. A log with more than
 `storage.max_names` names (an id in each type, say) stores further ones in the event itself, as text
-behind `INLINE`: nothing is lost, and the table of names stays small enough to be searched.
+behind `INLINE`: nothing is lost, and the table of names stays small enough to be searched. Numbers
+only grow, and a name loses its own with the last event that has it. So a name with a number up to
+`position.last_name_before_inline` stands in no event as text.
 """
 
 import sqlite3
@@ -34,9 +36,10 @@ class NameTable:
         (self.count, highest) = self._connection.execute(
             "SELECT count(*), max(number) FROM names"
         ).fetchone()
-        last, self._has_inline = self._connection.execute(
-            "SELECT last_name, has_inline_names FROM position"
+        last, inline_after = self._connection.execute(
+            "SELECT last_name, last_name_before_inline FROM position"
         ).fetchone()
+        self._has_inline = inline_after > 0
         # Numbers are never used again: readers remember the text of each.
         self._last = max(last, highest or 0)
 
@@ -64,7 +67,9 @@ class NameTable:
 
     def _note_inline(self) -> None:
         if not self._has_inline:
-            self._connection.execute("UPDATE position SET has_inline_names = 1")
+            self._connection.execute(
+                "UPDATE position SET last_name_before_inline = ?", (max(int(self._last), 1),)
+            )
             self._has_inline = True
 
     def _add(self, text: str) -> int:

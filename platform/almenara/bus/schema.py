@@ -21,7 +21,7 @@ from almenara.bus.text_index import (
 )
 from almenara.errors import AlmenaraError
 
-VERSION: Final = 10
+VERSION: Final = 11
 BLOCKS_FROM: Final = 6
 """The first version with blocks."""
 LETTERS_SPACED_FROM: Final = 8
@@ -108,7 +108,7 @@ CREATE TABLE position (
     events INTEGER NOT NULL,
     last_name INTEGER NOT NULL DEFAULT 0,
     names_counted_from INTEGER NOT NULL DEFAULT 0,
-    has_inline_names INTEGER NOT NULL DEFAULT 0,
+    last_name_before_inline INTEGER NOT NULL DEFAULT 0,
     text_changed_at INTEGER NOT NULL DEFAULT 0,
     anchor TEXT,
     uncounted_through INTEGER NOT NULL DEFAULT 0,
@@ -208,6 +208,10 @@ ALTER TABLE position ADD COLUMN text_table INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE position ADD COLUMN text_from INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE position ADD COLUMN former_text_from INTEGER NOT NULL DEFAULT 0;
 """
+RENAME_INLINE_NAMES: Final = (
+    "ALTER TABLE position RENAME COLUMN has_inline_names TO last_name_before_inline;"
+)
+"""A 1 then says that names after the first may be stored as text."""
 STEPS: Final = (
     "",
     KNOWN_RESOURCES.replace("known_resources", "told"),
@@ -219,6 +223,7 @@ STEPS: Final = (
     INDEX_BLOCKS,
     ADD_TEXT_TABLE,
     EVENT_IDS,
+    RENAME_INLINE_NAMES,
 )
 """By version: the statements that turn the tables of that version into those of the next."""
 

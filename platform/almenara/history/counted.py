@@ -13,11 +13,9 @@ import msgspec
 
 from almenara.bus.counts import ALL, WIDTHS
 from almenara.history.filter import Filter
-from almenara.history.planner import (
-    LARGEST,
-    SMALLEST,
+from almenara.history.planner import LARGEST, SMALLEST, clamp
+from almenara.history.stored_names import (
     StoredNames,
-    clamp,
     find_names,
     find_pairs,
     is_in,

@@ -10,7 +10,7 @@ statement names its index. The choice, from the most selective:
 5. severity: the partial index of warnings and worse;
 6. otherwise the log itself, newest first: most filters match soon.
 
-For a limited scope, the visible names come first: see `NamePairs`.
+For a limited scope, the visible names come first: see `almenara.history.stored_names.NamePairs`.
 """
 
 import re
@@ -20,19 +20,16 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from almenara.bus.names import INLINE, NO_NAMESPACE, StoredName
+from almenara.bus.names import NO_NAMESPACE
 from almenara.bus.text_index import space_letters
 from almenara.bus.text_tables import text_tables
 from almenara.history.filter import Filter, parse_phrases
+from almenara.history.stored_names import StoredNames, find_names, is_in, read_pairs
 from almenara.patterns import compile_pattern, split_below
 from almenara.scope import LABELS, NAMESPACE, Scope, compile_scope
 from almenara.signals import Severity
 from almenara.visibility import Condition
 
-MAX_BRANCHES: Final = 24
-"""Names of a pattern that are each looked up in an index; with more of them the log is scanned."""
-MAX_PAIRS: Final = 5_000
-"""Pairs of origin and type up to which a limited scope is planned from them."""
 SMALL_WINDOW: Final = 20_000
 """Events in a window of time that are cheaper to sort than to look for along the log."""
 SEPARATORS: Final = "(length(e.subject) - length(replace(replace(e.subject, '.', ''), '/', '')))"
@@ -269,133 +266,6 @@ def _plan_text(
     return plan
 
 
-class NamePairs:
-    """Which origins and types events have together, and what of that a scope shows.
-
-    A limited scope is planned from these, before any event is looked at: what is hidden must not
-    make a query slower than what does not exist, or its duration would reveal it.
-    """
-
-    def __init__(self, pairs: Sequence[tuple[int, int, int, bool | None]]) -> None:
-        self._pairs = pairs
-        self.visible = [
-            (origin, kind) for origin, kind, _, is_visible in pairs if is_visible is not False
-        ]
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether names alone decide what is visible."""
-        return all(is_visible is not None for *_, is_visible in self._pairs)
-
-    def count_visible(self) -> int:
-        """Count the visible events, where names alone decide."""
-        return sum(uses for _, _, uses, is_visible in self._pairs if is_visible)
-
-    def visible_numbers(self, column: Literal["origin", "type"]) -> list[int]:
-        """List the numbers of the visible origins or types, where names alone decide."""
-        return sorted({pair[column == "type"] for pair in self.visible})
-
-    def narrow(self, names: "dict[str, StoredNames]") -> str | None:
-        """Limit the names of a filter to visible ones; return the column whose index leads to
-        visible events alone, or None where no index does."""
-        for index, column in enumerate(("origin", "type")):
-            if column in names:
-                allowed = set(names[column].values)
-                self.visible = [pair for pair in self.visible if pair[index] in allowed]
-        hidden = [{pair[index] for pair in self._pairs if pair[3] is False} for index in range(2)]
-        lead: str | None = None
-        for index, column in ((1, "type"), (0, "origin")):
-            values: list[StoredName] = sorted({pair[index] for pair in self.visible})
-            is_pure = not hidden[index].intersection(values) and len(values) <= MAX_BRANCHES
-            if lead is None and is_pure and (column in names or column == "origin"):
-                lead = column
-            if column in names or lead == column:
-                names[column] = StoredNames(values)
-        return lead
-
-
-def read_pairs(connection: sqlite3.Connection, scope: Scope) -> NamePairs | None:
-    """Return the pairs of origins and types; None for a log with too many, which is planned without
-    them."""
-    (has_inline,) = connection.execute("SELECT has_inline_names FROM position").fetchone()
-    if has_inline:
-        return None
-    rows = connection.execute(
-        "SELECT p.origin, p.type, p.uses, o.text, t.text FROM name_pairs p"
-        " JOIN names o ON o.number = p.origin JOIN names t ON t.number = p.type LIMIT ?",
-        (MAX_PAIRS + 1,),
-    ).fetchall()
-    if len(rows) > MAX_PAIRS:
-        return None
-    decide = compile_scope(scope).decide
-    return NamePairs(
-        [(origin, kind, uses, decide(source, name)) for origin, kind, uses, source, name in rows]
-    )
-
-
-def find_pairs(
-    connection: sqlite3.Connection, names: "Mapping[str, StoredNames]"
-) -> list[tuple[int, int]] | None:
-    """Return the pairs of origins and types that have some names, by column; None where they are
-    too many, or events hold names as text."""
-    (has_inline,) = connection.execute("SELECT has_inline_names FROM position").fetchone()
-    if has_inline:
-        return None
-    where = Condition.join("AND", [stored.condition(f"p.{name}") for name, stored in names.items()])
-    pairs: list[tuple[int, int]] = connection.execute(
-        f"SELECT p.origin, p.type FROM name_pairs p WHERE {where.sql} LIMIT ?",  # nosec B608 # constant fragments, bound values
-        (*where.parameters, MAX_PAIRS + 1),
-    ).fetchall()
-    return None if len(pairs) > MAX_PAIRS else pairs
-
-
-class StoredNames(msgspec.Struct):
-    """What columns hold for the names that some patterns match."""
-
-    values: list[StoredName]
-    inline: str | None = None
-    """An expression of the matching names among those that events hold as text. Only logs with too
-    many names have such (`almenara.bus.names`)."""
-
-    @property
-    def has_few(self) -> bool:
-        """Whether each can be looked up in an index."""
-        return self.inline is None and len(self.values) <= MAX_BRANCHES
-
-    def condition(self, column: str) -> Condition:
-        """SQL for: the column holds one of the names."""
-        is_numbered = is_in(column, self.values)
-        if self.inline is None:
-            return is_numbered
-        is_inline = f"(typeof({column}) = 'text' AND substr({column}, 2) REGEXP ?)"
-        return Condition.join("OR", [is_numbered, Condition(is_inline, (self.inline,))])
-
-
-def find_names(
-    connection: sqlite3.Connection, patterns: Sequence[str], *, is_exact: bool = False
-) -> StoredNames:
-    """Return how the names that match one of the patterns are stored."""
-    (has_inline,) = connection.execute("SELECT has_inline_names FROM position").fetchone()
-    values: set[StoredName] = set()
-    expressions: list[str] = []
-    for text in patterns:
-        expression = None if is_exact else compile_pattern(text)
-        if expression is None:
-            rows = connection.execute("SELECT number FROM names WHERE text = ?", (text,))
-            values.update(number for (number,) in rows)
-            if has_inline:
-                values.add(INLINE + text)
-            continue
-        # What stands before the first star narrows the range of the index; the expression decides.
-        prefix = split_below(text)[0].partition("*")[0].removesuffix(">")
-        rows = connection.execute("SELECT number, text FROM names WHERE text >= ?", (prefix,))
-        values.update(number for number, name in rows if expression.fullmatch(name))
-        if has_inline:
-            expressions.append(expression.pattern)
-    inline = f"(?:{'|'.join(expressions)})" if expressions else None
-    return StoredNames(sorted(values, key=str), inline)
-
-
 def match_expression(text: str) -> str:
     """Return the FTS5 expression of a text filter: every phrase quoted, all of them required.
 
@@ -438,13 +308,6 @@ def is_small_window(connection: sqlite3.Connection, chosen: Filter) -> bool:
         (low, high, SMALL_WINDOW + 1),
     ).fetchone()
     return bool(number <= SMALL_WINDOW)
-
-
-def is_in(expression: str, values: Iterable[StoredName]) -> Condition:
-    """SQL for: an expression has one of the values."""
-    # One bound value whatever the number of values, so that the prepared statement is reused.
-    listed = msgspec.json.encode(list(values)).decode()
-    return Condition(f"{expression} IN (SELECT value FROM json_each(?))", (listed,))  # nosec B608 # constant fragments, bound values
 
 
 def _attribute(name: str) -> str:

@@ -24,10 +24,10 @@ from almenara.history.planner import (
     build_plan,
     clamp,
     is_small_window,
-    read_pairs,
     scope_condition,
 )
 from almenara.history.sealed import Access, Order, SealedSearch
+from almenara.history.stored_names import read_pairs
 from almenara.scope import FULL_SCOPE, Scope
 from almenara.signals import Severity
 from almenara.units import HOUR, MINUTE

@@ -33,7 +33,8 @@ from almenara.bus.readers import check_deadline
 from almenara.bus.text_index import split_words
 from almenara.history.block_cache import BlockCache
 from almenara.history.filter import Filter, parse_phrases
-from almenara.history.planner import clamp, find_names, read_pairs
+from almenara.history.planner import clamp
+from almenara.history.stored_names import find_names, read_pairs
 from almenara.history.text_finder import TextFinder
 from almenara.patterns import compile_pattern
 from almenara.scope import LABELS, NAMESPACE, Scope, compile_scope, parse_labels
@@ -259,7 +260,7 @@ class SealedSearch:
         for name in ("source", "origin", "type"):
             if (text := getattr(self._chosen, name)) is not None:
                 stored = find_names(self._connection, [text])
-                yield [*(each for each in stored.values if isinstance(each, int)), UNNUMBERED]
+                yield [*stored.numbers, UNNUMBERED]
         if not self._scope.is_full:
             pairs = read_pairs(self._connection, self._scope)
             if pairs is not None:

@@ -57,7 +57,7 @@ events = st.lists(
 filters = st.builds(
     Filter,
     origin=st.sampled_from((None, "nats/*", "nats/A", "none")),
-    type=st.sampled_from((None, "a.*", "b", ">")),
+    type=st.sampled_from((None, "a.*", "a.x", "b", ">")),
     severity=st.sampled_from((None, Severity.WARN, Severity.ERROR)),
     source=st.sampled_from((None, None, "test")),
     since=st.none() | times,
@@ -73,7 +73,15 @@ def forget_counts(connection: sqlite3.Connection) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(events, events, st.booleans(), st.integers(0, 30), st.lists(filters, max_size=6), widths)
+@given(
+    events,
+    events,
+    st.booleans(),
+    st.integers(0, 30),
+    st.lists(filters, max_size=6),
+    widths,
+    st.sampled_from((3, 5, 7, 100)),
+)
 def test_counts_are_those_of_a_list(
     first: list[Event],
     second: list[Event],
@@ -81,12 +89,13 @@ def test_counts_are_those_of_a_list(
     removed: int,
     chosen: list[Filter],
     width: int,
+    max_names: int,
 ) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         patch("almenara.history.queries.sleep", sleep_not),
     ):
-        storage = StorageSettings(dir=Path(folder))
+        storage = StorageSettings(dir=Path(folder), max_names=max_names)
         writer = Writer(Path(folder) / "almenara.db", storage)
         with closing(writer.connection):
             stored = write(writer, first)
@@ -177,3 +186,20 @@ def test_repair_leaves_events_to_be_counted_again(tmp_path: Path) -> None:
             return await History(bus).count(Filter(type="t"))
 
     assert asyncio.run(fill_and_repair()) == 21
+
+
+def test_counts_answer_for_names_from_before_the_limit(tmp_path: Path) -> None:
+    settings = StorageSettings(dir=tmp_path, max_names=4)
+    writer = Writer(tmp_path / "almenara.db", settings)
+    with closing(writer.connection):
+        write(writer, [make_event(1, origin="nats/A", type="a.x")])
+        write(writer, [make_event(2, origin="nats/A", type="a.y")])
+        write(writer, [make_event(3, origin="nats/A", type="late")])
+        write(writer, [make_event(4, origin="nats/late", type="a.x")])
+        for chosen, expected in (
+            (Filter(type="a.x"), 2), (Filter(origin="nats/A"), 3),
+            (Filter(origin="nats/A", type="a.x"), 1), (Filter(type="late"), 1),
+        ):  # fmt: skip
+            assert answer(History(Log(writer.connection)).count(chosen)) == expected
+            is_counted = plan_counts(writer.connection, chosen, FULL_SCOPE) is not None
+            assert is_counted == (chosen.type != "late")
