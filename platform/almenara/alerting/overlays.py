@@ -49,17 +49,25 @@ class Dependencies:
         self._children: dict[Place, set[str]] = {}
 
     def update(self, alert: Alert) -> set[str]:
-        """Note the present phase of an alert. Returns the keys of the alerts whose inhibition may
-        have changed by it."""
+        """Note the present phase, labels and resource of an alert. Returns the keys of the alerts
+        whose inhibition may have changed by it."""
         before = self.firing.pop(alert.key, None)
         if before is not None:
             self._index(before, is_added=False)
-        if alert.phase == "firing":
-            self.firing[alert.key] = alert
-            self._index(alert, is_added=True)
-        if (before is not None) == (alert.phase == "firing"):
-            return set()
-        return self._dependants(alert)
+        after = alert if alert.phase == "firing" else None
+        if after is not None:
+            self.firing[alert.key] = after
+            self._index(after, is_added=True)
+        if before is None or after is None or self._inhibits_others(before, after):
+            return self._dependants(before) | self._dependants(after)
+        return set()
+
+    def _inhibits_others(self, before: Alert, after: Alert) -> bool:
+        """Whether an alert that fires may inhibit other alerts than before."""
+        if place_of(before) != place_of(after):
+            return True
+        has_inhibitions = bool(self._rules.inhibitions)
+        return has_inhibitions and self._labels(before) != self._labels(after)
 
     def _index(self, alert: Alert, *, is_added: bool) -> None:
         own = place_of(alert)
@@ -79,7 +87,9 @@ class Dependencies:
         sources = [(name, SOURCE, "", name) for name in source_names(alert.origin)]
         return [place for place in (*alert.parents, *sources) if place != own]
 
-    def _dependants(self, alert: Alert) -> set[str]:
+    def _dependants(self, alert: Alert | None) -> set[str]:
+        if alert is None:
+            return set()
         own = place_of(alert)
         keys = set() if own is None else set(self._children.get(own, ()))
         labels = self._labels(alert)

@@ -168,6 +168,32 @@ def test_configured_inhibition_needs_equal_labels() -> None:
     }  # fmt: skip
 
 
+def test_inhibition_follows_the_labels_of_the_alert_that_inhibits() -> None:
+    run = AlertRun(RULES + "inhibit: [{source: [rule=node-down, zone=a], target: [rule=crashing]}]")
+
+    def break_node(zone: str) -> None:
+        state = {"labels": {"zone": zone}}
+        run.feed_now(
+            Resource(kind="node", name="n1", status="NotReady", origin="kube", time=START,
+                     severity=Severity.ERROR, state=state)
+        )  # fmt: skip
+
+    run.feed_now(crash())
+    break_node("a")
+    assert run.alerts["crashing db"] == "inhibited"
+    break_node("b")
+    assert run.alerts == {"crashing db": "firing", "node-down n1": "firing"}
+
+
+def test_inhibition_follows_the_resource_of_the_alert_that_inhibits() -> None:
+    rules = RULES.replace("status: [NotReady]}}", "status: [NotReady]}}, group_by: [origin]")
+    run = AlertRun(rules, LINKS)
+    run.feed_now(crash("db", "n1"), crash("web", "n2"), node("NotReady", "n1"))
+    assert run.alerts["crashing db"] == "inhibited"
+    run.feed_now(node("NotReady", "n2"))
+    assert (run.alerts["crashing db"], run.alerts["crashing web"]) == ("firing", "inhibited")
+
+
 def test_two_alerts_never_inhibit_each_other() -> None:
     links = (*LINKS, ResourceLink(kind="node", parent="pod", name="pod", namespace="namespace"))
     run = AlertRun(RULES, links)
