@@ -4,20 +4,27 @@ from almenara.alerting import machine
 from almenara.alerting.book import AlertBook
 from almenara.alerting.conditions import Absence, Verdict
 from almenara.alerting.model import Alert
-from almenara.alerting.overlays import source_names
+from almenara.alerting.overlays import place_of, source_names
 from almenara.alerting.rules import Rule
 from almenara.signals import Resource
 
 
-def end_series(resource: Resource, book: AlertBook) -> None:
-    """End the conditions about samples of a resource that was deleted.
+def end_resource(resource: Resource, book: AlertBook) -> None:
+    """End the conditions about a resource that was deleted.
 
-    An alert of a rule with `group_by` may be about other resources as well.
+    An alert of a rule with `group_by` may be about other resources as well: about samples, it ends
+    with the last of them. The state of one resource is what the condition has read last; that it
+    was deleted can be of another group, as of a label that it had.
     """
-    for key in book.store.of_series((resource.origin, *resource.key)):
+    members, place = book.store.members, (resource.origin, *resource.key)
+    for key in members.of_place(place):
+        members.remove(key, place)
         alert = book.store.get(key)
         rule = book.rules.rules.get(alert.rule) if alert is not None else None
-        if alert is not None and rule is not None and rule.settings.group_by is None:
+        if alert is None or rule is None:
+            continue
+        is_last_state = not alert.metric and place_of(alert) == place
+        if is_last_state or not members.of_alert(key):
             _end(alert, rule, book)
 
 

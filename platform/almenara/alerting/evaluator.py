@@ -1,7 +1,7 @@
 """The evaluator: a processor that reads signals and commands, and publishes alerts."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeGuard
 
 import msgspec
 
@@ -9,7 +9,7 @@ from almenara.alerting import COMMAND, ORIGIN, RULE, SOURCE, machine
 from almenara.alerting.actions import obey, turn_silence
 from almenara.alerting.book import REFRESH, AlertBook
 from almenara.alerting.commands import STARTED
-from almenara.alerting.endings import end_series, end_source
+from almenara.alerting.endings import end_resource, end_source
 from almenara.alerting.model import Alert, displayed_status, make_fingerprint
 from almenara.alerting.overlays import source_names
 from almenara.alerting.rules import Rule, RuleSet
@@ -106,7 +106,7 @@ class Evaluator:
         if isinstance(signal, Resource) and signal.kind == SOURCE and signal.origin == signal.name:
             self._note_source(signal, book)
         if isinstance(signal, Resource) and signal.deleted:
-            end_series(signal, book)
+            end_resource(signal, book)
         for rule in self.rules.of_signal(signal):
             self._evaluate(rule, signal, book)
 
@@ -164,6 +164,8 @@ class Evaluator:
         book.save(alert, rule)
         if alert.phase == "inactive" and not (condition.has_memory and alert.deadlines):
             store.forget(alert, book.step)
+        elif has_members(signal, rule):
+            store.members.add(key, (signal.origin, *signal.key))
 
     def _describe(
         self, alert: Alert, rule: Rule, signal: Signal, book: AlertBook, *, holds: bool
@@ -306,6 +308,14 @@ class Evaluator:
             is_of_source(alert, source) and since <= before
             for source, since in book.store.blind.items()
         )
+
+
+def has_members(signal: Signal, rule: Rule) -> TypeGuard[Resource | Sample]:
+    """Whether an alert must know the resource of a signal, to end when it is deleted. An alert
+    about one resource reads from that resource itself that it was deleted."""
+    if isinstance(signal, Resource):
+        return rule.settings.group_by is not None and not signal.deleted
+    return isinstance(signal, Sample)
 
 
 def common_origin(one: str, other: str) -> str:

@@ -5,7 +5,8 @@ from collections import Counter
 from typing import Final
 
 from almenara.alerting.commands import Silence
-from almenara.alerting.model import Alert, Place
+from almenara.alerting.members import Members
+from almenara.alerting.model import Alert
 from almenara.alerting.overlays import Dependencies, Silences, place_of
 from almenara.alerting.rules import Rule, RuleSet
 from almenara.hookspecs import ProcessorState, Step
@@ -29,8 +30,7 @@ class AlertStore:
         """Alerts by rule, those in windows that are not full included."""
         self.silences = Silences()
         self.dependencies = Dependencies(rules)
-        self._of_series: dict[Place, set[str]] = {}
-        """The keys of alerts about samples, by the resource whose samples they are."""
+        self.members = Members(state)
         self.blind: dict[str, int] = {}
         """Sources that cannot observe their systems, with since when."""
         self.sources = {key.removeprefix(KNOWN_SOURCE) for key in state.keys(KNOWN_SOURCE)}
@@ -38,6 +38,10 @@ class AlertStore:
         for key in state.keys(ALERTS):
             if (alert := state.get(key, Alert)) is not None:
                 self._put(alert)
+                place = place_of(alert)
+                if alert.metric and place is not None and not self.members.of_alert(alert.key):
+                    # Earlier versions did not store it.
+                    self.members.add(alert.key, place)
         for key in state.keys(SILENCES):
             if (silence := state.get(key, Silence)) is not None:
                 self.silences.add(silence)
@@ -57,10 +61,6 @@ class AlertStore:
         """Return the keys of the alerts of a rule."""
         return [key for key, alert in self.alerts.items() if alert.rule == rule]
 
-    def of_series(self, place: Place) -> list[str]:
-        """Return the keys of the alerts about samples of a resource."""
-        return sorted(self._of_series.get(place, ()))
-
     def put(self, alert: Alert, step: Step) -> set[str]:
         """Store an alert and set its timer. Returns the keys of alerts whose inhibition may have
         changed by it."""
@@ -72,32 +72,18 @@ class AlertStore:
         return self._put(alert)
 
     def _put(self, alert: Alert) -> set[str]:
-        if (before := self.alerts.get(alert.key)) is None:
+        if alert.key not in self.alerts:
             self.counts[alert.rule] += 1
-        else:
-            self._index_series(before, is_added=False)
         self.alerts[alert.key] = alert
-        self._index_series(alert, is_added=True)
         return self.dependencies.update(alert)
 
     def forget(self, alert: Alert, step: Step) -> None:
         """Remove an alert."""
-        if (before := self.alerts.pop(alert.key, None)) is not None:
+        if self.alerts.pop(alert.key, None) is not None:
             self.counts[alert.rule] -= 1
-            self._index_series(before, is_added=False)
+        self.members.forget(alert.key)
         self.state.delete(ALERTS + alert.key)
         step.cancel_timer(ALERTS + alert.key)
-
-    def _index_series(self, alert: Alert, *, is_added: bool) -> None:
-        place = place_of(alert) if alert.metric else None
-        if place is None:
-            return
-        if is_added:
-            self._of_series.setdefault(place, set()).add(alert.key)
-        elif keys := self._of_series.get(place):
-            keys.discard(alert.key)
-            if not keys:
-                del self._of_series[place]
 
     def add_silence(self, silence: Silence, step: Step) -> None:
         """Store a silence. Raises `ValueError`."""

@@ -413,11 +413,43 @@ def test_deleted_resource_of_another_origin_or_group_ends_no_alert() -> None:
         "rules: [{name: hot, when: {sample: {metric: cpu, above: 0.8}}},"
         " {name: any, when: {sample: {metric: cpu, above: 0.8}}, group_by: []}]"
     )
-    run.feed_now(sample(0.9))
+    run.feed_now(sample(0.9), sample(0.9, "b"))
     run.feed_now(Resource(kind="node", name="a", origin="other", time=START, deleted=True))
-    assert run.alerts == {"hot a": "firing", "any a": "firing"}
-    run.feed_now(Resource(kind="node", name="a", origin="source", time=START, deleted=True))
-    assert run.alerts == {"hot a": "resolved", "any a": "firing"}
+    assert run.alerts == {"hot a": "firing", "hot b": "firing", "any a": "firing"}
+    run.feed_now(deleted_node("a"))
+    assert run.alerts == {"hot a": "resolved", "hot b": "firing", "any a": "firing"}
+
+
+def deleted_node(name: str) -> Resource:
+    return Resource(kind="node", name=name, origin="source", time=START, deleted=True)
+
+
+def test_grouped_alert_about_samples_ends_with_its_last_resource() -> None:
+    run = AlertRun(
+        "rules: [{name: any, group_by: [kind],"
+        " when: {sample: {metric: cpu, above: 0.8, no_data: 60}}}]"
+    )
+    run.feed_now(sample(0.9, "b"), sample(0.95), sample(0.9, "c"))
+    run.advance(61)
+    assert run.alerts == {"any c": "unknown"}
+    run.feed_now(deleted_node("c"), deleted_node("a"))
+    assert run.alerts == {"any c": "unknown"}
+    run.restart()
+    run.feed_now(deleted_node("b"))
+    assert run.alerts == {"any c": "resolved"}
+    run.advance(4000)
+    assert not [key for key in run._stored if "alert/" in key or "member/" in key]
+
+
+def test_grouped_alert_ends_with_its_resource_whose_deletion_has_no_labels() -> None:
+    run = AlertRun(CRASHING.replace("for: 60", "group_by: [label.team]"))
+    labels = {"labels": {"team": "a"}}
+    run.feed_now(pod("web", state=labels), pod("db", "CrashLoop", state=labels))
+    run.feed_now(pod("web", deleted=True))
+    assert run.alerts == {"crashing db": "firing"}
+    run.restart()
+    run.feed_now(pod("db", deleted=True))
+    assert run.alerts == {"crashing db": "resolved"}
 
 
 def test_alerts_of_alerts_are_not_evaluated() -> None:

@@ -2,6 +2,8 @@
 
 import random
 
+import msgspec
+
 from almenara.alerting.commands import Silence, make_started
 from almenara.alerting.evaluator import Evaluator
 from almenara.alerting.rules import compile_rules
@@ -19,6 +21,8 @@ rules:
 - {name: unready, when: {resource: {kind: pod, severity: ERROR}}}
 - {name: failed, when: {events: {types: [app.failed], count: 3, within: 30}}}
 - {name: hot, when: {sample: {metric: cpu, aggregation: avg, within: 40, above: 0.5, no_data: 60}}}
+- {name: any-hot, when: {sample: {metric: cpu, above: 0.7, no_data: 60}}, group_by: [kind]}
+- {name: team, when: {resource: {kind: pod, status: [Crash*]}}, group_by: [label.team]}
 - {name: quiet, when: {absent: {types: [app.*], within: 45}}}
 - {name: source-blind, when: {resource: {kind: almenara.source, status: [degraded]}}, for: 10}
 inhibit: [{source: [rule=quiet], target: [rule=hot]}]
@@ -30,7 +34,7 @@ def make_log(seed: int, length: int) -> list[Signal | float]:
     """Random signals over some minutes, and seconds that pass."""
     chance = random.Random(seed)
     now = 0.0
-    signals: list[Signal | float] = [make_started()]
+    signals: list[Signal | float] = [msgspec.structs.replace(make_started(), time=START)]
     silence = Silence(
         id="s", matchers=["name=p1"], author="a", comment="c", starts=START + 60_000_000,
         ends=START + 120_000_000,
@@ -49,6 +53,11 @@ def make_log(seed: int, length: int) -> list[Signal | float]:
         lambda: pod(f"p{chance.randrange(3)}", chance.choice(["Running", "CrashLoopBackOff"])),
         lambda: failure(chance.choice("ab")),
         lambda: sample(chance.random(), chance.choice("xy")),
+        lambda: pod(f"p{chance.randrange(3)}", "Crash", state={"labels": {"team": "a"}}),
+        lambda: pod(f"p{chance.randrange(3)}", deleted=True),
+        lambda: Resource(
+            kind="node", name=chance.choice("xy"), origin="source", time=START, deleted=True
+        ),
         lambda: source("kube", chance.choice(["running", "degraded"])),
     ]
     for _ in range(length):
