@@ -33,7 +33,12 @@ from almenara.hookspecs import (
 from almenara.sdk import finish_within, honor_cancellation
 from almenara_nats.bus_objects import JetStreamObjects, apply_object_store
 from almenara_nats.bus_settings import JetStreamBusSettings
-from almenara_nats.bus_values import JetStreamValues, apply_buckets, find_stream
+from almenara_nats.bus_values import (
+    IDENTITY_CHECK,
+    JetStreamValues,
+    apply_buckets,
+    find_stream,
+)
 from almenara_nats.client import Connection, connected
 from almenara_nats.deliveries import (
     HEARTBEAT,
@@ -151,7 +156,10 @@ class JetStreamSession:
         leases = connection.jetstream(timeout=bus.lease_ttl / 6)
         self.leases: SharedValues = JetStreamValues(connection, leases, bus.lease_bucket)
         state = connection.jetstream(timeout=STATE_TIMEOUT)
-        self.state: SharedValues = JetStreamValues(connection, state, bus.state_bucket)
+        self.state: SharedValues = JetStreamValues(
+            connection, state, bus.state_bucket,
+            identity_check=IDENTITY_CHECK,
+        )  # fmt: skip
         self.snapshots: SharedObjects = JetStreamObjects(self._jetstream, bus.snapshot_bucket)
 
     async def bounds(self) -> LogBounds:

@@ -30,6 +30,7 @@ CONNECTION_CHECK: Final = 1.0
 IDENTITY_CHECK: Final = 5.0
 """Seconds between two checks that a watched bucket was not deleted and created again."""
 WRONG_LAST_SEQUENCE: Final = (10071, 10164)
+RECREATED: Final = "the bucket was deleted and created again"
 LEASES: Final = "Which replica of Almenara runs which source."
 STATE: Final = "Sessions, hashes of tokens, and saved dashboards of Almenara."
 
@@ -37,8 +38,22 @@ STATE: Final = "Sessions, hashes of tokens, and saved dashboards of Almenara."
 class JetStreamValues:
     """The values of one bucket."""
 
-    def __init__(self, connection: Connection, jetstream: JetStreamContext, bucket: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        jetstream: JetStreamContext,
+        bucket: str,
+        *,
+        identity_check: float = 0.0,
+    ) -> None:
+        """`identity_check` are the seconds between two checks, while it is watched, that it was not
+        deleted and created again; with 0, only `put` notices that."""
         self.bucket, self._connection, self._jetstream = bucket, connection, jetstream
+        self._identity_check = identity_check
+        self._newest = 0
+        """The highest revision so far."""
+        self._is_recreated = False
+        """Whether a later one was lower."""
         # Opened without a request to the server.
         self._values = KeyValue(
             name=bucket, stream=f"KV_{bucket}", pre=f"$KV.{bucket}.", js=jetstream, direct=False
@@ -46,15 +61,19 @@ class JetStreamValues:
 
     async def put(self, key: str, value: bytes, revision: int) -> int | None:
         """Create or update a key. Raises `NatsUnavailableError`."""
+        before = self._newest
         with translated_errors(self.bucket):
             try:
                 if revision:
                     update = self._values.update(key, value, last=revision)
                 else:
                     update = self._values.create(key, value)
-                return await honor_cancellation(update)
+                new = await honor_cancellation(update)
             except (KeyWrongLastSequenceError, KeyNotFoundError):
                 return None
+            self._is_recreated = self._is_recreated or new <= before
+            self._newest = max(self._newest, new)
+            return new
 
     async def delete(self, key: str, revision: int) -> bool:
         """Delete a key where it has that revision. Raises `NatsUnavailableError`."""
@@ -71,7 +90,8 @@ class JetStreamValues:
         """Yield the keys and their changes. Raises `NatsUnavailableError`, also once the bucket was
         deleted and created again."""
         with translated_errors(self.bucket):
-            identity, checked = await self.identity(), monotonic()
+            identity = await self.identity() if self._identity_check else ""
+            checked = monotonic()
             try:
                 watcher = await honor_cancellation(self._values.watchall())
             except asyncio.InvalidStateError:
@@ -79,9 +99,12 @@ class JetStreamValues:
                 raise NatsUnavailableError("the first values did not arrive in time") from None
             try:
                 while True:
-                    if monotonic() - checked > IDENTITY_CHECK:
+                    if identity and monotonic() - checked > self._identity_check:
                         await self._check_identity(identity)
                         checked = monotonic()
+                    if self._is_recreated:
+                        self._is_recreated, self._newest = False, 0
+                        raise NatsUnavailableError(RECREATED)
                     try:
                         entry = await honor_cancellation(watcher.updates(CONNECTION_CHECK))  # type: ignore[no-untyped-call]
                     except TimeoutError:
@@ -92,6 +115,7 @@ class JetStreamValues:
                     if entry is None:
                         yield None
                     else:
+                        self._newest = max(self._newest, entry.revision or 0)
                         value = None if entry.operation else entry.value or b""
                         yield ValueChange(entry.key, value, entry.revision or 0)
             finally:
@@ -103,16 +127,14 @@ class JetStreamValues:
         return str((await self._info()).created)
 
     async def _check_identity(self, identity: str) -> None:
-        """Raise `NatsUnavailableError` where the bucket is another one: the client goes on with its
-        consumer after the last revision that it knows, which the new bucket may not reach for
-        long."""
+        """Note where the bucket is another one: the client goes on with its consumer after the last
+        revision that it knows, which the new bucket may not reach for long."""
         try:
             current = await self.identity()
         except NatsUnavailableError:
             # Without a leader for a while, or not created again yet.
             return
-        if current != identity:
-            raise NatsUnavailableError("the bucket was deleted and created again")
+        self._is_recreated = self._is_recreated or current != identity
 
     async def newest_revision(self) -> int:
         """Return the revision of the last change. Raises `NatsUnavailableError`."""

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import nats
 import pytest
 
 from almenara.bus.log_state import FencedError
@@ -99,6 +100,36 @@ async def put_leases(session: LogSession, replicas: dict[str, str]) -> None:
     for source, name in replicas.items():
         value = msgspec.json.encode(Holder(name, "killed"))
         assert await session.leases.put(lease_key(source), value, 0)
+
+
+async def test_leases_go_on_in_a_bucket_that_was_created_again(
+    tmp_path: Path, nats_server: NatsServer
+) -> None:
+    log = shared_log(nats_server, lease_ttl=2)
+    await log.prepare()
+    client = await nats.connect(nats_server.url)
+    # Revisions that the new bucket does not reach while the test lasts.
+    for _ in range(2_000):
+        await client.jetstream().publish(f"$KV.{log.bus.lease_bucket}.other", b"")
+    async with (
+        running(nats_server, tmp_path / "a", lease_ttl=2) as one,
+        running(nats_server, tmp_path / "b", lease_ttl=2) as two,
+    ):
+
+        def is_shared() -> bool:
+            # Each replica sees what both run.
+            return all(
+                {each.leases.holder(source) for each in (one, two)}
+                == {"a" if source in one.running else "b"}
+                for source in SOURCES
+            ) and len(one.running) + len(two.running) == len(SOURCES)
+
+        await until(is_shared, "each source on one replica", PATIENCE)
+        await client.jetstream().delete_stream(f"KV_{log.bus.lease_bucket}")
+        await client.close()
+        await until(lambda: not is_shared(), "the loss of the leases", PATIENCE)
+        await log.prepare()
+        await until(is_shared, "each source on one replica again", PATIENCE)
 
 
 async def test_restarted_replica_takes_the_leases_of_its_earlier_run(
