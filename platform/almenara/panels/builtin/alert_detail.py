@@ -1,10 +1,10 @@
 """One alert: its chart, its lanes, its history, who was notified, and similar ones before."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from almenara.alerting import ALERT
@@ -18,13 +18,14 @@ from almenara.panels.view import View
 from almenara.signals import Event, Resource, now
 from almenara.units import MINUTE
 
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
 TRANSITIONS: Final = 100
 """Transitions of an alert that its page shows."""
 SIMILAR: Final = 6
 DELIVERIES: Final = 10
 SCANNED_DELIVERIES: Final = 200
-MARKDOWN: Final = MarkdownIt("commonmark", {"html": False}).disable("image")
-"""Renders runbooks. Markup in them is text; links have http or https, or lead nowhere."""
 
 
 async def prepare_detail(view: View, filters: AlertFilters) -> Mapping[str, Any]:
@@ -53,11 +54,21 @@ async def prepare_detail(view: View, filters: AlertFilters) -> Mapping[str, Any]
     }
 
 
+@cache
+def create_markdown() -> "MarkdownIt":
+    """Return what renders runbooks. Markup in them is text; links have http or https, or lead
+    nowhere."""
+    # Its 60 modules are imported by the first runbook, and not by each start.
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": False}).disable("image")
+
+
 def render_runbook(text: str) -> Markup:
     """Return a runbook in Markdown as HTML without any markup of its own; empty for an address."""
     if not text or text.startswith(("https://", "http://")):
         return Markup("")
-    return Markup(MARKDOWN.render(text))  # noqa: S704 # nosec B704 # nosemgrep: markup-made-in-python # no raw HTML
+    return Markup(create_markdown().render(text))  # noqa: S704 # nosec B704 # nosemgrep: markup-made-in-python # no raw HTML
 
 
 def make_chart(view: View, alert: Resource) -> dict[str, Any] | None:
